@@ -1,0 +1,265 @@
+"""What an operator set, from four layers: defaults < file < environment < flag."""
+
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lora_cli.core.nearest import did_you_mean
+from lora_cli.errors import UsageError
+
+HUB_ENDPOINT = "https://huggingface.co"
+CONFIG_CAP = 1_000_000
+LARGEST = 2**63 - 1
+
+_SIZE = re.compile(r"(\d+)(?:\.(\d+))?\s*(?:([KMGTP])(I)?)?B?", re.IGNORECASE | re.ASCII)
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off"})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The global options, parsed and checked; made by ``load_settings``.
+
+    ``cache_dir`` is absolute. ``jobs`` is how many transfers or adapters are in flight at once. ``timeout_s`` is how
+    long one network operation may be silent, ``retries`` how often it is tried again, ``lease_s`` how long a process
+    waits for another one that downloads the same thing. ``hub_endpoint`` has no trailing slash and no user in it.
+    ``max_bytes`` limits one adapter (None: no limit). ``config`` is the file that was read, if any.
+    Tokens are never settings: each source asks its own chain when it needs one.
+    """
+
+    cache_dir: Path
+    jobs: int = 8
+    timeout_s: float = 30.0
+    retries: int = 5
+    lease_s: float = 600.0
+    offline: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    no_progress: bool = False
+    hub_endpoint: str = HUB_ENDPOINT
+    max_bytes: int | None = None
+    config: Path | None = None
+
+
+def parse_size(value: str | int) -> int:
+    """Bytes in ``"8GiB"``, ``"8Gi"`` (powers of 1024), ``"500MB"``, ``"500M"`` (powers of 1000) or a bare number.
+
+    A fraction is rounded down to whole bytes.
+
+    Raises:
+        ValueError: it is none of these, or is beyond 2**63 - 1.
+    """
+    text = str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    match = _SIZE.fullmatch(text) if len(text) <= 40 else None
+    if match is None:
+        raise ValueError(f"{_shown(value)} is not a size: write 2GiB, 500MB or a number of bytes")
+    whole, fraction, unit, binary = match.group(1), match.group(2) or "", match.group(3), match.group(4)
+    kilo = 1024 if binary else 1000
+    factor = math.prod([kilo] * ("KMGTP".index(unit.upper()) + 1 if unit else 0))
+    size = int(whole + fraction) * factor // 10 ** len(fraction)
+    if size > LARGEST:
+        raise ValueError(f"{_shown(value)} is more bytes than any disk has")
+    return size
+
+
+def parse_duration(value: str | float) -> float:
+    """Seconds in ``"30s"``, ``"500ms"``, ``"2m"``, ``"1h30m"``, ``"7d"`` or a bare number of seconds.
+
+    Raises:
+        ValueError: it is none of these, or is not finite.
+    """
+    text = str(value).strip() if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
+    if 0 < len(text) <= 40:
+        if re.fullmatch(r"\d+(\.\d+)?(e[+-]?\d{1,2})?", text, re.ASCII):
+            return float(text)
+        parts = _DURATION_PART.findall(text)
+        if parts and "".join(number + unit for number, unit in parts) == text:
+            return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    raise ValueError(f"{_shown(value)} is not a duration: write 30s, 500ms, 1h30m or a number of seconds")
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _flag(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = value.strip().lower() if isinstance(value, str) else ""
+    if word in _TRUE | _FALSE:
+        return word in _TRUE
+    raise ValueError(f"{_shown(value)} is not true or false")
+
+
+def _count(lowest: int, highest: int) -> Callable[[Any], int]:
+    def parse(value: Any) -> int:
+        text = str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
+        if re.fullmatch(r"\d{1,9}", text, re.ASCII) and lowest <= int(text) <= highest:
+            return int(text)
+        raise ValueError(f"{_shown(value)} is not a whole number from {lowest} to {highest}")
+
+    return parse
+
+
+def _positive_duration(value: Any) -> float:
+    seconds = parse_duration(value)
+    if seconds <= 0:
+        raise ValueError(f"{_shown(value)} is no time at all")
+    return seconds
+
+
+def _path(value: Any) -> Path:
+    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
+        raise ValueError(f"{_shown(value)} is not a path")
+    return Path(value)
+
+
+def _endpoint(value: Any) -> str:
+    text = value.strip().rstrip("/") if isinstance(value, str) else ""
+    if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#@]*)?", text, re.IGNORECASE):
+        # The value is not repeated: a user and password in it are what the pattern refuses.
+        raise ValueError("this is not the address of a Hub: write https://HOST, without user, query or fragment")
+    return text
+
+
+# Option name (the flag without dashes, the key in the file, LORA_CLI_<NAME> in the environment): field, parser.
+OPTIONS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
+    "cache_dir": ("cache_dir", _path),
+    "jobs": ("jobs", _count(1, 256)),
+    "timeout": ("timeout_s", _positive_duration),
+    "retries": ("retries", _count(0, 100)),
+    "lease": ("lease_s", _positive_duration),
+    "offline": ("offline", _flag),
+    "quiet": ("quiet", _flag),
+    "verbose": ("verbose", _flag),
+    "no_progress": ("no_progress", _flag),
+    "hub_endpoint": ("hub_endpoint", _endpoint),
+    "max_bytes": ("max_bytes", parse_size),
+}
+
+
+def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
+    """The settings that four layers make: defaults < file < environment < flag.
+
+    ``flags`` holds option names with underscores (``cache_dir``, ``timeout``, ``config``, …), None for "not given";
+    names that are not global options are ignored. The file is ``config`` or ``LORA_CLI_CONFIG``, which then must
+    exist, else ``$XDG_CONFIG_HOME/lora-cli/config.toml`` if it does. ``HF_ENDPOINT`` and ``HF_HUB_OFFLINE`` count as
+    environment, below our own names. An empty variable is as good as none.
+
+    Raises:
+        UsageError: a value or key that is wrong, with the layer, file and line that it stands in.
+    """
+    named = flags.get("config") or environ.get("LORA_CLI_CONFIG")
+    file = _expand(Path(named), environ) if named else _xdg(environ, "XDG_CONFIG_HOME", ".config") / "config.toml"
+    fields: dict[str, Any] = {"cache_dir": _xdg(environ, "XDG_CACHE_HOME", ".cache")}
+    from_file = _file_layer(file, environ, required=bool(named))
+    for layer in (from_file or {}, _environment_layer(environ), _flag_layer(flags)):
+        if layer.get("quiet") and layer.get("verbose"):
+            raise UsageError("quiet and verbose exclude each other", hint="set one of them")
+        if layer.get("quiet") or layer.get("verbose"):
+            fields.update(quiet=False, verbose=False)
+        fields.update(layer)
+    fields["cache_dir"] = _expand(fields["cache_dir"], environ)
+    return Settings(**fields, config=file if from_file is not None else None)
+
+
+def _flag_layer(flags: Mapping[str, Any]) -> dict[str, Any]:
+    return _layer({key: value for key, value in flags.items() if key in OPTIONS and value is not None}, _flag_name)
+
+
+def _flag_name(key: str) -> str:
+    return "--" + key.replace("_", "-")
+
+
+def _environment_layer(environ: Mapping[str, str]) -> dict[str, Any]:
+    layer: dict[str, Any] = {}
+    if environ.get("HF_ENDPOINT"):
+        layer |= _layer({"hub_endpoint": environ["HF_ENDPOINT"]}, lambda _: "HF_ENDPOINT")
+    if environ.get("HF_HUB_OFFLINE"):
+        # huggingface_hub takes any other word as "no", and so do we: the variable is theirs.
+        layer["offline"] = environ["HF_HUB_OFFLINE"].strip().lower() in _TRUE
+    ours = {key: environ[_variable(key)] for key in OPTIONS if environ.get(_variable(key))}
+    return layer | _layer(ours, _variable)
+
+
+def _variable(key: str) -> str:
+    return f"LORA_CLI_{key.upper()}"
+
+
+def _layer(values: Mapping[str, Any], where: Callable[[str], str]) -> dict[str, Any]:
+    layer = {}
+    for key, value in values.items():
+        field, parse = OPTIONS[key]
+        try:
+            layer[field] = parse(value)
+        except ValueError as error:
+            raise UsageError(f"{where(key)}: {error}") from error
+    return layer
+
+
+def _file_layer(file: Path, environ: Mapping[str, str], *, required: bool) -> dict[str, Any] | None:
+    """The file's layer, or None when there is no file. Paths in it are relative to it."""
+    text = _config_text(file, required=required)
+    if text is None:
+        return None
+    import tomllib
+
+    try:
+        values = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise UsageError(f"{file}: this is not TOML: {error}") from error
+
+    def where(key: str) -> str:
+        line = next(
+            (n for n, line in enumerate(text.splitlines(), 1) if re.match(rf"\s*[\[\"']*{re.escape(key)}\b", line)), 1
+        )
+        return f"{file}:{line}: {key}"
+
+    for key in values:
+        if key not in OPTIONS:
+            raise UsageError(f"{where(key)}: unknown setting", hint=did_you_mean(key, OPTIONS))
+    layer = _layer(values, where)
+    if "cache_dir" in layer:
+        layer["cache_dir"] = file.parent / _expand(layer["cache_dir"], environ, absolute=False)
+    return layer
+
+
+def _config_text(file: Path, *, required: bool) -> str | None:
+    try:
+        if not file.is_file():
+            if required:
+                raise UsageError(f"there is no settings file {file}", hint="check --config or LORA_CLI_CONFIG")
+            return None
+        with file.open("rb") as stream:
+            data = stream.read(CONFIG_CAP + 1)
+    except OSError as error:
+        raise UsageError(f"{file}: the settings file cannot be read: {error.strerror}") from error
+    if len(data) > CONFIG_CAP:
+        raise UsageError(f"{file}: a settings file of over {CONFIG_CAP} bytes is not read")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file}: this is not UTF-8: {error.reason} at byte {error.start}") from error
+
+
+def _xdg(environ: Mapping[str, str], variable: str, default: str) -> Path:
+    """Our folder under an XDG base directory; a relative one is ignored, as that specification demands."""
+    named = environ.get(variable, "")
+    base = Path(named) if named.startswith("/") else _home(environ) / default
+    return base / "lora-cli"
+
+
+def _home(environ: Mapping[str, str]) -> Path:
+    return Path(environ["HOME"]) if environ.get("HOME") else Path.home()
+
+
+def _expand(path: Path, environ: Mapping[str, str], *, absolute: bool = True) -> Path:
+    if path.parts and path.parts[0] == "~":
+        path = _home(environ).joinpath(*path.parts[1:])
+    return Path(os.path.abspath(path)) if absolute else path  # noqa: PTH100 - links stay links
