@@ -245,7 +245,7 @@ def llama_tensors(*, seed: int = 0, dtype: str = "float32", tied: bool = False) 
 
 
 def write_base(directory: Path, *, seed: int = 0, dtype: str = "float32", shards: int = 1, **overrides: Any) -> Path:
-    """Write the tiny llama with weights: config, and one file or ``shards`` files with an index. Gives the directory."""
+    """Write the tiny llama with weights: config, and one file or ``shards`` files with an index. Gives the folder."""
     write_base_config(directory, "llama", torch_dtype=dtype, **overrides)
     tensors = llama_tensors(seed=seed, dtype=dtype, tied=bool(overrides.get("tie_word_embeddings")))
     if shards == 1:
