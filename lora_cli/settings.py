@@ -1,6 +1,5 @@
 """What an operator set, from four layers: defaults < file < environment < flag."""
 
-import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -59,9 +58,8 @@ def parse_size(value: str | int) -> int:
     if match is None:
         raise ValueError(f"{_shown(value)} is not a size: write 2GiB, 500MB or a number of bytes")
     whole, fraction, unit, binary = match.group(1), match.group(2) or "", match.group(3), match.group(4)
-    kilo = 1024 if binary else 1000
-    factor = math.prod([kilo] * ("KMGTP".index(unit.upper()) + 1 if unit else 0))
-    size = int(whole + fraction) * factor // 10 ** len(fraction)
+    factor = (1024 if binary else 1000) ** ("KMGTP".index(unit.upper()) + 1) if unit else 1
+    size: int = int(whole + fraction) * factor // 10 ** len(fraction)
     if size > LARGEST:
         raise ValueError(f"{_shown(value)} is more bytes than any disk has")
     return size
