@@ -1,0 +1,6 @@
+"""``python -m lora_cli``."""
+
+from lora_cli.cli.main import run
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,1 @@
+"""Values and pure functions: what everything above talks about. No I/O."""

@@ -1,0 +1,55 @@
+"""What an adapter means: its config, its A/B pairs, and every other tensor, by name and shape."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lora_cli.core.keys import Key
+from lora_cli.core.lora_config import LoraConfig
+from lora_cli.core.safetensors import TensorInfo
+from lora_cli.core.snapshot import RemoteFile
+from lora_cli.errors import FormatError
+
+
+@dataclass(frozen=True, slots=True)
+class LoraPair:
+    """The two factors of one module's update ``s * B @ A``; either is None when the file lacks it.
+
+    ``module`` is the path in the base model, without ``base_model.model.``.
+    For a linear layer ``a`` is ``[r, d_in]`` and ``b`` is ``[d_out, r]``; for an embedding (``embedding=True``)
+    ``a`` is ``[r, vocabulary]`` and ``b`` is ``[dim, r]``.
+    """
+
+    module: str
+    a: TensorInfo | None
+    b: TensorInfo | None
+    embedding: bool = False
+
+    @property
+    def rank(self) -> int | None:
+        """The rank that the tensors themselves have, from A, else from B."""
+        if self.a is not None and len(self.a.shape) == 2:
+            return self.a.shape[0]
+        if self.b is not None and len(self.b.shape) == 2:
+            return self.b.shape[1]
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """One adapter, read. Nothing in it was executed, and no weight was loaded.
+
+    ``name`` is how the user called it. ``config`` is None when there is none or it cannot be read; then
+    ``config_error`` says why (None for "no such file"). The same for ``tensors`` (by full name) and ``weights_error``.
+    ``weight_files`` are the files that ``tensors`` come from, in order. ``keys`` has one parsed name per tensor.
+    """
+
+    name: str
+    files: tuple[RemoteFile, ...]
+    weight_files: tuple[str, ...]
+    config: LoraConfig | None
+    config_error: FormatError | None
+    tensors: Mapping[str, TensorInfo]
+    weights_error: FormatError | None
+    keys: Mapping[str, Key]
+    pairs: Mapping[str, LoraPair]
+    metadata: Mapping[str, str]

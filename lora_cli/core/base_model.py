@@ -1,0 +1,39 @@
+"""A base model without weights: which modules it has, and their dimensions."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+ModuleKind = Literal["linear", "conv1d", "embedding"]
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModule:
+    """One module that LoRA can be put on. For an embedding ``d_in`` is the vocabulary and ``d_out`` the width.
+
+    ``conv1d`` is GPT-2's transposed linear layer: its weight is ``[d_in, d_out]``, LoRA's A and B are as for a linear.
+    """
+
+    d_in: int
+    d_out: int
+    kind: ModuleKind = "linear"
+    bias: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """Module path, as transformers names it (``model.layers.0.self_attn.q_proj``), to dimensions.
+
+    ``parameters`` are bare parameters that PEFT's ``target_parameters`` can name (fused experts), path to shape.
+    ``source`` says where the facts are from: ``"config.json (llama)"`` or ``"checkpoint header"``.
+    """
+
+    name: str
+    model_type: str
+    modules: Mapping[str, BaseModule]
+    num_layers: int
+    hidden_size: int
+    vocab_size: int | None = None
+    tied_embeddings: bool = False
+    parameters: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    source: str = ""

@@ -1,0 +1,86 @@
+"""What a rule says about an adapter: ``Problem`` as it is yielded, ``Finding`` with its rule, ``Verdict`` over all."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class Severity(IntEnum):
+    """How bad a finding is, ordered so that ``>=`` means "at least as bad"."""
+
+    NOTE = 0
+    WARNING = 1
+    ERROR = 2
+
+    @property
+    def label(self) -> str:
+        """Lower-case name, as it stands in every output."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where in an adapter: a file, and what in it (a tensor, a module path, a config field)."""
+
+    file: str = ""
+    field: str = ""
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.file, self.field) if part)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong: what is so (with the numbers), where, and what mends it."""
+
+    message: str
+    at: Location = Location()
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A problem under the rule that found it."""
+
+    code: str
+    name: str
+    severity: Severity
+    problem: Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A rule that could not look, and why. Nothing read is never reported as clean."""
+
+    code: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """How many of an adapter's modules exist in the base by PEFT's name rules: ``matched`` of ``total``."""
+
+    matched: int
+    total: int
+
+    def __str__(self) -> str:
+        return f"{self.matched}/{self.total}"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """All that was found about one adapter. ``applied`` is None when no base model was given."""
+
+    adapter: str
+    findings: tuple[Finding, ...]
+    skipped: tuple[Skipped, ...]
+    applied: Applied | None = None
+
+    def worst(self) -> Severity | None:
+        """The highest severity found, or None for a clean adapter."""
+        return max((finding.severity for finding in self.findings), default=None)
+
+    def refused(self, fail_on: Severity = Severity.ERROR) -> bool:
+        """Whether any finding is at or above ``fail_on``."""
+        worst = self.worst()
+        return worst is not None and worst >= fail_on

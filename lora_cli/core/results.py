@@ -1,0 +1,91 @@
+"""What the runtime and the benchmark hand to ``render``."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleProof:
+    """One module's forward, checked: base + LoRA path against the merged weights ``W + s*B*A``.
+
+    ``error`` is max |composed - merged| and ``moved`` is max |composed - base|, both relative to max |merged|;
+    ``tolerance`` is what ``error`` may be for the dtype. ``reason`` is empty when the module holds.
+    """
+
+    module: str
+    error: float
+    moved: float
+    tolerance: float
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Every targeted module's forward. ``weights`` is ``"base"`` (the checkpoint's own) or ``"synthetic"`` (seeded)."""
+
+    modules: tuple[ModuleProof, ...]
+    weights: str
+    dtype: str
+
+    @property
+    def holds(self) -> bool:
+        """True when there is at least one module and none failed."""
+        return bool(self.modules) and all(not module.reason for module in self.modules)
+
+    @property
+    def worst(self) -> ModuleProof | None:
+        """The first failed module, else the one with the largest error against its tolerance."""
+        failed = [module for module in self.modules if module.reason]
+        return failed[0] if failed else max(self.modules, key=lambda m: m.error / m.tolerance, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """One adapter's way through the house.
+
+    ``stage_ms`` holds milliseconds by stage, in order: resolve, fetch, validate, read, slot, proof.
+    ``error`` is empty when every stage passed; ``stage`` names the one that failed. ``exit_code`` is that of the failure.
+    """
+
+    name: str
+    digest: str = ""
+    slot: int | None = None
+    rank: int | None = None
+    applied: str = ""
+    bytes: int = 0
+    stage_ms: Mapping[str, float] = field(default_factory=dict)
+    proof: Proof | None = None
+    stage: str = ""
+    error: str = ""
+    hint: str = ""
+    exit_code: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The same prompt answered by the base model and by the base with one adapter composed onto it."""
+
+    adapter: str
+    prompt: str
+    base: str
+    adapted: str
+    max_abs_logit_delta: float
+
+
+@dataclass(frozen=True, slots=True)
+class BenchResult:
+    """A workload, run: milliseconds per request by the tier it hit, and what the tiers did.
+
+    ``latency_ms`` maps tier (``gpu``, ``cpu``, ``disk``) to one value per request, in order of arrival.
+    """
+
+    requests: int
+    adapters: int
+    max_loras: int
+    max_cpu_loras: int
+    latency_ms: Mapping[str, tuple[float, ...]]
+    hits: Mapping[str, int]
+    evictions: Mapping[str, int]
+    failed: Mapping[str, str]
+    seed: int
+    environment: Mapping[str, str]

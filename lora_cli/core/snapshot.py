@@ -1,0 +1,70 @@
+"""What a source found (``Revision``) and what this disk holds (``Snapshot``)."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_cli.core.reference import AdapterRef
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """One file at its origin.
+
+    ``path`` is POSIX and relative to the adapter's root (a subfolder is already stripped).
+    ``size`` (bytes), ``sha256`` and ``git_sha1`` (the git blob id) are None where the origin does not know them.
+    ``locator`` is what the source itself needs to read the file. ``defect`` is non-empty when the entry can never
+    be read as plain bytes ("is a FIFO", "dangling link to …"): such a file is reported, never opened.
+    """
+
+    path: str
+    size: int | None
+    sha256: str | None = None
+    git_sha1: str | None = None
+    locator: str = ""
+    defect: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """What a reference meant at one moment: an immutable id and the files under it.
+
+    ``id`` is a commit for the Hub; for a local folder it is a fingerprint of names, sizes and modification times.
+    """
+
+    ref: AdapterRef
+    id: str
+    files: tuple[RemoteFile, ...]
+
+    def file(self, path: str) -> RemoteFile | None:
+        """The file at ``path``, or None."""
+        return next((file for file in self.files if file.path == path), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """Bytes, named by what they are: ``sha256`` in lower-case hex, ``size`` in bytes."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A revision, complete, in a directory on this disk that an engine can be given."""
+
+    digest: str
+    directory: Path
+    files: Mapping[str, Blob]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(blob.size for blob in self.files.values())
+
+
+def snapshot_digest(files: Iterable[tuple[str, Blob]]) -> str:
+    r"""The name of a set of files: sha256 of the sorted lines ``"<sha256>  <size>  <path>\n"``."""
+    lines = sorted(f"{blob.sha256}  {blob.size}  {path}\n" for path, blob in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

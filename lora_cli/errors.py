@@ -1,0 +1,93 @@
+"""One exception tree: what happened, what to try, and the exit code that scripts branch on."""
+
+from typing import ClassVar
+
+
+class LoraCliError(Exception):
+    """Anything that ends a command with a message instead of a traceback.
+
+    ``message`` says what happened, and to which adapter and file; ``hint`` says what to try next.
+    Neither ever holds a token.
+    """
+
+    exit_code: ClassVar[int] = 70
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class FormatError(LoraCliError):
+    """Bytes inside an adapter that are not what their format says; ``where`` is the file, key or offset."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, where: str = "", hint: str = "") -> None:
+        super().__init__(f"{where}: {message}" if where else message, hint=hint)
+        self.reason = message
+        self.where = where
+
+
+class Refused(LoraCliError):
+    """Judged and refused: a policy, a limit, drift under ``--locked``, a proof that fails."""
+
+    exit_code = 1
+
+
+class UsageError(LoraCliError):
+    """The command line, a manifest, a policy or a settings file is wrong."""
+
+    exit_code = 2
+
+
+class MissingExtra(UsageError):
+    """A command needs a package of an extra that is not installed."""
+
+    def __init__(self, command: str, extra: str, package: str) -> None:
+        super().__init__(
+            f"{command} needs the package {package}, which is not installed",
+            hint=f"pip install 'lora-cli[{extra}]'",
+        )
+
+
+class NotFound(LoraCliError):
+    """There is no such path, repository, revision or file."""
+
+    exit_code = 3
+
+
+class AccessDenied(LoraCliError):
+    """The origin knows who asks and says no: private, gated, or a bad token."""
+
+    exit_code = 3
+
+
+class Offline(LoraCliError):
+    """The network is switched off, and what is needed is not in the cache."""
+
+    exit_code = 3
+
+
+class Unreachable(LoraCliError):
+    """Network, rate limit, timeout or server error, after all retries. Worth another try later."""
+
+    exit_code = 4
+
+
+class Corrupt(LoraCliError):
+    """Bytes that are not what was promised: a digest or size differs after the retries, or a blob rotted."""
+
+    exit_code = 5
+
+
+class MachineError(LoraCliError):
+    """This machine: disk full, read-only, no permission, out of memory or slots, a lock that never came."""
+
+    exit_code = 6
+
+
+class EndpointError(LoraCliError):
+    """A running engine refused, or did not become ready."""
+
+    exit_code = 7

@@ -1,0 +1,30 @@
+"""Where bytes come from. A source reads: it never writes, caches or parses."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from lora_cli.core.reference import AdapterRef
+from lora_cli.core.snapshot import RemoteFile, Revision
+
+
+class Source(Protocol):
+    """Two methods, the same for every origin. Third-party errors leave as ``lora_cli.errors``."""
+
+    def resolve(self, ref: AdapterRef) -> Revision:
+        """What ``ref`` means now: an immutable id and its files.
+
+        Raises:
+            NotFound: there is no such path, repository or revision.
+            AccessDenied: it is private or gated, or the token is bad.
+            Unreachable: network or server, after the retries.
+        """
+        ...
+
+    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
+        """Bytes ``start`` to ``stop`` (None: to the end) of exactly that version, in chunks of at most 1 MiB.
+
+        Raises:
+            Corrupt: the file is not the version that was resolved any more.
+            Unreachable: the stream broke; the caller goes on from where it is.
+        """
+        ...
