@@ -1,0 +1,337 @@
+"""A small Hub for tests: the real one's HTTP surface over two origins, with faults on demand.
+
+In a test::
+
+    with Hub() as hub:
+        commit = hub.add("acme/sql-lora", {"adapter_config.json": {...}, "adapter_model.safetensors": b"..."})
+        hub.fault("adapter_model", status=503, times=2)
+        ...                                     # HF_ENDPOINT=hub.endpoint
+        assert hub.count("/resolve/") == 3
+
+As a process, where each ``DIR/<organisation>/<name>/`` is a repository with one commit on main::
+
+    python -m tests.hub_server --root DIR --port 8400
+
+LFS files are redirected to a second origin (another port) that wants a signature and refuses an Authorization header.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import hmac
+import json
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import parse_qsl, urlsplit
+
+from tests.hub_content import Commit, Content, Entry, Repo, entries_under, entry
+from tests.hub_routes import Reply, Request, answer
+
+CHUNK = 1 << 20
+UNLOGGED = ("/api/agent-harnesses", "/_control/")
+
+
+@dataclass(slots=True)
+class Fault:
+    """What goes wrong with requests whose ``"METHOD origin path?query"`` the regex ``match`` finds.
+
+    ``times`` requests are hit (-1: all) after the first ``after`` are let through. ``status`` answers at once, with
+    ``headers`` and ``body``; ``delay_s`` waits first. Of an answer that goes out: ``cut_at`` closes the connection
+    after so many body bytes, ``stall_at`` waits there for ``stall_s``, ``flip_at`` inverts the byte at that offset of
+    the file, ``drip_s`` sends one byte at a time with that pause, ``ignore_range`` answers 200 with everything.
+    """
+
+    match: str = ""
+    times: int = 1
+    after: int = 0
+    status: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: str = ""
+    delay_s: float = 0
+    cut_at: int | None = None
+    stall_at: int | None = None
+    stall_s: float = 60
+    flip_at: int | None = None
+    drip_s: float = 0
+    ignore_range: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """One answered request. ``origin`` is ``api`` or ``cdn``; ``at`` is a monotonic time in seconds."""
+
+    method: str
+    origin: str
+    target: str
+    authorized: bool
+    range: str
+    status: int
+    at: float
+
+
+class Hub:
+    """The repositories, two listening origins, the faults to come and the requests that were made."""
+
+    def __init__(self, root: Path | None = None, *, port: int = 0, cdn_port: int = 0, page_size: int = 1000) -> None:
+        self.repos: dict[str, Repo] = {}
+        self.renamed: dict[str, tuple[str, int]] = {}
+        self.tokens: dict[str, frozenset[str]] = {}
+        self.blobs: dict[str, Entry] = {}
+        self.faults: list[Fault] = []
+        self.requests: list[Logged] = []
+        self.page_size = page_size
+        self.small_files_by_redirect = False
+        self.secret = secrets.token_bytes(16)
+        self.stopped = threading.Event()
+        self._lock = threading.Lock()
+        for directory in sorted(root.glob("*/*")) if root else []:
+            self.add(directory.relative_to(root or directory).as_posix(), directory)
+        self._api = _Server(self, "api", port)
+        self._cdn = _Server(self, "cdn", cdn_port)
+        self.endpoint = self._api.url
+        self.cdn = self._cdn.url
+
+    def __enter__(self) -> Self:
+        self._api.start()
+        self._cdn.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stopped.set()
+        self._api.stop()
+        self._cdn.stop()
+
+    def add(
+        self,
+        id: str,
+        files: Mapping[str, Content] | Path,
+        *,
+        branch: str = "main",
+        private: bool | None = None,
+        gated: bool | None = None,
+    ) -> str:
+        """Commit exactly these files (or a whole directory) on ``branch``; the 40-hex id of the commit."""
+        repo = self.repos.setdefault(id, Repo(id))
+        repo.private = repo.private if private is None else private
+        repo.gated = repo.gated if gated is None else gated
+        found = entries_under(files) if isinstance(files, Path) else [entry(path, c) for path, c in files.items()]
+        self.blobs.update({file.sha256: file for file in found if file.lfs})
+        return repo.add(found, branch).id
+
+    def rename(self, old: str, new: str, *, status: int = 307) -> None:
+        """Move a repository; its old name redirects from now on."""
+        repo = self.repos.pop(old)
+        repo.id = new
+        self.repos[new] = repo
+        self.renamed[old] = (new, status)
+
+    def token(self, token: str, *repos: str) -> str:
+        """Make a token known that may read these private and gated repositories."""
+        self.tokens[token] = frozenset(repos)
+        return token
+
+    def commit(self, id: str, revision: str = "main") -> Commit:
+        """The commit that a revision means here."""
+        commit = self.repos[id].commit_at(revision)
+        assert commit is not None
+        return commit
+
+    def fault(self, match: str, **how: Any) -> Fault:
+        """Arrange a fault (the fields of ``Fault``); the first one that still applies wins."""
+        fault = Fault(match, **how)
+        self.faults.append(fault)
+        return fault
+
+    def take_fault(self, line: str) -> Fault | None:
+        """The fault that hits this request, and one less of it to come."""
+        with self._lock:
+            for fault in self.faults:
+                if fault.times and re.search(fault.match, line):
+                    if fault.after > 0:
+                        fault.after -= 1
+                        continue
+                    fault.times -= 1
+                    return fault
+        return None
+
+    def count(self, match: str = "") -> int:
+        """How many requests were made whose ``"METHOD origin path?query"`` the regex ``match`` finds."""
+        return sum(1 for r in self.requests if re.search(match, f"{r.method} {r.origin} {r.target}"))
+
+    def signature(self, sha256: str) -> str:
+        """What the second origin wants to see in ``?sig=``."""
+        return hmac.new(self.secret, sha256.encode(), hashlib.sha256).hexdigest()
+
+    def expire_signatures(self) -> None:
+        """Links to the second origin that were handed out so far answer 403 from now on."""
+        self.secret = secrets.token_bytes(16)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Reads one request after the other from a connection, and answers as the routes say."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: "_Server"
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quiet."""
+
+    def do_GET(self) -> None:
+        hub, origin = self.server.hub, self.server.origin
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = urlsplit(self.path)
+        line = f"{self.command} {origin} {self.path}"
+        quiet = parts.path.startswith(UNLOGGED)
+        fault = None if quiet else hub.take_fault(line)
+        authorization = self.headers.get("Authorization", "")
+        asked_range = "" if fault and fault.ignore_range else self.headers.get("Range", "")
+        request = Request(
+            self.command, origin, parts.path, dict(parse_qsl(parts.query)), authorization, asked_range, body
+        )
+        if fault and fault.delay_s:
+            hub.stopped.wait(fault.delay_s)
+        if fault and fault.status:
+            reply = Reply(fault.status, dict(fault.headers), fault.body.encode())
+        else:
+            reply = answer(hub, request)
+        if not quiet:
+            sent_range = self.headers.get("Range", "")
+            hub.requests.append(
+                Logged(self.command, origin, self.path, bool(authorization), sent_range, reply.status, time.monotonic())
+            )
+        try:
+            self._send(reply, fault)
+        except OSError:
+            self.close_connection = True
+
+    do_HEAD = do_POST = do_GET
+
+    def _send(self, reply: Reply, fault: Fault | None) -> None:
+        headers = {"Content-Length": str(reply.length), **reply.headers}
+        head = f"HTTP/1.1 {reply.status} .\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self.connection.sendall(head.encode() + b"\r\n")
+        if self.command == "HEAD" or not reply.length:
+            return
+        if fault is not None:
+            self._send_badly(reply, fault)
+        elif isinstance(reply.content, Path):
+            with reply.content.open("rb") as file:
+                self.connection.sendfile(file, reply.start, reply.length)
+        else:
+            self.connection.sendall(memoryview(reply.content)[reply.start : reply.start + reply.length])
+
+    def _send_badly(self, reply: Reply, fault: Fault) -> None:
+        sent, stall_at, cut_at = 0, fault.stall_at, fault.cut_at
+        while sent < reply.length and not self.server.hub.stopped.is_set():
+            size = min(1 if fault.drip_s else CHUNK, reply.length - sent)
+            if stall_at == sent:
+                self.server.hub.stopped.wait(fault.stall_s)
+                stall_at = None
+            if cut_at == sent:
+                self.close_connection = True
+                self.connection.shutdown(socket.SHUT_RDWR)
+                return
+            size = min(size, *(at - sent for at in (stall_at, cut_at) if at is not None and at > sent), size)
+            offset = reply.start + sent
+            chunk = bytearray(reply.read(offset, size))
+            if fault.flip_at is not None and offset <= fault.flip_at < offset + size:
+                chunk[fault.flip_at - offset] ^= 0xFF
+            self.connection.sendall(chunk)
+            sent += size
+            self.server.hub.stopped.wait(fault.drip_s)
+
+
+class _Server(ThreadingHTTPServer):
+    """One origin; knows its open connections, so that it can end them when it stops."""
+
+    request_queue_size = 256
+    daemon_threads = False
+
+    def __init__(self, hub: Hub, origin: str, port: int) -> None:
+        self.hub, self.origin = hub, origin
+        self.open: set[socket.socket] = set()
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.thread = threading.Thread(target=self.serve_forever, args=(0.02,), name=f"hub-{origin}")
+
+    def start(self) -> None:
+        self.thread.start()
+
+    def stop(self) -> None:
+        self.shutdown()
+        self.thread.join()
+        for connection in list(self.open):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        self.server_close()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self.open.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
+
+@contextlib.contextmanager
+def hub_process(root: Path) -> Iterator[str]:
+    """The Hub in a process of its own, so that it does not share this interpreter's lock; its endpoint.
+
+    ``GET {endpoint}/_control/requests`` is its log; ``POST {endpoint}/_control/faults`` takes a ``Fault`` as JSON.
+    """
+    command = [sys.executable, "-m", "tests.hub_server", "--root", str(root)]
+    house = Path(__file__).resolve().parents[1]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=house, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield json.loads(process.stdout.readline())["endpoint"]
+        finally:
+            process.terminate()
+
+
+def control(hub: Hub, name: str, body: bytes) -> Reply:
+    """The log and the faults, for whoever runs the Hub in another process."""
+    if name == "faults":
+        hub.fault(**json.loads(body))
+    found = [asdict(request) for request in hub.requests] if name == "requests" else []
+    return Reply(200, {"Content-Type": "application/json"}, json.dumps(found).encode())
+
+
+def main() -> None:
+    """Serve until told to stop, or until whoever started this is gone."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--cdn-port", type=int, default=0)
+    parser.add_argument("--page-size", type=int, default=1000)
+    options = parser.parse_args()
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    parent = os.getppid()
+    with Hub(options.root, port=options.port, cdn_port=options.cdn_port, page_size=options.page_size) as hub:
+        print(json.dumps({"endpoint": hub.endpoint, "cdn": hub.cdn, "repos": sorted(hub.repos)}), flush=True)
+        while not stop.wait(0.5) and os.getppid() == parent:
+            pass
+
+
+if __name__ == "__main__":
+    main()
