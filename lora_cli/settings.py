@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from lora_cli.core.nearest import did_you_mean
+from lora_cli.core.units import parse_duration as parse_duration
+from lora_cli.core.units import parse_size as parse_size
+from lora_cli.core.units import shown
 from lora_cli.errors import UsageError
 
 HUB_ENDPOINT = "https://huggingface.co"
 CONFIG_CAP = 1_000_000
-LARGEST = 2**63 - 1
 
-_SIZE = re.compile(r"(\d+)(?:\.(\d+))?\s*(?:([KMGTP])(I)?)?B?", re.IGNORECASE | re.ASCII)
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off"})
 
 
@@ -45,54 +44,13 @@ class Settings:
     config: Path | None = None
 
 
-def parse_size(value: str | int) -> int:
-    """Bytes in ``"8GiB"``, ``"8Gi"`` (powers of 1024), ``"500MB"``, ``"500M"`` (powers of 1000) or a bare number.
-
-    A fraction is rounded down to whole bytes.
-
-    Raises:
-        ValueError: it is none of these, or is beyond 2**63 - 1.
-    """
-    text = str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
-    match = _SIZE.fullmatch(text) if len(text) <= 40 else None
-    if match is None:
-        raise ValueError(f"{_shown(value)} is not a size: write 2GiB, 500MB or a number of bytes")
-    whole, fraction, unit, binary = match.group(1), match.group(2) or "", match.group(3), match.group(4)
-    factor = (1024 if binary else 1000) ** ("KMGTP".index(unit.upper()) + 1) if unit else 1
-    size: int = int(whole + fraction) * factor // 10 ** len(fraction)
-    if size > LARGEST:
-        raise ValueError(f"{_shown(value)} is more bytes than any disk has")
-    return size
-
-
-def parse_duration(value: str | float) -> float:
-    """Seconds in ``"30s"``, ``"500ms"``, ``"2m"``, ``"1h30m"``, ``"7d"`` or a bare number of seconds.
-
-    Raises:
-        ValueError: it is none of these, or is not finite.
-    """
-    text = str(value).strip() if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
-    if 0 < len(text) <= 40:
-        if re.fullmatch(r"\d+(\.\d+)?(e[+-]?\d{1,2})?", text, re.ASCII):
-            return float(text)
-        parts = _DURATION_PART.findall(text)
-        if parts and "".join(number + unit for number, unit in parts) == text:
-            return sum(float(number) * _SECONDS[unit] for number, unit in parts)
-    raise ValueError(f"{_shown(value)} is not a duration: write 30s, 500ms, 1h30m or a number of seconds")
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
 def _flag(value: object) -> bool:
     if isinstance(value, bool):
         return value
     word = value.strip().lower() if isinstance(value, str) else ""
     if word in _TRUE | _FALSE:
         return word in _TRUE
-    raise ValueError(f"{_shown(value)} is not true or false")
+    raise ValueError(f"{shown(value)} is not true or false")
 
 
 def _count(lowest: int, highest: int) -> Callable[[Any], int]:
@@ -100,7 +58,7 @@ def _count(lowest: int, highest: int) -> Callable[[Any], int]:
         text = str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
         if re.fullmatch(r"\d{1,9}", text, re.ASCII) and lowest <= int(text) <= highest:
             return int(text)
-        raise ValueError(f"{_shown(value)} is not a whole number from {lowest} to {highest}")
+        raise ValueError(f"{shown(value)} is not a whole number from {lowest} to {highest}")
 
     return parse
 
@@ -108,13 +66,13 @@ def _count(lowest: int, highest: int) -> Callable[[Any], int]:
 def _positive_duration(value: Any) -> float:
     seconds = parse_duration(value)
     if seconds <= 0:
-        raise ValueError(f"{_shown(value)} is no time at all")
+        raise ValueError(f"{shown(value)} is no time at all")
     return seconds
 
 
 def _path(value: Any) -> Path:
     if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
-        raise ValueError(f"{_shown(value)} is not a path")
+        raise ValueError(f"{shown(value)} is not a path")
     return Path(value)
 
 
