@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from lora_cli.core.nearest import did_you_mean
-from lora_cli.core.units import parse_duration as parse_duration
-from lora_cli.core.units import parse_size as parse_size
-from lora_cli.core.units import shown
+from lora_cli.core.units import parse_duration, parse_size, shown
 from lora_cli.errors import UsageError
+
+__all__ = ["HUB_ENDPOINT", "OPTIONS", "Settings", "load_settings", "parse_duration", "parse_size"]
 
 HUB_ENDPOINT = "https://huggingface.co"
 CONFIG_CAP = 1_000_000
