@@ -1,0 +1,208 @@
+"""The written forms of a reference: the text after a scheme → location, subfolder, revision. Nothing is looked up.
+
+``text`` is always the whole reference as the user wrote it, for the message.
+"""
+
+import re
+from urllib.parse import quote, unquote
+
+from lora_cli.errors import UsageError
+
+LONGEST = 4096
+HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
+HINT = "write ./NAME for a path, or ORG/NAME[@REVISION] for a repository on the Hub"
+
+Parts = tuple[str, str, str | None]
+"""Location, subfolder and revision, as ``AdapterRef`` has them."""
+
+COMMIT = re.compile(r"[0-9a-f]{40}", re.IGNORECASE | re.ASCII)
+# The Hub's own rule for the parts of a repository id, ASCII only.
+_HUB_PART = re.compile(r"\w(?:[\w.-]{0,94}\w)?", re.ASCII)
+_NO_MODELS = frozenset({"datasets", "spaces", "buckets", "kernels"})
+# What git refuses in the name of a branch or tag.
+_NOT_IN_REVISION = re.compile(r"[\s~^:?*\[\\]|\.\.|//|@\{|^[/-]|[/.]$|\.lock$")
+_PAGE_REVISION = re.compile(r"(refs/(?:pr|convert)/[^/]+|[^/]+)(?:/(.*))?")
+_PAGE_WITH_FOLDER = frozenset({"tree", "blob", "resolve"})
+_PAGES = _PAGE_WITH_FOLDER | {"commit", "commits"}
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", re.ASCII)
+_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?", re.ASCII)
+_OCI_NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)*(?::[\w.-]{1,128})?", re.ASCII)
+_OCI_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+def check_characters(text: str) -> None:
+    """Refuses what no reference may hold.
+
+    Raises:
+        UsageError: it is empty, over 4096 characters long, or holds control characters.
+    """
+    if not text:
+        raise UsageError("an empty word is no adapter", hint=HINT)
+    if len(text) > LONGEST:
+        raise UsageError(f"{text[:60]!r}…: a reference of over {LONGEST} characters is not read")
+    if any(ord(char) < 32 or ord(char) == 127 for char in text):
+        raise UsageError(f"{text[:200]!r} has control characters in it", hint="check the quoting")
+
+
+def check_encodable(text: str) -> None:
+    """Refuses bytes that are not UTF-8: only paths may hold them.
+
+    Raises:
+        UsageError: ``text`` holds such bytes (as surrogates).
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{text!r} is not UTF-8", hint="only paths may hold other bytes") from error
+
+
+def without_secrets(text: str) -> str:
+    """``text`` without a user in front of the host and without a query: either may hold a password."""
+    scheme, _, rest = text.partition("://")
+    host, slash, path = rest.partition("?")[0].partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}" if rest else text
+
+
+def file_url(rest: str, text: str) -> Parts:
+    """``file:///absolute/path``, percent-encoded; the host may be ``localhost``."""
+    host, slash, path = rest.partition("/")
+    if host.lower() not in {"", "localhost"} or not slash:
+        raise UsageError(f"{text}: file:// takes an absolute path", hint="write file:///absolute/path, or ./path")
+    decoded = "/" + unquote(path, errors="surrogateescape")
+    check_characters(decoded)
+    return decoded, "", None
+
+
+def hub_words(text: str) -> bool:
+    """Whether ``text`` without a scheme can be meant for the Hub: ``org/name[@rev]``, ``org/name/folder@rev``."""
+    place, at, _ = text.partition("@")
+    parts = place.split("/")
+    named = len(parts) == 2 or (len(parts) > 2 and bool(at))
+    return named and all(_HUB_PART.fullmatch(part) for part in parts[:2])
+
+
+def hub(rest: str, text: str) -> Parts:
+    """``org/name[/sub/folder][@rev]``. All after the first ``@`` is the revision; ``%40`` is an ``@`` in a folder."""
+    place, at, rev = rest.partition("@")
+    parts = place.strip("/").split("/")
+    if parts[0] in _NO_MODELS:
+        raise UsageError(f"{text}: {parts[0]} hold no adapters", hint="adapters are in model repositories")
+    location = _repository("/".join(parts[:2]), text)
+    folder = subfolder(unquote("/".join(parts[2:])), text)
+    return location, folder, revision(unquote(rev), text) if at else None
+
+
+def _repository(location: str, text: str) -> str:
+    named = all(_HUB_PART.fullmatch(part) for part in location.split("/"))
+    if not named or "--" in location or ".." in location or location.endswith(".git"):
+        raise UsageError(f"{text}: {location!r} cannot be the name of a repository on the Hub", hint=HINT)
+    return location
+
+
+def check_owner(location: str, folder: str, text: str) -> None:
+    """Refuses a folder in a repository without an owner: ``hf://gpt2/folder`` would name another repository.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if folder and "/" not in location:
+        raise UsageError(f"{text}: a folder in a repository without an owner cannot be named", hint="write OWNER/NAME")
+
+
+def subfolder(folder: str, text: str) -> str:
+    """``folder`` without empty parts and without slashes at its ends.
+
+    Raises:
+        UsageError: it leads out of where it is, or no text can hold it.
+    """
+    parts = [part for part in folder.split("/") if part not in {"", "."}]
+    if ".." in parts:
+        raise UsageError(f"{text}: a folder must not lead out of its repository with ..")
+    if parts:
+        check_characters("/".join(parts))
+        check_encodable(folder)
+    return "/".join(parts)
+
+
+def revision(name: str, text: str) -> str:
+    """``name`` as a branch, tag or commit; a commit in lower case.
+
+    Raises:
+        UsageError: git has no such names.
+    """
+    if not name or len(name) > 255 or _NOT_IN_REVISION.search(name):
+        raise UsageError(f"{text}: {name!r} cannot be a branch, tag or commit", hint="write ORG/NAME@REVISION")
+    check_characters(name)
+    check_encodable(name)
+    return name.lower() if COMMIT.fullmatch(name) else name
+
+
+def bucket(rest: str, text: str) -> Parts:
+    """``bucket[/key]``, the key as it stands: object stores do not percent-encode."""
+    name, _, key = rest.partition("/")
+    key = key.rstrip("/")
+    if not _BUCKET.fullmatch(name):
+        raise UsageError(f"{without_secrets(text)}: {name!r} cannot be the name of a bucket")
+    if {".", ".."} & set(key.split("/")):
+        raise UsageError(f"{text}: a key must not have . or .. as a part")
+    return f"{name}/{key}" if key else name, "", None
+
+
+def web(rest: str, text: str) -> Parts:
+    """``host/path`` of any other server, percent-encoded, without fragment; a query is refused."""
+    address, question, _ = rest.partition("#")[0].partition("?")
+    host, _, path = address.partition("/")
+    shown = without_secrets(text)
+    if not _HOST.fullmatch(host):
+        raise UsageError(f"{shown}: this is not the address of a host", hint="write https://HOST/PATH, without a user")
+    if question:
+        raise UsageError(f"{shown}: a query is not kept, because it may hold a secret", hint="leave ? and on out")
+    if {".", ".."} & set(unquote(path).split("/")):
+        raise UsageError(f"{shown}: an address must not have . or .. as a part")
+    return f"{host.lower()}/{quoted(path, keep='%')}".rstrip("/"), "", None
+
+
+def quoted(path: str, keep: str = "") -> str:
+    """``path`` as it stands in an address, with every character that has a meaning there encoded, but ``keep``."""
+    return quote(path, safe="/~!$&'()*+,;=:@" + keep)
+
+
+def hub_page(rest: str, text: str) -> Parts:
+    """A page of the Hub's site: ``org/name``, ``…/tree/rev/folder``, ``…/blob/rev/folder/file``, ``…/commit/rev``."""
+    path = re.split("[?#]", rest, maxsplit=1)[0].partition("/")[2]
+    shown = without_secrets(text)
+    parts = [part for part in path.split("/") if part]
+    length = 1 if len(parts) < 2 or parts[1] in _PAGES else 2
+    if not parts or parts[0] in _NO_MODELS | {"api"}:
+        raise UsageError(f"{shown}: this is not the page of a model repository", hint=HINT)
+    location = _repository("/".join(parts[:length]).removesuffix(".git"), shown)
+    if len(parts) == length:
+        return location, "", None
+    kind, match = parts[length], _PAGE_REVISION.fullmatch("/".join(parts[length + 1 :]))
+    if kind not in _PAGES or match is None:
+        raise UsageError(f"{shown}: this page shows no files of a repository", hint="give the address of its file list")
+    folder = unquote(match.group(2) or "") if kind in _PAGE_WITH_FOLDER else ""
+    folder = subfolder(folder if kind == "tree" else folder.rpartition("/")[0], shown)
+    check_owner(location, folder, shown)
+    return location, folder, revision(unquote(match.group(1)), shown)
+
+
+def oci(rest: str, text: str) -> Parts:
+    """``registry/name[:tag][@sha256:digest]``."""
+    location, at, sha256 = rest.partition("@")
+    host, _, name = location.rstrip("/").partition("/")
+    parts = set(name.split("/"))
+    if not _HOST.fullmatch(host) or not _OCI_NAME.fullmatch(name) or {".", ".."} & parts:
+        raise UsageError(f"{text}: this is not an OCI reference", hint="write oci://REGISTRY/NAME[:TAG][@sha256:…]")
+    return f"{host.lower()}/{name}", "", digest(sha256, text) if at else None
+
+
+def digest(sha256: str, text: str) -> str:
+    """``sha256`` as OCI writes a digest.
+
+    Raises:
+        UsageError: it is not one.
+    """
+    if not _OCI_DIGEST.fullmatch(sha256):
+        raise UsageError(f"{text}: {sha256!r} is not a digest", hint="write sha256: and 64 lower-case hex digits")
+    return sha256

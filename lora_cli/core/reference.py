@@ -1,0 +1,155 @@
+"""``AdapterRef``: what was asked for, in one canonical form, whichever way a user wrote it."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from lora_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from lora_cli.core.addresses import Parts
+
+Scheme = Literal["file", "hf", "s3", "gs", "https", "oci"]
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_ALIASES: Mapping[str, Scheme] = {"s3a": "s3", "s3n": "s3", "gcs": "gs"}
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRef:
+    """A reference to one adapter.
+
+    ``location`` is by ``scheme``: an absolute path (``file``), ``org/name`` (``hf``), ``bucket/key`` (``s3``, ``gs``),
+    ``host/path`` as in the URL (``https``), ``registry/name[:tag]`` (``oci``). ``subfolder`` (POSIX, relative) is only
+    for ``hf``: elsewhere a folder is part of the location. ``revision`` is a branch, tag or commit for ``hf`` and a
+    digest for ``oci``; None is the origin's default. ``str()`` is canonical: ``parse(str(ref)) == ref``.
+    """
+
+    scheme: Scheme
+    location: str
+    subfolder: str = ""
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        if self.scheme == "file":
+            from urllib.parse import quote
+
+            return "file://" + quote(self.location, errors="surrogateescape")
+        text = f"{self.scheme}://{self.location}"
+        if self.subfolder:
+            text += "/" + _escaped(self.subfolder)
+        return text if self.revision is None else f"{text}@{self.revision.replace('%', '%25')}"
+
+    @property
+    def pinned(self) -> bool:
+        """Whether it can only ever mean one thing: a Hub commit or an OCI digest."""
+        commit = self.revision is not None and re.fullmatch(r"[0-9a-f]{40}", self.revision)
+        return bool(commit) if self.scheme == "hf" else self.scheme == "oci" and self.revision is not None
+
+    @property
+    def name(self) -> str:
+        """A short name for people: the last part of the subfolder or location."""
+        return (self.subfolder or self.location).rpartition("/")[2] or self.location
+
+
+def parse(text: str, *, is_path: Callable[[str], bool], base_dir: Path | None = None) -> AdapterRef:
+    """The reference that ``text`` is, in any of the ways that users write one.
+
+    A scheme decides (``hf://org/name/sub/folder@rev``, ``s3://``, ``gs://``, ``file://``, ``https://``, ``oci://``;
+    a page of ``https://huggingface.co`` is ``hf://``). Without one, ``/``, ``./``, ``../`` and ``~`` begin a path; what
+    ``is_path`` says exists is a path; ``org/name[@rev]`` and ``org/name/sub/folder@rev`` are on the Hub; other words
+    with two or more slashes are a path that does not exist. Nothing is looked up but by ``is_path``, which is asked
+    for ``text`` as it stands. Relative paths are relative to ``base_dir`` (None: the working directory).
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    from lora_cli.core import addresses
+
+    addresses.check_characters(text)
+    if scheme := _SCHEME.match(text):
+        return _with_scheme(scheme.group(1).lower(), text[scheme.end() :], text)
+    if text in {".", ".."} or text.startswith(("/", "./", "../")) or is_path(text):
+        return _path(text, base_dir)
+    if text.startswith("~"):
+        return _path(_home(text), base_dir)
+    addresses.check_encodable(text)
+    if text.partition("/")[0].lower() in addresses.HUB_HOSTS:
+        return AdapterRef("hf", *addresses.hub_page(text, text))
+    if addresses.hub_words(text):
+        return AdapterRef("hf", *addresses.hub(text, text))
+    if text.strip("/").count("/") > 1:
+        return _path(text, base_dir)
+    raise UsageError(f"{text!r} is neither an existing path nor a repository on the Hub", hint=addresses.HINT)
+
+
+def override(ref: AdapterRef, *, revision: str | None = None, subfolder: str = "") -> AdapterRef:
+    """``ref`` at another revision, or at a folder inside it, as ``--revision`` and ``--subfolder`` ask.
+
+    Raises:
+        UsageError: it names another revision itself, its kind has none, or the folder leads out of it.
+    """
+    from lora_cli.core import addresses
+
+    if revision is not None:
+        if ref.scheme not in {"hf", "oci"}:
+            raise UsageError(f"{ref} has no revisions", hint="leave --revision out")
+        checked = addresses.revision if ref.scheme == "hf" else addresses.digest
+        ref = _at(ref, checked(revision, f"--revision {revision}"))
+    folder = addresses.subfolder(subfolder, f"--subfolder {subfolder}")
+    if not folder:
+        return ref
+    if ref.scheme == "hf":
+        addresses.check_owner(ref.location, folder, str(ref))
+        return replace(ref, subfolder=f"{ref.subfolder}/{folder}".lstrip("/"))
+    if ref.scheme == "oci":
+        raise UsageError(f"{ref} has no folders", hint="leave --subfolder out")
+    added = addresses.quoted(folder) if ref.scheme == "https" else folder
+    return replace(ref, location=f"{ref.location.rstrip('/')}/{added}")
+
+
+def _at(ref: AdapterRef, revision: str) -> AdapterRef:
+    if ref.revision not in {None, revision}:
+        raise UsageError(f"{ref} names another revision than {revision}", hint="say it once")
+    return replace(ref, revision=revision)
+
+
+def _with_scheme(scheme: str, rest: str, text: str) -> AdapterRef:
+    from lora_cli.core import addresses
+
+    if scheme == "file":
+        return _path(addresses.file_url(rest, text)[0], None)
+    addresses.check_encodable(text)
+    if scheme in {"http", "https"} and re.split("[/?#]", rest, maxsplit=1)[0].lower() in addresses.HUB_HOSTS:
+        return AdapterRef("hf", *addresses.hub_page(rest, text))
+    forms: Mapping[Scheme, Callable[[str, str], Parts]] = {
+        "hf": addresses.hub,
+        "s3": addresses.bucket,
+        "gs": addresses.bucket,
+        "https": addresses.web,
+        "oci": addresses.oci,
+    }
+    for name, form in forms.items():
+        if _ALIASES.get(scheme, scheme) == name:
+            return AdapterRef(name, *form(rest, text))
+    known = ", ".join(f"{name}://" for name in ("file", *forms))
+    raise UsageError(f"{addresses.without_secrets(text)}: {scheme}:// is not read", hint=f"known are {known}")
+
+
+def _path(text: str, base_dir: Path | None) -> AdapterRef:
+    """Made absolute without following links: ``..`` stays, because behind a link it means something else."""
+    path = (base_dir or Path()).absolute() / text
+    return AdapterRef("file", "/" + str(path).lstrip("/"))
+
+
+def _home(text: str) -> str:
+    try:
+        return str(Path(text).expanduser())
+    except RuntimeError as error:
+        raise UsageError(f"{text}: there is no such home folder", hint=f"write ./{text} for a file here") from error
+
+
+def _escaped(folder: str) -> str:
+    return folder.replace("%", "%25").replace("@", "%40")
