@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lora_cli.core.keys import Key
+from lora_cli.core.keys import PAIR_PARTS, Key
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.snapshot import RemoteFile
@@ -40,7 +40,8 @@ class Adapter:
 
     ``name`` is how the user called it. ``config`` is None when there is none or it cannot be read; then
     ``config_error`` says why (None for "no such file"). The same for ``tensors`` (by full name) and ``weights_error``.
-    ``weight_files`` are the files that ``tensors`` come from, in order. ``keys`` has one parsed name per tensor.
+    ``weight_files`` are the files that ``tensors`` come from, in order, even when they hold none or cannot be read.
+    ``keys`` has one parsed name per tensor.
     """
 
     name: str
@@ -53,3 +54,23 @@ class Adapter:
     keys: Mapping[str, Key]
     pairs: Mapping[str, LoraPair]
     metadata: Mapping[str, str]
+
+
+def pair_up(tensors: Mapping[str, TensorInfo], keys: Mapping[str, Key]) -> dict[str, LoraPair]:
+    """The A/B pairs by module path, in the order of their first tensor.
+
+    When two names mean the same factor (``lora_A.weight`` and ``lora_A.default.weight``), the canonical one counts.
+    An embedding's factors make a pair of their own only where the module has no linear ones.
+    """
+    factors: dict[str, dict[str, TensorInfo]] = {}
+    for name, key in sorted(keys.items(), key=lambda item: not item[1].canonical):
+        if key.part in PAIR_PARTS and name in tensors:
+            factors.setdefault(key.module, {}).setdefault(key.part, tensors[name])
+    order = dict.fromkeys(key.module for key in keys.values() if key.module in factors)
+    return {module: _pair(module, factors[module]) for module in order}
+
+
+def _pair(module: str, found: Mapping[str, TensorInfo]) -> LoraPair:
+    embedding = "lora_A" not in found and "lora_B" not in found
+    infix = "embedding_" if embedding else ""
+    return LoraPair(module, found.get(f"lora_{infix}A"), found.get(f"lora_{infix}B"), embedding)

@@ -1,0 +1,207 @@
+"""``adapter_config.json``, read: PEFT's ``LoraConfig`` under its own field names, and what does not fit it.
+
+Fields and defaults are those of PEFT 0.21 (``tuners/lora/config.py``, ``config.py``).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from lora_cli.core import parse
+from lora_cli.errors import FormatError
+
+CONFIG_FILE = "adapter_config.json"
+
+CONFIG_CAP = 8 << 20
+"""Bytes that a config may have: PEFT writes a list of every targeted module, which is far below this."""
+
+Names = tuple[str, ...]
+Sub = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LoraConfig:
+    """What the file says. A field that is absent, or has the wrong JSON type, holds PEFT's default.
+
+    ``mistyped`` keeps the raw values of fields with the wrong type, by name: nothing is coerced, so ``"r": "8"`` leaves
+    ``r`` at its default and stands here. ``unknown`` keeps what PEFT has no field for. ``given`` names every field that
+    the file has. ``duplicates`` are keys that stand twice in one object (the last one counts, as for PEFT).
+    A list is a tuple here. The nested configs of LoRA's variants (``kasa_config``…) are plain mappings.
+    """
+
+    task_type: str | None = None
+    peft_type: str | None = None
+    auto_mapping: Sub | None = None
+    peft_version: str | None = None
+    base_model_name_or_path: str | None = None
+    revision: str | None = None
+    inference_mode: bool = False
+    r: int = 8
+    target_modules: Names | str | None = None
+    exclude_modules: Names | str | None = None
+    lora_alpha: float = 8
+    lora_dropout: float = 0.0
+    fan_in_fan_out: bool = False
+    bias: str = "none"
+    use_rslora: bool = False
+    modules_to_save: Names | None = None
+    init_lora_weights: bool | str = True
+    layers_to_transform: tuple[int, ...] | int | None = None
+    layers_pattern: Names | str | None = None
+    rank_pattern: Mapping[str, int] = field(default_factory=dict)
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    megatron_config: Sub | None = None
+    megatron_core: str | None = "megatron.core"
+    trainable_token_indices: tuple[int, ...] | Mapping[str, tuple[int, ...]] | None = None
+    loftq_config: Sub | None = field(default_factory=dict)
+    eva_config: Sub | None = None
+    corda_config: Sub | None = None
+    lora_ga_config: Sub | None = None
+    use_dora: bool = False
+    velora_config: Sub | None = None
+    alora_invocation_tokens: tuple[int, ...] | None = None
+    use_qalora: bool = False
+    qalora_group_size: int = 16
+    monteclora_config: Sub | None = None
+    layer_replication: tuple[tuple[int, ...], ...] | None = None
+    runtime_config: Sub | None = None
+    lora_bias: bool = False
+    target_parameters: Names | None = None
+    use_bdlora: Sub | None = None
+    arrow_config: Sub | None = None
+    kasa_config: Sub | None = None
+    ensure_weight_tying: bool = False
+    unknown: Mapping[str, Any] = field(default_factory=dict)
+    mistyped: Mapping[str, Any] = field(default_factory=dict)
+    given: frozenset[str] = frozenset()
+    duplicates: Names = ()
+    file: str = CONFIG_FILE
+
+
+def _names_or_text(value: Any, where: str) -> Names | str:
+    return value if isinstance(value, str) else parse.list_of(parse.text)(value, where)
+
+
+def _integers_or_integer(value: Any, where: str) -> tuple[int, ...] | int:
+    return parse.integer(value, where) if isinstance(value, int) else parse.list_of(parse.integer)(value, where)
+
+
+def _token_indices(value: Any, where: str) -> tuple[int, ...] | Mapping[str, tuple[int, ...]]:
+    integers = parse.list_of(parse.integer)
+    return parse.map_of(integers)(value, where) if isinstance(value, Mapping) else integers(value, where)
+
+
+def _boolean_or_text(value: Any, where: str) -> bool | str:
+    return value if isinstance(value, str) else parse.boolean(value, where)
+
+
+def _ranges(value: Any, where: str) -> tuple[tuple[int, ...], ...]:
+    ranges = parse.list_of(parse.list_of(parse.integer))(value, where)
+    for i, one in enumerate(ranges):
+        if len(one) != 2:
+            raise FormatError(f"must be a pair [start, end), not {len(one)} numbers", where=f"{where}[{i}]")
+    return ranges
+
+
+_SUB = parse.optional(parse.mapping)
+_TEXT = parse.optional(parse.text)
+_NAMES = parse.optional(parse.list_of(parse.text))
+
+GETTERS: Mapping[str, Callable[[Any, str], Any]] = {
+    "task_type": _TEXT,
+    "peft_type": _TEXT,
+    "auto_mapping": _SUB,
+    "peft_version": _TEXT,
+    "base_model_name_or_path": _TEXT,
+    "revision": _TEXT,
+    "inference_mode": parse.boolean,
+    "r": parse.integer,
+    "target_modules": parse.optional(_names_or_text),
+    "exclude_modules": parse.optional(_names_or_text),
+    "lora_alpha": parse.number,
+    "lora_dropout": parse.number,
+    "fan_in_fan_out": parse.boolean,
+    "bias": parse.text,
+    "use_rslora": parse.boolean,
+    "modules_to_save": _NAMES,
+    "init_lora_weights": _boolean_or_text,
+    "layers_to_transform": parse.optional(_integers_or_integer),
+    "layers_pattern": parse.optional(_names_or_text),
+    "rank_pattern": parse.map_of(parse.integer),
+    "alpha_pattern": parse.map_of(parse.number),
+    "megatron_config": _SUB,
+    "megatron_core": _TEXT,
+    "trainable_token_indices": parse.optional(_token_indices),
+    "loftq_config": _SUB,
+    "eva_config": _SUB,
+    "corda_config": _SUB,
+    "lora_ga_config": _SUB,
+    "use_dora": parse.boolean,
+    "velora_config": _SUB,
+    "alora_invocation_tokens": parse.optional(parse.list_of(parse.integer)),
+    "use_qalora": parse.boolean,
+    "qalora_group_size": parse.integer,
+    "monteclora_config": _SUB,
+    "layer_replication": parse.optional(_ranges),
+    "runtime_config": _SUB,
+    "lora_bias": parse.boolean,
+    "target_parameters": _NAMES,
+    "use_bdlora": _SUB,
+    "arrow_config": _SUB,
+    "kasa_config": _SUB,
+    "ensure_weight_tying": parse.boolean,
+}
+"""The type of each of PEFT's fields."""
+
+OURS = frozenset({"unknown", "mistyped", "given", "duplicates", "file"})
+"""The fields of ``LoraConfig`` that are not PEFT's."""
+
+
+def parse_config(data: bytes | Mapping[str, Any], file: str = CONFIG_FILE) -> LoraConfig:
+    """Read an ``adapter_config.json`` of any PEFT version.
+
+    Only what cannot be read at all is an error; a field of the wrong type is kept in ``mistyped``, and whether it is
+    a LoRA at all (``peft_type``) is for the caller to judge.
+
+    Raises:
+        FormatError: more than ``CONFIG_CAP`` bytes, not UTF-8, not JSON, or not an object.
+    """
+    duplicates: list[str] = []
+    if isinstance(data, bytes):
+        if len(data) > CONFIG_CAP:
+            raise FormatError(f"{len(data)} bytes are more than a config can have ({CONFIG_CAP})", where=file)
+        raw = parse.json_object(data, file, duplicates=duplicates)
+    else:
+        raw = dict(data)
+    known: dict[str, Any] = {}
+    mistyped: dict[str, Any] = {}
+    for name, getter in GETTERS.items():
+        if name in raw:
+            try:
+                known[name] = getter(raw[name], f"{file}: {name}")
+            except FormatError:
+                mistyped[name] = raw[name]
+    return LoraConfig(
+        **known,
+        unknown={name: value for name, value in raw.items() if name not in GETTERS},
+        mistyped=mistyped,
+        given=frozenset(raw) & GETTERS.keys(),
+        duplicates=tuple(dict.fromkeys(duplicates)),
+        file=file,
+    )
+
+
+def type_error(config: LoraConfig, name: str) -> FormatError | None:
+    """What is wrong with the type of a field: "must be an integer, not a string", and where. None when nothing is."""
+    if name not in config.mistyped:
+        return None
+    try:
+        GETTERS[name](config.mistyped[name], f"{config.file}: {name}")
+    except FormatError as error:
+        return error
+    return None
+
+
+def peft_fields() -> tuple[str, ...]:
+    """The names of PEFT's fields, in order."""
+    return tuple(one.name for one in fields(LoraConfig) if one.name not in OURS)

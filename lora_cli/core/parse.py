@@ -1,0 +1,182 @@
+"""Typed getters over values from untrusted JSON and YAML. Nothing is coerced; an error says where.
+
+Every getter takes a value and ``where`` it stands ("adapter_config.json: r") and gives the value back with its type,
+or raises ``FormatError``. In JSON and YAML a boolean is never a number here, though Python says that it is.
+"""
+
+import difflib
+import json
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, TypeVar
+
+from lora_cli.errors import FormatError
+
+T = TypeVar("T")
+
+KINDS = {
+    dict: "an object",
+    list: "a list",
+    str: "a string",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a number",
+    type(None): "null",
+}
+
+
+def kind_of(value: Any) -> str:
+    """What a JSON value is, in words: ``"a string"``, ``"null"``."""
+    return KINDS.get(type(value), type(value).__name__)
+
+
+def shown(value: Any, limit: int = 60) -> str:
+    """A value as JSON for a message, on one line, cut to ``limit`` characters."""
+    text = json.dumps(value, default=str) if not isinstance(value, str) or value.isprintable() else ascii(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def text(value: Any, where: str) -> str:
+    """A string."""
+    if isinstance(value, str):
+        return value
+    raise _wrong("a string", value, where)
+
+
+def boolean(value: Any, where: str) -> bool:
+    """True or false."""
+    if isinstance(value, bool):
+        return value
+    raise _wrong("a boolean", value, where)
+
+
+def integer(value: Any, where: str, *, minimum: int | None = None, maximum: int | None = None) -> int:
+    """An integer (``8.0`` and ``true`` are none), within bounds when they are given."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise _wrong("an integer", value, where)
+    if minimum is not None and value < minimum:
+        raise FormatError(f"must be at least {minimum}, not {shown(value)}", where=where)
+    if maximum is not None and value > maximum:
+        raise FormatError(f"must be at most {maximum}, not {shown(value)}", where=where)
+    return value
+
+
+def number(value: Any, where: str) -> float:
+    """A finite number; an integer stays an integer."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise _wrong("a number", value, where)
+    if not math.isfinite(value):
+        raise FormatError(f"must be finite, not {value}", where=where)
+    return value
+
+
+def mapping(value: Any, where: str) -> dict[str, Any]:
+    """An object whose keys are all strings (YAML allows others)."""
+    if not isinstance(value, Mapping):
+        raise _wrong("an object", value, where)
+    for key in value:
+        text(key, f"{where}: the key {shown(key)}")
+    return dict(value)
+
+
+def sequence(value: Any, where: str) -> list[Any]:
+    """A list."""
+    if isinstance(value, list | tuple):
+        return list(value)
+    raise _wrong("a list", value, where)
+
+
+def list_of(item: Callable[[Any, str], T]) -> Callable[[Any, str], tuple[T, ...]]:
+    """A getter for a list whose every item passes ``item``."""
+
+    def getter(value: Any, where: str) -> tuple[T, ...]:
+        return tuple(item(one, f"{where}[{i}]") for i, one in enumerate(sequence(value, where)))
+
+    return getter
+
+
+def map_of(item: Callable[[Any, str], T]) -> Callable[[Any, str], dict[str, T]]:
+    """A getter for an object whose every value passes ``item``; the order is kept."""
+
+    def getter(value: Any, where: str) -> dict[str, T]:
+        return {key: item(one, f"{where}[{shown(key)}]") for key, one in mapping(value, where).items()}
+
+    return getter
+
+
+def optional(item: Callable[[Any, str], T]) -> Callable[[Any, str], T | None]:
+    """A getter that lets null through."""
+
+    def getter(value: Any, where: str) -> T | None:
+        return None if value is None else item(value, where)
+
+    return getter
+
+
+def one_of(choices: Collection[str]) -> Callable[[Any, str], str]:
+    """A getter for a string out of ``choices``; the error names the nearest."""
+
+    def getter(value: Any, where: str) -> str:
+        chosen = text(value, where)
+        if chosen not in choices:
+            names = ", ".join(choices)
+            raise FormatError(f"{shown(chosen)} is none of {names}", where=where, hint=did_you_mean(chosen, choices))
+        return chosen
+
+    return getter
+
+
+def required(fields: Mapping[str, Any], key: str, where: str) -> Any:
+    """The value under ``key``, or an error that names what is missing."""
+    if key not in fields:
+        raise FormatError(f"{key} is missing", where=where)
+    return fields[key]
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that ``word`` was probably meant to be, or None."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)), None)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint for a mistyped word, or an empty string."""
+    close = nearest(word, known)
+    return f"did you mean {close}?" if close else ""
+
+
+def json_value(data: bytes, where: str, *, duplicates: list[str] | None = None) -> Any:
+    """Any JSON value as Python's own reader gives it: UTF-8, of duplicate keys the last one wins.
+
+    ``duplicates``, when given, collects the keys that stand twice in one object.
+
+    Raises:
+        FormatError: not UTF-8, not JSON, nested too deep, or a number with thousands of digits.
+    """
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        seen = dict(items)
+        if duplicates is not None and len(seen) < len(items):
+            names = [key for key, _ in items]
+            duplicates.extend(key for key in seen if names.count(key) > 1)
+        return seen
+
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=pairs)
+    except UnicodeDecodeError as error:
+        raise FormatError(f"not UTF-8 at byte {error.start}", where=where) from error
+    except json.JSONDecodeError as error:
+        at = f"line {error.lineno} column {error.colno}"
+        raise FormatError(f"not JSON: {error.msg} at {at}", where=where) from error
+    except ValueError as error:
+        raise FormatError("not JSON that can be used: a number is too long", where=where) from error
+    except RecursionError as error:
+        raise FormatError("not JSON that can be used: nested too deep", where=where) from error
+
+
+def json_object(data: bytes, where: str, *, duplicates: list[str] | None = None) -> dict[str, Any]:
+    """A JSON object; see ``json_value``."""
+    return mapping(json_value(data, where, duplicates=duplicates), where)
+
+
+def _wrong(wanted: str, value: Any, where: str) -> FormatError:
+    return FormatError(f"must be {wanted}, not {kind_of(value)}: {shown(value)}", where=where)
