@@ -1,0 +1,140 @@
+"""Typed getters over the nodes of a document; every error names file, line, key, and the nearest known key."""
+
+import re
+from collections.abc import Collection, Mapping
+
+from lora_cli.core.document import Node, wrong
+from lora_cli.core.nearest import did_you_mean, nearest
+from lora_cli.core.units import parse_size, shown
+from lora_cli.errors import UsageError
+
+API_VERSION = "lora-cli/v1"
+LARGEST_INT = 10**15
+
+_KINDS = {"mapping": "a mapping", "sequence": "a list"}
+
+
+def fields(node: Node, known: Collection[str], required: Collection[str] = ()) -> Mapping[str, Node]:
+    """The entries of a mapping that has only ``known`` keys and all ``required`` ones.
+
+    Raises:
+        UsageError: no mapping, an unknown key (with the nearest known one), or a missing key.
+    """
+    if node.kind != "mapping":
+        raise wrong(node, f"this is {kind_of(node)}, and must be a mapping", hint=f"known keys: {', '.join(known)}")
+    for key in node.entries:
+        if key not in known:
+            path = f"{node.path}.{key}" if node.trail else key
+            raise UsageError(f"{node.file}:{node.key_lines[key]}: {path}: unknown key", hint=did_you_mean(key, known))
+    for key in required:
+        if key not in node.entries:
+            raise wrong(node, f"the key {key} is missing")
+    return node.entries
+
+
+def head(node: Node, kind: str, known: Collection[str], required: Collection[str] = ()) -> Mapping[str, Node]:
+    """The entries of a whole document of ours: ``apiVersion`` and ``kind`` are checked before any other key.
+
+    Raises:
+        UsageError: another version or kind, or what ``fields`` raises.
+    """
+    if node.kind == "mapping":
+        for key, value in (("apiVersion", API_VERSION), ("kind", kind)):
+            if key in node.entries:
+                choice(node.entries[key], (value,))
+    return fields(node, ("apiVersion", "kind", *known), ("apiVersion", "kind", *required))
+
+
+def text(node: Node, pattern: str = r".+", what: str = "text") -> str:
+    """A string that matches ``pattern`` as a whole; ``what`` describes it.
+
+    A word that YAML may read as a number, a boolean or null is refused: the next tool would read something else.
+    """
+    if node.kind == "scalar" and node.scalar is not None and not isinstance(node.scalar, str):
+        raise wrong(node, f"{node.text[:60]} is {kind_of(node)} here", hint=f'quote it: "{node.text[:60]}"')
+    if not isinstance(node.scalar, str):
+        raise wrong(node, f"this is {kind_of(node)}, and must be {what}")
+    if not re.fullmatch(pattern, node.scalar, re.ASCII):
+        raise wrong(node, f"{shown(node.scalar)} is not {what}")
+    return node.scalar
+
+
+def version(node: Node) -> str:
+    """A version, quoted or not: the text counts, so that ``0.30`` stays ``0.30``."""
+    if (
+        node.kind != "scalar"
+        or isinstance(node.scalar, bool)
+        or not re.fullmatch(r"\d[\w.+-]{0,63}", node.text, re.ASCII)
+    ):
+        raise wrong(node, f"{shown(node.text)} is not a version" if node.text else "this is not a version")
+    return node.text
+
+
+def secret_free(node: Node, pattern: str, what: str) -> str:
+    """As ``text``, but the value is never repeated in an error: people put secrets where names of secrets belong."""
+    if not isinstance(node.scalar, str) or not re.fullmatch(pattern, node.scalar, re.ASCII):
+        raise wrong(node, f"this is not {what}")
+    return node.scalar
+
+
+def choice(node: Node, known: Collection[str]) -> str:
+    """One word of ``known``."""
+    word = text(node)
+    if word not in known:
+        close = nearest(word, known)
+        hint = f"did you mean {close}?" if close and len(known) > 1 else ""
+        raise wrong(node, f"{shown(word)} is not {' or '.join(known)}", hint=hint)
+    return word
+
+
+def boolean(node: Node) -> bool:
+    """True or false, unquoted."""
+    if not isinstance(node.scalar, bool):
+        raise wrong(node, f"this is {kind_of(node)}, and must be true or false")
+    return node.scalar
+
+
+def integer(node: Node, lowest: int = 0, highest: int = LARGEST_INT) -> int:
+    """A whole number in range, unquoted."""
+    if not isinstance(node.scalar, int) or isinstance(node.scalar, bool) or not lowest <= node.scalar <= highest:
+        raise wrong(node, f"{_value(node)} is not a whole number from {lowest} to {highest}")
+    return node.scalar
+
+
+def size(node: Node) -> int:
+    """Bytes, as a number or as ``2GiB``."""
+    if not isinstance(node.scalar, int | str) or isinstance(node.scalar, bool):
+        raise wrong(node, f"this is {kind_of(node)}, and must be a size such as 2GiB")
+    try:
+        return parse_size(node.scalar)
+    except ValueError as error:
+        raise wrong(node, str(error)) from error
+
+
+def items(node: Node) -> tuple[Node, ...]:
+    """The members of a list."""
+    if node.kind != "sequence":
+        raise wrong(node, f"this is {kind_of(node)}, and must be a list")
+    return node.items
+
+
+def texts(node: Node, pattern: str = r".+", what: str = "text") -> tuple[str, ...]:
+    """A list of strings."""
+    return tuple(text(member, pattern, what) for member in items(node))
+
+
+def kind_of(node: Node) -> str:
+    """What a node is, in words: ``a list``, ``a number``, ``empty``."""
+    if node.kind != "scalar":
+        return _KINDS[node.kind]
+    if node.scalar is None:
+        return "empty"
+    if isinstance(node.scalar, bool):
+        return "a boolean"
+    return "text" if isinstance(node.scalar, str) else "a number"
+
+
+def _value(node: Node) -> str:
+    return (
+        shown(node.scalar) if node.kind == "scalar" and node.scalar is not None else f"this is {kind_of(node)}, which"
+    )

@@ -1,0 +1,141 @@
+"""``Lock``: what a manifest meant at one moment, file by file, in bytes that are the same on every machine."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from lora_cli.core.document import Node, parse_document, wrong
+from lora_cli.core.fields import API_VERSION, LARGEST_INT, fields, head, integer, items, text
+from lora_cli.core.manifest import NAME, NAME_IN_WORDS, AdapterSet
+from lora_cli.core.policy import SHA256
+from lora_cli.core.snapshot import Blob, snapshot_digest
+
+KIND = "AdapterSetLock"
+_SHA256_IN_WORDS = "a sha256: 64 hexadecimal digits in lower case"
+_LINE = r"[^\x00-\x1f\x7f\ud800-\udfff]{1,4096}"
+
+
+@dataclass(frozen=True, slots=True)
+class LockedAdapter:
+    """One adapter, pinned.
+
+    ``source`` is as the manifest writes it. ``revision`` is the origin's immutable id (a commit); it is empty where the
+    origin has none that another machine could check (a local folder). ``files`` maps POSIX paths to blobs.
+    """
+
+    name: str
+    source: str
+    revision: str
+    files: Mapping[str, Blob]
+
+    @property
+    def digest(self) -> str:
+        """The snapshot's name."""
+        return snapshot_digest(self.files.items())
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(blob.size for blob in self.files.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """All adapters of a manifest, pinned."""
+
+    adapters: tuple[LockedAdapter, ...]
+
+    def adapter(self, name: str) -> LockedAdapter | None:
+        """The one of that name, or None."""
+        return next((adapter for adapter in self.adapters if adapter.name == name), None)
+
+
+def dump_lock(lock: Lock) -> str:
+    """The lock as YAML: adapters by name, files by path, so that equal locks are equal bytes and diffs are readable."""
+    lines = [f"apiVersion: {API_VERSION}", f"kind: {KIND}"]
+    adapters = sorted(lock.adapters, key=lambda adapter: adapter.name)
+    lines.append("adapters:" if adapters else "adapters: []")
+    for adapter in adapters:
+        lines += [f"  - name: {_quoted(adapter.name)}", f"    source: {_quoted(adapter.source)}"]
+        lines += [f"    revision: {_quoted(adapter.revision)}", f"    digest: {_quoted(adapter.digest)}", "    files:"]
+        for path, blob in sorted(adapter.files.items()):
+            lines.append(f"      - path: {_quoted(path)}")
+            lines += [f"        size: {blob.size}", f"        sha256: {_quoted(blob.sha256)}"]
+    return "\n".join(lines) + "\n"
+
+
+def load_lock(document: str, where: str) -> Lock:
+    """The lock in ``document``; strict: every key must be there, names and paths are unique and safe, digests agree.
+
+    Raises:
+        UsageError: with file, line and key.
+    """
+    entries = head(parse_document(document, where), KIND, ("adapters",), ("adapters",))
+    adapters: dict[str, LockedAdapter] = {}
+    for member in items(entries["adapters"]):
+        adapter = _adapter(member)
+        if adapter.name in adapters:
+            raise wrong(member, f"{adapter.name} is locked twice")
+        adapters[adapter.name] = adapter
+    return Lock(tuple(adapters.values()))
+
+
+def drift(adapter_set: AdapterSet, lock: Lock) -> Iterator[str]:
+    """Where a manifest and its lock disagree, one sentence each: missing, left over, another source, another digest."""
+    for entry in adapter_set.adapters:
+        locked = lock.adapter(entry.name)
+        if locked is None:
+            yield f"{entry.name} is not locked"
+        elif locked.source != entry.written:
+            yield f"{entry.name} is locked for {locked.source}, and the manifest has {entry.written}"
+        elif entry.sha256 is not None and locked.digest != entry.sha256:
+            yield f"{entry.name} is locked at {locked.digest}, and the manifest demands {entry.sha256}"
+    names = {entry.name for entry in adapter_set.adapters}
+    for locked in lock.adapters:
+        if locked.name not in names:
+            yield f"{locked.name} is locked, and not in the manifest"
+
+
+def _adapter(node: Node) -> LockedAdapter:
+    keys = ("name", "source", "revision", "digest", "files")
+    entries = fields(node, keys, keys)
+    files: dict[str, Blob] = {}
+    members = items(entries["files"])
+    if not members:
+        raise wrong(entries["files"], "an adapter has at least one file")
+    for member in members:
+        path, blob = _file(member)
+        if path in files:
+            raise wrong(member, f"{path} stands twice")
+        files[path] = blob
+    adapter = LockedAdapter(
+        name=text(entries["name"], NAME, NAME_IN_WORDS),
+        source=text(entries["source"], _LINE, "a reference"),
+        revision=text(entries["revision"], rf"({_LINE})?", "a revision"),
+        files=files,
+    )
+    if text(entries["digest"], SHA256, _SHA256_IN_WORDS) != adapter.digest:
+        hint = "the lock was edited: write it anew with lora-cli fetch --upgrade"
+        raise wrong(entries["digest"], f"the files make the digest {adapter.digest}", hint=hint)
+    return adapter
+
+
+def _file(node: Node) -> tuple[str, Blob]:
+    keys = ("path", "size", "sha256")
+    entries = fields(node, keys, keys)
+    path = text(entries["path"], _LINE, "a path")
+    if path.startswith("/") or "\\" in path or any(part in {"", ".", ".."} for part in path.split("/")):
+        raise wrong(entries["path"], f"{path[:60]!r} is not a relative POSIX path inside the adapter")
+    return path, Blob(text(entries["sha256"], SHA256, _SHA256_IN_WORDS), integer(entries["size"], 0, LARGEST_INT))
+
+
+def _quoted(value: str) -> str:
+    """A double-quoted YAML string on one line, in ASCII: every YAML version reads it alike."""
+    return '"' + "".join(_escaped(char) for char in value) + '"'
+
+
+def _escaped(char: str) -> str:
+    if char in '"\\':
+        return "\\" + char
+    if " " <= char <= "~":
+        return char
+    return f"\\u{ord(char):04x}" if ord(char) < 0x10000 else f"\\U{ord(char):08x}"

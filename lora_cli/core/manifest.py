@@ -1,0 +1,178 @@
+"""``AdapterSet``: which adapters, for which base, under which policy; and the YAML that says so."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_cli.core.document import Node, parse_document, wrong
+from lora_cli.core.fields import boolean, fields, head, integer, items, secret_free, text, version
+from lora_cli.core.policy import SHA256, Policy, covers, policy_from, source_glob
+from lora_cli.core.reference import AdapterRef, parse
+from lora_cli.errors import UsageError
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+NAME_IN_WORDS = "a name: letters, digits, dots, - and _, at most 128, a letter or digit first"
+ENGINE_NAME = r"[a-z][a-z0-9_-]{0,31}"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """The engine that the set is for, and its limits in that engine's own words; None for what is not said."""
+
+    name: str
+    version: str | None = None
+    max_lora_rank: int | None = None
+    max_loras: int | None = None
+    max_cpu_loras: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRule:
+    """How to reach the sources that the glob ``match`` covers. Names of secrets, never values.
+
+    ``profile`` is a profile of the cloud's own credentials file, ``token_env`` the environment variable with a token.
+    """
+
+    match: str
+    endpoint_url: str | None = None
+    profile: str | None = None
+    token_env: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterEntry:
+    """One adapter of the set.
+
+    ``name`` is unique and safe as a path component. ``source`` is parsed, relative paths from the manifest's folder;
+    ``written`` is how the manifest has it. ``sha256`` is the snapshot digest that it must have, ``pinned`` keeps it in
+    the GPU tier. ``at`` is ``file:line``, for messages.
+    """
+
+    name: str
+    source: AdapterRef
+    written: str
+    sha256: str | None = None
+    pinned: bool = False
+    at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterSet:
+    """A manifest, parsed. ``base`` is None when it names none; ``file`` is what errors call it."""
+
+    file: str
+    base: AdapterRef | None
+    engine: EngineSpec | None
+    policy: Policy
+    sources: tuple[SourceRule, ...]
+    adapters: tuple[AdapterEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """Where a manifest stands: what relative references mean."""
+
+    base_dir: Path
+    is_path: Callable[[str], bool]
+
+
+def load_manifest(text: str, where: str, *, is_path: Callable[[str], bool], base_dir: Path | None = None) -> AdapterSet:
+    """The adapter set in ``text``; ``where`` is what errors call the file.
+
+    ``is_path`` says whether a reference, as it is written, exists as a path seen from ``base_dir`` (None: the folder of
+    ``where``), from which all relative paths are taken.
+
+    Raises:
+        UsageError: with file, line, key, and the nearest known key.
+    """
+    origin = _Origin(base_dir if base_dir is not None else Path(where).parent, is_path)
+    known = ("base", "engine", "policy", "sources", "adapters")
+    root = parse_document(text, where)
+    entries = head(root, "AdapterSet", known, ("adapters",))
+    adapters = tuple(_adapters(entries["adapters"], origin))
+    engine = _engine(entries["engine"]) if "engine" in entries else None
+    pinned = sum(adapter.pinned for adapter in adapters)
+    if engine and engine.max_loras is not None and pinned > engine.max_loras:
+        raise wrong(entries["engine"], f"{pinned} adapters are pinned, and max_loras is {engine.max_loras}")
+    return AdapterSet(
+        file=where,
+        base=_reference(entries["base"], origin) if "base" in entries else None,
+        engine=engine,
+        policy=policy_from(entries["policy"], origin.base_dir) if "policy" in entries else Policy(),
+        sources=tuple(_source_rules(entries["sources"], origin)) if "sources" in entries else (),
+        adapters=adapters,
+    )
+
+
+def source_rule(adapter_set: AdapterSet, ref: AdapterRef) -> SourceRule | None:
+    """The first of the set's source rules that covers ``ref``, or None."""
+    return next((rule for rule in adapter_set.sources if covers(rule.match, ref)), None)
+
+
+def _adapters(node: Node, origin: _Origin) -> Iterator[AdapterEntry]:
+    first: dict[str, int] = {}
+    members = items(node)
+    if not members:
+        raise wrong(node, "the list is empty", hint="name at least one adapter")
+    for member in members:
+        entries = fields(member, ("name", "source", "sha256", "pinned"), ("name", "source"))
+        name = text(entries["name"], NAME, NAME_IN_WORDS)
+        if name in first:
+            raise wrong(entries["name"], f"{name} is the name of the adapter in line {first[name]} already")
+        first[name] = entries["name"].line
+        yield AdapterEntry(
+            name=name,
+            source=_reference(entries["source"], origin),
+            written=text(entries["source"]),
+            sha256=_sha256(entries),
+            pinned=boolean(entries["pinned"]) if "pinned" in entries else False,
+            at=f"{member.file}:{member.line}",
+        )
+
+
+def _sha256(entries: Mapping[str, Node]) -> str | None:
+    if "sha256" not in entries:
+        return None
+    return text(entries["sha256"], SHA256, "a sha256: 64 hexadecimal digits in lower case")
+
+
+def _reference(node: Node, origin: _Origin) -> AdapterRef:
+    written = text(node)
+    try:
+        return parse(written, is_path=origin.is_path, base_dir=origin.base_dir)
+    except UsageError as error:
+        raise wrong(node, error.message, hint=error.hint) from error
+
+
+def _engine(node: Node) -> EngineSpec:
+    limits = ("max_lora_rank", "max_loras", "max_cpu_loras")
+    entries = fields(node, ("name", "version", *limits), ("name",))
+    engine = EngineSpec(
+        name=text(entries["name"], ENGINE_NAME, "the name of an engine"),
+        version=version(entries["version"]) if "version" in entries else None,
+        **{limit: integer(entries[limit], 1, 100_000) for limit in limits if limit in entries},
+    )
+    if engine.max_loras and engine.max_cpu_loras and engine.max_cpu_loras < engine.max_loras:
+        raise wrong(
+            entries["max_cpu_loras"], f"{engine.max_cpu_loras} is less than max_loras, which is {engine.max_loras}"
+        )
+    return engine
+
+
+def _source_rules(node: Node, origin: _Origin) -> Iterator[SourceRule]:
+    for member in items(node):
+        entries = fields(member, ("match", "endpoint_url", "profile", "token_env"), ("match",))
+        yield SourceRule(
+            match=source_glob(text(entries["match"]), origin.base_dir),
+            **{key: secret_free(entries[key], *_SECRET_FREE[key]) for key in _SECRET_FREE if key in entries},
+        )
+
+
+_SECRET_FREE = {
+    "endpoint_url": (
+        r"https?://[^\s/?#@]+(/[^\s?#@]*)?",
+        "an address without user, query or fragment: https://HOST[/PATH]",
+    ),
+    "profile": (r"[A-Za-z0-9][A-Za-z0-9._ -]{0,63}", "the name of a profile"),
+    "token_env": (r"[A-Z_][A-Z0-9_]{0,63}", "the name of an environment variable, such as ACME_TOKEN"),
+}

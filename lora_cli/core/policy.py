@@ -1,0 +1,211 @@
+"""What an operator allows: sources, hosts, formats, sizes, digests and pins. Parsed once, asked by ``violations``."""
+
+import posixpath
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from lora_cli.core.document import Node, parse_document
+from lora_cli.core.fields import boolean, choice, fields, head, items, size, text, texts
+from lora_cli.core.reference import AdapterRef
+from lora_cli.core.snapshot import RemoteFile
+
+SHA256 = r"[0-9a-f]{64}"
+FORMATS = ("safetensors", "pickle", "gguf")
+_FORMAT_OF = {
+    ".safetensors": "safetensors",
+    ".gguf": "gguf",
+    **dict.fromkeys((".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"), "pickle"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What is allowed. An ``allow_*`` of None allows everything, an empty one nothing; a ``deny_*`` wins over it.
+
+    Sources are globs over canonical references without the revision (``hf://acme/*``, ``s3://bucket/team/*``), or with
+    it when the glob has an ``@``; ``*`` crosses ``/``, and what lies below a match matches. Hosts are globs over host
+    names. ``allow_formats`` are of ``FORMATS``. ``max_bytes`` is for an adapter, ``max_file_bytes`` for one file.
+    ``require_pinned``: a commit or a digest, never a branch. ``require_sha256``: the snapshot digest must be known
+    before. ``allow_sha256`` and ``deny_sha256`` are snapshot digests.
+    """
+
+    allow_sources: tuple[str, ...] | None = None
+    deny_sources: tuple[str, ...] = ()
+    allow_hosts: tuple[str, ...] | None = None
+    deny_hosts: tuple[str, ...] = ()
+    allow_formats: tuple[str, ...] | None = None
+    max_bytes: int | None = None
+    max_file_bytes: int | None = None
+    require_pinned: bool = False
+    require_sha256: bool = False
+    allow_sha256: tuple[str, ...] | None = None
+    deny_sha256: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One rule of a policy that one adapter breaks: its key, what is so, and what mends it."""
+
+    rule: str
+    message: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"policy {self.rule}: {self.message}"
+
+
+def load_policy(text: str, where: str, *, base_dir: Path | None = None) -> Policy:
+    """The policy in a file of its own (``kind: Policy``). Relative globs are relative to ``base_dir``.
+
+    Raises:
+        UsageError: with file, line, key, and the nearest known key.
+    """
+    entries = head(parse_document(text, where), "Policy", _GETTERS)
+    return _policy(entries, base_dir or Path())
+
+
+def policy_from(node: Node, base_dir: Path) -> Policy:
+    """The policy under a manifest's ``policy`` key; raises as ``load_policy``."""
+    return _policy(fields(node, _GETTERS), base_dir)
+
+
+def violations(
+    policy: Policy,
+    ref: AdapterRef,
+    *,
+    sha256: str | None = None,
+    host: str | None = None,
+    files: Iterable[RemoteFile] | None = None,
+    digest: str | None = None,
+) -> tuple[Violation, ...]:
+    """What ``policy`` has against one adapter, as far as is known; asked again when more is known.
+
+    ``sha256`` is the snapshot digest that a manifest or lock demands, ``host`` the one that bytes come from (None: from
+    this machine), ``files`` what would be fetched, ``digest`` the snapshot digest that it turned out to have.
+    What is None is not judged, but a demanded ``sha256`` of None is none.
+    """
+    found = [*_source(policy, ref), *_pins(policy, ref, sha256)]
+    if host is not None:
+        found += _host(policy, host)
+    if files is not None:
+        found += _files(policy, tuple(files))
+    if digest is not None:
+        found += _digest(policy, digest)
+    return tuple(found)
+
+
+def _source(policy: Policy, ref: AdapterRef) -> Iterator[Violation]:
+    for glob in policy.deny_sources:
+        if covers(glob, ref, either=True):
+            yield Violation("deny_sources", f"{ref} matches {glob}")
+    if policy.allow_sources is None:
+        return
+    if ref.scheme != "file" and ".." in unquote(ref.location).split("/"):
+        # Some servers would follow it out of the folder that a glob allows.
+        yield Violation("allow_sources", f"{ref} has .. in its path", "write the path without it")
+    elif not any(covers(glob, ref) for glob in policy.allow_sources):
+        yield Violation("allow_sources", f"{ref} matches none of {', '.join(policy.allow_sources) or 'no sources'}")
+
+
+def covers(glob: str, ref: AdapterRef, *, either: bool = False) -> bool:
+    """Whether a glob covers a reference or a folder above it. ``either``: with or without the revision, both count."""
+    plain, full = str(replace(ref, revision=None)), str(ref)
+    if ref.scheme == "file":
+        plain = full = "file://" + posixpath.normpath(ref.location)
+    names = [plain, full] if either else [full if "@" in glob else plain]
+    globs = [glob] if "@" in glob else [glob, glob.rstrip("/") + "/*"]
+    if ref.scheme == "hf":
+        # The Hub takes ACME/x for acme/x; a policy that did not would be walked around.
+        names, globs = [name.casefold() for name in names], [one.casefold() for one in globs]
+    return any(fnmatchcase(name, one) for name in names for one in globs)
+
+
+def _host(policy: Policy, host: str) -> Iterator[Violation]:
+    name = host.casefold().rstrip(".")
+    for glob in policy.deny_hosts:
+        if fnmatchcase(name, glob.casefold()):
+            yield Violation("deny_hosts", f"{host} matches {glob}")
+    if policy.allow_hosts is not None and not any(fnmatchcase(name, glob.casefold()) for glob in policy.allow_hosts):
+        yield Violation("allow_hosts", f"{host} matches none of {', '.join(policy.allow_hosts) or 'no hosts'}")
+
+
+def _pins(policy: Policy, ref: AdapterRef, sha256: str | None) -> Iterator[Violation]:
+    if policy.require_sha256 and sha256 is None:
+        yield Violation(
+            "require_sha256", f"no sha256 is given for {ref}", "write its sha256 in the manifest, or use a lock"
+        )
+    if policy.require_pinned and sha256 is None and not ref.pinned:
+        yield Violation(
+            "require_pinned", f"{ref} can mean something else tomorrow", "add @COMMIT, or its sha256 in the manifest"
+        )
+
+
+def _files(policy: Policy, files: tuple[RemoteFile, ...]) -> Iterator[Violation]:
+    for file in files:
+        kind = format_of(file.path)
+        if kind and policy.allow_formats is not None and kind not in policy.allow_formats:
+            allowed = ", ".join(policy.allow_formats) or "no format"
+            yield Violation("allow_formats", f"{file.path} is {kind}; allowed: {allowed}")
+        if policy.max_file_bytes is not None and (file.size or 0) > policy.max_file_bytes:
+            yield Violation("max_file_bytes", f"{file.path} has {file.size} bytes, over {policy.max_file_bytes}")
+    total = sum(file.size or 0 for file in files)
+    if policy.max_bytes is not None and total > policy.max_bytes:
+        yield Violation("max_bytes", f"the adapter has {total} bytes, over {policy.max_bytes}")
+
+
+def _digest(policy: Policy, digest: str) -> Iterator[Violation]:
+    if digest in policy.deny_sha256:
+        yield Violation("deny_sha256", f"the snapshot {digest} is denied")
+    if policy.allow_sha256 is not None and digest not in policy.allow_sha256:
+        yield Violation("allow_sha256", f"the snapshot {digest} is not among those allowed")
+
+
+def format_of(path: str) -> str | None:
+    """The weight format that a file's name promises, one of ``FORMATS``; None for a file that is not weights."""
+    return _FORMAT_OF.get(posixpath.splitext(path)[1].lower())
+
+
+def _policy(entries: Mapping[str, Node], base_dir: Path) -> Policy:
+    return Policy(**{key: _GETTERS[key](node, base_dir) for key, node in entries.items() if key in _GETTERS})
+
+
+def _source_globs(node: Node, base_dir: Path) -> tuple[str, ...]:
+    return tuple(source_glob(text(member), base_dir) for member in items(node))
+
+
+def source_glob(glob: str, base_dir: Path) -> str:
+    """A glob over canonical references: ``./x/*`` and ``/x`` are files, ``org/*`` is on the Hub."""
+    if "://" in glob:
+        return glob
+    if glob.startswith(("./", "../", "/")) or glob in {".", ".."}:
+        return "file://" + posixpath.normpath(posixpath.join(base_dir.absolute(), glob))
+    return "hf://" + glob
+
+
+def _hosts(node: Node, _: Path) -> tuple[str, ...]:
+    return texts(
+        node, r"[A-Za-z0-9*?_.:\[\]-]{1,253}", "a host name or a glob over host names, without scheme and port"
+    )
+
+
+def _digests(node: Node, _: Path) -> tuple[str, ...]:
+    return texts(node, SHA256, "a sha256: 64 hexadecimal digits in lower case")
+
+
+_GETTERS: Mapping[str, Callable[[Node, Path], Any]] = {
+    "allow_sources": _source_globs,
+    "deny_sources": _source_globs,
+    "allow_hosts": _hosts,
+    "deny_hosts": _hosts,
+    "allow_formats": lambda node, _: tuple(choice(member, FORMATS) for member in items(node)),
+    "max_bytes": lambda node, _: size(node),
+    "max_file_bytes": lambda node, _: size(node),
+    "require_pinned": lambda node, _: boolean(node),
+    "require_sha256": lambda node, _: boolean(node),
+    "allow_sha256": _digests,
+    "deny_sha256": _digests,
+}
