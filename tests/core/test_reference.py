@@ -1,5 +1,6 @@
 """A reference, in every way that users write one."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -215,10 +216,11 @@ def test_flags_that_do_not_fit_the_reference_are_refused(text: str, revision: st
 
 FOLDER = st.lists(st.text(min_size=1, max_size=8).filter(lambda s: "/" not in s), max_size=3).map("/".join)
 REPOSITORY = st.from_regex(r"[a-z0-9_][a-z0-9]{0,5}/[A-Za-z0-9_]{1,6}", fullmatch=True)
-PIECES = (
+PIECES = re.findall(
+    r"\S+",
     "hf:// s3:// gs:// https:// file:// oci:// huggingface.co org name tree blob main sub "
-    "/ / / / @ @ : % %40 %2F %25 ~ . .. ? # é -"
-).split()
+    "/ / / / @ @ : % %40 %2F %25 ~ . .. ? # é -",
+)
 WORDS = st.lists(st.sampled_from([*PIECES, COMMIT, DIGEST, " "]), max_size=12).map("".join)
 
 

@@ -1,0 +1,199 @@
+"""Adapters in folders of this machine, network file systems included. Read in place; a change is noticed."""
+
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from lora_cli.core.reference import AdapterRef
+from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.errors import Corrupt, LoraCliError, MachineError, NotFound, Refused, UsageError
+from lora_cli.settings import Settings
+
+MOST_ENTRIES = 10_000
+CHUNK = 1 << 20
+# A file that was written in this clock tick could be written again without its times telling.
+TICK_S = 0.02
+# A folder of such a name stands where a file is expected.
+FILE_SUFFIXES = (".json", ".safetensors", ".bin", ".pt")
+
+
+def exists(base_dir: Path | None = None) -> Callable[[str], bool]:
+    """What ``core.reference.parse`` asks: whether a word names something in ``base_dir`` (None: the working directory).
+
+    A link that leads nowhere exists: it is the user's path, and what is wrong with it is said later.
+    """
+    return lambda text: os.path.lexists((base_dir or Path()) / text)
+
+
+class LocalSource:
+    """A folder as a source. Its revision is a fingerprint of names, sizes, inodes and times of change.
+
+    Folders that begin with a dot are left out. A link is followed inside the folder, and from a snapshot of the Hub's
+    own cache to that cache's blobs; any other link, and whatever is no plain file, is listed with its ``defect``.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        """Takes the settings as every source does; none of them concerns a folder."""
+
+    def resolve(self, ref: AdapterRef) -> Revision:
+        """The files below the folder that ``ref`` names, at this moment.
+
+        Raises:
+            NotFound: there is no such path.
+            UsageError: it is a file.
+            Refused: there are over 10 000 entries.
+            MachineError: this user may not look.
+        """
+        root = Path(ref.location)
+        try:
+            _check_root(root)
+            files = tuple(sorted(_files(root), key=lambda file: file.path))
+        except OSError as error:
+            raise _translated(error, root) from error
+        lines = "".join(f"{file.locator} {file.defect} {file.path}\n" for file in files)
+        return Revision(ref, hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest(), files)
+
+    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
+        """Bytes ``start`` to ``stop`` of the file as it was when it was listed, in chunks of at most 1 MiB.
+
+        Raises:
+            Corrupt: it has changed, or is gone.
+            MachineError: this user may not read it.
+        """
+        path = Path(revision.ref.location, file.path)
+        if file.defect:
+            raise Corrupt(f"{path} {file.defect}")
+        try:
+            # Without O_NONBLOCK the open itself would wait for ever where a FIFO took the file's place.
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise _translated(error, path, listed=True) from error
+        try:
+            yield from _chunks(descriptor, path, file, start, stop)
+        except OSError as error:
+            raise _translated(error, path, listed=True) from error
+        finally:
+            os.close(descriptor)
+
+
+def _chunks(descriptor: int, path: Path, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
+    """The range, with the fingerprint compared before the first byte and after the last one."""
+    size = _check_unchanged(descriptor, path, file)
+    end = size if stop is None else min(stop, size)
+    while start < end:
+        chunk = os.pread(descriptor, min(CHUNK, end - start), start)
+        if not chunk:
+            break
+        start += len(chunk)
+        if start >= end:
+            _check_unchanged(descriptor, path, file)
+        yield chunk
+    _check_unchanged(descriptor, path, file)
+
+
+def _check_unchanged(descriptor: int, path: Path, file: RemoteFile) -> int:
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or _fingerprint(status) != file.locator:
+        raise Corrupt(f"{path} changed while it was read", hint="try again when nobody writes to it any more")
+    return status.st_size
+
+
+def _check_root(root: Path) -> None:
+    if not stat.S_ISDIR(root.stat().st_mode):
+        raise UsageError(f"{root} is not a folder", hint="give the folder that adapter_config.json is in")
+
+
+def _files(root: Path) -> Iterator[RemoteFile]:
+    """Every file below ``root``, folders in turn, without recursion and with a bound."""
+    seen = 0
+    folders = [""]
+    homes = _homes(root)
+    while folders:
+        folder = folders.pop()
+        with os.scandir(root / folder) as entries:
+            for entry in entries:
+                seen += 1
+                if seen > MOST_ENTRIES:
+                    raise Refused(
+                        f"{root} holds over {MOST_ENTRIES} entries", hint="give the folder of one adapter, not of many"
+                    )
+                path = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    if not entry.name.startswith("."):
+                        folders.append(path)
+                    if not entry.name.endswith(FILE_SUFFIXES):
+                        continue
+                file = _file(root, path, entry, homes)
+                if file is not None:
+                    yield file
+
+
+def _file(root: Path, path: str, entry: "os.DirEntry[str]", homes: tuple[Path, ...]) -> RemoteFile | None:
+    """The entry as a file; None for what vanished meanwhile and for a link to a folder that could not be a file."""
+    try:
+        status = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    if stat.S_ISLNK(status.st_mode):
+        defect, target = _link(root / path, homes)
+        if target is None:
+            return RemoteFile(path, None, defect=defect)
+        if stat.S_ISDIR(target.st_mode) and not entry.name.endswith(FILE_SUFFIXES):
+            return None
+        status = target
+    if not stat.S_ISREG(status.st_mode):
+        return RemoteFile(path, None, defect=f"is {_kind(status.st_mode)}, not a plain file")
+    if (fresh := time.time_ns() - status.st_ctime_ns) < TICK_S * 1e9:
+        time.sleep(min(TICK_S, max(0.0, TICK_S - fresh / 1e9)))
+        status = (root / path).stat()
+    return RemoteFile(path, status.st_size, locator=_fingerprint(status))
+
+
+def _link(path: Path, homes: tuple[Path, ...]) -> tuple[str, os.stat_result | None]:
+    """Why a link is not followed, or what it leads to."""
+    target = path.readlink()
+    try:
+        real = path.resolve(strict=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return f"is a dangling link to {target}", None
+    except (OSError, RuntimeError):
+        return f"is a link to {target} that leads nowhere", None
+    if not any(real.is_relative_to(home) for home in homes):
+        return f"is a link to {target}, outside of its folder", None
+    return "", real.stat()
+
+
+def _homes(root: Path) -> tuple[Path, ...]:
+    """Where links may lead: inside, and from ``<repository>/snapshots/<commit>`` to the blobs of the Hub's cache."""
+    real = root.resolve()
+    snapshots = next((parent for parent in (real, *real.parents) if parent.parent.name == "snapshots"), None)
+    if snapshots is None:
+        return (real,)
+    repository = snapshots.parent.parent
+    return real, repository / "blobs", repository.parent / "blobs"
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
+
+
+def _fingerprint(status: os.stat_result) -> str:
+    """Changes with every write and every replacement. The device does not count: it differs from mount to mount."""
+    return f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
+
+
+def _translated(error: OSError, path: Path, *, listed: bool = False) -> LoraCliError:
+    if isinstance(error, PermissionError):
+        return MachineError(f"{path}: no permission to read it", hint=f"this process runs as uid {os.geteuid()}")
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        if listed:
+            return Corrupt(f"{path} is gone: it was there a moment ago", hint="try again")
+        if path.is_symlink():
+            return NotFound(f"{path} is a link that leads nowhere", hint="check what it points to")
+        hint = "check the spelling; a folder in a Hub repository is hf://ORG/NAME/FOLDER"
+        return NotFound(f"there is no folder {path}", hint=hint)
+    return MachineError(f"{path}: {error.strerror}")

@@ -1,0 +1,29 @@
+"""Which class reads which scheme. A source is listed here, in one line, and nowhere else."""
+
+from collections.abc import Mapping
+from importlib import import_module
+
+from lora_cli.core.reference import Scheme
+from lora_cli.errors import UsageError
+from lora_cli.settings import Settings
+from lora_cli.sources import Source
+
+SOURCES: Mapping[Scheme, str] = {
+    "file": "lora_cli.sources.local:LocalSource",
+    "hf": "lora_cli.sources.hub:HubSource",
+}
+"""Scheme → ``module:Class``. The class takes the settings; its module is imported only when it is needed."""
+
+
+def open_source(scheme: Scheme, settings: Settings) -> Source:
+    """The source of ``scheme``. Opens no connection.
+
+    Raises:
+        UsageError: no source reads this scheme.
+    """
+    if scheme not in SOURCES:
+        known = ", ".join(f"{name}://" for name in SOURCES)
+        raise UsageError(f"this version of lora-cli does not read {scheme}://", hint=f"it reads {known}")
+    module, _, name = SOURCES[scheme].partition(":")
+    source: Source = getattr(import_module(module), name)(settings)
+    return source

@@ -1,0 +1,221 @@
+"""A folder as a source: what is listed, what is refused, and that a change is noticed."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lora_cli.core.reference import AdapterRef
+from lora_cli.core.snapshot import Revision
+from lora_cli.errors import Corrupt, NotFound, Refused, UsageError
+from lora_cli.settings import Settings
+from lora_cli.sources import local
+from lora_cli.sources.local import LocalSource, exists
+from lora_cli.sources.registry import SOURCES, open_source
+from tests.making import write_adapter
+
+
+def listed(folder: Path) -> Revision:
+    return LocalSource().resolve(AdapterRef("file", str(folder)))
+
+
+def defect(folder: Path, path: str) -> str:
+    file = listed(folder).file(path)
+    assert file is not None
+    return file.defect
+
+
+def content(revision: Revision, path: str, start: int = 0, stop: int | None = None) -> bytes:
+    file = revision.file(path)
+    assert file is not None
+    return b"".join(LocalSource().read(revision, file, start, stop))
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    return write_adapter(tmp_path / "adapter")
+
+
+def test_every_plain_file_is_listed_with_its_size(adapter: Path) -> None:
+    (adapter / "sub").mkdir()
+    (adapter / "sub" / "notes.txt").write_bytes(b"12345")
+    revision = listed(adapter)
+    assert [file.path for file in revision.files] == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "sub/notes.txt",
+    ]
+    assert revision.files[2].size == 5
+    assert not any(file.defect for file in revision.files)
+
+
+def test_hidden_folders_are_left_out(adapter: Path) -> None:
+    (adapter / ".git").mkdir()
+    (adapter / ".git" / "HEAD").write_bytes(b"x")
+    assert listed(adapter).file(".git/HEAD") is None
+
+
+def test_ranges_are_read_as_they_stand_in_the_file(adapter: Path) -> None:
+    data = os.urandom(3_000_000)
+    (adapter / "big.bin").write_bytes(data)
+    revision = listed(adapter)
+    assert content(revision, "big.bin") == data
+    assert content(revision, "big.bin", 1_000_000, 2_500_000) == data[1_000_000:2_500_000]
+    assert content(revision, "big.bin", 2_999_999, 9_000_000) == data[-1:]
+    assert content(revision, "big.bin", 3_000_000, None) == b""
+    file = revision.file("big.bin")
+    assert file is not None
+    assert max(len(chunk) for chunk in LocalSource().read(revision, file, 0, None)) <= 1 << 20
+
+
+def test_the_same_folder_has_the_same_revision_until_it_changes(adapter: Path) -> None:
+    before = listed(adapter).id
+    assert listed(adapter).id == before
+    config = adapter / "adapter_config.json"
+    text = config.read_bytes()
+    times = config.stat()
+    config.write_bytes(text.replace(b"q_proj", b"v_proj"))
+    os.utime(config, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert listed(adapter).id != before
+
+
+def test_an_edit_in_place_is_noticed_before_the_first_byte(adapter: Path) -> None:
+    revision = listed(adapter)
+    config = adapter / "adapter_config.json"
+    with config.open("r+b") as stream:
+        stream.write(b"[")
+    with pytest.raises(Corrupt, match="changed while it was read"):
+        content(revision, "adapter_config.json")
+
+
+def test_an_edit_while_reading_is_noticed_before_the_last_chunk_is_given(adapter: Path) -> None:
+    (adapter / "big.bin").write_bytes(bytes(3_000_000))
+    revision = listed(adapter)
+    file = revision.file("big.bin")
+    assert file is not None
+    chunks = LocalSource().read(revision, file, 0, None)
+    next(chunks)
+    with (adapter / "big.bin").open("r+b") as stream:
+        stream.seek(2_900_000)
+        stream.write(b"x")
+    with pytest.raises(Corrupt, match="changed"):
+        list(chunks)
+
+
+def test_a_file_that_vanished_is_not_what_was_listed(adapter: Path) -> None:
+    revision = listed(adapter)
+    (adapter / "adapter_config.json").unlink()
+    with pytest.raises(Corrupt, match="is gone"):
+        content(revision, "adapter_config.json")
+
+
+def test_a_fifo_in_the_place_of_a_file_is_never_waited_for(adapter: Path) -> None:
+    revision = listed(adapter)
+    (adapter / "adapter_config.json").unlink()
+    os.mkfifo(adapter / "adapter_config.json")
+    with pytest.raises(Corrupt):
+        content(revision, "adapter_config.json")
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "odd"
+    (folder / "adapter_config.json").mkdir(parents=True)
+    os.mkfifo(folder / "fifo")
+    (folder / "dangling").symlink_to("nowhere")
+    (folder / "loop").symlink_to("loop")
+    (tmp_path / "secret").write_bytes(b"secret")
+    (folder / "escaping").symlink_to("../secret")
+    (folder / "absolute").symlink_to(tmp_path / "secret")
+    (folder / "inside").symlink_to("real")
+    (folder / "folder_link").symlink_to("adapter_config.json")
+    (folder / "real").write_bytes(b"real")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(folder / "socket"))
+        yield folder
+
+
+def test_what_is_no_plain_file_is_listed_with_the_reason_and_never_opened(odd: Path) -> None:
+    assert defect(odd, "fifo") == "is a FIFO, not a plain file"
+    assert defect(odd, "socket") == "is a socket, not a plain file"
+    assert defect(odd, "adapter_config.json") == "is a folder, not a plain file"
+    assert defect(odd, "dangling") == "is a dangling link to nowhere"
+    assert "leads nowhere" in defect(odd, "loop")
+    with pytest.raises(Corrupt, match="FIFO"):
+        content(listed(odd), "fifo")
+
+
+def test_a_link_out_of_the_folder_is_not_followed(odd: Path) -> None:
+    assert defect(odd, "escaping") == "is a link to ../secret, outside of its folder"
+    assert "outside of its folder" in defect(odd, "absolute")
+    with pytest.raises(Corrupt):
+        content(listed(odd), "escaping")
+
+
+def test_a_link_inside_the_folder_is_followed(odd: Path) -> None:
+    assert content(listed(odd), "inside") == b"real"
+    assert listed(odd).file("folder_link") is None
+
+
+def test_a_file_that_becomes_a_link_to_a_secret_is_noticed(odd: Path) -> None:
+    revision = listed(odd)
+    (odd / "real").unlink()
+    (odd / "real").symlink_to("../secret")
+    with pytest.raises(Corrupt):
+        content(revision, "real")
+
+
+def test_a_snapshot_of_the_hubs_own_cache_is_read_through_its_links(tmp_path: Path) -> None:
+    repository = tmp_path / "hub" / "models--org--name"
+    snapshot = repository / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    (repository / "blobs" / "abc").write_bytes(b"{}")
+    (snapshot / "adapter_config.json").symlink_to("../../blobs/abc")
+    (snapshot / "other").symlink_to("../../../models--secret")
+    assert content(listed(snapshot), "adapter_config.json") == b"{}"
+    assert defect(snapshot, "other")
+
+
+def test_only_a_path_that_does_not_exist_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="there is no folder"):
+        listed(tmp_path / "nowhere")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(NotFound):
+        listed(tmp_path / "file" / "below")
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(NotFound, match="link that leads nowhere"):
+        listed(tmp_path / "link")
+    with pytest.raises(UsageError, match="is not a folder"):
+        listed(tmp_path / "file")
+
+
+def test_a_folder_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "MOST_ENTRIES", 20)
+    for number in range(21):
+        (tmp_path / str(number)).write_bytes(b"")
+    with pytest.raises(Refused, match="over 20 entries"):
+        listed(tmp_path)
+
+
+def test_a_name_that_is_no_utf_8_is_listed(tmp_path: Path) -> None:
+    os.close(os.open(os.fsencode(tmp_path) + b"/\xff", os.O_CREAT | os.O_WRONLY))
+    assert [os.fsencode(file.path) for file in listed(tmp_path).files] == [b"\xff"]
+
+
+def test_a_dangling_link_is_a_path(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("nowhere")
+    assert exists(tmp_path)("link")
+    assert not exists(tmp_path)("other")
+
+
+def test_sources_are_found_by_scheme(tmp_path: Path) -> None:
+    settings = Settings(tmp_path)
+    for scheme in SOURCES:
+        source = open_source(scheme, settings)
+        assert callable(source.resolve)
+        assert callable(source.read)
+    with pytest.raises(UsageError, match="does not read oci://"):
+        open_source("oci", settings)
