@@ -1,0 +1,156 @@
+"""Regular expressions out of an adapter's config: matched as PEFT matches them, but never for longer than a limit.
+
+PEFT hands them to ``re``, which cannot be stopped: a few characters in a config hang it for ever. We match with
+``regex``, which can, after ``re`` has agreed that the pattern is one; where the two read a pattern differently, the
+pattern is rewritten so that ``regex`` reads what ``re`` would.
+"""
+
+import re
+import time
+import warnings
+from functools import lru_cache
+from typing import Protocol
+
+from lora_cli.errors import FormatError
+
+TIME_LIMIT_S = 1.0
+"""Seconds that all matching for one question about one config may take together."""
+
+LENGTH_CAP = 100_000
+"""Characters of one pattern times its counted repetitions: ``regex`` unrolls them, 400 bytes each."""
+
+LITERAL = re.compile(r"[\w.\- ]*", re.ASCII)
+"""A name, maybe with dots (which match any character): such a pattern cannot take long, and needs no ``regex``."""
+
+_COUNTED = re.compile(r"\{(\d*)(,?)(\d*)\}", re.ASCII)
+_OUTSIDE = re.compile(r"\\.|\[\^?\]?|\{|[^\\\[{]+", re.DOTALL)
+_IN_SET = re.compile(r"\\.|\[|\]|[^\\\[\]]+", re.DOTALL)
+
+FULL = "{}"
+"""The frame of a pattern that must match a whole name."""
+
+
+class Groups(Protocol):
+    """What both engines' match objects have."""
+
+    def group(self, name: str, /) -> str | None:
+        """The text of a named group."""
+        ...
+
+
+class Matcher:
+    """Matches patterns against names until its time is up: what is held is the deadline.
+
+    ``where`` names the file and field in errors.
+    """
+
+    def __init__(self, where: str, limit_s: float = TIME_LIMIT_S) -> None:
+        self.where = where
+        self.limit_s = limit_s
+        self._left_s = limit_s
+
+    def full(self, pattern: str, name: str) -> bool:
+        """``re.fullmatch(pattern, name)``: how PEFT reads a string as ``target_modules`` or ``exclude_modules``."""
+        return self._match(pattern, FULL, name) is not None
+
+    def dotted_end(self, pattern: str, name: str) -> bool:
+        r"""``re.match(rf"(.*\.)?({pattern})$", name)``: how PEFT reads the keys of its patterns."""
+        return self._match(pattern, r"(.*\.)?({})$", name) is not None
+
+    def component(self, pattern: str, name: str) -> bool:
+        r"""``re.match(rf"(^|.*\.){pattern}($|\..*)", name)``: how PEFT reads ``modules_to_save``."""
+        return self._match(pattern, r"(^|.*\.){}($|\..*)", name) is not None
+
+    def layer_index(self, pattern: str, name: str) -> int | None:
+        """The first number after a component that matches ``pattern``: how PEFT reads ``layers_pattern``."""
+        found = self._match(pattern, r"(?:^|.*?\.){}\.(?P<idx>\d+)\.", name)
+        digits = found.group("idx") if found is not None else None
+        return int(digits) if digits is not None and len(digits) < 10 else None
+
+    def _match(self, pattern: str, frame: str, name: str) -> Groups | None:
+        if LITERAL.fullmatch(pattern):
+            literal = _with_re(frame.replace("{}", pattern, 1))
+            return literal.fullmatch(name) if frame == FULL else literal.match(name)
+        compiled = _with_regex(pattern, frame, self.where)
+        if self._left_s <= 0:
+            raise self._too_slow(pattern)
+        begun = time.perf_counter()
+        try:
+            match = compiled.fullmatch if frame == FULL else compiled.match
+            return match(name, timeout=self._left_s)
+        except TimeoutError as error:
+            raise self._too_slow(pattern) from error
+        finally:
+            self._left_s -= time.perf_counter() - begun
+
+    def _too_slow(self, pattern: str) -> FormatError:
+        return FormatError(
+            f"the regular expression {_shown(pattern)} takes longer than {self.limit_s:g} s",
+            where=self.where,
+            hint="PEFT itself would hang on it; write a pattern without nested repetitions, or list the modules",
+        )
+
+
+class _Regex(Protocol):
+    def match(self, string: str, *, timeout: float) -> Groups | None: ...
+
+    def fullmatch(self, string: str, *, timeout: float) -> Groups | None: ...
+
+
+@lru_cache(maxsize=1024)
+def _with_re(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern)
+
+
+@lru_cache(maxsize=1024)
+def _with_regex(pattern: str, frame: str, where: str) -> _Regex:
+    import regex
+
+    _check_size(pattern, where)
+    try:
+        with warnings.catch_warnings():
+            # Both warn of what a later version may read as a set operation; nothing that a user of ours can mend.
+            warnings.simplefilter("ignore")
+            re.compile(frame.replace("{}", pattern, 1))
+            compiled: _Regex = regex.compile(frame.replace("{}", as_regex_reads(pattern), 1))
+    except (re.error, regex.error, RecursionError, OverflowError) as error:
+        raise FormatError(f"{_shown(pattern)} is not a regular expression: {error}", where=where) from error
+    return compiled
+
+
+def as_regex_reads(pattern: str) -> str:
+    """``pattern`` so that ``regex`` reads it as ``re`` does.
+
+    A brace that counts nothing is text to ``re`` (to ``regex`` it allows errors), and so is a bracket within a set.
+    """
+    rewritten: list[str] = []
+    at, in_set = 0, False
+    while token := (_IN_SET if in_set else _OUTSIDE).match(pattern, at):
+        text = token.group()
+        if in_set:
+            in_set = text != "]"
+            rewritten.append(r"\[" if text == "[" else text)
+        else:
+            in_set = text.startswith("[")
+            rewritten.append(r"\{" if text == "{" and not _counts(pattern, at) else text)
+        at = token.end()
+    return "".join(rewritten) + pattern[at:]
+
+
+def _counts(pattern: str, at: int) -> bool:
+    counted = _COUNTED.match(pattern, at)
+    return counted is not None and any(counted.groups())
+
+
+def _check_size(pattern: str, where: str) -> None:
+    size = len(pattern)
+    for least, _, most in _COUNTED.findall(pattern):
+        size *= max(1, *(int(count[:9]) for count in (least, most) if count))
+        if size > LENGTH_CAP:
+            break
+    if size > LENGTH_CAP:
+        raise FormatError(f"the regular expression {_shown(pattern)} is too large", where=where)
+
+
+def _shown(pattern: str) -> str:
+    return repr(pattern if len(pattern) <= 80 else pattern[:79] + "…")

@@ -1,0 +1,272 @@
+"""Which modules a config targets, and with which rank and scale, by PEFT's own rules.
+
+Sources: PEFT 0.21 ``tuners/tuners_utils.py`` (``check_target_module_exists``, ``_maybe_include_all_linear_layers``,
+``_inject_parameters``), ``tuners/lora/model.py`` (``_create_and_replace``), ``utils/other.py`` (``get_pattern_key``).
+The modules of a mixture-of-experts model are those of transformers 5 (experts fused in parameters).
+"""
+
+import math
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from lora_cli.core.base_model import BaseModel
+from lora_cli.core.default_targets import DEFAULT_TARGETS
+from lora_cli.core.lora_config import LoraConfig, type_error
+from lora_cli.core.patterns import Matcher
+from lora_cli.errors import FormatError
+
+ALL_LINEAR = "all-linear"
+
+T = TypeVar("T")
+
+OUTPUT_NAMES = frozenset({"lm_head", "embed_out"})
+"""Output embeddings of the families that we know, which ``all-linear`` leaves out."""
+
+HEAD_NAMES = frozenset({"score", "classifier"})
+"""Classification heads, which ``all-linear`` leaves out when ``task_type`` is ``SEQ_CLS``."""
+
+EMBEDDING_NAMES = frozenset({"embed_tokens", "lm_head"})
+"""What ``ensure_weight_tying`` takes for an embedding."""
+
+FIRST_INDEX = re.compile(r".*?\.[^.]*\.(?P<idx>\d+)\.", re.DOTALL)
+"""The first numbered component: the layer, not the expert within it."""
+
+LAYERS = re.compile(r"(?P<stack>(?:model\.)*layers)\.(?P<idx>\d+)\.(?P<rest>.+)", re.ASCII)
+"""Where ``layer_replication`` finds the layers of a llama-like model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """The rank that a module's factors have, its alpha, and the factor ``s`` in ``s * B @ A``."""
+
+    r: int
+    lora_alpha: float
+    scaling: float
+
+
+def targeted(
+    config: LoraConfig,
+    modules: Iterable[str],
+    *,
+    linear: Collection[str] = (),
+    model_type: str = "",
+) -> frozenset[str]:
+    """Those of ``modules`` (paths in the base model) that the config puts a LoRA on.
+
+    ``linear`` are the linear and Conv1D ones, which ``target_modules="all-linear"`` chooses from. ``model_type``
+    decides when ``target_modules`` is absent.
+
+    Raises:
+        FormatError: a pattern is no regular expression or takes too long; ``target_modules`` has a wrong type, or is
+            absent with no default for ``model_type``.
+    """
+    targets = _targets(config, linear, model_type)
+    named = frozenset(targets) if not isinstance(targets, str) else frozenset()
+    matcher = Matcher(f"{config.file}: target_modules")
+    is_excluded = _exclusion(config)
+    return frozenset(
+        module
+        for module in modules
+        if not is_excluded(module)
+        and (
+            matcher.full(targets, module)
+            if isinstance(targets, str)
+            else module in named or (_ends_with_one(module, named) and _layer_chosen(config, module, matcher))
+        )
+    )
+
+
+def targeted_in(config: LoraConfig, base: BaseModel) -> frozenset[str]:
+    """The modules of ``base`` that the config puts a LoRA on, with replicated layers and tied embeddings.
+
+    Raises:
+        FormatError: as ``targeted``.
+    """
+    base = replicated(config, base)
+    linear = [path for path, module in base.modules.items() if module.kind != "embedding"]
+    chosen = targeted(config, base.modules, linear=linear, model_type=base.model_type)
+    return chosen | _tied(config, base)
+
+
+def targeted_parameters(config: LoraConfig, parameters: Iterable[str]) -> tuple[str, ...]:
+    """Those of ``parameters`` (paths in the base model) that ``target_parameters`` names, in the order given."""
+    named = frozenset(config.target_parameters or ())
+    return tuple(path for path in parameters if path in named or _ends_with_one(path, named))
+
+
+def wrapped_parameters(config: LoraConfig, parameters: Iterable[str]) -> dict[str, str]:
+    """Where on disk the factors of each targeted parameter stand: module path of the wrapper to parameter path.
+
+    PEFT nests one wrapper per parameter around the module, the first parameter innermost: of two, the first has its
+    factors under ``<module>.base_layer`` and the second under ``<module>``. ``parameters`` are in the module's order.
+    """
+    by_module: dict[str, list[str]] = {}
+    for path in targeted_parameters(config, parameters):
+        by_module.setdefault(path.rpartition(".")[0], []).append(path)
+    return {
+        module + ".base_layer" * depth: path
+        for module, paths in by_module.items()
+        for depth, path in enumerate(reversed(paths))
+    }
+
+
+def scales(config: LoraConfig, modules: Iterable[str]) -> dict[str, Scale]:
+    """Rank, alpha and scaling of each module (or parameter path), as if it were targeted.
+
+    Raises:
+        FormatError: ``r``, ``lora_alpha`` or a pattern has the wrong type; the rank is not positive; a pattern is no
+            regular expression or takes too long.
+    """
+    for name in ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora"):
+        if (error := type_error(config, name)) is not None:
+            raise error
+    ranks = Matcher(f"{config.file}: rank_pattern")
+    alphas = Matcher(f"{config.file}: alpha_pattern")
+    found: dict[str, Scale] = {}
+    for module in modules:
+        r = config.rank_pattern.get(_pattern_key(ranks, config.rank_pattern, module), config.r)
+        alpha = config.alpha_pattern.get(_pattern_key(alphas, config.alpha_pattern, module), config.lora_alpha)
+        if r <= 0:
+            raise FormatError(f"the rank must be positive, and is {r} for {module}", where=f"{config.file}: r")
+        found[module] = Scale(r, alpha, alpha / math.sqrt(r) if config.use_rslora else alpha / r)
+    return found
+
+
+def rank_of(config: LoraConfig, module: str) -> int:
+    """The rank of one module; for many, ``scales`` shares one time limit. Raises as ``scales``."""
+    return scales(config, (module,))[module].r
+
+
+def alpha_of(config: LoraConfig, module: str) -> float:
+    """The alpha of one module. Raises as ``scales``."""
+    return scales(config, (module,))[module].lora_alpha
+
+
+def scaling_of(config: LoraConfig, module: str) -> float:
+    """The ``s`` in ``s * B @ A`` of one module: ``alpha / r``, or ``alpha / sqrt(r)`` with rsLoRA. As ``scales``."""
+    return scales(config, (module,))[module].scaling
+
+
+def dead_keys(config: LoraConfig, modules: Collection[str]) -> tuple[tuple[str, str], ...]:
+    """Keys of ``rank_pattern`` and ``alpha_pattern`` that match none of ``modules``: (field, key)."""
+    dead: list[tuple[str, str]] = []
+    for field, pattern in (("rank_pattern", config.rank_pattern), ("alpha_pattern", config.alpha_pattern)):
+        matcher = Matcher(f"{config.file}: {field}")
+        dead += [(field, key) for key in pattern if not any(matcher.dotted_end(key, module) for module in modules)]
+    return tuple(dead)
+
+
+def replicated(config: LoraConfig, base: BaseModel) -> BaseModel:
+    """``base`` with its layers stacked as ``layer_replication`` says: half-open ranges of its own layers, in order.
+
+    A range beyond the base's layers adds nothing; the base is returned as it is when the config replicates none.
+    """
+    if not config.layer_replication:
+        return base
+    originals = [layer for start, end in config.layer_replication for layer in range(start, min(end, base.num_layers))]
+    return replace(
+        base,
+        modules=_restacked(base.modules, originals),
+        parameters=_restacked(base.parameters, originals),
+        num_layers=len(originals),
+    )
+
+
+def _restacked(paths: Mapping[str, T], originals: Sequence[int]) -> dict[str, T]:
+    by_layer: dict[int, list[tuple[str, str, T]]] = {}
+    kept: dict[str, T] = {}
+    for path, value in paths.items():
+        if found := LAYERS.fullmatch(path):
+            by_layer.setdefault(int(found["idx"]), []).append((found["stack"], found["rest"], value))
+        else:
+            kept[path] = value
+    for layer, original in enumerate(originals):
+        kept |= {f"{stack}.{layer}.{rest}": value for stack, rest, value in by_layer.get(original, ())}
+    return kept
+
+
+def _targets(config: LoraConfig, linear: Collection[str], model_type: str) -> Collection[str] | str:
+    """The ``target_modules`` that count: a regular expression, or names."""
+    if (error := type_error(config, "target_modules")) is not None:
+        raise error
+    targets = config.target_modules
+    if targets is None:
+        targets = DEFAULT_TARGETS.get(model_type)
+        if targets is None and config.target_parameters is None:
+            raise FormatError(
+                f"target_modules is absent, and PEFT has no default for {model_type or 'an unknown model type'}",
+                where=f"{config.file}: target_modules",
+            )
+        return () if targets is None else targets
+    if isinstance(targets, str) and targets.lower() == ALL_LINEAR:
+        left_out = OUTPUT_NAMES | (HEAD_NAMES if config.task_type == "SEQ_CLS" else frozenset())
+        return frozenset(path for path in linear if path.rpartition(".")[2] not in left_out)
+    return targets
+
+
+def _exclusion(config: LoraConfig) -> Callable[[str], bool]:
+    """Whether ``exclude_modules`` or ``modules_to_save`` keeps a LoRA off a module."""
+    excluding = Matcher(f"{config.file}: exclude_modules")
+    saving = Matcher(f"{config.file}: modules_to_save")
+    names = config.exclude_modules or ()
+    named = frozenset(names) if not isinstance(names, str) else frozenset()
+
+    def is_excluded(module: str) -> bool:
+        if isinstance(names, str):
+            if excluding.full(names, module):
+                return True
+        elif module in named or _ends_with_one(module, named):
+            return True
+        return any(saving.component(name, module) for name in config.modules_to_save or ())
+
+    return is_excluded
+
+
+def _ends_with_one(module: str, named: Collection[str]) -> bool:
+    """Whether a proper dotted suffix of ``module`` is in ``named``."""
+    dot = module.find(".")
+    while dot >= 0:
+        if module[dot + 1 :] in named:
+            return True
+        dot = module.find(".", dot + 1)
+    return False
+
+
+def _layer_chosen(config: LoraConfig, module: str, matcher: Matcher) -> bool:
+    """Whether ``layers_to_transform`` lets this module through."""
+    layers = config.layers_to_transform
+    if layers is None or layers == ():
+        return True
+    patterns = (config.layers_pattern,) if isinstance(config.layers_pattern, str) else config.layers_pattern
+    if not config.layers_pattern or patterns is None:
+        found = FIRST_INDEX.match(module)
+        index = int(found["idx"]) if found and len(found["idx"]) < 10 else None
+    else:
+        indexes = (matcher.layer_index(pattern, module) for pattern in patterns)
+        index = next((index for index in indexes if index is not None), None)
+    return index is not None and (index == layers if isinstance(layers, int) else index in layers)
+
+
+def _pattern_key(matcher: Matcher, pattern: Mapping[str, float], module: str) -> str:
+    """The first key that matches the module; the module itself, which can be a key too, when none does."""
+    return next((key for key in pattern if matcher.dotted_end(key, module)), module)
+
+
+def _tied(config: LoraConfig, base: BaseModel) -> frozenset[str]:
+    """The embedding and the output tied to it, when ``ensure_weight_tying`` puts one shared LoRA on both."""
+    if not (config.ensure_weight_tying and base.tied_embeddings):
+        return frozenset()
+    if any(name.rpartition(".")[2] in EMBEDDING_NAMES for name in config.modules_to_save or ()):
+        return frozenset()
+    targets = _targets(config, (), base.model_type)
+    if isinstance(targets, str):
+        matcher = Matcher(f"{config.file}: target_modules")
+        wanted = any(matcher.full(targets, name) for name in EMBEDDING_NAMES)
+    else:
+        wanted = any(name.rpartition(".")[2] in EMBEDDING_NAMES for name in targets)
+    if not wanted:
+        return frozenset()
+    embedding = [path for path, module in base.modules.items() if module.kind == "embedding"][:1]
+    return frozenset(embedding + [path for path in base.modules if path.rpartition(".")[2] in OUTPUT_NAMES])
