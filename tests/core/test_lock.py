@@ -1,0 +1,133 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lora_cli.core.lock import Lock, LockedAdapter, drift, dump_lock, load_lock
+from lora_cli.core.manifest import load_manifest
+from lora_cli.core.snapshot import Blob
+from lora_cli.errors import UsageError
+
+COMMIT = "9f2c" * 10
+SQL = LockedAdapter(
+    "sql",
+    "hf://acme/sql@main",
+    COMMIT,
+    {"adapter_model.safetensors": Blob("ab" * 32, 5000), "adapter_config.json": Blob("cd" * 32, 500)},
+)
+TONE = LockedAdapter("tone", "./tone", "", {"adapter_config.json": Blob("ef" * 32, 1)})
+
+DUMPED = f"""\
+apiVersion: lora-cli/v1
+kind: AdapterSetLock
+adapters:
+  - name: "sql"
+    source: "hf://acme/sql@main"
+    revision: "{COMMIT}"
+    digest: "{SQL.digest}"
+    files:
+      - path: "adapter_config.json"
+        size: 500
+        sha256: "{"cd" * 32}"
+      - path: "adapter_model.safetensors"
+        size: 5000
+        sha256: "{"ab" * 32}"
+"""
+
+
+def test_a_lock_is_written_in_one_way_only() -> None:
+    assert dump_lock(Lock((SQL,))) == DUMPED
+    assert dump_lock(Lock((TONE, SQL))) == dump_lock(Lock((SQL, TONE)))
+    assert load_lock(dump_lock(Lock(())), "l") == Lock(())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('    revision: "', '    revisio: "', "l.yaml:6: adapters[0].revisio: unknown key"),
+        (f'    digest: "{SQL.digest}"\n', "", "l.yaml:4: adapters[0]: the key digest is missing"),
+        ("size: 500\n", "size: 501\n", "l.yaml:7: adapters[0].digest: the files make the digest "),
+        ("size: 500\n", "size: -1\n", "l.yaml:10: adapters[0].files[0].size: -1 is not a whole number"),
+        ("size: 500\n", "size: 5e2\n", "l.yaml:10: adapters[0].files[0].size: '5e2' is not a whole number"),
+        (
+            "adapter_config.json",
+            "../adapter_config.json",
+            "l.yaml:9: adapters[0].files[0].path: '../adapter_config.json' is",
+        ),
+        ("adapter_config.json", "/etc/passwd", "l.yaml:9: adapters[0].files[0].path: '/etc/passwd' is not a relative"),
+        ("adapter_config.json", "a//b", "l.yaml:9: adapters[0].files[0].path: 'a//b' is not a relative"),
+        (
+            "adapter_config.json",
+            "adapter_model.safetensors",
+            "l.yaml:12: adapters[0].files[1]: adapter_model.safetensors stands",
+        ),
+        ('"sql"', '"../sql"', "l.yaml:4: adapters[0].name: '../sql' is not a name"),
+        ("kind: AdapterSetLock", "kind: AdapterSet", "l.yaml:2: kind: 'AdapterSet' is not AdapterSetLock"),
+    ],
+)
+def test_a_lock_that_was_tampered_with_is_refused(old: str, new: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_lock(DUMPED.replace(old, new), "l.yaml")
+    assert caught.value.message.startswith(message)
+
+
+def test_an_adapter_is_not_locked_twice() -> None:
+    twice = dump_lock(Lock((SQL, TONE))).replace('"tone"', '"sql"')
+    with pytest.raises(UsageError, match=r"l:15: adapters\[1\]: sql is locked twice"):
+        load_lock(twice, "l")
+
+
+def test_drift_is_said_adapter_by_adapter() -> None:
+    manifest = load_manifest(
+        f"""\
+apiVersion: lora-cli/v1
+kind: AdapterSet
+adapters:
+  - {{name: sql, source: "hf://acme/sql@main", sha256: {"0" * 64}}}
+  - {{name: new, source: org/new}}
+  - {{name: tone, source: ./tone2}}
+""",
+        "/m.yaml",
+        is_path=lambda _: False,
+    )
+    assert list(drift(manifest, Lock((SQL, TONE, LockedAdapter("old", "org/old", "", {}))))) == [
+        f"sql is locked at {SQL.digest}, and the manifest demands {'0' * 64}",
+        "new is not locked",
+        "tone is locked for ./tone, and the manifest has ./tone2",
+        "old is locked, and not in the manifest",
+    ]
+
+
+def test_no_drift_is_nothing() -> None:
+    text = 'apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters: [{name: sql, source: "hf://acme/sql@main"}]\n'
+    assert not list(drift(load_manifest(text, "/m.yaml", is_path=lambda _: False), Lock((SQL,))))
+
+
+WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20)
+PATHS = WORDS.filter(lambda word: not set(word) & set("/\\") and word not in {".", ".."})
+DIGESTS = st.binary(min_size=32, max_size=32).map(bytes.hex)
+ADAPTERS = st.builds(
+    LockedAdapter,
+    st.from_regex(r"[a-z][a-z0-9._-]{0,9}", fullmatch=True),
+    WORDS,
+    WORDS | st.just(""),
+    st.dictionaries(PATHS, st.builds(Blob, DIGESTS, st.integers(0, 10**15)), min_size=1, max_size=3),
+)
+
+
+@given(st.lists(ADAPTERS, max_size=4, unique_by=lambda adapter: adapter.name))
+def test_what_is_written_is_read_back_and_written_alike(adapters: list[LockedAdapter]) -> None:
+    lock = Lock(tuple(sorted(adapters, key=lambda adapter: adapter.name)))
+    text = dump_lock(Lock(tuple(adapters)))
+    assert load_lock(text, "l") == lock
+    assert dump_lock(load_lock(text, "l")) == text
+    assert text.isascii()
+
+
+@given(st.data())
+def test_no_single_change_of_a_byte_goes_unnoticed(data: st.DataObject) -> None:
+    position = data.draw(st.integers(DUMPED.index("digest:"), len(DUMPED) - 2))
+    changed = DUMPED[:position] + data.draw(st.sampled_from("0123456789abcdefxyz/. ")) + DUMPED[position + 1 :]
+    try:
+        assert load_lock(changed, "l") == load_lock(DUMPED, "l")
+    except UsageError as error:
+        assert error.message.startswith("l:")  # noqa: PT017 - also a right outcome

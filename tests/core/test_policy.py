@@ -1,0 +1,160 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lora_cli.core.policy import Policy, covers, load_policy, violations
+from lora_cli.core.reference import AdapterRef
+from lora_cli.core.snapshot import RemoteFile
+from lora_cli.errors import UsageError
+
+COMMIT = "0e9e" * 10
+SHA256 = "ab" * 32
+ACME = AdapterRef("hf", "acme/sql")
+FILES = (RemoteFile("adapter_config.json", 500), RemoteFile("adapter_model.safetensors", 5000))
+
+
+def rules(policy: Policy, ref: AdapterRef = ACME, **known: object) -> list[str]:
+    return [violation.rule for violation in violations(policy, ref, **known)]  # type: ignore[arg-type]
+
+
+def test_an_empty_policy_allows_everything() -> None:
+    assert rules(Policy(), sha256=None, host="evil.example", files=FILES, digest=SHA256) == []
+
+
+@pytest.mark.parametrize(
+    ("glob", "ref", "covered"),
+    [
+        ("hf://acme/*", AdapterRef("hf", "acme/sql", "sub", "main"), True),
+        ("hf://acme/*", AdapterRef("hf", "acme-evil/sql"), False),
+        ("hf://acme/*", AdapterRef("hf", "ACME/sql"), True),
+        ("hf://acme/sql", AdapterRef("hf", "acme/sql", "sub"), True),
+        ("hf://acme/sql", AdapterRef("hf", "acme/sql2"), False),
+        ("hf://acme/sql@v1", AdapterRef("hf", "acme/sql", revision="v1"), True),
+        ("hf://acme/sql@v1", AdapterRef("hf", "acme/sql"), False),
+        ("hf://acme/sql@v1", AdapterRef("hf", "acme/sql", revision="v1/evil"), False),
+        ("*/acme/sql", AdapterRef("hf", "evil/x", revision="y/acme/sql"), False),
+        ("s3://acme/*", AdapterRef("s3", "acme/team/tone"), True),
+        ("s3://ACME/*", AdapterRef("s3", "acme/team"), False),
+        ("file:///srv/ok/*", AdapterRef("file", "/srv/ok/a"), True),
+        ("file:///srv/ok/*", AdapterRef("file", "/srv/ok/../secret"), False),
+        ("file:///srv/ok", AdapterRef("file", "/srv/ok/x/../a"), True),
+        ("file:///srv/a b/*", AdapterRef("file", "/srv/a b/c"), True),
+        ("*", AdapterRef("https", "example.org/a"), True),
+    ],
+)
+def test_a_glob_covers_what_an_operator_means(glob: str, ref: AdapterRef, covered: bool) -> None:
+    assert covers(glob, ref) is covered
+
+
+def test_deny_wins_over_allow_and_says_which_glob() -> None:
+    policy = Policy(allow_sources=("hf://acme/*",), deny_sources=("hf://acme/sql",))
+    assert [str(one) for one in violations(policy, ACME)] == [
+        "policy deny_sources: hf://acme/sql matches hf://acme/sql"
+    ]
+    assert rules(policy, AdapterRef("hf", "acme/sql", "below", "main")) == ["deny_sources"]
+    assert rules(policy, AdapterRef("hf", "acme/tone")) == []
+    assert rules(policy, AdapterRef("hf", "other/tone")) == ["allow_sources"]
+    assert rules(Policy(allow_sources=()), ACME) == ["allow_sources"]
+
+
+@pytest.mark.parametrize("location", ["ok.example/acme/../evil", "ok.example/acme/%2e%2e/evil"])
+def test_dots_in_a_remote_path_do_not_lead_out_of_what_is_allowed(location: str) -> None:
+    assert rules(Policy(allow_sources=("https://ok.example/acme/*",)), AdapterRef("https", location)) == [
+        "allow_sources"
+    ]
+
+
+def test_hosts_are_judged_without_regard_to_case() -> None:
+    policy = Policy(allow_hosts=("*.acme.internal", "huggingface.co"), deny_hosts=("old.acme.internal",))
+    assert rules(policy, host="Minio.ACME.internal") == []
+    assert rules(policy, host="OLD.acme.internal") == ["deny_hosts"]
+    assert rules(policy, host="acme.internal.evil.example") == ["allow_hosts"]
+    assert rules(policy, host=None) == []
+
+
+def test_formats_and_sizes_are_judged_by_the_files() -> None:
+    policy = Policy(allow_formats=("safetensors",), max_bytes=5499, max_file_bytes=4999)
+    assert rules(policy, files=FILES) == ["max_file_bytes", "max_bytes"]
+    assert rules(policy, files=[RemoteFile("adapter_model.BIN", 1), RemoteFile("README.md", None)]) == ["allow_formats"]
+    assert rules(Policy(allow_formats=("safetensors",)), files=FILES) == []
+
+
+def test_pins_are_a_commit_or_a_digest_known_before() -> None:
+    policy = Policy(require_pinned=True)
+    assert rules(policy, ACME) == ["require_pinned"]
+    assert rules(policy, AdapterRef("hf", "acme/sql", revision="main")) == ["require_pinned"]
+    assert rules(policy, AdapterRef("hf", "acme/sql", revision=COMMIT)) == []
+    assert rules(policy, ACME, sha256=SHA256) == []
+    assert rules(Policy(require_sha256=True), AdapterRef("hf", "acme/sql", revision=COMMIT)) == ["require_sha256"]
+    assert rules(Policy(require_sha256=True), ACME, sha256=SHA256) == []
+
+
+def test_digests_are_judged_when_they_are_known() -> None:
+    assert rules(Policy(allow_sha256=()), digest=None) == []
+    assert rules(Policy(allow_sha256=()), digest=SHA256) == ["allow_sha256"]
+    assert rules(Policy(allow_sha256=(SHA256,)), digest=SHA256) == []
+    assert rules(Policy(deny_sha256=(SHA256,)), digest=SHA256) == ["deny_sha256"]
+
+
+def test_a_policy_file_is_read() -> None:
+    text = f"""\
+apiVersion: lora-cli/v1
+kind: Policy
+allow_sources: [acme/*, ./local, /srv/x/*, "hf://b/*"]
+deny_sources: []
+allow_hosts: ["*.acme.internal"]
+deny_hosts: [evil.example]
+allow_formats: [safetensors]
+max_bytes: 1000
+max_file_bytes: 1GB
+require_pinned: no
+require_sha256: true
+allow_sha256: [{SHA256}]
+deny_sha256: []
+"""
+    assert load_policy(text, "p.yaml", base_dir=Path("/etc")) == Policy(
+        allow_sources=("hf://acme/*", "file:///etc/local", "file:///srv/x/*", "hf://b/*"),
+        allow_hosts=("*.acme.internal",),
+        deny_hosts=("evil.example",),
+        allow_formats=("safetensors",),
+        max_bytes=1000,
+        max_file_bytes=10**9,
+        require_sha256=True,
+        allow_sha256=(SHA256,),
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("allow_source: []", "p.yaml:3: allow_source: unknown key"),
+        ("allow_hosts: ['https://x']", "p.yaml:3: allow_hosts[0]: 'https://x' is not a host name"),
+        ("allow_sources: hf://acme/*", "p.yaml:3: allow_sources: this is text, and must be a list"),
+        ("deny_sha256: [abc]", "p.yaml:3: deny_sha256[0]: 'abc' is not a sha256"),
+        ("max_bytes: -1", "p.yaml:3: max_bytes: -1 is not a size"),
+        ("require_pinned: 'yes'", "p.yaml:3: require_pinned: this is text, and must be true or false"),
+    ],
+)
+def test_a_wrong_policy_names_line_and_key(line: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_policy(f"apiVersion: lora-cli/v1\nkind: Policy\n{line}\n", "p.yaml")
+    assert caught.value.message.startswith(message)
+
+
+LOCATIONS = st.from_regex(r"[a-z]{1,3}/[a-z]{1,3}", fullmatch=True)
+
+
+@given(st.lists(LOCATIONS, max_size=4), st.lists(LOCATIONS, max_size=4), LOCATIONS)
+def test_a_source_passes_when_allowed_and_not_denied(allowed: list[str], denied: list[str], location: str) -> None:
+    policy = Policy(
+        allow_sources=tuple(f"hf://{one}" for one in allowed), deny_sources=tuple(f"hf://{one}" for one in denied)
+    )
+    assert (not violations(policy, AdapterRef("hf", location))) == (location in allowed and location not in denied)
+
+
+@given(st.integers(0, 100), st.lists(st.integers(0, 60), max_size=5))
+def test_more_limits_never_allow_more(limit: int, sizes: list[int]) -> None:
+    files = [RemoteFile(f"{i}.safetensors", size) for i, size in enumerate(sizes)]
+    assert bool(violations(Policy(max_bytes=limit), ACME, files=files)) == (sum(sizes) > limit)
