@@ -53,9 +53,7 @@ MACHINE_ERRNOS = {
 class LazyGroup(TyperGroup):
     """The root group: its commands are stubs until one is named on the command line."""
 
-    def resolve_command(
-        self, ctx: "Context", args: list[str]
-    ) -> "tuple[str | None, Command | None, list[str]]":
+    def resolve_command(self, ctx: "Context", args: list[str]) -> "tuple[str | None, Command | None, list[str]]":
         """The named command, with its module imported and its options bound to ``LORA_CLI_<OPTION>``."""
         name, command, rest = super().resolve_command(ctx, args)
         if name in COMMANDS:
@@ -156,7 +154,7 @@ def main(argv: Sequence[str]) -> int:
         return _report(error)
     except MemoryError:
         return _report(MachineError("out of memory"))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the one boundary
         if isinstance(error, OSError) and error.errno in MACHINE_ERRNOS:
             return _report(MachineError(f"{error.strerror}: {error.filename}" if error.filename else str(error)))
         import traceback

@@ -47,13 +47,13 @@ def _dequantise(unpacked: Path, built: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     logging.disable(logging.WARNING)
     quantised = AutoModelForCausalLM.from_pretrained(unpacked, gguf_file=GGUF, dtype=torch.bfloat16)
     facts = quantised.config.to_dict()
     facts.pop("quantization_config", None)
-    model = LlamaForCausalLM(LlamaConfig.from_dict(facts)).to(torch.bfloat16)
+    model = LlamaForCausalLM(LlamaConfig.from_dict(facts)).to(dtype=torch.bfloat16)
     model.load_state_dict(quantised.state_dict())
     model.save_pretrained(built)
     AutoTokenizer.from_pretrained(unpacked, gguf_file=GGUF).save_pretrained(built)

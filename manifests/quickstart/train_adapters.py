@@ -4,6 +4,7 @@
 
 ``pirate`` (q/v, r=4) and ``zubrowka`` (rank_pattern and alpha_pattern) are small enough to be committed beside this
 file; ``json`` (all-linear, r=8, rsLoRA) goes into the git-ignored assets. The lessons are in ``lessons.yaml``.
+``misnested`` is pirate's first two layers under the names of a multimodal wrapper: broken, on purpose.
 """
 
 import argparse
@@ -55,7 +56,7 @@ def train(name: str, directory: Path, steps: int, learning_rate: float = 3e-3) -
         if step % 10 == 0 or step == steps - 1:
             print(f"{name} step {step} loss {loss.item():.3f} {time.perf_counter() - started:.1f} s", flush=True)
     model.peft_config["default"].base_model_name_or_path = BASE_NAME
-    model.to(torch.bfloat16).save_pretrained(directory, save_embedding_layers=False)
+    model.to(dtype=torch.bfloat16).save_pretrained(str(directory), save_embedding_layers=False)
     (directory / "README.md").unlink()  # PEFT's empty model card
     return float(loss)
 
@@ -77,6 +78,21 @@ def _batch(tokenizer: Any, lessons: list[tuple[str, str]]) -> dict[str, torch.Te
     }
 
 
+def misnest(pirate: Path, directory: Path, layers: int = 2) -> None:
+    """Writes ``pirate``'s first layers with keys nested as a multimodal wrapper nests them: no base module matches."""
+    from safetensors.torch import load_file, save_file
+
+    kept = {
+        name: tensor
+        for name, tensor in load_file(pirate / "adapter_model.safetensors").items()
+        if int(name.split(".layers.")[1].split(".")[0]) < layers
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "adapter_config.json").write_bytes((pirate / "adapter_config.json").read_bytes())
+    nested = {name.replace("model.layers.", "model.language_model.layers."): kept[name] for name in kept}
+    save_file(nested, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
 def main() -> None:
     """Trains the named adapters, all of them by default."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -89,6 +105,8 @@ def main() -> None:
         parent = arguments.to or (HERE if name in COMMITTED else MODEL.parent)
         train(name, parent / name, arguments.steps)
         print(parent / name)
+        if name == "pirate":
+            misnest(parent / name, parent / "misnested")
 
 
 if __name__ == "__main__":

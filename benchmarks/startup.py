@@ -1,0 +1,52 @@
+"""Start-up: whole processes of lora-cli beside a bare interpreter, pair by pair.
+
+    python benchmarks/startup.py [PAIRS]
+
+Prints the median of each, and the median of (lora-cli - bare interpreter) over the pairs.
+"""
+
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+QUICKSTART = ROOT / "manifests" / "quickstart"
+BARE = [sys.executable, "-c", "pass"]
+COMMANDS = {
+    "--version": ["--version"],
+    "--help": ["--help"],
+    "validate, small adapter, values": [
+        "validate",
+        str(QUICKSTART / "pirate"),
+        "--base",
+        str(QUICKSTART / "smollm2-135m"),
+    ],
+    "inspect, small adapter": ["inspect", str(QUICKSTART / "pirate")],
+}
+
+
+def seconds(command: list[str]) -> float:
+    """Wall time of one whole process, in seconds."""
+    started = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Runs each command ``PAIRS`` times (default 10), each beside a bare interpreter."""
+    pairs = int(sys.argv[1]) if len(sys.argv) > 1 else 10
+    print(f"{'command':34} {'wall ms':>8} {'bare ms':>8} {'over bare':>9} {'ratio':>6}")
+    for name, arguments in COMMANDS.items():
+        command = [sys.executable, "-m", "lora_cli", *arguments]
+        seconds(command)
+        timed = [(seconds(command), seconds(BARE)) for _ in range(pairs)]
+        ours, bare = (statistics.median(column) * 1e3 for column in zip(*timed, strict=True))
+        over = statistics.median(one - other for one, other in timed) * 1e3
+        ratio = statistics.median(one / other for one, other in timed)
+        print(f"{name:34} {ours:8.1f} {bare:8.1f} {over:9.1f} {ratio:6.1f}")
+
+
+if __name__ == "__main__":
+    main()
