@@ -1,0 +1,80 @@
+"""``config.json`` → ``BaseModel``, by one declarative table for each family.
+
+Adding a family: one file named for its ``model_type`` that holds ``FAMILY``, one name in ``FAMILIES``, and two configs
+in ``tests/core/architectures`` that the transformers model itself then checks.
+"""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from lora_cli.core import parse
+from lora_cli.core.architectures.build import WHERE, build
+from lora_cli.core.architectures.table import Family
+from lora_cli.core.base_model import BaseModel
+from lora_cli.errors import FormatError
+
+FAMILIES = (
+    "gemma2",
+    "gemma3",
+    "gemma3_text",
+    "gpt2",
+    "gpt_neox",
+    "llama",
+    "mistral",
+    "mixtral",
+    "phi3",
+    "qwen2",
+    "qwen3",
+    "qwen3_moe",
+)
+"""Every ``model_type`` that has a table; each stands in the module of the same name."""
+
+
+class UnknownArchitecture(FormatError):
+    """A config whose ``model_type`` has no table here."""
+
+
+def family_of(model_type: str) -> Family:
+    """The table of one ``model_type``.
+
+    Raises:
+        UnknownArchitecture: there is none.
+    """
+    if model_type not in FAMILIES:
+        raise UnknownArchitecture(
+            f"the architecture {parse.shown(model_type)} is not known",
+            where=f"{WHERE}: model_type",
+            hint=parse.did_you_mean(model_type, FAMILIES) or f"known are {', '.join(FAMILIES)}",
+        )
+    family = import_module(f"{__name__}.{model_type}").FAMILY
+    assert isinstance(family, Family)
+    return family
+
+
+def base_from_config(config: Mapping[str, Any], name: str) -> BaseModel:
+    """The base model that a ``config.json`` describes, with the module paths of its class for text generation.
+
+    For a multimodal wrapper that is the ``*ForConditionalGeneration`` class; for all others ``*ForCausalLM``.
+    A key that is missing means what transformers' config class of the family takes for it. ``name`` is how the user
+    called the model.
+
+    Raises:
+        UnknownArchitecture: the ``model_type`` has no table.
+        FormatError: ``model_type`` is missing, or a field has the wrong type or is beyond what any model has.
+    """
+    fields = parse.mapping(config, WHERE)
+    if "model_type" not in fields:
+        hint = "this is an adapter's config: give the base model's" if "peft_type" in fields else ""
+        raise FormatError("model_type is missing", where=WHERE, hint=hint)
+    model_type = parse.text(fields["model_type"], f"{WHERE}: model_type")
+    return build(family_of(model_type), fields, name, source=f"config.json ({model_type}{quantised(fields)})")
+
+
+def quantised(config: Mapping[str, Any]) -> str:
+    """``", quantised: <method>"`` where the config says that the checkpoint is, else an empty string."""
+    quantization = config.get("quantization_config")
+    if not isinstance(quantization, Mapping):
+        return ""
+    method = quantization.get("quant_method")
+    return f", quantised: {method if isinstance(method, str) else 'by an unnamed method'}"

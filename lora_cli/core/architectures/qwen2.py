@@ -1,0 +1,24 @@
+"""Qwen2 and Qwen2.5: biases on q, k and v, none on o."""
+
+from lora_cli.core.architectures.decoder import EMBED_TOKENS, GATED_MLP, LM_HEAD, attention
+from lora_cli.core.architectures.table import Family, Number, Part
+
+FAMILY = Family(
+    parts=(
+        Part(
+            fields={
+                "vocab_size": 151936,
+                "hidden_size": 4096,
+                "intermediate_size": 22016,
+                "num_hidden_layers": 32,
+                "num_attention_heads": 32,
+                "num_key_value_heads": Number(32, null="num_attention_heads"),
+                "head_dim": "hidden_size // num_attention_heads",
+            },
+            prefix="model.",
+            rows=EMBED_TOKENS,
+            layer_rows=(*attention(qkv_bias=True), *GATED_MLP),
+            outer=LM_HEAD,
+        ),
+    ),
+)

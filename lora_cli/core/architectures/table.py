@@ -1,0 +1,105 @@
+"""What a family's table is made of: rows that say which modules a model has, in the words of its config.
+
+A dimension is an expression over the config's own field names (``"num_attention_heads * head_dim"``), so that a row
+reads like the line of the modelling file that it describes. Its grammar: names and whole numbers joined by ``*`` and
+``//`` (as in Python, left to right) and, binding weaker, ``+``.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from lora_cli.core.base_model import ModuleKind
+
+MAX_DIMENSION = 2**24
+"""No width, vocabulary or position count of a model is larger; the largest vocabularies in use stay below 2**19."""
+MAX_LAYERS = 4096
+"""No model is deeper. Rows times layers bounds the memory that a hostile config can ask for."""
+MAX_EXPERTS = 2**16
+"""No model has more experts in one layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A whole-number field with more to it than a default.
+
+    ``default`` is what a missing key means: a number, or an expression over the fields above it. ``null`` is what an
+    explicit null means (empty: null is an error). ``aliases`` are other keys that transformers takes for the same.
+    """
+
+    default: int | str
+    null: str = ""
+    aliases: tuple[str, ...] = ()
+    minimum: int = 1
+    maximum: int = MAX_DIMENSION
+
+
+Default = int | bool | str | frozenset[int] | Number
+"""A field's default, whose type is the field's: number, flag, number that is an expression when missing or null,
+set of layer numbers (always empty when missing or null), or a ``Number`` in full."""
+
+
+class Values(NamedTuple):
+    """A config section, read: every field of the table, with the defaults of the class filled in."""
+
+    numbers: Mapping[str, int]
+    flags: Mapping[str, bool]
+    layers: Mapping[str, frozenset[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One module. ``bias`` is fixed or a flag's name; ``when`` is a flag or the layer's kind (empty: always)."""
+
+    path: str
+    d_in: str
+    d_out: str
+    kind: ModuleKind = "linear"
+    bias: bool | str = False
+    when: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Bare:
+    """One parameter of two or more dimensions outside the modules that LoRA wraps: fused experts, routers, probes."""
+
+    path: str
+    shape: tuple[str, ...]
+    when: str = ""
+
+
+Rows = tuple[Row | Bare, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one config section makes of a model.
+
+    ``rows`` stand under ``prefix``; ``layer_rows`` under ``prefix`` + ``layers`` + ``.<i>``, ``layer_count`` times;
+    ``outer`` rows stand at the root whatever the prefix. ``layer_kind`` tells layer ``i``'s kind where layers differ.
+    ``section`` is the key of a wrapper's sub-config, and ``model_type`` what it may call itself.
+    """
+
+    fields: Mapping[str, Default]
+    prefix: str
+    rows: Rows
+    layer_rows: Rows
+    outer: Rows = ()
+    layers: str = "layers"
+    layer_count: str = "num_hidden_layers"
+    layer_kind: Callable[[Values, int], str] | None = None
+    section: str = ""
+    model_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One ``model_type``. The first part is the language model; ``joint`` rows may use every section's fields.
+
+    A joint row names a section's field as ``section.field``. ``tied`` is the class default of ``tie_word_embeddings``.
+    """
+
+    parts: tuple[Part, ...]
+    tied: bool = False
+    hidden_size: str = "hidden_size"
+    joint: tuple[Bare, ...] = field(default=())
