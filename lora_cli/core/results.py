@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 class ModuleProof:
     """One module's forward, checked: base + LoRA path against the merged weights ``W + s*B*A``.
 
-    ``error`` is max |composed - merged| and ``moved`` is max |composed - base|, both relative to max |merged|;
+    ``error`` is max |composed - merged| and ``moved`` the largest output of the LoRA path alone (zero without an
+    adapter), both relative to max |merged|;
     ``tolerance`` is what ``error`` may be for the dtype. ``reason`` is empty when the module holds.
     """
 

@@ -1,0 +1,82 @@
+"""What the parent tells the warm process, and what it hears back besides reports. Torch-free."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from lora_cli.core.adapter import Adapter
+from lora_cli.core.base_model import BaseModel
+
+Device = Literal["auto", "cpu", "cuda"]
+Forward = Literal["modules", "model"]
+TierName = Literal["gpu", "cpu", "disk"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one warm process is laid out, for its whole life.
+
+    ``modules`` are the base's modules that get storage in every slot. ``base_directory`` holds the base's checkpoint,
+    or is None when there is none on this disk. ``forward="model"`` loads that checkpoint with transformers.
+    """
+
+    base: BaseModel
+    modules: tuple[str, ...]
+    max_loras: int
+    max_cpu_loras: int
+    max_lora_rank: int
+    base_directory: Path | None = None
+    device: Device = "auto"
+    forward: Forward = "modules"
+    max_cpu_bytes: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One adapter, judged and on this disk. ``digest`` is its snapshot's; ``pinned`` keeps it on the device."""
+
+    name: str
+    directory: Path
+    adapter: Adapter
+    digest: str = ""
+    pinned: bool = False
+
+    @property
+    def key(self) -> str:
+        """What the tiers know it by: two names for the same bytes share a place."""
+        return self.digest or str(self.directory)
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The warm process stands. ``notes`` are what a user should know (why weights are synthetic, say)."""
+
+    device: str
+    dtype: str
+    weights: str
+    slot_bytes: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One request's adapter, in its slot: where it was found, and what it took in milliseconds.
+
+    ``evicted`` counts what had to leave, by tier. ``forward_ms`` is a small batch through every module of the adapter.
+    """
+
+    tier: TierName
+    load_ms: float
+    forward_ms: float
+    evicted: Mapping[TierName, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A ``LoraCliError`` on its way from the child: the parent raises it again."""
+
+    message: str
+    hint: str
+    exit_code: int

@@ -1,0 +1,188 @@
+r"""The proof that an adapter in its slot does what its files say, module by module.
+
+For every module: the base's output plus the LoRA path, as a server computes it in ``dtype``, is held against the
+merged weights ``W + s*B*A`` in float64, with A and B straight from the file and ``s`` from the config. Base rows of the
+same batch must keep their bits.
+
+**Tolerance.** Let ``u`` be half of ``torch.finfo(dtype).eps`` (one rounding), ``v`` half the eps of the accumulator
+(float32 below 32 bits, else ``dtype`` itself), ``n`` the length of a reduction. A sum of ``n`` products with random
+signs drifts like a random walk, by at most ``λ·√n·v`` of its size with λ = 4 (Higham and Mary, "A new approach to
+probabilistic rounding error analysis", 2019). So, with maxima over the outputs checked:
+
+- base path: one product over ``d_in`` and one rounding: ``(λ·v·√d_in + u)·max|base|``;
+- LoRA path: products over ``d_in`` and ``r``, and five roundings (A, B, A·x, its scaling, the result):
+  ``path = λ·v·(√d_in + √r) + 5u``, that is ``path·max|Δ|``;
+- their sum: one rounding: ``u·max|merged|``.
+
+``tolerance = ((λ·v·√d_in + u)·max|base| + path·max|Δ| + u·max|merged|) / max|merged|``
+
+That check is blind to an adapter whose whole effect is smaller than the tolerance. Therefore the LoRA path is held
+against ``s·B·(A·x)`` on its own as well, relative to its own size, within ``path``: a wrong scale is found however
+small the effect is. **"Differs from the base"** needs no threshold: ``moved`` is the LoRA path's own output, which is
+exactly zero without an adapter, taken before it is rounded into the base's (in bfloat16 that may swallow a small one).
+
+Underflow is not in these formulas: float32 and bfloat16, which the runtime uses, reach down to 1e-38.
+"""
+
+import math
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+
+from lora_cli.core.results import ModuleProof, Proof
+from lora_cli.runtime.base_weights import BaseWeights
+from lora_cli.runtime.forward import add_lora, lora_delta, route
+from lora_cli.runtime.slots import BASE_SLOT, Slots, Stack
+from lora_cli.runtime.weights import LoraWeights, ModuleWeights
+
+TOKENS = 8
+"""Tokens that use the adapter; as many base tokens stand between them."""
+
+LAMBDA = 4.0
+BLOCK_ELEMENTS = 1 << 22
+"""Weights are widened to float64 in pieces of at most this many elements (32 MiB)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """One module's outputs for the adapter's tokens, ``[TOKENS, d_out]`` each; ``merged`` and ``want`` in float64.
+
+    ``delta`` is the LoRA path's own output and ``want`` what it should be. ``base_kept`` says whether the base tokens
+    of the batch kept their bits.
+    """
+
+    base: torch.Tensor
+    composed: torch.Tensor
+    merged: torch.Tensor
+    delta: torch.Tensor
+    want: torch.Tensor
+    base_kept: bool
+
+
+def prove(slots: Slots, slot: int, weights: LoraWeights, base: BaseWeights, *, seed: int = 0) -> Proof:
+    """Check every module of ``weights`` in ``slot``. Inputs are seeded; the same call gives the same proof."""
+    with torch.inference_mode():
+        modules = tuple(
+            _prove_module(path, slots.stacks[path], slot, module, base, seed)
+            for path, module in weights.modules.items()
+        )
+    return Proof(modules, base.origin, str(slots.dtype).removeprefix("torch."))
+
+
+def tolerances(dtype: torch.dtype, d_in: int, r: int) -> tuple[float, float]:
+    """Relative error of the base path and of the LoRA path (``path`` above) that rounding explains."""
+    u = torch.finfo(dtype).eps / 2
+    v = torch.finfo(torch.float32 if dtype.itemsize < 4 else dtype).eps / 2
+    return LAMBDA * v * math.sqrt(d_in) + u, LAMBDA * v * (math.sqrt(d_in) + math.sqrt(r)) + 5 * u
+
+
+def _prove_module(
+    path: str, stack: Stack, slot: int, module: ModuleWeights, base: BaseWeights, seed: int
+) -> ModuleProof:
+    x = _inputs(module, stack, seed)
+    outputs = _outputs(x, stack, slot, module, base.weight(path))
+    reduction = 1 if module.embedding else module.a.shape[1]
+    base_rounding, path_rounding = tolerances(stack.a.dtype, reduction, module.rank)
+    size = _largest(outputs.merged) or sys.float_info.min
+    u = torch.finfo(stack.a.dtype).eps / 2
+    tolerance = (
+        base_rounding * _largest(outputs.base) + path_rounding * _largest(outputs.want) + u * _largest(outputs.merged)
+    ) / size
+    error = _largest(outputs.composed.double() - outputs.merged) / size
+    moved = _largest(outputs.delta) / size
+    proof = ModuleProof(path, error, moved, tolerance)
+    reason = _not_finite(stack, slot, outputs) or _wrong(proof, outputs, path_rounding)
+    return ModuleProof(path, error, moved, tolerance, reason)
+
+
+def _inputs(module: ModuleWeights, stack: Stack, seed: int) -> torch.Tensor:
+    """``[2 * TOKENS, d_in]`` standard normal in the slots' dtype; for an embedding ``[2 * TOKENS]`` token ids.
+
+    An embedding's A is zero for every token that training never saw, so half of the adapter's ids are those with the
+    largest columns of A.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    device, vocabulary = stack.a.device, module.a.shape[1]
+    if not module.embedding:
+        return torch.randn(2 * TOKENS, vocabulary, generator=generator).to(device, stack.a.dtype)
+    ids = torch.randint(vocabulary, (2 * TOKENS,), generator=generator)
+    columns = module.a.float().abs().amax(0)
+    trained = columns.topk(min(TOKENS // 2, vocabulary)).indices.cpu()
+    ids[: 2 * len(trained) : 2] = trained
+    return ids.to(device)
+
+
+def _outputs(x: torch.Tensor, stack: Stack, slot: int, module: ModuleWeights, weight: torch.Tensor) -> Outputs:
+    """Base and composed in the slots' dtype for a batch that alternates adapter and base tokens; merged in float64."""
+    slot_of_token = torch.tensor([slot, BASE_SLOT] * TOKENS, device=x.device)
+    routing = route(slot_of_token)
+    a, b = module.a.to(x.device, torch.float64), module.b.to(x.device, torch.float64)
+    ours = slot_of_token == slot
+    if module.embedding:
+        rows = weight[x.to(weight.device)].to(x.device, stack.a.dtype)
+        base, want = rows, module.scaling * (a[:, x[ours]].t() @ b.t())
+        merged = rows[ours].double() + want
+    else:
+        base, merged = _base_and_merged(x, ours, weight, (a, b, module.scaling))
+        want = module.scaling * ((x[ours].double() @ a.t()) @ b.t())
+    composed = add_lora(base.clone(), x, stack, routing)
+    kept = bool(torch.equal(composed[~ours], base[~ours]))
+    return Outputs(base[ours], composed[ours], merged, lora_delta(x, stack, routing).double(), want, kept)
+
+
+def _base_and_merged(
+    x: torch.Tensor, ours: torch.Tensor, weight: torch.Tensor, update: tuple[torch.Tensor, torch.Tensor, float]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``x @ W.T`` in x's dtype for all, and ``x @ (W + s*B*A).T`` in float64 for ours. W is ``[d_out, d_in]``."""
+    a, b, scaling = update
+    bases, mergeds = [], []
+    for start, stop in _blocks(weight):
+        block = weight[start:stop].to(x.device, x.dtype)
+        bases.append(F.linear(x, block))
+        mergeds.append(x[ours].double() @ torch.addmm(block.double(), b[start:stop], a, alpha=scaling).t())
+    return torch.cat(bases, 1), torch.cat(mergeds, 1)
+
+
+def _blocks(weight: torch.Tensor) -> Iterator[tuple[int, int]]:
+    rows = max(1, BLOCK_ELEMENTS // max(1, weight.shape[1]))
+    for start in range(0, weight.shape[0], rows):
+        yield start, min(start + rows, weight.shape[0])
+
+
+def _not_finite(stack: Stack, slot: int, outputs: Outputs) -> str:
+    for name, tensor in (("lora_A", stack.a[slot]), ("lora_B", stack.b[slot])):
+        if not _finite(tensor):
+            return f"{name} holds NaN or Inf in its slot"
+    for name, tensor in (("base", outputs.base), ("composed", outputs.composed), ("merged", outputs.merged)):
+        if not _finite(tensor):
+            return f"the {name} output is not finite"
+    return ""
+
+
+def _wrong(proof: ModuleProof, outputs: Outputs, path_rounding: float) -> str:
+    if proof.error > proof.tolerance:
+        return (
+            f"off the merged weights by {proof.error:.1e} of their size, where rounding explains {proof.tolerance:.1e}"
+        )
+    size = _largest(outputs.want)
+    off = _largest(outputs.delta - outputs.want)
+    if off > path_rounding * size:
+        return (
+            f"the LoRA path is off by {off:.1e} at a size of {size:.1e}; rounding explains {path_rounding * size:.1e}"
+        )
+    if not proof.moved:
+        return "changes nothing: its output is the base's"
+    return "" if outputs.base_kept else "a token without an adapter got another output than the base's"
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    """Whether no element is NaN or Inf. aminmax carries both along, many times faster than ``isfinite().all()``."""
+    low, high = torch.aminmax(tensor)
+    return bool(torch.isfinite(low) & torch.isfinite(high))
+
+
+def _largest(tensor: torch.Tensor) -> float:
+    return float(tensor.abs().max()) if tensor.numel() else 0.0

@@ -1,0 +1,36 @@
+"""Adapters and bases on disk, read as the program reads them."""
+
+from pathlib import Path
+
+from lora_cli.core.adapter import Adapter
+from lora_cli.core.base_model import BaseModel, BaseModule
+from lora_cli.core.reference import AdapterRef
+from lora_cli.read.adapter import read_adapter
+from lora_cli.runtime.composable import scalings
+from lora_cli.runtime.weights import LoraWeights, read_weights
+from lora_cli.sources.local import LocalSource
+from tests.making import HIDDEN, LAYERS, VOCAB, llama_modules
+
+LLAMA = BaseModel(
+    "tiny llama",
+    "llama",
+    {
+        "model.embed_tokens": BaseModule(VOCAB, HIDDEN, kind="embedding"),
+        **{path: BaseModule(d_in, d_out) for path, (d_in, d_out) in llama_modules().items()},
+        "lm_head": BaseModule(HIDDEN, VOCAB),
+    },
+    num_layers=LAYERS,
+    hidden_size=HIDDEN,
+    vocab_size=VOCAB,
+)
+"""The base of ``write_base``."""
+
+
+def read(directory: Path, name: str = "adapter") -> Adapter:
+    source = LocalSource()
+    return read_adapter(source, source.resolve(AdapterRef("file", str(directory))), name)
+
+
+def load(directory: Path, base: BaseModel = LLAMA) -> LoraWeights:
+    adapter = read(directory)
+    return read_weights(directory, adapter, scalings(adapter, base))

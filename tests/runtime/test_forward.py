@@ -1,0 +1,90 @@
+"""The batched forward: every token its own slot, and the simplest loop agrees."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lora_cli.runtime.forward import add_lora, route
+from tests.runtime.tiny import CONV, EMBEDDING, LINEAR, MODULES, inputs, slots, token_by_token, weights
+
+PATHS = (LINEAR, CONV, EMBEDDING)
+
+
+def composed(path: str, slot_of_token: list[int], base: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Slots 1 to 3 hold adapters of rank 2, 5 and 8 with scalings of their own."""
+    held = slots(max_lora_rank=8)
+    for adapter in ADAPTERS.values():
+        held.put(adapter)
+    return add_lora(base.clone(), x, held.stacks[path], route(torch.tensor(slot_of_token)))
+
+
+ADAPTERS = {slot: weights(f"a{slot}", r=3 * slot - 1, scaling=0.5 * slot, seed=slot) for slot in (1, 2, 3)}
+
+
+@given(st.sampled_from(PATHS), st.lists(st.integers(0, 3), min_size=1, max_size=24))
+def test_any_mix_of_slots_equals_one_token_after_the_other(path: str, slot_of_token: list[int]) -> None:
+    x = inputs(path, len(slot_of_token))
+    base = torch.randn(len(x), MODULES[path].d_out, generator=torch.Generator().manual_seed(2))
+    result = composed(path, slot_of_token, base, x)
+    oracle = base.double() + token_by_token(x, slot_of_token, ADAPTERS, path)
+    assert torch.allclose(result.double(), oracle, rtol=0, atol=2e-6 * float(oracle.abs().max()))
+
+
+@given(st.sampled_from(PATHS), st.permutations(range(10)))
+def test_permuting_the_tokens_permutes_the_outputs(path: str, order: list[int]) -> None:
+    slot_of_token = [0, 1, 1, 2, 3, 3, 3, 0, 2, 1]
+    x = inputs(path, 10)
+    base = torch.zeros(10, MODULES[path].d_out)
+    straight = composed(path, slot_of_token, base, x)
+    permuted = composed(path, [slot_of_token[i] for i in order], base, x[order])
+    assert torch.allclose(permuted, straight[order], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_tokens_of_the_base_keep_their_bits(path: str, dtype: torch.dtype) -> None:
+    base = torch.randn(4, MODULES[path].d_out).to(dtype)
+    base[0, 0] = -0.0
+    result = composed(path, [0, 1, 0, 2], base, inputs(path, 4, dtype=dtype))
+    assert torch.equal(result[::2].view(torch.uint8), base[::2].view(torch.uint8))
+    assert not torch.equal(result[1], base[1])
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_batch_of_base_tokens_is_returned_as_it_is(path: str) -> None:
+    base = torch.randn(4, MODULES[path].d_out)
+    assert torch.equal(composed(path, [0, 0, 0, 0], base, inputs(path, 4)), base)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_no_nan_of_one_adapter_reaches_another_or_the_base(path: str) -> None:
+    held = slots(max_lora_rank=8)
+    poisoned = weights("poisoned", r=8)
+    for module in poisoned.modules.values():
+        module.a[:] = float("nan")
+        module.b[:] = float("inf")
+    bad, good = held.put(poisoned), held.put(weights("good", r=2))
+    slot_of_token = torch.tensor([good, bad, 0, bad, good, bad])
+    x = inputs(path, 6)
+    if not held.stacks[path].embedding:
+        x[slot_of_token == bad] = float("nan")
+    result = add_lora(torch.ones(6, MODULES[path].d_out), x, held.stacks[path], route(slot_of_token))
+    finite = torch.isfinite(result).all(1)
+    assert finite.tolist() == [True, False, True, False, True, False]
+    assert torch.equal(result[2], torch.ones(MODULES[path].d_out))
+
+
+def test_a_module_that_an_adapter_is_not_on_is_left_to_the_base() -> None:
+    held = slots()
+    slot = held.put(weights(modules={CONV: MODULES[CONV]}))
+    base = torch.randn(3, MODULES[LINEAR].d_out)
+    result = add_lora(base.clone(), inputs(LINEAR, 3), held.stacks[LINEAR], route(torch.full((3,), slot)))
+    assert torch.equal(result, base)
+
+
+@given(st.lists(st.integers(0, 5), max_size=40))
+def test_every_token_with_an_adapter_is_routed_exactly_once(slot_of_token: list[int]) -> None:
+    routing = route(torch.tensor(slot_of_token, dtype=torch.long))
+    assert sorted(routing.tokens.tolist()) == [token for token, slot in enumerate(slot_of_token) if slot]
+    assert set(routing.slots) == set(slot_of_token) - {0}
