@@ -170,6 +170,11 @@ class Hub:
         """How many requests were made whose ``"METHOD origin path?query"`` the regex ``match`` finds."""
         return sum(1 for r in self.requests if re.search(match, f"{r.method} {r.origin} {r.target}"))
 
+    @property
+    def connections(self) -> int:
+        """How many connections were accepted so far, on both origins."""
+        return self._api.accepted + self._cdn.accepted
+
     def signature(self, sha256: str) -> str:
         """What the second origin wants to see in ``?sig=``."""
         return hmac.new(self.secret, sha256.encode(), hashlib.sha256).hexdigest()
@@ -263,6 +268,7 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, hub: Hub, origin: str, port: int) -> None:
         self.hub, self.origin = hub, origin
         self.open: set[socket.socket] = set()
+        self.accepted = 0
         super().__init__(("127.0.0.1", port), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.thread = threading.Thread(target=self.serve_forever, args=(0.02,), name=f"hub-{origin}")
@@ -280,6 +286,7 @@ class _Server(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self.open.add(request)
+        self.accepted += 1
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:

@@ -1,0 +1,202 @@
+"""One request over the shared connection pool, and what its failures mean."""
+
+import functools
+import random
+import re
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from lora_cli import __version__
+from lora_cli.errors import LoraCliError, Unreachable, UsageError
+from lora_cli.sources.urls import host
+
+if TYPE_CHECKING:
+    import httpx2
+
+CONNECT_TIMEOUT_S = 10.0
+SLOWEST_BYTES_PER_S = 1024
+LONGEST_WAIT_S = 330.0
+LONGEST_BACKOFF_S = 8.0
+
+_pool_lock = threading.Lock()
+
+
+class StatusError(Exception):
+    """An answer of 300 or more that another try would not change.
+
+    ``code`` and ``message`` are what the server says in ``X-Error-Code`` and ``X-Error-Message``, made printable.
+    """
+
+    def __init__(self, status: int, url: str, headers: Mapping[str, str]) -> None:
+        super().__init__(f"{host(url)} answered {status}")
+        self.status, self.url = status, url
+        self.code = printable(headers.get("X-Error-Code", ""))
+        self.message = printable(headers.get("X-Error-Message", ""))
+
+
+class Transient(Exception):
+    """A failure that may be gone at the next try: ``wait_s`` is how long the server asks to wait (None: not said).
+
+    ``final`` failures are of the network too, but no second try will mend them.
+    """
+
+    def __init__(
+        self, reason: str, *, hint: str = "try again later", wait_s: float | None = None, final: bool = False
+    ) -> None:
+        super().__init__(reason)
+        self.reason, self.hint, self.wait_s, self.final = reason, hint, wait_s, final
+
+
+def from_status(server: str, status: int, headers: Mapping[str, str]) -> Transient:
+    """What an answer of 408, 429 or 5xx of ``server`` means."""
+    wait_s = asked_wait(headers) if status in (408, 429, 503) else None
+    if status != 429:
+        return Transient(f"{server} answered {status}", wait_s=wait_s)
+    asks = f" and asks to wait {wait_s:.0f} s" if wait_s else ""
+    hint = "wait, or lower --jobs; a server allows more to those who send a token (HF_TOKEN for the Hub)"
+    return Transient(f"{server} limits the rate of requests (429){asks}", hint=hint, wait_s=wait_s)
+
+
+def printable(text: str) -> str:
+    """At most 200 characters of what a server wrote, without anything that a terminal would obey."""
+    return "".join(character if character.isprintable() else " " for character in text[:200]).strip()
+
+
+def asked_wait(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the server asks to wait: the longer of ``RateLimit: …;t=`` and ``Retry-After``; None if neither.
+
+    ``RateLimit`` is draft-ietf-httpapi-ratelimit-headers-09; ``Retry-After`` holds seconds or an HTTP date (RFC 9110).
+    """
+    asked = []
+    if found := re.search(r";\s*t\s*=\s*(\d{1,9})\b", headers.get("RateLimit", "")[:1000], re.ASCII):
+        asked.append(float(found[1]))
+    after = headers.get("Retry-After", "").strip()[:100]
+    if re.fullmatch(r"\d{1,9}", after, re.ASCII):
+        asked.append(float(after))
+    elif after:
+        asked.extend(_until(after))
+    return max(asked, default=None)
+
+
+def _until(date: str) -> list[float]:
+    from email.utils import parsedate_to_datetime
+
+    try:
+        return [max(0.0, parsedate_to_datetime(date).timestamp() - time.time())]
+    except (ValueError, OverflowError):
+        return []
+
+
+def pause_before(failures: int, asked_s: float | None) -> float | None:
+    """Seconds to wait after so many failures in a row; None when the server asks for longer than is sensible.
+
+    Without a wish of the server: 0.5 s, doubled up to 8 s, halved by chance. With one: all of it and up to a tenth
+    more, so that forty waiting processes do not come back in the same instant.
+    """
+    chance = random.random()  # noqa: S311 - spreads load, keeps no secret
+    if asked_s is not None and asked_s > LONGEST_WAIT_S:
+        return None
+    if asked_s:
+        return asked_s + chance * (0.2 + 0.1 * asked_s)
+    return float(min(LONGEST_BACKOFF_S, 0.5 * 2 ** min(failures - 1, 10)) * (0.5 + 0.5 * chance))
+
+
+def send(url: str, headers: Mapping[str, str], timeout_s: float) -> "httpx2.Response":
+    """The answer to a GET as far as its headers; redirects are the caller's. The caller closes it.
+
+    Raises:
+        Transient: the network failed.
+    """
+    import httpx2
+
+    client = _pool()
+    timeout = httpx2.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
+    try:
+        return client.send(client.build_request("GET", url, headers=headers, timeout=timeout), stream=True)
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        raise _meaning(error, url, timeout_s) from error
+
+
+def chunks(response: "httpx2.Response", timeout_s: float) -> Iterator[bytes]:
+    """The body as it comes, at most 64 KiB at a time.
+
+    Raises:
+        Transient: it broke, is silent for ``timeout_s``, or trickles at less than 1 KiB/s over that time.
+    """
+    import httpx2
+
+    url = str(response.request.url)
+    if response.headers.get("Content-Encoding", "identity") != "identity":
+        raise Transient(f"{host(url)} sent a compressed body that was not asked for", hint="check for a proxy between")
+    body, waited_s, received = response.iter_raw(), 0.0, 0
+    while True:
+        began = time.monotonic()
+        try:
+            chunk = next(body, None)
+        except httpx2.HTTPError as error:
+            raise _meaning(error, url, timeout_s) from error
+        if chunk is None:
+            return
+        # Only time spent waiting for the server counts: the reader may take as long as it likes.
+        waited_s, received = waited_s + time.monotonic() - began, received + len(chunk)
+        if waited_s >= timeout_s:
+            if received < SLOWEST_BYTES_PER_S * waited_s:
+                raise Transient(f"{host(url)} sent only {received} bytes in {waited_s:.0f} s")
+            waited_s, received = 0.0, 0
+        yield chunk
+
+
+def _meaning(error: Exception, url: str, timeout_s: float) -> Exception:
+    """The failure in our words: the library's own may hold headers, a signed link or a proxy's password."""
+    import httpx2
+
+    server, told = host(url), printable(str(error))
+    if isinstance(error, httpx2.ConnectError) and "CERTIFICATE_VERIFY_FAILED" in told:
+        hint = "name the certificates to trust with SSL_CERT_FILE"
+        return Transient(f"the certificate of {server} is not trusted: {told}", hint=hint, final=True)
+    meanings = (
+        (httpx2.ConnectTimeout, f"{server} did not accept a connection in {min(timeout_s, CONNECT_TIMEOUT_S):g} s", ""),
+        (httpx2.TimeoutException, f"{server} was silent for {timeout_s:g} s", ""),
+        (httpx2.ProxyError, f"the proxy did not pass the request on to {server}", "check HTTPS_PROXY and NO_PROXY"),
+        (httpx2.ConnectError, f"no connection to {server}: {told}", "check the network, HTTPS_PROXY and HF_ENDPOINT"),
+        (httpx2.RemoteProtocolError, f"the connection to {server} was cut", ""),
+        (httpx2.NetworkError, f"the connection to {server} was cut", ""),
+    )
+    for kind, reason, hint in meanings:
+        if isinstance(error, kind):
+            return Transient(reason, hint=hint or "try again later")
+    return Unreachable(f"the request to {server} cannot be made ({type(error).__name__})")
+
+
+def _pool() -> "httpx2.Client":
+    with _pool_lock:
+        return _client()
+
+
+@functools.cache
+def _client() -> "httpx2.Client":
+    """The connection pool of this process; threads share it. The caller bounds how many streams are open."""
+    import atexit
+    import os
+
+    import httpx2
+
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30.0)
+    headers = {"User-Agent": f"lora-cli/{__version__}", "Accept": "*/*", "Accept-Encoding": "identity"}
+    try:
+        client = httpx2.Client(limits=limits, headers=headers, follow_redirects=False)
+    except (ValueError, OSError, ImportError, httpx2.InvalidURL) as error:
+        raise _environment_error(error) from error
+    atexit.register(client.close)
+    # A child must not speak on its parent's connections.
+    os.register_at_fork(after_in_child=_client.cache_clear)
+    return client
+
+
+def _environment_error(error: Exception) -> LoraCliError:
+    return UsageError(
+        f"the proxy or certificates that the environment names cannot be used ({type(error).__name__})",
+        hint="check HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR",
+    )

@@ -1,0 +1,242 @@
+"""The one HTTP client: pooled, bounded in time and bytes, tried again, and careful where a token goes."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lora_cli.errors import Corrupt, Refused, Unreachable
+from lora_cli.sources.connection import StatusError, Transient, chunks, from_status, pause_before, send
+from lora_cli.sources.urls import following, host, origin
+
+if TYPE_CHECKING:
+    import httpx2
+
+MAX_REDIRECTS = 5
+JSON_CAP = 16 * 1024 * 1024
+LINK_LIFETIME_S = 300.0
+LINKS_CAP = 4096
+AGAIN = "it changed at its origin: run it again"
+
+log = logging.getLogger(__name__)
+
+Headers = Mapping[str, str]
+Check = Callable[[Headers], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Http:
+    """How requests are made for one endpoint.
+
+    ``token`` is sent to the scheme, host and port of ``endpoint`` and nowhere else. No answer may be silent for longer
+    than ``timeout_s``; an operation is tried again ``retries`` times without progress, and ``pause`` waits between.
+    ``links`` remembers for minutes where the endpoint redirected to, so that the ranges of one file ask it once.
+    """
+
+    endpoint: str
+    timeout_s: float
+    retries: int
+    token: str = field(default="", repr=False)
+    pause: Callable[[float], None] = time.sleep
+    links: dict[str, tuple[str, float]] = field(default_factory=dict, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A JSON answer: its value, the URL that gave it after all redirects, and its headers."""
+
+    value: Any
+    url: str
+    headers: Headers
+
+
+def get_json(http: Http, url: str, what: str) -> Answer:
+    """The JSON at ``url``, of at most 16 MiB and within ``timeout_s``; ``what`` begins the message of an error.
+
+    Raises:
+        StatusError: an answer that another try would not change.
+        Unreachable: network, server, or something that is not JSON, after the retries.
+        Refused: the answer is too large, or a redirect gives up encryption.
+    """
+    failures = 0
+    while True:
+        try:
+            with closing(_open(http, url, {}, None)) as response:
+                body = _bounded_body(http, response, what)
+                return Answer(_parsed(body), str(response.request.url), response.headers)
+        except Transient as failure:
+            failures += 1
+            _wait_or_give_up(http, what, failure, failures)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Bytes ``start`` to ``stop`` (None: to the end) of a file of ``size`` bytes (None: unknown)."""
+
+    start: int
+    stop: int | None
+    size: int | None
+
+    @property
+    def end(self) -> int | None:
+        """Where it ends, as far as that is known."""
+        if self.stop is None or self.size is None:
+            return self.size if self.stop is None else self.stop
+        return min(self.stop, self.size)
+
+
+def get_bytes(http: Http, url: str, piece: Piece, what: str, check: Check | None = None) -> Iterator[bytes]:
+    """The bytes of ``piece``, resumed where a stream broke; ``retries`` counts tries that brought nothing.
+
+    A server that ignores the range and sends everything is read from the right offset. ``check`` sees the headers of
+    each answer of the endpoint itself and raises when they belong to another version.
+
+    Raises:
+        StatusError: an answer that another try would not change.
+        Corrupt: the file is not as large as ``piece.size`` says, or the server sends another range than was asked for.
+        Unreachable: network or server, after the retries.
+    """
+    position, failures = piece.start, 0
+    while piece.end is None or position < piece.end:
+        try:
+            with closing(_open(http, url, _range_header(position, piece), check)) as response:
+                for chunk in _wanted(http, response, position, piece, what):
+                    position, failures = position + len(chunk), 0
+                    yield chunk
+                if piece.end is None or position >= piece.end:
+                    return
+                failure = Transient(f"{host(url)} ended the file early, at byte {position} of {piece.end}")
+        except Transient as broken:
+            failure = broken
+        failures += 1
+        _wait_or_give_up(http, what, failure, failures)
+
+
+def _wait_or_give_up(http: Http, what: str, failure: Transient, failures: int) -> None:
+    wait_s = pause_before(failures, failure.wait_s)
+    if failures > http.retries or failure.final or wait_s is None:
+        tries = f" (tried {failures} times)" if failures > 1 else ""
+        raise Unreachable(f"{what}: {failure.reason}{tries}", hint=failure.hint) from failure
+    log.log(logging.WARNING if wait_s > 5 else logging.INFO, "%s: %s; next try in %.1f s", what, failure.reason, wait_s)
+    http.pause(wait_s)
+
+
+def _open(http: Http, url: str, headers: Headers, check: Check | None) -> "httpx2.Response":
+    """An answer of 200 or 206 whose body is still to be read, after at most five redirects."""
+    known, until = http.links.get(url, ("", 0.0))
+    if known and time.monotonic() < until:
+        response = _ask(http, known, headers)
+        if response.status_code in (200, 206):
+            return response
+        # A link that was handed out may expire at any time: the endpoint gives a fresh one.
+        response.close()
+        http.links.pop(url, None)
+    target = url
+    for _ in range(MAX_REDIRECTS + 1):
+        response = _ask(http, target, headers)
+        try:
+            location = _redirect_of(http, target, response, check)
+        except Exception:
+            response.close()
+            raise
+        if not location:
+            _remember(http, url, target)
+            return response
+        response.close()
+        target = following(target, location)
+    raise Unreachable(f"{host(url)} redirects more than {MAX_REDIRECTS} times", hint="check the endpoint's address")
+
+
+def _redirect_of(http: Http, url: str, response: "httpx2.Response", check: Check | None) -> str:
+    """Where the answer sends us, or nothing when it has a body for us; raises when it is neither."""
+    if check is not None and origin(url) == origin(http.endpoint):
+        check(response.headers)
+    status = response.status_code
+    if status in (200, 206):
+        return ""
+    if status in (301, 302, 303, 307, 308) and response.headers.get("Location"):
+        return str(response.headers["Location"])
+    # A storage host says 403 to a link that has expired; the endpoint will hand out another one.
+    stale = status == 403 and origin(url) != origin(http.endpoint)
+    if stale or status in (408, 429) or status >= 500 or status < 300:
+        raise from_status(host(url), status, response.headers)
+    raise StatusError(status, url, response.headers)
+
+
+def _ask(http: Http, url: str, headers: Headers) -> "httpx2.Response":
+    own = {"Authorization": f"Bearer {http.token}"} if http.token and origin(url) == origin(http.endpoint) else {}
+    return send(url, {**headers, **own}, http.timeout_s)
+
+
+def _remember(http: Http, url: str, target: str) -> None:
+    if origin(target) == origin(http.endpoint):
+        return
+    if len(http.links) >= LINKS_CAP:
+        http.links.clear()
+    http.links[url] = (target, time.monotonic() + LINK_LIFETIME_S)
+
+
+def _bounded_body(http: Http, response: "httpx2.Response", what: str) -> bytes:
+    body, deadline = bytearray(), time.monotonic() + http.timeout_s
+    for chunk in chunks(response, http.timeout_s):
+        body += chunk
+        if len(body) > JSON_CAP:
+            raise Refused(f"{what}: the answer is larger than {JSON_CAP} bytes", hint="name a subfolder of it")
+        if time.monotonic() > deadline:
+            raise Transient(f"{host(str(response.request.url))} did not finish its answer in {http.timeout_s:g} s")
+    return bytes(body)
+
+
+def _parsed(body: bytes) -> Any:
+    import json
+
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Transient(
+            "the answer is not JSON", hint="check HF_ENDPOINT, and whether a proxy or a login page answers instead"
+        ) from error
+
+
+def _range_header(position: int, piece: Piece) -> Headers:
+    if position == 0 and piece.stop is None:
+        return {}
+    return {"Range": f"bytes={position}-" + (str(piece.stop - 1) if piece.stop is not None else "")}
+
+
+def _wanted(http: Http, response: "httpx2.Response", position: int, piece: Piece, what: str) -> Iterator[bytes]:
+    """The body from ``position`` to the piece's end, whether the server honoured the range or not."""
+    skip, total = _placement(response, position, what)
+    if piece.size is not None and total not in (None, piece.size):
+        raise Corrupt(f"{what}: it has {total} bytes now, where {piece.size} were listed", hint=AGAIN)
+    # Of a whole file that was sent instead of a range, what follows the piece is not waited for.
+    surplus_is_normal = response.status_code == 200 and piece.end not in (total, piece.size)
+    left = None if piece.end is None else piece.end - position
+    for chunk in chunks(response, http.timeout_s):
+        kept = chunk[skip:] if skip else chunk
+        skip = max(0, skip - len(chunk))
+        if left is not None:
+            if len(kept) > left and not surplus_is_normal:
+                raise Corrupt(f"{what}: more bytes came than were asked for", hint=AGAIN)
+            kept = kept[:left]
+            left -= len(kept)
+        if kept:
+            yield kept
+        if left == 0 and surplus_is_normal:
+            return
+
+
+def _placement(response: "httpx2.Response", position: int, what: str) -> tuple[int, int | None]:
+    """How many bytes of the body come before ``position``, and how long the whole file is (None: not said)."""
+    import re
+
+    if response.status_code == 200:
+        length = response.headers.get("Content-Length", "")
+        return position, int(length) if length.isdecimal() and len(length) < 20 else None
+    shown = response.headers.get("Content-Range", "")
+    found = re.fullmatch(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", shown.strip(), re.ASCII)
+    if found is None or int(found[1]) != position:
+        raise Corrupt(f"{what}: bytes from {position} were asked for, and the server sent others")
+    return 0, None if found[3] == "*" else int(found[3])

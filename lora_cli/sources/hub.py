@@ -1,0 +1,166 @@
+"""Repositories on the Hugging Face Hub, or on any server that speaks like it. Two GETs list, one more reads."""
+
+import logging
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+from lora_cli.core.reference import AdapterRef
+from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.errors import Corrupt, NotFound, Offline, Refused, Unreachable
+from lora_cli.settings import Settings
+from lora_cli.sources.connection import StatusError
+from lora_cli.sources.http import Answer, Headers, Http, Piece, get_bytes, get_json
+from lora_cli.sources.hub_access import Token, explained, find_token
+from lora_cli.sources.hub_listing import MOST_ENTRIES, files_of
+
+MOST_PAGES = 200
+COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
+
+log = logging.getLogger(__name__)
+
+
+class HubSource:
+    """The Hub as a source. A revision is a commit; sizes and digests are those that its tree lists.
+
+    The token is looked up once, when the first request is made, and sent to ``settings.hub_endpoint`` only.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Opens no connection and reads no token yet."""
+        self._settings = settings
+
+    @cached_property
+    def _token(self) -> Token:
+        import os
+
+        return find_token(os.environ)
+
+    @cached_property
+    def _http(self) -> Http:
+        settings = self._settings
+        return Http(settings.hub_endpoint, settings.timeout_s, settings.retries, token=self._token.value)
+
+    def resolve(self, ref: AdapterRef) -> Revision:
+        """The commit that ``ref`` means now, and its files: one request for a branch or tag, then one a page.
+
+        A repository that was renamed is read under its new name, and the log says so.
+
+        Raises:
+            NotFound: there is no such repository, revision or folder.
+            AccessDenied: it is private or gated, or the token is bad.
+            Refused: the listing holds a path that leads out of the adapter, or too many.
+            Unreachable: network or server, after the retries.
+            Offline: the network is switched off.
+        """
+        self._check_online(ref)
+        try:
+            id, commit = self._commit(ref)
+            id, entries = self._entries(ref, id, commit)
+        except StatusError as error:
+            raise explained(error, ref, self._token, self._settings.hub_endpoint) from error
+        if id != ref.location:
+            log.warning("%s is now called %s; write hf://%s", ref, id, id)
+        files = files_of(entries, str(ref), ref.subfolder, f"{_quoted(id)}/resolve/{commit}")
+        if ref.subfolder and not files:
+            raise NotFound(f"{ref}: there is no folder {ref.subfolder} in {commit}", hint="check its spelling")
+        return Revision(ref, commit, files)
+
+    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
+        """Bytes ``start`` to ``stop`` of the file in exactly that commit, in chunks of at most 64 KiB.
+
+        A stream that breaks is resumed here, ``retries`` times without progress.
+
+        Raises:
+            Corrupt: the server sends another commit, digest or size than was listed.
+            AccessDenied: the repository is gated (its listing is not).
+            Unreachable: network or server, after the retries.
+            Offline: the network is switched off.
+        """
+        self._check_online(revision.ref)
+        what = f"{revision.ref}: {file.path}"
+
+        def check(headers: Headers) -> None:
+            _check_version(headers, revision, file, what)
+
+        try:
+            piece = Piece(start, stop, file.size)
+            yield from get_bytes(self._http, f"{self._settings.hub_endpoint}/{file.locator}", piece, what, check)
+        except StatusError as error:
+            if error.status == 416:
+                raise Corrupt(f"{what}: it ends before byte {start}", hint="the origin serves another file") from error
+            raise explained(error, revision.ref, self._token, self._settings.hub_endpoint, file.path) from error
+
+    def _check_online(self, ref: AdapterRef) -> None:
+        if self._settings.offline:
+            hint = (
+                "leave out --offline, LORA_CLI_OFFLINE and HF_HUB_OFFLINE, or fetch it first where there is a network"
+            )
+            raise Offline(f"{ref} is not in the cache, and the network is switched off", hint=hint)
+
+    def _commit(self, ref: AdapterRef) -> tuple[str, str]:
+        """The repository's name and the commit; a reference that names the commit costs no request."""
+        if ref.revision is not None and COMMIT.fullmatch(ref.revision):
+            return ref.location, ref.revision
+        path = f"/api/models/{_quoted(ref.location)}/revision/{quote(ref.revision or 'main', safe='')}"
+        answer = get_json(self._http, self._settings.hub_endpoint + path, str(ref))
+        commit = answer.value.get("sha") if isinstance(answer.value, dict) else None
+        if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
+            raise _unlike_a_hub(ref, "named no commit")
+        return _name_in(answer, ref.location), commit
+
+    def _entries(self, ref: AdapterRef, id: str, commit: str) -> tuple[str, list[Any]]:
+        """The repository's name, which a redirect may have changed, and all entries of the commit's tree."""
+        tree = f"{self._settings.hub_endpoint}/api/models/{_quoted(id)}/tree/{commit}"
+        tree += f"/{_quoted(ref.subfolder)}" if ref.subfolder else ""
+        query, entries = "recursive=true&expand=false", list[Any]()
+        for _ in range(MOST_PAGES):
+            answer = get_json(self._http, f"{tree}?{query}", str(ref))
+            if not isinstance(answer.value, list):
+                raise _unlike_a_hub(ref, "sent no listing")
+            entries += answer.value
+            if len(entries) > MOST_ENTRIES:
+                break
+            query = _next_query(answer.headers)
+            if not query:
+                return _name_in(answer, id), entries
+        hint = "name the adapter's folder: hf://ORG/NAME/FOLDER"
+        raise Refused(f"{ref}: its listing has over {MOST_ENTRIES} entries or {MOST_PAGES} pages", hint=hint)
+
+
+def _quoted(path: str) -> str:
+    return quote(path, safe="/")
+
+
+def _unlike_a_hub(ref: AdapterRef, what: str) -> Unreachable:
+    return Unreachable(f"{ref}: the server {what}: it does not answer like a Hub", hint="check HF_ENDPOINT")
+
+
+def _name_in(answer: Answer, name: str) -> str:
+    """The repository's name in the URL that answered in the end; ``name`` if it holds none."""
+    found = re.search(r"/api/models/([^/]+(?:/[^/]+)?)/(?:revision|tree)/", urlsplit(answer.url).path)
+    new = unquote(found[1]) if found else name
+    return new if re.fullmatch(r"[\w.-]{1,96}(/[\w.-]{1,96})?", new, re.ASCII) and ".." not in new else name
+
+
+def _next_query(headers: Headers) -> str:
+    """The query of the next page, or nothing. The link's host and path are not used: a mirror may send its origin's."""
+    found = re.search(r"<([^<>]{1,8192})>\s*;[^,<]*\brel=\"?next\"?", headers.get("Link", "")[:16_384])
+    query = found[1].partition("?")[2].partition("#")[0] if found else ""
+    return query if re.fullmatch(r"[!-~]*", query) else ""
+
+
+def _check_version(headers: Headers, revision: Revision, file: RemoteFile, what: str) -> None:
+    """Refuses an answer whose commit, size or digest is not the listed one, before its body is read."""
+    commit = headers.get("X-Repo-Commit", revision.id)
+    if commit != revision.id and COMMIT.fullmatch(commit):
+        raise Corrupt(f"{what}: commit {revision.id} was asked for, and {commit} was sent")
+    size = headers.get("X-Linked-Size", "")
+    if file.size is not None and size.isdecimal() and size != str(file.size):
+        raise Corrupt(f"{what}: it has {size[:20]} bytes now, where {file.size} were listed")
+    etag = (headers.get("X-Linked-Etag") or headers.get("ETag") or "").removeprefix("W/").strip('"')
+    for digest in (file.sha256, file.git_sha1):
+        if digest is not None and len(etag) == len(digest) and etag != digest and re.fullmatch(r"[0-9a-f]+", etag):
+            raise Corrupt(f"{what}: digest {digest} was listed, and {etag} is offered")

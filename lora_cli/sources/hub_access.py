@@ -1,0 +1,142 @@
+"""Who asks the Hub, and what its refusals mean."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lora_cli.core.reference import AdapterRef
+from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Unreachable, UsageError
+from lora_cli.sources.connection import StatusError
+from lora_cli.sources.urls import host
+
+TOKEN_CAP = 4096
+_TRUE = frozenset({"1", "true", "yes", "on"})
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token, empty when there is none, and where it was found, for messages."""
+
+    value: str = field(default="", repr=False)
+    found_in: str = ""
+
+
+def find_token(environ: Mapping[str, str]) -> Token:
+    """The Hub token of this user, found as ``huggingface_hub`` finds it.
+
+    ``HF_TOKEN`` (or ``HUGGING_FACE_HUB_TOKEN``), else the file ``HF_TOKEN_PATH`` or ``$HF_HOME/token``;
+    ``HF_HUB_DISABLE_IMPLICIT_TOKEN`` means none. What that library exchanges or renews (``HF_OIDC_RESOURCE``, a login
+    through the browser) is asked of it.
+
+    Raises:
+        UsageError: what was found cannot be a token.
+        AccessDenied: ``HF_OIDC_RESOURCE`` is set, and no token was given for it.
+    """
+    if environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").strip().lower() in _TRUE:
+        return Token()
+    if environ.get("HF_OIDC_RESOURCE"):
+        return _checked(_from_library(), "HF_OIDC_RESOURCE")
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        if token := environ.get(name, "").strip():
+            return _checked(token, name)
+    file = token_file(environ)
+    if (file.parent / "stored_tokens").is_file() and file.is_file():
+        return _checked(_from_library(), str(file))
+    try:
+        with file.open("rb") as stream:
+            text = stream.read(TOKEN_CAP).decode("ascii", errors="replace").strip()
+    except OSError:
+        return Token()
+    return _checked(text, str(file)) if text else Token()
+
+
+def token_file(environ: Mapping[str, str]) -> Path:
+    """Where ``hf auth login`` leaves the token: ``HF_TOKEN_PATH``, else ``token`` in ``HF_HOME``."""
+    caches = environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = environ.get("HF_HOME") or f"{caches}/huggingface"
+    return _expanded(environ.get("HF_TOKEN_PATH") or f"{home}/token", environ)
+
+
+def _expanded(path: str, environ: Mapping[str, str]) -> Path:
+    if path.startswith("~/") and environ.get("HOME"):
+        return Path(environ["HOME"], path[2:])
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def _from_library() -> str:
+    import httpx2
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import HfHubHTTPError, OIDCError
+
+    try:
+        return get_token() or ""
+    except (OIDCError, HfHubHTTPError, httpx2.HTTPError, OSError, ValueError) as error:
+        raise AccessDenied(
+            f"no token of the Hub could be had ({type(error).__name__})",
+            hint="check HF_OIDC_RESOURCE and HF_OIDC_ID_TOKEN, or set HF_TOKEN",
+        ) from error
+
+
+def _checked(token: str, found_in: str) -> Token:
+    # The value is not repeated, and never reaches a library that would repeat it in its own error.
+    if token and not re.fullmatch(r"[!-~]{1,4000}", token):
+        raise UsageError(f"what is in {found_in} cannot be a token", hint="it is one word of printable ASCII: hf_…")
+    return Token(token, found_in if token else "")
+
+
+def explained(error: StatusError, ref: AdapterRef, token: Token, endpoint: str, path: str = "") -> LoraCliError:
+    """The Hub's refusal in words: each case its own message and hint. ``path`` is the file that was read, if any.
+
+    The Hub's headers decide (``X-Error-Code``, ``X-Error-Message``); their meaning is that of
+    ``huggingface_hub.utils.hf_raise_for_status``.
+    """
+    said = error.message.replace(token.value, "***") if token.value else error.message
+    if error.code == "GatedRepo":
+        return _gated(ref, token, endpoint)
+    if error.code == "RevisionNotFound":
+        see = f"see {endpoint}/{ref.location}/tree/main for its branches and commits"
+        return NotFound(f"{ref}: {ref.location} has no branch, tag or commit {ref.revision or 'main'!r}", hint=see)
+    if error.code == "EntryNotFound":
+        missing = f"file {path}" if path else f"folder {ref.subfolder}"
+        return NotFound(f"{ref}: there is no {missing}", hint=f"see {endpoint}/{ref.location} for what is there")
+    if said.startswith("Invalid credentials") or (error.status == 401 and token.value and not error.code):
+        hint = "renew it with `hf auth login`, or unset it: a public repository needs none"
+        return AccessDenied(f"{ref}: {host(error.url)} does not accept the token in {token.found_in}", hint=hint)
+    if error.code == "RepoNotFound" or error.status == 401:
+        return _missing(ref, token)
+    return _other(error, ref, said)
+
+
+def _gated(ref: AdapterRef, token: Token, endpoint: str) -> LoraCliError:
+    page = f"{endpoint}/{ref.location}"
+    if not token.value:
+        hint = f"accept its terms at {page}, then set HF_TOKEN or run `hf auth login`"
+        return AccessDenied(f"{ref} is gated: it is only for accounts that its owner has let in", hint=hint)
+    denied = f"{ref} is gated, and the account of the token in {token.found_in} has not been let in"
+    return AccessDenied(denied, hint=f"ask for access at {page}, or use a token that may read gated repositories")
+
+
+def _missing(ref: AdapterRef, token: Token) -> LoraCliError:
+    if not token.value:
+        hint = "check the spelling; if it is private, set HF_TOKEN or run `hf auth login`"
+        return AccessDenied(f"{ref}: there is no repository {ref.location}, or it is private", hint=hint)
+    hidden = f"{ref}: there is no repository {ref.location}, or it is private and the token in {token.found_in} "
+    hint = "check the spelling, and which repositories the token may read"
+    return NotFound(hidden + "may not read it", hint=hint)
+
+
+def _other(error: StatusError, ref: AdapterRef, said: str) -> LoraCliError:
+    server, told = host(error.url), f": {said}" if said else ""
+    if "disabled" in said:
+        return AccessDenied(f"{ref}: {server} has disabled it{told}", hint="ask its owner, or the Hub's support")
+    if error.status in (403, 451):
+        hint = "check what the token may read, and whether a proxy forbids it"
+        return AccessDenied(f"{ref}: {server} forbids it ({error.status}){told}", hint=hint)
+    if error.status in (404, 410):
+        hint = "check the spelling, and HF_ENDPOINT"
+        return NotFound(f"{ref}: {server} has no such page ({error.status}){told}", hint=hint)
+    return Unreachable(f"{ref}: {server} answered {error.status}{told}", hint="check HF_ENDPOINT, or try again later")

@@ -1,0 +1,43 @@
+"""What a URL says about where a request goes, and where a redirect may lead."""
+
+from urllib.parse import urljoin, urlsplit
+
+from lora_cli.errors import Refused, Unreachable
+
+_PORTS = {"http": 80, "https": 443}
+
+
+def origin(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port: a token that belongs to one origin is not for any other."""
+    parts = urlsplit(url)
+    return parts.scheme, (parts.hostname or "").lower(), parts.port or _PORTS.get(parts.scheme, 0)
+
+
+def host(url: str) -> str:
+    """The host, with its port if it says one, for messages. The rest of a URL may be a signature."""
+    parts = urlsplit(url)
+    name = parts.hostname or "?"
+    return f"{name}:{parts.port}" if parts.port else name
+
+
+def following(url: str, location: str) -> str:
+    """Where a redirect from ``url`` leads.
+
+    Raises:
+        Unreachable: to something that is no web address, or that carries a user or password.
+        Refused: from https to http.
+    """
+    try:
+        target = urljoin(url, location)
+        parts = urlsplit(target)
+        usable = parts.scheme in _PORTS and parts.hostname and "@" not in parts.netloc and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or any(character.isspace() or not character.isprintable() for character in target):
+        raise Unreachable(f"{host(url)} redirects to something that is no web address", hint="check the endpoint")
+    if urlsplit(url).scheme == "https" and parts.scheme == "http":
+        raise Refused(
+            f"{host(url)} redirects from https to http, to {host(target)}: nothing is read unencrypted from there",
+            hint="use the address of an endpoint that stays with https",
+        )
+    return target
