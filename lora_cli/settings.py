@@ -15,6 +15,7 @@ __all__ = ["HUB_ENDPOINT", "OPTIONS", "Settings", "load_settings", "parse_durati
 
 HUB_ENDPOINT = "https://huggingface.co"
 CONFIG_CAP = 1_000_000
+LONGEST_S = 1_000_000
 
 _TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off"})
 
@@ -65,8 +66,8 @@ def _count(lowest: int, highest: int) -> Callable[[Any], int]:
 
 def _positive_duration(value: Any) -> float:
     seconds = parse_duration(value)
-    if seconds <= 0:
-        raise ValueError(f"{shown(value)} is no time at all")
+    if not 0 < seconds <= LONGEST_S:
+        raise ValueError(f"{shown(value)} is no time at all" if seconds <= 0 else f"{shown(value)} is over 11 days")
     return seconds
 
 
@@ -98,6 +99,8 @@ OPTIONS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "hub_endpoint": ("hub_endpoint", _endpoint),
     "max_bytes": ("max_bytes", parse_size),
 }
+# In a file these have a type of their own; a variable has only text.
+_UNQUOTED = frozenset({"jobs", "retries", "offline", "quiet", "verbose", "no_progress"})
 
 
 def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
@@ -180,6 +183,8 @@ def _file_layer(file: Path, environ: Mapping[str, str], *, required: bool) -> di
     for key in values:
         if key not in OPTIONS:
             raise UsageError(f"{where(key)}: unknown setting", hint=did_you_mean(key, OPTIONS))
+        if key in _UNQUOTED and isinstance(values[key], str):
+            raise UsageError(f"{where(key)}: {shown(values[key])} is text", hint="write it without quotes")
     layer = _layer(values, where)
     if "cache_dir" in layer:
         layer["cache_dir"] = file.parent / _expand(layer["cache_dir"], environ, absolute=False)

@@ -86,7 +86,7 @@ def test_the_cache_directory_becomes_absolute(
         ("[jobs]\na=1\n", "config.toml:1: jobs: ", ""),
         ("jobs = \n", "this is not TOML", ""),
         ("jobs = 1\njobs = 2\n", "this is not TOML", ""),
-        ('offline = "maybe"\n', "config.toml:1: offline: 'maybe' is not true or false", ""),
+        ('offline = "maybe"\n', "config.toml:1: offline: 'maybe' is text", "write it without quotes"),
     ],
 )
 def test_a_wrong_file_names_line_key_and_value(environ: dict[str, str], text: str, message: str, hint: str) -> None:
@@ -111,7 +111,9 @@ def test_a_huge_or_binary_file_is_refused(environ: dict[str, str]) -> None:
         load_settings({}, environ)
 
 
-@pytest.mark.parametrize("flags", [{"jobs": "many"}, {"timeout": "0s"}, {"retries": -1}, {"max_bytes": "some"}])
+@pytest.mark.parametrize(
+    "flags", [{"jobs": "many"}, {"timeout": "0s"}, {"lease": "12d"}, {"retries": -1}, {"max_bytes": "some"}]
+)
 def test_a_wrong_flag_is_named(environ: dict[str, str], flags: dict[str, object]) -> None:
     with pytest.raises(UsageError, match=f"^--{next(iter(flags)).replace('_', '-')}: "):
         load_settings(flags, environ)

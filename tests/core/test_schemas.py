@@ -1,0 +1,205 @@
+"""The published schemas say what the parsers do: documents drawn from good and bad values pass both, or neither."""
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lora_cli.core.lock import load_lock
+from lora_cli.core.manifest import load_manifest
+from lora_cli.core.policy import load_policy
+from lora_cli.core.snapshot import Blob, snapshot_digest
+from lora_cli.errors import UsageError
+from lora_cli.settings import OPTIONS, load_settings
+
+SCHEMAS = Path(__file__).parents[2] / "manifests" / "schemas"
+Draw = st.DataObject
+
+SHA256S = ["ab" * 32, "AB" * 32, "ab" * 31, "", 7, None]
+NAMES = ["a", "a.b-c_d", "0", "x" * 128, "x" * 129, "", ".", "..", "a/b", "-a", "é", "a\nb", 1, True, None]
+SOURCES = ["org/a", "hf://org/a@main", "./a", "/a", "", 3, None, ["org/a"], "org\n/a"]
+SIZES = [0, 5, 2**62, "2GiB", "1.5 MB", "7", -1, "x", "", 1.5, True, None, "1e9"]
+FLAGS = [True, False, 0, "true", None]
+COUNTS = [1, 8, 100_000, 100_001, 0, -1, "8", True, None, 1.5]
+GLOBS: list[Any] = [[], ["hf://acme/*"], ["acme/*", "./x"], "hf://acme/*", [""], [1], None]
+HOSTS: list[Any] = [[], ["*.acme.internal"], ["[::1]"], ["https://x"], [""], "a", [1]]
+DIGESTS: list[Any] = [[], ["ab" * 32], ["ab"], "ab" * 32]
+VERSIONS = ["0.33", 0.33, 1, "1.0.0rc1+cu", "v1", "", True, None, -1]
+URLS = ["https://minio.acme.internal", "http://h:9000/x", "ftp://h", "https://u:p@h", "https://h?x", "", 1]
+POLICY: dict[str, list[Any]] = {
+    "allow_sources": GLOBS,
+    "deny_sources": GLOBS,
+    "allow_hosts": HOSTS,
+    "deny_hosts": HOSTS,
+    "allow_formats": [[], ["safetensors", "pickle", "gguf"], ["zip"], "pickle"],
+    "max_bytes": SIZES,
+    "max_file_bytes": SIZES,
+    "require_pinned": FLAGS,
+    "require_sha256": FLAGS,
+    "allow_sha256": DIGESTS,
+    "deny_sha256": DIGESTS,
+    "max_byte": [1],
+}
+ENGINE: dict[str, list[Any]] = {
+    "name": ["vllm", "sglang", "vLLM", "", 1],
+    "version": VERSIONS,
+    "max_lora_rank": COUNTS,
+    "max_loras": COUNTS,
+    "maxLoras": [1],
+}
+RULE: dict[str, list[Any]] = {
+    "match": ["s3://a/*", "", 1],
+    "endpoint_url": URLS,
+    "profile": ["adapters", "a b", "", "/x", 1],
+    "token_env": ["ACME_TOKEN", "hf_token", "", 1],
+    "token": ["x"],
+}
+ADAPTER: dict[str, list[Any]] = {
+    "name": NAMES,
+    "source": SOURCES,
+    "sha256": SHA256S,
+    "pinned": [*FLAGS, 1],
+    "nam": ["a"],
+}
+HEAD: dict[str, list[Any]] = {"apiVersion": ["lora-cli/v1", "lora-cli/v2", 1]}
+FILE: dict[str, list[Any]] = {
+    "path": ["a.json", "x/a.json", "...", "/a", "../a", "a/..", "a//b", "a\\b", "", ".", "a/./b", 1, "a\tb"],
+    "size": [0, 5, 10**15, 10**15 + 1, -1, "5", 1.5, None],
+    "sha256": SHA256S,
+    "mode": [1],
+}
+SETTINGS: dict[str, list[Any]] = {
+    "cache_dir": ["x", "~/x", "/x", "", 1],
+    "jobs": [1, 256, 257, 0, "8", True, 1.5],
+    "retries": [0, 100, 101, -1, "8", False],
+    "timeout": [1, 0.5, 0, -1, "30s", "1h30m", "soon", "", True, 1_000_001, 1e300],
+    "lease": [1, "500ms", "1x", []],
+    "offline": FLAGS[:-1],
+    "quiet": [True, 1],
+    "no_progress": FLAGS[:-1],
+    "hub_endpoint": URLS,
+    "max_bytes": SIZES[:-2],
+    "jobz": [1],
+}
+
+
+def schema(name: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((SCHEMAS / f"{name}.schema.json").read_text())
+    return loaded
+
+
+def drawn(data: Draw, pools: dict[str, list[Any]], always: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Some of the keys, most of them with the first, good value."""
+    keys = data.draw(st.lists(st.sampled_from(list(pools)), max_size=3, unique=True))
+    if data.draw(st.integers(0, 9)):
+        keys = [*always, *(key for key in keys if key not in always)]
+    return {key: data.draw(st.just(pools[key][0]) | st.sampled_from(pools[key])) for key in keys}
+
+
+def accepted(parse: Callable[[], object]) -> bool:
+    try:
+        parse()
+    except UsageError:
+        return False
+    return True
+
+
+def agree(name: str, document: dict[str, Any], parse: Callable[[], object]) -> None:
+    found = [error.message for error in jsonschema.Draft202012Validator(schema(name)).iter_errors(document)]
+    assert accepted(parse) == (not found), (document, found)
+
+
+@pytest.mark.parametrize("name", ["adapter-set", "adapter-set-lock", "policy", "settings"])
+def test_each_schema_is_one(name: str) -> None:
+    jsonschema.Draft202012Validator.check_schema(schema(name))
+
+
+def test_nothing_else_is_published_as_a_schema() -> None:
+    assert {file.name for file in SCHEMAS.iterdir()} == {
+        f"{name}.schema.json" for name in ("adapter-set", "adapter-set-lock", "policy", "settings")
+    }
+
+
+def test_a_policy_means_the_same_in_a_manifest_and_alone() -> None:
+    alone = schema("policy")["properties"]
+    assert schema("adapter-set")["properties"]["policy"]["properties"] == {
+        key: value for key, value in alone.items() if key not in {"apiVersion", "kind"}
+    }
+
+
+def test_the_settings_schema_has_every_setting() -> None:
+    assert set(schema("settings")["properties"]) == set(OPTIONS)
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None)
+def test_the_manifest_schema_and_the_parser_agree(data: Draw) -> None:
+    document = drawn(data, {**HEAD, "kind": ["AdapterSet", "Policy"]}, ("apiVersion", "kind"))
+    document["adapters"] = data.draw(
+        st.sampled_from([None, [], "x"]) | st.just([drawn(data, ADAPTER, ("name", "source"))])
+    )
+    document |= drawn(data, {"base": SOURCES, "other": [1]})
+    for key, make in (
+        ("engine", lambda: drawn(data, ENGINE, ("name",))),
+        ("policy", lambda: drawn(data, POLICY)),
+        ("sources", lambda: [drawn(data, RULE, ("match",))]),
+    ):
+        if data.draw(st.booleans()):
+            document[key] = make()
+    text = json.dumps(document)
+    agree("adapter-set", document, lambda: load_manifest(text, "/f", is_path=lambda _: False))
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_the_policy_schema_and_the_parser_agree(data: Draw) -> None:
+    document = drawn(data, {**HEAD, "kind": ["Policy", "AdapterSet"]}, ("apiVersion", "kind")) | drawn(data, POLICY)
+    agree("policy", document, lambda: load_policy(json.dumps(document), "/f"))
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_the_lock_schema_and_the_parser_agree(data: Draw) -> None:
+    file = drawn(data, FILE, ("path", "size", "sha256"))
+    try:
+        digest = snapshot_digest([(file["path"], Blob(file["sha256"], file["size"]))])
+    except KeyError:
+        digest = "0" * 64
+    pools: dict[str, list[Any]] = {
+        "name": NAMES,
+        "source": ["org/a", "", 1, "a\tb"],
+        "revision": ["", "abc", "a\tb", 1],
+        "other": [1],
+    }
+    adapter = drawn(data, pools, ("name", "source", "revision")) | {"digest": digest, "files": [file]}
+    document = {"apiVersion": "lora-cli/v1", "kind": "AdapterSetLock", "adapters": [adapter]}
+    agree("adapter-set-lock", document, lambda: load_lock(json.dumps(document), "/f"))
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_the_settings_schema_and_the_parser_agree(data: Draw) -> None:
+    document = {key: value for key, value in drawn(data, SETTINGS).items() if value is not None}
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "config.toml"
+        file.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in document.items()))
+        agree("settings", document, lambda: load_settings({"config": file}, {"HOME": directory}))
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, pool in ADAPTER.items() for value in pool])
+def test_every_value_of_an_adapter_is_judged_alike(key: str, value: object) -> None:
+    adapter = {"name": "a", "source": "org/a", key: value}
+    document = {"apiVersion": "lora-cli/v1", "kind": "AdapterSet", "adapters": [adapter]}
+    agree("adapter-set", document, lambda: load_manifest(json.dumps(document), "/f", is_path=lambda _: False))
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, pool in POLICY.items() for value in pool])
+def test_every_value_of_a_policy_is_judged_alike(key: str, value: object) -> None:
+    document = {"apiVersion": "lora-cli/v1", "kind": "Policy", key: value}
+    agree("policy", document, lambda: load_policy(json.dumps(document), "/f"))
