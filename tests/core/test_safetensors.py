@@ -1,0 +1,323 @@
+"""The header of a safetensors file, beside the library that defines the format."""
+
+import json
+import math
+import time
+import tracemalloc
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from safetensors import SafetensorError, deserialize
+from safetensors.numpy import save
+
+from lora_cli.core.safetensors import DTYPE_BITS, HEADER_CAP, Header, header_length, parse_header
+from lora_cli.errors import FormatError
+from tests.making import Raw, safetensors_bytes
+
+EXAMPLES = settings(deadline=None, max_examples=300)
+
+
+def ours(data: bytes) -> Header:
+    length = header_length(data[:8], len(data), "f")
+    return parse_header(data[8 : 8 + length], len(data), "f")
+
+
+def meaning(data: bytes, header: Header) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    return {name: (t.dtype, t.shape, data[t.start : t.stop]) for name, t in header.tensors.items()}
+
+
+def theirs(data: bytes) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    read: Any = deserialize  # it has no types
+    return {name: (t["dtype"], tuple(t["shape"]), bytes(t["data"])) for name, t in read(data)}
+
+
+def with_header(header: str | bytes, body: bytes = b"") -> bytes:
+    text = header if isinstance(header, bytes) else header.encode()
+    return len(text).to_bytes(8, "little") + text + body
+
+
+def entry(dtype: str = "U8", shape: Any = (4,), offsets: Any = (0, 4)) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
+
+
+shapes = st.lists(st.integers(0, 3), max_size=3).map(tuple)
+raws = st.builds(
+    lambda dtype, shape, fill: Raw(dtype, shape, bytes([fill]) * (math.prod(shape) * DTYPE_BITS[dtype] // 8)),
+    st.sampled_from(sorted(dtype for dtype, bits in DTYPE_BITS.items() if bits >= 8)),
+    shapes,
+    st.integers(0, 255),
+)
+files = st.dictionaries(st.text(max_size=12).filter(lambda name: name != "__metadata__"), raws, max_size=5)
+metadatas = st.none() | st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3)
+
+
+@EXAMPLES
+@given(files, metadatas)
+def test_what_the_library_reads_means_the_same_to_us(
+    tensors: Mapping[str, Raw], metadata: Mapping[str, str] | None
+) -> None:
+    data = safetensors_bytes(tensors, metadata)
+    header = ours(data)
+    assert meaning(data, header) == theirs(data)
+    assert header.metadata == (metadata or {})
+
+
+@EXAMPLES
+@given(
+    st.dictionaries(
+        st.text(max_size=12).filter(lambda name: name != "__metadata__"),
+        st.builds(
+            np.zeros,
+            shapes,
+            st.sampled_from([np.float32, np.float16, np.float64, np.int8, np.int64, np.bool_, np.uint16]),
+        ),
+        max_size=5,
+    ),
+    metadatas,
+)
+def test_nothing_that_the_library_wrote_is_an_error(tensors: dict[str, Any], metadata: dict[str, str] | None) -> None:
+    # Without tensors and with empty metadata, safetensors 0.8 writes what it cannot read itself.
+    assume(tensors or metadata != {})
+    data = save(tensors, metadata)
+    header = ours(data)
+    assert {name: tensor.shape for name, tensor in header.tensors.items()} == {n: a.shape for n, a in tensors.items()}
+    assert header.metadata == (metadata or {})
+
+
+VALID = [
+    safetensors_bytes({}),
+    safetensors_bytes({"a": Raw("F32", (2, 1), b"12345678")}, {"format": "pt"}),
+    safetensors_bytes(
+        {
+            "model.q.lora_A.weight": Raw("BF16", (1, 2), b"1234"),
+            "empty": Raw("F16", (0, 7), b""),
+            "scalar": Raw("I64", (), b"12345678"),
+            "ünï": Raw("U8", (3,), b"abc"),
+        },
+        {"a": "b", "c": '"}{'},
+    ),
+]
+
+ODD_TOKENS = (
+    *("-0", "-1", "0.0", "1e2", "1E0", "NaN", "Infinity", "null", "true", "false", "007", "1_0", "9" * 30),
+    *(str(2**64), str(2**64 - 1), str(2**63), '""', "[]", "{}", "[[]]", '"F32"', '"f32"', '"\\ud800"', '"\\u0000"'),
+    *("\t", "\x00", "\ufeff", '"a":', ",", "}", "{", "]", "[", ":", "//", " "),
+    *('"shape":[1],', '"__metadata__":{},', '"dtype":"U8",', '"x":1,'),
+)
+ODD_JSON = st.sampled_from(ODD_TOKENS)
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> bytes:
+    """A valid file with a few bytes or JSON tokens replaced, put in or taken out; the length is mostly mended."""
+    data = draw(st.sampled_from(VALID))
+    length = int.from_bytes(data[:8], "little")
+    header, body = bytearray(data[8 : 8 + length]), bytearray(data[8 + length :])
+    for _ in range(draw(st.integers(1, 3))):
+        part = draw(st.sampled_from([header, header, header, body]))
+        at = draw(st.integers(0, len(part)))
+        new = draw(st.binary(max_size=2) | ODD_JSON.map(lambda text: text.encode("utf-8", "surrogatepass")))
+        part[at : at + draw(st.sampled_from([0, 1, 1, 2, 5]))] = new
+    stated = draw(st.sampled_from([len(header)] * 8 + [length, len(header) + 1, 0, 2**63, HEADER_CAP + 1]))
+    return stated.to_bytes(8, "little") + bytes(header) + bytes(body)
+
+
+@settings(deadline=None, max_examples=1500)
+@given(mutated())
+def test_any_mutation_is_a_format_error_or_means_what_the_library_says(data: bytes) -> None:
+    try:
+        header = ours(data)
+    except FormatError:
+        return
+    assert meaning(data, header) == theirs(data)
+
+
+@EXAMPLES
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-3, 2**66) | st.floats() | st.text(max_size=4),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["dtype", "shape", "data_offsets", "x", "__metadata__"]), inner, max_size=4
+            )
+        ),
+    )
+)
+def test_any_json_as_an_entry_is_judged_as_the_library_judges_it(value: Any) -> None:
+    data = with_header(json.dumps({"a": value}))
+    try:
+        header = ours(data)
+    except FormatError:
+        return
+    assert meaning(data, header) == theirs(data)
+
+
+@settings(deadline=None, max_examples=500)
+@given(
+    st.sampled_from(sorted(DTYPE_BITS)),
+    st.lists(st.sampled_from([0, 1, 2, 3, 4, 2**32, 2**61, 2**63, 2**64 - 1]), max_size=4),
+    st.integers(0, 16),
+    st.integers(0, 16),
+)
+def test_dtype_shape_and_offsets_are_accepted_exactly_when_the_library_does(
+    dtype: str, shape: list[int], start: int, stop: int
+) -> None:
+    data = with_header(json.dumps({"a": entry(dtype, shape, (start, stop))}), b"x" * stop)
+    try:
+        accepted = theirs(data)
+    except SafetensorError:
+        with pytest.raises(FormatError):
+            ours(data)
+    else:
+        assert meaning(data, ours(data)) == accepted
+
+
+@pytest.mark.parametrize("dtype", sorted(DTYPE_BITS))
+def test_a_dtype_has_the_size_that_the_library_gives_it(dtype: str) -> None:
+    nbytes = DTYPE_BITS[dtype]
+    data = with_header(json.dumps({"a": entry(dtype, (8,), (0, nbytes))}), b"x" * nbytes)
+    assert meaning(data, ours(data)) == theirs(data)
+
+
+def two(first: tuple[int, int], second: tuple[int, int]) -> str:
+    shape = {"a": (first[1] - first[0],), "b": (second[1] - second[0],)}
+    return json.dumps({"a": entry("U8", shape["a"], first), "b": entry("U8", shape["b"], second)})
+
+
+ONE = json.dumps({"a": entry()})
+
+MALFORMED = {
+    "nothing at all": (b"", "truncated: 0 bytes"),
+    "half a length": (b"\x01\x02\x03", "truncated: 3 bytes"),
+    "a length beyond the file": (with_header(ONE)[:-3], "truncated: the header ends at byte"),
+    "a length beyond the cap": ((HEADER_CAP + 1).to_bytes(8, "little") + b"{}", "limit is 100000000"),
+    "an HTML page": (b"<!DOCTYPE html><html>", "not a safetensors file"),
+    "no header": (with_header(""), "the header has 0 bytes"),
+    "not UTF-8": (with_header(b'{"\xff":{}}'), "not UTF-8 at byte 10"),
+    "not JSON": (with_header("{nonsense}"), "not JSON: expected a string at character 1"),
+    "JSON that ends early": (with_header('{"a":{"dtype":"U8"'), "does not end within"),
+    "JSON that goes on": (with_header("{} {}"), "goes on after its end"),
+    "a trailing comma": (with_header(ONE[:-1] + ",}", b"1234"), "expected a string"),
+    "no comma": (with_header('{"__metadata__":{} "b":{}}'), "expected , or }"),
+    "no colon": (with_header('{"a" {}}'), "expected :"),
+    "a list": (with_header("[]"), "does not start with {"),
+    "white space first": (with_header(" " + ONE, b"1234"), "does not start with {"),
+    "a name twice": (with_header('{"a":%s,"a":%s}' % ((json.dumps(entry()),) * 2), b"1234"), "f: a: stands twice"),
+    "a field twice": (with_header('{"a":{"dtype":"U8","dtype":"U8"}}'), "f: a: a field stands twice"),
+    "metadata twice": (with_header('{"__metadata__":{},"__metadata__":{}}'), "__metadata__ stands twice"),
+    "a metadata key twice": (with_header('{"__metadata__":{"a":"","a":""}}'), "__metadata__ has 'a' twice"),
+    "metadata that is a list": (with_header('{"__metadata__":[]}'), "__metadata__ is not an object"),
+    "a number in metadata": (with_header('{"__metadata__":{"a":1}}'), "not a string, under 'a'"),
+    "half a surrogate pair": (with_header('{"\\ud800":{}}'), "half a surrogate pair"),
+    "an entry that is a list": (with_header('{"a":[]}'), "f: a: its entry is not an object"),
+    "a field missing": (with_header('{"a":{"dtype":"U8","shape":[]}}'), "f: a: data_offsets is missing"),
+    "an unknown field": (with_header(json.dumps({"a": entry() | {"x": 1}}), b"1234"), "f: a: x is not in the format"),
+    "an unknown dtype": (with_header(json.dumps({"a": entry("F33")}), b"1234"), "f: a: unknown dtype 'F33'"),
+    "a dtype that is a number": (with_header(json.dumps({"a": entry() | {"dtype": 3}}), b"1234"), "unknown dtype '3'"),
+    "a negative dimension": (with_header(json.dumps({"a": entry(shape=(-4,))}), b"1234"), "-4 is not an unsigned"),
+    "minus zero": (with_header('{"a":{"dtype":"U8","shape":[-0],"data_offsets":[0,0]}}'), "-0 is not an unsigned"),
+    "a fraction": (with_header(json.dumps({"a": entry(shape=(4.0,))}), b"1234"), "4.0 is not an unsigned"),
+    "NaN": (with_header('{"a":{"dtype":"U8","shape":[NaN],"data_offsets":[0,0]}}'), "NaN is not an unsigned"),
+    "a dimension beyond 64 bits": (
+        with_header(json.dumps({"a": entry(shape=(2**64,))}), b"1234"),
+        "is not an unsigned",
+    ),
+    "a dimension of a million digits": (
+        with_header('{"a":{"dtype":"U8","shape":[' + "9" * 60_000 + '],"data_offsets":[0,0]}}'),
+        "is not an unsigned",
+    ),
+    "true as a dimension": (with_header(json.dumps({"a": entry(shape=(True,))}), b"1"), "shape is not a list"),
+    "a shape that is a number": (
+        with_header(json.dumps({"a": entry() | {"shape": 4}}), b"1234"),
+        "shape is not a list",
+    ),
+    "a shape that overflows": (with_header(json.dumps({"a": entry(shape=(2**40, 2**40, 0))})), "overflows 64 bits"),
+    "a shape whose bits overflow": (
+        with_header(json.dumps({"a": entry("F64", (2**60,), (0, 4))}), b"1234"),
+        "overflows",
+    ),
+    "half a byte": (with_header(json.dumps({"a": entry("F4", (3,), (0, 1))}), b"1"), "does not fill whole bytes"),
+    "offsets backwards": (with_header(json.dumps({"a": entry(offsets=(4, 0))}), b"1234"), "start <= stop"),
+    "three offsets": (with_header(json.dumps({"a": entry(offsets=(0, 2, 4))}), b"1234"), "data_offsets are not"),
+    "more bytes than the shape": (with_header(json.dumps({"a": entry(shape=(3,))}), b"1234"), "takes 3 bytes"),
+    "fewer bytes than the shape": (with_header(json.dumps({"a": entry(shape=(5,))}), b"1234"), "data_offsets span 4"),
+    "an overlap": (with_header(two((0, 4), (2, 6)), b"123456"), "f: b: starts at byte"),
+    "a gap": (with_header(two((0, 2), (3, 5)), b"12345"), "leaves a gap"),
+    "a gap before the first": (with_header(json.dumps({"a": entry(offsets=(1, 5))}), b"12345"), "leaves a gap"),
+    "missing bytes": (with_header(ONE, b"123"), "truncated: the tensors end at byte"),
+    "trailing bytes": (with_header(ONE, b"12345"), "1 bytes follow the last tensor"),
+    "an entry nested too deep": (with_header('{"a":{"x":' + "[" * 20_000 + "}"), "nested too deep"),
+    "an entry without an end": (with_header('{"a":{"x":"' + "y" * 70_000 + '"}}'), "does not end within 65536"),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_every_malformation_is_an_error_that_says_where(name: str) -> None:
+    data, message = MALFORMED[name]
+    with pytest.raises(FormatError) as caught:
+        ours(data)
+    assert message in str(caught.value)
+    assert caught.value.where.startswith("f")
+
+
+def test_a_header_can_be_read_before_the_size_of_the_file_is_known() -> None:
+    data = VALID[1]
+    header = parse_header(data[8 : 8 + header_length(data[:8], None, "f")], None, "f")
+    assert header == ours(data)
+
+
+def test_offsets_are_from_the_beginning_of_the_file() -> None:
+    data = with_header(two((0, 2), (2, 5)), b"aabbb")
+    tensors = ours(data).tensors
+    assert [data[t.start : t.stop] for t in tensors.values()] == [b"aa", b"bbb"]
+    assert [t.nbytes for t in tensors.values()] == [2, 3]
+
+
+def many(count: int) -> bytes:
+    entries = {
+        f"base_model.model.model.layers.{i}.q.lora_A.weight": entry("U8", (1,), (i, i + 1)) for i in range(count)
+    }
+    return with_header(json.dumps(entries), b"x" * count)
+
+
+def test_time_grows_with_the_header_and_not_with_its_square() -> None:
+    small, large = many(2_000), many(32_000)
+    spent = []
+    for data in (small, small, large):
+        begun = time.perf_counter()
+        ours(data)
+        spent.append(time.perf_counter() - begun)
+    # 16 times the header; quadratic would be 256 times the time.
+    assert spent[2] < 80 * max(spent[1], 0.005)
+
+
+@pytest.mark.parametrize(
+    "filler", ["[],", "{},", '{"a":', "[", '"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},'[:-1] + ","]
+)
+def test_memory_stays_in_proportion_to_the_header_whatever_stands_in_it(filler: str) -> None:
+    header = ('{"b":{"x":[' + filler * (4_000_000 // len(filler))).encode()
+    tracemalloc.start()
+    try:
+        with pytest.raises(FormatError):
+            parse_header(header, None, "f")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * len(header)
+
+
+def test_memory_of_a_valid_header_is_a_small_multiple_of_it() -> None:
+    data = many(20_000)
+    tracemalloc.start()
+    try:
+        header = ours(data)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(header.tensors) == 20_000
+    assert peak < 10 * len(data)
