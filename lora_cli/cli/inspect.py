@@ -1,0 +1,53 @@
+"""``lora-cli inspect``: what an adapter is, from its config and header alone."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lora_cli.check import Checked, Terms, check_all, open_base
+from lora_cli.cli.output import DEFAULT_WIDTH, Format, colour, width, write
+from lora_cli.core.inspection import Inspection, inspection_of
+from lora_cli.rules import choose
+from lora_cli.settings import Settings
+
+OF_VALUES = "LC5"
+"""What ``inspect`` does not look at, and so does not list as skipped."""
+
+
+def command(
+    ctx: typer.Context,
+    refs: Annotated[list[str], typer.Argument(metavar="REF...", help="Paths or references.")],
+    base: Annotated[str, typer.Option(help="A base model, to say how many modules apply.")] = "",
+    output_format: Annotated[Format, typer.Option("--format", help="How to write the result.")] = Format.HUMAN,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
+) -> None:
+    """Say what an adapter is, from its header alone, local or remote."""
+    settings: Settings = ctx.obj
+    rules = choose(ignore=[OF_VALUES])
+    terms = Terms(open_base(base, settings) if base else None, values=False, rules=rules)
+    done = [(checked, _inspection(checked)) for checked in check_all([("", ref) for ref in refs], terms, settings)]
+    if output_format is Format.JSON:
+        from lora_cli.render.json import render_inspections
+
+        text = render_inspections(done)
+    else:
+        from lora_cli.render.human.inspection import render_inspection
+
+        wide, coloured = (width(), colour()) if output is None else (DEFAULT_WIDTH, False)
+        text = "\n".join(render_inspection(*one, wide, colour=coloured) for one in done)
+    write(text, output)
+    raise typer.Exit(max(_exit_code(checked) for checked, _ in done))
+
+
+def _inspection(checked: Checked) -> Inspection | None:
+    return None if checked.adapter is None else inspection_of(checked.adapter)
+
+
+def _exit_code(checked: Checked) -> int:
+    """1 for an adapter that is there and cannot be read; findings about one that can are told, and are no failure."""
+    if checked.error is not None:
+        return checked.error.exit_code
+    adapter = checked.adapter
+    unreadable = adapter is None or adapter.config is None or adapter.weights_error is not None
+    return int(unreadable or (adapter is not None and not adapter.weight_files))

@@ -1,0 +1,27 @@
+"""``lora-cli rules``: the list of rules, or one rule's documentation."""
+
+from typing import Annotated
+
+import typer
+
+from lora_cli.cli.output import Format, colour, width, write
+from lora_cli.rules import RULES, find
+
+
+def command(
+    code: Annotated[str, typer.Argument(metavar="[CODE]", help="A code, its beginning, or a name.")] = "",
+    output_format: Annotated[Format, typer.Option("--format", help="How to write the result.")] = Format.HUMAN,
+) -> None:
+    """List the rules of validate, or explain one."""
+    chosen = find(code) if code else RULES
+    if output_format is Format.JSON:
+        from lora_cli.render.json import render_rules as as_json
+
+        write(as_json(chosen))
+        return
+    from lora_cli.render.human.rules import render_rule, render_rules
+
+    if code and len(chosen) == 1:
+        write(render_rule(chosen[0], width(), colour=colour()))
+    else:
+        write(render_rules(chosen, width(), colour=colour()))

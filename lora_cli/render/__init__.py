@@ -1,0 +1,1 @@
+"""Values → text. Pure: nothing here prints."""

@@ -1,0 +1,87 @@
+"""What ``validate`` says to people: one block per finding, and a last line that counts."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from lora_cli.check import Checked
+from lora_cli.core.finding import Finding, Severity, Skipped
+from lora_cli.render.text import counted, paint, safe, wrap
+
+STYLE = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "blue"}
+
+
+def render_checked(checked: Checked, width: int, *, fail_on: Severity = Severity.ERROR, colour: bool = False) -> str:
+    """One adapter's block: its outcome, then what, where and hint of each finding, then what was not looked at."""
+    lines = list(_headline(checked, width, fail_on, colour))
+    if checked.error is not None:
+        lines += wrap(checked.error.message, width, "  ", "  ")
+        lines += _labelled("hint", checked.error.hint, width, colour)
+    if checked.verdict is not None:
+        for finding in sorted(checked.verdict.findings, key=lambda found: -found.severity):
+            lines += _finding(finding, width, colour)
+        lines += _skipped(checked.verdict.skipped, width, colour)
+    return "\n".join(lines) + "\n"
+
+
+def _headline(checked: Checked, width: int, fail_on: Severity, colour: bool) -> Iterator[str]:
+    word, style = _outcome(checked, fail_on)
+    applied = checked.verdict.applied if checked.verdict is not None else None
+    tail = f", {applied} modules apply" if applied is not None else ""
+    head, *rest = wrap(f"{safe(checked.name)}: {word}{tail}", width, "  ", "") or [word]
+    yield head.replace(f": {word}", f": {paint(word, style, colour=colour)}", 1)
+    yield from rest
+    if checked.source != checked.name and not checked.source.endswith(checked.name):
+        yield from wrap(checked.source, width, "  ", "  ")
+
+
+def _outcome(checked: Checked, fail_on: Severity) -> tuple[str, str]:
+    if checked.error is not None:
+        return "failed", "red"
+    verdict = checked.verdict
+    if verdict is not None and verdict.refused(fail_on):
+        return "refused", "red"
+    return "ok", "green"
+
+
+def _finding(finding: Finding, width: int, colour: bool) -> Iterator[str]:
+    label = finding.severity.label
+    yield ""
+    yield f"  {paint(label, STYLE[finding.severity], colour=colour)} {finding.code} {finding.name}"
+    yield from wrap(finding.problem.message, width, "    ", "    ")
+    yield from _labelled("at", str(finding.problem.at), width, colour, "    ")
+    yield from _labelled("hint", finding.problem.hint, width, colour, "    ")
+
+
+def _labelled(label: str, text: str, width: int, colour: bool, indent: str = "  ") -> Iterator[str]:
+    if not text:
+        return
+    first, *rest = wrap(text, width, indent + "  ", f"{indent}{label}: ")
+    yield first.replace(f"{label}:", paint(f"{label}:", "dim", colour=colour), 1)
+    yield from rest
+
+
+def _skipped(skipped: Iterable[Skipped], width: int, colour: bool) -> Iterator[str]:
+    """What was not looked at, by reason: the same reason is said once, for all the rules that it stopped."""
+    by_reason: dict[str, list[str]] = {}
+    for one in skipped:
+        by_reason.setdefault(one.reason, []).append(one.code)
+    for reason, codes in by_reason.items():
+        yield ""
+        yield f"  {paint('skipped', 'dim', colour=colour)} {counted(len(codes), 'check')}"
+        yield from wrap(f"{reason}: {', '.join(codes)}", width, "    ", "    ")
+
+
+def render_summary(checked: Sequence[Checked], width: int, *, fail_on: Severity = Severity.ERROR) -> str:
+    """The last line: how many adapters, errors, warnings, and checks that could not look."""
+    findings = [found.severity for one in checked if one.verdict is not None for found in one.verdict.findings]
+    skipped = sum(len(one.verdict.skipped) for one in checked if one.verdict is not None)
+    failed = sum(one.error is not None for one in checked)
+    refused = sum(one.error is None and one.exit_code(fail_on) != 0 for one in checked)
+    parts = [f"{len(checked) - failed - refused} ok", f"{refused} refused", f"{failed} failed"]
+    outcome = ", ".join(part for part in parts if not part.startswith("0 "))
+    counts = [
+        f"{counted(len(checked), 'adapter')} ({outcome})",
+        counted(findings.count(Severity.ERROR), "error"),
+        counted(findings.count(Severity.WARNING), "warning"),
+        counted(skipped, "skipped check"),
+    ]
+    return "\n".join(wrap("; ".join(counts), width)) + "\n"

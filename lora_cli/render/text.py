@@ -1,0 +1,76 @@
+"""Plain text: safe to print, wrapped, and coloured by hand, because importing rich costs more than a whole check."""
+
+import textwrap
+from collections.abc import Iterable, Sequence
+
+NARROWEST = 24
+CODES = {"red": "31", "green": "32", "yellow": "33", "blue": "34", "dim": "2", "bold": "1"}
+
+
+def safe(text: object) -> str:
+    r"""``text`` on one line, with control, bidirectional and other invisible characters written as escapes.
+
+    What an adapter calls its tensors must not move the cursor of whoever reads about it.
+    """
+    string = str(text)
+    if string.isprintable():
+        return string
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in string)
+
+
+def paint(text: str, style: str, *, colour: bool) -> str:
+    """``text`` in a style of ``CODES`` where colour is wanted."""
+    return f"\x1b[{CODES[style]}m{text}\x1b[0m" if colour and text else text
+
+
+def wrap(text: object, width: int, indent: str = "", first: str | None = None) -> list[str]:
+    """Lines of at most ``width`` columns. A longer word (a path, a tensor's name) stays whole, to be copied."""
+    return textwrap.wrap(
+        safe(text),
+        max(width, NARROWEST),
+        initial_indent=indent if first is None else first,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def pairs(rows: Iterable[tuple[str, object]], width: int, indent: str = "  ") -> list[str]:
+    """Labelled values, one below the other, aligned; empty values are left out."""
+    kept = [(label, value) for label, value in rows if value not in ("", None)]
+    column = max((len(label) for label, _ in kept), default=0) + 2
+    lines: list[str] = []
+    for label, value in kept:
+        hanging = indent + " " * column
+        lines += wrap(value, width, hanging, f"{indent}{label:<{column}}")
+    return lines
+
+
+def columns(header: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1, gap: int = 2) -> list[str]:
+    """A table as lines: the first ``left`` columns to the left, numbers to the right, nothing cut."""
+    cells = [list(header), *([safe(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    aligned = (
+        (cell.ljust(widths[i]) if i < left else cell.rjust(widths[i]) for i, cell in enumerate(row)) for row in cells
+    )
+    return [(" " * gap).join(row).rstrip() for row in aligned]
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 error``, ``2 errors``, ``no errors``."""
+    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
+
+
+def milliseconds(value: float) -> str:
+    """Three significant digits or so: ``0.31``, ``12.4``, ``1830``."""
+    return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def size(number: int) -> str:
+    """Bytes as people say them: ``512 B``, ``1.4 MiB``."""
+    value = float(number)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"

@@ -1,0 +1,83 @@
+"""The rules, one function each: files LC1xx, config LC2xx, tensors LC3xx, engine LC4xx, values LC5xx.
+
+Adding one is a function under ``@rule``, a line in ``RULES``, and a file with cases in ``tests/rules/cases``.
+"""
+
+from collections.abc import Sequence
+
+from lora_cli.errors import UsageError
+from lora_cli.rules import base, config, engine, files, tensors, values
+from lora_cli.rules.rule import Rule
+
+RULES: tuple[Rule, ...] = (
+    files.weights_missing,
+    files.weights_corrupt,
+    files.weights_pickled,
+    files.weights_sharded,
+    files.unreadable_file,
+    files.config_missing,
+    files.config_unreadable,
+    config.not_lora,
+    config.rank_invalid,
+    config.alpha_invalid,
+    config.field_type,
+    config.targets_missing,
+    config.duplicate_field,
+    config.unknown_field,
+    config.pattern_invalid,
+    tensors.rank_mismatch,
+    tensors.pair_incomplete,
+    tensors.name_form,
+    tensors.adapter_name_infix,
+    tensors.name_unknown,
+    tensors.factor_shape,
+    tensors.untargeted_tensors,
+    tensors.no_lora_tensors,
+    tensors.factor_dtype,
+    base.nothing_applies,
+    base.partly_applied,
+    base.layer_out_of_range,
+    base.shape_mismatch,
+    base.targets_without_tensors,
+    engine.rank_above_max,
+    values.nonfinite_values,
+    values.zero_b,
+)
+"""Every rule, in the order in which they are run and listed."""
+
+
+def find(selector: str) -> tuple[Rule, ...]:
+    """The rules that a selector means: a code, the beginning of one (``LC3``), or a name.
+
+    Raises:
+        UsageError: it means none.
+    """
+    found = tuple(rule for rule in RULES if selector and rule.matches(selector))
+    if not found:
+        from lora_cli.core.nearest import did_you_mean
+
+        known = [word for rule in RULES for word in (rule.code, rule.name)]
+        hint = did_you_mean(selector, known)
+        raise UsageError(
+            f"no rule is called {selector!r}",
+            hint=hint if hint.startswith("did") else "lora-cli rules lists them all",
+        )
+    return found
+
+
+def choose(select: Sequence[str] = (), ignore: Sequence[str] = ()) -> tuple[Rule, ...]:
+    """The rules of ``select`` (none: all) without those of ``ignore``, in their own order.
+
+    Each entry may hold several selectors with commas between them.
+
+    Raises:
+        UsageError: a selector means no rule.
+    """
+    chosen = _all_of(select) if select else set(RULES)
+    left_out = _all_of(ignore)
+    return tuple(rule for rule in RULES if rule in chosen and rule not in left_out)
+
+
+def _all_of(selectors: Sequence[str]) -> set[Rule]:
+    words = [word.strip() for selector in selectors for word in selector.split(",")]
+    return {rule for word in words if word for rule in find(word)}

@@ -1,0 +1,208 @@
+"""How an adapter meets a base: which of its modules PEFT would put where, and which of them nowhere."""
+
+import re
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+
+from lora_cli.core.adapter import Adapter, LoraPair
+from lora_cli.core.base_model import BaseModel, BaseModule
+from lora_cli.core.finding import Applied
+from lora_cli.core.keys import PEFT_PREFIX, Key
+from lora_cli.core.lora_config import LoraConfig
+from lora_cli.core.targets import (
+    EMBEDDING_NAMES,
+    OUTPUT_NAMES,
+    replicated,
+    scales,
+    targeted,
+    targeted_in,
+    wrapped_parameters,
+)
+from lora_cli.errors import FormatError
+from lora_cli.rules.wording import clip, count
+
+DEFAULT_NAME = "default"
+"""The name that PEFT gives an adapter in memory when it is given none; it looks tensors up under it."""
+
+_FIRST_INDEX = re.compile(r"(?:^|(?<=\.))\d+(?=\.|$)")
+SCALE_FIELDS = frozenset({"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora"})
+"""Without the right types in these there are no ranks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """An adapter's modules, sorted by what PEFT would do with them. Every module with a tensor stands in one of these.
+
+    ``found`` exist in the base (without a base: all); ``beyond`` would, if it had more layers; ``absent`` do not.
+    Of the found, ``misnamed`` are dropped because of the form of their names and ``untargeted`` because the config
+    does not target them; ``matched`` is what remains. ``missing`` are modules of the base that the config targets
+    and that have no tensors. ``ranks`` is what the config wants of the tensors of each found module, ``expected`` what
+    the base has in its place (nothing without a base; a fused parameter may be read in either of two orientations).
+    ``errors`` are why patterns of the config could not be matched; what depends on them is then empty.
+    """
+
+    found: tuple[str, ...]
+    beyond: tuple[str, ...]
+    absent: tuple[str, ...]
+    misnamed: tuple[str, ...]
+    untargeted: tuple[str, ...]
+    matched: tuple[str, ...]
+    missing: tuple[str, ...]
+    ranks: Mapping[str, int]
+    expected: Mapping[str, tuple[BaseModule, ...]]
+    errors: tuple[FormatError, ...] = ()
+
+    @property
+    def applied(self) -> Applied:
+        """``matched`` of all."""
+        return Applied(len(self.matched), len(self.found) + len(self.beyond) + len(self.absent))
+
+    def reasons(self) -> str:
+        """Why modules do not apply, in words, with counts."""
+        said = (
+            (len(self.absent), "the base has no module of that name"),
+            (len(self.beyond), "the base has no such layer"),
+            (len(self.misnamed), "the name is not as PEFT writes it"),
+            (len(set(self.untargeted) - set(self.misnamed)), "the config does not target it"),
+        )
+        return "; ".join(f"{reason} ({count(number, 'module')})" for number, reason in said if number)
+
+
+def apply(adapter: Adapter, base: BaseModel | None) -> Application:
+    """Sort the modules of ``adapter`` as PEFT would, beside ``base`` or, without one, by the config alone."""
+    config = adapter.config
+    if base is not None and config is not None:
+        base = replicated(config, base)
+    errors: list[FormatError] = []
+    modules = tuple(adapter.pairs)
+    known: Container[str] = modules if base is None else base.modules
+    wrapped = _wrapped(config, base, modules)
+    found = tuple(module for module in modules if module in known or module in wrapped)
+    others = [module for module in modules if module not in known and module not in wrapped]
+    beyond = frozenset(module for module in others if base is not None and _beyond(module, base))
+    chosen = _chosen(config, base, found, errors)
+    untargeted = () if chosen is None else tuple(m for m in found if m not in chosen and m not in wrapped)
+    misnamed = tuple(module for module in found if _misnamed(adapter, adapter.pairs[module]))
+    left_out = {*untargeted, *misnamed}
+    return Application(
+        found=found,
+        beyond=tuple(module for module in others if module in beyond),
+        absent=tuple(module for module in others if module not in beyond),
+        misnamed=misnamed,
+        untargeted=untargeted,
+        matched=tuple(module for module in found if module not in left_out),
+        missing=_missing(config, base, chosen, wrapped, adapter),
+        ranks=_ranks(config, found, wrapped, base, errors),
+        expected={} if base is None else {module: _expected(module, base, wrapped) for module in found},
+        errors=tuple(errors),
+    )
+
+
+def _wrapped(config: LoraConfig | None, base: BaseModel | None, modules: tuple[str, ...]) -> Mapping[str, str]:
+    """Where A and B of targeted parameters stand: wrapper to parameter, which is empty where no base tells it."""
+    if config is None or not config.target_parameters:
+        return {}
+    if base is None:
+        return {module: "" for module in modules if _names_parameter_of(config, module)}
+    return wrapped_parameters(config, base.parameters)
+
+
+def _names_parameter_of(config: LoraConfig, module: str) -> bool:
+    """Whether ``target_parameters`` names a parameter that may belong to ``module``, as far as names tell."""
+    while module.endswith(".base_layer"):
+        module = module.removesuffix(".base_layer")
+    parents = [name.rpartition(".")[0] for name in config.target_parameters or ()]
+    return any(not parent or module == parent or module.endswith("." + parent) for parent in parents)
+
+
+def _beyond(module: str, base: BaseModel) -> bool:
+    """Whether the base would have ``module`` if it had more layers."""
+    index = _FIRST_INDEX.search(module)
+    if index is None or (len(index.group()) < 10 and int(index.group()) < base.num_layers):
+        return False
+    head, tail = module[: index.start()], module[index.end() :]
+    return any(f"{head}{layer}{tail}" in base.modules for layer in range(base.num_layers))
+
+
+def _chosen(
+    config: LoraConfig | None, base: BaseModel | None, found: tuple[str, ...], errors: list[FormatError]
+) -> frozenset[str] | None:
+    """The modules that the config targets: of the base, or without one of the adapter's own; None when unknowable."""
+    if config is None:
+        return None
+    try:
+        if base is not None:
+            return targeted_in(config, base)
+        if config.target_modules is None and "target_modules" not in config.mistyped:
+            return None
+        return targeted(config, found, linear=found)
+    except FormatError as error:
+        if "target_modules" not in config.mistyped and config.target_modules is not None:
+            errors.append(error)
+        return None
+
+
+def _misnamed(adapter: Adapter, pair: LoraPair) -> bool:
+    keys = [adapter.keys[factor.name] for factor in (pair.a, pair.b) if factor is not None]
+    return any(dropped_for(key) for key in keys)
+
+
+def dropped_for(key: Key) -> str:
+    """Why PEFT would not find a tensor of this name in its model; empty when it would."""
+    if key.infixes:
+        wrappers = " and ".join(f"{infix}." for infix in key.infixes)
+        return f"the name holds {clip(wrappers)}, which a wrapper left there"
+    if not key.prefix:
+        return f"the name does not begin with {PEFT_PREFIX}"
+    if key.prefix != PEFT_PREFIX:
+        return f"the name begins with {clip(key.prefix)}"
+    if key.adapter_name not in {"", DEFAULT_NAME}:
+        return f"the name holds the name that the adapter had in memory, {clip(key.adapter_name)}"
+    return ""
+
+
+def _missing(
+    config: LoraConfig | None,
+    base: BaseModel | None,
+    chosen: frozenset[str] | None,
+    wrapped: Mapping[str, str],
+    adapter: Adapter,
+) -> tuple[str, ...]:
+    if config is None or base is None or chosen is None:
+        return ()
+    # PEFT writes a tied pair of factors once, and which of the two modules they stand under is not told.
+    tied = EMBEDDING_NAMES | OUTPUT_NAMES if config.ensure_weight_tying else frozenset()
+    wanted = [*(module for module in base.modules if module in chosen), *sorted(chosen - base.modules.keys()), *wrapped]
+    return tuple(m for m in wanted if m not in adapter.pairs and m.rpartition(".")[2] not in tied)
+
+
+def _ranks(
+    config: LoraConfig | None,
+    found: tuple[str, ...],
+    wrapped: Mapping[str, str],
+    base: BaseModel | None,
+    errors: list[FormatError],
+) -> dict[str, int]:
+    """The rank that the config wants the tensors of each module to have; nothing where its fields are broken."""
+    if config is None or config.mistyped.keys() & SCALE_FIELDS:
+        return {}
+    if config.r <= 0 or any(rank <= 0 for rank in config.rank_pattern.values()):
+        return {}
+    places = {module: wrapped.get(module, module) for module in found}
+    try:
+        by_place = scales(config, [place for place in places.values() if place])
+    except FormatError as error:
+        errors.append(error)
+        return {}
+    # A fused parameter [experts, …] has its experts' factors side by side, so r rows for each.
+    shapes = base.parameters if base is not None else {}
+    experts = {path: shapes[path][0] if len(shapes[path]) == 3 else 1 for path in wrapped.values() if path}
+    return {module: by_place[place].r * experts.get(place, 1) for module, place in places.items() if place}
+
+
+def _expected(module: str, base: BaseModel, wrapped: Mapping[str, str]) -> tuple[BaseModule, ...]:
+    """What the base has at ``module``: one thing, or for experts fused in a parameter either of two orientations."""
+    if module not in wrapped:
+        return (base.modules[module],)
+    d_in, d_out = base.parameters[wrapped[module]][-2:]
+    return BaseModule(d_in, d_out), BaseModule(d_out, d_in)

@@ -1,0 +1,125 @@
+"""LC31x: the adapter beside the base model that it is to be put on."""
+
+from collections.abc import Iterator
+
+from lora_cli.core.adapter import LoraPair
+from lora_cli.core.base_model import BaseModule
+from lora_cli.core.finding import Location, Problem, Severity
+from lora_cli.rules.case import Case
+from lora_cli.rules.rule import NotChecked, rule
+from lora_cli.rules.wording import clip, count, grouped, names, shape
+
+OTHER_BASE = "validate against the base that it was trained on"
+
+
+@rule("LC311", "nothing-applies", Severity.ERROR, needs=("weights", "base"))
+def nothing_applies(case: Case) -> Iterator[Problem]:
+    """Not one of the adapter's modules exists in the base: it changes nothing.
+
+    *Why is this bad?* PEFT drops the tensors without a word, and engines answer 200 and serve the base model.
+
+    *Fix*: validate against the base that it was trained on; correct the names if a wrapper changed them.
+    """
+    application = case.application
+    total = application.applied.total
+    if total and not application.matched:
+        assert case.base is not None
+        first = next(iter(case.adapter.pairs))
+        yield Problem(
+            f"0 of {count(total, 'module')} apply to {clip(case.base.name)}: {application.reasons()}",
+            Location(case.weights_file, clip(first)),
+            f"{OTHER_BASE}; this one has modules like {names(list(case.base.modules), 2)}",
+        )
+
+
+@rule("LC312", "partly-applied", Severity.ERROR, needs=("weights", "base"))
+def partly_applied(case: Case) -> Iterator[Problem]:
+    """Some of the adapter's modules exist in the base, others do not.
+
+    *Why is this bad?* The rest is dropped without a word, and what is served is an adapter that nobody trained.
+
+    *Fix*: validate against the base that it was trained on.
+    """
+    application = case.application
+    if application.matched and application.absent:
+        yield Problem(
+            f"only {application.applied.matched} of {count(application.applied.total, 'module')} apply: the base has "
+            f"no {names(application.absent)}",
+            Location(case.weights_file, clip(application.absent[0])),
+            OTHER_BASE,
+        )
+
+
+@rule("LC313", "layer-out-of-range", Severity.ERROR, needs=("weights", "base"))
+def layer_out_of_range(case: Case) -> Iterator[Problem]:
+    """The adapter has tensors for layers that the base does not have.
+
+    *Why is this bad?* It was trained on a deeper model. PEFT and vLLM drop the layers without a word, SGLang fails.
+
+    *Fix*: validate against the base that it was trained on.
+    """
+    application = case.application
+    if application.beyond:
+        assert case.base is not None
+        has = f"layers 0 to {case.base.num_layers - 1}" if case.base.num_layers > 1 else "layer 0 only"
+        yield Problem(
+            f"{count(len(application.beyond), 'module is', 'modules are')} in layers that the base does not have "
+            f"(it has {has}): {names(application.beyond)}",
+            Location(case.weights_file, clip(application.beyond[0])),
+            OTHER_BASE,
+        )
+
+
+@rule("LC314", "shape-mismatch", Severity.ERROR, needs=("config", "weights", "base"))
+def shape_mismatch(case: Case) -> Iterator[Problem | NotChecked]:
+    """A's columns or B's rows are not the input or output width of the module in the base.
+
+    *Why is this bad?* PEFT refuses it. vLLM copies a tensor that is too small into the corner of its buffer and
+    serves the rest as zeros: an adapter of a narrower model of the same family loads without an error.
+
+    *Fix*: validate against the base that it was trained on (mind grouped-query attention: k and v are narrower).
+    """
+    config = case.adapter.config
+    assert config is not None
+    if config.use_qalora or config.use_bdlora:
+        yield NotChecked("QALoRA and BD-LoRA change the shape of A and B; those shapes are not known here")
+        return
+    said = []
+    for module, wanted in case.application.expected.items():
+        pair = case.adapter.pairs[module]
+        told = [list(_differences(pair, one)) for one in wanted]
+        if all(told):
+            said += [(message, module) for message in told[0]]
+    yield from grouped(said, file=case.weights_file, noun="module", hint=OTHER_BASE)
+
+
+def _differences(pair: LoraPair, wanted: BaseModule) -> Iterator[str]:
+    if pair.embedding != (wanted.kind == "embedding"):
+        mine, its = ("an embedding", "a linear layer") if pair.embedding else ("a linear layer", "an embedding")
+        yield f"the tensors are those of {mine}, the base has {its} there"
+        return
+    infix = "embedding_" if pair.embedding else ""
+    if pair.a is not None and len(pair.a.shape) == 2 and pair.a.shape[1] != wanted.d_in:
+        yield f"lora_{infix}A is {shape(pair.a.shape)}, the base needs [r, {wanted.d_in}]"
+    if pair.b is not None and len(pair.b.shape) == 2 and pair.b.shape[0] != wanted.d_out:
+        yield f"lora_{infix}B is {shape(pair.b.shape)}, the base needs [{wanted.d_out}, r]"
+
+
+@rule("LC315", "targets-without-tensors", Severity.ERROR, needs=("config", "weights", "base"))
+def targets_without_tensors(case: Case) -> Iterator[Problem]:
+    """The config targets modules of the base that the weights have no tensors for.
+
+    *Why is this bad?* PEFT leaves these modules as they are, with a log line: a part of the adapter is missing, or it
+    was trained on a base with fewer layers or other names.
+
+    *Fix*: save the adapter again; if only some layers were trained, say so in ``layers_to_transform``.
+    """
+    missing = case.application.missing
+    if missing and case.application.matched:
+        config = case.adapter.config
+        assert config is not None
+        yield Problem(
+            f"the config targets {count(len(missing), 'module')} of the base without tensors: {names(missing)}",
+            Location(config.file, "target_modules"),
+            "if only these layers were trained, name them in layers_to_transform; otherwise save the adapter again",
+        )

@@ -1,0 +1,71 @@
+"""What rules look at: one adapter, and whatever else is known about it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from lora_cli.core.adapter import Adapter
+from lora_cli.core.base_model import BaseModel
+from lora_cli.core.snapshot import RemoteFile
+from lora_cli.rules.application import Application
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+
+
+class Values(Protocol):
+    """What a scan of one tensor's values told: a NaN or infinity in it, or nothing but zeros."""
+
+    @property
+    def nonfinite(self) -> bool:
+        """Whether any value is NaN or infinite."""
+        ...
+
+    @property
+    def zero(self) -> bool:
+        """Whether every value is zero."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One adapter before the rules. ``stats`` maps tensor names to what the scan of their values told.
+
+    ``base`` and ``stats`` are None when there are none; ``base_reason`` and ``stats_reason`` say why.
+    ``application`` sorts the adapter's modules by what PEFT would do with them. ``max_lora_rank`` is the limit of
+    whoever will serve it, None for no limit.
+    """
+
+    adapter: Adapter
+    application: Application
+    base: BaseModel | None = None
+    stats: Mapping[str, Values] | None = None
+    base_reason: str = "no base model was given"
+    stats_reason: str = "the values were not read"
+    max_lora_rank: int | None = None
+
+    def lacks(self, need: str) -> str:
+        """Why ``need`` (config, weights, base or values) is not there, or nothing when it is."""
+        if need == "config" and self.adapter.config is None:
+            return f"{CONFIG_FILE} could not be read"
+        if need == "weights" and not self.has_weights:
+            return "the weights could not be read"
+        if need == "base" and self.base is None:
+            return self.base_reason
+        if need == "values" and self.stats is None:
+            return self.stats_reason if self.has_weights else "the weights could not be read"
+        return ""
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the names and shapes of the adapter's tensors are known."""
+        return self.adapter.weights_error is None and bool(self.adapter.weight_files)
+
+    @property
+    def weights_file(self) -> str:
+        """The file to point at when something is wrong with a tensor."""
+        return self.adapter.weight_files[0] if self.adapter.weight_files else WEIGHTS_FILE
+
+    def file(self, path: str) -> RemoteFile | None:
+        """The adapter's file at ``path``, or None."""
+        return next((file for file in self.adapter.files if file.path == path), None)

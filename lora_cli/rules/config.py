@@ -1,0 +1,217 @@
+"""LC2xx: what ``adapter_config.json`` says."""
+
+import math
+from collections.abc import Iterator
+
+from lora_cli.core.finding import Location, Problem, Severity
+from lora_cli.core.lora_config import LoraConfig, type_error
+from lora_cli.rules.case import Case
+from lora_cli.rules.rule import rule
+from lora_cli.rules.wording import clip, count, names, shown
+
+RANK_AND_ALPHA = ("r", "lora_alpha", "rank_pattern", "alpha_pattern")
+TARGETS = ("target_modules", "target_parameters")
+
+
+def _config(case: Case) -> LoraConfig:
+    assert case.adapter.config is not None
+    return case.adapter.config
+
+
+def _at(config: LoraConfig, field: str) -> Location:
+    return Location(config.file, field)
+
+
+@rule("LC201", "not-lora", Severity.ERROR, needs=("config",))
+def not_lora(case: Case) -> Iterator[Problem]:
+    """The config is not that of a LoRA adapter: ``peft_type`` is missing or names another method.
+
+    *Why is this bad?* PEFT refuses a config without ``peft_type`` and builds another method's layers for another
+    type; vLLM does not read the field and loads whatever tensors happen to have LoRA's names.
+
+    *Fix*: set ``"peft_type": "LORA"`` if it is one; adapters of other methods cannot be served as LoRA.
+    """
+    config = _config(case)
+    if "peft_type" in config.mistyped or config.peft_type == "LORA":
+        return
+    if config.peft_type is None:
+        yield Problem(
+            "peft_type is missing: PEFT refuses it, so it is not known to be a LoRA adapter",
+            _at(config, "peft_type"),
+            'add "peft_type": "LORA" if it is one',
+        )
+        return
+    close = config.peft_type.strip().upper() == "LORA"
+    yield Problem(
+        f'peft_type is {shown(config.peft_type)}, not "LORA"',
+        _at(config, "peft_type"),
+        'write it in capitals: "LORA"' if close else "this is another PEFT method; only LoRA adapters can be served",
+    )
+
+
+@rule("LC202", "rank-invalid", Severity.ERROR, needs=("config",))
+def rank_invalid(case: Case) -> Iterator[Problem]:
+    """``r``, or a rank in ``rank_pattern``, is not a positive integer, or ``r`` is missing.
+
+    *Why is this bad?* The scaling is ``lora_alpha / r``: with ``"8"`` or 0 loading fails. Without ``r`` PEFT silently
+    takes 8 and vLLM refuses the adapter.
+
+    *Fix*: write the rank that the tensors have.
+    """
+    config = _config(case)
+    hint = "write the rank that the tensors have, as a number"
+    for field in ("r", "rank_pattern"):
+        error = type_error(config, field)
+        if error is not None:
+            yield Problem(f"{field} {_typed(field, config)}", _at(config, field), hint)
+    if "r" not in config.given:
+        yield Problem("r is missing: PEFT silently takes 8, vLLM refuses the adapter", _at(config, "r"), hint)
+    elif config.r <= 0:
+        yield Problem(f"r is {config.r}; a rank is at least 1", _at(config, "r"), hint)
+    for pattern, rank in config.rank_pattern.items():
+        if rank <= 0:
+            yield Problem(
+                f"the rank of {clip(pattern)} is {rank}; a rank is at least 1", _at(config, "rank_pattern"), hint
+            )
+
+
+@rule("LC203", "alpha-invalid", Severity.ERROR, needs=("config",))
+def alpha_invalid(case: Case) -> Iterator[Problem]:
+    """``lora_alpha``, or one in ``alpha_pattern``, is not a positive number, or ``lora_alpha`` is missing.
+
+    *Why is this bad?* It scales everything the adapter does: 0 switches it off, NaN poisons every answer, a negative
+    one undoes what was learned. Without it PEFT silently takes 8 and vLLM refuses the adapter.
+
+    *Fix*: write the ``lora_alpha`` that the adapter was trained with.
+    """
+    config = _config(case)
+    hint = "write the lora_alpha that the adapter was trained with, as a number"
+    for field in ("lora_alpha", "alpha_pattern"):
+        if field in config.mistyped:
+            yield Problem(f"{field} {_typed(field, config)}", _at(config, field), hint)
+    if "lora_alpha" not in config.given:
+        yield Problem(
+            "lora_alpha is missing: PEFT silently takes 8, vLLM refuses the adapter", _at(config, "lora_alpha"), hint
+        )
+    elif config.lora_alpha <= 0:
+        yield Problem(
+            f"lora_alpha is {config.lora_alpha}: {_effect(config.lora_alpha)}", _at(config, "lora_alpha"), hint
+        )
+    for pattern, alpha in config.alpha_pattern.items():
+        if alpha <= 0:
+            yield Problem(
+                f"the alpha of {clip(pattern)} is {alpha}: {_effect(alpha)}", _at(config, "alpha_pattern"), hint
+            )
+
+
+def _effect(alpha: float) -> str:
+    return "the adapter does nothing" if alpha == 0 else "the adapter is turned around"
+
+
+def _typed(field: str, config: LoraConfig) -> str:
+    error = type_error(config, field)
+    value = config.mistyped[field]
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"is {value}, which is no number"
+    return clip(error.reason) if error is not None else f"is {shown(value)}"
+
+
+@rule("LC204", "field-type", Severity.ERROR, needs=("config",))
+def field_type(case: Case) -> Iterator[Problem]:
+    """A field has a JSON type that PEFT has no meaning for, like ``"use_rslora": "false"``.
+
+    *Why is this bad?* PEFT does not check types: the string ``"false"`` is true, and changes the scaling of every
+    module. What fails at all fails far from here.
+
+    *Fix*: write booleans and numbers without quotes, lists as lists.
+    """
+    config = _config(case)
+    for field in config.mistyped:
+        if field in RANK_AND_ALPHA:
+            continue
+        yield Problem(f"{field} {_typed(field, config)}", _at(config, field), _type_hint(config.mistyped[field]))
+
+
+def _type_hint(value: object) -> str:
+    if isinstance(value, str) and value.lower() in {"true", "false"}:
+        return f"write {value.lower()} without quotes; PEFT takes any string that is not empty for true"
+    return "write the value with the type that PEFT's LoraConfig has"
+
+
+@rule("LC205", "targets-missing", Severity.ERROR, needs=("config",))
+def targets_missing(case: Case) -> Iterator[Problem]:
+    """The config names nothing that the adapter is put on: ``target_modules`` is missing, null or empty.
+
+    *Why is this bad?* PEFT then guesses modules from the base's family, which need not be those that were trained;
+    vLLM refuses a config without the field, SGLang one where it is null.
+
+    *Fix*: list the modules that the tensors are for.
+    """
+    config = _config(case)
+    if any(field in config.mistyped for field in TARGETS):
+        return
+    if config.target_modules or config.target_parameters or config.trainable_token_indices:
+        return
+    modules = sorted({pair.module.rpartition(".")[2] for pair in case.adapter.pairs.values()})
+    said = (
+        "is missing"
+        if "target_modules" not in config.given
+        else f"is {'null' if config.target_modules is None else 'empty'}"
+    )
+    yield Problem(
+        f"target_modules {said}: PEFT guesses the modules from the base's family, engines refuse it",
+        _at(config, "target_modules"),
+        f"the tensors are for {names(modules, 8)}: list these" if modules else "list the modules that were trained",
+    )
+
+
+@rule("LC206", "duplicate-field", Severity.ERROR, needs=("config",))
+def duplicate_field(case: Case) -> Iterator[Problem]:
+    """A key stands twice in the JSON.
+
+    *Why is this bad?* Python takes the last one and other parsers the first, so two programs serve two adapters.
+
+    *Fix*: keep the one that is meant.
+    """
+    config = _config(case)
+    for key in config.duplicates:
+        yield Problem(
+            f"{clip(key)} stands twice; which one counts depends on who reads it",
+            _at(config, clip(key)),
+            "keep the one that is meant",
+        )
+
+
+@rule("LC207", "unknown-field", Severity.WARNING, needs=("config",))
+def unknown_field(case: Case) -> Iterator[Problem]:
+    """The config has fields that PEFT does not know.
+
+    *Why is this bad?* PEFT drops them with a log line. If a newer PEFT gave them a meaning, or one is a misspelt
+    name, the adapter is not served as it was trained.
+
+    *Fix*: correct the name, or upgrade PEFT, or remove the field.
+    """
+    config = _config(case)
+    if config.unknown:
+        fields = sorted(config.unknown)
+        yield Problem(
+            f"PEFT does not know {count(len(fields), 'field')} and ignores it: {names(fields, 5)}"
+            if len(fields) == 1
+            else f"PEFT does not know {count(len(fields), 'field')} and ignores them: {names(fields, 5)}",
+            _at(config, clip(fields[0])),
+            "correct a misspelt name; if a newer PEFT wrote it, check what it changes",
+        )
+
+
+@rule("LC208", "pattern-invalid", Severity.ERROR, needs=("config",))
+def pattern_invalid(case: Case) -> Iterator[Problem]:
+    """A pattern in the config is not a regular expression, or takes too long to match.
+
+    *Why is this bad?* PEFT hands it to Python's ``re``: it raises, or hangs whoever loads the adapter.
+
+    *Fix*: list the modules by name, or correct the pattern.
+    """
+    config = _config(case)
+    for error in dict.fromkeys(case.application.errors):
+        field = error.where.removeprefix(f"{config.file}: ")
+        yield Problem(clip(error.reason), _at(config, clip(field)), error.hint or "list the modules by name")

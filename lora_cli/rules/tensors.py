@@ -1,0 +1,183 @@
+"""LC30x: the tensors by themselves and beside the config, without a base."""
+
+from collections.abc import Iterator
+
+from lora_cli.core.adapter import LoraPair
+from lora_cli.core.finding import Location, Problem, Severity
+from lora_cli.core.safetensors import TensorInfo
+from lora_cli.rules.application import DEFAULT_NAME, dropped_for
+from lora_cli.rules.case import Case
+from lora_cli.rules.rule import rule
+from lora_cli.rules.wording import count, grouped, names, shape
+
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+SAVED_AGAIN = "save the adapter again with save_pretrained() of the unwrapped model"
+
+
+def _factors(pair: LoraPair) -> Iterator[tuple[str, TensorInfo]]:
+    infix = "embedding_" if pair.embedding else ""
+    if pair.a is not None:
+        yield f"lora_{infix}A", pair.a
+    if pair.b is not None:
+        yield f"lora_{infix}B", pair.b
+
+
+@rule("LC301", "rank-mismatch", Severity.ERROR, needs=("config", "weights"))
+def rank_mismatch(case: Case) -> Iterator[Problem]:
+    """The rank in the config is not the rank that the tensors have.
+
+    *Why is this bad?* PEFT refuses it. vLLM takes the tensors and scales them by ``lora_alpha / r`` with the config's
+    ``r``, so the adapter is applied too strongly or too weakly, without a word.
+
+    *Fix*: write the tensors' rank into ``r`` (or ``rank_pattern``), unless the file is of another adapter.
+    """
+    said = []
+    for module, wanted in case.application.ranks.items():
+        rank = case.adapter.pairs[module].rank
+        if rank is not None and rank != wanted:
+            said.append((f"the config says rank {wanted}, the tensors have rank {rank}", module))
+    yield from grouped(
+        said, file=case.weights_file, noun="module", hint="write the tensors' rank into r or rank_pattern of the config"
+    )
+
+
+@rule("LC302", "pair-incomplete", Severity.ERROR, needs=("weights",))
+def pair_incomplete(case: Case) -> Iterator[Problem]:
+    """A module has A without B, or B without A.
+
+    *Why is this bad?* The update is the product of both. PEFT leaves the missing one as it was initialised, with a
+    log line; vLLM fails, or inside a fused group leaves that slice dead.
+
+    *Fix*: save the adapter again; if it was sharded or converted, a part is missing.
+    """
+    said = []
+    for pair in case.adapter.pairs.values():
+        if pair.a is None or pair.b is None:
+            has, lacks = ("A", "B") if pair.b is None else ("B", "A")
+            said.append((f"there is lora_{has} without its lora_{lacks}", pair.module))
+    yield from grouped(
+        said, file=case.weights_file, noun="module", hint="a part of the adapter is missing: save or convert it again"
+    )
+
+
+@rule("LC303", "name-form", Severity.ERROR, needs=("weights",))
+def name_form(case: Case) -> Iterator[Problem]:
+    """Tensor names are not as PEFT writes them: the prefix is missing or doubled, or a wrapper left its own name.
+
+    *Why is this bad?* PEFT looks names up as they are, and drops what it does not find without a word: the adapter
+    then does nothing. Engines differ in which of these forms they mend.
+
+    *Fix*: save the adapter again from the unwrapped model (``model.module``, ``model._orig_mod``).
+    """
+    reasons = [(dropped_for(key), key) for key in case.adapter.keys.values() if key.part != "unknown"]
+    said = [(f"{reason}; PEFT drops the tensor", key.name) for reason, key in reasons if reason]
+    yield from grouped(said, file=case.weights_file, noun="tensor", hint=SAVED_AGAIN)
+
+
+@rule("LC304", "adapter-name-infix", Severity.WARNING, needs=("weights",))
+def adapter_name_infix(case: Case) -> Iterator[Problem]:
+    """Tensor names hold PEFT's name for the adapter in memory: ``lora_A.default.weight``.
+
+    *Why is this bad?* PEFT loads them as long as it calls the adapter ``default`` too; vLLM refuses the whole
+    adapter, LoRAX serves the base model.
+
+    *Fix*: save with ``save_pretrained()`` instead of ``state_dict()``, which keeps these names.
+    """
+    said = [
+        (f"the name holds .{DEFAULT_NAME}.; PEFT takes it, vLLM refuses it", key.name)
+        for key in case.adapter.keys.values()
+        if key.adapter_name == DEFAULT_NAME and not dropped_for(key)
+    ]
+    yield from grouped(said, file=case.weights_file, noun="tensor", hint=SAVED_AGAIN)
+
+
+@rule("LC305", "name-unknown", Severity.ERROR, needs=("weights",))
+def name_unknown(case: Case) -> Iterator[Problem]:
+    """A tensor's name is none that a LoRA adapter has.
+
+    *Why is this bad?* PEFT drops it without a word, vLLM refuses the whole adapter because of it.
+
+    *Fix*: save the adapter again with PEFT; other trainers' formats must be converted.
+    """
+    said = [
+        ("the name is none that PEFT writes for LoRA", key.name)
+        for key in case.adapter.keys.values()
+        if key.part == "unknown"
+    ]
+    yield from grouped(
+        said, file=case.weights_file, noun="tensor", hint="save it with PEFT, or convert it to PEFT's names"
+    )
+
+
+@rule("LC306", "factor-shape", Severity.ERROR, needs=("weights",))
+def factor_shape(case: Case) -> Iterator[Problem]:
+    """A or B is not a matrix with at least one row and column, or the two do not have the same rank.
+
+    *Why is this bad?* There is no product ``B @ A``. Empty and flat tensors are what ZeRO-3 and FSDP save when the
+    parameters were not gathered first.
+
+    *Fix*: gather the parameters before saving; take both factors from the same checkpoint.
+    """
+    said = []
+    for pair in case.adapter.pairs.values():
+        flat = [(part, one) for part, one in _factors(pair) if len(one.shape) != 2 or 0 in one.shape]
+        said += [(f"{part} has the shape {shape(one.shape)}, and must be a matrix", pair.module) for part, one in flat]
+        if not flat and pair.a is not None and pair.b is not None and pair.a.shape[0] != pair.b.shape[1]:
+            told = f"lora_A {shape(pair.a.shape)} and lora_B {shape(pair.b.shape)} do not have the same rank"
+            said.append((told, pair.module))
+    yield from grouped(
+        said, file=case.weights_file, noun="module", hint="gather the parameters before saving (ZeRO-3, FSDP)"
+    )
+
+
+@rule("LC307", "untargeted-tensors", Severity.ERROR, needs=("config", "weights"))
+def untargeted_tensors(case: Case) -> Iterator[Problem]:
+    """The weights hold modules that the config does not target.
+
+    *Why is this bad?* PEFT builds layers where the config says so and drops all other tensors without a word; vLLM
+    goes by the tensors. The same adapter is two adapters.
+
+    *Fix*: name the modules in ``target_modules`` (mind ``layers_to_transform`` and ``exclude_modules``).
+    """
+    config = case.adapter.config
+    assert config is not None
+    said = [
+        ("the config does not target the module; PEFT drops its tensors", name) for name in case.application.untargeted
+    ]
+    yield from grouped(said, file=config.file, noun="module", hint="name them in target_modules, if they were trained")
+
+
+@rule("LC308", "no-lora-tensors", Severity.ERROR, needs=("weights",))
+def no_lora_tensors(case: Case) -> Iterator[Problem]:
+    """The weights file holds no A and no B at all.
+
+    *Why is this bad?* It loads, and changes nothing: it may be a merged model, another PEFT method, or empty.
+
+    *Fix*: point at the adapter's own weights.
+    """
+    if case.adapter.pairs:
+        return
+    held = list(case.adapter.tensors)
+    what = f"{count(len(held), 'tensor')}, none of which is a lora_A or lora_B: {names(held)}" if held else "no tensors"
+    yield Problem(
+        f"the file holds {what}",
+        Location(case.weights_file),
+        "point at the adapter's own weights; a merged model is served as a model, not as an adapter",
+    )
+
+
+@rule("LC309", "factor-dtype", Severity.WARNING, needs=("weights",))
+def factor_dtype(case: Case) -> Iterator[Problem]:
+    """A or B is stored in a dtype that needs scales to mean anything (8 bits and less, integers).
+
+    *Why is this bad?* PEFT and vLLM cast the bare numbers to the model's dtype; a quantised factor then is far off.
+
+    *Fix*: save the factors as bf16, f16 or f32.
+    """
+    said = [
+        (f"{part} is stored as {one.dtype}", pair.module)
+        for pair in case.adapter.pairs.values()
+        for part, one in _factors(pair)
+        if one.dtype not in FLOATS
+    ]
+    yield from grouped(said, file=case.weights_file, noun="module", hint="save the factors as bf16, f16 or f32")

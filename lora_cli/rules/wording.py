@@ -1,0 +1,58 @@
+"""How rules word what they found: names from untrusted files, shortened and counted."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from lora_cli.core.finding import Location, Problem
+
+LONGEST_NAME = 160
+MOST_PROBLEMS = 20
+
+
+def clip(text: str) -> str:
+    """``text``, or its two ends when it is longer than anybody reads."""
+    if len(text) <= LONGEST_NAME:
+        return text
+    half = LONGEST_NAME // 2
+    return f"{text[:half]}…{text[-half:]}"
+
+
+def shown(value: object) -> str:
+    """A config value as JSON wrote it, near enough: short, with strings in quotes."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return clip(f'"{value}"' if isinstance(value, str) else repr(value))
+
+
+def names(items: Sequence[str], most: int = 3) -> str:
+    """The first few of ``items``, and how many more there are."""
+    listed = ", ".join(clip(item) for item in items[:most])
+    return f"{listed} and {len(items) - most} more" if len(items) > most else listed
+
+
+def count(number: int, noun: str, plural: str = "") -> str:
+    """``1 module``, ``2 modules``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"
+
+
+def shape(dims: Iterable[int]) -> str:
+    """``[64, 8]``."""
+    return f"[{', '.join(str(dim) for dim in dims)}]"
+
+
+def grouped(said: Iterable[tuple[str, str]], *, file: str, noun: str, hint: str = "") -> Iterator[Problem]:
+    """One problem per message instead of one per module.
+
+    ``said`` are (message, name) pairs; a message that holds for many names is said once, with the first names.
+    At most ``MOST_PROBLEMS`` are given, the last of which counts the rest.
+    """
+    by_message: dict[str, list[str]] = {}
+    for message, name in said:
+        by_message.setdefault(message, []).append(name)
+    messages = list(by_message)
+    for message in messages[:MOST_PROBLEMS]:
+        found = by_message[message]
+        where = f" ({count(len(found), noun)}: {names(found)})" if len(found) > 1 else f" ({clip(found[0])})"
+        yield Problem(message + where, Location(file, clip(found[0])), hint)
+    if len(messages) > MOST_PROBLEMS:
+        rest = sum(len(by_message[message]) for message in messages[MOST_PROBLEMS:])
+        yield Problem(f"the same, in other words, for {count(rest, 'more ' + noun)}", Location(file), hint)
