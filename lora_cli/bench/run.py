@@ -1,0 +1,86 @@
+"""A trace, served one request after the other, and what it cost by the tier that each request found."""
+
+import os
+import platform
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from lora_cli import __version__
+from lora_cli.core.results import BenchResult
+from lora_cli.errors import LoraCliError
+
+TIERS = ("gpu", "cpu", "disk")
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One request: the tier where its adapter was found, milliseconds from asked to answered, evictions by tier."""
+
+    tier: str
+    ms: float
+    evicted: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a run is about, for its result: how many adapters and slots, the seed, and where it ran."""
+
+    adapters: int
+    max_loras: int
+    max_cpu_loras: int
+    seed: int
+    environment: Mapping[str, str]
+
+
+def run_trace(
+    trace: Sequence[str],
+    serve: Callable[[str], Served],
+    setup: Setup,
+    *,
+    failed: Mapping[str, str] | None = None,
+    progress: Callable[[int], None] = lambda _done: None,
+) -> BenchResult:
+    """Each request of ``trace`` through ``serve``, one at a time: a request waits for the one before.
+
+    An adapter whose request raises ``LoraCliError`` is reported, and is not asked again; the run goes on.
+    ``failed`` are adapters known to be broken before (name → why): their requests are not sent either.
+    ``progress`` is told how many requests are done.
+    """
+    broken = dict(failed or {})
+    latency_ms: dict[str, list[float]] = {tier: [] for tier in TIERS}
+    evictions: Counter[str] = Counter(dict.fromkeys(TIERS[:2], 0))
+    for done, adapter in enumerate(trace, 1):
+        if adapter not in broken:
+            try:
+                served = serve(adapter)
+            except LoraCliError as error:
+                broken[adapter] = error.message
+            else:
+                latency_ms.setdefault(served.tier, []).append(served.ms)
+                evictions.update(served.evicted)
+        progress(done)
+    return BenchResult(
+        requests=len(trace),
+        adapters=setup.adapters,
+        max_loras=setup.max_loras,
+        max_cpu_loras=setup.max_cpu_loras,
+        latency_ms={tier: tuple(values) for tier, values in latency_ms.items()},
+        hits={tier: len(values) for tier, values in latency_ms.items()},
+        evictions=dict(evictions),
+        failed=broken,
+        seed=setup.seed,
+        environment=setup.environment,
+    )
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Where a run was made: versions, processor, cores; ``more`` is added (device, popularity, …)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {
+        "lora_cli": __version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "cores": str(cores),
+        **more,
+    }

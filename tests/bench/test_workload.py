@@ -1,0 +1,127 @@
+import hashlib
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lora_cli.bench.popularity import FAMILIES, Popularity, parse_popularity, weights
+from lora_cli.bench.workload import make_trace
+from lora_cli.errors import UsageError
+
+NAMES = [f"a{i}" for i in range(100)]
+
+
+def shares(popularity: str, requests: int = 50_000) -> list[float]:
+    """How often each name comes, as a share, in the order of the names."""
+    counts = Counter(make_trace(NAMES, parse_popularity(popularity), requests, seed=0))
+    return [counts[name] / requests for name in NAMES]
+
+
+def test_a_seed_gives_the_same_trace_on_every_machine() -> None:
+    traces = [
+        make_trace(NAMES, parse_popularity(family), 10_000, seed)
+        for family in ("zipf:1.0", "zipf:0.83", "uniform", "geometric:1.5", "slora-power:0.3")
+        for seed in (0, 7)
+    ]
+    digests = [hashlib.sha256(" ".join(trace).encode()).hexdigest()[:12] for trace in traces]
+    assert digests == [
+        "b39eacbf0a35",
+        "b295f8c70185",
+        "1dfb1662d8f7",
+        "ecb03b1df7de",
+        "5713e1bef5ce",
+        "5b58e38d8dfb",
+        "de3f1eeed102",
+        "e5fffcb61c2d",
+        "79be09588277",
+        "3b758f605080",
+    ]
+
+
+def test_the_trace_does_not_depend_on_the_hash_seed_or_the_process() -> None:
+    code = (
+        "from lora_cli.bench.workload import make_trace; from lora_cli.bench.popularity import parse_popularity;"
+        "print(*make_trace([f'a{i}' for i in range(100)], parse_popularity('zipf:1.1'), 500, 3))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert tuple(run.stdout.split()) == make_trace(NAMES, parse_popularity("zipf:1.1"), 500, 3)
+
+
+def test_another_seed_gives_another_trace() -> None:
+    zipf = parse_popularity("zipf:1.0")
+    assert make_trace(NAMES, zipf, 100, 0) != make_trace(NAMES, zipf, 100, 1)
+
+
+def test_a_longer_trace_begins_with_the_shorter_one() -> None:
+    zipf = parse_popularity("zipf:1.0")
+    assert make_trace(NAMES, zipf, 1000, 5)[:100] == make_trace(NAMES, zipf, 100, 5)
+
+
+def test_zipf_is_inverse_to_the_rank() -> None:
+    found = shares("zipf:1.0")
+    harmonic = sum(1 / rank for rank in range(1, 101))
+    for rank in (1, 2, 10):
+        assert found[rank - 1] == pytest.approx(1 / rank / harmonic, rel=0.1)
+
+
+def test_uniform_is_even() -> None:
+    assert max(shares("uniform")) < 0.0125
+    assert min(shares("uniform")) > 0.0075
+
+
+def test_geometric_falls_by_its_ratio_whatever_the_number_of_adapters() -> None:
+    found = shares("geometric:1.5")
+    assert found[0] == pytest.approx(1 / 3, rel=0.05)
+    assert sum(found[:10]) == pytest.approx(0.98, abs=0.01)
+
+
+def test_slora_power_is_even_at_one_and_skewed_below() -> None:
+    assert len(set(weights(parse_popularity("slora-power:1"), 50))) == 1
+    assert shares("slora-power:0.3")[0] == pytest.approx(100**-0.3, rel=0.05)
+
+
+def test_round_robin_takes_turns() -> None:
+    assert make_trace(["a", "b", "c"], parse_popularity("round-robin"), 7, 0) == ("a", "b", "c", "a", "b", "c", "a")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("zip:1", "there is no such family"),
+        ("", "there is no such family"),
+        ("uniform:1", "uniform has no parameter"),
+        ("zipf:", "the parameter is a number from 0 to 10"),
+        ("zipf:x", "the parameter is a number from 0 to 10"),
+        ("zipf:nan", "the parameter is a number from 0 to 10"),
+        ("zipf:inf", "the parameter is a number from 0 to 10"),
+        ("zipf:-1", "the parameter is a number from 0 to 10"),
+        ("zipf:1" + "0" * 30, "the parameter is a number from 0 to 10"),
+        ("geometric:1", "the parameter is a number from 1.001 to 1000"),
+    ],
+)
+def test_a_wrong_popularity_is_refused(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_popularity(text)
+
+
+@given(st.sampled_from(sorted(FAMILIES)), st.integers(1, 300))
+def test_every_adapter_can_come_and_none_beats_one_before_it(family: str, adapters: int) -> None:
+    found = weights(parse_popularity(family), adapters)
+    assert len(found) == adapters
+    assert min(found) >= 1
+    assert list(found) == sorted(found, reverse=True)
+
+
+@given(st.sampled_from(sorted(FAMILIES)))
+def test_a_popularity_is_what_its_text_says(family: str) -> None:
+    popularity = parse_popularity(family)
+    assert parse_popularity(str(popularity)) == popularity
+
+
+@pytest.mark.parametrize(("names", "requests", "seed"), [([], 1, 0), (["a"], -1, 0), (["a"], 1, -1)])
+def test_a_trace_of_nothing_is_refused(names: list[str], requests: int, seed: int) -> None:
+    with pytest.raises(ValueError, match="needs names"):
+        make_trace(names, Popularity("uniform"), requests, seed)
