@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from lora_cli import __version__
-from lora_cli.errors import LoraCliError, Unreachable, UsageError
+from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.sources.urls import host
 
 if TYPE_CHECKING:
@@ -115,7 +115,8 @@ def send(url: str, headers: Mapping[str, str], timeout_s: float) -> "httpx2.Resp
     timeout = httpx2.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
     try:
         return client.send(client.build_request("GET", url, headers=headers, timeout=timeout), stream=True)
-    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
+        # ValueError: the library reads the Location of a redirect even where it does not follow it.
         raise _meaning(error, url, timeout_s) from error
 
 
@@ -125,30 +126,34 @@ def chunks(response: "httpx2.Response", timeout_s: float) -> Iterator[bytes]:
     Raises:
         Transient: it broke, is silent for ``timeout_s``, or trickles at less than 1 KiB/s over that time.
     """
+    server = host(str(response.request.url))
+    if response.headers.get("Content-Encoding", "identity") != "identity":
+        raise Transient(f"{server} sent a compressed body that was not asked for", hint="check for a proxy between")
+    return _paced(response, server, timeout_s)
+
+
+def _paced(response: "httpx2.Response", server: str, timeout_s: float) -> Iterator[bytes]:
     import httpx2
 
-    url = str(response.request.url)
-    if response.headers.get("Content-Encoding", "identity") != "identity":
-        raise Transient(f"{host(url)} sent a compressed body that was not asked for", hint="check for a proxy between")
     body, waited_s, received = response.iter_raw(), 0.0, 0
     while True:
         began = time.monotonic()
         try:
             chunk = next(body, None)
         except httpx2.HTTPError as error:
-            raise _meaning(error, url, timeout_s) from error
+            raise _meaning(error, str(response.request.url), timeout_s) from error
         if chunk is None:
             return
         # Only time spent waiting for the server counts: the reader may take as long as it likes.
         waited_s, received = waited_s + time.monotonic() - began, received + len(chunk)
         if waited_s >= timeout_s:
             if received < SLOWEST_BYTES_PER_S * waited_s:
-                raise Transient(f"{host(url)} sent only {received} bytes in {waited_s:.0f} s")
+                raise Transient(f"{server} sent only {received} bytes in {waited_s:.0f} s")
             waited_s, received = 0.0, 0
         yield chunk
 
 
-def _meaning(error: Exception, url: str, timeout_s: float) -> Exception:
+def _meaning(error: Exception, url: str, timeout_s: float) -> Transient:
     """The failure in our words: the library's own may hold headers, a signed link or a proxy's password."""
     import httpx2
 
@@ -167,7 +172,9 @@ def _meaning(error: Exception, url: str, timeout_s: float) -> Exception:
     for kind, reason, hint in meanings:
         if isinstance(error, kind):
             return Transient(reason, hint=hint or "try again later")
-    return Unreachable(f"the request to {server} cannot be made ({type(error).__name__})")
+    return Transient(
+        f"the exchange with {server} failed ({type(error).__name__})", hint="check HF_ENDPOINT", final=True
+    )
 
 
 def _pool() -> "httpx2.Client":

@@ -63,7 +63,7 @@ def get_json(http: Http, url: str, what: str) -> Answer:
     failures = 0
     while True:
         try:
-            with closing(_open(http, url, {}, None)) as response:
+            with closing(_open(http, url, {}, what, None)) as response:
                 body = _bounded_body(http, response, what)
                 return Answer(_parsed(body), str(response.request.url), response.headers)
         except Transient as failure:
@@ -101,7 +101,7 @@ def get_bytes(http: Http, url: str, piece: Piece, what: str, check: Check | None
     position, failures = piece.start, 0
     while piece.end is None or position < piece.end:
         try:
-            with closing(_open(http, url, _range_header(position, piece), check)) as response:
+            with closing(_open(http, url, _range_header(position, piece), what, check)) as response:
                 for chunk in _wanted(http, response, position, piece, what):
                     position, failures = position + len(chunk), 0
                     yield chunk
@@ -123,7 +123,7 @@ def _wait_or_give_up(http: Http, what: str, failure: Transient, failures: int) -
     http.pause(wait_s)
 
 
-def _open(http: Http, url: str, headers: Headers, check: Check | None) -> "httpx2.Response":
+def _open(http: Http, url: str, headers: Headers, what: str, check: Check | None) -> "httpx2.Response":
     """An answer of 200 or 206 whose body is still to be read, after at most five redirects."""
     known, until = http.links.get(url, ("", 0.0))
     if known and time.monotonic() < until:
@@ -145,8 +145,8 @@ def _open(http: Http, url: str, headers: Headers, check: Check | None) -> "httpx
             _remember(http, url, target)
             return response
         response.close()
-        target = following(target, location)
-    raise Unreachable(f"{host(url)} redirects more than {MAX_REDIRECTS} times", hint="check the endpoint's address")
+        target = following(target, location, what)
+    raise Unreachable(f"{what}: {host(url)} redirects more than {MAX_REDIRECTS} times", hint="check HF_ENDPOINT")
 
 
 def _redirect_of(http: Http, url: str, response: "httpx2.Response", check: Check | None) -> str:
@@ -208,13 +208,14 @@ def _range_header(position: int, piece: Piece) -> Headers:
 
 def _wanted(http: Http, response: "httpx2.Response", position: int, piece: Piece, what: str) -> Iterator[bytes]:
     """The body from ``position`` to the piece's end, whether the server honoured the range or not."""
+    body = chunks(response, http.timeout_s)
     skip, total = _placement(response, position, what)
     if piece.size is not None and total not in (None, piece.size):
         raise Corrupt(f"{what}: it has {total} bytes now, where {piece.size} were listed", hint=AGAIN)
     # Of a whole file that was sent instead of a range, what follows the piece is not waited for.
     surplus_is_normal = response.status_code == 200 and piece.end not in (total, piece.size)
     left = None if piece.end is None else piece.end - position
-    for chunk in chunks(response, http.timeout_s):
+    for chunk in body:
         kept = chunk[skip:] if skip else chunk
         skip = max(0, skip - len(chunk))
         if left is not None:

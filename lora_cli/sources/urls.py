@@ -20,8 +20,8 @@ def host(url: str) -> str:
     return f"{name}:{parts.port}" if parts.port else name
 
 
-def following(url: str, location: str) -> str:
-    """Where a redirect from ``url`` leads.
+def following(url: str, location: str, what: str) -> str:
+    """Where a redirect from ``url`` leads; ``what`` begins the message of an error.
 
     Raises:
         Unreachable: to something that is no web address, or that carries a user or password.
@@ -34,10 +34,11 @@ def following(url: str, location: str) -> str:
     except ValueError:
         usable = False
     if not usable or any(character.isspace() or not character.isprintable() for character in target):
-        raise Unreachable(f"{host(url)} redirects to something that is no web address", hint="check the endpoint")
+        reason = f"{what}: {host(url)} redirects to something that is no web address"
+        raise Unreachable(reason, hint="check HF_ENDPOINT")
     if urlsplit(url).scheme == "https" and parts.scheme == "http":
         raise Refused(
-            f"{host(url)} redirects from https to http, to {host(target)}: nothing is read unencrypted from there",
+            f"{what}: {host(url)} redirects from https to http, at {host(target)}, which is not followed",
             hint="use the address of an endpoint that stays with https",
         )
     return target

@@ -1,0 +1,141 @@
+"""What every source promises, on every source."""
+
+import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lora_cli.core.reference import AdapterRef, Scheme
+from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.errors import AccessDenied, Corrupt, NotFound
+from lora_cli.settings import Settings
+from lora_cli.sources import Source
+from lora_cli.sources.registry import SOURCES, open_source
+from tests.hub_content import git_blob_id
+from tests.hub_server import Hub
+
+FILES = {
+    "README.md": b"# SQL\n",
+    "adapter_config.json": b'{"peft_type": "LORA"}',
+    "adapter_model.safetensors": bytes(range(256)) * 10_000,
+    "empty.txt": b"",
+    "sub folder/tokenizer #1.json": b"{}",
+}
+WEIGHTS = FILES["adapter_model.safetensors"]
+
+
+@dataclass
+class Origin:
+    """A source over an origin that a test can write to."""
+
+    source: Source
+    ref: AdapterRef
+    missing: AdapterRef
+    write: Callable[[dict[str, bytes]], None]
+
+    def file(self, path: str = "adapter_model.safetensors") -> tuple[Revision, RemoteFile]:
+        revision = self.source.resolve(self.ref)
+        file = revision.file(path)
+        assert file is not None
+        return revision, file
+
+
+@pytest.fixture(params=sorted(SOURCES))
+def origin(request: pytest.FixtureRequest, hub: Hub, settings: Settings, tmp_path: Path) -> Origin:
+    scheme: Scheme = request.param
+    folder = tmp_path / "an adapter"
+
+    def write_folder(files: dict[str, bytes]) -> None:
+        for path, content in files.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(content)
+
+    def write_hub(files: dict[str, bytes]) -> None:
+        hub.add("acme/sql-lora", dict(files))
+
+    places: dict[Scheme, tuple[str, str, Callable[[dict[str, bytes]], None]]] = {
+        "file": (str(folder), str(tmp_path / "missing"), write_folder),
+        "hf": ("acme/sql-lora", "acme/missing", write_hub),
+    }
+    here, missing, write = places[scheme]
+    write(FILES)
+    return Origin(open_source(scheme, settings), AdapterRef(scheme, here), AdapterRef(scheme, missing), write)
+
+
+def test_every_file_is_listed_once_in_order_with_its_size(origin: Origin) -> None:
+    revision = origin.source.resolve(origin.ref)
+    assert {file.path: file.size for file in revision.files} == {path: len(data) for path, data in FILES.items()}
+    assert [file.path for file in revision.files] == sorted(FILES)
+    assert revision.ref == origin.ref
+    assert not any(file.defect for file in revision.files)
+
+
+def test_a_digest_that_is_listed_is_true(origin: Origin) -> None:
+    for file in origin.source.resolve(origin.ref).files:
+        assert file.sha256 in (None, hashlib.sha256(FILES[file.path]).hexdigest())
+        assert file.git_sha1 in (None, git_blob_id(FILES[file.path]))
+
+
+def test_every_file_is_read_whole(origin: Origin) -> None:
+    revision = origin.source.resolve(origin.ref)
+    assert {f.path: b"".join(origin.source.read(revision, f, 0, None)) for f in revision.files} == FILES
+
+
+@pytest.mark.parametrize(
+    ("start", "stop"),
+    [
+        (0, 0), (0, 1), (7, 7), (8, 1000), (1_048_575, 1_048_577), (0, len(WEIGHTS)), (len(WEIGHTS) - 1, None),
+        (len(WEIGHTS), None), (len(WEIGHTS), len(WEIGHTS)), (5, len(WEIGHTS) + 5), (9, 3),
+    ],
+)  # fmt: skip
+def test_a_range_is_what_a_slice_is(origin: Origin, start: int, stop: int | None) -> None:
+    revision, file = origin.file()
+    chunks = list(origin.source.read(revision, file, start, stop))
+    assert b"".join(chunks) == WEIGHTS[start:stop]
+    assert all(0 < len(chunk) <= 1 << 20 for chunk in chunks)
+
+
+def test_a_reader_may_stop_in_the_middle_and_read_again(origin: Origin) -> None:
+    revision, file = origin.file()
+    for _ in range(5):
+        chunk = next(iter(origin.source.read(revision, file, 3, None)))
+        assert chunk == WEIGHTS[3 : 3 + len(chunk)]
+    assert b"".join(origin.source.read(revision, file, 0, None)) == WEIGHTS
+
+
+def test_many_threads_read_at_once(origin: Origin) -> None:
+    revision, file = origin.file()
+
+    def piece(start: int) -> bytes:
+        return b"".join(origin.source.read(revision, file, start, start + 100_000))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert b"".join(pool.map(piece, range(0, len(WEIGHTS), 100_000))) == WEIGHTS
+
+
+def test_the_revision_is_the_same_until_something_changes(origin: Origin) -> None:
+    first = origin.source.resolve(origin.ref)
+    assert origin.source.resolve(origin.ref) == first
+    origin.write({**FILES, "adapter_model.safetensors": WEIGHTS[::-1]})
+    assert origin.source.resolve(origin.ref).id != first.id
+
+
+def test_what_is_read_later_is_the_version_that_was_resolved_or_corrupt(origin: Origin) -> None:
+    revision, file = origin.file()
+    origin.write({**FILES, "adapter_model.safetensors": WEIGHTS[::-1]})
+    try:
+        got = b"".join(origin.source.read(revision, file, 0, None))
+    except Corrupt:
+        return
+    assert got == WEIGHTS
+
+
+def test_what_is_not_there_is_named_with_a_hint(origin: Origin) -> None:
+    with pytest.raises((NotFound, AccessDenied)) as caught:
+        origin.source.resolve(origin.missing)
+    assert caught.value.exit_code == 3
+    assert origin.missing.location in str(caught.value)
+    assert caught.value.hint

@@ -1,0 +1,386 @@
+"""The HTTP client on a bad day: what it tries again, how long it waits, what it never follows or reads."""
+
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from email.utils import formatdate
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lora_cli.errors import Corrupt, LoraCliError, Refused, Unreachable
+from lora_cli.sources.connection import StatusError, asked_wait, pause_before
+from lora_cli.sources.http import Http, Piece, get_bytes, get_json
+from lora_cli.sources.urls import following
+from tests.hub_server import Hub
+
+WEIGHTS = bytes(range(256)) * 4000
+NAME = "acme/sql-lora/resolve/main/adapter_model.safetensors"
+CERTIFICATE = Path(__file__).parent / "tls/localhost.pem"
+
+
+class Client:
+    """An ``Http`` that writes down how long it would have waited, instead of waiting."""
+
+    def __init__(self, hub: Hub, *, retries: int = 5, timeout_s: float = 5) -> None:
+        self.hub, self.waits = hub, list[float]()
+        self.http = Http(hub.endpoint, timeout_s, retries, pause=self.waits.append)
+
+    def read(self, start: int = 0, stop: int | None = None, size: int | None = len(WEIGHTS)) -> bytes:
+        return b"".join(get_bytes(self.http, f"{self.hub.endpoint}/{NAME}", Piece(start, stop, size), "weights"))
+
+    def json(self) -> object:
+        return get_json(self.http, f"{self.hub.endpoint}/api/models/acme/sql-lora/revision/main", "info").value
+
+    def fails(self) -> LoraCliError:
+        with pytest.raises(LoraCliError) as caught:
+            self.read()
+        return caught.value
+
+
+@pytest.fixture
+def client(hub: Hub) -> Client:
+    hub.add("acme/sql-lora", {"adapter_model.safetensors": WEIGHTS, "adapter_config.json": "{}"})
+    return Client(hub)
+
+
+@contextmanager
+def raw_server(*answers: bytes) -> Iterator[str]:
+    """A server that sends these bytes, one answer a connection, the last one again and again."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+
+        def serve() -> None:
+            for number in range(100):
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(answers[min(number, len(answers) - 1)])
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 599])
+@pytest.mark.parametrize("place", ["/revision/", "/resolve/", "GET cdn"])
+def test_a_storm_is_waited_out(client: Client, status: int, place: str) -> None:
+    client.hub.fault(place, status=status, times=3)
+    assert client.json()
+    assert client.read() == WEIGHTS
+    assert len(client.waits) == 3
+    assert client.waits[0] <= 0.5 < client.waits[2] <= 2
+
+
+def test_a_storm_that_does_not_end_is_given_up_after_the_retries(client: Client) -> None:
+    client.hub.fault("", status=503, times=-1)
+    error = client.fails()
+    assert isinstance(error, Unreachable)
+    assert "answered 503 (tried 6 times)" in str(error)
+    assert len(client.waits) == 5
+    assert client.hub.count() == 6
+
+
+def test_without_retries_nothing_is_tried_twice(hub: Hub, client: Client) -> None:
+    hub.fault("", status=503, times=-1)
+    assert isinstance(Client(hub, retries=0).fails(), Unreachable)
+    assert hub.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "least"),
+    [
+        ({"RateLimit": '"api";r=0;t=55', "RateLimit-Policy": '"fixed window";"api";q=500;w=300'}, 55),
+        ({"RateLimit": '"resolvers";r=0; t = 7'}, 7),
+        ({"Retry-After": "12"}, 12),
+        ({"Retry-After": "12", "RateLimit": '"api";r=0;t=30'}, 30),
+        ({"Retry-After": formatdate(time.time() + 3600, usegmt=True)}, 0),
+    ],
+)
+def test_what_the_server_asks_is_what_is_waited(client: Client, headers: dict[str, str], least: float) -> None:
+    client.hub.fault("/revision/", status=429, headers=headers)
+    if not least:
+        with pytest.raises(Unreachable, match=r"asks to wait 3\d\d\d s"):
+            client.json()
+        return
+    assert client.json()
+    assert least <= client.waits[0] <= least * 1.1 + 0.2
+
+
+def test_it_really_waits(hub: Hub, client: Client) -> None:
+    hub.fault("/revision/", status=429, headers={"Retry-After": "1"})
+    get_json(Http(hub.endpoint, 5, 1), f"{hub.endpoint}/api/models/acme/sql-lora/revision/main", "info")
+    assert hub.requests[1].at - hub.requests[0].at >= 1
+
+
+def test_a_rate_limit_names_the_token_that_would_help(client: Client) -> None:
+    client.hub.fault("", status=429, times=-1)
+    assert "HF_TOKEN" in client.fails().hint
+
+
+def test_what_another_try_would_not_change_is_not_tried_again(client: Client) -> None:
+    client.hub.fault("", status=404, headers={"X-Error-Code": "EntryNotFound"})
+    with pytest.raises(StatusError) as caught:
+        client.read()
+    assert (caught.value.status, caught.value.code, client.waits) == (404, "EntryNotFound", [])
+
+
+def test_a_stream_cut_again_and_again_goes_on_where_it_was(client: Client) -> None:
+    client.hub.fault("GET cdn", cut_at=90_000, times=-1)
+    assert client.read() == WEIGHTS
+    assert len(client.waits) == len(WEIGHTS) // 90_000
+    assert client.hub.count("GET cdn") == len(client.waits) + 1
+
+
+def test_only_tries_that_bring_nothing_count(hub: Hub, client: Client) -> None:
+    hub.fault("GET cdn", cut_at=200_000, times=2)
+    hub.fault("GET cdn", status=500, times=1)
+    hub.fault("GET cdn", cut_at=200_000, times=2)
+    assert Client(hub, retries=2).read() == WEIGHTS
+    hub.fault("GET cdn", cut_at=0, times=-1)
+    with pytest.raises(Unreachable, match="was cut"):
+        Client(hub, retries=2).read()
+
+
+def test_a_server_that_ignores_the_range_is_read_from_the_right_offset(client: Client) -> None:
+    client.hub.fault("GET cdn", ignore_range=True, times=-1)
+    assert client.read(300_000, 300_010) == WEIGHTS[300_000:300_010]
+    assert client.read(300_000) == WEIGHTS[300_000:]
+    assert client.read(5, 10, size=None) == WEIGHTS[5:10]
+    assert client.read(len(WEIGHTS) - 1, len(WEIGHTS)) == WEIGHTS[-1:]
+
+
+def test_a_server_that_ignores_the_range_after_a_cut_is_read_from_the_right_offset(client: Client) -> None:
+    client.hub.fault("GET cdn", cut_at=500_001)
+    client.hub.fault("GET cdn", ignore_range=True)
+    assert client.read() == WEIGHTS
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Client]:
+    with Hub() as hub:
+        hub.add("acme/sql-lora", {"adapter_model.safetensors": WEIGHTS})
+        yield Client(hub)
+
+
+@given(start=st.integers(0, len(WEIGHTS) + 10), stop=st.none() | st.integers(0, len(WEIGHTS) + 10))
+def test_any_range_is_what_a_slice_is(shared: Client, start: int, stop: int | None) -> None:
+    assert shared.read(start, stop) == WEIGHTS[start:stop]
+
+
+def test_a_stall_ends_after_the_timeout(hub: Hub, client: Client) -> None:
+    hub.fault("GET cdn", stall_at=70_000)
+    began = time.monotonic()
+    impatient = Client(hub, timeout_s=0.3)
+    assert impatient.read() == WEIGHTS
+    assert len(impatient.waits) == 1
+    assert 0.3 <= time.monotonic() - began < 2
+
+
+def test_a_silent_server_is_called_silent(hub: Hub, client: Client) -> None:
+    hub.fault("", delay_s=30, times=-1)
+    with pytest.raises(Unreachable, match=r"was silent for 0\.2 s"):
+        Client(hub, retries=0, timeout_s=0.2).read()
+
+
+def test_a_body_that_trickles_is_given_up(hub: Hub, client: Client) -> None:
+    hub.fault("GET cdn", drip_s=0.02, times=-1)
+    with pytest.raises(Unreachable, match=r"sent only \d+ bytes"):
+        Client(hub, retries=0, timeout_s=0.5).read()
+    hub.fault("/revision/", drip_s=0.02, times=-1)
+    with pytest.raises(Unreachable, match=r"sent only \d+ bytes|did not finish"):
+        Client(hub, retries=0, timeout_s=0.5).json()
+
+
+def test_a_slow_reader_is_not_taken_for_a_slow_server(hub: Hub, client: Client) -> None:
+    pieces = get_bytes(Client(hub, timeout_s=0.2).http, f"{hub.endpoint}/{NAME}", Piece(0, None, len(WEIGHTS)), "w")
+    read = next(pieces)
+    time.sleep(0.5)
+    assert read + b"".join(pieces) == WEIGHTS
+    assert hub.count("GET cdn") == 1
+
+
+@pytest.mark.parametrize(
+    "body", ["", "{", "[1,", "<html>login</html>", "[" * 100_000, '{"a": ' + "9" * 5000 + "}", "\x00"]
+)
+def test_what_is_not_json_is_tried_again_and_then_said(hub: Hub, client: Client, body: str) -> None:
+    hub.fault("/revision/", status=200, body=body)
+    assert client.json()
+    assert len(client.waits) == 1
+    hub.fault("/revision/", status=200, body=body, times=-1)
+    with pytest.raises(Unreachable, match="not JSON"):
+        client.json()
+
+
+def test_json_cut_in_the_middle_is_tried_again(client: Client) -> None:
+    client.hub.fault("/revision/", cut_at=20)
+    assert client.json()
+    assert len(client.waits) == 1
+
+
+def test_json_without_end_is_not_read_to_its_end(client: Client) -> None:
+    client.hub.fault("/revision/", status=200, body=" " * (16 * 1024 * 1024 + 1))
+    with pytest.raises(Refused, match="larger than 16777216 bytes"):
+        client.json()
+
+
+def test_a_redirect_loop_ends(client: Client) -> None:
+    client.hub.fault("", status=302, headers={"Location": f"/{NAME}"}, times=-1)
+    with pytest.raises(Unreachable, match="more than 5 times"):
+        client.read()
+    assert client.hub.count() == 6
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["ftp://127.0.0.1/x", "file:///etc/passwd", "http://user:secret@127.0.0.1/", "http://[::1", "//:0/"],
+)
+def test_a_redirect_to_no_web_address_is_not_followed(client: Client, location: str) -> None:
+    client.hub.fault("", status=302, headers={"Location": location}, times=-1)
+    error = client.fails()
+    assert isinstance(error, Unreachable)
+    assert str(error).startswith("weights: ")
+    assert "no web address" in str(error) or "the exchange with" in str(error)
+    assert client.hub.count() == 1
+    assert "secret" not in str(error)
+
+
+def test_a_redirect_may_gain_encryption_but_not_lose_it() -> None:
+    assert following("http://hub/a", "https://hub/b", "sql") == "https://hub/b"
+    assert following("https://hub/a/b", "../c?d=e", "sql") == "https://hub/c?d=e"
+    with pytest.raises(Refused, match="sql: hub redirects from https to http, at cdn:8080"):
+        following("https://hub/a", "http://cdn:8080/b?sig=secret", "sql")
+
+
+def test_a_signature_is_not_in_an_error(client: Client) -> None:
+    client.hub.fault("GET cdn", status=500, times=-1)
+    error = client.fails()
+    assert "sig=" not in f"{error} {error.hint}"
+    assert client.hub.signature("") not in str(error)
+
+
+RANGE = b"HTTP/1.1 206 .\r\nContent-Length: 5\r\nContent-Range: bytes "
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "said"),
+    [
+        (RANGE + b"3-7/100\r\n\r\n01234", Corrupt, "sent others"),
+        (RANGE + b"2-6/99\r\n\r\n01234", Corrupt, "99 bytes now, where 100"),
+        (RANGE + b"two\r\n\r\n01234", Corrupt, "sent others"),
+        (b"HTTP/1.1 206 .\r\nContent-Length: 5\r\n\r\n01234", Corrupt, "sent others"),
+        (RANGE.replace(b"5", b"9") + b"2-6/100\r\n\r\n012345678", Corrupt, "more bytes came"),
+        (b"HTTP/1.1 200 .\r\nContent-Length: 7\r\n\r\n0123456", Corrupt, "7 bytes now"),
+        (b"HTTP/1.1 204 .\r\n\r\n", Unreachable, "answered 204"),
+        (b"HTTP/1.1 200 .\r\nContent-Encoding: gzip\r\nContent-Length: 1\r\n\r\n0", Unreachable, "compressed"),
+        (b"nonsense", Unreachable, "was cut"),
+        (b"", Unreachable, "was cut"),
+        (b"HTTP/1.1 200 .\r\n" + b"X: " + b"y" * 200_000 + b"\r\n\r\n", Unreachable, "was cut"),
+    ],
+)
+def test_an_answer_that_is_not_the_range_is_not_taken_for_it(
+    answer: bytes, kind: type[LoraCliError], said: str
+) -> None:
+    with raw_server(answer) as endpoint, pytest.raises(kind, match=said):
+        list(get_bytes(Http(endpoint, 2, 0), f"{endpoint}/x", Piece(2, 7, 100), "weights"))
+
+
+def test_a_whole_file_longer_than_listed_is_noticed_without_its_length() -> None:
+    with raw_server(b"HTTP/1.1 200 .\r\nConnection: close\r\n\r\n0123456") as endpoint:
+        read = get_bytes(Http(endpoint, 2, 0), f"{endpoint}/x", Piece(0, None, 5), "weights")
+        with pytest.raises(Corrupt, match="more bytes came"):
+            list(read)
+
+
+def test_a_body_that_ends_early_without_saying_so_is_gone_on_with() -> None:
+    first = b"HTTP/1.1 200 .\r\nConnection: close\r\n\r\n012"
+    rest = b"HTTP/1.1 206 .\r\nContent-Length: 2\r\nContent-Range: bytes 3-4/5\r\n\r\n34"
+    with raw_server(first, rest) as endpoint:
+        http = Http(endpoint, 2, 1, pause=lambda _: None)
+        assert b"".join(get_bytes(http, f"{endpoint}/x", Piece(0, None, 5), "weights")) == b"01234"
+
+
+@contextmanager
+def tls_server() -> Iterator[str]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                    with connection, context.wrap_socket(connection, server_side=True) as stream:
+                        stream.recv(65536)
+                        stream.sendall(b"HTTP/1.1 200 .\r\nContent-Length: 2\r\n\r\n{}")
+                except ssl.SSLError:
+                    continue
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"https://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def test_a_certificate_that_is_not_trusted_is_refused_at_once_and_trusted_by_name() -> None:
+    with tls_server() as endpoint:
+        with pytest.raises(Unreachable, match=r"certificate of 127\.0\.0\.1:\d+ is not trusted") as caught:
+            get_json(Http(endpoint, 5, 5, pause=lambda _: pytest.fail("waited")), endpoint, "info")
+        assert "SSL_CERT_FILE" in caught.value.hint
+        program = """
+import sys
+from lora_cli.sources.http import *
+print(get_json(Http(sys.argv[1], 5, 0), sys.argv[1], "").value)
+"""
+        command = [sys.executable, "-W", "error", "-c", program, endpoint]
+        done = subprocess.run(
+            command, env={"SSL_CERT_FILE": str(CERTIFICATE)}, capture_output=True, text=True, check=True
+        )
+        assert done.stdout == "{}\n"
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "SSL_CERT_FILE"])
+def test_an_environment_that_cannot_be_used_is_said_without_its_password(name: str) -> None:
+    program = """
+from lora_cli.errors import UsageError
+from lora_cli.sources.http import *
+try:
+    get_json(Http("http://127.0.0.1:9", 5, 0), "http://127.0.0.1:9", "")
+except UsageError as error:
+    print(error)
+"""
+    value = {"HTTP_PROXY": "gopher://me:secret@proxy:1", "SSL_CERT_FILE": "/nowhere/secret.pem"}[name]
+    command = [sys.executable, "-W", "error", "-c", program]
+    done = subprocess.run(command, env={name: value}, capture_output=True, text=True, check=True)
+    assert "cannot be used" in done.stdout
+    assert "secret" not in done.stdout
+
+
+@given(st.dictionaries(st.sampled_from(["RateLimit", "Retry-After"]), st.text(max_size=40)))
+def test_no_header_of_a_server_is_an_error_of_ours(headers: dict[str, str]) -> None:
+    asked = asked_wait(headers)
+    assert asked is None or asked >= 0
+
+
+@given(st.integers(1, 10_000), st.none() | st.floats(0, 1e9))
+def test_a_pause_is_bounded_and_never_shorter_than_asked(failures: int, asked_s: float | None) -> None:
+    pause = pause_before(failures, asked_s)
+    if asked_s is not None and asked_s > 330:
+        assert pause is None
+    else:
+        assert pause is not None
+        assert (asked_s or 0.25) <= pause <= 370
