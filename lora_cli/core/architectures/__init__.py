@@ -32,7 +32,7 @@ FAMILIES = (
 
 
 class UnknownArchitecture(FormatError):
-    """A config whose ``model_type`` has no table here."""
+    """A config whose ``model_type`` has no table here, or that has none."""
 
 
 def family_of(model_type: str) -> Family:
@@ -60,13 +60,13 @@ def base_from_config(config: Mapping[str, Any], name: str) -> BaseModel:
     called the model.
 
     Raises:
-        UnknownArchitecture: the ``model_type`` has no table.
-        FormatError: ``model_type`` is missing, or a field has the wrong type or is beyond what any model has.
+        UnknownArchitecture: the ``model_type`` has no table, or is missing.
+        FormatError: a field has the wrong type or is beyond what any model has.
     """
     fields = parse.mapping(config, WHERE)
     if "model_type" not in fields:
-        hint = "this is an adapter's config: give the base model's" if "peft_type" in fields else ""
-        raise FormatError("model_type is missing", where=WHERE, hint=hint)
+        hint = "this is an adapter's config: name the base model's" if "peft_type" in fields else ""
+        raise UnknownArchitecture("model_type is missing", where=WHERE, hint=hint)
     model_type = parse.text(fields["model_type"], f"{WHERE}: model_type")
     return build(family_of(model_type), fields, name, source=f"config.json ({model_type}{quantised(fields)})")
 

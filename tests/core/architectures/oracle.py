@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lora_cli.core.base_model import BaseModule, ModuleKind
+from lora_cli.core.base_model import BaseModel, BaseModule, ModuleKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,19 @@ class Oracle:
     hidden_size: int
     vocab_size: int
     tied_embeddings: bool
+
+
+def stated(base: BaseModel) -> Oracle:
+    """The same facts, as a ``BaseModel`` states them."""
+    assert base.vocab_size is not None
+    return Oracle(
+        dict(base.modules),
+        dict(base.parameters),
+        base.num_layers,
+        base.hidden_size,
+        base.vocab_size,
+        base.tied_embeddings,
+    )
 
 
 def transformers_model(config: Mapping[str, Any]) -> Any:

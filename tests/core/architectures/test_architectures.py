@@ -9,21 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lora_cli.core.architectures import FAMILIES, UnknownArchitecture, base_from_config
-from lora_cli.core.base_model import BaseModel, BaseModule
+from lora_cli.core.base_model import BaseModule
 from tests.core.architectures.configs import CONFIGS, GROUPED, cases
-from tests.core.architectures.oracle import Oracle, ask, facts, transformers_model
-
-
-def stated(base: BaseModel) -> Oracle:
-    assert base.vocab_size is not None
-    return Oracle(
-        dict(base.modules),
-        dict(base.parameters),
-        base.num_layers,
-        base.hidden_size,
-        base.vocab_size,
-        base.tied_embeddings,
-    )
+from tests.core.architectures.oracle import ask, facts, stated, transformers_model
 
 
 @pytest.mark.parametrize(("family", "config"), cases(), ids=lambda value: value if isinstance(value, str) else "")

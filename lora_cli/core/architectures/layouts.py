@@ -1,0 +1,79 @@
+"""From the tensor names that checkpoints have on disk to the names that the model has in memory.
+
+The two differ where transformers 5 converts while it loads (its ``conversion_mapping``): prefixes of wrappers, a
+missing prefix of the bare model, and experts that are stored one by one and held as one tensor.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+
+Shapes = dict[str, tuple[int, ...]]
+
+ROOTS = {"embed_tokens.weight": "model.", "wte.weight": "transformer.", "embed_in.weight": "gpt_neox."}
+"""A tensor that stands at the root only when the model was saved without its head, and the prefix that is missing."""
+
+RENAMES = (
+    (r"^language_model\.lm_head\.", "lm_head."),
+    (r"^language_model\.model\.", "model.language_model."),
+    (r"^vision_tower\.(vision_model\.)?", "model.vision_tower."),
+    (r"^multi_modal_projector\.", "model.multi_modal_projector."),
+    (r"\.block_sparse_moe\.", ".mlp."),
+    (r"^embed_out\.", "lm_head."),
+)
+
+EXPERT = re.compile(r"(.+\.experts)\.(\d{1,6})\.(gate_proj|up_proj|down_proj|w[123])\.weight")
+ROLES = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}
+
+
+def in_memory(shapes: Mapping[str, tuple[int, ...]]) -> Shapes:
+    """The same shapes under the names, and in the tensors, that the loaded model has."""
+    return _fused(_renamed(shapes))
+
+
+def _renamed(shapes: Mapping[str, tuple[int, ...]]) -> Shapes:
+    root = next((prefix for name, prefix in ROOTS.items() if name in shapes), "")
+    rules = [(re.compile(pattern), replacement) for pattern, replacement in RENAMES]
+    renamed: Shapes = {}
+    for name, shape in shapes.items():
+        new = name if name.startswith("lm_head.") else root + name
+        for pattern, replacement in rules:
+            new = pattern.sub(replacement, new)
+        renamed[new] = shape
+    return renamed
+
+
+def _fused(shapes: Shapes) -> Shapes:
+    """Experts ``0 … n-1`` of equal shapes as ``gate_up_proj`` [n, 2 * width, d] and ``down_proj`` [n, d, width]."""
+    groups: dict[str, dict[tuple[int, str], str]] = {}
+    for name in shapes:
+        if found := EXPERT.fullmatch(name):
+            path, number, role = found.groups()
+            groups.setdefault(path, {})[int(number), ROLES.get(role, role)] = name
+    fused = dict(shapes)
+    for path, members in groups.items():
+        made = _fusion(len(members), {key: shapes[name] for key, name in members.items()})
+        if made is None:
+            continue
+        for name in members.values():
+            del fused[name]
+        fused[f"{path}.gate_up_proj"], fused[f"{path}.down_proj"] = made
+    return fused
+
+
+def _fusion(
+    members: int, shapes: Mapping[tuple[int, str], tuple[int, ...]]
+) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """The two fused shapes, or None for experts that do not fit one tensor and stay as they are."""
+    count, rest = divmod(members, 3)
+    gate, up, down = (
+        _common(shapes.get((i, role)) for i in range(count)) for role in ("gate_proj", "up_proj", "down_proj")
+    )
+    if rest or gate is None or down is None or gate != up or len(gate) != 2 or down != gate[::-1]:
+        return None
+    width, d = gate
+    return (count, 2 * width, d), (count, d, width)
+
+
+def _common(shapes: Iterable[tuple[int, ...] | None]) -> tuple[int, ...] | None:
+    distinct = set(shapes)
+    return distinct.pop() if len(distinct) == 1 else None
