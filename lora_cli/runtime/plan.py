@@ -74,6 +74,36 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True)
+class Load:
+    """Read, put and prove; answered with a ``LoadReport``."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOnce:
+    """Have it in a slot and run a small batch; answered with ``Served``."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Answer a prompt without and with it, at most ``max_tokens`` tokens; answered with ``Answers``."""
+
+    job: Job
+    prompt: str
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The child began a stage of the request at hand."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """A ``LoraCliError`` on its way from the child: the parent raises it again."""
 

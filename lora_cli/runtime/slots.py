@@ -81,6 +81,10 @@ class Slots:
         """The slots that hold an adapter."""
         return tuple(sorted(self._ranks))
 
+    def on(self, slot: int) -> tuple[str, ...]:
+        """The modules of the adapter in ``slot``, in its own order; none for a free slot."""
+        return tuple(self._ranks.get(slot, ()))
+
     def _stack(self, start: int, module: BaseModule) -> Stack:
         slots, rank = self._storage.shape[0], self.max_lora_rank
         middle, stop = start + rank * module.d_in, start + rank * (module.d_in + module.d_out)

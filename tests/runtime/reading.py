@@ -1,15 +1,18 @@
-"""Adapters and bases on disk, read as the program reads them."""
+"""Adapters and bases on disk, read as the program reads them. Torch is imported with the first weight."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel, BaseModule
 from lora_cli.core.reference import AdapterRef
 from lora_cli.read.adapter import read_adapter
 from lora_cli.runtime.composable import scalings
-from lora_cli.runtime.weights import LoraWeights, read_weights
 from lora_cli.sources.local import LocalSource
 from tests.making import HIDDEN, LAYERS, VOCAB, llama_modules
+
+if TYPE_CHECKING:
+    from lora_cli.runtime.weights import LoraWeights
 
 LLAMA = BaseModel(
     "tiny llama",
@@ -31,6 +34,8 @@ def read(directory: Path, name: str = "adapter") -> Adapter:
     return read_adapter(source, source.resolve(AdapterRef("file", str(directory))), name)
 
 
-def load(directory: Path, base: BaseModel = LLAMA) -> LoraWeights:
+def load(directory: Path, base: BaseModel = LLAMA) -> "LoraWeights":
+    from lora_cli.runtime.weights import read_weights
+
     adapter = read(directory)
     return read_weights(directory, adapter, scalings(adapter, base))

@@ -1,0 +1,200 @@
+"""A whole model through transformers, with LoRA composed onto its modules by forward hooks on the slots."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lora_cli.errors import FormatError, Refused
+from lora_cli.runtime.forward import Routing, add_lora, route
+from lora_cli.runtime.slots import Slots
+
+
+def load_model(directory: Path, *, dtype: torch.dtype, device: str) -> nn.Module:
+    """The causal language model in ``directory``, from its safetensors files. No network, no code of its own.
+
+    Raises:
+        FormatError: transformers cannot load it, or the checkpoint lacks weights (they would be random).
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            directory,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=dtype,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise FormatError(f"transformers cannot load it: {said}", where=str(directory)) from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise FormatError(
+            f"its checkpoint lacks {len(missing)} weights, the first is {missing[0]}", where=str(directory)
+        )
+    loaded: nn.Module = model.to(device).eval()
+    return loaded
+
+
+class ComposedModel:
+    """A model whose modules add, for each row of a batch, the LoRA path of that row's slot.
+
+    ``refused`` has the modules of ``slots`` that cannot be composed here, with the reason. Linear, Conv1D and plain
+    or scaled embeddings can. Its hooks stay until ``detach``.
+    """
+
+    origin = "base"
+
+    def __init__(self, model: nn.Module, slots: Slots) -> None:
+        self.model = model
+        self.refused: dict[str, str] = {}
+        self._slots = slots
+        self._rows: tuple[int, ...] = ()
+        self._routings: dict[tuple[int, ...], Routing] = {}
+        self._hooks = []
+        found = dict(model.named_modules())
+        for path in slots.stacks:
+            reason = _why_not(found, path, slots)
+            if reason:
+                self.refused[path] = reason
+            else:
+                self._hooks.append(found[path].register_forward_hook(self._hook(path), with_kwargs=True))
+
+    def weight(self, module: str) -> torch.Tensor:
+        """``[d_out, d_in]``, for a Conv1D too; ``[vocabulary, width]`` for an embedding."""
+        found = self.model.get_submodule(module)
+        weight = found.weight
+        assert isinstance(weight, torch.Tensor)
+        return weight.detach().t() if type(found).__name__ == "Conv1D" else weight.detach()
+
+    def refuse(self, name: str, modules: Iterable[str]) -> None:
+        """Raises ``Refused`` for the adapter ``name`` if one of its ``modules`` cannot be composed."""
+        for path in modules:
+            if path in self.refused:
+                raise Refused(f"{name}: {path} {self.refused[path]}", hint="--forward modules checks it on its own")
+
+    def logits(self, ids: torch.Tensor, rows: Collection[int]) -> torch.Tensor:
+        """Logits ``[rows, tokens, vocabulary]`` in float32 of token ids ``[rows, tokens]``, a slot for each row."""
+        with torch.inference_mode(), self._using(rows):
+            output: torch.Tensor = self.model(input_ids=ids, use_cache=False).logits
+        return output.float()
+
+    def greedy(
+        self, prompt: list[int], slot: int, max_tokens: int, stop: Collection[int]
+    ) -> tuple[list[int], torch.Tensor]:
+        """The most likely next tokens after ``prompt``, and the logits ``[vocabulary]`` of the first of them.
+
+        Ends before a token of ``stop``.
+        """
+        answer: list[int] = []
+        first, past = torch.empty(0), None
+        ids = torch.tensor([prompt], device=self._device())
+        with torch.inference_mode(), self._using([slot]):
+            for step in range(max_tokens):
+                output = self.model(input_ids=ids, past_key_values=past, use_cache=True)
+                logits, past = output.logits[0, -1].float(), output.past_key_values
+                if not step:
+                    first = logits
+                token = int(logits.argmax())
+                if token in stop:
+                    break
+                answer.append(token)
+                ids = torch.tensor([[token]], device=ids.device)
+        return answer, first
+
+    def detach(self) -> None:
+        """Take the hooks off: the model is the base again."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @contextmanager
+    def _using(self, rows: Collection[int]) -> Iterator[None]:
+        self._rows, self._routings = tuple(rows), {}
+        try:
+            yield
+        finally:
+            self._rows, self._routings = (), {}
+
+    def _hook(self, path: str) -> Any:
+        stack = self._slots.stacks[path]
+
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: torch.Tensor) -> Any:
+            if not any(self._rows):
+                return output
+            x: torch.Tensor = args[0] if args else kwargs["input"]
+            leading = x.shape if stack.embedding else x.shape[:-1]
+            flat = x.reshape(-1) if stack.embedding else x.reshape(-1, x.shape[-1])
+            routing = self._routing(path, tuple(leading), output.device)
+            scale = getattr(module, "embed_scale", None)
+            if scale is None:
+                return add_lora(output.reshape(-1, output.shape[-1]), flat, stack, routing).view_as(output)
+            lora = add_lora(torch.zeros_like(output).view(-1, output.shape[-1]), flat, stack, routing).view_as(output)
+            return output + lora * scale
+
+        return hook
+
+    def _routing(self, path: str, leading: tuple[int, ...], device: torch.device) -> Routing:
+        """Each token's slot, for a module that sees tokens of shape ``leading``."""
+        known = self._routings.get(leading)
+        if known is None:
+            known = self._routings[leading] = route(self._slots_of_tokens(path, leading, device))
+        return known
+
+    def _slots_of_tokens(self, path: str, leading: tuple[int, ...], device: torch.device) -> torch.Tensor:
+        rows, tokens = torch.tensor(self._rows, device=device), torch.Size(leading).numel()
+        if len(set(self._rows)) == 1:
+            return rows[:1].expand(tokens)
+        if len(leading) > 1 and leading[0] == len(rows):
+            return rows.repeat_interleave(tokens // len(rows))
+        raise Refused(
+            f"{path} mixes the rows of a batch: its tokens cannot be told apart", hint="one adapter at a time"
+        )
+
+
+def moved(model: ComposedModel, ids: torch.Tensor, slot: int, base_logits: torch.Tensor) -> float:
+    """The largest change of any logit when ``slot`` is composed. ``base_logits`` are those of the same ``ids``.
+
+    Raises:
+        Refused: a logit is not finite, or none changed.
+    """
+    logits = model.logits(ids, [slot] * len(ids))
+    if not bool(torch.isfinite(logits).all()):
+        raise Refused("the whole model's logits are not finite with this adapter")
+    delta = float((logits - base_logits).abs().max())
+    if not delta:
+        raise Refused("the whole model's logits are the base's, to the bit: the adapter changes nothing")
+    return delta
+
+
+def _why_not(found: Mapping[str, nn.Module], path: str, slots: Slots) -> str:
+    """Why LoRA cannot be composed onto a module of the real model; empty when it can."""
+    from transformers.pytorch_utils import Conv1D
+
+    module, stack = found.get(path), slots.stacks[path]
+    if module is None:
+        return "is no module of the model that transformers builds"
+    if isinstance(found.get(path.rpartition(".")[0]), nn.MultiheadAttention):
+        return "is used by nn.MultiheadAttention without being called"
+    if stack.embedding:
+        if not isinstance(module, nn.Embedding) or not (type(module) is nn.Embedding or hasattr(module, "embed_scale")):
+            return f"is a {type(module).__name__}, which cannot be composed yet"
+        shape: tuple[Any, Any] = (module.num_embeddings, module.embedding_dim)
+    elif type(module) is nn.Linear:
+        shape = (module.in_features, module.out_features)
+    elif type(module) is Conv1D:
+        shape = (module.nx, module.nf)
+    else:
+        return f"is a {type(module).__name__}, which cannot be composed yet"
+    want = (stack.a.shape[2], stack.b.shape[2])
+    return (
+        "" if shape == want else f"maps {shape[0]} to {shape[1]} in the model and {want[0]} to {want[1]} in its config"
+    )

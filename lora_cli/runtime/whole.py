@@ -1,0 +1,62 @@
+"""The whole model of a plan: its base answers are made once, and every adapter is held against them."""
+
+from collections.abc import Iterable
+
+import torch
+
+from lora_cli.core.results import Answers
+from lora_cli.errors import UsageError
+from lora_cli.runtime.chat import Chat
+from lora_cli.runtime.model import ComposedModel, load_model, moved
+from lora_cli.runtime.plan import Plan
+from lora_cli.runtime.slots import BASE_SLOT, Slots
+
+CHECK_TOKENS = 16
+
+
+class WholeModel:
+    """Holds the composed model, its tokenizer (loaded with the first prompt), and what the base says.
+
+    Raises:
+        UsageError: the plan has no directory with the base's checkpoint.
+        FormatError: transformers cannot load it.
+    """
+
+    def __init__(self, plan: Plan, slots: Slots, dtype: torch.dtype, device: torch.device) -> None:
+        if plan.base_directory is None:
+            raise UsageError(
+                f"--forward model needs the base's weights, and {plan.base.name} is no directory on this disk",
+                hint="give --base a local directory with config.json and the model's safetensors files",
+            )
+        self._directory = plan.base_directory
+        self.composed = ComposedModel(load_model(plan.base_directory, dtype=dtype, device=str(device)), slots)
+        generator = torch.Generator().manual_seed(plan.seed)
+        vocabulary = plan.base.vocab_size or 2
+        self._ids = torch.randint(vocabulary, (1, CHECK_TOKENS), generator=generator).to(device)
+        self._base_logits: torch.Tensor | None = None
+        self._base_answers: dict[tuple[str, int], tuple[list[int], torch.Tensor]] = {}
+        self._chat: Chat | None = None
+
+    def refuse(self, name: str, modules: Iterable[str]) -> None:
+        """Raises ``Refused`` if one of ``modules`` cannot be composed onto the real model."""
+        self.composed.refuse(name, modules)
+
+    def check(self, slot: int) -> float:
+        """The largest change of any logit over a few seeded tokens. Raises ``Refused`` when none, or not finite."""
+        if self._base_logits is None:
+            self._base_logits = self.composed.logits(self._ids, [BASE_SLOT])
+        return moved(self.composed, self._ids, slot, self._base_logits)
+
+    def answer(self, name: str, slot: int, prompt: str, max_tokens: int) -> Answers:
+        """Both greedy answers to ``prompt``. Raises ``FormatError`` without a tokenizer."""
+        chat = self._chat = self._chat or Chat(self._directory)
+        ids, stops = chat.ids(prompt), chat.stops(getattr(self.composed.model, "generation_config", None))
+        if not ids:
+            raise UsageError("the prompt is empty", hint="--prompt TEXT")
+        known = (prompt, max_tokens)
+        if known not in self._base_answers:
+            self._base_answers[known] = self.composed.greedy(ids, BASE_SLOT, max_tokens, stops)
+        base, base_logits = self._base_answers[known]
+        adapted, logits = self.composed.greedy(ids, slot, max_tokens, stops)
+        delta = float((logits - base_logits).abs().max())
+        return Answers(name, prompt, chat.text(base), chat.text(adapted), delta)

@@ -1,0 +1,270 @@
+"""The warm process itself: it owns the device, keeps adapters in memory and in slots, and proves them.
+
+It is the child of ``process.WarmProcess`` and hears one request after the other. What is wrong with an adapter comes
+back as a report; what no one foresaw ends this process, and the parent says why and starts another.
+"""
+
+import faulthandler
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
+
+import torch
+
+from lora_cli.core.results import Answers, LoadReport
+from lora_cli.errors import FormatError, LoraCliError, MachineError
+from lora_cli.runtime.base_weights import BaseWeights, CheckpointWeights, SyntheticWeights, has_checkpoint
+from lora_cli.runtime.composable import scalings
+from lora_cli.runtime.forward import lora_delta, route
+from lora_cli.runtime.plan import Answer, Failure, Job, Load, Plan, Ready, Served, ServeOnce, Stage, TierName
+from lora_cli.runtime.proof import prove
+from lora_cli.runtime.room import available_bytes, refuse_if_short
+from lora_cli.runtime.slots import BASE_SLOT, Slots
+from lora_cli.runtime.weights import LoraWeights, read_weights, weight_bytes
+from lora_cli.runtime.whole import WholeModel
+from lora_cli.tiers.eviction.lru import Lru
+from lora_cli.tiers.tier import Budget, Tier
+
+SERVED_TOKENS = 8
+"""Tokens of the small batch that ``serve`` sends through an adapter."""
+
+
+@dataclass(slots=True)
+class Clock:
+    """Milliseconds by stage of one request, and the stage that runs now."""
+
+    tell: Callable[[Stage], None] = lambda _stage: None
+    stage: str = ""
+    ms: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def at(self, stage: str) -> Iterator[None]:
+        """Time the block as ``stage`` and tell the parent that it began."""
+        self.stage = stage
+        self.tell(Stage(stage))
+        began = time.perf_counter()
+        yield
+        self.ms[stage] = (time.perf_counter() - began) * 1e3
+
+
+class Worker:
+    """Holds what stays between requests: slots, tiers, the base's weights and, when asked for, the whole model."""
+
+    def __init__(self, plan: Plan, tell: Callable[[Stage], None]) -> None:
+        self.plan, self.tell = plan, tell
+        self.device = _device(plan.device)
+        self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        self.jobs: dict[str, Job] = {}
+        self.clock = Clock()
+        modules = {path: plan.base.modules[path] for path in plan.modules}
+        needed = (1 + plan.max_loras) * plan.max_lora_rank * self.dtype.itemsize
+        needed *= sum(module.d_in + module.d_out for module in modules.values())
+        refuse_if_short(
+            f"{plan.max_loras} slots of rank {plan.max_lora_rank}",
+            needed,
+            available_bytes(self.device),
+            hint="lower --max-loras or --max-lora-rank",
+        )
+        self.slots = Slots(modules, plan.max_loras, plan.max_lora_rank, dtype=self.dtype, device=self.device)
+        self.whole = WholeModel(plan, self.slots, self.dtype, self.device) if plan.forward == "model" else None
+        self.base, self.notes = self._base_weights()
+        self.memory: Tier[LoraWeights] = Tier(
+            "cpu", Budget(plan.max_cpu_loras, plan.max_cpu_bytes), Lru(), weigh=self._weigh, load=self._read
+        )
+        self.resident: Tier[int] = Tier(
+            "gpu",
+            Budget(plan.max_loras),
+            Lru(),
+            weigh=lambda _key: self.slots.slot_bytes,
+            load=self._put,
+            drop=lambda _key, slot: self.slots.clear(slot),
+        )
+
+    def ready(self) -> Ready:
+        """What the parent should know before the first request."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return Ready(str(self.device), dtype, self.base.origin, self.slots.slot_bytes, self.notes)
+
+    def load(self, job: Job) -> LoadReport:
+        """Read, put into a slot and prove one adapter. What fails stands in the report and leaves the tiers."""
+        report = LoadReport(job.name, job.digest)
+        try:
+            with self._job(job), self.resident.lease(job.key) as slot, self.memory.lease(job.key) as weights:
+                report = replace(report, slot=slot.value, rank=weights.value.rank, bytes=weights.value.size)
+                with self.clock.at("proof"):
+                    proof = prove(self.slots, slot.value, weights.value, self.base, seed=self.plan.seed)
+                report = replace(report, proof=proof)
+                if proof.holds and self.whole is not None:
+                    with self.clock.at("model"):
+                        self.whole.check(slot.value)
+        except LoraCliError as error:
+            report = replace(report, stage=self.clock.stage, error=error.message, hint=error.hint)
+            report = replace(report, exit_code=error.exit_code)
+        if report.proof is not None and not report.proof.holds:
+            worst = report.proof.worst
+            said = f"{worst.module}: {worst.reason}" if worst else "it has no modules"
+            report = replace(report, stage="proof", error=f"the proof fails: {said}", exit_code=1)
+        if report.error:
+            self._forget(job.key)
+        return replace(report, stage_ms=dict(self.clock.ms))
+
+    def serve(self, job: Job) -> Served:
+        """Have an adapter in its slot and send a small batch through its modules.
+
+        Raises:
+            LoraCliError: it cannot be loaded.
+        """
+        tier: TierName = "disk"
+        if self.resident.holds(job.key):
+            tier = "gpu"
+        elif self.memory.holds(job.key):
+            tier = "cpu"
+        before = self.resident.counts().evictions, self.memory.counts().evictions
+        began = time.perf_counter()
+        with self._job(job), self.resident.lease(job.key) as slot:
+            self._wait_for_device()
+            loaded = time.perf_counter()
+            self._small_batch(slot.value)
+            done = time.perf_counter()
+        after = self.resident.counts().evictions, self.memory.counts().evictions
+        evicted: dict[TierName, int] = {"gpu": after[0] - before[0], "cpu": after[1] - before[1]}
+        return Served(tier, (loaded - began) * 1e3, (done - loaded) * 1e3, evicted)
+
+    def answer(self, request: Answer) -> Answers:
+        """The base's and the adapter's own greedy answer to one prompt.
+
+        Raises:
+            LoraCliError: the adapter cannot be loaded, or there is no whole model.
+        """
+        if self.whole is None:
+            raise MachineError("answers need the whole model", hint="--forward model")
+        with self._job(request.job), self.resident.lease(request.job.key) as slot:
+            return self.whole.answer(request.job.name, slot.value, request.prompt, request.max_tokens)
+
+    @contextmanager
+    def _job(self, job: Job) -> Iterator[None]:
+        """Know ``job`` while it is at hand; what the device or the machine has no room for is its error."""
+        self.clock = Clock(self.tell)
+        self.jobs[job.key] = job
+        if job.pinned:
+            self.memory.pin(job.key)
+            self.resident.pin(job.key)
+        try:
+            yield
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise MachineError("out of memory", hint="lower --max-loras, --max-cpu-loras or --max-lora-rank") from error
+        except RuntimeError as error:
+            if "DefaultCPUAllocator" not in str(error):
+                raise
+            raise MachineError("out of memory", hint="lower --max-loras or --max-cpu-loras") from error
+
+    def _weigh(self, key: str) -> int:
+        return weight_bytes(self.jobs[key].adapter)
+
+    def _read(self, key: str) -> LoraWeights:
+        job = self.jobs[key]
+        with self.clock.at("read"):
+            scaling = scalings(job.adapter, self.plan.base)
+            if self.whole is not None:
+                self.whole.refuse(job.name, scaling)
+            return read_weights(job.directory, job.adapter, scaling)
+
+    def _put(self, key: str) -> int:
+        with self.memory.lease(key) as weights, self.clock.at("slot"):
+            slot = self.slots.put(weights.value)
+            self._wait_for_device()
+            return slot
+
+    def _forget(self, key: str) -> None:
+        self.resident.discard(key)
+        self.memory.discard(key)
+        self.jobs.pop(key, None)
+
+    def _small_batch(self, slot: int) -> None:
+        routing = route(torch.tensor([slot, BASE_SLOT] * (SERVED_TOKENS // 2), device=self.device))
+        with torch.inference_mode():
+            for path in self.slots.on(slot):
+                stack = self.slots.stacks[path]
+                shape = (SERVED_TOKENS,) if stack.embedding else (SERVED_TOKENS, stack.a.shape[2])
+                dtype = torch.long if stack.embedding else self.dtype
+                lora_delta(torch.ones(shape, dtype=dtype, device=self.device), stack, routing)
+        self._wait_for_device()
+
+    def _wait_for_device(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _base_weights(self) -> tuple[BaseWeights, tuple[str, ...]]:
+        """The model's, else the checkpoint's own, else synthetic ones, and why."""
+        if self.whole is not None:
+            return self.whole.composed, ()
+        plan = self.plan
+        if plan.base_directory is None or not has_checkpoint(plan.base_directory):
+            return SyntheticWeights(plan.base, plan.seed), ()
+        try:
+            return CheckpointWeights(plan.base_directory, plan.base, plan.modules), ()
+        except FormatError as error:
+            note = f"proofs use synthetic base weights: {error.message}"
+            return SyntheticWeights(plan.base, plan.seed), (note,)
+
+
+def serve_connection(connection: Connection) -> None:
+    """Build a worker for the plan that comes first, then answer requests until the parent is gone."""
+    plan = connection.recv()
+    try:
+        worker = Worker(plan, connection.send)
+    except LoraCliError as error:
+        connection.send(_failure(error))
+        return
+    connection.send(worker.ready())
+    while True:
+        try:
+            request = connection.recv()
+        except EOFError:
+            return
+        connection.send(_handle(worker, request))
+
+
+def _handle(worker: Worker, request: object) -> object:
+    try:
+        if isinstance(request, Load):
+            return worker.load(request.job)
+        if isinstance(request, ServeOnce):
+            return worker.serve(request.job)
+        assert isinstance(request, Answer)
+        return worker.answer(request)
+    except LoraCliError as error:
+        return _failure(error)
+
+
+def _failure(error: LoraCliError) -> Failure:
+    return Failure(error.message, error.hint, error.exit_code)
+
+
+def _device(asked: str) -> torch.device:
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise MachineError("this torch sees no CUDA device", hint="--device cpu, or install torch with CUDA")
+    chosen = "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
+    # The proof's tolerance counts on float32 sums; torch may otherwise add up parts of a bfloat16 product in bfloat16.
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    return torch.device(chosen)
+
+
+def main(descriptor: int) -> None:
+    """The child's whole life. Ctrl-C is the parent's business: it closes the connection when it goes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    faulthandler.enable()
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        serve_connection(Connection(descriptor))
+    except (BrokenPipeError, ConnectionResetError):
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

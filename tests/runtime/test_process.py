@@ -1,0 +1,266 @@
+"""The warm process proves adapters, survives what they do, and the parent never needs torch."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lora_cli.errors import LoraCliError, MachineError, MissingExtra, Refused
+from lora_cli.runtime.plan import Job, Plan
+from lora_cli.runtime.process import WarmProcess
+from tests.making import HIDDEN, Q_PROJ, llama_modules, write_adapter
+from tests.runtime.reading import LLAMA, read
+
+A = f"base_model.model.{Q_PROJ}.lora_A.weight"
+
+
+def job(directory: Path, name: str = "", **making: object) -> Job:
+    name = name or directory.name
+    return Job(name, directory, read(write_adapter(directory, **making), name))  # type: ignore[arg-type]
+
+
+def test_an_adapter_is_read_put_and_proved_in_the_child(warm: WarmProcess, tmp_path: Path) -> None:
+    report = warm.load(job(tmp_path / "sound", modules=llama_modules(), r=6))
+    assert (report.error, report.exit_code, report.stage) == ("", 0, "")
+    assert report.proof is not None
+    assert report.proof.holds
+    assert (report.proof.weights, report.proof.dtype) == ("base", "float32")
+    assert len(report.proof.modules) == len(llama_modules())
+    assert list(report.stage_ms) == ["read", "slot", "proof"]
+    assert all(value > 0 for value in report.stage_ms.values())
+    assert (report.slot in {1, 2}, report.rank) == (True, 6)
+    assert report.bytes == sum(6 * (d_in + d_out) * 4 for d_in, d_out in llama_modules().values())
+
+
+def test_stages_are_told_while_they_run(warm: WarmProcess, tmp_path: Path) -> None:
+    told: list[tuple[str, str]] = []
+    warm.tell = lambda name, stage: told.append((name, stage))
+    warm.load(job(tmp_path / "one"))
+    assert told == [("one", "read"), ("one", "slot"), ("one", "proof")]
+
+
+def test_more_adapters_than_slots_are_all_proved_and_the_tiers_say_where_each_was(
+    warm: WarmProcess, tmp_path: Path
+) -> None:
+    jobs = [job(tmp_path / f"a{seed}", seed=seed) for seed in range(4)]
+    assert [warm.load(one).error for one in jobs] == ["", "", "", ""]
+    # Two slots hold a3 and a2; memory holds those and a1; a0 left both.
+    assert [warm.serve(jobs[i]).tier for i in (3, 2, 1, 0)] == ["gpu", "gpu", "cpu", "disk"]
+    served = warm.serve(jobs[3])
+    assert (served.tier, served.evicted) == ("cpu", {"gpu": 1, "cpu": 0})
+    assert served.load_ms > 0
+    assert served.forward_ms > 0
+
+
+def test_two_names_for_the_same_bytes_share_a_slot(warm: WarmProcess, tmp_path: Path) -> None:
+    one = replace(job(tmp_path / "one"), digest="d" * 64)
+    other = replace(one, name="other")
+    assert warm.load(one).slot == warm.load(other).slot
+    assert warm.serve(other).tier == "gpu"
+
+
+def test_what_is_wrong_with_one_adapter_is_its_report_and_the_next_one_is_proved(
+    warm: WarmProcess, tmp_path: Path
+) -> None:
+    nan = np.full((4, HIDDEN), np.nan, np.float32)
+    cases = {
+        "dora": (job(tmp_path / "dora", config={"use_dora": True}), "read", "DoRA cannot be composed", 1),
+        "rank": (job(tmp_path / "rank", r=16), "slot", "has rank 16, above the largest", 1),
+        "nan": (job(tmp_path / "nan", tensors={A: nan}), "proof", "lora_A holds NaN or Inf", 1),
+        "zero": (
+            job(tmp_path / "zero", tensors={A.replace("lora_A", "lora_B"): np.zeros((HIDDEN, 4), np.float32)}),
+            "proof",
+            "changes nothing",
+            1,
+        ),
+        "cut": (job(tmp_path / "cut"), "read", "bytes before its header says", 5),
+    }
+    weights = tmp_path / "cut" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-64])
+    child = warm.pid
+    for one, stage, said, code in cases.values():
+        report = warm.load(one)
+        assert (report.stage, report.exit_code) == (stage, code)
+        assert said in report.error
+    assert warm.load(job(tmp_path / "sound")).error == ""
+    assert warm.pid == child
+
+
+def test_an_adapter_whose_proof_failed_is_in_no_tier(warm: WarmProcess, tmp_path: Path) -> None:
+    poisoned = job(tmp_path / "nan", tensors={A: np.full((4, HIDDEN), np.inf, np.float32)})
+    assert warm.load(poisoned).exit_code == 1
+    assert warm.serve(poisoned).tier == "disk"
+    assert warm.load(poisoned).exit_code == 1
+
+
+def test_serving_what_cannot_be_loaded_raises_its_reason(warm: WarmProcess, tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="rank 16"):
+        warm.serve(job(tmp_path / "rank", r=16))
+
+
+def test_an_answer_without_a_whole_model_says_what_to_do(warm: WarmProcess, tmp_path: Path) -> None:
+    with pytest.raises(MachineError) as error:
+        warm.answer(job(tmp_path / "one"), "hello", 3)
+    assert error.value.hint == "--forward model"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_child_that_is_killed_fails_the_adapter_at_hand_only(
+    warm: WarmProcess, tmp_path: Path, number: signal.Signals
+) -> None:
+    before, during, after = (job(tmp_path / name) for name in ("before", "during", "after"))
+    assert warm.load(before).error == ""
+    child, starts = warm.pid, warm.starts
+    assert child is not None
+    # A stopped child has the request in its pipe when it is killed: it dies with the adapter at hand.
+    os.kill(child, signal.SIGSTOP)
+    killer = threading.Timer(0.2, os.kill, (child, number))
+    killer.start()
+    if number != signal.SIGKILL:
+        threading.Timer(0.3, os.kill, (child, signal.SIGCONT)).start()
+    report = warm.load(during)
+    killer.join()
+    assert (report.name, report.exit_code) == ("during", 6)
+    assert number.name in report.error
+    assert report.hint
+    assert warm.load(after).error == ""
+    assert warm.pid != child
+    assert warm.starts == starts + 1
+    assert warm.serve(before).tier == "disk"
+
+
+def test_a_child_over_its_deadline_is_killed_and_the_next_adapter_gets_another(
+    warm: WarmProcess, tmp_path: Path
+) -> None:
+    assert warm.load(job(tmp_path / "before")).error == ""
+    assert warm.pid is not None
+    os.kill(warm.pid, signal.SIGSTOP)
+    warm.deadline_s = 0.3
+    try:
+        report = warm.load(job(tmp_path / "hung"))
+    finally:
+        warm.deadline_s = 60
+    assert (report.exit_code, report.error) == (6, "the warm process took longer than 0.3 s and was killed")
+    assert warm.load(job(tmp_path / "after")).error == ""
+
+
+def test_an_error_that_no_one_foresaw_ends_the_child_and_its_last_words_are_the_reason(tmp_path: Path) -> None:
+    plan = Plan(LLAMA, ("no.such.module",), 1, 1, 8, device="cpu")
+    with WarmProcess(plan) as process:
+        report = process.load(job(tmp_path / "one"))
+    assert (report.exit_code, report.hint) == (70, "please report this")
+    assert report.error == "the warm process died: KeyError: 'no.such.module'"
+
+
+def test_slots_that_cannot_fit_are_refused_with_the_bytes_they_are_short_of() -> None:
+    plan = Plan(LLAMA, tuple(LLAMA.modules), 1 << 30, 1, 1 << 12, device="cpu")
+    with (
+        WarmProcess(plan) as process,
+        pytest.raises(MachineError, match=r"need \d+ bytes, and \d+ are free: \d+ short"),
+    ):
+        process.start()
+
+
+def test_a_device_that_is_not_there_is_said_before_any_adapter() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has the device")
+    with (
+        WarmProcess(Plan(LLAMA, (Q_PROJ,), 1, 1, 8, device="cuda")) as process,
+        pytest.raises(MachineError, match="CUDA"),
+    ):
+        process.start()
+
+
+def test_weights_are_synthetic_without_a_checkpoint_and_with_an_unreadable_one_which_is_said(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "model.safetensors").write_bytes(b"not safetensors")
+    plan = Plan(LLAMA, (Q_PROJ,), 1, 1, 8, tmp_path / "base", device="cpu")
+    with WarmProcess(plan) as process:
+        ready = process.start()
+        report = process.load(job(tmp_path / "one"))
+    assert ready.weights == "synthetic"
+    assert "proofs use synthetic base weights" in ready.notes[0]
+    assert report.proof is not None
+    assert (report.proof.weights, report.proof.holds) == ("synthetic", True)
+
+
+def test_the_child_ends_with_the_block_and_prints_nothing_on_our_stdout(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with WarmProcess(Plan(LLAMA, (Q_PROJ,), 1, 1, 8, device="cpu")) as process:
+        process.load(job(tmp_path / "one"))
+        child = process.pid
+    assert child is not None
+    assert not runs(child)
+    assert capfd.readouterr().out == ""
+
+
+def test_a_parent_that_is_killed_takes_its_child_along(tmp_path: Path) -> None:
+    script = """if True:
+        import sys
+        from tests.making import Q_PROJ
+        from tests.runtime.reading import LLAMA
+        from lora_cli.runtime.plan import Plan
+        from lora_cli.runtime.process import WarmProcess
+        process = WarmProcess(Plan(LLAMA, (Q_PROJ,), 1, 1, 8, device="cpu"))
+        process.start()
+        assert "torch" not in sys.modules
+        print(process.pid, flush=True)
+        sys.stdin.read()
+    """
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        parent.kill()
+        parent.wait()
+    deadline = time.monotonic() + 10
+    while runs(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not runs(child)
+
+
+def test_without_torch_the_extra_that_mends_it_is_named(tmp_path: Path) -> None:
+    # A site directory with everything but torch: links to what is installed.
+    import typer
+
+    installed = Path(typer.__file__).parents[1]
+    for entry in installed.iterdir():
+        if not entry.name.startswith(("torch", "lora_cli", "__editable__", "_lora_cli")):
+            (tmp_path / entry.name).symlink_to(entry)
+    script = """if True:
+        from tests.runtime.reading import LLAMA
+        from lora_cli.errors import MissingExtra
+        from lora_cli.runtime.plan import Plan
+        from lora_cli.runtime.process import WarmProcess
+        try:
+            WarmProcess(Plan(LLAMA, (), 1, 1, 8))
+        except MissingExtra as error:
+            print(error.message, "|", error.hint, "|", error.exit_code)
+    """
+    package = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": f"{package}{os.pathsep}{tmp_path}"}
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == (
+        "warm needs the package torch, which is not installed | pip install 'lora-cli[warm]' | 2"
+    )
+    assert issubclass(MissingExtra, LoraCliError)
+
+
+def runs(pid: int) -> bool:
+    """Whether a process runs (one that waits to be reaped does not)."""
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
