@@ -1,0 +1,177 @@
+"""The one downloader: files of a revision → blobs in the store, whatever the source."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial as bound
+from pathlib import Path
+
+from lora_cli.core.snapshot import Blob, RemoteFile, Revision
+from lora_cli.errors import Corrupt, MachineError, Refused
+from lora_cli.fetch.lanes import Lanes
+from lora_cli.fetch.progress import Progress
+from lora_cli.fetch.transfer import Transfer
+from lora_cli.sources import Source
+from lora_cli.store import Store
+from lora_cli.store.blobs import has_blob, keep_blob
+from lora_cli.store.disk import FULL
+from lora_cli.store.partials import drop_partial, leave_partial, open_partial
+
+TOGETHER = 64
+"""So many files are open at once."""
+
+WRONG_TRIES = 2
+"""So often a file is fetched again when other bytes came than were promised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One adapter to be fetched: from where, to where, and what of it is ``known`` (path → blob) to be the same."""
+
+    name: str
+    revision: Revision
+    source: Source
+    store: Store
+    progress: Progress
+    retries: int
+    max_bytes: int | None = None
+    known: Mapping[str, Blob] = field(default_factory=dict)
+
+
+def download(job: Job, files: Sequence[RemoteFile], lanes: Lanes) -> Mapping[str, Blob]:
+    """Path → blob, when all of ``files`` are here and what was promised.
+
+    A file whose blob is here already is not fetched. What is left behind by an error or a kill is gone on with by the
+    next call, in this process or another; when the disk is full it is removed.
+
+    Raises:
+        Refused: they are more than ``max_bytes`` together.
+        Corrupt: other bytes came than were promised, again and again; or they changed meanwhile.
+        Unreachable: the origin does not answer any more.
+        MachineError: this machine does not let us.
+        LostBlob: somebody cleaned up behind us. Try again.
+    """
+    _check_size(job, files)
+    blobs = {file.path: blob for file in files if (blob := _present(job, file)) is not None}
+    missing = [file for file in files if file.path not in blobs]
+    _check_space(job, missing)
+    tries = 0
+    while missing:
+        wrong: list[RemoteFile] = []
+        for first in range(0, len(missing), TOGETHER):
+            batch = missing[first : first + TOGETHER]
+            blobs.update(_batch(job, batch, lanes, wrong, tries))
+        missing, tries = wrong, tries + 1
+    return blobs
+
+
+def _present(job: Job, file: RemoteFile) -> Blob | None:
+    blob = Blob(file.sha256, file.size) if file.sha256 and file.size is not None else job.known.get(file.path)
+    return blob if blob is not None and has_blob(job.store, blob) else None
+
+
+def _check_size(job: Job, files: Sequence[RemoteFile]) -> None:
+    total = sum(file.size or 0 for file in files)
+    if job.max_bytes is not None and total > job.max_bytes:
+        raise Refused(
+            f"{job.name} has {total} bytes, and {job.max_bytes} are allowed", hint="raise --max-bytes to take it"
+        )
+
+
+def _check_space(job: Job, files: Sequence[RemoteFile]) -> None:
+    """Says beforehand that the disk is too small. What an earlier try left counts as free: it is gone on with."""
+    root = job.store.root
+    needed = sum(file.size or 0 for file in files)
+    folder = next(folder for folder in (root, *root.parents) if folder.exists())
+    with suppress(OSError):
+        status = os.statvfs(folder)
+        left = sum(path.stat().st_size for file in files for path in _left(job, file))
+        if (free := status.f_bavail * status.f_frsize) + left < needed:
+            raise MachineError(
+                f"{root}: {needed} bytes are needed, and {free} are free",
+                hint="free some space (lora-cli cache gc), or set --cache-dir to a larger disk",
+            )
+
+
+def _left(job: Job, file: RemoteFile) -> Iterator[Path]:
+    folder = job.store.partials / partial_key(job.revision, file)
+    yield from folder.iterdir() if folder.is_dir() else ()
+
+
+def _batch(
+    job: Job, files: Sequence[RemoteFile], lanes: Lanes, wrong: list[RemoteFile], tries: int
+) -> Mapping[str, Blob]:
+    """Fetches some files together. Those that had other bytes than promised are added to ``wrong``."""
+    blobs: dict[str, Blob] = {}
+    with _opened(job, files) as transfers:
+        for transfer in transfers:
+            transfer.rehash()
+            job.progress.began(transfer.label, transfer.file.size, transfer.frontier)
+        lanes.run(transfers)
+        while transfers:
+            transfer = transfers[-1]
+            blob = _kept(job, transfer, tries)
+            if blob is not None:
+                blobs[transfer.file.path] = blob
+            else:
+                wrong.append(transfer.file)
+            transfers.pop()
+            drop_partial(transfer.partial)
+            job.progress.ended(transfer.label)
+    return blobs
+
+
+def _kept(job: Job, transfer: Transfer, tries: int) -> Blob | None:
+    """The file's blob, now in the store; None when its bytes are wrong and another try is worth it."""
+    try:
+        blob = transfer.verified()
+    except Corrupt:
+        # What somebody else began may be wrong without the origin being so.
+        if tries >= min(WRONG_TRIES, job.retries) + transfer.resumed:
+            raise
+        job.progress.advanced(transfer.label, -transfer.frontier)
+        return None
+    keep_blob(job.store, transfer.partial.path, transfer.partial.descriptor, blob)
+    return blob
+
+
+@contextmanager
+def _opened(job: Job, files: Sequence[RemoteFile]) -> Iterator[list[Transfer]]:
+    """The files' transfers, each with its partial; whoever takes one out closes it.
+
+    After an error the rest is left to be gone on with, but not when the disk is full or the bytes are wrong. After an
+    interrupt a thread may still write: nothing is closed, and the files are left to be taken from the dead.
+    """
+    transfers: list[Transfer] = []
+    try:
+        for file in files:
+            transfers.append(_transfer(job, file))  # noqa: PERF401 - those before one that fails must be closed
+        yield transfers
+    except Exception as error:
+        full = isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL
+        for transfer in transfers:
+            if full or isinstance(error, Corrupt):
+                drop_partial(transfer.partial)
+            else:
+                leave_partial(transfer.partial)
+            job.progress.ended(transfer.label)
+        raise
+
+
+def _transfer(job: Job, file: RemoteFile) -> Transfer:
+    label = f"{job.name}: {file.path}"
+    # Where no size is known, nobody can say whether what is here is all of it.
+    partial = open_partial(job.store, partial_key(job.revision, file), file.size or 0)
+    read = bound(job.source.read, job.revision, file)
+    return Transfer(label, file, partial, read, bound(job.progress.advanced, label), limit=job.max_bytes)
+
+
+def partial_key(revision: Revision, file: RemoteFile) -> str:
+    """The name under which partial bytes of a file are kept: its sha256, else a hash of where exactly it is from."""
+    if file.sha256 is not None:
+        return file.sha256
+    ref = revision.ref
+    version = f"{ref.scheme}\n{ref.location}\n{ref.subfolder}\n{revision.id}\n{file.path}\n{file.git_sha1 or ''}"
+    return hashlib.sha256(version.encode(errors="surrogateescape")).hexdigest()

@@ -1,0 +1,101 @@
+"""What is remembered of earlier fetches, so that the same bytes are not fetched again."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from lora_cli.core.snapshot import Blob, RemoteFile, Revision, Snapshot
+from lora_cli.fetch.plan import Selection, identity
+from lora_cli.store import Store
+from lora_cli.store.records import Record, mark_used, read_record, write_record
+from lora_cli.store.snapshots import find_snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One resolved reference with the files that are wanted of it; ``origin`` is the endpoint it is from, if any."""
+
+    revision: Revision
+    files: Sequence[RemoteFile]
+    selection: Selection
+    origin: str = ""
+
+    @property
+    def key(self) -> str:
+        """The same for everybody who wants the same files of the same revision."""
+        ref = self.revision.ref
+        text = f"{ref.scheme}\n{ref.location}\n{ref.subfolder}\n{self.revision.id}\n{self.selection}"
+        return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The references that mean this: the one that was asked for, and the commit."""
+        ref = self.revision.ref
+        pinned = replace(ref, revision=self.revision.id) if ref.scheme == "hf" else ref
+        return tuple(dict.fromkeys((str(ref), str(pinned))))
+
+
+def recall(store: Store, asked: Asked) -> Snapshot | None:
+    """The snapshot that these files make, when it is here: as a record says, or as their digests do."""
+    for record in _records(store, asked):
+        same = record.revision == asked.revision.id or len(_known(record, asked)) == len(asked.files)
+        if same and record.files.keys() == {file.path for file in asked.files}:
+            found = find_snapshot(store, record.files)
+            if found is not None:
+                return found
+    blobs = {file.path: Blob(file.sha256, file.size) for file in asked.files if file.sha256 and file.size is not None}
+    return find_snapshot(store, blobs) if len(blobs) == len(asked.files) else None
+
+
+def known_blobs(store: Store, asked: Asked) -> Mapping[str, Blob]:
+    """Path → blob of the files that are the same as when they were fetched before, wherever their bytes are now."""
+    blobs: dict[str, Blob] = {}
+    for record in _records(store, asked):
+        blobs.update(_known(record, asked))
+    return blobs
+
+
+def remember(store: Store, asked: Asked, snapshot: Snapshot) -> None:
+    """Notes under each of its names that the revision is this snapshot. A read-only cache stays as it is.
+
+    Raises:
+        MachineError: the disk is full, or the like.
+    """
+    identities = {file.path: identity(asked.revision, file) for file in asked.files}
+    for name in asked.names:
+        record = Record(
+            name,
+            str(asked.selection),
+            asked.revision.id,
+            snapshot.digest,
+            snapshot.files,
+            identities,
+            origin=asked.origin,
+        )
+        write_record(store, record)
+
+
+def remembered(store: Store, ref: str, selection: Selection) -> tuple[Record, Snapshot] | None:
+    """What ``ref`` meant when it was last fetched, when all of it is still here."""
+    record = read_record(store, ref, str(selection))
+    if record is None or (found := find_snapshot(store, record.files)) is None:
+        return None
+    mark_used(store, record)
+    return record, found
+
+
+def _records(store: Store, asked: Asked) -> Iterator[Record]:
+    for name in asked.names:
+        record = read_record(store, name, str(asked.selection))
+        if record is not None:
+            yield record
+
+
+def _known(record: Record, asked: Asked) -> dict[str, Blob]:
+    """The files whose identity at the origin is the recorded one. Saying nothing is no identity."""
+    found = {}
+    for file in asked.files:
+        said = identity(asked.revision, file)
+        if said and file.path in record.files and record.identities.get(file.path) == said:
+            found[file.path] = record.files[file.path]
+    return found

@@ -1,0 +1,102 @@
+"""What an adapter needs of what its origin has."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.errors import FormatError, Refused
+from lora_cli.store.snapshots import check_paths
+
+CONFIG = "adapter_config.json"
+_WEIGHTS = re.compile(r"adapter_model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?", re.ASCII)
+_PICKLED = re.compile(r"adapter_model(-\d{5}-of-\d{5})?\.(bin|pt)(\.index\.json)?", re.ASCII)
+_BESIDE = frozenset(
+    {
+        "README.md",
+        "added_tokens.json",
+        "chat_template.jinja",
+        "chat_template.json",
+        "merges.txt",
+        "new_embeddings.safetensors",
+        "special_tokens_map.json",
+        "spiece.model",
+        "tokenizer.json",
+        "tokenizer.model",
+        "tokenizer_config.json",
+        "vocab.json",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which files are wanted: those that an adapter needs, more by ``include``, less by ``exclude``.
+
+    Both are globs over the path, in which ``*`` stands for slashes too. Pickled weights are wanted only with
+    ``allow_pickle``, and only where there are no safetensors.
+    """
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    allow_pickle: bool = False
+
+    def __str__(self) -> str:
+        """Empty for the usual files; else what tells one selection from another."""
+        parts = [f"+{glob}" for glob in sorted(self.include)] + [f"-{glob}" for glob in sorted(self.exclude)]
+        return " ".join([*parts, *(["pickle"] if self.allow_pickle else [])])
+
+
+def plan(revision: Revision, selection: Selection) -> tuple[RemoteFile, ...]:
+    """The files of ``revision`` to fetch, in the order of their paths.
+
+    Raises:
+        FormatError: there is no adapter, or a file that is needed can never be read.
+        Refused: the weights are pickled and that is not allowed, or a path would leave the snapshot.
+    """
+    paths = [file.path for file in revision.files]
+    weights = [path for path in paths if _WEIGHTS.fullmatch(path)]
+    pickled = [path for path in paths if _PICKLED.fullmatch(path)]
+    if not weights and pickled and not selection.allow_pickle:
+        raise Refused(
+            f"{revision.ref} has only pickled weights ({pickled[0]})",
+            hint="ask its author for safetensors; --allow-pickle fetches them all the same",
+        )
+    if not weights and not pickled and CONFIG not in paths:
+        raise FormatError(
+            f"neither {CONFIG} nor adapter_model.safetensors is here", where=str(revision.ref), hint=_elsewhere(paths)
+        )
+    needed = {CONFIG, *weights, *(pickled if not weights else ()), *_BESIDE}
+    files = tuple(
+        file for file in sorted(revision.files, key=lambda file: file.path) if _wanted(file.path, needed, selection)
+    )
+    check_paths({file.path: file for file in files})
+    for file in files:
+        if file.defect:
+            raise FormatError(file.defect, where=f"{revision.ref}: {file.path}", hint="put a plain file there")
+    return files
+
+
+def _wanted(path: str, needed: set[str], selection: Selection) -> bool:
+    if any(fnmatchcase(path, glob) for glob in selection.exclude):
+        return False
+    return path in needed or any(fnmatchcase(path, glob) for glob in selection.include)
+
+
+def _elsewhere(paths: Iterable[str]) -> str:
+    """Which folders there do hold an adapter."""
+    folders = sorted(path.rpartition("/")[0] for path in paths if path.endswith(f"/{CONFIG}"))
+    if not folders:
+        return "it does not look like an adapter that PEFT wrote"
+    shown = ", ".join(folders[:5]) + (f" and {len(folders) - 5} more" if len(folders) > 5 else "")
+    return f"name its folder with --subfolder: there are adapters in {shown}"
+
+
+def identity(revision: Revision, file: RemoteFile) -> str:
+    """What the origin says that tells one version of the file from another, or "" when it says nothing."""
+    if file.sha256:
+        return f"sha256:{file.sha256}"
+    if file.git_sha1:
+        return f"git:{file.git_sha1}"
+    return f"stat:{file.locator}" if revision.ref.scheme == "file" and file.locator else ""

@@ -1,0 +1,172 @@
+"""One file on its way: ranges arrive in any order, bytes are written and hashed in order, as they become next."""
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+
+from lora_cli.core.snapshot import Blob, RemoteFile
+from lora_cli.errors import Corrupt, Refused, Unreachable
+from lora_cli.store.disk import on_disk, write_all
+from lora_cli.store.partials import Partial
+
+CHUNK = 1 << 20
+EMPTY_READS = 3
+"""So often a stream may end before its promised end, without a byte and without an error."""
+
+Read = Callable[[int, int | None], Iterator[bytes]]
+
+
+class Transfer:
+    """The state of one file between its origin and its partial file.
+
+    ``frontier`` bytes are written and hashed: the partial file is never longer. Chunks beyond it wait in memory
+    (``waiting_bytes``). ``handed`` bytes were handed out as ranges (-1: all of an unknown size), of which ``in_flight``
+    are being read. ``resumed`` says that the first bytes are an earlier writer's.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        file: RemoteFile,
+        partial: Partial,
+        read: Read,
+        advanced: Callable[[int], None],
+        limit: int | None = None,
+    ) -> None:
+        self.label = label
+        self.file = file
+        self.partial = partial
+        self.error: BaseException | None = None
+        self.frontier = 0
+        self.handed = 0
+        self.in_flight = 0
+        self.waiting_bytes = 0
+        self.resumed = False
+        self._read = read
+        self._advanced = advanced
+        self._limit = limit
+        self._waiting: dict[int, bytes] = {}
+        self._writing = False
+        self._lock = threading.Lock()
+        self._sha256 = hashlib.sha256()
+        self._git = _git_hasher(file)
+
+    def rehash(self) -> None:
+        """Hashes what an earlier writer left, so that the rest can follow it.
+
+        Raises:
+            MachineError: it cannot be read.
+        """
+        with on_disk("reading", self.partial.path):
+            while chunk := os.pread(self.partial.descriptor, CHUNK, self.frontier):
+                self._hash(chunk)
+        self.handed = self.frontier
+        self.resumed = self.frontier > 0
+
+    def take(self, step: int) -> tuple[int, int | None] | None:
+        """The next range to read, of at most ``step`` bytes, or None. A file of unknown size is one range."""
+        size = self.file.size
+        if self.error is not None or self.handed < 0 or (size is not None and self.handed >= size):
+            return None
+        start = self.handed
+        if size is None:
+            self.handed = -1
+            return start, None
+        self.handed = min(size, start + step)
+        return start, self.handed
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing of it is read or will be."""
+        more = self.error is None and self.handed >= 0 and (self.file.size is None or self.handed < self.file.size)
+        return self.in_flight == 0 and not more
+
+    def run(self, start: int, stop: int | None, stopped: Callable[[], bool]) -> None:
+        """Reads a range to its end. A stream that broke after it gave something is gone on with; the source has waited.
+
+        Raises:
+            Unreachable: it broke without giving anything.
+            Corrupt: it gave more than was asked for.
+            MachineError: the bytes cannot be written.
+        """
+        empty = 0
+        while stop is None or start < stop:
+            before = start
+            try:
+                for chunk in self._read(start, stop):
+                    if stopped() or self.error is not None:
+                        return
+                    if stop is not None and start + len(chunk) > stop:
+                        raise Corrupt(f"{self.label}: more bytes were sent than it has")
+                    self._arrived(start, chunk)
+                    start += len(chunk)
+                if stop is None:
+                    return
+            except Unreachable:
+                if start == before:
+                    raise
+            empty = empty + 1 if start == before else 0
+            if empty >= EMPTY_READS:
+                raise Unreachable(f"{self.label}: the stream ends at byte {start}", hint="try again later")
+
+    def _arrived(self, offset: int, chunk: bytes) -> None:
+        """Keeps a chunk until it is next. One thread at a time writes what is next; the others only leave theirs."""
+        with self._lock:
+            self._waiting[offset] = chunk
+            self.waiting_bytes += len(chunk)
+            if self._writing:
+                return
+            self._writing = True
+        try:
+            while True:
+                with self._lock:
+                    following = self._waiting.pop(self.frontier, None)
+                    if following is None:
+                        self._writing = False
+                        return
+                    self.waiting_bytes -= len(following)
+                self._write(following)
+        except BaseException as error:
+            self.error = self.error or error
+            raise
+
+    def _write(self, chunk: bytes) -> None:
+        if self._limit is not None and self.frontier + len(chunk) > self._limit:
+            raise Refused(f"{self.label} has more than {self._limit} bytes", hint="raise --max-bytes to take it")
+        with on_disk("writing", self.partial.path):
+            write_all(self.partial.descriptor, chunk, self.frontier)
+        self._hash(chunk)
+        self._advanced(len(chunk))
+
+    def _hash(self, chunk: bytes) -> None:
+        self._sha256.update(chunk)
+        if self._git is not None:
+            self._git.update(chunk)
+        self.frontier += len(chunk)
+
+    def verified(self) -> Blob:
+        """What arrived, when it is what was promised: sha256, else git blob id, and always the size where known.
+
+        Raises:
+            Corrupt: it is not.
+        """
+        file, found = self.file, self._sha256.hexdigest()
+        if file.size is not None and self.frontier != file.size:
+            raise self._wrong(f"{file.size} bytes", f"{self.frontier}")
+        if file.sha256 is not None and found != file.sha256:
+            raise self._wrong(f"sha256 {file.sha256}", found)
+        if self._git is not None and self._git.hexdigest() != file.git_sha1:
+            raise self._wrong(f"git blob {file.git_sha1}", self._git.hexdigest())
+        return Blob(found, self.frontier)
+
+    def _wrong(self, promised: str, found: str) -> Corrupt:
+        hint = "the origin, or something between it and here, serves other bytes than it lists"
+        return Corrupt(f"{self.label}: {promised} was promised, {found} came", hint=hint)
+
+
+def _git_hasher(file: RemoteFile) -> "hashlib._Hash | None":
+    """The hasher of a git blob id, which needs the size first; None where another digest is known, or none."""
+    if file.sha256 is not None or file.git_sha1 is None or file.size is None:
+        return None
+    return hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)

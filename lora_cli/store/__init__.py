@@ -1,0 +1,52 @@
+"""The disk cache: bytes named by what they are, snapshots that an engine can be given, and what a reference meant.
+
+Nothing in it is correct because of a lock: what has a final name was complete before it got it.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Where everything in a cache lies. Making one touches nothing; folders come with the first file in them."""
+
+    root: Path
+
+    @property
+    def blobs(self) -> Path:
+        """Folder of the bytes, by the first two digits of their sha256."""
+        return self.root / "blobs" / "sha256"
+
+    @property
+    def snapshots(self) -> Path:
+        """Folder of the snapshots, by digest."""
+        return self.root / "snapshots" / "sha256"
+
+    @property
+    def refs(self) -> Path:
+        """Folder of the records of what references meant."""
+        return self.root / "refs"
+
+    @property
+    def partials(self) -> Path:
+        """Folder of what is being written: ``<key>/<writer>``."""
+        return self.root / "tmp"
+
+    @property
+    def leases(self) -> Path:
+        """Folder of the leases: who downloads what now."""
+        return self.root / "leases"
+
+    @property
+    def quarantine(self) -> Path:
+        """Folder of what was found rotten."""
+        return self.root / "quarantine"
+
+    def blob(self, sha256: str) -> Path:
+        """Where the bytes of that sha256 lie, if they are here."""
+        return self.blobs / sha256[:2] / sha256
+
+    def snapshot(self, digest: str) -> Path:
+        """Where the snapshot of that digest lies, if it is here."""
+        return self.snapshots / digest

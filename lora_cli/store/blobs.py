@@ -1,0 +1,126 @@
+"""Blobs: bytes that are named by their sha256 and never change.
+
+Their modification time is always the same. One that has another was touched: it is hashed before it is used again.
+"""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from lora_cli.core.snapshot import Blob
+from lora_cli.store import Store
+from lora_cli.store.disk import on_disk
+from lora_cli.store.writers import new_writer
+
+MODE = 0o444
+STAMP_NS = 946_684_800 * 10**9
+"""2000-01-01: archives that know no earlier year than 1980 take it, and nobody writes a file then."""
+
+
+class LostBlob(Exception):
+    """What was written vanished before it was used: somebody cleaned up, or took it over. Fetch it again."""
+
+
+def keep_blob(store: Store, written: Path, descriptor: int, blob: Blob) -> Path:
+    """Gives the bytes that were written to ``written`` (open as ``descriptor``) their final name, durably.
+
+    Where they lie already, the file of old stays, and the new one is left to be removed.
+
+    Raises:
+        LostBlob: ``written`` is not that file any more.
+        MachineError: this machine does not let us.
+    """
+    target = store.blob(blob.sha256)
+    with on_disk("writing", target):
+        if not _is_same(written, descriptor):
+            raise LostBlob(str(written))
+        if has_blob(store, blob):
+            return target
+        os.fchmod(descriptor, MODE)
+        os.utime(descriptor, ns=(STAMP_NS, STAMP_NS))
+        os.fsync(descriptor)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            written.replace(target)
+        except FileNotFoundError as error:
+            raise LostBlob(str(written)) from error
+    return target
+
+
+def _is_same(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(follow_symlinks=False), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def has_blob(store: Store, blob: Blob) -> bool:
+    """Whether those bytes are here and what they were. One that is not any more goes to the quarantine."""
+    path = store.blob(blob.sha256)
+    if is_sound(path, blob):
+        return True
+    if os.path.lexists(path):
+        isolate(store, path)
+    return False
+
+
+def is_sound(path: Path, blob: Blob) -> bool:
+    """Whether ``path`` holds ``blob``. Its bytes are read only when its time says that it was touched."""
+    try:
+        status = path.stat(follow_symlinks=False)
+    except OSError:
+        return False
+    if not stat.S_ISREG(status.st_mode) or status.st_size != blob.size:
+        return False
+    if status.st_mtime_ns == STAMP_NS:
+        return True
+    with _opened(path) as descriptor:
+        if descriptor is None or sha256_of(descriptor) != blob.sha256:
+            return False
+        # A copy of a cache has new times; in a cache that may be written they are set right, once.
+        with suppress(OSError):
+            os.utime(descriptor, ns=(STAMP_NS, STAMP_NS))
+    return True
+
+
+def sha256_of(file: int | Path) -> str | None:
+    """The sha256 of a plain file, by path or descriptor; None when it cannot be read."""
+    if isinstance(file, Path):
+        with _opened(file) as descriptor:
+            return None if descriptor is None else sha256_of(descriptor)
+    hasher = hashlib.sha256()
+    at = 0
+    try:
+        while chunk := os.pread(file, 1 << 20, at):
+            hasher.update(chunk)
+            at += len(chunk)
+    except OSError:
+        return None
+    return hasher.hexdigest()
+
+
+def isolate(store: Store, path: Path) -> Path | None:
+    """Moves what is rotten out of the way, and says where to; None when this user may not."""
+    target = store.quarantine / f"{path.name[:100]}.{new_writer().token}"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+    except OSError:
+        return None
+    return target
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int | None]:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        yield None
+        return
+    try:
+        yield descriptor if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,100 @@
+"""Writing to this machine's disks: atomically, durably, and with errors that say what to do."""
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from lora_cli.errors import MachineError
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FORBIDDEN = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+
+
+@contextmanager
+def on_disk(doing: str, path: Path) -> Iterator[None]:
+    """Turns what the operating system says inside into one message: ``doing`` (``"writing"``) and ``path``.
+
+    Raises:
+        MachineError: disk full, read-only, no permission, or another fault of this machine.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _explained(error, doing, path) from error
+
+
+def _explained(error: OSError, doing: str, path: Path) -> MachineError:
+    message = f"{doing} {path}: {error.strerror or error}"
+    if error.errno in FULL:
+        return MachineError(message, hint="free some space (lora-cli cache gc), or set --cache-dir to a larger disk")
+    if error.errno in FORBIDDEN:
+        return MachineError(message, hint=f"{_who_may(path)}; set --cache-dir to a folder that it may write")
+    return MachineError(message)
+
+
+def _who_may(path: Path) -> str:
+    """Who runs, and who owns the nearest folder that exists."""
+    runs = f"this process runs as uid {os.geteuid()}, gid {os.getegid()}"
+    for folder in (path, *path.parents):
+        with suppress(OSError):
+            status = folder.stat()
+            return f"{runs}; {folder} belongs to {status.st_uid}:{status.st_gid} with mode {status.st_mode & 0o7777:o}"
+    return runs
+
+
+def is_read_only(error: OSError) -> bool:
+    """Whether ``error`` says that this user or this file system does not write here."""
+    return error.errno in FORBIDDEN
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Writes a small file so that every reader sees all of the old or all of the new one.
+
+    Raises:
+        OSError: as it comes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            write_all(descriptor, data, 0)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def write_all(descriptor: int, data: bytes, at: int) -> None:
+    """Writes all of ``data`` at offset ``at``, however little the kernel takes at a time.
+
+    Raises:
+        OSError: as it comes.
+    """
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, at)
+        at += written
+        view = view[written:]
+
+
+def read_small(path: Path, limit: int) -> bytes | None:
+    """The bytes of a plain file of at most ``limit`` bytes; None when there is none such or it cannot be read."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        data = os.read(descriptor, limit + 1)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return data if len(data) <= limit else None

@@ -1,0 +1,104 @@
+"""Leases: one process downloads, the others wait for it. Nothing is wrong without one; it is only done twice."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from lora_cli.store import Store
+from lora_cli.store.disk import read_small
+from lora_cli.store.writers import new_writer, parse_writer, state
+
+HEARTBEAT_S = 5.0
+STALE_S = 60.0
+"""A lease whose owner gave no sign of life for so long, by the waiter's clock, is taken over."""
+
+SHORTEST_S, LONGEST_S = 0.01, 0.5
+
+
+@contextmanager
+def lease(store: Store, key: str, wait_s: float, on_wait: Callable[[], None] = lambda: None) -> Iterator[bool]:
+    """Holds the lease of ``key`` inside, after waiting for a living owner for at most ``wait_s``.
+
+    Gives False when it is not held: the owner is slow, or this user cannot write there. Then go on all the same.
+    ``on_wait`` is called once when there is somebody to wait for.
+    """
+    path = store.leases / key
+    name = str(new_writer())
+    held = _acquire(path, name, wait_s, on_wait)
+    done = threading.Event()
+    try:
+        if held:
+            threading.Thread(target=_beat, args=(path, done), name="lease", daemon=True).start()
+        yield held
+    finally:
+        done.set()
+        if held and read_small(path, 200) == name.encode():
+            with suppress(OSError):
+                path.unlink()
+
+
+def _acquire(path: Path, name: str, wait_s: float, on_wait: Callable[[], None]) -> bool:
+    deadline = time.monotonic() + wait_s
+    pause, told = SHORTEST_S, False
+    seen, since = 0, time.monotonic()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while not _create(path, name):
+            owner, beat = _owner(path)
+            if beat != seen:
+                seen, since = beat, time.monotonic()
+            writer = parse_writer(owner.decode("ascii", "replace"))
+            if (writer is not None and state(writer) == "dead") or time.monotonic() - since > STALE_S:
+                _remove(path, owner)
+            elif not told:
+                on_wait()
+                told = True
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(pause)
+            pause = min(pause * 1.5, LONGEST_S)
+    except OSError:
+        return False
+    return True
+
+
+def _create(path: Path, name: str) -> bool:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    except FileExistsError:
+        return False
+    try:
+        os.write(descriptor, name.encode())
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _owner(path: Path) -> tuple[bytes, int]:
+    """What stands in the lease, and the time of its heartbeat; nothing when it is gone."""
+    with suppress(OSError):
+        return read_small(path, 200) or b"", path.stat().st_mtime_ns
+    return b"", 0
+
+
+def _remove(path: Path, owner: bytes) -> None:
+    """Removes a dead owner's lease, and puts it back when it turns out to be a new one."""
+    aside = path.with_name(f".{new_writer().token}")
+    try:
+        path.rename(aside)
+        if read_small(aside, 200) != owner:
+            path.hardlink_to(aside)
+    except OSError:
+        pass
+    finally:
+        with suppress(OSError):
+            aside.unlink()
+
+
+def _beat(path: Path, done: threading.Event) -> None:
+    while not done.wait(HEARTBEAT_S):
+        with suppress(OSError):
+            os.utime(path)

@@ -1,0 +1,133 @@
+"""What references meant: one small file each under ``refs/``, replaced atomically, never holding an endpoint."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lora_cli.core.snapshot import Blob
+from lora_cli.store import Store
+from lora_cli.store.disk import is_read_only, on_disk, read_small, replace_file
+from lora_cli.store.snapshots import is_digest
+
+SCHEMA = "lora_cli/ref/1"
+LARGEST = 8_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What one canonical reference meant when it was last fetched.
+
+    ``selection`` says which files were wanted, empty for the usual ones. ``identities`` has for each path what the
+    origin said that tells its versions apart (a digest, a fingerprint), or "". ``access`` is ``"public"``,
+    ``"restricted"`` or "" (not known). ``used_s`` is when it was last used, in seconds since 1970.
+    """
+
+    ref: str
+    selection: str
+    revision: str
+    snapshot: str
+    files: Mapping[str, Blob]
+    identities: Mapping[str, str] = field(default_factory=dict)
+    origin: str = ""
+    access: str = ""
+    used_s: float = 0.0
+
+
+def record_path(store: Store, ref: str, selection: str = "") -> Path:
+    """The file of one reference: its name is a hash, because references hold what file names may not."""
+    name = hashlib.sha256(f"{ref}\n{selection}".encode(errors="surrogateescape")).hexdigest()
+    return store.refs / f"{name}.json"
+
+
+def read_record(store: Store, ref: str, selection: str = "") -> Record | None:
+    """What ``ref`` meant, or None when nobody knows. A record that cannot be read is none."""
+    record = _read(record_path(store, ref, selection))
+    return record if record is not None and (record.ref, record.selection) == (ref, selection) else None
+
+
+def all_records(store: Store) -> Iterator[Record]:
+    """Every record, in the order of the references."""
+    try:
+        paths = [path for path in store.refs.iterdir() if path.suffix == ".json" and not path.name.startswith(".")]
+    except OSError:
+        return
+    found = (_read(path) for path in paths)
+    yield from sorted((record for record in found if record), key=lambda record: (record.ref, record.selection))
+
+
+def write_record(store: Store, record: Record) -> None:
+    """Notes what a reference meant. In a cache that may only be read, nothing is noted.
+
+    Raises:
+        MachineError: this machine does not let us, for another reason.
+    """
+    path = record_path(store, record.ref, record.selection)
+    value = {
+        "schema": SCHEMA,
+        "ref": record.ref,
+        "selection": record.selection,
+        "revision": record.revision,
+        "snapshot": record.snapshot,
+        "origin": record.origin,
+        "access": record.access,
+        "files": {
+            name: {"sha256": blob.sha256, "size": blob.size, "identity": record.identities.get(name, "")}
+            for name, blob in sorted(record.files.items())
+        },
+    }
+    data = json.dumps(value, indent=1, sort_keys=True).encode()
+    with on_disk("writing", path):
+        try:
+            if read_small(path, LARGEST) == data:
+                os.utime(path)
+            else:
+                replace_file(path, data)
+        except OSError as error:
+            if not is_read_only(error):
+                raise
+
+
+def forget_record(store: Store, record: Record) -> None:
+    """Removes the record of a reference.
+
+    Raises:
+        OSError: as it comes.
+    """
+    with suppress(FileNotFoundError):
+        record_path(store, record.ref, record.selection).unlink()
+
+
+def mark_used(store: Store, record: Record) -> None:
+    """Sets when a record was last used to now, if this user may."""
+    with suppress(OSError):
+        os.utime(record_path(store, record.ref, record.selection), ns=(time.time_ns(), time.time_ns()))
+
+
+def _read(path: Path) -> Record | None:
+    data = read_small(path, LARGEST)
+    if data is None:
+        return None
+    try:
+        return _parsed(json.loads(data), path.stat().st_mtime)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError):
+        return None
+
+
+def _parsed(value: Any, used_s: float) -> Record | None:
+    files = {name: Blob(entry["sha256"], entry["size"]) for name, entry in value["files"].items()}
+    identities = {name: entry["identity"] for name, entry in value["files"].items()}
+    texts = [value[key] for key in ("ref", "selection", "revision", "snapshot", "origin", "access")]
+    sound = (
+        value["schema"] == SCHEMA
+        and all(isinstance(text, str) for text in (*texts, *identities.values()))
+        and is_digest(value["snapshot"])
+        and all(is_digest(blob.sha256) and type(blob.size) is int for blob in files.values())
+    )
+    ref, selection, revision, snapshot, origin, access = texts
+    return Record(ref, selection, revision, snapshot, files, identities, origin, access, used_s) if sound else None

@@ -1,0 +1,148 @@
+"""Snapshots: directories that an engine can be given. Plain files, hard links to blobs, published by one rename."""
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+
+from lora_cli.core.snapshot import Blob, Snapshot, snapshot_digest
+from lora_cli.errors import Corrupt, Refused
+from lora_cli.store import Store
+from lora_cli.store.blobs import MODE, STAMP_NS, LostBlob, is_sound, isolate
+from lora_cli.store.disk import on_disk
+from lora_cli.store.writers import new_writer
+
+MOST_FILES = 10_000
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+# A file system without hard links, or one whose inode has no room for another.
+_NO_LINK = frozenset({errno.EPERM, errno.EMLINK, errno.EXDEV, errno.ENOTSUP, errno.ENOSYS, errno.EACCES})
+
+
+def check_paths(paths: Mapping[str, object]) -> None:
+    """Refuses paths that would leave a snapshot, or that no directory can hold together.
+
+    Raises:
+        Refused: one is absolute or empty, has ``.``, ``..``, a control character or bytes that are not UTF-8, is too
+            long, or is a file where another one needs a folder; or there are over 10 000.
+    """
+    if len(paths) > MOST_FILES:
+        raise Refused(f"{len(paths)} files are no adapter", hint=f"at most {MOST_FILES} are taken")
+    for path in paths:
+        if not _is_inside(path):
+            raise Refused(
+                f"the file name {path!r} would leave its folder, or is no name", hint="do not trust this origin"
+            )
+        for parent in PurePosixPath(path).parents:
+            if str(parent) in paths:
+                raise Refused(f"{parent} is a file, and a folder of {path}", hint="do not trust this origin")
+
+
+def _is_inside(path: str) -> bool:
+    parts = path.split("/")
+    if len(path) > 1024 or any(part in {"", ".", ".."} or len(part.encode(errors="replace")) > 255 for part in parts):
+        return False
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return not any(ord(char) < 32 or ord(char) == 127 for char in path)
+
+
+def is_digest(text: object) -> bool:
+    """Whether ``text`` is a sha256 in lower-case hex."""
+    return isinstance(text, str) and bool(_DIGEST.fullmatch(text))
+
+
+def find_snapshot(store: Store, files: Mapping[str, Blob]) -> Snapshot | None:
+    """The snapshot of exactly these files, when it is here and sound. One that is not goes to the quarantine."""
+    digest = snapshot_digest(files.items())
+    directory = store.snapshot(digest)
+    if all(is_sound(directory / path, blob) for path, blob in files.items()) and files:
+        return Snapshot(digest, directory, dict(sorted(files.items())))
+    if os.path.lexists(directory):
+        _isolate_with_blobs(store, directory, files)
+    return None
+
+
+def _isolate_with_blobs(store: Store, directory: Path, files: Mapping[str, Blob]) -> None:
+    """Moves the snapshot away, and the blobs whose bytes it shares and that are rotten with it."""
+    for path, blob in files.items():
+        if not is_sound(directory / path, blob) and not is_sound(store.blob(blob.sha256), blob):
+            isolate(store, store.blob(blob.sha256))
+    isolate(store, directory)
+
+
+def publish_snapshot(store: Store, files: Mapping[str, Blob]) -> Snapshot:
+    """Makes the snapshot of these files, whose blobs are all here, visible by one rename.
+
+    Raises:
+        Refused: a path would leave it.
+        LostBlob: a blob is not here any more.
+        Corrupt: a rotten directory stands in its place and cannot be moved away.
+        MachineError: this machine does not let us.
+    """
+    check_paths(files)
+    if (present := find_snapshot(store, files)) is not None:
+        return present
+    digest = snapshot_digest(files.items())
+    target = store.snapshot(digest)
+    building = store.partials / digest / str(new_writer())
+    try:
+        with on_disk("writing", target):
+            build_directory(store, files, building)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _rename_into_place(building, target)
+        if not all(is_sound(target / path, blob) for path, blob in files.items()):
+            raise Corrupt(f"{target} is rotten and cannot be replaced", hint="remove it by hand")
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+        with suppress(OSError):
+            building.parent.rmdir()
+    return Snapshot(digest, target, dict(sorted(files.items())))
+
+
+def build_directory(store: Store, files: Mapping[str, Blob], directory: Path, copied: tuple[str, ...] = ()) -> None:
+    """Fills a new directory with hard links to blobs; files whose name ends in one of ``copied`` are copies.
+
+    Raises:
+        LostBlob: a blob is not here.
+        OSError: as it comes.
+    """
+    directory.mkdir(parents=True)
+    for path, blob in sorted(files.items()):
+        target = directory / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _place(store.blob(blob.sha256), target, copy=bool(copied) and path.endswith(copied))
+        except FileNotFoundError as error:
+            raise LostBlob(path) from error
+
+
+def _place(blob: Path, target: Path, *, copy: bool) -> None:
+    if not copy:
+        try:
+            target.hardlink_to(blob)
+        except OSError as error:
+            if error.errno not in _NO_LINK:
+                raise
+        else:
+            return
+    with blob.open("rb") as source, target.open("xb") as written:
+        shutil.copyfileobj(source, written, 1 << 20)
+        written.flush()
+        os.fchmod(written.fileno(), 0o644 if copy else MODE)
+        if not copy:
+            os.utime(written.fileno(), ns=(STAMP_NS, STAMP_NS))
+        os.fsync(written.fileno())
+
+
+def _rename_into_place(building: Path, target: Path) -> None:
+    """What is there under this name already is the same, complete: then ours is not needed."""
+    try:
+        building.rename(target)
+    except OSError as error:
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+            raise
