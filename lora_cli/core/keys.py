@@ -118,7 +118,7 @@ def _part(path: list[str]) -> tuple[list[str], Part, str, str]:
             if mark == "trainable_tokens_delta" and module[-1] == "token_adapter" and len(module) > 1:
                 module = module[:-1]
             return module, *read, ""
-    module, leaf = path[:-1], path[-1]
+    *module, leaf = path or [""]
     if not module or any(component.startswith("lora_") for component in path):
         return module, "unknown", "", ""
     if module[-1] == "base_layer" and len(module) > 1:
