@@ -4,7 +4,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from lora_cli.core import parse
 from lora_cli.core.architectures import UnknownArchitecture, base_from_config
@@ -73,20 +73,11 @@ def read_base_file(path: Path, *, fallback: Fallback | None = None) -> BaseModel
         FormatError: it is no regular file, or malformed.
         MachineError: it may not be read.
     """
-    try:
-        # O_NONBLOCK: opening a FIFO that nobody writes to would wait for ever.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
-            status = os.fstat(stream.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise FormatError("is not a regular file", where=str(path), hint="name a config.json or a folder")
-            if path.suffix == ".safetensors":
-                length = header_length(stream.read(8), status.st_size, path.name)
-                return _of_one_file(parse_header(stream.read(length), status.st_size, path.name), str(path))
-            data = stream.read(CONFIG_CAP + 1)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise NotFound(f"there is no file {path}", hint="check the path of the base model") from error
-    except OSError as error:
-        raise MachineError(f"{path} cannot be read: {error.strerror}") from error
+    if path.suffix == ".safetensors":
+        return _of_one_file(path)
+    stream, _ = _open(path)
+    with stream:
+        data = stream.read(CONFIG_CAP + 1)
     config = _config(data, str(path))
     try:
         return base_from_config(config, str(path))
@@ -98,15 +89,33 @@ def read_base_file(path: Path, *, fallback: Fallback | None = None) -> BaseModel
 
 def _with_a_way_out(unknown: UnknownArchitecture) -> UnknownArchitecture:
     way = "name a folder with the model's checkpoint, or pip install 'lora-cli[models]' for all that transformers knows"
-    return UnknownArchitecture(
-        unknown.reason, where=unknown.where, hint=f"{unknown.hint}; or {way}" if unknown.hint else way
-    )
+    hint = f"{unknown.hint} or {way}" if unknown.hint else way
+    return UnknownArchitecture(unknown.reason, where=unknown.where, hint=hint)
 
 
-def _of_one_file(header: Header, name: str) -> BaseModel:
+def _open(path: Path) -> tuple[BinaryIO, int]:
+    """A regular file, open, and its size in bytes."""
+    try:
+        # O_NONBLOCK: opening a FIFO that nobody writes to would wait for ever.
+        opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFound(f"there is no file {path}", hint="check the path of the base model") from error
+    except OSError as error:
+        raise MachineError(f"{path} cannot be read: {error.strerror}") from error
+    status = os.fstat(opened)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(opened)
+        raise FormatError("is not a regular file", where=str(path), hint="name a config.json or a model's folder")
+    return os.fdopen(opened, "rb"), status.st_size
+
+
+def _of_one_file(path: Path) -> BaseModel:
     from lora_cli.core.architectures.checkpoint import base_from_tensors
 
-    return base_from_tensors(header.tensors, name)
+    stream, size = _open(path)
+    with stream:
+        header = stream.read(header_length(stream.read(8), size, str(path)))
+    return base_from_tensors(parse_header(header, size, str(path)).tensors, str(path))
 
 
 def _read_config(source: Source, revision: Revision) -> dict[str, Any] | None:

@@ -45,7 +45,7 @@ def family_of(model_type: str) -> Family:
         raise UnknownArchitecture(
             f"the architecture {parse.shown(model_type)} is not known",
             where=f"{WHERE}: model_type",
-            hint=parse.did_you_mean(model_type, FAMILIES) or f"known are {', '.join(FAMILIES)}",
+            hint=parse.did_you_mean(model_type, FAMILIES) or f"known are {', '.join(FAMILIES)};",
         )
     family = import_module(f"{__name__}.{model_type}").FAMILY
     assert isinstance(family, Family)
@@ -61,12 +61,13 @@ def base_from_config(config: Mapping[str, Any], name: str) -> BaseModel:
 
     Raises:
         UnknownArchitecture: the ``model_type`` has no table, or is missing.
-        FormatError: a field has the wrong type or is beyond what any model has.
+        FormatError: it is an adapter's config, or a field has the wrong type or is beyond what any model has.
     """
     fields = parse.mapping(config, WHERE)
+    if "peft_type" in fields:
+        raise FormatError("is the config of an adapter", where=WHERE, hint="name the config of its base model")
     if "model_type" not in fields:
-        hint = "this is an adapter's config: name the base model's" if "peft_type" in fields else ""
-        raise UnknownArchitecture("model_type is missing", where=WHERE, hint=hint)
+        raise UnknownArchitecture("model_type is missing", where=WHERE)
     model_type = parse.text(fields["model_type"], f"{WHERE}: model_type")
     return build(family_of(model_type), fields, name, source=f"config.json ({model_type}{quantised(fields)})")
 
