@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
+from pathlib import Path
 from time import monotonic
 from types import TracebackType
 from typing import Self, TypeVar
@@ -81,7 +82,6 @@ class WarmProcess:
         self.close_child()
         ours, theirs = socket.socketpair()
         command = "import sys; from lora_cli.runtime.worker import main; main(int(sys.argv[1]))"
-        path = os.pathsep.join(entry for entry in sys.path if entry)
         with theirs:
             self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and our own module
                 [sys.executable, "-P", "-c", command, str(theirs.fileno())],
@@ -89,7 +89,7 @@ class WarmProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=self._said,
                 stderr=self._said,
-                env={**os.environ, "PYTHONPATH": path},
+                env={**os.environ, "PYTHONPATH": _import_path()},
             )
         self._connection = Connection(ours.detach())
         self.starts += 1
@@ -188,6 +188,11 @@ class WarmProcess:
         lines = self._said.read().decode(errors="replace").split("\n")
         self._said.seek(0, os.SEEK_END)
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _import_path() -> str:
+    """Where the child imports from: as we do, but never from the directory that we happen to stand in."""
+    return os.pathsep.join([*(entry for entry in sys.path if entry), str(Path(__file__).parents[2])])
 
 
 def require(plan: Plan) -> None:
