@@ -2,19 +2,21 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lora_cli.check import Checked, Terms, check_all, open_base
 from lora_cli.cli.output import DEFAULT_WIDTH, Format, colour, width, write
 from lora_cli.core.finding import Severity
-from lora_cli.core.manifest import AdapterSet
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import UsageError
 from lora_cli.render.text import safe
 from lora_cli.rules import choose
 from lora_cli.settings import Settings
+
+if TYPE_CHECKING:
+    from lora_cli.core.manifest import AdapterSet
 
 FAIL_ON = {"error": Severity.ERROR, "warning": Severity.WARNING}
 Items = Sequence[tuple[str, str | AdapterRef]]
@@ -51,7 +53,7 @@ def command(
     raise typer.Exit(write_result(items, terms, settings, FAIL_ON[fail_on], output))
 
 
-def _manifest(manifest: Path | None, refs: Sequence[str]) -> AdapterSet | None:
+def _manifest(manifest: Path | None, refs: Sequence[str]) -> "AdapterSet | None":
     """The adapter set of ``-f``; exactly one of it and REFs is wanted."""
     if manifest is not None and refs:
         raise UsageError("REFs and -f exclude each other", hint="leave one of them out")

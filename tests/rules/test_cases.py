@@ -1,0 +1,151 @@
+"""Every rule, on adapters that are wrong in one way each: the cases are data, in ``cases/*.yaml``."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from lora_cli.check import Checked, Terms, check_in_place, open_base
+from lora_cli.rules import RULES
+from lora_cli.settings import Settings
+from tests.making import (
+    NAMES,
+    Q_PROJ,
+    Raw,
+    llama_modules,
+    lora_config,
+    lora_tensors,
+    raw,
+    write_base_config,
+    write_safetensors,
+)
+
+CASES = Path(__file__).parent / "cases"
+FIELDS = {
+    "case", "adapter", "config", "remove", "tensors", "fill", "rename", "drop", "write", "delete", "rename_file",
+    "truncate", "link", "fifo", "base", "scope", "max_lora_rank", "values", "expect", "skipped",
+}  # fmt: skip
+
+
+def all_cases() -> Iterator[Mapping[str, Any]]:
+    for file in sorted(CASES.glob("*.yaml")):
+        yield from yaml.safe_load(file.read_text())
+
+
+@pytest.fixture(scope="module")
+def verdicts(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Checked]:
+    """Every case, judged once."""
+    return {case["case"]: judged(case, tmp_path_factory.mktemp("case")) for case in all_cases()}
+
+
+@pytest.mark.parametrize("case", list(all_cases()), ids=lambda case: case["case"])
+def test_the_rules_say_what_the_case_expects(case: Mapping[str, Any], verdicts: Mapping[str, Checked]) -> None:
+    checked = verdicts[case["case"]]
+
+    assert checked.error is None
+    assert checked.verdict is not None
+    assert {found.code for found in checked.verdict.findings} == set(case["expect"])
+    assert set(case.get("skipped", ())) <= {one.code for one in checked.verdict.skipped}
+
+
+def test_each_rule_fires_in_a_case_and_looks_without_finding_in_another(verdicts: Mapping[str, Checked]) -> None:
+    fired, silent = set(), set()
+    for checked in verdicts.values():
+        assert checked.verdict is not None
+        found = {one.code for one in checked.verdict.findings}
+        fired |= found
+        silent |= {rule.code for rule in RULES} - found - {one.code for one in checked.verdict.skipped}
+
+    assert fired == silent == {rule.code for rule in RULES}
+
+
+def test_each_problem_says_what_where_and_what_to_do(verdicts: Mapping[str, Checked]) -> None:
+    for case, checked in verdicts.items():
+        assert checked.verdict is not None
+        for found in checked.verdict.findings:
+            assert found.problem.message, case
+            assert found.problem.at.file, case
+            assert found.problem.hint, case
+
+
+def judged(case: Mapping[str, Any], tmp_path: Path) -> Checked:
+    assert case.keys() <= FIELDS, f"{case['case']} has an unknown field"
+    directory = tmp_path / "adapter"
+    made(case, directory)
+    family = case.get("base", "llama")
+    settings = Settings(cache_dir=tmp_path / "cache")
+    base = None if family == "none" else open_base(str(write_base_config(tmp_path / "base", family)), settings)
+    terms = Terms(base, values=case.get("values", True), max_lora_rank=case.get("max_lora_rank"))
+    return check_in_place(str(directory), terms, settings)
+
+
+def made(case: Mapping[str, Any], directory: Path) -> None:
+    """The adapter of the case: a good one, then changed as the case says."""
+    directory.mkdir(parents=True)
+    how = dict(case.get("adapter", {}))
+    modules = chosen_modules(how.pop("modules", None), how.pop("layers", 2))
+    r, ranks, prefix = how.pop("r", 4), how.pop("ranks", None), how.pop("prefix", "base_model.model.")
+    dtype = how.pop("dtype", "float32")
+    assert not how, f"{case['case']} has an unknown field in adapter"
+    tensors = lora_tensors(modules, r=r, ranks=ranks, dtype=dtype, prefix=prefix)
+    tensors |= {name: tensor(spec) for name, spec in case.get("tensors", {}).items()}
+    tensors = {renamed(name, case.get("rename", {})): one for name, one in tensors.items()}
+    for part, value in case.get("fill", {}).items():
+        filled = {name: raw(np.full(one.shape, value), dtype) for name, one in tensors.items() if part in name}
+        assert filled, f"{case['case']} fills no tensor"
+        tensors |= filled
+    for name in case.get("drop", ()):
+        del tensors[name]
+    write_safetensors(directory / "adapter_model.safetensors", tensors)
+    fields = lora_config(modules, r=r) | scope(modules, case) | case.get("config", {})
+    for name in case.get("remove", ()):
+        del fields[name]
+    (directory / "adapter_config.json").write_text(json.dumps(fields))
+    change_files(case, directory)
+
+
+def scope(modules: Mapping[str, Any], case: Mapping[str, Any]) -> dict[str, Any]:
+    """Small adapters are on one layer only: unless the case says otherwise, the config of those says so."""
+    layers = {int(part) for module in modules for part in module.split(".") if part.isdecimal()}
+    return {} if "scope" in case or len(layers) != 1 else {"layers_to_transform": sorted(layers)}
+
+
+def chosen_modules(spec: Any, layers: int) -> Mapping[str, tuple[int, int]]:
+    if spec is None:
+        return {Q_PROJ: (64, 64)}
+    if spec == "all":
+        return llama_modules(layers=layers)
+    return {} if spec == "none" else {module: tuple(shape) for module, shape in spec.items()}
+
+
+def tensor(spec: Any) -> Raw:
+    dtype, shape = (spec["dtype"], spec["shape"]) if isinstance(spec, dict) else (NAMES["float32"], spec)
+    if dtype == NAMES["float32"]:
+        return raw(np.full(shape, 0.5))
+    return Raw(dtype, tuple(shape), bytes(int(np.prod(shape))))
+
+
+def renamed(name: str, replacements: Mapping[str, str]) -> str:
+    for old, new in replacements.items():
+        name = name.replace(old, new)
+    return name
+
+
+def change_files(case: Mapping[str, Any], directory: Path) -> None:
+    for name in case.get("delete", ()):
+        (directory / name).unlink()
+    for old, new in case.get("rename_file", {}).items():
+        (directory / old).rename(directory / new)
+    for name, text in case.get("write", {}).items():
+        (directory / name).write_text(text)
+    for name, size in case.get("truncate", {}).items():
+        os.truncate(directory / name, size if size >= 0 else (directory / name).stat().st_size + size)
+    for name, target in case.get("link", {}).items():
+        (directory / name).symlink_to(target)
+    for name in case.get("fifo", ()):
+        os.mkfifo(directory / name)

@@ -1,0 +1,52 @@
+"""The rules as a list: codes, documentation, and how a command line picks some of them."""
+
+import re
+
+import pytest
+
+from lora_cli.errors import UsageError
+from lora_cli.rules import RULES, choose, find
+from lora_cli.rules.rule import Rule
+
+
+def test_codes_and_names_are_unique_and_in_order() -> None:
+    codes = [rule.code for rule in RULES]
+
+    assert codes == sorted(set(codes))
+    assert len({rule.name for rule in RULES}) == len(RULES)
+    assert all(re.fullmatch(r"LC\d{3}", code) for code in codes)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)
+def test_each_rule_says_what_it_is_why_it_is_bad_and_what_mends_it(rule: Rule) -> None:
+    documentation = rule.documentation
+
+    assert "*Why is this bad?*" in documentation
+    assert "*Fix*" in documentation
+    assert documentation.partition("\n")[0].endswith(".")
+
+
+def test_a_selector_is_a_code_its_beginning_or_a_name() -> None:
+    assert [rule.code for rule in find("lc301")] == ["LC301"]
+    assert [rule.code for rule in find("rank-mismatch")] == ["LC301"]
+    assert {rule.code[:3] for rule in find("LC3")} == {"LC3"}
+
+
+def test_selected_rules_keep_their_order_and_lose_the_ignored_ones() -> None:
+    chosen = choose(["LC5,LC1"], ["LC102"])
+
+    assert [rule.code for rule in chosen] == [
+        rule.code for rule in RULES if rule.code[:3] in {"LC1", "LC5"} and rule.code != "LC102"
+    ]
+
+
+@pytest.mark.parametrize("word", ["LC999", "rank-mismtch", "L C"])
+def test_a_selector_that_means_nothing_is_an_error(word: str) -> None:
+    with pytest.raises(UsageError, match="no rule is called"):
+        choose([word])
+
+
+def test_a_misspelt_name_gets_a_suggestion() -> None:
+    with pytest.raises(UsageError) as caught:
+        find("rank-mismtch")
+    assert "rank-mismatch" in caught.value.hint
