@@ -100,7 +100,7 @@ def violations(
 
 def _source(policy: Policy, ref: AdapterRef) -> Iterator[Violation]:
     for glob in policy.deny_sources:
-        if covers(glob, ref, either=True):
+        if covers(glob, ref):
             yield Violation("deny_sources", f"{ref} matches {glob}")
     if policy.allow_sources is None:
         return
@@ -111,17 +111,17 @@ def _source(policy: Policy, ref: AdapterRef) -> Iterator[Violation]:
         yield Violation("allow_sources", f"{ref} matches none of {', '.join(policy.allow_sources) or 'no sources'}")
 
 
-def covers(glob: str, ref: AdapterRef, *, either: bool = False) -> bool:
-    """Whether a glob covers a reference or a folder above it. ``either``: with or without the revision, both count."""
-    plain, full = str(replace(ref, revision=None)), str(ref)
+def covers(glob: str, ref: AdapterRef) -> bool:
+    """Whether a glob covers a reference or a folder above it; with an ``@`` in it, the reference at its revision."""
+    at_revision = "@" in glob
+    name = str(ref if at_revision else replace(ref, revision=None))
     if ref.scheme == "file":
-        plain = full = "file://" + posixpath.normpath(ref.location)
-    names = [plain, full] if either else [full if "@" in glob else plain]
-    globs = [glob] if "@" in glob else [glob, glob.rstrip("/") + "/*"]
+        name = "file://" + posixpath.normpath(ref.location)
+    globs = [glob] if at_revision and ref.revision else [glob, glob.rstrip("/") + "/*"]
     if ref.scheme == "hf":
         # The Hub takes ACME/x for acme/x; a policy that did not would be walked around.
-        names, globs = [name.casefold() for name in names], [one.casefold() for one in globs]
-    return any(fnmatchcase(name, one) for name in names for one in globs)
+        name, globs = name.casefold(), [one.casefold() for one in globs]
+    return any(fnmatchcase(name, one) for one in globs)
 
 
 def _host(policy: Policy, host: str) -> Iterator[Violation]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.bench.popularity import FAMILIES, Popularity, parse_popularity, weights
+from lora_cli.bench.popularity import FAMILIES, SCALE, Popularity, parse_popularity, weights
 from lora_cli.bench.workload import make_trace
 from lora_cli.errors import UsageError
 
@@ -39,6 +39,15 @@ def test_a_seed_gives_the_same_trace_on_every_machine() -> None:
         "79be09588277",
         "3b758f605080",
     ]
+
+
+def test_weights_are_exact_to_the_last_digit() -> None:
+    assert weights(parse_popularity("zipf:0.83"), 4) == (
+        SCALE,
+        562529242344404695,
+        401780965982173735,
+        316439148492569989,
+    )
 
 
 def test_the_trace_does_not_depend_on_the_hash_seed_or_the_process() -> None:

@@ -40,6 +40,7 @@ def test_an_empty_policy_allows_everything() -> None:
         ("file:///srv/ok/*", AdapterRef("file", "/srv/ok/a"), True),
         ("file:///srv/ok/*", AdapterRef("file", "/srv/ok/../secret"), False),
         ("file:///srv/ok", AdapterRef("file", "/srv/ok/x/../a"), True),
+        ("file:///srv/a@b", AdapterRef("file", "/srv/a@b/c"), True),
         ("file:///srv/a b/*", AdapterRef("file", "/srv/a b/c"), True),
         ("*", AdapterRef("https", "example.org/a"), True),
     ],
