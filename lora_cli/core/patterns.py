@@ -13,7 +13,7 @@ from typing import Protocol
 
 from lora_cli.errors import FormatError
 
-TIME_LIMIT_S = 1.0
+TIME_LIMIT_S = 3.0
 """Seconds that all matching for one question about one config may take together."""
 
 LENGTH_CAP = 100_000
