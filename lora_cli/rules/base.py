@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from lora_cli.core.adapter import LoraPair
-from lora_cli.core.base_model import BaseModule
+from lora_cli.core.base_model import BaseModel, BaseModule
 from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.rules.case import Case
 from lora_cli.rules.rule import NotChecked, rule
@@ -28,8 +28,19 @@ def nothing_applies(case: Case) -> Iterator[Problem]:
         yield Problem(
             f"0 of {count(total, 'module')} apply to {clip(case.base.name)}: {application.reasons()}",
             Location(case.weights_file, clip(first)),
-            f"{OTHER_BASE}; this one has modules like {names(list(case.base.modules), 2)}",
+            f"{OTHER_BASE}; {_namesake(first, case.base)}",
         )
+
+
+def _namesake(module: str, base: BaseModel) -> str:
+    """What the base calls the module that ends like ``module``, or a few of its names."""
+    parts = module.split(".")
+    for length in range(len(parts) - 1, 1, -1):
+        ending = "." + ".".join(parts[-length:])
+        similar = next((name for name in base.modules if name.endswith(ending)), None)
+        if similar is not None:
+            return f"this one calls it {similar}: if it is the same model, correct the names"
+    return f"this one has modules like {names(list(base.modules), 2)}"
 
 
 @rule("LC312", "partly-applied", Severity.ERROR, needs=("weights", "base"))

@@ -1,0 +1,243 @@
+"""``lora-cli validate`` as operators and CI see it: what it prints, and what it exits with."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lora_cli.cli.main import main
+from tests.making import Raw, llama_modules, lora_tensors, write_adapter, write_base_config
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> str:
+    return str(write_base_config(tmp_path / "base"))
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> str:
+    return str(write_adapter(tmp_path / "good", modules=llama_modules()))
+
+
+@pytest.fixture
+def bad(tmp_path: Path) -> str:
+    """B is missing everywhere."""
+    return str(write_adapter(tmp_path / "bad", modules=llama_modules(), drop=lambda name: "lora_B" in name))
+
+
+@pytest.fixture
+def untrained(tmp_path: Path) -> str:
+    """B is zero everywhere: a warning."""
+    tensors = lora_tensors(llama_modules())
+    zeros = {name: Raw(one.dtype, one.shape, bytes(len(one.data))) for name, one in tensors.items() if "lora_B" in name}
+    return str(write_adapter(tmp_path / "untrained", modules=llama_modules(), tensors=zeros))
+
+
+def test_a_good_adapter_ends_with_0(good: str, base: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", good, "--base", base]) == 0
+
+    assert " ".join(capsys.readouterr().out.split()) == (
+        f"{good}: ok, 14/14 modules apply 1 adapter (1 ok); no errors; no warnings; no skipped checks"
+    )
+
+
+def test_one_bad_adapter_does_not_stop_the_others(
+    good: str, bad: str, base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["validate", bad, str(tmp_path / "gone"), good, "--base", base]) == 3
+
+    out = capsys.readouterr().out
+    assert f"{good}: ok" in out
+    assert f"{bad}: refused" in out
+    assert out.splitlines()[-1] == ("3 adapters (1 ok, 1 refused, 1 failed); 1 error; no warnings; no skipped checks")
+
+
+def test_a_finding_says_what_where_and_what_to_do(bad: str, base: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", bad, "--base", base]) == 1
+
+    out = capsys.readouterr().out
+    assert "error LC302 pair-incomplete" in out
+    assert "there is lora_A without its lora_B (14 modules:" in out
+    assert "at: adapter_model.safetensors: model.layers.0.self_attn.q_proj" in out
+    assert "hint: a part of the adapter is missing" in out
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_no_line_is_wider_than_the_terminal_but_for_long_names(
+    bad: str, base: str, width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    main(["validate", bad, "--base", base])
+
+    wide = [line for line in capsys.readouterr().out.splitlines() if len(line) > width]
+    assert all(len(line.split()) <= 2 for line in wide), wide
+
+
+def test_a_warning_refuses_only_when_asked(untrained: str, base: str) -> None:
+    assert main(["validate", untrained, "--base", base]) == 0
+    assert main(["validate", untrained, "--base", base, "--fail-on", "warning"]) == 1
+    assert main(["validate", untrained, "--base", base, "--fail-on", "warning", "--ignore", "zero-b"]) == 0
+    assert main(["validate", untrained, "--base", base, "--fail-on", "warning", "--no-values"]) == 0
+
+
+def test_values_that_were_not_read_are_told(good: str, base: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", good, "--base", base, "--no-values"]) == 0
+
+    out = capsys.readouterr().out
+    assert "--no-values was given: LC501, LC502" in out
+    assert out.splitlines()[-1].endswith("2 skipped checks")
+
+
+def test_only_the_selected_rules_judge(bad: str, base: str) -> None:
+    assert main(["validate", bad, "--base", base, "--select", "LC1,LC2"]) == 0
+    assert main(["validate", bad, "--base", base, "--select", "pair-incomplete"]) == 1
+
+
+def test_an_engine_with_a_smaller_rank_refuses(good: str, base: str) -> None:
+    assert main(["validate", good, "--base", base, "--max-lora-rank", "2"]) == 1
+    assert main(["validate", good, "--base", base, "--max-lora-rank", "16"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["validate", "--base", "{base}"], "nothing to validate"),
+        (["validate", "{good}"], "needs a base"),
+        (["validate", "{good}", "-f", "set.yaml", "--base", "{base}"], "exclude each other"),
+        (["validate", "{good}", "--base", "{base}", "--fail-on", "note"], "--fail-on"),
+        (["validate", "{good}", "--base", "{base}", "--select", "LC9"], "no rule is called"),
+    ],
+)
+def test_a_wrong_command_line_ends_with_2(
+    argv: list[str], said: str, good: str, base: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([word.format(good=good, base=base) for word in argv]) == 2
+
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert captured.out == ""
+
+
+def test_a_base_that_does_not_exist_ends_with_3(good: str, tmp_path: Path) -> None:
+    assert main(["validate", good, "--base", str(tmp_path / "gone")]) == 3
+
+
+def test_a_manifest_names_adapters_base_and_limits(
+    good: str, bad: str, base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "set.yaml").write_text(
+        "apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\nengine: {name: vllm, max_lora_rank: 2}\n"
+        "adapters:\n  - {name: sql, source: ./good}\n  - {name: chat, source: ./bad}\n"
+    )
+
+    assert main(["validate", "-f", str(tmp_path / "set.yaml"), "--format", "json"]) == 1
+
+    adapters = json.loads(capsys.readouterr().out)["adapters"]
+    found = {one["name"]: {finding["code"] for finding in one["findings"]} for one in adapters}
+    assert found == {"sql": {"LC401"}, "chat": {"LC302", "LC401"}}
+
+
+def test_the_json_document_says_all_that_the_text_says(
+    good: str, bad: str, base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["validate", good, bad, str(tmp_path / "gone"), "--base", base, "--format", "json"]) == 3
+
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema"] == "lora_cli/validate/1"
+    assert document["base"]["model_type"] == "llama"
+    assert [one["exit_code"] for one in document["adapters"]] == [0, 1, 3]
+    assert [one["applied"] for one in document["adapters"][:2]] == [{"matched": 14, "total": 14}] * 2
+    assert document["adapters"][1]["findings"][0] == {
+        "code": "LC302",
+        "name": "pair-incomplete",
+        "severity": "error",
+        "message": document["adapters"][1]["findings"][0]["message"],
+        "file": "adapter_model.safetensors",
+        "field": "model.layers.0.self_attn.q_proj",
+        "hint": "a part of the adapter is missing: save or convert it again",
+    }
+    assert document["adapters"][2]["error"]["exit_code"] == 3
+    assert document["summary"] == {
+        "adapters": 3, "refused": 1, "failed": 1, "errors": 1, "warnings": 0, "notes": 0, "skipped": 0, "exit_code": 3,
+    }  # fmt: skip
+
+
+def test_the_result_goes_to_a_file_when_asked(
+    good: str, base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, start in ((["--format", "json"], "{"), ([], good)):
+        assert main(["validate", good, "--base", base, "-o", str(tmp_path / "out"), *arguments]) == 0
+        assert (tmp_path / "out").read_text().startswith(start)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_file_that_cannot_be_written_ends_with_6(good: str, base: str, tmp_path: Path) -> None:
+    assert main(["validate", good, "--base", base, "-o", str(tmp_path / "no" / "out")]) == 6
+
+
+def test_names_out_of_a_file_cannot_move_the_cursor(
+    tmp_path: Path, base: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evil = write_adapter(tmp_path / "evil", modules={"model.\x1b[2J\u202e.q_proj": (64, 64)})
+
+    assert main(["validate", str(evil), "--base", base]) == 1
+
+    out = capsys.readouterr().out
+    assert all(line.isprintable() for line in out.splitlines())
+    assert r"\x1b[2J\u202e" in out
+
+
+def process(*argv: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "lora_cli", *argv], capture_output=True, env={**os.environ, **environment}, check=False
+    )
+
+
+def test_a_pipe_gets_no_colour_and_an_ascii_one_no_failure(bad: str, base: str) -> None:
+    done = process("validate", bad, "--base", base, PYTHONIOENCODING="ascii")
+
+    assert done.returncode == 1
+    assert b"\x1b" not in done.stdout
+
+
+def on_a_terminal(*argv: str, **environment: str) -> bytes:
+    """What a command writes when its output is a terminal."""
+    import pty
+
+    parent, child = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "lora_cli", *argv],
+        stdout=child, stderr=subprocess.DEVNULL, env={**os.environ, "TERM": "xterm", **environment},
+    ):  # fmt: skip
+        os.close(child)
+        written = b""
+        while True:
+            try:
+                chunk = os.read(parent, 65536)
+            except OSError:
+                break
+            if not chunk:
+                break
+            written += chunk
+    os.close(parent)
+    return written
+
+
+def test_a_terminal_gets_colour_unless_told_not_to(bad: str, base: str) -> None:
+    assert b"\x1b[31mrefused" in on_a_terminal("validate", bad, "--base", base)
+    assert b"\x1b" not in on_a_terminal("validate", bad, "--base", base, NO_COLOR="1")
+
+
+def test_validate_of_a_small_adapter_imports_nothing_heavy(good: str, base: str) -> None:
+    code = (
+        "import sys\nfrom lora_cli.cli.main import main\n"
+        f"assert main(['validate', {good!r}, '--base', {base!r}]) == 0\n"
+        "sys.stderr.write(' '.join(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    heavy = {"numpy", "rich", "yaml", "httpx2", "huggingface_hub", "torch", "transformers", "pydantic", "regex"}
+    assert not {name.split(".")[0] for name in done.stderr.split()} & heavy

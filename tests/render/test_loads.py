@@ -1,0 +1,189 @@
+"""The table of ``warm``, the answers, and the numbers of ``serve-bench``, as people read them."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from lora_cli.core.results import Answers, BenchResult, LoadReport, ModuleProof, Proof
+from lora_cli.render import json as as_json
+from lora_cli.render.human.bench import percentile, render_bench
+from lora_cli.render.human.loads import render_answers, render_load_reports
+
+MODULE = ModuleProof("model.layers.0.self_attn.q_proj", error=1.2e-7, moved=0.4, tolerance=1e-5)
+PROVED = LoadReport(
+    name="pirate",
+    digest="ab" * 32,
+    slot=1,
+    rank=4,
+    applied="60/60",
+    bytes=460800,
+    stage_ms={"resolve": 0.312, "fetch": 12.34, "validate": 3.4, "read": 1.0, "slot": 0.4, "proof": 1203.7},
+    proof=Proof((MODULE, replace(MODULE, error=4.5e-6)), "synthetic", "float32"),
+)
+REFUSED = LoadReport(
+    name="misnested",
+    applied="0/4",
+    stage_ms={"resolve": 0.2, "fetch": 3.2, "validate": 1.1},
+    stage="validate",
+    error="LC311 nothing-applies: 0 of 4 modules apply",
+    hint="validate against the base that it was trained on",
+    exit_code=1,
+)
+
+AT_80 = """\
+adapter    outcome  applied  rank  slot  worst error  tolerance
+pirate     proved     60/60     4     1      4.5e-06    1.0e-05
+misnested  refused      0/4     -     -            -          -
+
+milliseconds  resolve  fetch  validate  read  slot  proof  total
+pirate           0.31   12.3       3.4   1.0  0.40   1204   1221
+misnested        0.20    3.2       1.1     -     -      -    4.5
+
+misnested: refused at validate
+  LC311 nothing-applies: 0 of 4 modules apply
+  hint: validate against the base that it was trained on
+
+2 adapters: 1 proved, 1 refused; proved on synthetic weights; 1226 ms in all
+"""
+
+AT_40 = """\
+pirate: proved
+  applied  60/60
+  rank     4
+  slot     1
+  proof    worst error 4.5e-06 of
+           1.0e-05
+  ms       resolve 0.31, fetch 12.3,
+           validate 3.4, read 1.0, slot
+           0.40, proof 1204
+misnested: refused
+  applied  0/4
+  ms       resolve 0.20, fetch 3.2,
+           validate 1.1
+
+misnested: refused at validate
+  LC311 nothing-applies: 0 of 4 modules
+  apply
+  hint: validate against the base that
+    it was trained on
+
+2 adapters: 1 proved, 1 refused; proved
+on synthetic weights; 1226 ms in all
+"""
+
+
+@pytest.mark.parametrize(("width", "expected"), [(80, AT_80), (40, AT_40)])
+def test_the_table_of_warm(width: int, expected: str) -> None:
+    assert render_load_reports([PROVED, REFUSED], width) == expected
+
+
+def test_a_name_too_long_for_the_table_is_never_cut() -> None:
+    name = "a" * 70
+
+    text = render_load_reports([replace(PROVED, name=name)], 80)
+
+    assert f"{name}: proved" in text
+
+
+def test_colour_changes_no_letter() -> None:
+    plain = render_load_reports([PROVED, REFUSED], 80)
+    coloured = render_load_reports([PROVED, REFUSED], 80, colour=True)
+
+    for code in ("\x1b[0m", "\x1b[1m", "\x1b[31m", "\x1b[32m"):
+        assert code in coloured
+        coloured = coloured.replace(code, "")
+    assert coloured == plain
+
+
+def test_an_adapter_called_like_an_outcome_is_coloured_where_the_outcome_stands() -> None:
+    coloured = render_load_reports([replace(PROVED, name="proved")], 80, colour=True)
+
+    assert "proved   \x1b[32mproved\x1b[0m" in coloured
+
+
+def test_no_adapters_are_told_too() -> None:
+    assert render_load_reports([], 80).endswith("no adapters: nothing; 0.00 ms in all\n")
+
+
+def test_the_base_answers_once_and_each_adapter_below() -> None:
+    answers = [
+        Answers("pirate", "The capital of France?", "Paris.", "Arrr!\nParis.", 12.5),
+        Answers("plain", "The capital of France?", "Paris.", "Paris.", 0.25),
+    ]
+
+    assert (
+        render_answers(answers, 80)
+        == """\
+prompt
+  The capital of France?
+base
+  Paris.
+pirate
+  Arrr!
+  Paris.
+  (another answer than the base; logits moved by at most 12.5)
+
+plain
+  Paris.
+  (the same answer as the base; logits moved by at most 0.25)
+"""
+    )
+
+
+BENCH = BenchResult(
+    requests=5,
+    adapters=3,
+    max_loras=1,
+    max_cpu_loras=2,
+    latency_ms={"gpu": (1.0, 3.0, 2.0), "cpu": (10.0,), "disk": (100.0,)},
+    hits={"gpu": 3, "cpu": 1, "disk": 1},
+    evictions={"gpu": 2, "cpu": 1},
+    failed={"broken": "no such module"},
+    seed=7,
+    environment={"device": "cpu"},
+)
+
+
+def test_the_table_of_serve_bench() -> None:
+    assert (
+        render_bench(BENCH, 80)
+        == """\
+ms by tier   requests   p50   p95   p99   max
+hot (gpu)           3   2.0   3.0   3.0   3.0
+warm (cpu)          1  10.0  10.0  10.0  10.0
+cold (disk)         1   100   100   100   100
+
+hits       gpu 3 (60%), cpu 1 (20%), disk 1 (20%)
+evictions  gpu 2, cpu 1
+workload   5 requests over 3 adapters, seed 7
+tiers      max_loras 1, max_cpu_loras 2
+on         device cpu
+
+broken: no such module
+"""
+    )
+
+
+@pytest.mark.parametrize(("share", "value"), [(0.5, 50), (0.95, 95), (0.99, 99), (1.0, 100), (0.001, 1)])
+def test_a_percentile_is_a_value_that_was_measured(share: float, value: int) -> None:
+    assert percentile([float(number) for number in range(100, 0, -1)], share) == value
+
+
+def test_the_documents_of_warm_and_serve_bench_are_json_with_raw_numbers() -> None:
+    warm = json.loads(as_json.render_load_reports([PROVED, REFUSED]))
+    bench = json.loads(as_json.render_bench(BENCH))
+
+    assert warm["schema"] == "lora_cli/warm/1"
+    assert warm["adapters"][0]["proof"]["holds"] is True
+    assert warm["adapters"][0]["stage_ms"]["fetch"] == 12.34
+    assert [one["exit_code"] for one in warm["adapters"]] == [0, 1]
+    assert bench["schema"] == "lora_cli/serve-bench/1"
+    assert bench["latency_ms"]["gpu"] == [1.0, 3.0, 2.0]
+
+
+def test_a_number_that_json_does_not_have_is_null() -> None:
+    broken = replace(PROVED, proof=Proof((replace(MODULE, error=float("nan"), reason="not finite"),), "base", "f32"))
+
+    document = json.loads(as_json.render_load_reports([broken]), parse_constant=pytest.fail)
+    assert document["adapters"][0]["proof"]["modules"][0]["error"] is None

@@ -1,0 +1,55 @@
+"""Plain text: nothing in it can move a cursor, nothing worth copying is cut."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lora_cli.render.text import columns, counted, milliseconds, pairs, safe, size, wrap
+
+
+@given(st.text())
+def test_safe_text_is_printable_and_on_one_line(text: str) -> None:
+    assert safe(text).isprintable()
+
+
+@given(st.text(alphabet=st.characters(categories=["L", "N", "P", "S", "Zs"], exclude_characters="\u00a0")))
+def test_printable_text_stays_as_it_is(text: str) -> None:
+    printable = "".join(char for char in text if char.isprintable())
+
+    assert safe(printable) == printable
+
+
+def test_a_long_name_stays_whole() -> None:
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+
+    assert name in "\n".join(wrap(f"the tensor {name} is odd", 40))
+
+
+@given(st.lists(st.text(alphabet="abc ", max_size=20), max_size=20), st.integers(24, 100))
+def test_lines_of_short_words_are_never_wider_than_asked(words: list[str], width: int) -> None:
+    assert all(len(line) <= width for line in wrap(" ".join(words), width, "  "))
+
+
+def test_labelled_values_line_up_and_empty_ones_are_left_out() -> None:
+    rows: list[tuple[str, object]] = [("rank", 4), ("task", ""), ("dtype", "BF16"), ("slot", None)]
+
+    assert pairs(rows, 80) == ["  rank   4", "  dtype  BF16"]
+
+
+def test_a_column_is_as_wide_as_its_widest_cell() -> None:
+    assert columns(("name", "n"), [("a", 10), ("longer", 2)]) == ["name     n", "a       10", "longer   2"]
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.0, "0.00"), (0.314, "0.31"), (12.34, "12.3"), (1830.2, "1830")])
+def test_milliseconds_have_about_three_digits(value: float, text: str) -> None:
+    assert milliseconds(value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 << 40, "3.0 TiB")])
+def test_sizes_are_in_powers_of_1024(value: int, text: str) -> None:
+    assert size(value) == text
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "no errors"), (1, "1 error"), (2, "2 errors")])
+def test_counts_agree_with_their_noun(number: int, text: str) -> None:
+    assert counted(number, "error") == text

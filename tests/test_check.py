@@ -1,0 +1,160 @@
+"""Where fetch, read and rules meet: adapters judged in place, over the wire, and on their way into the cache."""
+
+from pathlib import Path
+
+import pytest
+
+from lora_cli.check import Admission, Checked, Terms, admit, check_all, check_in_place, open_base
+from lora_cli.core.base_model import BaseModel
+from lora_cli.core.finding import Applied
+from lora_cli.core.reference import AdapterRef
+from lora_cli.errors import NotFound, UsageError
+from lora_cli.settings import Settings, load_settings
+from lora_cli.store import Store
+from tests.hub_server import Hub
+from tests.making import llama_modules, write_adapter, write_base, write_base_config
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(cache_dir=tmp_path / "cache")
+
+
+@pytest.fixture
+def base(tmp_path: Path, settings: Settings) -> BaseModel:
+    return open_base(str(write_base_config(tmp_path / "base")), settings)
+
+
+def codes(checked: Checked | Admission) -> set[str]:
+    assert checked.verdict is not None
+    return {found.code for found in checked.verdict.findings}
+
+
+def test_a_good_adapter_is_judged_by_every_rule(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
+    write_adapter(tmp_path / "good", modules=llama_modules())
+
+    checked = check_in_place(str(tmp_path / "good"), Terms(base), settings)
+
+    assert checked.verdict is not None
+    assert (checked.verdict.findings, checked.verdict.skipped) == ((), ())
+    assert checked.verdict.applied == Applied(14, 14)
+    assert list(checked.stage_ms) == ["resolve", "read", "values", "rules"]
+    assert checked.exit_code() == 0
+
+
+def test_judging_in_place_writes_nothing(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
+    write_adapter(tmp_path / "good", modules=llama_modules())
+
+    check_in_place(str(tmp_path / "good"), Terms(base), settings)
+
+    assert not settings.cache_dir.exists()
+
+
+def test_a_path_that_does_not_exist_is_an_error_of_its_own(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
+    checked = check_in_place(str(tmp_path / "gone"), Terms(base), settings)
+
+    assert isinstance(checked.error, NotFound)
+    assert checked.exit_code() == 3
+
+
+def test_a_word_that_is_no_reference_is_kept_as_an_error(base: BaseModel, settings: Settings) -> None:
+    assert isinstance(check_in_place("sql", Terms(base), settings).error, UsageError)
+
+
+def test_without_a_base_nothing_is_said_to_apply(tmp_path: Path, settings: Settings) -> None:
+    write_adapter(tmp_path / "good", modules=llama_modules())
+
+    verdict = check_in_place(str(tmp_path / "good"), Terms(), settings).verdict
+
+    assert verdict is not None
+    assert verdict.applied is None
+    assert {one.reason for one in verdict.skipped} == {"no base model was given"}
+    assert {one.code for one in verdict.skipped} == {"LC311", "LC312", "LC313", "LC314", "LC315"}
+
+
+def test_many_are_judged_in_their_order(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
+    write_adapter(tmp_path / "a", modules=llama_modules())
+    write_adapter(tmp_path / "c", modules=llama_modules(), drop=lambda name: "lora_B" in name)
+
+    items = [(name, str(tmp_path / name)) for name in ("a", "b", "c")]
+    done = list(check_all(items, Terms(base), settings))
+
+    assert [one.name for one in done] == ["a", "b", "c"]
+    assert [one.exit_code() for one in done] == [0, 3, 1]
+
+
+def test_a_base_is_a_folder_its_config_or_a_checkpoint(tmp_path: Path, settings: Settings) -> None:
+    folder = write_base(tmp_path / "base", shards=2)
+    by_folder = open_base(str(folder), settings)
+    by_config = open_base(str(folder / "config.json"), settings)
+    (folder / "config.json").unlink()
+    by_header = open_base(str(folder), settings)
+
+    assert by_folder.modules == by_config.modules
+    assert by_header.modules.keys() == by_folder.modules.keys()
+
+
+def test_a_remote_adapter_is_judged_by_its_header_alone(tmp_path: Path, base: BaseModel) -> None:
+    files = remote_files(tmp_path, d_out=4096)
+    with Hub() as hub:
+        hub.add("acme/sql", files)
+        settings = load_settings({"cache_dir": str(tmp_path / "cache")}, {"HF_ENDPOINT": hub.endpoint})
+        checked = check_in_place("hf://acme/sql", Terms(base), settings)
+
+    assert codes(checked) == {"LC314"}
+    assert checked.verdict is not None
+    assert {one.code for one in checked.verdict.skipped} == {"LC501", "LC502"}
+    assert checked.revision is not None
+    assert len(checked.revision.id) == 40
+    assert not (tmp_path / "cache").exists()
+
+
+def remote_files(tmp_path: Path, d_out: int) -> dict[str, bytes]:
+    """An adapter's files, with weights larger than a header's range."""
+    modules = {"model.layers.0.self_attn.q_proj": (64, d_out)}
+    folder = write_adapter(tmp_path / "remote", modules=modules, r=16, config={"layers_to_transform": [0]})
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_an_admitted_adapter_is_on_this_disk_with_each_stage_timed(
+    tmp_path: Path, base: BaseModel, settings: Settings
+) -> None:
+    folder = write_adapter(tmp_path / "good", modules=llama_modules())
+
+    admission = admit(AdapterRef("file", str(folder)), "good", Terms(base), Store(settings.cache_dir), settings)
+
+    assert admission.accepted
+    assert admission.snapshot is not None
+    assert (admission.snapshot.directory / "adapter_model.safetensors").is_file()
+    assert list(admission.stage_ms) == ["resolve", "fetch", "validate"]
+
+
+def test_a_refused_adapter_says_at_which_stage(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
+    folder = write_adapter(tmp_path / "bad", modules=llama_modules(), drop=lambda name: "lora_B" in name)
+
+    admission = admit(AdapterRef("file", str(folder)), "bad", Terms(base), Store(settings.cache_dir), settings)
+
+    assert not admission.accepted
+    assert admission.stage == "validate"
+    assert codes(admission) == {"LC302"}
+
+
+def test_an_adapter_that_is_not_there_fails_at_resolve(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
+    ref = AdapterRef("file", str(tmp_path / "gone"))
+
+    admission = admit(ref, "gone", Terms(base), Store(settings.cache_dir), settings)
+
+    assert isinstance(admission.error, NotFound)
+    assert (admission.stage, admission.stage_ms) == ("resolve", {})
+
+
+def test_an_adapter_that_cannot_be_copied_fails_at_fetch(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
+    folder = write_adapter(tmp_path / "bad", modules=llama_modules())
+    (folder / "adapter_model.safetensors").unlink()
+    (folder / "adapter_model.safetensors").symlink_to("gone")
+
+    admission = admit(AdapterRef("file", str(folder)), "bad", Terms(base), Store(settings.cache_dir), settings)
+
+    assert admission.stage == "fetch"
+    assert admission.error is not None
+    assert admission.error.exit_code == 1
