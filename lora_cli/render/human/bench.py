@@ -36,16 +36,12 @@ def render_bench(result: BenchResult, width: int, *, colour: bool = False) -> st
 
 def _facts(result: BenchResult) -> list[tuple[str, object]]:
     hits = sum(result.hits.values())
-    shares = (
-        ", ".join(f"{tier} {number} ({number / hits:.0%})" for tier, number in result.hits.items()) if hits else "0"
-    )
+    shares = [f"{tier} {number} ({number / (hits or 1):.0%})" for tier, number in result.hits.items()]
+    work = f"{counted(result.requests, 'request')} over {counted(result.adapters, 'adapter')}"
     return [
         ("hits", ", ".join(shares) or "0"),
         ("evictions", ", ".join(f"{tier} {number}" for tier, number in result.evictions.items()) or "0"),
-        (
-            "workload",
-            f"{counted(result.requests, 'request')} over {counted(result.adapters, 'adapter')}, seed {result.seed}",
-        ),
+        ("workload", f"{work}, seed {result.seed}"),
         ("tiers", f"max_loras {result.max_loras}, max_cpu_loras {result.max_cpu_loras}"),
         ("on", ", ".join(f"{key} {value}" for key, value in result.environment.items())),
     ]
