@@ -71,16 +71,16 @@ class CheckpointWeights:
     origin = "base"
 
     def __init__(self, directory: Path, base: BaseModel, modules: Iterable[str]) -> None:
-        self._directory = directory
-        self._kinds = {module: base.modules[module].kind for module in modules}
-        tensors = {info.name: info for file in _files(directory) for info in _header(directory / file).values()}
-        self._infos = {module: _find(tensors, module, base) for module in self._kinds}
+        self._directory, self._base = directory, base
+        self._tensors = {info.name: info for file in _files(directory) for info in _header(directory / file).values()}
+        for module in modules:
+            _find(self._tensors, module, base)
 
     def weight(self, module: str) -> torch.Tensor:
         """In the checkpoint's dtype; a Conv1D's as a transposed view."""
-        info = self._infos[module]
+        info = _find(self._tensors, module, self._base)
         tensor = read_tensors(self._directory / info.file, [info])[info.name]
-        return tensor.t() if self._kinds[module] == "conv1d" else tensor
+        return tensor.t() if self._base.modules[module].kind == "conv1d" else tensor
 
 
 def has_checkpoint(directory: Path) -> bool:

@@ -35,12 +35,14 @@ PART_NAMES = {
     "bias": "a bias",
     "lora_bias": "a bias on lora_B",
     "saved": "a module saved whole (modules_to_save)",
-    "base_layer": "a copy of the base's own weight",
+    "base_layer": "the base's own weight in another shape",
     "trainable_tokens": "trained tokens",
     "diag": "a KaSA diagonal",
     "variant": "a LoRA variant's tensor",
     "unknown": "a tensor of no known kind",
 }
+
+COPY_PARTS = ("base_layer", "saved")
 
 HINT = "validate says whether an engine can serve it; the runtime composes plain LoRA on linear and embedding layers"
 
@@ -58,6 +60,22 @@ def scalings(adapter: Adapter, base: BaseModel) -> dict[str, float]:
     if not adapter.pairs:
         raise FormatError("holds no LoRA weights", where=adapter.name)
     return {module: scale.scaling for module, scale in scales(config, adapter.pairs).items()}
+
+
+def copied_modules(adapter: Adapter, base: BaseModel) -> dict[str, str]:
+    """Tensors that may be mere copies of the base's own weight, by name: the module each is of.
+
+    They have the shape of the base's. Whether they are equal to it, only the values say (``copies``).
+    """
+    found: dict[str, str] = {}
+    for name, key in adapter.keys.items():
+        module = base.modules.get(key.module)
+        if module is None or key.part not in COPY_PARTS or key.param != "weight" or name not in adapter.tensors:
+            continue
+        shape = (module.d_out, module.d_in) if module.kind == "linear" else (module.d_in, module.d_out)
+        if adapter.tensors[name].shape == shape:
+            found[name] = key.module
+    return found
 
 
 def largest_rank(adapter: Adapter) -> int:
@@ -82,12 +100,13 @@ def _obstacles(adapter: Adapter, config: LoraConfig, base: BaseModel) -> Iterato
     init = config.init_lora_weights
     if isinstance(init, str) and init.lower().startswith(CHANGES_THE_BASE):
         yield f"it was trained on base weights changed by its initialisation (init_lora_weights {init!r})"
+    copies = copied_modules(adapter, base)
     for name, key in adapter.keys.items():
-        if key.part not in PAIR_PARTS:
+        if key.part not in PAIR_PARTS and name not in copies:
             yield f"{name} is {PART_NAMES[key.part]}, which cannot be composed by the runtime yet"
     used = {info.name for pair in adapter.pairs.values() for info in (pair.a, pair.b) if info is not None}
     for name in adapter.tensors:
-        if name not in used:
+        if name not in used and name not in copies and adapter.keys[name].part in PAIR_PARTS:
             yield f"{name} names a factor that another tensor gives as well"
     for module, pair in adapter.pairs.items():
         yield from _module_obstacles(module, pair, base)

@@ -1,5 +1,6 @@
 """A whole model through transformers, with LoRA composed onto its modules by forward hooks on the slots."""
 
+import inspect
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,12 +94,12 @@ class ComposedModel:
         Ends before a token of ``stop``.
         """
         answer: list[int] = []
-        first, past = torch.empty(0), None
+        first, past, past_name = torch.empty(0), None, _cache_name(self.model)
         ids = torch.tensor([prompt], device=self._device())
         with torch.inference_mode(), self._using([slot]):
             for step in range(max_tokens):
-                output = self.model(input_ids=ids, past_key_values=past, use_cache=True)
-                logits, past = output.logits[0, -1].float(), output.past_key_values
+                output = self.model(input_ids=ids, use_cache=True, **{past_name: past})
+                logits, past = output.logits[0, -1].float(), output[past_name]
                 if not step:
                     first = logits
                 token = int(logits.argmax())
@@ -173,6 +174,11 @@ def moved(model: ComposedModel, ids: torch.Tensor, slot: int, base_logits: torch
     if not delta:
         raise Refused("the whole model's logits are the base's, to the bit: the adapter changes nothing")
     return delta
+
+
+def _cache_name(model: nn.Module) -> str:
+    """What the model calls its key-value cache: transformers 5.24 renamed ``past_key_values`` to ``cache``."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def _why_not(found: Mapping[str, nn.Module], path: str, slots: Slots) -> str:

@@ -20,6 +20,7 @@ from lora_cli.core.results import Answers, LoadReport
 from lora_cli.errors import FormatError, LoraCliError, MachineError
 from lora_cli.runtime.base_weights import BaseWeights, CheckpointWeights, SyntheticWeights, has_checkpoint
 from lora_cli.runtime.composable import scalings
+from lora_cli.runtime.copies import refuse_changed_copies
 from lora_cli.runtime.forward import lora_delta, route
 from lora_cli.runtime.plan import Answer, Failure, Job, Load, Plan, Ready, Served, ServeOnce, Stage, TierName
 from lora_cli.runtime.proof import prove
@@ -172,6 +173,7 @@ class Worker:
             scaling = scalings(job.adapter, self.plan.base)
             if self.whole is not None:
                 self.whole.refuse(job.name, scaling)
+            refuse_changed_copies(job.directory, job.adapter, self.plan.base, self.base)
             return read_weights(job.directory, job.adapter, scaling)
 
     def _put(self, key: str) -> int:

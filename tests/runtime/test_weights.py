@@ -8,14 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file as numpy_load
 from safetensors.torch import load_file
 
+from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.errors import Corrupt, FormatError, LoraCliError, MachineError, Refused
-from lora_cli.runtime.base_weights import CheckpointWeights, has_checkpoint
+from lora_cli.runtime.base_weights import CheckpointWeights, SyntheticWeights, has_checkpoint
 from lora_cli.runtime.composable import largest_rank, scalings
+from lora_cli.runtime.copies import refuse_changed_copies
 from lora_cli.runtime.weights import read_weights, weight_bytes
-from tests.making import HIDDEN, Q_PROJ, VOCAB, Raw, llama_modules, write_adapter, write_base, write_safetensors
+from tests.making import HIDDEN, Q_PROJ, VOCAB, Raw, llama_modules, raw, write_adapter, write_base, write_safetensors
 from tests.runtime.reading import LLAMA, load, read
 
 A, B = f"base_model.model.{Q_PROJ}.lora_A.weight", f"base_model.model.{Q_PROJ}.lora_B.weight"
@@ -96,7 +99,9 @@ def test_integers_are_no_factors(tmp_path: Path) -> None:
         ({"lora_bias": True}, {}, "biases on lora_B cannot"),
         ({}, {B.replace("weight", "bias"): np.ones(HIDDEN, np.float32)}, "a bias on lora_B"),
         ({"modules_to_save": ["lm_head"]}, {}, "modules_to_save cannot be composed"),
-        ({}, {"base_model.model.lm_head.weight": np.ones((VOCAB, HIDDEN), np.float32)}, "is a module saved whole"),
+        ({}, {"base_model.model.lm_head.weight": np.ones((VOCAB + 1, HIDDEN), np.float32)}, "is a module saved whole"),
+        ({}, {"base_model.model.lm_head.bias": np.ones(VOCAB, np.float32)}, "is a module saved whole"),
+        ({}, {"base_model.model.score.weight": np.ones((2, HIDDEN), np.float32)}, "is a module saved whole"),
         ({"target_parameters": ["mlp.experts.down_proj"]}, {}, "fused experts and bare parameters"),
         ({"trainable_token_indices": [1, 2]}, {}, "trained tokens"),
         ({"layer_replication": [[0, 2]]}, {}, "replicated layers"),
@@ -131,6 +136,36 @@ def test_factors_that_make_no_update_are_refused_by_name(
 ) -> None:
     with pytest.raises(Refused, match=said):
         load(write_adapter(tmp_path, tensors=tensors, drop=drop))
+
+
+COPY = "base_model.model.lm_head.base_layer.weight"
+
+
+def with_copy(directory: Path, change: float = 0.0, dtype: str = "float32") -> Adapter:
+    """An adapter beside the output layer's own weight, as PEFT saves it, over the base in ``directory / "base"``."""
+    write_base(directory / "base")
+    own = raw(numpy_load(directory / "base" / "model.safetensors")["lm_head.weight"] + np.float32(change), dtype)
+    return read(write_adapter(directory / "adapter", tensors={COPY: own}))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_copy_of_the_bases_own_weight_says_nothing_and_is_compared(tmp_path: Path, dtype: str) -> None:
+    adapter = with_copy(tmp_path, dtype=dtype)
+    assert scalings(adapter, LLAMA).keys() == {Q_PROJ}
+    base = CheckpointWeights(tmp_path / "base", LLAMA, [Q_PROJ])
+    refuse_changed_copies(tmp_path / "adapter", adapter, LLAMA, base)
+
+
+def test_a_copy_that_differs_from_the_base_is_refused(tmp_path: Path) -> None:
+    adapter = with_copy(tmp_path, change=1e-6)
+    base = CheckpointWeights(tmp_path / "base", LLAMA, [Q_PROJ])
+    with pytest.raises(Refused, match=f"{COPY} differs from the base's own weight"):
+        refuse_changed_copies(tmp_path / "adapter", adapter, LLAMA, base)
+
+
+def test_a_copy_that_cannot_be_compared_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="there is none to compare it with"):
+        refuse_changed_copies(tmp_path / "adapter", with_copy(tmp_path), LLAMA, SyntheticWeights(LLAMA))
 
 
 @pytest.mark.parametrize("missing", ["adapter_config.json", "adapter_model.safetensors"])

@@ -1,0 +1,57 @@
+"""Tiny models that transformers builds and adapters that the real PEFT trains nothing on but saves."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tests.making import base_config
+
+
+def tiny_model(family: str, seed: int = 0, **overrides: Any) -> nn.Module:
+    """A causal language model of ``family`` with seeded weights, in float32, ready to answer."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    fields = base_config(family, **overrides)
+    config = AutoConfig.for_model(**{key: value for key, value in fields.items() if key != "torch_dtype"})
+    torch.manual_seed(seed)
+    model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return model.eval()
+
+
+def save_model(directory: Path, family: str, **overrides: Any) -> Path:
+    model: Any = tiny_model(family, **overrides)
+    model.save_pretrained(directory)
+    return directory
+
+
+def with_peft(directory: Path, base: Path, seed: int = 0, **config: Any) -> tuple[Any, Path]:
+    """PEFT's own model over ``base`` with a LoRA of random, non-zero factors, and where PEFT saved it."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        composed: Any = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **config))
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in composed.named_parameters():
+                if "lora_" in name:
+                    noise = torch.randn(parameter.shape, generator=generator)
+                    parameter.copy_(noise * 0.5 / max(parameter.shape[-1], 1) ** 0.5)
+        composed.save_pretrained(directory)
+    return composed.eval(), directory
+
+
+def deltas(composed: Any) -> Mapping[str, torch.Tensor]:
+    """PEFT's ``get_delta_weight`` by module path."""
+    prefix = "base_model.model."
+    return {
+        name.removeprefix(prefix): module.get_delta_weight("default").detach()
+        for name, module in composed.named_modules()
+        if hasattr(module, "get_delta_weight")
+    }
