@@ -157,6 +157,16 @@ def test_an_index_that_is_none_is_a_format_error(tmp_path: Path, text: str) -> N
         read(tmp_path)
 
 
+def test_an_index_is_not_read_beyond_its_cap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_config(write_base(tmp_path, shards=2))
+    size = (tmp_path / "model.safetensors.index.json").stat().st_size
+    monkeypatch.setattr(reading, "INDEX_CAP", size)
+    assert same_model(read(tmp_path), LLAMA)
+    monkeypatch.setattr(reading, "INDEX_CAP", size - 1)
+    with pytest.raises(FormatError, match="longer than"):
+        read(tmp_path)
+
+
 def test_where_two_shards_have_a_tensor_the_index_decides(tmp_path: Path) -> None:
     without_config(write_base(tmp_path, shards=2))
     write_safetensors(tmp_path / "model-00003-of-00003.safetensors", {"lm_head.weight": ONE, "x.weight": ONE})
