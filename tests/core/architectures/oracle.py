@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lora_cli.core.base_model import BaseModel, BaseModule, ModuleKind
+from lora_cli.core.base_model import BaseModel, BaseModule
+from lora_cli.runtime.module_tree import describe
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,39 +51,4 @@ def ask(config: Mapping[str, Any]) -> Oracle:
 
 def facts(model: Any) -> Oracle:
     """The facts of a model that exists."""
-    modules: dict[str, BaseModule] = {}
-    parameters: dict[str, tuple[int, ...]] = {}
-    for path, module in model.named_modules():
-        made = _wrappable(module)
-        if made is not None:
-            modules[path] = made
-            continue
-        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-            if parameter.dim() >= 2:
-                parameters[f"{path}.{name}"] = tuple(parameter.shape)
-    text = model.config.get_text_config()
-    return Oracle(
-        modules,
-        parameters,
-        num_layers=text.num_hidden_layers,
-        hidden_size=text.hidden_size,
-        vocab_size=text.vocab_size,
-        tied_embeddings=model.get_output_embeddings().weight is model.get_input_embeddings().weight,
-    )
-
-
-def _wrappable(module: Any) -> BaseModule | None:
-    from torch import nn
-    from transformers.pytorch_utils import Conv1D
-
-    if isinstance(module, nn.Embedding):
-        return BaseModule(module.num_embeddings, module.embedding_dim, "embedding")
-    if isinstance(module, nn.Linear):
-        return _with_bias(module, module.in_features, module.out_features, "linear")
-    if isinstance(module, Conv1D):
-        return _with_bias(module, module.nx, module.nf, "conv1d")
-    return None
-
-
-def _with_bias(module: Any, d_in: int, d_out: int, kind: ModuleKind) -> BaseModule:
-    return BaseModule(d_in, d_out, kind, module.bias is not None)
+    return stated(describe(model, model.config.model_type))

@@ -1,0 +1,100 @@
+"""The last resort for an unknown family: the module tree that transformers builds on the meta device."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lora_cli.core.architectures import UnknownArchitecture
+from lora_cli.core.architectures.table import MAX_EXPERTS, MAX_LAYERS
+from lora_cli.core.base_model import BaseModel, BaseModule
+from lora_cli.errors import FormatError, MissingExtra
+
+WHERE = "config.json"
+COUNTS = {"layers": MAX_LAYERS, "experts": MAX_EXPERTS}
+"""What a key's last words count, and the most that is built: each one is Python objects, also on the meta device."""
+
+
+def base_from_transformers(config: Mapping[str, Any]) -> BaseModel:
+    """The base model of a config whose family has no table, as transformers' own class for text generation has it.
+
+    No weight is allocated and none of the repository's code is run: ``auto_map`` is not looked at.
+
+    Raises:
+        MissingExtra: transformers or torch is not installed.
+        UnknownArchitecture: transformers does not know the ``model_type`` either.
+        FormatError: its fields do not make a model, or make one larger than any is.
+    """
+    try:
+        import torch
+        from huggingface_hub.errors import StrictDataclassError
+        from transformers import AutoConfig, AutoModelForCausalLM
+    except ImportError as error:
+        raise MissingExtra("a base model of this family", "models", error.name or "transformers") from error
+    _bound(config)
+    fields = {name: value for name, value in config.items() if name != "model_type"}
+    model_type = str(config.get("model_type"))
+    try:
+        made = AutoConfig.for_model(model_type, **fields)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(made)
+    except (
+        StrictDataclassError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        RuntimeError,
+        ArithmeticError,
+    ) as error:
+        reason = f"transformers makes no model of a {model_type!r}: {' '.join(str(error).split())[:200]}"
+        raise UnknownArchitecture(reason, where=WHERE, hint="name a folder with the model's checkpoint") from error
+    return describe(model, model_type)
+
+
+def _bound(config: Mapping[str, Any]) -> None:
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            _bound(value)
+        most = COUNTS.get(name.rsplit("_", 1)[-1])
+        if most is not None and isinstance(value, int) and value > most:
+            raise FormatError(f"{value} is more than the {most} that any model has", where=f"{WHERE}: {name}")
+
+
+def describe(model: Any, model_type: str) -> BaseModel:
+    """A transformers model: the modules that LoRA can wrap, and every other parameter of two or more dimensions."""
+    modules: dict[str, BaseModule] = {}
+    parameters: dict[str, tuple[int, ...]] = {}
+    for path, module in model.named_modules():
+        made = _wrappable(module)
+        if made is not None:
+            modules[path] = made
+            continue
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            if parameter.dim() >= 2:
+                parameters[f"{path}.{name}"] = tuple(parameter.shape)
+    text = model.config.get_text_config()
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    return BaseModel(
+        name=model_type,
+        model_type=model_type,
+        modules=modules,
+        num_layers=text.num_hidden_layers,
+        hidden_size=text.hidden_size,
+        vocab_size=text.vocab_size,
+        tied_embeddings=head is not None and head.weight is embedding.weight,
+        parameters=parameters,
+        source=f"config.json ({model_type}, as transformers builds it)",
+    )
+
+
+def _wrappable(module: Any) -> BaseModule | None:
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    if isinstance(module, nn.Embedding):
+        return BaseModule(module.num_embeddings, module.embedding_dim, "embedding")
+    bias = getattr(module, "bias", None) is not None
+    if isinstance(module, nn.Linear):
+        return BaseModule(module.in_features, module.out_features, "linear", bias)
+    if isinstance(module, Conv1D):
+        return BaseModule(module.nx, module.nf, "conv1d", bias)
+    return None
