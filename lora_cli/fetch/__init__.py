@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Revision, Snapshot
 from lora_cli.errors import MachineError, Offline, Unreachable
+from lora_cli.fetch.demand import Demand, check_files, check_reference, check_snapshot
 from lora_cli.fetch.download import Job, download
 from lora_cli.fetch.lanes import Lanes
 from lora_cli.fetch.memory import Asked, known_blobs, recall, remember, remembered
@@ -23,6 +24,7 @@ __all__ = ["Fetched", "Lanes", "Progress", "Selection", "bring", "fetch"]
 LOST_TRIES = 3
 USUAL = Selection()
 SILENT = Silent()
+ANYTHING = Demand()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,39 +59,59 @@ def bring(
     progress: Progress = SILENT,
     selection: Selection = USUAL,
     lanes: Lanes | None = None,
+    demand: Demand = ANYTHING,
 ) -> Fetched:
     """The snapshot of what ``ref`` means now, fetched as far as it is not here.
 
     A pinned reference that is here costs no request, and with ``settings.offline`` nothing costs one. ``name`` is what
     ``progress`` and messages call the adapter. ``lanes`` are shared with other adapters; without them it has its own.
+    ``demand`` is judged as early as it can be: before a request, before a byte, and before anybody is given the result.
 
     Raises:
         NotFound, AccessDenied, Unreachable, Offline: the origin does not give it.
         FormatError: there is no adapter, or a file of it can never be read.
-        Refused: pickled weights only, too many bytes, or a path that leads out of it.
-        Corrupt: other bytes came than were promised.
+        Refused: pickled weights only, too many bytes, a path that leads out of it, or what the policy forbids.
+        Corrupt: other bytes came than were promised, or the snapshot has another digest than is demanded.
         MachineError: this machine does not let us.
     """
-    name = name or str(ref)
+    check_reference(demand, ref, settings)
+    fetched = _remembered(ref, store, settings, selection)
+    if fetched is None:
+        revision = _resolved(ref, source, store, selection)
+        origin = settings.hub_endpoint if ref.scheme == "hf" else ""
+        asked = Asked(revision, plan(revision, selection), selection, origin)
+        check_files(demand, ref, asked.files)
+        job = Job(name or str(ref), revision, source, store, progress, settings.retries, settings.max_bytes)
+        fetched = _fetched(job, asked, settings, lanes)
+    check_snapshot(demand, ref, fetched.snapshot)
+    return fetched
+
+
+def _remembered(ref: AdapterRef, store: Store, settings: Settings, selection: Selection) -> Fetched | None:
+    """What needs no request: a pinned reference that is here, and everything when the network is switched off."""
     offline = settings.offline and ref.scheme != "file"
-    if offline or ref.pinned:
-        if (found := remembered(store, str(ref), selection)) is not None:
-            return Fetched(found[1], found[0].revision, cached=True)
-        if offline:
-            raise Offline(f"{ref} is not in the cache, and the network is switched off", hint="fetch it online first")
-    revision = _resolved(ref, source, store, selection)
-    origin = settings.hub_endpoint if ref.scheme == "hf" else ""
-    asked = Asked(revision, plan(revision, selection), selection, origin)
-    if (snapshot := recall(store, asked)) is None:
-        with lease(store, asked.key, settings.lease_s, lambda: progress.waiting(name)):
-            snapshot = recall(store, asked)
+    if not offline and not ref.pinned:
+        return None
+    found = remembered(store, str(ref), selection)
+    if found is not None:
+        return Fetched(found[1], found[0].revision, cached=True)
+    if offline:
+        raise Offline(f"{ref} is not in the cache, and the network is switched off", hint="fetch it online first")
+    return None
+
+
+def _fetched(job: Job, asked: Asked, settings: Settings, lanes: Lanes | None) -> Fetched:
+    """The snapshot as it is here, else downloaded by this process or, while it waits, by another one."""
+    snapshot, cached = recall(job.store, asked), True
+    if snapshot is None:
+        with lease(job.store, asked.key, settings.lease_s, lambda: job.progress.waiting(job.name)):
+            snapshot = recall(job.store, asked)
             if snapshot is None:
-                job = Job(name, revision, source, store, progress, settings.retries, settings.max_bytes)
-                snapshot = _published(job, asked, lanes, settings.jobs)
-                remember(store, asked, snapshot)
-                return Fetched(snapshot, revision.id, cached=False)
-    remember(store, asked, snapshot)
-    return Fetched(snapshot, revision.id, cached=True)
+                snapshot, cached = _published(job, asked, lanes, settings.jobs), False
+                remember(job.store, asked, snapshot)
+    if cached:
+        remember(job.store, asked, snapshot)
+    return Fetched(snapshot, asked.revision.id, cached)
 
 
 def _resolved(ref: AdapterRef, source: Source, store: Store, selection: Selection) -> Revision:

@@ -4,7 +4,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
@@ -104,8 +104,10 @@ def publish_snapshot(store: Store, files: Mapping[str, Blob]) -> Snapshot:
     return Snapshot(digest, target, dict(sorted(files.items())))
 
 
-def build_directory(store: Store, files: Mapping[str, Blob], directory: Path, copied: tuple[str, ...] = ()) -> None:
-    """Fills a new directory with hard links to blobs; files whose name ends in one of ``copied`` are copies.
+def build_directory(
+    store: Store, files: Mapping[str, Blob], directory: Path, linked: Callable[[str], bool] = lambda _: True
+) -> None:
+    """Fills a new directory: hard links to blobs for the paths that are ``linked``, writable copies for the others.
 
     Raises:
         LostBlob: a blob is not here.
@@ -116,25 +118,29 @@ def build_directory(store: Store, files: Mapping[str, Blob], directory: Path, co
         target = directory / path
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            _place(store.blob(blob.sha256), target, copy=bool(copied) and path.endswith(copied))
+            if not (linked(path) and _link(store.blob(blob.sha256), target)):
+                _copy(store.blob(blob.sha256), target, writable=not linked(path))
         except FileNotFoundError as error:
             raise LostBlob(path) from error
 
 
-def _place(blob: Path, target: Path, *, copy: bool) -> None:
-    if not copy:
-        try:
-            target.hardlink_to(blob)
-        except OSError as error:
-            if error.errno not in _NO_LINK:
-                raise
-        else:
-            return
+def _link(blob: Path, target: Path) -> bool:
+    """Whether the file system takes a hard link."""
+    try:
+        target.hardlink_to(blob)
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+        return False
+    return True
+
+
+def _copy(blob: Path, target: Path, *, writable: bool) -> None:
     with blob.open("rb") as source, target.open("xb") as written:
         shutil.copyfileobj(source, written, 1 << 20)
         written.flush()
-        os.fchmod(written.fileno(), 0o644 if copy else MODE)
-        if not copy:
+        os.fchmod(written.fileno(), 0o644 if writable else MODE)
+        if not writable:
             os.utime(written.fileno(), ns=(STAMP_NS, STAMP_NS))
         os.fsync(written.fileno())
 

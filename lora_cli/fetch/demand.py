@@ -1,0 +1,61 @@
+"""What must hold for an adapter, whatever its origin gives: an operator's policy, and a digest."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from lora_cli.core.policy import Policy, Violation, violations
+from lora_cli.core.reference import AdapterRef
+from lora_cli.core.snapshot import RemoteFile, Snapshot
+from lora_cli.errors import Corrupt, Refused
+from lora_cli.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """The policy, and the snapshot digest that a manifest demands (None: any)."""
+
+    policy: Policy = field(default_factory=Policy)
+    sha256: str | None = None
+
+
+def check_reference(demand: Demand, ref: AdapterRef, settings: Settings) -> None:
+    """Before anything is asked for: may this be fetched at all?
+
+    Raises:
+        Refused: the policy says no.
+    """
+    host = urlsplit(settings.hub_endpoint).hostname if ref.scheme == "hf" else None
+    _refuse(ref, violations(demand.policy, ref, sha256=demand.sha256, host=host))
+
+
+def check_files(demand: Demand, ref: AdapterRef, files: Iterable[RemoteFile]) -> None:
+    """Before a byte is fetched: may these files be?
+
+    Raises:
+        Refused: the policy says no.
+    """
+    _refuse(ref, violations(demand.policy, ref, sha256=demand.sha256, files=files))
+
+
+def check_snapshot(demand: Demand, ref: AdapterRef, snapshot: Snapshot) -> None:
+    """Before anybody is given it: is it what it must be?
+
+    Raises:
+        Refused: the policy says no.
+        Corrupt: it has another digest than the manifest says.
+    """
+    if demand.sha256 is not None and snapshot.digest != demand.sha256:
+        raise Corrupt(
+            f"{ref}: the manifest says sha256 {demand.sha256}, and its files make {snapshot.digest}",
+            hint="pin the revision that was meant, or write the new digest after you looked at what changed",
+        )
+    files = [RemoteFile(path, blob.size, blob.sha256) for path, blob in snapshot.files.items()]
+    found = violations(demand.policy, ref, sha256=demand.sha256, files=files, digest=snapshot.digest)
+    _refuse(ref, found)
+
+
+def _refuse(ref: AdapterRef, found: tuple[Violation, ...]) -> None:
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise Refused(f"{ref}: {found[0]}{more}", hint=found[0].hint)

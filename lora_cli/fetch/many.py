@@ -1,0 +1,135 @@
+"""Many adapters at once. One that fails never stops the others."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from lora_cli.core.policy import Policy
+from lora_cli.core.reference import AdapterRef, Scheme
+from lora_cli.errors import LoraCliError
+from lora_cli.fetch import SILENT, USUAL, Fetched, bring
+from lora_cli.fetch.demand import Demand
+from lora_cli.fetch.lanes import Lanes
+from lora_cli.fetch.plan import Selection
+from lora_cli.fetch.progress import Progress
+from lora_cli.settings import Settings
+from lora_cli.sources import Source
+from lora_cli.sources.registry import open_source
+from lora_cli.store import Store
+
+ADAPTERS_AT_ONCE = 32
+WAKE_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One adapter to be fetched: what it is called, and the snapshot digest that it must have (None: any)."""
+
+    name: str
+    ref: AdapterRef
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How it went: ``fetched`` or ``error``, after ``ms`` milliseconds."""
+
+    wanted: Wanted
+    fetched: Fetched | None
+    error: LoraCliError | None
+    ms: float
+
+    @property
+    def exit_code(self) -> int:
+        """What this adapter alone would end the command with."""
+        return self.error.exit_code if self.error is not None else 0
+
+
+def bring_all(
+    wanted: Sequence[Wanted],
+    store: Store,
+    settings: Settings,
+    *,
+    progress: Progress = SILENT,
+    selection: Selection = USUAL,
+    policy: Policy | None = None,
+) -> Iterator[Outcome]:
+    """Fetches all, and gives each outcome in their order, as soon as it is known.
+
+    ``settings.jobs`` ranges are in flight over all of them. An error that is no ``LoraCliError`` is raised here.
+    """
+    sources = _Sources(settings)
+    with Lanes(settings.jobs) as lanes:
+
+        def one(item: Wanted) -> Outcome:
+            began = time.perf_counter()
+            fetched, failure = None, None
+            try:
+                fetched = bring(
+                    item.ref,
+                    sources.open(item.ref.scheme),
+                    store,
+                    settings,
+                    name=item.name,
+                    progress=progress,
+                    selection=selection,
+                    lanes=lanes,
+                    demand=Demand(policy or Policy(), item.sha256),
+                )
+            except LoraCliError as error:
+                failure = error
+            return Outcome(item, fetched, failure, (time.perf_counter() - began) * 1000)
+
+        if len(wanted) == 1:
+            yield one(wanted[0])
+        else:
+            yield from _in_threads(one, wanted, min(settings.jobs, ADAPTERS_AT_ONCE, len(wanted)))
+
+
+class _Sources:
+    """One source a scheme, for all threads: it keeps its connections."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._opened: dict[Scheme, Source] = {}
+        self._lock = threading.Lock()
+
+    def open(self, scheme: Scheme) -> Source:
+        with self._lock:
+            if scheme not in self._opened:
+                self._opened[scheme] = open_source(scheme, self._settings)
+            return self._opened[scheme]
+
+
+def _in_threads(one: Callable[[Wanted], Outcome], wanted: Sequence[Wanted], threads: int) -> Iterator[Outcome]:
+    """Daemon threads, because an interrupt must not wait for a network that is silent or a lease that is held."""
+    done: dict[int, Outcome | BaseException] = {}
+    changed = threading.Condition()
+    left = iter(range(len(wanted)))
+
+    def work() -> None:
+        while True:
+            with changed:
+                index = next(left, None)
+            if index is None:
+                return
+            outcome: Outcome | BaseException
+            try:
+                outcome = one(wanted[index])
+            except BaseException as error:  # noqa: BLE001 - it is raised again in the thread that asked
+                outcome = error
+            with changed:
+                done[index] = outcome
+                changed.notify_all()
+
+    for number in range(threads):
+        threading.Thread(target=work, name=f"fetch-{number}", daemon=True).start()
+    for index in range(len(wanted)):
+        with changed:
+            while index not in done:
+                changed.wait(WAKE_S)
+            outcome = done.pop(index)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        yield outcome

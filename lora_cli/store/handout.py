@@ -1,0 +1,58 @@
+"""What leaves the cache: a folder of somebody else's, with the weights hard-linked and the rest copied."""
+
+import errno
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from lora_cli.core.snapshot import Blob, Snapshot
+from lora_cli.errors import UsageError
+from lora_cli.store import Store
+from lora_cli.store.blobs import is_sound, sha256_of
+from lora_cli.store.disk import on_disk
+from lora_cli.store.snapshots import build_directory
+from lora_cli.store.writers import new_writer
+
+WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
+
+
+def hand_out(store: Store, snapshot: Snapshot, target: Path) -> Path:
+    """Makes ``target`` a folder with the snapshot's files, by one rename; one that is the same already is left alone.
+
+    Raises:
+        UsageError: something else is there.
+        LostBlob: a blob is not in the cache any more.
+        MachineError: this machine does not let us.
+    """
+    if _holds(target, snapshot.files):
+        return target
+    building = target.with_name(f".{target.name[:100]}.{new_writer().token}")
+    try:
+        with on_disk("writing", target):
+            build_directory(store, snapshot.files, building, linked=lambda path: path.endswith(WEIGHTS))
+            try:
+                building.rename(target)
+            except OSError as error:
+                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+                    raise
+                if not _holds(target, snapshot.files):
+                    raise UsageError(
+                        f"{target} is there and holds something else", hint="name a folder that does not exist"
+                    ) from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return target
+
+
+def _holds(target: Path, files: Mapping[str, Blob]) -> bool:
+    """Whether ``target`` holds these files and no others, byte for byte."""
+    if not target.is_dir() or target.is_symlink():
+        return False
+    found = {path.relative_to(target).as_posix() for path in target.rglob("*") if not path.is_dir()}
+    return found == files.keys() and all(_is(target / path, blob) for path, blob in files.items())
+
+
+def _is(path: Path, blob: Blob) -> bool:
+    if path.is_symlink() or path.stat().st_size != blob.size:
+        return False
+    return is_sound(path, blob) if path.name.endswith(WEIGHTS) else sha256_of(path) == blob.sha256

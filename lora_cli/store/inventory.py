@@ -1,0 +1,85 @@
+"""What is in a cache: snapshots, with the references that mean them, and the bytes beside them."""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_cli.store import Store
+from lora_cli.store.records import Record, all_records
+from lora_cli.store.snapshots import is_digest
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One snapshot on this disk: path → size of its files, the records that mean it, and when it was last used."""
+
+    digest: str
+    directory: Path
+    files: dict[str, int]
+    records: tuple[Record, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together; those that are shared with other snapshots count here too."""
+        return sum(self.files.values())
+
+    @property
+    def used_s(self) -> float:
+        """Seconds since 1970; 0 when no reference means it."""
+        return max((record.used_s for record in self.records), default=0.0)
+
+
+def inventory(store: Store) -> list[Item]:
+    """Every snapshot, the last used one first."""
+    records: dict[str, list[Record]] = {}
+    for record in all_records(store):
+        records.setdefault(record.snapshot, []).append(record)
+    items = [
+        Item(path.name, path, dict(files_in(path)), tuple(records.get(path.name, ())))
+        for path in entries(store.snapshots)
+        if is_digest(path.name)
+    ]
+    return sorted(items, key=lambda item: (-item.used_s, item.digest))
+
+
+def find_items(items: Sequence[Item], text: str, ref: str) -> list[Item]:
+    """The snapshots of a digest, or of eight or more digits of its beginning; else those that ``ref`` means."""
+    if re.fullmatch(r"[0-9a-f]{8,64}", text) and (found := [item for item in items if item.digest.startswith(text)]):
+        return found
+    return [item for item in items if any(record.ref == ref for record in item.records)]
+
+
+def entries(folder: Path) -> Iterator[Path]:
+    """What is directly in a folder, in order; nothing when it is not there."""
+    try:
+        paths = sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    yield from paths
+
+
+def blobs(store: Store) -> Iterator[Path]:
+    """Every file among the blobs, whatever its name."""
+    for folder in entries(store.blobs):
+        yield from entries(folder)
+
+
+def files_in(directory: Path) -> Iterator[tuple[str, int]]:
+    """Relative path and size of each file below a directory; links are not followed."""
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            path = Path(folder, name)
+            with suppress(OSError):
+                yield path.relative_to(directory).as_posix(), path.stat(follow_symlinks=False).st_size
+
+
+def tree_bytes(path: Path) -> int:
+    """Bytes of a file, or of all files below a directory."""
+    if path.is_dir() and not path.is_symlink():
+        return sum(size for _, size in files_in(path))
+    with suppress(OSError):
+        return path.stat(follow_symlinks=False).st_size
+    return 0

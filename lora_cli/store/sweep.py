@@ -1,0 +1,176 @@
+"""Making room: what no reference means any more, what the dead left, and what was asked to go."""
+
+import shutil
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_cli.store import Store
+from lora_cli.store.disk import on_disk
+from lora_cli.store.inventory import Item, blobs, entries, files_in, inventory, tree_bytes
+from lora_cli.store.records import Record, all_records, forget_record
+from lora_cli.store.writers import parse_writer, state
+
+GRACE_S = 3600.0
+"""So long something new may lie here without a reference: somebody is about to name it."""
+LEFT_S = 86_400.0
+"""So long what a dead writer left is kept, to be gone on with; what is from elsewhere stays seven times as long."""
+QUARANTINE_S = 7 * 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """One thing that went: ``reference``, ``snapshot``, ``blob``, ``partial``, ``lease`` or ``quarantine``."""
+
+    kind: str
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What stays: references used in the last ``older_than_s``, the last used ones within ``max_bytes``."""
+
+    older_than_s: float | None = None
+    max_bytes: int | None = None
+    grace_s: float = GRACE_S
+
+
+def collect(store: Store, limits: Limits, *, dry_run: bool = False) -> list[Removed]:
+    """Removes what is beyond the limits, what no reference means, and leftovers. Tells with ``dry_run``, does nothing.
+
+    A fetch that runs meanwhile is not harmed: what is taken away under it, it fetches again.
+
+    Raises:
+        MachineError: this machine does not let us.
+    """
+    now = time.time()
+    with on_disk("cleaning", store.root):
+        kept, dropped = _chosen(store, limits, now)
+        for record in dropped if not dry_run else ():
+            forget_record(store, record)
+        removed = [Removed("reference", record.ref, 0) for record in dropped]
+        meant = {record.snapshot for record in kept}
+        items = [item for item in inventory(store) if item.digest not in meant]
+        lost = {record.snapshot for record in dropped}
+        gone = [item for item in items if item.digest in lost or _age(item.directory, now) > limits.grace_s]
+        removed += _remove_items(store, gone, dropped, now - limits.grace_s, dry_run)
+        for kind, path in _leftovers(store, now):
+            removed.append(Removed(kind, path.relative_to(store.root).as_posix(), tree_bytes(path)))
+            if not dry_run:
+                _delete(path)
+        for folder in entries(store.partials) if not dry_run else ():
+            with suppress(OSError):
+                folder.rmdir()
+    return removed
+
+
+def remove(store: Store, items: Sequence[Item]) -> list[Removed]:
+    """Removes these snapshots, all references that mean them, and the blobs that no other snapshot has.
+
+    Raises:
+        MachineError: this machine does not let us.
+    """
+    records = [record for item in items for record in item.records]
+    with on_disk("cleaning", store.root):
+        for record in records:
+            forget_record(store, record)
+        removed = [Removed("reference", record.ref, 0) for record in records]
+        return removed + _remove_items(store, items, records, 0.0, dry_run=False)
+
+
+def _chosen(store: Store, limits: Limits, now: float) -> tuple[list[Record], list[Record]]:
+    """The references that stay, and those that go: unused for too long, or beyond the bytes that are allowed."""
+    kept: list[Record] = []
+    dropped: list[Record] = []
+    sizes: dict[str, int] = {}
+    for record in sorted(all_records(store), key=lambda record: record.used_s, reverse=True):
+        with_it = sizes | {blob.sha256: blob.size for blob in record.files.values()}
+        old = limits.older_than_s is not None and now - record.used_s > limits.older_than_s
+        large = limits.max_bytes is not None and sum(with_it.values()) > limits.max_bytes
+        lost = not store.snapshot(record.snapshot).is_dir() and now - record.used_s > limits.grace_s
+        if old or large or lost:
+            dropped.append(record)
+        else:
+            kept.append(record)
+            sizes = with_it
+    return kept, dropped
+
+
+def _remove_items(
+    store: Store, items: Sequence[Item], dropped: Sequence[Record], before_s: float, dry_run: bool
+) -> list[Removed]:
+    """Removes snapshots that no reference means, and the blobs that were in them or are older than ``before_s``."""
+    records = [record for record in all_records(store) if record not in dropped]
+    meant = {record.snapshot for record in records}
+    # Somebody may have asked for one of them since we looked.
+    items = [item for item in items if item.digest not in meant]
+    going = {item.digest for item in items}
+    freed = _inodes(item.directory for item in items)
+    freed_names = {blob.sha256 for record in dropped for blob in record.files.values()}
+    used = _inodes(path for path in entries(store.snapshots) if path.name not in going)
+    used_names = {blob.sha256 for record in records for blob in record.files.values()}
+    for item in items if not dry_run else ():
+        _delete(item.directory)
+    removed = [Removed("snapshot", item.digest, 0) for item in items]
+    for path in blobs(store):
+        with suppress(FileNotFoundError):
+            status = path.stat(follow_symlinks=False)
+            ours = status.st_ino in freed or path.name in freed_names or status.st_ctime < before_s
+            if ours and status.st_ino not in used and path.name not in used_names:
+                removed.append(Removed("blob", path.name, status.st_size))
+                if not dry_run:
+                    path.unlink()
+    return removed
+
+
+def _inodes(directories: Iterator[Path]) -> Collection[int]:
+    found = set()
+    for directory in directories:
+        for path, _ in files_in(directory):
+            with suppress(OSError):
+                found.add((directory / path).stat(follow_symlinks=False).st_ino)
+    return found
+
+
+def _leftovers(store: Store, now: float) -> Iterator[tuple[str, Path]]:
+    for kind, folders in (("partial", entries(store.partials)), ("lease", iter([store.leases]))):
+        for folder in folders:
+            for path in entries(folder):
+                name = path.name if kind == "partial" else _text(path)
+                if _is_left(path, name, now):
+                    yield kind, path
+    for path in entries(store.quarantine):
+        if _age(path, now) > QUARANTINE_S:
+            yield "quarantine", path
+    for path in entries(store.refs):
+        if path.name.startswith(".") and _age(path, now) > LEFT_S:
+            yield "partial", path
+
+
+def _text(path: Path) -> str:
+    with suppress(OSError):
+        return path.read_bytes()[:200].decode("ascii", "replace") if path.is_file() else ""
+    return ""
+
+
+def _is_left(path: Path, name: str, now: float) -> bool:
+    writer = parse_writer(name)
+    what = state(writer) if writer is not None else "elsewhere"
+    return what != "alive" and _age(path, now) > LEFT_S * (1 if what == "dead" else 7)
+
+
+def _age(path: Path, now: float) -> float:
+    """Seconds since the last change; nothing that is gone is old."""
+    with suppress(OSError):
+        return now - path.stat(follow_symlinks=False).st_mtime
+    return 0.0
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
