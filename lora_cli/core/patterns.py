@@ -44,10 +44,11 @@ class Matcher:
     ``where`` names the file and field in errors.
     """
 
-    def __init__(self, where: str, limit_s: float = TIME_LIMIT_S) -> None:
+    def __init__(self, where: str, limit_s: float | None = None) -> None:
+        """``limit_s`` is ``TIME_LIMIT_S`` when None."""
         self.where = where
-        self.limit_s = limit_s
-        self._left_s = limit_s
+        self.limit_s = TIME_LIMIT_S if limit_s is None else limit_s
+        self._left_s = self.limit_s
 
     def full(self, pattern: str, name: str) -> bool:
         """``re.fullmatch(pattern, name)``: how PEFT reads a string as ``target_modules`` or ``exclude_modules``."""
@@ -145,7 +146,7 @@ def _counts(pattern: str, at: int) -> bool:
 def _check_size(pattern: str, where: str) -> None:
     size = len(pattern)
     for least, _, most in _COUNTED.findall(pattern):
-        size *= max(1, *(int(count[:9]) for count in (least, most) if count))
+        size *= max([1, *(int(count[:9]) for count in (least, most) if count)])
         if size > LENGTH_CAP:
             break
     if size > LENGTH_CAP:
