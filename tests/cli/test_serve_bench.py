@@ -1,0 +1,138 @@
+"""``lora-cli serve-bench`` over the real warm process, on adapters of a tiny model."""
+
+import json
+from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_cli.bench.popularity import parse_popularity
+from lora_cli.bench.workload import make_trace
+from lora_cli.cli.main import main
+from tests.making import llama_modules, write_adapter, write_base_config
+
+MANIFEST = """\
+apiVersion: lora-cli/v1
+kind: AdapterSet
+base: base
+engine: {name: vllm, max_loras: 1, max_cpu_loras: 2, max_lora_rank: 8}
+adapters:
+  - {name: first, source: a0}
+  - {name: broken, source: broken}
+  - {name: second, source: a1}
+  - {name: gone, source: ./gone}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A base, four good adapters ``a0`` to ``a3``, one without weights, and a manifest."""
+    write_base_config(tmp_path / "base")
+    for i in range(4):
+        write_adapter(tmp_path / f"a{i}", modules=llama_modules(), seed=i)
+    write_adapter(tmp_path / "broken", modules=llama_modules())
+    (tmp_path / "broken" / "adapter_model.safetensors").unlink()
+    (tmp_path / "set.yaml").write_text(MANIFEST)
+    return tmp_path
+
+
+def bench(folder: Path, *argv: str) -> list[str]:
+    return ["serve-bench", *argv, "--device", "cpu", "--cache-dir", str(folder / "cache")]
+
+
+def replay(trace: Sequence[str], places: Mapping[str, int]) -> tuple[Counter[str], Counter[str]]:
+    """Where least-recently-used tiers would find each request, and what they would evict: memory is asked on a miss."""
+    tiers: dict[str, OrderedDict[str, None]] = {"gpu": OrderedDict(), "cpu": OrderedDict()}
+    hits, evicted = Counter[str](), Counter[str]()
+    for adapter in trace:
+        found = next((tier for tier, held in tiers.items() if adapter in held), "disk")
+        hits[found] += 1
+        for tier in ("gpu",) if found == "gpu" else ("gpu", "cpu"):
+            held = tiers[tier]
+            held[adapter] = None
+            held.move_to_end(adapter)
+            if len(held) > places[tier]:
+                held.popitem(last=False)
+                evicted[tier] += 1
+    return hits, evicted
+
+
+def test_the_warm_process_finds_each_request_where_a_replay_does(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refs = [str(folder / f"a{i}") for i in range(4)]
+    limits = ["--max-loras", "1", "--max-cpu-loras", "2", "--num-prompts", "60", "--seed", "3"]
+    argv = bench(folder, *refs, "--base", str(folder / "base"), *limits, "--popularity", "zipf:0.8", "--format", "json")
+    assert main(argv) == 0
+
+    result: dict[str, Any] = json.loads(capsys.readouterr().out)
+    hits, evicted = replay(make_trace(refs, parse_popularity("zipf:0.8"), 60, 3), {"gpu": 1, "cpu": 2})
+    assert min(hits.values()) > 0
+    assert result["schema"] == "lora_cli/serve-bench/1"
+    assert result["hits"] == dict(hits)
+    assert result["evictions"] == dict(evicted)
+    assert {tier: len(ms) for tier, ms in result["latency_ms"].items()} == dict(hits)
+    assert all(value > 0 for values in result["latency_ms"].values() for value in values)
+    assert (result["requests"], result["adapters"], result["seed"], result["failed"]) == (60, 4, 3, {})
+    assert result["environment"]["device"] == "cpu"
+    assert result["environment"]["popularity"] == "zipf:0.8"
+
+
+def test_one_bad_adapter_stops_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = bench(folder, "-f", str(folder / "set.yaml"), "--num-prompts", "40", "--popularity", "round-robin")
+    assert main(argv) == 3
+
+    out = " ".join(capsys.readouterr().out.split())
+    assert "40 requests over 4 adapters, seed 0" in out
+    assert "max_loras 1, max_cpu_loras 2" in out
+    assert "hits gpu 0 (0%), cpu 18 (90%), disk 2 (10%)" in out
+    assert "evictions gpu 19, cpu 0" in out
+    assert "broken: " in out
+    assert "gone: " in out
+
+
+def test_when_no_adapter_can_be_served_there_is_still_a_result(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = bench(folder, str(folder / "broken"), "--base", str(folder / "base"), "--format", "json")
+    assert main(argv) == 1
+
+    result = json.loads(capsys.readouterr().out)
+    assert result["hits"] == {"gpu": 0, "cpu": 0, "disk": 0}
+    assert list(result["failed"]) == [str(folder / "broken")]
+
+
+def test_a_rank_beyond_the_limit_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = bench(folder, str(folder / "a0"), "--base", str(folder / "base"), "--max-lora-rank", "2")
+    assert main(argv) == 1
+    assert f"{folder / 'a0'}: " in "".join(capsys.readouterr().out.split("\n"))
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--base", "b"], "there is nothing to measure"),
+        (["a", "-f", "set.yaml"], "REFs and -f exclude each other"),
+        (["./a"], "serve-bench needs a base model"),
+        (["./a", "--base", "b", "--popularity", "zipp:1"], "there is no such family"),
+        (["./a", "--base", "b", "--device", "tpu"], "--device is auto, cpu or cuda, not tpu"),
+        (
+            ["./a", "--base", "b", "--max-loras", "4", "--max-cpu-loras", "2"],
+            "--max-cpu-loras 2 is less than max_loras",
+        ),
+        (["./a", "--base", "b", "--num-prompts", "0"], "num-prompts"),
+    ],
+)
+def test_a_wrong_command_line_ends_with_2(
+    argv: list[str], message: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    assert main(["serve-bench", *argv]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_base_that_is_not_there_ends_with_3(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(bench(folder, str(folder / "a0"), "--base", str(folder / "nothing"))) == 3
+    assert "nothing" in capsys.readouterr().err
