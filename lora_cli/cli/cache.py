@@ -1,0 +1,140 @@
+"""``lora-cli cache``: look after the disk cache."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lora_cli.cli.output import Format, colour, width, write
+from lora_cli.core.reference import parse
+from lora_cli.errors import Corrupt, NotFound, UsageError
+from lora_cli.settings import Settings, parse_duration, parse_size
+from lora_cli.store import Store
+from lora_cli.store.inventory import Item, blobs, find_items, inventory, tree_bytes
+from lora_cli.store.sweep import GRACE_S, Limits, Removed, collect, remove
+from lora_cli.store.verify import verify
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Look after the disk cache.")
+
+FormatOption = Annotated[Format, typer.Option("--format", help="How to write the result.")]
+Names = Annotated[list[str], typer.Argument(metavar="REF|DIGEST...", help="References, or digests (8 or more digits).")]
+
+
+@app.command("ls")
+def list_snapshots(ctx: typer.Context, output_format: FormatOption = Format.HUMAN) -> None:
+    """List the snapshots, the last used first."""
+    store = _store(ctx)
+    _show(store, inventory(store), output_format, one_by_one=False)
+
+
+@app.command()
+def show(ctx: typer.Context, names: Names, output_format: FormatOption = Format.HUMAN) -> None:
+    """Show snapshots: what means them, and each file."""
+    store = _store(ctx)
+    _show(store, _found(store, names), output_format, one_by_one=True)
+
+
+@app.command("verify")
+def verify_all(ctx: typer.Context, output_format: FormatOption = Format.HUMAN) -> None:
+    """Hash every byte again; what is rotten goes to the quarantine, and the exit code is 5."""
+    found = list(verify(_store(ctx)))
+    if output_format is Format.JSON:
+        from lora_cli.render.json_store import render_verified as as_json
+
+        write(as_json(found))
+    else:
+        from lora_cli.render.human.cached import render_verified
+
+        write(render_verified(found, colour=colour()))
+    raise typer.Exit(Corrupt.exit_code if any(one.problem for one in found) else 0)
+
+
+@app.command("gc")
+def collect_garbage(
+    ctx: typer.Context,
+    older_than: Annotated[str | None, typer.Option(help="Also what was not used for so long: 30d.")] = None,
+    max_cache_bytes: Annotated[str | None, typer.Option(help="Keep the last used ones within this size.")] = None,
+    grace: Annotated[str, typer.Option(help="Keep what is newer, though no reference means it.")] = f"{GRACE_S:.0f}s",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    output_format: FormatOption = Format.HUMAN,
+) -> None:
+    """Remove what no reference means any more, what dead processes left, and what is beyond the limits."""
+    try:
+        limits = Limits(
+            None if older_than is None else parse_duration(older_than),
+            None if max_cache_bytes is None else parse_size(max_cache_bytes),
+            parse_duration(grace),
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    _say_removed(collect(_store(ctx), limits, dry_run=dry_run), output_format, dry_run=dry_run)
+
+
+@app.command("rm")
+def remove_snapshots(ctx: typer.Context, names: Names, output_format: FormatOption = Format.HUMAN) -> None:
+    """Remove snapshots, every reference that means them, and the blobs that no other snapshot has."""
+    store = _store(ctx)
+    _say_removed(remove(store, _found(store, names)), output_format, dry_run=False)
+
+
+@app.command("path")
+def show_path(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="[REF|DIGEST]", help="A snapshot; without it, the cache.")] = "",
+) -> None:
+    """Print where the cache lies, or one snapshot's directory."""
+    store = _store(ctx)
+    paths: Sequence[Path] = [item.directory for item in _found(store, [name])] if name else [store.root]
+    write("".join(f"{path}\n" for path in paths))
+
+
+def _store(ctx: typer.Context) -> Store:
+    settings: Settings = ctx.obj
+    return Store(settings.cache_dir)
+
+
+def _found(store: Store, names: Sequence[str]) -> list[Item]:
+    """The snapshots that the words name, each once."""
+    items = inventory(store)
+    found: dict[str, Item] = {}
+    for name in names:
+        matching = find_items(items, name, _reference(name))
+        if not matching:
+            raise NotFound(f"{name} is not in {store.root}", hint="lora-cli cache ls shows what is")
+        found.update({item.digest: item for item in matching})
+    return list(found.values())
+
+
+def _reference(name: str) -> str:
+    try:
+        return str(parse(name, is_path=os.path.lexists))
+    except UsageError:
+        return ""
+
+
+def _show(store: Store, items: Sequence[Item], output_format: Format, *, one_by_one: bool) -> None:
+    blob_bytes = sum(tree_bytes(path) for path in blobs(store))
+    if output_format is Format.JSON:
+        from lora_cli.render.json_store import render_items as as_json
+
+        write(as_json(store, items, blob_bytes))
+        return
+    from lora_cli.render.human.cached import render_item, render_items
+
+    if one_by_one:
+        write("\n".join(render_item(item, width()) for item in items))
+    else:
+        write(render_items(items, blob_bytes))
+
+
+def _say_removed(removed: Sequence[Removed], output_format: Format, *, dry_run: bool) -> None:
+    if output_format is Format.JSON:
+        from lora_cli.render.json_store import render_removed as as_json
+
+        write(as_json(removed, dry_run=dry_run))
+        return
+    from lora_cli.render.human.cached import render_removed
+
+    write(render_removed(removed, dry_run=dry_run))

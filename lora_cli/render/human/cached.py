@@ -1,0 +1,82 @@
+"""What ``cache`` says to people."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from lora_cli.render.text import columns, counted, paint, pairs, safe, size
+from lora_cli.store.inventory import Item
+from lora_cli.store.sweep import Removed
+from lora_cli.store.verify import Verified
+
+SHORT = 12
+
+
+def render_items(items: Sequence[Item], blob_bytes: int) -> str:
+    """The table of ``ls``, the last used snapshot first, and what all of them take on this disk."""
+    rows = [
+        [item.digest[:SHORT], _references(item), counted(len(item.files), "file"), size(item.size), _when(item.used_s)]
+        for item in items
+    ]
+    table = columns(["snapshot", "reference", "files", "size", "used"], rows, left=2) if rows else []
+    total = f"{counted(len(items), 'snapshot')}, {size(blob_bytes)} on this disk"
+    return "\n".join([*table, total]) + "\n"
+
+
+def render_item(item: Item, width: int) -> str:
+    """All about one snapshot: what means it, and each file."""
+    lines = pairs(
+        [
+            ("snapshot", item.digest),
+            ("directory", item.directory),
+            ("size", size(item.size)),
+            ("used", _when(item.used_s)),
+        ],
+        width,
+        "",
+    )
+    for record in item.records:
+        lines += ["", record.ref]
+        lines += pairs(
+            [("revision", record.revision), ("selection", record.selection), ("origin", record.origin)], width
+        )
+    digests = {path: blob.sha256 for record in item.records for path, blob in record.files.items()}
+    rows = [[path, digests.get(path, "")[:SHORT], size(count)] for path, count in sorted(item.files.items())]
+    return "\n".join([*lines, "", *columns(["file", "sha256", "size"], rows, left=2)]) + "\n"
+
+
+def render_verified(found: Sequence[Verified], *, colour: bool = False) -> str:
+    """What is rotten, and a last line that counts."""
+    lines = []
+    for one in found:
+        if one.problem:
+            where = f"moved to {one.moved_to}" if one.moved_to is not None else "it could not be moved away"
+            lines.append(
+                f"{paint('rotten', 'red', colour=colour)} {one.kind} {safe(one.path)}: {safe(one.problem)}; {where}"
+            )
+    blobs = [one for one in found if one.kind == "blob"]
+    snapshots = len(found) - len(blobs)
+    lines.append(
+        f"{counted(len(blobs), 'blob')} ({size(sum(one.size for one in blobs))}) and "
+        f"{counted(snapshots, 'snapshot')} hashed, {counted(len(lines), 'rotten one')}"
+    )
+    return "\n".join(lines) + "\n"
+
+
+def render_removed(removed: Sequence[Removed], *, dry_run: bool = False) -> str:
+    """What went, and how many bytes that freed."""
+    word = "would remove" if dry_run else "removed"
+    lines = [f"{word} {one.kind} {safe(one.name)}" + (f" ({size(one.size)})" if one.size else "") for one in removed]
+    lines.append(f"{size(sum(one.size for one in removed))} {'would be ' if dry_run else ''}freed")
+    return "\n".join(lines) + "\n"
+
+
+def _references(item: Item) -> str:
+    """The shortest reference, and how many more there are."""
+    refs = sorted({record.ref for record in item.records}, key=lambda ref: (len(ref), ref))
+    if not refs:
+        return "(none)"
+    return refs[0] + (f" (+{len(refs) - 1})" if len(refs) > 1 else "")
+
+
+def _when(used_s: float) -> str:
+    return datetime.fromtimestamp(used_s, UTC).strftime("%Y-%m-%d %H:%M:%SZ") if used_s else ""
