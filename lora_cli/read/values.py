@@ -64,7 +64,7 @@ SINGLE_NAN: Mapping[str, int] = {"F8_E8M0": 0xFF, "F8_E4M3FNUZ": 0x80, "F8_E5M2F
 WHOLE = Lane(1, 0, 0, 0)
 """Integers and booleans: any bit is a value, and none is infinite."""
 
-Test = Callable[[memoryview, Lane], tuple[bool, bool]]
+LaneTest = Callable[[memoryview, Lane], tuple[bool, bool]]
 """(something is nonfinite, everything is zero) of whole lanes."""
 
 
@@ -125,7 +125,7 @@ def split(
             left -= wanted
 
 
-def judge(dtype: str, piece: memoryview, test: Test) -> tuple[bool, bool]:
+def judge(dtype: str, piece: memoryview, test: LaneTest) -> tuple[bool, bool]:
     """(Something is nonfinite, everything is zero) in a piece of whole elements of ``dtype``."""
     if dtype in SINGLE_NAN:
         data = bytes(piece)
@@ -135,7 +135,7 @@ def judge(dtype: str, piece: memoryview, test: Test) -> tuple[bool, bool]:
 
 
 def integers_test(piece: memoryview, lane: Lane) -> tuple[bool, bool]:
-    """A ``Test`` with big integers: all lanes of the piece are one number."""
+    """A ``LaneTest`` with big integers: all lanes of the piece are one number."""
     number = int.from_bytes(piece, "little")
     if not number:
         return False, True
@@ -149,7 +149,7 @@ def integers_test(piece: memoryview, lane: Lane) -> tuple[bool, bool]:
 
 
 def numpy_test(piece: memoryview, lane: Lane) -> tuple[bool, bool]:
-    """A ``Test`` with numpy."""
+    """A ``LaneTest`` with numpy."""
     import numpy as np
 
     lanes = np.frombuffer(piece, dtype=f"<u{lane.size}")
