@@ -65,6 +65,13 @@ def test_a_tensor_of_zeros_is_found_whatever_their_sign(tmp_path: Path, dtype: s
     assert scan(tmp_path) == {A: OK, B: TensorStats(nonfinite=False, zero=True)}
 
 
+def test_what_is_found_in_one_piece_of_a_tensor_is_kept_through_the_next(tmp_path: Path) -> None:
+    array = np.zeros(PIECE // 2, dtype=np.float32)
+    array[0] = np.nan
+    write_adapter(tmp_path, tensors={A: array.reshape(4, -1), B: np.abs(array[1:]).reshape(1, -1)})
+    assert scan(tmp_path) == {A: TensorStats(nonfinite=True, zero=False), B: TensorStats(nonfinite=False, zero=True)}
+
+
 def test_an_empty_tensor_is_zero(tmp_path: Path) -> None:
     write_adapter(tmp_path, tensors={A: Raw("F32", (0, 64), b"")})
     assert scan(tmp_path)[A] == TensorStats(nonfinite=False, zero=True)
