@@ -68,9 +68,11 @@ def raw_server(*answers: bytes) -> Iterator[str]:
 
         thread = threading.Thread(target=serve)
         thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 599])
@@ -235,6 +237,12 @@ def test_json_without_end_is_not_read_to_its_end(client: Client) -> None:
         client.json()
 
 
+def test_a_link_that_is_stale_when_it_is_handed_out_is_asked_for_again(client: Client) -> None:
+    client.hub.fault("GET cdn", status=403)
+    assert client.read() == WEIGHTS
+    assert client.hub.count("/resolve/") == 2
+
+
 def test_a_redirect_loop_ends(client: Client) -> None:
     client.hub.fault("", status=302, headers={"Location": f"/{NAME}"}, times=-1)
     with pytest.raises(Unreachable, match="more than 5 times"):
@@ -331,9 +339,11 @@ def tls_server() -> Iterator[str]:
 
         thread = threading.Thread(target=serve)
         thread.start()
-        yield f"https://127.0.0.1:{listener.getsockname()[1]}"
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join()
+        try:
+            yield f"https://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 def test_a_certificate_that_is_not_trusted_is_refused_at_once_and_trusted_by_name() -> None:

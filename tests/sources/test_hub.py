@@ -97,15 +97,20 @@ def test_a_subfolder_is_listed_alone_and_its_paths_are_relative_to_it(hub: Hub, 
     assert read(source, revision, "adapter_config.json") == CONFIG
     with pytest.raises(NotFound, match="folder checkpoint-2"):
         source.resolve(replace(ACME, subfolder="checkpoint-2"))
+    hub.fault("/tree/", status=200, body="[]")
+    with pytest.raises(NotFound, match="folder checkpoint-1"):
+        source.resolve(replace(ACME, subfolder="checkpoint-1"))
 
 
 def test_names_that_need_quoting_are_quoted(hub: Hub, settings: Settings) -> None:
-    name = "a folder/100% ünï#code?.json"
+    name = "a folder/#1/100% ünï#code?.json"
     commit = hub.add("acme/sql-lora", {name: CONFIG}, branch="refs/pr/1")
     source = HubSource(settings)
     revision = source.resolve(replace(ACME, revision="refs/pr/1"))
     assert revision.id == commit
     assert read(source, revision, name) == CONFIG
+    folder = source.resolve(replace(ACME, revision="refs/pr/1", subfolder="a folder/#1"))
+    assert read(source, folder, "100% ünï#code?.json") == CONFIG
 
 
 def test_a_branch_that_moves_does_not_move_what_is_read(hub: Hub, settings: Settings) -> None:
