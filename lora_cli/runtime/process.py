@@ -18,7 +18,7 @@ from typing import Self, TypeVar
 
 from lora_cli.core.results import Answers, LoadReport
 from lora_cli.errors import LoraCliError, MachineError, MissingExtra, NotFound, Refused, UsageError
-from lora_cli.runtime.plan import Answer, Failure, Job, Load, Plan, Ready, Served, ServeOnce, Stage
+from lora_cli.runtime.plan import Answer, Failure, Forward, Job, Load, Plan, Ready, Served, ServeOnce, Stage
 
 T = TypeVar("T")
 
@@ -27,6 +27,9 @@ STOP_DEADLINE_S = 5.0
 
 SAID_BYTES = 16384
 """How much of the end of the child's stderr is read to say why it died."""
+
+POLITE = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""OpenMP's threads spin while they wait: on cores shared with others that makes a proof twenty times slower."""
 
 ERRORS: dict[int, type[LoraCliError]] = {1: Refused, 2: UsageError, 3: NotFound, 6: MachineError}
 """What a failure from the child is raised as, by its exit code."""
@@ -52,7 +55,7 @@ class WarmProcess:
         deadline_s: float | None = None,
         tell: Callable[[str, str], None] = lambda _name, _stage: None,
     ) -> None:
-        require(plan)
+        require(plan.forward)
         self.plan, self.deadline_s, self.tell = plan, deadline_s, tell
         self.starts = 0
         self._child: subprocess.Popen[bytes] | None = None
@@ -89,7 +92,7 @@ class WarmProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=self._said,
                 stderr=self._said,
-                env={**os.environ, "PYTHONPATH": _import_path()},
+                env={**POLITE, **os.environ, "PYTHONPATH": _import_path()},
             )
         self._connection = Connection(ours.detach())
         self.starts += 1
@@ -195,9 +198,9 @@ def _import_path() -> str:
     return os.pathsep.join([*(entry for entry in sys.path if entry), str(Path(__file__).parents[2])])
 
 
-def require(plan: Plan) -> None:
-    """Raises ``MissingExtra`` when what the plan needs is not installed. Imports nothing."""
+def require(forward: Forward) -> None:
+    """Raises ``MissingExtra`` when what ``forward`` needs is not installed. Imports nothing."""
     if find_spec("torch") is None:
         raise MissingExtra("warm", "warm", "torch")
-    if plan.forward == "model" and find_spec("transformers") is None:
+    if forward == "model" and find_spec("transformers") is None:
         raise MissingExtra("warm --forward model", "models", "transformers")
