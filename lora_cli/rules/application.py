@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lora_cli.core.adapter import Adapter, LoraPair
 from lora_cli.core.base_model import BaseModel, BaseModule
@@ -72,7 +72,7 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
     """Sort the modules of ``adapter`` as PEFT would, beside ``base`` or, without one, by the config alone."""
     config = adapter.config
     if base is not None and config is not None:
-        base = replicated(config, base)
+        base = _with_weights(config, replicated(config, base))
     errors: list[FormatError] = []
     modules = tuple(adapter.pairs)
     known: Container[str] = modules if base is None else base.modules
@@ -105,6 +105,17 @@ def _wrapped(config: LoraConfig | None, base: BaseModel | None, modules: tuple[s
     if base is None:
         return {module: "" for module in modules if _names_parameter_of(config, module)}
     return wrapped_parameters(config, base.parameters)
+
+
+def _with_weights(config: LoraConfig, base: BaseModel) -> BaseModel:
+    """``base`` with the modules' own weights among its parameters, where ``target_parameters`` may name them."""
+    if not config.target_parameters:
+        return base
+    weights = {
+        f"{path}.weight": (one.d_out, one.d_in) if one.kind == "linear" else (one.d_in, one.d_out)
+        for path, one in base.modules.items()
+    }
+    return replace(base, parameters={**weights, **base.parameters})
 
 
 def _names_parameter_of(config: LoraConfig, module: str) -> bool:

@@ -7,7 +7,7 @@ from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.rules.application import DEFAULT_NAME, dropped_for
 from lora_cli.rules.case import Case
-from lora_cli.rules.rule import rule
+from lora_cli.rules.rule import NotChecked, rule
 from lora_cli.rules.wording import count, grouped, names, shape
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
@@ -110,7 +110,7 @@ def name_unknown(case: Case) -> Iterator[Problem]:
 
 
 @rule("LC306", "factor-shape", Severity.ERROR, needs=("weights",))
-def factor_shape(case: Case) -> Iterator[Problem]:
+def factor_shape(case: Case) -> Iterator[Problem | NotChecked]:
     """A or B is not a matrix with at least one row and column, or the two do not have the same rank.
 
     *Why is this bad?* There is no product ``B @ A``. Empty and flat tensors are what ZeRO-3 and FSDP save when the
@@ -118,11 +118,16 @@ def factor_shape(case: Case) -> Iterator[Problem]:
 
     *Fix*: gather the parameters before saving; take both factors from the same checkpoint.
     """
+    in_blocks = case.adapter.config is not None and case.adapter.config.use_bdlora is not None
+    if in_blocks:
+        yield NotChecked("BD-LoRA stores one factor in blocks; whether A and B have the same rank is not known here")
     said = []
     for pair in case.adapter.pairs.values():
         flat = [(part, one) for part, one in _factors(pair) if len(one.shape) != 2 or 0 in one.shape]
         said += [(f"{part} has the shape {shape(one.shape)}, and must be a matrix", pair.module) for part, one in flat]
-        if not flat and pair.a is not None and pair.b is not None and pair.a.shape[0] != pair.b.shape[1]:
+        if pair.a is None or pair.b is None or flat or in_blocks:
+            continue
+        if pair.a.shape[0] != pair.b.shape[1]:
             told = f"lora_A {shape(pair.a.shape)} and lora_B {shape(pair.b.shape)} do not have the same rank"
             said.append((told, pair.module))
     yield from grouped(

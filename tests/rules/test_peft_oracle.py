@@ -1,0 +1,28 @@
+"""No false alarm: what the real PEFT writes, with every option that it has, is never an error on its own base."""
+
+from pathlib import Path
+
+import pytest
+
+from lora_cli.check import Terms, check_in_place
+from lora_cli.core.architectures import base_from_config
+from lora_cli.core.finding import Severity
+from lora_cli.settings import Settings
+from tests.core.peft_cases import CASES, Case
+from tests.core.peft_models import write_with_peft
+from tests.making import base_config
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_an_adapter_that_peft_wrote_is_no_error(case: Case, tmp_path: Path) -> None:
+    written = write_with_peft(tmp_path / "a", case.family, {"r": 4, "lora_alpha": 12, **case.options}, case.base)
+    settings = Settings(cache_dir=tmp_path / "cache")
+    ours = base_from_config(base_config(case.family, **case.base), case.family)
+
+    for base in (written.base, ours):
+        verdict = check_in_place(str(written.directory), Terms(base), settings).verdict
+
+        assert verdict is not None
+        assert [found for found in verdict.findings if found.severity is Severity.ERROR] == []
+        assert verdict.applied is not None
+        assert verdict.applied.matched == verdict.applied.total == len(written.layers)
