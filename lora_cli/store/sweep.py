@@ -106,7 +106,7 @@ def _remove_items(
     records = [record for record in all_records(store) if record not in dropped]
     meant = {record.snapshot for record in records}
     # Somebody may have asked for one of them since we looked.
-    items = [item for item in items if item.digest not in meant]
+    items = sorted((item for item in items if item.digest not in meant), key=lambda item: item.digest)
     going = {item.digest for item in items}
     freed = _inodes(item.directory for item in items)
     freed_names = {blob.sha256 for record in dropped for blob in record.files.values()}

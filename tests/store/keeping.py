@@ -1,0 +1,50 @@
+"""Builders for a store in ``tmp_path``: blobs, snapshots and records, put there as a fetch does it."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from lora_cli.core.snapshot import Blob, Snapshot
+from lora_cli.store import Store
+from lora_cli.store.blobs import keep_blob
+from lora_cli.store.partials import drop_partial, open_partial
+from lora_cli.store.records import Record, record_path, write_record
+from lora_cli.store.snapshots import publish_snapshot
+
+
+def put_blob(store: Store, data: bytes) -> Blob:
+    """The bytes, kept as a download keeps them."""
+    blob = Blob(hashlib.sha256(data).hexdigest(), len(data))
+    partial = open_partial(store, blob.sha256, blob.size)
+    os.ftruncate(partial.descriptor, 0)
+    os.pwrite(partial.descriptor, data, 0)
+    keep_blob(store, partial.path, partial.descriptor, blob)
+    drop_partial(partial)
+    return blob
+
+
+def put_snapshot(store: Store, files: Mapping[str, bytes], ref: str = "", used_s: float | None = None) -> Snapshot:
+    """A published snapshot; ``ref`` means it since ``used_s``."""
+    snapshot = publish_snapshot(store, {path: put_blob(store, data) for path, data in files.items()})
+    if ref:
+        write_record(store, Record(ref, "", "r1", snapshot.digest, snapshot.files))
+        if used_s is not None:
+            os.utime(record_path(store, ref), (used_s, used_s))
+    return snapshot
+
+
+def edit_in_place(path: Path, at: int = 0) -> None:
+    """Changes one byte of a read-only file without making a new one."""
+    path.chmod(0o644)
+    with path.open("r+b") as stream:
+        stream.seek(at)
+        byte = stream.read(1)
+        stream.seek(at)
+        stream.write(bytes([byte[0] ^ 0xFF]))
+    path.chmod(0o444)
+
+
+def tree(root: Path) -> set[str]:
+    """Every file below ``root``."""
+    return {path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir()}

@@ -1,0 +1,101 @@
+"""Blobs are what their names say, or they are not used."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from lora_cli.core.snapshot import Blob
+from lora_cli.errors import MachineError
+from lora_cli.store import Store
+from lora_cli.store.blobs import STAMP_NS, LostBlob, has_blob, keep_blob
+from lora_cli.store.disk import on_disk, replace_file
+from lora_cli.store.partials import drop_partial, open_partial
+from tests.store.keeping import edit_in_place, put_blob, tree
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "cache")
+
+
+def test_a_blob_lies_under_its_sha256_read_only(store: Store) -> None:
+    blob = put_blob(store, b"hello")
+    path = store.root / "blobs" / "sha256" / blob.sha256[:2] / blob.sha256
+    assert path.read_bytes() == b"hello"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o444
+    assert has_blob(store, blob)
+
+
+def test_keeping_the_same_bytes_again_keeps_the_file_of_old(store: Store) -> None:
+    blob = put_blob(store, b"hello")
+    inode = store.blob(blob.sha256).stat().st_ino
+    put_blob(store, b"hello")
+    assert store.blob(blob.sha256).stat().st_ino == inode
+    assert tree(store.root) == {f"blobs/sha256/{blob.sha256[:2]}/{blob.sha256}"}
+
+
+def test_an_edit_in_place_is_noticed_and_the_blob_put_aside(store: Store) -> None:
+    blob = put_blob(store, b"hello")
+    edit_in_place(store.blob(blob.sha256))
+    assert not has_blob(store, blob)
+    assert not store.blob(blob.sha256).exists()
+    assert len(list(store.quarantine.iterdir())) == 1
+
+
+def test_a_blob_of_another_size_is_never_hashed_to_be_refused(store: Store) -> None:
+    blob = put_blob(store, b"hello")
+    store.blob(blob.sha256).chmod(0o644)
+    store.blob(blob.sha256).write_bytes(b"hell")
+    os.utime(store.blob(blob.sha256), ns=(STAMP_NS, STAMP_NS))
+    assert not has_blob(store, blob)
+
+
+def test_a_copied_cache_with_new_times_is_hashed_once_and_then_trusted(store: Store) -> None:
+    blob = put_blob(store, b"hello")
+    os.utime(store.blob(blob.sha256))
+    assert has_blob(store, blob)
+    assert store.blob(blob.sha256).stat().st_mtime_ns == STAMP_NS
+
+
+def test_a_link_or_a_fifo_is_no_blob(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "outside").write_bytes(b"hello")
+    blob = put_blob(store, b"hello")
+    path = store.blob(blob.sha256)
+    path.unlink()
+    path.symlink_to(tmp_path / "outside")
+    assert not has_blob(store, blob)
+    os.mkfifo(path)
+    assert not has_blob(store, blob)
+
+
+def test_a_partial_that_somebody_took_away_is_not_kept(store: Store) -> None:
+    blob = Blob("a" * 64, 5)
+    partial = open_partial(store, blob.sha256, 5)
+    partial.path.rename(partial.path.with_name("taken"))
+    with pytest.raises(LostBlob):
+        keep_blob(store, partial.path, partial.descriptor, blob)
+    drop_partial(partial)
+
+
+def test_an_error_of_the_disk_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match="No space left") as full, on_disk("writing", tmp_path / "x"):
+        raise OSError(28, "No space left on device")
+    assert "cache gc" in full.value.hint
+    with pytest.raises(MachineError, match="Read-only") as forbidden, on_disk("writing", tmp_path / "x"):
+        raise OSError(30, "Read-only file system")
+    assert f"uid {os.geteuid()}" in forbidden.value.hint
+    assert "mode 700" in forbidden.value.hint
+
+
+def test_a_small_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "file"
+    replace_file(path, b"old")
+    replace_file(path, b"new")
+    assert path.read_bytes() == b"new"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(OSError, match="directory"):
+        replace_file(path, b"newer")
+    assert [entry.name for entry in path.parent.iterdir()] == ["file"]

@@ -1,0 +1,212 @@
+"""Snapshots: complete or not there, plain files, inside their folder."""
+
+import hashlib
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lora_cli.core.snapshot import Blob, snapshot_digest
+from lora_cli.errors import Corrupt, Refused, UsageError
+from lora_cli.store import Store, snapshots
+from lora_cli.store.blobs import LostBlob
+from lora_cli.store.handout import hand_out
+from lora_cli.store.snapshots import check_paths, find_snapshot, publish_snapshot
+from tests.store.keeping import edit_in_place, put_blob, put_snapshot, tree
+
+FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights", "sub/README.md": b"read"}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "cache")
+
+
+def test_a_snapshot_is_hard_links_to_blobs_and_nothing_else(store: Store) -> None:
+    snapshot = put_snapshot(store, FILES)
+    assert snapshot.directory == store.root / "snapshots" / "sha256" / snapshot.digest
+    assert tree(snapshot.directory) == FILES.keys()
+    for path, data in FILES.items():
+        status = (snapshot.directory / path).stat(follow_symlinks=False)
+        assert stat.S_ISREG(status.st_mode)
+        assert stat.S_IMODE(status.st_mode) == 0o444
+        assert status.st_ino == store.blob(hashlib.sha256(data).hexdigest()).stat().st_ino
+    assert snapshot.size == sum(map(len, FILES.values()))
+
+
+def test_its_digest_is_that_of_its_sorted_lines(store: Store) -> None:
+    snapshot = put_snapshot(store, FILES)
+    lines = sorted(f"{hashlib.sha256(data).hexdigest()}  {len(data)}  {path}\n" for path, data in FILES.items())
+    assert snapshot.digest == hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def test_publishing_twice_gives_the_same_snapshot(store: Store) -> None:
+    assert put_snapshot(store, FILES) == put_snapshot(store, FILES)
+    assert not list(store.partials.iterdir())
+
+
+def test_a_file_system_without_hard_links_gets_copies(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, target: Path) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    snapshot = put_snapshot(store, FILES)
+    assert (snapshot.directory / "adapter_config.json").read_bytes() == b"{}"
+    assert find_snapshot(store, snapshot.files) == snapshot
+
+
+def test_an_edit_in_a_snapshot_is_noticed_and_both_it_and_its_blob_are_put_aside(store: Store) -> None:
+    snapshot = put_snapshot(store, FILES)
+    edit_in_place(snapshot.directory / "adapter_model.safetensors")
+    assert find_snapshot(store, snapshot.files) is None
+    assert not snapshot.directory.exists()
+    assert not store.blob(snapshot.files["adapter_model.safetensors"].sha256).exists()
+    assert store.blob(snapshot.files["adapter_config.json"].sha256).exists()
+
+
+def test_a_snapshot_that_lost_a_file_is_none(store: Store) -> None:
+    snapshot = put_snapshot(store, FILES)
+    (snapshot.directory / "sub" / "README.md").unlink()
+    assert find_snapshot(store, snapshot.files) is None
+    assert publish_snapshot(store, snapshot.files) == snapshot
+    assert tree(snapshot.directory) == FILES.keys()
+
+
+def test_a_blob_that_is_gone_is_said_so_and_nothing_half_is_left(store: Store) -> None:
+    blobs = {path: put_blob(store, data) for path, data in FILES.items()}
+    store.blob(blobs["adapter_config.json"].sha256).unlink()
+    with pytest.raises(LostBlob):
+        publish_snapshot(store, blobs)
+    assert not store.snapshots.exists() or not list(store.snapshots.iterdir())
+    assert not list(store.partials.iterdir())
+
+
+def test_what_cannot_be_moved_out_of_the_way_is_not_given_to_anybody(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = put_snapshot(store, FILES)
+    (snapshot.directory / "adapter_config.json").unlink()
+    store.quarantine.write_bytes(b"in the way")
+    with pytest.raises(Corrupt, match="cannot be replaced"):
+        publish_snapshot(store, snapshot.files)
+
+
+BAD_PATHS = [
+    "/etc/passwd",
+    "../x",
+    "a/../../x",
+    "a//b",
+    "a/",
+    "",
+    ".",
+    "./a",
+    "a\0b",
+    "a\nb",
+    "\udcff",
+    "x" * 300,
+    "a/" * 600,
+]
+
+
+@pytest.mark.parametrize("path", BAD_PATHS)
+def test_a_path_that_leads_out_of_a_snapshot_is_refused(store: Store, path: str) -> None:
+    blob = put_blob(store, b"x")
+    before = tree(store.root.parent)
+    with pytest.raises(Refused):
+        publish_snapshot(store, {path: blob})
+    assert tree(store.root.parent) == before
+
+
+def test_a_file_where_another_needs_a_folder_is_refused() -> None:
+    blob = Blob("a" * 64, 1)
+    with pytest.raises(Refused, match="a folder of"):
+        check_paths({"a": blob, "a/b": blob})
+
+
+def test_files_without_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "MOST_FILES", 3)
+    with pytest.raises(Refused, match="4 files"):
+        check_paths(dict.fromkeys("abcd"))
+
+
+@given(st.text(max_size=30) | st.lists(st.sampled_from(["..", ".", "", "a", "b", "\0", "~"])).map("/".join))
+def test_what_is_let_through_stays_inside(path: str) -> None:
+    try:
+        check_paths({path: None})
+    except Refused:
+        return
+    assert os.path.normpath(f"/root/of/all/{path}") == f"/root/of/all/{path}"
+
+
+@given(st.dictionaries(st.text(min_size=1), st.binary(), max_size=5))
+def test_the_digest_does_not_depend_on_the_order(files: dict[str, bytes]) -> None:
+    pairs = [
+        (p.encode(errors="replace").decode(), Blob(hashlib.sha256(d).hexdigest(), len(d))) for p, d in files.items()
+    ]
+    assert snapshot_digest(pairs) == snapshot_digest(reversed(pairs))
+
+
+def test_what_is_handed_out_has_linked_weights_and_copied_json(store: Store, tmp_path: Path) -> None:
+    snapshot = put_snapshot(store, FILES)
+    target = hand_out(store, snapshot, tmp_path / "out" / "sql")
+    weights, config = target / "adapter_model.safetensors", target / "adapter_config.json"
+    assert weights.samefile(snapshot.directory / "adapter_model.safetensors")
+    assert not config.samefile(snapshot.directory / "adapter_config.json")
+    assert os.access(config, os.W_OK)
+    config.write_bytes(b"[]")
+    assert (snapshot.directory / "adapter_config.json").read_bytes() == b"{}"
+
+
+def test_handing_out_again_changes_nothing_and_never_overwrites(store: Store, tmp_path: Path) -> None:
+    snapshot = put_snapshot(store, FILES)
+    target = hand_out(store, snapshot, tmp_path / "sql")
+    inode = target.stat().st_ino
+    assert hand_out(store, snapshot, target).stat().st_ino == inode
+    (target / "mine").write_bytes(b"mine")
+    with pytest.raises(UsageError, match="holds something else"):
+        hand_out(store, snapshot, target)
+    assert (target / "mine").read_bytes() == b"mine"
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UsageError):
+        hand_out(store, snapshot, tmp_path / "file")
+    assert {path.name for path in tmp_path.iterdir()} == {"cache", "sql", "file"}
+
+
+def test_an_empty_folder_may_be_handed_out_to(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "sql").mkdir()
+    hand_out(store, put_snapshot(store, FILES), tmp_path / "sql")
+    assert tree(tmp_path / "sql") == FILES.keys()
+
+
+PUBLISH = """
+import sys
+from pathlib import Path
+from lora_cli.core.snapshot import Blob
+from lora_cli.store import Store
+from lora_cli.store.snapshots import publish_snapshot
+store, blob, count = Store(Path(sys.argv[1])), Blob(sys.argv[2], 7), int(sys.argv[3])
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(count):
+    publish_snapshot(store, {f"{number}.json": blob, "a/b": blob})
+"""
+
+
+def test_processes_that_publish_the_same_at_once_all_succeed(store: Store) -> None:
+    blob = put_blob(store, b"weights")
+    command = [sys.executable, "-c", PUBLISH, str(store.root), blob.sha256, "30"]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.communicate("go\n")
+    assert [process.returncode for process in processes] == [0] * 4
+    assert len(list(store.snapshots.iterdir())) == 30
+    assert all(tree(directory) >= {"a/b"} and len(tree(directory)) == 2 for directory in store.snapshots.iterdir())
+    assert not list(store.partials.iterdir())
