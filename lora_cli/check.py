@@ -223,7 +223,8 @@ def open_base(
     if ref.scheme == "file" and Path(ref.location).is_file():
         return read_base_file(Path(ref.location))
     source = open_source(ref.scheme, settings)
-    return read_base(source, source.resolve(ref), str(base), fallback=fallback)
+    name = ref.name if isinstance(base, AdapterRef) and ref.scheme == "file" else str(base)
+    return read_base(source, source.resolve(ref), name, fallback=fallback)
 
 
 def admit(ref: AdapterRef, name: str, terms: Terms, store: "Store", settings: Settings) -> Admission:

@@ -1,5 +1,6 @@
 """``lora-cli inspect``: what an adapter is, from its config and header alone."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +27,9 @@ def command(
     settings: Settings = ctx.obj
     rules = choose(ignore=[OF_VALUES])
     terms = Terms(open_base(base, settings) if base else None, values=False, rules=rules)
-    done = [(checked, _inspection(checked)) for checked in check_all([("", ref) for ref in refs], terms, settings)]
+    done = [
+        (checked, _inspection(checked, settings)) for checked in check_all([("", ref) for ref in refs], terms, settings)
+    ]
     if output_format is Format.JSON:
         from lora_cli.render.json import render_inspections
 
@@ -40,8 +43,21 @@ def command(
     raise typer.Exit(max(_exit_code(checked) for checked, _ in done))
 
 
-def _inspection(checked: Checked) -> Inspection | None:
-    return None if checked.adapter is None else inspection_of(checked.adapter)
+def _inspection(checked: Checked, settings: Settings) -> Inspection | None:
+    if checked.adapter is None:
+        return None
+    return replace(inspection_of(checked.adapter), snapshot=_cached(checked, settings))
+
+
+def _cached(checked: Checked, settings: Settings) -> str:
+    """The digest of the snapshot that ``fetch`` made of this very revision, if it did."""
+    if checked.revision is None or not settings.cache_dir.is_dir():
+        return ""
+    from lora_cli.store import Store
+    from lora_cli.store.records import read_record
+
+    record = read_record(Store(settings.cache_dir), checked.source)
+    return record.snapshot if record is not None and record.revision == checked.revision.id else ""
 
 
 def _exit_code(checked: Checked) -> int:

@@ -30,7 +30,8 @@ class Inspection:
 
     ``format`` is how the weights are stored. ``layers`` are the numbers of the layers that have tensors.
     ``parameters`` counts the elements of all tensors, ``weight_bytes`` their bytes, ``total_bytes`` those of all files
-    whose size the origin knows. ``sha256`` is the digest of the weights where the origin knows it.
+    whose size the origin knows. ``sha256`` is the digest of the weights where the origin knows it, ``snapshot`` that of
+    the same revision in the cache, when it is there.
     ``features`` name what goes beyond plain LoRA. What the config does not say, or says wrongly, is empty.
     """
 
@@ -50,6 +51,7 @@ class Inspection:
     total_bytes: int = 0
     files: int = 0
     sha256: str = ""
+    snapshot: str = ""
     features: tuple[str, ...] = ()
 
 

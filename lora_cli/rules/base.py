@@ -9,6 +9,7 @@ from lora_cli.rules.case import Case
 from lora_cli.rules.rule import NotChecked, rule
 from lora_cli.rules.wording import clip, count, grouped, names, shape
 
+LONGEST_ENDING = 8
 OTHER_BASE = "validate against the base that it was trained on"
 
 
@@ -34,7 +35,7 @@ def nothing_applies(case: Case) -> Iterator[Problem]:
 
 def _namesake(module: str, base: BaseModel) -> str:
     """What the base calls the module that ends like ``module``, or a few of its names."""
-    parts = module.split(".")
+    parts = module.split(".")[-LONGEST_ENDING:]
     for length in range(len(parts) - 1, 1, -1):
         ending = "." + ".".join(parts[-length:])
         similar = next((name for name in base.modules if name.endswith(ending)), None)

@@ -89,3 +89,16 @@ def test_what_cannot_be_read_ends_with_1_and_what_is_not_there_with_3(
     assert main(["inspect", str(broken)]) == 1
     assert "error LC102" in capsys.readouterr().out
     assert main(["inspect", str(broken), str(tmp_path / "gone")]) == 3
+
+
+def test_an_adapter_in_the_cache_has_the_digest_of_its_snapshot(
+    mixed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = ["--cache-dir", str(tmp_path / "cache")]
+    assert main(["inspect", mixed, *cache]) == 0
+    assert "snapshot" not in capsys.readouterr().out
+
+    assert main(["fetch", mixed, *cache]) == 0
+    digest = Path(capsys.readouterr().out.strip()).name
+    assert main(["inspect", mixed, *cache]) == 0
+    assert f"snapshot    {digest}" in capsys.readouterr().out

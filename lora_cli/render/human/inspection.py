@@ -28,6 +28,7 @@ def _facts(checked: Checked, one: Inspection) -> list[tuple[str, object]]:
         ("source", checked.source),
         ("revision", checked.revision.id if checked.revision is not None else ""),
         ("sha256", one.sha256),
+        ("snapshot", one.snapshot),
         ("format", one.format),
         ("base", one.base + (f" at {one.base_revision}" if one.base_revision else "")),
         ("applies", f"{applied} modules" if applied is not None else ""),
