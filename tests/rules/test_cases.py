@@ -28,7 +28,7 @@ from tests.making import (
 CASES = Path(__file__).parent / "cases"
 FIELDS = {
     "case", "adapter", "config", "remove", "tensors", "fill", "rename", "drop", "write", "delete", "rename_file",
-    "truncate", "link", "fifo", "base", "scope", "max_lora_rank", "values", "expect", "skipped",
+    "truncate", "link", "fifo", "base", "scope", "max_lora_rank", "values", "expect", "skipped", "applied",
 }  # fmt: skip
 
 
@@ -50,6 +50,7 @@ def test_the_rules_say_what_the_case_expects(case: Mapping[str, Any], verdicts: 
     assert checked.error is None
     assert checked.verdict is not None
     assert {found.code for found in checked.verdict.findings} == set(case["expect"])
+    assert case.get("applied") in {None, str(checked.verdict.applied)}
     assert set(case.get("skipped", ())) <= {one.code for one in checked.verdict.skipped}
 
 
