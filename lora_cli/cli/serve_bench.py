@@ -18,14 +18,17 @@ from lora_cli.settings import Settings
 if TYPE_CHECKING:
     from lora_cli.bench.popularity import Popularity
     from lora_cli.bench.run import Served
-    from lora_cli.check import Admission
+    from lora_cli.check import Admission, Terms
     from lora_cli.core.base_model import BaseModel
     from lora_cli.core.manifest import AdapterSet, EngineSpec
     from lora_cli.core.results import BenchResult
+    from lora_cli.fetch.demand import Demand
     from lora_cli.runtime.plan import Device, Job, Plan
     from lora_cli.runtime.process import WarmProcess
+    from lora_cli.store import Store
 
-MAX_LORAS, MAX_CPU_LORAS = 4, 16
+MAX_LORAS, MAX_CPU_LORAS = 8, 32
+"""The tiers when nobody says, as those of ``warm``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,7 @@ class Item:
 
     name: str
     source: str | AdapterRef
+    demand: "Demand"
     pinned: bool = False
 
 
@@ -115,9 +119,14 @@ def _adapter_set(manifest: Path | None, refs: Sequence[str]) -> "AdapterSet | No
 
 
 def _items(adapter_set: "AdapterSet | None", refs: Sequence[str]) -> tuple[Item, ...]:
-    if adapter_set is not None:
-        return tuple(Item(entry.name, entry.source, entry.pinned) for entry in adapter_set.adapters)
-    return tuple(Item(ref, ref) for ref in dict.fromkeys(refs))
+    from lora_cli.fetch.demand import Demand
+
+    if adapter_set is None:
+        return tuple(Item(ref, ref, Demand()) for ref in dict.fromkeys(refs))
+    policy = adapter_set.policy
+    return tuple(
+        Item(entry.name, entry.source, Demand(policy, entry.sha256), entry.pinned) for entry in adapter_set.adapters
+    )
 
 
 def _device(word: str) -> "Device":
@@ -175,8 +184,7 @@ def _jobs(
     items: Sequence[Item], base: "BaseModel", limits: Limits, settings: Settings, failures: Failures
 ) -> "Iterator[Job]":
     """The adapters that can be served, on this disk; the others are noted in ``failures``."""
-    from lora_cli.check import Terms, admit, is_path
-    from lora_cli.core.reference import parse
+    from lora_cli.check import Terms
     from lora_cli.runtime.composable import scalings
     from lora_cli.runtime.plan import Job
     from lora_cli.store import Store
@@ -184,9 +192,7 @@ def _jobs(
     terms, store = Terms(base, max_lora_rank=limits.max_lora_rank), Store(settings.cache_dir)
     for item in items:
         try:
-            source = item.source if isinstance(item.source, AdapterRef) else parse(item.source, is_path=is_path)
-            admission = admit(source, item.name, terms, store, settings)
-            _refuse(admission)
+            admission = _admitted(item, terms, store, settings)
             assert admission.snapshot is not None
             assert admission.adapter is not None
             scalings(admission.adapter, base)
@@ -195,6 +201,22 @@ def _jobs(
         else:
             snapshot = admission.snapshot
             yield Job(item.name, snapshot.directory, admission.adapter, snapshot.digest, item.pinned)
+
+
+def _admitted(item: Item, terms: "Terms", store: "Store", settings: Settings) -> "Admission":
+    """One adapter, fetched and accepted; the manifest's policy and digest are held to, and its ``max_bytes`` too."""
+    from lora_cli.check import admit, is_path
+    from lora_cli.core.reference import parse
+    from lora_cli.fetch.demand import check_reference, check_snapshot
+
+    source = item.source if isinstance(item.source, AdapterRef) else parse(item.source, is_path=is_path)
+    check_reference(item.demand, source, settings)
+    limits = [limit for limit in (settings.max_bytes, item.demand.policy.max_bytes) if limit is not None]
+    admission = admit(source, item.name, terms, store, replace(settings, max_bytes=min(limits, default=None)))
+    if admission.snapshot is not None:
+        check_snapshot(item.demand, source, admission.snapshot)
+    _refuse(admission)
+    return admission
 
 
 def _refuse(admission: "Admission") -> None:

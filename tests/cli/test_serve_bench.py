@@ -111,6 +111,26 @@ def test_a_rank_beyond_the_limit_is_refused(folder: Path, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(
+    ("policy", "adapter", "message", "code"),
+    [
+        ("policy: {require_pinned: true}", "", "policy require_pinned: ", 1),
+        ("policy: {max_bytes: 100}", "", "100", 1),
+        ("policy: {deny_sources: [a0]}", "", "", 1),
+        ("", f", sha256: {'0' * 64}", "the manifest says sha256 ", 5),
+    ],
+)
+def test_the_policy_and_digest_of_a_manifest_are_held_to(
+    policy: str, adapter: str, message: str, code: int, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: base\n{policy}\n"
+    (folder / "set.yaml").write_text(
+        f"{text}adapters: [{{name: first, source: ./a0{adapter}}}]\n".replace("[a0]", "[./a0]")
+    )
+    assert main(bench(folder, "-f", str(folder / "set.yaml"), "--format", "json")) == code
+    assert message in json.loads(capsys.readouterr().out)["failed"]["first"]
+
+
+@pytest.mark.parametrize(
     ("argv", "message"),
     [
         (["--base", "b"], "there is nothing to measure"),
