@@ -136,14 +136,13 @@ class WarmProcess:
 
     def _request(self, name: str, message: object, answer: type[T]) -> T:
         if self._child is None:
-            self._stage = "start"
             self.start()
         return self._ask(name, message, answer)
 
     def _ask(self, name: str, message: object, answer: type[T]) -> T:
         """Send ``message`` and wait for an ``answer``; stages that the child tells on the way are passed on."""
         assert self._connection is not None
-        self._stage = ""
+        self._stage = "start" if isinstance(message, Plan) else ""
         until = None if self.deadline_s is None else monotonic() + self.deadline_s
         try:
             self._connection.send(message)

@@ -150,3 +150,34 @@ def test_greedy_with_a_cache_says_what_full_forwards_say(pair: Pair) -> None:
     assert len(answer) == 5
     assert torch.allclose(first, pair.ours.logits(torch.tensor([prompt]), [pair.slot])[0, -1], atol=1e-4)
     assert pair.ours.greedy(prompt, pair.slot, 5, stop={answer[2]})[0] == answer[: answer.index(answer[2])]
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_real_adapters_on_the_real_model_are_pefts(real_model: Path, real_adapters: dict[str, Path]) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    source = LocalSource()
+    base = read_base(source, source.resolve(AdapterRef("file", str(real_model))), "smollm2")
+    loaded = {name: load(directory, base) for name, directory in real_adapters.items()}
+    slots = Slots({path: base.modules[path] for path in loaded["json"].modules}, 3, 8)
+    ours = ComposedModel(load_model(real_model, dtype=torch.float32, device="cpu"), slots)
+    peft: Any = AutoModelForCausalLM.from_pretrained(real_model, dtype=torch.float32)
+    ids = torch.randint(base.vocab_size or 2, (2, 12), generator=torch.Generator().manual_seed(4))
+    for number, (name, weights) in enumerate(loaded.items()):
+        if number:
+            peft.load_adapter(real_adapters[name], name)
+        else:
+            peft = PeftModel.from_pretrained(peft, real_adapters[name], adapter_name=name)
+        peft.set_adapter(name)
+        peft.eval()
+        theirs = deltas(peft, name)
+        assert weights.modules.keys() == theirs.keys()
+        for path, module in weights.modules.items():
+            delta = module.scaling * (module.b.float() @ module.a.float())
+            assert torch.allclose(delta, theirs[path], rtol=0, atol=1e-6 * float(theirs[path].abs().max())), path
+        with torch.inference_mode():
+            want = peft(input_ids=ids).logits
+        got = ours.logits(ids, [slots.put(weights)] * 2)
+        assert float((got - want).abs().max()) <= TOLERANCE * float(want.abs().max())
+        assert torch.equal(got.argmax(-1), want.argmax(-1))

@@ -180,25 +180,20 @@ def test_a_device_that_is_not_there_is_said_before_any_adapter() -> None:
         process.start()
 
 
-def test_weights_are_synthetic_without_a_checkpoint_and_with_an_unreadable_one_which_is_said(tmp_path: Path) -> None:
+def test_an_unreadable_checkpoint_means_synthetic_weights_which_is_said_and_the_child_ends_with_the_block(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "model.safetensors").write_bytes(b"not safetensors")
     plan = Plan(LLAMA, (Q_PROJ,), 1, 1, 8, tmp_path / "base", device="cpu")
     with WarmProcess(plan) as process:
         ready = process.start()
         report = process.load(job(tmp_path / "one"))
+        child = process.pid
     assert ready.weights == "synthetic"
     assert "proofs use synthetic base weights" in ready.notes[0]
     assert report.proof is not None
     assert (report.proof.weights, report.proof.holds) == ("synthetic", True)
-
-
-def test_the_child_ends_with_the_block_and_prints_nothing_on_our_stdout(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    with WarmProcess(Plan(LLAMA, (Q_PROJ,), 1, 1, 8, device="cpu")) as process:
-        process.load(job(tmp_path / "one"))
-        child = process.pid
     assert child is not None
     assert not runs(child)
     assert capfd.readouterr().out == ""

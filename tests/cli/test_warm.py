@@ -1,0 +1,208 @@
+"""``lora-cli warm --once`` as an operator and an init container see it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lora_cli.cli.main import main
+from tests.making import HIDDEN, Q_PROJ, llama_modules, write_adapter, write_base, write_base_config
+from tests.runtime.families import save_model
+from tests.runtime.test_model import write_tokenizer
+
+STAGES = ["resolve", "fetch", "validate", "read", "slot", "proof"]
+
+Warm = Callable[..., tuple[int, dict[str, Any]]]
+
+QUERIES = llama_modules(["q_proj"])
+
+
+@pytest.fixture
+def warm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Warm:
+    """Run ``warm --once --format json`` with a cache of its own; gives the exit code and the document."""
+
+    def run(*argv: object) -> tuple[int, dict[str, Any]]:
+        words = ["--cache-dir", str(tmp_path / "cache"), "warm", *map(str, argv), "--once", "--format", "json"]
+        code = main([*words, "--device", "cpu"])
+        return code, json.loads(capsys.readouterr().out)
+
+    return run
+
+
+def refused(capsys: pytest.CaptureFixture[str], argv: Sequence[str]) -> tuple[int, str]:
+    code = main(argv)
+    said = capsys.readouterr()
+    assert said.out == ""
+    return code, said.err
+
+
+def test_every_adapter_is_reported_in_order_and_a_broken_one_stops_no_other(tmp_path: Path, warm: Warm) -> None:
+    write_base(tmp_path / "base")
+    first = write_adapter(tmp_path / "first", modules=llama_modules(), r=6)
+    broken = write_adapter(tmp_path / "broken", modules=llama_modules(), drop=lambda name: "lora_B" in name)
+    dora = write_adapter(tmp_path / "dora", modules=QUERIES, config={"use_dora": True})
+    last = write_adapter(tmp_path / "last", modules=QUERIES, seed=2)
+    code, document = warm(first, broken, dora, tmp_path / "nowhere", last, "--base", tmp_path / "base")
+    reports = document["adapters"]
+    assert document["schema"] == "lora_cli/warm/1"
+    assert [Path(report["name"]).name for report in reports] == ["first", "broken", "dora", "nowhere", "last"]
+    assert [report["exit_code"] for report in reports] == [0, 1, 1, 3, 0]
+    assert [report["stage"] for report in reports] == ["", "validate", "read", "resolve", ""]
+    assert code == 3
+    for report in (reports[0], reports[4]):
+        assert list(report["stage_ms"]) == STAGES
+        assert report["proof"]["holds"] is True
+        assert report["proof"]["weights"] == "base"
+        assert len(report["digest"]) == 64
+    assert (reports[0]["applied"], reports[0]["rank"]) == ("14/14", 6)
+    assert reports[1]["error"].startswith("LC")
+    assert "DoRA" in reports[2]["error"]
+    assert all(report["hint"] for report in reports[1:4])
+
+
+def test_a_manifest_names_base_limits_and_pins_and_relative_paths_are_its_own(tmp_path: Path, warm: Warm) -> None:
+    write_base(tmp_path / "set" / "base")
+    for number in range(3):
+        write_adapter(tmp_path / "set" / f"a{number}", modules=QUERIES, seed=number)
+    (tmp_path / "set" / "set.yaml").write_text(
+        """
+apiVersion: lora-cli/v1
+kind: AdapterSet
+base: ./base
+engine: {name: vllm, max_loras: 2, max_cpu_loras: 2, max_lora_rank: 8}
+adapters:
+  - {name: zero, source: ./a0, pinned: true}
+  - {name: one, source: ./a1}
+  - {name: two, source: ./a2}
+"""
+    )
+    code, document = warm("-f", tmp_path / "set" / "set.yaml")
+    assert code == 0
+    # The pinned adapter keeps slot 1; the others follow each other in slot 2.
+    assert {report["name"]: report["slot"] for report in document["adapters"]} == {"zero": 1, "one": 2, "two": 2}
+
+
+def test_an_adapter_that_is_not_the_one_in_the_manifest_is_corrupt(tmp_path: Path, warm: Warm) -> None:
+    write_base_config(tmp_path / "base")
+    write_adapter(tmp_path / "a", modules=QUERIES)
+    (tmp_path / "set.yaml").write_text(
+        f"""
+apiVersion: lora-cli/v1
+kind: AdapterSet
+base: ./base
+adapters: [{{name: a, source: ./a, sha256: "{"0" * 64}"}}]
+"""
+    )
+    code, document = warm("-f", tmp_path / "set.yaml")
+    assert code == 5
+    assert (document["adapters"][0]["stage"], document["adapters"][0]["stage_ms"].keys() >= {"fetch"}) == (
+        "fetch",
+        True,
+    )
+
+
+def test_without_a_checkpoint_the_proof_says_that_its_weights_are_synthetic(tmp_path: Path, warm: Warm) -> None:
+    config = write_base_config(tmp_path / "base")
+    adapter = write_adapter(tmp_path / "a", modules=QUERIES)
+    code, document = warm(adapter, "--base", config)
+    assert code == 0
+    assert document["adapters"][0]["proof"]["weights"] == "synthetic"
+
+
+def test_a_rank_above_max_lora_rank_is_refused(tmp_path: Path, warm: Warm) -> None:
+    write_base_config(tmp_path / "base")
+    small, large = (
+        write_adapter(tmp_path / "small", modules=QUERIES, r=2),
+        write_adapter(tmp_path / "large", modules=QUERIES, r=32),
+    )
+    code, document = warm(small, large, "--base", tmp_path / "base", "--max-lora-rank", 16)
+    assert code == 1
+    assert [report["exit_code"] for report in document["adapters"]] == [0, 1]
+
+
+def test_values_that_validation_cannot_foresee_fail_the_proof(tmp_path: Path, warm: Warm) -> None:
+    write_base_config(tmp_path / "base")
+    tensors = {f"base_model.model.{Q_PROJ}.lora_B.weight": np.zeros((HIDDEN, 4), np.float32)}
+    code, document = warm(write_adapter(tmp_path / "a", modules=QUERIES, tensors=tensors), "--base", tmp_path / "base")
+    (report,) = document["adapters"]
+    assert (code, report["stage"]) == (1, "proof")
+    assert report["error"] == f"the proof fails: {Q_PROJ}: changes nothing: its output is the base's"
+
+
+def test_a_prompt_is_answered_by_the_base_and_by_each_adapter(tmp_path: Path, warm: Warm) -> None:
+    base = save_model(tmp_path / "base", "llama")
+    write_tokenizer(base)
+    one = write_adapter(tmp_path / "one", modules=llama_modules())
+    flags = ("--base", base, "--forward", "model", "--prompt", "hello world", "--max-tokens", 4)
+    code, document = warm(one, *flags)
+    assert code == 0
+    (answer,) = document["answers"]
+    assert (answer["adapter"], answer["prompt"]) == (str(one), "hello world")
+    assert answer["base"] != answer["adapted"]
+    assert "model" in document["adapters"][0]["stage_ms"]
+
+
+def test_a_base_without_a_tokenizer_fails_the_answer_not_the_proof(tmp_path: Path, warm: Warm) -> None:
+    base = save_model(tmp_path / "base", "llama")
+    flags = ("--base", base, "--forward", "model", "--prompt", "hello")
+    code, document = warm(write_adapter(tmp_path / "one", modules=QUERIES), *flags)
+    (report,) = document["adapters"]
+    assert (code, report["stage"], report["proof"]["holds"]) == (1, "answer", True)
+    assert document["answers"] == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["a", "--base", "b"], "--once proves all adapters and ends"),
+        (["a", "--once"], "warm needs a base model"),
+        (["--once", "--base", "b"], "there is nothing to warm"),
+        (["a", "-f", "set.yaml", "--once"], "exclude each other"),
+        (["a", "--base", "b", "--once", "--prompt", "hi"], "--prompt needs the whole model"),
+        (["a", "--base", "b", "--once", "--max-loras", "4", "--max-cpu-loras", "2"], "less than max_loras"),
+    ],
+)
+def test_a_wrong_command_line_says_what_is_wrong_with_it(
+    capsys: pytest.CaptureFixture[str], argv: list[str], said: str
+) -> None:
+    code, err = refused(capsys, ["warm", *argv])
+    assert code == 2
+    assert said in err
+
+
+def test_a_base_that_is_not_there_is_said_before_anything_is_fetched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = write_adapter(tmp_path / "a", modules=QUERIES)
+    cache = tmp_path / "cache"
+    argv = ["--cache-dir", str(cache), "warm", str(adapter), "--base", str(tmp_path / "none"), "--once"]
+    assert refused(capsys, argv)[0] == 3
+    assert not cache.exists()
+
+
+def test_the_table_is_for_people_talk_goes_to_stderr_and_the_parent_needs_no_torch(tmp_path: Path) -> None:
+    write_base_config(tmp_path / "base")
+    write_adapter(tmp_path / "a", modules=QUERIES)
+    script = (
+        "import sys; from lora_cli.cli.main import main; code = main(sys.argv[1:]);"
+        "print(code, sorted({'torch', 'transformers', 'numpy'} & sys.modules.keys()), file=sys.stderr)"
+    )
+    argv = ["--cache-dir", "cache", "-v", "warm", "a", "--base", "base", "--once"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", script, *argv],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "proved" in done.stdout
+    assert "synthetic" in done.stdout
+    assert done.stderr.splitlines() == ["a: read", "a: slot", "a: proof", "0 []"]
