@@ -1,0 +1,135 @@
+"""``lora-cli cache``: see it, check it, and make room in it."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from lora_cli.cli.main import main
+from lora_cli.store import Store
+from tests.making import write_adapter
+from tests.store.keeping import edit_in_place, tree
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> Store:
+    """A cache with two adapters in it, of which ``sql`` was used last."""
+    monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("chat", "sql")):
+        write_adapter(tmp_path / name, seed=seed, config={"revision": name})
+        assert main(["fetch", f"./{name}"]) == 0
+    capsys.readouterr()
+    store = Store(tmp_path / "cache")
+    for path in store.refs.iterdir():
+        used_s = time.time() - (100 if b"/chat" in path.read_bytes() else 10)
+        os.utime(path, (used_s, used_s))
+    return store
+
+
+def said(capsys: Captured, *argv: str, code: int = 0) -> str:
+    assert main(["cache", *argv]) == code
+    return capsys.readouterr().out
+
+
+def directory(capsys: Captured, name: str) -> Path:
+    return Path(said(capsys, "path", name).strip())
+
+
+def test_path_is_the_cache_or_one_snapshot(store: Store, capsys: Captured) -> None:
+    assert said(capsys, "path") == f"{store.root}\n"
+    found = directory(capsys, "./sql")
+    assert tree(found) == {"adapter_config.json", "adapter_model.safetensors"}
+    assert directory(capsys, found.name[:10]) == found
+
+
+def test_ls_lists_the_last_used_first(store: Store, capsys: Captured) -> None:
+    lines = said(capsys, "ls").splitlines()
+    assert [line.split("/")[-1].split()[0] for line in lines[1:3]] == ["sql", "chat"]
+    assert lines[3].startswith("2 snapshots")
+    document = json.loads(said(capsys, "ls", "--format", "json"))
+    assert document["schema"] == "lora_cli/cache/1"
+    assert [one["references"][0]["ref"] for one in document["snapshots"]] == [
+        f"file://{Path.cwd()}/sql",
+        f"file://{Path.cwd()}/chat",
+    ]
+    assert document["bytes"] == sum(one["bytes"] for one in document["snapshots"])
+
+
+def test_show_has_every_file_and_what_means_it(capsys: Captured) -> None:
+    text = said(capsys, "show", "./sql")
+    assert "adapter_model.safetensors" in text
+    assert f"file://{Path.cwd()}/sql" in text
+    (one,) = json.loads(said(capsys, "show", "./sql", "--format", "json"))["snapshots"]
+    assert one["directory"] == str(directory(capsys, "./sql"))
+
+
+@pytest.mark.parametrize("command", ["show", "rm", "path"])
+def test_what_is_not_there_is_exit_3(command: str, capsys: Captured) -> None:
+    assert main(["cache", command, "org/none"]) == 3
+    assert "is not in" in capsys.readouterr().err
+
+
+def test_verify_is_0_when_all_is_well_and_5_when_something_rotted(store: Store, capsys: Captured) -> None:
+    assert "4 blobs" in said(capsys, "verify")
+    edit_in_place(directory(capsys, "./sql") / "adapter_model.safetensors", at=500)
+    document = json.loads(said(capsys, "verify", "--format", "json", code=5))
+    assert [one["kind"] for one in document["rotten"]] == ["blob", "snapshot"]
+    assert all(Path(one["moved_to"]).parent == store.quarantine for one in document["rotten"])
+    assert "no rotten ones" in said(capsys, "verify")
+    assert main(["fetch", "./sql"]) == 0
+
+
+def test_verify_says_what_is_rotten(capsys: Captured) -> None:
+    (directory(capsys, "./sql") / "extra").write_bytes(b"")
+    text = said(capsys, "verify", code=5)
+    assert "rotten snapshot" in text
+    assert "1 rotten one" in text
+
+
+def test_gc_keeps_what_is_meant(store: Store, capsys: Captured) -> None:
+    before = tree(store.root)
+    assert said(capsys, "gc", "--grace", "0s") == "0 B freed\n"
+    assert tree(store.root) == before
+
+
+def test_gc_frees_what_was_not_used_for_long(store: Store, capsys: Captured) -> None:
+    before = tree(store.root)
+    dry = said(capsys, "gc", "--older-than", "50s", "--dry-run")
+    assert "would remove" in dry
+    assert tree(store.root) == before
+    document = json.loads(said(capsys, "gc", "--older-than", "50s", "--format", "json"))
+    assert [one["kind"] for one in document["removed"]] == ["reference", "snapshot", "blob", "blob"]
+    assert document["bytes"] > 0
+    assert main(["cache", "path", "./chat"]) == 3
+    assert main(["cache", "path", "./sql"]) == 0
+
+
+def test_gc_keeps_within_a_size(capsys: Captured) -> None:
+    size = sum(path.stat().st_size for path in directory(capsys, "./sql").iterdir())
+    assert "/chat" in said(capsys, "gc", "--max-cache-bytes", str(size))
+    assert main(["cache", "verify"]) == 0
+
+
+def test_gc_is_not_limited_by_what_one_adapter_may_have(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.setenv("LORA_CLI_MAX_BYTES", "1")
+    assert said(capsys, "gc") == "0 B freed\n"
+
+
+def test_rm_removes_an_adapter_and_only_that(store: Store, capsys: Captured) -> None:
+    text = said(capsys, "rm", "./chat")
+    assert "removed reference" in text
+    assert "freed" in text
+    assert main(["cache", "path", "./sql"]) == 0
+    assert main(["cache", "verify"]) == 0
+    said(capsys, "rm", "./sql")
+    assert tree(store.root) == set()
+
+
+@pytest.mark.parametrize("argv", [["gc", "--older-than", "soon"], ["rm"], ["gc", "--max-cache-bytes", "x"], ["none"]])
+def test_a_wrong_command_line_is_exit_2(argv: list[str], capsys: Captured) -> None:
+    assert main(["cache", *argv]) == 2

@@ -1,0 +1,217 @@
+"""``lora-cli fetch``: directories on standard output, talk on standard error, one code at the end."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_cli.cli.main import main
+from tests.making import write_adapter
+from tests.store.keeping import tree
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def a_cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def sql(tmp_path: Path) -> Path:
+    return write_adapter(tmp_path / "sql", seed=1)
+
+
+@pytest.fixture
+def chat(tmp_path: Path) -> Path:
+    return write_adapter(tmp_path / "chat", seed=2)
+
+
+def test_standard_output_is_one_absolute_snapshot_directory_an_adapter(
+    sql: Path, chat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fetch", str(sql), "./chat"]) == 0
+    out, err = capsys.readouterr()
+    first, second = map(Path, out.splitlines())
+    assert first.parent == second.parent == tmp_path / "cache" / "snapshots" / "sha256"
+    assert (first / WEIGHTS).read_bytes() == (sql / WEIGHTS).read_bytes()
+    assert (second / WEIGHTS).read_bytes() == (chat / WEIGHTS).read_bytes()
+    assert [line.split(":")[0] for line in err.splitlines()] == ["sql", "chat"]
+
+
+def test_quiet_says_nothing_but_errors(sql: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fetch", "--quiet", "./sql", "./none"]) == 3
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 1
+    assert err.startswith("error: none: there is no folder")
+    assert len(err.splitlines()) == 1
+
+
+def test_one_that_fails_does_not_stop_the_others_and_the_largest_code_is_the_end(
+    sql: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert main(["fetch", "./empty", "./none", "./sql"]) == 3
+    assert main(["fetch", "./empty", "./sql"]) == 1
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["word"],
+        ["./sql", "-f", "set.yaml"],
+        ["./sql", "--revision", "v1"],
+        ["./sql", "--subfolder", "../x"],
+        ["./sql", "--timeout", "soon"],
+        ["./sql", "--max-bytes", "much"],
+        ["./sql", "--jobs", "0"],
+        ["-f", "set.yaml", "--revision", "v1"],
+        ["./sql", "sub/../sql", "--to", "out"],
+    ],
+)
+def test_a_wrong_command_line_is_exit_2(argv: list[str], sql: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fetch", *argv]) == 2
+    assert capsys.readouterr().out == ""
+    assert not Path("cache").exists()
+
+
+def test_json_has_everything_and_the_same_exit_code(sql: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fetch", "./sql", "./none", "--format", "json"]) == 3
+    document: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert document["schema"] == "lora_cli/fetch/1"
+    assert document["exit_code"] == 3
+    good, bad = document["adapters"]
+    assert good["ref"] == f"file://{sql}"
+    assert Path(good["directory"]).name == good["sha256"]
+    assert good["bytes"] == sum(file["bytes"] for file in good["files"])
+    assert {file["path"] for file in good["files"]} == {CONFIG, WEIGHTS}
+    assert (good["cached"], good["error"]) == (False, None)
+    assert (bad["exit_code"], bad["error"]["message"]) == (3, f"there is no folder {sql.parent / 'none'}")
+    assert "directory" not in bad
+
+
+def test_a_manifest_names_them_and_its_policy_holds(
+    sql: Path, chat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters:\n"
+    text += "  - {name: a, source: ./sql}\n  - {name: b, source: ./chat}\n"
+    (tmp_path / "set.yaml").write_text(text)
+    assert main(["fetch", "-f", "set.yaml"]) == 0
+    assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines()] == ["a", "b"]
+    (tmp_path / "set.yaml").write_text(text + "policy: {max_bytes: 10}\n")
+    assert main(["fetch", "-f", "set.yaml"]) == 1
+    assert "policy max_bytes" in capsys.readouterr().err
+    (tmp_path / "set.yaml").write_text(text.replace("./sql", f"./sql, sha256: {'0' * 64}"))
+    assert main(["fetch", "-f", "set.yaml"]) == 5
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_one_adapter_is_handed_out_to_the_folder_itself(sql: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fetch", "./sql", "--to", "out"]) == 0
+    assert capsys.readouterr().out == f"{Path.cwd() / 'out'}\n"
+    assert tree(Path("out")) == {CONFIG, WEIGHTS}
+    assert main(["fetch", "./sql", "--to", "out"]) == 0
+
+
+def test_several_are_handed_out_to_folders_by_name(sql: Path, chat: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fetch", "./sql", "./chat", "--to", "out"]) == 0
+    assert capsys.readouterr().out == f"{Path.cwd() / 'out' / 'sql'}\n{Path.cwd() / 'out' / 'chat'}\n"
+    assert tree(Path("out")) == {f"{name}/{file}" for name in ("sql", "chat") for file in (CONFIG, WEIGHTS)}
+
+
+def test_a_folder_with_something_else_is_never_overwritten(
+    sql: Path, chat: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fetch", "./sql", "--to", "chat"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "holds something else" in err
+    assert tree(Path("chat")) == {CONFIG, WEIGHTS}
+
+
+def test_pickled_weights_are_fetched_only_when_that_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "old"
+    folder.mkdir()
+    (folder / CONFIG).write_text("{}")
+    (folder / "adapter_model.bin").write_bytes(b"\x80\x02.")
+    assert main(["fetch", "./old"]) == 1
+    assert "--allow-pickle" in capsys.readouterr().err
+    assert main(["fetch", "./old", "--allow-pickle"]) == 0
+    assert tree(Path(capsys.readouterr().out.strip())) == {CONFIG, "adapter_model.bin"}
+
+
+def test_options_come_from_the_environment_too(sql: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORA_CLI_MAX_BYTES", "10")
+    assert main(["fetch", "./sql"]) == 1
+    assert main(["fetch", "./sql", "--max-bytes", "1GiB"]) == 0
+
+
+def test_offline_needs_no_network_for_folders(sql: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fetch", "./sql", "--offline"]) == 0
+    assert main(["fetch", "org/name", "--offline"]) == 3
+    assert "network is switched off" in capsys.readouterr().err
+
+
+def on_a_terminal(argv: list[str], *, stdout_too: bool) -> tuple[str, str]:
+    """What a whole process writes to standard output, and to the terminal that its standard error is."""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    command = [sys.executable, "-m", "lora_cli", *argv]
+    with subprocess.Popen(
+        command, stdout=theirs if stdout_too else subprocess.PIPE, stderr=theirs, env=environment
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                chunk = os.read(ours, 65536)
+            except OSError:
+                break
+            if not chunk:
+                break
+            shown += chunk
+        out = process.stdout.read().decode() if process.stdout else ""
+        os.close(ours)
+    assert process.returncode == 0
+    return out, shown.decode()
+
+
+def test_with_bars_on_a_terminal_standard_output_still_has_only_the_directory(sql: Path, tmp_path: Path) -> None:
+    out, shown = on_a_terminal(["fetch", "./sql"], stdout_too=False)
+    (line,) = out.splitlines()
+    assert Path(line).parent == tmp_path / "cache" / "snapshots" / "sha256"
+    assert "\x1b" in shown
+    assert line not in shown
+
+
+def test_on_a_terminal_people_see_what_and_where(sql: Path, tmp_path: Path) -> None:
+    _, shown = on_a_terminal(["fetch", "./sql"], stdout_too=True)
+    assert "2 files" in shown
+    assert str(tmp_path / "cache" / "snapshots" / "sha256") in shown
+
+
+def test_no_progress_shows_no_bars(sql: Path) -> None:
+    _, shown = on_a_terminal(["fetch", "./sql", "--no-progress"], stdout_too=False)
+    assert "\x1b" not in shown
+
+
+FETCHED_MODULES = """
+import sys
+from lora_cli.cli.main import main
+assert main(["fetch", "./sql"]) == 0
+print(" ".join(sorted({name.split(".")[0] for name in sys.modules})), file=sys.stderr)
+"""
+
+
+def test_a_folder_is_fetched_without_anything_heavy(sql: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FETCHED_MODULES], capture_output=True, text=True, check=True)
+    imported = set(done.stderr.splitlines()[-1].split())
+    assert not imported & {"torch", "numpy", "httpx2", "yaml", "rich", "huggingface_hub", "safetensors", "transformers"}
