@@ -113,7 +113,19 @@ def root(
     flags = {"cache_dir": cache_dir, "config": config}
     switches = {"quiet": quiet, "verbose": verbose, "no_progress": no_progress}
     given = {name: value for name, value in (flags | switches).items() if value}
-    ctx.obj = load_settings(given, os.environ)
+    settings = load_settings(given, os.environ)
+    if settings.quiet or settings.verbose:
+        _set_talk("ERROR" if settings.quiet else "INFO")
+    ctx.obj = settings
+
+
+def _set_talk(level: str) -> None:
+    """What the floors below say through ``logging`` (a wait, a renamed repository) goes to stderr from ``level`` on."""
+    import logging
+
+    logger = logging.getLogger("lora_cli")
+    logger.setLevel(level)
+    logger.handlers = [logging.StreamHandler()]
 
 
 def build_app() -> "Command":

@@ -32,9 +32,9 @@ REFUSED = LoadReport(
 )
 
 AT_80 = """\
-adapter    outcome  applied  rank  slot  worst error  tolerance
-pirate     proved     60/60     4     1      4.5e-06    1.0e-05
-misnested  refused      0/4     -     -            -          -
+adapter    digest        outcome  applied  rank  slot  worst error  tolerance
+pirate     abababababab  proved     60/60     4     1      4.5e-06    1.0e-05
+misnested  -             refused      0/4     -     -            -          -
 
 milliseconds  resolve  fetch  validate  read  slot  proof  total
 pirate           0.31   12.3       3.4   1.0  0.40   1204   1221
@@ -49,6 +49,7 @@ misnested: refused at validate
 
 AT_40 = """\
 pirate: proved
+  digest   abababababab
   applied  60/60
   rank     4
   slot     1
@@ -99,7 +100,7 @@ def test_colour_changes_no_letter() -> None:
 def test_an_adapter_called_like_an_outcome_is_coloured_where_the_outcome_stands() -> None:
     coloured = render_load_reports([replace(PROVED, name="proved")], 80, colour=True)
 
-    assert "proved   \x1b[32mproved\x1b[0m" in coloured
+    assert "abababababab  \x1b[32mproved\x1b[0m" in coloured
 
 
 def test_no_adapters_are_told_too() -> None:

@@ -7,6 +7,8 @@ from lora_cli.render.text import columns, counted, milliseconds, paint, pairs, s
 
 NARROW = 72
 NONE = "-"
+DIGEST_SHOWN = 12
+"""Characters of a snapshot digest: enough to tell one from another, and to paste after ``cache show``."""
 
 
 def render_load_reports(reports: Sequence[LoadReport], width: int, *, colour: bool = False) -> str:
@@ -49,10 +51,11 @@ def _proof(report: LoadReport) -> tuple[str, str]:
 
 
 def _facts(reports: Sequence[LoadReport]) -> list[str]:
-    header = ("adapter", "outcome", "applied", "rank", "slot", "worst error", "tolerance")
+    header = ("adapter", "digest", "outcome", "applied", "rank", "slot", "worst error", "tolerance")
     rows = [
         (
             report.name,
+            report.digest[:DIGEST_SHOWN] or NONE,
             outcome(report),
             report.applied or NONE,
             NONE if report.rank is None else report.rank,
@@ -61,7 +64,7 @@ def _facts(reports: Sequence[LoadReport]) -> list[str]:
         )
         for report in reports
     ]
-    return columns(header, rows, left=2)
+    return columns(header, rows, left=3)
 
 
 def _times(reports: Sequence[LoadReport], stages: Sequence[str]) -> list[str]:
@@ -93,6 +96,7 @@ def _block(report: LoadReport, width: int, colour: bool) -> Iterator[str]:
     error, tolerance = _proof(report)
     yield f"{safe(report.name)}: {paint(word, 'red' if report.error else 'green', colour=colour)}"
     rows: list[tuple[str, object]] = [
+        ("digest", report.digest[:DIGEST_SHOWN]),
         ("applied", report.applied),
         ("rank", report.rank),
         ("slot", report.slot),
