@@ -22,9 +22,6 @@ from lora_cli.runtime.plan import Answer, Failure, Forward, Job, Load, Plan, Rea
 
 T = TypeVar("T")
 
-STOP_DEADLINE_S = 5.0
-"""How long a child may take to end after its connection closed, and again after SIGTERM, before it is killed."""
-
 SAID_BYTES = 16384
 """How much of the end of the child's stderr is read to say why it died."""
 
@@ -45,6 +42,8 @@ class WarmProcess:
     The child is started cleanly (a new interpreter, no fork) with the first request, or with ``start``. When it dies,
     the request at hand fails with the reason, and the next one starts another child, whose tiers are empty.
     ``deadline_s`` is how long one request may take (None: as long as it wants); a child over it is killed.
+    ``stop_deadline_s`` is how long a child may take to end after its connection closed, and again after SIGTERM,
+    before it is killed.
     ``tell`` hears ``(adapter, stage)`` when a stage begins.
     """
 
@@ -53,10 +52,11 @@ class WarmProcess:
         plan: Plan,
         *,
         deadline_s: float | None = None,
+        stop_deadline_s: float = 5.0,
         tell: Callable[[str, str], None] = lambda _name, _stage: None,
     ) -> None:
         require(plan.forward)
-        self.plan, self.deadline_s, self.tell = plan, deadline_s, tell
+        self.plan, self.deadline_s, self.stop_deadline_s, self.tell = plan, deadline_s, stop_deadline_s, tell
         self.starts = 0
         self._child: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
@@ -129,7 +129,7 @@ class WarmProcess:
             return
         for end in (child.terminate, child.kill):
             try:
-                child.wait(STOP_DEADLINE_S)
+                child.wait(self.stop_deadline_s)
             except subprocess.TimeoutExpired:
                 end()
         child.wait()
@@ -174,7 +174,7 @@ class WarmProcess:
         child = self._child
         assert child is not None
         with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(STOP_DEADLINE_S)
+            child.wait(self.stop_deadline_s)
         status, said = child.returncode, self._last_words()
         self.close_child()
         if status is not None and status < 0:

@@ -94,7 +94,7 @@ def _prove_module(
     error = _largest(outputs.composed.double() - outputs.merged) / size
     moved = _largest(outputs.delta) / size
     proof = ModuleProof(path, error, moved, tolerance)
-    reason = _not_finite(stack, slot, outputs) or _wrong(proof, outputs, path_rounding)
+    reason = _not_finite(stack, slot, outputs) or why_wrong(proof, outputs, path_rounding)
     return ModuleProof(path, error, moved, tolerance, reason)
 
 
@@ -162,11 +162,13 @@ def _not_finite(stack: Stack, slot: int, outputs: Outputs) -> str:
     return ""
 
 
-def _wrong(proof: ModuleProof, outputs: Outputs, path_rounding: float) -> str:
+def why_wrong(proof: ModuleProof, outputs: Outputs, path_rounding: float) -> str:
+    """Why finite outputs with the numbers of ``proof`` prove nothing; empty when they do.
+
+    ``path_rounding`` is what the LoRA path may be off by, relative to its own size.
+    """
     if proof.error > proof.tolerance:
-        return (
-            f"off the merged weights by {proof.error:.1e} of their size, where rounding explains {proof.tolerance:.1e}"
-        )
+        return f"off the merged weights by {proof.error:.1e} of their size; rounding explains {proof.tolerance:.1e}"
     size = _largest(outputs.want)
     off = _largest(outputs.delta - outputs.want)
     if off > path_rounding * size:

@@ -136,6 +136,15 @@ def test_a_child_that_is_killed_fails_the_adapter_at_hand_only(
     assert warm.serve(before).tier == "disk"
 
 
+def test_ctrl_c_is_the_parents_business(warm: WarmProcess, tmp_path: Path) -> None:
+    assert warm.load(job(tmp_path / "before")).error == ""
+    child = warm.pid
+    assert child is not None
+    os.kill(child, signal.SIGINT)
+    assert warm.load(job(tmp_path / "after")).error == ""
+    assert warm.pid == child
+
+
 def test_a_child_over_its_deadline_is_killed_and_the_next_adapter_gets_another(
     warm: WarmProcess, tmp_path: Path
 ) -> None:
@@ -197,6 +206,16 @@ def test_an_unreadable_checkpoint_means_synthetic_weights_which_is_said_and_the_
     assert child is not None
     assert not runs(child)
     assert capfd.readouterr().out == ""
+
+
+def test_a_child_that_does_not_end_by_itself_is_made_to(tmp_path: Path) -> None:
+    process = WarmProcess(Plan(LLAMA, (Q_PROJ,), 1, 1, 8, device="cpu"), stop_deadline_s=0.1)
+    process.start()
+    child = process.pid
+    assert child is not None
+    os.kill(child, signal.SIGSTOP)
+    process.close()
+    assert not runs(child)
 
 
 def test_a_parent_that_is_killed_takes_its_child_along(tmp_path: Path) -> None:

@@ -1,16 +1,17 @@
 """The proof holds for what is right and fails for every way in which a slot can be wrong."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from lora_cli.core.base_model import BaseModel, BaseModule
-from lora_cli.core.results import Proof
+from lora_cli.core.results import ModuleProof, Proof
 from lora_cli.runtime.base_weights import SyntheticWeights
-from lora_cli.runtime.proof import prove, tolerances
+from lora_cli.runtime.proof import Outputs, prove, tolerances, why_wrong
 from lora_cli.runtime.slots import Slots
 from lora_cli.runtime.weights import LoraWeights
 from tests.runtime.tiny import BASE, CONV, EMBEDDING, LINEAR, MODULES, slots, weights
@@ -157,6 +158,29 @@ def test_the_same_seed_gives_the_same_proof_and_another_seed_another() -> None:
     assert first == again
     assert replace(first, modules=()) == replace(other, modules=())
     assert first.modules != other.modules
+
+
+def sound() -> Outputs:
+    """One token, two outputs: base 1 and 2, LoRA adds 3 and 4."""
+    base, delta = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]])
+    return Outputs(base, base + delta, (base + delta).double(), delta.double(), delta.double(), base_kept=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "numbers", "said"),
+    [
+        ({}, {}, ""),
+        ({}, {"error": 2e-6}, "off the merged weights by 2.0e-06 of their size; rounding explains 1.0e-06"),
+        ({"delta": torch.tensor([[3.0, 4.1]])}, {}, "the LoRA path is off by 1.0e-01 at a size of 4.0e+00"),
+        ({}, {"moved": 0.0}, "changes nothing"),
+        ({"base_kept": False}, {}, "a token without an adapter got another output than the base's"),
+    ],
+)
+def test_each_check_fails_on_its_own(change: Mapping[str, Any], numbers: Mapping[str, float], said: str) -> None:
+    proof = replace(ModuleProof(LINEAR, error=5e-7, moved=0.5, tolerance=1e-6), **numbers)  # type: ignore[arg-type]
+    reason = why_wrong(proof, replace(sound(), **change), 1e-6)
+    assert reason.startswith(said)
+    assert bool(reason) == bool(said)
 
 
 def fails_everywhere(proof: Proof) -> bool:
