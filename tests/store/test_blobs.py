@@ -76,6 +76,10 @@ def test_a_partial_that_somebody_took_away_is_not_kept(store: Store) -> None:
     partial.path.rename(partial.path.with_name("taken"))
     with pytest.raises(LostBlob):
         keep_blob(store, partial.path, partial.descriptor, blob)
+    partial.path.write_bytes(b"other")
+    with pytest.raises(LostBlob):
+        keep_blob(store, partial.path, partial.descriptor, blob)
+    assert not store.blobs.exists()
     drop_partial(partial)
 
 

@@ -88,6 +88,16 @@ def test_what_a_living_process_writes_is_left_alone(store: Store) -> None:
         drop_partial(partial)
 
 
+def test_what_a_living_process_writes_is_left_alone_however_long_it_is_silent(store: Store) -> None:
+    with another_process_writes(store, "half of it"):
+        (path,) = (store.partials / KEY).iterdir()
+        os.utime(path, (1, 1))
+        partial = open_partial(store, KEY, 100)
+        assert partial.size == 0
+        assert path.exists()
+        drop_partial(partial)
+
+
 def test_the_longest_one_is_taken_and_the_others_are_removed(store: Store) -> None:
     for size in (3, 9, 0, 5):
         left_by(store, let_go(new_writer()), b"x" * size)
