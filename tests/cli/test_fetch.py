@@ -15,6 +15,12 @@ from tests.making import write_adapter
 from tests.store.keeping import tree
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+SET = """apiVersion: lora-cli/v1
+kind: AdapterSet
+adapters:
+  - {name: a, source: ./sql}
+  - {name: b, source: ./chat}
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +84,7 @@ def test_one_that_fails_does_not_stop_the_others_and_the_largest_code_is_the_end
     ],
 )
 def test_a_wrong_command_line_is_exit_2(argv: list[str], sql: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("set.yaml").write_text(SET)
     assert main(["fetch", *argv]) == 2
     assert capsys.readouterr().out == ""
     assert not Path("cache").exists()
@@ -101,15 +108,13 @@ def test_json_has_everything_and_the_same_exit_code(sql: Path, capsys: pytest.Ca
 def test_a_manifest_names_them_and_its_policy_holds(
     sql: Path, chat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = "apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters:\n"
-    text += "  - {name: a, source: ./sql}\n  - {name: b, source: ./chat}\n"
-    (tmp_path / "set.yaml").write_text(text)
+    (tmp_path / "set.yaml").write_text(SET)
     assert main(["fetch", "-f", "set.yaml"]) == 0
     assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines()] == ["a", "b"]
-    (tmp_path / "set.yaml").write_text(text + "policy: {max_bytes: 10}\n")
+    (tmp_path / "set.yaml").write_text(SET + "policy: {max_bytes: 10}\n")
     assert main(["fetch", "-f", "set.yaml"]) == 1
     assert "policy max_bytes" in capsys.readouterr().err
-    (tmp_path / "set.yaml").write_text(text.replace("./sql", f"./sql, sha256: {'0' * 64}"))
+    (tmp_path / "set.yaml").write_text(SET.replace("./sql", f"./sql, sha256: {'0' * 64}"))
     assert main(["fetch", "-f", "set.yaml"]) == 5
     assert len(capsys.readouterr().out.splitlines()) == 1
 
