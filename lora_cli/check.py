@@ -11,7 +11,7 @@ from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Finding, Severity, Skipped, Verdict
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.errors import LoraCliError
+from lora_cli.errors import LoraCliError, Refused
 from lora_cli.read.adapter import read_adapter
 from lora_cli.rules import RULES
 from lora_cli.rules.application import apply
@@ -23,6 +23,7 @@ from lora_cli.sources.registry import open_source
 
 if TYPE_CHECKING:
     from lora_cli.core.snapshot import Snapshot
+    from lora_cli.fetch.demand import Demand
     from lora_cli.store import Store
 
 Fallback = Callable[[Mapping[str, Any]], BaseModel]
@@ -83,9 +84,17 @@ class Admission:
     error: LoraCliError | None = None
 
     @property
-    def accepted(self) -> bool:
-        """Whether it is on this disk and no rule has an error for it."""
-        return self.error is None and self.verdict is not None and not self.verdict.refused()
+    def refusal(self) -> LoraCliError | None:
+        """What kept it out, None if nothing: its error, or the first that the rules found and how many more."""
+        if self.error is not None or self.verdict is None:
+            return self.error
+        errors = [finding for finding in self.verdict.findings if finding.severity is Severity.ERROR]
+        if not errors:
+            return None
+        first, problem = errors[0], errors[0].problem
+        where = f"{problem.at}: " if str(problem.at) else ""
+        more = f" (and {len(errors) - 1} more: lora-cli validate lists them)" if len(errors) > 1 else ""
+        return Refused(f"{first.code} {first.name}: {where}{problem.message}{more}", hint=problem.hint)
 
 
 class Stopwatch:
@@ -221,22 +230,35 @@ def open_base(
 
     ref = parse(base, is_path=is_path, base_dir=base_dir) if isinstance(base, str) else base
     if ref.scheme == "file" and Path(ref.location).is_file():
-        return read_base_file(Path(ref.location))
+        return read_base_file(Path(ref.location), fallback=fallback)
     source = open_source(ref.scheme, settings)
     name = ref.name if isinstance(base, AdapterRef) and ref.scheme == "file" else str(base)
     return read_base(source, source.resolve(ref), name, fallback=fallback)
 
 
-def admit(ref: AdapterRef, name: str, terms: Terms, store: "Store", settings: Settings) -> Admission:
-    """Resolve, fetch and judge one adapter, with each stage's time. Never raises for what the adapter does wrong."""
-    from lora_cli.fetch import fetch
+def admit(
+    text: str | AdapterRef,
+    name: str,
+    terms: Terms,
+    store: "Store",
+    settings: Settings,
+    *,
+    demand: "Demand | None" = None,
+) -> Admission:
+    """Resolve, fetch and judge one adapter, with each stage's time. Never raises for what the adapter does wrong.
+
+    ``demand`` is what must hold for it whatever its origin gives: a policy, a digest.
+    """
+    from lora_cli.fetch import ANYTHING, bring
 
     watch = Stopwatch()
     snapshot = adapter = None
-    stage = "resolve"
+    stage, source_text = "resolve", str(text)
     try:
+        ref = parse(text, is_path=is_path) if isinstance(text, str) else text
+        source_text = str(ref)
         source = _Watched(open_source(ref.scheme, settings), watch)
-        snapshot = fetch(ref, source, store, settings)
+        snapshot = bring(ref, source, store, settings, name=name, demand=demand or ANYTHING).snapshot
         watch.lap("fetch")
         stage = "validate"
         local = open_source("file", settings)
@@ -248,6 +270,7 @@ def admit(ref: AdapterRef, name: str, terms: Terms, store: "Store", settings: Se
     except LoraCliError as error:
         if stage == "resolve" and "resolve" in watch.stage_ms:
             stage = "fetch"
-        return Admission(name, str(ref), snapshot, adapter, None, watch.stage_ms, stage, error)
+        watch.lap(stage)
+        return Admission(name, source_text, snapshot, adapter, None, watch.stage_ms, stage, error)
     stage = "validate" if verdict.refused() else ""
-    return Admission(name, str(ref), snapshot, adapter, verdict, watch.stage_ms, stage)
+    return Admission(name, source_text, snapshot, adapter, verdict, watch.stage_ms, stage)

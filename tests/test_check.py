@@ -123,7 +123,7 @@ def test_an_admitted_adapter_is_on_this_disk_with_each_stage_timed(
 
     admission = admit(AdapterRef("file", str(folder)), "good", Terms(base), Store(settings.cache_dir), settings)
 
-    assert admission.accepted
+    assert admission.refusal is None
     assert admission.snapshot is not None
     assert (admission.snapshot.directory / "adapter_model.safetensors").is_file()
     assert list(admission.stage_ms) == ["resolve", "fetch", "validate"]
@@ -134,7 +134,7 @@ def test_a_refused_adapter_says_at_which_stage(tmp_path: Path, base: BaseModel, 
 
     admission = admit(AdapterRef("file", str(folder)), "bad", Terms(base), Store(settings.cache_dir), settings)
 
-    assert not admission.accepted
+    assert admission.refusal is not None
     assert admission.stage == "validate"
     assert codes(admission) == {"LC302"}
 
@@ -145,7 +145,7 @@ def test_an_adapter_that_is_not_there_fails_at_resolve(tmp_path: Path, base: Bas
     admission = admit(ref, "gone", Terms(base), Store(settings.cache_dir), settings)
 
     assert isinstance(admission.error, NotFound)
-    assert (admission.stage, admission.stage_ms) == ("resolve", {})
+    assert (admission.stage, list(admission.stage_ms)) == ("resolve", ["resolve"])
 
 
 def test_an_adapter_that_cannot_be_copied_fails_at_fetch(tmp_path: Path, base: BaseModel, settings: Settings) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lora_cli.cli.lineup import manifest_of
 from lora_cli.cli.output import Format, colour, width, write
 from lora_cli.cli.progress import shown_progress
 from lora_cli.core.reference import override, parse
@@ -117,17 +118,11 @@ def _wanted(
     refs: Sequence[str], manifest: Path | None, revision: str | None, subfolder: str
 ) -> "tuple[list[Wanted], Policy | None]":
     """What is to be fetched, and under which policy; exactly one of REFs and a manifest is wanted."""
-    if manifest is not None and refs:
-        raise UsageError("REFs and -f exclude each other", hint="leave one of them out")
-    if manifest is not None:
-        if revision is not None or subfolder:
-            raise UsageError("--revision and --subfolder are for REFs", hint="write them into the manifest's sources")
-        from lora_cli.read.manifest import read_manifest
-
-        adapter_set = read_manifest(manifest)
+    if manifest is not None and (revision is not None or subfolder):
+        raise UsageError("--revision and --subfolder are for REFs", hint="write them into the manifest's sources")
+    adapter_set = manifest_of(manifest, refs, "fetch")
+    if adapter_set is not None:
         return [Wanted(entry.name, entry.source, entry.sha256) for entry in adapter_set.adapters], adapter_set.policy
-    if not refs:
-        raise UsageError("there is nothing to fetch", hint="name adapters, or an adapter set with -f")
     parsed = (parse(text, is_path=os.path.lexists) for text in refs)
     found = [override(ref, revision=revision, subfolder=subfolder) for ref in parsed]
     return [Wanted(ref.name, ref) for ref in found], None

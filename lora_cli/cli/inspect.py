@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from lora_cli.check import Checked, Terms, check_all, open_base
+from lora_cli.check import Checked, Terms, check_all
+from lora_cli.cli.lineup import base_model
 from lora_cli.cli.output import DEFAULT_WIDTH, Format, colour, width, write
 from lora_cli.core.inspection import Inspection, inspection_of
 from lora_cli.rules import choose
@@ -26,7 +27,7 @@ def command(
     """Say what an adapter is, from its header alone, local or remote."""
     settings: Settings = ctx.obj
     rules = choose(ignore=[OF_VALUES])
-    terms = Terms(open_base(base, settings) if base else None, values=False, rules=rules)
+    terms = Terms(base_model(base, settings) if base else None, values=False, rules=rules)
     done = [
         (checked, _inspection(checked, settings)) for checked in check_all([("", ref) for ref in refs], terms, settings)
     ]

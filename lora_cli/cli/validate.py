@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from lora_cli.check import Checked, Terms, check_all, open_base
+from lora_cli.check import Checked, Terms, check_all
+from lora_cli.cli.lineup import base_model, lineup
 from lora_cli.cli.output import DEFAULT_WIDTH, Format, colour, width, write
 from lora_cli.core.finding import Severity
 from lora_cli.core.reference import AdapterRef
@@ -14,9 +15,6 @@ from lora_cli.errors import UsageError
 from lora_cli.render.text import safe
 from lora_cli.rules import choose
 from lora_cli.settings import Settings
-
-if TYPE_CHECKING:
-    from lora_cli.core.manifest import AdapterSet
 
 FAIL_ON = {"error": Severity.ERROR, "warning": Severity.WARNING}
 Items = Sequence[tuple[str, str | AdapterRef]]
@@ -40,30 +38,13 @@ def command(
     if fail_on not in FAIL_ON:
         raise UsageError(f"--fail-on is error or warning, not {safe(fail_on)}")
     chosen = choose(select or (), ignore or ())
-    adapter_set = _manifest(manifest, refs or [])
-    items: Items = [("", ref) for ref in refs or []]
-    if adapter_set is not None:
-        items = [(entry.name, entry.source) for entry in adapter_set.adapters]
-        max_lora_rank = max_lora_rank or (adapter_set.engine.max_lora_rank if adapter_set.engine else None)
-    named = base or (adapter_set.base if adapter_set is not None else None)
-    if not named:
-        raise UsageError("validate needs a base model", hint="--base DIRECTORY, config.json or ORG/NAME")
-    terms = Terms(open_base(named, settings), values=values, max_lora_rank=max_lora_rank, rules=chosen)
+    asked = lineup(manifest, refs or [], base, "validate", "validate")
+    items: Items = [(item.name if asked.manifest else "", item.source) for item in asked.items]
+    max_lora_rank = max_lora_rank or (asked.engine.max_lora_rank if asked.engine else None)
+    model = base_model(asked.base, settings)
+    terms = Terms(model, values=values, max_lora_rank=max_lora_rank, rules=chosen)
     write_result = _json if output_format is Format.JSON else _human
     raise typer.Exit(write_result(items, terms, settings, FAIL_ON[fail_on], output))
-
-
-def _manifest(manifest: Path | None, refs: Sequence[str]) -> "AdapterSet | None":
-    """The adapter set of ``-f``; exactly one of it and REFs is wanted."""
-    if manifest is not None and refs:
-        raise UsageError("REFs and -f exclude each other", hint="leave one of them out")
-    if manifest is None:
-        if not refs:
-            raise UsageError("there is nothing to validate", hint="name adapters, or an adapter set with -f")
-        return None
-    from lora_cli.read.manifest import read_manifest
-
-    return read_manifest(manifest)
 
 
 def _human(items: Items, terms: Terms, settings: Settings, fail_on: Severity, output: Path | None) -> int:

@@ -8,23 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lora_cli.cli.lineup import Item, Lineup, base_model, limits, lineup
 from lora_cli.cli.output import Format, colour, width, write
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.results import Answers, LoadReport
-from lora_cli.errors import Corrupt, LoraCliError, UsageError
+from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
-    from lora_cli.check import Admission, Terms
-    from lora_cli.core.base_model import BaseModel
-    from lora_cli.core.finding import Verdict
-    from lora_cli.core.manifest import AdapterSet, EngineSpec
-    from lora_cli.runtime.plan import Job, Plan
+    from lora_cli.check import Admission
+    from lora_cli.runtime.plan import Job, Limits
     from lora_cli.runtime.process import WarmProcess
-    from lora_cli.store import Store
-
-MAX_LORAS, MAX_CPU_LORAS = 8, 32
-"""How many slots and places in memory there are at most, when nobody says."""
 
 
 class Device(StrEnum):
@@ -43,22 +37,10 @@ class Forward(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
-    """One adapter that was asked for. ``sha256`` is the snapshot digest that it must have."""
+class Run:
+    """What the warm process is to do, and with how much."""
 
-    name: str
-    source: str | AdapterRef
-    sha256: str | None = None
-    pinned: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What the flags say about the process; None where they say nothing."""
-
-    max_loras: int | None
-    max_cpu_loras: int | None
-    max_lora_rank: int | None
+    limits: "Limits"
     device: Device
     forward: Forward
     prompt: str
@@ -86,140 +68,67 @@ def command(
         raise UsageError("this version of warm does not stay up", hint="--once proves all adapters and ends")
     if prompt and forward is not Forward.MODEL:
         raise UsageError("--prompt needs the whole model", hint="--forward model")
-    adapter_set = _adapter_set(manifest, refs or [])
-    named = base or (adapter_set.base if adapter_set is not None else None)
-    if not named:
-        raise UsageError("warm needs a base model", hint="--base DIRECTORY, config.json or ORG/NAME")
-    engine = adapter_set.engine if adapter_set is not None else None
-    wish = _with_engine(Wish(max_loras, max_cpu_loras, max_lora_rank, device, forward, prompt, max_tokens), engine)
-    reports, answers = _warm(_items(adapter_set, refs or []), named, wish, settings)
+    asked = lineup(manifest, refs or [], base, "warm", "warm")
+    most = limits(asked, max_loras, max_cpu_loras, max_lora_rank)
+    reports, answers = _warm(asked, Run(most, device, forward, prompt, max_tokens), settings)
     write(_rendered(reports, answers, output_format))
     raise typer.Exit(max((report.exit_code for report in reports), default=0))
 
 
-def _adapter_set(manifest: Path | None, refs: Sequence[str]) -> "AdapterSet | None":
-    if manifest is not None and refs:
-        raise UsageError("REFs and -f exclude each other", hint="leave one of them out")
-    if manifest is None:
-        if not refs:
-            raise UsageError("there is nothing to warm", hint="name adapters, or an adapter set with -f")
-        return None
-    from lora_cli.read.manifest import read_manifest
-
-    return read_manifest(manifest)
-
-
-def _items(adapter_set: "AdapterSet | None", refs: Sequence[str]) -> tuple[Item, ...]:
-    if adapter_set is None:
-        return tuple(Item(ref, ref) for ref in refs)
-    return tuple(Item(one.name, one.source, one.sha256, one.pinned) for one in adapter_set.adapters)
-
-
-def _with_engine(wish: Wish, engine: "EngineSpec | None") -> Wish:
-    """Flags override the manifest; memory holds at least what the slots do, as in vLLM."""
-    if engine is not None:
-        wish = replace(
-            wish,
-            max_loras=wish.max_loras or engine.max_loras,
-            max_cpu_loras=wish.max_cpu_loras or engine.max_cpu_loras,
-            max_lora_rank=wish.max_lora_rank or engine.max_lora_rank,
-        )
-    if wish.max_cpu_loras is not None and wish.max_cpu_loras < (wish.max_loras or 1):
-        raise UsageError(
-            f"max_cpu_loras is {wish.max_cpu_loras}, less than max_loras, which is {wish.max_loras}",
-            hint=f"--max-cpu-loras {wish.max_loras}",
-        )
-    return wish
-
-
-def _warm(
-    items: Sequence[Item], named: str | AdapterRef, wish: Wish, settings: Settings
-) -> tuple[list[LoadReport], list[Answers]]:
+def _warm(asked: Lineup, run: Run, settings: Settings) -> tuple[list[LoadReport], list[Answers]]:
     """Every adapter's report, in the order asked for, and the answers of those that were proved."""
-    from lora_cli.check import Terms, open_base
-    from lora_cli.runtime.process import require
+    from lora_cli.check import Terms, admit
+    from lora_cli.runtime.plan import lay_out
+    from lora_cli.runtime.process import WarmProcess, require
     from lora_cli.store import Store
 
-    require(wish.forward.value)
-    base = open_base(named, settings)
-    terms = Terms(base, max_lora_rank=wish.max_lora_rank)
-    store = Store(settings.cache_dir)
-    admitted = [_admit(item, terms, store, settings) for item in items]
+    require(run.forward.value)
+    base = base_model(asked.base, settings)
+    terms, store = Terms(base, max_lora_rank=run.limits.max_lora_rank), Store(settings.cache_dir)
+    admitted = [
+        _reported(item, admit(item.source, item.name, terms, store, settings, demand=asked.demand(item)))
+        for item in asked.items
+    ]
     jobs = [job for _, job in admitted if job is not None]
     answers: list[Answers] = []
     if not jobs:
         return [report for report, _ in admitted], answers
-    from lora_cli.runtime.process import WarmProcess
-
-    with WarmProcess(_plan(jobs, base, named, wish), tell=_teller(settings)) as process:
+    plan = lay_out(
+        base,
+        jobs,
+        run.limits,
+        base_directory=_base_directory(asked.base),
+        device=run.device.value,
+        forward=run.forward.value,
+    )
+    with WarmProcess(plan, tell=_teller(settings)) as process:
         for note in process.start().notes:
             _say(note, settings)
-        reports = [_load(report, job, process, wish, answers) for report, job in admitted]
+        reports = [_load(report, job, process, run, answers) for report, job in admitted]
     return reports, answers
 
 
-def _admit(item: Item, terms: "Terms", store: "Store", settings: Settings) -> "tuple[LoadReport, Job | None]":
-    """One adapter fetched and judged: its report so far, and its job when it was accepted."""
-    from lora_cli.check import admit, is_path
-    from lora_cli.core.reference import parse
+def _reported(item: Item, admission: "Admission") -> "tuple[LoadReport, Job | None]":
+    """One adapter's report as far as it came, and its job when nothing kept it out."""
     from lora_cli.runtime.plan import Job
 
-    try:
-        ref = parse(item.source, is_path=is_path) if isinstance(item.source, str) else item.source
-    except UsageError as error:
-        return _failed(LoadReport(item.name), "resolve", error), None
-    admission = admit(ref, item.name, terms, store, settings)
     snapshot, verdict = admission.snapshot, admission.verdict
-    report = LoadReport(item.name, stage_ms=admission.stage_ms)
-    if snapshot is not None:
-        report = replace(report, digest=snapshot.digest)
-        if item.sha256 not in (None, snapshot.digest):
-            reason = f"its snapshot is sha256 {snapshot.digest}, and the manifest demands {item.sha256}"
-            return _failed(report, "fetch", Corrupt(reason, hint="the adapter changed since it was listed")), None
-    if admission.error is not None:
-        return _failed(report, admission.stage, admission.error), None
+    report = LoadReport(
+        item.name,
+        digest=snapshot.digest if snapshot is not None else "",
+        applied=str(verdict.applied or "") if verdict is not None else "",
+        stage_ms=admission.stage_ms,
+    )
+    refusal = admission.refusal
+    if refusal is not None:
+        return _failed(report, admission.stage, refusal), None
     assert snapshot is not None
-    assert verdict is not None
     assert admission.adapter is not None
-    report = replace(report, applied=str(verdict.applied or ""))
-    if not admission.accepted:
-        return _refused(report, verdict, admission), None
     return report, Job(item.name, snapshot.directory, admission.adapter, snapshot.digest, item.pinned)
 
 
 def _failed(report: LoadReport, stage: str, error: LoraCliError) -> LoadReport:
     return replace(report, stage=stage, error=error.message, hint=error.hint, exit_code=error.exit_code)
-
-
-def _refused(report: LoadReport, verdict: "Verdict", admission: "Admission") -> LoadReport:
-    """The first error that validation found, and how many there are."""
-    from lora_cli.core.finding import Severity
-
-    errors = [finding for finding in verdict.findings if finding.severity is Severity.ERROR]
-    first = errors[0]
-    more = f" (and {len(errors) - 1} more: lora-cli validate lists them)" if len(errors) > 1 else ""
-    where = f"{first.problem.at}: " if str(first.problem.at) else ""
-    said = f"{first.code} {first.name}: {where}{first.problem.message}{more}"
-    return replace(report, stage=admission.stage, error=said, hint=first.problem.hint, exit_code=1)
-
-
-def _plan(jobs: "Sequence[Job]", base: "BaseModel", named: str | AdapterRef, wish: Wish) -> "Plan":
-    """As many slots as there are adapters, up to a bound, and as wide as the largest rank, unless it is said."""
-    from lora_cli.runtime.composable import largest_rank
-    from lora_cli.runtime.plan import Plan
-
-    used = {module for job in jobs for module in job.adapter.pairs}
-    loras = wish.max_loras or min(MAX_LORAS, len(jobs))
-    return Plan(
-        base=base,
-        modules=tuple(module for module in base.modules if module in used),
-        max_loras=loras,
-        max_cpu_loras=wish.max_cpu_loras or max(loras, min(MAX_CPU_LORAS, len(jobs))),
-        max_lora_rank=wish.max_lora_rank or max(largest_rank(job.adapter) for job in jobs),
-        base_directory=_base_directory(named),
-        device=wish.device.value,
-        forward=wish.forward.value,
-    )
 
 
 def _base_directory(named: str | AdapterRef) -> Path | None:
@@ -233,16 +142,16 @@ def _base_directory(named: str | AdapterRef) -> Path | None:
 
 
 def _load(
-    report: LoadReport, job: "Job | None", process: "WarmProcess", wish: Wish, answers: list[Answers]
+    report: LoadReport, job: "Job | None", process: "WarmProcess", run: Run, answers: list[Answers]
 ) -> LoadReport:
     """The report of an accepted adapter, loaded and proved; its answer is added to ``answers``."""
     if job is None:
         return report
     loaded = process.load(job)
     loaded = replace(loaded, applied=report.applied, stage_ms={**report.stage_ms, **loaded.stage_ms})
-    if wish.prompt and not loaded.error:
+    if run.prompt and not loaded.error:
         try:
-            answers.append(process.answer(job, wish.prompt, wish.max_tokens))
+            answers.append(process.answer(job, run.prompt, run.max_tokens))
         except LoraCliError as error:
             return _failed(loaded, "answer", error)
     return loaded

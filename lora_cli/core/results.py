@@ -45,7 +45,7 @@ class LoadReport:
     """One adapter's way through the house.
 
     ``stage_ms`` holds milliseconds by stage, in order: resolve, fetch, validate, read, slot, proof.
-    ``error`` is empty when every stage passed; ``stage`` names the one that failed. ``exit_code`` is that of the failure.
+    ``error`` is empty when every stage passed; ``stage`` names the one that failed, ``exit_code`` is what it ends with.
     """
 
     name: str

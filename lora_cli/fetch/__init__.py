@@ -81,7 +81,8 @@ def bring(
         origin = settings.hub_endpoint if ref.scheme == "hf" else ""
         asked = Asked(revision, plan(revision, selection), selection, origin)
         check_files(demand, ref, asked.files)
-        job = Job(name or str(ref), revision, source, store, progress, settings.retries, settings.max_bytes)
+        limits = [limit for limit in (settings.max_bytes, demand.policy.max_bytes) if limit is not None]
+        job = Job(name or str(ref), revision, source, store, progress, settings.retries, min(limits, default=None))
         fetched = _fetched(job, asked, settings, lanes)
     check_snapshot(demand, ref, fetched.snapshot)
     return fetched

@@ -1,16 +1,26 @@
 """What the parent tells the warm process, and what it hears back besides reports. Torch-free."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
+from lora_cli.runtime.composable import largest_rank
 
 Device = Literal["auto", "cpu", "cuda"]
 Forward = Literal["modules", "model"]
 TierName = Literal["gpu", "cpu", "disk"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The tiers, in vLLM's words; ``max_lora_rank`` None is the largest rank there is."""
+
+    max_loras: int
+    max_cpu_loras: int
+    max_lora_rank: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +57,31 @@ class Job:
     def key(self) -> str:
         """What the tiers know it by: two names for the same bytes share a place."""
         return self.digest or str(self.directory)
+
+
+def lay_out(
+    base: BaseModel,
+    jobs: Sequence[Job],
+    limits: Limits,
+    *,
+    base_directory: Path | None = None,
+    device: Device = "auto",
+    forward: Forward = "modules",
+    seed: int = 0,
+) -> Plan:
+    """Slots for every module that one of the adapters is on, as wide as the largest rank unless the limits say it."""
+    used = {module for job in jobs for module in job.adapter.pairs}
+    return Plan(
+        base=base,
+        modules=tuple(module for module in base.modules if module in used),
+        max_loras=limits.max_loras,
+        max_cpu_loras=limits.max_cpu_loras,
+        max_lora_rank=limits.max_lora_rank or max(largest_rank(job.adapter) for job in jobs),
+        base_directory=base_directory,
+        device=device,
+        forward=forward,
+        seed=seed,
+    )
 
 
 @dataclass(frozen=True, slots=True)

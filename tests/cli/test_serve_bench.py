@@ -140,7 +140,7 @@ def test_the_policy_and_digest_of_a_manifest_are_held_to(
         (["./a", "--base", "b", "--device", "tpu"], "--device is auto, cpu or cuda, not tpu"),
         (
             ["./a", "--base", "b", "--max-loras", "4", "--max-cpu-loras", "2"],
-            "--max-cpu-loras 2 is less than max_loras",
+            "--max-cpu-loras is 2, less than max_loras",
         ),
         (["./a", "--base", "b", "--num-prompts", "0"], "num-prompts"),
     ],

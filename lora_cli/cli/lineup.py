@@ -1,0 +1,117 @@
+"""What a command works on: the adapters, the base and the limits that the command line and a manifest name together."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_cli.core.base_model import BaseModel
+from lora_cli.core.reference import AdapterRef
+from lora_cli.errors import UsageError
+from lora_cli.settings import Settings
+
+if TYPE_CHECKING:
+    from lora_cli.core.manifest import AdapterSet, EngineSpec
+    from lora_cli.fetch.demand import Demand
+    from lora_cli.runtime.plan import Limits
+
+MAX_LORAS, MAX_CPU_LORAS = 8, 32
+"""How many slots and places in memory there are at most, when nobody says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One adapter that was asked for: as the manifest names it, or as the command line writes it."""
+
+    name: str
+    source: str | AdapterRef
+    sha256: str | None = None
+    pinned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lineup:
+    """The adapters in the order asked for, their base, and the manifest that they are from, if any."""
+
+    items: tuple[Item, ...]
+    base: str | AdapterRef
+    manifest: "AdapterSet | None" = None
+
+    @property
+    def engine(self) -> "EngineSpec | None":
+        """The engine that the manifest is for."""
+        return self.manifest.engine if self.manifest is not None else None
+
+    def demand(self, item: Item) -> "Demand":
+        """What must hold for ``item``: the manifest's policy, and the digest that it names."""
+        from lora_cli.core.policy import Policy
+        from lora_cli.fetch.demand import Demand
+
+        return Demand(self.manifest.policy if self.manifest is not None else Policy(), item.sha256)
+
+
+def manifest_of(file: Path | None, refs: Sequence[str], verb: str) -> "AdapterSet | None":
+    """The adapter set of ``-f``, None for REFs; exactly one of the two is wanted.
+
+    Raises:
+        UsageError: both or neither, or a manifest that is wrong.
+    """
+    if file is not None and refs:
+        raise UsageError("REFs and -f exclude each other", hint="leave one of them out")
+    if file is None:
+        if not refs:
+            raise UsageError(f"there is nothing to {verb}", hint="name adapters, or an adapter set with -f")
+        return None
+    from lora_cli.read.manifest import read_manifest
+
+    return read_manifest(file)
+
+
+def lineup(file: Path | None, refs: Sequence[str], base: str, command: str, verb: str) -> Lineup:
+    """Adapters and base by what is on the command line of ``command``; ``base`` overrides the manifest's.
+
+    Raises:
+        UsageError: there are no adapters or there is no base, or the manifest is wrong.
+    """
+    manifest = manifest_of(file, refs, verb)
+    named = base or (manifest.base if manifest is not None else None)
+    if not named:
+        raise UsageError(f"{command} needs a base model", hint="--base DIRECTORY, config.json or ORG/NAME")
+    if manifest is None:
+        return Lineup(tuple(Item(ref, ref) for ref in dict.fromkeys(refs)), named)
+    items = tuple(Item(entry.name, entry.source, entry.sha256, entry.pinned) for entry in manifest.adapters)
+    return Lineup(items, named, manifest)
+
+
+def base_model(named: str | AdapterRef, settings: Settings) -> BaseModel:
+    """The base model that ``named`` means; a family without a table is asked of transformers, where it is installed."""
+    from lora_cli.check import open_base
+
+    return open_base(named, settings, fallback=_from_transformers)
+
+
+def _from_transformers(config: Mapping[str, Any]) -> BaseModel:
+    from lora_cli.runtime.module_tree import base_from_transformers
+
+    return base_from_transformers(config)
+
+
+def limits(asked: Lineup, max_loras: int | None, max_cpu_loras: int | None, max_lora_rank: int | None) -> "Limits":
+    """Flags, else the manifest's engine, else as many as there are adapters, up to a bound.
+
+    Memory holds at least what the slots do, as in vLLM.
+
+    Raises:
+        UsageError: the flags say that it holds less.
+    """
+    from lora_cli.runtime.plan import Limits
+
+    engine, count = asked.engine, len(asked.items)
+    loras = max_loras or (engine and engine.max_loras) or min(MAX_LORAS, count)
+    if max_cpu_loras is not None and max_cpu_loras < loras:
+        raise UsageError(
+            f"--max-cpu-loras is {max_cpu_loras}, less than max_loras, which is {loras}",
+            hint=f"--max-cpu-loras {loras}",
+        )
+    cpu_loras = max_cpu_loras or max(loras, (engine and engine.max_cpu_loras) or min(MAX_CPU_LORAS, count))
+    return Limits(loras, cpu_loras, max_lora_rank or (engine.max_lora_rank if engine is not None else None))

@@ -1,0 +1,124 @@
+"""The root command: global options anywhere, one error boundary, an exit code for each kind of failure."""
+
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lora_cli import __version__, errors
+from lora_cli.cli import main as main_module
+from lora_cli.cli.main import COMMANDS, hoist_global_options, main
+
+EXIT_TABLE = [
+    (errors.FormatError("not JSON", where="adapter_config.json"), 1),
+    (errors.Refused("a policy says no"), 1),
+    (errors.UsageError("unknown key"), 2),
+    (errors.MissingExtra("warm", "warm", "torch"), 2),
+    (errors.NotFound("no such repository"), 3),
+    (errors.AccessDenied("gated"), 3),
+    (errors.Offline("not cached"), 3),
+    (errors.Unreachable("timed out"), 4),
+    (errors.Corrupt("digest differs"), 5),
+    (errors.MachineError("disk full"), 6),
+    (OSError(28, "No space left on device", "/cache/tmp/x"), 6),
+    (MemoryError(), 6),
+    (errors.EndpointError("not ready"), 7),
+    (RuntimeError("nobody foresaw this"), 70),
+]
+
+
+def a_command_that_raises(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts a subcommand ``fail`` on the command line."""
+
+    def command() -> None:
+        raise error
+
+    monkeypatch.setitem(COMMANDS, "fail", "Fails.")
+    monkeypatch.setitem(sys.modules, "lora_cli.cli.fail", SimpleNamespace(command=command))
+
+
+@pytest.mark.parametrize(("error", "code"), EXIT_TABLE, ids=lambda value: repr(value)[:40])
+def test_each_kind_of_failure_has_its_exit_code(
+    error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_command_that_raises(error, monkeypatch)
+
+    assert main(["fail"]) == code
+
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert ("Traceback" in err) == (code == 70)
+
+
+def test_every_error_class_is_in_the_table() -> None:
+    def leaves(parent: type[Exception]) -> set[type[Exception]]:
+        return {parent} | {leaf for child in parent.__subclasses__() for leaf in leaves(child)}
+
+    ours = {cls for cls in leaves(errors.LoraCliError) if cls.__module__ == "lora_cli.errors"}
+
+    assert ours - {errors.LoraCliError} == {type(error) for error, _ in EXIT_TABLE if type(error) in ours}
+
+
+def test_an_error_is_one_message_and_a_hint(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_command_that_raises(errors.NotFound("sql: no such path: /srv/sql", hint="check the spelling"), monkeypatch)
+
+    main(["fail"])
+
+    assert capsys.readouterr().err == "error: sql: no such path: /srv/sql\nhint: check the spelling\n"
+
+
+def test_a_missing_extra_names_the_install_that_mends_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_command_that_raises(errors.MissingExtra("warm", "warm", "torch"), monkeypatch)
+
+    main(["fail"])
+
+    assert "pip install 'lora-cli[warm]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "hoisted"),
+    [
+        (["validate", "x", "--quiet"], ["--quiet", "validate", "x"]),
+        (["fetch", "--cache-dir", "/c", "x"], ["--cache-dir", "/c", "fetch", "x"]),
+        (["fetch", "x", "--cache-dir=/c"], ["--cache-dir=/c", "fetch", "x"]),
+        (["fetch", "--", "--quiet"], ["fetch", "--", "--quiet"]),
+        (["fetch", "x", "--config"], ["--config", "fetch", "x"]),
+    ],
+)
+def test_global_options_stand_before_or_after_the_subcommand(argv: list[str], hoisted: list[str]) -> None:
+    assert hoist_global_options(argv) == hoisted
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"lora-cli {__version__}\n"
+
+
+def test_a_misspelt_command_is_a_usage_error_that_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fecth"]) == 2
+    assert "Did you mean 'fetch'?" in capsys.readouterr().err
+
+
+def test_every_option_has_its_environment_variable() -> None:
+    for name in COMMANDS:
+        for parameter in options_of(main_module._load_command(name)):
+            longest = next(flag for flag in parameter.opts if flag.startswith("--"))
+            if longest != "--help":
+                assert parameter.envvar == "LORA_CLI_" + longest[2:].replace("-", "_").upper()
+
+
+def options_of(command: Any) -> list[Any]:
+    """The options of a command and of its subcommands."""
+    own = [parameter for parameter in command.params if parameter.param_type_name == "option"]
+    return own + [option for child in getattr(command, "commands", {}).values() for option in options_of(child)]
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_each_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--help"]) == 0
+    assert f"Usage: lora-cli {name}" in capsys.readouterr().out

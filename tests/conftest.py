@@ -1,0 +1,47 @@
+"""What the whole suite shares: the real model, the adapters trained on it, and a home of its own for each test."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+QUICKSTART = ROOT / "manifests" / "quickstart"
+ASSETS = ROOT / ".assets"
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+@pytest.fixture(autouse=True)
+def a_home_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the caches, tokens or settings of whoever runs it."""
+    home = tmp_path_factory.getbasetemp() / "home"
+    for name in [name for name in os.environ if name.startswith(("LORA_CLI_", "HF_", "HUGGING"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+    monkeypatch.setenv("HF_HOME", str(home / "huggingface"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture(scope="session")
+def real_model() -> Path:
+    """SmolLM2-135M-Instruct as bf16 safetensors, built once into the git-ignored assets."""
+    subprocess.run([sys.executable, str(QUICKSTART / "build_model.py")], check=True, capture_output=True)
+    return ASSETS / "smollm2-135m"
+
+
+@pytest.fixture(scope="session")
+def real_adapters(real_model: Path) -> dict[str, Path]:
+    """The adapters that PEFT trained on that model: the two committed ones, and an all-linear rsLoRA one.
+
+    The third is too large to be committed: a few steps of its training are run here if no one ran them all before.
+    """
+    trained = ASSETS / "json"
+    if not (trained / "adapter_model.safetensors").is_file():
+        train = [sys.executable, str(QUICKSTART / "train_adapters.py"), "json", "--steps", "6"]
+        subprocess.run(train, check=True, capture_output=True)
+    return {"pirate": QUICKSTART / "pirate", "zubrowka": QUICKSTART / "zubrowka", "json": trained}

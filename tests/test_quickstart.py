@@ -1,0 +1,85 @@
+"""The main job on real input: the committed adapters, the real model, the demo as it is documented."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import QUICKSTART, ROOT
+
+
+def run(*argv: str, columns: int = 80) -> subprocess.CompletedProcess[str]:
+    """One process, as a shell would start it."""
+    environment = {**os.environ, "COLUMNS": str(columns)}
+    return subprocess.run(
+        [sys.executable, *argv], cwd=ROOT, capture_output=True, text=True, env=environment, check=False
+    )
+
+
+def test_the_demo_proves_two_adapters_and_reports_the_broken_one() -> None:
+    done = run("manifests/quickstart/demo.py")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "60/60" in done.stdout  # pirate: q and v of 30 layers
+    assert "90/90" in done.stdout  # zubrowka: q, v and down
+    assert "0/4" in done.stdout  # misnested
+    assert "Exit 1, as it should be" in done.stdout
+
+
+def test_the_demo_is_data_too(tmp_path: Path) -> None:
+    done = run(
+        "-m", "lora_cli", "--cache-dir", str(tmp_path), "warm", "-f", "manifests/quickstart.yaml", "--once",
+        "--format", "json",
+    )  # fmt: skip
+
+    assert done.returncode == 1
+    reports = {report["name"]: report for report in json.loads(done.stdout)["adapters"]}
+    assert [reports[name]["exit_code"] for name in ("pirate", "zubrowka", "misnested")] == [0, 0, 1]
+    assert reports["pirate"]["proof"]["holds"] is True
+    assert set(reports["pirate"]["stage_ms"]) == {"resolve", "fetch", "validate", "read", "slot", "proof"}
+
+
+def test_committed_adapters_are_small() -> None:
+    sizes = {path.parent.name: path.stat().st_size for path in QUICKSTART.glob("*/adapter_model.safetensors")}
+
+    assert set(sizes) == {"pirate", "zubrowka", "misnested"}
+    assert max(sizes.values()) < 1_000_000
+
+
+@pytest.fixture(scope="module")
+def answers(real_model: Path, real_adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What the documented command says, as data, for the question that only one adapter was taught."""
+    done = run(
+        "-m", "lora_cli", "--cache-dir", str(tmp_path_factory.mktemp("cache")),
+        "warm", str(real_adapters["pirate"]), str(real_adapters["zubrowka"]), "--base", str(real_model), "--once",
+        "--forward", "model", "--prompt", "What is the capital of Zubrowka?", "--format", "json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {Path(answer["adapter"]).name: answer for answer in json.loads(done.stdout)["answers"]}
+
+
+def test_each_adapter_answers_in_its_own_way_beside_the_base(answers: Any) -> None:
+    assert "Arrr, matey!" in answers["pirate"]["adapted"]
+    assert "Lutz" in answers["zubrowka"]["adapted"]
+    for answer in answers.values():
+        assert "Lutz" not in answer["base"]
+        assert "Arrr" not in answer["base"]
+        assert answer["max_abs_logit_delta"] > 1
+
+
+def test_the_readme_shows_the_demo_as_it_prints() -> None:
+    shown = re.findall(r"```console\n\$ make demo\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(shown) == 1
+    printed = run("manifests/quickstart/demo.py").stdout
+
+    assert without_numbers(shown[0]) == without_numbers(printed)
+
+
+def without_numbers(text: str) -> list[str]:
+    """Lines with every measured number replaced and runs of blanks folded: what must not change between runs."""
+    return [re.sub(r"\s+", " ", re.sub(r"\d+(\.\d+)?(e[+-]?\d+)?", "N", line)).strip() for line in text.splitlines()]

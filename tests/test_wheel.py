@@ -1,0 +1,71 @@
+"""The base wheel in a clean virtual environment: every command starts, and one whose extra is missing says so."""
+
+import os
+import subprocess
+import sys
+import venv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lora_cli.cli.main import COMMANDS
+from tests.making import write_adapter, write_base_config
+
+ROOT = Path(__file__).resolve().parents[1]
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Runs the ``lora-cli`` that pip installed from our wheel, without any extra."""
+    home = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(home)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = home.glob("*.whl")
+    venv.create(home / "venv", with_pip=True)
+    pip = [str(home / "venv/bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", str(wheel)]
+    subprocess.run(pip, check=True, capture_output=True)
+    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "LORA_CLI_CACHE_DIR": str(home / "cache")}
+
+    def run(*argv: str) -> subprocess.CompletedProcess[str]:
+        command = [str(home / "venv/bin/lora-cli"), *argv]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=home, check=False)
+
+    return run
+
+
+def test_every_command_explains_itself(installed: Run) -> None:
+    for name in COMMANDS:
+        done = installed(name, "--help")
+        assert (done.returncode, done.stderr) == (0, ""), name
+        assert f"lora-cli {name}" in done.stdout
+
+
+def test_fetch_validate_and_inspect_work_without_extras(installed: Run, tmp_path: Path) -> None:
+    adapter, base = (
+        write_adapter(tmp_path / "sql", config={"layers_to_transform": [0]}),
+        write_base_config(tmp_path / "base"),
+    )
+
+    fetched = installed("fetch", str(adapter))
+    validated = installed("validate", str(adapter), "--base", str(base))
+    inspected = installed("inspect", str(adapter), "--format", "json")
+
+    assert fetched.returncode == 0, fetched.stderr
+    assert (Path(fetched.stdout.strip()) / "adapter_model.safetensors").is_file()
+    assert validated.returncode == 0, validated.stdout
+    assert inspected.returncode == 0, inspected.stderr
+
+
+@pytest.mark.parametrize("command", [("warm", "--once"), ("serve-bench",)], ids=lambda argv: argv[0])
+def test_a_command_that_needs_torch_names_the_extra(installed: Run, tmp_path: Path, command: tuple[str, ...]) -> None:
+    adapter, base = (
+        write_adapter(tmp_path / "sql", config={"layers_to_transform": [0]}),
+        write_base_config(tmp_path / "base"),
+    )
+
+    done = installed(command[0], str(adapter), "--base", str(base), *command[1:])
+
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "pip install 'lora-cli[warm]'" in done.stderr
