@@ -1,9 +1,13 @@
-"""Start-up is a feature: nothing heavy is imported before it is needed."""
+"""Start-up is a feature: nothing heavy is imported before it is needed, and a whole process stays within its budget."""
 
+import os
+import resource
 import subprocess
 import sys
 
 import pytest
+
+from tests.conftest import QUICKSTART
 
 HEAVY = ("torch", "transformers", "numpy", "s3fs", "huggingface_hub", "obstore", "pydantic", "httpx2", "yaml", "rich")
 
@@ -22,3 +26,25 @@ def test_the_app_imports_nothing_heavy() -> None:
 @pytest.mark.parametrize("argv", [["--version"], ["--help"], ["validate", "--help"], ["fetch", "--help"]])
 def test_help_imports_nothing_heavy(argv: list[str]) -> None:
     assert not modules_after(f"from lora_cli.cli.main import main\nmain({argv!r})") & set(HEAVY)
+
+
+def cpu_seconds(argv: list[str]) -> float:
+    """What one whole process costs with its bytecode cached, as the least of five: user and system time."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    spent = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *argv], check=True, capture_output=True, env=environment)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(spent)
+
+
+def test_the_version_costs_at_most_90_ms_more_than_a_bare_interpreter() -> None:
+    assert cpu_seconds(["-m", "lora_cli", "--version"]) - cpu_seconds(["-c", "pass"]) <= 0.09
+
+
+def test_validating_a_small_adapter_costs_at_most_150_ms() -> None:
+    adapter, base = str(QUICKSTART / "pirate"), str(QUICKSTART / "smollm2-135m")
+
+    assert cpu_seconds(["-m", "lora_cli", "validate", adapter, "--base", base]) <= 0.15
