@@ -27,7 +27,8 @@ class Settings:
     ``cache_dir`` is absolute. ``jobs`` is how many transfers or adapters are in flight at once. ``timeout_s`` is how
     long one network operation may be silent, ``retries`` how often it is tried again, ``lease_s`` how long a process
     waits for another one that downloads the same thing. ``hub_endpoint`` has no trailing slash and no user in it.
-    ``max_bytes`` limits one adapter (None: no limit). ``config`` is the file that was read, if any.
+    ``max_bytes`` limits one adapter (None: no limit). ``config`` is the file that was read, if any; ``config_error``
+    says why the one in the usual place, which nobody named, could not be.
     Tokens are never settings: each source asks its own chain when it needs one.
     """
 
@@ -43,6 +44,7 @@ class Settings:
     hub_endpoint: str = HUB_ENDPOINT
     max_bytes: int | None = None
     config: Path | None = None
+    config_error: str = ""
 
 
 def _flag(value: object) -> bool:
@@ -108,8 +110,8 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
 
     ``flags`` holds option names with underscores (``cache_dir``, ``timeout``, ``config``, …), None for "not given";
     names that are not global options are ignored. The file is ``config`` or ``LORA_CLI_CONFIG``, which then must
-    exist, else ``$XDG_CONFIG_HOME/lora-cli/config.toml`` if it does. ``HF_ENDPOINT`` and ``HF_HUB_OFFLINE`` count as
-    environment, below our own names. An empty variable is as good as none.
+    be readable, else ``$XDG_CONFIG_HOME/lora-cli/config.toml`` if it is. ``HF_ENDPOINT`` and ``HF_HUB_OFFLINE`` count
+    as environment, below our own names. An empty variable is as good as none.
 
     Raises:
         UsageError: a value or key that is wrong, with the layer, file and line that it stands in.
@@ -117,15 +119,18 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
     named = flags.get("config") or environ.get("LORA_CLI_CONFIG")
     file = _expand(Path(named), environ) if named else _xdg(environ, "XDG_CONFIG_HOME", ".config") / "config.toml"
     fields: dict[str, Any] = {"cache_dir": _xdg(environ, "XDG_CACHE_HOME", ".cache")}
-    from_file = _file_layer(file, environ, required=bool(named))
-    for layer in (from_file or {}, _environment_layer(environ), _flag_layer(flags)):
+    text, unreadable = _config_text(file)
+    if text is None and named:
+        raise UsageError(unreadable or f"there is no settings file {file}", hint="check --config or LORA_CLI_CONFIG")
+    from_file = {} if text is None else _file_layer(file, text, environ)
+    for layer in (from_file, _environment_layer(environ), _flag_layer(flags)):
         if layer.get("quiet") and layer.get("verbose"):
             raise UsageError("quiet and verbose exclude each other", hint="set one of them")
         if layer.get("quiet") or layer.get("verbose"):
             fields.update(quiet=False, verbose=False)
         fields.update(layer)
     fields["cache_dir"] = _expand(fields["cache_dir"], environ)
-    return Settings(**fields, config=file if from_file is not None else None)
+    return Settings(**fields, config=None if text is None else file, config_error=unreadable)
 
 
 def _flag_layer(flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,11 +167,8 @@ def _layer(values: Mapping[str, Any], where: Callable[[str], str]) -> dict[str, 
     return layer
 
 
-def _file_layer(file: Path, environ: Mapping[str, str], *, required: bool) -> dict[str, Any] | None:
-    """The file's layer, or None when there is no file. Paths in it are relative to it."""
-    text = _config_text(file, required=required)
-    if text is None:
-        return None
+def _file_layer(file: Path, text: str, environ: Mapping[str, str]) -> dict[str, Any]:
+    """The file's layer. Paths in it are relative to it."""
     import tomllib
 
     try:
@@ -191,20 +193,19 @@ def _file_layer(file: Path, environ: Mapping[str, str], *, required: bool) -> di
     return layer
 
 
-def _config_text(file: Path, *, required: bool) -> str | None:
+def _config_text(file: Path) -> tuple[str | None, str]:
+    """What is in the file, None when nothing can be had, and why it cannot be read when it is there."""
     try:
         if not file.is_file():
-            if required:
-                raise UsageError(f"there is no settings file {file}", hint="check --config or LORA_CLI_CONFIG")
-            return None
+            return None, ""
         with file.open("rb") as stream:
             data = stream.read(CONFIG_CAP + 1)
     except OSError as error:
-        raise UsageError(f"{file}: the settings file cannot be read: {error.strerror}") from error
+        return None, f"{file}: the settings file cannot be read: {error.strerror}"
     if len(data) > CONFIG_CAP:
         raise UsageError(f"{file}: a settings file of over {CONFIG_CAP} bytes is not read")
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8"), ""
     except UnicodeDecodeError as error:
         raise UsageError(f"{file}: this is not UTF-8: {error.reason} at byte {error.start}") from error
 

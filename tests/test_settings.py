@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,40 @@ def test_a_wrong_file_names_line_key_and_value(environ: dict[str, str], text: st
 def test_a_named_file_must_exist(environ: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no settings file .*nowhere\.toml"):
         load_settings({"config": tmp_path / "nowhere.toml"}, environ)
+
+
+@pytest.fixture
+def unreadable(environ: dict[str, str]) -> Path:
+    """A plain file, by its status, that nobody can read: not even root, whom no mode keeps out."""
+    file = Path(environ["XDG_CONFIG_HOME"]) / "lora-cli" / "config.toml"
+    file.parent.mkdir(parents=True)
+    file.symlink_to("/proc/self/mem")
+    if not file.is_file():
+        pytest.skip("this system has no such file")
+    return file
+
+
+def test_a_file_in_the_usual_place_that_cannot_be_read_is_left_out(environ: dict[str, str], unreadable: Path) -> None:
+    settings = load_settings({"jobs": 3}, environ)
+    assert (settings.jobs, settings.config) == (3, None)
+    assert settings.config_error.startswith(f"{unreadable}: the settings file cannot be read: ")
+
+
+def test_a_file_that_was_named_and_cannot_be_read_is_an_error(environ: dict[str, str], unreadable: Path) -> None:
+    for flags, variables in (({"config": unreadable}, {}), ({}, {"LORA_CLI_CONFIG": str(unreadable)})):
+        with pytest.raises(UsageError, match="cannot be read") as caught:
+            load_settings(flags, environ | variables)
+        assert "--config" in caught.value.hint
+
+
+@pytest.mark.parametrize(("words", "told"), [(["--verbose"], 1), ([], 0), (["--quiet"], 0)])
+def test_only_verbose_says_that_it_is_left_out_and_says_it_once(
+    environ: dict[str, str], unreadable: Path, words: list[str], told: int
+) -> None:
+    command = [sys.executable, "-m", "lora_cli", *words, "cache", "path"]
+    done = subprocess.run(command, env=os.environ | environ, capture_output=True, text=True, check=True)
+    assert done.stderr.count("the settings file cannot be read") == told
+    assert Path(done.stdout.strip()) == Path(environ["XDG_CACHE_HOME"]) / "lora-cli"
 
 
 def test_a_huge_or_binary_file_is_refused(environ: dict[str, str]) -> None:

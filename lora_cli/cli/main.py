@@ -116,6 +116,10 @@ def root(
     settings = load_settings(given, os.environ)
     if settings.quiet or settings.verbose:
         _set_talk("ERROR" if settings.quiet else "INFO")
+    if settings.verbose and settings.config_error:
+        import logging
+
+        logging.getLogger(__name__).warning("%s; it is left out", settings.config_error)
     ctx.obj = settings
 
 

@@ -23,8 +23,10 @@ class Source(Protocol):
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         """Bytes ``start`` to ``stop`` (None: to the end) of exactly that version, in chunks of at most 1 MiB.
 
+        A source resumes a stream that breaks itself: what comes is whole and in order, as far as it comes.
+
         Raises:
             Corrupt: the file is not the version that was resolved any more.
-            Unreachable: the stream broke; the caller goes on from where it is.
+            Unreachable: nothing more comes, after the retries.
         """
         ...
