@@ -31,11 +31,14 @@ class Revision:
     """What a reference meant at one moment: an immutable id and the files under it.
 
     ``id`` is a commit for the Hub; for a local folder it is a fingerprint of names, sizes and modification times.
+    ``access`` says who may have it, as far as the origin told: ``"public"``, ``"gated"``, ``"private"``, ``"local"``
+    for a folder, "" where that is not known.
     """
 
     ref: AdapterRef
     id: str
     files: tuple[RemoteFile, ...]
+    access: str = ""
 
     def file(self, path: str) -> RemoteFile | None:
         """The file at ``path``, or None."""

@@ -63,6 +63,7 @@ def remember(store: Store, asked: Asked, snapshot: Snapshot) -> None:
     """
     identities = {file.path: identity(asked.revision, file) for file in asked.files}
     for name in asked.names:
+        before = read_record(store, name, str(asked.selection))
         record = Record(
             name,
             str(asked.selection),
@@ -71,6 +72,8 @@ def remember(store: Store, asked: Asked, snapshot: Snapshot) -> None:
             snapshot.files,
             identities,
             origin=asked.origin,
+            # A commit is asked for without a word about access: what was known of it stays known.
+            access=asked.revision.access or (before.access if before is not None else ""),
         )
         write_record(store, record)
 

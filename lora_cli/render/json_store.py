@@ -62,6 +62,7 @@ def _item(item: Item) -> dict[str, Any]:
                 "selection": record.selection,
                 "revision": record.revision,
                 "origin": record.origin,
+                "access": record.access,
                 "used_s": record.used_s,
             }
             for record in item.records

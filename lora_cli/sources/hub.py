@@ -13,7 +13,7 @@ from lora_cli.errors import Corrupt, NotFound, Offline, Refused, Unreachable
 from lora_cli.settings import Settings
 from lora_cli.sources.connection import StatusError
 from lora_cli.sources.http import Answer, Headers, Http, Piece, get_bytes, get_json
-from lora_cli.sources.hub_access import Token, explained, find_token
+from lora_cli.sources.hub_access import Token, access_in, explained, find_token
 from lora_cli.sources.hub_listing import MOST_ENTRIES, files_of
 
 MOST_PAGES = 200
@@ -57,7 +57,7 @@ class HubSource:
         """
         self._check_online(ref)
         try:
-            id, commit = self._commit(ref)
+            id, commit, access = self._commit(ref)
             id, entries = self._entries(ref, id, commit)
         except StatusError as error:
             raise explained(error, ref, self._token, self._settings.hub_endpoint) from error
@@ -66,7 +66,7 @@ class HubSource:
         files = files_of(entries, str(ref), ref.subfolder, f"{_quoted(id)}/resolve/{commit}")
         if ref.subfolder and not files:
             raise NotFound(f"{ref}: there is no folder {ref.subfolder} in {commit}", hint="check its spelling")
-        return Revision(ref, commit, files)
+        return Revision(ref, commit, files, access)
 
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         """Bytes ``start`` to ``stop`` of the file in exactly that commit, in chunks of at most 64 KiB.
@@ -100,16 +100,16 @@ class HubSource:
             )
             raise Offline(f"{ref} is not in the cache, and the network is switched off", hint=hint)
 
-    def _commit(self, ref: AdapterRef) -> tuple[str, str]:
-        """The repository's name and the commit; a reference that names the commit costs no request."""
+    def _commit(self, ref: AdapterRef) -> tuple[str, str, str]:
+        """The repository's name, the commit and the access class; a reference with the commit costs no request."""
         if ref.revision is not None and COMMIT.fullmatch(ref.revision):
-            return ref.location, ref.revision
+            return ref.location, ref.revision, ""
         path = f"/api/models/{_quoted(ref.location)}/revision/{quote(ref.revision or 'main', safe='')}"
         answer = get_json(self._http, self._settings.hub_endpoint + path, str(ref))
         commit = answer.value.get("sha") if isinstance(answer.value, dict) else None
         if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
             raise _unlike_a_hub(ref, "named no commit")
-        return _name_in(answer, ref.location), commit
+        return _name_in(answer, ref.location), commit, access_in(answer.value)
 
     def _entries(self, ref: AdapterRef, id: str, commit: str) -> tuple[str, list[Any]]:
         """The repository's name, which a redirect may have changed, and all entries of the commit's tree."""

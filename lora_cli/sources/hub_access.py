@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Unreachable, UsageError
@@ -86,6 +87,19 @@ def _checked(token: str, found_in: str) -> Token:
     if token and not re.fullmatch(r"[!-~]{1,4000}", token):
         raise UsageError(f"what is in {found_in} cannot be a token", hint="it is one word of printable ASCII: hf_…")
     return Token(token, found_in if token else "")
+
+
+def access_in(info: Mapping[str, Any]) -> str:
+    """``"public"``, ``"gated"`` or ``"private"`` as the Hub describes a repository; "" when it does not say.
+
+    ``private`` is a boolean there; ``gated`` is false, ``"auto"`` or ``"manual"``.
+    """
+    private, gated = info.get("private"), info.get("gated")
+    if private is True:
+        return "private"
+    if gated is True or gated in ("auto", "manual"):
+        return "gated"
+    return "public" if private is False and gated is False else ""
 
 
 def explained(error: StatusError, ref: AdapterRef, token: Token, endpoint: str, path: str = "") -> LoraCliError:

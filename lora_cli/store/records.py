@@ -24,8 +24,9 @@ class Record:
     """What one canonical reference meant when it was last fetched.
 
     ``selection`` says which files were wanted, empty for the usual ones. ``identities`` has for each path what the
-    origin said that tells its versions apart (a digest, a fingerprint), or "". ``access`` is ``"public"``,
-    ``"restricted"`` or "" (not known). ``used_s`` is when it was last used, in seconds since 1970.
+    origin said that tells its versions apart (a digest, a fingerprint), or "". ``access`` is the revision's:
+    ``"public"``, ``"gated"``, ``"private"``, ``"local"`` or "" (not known). ``used_s`` is when it was last used, in
+    seconds since 1970.
     """
 
     ref: str

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -66,6 +67,8 @@ def test_show_has_every_file_and_what_means_it(capsys: Captured) -> None:
     assert f"file://{Path.cwd()}/sql" in text
     (one,) = json.loads(said(capsys, "show", "./sql", "--format", "json"))["snapshots"]
     assert one["directory"] == str(directory(capsys, "./sql"))
+    assert [reference["access"] for reference in one["references"]] == ["local"]
+    assert re.search(r"^ *access +local$", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("command", ["show", "rm", "path"])

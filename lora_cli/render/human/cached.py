@@ -37,7 +37,13 @@ def render_item(item: Item, width: int) -> str:
     for record in item.records:
         lines += ["", record.ref]
         lines += pairs(
-            [("revision", record.revision), ("selection", record.selection), ("origin", record.origin)], width
+            [
+                ("revision", record.revision),
+                ("selection", record.selection),
+                ("origin", record.origin),
+                ("access", record.access),
+            ],
+            width,
         )
     digests = {path: blob.sha256 for record in item.records for path, blob in record.files.items()}
     rows = [[path, digests.get(path, "")[:SHORT], size(count)] for path, count in sorted(item.files.items())]
