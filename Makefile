@@ -16,7 +16,7 @@ test: check           ## every check and every test (under 10 minutes on 2 cores
 	$(BIN)/python -m pytest
 
 test-long: check      ## the soak, the full kill runs, the big corpora
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not gpu" --hypothesis-profile=new
 
 check: $(READY)       ## format, lint, types, floors
 	$(BIN)/ruff format --check .

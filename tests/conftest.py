@@ -1,17 +1,26 @@
 """What the whole suite shares: the real model, the adapters trained on it, and a home of its own for each test."""
 
+import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICKSTART = ROOT / "manifests" / "quickstart"
 ASSETS = ROOT / ".assets"
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+# The same examples at every run, so that a gate does not depend on luck; make test-long draws new ones.
+LENIENT = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.register_profile("same", LENIENT, derandomize=True)
+hypothesis_settings.register_profile("new", LENIENT)
+hypothesis_settings.load_profile("same")
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +34,14 @@ def a_home_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyt
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture(autouse=True)
+def no_talk_set_by_another_test() -> None:
+    """``--quiet`` and ``--verbose`` set the level of one logger for a whole process."""
+    logger = logging.getLogger("lora_cli")
+    logger.handlers = []
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
