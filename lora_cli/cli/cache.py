@@ -19,7 +19,9 @@ from lora_cli.store.verify import verify
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Look after the disk cache.")
 
 FormatOption = Annotated[Format, typer.Option("--format", help="How to write the result.")]
-Names = Annotated[list[str], typer.Argument(metavar="REF|DIGEST...", help="References, or digests (8 or more digits).")]
+Names = Annotated[
+    list[str], typer.Argument(metavar="REF|DIGEST|NAME...", help="References, digests (8 or more digits), views.")
+]
 
 
 @app.command("ls")
@@ -82,10 +84,15 @@ def remove_snapshots(ctx: typer.Context, names: Names, output_format: FormatOpti
 @app.command("path")
 def show_path(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="[REF|DIGEST]", help="A snapshot; without it, the cache.")] = "",
+    name: Annotated[
+        str, typer.Argument(metavar="[REF|DIGEST|adapters]", help="A snapshot; without it, the cache.")
+    ] = "",
 ) -> None:
-    """Print where the cache lies, or one snapshot's directory."""
+    """Print where the cache lies, one snapshot's directory, or (adapters) the folder of the views by name."""
     store = _store(ctx)
+    if name == "adapters":
+        write(f"{store.adapters}\n")
+        return
     paths: Sequence[Path] = [item.directory for item in _found(store, [name])] if name else [store.root]
     write("".join(f"{path}\n" for path in paths))
 

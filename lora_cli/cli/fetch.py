@@ -14,6 +14,7 @@ from lora_cli.cli.lineup import manifest_of
 from lora_cli.cli.output import Format, colour, width, write
 from lora_cli.cli.progress import shown_progress
 from lora_cli.core.reference import override, parse
+from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import LoraCliError, MachineError, UsageError
 from lora_cli.fetch import Selection
 from lora_cli.fetch.many import Outcome, Wanted, bring_all
@@ -46,7 +47,8 @@ def command(
     """Resolve adapters, pin their version and download them into the cache."""
     settings = _settings(ctx.obj, max_bytes, offline, jobs, timeout, retries)
     wanted, policy = _wanted(refs or [], manifest, revision, subfolder)
-    handing = Handing(Store(settings.cache_dir), None if to is None else _targets(to, wanted))
+    targets = None if to is None else _targets(to, wanted)
+    handing = Handing(Store(settings.cache_dir), targets, views=manifest is not None)
     selection = Selection(tuple(include or ()), tuple(exclude or ()), allow_pickle)
     done: list[tuple[Outcome, Path | None]] = []
     with shown_progress(settings) as progress:
@@ -64,28 +66,32 @@ def command(
 
 @dataclass(frozen=True, slots=True)
 class Handing:
-    """Where adapters can be used: in the store, or in the folder of ``targets`` for the adapter of that number."""
+    """Where adapters can be used: in the store, or in the folder of ``targets`` for the adapter of that number.
+
+    With ``views`` the store also keeps each one under its name.
+    """
 
     store: Store
     targets: Sequence[Path] | None
+    views: bool = False
 
     def hand_out_each(self, outcomes: Iterator[Outcome]) -> Iterator[tuple[Outcome, Path | None]]:
         """Each outcome with its directory; one that cannot be handed out has failed."""
         for number, outcome in enumerate(outcomes):
             if outcome.fetched is None:
                 yield outcome, None
-            elif self.targets is None:
-                yield outcome, outcome.fetched.snapshot.directory.absolute()
             else:
-                yield self._handed(outcome, self.targets[number])
+                yield self._handed(outcome, outcome.fetched.snapshot, self.targets[number] if self.targets else None)
 
-    def _handed(self, outcome: Outcome, target: Path) -> tuple[Outcome, Path | None]:
+    def _handed(self, outcome: Outcome, snapshot: Snapshot, target: Path | None) -> tuple[Outcome, Path | None]:
         from lora_cli.store.blobs import LostBlob
         from lora_cli.store.handout import hand_out
+        from lora_cli.store.views import keep_view
 
-        assert outcome.fetched is not None
         try:
-            return outcome, hand_out(self.store, outcome.fetched.snapshot, target)
+            if self.views:
+                keep_view(self.store, outcome.wanted.name, snapshot)
+            return outcome, hand_out(self.store, snapshot, target) if target else snapshot.directory.absolute()
         except LostBlob:
             error: LoraCliError = MachineError(f"{self.store.root} is being cleaned meanwhile", hint="try again")
         except LoraCliError as refused:

@@ -53,6 +53,7 @@ def render_items(store: Store, items: Sequence[Item], blob_bytes: int) -> str:
 def _item(item: Item) -> dict[str, Any]:
     return {
         "sha256": item.digest,
+        "names": list(item.names),
         "directory": str(item.directory),
         "bytes": item.size,
         "used_s": item.used_s,
@@ -84,7 +85,10 @@ def render_verified(found: Sequence[Verified]) -> str:
         if one.problem
     ]
     blobs = [one for one in found if one.kind == "blob"]
-    counts = {"blobs": len(blobs), "snapshots": len(found) - len(blobs), "bytes": sum(one.size for one in blobs)}
+    counts: dict[str, Any] = {
+        f"{kind}s": sum(one.kind == kind for one in found) for kind in ("blob", "snapshot", "view")
+    }
+    counts["bytes"] = sum(one.size for one in blobs)
     return document("cache-verify", {**counts, "rotten": rotten})
 
 

@@ -29,6 +29,11 @@ class Store:
         return self.root / "refs"
 
     @property
+    def adapters(self) -> Path:
+        """Folder of the views by name: what an engine's resolver is given."""
+        return self.root / "adapters"
+
+    @property
     def partials(self) -> Path:
         """Folder of what is being written: ``<key>/<writer>``."""
         return self.root / "tmp"

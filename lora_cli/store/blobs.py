@@ -60,14 +60,14 @@ def _is_same(path: Path, descriptor: int) -> bool:
 def has_blob(store: Store, blob: Blob) -> bool:
     """Whether those bytes are here and what they were. One that is not any more goes to the quarantine."""
     path = store.blob(blob.sha256)
-    if is_sound(path, blob):
+    if is_sound(store, path, blob):
         return True
     if os.path.lexists(path):
         isolate(store, path)
     return False
 
 
-def is_sound(path: Path, blob: Blob) -> bool:
+def is_sound(store: Store, path: Path, blob: Blob) -> bool:
     """Whether ``path`` holds ``blob``. Its bytes are read only when its time says that it was touched."""
     try:
         status = path.stat(follow_symlinks=False)

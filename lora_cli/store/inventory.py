@@ -2,24 +2,27 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.store import Store
+from lora_cli.store.blobs import sha256_of
 from lora_cli.store.records import Record, all_records
 from lora_cli.store.snapshots import is_digest
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One snapshot on this disk: path → size of its files, the records that mean it, and when it was last used."""
+    """One snapshot on this disk: path → size of its files, the records that mean it, and the names of its views."""
 
     digest: str
     directory: Path
     files: dict[str, int]
     records: tuple[Record, ...]
+    names: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -35,10 +38,17 @@ class Item:
 def inventory(store: Store) -> list[Item]:
     """Every snapshot, the last used one first."""
     records: dict[str, list[Record]] = {}
+    named = views(store)
     for record in all_records(store):
         records.setdefault(record.snapshot, []).append(record)
     items = [
-        Item(path.name, path, dict(files_in(path)), tuple(records.get(path.name, ())))
+        Item(
+            path.name,
+            path,
+            dict(files_in(path)),
+            tuple(records.get(path.name, ())),
+            tuple(name for name, digest in named.items() if digest == path.name),
+        )
         for path in entries(store.snapshots)
         if is_digest(path.name)
     ]
@@ -46,10 +56,49 @@ def inventory(store: Store) -> list[Item]:
 
 
 def find_items(items: Sequence[Item], text: str, ref: str) -> list[Item]:
-    """The snapshots of a digest, or of eight or more digits of its beginning; else those that ``ref`` means."""
+    """The snapshots of a digest, or of eight or more digits of its beginning; else those that ``ref`` means.
+
+    A name means what its view holds.
+    """
     if re.fullmatch(r"[0-9a-f]{8,64}", text) and (found := [item for item in items if item.digest.startswith(text)]):
         return found
-    return [item for item in items if any(record.ref == ref for record in item.records)]
+    return [item for item in items if text in item.names or any(record.ref == ref for record in item.records)]
+
+
+def views(store: Store) -> dict[str, str | None]:
+    """Name → digest of what lies there now, for each view; None for what cannot be read."""
+    paths = list(entries(store.adapters))
+    if not paths:
+        return {}
+    names: dict[tuple[int, int], str | None] = {}
+    for path in blobs(store):
+        with suppress(OSError):
+            status = path.stat(follow_symlinks=False)
+            names[status.st_dev, status.st_ino] = path.name
+    return {path.name: digest_of(path, names) for path in paths}
+
+
+def digest_of(directory: Path, known: Mapping[tuple[int, int], str | None]) -> str | None:
+    """The snapshot digest of the files below a directory; those whose device and inode are ``known`` are not read.
+
+    None when it is no directory, or one is no plain file, cannot be read or has a name that is not UTF-8.
+    """
+    if not directory.is_dir() or directory.is_symlink():
+        return None
+    files = []
+    for path, size in files_in(directory):
+        try:
+            status = (directory / path).stat(follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        key = status.st_dev, status.st_ino
+        digest = known[key] if key in known else sha256_of(directory / path)
+        if digest is None:
+            return None
+        files.append((path, Blob(digest, size)))
+    with suppress(UnicodeEncodeError):
+        return snapshot_digest(files)
+    return None
 
 
 def entries(folder: Path) -> Iterator[Path]:

@@ -60,7 +60,7 @@ def find_snapshot(store: Store, files: Mapping[str, Blob]) -> Snapshot | None:
     """The snapshot of exactly these files, when it is here and sound. One that is not goes to the quarantine."""
     digest = snapshot_digest(files.items())
     directory = store.snapshot(digest)
-    if all(is_sound(directory / path, blob) for path, blob in files.items()) and files:
+    if all(is_sound(store, directory / path, blob) for path, blob in files.items()) and files:
         return Snapshot(digest, directory, dict(sorted(files.items())))
     if os.path.lexists(directory):
         _isolate_with_blobs(store, directory, files)
@@ -70,7 +70,7 @@ def find_snapshot(store: Store, files: Mapping[str, Blob]) -> Snapshot | None:
 def _isolate_with_blobs(store: Store, directory: Path, files: Mapping[str, Blob]) -> None:
     """Moves the snapshot away, and the blobs whose bytes it shares and that are rotten with it."""
     for path, blob in files.items():
-        if not is_sound(directory / path, blob) and not is_sound(store.blob(blob.sha256), blob):
+        if not is_sound(store, directory / path, blob) and not is_sound(store, store.blob(blob.sha256), blob):
             isolate(store, store.blob(blob.sha256))
     isolate(store, directory)
 
@@ -95,7 +95,7 @@ def publish_snapshot(store: Store, files: Mapping[str, Blob]) -> Snapshot:
             build_directory(store, files, building)
             target.parent.mkdir(parents=True, exist_ok=True)
             _rename_into_place(building, target)
-        if not all(is_sound(target / path, blob) for path, blob in files.items()):
+        if not all(is_sound(store, target / path, blob) for path, blob in files.items()):
             raise Corrupt(f"{target} is rotten and cannot be replaced", hint="remove it by hand")
     finally:
         shutil.rmtree(building, ignore_errors=True)

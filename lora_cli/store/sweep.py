@@ -9,8 +9,9 @@ from pathlib import Path
 
 from lora_cli.store import Store
 from lora_cli.store.disk import on_disk
-from lora_cli.store.inventory import Item, blobs, entries, files_in, inventory, tree_bytes
+from lora_cli.store.inventory import Item, blobs, entries, files_in, inventory, tree_bytes, views
 from lora_cli.store.records import Record, all_records, forget_record
+from lora_cli.store.views import drop_view
 from lora_cli.store.writers import parse_writer, state
 
 GRACE_S = 3600.0
@@ -22,7 +23,7 @@ QUARANTINE_S = 7 * 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """One thing that went: ``reference``, ``snapshot``, ``blob``, ``partial``, ``lease`` or ``quarantine``."""
+    """One thing that went; ``kind``: reference, view, snapshot, blob, partial, lease or quarantine."""
 
     kind: str
     name: str
@@ -39,8 +40,9 @@ class Limits:
 
 
 def collect(store: Store, limits: Limits, *, dry_run: bool = False) -> list[Removed]:
-    """Removes what is beyond the limits, what no reference means, and leftovers. Tells with ``dry_run``, does nothing.
+    """Removes what is beyond the limits, what nothing means, and leftovers. Tells with ``dry_run``, does nothing.
 
+    A snapshot is meant by references and by views; what has a view is in use, and stays whatever the limits are.
     A fetch that runs meanwhile is not harmed: what is taken away under it, it fetches again.
 
     Raises:
@@ -48,11 +50,12 @@ def collect(store: Store, limits: Limits, *, dry_run: bool = False) -> list[Remo
     """
     now = time.time()
     with on_disk("cleaning", store.root):
-        kept, dropped = _chosen(store, limits, now)
+        viewed = set(views(store).values())
+        kept, dropped = _chosen(store, limits, now, viewed)
         for record in dropped if not dry_run else ():
             forget_record(store, record)
         removed = [Removed("reference", record.ref, 0) for record in dropped]
-        meant = {record.snapshot for record in kept}
+        meant = {record.snapshot for record in kept} | viewed
         items = [item for item in inventory(store) if item.digest not in meant]
         lost = {record.snapshot for record in dropped}
         gone = [item for item in items if item.digest in lost or _age(item.directory, now) > limits.grace_s]
@@ -68,7 +71,7 @@ def collect(store: Store, limits: Limits, *, dry_run: bool = False) -> list[Remo
 
 
 def remove(store: Store, items: Sequence[Item]) -> list[Removed]:
-    """Removes these snapshots, all references that mean them, and the blobs that no other snapshot has.
+    """Removes these snapshots, all references that mean them, their views, and the blobs that no other snapshot has.
 
     Raises:
         MachineError: this machine does not let us.
@@ -78,20 +81,26 @@ def remove(store: Store, items: Sequence[Item]) -> list[Removed]:
         for record in records:
             forget_record(store, record)
         removed = [Removed("reference", record.ref, 0) for record in records]
+        for name in sorted(name for item in items for name in item.names):
+            drop_view(store, name)
+            removed.append(Removed("view", name, 0))
         return removed + _remove_items(store, items, records, 0.0, dry_run=False)
 
 
-def _chosen(store: Store, limits: Limits, now: float) -> tuple[list[Record], list[Record]]:
+def _chosen(
+    store: Store, limits: Limits, now: float, viewed: Collection[str | None]
+) -> tuple[list[Record], list[Record]]:
     """The references that stay, and those that go: unused for too long, or beyond the bytes that are allowed."""
     kept: list[Record] = []
     dropped: list[Record] = []
     sizes: dict[str, int] = {}
-    for record in sorted(all_records(store), key=lambda record: record.used_s, reverse=True):
+    # What has a view stays, and so its bytes are the first that count.
+    for record in sorted(all_records(store), key=lambda one: (one.snapshot in viewed, one.used_s), reverse=True):
         with_it = sizes | {blob.sha256: blob.size for blob in record.files.values()}
         old = limits.older_than_s is not None and now - record.used_s > limits.older_than_s
         large = limits.max_bytes is not None and sum(with_it.values()) > limits.max_bytes
         lost = not store.snapshot(record.snapshot).is_dir() and now - record.used_s > limits.grace_s
-        if old or large or lost:
+        if lost or ((old or large) and record.snapshot not in viewed):
             dropped.append(record)
         else:
             kept.append(record)
@@ -104,13 +113,14 @@ def _remove_items(
 ) -> list[Removed]:
     """Removes snapshots that no reference means, and the blobs that were in them or are older than ``before_s``."""
     records = [record for record in all_records(store) if record not in dropped]
-    meant = {record.snapshot for record in records}
+    meant = {record.snapshot for record in records} | set(views(store).values())
     # Somebody may have asked for one of them since we looked.
     items = sorted((item for item in items if item.digest not in meant), key=lambda item: item.digest)
     going = {item.digest for item in items}
     freed = _inodes(item.directory for item in items)
     freed_names = {blob.sha256 for record in dropped for blob in record.files.values()}
-    used = _inodes(path for path in entries(store.snapshots) if path.name not in going)
+    staying = [path for path in entries(store.snapshots) if path.name not in going]
+    used = _inodes(iter([*staying, *entries(store.adapters)]))
     used_names = {blob.sha256 for record in records for blob in record.files.values()}
     for item in items if not dry_run else ():
         _delete(item.directory)

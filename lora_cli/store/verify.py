@@ -10,14 +10,14 @@ from pathlib import Path
 from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.store import Store
 from lora_cli.store.blobs import isolate, sha256_of
-from lora_cli.store.inventory import blobs, entries, files_in
+from lora_cli.store.inventory import blobs, digest_of, entries, files_in, tree_bytes
 
 THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """One blob or snapshot: ``problem`` is empty when it is what its name says, ``moved_to`` is in the quarantine."""
+    """One blob, snapshot or view: ``problem`` is empty when all is well, ``moved_to`` is in the quarantine."""
 
     kind: str
     path: Path
@@ -27,9 +27,9 @@ class Verified:
 
 
 def verify(store: Store) -> Iterator[Verified]:
-    """Each blob, then each snapshot. What is rotten goes to the quarantine, unless this user may not move it.
+    """Each blob, each snapshot, each view. What is rotten goes to the quarantine, unless this user may not move it.
 
-    A rotten snapshot is fetched again when it is asked for the next time.
+    A rotten snapshot is fetched again when it is asked for the next time. A view must hold a snapshot that is sound.
     """
     known: dict[tuple[int, int], str | None] = {}
     with ThreadPoolExecutor(THREADS) as pool:
@@ -39,9 +39,14 @@ def verify(store: Store) -> Iterator[Verified]:
                 continue
             known[status.st_dev, status.st_ino] = digest
             yield _said(store, "blob", path, status.st_size, _blob_problem(path, digest))
+    sound = set()
     for directory in entries(store.snapshots):
-        size = sum(size for _, size in files_in(directory))
-        yield _said(store, "snapshot", directory, size, _snapshot_problem(directory, known))
+        if not (problem := _snapshot_problem(directory, known)):
+            sound.add(directory.name)
+        yield _said(store, "snapshot", directory, tree_bytes(directory), problem)
+    for directory in entries(store.adapters):
+        problem = "" if digest_of(directory, known) in sound else "its files are no sound snapshot's"
+        yield _said(store, "view", directory, tree_bytes(directory), problem)
 
 
 def _said(store: Store, kind: str, path: Path, size: int, problem: str) -> Verified:

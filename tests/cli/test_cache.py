@@ -61,6 +61,22 @@ def test_ls_lists_the_last_used_first(store: Store, capsys: Captured) -> None:
     assert document["bytes"] == sum(one["bytes"] for one in document["snapshots"])
 
 
+def test_adapters_are_found_by_the_names_of_their_views(store: Store, capsys: Captured) -> None:
+    head = "apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters:\n"
+    Path("set.yaml").write_text(head + "  - {name: nightly, source: ./sql}\n")
+    assert main(["fetch", "-f", "set.yaml"]) == 0
+    capsys.readouterr()
+    assert said(capsys, "path", "adapters") == f"{store.root / 'adapters'}\n"
+    assert directory(capsys, "nightly") == directory(capsys, "./sql")
+    assert "nightly" in said(capsys, "ls").splitlines()[1]
+    assert re.search(r"^ *name +nightly$", said(capsys, "show", "./sql"), re.MULTILINE)
+    shown = json.loads(said(capsys, "ls", "--format", "json"))["snapshots"]
+    assert [one["names"] for one in shown] == [["nightly"], []]
+    assert "1 view hashed" in said(capsys, "verify")
+    assert "removed view nightly" in said(capsys, "rm", "./sql")
+    assert not (store.adapters / "nightly").exists()
+
+
 def test_show_has_every_file_and_what_means_it(capsys: Captured) -> None:
     text = said(capsys, "show", "./sql")
     assert "adapter_model.safetensors" in text

@@ -166,6 +166,12 @@ def public(tmp_path: Path) -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
+SET = """apiVersion: lora-cli/v1
+kind: AdapterSet
+adapters:
+  - {name: sql, source: org/sql}
+"""
+
 AS_ANOTHER_USER = """
 import os, sys
 from lora_cli.cli.main import main
@@ -199,18 +205,40 @@ def state_of(folder: Path) -> list[tuple[str, int, int]]:
     return sorted((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in (folder, *folder.rglob("*")))
 
 
-@pytest.mark.parametrize("words", [["org/sql"], ["org/sql@COMMIT"], ["org/sql", "--offline"], ["ADAPTER"]])
+@pytest.mark.parametrize(
+    "words", [["org/sql"], ["org/sql@COMMIT"], ["org/sql", "--offline"], ["ADAPTER"], ["-f", "SET"]]
+)
 def test_a_full_cache_that_may_only_be_read_serves(hub: Hub, public: Path, tmp_path: Path, words: list[str]) -> None:
     commit = hub.add("org/sql", {CONFIG: {}, WEIGHTS: b"weights"})
     adapter = write_adapter(public / "adapter")
-    words = [re.sub("COMMIT", commit, re.sub("ADAPTER", str(adapter), word)) for word in words]
+    manifest = public / "set.yaml"
+    manifest.write_text(SET)
+    meant = {"ADAPTER": str(adapter), "COMMIT": commit, "SET": str(manifest)}
+    words = [re.sub("|".join(meant), lambda found: meant[found[0]], word) for word in words]
     cache = public / "cache"
-    directory = fetched(hub, cache, words[0])
+    directory = fetched(hub, cache, *[word for word in words if word != "--offline"])
     before = state_of(cache)
     done = fetched_without_rights(hub, cache, tmp_path / "rehearsal", *words)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{directory}\n"
     assert state_of(cache) == before
+
+
+def test_a_view_that_is_missing_is_only_told_where_nothing_may_be_written_and_a_stale_one_is_exit_6(
+    hub: Hub, public: Path, tmp_path: Path
+) -> None:
+    hub.add("org/sql", {CONFIG: {}, WEIGHTS: b"weights"})
+    manifest, cache = public / "set.yaml", public / "cache"
+    manifest.write_text(SET)
+    directory = fetched(hub, cache, "org/sql")
+    done = fetched_without_rights(hub, cache, tmp_path / "rehearsal", "-f", str(manifest))
+    assert (done.returncode, done.stdout) == (0, f"{directory}\n")
+    assert "there is no view of sql" in done.stderr
+    subprocess.run(["chmod", "-R", "u+w", str(cache)], check=True)
+    (cache / "adapters" / "sql").mkdir(parents=True)
+    done = fetched_without_rights(hub, cache, tmp_path / "rehearsal", "-f", str(manifest))
+    assert (done.returncode, done.stdout) == (6, "")
+    assert "Permission denied" in done.stderr
 
 
 def test_what_is_missing_in_a_cache_that_may_only_be_read_is_exit_6(hub: Hub, public: Path, tmp_path: Path) -> None:

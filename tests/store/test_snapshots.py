@@ -210,3 +210,10 @@ def test_processes_that_publish_the_same_at_once_all_succeed(store: Store) -> No
     assert len(list(store.snapshots.iterdir())) == 30
     assert all(tree(directory) >= {"a/b"} and len(tree(directory)) == 2 for directory in store.snapshots.iterdir())
     assert not list(store.partials.iterdir())
+
+
+def test_other_weights_of_the_same_size_are_something_else(store: Store, tmp_path: Path) -> None:
+    target = hand_out(store, put_snapshot(store, {"adapter_model.safetensors": b"one"}), tmp_path / "sql")
+    with pytest.raises(UsageError, match="holds something else"):
+        hand_out(store, put_snapshot(store, {"adapter_model.safetensors": b"two"}), target)
+    assert (target / "adapter_model.safetensors").read_bytes() == b"one"

@@ -14,10 +14,17 @@ SHORT = 12
 def render_items(items: Sequence[Item], blob_bytes: int) -> str:
     """The table of ``ls``, the last used snapshot first, and what all of them take on this disk."""
     rows = [
-        [item.digest[:SHORT], _references(item), counted(len(item.files), "file"), size(item.size), _when(item.used_s)]
+        [
+            item.digest[:SHORT],
+            safe(" ".join(item.names)),
+            _references(item),
+            counted(len(item.files), "file"),
+            size(item.size),
+            _when(item.used_s),
+        ]
         for item in items
     ]
-    table = columns(["snapshot", "reference", "files", "size", "used"], rows, left=2) if rows else []
+    table = columns(["snapshot", "name", "reference", "files", "size", "used"], rows, left=3) if rows else []
     total = f"{counted(len(items), 'snapshot')}, {size(blob_bytes)} on this disk"
     return "\n".join([*table, total]) + "\n"
 
@@ -27,6 +34,7 @@ def render_item(item: Item, width: int) -> str:
     lines = pairs(
         [
             ("snapshot", item.digest),
+            ("name", " ".join(item.names)),
             ("directory", item.directory),
             ("size", size(item.size)),
             ("used", _when(item.used_s)),
@@ -60,10 +68,10 @@ def render_verified(found: Sequence[Verified], *, colour: bool = False) -> str:
                 f"{paint('rotten', 'red', colour=colour)} {one.kind} {safe(one.path)}: {safe(one.problem)}; {where}"
             )
     blobs = [one for one in found if one.kind == "blob"]
-    snapshots = len(found) - len(blobs)
+    snapshots, views = (sum(one.kind == kind for one in found) for kind in ("snapshot", "view"))
     lines.append(
-        f"{counted(len(blobs), 'blob')} ({size(sum(one.size for one in blobs))}) and "
-        f"{counted(snapshots, 'snapshot')} hashed, {counted(len(lines), 'rotten one')}"
+        f"{counted(len(blobs), 'blob')} ({size(sum(one.size for one in blobs))}), {counted(snapshots, 'snapshot')} and "
+        f"{counted(views, 'view')} hashed, {counted(len(lines), 'rotten one')}"
     )
     return "\n".join(lines) + "\n"
 
