@@ -34,6 +34,7 @@ def command(
     revision: Annotated[str | None, typer.Option(help="A branch, tag or commit, for each REF.")] = None,
     subfolder: Annotated[str, typer.Option(help="The adapter's folder in each REF.")] = "",
     to: Annotated[Path | None, typer.Option(help="Hand it out here; several get a folder each, by name.")] = None,
+    link: Annotated[bool, typer.Option("--link", help="Hard-link a folder's weights into the cache.")] = False,
     include: Annotated[list[str] | None, typer.Option(help="Also files that match this glob.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Not the files that match this glob.")] = None,
     allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Take .bin where no safetensors are.")] = False,
@@ -52,7 +53,9 @@ def command(
     selection = Selection(tuple(include or ()), tuple(exclude or ()), allow_pickle)
     done: list[tuple[Outcome, Path | None]] = []
     with shown_progress(settings) as progress:
-        outcomes = bring_all(wanted, handing.store, settings, progress=progress, selection=selection, policy=policy)
+        outcomes = bring_all(
+            wanted, handing.store, settings, progress=progress, selection=selection, policy=policy, link=link
+        )
         for outcome, directory in handing.hand_out_each(outcomes):
             done.append((outcome, directory))
             with progress.paused():

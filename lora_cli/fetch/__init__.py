@@ -10,6 +10,7 @@ from lora_cli.fetch.demand import Demand, check_files, check_reference, check_sn
 from lora_cli.fetch.download import Job, download
 from lora_cli.fetch.lanes import Lanes
 from lora_cli.fetch.memory import Asked, known_blobs, recall, remember, remembered
+from lora_cli.fetch.near import settled
 from lora_cli.fetch.plan import Selection, plan
 from lora_cli.fetch.progress import Progress, Silent
 from lora_cli.settings import Settings
@@ -60,11 +61,13 @@ def bring(
     selection: Selection = USUAL,
     lanes: Lanes | None = None,
     demand: Demand = ANYTHING,
+    link: bool = False,
 ) -> Fetched:
     """The snapshot of what ``ref`` means now, fetched as far as it is not here.
 
     A pinned reference that is here costs no request, and with ``settings.offline`` nothing costs one. ``name`` is what
     ``progress`` and messages call the adapter. ``lanes`` are shared with other adapters; without them it has its own.
+    With ``link`` the weights of a folder become hard links in the cache, where the file system lets them.
     ``demand`` is judged as early as it can be: before a request, before a byte, and before anybody is given the result.
 
     Raises:
@@ -82,7 +85,8 @@ def bring(
         asked = Asked(revision, plan(revision, selection), selection, origin)
         check_files(demand, ref, asked.files)
         limits = [limit for limit in (settings.max_bytes, demand.policy.max_bytes) if limit is not None]
-        job = Job(name or str(ref), revision, source, store, progress, settings.retries, min(limits, default=None))
+        most = min(limits, default=None)
+        job = Job(name or str(ref), revision, source, store, progress, settings.retries, most, link=link)
         fetched = _fetched(job, asked, settings, lanes)
     check_snapshot(demand, ref, fetched.snapshot)
     return fetched
@@ -109,6 +113,9 @@ def _fetched(job: Job, asked: Asked, settings: Settings, lanes: Lanes | None) ->
             snapshot = recall(job.store, asked)
             if snapshot is None:
                 snapshot, cached = _published(job, asked, lanes, settings.jobs), False
+                if job.link and asked.revision.ref.scheme == "file":
+                    asked = replace(asked, revision=settled(job.source, asked.revision))
+                    asked = replace(asked, files=plan(asked.revision, asked.selection))
                 remember(job.store, asked, snapshot)
     if cached:
         remember(job.store, asked, snapshot)

@@ -11,6 +11,7 @@ from pathlib import Path
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import Corrupt, MachineError, Refused
 from lora_cli.fetch.lanes import Lanes
+from lora_cli.fetch.near import clone, link_weights
 from lora_cli.fetch.progress import Progress
 from lora_cli.fetch.transfer import Transfer
 from lora_cli.sources import Source
@@ -28,7 +29,10 @@ WRONG_TRIES = 2
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One adapter to be fetched: from where, to where, and what of it is ``known`` (path → blob) to be the same."""
+    """One adapter to be fetched: from where, to where, and what of it is ``known`` (path → blob) to be the same.
+
+    With ``link`` near weights become hard links in the store.
+    """
 
     name: str
     revision: Revision
@@ -38,6 +42,7 @@ class Job:
     retries: int
     max_bytes: int | None = None
     known: Mapping[str, Blob] = field(default_factory=dict)
+    link: bool = False
 
 
 def download(job: Job, files: Sequence[RemoteFile], lanes: Lanes) -> Mapping[str, Blob]:
@@ -55,6 +60,9 @@ def download(job: Job, files: Sequence[RemoteFile], lanes: Lanes) -> Mapping[str
     """
     _check_size(job, files)
     blobs = {file.path: blob for file in files if (blob := _present(job, file)) is not None}
+    if job.link:
+        there = [file for file in files if file.path not in blobs]
+        blobs |= link_weights(job.name, job.source, job.revision, job.store, there)
     missing = [file for file in files if file.path not in blobs]
     _check_space(job, missing)
     tries = 0
@@ -107,6 +115,7 @@ def _batch(
     blobs: dict[str, Blob] = {}
     with _opened(job, files) as transfers:
         for transfer in transfers:
+            clone(job.source, job.revision, transfer)
             transfer.rehash()
             job.progress.began(transfer.label, transfer.file.size, transfer.frontier)
         lanes.run(transfers)

@@ -54,6 +54,7 @@ def bring_all(
     progress: Progress = SILENT,
     selection: Selection = USUAL,
     policy: Policy | None = None,
+    link: bool = False,
 ) -> Iterator[Outcome]:
     """Fetches all, and gives each outcome in their order, as soon as it is known.
 
@@ -76,6 +77,7 @@ def bring_all(
                     selection=selection,
                     lanes=lanes,
                     demand=Demand(policy or Policy(), item.sha256),
+                    link=link,
                 )
             except LoraCliError as error:
                 failure = error

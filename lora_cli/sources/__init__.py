@@ -1,7 +1,8 @@
 """Where bytes come from. A source reads: it never writes, caches or parses."""
 
 from collections.abc import Iterator
-from typing import Protocol
+from contextlib import AbstractContextManager
+from typing import Protocol, runtime_checkable
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
@@ -28,5 +29,21 @@ class Source(Protocol):
         Raises:
             Corrupt: the file is not the version that was resolved any more.
             Unreachable: nothing more comes, after the retries.
+        """
+        ...
+
+
+@runtime_checkable
+class NearSource(Source, Protocol):
+    """A source whose files are this machine's own: they can be opened, and so shared instead of read."""
+
+    def opened(self, revision: Revision, file: RemoteFile, *, linked: bool = False) -> AbstractContextManager[int]:
+        """A descriptor to read that version from; it is compared with what was listed on the way in and out.
+
+        ``linked`` lets it have got or lost a hard link since, which is no change of its bytes.
+
+        Raises:
+            Corrupt: the file is not the version that was resolved any more.
+            MachineError: this user may not read it.
         """
         ...

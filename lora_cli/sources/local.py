@@ -5,6 +5,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lora_cli.core.reference import AdapterRef
@@ -64,19 +65,42 @@ class LocalSource:
             MachineError: this user may not read it.
         """
         path = Path(revision.ref.location, file.path)
-        if file.defect:
-            raise Corrupt(f"{path} {file.defect}")
-        try:
-            # Without O_NONBLOCK the open itself would wait for ever where a FIFO took the file's place.
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            raise _translated(error, path, listed=True) from error
-        try:
-            yield from _chunks(descriptor, path, file, start, stop)
-        except OSError as error:
-            raise _translated(error, path, listed=True) from error
-        finally:
-            os.close(descriptor)
+        with _open(path, file) as descriptor:
+            try:
+                yield from _chunks(descriptor, path, file, start, stop)
+            except OSError as error:
+                raise _translated(error, path, listed=True) from error
+
+    @contextmanager
+    def opened(self, revision: Revision, file: RemoteFile, *, linked: bool = False) -> Iterator[int]:
+        """A descriptor to read the file from; it is compared with what was listed on the way in and out.
+
+        ``linked`` lets it have got or lost a hard link since, which is no change of its bytes.
+
+        Raises:
+            Corrupt: it has changed, or is gone.
+            MachineError: this user may not read it.
+        """
+        path = Path(revision.ref.location, file.path)
+        with _open(path, file) as descriptor:
+            _check_unchanged(descriptor, path, file, linked=linked)
+            yield descriptor
+            _check_unchanged(descriptor, path, file, linked=linked)
+
+
+@contextmanager
+def _open(path: Path, file: RemoteFile) -> Iterator[int]:
+    if file.defect:
+        raise Corrupt(f"{path} {file.defect}")
+    try:
+        # Without O_NONBLOCK the open itself would wait for ever where a FIFO took the file's place.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise _translated(error, path, listed=True) from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _chunks(descriptor: int, path: Path, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
@@ -94,9 +118,12 @@ def _chunks(descriptor: int, path: Path, file: RemoteFile, start: int, stop: int
     _check_unchanged(descriptor, path, file)
 
 
-def _check_unchanged(descriptor: int, path: Path, file: RemoteFile) -> int:
+def _check_unchanged(descriptor: int, path: Path, file: RemoteFile, *, linked: bool = False) -> int:
     status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode) or _fingerprint(status) != file.locator:
+    found, listed = _fingerprint(status), file.locator
+    if linked:
+        found, listed = (fingerprint.rpartition(":")[0] for fingerprint in (found, listed))
+    if not stat.S_ISREG(status.st_mode) or found != listed:
         raise Corrupt(f"{path} changed while it was read", hint="try again when nobody writes to it any more")
     return status.st_size
 

@@ -34,6 +34,11 @@ class Store:
         return self.root / "adapters"
 
     @property
+    def links(self) -> Path:
+        """Folder of the marks of blobs that are hard links to somebody's files, by sha256."""
+        return self.root / "links"
+
+    @property
     def partials(self) -> Path:
         """Folder of what is being written: ``<key>/<writer>``."""
         return self.root / "tmp"

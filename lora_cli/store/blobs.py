@@ -1,6 +1,7 @@
 """Blobs: bytes that are named by their sha256 and never change.
 
 Their modification time is always the same. One that has another was touched: it is hashed before it is used again.
+One that is a hard link to somebody's file has that file's time, which is noted (``store.marks``).
 """
 
 import hashlib
@@ -13,6 +14,7 @@ from pathlib import Path
 from lora_cli.core.snapshot import Blob
 from lora_cli.store import Store
 from lora_cli.store.disk import on_disk
+from lora_cli.store.marks import mark_of, read_mark, write_mark
 from lora_cli.store.writers import new_writer
 
 MODE = 0o444
@@ -24,10 +26,11 @@ class LostBlob(Exception):
     """What was written vanished before it was used: somebody cleaned up, or took it over. Fetch it again."""
 
 
-def keep_blob(store: Store, written: Path, descriptor: int, blob: Blob) -> Path:
+def keep_blob(store: Store, written: Path, descriptor: int, blob: Blob, *, mark: str | None = None) -> Path:
     """Gives the bytes that were written to ``written`` (open as ``descriptor``) their final name, durably.
 
-    Where they lie already, the file of old stays, and the new one is left to be removed.
+    Where they lie already, the file of old stays, and the new one is left to be removed. With ``mark`` the file is
+    somebody else's, as it was when it was hashed: neither its mode nor its times are touched.
 
     Raises:
         LostBlob: ``written`` is not that file any more.
@@ -39,8 +42,11 @@ def keep_blob(store: Store, written: Path, descriptor: int, blob: Blob) -> Path:
             raise LostBlob(str(written))
         if has_blob(store, blob):
             return target
-        os.fchmod(descriptor, MODE)
-        os.utime(descriptor, ns=(STAMP_NS, STAMP_NS))
+        if mark is None:
+            os.fchmod(descriptor, MODE)
+            os.utime(descriptor, ns=(STAMP_NS, STAMP_NS))
+        else:
+            write_mark(store, blob.sha256, mark)
         os.fsync(descriptor)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -75,14 +81,21 @@ def is_sound(store: Store, path: Path, blob: Blob) -> bool:
         return False
     if not stat.S_ISREG(status.st_mode) or status.st_size != blob.size:
         return False
-    if status.st_mtime_ns == STAMP_NS:
+    if status.st_mtime_ns == STAMP_NS or mark_of(status) == (mark := read_mark(store, blob.sha256)):
         return True
     with _opened(path) as descriptor:
-        if descriptor is None or sha256_of(descriptor) != blob.sha256:
+        if descriptor is None:
             return False
-        # A copy of a cache has new times; in a cache that may be written they are set right, once.
+        seen = mark_of(os.fstat(descriptor))
+        if sha256_of(descriptor) != blob.sha256:
+            return False
+        # A copy of a cache has new times, and so has a foreign file that somebody touched. Where that may be written,
+        # it is set right, once; what is not ours is only noted.
         with suppress(OSError):
-            os.utime(descriptor, ns=(STAMP_NS, STAMP_NS))
+            if mark is None:
+                os.utime(descriptor, ns=(STAMP_NS, STAMP_NS))
+            else:
+                write_mark(store, blob.sha256, seen)
     return True
 
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +12,11 @@ from lora_cli.errors import MachineError
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 FORBIDDEN = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+
+NO_LINK = frozenset({errno.EPERM, errno.EMLINK, errno.EXDEV, errno.ENOTSUP, errno.ENOSYS, errno.EACCES})
+"""A file system without hard links, another one, an inode with no room for one more, or somebody's whose file it is."""
+
+_FICLONE = 0x40049409
 
 
 @contextmanager
@@ -70,6 +76,22 @@ def replace_file(path: Path, data: bytes) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise
+
+
+def reflink(source: int, target: int) -> bool:
+    """Makes ``target`` (open for writing, empty) share the bytes of ``source``, until one of them is changed.
+
+    False where that cannot be done: another system than Linux, a file system that cannot, or two different ones.
+    """
+    if sys.platform != "linux":
+        return False
+    import fcntl
+
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError:
+        return False
+    return True
 
 
 def write_all(descriptor: int, data: bytes, at: int) -> None:

@@ -70,12 +70,17 @@ def views(store: Store) -> dict[str, str | None]:
     paths = list(entries(store.adapters))
     if not paths:
         return {}
-    names: dict[tuple[int, int], str | None] = {}
+    names: dict[tuple[int, int], str] = {}
+    twice = set()
     for path in blobs(store):
         with suppress(OSError):
             status = path.stat(follow_symlinks=False)
-            names[status.st_dev, status.st_ino] = path.name
-    return {path.name: digest_of(path, names) for path in paths}
+            key = status.st_dev, status.st_ino
+            if names.setdefault(key, path.name) != path.name:
+                # Somebody's file, linked before and after an edit: only its bytes tell which it is.
+                twice.add(key)
+    known = {key: name for key, name in names.items() if key not in twice}
+    return {path.name: digest_of(path, known) for path in paths}
 
 
 def digest_of(directory: Path, known: Mapping[tuple[int, int], str | None]) -> str | None:

@@ -12,13 +12,11 @@ from lora_cli.core.snapshot import Blob, Snapshot, snapshot_digest
 from lora_cli.errors import Corrupt, Refused
 from lora_cli.store import Store
 from lora_cli.store.blobs import MODE, STAMP_NS, LostBlob, is_sound, isolate
-from lora_cli.store.disk import on_disk
+from lora_cli.store.disk import NO_LINK, on_disk
 from lora_cli.store.writers import new_writer
 
 MOST_FILES = 10_000
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-# A file system without hard links, or one whose inode has no room for another.
-_NO_LINK = frozenset({errno.EPERM, errno.EMLINK, errno.EXDEV, errno.ENOTSUP, errno.ENOSYS, errno.EACCES})
 
 
 def check_paths(paths: Mapping[str, object]) -> None:
@@ -129,7 +127,7 @@ def _link(blob: Path, target: Path) -> bool:
     try:
         target.hardlink_to(blob)
     except OSError as error:
-        if error.errno not in _NO_LINK:
+        if error.errno not in NO_LINK:
             raise
         return False
     return True

@@ -1,5 +1,6 @@
 """Making room: what no reference means any more, what the dead left, and what was asked to go."""
 
+import os
 import shutil
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from lora_cli.store import Store
 from lora_cli.store.disk import on_disk
 from lora_cli.store.inventory import Item, blobs, entries, files_in, inventory, tree_bytes, views
+from lora_cli.store.marks import drop_mark
 from lora_cli.store.records import Record, all_records, forget_record
 from lora_cli.store.views import drop_view
 from lora_cli.store.writers import parse_writer, state
@@ -64,6 +66,9 @@ def collect(store: Store, limits: Limits, *, dry_run: bool = False) -> list[Remo
             removed.append(Removed(kind, path.relative_to(store.root).as_posix(), tree_bytes(path)))
             if not dry_run:
                 _delete(path)
+        for mark in entries(store.links) if not dry_run else ():
+            if not os.path.lexists(store.blob(mark.name)) and _age(mark, now) > LEFT_S:
+                drop_mark(store, mark.name)
         for folder in entries(store.partials) if not dry_run else ():
             with suppress(OSError):
                 folder.rmdir()
@@ -133,6 +138,7 @@ def _remove_items(
                 removed.append(Removed("blob", path.name, status.st_size))
                 if not dry_run:
                     path.unlink()
+                    drop_mark(store, path.name)
     return removed
 
 
