@@ -79,9 +79,19 @@ def _path(value: Any) -> Path:
     return Path(value)
 
 
+def _has_port(endpoint: str) -> bool:
+    """Whether the port that it names, if any, is one."""
+    from urllib.parse import urlsplit
+
+    try:
+        return urlsplit(endpoint).port != 0
+    except ValueError:
+        return False
+
+
 def _endpoint(value: Any) -> str:
     text = value.strip().rstrip("/") if isinstance(value, str) else ""
-    if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#@]*)?", text, re.IGNORECASE):
+    if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#@]*)?", text, re.IGNORECASE) or not _has_port(text):
         # The value is not repeated: a user and password in it are what the pattern refuses.
         raise ValueError("this is not the address of a Hub: write https://HOST, without user, query or fragment")
     return text

@@ -8,6 +8,7 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -50,6 +51,10 @@ MACHINE_ERRNOS = {
 }
 
 
+READER_GONE = 141
+"""What a shell says of a program that writes into a pipe that nobody reads any more: 128 + SIGPIPE."""
+
+
 class LazyGroup(TyperGroup):
     """The root group: its commands are stubs until one is named on the command line."""
 
@@ -74,8 +79,14 @@ def _load_command(name: str) -> "Command":
 
 
 def _bind_environment(command: Any) -> None:
-    """Gives every option its variable ``LORA_CLI_<OPTION>``, the same for every command."""
+    """Gives every option its variable ``LORA_CLI_<OPTION>``, the same for every command.
+
+    Whether a path can be read is found out by whoever reads it: that it cannot is the machine's fault, not the
+    command line's.
+    """
     for parameter in command.params:
+        if hasattr(parameter.type, "readable"):
+            parameter.type.readable = False
         flags = [flag for flag in getattr(parameter, "opts", ()) if flag.startswith("--")]
         if flags and flags[0] not in {"--help", "--version"} and parameter.param_type_name == "option":
             parameter.envvar = "LORA_CLI_" + flags[0].lstrip("-").replace("-", "_").upper()
@@ -165,29 +176,48 @@ def main(argv: Sequence[str]) -> int:
     try:
         build_app().main(args=hoist_global_options(argv), prog_name="lora-cli")
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else int(bool(stop.code))
-    except LoraCliError as error:
-        return _report(error)
-    except MemoryError:
-        return _report(MachineError("out of memory"))
+        return READER_GONE if isinstance(stop.__context__, BrokenPipeError) else _code(stop)
     except Exception as error:  # noqa: BLE001 - the one boundary
-        if isinstance(error, OSError) and error.errno in MACHINE_ERRNOS:
-            return _report(MachineError(f"{error.strerror}: {error.filename}" if error.filename else str(error)))
-        import traceback
-
-        traceback.print_exc()
-        typer.echo("This is a bug in lora-cli. Please report it with the lines above.", err=True)
-        return LoraCliError.exit_code
+        foreseen = _foreseen(error)
+        return _bug() if foreseen is None else _report(foreseen)
     return 0
 
 
+def _code(stop: SystemExit) -> int:
+    return stop.code if isinstance(stop.code, int) else int(bool(stop.code))
+
+
+def _foreseen(error: Exception) -> LoraCliError | None:
+    """What ``error`` says about the command line, the adapter or the machine; None for a bug."""
+    if isinstance(error, LoraCliError):
+        return error
+    if isinstance(error, MemoryError):
+        return MachineError("out of memory", hint="fewer --jobs or adapters at once need less")
+    if isinstance(error, OSError) and error.errno in MACHINE_ERRNOS:
+        return MachineError(f"{error.filename or 'writing the output'}: {error.strerror}", hint="look at this machine")
+    return None
+
+
+def _bug() -> int:
+    import traceback
+
+    with suppress(OSError):
+        traceback.print_exc()
+        typer.echo("This is a bug in lora-cli. Please report it with the lines above.", err=True)
+    return LoraCliError.exit_code
+
+
 def _report(error: LoraCliError) -> int:
-    typer.echo(f"error: {error.message}", err=True)
-    if error.hint:
-        typer.echo(f"hint: {error.hint}", err=True)
+    with suppress(OSError):  # stderr is full or gone: the exit code still says it
+        typer.echo(f"error: {error.message}", err=True)
+        if error.hint:
+            typer.echo(f"hint: {error.hint}", err=True)
     return error.exit_code
 
 
 def run() -> None:
-    """The console script."""
+    """The console script. A stream that was closed before it started takes what is written and keeps nothing."""
+    if sys.stdout is None or sys.stderr is None:
+        nowhere = Path(os.devnull).open("w")  # noqa: SIM115 - for the life of the process
+        sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
     sys.exit(main(sys.argv[1:]))

@@ -1,6 +1,9 @@
 """The root command: global options anywhere, one error boundary, an exit code for each kind of failure."""
 
+import os
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -122,3 +125,55 @@ def options_of(command: Any) -> list[Any]:
 def test_each_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name, "--help"]) == 0
     assert f"Usage: lora-cli {name}" in capsys.readouterr().out
+
+
+def in_a_shell(line: str) -> int:
+    """The exit code of a shell line in which ``$LORA`` is the program."""
+    done = subprocess.run(
+        ["bash", "-c", line],
+        env={**os.environ, "LORA": f"{sys.executable} -m lora_cli"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" not in done.stdout + done.stderr
+    return done.returncode
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("$LORA rules >&-", 0),
+        ("$LORA --version >&- 2>&-", 0),
+        ("$LORA fetch ./nowhere 2>&-", 3),
+        ("$LORA fetch 2>/dev/full", 2),
+        ("$LORA rules >/dev/full", 6),
+        ("$LORA rules | true; exit ${PIPESTATUS[0]}", 141),
+        ("$LORA --help | true; exit ${PIPESTATUS[0]}", 141),
+        ("HF_ENDPOINT=http://127.0.0.1:99999 $LORA fetch acme/sql", 2),
+    ],
+)
+def test_streams_that_are_closed_full_or_not_read_change_no_other_exit_code(line: str, code: int) -> None:
+    assert in_a_shell(line) == code
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_path_that_may_not_be_read_is_this_machines_fault(tmp_path: Path) -> None:
+    (tmp_path / "set.yaml").write_text("kind: AdapterSet")
+    (tmp_path / "set.yaml").chmod(0o600)
+    code = "import os, sys; os.setuid(65534); from lora_cli.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    tmp_path.chmod(0o755)
+    for parent in tmp_path.parents[:2]:
+        parent.chmod(0o755)
+
+    # The package is imported before the change of user: this interpreter may lie where nobody else may look.
+    preload = "import lora_cli.cli.main, lora_cli.cli.fetch, lora_cli.read.manifest, yaml; "
+    done = subprocess.run(
+        [sys.executable, "-c", preload + code, "fetch", "-f", str(tmp_path / "set.yaml")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 6, done.stderr
+    assert "set.yaml" in done.stderr
