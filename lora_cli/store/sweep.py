@@ -57,7 +57,7 @@ def collect(store: Store, limits: Limits, *, dry_run: bool = False) -> list[Remo
         for record in dropped if not dry_run else ():
             forget_record(store, record)
         removed = [Removed("reference", record.ref, 0) for record in dropped]
-        meant = {record.snapshot for record in kept} | viewed
+        meant = {record.snapshot for record in kept}
         items = [item for item in inventory(store) if item.digest not in meant]
         lost = {record.snapshot for record in dropped}
         gone = [item for item in items if item.digest in lost or _age(item.directory, now) > limits.grace_s]

@@ -23,7 +23,7 @@ from lora_cli.sources.local import LocalSource
 from lora_cli.store import Store
 from lora_cli.store.blobs import STAMP_NS
 from lora_cli.store.disk import reflink
-from lora_cli.store.inventory import inventory
+from lora_cli.store.inventory import inventory, views
 from lora_cli.store.sweep import Limits, collect, remove
 from lora_cli.store.verify import verify
 from lora_cli.store.views import keep_view
@@ -126,7 +126,9 @@ def test_a_file_that_changes_while_it_is_shared_is_not_taken(
     adapter: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def share(target: int, request: int, source: int) -> int:
-        edit(adapter / WEIGHTS)
+        if os.fstat(source).st_ino == (adapter / WEIGHTS).stat().st_ino:
+            edit(adapter / WEIGHTS)
+        os.copy_file_range(source, target, os.fstat(source).st_size, 0, 0)
         return 0
 
     monkeypatch.setattr(fcntl, "ioctl", share)
@@ -194,6 +196,14 @@ def test_an_edit_of_a_linked_file_is_noticed_and_verify_puts_it_aside(adapter: P
     assert not again.cached
     assert again.snapshot.digest != snapshot.digest
     assert not any(one.problem for one in verify(store))
+
+
+def test_a_view_of_a_linked_file_is_known_by_its_bytes_through_edits(adapter: Path, store: Store) -> None:
+    for _ in range(3):
+        snapshot = brought(adapter, store.root, link=True).snapshot
+        keep_view(store, "sql", snapshot)
+        assert views(store) == {"sql": snapshot.digest}
+        edit(adapter / WEIGHTS)
 
 
 def test_what_was_edited_is_never_given_as_what_it_was(adapter: Path, tmp_path: Path, store: Store) -> None:

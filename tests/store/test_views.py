@@ -151,9 +151,9 @@ def test_what_has_a_view_is_used_whatever_the_limits_are(store: Store) -> None:
 
 def test_the_bytes_of_views_are_the_first_that_count(store: Store) -> None:
     sql = put_snapshot(store, SQL, ref="hf://org/sql", used_s=1000)
-    put_snapshot(store, CHAT, ref="hf://org/chat", used_s=2000)
+    chat = put_snapshot(store, CHAT, ref="hf://org/chat", used_s=2000)
     keep_view(store, "sql", sql)
-    removed = collect(store, Limits(max_bytes=sql.size))
+    removed = collect(store, Limits(max_bytes=chat.size))
     assert [one.name for one in removed if one.kind == "reference"] == ["hf://org/chat"]
 
 
