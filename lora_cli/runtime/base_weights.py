@@ -11,8 +11,10 @@ import torch
 
 from lora_cli.core.base_model import BaseModel, BaseModule
 from lora_cli.core.safetensors import HEADER_CAP, TensorInfo, header_length, parse_header
-from lora_cli.errors import FormatError, MachineError
+from lora_cli.errors import Corrupt, FormatError, MachineError, NotFound
 from lora_cli.runtime.weights import DTYPES, read_tensors
+
+DAMAGED = "download the base again, or give --base its config.json alone: proofs then use synthetic weights"
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -66,6 +68,7 @@ class CheckpointWeights:
 
     Raises:
         FormatError: it lacks one of ``modules``, or holds it quantised or in another shape.
+        Corrupt: a file of it is damaged.
     """
 
     origin = "base"
@@ -86,6 +89,22 @@ class CheckpointWeights:
 def has_checkpoint(directory: Path) -> bool:
     """Whether a directory has a base's weights as safetensors."""
     return (directory / SINGLE).is_file() or (directory / INDEX).is_file()
+
+
+def check_checkpoint(directory: Path) -> None:
+    """Whether every file of a base's weights is there and whole, by their headers.
+
+    Raises:
+        NotFound: there are no safetensors weights.
+        Corrupt: a file is damaged, or one that the index names is missing.
+    """
+    if not has_checkpoint(directory):
+        raise NotFound(
+            f"{directory} has no {SINGLE} and no {INDEX}",
+            hint="the whole model needs the base's weights as safetensors",
+        )
+    for file in _files(directory):
+        _header(directory / file)
 
 
 def _files(directory: Path) -> list[str]:
@@ -110,6 +129,10 @@ def _header(path: Path) -> Mapping[str, TensorInfo]:
         with path.open("rb") as file:
             length = header_length(file.read(8), size, path.name)
             return parse_header(file.read(length), size, path.name).tensors
+    except FormatError as error:
+        raise Corrupt(f"the base's checkpoint is damaged: {path}: {error.reason}", hint=DAMAGED) from error
+    except FileNotFoundError as error:
+        raise Corrupt(f"the base's checkpoint is incomplete: there is no {path}", hint=DAMAGED) from error
     except OSError as error:
         raise MachineError(f"cannot read {path}: {error.strerror}") from error
 

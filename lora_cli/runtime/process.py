@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from lora_cli.core.results import Answers, LoadReport
-from lora_cli.errors import LoraCliError, MachineError, MissingExtra, NotFound, Refused, UsageError
+from lora_cli.errors import Corrupt, LoraCliError, MachineError, MissingExtra, NotFound, Refused, UsageError
 from lora_cli.runtime.plan import Answer, Failure, Forward, Job, Load, Plan, Ready, Served, ServeOnce, Stage
 
 T = TypeVar("T")
@@ -28,7 +28,7 @@ SAID_BYTES = 16384
 POLITE = {"OMP_WAIT_POLICY": "PASSIVE"}
 """OpenMP's threads spin while they wait: on cores shared with others that makes a proof twenty times slower."""
 
-ERRORS: dict[int, type[LoraCliError]] = {1: Refused, 2: UsageError, 3: NotFound, 6: MachineError}
+ERRORS: dict[int, type[LoraCliError]] = {1: Refused, 2: UsageError, 3: NotFound, 5: Corrupt, 6: MachineError}
 """What a failure from the child is raised as, by its exit code."""
 
 

@@ -6,6 +6,7 @@ import torch
 
 from lora_cli.core.results import Answers
 from lora_cli.errors import UsageError
+from lora_cli.runtime.base_weights import check_checkpoint
 from lora_cli.runtime.chat import Chat
 from lora_cli.runtime.model import ComposedModel, load_model, moved
 from lora_cli.runtime.plan import Plan
@@ -19,6 +20,7 @@ class WholeModel:
 
     Raises:
         UsageError: the plan has no directory with the base's checkpoint.
+        NotFound, Corrupt: its weights are not there, or damaged.
         FormatError: transformers cannot load it.
     """
 
@@ -28,6 +30,7 @@ class WholeModel:
                 f"--forward model needs the base's weights, and {plan.base.name} is no directory on this disk",
                 hint="give --base a local directory with config.json and the model's safetensors files",
             )
+        check_checkpoint(plan.base_directory)
         self._directory = plan.base_directory
         self.composed = ComposedModel(load_model(plan.base_directory, dtype=dtype, device=str(device)), slots)
         generator = torch.Generator().manual_seed(plan.seed)

@@ -12,10 +12,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lora_cli.errors import LoraCliError, MachineError, MissingExtra, Refused
-from lora_cli.runtime.plan import Job, Plan
+from lora_cli.errors import Corrupt, LoraCliError, MachineError, MissingExtra, NotFound, Refused
+from lora_cli.runtime.plan import Forward, Job, Plan
 from lora_cli.runtime.process import WarmProcess
-from tests.making import HIDDEN, Q_PROJ, llama_modules, write_adapter
+from tests.making import (
+    HIDDEN,
+    Q_PROJ,
+    Raw,
+    llama_modules,
+    safetensors_bytes,
+    write_adapter,
+    write_base,
+    write_base_config,
+)
 from tests.runtime.reading import LLAMA, read
 
 A = f"base_model.model.{Q_PROJ}.lora_A.weight"
@@ -189,11 +198,12 @@ def test_a_device_that_is_not_there_is_said_before_any_adapter() -> None:
         process.start()
 
 
-def test_an_unreadable_checkpoint_means_synthetic_weights_which_is_said_and_the_child_ends_with_the_block(
+def test_a_checkpoint_that_cannot_be_used_means_synthetic_weights_which_is_said_and_the_child_ends_with_the_block(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "base").mkdir()
-    (tmp_path / "base" / "model.safetensors").write_bytes(b"not safetensors")
+    quantised = Raw("U8", (4, 4), bytes(16))
+    (tmp_path / "base" / "model.safetensors").write_bytes(safetensors_bytes({f"{Q_PROJ}.weight": quantised}))
     plan = Plan(LLAMA, (Q_PROJ,), 1, 1, 8, tmp_path / "base", device="cpu")
     with WarmProcess(plan) as process:
         ready = process.start()
@@ -206,6 +216,23 @@ def test_an_unreadable_checkpoint_means_synthetic_weights_which_is_said_and_the_
     assert child is not None
     assert not runs(child)
     assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("forward", ["modules", "model"])
+def test_a_damaged_checkpoint_is_never_replaced_by_synthetic_weights(tmp_path: Path, forward: Forward) -> None:
+    base = write_base(tmp_path / "base")
+    weights = base / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    plan = Plan(LLAMA, (Q_PROJ,), 1, 1, 8, base, device="cpu", forward=forward)
+    with WarmProcess(plan) as process, pytest.raises(Corrupt, match=r"checkpoint is damaged: .*truncated"):
+        process.start()
+
+
+def test_a_whole_model_without_its_weights_is_not_found(tmp_path: Path) -> None:
+    base = write_base_config(tmp_path / "base").parent
+    plan = Plan(LLAMA, (Q_PROJ,), 1, 1, 8, base, device="cpu", forward="model")
+    with WarmProcess(plan) as process, pytest.raises(NotFound, match=r"model\.safetensors"):
+        process.start()
 
 
 def test_a_child_that_does_not_end_by_itself_is_made_to(tmp_path: Path) -> None:
