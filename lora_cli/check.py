@@ -11,7 +11,7 @@ from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Finding, Severity, Skipped, Verdict
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.errors import LoraCliError, Refused
+from lora_cli.errors import LoraCliError, Offline, Refused
 from lora_cli.read.adapter import read_adapter
 from lora_cli.rules import RULES
 from lora_cli.rules.application import apply
@@ -161,6 +161,8 @@ def check_in_place(
 ) -> Checked:
     """Judge one adapter where it lies: a local one in place, a remote one by its header. Nothing is written.
 
+    What the cache has of the same revision of a remote one is read from there, values too.
+
     Never raises for what one adapter does wrong: a ``LoraCliError`` is kept in the result. ``base_dir`` is what
     relative paths are relative to (a manifest's folder).
     """
@@ -170,7 +172,7 @@ def check_in_place(
     try:
         ref = parse(text, is_path=is_path, base_dir=base_dir) if isinstance(text, str) else text
         source_text = str(ref)
-        source = open_source(ref.scheme, settings)
+        source = _in_place(ref, settings)
         revision = source.resolve(ref)
         watch.lap("resolve")
         adapter = read_adapter(source, revision, name or str(text))
@@ -184,12 +186,21 @@ def check_in_place(
     return Checked(adapter.name, source_text, revision, adapter, verdict, watch.stage_ms)
 
 
+def _in_place(ref: AdapterRef, settings: Settings) -> Source:
+    source = open_source(ref.scheme, settings)
+    if ref.scheme == "file":
+        return source
+    from lora_cli.fetch.here import here_first
+
+    return here_first(source, settings)
+
+
 def _stats(
     source: Source, revision: Revision, adapter: Adapter, terms: Terms
 ) -> tuple[Mapping[str, Values] | None, str]:
     if not terms.values:
         return None, "--no-values was given"
-    if revision.ref.scheme != "file":
+    if revision.ref.scheme != "file" and not getattr(source, "holds", lambda _: False)(revision):
         return None, "the values of a remote adapter are not read; fetch it first"
     if adapter.weights_error is not None or not adapter.weight_files:
         return None, "the weights could not be read"
@@ -232,6 +243,11 @@ def open_base(
     if ref.scheme == "file" and Path(ref.location).is_file():
         return read_base_file(Path(ref.location), fallback=fallback)
     source = open_source(ref.scheme, settings)
+    if settings.offline and ref.scheme != "file":
+        raise Offline(
+            f"{ref}: a base model is read from its origin, and the network is switched off",
+            hint="give --base a folder or a config.json on this disk",
+        )
     name = ref.name if isinstance(base, AdapterRef) and ref.scheme == "file" else str(base)
     return read_base(source, source.resolve(ref), name, fallback=fallback)
 

@@ -1,0 +1,60 @@
+"""A source that reads what the cache already has of a revision from there, and everything else from its origin."""
+
+from collections.abc import Iterator
+
+from lora_cli.core.reference import AdapterRef
+from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.settings import Settings
+from lora_cli.sources import Source
+from lora_cli.sources.local import LocalSource
+from lora_cli.store import Store
+from lora_cli.store.records import read_record
+from lora_cli.store.snapshots import find_snapshot
+
+
+def here_first(origin: Source, settings: Settings) -> Source:
+    """``origin`` behind the cache, where there is one."""
+    return HereFirst(origin, Store(settings.cache_dir), settings) if settings.cache_dir.is_dir() else origin
+
+
+class HereFirst:
+    """``origin``, with the snapshots of ``store`` in front of it. It writes nothing, not even when a snapshot was used.
+
+    A pinned reference whose snapshot is here costs no request, and with ``settings.offline`` no reference does.
+    """
+
+    def __init__(self, origin: Source, store: Store, settings: Settings) -> None:
+        self._origin, self._store, self._offline = origin, store, settings.offline
+        self._local = LocalSource(settings)
+        self._held: dict[AdapterRef, Revision] = {}
+
+    def resolve(self, ref: AdapterRef) -> Revision:
+        """What ``ref`` means: as its origin says, unless what is here need not be asked for.
+
+        Raises:
+            LoraCliError: what the origin raises.
+        """
+        record = read_record(self._store, str(ref))
+        snapshot = find_snapshot(self._store, record.files) if record is not None else None
+        if record is None or snapshot is None:
+            return self._origin.resolve(ref)
+        here = self._local.resolve(AdapterRef("file", str(snapshot.directory)))
+        if self._offline or ref.pinned:
+            revision = Revision(ref, record.revision, here.files, record.access)
+        else:
+            revision = self._origin.resolve(ref)
+        if revision.id == record.revision:
+            self._held[ref] = here
+        return revision
+
+    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
+        """Bytes of ``file``, from this disk where it has them."""
+        here = self._held.get(revision.ref)
+        held = here.file(file.path) if here is not None else None
+        if here is None or held is None:
+            return self._origin.read(revision, file, start, stop)
+        return self._local.read(here, held, start, stop)
+
+    def holds(self, revision: Revision) -> bool:
+        """Whether the bytes of an adapter at ``revision`` are on this disk."""
+        return revision.ref in self._held
