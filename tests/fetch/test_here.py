@@ -1,4 +1,4 @@
-"""What the cache has of an adapter is judged from there: values too, offline too, and a pinned one without a request."""
+"""What the cache has of an adapter is judged from there: values too, offline too, a pinned one without a request."""
 
 from pathlib import Path
 
