@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from lora_cli.core import parse
+from lora_cli.core.architectures.table import MAX_DIMENSION, MAX_LAYERS
 from lora_cli.errors import FormatError
 
 CONFIG_FILE = "adapter_config.json"
@@ -100,7 +101,15 @@ def _ranges(value: Any, where: str) -> tuple[tuple[int, ...], ...]:
     for i, one in enumerate(ranges):
         if len(one) != 2:
             raise FormatError(f"must be a pair [start, end), not {len(one)} numbers", where=f"{where}[{i}]")
+        if one[0] < 0:
+            raise FormatError(f"must begin at layer 0 or above, not at {parse.shown(one[0])}", where=f"{where}[{i}]")
+    if sum(max(0, end - start) for start, end in ranges) > MAX_LAYERS:
+        raise FormatError(f"asks for more than the {MAX_LAYERS} layers that a model may have", where=where)
     return ranges
+
+
+def _rank(value: Any, where: str) -> int:
+    return parse.integer(value, where, maximum=MAX_DIMENSION)
 
 
 _SUB = parse.optional(parse.mapping)
@@ -115,7 +124,7 @@ GETTERS: Mapping[str, Callable[[Any, str], Any]] = {
     "base_model_name_or_path": _TEXT,
     "revision": _TEXT,
     "inference_mode": parse.boolean,
-    "r": parse.integer,
+    "r": _rank,
     "target_modules": parse.optional(_names_or_text),
     "exclude_modules": parse.optional(_names_or_text),
     "lora_alpha": parse.number,
@@ -127,7 +136,7 @@ GETTERS: Mapping[str, Callable[[Any, str], Any]] = {
     "init_lora_weights": _boolean_or_text,
     "layers_to_transform": parse.optional(_integers_or_integer),
     "layers_pattern": parse.optional(_names_or_text),
-    "rank_pattern": parse.map_of(parse.integer),
+    "rank_pattern": parse.map_of(_rank),
     "alpha_pattern": parse.map_of(parse.number),
     "megatron_config": _SUB,
     "megatron_core": _TEXT,

@@ -7,12 +7,21 @@ or raises ``FormatError``. In JSON and YAML a boolean is never a number here, th
 import difflib
 import json
 import math
+import sys
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
+from itertools import chain
 from typing import Any, TypeVar
 
 from lora_cli.errors import FormatError
 
 T = TypeVar("T")
+
+DEEPEST = 64
+"""Levels of lists and objects in one JSON document: what looks at a value goes down with it, and no config has ten."""
+
+LARGEST = int(sys.float_info.max)
+"""The largest whole number that a float can hold."""
 
 KINDS = {
     dict: "an object",
@@ -65,6 +74,8 @@ def number(value: Any, where: str) -> float:
     """A finite number; an integer stays an integer."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise _wrong("a number", value, where)
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise FormatError(f"must be a number that a float can hold, not {shown(value)}", where=where)
     if not math.isfinite(value):
         raise FormatError(f"must be finite, not {value}", where=where)
     return value
@@ -156,12 +167,12 @@ def json_value(data: bytes, where: str, *, duplicates: list[str] | None = None) 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         seen = dict(items)
         if duplicates is not None and len(seen) < len(items):
-            names = [key for key, _ in items]
-            duplicates.extend(key for key in seen if names.count(key) > 1)
+            times = Counter(key for key, _ in items)
+            duplicates.extend(key for key in seen if times[key] > 1)
         return seen
 
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=pairs)
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=pairs)
     except UnicodeDecodeError as error:
         raise FormatError(f"not UTF-8 at byte {error.start}", where=where) from error
     except json.JSONDecodeError as error:
@@ -171,6 +182,19 @@ def json_value(data: bytes, where: str, *, duplicates: list[str] | None = None) 
         raise FormatError("not JSON that can be used: a number is too long", where=where) from error
     except RecursionError as error:
         raise FormatError("not JSON that can be used: nested too deep", where=where) from error
+    if _deeper(value, DEEPEST):
+        raise FormatError("not JSON that can be used: nested too deep", where=where)
+    return value
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects stand in each other on more than so many levels."""
+    containers = [value] if isinstance(value, dict | list) else []
+    while containers and levels:
+        members = chain.from_iterable(one.values() if isinstance(one, dict) else one for one in containers)
+        containers = [one for one in members if isinstance(one, dict | list)]
+        levels -= 1
+    return bool(containers)
 
 
 def json_object(data: bytes, where: str, *, duplicates: list[str] | None = None) -> dict[str, Any]:

@@ -16,11 +16,14 @@ from lora_cli.errors import FormatError
 TIME_LIMIT_S = 3.0
 """Seconds that all matching for one question about one config may take together."""
 
+COMPARISON_S = 5e-7
+"""What comparing one name with another is counted as, because a clock would take as long: six million are the limit."""
+
 LENGTH_CAP = 100_000
 """Characters of one pattern times its counted repetitions: ``regex`` unrolls them, 400 bytes each."""
 
 LITERAL = re.compile(r"[\w.\- ]*", re.ASCII)
-"""A name, maybe with dots (which match any character): such a pattern cannot take long, and needs no ``regex``."""
+"""A name, maybe with dots (which match any character): such a pattern needs no ``regex``, and mostly no ``re``."""
 
 _COUNTED = re.compile(r"\{(\d*)(,?)(\d*)\}", re.ASCII)
 _OUTSIDE = re.compile(r"\\.|\[\^?\]?|\{|[^\\\[{]+", re.DOTALL)
@@ -56,10 +59,16 @@ class Matcher:
 
     def dotted_end(self, pattern: str, name: str) -> bool:
         r"""``re.match(rf"(.*\.)?({pattern})$", name)``: how PEFT reads the keys of its patterns."""
+        if LITERAL.fullmatch(pattern) and "\n" not in name:
+            self._charge(pattern)
+            return _ends_with(pattern, name)
         return self._match(pattern, r"(.*\.)?({})$", name) is not None
 
     def component(self, pattern: str, name: str) -> bool:
         r"""``re.match(rf"(^|.*\.){pattern}($|\..*)", name)``: how PEFT reads ``modules_to_save``."""
+        if LITERAL.fullmatch(pattern) and "." not in pattern and "\n" not in name:
+            self._charge(pattern)
+            return pattern in name.split(".")
         return self._match(pattern, r"(^|.*\.){}($|\..*)", name) is not None
 
     def layer_index(self, pattern: str, name: str) -> int | None:
@@ -69,26 +78,31 @@ class Matcher:
         return int(digits) if digits is not None and len(digits) < 10 else None
 
     def _match(self, pattern: str, frame: str, name: str) -> Groups | None:
-        if LITERAL.fullmatch(pattern):
-            literal = _with_re(frame.replace("{}", pattern, 1))
-            return literal.fullmatch(name) if frame == FULL else literal.match(name)
-        compiled = _with_regex(pattern, frame, self.where)
-        if self._left_s <= 0:
-            raise self._too_slow(pattern)
         begun = time.perf_counter()
+        self._charge(pattern)
         try:
+            if LITERAL.fullmatch(pattern):
+                literal = _with_re(frame.replace("{}", pattern, 1))
+                return literal.fullmatch(name) if frame == FULL else literal.match(name)
+            compiled = _with_regex(pattern, frame, self.where)
             match = compiled.fullmatch if frame == FULL else compiled.match
-            return match(name, timeout=self._left_s)
+            return match(name, timeout=max(self._left_s, COMPARISON_S))
         except TimeoutError as error:
             raise self._too_slow(pattern) from error
         finally:
             self._left_s -= time.perf_counter() - begun
 
+    def _charge(self, pattern: str) -> None:
+        """Take one comparison off the time that is left: millions of quick ones are slow as well."""
+        if self._left_s <= 0:
+            raise self._too_slow(pattern)
+        self._left_s -= COMPARISON_S
+
     def _too_slow(self, pattern: str) -> FormatError:
         return FormatError(
-            f"the regular expression {_shown(pattern)} takes longer than {self.limit_s:g} s",
+            f"matching takes longer than {self.limit_s:g} s, at {_shown(pattern)}",
             where=self.where,
-            hint="PEFT itself would hang on it; write a pattern without nested repetitions, or list the modules",
+            hint="PEFT itself would hang on it; write fewer patterns, without nested repetitions, or list the modules",
         )
 
 
@@ -96,6 +110,15 @@ class _Regex(Protocol):
     def match(self, string: str, *, timeout: float) -> Groups | None: ...
 
     def fullmatch(self, string: str, *, timeout: float) -> Groups | None: ...
+
+
+def _ends_with(pattern: str, name: str) -> bool:
+    """Whether ``name`` is, or ends after a dot with, what the name ``pattern`` matches."""
+    start = len(name) - len(pattern)
+    if start < 0 or (start > 0 and name[start - 1] != "."):
+        return False
+    ending = name[start:]
+    return ending == pattern or all(mine in {".", its} for mine, its in zip(pattern, ending, strict=True))
 
 
 @lru_cache(maxsize=1024)

@@ -30,6 +30,9 @@ HEAD_NAMES = frozenset({"score", "classifier"})
 EMBEDDING_NAMES = frozenset({"embed_tokens", "lm_head"})
 """What ``ensure_weight_tying`` takes for an embedding."""
 
+LONGEST_NAME = 1024
+"""Characters of a module's path that are compared with names in a config; those of models have a tenth of it."""
+
 FIRST_INDEX = re.compile(r".*?\.[^.]*\.(?P<idx>\d+)\.", re.DOTALL)
 """The first numbered component: the layer, not the expert within it."""
 
@@ -226,7 +229,8 @@ def _exclusion(config: LoraConfig) -> Callable[[str], bool]:
 
 def _ends_with_one(module: str, named: Collection[str]) -> bool:
     """Whether a proper dotted suffix of ``module`` is in ``named``."""
-    dot = module.find(".")
+    # A hostile name of megabytes has as many suffixes: together they would be its square in bytes.
+    dot = module.find(".", max(0, len(module) - LONGEST_NAME))
     while dot >= 0:
         if module[dot + 1 :] in named:
             return True

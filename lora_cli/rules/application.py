@@ -1,7 +1,7 @@
 """How an adapter meets a base: which of its modules PEFT would put where, and which of them nowhere."""
 
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from lora_cli.core.adapter import Adapter, LoraPair
@@ -79,7 +79,7 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
     wrapped = _wrapped(config, base, modules)
     found = tuple(module for module in modules if module in known or module in wrapped)
     others = [module for module in modules if module not in known and module not in wrapped]
-    beyond = frozenset(module for module in others if base is not None and _beyond(module, base))
+    beyond = frozenset() if base is None else _beyond(others, base)
     chosen = _chosen(config, base, found, errors)
     untargeted = () if chosen is None else tuple(m for m in found if m not in chosen and m not in wrapped)
     misnamed = tuple(module for module in found if _misnamed(adapter, adapter.pairs[module]))
@@ -126,13 +126,20 @@ def _names_parameter_of(config: LoraConfig, module: str) -> bool:
     return any(not parent or module == parent or module.endswith("." + parent) for parent in parents)
 
 
-def _beyond(module: str, base: BaseModel) -> bool:
-    """Whether the base would have ``module`` if it had more layers."""
-    index = _FIRST_INDEX.search(module)
-    if index is None or (len(index.group()) < 10 and int(index.group()) < base.num_layers):
-        return False
-    head, tail = module[: index.start()], module[index.end() :]
-    return any(f"{head}{layer}{tail}" in base.modules for layer in range(base.num_layers))
+def _beyond(modules: Iterable[str], base: BaseModel) -> frozenset[str]:
+    """Those of ``modules`` that the base would have if it had more layers."""
+    ours = {(path[: index.start()], path[index.end() :]) for path, index in _numbered(base.modules)}
+    return frozenset(
+        module
+        for module, index in _numbered(modules)
+        if (module[: index.start()], module[index.end() :]) in ours
+        and (len(index.group()) >= 10 or int(index.group()) >= base.num_layers)
+    )
+
+
+def _numbered(modules: Iterable[str]) -> Iterator[tuple[str, re.Match[str]]]:
+    """Each of ``modules`` that has a numbered component, with the first of them."""
+    return ((module, index) for module in modules if (index := _FIRST_INDEX.search(module)))
 
 
 def _chosen(

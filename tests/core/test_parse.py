@@ -1,5 +1,6 @@
 """Typed getters over untrusted values."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,8 @@ WRONG: list[tuple[Callable[[Any, str], Any], Any, str]] = [
     (parse.integer, True, "f: r: must be an integer, not a boolean: true"),
     (parse.number, float("nan"), "f: r: must be finite, not nan"),
     (parse.number, float("inf"), "f: r: must be finite, not inf"),
+    (parse.number, 10**309, f"f: r: must be a number that a float can hold, not 1{'0' * 58}…"),
+    (parse.number, -(10**309), f"f: r: must be a number that a float can hold, not -1{'0' * 57}…"),
     (parse.number, "1", 'f: r: must be a number, not a string: "1"'),
     (parse.mapping, [], "f: r: must be an object, not a list: []"),
     (parse.mapping, {1: 2}, "f: r: the key 1: must be a string, not an integer: 1"),
@@ -88,6 +91,7 @@ MALFORMED = {
     b"": "f: not JSON: Expecting value at line 1 column 1",
     b"\xef\xbb\xbf{}": "f: not JSON: Unexpected UTF-8 BOM (decode using utf-8-sig) at line 1 column 1",
     b"[" * 100_000: "f: not JSON that can be used: nested too deep",
+    b'[{"a": ' * 40 + b"1" + b"}]" * 40: "f: not JSON that can be used: nested too deep",
     b"9" * 5_000: "f: not JSON that can be used: a number is too long",
 }
 
@@ -109,3 +113,12 @@ def test_of_a_duplicate_key_the_last_counts_and_it_is_reported() -> None:
     duplicates: list[str] = []
     assert parse.json_value(b'{"r": 4, "x": {"r": 1}, "r": 8}', "f", duplicates=duplicates) == {"r": 8, "x": {"r": 1}}
     assert duplicates == ["r"]
+
+
+def test_many_duplicates_take_time_in_proportion_to_the_text() -> None:
+    duplicates: list[str] = []
+    text = ",".join(f'"{i % 100_000}": 1' for i in range(200_000))
+    begun = time.perf_counter()
+    parse.json_value(f"{{{text}}}".encode(), "f", duplicates=duplicates)
+    assert time.perf_counter() - begun < 10
+    assert len(duplicates) == 100_000

@@ -3,6 +3,7 @@
 import re
 import time
 import warnings
+from collections.abc import Callable
 
 import pytest
 from hypothesis import assume, given, settings
@@ -130,11 +131,28 @@ def test_the_limit_is_for_all_matching_together() -> None:
     assert time.perf_counter() - begun < 1
 
 
-def test_names_are_matched_without_a_limit_and_without_the_other_engine() -> None:
-    matcher = Matcher("f", limit_s=0)
+def test_names_are_matched_as_the_patterns_that_they_are() -> None:
+    matcher = Matcher("f")
     assert matcher.dotted_end("self_attn.q_proj", NAME)
     assert matcher.dotted_end("selfXattn.q_proj", NAME) is False
     assert matcher.dotted_end("layers.10.self.attn.q_proj", NAME), "a dot is any character to PEFT"
+    assert matcher.component("q_proj", NAME)
+    assert matcher.component("proj", NAME) is False
+
+
+@pytest.mark.parametrize("way", [Matcher.dotted_end, Matcher.component, Matcher.full])
+def test_more_names_than_can_be_compared_in_time_are_stopped(way: Callable[[Matcher, str, str], bool]) -> None:
+    matcher = Matcher("f", limit_s=0.01)
+    begun = time.perf_counter()
+    with pytest.raises(FormatError, match="takes longer than"):
+        sum(way(matcher, f"name_{number}", NAME) for number in range(10**6))
+    assert time.perf_counter() - begun < 5
+
+
+def test_a_pattern_for_each_of_two_thousand_modules_is_no_hardship() -> None:
+    names = [f"model.layers.{layer}.self_attn.{letter}_proj" for layer in range(500) for letter in "qkvo"]
+    matcher = Matcher("f")
+    assert all(any(matcher.dotted_end(pattern, name) for pattern in names) for name in names)
 
 
 @pytest.mark.parametrize("pattern", ["(a{1000}){1000}", "((a{99}){99}){99}", "a" * 200_000 + "+", "(b{,99999}){3}"])

@@ -1,6 +1,7 @@
 """Targets and scales where there is no PEFT to compare with: errors, limits, and what has no tensors yet."""
 
 import math
+import time
 from typing import Any
 
 import pytest
@@ -66,6 +67,8 @@ def test_scales_of_many_modules_come_in_their_order() -> None:
         ({"lora_alpha": None}, "adapter_config.json: lora_alpha: must be a number, not null: null"),
         ({"use_rslora": "yes"}, "adapter_config.json: use_rslora: must be a boolean"),
         ({"rank_pattern": {"q_proj": "4"}}, 'adapter_config.json: rank_pattern["q_proj"]: must be an integer'),
+        ({"r": 10**400, "use_rslora": True}, "adapter_config.json: r: must be at most 16777216, not 1000"),
+        ({"rank_pattern": {"q_proj": 10**400}}, 'rank_pattern["q_proj"]: must be at most 16777216, not 1000'),
         ({"r": 0}, f"adapter_config.json: r: the rank must be positive, and is 0 for {Q0}"),
         ({"rank_pattern": {"q_proj": -1}}, f"the rank must be positive, and is -1 for {Q0}"),
         ({"rank_pattern": {"(": 1}}, "adapter_config.json: rank_pattern: '(' is not a regular expression"),
@@ -152,5 +155,15 @@ def test_replicated_layers_are_stacked_and_the_rest_stays() -> None:
     assert replicated(config(), BASE) is BASE
 
 
-def test_a_huge_replication_is_bounded_by_the_layers_of_the_base() -> None:
-    assert replicated(config(layer_replication=[[0, 10**15]]), BASE).num_layers == 2
+@pytest.mark.parametrize("ranges", [[[0, 10**15]], [[0, 2]] * 100_000, [[-(10**15), 1]]])
+def test_a_replication_of_more_layers_than_any_model_has_is_no_replication(ranges: list[list[int]]) -> None:
+    asked = config(layer_replication=ranges)
+    assert asked.layer_replication is None
+    assert asked.mistyped == {"layer_replication": ranges}
+    assert replicated(asked, BASE) is BASE
+
+
+def test_a_name_of_megabytes_is_compared_in_no_time() -> None:
+    begun = time.perf_counter()
+    assert targeted(config(target_modules=["q_proj"]), ["a." * 10**6 + "q_proj"]) == {"a." * 10**6 + "q_proj"}
+    assert time.perf_counter() - begun < 5
