@@ -14,6 +14,7 @@ from lora_cli.settings import Settings, parse_duration, parse_size
 from lora_cli.store import Store
 from lora_cli.store.inventory import Item, blobs, find_items, inventory, tree_bytes
 from lora_cli.store.sweep import GRACE_S, Limits, Removed, collect, remove
+from lora_cli.store.tag import check_cache, check_folder
 from lora_cli.store.verify import verify
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Look after the disk cache.")
@@ -77,7 +78,7 @@ def collect_garbage(
 @app.command("rm")
 def remove_snapshots(ctx: typer.Context, names: Names, output_format: FormatOption = Format.HUMAN) -> None:
     """Remove snapshots, every reference that means them, and the blobs that no other snapshot has."""
-    store = _store(ctx)
+    store = _store(ctx, cleaned=True)
     _say_removed(remove(store, _found(store, names)), output_format, dry_run=False)
 
 
@@ -97,9 +98,12 @@ def show_path(
     write("".join(f"{path}\n" for path in paths))
 
 
-def _store(ctx: typer.Context) -> Store:
+def _store(ctx: typer.Context, *, cleaned: bool = False) -> Store:
+    """The store; one that is ``cleaned`` must be a cache of ours, before anything else is said about it."""
     settings: Settings = ctx.obj
-    return Store(settings.cache_dir)
+    store = Store(settings.cache_dir)
+    check_cache(store) if cleaned else check_folder(store)
+    return store
 
 
 def _found(store: Store, names: Sequence[str]) -> list[Item]:

@@ -20,6 +20,7 @@ from lora_cli.fetch import Selection
 from lora_cli.fetch.many import Outcome, Wanted, bring_all
 from lora_cli.settings import Settings, parse_duration, parse_size
 from lora_cli.store import Store
+from lora_cli.store.tag import check_folder
 
 if TYPE_CHECKING:
     from lora_cli.core.policy import Policy
@@ -50,6 +51,7 @@ def command(
     wanted, policy = _wanted(refs or [], manifest, revision, subfolder)
     targets = None if to is None else _targets(to, wanted)
     handing = Handing(Store(settings.cache_dir), targets, views=manifest is not None)
+    check_folder(handing.store)
     selection = Selection(tuple(include or ()), tuple(exclude or ()), allow_pickle)
     done: list[tuple[Outcome, Path | None]] = []
     with shown_progress(settings) as progress:

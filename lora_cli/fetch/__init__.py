@@ -19,6 +19,7 @@ from lora_cli.store import Store
 from lora_cli.store.blobs import LostBlob
 from lora_cli.store.leases import lease
 from lora_cli.store.snapshots import publish_snapshot
+from lora_cli.store.tag import check_folder
 
 __all__ = ["Fetched", "Lanes", "Progress", "Selection", "bring", "fetch"]
 
@@ -77,6 +78,7 @@ def bring(
         Corrupt: other bytes came than were promised, or the snapshot has another digest than is demanded.
         MachineError: this machine does not let us.
     """
+    check_folder(store)
     check_reference(demand, ref, settings)
     fetched = _remembered(ref, store, settings, selection)
     if fetched is None:

@@ -116,9 +116,10 @@ def entries(folder: Path) -> Iterator[Path]:
 
 
 def blobs(store: Store) -> Iterator[Path]:
-    """Every file among the blobs, whatever its name."""
+    """Every file among the blobs that has the name of one."""
     for folder in entries(store.blobs):
-        yield from entries(folder)
+        if re.fullmatch(r"[0-9a-f]{2}", folder.name):
+            yield from (path for path in entries(folder) if is_digest(path.name))
 
 
 def files_in(directory: Path) -> Iterator[tuple[str, int]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lora_cli.store import Store
 from lora_cli.store.disk import read_small
+from lora_cli.store.tag import tag_cache
 from lora_cli.store.writers import new_writer, parse_writer, state
 
 HEARTBEAT_S = 5.0
@@ -26,6 +27,8 @@ def lease(store: Store, key: str, wait_s: float, on_wait: Callable[[], None] = l
     ``on_wait`` is called once when there is somebody to wait for.
     """
     path = store.leases / key
+    with suppress(OSError):
+        tag_cache(store)
     name = str(new_writer())
     held = _acquire(path, name, wait_s, on_wait)
     done = threading.Event()

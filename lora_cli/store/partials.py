@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lora_cli.store import Store
 from lora_cli.store.disk import on_disk, write_all
+from lora_cli.store.tag import tag_cache
 from lora_cli.store.writers import Writer, let_go, new_writer, parse_writer, state
 
 ELSEWHERE_S = 600.0
@@ -41,6 +42,7 @@ def open_partial(store: Store, key: str, longest: int | None) -> Partial:
     """
     folder = store.partials / key
     with on_disk("writing", folder):
+        tag_cache(store)
         for attempt in range(ATTEMPTS):
             try:
                 folder.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from lora_cli.core.snapshot import Blob
 from lora_cli.store import Store
 from lora_cli.store.disk import is_read_only, on_disk, read_small, replace_file
 from lora_cli.store.snapshots import is_digest
+from lora_cli.store.tag import tag_cache
 
 SCHEMA = "lora_cli/ref/1"
 LARGEST = 8_000_000
@@ -85,6 +86,7 @@ def write_record(store: Store, record: Record) -> None:
     data = json.dumps(value, indent=1, sort_keys=True).encode()
     with on_disk("writing", path):
         try:
+            tag_cache(store)
             if read_small(path, LARGEST) == data:
                 os.utime(path)
             else:

@@ -1,6 +1,7 @@
 """Making room: what no reference means any more, what the dead left, and what was asked to go."""
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -9,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_cli.store import Store
-from lora_cli.store.disk import on_disk
+from lora_cli.store.disk import on_disk, read_small
 from lora_cli.store.inventory import Item, blobs, entries, files_in, inventory, tree_bytes, views
 from lora_cli.store.marks import drop_mark
 from lora_cli.store.records import Record, all_records, forget_record
+from lora_cli.store.snapshots import is_digest
+from lora_cli.store.tag import check_cache
 from lora_cli.store.views import drop_view
 from lora_cli.store.writers import parse_writer, state
 
@@ -21,6 +24,12 @@ GRACE_S = 3600.0
 LEFT_S = 86_400.0
 """So long what a dead writer left is kept, to be gone on with; what is from elsewhere stays seven times as long."""
 QUARANTINE_S = 7 * 86_400.0
+
+# What we name so is ours; anything else in our folders is left alone.
+_KEY = re.compile(r"[0-9a-f]{64}|views|links")
+_LEASE = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{12}")
+_ISOLATED = re.compile(r".+\.[0-9a-f]{12}")
+_HALF_RECORD = re.compile(r"\.[0-9a-f]{64}\.json\.[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +57,10 @@ def collect(store: Store, limits: Limits, *, dry_run: bool = False) -> list[Remo
     A fetch that runs meanwhile is not harmed: what is taken away under it, it fetches again.
 
     Raises:
+        UsageError: this is no cache.
         MachineError: this machine does not let us.
     """
+    check_cache(store)
     now = time.time()
     with on_disk("cleaning", store.root):
         viewed = set(views(store).values())
@@ -67,11 +78,12 @@ def collect(store: Store, limits: Limits, *, dry_run: bool = False) -> list[Remo
             if not dry_run:
                 _delete(path)
         for mark in entries(store.links) if not dry_run else ():
-            if not os.path.lexists(store.blob(mark.name)) and _age(mark, now) > LEFT_S:
+            if is_digest(mark.name) and not os.path.lexists(store.blob(mark.name)) and _age(mark, now) > LEFT_S:
                 drop_mark(store, mark.name)
         for folder in entries(store.partials) if not dry_run else ():
-            with suppress(OSError):
-                folder.rmdir()
+            if _KEY.fullmatch(folder.name):
+                with suppress(OSError):
+                    folder.rmdir()
     return removed
 
 
@@ -79,8 +91,10 @@ def remove(store: Store, items: Sequence[Item]) -> list[Removed]:
     """Removes these snapshots, all references that mean them, their views, and the blobs that no other snapshot has.
 
     Raises:
+        UsageError: this is no cache.
         MachineError: this machine does not let us.
     """
+    check_cache(store)
     records = [record for item in items for record in item.records]
     with on_disk("cleaning", store.root):
         for record in records:
@@ -152,24 +166,27 @@ def _inodes(directories: Iterator[Path]) -> Collection[int]:
 
 
 def _leftovers(store: Store, now: float) -> Iterator[tuple[str, Path]]:
-    for kind, folders in (("partial", entries(store.partials)), ("lease", iter([store.leases]))):
-        for folder in folders:
-            for path in entries(folder):
-                name = path.name if kind == "partial" else _text(path)
-                if _is_left(path, name, now):
-                    yield kind, path
+    for folder in entries(store.partials):
+        for path in entries(folder) if _KEY.fullmatch(folder.name) else ():
+            if parse_writer(path.name) is not None and _is_left(path, path.name, now):
+                yield "partial", path
+    for path in entries(store.leases):
+        text = _text(path) if _LEASE.fullmatch(path.name) else None
+        # An owner that died before it wrote its name leaves an empty one.
+        if text is not None and (not text or parse_writer(text)) and _is_left(path, text, now):
+            yield "lease", path
     for path in entries(store.quarantine):
-        if _age(path, now) > QUARANTINE_S:
+        if _ISOLATED.fullmatch(path.name) and _age(path, now) > QUARANTINE_S:
             yield "quarantine", path
     for path in entries(store.refs):
-        if path.name.startswith(".") and _age(path, now) > LEFT_S:
+        if _HALF_RECORD.fullmatch(path.name) and _age(path, now) > LEFT_S:
             yield "partial", path
 
 
-def _text(path: Path) -> str:
-    with suppress(OSError):
-        return path.read_bytes()[:200].decode("ascii", "replace") if path.is_file() else ""
-    return ""
+def _text(path: Path) -> str | None:
+    """What stands in a lease; None when it is none."""
+    data = read_small(path, 200)
+    return None if data is None else data.decode("ascii", "replace")
 
 
 def _is_left(path: Path, name: str, now: float) -> bool:

@@ -1,16 +1,20 @@
 """Every byte in a cache, hashed again."""
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from lora_cli.core.manifest import NAME
 from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.store import Store
 from lora_cli.store.blobs import isolate, sha256_of
 from lora_cli.store.inventory import blobs, digest_of, entries, files_in, tree_bytes
+from lora_cli.store.snapshots import is_digest
+from lora_cli.store.tag import check_cache
 
 THREADS = 4
 
@@ -30,7 +34,13 @@ def verify(store: Store) -> Iterator[Verified]:
     """Each blob, each snapshot, each view. What is rotten goes to the quarantine, unless this user may not move it.
 
     A rotten snapshot is fetched again when it is asked for the next time. A view must hold a snapshot that is sound.
+    What has no name of ours is left alone.
+
+    Raises:
+        UsageError: this is no cache.
+        MachineError: this is no folder.
     """
+    check_cache(store)
     known: dict[tuple[int, int], str | None] = {}
     with ThreadPoolExecutor(THREADS) as pool:
         paths = list(blobs(store))
@@ -40,11 +50,11 @@ def verify(store: Store) -> Iterator[Verified]:
             known[status.st_dev, status.st_ino] = digest
             yield _said(store, "blob", path, status.st_size, _blob_problem(path, digest))
     sound = set()
-    for directory in entries(store.snapshots):
+    for directory in (path for path in entries(store.snapshots) if is_digest(path.name)):
         if not (problem := _snapshot_problem(directory, known)):
             sound.add(directory.name)
         yield _said(store, "snapshot", directory, tree_bytes(directory), problem)
-    for directory in entries(store.adapters):
+    for directory in (path for path in entries(store.adapters) if re.fullmatch(NAME, path.name, re.ASCII)):
         problem = "" if digest_of(directory, known) in sound else "its files are no sound snapshot's"
         yield _said(store, "view", directory, tree_bytes(directory), problem)
 

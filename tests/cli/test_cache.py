@@ -152,3 +152,29 @@ def test_rm_removes_an_adapter_and_only_that(store: Store, capsys: Captured) -> 
 @pytest.mark.parametrize("argv", [["gc", "--older-than", "soon"], ["rm"], ["gc", "--max-cache-bytes", "x"], ["none"]])
 def test_a_wrong_command_line_is_exit_2(argv: list[str], capsys: Captured) -> None:
     assert main(["cache", *argv]) == 2
+
+
+@pytest.mark.parametrize("argv", [["gc"], ["gc", "--dry-run"], ["verify"], ["rm", "./sql"]])
+def test_what_is_no_cache_is_not_cleaned(argv: list[str], tmp_path: Path, capsys: Captured) -> None:
+    thesis = tmp_path / "home" / "tmp" / "mine" / "thesis.txt"
+    thesis.parent.mkdir(parents=True)
+    thesis.write_text("mine")
+    os.utime(thesis, (1, 1))
+    assert main(["--cache-dir", "home", "cache", *argv]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "no cache of lora-cli" in err
+    assert thesis.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "argv", [["cache", "ls"], ["cache", "gc"], ["cache", "verify"], ["cache", "path"], ["fetch", "./sql", "./chat"]]
+)
+def test_a_cache_that_is_a_file_is_said_once_and_is_the_machines_fault(
+    argv: list[str], tmp_path: Path, capsys: Captured
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert main(["--cache-dir", "file", *argv]) == 6
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("the cache is a file") == 1

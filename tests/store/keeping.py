@@ -46,5 +46,6 @@ def edit_in_place(path: Path, at: int = 0) -> None:
 
 
 def tree(root: Path) -> set[str]:
-    """Every file below ``root``."""
-    return {path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir()}
+    """Every file below ``root``, but for the tag of a cache."""
+    found = {path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir()}
+    return found - {"CACHEDIR.TAG"}

@@ -19,6 +19,7 @@ from tests.store.keeping import edit_in_place, put_blob, put_snapshot, tree
 
 NOW = Limits(grace_s=-1)
 SQL = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"sql weights"}
+KEY, YOUNG, OLD = "0" * 64, "1" * 64, "2" * 64
 CHAT = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"chat weights"}
 
 
@@ -71,7 +72,7 @@ def test_a_snapshot_with_other_files_than_its_digest_says_is_rotten(store: Store
 
 def test_a_blob_under_a_wrong_name_is_rotten(store: Store) -> None:
     blob = put_blob(store, b"x")
-    store.blob(blob.sha256).rename(store.blob(blob.sha256).with_name("README"))
+    store.blob(blob.sha256).rename(store.blob(blob.sha256).with_name("0" * 64))
     assert [one.problem for one in verify(store)] == [f"its bytes have the sha256 {blob.sha256}"]
 
 
@@ -135,15 +136,15 @@ def test_a_size_keeps_the_last_used_and_counts_shared_bytes_once(store: Store) -
 
 
 def test_what_the_dead_left_long_ago_goes_and_what_the_living_write_stays(store: Store) -> None:
-    mine = open_partial(store, "key", None)
-    for age_s, key in ((100, "young"), (100_000, "old")):
+    mine = open_partial(store, KEY, None)
+    for age_s, key in ((100, YOUNG), (100_000, OLD)):
         path = store.partials / key / str(let_go(new_writer()))
         path.parent.mkdir(parents=True)
         path.write_bytes(b"half")
         os.utime(path, (time.time() - age_s, time.time() - age_s))
     os.utime(mine.path, (1, 1))
     assert [one.kind for one in collect(store, NOW)] == ["partial"]
-    assert {path.name for path in store.partials.iterdir()} == {"key", "young"}
+    assert {path.name for path in store.partials.iterdir()} == {KEY, YOUNG}
     os.close(mine.descriptor)
 
 
