@@ -18,7 +18,7 @@ from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import LoraCliError, MachineError, UsageError
 from lora_cli.fetch import Selection
 from lora_cli.fetch.many import Outcome, Wanted, bring_all
-from lora_cli.settings import Settings, parse_duration, parse_size
+from lora_cli.settings import OPTIONS, Settings, parse_size
 from lora_cli.store import Store
 from lora_cli.store.tag import check_folder
 
@@ -34,7 +34,10 @@ def command(
     manifest: Annotated[Path | None, typer.Option("--manifest", "-f", help="An adapter set instead of REFs.")] = None,
     revision: Annotated[str | None, typer.Option(help="A branch, tag or commit, for each REF.")] = None,
     subfolder: Annotated[str, typer.Option(help="The adapter's folder in each REF.")] = "",
-    to: Annotated[Path | None, typer.Option(help="Hand it out here; several get a folder each, by name.")] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(help="Hand it out here, several by name; do not edit the weights, they are the cache's."),
+    ] = None,
     link: Annotated[bool, typer.Option("--link", help="Hard-link a folder's weights into the cache.")] = False,
     include: Annotated[list[str] | None, typer.Option(help="Also files that match this glob.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Not the files that match this glob.")] = None,
@@ -118,7 +121,7 @@ def _settings(
             jobs=jobs or settings.jobs,
             retries=settings.retries if retries is None else retries,
             offline=offline or settings.offline,
-            timeout_s=settings.timeout_s if timeout is None else parse_duration(timeout),
+            timeout_s=settings.timeout_s if timeout is None else OPTIONS["timeout"][1](timeout),
             max_bytes=settings.max_bytes if max_bytes is None else parse_size(max_bytes),
         )
     except ValueError as error:
@@ -134,9 +137,18 @@ def _wanted(
     adapter_set = manifest_of(manifest, refs, "fetch")
     if adapter_set is not None:
         return [Wanted(entry.name, entry.source, entry.sha256) for entry in adapter_set.adapters], adapter_set.policy
-    parsed = (parse(text, is_path=os.path.lexists) for text in refs)
-    found = [override(ref, revision=revision, subfolder=subfolder) for ref in parsed]
-    return [Wanted(ref.name, ref) for ref in found], None
+    return [_asked(text, revision, subfolder) for text in refs], None
+
+
+def _asked(text: str, revision: str | None, subfolder: str) -> Wanted:
+    """What one word asks for; what is no reference is an outcome of its own, and stops no other one."""
+    from lora_cli.core.addresses import without_secrets
+
+    try:
+        ref = override(parse(text, is_path=os.path.lexists), revision=revision, subfolder=subfolder)
+    except UsageError as error:
+        return Wanted(without_secrets(text), error)
+    return Wanted(ref.name, ref)
 
 
 def _targets(to: Path, wanted: Sequence[Wanted]) -> list[Path]:
@@ -145,7 +157,7 @@ def _targets(to: Path, wanted: Sequence[Wanted]) -> list[Path]:
     if len(wanted) == 1:
         return [root]
     names = [item.name for item in wanted]
-    for name in names:
+    for name in (item.name for item in wanted if not isinstance(item.ref, UsageError)):
         if not _FOLDER.fullmatch(name) or names.count(name) > 1:
             raise UsageError(
                 f"{name!r} cannot be the folder of one adapter in {root}",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Revision, Snapshot
 from lora_cli.errors import MachineError, Offline, Unreachable
-from lora_cli.fetch.demand import Demand, check_files, check_reference, check_snapshot
+from lora_cli.fetch.demand import Demand, check_files, check_reference, check_size, check_snapshot
 from lora_cli.fetch.download import Job, download
 from lora_cli.fetch.lanes import Lanes
 from lora_cli.fetch.memory import Asked, known_blobs, recall, remember, remembered
@@ -90,6 +90,7 @@ def bring(
         most = min(limits, default=None)
         job = Job(name or str(ref), revision, source, store, progress, settings.retries, most, link=link)
         fetched = _fetched(job, asked, settings, lanes)
+    check_size(name or str(ref), fetched.snapshot.size, settings.max_bytes)
     check_snapshot(demand, ref, fetched.snapshot)
     return fetched
 

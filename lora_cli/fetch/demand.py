@@ -38,6 +38,16 @@ def check_files(demand: Demand, ref: AdapterRef, files: Iterable[RemoteFile]) ->
     _refuse(ref, violations(demand.policy, ref, sha256=demand.sha256, files=files))
 
 
+def check_size(name: str, total: int, most: int | None) -> None:
+    """Whether an adapter is within ``--max-bytes``, wherever its bytes are.
+
+    Raises:
+        Refused: it is larger than ``most`` bytes (None: no limit).
+    """
+    if most is not None and total > most:
+        raise Refused(f"{name} has {total} bytes, and {most} are allowed", hint="raise --max-bytes to take it")
+
+
 def check_snapshot(demand: Demand, ref: AdapterRef, snapshot: Snapshot) -> None:
     """Before anybody is given it: is it what it must be?
 

@@ -9,7 +9,8 @@ from functools import partial as bound
 from pathlib import Path
 
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
-from lora_cli.errors import Corrupt, MachineError, Refused
+from lora_cli.errors import Corrupt, MachineError
+from lora_cli.fetch.demand import check_size
 from lora_cli.fetch.lanes import Lanes
 from lora_cli.fetch.near import clone, link_weights
 from lora_cli.fetch.progress import Progress
@@ -58,7 +59,7 @@ def download(job: Job, files: Sequence[RemoteFile], lanes: Lanes) -> Mapping[str
         MachineError: this machine does not let us.
         LostBlob: somebody cleaned up behind us. Try again.
     """
-    _check_size(job, files)
+    check_size(job.name, sum(file.size or 0 for file in files), job.max_bytes)
     blobs = {file.path: blob for file in files if (blob := _present(job, file)) is not None}
     if job.link:
         there = [file for file in files if file.path not in blobs]
@@ -78,14 +79,6 @@ def download(job: Job, files: Sequence[RemoteFile], lanes: Lanes) -> Mapping[str
 def _present(job: Job, file: RemoteFile) -> Blob | None:
     blob = Blob(file.sha256, file.size) if file.sha256 and file.size is not None else job.known.get(file.path)
     return blob if blob is not None and has_blob(job.store, blob) else None
-
-
-def _check_size(job: Job, files: Sequence[RemoteFile]) -> None:
-    total = sum(file.size or 0 for file in files)
-    if job.max_bytes is not None and total > job.max_bytes:
-        raise Refused(
-            f"{job.name} has {total} bytes, and {job.max_bytes} are allowed", hint="raise --max-bytes to take it"
-        )
 
 
 def _check_space(job: Job, files: Sequence[RemoteFile]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lora_cli.core.policy import Policy
 from lora_cli.core.reference import AdapterRef, Scheme
-from lora_cli.errors import LoraCliError
+from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.fetch import SILENT, USUAL, Fetched, bring
 from lora_cli.fetch.demand import Demand
 from lora_cli.fetch.lanes import Lanes
@@ -24,10 +24,13 @@ WAKE_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One adapter to be fetched: what it is called, and the snapshot digest that it must have (None: any)."""
+    """One adapter to be fetched: what it is called, and the snapshot digest that it must have (None: any).
+
+    ``ref`` is why there is none when what was asked for is no reference.
+    """
 
     name: str
-    ref: AdapterRef
+    ref: AdapterRef | UsageError
     sha256: str | None = None
 
 
@@ -66,6 +69,8 @@ def bring_all(
         def one(item: Wanted) -> Outcome:
             began = time.perf_counter()
             fetched, failure = None, None
+            if isinstance(item.ref, UsageError):
+                return Outcome(item, None, item.ref, 0.0)
             try:
                 fetched = bring(
                     item.ref,

@@ -1,12 +1,12 @@
 """What an adapter needs of what its origin has."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.errors import FormatError, Refused
+from lora_cli.errors import FormatError, Refused, UsageError
 from lora_cli.store.snapshots import check_paths
 
 CONFIG = "adapter_config.json"
@@ -53,6 +53,7 @@ def plan(revision: Revision, selection: Selection) -> tuple[RemoteFile, ...]:
 
     Raises:
         FormatError: there is no adapter, or a file that is needed can never be read.
+        UsageError: the selection leaves no config, or no weights, of an origin that has them.
         Refused: the weights are pickled and that is not allowed, or a path would leave the snapshot.
     """
     paths = [file.path for file in revision.files]
@@ -71,11 +72,26 @@ def plan(revision: Revision, selection: Selection) -> tuple[RemoteFile, ...]:
     files = tuple(
         file for file in sorted(revision.files, key=lambda file: file.path) if _wanted(file.path, needed, selection)
     )
+    _check_left({CONFIG} & set(paths), files, selection, CONFIG)
+    _check_left({path for path in needed & set(paths) if _is_heavy(path)}, files, selection, "weights")
     check_paths({file.path: file for file in files})
     for file in files:
         if file.defect:
             raise FormatError(file.defect, where=f"{revision.ref}: {file.path}", hint="put a plain file there")
     return files
+
+
+def _is_heavy(path: str) -> bool:
+    return bool(_WEIGHTS.fullmatch(path) or _PICKLED.fullmatch(path)) and not path.endswith(".json")
+
+
+def _check_left(there: Set[str], files: Iterable[RemoteFile], selection: Selection, what: str) -> None:
+    """Whether a selection leaves something of what the origin has and an adapter cannot be without."""
+    if there and not there & {file.path for file in files}:
+        globs = [glob for glob in selection.exclude if any(fnmatchcase(path, glob) for path in there)]
+        raise UsageError(
+            f"--exclude {' '.join(map(repr, globs))} leaves no {what}", hint="an adapter needs its config and weights"
+        )
 
 
 def _wanted(path: str, needed: set[str], selection: Selection) -> bool:

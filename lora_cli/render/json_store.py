@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lora_cli.errors import UsageError
 from lora_cli.fetch.many import Outcome
 from lora_cli.render.json import document
 from lora_cli.store import Store
@@ -22,7 +23,7 @@ def render_outcomes(outcomes: Sequence[tuple[Outcome, Path | None]]) -> str:
 def _outcome(outcome: Outcome, directory: Path | None) -> dict[str, Any]:
     body: dict[str, Any] = {
         "name": outcome.wanted.name,
-        "ref": str(outcome.wanted.ref),
+        "ref": None if isinstance(outcome.wanted.ref, UsageError) else str(outcome.wanted.ref),
         "milliseconds": outcome.ms,
         "exit_code": outcome.exit_code,
         "error": None,

@@ -77,6 +77,7 @@ def test_one_that_fails_does_not_stop_the_others_and_the_largest_code_is_the_end
         ["./sql", "--revision", "v1"],
         ["./sql", "--subfolder", "../x"],
         ["./sql", "--timeout", "soon"],
+        ["./sql", "--timeout", "0"],
         ["./sql", "--max-bytes", "much"],
         ["./sql", "--jobs", "0"],
         ["-f", "set.yaml", "--revision", "v1"],
@@ -243,3 +244,35 @@ def test_a_folder_is_fetched_without_anything_heavy(sql: Path) -> None:
     done = subprocess.run([sys.executable, "-c", FETCHED_MODULES], capture_output=True, text=True, check=True)
     imported = set(done.stderr.splitlines()[-1].split())
     assert not imported & {"torch", "numpy", "httpx2", "yaml", "rich", "huggingface_hub", "safetensors", "transformers"}
+
+
+def test_a_word_that_is_no_reference_does_not_stop_the_others(sql: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fetch", "nonexist", "./sql"]) == 2
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 1
+    assert "'nonexist' is neither" in err
+    assert main(["fetch", "nonexist", "./sql", "--format", "json"]) == 2
+    bad, good = json.loads(capsys.readouterr().out)["adapters"]
+    assert (bad["ref"], bad["exit_code"], good["exit_code"]) == (None, 2, 0)
+    assert main(["fetch", "nonexist", "./sql", "--to", "out"]) == 2
+    assert tree(Path("out")) == {f"sql/{CONFIG}", f"sql/{WEIGHTS}"}
+
+
+@pytest.mark.parametrize("glob", ["adapter_*", "*.safetensors", CONFIG])
+def test_a_selection_that_leaves_no_adapter_is_refused(
+    glob: str, sql: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fetch", "./sql", "--exclude", glob]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"--exclude {glob!r} leaves no" in err
+
+
+def test_a_limit_holds_for_what_is_in_the_cache_too(sql: Path, chat: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fetch", "./sql", "./chat"]) == 0
+    capsys.readouterr()
+    assert main(["fetch", "./sql", "--max-bytes", "10"]) == 1
+    assert "and 10 are allowed" in capsys.readouterr().err
+    Path("set.yaml").write_text(SET + "policy: {max_bytes: 10}\n")
+    assert main(["fetch", "-f", "set.yaml"]) == 1
+    assert capsys.readouterr().out == ""
