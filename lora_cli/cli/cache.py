@@ -1,8 +1,8 @@
 """``lora-cli cache``: look after the disk cache."""
 
 import os
+import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -94,8 +94,7 @@ def show_path(
     if name == "adapters":
         write(f"{store.adapters}\n")
         return
-    paths: Sequence[Path] = [item.directory for item in _found(store, [name])] if name else [store.root]
-    write("".join(f"{path}\n" for path in paths))
+    write(f"{_one(store, name).directory if name else store.root}\n")
 
 
 def _store(ctx: typer.Context, *, cleaned: bool = False) -> Store:
@@ -118,6 +117,19 @@ def _found(store: Store, names: Sequence[str]) -> list[Item]:
     return list(found.values())
 
 
+def _one(store: Store, name: str) -> Item:
+    """The one snapshot that a word names: of a reference the usual files, else the selection that was used last."""
+    items, ref = _found(store, [name]), _reference(name)
+    if len(items) > 1 and not any(name in item.names or _meaning(item, ref) for item in items):
+        raise UsageError(f"{len(items)} snapshots begin with {name}", hint="write more digits")
+    return max(items, key=lambda item: (name in item.names, *max(_meaning(item, ref), default=(False, 0.0))))
+
+
+def _meaning(item: Item, ref: str) -> list[tuple[bool, float]]:
+    """For each selection of ``ref`` that the snapshot is: whether it is the usual one, and when it was used."""
+    return [(not record.selection, record.used_s) for record in item.records if record.ref == ref]
+
+
 def _reference(name: str) -> str:
     try:
         return str(parse(name, is_path=os.path.lexists))
@@ -137,7 +149,9 @@ def _show(store: Store, items: Sequence[Item], output_format: Format, *, one_by_
     if one_by_one:
         write("\n".join(render_item(item, width()) for item in items))
     else:
-        write(render_items(items, blob_bytes))
+        # A pipe gets one line a snapshot, unless somebody says how wide it is.
+        limited = sys.stdout.isatty() or os.environ.get("COLUMNS")
+        write(render_items(items, blob_bytes, width() if limited else None))
 
 
 def _say_removed(removed: Sequence[Removed], output_format: Format, *, dry_run: bool) -> None:

@@ -35,8 +35,11 @@ def command(
     revision: Annotated[str | None, typer.Option(help="A branch, tag or commit, for each REF.")] = None,
     subfolder: Annotated[str, typer.Option(help="The adapter's folder in each REF.")] = "",
     to: Annotated[
-        Path | None,
-        typer.Option(help="Hand it out here, several by name; do not edit the weights, they are the cache's."),
+        str | None,
+        typer.Option(
+            metavar="DIRECTORY",
+            help="Hand it out here, several by name; do not edit the weights, they are the cache's.",
+        ),
     ] = None,
     link: Annotated[bool, typer.Option("--link", help="Hard-link a folder's weights into the cache.")] = False,
     include: Annotated[list[str] | None, typer.Option(help="Also files that match this glob.")] = None,
@@ -151,9 +154,11 @@ def _asked(text: str, revision: str | None, subfolder: str) -> Wanted:
     return Wanted(ref.name, ref)
 
 
-def _targets(to: Path, wanted: Sequence[Wanted]) -> list[Path]:
+def _targets(to: str, wanted: Sequence[Wanted]) -> list[Path]:
     """The folder of each adapter: ``to`` itself for one reference, folders in it for several."""
-    root = Path(os.path.abspath(to.expanduser()))  # noqa: PTH100 - links stay links
+    if not to:
+        raise UsageError("--to names no folder", hint="--to DIRECTORY")
+    root = Path(os.path.abspath(Path(to).expanduser()))  # noqa: PTH100 - links stay links
     if len(wanted) == 1:
         return [root]
     names = [item.name for item in wanted]

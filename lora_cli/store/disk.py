@@ -20,8 +20,10 @@ _FICLONE = 0x40049409
 
 
 @contextmanager
-def on_disk(doing: str, path: Path) -> Iterator[None]:
+def on_disk(doing: str, path: Path, option: str = "--cache-dir") -> Iterator[None]:
     """Turns what the operating system says inside into one message: ``doing`` (``"writing"``) and ``path``.
+
+    ``option`` is what set the path.
 
     Raises:
         MachineError: disk full, read-only, no permission, or another fault of this machine.
@@ -29,16 +31,16 @@ def on_disk(doing: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _explained(error, doing, path) from error
+        raise _explained(error, doing, path, option) from error
 
 
-def _explained(error: OSError, doing: str, path: Path) -> MachineError:
+def _explained(error: OSError, doing: str, path: Path, option: str) -> MachineError:
     message = f"{doing} {path}: {error.strerror or error}"
     if error.errno in FULL:
-        return MachineError(message, hint="free some space (lora-cli cache gc), or set --cache-dir to a larger disk")
+        return MachineError(message, hint=f"free some space (lora-cli cache gc), or set {option} to a larger disk")
     if error.errno in FORBIDDEN:
-        return MachineError(message, hint=f"{_who_may(path)}; set --cache-dir to a folder that it may write")
-    return MachineError(message)
+        return MachineError(message, hint=f"{_who_may(path)}; set {option} to a folder that it may write")
+    return MachineError(message, hint=f"check {option}")
 
 
 def _who_may(path: Path) -> str:

@@ -28,7 +28,7 @@ def hand_out(store: Store, snapshot: Snapshot, target: Path) -> Path:
         return target
     building = target.with_name(f".{target.name[:100]}.{new_writer().token}")
     try:
-        with on_disk("writing", target):
+        with on_disk("writing", target, "--to"):
             build_directory(store, snapshot.files, building, linked=is_weights)
             try:
                 building.rename(target)

@@ -178,3 +178,29 @@ def test_a_cache_that_is_a_file_is_said_once_and_is_the_machines_fault(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("the cache is a file") == 1
+
+
+def test_path_prints_one_directory_for_a_reference_the_usual_files_first(tmp_path: Path, capsys: Captured) -> None:
+    (tmp_path / "sql" / "extra.log").write_text("x")
+    usual = directory(capsys, "./sql")
+    assert main(["fetch", "./sql", "--include", "*.log"]) == 0
+    capsys.readouterr()
+    assert directory(capsys, "./sql") == usual
+
+
+def test_ls_is_no_wider_than_it_may_be(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    assert len(said(capsys, "ls").splitlines()) == 4
+    monkeypatch.setenv("COLUMNS", "40")
+    lines = said(capsys, "ls").splitlines()
+    assert all(len(line) <= 40 for line in lines if "file://" not in line)
+    assert len(lines) > 8
+
+
+def test_rm_says_why_nothing_was_freed(tmp_path: Path, capsys: Captured) -> None:
+    (tmp_path / "copy").mkdir()
+    for path in (tmp_path / "sql").iterdir():
+        (tmp_path / "copy" / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "copy" / "README.md").write_text("x")
+    assert main(["fetch", "./copy"]) == 0
+    capsys.readouterr()
+    assert "0 B freed: their files wait" in said(capsys, "rm", "./sql")

@@ -56,7 +56,7 @@ def test_quiet_says_nothing_but_errors(sql: Path, capsys: pytest.CaptureFixture[
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 1
     assert err.startswith("error: none: there is no folder")
-    assert len(err.splitlines()) == 1
+    assert [line.split(":")[0] for line in err.splitlines()] == ["error", "hint"]
 
 
 def test_one_that_fails_does_not_stop_the_others_and_the_largest_code_is_the_end(
@@ -78,6 +78,7 @@ def test_one_that_fails_does_not_stop_the_others_and_the_largest_code_is_the_end
         ["./sql", "--subfolder", "../x"],
         ["./sql", "--timeout", "soon"],
         ["./sql", "--timeout", "0"],
+        ["./sql", "--to", ""],
         ["./sql", "--max-bytes", "much"],
         ["./sql", "--jobs", "0"],
         ["-f", "set.yaml", "--revision", "v1"],
@@ -276,3 +277,20 @@ def test_a_limit_holds_for_what_is_in_the_cache_too(sql: Path, chat: Path, capsy
     Path("set.yaml").write_text(SET + "policy: {max_bytes: 10}\n")
     assert main(["fetch", "-f", "set.yaml"]) == 1
     assert capsys.readouterr().out == ""
+
+
+def test_an_error_names_the_adapter_once_and_hints_on_a_line_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert main(["fetch", "./empty"]) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("error: empty: neither")
+    assert second.startswith("hint: ")
+
+
+def test_a_folder_that_cannot_be_written_is_the_fault_of_to(sql: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fetch", "./sql", "--to", "/proc/out"]) == 6
+    err = capsys.readouterr().err
+    assert "--to" in err
+    assert "--cache-dir" not in err

@@ -11,8 +11,11 @@ from lora_cli.store.verify import Verified
 SHORT = 12
 
 
-def render_items(items: Sequence[Item], blob_bytes: int) -> str:
-    """The table of ``ls``, the last used snapshot first, and what all of them take on this disk."""
+def render_items(items: Sequence[Item], blob_bytes: int, width: int | None = None) -> str:
+    """The table of ``ls``, the last used snapshot first, and what all of them take on this disk.
+
+    Where it is wider than ``width`` (None: no limit) each snapshot is a block of lines.
+    """
     rows = [
         [
             item.digest[:SHORT],
@@ -25,8 +28,16 @@ def render_items(items: Sequence[Item], blob_bytes: int) -> str:
         for item in items
     ]
     table = columns(["snapshot", "name", "reference", "files", "size", "used"], rows, left=3) if rows else []
+    if width is not None and max(map(len, table), default=0) > width:
+        table = [line for row in rows for line in _block(row, width)]
     total = f"{counted(len(items), 'snapshot')}, {size(blob_bytes)} on this disk"
     return "\n".join([*table, total]) + "\n"
+
+
+def _block(row: Sequence[str], width: int) -> list[str]:
+    digest, name, reference, files, taken, used = row
+    rows = [("name", name), ("ref", reference), ("size", f"{taken}, {files}"), ("used", used)]
+    return [digest, *pairs(rows, width)]
 
 
 def render_item(item: Item, width: int) -> str:
@@ -80,7 +91,9 @@ def render_removed(removed: Sequence[Removed], *, dry_run: bool = False) -> str:
     """What went, and how many bytes that freed."""
     word = "would remove" if dry_run else "removed"
     lines = [f"{word} {one.kind} {safe(one.name)}" + (f" ({size(one.size)})" if one.size else "") for one in removed]
-    lines.append(f"{size(sum(one.size for one in removed))} {'would be ' if dry_run else ''}freed")
+    kinds = {one.kind for one in removed}
+    why = ": their files wait for cache gc, or others need them" if "snapshot" in kinds and "blob" not in kinds else ""
+    lines.append(f"{size(sum(one.size for one in removed))} {'would be ' if dry_run else ''}freed{why}")
     return "\n".join(lines) + "\n"
 
 

@@ -3,17 +3,26 @@
 from pathlib import Path
 
 from lora_cli.core.snapshot import Snapshot
+from lora_cli.errors import LoraCliError, Refused, UsageError
 from lora_cli.fetch.many import Outcome
 from lora_cli.render.text import counted, milliseconds, paint, safe, size, wrap
 
 
 def render_line(outcome: Outcome) -> str:
-    """One adapter on one line, for standard error: how it went, or what is wrong and what to try."""
+    """One adapter for standard error: how it went on one line, or what is wrong and, on a second one, what to try."""
     name = safe(outcome.wanted.name)
     if outcome.error is not None:
-        hint = f" ({safe(outcome.error.hint)})" if outcome.error.hint else ""
-        return f"error: {name}: {safe(outcome.error.message)}{hint}"
+        # What is no reference is named in the message.
+        label = "" if isinstance(outcome.wanted.ref, UsageError) else f"{name}: "
+        hint = f"\nhint: {safe(outcome.error.hint)}" if outcome.error.hint else ""
+        return f"error: {label}{safe(_message(outcome, outcome.error))}{hint}"
     return f"{name}: {_what(outcome)}"
+
+
+def _message(outcome: Outcome, error: LoraCliError) -> str:
+    """What is wrong, without the adapter's name, which stands before it."""
+    message = error.message.removeprefix(f"{outcome.wanted.ref}: ").removeprefix(f"{outcome.wanted.name}: ")
+    return message.removeprefix(f"{outcome.wanted.name} ") if isinstance(error, Refused) else message
 
 
 def render_outcome(outcome: Outcome, directory: Path | None, width: int, *, colour: bool = False) -> str:
@@ -22,7 +31,7 @@ def render_outcome(outcome: Outcome, directory: Path | None, width: int, *, colo
     if outcome.error is None:
         lines = [f"{paint(name, 'green', colour=colour)}  {_what(outcome)}", f"  {safe(directory)}"]
     else:
-        lines = [f"{paint(name, 'red', colour=colour)}  failed", *wrap(outcome.error.message, width, "  ")]
+        lines = [f"{paint(name, 'red', colour=colour)}  failed", *wrap(_message(outcome, outcome.error), width, "  ")]
         lines += wrap(f"hint: {outcome.error.hint}", width, "  ") if outcome.error.hint else []
     return "\n".join(lines) + "\n"
 
