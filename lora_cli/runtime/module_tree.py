@@ -9,8 +9,8 @@ from lora_cli.core.base_model import BaseModel, BaseModule
 from lora_cli.errors import FormatError, MissingExtra
 
 WHERE = "config.json"
-COUNTS = {"layers": MAX_LAYERS, "experts": MAX_EXPERTS}
-"""What a key's last words count, and the most that is built: each one is Python objects, also on the meta device."""
+COUNTS = {"layers": MAX_LAYERS, "layer": MAX_LAYERS, "experts": MAX_EXPERTS}
+"""What a key's last word counts, and the most that is built: each one is Python objects, also on the meta device."""
 
 
 def base_from_transformers(config: Mapping[str, Any]) -> BaseModel:

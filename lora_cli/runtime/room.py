@@ -34,9 +34,12 @@ def _memory() -> int | None:
 
 
 def _cgroup() -> int | None:
-    """What the container's limit leaves (cgroup v2)."""
+    """What the container's limit leaves (cgroup v2). Files that were read and can be dropped again are not in use."""
     try:
-        limit, used = (CGROUP / "memory.max").read_text(), (CGROUP / "memory.current").read_text()
+        limit, used, kinds = ((CGROUP / file).read_text() for file in ("memory.max", "memory.current", "memory.stat"))
     except OSError:
         return None
-    return max(0, int(limit) - int(used)) if limit.strip().isdigit() else None
+    if not limit.strip().isdigit():
+        return None
+    droppable = next((line.split()[1] for line in kinds.splitlines() if line.startswith("inactive_file ")), "0")
+    return max(0, int(limit) - max(0, int(used) - int(droppable)))

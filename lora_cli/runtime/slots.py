@@ -125,4 +125,5 @@ class Slots:
         self._ranks[slot][path] = module.rank
         stack.a[slot, : module.rank].copy_(module.a)
         stack.b[slot, : module.rank].copy_(module.b.t())
-        stack.scaling[slot] = module.scaling
+        # As a tensor, a scaling beyond float32 becomes infinite, which the proof finds; as a number it raises.
+        stack.scaling[slot] = torch.tensor(module.scaling, dtype=torch.float64)

@@ -37,6 +37,7 @@ def test_an_unknown_family_is_known_as_transformers_builds_it() -> None:
     [
         ({"model_type": "nonsense"}, "nonsense"),
         ({"num_hidden_layers": 10**9}, "num_hidden_layers"),
+        ({"model_type": "gptj", "n_layer": 10**9}, "n_layer"),
         ({"text_config": {"num_experts": 10**9}}, "num_experts"),
         ({"hidden_size": "wide"}, "hidden_size"),
         ({"num_attention_heads": 0}, "olmo2"),

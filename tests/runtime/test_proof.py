@@ -89,6 +89,14 @@ def test_a_value_that_overflows_the_slots_dtype_is_found() -> None:
     assert (proof.worst.module, proof.worst.reason) == (LINEAR, "lora_A holds NaN or Inf in its slot")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_scaling_beyond_float32_fails_the_proof_and_not_the_process(dtype: torch.dtype) -> None:
+    held, adapter = slots(dtype=dtype), weights(scaling=1e300)
+    proof = proved(held, held.put(adapter), adapter)
+    assert proof.worst is not None
+    assert proof.worst.reason == "the composed output is not finite"
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_one_wrong_row_of_b_is_found(path: str) -> None:
     held, adapter = slots(), weights()
