@@ -72,14 +72,14 @@ def test_each_adapter_answers_in_its_own_way_beside_the_base(answers: Any) -> No
         assert answer["max_abs_logit_delta"] > 1
 
 
-def test_the_readme_shows_the_demo_as_it_prints() -> None:
-    shown = re.findall(r"```console\n\$ make demo\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(shown) == 1
-    printed = run("manifests/quickstart/demo.py").stdout
+@pytest.mark.parametrize(("target", "script"), [("demo", "demo.py"), ("answers", "answers.py")])
+def test_the_readme_shows_what_is_printed(target: str, script: str, real_model: Path) -> None:
+    blocks = re.findall(rf"```console\n\$ make {target}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 1
 
-    assert without_numbers(shown[0]) == without_numbers(printed)
+    assert without_numbers(blocks[0]) == without_numbers(run(f"manifests/quickstart/{script}").stdout)
 
 
-def without_numbers(text: str) -> list[str]:
-    """Lines with every measured number replaced and runs of blanks folded: what must not change between runs."""
-    return [re.sub(r"\s+", " ", re.sub(r"\d+(\.\d+)?(e[+-]?\d+)?", "N", line)).strip() for line in text.splitlines()]
+def without_numbers(text: str) -> str:
+    """Text with every measured number replaced and white space folded: what must not change between runs."""
+    return " ".join(re.sub(r"\d+(\.\d+)?(e[+-]?\d+)?", "N", text).split())
