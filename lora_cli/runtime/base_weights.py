@@ -108,7 +108,8 @@ def check_checkpoint(directory: Path) -> None:
 
 
 def _files(directory: Path) -> list[str]:
-    if not (directory / INDEX).is_file():
+    # Of the two, transformers too takes the single file.
+    if (directory / SINGLE).is_file() or not (directory / INDEX).is_file():
         return [SINGLE]
     path = directory / INDEX
     try:
@@ -124,6 +125,9 @@ def _files(directory: Path) -> list[str]:
 
 
 def _header(path: Path) -> Mapping[str, TensorInfo]:
+    # A FIFO is not opened: that would wait for ever.
+    if path.exists() and not path.is_file():
+        raise Corrupt(f"the base's checkpoint is damaged: {path}: is not a regular file", hint=DAMAGED)
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

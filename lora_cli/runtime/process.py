@@ -154,7 +154,8 @@ class WarmProcess:
                     break
                 self._stage = said.name
                 self.tell(name, said.name)
-        except (EOFError, BrokenPipeError, ConnectionResetError):
+        except (EOFError, OSError):
+            # OSError: it died while we wrote, or in the middle of what it said.
             raise self._death() from None
         if isinstance(said, Failure):
             if isinstance(message, Plan):

@@ -2,11 +2,14 @@
 
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +146,20 @@ def test_a_child_that_is_killed_fails_the_adapter_at_hand_only(
     assert warm.pid != child
     assert warm.starts == starts + 1
     assert warm.serve(before).tier == "disk"
+
+
+def test_a_child_that_dies_in_the_middle_of_what_it_says_is_a_death_like_any_other(tmp_path: Path) -> None:
+    with WarmProcess(Plan(LLAMA, (Q_PROJ,), 1, 1, 8, device="cpu")) as process:
+        process.start()
+        assert process.pid is not None
+        ours, theirs = socket.socketpair()
+        process._connection = Connection(ours.detach())
+        with theirs:
+            theirs.sendall(struct.pack("!i", 1000) + b"the beginning")
+            theirs.shutdown(socket.SHUT_WR)
+            os.kill(process.pid, signal.SIGKILL)
+            report = process.load(job(tmp_path / "one"))
+    assert (report.exit_code, "SIGKILL" in report.error) == (6, True)
 
 
 def test_ctrl_c_is_the_parents_business(warm: WarmProcess, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Factors are read as they are, and what the runtime cannot compose is refused by name."""
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -214,3 +215,16 @@ def test_an_index_that_is_none_or_leaves_its_folder_is_refused(tmp_path: Path, i
     (tmp_path / "model.safetensors.index.json").write_text(index)
     with pytest.raises(FormatError):
         CheckpointWeights(tmp_path, LLAMA, ["lm_head"])
+
+
+def test_a_part_of_the_checkpoint_that_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "pipe.safetensors"}}')
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(Corrupt, match=r"pipe\.safetensors: is not a regular file"):
+        CheckpointWeights(tmp_path, LLAMA, ["lm_head"])
+
+
+def test_of_a_single_file_and_an_index_the_single_file_counts_as_it_does_for_transformers(tmp_path: Path) -> None:
+    base = write_base(tmp_path)
+    (base / "model.safetensors.index.json").write_text('{"weight_map": {"a": "stale.safetensors"}}')
+    assert CheckpointWeights(base, LLAMA, ["lm_head"]).weight("lm_head").shape == (256, 64)
