@@ -135,3 +135,31 @@ def targets_without_tensors(case: Case) -> Iterator[Problem]:
             Location(config.file, "target_modules"),
             "if only these layers were trained, name them in layers_to_transform; otherwise save the adapter again",
         )
+
+
+@rule("LC316", "saved-module-missing", Severity.ERROR, needs=("config", "weights", "base"))
+def saved_module_missing(case: Case) -> Iterator[Problem]:
+    """``modules_to_save`` names a module of the base, and the weights do not hold it.
+
+    *Why is this bad?* PEFT looks for its tensors and fails; an engine that does not look serves the base's own module
+    where a trained one belongs.
+
+    *Fix*: save the adapter again, or leave the module out of ``modules_to_save`` if it was not trained.
+    """
+    config, base = case.adapter.config, case.base
+    assert config is not None
+    assert base is not None
+    saved = tuple(key.module for key in case.adapter.keys.values() if key.part == "saved")
+    # Ends, not patterns: so PEFT chooses the modules to save.
+    missing = [
+        name
+        for name in dict.fromkeys(config.modules_to_save or ())
+        if any(module.endswith(name) for module in base.modules) and not any(one.endswith(name) for one in saved)
+    ]
+    if missing:
+        yield Problem(
+            f"{names(missing)} of modules_to_save {'is' if len(missing) == 1 else 'are'} in the base, and the weights "
+            "hold nothing of it",
+            Location(config.file, "modules_to_save"),
+            "save the adapter again, or take out what was not trained",
+        )

@@ -11,6 +11,7 @@ from lora_cli.rules.wording import clip, count, names, shown
 
 RANK_AND_ALPHA = ("r", "lora_alpha", "rank_pattern", "alpha_pattern")
 TARGETS = ("target_modules", "target_parameters")
+BIASES = ("none", "all", "lora_only")
 
 
 def _config(case: Case) -> LoraConfig:
@@ -215,3 +216,27 @@ def pattern_invalid(case: Case) -> Iterator[Problem]:
     for error in dict.fromkeys(case.application.errors):
         field = error.where.removeprefix(f"{config.file}: ")
         yield Problem(clip(error.reason), _at(config, clip(field)), error.hint or "list the modules by name")
+
+
+@rule("LC209", "field-value", Severity.ERROR, needs=("config",))
+def field_value(case: Case) -> Iterator[Problem]:
+    """A field has a value that PEFT refuses, alone or beside another one.
+
+    *Why is this bad?* PEFT raises when it reads the config or builds the layers; engines that do not look at the
+    field serve the adapter all the same.
+
+    *Fix*: restore the config that ``save_pretrained()`` wrote.
+    """
+    config = _config(case)
+    hint = "restore the field as save_pretrained() wrote it"
+    if config.lora_dropout > 1:
+        yield Problem(f"lora_dropout is {config.lora_dropout}, and is at most 1", _at(config, "lora_dropout"), hint)
+    if config.bias not in BIASES:
+        yield Problem(f"bias is {shown(config.bias)}, and none of {', '.join(BIASES)}", _at(config, "bias"), hint)
+    for field in ("layers_to_transform", "layers_pattern"):
+        if isinstance(config.target_modules, str) and getattr(config, field) is not None:
+            message = f"{field} is given, and target_modules is a string: PEFT takes one or the other"
+            yield Problem(message, _at(config, field), "choose the layers in the regular expression")
+    if config.layers_pattern and config.layers_to_transform is None and "layers_to_transform" not in config.mistyped:
+        message = "layers_pattern is given without layers_to_transform: PEFT refuses it"
+        yield Problem(message, _at(config, "layers_pattern"), "name the layers, or leave the pattern out")

@@ -186,3 +186,32 @@ def factor_dtype(case: Case) -> Iterator[Problem]:
         if one.dtype not in FLOATS
     ]
     yield from grouped(said, file=case.weights_file, noun="module", hint="save the factors as bf16, f16 or f32")
+
+
+@rule("LC310", "variant-incomplete", Severity.ERROR, needs=("config", "weights"))
+def variant_incomplete(case: Case) -> Iterator[Problem]:
+    """The config switches DoRA or a bias on lora_B on and a module has no tensor for it, or the other way round.
+
+    *Why is this bad?* PEFT leaves what is missing as it was initialised, and drops what is not switched on, without a
+    word: the adapter is not the one that was trained.
+
+    *Fix*: set ``use_dora`` and ``lora_bias`` as in training, and save the adapter again if tensors are missing.
+    """
+    config = case.adapter.config
+    assert config is not None
+    said = []
+    for field, part, tensor in (("use_dora", "magnitude", "lora_magnitude_vector"), ("lora_bias", "lora_bias", "bias")):
+        if field in config.mistyped:
+            continue
+        having = {key.module for key in case.adapter.keys.values() if key.part == part}
+        if getattr(config, field):
+            without = f"{field} is true, and there is no {tensor}"
+            said += [(without, module) for module in case.adapter.pairs if module not in having]
+        else:
+            said += [(f"there is a {tensor}, and {field} is not true: PEFT drops it", module) for module in having]
+    yield from grouped(
+        sorted(said),
+        file=case.weights_file,
+        noun="module",
+        hint="set the field as in training, or save the adapter again",
+    )

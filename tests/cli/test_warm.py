@@ -46,7 +46,8 @@ def test_every_adapter_is_reported_in_order_and_a_broken_one_stops_no_other(tmp_
     write_base(tmp_path / "base")
     first = write_adapter(tmp_path / "first", modules=llama_modules(), r=6)
     broken = write_adapter(tmp_path / "broken", modules=llama_modules(), drop=lambda name: "lora_B" in name)
-    dora = write_adapter(tmp_path / "dora", modules=QUERIES, config={"use_dora": True})
+    sizes = {f"base_model.model.{module}.lora_magnitude_vector": np.ones(HIDDEN, np.float32) for module in QUERIES}
+    dora = write_adapter(tmp_path / "dora", modules=QUERIES, config={"use_dora": True}, tensors=sizes)
     last = write_adapter(tmp_path / "last", modules=QUERIES, seed=2)
     code, document = warm(first, broken, dora, tmp_path / "nowhere", last, "--base", tmp_path / "base")
     reports = document["adapters"]
