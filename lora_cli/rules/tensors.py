@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from lora_cli.core.adapter import LoraPair
 from lora_cli.core.finding import Location, Problem, Severity
+from lora_cli.core.keys import PAIR_PARTS
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.rules.application import DEFAULT_NAME, dropped_for
 from lora_cli.rules.case import Case
@@ -62,15 +63,22 @@ def pair_incomplete(case: Case) -> Iterator[Problem]:
 
 @rule("LC303", "name-form", Severity.ERROR, needs=("weights",))
 def name_form(case: Case) -> Iterator[Problem]:
-    """Tensor names are not as PEFT writes them: the prefix is missing or doubled, or a wrapper left its own name.
+    """Tensor names are not as PEFT writes them: a prefix is missing or doubled, a wrapper left its own, two mean one.
 
     *Why is this bad?* PEFT looks names up as they are, and drops what it does not find without a word: the adapter
-    then does nothing. Engines differ in which of these forms they mend.
+    then does nothing. Engines differ in which of these forms they mend. Of two names for one factor
+    (``lora_A.weight`` and ``lora_A.default.weight``) PEFT keeps one or the other.
 
     *Fix*: save the adapter again from the unwrapped model (``model.module``, ``model._orig_mod``).
     """
     reasons = [(dropped_for(key), key) for key in case.adapter.keys.values() if key.part != "unknown"]
     said = [(f"{reason}; PEFT drops the tensor", key.name) for reason, key in reasons if reason]
+    once = {(key.module, key.part) for reason, key in reasons if key.canonical}
+    said += [
+        ("another tensor is the same factor under PEFT's own name; only one of them counts", key.name)
+        for reason, key in reasons
+        if not reason and not key.canonical and key.part in PAIR_PARTS and (key.module, key.part) in once
+    ]
     yield from grouped(said, file=case.weights_file, noun="tensor", hint=SAVED_AGAIN)
 
 
