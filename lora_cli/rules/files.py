@@ -43,7 +43,7 @@ def weights_missing(case: Case) -> Iterator[Problem]:
     *Why is this bad?* PEFT and every engine look for ``adapter_model.safetensors`` (then ``.bin``) by name. Without
     it nothing can be loaded, however complete the config is.
 
-    *Fix*: upload the weights under that name, or point at the folder (``#subfolder`` on the Hub) that has them.
+    *Fix*: upload the weights under that name, or point at the folder (``/subfolder`` on the Hub) that has them.
     """
     if case.adapter.weight_files or case.file(WEIGHTS_FILE) or _pickled(case) or _index(case):
         return
