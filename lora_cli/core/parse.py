@@ -4,15 +4,15 @@ Every getter takes a value and ``where`` it stands ("adapter_config.json: r") an
 or raises ``FormatError``. In JSON and YAML a boolean is never a number here, though Python says that it is.
 """
 
-import difflib
 import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import chain
 from typing import Any, TypeVar
 
+from lora_cli.core.nearest import did_you_mean
 from lora_cli.errors import FormatError
 
 T = TypeVar("T")
@@ -142,17 +142,6 @@ def required(fields: Mapping[str, Any], key: str, where: str) -> Any:
     if key not in fields:
         raise FormatError(f"{key} is missing", where=where)
     return fields[key]
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that ``word`` was probably meant to be, or None."""
-    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)), None)
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A hint for a mistyped word, or an empty string."""
-    close = nearest(word, known)
-    return f"did you mean {close}?" if close else ""
 
 
 def json_value(data: bytes, where: str, *, duplicates: list[str] | None = None) -> Any:

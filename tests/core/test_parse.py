@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from lora_cli.core import parse
+from lora_cli.core.nearest import did_you_mean
 from lora_cli.errors import FormatError
 
 RIGHT: list[tuple[Callable[[Any, str], Any], Any, Any]] = [
@@ -73,8 +74,8 @@ def test_a_missing_field_is_named() -> None:
 
 
 def test_a_mistyped_word_gets_the_nearest_known_one_as_a_hint() -> None:
-    assert parse.did_you_mean("adpaters", ["adapters", "base"]) == "did you mean adapters?"
-    assert parse.did_you_mean("zzz", ["adapters", "base"]) == ""
+    assert did_you_mean("adpaters", ["adapters", "base"]) == "did you mean adapters?"
+    assert did_you_mean("zzz", ["adapters", "base"]) == "known here: adapters, base"
     with pytest.raises(FormatError) as caught:
         parse.one_of(("json", "human"))("jsn", "f")
     assert caught.value.hint == "did you mean json?"

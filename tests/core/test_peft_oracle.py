@@ -5,6 +5,7 @@ import json
 import re
 import warnings
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -111,7 +112,7 @@ def test_replicated_layers_have_the_names_that_peft_gives_them(tmp_path: Path) -
 
 
 def test_our_fields_and_defaults_are_pefts() -> None:
-    peft = pytest.importorskip("peft")
+    peft = import_module("peft")
     theirs = {field.name: field for field in dataclasses.fields(peft.LoraConfig)}
     assert sorted(peft_fields()) == sorted(theirs)
     default, ours = peft.LoraConfig().to_dict(), LoraConfig()
@@ -123,7 +124,7 @@ def test_our_fields_and_defaults_are_pefts() -> None:
 
 
 def test_our_default_targets_are_pefts() -> None:
-    constants = pytest.importorskip("peft.utils.constants")
+    constants = import_module("peft.utils.constants")
     theirs = constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
     assert {name: list(t) if not isinstance(t, str) else t for name, t in DEFAULT_TARGETS.items()} == theirs
 
@@ -159,8 +160,8 @@ listed = st.lists(names, max_size=3)
 def test_any_config_targets_what_pefts_own_function_says(
     target: Any, exclude: Any, saved: Any, layers: Any, pattern: Any, ranks: dict[str, int]
 ) -> None:
-    tuners = pytest.importorskip("peft.tuners.tuners_utils")
-    other = pytest.importorskip("peft.utils.other")
+    tuners = import_module("peft.tuners.tuners_utils")
+    other = import_module("peft.utils.other")
     fields = {"target_modules": target, "exclude_modules": exclude, "modules_to_save": saved, "rank_pattern": ranks}
     fields |= {"layers_to_transform": layers, "layers_pattern": pattern}
     theirs = SimpleNamespace(**fields, target_parameters=None)

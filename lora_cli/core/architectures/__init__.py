@@ -12,6 +12,7 @@ from lora_cli.core import parse
 from lora_cli.core.architectures.build import WHERE, build
 from lora_cli.core.architectures.table import Family
 from lora_cli.core.base_model import BaseModel
+from lora_cli.core.nearest import did_you_mean
 from lora_cli.errors import FormatError
 
 FAMILIES = (
@@ -45,7 +46,7 @@ def family_of(model_type: str) -> Family:
         raise UnknownArchitecture(
             f"the architecture {parse.shown(model_type)} is not known",
             where=f"{WHERE}: model_type",
-            hint=parse.did_you_mean(model_type, FAMILIES) or f"known are {', '.join(FAMILIES)};",
+            hint=did_you_mean(model_type, FAMILIES),
         )
     family = import_module(f"{__name__}.{model_type}").FAMILY
     assert isinstance(family, Family)
