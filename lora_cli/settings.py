@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from lora_cli.core.nearest import did_you_mean
 from lora_cli.core.units import parse_duration, parse_size, shown
 from lora_cli.errors import UsageError
 
-__all__ = ["HUB_ENDPOINT", "OPTIONS", "Settings", "load_settings", "parse_duration", "parse_size"]
+__all__ = ["HUB_ENDPOINT", "OPTIONS", "Settings", "load_settings", "parse_duration", "parse_size", "with_flags"]
 
 HUB_ENDPOINT = "https://huggingface.co"
 CONFIG_CAP = 1_000_000
@@ -141,6 +141,15 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
         fields.update(layer)
     fields["cache_dir"] = _expand(fields["cache_dir"], environ)
     return Settings(**fields, config=None if text is None else file, config_error=unreadable)
+
+
+def with_flags(settings: Settings, flags: Mapping[str, Any]) -> Settings:
+    """``settings`` with what a command's own flags say: option names with underscores, None for "not given".
+
+    Raises:
+        UsageError: a value that is wrong, with its flag.
+    """
+    return replace(settings, **_flag_layer(flags))
 
 
 def _flag_layer(flags: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lora_cli.check import Checked, Terms, check_all
+from lora_cli.cli import options
 from lora_cli.cli.lineup import base_model
 from lora_cli.cli.output import DEFAULT_WIDTH, Format, colour, width, write
 from lora_cli.core.inspection import Inspection, inspection_of
@@ -21,7 +22,7 @@ def command(
     ctx: typer.Context,
     refs: Annotated[list[str], typer.Argument(metavar="REF...", help="Paths or references.")],
     base: Annotated[str, typer.Option(help="A base model, to say how many modules apply.")] = "",
-    output_format: Annotated[Format, typer.Option("--format", help="How to write the result.")] = Format.HUMAN,
+    output_format: options.OutputFormat = Format.HUMAN,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
 ) -> None:
     """Say what an adapter is, from its header alone, local or remote."""

@@ -4,11 +4,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lora_cli.cli import options
 from lora_cli.cli.lineup import Lineup, base_model, limits, lineup
 from lora_cli.cli.output import Format, colour, width, write
 from lora_cli.errors import LoraCliError, MissingExtra, Refused, UsageError
@@ -48,9 +48,9 @@ class Failures:
 
 def command(
     ctx: typer.Context,
-    refs: Annotated[list[str] | None, typer.Argument(metavar="REF...", help="Paths or references.")] = None,
-    manifest: Annotated[Path | None, typer.Option("--manifest", "-f", help="An adapter set instead of REFs.")] = None,
-    base: Annotated[str, typer.Option(help="The base: a directory, a config.json, a Hub id or a reference.")] = "",
+    refs: options.Refs = None,
+    manifest: options.Manifest = None,
+    base: options.Base = "",
     num_prompts: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many requests.")] = 200,
     popularity: Annotated[
         str, typer.Option(help="zipf:S, uniform, round-robin, geometric:A or slora-power:A; the first adapter leads.")
@@ -60,7 +60,7 @@ def command(
     max_lora_rank: Annotated[int | None, typer.Option(min=1, help="The largest rank that a slot holds.")] = None,
     device: Annotated[str, typer.Option(help="What owns the slots: auto, cpu or cuda.")] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="The same seed is the same workload, on every machine.")] = 0,
-    output_format: Annotated[Format, typer.Option("--format", help="How to write the result.")] = Format.HUMAN,
+    output_format: options.OutputFormat = Format.HUMAN,
 ) -> None:
     """Measure what adapters cost, cold and warm: one request after the other over the slots of a warm process."""
     from lora_cli.bench.popularity import parse_popularity

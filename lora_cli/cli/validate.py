@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lora_cli.check import Checked, Terms, check_all
+from lora_cli.cli import options
 from lora_cli.cli.lineup import base_model, lineup
 from lora_cli.cli.output import DEFAULT_WIDTH, Format, colour, width, write
 from lora_cli.core.finding import Severity
@@ -22,15 +23,15 @@ Items = Sequence[tuple[str, str | AdapterRef]]
 
 def command(
     ctx: typer.Context,
-    refs: Annotated[list[str] | None, typer.Argument(metavar="REF...", help="Paths or references.")] = None,
-    manifest: Annotated[Path | None, typer.Option("--manifest", "-f", help="An adapter set instead of REFs.")] = None,
-    base: Annotated[str, typer.Option(help="The base: a directory, a config.json, a Hub id or a reference.")] = "",
+    refs: options.Refs = None,
+    manifest: options.Manifest = None,
+    base: options.Base = "",
     fail_on: Annotated[str, typer.Option(help="The severity that refuses: error or warning.")] = "error",
     select: Annotated[list[str] | None, typer.Option(help="Only these rules: LC3, LC301, rank-mismatch.")] = None,
     ignore: Annotated[list[str] | None, typer.Option(help="Not these rules.")] = None,
     values: Annotated[bool, typer.Option("--values/--no-values", help="Scan the tensors' values.")] = True,
     max_lora_rank: Annotated[int | None, typer.Option(min=1, help="The engine's largest rank.")] = None,
-    output_format: Annotated[Format, typer.Option("--format", help="How to write the result.")] = Format.HUMAN,
+    output_format: options.OutputFormat = Format.HUMAN,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
 ) -> None:
     """Judge adapters: format, config, tensors and values, against a base model."""

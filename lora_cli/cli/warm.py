@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lora_cli.cli import options
 from lora_cli.cli.lineup import Item, Lineup, base_model, limits, lineup
 from lora_cli.cli.output import Format, colour, width, write
 from lora_cli.core.reference import AdapterRef
@@ -49,9 +50,9 @@ class Run:
 
 def command(
     ctx: typer.Context,
-    refs: Annotated[list[str] | None, typer.Argument(metavar="REF...", help="Paths or references.")] = None,
-    manifest: Annotated[Path | None, typer.Option("--manifest", "-f", help="An adapter set instead of REFs.")] = None,
-    base: Annotated[str, typer.Option(help="The base: a directory, a config.json, a Hub id or a reference.")] = "",
+    refs: options.Refs = None,
+    manifest: options.Manifest = None,
+    base: options.Base = "",
     once: Annotated[bool, typer.Option("--once", help="Prove all, print a table, and end.")] = False,
     max_loras: Annotated[int | None, typer.Option(min=1, help="Slots: adapters on the device at once.")] = None,
     max_cpu_loras: Annotated[int | None, typer.Option(min=1, help="Adapters in memory at once.")] = None,
@@ -60,7 +61,7 @@ def command(
     forward: Annotated[Forward, typer.Option(help="Prove modules, or run the whole model too.")] = Forward.MODULES,
     prompt: Annotated[str, typer.Option(help="Answer this without and with each adapter.")] = "",
     max_tokens: Annotated[int, typer.Option(min=1, max=4096, help="The longest answer.")] = 40,
-    output_format: Annotated[Format, typer.Option("--format", help="How to write the result.")] = Format.HUMAN,
+    output_format: options.OutputFormat = Format.HUMAN,
 ) -> None:
     """Load adapters into a warm process and prove that they work."""
     settings: Settings = ctx.obj

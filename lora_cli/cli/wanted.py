@@ -1,0 +1,55 @@
+"""What ``fetch`` is asked for: adapters and the policy over them, from REFs or from a manifest."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_cli.cli.lineup import manifest_of
+from lora_cli.core.reference import override, parse
+from lora_cli.errors import UsageError
+from lora_cli.fetch.many import Wanted
+
+if TYPE_CHECKING:
+    from lora_cli.core.manifest import AdapterSet
+    from lora_cli.core.policy import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The adapters in the order asked for, and the manifest that they are from, if any."""
+
+    adapters: tuple[Wanted, ...]
+    manifest: "AdapterSet | None" = None
+
+    @property
+    def policy(self) -> "Policy | None":
+        """What an operator allows, None when nobody said."""
+        return self.manifest.policy if self.manifest is not None else None
+
+
+def order(refs: Sequence[str], manifest: Path | None, *, revision: str | None = None, subfolder: str = "") -> Order:
+    """What is to be fetched; exactly one of REFs and a manifest is wanted.
+
+    Raises:
+        UsageError: both or neither, options of the other one, or a manifest that is wrong.
+    """
+    if manifest is not None and (revision is not None or subfolder):
+        raise UsageError("--revision and --subfolder are for REFs", hint="write them into the manifest's sources")
+    adapter_set = manifest_of(manifest, refs, "fetch")
+    if adapter_set is None:
+        return Order(tuple(_asked(text, revision, subfolder) for text in refs))
+    entries = (Wanted(entry.name, entry.source, entry.sha256) for entry in adapter_set.adapters)
+    return Order(tuple(entries), adapter_set)
+
+
+def _asked(text: str, revision: str | None, subfolder: str) -> Wanted:
+    """What one word asks for; what is no reference is an outcome of its own, and stops no other one."""
+    from lora_cli.core.addresses import without_secrets
+
+    try:
+        ref = override(parse(text, is_path=os.path.lexists), revision=revision, subfolder=subfolder)
+    except UsageError as error:
+        return Wanted(without_secrets(text), error)
+    return Wanted(ref.name, ref)
