@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.core import peft_ways
+from tests.core.peft_ways import Way
+
 Options = dict[str, Any]
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -31,7 +34,8 @@ UNSLOTH = (
 class Case:
     """One adapter: a family, PEFT's options, and which kinds of tensors the file then has.
 
-    ``raw`` is False where PEFT rewrites the config for transformers 5 before it matches anything.
+    ``raw`` is False where the config that was given is not what PEFT goes by: rewritten for transformers 5 before
+    anything is matched, or with ranks that are shared out anew. ``way`` is how PEFT puts the adapter on the model.
     """
 
     family: str
@@ -39,6 +43,7 @@ class Case:
     parts: frozenset[str] = frozenset({"lora_A", "lora_B"})
     base: Options = field(default_factory=dict)
     raw: bool = True
+    way: Way = peft_ways.plain
 
 
 def parts(*extra: str) -> frozenset[str]:
@@ -47,6 +52,11 @@ def parts(*extra: str) -> frozenset[str]:
 
 def llama(*extra: str, base: Options | None = None, **options: Any) -> Case:
     return Case("llama", {"target_modules": ["q_proj", "v_proj", "down_proj"], **options}, parts(*extra), base or {})
+
+
+def put(way: Way, **options: Any) -> Case:
+    raw = way not in {peft_ways.eva, peft_ways.as_plain_lora, peft_ways.arrow}
+    return Case("llama", {"target_modules": ["q_proj", "v_proj", "down_proj"], **options}, raw=raw, way=way)
 
 
 EMBEDDING = ("lora_embedding_A", "lora_embedding_B")
@@ -163,5 +173,43 @@ CASES: dict[str, Case] = {
     "gaussian": llama(init_lora_weights="gaussian"),
     "orthogonal": llama(init_lora_weights="orthogonal"),
     "MiCA": llama(init_lora_weights="mica"),
+    "PiSSA with fast SVD": llama(init_lora_weights="pissa_niter_4"),
+    "PiSSA on Conv1D": Case("gpt2", FAMILIES["gpt2"] | {"init_lora_weights": "pissa"}),
+    "PiSSA as plain LoRA": put(peft_ways.as_plain_lora, init_lora_weights="pissa", **PATTERNS),
+    "OLoRA as plain rsLoRA": put(peft_ways.as_plain_lora, init_lora_weights="olora", use_rslora=True),
+    "random, not zero": llama(init_lora_weights=False),
+    "EVA": put(peft_ways.eva, init_lora_weights="eva", eva_config={"rho": 2.0, "tau": 0.9}),
+    "EVA with alphas as they were": put(
+        peft_ways.eva,
+        init_lora_weights="eva",
+        use_rslora=True,
+        eva_config={"rho": 1.5, "adjust_scaling_factors": False},
+    ),
+    "EVA on Conv1D": Case(
+        "gpt2", FAMILIES["gpt2"] | {"init_lora_weights": "eva", "eva_config": {}}, raw=False, way=peft_ways.eva
+    ),
+    "CorDA": put(peft_ways.corda, init_lora_weights="corda", corda_config={"corda_method": "kpm"}),
+    "CorDA on Conv1D": Case(
+        "gpt2", FAMILIES["gpt2"] | {"init_lora_weights": "corda", "corda_config": {}}, way=peft_ways.corda
+    ),
+    "LoftQ": put(peft_ways.loftq, init_lora_weights="loftq", loftq_config={"loftq_bits": 4, "loftq_iter": 1}),
+    "LoRA-GA": put(
+        peft_ways.lora_ga, init_lora_weights="lora_ga", lora_ga_config={"direction": "ArBr", "scale": "unit"}
+    ),
+    "LoRA-GA with patterns": put(peft_ways.lora_ga, init_lora_weights="lora_ga", lora_ga_config={}, **PATTERNS),
+    "QALoRA on GPTQ": put(peft_ways.on_gptq, use_qalora=True, qalora_group_size=8),
+    "QALoRA on a base that is not quantised": llama(use_qalora=True, qalora_group_size=8),
+    "Arrow": put(peft_ways.arrow, arrow_config={"top_k": 1, "router_temperature": 0.5}),
+    "Megatron": put(peft_ways.with_megatron, megatron_config={"hidden_size": 64}, megatron_core="megatron.core"),
+    # With DoRA it would move weights to a CUDA device while the adapter is made; the field is never written.
+    "offload while computing": llama(runtime_config={"ephemeral_gpu_offload": True}),
     "a fraction as alpha": llama(lora_alpha=0.5, lora_dropout=0.1),
+    "what PEFT fills in itself": llama(
+        peft_type="LORA",
+        peft_version="0.1",
+        auto_mapping={"base_model_class": "Mine", "parent_library": "mine"},
+        base_model_name_or_path="org/base",
+        revision="main",
+        inference_mode=True,
+    ),
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_cli.core.base_model import BaseModel, BaseModule
+from tests.core.peft_ways import Way, plain
 from tests.making import base_config
 
 
@@ -34,6 +35,7 @@ class Written:
     layers: Mapping[str, Layer]
     raw: Mapping[str, Any]
     live_names: tuple[str, ...]
+    adapter_name: str = "default"
 
 
 def tiny_model(family: str, **overrides: Any) -> Any:
@@ -69,38 +71,47 @@ def as_base(model: Any) -> BaseModel:
     )
 
 
-def write_with_peft(directory: Path, family: str, options: Mapping[str, Any], base: Mapping[str, Any]) -> Written:
-    """Put a LoRA with ``options`` on a tiny model of ``family``, and save it to ``directory``."""
+def write_with_peft(
+    directory: Path, family: str, options: Mapping[str, Any], base: Mapping[str, Any], way: Way = plain
+) -> Written:
+    """Put a LoRA with ``options`` on a tiny model of ``family``, and save it below ``directory``."""
     with warnings.catch_warnings():
         # PEFT, transformers and torch warn of each other; none of it is about what is compared here.
         warnings.simplefilter("ignore")
-        from peft import LoraConfig, get_peft_model
-        from peft.tuners.lora import LoraLayer
+        from peft import LoraConfig, LoraRuntimeConfig
 
         model = tiny_model(family, **base)
         described = as_base(model)
-        config = LoraConfig(**options)
+        runtime = LoraRuntimeConfig(**options.get("runtime_config", {}))
+        config = LoraConfig(**{**options, "runtime_config": runtime})
         raw = {name: list(value) if isinstance(value, set) else value for name, value in config.to_dict().items()}
-        adapted = get_peft_model(model, config)
-        adapted.save_pretrained(directory)
-    layers = {
+        adapted, name = way(model, config, directory / "before")
+        adapted.save_pretrained(directory, selected_adapters=[name])
+    saved = directory if name == "default" else directory / name
+    return Written(saved, described, layers_of(adapted, name), raw, _live_names(adapted, name), name)
+
+
+def layers_of(adapted: Any, name: str = "default") -> dict[str, Layer]:
+    """The layers of the adapter ``name`` in a model that PEFT adapted, by the wrapper's path."""
+    from peft.tuners.lora import LoraLayer
+
+    return {
         path: Layer(
-            module.r["default"],
-            module.lora_alpha["default"],
-            module.scaling["default"],
+            module.r[name],
+            module.lora_alpha[name],
+            module.scaling[name],
             getattr(module, "parameter_name", ""),
             getattr(module, "num_experts", 1),
         )
         for path, module in adapted.base_model.model.named_modules()
         if isinstance(module, LoraLayer)
     }
-    return Written(directory, described, layers, raw, _live_names(adapted))
 
 
-def _live_names(adapted: Any) -> tuple[str, ...]:
+def _live_names(adapted: Any, adapter: str) -> tuple[str, ...]:
     """Names of the adapter's tensors in the model; of tensors that share memory (tied ones), the first."""
     seen: dict[int, str] = {}
     for name, tensor in adapted.state_dict().items():
-        if "lora_" in name or "trainable_tokens_delta" in name:
+        if ("lora_" in name or "trainable_tokens_delta" in name) and f".{adapter}" in name:
             seen.setdefault(tensor.untyped_storage().data_ptr(), name)
     return tuple(seen.values())

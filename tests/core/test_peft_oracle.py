@@ -1,8 +1,11 @@
 """Adapters that the real PEFT wrote, over ten families and with every option: our reading equals PEFT's own."""
 
+import ast
 import dataclasses
+import inspect
 import json
 import re
+import typing
 import warnings
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -34,7 +37,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 @pytest.fixture
 def written(case: Case, tmp_path: Path) -> Written:
-    return write_with_peft(tmp_path, case.family, {"r": 4, "lora_alpha": 12, **case.options}, case.base)
+    return write_with_peft(tmp_path, case.family, {"r": 4, "lora_alpha": 12, **case.options}, case.base, case.way)
 
 
 def read(directory: Path) -> Adapter:
@@ -84,7 +87,7 @@ def check_names_in_the_model(adapter: Adapter, written: Written) -> None:
         for spelled in (name, f"_orig_mod.{name}"):
             key = parse_key(spelled)
             assert (key.module, key.part) in saved
-            assert key.adapter_name == "default" or key.part == "variant"
+            assert key.adapter_name == written.adapter_name or key.part == "variant"
 
 
 def test_what_peft_wrote_is_read_as_peft_meant_it(case: Case, written: Written) -> None:
@@ -120,6 +123,44 @@ def test_our_fields_and_defaults_are_pefts() -> None:
     own = {"peft_type", "peft_version", "runtime_config"}
     assert {name: getattr(ours, name) for name in theirs if name not in own} == {
         name: value for name, value in default.items() if name not in own
+    }
+
+
+def test_every_option_of_the_installed_peft_has_a_case() -> None:
+    peft = import_module("peft")
+    given = {name for case in CASES.values() for name in case.options}
+    assert {field.name for field in dataclasses.fields(peft.LoraConfig)} - given == set()
+    runtime = {name for case in CASES.values() for name in case.options.get("runtime_config", {})}
+    assert {field.name for field in dataclasses.fields(peft.LoraConfig().runtime_config)} == runtime
+
+
+def test_every_initialisation_of_the_installed_peft_has_a_case() -> None:
+    given = {str(case.options.get("init_lora_weights", True)) for case in CASES.values()}
+    declared, compared = declared_inits(), compared_inits()
+    assert "corda" in declared
+    assert "lora_ga" in compared  # which is not declared
+    assert {word for word in declared | compared if not any(word in one for one in given)} == set()
+
+
+def declared_inits() -> set[str]:
+    """The words that PEFT's type of ``init_lora_weights`` lists, as far as they are fixed, and the booleans."""
+    peft = import_module("peft")
+    words = set()
+    for one in typing.get_args(typing.get_type_hints(peft.LoraConfig)["init_lora_weights"]):
+        words |= {"True", "False"} if one is bool else {word.partition("[")[0] for word in typing.get_args(one)}
+    return words
+
+
+def compared_inits() -> set[str]:
+    """The words that PEFT's layers compare ``init_lora_weights`` with, in whatever way."""
+    layer = ast.parse(inspect.getsource(import_module("peft.tuners.lora.layer")))
+    tests = [node.test for node in ast.walk(layer) if isinstance(node, ast.If)]
+    return {
+        constant.value
+        for test in tests
+        if any(isinstance(node, ast.Name) and node.id == "init_lora_weights" for node in ast.walk(test))
+        for constant in ast.walk(test)
+        if isinstance(constant, ast.Constant) and isinstance(constant.value, str) and constant.value.isidentifier()
     }
 
 
