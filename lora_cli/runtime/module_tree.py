@@ -26,7 +26,7 @@ def base_from_transformers(config: Mapping[str, Any]) -> BaseModel:
     try:
         import torch
         from huggingface_hub.errors import StrictDataclassError
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
     except ImportError as error:
         raise MissingExtra("a base model of this family", "models", error.name or "transformers") from error
     _bound(config)
@@ -34,8 +34,9 @@ def base_from_transformers(config: Mapping[str, Any]) -> BaseModel:
     model_type = str(config.get("model_type"))
     try:
         made = AutoConfig.for_model(model_type, **fields)
+        auto = AutoModelForImageTextToText if hasattr(made, "vision_config") else AutoModelForCausalLM
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(made)
+            model = auto.from_config(made)
     except (
         StrictDataclassError,
         ValueError,

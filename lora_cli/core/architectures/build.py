@@ -52,21 +52,28 @@ def build(family: Family, config: Mapping[str, Any], name: str, source: str) -> 
         num_layers=text[family.parts[0].layer_count],
         hidden_size=text[family.hidden_size],
         vocab_size=text["vocab_size"],
-        tied_embeddings=read_flag(config, "tie_word_embeddings", family.tied, WHERE),
+        tied_embeddings=any(_tied(family, config, section) for section in family.tied_in),
         parameters=tree.parameters,
         source=source,
     )
 
 
+def _tied(family: Family, config: Mapping[str, Any], section: str) -> bool:
+    fields = config if not section else config.get(section) or {}
+    where = f"{WHERE}: {section}" if section else WHERE
+    return read_flag(parse.mapping(fields, where), "tie_word_embeddings", family.tied, where)
+
+
 def _read_part(part: Part, config: Mapping[str, Any]) -> Values:
-    if not part.section:
-        return read_fields(part.fields, config, WHERE)
-    where = f"{WHERE}: {part.section}"
-    section = parse.mapping(config.get(part.section) or {}, where)
-    own = section.get("model_type", part.model_type)
-    if own != part.model_type:
-        raise FormatError(f"is a {parse.shown(own)}, and only {part.model_type} is known here", where=where)
-    return read_fields(part.fields, section, where)
+    section, where = config, WHERE
+    if part.section and not (part.flat and config.get(part.section) is None):
+        where = f"{WHERE}: {part.section}"
+        section = parse.mapping(config.get(part.section) or {}, where)
+        own = section.get("model_type", part.model_type)
+        if own not in (part.model_type, *part.also):
+            raise FormatError(f"is a {parse.shown(own)}, and only {part.model_type} is known here", where=where)
+    values = read_fields(part.fields, section, where)
+    return values._replace(flags={**values.flags, **part.derived(values)}) if part.derived else values
 
 
 def _grow(tree: _Tree, part: Part, values: Values) -> None:

@@ -21,6 +21,8 @@ LAYER = re.compile(r"^((?:.*?\.)?(?:layers|layer|h|blocks|block))\.(\d{1,9})\.")
 BESIDES_TEXT = re.compile(r"(?:^|[._])(?:vision|visual|audio|speech|image)")
 GPT2_LAYERS = frozenset({"c_attn", "c_proj", "c_fc", "q_attn"})
 HEAD = "lm_head"
+HEAD_IN = ("language_model.",)
+"""Where a wrapper's text model keeps its own head (Llama 4)."""
 
 
 def base_from_tensors(
@@ -44,16 +46,19 @@ def base_from_tensors(
     if not modules:
         raise FormatError("holds no weight of a linear layer: not a language model", where=where)
     embedding = _input_embedding(modules)
-    tied = HEAD not in modules and embedding is not None
+    head = next(
+        (f"{path}{HEAD}" for path in HEAD_IN if any(name.startswith(f"{path}model.") for name in modules)), HEAD
+    )
+    tied = head not in modules and embedding is not None
     if tied and embedding is not None:
-        modules[HEAD] = BaseModule(d_in=embedding.d_out, d_out=embedding.d_in)
+        modules[head] = BaseModule(d_in=embedding.d_out, d_out=embedding.d_in)
     model_type = (config or {}).get("model_type")
     return BaseModel(
         name=name,
         model_type=model_type if isinstance(model_type, str) else "unknown",
         modules=modules,
         num_layers=_layers(modules, where),
-        hidden_size=embedding.d_out if embedding is not None else _commonest_width(modules),
+        hidden_size=_width(modules, embedding),
         vocab_size=embedding.d_in if embedding is not None else None,
         tied_embeddings=tied,
         parameters=parameters,
@@ -69,7 +74,7 @@ def _sorted_out(shapes: Shapes) -> tuple[dict[str, BaseModule], dict[str, tuple[
     for tensor, shape in shapes.items():
         path, _, leaf = tensor.rpartition(".")
         parent, _, last = path.rpartition(".")
-        router = last == "gate" and parent in experts
+        router = parent in experts and (last == "gate" or (last == "router" and f"{path}.bias" in shapes))
         if leaf == "weight" and len(shape) == 2 and path and not router and min(shape) > 0:
             modules[path] = _module(last, shape, f"{path}.bias" in shapes, last in transposed)
         elif len(shape) >= 2 and leaf != "bias":  # GPT-2's old checkpoints hold the attention mask under that name.
@@ -117,6 +122,12 @@ def _layers(modules: Mapping[str, BaseModule], where: str) -> int:
     return count
 
 
-def _commonest_width(modules: Mapping[str, BaseModule]) -> int:
+def _width(modules: Mapping[str, BaseModule], embedding: BaseModule | None) -> int:
+    """The width of the layers: the embedding's, unless a projection stands between them (OPT-350m)."""
+    projected = next((module.d_out for path, module in modules.items() if path.endswith(".project_in")), None)
+    if projected is not None:
+        return projected
+    if embedding is not None:
+        return embedding.d_out
     widths = Counter(module.d_in for module in modules.values() if module.kind != "embedding")
     return widths.most_common(1)[0][0] if widths else 0

@@ -5,11 +5,17 @@ from lora_cli.core.architectures.table import Bare, Row, Rows
 EMBED_TOKENS: Rows = (Row("embed_tokens", "vocab_size", "hidden_size", kind="embedding"),)
 LM_HEAD: Rows = (Row("lm_head", "hidden_size", "vocab_size"),)
 
-GATED_MLP: Rows = (
-    Row("mlp.gate_proj", "hidden_size", "intermediate_size"),
-    Row("mlp.up_proj", "hidden_size", "intermediate_size"),
-    Row("mlp.down_proj", "intermediate_size", "hidden_size"),
-)
+
+def gated(path: str, width: str, *, when: str = "", bias: bool | str = False) -> Rows:
+    """A gated MLP at ``path``; ``width`` is the expression of its inner dimension."""
+    return (
+        Row(f"{path}.gate_proj", "hidden_size", width, bias=bias, when=when),
+        Row(f"{path}.up_proj", "hidden_size", width, bias=bias, when=when),
+        Row(f"{path}.down_proj", width, "hidden_size", bias=bias, when=when),
+    )
+
+
+GATED_MLP = gated("mlp", "intermediate_size")
 
 
 def attention(*, qkv_bias: bool | str = False, o_bias: bool | str = False) -> Rows:

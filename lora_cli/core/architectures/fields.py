@@ -22,7 +22,8 @@ def read_fields(fields: Mapping[str, Default], section: Mapping[str, Any], where
         if isinstance(default, bool):
             flags[key] = read_flag(section, key, default, where)
         elif isinstance(default, frozenset):
-            layers[key] = _layer_numbers(section.get(key), f"{where}: {key}")
+            if section.get(key) is not None:
+                layers[key] = _layer_numbers(section[key], f"{where}: {key}")
         else:
             numbers[key] = _number(section, key, _in_full(default), numbers, where)
     return Values(numbers, flags, layers)
@@ -57,8 +58,6 @@ def _default(expression: str, above: Mapping[str, int], field: Number, at: str) 
 
 
 def _layer_numbers(value: Any, where: str) -> frozenset[int]:
-    if value is None:
-        return frozenset()
     numbers = parse.sequence(value, where)
     if len(numbers) > MAX_LAYERS:
         raise FormatError(f"lists {len(numbers)} layers, more than any model has", where=where)

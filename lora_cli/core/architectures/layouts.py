@@ -9,17 +9,34 @@ from collections.abc import Iterable, Mapping
 
 Shapes = dict[str, tuple[int, ...]]
 
-ROOTS = {"embed_tokens.weight": "model.", "wte.weight": "transformer.", "embed_in.weight": "gpt_neox."}
+ROOTS = {
+    "embed_tokens.weight": "model.",
+    "decoder.embed_tokens.weight": "model.",
+    "wte.weight": "transformer.",
+    "word_embeddings.weight": "transformer.",
+    "embed_in.weight": "gpt_neox.",
+}
 """A tensor that stands at the root only when the model was saved without its head, and the prefix that is missing."""
 
 RENAMES = (
-    (r"^language_model\.lm_head\.", "lm_head."),
-    (r"^language_model\.model\.", "model.language_model."),
-    (r"^vision_tower\.(vision_model\.)?", "model.vision_tower."),
-    (r"^multi_modal_projector\.", "model.multi_modal_projector."),
     (r"\.block_sparse_moe\.", ".mlp."),
     (r"^embed_out\.", "lm_head."),
 )
+"""Old names of what every checkpoint may hold."""
+
+WRAPPERS: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "vision_tower.": (
+        (r"^language_model\.lm_head\.", "lm_head."),
+        (r"^language_model\.model\.", "model.language_model."),
+        (r"^vision_tower\.(vision_model\.)?", "model.vision_tower."),
+        (r"^multi_modal_projector\.", "model.multi_modal_projector."),
+    ),
+    "visual.": (
+        (r"^model\.(?!language_model\.|visual\.)", "model.language_model."),
+        (r"^visual\.", "model.visual."),
+    ),
+}
+"""How a tensor of the vision part begins on disk, and what the wrapper renames then. Llama 4 renames nothing."""
 
 EXPERT = re.compile(r"(.+\.experts)\.(\d{1,6})\.(gate_proj|up_proj|down_proj|w[123])\.weight")
 ROLES = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}
@@ -32,7 +49,9 @@ def in_memory(shapes: Mapping[str, tuple[int, ...]]) -> Shapes:
 
 def _renamed(shapes: Mapping[str, tuple[int, ...]]) -> Shapes:
     root = next((prefix for name, prefix in ROOTS.items() if name in shapes), "")
-    rules = [(re.compile(pattern), replacement) for pattern, replacement in RENAMES]
+    wrapper = next((part for part in WRAPPERS if any(name.startswith(part) for name in shapes)), "")
+    renames = (*WRAPPERS.get(wrapper, ()), *RENAMES)
+    rules = [(re.compile(pattern), replacement) for pattern, replacement in renames]
     renamed: Shapes = {}
     for name, shape in shapes.items():
         new = name if name.startswith("lm_head.") else root + name

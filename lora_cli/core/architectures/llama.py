@@ -1,7 +1,7 @@
 """LLaMA, and everything that is published under its name (SmolLM2, Yi, TinyLlama, DeepSeek distillations)."""
 
-from lora_cli.core.architectures.decoder import EMBED_TOKENS, LM_HEAD, attention
-from lora_cli.core.architectures.table import Family, Part, Row
+from lora_cli.core.architectures.decoder import EMBED_TOKENS, LM_HEAD, attention, gated
+from lora_cli.core.architectures.table import Family, Part
 
 FAMILY = Family(
     parts=(
@@ -21,9 +21,7 @@ FAMILY = Family(
             rows=EMBED_TOKENS,
             layer_rows=(
                 *attention(qkv_bias="attention_bias", o_bias="attention_bias"),
-                Row("mlp.gate_proj", "hidden_size", "intermediate_size", bias="mlp_bias"),
-                Row("mlp.up_proj", "hidden_size", "intermediate_size", bias="mlp_bias"),
-                Row("mlp.down_proj", "intermediate_size", "hidden_size", bias="mlp_bias"),
+                *gated("mlp", "intermediate_size", bias="mlp_bias"),
             ),
             outer=LM_HEAD,
         ),

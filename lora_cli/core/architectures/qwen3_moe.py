@@ -1,13 +1,13 @@
 """Qwen3 with experts in every ``decoder_sparse_step``-th layer, except those that ``mlp_only_layers`` lists."""
 
-from lora_cli.core.architectures.decoder import EMBED_TOKENS, LM_HEAD, attention, fused_experts
-from lora_cli.core.architectures.table import MAX_EXPERTS, Family, Number, Part, Row, Values
+from lora_cli.core.architectures.decoder import EMBED_TOKENS, LM_HEAD, attention, fused_experts, gated
+from lora_cli.core.architectures.table import MAX_EXPERTS, Family, Number, Part, Values
 
 
 def layer_kind(values: Values, i: int) -> str:
     """Whether layer ``i`` has experts (``sparse``) or one gated MLP (``dense``)."""
     experts, step = values.numbers["num_experts"], values.numbers["decoder_sparse_step"]
-    sparse = i not in values.layers["mlp_only_layers"] and experts > 0 and (i + 1) % step == 0
+    sparse = i not in values.layers.get("mlp_only_layers", ()) and experts > 0 and (i + 1) % step == 0
     return "sparse" if sparse else "dense"
 
 
@@ -33,9 +33,7 @@ FAMILY = Family(
             layer_rows=(
                 *attention(qkv_bias="attention_bias", o_bias="attention_bias"),
                 *fused_experts("num_experts", "moe_intermediate_size", when="sparse"),
-                Row("mlp.gate_proj", "hidden_size", "intermediate_size", when="dense"),
-                Row("mlp.up_proj", "hidden_size", "intermediate_size", when="dense"),
-                Row("mlp.down_proj", "intermediate_size", "hidden_size", when="dense"),
+                *gated("mlp", "intermediate_size", when="dense"),
             ),
             outer=LM_HEAD,
             layer_kind=layer_kind,

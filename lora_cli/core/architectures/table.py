@@ -36,11 +36,14 @@ class Number:
 
 Default = int | bool | str | frozenset[int] | Number
 """A field's default, whose type is the field's: number, flag, number that is an expression when missing or null,
-set of layer numbers (always empty when missing or null), or a ``Number`` in full."""
+set of layer numbers (left out when missing or null), or a ``Number`` in full."""
 
 
 class Values(NamedTuple):
-    """A config section, read: every field of the table, with the defaults of the class filled in."""
+    """A config section, read: every field of the table, with the defaults of the class filled in.
+
+    ``layers`` holds only the lists that the config gives: what a missing one means is the family's to say.
+    """
 
     numbers: Mapping[str, int]
     flags: Mapping[str, bool]
@@ -76,8 +79,9 @@ class Part:
     """What one config section makes of a model.
 
     ``rows`` stand under ``prefix``; ``layer_rows`` under ``prefix`` + ``layers`` + ``.<i>``, ``layer_count`` times;
-    ``outer`` rows stand at the root whatever the prefix. ``layer_kind`` tells layer ``i``'s kind where layers differ.
-    ``section`` is the key of a wrapper's sub-config, and ``model_type`` what it may call itself.
+    ``outer`` rows stand at the root whatever the prefix. ``layer_kind`` tells layer ``i``'s kind where layers differ,
+    ``derived`` the flags that follow from fields. ``section`` is the key of a wrapper's sub-config, ``model_type``
+    and ``also`` what it may call itself; a ``flat`` section's fields may stand beside it instead, as they once did.
     """
 
     fields: Mapping[str, Default]
@@ -88,18 +92,23 @@ class Part:
     layers: str = "layers"
     layer_count: str = "num_hidden_layers"
     layer_kind: Callable[[Values, int], str] | None = None
+    derived: Callable[[Values], Mapping[str, bool]] | None = None
     section: str = ""
     model_type: str = ""
+    also: tuple[str, ...] = ()
+    flat: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
     """One ``model_type``. The first part is the language model; ``joint`` rows may use every section's fields.
 
-    A joint row names a section's field as ``section.field``. ``tied`` is the class default of ``tie_word_embeddings``.
+    A joint row names a section's field as ``section.field``. ``tied`` is the class default of ``tie_word_embeddings``,
+    and ``tied_in`` the sections (empty: the whole config) of which any one may set it.
     """
 
     parts: tuple[Part, ...]
     tied: bool = False
     hidden_size: str = "hidden_size"
-    joint: tuple[Bare, ...] = field(default=())
+    joint: tuple[Row | Bare, ...] = field(default=())
+    tied_in: tuple[str, ...] = ("",)

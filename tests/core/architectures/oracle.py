@@ -34,14 +34,15 @@ def stated(base: BaseModel) -> Oracle:
 
 
 def transformers_model(config: Mapping[str, Any]) -> Any:
-    """The class for text generation of ``config``'s family (for Gemma 3 with images that is the wrapper), on meta."""
+    """The class for text generation of ``config``'s family (for one with images that is the wrapper), on meta."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
     fields = dict(config)
     made = AutoConfig.for_model(fields.pop("model_type"), **fields)
+    auto = AutoModelForImageTextToText if hasattr(made, "vision_config") else AutoModelForCausalLM
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(made)
+        return auto.from_config(made)
 
 
 def ask(config: Mapping[str, Any]) -> Oracle:

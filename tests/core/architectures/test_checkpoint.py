@@ -42,7 +42,15 @@ def refusal(shapes: Mapping[str, tuple[int, ...]], **dtypes: str) -> str:
     return caught.value.message
 
 
-@pytest.mark.parametrize(("family", "config"), cases(), ids=lambda value: value if isinstance(value, str) else "")
+ENCODERS = ("bert", "roberta")
+"""A header does not tell where the head of an encoder stands: without a config, its tied one is not known."""
+
+
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [case for case in cases() if case[0] not in ENCODERS],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
 def test_the_header_tells_the_same_model_as_the_config(family: str, config: dict[str, Any], tmp_path: Path) -> None:
     model = transformers_model(config)
     base = base_from_tensors(saved(model, tmp_path), "base", {"model_type": family})
@@ -50,7 +58,7 @@ def test_the_header_tells_the_same_model_as_the_config(family: str, config: dict
     assert (base.name, base.model_type, base.source) == ("base", family, "checkpoint header")
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "bloom", "falcon", "opt"])
 def test_a_model_saved_without_its_head_has_the_paths_of_the_class_with_one(family: str, tmp_path: Path) -> None:
     model = transformers_model({"model_type": family, **CONFIGS[family][0], "tie_word_embeddings": True})
     expected = facts(model)

@@ -95,8 +95,9 @@ def test_the_largest_config_that_passes_costs_little_memory() -> None:
     for family in FAMILIES:
         deep = {"num_hidden_layers": MAX_LAYERS, "n_layer": MAX_LAYERS}
         config = {"model_type": family, **CONFIGS[family][0], **deep}
-        if family == "gemma3":
-            config |= {"text_config": deep, "vision_config": deep}
+        if "vision_config" in config:
+            eye = {**deep, "depth": MAX_LAYERS}
+            config |= {"text_config": {**config.get("text_config", {}), **deep}, "vision_config": eye}
         tracemalloc.start()
         base = base_from_config(config, "base")
         _, peak = tracemalloc.get_traced_memory()

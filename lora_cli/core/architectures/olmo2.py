@@ -1,0 +1,25 @@
+"""OLMo 2: LLaMA's modules, with the norms after them."""
+
+from lora_cli.core.architectures.decoder import EMBED_TOKENS, GATED_MLP, LM_HEAD, attention
+from lora_cli.core.architectures.table import Family, Part
+
+FAMILY = Family(
+    parts=(
+        Part(
+            fields={
+                "vocab_size": 50304,
+                "hidden_size": 4096,
+                "intermediate_size": 11008,
+                "num_hidden_layers": 32,
+                "num_attention_heads": 32,
+                "num_key_value_heads": "num_attention_heads",
+                "head_dim": "hidden_size // num_attention_heads",
+                "attention_bias": False,
+            },
+            prefix="model.",
+            rows=EMBED_TOKENS,
+            layer_rows=(*attention(qkv_bias="attention_bias", o_bias="attention_bias"), *GATED_MLP),
+            outer=LM_HEAD,
+        ),
+    ),
+)
