@@ -125,6 +125,10 @@ class _Watched:
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         return self._source.read(revision, file, start, stop)
 
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else the source can do, such as open its files where they lie."""
+        return getattr(self._source, name)
+
 
 def judge(
     adapter: Adapter, terms: Terms, *, stats: Mapping[str, Values] | None = None, stats_reason: str = ""
@@ -243,13 +247,11 @@ def open_base(
     if ref.scheme == "file" and Path(ref.location).is_file():
         return read_base_file(Path(ref.location), fallback=fallback)
     source = open_source(ref.scheme, settings)
-    if settings.offline and ref.scheme != "file":
-        raise Offline(
-            f"{ref}: a base model is read from its origin, and the network is switched off",
-            hint="give --base a folder or a config.json on this disk",
-        )
     name = ref.name if isinstance(base, AdapterRef) and ref.scheme == "file" else str(base)
-    return read_base(source, source.resolve(ref), name, fallback=fallback)
+    try:
+        return read_base(source, source.resolve(ref), name, fallback=fallback)
+    except Offline as error:
+        raise Offline(error.message, hint="give --base a folder or a config.json on this disk") from error
 
 
 def admit(

@@ -120,8 +120,8 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
 
     ``flags`` holds option names with underscores (``cache_dir``, ``timeout``, ``config``, …), None for "not given";
     names that are not global options are ignored. The file is ``config`` or ``LORA_CLI_CONFIG``, which then must
-    be readable, else ``$XDG_CONFIG_HOME/lora-cli/config.toml`` if it is. ``HF_ENDPOINT`` and ``HF_HUB_OFFLINE`` count
-    as environment, below our own names. An empty variable is as good as none.
+    be readable, else ``$XDG_CONFIG_HOME/lora-cli/config.toml`` if it is. ``HF_ENDPOINT`` and ``HF_HUB_OFFLINE`` (or
+    ``TRANSFORMERS_OFFLINE``) count as environment, below our own names. An empty variable is as good as none.
 
     Raises:
         UsageError: a value or key that is wrong, with the layer, file and line that it stands in.
@@ -164,9 +164,9 @@ def _environment_layer(environ: Mapping[str, str]) -> dict[str, Any]:
     layer: dict[str, Any] = {}
     if environ.get("HF_ENDPOINT"):
         layer |= _layer({"hub_endpoint": environ["HF_ENDPOINT"]}, lambda _: "HF_ENDPOINT")
-    if environ.get("HF_HUB_OFFLINE"):
-        # huggingface_hub takes any other word as "no", and so do we: the variable is theirs.
-        layer["offline"] = environ["HF_HUB_OFFLINE"].strip().lower() in _TRUE
+    if offline := environ.get("HF_HUB_OFFLINE") or environ.get("TRANSFORMERS_OFFLINE"):
+        # huggingface_hub reads both, and takes any other word as "no", and so do we: the variables are theirs.
+        layer["offline"] = offline.strip().lower() in _TRUE
     ours = {key: environ[_variable(key)] for key in OPTIONS if environ.get(_variable(key))}
     return layer | _layer(ours, _variable)
 

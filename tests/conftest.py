@@ -27,7 +27,9 @@ hypothesis_settings.load_profile("same")
 def a_home_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the caches, tokens or settings of whoever runs it."""
     home = tmp_path_factory.getbasetemp() / "home"
-    for name in [name for name in os.environ if name.startswith(("LORA_CLI_", "HF_", "HUGGING"))]:
+    for name in [
+        name for name in os.environ if name.startswith(("LORA_CLI_", "HF_", "HUGGING", "TRANSFORMERS_OFFLINE"))
+    ]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
     monkeypatch.setenv("HF_HOME", str(home / "huggingface"))

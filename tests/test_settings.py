@@ -52,6 +52,10 @@ def test_the_hub_variables_are_honoured_below_our_own(environ: dict[str, str]) -
     environ |= {"LORA_CLI_HUB_ENDPOINT": "https://mirror.example", "LORA_CLI_OFFLINE": "no"}
     settings = load_settings({}, environ)
     assert (settings.hub_endpoint, settings.offline) == ("https://mirror.example", False)
+    assert load_settings({}, {**environ, "HF_HUB_OFFLINE": "", "TRANSFORMERS_OFFLINE": "1"}).offline is False
+    del environ["LORA_CLI_OFFLINE"]
+    assert load_settings({}, {**environ, "HF_HUB_OFFLINE": "", "TRANSFORMERS_OFFLINE": "1"}).offline is True
+    assert load_settings({}, {**environ, "HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "1"}).offline is False
 
 
 def test_an_empty_variable_is_no_variable(environ: dict[str, str]) -> None:

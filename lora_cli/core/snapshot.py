@@ -32,13 +32,15 @@ class Revision:
 
     ``id`` is a commit for the Hub; for a local folder it is a fingerprint of names, sizes and modification times.
     ``access`` says who may have it, as far as the origin told: ``"public"``, ``"gated"``, ``"private"``, ``"local"``
-    for a folder, "" where that is not known.
+    for a folder, "" where that is not known. Not ``whole``: these are some of its files, and nobody knows what others
+    there are.
     """
 
     ref: AdapterRef
     id: str
     files: tuple[RemoteFile, ...]
     access: str = ""
+    whole: bool = True
 
     def file(self, path: str) -> RemoteFile | None:
         """The file at ``path``, or None."""

@@ -66,7 +66,8 @@ def bring(
 ) -> Fetched:
     """The snapshot of what ``ref`` means now, fetched as far as it is not here.
 
-    A pinned reference that is here costs no request, and with ``settings.offline`` nothing costs one. ``name`` is what
+    A pinned reference that is here costs no request, and with ``settings.offline`` nothing costs one: then the cache of
+    the Hub's own client is asked instead, whose files are never downloaded again. ``name`` is what
     ``progress`` and messages call the adapter. ``lanes`` are shared with other adapters; without them it has its own.
     With ``link`` the weights of a folder become hard links in the cache, where the file system lets them.
     ``demand`` is judged as early as it can be: before a request, before a byte, and before anybody is given the result.
@@ -83,7 +84,7 @@ def bring(
     fetched = _remembered(ref, store, settings, selection)
     if fetched is None:
         revision = _resolved(ref, source, store, selection)
-        origin = settings.hub_endpoint if ref.scheme == "hf" else ""
+        origin = settings.hub_endpoint if ref.scheme == "hf" and not settings.offline else ""
         asked = Asked(revision, plan(revision, selection), selection, origin)
         check_files(demand, ref, asked.files)
         limits = [limit for limit in (settings.max_bytes, demand.policy.max_bytes) if limit is not None]
@@ -101,9 +102,10 @@ def _remembered(ref: AdapterRef, store: Store, settings: Settings, selection: Se
     if not offline and not ref.pinned:
         return None
     found = remembered(store, str(ref), selection)
-    if found is not None:
+    # What was adopted while the network was off is asked for once when it is on: its origin may list more files.
+    if found is not None and (offline or found[0].origin or ref.scheme != "hf"):
         return Fetched(found[1], found[0].revision, cached=True)
-    if offline:
+    if offline and ref.scheme != "hf":
         raise Offline(f"{ref} is not in the cache, and the network is switched off", hint="fetch it online first")
     return None
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import Corrupt, MachineError
+from lora_cli.fetch.adopt import adopt
 from lora_cli.fetch.demand import check_size
 from lora_cli.fetch.lanes import Lanes
 from lora_cli.fetch.near import clone, link_weights
@@ -109,6 +110,8 @@ def _batch(
     with _opened(job, files) as transfers:
         for transfer in transfers:
             clone(job.source, job.revision, transfer)
+            if tries == 0:
+                adopt(job.source, job.revision, transfer)
             transfer.rehash()
             job.progress.began(transfer.label, transfer.file.size, transfer.frontier)
         lanes.run(transfers)

@@ -1,12 +1,12 @@
 """What an adapter needs of what its origin has."""
 
 import re
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.errors import FormatError, Refused, UsageError
+from lora_cli.errors import FormatError, Offline, Refused, UsageError
 from lora_cli.store.snapshots import check_paths
 
 CONFIG = "adapter_config.json"
@@ -55,6 +55,7 @@ def plan(revision: Revision, selection: Selection) -> tuple[RemoteFile, ...]:
         FormatError: there is no adapter, or a file that is needed can never be read.
         UsageError: the selection leaves no config, or no weights, of an origin that has them.
         Refused: the weights are pickled and that is not allowed, or a path would leave the snapshot.
+        Offline: the files are only some of the revision's, and not enough of an adapter.
     """
     paths = [file.path for file in revision.files]
     weights = [path for path in paths if _WEIGHTS.fullmatch(path)]
@@ -69,6 +70,8 @@ def plan(revision: Revision, selection: Selection) -> tuple[RemoteFile, ...]:
             f"neither {CONFIG} nor adapter_model.safetensors is here", where=str(revision.ref), hint=_elsewhere(paths)
         )
     needed = {CONFIG, *weights, *(pickled if not weights else ()), *_BESIDE}
+    if not revision.whole:
+        _check_enough(revision, paths, weights or pickled)
     files = tuple(
         file for file in sorted(revision.files, key=lambda file: file.path) if _wanted(file.path, needed, selection)
     )
@@ -79,6 +82,20 @@ def plan(revision: Revision, selection: Selection) -> tuple[RemoteFile, ...]:
         if file.defect:
             raise FormatError(file.defect, where=f"{revision.ref}: {file.path}", hint="put a plain file there")
     return files
+
+
+def _check_enough(revision: Revision, paths: Sequence[str], weights: Sequence[str]) -> None:
+    """Whether what is known of a revision, without its listing, is a config and all shards of the weights."""
+    files = [path for path in weights if _is_heavy(path)]
+    shards = [found for path in files if (found := re.search(r"-\d{5}-of-(\d{5})\.", path))]
+    missing = [] if CONFIG in paths else [CONFIG]
+    if not files or any(len(shards) < int(shard[1]) for shard in shards):
+        missing.append("the weights")
+    if missing:
+        raise Offline(
+            f"{revision.ref}: the cache lacks {' and '.join(missing)}, and the network is switched off",
+            hint="fetch it once where there is a network",
+        )
 
 
 def _is_heavy(path: str) -> bool:

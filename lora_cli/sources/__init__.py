@@ -47,3 +47,12 @@ class NearSource(Source, Protocol):
             MachineError: this user may not read it.
         """
         ...
+
+
+@runtime_checkable
+class HoldingSource(Source, Protocol):
+    """A source of which another tool may hold files on this machine, under their digests."""
+
+    def held(self, revision: Revision, file: RemoteFile) -> AbstractContextManager[int | None]:
+        """A descriptor of a plain file that is said to be ``file``, to be hashed before it is believed; None for none."""
+        ...

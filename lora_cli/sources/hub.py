@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -14,10 +15,10 @@ from lora_cli.settings import Settings
 from lora_cli.sources.connection import StatusError
 from lora_cli.sources.http import Answer, Headers, Http, Piece, get_bytes, get_json
 from lora_cli.sources.hub_access import Token, access_in, explained, find_token
+from lora_cli.sources.hub_cache import COMMIT, ONLINE, HubCache, hub_cache_folder
 from lora_cli.sources.hub_listing import MOST_ENTRIES, files_of
 
 MOST_PAGES = 200
-COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,12 @@ class HubSource:
         return find_token(os.environ)
 
     @cached_property
+    def _cache(self) -> HubCache:
+        import os
+
+        return HubCache(hub_cache_folder(os.environ))
+
+    @cached_property
     def _http(self) -> Http:
         settings = self._settings
         return Http(settings.hub_endpoint, settings.timeout_s, settings.retries, token=self._token.value)
@@ -53,9 +60,10 @@ class HubSource:
             AccessDenied: it is private or gated, or the token is bad.
             Refused: the listing holds a path that leads out of the adapter, or too many.
             Unreachable: network or server, after the retries.
-            Offline: the network is switched off.
+            Offline: the network is switched off, and the cache of the Hub's client does not know it.
         """
-        self._check_online(ref)
+        if self._settings.offline:
+            return self._known(ref)
         try:
             id, commit, access = self._commit(ref)
             id, entries = self._entries(ref, id, commit)
@@ -77,9 +85,11 @@ class HubSource:
             Corrupt: the server sends another commit, digest or size than was listed.
             AccessDenied: the repository is gated (its listing is not).
             Unreachable: network or server, after the retries.
-            Offline: the network is switched off.
+            Offline: the network is switched off, and the cache of the Hub's client does not have it.
         """
-        self._check_online(revision.ref)
+        if self._settings.offline:
+            yield from self._cache.read(revision, file, start, stop)
+            return
         what = f"{revision.ref}: {file.path}"
 
         def check(headers: Headers) -> None:
@@ -93,12 +103,15 @@ class HubSource:
                 raise Corrupt(f"{what}: it ends before byte {start}", hint="the origin serves another file") from error
             raise explained(error, revision.ref, self._token, self._settings.hub_endpoint, file.path) from error
 
-    def _check_online(self, ref: AdapterRef) -> None:
-        if self._settings.offline:
-            hint = (
-                "leave out --offline, LORA_CLI_OFFLINE and HF_HUB_OFFLINE, or fetch it first where there is a network"
-            )
-            raise Offline(f"{ref} is not in the cache, and the network is switched off", hint=hint)
+    def held(self, revision: Revision, file: RemoteFile) -> AbstractContextManager[int | None]:
+        """A descriptor of the file as the Hub's own client has cached it, to be hashed; None when it has not."""
+        return self._cache.blob(revision.ref.location, file)
+
+    def _known(self, ref: AdapterRef) -> Revision:
+        revision = self._cache.revision(ref)
+        if revision is None:
+            raise Offline(f"{ref} is not in the cache, and the network is switched off", hint=ONLINE)
+        return revision
 
     def _commit(self, ref: AdapterRef) -> tuple[str, str, str]:
         """The repository's name, the commit and the access class; a reference with the commit costs no request."""

@@ -54,12 +54,18 @@ def find_token(environ: Mapping[str, str]) -> Token:
 
 def token_file(environ: Mapping[str, str]) -> Path:
     """Where ``hf auth login`` leaves the token: ``HF_TOKEN_PATH``, else ``token`` in ``HF_HOME``."""
+    named = environ.get("HF_TOKEN_PATH")
+    return expanded(named, environ) if named else hub_home(environ) / "token"
+
+
+def hub_home(environ: Mapping[str, str]) -> Path:
+    """The folder of ``huggingface_hub``: ``HF_HOME``, else ``huggingface`` among the caches."""
     caches = environ.get("XDG_CACHE_HOME") or "~/.cache"
-    home = environ.get("HF_HOME") or f"{caches}/huggingface"
-    return _expanded(environ.get("HF_TOKEN_PATH") or f"{home}/token", environ)
+    return expanded(environ.get("HF_HOME") or f"{caches}/huggingface", environ)
 
 
-def _expanded(path: str, environ: Mapping[str, str]) -> Path:
+def expanded(path: str, environ: Mapping[str, str]) -> Path:
+    """``path`` with the home folder in the place of ``~``."""
     if path.startswith("~/") and environ.get("HOME"):
         return Path(environ["HOME"], path[2:])
     try:

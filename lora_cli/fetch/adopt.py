@@ -1,0 +1,48 @@
+"""What another tool has downloaded to this machine already: copied or shared, hashed, and only then believed."""
+
+import logging
+import os
+
+from lora_cli.core.snapshot import Revision
+from lora_cli.fetch.transfer import Transfer
+from lora_cli.sources import HoldingSource, Source
+from lora_cli.store.disk import on_disk, reflink, write_all
+
+CHUNK = 1 << 20
+
+log = logging.getLogger(__name__)
+
+
+def adopt(source: Source, revision: Revision, transfer: Transfer) -> None:
+    """Lets an empty partial file begin as what this machine has of it; it is hashed as an earlier writer's is.
+
+    Only a file with a digest and a size to be held to is taken. Where there is none, nothing happens.
+
+    Raises:
+        MachineError: it cannot be written.
+    """
+    file, target = transfer.file, transfer.partial
+    promised = file.sha256 or file.git_sha1
+    if not isinstance(source, HoldingSource) or not promised or not file.size or os.fstat(target.descriptor).st_size:
+        return
+    with source.held(revision, file) as descriptor:
+        if descriptor is None:
+            return
+        log.info("%s: taken from the cache of the Hub's own client", transfer.label)
+        if not reflink(descriptor, target.descriptor):
+            _copy(descriptor, transfer)
+
+
+def _copy(descriptor: int, transfer: Transfer) -> None:
+    """As far as it can be read: the rest is fetched."""
+    size, target, at = transfer.file.size or 0, transfer.partial, 0
+    while at < size:
+        try:
+            chunk = os.pread(descriptor, min(CHUNK, size - at), at)
+        except OSError:
+            return
+        if not chunk:
+            return
+        with on_disk("writing", target.path):
+            write_all(target.descriptor, chunk, at)
+        at += len(chunk)
