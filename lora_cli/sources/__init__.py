@@ -54,5 +54,5 @@ class HoldingSource(Source, Protocol):
     """A source of which another tool may hold files on this machine, under their digests."""
 
     def held(self, revision: Revision, file: RemoteFile) -> AbstractContextManager[int | None]:
-        """A descriptor of a plain file that is said to be ``file``, to be hashed before it is believed; None for none."""
+        """A descriptor of a plain file that is called ``file``, to be hashed before it is believed; None for none."""
         ...

@@ -89,7 +89,7 @@ def test_only_the_listing_is_asked_for_and_the_other_cache_stays_as_it_is(desk: 
     assert (fetched.snapshot.directory / WEIGHTS).read_bytes() == BYTES
     assert sorted(fetched.snapshot.files) == ["README.md", CONFIG, WEIGHTS]
     assert looks(desk.theirs) == before
-    assert os.stat(fetched.snapshot.directory / WEIGHTS).st_ino != desk.blob(WEIGHTS).stat().st_ino
+    assert (fetched.snapshot.directory / WEIGHTS).stat().st_ino != desk.blob(WEIGHTS).stat().st_ino
 
 
 def test_what_is_not_there_is_downloaded_beside_what_is(desk: Desk) -> None:
@@ -124,7 +124,7 @@ def test_what_could_not_be_read_is_downloaded(desk: Desk, monkeypatch: pytest.Mo
     read = os.pread
 
     def broken(descriptor: int, size: int, at: int) -> bytes:
-        if at >= 1 << 20 and os.readlink(f"/proc/self/fd/{descriptor}").startswith(str(desk.theirs)):
+        if at >= 1 << 20 and Path(f"/proc/self/fd/{descriptor}").readlink().is_relative_to(desk.theirs):
             raise OSError(5, "Input/output error")
         return read(descriptor, size, at)
 
@@ -147,7 +147,7 @@ def test_what_is_no_plain_file_of_that_size_is_never_opened_for_long(desk: Desk,
     elif what in ("short", "long"):
         blob.write_bytes(BYTES[:-1] if what == "short" else BYTES + b"x")
     else:
-        blob.symlink_to({"secret": tmp_path / "secret", "dangling": "nowhere", "loop": blob.name}[what])
+        blob.symlink_to({"secret": str(tmp_path / "secret"), "dangling": "nowhere", "loop": blob.name}[what])
     found = desk.bring().snapshot
     assert (found.directory / WEIGHTS).read_bytes() == BYTES
     assert desk.hub.count("GET cdn") > 0
