@@ -15,7 +15,9 @@ from tests.making import base_config
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_an_adapter_that_peft_wrote_is_no_error(case: Case, tmp_path: Path) -> None:
-    written = write_with_peft(tmp_path / "a", case.family, {"r": 4, "lora_alpha": 12, **case.options}, case.base)
+    written = write_with_peft(
+        tmp_path / "a", case.family, {"r": 4, "lora_alpha": 12, **case.options}, case.base, case.way
+    )
     settings = Settings(cache_dir=tmp_path / "cache")
     ours = base_from_config(base_config(case.family, **case.base), case.family)
 
