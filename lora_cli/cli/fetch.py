@@ -5,41 +5,49 @@ and here it is said.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
 from lora_cli.cli import options
+from lora_cli.cli.drift import report_drift
 from lora_cli.cli.handing import Handing, folders
+from lora_cli.cli.locking import Flags, LockFile, check_writable, open_lock, pinned, write_lock
 from lora_cli.cli.output import Format, colour, width, write
 from lora_cli.cli.progress import shown_progress
-from lora_cli.cli.wanted import order
+from lora_cli.cli.wanted import Order, in_shard, order
+from lora_cli.errors import UsageError
 from lora_cli.fetch import Selection
 from lora_cli.fetch.many import Outcome, bring_all
 from lora_cli.settings import Settings, with_flags
 from lora_cli.store import Store
 from lora_cli.store.tag import check_folder
 
+if TYPE_CHECKING:
+    from lora_cli.core.lock import Changes
+
+Done = tuple[Outcome, Path | None]
+
 
 def command(
     ctx: typer.Context,
     refs: options.Refs = None,
     manifest: options.Manifest = None,
-    revision: Annotated[str | None, typer.Option(help="A branch, tag or commit, for each REF.")] = None,
-    subfolder: Annotated[str, typer.Option(help="The adapter's folder in each REF.")] = "",
-    to: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIRECTORY",
-            help="Hand it out here, several by name; do not edit the weights, they are the cache's.",
-        ),
-    ] = None,
-    link: Annotated[bool, typer.Option("--link", help="Hard-link a folder's weights into the cache.")] = False,
-    include: Annotated[list[str] | None, typer.Option(help="Also files that match this glob.")] = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="Not the files that match this glob.")] = None,
-    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Take .bin where no safetensors are.")] = False,
+    revision: options.Revision = None,
+    subfolder: options.Subfolder = "",
+    lock: options.LockPath = None,
+    locked: options.Locked = False,
+    check: options.Check = False,
+    upgrade: options.Upgrade = False,
+    to: options.To = None,
+    link: options.Link = False,
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    allow_pickle: options.AllowPickle = False,
     max_bytes: options.MaxBytes = None,
+    shard: options.ShardOf = None,
     offline: options.Offline = False,
     jobs: options.Jobs = None,
     timeout: options.Timeout = None,
@@ -47,14 +55,33 @@ def command(
     output_format: options.OutputFormat = Format.HUMAN,
 ) -> None:
     """Resolve adapters, pin their version and download them into the cache."""
-    flags = {"max_bytes": max_bytes, "offline": offline or None, "jobs": jobs, "timeout": timeout, "retries": retries}
-    settings = with_flags(ctx.obj, flags)
-    asked = order(refs or [], manifest, revision=revision, subfolder=subfolder)
-    targets = None if to is None else folders(to, asked.adapters)
-    handing = Handing(Store(settings.cache_dir), targets, views=asked.manifest is not None)
-    check_folder(handing.store)
+    given = {"max_bytes": max_bytes, "offline": offline or None, "jobs": jobs, "timeout": timeout, "retries": retries}
+    settings = with_flags(ctx.obj, given)
+    names, refs = (tuple(refs or ()), []) if upgrade and manifest is not None else ((), refs or [])
+    flags = Flags(lock, locked=locked, check=check, upgrade=upgrade, names=names)
+    asked = order(refs, manifest, revision=revision, subfolder=subfolder)
     selection = Selection(tuple(include or ()), tuple(exclude or ()), allow_pickle)
-    done: list[tuple[Outcome, Path | None]] = []
+    if locked and selection.chosen:
+        raise UsageError("--locked takes the files of the lock", hint="leave --include and --exclude out")
+    file = open_lock(manifest, flags)
+    asked = in_shard(pinned(asked, file, flags), shard)
+    if check and file is not None:
+        raise typer.Exit(report_drift(asked, file, settings, selection, output_format))
+    check_writable(asked, file, flags)
+    handing = Handing(Store(settings.cache_dir), None if to is None else folders(to, asked), views=asked.named)
+    check_folder(handing.store)
+    done = _bring(asked, handing, settings, selection, link, output_format)
+    changes = None
+    if file is not None and not locked:
+        changes = write_lock(asked, file, flags, [outcome for outcome, _ in done], handing.store, settings)
+    _end(done, file, changes, settings, output_format)
+
+
+def _bring(
+    asked: Order, handing: Handing, settings: Settings, selection: Selection, link: bool, output_format: Format
+) -> list[Done]:
+    """Brings all and hands each out; says of each how it went, as soon as that is known."""
+    done: list[Done] = []
     with shown_progress(settings) as progress:
         outcomes = bring_all(
             asked.adapters,
@@ -69,10 +96,21 @@ def command(
             done.append((outcome, directory))
             with progress.paused():
                 _say(outcome, directory, settings, output_format)
+    return done
+
+
+def _end(
+    done: Sequence[Done], file: LockFile | None, changes: "Changes | None", settings: Settings, output_format: Format
+) -> NoReturn:
+    """Says what became of the lock, writes the document of machines, and ends with the largest code."""
+    if file is not None and changes and not settings.quiet:
+        from lora_cli.render.human.fetched import render_changes
+
+        typer.echo(render_changes(file.path, changes), err=True)
     if output_format is Format.JSON:
         from lora_cli.render.json_store import render_outcomes
 
-        write(render_outcomes(done))
+        write(render_outcomes(done, None if file is None else file.path, changes))
     raise typer.Exit(max((outcome.exit_code for outcome, _ in done), default=0))
 
 

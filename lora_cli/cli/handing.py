@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lora_cli.cli.wanted import Order
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import LoraCliError, MachineError, UsageError
-from lora_cli.fetch.many import Outcome, Wanted
+from lora_cli.fetch.many import Outcome
 from lora_cli.store import Store
 
 _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
@@ -49,8 +50,8 @@ class Handing:
         return replace(outcome, error=error), None
 
 
-def folders(to: str, wanted: Sequence[Wanted]) -> list[Path]:
-    """The folder of each adapter: ``to`` itself for one, folders in it by name for several.
+def folders(to: str, order: Order) -> list[Path]:
+    """The folder of each adapter: ``to`` itself for one that was asked for alone, else folders in it by name.
 
     Raises:
         UsageError: ``to`` is empty, or a name cannot be the folder of one adapter.
@@ -58,10 +59,10 @@ def folders(to: str, wanted: Sequence[Wanted]) -> list[Path]:
     if not to:
         raise UsageError("--to names no folder", hint="--to DIRECTORY")
     root = Path(os.path.abspath(Path(to).expanduser()))  # noqa: PTH100 - links stay links
-    if len(wanted) == 1:
+    if order.alone:
         return [root]
-    names = [item.name for item in wanted]
-    for name in (item.name for item in wanted if not isinstance(item.ref, UsageError)):
+    names = [item.name for item in order.adapters]
+    for name in (item.name for item in order.adapters if not isinstance(item.ref, UsageError)):
         if not _FOLDER.fullmatch(name) or names.count(name) > 1:
             raise UsageError(
                 f"{name!r} cannot be the folder of one adapter in {root}",

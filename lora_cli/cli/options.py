@@ -18,3 +18,24 @@ Offline = Annotated[bool, typer.Option("--offline", help="Only what is in the ca
 Jobs = Annotated[int | None, typer.Option(min=1, max=256, help="Ranges in flight.", show_default=False)]
 Timeout = Annotated[str | None, typer.Option(help="Longest silence of the network: 30s.")]
 Retries = Annotated[int | None, typer.Option(min=0, max=100, help="Tries without progress.")]
+
+# What fetch alone has.
+Revision = Annotated[str | None, typer.Option(help="A branch, tag or commit, for each REF.")]
+Subfolder = Annotated[str, typer.Option(help="The adapter's folder in each REF.")]
+To = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIRECTORY", help="Hand it out here, several by name; do not edit the weights, they are the cache's."
+    ),
+]
+Link = Annotated[bool, typer.Option("--link", help="Hard-link a folder's weights into the cache.")]
+Include = Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Also files that match this glob.")]
+Exclude = Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Not the files that match this glob.")]
+AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Take .bin where no safetensors are.")]
+LockPath = Annotated[
+    Path | None, typer.Option("--lock", metavar="FILE", help="The lock, when not beside the manifest.")
+]
+Locked = Annotated[bool, typer.Option("--locked", help="Exactly what is locked, or nothing; the lock stays as it is.")]
+Check = Annotated[bool, typer.Option("--check", help="Say what changed since it was locked; fetch and write nothing.")]
+Upgrade = Annotated[bool, typer.Option("--upgrade", help="Lock anew: all, or the adapters named instead of REFs.")]
+ShardOf = Annotated[str | None, typer.Option("--shard", metavar="I/N", help="Part I (from 0) of N, by name.")]

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,10 +18,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """The adapters in the order asked for, and the manifest that they are from, if any."""
+    """The adapters in the order asked for, and the manifest that they are from, if any.
+
+    ``alone`` says that one was asked for and no more, as ``--to`` needs to know even where a shard has only one.
+    """
 
     adapters: tuple[Wanted, ...]
     manifest: "AdapterSet | None" = None
+    alone: bool = False
+
+    @property
+    def named(self) -> bool:
+        """Whether each adapter has a name that is its own."""
+        return self.manifest is not None
 
     @property
     def policy(self) -> "Policy | None":
@@ -39,9 +48,27 @@ def order(refs: Sequence[str], manifest: Path | None, *, revision: str | None = 
         raise UsageError("--revision and --subfolder are for REFs", hint="write them into the manifest's sources")
     adapter_set = manifest_of(manifest, refs, "fetch")
     if adapter_set is None:
-        return Order(tuple(_asked(text, revision, subfolder) for text in refs))
-    entries = (Wanted(entry.name, entry.source, entry.sha256) for entry in adapter_set.adapters)
-    return Order(tuple(entries), adapter_set)
+        return Order(tuple(_asked(text, revision, subfolder) for text in refs), alone=len(refs) == 1)
+    entries = tuple(Wanted(entry.name, entry.source, entry.sha256) for entry in adapter_set.adapters)
+    return Order(entries, adapter_set, alone=len(entries) == 1)
+
+
+def in_shard(order: Order, shard: str | None) -> Order:
+    """The part of ``order`` that ``--shard I/N`` asks for: by name in a manifest, else by reference.
+
+    Raises:
+        UsageError: it is no shard.
+    """
+    if shard is None:
+        return order
+    from lora_cli.core.shard import parse_shard
+
+    part = parse_shard(shard)
+    return replace(order, adapters=tuple(item for item in order.adapters if part.has(_key(order, item))))
+
+
+def _key(order: Order, item: Wanted) -> str:
+    return item.name if order.manifest is not None or isinstance(item.ref, UsageError) else str(item.ref)
 
 
 def _asked(text: str, revision: str | None, subfolder: str) -> Wanted:

@@ -1,13 +1,16 @@
 """``Lock``: what a manifest meant at one moment, file by file, in bytes that are the same on every machine."""
 
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lora_cli.core.document import Node, parse_document, wrong
 from lora_cli.core.fields import API_VERSION, LARGEST_INT, fields, head, integer, items, text
-from lora_cli.core.manifest import NAME, NAME_IN_WORDS, AdapterSet
+from lora_cli.core.manifest import NAME, NAME_IN_WORDS, AdapterEntry, AdapterSet
 from lora_cli.core.policy import SHA256
+from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Blob, snapshot_digest
+from lora_cli.errors import UsageError
 
 KIND = "AdapterSetLock"
 _SHA256_IN_WORDS = "a sha256: 64 hexadecimal digits in lower case"
@@ -82,17 +85,68 @@ def load_lock(document: str, where: str) -> Lock:
 def drift(adapter_set: AdapterSet, lock: Lock) -> Iterator[str]:
     """Where a manifest and its lock disagree, one sentence each: missing, left over, another source, another digest."""
     for entry in adapter_set.adapters:
-        locked = lock.adapter(entry.name)
-        if locked is None:
-            yield f"{entry.name} is not locked"
-        elif locked.source != entry.written:
-            yield f"{entry.name} is locked for {locked.source}, and the manifest has {entry.written}"
-        elif entry.sha256 is not None and locked.digest != entry.sha256:
-            yield f"{entry.name} is locked at {locked.digest}, and the manifest demands {entry.sha256}"
+        if said := mismatch(entry, lock.adapter(entry.name)):
+            yield said
     names = {entry.name for entry in adapter_set.adapters}
     for locked in lock.adapters:
         if locked.name not in names:
             yield f"{locked.name} is locked, and not in the manifest"
+
+
+def mismatch(entry: AdapterEntry, locked: LockedAdapter | None) -> str:
+    """Why what is locked does not speak of this entry of the manifest, in one sentence; empty when it does."""
+    if locked is None:
+        return f"{entry.name} is not locked"
+    if locked.source != entry.written:
+        return f"{entry.name} is locked for {locked.source}, and the manifest has {entry.written}"
+    if entry.sha256 is not None and locked.digest != entry.sha256:
+        return f"{entry.name} is locked at {locked.digest}, and the manifest demands {entry.sha256}"
+    return ""
+
+
+def ref_at(ref: AdapterRef, locked: LockedAdapter) -> AdapterRef:
+    """``ref`` at the locked revision, where its kind has revisions that can be asked for (the Hub).
+
+    Raises:
+        UsageError: the lock names no commit of a Hub repository.
+    """
+    if ref.scheme != "hf":
+        return ref
+    if not re.fullmatch(r"[0-9a-f]{40}", locked.revision):
+        raise UsageError(
+            f"{locked.name} is locked at {locked.revision!r}, which is no commit",
+            hint=f"the lock was edited: --upgrade {locked.name} writes it anew",
+        )
+    return replace(ref, revision=locked.revision)
+
+
+def relocked(adapter_set: AdapterSet, lock: Lock, new: Mapping[str, LockedAdapter]) -> Lock:
+    """``lock`` with what is ``new``, by name; what the manifest does not have any more is dropped."""
+    entries = (new.get(entry.name) or lock.adapter(entry.name) for entry in adapter_set.adapters)
+    return Lock(tuple(locked for locked in entries if locked is not None))
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """How one lock differs from an earlier one, by the adapters' names; false when it does not."""
+
+    added: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.changed or self.removed)
+
+
+def changes(before: Lock, after: Lock) -> Changes:
+    """What became of ``before``."""
+    old = {locked.name: locked for locked in before.adapters}
+    new = {locked.name: locked for locked in after.adapters}
+    return Changes(
+        added=tuple(sorted(new.keys() - old.keys())),
+        changed=tuple(sorted(name for name in new.keys() & old.keys() if new[name] != old[name])),
+        removed=tuple(sorted(old.keys() - new.keys())),
+    )
 
 
 def _adapter(node: Node) -> LockedAdapter:

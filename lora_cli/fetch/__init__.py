@@ -1,17 +1,20 @@
 """From a reference to a snapshot on this disk: plan, download, publish. Bytes are judged here, never their meaning."""
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
+from lora_cli.core.lock import LockedAdapter, ref_at
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Revision, Snapshot
-from lora_cli.errors import MachineError, Offline, Unreachable
+from lora_cli.errors import Corrupt, MachineError, Offline, Unreachable
 from lora_cli.fetch.demand import Demand, check_files, check_reference, check_size, check_snapshot
 from lora_cli.fetch.download import Job, download
 from lora_cli.fetch.lanes import Lanes
+from lora_cli.fetch.locked import at_lock, held, upgrade_hint
 from lora_cli.fetch.memory import Asked, known_blobs, recall, remember, remembered
 from lora_cli.fetch.near import settled
-from lora_cli.fetch.plan import Selection, plan
+from lora_cli.fetch.plan import Selection, plan, refuse_pickled
 from lora_cli.fetch.progress import Progress, Silent
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
@@ -71,43 +74,81 @@ def bring(
     ``progress`` and messages call the adapter. ``lanes`` are shared with other adapters; without them it has its own.
     With ``link`` the weights of a folder become hard links in the cache, where the file system lets them.
     ``demand`` is judged as early as it can be: before a request, before a byte, and before anybody is given the result.
+    What it has locked is taken at the locked revision, costs no request when it is here, and is those bytes or nothing.
 
     Raises:
         NotFound, AccessDenied, Unreachable, Offline: the origin does not give it.
         FormatError: there is no adapter, or a file of it can never be read.
-        Refused: pickled weights only, too many bytes, a path that leads out of it, or what the policy forbids.
+        Refused: pickled weights only, too many bytes, a path that leads out of it, what the policy forbids, or an
+            origin that has something else than is locked.
         Corrupt: other bytes came than were promised, or the snapshot has another digest than is demanded.
         MachineError: this machine does not let us.
     """
     check_folder(store)
     check_reference(demand, ref, settings)
-    fetched = _remembered(ref, store, settings, selection)
+    locked = demand.locked
+    if locked is not None:
+        ref = ref_at(ref, locked)
+    fetched = _remembered(ref, store, settings, selection, locked)
     if fetched is None:
-        revision = _resolved(ref, source, store, selection)
-        origin = settings.hub_endpoint if ref.scheme == "hf" and not settings.offline else ""
-        asked = Asked(revision, plan(revision, selection), selection, origin)
+        asked = _asked(ref, source, store, settings, selection, locked)
+        revision = asked.revision
         check_files(demand, ref, asked.files)
         limits = [limit for limit in (settings.max_bytes, demand.policy.max_bytes) if limit is not None]
         most = min(limits, default=None)
         job = Job(name or str(ref), revision, source, store, progress, settings.retries, most, link=link)
-        fetched = _fetched(job, asked, settings, lanes)
+        with _explained(locked):
+            fetched = _fetched(job, asked, settings, lanes)
     check_size(name or str(ref), fetched.snapshot.size, settings.max_bytes)
     check_snapshot(demand, ref, fetched.snapshot)
     return fetched
 
 
-def _remembered(ref: AdapterRef, store: Store, settings: Settings, selection: Selection) -> Fetched | None:
-    """What needs no request: a pinned reference that is here, and everything when the network is switched off."""
+def _remembered(
+    ref: AdapterRef, store: Store, settings: Settings, selection: Selection, locked: LockedAdapter | None
+) -> Fetched | None:
+    """What needs no request: what is locked or pinned and here, and everything when the network is switched off."""
     offline = settings.offline and ref.scheme != "file"
-    if not offline and not ref.pinned:
-        return None
-    found = remembered(store, str(ref), selection)
-    # What was adopted while the network was off is asked for once when it is on: its origin may list more files.
-    if found is not None and (offline or found[0].origin or ref.scheme != "hf"):
-        return Fetched(found[1], found[0].revision, cached=True)
+    if locked is not None and not selection.chosen:
+        refuse_pickled(locked.name, locked.files, selection)
+        if (snapshot := held(store, ref, locked, selection)) is not None:
+            return Fetched(snapshot, locked.revision, cached=True)
+    elif offline or ref.pinned:
+        found = remembered(store, str(ref), selection)
+        # What was adopted while the network was off is asked for once when it is on: its origin may list more files.
+        if found is not None and (offline or found[0].origin or ref.scheme != "hf"):
+            return Fetched(found[1], found[0].revision, cached=True)
     if offline and ref.scheme != "hf":
         raise Offline(f"{ref} is not in the cache, and the network is switched off", hint="fetch it online first")
     return None
+
+
+def _asked(
+    ref: AdapterRef,
+    source: Source,
+    store: Store,
+    settings: Settings,
+    selection: Selection,
+    locked: LockedAdapter | None,
+) -> Asked:
+    """The revision that ``ref`` means now, and what is wanted of it."""
+    revision = _resolved(ref, source, store, selection)
+    files = plan(revision, selection)
+    if locked is not None:
+        files, selection = at_lock(revision, locked, selection, files)
+    origin = settings.hub_endpoint if ref.scheme == "hf" and not settings.offline else ""
+    return Asked(revision, files, selection, origin)
+
+
+@contextmanager
+def _explained(locked: LockedAdapter | None) -> Iterator[None]:
+    """An origin that sends other bytes than are locked has most likely been written to since."""
+    try:
+        yield
+    except Corrupt as error:
+        if locked is None:
+            raise
+        raise Corrupt(error.message, hint=upgrade_hint(locked)) from error
 
 
 def _fetched(job: Job, asked: Asked, settings: Settings, lanes: Lanes | None) -> Fetched:
@@ -120,7 +161,8 @@ def _fetched(job: Job, asked: Asked, settings: Settings, lanes: Lanes | None) ->
                 snapshot, cached = _published(job, asked, lanes, settings.jobs), False
                 if job.link and asked.revision.ref.scheme == "file":
                     asked = replace(asked, revision=settled(job.source, asked.revision))
-                    asked = replace(asked, files=plan(asked.revision, asked.selection))
+                    files = tuple(asked.revision.file(file.path) or file for file in asked.files)
+                    asked = replace(asked, files=files)
                 remember(job.store, asked, snapshot)
     if cached:
         remember(job.store, asked, snapshot)

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.policy import Policy, Violation, violations
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Snapshot
@@ -13,10 +14,16 @@ from lora_cli.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """The policy, and the snapshot digest that a manifest demands (None: any)."""
+    """The policy, the snapshot digest that a manifest demands (None: any), and what its lock says (None: nothing)."""
 
     policy: Policy = field(default_factory=Policy)
     sha256: str | None = None
+    locked: LockedAdapter | None = None
+
+    @property
+    def known_sha256(self) -> str | None:
+        """The snapshot digest as it is known before a byte is fetched."""
+        return self.sha256 or (self.locked.digest if self.locked is not None else None)
 
 
 def check_reference(demand: Demand, ref: AdapterRef, settings: Settings) -> None:
@@ -26,7 +33,7 @@ def check_reference(demand: Demand, ref: AdapterRef, settings: Settings) -> None
         Refused: the policy says no.
     """
     host = urlsplit(settings.hub_endpoint).hostname if ref.scheme == "hf" else None
-    _refuse(ref, violations(demand.policy, ref, sha256=demand.sha256, host=host))
+    _refuse(ref, violations(demand.policy, ref, sha256=demand.known_sha256, host=host))
 
 
 def check_files(demand: Demand, ref: AdapterRef, files: Iterable[RemoteFile]) -> None:
@@ -35,7 +42,7 @@ def check_files(demand: Demand, ref: AdapterRef, files: Iterable[RemoteFile]) ->
     Raises:
         Refused: the policy says no.
     """
-    _refuse(ref, violations(demand.policy, ref, sha256=demand.sha256, files=files))
+    _refuse(ref, violations(demand.policy, ref, sha256=demand.known_sha256, files=files))
 
 
 def check_size(name: str, total: int, most: int | None) -> None:
@@ -61,7 +68,7 @@ def check_snapshot(demand: Demand, ref: AdapterRef, snapshot: Snapshot) -> None:
             hint="pin the revision that was meant, or write the new digest after you looked at what changed",
         )
     files = [RemoteFile(path, blob.size, blob.sha256) for path, blob in snapshot.files.items()]
-    found = violations(demand.policy, ref, sha256=demand.sha256, files=files, digest=snapshot.digest)
+    found = violations(demand.policy, ref, sha256=demand.known_sha256, files=files, digest=snapshot.digest)
     _refuse(ref, found)
 
 

@@ -4,7 +4,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
+from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.policy import Policy
 from lora_cli.core.reference import AdapterRef, Scheme
 from lora_cli.errors import LoraCliError, UsageError
@@ -20,11 +22,12 @@ from lora_cli.store import Store
 
 ADAPTERS_AT_ONCE = 32
 WAKE_S = 0.5
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One adapter to be fetched: what it is called, and the snapshot digest that it must have (None: any).
+    """One adapter to be fetched: what it is called, the snapshot digest that it must have (None: any), and its lock.
 
     ``ref`` is why there is none when what was asked for is no reference.
     """
@@ -32,6 +35,7 @@ class Wanted:
     name: str
     ref: AdapterRef | UsageError
     sha256: str | None = None
+    locked: LockedAdapter | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,7 @@ def bring_all(
 
     ``settings.jobs`` ranges are in flight over all of them. An error that is no ``LoraCliError`` is raised here.
     """
-    sources = _Sources(settings)
+    sources = Sources(settings)
     with Lanes(settings.jobs) as lanes:
 
         def one(item: Wanted) -> Outcome:
@@ -81,20 +85,17 @@ def bring_all(
                     progress=progress,
                     selection=selection,
                     lanes=lanes,
-                    demand=Demand(policy or Policy(), item.sha256),
+                    demand=Demand(policy or Policy(), item.sha256, item.locked),
                     link=link,
                 )
             except LoraCliError as error:
                 failure = error
             return Outcome(item, fetched, failure, (time.perf_counter() - began) * 1000)
 
-        if len(wanted) == 1:
-            yield one(wanted[0])
-        else:
-            yield from _in_threads(one, wanted, min(settings.jobs, ADAPTERS_AT_ONCE, len(wanted)))
+        yield from side_by_side(one, wanted, settings.jobs)
 
 
-class _Sources:
+class Sources:
     """One source a scheme, for all threads: it keeps its connections."""
 
     def __init__(self, settings: Settings) -> None:
@@ -103,15 +104,25 @@ class _Sources:
         self._lock = threading.Lock()
 
     def open(self, scheme: Scheme) -> Source:
+        """The source of that scheme; raises as ``open_source``."""
         with self._lock:
             if scheme not in self._opened:
                 self._opened[scheme] = open_source(scheme, self._settings)
             return self._opened[scheme]
 
 
-def _in_threads(one: Callable[[Wanted], Outcome], wanted: Sequence[Wanted], threads: int) -> Iterator[Outcome]:
+def side_by_side(one: Callable[[Wanted], T], wanted: Sequence[Wanted], jobs: int) -> Iterator[T]:
+    """What ``one`` gives for each, in their order, as soon as it is known; up to ``jobs`` are under way at once.
+
+    What ``one`` raises is raised here.
+    """
+    threads = min(jobs, ADAPTERS_AT_ONCE, len(wanted))
+    yield from map(one, wanted) if threads < 2 else _in_threads(one, wanted, threads)
+
+
+def _in_threads(one: Callable[[Wanted], T], wanted: Sequence[Wanted], threads: int) -> Iterator[T]:
     """Daemon threads, because an interrupt must not wait for a network that is silent or a lease that is held."""
-    done: dict[int, Outcome | BaseException] = {}
+    done: dict[int, T | BaseException] = {}
     changed = threading.Condition()
     left = iter(range(len(wanted)))
 
@@ -121,7 +132,7 @@ def _in_threads(one: Callable[[Wanted], Outcome], wanted: Sequence[Wanted], thre
                 index = next(left, None)
             if index is None:
                 return
-            outcome: Outcome | BaseException
+            outcome: T | BaseException
             try:
                 outcome = one(wanted[index])
             except BaseException as error:  # noqa: BLE001 - it is raised again in the thread that asked

@@ -61,7 +61,9 @@ def remember(store: Store, asked: Asked, snapshot: Snapshot) -> None:
     Raises:
         MachineError: the disk is full, or the like.
     """
-    identities = {file.path: identity(asked.revision, file) for file in asked.files}
+    # What the origin itself says: a lock may have told more of a file.
+    files = (asked.revision.file(file.path) or file for file in asked.files)
+    identities = {file.path: identity(asked.revision, file) for file in files}
     for name in asked.names:
         before = read_record(store, name, str(asked.selection))
         record = Record(
@@ -76,6 +78,20 @@ def remember(store: Store, asked: Asked, snapshot: Snapshot) -> None:
             access=asked.revision.access or (before.access if before is not None else ""),
         )
         write_record(store, record)
+
+
+def mention(store: Store, ref: str, revision: str, snapshot: Snapshot, selections: Sequence[str]) -> None:
+    """Notes that ``ref`` is used as this snapshot, under the first of its ``selections`` that says so, else the last.
+
+    Raises:
+        MachineError: the disk is full, or the like.
+    """
+    for selection in selections:
+        record = read_record(store, ref, selection)
+        if record is not None and record.snapshot == snapshot.digest:
+            mark_used(store, record)
+            return
+    write_record(store, Record(ref, selections[-1], revision, snapshot.digest, snapshot.files))
 
 
 def remembered(store: Store, ref: str, selection: Selection) -> tuple[Record, Snapshot] | None:

@@ -35,15 +35,24 @@ class Selection:
     """Which files are wanted: those that an adapter needs, more by ``include``, less by ``exclude``.
 
     Both are globs over the path, in which ``*`` stands for slashes too. Pickled weights are wanted only with
-    ``allow_pickle``, and only where there are no safetensors.
+    ``allow_pickle``, and only where there are no safetensors. ``locked`` is the digest of a lock's files where those
+    are others than these would be.
     """
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     allow_pickle: bool = False
+    locked: str = ""
+
+    @property
+    def chosen(self) -> bool:
+        """Whether somebody asked for other files than an adapter needs."""
+        return bool(self.include or self.exclude)
 
     def __str__(self) -> str:
         """Empty for the usual files; else what tells one selection from another."""
+        if self.locked:
+            return f"locked {self.locked}"
         parts = [f"+{glob}" for glob in sorted(self.include)] + [f"-{glob}" for glob in sorted(self.exclude)]
         return " ".join([*parts, *(["pickle"] if self.allow_pickle else [])])
 
@@ -60,11 +69,7 @@ def plan(revision: Revision, selection: Selection) -> tuple[RemoteFile, ...]:
     paths = [file.path for file in revision.files]
     weights = [path for path in paths if _WEIGHTS.fullmatch(path)]
     pickled = [path for path in paths if _PICKLED.fullmatch(path)]
-    if not weights and pickled and not selection.allow_pickle:
-        raise Refused(
-            f"{revision.ref} has only pickled weights ({pickled[0]})",
-            hint="ask its author for safetensors; --allow-pickle fetches them all the same",
-        )
+    refuse_pickled(str(revision.ref), paths, selection)
     if not weights and not pickled and CONFIG not in paths:
         raise FormatError(
             f"neither {CONFIG} nor adapter_model.safetensors is here", where=str(revision.ref), hint=_elsewhere(paths)
@@ -77,11 +82,36 @@ def plan(revision: Revision, selection: Selection) -> tuple[RemoteFile, ...]:
     )
     _check_left({CONFIG} & set(paths), files, selection, CONFIG)
     _check_left({path for path in needed & set(paths) if _is_heavy(path)}, files, selection, "weights")
+    check_sound(revision, files)
+    return files
+
+
+def refuse_pickled(where: str, paths: Iterable[str], selection: Selection) -> None:
+    """Whether these files have weights that may be fetched.
+
+    Raises:
+        Refused: they are pickled, all of them, and nobody allowed that.
+    """
+    paths = list(paths)
+    pickled = next((path for path in paths if _PICKLED.fullmatch(path)), None)
+    if pickled is not None and not selection.allow_pickle and not any(_WEIGHTS.fullmatch(path) for path in paths):
+        raise Refused(
+            f"{where} has only pickled weights ({pickled})",
+            hint="ask its author for safetensors; --allow-pickle fetches them all the same",
+        )
+
+
+def check_sound(revision: Revision, files: Iterable[RemoteFile]) -> None:
+    """Whether these files can be read, and lie together in one folder.
+
+    Raises:
+        FormatError: one can never be read.
+        Refused: a path would leave the snapshot.
+    """
     check_paths({file.path: file for file in files})
     for file in files:
         if file.defect:
             raise FormatError(file.defect, where=f"{revision.ref}: {file.path}", hint="put a plain file there")
-    return files
 
 
 def _check_enough(revision: Revision, paths: Sequence[str], weights: Sequence[str]) -> None:

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lora_cli.core.lock import Changes
 from lora_cli.errors import UsageError
+from lora_cli.fetch.drift import Drift
 from lora_cli.fetch.many import Outcome
 from lora_cli.render.json import document
 from lora_cli.store import Store
@@ -13,11 +15,45 @@ from lora_cli.store.sweep import Removed
 from lora_cli.store.verify import Verified
 
 
-def render_outcomes(outcomes: Sequence[tuple[Outcome, Path | None]]) -> str:
-    """The document of ``fetch``: each adapter's snapshot, where it can be used, or its error."""
+def render_outcomes(
+    outcomes: Sequence[tuple[Outcome, Path | None]], lock: Path | None = None, changes: Changes | None = None
+) -> str:
+    """The document of ``fetch``: each adapter's snapshot and where it can be used, or its error; and the lock."""
     adapters = [_outcome(outcome, directory) for outcome, directory in outcomes]
     code = max((outcome.exit_code for outcome, _ in outcomes), default=0)
-    return document("fetch", {"adapters": adapters, "exit_code": code})
+    return document("fetch", {"adapters": adapters, "lock": _lock(lock, changes), "exit_code": code})
+
+
+def _lock(path: Path | None, changes: Changes | None) -> dict[str, Any] | None:
+    """The lock that was used, and how it differs now; None where there is none."""
+    if path is None:
+        return None
+    told = changes or Changes()
+    return {
+        "file": str(path),
+        "added": list(told.added),
+        "changed": list(told.changed),
+        "removed": list(told.removed),
+    }
+
+
+def render_drifts(drifts: Sequence[Drift], left_over: Sequence[str], lock: Path) -> str:
+    """The document of ``fetch --check``: what changed of each adapter since it was locked, or its error."""
+    adapters = [
+        {
+            "name": drift.wanted.name,
+            "ref": None if isinstance(drift.wanted.ref, UsageError) else str(drift.wanted.ref),
+            "locked": None if drift.wanted.locked is None else drift.wanted.locked.revision,
+            "now": drift.now or None,
+            "drift": list(drift.changes),
+            "exit_code": drift.exit_code,
+            "error": None if drift.error is None else {"message": drift.error.message, "hint": drift.error.hint},
+        }
+        for drift in drifts
+    ]
+    code = max([drift.exit_code for drift in drifts] + [int(bool(left_over))])
+    body = {"lock": str(lock), "adapters": adapters, "left_over": list(left_over), "exit_code": code}
+    return document("fetch-check", body)
 
 
 def _outcome(outcome: Outcome, directory: Path | None) -> dict[str, Any]:

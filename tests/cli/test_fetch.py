@@ -112,7 +112,7 @@ def test_a_manifest_names_them_and_its_policy_holds(
 ) -> None:
     (tmp_path / "set.yaml").write_text(SET)
     assert main(["fetch", "-f", "set.yaml"]) == 0
-    assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines()] == ["a", "b"]
+    assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines()] == ["a", "b", "set.lock.yaml"]
     (tmp_path / "set.yaml").write_text(SET + "policy: {max_bytes: 10}\n")
     assert main(["fetch", "-f", "set.yaml"]) == 1
     assert "policy max_bytes" in capsys.readouterr().err

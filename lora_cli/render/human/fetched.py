@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from lora_cli.core.lock import Changes
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import LoraCliError, Refused, UsageError
+from lora_cli.fetch.drift import Drift
 from lora_cli.fetch.many import Outcome
 from lora_cli.render.text import counted, milliseconds, paint, safe, size, wrap
 
@@ -47,3 +49,18 @@ def _what(outcome: Outcome) -> str:
 def describe(snapshot: Snapshot) -> str:
     """How many files, and how large."""
     return f"{counted(len(snapshot.files), 'file')}, {size(snapshot.size)}"
+
+
+def render_changes(lock: Path, changes: Changes) -> str:
+    """What became of a lock, on one line."""
+    told = (("added", changes.added), ("changed", changes.changed), ("dropped", changes.removed))
+    return f"{safe(lock)}: " + ", ".join(f"{len(names)} {what}" for what, names in told if names)
+
+
+def render_drift(drift: Drift) -> str:
+    """One adapter of ``--check`` on one line: what changed since it was locked, or why that cannot be known."""
+    name = safe(drift.wanted.name)
+    if drift.error is not None:
+        hint = f"\nhint: {safe(drift.error.hint)}" if drift.error.hint else ""
+        return f"error: {name}: {safe(drift.error.message.removeprefix(f'{drift.wanted.ref}: '))}{hint}"
+    return f"{name}: {safe('; '.join(drift.changes)) or 'as locked'}"

@@ -1,0 +1,175 @@
+"""The lock of a manifest: read before a fetch, which it pins, and written after it."""
+
+import hashlib
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lora_cli.cli.wanted import Order
+from lora_cli.core.lock import Changes, Lock, LockedAdapter, changes, drift, dump_lock, mismatch, ref_at, relocked
+from lora_cli.core.manifest import AdapterSet
+from lora_cli.core.nearest import did_you_mean
+from lora_cli.core.reference import AdapterRef
+from lora_cli.errors import MachineError, NotFound, Refused, UsageError
+from lora_cli.fetch.many import Outcome, Wanted
+from lora_cli.read.manifest import STDIN, lock_path, read_lock
+from lora_cli.settings import Settings
+from lora_cli.store import Store
+from lora_cli.store.disk import on_disk, replace_file
+from lora_cli.store.leases import lease
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """What the command line says about the lock: where it is, that it holds as it is, and what may leave it."""
+
+    file: Path | None = None
+    locked: bool = False
+    check: bool = False
+    upgrade: bool = False
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LockFile:
+    """A lock and its file; ``lock`` is None where there is no such file yet."""
+
+    path: Path
+    lock: Lock | None
+
+
+def open_lock(manifest: Path | None, flags: Flags) -> LockFile | None:
+    """The lock of ``-f``: ``--lock``, else the one beside it; None for REFs, and for a manifest that has no folder.
+
+    Raises:
+        UsageError: an option of a lock without one, two that exclude each other, or a lock that is wrong.
+        Refused: ``--locked``, and there is none.
+    """
+    asked = [name for name in ("locked", "check", "upgrade") if getattr(flags, name)]
+    if len(asked) > 1:
+        raise UsageError(f"--{asked[0]} and --{asked[1]} exclude each other", hint="leave one of them out")
+    wanted = ["lock"] * (flags.file is not None) + asked
+    if manifest is None:
+        if wanted:
+            raise UsageError(f"--{wanted[0]} is for an adapter set", hint="name it with -f")
+        return None
+    place = flags.file or (lock_path(manifest) if str(manifest) != STDIN and manifest.is_file() else None)
+    if place is None:
+        if wanted:
+            raise UsageError(f"{manifest} has no folder for its lock", hint="name a file with --lock")
+        return None
+    lock = _read(place, flags)
+    if lock is None and flags.locked:
+        raise Refused(f"there is no lock {place}", hint=f"lora-cli fetch -f {manifest} writes it")
+    return LockFile(place, lock)
+
+
+def _read(path: Path, flags: Flags) -> Lock | None:
+    """What is locked, or None; what cannot be read as a lock is none where all of it is written anew."""
+    try:
+        return read_lock(path)
+    except NotFound:
+        return None
+    except UsageError:
+        if not flags.upgrade or flags.names:
+            raise
+        return None
+
+
+def pinned(order: Order, file: LockFile | None, flags: Flags) -> Order:
+    """``order`` with each adapter at what is locked.
+
+    With ``--locked`` that is every one. Otherwise it is those of which the lock still speaks and that are not to be
+    upgraded; a folder on this machine is no revision to stay at: it is locked as it is now.
+
+    Raises:
+        UsageError: a name that is not in the manifest, or a locked revision that is none.
+        Refused: ``--locked``, and lock and manifest disagree.
+    """
+    if file is None or order.manifest is None:
+        return order
+    lock = file.lock or Lock(())
+    _check_names(flags.names, order.manifest)
+    if flags.locked and (found := list(drift(order.manifest, lock))):
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        hint = f"lora-cli fetch -f {order.manifest.file} brings the lock up to date"
+        raise Refused(f"{file.path} does not fit {order.manifest.file}: {found[0]}{more}", hint=hint)
+    held = _held(order.manifest, lock, flags)
+    return replace(order, adapters=tuple(replace(item, locked=held.get(item.name)) for item in order.adapters))
+
+
+def _check_names(names: Collection[str], adapter_set: AdapterSet) -> None:
+    known = [entry.name for entry in adapter_set.adapters]
+    for name in names:
+        if name not in known:
+            raise UsageError(f"{adapter_set.file} has no adapter {name!r}", hint=did_you_mean(name, known))
+
+
+def _held(adapter_set: AdapterSet, lock: Lock, flags: Flags) -> Mapping[str, LockedAdapter]:
+    held = {}
+    for entry in adapter_set.adapters:
+        locked = lock.adapter(entry.name)
+        upgraded = flags.upgrade and (not flags.names or entry.name in flags.names)
+        follows = entry.source.scheme == "file" and not (flags.locked or flags.check)
+        if locked is not None and not mismatch(entry, locked) and not upgraded and not follows:
+            ref_at(entry.source, locked)
+            held[entry.name] = locked
+    return held
+
+
+def check_writable(order: Order, file: LockFile | None, flags: Flags) -> None:
+    """Says before anything is fetched that a lock cannot be written, where it is known that it must be.
+
+    Raises:
+        MachineError: its folder does not take a file.
+    """
+    new = any(item.locked is None and not _is_folder(item) for item in order.adapters)
+    if file is None or flags.locked or not (file.lock is None or new):
+        return
+    folder = Path(os.path.realpath(file.path)).parent
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        raise MachineError(
+            f"{file.path}: the lock cannot be written there",
+            hint="--lock FILE writes it elsewhere; --locked takes one that is there, and writes nothing",
+        )
+
+
+def _is_folder(item: Wanted) -> bool:
+    return isinstance(item.ref, AdapterRef) and item.ref.scheme == "file"
+
+
+def write_lock(
+    order: Order, file: LockFile, flags: Flags, outcomes: Iterable[Outcome], store: Store, settings: Settings
+) -> Changes:
+    """Brings the lock up to date with what was fetched; it is replaced whole, and only when that changes it.
+
+    What failed, and what another shard fetches, stays locked as it was; what another process locked meanwhile, too.
+
+    Raises:
+        MachineError: it cannot be written.
+        UsageError: another process wrote something else there meanwhile.
+    """
+    assert order.manifest is not None
+    new = dict(_new(order.manifest, outcomes))
+    path = Path(os.path.realpath(file.path))
+    with lease(store, hashlib.sha256(os.fsencode(path)).hexdigest(), settings.timeout_s):
+        now = _read(path, flags) or Lock(())
+        after = relocked(order.manifest, now, new)
+        if dump_lock(after) != dump_lock(now):
+            with on_disk("writing", file.path, "--lock"):
+                replace_file(path, dump_lock(after).encode("ascii"))
+    return changes(now, after)
+
+
+def _new(adapter_set: AdapterSet, outcomes: Iterable[Outcome]) -> Iterator[tuple[str, LockedAdapter]]:
+    """What was fetched and is not what was locked already."""
+    written = {entry.name: entry.written for entry in adapter_set.adapters}
+    for outcome in outcomes:
+        wanted, fetched = outcome.wanted, outcome.fetched
+        if fetched is not None and isinstance(wanted.ref, AdapterRef):
+            # A folder's revision is made of times, which another machine cannot check.
+            revision = "" if wanted.ref.scheme == "file" else fetched.revision
+            locked = LockedAdapter(wanted.name, written[wanted.name], revision, fetched.snapshot.files)
+            if locked != wanted.locked:
+                yield wanted.name, locked
