@@ -25,7 +25,8 @@ class BaseModel:
     """Module path, as transformers names it (``model.layers.0.self_attn.q_proj``), to dimensions.
 
     ``parameters`` are bare parameters that PEFT's ``target_parameters`` can name (fused experts), path to shape.
-    ``source`` says where the facts are from: ``"config.json (llama)"`` or ``"checkpoint header"``.
+    ``source`` says where the facts are from: ``"config.json (llama)"`` or ``"checkpoint header"``. ``dtype`` is what
+    its config says it is served in (``"bfloat16"``), empty where it says nothing.
     """
 
     name: str
@@ -37,3 +38,4 @@ class BaseModel:
     tied_embeddings: bool = False
     parameters: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     source: str = ""
+    dtype: str = ""

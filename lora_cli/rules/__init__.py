@@ -44,7 +44,10 @@ RULES: tuple[Rule, ...] = (
     base.saved_module_missing,
     engine.rank_above_max,
     values.nonfinite_values,
-    values.zero_b,
+    values.zero_update,
+    values.overflow,
+    values.huge_update,
+    values.negligible_update,
 )
 """Every rule, in the order in which they are run and listed."""
 

@@ -13,8 +13,22 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 
 
+class Size(Protocol):
+    """How large a tensor's values are."""
+
+    @property
+    def largest(self) -> float:
+        """The largest absolute value."""
+        ...
+
+    @property
+    def norm(self) -> float:
+        """The Frobenius norm: the root of the sum of squares."""
+        ...
+
+
 class Values(Protocol):
-    """What a scan of one tensor's values told: a NaN or infinity in it, or nothing but zeros."""
+    """What a scan of one tensor's values told: a NaN or infinity in it, nothing but zeros, and how large they are."""
 
     @property
     def nonfinite(self) -> bool:
@@ -24,6 +38,11 @@ class Values(Protocol):
     @property
     def zero(self) -> bool:
         """Whether every value is zero."""
+        ...
+
+    @property
+    def magnitude(self) -> Size | None:
+        """None where a value is not finite, and for dtypes whose values are not their elements alone."""
         ...
 
 

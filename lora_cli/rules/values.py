@@ -1,11 +1,31 @@
 """LC5xx: the values of the tensors."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
+from statistics import median
 
+from lora_cli.core.adapter import LoraPair
 from lora_cli.core.finding import Location, Problem, Severity
-from lora_cli.rules.case import Case
-from lora_cli.rules.rule import rule
+from lora_cli.core.targets import scales
+from lora_cli.errors import FormatError
+from lora_cli.rules.case import Case, Values
+from lora_cli.rules.rule import NotChecked, rule
 from lora_cli.rules.wording import clip, count, names
+
+LARGEST: Mapping[str, float] = {"float16": 65504.0, "bfloat16": 3.3895e38, "float32": 3.4028e38}
+"""The largest finite value of each dtype that a model is served in."""
+
+HUGE = 10.0
+"""Root mean square of an update from which it drowns the base, whose own weights have 0.01 to 0.05."""
+
+NEGLIGIBLE = 1e-9
+"""Root mean square of an update up to which float32 sums with a base's weights do not change."""
+
+OUTLIER = 1000.0
+"""So many times the median of all modules is no spread that training gives."""
+
+FEWEST = 8
+"""Modules from which a median means something."""
 
 
 @rule("LC501", "nonfinite-values", Severity.ERROR, needs=("weights", "values"))
@@ -27,9 +47,9 @@ def nonfinite_values(case: Case) -> Iterator[Problem]:
         )
 
 
-@rule("LC502", "zero-b", Severity.WARNING, needs=("weights", "values"))
-def zero_b(case: Case) -> Iterator[Problem]:
-    """B is zero in every module: the adapter changes nothing.
+@rule("LC502", "zero-update", Severity.ERROR, needs=("weights", "values"))
+def zero_update(case: Case) -> Iterator[Problem]:
+    """A or B is zero in every module: the adapter changes nothing.
 
     *Why is this bad?* LoRA starts with B at zero. An adapter that was saved before training, or whose training never
     reached it, loads and serves as the base model.
@@ -37,12 +57,145 @@ def zero_b(case: Case) -> Iterator[Problem]:
     *Fix*: save the adapter after training, and check that its parameters were in the optimiser.
     """
     assert case.stats is not None
-    factors = [pair.b.name for pair in case.adapter.pairs.values() if pair.b is not None]
-    scanned = [name for name in factors if name in case.stats]
-    if scanned and all(case.stats[name].zero for name in scanned):
+    stats = case.stats
+    scanned = [
+        [factor.name for factor in (pair.a, pair.b) if factor is not None and factor.nbytes and factor.name in stats]
+        for pair in case.adapter.pairs.values()
+    ]
+    zeros = [next((name for name in reversed(factors) if stats[name].zero), "") for factors in scanned if factors]
+    if zeros and all(zeros) and not _trained_beside(case):
+        factor = (
+            "B" if all(name.rpartition("lora_")[2].startswith(("B", "embedding_B")) for name in zeros) else "A or B"
+        )
         yield Problem(
-            f"B is zero in {'the only module' if len(scanned) == 1 else f'all {len(scanned)} modules'}: "
+            f"{factor} is zero in {'the only module' if len(zeros) == 1 else f'all {len(zeros)} modules'}: "
             "the adapter changes nothing",
-            Location(case.weights_file, clip(scanned[0])),
+            Location(case.weights_file, clip(zeros[0])),
             "it looks untrained: save it after training, and check that its parameters were in the optimiser",
         )
+
+
+def _trained_beside(case: Case) -> bool:
+    """Whether other tensors than factors may change the model: saved modules, trained tokens, biases."""
+    factors = {factor.name for pair in case.adapter.pairs.values() for factor in (pair.a, pair.b) if factor is not None}
+    return any(key.part != "unknown" and name not in factors for name, key in case.adapter.keys.items())
+
+
+@rule("LC503", "overflow", Severity.ERROR, needs=("config", "weights", "values"))
+def overflow(case: Case) -> Iterator[Problem | NotChecked]:
+    """A factor, or B times the scaling, is beyond what the dtype can hold that the base is served in.
+
+    *Why is this bad?* Engines cast A and B to the base's dtype, and multiply the scaling into B first. In float16
+    everything beyond 65504 becomes infinity, and the request's logits NaN.
+
+    *Fix*: serve it in bfloat16, or take an earlier checkpoint: values of this size are no sound training either.
+    """
+    beyond = list(_beyond(case, LARGEST["float16"]))
+    if not beyond:
+        return
+    dtype = case.base.dtype if case.base is not None else ""
+    if dtype not in LARGEST:
+        why = case.base_reason if case.base is None else "the base's config names no dtype that is known here"
+        yield NotChecked(f"{clip(beyond[0][0])} is beyond float16, and the dtype it is served in is not known: {why}")
+        return
+    too_large = list(_beyond(case, LARGEST[dtype]))
+    if too_large:
+        name, value = too_large[0]
+        yield Problem(
+            f"{count(len(too_large), 'tensor holds', 'tensors hold')} values up to {value:.3g} once scaled, and "
+            f"{dtype} ends at {LARGEST[dtype]:.5g}: {names([one for one, _ in too_large])}",
+            Location(case.weights_file, clip(name)),
+            "serve it in bfloat16, or take an earlier checkpoint",
+        )
+
+
+def _beyond(case: Case, most: float) -> Iterator[tuple[str, float]]:
+    """The factors with a value above ``most`` as an engine holds them, B times its scaling: (tensor, that value)."""
+    assert case.stats is not None
+    scalings = _scalings(case)
+    for pair in case.adapter.pairs.values():
+        for factor, scaling in ((pair.a, 1.0), (pair.b, abs(scalings.get(pair.module, 1.0)))):
+            size = _magnitude(case.stats, factor.name) if factor is not None else None
+            if factor is not None and size is not None and max(size, size * scaling) > most:
+                yield factor.name, max(size, size * scaling)
+
+
+def _magnitude(stats: Mapping[str, Values], name: str) -> float | None:
+    values = stats.get(name)
+    return values.magnitude.largest if values is not None and values.magnitude is not None else None
+
+
+def _scalings(case: Case) -> Mapping[str, float]:
+    """The ``s`` of ``s * B @ A`` by module; nothing where the config's fields are broken, which other rules say."""
+    config = case.adapter.config
+    if config is None:
+        return {}
+    try:
+        return {module: scale.scaling for module, scale in scales(config, case.adapter.pairs).items()}
+    except FormatError:
+        return {}
+
+
+@rule("LC504", "huge-update", Severity.WARNING, needs=("config", "weights", "values"))
+def huge_update(case: Case) -> Iterator[Problem]:
+    """The update ``s * B @ A`` of a module may be larger than any base's weights, or than all others' by far.
+
+    The bound ``|s| * norm(B) * norm(A)``, spread over the elements of the update, is held against 10 (a base's weights
+    have a root mean square of 0.01 to 0.05), and against the median of the other modules.
+
+    *Why is this bad?* The training diverged in that module, or the scaling is not the one it was trained with: the
+    adapter drowns the base and answers with noise.
+
+    *Fix*: look at ``lora_alpha``, ``use_rslora`` and the module's training; take an earlier checkpoint.
+    """
+    updates = dict(_updates(case))
+    usual = median(updates.values()) if len(updates) >= FEWEST else math.inf
+    huge = {module: size for module, size in updates.items() if size > HUGE or (usual and size > OUTLIER * usual)}
+    if huge:
+        first = max(huge, key=lambda module: huge[module])
+        beside = f", {huge[first] / usual:.3g} times the median" if usual and not math.isinf(usual) else ""
+        yield Problem(
+            f"the update of {count(len(huge), 'module')} may have a root mean square of {huge[first]:.3g}"
+            f"{beside}: {names(sorted(huge, key=lambda module: -huge[module]))}",
+            Location(case.weights_file, clip(first)),
+            "look at lora_alpha, use_rslora and how it was trained; take an earlier checkpoint",
+        )
+
+
+@rule("LC505", "negligible-update", Severity.WARNING, needs=("config", "weights", "values"))
+def negligible_update(case: Case) -> Iterator[Problem]:
+    """The update ``s * B @ A`` is too small in every module to change what the model answers.
+
+    *Why is this bad?* It loads and serves as the base model: it was hardly trained, or is scaled to nothing.
+
+    *Fix*: look at ``lora_alpha`` and at the learning rate; save the adapter after training.
+    """
+    updates = dict(_updates(case))
+    if updates and 0 < max(updates.values()) < NEGLIGIBLE and not _trained_beside(case):
+        first = max(updates, key=lambda module: updates[module])
+        yield Problem(
+            f"the largest update has a root mean square of at most {updates[first]:.3g}: nothing that float32 shows "
+            "beside a base's weights",
+            Location(case.weights_file, clip(first)),
+            "look at lora_alpha and the learning rate; save it after training",
+        )
+
+
+def _updates(case: Case) -> Iterator[tuple[str, float]]:
+    """The most that the root mean square of each module's update can be, where both factors were measured."""
+    assert case.stats is not None
+    scalings = _scalings(case)
+    for module, pair in case.adapter.pairs.items():
+        bound = _bound(pair, case.stats, scalings.get(module))
+        if bound is not None:
+            yield module, bound
+
+
+def _bound(pair: LoraPair, stats: Mapping[str, Values], scaling: float | None) -> float | None:
+    if pair.a is None or pair.b is None or scaling is None or len(pair.a.shape) != 2 or len(pair.b.shape) != 2:
+        return None
+    sizes = [stats[factor.name].magnitude for factor in (pair.a, pair.b) if factor.name in stats]
+    elements = pair.a.shape[1] * pair.b.shape[0]
+    if len(sizes) != 2 or sizes[0] is None or sizes[1] is None or not elements:
+        return None
+    return abs(scaling) * sizes[0].norm * sizes[1].norm / math.sqrt(elements)

@@ -28,7 +28,8 @@ from tests.making import (
 CASES = Path(__file__).parent / "cases"
 FIELDS = {
     "case", "adapter", "config", "remove", "tensors", "fill", "rename", "drop", "write", "delete", "rename_file",
-    "truncate", "link", "fifo", "base", "scope", "max_lora_rank", "values", "expect", "skipped", "applied",
+    "truncate", "link", "fifo", "base", "base_config", "scope", "max_lora_rank", "values", "expect", "skipped",
+    "applied",
 }  # fmt: skip
 
 
@@ -80,9 +81,17 @@ def judged(case: Mapping[str, Any], tmp_path: Path) -> Checked:
     made(case, directory)
     family = case.get("base", "llama")
     settings = Settings(cache_dir=tmp_path / "cache")
-    base = None if family == "none" else open_base(str(write_base_config(tmp_path / "base", family)), settings)
+    base = None if family == "none" else open_base(str(base_directory(case, tmp_path / "base")), settings)
     terms = Terms(base, values=case.get("values", True), max_lora_rank=case.get("max_lora_rank"))
     return check_in_place(str(directory), terms, settings)
+
+
+def base_directory(case: Mapping[str, Any], directory: Path) -> Path:
+    """The base of the case's family, with the fields that the case gives."""
+    written = write_base_config(directory, case.get("base", "llama"))
+    file = directory / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | case.get("base_config", {})))
+    return written
 
 
 def made(case: Mapping[str, Any], directory: Path) -> None:
@@ -127,8 +136,8 @@ def chosen_modules(spec: Any, layers: int) -> Mapping[str, tuple[int, int]]:
 def tensor(spec: Any) -> Raw:
     dtype, shape = (spec["dtype"], spec["shape"]) if isinstance(spec, dict) else (NAMES["float32"], spec)
     if dtype == NAMES["float32"]:
-        return raw(np.full(shape, 0.5))
-    return Raw(dtype, tuple(shape), bytes(int(np.prod(shape))))
+        return raw(np.full(shape, 0.02))
+    return Raw(dtype, tuple(shape), b"\1" * int(np.prod(shape)))
 
 
 def renamed(name: str, replacements: Mapping[str, str]) -> str:

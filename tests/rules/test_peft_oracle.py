@@ -25,6 +25,8 @@ def test_an_adapter_that_peft_wrote_is_no_error(case: Case, tmp_path: Path) -> N
         verdict = check_in_place(str(written.directory), Terms(base), settings).verdict
 
         assert verdict is not None
-        assert [found for found in verdict.findings if found.severity is Severity.ERROR] == []
+        errors = [found for found in verdict.findings if found.severity is Severity.ERROR]
+        # They are as PEFT makes them, before any training: most have B at zero, which is what LC502 says.
+        assert [found for found in errors if found.code != "LC502"] == []
         assert verdict.applied is not None
         assert verdict.applied.matched == verdict.applied.total == len(written.layers)

@@ -55,7 +55,18 @@ def build(family: Family, config: Mapping[str, Any], name: str, source: str) -> 
         tied_embeddings=any(_tied(family, config, section) for section in family.tied_in),
         parameters=tree.parameters,
         source=source,
+        dtype=dtype_of(config),
     )
+
+
+def dtype_of(config: Mapping[str, Any]) -> str:
+    """The dtype that the config, or the text section of a wrapper's, says that the weights have; empty if none does."""
+    text = config.get("text_config")
+    for fields in (config, text if isinstance(text, Mapping) else {}):
+        for key in ("dtype", "torch_dtype"):
+            if isinstance(said := fields.get(key), str):
+                return said.removeprefix("torch.")[:32]
+    return ""
 
 
 def _tied(family: Family, config: Mapping[str, Any], section: str) -> bool:

@@ -1,0 +1,67 @@
+"""How large the values of a tensor are: its largest element and its norm, piece by piece."""
+
+import math
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Magnitude(NamedTuple):
+    """``largest`` is the largest absolute value, ``norm`` the Frobenius norm (root of the sum of squares)."""
+
+    largest: float
+    norm: float
+
+    def with_(self, other: "Magnitude") -> "Magnitude":
+        """That of two pieces of one tensor together."""
+        return Magnitude(max(self.largest, other.largest), math.hypot(self.norm, other.norm))
+
+
+NOTHING = Magnitude(0.0, 0.0)
+MEASURED = frozenset({"F64", "F32", "F16", "BF16"})
+"""The dtypes whose elements are the values themselves; in narrower ones they mean something only with their scales."""
+
+
+def measure(dtype: str, piece: memoryview, *, numpy: bool) -> Magnitude:
+    """The magnitude of a piece of whole elements, all finite, of a dtype of ``MEASURED``."""
+    return _with_numpy(dtype, piece) if numpy else _with_floats(_floats(dtype, piece))
+
+
+def _with_floats(floats: "memoryview[float] | tuple[float, ...]") -> Magnitude:
+    return Magnitude(max(map(abs, floats)), math.hypot(*floats)) if len(floats) else NOTHING
+
+
+def _floats(dtype: str, piece: memoryview) -> "memoryview[float] | tuple[float, ...]":
+    if dtype == "F16":
+        return struct.unpack(f"<{len(piece) // 2}e", piece)
+    if dtype == "BF16":
+        # A bfloat16 is the upper half of the float32 of the same value.
+        wide = bytearray(2 * len(piece))
+        wide[2::4], wide[3::4] = piece[0::2], piece[1::2]
+        return memoryview(wide).cast("f")
+    return piece.cast("d" if dtype == "F64" else "f")
+
+
+def _with_numpy(dtype: str, piece: memoryview) -> Magnitude:
+    values = _array(dtype, piece)
+    if not values.size:
+        return NOTHING
+    largest = float(max(values.max(), -values.min()))
+    # Scaled so that neither large nor small squares leave the range of the type.
+    scaled = values / values.dtype.type(largest) if not 1e-10 < largest < 1e10 and largest else values
+    norm = math.sqrt(float(scaled @ scaled))
+    return Magnitude(largest, norm * largest if scaled is not values else norm)
+
+
+def _array(dtype: str, piece: memoryview) -> "NDArray[np.floating]":
+    import numpy as np
+
+    if dtype == "BF16":
+        wide: NDArray[np.floating] = (np.frombuffer(piece, "<u2").astype("<u4") << 16).view("<f4")
+        return wide
+    if dtype == "F16":
+        return np.frombuffer(piece, "<f2").astype("<f4")
+    return np.frombuffer(piece, "<f8" if dtype == "F64" else "<f4")
