@@ -6,29 +6,27 @@ and here it is said.
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
 from lora_cli.cli import options
 from lora_cli.cli.drift import report_drift
-from lora_cli.cli.handing import Handing, folders
+from lora_cli.cli.handing import Handing, Places, handing
 from lora_cli.cli.locking import Flags, LockFile, check_writable, open_lock, pinned, write_lock
 from lora_cli.cli.output import Format, colour, width, write
 from lora_cli.cli.progress import shown_progress
 from lora_cli.cli.wanted import Order, in_shard, order
 from lora_cli.errors import UsageError
 from lora_cli.fetch import Selection
-from lora_cli.fetch.many import Outcome, bring_all
+from lora_cli.fetch.many import bring_all
+from lora_cli.fetch.publish import Handed
 from lora_cli.settings import Settings, with_flags
 from lora_cli.store import Store
 from lora_cli.store.tag import check_folder
 
 if TYPE_CHECKING:
     from lora_cli.core.lock import Changes
-
-Done = tuple[Outcome, Path | None]
 
 
 def command(
@@ -42,6 +40,9 @@ def command(
     check: options.Check = False,
     upgrade: options.Upgrade = False,
     to: options.To = None,
+    publish: options.Publish = None,
+    base: options.ServedBase = "",
+    fix_base: options.FixBase = "",
     link: options.Link = False,
     include: options.Include = None,
     exclude: options.Exclude = None,
@@ -68,39 +69,40 @@ def command(
     if check and file is not None:
         raise typer.Exit(report_drift(asked, file, settings, selection, output_format))
     check_writable(asked, file, flags)
-    handing = Handing(Store(settings.cache_dir), None if to is None else folders(to, asked), views=asked.named)
-    check_folder(handing.store)
-    done = _bring(asked, handing, settings, selection, link, output_format)
+    store = Store(settings.cache_dir)
+    place = handing(asked, store, Places(to, publish, base, fix_base))
+    check_folder(store)
+    done = _bring(asked, place, settings, selection, link, output_format)
     changes = None
     if file is not None and not locked:
-        changes = write_lock(asked, file, flags, [outcome for outcome, _ in done], handing.store, settings)
+        changes = write_lock(asked, file, flags, [handed.outcome for handed in done], store, settings)
     _end(done, file, changes, settings, output_format)
 
 
 def _bring(
-    asked: Order, handing: Handing, settings: Settings, selection: Selection, link: bool, output_format: Format
-) -> list[Done]:
+    asked: Order, place: Handing, settings: Settings, selection: Selection, link: bool, output_format: Format
+) -> list[Handed]:
     """Brings all and hands each out; says of each how it went, as soon as that is known."""
-    done: list[Done] = []
+    done: list[Handed] = []
     with shown_progress(settings) as progress:
         outcomes = bring_all(
             asked.adapters,
-            handing.store,
+            place.store,
             settings,
             progress=progress,
             selection=selection,
             policy=asked.policy,
             link=link,
         )
-        for outcome, directory in handing.hand_out_each(outcomes):
-            done.append((outcome, directory))
+        for handed in place.hand_out_each(outcomes):
+            done.append(handed)
             with progress.paused():
-                _say(outcome, directory, settings, output_format)
+                _say(handed, settings, output_format)
     return done
 
 
 def _end(
-    done: Sequence[Done], file: LockFile | None, changes: "Changes | None", settings: Settings, output_format: Format
+    done: Sequence[Handed], file: LockFile | None, changes: "Changes | None", settings: Settings, output_format: Format
 ) -> NoReturn:
     """Says what became of the lock, writes the document of machines, and ends with the largest code."""
     if file is not None and changes and not settings.quiet:
@@ -111,17 +113,17 @@ def _end(
         from lora_cli.render.json_store import render_outcomes
 
         write(render_outcomes(done, None if file is None else file.path, changes))
-    raise typer.Exit(max((outcome.exit_code for outcome, _ in done), default=0))
+    raise typer.Exit(max((handed.outcome.exit_code for handed in done), default=0))
 
 
-def _say(outcome: Outcome, directory: Path | None, settings: Settings, output_format: Format) -> None:
+def _say(handed: Handed, settings: Settings, output_format: Format) -> None:
     """A directory on standard output; beside it a block on a terminal, and a line on standard error elsewhere."""
     from lora_cli.render.human.fetched import render_line, render_outcome
 
     if output_format is Format.HUMAN and sys.stdout.isatty():
-        write(render_outcome(outcome, directory, width(), colour=colour()))
+        write(render_outcome(handed, width(), colour=colour()))
         return
-    if outcome.error is not None or not settings.quiet:
-        typer.echo(render_line(outcome), err=True)
-    if output_format is Format.HUMAN and directory is not None:
-        write(f"{directory}\n")
+    if handed.outcome.error is not None or not settings.quiet:
+        typer.echo(render_line(handed), err=True)
+    if output_format is Format.HUMAN and handed.directory is not None:
+        write(f"{handed.directory}\n")

@@ -1,4 +1,4 @@
-"""Where ``fetch`` puts what it fetched: the cache, the views of a manifest's adapters, and ``--to``."""
+"""Where ``fetch`` puts what it fetched: the cache, the views of a manifest's adapters, ``--to`` and ``--publish``."""
 
 import os
 import re
@@ -10,6 +10,7 @@ from lora_cli.cli.wanted import Order
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import LoraCliError, MachineError, UsageError
 from lora_cli.fetch.many import Outcome
+from lora_cli.fetch.publish import Handed, Served, publish_adapter
 from lora_cli.store import Store
 
 _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
@@ -19,22 +20,24 @@ _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 class Handing:
     """Where adapters can be used: in the store, or in the folder of ``targets`` for the adapter of that number.
 
-    With ``views`` the store also keeps each one under its name.
+    With ``views`` the store also keeps each one under its name. With ``served`` the targets are published for an
+    engine's resolver.
     """
 
     store: Store
     targets: Sequence[Path] | None
     views: bool = False
+    served: Served | None = None
 
-    def hand_out_each(self, outcomes: Iterator[Outcome]) -> Iterator[tuple[Outcome, Path | None]]:
+    def hand_out_each(self, outcomes: Iterator[Outcome]) -> Iterator[Handed]:
         """Each outcome with its directory; one that cannot be handed out has failed."""
         for number, outcome in enumerate(outcomes):
             if outcome.fetched is None:
-                yield outcome, None
+                yield Handed(outcome)
             else:
                 yield self._handed(outcome, outcome.fetched.snapshot, self.targets[number] if self.targets else None)
 
-    def _handed(self, outcome: Outcome, snapshot: Snapshot, target: Path | None) -> tuple[Outcome, Path | None]:
+    def _handed(self, outcome: Outcome, snapshot: Snapshot, target: Path | None) -> Handed:
         from lora_cli.store.blobs import LostBlob
         from lora_cli.store.handout import hand_out
         from lora_cli.store.views import keep_view
@@ -42,25 +45,65 @@ class Handing:
         try:
             if self.views:
                 keep_view(self.store, outcome.wanted.name, snapshot)
-            return outcome, hand_out(self.store, snapshot, target) if target else snapshot.directory.absolute()
+            if target is None:
+                return Handed(outcome, snapshot.directory.absolute())
+            if self.served is None:
+                return Handed(outcome, hand_out(self.store, snapshot, target))
+            return Handed(outcome, target, publish_adapter(self.store, snapshot, target, self.served))
         except LostBlob:
             error: LoraCliError = MachineError(f"{self.store.root} is being cleaned meanwhile", hint="try again")
         except LoraCliError as refused:
             error = refused
-        return replace(outcome, error=error), None
+        return Handed(replace(outcome, error=error))
 
 
-def folders(to: str, order: Order) -> list[Path]:
-    """The folder of each adapter: ``to`` itself for one that was asked for alone, else folders in it by name.
+@dataclass(frozen=True, slots=True)
+class Places:
+    """What the command line says about where to: ``--to``, ``--publish``, ``--base`` and ``--fix-base``."""
+
+    to: str | None = None
+    publish: str | None = None
+    base: str = ""
+    fix_base: str = ""
+
+
+def handing(order: Order, store: Store, places: Places) -> Handing:
+    """Where the adapters of ``order`` go.
 
     Raises:
-        UsageError: ``to`` is empty, or a name cannot be the folder of one adapter.
+        UsageError: two places at once, none, or a name that cannot be the folder of one adapter.
     """
-    if not to:
-        raise UsageError("--to names no folder", hint="--to DIRECTORY")
-    root = Path(os.path.abspath(Path(to).expanduser()))  # noqa: PTH100 - links stay links
-    if order.alone:
-        return [root]
+    if places.to is not None and places.publish is not None:
+        raise UsageError("--to and --publish exclude each other", hint="fetch twice: the second one costs nothing")
+    if places.fix_base and places.publish is None:
+        raise UsageError("--fix-base is for what is published", hint="--publish DIRECTORY")
+    if places.publish is not None:
+        published = folders("--publish", places.publish, order, by_name=True)
+        return Handing(store, published, order.named, _served(order, places))
+    targets = None if places.to is None else folders("--to", places.to, order, by_name=not order.alone)
+    return Handing(store, targets, order.named)
+
+
+def _served(order: Order, places: Places) -> Served:
+    """The base's name as an engine serves it: a flag, else the manifest's repository. A folder may have any name."""
+    if places.fix_base:
+        return Served(places.fix_base, fix=True)
+    base = order.manifest.base if order.manifest is not None else None
+    named = base.location if base is not None and base.scheme == "hf" and not base.subfolder else None
+    return Served(places.base or named)
+
+
+def folders(option: str, folder: str, order: Order, *, by_name: bool) -> list[Path]:
+    """The folder of each adapter: ``folder`` itself, or folders in it ``by_name``.
+
+    Raises:
+        UsageError: it is empty, or a name cannot be the folder of one adapter.
+    """
+    if not folder:
+        raise UsageError(f"{option} names no folder", hint=f"{option} DIRECTORY")
+    root = Path(os.path.abspath(Path(folder).expanduser()))  # noqa: PTH100 - links stay links
+    if not by_name:
+        return [root] * len(order.adapters)
     names = [item.name for item in order.adapters]
     for name in (item.name for item in order.adapters if not isinstance(item.ref, UsageError)):
         if not _FOLDER.fullmatch(name) or names.count(name) > 1:

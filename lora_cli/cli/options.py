@@ -28,6 +28,16 @@ To = Annotated[
         metavar="DIRECTORY", help="Hand it out here, several by name; do not edit the weights, they are the cache's."
     ),
 ]
+Publish = Annotated[
+    str | None,
+    typer.Option(metavar="DIRECTORY", help="Put each in DIRECTORY/NAME, as vLLM's filesystem resolver takes it."),
+]
+ServedBase = Annotated[
+    str, typer.Option("--base", metavar="NAME", help="With --publish: the base's name as the engine serves it.")
+]
+FixBase = Annotated[
+    str, typer.Option(metavar="NAME", help="With --publish: make each config name this base, in the copy.")
+]
 Link = Annotated[bool, typer.Option("--link", help="Hard-link a folder's weights into the cache.")]
 Include = Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Also files that match this glob.")]
 Exclude = Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Not the files that match this glob.")]

@@ -7,7 +7,7 @@ from typing import Any
 from lora_cli.core.lock import Changes
 from lora_cli.errors import UsageError
 from lora_cli.fetch.drift import Drift
-from lora_cli.fetch.many import Outcome
+from lora_cli.fetch.publish import Handed
 from lora_cli.render.json import document
 from lora_cli.store import Store
 from lora_cli.store.inventory import Item
@@ -15,12 +15,10 @@ from lora_cli.store.sweep import Removed
 from lora_cli.store.verify import Verified
 
 
-def render_outcomes(
-    outcomes: Sequence[tuple[Outcome, Path | None]], lock: Path | None = None, changes: Changes | None = None
-) -> str:
+def render_outcomes(done: Sequence[Handed], lock: Path | None = None, changes: Changes | None = None) -> str:
     """The document of ``fetch``: each adapter's snapshot and where it can be used, or its error; and the lock."""
-    adapters = [_outcome(outcome, directory) for outcome, directory in outcomes]
-    code = max((outcome.exit_code for outcome, _ in outcomes), default=0)
+    adapters = [_outcome(handed) for handed in done]
+    code = max((handed.outcome.exit_code for handed in done), default=0)
     return document("fetch", {"adapters": adapters, "lock": _lock(lock, changes), "exit_code": code})
 
 
@@ -56,7 +54,8 @@ def render_drifts(drifts: Sequence[Drift], left_over: Sequence[str], lock: Path)
     return document("fetch-check", body)
 
 
-def _outcome(outcome: Outcome, directory: Path | None) -> dict[str, Any]:
+def _outcome(handed: Handed) -> dict[str, Any]:
+    outcome, directory, published = handed.outcome, handed.directory, handed.published
     body: dict[str, Any] = {
         "name": outcome.wanted.name,
         "ref": None if isinstance(outcome.wanted.ref, UsageError) else str(outcome.wanted.ref),
@@ -74,6 +73,9 @@ def _outcome(outcome: Outcome, directory: Path | None) -> dict[str, Any]:
             "sha256": snapshot.digest,
             "bytes": snapshot.size,
             "directory": None if directory is None else str(directory),
+            "published": None
+            if published is None
+            else {"base": published.base, "was": published.was, "sha256": published.digest},
             "files": [
                 {"path": path, "sha256": blob.sha256, "bytes": blob.size} for path, blob in snapshot.files.items()
             ],

@@ -1,10 +1,16 @@
-"""Two names on one file system, swapped in one step."""
+"""A new folder in the place of an old one, on one file system: swapped in one step where the system can."""
 
 import errno
 import os
+import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+from lora_cli.store.disk import is_read_only
+from lora_cli.store.writers import new_writer
+
+TRIES = 5
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _CANNOT = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM})
 
@@ -27,3 +33,48 @@ def exchange(one: Path, other: Path) -> bool:
     if (number := ctypes.get_errno()) in _CANNOT:
         return False
     raise OSError(number, os.strerror(number), str(other))
+
+
+def put(building: Path, target: Path, prefix: str = "") -> Path | None:
+    """Gives the folder ``building`` the name ``target``, whatever had it before; where that lies now, None for nothing.
+
+    Where names cannot be swapped, for a moment there is nothing of that name, never a mixture; the old folder then lies
+    beside ``building``, under a new writer's name after ``prefix``.
+
+    Raises:
+        OSError: as it comes.
+    """
+    for attempt in range(TRIES):
+        try:
+            if not os.path.lexists(target):
+                building.rename(target)
+                return None
+            return building if exchange(building, target) else _in_two_steps(building, target, prefix)
+        except OSError as error:
+            # Another process put its own there, or took it away, since we looked.
+            if is_read_only(error) or attempt + 1 == TRIES:
+                raise
+    raise AssertionError
+
+
+def _in_two_steps(building: Path, target: Path, prefix: str) -> Path:
+    aside = building.with_name(f"{prefix}{new_writer()}")
+    target.rename(aside)
+    try:
+        building.rename(target)
+    except OSError:
+        try:
+            aside.rename(target)
+        except OSError:
+            clear(aside)
+        raise
+    return aside
+
+
+def clear(path: Path) -> None:
+    """Removes a folder, file or link as far as this user may."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()

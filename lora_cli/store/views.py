@@ -2,21 +2,18 @@
 
 import logging
 import os
-import shutil
 from contextlib import suppress
 from pathlib import Path
 
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.store import Store
 from lora_cli.store.disk import is_read_only, on_disk
-from lora_cli.store.exchange import exchange
+from lora_cli.store.exchange import clear, put
 from lora_cli.store.handout import holds, is_weights
 from lora_cli.store.snapshots import build_directory
 from lora_cli.store.writers import new_writer
 
 log = logging.getLogger(__name__)
-
-TRIES = 5
 
 
 def keep_view(store: Store, name: str, snapshot: Snapshot) -> Path:
@@ -37,7 +34,8 @@ def keep_view(store: Store, name: str, snapshot: Snapshot) -> Path:
         try:
             build_directory(store, snapshot.files, building, linked=is_weights)
             target.parent.mkdir(parents=True, exist_ok=True)
-            _put(building, target)
+            if (old := put(building, target)) is not None:
+                clear(old)
         except OSError as error:
             if not is_read_only(error) or os.path.lexists(target):
                 raise
@@ -62,32 +60,8 @@ def drop_view(store: Store, name: str) -> None:
         _clear(aside)
 
 
-def _put(building: Path, target: Path) -> None:
-    """The new folder gets the name in one step, whatever had it before; that is then under ``building``."""
-    for attempt in range(TRIES):
-        try:
-            if not os.path.lexists(target):
-                building.rename(target)
-            elif not exchange(building, target):
-                # Between these two there is nothing; never a mixture.
-                target.rename(aside := building.with_name(str(new_writer())))
-                try:
-                    building.rename(target)
-                finally:
-                    _clear(aside)
-        except OSError as error:
-            # Another process put its own there, or took it away, since we looked.
-            if is_read_only(error) or attempt + 1 == TRIES:
-                raise
-        else:
-            return
-
-
 def _clear(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
-            path.unlink()
+    """Removes what was in the making, and its folder when that is empty then."""
+    clear(path)
     with suppress(OSError):
         path.parent.rmdir()

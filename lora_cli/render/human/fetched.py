@@ -1,24 +1,24 @@
 """What ``fetch`` says to people."""
 
-from pathlib import Path
-
 from lora_cli.core.lock import Changes
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import LoraCliError, Refused, UsageError
 from lora_cli.fetch.drift import Drift
 from lora_cli.fetch.many import Outcome
+from lora_cli.fetch.publish import Handed, Published
 from lora_cli.render.text import counted, milliseconds, paint, safe, size, wrap
 
 
-def render_line(outcome: Outcome) -> str:
+def render_line(handed: Handed) -> str:
     """One adapter for standard error: how it went on one line, or what is wrong and, on a second one, what to try."""
+    outcome = handed.outcome
     name = safe(outcome.wanted.name)
     if outcome.error is not None:
         # What is no reference is named in the message.
         label = "" if isinstance(outcome.wanted.ref, UsageError) else f"{name}: "
         hint = f"\nhint: {safe(outcome.error.hint)}" if outcome.error.hint else ""
         return f"error: {label}{safe(_message(outcome, outcome.error))}{hint}"
-    return f"{name}: {_what(outcome)}"
+    return f"{name}: {_what(handed)}"
 
 
 def _message(outcome: Outcome, error: LoraCliError) -> str:
@@ -27,23 +27,37 @@ def _message(outcome: Outcome, error: LoraCliError) -> str:
     return message.removeprefix(f"{outcome.wanted.name} ") if isinstance(error, Refused) else message
 
 
-def render_outcome(outcome: Outcome, directory: Path | None, width: int, *, colour: bool = False) -> str:
-    """One adapter's block for a terminal; ``directory`` is where it can be used."""
+def render_outcome(handed: Handed, width: int, *, colour: bool = False) -> str:
+    """One adapter's block for a terminal: how it went, and where it can be used."""
+    outcome = handed.outcome
     name = safe(outcome.wanted.name)
     if outcome.error is None:
-        lines = [f"{paint(name, 'green', colour=colour)}  {_what(outcome)}", f"  {safe(directory)}"]
+        what = wrap(f"{name}  {_what(handed)}", width, "  ", "")
+        lines = [
+            what[0].replace(name, paint(name, "green", colour=colour), 1),
+            *what[1:],
+            f"  {safe(handed.directory)}",
+        ]
     else:
         lines = [f"{paint(name, 'red', colour=colour)}  failed", *wrap(_message(outcome, outcome.error), width, "  ")]
         lines += wrap(f"hint: {outcome.error.hint}", width, "  ") if outcome.error.hint else []
     return "\n".join(lines) + "\n"
 
 
-def _what(outcome: Outcome) -> str:
-    fetched = outcome.fetched
+def _what(handed: Handed) -> str:
+    outcome, fetched = handed.outcome, handed.outcome.fetched
     if fetched is None:
         return "failed"
     how = "in the cache" if fetched.cached else f"fetched in {milliseconds(outcome.ms)} ms"
-    return f"{describe(fetched.snapshot)}, {how}, revision {fetched.revision[:12]}"
+    return f"{describe(fetched.snapshot)}, {how}, revision {fetched.revision[:12]}{_for(handed.published)}"
+
+
+def _for(published: Published | None) -> str:
+    """The base that it was published for, and what its config said before."""
+    if published is None:
+        return ""
+    was = f" (its config said {safe(published.was or 'nothing')})" if published.was != published.base else ""
+    return f", published for {safe(published.base)}{was}"
 
 
 def describe(snapshot: Snapshot) -> str:
@@ -51,7 +65,7 @@ def describe(snapshot: Snapshot) -> str:
     return f"{counted(len(snapshot.files), 'file')}, {size(snapshot.size)}"
 
 
-def render_changes(lock: Path, changes: Changes) -> str:
+def render_changes(lock: object, changes: Changes) -> str:
     """What became of a lock, on one line."""
     told = (("added", changes.added), ("changed", changes.changed), ("dropped", changes.removed))
     return f"{safe(lock)}: " + ", ".join(f"{len(names)} {what}" for what, names in told if names)

@@ -1,0 +1,158 @@
+"""Folders by name outside the cache, for an engine's resolver: replaced whole, and only where they are ours."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lora_cli.core.snapshot import Blob, Snapshot, snapshot_digest
+from lora_cli.errors import UsageError
+from lora_cli.store import Store
+from lora_cli.store.blobs import is_sound, sha256_of
+from lora_cli.store.disk import on_disk, read_small, replace_file
+from lora_cli.store.exchange import clear, exchange, put
+from lora_cli.store.handout import is_weights
+from lora_cli.store.snapshots import build_directory
+from lora_cli.store.writers import new_writer, parse_writer, state
+
+MARK = ".lora-cli.json"
+"""The file that says that a folder is ours, and what is in it."""
+
+SCHEMA = "lora_cli/published/1"
+LARGEST = 8_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A snapshot to be published, some of its small files with other bytes: ``edited`` maps their paths to those."""
+
+    snapshot: Snapshot
+    edited: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def files(self) -> Mapping[str, Blob]:
+        """Path → blob as they are published."""
+        return {**self.snapshot.files, **{path: _blob(data) for path, data in self.edited.items()}}
+
+    @property
+    def digest(self) -> str:
+        """What the published files make: the snapshot's own digest where none is edited."""
+        return snapshot_digest(self.files.items())
+
+    @property
+    def mark(self) -> bytes:
+        """What ``MARK`` holds, the same for the same files."""
+        files = {path: {"sha256": blob.sha256, "bytes": blob.size} for path, blob in sorted(self.files.items())}
+        value = {"schema": SCHEMA, "snapshot": self.snapshot.digest, "sha256": self.digest, "files": files}
+        return json.dumps(value, indent=1).encode() + b"\n"
+
+
+def publish(store: Store, publication: Publication, target: Path) -> None:
+    """Makes ``target`` hold the publication, in one step, whatever of ours was there; what is right is left alone.
+
+    Weights are hard links to the cache where the file system lets them, else copies; the rest is copies. What a dead
+    process left beside ``target`` is removed.
+
+    Raises:
+        UsageError: something that is not ours is there; it stays. Or a file has the name of our mark.
+        LostBlob: a blob is not in the cache any more.
+        MachineError: this machine does not let us.
+    """
+    if MARK in publication.files:
+        raise UsageError(f"{target.name} has a file {MARK}, which is ours", hint=f"--exclude {MARK}")
+    with on_disk("writing", target, "--publish"):
+        if _holds(store, publication, target):
+            return
+        _check_ours(target)
+        prefix = f".{target.name[:100]}."
+        _sweep(target.parent, prefix)
+        building = target.with_name(f"{prefix}{new_writer()}")
+        try:
+            _build(store, publication, building)
+            old = put(building, target, prefix)
+        except BaseException:
+            clear(building)
+            raise
+        if old is not None:
+            _retire(old, target)
+
+
+def _build(store: Store, publication: Publication, directory: Path) -> None:
+    build_directory(store, publication.snapshot.files, directory, linked=is_weights)
+    for path, data in publication.edited.items():
+        replace_file(directory / path, data)
+    replace_file(directory / MARK, publication.mark)
+
+
+def _retire(old: Path, target: Path) -> None:
+    """Removes what was there before. What is not ours was put there since we looked: it goes back.
+
+    Raises:
+        UsageError: it is not ours.
+    """
+    if not _is_ours(old):
+        if not exchange(old, target):
+            raise UsageError(f"{target} was not what was published there: it lies at {old} now")
+        clear(old)
+        _check_ours(target)
+    clear(old)
+
+
+def _check_ours(target: Path) -> None:
+    if os.path.lexists(target) and not _is_ours(target):
+        raise UsageError(
+            f"{target} is there, and is not what was published there",
+            hint="it stays as it is: move it away, or name another folder with --publish",
+        )
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether what lies there may be replaced: an empty folder, or nothing but files that were published in it."""
+    if not path.is_dir() or path.is_symlink():
+        return False
+    found = _paths(path)
+    return not found or (MARK in found and found <= _marked(path) | {MARK})
+
+
+def _paths(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()}
+
+
+def _marked(folder: Path) -> set[str]:
+    try:
+        value = json.loads(read_small(folder / MARK, LARGEST) or b"")
+        return set(value["files"]) if value["schema"] == SCHEMA else set()
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return set()
+
+
+def _holds(store: Store, publication: Publication, target: Path) -> bool:
+    """Whether ``target`` is this publication already. Copied weights are known by their time, as blobs are."""
+    files = publication.files
+    if target.is_symlink() or read_small(target / MARK, LARGEST) != publication.mark:
+        return False
+    return _paths(target) == files.keys() | {MARK} and all(
+        _is(store, target / path, blob) for path, blob in files.items()
+    )
+
+
+def _is(store: Store, path: Path, blob: Blob) -> bool:
+    if is_weights(path.name):
+        return is_sound(store, path, blob)
+    return not path.is_symlink() and sha256_of(path) == blob.sha256
+
+
+def _sweep(folder: Path, prefix: str) -> None:
+    """Removes what dead processes of this machine left half done under this name."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        writer = parse_writer(path.name.removeprefix(prefix)) if path.name.startswith(prefix) else None
+        if writer is not None and state(writer) == "dead":
+            clear(path)
+
+
+def _blob(data: bytes) -> Blob:
+    return Blob(hashlib.sha256(data).hexdigest(), len(data))

@@ -1,0 +1,322 @@
+"""``fetch --publish``: folders by name that an engine's resolver takes, whole or not at all."""
+
+import hashlib
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_cli.cli.main import main
+from lora_cli.core.snapshot import Blob, snapshot_digest
+from lora_cli.store.published import MARK
+from lora_cli.store.writers import Writer, new_writer
+from tests.making import write_adapter
+from tests.store.keeping import tree
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+BASE = "acme/base-7b"
+Capture = pytest.CaptureFixture[str]
+
+
+def adapter(folder: str, seed: int = 1) -> Path:
+    return write_adapter(Path(folder).absolute(), seed=seed, config={"base_model_name_or_path": BASE})
+
+
+def resolves(directory: Path, name: str, base: str) -> bool:
+    """What vLLM's filesystem resolver asks of a folder before it loads it."""
+    config = json.loads((directory / name / CONFIG).read_text())
+    return (config["peft_type"], config["base_model_name_or_path"]) == ("LORA", base)
+
+
+def publish(*argv: str) -> int:
+    return main(["fetch", *argv, "--publish", "served"])
+
+
+def mark(name: str = "sql") -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(Path("served", name, MARK).read_text())
+    return value
+
+
+@pytest.fixture(autouse=True)
+def a_cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    adapter("sql")
+
+
+def test_each_adapter_is_a_folder_by_name_even_when_it_is_alone(capsys: Capture) -> None:
+    assert publish("./sql", "--base", BASE) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{Path.cwd()}/served/sql\n"
+    assert f"published for {BASE}" in err
+    assert tree(Path("served")) == {f"sql/{name}" for name in (CONFIG, WEIGHTS, MARK)}
+    assert resolves(Path("served"), "sql", BASE)
+    blob = Path("cache/blobs/sha256")
+    digest = hashlib.sha256(Path("sql", WEIGHTS).read_bytes()).hexdigest()
+    assert Path("served/sql", WEIGHTS).samefile(blob / digest[:2] / digest)
+    assert not Path("served/sql", CONFIG).is_symlink()
+    assert Path("served/sql", CONFIG).stat().st_nlink == 1
+
+
+def test_what_is_right_is_left_alone(capsys: Capture) -> None:
+    assert publish("./sql") == 0
+    before = [(path, path.stat().st_ino, path.stat().st_mtime_ns) for path in sorted(Path("served").rglob("*"))]
+    assert publish("./sql") == 0
+    after = [(path, path.stat().st_ino, path.stat().st_mtime_ns) for path in sorted(Path("served").rglob("*"))]
+    assert after == before
+
+
+@pytest.mark.parametrize("served", ["acme/base-7B", "acme/base-7b/", "/models/base"])
+def test_another_base_than_is_served_is_refused_because_no_resolver_would_take_it(served: str, capsys: Capture) -> None:
+    assert publish("./sql", "--base", served) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"--fix-base {served}" in err
+    assert not Path("served").exists()
+
+
+def test_the_base_of_a_manifest_is_the_one_that_is_served(capsys: Capture) -> None:
+    text = "apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: {}\nadapters: [{{name: sql-v2, source: ./sql}}]\n"
+    Path("set.yaml").write_text(text.format("acme/other@" + "ab" * 20))
+    assert publish("-f", "set.yaml") == 1
+    assert '"acme/other" is served' in capsys.readouterr().err
+    assert publish("-f", "set.yaml", "--base", BASE) == 0
+    Path("set.yaml").write_text(text.format("./a/folder/that/the/engine/may/call/otherwise"))
+    assert publish("-f", "set.yaml") == 0
+    assert resolves(Path("served"), "sql-v2", BASE)
+
+
+def test_fix_base_corrects_the_copy_and_the_cache_stays_as_it_is(capsys: Capture) -> None:
+    assert publish("./sql", "--fix-base", "/models/base", "--format", "json") == 0
+    found = json.loads(capsys.readouterr().out)["adapters"][0]
+    assert resolves(Path("served"), "sql", "/models/base")
+    snapshot = Path("cache/snapshots/sha256", found["sha256"])
+    assert json.loads((snapshot / CONFIG).read_text())["base_model_name_or_path"] == BASE
+    was, now = (json.loads((folder / CONFIG).read_text()) for folder in (Path("sql"), Path("served/sql")))
+    assert {**was, "base_model_name_or_path": "/models/base"} == now
+    assert (found["published"]["base"], found["published"]["was"]) == ("/models/base", BASE)
+    assert Path("served/sql", WEIGHTS).samefile(snapshot / WEIGHTS)
+    # The digest that is told and noted is that of what lies there.
+    blobs = {
+        path.name: Blob(hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size)
+        for path in Path("served/sql").iterdir()
+        if path.name != MARK
+    }
+    assert found["published"]["sha256"] == mark()["sha256"] == snapshot_digest(blobs.items()) != found["sha256"]
+    assert mark()["snapshot"] == found["sha256"]
+    assert main(["cache", "verify"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"peft_type": "IA3"}, 'peft_type is "IA3"'),
+        ({"peft_type": None}, "peft_type is null"),
+        ({"base_model_name_or_path": None}, "base_model_name_or_path is null"),
+    ],
+)
+def test_what_no_resolver_takes_is_not_published(config: dict[str, Any], said: str, capsys: Capture) -> None:
+    path = Path("sql", CONFIG)
+    path.write_text(json.dumps(json.loads(path.read_text()) | config))
+    assert publish("./sql") == 1
+    assert said in capsys.readouterr().err
+    assert not Path("served").exists()
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"a": "\udc80"}'])
+def test_a_config_that_cannot_be_read_is_not_published(text: str, capsys: Capture) -> None:
+    Path("sql", CONFIG).write_text(text, errors="surrogateescape")
+    assert publish("./sql") == 1
+    assert CONFIG in capsys.readouterr().err
+
+
+def foreign(kind: str) -> Path:
+    target = Path("served/sql")
+    target.parent.mkdir()
+    if kind == "file":
+        target.write_text("mine")
+    elif kind == "link":
+        Path("mine").mkdir()
+        target.symlink_to(Path("mine").absolute())
+    else:
+        target.mkdir()
+        (target / "mine.txt").write_text("mine")
+    if kind == "forged mark":
+        (target / MARK).write_text('{"schema": "lora_cli/published/1", "files": {"other": 1}}')
+    return target
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "folder", "forged mark"])
+def test_what_is_not_ours_is_never_replaced(kind: str, capsys: Capture) -> None:
+    target = foreign(kind)
+    before = tree(Path("served"))
+    assert publish("./sql") == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "is not what was published there" in err
+    assert tree(Path("served")) == before
+    assert target.is_symlink() == (kind == "link")
+
+
+def test_a_file_that_somebody_put_into_what_we_published_stays(capsys: Capture) -> None:
+    assert publish("./sql") == 0
+    Path("served/sql/notes.txt").write_text("mine")
+    adapter("sql", seed=2)
+    assert publish("./sql") == 2
+    assert Path("served/sql/notes.txt").read_text() == "mine"
+    Path("served/sql/notes.txt").unlink()
+    assert publish("./sql") == 0
+    assert Path("served/sql", WEIGHTS).read_bytes() == Path("sql", WEIGHTS).read_bytes()
+
+
+@pytest.mark.parametrize("harm", ["config", "weights", "mark"])
+def test_what_was_edited_or_lost_is_published_again(harm: str) -> None:
+    assert publish("./sql") == 0
+    if harm == "config":
+        Path("served/sql", CONFIG).write_text("{}")
+    elif harm == "weights":
+        Path("served/sql", WEIGHTS).unlink()
+    else:
+        Path("served/sql", MARK).write_text(json.dumps(mark()))
+    assert publish("./sql") == 0
+    assert resolves(Path("served"), "sql", BASE)
+    assert tree(Path("served/sql")) == {CONFIG, WEIGHTS, MARK}
+    assert Path("served/sql", WEIGHTS).read_bytes() == Path("sql", WEIGHTS).read_bytes()
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Path]:
+    """A folder on another file system than the cache."""
+    folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    assert folder.stat().st_dev != tmp_path.stat().st_dev
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_on_another_file_system_weights_are_copied_once(elsewhere: Path) -> None:
+    argv = ["fetch", "./sql", "--publish", str(elsewhere)]
+    assert main(argv) == 0
+    path = elsewhere / "sql" / WEIGHTS
+    assert path.read_bytes() == Path("sql", WEIGHTS).read_bytes()
+    before = path.stat().st_ino
+    assert main(argv) == 0
+    assert path.stat().st_ino == before
+    adapter("sql", seed=2)
+    assert main(argv) == 0
+    assert path.read_bytes() == Path("sql", WEIGHTS).read_bytes()
+    assert {entry.name for entry in elsewhere.iterdir()} == {"sql"}
+
+
+def with_a_limit(size: int, argv: list[str]) -> "subprocess.CompletedProcess[str]":
+    """A whole process that may write no file beyond ``size`` bytes: the kernel's answer is that of a full disk."""
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    command = [sys.executable, "-m", "lora_cli", *argv]
+    return subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, check=False)
+
+
+def test_a_full_disk_is_exit_6_and_leaves_what_was_there(elsewhere: Path) -> None:
+    argv = ["fetch", "./sql", "--publish", str(elsewhere)]
+    assert main(argv) == 0
+    adapter("sql", seed=2)
+    assert main(["fetch", "./sql"]) == 0
+    before = (elsewhere / "sql" / WEIGHTS).read_bytes()
+    done = with_a_limit(1000, argv)
+    assert (done.returncode, done.stdout) == (6, ""), done.stderr
+    assert "--publish" in done.stderr
+    assert {entry.name for entry in elsewhere.iterdir()} == {"sql"}
+    assert (elsewhere / "sql" / WEIGHTS).read_bytes() == before
+
+
+def test_a_folder_that_cannot_be_written_is_exit_6(capsys: Capture) -> None:
+    assert main(["fetch", "./sql", "--publish", "/proc/served"]) == 6
+    assert "--publish" in capsys.readouterr().err
+
+
+def test_an_empty_folder_that_was_there_stays_when_nothing_is_published() -> None:
+    Path("served").mkdir()
+    assert publish("./sql", "--base", "acme/other") == 1
+    assert Path("served").is_dir()
+    Path("served/sql").mkdir()
+    assert publish("./sql") == 0
+
+
+def test_what_a_dead_process_left_is_swept_and_what_a_living_one_makes_is_not() -> None:
+    me = new_writer()
+    dead = Writer(me.place, 0, 0, "ab" * 6)
+    for writer in (me, dead):
+        Path("served", f".sql.{writer}").mkdir(parents=True)
+        Path("served", f".sql.{writer}", "half").write_text("x")
+    Path("served/.sql.mine").mkdir()
+    assert publish("./sql") == 0
+    assert {path.name for path in Path("served").iterdir()} == {"sql", f".sql.{me}", ".sql.mine"}
+
+
+def test_a_reader_sees_one_adapter_or_the_other_while_two_processes_publish() -> None:
+    adapter("a/sql", seed=1)
+    adapter("b/sql", seed=2)
+    both = {Path(side, "sql", WEIGHTS).read_bytes() for side in "ab"}
+    assert publish("a/sql") == 0
+    wrong: list[object] = []
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            try:
+                folder = os.open("served/sql", os.O_RDONLY)
+            except OSError as error:
+                wrong.append(error)
+                continue
+            try:
+                found = os.open(WEIGHTS, os.O_RDONLY, dir_fd=folder)
+                if os.read(found, 1 << 20) not in both:
+                    wrong.append("a mixture")
+                os.close(found)
+            except FileNotFoundError:
+                pass  # It was replaced meanwhile, and is being removed.
+            finally:
+                os.close(folder)
+            time.sleep(0.001)
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    loop = "import sys; from lora_cli.cli.main import main; sys.exit(max(main(sys.argv[1:]) for _ in range(40)))"
+    with (
+        subprocess.Popen([sys.executable, "-c", loop, "fetch", "-q", "a/sql", "--publish", "served"]) as one,
+        subprocess.Popen([sys.executable, "-c", loop, "fetch", "-q", "b/sql", "--publish", "served"]) as other,
+    ):
+        assert (one.wait(), other.wait()) == (0, 0)
+    done.set()
+    reader.join()
+    assert wrong == []
+    assert {path.name for path in Path("served").iterdir()} == {"sql"}
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["./sql", "--publish", ""],
+        ["./sql", "--publish", "served", "--to", "out"],
+        ["./sql", "--fix-base", "x"],
+        ["./sql", "./other/sql", "--publish", "served"],
+    ],
+)
+def test_what_cannot_be_published_at_all_is_exit_2(argv: list[str], capsys: Capture) -> None:
+    adapter("other/sql")
+    assert main(["fetch", *argv]) == 2
+    assert capsys.readouterr().out == ""
+    assert not Path("served").exists()
