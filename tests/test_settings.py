@@ -229,6 +229,6 @@ def test_parts_of_a_duration_add_up(hours: int, minutes: int, ms: int) -> None:
 def test_loading_settings_imports_nothing_heavy() -> None:
     code = (
         "import sys; from lora_cli.settings import load_settings; load_settings({'jobs': 3}, {'HOME': '/nonexistent'});"
-        "print(sorted({'tomllib', 'yaml', 'numpy', 'difflib', 'httpx2'} & set(sys.modules)))"
+        "print(sorted({'tomllib', 'yaml', 'numpy', 'difflib', 'http.client'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

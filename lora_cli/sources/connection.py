@@ -1,26 +1,23 @@
-"""One request over the shared connection pool, and what its failures mean."""
+"""One request over the pool of connections, and what its failures mean."""
 
-import functools
 import random
 import re
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from lora_cli import __version__
-from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.sources.urls import host
 
 if TYPE_CHECKING:
-    import httpx2
+    from lora_cli.sources.pool import NoConnection, Response
 
 CONNECT_TIMEOUT_S = 10.0
 SLOWEST_BYTES_PER_S = 1024
 LONGEST_WAIT_S = 330.0
 LONGEST_BACKOFF_S = 8.0
-
-_pool_lock = threading.Lock()
+CHUNK = 256 * 1024
+OWN_HEADERS = {"User-Agent": f"lora-cli/{__version__}", "Accept": "*/*", "Accept-Encoding": "identity"}
 
 
 class StatusError(Exception):
@@ -103,46 +100,48 @@ def pause_before(failures: int, asked_s: float | None) -> float | None:
     return float(min(LONGEST_BACKOFF_S, 0.5 * 2 ** min(failures - 1, 10)) * (0.5 + 0.5 * chance))
 
 
-def send(url: str, headers: Mapping[str, str], timeout_s: float) -> "httpx2.Response":
+def send(url: str, headers: Mapping[str, str], timeout_s: float) -> "Response":
     """The answer to a GET as far as its headers; redirects are the caller's. The caller closes it.
 
     Raises:
         Transient: the network failed.
+        UsageError: the environment names proxies or certificates that cannot be used.
     """
-    import httpx2
+    from http.client import HTTPException
 
-    client = _pool()
-    timeout = httpx2.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
+    from lora_cli.sources import pool
+
     try:
-        return client.send(client.build_request("GET", url, headers=headers, timeout=timeout), stream=True)
-    except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
-        # ValueError: the library reads the Location of a redirect even where it does not follow it.
+        return pool.get(url, {**OWN_HEADERS, **headers}, min(timeout_s, CONNECT_TIMEOUT_S), timeout_s)
+    except pool.NoConnection as error:
+        raise _no_connection(error, url, timeout_s) from error
+    except (OSError, HTTPException, ValueError) as error:
         raise _meaning(error, url, timeout_s) from error
 
 
-def chunks(response: "httpx2.Response", timeout_s: float) -> Iterator[bytes]:
-    """The body as it comes, at most 64 KiB at a time.
+def chunks(response: "Response", timeout_s: float) -> Iterator[bytes]:
+    """The body as it comes, at most 1 MiB at a time.
 
     Raises:
         Transient: it broke, is silent for ``timeout_s``, or trickles at less than 1 KiB/s over that time.
     """
-    server = host(str(response.request.url))
+    server = host(response.url)
     if response.headers.get("Content-Encoding", "identity") != "identity":
         raise Transient(f"{server} sent a compressed body that was not asked for", hint="check for a proxy between")
     return _paced(response, server, timeout_s)
 
 
-def _paced(response: "httpx2.Response", server: str, timeout_s: float) -> Iterator[bytes]:
-    import httpx2
+def _paced(response: "Response", server: str, timeout_s: float) -> Iterator[bytes]:
+    from http.client import HTTPException
 
-    body, waited_s, received = response.iter_raw(), 0.0, 0
+    waited_s, received = 0.0, 0
     while True:
         began = time.monotonic()
         try:
-            chunk = next(body, None)
-        except httpx2.HTTPError as error:
-            raise _meaning(error, str(response.request.url), timeout_s) from error
-        if chunk is None:
+            chunk = response.read(CHUNK)
+        except (OSError, HTTPException, ValueError) as error:
+            raise _meaning(error, response.url, timeout_s) from error
+        if not chunk:
             return
         # Only time spent waiting for the server counts: the reader may take as long as it likes.
         waited_s, received = waited_s + time.monotonic() - began, received + len(chunk)
@@ -153,57 +152,30 @@ def _paced(response: "httpx2.Response", server: str, timeout_s: float) -> Iterat
         yield chunk
 
 
-def _meaning(error: Exception, url: str, timeout_s: float) -> Transient:
-    """The failure in our words: the library's own may hold headers, a signed link or a proxy's password."""
-    import httpx2
+def _no_connection(error: "NoConnection", url: str, timeout_s: float) -> Transient:
+    """Why there was no connection, in our words: the library's own may hold a proxy's password."""
+    from ssl import SSLCertVerificationError
 
-    server, told = host(url), printable(str(error))
-    if isinstance(error, httpx2.ConnectError) and "CERTIFICATE_VERIFY_FAILED" in told:
+    server, told = host(url), printable(str(error.__cause__))
+    if isinstance(error.__cause__, SSLCertVerificationError):
         hint = "name the certificates to trust with SSL_CERT_FILE"
         return Transient(f"the certificate of {server} is not trusted: {told}", hint=hint, final=True)
-    meanings = (
-        (httpx2.ConnectTimeout, f"{server} did not accept a connection in {min(timeout_s, CONNECT_TIMEOUT_S):g} s", ""),
-        (httpx2.TimeoutException, f"{server} was silent for {timeout_s:g} s", ""),
-        (httpx2.ProxyError, f"the proxy did not pass the request on to {server}", "check HTTPS_PROXY and NO_PROXY"),
-        (httpx2.ConnectError, f"no connection to {server}: {told}", "check the network, HTTPS_PROXY and HF_ENDPOINT"),
-        (httpx2.RemoteProtocolError, f"the connection to {server} was cut", ""),
-        (httpx2.NetworkError, f"the connection to {server} was cut", ""),
-    )
-    for kind, reason, hint in meanings:
-        if isinstance(error, kind):
-            return Transient(reason, hint=hint or "try again later")
-    return Transient(
-        f"the exchange with {server} failed ({type(error).__name__})", hint="check HF_ENDPOINT", final=True
-    )
+    if isinstance(error.__cause__, TimeoutError):
+        return Transient(f"{server} did not accept a connection in {min(timeout_s, CONNECT_TIMEOUT_S):g} s")
+    if error.by_proxy:
+        hint = "check HTTPS_PROXY and NO_PROXY"
+        return Transient(f"the proxy did not pass the request on to {server}", hint=hint)
+    return Transient(f"no connection to {server}: {told}", hint="check the network, HTTPS_PROXY and HF_ENDPOINT")
 
 
-def _pool() -> "httpx2.Client":
-    with _pool_lock:
-        return _client()
+def _meaning(error: Exception, url: str, timeout_s: float) -> Transient:
+    """The failure in our words: the library's own may hold headers or a signed link."""
+    from http.client import HTTPException, InvalidURL
 
-
-@functools.cache
-def _client() -> "httpx2.Client":
-    """The connection pool of this process; threads share it. The caller bounds how many streams are open."""
-    import atexit
-    import os
-
-    import httpx2
-
-    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30.0)
-    headers = {"User-Agent": f"lora-cli/{__version__}", "Accept": "*/*", "Accept-Encoding": "identity"}
-    try:
-        client = httpx2.Client(limits=limits, headers=headers, follow_redirects=False)
-    except (ValueError, OSError, ImportError, httpx2.InvalidURL) as error:
-        raise _environment_error(error) from error
-    atexit.register(client.close)
-    # A child must not speak on its parent's connections.
-    os.register_at_fork(after_in_child=_client.cache_clear)
-    return client
-
-
-def _environment_error(error: Exception) -> LoraCliError:
-    return UsageError(
-        f"the proxy or certificates that the environment names cannot be used ({type(error).__name__})",
-        hint="check HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR",
-    )
+    server = host(url)
+    if isinstance(error, TimeoutError):
+        return Transient(f"{server} was silent for {timeout_s:g} s")
+    if isinstance(error, OSError | HTTPException) and not isinstance(error, InvalidURL):
+        return Transient(f"the connection to {server} was cut")
+    reason = f"the exchange with {server} failed ({type(error).__name__})"
+    return Transient(reason, hint="check HF_ENDPOINT", final=True)

@@ -12,7 +12,7 @@ from lora_cli.sources.connection import StatusError, Transient, chunks, from_sta
 from lora_cli.sources.urls import following, host, origin
 
 if TYPE_CHECKING:
-    import httpx2
+    from lora_cli.sources.pool import Response
 
 MAX_REDIRECTS = 5
 JSON_CAP = 16 * 1024 * 1024
@@ -65,7 +65,7 @@ def get_json(http: Http, url: str, what: str) -> Answer:
         try:
             with closing(_open(http, url, {}, what, None)) as response:
                 body = _bounded_body(http, response, what)
-                return Answer(_parsed(body), str(response.request.url), response.headers)
+                return Answer(_parsed(body), response.url, response.headers)
         except Transient as failure:
             failures += 1
             _wait_or_give_up(http, what, failure, failures)
@@ -123,12 +123,12 @@ def _wait_or_give_up(http: Http, what: str, failure: Transient, failures: int) -
     http.pause(wait_s)
 
 
-def _open(http: Http, url: str, headers: Headers, what: str, check: Check | None) -> "httpx2.Response":
+def _open(http: Http, url: str, headers: Headers, what: str, check: Check | None) -> "Response":
     """An answer of 200 or 206 whose body is still to be read, after at most five redirects."""
     known, until = http.links.get(url, ("", 0.0))
     if known and time.monotonic() < until:
         response = _ask(http, known, headers)
-        if response.status_code in (200, 206):
+        if response.status in (200, 206):
             return response
         # A link that was handed out may expire at any time: the endpoint gives a fresh one.
         response.close()
@@ -149,15 +149,15 @@ def _open(http: Http, url: str, headers: Headers, what: str, check: Check | None
     raise Unreachable(f"{what}: {host(url)} redirects more than {MAX_REDIRECTS} times", hint="check HF_ENDPOINT")
 
 
-def _redirect_of(http: Http, url: str, response: "httpx2.Response", check: Check | None) -> str:
+def _redirect_of(http: Http, url: str, response: "Response", check: Check | None) -> str:
     """Where the answer sends us, or nothing when it has a body for us; raises when it is neither."""
     if check is not None and origin(url) == origin(http.endpoint):
         check(response.headers)
-    status = response.status_code
+    status = response.status
     if status in (200, 206):
         return ""
     if status in (301, 302, 303, 307, 308) and response.headers.get("Location"):
-        return str(response.headers["Location"])
+        return response.headers["Location"]
     # A storage host says 403 to a link that has expired; the endpoint will hand out another one.
     stale = status == 403 and origin(url) != origin(http.endpoint)
     if stale or status in (408, 429) or status >= 500 or status < 300:
@@ -165,7 +165,7 @@ def _redirect_of(http: Http, url: str, response: "httpx2.Response", check: Check
     raise StatusError(status, url, response.headers)
 
 
-def _ask(http: Http, url: str, headers: Headers) -> "httpx2.Response":
+def _ask(http: Http, url: str, headers: Headers) -> "Response":
     own = {"Authorization": f"Bearer {http.token}"} if http.token and origin(url) == origin(http.endpoint) else {}
     return send(url, {**headers, **own}, http.timeout_s)
 
@@ -178,14 +178,14 @@ def _remember(http: Http, url: str, target: str) -> None:
     http.links[url] = (target, time.monotonic() + LINK_LIFETIME_S)
 
 
-def _bounded_body(http: Http, response: "httpx2.Response", what: str) -> bytes:
+def _bounded_body(http: Http, response: "Response", what: str) -> bytes:
     body, deadline = bytearray(), time.monotonic() + http.timeout_s
     for chunk in chunks(response, http.timeout_s):
         body += chunk
         if len(body) > JSON_CAP:
             raise Refused(f"{what}: the answer is larger than {JSON_CAP} bytes", hint="name a subfolder of it")
         if time.monotonic() > deadline:
-            raise Transient(f"{host(str(response.request.url))} did not finish its answer in {http.timeout_s:g} s")
+            raise Transient(f"{host(response.url)} did not finish its answer in {http.timeout_s:g} s")
     return bytes(body)
 
 
@@ -206,14 +206,14 @@ def _range_header(position: int, piece: Piece) -> Headers:
     return {"Range": f"bytes={position}-" + (str(piece.stop - 1) if piece.stop is not None else "")}
 
 
-def _wanted(http: Http, response: "httpx2.Response", position: int, piece: Piece, what: str) -> Iterator[bytes]:
+def _wanted(http: Http, response: "Response", position: int, piece: Piece, what: str) -> Iterator[bytes]:
     """The body from ``position`` to the piece's end, whether the server honoured the range or not."""
     body = chunks(response, http.timeout_s)
     skip, total = _placement(response, position, what)
     if piece.size is not None and total not in (None, piece.size):
         raise Corrupt(f"{what}: it has {total} bytes now, where {piece.size} were listed", hint=AGAIN)
     # Of a whole file that was sent instead of a range, what follows the piece is not waited for.
-    surplus_is_normal = response.status_code == 200 and piece.end not in (total, piece.size)
+    surplus_is_normal = response.status == 200 and piece.end not in (total, piece.size)
     left = None if piece.end is None else piece.end - position
     for chunk in body:
         kept = chunk[skip:] if skip else chunk
@@ -229,11 +229,11 @@ def _wanted(http: Http, response: "httpx2.Response", position: int, piece: Piece
             return
 
 
-def _placement(response: "httpx2.Response", position: int, what: str) -> tuple[int, int | None]:
+def _placement(response: "Response", position: int, what: str) -> tuple[int, int | None]:
     """How many bytes of the body come before ``position``, and how long the whole file is (None: not said)."""
     import re
 
-    if response.status_code == 200:
+    if response.status == 200:
         length = response.headers.get("Content-Length", "")
         return position, int(length) if length.isdecimal() and len(length) < 20 else None
     shown = response.headers.get("Content-Range", "")

@@ -268,9 +268,9 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.settings import Settings
 from lora_cli.sources.hub import HubSource
 source = HubSource(Settings(Path("/nowhere"), hub_endpoint=sys.argv[1]))
-assert "httpx2" not in sys.modules
+assert "http.client" not in sys.modules
 assert len(source.resolve(AdapterRef("hf", "acme/sql-lora")).files) == 1
-assert "httpx2" in sys.modules
+assert "httpx2" not in sys.modules
 assert "huggingface_hub" not in sys.modules
 """
     with hub_process(tmp_path) as endpoint:
