@@ -11,7 +11,8 @@ from lora_cli.errors import UsageError
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
-    from lora_cli.core.manifest import AdapterSet, EngineSpec
+    from lora_cli.core.lock import LockedAdapter
+    from lora_cli.core.manifest import AdapterEntry, AdapterSet, EngineSpec
     from lora_cli.fetch.demand import Demand
     from lora_cli.runtime.plan import Limits
 
@@ -21,12 +22,13 @@ MAX_LORAS, MAX_CPU_LORAS = 8, 32
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One adapter that was asked for: as the manifest names it, or as the command line writes it."""
+    """One adapter that was asked for: as manifest and lock name it, or as the command line does."""
 
     name: str
     source: str | AdapterRef
     sha256: str | None = None
     pinned: bool = False
+    locked: "LockedAdapter | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +45,11 @@ class Lineup:
         return self.manifest.engine if self.manifest is not None else None
 
     def demand(self, item: Item) -> "Demand":
-        """What must hold for ``item``: the manifest's policy, and the digest that it names."""
+        """What must hold for ``item``: the manifest's policy, the digest that it names, and what is locked."""
         from lora_cli.core.policy import Policy
         from lora_cli.fetch.demand import Demand
 
-        return Demand(self.manifest.policy if self.manifest is not None else Policy(), item.sha256)
+        return Demand(self.manifest.policy if self.manifest is not None else Policy(), item.sha256, item.locked)
 
 
 def manifest_of(file: Path | None, refs: Sequence[str], verb: str) -> "AdapterSet | None":
@@ -70,8 +72,10 @@ def manifest_of(file: Path | None, refs: Sequence[str], verb: str) -> "AdapterSe
 def lineup(file: Path | None, refs: Sequence[str], base: str, command: str, verb: str) -> Lineup:
     """Adapters and base by what is on the command line of ``command``; ``base`` overrides the manifest's.
 
+    A lock beside the manifest pins those of its adapters that it still speaks of, as ``fetch`` does.
+
     Raises:
-        UsageError: there are no adapters or there is no base, or the manifest is wrong.
+        UsageError: there are no adapters or there is no base, or the manifest or its lock is wrong.
     """
     manifest = manifest_of(file, refs, verb)
     named = base or (manifest.base if manifest is not None else None)
@@ -79,8 +83,22 @@ def lineup(file: Path | None, refs: Sequence[str], base: str, command: str, verb
         raise UsageError(f"{command} needs a base model", hint="--base DIRECTORY, config.json or ORG/NAME")
     if manifest is None:
         return Lineup(tuple(Item(ref, ref) for ref in dict.fromkeys(refs)), named)
-    items = tuple(Item(entry.name, entry.source, entry.sha256, entry.pinned) for entry in manifest.adapters)
-    return Lineup(items, named, manifest)
+    held = _held(manifest, file)
+    return Lineup(tuple(_item(entry, held.get(entry.name)) for entry in manifest.adapters), named, manifest)
+
+
+def _held(manifest: "AdapterSet", file: Path | None) -> "Mapping[str, LockedAdapter]":
+    from lora_cli.cli.locking import Flags, held, open_lock
+
+    lock_file = open_lock(file, Flags())
+    return held(manifest, lock_file.lock, Flags()) if lock_file is not None and lock_file.lock is not None else {}
+
+
+def _item(entry: "AdapterEntry", locked: "LockedAdapter | None") -> Item:
+    from lora_cli.core.lock import ref_at
+
+    source = entry.source if locked is None else ref_at(entry.source, locked)
+    return Item(entry.name, source, entry.sha256, entry.pinned, locked)
 
 
 def base_model(named: str | AdapterRef, settings: Settings) -> BaseModel:

@@ -95,8 +95,8 @@ def pinned(order: Order, file: LockFile | None, flags: Flags) -> Order:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         hint = f"lora-cli fetch -f {order.manifest.file} brings the lock up to date"
         raise Refused(f"{file.path} does not fit {order.manifest.file}: {found[0]}{more}", hint=hint)
-    held = _held(order.manifest, lock, flags)
-    return replace(order, adapters=tuple(replace(item, locked=held.get(item.name)) for item in order.adapters))
+    kept = held(order.manifest, lock, flags)
+    return replace(order, adapters=tuple(replace(item, locked=kept.get(item.name)) for item in order.adapters))
 
 
 def _check_names(names: Collection[str], adapter_set: AdapterSet) -> None:
@@ -106,16 +106,21 @@ def _check_names(names: Collection[str], adapter_set: AdapterSet) -> None:
             raise UsageError(f"{adapter_set.file} has no adapter {name!r}", hint=did_you_mean(name, known))
 
 
-def _held(adapter_set: AdapterSet, lock: Lock, flags: Flags) -> Mapping[str, LockedAdapter]:
-    held = {}
+def held(adapter_set: AdapterSet, lock: Lock, flags: Flags) -> Mapping[str, LockedAdapter]:
+    """The adapters that stay at what is locked, by name.
+
+    Raises:
+        UsageError: a locked revision is none.
+    """
+    kept = {}
     for entry in adapter_set.adapters:
         locked = lock.adapter(entry.name)
         upgraded = flags.upgrade and (not flags.names or entry.name in flags.names)
         follows = entry.source.scheme == "file" and not (flags.locked or flags.check)
         if locked is not None and not mismatch(entry, locked) and not upgraded and not follows:
             ref_at(entry.source, locked)
-            held[entry.name] = locked
-    return held
+            kept[entry.name] = locked
+    return kept
 
 
 def check_writable(order: Order, file: LockFile | None, flags: Flags) -> None:

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
+from lora_cli.cli.lineup import lineup
 from lora_cli.cli.main import main
 from lora_cli.core.lock import Lock, LockedAdapter, dump_lock
 from lora_cli.core.snapshot import Blob
 from lora_cli.read.manifest import read_lock
 from tests.hub_content import Content
 from tests.hub_server import Hub
-from tests.making import write_adapter
+from tests.making import llama_modules, write_adapter, write_base_config
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 Capture = pytest.CaptureFixture[str]
@@ -420,6 +421,7 @@ def hook(event, arguments):
         sys.stderr.write(f"a socket: {event}\\n")
         raise SystemExit(99)
 sys.addaudithook(hook)
+from lora_cli.cli.lineup import lineup
 from lora_cli.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -488,3 +490,33 @@ def test_a_shard_with_nothing_in_it_is_done(capsys: Capture, hub: Hub) -> None:
     codes = [fetch("--shard", f"{index}/2") for index in range(2)]
     assert codes == [0, 0]
     assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_validate_judges_what_is_locked_and_not_what_the_branch_is_now(
+    hub: Hub, tmp_path: Path, capsys: Capture
+) -> None:
+    good = write_adapter(tmp_path / "good", modules=llama_modules())
+    hub.add("org/sql", good)
+    set_of("sql=org/sql")
+    assert fetch() == 0
+    hub.add("org/sql", {CONFIG: "{}", WEIGHTS: b"rubbish"})
+    base = str(write_base_config(tmp_path / "base"))
+    capsys.readouterr()
+    assert main(["validate", "-f", "set.yaml", "--base", base, "--format", "json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["adapters"]
+    assert found["revision"] == locked("sql").revision
+    Path("set.lock.yaml").unlink()
+    assert main(["validate", "-f", "set.yaml", "--base", base]) == 1
+
+
+def test_warm_and_serve_bench_work_on_what_is_locked(hub: Hub, tmp_path: Path) -> None:
+    write_adapter(tmp_path / "mine", seed=1)
+    set_of("sql=org/sql", "mine=./mine", "chat=org/chat@main")
+    assert fetch() == 0
+    hub.add("org/sql", files(3))
+    set_of("sql=org/sql", "mine=./mine", "chat=org/chat")
+    asked = lineup(Path("set.yaml"), [], "acme/base", "warm", "warm")
+    sql, mine, chat = asked.items
+    assert str(sql.source) == f"hf://org/sql@{locked('sql').revision}"
+    assert asked.demand(sql).locked == locked("sql")
+    assert (mine.locked, chat.locked, str(chat.source)) == (None, None, "hf://org/chat")

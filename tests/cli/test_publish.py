@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -290,14 +289,17 @@ def test_a_reader_sees_one_adapter_or_the_other_while_two_processes_publish() ->
                 pass  # It was replaced meanwhile, and is being removed.
             finally:
                 os.close(folder)
-            time.sleep(0.001)
 
     reader = threading.Thread(target=look)
     reader.start()
-    loop = "import sys; from lora_cli.cli.main import main; sys.exit(max(main(sys.argv[1:]) for _ in range(40)))"
+    loop = """
+import sys
+from lora_cli.cli.main import main
+sys.exit(max(main(["fetch", "-q", adapter, "--publish", "served"]) for adapter in sys.argv[1:] * 40))
+"""
     with (
-        subprocess.Popen([sys.executable, "-c", loop, "fetch", "-q", "a/sql", "--publish", "served"]) as one,
-        subprocess.Popen([sys.executable, "-c", loop, "fetch", "-q", "b/sql", "--publish", "served"]) as other,
+        subprocess.Popen([sys.executable, "-c", loop, "a/sql", "b/sql"]) as one,
+        subprocess.Popen([sys.executable, "-c", loop, "b/sql", "a/sql"]) as other,
     ):
         assert (one.wait(), other.wait()) == (0, 0)
     done.set()
