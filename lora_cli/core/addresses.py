@@ -4,8 +4,10 @@
 """
 
 import re
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
+from lora_cli.core.adapter_files import CONFIG, WEIGHTS
+from lora_cli.core.web_address import DEFAULT_PORTS, canonical_host, canonical_path, is_loopback, quoted
 from lora_cli.errors import UsageError
 
 LONGEST = 4096
@@ -27,6 +29,7 @@ _PAGES = _PAGE_WITH_FOLDER | {"commit", "commits"}
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", re.ASCII)
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?", re.ASCII)
 _OCI_NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)*(?::[\w.-]{1,128})?", re.ASCII)
+_FILES = frozenset({CONFIG, WEIGHTS})
 _OCI_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -71,6 +74,15 @@ def file_url(rest: str, text: str) -> Parts:
     decoded = "/" + unquote(path, errors="surrogateescape")
     check_characters(decoded)
     return decoded, "", None
+
+
+def is_hub_page(rest: str, scheme: str) -> bool:
+    """Whether the address after ``scheme`` is on the Hub's own site, however its host is written."""
+    authority = re.split("[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
+    try:
+        return scheme in DEFAULT_PORTS and canonical_host(authority, scheme) in HUB_HOSTS
+    except ValueError:
+        return False
 
 
 def hub_words(text: str) -> bool:
@@ -149,28 +161,54 @@ def bucket(rest: str, text: str) -> Parts:
 
 
 def web(rest: str, text: str) -> Parts:
-    """``host/path`` of any other server, percent-encoded, without fragment; a query is refused."""
+    """``host/path`` of any other server, in its canonical form, without fragment; a query is refused.
+
+    The address of an adapter's config or weights is that of their folder.
+    """
+    return _web(rest, text, "https"), "", None
+
+
+def plain_web(rest: str, text: str) -> Parts:
+    """As ``web``, for ``http://``: only this machine is read without encryption."""
+    location = _web(rest, text, "http")
+    if not is_loopback(location.partition("/")[0]):
+        hint = "write https://; a server of your own without it is named by endpoint_url in a manifest's sources"
+        raise UsageError(f"{without_secrets(text)}: http:// is read from this machine only", hint=hint)
+    return location, "", None
+
+
+def _web(rest: str, text: str, scheme: str) -> str:
     address, question, _ = rest.partition("#")[0].partition("?")
-    host, _, path = address.partition("/")
+    authority, _, path = address.partition("/")
     shown = without_secrets(text)
-    if not _HOST.fullmatch(host):
-        raise UsageError(f"{shown}: this is not the address of a host", hint="write https://HOST/PATH, without a user")
     if question:
         raise UsageError(f"{shown}: a query is not kept, because it may hold a secret", hint="leave ? and on out")
-    if {".", ".."} & set(unquote(path).split("/")):
-        raise UsageError(f"{shown}: an address must not have . or .. as a part")
-    return f"{host.lower()}/{quoted(path, keep='%')}".rstrip("/"), "", None
+    try:
+        host, folder = canonical_host(authority, scheme), canonical_path(path)
+    except ValueError as error:
+        raise UsageError(f"{shown}: {error}", hint=f"write {scheme}://HOST/PATH, without a user") from error
+    above, _, last = folder.rpartition("/")
+    return f"{host}/{above if last in _FILES else folder}".rstrip("/")
 
 
-def quoted(path: str, keep: str = "") -> str:
-    """``path`` as it stands in an address, with every character that has a meaning there encoded, but ``keep``."""
-    return quote(path, safe="/~!$&'()*+,;=:@" + keep)
+def web_folder(folder: str) -> str:
+    """A plain ``folder`` as part of an address.
+
+    Raises:
+        UsageError: no address can hold it.
+    """
+    try:
+        return canonical_path(quoted(folder))
+    except ValueError as error:
+        raise UsageError(f"--subfolder {folder}: {error}", hint="name a folder below the address") from error
 
 
 def hub_page(rest: str, text: str) -> Parts:
     """A page of the Hub's site: ``org/name``, ``…/tree/rev/folder``, ``…/blob/rev/folder/file``, ``…/commit/rev``."""
-    path = re.split("[?#]", rest, maxsplit=1)[0].partition("/")[2]
-    shown = without_secrets(text)
+    address, shown = re.split("[?#]", rest, maxsplit=1)[0], without_secrets(text)
+    authority, _, path = address.partition("/")
+    if "@" in authority:
+        raise UsageError(f"{shown}: a user in an address is not read", hint="set HF_TOKEN instead")
     parts = [part for part in path.split("/") if part]
     length = 1 if len(parts) < 2 or parts[1] in _PAGES else 2
     if not parts or parts[0] in _NO_MODELS | {"api"}:

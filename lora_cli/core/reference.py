@@ -11,7 +11,7 @@ from lora_cli.errors import UsageError
 if TYPE_CHECKING:
     from lora_cli.core.addresses import Parts
 
-Scheme = Literal["file", "hf", "s3", "gs", "https", "oci"]
+Scheme = Literal["file", "hf", "s3", "gs", "https", "http", "oci"]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _ALIASES: Mapping[str, Scheme] = {"s3a": "s3", "s3n": "s3", "gcs": "gs"}
@@ -22,7 +22,7 @@ class AdapterRef:
     """A reference to one adapter.
 
     ``location`` is by ``scheme``: an absolute path (``file``), ``org/name`` (``hf``), ``bucket/key`` (``s3``, ``gs``),
-    ``host/path`` as in the URL (``https``), ``registry/name[:tag]`` (``oci``). ``subfolder`` (POSIX, relative) is only
+    ``host/path`` as in the URL (``https``, ``http``), ``registry/name[:tag]`` (``oci``). ``subfolder`` (POSIX, relative) is only
     for ``hf``: elsewhere a folder is part of the location. ``revision`` is a branch, tag or commit for ``hf`` and a
     digest for ``oci``; None is the origin's default. ``str()`` is canonical: ``parse(str(ref)) == ref``.
     """
@@ -58,7 +58,7 @@ def parse(text: str, *, is_path: Callable[[str], bool], base_dir: Path | None = 
     """The reference that ``text`` is, in any of the ways that users write one.
 
     A scheme decides (``hf://org/name/sub/folder@rev``, ``s3://``, ``gs://``, ``file://``, ``https://``, ``oci://``;
-    a page of ``https://huggingface.co`` is ``hf://``). Without one, ``/``, ``./``, ``../`` and ``~`` begin a path; what
+    a page of ``https://huggingface.co`` is ``hf://``; ``http://`` only for this machine). Without one, ``/``, ``./``, ``../`` and ``~`` begin a path; what
     ``is_path`` says exists is a path; ``org/name[@rev]`` and ``org/name/sub/folder@rev`` are on the Hub; other words
     with two or more slashes are a path that does not exist. Nothing is looked up but by ``is_path``, which is asked
     for ``text`` as it stands. Relative paths are relative to ``base_dir`` (None: the working directory).
@@ -106,7 +106,7 @@ def override(ref: AdapterRef, *, revision: str | None = None, subfolder: str = "
         return replace(ref, subfolder=f"{ref.subfolder}/{folder}".lstrip("/"))
     if ref.scheme == "oci":
         raise UsageError(f"{ref} has no folders", hint="leave --subfolder out")
-    added = addresses.quoted(folder) if ref.scheme == "https" else folder
+    added = addresses.web_folder(folder) if ref.scheme in {"https", "http"} else folder
     return replace(ref, location=f"{ref.location.rstrip('/')}/{added}")
 
 
@@ -122,13 +122,14 @@ def _with_scheme(scheme: str, rest: str, text: str) -> AdapterRef:
     if scheme == "file":
         return _path(addresses.file_url(rest, text)[0], None)
     addresses.check_encodable(text)
-    if scheme in {"http", "https"} and re.split("[/?#]", rest, maxsplit=1)[0].lower() in addresses.HUB_HOSTS:
+    if addresses.is_hub_page(rest, scheme):
         return AdapterRef("hf", *addresses.hub_page(rest, text))
     forms: Mapping[Scheme, Callable[[str, str], Parts]] = {
         "hf": addresses.hub,
         "s3": addresses.bucket,
         "gs": addresses.bucket,
         "https": addresses.web,
+        "http": addresses.plain_web,
         "oci": addresses.oci,
     }
     for name, form in forms.items():

@@ -5,29 +5,13 @@ from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from lora_cli.core.adapter_files import BESIDE, CONFIG
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError, Offline, Refused, UsageError
 from lora_cli.store.snapshots import check_paths
 
-CONFIG = "adapter_config.json"
 _WEIGHTS = re.compile(r"adapter_model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?", re.ASCII)
 _PICKLED = re.compile(r"adapter_model(-\d{5}-of-\d{5})?\.(bin|pt)(\.index\.json)?", re.ASCII)
-_BESIDE = frozenset(
-    {
-        "README.md",
-        "added_tokens.json",
-        "chat_template.jinja",
-        "chat_template.json",
-        "merges.txt",
-        "new_embeddings.safetensors",
-        "special_tokens_map.json",
-        "spiece.model",
-        "tokenizer.json",
-        "tokenizer.model",
-        "tokenizer_config.json",
-        "vocab.json",
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +58,7 @@ def plan(revision: Revision, selection: Selection) -> tuple[RemoteFile, ...]:
         raise FormatError(
             f"neither {CONFIG} nor adapter_model.safetensors is here", where=str(revision.ref), hint=_elsewhere(paths)
         )
-    needed = {CONFIG, *weights, *(pickled if not weights else ()), *_BESIDE}
+    needed = {CONFIG, *weights, *(pickled if not weights else ()), *BESIDE}
     if not revision.whole:
         _check_enough(revision, paths, weights or pickled)
     files = tuple(

@@ -19,8 +19,13 @@ def open_source(scheme: Scheme, settings: Settings) -> Source:
     """The source of ``scheme``. Opens no connection.
 
     Raises:
-        UsageError: no source reads this scheme.
+        UsageError: no source reads this scheme (yet).
     """
+    if scheme == "oci":
+        hint = (
+            "pull it first (oras pull REGISTRY/NAME:TAG -o DIRECTORY) and name the folder, or keep it on hf://, s3://"
+        )
+        raise UsageError("adapters in an OCI registry (oci://) are not supported yet", hint=hint)
     if scheme not in SOURCES:
         known = ", ".join(f"{name}://" for name in SOURCES)
         raise UsageError(f"this version of lora-cli does not read {scheme}://", hint=f"it reads {known}")

@@ -1,0 +1,93 @@
+"""The address of a folder on a web server in one canonical form, so that a policy cannot be passed by writing it oddly.
+
+RFC 3986, section 6, says which forms mean the same: the case of a host, the default port, encoded letters. A dot behind
+the host, an empty part and a number instead of an address are more ways to write one and the same thing.
+"""
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from urllib.parse import quote, unquote
+
+DEFAULT_PORTS: Mapping[str, int] = {"http": 80, "https": 443}
+LOOPBACK_NAMES = ("localhost", "localhost.localdomain")
+DEEPEST_ENCODING = 8
+
+_AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]@:]*)(?::(\d{1,5}))?", re.ASCII)
+_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?", re.ASCII)
+_NUMBER = re.compile(r"\d+|0x[0-9a-f]*", re.ASCII)
+_ENCODED = re.compile("%(?:([0-9A-Fa-f]{2}))?")
+_UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+
+
+def canonical_host(authority: str, scheme: str) -> str:
+    """``host[:port]``: in lower case, without a dot at the end, without the port that ``scheme`` has anyway.
+
+    Raises:
+        ValueError: it has a user in it, or is no host.
+    """
+    found = _AUTHORITY.fullmatch(authority)
+    if found is None:
+        raise ValueError("this is not the address of a host")
+    host, port = _host(found[1].lower()), int(found[2] or DEFAULT_PORTS.get(scheme, 0))
+    if not 0 <= port < 65536 or (found[2] and not port):
+        raise ValueError(f"{port} is not a port")
+    return host if port == DEFAULT_PORTS.get(scheme, 0) else f"{host}:{port}"
+
+
+def _host(name: str) -> str:
+    if name.startswith("["):
+        address = ipaddress.IPv6Address(name[1:-1])
+        return str(address.ipv4_mapped) if address.ipv4_mapped is not None else f"[{address.compressed}]"
+    name = name.removesuffix(".")
+    labels = name.split(".")
+    if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
+        raise ValueError("this is not the address of a host")
+    if _NUMBER.fullmatch(labels[-1]):
+        # 0x7f.1 and 2130706433 are 127.0.0.1 to a resolver, and something else to whoever reads a policy.
+        return str(ipaddress.IPv4Address(name))
+    return name
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a canonical ``host[:port]`` is this machine itself."""
+    name = re.sub(r":\d+$", "", host) if not host.endswith("]") else host
+    if name in LOOPBACK_NAMES or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def canonical_path(path: str) -> str:
+    """``path`` without empty parts and slashes at its ends; only what must be is percent-encoded, in capitals.
+
+    Raises:
+        ValueError: some server could read a part of it as ``.`` or ``..``, or it holds control characters.
+    """
+    decoded = path
+    for _ in range(DEEPEST_ENCODING):
+        if not {".", ".."}.isdisjoint(decoded.replace("\\", "/").split("/")):
+            raise ValueError("an address must not have . or .. as a part")
+        if any(ord(character) < 32 or ord(character) == 127 for character in decoded):
+            raise ValueError("an address must not have control characters in it")
+        before, decoded = decoded, unquote(decoded)
+        if before == decoded:
+            break
+    else:
+        raise ValueError(f"an address is not encoded more than {DEEPEST_ENCODING} times over")
+    escaped = _ENCODED.sub(_normal, "/".join(part for part in path.split("/") if part))
+    return quoted(escaped, keep="%")
+
+
+def _normal(found: re.Match[str]) -> str:
+    if not found[1]:
+        return "%25"
+    character = chr(int(found[1], 16))
+    return character if character in _UNRESERVED else f"%{found[1].upper()}"
+
+
+def quoted(path: str, keep: str = "") -> str:
+    """``path`` as it stands in an address, with every character that has a meaning there encoded, but ``keep``."""
+    return quote(path, safe="/~!$&'()*+,;=:@" + keep)
