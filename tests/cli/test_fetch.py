@@ -244,7 +244,17 @@ print(" ".join(sorted({name.split(".")[0] for name in sys.modules})), file=sys.s
 def test_a_folder_is_fetched_without_anything_heavy(sql: Path) -> None:
     done = subprocess.run([sys.executable, "-c", FETCHED_MODULES], capture_output=True, text=True, check=True)
     imported = set(done.stderr.splitlines()[-1].split())
-    assert not imported & {"torch", "numpy", "httpx2", "http.client", "yaml", "rich", "huggingface_hub", "safetensors", "transformers"}
+    assert not imported & {
+        "torch",
+        "numpy",
+        "httpx2",
+        "http.client",
+        "yaml",
+        "rich",
+        "huggingface_hub",
+        "safetensors",
+        "transformers",
+    }
 
 
 def test_a_word_that_is_no_reference_does_not_stop_the_others(sql: Path, capsys: pytest.CaptureFixture[str]) -> None:

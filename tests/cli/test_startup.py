@@ -9,7 +9,19 @@ import pytest
 
 from tests.conftest import QUICKSTART
 
-HEAVY = ("torch", "transformers", "numpy", "s3fs", "huggingface_hub", "obstore", "pydantic", "httpx2", "http.client", "yaml", "rich")
+HEAVY = (
+    "torch",
+    "transformers",
+    "numpy",
+    "s3fs",
+    "huggingface_hub",
+    "obstore",
+    "pydantic",
+    "httpx2",
+    "http.client",
+    "yaml",
+    "rich",
+)
 
 
 def modules_after(code: str) -> set[str]:
