@@ -101,6 +101,7 @@ def lora_config(modules: Iterable[str], *, r: int = 4, lora_alpha: float = 8, **
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": "tiny/base",
+        "revision": "5f0b02c75b57c5855da9ae460ce51323ea669d8a",
         "r": r,
         "lora_alpha": lora_alpha,
         "lora_dropout": 0.0,

@@ -101,7 +101,7 @@ def test_a_remote_adapter_is_judged_by_its_header_alone(tmp_path: Path, base: Ba
         settings = load_settings({"cache_dir": str(tmp_path / "cache")}, {"HF_ENDPOINT": hub.endpoint})
         checked = check_in_place("hf://acme/sql", Terms(base), settings)
 
-    assert codes(checked) == {"LC314"}
+    assert codes(checked) == {"LC314", "LC604"}
     assert checked.verdict is not None
     assert {one.code for one in checked.verdict.skipped} == {"LC501", "LC502", "LC503", "LC504", "LC505"}
     assert checked.revision is not None

@@ -1,4 +1,4 @@
-"""The rules, one function each: files LC1xx, config LC2xx, tensors LC3xx, engine LC4xx, values LC5xx.
+"""The rules, one function each: files LC1xx, config LC2xx, tensors LC3xx, engine LC4xx, values LC5xx, supply LC6xx.
 
 Adding one is a function under ``@rule``, a line in ``RULES``, and a file with cases in ``tests/rules/cases``.
 """
@@ -6,7 +6,7 @@ Adding one is a function under ``@rule``, a line in ``RULES``, and a file with c
 from collections.abc import Sequence
 
 from lora_cli.errors import UsageError
-from lora_cli.rules import base, config, engine, files, tensors, values
+from lora_cli.rules import base, config, engine, files, supply, tensors, values
 from lora_cli.rules.rule import Rule
 
 RULES: tuple[Rule, ...] = (
@@ -48,6 +48,11 @@ RULES: tuple[Rule, ...] = (
     values.overflow,
     values.huge_update,
     values.negligible_update,
+    supply.names_code,
+    supply.hostile_template,
+    supply.unsafe_name,
+    supply.unpinned_revision,
+    supply.unpinned_base,
 )
 """Every rule, in the order in which they are run and listed."""
 

@@ -6,6 +6,8 @@ from typing import Protocol
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
+from lora_cli.core.companions import Companions
+from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile
 from lora_cli.rules.application import Application
 
@@ -51,6 +53,8 @@ class Case:
     """One adapter before the rules. ``stats`` maps tensor names to what the scan of their values told.
 
     ``base`` and ``stats`` are None when there are none; ``base_reason`` and ``stats_reason`` say why.
+    ``companions`` is what the files beside the weights say, None where they were not read (``companions_reason``).
+    ``ref`` is what was asked for and ``commit`` what it meant, where it came from a repository.
     ``application`` sorts the adapter's modules by what PEFT would do with them. ``max_lora_rank`` is the limit of
     whoever will serve it, None for no limit.
     """
@@ -62,9 +66,13 @@ class Case:
     base_reason: str = "no base model was given"
     stats_reason: str = "the values were not read"
     max_lora_rank: int | None = None
+    companions: Companions | None = None
+    companions_reason: str = "the files beside the weights were not read"
+    ref: AdapterRef | None = None
+    commit: str = ""
 
     def lacks(self, need: str) -> str:
-        """Why ``need`` (config, weights, base or values) is not there, or nothing when it is."""
+        """Why ``need`` (config, weights, base, values or companions) is not there, or nothing when it is."""
         if need == "config" and self.adapter.config is None:
             return f"{CONFIG_FILE} could not be read"
         if need == "weights" and not self.has_weights:
@@ -73,6 +81,8 @@ class Case:
             return self.base_reason
         if need == "values" and self.stats is None:
             return self.stats_reason if self.has_weights else "the weights could not be read"
+        if need == "companions" and self.companions is None:
+            return self.companions_reason
         return ""
 
     @property

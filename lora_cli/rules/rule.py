@@ -8,7 +8,7 @@ from typing import Literal
 from lora_cli.core.finding import Finding, Problem, Severity, Skipped
 from lora_cli.rules.case import Case
 
-Need = Literal["config", "weights", "base", "values"]
+Need = Literal["config", "weights", "base", "values", "companions"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,8 @@ def grouped(said: Iterable[tuple[str, str]], *, file: str, noun: str, hint: str 
     """One problem per message instead of one per module.
 
     ``said`` are (message, name) pairs; a message that holds for many names is said once, with the first names.
-    At most ``MOST_PROBLEMS`` are given, the last of which counts the rest.
+    At most ``MOST_PROBLEMS`` are given, the last of which counts the rest. Without a ``file`` the names are those of
+    files.
     """
     by_message: dict[str, list[str]] = {}
     for message, name in said:
@@ -51,8 +52,12 @@ def grouped(said: Iterable[tuple[str, str]], *, file: str, noun: str, hint: str 
     messages = list(by_message)
     for message in messages[:MOST_PROBLEMS]:
         found = by_message[message]
-        where = f" ({count(len(found), noun)}: {names(found)})" if len(found) > 1 else f" ({clip(found[0])})"
-        yield Problem(message + where, Location(file, clip(found[0])), hint)
+        whose = f" ({count(len(found), noun)}: {names(found)})" if len(found) > 1 else f" ({clip(found[0])})"
+        yield Problem(message + whose, Location(file, clip(found[0])) if file else Location(clip(found[0])), hint)
     if len(messages) > MOST_PROBLEMS:
         rest = sum(len(by_message[message]) for message in messages[MOST_PROBLEMS:])
-        yield Problem(f"the same, in other words, for {count(rest, 'more ' + noun)}", Location(file), hint)
+        yield Problem(
+            f"the same, in other words, for {count(rest, 'more ' + noun)}",
+            Location(file or clip(by_message[messages[-1]][0])),
+            hint,
+        )

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ import numpy as np
 import pytest
 import yaml
 
-from lora_cli.check import Checked, Terms, check_in_place, open_base
+from lora_cli.check import Checked, Terms, check_in_place, judge, open_base
+from lora_cli.check.verdict import gather
+from lora_cli.core.reference import parse
 from lora_cli.rules import RULES
 from lora_cli.settings import Settings
+from lora_cli.sources.local import LocalSource
 from tests.making import (
     NAMES,
     Q_PROJ,
@@ -29,7 +33,7 @@ CASES = Path(__file__).parent / "cases"
 FIELDS = {
     "case", "adapter", "config", "remove", "tensors", "fill", "rename", "drop", "write", "delete", "rename_file",
     "truncate", "link", "fifo", "base", "base_config", "scope", "max_lora_rank", "values", "expect", "skipped",
-    "applied",
+    "applied", "ref",
 }  # fmt: skip
 
 
@@ -83,7 +87,17 @@ def judged(case: Mapping[str, Any], tmp_path: Path) -> Checked:
     settings = Settings(cache_dir=tmp_path / "cache")
     base = None if family == "none" else open_base(str(base_directory(case, tmp_path / "base")), settings)
     terms = Terms(base, values=case.get("values", True), max_lora_rank=case.get("max_lora_rank"))
-    return check_in_place(str(directory), terms, settings)
+    checked = check_in_place(str(directory), terms, settings)
+    return asked_for(case["ref"], checked, terms) if "ref" in case else checked
+
+
+def asked_for(ref: str, checked: Checked, terms: Terms) -> Checked:
+    """The same adapter, judged as if ``ref`` had been asked for."""
+    assert checked.revision is not None
+    assert checked.adapter is not None
+    meant = parse(ref, is_path=lambda _: False)
+    evidence = gather(LocalSource(), checked.revision, checked.adapter, terms, meant)
+    return replace(checked, verdict=judge(checked.adapter, terms, evidence))
 
 
 def base_directory(case: Mapping[str, Any], directory: Path) -> Path:

@@ -17,7 +17,7 @@ def render_checked(checked: Checked, width: int, *, fail_on: Severity = Severity
         lines += _labelled("hint", checked.error.hint, width, colour)
     if checked.verdict is not None:
         for finding in sorted(checked.verdict.findings, key=lambda found: -found.severity):
-            lines += _finding(finding, width, colour)
+            lines += (_note if finding.severity is Severity.NOTE else _finding)(finding, width, colour)
         lines += _skipped(checked.verdict.skipped, width, colour)
     return "\n".join(lines) + "\n"
 
@@ -49,6 +49,17 @@ def _finding(finding: Finding, width: int, colour: bool) -> Iterator[str]:
     yield from wrap(finding.problem.message, width, "    ", "    ")
     yield from _labelled("at", str(finding.problem.at), width, colour, "    ")
     yield from _labelled("hint", finding.problem.hint, width, colour, "    ")
+
+
+def _note(finding: Finding, width: int, colour: bool) -> Iterator[str]:
+    """A note on a line of its own, where it has the room: what is so, and what would be better."""
+    label = finding.severity.label
+    problem = finding.problem
+    text = f"{label} {finding.code} {finding.name}: {problem.message}; {problem.hint}"
+    yield ""
+    first, *rest = wrap(text, width, "    ", "  ")
+    yield first.replace(label, paint(label, STYLE[finding.severity], colour=colour), 1)
+    yield from rest
 
 
 def _labelled(label: str, text: str, width: int, colour: bool, indent: str = "  ") -> Iterator[str]:

@@ -1,0 +1,20 @@
+"""The only place where fetch, read and rules meet: references × a base model → verdicts."""
+
+from lora_cli.check.admission import admit
+from lora_cli.check.base import Fallback, open_base
+from lora_cli.check.outcome import Admission, Checked
+from lora_cli.check.place import check_all, check_in_place, is_path
+from lora_cli.check.verdict import Terms, judge
+
+__all__ = [
+    "Admission",
+    "Checked",
+    "Fallback",
+    "Terms",
+    "admit",
+    "check_all",
+    "check_in_place",
+    "is_path",
+    "judge",
+    "open_base",
+]

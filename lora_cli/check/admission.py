@@ -1,0 +1,77 @@
+"""Adapters that are to be loaded: fetched into the cache, and judged there."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from lora_cli.check.outcome import Admission, Stopwatch
+from lora_cli.check.place import is_path
+from lora_cli.check.verdict import Terms, gather, judge
+from lora_cli.core.reference import AdapterRef, parse
+from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.errors import LoraCliError
+from lora_cli.read.adapter import read_adapter
+from lora_cli.settings import Settings
+from lora_cli.sources import Source
+from lora_cli.sources.registry import open_source
+
+if TYPE_CHECKING:
+    from lora_cli.fetch.demand import Demand
+    from lora_cli.store import Store
+
+
+class _Watched:
+    """A source that books the time of ``resolve`` apart from the time of the bytes."""
+
+    def __init__(self, source: Source, watch: Stopwatch) -> None:
+        self._source, self._watch = source, watch
+
+    def resolve(self, ref: AdapterRef) -> Revision:
+        revision = self._source.resolve(ref)
+        self._watch.lap("resolve")
+        return revision
+
+    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
+        return self._source.read(revision, file, start, stop)
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else the source can do, such as open its files where they lie."""
+        return getattr(self._source, name)
+
+
+def admit(
+    text: str | AdapterRef,
+    name: str,
+    terms: Terms,
+    store: "Store",
+    settings: Settings,
+    *,
+    demand: "Demand | None" = None,
+) -> Admission:
+    """Resolve, fetch and judge one adapter, with each stage's time. Never raises for what the adapter does wrong.
+
+    ``demand`` is what must hold for it whatever its origin gives: a policy, a digest.
+    """
+    from lora_cli.fetch import ANYTHING, bring
+
+    watch = Stopwatch()
+    snapshot = adapter = None
+    stage, source_text = "resolve", str(text)
+    try:
+        ref = parse(text, is_path=is_path) if isinstance(text, str) else text
+        source_text = str(ref)
+        source = _Watched(open_source(ref.scheme, settings), watch)
+        snapshot = bring(ref, source, store, settings, name=name, demand=demand or ANYTHING).snapshot
+        watch.lap("fetch")
+        stage = "validate"
+        local = open_source("file", settings)
+        revision = local.resolve(AdapterRef("file", str(snapshot.directory)))
+        adapter = read_adapter(local, revision, name)
+        verdict = judge(adapter, terms, gather(local, revision, adapter, terms, ref))
+        watch.lap("validate")
+    except LoraCliError as error:
+        if stage == "resolve" and "resolve" in watch.stage_ms:
+            stage = "fetch"
+        watch.lap(stage)
+        return Admission(name, source_text, snapshot, adapter, None, watch.stage_ms, stage, error)
+    stage = "validate" if verdict.refused() else ""
+    return Admission(name, source_text, snapshot, adapter, verdict, watch.stage_ms, stage)

@@ -1,0 +1,37 @@
+"""The base model that adapters are judged against, read from wherever it is."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lora_cli.check.place import is_path
+from lora_cli.core.base_model import BaseModel
+from lora_cli.core.reference import AdapterRef, parse
+from lora_cli.errors import Offline
+from lora_cli.settings import Settings
+from lora_cli.sources.registry import open_source
+
+Fallback = Callable[[Mapping[str, Any]], BaseModel]
+
+
+def open_base(
+    base: str | AdapterRef, settings: Settings, *, base_dir: Path | None = None, fallback: Fallback | None = None
+) -> BaseModel:
+    """The base model that ``base`` names: a directory, a ``config.json``, a Hub id or any reference.
+
+    Only its config and header ranges are read, never weights. ``fallback`` makes a model of an unknown family.
+
+    Raises:
+        NotFound, AccessDenied, Unreachable, FormatError: as its source and its files give reason to.
+    """
+    from lora_cli.read.base import read_base, read_base_file
+
+    ref = parse(base, is_path=is_path, base_dir=base_dir) if isinstance(base, str) else base
+    if ref.scheme == "file" and Path(ref.location).is_file():
+        return read_base_file(Path(ref.location), fallback=fallback)
+    source = open_source(ref.scheme, settings)
+    name = ref.name if isinstance(base, AdapterRef) and ref.scheme == "file" else str(base)
+    try:
+        return read_base(source, source.resolve(ref), name, fallback=fallback)
+    except Offline as error:
+        raise Offline(error.message, hint="give --base a folder or a config.json on this disk") from error

@@ -1,0 +1,81 @@
+"""How the judging of one adapter went: its verdict, or the error that kept it from being judged, and the time."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from lora_cli.core.adapter import Adapter
+from lora_cli.core.finding import Severity, Verdict
+from lora_cli.core.snapshot import Revision
+from lora_cli.errors import LoraCliError, Refused
+
+if TYPE_CHECKING:
+    from lora_cli.core.snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """One adapter, judged where it lies; or ``error``, which kept it from being read at all.
+
+    ``source`` is the canonical reference (or what was written, when it is none); ``stage_ms`` maps resolve, read,
+    values and rules to milliseconds.
+    """
+
+    name: str
+    source: str
+    revision: Revision | None = None
+    adapter: Adapter | None = None
+    verdict: Verdict | None = None
+    stage_ms: Mapping[str, float] = field(default_factory=dict)
+    error: LoraCliError | None = None
+
+    def exit_code(self, fail_on: Severity = Severity.ERROR) -> int:
+        """What this adapter alone would end the command with."""
+        if self.error is not None:
+            return self.error.exit_code
+        return int(self.verdict is not None and self.verdict.refused(fail_on))
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """One adapter, fetched into the cache and judged there. ``stage`` names where ``error`` happened.
+
+    ``stage_ms`` maps resolve, fetch and validate to milliseconds, as far as it came.
+    """
+
+    name: str
+    source: str
+    snapshot: "Snapshot | None" = None
+    adapter: Adapter | None = None
+    verdict: Verdict | None = None
+    stage_ms: Mapping[str, float] = field(default_factory=dict)
+    stage: str = ""
+    error: LoraCliError | None = None
+
+    @property
+    def refusal(self) -> LoraCliError | None:
+        """What kept it out, None if nothing: its error, or the first that the rules found and how many more."""
+        if self.error is not None or self.verdict is None:
+            return self.error
+        errors = [finding for finding in self.verdict.findings if finding.severity is Severity.ERROR]
+        if not errors:
+            return None
+        first, problem = errors[0], errors[0].problem
+        where = f"{problem.at}: " if str(problem.at) else ""
+        more = f" (and {len(errors) - 1} more: lora-cli validate lists them)" if len(errors) > 1 else ""
+        return Refused(f"{first.code} {first.name}: {where}{problem.message}{more}", hint=problem.hint)
+
+
+class Stopwatch:
+    """Milliseconds by stage, in the order in which the stages ended."""
+
+    def __init__(self) -> None:
+        self.stage_ms: dict[str, float] = {}
+        self._since = perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """End ``stage``: it took the time since the last lap, less what was booked inside it."""
+        now = perf_counter()
+        self.stage_ms[stage] = self.stage_ms.get(stage, 0.0) + (now - self._since) * 1000
+        self._since = now

@@ -1,0 +1,76 @@
+"""Adapters judged where they lie: local ones in place, remote ones by their header. Nothing is written."""
+
+from collections.abc import Iterator, Sequence
+from os.path import lexists
+from pathlib import Path
+
+from lora_cli.check.outcome import Checked, Stopwatch
+from lora_cli.check.verdict import Terms, gather, judge
+from lora_cli.core.reference import AdapterRef, parse
+from lora_cli.errors import LoraCliError
+from lora_cli.read.adapter import read_adapter
+from lora_cli.settings import Settings
+from lora_cli.sources import Source
+from lora_cli.sources.registry import open_source
+
+
+def is_path(text: str) -> bool:
+    """Whether ``text`` is a path that exists on this machine; a link that leads nowhere exists too."""
+    return "\0" not in text and lexists(Path(text).expanduser())
+
+
+def check_in_place(
+    text: str | AdapterRef, terms: Terms, settings: Settings, *, name: str = "", base_dir: Path | None = None
+) -> Checked:
+    """Judge one adapter where it lies: a local one in place, a remote one by its header. Nothing is written.
+
+    What the cache has of the same revision of a remote one is read from there, values too.
+
+    Never raises for what one adapter does wrong: a ``LoraCliError`` is kept in the result. ``base_dir`` is what
+    relative paths are relative to (a manifest's folder).
+    """
+    watch = Stopwatch()
+    source_text = str(text)
+    revision = adapter = None
+    try:
+        ref = parse(text, is_path=is_path, base_dir=base_dir) if isinstance(text, str) else text
+        source_text = str(ref)
+        source = _in_place(ref, settings)
+        revision = source.resolve(ref)
+        watch.lap("resolve")
+        adapter = read_adapter(source, revision, name or str(text))
+        watch.lap("read")
+        evidence = gather(source, revision, adapter, terms, ref)
+        watch.lap("values")
+        verdict = judge(adapter, terms, evidence)
+        watch.lap("rules")
+    except LoraCliError as error:
+        return Checked(name or str(text), source_text, revision, adapter, None, watch.stage_ms, error)
+    return Checked(adapter.name, source_text, revision, adapter, verdict, watch.stage_ms)
+
+
+def _in_place(ref: AdapterRef, settings: Settings) -> Source:
+    source = open_source(ref.scheme, settings)
+    if ref.scheme == "file":
+        return source
+    from lora_cli.fetch.here import here_first
+
+    return here_first(source, settings)
+
+
+def check_all(
+    items: Sequence[tuple[str, str | AdapterRef]], terms: Terms, settings: Settings, *, base_dir: Path | None = None
+) -> Iterator[Checked]:
+    """Judge many adapters, (name or nothing, reference) each, in their order; remote ones ``settings.jobs`` at once."""
+
+    def one(item: tuple[str, str | AdapterRef]) -> Checked:
+        return check_in_place(item[1], terms, settings, name=item[0], base_dir=base_dir)
+
+    remote = any(not is_path(str(text)) for _, text in items)
+    if len(items) < 2 or not remote:
+        yield from map(one, items)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(min(settings.jobs, len(items))) as pool:
+        yield from pool.map(one, items)

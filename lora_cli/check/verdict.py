@@ -1,0 +1,99 @@
+"""An adapter that was read × what it is judged against → its verdict."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lora_cli.core.adapter import Adapter
+from lora_cli.core.base_model import BaseModel
+from lora_cli.core.companions import Companions
+from lora_cli.core.finding import Finding, Skipped, Verdict
+from lora_cli.core.reference import AdapterRef
+from lora_cli.core.snapshot import Revision
+from lora_cli.rules import RULES
+from lora_cli.rules.application import apply
+from lora_cli.rules.case import Case, Values
+from lora_cli.rules.rule import Rule, run
+from lora_cli.sources import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What adapters are judged against, the same for all of one run.
+
+    ``base`` is None where there is none, ``base_reason`` then says why. ``values`` False leaves the tensors' values
+    unread. ``max_lora_rank`` is the limit of whoever will serve them, None for no limit.
+    """
+
+    base: BaseModel | None = None
+    base_reason: str = "no base model was given"
+    values: bool = True
+    max_lora_rank: int | None = None
+    rules: tuple[Rule, ...] = RULES
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What was read of one adapter beyond its config and header; ``stats_reason`` says why there are no ``stats``.
+
+    ``ref`` is what was asked for, and ``commit`` what that meant where it is a repository.
+    """
+
+    stats: Mapping[str, Values] | None = None
+    stats_reason: str = "the values were not read"
+    companions: Companions | None = None
+    ref: AdapterRef | None = None
+    commit: str = ""
+
+
+def gather(source: Source, revision: Revision, adapter: Adapter, terms: Terms, ref: AdapterRef) -> Evidence:
+    """Read what the rules look at beyond config and header. ``ref`` is what the user asked for.
+
+    Raises:
+        LoraCliError: what the source raises.
+    """
+    here = revision.ref.scheme == "file" or getattr(source, "holds", lambda _: False)(revision)
+    stats, reason = _stats(source, revision, adapter, terms, here=here)
+    companions = None
+    if any("companions" in rule.needs for rule in terms.rules):
+        from lora_cli.read.companions import read_companions
+
+        companions = read_companions(source, revision, here=here)
+    return Evidence(stats, reason, companions, ref, revision.id if revision.ref.scheme == "hf" else "")
+
+
+def _stats(
+    source: Source, revision: Revision, adapter: Adapter, terms: Terms, *, here: bool
+) -> tuple[Mapping[str, Values] | None, str]:
+    if not terms.values:
+        return None, "--no-values was given"
+    if not here:
+        return None, "the values of a remote adapter are not read; fetch it first"
+    if adapter.weights_error is not None or not adapter.weight_files:
+        return None, "the weights could not be read"
+    from lora_cli.read.values import scan_values
+
+    return scan_values(source, revision, adapter), ""
+
+
+def judge(adapter: Adapter, terms: Terms, evidence: Evidence) -> Verdict:
+    """What the rules of ``terms`` say about ``adapter``; pure."""
+    application = apply(adapter, terms.base)
+    case = Case(
+        adapter,
+        application,
+        base=terms.base,
+        base_reason=terms.base_reason,
+        stats=evidence.stats,
+        stats_reason=evidence.stats_reason,
+        max_lora_rank=terms.max_lora_rank,
+        companions=evidence.companions,
+        ref=evidence.ref,
+        commit=evidence.commit,
+    )
+    said = [outcome for rule in terms.rules for outcome in run(rule, case)]
+    return Verdict(
+        adapter=adapter.name,
+        findings=tuple(outcome for outcome in said if isinstance(outcome, Finding)),
+        skipped=tuple(outcome for outcome in said if isinstance(outcome, Skipped)),
+        applied=application.applied if terms.base is not None and case.has_weights else None,
+    )

@@ -1,0 +1,19 @@
+"""What the files beside an adapter's weights say: chat templates, classes to import, added tokens."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Companions:
+    """Read, and never rendered, imported or run.
+
+    ``templates`` maps where a chat template stands (``"tokenizer_config.json: chat_template"``) to its text, ``code``
+    where classes are named that a loader would import to what is named there. ``added_tokens`` are the tokens of
+    ``added_tokens.json`` with their ids, None without that file. ``unread`` says of a file why it could not be read.
+    """
+
+    templates: Mapping[str, str] = field(default_factory=dict)
+    code: Mapping[str, str] = field(default_factory=dict)
+    added_tokens: Mapping[str, int] | None = None
+    unread: Mapping[str, str] = field(default_factory=dict)

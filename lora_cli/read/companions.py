@@ -1,0 +1,84 @@
+"""The small files beside an adapter's weights → ``Companions``, within bounds and without running anything."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lora_cli.core import parse
+from lora_cli.core.companions import Companions
+from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.errors import FormatError
+from lora_cli.read.adapter import read_range
+from lora_cli.sources import Source
+
+HERE_CAP = 16 << 20
+"""Bytes of one file on this disk: the added tokens of large vocabularies take some megabytes."""
+
+AFAR_CAP = 32 << 10
+"""Bytes of one remote file: an adapter is judged from afar within a few kilobytes."""
+
+TOKENIZER_CONFIG = "tokenizer_config.json"
+ADDED_TOKENS = "added_tokens.json"
+TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
+MORE_TEMPLATES = "additional_chat_templates/"
+
+
+def read_companions(source: Source, revision: Revision, *, here: bool) -> Companions:
+    """What stands beside the weights of ``revision``; with ``here`` its files are on this disk.
+
+    What is wrong with one of the files raises nothing: it stands in ``unread``.
+
+    Raises:
+        LoraCliError: what the source raises.
+    """
+    templates: dict[str, str] = {}
+    code: dict[str, str] = {}
+    unread: dict[str, str] = {}
+    added_tokens: Mapping[str, int] | None = None
+    for file in filter(_wanted, revision.files):
+        try:
+            text = _text(source, revision, file, HERE_CAP if here else AFAR_CAP)
+            if file.path == ADDED_TOKENS:
+                added_tokens = parse.map_of(parse.integer)(parse.json_value(text, file.path), file.path)
+            elif file.path.endswith(".jinja"):
+                templates[file.path] = text.decode()
+            else:
+                fields = parse.json_object(text, file.path)
+                templates |= dict(_templates(fields.get("chat_template"), f"{file.path}: chat_template"))
+                if fields.get("auto_map"):
+                    code[f"{file.path}: auto_map"] = parse.shown(fields["auto_map"])
+        except UnicodeDecodeError:
+            unread[file.path] = "is not text in UTF-8"
+        except FormatError as error:
+            unread[file.path] = error.reason
+    return Companions(templates, code, added_tokens, unread)
+
+
+def _wanted(file: RemoteFile) -> bool:
+    if file.path.startswith(MORE_TEMPLATES) and file.path.endswith(".jinja"):
+        return True
+    return file.path in (TOKENIZER_CONFIG, ADDED_TOKENS, *TEMPLATE_FILES)
+
+
+def _text(source: Source, revision: Revision, file: RemoteFile, most: int) -> bytes:
+    if file.defect:
+        raise FormatError(file.defect, where=file.path)
+    if file.size is not None and file.size > most:
+        raise FormatError(f"has {file.size} bytes, and at most {most} are read here", where=file.path)
+    text = read_range(source, revision, file, 0, most + 1 if file.size is None else file.size)
+    if len(text) > most:
+        raise FormatError(f"has more than the {most} bytes that are read here", where=file.path)
+    return text
+
+
+def _templates(value: Any, where: str) -> Iterator[tuple[str, str]]:
+    """A template, or a list of named ones, as tokenizers of transformers have it."""
+    if isinstance(value, str):
+        yield where, value
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            if isinstance(item, Mapping) and isinstance(item.get("template"), str):
+                yield f"{where}[{index}]", item["template"]
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            if isinstance(item, str):
+                yield f"{where}.{name}", item

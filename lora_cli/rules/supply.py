@@ -1,0 +1,171 @@
+"""LC6xx: the supply chain. What comes along with an adapter, and how firmly it is tied to what it claims to be."""
+
+import re
+import unicodedata
+from collections.abc import Iterator
+
+from lora_cli.core.finding import Location, Problem, Severity
+from lora_cli.rules.case import CONFIG_FILE, Case
+from lora_cli.rules.rule import NotChecked, rule
+from lora_cli.rules.wording import MOST_PROBLEMS, clip, grouped, names
+
+REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+"""A repository of the Hub, and no path."""
+
+LIBRARIES = frozenset({"transformers", "diffusers", "sentence_transformers", "peft", "torch", "timm"})
+"""Where PEFT's ``auto_mapping`` may have the class of a base model from."""
+
+TAG = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
+"""What of a template is code; all else is text."""
+
+HOSTILE = (
+    (r"__\w+__", "reaches for Python's internals"),
+    (r"\|\s*attr\b|\battr\s*\(", "looks up attributes by computed names"),
+    (r"\{%[-+]?\s*(?:include|import|from|extends)\b", "loads other templates"),
+    (r"\blipsum\b", "uses a global of Jinja's that leads to its modules"),
+    (r"range\s*\(\s*(?:[^()]*,\s*)?\d{6,}|\*\s*\d{6,}|\*\*\s*\d", "makes something of millions of elements"),
+)
+"""What no template for chat needs. Sources: known ways out of Jinja's sandbox; CVE-2024-34359, CVE-2025-61620."""
+
+LONGEST_TEMPLATE = 1 << 20
+
+WINDOWS_DEVICES = re.compile(r"(?i)(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(?:\..*)?")
+WINDOWS_FORBIDDEN = frozenset('<>:"|?*\\')
+LONGEST_NAME_BYTES = 255
+
+
+@rule("LC601", "names-code", Severity.WARNING, needs=("companions",))
+def names_code(case: Case) -> Iterator[Problem]:
+    """The adapter comes with Python code, or names classes for a loader to import.
+
+    *Why is this bad?* An adapter is numbers and a config. With ``trust_remote_code``, or through
+    ``AutoPeftModel`` and its ``auto_mapping``, what is named here is imported and run.
+
+    *Fix*: take the code and the ``auto_map`` out; nothing that serves LoRA needs them.
+    """
+    companions, config = case.companions, case.adapter.config
+    assert companions is not None
+    shipped = [file.path for file in case.adapter.files if file.path.endswith((".py", ".pyc", ".so", ".dll"))]
+    if shipped:
+        yield Problem(
+            f"it comes with code: {names(shipped)}",
+            Location(clip(shipped[0])),
+            "nothing that serves LoRA needs it: leave it out with --exclude, and never set trust_remote_code",
+        )
+    hint = "take it out: with trust_remote_code a loader would import what it names"
+    for where, named in list(companions.code.items())[:MOST_PROBLEMS]:
+        yield Problem(f"classes to import are named: {named}", Location(where), hint)
+    if config is not None and config.unknown.get("auto_map"):
+        yield Problem("classes to import are named", Location(CONFIG_FILE, "auto_map"), hint)
+    library = (config.auto_mapping or {}).get("parent_library") if config is not None else None
+    if library is not None and (not isinstance(library, str) or library.partition(".")[0] not in LIBRARIES):
+        yield Problem(
+            f"AutoPeftModel would import {clip(repr(library))} to load it",
+            Location(CONFIG_FILE, "auto_mapping"),
+            f"the class of a base model is from one of {', '.join(sorted(LIBRARIES))}",
+        )
+
+
+@rule("LC602", "hostile-template", Severity.ERROR, needs=("companions",))
+def hostile_template(case: Case) -> Iterator[Problem | NotChecked]:
+    """A chat template has what no template needs: a way to Python's internals, other templates, endless loops.
+
+    Templates are read here, never rendered.
+
+    *Why is this bad?* An engine renders the template for each request. What leaves Jinja's sandbox runs as the
+    server; what does not may still hang it.
+
+    *Fix*: serve with the base model's own template, and tell whoever published this one.
+    """
+    companions = case.companions
+    assert companions is not None
+    for path, reason in companions.unread.items():
+        yield NotChecked(f"{clip(path)} {reason}: whether its chat template is harmless is not known")
+    said = []
+    for where, template in companions.templates.items():
+        if len(template) > LONGEST_TEMPLATE:
+            yield NotChecked(f"{clip(where)} has {len(template)} characters, more than are searched")
+            continue
+        tags = "\n".join(TAG.findall(template))
+        for pattern, what in HOSTILE:
+            if found := re.search(pattern, tags):
+                said.append((f"a chat template {what}: {clip(found.group())!r}", where))
+    hint = "serve with the base model's own template (--chat-template), and report this one"
+    yield from grouped(said, file="", noun="template", hint=hint)
+
+
+@rule("LC603", "unsafe-name", Severity.WARNING)
+def unsafe_name(case: Case) -> Iterator[Problem]:
+    """A file's name is not safe on every platform: reserved, forbidden, too long, or the same as another's.
+
+    *Why is this bad?* Copied to Windows, macOS, a bucket or a ConfigMap it fails, or overwrites another file.
+
+    *Fix*: rename the file.
+    """
+    said = [(reason, file.path) for file in case.adapter.files if (reason := _unsafe(file.path))]
+    seen: dict[str, str] = {}
+    for file in case.adapter.files:
+        folded = unicodedata.normalize("NFC", file.path).casefold()
+        if folded in seen:
+            said.append((f"is the same as {clip(seen[folded])} where case or accents do not count", file.path))
+        seen.setdefault(folded, file.path)
+    yield from grouped(
+        ((f"a file's name {reason}", path) for reason, path in said),
+        file="",
+        noun="file",
+        hint="rename it, or leave it out with --exclude",
+    )
+
+
+def _unsafe(path: str) -> str:
+    for part in path.split("/"):
+        if not part.isprintable():
+            return "holds characters that do not show"
+        if WINDOWS_FORBIDDEN & set(part):
+            return "holds characters that Windows forbids"
+        if WINDOWS_DEVICES.fullmatch(part):
+            return "is one that Windows keeps for devices"
+        if part.endswith((".", " ")) or part.startswith(("-", " ")):
+            return "begins with - or a space, or ends in a dot or a space"
+        if len(part.encode(errors="surrogateescape")) > LONGEST_NAME_BYTES:
+            return f"is longer than {LONGEST_NAME_BYTES} bytes"
+    return ""
+
+
+@rule("LC604", "unpinned-revision", Severity.NOTE)
+def unpinned_revision(case: Case) -> Iterator[Problem]:
+    """The reference names a branch or a tag of a repository, or nothing: what it means can change at any time.
+
+    *Why is this bad?* What was validated today is not what an engine loads tomorrow, and whoever takes the account over
+    decides what that is.
+
+    *Fix*: name the commit (``org/name@<40 hex digits>``), or pin it in a lock.
+    """
+    ref = case.ref
+    if ref is not None and ref.scheme == "hf" and not ref.pinned:
+        meant = f"{ref.revision}, which can move" if ref.revision else "the default branch, which moves"
+        commit = f"@{case.commit}" if case.commit else "@COMMIT"
+        yield Problem(
+            f"the reference means {clip(meant)}",
+            Location(clip(str(ref))),
+            f"pin it: append {commit}" if ref.revision is None else f"pin it: {commit} instead of the name",
+        )
+
+
+@rule("LC605", "unpinned-base", Severity.NOTE, needs=("config",))
+def unpinned_base(case: Case) -> Iterator[Problem]:
+    """The config names the base as a repository of the Hub, and no revision of it.
+
+    *Why is this bad?* A base that is updated under the same name gets the adapter of the old one, without a word.
+
+    *Fix*: write the commit that it was trained on into ``revision``.
+    """
+    config = case.adapter.config
+    assert config is not None
+    base = config.base_model_name_or_path
+    if base and REPOSITORY.fullmatch(base) and not config.revision:
+        yield Problem(
+            f"the base is {clip(base)}, whatever that is at the time",
+            Location(CONFIG_FILE, "revision"),
+            "write the commit that it was trained on into revision",
+        )
