@@ -22,9 +22,10 @@ class AdapterRef:
     """A reference to one adapter.
 
     ``location`` is by ``scheme``: an absolute path (``file``), ``org/name`` (``hf``), ``bucket/key`` (``s3``, ``gs``),
-    ``host/path`` as in the URL (``https``, ``http``), ``registry/name[:tag]`` (``oci``). ``subfolder`` (POSIX, relative) is only
-    for ``hf``: elsewhere a folder is part of the location. ``revision`` is a branch, tag or commit for ``hf`` and a
-    digest for ``oci``; None is the origin's default. ``str()`` is canonical: ``parse(str(ref)) == ref``.
+    ``host/path`` as in the URL (``https``, ``http``), ``registry/name[:tag]`` (``oci``). ``subfolder`` (POSIX,
+    relative) is only for ``hf``: elsewhere a folder is part of the location. ``revision`` is a branch, tag or commit
+    for ``hf`` and a digest for ``oci``; None is the origin's default. ``str()`` is canonical:
+    ``parse(str(ref)) == ref``.
     """
 
     scheme: Scheme
@@ -58,10 +59,11 @@ def parse(text: str, *, is_path: Callable[[str], bool], base_dir: Path | None = 
     """The reference that ``text`` is, in any of the ways that users write one.
 
     A scheme decides (``hf://org/name/sub/folder@rev``, ``s3://``, ``gs://``, ``file://``, ``https://``, ``oci://``;
-    a page of ``https://huggingface.co`` is ``hf://``; ``http://`` only for this machine). Without one, ``/``, ``./``, ``../`` and ``~`` begin a path; what
-    ``is_path`` says exists is a path; ``org/name[@rev]`` and ``org/name/sub/folder@rev`` are on the Hub; other words
-    with two or more slashes are a path that does not exist. Nothing is looked up but by ``is_path``, which is asked
-    for ``text`` as it stands. Relative paths are relative to ``base_dir`` (None: the working directory).
+    a page of ``https://huggingface.co`` is ``hf://``; ``http://`` only for this machine). Without one, ``/``, ``./``,
+    ``../`` and ``~`` begin a path; what ``is_path`` says exists is a path; ``org/name[@rev]`` and
+    ``org/name/sub/folder@rev`` are on the Hub; other words with two or more slashes are a path that does not exist.
+    Nothing is looked up but by ``is_path``, which is asked for ``text`` as it stands. Relative paths are relative to
+    ``base_dir`` (None: the working directory).
 
     Raises:
         UsageError: it is none of these.

@@ -4,11 +4,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from lora_cli.core.adapter_files import CONFIG
 from lora_cli.core.parse import json_object, shown
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import FormatError, Refused
 from lora_cli.fetch.many import Outcome
-from lora_cli.fetch.plan import CONFIG
 from lora_cli.store import Store
 from lora_cli.store.disk import read_small
 from lora_cli.store.published import Publication, publish
