@@ -14,7 +14,7 @@ from lora_cli.fetch.lanes import Lanes
 from lora_cli.fetch.locked import at_lock, held, upgrade_hint
 from lora_cli.fetch.memory import Asked, known_blobs, recall, remember, remembered
 from lora_cli.fetch.near import settled
-from lora_cli.fetch.plan import Selection, plan, refuse_pickled
+from lora_cli.fetch.plan import LeftOut, Selection, left_out, plan, refuse_pickled
 from lora_cli.fetch.progress import Progress, Silent
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
@@ -34,11 +34,15 @@ ANYTHING = Demand()
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A snapshot, the id of the revision it is of, and whether all of it was here before."""
+    """A snapshot, the id of the revision it is of, and whether all of it was here before.
+
+    ``left_out`` is what else its origin has; None when that was not asked for.
+    """
 
     snapshot: Snapshot
     revision: str
     cached: bool
+    left_out: LeftOut | None = None
 
 
 def fetch(
@@ -166,7 +170,7 @@ def _fetched(job: Job, asked: Asked, settings: Settings, lanes: Lanes | None) ->
                 remember(job.store, asked, snapshot)
     if cached:
         remember(job.store, asked, snapshot)
-    return Fetched(snapshot, asked.revision.id, cached)
+    return Fetched(snapshot, asked.revision.id, cached, left_out(asked.revision, asked.files))
 
 
 def _resolved(ref: AdapterRef, source: Source, store: Store, selection: Selection) -> Revision:

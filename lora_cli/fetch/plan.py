@@ -41,6 +41,21 @@ class Selection:
         return " ".join([*parts, *(["pickle"] if self.allow_pickle else [])])
 
 
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What an origin has and an adapter does not need: how many files, and their bytes as far as they are known."""
+
+    files: int
+    bytes: int
+
+
+def left_out(revision: Revision, files: Iterable[RemoteFile]) -> LeftOut | None:
+    """What is not fetched when ``files`` are; None where the revision's files are not all known."""
+    taken = {file.path for file in files}
+    others = [file for file in revision.files if file.path not in taken]
+    return LeftOut(len(others), sum(file.size or 0 for file in others)) if revision.whole else None
+
+
 def plan(revision: Revision, selection: Selection) -> tuple[RemoteFile, ...]:
     """The files of ``revision`` to fetch, in the order of their paths.
 

@@ -66,12 +66,13 @@ def _outcome(handed: Handed) -> dict[str, Any]:
     if outcome.error is not None:
         body["error"] = {"message": outcome.error.message, "hint": outcome.error.hint}
     if outcome.fetched is not None:
-        snapshot = outcome.fetched.snapshot
+        snapshot, left = outcome.fetched.snapshot, outcome.fetched.left_out
         body |= {
             "revision": outcome.fetched.revision,
             "cached": outcome.fetched.cached,
             "sha256": snapshot.digest,
             "bytes": snapshot.size,
+            "left_out": None if left is None else {"files": left.files, "bytes": left.bytes},
             "directory": None if directory is None else str(directory),
             "published": None
             if published is None

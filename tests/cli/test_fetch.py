@@ -304,3 +304,17 @@ def test_a_folder_that_cannot_be_written_is_the_fault_of_to(sql: Path, capsys: p
     err = capsys.readouterr().err
     assert "--to" in err
     assert "--cache-dir" not in err
+
+
+def test_the_bytes_that_an_adapter_does_not_need_are_told(sql: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (sql / "checkpoint-10").mkdir()
+    for name, count in (("optimizer.pt", 2000), ("model.safetensors", 1000), ("checkpoint-10/optimizer.pt", 96)):
+        (sql / name).write_bytes(b"x" * count)
+    assert main(["fetch", "./sql", "--format", "json"]) == 0
+    out, err = capsys.readouterr()
+    (found,) = json.loads(out)["adapters"]
+    assert found["left_out"] == {"files": 3, "bytes": 3096}
+    assert "3.0 KiB in 3 files left out" in err
+    assert {file["path"] for file in found["files"]} == {CONFIG, WEIGHTS}
+    assert main(["fetch", "./sql", "--include", "*.pt"]) == 0
+    assert "1000 B in 1 file left out" in capsys.readouterr().err

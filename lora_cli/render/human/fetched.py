@@ -5,6 +5,7 @@ from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import LoraCliError, Refused, UsageError
 from lora_cli.fetch.drift import Drift
 from lora_cli.fetch.many import Outcome
+from lora_cli.fetch.plan import LeftOut
 from lora_cli.fetch.publish import Handed, Published
 from lora_cli.render.text import counted, milliseconds, paint, safe, size, wrap
 
@@ -49,7 +50,15 @@ def _what(handed: Handed) -> str:
     if fetched is None:
         return "failed"
     how = "in the cache" if fetched.cached else f"fetched in {milliseconds(outcome.ms)} ms"
-    return f"{describe(fetched.snapshot)}, {how}, revision {fetched.revision[:12]}{_for(handed.published)}"
+    more = _left(fetched.left_out) + _for(handed.published)
+    return f"{describe(fetched.snapshot)}, {how}, revision {fetched.revision[:12]}{more}"
+
+
+def _left(left_out: LeftOut | None) -> str:
+    """What the origin has beside the adapter's files, and nobody had to wait for."""
+    if left_out is None or not left_out.files:
+        return ""
+    return f", {size(left_out.bytes)} in {counted(left_out.files, 'file')} left out"
 
 
 def _for(published: Published | None) -> str:
