@@ -4,11 +4,14 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
+
+from tests.object_servers import S3Server, rclone, seaweed
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICKSTART = ROOT / "manifests" / "quickstart"
@@ -17,6 +20,7 @@ ASSETS = ROOT / ".assets"
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 # The same examples at every run, so that a gate does not depend on luck; make test-long draws new ones.
+OURS = ("LORA_CLI_", "HF_", "HUGGING", "TRANSFORMERS_OFFLINE", "AWS_", "GOOGLE_")
 LENIENT = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 hypothesis_settings.register_profile("same", LENIENT, derandomize=True)
 hypothesis_settings.register_profile("new", LENIENT)
@@ -27,15 +31,15 @@ hypothesis_settings.load_profile("same")
 def a_home_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the caches, tokens or settings of whoever runs it."""
     home = tmp_path_factory.getbasetemp() / "home"
-    for name in [
-        name for name in os.environ if name.startswith(("LORA_CLI_", "HF_", "HUGGING", "TRANSFORMERS_OFFLINE"))
-    ]:
+    for name in [name for name in os.environ if name.startswith(OURS)]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
     monkeypatch.setenv("HF_HOME", str(home / "huggingface"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(home / "aws-config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(home / "aws-credentials"))
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +48,20 @@ def no_talk_set_by_another_test() -> None:
     logger = logging.getLogger("lora_cli")
     logger.handlers = []
     logger.setLevel(logging.NOTSET)
+
+
+@pytest.fixture(scope="session")
+def seaweed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """SeaweedFS, started when the first test asks for it."""
+    with seaweed(tmp_path_factory.mktemp("seaweed")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """rclone's S3, a second opinion."""
+    with rclone(tmp_path_factory.mktemp("rclone")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

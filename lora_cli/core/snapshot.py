@@ -14,8 +14,9 @@ class RemoteFile:
 
     ``path`` is POSIX and relative to the adapter's root (a subfolder is already stripped).
     ``size`` (bytes), ``sha256`` and ``git_sha1`` (the git blob id) are None where the origin does not know them.
-    ``locator`` is what the source itself needs to read the file. ``defect`` is non-empty when the entry can never
-    be read as plain bytes ("is a FIFO", "dangling link to …"): such a file is reported, never opened.
+    ``locator`` is what the source itself needs to read the file. ``version`` is what its origin calls this version of
+    it (an ETag, a time), "" where it says a digest or nothing. ``defect`` is non-empty when the entry can never be
+    read as plain bytes ("is a FIFO", "dangling link to …"): such a file is reported, never opened.
     """
 
     path: str
@@ -24,6 +25,7 @@ class RemoteFile:
     git_sha1: str | None = None
     locator: str = ""
     defect: str = ""
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,10 @@ from lora_cli.fetch.adopt import adopt
 from lora_cli.fetch.demand import check_size
 from lora_cli.fetch.lanes import Lanes
 from lora_cli.fetch.near import clone, link_weights
+from lora_cli.fetch.plan import identity
 from lora_cli.fetch.progress import Progress
 from lora_cli.fetch.transfer import Transfer
-from lora_cli.sources import Source
+from lora_cli.sources import Source, TellingSource
 from lora_cli.store import Store
 from lora_cli.store.blobs import has_blob, keep_blob
 from lora_cli.store.disk import FULL
@@ -132,6 +133,7 @@ def _kept(job: Job, transfer: Transfer, tries: int) -> Blob | None:
     """The file's blob, now in the store; None when its bytes are wrong and another try is worth it."""
     try:
         blob = transfer.verified()
+        _check_told(job, transfer, blob)
     except Corrupt:
         # What somebody else began may be wrong without the origin being so.
         if tries >= min(WRONG_TRIES, job.retries) + transfer.resumed:
@@ -140,6 +142,15 @@ def _kept(job: Job, transfer: Transfer, tries: int) -> Blob | None:
         return None
     keep_blob(job.store, transfer.partial.path, transfer.partial.descriptor, blob)
     return blob
+
+
+def _check_told(job: Job, transfer: Transfer, blob: Blob) -> None:
+    """Compares with what the origin said beside its listing; raises Corrupt when that is something else."""
+    if isinstance(job.source, TellingSource):
+        for place, sha256 in job.source.told(job.revision, transfer.file).items():
+            if sha256 != blob.sha256:
+                hint = "whoever put it there must mend either the file or what is said of it"
+                raise Corrupt(f"{transfer.label}: its {place} is {sha256}, and {blob.sha256} came", hint=hint)
 
 
 @contextmanager
@@ -178,5 +189,6 @@ def partial_key(revision: Revision, file: RemoteFile) -> str:
     if file.sha256 is not None:
         return file.sha256
     ref = revision.ref
-    version = f"{ref.scheme}\n{ref.location}\n{ref.subfolder}\n{revision.id}\n{file.path}\n{file.git_sha1 or ''}"
-    return hashlib.sha256(version.encode(errors="surrogateescape")).hexdigest()
+    version = identity(revision, file) or revision.id
+    text = f"{ref.scheme}\n{ref.location}\n{ref.subfolder}\n{version}\n{file.path}"
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()

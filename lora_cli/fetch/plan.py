@@ -161,4 +161,7 @@ def identity(revision: Revision, file: RemoteFile) -> str:
         return f"sha256:{file.sha256}"
     if file.git_sha1:
         return f"git:{file.git_sha1}"
+    if file.version:
+        # The size is part of it: a version is no digest.
+        return f"version:{file.size}:{file.version}"
     return f"stat:{file.locator}" if revision.ref.scheme == "file" and file.locator else ""

@@ -1,6 +1,6 @@
 """Where bytes come from. A source reads: it never writes, caches or parses."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
 
@@ -55,4 +55,13 @@ class HoldingSource(Source, Protocol):
 
     def held(self, revision: Revision, file: RemoteFile) -> AbstractContextManager[int | None]:
         """A descriptor of a plain file that is called ``file``, to be hashed before it is believed; None for none."""
+        ...
+
+
+@runtime_checkable
+class TellingSource(Source, Protocol):
+    """A source that learns a file's sha256 only while it reads it."""
+
+    def told(self, revision: Revision, file: RemoteFile) -> Mapping[str, str]:
+        """What the origin says that the sha256 is, once the file was read: where it says so → hexadecimal digits."""
         ...

@@ -68,7 +68,7 @@ def get_json(http: Http, url: str, what: str) -> Answer:
                 return Answer(_parsed(body), response.url, response.headers)
         except Transient as failure:
             failures += 1
-            _wait_or_give_up(http, what, failure, failures)
+            wait_or_give_up(http.retries, http.pause, what, failure, failures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +111,21 @@ def get_bytes(http: Http, url: str, piece: Piece, what: str, check: Check | None
         except Transient as broken:
             failure = broken
         failures += 1
-        _wait_or_give_up(http, what, failure, failures)
+        wait_or_give_up(http.retries, http.pause, what, failure, failures)
 
 
-def _wait_or_give_up(http: Http, what: str, failure: Transient, failures: int) -> None:
+def wait_or_give_up(retries: int, pause: Callable[[float], None], what: str, failure: Transient, failures: int) -> None:
+    """After so many ``failures`` without progress: waits before the next try, or says why there is none.
+
+    Raises:
+        Unreachable: the retries are used up, or no other try would help.
+    """
     wait_s = pause_before(failures, failure.wait_s)
-    if failures > http.retries or failure.final or wait_s is None:
+    if failures > retries or failure.final or wait_s is None:
         tries = f" (tried {failures} times)" if failures > 1 else ""
         raise Unreachable(f"{what}: {failure.reason}{tries}", hint=failure.hint) from failure
     log.log(logging.WARNING if wait_s > 5 else logging.INFO, "%s: %s; next try in %.1f s", what, failure.reason, wait_s)
-    http.pause(wait_s)
+    pause(wait_s)
 
 
 def _open(http: Http, url: str, headers: Headers, what: str, check: Check | None) -> "Response":

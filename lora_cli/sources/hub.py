@@ -16,7 +16,8 @@ from lora_cli.sources.connection import StatusError
 from lora_cli.sources.http import Answer, Headers, Http, Piece, get_bytes, get_json
 from lora_cli.sources.hub_access import Token, access_in, explained, find_token
 from lora_cli.sources.hub_cache import COMMIT, ONLINE, HubCache, hub_cache_folder
-from lora_cli.sources.hub_listing import MOST_ENTRIES, files_of
+from lora_cli.sources.hub_listing import files_of
+from lora_cli.sources.listed import MOST_ENTRIES
 
 MOST_PAGES = 200
 

@@ -3,18 +3,11 @@
 import re
 from collections.abc import Iterable
 from typing import Any
-from unicodedata import category
 from urllib.parse import quote
 
 from lora_cli.core.snapshot import RemoteFile
-from lora_cli.errors import Refused, Unreachable
-
-MOST_ENTRIES = 10_000
-LONGEST_PATH = 1024
-LONGEST_NAME = 255
-# Control characters, surrogates, separators of lines and paragraphs; and what makes a text run the other way.
-_UNFIT = frozenset({"Cc", "Cs", "Zl", "Zp"})
-_BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+from lora_cli.errors import Unreachable
+from lora_cli.sources.listed import check_listed
 
 
 def files_of(entries: Iterable[Any], what: str, folder: str, locator: str) -> tuple[RemoteFile, ...]:
@@ -29,43 +22,20 @@ def files_of(entries: Iterable[Any], what: str, folder: str, locator: str) -> tu
         Unreachable: an entry is none.
     """
     inside = f"{folder}/" if folder else ""
-    files: dict[str, RemoteFile] = {}
+    listed: dict[str, dict[str, Any]] = {}
+    paths: list[str] = []
     for entry in entries:
         if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
             raise Unreachable(f"{what}: the server sent no listing", hint="check HF_ENDPOINT")
-        path = entry["path"]
-        if entry.get("type") != "file":
-            continue
-        wrong = _wrong_with(path) or ("is listed twice" if path in files else "")
-        if wrong:
-            raise _refused(what, path, wrong)
-        files[path] = _file(entry, path.removeprefix(inside), f"{locator}/{quote(path, safe='/')}")
-    folders = {path[: found.start()] for path in files for found in re.finditer("/", path)}
-    for path in folders & files.keys():
-        raise _refused(what, path, "is a file and a folder at once")
-    return tuple(file for path, file in sorted(files.items()) if path.startswith(inside))
-
-
-def _refused(what: str, path: str, wrong: str) -> Refused:
-    shown = ascii(path) if len(path) <= 200 else ascii(path[:200]) + "…"
-    hint = "nothing of it was read; whoever keeps the repository or the mirror must mend that"
-    return Refused(f"{what}: the listed path {shown} {wrong}", hint=hint)
-
-
-def _wrong_with(path: str) -> str:
-    """What makes a path unfit to be written below a folder, or nothing."""
-    parts = path.split("/")
-    size = len(path.encode(errors="surrogatepass"))
-    longest = max(len(part.encode(errors="surrogatepass")) for part in parts)
-    faults = (
-        (path.startswith("/"), "is absolute"),
-        (".." in parts, "leads out of the adapter"),
-        (not {"", "."}.isdisjoint(parts), "has an empty part"),
-        ("\\" in path, "holds a backslash"),
-        (size > LONGEST_PATH or longest > LONGEST_NAME, "is too long"),
-        (any(character in _BIDI or category(character) in _UNFIT for character in path), "holds control characters"),
+        if entry.get("type") == "file":
+            paths.append(entry["path"])
+            listed[entry["path"]] = entry
+    check_listed(paths, what)
+    return tuple(
+        _file(entry, path.removeprefix(inside), f"{locator}/{quote(path, safe='/')}")
+        for path, entry in sorted(listed.items())
+        if path.startswith(inside)
     )
-    return next((fault for there, fault in faults if there), "")
 
 
 def _file(entry: dict[str, Any], path: str, locator: str) -> RemoteFile:

@@ -11,6 +11,7 @@ from lora_cli.sources import Source
 SOURCES: Mapping[Scheme, str] = {
     "file": "lora_cli.sources.local:LocalSource",
     "hf": "lora_cli.sources.hub:HubSource",
+    "s3": "lora_cli.sources.s3:S3Source",
 }
 """Scheme → ``module:Class``. The class takes the settings; its module is imported only when it is needed."""
 

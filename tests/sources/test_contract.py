@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.reference import AdapterRef, Scheme
+from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import AccessDenied, Corrupt, NotFound
 from lora_cli.settings import Settings
@@ -16,6 +16,7 @@ from lora_cli.sources import Source
 from lora_cli.sources.registry import SOURCES, open_source
 from tests.hub_content import git_blob_id
 from tests.hub_server import Hub
+from tests.object_servers import S3Server
 
 FILES = {
     "README.md": b"# SQL\n",
@@ -23,6 +24,7 @@ FILES = {
     "adapter_model.safetensors": bytes(range(256)) * 10_000,
     "empty.txt": b"",
     "sub folder/tokenizer #1.json": b"{}",
+    "sub folder/żubrówka %41+&.txt": b"text",
 }
 WEIGHTS = FILES["adapter_model.safetensors"]
 
@@ -43,26 +45,60 @@ class Origin:
         return revision, file
 
 
-@pytest.fixture(params=sorted(SOURCES))
-def origin(request: pytest.FixtureRequest, hub: Hub, settings: Settings, tmp_path: Path) -> Origin:
-    scheme: Scheme = request.param
-    folder = tmp_path / "an adapter"
+@pytest.fixture
+def on_disk(settings: Settings, tmp_path: Path) -> Origin:
+    folder = tmp_path / "adapter_1"
 
-    def write_folder(files: dict[str, bytes]) -> None:
+    def write(files: dict[str, bytes]) -> None:
         for path, content in files.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(content)
 
-    def write_hub(files: dict[str, bytes]) -> None:
-        hub.add("acme/sql-lora", dict(files))
+    here, missing = AdapterRef("file", str(folder)), AdapterRef("file", str(tmp_path / "missing"))
+    return Origin(open_source("file", settings), here, missing, write)
 
-    places: dict[Scheme, tuple[str, str, Callable[[dict[str, bytes]], None]]] = {
-        "file": (str(folder), str(tmp_path / "missing"), write_folder),
-        "hf": ("acme/sql-lora", "acme/missing", write_hub),
-    }
-    here, missing, write = places[scheme]
-    write(FILES)
-    return Origin(open_source(scheme, settings), AdapterRef(scheme, here), AdapterRef(scheme, missing), write)
+
+@pytest.fixture
+def on_the_hub(hub: Hub, settings: Settings) -> Origin:
+    def write(files: dict[str, bytes]) -> None:
+        hub.add("acme/adapter_1", dict(files))
+
+    here, missing = AdapterRef("hf", "acme/adapter_1"), AdapterRef("hf", "acme/missing")
+    return Origin(open_source("hf", settings), here, missing, write)
+
+
+def _on_s3(server: S3Server, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Origin:
+    bucket = server.bucket()
+    for name, value in server.environ.items():
+        monkeypatch.setenv(name, value)
+
+    def write(files: dict[str, bytes]) -> None:
+        server.put(bucket, {f"adapter_1/{path}": content for path, content in files.items()})
+
+    here, missing = AdapterRef("s3", f"{bucket}/adapter_1"), AdapterRef("s3", f"{bucket}/missing")
+    return Origin(open_source("s3", settings), here, missing, write)
+
+
+@pytest.fixture
+def on_seaweed(seaweed_server: S3Server, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Origin:
+    return _on_s3(seaweed_server, settings, monkeypatch)
+
+
+@pytest.fixture
+def on_rclone(rclone_server: S3Server, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Origin:
+    return _on_s3(rclone_server, settings, monkeypatch)
+
+
+@pytest.fixture(params=["on_disk", "on_the_hub", "on_seaweed", "on_rclone"])
+def origin(request: pytest.FixtureRequest) -> Origin:
+    """Each source that there is, over a real server."""
+    origin: Origin = request.getfixturevalue(request.param)
+    origin.write(FILES)
+    return origin
+
+
+def test_every_source_is_held_to_the_contract() -> None:
+    assert set(SOURCES) == {"file", "hf", "s3"}
 
 
 def test_every_file_is_listed_once_in_order_with_its_size(origin: Origin) -> None:

