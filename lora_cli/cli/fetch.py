@@ -19,6 +19,7 @@ from lora_cli.cli.progress import shown_progress
 from lora_cli.cli.wanted import Order, in_shard, order
 from lora_cli.errors import UsageError
 from lora_cli.fetch import Selection
+from lora_cli.fetch.checkpoint import LATEST
 from lora_cli.fetch.many import bring_all
 from lora_cli.fetch.publish import Handed
 from lora_cli.settings import Settings, with_flags
@@ -35,6 +36,7 @@ def command(
     manifest: options.Manifest = None,
     revision: options.Revision = None,
     subfolder: options.Subfolder = "",
+    checkpoint: options.Checkpoint = "",
     lock: options.LockPath = None,
     locked: options.Locked = False,
     check: options.Check = False,
@@ -60,8 +62,8 @@ def command(
     settings = with_flags(ctx.obj, given)
     names, refs = (tuple(refs or ()), []) if upgrade and manifest is not None else ((), refs or [])
     flags = Flags(lock, locked=locked, check=check, upgrade=upgrade, names=names)
-    asked = order(refs, manifest, revision=revision, subfolder=subfolder)
-    selection = Selection(tuple(include or ()), tuple(exclude or ()), allow_pickle)
+    asked = order(refs, manifest, revision=revision, subfolder=subfolder, checkpoint=checkpoint)
+    selection = Selection(tuple(include or ()), tuple(exclude or ()), allow_pickle, latest=checkpoint == LATEST)
     if locked and selection.chosen:
         raise UsageError("--locked takes the files of the lock", hint="leave --include and --exclude out")
     file = open_lock(manifest, flags)

@@ -22,6 +22,14 @@ Retries = Annotated[int | None, typer.Option(min=0, max=100, help="Tries without
 # What fetch alone has.
 Revision = Annotated[str | None, typer.Option(help="A branch, tag or commit, for each REF.")]
 Subfolder = Annotated[str, typer.Option(help="The adapter's folder in each REF.")]
+Checkpoint = Annotated[
+    str,
+    typer.Option(
+        metavar="N|latest",
+        help="The folder checkpoint-N in each REF, or the one with the highest number.",
+        show_default=False,
+    ),
+]
 To = Annotated[
     str | None,
     typer.Option(

@@ -1,6 +1,7 @@
 """What ``fetch`` is asked for: adapters and the policy over them, from REFs or from a manifest."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from lora_cli.cli.lineup import manifest_of
 from lora_cli.core.reference import override, parse
 from lora_cli.errors import UsageError
+from lora_cli.fetch.checkpoint import LATEST
 from lora_cli.fetch.many import Wanted
 
 if TYPE_CHECKING:
@@ -38,19 +40,38 @@ class Order:
         return self.manifest.policy if self.manifest is not None else None
 
 
-def order(refs: Sequence[str], manifest: Path | None, *, revision: str | None = None, subfolder: str = "") -> Order:
+def order(
+    refs: Sequence[str],
+    manifest: Path | None,
+    *,
+    revision: str | None = None,
+    subfolder: str = "",
+    checkpoint: str = "",
+) -> Order:
     """What is to be fetched; exactly one of REFs and a manifest is wanted.
+
+    A ``checkpoint`` by number is a folder in each REF; the latest one is known when its origin has been asked.
 
     Raises:
         UsageError: both or neither, options of the other one, or a manifest that is wrong.
     """
-    if manifest is not None and (revision is not None or subfolder):
-        raise UsageError("--revision and --subfolder are for REFs", hint="write them into the manifest's sources")
+    if manifest is not None and (revision is not None or subfolder or checkpoint):
+        hint = "write them into the manifest's sources: hf://ORG/NAME/checkpoint-N@REVISION"
+        raise UsageError("--revision, --subfolder and --checkpoint are for REFs", hint=hint)
+    folder = _folder(subfolder, checkpoint)
     adapter_set = manifest_of(manifest, refs, "fetch")
     if adapter_set is None:
-        return Order(tuple(_asked(text, revision, subfolder) for text in refs), alone=len(refs) == 1)
+        return Order(tuple(_asked(text, revision, folder) for text in refs), alone=len(refs) == 1)
     entries = tuple(Wanted(entry.name, entry.source, entry.sha256) for entry in adapter_set.adapters)
     return Order(entries, adapter_set, alone=len(entries) == 1)
+
+
+def _folder(subfolder: str, checkpoint: str) -> str:
+    if checkpoint in {"", LATEST}:
+        return subfolder
+    if not re.fullmatch(r"\d{1,18}", checkpoint, re.ASCII):
+        raise UsageError(f"--checkpoint {checkpoint!r} is neither a number nor {LATEST!r}", hint="--checkpoint latest")
+    return f"{subfolder.rstrip('/')}/checkpoint-{checkpoint}".lstrip("/")
 
 
 def in_shard(order: Order, shard: str | None) -> Order:

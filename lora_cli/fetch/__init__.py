@@ -8,6 +8,7 @@ from lora_cli.core.lock import LockedAdapter, ref_at
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Revision, Snapshot
 from lora_cli.errors import Corrupt, MachineError, Offline, Unreachable
+from lora_cli.fetch.checkpoint import latest
 from lora_cli.fetch.demand import Demand, check_files, check_reference, check_size, check_snapshot
 from lora_cli.fetch.download import Job, download
 from lora_cli.fetch.lanes import Lanes
@@ -137,11 +138,13 @@ def _asked(
 ) -> Asked:
     """The revision that ``ref`` means now, and what is wanted of it."""
     revision = _resolved(ref, source, store, selection)
+    if selection.latest:
+        revision = latest(revision)
     files = plan(revision, selection)
     if locked is not None:
         files, selection = at_lock(revision, locked, selection, files)
     origin = settings.hub_endpoint if ref.scheme == "hf" and not settings.offline else ""
-    return Asked(revision, files, selection, origin)
+    return Asked(ref, revision, files, selection, origin)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision, Snapshot
 from lora_cli.fetch.plan import Selection, identity
 from lora_cli.store import Store
@@ -13,8 +14,12 @@ from lora_cli.store.snapshots import find_snapshot
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One resolved reference with the files that are wanted of it; ``origin`` is the endpoint it is from, if any."""
+    """One resolved reference with the files that are wanted of it; ``origin`` is the endpoint it is from, if any.
 
+    ``ref`` is what was asked for; the revision's own is another one where that is a folder in it.
+    """
+
+    ref: AdapterRef
     revision: Revision
     files: Sequence[RemoteFile]
     selection: Selection
@@ -28,11 +33,15 @@ class Asked:
         return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The references that mean this: the one that was asked for, and the commit."""
-        ref = self.revision.ref
-        pinned = replace(ref, revision=self.revision.id) if ref.scheme == "hf" else ref
-        return tuple(dict.fromkeys((str(ref), str(pinned))))
+    def names(self) -> tuple[tuple[str, str], ...]:
+        """Reference and selection, in each way that means this: as it was asked for, as the folder, at the commit."""
+        itself = replace(self.selection, latest=False)
+        means = ((self.ref, self.selection), (self.revision.ref, itself))
+        names = ((name, str(selection)) for ref, selection in means for name in (str(ref), str(self._pinned(ref))))
+        return tuple(dict.fromkeys(names))
+
+    def _pinned(self, ref: AdapterRef) -> AdapterRef:
+        return replace(ref, revision=self.revision.id) if ref.scheme == "hf" else ref
 
 
 def recall(store: Store, asked: Asked) -> Snapshot | None:
@@ -64,11 +73,11 @@ def remember(store: Store, asked: Asked, snapshot: Snapshot) -> None:
     # What the origin itself says: a lock may have told more of a file.
     files = (asked.revision.file(file.path) or file for file in asked.files)
     identities = {file.path: identity(asked.revision, file) for file in files}
-    for name in asked.names:
-        before = read_record(store, name, str(asked.selection))
+    for name, selection in asked.names:
+        before = read_record(store, name, selection)
         record = Record(
             name,
-            str(asked.selection),
+            selection,
             asked.revision.id,
             snapshot.digest,
             snapshot.files,
@@ -104,8 +113,8 @@ def remembered(store: Store, ref: str, selection: Selection) -> tuple[Record, Sn
 
 
 def _records(store: Store, asked: Asked) -> Iterator[Record]:
-    for name in asked.names:
-        record = read_record(store, name, str(asked.selection))
+    for name, selection in asked.names:
+        record = read_record(store, name, selection)
         if record is not None:
             yield record
 

@@ -20,13 +20,14 @@ class Selection:
 
     Both are globs over the path, in which ``*`` stands for slashes too. Pickled weights are wanted only with
     ``allow_pickle``, and only where there are no safetensors. ``locked`` is the digest of a lock's files where those
-    are others than these would be.
+    are others than these would be. ``latest`` takes them from the latest checkpoint (``fetch.checkpoint``).
     """
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     allow_pickle: bool = False
     locked: str = ""
+    latest: bool = False
 
     @property
     def chosen(self) -> bool:
@@ -38,7 +39,7 @@ class Selection:
         if self.locked:
             return f"locked {self.locked}"
         parts = [f"+{glob}" for glob in sorted(self.include)] + [f"-{glob}" for glob in sorted(self.exclude)]
-        return " ".join([*parts, *(["pickle"] if self.allow_pickle else [])])
+        return " ".join([*parts, *(["pickle"] if self.allow_pickle else []), *(["latest"] if self.latest else [])])
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def plan(revision: Revision, selection: Selection) -> tuple[RemoteFile, ...]:
     refuse_pickled(str(revision.ref), paths, selection)
     if not weights and not pickled and CONFIG not in paths:
         raise FormatError(
-            f"neither {CONFIG} nor adapter_model.safetensors is here", where=str(revision.ref), hint=_elsewhere(paths)
+            f"neither {CONFIG} nor adapter_model.safetensors is here", where=str(revision.ref), hint=elsewhere(paths)
         )
     needed = {CONFIG, *weights, *(pickled if not weights else ()), *BESIDE}
     if not revision.whole:
@@ -146,13 +147,25 @@ def _wanted(path: str, needed: set[str], selection: Selection) -> bool:
     return path in needed or any(fnmatchcase(path, glob) for glob in selection.include)
 
 
-def _elsewhere(paths: Iterable[str]) -> str:
-    """Which folders there do hold an adapter."""
-    folders = sorted(path.rpartition("/")[0] for path in paths if path.endswith(f"/{CONFIG}"))
+def is_adapter(paths: Iterable[str]) -> bool:
+    """Whether there is a config, and weights of either kind."""
+    found = set(paths)
+    return CONFIG in found and any(_is_heavy(path) for path in found)
+
+
+def elsewhere(paths: Iterable[str]) -> str:
+    """What to ask for instead: the folders there that do hold an adapter."""
+    folders = sorted({path.rpartition("/")[0] for path in paths if path.endswith(f"/{CONFIG}")}, key=_by_number)
     if not folders:
         return "it does not look like an adapter that PEFT wrote"
     shown = ", ".join(folders[:5]) + (f" and {len(folders) - 5} more" if len(folders) > 5 else "")
-    return f"name its folder with --subfolder: there are adapters in {shown}"
+    ways = "--subfolder, or --checkpoint latest" if all("checkpoint-" in name for name in folders) else "--subfolder"
+    return f"name its folder with {ways}: there are adapters in {shown}"
+
+
+def _by_number(folder: str) -> list[tuple[int, str]]:
+    """So that checkpoint-9 comes before checkpoint-10."""
+    return [(int(digits or 0), text) for text, digits in re.findall(r"(\D*)(\d*)", folder)]
 
 
 def identity(revision: Revision, file: RemoteFile) -> str:

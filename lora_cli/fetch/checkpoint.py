@@ -1,0 +1,45 @@
+"""The checkpoints of a training run: folders ``checkpoint-N``, as the Trainer of transformers writes them."""
+
+import logging
+import re
+from dataclasses import replace
+
+from lora_cli.core.reference import override
+from lora_cli.core.snapshot import Revision
+from lora_cli.errors import FormatError
+from lora_cli.fetch.plan import elsewhere, is_adapter
+
+LATEST = "latest"
+_FOLDER = re.compile(r"checkpoint-(\d{1,18})", re.ASCII)
+
+log = logging.getLogger(__name__)
+
+
+def latest(revision: Revision) -> Revision:
+    """``revision`` as the folder of its checkpoint with the highest number, as if that had been asked for.
+
+    A checkpoint without a config or weights, such as one that is being written, is passed over. Where there is none,
+    it is the adapter beside them.
+
+    Raises:
+        FormatError: there is no adapter either.
+    """
+    folders = {file.path.partition("/")[0] for file in revision.files if "/" in file.path}
+    numbered = sorted((int(found[1]), folder) for folder in folders if (found := _FOLDER.fullmatch(folder)))
+    for _, folder in reversed(numbered):
+        inside = _inside(revision, folder)
+        if is_adapter([file.path for file in inside.files]):
+            log.warning("%s: the latest checkpoint is %s", revision.ref, folder)
+            return inside
+        log.warning("%s: %s is passed over: it lacks a config or weights", revision.ref, folder)
+    paths = [file.path for file in revision.files]
+    if not is_adapter(paths):
+        raise FormatError("there is no checkpoint here", where=str(revision.ref), hint=elsewhere(paths))
+    log.warning("%s: there is no checkpoint, the adapter itself is taken", revision.ref)
+    return revision
+
+
+def _inside(revision: Revision, folder: str) -> Revision:
+    files = (file for file in revision.files if file.path.startswith(f"{folder}/"))
+    inside = tuple(replace(file, path=file.path.removeprefix(f"{folder}/")) for file in files)
+    return replace(revision, ref=override(revision.ref, subfolder=folder), files=inside)
