@@ -10,7 +10,10 @@ if TYPE_CHECKING:
 
 
 class Magnitude(NamedTuple):
-    """``largest`` is the largest absolute value, ``norm`` the Frobenius norm (root of the sum of squares)."""
+    """``norm`` is the Frobenius norm (root of the sum of squares), ``largest`` the largest absolute value.
+
+    Up to ``UNREMARKABLE`` the norm may stand in for the largest value, which cannot be larger.
+    """
 
     largest: float
     norm: float
@@ -19,6 +22,9 @@ class Magnitude(NamedTuple):
         """That of two pieces of one tensor together."""
         return Magnitude(max(self.largest, other.largest), math.hypot(self.norm, other.norm))
 
+
+UNREMARKABLE = 1000.0
+"""A norm up to which nobody asks how large the largest value is: the narrowest dtype ends at 65504."""
 
 NOTHING = Magnitude(0.0, 0.0)
 MEASURED = frozenset({"F64", "F32", "F16", "BF16"})
@@ -31,7 +37,8 @@ def measure(dtype: str, piece: memoryview, *, numpy: bool) -> Magnitude:
 
 
 def _with_floats(floats: "memoryview[float] | tuple[float, ...]") -> Magnitude:
-    return Magnitude(max(map(abs, floats)), math.hypot(*floats)) if len(floats) else NOTHING
+    norm = math.hypot(*floats)
+    return Magnitude(norm if norm <= UNREMARKABLE else max(map(abs, floats)), norm)
 
 
 def _floats(dtype: str, piece: memoryview) -> "memoryview[float] | tuple[float, ...]":

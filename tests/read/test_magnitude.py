@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.read.magnitude import MEASURED, NOTHING, Magnitude, measure
+from lora_cli.read.magnitude import MEASURED, NOTHING, UNREMARKABLE, Magnitude, measure
 from tests.making import NAMES, raw
 
 DTYPES = {name: code for name, code in NAMES.items() if code in MEASURED}
@@ -33,7 +33,7 @@ def test_it_is_what_double_precision_makes_of_the_same_elements(numpy: bool, dty
     found = measure(one.dtype, memoryview(one.data), numpy=numpy)
 
     largest = float(np.abs(true).max(initial=0.0))
-    assert found.largest == largest
+    assert found.largest == largest or largest <= found.largest == found.norm <= UNREMARKABLE
     exact = largest * math.sqrt(float(((true / largest) ** 2).sum())) if largest else 0.0
     assert found.norm == pytest.approx(exact, rel=1e-4)
 
