@@ -179,7 +179,8 @@ def _opened(job: Job, files: Sequence[RemoteFile]) -> Iterator[list[Transfer]]:
 def _transfer(job: Job, file: RemoteFile) -> Transfer:
     label = f"{job.name}: {file.path}"
     # Where no size is known, nobody can say whether what is here is all of it.
-    partial = open_partial(job.store, partial_key(job.revision, file), file.size or 0)
+    digest_known = file.sha256 is not None or file.git_sha1 is not None
+    partial = open_partial(job.store, partial_key(job.revision, file), file.size or 0, digest_known=digest_known)
     read = bound(job.source.read, job.revision, file)
     return Transfer(label, file, partial, read, bound(job.progress.advanced, label), limit=job.max_bytes)
 

@@ -12,7 +12,7 @@ from lora_cli.fetch.transfer import Transfer
 from lora_cli.sources import NearSource, Source
 from lora_cli.store import Store
 from lora_cli.store.blobs import has_blob, keep_blob, sha256_of
-from lora_cli.store.disk import NO_LINK, on_disk, reflink
+from lora_cli.store.disk import NO_LINK, make_folder, on_disk, reflink
 from lora_cli.store.handout import is_weights
 from lora_cli.store.marks import mark_of
 from lora_cli.store.writers import new_writer
@@ -71,10 +71,11 @@ def _linked(label: str, source: NearSource, revision: Revision, store: Store, fi
         if has_blob(store, blob):
             return blob
         # A folder that no download takes a partial from: what is linked here must never be written to.
-        link = store.partials / "links" / str(new_writer())
+        folder = store.partials / "links" / str(new_writer())
+        link = folder / "weights"
         try:
             with on_disk("linking", path):
-                link.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(folder)
                 try:
                     link.hardlink_to(path.resolve())
                 except OSError as error:
@@ -86,8 +87,9 @@ def _linked(label: str, source: NearSource, revision: Revision, store: Store, fi
         finally:
             with suppress(OSError):
                 link.unlink()
-            with suppress(OSError):
-                link.parent.rmdir()
+            for empty in (folder, folder.parent):
+                with suppress(OSError):
+                    empty.rmdir()
     return blob
 
 

@@ -6,14 +6,15 @@ One that is a hard link to somebody's file has that file's time, which is noted 
 
 import hashlib
 import os
+import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lora_cli.core.snapshot import Blob
 from lora_cli.store import Store
-from lora_cli.store.disk import on_disk
+from lora_cli.store.disk import EXHAUSTED, on_disk
 from lora_cli.store.marks import mark_of, read_mark, write_mark
 from lora_cli.store.writers import new_writer
 
@@ -68,13 +69,16 @@ def has_blob(store: Store, blob: Blob) -> bool:
     path = store.blob(blob.sha256)
     if is_sound(store, path, blob):
         return True
-    if os.path.lexists(path):
-        isolate(store, path)
-    return False
+    # Another process may have put it there since we looked: what was taken away is looked at once more.
+    return os.path.lexists(path) and isolate_rotten(store, path, lambda taken: is_sound(store, taken, blob))
 
 
 def is_sound(store: Store, path: Path, blob: Blob) -> bool:
-    """Whether ``path`` holds ``blob``. Its bytes are read only when its time says that it was touched."""
+    """Whether ``path`` holds ``blob``. Its bytes are read only when its time says that it was touched.
+
+    Raises:
+        OSError: this process has no descriptor or memory left to look.
+    """
     try:
         status = path.stat(follow_symlinks=False)
     except OSError:
@@ -126,11 +130,29 @@ def isolate(store: Store, path: Path) -> Path | None:
     return target
 
 
+def isolate_rotten(store: Store, path: Path, is_good: Callable[[Path], bool]) -> bool:
+    """Moves what seems rotten out of the way, and back when it ``is_good`` after all; whether it was.
+
+    What cannot be moved is as bad as it seemed.
+    """
+    taken = isolate(store, path)
+    if taken is None or not is_good(taken):
+        return False
+    try:
+        taken.rename(path)
+    except OSError:
+        # Somebody else put the same there meanwhile.
+        shutil.rmtree(taken) if taken.is_dir() else taken.unlink(missing_ok=True)
+    return True
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[int | None]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
+    except OSError as error:
+        if error.errno in EXHAUSTED:
+            raise
         yield None
         return
     try:

@@ -4,19 +4,29 @@ import errno
 import os
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from lora_cli.errors import MachineError
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 FORBIDDEN = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""The process or the machine is at an end, which says nothing about a file."""
+
 NO_LINK = frozenset({errno.EPERM, errno.EMLINK, errno.EXDEV, errno.ENOTSUP, errno.ENOSYS, errno.EACCES})
 """A file system without hard links, another one, an inode with no room for one more, or somebody's whose file it is."""
 
+ATTEMPTS = 5
+"""So often something is made in a folder that others remove when they leave it empty."""
+
 _FICLONE = 0x40049409
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
+Made = TypeVar("Made")
 
 
 @contextmanager
@@ -58,15 +68,36 @@ def is_read_only(error: OSError) -> bool:
     return error.errno in FORBIDDEN
 
 
+def make_folder(path: Path) -> Path:
+    """Makes a new folder, and those above it as far as they are missing.
+
+    Raises:
+        OSError: as it comes.
+    """
+    _in_folder(path.parent, path.mkdir)
+    return path
+
+
+def _in_folder(folder: Path, make: Callable[[], Made]) -> Made:
+    """What ``make`` makes in ``folder``, which comes first. Another process may remove that, empty, at any moment."""
+    for attempt in range(ATTEMPTS):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return make()
+        except FileNotFoundError:
+            if attempt + 1 == ATTEMPTS:
+                raise
+    raise AssertionError
+
+
 def replace_file(path: Path, data: bytes) -> None:
     """Writes a small file so that every reader sees all of the old or all of the new one.
 
     Raises:
         OSError: as it comes.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    descriptor = _in_folder(path.parent, lambda: os.open(temporary, _NEW, 0o644))
     try:
         try:
             write_all(descriptor, data, 0)

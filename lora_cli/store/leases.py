@@ -14,7 +14,8 @@ from lora_cli.store.writers import new_writer, parse_writer, state
 
 HEARTBEAT_S = 5.0
 STALE_S = 60.0
-"""A lease whose owner gave no sign of life for so long, by the waiter's clock, is taken over."""
+"""A lease whose owner gave no sign of life for so long is taken over. The waiter measures that by its own monotonic
+clock; of the file's time only whether it changed counts, because the file server's clock and ours may be anything."""
 
 SHORTEST_S, LONGEST_S = 0.01, 0.5
 
@@ -30,26 +31,30 @@ def lease(store: Store, key: str, wait_s: float, on_wait: Callable[[], None] = l
     with suppress(OSError):
         tag_cache(store)
     name = str(new_writer())
-    held = _acquire(path, name, wait_s, on_wait)
+    descriptor = _acquire(path, name, wait_s, on_wait)
+    if descriptor is None:
+        yield False
+        return
     done = threading.Event()
+    beating = threading.Thread(target=_beat, args=(descriptor, done), name="lease", daemon=True)
+    beating.start()
     try:
-        if held:
-            threading.Thread(target=_beat, args=(path, done), name="lease", daemon=True).start()
-        yield held
+        yield True
     finally:
         done.set()
-        if held and read_small(path, 200) == name.encode():
+        if read_small(path, 200) == name.encode():
             with suppress(OSError):
                 path.unlink()
 
 
-def _acquire(path: Path, name: str, wait_s: float, on_wait: Callable[[], None]) -> bool:
+def _acquire(path: Path, name: str, wait_s: float, on_wait: Callable[[], None]) -> int | None:
+    """The lease, open; None when it is not ours after ``wait_s``, or cannot be made here."""
     deadline = time.monotonic() + wait_s
     pause, told = SHORTEST_S, False
     seen, since = 0, time.monotonic()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        while not _create(path, name):
+        while (descriptor := _create(path, name)) is None:
             owner, beat = _owner(path)
             if beat != seen:
                 seen, since = beat, time.monotonic()
@@ -60,24 +65,28 @@ def _acquire(path: Path, name: str, wait_s: float, on_wait: Callable[[], None]) 
                 on_wait()
                 told = True
             if time.monotonic() >= deadline:
-                return False
+                return None
             time.sleep(pause)
             pause = min(pause * 1.5, LONGEST_S)
     except OSError:
-        return False
-    return True
+        return None
+    return descriptor
 
 
-def _create(path: Path, name: str) -> bool:
+def _create(path: Path, name: str) -> int | None:
+    """The lease with our name in it, open; None when somebody has it."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     except FileExistsError:
-        return False
+        return None
     try:
         os.write(descriptor, name.encode())
-    finally:
+    except OSError:
+        # Without a name in it the others would wait for nobody.
         os.close(descriptor)
-    return True
+        path.unlink(missing_ok=True)
+        raise
+    return descriptor
 
 
 def _owner(path: Path) -> tuple[bytes, int]:
@@ -101,7 +110,9 @@ def _remove(path: Path, owner: bytes) -> None:
             aside.unlink()
 
 
-def _beat(path: Path, done: threading.Event) -> None:
+def _beat(descriptor: int, done: threading.Event) -> None:
+    """Touches the lease that we made; one that took its place is another owner's, and none of our business."""
     while not done.wait(HEARTBEAT_S):
         with suppress(OSError):
-            os.utime(path)
+            os.utime(descriptor)
+    os.close(descriptor)

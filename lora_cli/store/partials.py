@@ -1,7 +1,8 @@
 """Partial downloads: files that only ever grow, so that their length is what was written in order.
 
-A writer that died leaves its file; the next one renames it to its own name, and goes on. A file of another machine is
-never taken over, because nobody can know that its writer is dead: its bytes are copied.
+A writer that died leaves its file; the next one renames it to its own name, and goes on. A file of another machine, or
+of this one before it was started anew, is never taken over, because nobody can know that its writer is dead: its bytes
+are copied, and only where a digest will tell whether the power went before they were on the disk.
 """
 
 import os
@@ -32,10 +33,11 @@ class Partial:
     size: int
 
 
-def open_partial(store: Store, key: str, longest: int | None) -> Partial:
+def open_partial(store: Store, key: str, longest: int | None, *, digest_known: bool = True) -> Partial:
     """A file to write the bytes of ``key`` to: the longest one that a dead writer left, else a new one.
 
-    One of over ``longest`` bytes (None: no limit) is not gone on with. Whether its bytes are right is for the caller.
+    One of over ``longest`` bytes (None: no limit) is not gone on with. Whether its bytes are right is for the caller,
+    who says with ``digest_known`` whether that can be told.
 
     Raises:
         MachineError: this machine does not let us.
@@ -46,7 +48,7 @@ def open_partial(store: Store, key: str, longest: int | None) -> Partial:
         for attempt in range(ATTEMPTS):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                return _claim(folder, longest) or _fresh(folder, longest)
+                return _claim(folder, longest) or _fresh(folder, longest if digest_known else 0)
             except FileNotFoundError:
                 # Another process removed the folder, empty, after its own work was done.
                 if attempt + 1 == ATTEMPTS:
@@ -87,10 +89,12 @@ def _claim(folder: Path, longest: int | None) -> Partial | None:
     for size, path, writer in _leftovers(folder):
         if state(writer) != "dead":
             continue
-        if claimed is not None or size == 0 or (longest is not None and size > longest):
-            path.unlink(missing_ok=True)
-        else:
-            claimed = _take_over(path)
+        # What another user left may be kept from us.
+        with suppress(PermissionError):
+            if claimed is not None or size == 0 or (longest is not None and size > longest):
+                path.unlink(missing_ok=True)
+            else:
+                claimed = _take_over(path)
     return claimed
 
 
@@ -102,11 +106,14 @@ def _take_over(path: Path) -> Partial | None:
         path.rename(ours)
     except FileNotFoundError:
         return None
-    descriptor = os.open(ours, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    status = os.fstat(descriptor)
-    if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
-        return Partial(ours, writer, descriptor, status.st_size)
-    os.close(descriptor)
+    try:
+        descriptor = os.open(ours, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        status = os.fstat(descriptor)
+        if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+            return Partial(ours, writer, descriptor, status.st_size)
+        os.close(descriptor)
+    except PermissionError:
+        pass  # Another user's: it is of no use to anybody now.
     ours.unlink()
     return None
 
@@ -129,7 +136,7 @@ def _copy_from_elsewhere(folder: Path, descriptor: int, longest: int | None) -> 
     # The new file's time is the file server's clock, not ours.
     now = os.fstat(descriptor).st_mtime
     for size, path, writer in _leftovers(folder):
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, PermissionError):
             stale = state(writer) == "elsewhere" and now - path.stat().st_mtime > ELSEWHERE_S
             if stale and size > 0 and (longest is None or size <= longest):
                 copied = _copy(path, descriptor, size)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_cli.core.snapshot import Blob
+from lora_cli.errors import MachineError
 from lora_cli.store import Store
 from lora_cli.store.disk import is_read_only, on_disk, read_small, replace_file
 from lora_cli.store.snapshots import is_digest
@@ -87,9 +87,7 @@ def write_record(store: Store, record: Record) -> None:
     with on_disk("writing", path):
         try:
             tag_cache(store)
-            if read_small(path, LARGEST) == data:
-                os.utime(path)
-            else:
+            if read_small(path, LARGEST) != data or not _touched(path):
                 replace_file(path, data)
         except OSError as error:
             if not is_read_only(error):
@@ -107,9 +105,26 @@ def forget_record(store: Store, record: Record) -> None:
 
 
 def mark_used(store: Store, record: Record) -> None:
-    """Sets when a record was last used to now, if this user may."""
-    with suppress(OSError):
-        os.utime(record_path(store, record.ref, record.selection), ns=(time.time_ns(), time.time_ns()))
+    """Sets when a record was last used to now, by the clock of the file system that all users share, if this user may.
+
+    A record that somebody removed meanwhile is written again: it is used, and so it stays.
+    """
+    with suppress(MachineError, OSError):
+        if not _touched(record_path(store, record.ref, record.selection)):
+            write_record(store, record)
+
+
+def _touched(path: Path) -> bool:
+    """Whether the file is there and has the time of now; another user's file has to be replaced for that.
+
+    Raises:
+        OSError: the file system is read-only, or another fault of this machine.
+    """
+    try:
+        os.utime(path)
+    except (FileNotFoundError, PermissionError):
+        return False
+    return True
 
 
 def _read(path: Path) -> Record | None:

@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from lora_cli.core.snapshot import Blob, Snapshot, snapshot_digest
 from lora_cli.errors import Corrupt, Refused
 from lora_cli.store import Store
-from lora_cli.store.blobs import MODE, STAMP_NS, LostBlob, is_sound, isolate
-from lora_cli.store.disk import NO_LINK, on_disk
+from lora_cli.store.blobs import MODE, STAMP_NS, LostBlob, has_blob, is_sound, isolate_rotten
+from lora_cli.store.disk import NO_LINK, make_folder, on_disk
 from lora_cli.store.writers import new_writer
 
 MOST_FILES = 10_000
@@ -58,19 +58,21 @@ def find_snapshot(store: Store, files: Mapping[str, Blob]) -> Snapshot | None:
     """The snapshot of exactly these files, when it is here and sound. One that is not goes to the quarantine."""
     digest = snapshot_digest(files.items())
     directory = store.snapshot(digest)
-    if all(is_sound(store, directory / path, blob) for path, blob in files.items()) and files:
-        return Snapshot(digest, directory, dict(sorted(files.items())))
-    if os.path.lexists(directory):
-        _isolate_with_blobs(store, directory, files)
-    return None
+    # What is not there before it is looked at may be published the next moment: only what was there can be rotten.
+    if not files or not os.path.lexists(directory):
+        return None
+    sound = _all_sound(store, directory, files) or isolate_rotten(
+        store, directory, lambda taken: _all_sound(store, taken, files)
+    )
+    if not sound:
+        for blob in files.values():
+            has_blob(store, blob)
+        return None
+    return Snapshot(digest, directory, dict(sorted(files.items())))
 
 
-def _isolate_with_blobs(store: Store, directory: Path, files: Mapping[str, Blob]) -> None:
-    """Moves the snapshot away, and the blobs whose bytes it shares and that are rotten with it."""
-    for path, blob in files.items():
-        if not is_sound(store, directory / path, blob) and not is_sound(store, store.blob(blob.sha256), blob):
-            isolate(store, store.blob(blob.sha256))
-    isolate(store, directory)
+def _all_sound(store: Store, directory: Path, files: Mapping[str, Blob]) -> bool:
+    return all(is_sound(store, directory / path, blob) for path, blob in files.items())
 
 
 def publish_snapshot(store: Store, files: Mapping[str, Blob]) -> Snapshot:
@@ -93,7 +95,7 @@ def publish_snapshot(store: Store, files: Mapping[str, Blob]) -> Snapshot:
             build_directory(store, files, building)
             target.parent.mkdir(parents=True, exist_ok=True)
             _rename_into_place(building, target)
-        if not all(is_sound(store, target / path, blob) for path, blob in files.items()):
+        if not _all_sound(store, target, files):
             raise Corrupt(f"{target} is rotten and cannot be replaced", hint="remove it by hand")
     finally:
         shutil.rmtree(building, ignore_errors=True)
@@ -111,7 +113,7 @@ def build_directory(
         LostBlob: a blob is not here.
         OSError: as it comes.
     """
-    directory.mkdir(parents=True)
+    make_folder(directory)
     for path, blob in sorted(files.items()):
         target = directory / path
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """A lease saves work; it never stands in the way for long."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -120,3 +121,35 @@ def test_a_lease_that_was_taken_over_meanwhile_is_not_removed(store: Store) -> N
     with lease(store, "key", 1):
         (store.leases / "key").write_text("somebody else")
     assert (store.leases / "key").read_text() == "somebody else"
+
+
+def test_an_owner_that_was_taken_for_dead_keeps_no_other_lease_alive(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "HEARTBEAT_S", 0.01)
+    with lease(store, "key", 1):
+        path = store.leases / "key"
+        path.unlink()
+        path.write_text("somebody else")
+        os.utime(path, (1, 1))
+        time.sleep(0.1)
+        assert path.stat().st_mtime == 1
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from lora_cli.store import Store
+from lora_cli.store.leases import lease
+store = Store(Path(sys.argv[1]))
+store.leases.mkdir(parents=True)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+with lease(store, "key", 1) as held:
+    print(held, sorted(path.name for path in store.leases.iterdir()))
+"""
+
+
+def test_on_a_full_disk_no_lease_is_left_without_a_name_for_others_to_wait_for(store: Store) -> None:
+    done = subprocess.run([sys.executable, "-c", FULL, str(store.root)], capture_output=True, text=True, check=False)
+    assert done.stdout == "False []\n", done.stderr

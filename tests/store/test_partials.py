@@ -13,6 +13,7 @@ import pytest
 from lora_cli.store import Store
 from lora_cli.store.partials import Partial, drop_partial, leave_partial, open_partial
 from lora_cli.store.writers import Writer, let_go, new_writer, parse_writer, state
+from tests.store.another_user import as_another_user, let_everybody_write, public_folder
 
 KEY = "k" * 64
 
@@ -144,6 +145,34 @@ def test_a_file_of_another_machine_is_copied_because_its_writer_may_wake_up(stor
         assert content(partial) == b"half"
     assert not path.exists()
     drop_partial(partial)
+
+
+def test_what_another_machine_left_is_not_gone_on_with_where_no_digest_would_tell_that_it_is_wrong(
+    store: Store,
+) -> None:
+    """Its power may have gone before all bytes were on the disk: then there are zeros where they should be."""
+    left_by(store, Writer("0" * 12, 1, 1, "0" * 12), b"half", age_s=10_000)
+    partial = open_partial(store, KEY, None, digest_known=False)
+    assert content(partial) == b""
+    drop_partial(partial)
+
+
+def test_what_a_dead_process_of_this_boot_left_is_gone_on_with_without_a_digest(store: Store) -> None:
+    left_by(store, let_go(new_writer()), b"half")
+    partial = open_partial(store, KEY, None, digest_known=False)
+    assert content(partial) == b"half"
+    drop_partial(partial)
+
+
+def test_what_another_user_left_and_keeps_to_himself_stands_in_nobodys_way() -> None:
+    with public_folder() as folder:
+        store = Store(folder / "cache")
+        for writer, age_s in ((let_go(new_writer()), 0), (Writer("0" * 12, 1, 1, "0" * 12), 10_000)):
+            left_by(store, writer, b"half", age_s).chmod(0o600 if os.geteuid() == 0 else 0)
+        let_everybody_write(store.root)
+        imports = "from pathlib import Path\nfrom lora_cli.store import Store\nfrom lora_cli.store.partials import *\n"
+        opens = "print(open_partial(Store(Path(sys.argv[1])), sys.argv[2], None).size)"
+        assert as_another_user(imports, opens, str(store.root), KEY) == "0\n"
 
 
 def test_links_fifos_and_strange_names_are_never_taken(store: Store, tmp_path: Path) -> None:

@@ -1,0 +1,102 @@
+"""Two at once in a store: what one has just put there, the other neither takes away nor trips over."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lora_cli.store import Store
+from lora_cli.store.blobs import has_blob
+from lora_cli.store.disk import make_folder
+from lora_cli.store.snapshots import find_snapshot
+from lora_cli.store.views import drop_view, keep_view
+from tests.store.keeping import put_blob, put_snapshot
+
+SQL = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"sql weights"}
+LONG_S = 0.7
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "cache")
+
+
+def at_once(*works: Callable[[], object]) -> None:
+    """Runs each again and again in a thread of its own; the first error is raised here."""
+    errors: list[BaseException] = []
+    until = time.monotonic() + LONG_S
+
+    def again(work: Callable[[], object]) -> None:
+        try:
+            while time.monotonic() < until and not errors:
+                work()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=again, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def test_a_blob_that_is_published_while_it_is_looked_for_is_not_taken_for_rotten(store: Store) -> None:
+    blob = put_blob(store, b"weights")
+    path, away = store.blob(blob.sha256), store.root / "away"
+
+    def come_and_go() -> None:
+        path.rename(away)
+        away.rename(path)
+
+    at_once(come_and_go, *[lambda: has_blob(store, blob)] * 3)
+    assert not store.quarantine.exists() or list(store.quarantine.iterdir()) == []
+    assert has_blob(store, blob)
+
+
+def test_a_snapshot_that_is_published_while_it_is_looked_for_is_not_taken_for_rotten(store: Store) -> None:
+    snapshot = put_snapshot(store, SQL)
+    away = store.root / "away"
+
+    def come_and_go() -> None:
+        snapshot.directory.rename(away)
+        away.rename(snapshot.directory)
+
+    at_once(come_and_go, *[lambda: find_snapshot(store, snapshot.files)] * 3)
+    assert not store.quarantine.exists() or list(store.quarantine.iterdir()) == []
+    assert find_snapshot(store, snapshot.files) == snapshot
+
+
+def test_views_of_one_snapshot_come_and_go_at_once(store: Store) -> None:
+    snapshot = put_snapshot(store, SQL)
+
+    def work(name: str) -> Callable[[], None]:
+        def keep_and_drop() -> None:
+            keep_view(store, name, snapshot)
+            assert (store.adapters / name).is_dir()
+            drop_view(store, name)
+            assert not (store.adapters / name).exists()
+
+        return keep_and_drop
+
+    at_once(*[work(f"name{number}") for number in range(4)])
+
+
+def test_a_folder_is_made_while_others_remove_those_above_it(tmp_path: Path) -> None:
+    parent = tmp_path / "tmp" / "key"
+
+    def make(name: str) -> Callable[[], None]:
+        def make_and_leave() -> None:
+            make_folder(parent / name).rmdir()
+            for folder in (parent, parent.parent):
+                try:
+                    folder.rmdir()
+                except OSError:
+                    break
+
+        return make_and_leave
+
+    at_once(*[make(name) for name in "abcd"])
