@@ -69,8 +69,7 @@ def has_blob(store: Store, blob: Blob) -> bool:
     path = store.blob(blob.sha256)
     if is_sound(store, path, blob):
         return True
-    # Another process may have put it there since we looked: what was taken away is looked at once more.
-    return os.path.lexists(path) and isolate_rotten(store, path, lambda taken: is_sound(store, taken, blob))
+    return os.path.lexists(path) and isolate_rotten(store, path, lambda there: is_sound(store, there, blob))
 
 
 def is_sound(store: Store, path: Path, blob: Blob) -> bool:
@@ -131,10 +130,12 @@ def isolate(store: Store, path: Path) -> Path | None:
 
 
 def isolate_rotten(store: Store, path: Path, is_good: Callable[[Path], bool]) -> bool:
-    """Moves what seems rotten out of the way, and back when it ``is_good`` after all; whether it was.
+    """Moves what is there and seemed rotten out of the way, unless it ``is_good`` after all; whether it is.
 
-    What cannot be moved is as bad as it seemed.
+    Another process may put a good one there at any moment: what was taken away is looked at once more, and put back.
     """
+    if is_good(path):
+        return True
     taken = isolate(store, path)
     if taken is None or not is_good(taken):
         return False

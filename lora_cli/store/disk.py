@@ -20,7 +20,7 @@ EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 NO_LINK = frozenset({errno.EPERM, errno.EMLINK, errno.EXDEV, errno.ENOTSUP, errno.ENOSYS, errno.EACCES})
 """A file system without hard links, another one, an inode with no room for one more, or somebody's whose file it is."""
 
-ATTEMPTS = 5
+ATTEMPTS = 50
 """So often something is made in a folder that others remove when they leave it empty."""
 
 _FICLONE = 0x40049409
@@ -74,20 +74,24 @@ def make_folder(path: Path) -> Path:
     Raises:
         OSError: as it comes.
     """
-    _in_folder(path.parent, path.mkdir)
+    in_folder(path.parent, path.mkdir)
     return path
 
 
-def _in_folder(folder: Path, make: Callable[[], Made]) -> Made:
-    """What ``make`` makes in ``folder``, which comes first. Another process may remove that, empty, at any moment."""
-    for attempt in range(ATTEMPTS):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
+def in_folder(folder: Path, make: Callable[[], Made]) -> Made:
+    """What ``make`` makes in ``folder``, which comes first. Another process may remove that, empty, at any moment.
+
+    Raises:
+        OSError: as it comes.
+    """
+    for _ in range(ATTEMPTS):
+        with suppress(FileNotFoundError):
             return make()
-        except FileNotFoundError:
-            if attempt + 1 == ATTEMPTS:
-                raise
-    raise AssertionError
+        # Either error can mean that a folder went between two looks at it.
+        with suppress(FileNotFoundError, FileExistsError):
+            folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    return make()
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -97,7 +101,7 @@ def replace_file(path: Path, data: bytes) -> None:
         OSError: as it comes.
     """
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}")
-    descriptor = _in_folder(path.parent, lambda: os.open(temporary, _NEW, 0o644))
+    descriptor = in_folder(path.parent, lambda: os.open(temporary, _NEW, 0o644))
     try:
         try:
             write_all(descriptor, data, 0)

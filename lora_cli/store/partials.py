@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_cli.store import Store
-from lora_cli.store.disk import on_disk, write_all
+from lora_cli.store.disk import in_folder, on_disk, write_all
 from lora_cli.store.tag import tag_cache
 from lora_cli.store.writers import Writer, let_go, new_writer, parse_writer, state
 
 ELSEWHERE_S = 600.0
 """A file of another machine that has not grown for so long is left over."""
 
-ATTEMPTS = 5
 CHUNK = 1 << 20
 
 
@@ -45,15 +44,7 @@ def open_partial(store: Store, key: str, longest: int | None, *, digest_known: b
     folder = store.partials / key
     with on_disk("writing", folder):
         tag_cache(store)
-        for attempt in range(ATTEMPTS):
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                return _claim(folder, longest) or _fresh(folder, longest if digest_known else 0)
-            except FileNotFoundError:
-                # Another process removed the folder, empty, after its own work was done.
-                if attempt + 1 == ATTEMPTS:
-                    raise
-    raise AssertionError
+        return in_folder(folder, lambda: _claim(folder, longest) or _fresh(folder, longest if digest_known else 0))
 
 
 def leave_partial(partial: Partial) -> None:

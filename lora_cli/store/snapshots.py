@@ -58,13 +58,11 @@ def find_snapshot(store: Store, files: Mapping[str, Blob]) -> Snapshot | None:
     """The snapshot of exactly these files, when it is here and sound. One that is not goes to the quarantine."""
     digest = snapshot_digest(files.items())
     directory = store.snapshot(digest)
-    # What is not there before it is looked at may be published the next moment: only what was there can be rotten.
     if not files or not os.path.lexists(directory):
         return None
-    sound = _all_sound(store, directory, files) or isolate_rotten(
-        store, directory, lambda taken: _all_sound(store, taken, files)
-    )
-    if not sound:
+    if not _all_sound(store, directory, files) and not isolate_rotten(
+        store, directory, lambda there: _all_sound(store, there, files)
+    ):
         for blob in files.values():
             has_blob(store, blob)
         return None

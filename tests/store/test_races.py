@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -49,8 +50,9 @@ def test_a_blob_that_is_published_while_it_is_looked_for_is_not_taken_for_rotten
     path, away = store.blob(blob.sha256), store.root / "away"
 
     def come_and_go() -> None:
-        path.rename(away)
-        away.rename(path)
+        with suppress(FileNotFoundError):
+            path.rename(away)
+            away.rename(path)
 
     at_once(come_and_go, *[lambda: has_blob(store, blob)] * 3)
     assert not store.quarantine.exists() or list(store.quarantine.iterdir()) == []
@@ -62,8 +64,9 @@ def test_a_snapshot_that_is_published_while_it_is_looked_for_is_not_taken_for_ro
     away = store.root / "away"
 
     def come_and_go() -> None:
-        snapshot.directory.rename(away)
-        away.rename(snapshot.directory)
+        with suppress(FileNotFoundError):
+            snapshot.directory.rename(away)
+            away.rename(snapshot.directory)
 
     at_once(come_and_go, *[lambda: find_snapshot(store, snapshot.files)] * 3)
     assert not store.quarantine.exists() or list(store.quarantine.iterdir()) == []
