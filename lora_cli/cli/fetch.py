@@ -86,7 +86,7 @@ def _bring(
 ) -> list[Handed]:
     """Brings all and hands each out; says of each how it went, as soon as that is known."""
     done: list[Handed] = []
-    with shown_progress(settings) as progress:
+    with shown_progress(settings, len(asked.adapters)) as progress:
         outcomes = bring_all(
             asked.adapters,
             place.store,
@@ -98,6 +98,7 @@ def _bring(
         )
         for handed in place.hand_out_each(outcomes):
             done.append(handed)
+            progress.through(handed.outcome.wanted.name)
             with progress.paused():
                 _say(handed, settings, output_format)
     return done

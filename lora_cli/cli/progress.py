@@ -1,20 +1,24 @@
-"""Progress on standard error: bars on a terminal, single lines elsewhere."""
+"""Progress on standard error: a few lines that change on a terminal, single ones elsewhere."""
 
 import os
+import shutil
 import sys
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Protocol
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from typing import Protocol, Self
 
 import typer
 
+from lora_cli.cli.tally import Tally
 from lora_cli.fetch.progress import Progress, Silent
+from lora_cli.render.human.meter import render_meter
 from lora_cli.render.text import safe
 from lora_cli.settings import Settings
 
-if TYPE_CHECKING:
-    from rich.progress import Progress as Bars
-    from rich.progress import TaskID
+REFRESH_S = 0.125
+MOST_ROWS = 12
 
 
 class Shown(Progress, Protocol):
@@ -24,32 +28,22 @@ class Shown(Progress, Protocol):
         """Nothing is shown inside."""
         ...
 
+    def through(self, adapter: str) -> None:
+        """Nothing more comes of that adapter."""
+        ...
+
 
 @contextmanager
-def shown_progress(settings: Settings) -> Iterator[Shown]:
-    """What is to be shown while adapters are fetched; gone afterwards."""
+def shown_progress(settings: Settings, count: int) -> Iterator[Shown]:
+    """What is to be shown while ``count`` adapters are fetched; gone afterwards."""
     if settings.quiet:
         yield Nothing()
         return
-    if settings.no_progress or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+    if settings.no_progress or settings.verbose or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield Lines()
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-    from rich.progress import Progress as RichProgress
-
-    text = TextColumn("{task.description}", markup=False)
-    columns = (text, BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn())
-    bars = RichProgress(
-        *columns,
-        console=Console(stderr=True),
-        transient=True,
-        # What is written to standard output belongs there, whatever is on the terminal.
-        redirect_stdout=False,
-        redirect_stderr=False,
-    )
-    with bars:
-        yield OnTerminal(bars)
+    with OnTerminal(count) as shown:
+        yield shown
 
 
 class Nothing(Silent):
@@ -58,6 +52,9 @@ class Nothing(Silent):
     def paused(self) -> AbstractContextManager[None]:
         """Nothing to pause."""
         return nullcontext()
+
+    def through(self, adapter: str) -> None:
+        """Nothing."""
 
 
 class Lines(Nothing):
@@ -68,35 +65,61 @@ class Lines(Nothing):
         typer.echo(f"{safe(adapter)}: another process fetches it; waiting for it", err=True)
 
 
-class OnTerminal:
-    """One bar a file, while it is under way."""
+class OnTerminal(Tally):
+    """A tally that is drawn on standard error again and again, over what was drawn before.
 
-    def __init__(self, bars: "Bars") -> None:
-        self._bars = bars
-        self._tasks: dict[str, TaskID] = {}
+    The cursor stays visible and the terminal as it is, so that a kill leaves nothing to be set right.
+    """
 
-    def began(self, file: str, size: int | None, have: int) -> None:
-        """A new bar, as far along as the file is."""
-        self._tasks[file] = self._bars.add_task(safe(file), total=size, completed=have)
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self._lines = 0
+        self._pen = threading.Lock()
+        self._gone = threading.Event()
+        self._thread = threading.Thread(target=self._draw_on, name="progress", daemon=True)
 
-    def advanced(self, file: str, count: int) -> None:
-        """Moves it."""
-        if file in self._tasks:
-            self._bars.advance(self._tasks[file], count)
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
 
-    def ended(self, file: str) -> None:
-        """Takes it away."""
-        task = self._tasks.pop(file, None)
-        if task is not None:
-            self._bars.remove_task(task)
+    def __exit__(self, *exc: object) -> None:
+        self._gone.set()
+        with self.paused():
+            pass
+
+    def _draw_on(self) -> None:
+        while not self._gone.wait(REFRESH_S):
+            with self._pen, suppress(OSError, ValueError):
+                if not self._gone.is_set():
+                    self._draw()
+
+    def _draw(self) -> None:
+        columns, rows = shutil.get_terminal_size()
+        plain = (sys.stderr.encoding or "").lower() not in {"utf-8", "utf8"}
+        # The last column stays free: some terminals begin a new line there.
+        lines = render_meter(self.meter(time.monotonic()), columns - 1, min(MOST_ROWS, rows - 1), plain=plain)
+        sys.stderr.write(self._erasing() + "\n".join(lines))
+        sys.stderr.flush()
+        self._lines = len(lines)
+
+    def _erasing(self) -> str:
+        """What moves the cursor to where the drawing began, and removes it."""
+        return "\r" + "\x1b[A" * (self._lines - 1) + "\x1b[J" if self._lines else ""
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Takes the bars away, and puts them back."""
-        self._bars.stop()
-        yield
-        self._bars.start()
+        """Takes the drawing away, and puts it back."""
+        with self._pen:
+            with suppress(OSError, ValueError):
+                sys.stderr.write(self._erasing())
+                sys.stderr.flush()
+            self._lines = 0
+            yield
+            if not self._gone.is_set():
+                with suppress(OSError, ValueError):
+                    self._draw()
 
     def waiting(self, adapter: str) -> None:
-        """One line above the bars."""
-        self._bars.console.print(f"{safe(adapter)}: another process fetches it; waiting for it", markup=False)
+        """One line above the drawing."""
+        with self.paused():
+            typer.echo(f"{safe(adapter)}: another process fetches it; waiting for it", err=True)
