@@ -5,11 +5,14 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.core.units import parse_duration, parse_size, shown
 from lora_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from lora_cli.core.manifest import SourceRule
 
 __all__ = ["HUB_ENDPOINT", "OPTIONS", "Settings", "load_settings", "parse_duration", "parse_size", "with_flags"]
 
@@ -29,6 +32,7 @@ class Settings:
     waits for another one that downloads the same thing. ``hub_endpoint`` has no trailing slash and no user in it.
     ``max_bytes`` limits one adapter (None: no limit). ``config`` is the file that was read, if any; ``config_error``
     says why the one in the usual place, which nobody named, could not be.
+    ``sources`` are a manifest's rules for how origins are reached (names of secrets, never values; no option has them).
     Tokens are never settings: each source asks its own chain when it needs one.
     """
 
@@ -45,6 +49,7 @@ class Settings:
     max_bytes: int | None = None
     config: Path | None = None
     config_error: str = ""
+    sources: "tuple[SourceRule, ...]" = ()
 
 
 def _flag(value: object) -> bool:

@@ -12,7 +12,7 @@ from lora_cli.errors import LoraCliError
 from lora_cli.read.adapter import read_adapter
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
-from lora_cli.sources.registry import open_source
+from lora_cli.sources.registry import Sources, open_source
 
 if TYPE_CHECKING:
     from lora_cli.fetch.demand import Demand
@@ -46,10 +46,12 @@ def admit(
     settings: Settings,
     *,
     demand: "Demand | None" = None,
+    sources: Sources | None = None,
 ) -> Admission:
     """Resolve, fetch and judge one adapter, with each stage's time. Never raises for what the adapter does wrong.
 
-    ``demand`` is what must hold for it whatever its origin gives: a policy, a digest.
+    ``demand`` is what must hold for it whatever its origin gives: a policy, a digest. ``sources`` are shared with
+    other adapters.
     """
     from lora_cli.fetch import ANYTHING, bring
 
@@ -59,7 +61,7 @@ def admit(
     try:
         ref = parse(text, is_path=is_path) if isinstance(text, str) else text
         source_text = str(ref)
-        source = _Watched(open_source(ref.scheme, settings), watch)
+        source = _Watched((sources or Sources(settings)).of(ref), watch)
         snapshot = bring(ref, source, store, settings, name=name, demand=demand or ANYTHING).snapshot
         watch.lap("fetch")
         stage = "validate"

@@ -9,7 +9,7 @@ from lora_cli.core.base_model import BaseModel
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.errors import Offline
 from lora_cli.settings import Settings
-from lora_cli.sources.registry import open_source
+from lora_cli.sources.registry import Sources
 
 Fallback = Callable[[Mapping[str, Any]], BaseModel]
 
@@ -29,7 +29,7 @@ def open_base(
     ref = parse(base, is_path=is_path, base_dir=base_dir) if isinstance(base, str) else base
     if ref.scheme == "file" and Path(ref.location).is_file():
         return read_base_file(Path(ref.location), fallback=fallback)
-    source = open_source(ref.scheme, settings)
+    source = Sources(settings).of(ref)
     name = ref.name if isinstance(base, AdapterRef) and ref.scheme == "file" else str(base)
     try:
         return read_base(source, source.resolve(ref), name, fallback=fallback)

@@ -11,7 +11,7 @@ from lora_cli.errors import LoraCliError
 from lora_cli.read.adapter import read_adapter
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
-from lora_cli.sources.registry import open_source
+from lora_cli.sources.registry import Sources
 
 
 def is_path(text: str) -> bool:
@@ -20,14 +20,20 @@ def is_path(text: str) -> bool:
 
 
 def check_in_place(
-    text: str | AdapterRef, terms: Terms, settings: Settings, *, name: str = "", base_dir: Path | None = None
+    text: str | AdapterRef,
+    terms: Terms,
+    settings: Settings,
+    *,
+    name: str = "",
+    base_dir: Path | None = None,
+    sources: Sources | None = None,
 ) -> Checked:
     """Judge one adapter where it lies: a local one in place, a remote one by its header. Nothing is written.
 
     What the cache has of the same revision of a remote one is read from there, values too.
 
     Never raises for what one adapter does wrong: a ``LoraCliError`` is kept in the result. ``base_dir`` is what
-    relative paths are relative to (a manifest's folder).
+    relative paths are relative to (a manifest's folder). ``sources`` are shared with other adapters.
     """
     watch = Stopwatch()
     source_text = str(text)
@@ -35,7 +41,7 @@ def check_in_place(
     try:
         ref = parse(text, is_path=is_path, base_dir=base_dir) if isinstance(text, str) else text
         source_text = str(ref)
-        source = _in_place(ref, settings)
+        source = _in_place(ref, settings, sources or Sources(settings))
         revision = source.resolve(ref)
         watch.lap("resolve")
         adapter = read_adapter(source, revision, name or str(text))
@@ -49,8 +55,8 @@ def check_in_place(
     return Checked(adapter.name, source_text, revision, adapter, verdict, watch.stage_ms)
 
 
-def _in_place(ref: AdapterRef, settings: Settings) -> Source:
-    source = open_source(ref.scheme, settings)
+def _in_place(ref: AdapterRef, settings: Settings, sources: Sources) -> Source:
+    source = sources.of(ref)
     if ref.scheme == "file":
         return source
     from lora_cli.fetch.here import here_first
@@ -62,9 +68,10 @@ def check_all(
     items: Sequence[tuple[str, str | AdapterRef]], terms: Terms, settings: Settings, *, base_dir: Path | None = None
 ) -> Iterator[Checked]:
     """Judge many adapters, (name or nothing, reference) each, in their order; remote ones ``settings.jobs`` at once."""
+    sources = Sources(settings)
 
     def one(item: tuple[str, str | AdapterRef]) -> Checked:
-        return check_in_place(item[1], terms, settings, name=item[0], base_dir=base_dir)
+        return check_in_place(item[1], terms, settings, name=item[0], base_dir=base_dir, sources=sources)
 
     remote = any(not is_path(str(text)) for _, text in items)
     if len(items) < 2 or not remote:

@@ -13,6 +13,7 @@ import typer
 from lora_cli.cli import options
 from lora_cli.cli.drift import report_drift
 from lora_cli.cli.handing import Handing, Places, handing
+from lora_cli.cli.lineup import reaching
 from lora_cli.cli.locking import Flags, LockFile, check_writable, open_lock, pinned, write_lock
 from lora_cli.cli.output import Format, colour, width, write
 from lora_cli.cli.progress import shown_progress
@@ -63,6 +64,7 @@ def command(
     names, refs = (tuple(refs or ()), []) if upgrade and manifest is not None else ((), refs or [])
     flags = Flags(lock, locked=locked, check=check, upgrade=upgrade, names=names)
     asked = order(refs, manifest, revision=revision, subfolder=subfolder, checkpoint=checkpoint)
+    settings = reaching(settings, asked.manifest)
     selection = Selection(tuple(include or ()), tuple(exclude or ()), allow_pickle, latest=checkpoint == LATEST)
     if locked and selection.chosen:
         raise UsageError("--locked takes the files of the lock", hint="leave --include and --exclude out")

@@ -1,7 +1,7 @@
 """What a command works on: the adapters, the base and the limits that the command line and a manifest name together."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +99,11 @@ def _item(entry: "AdapterEntry", locked: "LockedAdapter | None") -> Item:
 
     source = entry.source if locked is None else ref_at(entry.source, locked)
     return Item(entry.name, source, entry.sha256, entry.pinned, locked)
+
+
+def reaching(settings: Settings, manifest: "AdapterSet | None") -> Settings:
+    """``settings`` with the manifest's rules for how origins are reached."""
+    return settings if manifest is None else replace(settings, sources=manifest.sources)
 
 
 def base_model(named: str | AdapterRef, settings: Settings) -> BaseModel:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lora_cli.cli import options
-from lora_cli.cli.lineup import Lineup, base_model, limits, lineup
+from lora_cli.cli.lineup import Lineup, base_model, limits, lineup, reaching
 from lora_cli.cli.output import Format, colour, width, write
 from lora_cli.errors import LoraCliError, MissingExtra, Refused, UsageError
 from lora_cli.render.text import safe
@@ -67,8 +67,8 @@ def command(
 
     if find_spec("torch") is None:
         raise MissingExtra("serve-bench", "warm", "torch")
-    settings: Settings = ctx.obj
     asked = lineup(manifest, refs or [], base, "serve-bench", "measure")
+    settings = reaching(ctx.obj, asked.manifest)
     workload = Workload(num_prompts, parse_popularity(popularity), seed)
     most = limits(asked, max_loras, max_cpu_loras, max_lora_rank)
     failures = Failures()
@@ -113,11 +113,13 @@ def _jobs(asked: Lineup, base: "BaseModel", most: "Limits", settings: Settings, 
     from lora_cli.check import Terms, admit
     from lora_cli.runtime.composable import scalings
     from lora_cli.runtime.plan import Job
+    from lora_cli.sources.registry import Sources
     from lora_cli.store import Store
 
     terms, store = Terms(base, max_lora_rank=most.max_lora_rank), Store(settings.cache_dir)
+    sources = Sources(settings)
     for item in asked.items:
-        admission = admit(item.source, item.name, terms, store, settings, demand=asked.demand(item))
+        admission = admit(item.source, item.name, terms, store, settings, demand=asked.demand(item), sources=sources)
         try:
             if admission.refusal is not None:
                 raise admission.refusal

@@ -8,7 +8,7 @@ import typer
 
 from lora_cli.check import Checked, Terms, check_all
 from lora_cli.cli import options
-from lora_cli.cli.lineup import base_model, lineup
+from lora_cli.cli.lineup import base_model, lineup, reaching
 from lora_cli.cli.output import DEFAULT_WIDTH, Format, colour, width, write
 from lora_cli.core.finding import Severity
 from lora_cli.core.reference import AdapterRef
@@ -35,11 +35,11 @@ def command(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
 ) -> None:
     """Judge adapters: format, config, tensors and values, against a base model."""
-    settings: Settings = ctx.obj
     if fail_on not in FAIL_ON:
         raise UsageError(f"--fail-on is error or warning, not {safe(fail_on)}")
     chosen = choose(select or (), ignore or ())
     asked = lineup(manifest, refs or [], base, "validate", "validate")
+    settings = reaching(ctx.obj, asked.manifest)
     items: Items = [(item.name if asked.manifest else "", item.source) for item in asked.items]
     max_lora_rank = max_lora_rank or (asked.engine.max_lora_rank if asked.engine else None)
     model = base_model(asked.base, settings)

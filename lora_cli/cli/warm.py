@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lora_cli.cli import options
-from lora_cli.cli.lineup import Item, Lineup, base_model, limits, lineup
+from lora_cli.cli.lineup import Item, Lineup, base_model, limits, lineup, reaching
 from lora_cli.cli.output import Format, colour, width, write
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.results import Answers, LoadReport
@@ -64,12 +65,12 @@ def command(
     output_format: options.OutputFormat = Format.HUMAN,
 ) -> None:
     """Load adapters into a warm process and prove that they work."""
-    settings: Settings = ctx.obj
     if not once:
         raise UsageError("this version of warm does not stay up", hint="--once proves all adapters and ends")
     if prompt and forward is not Forward.MODEL:
         raise UsageError("--prompt needs the whole model", hint="--forward model")
     asked = lineup(manifest, refs or [], base, "warm", "warm")
+    settings = reaching(ctx.obj, asked.manifest)
     most = limits(asked, max_loras, max_cpu_loras, max_lora_rank)
     reports, answers = _warm(asked, Run(most, device, forward, prompt, max_tokens), settings)
     write(_rendered(reports, answers, output_format))
@@ -81,15 +82,14 @@ def _warm(asked: Lineup, run: Run, settings: Settings) -> tuple[list[LoadReport]
     from lora_cli.check import Terms, admit
     from lora_cli.runtime.plan import lay_out
     from lora_cli.runtime.process import WarmProcess, require
+    from lora_cli.sources.registry import Sources
     from lora_cli.store import Store
 
     require(run.forward.value)
     base = base_model(asked.base, settings)
     terms, store = Terms(base, max_lora_rank=run.limits.max_lora_rank), Store(settings.cache_dir)
-    admitted = [
-        _reported(item, admit(item.source, item.name, terms, store, settings, demand=asked.demand(item)))
-        for item in asked.items
-    ]
+    admit_one = partial(admit, terms=terms, store=store, settings=settings, sources=Sources(settings))
+    admitted = [_reported(item, admit_one(item.source, item.name, demand=asked.demand(item))) for item in asked.items]
     jobs = [job for _, job in admitted if job is not None]
     answers: list[Answers] = []
     if not jobs:

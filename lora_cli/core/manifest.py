@@ -1,8 +1,9 @@
 """``AdapterSet``: which adapters, for which base, under which policy; and the YAML that says so."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lora_cli.core.document import Node, parse_document, wrong
 from lora_cli.core.fields import boolean, fields, head, integer, items, secret_free, text, version
@@ -30,13 +31,17 @@ class EngineSpec:
 class SourceRule:
     """How to reach the sources that the glob ``match`` covers. Names of secrets, never values.
 
-    ``profile`` is a profile of the cloud's own credentials file, ``token_env`` the environment variable with a token.
+    ``profile`` is a profile of the cloud's own credentials file, ``token_env`` the environment variable with a token;
+    ``anonymous`` requests carry no credentials, and with ``requester_pays`` whoever asks is charged.
     """
 
     match: str
     endpoint_url: str | None = None
+    region: str | None = None
     profile: str | None = None
     token_env: str | None = None
+    anonymous: bool = False
+    requester_pays: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +109,9 @@ def load_manifest(text: str, where: str, *, is_path: Callable[[str], bool], base
     )
 
 
-def source_rule(adapter_set: AdapterSet, ref: AdapterRef) -> SourceRule | None:
-    """The first of the set's source rules that covers ``ref``, or None."""
-    return next((rule for rule in adapter_set.sources if covers(rule.match, ref)), None)
+def source_rule(rules: Iterable[SourceRule], ref: AdapterRef) -> SourceRule | None:
+    """The first of a set's source rules that covers ``ref``, or None."""
+    return next((rule for rule in rules if covers(rule.match, ref)), None)
 
 
 def _adapters(node: Node, origin: _Origin) -> Iterator[AdapterEntry]:
@@ -161,11 +166,16 @@ def _engine(node: Node) -> EngineSpec:
 
 def _source_rules(node: Node, origin: _Origin) -> Iterator[SourceRule]:
     for member in items(node):
-        entries = fields(member, ("match", "endpoint_url", "profile", "token_env"), ("match",))
-        yield SourceRule(
-            match=source_glob(text(entries["match"]), origin.base_dir),
-            **{key: secret_free(entries[key], *_SECRET_FREE[key]) for key in _SECRET_FREE if key in entries},
-        )
+        flags = ("anonymous", "requester_pays")
+        entries = fields(member, ("match", *_SECRET_FREE, *flags), ("match",))
+        said: dict[str, Any] = {
+            key: secret_free(entries[key], *_SECRET_FREE[key]) for key in _SECRET_FREE if key in entries
+        }
+        asked: dict[str, Any] = {key: boolean(entries[key]) for key in flags if key in entries}
+        if asked.get("anonymous") and (secrets := said.keys() & {"profile", "token_env"}):
+            raise wrong(member, f"anonymous and {min(secrets)} exclude each other", hint="leave one of them out")
+        rule = SourceRule(source_glob(text(entries["match"]), origin.base_dir))
+        yield replace(rule, **said, **asked)
 
 
 _SECRET_FREE = {
@@ -173,6 +183,7 @@ _SECRET_FREE = {
         r"https?://[^\s/?#@]+(/[^\s?#@]*)?",
         "an address without user, query or fragment: https://HOST[/PATH]",
     ),
+    "region": (r"[a-z0-9][a-z0-9-]{0,31}", "the name of a region, such as eu-west-1"),
     "profile": (r"[A-Za-z0-9][A-Za-z0-9._ -]{0,63}", "the name of a profile"),
     "token_env": (r"[A-Z_][A-Z0-9_]{0,63}", "the name of an environment variable, such as ACME_TOKEN"),
 }

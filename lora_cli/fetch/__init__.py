@@ -19,6 +19,7 @@ from lora_cli.fetch.plan import LeftOut, Selection, left_out, plan, refuse_pickl
 from lora_cli.fetch.progress import Progress, Silent
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
+from lora_cli.sources.registry import endpoint_of
 from lora_cli.store import Store
 from lora_cli.store.blobs import LostBlob
 from lora_cli.store.leases import lease
@@ -143,7 +144,7 @@ def _asked(
     files = plan(revision, selection)
     if locked is not None:
         files, selection = at_lock(revision, locked, selection, files)
-    origin = settings.hub_endpoint if ref.scheme == "hf" and not settings.offline else ""
+    origin = endpoint_of(ref, settings) if ref.scheme == "hf" and not settings.offline else ""
     return Asked(ref, revision, files, selection, origin)
 
 

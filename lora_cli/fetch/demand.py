@@ -10,6 +10,7 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Snapshot
 from lora_cli.errors import Corrupt, Refused
 from lora_cli.settings import Settings
+from lora_cli.sources.registry import endpoint_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ def check_reference(demand: Demand, ref: AdapterRef, settings: Settings) -> None
     Raises:
         Refused: the policy says no.
     """
-    host = urlsplit(settings.hub_endpoint).hostname if ref.scheme == "hf" else None
+    host = urlsplit(endpoint_of(ref, settings)).hostname
     _refuse(ref, violations(demand.policy, ref, sha256=demand.known_sha256, host=host))
 
 

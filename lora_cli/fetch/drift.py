@@ -10,10 +10,11 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import LoraCliError, Offline
 from lora_cli.fetch.demand import Demand, check_reference
-from lora_cli.fetch.many import Sources, Wanted, side_by_side
+from lora_cli.fetch.many import Wanted, side_by_side
 from lora_cli.fetch.plan import Selection, plan
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
+from lora_cli.sources.registry import Sources
 
 LOOK_BYTES = 16 << 20
 """A remote file of which its origin tells no sha256 is read up to this size; of a larger one it is said that it may
@@ -50,7 +51,7 @@ def look(
                 return Drift(item, now=item.locked.revision)
             if settings.offline and item.ref.scheme != "file":
                 raise Offline(f"{item.ref} cannot be asked, the network is switched off", hint="leave --offline out")
-            source = sources.open(item.ref.scheme)
+            source = sources.of(item.ref)
             revision = source.resolve(item.ref)
             return Drift(item, tuple(_changes(item.locked, revision, source, selection)), revision.id)
         except LoraCliError as error:

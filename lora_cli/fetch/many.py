@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.policy import Policy
-from lora_cli.core.reference import AdapterRef, Scheme
+from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.fetch import SILENT, USUAL, Fetched, bring
 from lora_cli.fetch.demand import Demand
@@ -16,8 +16,7 @@ from lora_cli.fetch.lanes import Lanes
 from lora_cli.fetch.plan import Selection
 from lora_cli.fetch.progress import Progress
 from lora_cli.settings import Settings
-from lora_cli.sources import Source
-from lora_cli.sources.registry import open_source
+from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
 
 ADAPTERS_AT_ONCE = 32
@@ -78,7 +77,7 @@ def bring_all(
             try:
                 fetched = bring(
                     item.ref,
-                    sources.open(item.ref.scheme),
+                    sources.of(item.ref),
                     store,
                     settings,
                     name=item.name,
@@ -93,22 +92,6 @@ def bring_all(
             return Outcome(item, fetched, failure, (time.perf_counter() - began) * 1000)
 
         yield from side_by_side(one, wanted, settings.jobs)
-
-
-class Sources:
-    """One source a scheme, for all threads: it keeps its connections."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._opened: dict[Scheme, Source] = {}
-        self._lock = threading.Lock()
-
-    def open(self, scheme: Scheme) -> Source:
-        """The source of that scheme; raises as ``open_source``."""
-        with self._lock:
-            if scheme not in self._opened:
-                self._opened[scheme] = open_source(scheme, self._settings)
-            return self._opened[scheme]
 
 
 def side_by_side(one: Callable[[Wanted], T], wanted: Sequence[Wanted], jobs: int) -> Iterator[T]:

@@ -2,12 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lora_cli.core.manifest import SourceRule
 from lora_cli.errors import AccessDenied, LoraCliError, UsageError
-
-if TYPE_CHECKING:
-    from lora_cli.core.manifest import SourceRule
 
 DEFAULT_REGION = "us-east-1"
 _TRUE = frozenset({"1", "true", "yes", "on", "y", "requester"})
@@ -39,7 +37,7 @@ class Account:
     lasting: bool = True
 
 
-def find_account(environ: Mapping[str, str], rule: "SourceRule | None" = None) -> Account:
+def find_account(environ: Mapping[str, str], rule: SourceRule | None = None) -> Account:
     """The account for a source: what ``rule`` says, else the environment's keys, else botocore's whole chain.
 
     botocore is imported only for the last: profiles, SSO, processes, web identities, containers and instances. It
@@ -49,11 +47,13 @@ def find_account(environ: Mapping[str, str], rule: "SourceRule | None" = None) -
         AccessDenied: there are no credentials, or they have expired.
         UsageError: there is no such profile, or what AWS_CONFIG_FILE says cannot be read.
     """
-    profile = rule.profile if rule is not None else None
-    endpoint = (rule.endpoint_url if rule is not None else None) or _first(environ, _ENDPOINTS)
-    region = _first(environ, ("AWS_REGION", "AWS_DEFAULT_REGION"))
-    pays = environ.get("AWS_REQUEST_PAYER", "").lower() in _TRUE
-    if profile is None and environ.get("AWS_SKIP_SIGNATURE", "").lower() in _TRUE:
+    said = rule or SourceRule("")
+    profile = said.profile
+    endpoint = said.endpoint_url or endpoint_in(environ)
+    region = said.region or _first(environ, ("AWS_REGION", "AWS_DEFAULT_REGION"))
+    pays = said.requester_pays or environ.get("AWS_REQUEST_PAYER", "").lower() in _TRUE
+    anonymous = said.anonymous or environ.get("AWS_SKIP_SIGNATURE", "").lower() in _TRUE
+    if profile is None and anonymous:
         return Account(None, "nobody", region or DEFAULT_REGION, endpoint, pays)
     key, secret = environ.get("AWS_ACCESS_KEY_ID", ""), environ.get("AWS_SECRET_ACCESS_KEY", "")
     if profile is None and key and secret:
@@ -62,6 +62,11 @@ def find_account(environ: Mapping[str, str], rule: "SourceRule | None" = None) -
     chain = _Chain(profile)
     region = region or chain.said("region") or DEFAULT_REGION
     return Account(chain.keys, chain.found_in, region, endpoint or chain.said("endpoint_url"), pays, lasting=False)
+
+
+def endpoint_in(environ: Mapping[str, str]) -> str:
+    """The address of the S3 server that the environment names, "" for AWS itself."""
+    return _first(environ, _ENDPOINTS)
 
 
 class _Chain:

@@ -4,8 +4,9 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from lora_cli.core.reference import AdapterRef
@@ -18,6 +19,10 @@ from lora_cli.sources.hub_access import Token, access_in, explained, find_token
 from lora_cli.sources.hub_cache import COMMIT, ONLINE, HubCache, hub_cache_folder
 from lora_cli.sources.hub_listing import files_of
 from lora_cli.sources.listed import MOST_ENTRIES
+from lora_cli.sources.tokens import token_of
+
+if TYPE_CHECKING:
+    from lora_cli.core.manifest import SourceRule
 
 MOST_PAGES = 200
 
@@ -27,18 +32,24 @@ log = logging.getLogger(__name__)
 class HubSource:
     """The Hub as a source. A revision is a commit; sizes and digests are those that its tree lists.
 
-    The token is looked up once, when the first request is made, and sent to ``settings.hub_endpoint`` only.
+    The token is looked up once, when the first request is made, and sent to the Hub's own endpoint only. At an endpoint
+    that a manifest's rule names, nobody is logged in but by the rule's own ``token_env``.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        """Opens no connection and reads no token yet."""
-        self._settings = settings
+    def __init__(self, settings: Settings, rule: "SourceRule | None" = None) -> None:
+        """Opens no connection and reads no token yet; ``rule`` says at which endpoint, and whose token."""
+        self._rule = rule
+        self._elsewhere = rule is not None and bool(rule.endpoint_url)
+        endpoint = (rule.endpoint_url if rule is not None else None) or settings.hub_endpoint
+        self._settings = replace(settings, hub_endpoint=endpoint.rstrip("/"))
 
     @cached_property
     def _token(self) -> Token:
         import os
 
-        return find_token(os.environ)
+        if self._rule is not None and self._rule.token_env:
+            return Token(token_of(self._rule, os.environ), self._rule.token_env)
+        return Token() if self._elsewhere else find_token(os.environ)
 
     @cached_property
     def _cache(self) -> HubCache:

@@ -7,11 +7,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Corrupt, LoraCliError, MachineError, NotFound, Refused, UsageError
 from lora_cli.settings import Settings
+
+if TYPE_CHECKING:
+    from lora_cli.core.manifest import SourceRule
 
 MOST_ENTRIES = 10_000
 CHUNK = 1 << 20
@@ -36,8 +40,8 @@ class LocalSource:
     own cache to that cache's blobs; any other link, and whatever is no plain file, is listed with its ``defect``.
     """
 
-    def __init__(self, settings: Settings | None = None) -> None:
-        """Takes the settings as every source does; none of them concerns a folder."""
+    def __init__(self, settings: Settings | None = None, rule: "SourceRule | None" = None) -> None:
+        """Takes settings and rule as every source does; nothing of them concerns a folder."""
 
     def resolve(self, ref: AdapterRef) -> Revision:
         """The files below the folder that ``ref`` names, at this moment.

@@ -1,35 +1,102 @@
 """Which class reads which scheme. A source is listed here, in one line, and nowhere else."""
 
+import os
+import threading
 from collections.abc import Mapping
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from lora_cli.core.reference import Scheme
+from lora_cli.core.reference import AdapterRef, Scheme
 from lora_cli.errors import UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
+
+if TYPE_CHECKING:
+    from lora_cli.core.manifest import SourceRule
 
 SOURCES: Mapping[Scheme, str] = {
     "file": "lora_cli.sources.local:LocalSource",
     "hf": "lora_cli.sources.hub:HubSource",
     "s3": "lora_cli.sources.s3:S3Source",
 }
-"""Scheme → ``module:Class``. The class takes the settings; its module is imported only when it is needed."""
+"""Scheme → ``module:Class``. The class takes the settings, and a manifest's rule or None.
+
+Its module is imported only when it is needed.
+"""
+
+RULE_KEYS: Mapping[Scheme, tuple[str, ...]] = {
+    "s3": ("endpoint_url", "region", "profile", "anonymous", "requester_pays"),
+    "hf": ("endpoint_url", "token_env"),
+}
+"""Scheme → the keys of a manifest's rule that its source heeds."""
 
 
-def open_source(scheme: Scheme, settings: Settings) -> Source:
-    """The source of ``scheme``. Opens no connection.
+def open_source(scheme: Scheme, settings: Settings, rule: "SourceRule | None" = None) -> Source:
+    """The source of ``scheme``, reached as ``rule`` says, if there is one. Opens no connection.
 
     Raises:
-        UsageError: no source reads this scheme (yet).
+        UsageError: no source reads this scheme (yet), or the rule says what does not concern it.
     """
     if scheme == "oci":
         hint = (
-            "pull it first (oras pull REGISTRY/NAME:TAG -o DIRECTORY) and name the folder, or keep it on hf://, s3://"
+            "pull it first (oras pull REGISTRY/NAME:TAG -o DIRECTORY) and name the folder, or keep it on hf:// or s3://"
         )
         raise UsageError("adapters in an OCI registry (oci://) are not supported yet", hint=hint)
     if scheme not in SOURCES:
         known = ", ".join(f"{name}://" for name in SOURCES)
         raise UsageError(f"this version of lora-cli does not read {scheme}://", hint=f"it reads {known}")
+    _check_rule(scheme, rule)
     module, _, name = SOURCES[scheme].partition(":")
-    source: Source = getattr(import_module(module), name)(settings)
+    source: Source = getattr(import_module(module), name)(settings, rule)
     return source
+
+
+def _check_rule(scheme: Scheme, rule: "SourceRule | None") -> None:
+    """What a rule says and nobody would heed is an error, not a surprise."""
+    for key in ("endpoint_url", "region", "profile", "token_env", "anonymous", "requester_pays"):
+        if rule is not None and getattr(rule, key) and key not in RULE_KEYS.get(scheme, ()):
+            known = ", ".join(RULE_KEYS.get(scheme, ())) or "no keys"
+            raise UsageError(f"the rule for {rule.match} says {key}", hint=f"{scheme}:// sources heed {known}")
+
+
+def rule_of(ref: AdapterRef, settings: Settings) -> "SourceRule | None":
+    """What the manifest says of how ``ref`` is reached."""
+    if not settings.sources:
+        return None
+    from lora_cli.core.manifest import source_rule
+
+    return source_rule(settings.sources, ref)
+
+
+def endpoint_of(ref: AdapterRef, settings: Settings) -> str:
+    """The address that is asked for ``ref``, "" where none is: a rule's, else the one that this user has set."""
+    rule = rule_of(ref, settings)
+    if rule is not None and rule.endpoint_url:
+        return rule.endpoint_url.rstrip("/")
+    if ref.scheme == "hf":
+        return settings.hub_endpoint
+    if ref.scheme == "s3":
+        from lora_cli.sources.aws import endpoint_in
+
+        return endpoint_in(os.environ) or "https://s3.amazonaws.com"
+    return ""
+
+
+class Sources:
+    """The sources of one run: one for each scheme and rule of ``settings.sources``, so that connections are kept.
+
+    Threads share them; so do all references that the same rule covers.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._opened: dict[tuple[Scheme, SourceRule | None], Source] = {}
+        self._lock = threading.Lock()
+
+    def of(self, ref: AdapterRef) -> Source:
+        """The source that ``ref`` is read from; raises as ``open_source``."""
+        rule = rule_of(ref, self._settings)
+        with self._lock:
+            if (ref.scheme, rule) not in self._opened:
+                self._opened[ref.scheme, rule] = open_source(ref.scheme, self._settings, rule)
+            return self._opened[ref.scheme, rule]

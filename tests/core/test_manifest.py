@@ -55,7 +55,9 @@ def test_a_manifest_with_every_key_is_read() -> None:
         max_bytes=2 << 30,
         require_pinned=True,
     )
-    assert found.sources == (SourceRule("s3://acme-adapters/*", "https://minio.acme.internal", "adapters", "ACME"),)
+    assert found.sources == (
+        SourceRule("s3://acme-adapters/*", "https://minio.acme.internal", None, "adapters", "ACME"),
+    )
     sql, tone, local = found.adapters
     assert sql == AdapterEntry(
         "sql", AdapterRef("hf", "acme/llama-31-sql-lora", revision=COMMIT), f"hf://acme/llama-31-sql-lora@{COMMIT}",
@@ -90,8 +92,8 @@ def test_json_is_a_manifest_too() -> None:
 
 def test_the_first_rule_that_covers_a_source_is_its_rule() -> None:
     found = load(WHOLE)
-    assert source_rule(found, AdapterRef("s3", "acme-adapters/tone")) == found.sources[0]
-    assert source_rule(found, AdapterRef("s3", "acme-adapters-evil/tone")) is None
+    assert source_rule(found.sources, AdapterRef("s3", "acme-adapters/tone")) == found.sources[0]
+    assert source_rule(found.sources, AdapterRef("s3", "acme-adapters-evil/tone")) is None
 
 
 @pytest.mark.parametrize(
@@ -170,6 +172,11 @@ def test_the_first_rule_that_covers_a_source_is_its_rule() -> None:
         ),
         (minimal(extra="base: word"), ":5: base: 'word' is neither", ""),
         (minimal(extra="sources: [{profile: x}]"), ":5: sources[0]: the key match is missing", ""),
+        (
+            minimal(extra="sources: [{match: 's3://a/*', profile: x, anonymous: true}]"),
+            ":5: sources[0]: anonymous and profile exclude each other",
+            "",
+        ),
     ],
 )
 def test_what_is_wrong_names_line_key_and_the_nearest_known_key(text: str, message: str, hint: str) -> None:

@@ -58,6 +58,9 @@ RULE: dict[str, list[Any]] = {
     "endpoint_url": URLS,
     "profile": ["adapters", "a b", "", "/x", 1],
     "token_env": ["ACME_TOKEN", "hf_token", "", 1],
+    "region": ["eu-west-1", "EU", "", 1],
+    "anonymous": FLAGS,
+    "requester_pays": FLAGS,
     "token": ["x"],
 }
 ADAPTER: dict[str, list[Any]] = {

@@ -1,0 +1,101 @@
+"""Which source a reference is read from, and how a manifest says that it is reached."""
+
+from pathlib import Path
+
+import pytest
+
+from lora_cli.core.manifest import SourceRule
+from lora_cli.core.reference import AdapterRef
+from lora_cli.errors import UsageError
+from lora_cli.settings import Settings
+from lora_cli.sources.registry import Sources, endpoint_of, open_source
+from tests.hub_server import Hub
+from tests.object_servers import S3Server
+
+CONFIG = "adapter_config.json"
+HF = AdapterRef("hf", "acme/sql")
+
+
+@pytest.fixture
+def profiles(
+    seaweed_server: S3Server, rclone_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = []
+    for name, server in (("one", seaweed_server), ("two", rclone_server)):
+        key, secret = server.keys
+        lines.append(f"[{name}]\naws_access_key_id={key}\naws_secret_access_key={secret}\n")
+    (tmp_path / "credentials").write_text("".join(lines))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+
+
+@pytest.mark.usefixtures("profiles")
+def test_one_run_reads_from_servers_that_have_nothing_in_common(
+    seaweed_server: S3Server, rclone_server: S3Server, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIASOMEBODY")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "else")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    buckets = {server.endpoint: server.bucket() for server in (seaweed_server, rclone_server)}
+    rules = []
+    for server, profile in ((seaweed_server, "one"), (rclone_server, "two")):
+        bucket = buckets[server.endpoint]
+        server.put(bucket, {f"sql/{CONFIG}": server.endpoint.encode()})
+        rules.append(SourceRule(f"s3://{bucket}/*", server.endpoint, "eu-west-1", profile))
+    reached = Sources(Settings(settings.cache_dir, timeout_s=5, retries=0, sources=tuple(rules)))
+    for endpoint, bucket in buckets.items():
+        ref = AdapterRef("s3", f"{bucket}/sql")
+        revision = reached.of(ref).resolve(ref)
+        assert b"".join(reached.of(ref).read(revision, revision.files[0], 0, None)) == endpoint.encode()
+        assert reached.of(ref) is reached.of(AdapterRef("s3", f"{bucket}/other"))
+
+
+def test_an_anonymous_rule_wins_over_the_keys_in_the_environment(
+    seaweed_server: S3Server, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.object_servers import OPEN_BUCKET
+
+    for name, value in seaweed_server.environ.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    seaweed_server.put(OPEN_BUCKET, {f"rule/{CONFIG}": b"{}"})
+    source = open_source("s3", settings, SourceRule(f"s3://{OPEN_BUCKET}/*", anonymous=True))
+    assert [file.path for file in source.resolve(AdapterRef("s3", f"{OPEN_BUCKET}/rule")).files] == [CONFIG]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "rule", "says"),
+    [
+        ("s3", SourceRule("s3://a/*", token_env="TOKEN"), "token_env"),
+        ("hf", SourceRule("hf://a/*", profile="x"), "profile"),
+        ("file", SourceRule("file:///a", endpoint_url="https://h"), "endpoint_url"),
+    ],
+)
+def test_what_a_rule_says_and_nobody_would_heed_is_an_error(
+    settings: Settings, scheme: str, rule: SourceRule, says: str
+) -> None:
+    with pytest.raises(UsageError, match=says):
+        open_source(scheme, settings, rule)  # type: ignore[arg-type]
+
+
+def test_a_rule_names_the_endpoint_and_whose_token_goes_there(
+    hub: Hub, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add("acme/sql", {CONFIG: b"{}"}, private=True)
+    hub.token("hf_rule", "acme/sql")
+    monkeypatch.setenv("HF_TOKEN", "hf_users-own")
+    monkeypatch.setenv("ACME_TOKEN", "hf_rule")
+    rule = SourceRule("hf://acme/*", endpoint_url=hub.endpoint, token_env="ACME_TOKEN")
+    elsewhere = Settings(settings.cache_dir, timeout_s=5, retries=0, sources=(rule,))
+    assert endpoint_of(HF, elsewhere) == hub.endpoint
+    assert Sources(elsewhere).of(HF).resolve(HF).access == "private"
+
+
+def test_the_users_own_token_is_not_sent_to_an_endpoint_that_only_a_manifest_names(
+    hub: Hub, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add("acme/sql", {CONFIG: b"{}"})
+    monkeypatch.setenv("HF_TOKEN", "hf_users-own")
+    rule = SourceRule("hf://acme/*", endpoint_url=hub.endpoint)
+    Sources(Settings(settings.cache_dir, timeout_s=5, retries=0, sources=(rule,))).of(HF).resolve(HF)
+    assert hub.requests
+    assert not any(request.authorized for request in hub.requests)
