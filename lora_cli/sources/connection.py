@@ -28,7 +28,7 @@ class StatusError(Exception):
 
     def __init__(self, status: int, url: str, headers: Mapping[str, str]) -> None:
         super().__init__(f"{host(url)} answered {status}")
-        self.status, self.url = status, url
+        self.status, self.url, self.headers = status, url, headers
         self.code = printable(headers.get("X-Error-Code", ""))
         self.message = printable(headers.get("X-Error-Message", ""))
 
@@ -165,7 +165,10 @@ def _no_connection(error: "NoConnection", url: str, timeout_s: float) -> Transie
     if error.by_proxy:
         hint = "check HTTPS_PROXY and NO_PROXY"
         return Transient(f"the proxy did not pass the request on to {server}", hint=hint)
-    return Transient(f"no connection to {server}: {told}", hint="check the network, HTTPS_PROXY and HF_ENDPOINT")
+    return Transient(
+        f"no connection to {server}: {told}",
+        hint="check the address (HF_ENDPOINT for the Hub), the network and HTTPS_PROXY",
+    )
 
 
 def _meaning(error: Exception, url: str, timeout_s: float) -> Transient:
@@ -178,4 +181,4 @@ def _meaning(error: Exception, url: str, timeout_s: float) -> Transient:
     if isinstance(error, OSError | HTTPException) and not isinstance(error, InvalidURL):
         return Transient(f"the connection to {server} was cut")
     reason = f"the exchange with {server} failed ({type(error).__name__})"
-    return Transient(reason, hint="check HF_ENDPOINT", final=True)
+    return Transient(reason, hint="check the address (HF_ENDPOINT for the Hub)", final=True)

@@ -71,6 +71,26 @@ def get_json(http: Http, url: str, what: str) -> Answer:
             wait_or_give_up(http.retries, http.pause, what, failure, failures)
 
 
+def get_headers(http: Http, url: str, what: str) -> tuple[int, Headers]:
+    """Status (200 or 206) and headers of the answer to a GET for the first byte of ``url``.
+
+    It is no HEAD: some servers know none, and links that are signed for GET refuse it. The body is not waited for.
+
+    Raises:
+        StatusError: an answer that another try would not change.
+        Unreachable: network or server, after the retries.
+        Refused: a redirect gives up encryption.
+    """
+    failures = 0
+    while True:
+        try:
+            with closing(_open(http, url, {"Range": "bytes=0-0"}, what, None)) as response:
+                return response.status, response.headers
+        except Transient as failure:
+            failures += 1
+            _wait_or_give_up(http, what, failure, failures)
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """Bytes ``start`` to ``stop`` (None: to the end) of a file of ``size`` bytes (None: unknown)."""
@@ -87,11 +107,21 @@ class Piece:
         return min(self.stop, self.size)
 
 
-def get_bytes(http: Http, url: str, piece: Piece, what: str, check: Check | None = None) -> Iterator[bytes]:
+def get_bytes(
+    http: Http,
+    url: str,
+    piece: Piece,
+    what: str,
+    check: Check | None = None,
+    *,
+    conditions: Headers | None = None,
+    accept: Check | None = None,
+) -> Iterator[bytes]:
     """The bytes of ``piece``, resumed where a stream broke; ``retries`` counts tries that brought nothing.
 
     A server that ignores the range and sends everything is read from the right offset. ``check`` sees the headers of
-    each answer of the endpoint itself and raises when they belong to another version.
+    each answer of the endpoint itself, ``accept`` those of each answer whose body is read, whoever gave it; both raise
+    when they belong to another version. ``conditions`` are sent with each request (``If-Match``).
 
     Raises:
         StatusError: an answer that another try would not change.
@@ -101,7 +131,10 @@ def get_bytes(http: Http, url: str, piece: Piece, what: str, check: Check | None
     position, failures = piece.start, 0
     while piece.end is None or position < piece.end:
         try:
-            with closing(_open(http, url, _range_header(position, piece), what, check)) as response:
+            asked = {**(conditions or {}), **_range_header(position, piece)}
+            with closing(_open(http, url, asked, what, check)) as response:
+                if accept is not None:
+                    accept(response.headers)
                 for chunk in _wanted(http, response, position, piece, what):
                     position, failures = position + len(chunk), 0
                     yield chunk
@@ -151,7 +184,10 @@ def _open(http: Http, url: str, headers: Headers, what: str, check: Check | None
             return response
         response.close()
         target = following(target, location, what)
-    raise Unreachable(f"{what}: {host(url)} redirects more than {MAX_REDIRECTS} times", hint="check HF_ENDPOINT")
+    raise Unreachable(
+        f"{what}: {host(url)} redirects more than {MAX_REDIRECTS} times",
+        hint="check the address (HF_ENDPOINT for the Hub)",
+    )
 
 
 def _redirect_of(http: Http, url: str, response: "Response", check: Check | None) -> str:
@@ -201,7 +237,7 @@ def _parsed(body: bytes) -> Any:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
         raise Transient(
-            "the answer is not JSON", hint="check HF_ENDPOINT, and whether a proxy or a login page answers instead"
+            "the answer is not JSON", hint="check the address, and whether a proxy or a login page answers instead"
         ) from error
 
 

@@ -18,6 +18,8 @@ SOURCES: Mapping[Scheme, str] = {
     "file": "lora_cli.sources.local:LocalSource",
     "hf": "lora_cli.sources.hub:HubSource",
     "s3": "lora_cli.sources.s3:S3Source",
+    "https": "lora_cli.sources.web:WebSource",
+    "http": "lora_cli.sources.web:WebSource",
 }
 """Scheme → ``module:Class``. The class takes the settings, and a manifest's rule or None.
 

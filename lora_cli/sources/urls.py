@@ -35,7 +35,7 @@ def following(url: str, location: str, what: str) -> str:
         usable = False
     if not usable or any(character.isspace() or not character.isprintable() for character in target):
         reason = f"{what}: {host(url)} redirects to something that is no web address"
-        raise Unreachable(reason, hint="check HF_ENDPOINT")
+        raise Unreachable(reason, hint="check the address (HF_ENDPOINT for the Hub)")
     if urlsplit(url).scheme == "https" and parts.scheme == "http":
         raise Refused(
             f"{what}: {host(url)} redirects from https to http, at {host(target)}, which is not followed",

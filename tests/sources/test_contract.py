@@ -1,22 +1,23 @@
 """What every source promises, on every source."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from lora_cli.core.reference import AdapterRef
+from lora_cli.core.reference import AdapterRef, Scheme
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import AccessDenied, Corrupt, NotFound
 from lora_cli.settings import Settings
-from lora_cli.sources import Source
+from lora_cli.sources import Source, route
 from lora_cli.sources.registry import SOURCES, open_source
 from tests.hub_content import git_blob_id
 from tests.hub_server import Hub
 from tests.object_servers import S3Server
+from tests.web_server import Site, WebServer
 
 FILES = {
     "README.md": b"# SQL\n",
@@ -27,6 +28,12 @@ FILES = {
     "sub folder/żubrówka %41+&.txt": b"text",
 }
 WEIGHTS = FILES["adapter_model.safetensors"]
+# A web server lists nothing: what is found there are the names that an adapter's files have.
+WEB_FILES = {
+    path: FILES.get(path, b"")
+    for path in ("README.md", "adapter_config.json", "adapter_model.safetensors", "tokenizer.json")
+}
+CERTIFICATE = Path(__file__).parent / "tls/localhost.pem"
 
 
 @dataclass
@@ -37,6 +44,7 @@ class Origin:
     ref: AdapterRef
     missing: AdapterRef
     write: Callable[[dict[str, bytes]], None]
+    files: Mapping[str, bytes] = field(default_factory=lambda: FILES)
 
     def file(self, path: str = "adapter_model.safetensors") -> tuple[Revision, RemoteFile]:
         revision = self.source.resolve(self.ref)
@@ -89,35 +97,60 @@ def on_rclone(rclone_server: S3Server, settings: Settings, monkeypatch: pytest.M
     return _on_s3(rclone_server, settings, monkeypatch)
 
 
-@pytest.fixture(params=["on_disk", "on_the_hub", "on_seaweed", "on_rclone"])
+def _on_the_web(server: WebServer, scheme: Scheme, settings: Settings) -> Origin:
+    def write(files: dict[str, bytes]) -> None:
+        server.site.files.update({f"adapter_1/{path}": content for path, content in files.items()})
+
+    here, missing = AdapterRef(scheme, f"{server.place}/adapter_1"), AdapterRef(scheme, f"{server.place}/missing")
+    return Origin(open_source(scheme, settings), here, missing, write, WEB_FILES)
+
+
+@pytest.fixture
+def on_http(settings: Settings) -> Iterator[Origin]:
+    with WebServer(Site()) as server:
+        yield _on_the_web(server, "http", settings)
+
+
+@pytest.fixture
+def on_https(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Origin]:
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    route.tls.cache_clear()
+    route.route_to.cache_clear()
+    with WebServer(Site(), CERTIFICATE) as server:
+        yield _on_the_web(server, "https", settings)
+    route.tls.cache_clear()
+    route.route_to.cache_clear()
+
+
+@pytest.fixture(params=["on_disk", "on_the_hub", "on_seaweed", "on_rclone", "on_http", "on_https"])
 def origin(request: pytest.FixtureRequest) -> Origin:
     """Each source that there is, over a real server."""
     origin: Origin = request.getfixturevalue(request.param)
-    origin.write(FILES)
+    origin.write({**FILES, **origin.files})
     return origin
 
 
 def test_every_source_is_held_to_the_contract() -> None:
-    assert set(SOURCES) == {"file", "hf", "s3"}
+    assert set(SOURCES) == {"file", "hf", "s3", "http", "https"}
 
 
 def test_every_file_is_listed_once_in_order_with_its_size(origin: Origin) -> None:
     revision = origin.source.resolve(origin.ref)
-    assert {file.path: file.size for file in revision.files} == {path: len(data) for path, data in FILES.items()}
-    assert [file.path for file in revision.files] == sorted(FILES)
+    assert {file.path: file.size for file in revision.files} == {path: len(data) for path, data in origin.files.items()}
+    assert [file.path for file in revision.files] == sorted(origin.files)
     assert revision.ref == origin.ref
     assert not any(file.defect for file in revision.files)
 
 
 def test_a_digest_that_is_listed_is_true(origin: Origin) -> None:
     for file in origin.source.resolve(origin.ref).files:
-        assert file.sha256 in (None, hashlib.sha256(FILES[file.path]).hexdigest())
-        assert file.git_sha1 in (None, git_blob_id(FILES[file.path]))
+        assert file.sha256 in (None, hashlib.sha256(origin.files[file.path]).hexdigest())
+        assert file.git_sha1 in (None, git_blob_id(origin.files[file.path]))
 
 
 def test_every_file_is_read_whole(origin: Origin) -> None:
     revision = origin.source.resolve(origin.ref)
-    assert {f.path: b"".join(origin.source.read(revision, f, 0, None)) for f in revision.files} == FILES
+    assert {f.path: b"".join(origin.source.read(revision, f, 0, None)) for f in revision.files} == origin.files
 
 
 @pytest.mark.parametrize(
