@@ -88,7 +88,7 @@ def get_headers(http: Http, url: str, what: str) -> tuple[int, Headers]:
                 return response.status, response.headers
         except Transient as failure:
             failures += 1
-            _wait_or_give_up(http, what, failure, failures)
+            wait_or_give_up(http.retries, http.pause, what, failure, failures)
 
 
 @dataclass(frozen=True, slots=True)
