@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote, urlencode
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from tests.hub_content import Commit, Entry, Repo
 
@@ -70,7 +70,7 @@ def answer(hub: "Hub", request: Request) -> Reply:
     if request.token and request.token not in hub.tokens:
         return _error(401, "", "Invalid credentials in Authorization header")
     if found := re.fullmatch(
-        r"/api/models/([^/]+/[^/]+?)(?:/(revision|tree|refs)(?:/([^/]+)(?:/(.*))?)?)?", request.path
+        r"/api/models/([^/]+/[^/]+?)(?:/(revision|tree|refs|paths-info)(?:/([^/]+)(?:/(.*))?)?)?", request.path
     ):
         id, what, revision, folder = found.groups()
         return _api(hub, request, unquote(id), what or "revision", unquote(revision or "main"), unquote(folder or ""))
@@ -113,7 +113,27 @@ def _api(hub: "Hub", request: Request, id: str, what: str, revision: str, folder
     commit = repo.commit_at(revision)
     if commit is None:
         return _error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+    if what == "paths-info":
+        return _json(_shown(hub, [entry for entry in commit.listing() if entry["path"] in _paths(request.body)]))
     return _info(repo, commit) if what == "revision" else _tree(hub, request, commit, folder)
+
+
+def _paths(body: bytes) -> list[str]:
+    """The paths that a form or a JSON object asks for."""
+    try:
+        return list(json.loads(body)["paths"])
+    except ValueError:
+        return [path for name, path in parse_qsl(body.decode()) if name == "paths"]
+
+
+def _shown(hub: "Hub", listing: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The entries as this Hub shows them: with what it knows of Xet storage, or with next to nothing."""
+    for shown in listing:
+        if (lfs := shown.get("lfs")) and lfs["oid"] in hub.xet:
+            shown["xetHash"] = hub.xet[lfs["oid"]]
+        if hub.bare:
+            shown.update({"size": None, "oid": None, "lfs": None})
+    return listing
 
 
 def _info(repo: Repo, commit: Commit) -> Reply:
@@ -126,7 +146,8 @@ def _info(repo: Repo, commit: Commit) -> Reply:
 
 
 def _tree(hub: "Hub", request: Request, commit: Commit, folder: str) -> Reply:
-    listing = commit.listing(folder, recursive=request.query.get("recursive", "").lower() in ("true", "1"))
+    recursive = request.query.get("recursive", "").lower() in ("true", "1")
+    listing = _shown(hub, commit.listing(folder, recursive=recursive))
     if folder and not listing:
         return _error(404, "EntryNotFound", f"{folder} does not exist on {commit.id}")
     start = int(request.query.get("cursor") or 0)
@@ -150,8 +171,13 @@ def _file(hub: "Hub", request: Request, id: str, revision: str, path: str) -> Re
     named = {"X-Repo-Commit": commit.id}
     if entry is None:
         return _error(404, "EntryNotFound", "Entry not found", **named)
+    if hub.bare:
+        return _bytes(request, entry, {})
     if entry.lfs:
         linked = {"X-Linked-Size": str(entry.size), "X-Linked-Etag": f'"{entry.sha256}"'}
+        if entry.sha256 in hub.xet:
+            token = f"{hub.endpoint}/api/models/{quote(id)}/xet-read-token/{commit.id}"
+            linked |= {"X-Xet-Hash": hub.xet[entry.sha256], "Link": f'<{token}>; rel="xet-auth"'}
         location = f"{hub.cdn}/lfs/{entry.sha256}?sig={hub.signature(entry.sha256)}"
         return Reply(302, {**named, **linked, "Location": location})
     if hub.small_files_by_redirect and not request.path.startswith("/api/resolve-cache/"):

@@ -82,7 +82,11 @@ class Logged:
 
 
 class Hub:
-    """The repositories, two listening origins, the faults to come and the requests that were made."""
+    """The repositories, two listening origins, the faults to come and the requests that were made.
+
+    ``bare`` leaves sizes and digests out of what it lists and answers, as some mirrors do. ``xet`` maps the sha256 of
+    files to their hash in Xet storage, and ``small_files_by_redirect`` sends small files the long way.
+    """
 
     def __init__(self, root: Path | None = None, *, port: int = 0, cdn_port: int = 0, page_size: int = 1000) -> None:
         self.repos: dict[str, Repo] = {}
@@ -93,6 +97,8 @@ class Hub:
         self.requests: list[Logged] = []
         self.page_size = page_size
         self.small_files_by_redirect = False
+        self.bare = False
+        self.xet: dict[str, str] = {}
         self.secret = secrets.token_bytes(16)
         self.stopped = threading.Event()
         self._lock = threading.Lock()

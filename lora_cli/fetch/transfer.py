@@ -50,7 +50,8 @@ class Transfer:
         self._writing = False
         self._lock = threading.Lock()
         self._sha256 = hashlib.sha256()
-        self._git = _git_hasher(file)
+        wanted = file.sha256 is None and file.git_sha1 is not None and file.size is not None
+        self._git = _git_hasher(file.size or 0) if wanted else None
 
     def rehash(self) -> None:
         """Hashes what an earlier writer left, so that the rest can follow it.
@@ -156,17 +157,26 @@ class Transfer:
             raise self._wrong(f"{file.size} bytes", f"{self.frontier}")
         if file.sha256 is not None and found != file.sha256:
             raise self._wrong(f"sha256 {file.sha256}", found)
-        if self._git is not None and self._git.hexdigest() != file.git_sha1:
-            raise self._wrong(f"git blob {file.git_sha1}", self._git.hexdigest())
+        if file.sha256 is None and file.git_sha1 is not None and (blob_id := self._git_blob_id()) != file.git_sha1:
+            raise self._wrong(f"git blob {file.git_sha1}", blob_id)
         return Blob(found, self.frontier)
+
+    def _git_blob_id(self) -> str:
+        """As it was hashed on the way, else from the file: a size that nobody listed is known only now."""
+        hasher = self._git
+        if hasher is None:
+            hasher, at = _git_hasher(self.frontier), 0
+            with on_disk("reading", self.partial.path):
+                while chunk := os.pread(self.partial.descriptor, CHUNK, at):
+                    hasher.update(chunk)
+                    at += len(chunk)
+        return hasher.hexdigest()
 
     def _wrong(self, promised: str, found: str) -> Corrupt:
         hint = "the origin, or something between it and here, serves other bytes than it lists"
         return Corrupt(f"{self.label}: {promised} was promised, {found} came", hint=hint)
 
 
-def _git_hasher(file: RemoteFile) -> "hashlib._Hash | None":
-    """The hasher of a git blob id, which needs the size first; None where another digest is known, or none."""
-    if file.sha256 is not None or file.git_sha1 is None or file.size is None:
-        return None
-    return hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
+def _git_hasher(size: int) -> "hashlib._Hash":
+    """The hasher of the git blob id of so many bytes."""
+    return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
