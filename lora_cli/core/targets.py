@@ -65,7 +65,7 @@ def targeted(
         FormatError: a pattern is no regular expression or takes too long; ``target_modules`` has a wrong type, or is
             absent with no default for ``model_type``.
     """
-    targets = _targets(config, linear, model_type)
+    targets = named_targets(config, linear, model_type)
     named = frozenset(targets) if not isinstance(targets, str) else frozenset()
     matcher = Matcher(f"{config.file}: target_modules")
     is_excluded = _exclusion(config)
@@ -190,8 +190,12 @@ def _restacked(paths: Mapping[str, T], originals: Sequence[int]) -> dict[str, T]
     return kept
 
 
-def _targets(config: LoraConfig, linear: Collection[str], model_type: str) -> Collection[str] | str:
-    """The ``target_modules`` that count: a regular expression, or names."""
+def named_targets(config: LoraConfig, linear: Collection[str], model_type: str) -> Collection[str] | str:
+    """The ``target_modules`` that count: a regular expression, or names. ``linear`` is what ``all-linear`` means.
+
+    Raises:
+        FormatError: of a wrong type, or absent with no default for ``model_type``.
+    """
     if (error := type_error(config, "target_modules")) is not None:
         raise error
     targets = config.target_modules
@@ -264,7 +268,7 @@ def _tied(config: LoraConfig, base: BaseModel) -> frozenset[str]:
         return frozenset()
     if any(name.rpartition(".")[2] in EMBEDDING_NAMES for name in config.modules_to_save or ()):
         return frozenset()
-    targets = _targets(config, (), base.model_type)
+    targets = named_targets(config, (), base.model_type)
     if isinstance(targets, str):
         matcher = Matcher(f"{config.file}: target_modules")
         wanted = any(matcher.full(targets, name) for name in EMBEDDING_NAMES)

@@ -42,6 +42,7 @@ RULES: tuple[Rule, ...] = (
     base.shape_mismatch,
     base.targets_without_tensors,
     base.saved_module_missing,
+    base.experts_not_fused,
     engine.rank_above_max,
     values.nonfinite_values,
     values.zero_update,

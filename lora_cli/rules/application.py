@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from lora_cli.core.adapter import Adapter, LoraPair
 from lora_cli.core.base_model import BaseModel, BaseModule
+from lora_cli.core.experts import Loaded, as_loaded
 from lora_cli.core.finding import Applied
 from lora_cli.core.keys import PEFT_PREFIX, Key
 from lora_cli.core.lora_config import LoraConfig
@@ -33,6 +34,8 @@ SCALE_FIELDS = frozenset({"r", "lora_alpha", "rank_pattern", "alpha_pattern", "u
 class Application:
     """An adapter's modules, sorted by what PEFT would do with them. Every module with a tensor stands in one of these.
 
+    ``adapter`` is the one that the modules are of: as PEFT has it on the base, which for experts one by one on a base
+    with fused ones is not quite as it is written; ``refused`` and ``unfit`` are as in ``core.experts.Loaded``.
     ``found`` exist in the base (without a base: all); ``beyond`` would, if it had more layers; ``absent`` do not.
     Of the found, ``misnamed`` are dropped because of the form of their names and ``untargeted`` because the config
     does not target them; ``matched`` is what remains. ``missing`` are modules of the base that the config targets
@@ -41,6 +44,7 @@ class Application:
     ``errors`` are why patterns of the config could not be matched; what depends on them is then empty.
     """
 
+    adapter: Adapter
     found: tuple[str, ...]
     beyond: tuple[str, ...]
     absent: tuple[str, ...]
@@ -51,6 +55,8 @@ class Application:
     ranks: Mapping[str, int]
     expected: Mapping[str, tuple[BaseModule, ...]]
     errors: tuple[FormatError, ...] = ()
+    refused: FormatError | None = None
+    unfit: tuple[tuple[str, str], ...] = ()
 
     @property
     def applied(self) -> Applied:
@@ -70,6 +76,8 @@ class Application:
 
 def apply(adapter: Adapter, base: BaseModel | None) -> Application:
     """Sort the modules of ``adapter`` as PEFT would, beside ``base`` or, without one, by the config alone."""
+    loaded = Loaded(adapter) if base is None else as_loaded(adapter, base)
+    adapter = loaded.adapter
     config = adapter.config
     if base is not None and config is not None:
         base = _with_weights(config, replicated(config, base))
@@ -85,6 +93,7 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
     misnamed = tuple(module for module in found if _misnamed(adapter, adapter.pairs[module]))
     left_out = {*untargeted, *misnamed}
     return Application(
+        adapter=adapter,
         found=found,
         beyond=tuple(module for module in others if module in beyond),
         absent=tuple(module for module in others if module not in beyond),
@@ -95,6 +104,8 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
         ranks=_ranks(config, found, wrapped, base, errors),
         expected={} if base is None else {module: _expected(module, base, wrapped) for module in found},
         errors=tuple(errors),
+        refused=loaded.refused,
+        unfit=loaded.unfit,
     )
 
 

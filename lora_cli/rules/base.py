@@ -25,7 +25,7 @@ def nothing_applies(case: Case) -> Iterator[Problem]:
     total = application.applied.total
     if total and not application.matched:
         assert case.base is not None
-        first = next(iter(case.adapter.pairs))
+        first = next(iter(case.application.adapter.pairs))
         yield Problem(
             f"0 of {count(total, 'module')} apply to {clip(case.base.name)}: {application.reasons()}",
             Location(case.weights_file, clip(first)),
@@ -98,7 +98,7 @@ def shape_mismatch(case: Case) -> Iterator[Problem | NotChecked]:
         return
     said = []
     for module, wanted in case.application.expected.items():
-        pair = case.adapter.pairs[module]
+        pair = case.application.adapter.pairs[module]
         told = [list(_differences(pair, one)) for one in wanted]
         if all(told):
             said += [(message, module) for message in told[0]]
@@ -163,3 +163,21 @@ def saved_module_missing(case: Case) -> Iterator[Problem]:
             Location(config.file, "modules_to_save"),
             "save the adapter again, or take out what was not trained",
         )
+
+
+@rule("LC317", "experts-not-fused", Severity.ERROR, needs=("config", "weights", "base"))
+def experts_not_fused(case: Case) -> Iterator[Problem]:
+    """Experts one by one (``experts.0.w1``), as transformers 4 had them, do not fit on the base's fused experts.
+
+    *Why is this bad?* PEFT stacks the factors of all experts when it loads them on a model of transformers 5. What
+    does not stack, it refuses, or drops without a word. Engines that keep experts apart may serve it all the same.
+
+    *Fix*: train the projections of all experts, with one rank; or load the adapter with transformers 4.
+    """
+    config = case.adapter.config
+    assert config is not None
+    hint = "target all projections of all experts with one rank, or load it with transformers 4"
+    refused, unfit = case.application.refused, case.application.unfit
+    if refused is not None:
+        yield Problem(clip(refused.reason), Location(config.file, "target_modules"), hint)
+    yield from grouped(unfit, file=case.weights_file, noun="module", hint=hint)

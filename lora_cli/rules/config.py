@@ -240,3 +240,21 @@ def field_value(case: Case) -> Iterator[Problem]:
     if config.layers_pattern and config.layers_to_transform is None and "layers_to_transform" not in config.mistyped:
         message = "layers_pattern is given without layers_to_transform: PEFT refuses it"
         yield Problem(message, _at(config, "layers_pattern"), "name the layers, or leave the pattern out")
+    yield from _on_parameters(config, case.application.adapter.config or config)
+
+
+ONLY_ON_MODULES = ("lora_dropout", "lora_bias", "use_dora", "velora_config", "kasa_config")
+"""What PEFT refuses on a bare parameter (``tuners/lora/layer.py``, ``ParamWrapper``)."""
+
+
+def _on_parameters(config: LoraConfig, loaded: LoraConfig) -> Iterator[Problem]:
+    """``loaded`` is the config as PEFT has it on the base, where experts may have become parameters."""
+    if not loaded.target_parameters:
+        return
+    what = "target_parameters" if config.target_parameters else "experts that the base has fused"
+    for field in ONLY_ON_MODULES:
+        if getattr(config, field) not in (None, 0, False):  # an empty object counts
+            hint = f"the weights do not depend on it: set {field} to 0" if field == "lora_dropout" else "leave it out"
+            yield Problem(
+                f"{field} is {shown(getattr(config, field))}: PEFT refuses it on {what}", _at(config, field), hint
+            )

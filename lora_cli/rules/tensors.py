@@ -34,7 +34,7 @@ def rank_mismatch(case: Case) -> Iterator[Problem]:
     """
     said = []
     for module, wanted in case.application.ranks.items():
-        rank = case.adapter.pairs[module].rank
+        rank = case.application.adapter.pairs[module].rank
         if rank is not None and rank != wanted:
             said.append((f"the config says rank {wanted}, the tensors have rank {rank}", module))
     yield from grouped(
@@ -71,7 +71,7 @@ def name_form(case: Case) -> Iterator[Problem]:
 
     *Fix*: save the adapter again from the unwrapped model (``model.module``, ``model._orig_mod``).
     """
-    reasons = [(dropped_for(key), key) for key in case.adapter.keys.values() if key.part != "unknown"]
+    reasons = [(dropped_for(key), key) for key in case.application.adapter.keys.values() if key.part != "unknown"]
     said = [(f"{reason}; PEFT drops the tensor", key.name) for reason, key in reasons if reason]
     once = {(key.module, key.part) for reason, key in reasons if key.canonical}
     said += [
@@ -93,7 +93,7 @@ def adapter_name_infix(case: Case) -> Iterator[Problem]:
     """
     said = [
         (f"the name holds .{DEFAULT_NAME}.; PEFT takes it, vLLM refuses it", key.name)
-        for key in case.adapter.keys.values()
+        for key in case.application.adapter.keys.values()
         if key.adapter_name == DEFAULT_NAME and not dropped_for(key)
     ]
     yield from grouped(said, file=case.weights_file, noun="tensor", hint=SAVED_AGAIN)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from lora_cli.core.adapter import Adapter, LoraPair
 from lora_cli.core.base_model import BaseModel
+from lora_cli.core.experts import rewritten
 from lora_cli.core.keys import PAIR_PARTS
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.targets import scales, targeted_in
@@ -54,7 +55,7 @@ def scalings(adapter: Adapter, base: BaseModel) -> dict[str, float]:
         Refused: it uses a feature, holds a tensor, or names a module that the runtime does not compose.
         FormatError: its config or header cannot be read, or it holds no LoRA at all.
     """
-    config = _readable(adapter)
+    config = rewritten(_readable(adapter), base)
     for reason in _obstacles(adapter, config, base):
         raise Refused(f"{adapter.name}: {reason}", hint=HINT)
     if not adapter.pairs:

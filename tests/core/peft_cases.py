@@ -34,8 +34,8 @@ UNSLOTH = (
 class Case:
     """One adapter: a family, PEFT's options, and which kinds of tensors the file then has.
 
-    ``raw`` is False where the config that was given is not what PEFT goes by: rewritten for transformers 5 before
-    anything is matched, or with ranks that are shared out anew. ``way`` is how PEFT puts the adapter on the model.
+    ``raw`` is False where the config that was given is not what PEFT writes in the end: ranks that are shared out anew.
+    ``way`` is how PEFT puts the adapter on the model.
     """
 
     family: str
@@ -67,12 +67,7 @@ CASES: dict[str, Case] = {
     **{
         f"{family} rslora": Case(family, options | {"use_rslora": True, "r": 6}) for family, options in FAMILIES.items()
     },
-    **{
-        f"{family} all-linear": Case(
-            family, {"target_modules": "all-linear"}, raw="moe" not in family and family != "mixtral"
-        )
-        for family in FAMILIES
-    },
+    **{f"{family} all-linear": Case(family, {"target_modules": "all-linear"}) for family in FAMILIES},
     **{f"{family} default": Case(family, {}) for family in FAMILIES if family not in {"phi3", "mixtral", "qwen3_moe"}},
     **{
         f"{family} patterns": Case(family, FAMILIES[family] | PATTERNS)
@@ -157,7 +152,7 @@ CASES: dict[str, Case] = {
             "alpha_pattern": {"down_proj": 1},
         },
     ),
-    "experts by their old names": Case("mixtral", {"target_modules": ["w1", "w2", "w3", "q_proj"]}, raw=False),
+    "experts by their old names": Case("mixtral", {"target_modules": ["w1", "w2", "w3", "q_proj"]}),
     "the router": Case("mixtral", {"target_modules": ["q_proj"], "target_parameters": ["gate.weight"]}),
     "a dense weight as a parameter": llama(target_modules=[], target_parameters=["self_attn.q_proj.weight"]),
     "KaSA": llama("diag", kasa_config={"beta": 0.1, "gamma": 0.1}),

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.default_targets import DEFAULT_TARGETS
+from lora_cli.core.experts import rewritten
 from lora_cli.core.keys import parse_key
 from lora_cli.core.lora_config import LoraConfig, parse_config, peft_fields
 from lora_cli.core.reference import AdapterRef
@@ -55,7 +56,7 @@ def check_file(adapter: Adapter, case: Case, written: Written) -> LoraConfig:
     assert all(key.canonical for key in adapter.keys.values())
     assert adapter.pairs.keys() == written.layers.keys()
     assert all(pair.a is not None and pair.b is not None for pair in adapter.pairs.values())
-    return config
+    return rewritten(config, written.base)
 
 
 def check_targets(config: LoraConfig, written: Written) -> dict[str, str]:
@@ -98,7 +99,7 @@ def test_what_peft_wrote_is_read_as_peft_meant_it(case: Case, written: Written) 
     check_names_in_the_model(adapter, written)
     if case.raw:
         # Not only as saved, with everything resolved, but as a user (or another trainer) writes it.
-        raw = parse_config(json.dumps(written.raw).encode())
+        raw = rewritten(parse_config(json.dumps(written.raw).encode()), written.base)
         assert raw.mistyped == {}
         check_scales(raw, adapter, written, check_targets(raw, written))
 

@@ -1,0 +1,229 @@
+"""Experts one by one, as transformers 4 named them, put on the fused experts that transformers 5 holds: as PEFT does.
+
+``experts.0.w1``, ``experts.0.w3`` … are modules to an adapter of that time, and parts of ``experts.gate_up_proj`` to
+the model of today. PEFT rewrites the config before it matches anything, and stacks the factors before it loads them.
+
+Source: PEFT 0.21 ``utils/transformers_weight_conversion.py``.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from lora_cli.core.adapter import Adapter, LoraPair
+from lora_cli.core.base_model import BaseModel
+from lora_cli.core.keys import PEFT_PREFIX, Key
+from lora_cli.core.lora_config import LoraConfig
+from lora_cli.core.safetensors import TensorInfo
+from lora_cli.core.targets import ALL_LINEAR, LONGEST_NAME, named_targets, targeted
+from lora_cli.errors import FormatError
+
+Names = Mapping[str, str]
+"""What a family called its projections, each to the parameter that it is or is a part of; PEFT's order."""
+
+MIXTRAL: Names = {"gate": "gate.weight", "w1": "gate_up_proj", "w3": "gate_up_proj", "w2": "down_proj"}
+QWEN2_MOE: Names = {
+    "gate": "gate.weight",
+    "gate_proj": "gate_up_proj",
+    "up_proj": "gate_up_proj",
+    "down_proj": "down_proj",
+}
+
+OLD_NAMES: Mapping[str, Names] = {
+    **dict.fromkeys(("mixtral", "minimax", "minimax_m2"), MIXTRAL),
+    **dict.fromkeys(
+        (
+            *("afmoe", "beam", "cohere2_moe", "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots1", "ernie4_5_moe"),
+            *("exaone_moe", "flex_olmo", "glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm_moe_dsa", "hunyuan_v1_moe"),
+            *("longcat_flash", "mellum", "olmoe", "qwen3_moe", "qwen3_next", "qwen3_omni_moe", "qwen3_omni_moe_text"),
+            *("qwen3_omni_moe_thinker", "sarvam_mla", "solar_open", "Dots3NoteTextModel", "UnlimitedOcrTextModel"),
+        ),
+        QWEN2_MOE,
+    ),
+}
+"""The model types whose adapters PEFT rewrites."""
+
+EXPERT = re.compile(r"(.+\.experts)\.([0-9]{1,6})\.([^.]+)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """An adapter as PEFT has it on a base.
+
+    In ``adapter`` the config is rewritten, and the pairs of experts stand as one for each fused parameter, named after
+    the first of their tensors. ``refused`` is why PEFT does not take the config. ``unfit`` are modules whose experts
+    PEFT fails to stack or drops: (why, module). Both are empty for nearly every adapter and base.
+    """
+
+    adapter: Adapter
+    refused: FormatError | None = None
+    unfit: tuple[tuple[str, str], ...] = ()
+
+
+def as_loaded(adapter: Adapter, base: BaseModel) -> Loaded:
+    """``adapter`` as PEFT has it on ``base``: itself, unless the base is of a family whose experts were fused."""
+    names = OLD_NAMES.get(base.model_type)
+    if names is None or adapter.config is None:
+        return Loaded(adapter)
+    try:
+        config = rewritten(adapter.config, base)
+    except FormatError as error:
+        return Loaded(adapter, refused=error)
+    keys = {name: _prefixed(key) for name, key in adapter.keys.items()}
+    unfit: list[tuple[str, str]] = []
+    pairs = dict(_stacked(adapter, names, config, base, unfit))
+    return Loaded(replace(adapter, config=config, keys=keys, pairs=pairs), unfit=tuple(unfit))
+
+
+def rewritten(config: LoraConfig, base: BaseModel) -> LoraConfig:
+    """``config`` with the experts' old names as the parameters of ``base`` that they became.
+
+    A regular expression or ``all-linear`` becomes the last names of what it matches, wherever they stand. Where two
+    projections became one parameter, its rank and alpha are twice those of the config.
+
+    Raises:
+        FormatError: it targets one of two projections that are one parameter now.
+    """
+    names = OLD_NAMES.get(base.model_type)
+    if names is None or "target_modules" in config.mistyped:
+        return config
+    targets = _last_names(config, base, names) if isinstance(config.target_modules, str) else config.target_modules
+    if targets is None and isinstance(config.target_modules, str):
+        return config
+    kept: list[str] = []
+    chosen: dict[str, set[str]] = {}
+    for target in targets or ():
+        old = next((old for old in names if target == old or target.endswith(f".{old}")), None)
+        if old is None:
+            kept.append(target)
+        else:
+            chosen.setdefault(names[old], set()).add(old)
+    fused = [new for new in chosen if len(_sources(names, new)) > 1]
+    for new in fused:
+        _require_all(config, names, new, chosen[new])
+    return replace(
+        config,
+        target_modules=tuple(kept),
+        target_parameters=tuple(dict.fromkeys((*(config.target_parameters or ()), *chosen))),
+        rank_pattern={**config.rank_pattern, **{_pattern(new): config.r * len(chosen[new]) for new in fused}},
+        alpha_pattern={
+            **config.alpha_pattern,
+            **{_pattern(new): config.lora_alpha * len(chosen[new]) for new in fused},
+        },
+    )
+
+
+def _pattern(parameter: str) -> str:
+    return rf".*\.{re.escape(parameter)}"
+
+
+def _sources(names: Names, parameter: str) -> list[str]:
+    return [old for old, new in names.items() if new == parameter]
+
+
+def _require_all(config: LoraConfig, names: Names, parameter: str, chosen: set[str]) -> None:
+    missing = [old for old in _sources(names, parameter) if old not in chosen]
+    if missing:
+        raise FormatError(
+            f"{' and '.join(sorted(chosen))} is targeted and {' and '.join(missing)} is not, and transformers 5 holds "
+            f"both in one parameter ({parameter}): PEFT refuses the adapter",
+            where=f"{config.file}: target_modules",
+        )
+
+
+def _last_names(config: LoraConfig, base: BaseModel, names: Names) -> tuple[str, ...] | None:
+    """The last names of what a string targets, the experts' old ones among them; None when it targets nothing."""
+    linear = [path for path, module in base.modules.items() if module.kind != "embedding"]
+    try:
+        if str(config.target_modules).lower() == ALL_LINEAR:
+            found = named_targets(config, linear, base.model_type)
+            return tuple(dict.fromkeys((*sorted(_last(path) for path in found), *names)))
+        weights = [f"{path}.weight" for path in base.modules]
+        paths = dict.fromkeys((*base.modules, *weights, *base.parameters))
+        within = {path[:dot] for path in paths if len(path) <= LONGEST_NAME for dot in _dots(path)}
+        matched = {_last(path) for path in targeted(config, paths.keys() | within)}
+        for old, new in names.items():
+            beside = [f"{path.rpartition('.')[0]}.{old}" for path in base.parameters if _last(path) == new]
+            if old not in matched and targeted(config, beside):
+                matched.add(old)
+    except FormatError:  # the pattern is at fault, which whoever matches the config itself will say
+        return None
+    return tuple(sorted(matched)) or None
+
+
+def _last(path: str) -> str:
+    return path.rpartition(".")[2]
+
+
+def _dots(path: str) -> Iterator[int]:
+    return (i for i, character in enumerate(path) if character == ".")
+
+
+def _prefixed(key: Key) -> Key:
+    """With these families PEFT puts a missing prefix back."""
+    return key if key.prefix else replace(key, prefix=PEFT_PREFIX)
+
+
+def _stacked(
+    adapter: Adapter, names: Names, config: LoraConfig, base: BaseModel, unfit: list[tuple[str, str]]
+) -> Iterator[tuple[str, LoraPair]]:
+    """The adapter's pairs by module path, experts as one pair a parameter; what does not stack stays as it is."""
+    groups: dict[tuple[str, str], dict[str, dict[int, LoraPair]]] = {}
+    for module, pair in adapter.pairs.items():
+        path = module.replace(".block_sparse_moe.", ".mlp.") if names is MIXTRAL else module
+        found = EXPERT.fullmatch(path)
+        if found is None or found[3] not in names or _in_wrapper(adapter, pair):
+            yield path, replace(pair, module=path)
+        else:
+            members = groups.setdefault((found[1], names[found[3]]), {}).setdefault(found[3], {})
+            members[int(found[2])] = pair
+    outer = any(_last(target) == "down_proj" for target in config.target_parameters or ())
+    for (container, parameter), roles in groups.items():
+        count = base.parameters.get(f"{container}.{parameter}", (0,))[0]
+        sources = _sources(names, parameter)
+        if reason := _obstacle(sources, roles, count):
+            unfit.append((reason, container))
+            yield from ((pair.module, pair) for one in roles.values() for pair in one.values())
+            continue
+        # PEFT takes gate_up_proj for the inner one of two wrappers, whether or not there is an outer one.
+        inner = parameter != "down_proj"
+        if inner and not outer:
+            told = f"PEFT looks for {parameter} below down_proj, which is not targeted, and drops its factors"
+            unfit.append((told, container))
+        module = f"{container}.base_layer" if inner else container
+        yield module, _one_pair(module, [roles[old] for old in sources])
+
+
+def _in_wrapper(adapter: Adapter, pair: LoraPair) -> bool:
+    return any(adapter.keys[one.name].infixes for one in (pair.a, pair.b) if one is not None)
+
+
+def _obstacle(sources: list[str], members: Mapping[str, Mapping[int, LoraPair]], count: int) -> str:
+    """Why PEFT cannot stack the experts of one parameter; empty when it can. ``count`` is 0 where no base tells."""
+    if missing := [old for old in sources if old not in members]:
+        return (
+            f"there are factors of {' and '.join(members)} and none of {' and '.join(missing)}, which are one parameter"
+        )
+    for old, experts in members.items():
+        wanted = count or max(max(one) for one in members.values()) + 1
+        if len(experts) != wanted or max(experts) >= wanted:
+            return f"there are factors of {old} for {len(experts)} of {wanted} experts, and PEFT stacks all of them"
+        shapes = {(_shape(pair.a), _shape(pair.b)) for pair in experts.values()}
+        if len(shapes) > 1 or any(len(one) != 2 for pair in shapes for one in pair):
+            return f"the factors of {old} are not of one shape for all experts, and PEFT stacks them"
+    return ""
+
+
+def _shape(factor: TensorInfo | None) -> tuple[int, ...]:
+    return () if factor is None else factor.shape
+
+
+def _one_pair(module: str, parts: list[Mapping[int, LoraPair]]) -> LoraPair:
+    """``a`` is [experts · ranks, d_in] and ``b`` [widths, experts · ranks]; ``parts`` are in the parameter's order."""
+    firsts = [experts[0] for experts in parts]
+    a, b = firsts[0].a, firsts[0].b
+    assert a is not None
+    assert b is not None
+    rank = sum(_shape(first.a)[0] for first in firsts) * len(parts[0])
+    width = sum(_shape(first.b)[0] for first in firsts)
+    return LoraPair(module, replace(a, shape=(rank, a.shape[1])), replace(b, shape=(width, rank)))
