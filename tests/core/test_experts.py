@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lora_cli.check import Terms, judge
+from lora_cli.check import Terms, check_in_place
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.experts import MIXTRAL, OLD_NAMES, QWEN2_MOE, as_loaded
@@ -21,6 +21,7 @@ from lora_cli.core.targets import scales, targeted_in, wrapped_parameters
 from lora_cli.errors import Refused
 from lora_cli.read.adapter import read_adapter
 from lora_cli.runtime.composable import scalings
+from lora_cli.settings import Settings
 from lora_cli.sources.local import LocalSource
 from tests.core.peft_models import Layer, as_base, layers_of, tiny_model
 from tests.making import lora_config, raw, write_safetensors
@@ -126,8 +127,10 @@ def read(directory: Path) -> Adapter:
     return read_adapter(source, source.resolve(AdapterRef("file", str(directory))), "old")
 
 
-def verdict_on(adapter: Adapter, base: BaseModel) -> Verdict:
-    return judge(adapter, Terms(base))
+def verdict_on(directory: Path, base: BaseModel) -> Verdict:
+    verdict = check_in_place(str(directory), Terms(base), Settings(cache_dir=directory / "cache")).verdict
+    assert verdict is not None
+    return verdict
 
 
 @pytest.mark.parametrize(("family", "options"), LOADED.values(), ids=LOADED)
@@ -150,7 +153,7 @@ def test_what_peft_loads_has_pefts_targets_ranks_scalings_and_shapes(
         assert pair.b is not None
         assert pair.a.shape == tuple(live[path].lora_A["default"].weight.shape)
         assert pair.b.shape == tuple(live[path].lora_B["default"].weight.shape)
-    verdict = verdict_on(written, base)
+    verdict = verdict_on(tmp_path, base)
     missing = {"LC315"} if set(layers) - set(loaded.adapter.pairs) else set()
     assert {found.code for found in verdict.findings} == missing
     assert verdict.applied is not None
@@ -202,7 +205,7 @@ def test_what_peft_refuses_or_drops_is_found(family: str, options: Options, code
     base = as_base(model)
     with suppress(RuntimeError, ValueError):  # refused
         assert lost(load(tmp_path, model), tmp_path) > 0
-    assert code in {found.code for found in verdict_on(read(tmp_path), base).findings if found.severity.name == "ERROR"}
+    assert code in {found.code for found in verdict_on(tmp_path, base).findings if found.severity.name == "ERROR"}
 
 
 def test_the_runtime_says_that_it_does_not_compose_them(tmp_path: Path) -> None:
