@@ -6,28 +6,26 @@ and here it is said.
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from lora_cli.cli import options
-from lora_cli.cli.drift import report_drift
 from lora_cli.cli.handing import Handing, Places, handing
 from lora_cli.cli.lineup import reaching
-from lora_cli.cli.locking import Flags, LockFile, check_writable, open_lock, pinned, write_lock
 from lora_cli.cli.output import Format, colour, width, write
 from lora_cli.cli.progress import shown_progress
-from lora_cli.cli.wanted import Order, in_shard, order
-from lora_cli.errors import UsageError
+from lora_cli.cli.wanted import LockFlags, Order, check_flags, in_shard, order
 from lora_cli.fetch import Selection
 from lora_cli.fetch.checkpoint import LATEST
-from lora_cli.fetch.many import bring_all
-from lora_cli.fetch.publish import Handed
+from lora_cli.fetch.many import Handed, bring_all
 from lora_cli.settings import Settings, with_flags
 from lora_cli.store import Store
 from lora_cli.store.tag import check_folder
 
 if TYPE_CHECKING:
+    from lora_cli.cli.locking import LockFile
     from lora_cli.core.lock import Changes
 
 
@@ -62,25 +60,61 @@ def command(
     given = {"max_bytes": max_bytes, "offline": offline or None, "jobs": jobs, "timeout": timeout, "retries": retries}
     settings = with_flags(ctx.obj, given)
     names, refs = (tuple(refs or ()), []) if upgrade and manifest is not None else ((), refs or [])
-    flags = Flags(lock, locked=locked, check=check, upgrade=upgrade, names=names)
+    flags = LockFlags(lock, locked=locked, check=check, upgrade=upgrade, names=names)
+    selection = Selection(tuple(include or ()), tuple(exclude or ()), allow_pickle, latest=checkpoint == LATEST)
+    check_flags(flags, manifest, chosen=selection.chosen)
     asked = order(refs, manifest, revision=revision, subfolder=subfolder, checkpoint=checkpoint)
     settings = reaching(settings, asked.manifest)
-    selection = Selection(tuple(include or ()), tuple(exclude or ()), allow_pickle, latest=checkpoint == LATEST)
-    if locked and selection.chosen:
-        raise UsageError("--locked takes the files of the lock", hint="leave --include and --exclude out")
-    file = open_lock(manifest, flags)
-    asked = in_shard(pinned(asked, file, flags), shard)
+    asked, file = _pinned(asked, manifest, flags)
+    asked = in_shard(asked, shard)
     if check and file is not None:
+        from lora_cli.cli.drift import report_drift
+
         raise typer.Exit(report_drift(asked, file, settings, selection, output_format))
-    check_writable(asked, file, flags)
     store = Store(settings.cache_dir)
     place = handing(asked, store, Places(to, publish, base, fix_base))
     check_folder(store)
     done = _bring(asked, place, settings, selection, link, output_format)
-    changes = None
-    if file is not None and not locked:
-        changes = write_lock(asked, file, flags, [handed.outcome for handed in done], store, settings)
-    _end(done, file, changes, settings, output_format)
+    changes = _locked(asked, file, flags, done, store, settings)
+    if output_format is Format.JSON:
+        from lora_cli.render.json_store import render_outcomes
+
+        write(render_outcomes(done, None if file is None else file.path, changes))
+    raise typer.Exit(max((handed.outcome.exit_code for handed in done), default=0))
+
+
+def _pinned(asked: Order, manifest: Path | None, flags: LockFlags) -> "tuple[Order, LockFile | None]":
+    """What is asked for at what is locked, and the lock, if there is a place for one."""
+    if manifest is None:
+        return asked, None
+    from lora_cli.cli.locking import check_writable, open_lock, pinned
+
+    file = open_lock(manifest, flags)
+    if file is not None:
+        asked = pinned(asked, file, flags)
+        if not flags.check:
+            check_writable(asked, file, flags)
+    return asked, file
+
+
+def _locked(
+    asked: Order,
+    file: "LockFile | None",
+    flags: LockFlags,
+    done: Sequence[Handed],
+    store: Store,
+    settings: Settings,
+) -> "Changes | None":
+    """Brings the lock up to date, and says how."""
+    if file is None or flags.locked:
+        return None
+    from lora_cli.cli.locking import write_lock
+    from lora_cli.render.human.fetched import render_changes
+
+    changes = write_lock(asked, file, flags, [handed.outcome for handed in done], store, settings)
+    if changes and not settings.quiet:
+        typer.echo(render_changes(file.path, changes), err=True)
+    return changes
 
 
 def _bring(
@@ -104,21 +138,6 @@ def _bring(
             with progress.paused():
                 _say(handed, settings, output_format)
     return done
-
-
-def _end(
-    done: Sequence[Handed], file: LockFile | None, changes: "Changes | None", settings: Settings, output_format: Format
-) -> NoReturn:
-    """Says what became of the lock, writes the document of machines, and ends with the largest code."""
-    if file is not None and changes and not settings.quiet:
-        from lora_cli.render.human.fetched import render_changes
-
-        typer.echo(render_changes(file.path, changes), err=True)
-    if output_format is Format.JSON:
-        from lora_cli.render.json_store import render_outcomes
-
-        write(render_outcomes(done, None if file is None else file.path, changes))
-    raise typer.Exit(max((handed.outcome.exit_code for handed in done), default=0))
 
 
 def _say(handed: Handed, settings: Settings, output_format: Format) -> None:

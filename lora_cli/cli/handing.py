@@ -5,13 +5,16 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lora_cli.cli.wanted import Order
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import LoraCliError, MachineError, UsageError
-from lora_cli.fetch.many import Outcome
-from lora_cli.fetch.publish import Handed, Served, publish_adapter
+from lora_cli.fetch.many import Handed, Outcome
 from lora_cli.store import Store
+
+if TYPE_CHECKING:
+    from lora_cli.fetch.publish import Served
 
 _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 
@@ -27,7 +30,7 @@ class Handing:
     store: Store
     targets: Sequence[Path] | None
     views: bool = False
-    served: Served | None = None
+    served: "Served | None" = None
 
     def hand_out_each(self, outcomes: Iterator[Outcome]) -> Iterator[Handed]:
         """Each outcome with its directory; one that cannot be handed out has failed."""
@@ -49,6 +52,8 @@ class Handing:
                 return Handed(outcome, snapshot.directory.absolute())
             if self.served is None:
                 return Handed(outcome, hand_out(self.store, snapshot, target))
+            from lora_cli.fetch.publish import publish_adapter
+
             return Handed(outcome, target, publish_adapter(self.store, snapshot, target, self.served))
         except LostBlob:
             error: LoraCliError = MachineError(f"{self.store.root} is being cleaned meanwhile", hint="try again")
@@ -84,8 +89,10 @@ def handing(order: Order, store: Store, places: Places) -> Handing:
     return Handing(store, targets, order.named)
 
 
-def _served(order: Order, places: Places) -> Served:
+def _served(order: Order, places: Places) -> "Served":
     """The base's name as an engine serves it: a flag, else the manifest's repository. A folder may have any name."""
+    from lora_cli.fetch.publish import Served
+
     if places.fix_base:
         return Served(places.fix_base, fix=True)
     base = order.manifest.base if order.manifest is not None else None

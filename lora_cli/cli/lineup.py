@@ -83,15 +83,16 @@ def lineup(file: Path | None, refs: Sequence[str], base: str, command: str, verb
         raise UsageError(f"{command} needs a base model", hint="--base DIRECTORY, config.json or ORG/NAME")
     if manifest is None:
         return Lineup(tuple(Item(ref, ref) for ref in dict.fromkeys(refs)), named)
-    held = _held(manifest, file)
+    held = _held(manifest, file) if file is not None else {}
     return Lineup(tuple(_item(entry, held.get(entry.name)) for entry in manifest.adapters), named, manifest)
 
 
-def _held(manifest: "AdapterSet", file: Path | None) -> "Mapping[str, LockedAdapter]":
-    from lora_cli.cli.locking import Flags, held, open_lock
+def _held(manifest: "AdapterSet", file: Path) -> "Mapping[str, LockedAdapter]":
+    from lora_cli.cli.locking import held, open_lock
+    from lora_cli.cli.wanted import LockFlags
 
-    lock_file = open_lock(file, Flags())
-    return held(manifest, lock_file.lock, Flags()) if lock_file is not None and lock_file.lock is not None else {}
+    lock_file = open_lock(file, LockFlags())
+    return held(manifest, lock_file.lock, LockFlags()) if lock_file is not None and lock_file.lock is not None else {}
 
 
 def _item(entry: "AdapterEntry", locked: "LockedAdapter | None") -> Item:

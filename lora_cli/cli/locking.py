@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lora_cli.cli.wanted import Order
+from lora_cli.cli.wanted import LockFlags, Order
 from lora_cli.core.lock import Changes, Lock, LockedAdapter, changes, drift, dump_lock, mismatch, ref_at, relocked
 from lora_cli.core.manifest import AdapterSet
 from lora_cli.core.nearest import did_you_mean
@@ -21,17 +21,6 @@ from lora_cli.store.leases import lease
 
 
 @dataclass(frozen=True, slots=True)
-class Flags:
-    """What the command line says about the lock: where it is, that it holds as it is, and what may leave it."""
-
-    file: Path | None = None
-    locked: bool = False
-    check: bool = False
-    upgrade: bool = False
-    names: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class LockFile:
     """A lock and its file; ``lock`` is None where there is no such file yet."""
 
@@ -39,24 +28,16 @@ class LockFile:
     lock: Lock | None
 
 
-def open_lock(manifest: Path | None, flags: Flags) -> LockFile | None:
-    """The lock of ``-f``: ``--lock``, else the one beside it; None for REFs, and for a manifest that has no folder.
+def open_lock(manifest: Path, flags: LockFlags) -> LockFile | None:
+    """The lock of a manifest: ``--lock``, else the one beside it; None for a manifest that has no folder.
 
     Raises:
-        UsageError: an option of a lock without one, two that exclude each other, or a lock that is wrong.
+        UsageError: an option of a lock for a manifest without a folder, or a lock that is wrong.
         Refused: ``--locked``, and there is none.
     """
-    asked = [name for name in ("locked", "check", "upgrade") if getattr(flags, name)]
-    if len(asked) > 1:
-        raise UsageError(f"--{asked[0]} and --{asked[1]} exclude each other", hint="leave one of them out")
-    wanted = ["lock"] * (flags.file is not None) + asked
-    if manifest is None:
-        if wanted:
-            raise UsageError(f"--{wanted[0]} is for an adapter set", hint="name it with -f")
-        return None
     place = flags.file or (lock_path(manifest) if str(manifest) != STDIN and manifest.is_file() else None)
     if place is None:
-        if wanted:
+        if flags.given:
             raise UsageError(f"{manifest} has no folder for its lock", hint="name a file with --lock")
         return None
     lock = _read(place, flags)
@@ -65,7 +46,7 @@ def open_lock(manifest: Path | None, flags: Flags) -> LockFile | None:
     return LockFile(place, lock)
 
 
-def _read(path: Path, flags: Flags) -> Lock | None:
+def _read(path: Path, flags: LockFlags) -> Lock | None:
     """What is locked, or None; what cannot be read as a lock is none where all of it is written anew."""
     try:
         return read_lock(path)
@@ -77,7 +58,7 @@ def _read(path: Path, flags: Flags) -> Lock | None:
         return None
 
 
-def pinned(order: Order, file: LockFile | None, flags: Flags) -> Order:
+def pinned(order: Order, file: LockFile, flags: LockFlags) -> Order:
     """``order`` with each adapter at what is locked.
 
     With ``--locked`` that is every one. Otherwise it is those of which the lock still speaks and that are not to be
@@ -87,8 +68,7 @@ def pinned(order: Order, file: LockFile | None, flags: Flags) -> Order:
         UsageError: a name that is not in the manifest, or a locked revision that is none.
         Refused: ``--locked``, and lock and manifest disagree.
     """
-    if file is None or order.manifest is None:
-        return order
+    assert order.manifest is not None
     lock = file.lock or Lock(())
     _check_names(flags.names, order.manifest)
     if flags.locked and (found := list(drift(order.manifest, lock))):
@@ -106,7 +86,7 @@ def _check_names(names: Collection[str], adapter_set: AdapterSet) -> None:
             raise UsageError(f"{adapter_set.file} has no adapter {name!r}", hint=did_you_mean(name, known))
 
 
-def held(adapter_set: AdapterSet, lock: Lock, flags: Flags) -> Mapping[str, LockedAdapter]:
+def held(adapter_set: AdapterSet, lock: Lock, flags: LockFlags) -> Mapping[str, LockedAdapter]:
     """The adapters that stay at what is locked, by name.
 
     Raises:
@@ -123,14 +103,14 @@ def held(adapter_set: AdapterSet, lock: Lock, flags: Flags) -> Mapping[str, Lock
     return kept
 
 
-def check_writable(order: Order, file: LockFile | None, flags: Flags) -> None:
+def check_writable(order: Order, file: LockFile, flags: LockFlags) -> None:
     """Says before anything is fetched that a lock cannot be written, where it is known that it must be.
 
     Raises:
         MachineError: its folder does not take a file.
     """
     new = any(item.locked is None and not _is_folder(item) for item in order.adapters)
-    if file is None or flags.locked or not (file.lock is None or new):
+    if flags.locked or not (file.lock is None or new):
         return
     folder = Path(os.path.realpath(file.path)).parent
     if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
@@ -145,7 +125,7 @@ def _is_folder(item: Wanted) -> bool:
 
 
 def write_lock(
-    order: Order, file: LockFile, flags: Flags, outcomes: Iterable[Outcome], store: Store, settings: Settings
+    order: Order, file: LockFile, flags: LockFlags, outcomes: Iterable[Outcome], store: Store, settings: Settings
 ) -> Changes:
     """Brings the lock up to date with what was fetched; it is replaced whole, and only when that changes it.
 

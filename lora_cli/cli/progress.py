@@ -1,24 +1,16 @@
 """Progress on standard error: a few lines that change on a terminal, single ones elsewhere."""
 
 import os
-import shutil
 import sys
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from typing import Protocol, Self
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Protocol
 
 import typer
 
-from lora_cli.cli.tally import Tally
 from lora_cli.fetch.progress import Progress, Silent
-from lora_cli.render.human.meter import render_meter
 from lora_cli.render.text import safe
 from lora_cli.settings import Settings
-
-REFRESH_S = 0.125
-MOST_ROWS = 12
 
 
 class Shown(Progress, Protocol):
@@ -42,6 +34,8 @@ def shown_progress(settings: Settings, count: int) -> Iterator[Shown]:
     if settings.no_progress or settings.verbose or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield Lines()
         return
+    from lora_cli.cli.terminal import OnTerminal
+
     with OnTerminal(count) as shown:
         yield shown
 
@@ -63,63 +57,3 @@ class Lines(Nothing):
     def waiting(self, adapter: str) -> None:
         """One line."""
         typer.echo(f"{safe(adapter)}: another process fetches it; waiting for it", err=True)
-
-
-class OnTerminal(Tally):
-    """A tally that is drawn on standard error again and again, over what was drawn before.
-
-    The cursor stays visible and the terminal as it is, so that a kill leaves nothing to be set right.
-    """
-
-    def __init__(self, count: int) -> None:
-        super().__init__(count)
-        self._lines = 0
-        self._pen = threading.Lock()
-        self._gone = threading.Event()
-        self._thread = threading.Thread(target=self._draw_on, name="progress", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._gone.set()
-        with self.paused():
-            pass
-
-    def _draw_on(self) -> None:
-        while not self._gone.wait(REFRESH_S):
-            with self._pen, suppress(OSError, ValueError):
-                if not self._gone.is_set():
-                    self._draw()
-
-    def _draw(self) -> None:
-        columns, rows = shutil.get_terminal_size()
-        plain = (sys.stderr.encoding or "").lower() not in {"utf-8", "utf8"}
-        # The last column stays free: some terminals begin a new line there.
-        lines = render_meter(self.meter(time.monotonic()), columns - 1, min(MOST_ROWS, rows - 1), plain=plain)
-        sys.stderr.write(self._erasing() + "\n".join(lines))
-        sys.stderr.flush()
-        self._lines = len(lines)
-
-    def _erasing(self) -> str:
-        """What moves the cursor to where the drawing began, and removes it."""
-        return "\r" + "\x1b[A" * (self._lines - 1) + "\x1b[J" if self._lines else ""
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Takes the drawing away, and puts it back."""
-        with self._pen:
-            with suppress(OSError, ValueError):
-                sys.stderr.write(self._erasing())
-                sys.stderr.flush()
-            self._lines = 0
-            yield
-            if not self._gone.is_set():
-                with suppress(OSError, ValueError):
-                    self._draw()
-
-    def waiting(self, adapter: str) -> None:
-        """One line above the drawing."""
-        with self.paused():
-            typer.echo(f"{safe(adapter)}: another process fetches it; waiting for it", err=True)

@@ -40,6 +40,38 @@ class Order:
         return self.manifest.policy if self.manifest is not None else None
 
 
+@dataclass(frozen=True, slots=True)
+class LockFlags:
+    """What the command line says about a manifest's lock: where it is, that it holds as it is, what may leave it."""
+
+    file: Path | None = None
+    locked: bool = False
+    check: bool = False
+    upgrade: bool = False
+    names: tuple[str, ...] = ()
+
+    @property
+    def given(self) -> list[str]:
+        """The options that were given."""
+        return [name for name in ("file", "locked", "check", "upgrade") if getattr(self, name)]
+
+
+def check_flags(flags: LockFlags, manifest: Path | None, *, chosen: bool) -> None:
+    """Whether they make sense together; ``chosen`` says that somebody chose files.
+
+    Raises:
+        UsageError: they do not.
+    """
+    given = ["lock" if name == "file" else name for name in flags.given]
+    if manifest is None and given:
+        raise UsageError(f"--{given[0]} is for an adapter set", hint="name it with -f")
+    exclusive = [name for name in given if name != "lock"]
+    if len(exclusive) > 1:
+        raise UsageError(f"--{exclusive[0]} and --{exclusive[1]} exclude each other", hint="leave one of them out")
+    if flags.locked and chosen:
+        raise UsageError("--locked takes the files of the lock", hint="leave --include and --exclude out")
+
+
 def order(
     refs: Sequence[str],
     manifest: Path | None,

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from lora_cli.core.lock import LockedAdapter, ref_at
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Revision, Snapshot
 from lora_cli.errors import Corrupt, MachineError, Offline, Unreachable
@@ -12,7 +12,6 @@ from lora_cli.fetch.checkpoint import latest
 from lora_cli.fetch.demand import Demand, check_files, check_reference, check_size, check_snapshot
 from lora_cli.fetch.download import Job, download
 from lora_cli.fetch.lanes import Lanes
-from lora_cli.fetch.locked import at_lock, held, upgrade_hint
 from lora_cli.fetch.memory import Asked, known_blobs, recall, remember, remembered
 from lora_cli.fetch.near import settled
 from lora_cli.fetch.plan import LeftOut, Selection, left_out, plan, refuse_pickled
@@ -25,6 +24,9 @@ from lora_cli.store.blobs import LostBlob
 from lora_cli.store.leases import lease
 from lora_cli.store.snapshots import publish_snapshot
 from lora_cli.store.tag import check_folder
+
+if TYPE_CHECKING:
+    from lora_cli.core.lock import LockedAdapter
 
 __all__ = ["Fetched", "Lanes", "Progress", "Selection", "bring", "fetch"]
 
@@ -94,6 +96,8 @@ def bring(
     check_reference(demand, ref, settings)
     locked = demand.locked
     if locked is not None:
+        from lora_cli.core.lock import ref_at
+
         ref = ref_at(ref, locked)
     fetched = _remembered(ref, store, settings, selection, locked)
     if fetched is None:
@@ -111,11 +115,13 @@ def bring(
 
 
 def _remembered(
-    ref: AdapterRef, store: Store, settings: Settings, selection: Selection, locked: LockedAdapter | None
+    ref: AdapterRef, store: Store, settings: Settings, selection: Selection, locked: "LockedAdapter | None"
 ) -> Fetched | None:
     """What needs no request: what is locked or pinned and here, and everything when the network is switched off."""
     offline = settings.offline and ref.scheme != "file"
     if locked is not None and not selection.chosen:
+        from lora_cli.fetch.locked import held
+
         refuse_pickled(locked.name, locked.files, selection)
         if (snapshot := held(store, ref, locked, selection)) is not None:
             return Fetched(snapshot, locked.revision, cached=True)
@@ -135,7 +141,7 @@ def _asked(
     store: Store,
     settings: Settings,
     selection: Selection,
-    locked: LockedAdapter | None,
+    locked: "LockedAdapter | None",
 ) -> Asked:
     """The revision that ``ref`` means now, and what is wanted of it."""
     revision = _resolved(ref, source, store, selection)
@@ -143,19 +149,23 @@ def _asked(
         revision = latest(revision)
     files = plan(revision, selection)
     if locked is not None:
+        from lora_cli.fetch.locked import at_lock
+
         files, selection = at_lock(revision, locked, selection, files)
     origin = endpoint_of(ref, settings) if ref.scheme == "hf" and not settings.offline else ""
     return Asked(ref, revision, files, selection, origin)
 
 
 @contextmanager
-def _explained(locked: LockedAdapter | None) -> Iterator[None]:
+def _explained(locked: "LockedAdapter | None") -> Iterator[None]:
     """An origin that sends other bytes than are locked has most likely been written to since."""
     try:
         yield
     except Corrupt as error:
         if locked is None:
             raise
+        from lora_cli.fetch.locked import upgrade_hint
+
         raise Corrupt(error.message, hint=upgrade_hint(locked)) from error
 
 

@@ -2,15 +2,18 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.policy import Policy, Violation, violations
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Snapshot
 from lora_cli.errors import Corrupt, Refused
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import endpoint_of
+
+if TYPE_CHECKING:
+    from lora_cli.core.lock import LockedAdapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +22,7 @@ class Demand:
 
     policy: Policy = field(default_factory=Policy)
     sha256: str | None = None
-    locked: LockedAdapter | None = None
+    locked: "LockedAdapter | None" = None
 
     @property
     def known_sha256(self) -> str | None:

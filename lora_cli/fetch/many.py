@@ -4,9 +4,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
-from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.policy import Policy
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import LoraCliError, UsageError
@@ -18,6 +18,10 @@ from lora_cli.fetch.progress import Progress
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
+
+if TYPE_CHECKING:
+    from lora_cli.core.lock import LockedAdapter
+    from lora_cli.fetch.publish import Published
 
 ADAPTERS_AT_ONCE = 32
 WAKE_S = 0.5
@@ -34,7 +38,7 @@ class Wanted:
     name: str
     ref: AdapterRef | UsageError
     sha256: str | None = None
-    locked: LockedAdapter | None = None
+    locked: "LockedAdapter | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,15 @@ class Outcome:
     def exit_code(self) -> int:
         """What this adapter alone would end the command with."""
         return self.error.exit_code if self.error is not None else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """The end of one adapter's fetch: how it went, the directory where it can be used, and what was published there."""
+
+    outcome: Outcome
+    directory: Path | None = None
+    published: "Published | None" = None
 
 
 def bring_all(

@@ -8,7 +8,6 @@ from lora_cli.core.adapter_files import CONFIG
 from lora_cli.core.parse import json_object, shown
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import FormatError, Refused
-from lora_cli.fetch.many import Outcome
 from lora_cli.store import Store
 from lora_cli.store.disk import read_small
 from lora_cli.store.published import Publication, publish
@@ -36,15 +35,6 @@ class Published:
     base: str
     was: str
     digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class Handed:
-    """The end of one adapter's fetch: how it went, the directory where it can be used, and what was published there."""
-
-    outcome: Outcome
-    directory: Path | None = None
-    published: Published | None = None
 
 
 def publish_adapter(store: Store, snapshot: Snapshot, target: Path, served: Served) -> Published:

@@ -7,7 +7,7 @@ from typing import Any
 from lora_cli.core.lock import Changes
 from lora_cli.errors import UsageError
 from lora_cli.fetch.drift import Drift
-from lora_cli.fetch.publish import Handed
+from lora_cli.fetch.many import Handed
 from lora_cli.render.json import document
 from lora_cli.store import Store
 from lora_cli.store.inventory import Item

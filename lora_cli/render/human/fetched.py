@@ -1,13 +1,17 @@
 """What ``fetch`` says to people."""
 
-from lora_cli.core.lock import Changes
+from typing import TYPE_CHECKING
+
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import LoraCliError, Refused, UsageError
-from lora_cli.fetch.drift import Drift
-from lora_cli.fetch.many import Outcome
+from lora_cli.fetch.many import Handed, Outcome
 from lora_cli.fetch.plan import LeftOut
-from lora_cli.fetch.publish import Handed, Published
 from lora_cli.render.text import counted, milliseconds, paint, safe, size, wrap
+
+if TYPE_CHECKING:
+    from lora_cli.core.lock import Changes
+    from lora_cli.fetch.drift import Drift
+    from lora_cli.fetch.publish import Published
 
 
 def render_line(handed: Handed) -> str:
@@ -61,7 +65,7 @@ def _left(left_out: LeftOut | None) -> str:
     return f", {size(left_out.bytes)} in {counted(left_out.files, 'file')} left out"
 
 
-def _for(published: Published | None) -> str:
+def _for(published: "Published | None") -> str:
     """The base that it was published for, and what its config said before."""
     if published is None:
         return ""
@@ -74,13 +78,13 @@ def describe(snapshot: Snapshot) -> str:
     return f"{counted(len(snapshot.files), 'file')}, {size(snapshot.size)}"
 
 
-def render_changes(lock: object, changes: Changes) -> str:
+def render_changes(lock: object, changes: "Changes") -> str:
     """What became of a lock, on one line."""
     told = (("added", changes.added), ("changed", changes.changed), ("dropped", changes.removed))
     return f"{safe(lock)}: " + ", ".join(f"{len(names)} {what}" for what, names in told if names)
 
 
-def render_drift(drift: Drift) -> str:
+def render_drift(drift: "Drift") -> str:
     """One adapter of ``--check`` on one line: what changed since it was locked, or why that cannot be known."""
     name = safe(drift.wanted.name)
     if drift.error is not None:
