@@ -9,6 +9,7 @@ from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Applied
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import NotFound, UsageError
+from lora_cli.rules import RULES
 from lora_cli.settings import Settings, load_settings
 from lora_cli.store import Store
 from tests.hub_server import Hub
@@ -69,7 +70,7 @@ def test_without_a_base_nothing_is_said_to_apply(tmp_path: Path, settings: Setti
     assert verdict is not None
     assert verdict.applied is None
     assert {one.reason for one in verdict.skipped} == {"no base model was given"}
-    assert {one.code for one in verdict.skipped} == {"LC311", "LC312", "LC313", "LC314", "LC315", "LC316", "LC317"}
+    assert {one.code for one in verdict.skipped} == {rule.code for rule in RULES if "base" in rule.needs}
 
 
 def test_many_are_judged_in_their_order(tmp_path: Path, base: BaseModel, settings: Settings) -> None:

@@ -6,7 +6,7 @@ Adding one is a function under ``@rule``, a line in ``RULES``, and a file with c
 from collections.abc import Sequence
 
 from lora_cli.errors import UsageError
-from lora_cli.rules import base, config, engine, files, supply, tensors, values
+from lora_cli.rules import base, config, engine, files, patterns, saved, supply, tensors, values
 from lora_cli.rules.rule import Rule
 
 RULES: tuple[Rule, ...] = (
@@ -26,6 +26,8 @@ RULES: tuple[Rule, ...] = (
     config.unknown_field,
     config.pattern_invalid,
     config.field_value,
+    patterns.dead_pattern,
+    patterns.alpha_order,
     tensors.rank_mismatch,
     tensors.pair_incomplete,
     tensors.name_form,
@@ -43,6 +45,9 @@ RULES: tuple[Rule, ...] = (
     base.targets_without_tensors,
     base.saved_module_missing,
     base.experts_not_fused,
+    saved.saved_shape,
+    saved.vocabulary,
+    saved.tied_embeddings,
     engine.rank_above_max,
     values.nonfinite_values,
     values.zero_update,

@@ -7,7 +7,7 @@ from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.core.lora_config import LoraConfig, type_error
 from lora_cli.rules.case import Case
 from lora_cli.rules.rule import rule
-from lora_cli.rules.wording import clip, count, names, shown
+from lora_cli.rules.wording import clip, count, grouped, names, shown
 
 RANK_AND_ALPHA = ("r", "lora_alpha", "rank_pattern", "alpha_pattern")
 TARGETS = ("target_modules", "target_parameters")
@@ -69,11 +69,12 @@ def rank_invalid(case: Case) -> Iterator[Problem]:
         yield Problem("r is missing: PEFT silently takes 8, vLLM refuses the adapter", _at(config, "r"), hint)
     elif config.r <= 0:
         yield Problem(f"r is {config.r}; a rank is at least 1", _at(config, "r"), hint)
-    for pattern, rank in config.rank_pattern.items():
-        if rank <= 0:
-            yield Problem(
-                f"the rank of {clip(pattern)} is {rank}; a rank is at least 1", _at(config, "rank_pattern"), hint
-            )
+    low = (
+        (f"a rank in rank_pattern is {rank}; it is at least 1", key)
+        for key, rank in config.rank_pattern.items()
+        if rank <= 0
+    )
+    yield from grouped(low, file=config.file, noun="key", hint=hint)
 
 
 @rule("LC203", "alpha-invalid", Severity.ERROR, needs=("config",))
@@ -98,11 +99,12 @@ def alpha_invalid(case: Case) -> Iterator[Problem]:
         yield Problem(
             f"lora_alpha is {config.lora_alpha}: {_effect(config.lora_alpha)}", _at(config, "lora_alpha"), hint
         )
-    for pattern, alpha in config.alpha_pattern.items():
-        if alpha <= 0:
-            yield Problem(
-                f"the alpha of {clip(pattern)} is {alpha}: {_effect(alpha)}", _at(config, "alpha_pattern"), hint
-            )
+    low = (
+        (f"an alpha in alpha_pattern is {alpha}: {_effect(alpha)}", key)
+        for key, alpha in config.alpha_pattern.items()
+        if alpha <= 0
+    )
+    yield from grouped(low, file=config.file, noun="key", hint=hint)
 
 
 def _effect(alpha: float) -> str:
@@ -175,12 +177,8 @@ def duplicate_field(case: Case) -> Iterator[Problem]:
     *Fix*: keep the one that is meant.
     """
     config = _config(case)
-    for key in config.duplicates:
-        yield Problem(
-            f"{clip(key)} stands twice; which one counts depends on who reads it",
-            _at(config, clip(key)),
-            "keep the one that is meant",
-        )
+    said = (("a key stands twice; which one counts depends on who reads it", key) for key in config.duplicates)
+    yield from grouped(said, file=config.file, noun="key", hint="keep the one that is meant")
 
 
 @rule("LC207", "unknown-field", Severity.WARNING, needs=("config",))

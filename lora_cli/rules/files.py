@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.rules.case import CONFIG_FILE, WEIGHTS_FILE, Case
 from lora_cli.rules.rule import rule
-from lora_cli.rules.wording import clip, names
+from lora_cli.rules.wording import clip, grouped, names
 
 PICKLED_FILES = ("adapter_model.bin", "adapter_model.pt")
 INDEX_SUFFIX = ".safetensors.index.json"
@@ -123,13 +123,9 @@ def unreadable_file(case: Case) -> Iterator[Problem]:
 
     *Fix*: replace it with the file that it stands for.
     """
-    for file in case.adapter.files:
-        if file.defect:
-            yield Problem(
-                f"{clip(file.path)} {clip(file.defect)}",
-                Location(clip(file.path)),
-                "replace it with a regular file inside the adapter's folder",
-            )
+    said = ((f"a file {clip(file.defect)}", file.path) for file in case.adapter.files if file.defect)
+    hint = "replace it with a regular file inside the adapter's folder"
+    yield from grouped(said, file="", noun="file", hint=hint)
 
 
 @rule("LC106", "config-missing", Severity.ERROR)

@@ -1,0 +1,103 @@
+"""LC21x: the names and patterns of a config beside the modules that they are to match."""
+
+from collections.abc import Iterator, Mapping
+
+from lora_cli.core.finding import Location, Problem, Severity
+from lora_cli.core.lora_config import LoraConfig
+from lora_cli.core.patterns import Matcher
+from lora_cli.errors import FormatError
+from lora_cli.rules.case import Case
+from lora_cli.rules.rule import rule
+from lora_cli.rules.wording import clip, grouped, names, shown
+
+PATTERNS = ("rank_pattern", "alpha_pattern")
+
+
+def _places(case: Case) -> list[str]:
+    """What PEFT matches the keys of patterns against: the adapter's modules, and the parameters that it is put on."""
+    config = case.adapter.config
+    assert config is not None
+    leaves = {name.rpartition(".")[2] for name in config.target_parameters or ()}
+    modules = {module.removesuffix(".base_layer") for module in case.adapter.pairs}
+    return [*case.adapter.pairs, *(f"{module}.{leaf}" for module in sorted(modules) for leaf in sorted(leaves))]
+
+
+def _patterns(config: LoraConfig) -> Iterator[tuple[str, Mapping[str, float]]]:
+    yield from ((field, getattr(config, field)) for field in PATTERNS if field not in config.mistyped)
+
+
+@rule("LC210", "dead-pattern", Severity.WARNING, needs=("config", "weights"))
+def dead_pattern(case: Case) -> Iterator[Problem]:
+    """A name or pattern of the config matches nothing.
+
+    *Why is this bad?* PEFT passes over it without a word: a rank, an alpha, a target or an exclusion that was meant is
+    not there. Mostly it is misspelt, or is of another base.
+
+    *Fix*: correct it, or take it out.
+    """
+    config = case.adapter.config
+    assert config is not None
+    places = _places(case)
+    said = []
+    for field, pattern in _patterns(config):
+        matcher = Matcher(f"{config.file}: {field}")
+        dead = [key for key in pattern if not _any(matcher, key, places)]
+        said += [(f"{field} names what no module of the adapter is called", key) for key in dead]
+    said += [(f"{field} names what no module of the base is called", name) for field, name in _dead_names(case)]
+    yield from grouped(said, file=config.file, noun="name", hint="correct the name, or take it out")
+
+
+def _any(matcher: Matcher, key: str, places: list[str]) -> bool:
+    try:
+        return key in places or any(matcher.dotted_end(key, place) for place in places)
+    except FormatError:
+        # What is no regular expression, or takes too long, is LC208's.
+        return True
+
+
+def _dead_names(case: Case) -> Iterator[tuple[str, str]]:
+    """Names in lists that no module of the base has, and layers beyond its last: (field, name)."""
+    config, base = case.adapter.config, case.base
+    assert config is not None
+    if base is None or case.application.absent or case.application.beyond:
+        # Without a base there is nothing to name, and of another base's modules other rules tell.
+        return
+    for field in ("target_modules", "exclude_modules"):
+        listed = getattr(config, field)
+        if isinstance(listed, str) or listed is None or field in config.mistyped:
+            continue
+        for name in listed:
+            if not any(module == name or module.endswith(f".{name}") for module in base.modules):
+                yield field, name
+    layers = config.layers_to_transform
+    chosen = (layers,) if isinstance(layers, int) else layers or ()
+    if not config.layer_replication:
+        yield from (("layers_to_transform", f"layer {layer}") for layer in chosen if layer >= base.num_layers)
+
+
+@rule("LC211", "alpha-order", Severity.WARNING, needs=("config", "weights"))
+def alpha_order(case: Case) -> Iterator[Problem]:
+    """Several keys of ``alpha_pattern`` match one module and say different things.
+
+    *Why is this bad?* PEFT takes the first, and sorts the keys when it saves: which one was first in training is not
+    told any more, so the module may be scaled by another alpha than it was trained with. (Of ranks the tensors tell.)
+
+    *Fix*: write keys that do not overlap.
+    """
+    config = case.adapter.config
+    assert config is not None
+    pattern = config.alpha_pattern if "alpha_pattern" not in config.mistyped else {}
+    matcher = Matcher(f"{config.file}: alpha_pattern")
+    said = []
+    for place in _places(case) if len(set(pattern.values())) > 1 else ():
+        try:
+            keys = [key for key in pattern if matcher.dotted_end(key, place)]
+        except FormatError:
+            return
+        if len({pattern[key] for key in keys}) > 1:
+            alphas = names([f"{clip(key)} ({shown(pattern[key])})" for key in keys])
+            said.append((f"{len(keys)} keys of alpha_pattern match, and PEFT takes the first: {alphas}", place))
+    yield from (
+        Problem(problem.message, Location(config.file, "alpha_pattern"), problem.hint)
+        for problem in grouped(said, file=config.file, noun="module", hint="write keys that do not overlap")
+    )

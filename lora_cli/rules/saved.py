@@ -1,0 +1,145 @@
+"""LC32x: tensors that are no factors, and the vocabulary, beside the base model."""
+
+from collections.abc import Iterator
+from math import prod
+
+from lora_cli.core.base_model import BaseModel, BaseModule
+from lora_cli.core.finding import Location, Problem, Severity
+from lora_cli.core.keys import Key
+from lora_cli.core.safetensors import TensorInfo
+from lora_cli.core.targets import EMBEDDING_NAMES, OUTPUT_NAMES
+from lora_cli.rules.case import Case
+from lora_cli.rules.rule import NotChecked, rule
+from lora_cli.rules.wording import clip, count, grouped, names, shape
+
+OTHER_BASE = "validate against the base that it was trained on"
+VECTORS = frozenset({"bias", "lora_bias", "magnitude"})
+"""Parts with one number for each output of their module."""
+
+
+def _others(case: Case) -> Iterator[tuple[Key, TensorInfo, BaseModule]]:
+    """The tensors that are no factors, of modules that the base has."""
+    assert case.base is not None
+    for name, key in case.adapter.keys.items():
+        module = case.base.modules.get(key.module)
+        if module is not None and name in case.adapter.tensors:
+            yield key, case.adapter.tensors[name], module
+
+
+def _of_vocabulary(key: Key, base: BaseModel) -> bool:
+    """Whether the module has a row for each token: the embedding of tokens, or the head."""
+    module, last = base.modules[key.module], key.module.rpartition(".")[2]
+    tokens = module.d_in if module.kind == "embedding" else module.d_out
+    return tokens == base.vocab_size and (module.kind == "embedding" or last in OUTPUT_NAMES)
+
+
+@rule("LC321", "saved-shape", Severity.ERROR, needs=("weights", "base"))
+def saved_shape(case: Case) -> Iterator[Problem]:
+    """A saved module, a copied weight, a bias or a DoRA magnitude does not have the shape that the base needs.
+
+    *Why is this bad?* PEFT refuses it with a size mismatch. Engines that take such tensors serve them cut off or fail
+    at the first request.
+
+    *Fix*: validate against the base that it was trained on.
+    """
+    assert case.base is not None
+    said = []
+    for key, tensor, module in _others(case):
+        wanted = _wanted(key, module)
+        if wanted is None or tensor.shape == wanted or (_resized(tensor, wanted) and _of_vocabulary(key, case.base)):
+            continue
+        if key.part in VECTORS and prod(tensor.shape) == prod(wanted):
+            continue
+        said.append((f"{_noun(key)} has the shape {shape(tensor.shape)}, the base needs {shape(wanted)}", key.name))
+    yield from grouped(said, file=case.weights_file, noun="tensor", hint=OTHER_BASE)
+
+
+def _resized(tensor: TensorInfo, wanted: tuple[int, ...]) -> bool:
+    """Whether only the number of rows differs, which for a vocabulary is another rule's."""
+    return len(tensor.shape) == 2 and tensor.shape[1:] == wanted[1:]
+
+
+def _noun(key: Key) -> str:
+    nouns = {"saved": "a saved weight", "base_layer": "the copy of the base's weight", "magnitude": "DoRA's magnitude"}
+    return nouns.get(key.part, "a bias")
+
+
+def _wanted(key: Key, module: BaseModule) -> tuple[int, ...] | None:
+    """The shape that the base has there; None where it is not known."""
+    if key.part in {"saved", "base_layer"} and key.param == "weight":
+        return (module.d_in, module.d_out) if module.kind != "linear" else (module.d_out, module.d_in)
+    if (key.part == "saved" and key.param == "bias") or (key.part in VECTORS and module.kind != "embedding"):
+        return (module.d_out,)
+    return None
+
+
+@rule("LC322", "vocabulary", Severity.ERROR, needs=("weights", "base", "companions"))
+def vocabulary(case: Case) -> Iterator[Problem | NotChecked]:
+    """The adapter is for a larger or smaller vocabulary than the base has.
+
+    *Why is this bad?* PEFT refuses the tensors until the base is resized; vLLM and SGLang cannot resize it. A token
+    beyond the base's last row is an index error in the middle of a request.
+
+    *Fix*: serve a copy of the base whose embeddings were resized, or train without new tokens.
+    """
+    base, companions = case.base, case.companions
+    assert base is not None
+    assert companions is not None
+    if base.vocab_size is None:
+        yield NotChecked("the base's vocabulary is not known")
+        return
+    said = []
+    for key, tensor, module in _others(case):
+        wanted = _wanted(key, module) if key.part in {"saved", "base_layer"} else None
+        if wanted and tensor.shape != wanted and _resized(tensor, wanted) and _of_vocabulary(key, base):
+            has = f"it has {tensor.shape[0]} rows, and the base's vocabulary has {base.vocab_size}"
+            said.append((has, key.name))
+    hint = "serve a base whose embeddings were resized, or train without new tokens"
+    yield from grouped(said, file=case.weights_file, noun="tensor", hint=hint)
+    beyond = sorted(token for token, index in (companions.added_tokens or {}).items() if index >= base.vocab_size)
+    if beyond and not said:
+        yield Problem(
+            f"{count(len(beyond), 'added token has', 'added tokens have')} an id beyond the base's {base.vocab_size}: "
+            f"{names(beyond)}",
+            Location("added_tokens.json", clip(beyond[0])),
+            hint,
+        )
+    yield from _trained_tokens(case, base.vocab_size)
+
+
+def _trained_tokens(case: Case, tokens: int) -> Iterator[Problem]:
+    """``trainable_token_indices`` beyond the vocabulary."""
+    config = case.adapter.config
+    chosen = config.trainable_token_indices if config is not None else None
+    lists = chosen.values() if chosen is not None and not isinstance(chosen, tuple) else [chosen or ()]
+    beyond = sorted({index for indices in lists for index in indices if index >= tokens})
+    if config is not None and beyond:
+        yield Problem(
+            f"token {beyond[0]} is trained, and the base's vocabulary has {tokens}",
+            Location(config.file, "trainable_token_indices"),
+            OTHER_BASE,
+        )
+
+
+@rule("LC323", "tied-embeddings", Severity.WARNING, needs=("config", "weights", "base"))
+def tied_embeddings(case: Case) -> Iterator[Problem]:
+    """The base's embedding and head are one tensor, and the adapter changes only one of the two.
+
+    *Why is this bad?* PEFT unties them as soon as they are merged or saved, and engines that tie them apply the change
+    to both or to neither: what is served is not what was trained.
+
+    *Fix*: train with ``ensure_weight_tying=True``, or leave the embedding and the head out.
+    """
+    config, base = case.adapter.config, case.base
+    assert config is not None
+    assert base is not None
+    if not base.tied_embeddings or config.ensure_weight_tying:
+        return
+    touched = {key.module for key in case.adapter.keys.values() if key.module in base.modules}
+    changed = sorted(one for one in touched if one.rpartition(".")[2] in EMBEDDING_NAMES | OUTPUT_NAMES)
+    if len(changed) == 1:
+        yield Problem(
+            f"the base ties its embedding to its head, and only {changed[0]} is changed",
+            Location(case.weights_file, changed[0]),
+            "train with ensure_weight_tying=True, or leave the embedding and the head out",
+        )
