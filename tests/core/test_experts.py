@@ -95,7 +95,7 @@ def write_old(
         leaf = module.rpartition(".")[2]
         if leaf in targets and (only or {}).get(leaf, "") in module and not drop(module):
             r = next((rank for part, rank in (ranks or {}).items() if part in module), 4)
-            tensors[f"{prefix}{module}.lora_A.weight"] = raw(random.standard_normal((r, d_in)))
+            tensors[f"{prefix}{module}.lora_A.weight"] = raw(random.standard_normal((r, d_in)) / 100)
             tensors[f"{prefix}{module}.lora_B.weight"] = raw(random.standard_normal((d_out, r)))
     write_safetensors(directory / "adapter_model.safetensors", tensors)
     config = lora_config([], r=4, lora_alpha=12, target_modules=targets) | fields
