@@ -1,17 +1,19 @@
 """Adapters in folders of this machine, network file systems included. Read in place; a change is noticed."""
 
+import errno
 import hashlib
 import os
 import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.errors import Corrupt, LoraCliError, MachineError, NotFound, Refused, UsageError
+from lora_cli.errors import Corrupt, LoraCliError, MachineError, NotFound, Refused, Unreachable, UsageError
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -19,6 +21,14 @@ if TYPE_CHECKING:
 
 MOST_ENTRIES = 10_000
 CHUNK = 1 << 20
+STALE_TRIES = 2
+STALE_PAUSE_S = 0.2
+NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
+AWAY = frozenset(
+    {errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENOTCONN}
+)
+"""What a mount says whose server is not there, or has forgotten the file."""
+
 # A file that was written in this clock tick could be written again without its times telling.
 TICK_S = 0.02
 # A folder of such a name stands where a file is expected.
@@ -51,13 +61,17 @@ class LocalSource:
             UsageError: it is a file.
             Refused: there are over 10 000 entries.
             MachineError: this user may not look.
+            Unreachable: it lies on a file server that does not answer.
         """
         root = Path(ref.location)
-        try:
-            _check_root(root)
-            files = tuple(sorted(_files(root), key=lambda file: file.path))
-        except OSError as error:
-            raise _translated(error, root) from error
+        for tries in count(1):
+            try:
+                _check_root(root)
+                files = tuple(sorted(_files(root), key=lambda file: file.path))
+                break
+            except OSError as error:
+                if not _comes_back(error, tries):
+                    raise _translated(error, root) from error
         lines = "".join(f"{file.locator} {file.defect} {file.path}\n" for file in files)
         return Revision(ref, hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest(), files, "local")
 
@@ -67,13 +81,20 @@ class LocalSource:
         Raises:
             Corrupt: it has changed, or is gone.
             MachineError: this user may not read it.
+            Unreachable: it lies on a file server that does not answer.
         """
         path = Path(revision.ref.location, file.path)
-        with _open(path, file) as descriptor:
-            try:
-                yield from _chunks(descriptor, path, file, start, stop)
-            except OSError as error:
-                raise _translated(error, path, listed=True) from error
+        for tries in count(1):
+            with _open(path, file) as descriptor:
+                try:
+                    for chunk in _chunks(descriptor, path, file, start, stop):
+                        start += len(chunk)
+                        yield chunk
+                except OSError as error:
+                    if not _comes_back(error, tries):
+                        raise _translated(error, path, listed=True) from error
+                else:
+                    return
 
     @contextmanager
     def opened(self, revision: Revision, file: RemoteFile, *, linked: bool = False) -> Iterator[int]:
@@ -84,6 +105,7 @@ class LocalSource:
         Raises:
             Corrupt: it has changed, or is gone.
             MachineError: this user may not read it.
+            Unreachable: it lies on a file server that does not answer.
         """
         path = Path(revision.ref.location, file.path)
         with _open(path, file) as descriptor:
@@ -96,11 +118,14 @@ class LocalSource:
 def _open(path: Path, file: RemoteFile) -> Iterator[int]:
     if file.defect:
         raise Corrupt(f"{path} {file.defect}")
-    try:
-        # Without O_NONBLOCK the open itself would wait for ever where a FIFO took the file's place.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise _translated(error, path, listed=True) from error
+    for tries in count(1):
+        try:
+            # Without O_NONBLOCK the open itself would wait for ever where a FIFO took the file's place.
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            break
+        except OSError as error:
+            if not _comes_back(error, tries):
+                raise _translated(error, path, listed=True) from error
     try:
         yield descriptor
     finally:
@@ -123,7 +148,10 @@ def _chunks(descriptor: int, path: Path, file: RemoteFile, start: int, stop: int
 
 
 def _check_unchanged(descriptor: int, path: Path, file: RemoteFile, *, linked: bool = False) -> int:
-    status = os.fstat(descriptor)
+    try:
+        status = os.fstat(descriptor)
+    except OSError as error:
+        raise _translated(error, path, listed=True) from error
     found, listed = _fingerprint(status), file.locator
     if linked:
         found, listed = (fingerprint.rpartition(":")[0] for fingerprint in (found, listed))
@@ -217,14 +245,31 @@ def _fingerprint(status: os.stat_result) -> str:
     return f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 
 
+def _missing(path: Path) -> NotFound:
+    try:
+        linked = path.is_symlink()
+    except OSError as error:
+        return NotFound(f"{path}: {error.strerror}", hint="check the path")
+    if linked:
+        return NotFound(f"{path} is a link that leads nowhere", hint="check what it points to")
+    hint = "check the spelling; a folder in a Hub repository is hf://ORG/NAME/FOLDER"
+    return NotFound(f"there is no folder {path}", hint=hint)
+
+
+def _comes_back(error: OSError, tries: int) -> bool:
+    """Whether it is worth another try: a server that exports anew, or a file that was replaced. Waits before it."""
+    if error.errno != errno.ESTALE or tries > STALE_TRIES:
+        return False
+    time.sleep(STALE_PAUSE_S * tries)
+    return True
+
+
 def _translated(error: OSError, path: Path, *, listed: bool = False) -> LoraCliError:
     if isinstance(error, PermissionError):
         return MachineError(f"{path}: no permission to read it", hint=f"this process runs as uid {os.geteuid()}")
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
-        if listed:
-            return Corrupt(f"{path} is gone: it was there a moment ago", hint="try again")
-        if path.is_symlink():
-            return NotFound(f"{path} is a link that leads nowhere", hint="check what it points to")
-        hint = "check the spelling; a folder in a Hub repository is hf://ORG/NAME/FOLDER"
-        return NotFound(f"there is no folder {path}", hint=hint)
-    return MachineError(f"{path}: {error.strerror}")
+    if error.errno in NOWHERE:
+        return Corrupt(f"{path} is gone: it was there a moment ago", hint="try again") if listed else _missing(path)
+    if error.errno in AWAY:
+        hint = "check the mount, and try again: nothing is wrong with what was read before"
+        return Unreachable(f"{path}: its file server does not answer as it should: {error.strerror}", hint=hint)
+    return MachineError(f"{path}: {error.strerror}", hint="check the disk or the mount; dmesg may say more")

@@ -1,15 +1,17 @@
 """A folder as a source: what is listed, what is refused, and that a change is noticed."""
 
+import errno
 import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Revision
-from lora_cli.errors import Corrupt, NotFound, Refused, UsageError
+from lora_cli.errors import Corrupt, LoraCliError, MachineError, NotFound, Refused, Unreachable, UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources import local
 from lora_cli.sources.local import LocalSource, exists
@@ -88,6 +90,92 @@ def test_an_edit_in_place_is_noticed_before_the_first_byte(adapter: Path) -> Non
         stream.write(b"[")
     with pytest.raises(Corrupt, match="changed while it was read"):
         content(revision, "adapter_config.json")
+
+
+def test_a_rewrite_of_the_same_size_is_noticed_though_its_time_is_set_back(adapter: Path) -> None:
+    weights = adapter / "adapter_model.safetensors"
+    revision = listed(adapter)
+    times, data = weights.stat(), bytearray(weights.read_bytes())
+    data[-1] ^= 0xFF
+    for replace in (False, True):
+        if replace:
+            (adapter / "new").write_bytes(data)
+            (adapter / "new").replace(weights)
+        else:
+            with weights.open("r+b") as stream:
+                stream.write(data)
+        os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
+        with pytest.raises(Corrupt, match="changed while it was read"):
+            content(revision, "adapter_model.safetensors")
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, name: str, number: int, times: int) -> None:
+    """Lets a call of the operating system fail so often."""
+    real, left = getattr(os, name), [times]
+
+    def call(*args: Any, **options: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            raise OSError(number, os.strerror(number))
+        return real(*args, **options)
+
+    monkeypatch.setattr(os, name, call)
+
+
+@pytest.mark.parametrize("name", ["open", "pread", "scandir"])
+def test_a_handle_that_went_stale_is_asked_for_again(adapter: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(local, "STALE_PAUSE_S", 0.0)
+    expected = (adapter / "adapter_config.json").read_bytes()
+    failing(monkeypatch, name, errno.ESTALE, 2)
+    assert content(listed(adapter), "adapter_config.json") == expected
+
+
+@pytest.mark.parametrize("name", ["open", "pread", "fstat", "scandir"])
+@pytest.mark.parametrize(
+    ("number", "kind", "said"),
+    [
+        (errno.ESTALE, Unreachable, "its file server does not answer"),
+        (errno.ENOTCONN, Unreachable, "its file server does not answer"),
+        (errno.EIO, MachineError, "Input/output error"),
+        (errno.EACCES, MachineError, "no permission to read it"),
+    ],
+)
+def test_what_a_mount_says_has_its_own_words_and_exit_code(
+    adapter: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int, kind: type[LoraCliError], said: str
+) -> None:
+    monkeypatch.setattr(local, "STALE_PAUSE_S", 0.0)
+    failing(monkeypatch, name, number, 1 if name == "fstat" else 3)
+    with pytest.raises(kind, match=said) as caught:
+        content(listed(adapter), "adapter_config.json")
+    assert str(adapter) in str(caught.value)
+    assert caught.value.hint
+
+
+def test_a_stream_that_goes_stale_goes_on_where_it_was(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = os.urandom(3_000_000)
+    (adapter / "big.bin").write_bytes(data)
+    revision = listed(adapter)
+    file = revision.file("big.bin")
+    assert file is not None
+    chunks = LocalSource().read(revision, file, 5, None)
+    first = next(chunks)
+    failing(monkeypatch, "pread", errno.ESTALE, 1)
+    assert first + b"".join(chunks) == data[5:]
+
+
+def test_a_link_to_a_folder_is_not_walked_and_a_ring_of_folders_ends(adapter: Path) -> None:
+    (adapter / "sub").mkdir()
+    (adapter / "sub" / "up").symlink_to("..")
+    (adapter / "self").symlink_to(".")
+    assert [file.path for file in listed(adapter).files] == ["adapter_config.json", "adapter_model.safetensors"]
+
+
+def test_a_root_that_is_a_ring_of_links_or_too_long_is_not_found(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    for path in (tmp_path / "a", tmp_path / ("n" * 300)):
+        with pytest.raises(NotFound):
+            listed(path)
 
 
 def test_an_edit_while_reading_is_noticed_before_the_last_chunk_is_given(adapter: Path) -> None:
