@@ -57,7 +57,8 @@ def _any(matcher: Matcher, key: str, places: list[str]) -> bool:
 
 def _dead_names(case: Case) -> Iterator[tuple[str, str]]:
     """Names in lists that no module of the base has, and layers beyond its last: (field, name)."""
-    config, base = case.adapter.config, case.base
+    # As PEFT has it on the base: it rewrites the names of experts that the base has fused.
+    config, base = case.application.adapter.config, case.base
     assert config is not None
     if base is None or case.application.absent or case.application.beyond:
         # Without a base there is nothing to name, and of another base's modules other rules tell.
