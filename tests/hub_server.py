@@ -334,6 +334,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--cdn-port", type=int, default=0)
+    parser.add_argument("--cdn-url", help="where the second origin is reached, if a proxy stands before it")
     parser.add_argument("--page-size", type=int, default=1000)
     options = parser.parse_args()
     stop = threading.Event()
@@ -341,6 +342,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, lambda *_: stop.set())
     parent = os.getppid()
     with Hub(options.root, port=options.port, cdn_port=options.cdn_port, page_size=options.page_size) as hub:
+        hub.cdn = options.cdn_url or hub.cdn
         print(json.dumps({"endpoint": hub.endpoint, "cdn": hub.cdn, "repos": sorted(hub.repos)}), flush=True)
         while not stop.wait(0.5) and os.getppid() == parent:
             pass

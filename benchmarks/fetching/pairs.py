@@ -1,0 +1,85 @@
+"""Whole processes, timed in pairs: what one run says about the next on a busy machine, its neighbour says too."""
+
+import os
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command line and what it has in its environment beside the bare necessities."""
+
+    argv: Sequence[str]
+    environ: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one whole process took: wall and processor seconds, and the most memory it ever had, in bytes."""
+
+    wall_s: float
+    cpu_s: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Pairs of runs: ours and the peer's of the same moment."""
+
+    pairs: Sequence[tuple[Run, Run]]
+
+    @property
+    def ratio(self) -> float:
+        """The median over the pairs of our wall time by the peer's."""
+        return statistics.median(ours.wall_s / peer.wall_s for ours, peer in self.pairs)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The smallest and the largest of these ratios."""
+        ratios = [ours.wall_s / peer.wall_s for ours, peer in self.pairs]
+        return min(ratios), max(ratios)
+
+    def median(self, side: int, value: Callable[[Run], float]) -> float:
+        """The median of a value over the runs of one side: 0 is ours, 1 the peer's."""
+        return statistics.median(value(pair[side]) for pair in self.pairs)
+
+
+def timed(command: Command, log: Path) -> Run:
+    """Runs a whole process to its end. What earlier ones left to be written to disk is written before the clock starts.
+
+    Raises:
+        RuntimeError: it failed; with what it said.
+    """
+    os.sync()
+    with log.open("wb") as stream:
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            command.argv, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, env=dict(command.environ)
+        )
+        _, status, used = os.wait4(process.pid, 0)
+        wall_s = time.perf_counter() - began
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{command.argv} ended with {process.returncode}: {log.read_text(errors='replace')[-2000:]}")
+    return Run(wall_s, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
+
+
+def compared(
+    ours: Callable[[Path], Command], peer: Callable[[Path], Command], pairs: int, folder: Callable[[], Path]
+) -> Compared:
+    """``pairs`` runs of each, in turns; each gets a fresh ``folder``. The first of a pair is the other one each time."""
+    found = []
+    for number in range(pairs):
+        sides = [(0, ours), (1, peer)] if number % 2 == 0 else [(1, peer), (0, ours)]
+        runs: dict[int, Run] = {}
+        for side, command in sides:
+            place = folder()
+            runs[side] = timed(command(place), place / "log")
+        found.append((runs[0], runs[1]))
+    return Compared(found)
