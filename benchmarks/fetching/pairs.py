@@ -73,7 +73,7 @@ def timed(command: Command, log: Path) -> Run:
 def compared(
     ours: Callable[[Path], Command], peer: Callable[[Path], Command], pairs: int, folder: Callable[[], Path]
 ) -> Compared:
-    """``pairs`` runs of each, in turns; each gets a fresh ``folder``. The first of a pair is the other one each time."""
+    """``pairs`` runs of each, in turns; each gets a fresh ``folder``. Who is first changes from pair to pair."""
     found = []
     for number in range(pairs):
         sides = [(0, ours), (1, peer)] if number % 2 == 0 else [(1, peer), (0, ours)]

@@ -1,4 +1,4 @@
-"""What is run: our command line, and those that do the same job. Each run has its own, empty cache, and no telemetry."""
+"""What is run: our command line, and those that do the same job. Each run has an empty cache of its own."""
 
 import os
 import subprocess

@@ -30,7 +30,7 @@ class Sizes:
     def named(self) -> dict[str, int]:
         """Name of the repository → bytes of its weights."""
         single = {"small": self.small, "medium": self.medium, "large": self.large}
-        return single | {name: MIB for name in self.crowd}
+        return single | dict.fromkeys(self.crowd, MIB)
 
     @property
     def crowd(self) -> list[str]:
@@ -102,7 +102,7 @@ def _upload(client: Any, key: str, file: Path) -> None:
         client.put_object(Bucket="loras", Key=key, Body=file.read_bytes())
         return
     upload = client.create_multipart_upload(Bucket="loras", Key=key)["UploadId"]
-    parts = []
+    parts: list[dict[str, Any]] = []
     with file.open("rb") as stream:
         while piece := stream.read(16 * MIB):
             number = len(parts) + 1

@@ -13,13 +13,12 @@ import typer
 
 from lora_cli.cli import options
 from lora_cli.cli.handing import Handing, Places, handing
-from lora_cli.cli.lineup import reaching
 from lora_cli.cli.output import Format, colour, width, write
 from lora_cli.cli.progress import shown_progress
 from lora_cli.cli.wanted import LockFlags, Order, check_flags, in_shard, order
 from lora_cli.fetch import Selection
-from lora_cli.fetch.checkpoint import LATEST
 from lora_cli.fetch.many import Handed, bring_all
+from lora_cli.fetch.plan import LATEST
 from lora_cli.settings import Settings, with_flags
 from lora_cli.store import Store
 from lora_cli.store.tag import check_folder
@@ -64,7 +63,10 @@ def command(
     selection = Selection(tuple(include or ()), tuple(exclude or ()), allow_pickle, latest=checkpoint == LATEST)
     check_flags(flags, manifest, chosen=selection.chosen)
     asked = order(refs, manifest, revision=revision, subfolder=subfolder, checkpoint=checkpoint)
-    settings = reaching(settings, asked.manifest)
+    if asked.manifest is not None:
+        from lora_cli.cli.lineup import reaching
+
+        settings = reaching(settings, asked.manifest)
     asked, file = _pinned(asked, manifest, flags)
     asked = in_shard(asked, shard)
     if check and file is not None:

@@ -42,17 +42,19 @@ class Handing:
 
     def _handed(self, outcome: Outcome, snapshot: Snapshot, target: Path | None) -> Handed:
         from lora_cli.store.blobs import LostBlob
-        from lora_cli.store.handout import hand_out
-        from lora_cli.store.views import keep_view
 
         try:
             if self.views:
+                from lora_cli.store.views import keep_view
+
                 keep_view(self.store, outcome.wanted.name, snapshot)
             if target is None:
                 return Handed(outcome, snapshot.directory.absolute())
+            from lora_cli.fetch.publish import publish_adapter
+            from lora_cli.store.handout import hand_out
+
             if self.served is None:
                 return Handed(outcome, hand_out(self.store, snapshot, target))
-            from lora_cli.fetch.publish import publish_adapter
 
             return Handed(outcome, target, publish_adapter(self.store, snapshot, target, self.served))
         except LostBlob:

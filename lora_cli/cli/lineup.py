@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_cli.core.base_model import BaseModel
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import UsageError
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
+    from lora_cli.core.base_model import BaseModel
     from lora_cli.core.lock import LockedAdapter
     from lora_cli.core.manifest import AdapterEntry, AdapterSet, EngineSpec
     from lora_cli.fetch.demand import Demand
@@ -46,10 +46,9 @@ class Lineup:
 
     def demand(self, item: Item) -> "Demand":
         """What must hold for ``item``: the manifest's policy, the digest that it names, and what is locked."""
-        from lora_cli.core.policy import Policy
         from lora_cli.fetch.demand import Demand
 
-        return Demand(self.manifest.policy if self.manifest is not None else Policy(), item.sha256, item.locked)
+        return Demand(self.manifest.policy if self.manifest is not None else None, item.sha256, item.locked)
 
 
 def manifest_of(file: Path | None, refs: Sequence[str], verb: str) -> "AdapterSet | None":
@@ -107,14 +106,14 @@ def reaching(settings: Settings, manifest: "AdapterSet | None") -> Settings:
     return settings if manifest is None else replace(settings, sources=manifest.sources)
 
 
-def base_model(named: str | AdapterRef, settings: Settings) -> BaseModel:
+def base_model(named: str | AdapterRef, settings: Settings) -> "BaseModel":
     """The base model that ``named`` means; a family without a table is asked of transformers, where it is installed."""
     from lora_cli.check import open_base
 
     return open_base(named, settings, fallback=_from_transformers)
 
 
-def _from_transformers(config: Mapping[str, Any]) -> BaseModel:
+def _from_transformers(config: Mapping[str, Any]) -> "BaseModel":
     from lora_cli.runtime.module_tree import base_from_transformers
 
     return base_from_transformers(config)

@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_cli.cli.lineup import manifest_of
 from lora_cli.core.reference import override, parse
 from lora_cli.errors import UsageError
-from lora_cli.fetch.checkpoint import LATEST
 from lora_cli.fetch.many import Wanted
+from lora_cli.fetch.plan import LATEST
 
 if TYPE_CHECKING:
     from lora_cli.core.manifest import AdapterSet
@@ -91,9 +90,12 @@ def order(
         hint = "write them into the manifest's sources: hf://ORG/NAME/checkpoint-N@REVISION"
         raise UsageError("--revision, --subfolder and --checkpoint are for REFs", hint=hint)
     folder = _folder(subfolder, checkpoint)
-    adapter_set = manifest_of(manifest, refs, "fetch")
-    if adapter_set is None:
+    if manifest is None and refs:
         return Order(tuple(_asked(text, revision, folder) for text in refs), alone=len(refs) == 1)
+    from lora_cli.cli.lineup import manifest_of
+
+    adapter_set = manifest_of(manifest, refs, "fetch")
+    assert adapter_set is not None
     entries = tuple(Wanted(entry.name, entry.source, entry.sha256) for entry in adapter_set.adapters)
     return Order(entries, adapter_set, alone=len(entries) == 1)
 
@@ -126,10 +128,10 @@ def _key(order: Order, item: Wanted) -> str:
 
 def _asked(text: str, revision: str | None, subfolder: str) -> Wanted:
     """What one word asks for; what is no reference is an outcome of its own, and stops no other one."""
-    from lora_cli.core.addresses import without_secrets
-
     try:
         ref = override(parse(text, is_path=os.path.lexists), revision=revision, subfolder=subfolder)
     except UsageError as error:
+        from lora_cli.core.addresses import without_secrets
+
         return Wanted(without_secrets(text), error)
     return Wanted(ref.name, ref)

@@ -1,36 +1,30 @@
-"""From a reference to a snapshot on this disk: plan, download, publish. Bytes are judged here, never their meaning."""
+"""From a reference to a snapshot on this disk. Bytes are judged here, never their meaning.
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+Two halves: ``at_hand`` is what needs no origin; ``fetch.origin`` asks, plans, downloads and publishes. Who has all at
+hand never imports the second one.
+"""
+
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lora_cli.core.reference import AdapterRef
-from lora_cli.core.snapshot import Revision, Snapshot
-from lora_cli.errors import Corrupt, MachineError, Offline, Unreachable
-from lora_cli.fetch.checkpoint import latest
-from lora_cli.fetch.demand import Demand, check_files, check_reference, check_size, check_snapshot
-from lora_cli.fetch.download import Job, download
-from lora_cli.fetch.lanes import Lanes
-from lora_cli.fetch.memory import Asked, known_blobs, recall, remember, remembered
-from lora_cli.fetch.near import settled
-from lora_cli.fetch.plan import LeftOut, Selection, left_out, plan, refuse_pickled
+from lora_cli.core.snapshot import Snapshot
+from lora_cli.errors import Offline
+from lora_cli.fetch.demand import Demand, check_reference, check_size, check_snapshot
+from lora_cli.fetch.memory import remembered
+from lora_cli.fetch.plan import LeftOut, Selection, refuse_pickled
 from lora_cli.fetch.progress import Progress, Silent
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
-from lora_cli.sources.registry import endpoint_of
 from lora_cli.store import Store
-from lora_cli.store.blobs import LostBlob
-from lora_cli.store.leases import lease
-from lora_cli.store.snapshots import publish_snapshot
 from lora_cli.store.tag import check_folder
 
 if TYPE_CHECKING:
     from lora_cli.core.lock import LockedAdapter
+    from lora_cli.fetch.lanes import Lanes
 
-__all__ = ["Fetched", "Lanes", "Progress", "Selection", "bring", "fetch"]
+__all__ = ["Fetched", "Progress", "Selection", "at_hand", "bring", "fetch"]
 
-LOST_TRIES = 3
 USUAL = Selection()
 SILENT = Silent()
 ANYTHING = Demand()
@@ -71,7 +65,7 @@ def bring(
     name: str = "",
     progress: Progress = SILENT,
     selection: Selection = USUAL,
-    lanes: Lanes | None = None,
+    lanes: "Lanes | None" = None,
     demand: Demand = ANYTHING,
     link: bool = False,
 ) -> Fetched:
@@ -92,25 +86,50 @@ def bring(
         Corrupt: other bytes came than were promised, or the snapshot has another digest than is demanded.
         MachineError: this machine does not let us.
     """
+    found = at_hand(ref, store, settings, name=name, selection=selection, demand=demand)
+    if found is not None:
+        return found
+    from lora_cli.fetch.origin import from_origin
+
+    return from_origin(
+        ref,
+        source,
+        store,
+        settings,
+        name=name,
+        progress=progress,
+        selection=selection,
+        lanes=lanes,
+        demand=demand,
+        link=link,
+    )
+
+
+def at_hand(
+    ref: AdapterRef,
+    store: Store,
+    settings: Settings,
+    *,
+    name: str = "",
+    selection: Selection = USUAL,
+    demand: Demand = ANYTHING,
+) -> Fetched | None:
+    """What needs no request, as far as it is here; see ``bring``. None when the origin must be asked.
+
+    Raises:
+        Offline: it must be, and the network is switched off.
+        Refused, Corrupt, MachineError: see ``bring``.
+    """
     check_folder(store)
     check_reference(demand, ref, settings)
-    locked = demand.locked
-    if locked is not None:
+    if demand.locked is not None:
         from lora_cli.core.lock import ref_at
 
-        ref = ref_at(ref, locked)
-    fetched = _remembered(ref, store, settings, selection, locked)
-    if fetched is None:
-        asked = _asked(ref, source, store, settings, selection, locked)
-        revision = asked.revision
-        check_files(demand, ref, asked.files)
-        limits = [limit for limit in (settings.max_bytes, demand.policy.max_bytes) if limit is not None]
-        most = min(limits, default=None)
-        job = Job(name or str(ref), revision, source, store, progress, settings.retries, most, link=link)
-        with _explained(locked):
-            fetched = _fetched(job, asked, settings, lanes)
-    check_size(name or str(ref), fetched.snapshot.size, settings.max_bytes)
-    check_snapshot(demand, ref, fetched.snapshot)
+        ref = ref_at(ref, demand.locked)
+    fetched = _remembered(ref, store, settings, selection, demand.locked)
+    if fetched is not None:
+        check_size(name or str(ref), fetched.snapshot.size, settings.max_bytes)
+        check_snapshot(demand, ref, fetched.snapshot)
     return fetched
 
 
@@ -133,79 +152,3 @@ def _remembered(
     if offline and ref.scheme != "hf":
         raise Offline(f"{ref} is not in the cache, and the network is switched off", hint="fetch it online first")
     return None
-
-
-def _asked(
-    ref: AdapterRef,
-    source: Source,
-    store: Store,
-    settings: Settings,
-    selection: Selection,
-    locked: "LockedAdapter | None",
-) -> Asked:
-    """The revision that ``ref`` means now, and what is wanted of it."""
-    revision = _resolved(ref, source, store, selection)
-    if selection.latest:
-        revision = latest(revision)
-    files = plan(revision, selection)
-    if locked is not None:
-        from lora_cli.fetch.locked import at_lock
-
-        files, selection = at_lock(revision, locked, selection, files)
-    origin = endpoint_of(ref, settings) if ref.scheme == "hf" and not settings.offline else ""
-    return Asked(ref, revision, files, selection, origin)
-
-
-@contextmanager
-def _explained(locked: "LockedAdapter | None") -> Iterator[None]:
-    """An origin that sends other bytes than are locked has most likely been written to since."""
-    try:
-        yield
-    except Corrupt as error:
-        if locked is None:
-            raise
-        from lora_cli.fetch.locked import upgrade_hint
-
-        raise Corrupt(error.message, hint=upgrade_hint(locked)) from error
-
-
-def _fetched(job: Job, asked: Asked, settings: Settings, lanes: Lanes | None) -> Fetched:
-    """The snapshot as it is here, else downloaded by this process or, while it waits, by another one."""
-    snapshot, cached = recall(job.store, asked), True
-    if snapshot is None:
-        with lease(job.store, asked.key, settings.lease_s, lambda: job.progress.waiting(job.name)):
-            snapshot = recall(job.store, asked)
-            if snapshot is None:
-                snapshot, cached = _published(job, asked, lanes, settings.jobs), False
-                if job.link and asked.revision.ref.scheme == "file":
-                    asked = replace(asked, revision=settled(job.source, asked.revision))
-                    files = tuple(asked.revision.file(file.path) or file for file in asked.files)
-                    asked = replace(asked, files=files)
-                remember(job.store, asked, snapshot)
-    if cached:
-        remember(job.store, asked, snapshot)
-    return Fetched(snapshot, asked.revision.id, cached, left_out(asked.revision, asked.files))
-
-
-def _resolved(ref: AdapterRef, source: Source, store: Store, selection: Selection) -> Revision:
-    try:
-        return source.resolve(ref)
-    except Unreachable as error:
-        if (found := remembered(store, str(ref), selection)) is not None:
-            hint = f"--offline takes what it was when it was last fetched: revision {found[0].revision}"
-            raise Unreachable(error.message, hint=hint) from error
-        raise
-
-
-def _published(job: Job, asked: Asked, lanes: Lanes | None, jobs: int) -> Snapshot:
-    for _ in range(LOST_TRIES):
-        try:
-            known = known_blobs(job.store, asked)
-            with nullcontext(lanes) if lanes is not None else Lanes(jobs) as open_lanes:
-                blobs = download(replace(job, known=known), asked.files, open_lanes)
-            return publish_snapshot(job.store, blobs)
-        except LostBlob:
-            continue
-    raise MachineError(
-        f"{job.store.root} is being cleaned while {job.name} is fetched", hint="stop whatever removes files there"
-    )

@@ -9,7 +9,6 @@ from lora_cli.core.snapshot import Revision
 from lora_cli.errors import FormatError
 from lora_cli.fetch.plan import elsewhere, is_adapter
 
-LATEST = "latest"
 _FOLDER = re.compile(r"checkpoint-(\d{1,18})", re.ASCII)
 
 log = logging.getLogger(__name__)

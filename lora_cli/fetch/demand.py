@@ -1,11 +1,10 @@
 """What must hold for an adapter, whatever its origin gives: an operator's policy, and a digest."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from lora_cli.core.policy import Policy, Violation, violations
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Snapshot
 from lora_cli.errors import Corrupt, Refused
@@ -14,15 +13,21 @@ from lora_cli.sources.registry import endpoint_of
 
 if TYPE_CHECKING:
     from lora_cli.core.lock import LockedAdapter
+    from lora_cli.core.policy import Policy
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """The policy, the snapshot digest that a manifest demands (None: any), and what its lock says (None: nothing)."""
+    """The policy, the snapshot digest that a manifest demands, and what its lock says; None where nobody demands."""
 
-    policy: Policy = field(default_factory=Policy)
+    policy: "Policy | None" = None
     sha256: str | None = None
     locked: "LockedAdapter | None" = None
+
+    @property
+    def max_bytes(self) -> int | None:
+        """The most that the policy allows an adapter to have; None: no limit."""
+        return self.policy.max_bytes if self.policy is not None else None
 
     @property
     def known_sha256(self) -> str | None:
@@ -36,8 +41,10 @@ def check_reference(demand: Demand, ref: AdapterRef, settings: Settings) -> None
     Raises:
         Refused: the policy says no.
     """
+    if demand.policy is None:
+        return
     host = urlsplit(endpoint_of(ref, settings)).hostname
-    _refuse(ref, violations(demand.policy, ref, sha256=demand.known_sha256, host=host))
+    _refuse(demand, ref, host=host)
 
 
 def check_files(demand: Demand, ref: AdapterRef, files: Iterable[RemoteFile]) -> None:
@@ -46,7 +53,7 @@ def check_files(demand: Demand, ref: AdapterRef, files: Iterable[RemoteFile]) ->
     Raises:
         Refused: the policy says no.
     """
-    _refuse(ref, violations(demand.policy, ref, sha256=demand.known_sha256, files=files))
+    _refuse(demand, ref, files=files)
 
 
 def check_size(name: str, total: int, most: int | None) -> None:
@@ -72,11 +79,16 @@ def check_snapshot(demand: Demand, ref: AdapterRef, snapshot: Snapshot) -> None:
             hint="pin the revision that was meant, or write the new digest after you looked at what changed",
         )
     files = [RemoteFile(path, blob.size, blob.sha256) for path, blob in snapshot.files.items()]
-    found = violations(demand.policy, ref, sha256=demand.known_sha256, files=files, digest=snapshot.digest)
-    _refuse(ref, found)
+    _refuse(demand, ref, files=files, digest=snapshot.digest)
 
 
-def _refuse(ref: AdapterRef, found: tuple[Violation, ...]) -> None:
+def _refuse(demand: Demand, ref: AdapterRef, **about: Any) -> None:
+    """Raises when the policy, if there is one, says no to ``about``."""
+    if demand.policy is None:
+        return
+    from lora_cli.core.policy import violations
+
+    found = violations(demand.policy, ref, sha256=demand.known_sha256, **about)
     if found:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise Refused(f"{ref}: {found[0]}{more}", hint=found[0].hint)

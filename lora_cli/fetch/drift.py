@@ -3,9 +3,8 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from lora_cli.core.lock import LockedAdapter
-from lora_cli.core.policy import Policy
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import LoraCliError, Offline
@@ -15,6 +14,10 @@ from lora_cli.fetch.plan import Selection, plan
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import Sources
+
+if TYPE_CHECKING:
+    from lora_cli.core.lock import LockedAdapter
+    from lora_cli.core.policy import Policy
 
 LOOK_BYTES = 16 << 20
 """A remote file of which its origin tells no sha256 is read up to this size; of a larger one it is said that it may
@@ -37,7 +40,7 @@ class Drift:
 
 
 def look(
-    wanted: Sequence[Wanted], settings: Settings, selection: Selection, policy: Policy | None = None
+    wanted: Sequence[Wanted], settings: Settings, selection: Selection, policy: "Policy | None" = None
 ) -> Iterator[Drift]:
     """What changed at each origin since it was locked, in the order of ``wanted``; all of them have ``locked``."""
     sources = Sources(settings)
@@ -46,7 +49,7 @@ def look(
         if not isinstance(item.ref, AdapterRef) or item.locked is None:
             return Drift(item)
         try:
-            check_reference(Demand(policy or Policy(), item.sha256, item.locked), item.ref, settings)
+            check_reference(Demand(policy, item.sha256, item.locked), item.ref, settings)
             if item.ref.pinned and item.ref.revision == item.locked.revision:
                 return Drift(item, now=item.locked.revision)
             if settings.offline and item.ref.scheme != "file":
@@ -60,7 +63,7 @@ def look(
     yield from side_by_side(one, wanted, settings.jobs)
 
 
-def _changes(locked: LockedAdapter, revision: Revision, source: Source, selection: Selection) -> Iterator[str]:
+def _changes(locked: "LockedAdapter", revision: Revision, source: Source, selection: Selection) -> Iterator[str]:
     if revision.id == locked.revision:
         return
     if revision.ref.scheme == "hf":

@@ -2,9 +2,10 @@
 
 import threading
 from collections.abc import Sequence
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from lora_cli.fetch.transfer import Transfer
+if TYPE_CHECKING:
+    from lora_cli.fetch.transfer import Transfer
 
 LARGEST_RANGE = 8 << 20
 SMALLEST_RANGE = 1 << 20
@@ -37,7 +38,7 @@ class Lanes:
             # One that hangs in a connection ends with the process.
             thread.join(STOP_S)
 
-    def run(self, transfers: Sequence[Transfer]) -> None:
+    def run(self, transfers: "Sequence[Transfer]") -> None:
         """Reads these files to their end. When one fails, the others stop where they are.
 
         Raises:
@@ -64,7 +65,7 @@ class Lanes:
             raise KeyboardInterrupt
 
     @staticmethod
-    def _stop_all(transfers: Sequence[Transfer], error: BaseException | None) -> None:
+    def _stop_all(transfers: "Sequence[Transfer]", error: BaseException | None) -> None:
         for transfer in transfers:
             transfer.error = transfer.error or error
 
@@ -89,7 +90,7 @@ class Lanes:
                 transfer.in_flight -= 1
                 self._changed.notify_all()
 
-    def _next(self) -> tuple[Transfer, int, int | None] | None:
+    def _next(self) -> "tuple[Transfer, int, int | None] | None":
         """The next range to read; waits for one. None when the lanes are closed."""
         with self._changed:
             while not self._stopped:

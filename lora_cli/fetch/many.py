@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from lora_cli.core.policy import Policy
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import LoraCliError, UsageError
-from lora_cli.fetch import SILENT, USUAL, Fetched, bring
+from lora_cli.fetch import SILENT, USUAL, Fetched, at_hand
 from lora_cli.fetch.demand import Demand
 from lora_cli.fetch.lanes import Lanes
 from lora_cli.fetch.plan import Selection
@@ -21,6 +20,7 @@ from lora_cli.store import Store
 
 if TYPE_CHECKING:
     from lora_cli.core.lock import LockedAdapter
+    from lora_cli.core.policy import Policy
     from lora_cli.fetch.publish import Published
 
 ADAPTERS_AT_ONCE = 32
@@ -72,7 +72,7 @@ def bring_all(
     *,
     progress: Progress = SILENT,
     selection: Selection = USUAL,
-    policy: Policy | None = None,
+    policy: "Policy | None" = None,
     link: bool = False,
 ) -> Iterator[Outcome]:
     """Fetches all, and gives each outcome in their order, as soon as it is known.
@@ -88,18 +88,23 @@ def bring_all(
             if isinstance(item.ref, UsageError):
                 return Outcome(item, None, item.ref, 0.0)
             try:
-                fetched = bring(
-                    item.ref,
-                    sources.of(item.ref),
-                    store,
-                    settings,
-                    name=item.name,
-                    progress=progress,
-                    selection=selection,
-                    lanes=lanes,
-                    demand=Demand(policy or Policy(), item.sha256, item.locked),
-                    link=link,
-                )
+                demand = Demand(policy, item.sha256, item.locked)
+                fetched = at_hand(item.ref, store, settings, name=item.name, selection=selection, demand=demand)
+                if fetched is None:
+                    from lora_cli.fetch.origin import from_origin
+
+                    fetched = from_origin(
+                        item.ref,
+                        sources.of(item.ref),
+                        store,
+                        settings,
+                        name=item.name,
+                        progress=progress,
+                        selection=selection,
+                        lanes=lanes,
+                        demand=demand,
+                        link=link,
+                    )
             except LoraCliError as error:
                 failure = error
             return Outcome(item, fetched, failure, (time.perf_counter() - began) * 1000)

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import secrets
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -100,7 +99,7 @@ def replace_file(path: Path, data: bytes) -> None:
     Raises:
         OSError: as it comes.
     """
-    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}")
+    temporary = path.with_name(f".{path.name[:100]}.{os.urandom(6).hex()}")
     descriptor = in_folder(path.parent, lambda: os.open(temporary, _NEW, 0o644))
     try:
         try:

@@ -4,8 +4,6 @@ import functools
 import hashlib
 import os
 import re
-import secrets
-import socket
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +32,7 @@ class Writer:
 
 def new_writer() -> Writer:
     """A new name for something that this process is going to write."""
-    return Writer(_place(), os.getpid(), _started(os.getpid()) or UNKNOWN, secrets.token_hex(6))
+    return Writer(_place(), os.getpid(), _started(os.getpid()) or UNKNOWN, os.urandom(6).hex())
 
 
 def let_go(writer: Writer) -> Writer:
@@ -63,7 +61,7 @@ def state(writer: Writer) -> Literal["alive", "dead", "elsewhere"]:
 @functools.cache
 def _place() -> str:
     """Where a pid means the same process: host, boot and process namespace."""
-    parts = [socket.gethostname()]
+    parts = [os.uname().nodename]
     with suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
     with suppress(OSError):

@@ -1,0 +1,128 @@
+"""From an origin to a snapshot on this disk: ask, plan, download, publish."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+
+from lora_cli.core.lock import LockedAdapter, ref_at
+from lora_cli.core.reference import AdapterRef
+from lora_cli.core.snapshot import Revision, Snapshot
+from lora_cli.errors import Corrupt, MachineError, Unreachable
+from lora_cli.fetch import ANYTHING, SILENT, USUAL, Fetched
+from lora_cli.fetch.checkpoint import latest
+from lora_cli.fetch.demand import Demand, check_files, check_size, check_snapshot
+from lora_cli.fetch.download import Job, download
+from lora_cli.fetch.lanes import Lanes
+from lora_cli.fetch.locked import at_lock, upgrade_hint
+from lora_cli.fetch.memory import Asked, known_blobs, recall, remember, remembered
+from lora_cli.fetch.near import settled
+from lora_cli.fetch.plan import Selection, left_out, plan
+from lora_cli.fetch.progress import Progress
+from lora_cli.settings import Settings
+from lora_cli.sources import Source
+from lora_cli.sources.registry import endpoint_of
+from lora_cli.store import Store
+from lora_cli.store.blobs import LostBlob
+from lora_cli.store.leases import lease
+from lora_cli.store.snapshots import publish_snapshot
+
+LOST_TRIES = 3
+
+
+def from_origin(
+    ref: AdapterRef,
+    source: Source,
+    store: Store,
+    settings: Settings,
+    *,
+    name: str = "",
+    progress: Progress = SILENT,
+    selection: Selection = USUAL,
+    lanes: Lanes | None = None,
+    demand: Demand = ANYTHING,
+    link: bool = False,
+) -> Fetched:
+    """What ``fetch.bring`` gives when it is not at hand; everything is as there."""
+    if demand.locked is not None:
+        ref = ref_at(ref, demand.locked)
+    asked = _asked(ref, source, store, settings, selection, demand.locked)
+    check_files(demand, ref, asked.files)
+    most = min((limit for limit in (settings.max_bytes, demand.max_bytes) if limit is not None), default=None)
+    job = Job(name or str(ref), asked.revision, source, store, progress, settings.retries, most, link=link)
+    with _explained(demand.locked):
+        fetched = _fetched(job, asked, settings, lanes)
+    check_size(job.name, fetched.snapshot.size, settings.max_bytes)
+    check_snapshot(demand, ref, fetched.snapshot)
+    return fetched
+
+
+def _asked(
+    ref: AdapterRef,
+    source: Source,
+    store: Store,
+    settings: Settings,
+    selection: Selection,
+    locked: LockedAdapter | None,
+) -> Asked:
+    """The revision that ``ref`` means now, and what is wanted of it."""
+    revision = _resolved(ref, source, store, selection)
+    if selection.latest:
+        revision = latest(revision)
+    files = plan(revision, selection)
+    if locked is not None:
+        files, selection = at_lock(revision, locked, selection, files)
+    origin = endpoint_of(ref, settings) if ref.scheme == "hf" and not settings.offline else ""
+    return Asked(ref, revision, files, selection, origin)
+
+
+@contextmanager
+def _explained(locked: LockedAdapter | None) -> Iterator[None]:
+    """An origin that sends other bytes than are locked has most likely been written to since."""
+    try:
+        yield
+    except Corrupt as error:
+        if locked is None:
+            raise
+        raise Corrupt(error.message, hint=upgrade_hint(locked)) from error
+
+
+def _fetched(job: Job, asked: Asked, settings: Settings, lanes: Lanes | None) -> Fetched:
+    """The snapshot as it is here, else downloaded by this process or, while it waits, by another one."""
+    snapshot, cached = recall(job.store, asked), True
+    if snapshot is None:
+        with lease(job.store, asked.key, settings.lease_s, lambda: job.progress.waiting(job.name)):
+            snapshot = recall(job.store, asked)
+            if snapshot is None:
+                snapshot, cached = _published(job, asked, lanes, settings.jobs), False
+                if job.link and asked.revision.ref.scheme == "file":
+                    asked = replace(asked, revision=settled(job.source, asked.revision))
+                    files = tuple(asked.revision.file(file.path) or file for file in asked.files)
+                    asked = replace(asked, files=files)
+                remember(job.store, asked, snapshot)
+    if cached:
+        remember(job.store, asked, snapshot)
+    return Fetched(snapshot, asked.revision.id, cached, left_out(asked.revision, asked.files))
+
+
+def _resolved(ref: AdapterRef, source: Source, store: Store, selection: Selection) -> Revision:
+    try:
+        return source.resolve(ref)
+    except Unreachable as error:
+        if (found := remembered(store, str(ref), selection)) is not None:
+            hint = f"--offline takes what it was when it was last fetched: revision {found[0].revision}"
+            raise Unreachable(error.message, hint=hint) from error
+        raise
+
+
+def _published(job: Job, asked: Asked, lanes: Lanes | None, jobs: int) -> Snapshot:
+    for _ in range(LOST_TRIES):
+        try:
+            known = known_blobs(job.store, asked)
+            with nullcontext(lanes) if lanes is not None else Lanes(jobs) as open_lanes:
+                blobs = download(replace(job, known=known), asked.files, open_lanes)
+            return publish_snapshot(job.store, blobs)
+        except LostBlob:
+            continue
+    raise MachineError(
+        f"{job.store.root} is being cleaned while {job.name} is fetched", hint="stop whatever removes files there"
+    )
