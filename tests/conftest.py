@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
-from tests.object_servers import S3Server, rclone, seaweed
+from tests.object_servers import GcsServer, S3Server, fake_gcs, rclone, seaweed
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICKSTART = ROOT / "manifests" / "quickstart"
@@ -20,7 +20,7 @@ ASSETS = ROOT / ".assets"
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 # The same examples at every run, so that a gate does not depend on luck; make test-long draws new ones.
-OURS = ("LORA_CLI_", "HF_", "HUGGING", "TRANSFORMERS_OFFLINE", "AWS_", "GOOGLE_")
+OURS = ("LORA_CLI_", "HF_", "HUGGING", "TRANSFORMERS_OFFLINE", "AWS_", "GOOGLE_", "STORAGE_")
 LENIENT = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 hypothesis_settings.register_profile("same", LENIENT, derandomize=True)
 hypothesis_settings.register_profile("new", LENIENT)
@@ -61,6 +61,13 @@ def seaweed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Serve
 def rclone_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """rclone's S3, a second opinion."""
     with rclone(tmp_path_factory.mktemp("rclone")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gcs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GcsServer]:
+    """fake-gcs-server, which speaks Google Cloud Storage."""
+    with fake_gcs(tmp_path_factory.mktemp("gcs")) as server:
         yield server
 
 

@@ -156,7 +156,7 @@ def fake_gcs(folder: Path) -> Iterator[GcsServer]:
         url = f"127.0.0.1:{port}"
         return [
             str(vendor / "fake-gcs-server-linux-amd64"), "-scheme", "http", "-host", "127.0.0.1", "-port", str(port),
-            "-backend", "filesystem", "-filesystem-root", str(data), "-public-host", url, "-external-url",
+            "-backend", "memory", "-public-host", url, "-external-url",
             f"http://{url}",
         ]  # fmt: skip
 

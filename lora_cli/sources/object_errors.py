@@ -34,6 +34,9 @@ def meaning(error: Exception, server: str, timeout_s: float) -> Answered | Trans
     told, _, cause = str(error).partition("\n\nDebug source:")
     found = _STATUS.search(told)
     status = int(found[1]) if found else _STATUS_OF.get(type(error).__name__, 0)
+    if "performing token request" in told or "token response" in told:
+        # The server that gives out tokens, and not the store: when it is not there or says no, no other try helps.
+        return Answered(401, "NoToken")
     if "redirect without LOCATION" in told:
         status = 301
     if status in (408, 429) or status >= 500:

@@ -9,8 +9,10 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, ClassVar
 
+from lora_cli import __version__
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Corrupt, LoraCliError, MachineError, NotFound, Offline, Refused, UsageError
@@ -19,11 +21,12 @@ from lora_cli.sources.connection import Transient
 from lora_cli.sources.http import AGAIN, wait_or_give_up
 from lora_cli.sources.listed import MOST_ENTRIES, check_listed
 from lora_cli.sources.object_errors import Answered, meaning
+from lora_cli.sources.object_refusals import Asker, Words, explained
 from lora_cli.sources.object_streams import ask, body_of, check_version, version_of
 
 if TYPE_CHECKING:
     from obstore import GetResult, ObjectMeta
-    from obstore.store import ObjectStore
+    from obstore.store import ClientConfig, ObjectStore
 
 CONNECT_TIMEOUT_S = 10.0
 SHA256 = re.compile(r"[0-9a-f]{64}", re.IGNORECASE | re.ASCII)
@@ -31,12 +34,15 @@ SHA256 = re.compile(r"[0-9a-f]{64}", re.IGNORECASE | re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """One bucket, open: ``server`` and ``user`` are what messages call its server and whose credentials are used."""
+    """One bucket, open."""
 
-    name: str
     store: "ObjectStore"
-    server: str
-    user: str
+    asker: Asker
+
+    @property
+    def server(self) -> str:
+        """What messages call its server."""
+        return self.asker.server
 
 
 class ObjectSource(ABC):
@@ -45,6 +51,8 @@ class ObjectSource(ABC):
     A file's ``version`` is its ETag (which is no digest), else its time of change. A forked process must not use it:
     obstore's threads do not follow into the child, which would wait for them for ever.
     """
+
+    words: ClassVar[Words]
 
     def __init__(self, settings: Settings) -> None:
         """Opens no connection and looks for no credentials yet."""
@@ -57,10 +65,6 @@ class ObjectSource(ABC):
     @abstractmethod
     def _open(self, name: str) -> Bucket:
         """The bucket, with the credentials that are for it."""
-
-    @abstractmethod
-    def _explained(self, answer: Answered, bucket: Bucket, what: str) -> LoraCliError:
-        """What an answer that another try would not change means; ``what`` begins the message."""
 
     def resolve(self, ref: AdapterRef) -> Revision:
         """The objects below the prefix that ``ref`` names, at this moment: one request for up to 1000 of them.
@@ -138,7 +142,7 @@ class ObjectSource(ABC):
                 if answer.code == "InvalidPath":
                     hint = "nothing of it was read; whoever keeps the bucket must mend that"
                     raise Refused(f"{what}: a key below it is no path of a file", hint=hint) from answer
-                raise self._explained(answer, bucket, what) from answer
+                raise explained(answer, bucket.asker, what, self.words) from answer
 
     def _listed(self, bucket: Bucket, prefix: str, what: str) -> "list[ObjectMeta]":
         """All objects below ``prefix``. Asked in a thread: a server that never ends its listing is left behind."""
@@ -192,7 +196,7 @@ class ObjectSource(ABC):
             obstore.head(bucket.store, key)
         except Exception:  # noqa: BLE001 - whatever it is, nothing is listed there
             hint = "check the spelling: a folder is named in full, up to the / before its files"
-            return NotFound(f"{ref}: there is nothing below {key}/ in the bucket {bucket.name}", hint=hint)
+            return NotFound(f"{ref}: there is nothing below {key}/ in the bucket {bucket.asker.bucket}", hint=hint)
         folder = ref.location.rpartition("/")[0]
         return UsageError(f"{ref} is an object, not a folder", hint=f"write {ref.scheme}://{folder}")
 
@@ -222,7 +226,19 @@ class ObjectSource(ABC):
             return Corrupt(f"{what} is gone: it was listed a moment ago", hint=AGAIN)
         if answer.status == 416:
             return Corrupt(f"{what}: it is shorter than it was listed", hint=AGAIN)
-        return self._explained(answer, bucket, what)
+        return explained(answer, bucket.asker, what, self.words)
+
+
+def client_options(settings: Settings, endpoint: str) -> "ClientConfig":
+    """How obstore's connections behave: none may be silent for longer than ``settings.timeout_s``."""
+    return {
+        "allow_http": endpoint.lower().startswith("http://"),
+        # The longest time of a whole answer; how long it is silent is what counts.
+        "timeout": timedelta(days=7),
+        "read_timeout": timedelta(seconds=settings.timeout_s),
+        "connect_timeout": timedelta(seconds=min(settings.timeout_s, CONNECT_TIMEOUT_S)),
+        "user_agent": f"lora-cli/{__version__}",
+    }
 
 
 def _prefix(ref: AdapterRef) -> str:

@@ -20,6 +20,7 @@ SOURCES: Mapping[Scheme, str] = {
     "s3": "lora_cli.sources.s3:S3Source",
     "https": "lora_cli.sources.web:WebSource",
     "http": "lora_cli.sources.web:WebSource",
+    "gs": "lora_cli.sources.gs:GsSource",
 }
 """Scheme → ``module:Class``. The class takes the settings, and a manifest's rule or None.
 
@@ -28,6 +29,7 @@ Its module is imported only when it is needed.
 
 RULE_KEYS: Mapping[Scheme, tuple[str, ...]] = {
     "s3": ("endpoint_url", "region", "profile", "anonymous", "requester_pays"),
+    "gs": ("endpoint_url", "token_env", "anonymous"),
     "hf": ("endpoint_url", "token_env"),
 }
 """Scheme → the keys of a manifest's rule that its source heeds."""
@@ -81,6 +83,10 @@ def endpoint_of(ref: AdapterRef, settings: Settings) -> str:
         from lora_cli.sources.aws import endpoint_in
 
         return endpoint_in(os.environ) or "https://s3.amazonaws.com"
+    if ref.scheme == "gs":
+        from lora_cli.sources.google import google_endpoint_in
+
+        return google_endpoint_in(os.environ) or "https://storage.googleapis.com"
     return ""
 
 

@@ -16,7 +16,7 @@ from lora_cli.sources import Source, route
 from lora_cli.sources.registry import SOURCES, open_source
 from tests.hub_content import git_blob_id
 from tests.hub_server import Hub
-from tests.object_servers import S3Server
+from tests.object_servers import GcsServer, S3Server
 from tests.web_server import Site, WebServer
 
 FILES = {
@@ -122,7 +122,19 @@ def on_https(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Or
     route.route_to.cache_clear()
 
 
-@pytest.fixture(params=["on_disk", "on_the_hub", "on_seaweed", "on_rclone", "on_http", "on_https"])
+@pytest.fixture
+def on_gcs(gcs_server: GcsServer, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Origin:
+    bucket = gcs_server.bucket()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs_server.endpoint)
+
+    def write(files: dict[str, bytes]) -> None:
+        gcs_server.put(bucket, {f"adapter_1/{path}": content for path, content in files.items()})
+
+    here, missing = AdapterRef("gs", f"{bucket}/adapter_1"), AdapterRef("gs", f"{bucket}/missing")
+    return Origin(open_source("gs", settings), here, missing, write)
+
+
+@pytest.fixture(params=["on_disk", "on_the_hub", "on_seaweed", "on_rclone", "on_gcs", "on_http", "on_https"])
 def origin(request: pytest.FixtureRequest) -> Origin:
     """Each source that there is, over a real server."""
     origin: Origin = request.getfixturevalue(request.param)
@@ -131,7 +143,7 @@ def origin(request: pytest.FixtureRequest) -> Origin:
 
 
 def test_every_source_is_held_to_the_contract() -> None:
-    assert set(SOURCES) == {"file", "hf", "s3", "http", "https"}
+    assert set(SOURCES) == {"file", "hf", "s3", "gs", "http", "https"}
 
 
 def test_every_file_is_listed_once_in_order_with_its_size(origin: Origin) -> None:

@@ -1,0 +1,58 @@
+"""Google Cloud Storage, and every server that speaks its XML API."""
+
+import os
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from lora_cli.errors import UsageError
+from lora_cli.settings import Settings
+from lora_cli.sources.google import VARIABLE, GoogleAccount, find_google_account
+from lora_cli.sources.object_refusals import Asker, Words
+from lora_cli.sources.objects import Bucket, ObjectSource, client_options
+from lora_cli.sources.urls import host
+
+if TYPE_CHECKING:
+    from lora_cli.core.manifest import SourceRule
+
+_REFUSED = ("does not accept the credentials from {}", "renew them: `gcloud auth application-default login`")
+
+
+class GsSource(ObjectSource):
+    """Buckets of Google Cloud Storage as a source. Credentials are looked for when the first bucket is opened."""
+
+    words = Words(
+        endpoint="STORAGE_EMULATOR_HOST",
+        region="the region",
+        anonymous="unset GOOGLE_SKIP_SIGNATURE",
+        rights="storage.objects.list and storage.objects.get on {0}: the role Storage Object Viewer",
+        credentials={"InvalidAuthentication": _REFUSED, "AuthenticationRequired": _REFUSED, "NoToken": _REFUSED},
+    )
+
+    def __init__(self, settings: Settings, rule: "SourceRule | None" = None) -> None:
+        """Opens no connection and looks for no credentials yet; ``rule`` says whose are used, and where."""
+        super().__init__(settings)
+        self._rule = rule
+        self._account: GoogleAccount | None = None
+
+    def _open(self, name: str) -> Bucket:
+        from obstore.exceptions import BaseError
+        from obstore.store import GCSStore
+
+        account = self._account = self._account or find_google_account(os.environ, self._rule)
+        more: dict[str, Any] = dict(account.config)
+        more |= {"base_url": account.endpoint} if account.endpoint else {}
+        more |= {"credential_provider": account.provider} if account.provider is not None else {}
+        try:
+            store = GCSStore(
+                name,
+                client_options=client_options(self._settings, account.endpoint),
+                retry_config={"max_retries": 0, "retry_timeout": timedelta(0)},
+                **more,
+            )
+        except (BaseError, ValueError) as error:
+            raise UsageError(
+                f"gs://{name} cannot be opened with the credentials from {account.found_in} ({type(error).__name__})",
+                hint=f"check {VARIABLE}, and the other GOOGLE_ variables",
+            ) from error
+        server = host(account.endpoint) if account.endpoint else "Google Cloud Storage"
+        return Bucket(store, Asker(name, server, account.found_in))
