@@ -31,6 +31,8 @@ RULE_KEYS: Mapping[Scheme, tuple[str, ...]] = {
     "s3": ("endpoint_url", "region", "profile", "anonymous", "requester_pays"),
     "gs": ("endpoint_url", "token_env", "anonymous"),
     "hf": ("endpoint_url", "token_env"),
+    "https": ("endpoint_url", "token_env"),
+    "http": ("endpoint_url", "token_env"),
 }
 """Scheme → the keys of a manifest's rule that its source heeds."""
 
