@@ -8,7 +8,7 @@ from lora_cli.core.manifest import SourceRule
 from lora_cli.errors import AccessDenied, LoraCliError, UsageError
 
 DEFAULT_REGION = "us-east-1"
-_TRUE = frozenset({"1", "true", "yes", "on", "y", "requester"})
+TRUE = frozenset({"1", "true", "yes", "on", "y", "requester"})
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
 
@@ -51,8 +51,8 @@ def find_account(environ: Mapping[str, str], rule: SourceRule | None = None) -> 
     profile = said.profile
     endpoint = said.endpoint_url or endpoint_in(environ)
     region = said.region or _first(environ, ("AWS_REGION", "AWS_DEFAULT_REGION"))
-    pays = said.requester_pays or environ.get("AWS_REQUEST_PAYER", "").lower() in _TRUE
-    anonymous = said.anonymous or environ.get("AWS_SKIP_SIGNATURE", "").lower() in _TRUE
+    pays = said.requester_pays or environ.get("AWS_REQUEST_PAYER", "").lower() in TRUE
+    anonymous = said.anonymous or environ.get("AWS_SKIP_SIGNATURE", "").lower() in TRUE
     if profile is None and anonymous:
         return Account(None, "nobody", region or DEFAULT_REGION, endpoint, pays)
     key, secret = environ.get("AWS_ACCESS_KEY_ID", ""), environ.get("AWS_SECRET_ACCESS_KEY", "")

@@ -100,8 +100,8 @@ def pause_before(failures: int, asked_s: float | None) -> float | None:
     return float(min(LONGEST_BACKOFF_S, 0.5 * 2 ** min(failures - 1, 10)) * (0.5 + 0.5 * chance))
 
 
-def send(url: str, headers: Mapping[str, str], timeout_s: float) -> "Response":
-    """The answer to a GET as far as its headers; redirects are the caller's. The caller closes it.
+def send(url: str, headers: Mapping[str, str], timeout_s: float, *, method: str = "GET") -> "Response":
+    """The answer to a GET (or a HEAD) as far as its headers; redirects are the caller's. The caller closes it.
 
     Raises:
         Transient: the network failed.
@@ -112,7 +112,8 @@ def send(url: str, headers: Mapping[str, str], timeout_s: float) -> "Response":
     from lora_cli.sources import pool
 
     try:
-        return pool.get(url, {**OWN_HEADERS, **headers}, min(timeout_s, CONNECT_TIMEOUT_S), timeout_s)
+        connect_s = min(timeout_s, CONNECT_TIMEOUT_S)
+        return pool.get(url, {**OWN_HEADERS, **headers}, connect_s, timeout_s, method=method)
     except pool.NoConnection as error:
         raise _no_connection(error, url, timeout_s) from error
     except (OSError, HTTPException, ValueError) as error:

@@ -115,7 +115,7 @@ class ObjectSource(ABC):
 
     def told(self, revision: Revision, file: RemoteFile) -> Mapping[str, str]:
         """What the origin says of the file's sha256 beside the listing: the header's name → hexadecimal digits."""
-        return self._told.get(_key(revision, file), {})
+        return self._told.get(version_key(revision, file), {})
 
     def _bucket(self, ref: AdapterRef) -> Bucket:
         if self._settings.offline:
@@ -204,7 +204,7 @@ class ObjectSource(ABC):
         """One request's bytes, checked to be of the version and range that were asked for."""
         server, timeout_s = bucket.server, self._settings.timeout_s
         try:
-            answer = ask(bucket.store, f"{_prefix(revision.ref)}{file.path}", file, start, end)
+            answer = ask(bucket.store, object_key(revision.ref, file), file, start, end)
             skip = start - check_version(answer, file, (start, end), f"{revision.ref}: {file.path}")
             self._note(revision, file, answer)
             yield from body_of(answer, server, timeout_s, skip, end - start)
@@ -216,7 +216,7 @@ class ObjectSource(ABC):
     def _note(self, revision: Revision, file: RemoteFile, answer: "GetResult") -> None:
         said = str(answer.attributes.get("sha256", ""))
         if SHA256.fullmatch(said):
-            self._told[_key(revision, file)] = {"metadata sha256": said.lower()}
+            self._told[version_key(revision, file)] = {"metadata sha256": said.lower()}
 
     def _unread(self, answer: Answered, bucket: Bucket, what: str) -> LoraCliError:
         """Why a listed object could not be read."""
@@ -247,7 +247,13 @@ def _prefix(ref: AdapterRef) -> str:
     return f"{key}/" if key else ""
 
 
-def _key(revision: Revision, file: RemoteFile) -> tuple[str, str, str]:
+def object_key(ref: AdapterRef, file: RemoteFile) -> str:
+    """The key of a file in its bucket."""
+    return f"{_prefix(ref)}{file.path}"
+
+
+def version_key(revision: Revision, file: RemoteFile) -> tuple[str, str, str]:
+    """What tells one version of one object from any other."""
     return revision.ref.location, file.path, file.version
 
 

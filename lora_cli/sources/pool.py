@@ -142,8 +142,8 @@ atexit.register(_idle.close)
 os.register_at_fork(after_in_child=_idle.leave_to_parent)
 
 
-def get(url: str, headers: Mapping[str, str], connect_s: float, timeout_s: float) -> Response:
-    """The answer to a GET as far as its headers, over a connection that is open already or a new one.
+def get(url: str, headers: Mapping[str, str], connect_s: float, timeout_s: float, *, method: str = "GET") -> Response:
+    """The answer to a GET (or a HEAD) as far as its headers, over a connection that is open already or a new one.
 
     Raises:
         NoConnection: to the server.
@@ -154,20 +154,25 @@ def get(url: str, headers: Mapping[str, str], connect_s: float, timeout_s: float
     route = route_to(parts.scheme, parts.hostname or "", parts.port or PORTS[parts.scheme])
     while (kept := _idle.take(route)) is not None:
         try:
-            return _asked(kept, route, url, headers, timeout_s)
+            return _asked(kept, route, method, url, headers, timeout_s)
         except ConnectionError:
             # The server closed it at this very moment: that says nothing about the request.
             continue
-    return _asked(_connected(route, connect_s), route, url, headers, timeout_s)
+    return _asked(_connected(route, connect_s), route, method, url, headers, timeout_s)
 
 
 def _asked(
-    connection: http.client.HTTPConnection, route: Route, url: str, headers: Mapping[str, str], timeout_s: float
+    connection: http.client.HTTPConnection,
+    route: Route,
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    timeout_s: float,
 ) -> Response:
     through_proxy = route.proxy is not None and route.scheme == "http"
     try:
         connection.sock.settimeout(timeout_s)
-        connection.putrequest("GET", _target(url, absolute=through_proxy), skip_accept_encoding=True)
+        connection.putrequest(method, _target(url, absolute=through_proxy), skip_accept_encoding=True)
         for name, value in headers.items():
             connection.putheader(name, value)
         if through_proxy and route.authorization:

@@ -1,18 +1,29 @@
 """Amazon S3, and every server that speaks like it."""
 
 import os
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources.aws import Account, find_account
 from lora_cli.sources.object_refusals import Asker, Words
-from lora_cli.sources.objects import Bucket, ObjectSource, client_options
+from lora_cli.sources.objects import Bucket, ObjectSource, client_options, object_key, version_key
+from lora_cli.sources.s3_checksum import checksum, may_have_one
 from lora_cli.sources.urls import host
 
 if TYPE_CHECKING:
     from lora_cli.core.manifest import SourceRule
+
+ASKERS = 16
+"""So many checksums are asked for at once, beside the bytes."""
+
+A_LOOK = 1 << 20
+"""Whoever reads less than this from the beginning of a larger file looks at its header, and will not ask."""
 
 RENEWED_AFTER = timedelta(minutes=5)
 _EXPIRED = ("no longer accepts the session from {}", "renew it: `aws sso login`, or new keys")
@@ -46,6 +57,40 @@ class S3Source(ObjectSource):
         super().__init__(settings)
         self._rule = rule
         self._account: Account | None = None
+        self._checksums: dict[tuple[str, str, str], Future[Mapping[str, str]]] = {}
+        self._askers = threading.BoundedSemaphore(ASKERS)
+
+    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
+        """As every object store; beside the beginning of a file that is fetched its checksum is asked for."""
+        if start == 0 and (stop is None or stop >= min(file.size or 0, A_LOOK)):
+            self._asking(revision, file, self._bucket(revision.ref))
+        return super().read(revision, file, start, stop)
+
+    def told(self, revision: Revision, file: RemoteFile) -> Mapping[str, str]:
+        """The sha256 in the object's metadata, and the checksum that S3 keeps, if it has one of all the bytes."""
+        asked = self._asking(revision, file, self._bucket(revision.ref))
+        return {**super().told(revision, file), **(asked.result() if asked is not None else {})}
+
+    def _asking(self, revision: Revision, file: RemoteFile, bucket: Bucket) -> "Future[Mapping[str, str]] | None":
+        """The checksum, asked for once, in a thread that nobody waits for at the end of the process."""
+        account = self._account
+        # What a lock promises is compared anyway.
+        if account is None or file.sha256 is not None or not may_have_one(file):
+            return None
+        key, what = object_key(revision.ref, file), f"{revision.ref}: {file.path}"
+        answer = Future[Mapping[str, str]]()
+        known = self._checksums.setdefault(version_key(revision, file), answer)
+
+        def ask() -> None:
+            try:
+                with self._askers:
+                    answer.set_result(checksum(account, bucket.asker.bucket, key, file, what, self._settings))
+            except BaseException as error:  # noqa: BLE001 - it is raised again where the answer is wanted
+                answer.set_exception(error)
+
+        if known is answer:
+            threading.Thread(target=ask, name="checksum", daemon=True).start()
+        return known
 
     def _open(self, name: str) -> Bucket:
         from obstore.exceptions import BaseError

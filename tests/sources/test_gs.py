@@ -3,11 +3,9 @@
 import hashlib
 import json
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from lora_cli.fetch import fetch
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import open_source
 from lora_cli.store import Store
+from tests.answering import Reply, answering
 from tests.making import write_adapter
 from tests.object_servers import GcsServer
 
@@ -69,7 +68,7 @@ def test_what_is_not_there_is_named(server: GcsServer, settings: Settings) -> No
 
 
 def test_a_bucket_that_is_not_there_is_named(settings: Settings) -> None:
-    with answering(lambda _: (404, b"<Error><Code>NoSuchBucket</Code></Error>")) as endpoint:
+    with answering(lambda _: (404, b"<Error><Code>NoSuchBucket</Code></Error>", {})) as endpoint:
         rule = SourceRule("gs://a/*", endpoint_url=endpoint, anonymous=True)
         error = error_of(lambda: open_source("gs", settings, rule).resolve(at("no-such-bucket")))
     assert isinstance(error, NotFound)
@@ -112,34 +111,6 @@ def test_a_file_that_holds_no_credentials_is_named(
     assert str(file) in error.message
 
 
-@contextmanager
-def answering(reply: Callable[[BaseHTTPRequestHandler], tuple[int, bytes]]) -> Iterator[str]:
-    """A server that answers every request as ``reply`` says; its address."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, format: str, *args: object) -> None:
-            """Quiet."""
-
-        def do_GET(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            status, body = reply(self)
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_POST = do_GET
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{running.server_port}"
-        finally:
-            running.shutdown()
-            thread.join()
-
-
 LISTING = b"<ListBucketResult><Contents><Key>sql/a</Key><LastModified>2026-01-01T00:00:00Z</LastModified><ETag>e</ETag><Size>1</Size></Contents></ListBucketResult>"  # noqa: E501
 
 
@@ -149,11 +120,15 @@ def test_the_token_of_a_rule_is_sent_and_a_refusal_does_not_repeat_it(
     monkeypatch.setenv("TEAM_TOKEN", "ya29.secret")
     seen: list[str] = []
 
-    def reply(request: BaseHTTPRequestHandler) -> tuple[int, bytes]:
+    def reply(request: BaseHTTPRequestHandler) -> Reply:
         seen.append(request.headers.get("Authorization", ""))
         if len(seen) == 1:
-            return 200, LISTING
-        return 401, b"<Error><Code>AuthenticationRequired</Code><Message>Bearer ya29.secret is bad</Message></Error>"
+            return 200, LISTING, {}
+        return (
+            401,
+            b"<Error><Code>AuthenticationRequired</Code><Message>Bearer ya29.secret is bad</Message></Error>",
+            {},
+        )
 
     with answering(reply) as endpoint:
         rule = SourceRule("gs://a/*", endpoint_url=endpoint, token_env="TEAM_TOKEN")
@@ -168,11 +143,11 @@ def test_the_token_of_a_rule_is_sent_and_a_refusal_does_not_repeat_it(
 def test_a_federated_identity_is_asked_of_googles_own_library(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def reply(request: BaseHTTPRequestHandler) -> tuple[int, bytes]:
+    def reply(request: BaseHTTPRequestHandler) -> Reply:
         if request.path == "/token":
             token = {"access_token": "federated", "issued_token_type": "t", "token_type": "Bearer", "expires_in": 3600}
-            return 200, json.dumps(token).encode()
-        return (200, LISTING) if request.headers["Authorization"] == "Bearer federated" else (403, b"")
+            return 200, json.dumps(token).encode(), {}
+        return (200, LISTING, {}) if request.headers["Authorization"] == "Bearer federated" else (403, b"", {})
 
     with answering(reply) as endpoint:
         (tmp_path / "subject").write_text("subject-token")
