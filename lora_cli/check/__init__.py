@@ -2,8 +2,9 @@
 
 from lora_cli.check.admission import admit
 from lora_cli.check.base import Fallback, open_base
+from lora_cli.check.many import check_all
 from lora_cli.check.outcome import Admission, Checked
-from lora_cli.check.place import check_all, check_in_place, is_path
+from lora_cli.check.place import check_in_place, is_path
 from lora_cli.check.verdict import Terms, judge
 
 __all__ = [

@@ -1,7 +1,7 @@
 """How the judging of one adapter went: its verdict, or the error that kept it from being judged, and the time."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,11 @@ class Checked:
     verdict: Verdict | None = None
     stage_ms: Mapping[str, float] = field(default_factory=dict)
     error: LoraCliError | None = None
+
+    def without_contents(self) -> "Checked":
+        """The verdict without what was read: of many adapters that is nearly all the memory."""
+        bare = None if self.revision is None else replace(self.revision, files=())
+        return replace(self, adapter=None, revision=bare)
 
     def exit_code(self, fail_on: Severity = Severity.ERROR) -> int:
         """What this adapter alone would end the command with."""

@@ -1,6 +1,5 @@
 """Adapters judged where they lie: local ones in place, remote ones by their header. Nothing is written."""
 
-from collections.abc import Iterator, Sequence
 from os.path import lexists
 from pathlib import Path
 
@@ -62,22 +61,3 @@ def _in_place(ref: AdapterRef, settings: Settings, sources: Sources) -> Source:
     from lora_cli.fetch.here import here_first
 
     return here_first(source, settings)
-
-
-def check_all(
-    items: Sequence[tuple[str, str | AdapterRef]], terms: Terms, settings: Settings, *, base_dir: Path | None = None
-) -> Iterator[Checked]:
-    """Judge many adapters, (name or nothing, reference) each, in their order; remote ones ``settings.jobs`` at once."""
-    sources = Sources(settings)
-
-    def one(item: tuple[str, str | AdapterRef]) -> Checked:
-        return check_in_place(item[1], terms, settings, name=item[0], base_dir=base_dir, sources=sources)
-
-    remote = any(not is_path(str(text)) for _, text in items)
-    if len(items) < 2 or not remote:
-        yield from map(one, items)
-        return
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(min(settings.jobs, len(items))) as pool:
-        yield from pool.map(one, items)

@@ -54,7 +54,7 @@ def _human(items: Items, terms: Terms, settings: Settings, fail_on: Severity, ou
     wide, coloured = (width(), colour()) if output is None else (DEFAULT_WIDTH, False)
     done: list[Checked] = []
     blocks: list[str] = []
-    for checked in check_all(items, terms, settings):
+    for checked in check_all(items, terms, settings, contents=False):
         done.append(checked)
         blocks.append(render_checked(checked, wide, fail_on=fail_on, colour=coloured) + "\n")
         if output is None:
@@ -66,6 +66,6 @@ def _human(items: Items, terms: Terms, settings: Settings, fail_on: Severity, ou
 def _json(items: Items, terms: Terms, settings: Settings, fail_on: Severity, output: Path | None) -> int:
     from lora_cli.render.json import render_checked
 
-    done = list(check_all(items, terms, settings))
+    done = list(check_all(items, terms, settings, contents=False))
     write(render_checked(done, terms.base, fail_on), output)
     return max((one.exit_code(fail_on) for one in done), default=0)

@@ -1,0 +1,116 @@
+"""Many adapters judged in one run: remote ones in threads, many local ones in processes, always in their order."""
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from lora_cli.check.outcome import Checked
+from lora_cli.check.place import check_in_place, is_path
+from lora_cli.check.verdict import Terms
+from lora_cli.core.reference import AdapterRef
+from lora_cli.errors import MachineError
+from lora_cli.settings import Settings
+from lora_cli.sources.registry import Sources
+
+Item = tuple[str, str | AdapterRef]
+"""A name (or nothing) and a reference."""
+
+WORTH_PROCESSES = 48
+"""So many local adapters keep a second processor busy for longer than it takes to start there."""
+
+TOGETHER = 16
+"""Adapters that a process is handed at once."""
+
+
+def check_all(
+    items: Sequence[Item],
+    terms: Terms,
+    settings: Settings,
+    *,
+    base_dir: Path | None = None,
+    contents: bool = True,
+) -> Iterator[Checked]:
+    """Judge many adapters and give each verdict in their order; at most ``settings.jobs`` are read at once.
+
+    Without ``contents`` only the verdicts are kept, so that memory does not grow with what the adapters hold.
+
+    Raises:
+        MachineError: a process that judged some of them was killed.
+    """
+    sources = Sources(settings)
+
+    def one(item: Item) -> Checked:
+        checked = check_in_place(item[1], terms, settings, name=item[0], base_dir=base_dir, sources=sources)
+        return checked if contents else checked.without_contents()
+
+    if len(items) < 2:
+        yield from map(one, items)
+    elif any(not is_path(str(text)) for _, text in items):
+        yield from _in_threads(one, items, min(settings.jobs, len(items)))
+    elif len(items) >= WORTH_PROCESSES and (workers := min(_processors(), settings.jobs)) > 1:
+        yield from in_processes(one, items, workers)
+    else:
+        yield from map(one, items)
+
+
+def _processors() -> int:
+    """How many this process may use, where it can be copied at all."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
+
+
+def _in_threads(one: Callable[[Item], Checked], items: Sequence[Item], threads: int) -> Iterator[Checked]:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(threads) as pool:
+        yield from pool.map(one, items)
+
+
+def in_processes(one: Callable[[Item], Checked], items: Sequence[Item], workers: int) -> Iterator[Checked]:
+    """Copies of this process, each of which judges every ``workers``-th batch and sends it through a pipe of its own.
+
+    A pipe that is full stops its writer, so that what waits to be taken is bounded.
+    """
+    batches = [items[first : first + TOGETHER] for first in range(0, len(items), TOGETHER)]
+    context = multiprocessing.get_context("fork")
+    pipes: list[Connection] = []
+    processes = []
+    try:
+        for number in range(workers):
+            mine, theirs = context.Pipe(duplex=False)
+            pipes.append(mine)
+            process = context.Process(target=_work, args=(one, batches[number::workers], mine, theirs), daemon=True)
+            process.start()
+            processes.append(process)
+            theirs.close()
+        for number in range(len(batches)):
+            yield from _received(pipes[number % workers])
+    finally:
+        for pipe in pipes:
+            pipe.close()
+        for process in processes:
+            process.terminate()
+            process.join()
+
+
+def _work(one: Callable[[Item], Checked], batches: Sequence[Sequence[Item]], mine: Connection, out: Connection) -> None:
+    # The reader's end is the parent's alone: when the parent is gone, sending fails and this process ends.
+    mine.close()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with suppress(BrokenPipeError):
+        for batch in batches:
+            out.send([one(item) for item in batch])
+
+
+def _received(pipe: Connection) -> list[Checked]:
+    try:
+        batch: list[Checked] = pipe.recv()
+    except EOFError as error:
+        raise MachineError(
+            "a process that judged some of the adapters was killed", hint="free some memory, or lower --jobs"
+        ) from error
+    return batch
