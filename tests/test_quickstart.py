@@ -83,3 +83,10 @@ def test_the_readme_shows_what_is_printed(target: str, script: str, real_model: 
 def without_numbers(text: str) -> str:
     """Text with every measured number replaced and white space folded: what must not change between runs."""
     return " ".join(re.sub(r"\d+(\.\d+)?(e[+-]?\d+)?", "N", text).split())
+
+
+def test_the_committed_lock_is_that_of_the_committed_adapters(tmp_path: Path) -> None:
+    manifest = "manifests/quickstart.yaml"
+    for option in ("--check", "--locked"):
+        done = run("-m", "lora_cli", "--cache-dir", str(tmp_path), "fetch", "-f", manifest, option)
+        assert done.returncode == 0, done.stdout + done.stderr

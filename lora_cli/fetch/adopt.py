@@ -25,7 +25,8 @@ def adopt(source: Source, revision: Revision, transfer: Transfer) -> None:
     promised = file.sha256 or file.git_sha1
     if not isinstance(source, HoldingSource) or not promised or not file.size or os.fstat(target.descriptor).st_size:
         return
-    with source.held(revision, file) as descriptor:
+    # It is kept under the name that its origin has for it: a lock may have told more of it.
+    with source.held(revision, revision.file(file.path) or file) as descriptor:
         if descriptor is None:
             return
         log.info("%s: taken from the cache of the Hub's own client", transfer.label)

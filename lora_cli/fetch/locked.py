@@ -7,12 +7,14 @@ from dataclasses import replace
 from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
-from lora_cli.errors import Refused
+from lora_cli.errors import Offline, Refused
 from lora_cli.fetch.memory import mention
 from lora_cli.fetch.plan import Selection, check_sound
 from lora_cli.store import Store
 from lora_cli.store.blobs import LostBlob, has_blob
 from lora_cli.store.snapshots import find_snapshot, publish_snapshot
+
+ONLINE = "fetch it once where there is a network"
 
 
 def held(store: Store, ref: AdapterRef, locked: LockedAdapter, selection: Selection) -> Snapshot | None:
@@ -40,6 +42,7 @@ def at_lock(
 
     Raises:
         Refused: the origin says itself that it has something else than is locked.
+        Offline: it was not asked, and what is known of it here is not all that is locked.
         FormatError: a file can never be read.
     """
     usual = [file.path for file in planned]
@@ -51,6 +54,8 @@ def at_lock(
 
 def _agreed(revision: Revision, path: str, locked: LockedAdapter) -> RemoteFile:
     file, blob = revision.file(path), locked.files.get(path)
+    if file is None and not revision.whole:
+        raise Offline(f"{locked.name}: the cache lacks {path}, and the network is switched off", hint=ONLINE)
     if file is None:
         raise _moved(locked, f"{path} is locked, and not there any more")
     if blob is None:

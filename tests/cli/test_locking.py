@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import hf_hub_download
 
 from lora_cli.cli.lineup import lineup
 from lora_cli.cli.main import main
@@ -520,3 +521,40 @@ def test_warm_and_serve_bench_work_on_what_is_locked(hub: Hub, tmp_path: Path) -
     assert str(sql.source) == f"hf://org/sql@{locked('sql').revision}"
     assert asked.demand(sql).locked == locked("sql")
     assert (mine.locked, chat.locked, str(chat.source)) == (None, None, "hf://org/chat")
+
+
+def test_offline_the_cache_of_the_hubs_own_client_is_enough_only_when_it_has_all_that_is_locked(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Capture
+) -> None:
+    set_of("sql=org/sql")
+    assert fetch() == 0
+    theirs = tmp_path / "home" / "hub"
+
+    def download(name: str) -> None:
+        hf_hub_download("org/sql", name, endpoint=hub.endpoint, cache_dir=theirs, token=False)
+
+    download(CONFIG)
+    download(WEIGHTS)
+    monkeypatch.setenv("HF_HOME", str(theirs.parent))
+    forget_the_cache(monkeypatch, tmp_path)
+    before = hub.connections
+    capsys.readouterr()
+    assert fetch("--locked", "--offline") == 3
+    assert "sql: the cache lacks README.md" in capsys.readouterr().err
+    assert hub.connections == before
+    download("README.md")
+    before = hub.connections
+    assert fetch("--locked", "--offline") == 0
+    assert hub.connections == before
+
+
+@pytest.mark.parametrize("rule", ["require_pinned", "require_sha256"])
+def test_a_lock_is_a_pin_and_a_digest_for_a_policy(rule: str, hub: Hub, capsys: Capture) -> None:
+    assert fetch() == 0
+    text = Path("set.yaml").read_text()
+    Path("set.yaml").write_text(f"{text}policy: {{{rule}: true}}\n")
+    assert fetch("--locked") == 0
+    assert fetch() == 0
+    Path("set.lock.yaml").unlink()
+    assert fetch() == 1
+    assert rule in capsys.readouterr().err
