@@ -13,6 +13,7 @@ from lora_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from lora_cli.core.manifest import SourceRule
+    from lora_cli.core.policy import Policy
 
 __all__ = ["HUB_ENDPOINT", "OPTIONS", "Settings", "load_settings", "parse_duration", "parse_size", "with_flags"]
 
@@ -33,6 +34,7 @@ class Settings:
     ``max_bytes`` limits one adapter (None: no limit). ``config`` is the file that was read, if any; ``config_error``
     says why the one in the usual place, which nobody named, could not be.
     ``sources`` are a manifest's rules for how origins are reached (names of secrets, never values; no option has them).
+    ``policies`` are a manifest's and a policy file's: all of them hold.
     Tokens are never settings: each source asks its own chain when it needs one.
     """
 
@@ -50,6 +52,7 @@ class Settings:
     config: Path | None = None
     config_error: str = ""
     sources: "tuple[SourceRule, ...]" = ()
+    policies: "tuple[Policy, ...]" = ()
 
 
 def _flag(value: object) -> bool:

@@ -4,10 +4,11 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lora_cli.check.outcome import Checked
 from lora_cli.check.place import check_in_place, is_path
@@ -16,6 +17,9 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import MachineError
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
+
+if TYPE_CHECKING:
+    from lora_cli.fetch.demand import Demand
 
 Item = tuple[str, str | AdapterRef]
 """A name (or nothing) and a reference."""
@@ -34,9 +38,11 @@ def check_all(
     *,
     base_dir: Path | None = None,
     contents: bool = True,
+    demands: "Mapping[Item, Demand] | None" = None,
 ) -> Iterator[Checked]:
     """Judge many adapters and give each verdict in their order; at most ``settings.jobs`` are read at once.
 
+    ``demands`` says what must hold for an item, if anything does but the policies.
     Without ``contents`` only the verdicts are kept, so that memory does not grow with what the adapters hold.
 
     Raises:
@@ -45,7 +51,9 @@ def check_all(
     sources = Sources(settings)
 
     def one(item: Item) -> Checked:
-        checked = check_in_place(item[1], terms, settings, name=item[0], base_dir=base_dir, sources=sources)
+        name, ref = item
+        demand = demands.get(item) if demands is not None else None
+        checked = check_in_place(ref, terms, settings, name=name, base_dir=base_dir, sources=sources, demand=demand)
         return checked if contents else checked.without_contents()
 
     if len(items) < 2:

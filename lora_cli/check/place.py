@@ -2,15 +2,20 @@
 
 from os.path import lexists
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lora_cli.check.outcome import Checked, Stopwatch
 from lora_cli.check.verdict import Terms, gather, judge
 from lora_cli.core.reference import AdapterRef, parse
+from lora_cli.core.snapshot import Revision
 from lora_cli.errors import LoraCliError
 from lora_cli.read.adapter import read_adapter
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import Sources
+
+if TYPE_CHECKING:
+    from lora_cli.fetch.demand import Demand
 
 
 def is_path(text: str) -> bool:
@@ -26,13 +31,15 @@ def check_in_place(
     name: str = "",
     base_dir: Path | None = None,
     sources: Sources | None = None,
+    demand: "Demand | None" = None,
 ) -> Checked:
     """Judge one adapter where it lies: a local one in place, a remote one by its header. Nothing is written.
 
     What the cache has of the same revision of a remote one is read from there, values too.
 
     Never raises for what one adapter does wrong: a ``LoraCliError`` is kept in the result. ``base_dir`` is what
-    relative paths are relative to (a manifest's folder). ``sources`` are shared with other adapters.
+    relative paths are relative to (a manifest's folder). ``sources`` are shared with other adapters. ``demand`` must
+    hold for it, and ``settings.policies``.
     """
     watch = Stopwatch()
     source_text = str(text)
@@ -40,8 +47,9 @@ def check_in_place(
     try:
         ref = parse(text, is_path=is_path, base_dir=base_dir) if isinstance(text, str) else text
         source_text = str(ref)
-        source = _in_place(ref, settings, sources or Sources(settings))
-        revision = source.resolve(ref)
+        origin = (sources or Sources(settings)).of(ref)
+        source = _in_place(ref, settings, origin)
+        revision = _permitted(ref, source, origin, demand, settings) if settings.policies else source.resolve(ref)
         watch.lap("resolve")
         adapter = read_adapter(source, revision, name or str(text))
         watch.lap("read")
@@ -54,10 +62,22 @@ def check_in_place(
     return Checked(adapter.name, source_text, revision, adapter, verdict, watch.stage_ms)
 
 
-def _in_place(ref: AdapterRef, settings: Settings, sources: Sources) -> Source:
-    source = sources.of(ref)
+def _permitted(
+    ref: AdapterRef, source: Source, origin: Source, demand: "Demand | None", settings: Settings
+) -> Revision:
+    """What ``ref`` means, where the policies allow it: judged before anything is asked, and before a file is read."""
+    from lora_cli.check.permitted import check_found
+    from lora_cli.fetch.demand import ANYTHING, check_reference
+
+    check_reference(demand or ANYTHING, ref, settings)
+    revision = source.resolve(ref)
+    check_found(demand or ANYTHING, ref, revision, source, origin, settings)
+    return revision
+
+
+def _in_place(ref: AdapterRef, settings: Settings, origin: Source) -> Source:
     if ref.scheme == "file":
-        return source
+        return origin
     from lora_cli.fetch.here import here_first
 
-    return here_first(source, settings)
+    return here_first(origin, settings)

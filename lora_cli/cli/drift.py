@@ -38,7 +38,7 @@ def _drifts(order: Order, lock: Lock, settings: Settings, selection: Selection) 
     """Each adapter in order; an origin is asked only where lock and manifest agree."""
     assert order.manifest is not None
     entries = {entry.name: entry for entry in order.manifest.adapters}
-    looked = look([item for item in order.adapters if item.locked is not None], settings, selection, order.policy)
+    looked = look([item for item in order.adapters if item.locked is not None], settings, selection)
     for item in order.adapters:
         if item.locked is not None:
             yield next(looked)

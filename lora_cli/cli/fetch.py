@@ -47,6 +47,7 @@ def command(
     include: options.Include = None,
     exclude: options.Exclude = None,
     allow_pickle: options.AllowPickle = False,
+    policy: options.PolicyFile = None,
     max_bytes: options.MaxBytes = None,
     shard: options.ShardOf = None,
     offline: options.Offline = False,
@@ -63,10 +64,10 @@ def command(
     selection = Selection(tuple(include or ()), tuple(exclude or ()), allow_pickle, latest=checkpoint == LATEST)
     check_flags(flags, manifest, chosen=selection.chosen)
     asked = order(refs, manifest, revision=revision, subfolder=subfolder, checkpoint=checkpoint)
-    if asked.manifest is not None:
+    if asked.manifest is not None or policy is not None:
         from lora_cli.cli.lineup import reaching
 
-        settings = reaching(settings, asked.manifest)
+        settings = reaching(settings, asked.manifest, policy)
     asked, file = _pinned(asked, manifest, flags)
     asked = in_shard(asked, shard)
     if check and file is not None:
@@ -131,7 +132,6 @@ def _bring(
             settings,
             progress=progress,
             selection=selection,
-            policy=asked.policy,
             link=link,
         )
         for handed in place.hand_out_each(outcomes):

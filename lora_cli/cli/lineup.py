@@ -45,10 +45,10 @@ class Lineup:
         return self.manifest.engine if self.manifest is not None else None
 
     def demand(self, item: Item) -> "Demand":
-        """What must hold for ``item``: the manifest's policy, the digest that it names, and what is locked."""
+        """What must hold for ``item``: the digest that the manifest names, and its lock."""
         from lora_cli.fetch.demand import Demand
 
-        return Demand(self.manifest.policy if self.manifest is not None else None, item.sha256, item.locked)
+        return Demand(item.sha256, item.locked)
 
 
 def manifest_of(file: Path | None, refs: Sequence[str], verb: str) -> "AdapterSet | None":
@@ -101,9 +101,20 @@ def _item(entry: "AdapterEntry", locked: "LockedAdapter | None") -> Item:
     return Item(entry.name, source, entry.sha256, entry.pinned, locked)
 
 
-def reaching(settings: Settings, manifest: "AdapterSet | None") -> Settings:
-    """``settings`` with the manifest's rules for how origins are reached."""
-    return settings if manifest is None else replace(settings, sources=manifest.sources)
+def reaching(settings: Settings, manifest: "AdapterSet | None", policy: Path | None = None) -> Settings:
+    """``settings`` with the manifest's rules for how origins are reached, and what it and ``--policy`` allow.
+
+    Raises:
+        UsageError: what is wrong in the policy file, with line and key.
+    """
+    if manifest is not None:
+        said = (manifest.policy,) if manifest.policy is not None else ()
+        settings = replace(settings, sources=manifest.sources, policies=said)
+    if policy is None:
+        return settings
+    from lora_cli.read.manifest import read_policy
+
+    return replace(settings, policies=(*settings.policies, read_policy(policy)))
 
 
 def base_model(named: str | AdapterRef, settings: Settings) -> "BaseModel":

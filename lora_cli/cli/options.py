@@ -10,6 +10,9 @@ from lora_cli.cli.output import Format
 Refs = Annotated[list[str] | None, typer.Argument(metavar="REF...", help="Paths or references.")]
 Manifest = Annotated[Path | None, typer.Option("--manifest", "-f", help="An adapter set instead of REFs.")]
 Base = Annotated[str, typer.Option(help="The base: a directory, a config.json, a Hub id or a reference.")]
+PolicyFile = Annotated[
+    Path | None, typer.Option("--policy", metavar="FILE", help="What is allowed, besides the manifest's policy.")
+]
 OutputFormat = Annotated[Format, typer.Option("--format", help="How to write the result.")]
 
 # What overrides the settings: a command hands these on with ``settings.with_flags``.

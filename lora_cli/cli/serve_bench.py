@@ -51,6 +51,7 @@ def command(
     refs: options.Refs = None,
     manifest: options.Manifest = None,
     base: options.Base = "",
+    policy: options.PolicyFile = None,
     num_prompts: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many requests.")] = 200,
     popularity: Annotated[
         str, typer.Option(help="zipf:S, uniform, round-robin, geometric:A or slora-power:A; the first adapter leads.")
@@ -68,7 +69,7 @@ def command(
     if find_spec("torch") is None:
         raise MissingExtra("serve-bench", "warm", "torch")
     asked = lineup(manifest, refs or [], base, "serve-bench", "measure")
-    settings = reaching(ctx.obj, asked.manifest)
+    settings = reaching(ctx.obj, asked.manifest, policy)
     workload = Workload(num_prompts, parse_popularity(popularity), seed)
     most = limits(asked, max_loras, max_cpu_loras, max_lora_rank)
     failures = Failures()

@@ -1,6 +1,6 @@
 """``lora-cli validate``: judge adapters where they lie, and end with what CI branches on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +15,6 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import UsageError
 from lora_cli.render.text import safe
 from lora_cli.rules import choose
-from lora_cli.settings import Settings
 
 FAIL_ON = {"error": Severity.ERROR, "warning": Severity.WARNING}
 Items = Sequence[tuple[str, str | AdapterRef]]
@@ -26,6 +25,7 @@ def command(
     refs: options.Refs = None,
     manifest: options.Manifest = None,
     base: options.Base = "",
+    policy: options.PolicyFile = None,
     fail_on: Annotated[str, typer.Option(help="The severity that refuses: error or warning.")] = "error",
     select: Annotated[list[str] | None, typer.Option(help="Only these rules: LC3, LC301, rank-mismatch.")] = None,
     ignore: Annotated[list[str] | None, typer.Option(help="Not these rules.")] = None,
@@ -39,22 +39,27 @@ def command(
         raise UsageError(f"--fail-on is error or warning, not {safe(fail_on)}")
     chosen = choose(select or (), ignore or ())
     asked = lineup(manifest, refs or [], base, "validate", "validate")
-    settings = reaching(ctx.obj, asked.manifest)
+    settings = reaching(ctx.obj, asked.manifest, policy)
     items: Items = [(item.name if asked.manifest else "", item.source) for item in asked.items]
+    demands = {one: asked.demand(item) for one, item in zip(items, asked.items, strict=True)}
     max_lora_rank = max_lora_rank or (asked.engine.max_lora_rank if asked.engine else None)
     model = base_model(asked.base, settings)
     terms = Terms(model, values=values, max_lora_rank=max_lora_rank, rules=chosen)
     write_result = _json if output_format is Format.JSON else _human
-    raise typer.Exit(write_result(items, terms, settings, FAIL_ON[fail_on], output))
+    raise typer.Exit(
+        write_result(
+            check_all(items, terms, settings, contents=False, demands=demands), terms, FAIL_ON[fail_on], output
+        )
+    )
 
 
-def _human(items: Items, terms: Terms, settings: Settings, fail_on: Severity, output: Path | None) -> int:
+def _human(judged: Iterator[Checked], terms: Terms, fail_on: Severity, output: Path | None) -> int:
     from lora_cli.render.human.verdicts import render_checked, render_summary
 
     wide, coloured = (width(), colour()) if output is None else (DEFAULT_WIDTH, False)
     done: list[Checked] = []
     blocks: list[str] = []
-    for checked in check_all(items, terms, settings, contents=False):
+    for checked in judged:
         done.append(checked)
         blocks.append(render_checked(checked, wide, fail_on=fail_on, colour=coloured) + "\n")
         if output is None:
@@ -63,9 +68,9 @@ def _human(items: Items, terms: Terms, settings: Settings, fail_on: Severity, ou
     return max((one.exit_code(fail_on) for one in done), default=0)
 
 
-def _json(items: Items, terms: Terms, settings: Settings, fail_on: Severity, output: Path | None) -> int:
+def _json(judged: Iterator[Checked], terms: Terms, fail_on: Severity, output: Path | None) -> int:
     from lora_cli.render.json import render_checked
 
-    done = list(check_all(items, terms, settings, contents=False))
+    done = list(judged)
     write(render_checked(done, terms.base, fail_on), output)
     return max((one.exit_code(fail_on) for one in done), default=0)

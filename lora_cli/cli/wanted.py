@@ -1,4 +1,4 @@
-"""What ``fetch`` is asked for: adapters and the policy over them, from REFs or from a manifest."""
+"""What ``fetch`` is asked for: adapters, from REFs or from a manifest."""
 
 import os
 import re
@@ -14,7 +14,6 @@ from lora_cli.fetch.plan import LATEST
 
 if TYPE_CHECKING:
     from lora_cli.core.manifest import AdapterSet
-    from lora_cli.core.policy import Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +31,6 @@ class Order:
     def named(self) -> bool:
         """Whether each adapter has a name that is its own."""
         return self.manifest is not None
-
-    @property
-    def policy(self) -> "Policy | None":
-        """What an operator allows, None when nobody said."""
-        return self.manifest.policy if self.manifest is not None else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,7 @@ def command(
     refs: options.Refs = None,
     manifest: options.Manifest = None,
     base: options.Base = "",
+    policy: options.PolicyFile = None,
     once: Annotated[bool, typer.Option("--once", help="Prove all, print a table, and end.")] = False,
     max_loras: Annotated[int | None, typer.Option(min=1, help="Slots: adapters on the device at once.")] = None,
     max_cpu_loras: Annotated[int | None, typer.Option(min=1, help="Adapters in memory at once.")] = None,
@@ -70,7 +71,7 @@ def command(
     if prompt and forward is not Forward.MODEL:
         raise UsageError("--prompt needs the whole model", hint="--forward model")
     asked = lineup(manifest, refs or [], base, "warm", "warm")
-    settings = reaching(ctx.obj, asked.manifest)
+    settings = reaching(ctx.obj, asked.manifest, policy)
     most = limits(asked, max_loras, max_cpu_loras, max_lora_rank)
     reports, answers = _warm(asked, Run(most, device, forward, prompt, max_tokens), settings)
     write(_rendered(reports, answers, output_format))

@@ -7,7 +7,8 @@ from typing import Any
 
 from lora_cli.core.document import Node, parse_document, wrong
 from lora_cli.core.fields import boolean, fields, head, integer, items, secret_free, text, version
-from lora_cli.core.policy import SHA256, Policy, covers, policy_from, source_glob
+from lora_cli.core.globs import covers
+from lora_cli.core.policy import SHA256, Policy, policy_from, read_glob
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.errors import UsageError
 
@@ -68,7 +69,7 @@ class AdapterSet:
     file: str
     base: AdapterRef | None
     engine: EngineSpec | None
-    policy: Policy
+    policy: Policy | None
     sources: tuple[SourceRule, ...]
     adapters: tuple[AdapterEntry, ...]
 
@@ -103,7 +104,7 @@ def load_manifest(text: str, where: str, *, is_path: Callable[[str], bool], base
         file=where,
         base=_reference(entries["base"], origin) if "base" in entries else None,
         engine=engine,
-        policy=policy_from(entries["policy"], origin.base_dir) if "policy" in entries else Policy(),
+        policy=policy_from(entries["policy"], origin.base_dir) if "policy" in entries else None,
         sources=tuple(_source_rules(entries["sources"], origin)) if "sources" in entries else (),
         adapters=adapters,
     )
@@ -174,7 +175,7 @@ def _source_rules(node: Node, origin: _Origin) -> Iterator[SourceRule]:
         asked: dict[str, Any] = {key: boolean(entries[key]) for key in flags if key in entries}
         if asked.get("anonymous") and (secrets := said.keys() & {"profile", "token_env"}):
             raise wrong(member, f"anonymous and {min(secrets)} exclude each other", hint="leave one of them out")
-        rule = SourceRule(source_glob(text(entries["match"]), origin.base_dir))
+        rule = SourceRule(read_glob(entries["match"], origin.base_dir))
         yield replace(rule, **said, **asked)
 
 

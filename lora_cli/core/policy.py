@@ -2,19 +2,20 @@
 
 import posixpath
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from lora_cli.core.document import Node, parse_document
+from lora_cli.core.document import Node, parse_document, wrong
 from lora_cli.core.fields import boolean, choice, fields, head, items, size, text, texts
+from lora_cli.core.globs import covers, host_glob, host_matches, source_glob, touches
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile
 
 SHA256 = r"[0-9a-f]{64}"
 FORMATS = ("safetensors", "pickle", "gguf")
+UNNAMED_FORMATS = ("safetensors", "gguf")
 _FORMAT_OF = {
     ".safetensors": "safetensors",
     ".gguf": "gguf",
@@ -28,9 +29,12 @@ class Policy:
 
     Sources are globs over canonical references without the revision (``hf://acme/*``, ``s3://bucket/team/*``), or with
     it when the glob has an ``@``; ``*`` crosses ``/``, and what lies below a match matches. Hosts are globs over host
-    names. ``allow_formats`` are of ``FORMATS``. ``max_bytes`` is for an adapter, ``max_file_bytes`` for one file.
+    names. ``allow_formats`` are of ``FORMATS``; None allows all but pickle, which must be named.
+    ``max_bytes`` is for an adapter, ``max_file_bytes`` for one file.
     ``require_pinned``: a commit or a digest, never a branch. ``require_sha256``: the snapshot digest must be known
-    before. ``allow_sha256`` and ``deny_sha256`` are snapshot digests.
+    before. ``allow_sha256`` and ``deny_sha256`` are snapshot digests. ``require_access_check``: what is not known to be
+    public is handed out of a cache only after its origin let the caller read it. ``allow_private_redirects``: a server
+    may send us on to an address of a private network (None: not said).
     """
 
     allow_sources: tuple[str, ...] | None = None
@@ -44,6 +48,8 @@ class Policy:
     require_sha256: bool = False
     allow_sha256: tuple[str, ...] | None = None
     deny_sha256: tuple[str, ...] = ()
+    require_access_check: bool = False
+    allow_private_redirects: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +106,7 @@ def violations(
 
 def _source(policy: Policy, ref: AdapterRef) -> Iterator[Violation]:
     for glob in policy.deny_sources:
-        if covers(glob, ref):
+        if touches(glob, ref):
             yield Violation("deny_sources", f"{ref} matches {glob}")
     if policy.allow_sources is None:
         return
@@ -111,25 +117,11 @@ def _source(policy: Policy, ref: AdapterRef) -> Iterator[Violation]:
         yield Violation("allow_sources", f"{ref} matches none of {', '.join(policy.allow_sources) or 'no sources'}")
 
 
-def covers(glob: str, ref: AdapterRef) -> bool:
-    """Whether a glob covers a reference or a folder above it; with an ``@`` in it, the reference at its revision."""
-    at_revision = "@" in glob
-    name = str(ref if at_revision else replace(ref, revision=None))
-    if ref.scheme == "file":
-        name = "file://" + posixpath.normpath(ref.location)
-    globs = [glob] if at_revision and ref.revision else [glob, glob.rstrip("/") + "/*"]
-    if ref.scheme == "hf":
-        # The Hub takes ACME/x for acme/x; a policy that did not would be walked around.
-        name, globs = name.casefold(), [one.casefold() for one in globs]
-    return any(fnmatchcase(name, one) for one in globs)
-
-
 def _host(policy: Policy, host: str) -> Iterator[Violation]:
-    name = host.casefold().rstrip(".")
     for glob in policy.deny_hosts:
-        if fnmatchcase(name, glob.casefold()):
+        if host_matches(glob, host):
             yield Violation("deny_hosts", f"{host} matches {glob}")
-    if policy.allow_hosts is not None and not any(fnmatchcase(name, glob.casefold()) for glob in policy.allow_hosts):
+    if policy.allow_hosts is not None and not any(host_matches(glob, host) for glob in policy.allow_hosts):
         yield Violation("allow_hosts", f"{host} matches none of {', '.join(policy.allow_hosts) or 'no hosts'}")
 
 
@@ -145,11 +137,12 @@ def _pins(policy: Policy, ref: AdapterRef, sha256: str | None) -> Iterator[Viola
 
 
 def _files(policy: Policy, files: tuple[RemoteFile, ...]) -> Iterator[Violation]:
+    allowed = UNNAMED_FORMATS if policy.allow_formats is None else policy.allow_formats
     for file in files:
         kind = format_of(file.path)
-        if kind and policy.allow_formats is not None and kind not in policy.allow_formats:
-            allowed = ", ".join(policy.allow_formats) or "no format"
-            yield Violation("allow_formats", f"{file.path} is {kind}; allowed: {allowed}")
+        if kind and kind not in allowed:
+            names = ", ".join(allowed) or "no format"
+            yield Violation("allow_formats", f"{file.path} is {kind}; allowed: {names}")
         if policy.max_file_bytes is not None and (file.size or 0) > policy.max_file_bytes:
             yield Violation("max_file_bytes", f"{file.path} has {file.size} bytes, over {policy.max_file_bytes}")
     total = sum(file.size or 0 for file in files)
@@ -174,22 +167,20 @@ def _policy(entries: Mapping[str, Node], base_dir: Path) -> Policy:
 
 
 def _source_globs(node: Node, base_dir: Path) -> tuple[str, ...]:
-    return tuple(source_glob(text(member), base_dir) for member in items(node))
+    return tuple(read_glob(member, base_dir) for member in items(node))
 
 
-def source_glob(glob: str, base_dir: Path) -> str:
-    """A glob over canonical references: ``./x/*`` and ``/x`` are files, ``org/*`` is on the Hub."""
-    if "://" in glob:
-        return glob
-    if glob.startswith(("./", "../", "/")) or glob in {".", ".."}:
-        return "file://" + posixpath.normpath(posixpath.join(base_dir.absolute(), glob))
-    return "hf://" + glob
+def read_glob(node: Node, base_dir: Path) -> str:
+    """A glob over references, canonical; a relative path in it is relative to ``base_dir``."""
+    try:
+        return source_glob(text(node), base_dir)
+    except ValueError as error:
+        raise wrong(node, str(error), hint="write hf://ORG/*, s3://BUCKET/*, https://HOST/* or ./FOLDER") from error
 
 
 def _hosts(node: Node, _: Path) -> tuple[str, ...]:
-    return texts(
-        node, r"[A-Za-z0-9*?_.:\[\]-]{1,253}", "a host name or a glob over host names, without scheme and port"
-    )
+    what = "a host name or a glob over host names, without scheme and port"
+    return tuple(host_glob(name) for name in texts(node, r"[A-Za-z0-9*?_.:\[\]-]{1,253}", what))
 
 
 def _digests(node: Node, _: Path) -> tuple[str, ...]:
@@ -208,4 +199,12 @@ _GETTERS: Mapping[str, Callable[[Node, Path], Any]] = {
     "require_sha256": lambda node, _: boolean(node),
     "allow_sha256": _digests,
     "deny_sha256": _digests,
+    "require_access_check": lambda node, _: boolean(node),
+    "allow_private_redirects": lambda node, _: boolean(node),
 }
+
+
+def allows_private_redirects(policies: Iterable[Policy]) -> bool:
+    """Whether a redirect may lead into a private network: one policy says so, and none says no."""
+    said = {policy.allow_private_redirects for policy in policies}
+    return True in said and False not in said

@@ -77,8 +77,12 @@ def canonical_path(path: str) -> str:
             break
     else:
         raise ValueError(f"an address is not encoded more than {DEEPEST_ENCODING} times over")
-    escaped = _ENCODED.sub(_normal, "/".join(part for part in path.split("/") if part))
-    return quoted(escaped, keep="%")
+    return quoted(unescaped("/".join(part for part in path.split("/") if part)), keep="%")
+
+
+def unescaped(path: str) -> str:
+    """``path`` with no more percent-encoded than must be, and that in capitals."""
+    return _ENCODED.sub(_normal, path)
 
 
 def _normal(found: re.Match[str]) -> str:

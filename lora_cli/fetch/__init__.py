@@ -4,14 +4,14 @@ Two halves: ``at_hand`` is what needs no origin; ``fetch.origin`` asks, plans, d
 hand never imports the second one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import Offline
-from lora_cli.fetch.demand import Demand, check_reference, check_size, check_snapshot
-from lora_cli.fetch.memory import remembered
+from lora_cli.fetch.demand import ANYTHING, Demand, check_reference, check_size, check_snapshot
+from lora_cli.fetch.memory import access_of, remembered
 from lora_cli.fetch.plan import LeftOut, Selection, refuse_pickled
 from lora_cli.fetch.progress import Progress, Silent
 from lora_cli.settings import Settings
@@ -23,24 +23,25 @@ if TYPE_CHECKING:
     from lora_cli.core.lock import LockedAdapter
     from lora_cli.fetch.lanes import Lanes
 
-__all__ = ["Fetched", "Progress", "Selection", "at_hand", "bring", "fetch"]
+__all__ = ["ANYTHING", "Fetched", "Progress", "Selection", "at_hand", "bring", "fetch", "kept"]
 
 USUAL = Selection()
 SILENT = Silent()
-ANYTHING = Demand()
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
     """A snapshot, the id of the revision it is of, and whether all of it was here before.
 
-    ``left_out`` is what else its origin has; None when that was not asked for.
+    ``left_out`` is what else its origin has; None when that was not asked for. With ``asks_again`` it may be handed out
+    only after its origin was asked.
     """
 
     snapshot: Snapshot
     revision: str
     cached: bool
     left_out: LeftOut | None = None
+    asks_again: bool = False
 
 
 def fetch(
@@ -75,7 +76,8 @@ def bring(
     the Hub's own client is asked instead, whose files are never downloaded again. ``name`` is what
     ``progress`` and messages call the adapter. ``lanes`` are shared with other adapters; without them it has its own.
     With ``link`` the weights of a folder become hard links in the cache, where the file system lets them.
-    ``demand`` is judged as early as it can be: before a request, before a byte, and before anybody is given the result.
+    ``demand`` and ``settings.policies`` are judged as early as they can be: before a request, before a byte, and before
+    anybody is given the result.
     What it has locked is taken at the locked revision, costs no request when it is here, and is those bytes or nothing.
 
     Raises:
@@ -120,6 +122,14 @@ def at_hand(
         Offline: it must be, and the network is switched off.
         Refused, Corrupt, MachineError: see ``bring``.
     """
+    found = kept(ref, store, settings, name=name, selection=selection, demand=demand)
+    return None if found is not None and found.asks_again else found
+
+
+def kept(
+    ref: AdapterRef, store: Store, settings: Settings, *, name: str, selection: Selection, demand: Demand
+) -> Fetched | None:
+    """As ``at_hand``, with what may be handed out only after its origin was asked who may have it."""
     check_folder(store)
     check_reference(demand, ref, settings)
     if demand.locked is not None:
@@ -129,7 +139,12 @@ def at_hand(
     fetched = _remembered(ref, store, settings, selection, demand.locked)
     if fetched is not None:
         check_size(name or str(ref), fetched.snapshot.size, settings.max_bytes)
-        check_snapshot(demand, ref, fetched.snapshot)
+        check_snapshot(demand, ref, fetched.snapshot, settings)
+        if settings.policies:
+            from lora_cli.fetch.access import asks_again
+
+            again = asks_again(ref, access_of(store, ref, selection), settings)
+            fetched = replace(fetched, asks_again=again)
     return fetched
 
 

@@ -1,33 +1,27 @@
-"""What must hold for an adapter, whatever its origin gives: an operator's policy, and a digest."""
+"""What must hold for an adapter, whatever its origin gives: the operators' policies, and a digest."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Snapshot
 from lora_cli.errors import Corrupt, Refused
 from lora_cli.settings import Settings
-from lora_cli.sources.registry import endpoint_of
 
 if TYPE_CHECKING:
     from lora_cli.core.lock import LockedAdapter
-    from lora_cli.core.policy import Policy
+    from lora_cli.core.policy import Policy, Violation
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """The policy, the snapshot digest that a manifest demands, and what its lock says; None where nobody demands."""
+    """The snapshot digest that a manifest demands (None: any), and what its lock says (None: nothing)."""
 
-    policy: "Policy | None" = None
     sha256: str | None = None
     locked: "LockedAdapter | None" = None
-
-    @property
-    def max_bytes(self) -> int | None:
-        """The most that the policy allows an adapter to have; None: no limit."""
-        return self.policy.max_bytes if self.policy is not None else None
 
     @property
     def known_sha256(self) -> str | None:
@@ -35,25 +29,27 @@ class Demand:
         return self.sha256 or (self.locked.digest if self.locked is not None else None)
 
 
+ANYTHING = Demand()
+
+
 def check_reference(demand: Demand, ref: AdapterRef, settings: Settings) -> None:
     """Before anything is asked for: may this be fetched at all?
 
     Raises:
-        Refused: the policy says no.
+        Refused: a policy says no.
     """
-    if demand.policy is None:
-        return
-    host = urlsplit(endpoint_of(ref, settings)).hostname
-    _refuse(demand, ref, host=host)
+    if settings.policies:
+        _judge(demand, ref, settings, host=_host_of(ref, settings))
 
 
-def check_files(demand: Demand, ref: AdapterRef, files: Iterable[RemoteFile]) -> None:
+def check_files(demand: Demand, ref: AdapterRef, files: Iterable[RemoteFile], settings: Settings) -> None:
     """Before a byte is fetched: may these files be?
 
     Raises:
-        Refused: the policy says no.
+        Refused: a policy says no.
     """
-    _refuse(demand, ref, files=files)
+    if settings.policies:
+        _judge(demand, ref, settings, files=tuple(files))
 
 
 def check_size(name: str, total: int, most: int | None) -> None:
@@ -66,29 +62,128 @@ def check_size(name: str, total: int, most: int | None) -> None:
         raise Refused(f"{name} has {total} bytes, and {most} are allowed", hint="raise --max-bytes to take it")
 
 
-def check_snapshot(demand: Demand, ref: AdapterRef, snapshot: Snapshot) -> None:
+def most_bytes(settings: Settings) -> int | None:
+    """The strictest limit that one adapter is under, None for no limit."""
+    limits = (settings.max_bytes, *(policy.max_bytes for policy in settings.policies))
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def check_snapshot(demand: Demand, ref: AdapterRef, snapshot: Snapshot, settings: Settings) -> None:
     """Before anybody is given it: is it what it must be?
 
     Raises:
-        Refused: the policy says no.
+        Refused: a policy says no.
         Corrupt: it has another digest than the manifest says.
     """
-    if demand.sha256 is not None and snapshot.digest != demand.sha256:
+    check_digest(demand, ref, snapshot.digest)
+    if settings.policies:
+        files = tuple(RemoteFile(path, blob.size, blob.sha256) for path, blob in snapshot.files.items())
+        _judge(demand, ref, settings, files=files, digest=snapshot.digest)
+
+
+def check_digest(demand: Demand, ref: AdapterRef, digest: str) -> None:
+    """Whether it is the snapshot that the manifest demands, if it does.
+
+    Raises:
+        Corrupt: it is another one.
+    """
+    if demand.sha256 is not None and digest != demand.sha256:
         raise Corrupt(
-            f"{ref}: the manifest says sha256 {demand.sha256}, and its files make {snapshot.digest}",
+            f"{ref}: the manifest says sha256 {demand.sha256}, and its files make {digest}",
             hint="pin the revision that was meant, or write the new digest after you looked at what changed",
         )
-    files = [RemoteFile(path, blob.size, blob.sha256) for path, blob in snapshot.files.items()]
-    _refuse(demand, ref, files=files, digest=snapshot.digest)
 
 
-def _refuse(demand: Demand, ref: AdapterRef, **about: Any) -> None:
-    """Raises when the policy, if there is one, says no to ``about``."""
-    if demand.policy is None:
-        return
+def check_digest_allowed(demand: Demand, ref: AdapterRef, digest: str, settings: Settings) -> None:
+    """Whether the policies allow the snapshot of that digest.
+
+    Raises:
+        Refused: one of them does not.
+    """
+    if settings.policies:
+        _judge(demand, ref, settings, digest=digest)
+
+
+def _judge(
+    demand: Demand,
+    ref: AdapterRef,
+    settings: Settings,
+    *,
+    host: str | None = None,
+    files: tuple[RemoteFile, ...] | None = None,
+    digest: str | None = None,
+) -> None:
+    """Every policy over every name of the reference: all of them must allow it."""
     from lora_cli.core.policy import violations
 
-    found = violations(demand.policy, ref, sha256=demand.known_sha256, **about)
-    if found:
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        raise Refused(f"{ref}: {found[0]}{more}", hint=found[0].hint)
+    found: list[Violation] = []
+    for policy in settings.policies:
+        known = _where_links_lead(policy) if ref.scheme == "file" else policy
+        for name in _names(ref, settings):
+            found += violations(known, name, sha256=demand.known_sha256, host=host, files=files, digest=digest)
+    distinct = list(dict.fromkeys(found))
+    if distinct:
+        more = f" (and {len(distinct) - 1} more)" if len(distinct) > 1 else ""
+        raise Refused(f"{ref}: {distinct[0]}{more}", hint=distinct[0].hint)
+
+
+def _host_of(ref: AdapterRef, settings: Settings) -> str | None:
+    """The host that is asked for ``ref``, None for this machine's disks.
+
+    Raises:
+        Refused: it is written so that a resolver and a reader of the policy take it for two different ones.
+    """
+    from lora_cli.core.web_address import canonical_host
+    from lora_cli.sources.registry import endpoint_of
+
+    if ref.scheme == "file":
+        return None
+    parts = urlsplit(endpoint_of(ref, settings))
+    try:
+        return urlsplit(f"//{canonical_host(parts.netloc, parts.scheme)}").hostname
+    except ValueError as error:
+        raise Refused(f"{ref}: its endpoint has no host that a policy can judge: {error}") from error
+
+
+def _names(ref: AdapterRef, settings: Settings) -> Iterator[AdapterRef]:
+    """What the reference is also called: a path where its links lead, a page at the Hub's endpoint its repository."""
+    yield ref
+    if ref.scheme == "file":
+        real = os.path.realpath(ref.location)
+        if real != ref.location:
+            yield replace(ref, location=real)
+    elif ref.scheme in {"https", "http"}:
+        from lora_cli.core.addresses import hub_page
+        from lora_cli.errors import UsageError
+
+        endpoint = settings.hub_endpoint.partition("://")[2].lower()
+        if f"{ref.location}/".startswith(f"{endpoint}/"):
+            try:
+                page = hub_page(f"hub/{ref.location.removeprefix(endpoint).lstrip('/')}", str(ref))
+            except UsageError:
+                return
+            yield AdapterRef("hf", *page)
+
+
+def _where_links_lead(policy: "Policy") -> "Policy":
+    """``policy`` with each folder that it names named a second time, without links."""
+
+    def both(globs: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for glob in globs for name in (glob, _real_glob(glob))))
+
+    allowed = policy.allow_sources
+    return replace(
+        policy,
+        allow_sources=None if allowed is None else both(allowed),
+        deny_sources=both(policy.deny_sources),
+    )
+
+
+def _real_glob(glob: str) -> str:
+    """A glob over paths whose part before the first wildcard is named without links."""
+    if not glob.startswith("file:///"):
+        return glob
+    path = glob.removeprefix("file://")
+    wild = next((at for at, character in enumerate(path) if character in "*?["), len(path))
+    stem = path if wild == len(path) else path[: path.rfind("/", 0, wild)]
+    return "file://" + os.path.realpath(stem or "/").rstrip("/") + path[len(stem) :]

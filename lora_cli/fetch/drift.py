@@ -17,7 +17,6 @@ from lora_cli.sources.registry import Sources
 
 if TYPE_CHECKING:
     from lora_cli.core.lock import LockedAdapter
-    from lora_cli.core.policy import Policy
 
 LOOK_BYTES = 16 << 20
 """A remote file of which its origin tells no sha256 is read up to this size; of a larger one it is said that it may
@@ -39,9 +38,7 @@ class Drift:
         return self.error.exit_code if self.error is not None else int(bool(self.changes))
 
 
-def look(
-    wanted: Sequence[Wanted], settings: Settings, selection: Selection, policy: "Policy | None" = None
-) -> Iterator[Drift]:
+def look(wanted: Sequence[Wanted], settings: Settings, selection: Selection) -> Iterator[Drift]:
     """What changed at each origin since it was locked, in the order of ``wanted``; all of them have ``locked``."""
     sources = Sources(settings)
 
@@ -49,7 +46,7 @@ def look(
         if not isinstance(item.ref, AdapterRef) or item.locked is None:
             return Drift(item)
         try:
-            check_reference(Demand(policy, item.sha256, item.locked), item.ref, settings)
+            check_reference(Demand(item.sha256, item.locked), item.ref, settings)
             if item.ref.pinned and item.ref.revision == item.locked.revision:
                 return Drift(item, now=item.locked.revision)
             if settings.offline and item.ref.scheme != "file":

@@ -20,7 +20,6 @@ from lora_cli.store import Store
 
 if TYPE_CHECKING:
     from lora_cli.core.lock import LockedAdapter
-    from lora_cli.core.policy import Policy
     from lora_cli.fetch.publish import Published
 
 ADAPTERS_AT_ONCE = 32
@@ -72,7 +71,6 @@ def bring_all(
     *,
     progress: Progress = SILENT,
     selection: Selection = USUAL,
-    policy: "Policy | None" = None,
     link: bool = False,
 ) -> Iterator[Outcome]:
     """Fetches all, and gives each outcome in their order, as soon as it is known.
@@ -88,7 +86,7 @@ def bring_all(
             if isinstance(item.ref, UsageError):
                 return Outcome(item, None, item.ref, 0.0)
             try:
-                demand = Demand(policy, item.sha256, item.locked)
+                demand = Demand(item.sha256, item.locked)
                 fetched = at_hand(item.ref, store, settings, name=item.name, selection=selection, demand=demand)
                 if fetched is None:
                     from lora_cli.fetch.origin import from_origin

@@ -112,6 +112,12 @@ def remembered(store: Store, ref: str, selection: Selection) -> tuple[Record, Sn
     return record, found
 
 
+def access_of(store: Store, ref: AdapterRef, selection: Selection) -> str:
+    """Who may have what ``ref`` means, as its origin said when it was last fetched; "" when that is not known."""
+    record = read_record(store, str(ref), str(selection))
+    return record.access if record is not None else ""
+
+
 def _records(store: Store, asked: Asked) -> Iterator[Record]:
     for name, selection in asked.names:
         record = read_record(store, name, selection)

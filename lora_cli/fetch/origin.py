@@ -6,11 +6,12 @@ from dataclasses import replace
 
 from lora_cli.core.lock import LockedAdapter, ref_at
 from lora_cli.core.reference import AdapterRef
-from lora_cli.core.snapshot import Revision, Snapshot
+from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
 from lora_cli.errors import Corrupt, MachineError, Unreachable
-from lora_cli.fetch import ANYTHING, SILENT, USUAL, Fetched
+from lora_cli.fetch import ANYTHING, SILENT, USUAL, Fetched, kept
+from lora_cli.fetch.access import asks_again, check_access
 from lora_cli.fetch.checkpoint import latest
-from lora_cli.fetch.demand import Demand, check_files, check_size, check_snapshot
+from lora_cli.fetch.demand import Demand, check_files, check_size, check_snapshot, most_bytes
 from lora_cli.fetch.download import Job, download
 from lora_cli.fetch.lanes import Lanes
 from lora_cli.fetch.locked import at_lock, upgrade_hint
@@ -43,16 +44,23 @@ def from_origin(
     link: bool = False,
 ) -> Fetched:
     """What ``fetch.bring`` gives when it is not at hand; everything is as there."""
+    found = kept(ref, store, settings, name=name, selection=selection, demand=demand) if settings.policies else None
     if demand.locked is not None:
         ref = ref_at(ref, demand.locked)
+    if found is not None:
+        files = tuple(RemoteFile(path, None) for path in sorted(found.snapshot.files))
+        check_access(Revision(ref, found.revision, files), source, settings)
+        return found
     asked = _asked(ref, source, store, settings, selection, demand.locked)
-    check_files(demand, ref, asked.files)
-    most = min((limit for limit in (settings.max_bytes, demand.max_bytes) if limit is not None), default=None)
+    check_files(demand, ref, asked.files, settings)
+    if asks_again(ref, asked.revision.access, settings):
+        check_access(replace(asked.revision, files=tuple(asked.files)), source, settings)
+    most = most_bytes(settings)
     job = Job(name or str(ref), asked.revision, source, store, progress, settings.retries, most, link=link)
     with _explained(demand.locked):
         fetched = _fetched(job, asked, settings, lanes)
     check_size(job.name, fetched.snapshot.size, settings.max_bytes)
-    check_snapshot(demand, ref, fetched.snapshot)
+    check_snapshot(demand, ref, fetched.snapshot, settings)
     return fetched
 
 

@@ -103,13 +103,14 @@ class HubSource:
             yield from self._cache.read(revision, file, start, stop)
             return
         what = f"{revision.ref}: {file.path}"
+        place = file.locator or _place_of(revision, file)
 
         def check(headers: Headers) -> None:
             _check_version(headers, revision, file, what)
 
         try:
             piece = Piece(start, stop, file.size)
-            yield from get_bytes(self._http, f"{self._settings.hub_endpoint}/{file.locator}", piece, what, check)
+            yield from get_bytes(self._http, f"{self._settings.hub_endpoint}/{place}", piece, what, check)
         except StatusError as error:
             if error.status == 416:
                 raise Corrupt(f"{what}: it ends before byte {start}", hint="the origin serves another file") from error
@@ -153,6 +154,12 @@ class HubSource:
                 return _name_in(answer, id), entries
         hint = "name the adapter's folder: hf://ORG/NAME/FOLDER"
         raise Refused(f"{ref}: its listing has over {MOST_ENTRIES} entries or {MOST_PAGES} pages", hint=hint)
+
+
+def _place_of(revision: Revision, file: RemoteFile) -> str:
+    """Where a file is that was never listed: its reference and commit say it."""
+    path = f"{revision.ref.subfolder}/{file.path}".lstrip("/")
+    return f"{_quoted(revision.ref.location)}/resolve/{revision.id}/{_quoted(path)}"
 
 
 def _quoted(path: str) -> str:

@@ -81,6 +81,8 @@ def endpoint_of(ref: AdapterRef, settings: Settings) -> str:
         return rule.endpoint_url.rstrip("/")
     if ref.scheme == "hf":
         return settings.hub_endpoint
+    if ref.scheme in {"https", "http"}:
+        return f"{ref.scheme}://{ref.location.partition('/')[0]}"
     if ref.scheme == "s3":
         from lora_cli.sources.aws import endpoint_in
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.core.policy import Policy, covers, load_policy, violations
+from lora_cli.core.globs import covers
+from lora_cli.core.policy import Policy, load_policy, violations
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import UsageError

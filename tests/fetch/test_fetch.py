@@ -38,12 +38,13 @@ class Desk:
         self.settings = Settings(root / "cache", hub_endpoint=hub.endpoint, retries=1, timeout_s=5)
         self.store = Store(self.settings.cache_dir)
 
-    def bring(self, text: str, selection: Selection | None = None, demand: Demand | None = None) -> Fetched:
+    def bring(
+        self, text: str, selection: Selection | None = None, demand: Demand | None = None, policy: Policy | None = None
+    ) -> Fetched:
         ref = parse(text, is_path=os.path.lexists)
-        source = open_source(ref.scheme, self.settings)
-        return bring(
-            ref, source, self.store, self.settings, selection=selection or Selection(), demand=demand or Demand()
-        )
+        settings = self.settings if policy is None else replace(self.settings, policies=(policy,))
+        source = open_source(ref.scheme, settings)
+        return bring(ref, source, self.store, settings, selection=selection or Selection(), demand=demand or Demand())
 
     def requests_of(self, text: str) -> int:
         before = self.hub.count()
@@ -277,13 +278,13 @@ def test_a_policy_is_judged_before_anything_is_asked(desk: Desk) -> None:
     before = desk.hub.count()
     for policy in (Policy(allow_sources=("hf://acme/*",)), Policy(deny_hosts=("127.*",)), Policy(require_pinned=True)):
         with pytest.raises(Refused, match="policy"):
-            desk.bring("org/sql", demand=Demand(policy))
+            desk.bring("org/sql", policy=policy)
     assert desk.hub.count() == before
 
 
 def test_a_policy_over_files_is_judged_before_a_byte_is_read(desk: Desk) -> None:
     with pytest.raises(Refused, match="max_file_bytes"):
-        desk.bring("org/sql", demand=Demand(Policy(max_file_bytes=1000)))
+        desk.bring("org/sql", policy=Policy(max_file_bytes=1000))
     assert desk.hub.count("resolve") == 0
 
 
@@ -293,7 +294,7 @@ def test_a_demanded_digest_is_judged_whether_it_is_cached_or_not(desk: Desk) -> 
     with pytest.raises(Corrupt, match="the manifest says"):
         desk.bring("org/sql", demand=Demand(sha256="0" * 64))
     with pytest.raises(Refused, match="deny_sha256"):
-        desk.bring("org/sql", demand=Demand(Policy(deny_sha256=(digest,))))
+        desk.bring("org/sql", policy=Policy(deny_sha256=(digest,)))
 
 
 def test_somebody_who_cleans_meanwhile_only_costs_another_try(tmp_path: Path) -> None:

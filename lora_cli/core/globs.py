@@ -1,0 +1,86 @@
+"""Globs over canonical references and over hosts: written in any way, they mean one thing, as references do."""
+
+import ipaddress
+import posixpath
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from urllib.parse import unquote
+
+from lora_cli.core.reference import AdapterRef
+from lora_cli.core.web_address import DEFAULT_PORTS, unescaped
+
+ALIASES = {"s3a": "s3", "s3n": "s3", "gcs": "gs"}
+HUB_PAGES = ("huggingface.co/", "www.huggingface.co/", "hf.co/")
+_HOST_GLOB = re.compile(r"(?:[a-z0-9*?._-]+|\[[0-9a-f:.*?]+\])(?::[0-9*?]{1,5})?")
+
+
+def source_glob(glob: str, base_dir: Path) -> str:
+    """A glob over canonical references: ``./x/*`` and ``/x`` are files, ``org/*`` and a page of the Hub ``hf://``.
+
+    Raises:
+        ValueError: the host in an address is none.
+    """
+    scheme, mark, rest = glob.partition("://")
+    if not mark:
+        if glob.startswith(("./", "../", "/")) or glob in {".", ".."}:
+            return "file://" + posixpath.normpath(posixpath.join(base_dir.absolute(), glob))
+        return glob if glob.startswith("*") else "hf://" + glob
+    scheme = ALIASES.get(scheme.lower(), scheme.lower())
+    if scheme not in DEFAULT_PORTS:
+        return f"{scheme}://{rest}"
+    host, slash, path = rest.partition("/")
+    host = host.lower().removesuffix(f":{DEFAULT_PORTS[scheme]}").removesuffix(".")
+    if not _HOST_GLOB.fullmatch(host):
+        raise ValueError("this is not the address of a host, or a glob over one; it has no user and no query")
+    if slash and (page := f"{host}/").startswith(HUB_PAGES) and page in HUB_PAGES:
+        return "hf://" + path
+    return f"{scheme}://{host}{slash}{unescaped(path)}"
+
+
+def covers(glob: str, ref: AdapterRef) -> bool:
+    """Whether a glob covers a reference or a folder above it, however a server may read its address.
+
+    With an ``@`` in it, it covers the reference at its revision.
+    """
+    return all(_matches(glob, ref))
+
+
+def touches(glob: str, ref: AdapterRef) -> bool:
+    """Whether some server may read the reference's address as one that the glob covers."""
+    return any(_matches(glob, ref))
+
+
+def _matches(glob: str, ref: AdapterRef) -> Iterator[bool]:
+    at_revision = "@" in glob
+    name = str(ref if at_revision else replace(ref, revision=None))
+    if ref.scheme == "file":
+        name = "file://" + posixpath.normpath(ref.location)
+    globs = [glob] if at_revision and ref.revision else [glob, glob.rstrip("/") + "/*"]
+    if ref.scheme == "hf":
+        # The Hub takes ACME/x for acme/x; a policy that did not would be walked around.
+        name, globs = name.casefold(), [one.casefold() for one in globs]
+    yield any(fnmatchcase(name, one) for one in globs)
+    if ref.scheme in DEFAULT_PORTS:
+        # %2F is a slash to some servers and to others it is not, and some take \ for one.
+        read = re.sub(r"(?<!:)//+", "/", unquote(name).replace("\\", "/"))
+        yield any(fnmatchcase(read, unquote(one)) for one in globs)
+
+
+def host_glob(glob: str) -> str:
+    """A glob over canonical host names: lower case, no dot at the end, an IPv6 address without brackets."""
+    name = glob.casefold().removesuffix(".")
+    if name.startswith("[") and name.endswith("]"):
+        name = name[1:-1]
+    try:
+        return ipaddress.ip_address(name).compressed
+    except ValueError:
+        return name
+
+
+def host_matches(glob: str, host: str) -> bool:
+    """Whether ``host`` (without a port) is one that the glob means."""
+    name = host_glob(host)
+    return name == glob if ":" in glob and "*" not in glob else fnmatchcase(name, glob)

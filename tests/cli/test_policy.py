@@ -1,0 +1,140 @@
+"""``--policy FILE``: one file, the same in fetch, validate, warm and serve-bench; a violation names its rule."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lora_cli.cli.main import main
+from tests.hub_server import Hub
+from tests.making import llama_modules, write_adapter, write_base, write_base_config
+
+HEAD = "apiVersion: lora-cli/v1\nkind: Policy\n"
+
+
+@pytest.fixture(autouse=True)
+def a_place_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    write_adapter(tmp_path / "sql", modules=llama_modules())
+    write_base_config(tmp_path / "base")
+
+
+def policy(text: str, name: str = "policy.yaml") -> str:
+    Path(name).write_text(HEAD + text)
+    return name
+
+
+COMMANDS = {
+    "fetch": ["fetch", "./sql"],
+    "validate": ["validate", "./sql", "--base", "base"],
+    "warm": ["warm", "./sql", "--base", "base", "--once", "--device", "cpu"],
+    "serve-bench": ["serve-bench", "./sql", "--base", "base", "--num-prompts", "1", "--device", "cpu"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("allow_sources: ['hf://acme/*']", "allow_sources"),
+        ("deny_sources: ['./sql']", "deny_sources"),
+        ("require_pinned: true", "require_pinned"),
+        ("max_file_bytes: 1KiB", "max_file_bytes"),
+        ("allow_formats: [gguf]", "allow_formats"),
+        ("allow_sha256: []", "allow_sha256"),
+    ],
+)
+def test_a_violation_names_its_rule_and_ends_with_1(
+    command: str, text: str, rule: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if command in {"warm", "serve-bench"}:
+        write_base(Path("base"))
+    assert main([*COMMANDS[command], "--policy", policy(text)]) == 1
+    out, err = capsys.readouterr()
+    assert f"policy {rule}:" in " ".join((out + err).split())
+
+
+@pytest.mark.parametrize("command", ["fetch", "validate"])
+def test_what_is_allowed_passes(command: str) -> None:
+    rules = ("allow_sources: ['./s*']", "max_bytes: 1MiB", "allow_formats: [safetensors]", "allow_hosts: []")
+    text = "\n".join((*rules, "require_access_check: true"))
+    assert main([*COMMANDS[command], "--policy", policy(text)]) == 0
+
+
+@pytest.mark.parametrize("command", ["fetch", "validate"])
+def test_the_manifests_policy_and_the_file_hold_both(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(in_manifest: str, in_file: str) -> int:
+        Path("set.yaml").write_text(
+            "apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\n"
+            f"policy: {{{in_manifest}}}\nadapters:\n  - {{name: sql, source: ./sql}}\n"
+        )
+        return main([command, "-f", "set.yaml", "--policy", policy(in_file)])
+
+    assert run("max_bytes: 1GiB", "max_bytes: 1GiB") == 0
+    assert run("max_bytes: 1KiB", "max_bytes: 1GiB") == 1
+    assert run("max_bytes: 1GiB", "max_bytes: 1KiB") == 1
+    assert "policy max_bytes" in " ".join(capsys.readouterr().err.split()) or command == "validate"
+
+
+@pytest.mark.parametrize("command", ["fetch", "validate"])
+def test_a_digest_is_judged_where_the_bytes_are(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fetch", "./sql", "--format", "json"]) == 0
+    digest = json.loads(capsys.readouterr().out)["adapters"][0]["sha256"]
+    assert main([*COMMANDS[command], "--policy", policy(f"allow_sha256: [{digest}]")]) == 0
+    assert main([*COMMANDS[command], "--policy", policy(f"deny_sha256: [{digest}]")]) == 1
+
+
+def test_a_policy_file_can_be_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORA_CLI_POLICY", policy("deny_sources: ['./sql']"))
+    assert [main(COMMANDS[command]) for command in ("fetch", "validate")] == [1, 1]
+
+
+@pytest.mark.parametrize("command", ["fetch", "validate"])
+def test_a_policy_that_is_wrong_ends_with_2_and_names_the_line(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*COMMANDS[command], "--policy", policy("deny_source: []")]) == 2
+    assert "policy.yaml:3: deny_source: unknown key" in capsys.readouterr().err
+    assert main([*COMMANDS[command], "--policy", policy("deny_sources: ['https://me:hunter2@x/*']")]) == 2
+    assert "hunter2" not in capsys.readouterr().err
+    assert main([*COMMANDS[command], "--policy", "none.yaml"]) == 3
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with Hub() as running:
+        running.add("acme/sql", Path("sql"), gated=True)
+        running.token("hf_alice", "acme/sql")
+        running.token("hf_bob")
+        monkeypatch.setenv("HF_ENDPOINT", running.endpoint)
+        yield running
+
+
+def test_validate_does_not_read_a_shared_cache_to_whom_the_origin_refuses(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"acme/sql@{hub.commit('acme/sql').id}"
+    monkeypatch.setenv("HF_TOKEN", "hf_alice")
+    assert main(["fetch", name]) == 0
+    check = ["validate", name, "--base", "base", "--policy", policy("require_access_check: true")]
+    assert main(check) == 0
+    monkeypatch.setenv("HF_TOKEN", "hf_bob")
+    capsys.readouterr()
+    assert main(check) == 3
+    assert "policy require_access_check" in " ".join(capsys.readouterr().out.split())
+    assert main(check[:-2]) == 0
+
+
+def test_a_digest_that_nobody_knows_yet_is_no_pass(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_alice")
+    words = ["validate", "acme/sql", "--base", "base", "--policy", policy(f"deny_sha256: [{'0' * 64}]")]
+    assert main(words) == 1
+    assert "policy deny_sha256: its digest is not known before it is fetched" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    assert main(["fetch", "acme/sql"]) == 0
+    assert main(words) == 0
