@@ -41,16 +41,14 @@ def command(
     asked = lineup(manifest, refs or [], base, "validate", "validate")
     settings = reaching(ctx.obj, asked.manifest, policy)
     items: Items = [(item.name if asked.manifest else "", item.source) for item in asked.items]
-    demands = {one: asked.demand(item) for one, item in zip(items, asked.items, strict=True)}
+    held_to = zip(items, asked.items, strict=True) if settings.policies else ()
+    demands = {one: asked.demand(item) for one, item in held_to}
     max_lora_rank = max_lora_rank or (asked.engine.max_lora_rank if asked.engine else None)
     model = base_model(asked.base, settings)
     terms = Terms(model, values=values, max_lora_rank=max_lora_rank, rules=chosen)
     write_result = _json if output_format is Format.JSON else _human
-    raise typer.Exit(
-        write_result(
-            check_all(items, terms, settings, contents=False, demands=demands), terms, FAIL_ON[fail_on], output
-        )
-    )
+    judged = check_all(items, terms, settings, contents=False, demands=demands)
+    raise typer.Exit(write_result(judged, terms, FAIL_ON[fail_on], output))
 
 
 def _human(judged: Iterator[Checked], terms: Terms, fail_on: Severity, output: Path | None) -> int:
