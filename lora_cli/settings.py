@@ -31,7 +31,8 @@ class Settings:
     ``cache_dir`` is absolute. ``jobs`` is how many transfers or adapters are in flight at once. ``timeout_s`` is how
     long one network operation may be silent, ``retries`` how often it is tried again, ``lease_s`` how long a process
     waits for another one that downloads the same thing. ``hub_endpoint`` has no trailing slash and no user in it.
-    ``max_bytes`` limits one adapter (None: no limit). ``config`` is the file that was read, if any; ``config_error``
+    ``max_bytes`` limits one adapter (None: no limit). ``allow_private_redirects`` follows a server that sends us into
+    a private network. ``config`` is the file that was read, if any; ``config_error``
     says why the one in the usual place, which nobody named, could not be.
     ``sources`` are a manifest's rules for how origins are reached (names of secrets, never values; no option has them).
     ``policies`` are a manifest's and a policy file's: all of them hold.
@@ -49,6 +50,7 @@ class Settings:
     no_progress: bool = False
     hub_endpoint: str = HUB_ENDPOINT
     max_bytes: int | None = None
+    allow_private_redirects: bool = False
     config: Path | None = None
     config_error: str = ""
     sources: "tuple[SourceRule, ...]" = ()
@@ -118,9 +120,10 @@ OPTIONS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "no_progress": ("no_progress", _flag),
     "hub_endpoint": ("hub_endpoint", _endpoint),
     "max_bytes": ("max_bytes", parse_size),
+    "allow_private_redirects": ("allow_private_redirects", _flag),
 }
 # In a file these have a type of their own; a variable has only text.
-_UNQUOTED = frozenset({"jobs", "retries", "offline", "quiet", "verbose", "no_progress"})
+_UNQUOTED = frozenset({"jobs", "retries", "offline", "quiet", "verbose", "no_progress", "allow_private_redirects"})
 
 
 def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:

@@ -11,6 +11,7 @@ from lora_cli.sources.urls import host
 
 if TYPE_CHECKING:
     from lora_cli.sources.pool import NoConnection, Response
+    from lora_cli.sources.private import Guard
 
 CONNECT_TIMEOUT_S = 10.0
 SLOWEST_BYTES_PER_S = 1024
@@ -100,11 +101,16 @@ def pause_before(failures: int, asked_s: float | None) -> float | None:
     return float(min(LONGEST_BACKOFF_S, 0.5 * 2 ** min(failures - 1, 10)) * (0.5 + 0.5 * chance))
 
 
-def send(url: str, headers: Mapping[str, str], timeout_s: float, *, method: str = "GET") -> "Response":
+def send(
+    url: str, headers: Mapping[str, str], timeout_s: float, allowed: "Guard | None" = None, *, method: str = "GET"
+) -> "Response":
     """The answer to a GET (or a HEAD) as far as its headers; redirects are the caller's. The caller closes it.
+
+    ``allowed`` judges the address that it would go to.
 
     Raises:
         Transient: the network failed.
+        Refused: the address is not allowed.
         UsageError: the environment names proxies or certificates that cannot be used.
     """
     from http.client import HTTPException
@@ -113,7 +119,7 @@ def send(url: str, headers: Mapping[str, str], timeout_s: float, *, method: str 
 
     try:
         connect_s = min(timeout_s, CONNECT_TIMEOUT_S)
-        return pool.get(url, {**OWN_HEADERS, **headers}, connect_s, timeout_s, method=method)
+        return pool.get(url, {**OWN_HEADERS, **headers}, connect_s, timeout_s, allowed, method=method)
     except pool.NoConnection as error:
         raise _no_connection(error, url, timeout_s) from error
     except (OSError, HTTPException, ValueError) as error:

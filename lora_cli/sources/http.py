@@ -13,6 +13,7 @@ from lora_cli.sources.urls import following, host, origin
 
 if TYPE_CHECKING:
     from lora_cli.sources.pool import Response
+    from lora_cli.sources.private import Guard
 
 MAX_REDIRECTS = 5
 JSON_CAP = 16 * 1024 * 1024
@@ -32,7 +33,8 @@ class Http:
 
     ``token`` is sent to the scheme, host and port of ``endpoint`` and nowhere else. No answer may be silent for longer
     than ``timeout_s``; an operation is tried again ``retries`` times without progress, and ``pause`` waits between.
-    ``links`` remembers for minutes where the endpoint redirected to, so that the ranges of one file ask it once.
+    ``links`` remembers for minutes where the endpoint redirected to (and which address did), so that the ranges of one
+    file ask it once. ``allow_private`` follows redirects into private networks (``sources.private``).
     """
 
     endpoint: str
@@ -40,7 +42,8 @@ class Http:
     retries: int
     token: str = field(default="", repr=False)
     pause: Callable[[float], None] = time.sleep
-    links: dict[str, tuple[str, float]] = field(default_factory=dict, repr=False, compare=False)
+    allow_private: bool = False
+    links: dict[str, tuple[str, float, str]] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,27 +166,29 @@ def wait_or_give_up(retries: int, pause: Callable[[float], None], what: str, fai
 
 def _open(http: Http, url: str, headers: Headers, what: str, check: Check | None) -> "Response":
     """An answer of 200 or 206 whose body is still to be read, after at most five redirects."""
-    known, until = http.links.get(url, ("", 0.0))
+    known, until, sender = http.links.get(url, ("", 0.0, ""))
     if known and time.monotonic() < until:
-        response = _ask(http, known, headers)
+        response = _ask(http, known, headers, _guard(http, sender, url, known, what))
         if response.status in (200, 206):
             return response
         # A link that was handed out may expire at any time: the endpoint gives a fresh one.
         response.close()
         http.links.pop(url, None)
-    target = url
+    target, allowed = url, None
     for _ in range(MAX_REDIRECTS + 1):
-        response = _ask(http, target, headers)
+        response = _ask(http, target, headers, allowed)
         try:
             location = _redirect_of(http, target, response, check)
         except Exception:
             response.close()
             raise
         if not location:
-            _remember(http, url, target)
+            _remember(http, url, target, sender)
             return response
+        sender, before = response.peer, target
         response.close()
-        target = following(target, location, what)
+        target = following(before, location, what)
+        allowed = _guard(http, sender, before, target, what)
     raise Unreachable(
         f"{what}: {host(url)} redirects more than {MAX_REDIRECTS} times",
         hint="check the address (HF_ENDPOINT for the Hub)",
@@ -206,17 +211,23 @@ def _redirect_of(http: Http, url: str, response: "Response", check: Check | None
     raise StatusError(status, url, response.headers)
 
 
-def _ask(http: Http, url: str, headers: Headers) -> "Response":
+def _guard(http: Http, sender: str, url: str, target: str, what: str) -> "Guard":
+    from lora_cli.sources.private import guard
+
+    return guard(sender, f"{what}: {host(url)} redirects to {host(target)}", allowed=http.allow_private)
+
+
+def _ask(http: Http, url: str, headers: Headers, allowed: "Guard | None") -> "Response":
     own = {"Authorization": f"Bearer {http.token}"} if http.token and origin(url) == origin(http.endpoint) else {}
-    return send(url, {**headers, **own}, http.timeout_s)
+    return send(url, {**headers, **own}, http.timeout_s, allowed)
 
 
-def _remember(http: Http, url: str, target: str) -> None:
+def _remember(http: Http, url: str, target: str, sender: str) -> None:
     if origin(target) == origin(http.endpoint):
         return
     if len(http.links) >= LINKS_CAP:
         http.links.clear()
-    http.links[url] = (target, time.monotonic() + LINK_LIFETIME_S)
+    http.links[url] = (target, time.monotonic() + LINK_LIFETIME_S, sender)
 
 
 def _bounded_body(http: Http, response: "Response", what: str) -> bytes:

@@ -60,7 +60,13 @@ class HubSource:
     @cached_property
     def _http(self) -> Http:
         settings = self._settings
-        return Http(settings.hub_endpoint, settings.timeout_s, settings.retries, token=self._token.value)
+        return Http(
+            settings.hub_endpoint,
+            settings.timeout_s,
+            settings.retries,
+            token=self._token.value,
+            allow_private=settings.allow_private_redirects,
+        )
 
     def resolve(self, ref: AdapterRef) -> Revision:
         """The commit that ``ref`` means now, and its files: one request for a branch or tag, then one a page.

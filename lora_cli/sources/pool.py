@@ -7,12 +7,18 @@ import atexit
 import http.client
 import os
 import select
+import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from lora_cli.sources.route import PORTS, Route, route_to, tls
+
+if TYPE_CHECKING:
+    from lora_cli.sources.private import Guard
 
 MOST_IDLE = 64
 IDLE_S = 30.0
@@ -46,12 +52,16 @@ class Headers(Mapping[str, str]):
 
 
 class Response:
-    """An answer of ``url`` whose body is still to be read. Whoever has it closes it."""
+    """An answer of ``url`` whose body is still to be read. Whoever has it closes it.
+
+    ``peer`` is the address that it came from, "" through a proxy.
+    """
 
     def __init__(
-        self, url: str, route: Route, connection: http.client.HTTPConnection, raw: http.client.HTTPResponse
+        self, url: str, route: Route, peer: str, connection: http.client.HTTPConnection, raw: http.client.HTTPResponse
     ) -> None:
         self.url, self.status, self.headers = url, raw.status, Headers(raw.headers.items())
+        self.peer = peer
         self._route, self._connection, self._raw = route, connection, raw
 
     def read(self, size: int) -> bytes:
@@ -142,10 +152,22 @@ atexit.register(_idle.close)
 os.register_at_fork(after_in_child=_idle.leave_to_parent)
 
 
-def get(url: str, headers: Mapping[str, str], connect_s: float, timeout_s: float, *, method: str = "GET") -> Response:
+def get(
+    url: str,
+    headers: Mapping[str, str],
+    connect_s: float,
+    timeout_s: float,
+    allowed: "Guard | None" = None,
+    *,
+    method: str = "GET",
+) -> Response:
     """The answer to a GET (or a HEAD) as far as its headers, over a connection that is open already or a new one.
 
+    ``allowed`` judges each address before it is connected to, and the one that was before anything is sent; of a
+    server behind a proxy, its name.
+
     Raises:
+        LoraCliError: what ``allowed`` raises.
         NoConnection: to the server.
         OSError, http.client.HTTPException, ValueError: the exchange failed.
         UsageError: the environment names proxies or certificates that cannot be used.
@@ -154,11 +176,30 @@ def get(url: str, headers: Mapping[str, str], connect_s: float, timeout_s: float
     route = route_to(parts.scheme, parts.hostname or "", parts.port or PORTS[parts.scheme])
     while (kept := _idle.take(route)) is not None:
         try:
-            return _asked(kept, route, method, url, headers, timeout_s)
+            return _asked(kept, route, method, url, headers, timeout_s, allowed)
         except ConnectionError:
             # The server closed it at this very moment: that says nothing about the request.
             continue
-    return _asked(_connected(route, connect_s), route, method, url, headers, timeout_s)
+    if allowed is not None:
+        for address in _addresses(route):
+            allowed(address)
+    return _asked(_connected(route, connect_s), route, method, url, headers, timeout_s, allowed)
+
+
+def _addresses(route: Route) -> Iterable[str]:
+    """Where a connection may go; none when the name is not known, as the connection itself will find."""
+    if route.proxy is not None:
+        return (route.host,)
+    with suppress(OSError, UnicodeError):
+        return {str(found[4][0]) for found in socket.getaddrinfo(route.host, route.port, type=socket.SOCK_STREAM)}
+    return ()
+
+
+def _peer(connection: http.client.HTTPConnection) -> str:
+    try:
+        return str(connection.sock.getpeername()[0])
+    except OSError as error:
+        raise ConnectionResetError(error.errno, "it was closed before anything was sent") from error
 
 
 def _asked(
@@ -168,9 +209,13 @@ def _asked(
     url: str,
     headers: Mapping[str, str],
     timeout_s: float,
+    allowed: "Guard | None",
 ) -> Response:
     through_proxy = route.proxy is not None and route.scheme == "http"
     try:
+        peer = "" if route.proxy else _peer(connection)
+        if allowed is not None and peer:
+            allowed(peer)
         connection.sock.settimeout(timeout_s)
         connection.putrequest(method, _target(url, absolute=through_proxy), skip_accept_encoding=True)
         for name, value in headers.items():
@@ -178,7 +223,7 @@ def _asked(
         if through_proxy and route.authorization:
             connection.putheader("Proxy-Authorization", route.authorization)
         connection.endheaders()
-        return Response(url, route, connection, connection.getresponse())
+        return Response(url, route, peer, connection, connection.getresponse())
     except BaseException:
         connection.close()
         raise

@@ -99,7 +99,10 @@ class WebSource:
         settings, base = self._settings, self._folder(ref)
         site = "{}://{}:{}".format(*origin(base))
         if site not in self._sites:
-            self._sites[site] = Http(base, settings.timeout_s, settings.retries, token=self._token)
+            private = settings.allow_private_redirects
+            self._sites[site] = Http(
+                base, settings.timeout_s, settings.retries, token=self._token, allow_private=private
+            )
         return self._sites[site]
 
     def _folder(self, ref: AdapterRef) -> str:

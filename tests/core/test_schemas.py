@@ -88,6 +88,7 @@ SETTINGS: dict[str, list[Any]] = {
     "offline": FLAGS[:-1],
     "quiet": [True, 1],
     "no_progress": FLAGS[:-1],
+    "allow_private_redirects": FLAGS[:-1],
     "hub_endpoint": URLS,
     "max_bytes": SIZES[:-2],
     "jobz": [1],

@@ -1,0 +1,86 @@
+"""Where a redirect may lead: from the open network to the open network, and never into somebody's own.
+
+A server may send us where we can reach and it cannot: to this machine, its network, or the place where clouds keep
+credentials. What counts is the address that is connected to, not the name, which can be given another one at any time.
+"""
+
+from collections.abc import Callable
+from enum import IntEnum
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+
+from lora_cli.errors import Refused
+
+NAT64 = IPv6Network("64:ff9b::/96")
+METADATA = frozenset(
+    {
+        ip_address("100.100.100.200"),  # Alibaba
+        ip_address("168.63.129.16"),  # Azure
+        ip_address("192.0.0.192"),  # Oracle
+        ip_address("fd00:ec2::254"),  # AWS
+        ip_address("fd20:ce::254"),  # Google
+    }
+)
+"""Where clouds answer their own machines, beside 169.254.169.254, which is link-local."""
+
+Guard = Callable[[str], None]
+
+
+class Reach(IntEnum):
+    """How near an address is. What lies nearer can be led to what lies farther; link-local is apart."""
+
+    PUBLIC = 0
+    PRIVATE = 1
+    LOOPBACK = 2
+    LINK_LOCAL = 3
+
+
+_WORDS = {
+    Reach.PRIVATE: "an address of a private network",
+    Reach.LOOPBACK: "this machine itself",
+    Reach.LINK_LOCAL: "an address of this link alone, or of a cloud's credentials",
+}
+
+
+def reach_of(address: str) -> Reach:
+    """How near ``address`` is, whichever way IPv6 wraps an IPv4 one; what is no address is a name, and public."""
+    try:
+        ip = _unwrapped(ip_address(address.partition("%")[0]))
+    except ValueError:
+        return Reach.LOOPBACK if address.lower().rstrip(".") == "localhost" else Reach.PUBLIC
+    if ip.is_loopback:
+        return Reach.LOOPBACK
+    first_byte_is_zero = ip.version == 4 and ip.packed[0] == 0
+    odd = ip.is_link_local or ip.is_multicast or ip.is_unspecified or first_byte_is_zero or ip in METADATA
+    if odd or (ip.version == 4 and ip.is_reserved):
+        return Reach.LINK_LOCAL
+    site_local = isinstance(ip, IPv6Address) and ip.is_site_local
+    return Reach.PUBLIC if ip.is_global and not ip.is_reserved and not site_local else Reach.PRIVATE
+
+
+def _unwrapped(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    if isinstance(ip, IPv4Address):
+        return ip
+    if ip in NAT64:
+        return IPv4Address(ip.packed[-4:])
+    return ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else ip)
+
+
+def guard(sender: str, said: str, *, allowed: bool) -> Guard:
+    """What judges each address that a redirect would be followed to, before a word is sent there.
+
+    ``sender`` is the address that sent the redirect ("": nobody knows, it is taken for public), ``said`` begins the
+    message of an error. ``allowed`` lets redirects into private networks, but to no link-local address.
+    """
+    nearness = reach_of(sender)
+
+    def judge(address: str) -> None:
+        nearer = reach_of(address)
+        if address == sender or nearer <= nearness < Reach.LINK_LOCAL or (allowed and nearer < Reach.LINK_LOCAL):
+            return
+        where = "" if address in said else f" at {address}"
+        hint = "allow_private_redirects lets it: in a policy, the settings, or LORA_CLI_ALLOW_PRIVATE_REDIRECTS=1"
+        if nearer is Reach.LINK_LOCAL:
+            hint = "nothing lets it: no file of an adapter lies there; tell whoever runs that server"
+        raise Refused(f"{said}{where}, {_WORDS[nearer]} (allow_private_redirects)", hint=hint)
+
+    return judge
