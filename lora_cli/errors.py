@@ -1,6 +1,6 @@
 """One exception tree: what happened, what to try, and the exit code that scripts branch on."""
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class LoraCliError(Exception):
@@ -27,6 +27,24 @@ class FormatError(LoraCliError):
         super().__init__(f"{where}: {message}" if where else message, hint=hint)
         self.reason = message
         self.where = where
+
+    def within(self, file: str) -> Self:
+        """The same error, which says in which file it is, unless it already does."""
+        if not self.where:
+            self.where, self.message = file, f"{file}: {self.reason}"
+            self.args = (self.message,)
+        return self
+
+
+class UnsafePickle(FormatError):
+    """A pickle that does something else than to describe data.
+
+    ``opcode`` at byte ``position`` is what does it; ``global_name`` is what it reaches for ("os.system"), or empty.
+    """
+
+    def __init__(self, message: str, *, opcode: str, position: int, global_name: str = "") -> None:
+        super().__init__(f"byte {position}: {opcode} {message}")
+        self.opcode, self.position, self.global_name = opcode, position, global_name
 
 
 class Refused(LoraCliError):

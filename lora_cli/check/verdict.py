@@ -13,7 +13,7 @@ from lora_cli.rules import RULES
 from lora_cli.rules.application import apply
 from lora_cli.rules.case import Case, Values
 from lora_cli.rules.rule import Rule, run
-from lora_cli.sources import Source
+from lora_cli.sources import Source, is_near
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def gather(source: Source, revision: Revision, adapter: Adapter, terms: Terms, r
     Raises:
         LoraCliError: what the source raises.
     """
-    here = revision.ref.scheme == "file" or getattr(source, "holds", lambda _: False)(revision)
+    here = is_near(source, revision)
     stats, reason = _stats(source, revision, adapter, terms, here=here)
     companions = None
     if any("companions" in rule.needs for rule in terms.rules):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from lora_cli.core.formats import Found
 from lora_cli.core.keys import PAIR_PARTS, Key
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.safetensors import TensorInfo
@@ -41,7 +42,8 @@ class Adapter:
     ``name`` is how the user called it. ``config`` is None when there is none or it cannot be read; then
     ``config_error`` says why (None for "no such file"). The same for ``tensors`` (by full name) and ``weights_error``.
     ``weight_files`` are the files that ``tensors`` come from, in order, even when they hold none or cannot be read.
-    ``keys`` has one parsed name per tensor.
+    ``keys`` has one parsed name per tensor. ``foreign`` is what it was recognised as where it is no LoRA adapter in
+    PEFT's format. ``unread`` says why weights that are there could not be looked at from here, without their fault.
     """
 
     name: str
@@ -54,6 +56,13 @@ class Adapter:
     keys: Mapping[str, Key]
     pairs: Mapping[str, LoraPair]
     metadata: Mapping[str, str]
+    foreign: Found | None = None
+    unread: str = ""
+
+    @property
+    def pickled(self) -> bool:
+        """Whether the weights that were read are a pickle."""
+        return any(not path.endswith(".safetensors") for path in self.weight_files)
 
 
 def pair_up(tensors: Mapping[str, TensorInfo], keys: Mapping[str, Key]) -> dict[str, LoraPair]:

@@ -11,9 +11,13 @@ class Companions:
     ``templates`` maps where a chat template stands (``"tokenizer_config.json: chat_template"``) to its text, ``code``
     where classes are named that a loader would import to what is named there. ``added_tokens`` are the tokens of
     ``added_tokens.json`` with their ids, None without that file. ``unread`` says of a file why it could not be read.
+    ``pickles`` maps each pickle beside the weights to what is wrong with it, or to nothing; ``pickles_left`` says which
+    could not be looked at.
     """
 
     templates: Mapping[str, str] = field(default_factory=dict)
     code: Mapping[str, str] = field(default_factory=dict)
     added_tokens: Mapping[str, int] | None = None
     unread: Mapping[str, str] = field(default_factory=dict)
+    pickles: Mapping[str, str] = field(default_factory=dict)
+    pickles_left: str = ""

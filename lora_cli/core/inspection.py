@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from lora_cli.core.adapter import Adapter
+from lora_cli.core.formats import dialects
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.targets import scales
 from lora_cli.errors import FormatError
@@ -82,11 +83,16 @@ def inspection_of(adapter: Adapter) -> Inspection:
 
 
 def _format(adapter: Adapter) -> str:
+    if adapter.foreign is not None:
+        return f"{adapter.foreign.format.title} ({adapter.foreign.file})"
     method = adapter.config.peft_type if adapter.config is not None else None
     name = "PEFT LoRA" if method == "LORA" else f"PEFT {method}" if method else "unknown"
-    if adapter.weights_error is not None:
-        return f"{name}, weights not readable: {adapter.weights_error.reason}"
-    return f"{name}, safetensors" if adapter.weight_files else f"{name}, no weights"
+    if adapter.weights_error is not None or adapter.unread:
+        why = adapter.unread if adapter.weights_error is None else adapter.weights_error.reason
+        return f"{name}, weights not readable: {why}"
+    if not adapter.weight_files:
+        return f"{name}, no weights"
+    return ", ".join((name, "pickle" if adapter.pickled else "safetensors", *dialects(adapter.tensors)))
 
 
 def _leaf(module: str) -> str:

@@ -53,7 +53,7 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor in a file. ``start`` and ``stop`` are byte offsets from the beginning of ``file``."""
+    """One tensor, bytes ``start`` to ``stop`` of ``file``; ``strides`` (in elements) where it is not contiguous."""
 
     name: str
     dtype: str
@@ -61,6 +61,7 @@ class TensorInfo:
     start: int
     stop: int
     file: str
+    strides: tuple[int, ...] = ()
 
     @property
     def nbytes(self) -> int:

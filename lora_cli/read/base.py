@@ -12,7 +12,8 @@ from lora_cli.core.base_model import BaseModel
 from lora_cli.core.safetensors import Header, TensorInfo, header_length, parse_header
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError, MachineError, NotFound
-from lora_cli.read.adapter import FIRST_READ, read_header, read_range
+from lora_cli.read.headers import FIRST_READ, read_header
+from lora_cli.read.ranges import read_range
 from lora_cli.sources import Source
 
 CONFIG_FILE = "config.json"

@@ -7,7 +7,8 @@ from lora_cli.core import parse
 from lora_cli.core.companions import Companions
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError
-from lora_cli.read.adapter import read_range
+from lora_cli.read.adapter import weights_of
+from lora_cli.read.ranges import read_range
 from lora_cli.sources import Source
 
 HERE_CAP = 16 << 20
@@ -15,6 +16,12 @@ HERE_CAP = 16 << 20
 
 AFAR_CAP = 32 << 10
 """Bytes of one remote file: an adapter is judged from afar within a few kilobytes."""
+
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+"""How the names of pickles end: what torch.load and pickle.load are given."""
+
+MOST_PICKLES = 64
+"""Pickles beside the weights that are read: a trainer's checkpoint has five, and one more for each process."""
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 ADDED_TOKENS = "added_tokens.json"
@@ -50,7 +57,27 @@ def read_companions(source: Source, revision: Revision, *, here: bool) -> Compan
             unread[file.path] = "is not text in UTF-8"
         except FormatError as error:
             unread[file.path] = error.reason
-    return Companions(templates, code, added_tokens, unread)
+    return Companions(templates, code, added_tokens, unread, *_pickles(source, revision))
+
+
+def _pickles(source: Source, revision: Revision) -> tuple[dict[str, str], str]:
+    """What is wrong with each pickle that is not the weights, and which were not looked at."""
+    weights = weights_of(revision)
+    found = [file for file in revision.files if file.path.endswith(PICKLED) and file != weights and not file.defect]
+    if not found:
+        return {}, ""
+    from lora_cli.read.pickled import examine
+
+    pickles: dict[str, str] = {}
+    left = [file.path for file in found if file.size is None] + [file.path for file in found[MOST_PICKLES:]]
+    for file in found[:MOST_PICKLES]:
+        if file.size is not None:
+            try:
+                examine(source, revision, file)
+                pickles[file.path] = ""
+            except FormatError as error:
+                pickles[file.path] = error.reason
+    return pickles, f"{left[0]} and {len(left) - 1} more pickles were not looked at" if left else ""
 
 
 def _wanted(file: RemoteFile) -> bool:

@@ -4,7 +4,7 @@ Below ``SMALL`` bytes the lanes are tested in Python's own big integers, many at
 imported; above, numpy does the same with the same masks.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
@@ -12,15 +12,12 @@ from typing import NamedTuple
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.errors import Corrupt
 from lora_cli.read.magnitude import MEASURED, NOTHING, Magnitude, measure
+from lora_cli.read.pieces import pieces
 from lora_cli.sources import Source
 
 SMALL = 4 << 20
 """Bytes of tensors up to which numpy, many times as fast, does not win back its import (0.1 s)."""
-
-PIECE = 1 << 18
-"""Bytes that are tested at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +49,7 @@ LANES: Mapping[str, Lane] = {
     "F64": Lane(8, 0x7FF0 << 48, 0x0010 << 48, 0x8000 << 48),
     "F32": Lane(4, 0x7F80_0000, 0x0080_0000, 0x8000_0000),
     "C64": Lane(4, 0x7F80_0000, 0x0080_0000, 0x8000_0000),
+    "C128": Lane(8, 0x7FF0 << 48, 0x0010 << 48, 0x8000 << 48),
     "F16": Lane(2, 0x7C00, 0x0400, 0x8000),
     "BF16": Lane(2, 0x7F80, 0x0080, 0x8000),
     "F8_E5M2": Lane(1, 0x7C, 0x04, 0x80),
@@ -94,12 +92,10 @@ def scan_values(source: Source, revision: Revision, adapter: Adapter) -> dict[st
 def _scan_file(
     source: Source, revision: Revision, file: RemoteFile, tensors: list[TensorInfo]
 ) -> dict[str, TensorStats]:
-    start, stop = tensors[0].start, tensors[-1].stop
-    small = stop - start <= SMALL
+    small = sum(tensor.nbytes for tensor in tensors) <= SMALL
     test = integers_test if small else numpy_test
     stats = {tensor.name: _unread(tensor) for tensor in tensors}
-    chunks = source.read(revision, file, start, stop) if stop > start else iter(())
-    for tensor, piece in split(tensors, chunks, file.path):
+    for tensor, piece in pieces(source, revision, file, tensors):
         so_far = stats[tensor.name]
         nonfinite, zero = judge(tensor.dtype, piece, test)
         magnitude = None if nonfinite else so_far.magnitude
@@ -111,31 +107,6 @@ def _scan_file(
 
 def _unread(tensor: TensorInfo) -> TensorStats:
     return TensorStats(nonfinite=False, zero=True, magnitude=NOTHING if tensor.dtype in MEASURED else None)
-
-
-def split(
-    tensors: Iterable[TensorInfo], chunks: Iterator[bytes], where: str
-) -> Iterator[tuple[TensorInfo, memoryview]]:
-    """Cut a stream of bytes at the tensors' borders, and into pieces of ``PIECE`` bytes: whole lanes, never empty.
-
-    ``tensors`` are in the order of their bytes and without gaps; the stream begins with the first.
-    """
-    buffer = bytearray()
-    for tensor in tensors:
-        left = tensor.nbytes
-        while left:
-            wanted = min(left, PIECE)
-            while len(buffer) < wanted:
-                chunk = next(chunks, b"")
-                if not chunk:
-                    raise Corrupt(
-                        f"{where}: the bytes end {left - len(buffer)} bytes before the end of {tensor.name}",
-                        hint="fetch it again; the file is shorter than its header says",
-                    )
-                buffer += chunk
-            yield tensor, memoryview(bytes(buffer[:wanted]))
-            del buffer[:wanted]
-            left -= wanted
 
 
 def judge(dtype: str, piece: memoryview, test: LaneTest) -> tuple[bool, bool]:

@@ -17,6 +17,8 @@ RULES: tuple[Rule, ...] = (
     files.unreadable_file,
     files.config_missing,
     files.config_unreadable,
+    files.unsafe_pickle,
+    files.foreign_format,
     config.not_lora,
     config.rank_invalid,
     config.alpha_invalid,

@@ -73,22 +73,29 @@ class Case:
 
     def lacks(self, need: str) -> str:
         """Why ``need`` (config, weights, base, values or companions) is not there, or nothing when it is."""
-        if need == "config" and self.adapter.config is None:
-            return f"{CONFIG_FILE} could not be read"
-        if need == "weights" and not self.has_weights:
-            return "the weights could not be read"
-        if need == "base" and self.base is None:
-            return self.base_reason
-        if need == "values" and self.stats is None:
-            return self.stats_reason if self.has_weights else "the weights could not be read"
-        if need == "companions" and self.companions is None:
-            return self.companions_reason
-        return ""
+        foreign = f"it is {self.adapter.foreign.format.title}" if self.adapter.foreign is not None else ""
+        weights = "" if self.has_weights else foreign or self.adapter.unread or "the weights could not be read"
+        config = "" if self.adapter.config is not None else f"{CONFIG_FILE} could not be read"
+        config = config if self.is_lora else foreign or config
+        reasons = {
+            "config": config,
+            "weights": weights,
+            "base": "" if self.base is not None else self.base_reason,
+            "values": "" if self.stats is not None else weights or self.stats_reason,
+            "companions": "" if self.companions is not None else self.companions_reason,
+        }
+        return reasons[need]
+
+    @property
+    def is_lora(self) -> bool:
+        """Whether the config is that of a LoRA adapter."""
+        return self.adapter.config is not None and self.adapter.config.peft_type == "LORA"
 
     @property
     def has_weights(self) -> bool:
-        """Whether the names and shapes of the adapter's tensors are known."""
-        return self.adapter.weights_error is None and bool(self.adapter.weight_files)
+        """Whether the names and shapes of the adapter's tensors are known, and those of a LoRA."""
+        adapter = self.adapter
+        return adapter.foreign is None and adapter.weights_error is None and bool(adapter.weight_files)
 
     @property
     def weights_file(self) -> str:

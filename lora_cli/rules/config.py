@@ -23,7 +23,7 @@ def _at(config: LoraConfig, field: str) -> Location:
     return Location(config.file, field)
 
 
-@rule("LC201", "not-lora", Severity.ERROR, needs=("config",))
+@rule("LC201", "not-lora", Severity.ERROR)
 def not_lora(case: Case) -> Iterator[Problem]:
     """The config is not that of a LoRA adapter: ``peft_type`` is missing or names another method.
 
@@ -32,8 +32,13 @@ def not_lora(case: Case) -> Iterator[Problem]:
 
     *Fix*: set ``"peft_type": "LORA"`` if it is one; adapters of other methods cannot be served as LoRA.
     """
-    config = _config(case)
-    if "peft_type" in config.mistyped or config.peft_type == "LORA":
+    config, foreign = case.adapter.config, case.adapter.foreign
+    if config is None or "peft_type" in config.mistyped or config.peft_type == "LORA":
+        return
+    if foreign is not None:
+        if foreign.file == config.file:
+            message = f"peft_type is {shown(config.peft_type)}: this is {foreign.format.title}, not of LoRA"
+            yield Problem(message, _at(config, "peft_type"), foreign.format.advice)
         return
     if config.peft_type is None:
         yield Problem(

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 
 from lora_cli.core.finding import Location, Problem, Severity
+from lora_cli.core.formats import SHARDED
+from lora_cli.errors import UnsafePickle
 from lora_cli.rules.case import CONFIG_FILE, WEIGHTS_FILE, Case
-from lora_cli.rules.rule import rule
+from lora_cli.rules.rule import NotChecked, rule
 from lora_cli.rules.wording import clip, grouped, names
 
 PICKLED_FILES = ("adapter_model.bin", "adapter_model.pt")
-INDEX_SUFFIX = ".safetensors.index.json"
 
 
 def _other_weights(case: Case) -> list[str]:
@@ -16,18 +17,9 @@ def _other_weights(case: Case) -> list[str]:
     return [file.path for file in case.adapter.files if file.path.endswith(ends) and file.path not in PICKLED_FILES]
 
 
-def _pickled(case: Case) -> str:
-    """The pickled weights that stand in for missing safetensors ones."""
-    if case.file(WEIGHTS_FILE) is not None or _index(case):
-        return ""
-    return next((path for path in PICKLED_FILES if case.file(path) is not None), "")
-
-
-def _index(case: Case) -> str:
-    """The index of sharded weights, when there is no single file."""
-    if case.file(WEIGHTS_FILE) is not None:
-        return ""
-    return next((file.path for file in case.adapter.files if file.path.endswith(INDEX_SUFFIX)), "")
+def _foreign(case: Case) -> str:
+    """The name of the other format that this is, or nothing."""
+    return case.adapter.foreign.format.name if case.adapter.foreign is not None else ""
 
 
 def _place(where: str, file: str) -> Location:
@@ -45,7 +37,7 @@ def weights_missing(case: Case) -> Iterator[Problem]:
 
     *Fix*: upload the weights under that name, or point at the folder (``/subfolder`` on the Hub) that has them.
     """
-    if case.adapter.weight_files or case.file(WEIGHTS_FILE) or _pickled(case) or _index(case):
+    if case.adapter.weight_files or case.adapter.unread or _foreign(case):
         return
     others = _other_weights(case)
     if others:
@@ -59,7 +51,7 @@ def weights_missing(case: Case) -> Iterator[Problem]:
 
 @rule("LC102", "weights-corrupt", Severity.ERROR)
 def weights_corrupt(case: Case) -> Iterator[Problem]:
-    """The weights file is not a whole, well-formed safetensors file.
+    """The weights file is not a whole, well-formed safetensors file, or torch file.
 
     *Why is this bad?* The header names every tensor with its offsets. If it is cut off, is not JSON, or points past
     the end of the file, loading fails, or reads bytes that belong to something else.
@@ -67,33 +59,34 @@ def weights_corrupt(case: Case) -> Iterator[Problem]:
     *Fix*: get the file again (an interrupted upload or download is the usual cause), or save the adapter again.
     """
     error = case.adapter.weights_error
-    if error is None or _pickled(case) or _index(case):
+    if error is None or isinstance(error, UnsafePickle) or _foreign(case):
         return
-    file = case.file(WEIGHTS_FILE)
+    file = case.file(case.weights_file)
     if file is not None and file.defect:
         return
     yield Problem(
         clip(error.reason),
-        _place(error.where, WEIGHTS_FILE),
+        _place(error.where, case.weights_file),
         error.hint or "get the file again from where it was trained; an interrupted transfer is the usual cause",
     )
 
 
-@rule("LC103", "weights-pickled", Severity.ERROR)
-def weights_pickled(case: Case) -> Iterator[Problem]:
-    """The weights are a Python pickle, and are not read.
+@rule("LC103", "weights-pickled", Severity.WARNING)
+def weights_pickled(case: Case) -> Iterator[Problem | NotChecked]:
+    """The weights are a Python pickle, which was read without running it and holds nothing but tensors.
 
-    *Why is this bad?* Unpickling runs whatever the file says. lora-cli never does, so nothing is known about
-    these weights.
+    *Why is this bad?* Whoever loads a pickle runs what it says. This one only builds tensors; the next version of the
+    file may do more. TGI and many registries take no pickles at all.
 
-    *Fix*: load the adapter with PEFT where you trust it, and ``save_pretrained(..., safe_serialization=True)``.
+    *Fix*: load the adapter with PEFT and save it again: ``save_pretrained()`` writes safetensors.
     """
-    pickled = _pickled(case)
-    if pickled:
+    if case.adapter.unread:
+        yield NotChecked(case.adapter.unread)
+    if case.adapter.pickled and case.adapter.weights_error is None:
         yield Problem(
-            "the weights are a Python pickle, which can run code when it is loaded, and were not read",
-            Location(pickled),
-            "load it with PEFT where you trust it and save it again: save_pretrained() writes safetensors",
+            "the weights are a Python pickle; it holds nothing but tensors",
+            Location(case.weights_file),
+            "load it with PEFT and save it again: save_pretrained() writes safetensors",
         )
 
 
@@ -103,14 +96,14 @@ def weights_sharded(case: Case) -> Iterator[Problem]:
 
     *Why is this bad?* PEFT and vLLM open ``adapter_model.safetensors`` only, and find nothing.
 
-    *Fix*: write all tensors into one ``adapter_model.safetensors``.
+    *Fix*: write all tensors into one ``adapter_model.safetensors``: ``lora-cli repair`` does it.
     """
-    index = _index(case)
-    if index:
+    if _foreign(case) == SHARDED.name:
+        assert case.adapter.foreign is not None
         yield Problem(
             "the weights are sharded: PEFT and vLLM read one file and find none",
-            Location(index),
-            f"write all tensors into one {WEIGHTS_FILE}",
+            Location(clip(case.adapter.foreign.file)),
+            SHARDED.advice,
         )
 
 
@@ -137,6 +130,8 @@ def config_missing(case: Case) -> Iterator[Problem]:
 
     *Fix*: add the config that ``save_pretrained()`` wrote beside the weights.
     """
+    if _foreign(case) and _foreign(case) != SHARDED.name:
+        return
     if case.adapter.config is None and case.adapter.config_error is None and case.file(CONFIG_FILE) is None:
         nested = [file.path for file in case.adapter.files if file.path.endswith("/" + CONFIG_FILE)]
         hint = f"there is one in {names(nested)}: point at that folder" if nested else "add the file that PEFT wrote"
@@ -157,4 +152,47 @@ def config_unreadable(case: Case) -> Iterator[Problem]:
         return
     yield Problem(
         clip(error.reason), _place(error.where, CONFIG_FILE), error.hint or "restore the file that PEFT wrote"
+    )
+
+
+@rule("LC108", "unsafe-pickle", Severity.ERROR, needs=("companions",))
+def unsafe_pickle(case: Case) -> Iterator[Problem | NotChecked]:
+    """A pickle, the weights or a file beside them, does something else than to describe data.
+
+    Pickles are read opcode by opcode against a list of what torch writes for tensors, and beside the weights also of
+    what a trainer writes for its arguments and states. Everything else is refused: any other name that is looked up,
+    any other call, and whatever cannot be followed to its end.
+
+    *Why is this bad?* Whoever loads it runs it: as your server, with your tokens and your users' data. Some engines
+    load every ``.bin`` of the folder.
+
+    *Fix*: do not load it anywhere. Tell whoever published it, and take the adapter from where it was trained.
+    """
+    hint = "do not load it; take the adapter from where it was trained, as safetensors"
+    error = case.adapter.weights_error
+    if isinstance(error, UnsafePickle):
+        yield Problem(clip(error.reason), Location(case.weights_file, clip(error.global_name)), hint)
+    assert case.companions is not None
+    for path, reason in case.companions.pickles.items():
+        if reason:
+            yield Problem(clip(reason), Location(clip(path)), hint)
+    if case.companions.pickles_left:
+        yield NotChecked(case.companions.pickles_left)
+
+
+@rule("LC109", "foreign-format", Severity.ERROR)
+def foreign_format(case: Case) -> Iterator[Problem]:
+    """The folder holds something that is known, and is no LoRA adapter in PEFT's format.
+
+    *Why is this bad?* PEFT and engines find no weights in it, or weights in which nothing fits.
+
+    *Fix*: as the finding says, for each format.
+    """
+    foreign = case.adapter.foreign
+    if foreign is None or foreign.format is SHARDED or foreign.file == CONFIG_FILE:
+        return
+    yield Problem(
+        f"this is {foreign.format.title}, and no LoRA adapter as PEFT writes it",
+        Location(clip(foreign.file)),
+        foreign.format.advice,
     )

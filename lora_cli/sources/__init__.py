@@ -65,3 +65,8 @@ class TellingSource(Source, Protocol):
     def told(self, revision: Revision, file: RemoteFile) -> Mapping[str, str]:
         """What the origin says that the sha256 is, once the file was read: where it says so → hexadecimal digits."""
         ...
+
+
+def is_near(source: Source, revision: Revision) -> bool:
+    """Whether the bytes at ``revision`` are on this disk: a folder's, or what the cache has of a remote one."""
+    return revision.ref.scheme == "file" or bool(getattr(source, "holds", lambda _: False)(revision))

@@ -11,8 +11,9 @@ import pytest
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.errors import Unreachable
-from lora_cli.read.adapter import FIRST_READ, read_adapter
+from lora_cli.errors import Unreachable, UnsafePickle
+from lora_cli.read.adapter import read_adapter
+from lora_cli.read.headers import FIRST_READ
 from lora_cli.sources.local import LocalSource
 from tests.making import Q_PROJ, llama_modules, safetensors_bytes, write_adapter
 
@@ -132,7 +133,7 @@ GOOD = safetensors_bytes({})
     ("weights", "reason"),
     [
         (b"", "truncated: 0 bytes"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "not a safetensors file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a git-lfs pointer, not the file itself"),
         ((1000).to_bytes(8, "little") + b"{}", "truncated"),
         (GOOD + b"x", "1 bytes follow"),
     ],
@@ -156,16 +157,14 @@ def test_a_header_that_ends_early_is_found_without_knowing_the_size(tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", ["adapter_model.bin", "adapter_model.pt"])
-def test_pickled_weights_are_never_opened(tmp_path: Path, name: str) -> None:
+def test_pickled_weights_are_never_unpickled(tmp_path: Path, name: str) -> None:
     write_adapter(tmp_path)
     (tmp_path / WEIGHTS).unlink()
-    (tmp_path / name).write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
-    source = RangeSource(tmp_path)
-    adapter = read_from(source)
-    assert adapter.weights_error is not None
-    assert adapter.weights_error.where == name
-    assert "pickled weights can run code" in str(adapter.weights_error)
-    assert [path for path, _, _ in source.ranges] == ["adapter_config.json"]
+    (tmp_path / name).write_bytes(f"cos\nsystem\n(S'touch {tmp_path}/pwned'\ntR.".encode())
+    error = read(tmp_path).weights_error
+    assert isinstance(error, UnsafePickle)
+    assert (error.where, error.opcode, error.position, error.global_name) == (name, "GLOBAL", 0, "os.system")
+    assert not (tmp_path / "pwned").exists()
 
 
 def test_pickled_weights_beside_safetensors_do_not_matter(tmp_path: Path) -> None:
@@ -179,7 +178,10 @@ def test_sharded_weights_are_named_as_such(tmp_path: Path) -> None:
     (tmp_path / WEIGHTS).rename(tmp_path / "adapter_model-00001-of-00001.safetensors")
     index = {"weight_map": {"x": "adapter_model-00001-of-00001.safetensors"}}
     (tmp_path / "adapter_model.safetensors.index.json").write_text(json.dumps(index))
-    assert "the weights are sharded" in str(read(tmp_path).weights_error)
+    adapter = read(tmp_path)
+    assert adapter.weights_error is None
+    assert adapter.foreign is not None
+    assert "repair" in adapter.foreign.format.advice
 
 
 @pytest.mark.parametrize("name", ["adapter_config.json", WEIGHTS])

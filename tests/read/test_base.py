@@ -15,8 +15,8 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError, NotFound
 from lora_cli.read import base as reading
-from lora_cli.read.adapter import FIRST_READ
 from lora_cli.read.base import read_base, read_base_file
+from lora_cli.read.headers import FIRST_READ
 from lora_cli.settings import load_settings
 from lora_cli.sources.hub import HubSource
 from lora_cli.sources.local import LocalSource

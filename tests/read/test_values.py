@@ -16,9 +16,9 @@ from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Corrupt
 from lora_cli.read import values
 from lora_cli.read.adapter import read_adapter
+from lora_cli.read.pieces import PIECE, split
 from lora_cli.read.values import (
     LANES,
-    PIECE,
     SINGLE_NAN,
     SMALL,
     LaneTest,
@@ -27,7 +27,6 @@ from lora_cli.read.values import (
     judge,
     numpy_test,
     scan_values,
-    split,
 )
 from lora_cli.sources.local import LocalSource
 from tests.making import Q_PROJ, Raw, raw, write_adapter

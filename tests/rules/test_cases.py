@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from lora_cli.check import Checked, Terms, check_in_place, judge, open_base
 from lora_cli.check.verdict import gather
@@ -32,7 +34,7 @@ from tests.making import (
 CASES = Path(__file__).parent / "cases"
 FIELDS = {
     "case", "adapter", "config", "remove", "tensors", "fill", "rename", "drop", "write", "delete", "rename_file",
-    "truncate", "link", "fifo", "base", "base_config", "scope", "max_lora_rank", "values", "expect", "skipped",
+    "torch_save", "truncate", "link", "fifo", "base", "base_config", "scope", "max_lora_rank", "values", "expect", "skipped",
     "applied", "ref",
 }  # fmt: skip
 
@@ -161,12 +163,17 @@ def renamed(name: str, replacements: Mapping[str, str]) -> str:
 
 
 def change_files(case: Mapping[str, Any], directory: Path) -> None:
+    for old, new in case.get("torch_save", {}).items():
+        torch.save(load_file(directory / old), directory / new)
+        (directory / old).unlink()
     for name in case.get("delete", ()):
         (directory / name).unlink()
     for old, new in case.get("rename_file", {}).items():
         (directory / old).rename(directory / new)
     for name, text in case.get("write", {}).items():
-        (directory / name).write_text(text)
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.encode("latin-1") if isinstance(text, str) else text)
     for name, size in case.get("truncate", {}).items():
         os.truncate(directory / name, size if size >= 0 else (directory / name).stat().st_size + size)
     for name, target in case.get("link", {}).items():

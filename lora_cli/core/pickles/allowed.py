@@ -1,0 +1,233 @@
+"""Which names a pickle may look up, and what they may be used for: tables. Whatever is not in them is refused.
+
+Weights may hold what torch writes for tensors. The files that a trainer leaves beside them may hold besides what it
+writes for its arguments and for the states of optimizers, schedulers and random generators, as opaque data.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from lora_cli.core.pickles.dtypes import DTYPES, STORAGES
+from lora_cli.core.pickles.tensors import rebuild_parameter, rebuild_v2, rebuild_v3
+from lora_cli.core.pickles.values import Global, Items, Opaque, Value, kind_of
+from lora_cli.errors import FormatError
+
+Call = Callable[[tuple[Value, ...]], Value]
+"""What a call with these arguments gives. Raises ``FormatError`` when nobody writes such a call."""
+
+LATIN1 = ("latin1", "latin-1")
+PLAIN = (type(None), bool, int, float, str, bytes)
+
+
+def _plain(what: str, least: int = 0, most: int = 64) -> Call:
+    """A call that takes nothing but plain values, or one sequence of what is data already, and gives data."""
+
+    def call(args: tuple[Value, ...]) -> Opaque:
+        if not least <= len(args) <= most:
+            raise FormatError(f"is called with {len(args)} arguments")
+        if not all(isinstance(arg, PLAIN) for arg in args) and not (
+            len(args) == 1 and isinstance(args[0], tuple | list)
+        ):
+            raise FormatError("is called with something else than plain values")
+        return Opaque(what)
+
+    return call
+
+
+def _ordered_dict(args: tuple[Value, ...]) -> Items:
+    if args:
+        raise FormatError("is called with arguments")
+    return Items([])
+
+
+FACTORIES = [None, Global("builtins", "dict"), Global("builtins", "list"), Global("builtins", "int")]
+# A list, and not a set: nothing of a pickle is ever hashed, for a tuple in it may be nested at will.
+
+
+def _defaultdict(args: tuple[Value, ...]) -> Items:
+    if args and (len(args) > 1 or args[0] not in FACTORIES):
+        raise FormatError("is called with a factory")
+    return Items([])
+
+
+def _counter(args: tuple[Value, ...]) -> Opaque:
+    if args and not isinstance(args[0], Items):
+        raise FormatError(f"is called with {kind_of(args[0])}")
+    return Opaque("a Counter")
+
+
+def _encode(args: tuple[Value, ...]) -> Opaque:
+    if len(args) != 2 or not all(isinstance(arg, str) for arg in args) or args[1] not in LATIN1:
+        raise FormatError("is called with something else than a string and latin1")
+    return Opaque("bytes")
+
+
+def _bytearray(args: tuple[Value, ...]) -> Opaque:
+    # A number would be taken for a size, and its memory be had.
+    return Opaque("bytes") if not args or (len(args) == 1 and isinstance(args[0], bytes)) else _encode(args)
+
+
+def _array(args: tuple[Value, ...]) -> Opaque:
+    if len(args) != 3 or args[0] != Global("numpy", "ndarray"):
+        raise FormatError("is called for something else than an ndarray")
+    return Opaque("an array", buildable=True)
+
+
+def _numpy_dtype(args: tuple[Value, ...]) -> Opaque:
+    if not args or not isinstance(args[0], str) or not re.fullmatch(r"[<>|=]?[biufcSUVmM]\d{0,9}", args[0]):
+        raise FormatError("is called with something else than a dtype of plain numbers or text")
+    return Opaque("a numpy dtype", buildable=True)
+
+
+def _frombuffer(args: tuple[Value, ...]) -> Opaque:
+    if len(args) != 4 or not isinstance(args[0], bytes) or not isinstance(args[1], Opaque):
+        raise FormatError("is called with something else than bytes and a dtype")
+    return Opaque("an array")
+
+
+def _numpy_scalar(args: tuple[Value, ...]) -> Opaque:
+    if len(args) != 2 or not isinstance(args[0], Opaque) or not isinstance(args[1], bytes | Opaque):
+        raise FormatError("is called with something else than a dtype and bytes")
+    return Opaque("a numpy scalar")
+
+
+GETATTR = Global("builtins", "getattr")
+"""Python 3.11.0 to 3.11.3 pickled a member of an enumeration as ``getattr(Enumeration, "MEMBER")``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What one kind of file may look up.
+
+    ``calls``: REDUCE may call it, with what the function says. ``data``: it may only stand as a value.
+    ``objects``: NEWOBJ may make one of it without arguments, and BUILD may fill it; matched against ``module name``.
+    ``enums``: REDUCE may call it with one plain value, or take a member of it by name; matched in the same way.
+    ``opcodes``: those that may occur at all; empty for every one that is in the table.
+    """
+
+    calls: Mapping[Global, Call]
+    data: frozenset[Global]
+    objects: tuple[re.Pattern[str], ...] = ()
+    enums: tuple[re.Pattern[str], ...] = ()
+    opcodes: frozenset[str] = field(default_factory=frozenset)
+
+    def knows(self, name: Global) -> bool:
+        """Whether the name may be looked up at all."""
+        return (
+            self.is_data(name) or name in self.calls or self.is_object(name) or (name == GETATTR and bool(self.enums))
+        )
+
+    def is_object(self, name: Global) -> bool:
+        """Whether it is a class whose instances are opaque data."""
+        return _matches(self.objects, name)
+
+    def is_enum(self, name: Global) -> bool:
+        """Whether it is an enumeration."""
+        return _matches(self.enums, name)
+
+    def is_data(self, name: Global) -> bool:
+        """Whether the name itself may stand among values."""
+        return name in self.data or self.is_enum(name)
+
+
+def _matches(patterns: tuple[re.Pattern[str], ...], name: Global) -> bool:
+    text = f"{name.module} {name.name}"
+    return len(text) <= 200 and any(pattern.fullmatch(text) for pattern in patterns)
+
+
+def _names(module: str, names: Mapping[str, str] | tuple[str, ...]) -> frozenset[Global]:
+    return frozenset(Global(module, name) for name in names)
+
+
+_REBUILDS: Mapping[Global, Call] = {
+    Global("torch._utils", "_rebuild_tensor_v2"): rebuild_v2,
+    Global("torch._utils", "_rebuild_tensor_v3"): rebuild_v3,
+    Global("torch._utils", "_rebuild_parameter"): rebuild_parameter,
+    Global("torch._utils", "_rebuild_parameter_with_state"): rebuild_parameter,
+}
+
+_TENSOR_TYPES = (Global("torch", "Tensor"), Global("torch.nn.parameter", "Parameter"))
+
+
+def _from_type(args: tuple[Value, ...]) -> Value:
+    """``_rebuild_from_type_v2(function, type, arguments, state)``: a tensor that has attributes of its own."""
+    if len(args) != 4 or args[1] not in _TENSOR_TYPES or not isinstance(args[0], Global) or args[0] not in _REBUILDS:
+        raise FormatError("is called for something else than a tensor")
+    return _REBUILDS[args[0]](args[2] if isinstance(args[2], tuple) else ())
+
+
+_TENSORS: Mapping[Global, Call] = {
+    **_REBUILDS,
+    Global("torch._tensor", "_rebuild_from_type_v2"): _from_type,
+    Global("collections", "OrderedDict"): _ordered_dict,
+    Global("torch", "Size"): _plain("a size", 1, 1),
+    Global("torch", "device"): _plain("a device", 1, 2),
+}
+
+_NUMPY: Mapping[Global, Call] = {
+    Global(f"numpy.{core}.{module}", name): call
+    for core in ("core", "_core")
+    for module, name, call in (
+        ("multiarray", "_reconstruct", _array),
+        ("multiarray", "scalar", _numpy_scalar),
+        ("numeric", "_frombuffer", _frombuffer),
+    )
+}
+
+WEIGHTS = Allowed(
+    calls=_TENSORS,
+    data=frozenset((*_REBUILDS, *_TENSOR_TYPES, Global("torch.storage", "UntypedStorage")))
+    | _names("torch", STORAGES)
+    | _names("torch", DTYPES),
+    # What torch's weights_only reader knows (``torch/_weights_only_unpickler.py``, 2.13): PEFT and vLLM load with it.
+    opcodes=frozenset(
+        (
+            *("PROTO", "STOP", "MARK", "GLOBAL", "NEWOBJ", "REDUCE", "BUILD", "BINPERSID"),
+            *("APPEND", "APPENDS", "SETITEM", "SETITEMS", "EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"),
+            *("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2"),
+            *("BINFLOAT", "LONG1", "BINUNICODE", "SHORT_BINSTRING", "BINGET", "LONG_BINGET", "BINPUT", "LONG_BINPUT"),
+        )
+    ),
+)
+"""The weights of an adapter: what ``torch.load(weights_only=True)`` reads, and only tensors."""
+
+TRAINER = Allowed(
+    calls={
+        **_TENSORS,
+        **_NUMPY,
+        Global("collections", "defaultdict"): _defaultdict,
+        Global("collections", "Counter"): _counter,
+        Global("_codecs", "encode"): _encode,
+        Global("numpy", "dtype"): _numpy_dtype,
+        Global("builtins", "set"): _plain("a set", 0, 1),
+        Global("builtins", "frozenset"): _plain("a set", 0, 1),
+        Global("builtins", "bytearray"): _bytearray,
+        Global("builtins", "complex"): _plain("a number", 2, 2),
+        Global("datetime", "timedelta"): _plain("a timedelta", 0, 3),
+        Global("pathlib", "PosixPath"): _plain("a path"),
+        Global("pathlib", "WindowsPath"): _plain("a path"),
+        Global("pathlib._local", "PosixPath"): _plain("a path"),
+    },
+    data=WEIGHTS.data | _names("numpy", ("ndarray",)) | _names("builtins", ("dict", "list", "int")),
+    objects=(
+        re.compile(r"transformers\.training_args(_seq2seq)? (Seq2Seq)?TrainingArguments"),
+        re.compile(r"transformers\.trainer_pt_utils AcceleratorConfig"),
+        re.compile(r"transformers\.(integrations\.)?deepspeed (HfTrainerDeepSpeedConfig|HfDeepSpeedConfig)"),
+        re.compile(r"transformers\.generation\.configuration_utils GenerationConfig"),
+        re.compile(r"accelerate\.state (PartialState|AcceleratorState)"),
+        re.compile(r"accelerate\.utils\.dataclasses [A-Z]\w*(Plugin|Config|Configuration)", re.ASCII),
+        re.compile(r"trl\.(trainer|experimental)(\.[a-z0-9_]+)* [A-Z]\w*Config", re.ASCII),
+        # Trainers with arguments of their own; a name in __main__ is whatever the training script was.
+        re.compile(r"(__main__|axolotl\.[a-z0-9_.]+|llamafactory\.[a-z0-9_.]+|swift\.[a-z0-9_.]+) [A-Z]\w*Arguments"),
+        re.compile(r"(unsloth_compiled_cache\.)?Unsloth[A-Za-z]+Trainer Unsloth[A-Za-z0-9]+Config", re.ASCII),
+    ),
+    enums=(
+        re.compile(r"transformers\.trainer_utils (Interval|Save|Hub|Evaluation)Strategy"),
+        re.compile(r"transformers\.trainer_utils (SchedulerType|FSDPOption)"),
+        re.compile(r"transformers\.training_args (OptimizerNames|ParallelMode)"),
+        re.compile(r"transformers\.debug_utils DebugOption"),
+        re.compile(r"accelerate\.utils\.dataclasses [A-Z]\w*(Type|Backend|Precision)", re.ASCII),
+    ),
+)
+"""``training_args.bin``, ``optimizer.pt``, ``scheduler.pt``, ``rng_state.pth``: whatever lies beside weights."""

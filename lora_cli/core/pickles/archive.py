@@ -1,0 +1,209 @@
+"""The directory of a torch zip file: which entry lies where. Whatever torch does not write in one is refused.
+
+Layout: PKWARE's APPNOTE 6.3, sections 4.3.7 (local header), 4.3.9 (data descriptor), 4.3.12 (central directory),
+4.3.14 and 4.3.15 (zip64), 4.3.16 (end record). Readers differ on what is ambiguous in it: torch, Python and we must
+see the same entries, so that only the plain form is read: stored entries, each named once, one after the other, and
+the directory right before the end.
+"""
+
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lora_cli.errors import FormatError
+
+MAGIC = b"PK\x03\x04"
+TAIL = 1 << 17
+"""Bytes of a file's end that are read first: the whole directory of nearly every adapter."""
+
+MOST_BYTES = 1 << 25
+"""Bytes of a directory: that of 100 000 tensors has 8 MiB."""
+
+ALIGNMENT = 64
+"""Bytes to which torch aligns an entry's data."""
+
+_END = struct.Struct("<4s4H2IH")
+_END64_AT = struct.Struct("<4sIQI")
+_END64 = struct.Struct("<4sQ2H2I4Q")
+_CENTRAL = struct.Struct("<4s6H3I5H2I")
+_LOCAL = struct.Struct("<4s5H3I2H")
+LOCAL_BYTES = _LOCAL.size
+_FULL, _FULL64 = 0xFFFF, 0xFFFF_FFFF
+
+_ENCRYPTED, _DESCRIPTOR = 0x1, 0x8
+_NAME = re.compile(r"([^/\\\x00]+)/(data\.pkl|version|byteorder|\.format_version|\.storage_alignment|"
+                   r"\.data/serialization_id|data/[0-9]+)")  # fmt: skip
+_TORCHSCRIPT = ("constants.pkl", "code/")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One stored entry of ``size`` bytes: its local header begins at ``at``, and what follows it at ``stop``."""
+
+    name: str
+    at: int
+    stop: int
+    size: int
+    descriptor: bool
+
+    @property
+    def start(self) -> int:
+        """Where its data begins, as torch aligns it; ``data_start`` reads it from the local header itself."""
+        for descriptor in (0, 16, 24, 12, 20):
+            start = self.stop - self.size - descriptor
+            if start % ALIGNMENT == 0 and bool(descriptor) == self.descriptor:
+                return start
+        return self.stop - self.size - (16 if self.descriptor else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """The entries of a torch file by their names below its one folder: ``data.pkl``, ``data/0``."""
+
+    entries: Mapping[str, Entry]
+
+
+def directory_range(tail: bytes, size: int, file: str) -> tuple[int, int]:
+    """Where the directory of a file of ``size`` bytes stands, from its last bytes.
+
+    Raises:
+        FormatError: the file does not end as torch ends one.
+    """
+    if len(tail) < _END.size or tail[-_END.size :][:4] != b"PK\x05\x06":
+        raise FormatError("truncated, or no torch file: it does not end with a zip directory", where=file)
+    _, disk, first_disk, here, count, length, start, comment = _END.unpack(tail[-_END.size :])
+    end = size - _END.size
+    wanted64 = _FULL in {disk, first_disk, here, count} or _FULL64 in {length, start}
+    has64 = len(tail) >= _END.size + _END64_AT.size and tail[-_END.size - _END64_AT.size :][:4] == b"PK\x06\x07"
+    if wanted64 and not has64:
+        raise FormatError("the zip directory is not where its end record says", where=file)
+    if has64:
+        length, start, end = _end64(tail, size, file)
+    if comment or disk or first_disk or (not has64 and here != count):
+        raise FormatError("the zip's end record is not as torch writes it", where=file)
+    if start + length != end:
+        raise FormatError("the zip directory does not end where the end record begins", where=file)
+    if length > MOST_BYTES:
+        raise FormatError(f"the zip directory has {length} bytes, more than any weights need", where=file)
+    return start, start + length
+
+
+def _end64(tail: bytes, size: int, file: str) -> tuple[int, int, int]:
+    """Length and start of the directory, and where it must end, from the zip64 records."""
+    locator_at = len(tail) - _END.size - _END64_AT.size
+    record_at = locator_at - _END64.size
+    if record_at < 0:
+        raise FormatError("the zip64 end record is missing", where=file)
+    _, disk, at, disks = _END64_AT.unpack_from(tail, locator_at)
+    signature, _, _, _, number, first, here, count, length, start = _END64.unpack_from(tail, record_at)
+    if signature != b"PK\x06\x06" or at != size - len(tail) + record_at or disk or disks != 1 or number or first:
+        raise FormatError("the zip64 end record is not as torch writes it", where=file)
+    if here != count:
+        raise FormatError("the zip64 end record counts its entries twice, and differently", where=file)
+    return length, start, at
+
+
+def parse_directory(directory: bytes, start: int, file: str) -> Archive:
+    """The entries that a directory lists, which begins at byte ``start`` of the file.
+
+    Raises:
+        FormatError: an entry is compressed, encrypted, named twice, overlaps another, or is none that torch writes.
+    """
+    found: list[tuple[str, int, int, bool]] = []
+    at = 0
+    while at < len(directory):
+        name, header, size, descriptor, at = _central(directory, at, file)
+        found.append((name, header, size, descriptor))
+    found.sort(key=lambda entry: entry[1])
+    entries: dict[str, Entry] = {}
+    folders = set()
+    for i, (name, header, size, descriptor) in enumerate(found):
+        stop = found[i + 1][1] if i + 1 < len(found) else start
+        if header + LOCAL_BYTES + len(name.encode()) + size > stop:
+            raise FormatError("overlaps what follows it", where=f"{file}: {name[:200]}")
+        folder, inner = _torch_name(name, file)
+        folders.add(folder)
+        if inner in entries:
+            raise FormatError("stands twice in the zip directory", where=f"{file}: {name[:200]}")
+        entries[inner] = Entry(name, header, stop, size, descriptor)
+    if len(folders) != 1 or found[0][1] != 0:
+        raise FormatError("the zip holds something else than one torch file", where=file)
+    return Archive(entries)
+
+
+def _central(directory: bytes, at: int, file: str) -> tuple[str, int, int, bool, int]:
+    """Name, local header, size and data descriptor of the entry at ``at``, and where the next one begins."""
+    if at + _CENTRAL.size > len(directory):
+        raise FormatError("the zip directory is cut off", where=file)
+    fields = _CENTRAL.unpack_from(directory, at)
+    signature, flags, method, packed, size = fields[0], fields[3], fields[4], fields[8], fields[9]
+    name_bytes, extra_bytes, comment_bytes, disk, header = fields[10], fields[11], fields[12], fields[13], fields[16]
+    end = at + _CENTRAL.size + name_bytes + extra_bytes + comment_bytes
+    if signature != b"PK\x01\x02" or end > len(directory):
+        raise FormatError("the zip directory is malformed", where=file)
+    raw = directory[at + _CENTRAL.size : at + _CENTRAL.size + name_bytes]
+    extra = directory[at + _CENTRAL.size + name_bytes : end - comment_bytes]
+    try:
+        name = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FormatError("a name in the zip directory is not UTF-8", where=file) from error
+    where = f"{file}: {name[:200] if name.isprintable() else ascii(name[:200])}"
+    if _FULL64 in {packed, size, header}:
+        size, packed, header = _zip64(extra, size, packed, header, where)
+    if method or packed != size:
+        raise FormatError("is compressed; torch stores its entries as they are", where=where)
+    if flags & _ENCRYPTED or comment_bytes or disk:
+        raise FormatError("is not as torch writes an entry (encrypted, commented or on another disk)", where=where)
+    return name, header, size, bool(flags & _DESCRIPTOR), end
+
+
+def _zip64(extra: bytes, size: int, packed: int, header: int, where: str) -> tuple[int, int, int]:
+    """Size, packed size and offset, those that did not fit 32 bits from the zip64 field of ``extra``."""
+    at = 0
+    while at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<HH", extra, at)
+        if kind == 1:
+            needed = [value == _FULL64 for value in (size, packed, header)]
+            if length < 8 * sum(needed) or at + 4 + length > len(extra):
+                break
+            numbers = iter(struct.unpack_from(f"<{sum(needed)}Q", extra, at + 4))
+            full = [
+                next(numbers) if need else value for need, value in zip(needed, (size, packed, header), strict=True)
+            ]
+            return full[0], full[1], full[2]
+        at += 4 + int(length)
+    raise FormatError("lacks its zip64 sizes", where=where)
+
+
+def _torch_name(name: str, file: str) -> tuple[str, str]:
+    found = _NAME.fullmatch(name)
+    if found:
+        return found[1], found[2]
+    inner = name.partition("/")[2]
+    if inner.startswith(_TORCHSCRIPT):
+        raise FormatError("is a TorchScript program, which runs when it is loaded", where=file)
+    raise FormatError(f"holds {name[:100]!a}, which torch.save does not write", where=file)
+
+
+def data_start(local: bytes, entry: Entry, file: str) -> int:
+    """Where the data of ``entry`` begins, from its local header: the first ``LOCAL_BYTES`` and its name.
+
+    Raises:
+        FormatError: the local header is not that of the entry which the directory lists.
+    """
+    where = f"{file}: {entry.name[:200]}"
+    raw = entry.name.encode()
+    if len(local) < LOCAL_BYTES + len(raw):
+        raise FormatError("its local header is cut off", where=where)
+    signature, _, flags, method, _, _, _, packed, size, name_bytes, extra_bytes = _LOCAL.unpack_from(local)
+    start = entry.at + LOCAL_BYTES + name_bytes + extra_bytes
+    if signature != MAGIC or local[LOCAL_BYTES : LOCAL_BYTES + name_bytes] != raw:
+        raise FormatError("has another name in its local header than in the directory", where=where)
+    if method or flags & _ENCRYPTED or bool(flags & _DESCRIPTOR) != entry.descriptor:
+        raise FormatError("is stored in another way than the directory says", where=where)
+    if not entry.descriptor and not {packed, size} <= {entry.size, _FULL64}:
+        raise FormatError("has another size in its local header than in the directory", where=where)
+    if start + entry.size > entry.stop:
+        raise FormatError("overlaps what follows it", where=where)
+    return int(start)

@@ -1,0 +1,223 @@
+"""The opcodes of pickle, protocols 0 to 5: a byte string, cut into (position, opcode, argument). Nothing is executed.
+
+The table says for each opcode how its argument lies in the bytes (CPython's ``Lib/pickletools.py`` describes the same).
+"""
+
+import codecs
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from lora_cli.errors import FormatError
+
+MOST_OPCODES = 4_000_000
+"""Opcodes of one pickle: a file with 36 864 tensors (three projections of 128 experts in 48 layers) has 1.5 million."""
+
+LONGEST_NUMBER = 256
+"""Bytes, or digits, of one integer: no shape, count or random state has longer ones."""
+
+Reader = Callable[[bytes, int], tuple[Any, int]]
+"""Reads the argument that begins at an offset: the argument, and the offset after it."""
+
+
+class Truncated(FormatError):
+    """The bytes end before the pickle does. More of the same file may help."""
+
+
+class Op(NamedTuple):
+    """One opcode: where its byte stands, its name, and its argument (None where it has none)."""
+
+    at: int
+    name: str
+    arg: Any
+
+
+def _none(_: bytes, at: int) -> tuple[None, int]:
+    return None, at
+
+
+def _fixed(layout: str) -> Reader:
+    packed = struct.Struct(layout)
+
+    def read(data: bytes, at: int) -> tuple[Any, int]:
+        if at + packed.size > len(data):
+            raise Truncated("ends in the middle of an opcode")
+        return packed.unpack_from(data, at)[0], at + packed.size
+
+    return read
+
+
+def _counted(layout: str, decode: Callable[[bytes], Any], longest: int | None = None) -> Reader:
+    """Bytes after their own count."""
+    length_of = _fixed(layout)
+
+    def read(data: bytes, at: int) -> tuple[Any, int]:
+        length, at = length_of(data, at)
+        if length < 0 or (longest is not None and length > longest):
+            raise FormatError(f"holds a value of {length} bytes, which no weights need")
+        if at + length > len(data):
+            raise Truncated(f"ends in a value of {length} bytes")
+        return decode(data[at : at + length]), at + length
+
+    return read
+
+
+def _line(data: bytes, at: int) -> tuple[bytes, int]:
+    end = data.find(b"\n", at)
+    if end < 0:
+        raise Truncated("ends in the middle of a line")
+    return data[at:end], end + 1
+
+
+def _text_line(decode: Callable[[bytes], Any], longest: int | None = None) -> Reader:
+    def read(data: bytes, at: int) -> tuple[Any, int]:
+        line, end = _line(data, at)
+        if longest is not None and len(line) > longest:
+            raise FormatError(f"holds a number of {len(line)} digits, which no weights need")
+        return decode(line), end
+
+    return read
+
+
+def _two_lines(data: bytes, at: int) -> tuple[tuple[str, str], int]:
+    module, at = _line(data, at)
+    name, at = _line(data, at)
+    return (module.decode("utf-8"), name.decode("utf-8")), at
+
+
+def _utf8(raw: bytes) -> str:
+    # A lone surrogate is written as it is: so does CPython.
+    return raw.decode("utf-8", "surrogatepass")
+
+
+def _latin1(raw: bytes) -> str:
+    return raw.decode("latin-1")
+
+
+def _quoted(line: bytes) -> str:
+    stripped = line.strip()
+    if len(stripped) < 2 or stripped[:1] != stripped[-1:] or stripped[:1] not in {b"'", b'"'}:
+        raise FormatError("holds a string without its quotes")
+    return _latin1(codecs.escape_decode(stripped[1:-1])[0])
+
+
+def _integer_line(line: bytes) -> int | bool:
+    return {b"00": False, b"01": True}[line] if line in {b"00", b"01"} else int(line)
+
+
+def _long_line(line: bytes) -> int:
+    return int(line.removesuffix(b"L"))
+
+
+def _signed(raw: bytes) -> int:
+    return int.from_bytes(raw, "little", signed=True)
+
+
+_SHORT, _INT, _LONG = "<B", "<I", "<Q"
+
+TABLE: Mapping[int, tuple[str, Reader]] = {
+    # Numbers, booleans and nothing.
+    ord("I"): ("INT", _text_line(_integer_line, LONGEST_NUMBER)),
+    ord("J"): ("BININT", _fixed("<i")),
+    ord("K"): ("BININT1", _fixed(_SHORT)),
+    ord("M"): ("BININT2", _fixed("<H")),
+    ord("L"): ("LONG", _text_line(_long_line, LONGEST_NUMBER)),
+    0x8A: ("LONG1", _counted(_SHORT, _signed, LONGEST_NUMBER)),
+    0x8B: ("LONG4", _counted("<i", _signed, LONGEST_NUMBER)),
+    ord("F"): ("FLOAT", _text_line(float, LONGEST_NUMBER)),
+    ord("G"): ("BINFLOAT", _fixed(">d")),
+    ord("N"): ("NONE", _none),
+    0x88: ("NEWTRUE", _none),
+    0x89: ("NEWFALSE", _none),
+    # Strings and bytes.
+    ord("S"): ("STRING", _text_line(_quoted)),
+    ord("T"): ("BINSTRING", _counted("<i", _latin1)),
+    ord("U"): ("SHORT_BINSTRING", _counted(_SHORT, _latin1)),
+    ord("V"): ("UNICODE", _text_line(lambda line: line.decode("raw-unicode-escape"))),
+    ord("X"): ("BINUNICODE", _counted(_INT, _utf8)),
+    0x8C: ("SHORT_BINUNICODE", _counted(_SHORT, _utf8)),
+    0x8D: ("BINUNICODE8", _counted(_LONG, _utf8)),
+    ord("B"): ("BINBYTES", _counted(_INT, bytes)),
+    ord("C"): ("SHORT_BINBYTES", _counted(_SHORT, bytes)),
+    0x8E: ("BINBYTES8", _counted(_LONG, bytes)),
+    0x96: ("BYTEARRAY8", _counted(_LONG, bytes)),
+    0x97: ("NEXT_BUFFER", _none),
+    0x98: ("READONLY_BUFFER", _none),
+    # Containers.
+    ord("("): ("MARK", _none),
+    ord(")"): ("EMPTY_TUPLE", _none),
+    ord("t"): ("TUPLE", _none),
+    0x85: ("TUPLE1", _none),
+    0x86: ("TUPLE2", _none),
+    0x87: ("TUPLE3", _none),
+    ord("]"): ("EMPTY_LIST", _none),
+    ord("l"): ("LIST", _none),
+    ord("a"): ("APPEND", _none),
+    ord("e"): ("APPENDS", _none),
+    ord("}"): ("EMPTY_DICT", _none),
+    ord("d"): ("DICT", _none),
+    ord("s"): ("SETITEM", _none),
+    ord("u"): ("SETITEMS", _none),
+    0x8F: ("EMPTY_SET", _none),
+    0x90: ("ADDITEMS", _none),
+    0x91: ("FROZENSET", _none),
+    # The stack and the memo.
+    ord("0"): ("POP", _none),
+    ord("1"): ("POP_MARK", _none),
+    ord("2"): ("DUP", _none),
+    ord("g"): ("GET", _text_line(int, LONGEST_NUMBER)),
+    ord("h"): ("BINGET", _fixed(_SHORT)),
+    ord("j"): ("LONG_BINGET", _fixed(_INT)),
+    ord("p"): ("PUT", _text_line(int, LONGEST_NUMBER)),
+    ord("q"): ("BINPUT", _fixed(_SHORT)),
+    ord("r"): ("LONG_BINPUT", _fixed(_INT)),
+    0x94: ("MEMOIZE", _none),
+    # Globals, and what is made of them.
+    ord("c"): ("GLOBAL", _two_lines),
+    0x93: ("STACK_GLOBAL", _none),
+    ord("i"): ("INST", _two_lines),
+    ord("o"): ("OBJ", _none),
+    ord("R"): ("REDUCE", _none),
+    0x81: ("NEWOBJ", _none),
+    0x92: ("NEWOBJ_EX", _none),
+    ord("b"): ("BUILD", _none),
+    ord("P"): ("PERSID", _text_line(_latin1)),
+    ord("Q"): ("BINPERSID", _none),
+    0x82: ("EXT1", _fixed(_SHORT)),
+    0x83: ("EXT2", _fixed("<H")),
+    0x84: ("EXT4", _fixed("<i")),
+    # The frame of it all.
+    0x80: ("PROTO", _fixed(_SHORT)),
+    0x95: ("FRAME", _fixed(_LONG)),
+    ord("."): ("STOP", _none),
+}
+"""Every opcode by its byte."""
+
+
+def opcodes(data: bytes, start: int = 0) -> Iterator[Op]:
+    """The opcodes of the pickle that begins at ``start``, up to and with its STOP.
+
+    Raises:
+        Truncated: the bytes end before STOP.
+        FormatError: a byte that is no opcode, an argument that cannot be read, or more opcodes than any weights have.
+    """
+    at = start
+    for _ in range(MOST_OPCODES):
+        if at >= len(data):
+            raise Truncated(f"ends at byte {at} without STOP")
+        name, read = TABLE.get(data[at], ("", _none))
+        if not name:
+            raise FormatError(f"byte {at} is 0x{data[at]:02x}, which is no opcode of a pickle")
+        try:
+            arg, end = read(data, at + 1)
+        except Truncated as error:
+            raise Truncated(f"byte {at}: {name} {error.reason}") from error
+        except FormatError as error:
+            raise FormatError(f"byte {at}: {name} {error.reason}") from error
+        except ValueError as error:
+            raise FormatError(f"byte {at}: {name} has an argument that cannot be read") from error
+        yield Op(at, name, arg)
+        if name == "STOP":
+            return
+        at = end
+    raise FormatError(f"has over {MOST_OPCODES} opcodes, more than any weights need")

@@ -1,0 +1,112 @@
+"""What torch's own rebuild functions would make of their arguments, described: storage, offset, shape, strides."""
+
+import math
+
+from lora_cli.core.pickles.dtypes import DTYPES, STORAGES, item_bytes
+from lora_cli.core.pickles.values import Global, Items, Storage, TorchTensor, Value, kind_of
+from lora_cli.errors import FormatError
+
+MOST_DIMENSIONS = 64
+"""As many as torch allows."""
+
+LARGEST = 2**63 - 1
+"""torch counts elements in signed 64-bit integers."""
+
+
+def rebuild_v2(args: tuple[Value, ...]) -> TorchTensor:
+    """``_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, backward_hooks[, metadata])``."""
+    if not 6 <= len(args) <= 7 or not isinstance(args[0], Storage) or not args[0].dtype:
+        raise FormatError("is not called as torch calls it")
+    _no_hooks(args[5])
+    return _tensor(args[0], args[0].dtype, args[1], args[2], args[3])
+
+
+def rebuild_v3(args: tuple[Value, ...]) -> TorchTensor:
+    """``_rebuild_tensor_v3(storage, offset, size, stride, requires_grad, backward_hooks, dtype[, metadata])``."""
+    if not 7 <= len(args) <= 8 or not isinstance(args[0], Storage) or args[0].dtype:
+        raise FormatError("is not called as torch calls it")
+    _no_hooks(args[5])
+    dtype = dtype_of(args[6])
+    return _tensor(args[0], dtype, args[1], args[2], args[3])
+
+
+def rebuild_parameter(args: tuple[Value, ...]) -> TorchTensor:
+    """``_rebuild_parameter(data, requires_grad, backward_hooks[, state])``: the tensor itself."""
+    if not 3 <= len(args) <= 4 or not isinstance(args[0], TorchTensor):
+        raise FormatError("is not called as torch calls it")
+    _no_hooks(args[2])
+    return args[0]
+
+
+def dtype_of(value: Value) -> str:
+    """Safetensors' name of a ``torch.<dtype>``."""
+    if not isinstance(value, Global) or value.module != "torch" or value.name not in DTYPES:
+        raise FormatError(f"names the dtype {kind_of(value)}, which is not known")
+    return DTYPES[value.name]
+
+
+def storage_of(reference: Value) -> Storage:
+    """The storage that torch's persistent id stands for: ``("storage", type, key, location, numel[, view])``.
+
+    ``view`` is None, and only in legacy files.
+    """
+    if not isinstance(reference, tuple) or not 5 <= len(reference) <= 6 or reference[0] != "storage":
+        raise FormatError("refers to something else than a storage")
+    _, kind, key, location, numel, *view = reference
+    if not isinstance(kind, Global) or not isinstance(key, str) or not isinstance(location, str):
+        raise FormatError("refers to a storage in a way that torch does not write")
+    if kind == Global("torch.storage", "UntypedStorage"):
+        dtype = ""
+    elif kind.module == "torch" and kind.name in STORAGES:
+        dtype = STORAGES[kind.name]
+    else:
+        raise FormatError(f"refers to a storage of type {kind_of(kind)}")
+    if view and view[0] is not None:
+        raise FormatError("refers to a part of a storage, as torch did before 0.4")
+    return Storage(dtype, key, _count(numel))
+
+
+def _no_hooks(hooks: Value) -> None:
+    # torch writes an empty OrderedDict; hooks would be called when gradients flow.
+    if hooks is not None and not (isinstance(hooks, Items) and not hooks.pairs):
+        raise FormatError("is given hooks to call")
+
+
+def _tensor(storage: Storage, dtype: str, offset: Value, size: Value, stride: Value) -> TorchTensor:
+    if not isinstance(size, tuple) or not isinstance(stride, tuple):
+        raise FormatError("is given a shape that is no tuple")
+    if len(size) != len(stride) or len(size) > MOST_DIMENSIONS:
+        raise FormatError(f"is given {len(size)} dimensions and {len(stride)} strides")
+    shape, strides = tuple(map(_count, size)), tuple(map(_count, stride))
+    tensor = TorchTensor(storage, dtype, _count(offset), shape, strides)
+    if math.prod(dimension for dimension in shape if dimension) > LARGEST:
+        raise FormatError("is given a shape that overflows 64 bits")
+    if (tensor.offset + span(tensor)) * item_bytes(dtype) > storage.numel * item_bytes(storage.dtype):
+        raise FormatError(f"is given a shape {list(shape)[:8]} that reaches beyond its storage of {storage.numel}")
+    return tensor
+
+
+def span(tensor: TorchTensor) -> int:
+    """Elements from the first to the last one that the tensor has, those between included."""
+    if 0 in tensor.shape:
+        return 0
+    return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
+
+
+def is_contiguous(tensor: TorchTensor) -> bool:
+    """Whether its elements lie one after the other in the order of their indices."""
+    wanted = 1
+    for size, stride in zip(reversed(tensor.shape), reversed(tensor.strides), strict=True):
+        if size == 0:
+            return True
+        if size != 1 and stride != wanted:
+            return False
+        wanted *= size
+    return True
+
+
+def _count(value: Value) -> int:
+    # type() and not isinstance(): a bool is an int to Python.
+    if type(value) is not int or not 0 <= value <= LARGEST:
+        raise FormatError(f"is given {kind_of(value)} where a count belongs")
+    return value
