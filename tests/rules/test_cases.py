@@ -34,8 +34,8 @@ from tests.making import (
 CASES = Path(__file__).parent / "cases"
 FIELDS = {
     "case", "adapter", "config", "remove", "tensors", "fill", "rename", "drop", "write", "delete", "rename_file",
-    "torch_save", "truncate", "link", "fifo", "base", "base_config", "scope", "max_lora_rank", "values", "expect", "skipped",
-    "applied", "ref",
+    "torch_save", "truncate", "link", "fifo", "base", "base_config", "scope", "max_lora_rank", "values", "expect",
+    "skipped", "applied", "ref",
 }  # fmt: skip
 
 
