@@ -3,7 +3,9 @@
 import hashlib
 import json
 import os
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +24,8 @@ MARK = ".lora-cli.json"
 
 SCHEMA = "lora_cli/published/1"
 LARGEST = 8_000_000
+LEFT_S = 86_400.0
+"""So long what another machine makes there may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +149,19 @@ def _is(store: Store, path: Path, blob: Blob) -> bool:
 
 
 def _sweep(folder: Path, prefix: str) -> None:
-    """Removes what dead processes of this machine left half done under this name."""
+    """Removes what was left half done under this name: by the dead of this machine, or elsewhere and long ago."""
     if not folder.is_dir():
         return
     for path in folder.iterdir():
         writer = parse_writer(path.name.removeprefix(prefix)) if path.name.startswith(prefix) else None
-        if writer is not None and state(writer) == "dead":
+        if writer is not None and (state(writer) == "dead" or (state(writer) == "elsewhere" and _is_old(path))):
             clear(path)
+
+
+def _is_old(path: Path) -> bool:
+    with suppress(OSError):
+        return time.time() - path.stat(follow_symlinks=False).st_mtime > LEFT_S
+    return False
 
 
 def _blob(data: bytes) -> Blob:

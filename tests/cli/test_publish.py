@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -257,12 +258,19 @@ def test_an_empty_folder_that_was_there_stays_when_nothing_is_published() -> Non
 def test_what_a_dead_process_left_is_swept_and_what_a_living_one_makes_is_not() -> None:
     me = new_writer()
     dead = Writer(me.place, 0, 0, "ab" * 6)
-    for writer in (me, dead):
+    elsewhere, gone = Writer("0" * 12, 1, 1, "ab" * 6), Writer("0" * 12, 1, 1, "cd" * 6)
+    for writer in (me, dead, elsewhere, gone):
         Path("served", f".sql.{writer}").mkdir(parents=True)
         Path("served", f".sql.{writer}", "half").write_text("x")
+    os.utime(Path("served", f".sql.{gone}"), (0, 0))
     Path("served/.sql.mine").mkdir()
     assert publish("./sql") == 0
-    assert {path.name for path in Path("served").iterdir()} == {"sql", f".sql.{me}", ".sql.mine"}
+    assert {path.name for path in Path("served").iterdir()} == {
+        "sql",
+        f".sql.{me}",
+        f".sql.{elsewhere}",
+        ".sql.mine",
+    }
 
 
 def test_a_reader_sees_one_adapter_or_the_other_while_two_processes_publish() -> None:
@@ -295,7 +303,7 @@ def test_a_reader_sees_one_adapter_or_the_other_while_two_processes_publish() ->
     loop = """
 import sys
 from lora_cli.cli.main import main
-sys.exit(max(main(["fetch", "-q", adapter, "--publish", "served"]) for adapter in sys.argv[1:] * 40))
+sys.exit(max(main(["fetch", "-q", adapter, "--publish", "served"]) for adapter in sys.argv[1:] * 15))
 """
     with (
         subprocess.Popen([sys.executable, "-c", loop, "a/sql", "b/sql"]) as one,
@@ -306,6 +314,30 @@ sys.exit(max(main(["fetch", "-q", adapter, "--publish", "served"]) for adapter i
     reader.join()
     assert wrong == []
     assert {path.name for path in Path("served").iterdir()} == {"sql"}
+
+
+def test_a_kill_at_any_moment_leaves_the_one_or_the_other_whole(elsewhere: Path) -> None:
+    whole = set()
+    for side in "ab":
+        folder = adapter(f"{side}/sql", seed=ord(side))
+        (folder / "adapter_model.bin").write_bytes(side.encode() * 20_000_000)
+        whole.add(((folder / WEIGHTS).read_bytes(), side.encode() * 20_000_000))
+    argv = ["fetch", "-q", "--include", "*.bin", "--publish", str(elsewhere)]
+    assert main([*argv, "a/sql"]) == main([*argv, "b/sql"]) == 0
+    killed = 0
+    for number in range(6):
+        command = [sys.executable, "-m", "lora_cli", *argv, f"{'ab'[number % 2]}/sql"]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+            while not (half := [path for path in elsewhere.iterdir() if path.name != "sql"]) and process.poll() is None:
+                time.sleep(0.002)
+            time.sleep(number * 0.004)
+            process.kill()
+        killed += bool(half)
+        found = elsewhere / "sql"
+        assert ((found / WEIGHTS).read_bytes(), (found / "adapter_model.bin").read_bytes()) in whole
+    assert killed
+    assert main([*argv, "a/sql"]) == main([*argv, "b/sql"]) == 0
+    assert {path.name for path in elsewhere.iterdir()} == {"sql"}
 
 
 @pytest.mark.parametrize(

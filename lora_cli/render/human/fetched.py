@@ -55,7 +55,8 @@ def _what(handed: Handed) -> str:
         return "failed"
     how = "in the cache" if fetched.cached else f"fetched in {milliseconds(outcome.ms)} ms"
     more = _left(fetched.left_out) + _for(handed.published)
-    return f"{describe(fetched.snapshot)}, {how}, revision {fetched.revision[:12]}{more}"
+    which = f"revision {fetched.revision[:12]}" if fetched.revision else f"sha256 {fetched.snapshot.digest[:12]}"
+    return f"{describe(fetched.snapshot)}, {how}, {which}{more}"
 
 
 def _left(left_out: LeftOut | None) -> str:
