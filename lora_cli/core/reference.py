@@ -4,14 +4,19 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from lora_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from lora_cli.core.addresses import Parts
 
-Scheme = Literal["file", "hf", "s3", "gs", "https", "http", "oci"]
+Remote = Literal["abfs", "az", "dbfs", "hdfs", "lakefs", "oss", "sftp", "smb", "ssh", "tos", "webhdfs"]
+Scheme = Literal["file", "hf", "s3", "gs", "https", "http", "oci", Remote]
+
+REMOTE: tuple[Remote, ...] = get_args(Remote)
+"""Protocols of folders on other machines that are read through fsspec. What reads this machine, an archive or another
+file system through a cache is not among them, and neither is what cannot read a range (FTP)."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _ALIASES: Mapping[str, Scheme] = {"s3a": "s3", "s3n": "s3", "gcs": "gs"}
@@ -22,9 +27,9 @@ class AdapterRef:
     """A reference to one adapter.
 
     ``location`` is by ``scheme``: an absolute path (``file``), ``org/name`` (``hf``), ``bucket/key`` (``s3``, ``gs``),
-    ``host/path`` as in the URL (``https``, ``http``), ``registry/name[:tag]`` (``oci``). ``subfolder`` (POSIX,
-    relative) is only for ``hf``: elsewhere a folder is part of the location. ``revision`` is a branch, tag or commit
-    for ``hf`` and a digest for ``oci``; None is the origin's default. ``str()`` is canonical:
+    ``host/path`` as in the URL (``https``, ``http`` and ``REMOTE``), ``registry/name[:tag]`` (``oci``). ``subfolder``
+    (POSIX, relative) is only for ``hf``: elsewhere a folder is part of the location. ``revision`` is a branch, tag or
+    commit for ``hf`` and a digest for ``oci``; None is the origin's default. ``str()`` is canonical:
     ``parse(str(ref)) == ref``.
     """
 
@@ -133,6 +138,7 @@ def _with_scheme(scheme: str, rest: str, text: str) -> AdapterRef:
         "https": addresses.web,
         "http": addresses.plain_web,
         "oci": addresses.oci,
+        **dict.fromkeys(REMOTE, addresses.remote),
     }
     for name, form in forms.items():
         if _ALIASES.get(scheme, scheme) == name:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from lora_cli.core.reference import AdapterRef, Scheme
+from lora_cli.core.reference import REMOTE, AdapterRef, Scheme
 from lora_cli.errors import UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
@@ -21,6 +21,7 @@ SOURCES: Mapping[Scheme, str] = {
     "https": "lora_cli.sources.web:WebSource",
     "http": "lora_cli.sources.web:WebSource",
     "gs": "lora_cli.sources.gs:GsSource",
+    **dict.fromkeys(REMOTE, "lora_cli.sources.protocols:FsspecSource"),
 }
 """Scheme → ``module:Class``. The class takes the settings, and a manifest's rule or None.
 

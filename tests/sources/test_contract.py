@@ -1,6 +1,8 @@
 """What every source promises, on every source."""
 
 import hashlib
+import itertools
+import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -8,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.reference import AdapterRef, Scheme
+from lora_cli.core.reference import REMOTE, AdapterRef, Scheme
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import AccessDenied, Corrupt, NotFound
 from lora_cli.settings import Settings
@@ -17,6 +19,7 @@ from lora_cli.sources.registry import SOURCES, open_source
 from tests.hub_content import git_blob_id
 from tests.hub_server import Hub
 from tests.object_servers import GcsServer, S3Server
+from tests.sources.conftest import trust_host
 from tests.web_server import Site, WebServer
 
 FILES = {
@@ -134,7 +137,28 @@ def on_gcs(gcs_server: GcsServer, settings: Settings, monkeypatch: pytest.Monkey
     return Origin(open_source("gs", settings), here, missing, write)
 
 
-@pytest.fixture(params=["on_disk", "on_the_hub", "on_seaweed", "on_rclone", "on_gcs", "on_http", "on_https"])
+@pytest.fixture
+def on_sftp(
+    sftp_server: tuple[str, Path], settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Origin:
+    trust_host(sftp_server, tmp_path, monkeypatch)
+    (place, served), hours = sftp_server, itertools.count(1_700_000_000, 3600)
+    folder = served / tmp_path.name / "adapter_1"
+
+    def write(files: dict[str, bytes]) -> None:
+        for path, content in files.items():
+            if not (folder / path).exists() or (folder / path).read_bytes() != content:
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                (folder / path).write_bytes(content)
+                # SFTP tells times by the second: an hour each time is a change that it can tell.
+                os.utime(folder / path, (hour := next(hours), hour))
+
+    here = AdapterRef("sftp", f"{place}/{tmp_path.name}/adapter_1")
+    missing = AdapterRef("sftp", f"{place}/{tmp_path.name}/missing")
+    return Origin(open_source("sftp", settings), here, missing, write)
+
+
+@pytest.fixture(params=["on_disk", "on_the_hub", "on_seaweed", "on_rclone", "on_gcs", "on_http", "on_https", "on_sftp"])
 def origin(request: pytest.FixtureRequest) -> Origin:
     """Each source that there is, over a real server."""
     origin: Origin = request.getfixturevalue(request.param)
@@ -143,7 +167,7 @@ def origin(request: pytest.FixtureRequest) -> Origin:
 
 
 def test_every_source_is_held_to_the_contract() -> None:
-    assert set(SOURCES) == {"file", "hf", "s3", "gs", "http", "https"}
+    assert set(SOURCES) == {"file", "hf", "s3", "gs", "http", "https", *REMOTE}
 
 
 def test_every_file_is_listed_once_in_order_with_its_size(origin: Origin) -> None:
