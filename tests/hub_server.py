@@ -85,7 +85,8 @@ class Hub:
     """The repositories, two listening origins, the faults to come and the requests that were made.
 
     ``bare`` leaves sizes and digests out of what it lists and answers, as some mirrors do. ``xet`` maps the sha256 of
-    files to their hash in Xet storage, and ``small_files_by_redirect`` sends small files the long way.
+    files to their hash in Xet storage; where ``cas`` says where that is, there is no other way to them.
+    ``small_files_by_redirect`` sends small files the long way.
     """
 
     def __init__(self, root: Path | None = None, *, port: int = 0, cdn_port: int = 0, page_size: int = 1000) -> None:
@@ -99,6 +100,7 @@ class Hub:
         self.small_files_by_redirect = False
         self.bare = False
         self.xet: dict[str, str] = {}
+        self.cas = ""
         self.secret = secrets.token_bytes(16)
         self.stopped = threading.Event()
         self._lock = threading.Lock()

@@ -128,7 +128,7 @@ def explained(error: StatusError, ref: AdapterRef, token: Token, endpoint: str, 
         return AccessDenied(f"{ref}: {host(error.url)} does not accept the token in {token.found_in}", hint=hint)
     if error.code == "RepoNotFound" or error.status == 401:
         return _missing(ref, token)
-    return _other(error, ref, said)
+    return _other(error, ref, said, path)
 
 
 def _gated(ref: AdapterRef, token: Token, endpoint: str) -> LoraCliError:
@@ -140,6 +140,12 @@ def _gated(ref: AdapterRef, token: Token, endpoint: str) -> LoraCliError:
     return AccessDenied(denied, hint=f"ask for access at {page}, or use a token that may read gated repositories")
 
 
+def _only_in_xet(error: StatusError, ref: AdapterRef, path: str) -> LoraCliError:
+    revision = f" --revision {ref.revision}" if ref.revision else ""
+    hint = f"run `hf download {ref.location}{revision}`, which reads Xet storage: what it caches is taken from there"
+    return NotFound(f"{ref}: {host(error.url)} has {path} in Xet storage, and offers no https way to it", hint=hint)
+
+
 def _missing(ref: AdapterRef, token: Token) -> LoraCliError:
     if not token.value:
         hint = "check the spelling; if it is private, set HF_TOKEN or run `hf auth login`"
@@ -149,13 +155,15 @@ def _missing(ref: AdapterRef, token: Token) -> LoraCliError:
     return NotFound(hidden + "may not read it", hint=hint)
 
 
-def _other(error: StatusError, ref: AdapterRef, said: str) -> LoraCliError:
+def _other(error: StatusError, ref: AdapterRef, said: str, path: str) -> LoraCliError:
     server, told = host(error.url), f": {said}" if said else ""
     if "disabled" in said:
         return AccessDenied(f"{ref}: {server} has disabled it{told}", hint="ask its owner, or the Hub's support")
     if error.status in (403, 451):
         hint = "check what the token may read, and whether a proxy forbids it"
         return AccessDenied(f"{ref}: {server} forbids it ({error.status}){told}", hint=hint)
+    if error.headers.get("X-Xet-Hash"):
+        return _only_in_xet(error, ref, path)
     if error.status in (404, 410):
         hint = "check the spelling, and HF_ENDPOINT"
         return NotFound(f"{ref}: {server} has no such page ({error.status}){told}", hint=hint)
