@@ -102,7 +102,8 @@ def _measure(
     setup = Setup(len(names), most.max_loras, most.max_cpu_loras, workload.seed, environment(**facts))
     if not jobs:
         return run_trace(trace, _nothing, setup, failed=failures.reasons)
-    with WarmProcess(lay_out(base, list(jobs.values()), most, device=device, seed=workload.seed)) as process:
+    plan = lay_out(base, list(jobs.values()), most, device=device, seed=workload.seed, cache_dir=settings.cache_dir)
+    with WarmProcess(plan) as process:
         ready = process.start()
         setup = replace(setup, environment=environment(**facts, device=ready.device, dtype=ready.dtype))
         serve, progress = _server(process, jobs, failures), _counter(len(trace), settings)

@@ -102,6 +102,7 @@ def _warm(asked: Lineup, run: Run, settings: Settings) -> tuple[list[LoadReport]
         base_directory=_base_directory(asked.base),
         device=run.device.value,
         forward=run.forward.value,
+        cache_dir=settings.cache_dir,
     )
     with WarmProcess(plan, tell=_teller(settings)) as process:
         for note in process.start().notes:

@@ -85,8 +85,12 @@ def _outcome(handed: Handed) -> dict[str, Any]:
 
 
 def render_items(store: Store, items: Sequence[Item], blob_bytes: int) -> str:
-    """The document of ``ls`` and ``show``: every snapshot with its files and references; ``bytes`` is all blobs'."""
-    body = {"cache": str(store.root), "bytes": blob_bytes, "snapshots": [_item(item) for item in items]}
+    """The document of ``ls`` and ``show``: every snapshot with its files and references.
+
+    ``bytes`` is all blobs' and the packed weights of ``items``.
+    """
+    total = blob_bytes + sum(item.packed_bytes for item in items)
+    body = {"cache": str(store.root), "bytes": total, "snapshots": [_item(item) for item in items]}
     return document("cache", body)
 
 
@@ -96,6 +100,7 @@ def _item(item: Item) -> dict[str, Any]:
         "names": list(item.names),
         "directory": str(item.directory),
         "bytes": item.size,
+        "packed_bytes": item.packed_bytes,
         "used_s": item.used_s,
         "references": [
             {
@@ -128,6 +133,7 @@ def render_verified(found: Sequence[Verified]) -> str:
     counts: dict[str, Any] = {
         f"{kind}s": sum(one.kind == kind for one in found) for kind in ("blob", "snapshot", "view")
     }
+    counts["packed"] = sum(one.kind == "packed" for one in found)
     counts["bytes"] = sum(one.size for one in blobs)
     return document("cache-verify", {**counts, "rotten": rotten})
 

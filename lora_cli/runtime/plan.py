@@ -29,6 +29,7 @@ class Plan:
 
     ``modules`` are the base's modules that get storage in every slot. ``base_directory`` holds the base's checkpoint,
     or is None when there is none on this disk. ``forward="model"`` loads that checkpoint with transformers.
+    ``cache_dir`` is the cache that keeps packed weights; without one, factors are read from the snapshots alone.
     """
 
     base: BaseModel
@@ -41,6 +42,7 @@ class Plan:
     forward: Forward = "modules"
     max_cpu_bytes: int | None = None
     seed: int = 0
+    cache_dir: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ def lay_out(
     device: Device = "auto",
     forward: Forward = "modules",
     seed: int = 0,
+    cache_dir: Path | None = None,
 ) -> Plan:
     """Slots for every module that one of the adapters is on, as wide as the largest rank unless the limits say it."""
     used = {module for job in jobs for module in job.adapter.pairs}
@@ -81,6 +84,7 @@ def lay_out(
         device=device,
         forward=forward,
         seed=seed,
+        cache_dir=cache_dir,
     )
 
 

@@ -53,10 +53,13 @@ class LoraWeights:
         return max((module.rank for module in self.modules.values()), default=0)
 
 
-def read_weights(directory: Path, adapter: Adapter, scalings: Mapping[str, float]) -> LoraWeights:
+def read_weights(
+    directory: Path, adapter: Adapter, scalings: Mapping[str, float], placed: Mapping[str, TensorInfo] | None = None
+) -> LoraWeights:
     """Read the factors of the modules in ``scalings`` (module path to ``lora_alpha / r`` or as PEFT scales it).
 
-    Every file is read once into one buffer; the tensors are views of it and share its memory.
+    Every file is read once into one buffer; the tensors are views of it and share its memory. ``placed`` says where
+    in ``directory`` each tensor is, by name, where that is not where the adapter's header has it.
 
     Raises:
         FormatError: a factor has a dtype that is not a floating one, or is missing.
@@ -67,7 +70,8 @@ def read_weights(directory: Path, adapter: Adapter, scalings: Mapping[str, float
     by_file: dict[str, list[TensorInfo]] = {}
     for pair in infos.values():
         for info in pair:
-            by_file.setdefault(info.file, []).append(info)
+            there = info if placed is None else placed[info.name]
+            by_file.setdefault(there.file, []).append(there)
     tensors: dict[str, torch.Tensor] = {}
     for file, members in by_file.items():
         tensors.update(read_tensors(directory / file, members))

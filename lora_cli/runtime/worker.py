@@ -22,12 +22,14 @@ from lora_cli.runtime.base_weights import BaseWeights, CheckpointWeights, Synthe
 from lora_cli.runtime.composable import scalings
 from lora_cli.runtime.copies import refuse_changed_copies
 from lora_cli.runtime.forward import lora_delta, route
+from lora_cli.runtime.packing import pack, read_packed
 from lora_cli.runtime.plan import Answer, Failure, Job, Load, Plan, Ready, Served, ServeOnce, Stage, TierName
 from lora_cli.runtime.proof import prove
 from lora_cli.runtime.room import available_bytes, refuse_if_short
 from lora_cli.runtime.slots import BASE_SLOT, Slots
 from lora_cli.runtime.weights import LoraWeights, read_weights, weight_bytes
 from lora_cli.runtime.whole import WholeModel
+from lora_cli.store import Store
 from lora_cli.tiers.eviction.lru import Lru
 from lora_cli.tiers.tier import Budget, Tier
 
@@ -61,6 +63,8 @@ class Worker:
         self.device = _device(plan.device)
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.jobs: dict[str, Job] = {}
+        self.store = Store(plan.cache_dir) if plan.cache_dir is not None else None
+        self.unpacked: set[str] = set()
         self.clock = Clock()
         modules = {path: plan.base.modules[path] for path in plan.modules}
         needed = (1 + plan.max_loras) * plan.max_lora_rank * self.dtype.itemsize
@@ -103,6 +107,8 @@ class Worker:
                 if proof.holds and self.whole is not None:
                     with self.clock.at("model"):
                         self.whole.check(slot.value)
+                if proof.holds:
+                    self._pack(job)
         except LoraCliError as error:
             report = replace(report, stage=self.clock.stage, error=error.message, hint=error.hint)
             report = replace(report, exit_code=error.exit_code)
@@ -132,6 +138,7 @@ class Worker:
             loaded = time.perf_counter()
             self._small_batch(slot.value)
             done = time.perf_counter()
+            self._pack(job)
         after = self.resident.counts().evictions, self.memory.counts().evictions
         evicted: dict[TierName, int] = {"gpu": after[0] - before[0], "cpu": after[1] - before[1]}
         return Served(tier, (loaded - began) * 1e3, (done - loaded) * 1e3, evicted)
@@ -174,7 +181,20 @@ class Worker:
             if self.whole is not None:
                 self.whole.refuse(job.name, scaling)
             refuse_changed_copies(job.directory, job.adapter, self.plan.base, self.base)
+            if self.store is not None and job.digest:
+                packed = read_packed(self.store, job.digest, job.adapter, scaling)
+                if packed is not None:
+                    return packed
+                self.unpacked.add(key)
             return read_weights(job.directory, job.adapter, scaling)
+
+    def _pack(self, job: Job) -> None:
+        """Pack what was read from its snapshot. It is for the next time, so nobody's load is made to wait for it."""
+        if self.store is not None and job.key in self.unpacked:
+            self.unpacked.discard(job.key)
+            self.tell(Stage("pack"))
+            with self.memory.lease(job.key) as weights:
+                pack(self.store, job.digest, job.adapter, weights.value, self.plan.base)
 
     def _put(self, key: str) -> int:
         with self.memory.lease(key) as weights, self.clock.at("slot"):

@@ -34,6 +34,11 @@ class Store:
         return self.root / "adapters"
 
     @property
+    def packed(self) -> Path:
+        """Folder of the packed weights, by snapshot digest."""
+        return self.root / "packed"
+
+    @property
     def links(self) -> Path:
         """Folder of the marks of blobs that are hard links to somebody's files, by sha256."""
         return self.root / "links"

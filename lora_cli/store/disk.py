@@ -130,7 +130,7 @@ def reflink(source: int, target: int) -> bool:
     return True
 
 
-def write_all(descriptor: int, data: bytes, at: int) -> None:
+def write_all(descriptor: int, data: bytes | memoryview, at: int) -> None:
     """Writes all of ``data`` at offset ``at``, however little the kernel takes at a time.
 
     Raises:

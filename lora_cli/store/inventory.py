@@ -16,13 +16,17 @@ from lora_cli.store.snapshots import is_digest
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One snapshot on this disk: path → size of its files, the records that mean it, and the names of its views."""
+    """One snapshot on this disk: path → size of its files, the records that mean it, and the names of its views.
+
+    ``packed_bytes`` is what its packed weights take beside it.
+    """
 
     digest: str
     directory: Path
     files: dict[str, int]
     records: tuple[Record, ...]
     names: tuple[str, ...] = ()
+    packed_bytes: int = 0
 
     @property
     def size(self) -> int:
@@ -48,6 +52,7 @@ def inventory(store: Store) -> list[Item]:
             dict(files_in(path)),
             tuple(records.get(path.name, ())),
             tuple(name for name, digest in named.items() if digest == path.name),
+            tree_bytes(store.packed / path.name),
         )
         for path in entries(store.snapshots)
         if is_digest(path.name)
@@ -120,6 +125,11 @@ def blobs(store: Store) -> Iterator[Path]:
     for folder in entries(store.blobs):
         if re.fullmatch(r"[0-9a-f]{2}", folder.name):
             yield from (path for path in entries(folder) if is_digest(path.name))
+
+
+def packed(store: Store) -> Iterator[Path]:
+    """Every folder among the packed weights that has the name of one."""
+    yield from (path for path in entries(store.packed) if is_digest(path.name))
 
 
 def files_in(directory: Path) -> Iterator[tuple[str, int]]:

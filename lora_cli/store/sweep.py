@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lora_cli.store import Store
 from lora_cli.store.disk import on_disk, read_small
-from lora_cli.store.inventory import Item, blobs, entries, files_in, inventory, tree_bytes, views
+from lora_cli.store.inventory import Item, blobs, entries, files_in, inventory, packed, tree_bytes, views
 from lora_cli.store.marks import drop_mark
 from lora_cli.store.records import Record, all_records, forget_record
 from lora_cli.store.snapshots import is_digest
@@ -34,7 +34,7 @@ _HALF_RECORD = re.compile(r"\.[0-9a-f]{64}\.json\.[0-9a-f]{12}")
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """One thing that went; ``kind``: reference, view, snapshot, blob, partial, lease or quarantine."""
+    """One thing that went; ``kind``: reference, view, snapshot, packed, blob, partial, lease or quarantine."""
 
     kind: str
     name: str
@@ -43,7 +43,10 @@ class Removed:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What stays: references used in the last ``older_than_s``, the last used ones within ``max_bytes``."""
+    """What stays: references used in the last ``older_than_s``, the last used ones within ``max_bytes``.
+
+    Packed weights go before any reference does: they can be made again.
+    """
 
     older_than_s: float | None = None
     max_bytes: int | None = None
@@ -73,7 +76,8 @@ def collect(store: Store, limits: Limits, *, dry_run: bool = False) -> list[Remo
         lost = {record.snapshot for record in dropped}
         gone = [item for item in items if item.digest in lost or _age(item.directory, now) > limits.grace_s]
         removed += _remove_items(store, gone, dropped, now - limits.grace_s, dry_run)
-        for kind, path in _leftovers(store, now):
+        going = {item.digest for item in gone}
+        for kind, path in (*_leftovers(store, now), *_packed_beyond(store, limits, kept, going)):
             removed.append(Removed(kind, path.relative_to(store.root).as_posix(), tree_bytes(path)))
             if not dry_run:
                 _delete(path)
@@ -143,7 +147,9 @@ def _remove_items(
     used_names = {blob.sha256 for record in records for blob in record.files.values()}
     for item in items if not dry_run else ():
         _delete(item.directory)
+        _delete(store.packed / item.digest)
     removed = [Removed("snapshot", item.digest, 0) for item in items]
+    removed += [Removed("packed", item.digest, item.packed_bytes) for item in items if item.packed_bytes]
     for path in blobs(store):
         with suppress(FileNotFoundError):
             status = path.stat(follow_symlinks=False)
@@ -154,6 +160,21 @@ def _remove_items(
                     path.unlink()
                     drop_mark(store, path.name)
     return removed
+
+
+def _packed_beyond(
+    store: Store, limits: Limits, kept: Sequence[Record], going: Collection[str]
+) -> Iterator[tuple[str, Path]]:
+    """Packed weights of snapshots that are not here, and those that have no room beside what is ``kept``."""
+    taken = sum({blob.sha256: blob.size for record in kept for blob in record.files.values()}.values())
+    order = {record.snapshot: place for place, record in reversed(list(enumerate(kept)))}
+    for path in sorted(packed(store), key=lambda path: (order.get(path.name, len(order)), path.name)):
+        if path.name in going:
+            continue
+        taken += tree_bytes(path)
+        if not store.snapshot(path.name).is_dir() or (limits.max_bytes is not None and taken > limits.max_bytes):
+            taken -= tree_bytes(path)
+            yield "packed", path
 
 
 def _inodes(directories: Iterator[Path]) -> Collection[int]:

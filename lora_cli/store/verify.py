@@ -12,7 +12,8 @@ from lora_cli.core.manifest import NAME
 from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.store import Store
 from lora_cli.store.blobs import isolate, sha256_of
-from lora_cli.store.inventory import blobs, digest_of, entries, files_in, tree_bytes
+from lora_cli.store.inventory import blobs, digest_of, entries, files_in, packed, tree_bytes
+from lora_cli.store.packed import packed_problem
 from lora_cli.store.snapshots import is_digest
 from lora_cli.store.tag import check_cache
 
@@ -21,7 +22,10 @@ THREADS = 4
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """One blob, snapshot or view: ``problem`` is empty when all is well, ``moved_to`` is in the quarantine."""
+    """One blob, snapshot, view or packed weights; ``problem`` is empty when all is well.
+
+    ``moved_to`` is in the quarantine.
+    """
 
     kind: str
     path: Path
@@ -31,10 +35,12 @@ class Verified:
 
 
 def verify(store: Store) -> Iterator[Verified]:
-    """Each blob, each snapshot, each view. What is rotten goes to the quarantine, unless this user may not move it.
+    """Each blob, each snapshot, each view, all packed weights.
 
-    A rotten snapshot is fetched again when it is asked for the next time. A view must hold a snapshot that is sound.
-    What has no name of ours is left alone.
+    What is rotten goes to the quarantine, unless this user may not move it.
+
+    A rotten snapshot is fetched again when it is asked for the next time. A view must hold a snapshot that is sound,
+    and packed weights what their snapshot has. What has no name of ours is left alone.
 
     Raises:
         UsageError: this is no cache.
@@ -57,6 +63,8 @@ def verify(store: Store) -> Iterator[Verified]:
     for directory in (path for path in entries(store.adapters) if re.fullmatch(NAME, path.name, re.ASCII)):
         problem = "" if digest_of(directory, known) in sound else "its files are no sound snapshot's"
         yield _said(store, "view", directory, tree_bytes(directory), problem)
+    for directory in (path for path in packed(store) if path.name in sound):
+        yield _said(store, "packed", directory, tree_bytes(directory), packed_problem(store, directory))
 
 
 def _said(store: Store, kind: str, path: Path, size: int, problem: str) -> Verified:

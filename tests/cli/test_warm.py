@@ -206,4 +206,4 @@ def test_the_table_is_for_people_talk_goes_to_stderr_and_the_parent_needs_no_tor
     )
     assert "proved" in done.stdout
     assert "synthetic" in done.stdout
-    assert done.stderr.splitlines() == ["a: read", "a: slot", "a: proof", "0 []"]
+    assert done.stderr.splitlines() == ["a: read", "a: slot", "a: proof", "a: pack", "0 []"]

@@ -30,7 +30,9 @@ def render_items(items: Sequence[Item], blob_bytes: int, width: int | None = Non
     table = columns(["snapshot", "name", "reference", "files", "size", "used"], rows, left=3) if rows else []
     if width is not None and max(map(len, table), default=0) > width:
         table = [line for row in rows for line in _block(row, width)]
-    total = f"{counted(len(items), 'snapshot')}, {size(blob_bytes)} on this disk"
+    packed_bytes = sum(item.packed_bytes for item in items)
+    total = f"{counted(len(items), 'snapshot')}, {size(blob_bytes + packed_bytes)} on this disk"
+    total += f", {size(packed_bytes)} of it packed weights" if packed_bytes else ""
     return "\n".join([*table, total]) + "\n"
 
 
@@ -48,6 +50,7 @@ def render_item(item: Item, width: int) -> str:
             ("name", " ".join(item.names)),
             ("directory", item.directory),
             ("size", size(item.size)),
+            ("packed", size(item.packed_bytes) if item.packed_bytes else ""),
             ("used", _when(item.used_s)),
         ],
         width,
@@ -78,12 +81,16 @@ def render_verified(found: Sequence[Verified], *, colour: bool = False) -> str:
             lines.append(
                 f"{paint('rotten', 'red', colour=colour)} {one.kind} {safe(one.path)}: {safe(one.problem)}; {where}"
             )
-    blobs = [one for one in found if one.kind == "blob"]
-    snapshots, views = (sum(one.kind == kind for one in found) for kind in ("snapshot", "view"))
-    lines.append(
-        f"{counted(len(blobs), 'blob')} ({size(sum(one.size for one in blobs))}), {counted(snapshots, 'snapshot')} and "
-        f"{counted(views, 'view')} hashed, {counted(len(lines), 'rotten one')}"
-    )
+    kinds = [one.kind for one in found]
+    taken = sum(one.size for one in found if one.kind == "blob")
+    counts = [
+        f"{counted(kinds.count('blob'), 'blob')} ({size(taken)})",
+        counted(kinds.count("snapshot"), "snapshot"),
+        counted(kinds.count("view"), "view"),
+        *([f"{kinds.count('packed')} packed"] if "packed" in kinds else []),
+    ]
+    told = f"{', '.join(counts[:-1])} and {counts[-1]}"
+    lines.append(f"{told} hashed, {counted(len(lines), 'rotten one')}")
     return "\n".join(lines) + "\n"
 
 

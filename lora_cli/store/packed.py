@@ -1,0 +1,178 @@
+"""Packed weights: an adapter's factors once more, in the order of the layers and aligned, for one read in a row.
+
+``packed/<snapshot digest>/factors.safetensors``, published by one rename. Never the only copy: what is missing, or is
+not as it was published, is made anew from the snapshot. Its modification time is that of blobs; with another one it
+was touched, and is not served.
+"""
+
+import json
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from lora_cli.core.safetensors import Header, TensorInfo, header_length, parse_header
+from lora_cli.errors import FormatError
+from lora_cli.store import Store
+from lora_cli.store.blobs import MODE, STAMP_NS
+from lora_cli.store.disk import make_folder, write_all
+from lora_cli.store.exchange import clear, put
+from lora_cli.store.writers import new_writer
+
+FILE = "factors.safetensors"
+FORMAT = "lora_cli/packed/1"
+ALIGNMENT = 64
+"""Bytes: a cache line, and what a device's copy engine takes at once."""
+
+PADDING = "pad."
+"""What a safetensors file must not have is a gap: bytes between two factors are a tensor of this name and a number."""
+
+Factor = tuple[TensorInfo, memoryview]
+"""A tensor as it stands in the snapshot, and its bytes."""
+
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_CHUNK = 1 << 20
+
+
+def packed_file(store: Store, digest: str) -> Path:
+    """Where the packed weights of that snapshot lie, if they are here."""
+    return store.packed / digest / FILE
+
+
+def find_packed(store: Store, digest: str, wanted: Iterable[TensorInfo]) -> dict[str, TensorInfo] | None:
+    """Where in the packed file each of ``wanted`` stands, by name; None when it is not here as it was published."""
+    header = _read_header(packed_file(store, digest), digest)
+    if header is None:
+        return None
+    found = {}
+    for info in wanted:
+        there = header.tensors.get(info.name)
+        if there is None or (there.dtype, there.shape) != (info.dtype, info.shape):
+            return None
+        found[info.name] = there
+    return found
+
+
+def publish_packed(store: Store, digest: str, factors: Sequence[Factor]) -> bool:
+    """Packs ``factors``, in their order, for the snapshot; what is there already is replaced whole.
+
+    False where this user may not write, or the disk is full: nothing needs it.
+    """
+    building = store.partials / digest / str(new_writer())
+    try:
+        make_folder(building)
+        _write(building / FILE, digest, factors)
+        store.packed.mkdir(parents=True, exist_ok=True)
+        if (old := put(building, store.packed / digest)) is not None:
+            clear(old)
+    except OSError:
+        return False
+    finally:
+        clear(building)
+        with suppress(OSError):
+            building.parent.rmdir()
+    return True
+
+
+def packed_problem(store: Store, directory: Path) -> str:
+    """What is wrong with one snapshot's packed weights, each byte held against the snapshot; empty when all is well."""
+    names = [path.name for path in directory.iterdir()] if directory.is_dir() and not directory.is_symlink() else []
+    if names != [FILE]:
+        return f"is no folder with one {FILE}"
+    header = _read_header(directory / FILE, directory.name, touched=True)
+    if header is None:
+        return f"{FILE} is not as it was published"
+    try:
+        sources = {name: _source(said) for name, said in json.loads(header.metadata["sources"]).items()}
+        for name, info in header.tensors.items():
+            if not name.startswith(PADDING) and not _same(store, directory, info, sources[name]):
+                return f"{name} is not what the snapshot has"
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return f"{FILE} does not tell where in the snapshot its tensors are"
+    return ""
+
+
+def _read_header(path: Path, digest: str, *, touched: bool = False) -> Header | None:
+    """The header of a packed file of that snapshot, of the right size and, unless it may be ``touched``, time."""
+    try:
+        descriptor = os.open(path, _READ)
+    except OSError:
+        return None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or (status.st_mtime_ns != STAMP_NS and not touched):
+            return None
+        length = header_length(os.pread(descriptor, 8, 0), status.st_size, FILE)
+        header = parse_header(os.pread(descriptor, length, 8), status.st_size, FILE)
+    except (OSError, FormatError):
+        return None
+    finally:
+        os.close(descriptor)
+    ours = (header.metadata.get("format"), header.metadata.get("snapshot")) == (FORMAT, digest)
+    return header if ours else None
+
+
+def _write(path: Path, digest: str, factors: Sequence[Factor]) -> None:
+    descriptor = os.open(path, _NEW, MODE)
+    try:
+        at = 0
+        for piece in _pieces(digest, factors):
+            write_all(descriptor, piece, at)
+            at += len(piece)
+        os.fchmod(descriptor, MODE)
+        os.utime(descriptor, ns=(STAMP_NS, STAMP_NS))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _pieces(digest: str, factors: Sequence[Factor]) -> Iterator[bytes | memoryview]:
+    """The whole file, piece by piece: header, then factors with what aligns them in between."""
+    sources = {info.name: [info.file, info.start, info.stop] for info, _ in factors}
+    metadata = {"format": FORMAT, "snapshot": digest, "sources": json.dumps(sources, separators=(",", ":"))}
+    header: dict[str, Any] = {"__metadata__": metadata}
+    body: list[bytes | memoryview] = []
+    at = 0
+    for number, (info, data) in enumerate(factors):
+        header[info.name] = {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": [at, at + len(data)]}
+        body.append(data)
+        at += len(data)
+        if gap := -at % ALIGNMENT:
+            header[f"{PADDING}{number}"] = {"dtype": "U8", "shape": [gap], "data_offsets": [at, at + gap]}
+            body.append(bytes(gap))
+            at += gap
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    yield len(text).to_bytes(8, "little") + text
+    yield from body
+
+
+def _source(said: Any) -> tuple[str, int, int]:
+    file, start, stop = said
+    if not (isinstance(file, str) and isinstance(start, int) and isinstance(stop, int)):
+        raise TypeError
+    return file, start, stop
+
+
+def _same(store: Store, directory: Path, info: TensorInfo, source: tuple[str, int, int]) -> bool:
+    """Whether a tensor has the bytes that stand at ``source`` in the snapshot; a file elsewhere is not looked at."""
+    file, start, stop = source
+    snapshot = store.snapshot(directory.name)
+    if file not in {path.name for path in snapshot.iterdir()} or not 0 <= start <= stop or stop - start != info.nbytes:
+        return False
+    ours = os.open(directory / FILE, _READ)
+    try:
+        theirs = os.open(snapshot / file, _READ)
+        try:
+            return all(
+                os.pread(ours, count, info.start + at) == os.pread(theirs, count, start + at)
+                for at in range(0, info.nbytes, _CHUNK)
+                for count in (min(_CHUNK, info.nbytes - at),)
+            )
+        finally:
+            os.close(theirs)
+    finally:
+        os.close(ours)

@@ -1,0 +1,135 @@
+"""The warm process reads packed weights where they are sound, else the same bits from the snapshot."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lora_cli.runtime.composable import scalings
+from lora_cli.runtime.packing import pack, read_packed
+from lora_cli.runtime.plan import Job, Plan
+from lora_cli.runtime.weights import LoraWeights, read_weights
+from lora_cli.runtime.worker import Worker
+from lora_cli.store import Store
+from lora_cli.store.packed import packed_file
+from tests.making import llama_modules, write_adapter
+from tests.runtime.reading import LLAMA, read
+from tests.store.keeping import edit_in_place, put_snapshot
+
+Make = Callable[..., Job]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "cache")
+
+
+@pytest.fixture
+def make(store: Store, tmp_path: Path) -> Make:
+    def kept(**making: object) -> Job:
+        folder = write_adapter(tmp_path / "made", **{"modules": llama_modules(), **making})  # type: ignore[arg-type]
+        snapshot = put_snapshot(store, {path.name: path.read_bytes() for path in folder.iterdir()}, f"file://{folder}")
+        return Job("one", snapshot.directory, read(snapshot.directory), snapshot.digest)
+
+    return kept
+
+
+def worker(store: Store) -> Worker:
+    plan = Plan(LLAMA, tuple(LLAMA.modules), 1, 1, 8, device="cpu", cache_dir=store.root)
+    return Worker(plan, lambda _stage: None)
+
+
+def held(process: Worker, job: Job) -> LoraWeights:
+    with process.memory.lease(job.key) as weights:
+        return weights.value
+
+
+def same(one: LoraWeights, other: LoraWeights) -> bool:
+    """Bit for bit, in the same order of modules."""
+    return list(one.modules) == list(other.modules) and all(
+        (a.dtype, a.shape) == (b.dtype, b.shape) and torch.equal(a.view(torch.uint8), b.view(torch.uint8))
+        for path in one.modules
+        for a, b in (
+            (one.modules[path].a, other.modules[path].a),
+            (one.modules[path].b.contiguous(), other.modules[path].b.contiguous()),
+        )
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
+def test_packed_weights_are_the_snapshots_to_the_bit(dtype: str, make: Make, store: Store) -> None:
+    job = make(dtype=dtype, r=3)
+    scaling = scalings(job.adapter, LLAMA)
+    from_snapshot = read_weights(job.directory, job.adapter, scaling)
+    assert read_packed(store, job.digest, job.adapter, scaling) is None
+    pack(store, job.digest, job.adapter, from_snapshot, LLAMA)
+    packed = read_packed(store, job.digest, job.adapter, scaling)
+    assert packed is not None
+    assert same(packed, from_snapshot)
+    assert packed.size == from_snapshot.size
+    assert all(part.data_ptr() % 64 == 0 for module in packed.modules.values() for part in (module.a, module.b))
+
+
+def test_what_is_proved_is_packed_and_the_next_process_reads_that(make: Make, store: Store) -> None:
+    job = make()
+    first = worker(store)
+    report = first.load(job)
+    assert (report.error, list(report.stage_ms)) == ("", ["read", "slot", "proof"])
+    assert packed_file(store, job.digest).is_file()
+    before = held(first, job)
+    (job.directory / "adapter_model.safetensors").unlink()  # nobody misses it
+    second = worker(store)
+    assert second.load(job).error == ""
+    assert same(held(second, job), before)
+
+
+def test_what_is_served_is_packed_after_it_was(make: Make, store: Store) -> None:
+    job = make()
+    process = worker(store)
+    assert process.serve(job).tier == "disk"
+    assert packed_file(store, job.digest).is_file()
+
+
+@pytest.mark.parametrize("how", ["truncated", "edited", "of another adapter", "gone"])
+def test_what_is_wrong_is_never_served_and_is_made_anew(how: str, make: Make, store: Store) -> None:
+    job = make()
+    first = worker(store)
+    assert first.load(job).error == ""
+    path = packed_file(store, job.digest)
+    sound = path.read_bytes()
+    path.chmod(0o644)
+    if how == "truncated":
+        os.truncate(path, len(sound) // 2)
+    elif how == "edited":
+        edit_in_place(path, len(sound) - 300)
+    elif how == "gone":
+        path.unlink()
+    else:
+        other = make(seed=5)
+        assert worker(store).load(other).error == ""
+        packed_file(store, other.digest).rename(path)
+    second = worker(store)
+    assert second.load(job).error == ""
+    assert same(held(second, job), held(first, job))
+    assert path.read_bytes() == sound
+
+
+def test_what_fails_its_proof_is_not_packed(make: Make, store: Store) -> None:
+    job = make(tensors={f"base_model.model.{path}.lora_B.weight": np.zeros((d_out, 4), np.float32)
+                        for path, (_, d_out) in llama_modules().items()})  # fmt: skip
+    assert worker(store).load(job).proof is not None
+    assert not packed_file(store, job.digest).exists()
+
+
+def test_the_factors_lie_in_the_order_of_the_layers(make: Make, store: Store) -> None:
+    job = make(modules=dict(reversed(llama_modules().items())))
+    scaling = scalings(job.adapter, LLAMA)
+    pack(store, job.digest, job.adapter, read_weights(job.directory, job.adapter, scaling), LLAMA)
+    packed = read_packed(store, job.digest, job.adapter, scaling)
+    assert packed is not None
+    places = {path: module.a.data_ptr() for path, module in packed.modules.items()}
+    in_order = [path for path in LLAMA.modules if path in places]
+    assert sorted(places, key=lambda path: places[path]) == in_order
