@@ -24,6 +24,10 @@ FIRST_PICKLE = 1 << 18
 """Bytes that are read first where nothing says how long a pickle is."""
 
 
+TAR, TAR_AT = b"ustar", 257
+"""How a tar file is known, and where."""
+
+
 def read_pickled(source: Source, revision: Revision, file: RemoteFile) -> dict[str, TensorInfo]:
     """The tensors of pickled weights, by name, in the order of their bytes. Nothing is unpickled.
 
@@ -160,6 +164,8 @@ def _longer(source: Source, revision: Revision, file: RemoteFile, size: int) -> 
     data, stop = b"", min(size, FIRST_PICKLE)
     while True:
         data += read_range(source, revision, file, len(data), stop)
+        if data[TAR_AT:].startswith(TAR):
+            raise FormatError("is a tar file, which torch wrote before 0.2 and reads no more with weights_only")
         yield data
         if stop == size:
             return

@@ -7,6 +7,7 @@ writes for its arguments and for the states of optimizers, schedulers and random
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from lora_cli.core.pickles.dtypes import DTYPES, STORAGES
 from lora_cli.core.pickles.tensors import rebuild_parameter, rebuild_v2, rebuild_v3
@@ -131,6 +132,7 @@ class Allowed:
         return name in self.data or self.is_enum(name)
 
 
+@lru_cache(maxsize=1024)
 def _matches(patterns: tuple[re.Pattern[str], ...], name: Global) -> bool:
     text = f"{name.module} {name.name}"
     return len(text) <= 200 and any(pattern.fullmatch(text) for pattern in patterns)
@@ -202,6 +204,8 @@ TRAINER = Allowed(
         Global("numpy", "dtype"): _numpy_dtype,
         Global("builtins", "set"): _plain("a set", 0, 1),
         Global("builtins", "frozenset"): _plain("a set", 0, 1),
+        # So protocol 2 writes empty bytes.
+        Global("builtins", "bytes"): _plain("bytes", 0, 0),
         Global("builtins", "bytearray"): _bytearray,
         Global("builtins", "complex"): _plain("a number", 2, 2),
         Global("datetime", "timedelta"): _plain("a timedelta", 0, 3),
