@@ -47,6 +47,7 @@ RULES: tuple[Rule, ...] = (
     base.targets_without_tensors,
     base.saved_module_missing,
     base.experts_not_fused,
+    tensors.narrow_factor,
     saved.saved_shape,
     saved.vocabulary,
     saved.tied_embeddings,

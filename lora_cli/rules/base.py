@@ -139,7 +139,7 @@ def targets_without_tensors(case: Case) -> Iterator[Problem]:
 
 @rule("LC316", "saved-module-missing", Severity.ERROR, needs=("config", "weights", "base"))
 def saved_module_missing(case: Case) -> Iterator[Problem]:
-    """``modules_to_save`` names a module of the base, and the weights do not hold it.
+    """``modules_to_save`` names a module of the base, or ``trainable_token_indices`` tokens, that the weights lack.
 
     *Why is this bad?* PEFT looks for its tensors and fails; an engine that does not look serves the base's own module
     where a trained one belongs.
@@ -162,6 +162,12 @@ def saved_module_missing(case: Case) -> Iterator[Problem]:
             "hold nothing of it",
             Location(config.file, "modules_to_save"),
             "save the adapter again, or take out what was not trained",
+        )
+    if config.trainable_token_indices and not any(key.part == "trainable_tokens" for key in case.adapter.keys.values()):
+        yield Problem(
+            "trainable_token_indices names tokens, and the weights do not hold them",
+            Location(config.file, "trainable_token_indices"),
+            "save the adapter again, or take the field out",
         )
 
 

@@ -1,6 +1,6 @@
 """LC30x: the tensors by themselves and beside the config, without a base."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from lora_cli.core.adapter import LoraPair
 from lora_cli.core.finding import Location, Problem, Severity
@@ -12,6 +12,7 @@ from lora_cli.rules.rule import NotChecked, rule
 from lora_cli.rules.wording import count, grouped, names, shape
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+WHOLE = frozenset({"BOOL", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64"})
 SAVED_AGAIN = "save the adapter again with save_pretrained() of the unwrapped model"
 
 
@@ -179,21 +180,38 @@ def no_lora_tensors(case: Case) -> Iterator[Problem]:
     )
 
 
-@rule("LC309", "factor-dtype", Severity.WARNING, needs=("weights",))
+@rule("LC309", "factor-dtype", Severity.ERROR, needs=("weights",))
 def factor_dtype(case: Case) -> Iterator[Problem]:
-    """A or B is stored in a dtype that needs scales to mean anything (8 bits and less, integers).
+    """A or B is stored as whole numbers or booleans.
 
-    *Why is this bad?* PEFT and vLLM cast the bare numbers to the model's dtype; a quantised factor then is far off.
+    *Why is this bad?* They are quantised, and the scales that give them a meaning are not here. PEFT and vLLM cast the
+    bare numbers to the model's dtype: the update is off by orders of magnitude.
 
     *Fix*: save the factors as bf16, f16 or f32.
     """
+    yield from _stored(case, lambda dtype: dtype in WHOLE)
+
+
+def _stored(case: Case, is_meant: Callable[[str], bool]) -> Iterator[Problem]:
     said = [
         (f"{part} is stored as {one.dtype}", pair.module)
         for pair in case.adapter.pairs.values()
         for part, one in _factors(pair)
-        if one.dtype not in FLOATS
+        if is_meant(one.dtype)
     ]
     yield from grouped(said, file=case.weights_file, noun="module", hint="save the factors as bf16, f16 or f32")
+
+
+@rule("LC318", "narrow-factor", Severity.WARNING, needs=("weights",))
+def narrow_factor(case: Case) -> Iterator[Problem]:
+    """A or B is stored in a floating-point type of 8 bits or less.
+
+    *Why is this bad?* Such types need scales, which are not here; PEFT and vLLM cast the bare numbers, and what is left
+    of the precision is three bits at most.
+
+    *Fix*: save the factors as bf16, f16 or f32.
+    """
+    yield from _stored(case, lambda dtype: dtype not in FLOATS | WHOLE)
 
 
 @rule("LC310", "variant-incomplete", Severity.ERROR, needs=("config", "weights"))

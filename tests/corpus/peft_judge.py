@@ -1,0 +1,75 @@
+"""What the real PEFT makes of an adapter on its base: refused, without effect, wrong, or right."""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from tests.corpus.bases import base_model
+
+
+class Outcome(Enum):
+    """RIGHT is the answer that was intended when the adapter was made; NOTHING is the base's own."""
+
+    REFUSED = "refused"
+    NOTHING = "no effect"
+    WRONG = "wrong"
+    RIGHT = "right"
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """PEFT, transformers and torch warn of each other; none of it is about what is compared."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
+
+
+def write_adapter(family: str, options: Mapping[str, Any], directory: Path) -> Any:
+    """Put a LoRA with ``options`` on the base, as if it had been trained, save it; gives the logits it answers with."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    with quiet():
+        torch.manual_seed(11)
+        adapted = get_peft_model(base_model(family), LoraConfig(**options)).eval()
+        with torch.no_grad():
+            for name, parameter in adapted.named_parameters():
+                if any(mark in name for mark in ("lora_", "trainable_tokens_delta")) and parameter.is_floating_point():
+                    parameter.add_(torch.randn_like(parameter) * 0.3)
+        adapted.save_pretrained(directory)
+        return logits(adapted)
+
+
+def logits(model: Any) -> Any:
+    """Answers to every token of the vocabulary, twice in different places."""
+    import torch
+
+    tokens = torch.arange(64).reshape(4, 16) % model.config.vocab_size
+    with torch.no_grad():
+        return model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits.double()
+
+
+def judge(family: str, directory: Path, intended: Any) -> Outcome:
+    """Load the adapter as every user of PEFT does, and compare its answers."""
+    import torch
+    from peft import PeftModel
+
+    with quiet():
+        base = base_model(family)
+        plain = logits(base)
+        try:
+            answered = logits(PeftModel.from_pretrained(base, str(directory)).eval())
+        except Exception:
+            return Outcome.REFUSED
+    if torch.allclose(answered, intended, rtol=1e-4, atol=1e-5):
+        return Outcome.RIGHT
+    return Outcome.NOTHING if torch.allclose(answered, plain, rtol=1e-6, atol=1e-7) else Outcome.WRONG
