@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from lora_cli.check.outcome import Admission, Stopwatch
 from lora_cli.check.place import is_path
 from lora_cli.check.verdict import Terms, gather, judge
+from lora_cli.core.addresses import without_secrets
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import LoraCliError
@@ -57,7 +58,7 @@ def admit(
 
     watch = Stopwatch()
     snapshot = adapter = None
-    stage, source_text = "resolve", str(text)
+    stage, source_text = "resolve", without_secrets(str(text))
     try:
         ref = parse(text, is_path=is_path) if isinstance(text, str) else text
         source_text = str(ref)

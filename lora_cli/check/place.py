@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lora_cli.check.outcome import Checked, Stopwatch
 from lora_cli.check.verdict import Terms, gather, judge
+from lora_cli.core.addresses import without_secrets
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.snapshot import Revision
 from lora_cli.errors import LoraCliError
@@ -42,7 +43,8 @@ def check_in_place(
     hold for it, and ``settings.policies``.
     """
     watch = Stopwatch()
-    source_text = str(text)
+    shown = without_secrets(str(text))
+    source_text = shown
     revision = adapter = None
     try:
         ref = parse(text, is_path=is_path, base_dir=base_dir) if isinstance(text, str) else text
@@ -51,14 +53,14 @@ def check_in_place(
         source = _in_place(ref, settings, origin)
         revision = _permitted(ref, source, origin, demand, settings) if settings.policies else source.resolve(ref)
         watch.lap("resolve")
-        adapter = read_adapter(source, revision, name or str(text))
+        adapter = read_adapter(source, revision, name or shown)
         watch.lap("read")
         evidence = gather(source, revision, adapter, terms, ref)
         watch.lap("values")
         verdict = judge(adapter, terms, evidence)
         watch.lap("rules")
     except LoraCliError as error:
-        return Checked(name or str(text), source_text, revision, adapter, None, watch.stage_ms, error)
+        return Checked(name or shown, source_text, revision, adapter, None, watch.stage_ms, error)
     return Checked(adapter.name, source_text, revision, adapter, verdict, watch.stage_ms)
 
 

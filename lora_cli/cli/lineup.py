@@ -81,7 +81,9 @@ def lineup(file: Path | None, refs: Sequence[str], base: str, command: str, verb
     if not named:
         raise UsageError(f"{command} needs a base model", hint="--base DIRECTORY, config.json or ORG/NAME")
     if manifest is None:
-        return Lineup(tuple(Item(ref, ref) for ref in dict.fromkeys(refs)), named)
+        from lora_cli.core.addresses import without_secrets
+
+        return Lineup(tuple(Item(without_secrets(ref), ref) for ref in dict.fromkeys(refs)), named)
     held = _held(manifest, file) if file is not None else {}
     return Lineup(tuple(_item(entry, held.get(entry.name)) for entry in manifest.adapters), named, manifest)
 

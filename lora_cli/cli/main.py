@@ -201,8 +201,11 @@ def _foreseen(error: Exception) -> LoraCliError | None:
 def _bug() -> int:
     import traceback
 
+    from lora_cli.core.redaction import redacted
+
     with suppress(OSError):
-        traceback.print_exc()
+        # Whoever reports a bug posts this.
+        typer.echo(redacted(traceback.format_exc(), os.environ), err=True, nl=False)
         typer.echo("This is a bug in lora-cli. Please report it with the lines above.", err=True)
     return LoraCliError.exit_code
 

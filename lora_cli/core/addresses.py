@@ -61,11 +61,26 @@ def check_encodable(text: str) -> None:
         raise UsageError(f"{text!r} is not UTF-8", hint="only paths may hold other bytes") from error
 
 
+def check_nobody(rest: str, text: str) -> None:
+    """Refuses a user and password in front of the host, whatever the scheme, before any part of it is repeated.
+
+    Raises:
+        UsageError: there is one.
+    """
+    if re.match(r"[^/?#@]*:[^/?#]*@", rest):
+        hint = "leave it out: each source asks for its own credentials in the environment"
+        raise UsageError(f"{text}: a user and password in a reference are not read", hint=hint)
+
+
 def without_secrets(text: str) -> str:
     """``text`` without a user in front of the host and without a query: either may hold a password."""
     scheme, _, rest = text.partition("://")
     host, slash, path = rest.partition("?")[0].partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}" if rest else text
+    user, at, name = host.rpartition("@")
+    if scheme.lower() == "hf" and ":" not in user:
+        # hf://NAME@REVISION has no user.
+        user, name = "", f"{user}{at}{name}"
+    return f"{scheme}://{name}{slash}{path}" if rest else text
 
 
 def file_url(rest: str, text: str) -> Parts:
@@ -156,7 +171,7 @@ def bucket(rest: str, text: str) -> Parts:
     name, _, key = rest.partition("/")
     key = key.rstrip("/")
     if not _BUCKET.fullmatch(name):
-        raise UsageError(f"{without_secrets(text)}: {name!r} cannot be the name of a bucket")
+        raise UsageError(f"{text}: {name!r} cannot be the name of a bucket")
     if {".", ".."} & set(key.split("/")):
         raise UsageError(f"{text}: a key must not have . or .. as a part")
     return f"{name}/{key}" if key else name, "", None
@@ -175,20 +190,19 @@ def plain_web(rest: str, text: str) -> Parts:
     location = _web(rest, text, "http")
     if not is_loopback(location.partition("/")[0]):
         hint = "write https://; a server of your own without it is named by endpoint_url in a manifest's sources"
-        raise UsageError(f"{without_secrets(text)}: http:// is read from this machine only", hint=hint)
+        raise UsageError(f"{text}: http:// is read from this machine only", hint=hint)
     return location, "", None
 
 
 def _web(rest: str, text: str, scheme: str) -> str:
     address, question, _ = rest.partition("#")[0].partition("?")
     authority, _, path = address.partition("/")
-    shown = without_secrets(text)
     if question:
-        raise UsageError(f"{shown}: a query is not kept, because it may hold a secret", hint="leave ? and on out")
+        raise UsageError(f"{text}: a query is not kept, because it may hold a secret", hint="leave ? and on out")
     try:
         host, folder = canonical_host(authority, scheme), canonical_path(path)
     except ValueError as error:
-        raise UsageError(f"{shown}: {error}", hint=f"write {scheme}://HOST/PATH, without a user") from error
+        raise UsageError(f"{text}: {error}", hint=f"write {scheme}://HOST/PATH, without a user") from error
     above, _, last = folder.rpartition("/")
     return f"{host}/{above if last in _FILES else folder}".rstrip("/")
 

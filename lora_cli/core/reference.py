@@ -77,7 +77,7 @@ def parse(text: str, *, is_path: Callable[[str], bool], base_dir: Path | None = 
 
     addresses.check_characters(text)
     if scheme := _SCHEME.match(text):
-        return _with_scheme(scheme.group(1).lower(), text[scheme.end() :], text)
+        return _with_scheme(scheme.group(1).lower(), text[scheme.end() :], addresses.without_secrets(text))
     if text in {".", ".."} or text.startswith(("/", "./", "../")) or is_path(text):
         return _path(text, base_dir)
     if text.startswith("~"):
@@ -128,7 +128,8 @@ def _with_scheme(scheme: str, rest: str, text: str) -> AdapterRef:
 
     if scheme == "file":
         return _path(addresses.file_url(rest, text)[0], None)
-    addresses.check_encodable(text)
+    addresses.check_encodable(rest)
+    addresses.check_nobody(rest, text)
     if addresses.is_hub_page(rest, scheme):
         return AdapterRef("hf", *addresses.hub_page(rest, text))
     forms: Mapping[Scheme, Callable[[str, str], Parts]] = {
@@ -144,7 +145,7 @@ def _with_scheme(scheme: str, rest: str, text: str) -> AdapterRef:
         if _ALIASES.get(scheme, scheme) == name:
             return AdapterRef(name, *form(rest, text))
     known = ", ".join(f"{name}://" for name in ("file", *forms))
-    raise UsageError(f"{addresses.without_secrets(text)}: {scheme}:// is not read", hint=f"known are {known}")
+    raise UsageError(f"{text}: {scheme}:// is not read", hint=f"known are {known}")
 
 
 def _path(text: str, base_dir: Path | None) -> AdapterRef:

@@ -1,0 +1,308 @@
+"""Secrets are planted wherever a user has them, everything goes wrong, and nothing that is left behind holds one.
+
+What is looked through after each run: standard output, standard error with ``--verbose``, the whole cache (names and
+contents), what was handed out, the lock; and what each server was sent that it should not have been.
+"""
+
+import base64
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from lora_cli.cli.main import main
+from tests.hub_server import Hub
+from tests.making import llama_modules, write_adapter, write_base_config
+from tests.object_servers import S3Server
+from tests.web_server import Site, WebServer
+
+TOKEN = "hf_plantedTokenOfAlice0123456789"
+SECRET = "plantedSecretAccessKey+of/Alice"
+SESSION = "plantedSessionToken0123456789=="
+PASSWORD = "plantedPassword7"
+SIGNATURE = "plantedSignature0123456789abcdef"
+PLANTED = (TOKEN, SECRET, SESSION, PASSWORD, SIGNATURE)
+ALWAYS = ["--verbose", "--no-progress"]
+
+
+class Machine:
+    """A user's machine: a home, a cache, a working folder, an environment with secrets in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.environ = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(root / "home"),
+            "LORA_CLI_CACHE_DIR": str(root / "cache"),
+            "LORA_CLI_RETRIES": "1",
+            "LORA_CLI_TIMEOUT": "5s",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "HF_TOKEN": TOKEN,
+        }
+        self.said: list[str] = []
+
+    def run(self, *argv: str, program: str = "", **environ: str) -> int:
+        """Runs one command line; its exit code."""
+        start = ["-c", program] if program else ["-m", "lora_cli"]
+        command, seen = [sys.executable, *start, *argv, *ALWAYS], {**self.environ, **environ}
+        done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=self.root, env=seen, timeout=60)
+        self.said += [done.stdout, done.stderr]
+        return done.returncode
+
+    def leaks(self, *more: str) -> list[str]:
+        """Where a planted secret stands, in any of the forms in which one travels."""
+        forms = [form for secret in (*PLANTED, *more) for form in forms_of(secret)]
+        texts = {f"said {number}": text.encode() for number, text in enumerate(self.said)}
+        for path in self.root.rglob("*"):
+            texts[f"the name {path.name}"] = str(path).encode()
+            if path.is_file() and path.name not in {"set.yaml", "token"}:
+                texts[str(path)] = path.read_bytes()
+        return [f"{where}: {form!r}" for where, text in texts.items() for form in forms if form in text]
+
+
+def forms_of(secret: str) -> Iterator[bytes]:
+    yield secret.encode()
+    yield quote(secret, safe="").encode()
+    yield base64.b64encode(secret.encode()).rstrip(b"=")
+    yield base64.b64encode(f"alice:{secret}".encode()).rstrip(b"=")
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    write_adapter(tmp_path / "sql", modules=llama_modules())
+    write_base_config(tmp_path / "base")
+    return Machine(tmp_path)
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with Hub() as running:
+        yield running
+
+
+def no_token_left_the_hub(hub: Hub) -> bool:
+    return not any(request.authorized for request in hub.requests if request.origin == "cdn")
+
+
+def test_the_looking_finds_what_is_there(machine: Machine) -> None:
+    (machine.root / "cache").mkdir()
+    (machine.root / "cache" / "x").write_bytes(b"..." + base64.b64encode(f"alice:{PASSWORD}".encode()))
+    machine.said = [f"https://x/?{quote(SECRET, safe='')}"]
+    assert {leak.partition(":")[0] for leak in machine.leaks()} == {"said 0", str(machine.root / "cache" / "x")}
+
+
+def test_the_hubs_token_and_its_signed_links_stay_where_they_belong(machine: Machine, hub: Hub) -> None:
+    commit = hub.add("acme/secret", machine.root / "sql", private=True)
+    hub.token(TOKEN, "acme/secret")
+    signatures = {hub.signature(sha256) for sha256 in hub.blobs}
+    here = {"HF_ENDPOINT": hub.endpoint}
+    Path(machine.root, "set.yaml").write_text(
+        "apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\nadapters:\n  - {name: sql, source: hf://acme/secret}\n"
+    )
+    assert machine.run("fetch", "-f", "set.yaml", "--to", "out", "--format", "json", **here) == 0
+    assert machine.run("fetch", f"acme/secret@{commit}", **here) == 0
+    assert machine.run("inspect", "acme/secret", "--format", "json", **here) == 0
+    assert machine.run("cache", "show", "acme/secret", **here) in {0, 2, 3}
+    hub.fault("resolve", status=500, times=-1)
+    assert machine.run("validate", "acme/secret", "--base", "base", "--cache-dir", "empty", **here) == 4
+    hub.faults.clear()
+    hub.fault("cdn", status=403, times=-1)
+    assert machine.run("fetch", "acme/secret", "--cache-dir", "empty", **here) == 4
+    assert hub.count("cdn") > 0
+    assert no_token_left_the_hub(hub)
+    assert machine.leaks(*signatures) == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"status": 401, "headers": {"X-Error-Message": f"Invalid token {TOKEN}"}},
+        {"status": 403, "headers": {"X-Error-Code": "GatedRepo", "X-Error-Message": f"not for {TOKEN}"}},
+        {"status": 404, "headers": {"X-Error-Message": f"Bearer {TOKEN}"}, "body": TOKEN},
+        {"status": 429, "headers": {"Retry-After": TOKEN}},
+        {"status": 302, "headers": {"Location": f"http://alice:{PASSWORD}@127.0.0.1:9/?sig={SIGNATURE}"}},
+        {"status": 302, "headers": {"Location": f"http://127.0.0.1:9/x?X-Amz-Signature={SIGNATURE}"}},
+        {"status": 200, "headers": {}, "body": f"not JSON {TOKEN}"},
+    ],
+    ids=lambda answer: str(answer["status"]),
+)
+def test_a_server_that_says_the_secret_back_is_not_repeated(
+    machine: Machine, hub: Hub, answer: Mapping[str, object]
+) -> None:
+    hub.fault("", times=-1, **answer)
+    assert machine.run("fetch", "acme/sql", HF_ENDPOINT=hub.endpoint, LORA_CLI_RETRIES="0") in {1, 3, 4}
+    assert machine.leaks() == []
+
+
+def test_a_token_that_is_none_is_not_repeated(machine: Machine, hub: Hub) -> None:
+    for token in (f"{SECRET} {SECRET}", f"{SECRET}\u00e9", f"{SECRET}\tx"):
+        assert machine.run("fetch", "acme/sql", HF_ENDPOINT=hub.endpoint, HF_TOKEN=token) == 2
+    (machine.root / "home").mkdir()
+    (machine.root / "home" / "token").write_text(f"{SECRET} {SECRET}")
+    path = str(machine.root / "home" / "token")
+    assert machine.run("fetch", "acme/sql", HF_ENDPOINT=hub.endpoint, HF_TOKEN="", HF_TOKEN_PATH=path) == 2
+    assert not hub.requests
+    assert machine.leaks() == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"https://alice:{PASSWORD}@127.0.0.1:9/x",
+        f"https://127.0.0.1:9/x/adapter_config.json?X-Amz-Signature={SIGNATURE}",
+        f"http://127.0.0.1:9/x?sig={SIGNATURE}#y",
+        f"https://alice:{PASSWORD}@huggingface.co/org/name",
+        f"https://huggingface.co/org/name/blob/main/x?token={SIGNATURE}",
+        f"ftp://alice:{PASSWORD}@host/x",
+        f"s3://alice:{PASSWORD}@bucket/x",
+        f"oci://alice:{PASSWORD}@registry/x",
+        f"hf://alice:{PASSWORD}@org/name",
+        f"https://alice:{PASSWORD}@127.0.0.1:9999999/x",
+        f"https://{TOKEN}@127.0.0.1:9/x",
+    ],
+)
+def test_a_secret_in_a_reference_is_not_repeated(
+    machine: Machine, text: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(machine.root)
+    for name, value in {**machine.environ, "LORA_CLI_OFFLINE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    (machine.root / "set.yaml").write_text(
+        f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\nadapters:\n  - {{name: a, source: '{text}'}}\n"
+    )
+    (machine.root / "policy.yaml").write_text(f"apiVersion: lora-cli/v1\nkind: Policy\ndeny_sources: ['{text}']\n")
+    (machine.root / "policy.yaml").rename(machine.root / "token")
+    for words, codes in (
+        (["fetch", text, "./sql", "--format", "json"], {2, 3}),
+        (["validate", text, "--base", "base", "--format", "json"], {2, 3}),
+        (["inspect", text], {2, 3}),
+        (["fetch", "-f", "set.yaml"], {2, 3}),
+        (["fetch", "./sql", "--policy", "token"], {0, 2}),
+        (["validate", "./sql", "--base", text], {2, 3}),
+    ):
+        assert main([*words, *ALWAYS]) in codes
+    machine.said += capfd.readouterr()
+    assert machine.leaks() == []
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"HF_ENDPOINT": f"https://alice:{PASSWORD}@127.0.0.1:9"},
+        {"HF_ENDPOINT": f"https://127.0.0.1:9/?token={SIGNATURE}"},
+        {"LORA_CLI_HUB_ENDPOINT": f"alice:{PASSWORD}@127.0.0.1"},
+        {"HTTPS_PROXY": f"http://alice:{PASSWORD}@127.0.0.1:9"},
+        {"HTTPS_PROXY": f"socks5://alice:{PASSWORD}@127.0.0.1:9"},
+        {"HTTPS_PROXY": f"http://alice:{PASSWORD}@127.0.0.1:notaport"},
+        {"AWS_ENDPOINT_URL": f"http://alice:{PASSWORD}@127.0.0.1:9"},
+    ],
+    ids=lambda environ: next(iter(environ)),
+)
+def test_a_secret_in_an_address_of_the_environment_is_not_repeated(machine: Machine, environ: dict[str, str]) -> None:
+    keys = {"AWS_ACCESS_KEY_ID": "alice", "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_SESSION_TOKEN": SESSION}
+    refs = ["s3://bucket/x"] if "AWS_ENDPOINT_URL" in environ else ["acme/sql", "https://localhost:9/x"]
+    assert machine.run("fetch", *refs, LORA_CLI_RETRIES="0", **keys, **environ) in {2, 3, 4}
+    assert machine.leaks() == []
+
+
+@contextmanager
+def refusing_proxy() -> Iterator[tuple[str, list[bytes]]]:
+    """A proxy that asks for a password whatever it is told, and says it back."""
+    heard: list[bytes] = []
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listening.accept()
+            except OSError:
+                return
+            with connection:
+                heard.append(connection.recv(65536))
+                told = re.search(rb"Proxy-Authorization: (.*)", heard[-1])
+                connection.sendall(b"HTTP/1.1 407 " + (told[1] if told else b"no") + b"\r\nContent-Length: 0\r\n\r\n")
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{listening.getsockname()[1]}", heard
+    finally:
+        listening.close()
+
+
+def test_a_proxy_is_told_its_password_and_nothing_else(machine: Machine) -> None:
+    with refusing_proxy() as (place, heard):
+        proxy = {"HTTPS_PROXY": f"http://alice:{PASSWORD}@{place}"}
+        assert machine.run("fetch", "acme/sql", LORA_CLI_RETRIES="0", **proxy) == 4
+        assert heard
+        assert TOKEN.encode() not in b"".join(heard)
+    assert machine.leaks() == []
+
+
+def test_the_keys_of_a_bucket_stay_with_its_server(machine: Machine, seaweed_server: S3Server) -> None:
+    bucket = seaweed_server.bucket()
+    seaweed_server.put(bucket, {"sql/adapter_config.json": b"{}"})
+    wrong = {**seaweed_server.environ, "AWS_SECRET_ACCESS_KEY": SECRET}
+    assert machine.run("fetch", f"s3://{bucket}/sql", **wrong) == 3
+    assert machine.run("validate", f"s3://{bucket}/sql", "--base", "base", AWS_SESSION_TOKEN=SESSION, **wrong) == 3
+    assert machine.run("fetch", f"s3://{bucket}/none", **seaweed_server.environ) == 3
+    assert machine.leaks() == []
+
+
+def test_the_token_of_a_rule_goes_to_its_host_and_to_no_other(machine: Machine) -> None:
+    files = {f"sql/{path.name}": path.read_bytes() for path in (machine.root / "sql").iterdir()}
+    with WebServer(Site(dict(files), token=SECRET)) as server, WebServer(Site(dict(files))) as other:
+        (machine.root / "set.yaml").write_text(
+            "apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\n"
+            f"sources:\n  - {{match: 'http://{server.place}/*', token_env: ACME_TOKEN}}\n"
+            f"adapters:\n  - {{name: a, source: 'http://{server.place}/sql'}}\n"
+            f"  - {{name: b, source: 'http://{other.place}/sql'}}\n"
+        )
+        assert machine.run("fetch", "-f", "set.yaml", "--format", "json", ACME_TOKEN=SECRET) == 0
+        assert machine.run("validate", "-f", "set.yaml", ACME_TOKEN=SECRET) == 0
+        server.site.redirect = lambda target: f"http://{other.place}{target}?X-Amz-Signature={SIGNATURE}"
+        assert machine.run("fetch", "-f", "set.yaml", "--upgrade", "a", ACME_TOKEN=SECRET) in {0, 1, 3}
+        assert machine.run("fetch", "-f", "set.yaml", "--cache-dir", "c2", ACME_TOKEN=f"{SECRET} x") == 2
+        server.site.redirect = lambda _: None
+        assert machine.run("fetch", "-f", "set.yaml", "--cache-dir", "c3", ACME_TOKEN=f"{SECRET}x") == 3
+        assert any(asked.headers.get("Authorization") == f"Bearer {SECRET}" for asked in server.asked)
+        assert not any("Authorization" in asked.headers for asked in other.asked)
+        assert not any(TOKEN in str(asked.headers) for asked in (*server.asked, *other.asked))
+    assert machine.leaks() == []
+
+
+BUG = """
+import sys
+import lora_cli.sources.connection as connection
+import lora_cli.sources.http as http
+
+def send(url, headers, timeout_s):
+    raise RuntimeError(f"no one foresaw {url} with {headers} and {sys.argv}")
+
+connection.send = http.send = send
+from lora_cli.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_the_traceback_of_a_bug_can_be_posted(machine: Machine) -> None:
+    endpoint = {"HF_ENDPOINT": "http://127.0.0.1:9/hub"}
+    assert machine.run("fetch", "acme/sql", program=BUG, **endpoint) == 70
+    assert "no one foresaw" in machine.said[-1]
+    assert "please report" in machine.said[-1].lower()
+    assert "***" in machine.said[-1]
+    (machine.root / "set.yaml").write_text(
+        "apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\n"
+        "sources:\n  - {match: 'https://*', token_env: ACME_TOKEN}\n"
+        "adapters:\n  - {name: a, source: 'https://127.0.0.1:9/sql'}\n"
+    )
+    assert machine.run("fetch", "-f", "set.yaml", program=BUG, ACME_TOKEN=SECRET) == 70
+    assert machine.leaks() == []
