@@ -10,8 +10,17 @@ Reply = tuple[int, bytes, Mapping[str, str]]
 
 
 @contextmanager
-def answering(reply: Callable[[BaseHTTPRequestHandler], Reply]) -> Iterator[str]:
-    """A server that answers every request as ``reply`` says; its address."""
+def answering(
+    reply: Callable[[BaseHTTPRequestHandler], Reply],
+    *,
+    keep: threading.Event | None = None,
+    prepare: Callable[[ThreadingHTTPServer], None] = lambda _: None,
+) -> Iterator[str]:
+    """A server that answers every request as ``reply`` says; its address.
+
+    With ``keep`` it leaves each connection open after its answer, until that is set. ``prepare`` sees the server before
+    it is asked anything.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, format: str, *args: object) -> None:
@@ -26,10 +35,18 @@ def answering(reply: Callable[[BaseHTTPRequestHandler], Reply]) -> Iterator[str]
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(body)
+                self.wfile.flush()
+            if keep is not None and len(body) < int(headers.get("Content-Length", 0)):
+                keep.wait(30)
 
         do_HEAD = do_POST = do_GET
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+    class Quiet(ThreadingHTTPServer):
+        def handle_error(self, request: object, client_address: object) -> None:
+            """Clients go when they have heard enough."""
+
+    with Quiet(("127.0.0.1", 0), Handler) as running:
+        prepare(running)
         thread = threading.Thread(target=running.serve_forever, args=(0.02,))
         thread.start()
         try:

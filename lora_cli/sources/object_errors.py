@@ -57,7 +57,7 @@ def meaning(error: Exception, server: str, timeout_s: float) -> Answered | Trans
 def _of_the_network(told: str, cause: str, server: str, timeout_s: float) -> Transient:
     """Why there was no answer. obstore says it only in how it prints the chain of its causes."""
     meanings = (
-        (r"invalid peer certificate|UnknownIssuer", f"the certificate of {server} is not trusted", _TRUST),
+        (r"invalid peer certificate|InvalidCertificate", f"the certificate of {server} is not trusted", _TRUST),
         (r"dns error|failed to lookup", f"no connection to {server}: its name is not known", _NETWORK),
         (r"ConnectionRefused", f"no connection to {server}: it was refused", _NETWORK),
         (r"TimedOut|timed out|kind: Timeout", f"{server} was silent for {timeout_s:g} s", ""),

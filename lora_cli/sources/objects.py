@@ -193,8 +193,10 @@ class ObjectSource(ABC):
         if not key:
             return NotFound(f"{ref}: the bucket is empty", hint=f"look at it with the tools of {bucket.server}")
         try:
-            obstore.head(bucket.store, key)
+            is_object = bool(obstore.head(bucket.store, key)["e_tag"])
         except Exception:  # noqa: BLE001 - whatever it is, nothing is listed there
+            is_object = False
+        if not is_object:
             hint = "check the spelling: a folder is named in full, up to the / before its files"
             return NotFound(f"{ref}: there is nothing below {key}/ in the bucket {bucket.asker.bucket}", hint=hint)
         folder = ref.location.rpartition("/")[0]
