@@ -94,9 +94,9 @@ def violations(
     this machine), ``files`` what would be fetched, ``digest`` the snapshot digest that it turned out to have.
     What is None is not judged, but a demanded ``sha256`` of None is none.
     """
-    found = [*_source(policy, ref), *_pins(policy, ref, sha256)]
+    found = [*source_violations(policy, ref), *_pins(policy, ref, sha256)]
     if host is not None:
-        found += _host(policy, host)
+        found += host_violations(policy, host)
     if files is not None:
         found += _files(policy, tuple(files))
     if digest is not None:
@@ -104,7 +104,8 @@ def violations(
     return tuple(found)
 
 
-def _source(policy: Policy, ref: AdapterRef) -> Iterator[Violation]:
+def source_violations(policy: Policy, ref: AdapterRef) -> Iterator[Violation]:
+    """What ``policy`` has against the place alone that ``ref`` names."""
     for glob in policy.deny_sources:
         if touches(glob, ref):
             yield Violation("deny_sources", f"{ref} matches {glob}")
@@ -117,7 +118,8 @@ def _source(policy: Policy, ref: AdapterRef) -> Iterator[Violation]:
         yield Violation("allow_sources", f"{ref} matches none of {', '.join(policy.allow_sources) or 'no sources'}")
 
 
-def _host(policy: Policy, host: str) -> Iterator[Violation]:
+def host_violations(policy: Policy, host: str) -> Iterator[Violation]:
+    """What ``policy`` has against a host (without a port) that bytes come from."""
     for glob in policy.deny_hosts:
         if host_matches(glob, host):
             yield Violation("deny_hosts", f"{host} matches {glob}")
@@ -202,9 +204,3 @@ _GETTERS: Mapping[str, Callable[[Node, Path], Any]] = {
     "require_access_check": lambda node, _: boolean(node),
     "allow_private_redirects": lambda node, _: boolean(node),
 }
-
-
-def allows_private_redirects(policies: Iterable[Policy]) -> bool:
-    """Whether a redirect may lead into a private network: one policy says so, and none says no."""
-    said = {policy.allow_private_redirects for policy in policies}
-    return True in said and False not in said

@@ -6,19 +6,21 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from lora_cli.errors import Corrupt, Refused, Unreachable
 from lora_cli.sources.connection import StatusError, Transient, chunks, from_status, pause_before, send
+from lora_cli.sources.private import Bounds, Guard, check_host, guard
 from lora_cli.sources.urls import following, host, origin
 
 if TYPE_CHECKING:
     from lora_cli.sources.pool import Response
-    from lora_cli.sources.private import Guard
 
 MAX_REDIRECTS = 5
 JSON_CAP = 16 * 1024 * 1024
 LINK_LIFETIME_S = 300.0
 LINKS_CAP = 4096
+BOUNDS = Bounds()
 AGAIN = "it changed at its origin: run it again"
 
 log = logging.getLogger(__name__)
@@ -34,7 +36,7 @@ class Http:
     ``token`` is sent to the scheme, host and port of ``endpoint`` and nowhere else. No answer may be silent for longer
     than ``timeout_s``; an operation is tried again ``retries`` times without progress, and ``pause`` waits between.
     ``links`` remembers for minutes where the endpoint redirected to (and which address did), so that the ranges of one
-    file ask it once. ``allow_private`` follows redirects into private networks (``sources.private``).
+    file ask it once. ``bounds`` say where redirects may lead.
     """
 
     endpoint: str
@@ -42,7 +44,7 @@ class Http:
     retries: int
     token: str = field(default="", repr=False)
     pause: Callable[[float], None] = time.sleep
-    allow_private: bool = False
+    bounds: Bounds = BOUNDS
     links: dict[str, tuple[str, float, str]] = field(default_factory=dict, repr=False, compare=False)
 
 
@@ -211,13 +213,13 @@ def _redirect_of(http: Http, url: str, response: "Response", check: Check | None
     raise StatusError(status, url, response.headers)
 
 
-def _guard(http: Http, sender: str, url: str, target: str, what: str) -> "Guard":
-    from lora_cli.sources.private import guard
+def _guard(http: Http, sender: str, url: str, target: str, what: str) -> Guard:
+    said = f"{what}: {host(url)} redirects to {host(target)}"
+    check_host(http.bounds, urlsplit(target).hostname or "", said)
+    return guard(http.bounds, sender, said)
 
-    return guard(sender, f"{what}: {host(url)} redirects to {host(target)}", allowed=http.allow_private)
 
-
-def _ask(http: Http, url: str, headers: Headers, allowed: "Guard | None") -> "Response":
+def _ask(http: Http, url: str, headers: Headers, allowed: Guard | None) -> "Response":
     own = {"Authorization": f"Bearer {http.token}"} if http.token and origin(url) == origin(http.endpoint) else {}
     return send(url, {**headers, **own}, http.timeout_s, allowed)
 

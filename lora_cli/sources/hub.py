@@ -19,6 +19,7 @@ from lora_cli.sources.hub_access import Token, access_in, explained, find_token
 from lora_cli.sources.hub_cache import COMMIT, ONLINE, HubCache, hub_cache_folder
 from lora_cli.sources.hub_listing import files_of
 from lora_cli.sources.listed import MOST_ENTRIES
+from lora_cli.sources.private import bounds_of
 from lora_cli.sources.tokens import token_of
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class HubSource:
             settings.timeout_s,
             settings.retries,
             token=self._token.value,
-            allow_private=settings.allow_private_redirects,
+            bounds=bounds_of(settings),
         )
 
     def resolve(self, ref: AdapterRef) -> Revision:
@@ -76,7 +77,7 @@ class HubSource:
         Raises:
             NotFound: there is no such repository, revision or folder.
             AccessDenied: it is private or gated, or the token is bad.
-            Refused: the listing holds a path that leads out of the adapter, or too many.
+            Refused: the listing holds a path that leads out of the adapter, or too many, or the new name is forbidden.
             Unreachable: network or server, after the retries.
             Offline: the network is switched off, and the cache of the Hub's client does not know it.
         """
@@ -89,6 +90,7 @@ class HubSource:
             raise explained(error, ref, self._token, self._settings.hub_endpoint) from error
         if id != ref.location:
             log.warning("%s is now called %s; write hf://%s", ref, id, id)
+            self._check_name(ref, id)
         files = files_of(entries, str(ref), ref.subfolder, f"{_quoted(id)}/resolve/{commit}")
         if ref.subfolder and not files:
             raise NotFound(f"{ref}: there is no folder {ref.subfolder} in {commit}", hint="check its spelling")
@@ -125,6 +127,14 @@ class HubSource:
     def held(self, revision: Revision, file: RemoteFile) -> AbstractContextManager[int | None]:
         """A descriptor of the file as the Hub's own client has cached it, to be hashed; None when it has not."""
         return self._cache.blob(revision.ref.location, file)
+
+    def _check_name(self, ref: AdapterRef, id: str) -> None:
+        """What a policy forbids, it forbids also under the name that a repository had before."""
+        for policy in self._settings.policies:
+            from lora_cli.core.policy import source_violations
+
+            for found in source_violations(policy, replace(ref, location=id)):
+                raise Refused(f"{ref} is now called {id}: {found}", hint=found.hint)
 
     def _known(self, ref: AdapterRef) -> Revision:
         revision = self._cache.revision(ref)

@@ -5,10 +5,16 @@ credentials. What counts is the address that is connected to, not the name, whic
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from typing import TYPE_CHECKING
 
 from lora_cli.errors import Refused
+from lora_cli.settings import Settings
+
+if TYPE_CHECKING:
+    from lora_cli.core.policy import Policy
 
 NAT64 = IPv6Network("64:ff9b::/96")
 METADATA = frozenset(
@@ -65,17 +71,46 @@ def _unwrapped(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
     return ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else ip)
 
 
-def guard(sender: str, said: str, *, allowed: bool) -> Guard:
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What redirects may do: lead into private networks (``private``), and to the hosts that ``policies`` allow."""
+
+    private: bool = False
+    policies: "tuple[Policy, ...]" = ()
+
+
+def bounds_of(settings: Settings) -> Bounds:
+    """The bounds that an operator set: a policy that speaks of private networks wins, and one that says no over all."""
+    said = {policy.allow_private_redirects for policy in settings.policies}
+    private = False not in said and (True in said or settings.allow_private_redirects)
+    return Bounds(private, settings.policies)
+
+
+def check_host(bounds: Bounds, host: str, said: str) -> None:
+    """Whether a redirect may lead to ``host`` (without a port); ``said`` begins the message of an error.
+
+    Raises:
+        Refused: a policy denies it, or allows others only.
+    """
+    if bounds.policies:
+        from lora_cli.core.policy import host_violations
+
+        for policy in bounds.policies:
+            for found in host_violations(policy, host):
+                raise Refused(f"{said}: {found}", hint=found.hint)
+
+
+def guard(bounds: Bounds, sender: str, said: str) -> Guard:
     """What judges each address that a redirect would be followed to, before a word is sent there.
 
     ``sender`` is the address that sent the redirect ("": nobody knows, it is taken for public), ``said`` begins the
-    message of an error. ``allowed`` lets redirects into private networks, but to no link-local address.
+    message of an error. ``bounds`` may let redirects into private networks, but to no link-local address.
     """
     nearness = reach_of(sender)
 
     def judge(address: str) -> None:
         nearer = reach_of(address)
-        if address == sender or nearer <= nearness < Reach.LINK_LOCAL or (allowed and nearer < Reach.LINK_LOCAL):
+        if address == sender or nearer <= nearness < Reach.LINK_LOCAL or (bounds.private and nearer < Reach.LINK_LOCAL):
             return
         where = "" if address in said else f" at {address}"
         hint = "allow_private_redirects lets it: in a policy, the settings, or LORA_CLI_ALLOW_PRIVATE_REDIRECTS=1"

@@ -16,6 +16,7 @@ from lora_cli.settings import Settings
 from lora_cli.sources.abreast import abreast
 from lora_cli.sources.connection import StatusError
 from lora_cli.sources.http import AGAIN, Headers, Http, Piece, get_bytes, get_headers, get_json
+from lora_cli.sources.private import bounds_of
 from lora_cli.sources.urls import host, origin
 from lora_cli.sources.web_listing import GONE, Seen, list_files
 from lora_cli.sources.web_pins import check_pin, conditions_of, names_a_version, pin_of, sha256_in, size_in
@@ -99,9 +100,8 @@ class WebSource:
         settings, base = self._settings, self._folder(ref)
         site = "{}://{}:{}".format(*origin(base))
         if site not in self._sites:
-            private = settings.allow_private_redirects
             self._sites[site] = Http(
-                base, settings.timeout_s, settings.retries, token=self._token, allow_private=private
+                base, settings.timeout_s, settings.retries, token=self._token, bounds=bounds_of(settings)
             )
         return self._sites[site]
 

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
+from lora_cli.core.policy import Policy
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import LoraCliError, Refused
 from lora_cli.settings import Settings
 from lora_cli.sources import private, route
 from lora_cli.sources.connection import send
 from lora_cli.sources.hub import HubSource
-from lora_cli.sources.private import Reach, guard, reach_of
+from lora_cli.sources.private import Bounds, Reach, bounds_of, guard, reach_of
 from tests.hub_content import Content
 from tests.hub_server import Hub
 
@@ -65,7 +66,7 @@ def test_an_address_is_as_near_as_it_is_however_it_is_written(reach: Reach, addr
     ],
 )
 def test_nothing_leads_nearer_than_it_is_itself(sender: str, target: str, allowed: bool, follows: bool) -> None:
-    judge = guard(sender, "a: hub redirects to x", allowed=allowed)
+    judge = guard(Bounds(allowed), sender, "a: hub redirects to x")
     if follows:
         judge(target)
     else:
@@ -73,6 +74,59 @@ def test_nothing_leads_nearer_than_it_is_itself(sender: str, target: str, allowe
             judge(target)
         assert target in str(caught.value)
         assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("setting", "said", "allowed"),
+    [
+        (False, (), False), (True, (), True), (False, (None, None), False), (True, (None,), True),
+        (False, (True, None), True), (True, (True, False), False), (True, (False,), False),
+    ],
+)  # fmt: skip
+def test_a_policy_that_says_no_wins(
+    tmp_path: Path, setting: bool, said: tuple[bool | None, ...], allowed: bool
+) -> None:
+    policies = tuple(Policy(allow_private_redirects=word) for word in said)
+    settings = Settings(tmp_path, allow_private_redirects=setting, policies=policies)
+    assert bounds_of(settings).private is allowed
+
+
+@pytest.mark.parametrize(
+    ("policy", "rule"),
+    [
+        (Policy(deny_hosts=("localhost",)), "policy deny_hosts: localhost matches localhost"),
+        (Policy(allow_hosts=("127.0.0.1",)), "policy allow_hosts: localhost matches none of"),
+        (Policy(allow_hosts=("127.0.0.1", "localhost")), ""),
+    ],
+)
+def test_a_server_sends_us_on_only_to_hosts_that_a_policy_allows(
+    hub: Hub, settings: Settings, policy: Policy, rule: str
+) -> None:
+    hub.add("acme/sql-lora", FILES)
+    hub.cdn = hub.cdn.replace("127.0.0.1", "localhost")
+    bound = replace(settings, policies=(policy,))
+    if not rule:
+        assert read_all(HubSource(bound), ACME) == [2, 3_000_000]
+        return
+    error = fails(bound)
+    assert isinstance(error, Refused)
+    assert rule in str(error)
+    assert hub.count("GET cdn") == 0
+
+
+@pytest.mark.parametrize(
+    "policy", [Policy(allow_sources=("hf://acme/*",)), Policy(deny_sources=("hf://other/*",))], ids=["allow", "deny"]
+)
+def test_a_policy_holds_for_the_new_name_of_a_repository(hub: Hub, settings: Settings, policy: Policy) -> None:
+    hub.add("acme/sql-lora", FILES)
+    hub.add("acme/mine", FILES)
+    hub.rename("acme/sql-lora", "other/sql")
+    hub.rename("acme/mine", "acme/ours")
+    error = fails(replace(settings, policies=(policy,)))
+    assert isinstance(error, Refused)
+    assert "is now called other/sql: policy" in str(error)
+    assert hub.count("/resolve/") == 0
+    assert read_all(HubSource(replace(settings, policies=(policy,))), replace(ACME, location="acme/mine"))
 
 
 @pytest.fixture
@@ -167,7 +221,7 @@ def test_a_connection_that_is_open_already_is_judged_too(hub: Hub) -> None:
     url = f"{hub.endpoint}/api/models/acme/sql-lora"
     send(url, {}, 5).close()
     with pytest.raises(Refused, match=r"at 127\.0\.0\.1, this machine itself"):
-        send(url, {}, 5, guard("8.8.8.8", "a: hub redirects to localhost", allowed=False))
+        send(url, {}, 5, guard(Bounds(), "8.8.8.8", "a: hub redirects to localhost"))
     assert (hub.connections, hub.count()) == (1, 1)
 
 
@@ -196,6 +250,7 @@ IN_A_NETWORK = """
 import sys
 from pathlib import Path
 from dataclasses import replace
+from lora_cli.core.policy import Policy
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import Refused
 from lora_cli.settings import Settings
