@@ -21,8 +21,9 @@ _LINE = r"[^\x00-\x1f\x7f\ud800-\udfff]{1,4096}"
 class LockedAdapter:
     """One adapter, pinned.
 
-    ``source`` is as the manifest writes it. ``revision`` is the origin's immutable id (a commit); it is empty where the
-    origin has none that another machine could check (a local folder). ``files`` maps POSIX paths to blobs.
+    ``source`` is as the manifest writes it. ``revision`` is the origin's immutable id: a commit of the Hub, which can
+    be asked for again, or what tells one listing of a bucket or web folder from another; it is empty where the origin
+    has none that another machine could check (a local folder). ``files`` maps POSIX paths to blobs.
     """
 
     name: str
