@@ -31,9 +31,11 @@ class Settings:
     ``cache_dir`` is absolute. ``jobs`` is how many transfers or adapters are in flight at once. ``timeout_s`` is how
     long one network operation may be silent, ``retries`` how often it is tried again, ``lease_s`` how long a process
     waits for another one that downloads the same thing. ``hub_endpoint`` has no trailing slash and no user in it.
-    ``max_bytes`` limits one adapter (None: no limit). ``allow_private_redirects`` follows a server that sends us into
-    a private network. ``config`` is the file that was read, if any; ``config_error``
-    says why the one in the usual place, which nobody named, could not be.
+    ``max_bytes`` limits one adapter, ``max_total_bytes`` those of one run together (None: no limit), ``max_files`` the
+    files of one adapter. ``keep_free`` bytes of the cache's disk stay free (None: a part of it), and the cache has at
+    most ``cache_budget`` (None: what the disk has). One adapter takes at most ``adapter_timeout_s`` (None: any time).
+    ``allow_private_redirects`` follows a server that sends us into a private network. ``config`` is the file that was
+    read, if any; ``config_error`` says why the one in the usual place, which nobody named, could not be.
     ``sources`` are a manifest's rules for how origins are reached (names of secrets, never values; no option has them).
     ``policies`` are a manifest's and a policy file's: all of them hold.
     Tokens are never settings: each source asks its own chain when it needs one.
@@ -51,6 +53,11 @@ class Settings:
     hub_endpoint: str = HUB_ENDPOINT
     max_bytes: int | None = None
     allow_private_redirects: bool = False
+    max_total_bytes: int | None = None
+    max_files: int = 1000
+    keep_free: int | None = None
+    cache_budget: int | None = None
+    adapter_timeout_s: float | None = None
     config: Path | None = None
     config_error: str = ""
     sources: "tuple[SourceRule, ...]" = ()
@@ -121,9 +128,16 @@ OPTIONS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "hub_endpoint": ("hub_endpoint", _endpoint),
     "max_bytes": ("max_bytes", parse_size),
     "allow_private_redirects": ("allow_private_redirects", _flag),
+    "max_total_bytes": ("max_total_bytes", parse_size),
+    "max_files": ("max_files", _count(1, 10_000)),
+    "keep_free": ("keep_free", parse_size),
+    "cache_budget": ("cache_budget", parse_size),
+    "adapter_timeout": ("adapter_timeout_s", _positive_duration),
 }
 # In a file these have a type of their own; a variable has only text.
-_UNQUOTED = frozenset({"jobs", "retries", "offline", "quiet", "verbose", "no_progress", "allow_private_redirects"})
+_UNQUOTED = frozenset(
+    {"jobs", "retries", "max_files", "offline", "quiet", "verbose", "no_progress", "allow_private_redirects"}
+)
 
 
 def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:

@@ -10,11 +10,12 @@ import typer
 from lora_cli.cli.output import Format, colour, width, write
 from lora_cli.core.reference import parse
 from lora_cli.errors import Corrupt, NotFound, UsageError
-from lora_cli.settings import Settings, parse_duration, parse_size
+from lora_cli.settings import Settings, parse_duration, with_flags
 from lora_cli.store import Store
 from lora_cli.store.inventory import Item, blobs, find_items, inventory, tree_bytes
 from lora_cli.store.sweep import GRACE_S, Limits, Removed, collect, remove
 from lora_cli.store.tag import check_cache, check_folder
+from lora_cli.store.usage import cache_bytes
 from lora_cli.store.verify import verify
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Look after the disk cache.")
@@ -57,22 +58,33 @@ def verify_all(ctx: typer.Context, output_format: FormatOption = Format.HUMAN) -
 @app.command("gc")
 def collect_garbage(
     ctx: typer.Context,
-    older_than: Annotated[str | None, typer.Option(help="Also what was not used for so long: 30d.")] = None,
-    max_cache_bytes: Annotated[str | None, typer.Option(help="Keep the last used ones within this size.")] = None,
+    cache_budget: Annotated[
+        str | None,
+        typer.Option("--cache-budget", "--max-bytes", help="Keep the last used ones within this size: 50GiB."),
+    ] = None,
+    unused_for: Annotated[str | None, typer.Option(help="Also what was not used for so long: 30d.")] = None,
     grace: Annotated[str, typer.Option(help="Keep what is newer, though no reference means it.")] = f"{GRACE_S:.0f}s",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     output_format: FormatOption = Format.HUMAN,
 ) -> None:
-    """Remove what no reference means any more, what dead processes left, and what is beyond the limits."""
+    """Remove what no reference means any more, what dead processes left, and what is beyond the limits.
+
+    What is in use stays: what has a name in the cache (fetch -f), was handed out (fetch --to, --publish), or is being
+    fetched now.
+    """
+    settings = with_flags(ctx.obj, {"cache_budget": cache_budget})
     try:
         limits = Limits(
-            None if older_than is None else parse_duration(older_than),
-            None if max_cache_bytes is None else parse_size(max_cache_bytes),
-            parse_duration(grace),
+            None if unused_for is None else parse_duration(unused_for), settings.cache_budget, parse_duration(grace)
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
-    _say_removed(collect(_store(ctx), limits, dry_run=dry_run), output_format, dry_run=dry_run)
+    store = _store(ctx)
+    removed = collect(store, limits, dry_run=dry_run)
+    left = cache_bytes(store) - (sum(one.size for one in removed) if dry_run else 0)
+    if limits.max_bytes is not None and left > limits.max_bytes and not settings.quiet:
+        typer.echo(f"{left} bytes are left, over {limits.max_bytes}: the rest is in use, or new", err=True)
+    _say_removed(removed, output_format, dry_run=dry_run)
 
 
 @app.command("rm")

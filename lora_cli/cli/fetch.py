@@ -49,16 +49,21 @@ def command(
     allow_pickle: options.AllowPickle = False,
     policy: options.PolicyFile = None,
     max_bytes: options.MaxBytes = None,
+    max_total_bytes: options.MaxTotalBytes = None,
+    max_files: options.MaxFiles = None,
+    keep_free: options.KeepFree = None,
+    cache_budget: options.CacheBudget = None,
     shard: options.ShardOf = None,
     offline: options.Offline = False,
     jobs: options.Jobs = None,
     timeout: options.Timeout = None,
+    adapter_timeout: options.AdapterTimeout = None,
     retries: options.Retries = None,
     output_format: options.OutputFormat = Format.HUMAN,
 ) -> None:
     """Resolve adapters, pin their version and download them into the cache."""
-    given = {"max_bytes": max_bytes, "offline": offline or None, "jobs": jobs, "timeout": timeout, "retries": retries}
-    settings = with_flags(ctx.obj, given)
+    # The options that override settings have their names; a switch that is not given overrides nothing.
+    settings = with_flags(ctx.obj, {name: value for name, value in ctx.params.items() if value is not False})
     names, refs = (tuple(refs or ()), []) if upgrade and manifest is not None else ((), refs or [])
     flags = LockFlags(lock, locked=locked, check=check, upgrade=upgrade, names=names)
     selection = Selection(tuple(include or ()), tuple(exclude or ()), allow_pickle, latest=checkpoint == LATEST)

@@ -21,6 +21,20 @@ Offline = Annotated[bool, typer.Option("--offline", help="Only what is in the ca
 Jobs = Annotated[int | None, typer.Option(min=1, max=256, help="Ranges in flight.", show_default=False)]
 Timeout = Annotated[str | None, typer.Option(help="Longest silence of the network: 30s.")]
 Retries = Annotated[int | None, typer.Option(min=0, max=100, help="Tries without progress.")]
+MaxTotalBytes = Annotated[
+    str | None, typer.Option(help="Refuse adapters beyond this size of all together.", show_default=False)
+]
+MaxFiles = Annotated[
+    int | None, typer.Option(min=1, max=10_000, help="Refuse adapters of more files: 1000.", show_default=False)
+]
+KeepFree = Annotated[
+    str | None, typer.Option(help="Leave this much of the disk: 1GiB, or a twentieth.", show_default=False)
+]
+CacheBudget = Annotated[
+    str | None,
+    typer.Option(help="Keep the cache within this size: 50GiB; the longest unused goes.", show_default=False),
+]
+AdapterTimeout = Annotated[str | None, typer.Option(help="Longest time of one adapter: 10m.", show_default=False)]
 
 # What fetch alone has.
 Revision = Annotated[str | None, typer.Option(help="A branch, tag or commit, for each REF.")]

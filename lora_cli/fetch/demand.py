@@ -62,6 +62,19 @@ def check_size(name: str, total: int, most: int | None) -> None:
         raise Refused(f"{name} has {total} bytes, and {most} are allowed", hint="raise --max-bytes to take it")
 
 
+def check_count(name: str, count: int, most: int) -> None:
+    """Whether an adapter is within ``--max-files``.
+
+    Raises:
+        Refused: it has more than ``most`` files.
+    """
+    if count > most:
+        raise Refused(
+            f"{name}: {count} files are wanted, and {most} are allowed",
+            hint="--include takes fewer with a narrower glob; raise --max-files to take them all",
+        )
+
+
 def most_bytes(settings: Settings) -> int | None:
     """The strictest limit that one adapter is under, None for no limit."""
     limits = (settings.max_bytes, *(policy.max_bytes for policy in settings.policies))

@@ -1,27 +1,28 @@
 """The one downloader: files of a revision → blobs in the store, whatever the source."""
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial as bound
-from pathlib import Path
 
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
-from lora_cli.errors import Corrupt, MachineError
+from lora_cli.errors import Corrupt
 from lora_cli.fetch.adopt import adopt
+from lora_cli.fetch.deadline import Deadline
 from lora_cli.fetch.demand import check_size
 from lora_cli.fetch.lanes import Lanes
 from lora_cli.fetch.near import clone, link_weights
 from lora_cli.fetch.plan import identity
 from lora_cli.fetch.progress import Progress
+from lora_cli.fetch.room import Room
 from lora_cli.fetch.transfer import Transfer
 from lora_cli.sources import Source, TellingSource
 from lora_cli.store import Store
 from lora_cli.store.blobs import has_blob, keep_blob
 from lora_cli.store.disk import FULL
-from lora_cli.store.partials import drop_partial, leave_partial, open_partial
+from lora_cli.store.holds import Hold
+from lora_cli.store.partials import drop_partial, leave_partial, leftover_bytes, open_partial
 
 TOGETHER = 64
 """So many files are open at once."""
@@ -34,7 +35,8 @@ WRONG_TRIES = 2
 class Job:
     """One adapter to be fetched: from where, to where, and what of it is ``known`` (path → blob) to be the same.
 
-    With ``link`` near weights become hard links in the store.
+    With ``link`` near weights become hard links in the store. It must be done by the ``deadline`` and fit into the
+    ``room``, and ``hold`` keeps its blobs from being cleaned away.
     """
 
     name: str
@@ -46,6 +48,9 @@ class Job:
     max_bytes: int | None = None
     known: Mapping[str, Blob] = field(default_factory=dict)
     link: bool = False
+    room: Room | None = None
+    hold: Hold | None = None
+    deadline: Deadline | None = None
 
 
 def download(job: Job, files: Sequence[RemoteFile], lanes: Lanes) -> Mapping[str, Blob]:
@@ -57,7 +62,7 @@ def download(job: Job, files: Sequence[RemoteFile], lanes: Lanes) -> Mapping[str
     Raises:
         Refused: they are more than ``max_bytes`` together.
         Corrupt: other bytes came than were promised, again and again; or they changed meanwhile.
-        Unreachable: the origin does not answer any more.
+        Unreachable: the origin does not answer any more, or not in time.
         MachineError: this machine does not let us.
         LostBlob: somebody cleaned up behind us. Try again.
     """
@@ -67,40 +72,28 @@ def download(job: Job, files: Sequence[RemoteFile], lanes: Lanes) -> Mapping[str
         there = [file for file in files if file.path not in blobs]
         blobs |= link_weights(job.name, job.source, job.revision, job.store, there)
     missing = [file for file in files if file.path not in blobs]
-    _check_space(job, missing)
-    tries = 0
-    while missing:
-        wrong: list[RemoteFile] = []
-        for first in range(0, len(missing), TOGETHER):
-            batch = missing[first : first + TOGETHER]
-            blobs.update(_batch(job, batch, lanes, wrong, tries))
-        missing, tries = wrong, tries + 1
+    size, here = sum(file.size or 0 for file in missing), sum(_left(job, file) for file in missing)
+    room = job.room or Room(job.store)
+    with room.reserved(job.name, size, here, job.progress) as progress:
+        job, tries = replace(job, progress=progress), 0
+        while missing:
+            wrong: list[RemoteFile] = []
+            for first in range(0, len(missing), TOGETHER):
+                batch = missing[first : first + TOGETHER]
+                blobs.update(_batch(job, batch, lanes, wrong, tries))
+            missing, tries = wrong, tries + 1
     return blobs
 
 
 def _present(job: Job, file: RemoteFile) -> Blob | None:
     blob = Blob(file.sha256, file.size) if file.sha256 and file.size is not None else job.known.get(file.path)
+    if blob is not None and job.hold is not None:
+        job.hold.add(blob.sha256)
     return blob if blob is not None and has_blob(job.store, blob) else None
 
 
-def _check_space(job: Job, files: Sequence[RemoteFile]) -> None:
-    """Says beforehand that the disk is too small. What an earlier try left counts as free: it is gone on with."""
-    root = job.store.root
-    needed = sum(file.size or 0 for file in files)
-    folder = next(folder for folder in (root, *root.parents) if folder.exists())
-    with suppress(OSError):
-        status = os.statvfs(folder)
-        left = sum(path.stat().st_size for file in files for path in _left(job, file))
-        if (free := status.f_bavail * status.f_frsize) + left < needed:
-            raise MachineError(
-                f"{root}: {needed} bytes are needed, and {free} are free",
-                hint="free some space (lora-cli cache gc), or set --cache-dir to a larger disk",
-            )
-
-
-def _left(job: Job, file: RemoteFile) -> Iterator[Path]:
-    folder = job.store.partials / partial_key(job.revision, file)
-    yield from folder.iterdir() if folder.is_dir() else ()
+def _left(job: Job, file: RemoteFile) -> int:
+    return leftover_bytes(job.store, partial_key(job.revision, file), file.size or 0)
 
 
 def _batch(
@@ -115,7 +108,7 @@ def _batch(
                 adopt(job.source, job.revision, transfer)
             transfer.rehash()
             job.progress.began(transfer.label, transfer.file.size, transfer.frontier)
-        lanes.run(transfers)
+        lanes.run(transfers, job.deadline)
         while transfers:
             transfer = transfers[-1]
             blob = _kept(job, transfer, tries)
@@ -140,6 +133,8 @@ def _kept(job: Job, transfer: Transfer, tries: int) -> Blob | None:
             raise
         job.progress.advanced(transfer.label, -transfer.frontier)
         return None
+    if job.hold is not None:
+        job.hold.add(blob.sha256)
     keep_blob(job.store, transfer.partial.path, transfer.partial.descriptor, blob)
     return blob
 
@@ -168,6 +163,9 @@ def _opened(job: Job, files: Sequence[RemoteFile]) -> Iterator[list[Transfer]]:
     except Exception as error:
         full = isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL
         for transfer in transfers:
+            if transfer.in_flight:
+                # A thread that hangs in a connection may still write to it: it is left to be taken from the dead.
+                continue
             if full or isinstance(error, Corrupt):
                 drop_partial(transfer.partial)
             else:

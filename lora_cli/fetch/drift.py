@@ -9,8 +9,9 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import LoraCliError, Offline
 from lora_cli.fetch.demand import Demand, check_reference
-from lora_cli.fetch.many import Wanted, side_by_side
+from lora_cli.fetch.many import Wanted
 from lora_cli.fetch.plan import Selection, plan
+from lora_cli.fetch.side_by_side import side_by_side
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import Sources

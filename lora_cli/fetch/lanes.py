@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
+    from lora_cli.fetch.deadline import Deadline
     from lora_cli.fetch.transfer import Transfer
 
 LARGEST_RANGE = 8 << 20
@@ -14,6 +15,7 @@ WAITING_BYTES = 64 << 20
 """Bytes that may wait in memory for those before them, beside the ranges in flight."""
 
 STOP_S = 1.0
+WAKE_S = 60.0
 
 
 class Lanes:
@@ -38,8 +40,10 @@ class Lanes:
             # One that hangs in a connection ends with the process.
             thread.join(STOP_S)
 
-    def run(self, transfers: "Sequence[Transfer]") -> None:
-        """Reads these files to their end. When one fails, the others stop where they are.
+    def run(self, transfers: "Sequence[Transfer]", deadline: "Deadline | None" = None) -> None:
+        """Reads these files to their end. When one fails, or the deadline passes, the others stop where they are.
+
+        After a deadline a thread that hangs in a connection is not waited for: its transfer stays ``in_flight``.
 
         Raises:
             LoraCliError: the first that went wrong.
@@ -51,7 +55,11 @@ class Lanes:
             self._changed.notify_all()
             try:
                 while not all(transfer.finished for transfer in transfers) and not self._stopped:
-                    self._changed.wait()
+                    self._changed.wait(None if deadline is None else deadline.left_s(WAKE_S))
+                    if deadline is not None and deadline.passed:
+                        self._stop_all(transfers, deadline.error())
+                        self._changed.wait_for(lambda: all(transfer.finished for transfer in transfers), STOP_S)
+                        break
                     self._stop_all(transfers, next((t.error for t in transfers if t.error is not None), None))
             except BaseException as interrupt:
                 self._stop_all(transfers, interrupt)

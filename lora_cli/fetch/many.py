@@ -1,30 +1,34 @@
 """Many adapters at once. One that fails never stops the others."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.fetch import SILENT, USUAL, Fetched, at_hand
+from lora_cli.fetch.deadline import Deadline
 from lora_cli.fetch.demand import Demand
 from lora_cli.fetch.lanes import Lanes
 from lora_cli.fetch.plan import Selection
 from lora_cli.fetch.progress import Progress
+from lora_cli.fetch.room import Room
+from lora_cli.fetch.run import LOST_TRIES, Run, Total, cleaned
+from lora_cli.fetch.side_by_side import Overdue, side_by_side
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
+from lora_cli.store.holds import holding
 
 if TYPE_CHECKING:
     from lora_cli.core.lock import LockedAdapter
     from lora_cli.fetch.publish import Published
 
-ADAPTERS_AT_ONCE = 32
-WAKE_S = 0.5
-T = TypeVar("T")
+SLACK_S = 2.0
+"""So long after its time an adapter is waited for, to leave its files well; then nobody waits for it any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,75 +82,72 @@ def bring_all(
     ``settings.jobs`` ranges are in flight over all of them. An error that is no ``LoraCliError`` is raised here.
     """
     sources = Sources(settings)
-    with Lanes(settings.jobs) as lanes:
+    room, total = Room(store, settings.keep_free, settings.cache_budget), Total(settings.max_total_bytes)
+    with Lanes(settings.jobs) as lanes, holding(store) as hold:
+        run = Run(room, total, hold)
 
-        def one(item: Wanted) -> Outcome:
+        def bring(item: Wanted, ref: AdapterRef, turn: int) -> Fetched:
+            demand = Demand(item.sha256, item.locked)
+            fetched = at_hand(ref, store, settings, name=item.name, selection=selection, demand=demand)
+            if fetched is None:
+                from lora_cli.fetch.origin import from_origin
+
+                fetched = from_origin(
+                    ref,
+                    sources.of(ref),
+                    store,
+                    settings,
+                    name=item.name,
+                    progress=progress,
+                    selection=selection,
+                    lanes=lanes,
+                    demand=demand,
+                    link=link,
+                    run=run,
+                    turn=turn,
+                )
+            total.spend(turn, item.name, fetched.snapshot.size)
+            return fetched
+
+        def one(numbered: tuple[int, Wanted]) -> Outcome:
+            turn, item = numbered
             began = time.perf_counter()
-            fetched, failure = None, None
-            if isinstance(item.ref, UsageError):
-                return Outcome(item, None, item.ref, 0.0)
+            fetched: Fetched | None = None
+            failure: LoraCliError | None = None
             try:
-                demand = Demand(item.sha256, item.locked)
-                fetched = at_hand(item.ref, store, settings, name=item.name, selection=selection, demand=demand)
+                if isinstance(item.ref, UsageError):
+                    raise item.ref
+                fetched = _kept(run, partial(bring, item, item.ref, turn))
                 if fetched is None:
-                    from lora_cli.fetch.origin import from_origin
-
-                    fetched = from_origin(
-                        item.ref,
-                        sources.of(item.ref),
-                        store,
-                        settings,
-                        name=item.name,
-                        progress=progress,
-                        selection=selection,
-                        lanes=lanes,
-                        demand=demand,
-                        link=link,
-                    )
+                    failure = cleaned(store, item.name)
             except LoraCliError as error:
                 failure = error
+            finally:
+                total.end(turn)
             return Outcome(item, fetched, failure, (time.perf_counter() - began) * 1000)
 
-        yield from side_by_side(one, wanted, settings.jobs)
+        yield from side_by_side(one, list(enumerate(wanted)), settings.jobs, _overdue(total, settings))
 
 
-def side_by_side(one: Callable[[Wanted], T], wanted: Sequence[Wanted], jobs: int) -> Iterator[T]:
-    """What ``one`` gives for each, in their order, as soon as it is known; up to ``jobs`` are under way at once.
+def _kept(run: Run, bring: Callable[[], Fetched]) -> Fetched | None:
+    """What ``bring`` gives, held from now on; None when others take it away each time."""
+    for _ in range(LOST_TRIES):
+        fetched = bring()
+        if run.keeps(fetched.snapshot):
+            return fetched
+    return None
 
-    What ``one`` raises is raised here.
-    """
-    threads = min(jobs, ADAPTERS_AT_ONCE, len(wanted))
-    yield from map(one, wanted) if threads < 2 else _in_threads(one, wanted, threads)
 
+def _overdue(total: Total, settings: Settings) -> Overdue[tuple[int, Wanted], Outcome] | None:
+    """What is said of an adapter whose thread hangs where no deadline reaches it."""
+    timeout_s = settings.adapter_timeout_s
+    if timeout_s is None:
+        return None
+    limit_s = timeout_s + SLACK_S
 
-def _in_threads(one: Callable[[Wanted], T], wanted: Sequence[Wanted], threads: int) -> Iterator[T]:
-    """Daemon threads, because an interrupt must not wait for a network that is silent or a lease that is held."""
-    done: dict[int, T | BaseException] = {}
-    changed = threading.Condition()
-    left = iter(range(len(wanted)))
+    def late(numbered: tuple[int, Wanted]) -> Outcome:
+        turn, item = numbered
+        total.end(turn)
+        return Outcome(item, None, Deadline.of(item.name, settings).error(), limit_s * 1000)
 
-    def work() -> None:
-        while True:
-            with changed:
-                index = next(left, None)
-            if index is None:
-                return
-            outcome: T | BaseException
-            try:
-                outcome = one(wanted[index])
-            except BaseException as error:  # noqa: BLE001 - it is raised again in the thread that asked
-                outcome = error
-            with changed:
-                done[index] = outcome
-                changed.notify_all()
-
-    for number in range(threads):
-        threading.Thread(target=work, name=f"fetch-{number}", daemon=True).start()
-    for index in range(len(wanted)):
-        with changed:
-            while index not in done:
-                changed.wait(WAKE_S)
-            outcome = done.pop(index)
-        if isinstance(outcome, BaseException):
-            raise outcome
-        yield outcome
+    return Overdue(limit_s, late)

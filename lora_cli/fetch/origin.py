@@ -7,11 +7,12 @@ from dataclasses import replace
 from lora_cli.core.lock import LockedAdapter, ref_at
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
-from lora_cli.errors import Corrupt, MachineError, Unreachable
+from lora_cli.errors import Corrupt, Unreachable
 from lora_cli.fetch import ANYTHING, SILENT, USUAL, Fetched, kept
 from lora_cli.fetch.access import asks_again, check_access
 from lora_cli.fetch.checkpoint import latest
-from lora_cli.fetch.demand import Demand, check_files, check_size, check_snapshot, most_bytes
+from lora_cli.fetch.deadline import Deadline
+from lora_cli.fetch.demand import Demand, check_count, check_files, check_size, check_snapshot, most_bytes
 from lora_cli.fetch.download import Job, download
 from lora_cli.fetch.lanes import Lanes
 from lora_cli.fetch.locked import at_lock, upgrade_hint
@@ -19,6 +20,8 @@ from lora_cli.fetch.memory import Asked, known_blobs, recall, remember, remember
 from lora_cli.fetch.near import settled
 from lora_cli.fetch.plan import Selection, left_out, plan
 from lora_cli.fetch.progress import Progress
+from lora_cli.fetch.room import Room
+from lora_cli.fetch.run import LOST_TRIES, Run, Total, cleaned
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import endpoint_of
@@ -26,8 +29,6 @@ from lora_cli.store import Store
 from lora_cli.store.blobs import LostBlob
 from lora_cli.store.leases import lease
 from lora_cli.store.snapshots import publish_snapshot
-
-LOST_TRIES = 3
 
 
 def from_origin(
@@ -42,8 +43,15 @@ def from_origin(
     lanes: Lanes | None = None,
     demand: Demand = ANYTHING,
     link: bool = False,
+    run: Run | None = None,
+    turn: int = 0,
 ) -> Fetched:
-    """What ``fetch.bring`` gives when it is not at hand; everything is as there."""
+    """What ``fetch.bring`` gives when it is not at hand; everything is as there.
+
+    ``run`` is shared with other adapters, of which this is number ``turn``.
+    """
+    name, deadline = name or str(ref), Deadline.of(name or str(ref), settings)
+    run = run or Run(Room(store, settings.keep_free, settings.cache_budget), Total(settings.max_total_bytes))
     found = kept(ref, store, settings, name=name, selection=selection, demand=demand) if settings.policies else None
     if demand.locked is not None:
         ref = ref_at(ref, demand.locked)
@@ -55,8 +63,22 @@ def from_origin(
     check_files(demand, ref, asked.files, settings)
     if asks_again(ref, asked.revision.access, settings):
         check_access(replace(asked.revision, files=tuple(asked.files)), source, settings)
+    check_count(name, len(asked.files), settings.max_files)
+    run.total.spend(turn, name, sum(file.size or 0 for file in asked.files))
     most = most_bytes(settings)
-    job = Job(name or str(ref), asked.revision, source, store, progress, settings.retries, most, link=link)
+    job = Job(
+        name,
+        asked.revision,
+        source,
+        store,
+        progress,
+        settings.retries,
+        most,
+        link=link,
+        room=run.room,
+        hold=run.hold,
+        deadline=deadline,
+    )
     with _explained(demand.locked):
         fetched = _fetched(job, asked, settings, lanes)
     check_size(job.name, fetched.snapshot.size, settings.max_bytes)
@@ -98,8 +120,11 @@ def _fetched(job: Job, asked: Asked, settings: Settings, lanes: Lanes | None) ->
     """The snapshot as it is here, else downloaded by this process or, while it waits, by another one."""
     snapshot, cached = recall(job.store, asked), True
     if snapshot is None:
-        with lease(job.store, asked.key, settings.lease_s, lambda: job.progress.waiting(job.name)):
+        wait_s = settings.lease_s if job.deadline is None else job.deadline.left_s(settings.lease_s)
+        with lease(job.store, asked.key, wait_s, lambda: job.progress.waiting(job.name)):
             snapshot = recall(job.store, asked)
+            if snapshot is None and job.deadline is not None and job.deadline.passed:
+                raise job.deadline.error()
             if snapshot is None:
                 snapshot, cached = _published(job, asked, lanes, settings.jobs), False
                 if job.link and asked.revision.ref.scheme == "file":
@@ -131,6 +156,4 @@ def _published(job: Job, asked: Asked, lanes: Lanes | None, jobs: int) -> Snapsh
             return publish_snapshot(job.store, blobs)
         except LostBlob:
             continue
-    raise MachineError(
-        f"{job.store.root} is being cleaned while {job.name} is fetched", hint="stop whatever removes files there"
-    )
+    raise cleaned(job.store, job.name)

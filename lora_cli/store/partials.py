@@ -47,6 +47,16 @@ def open_partial(store: Store, key: str, longest: int | None, *, digest_known: b
         return in_folder(folder, lambda: _claim(folder, longest) or _fresh(folder, longest if digest_known else 0))
 
 
+def leftover_bytes(store: Store, key: str, longest: int | None) -> int:
+    """Bytes of what a dead writer left of ``key``, and the next one goes on with."""
+    try:
+        found = _leftovers(store.partials / key)
+    except OSError:
+        return 0
+    usable = (size for size, _, writer in found if (longest is None or size <= longest) and state(writer) == "dead")
+    return max(usable, default=0)
+
+
 def leave_partial(partial: Partial) -> None:
     """Closes the file and leaves it for whoever wants to go on, this process included."""
     os.close(partial.descriptor)

@@ -3,24 +3,27 @@
 import os
 import re
 import shutil
-import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from lora_cli.store import Store
-from lora_cli.store.disk import on_disk, read_small
-from lora_cli.store.inventory import Item, blobs, entries, files_in, inventory, packed, tree_bytes, views
+from lora_cli.store.choose import GRACE_S, Limits, going, going_blobs
+from lora_cli.store.disk import make_folder, on_disk, read_small
+from lora_cli.store.exchange import clear
+from lora_cli.store.holds import PREFIX, held
+from lora_cli.store.inventory import Item, entries, packed, tree_bytes
 from lora_cli.store.marks import drop_mark
-from lora_cli.store.records import Record, all_records, forget_record
+from lora_cli.store.records import Record, all_records, forget_record, read_record
 from lora_cli.store.snapshots import is_digest
 from lora_cli.store.tag import check_cache
+from lora_cli.store.usage import Usage, cache_bytes, survey
 from lora_cli.store.views import drop_view
-from lora_cli.store.writers import parse_writer, state
+from lora_cli.store.writers import new_writer, parse_writer, state
 
-GRACE_S = 3600.0
-"""So long something new may lie here without a reference: somebody is about to name it."""
+__all__ = ["GRACE_S", "Limits", "Removed", "collect", "remove"]
+
 LEFT_S = 86_400.0
 """So long what a dead writer left is kept, to be gone on with; what is from elsewhere stays seven times as long."""
 QUARANTINE_S = 7 * 86_400.0
@@ -41,53 +44,40 @@ class Removed:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What stays: references used in the last ``older_than_s``, the last used ones within ``max_bytes``.
-
-    Packed weights go before any reference does: they can be made again.
-    """
-
-    older_than_s: float | None = None
-    max_bytes: int | None = None
-    grace_s: float = GRACE_S
-
-
 def collect(store: Store, limits: Limits, *, dry_run: bool = False) -> list[Removed]:
     """Removes what is beyond the limits, what nothing means, and leftovers. Tells with ``dry_run``, does nothing.
 
-    A snapshot is meant by references and by views; what has a view is in use, and stays whatever the limits are.
-    A fetch that runs meanwhile is not harmed: what is taken away under it, it fetches again.
+    A snapshot that is in use stays whatever the limits are: one that has a view, was handed out as hard links, or that
+    a living process holds. A fetch that runs meanwhile is not harmed: what is taken away under it, it fetches again.
 
     Raises:
         UsageError: this is no cache.
         MachineError: this machine does not let us.
     """
     check_cache(store)
-    now = time.time()
     with on_disk("cleaning", store.root):
-        viewed = set(views(store).values())
-        kept, dropped = _chosen(store, limits, now, viewed)
-        for record in dropped if not dry_run else ():
-            forget_record(store, record)
-        removed = [Removed("reference", record.ref, 0) for record in dropped]
-        meant = {record.snapshot for record in kept}
-        items = [item for item in inventory(store) if item.digest not in meant]
-        lost = {record.snapshot for record in dropped}
-        gone = [item for item in items if item.digest in lost or _age(item.directory, now) > limits.grace_s]
-        removed += _remove_items(store, gone, dropped, now - limits.grace_s, dry_run)
-        going = {item.digest for item in gone}
-        for kind, path in (*_leftovers(store, now), *_packed_beyond(store, limits, kept, going)):
+        usage = survey(store)
+        left = [*_leftovers(store, usage.now_s)]
+        total = cache_bytes(store) - sum(tree_bytes(path) for _, path in left)
+        meant = {blob.sha256 for record in all_records(store) for blob in record.files.values()}
+        total -= sum(blob.size for blob in going_blobs(usage, (), meant, usage.now_s - limits.grace_s))
+        if limits.max_bytes is not None and total > limits.max_bytes:
+            rotten = [("quarantine", path) for path in _isolated(store) if ("quarantine", path) not in left]
+            total -= sum(tree_bytes(path) for _, path in rotten)
+            left += rotten
+        away = _packed_beyond(store, usage, limits, total)
+        total -= sum(tree_bytes(path) for path in away)
+        ages_s = {item.digest: _age(item.directory, usage.now_s) for item in usage.items}
+        items = going(usage, limits, total, ages_s)
+        left += [("packed", path) for path in away if path.name not in {item.digest for item in items}]
+        removed = [Removed("reference", record.ref, 0) for record in _lost(store, usage, limits.grace_s, dry_run)]
+        removed += _sweep(store, usage, items, usage.now_s - limits.grace_s, dry_run=dry_run)
+        for kind, path in left:
             removed.append(Removed(kind, path.relative_to(store.root).as_posix(), tree_bytes(path)))
             if not dry_run:
                 _delete(path)
-        for mark in entries(store.links) if not dry_run else ():
-            if is_digest(mark.name) and not os.path.lexists(store.blob(mark.name)) and _age(mark, now) > LEFT_S:
-                drop_mark(store, mark.name)
-        for folder in entries(store.partials) if not dry_run else ():
-            if _KEY.fullmatch(folder.name):
-                with suppress(OSError):
-                    folder.rmdir()
+        if not dry_run:
+            _tidy(store, usage.now_s)
     return removed
 
 
@@ -99,91 +89,118 @@ def remove(store: Store, items: Sequence[Item]) -> list[Removed]:
         MachineError: this machine does not let us.
     """
     check_cache(store)
-    records = [record for item in items for record in item.records]
     with on_disk("cleaning", store.root):
-        for record in records:
-            forget_record(store, record)
-        removed = [Removed("reference", record.ref, 0) for record in records]
+        removed = []
         for name in sorted(name for item in items for name in item.names):
             drop_view(store, name)
             removed.append(Removed("view", name, 0))
-        return removed + _remove_items(store, items, records, 0.0, dry_run=False)
+        usage = survey(store)
+        digests = {item.digest for item in items}
+        return removed + _sweep(
+            store, usage, [item for item in usage.items if item.digest in digests], 0.0, forced=True
+        )
 
 
-def _chosen(
-    store: Store, limits: Limits, now: float, viewed: Collection[str | None]
-) -> tuple[list[Record], list[Record]]:
-    """The references that stay, and those that go: unused for too long, or beyond the bytes that are allowed."""
-    kept: list[Record] = []
-    dropped: list[Record] = []
-    sizes: dict[str, int] = {}
-    # What has a view stays, and so its bytes are the first that count.
-    for record in sorted(all_records(store), key=lambda one: (one.snapshot in viewed, one.used_s), reverse=True):
-        with_it = sizes | {blob.sha256: blob.size for blob in record.files.values()}
-        old = limits.older_than_s is not None and now - record.used_s > limits.older_than_s
-        large = limits.max_bytes is not None and sum(with_it.values()) > limits.max_bytes
-        lost = not store.snapshot(record.snapshot).is_dir() and now - record.used_s > limits.grace_s
-        if lost or ((old or large) and record.snapshot not in viewed):
-            dropped.append(record)
-        else:
-            kept.append(record)
-            sizes = with_it
-    return kept, dropped
-
-
-def _remove_items(
-    store: Store, items: Sequence[Item], dropped: Sequence[Record], before_s: float, dry_run: bool
+def _sweep(
+    store: Store, usage: Usage, items: Sequence[Item], before_s: float, *, dry_run: bool = False, forced: bool = False
 ) -> list[Removed]:
-    """Removes snapshots that no reference means, and the blobs that were in them or are older than ``before_s``."""
-    records = [record for record in all_records(store) if record not in dropped]
-    meant = {record.snapshot for record in records} | set(views(store).values())
-    # Somebody may have asked for one of them since we looked.
-    items = sorted((item for item in items if item.digest not in meant), key=lambda item: item.digest)
-    going = {item.digest for item in items}
-    freed = _inodes(item.directory for item in items)
-    freed_names = {blob.sha256 for record in dropped for blob in record.files.values()}
-    staying = [path for path in entries(store.snapshots) if path.name not in going]
-    used = _inodes(iter([*staying, *entries(store.adapters)]))
-    used_names = {blob.sha256 for record in records for blob in record.files.values()}
-    for item in items if not dry_run else ():
-        _delete(item.directory)
-        _delete(store.packed / item.digest)
-    removed = [Removed("snapshot", item.digest, 0) for item in items]
-    removed += [Removed("packed", item.digest, item.packed_bytes) for item in items if item.packed_bytes]
-    for path in blobs(store):
-        with suppress(FileNotFoundError):
-            status = path.stat(follow_symlinks=False)
-            ours = status.st_ino in freed or path.name in freed_names or status.st_ctime < before_s
-            if ours and status.st_ino not in used and path.name not in used_names:
-                removed.append(Removed("blob", path.name, status.st_size))
-                if not dry_run:
-                    path.unlink()
-                    drop_mark(store, path.name)
+    """Removes snapshots with their references, and the blobs that were only theirs or are older than ``before_s``.
+
+    Unless it is ``forced``, what was used since ``usage`` was made stays.
+    """
+    gone = [item for item in items if forced or not _used_since(store, item)]
+    removed = [Removed("reference", record.ref, 0) for item in gone for record in item.records]
+    if not dry_run:
+        for record in (record for item in gone for record in item.records):
+            forget_record(store, record)
+        meant = set() if forced else {record.snapshot for record in all_records(store)}
+        now_s = None if forced else usage.now_s
+        gone = [item for item in gone if item.digest not in meant and _taken_away(store, item, now_s)]
+    gone.sort(key=lambda item: item.digest)
+    removed += [Removed("snapshot", item.digest, 0) for item in gone]
+    removed += [Removed("packed", item.digest, item.packed_bytes) for item in gone if item.packed_bytes]
+    forgotten = {(record.ref, record.selection) for item in gone for record in item.records}
+    staying = {
+        blob.sha256
+        for record in all_records(store)
+        if (record.ref, record.selection) not in forgotten
+        for blob in record.files.values()
+    }
+    handed = usage.handed_out()
+    for blob in going_blobs(usage, gone, staying, before_s, forced=forced):
+        removed.append(Removed("blob", blob.path.name, 0 if blob.inode in handed else blob.size))
+        if not dry_run:
+            blob.path.unlink(missing_ok=True)
+            drop_mark(store, blob.path.name)
     return removed
 
 
-def _packed_beyond(
-    store: Store, limits: Limits, kept: Sequence[Record], going: Collection[str]
-) -> Iterator[tuple[str, Path]]:
-    """Packed weights of snapshots that are not here, and those that have no room beside what is ``kept``."""
-    taken = sum({blob.sha256: blob.size for record in kept for blob in record.files.values()}.values())
-    order = {record.snapshot: place for place, record in reversed(list(enumerate(kept)))}
-    for path in sorted(packed(store), key=lambda path: (order.get(path.name, len(order)), path.name)):
-        if path.name in going:
-            continue
-        taken += tree_bytes(path)
-        if not store.snapshot(path.name).is_dir() or (limits.max_bytes is not None and taken > limits.max_bytes):
-            taken -= tree_bytes(path)
-            yield "packed", path
+def _used_since(store: Store, item: Item) -> bool:
+    """Whether somebody used a snapshot, or gave a reference of it another meaning, since it was looked at."""
+    found = [(record, read_record(store, record.ref, record.selection)) for record in item.records]
+    return any(now is not None and now != record for record, now in found)
 
 
-def _inodes(directories: Iterator[Path]) -> Collection[int]:
-    found = set()
-    for directory in directories:
-        for path, _ in files_in(directory):
+def _taken_away(store: Store, item: Item, now_s: float | None) -> bool:
+    """Whether a snapshot is gone now, all of it at once; without ``now_s`` it goes whoever holds it.
+
+    A fetch holds it, and looks then whether it is there; here it goes, and then is looked whether it is held. So one
+    of the two sees the other: either it comes back, or the fetch finds it gone.
+    """
+    aside = make_folder(store.partials / item.digest / str(new_writer())) / "snapshot"
+    try:
+        item.directory.rename(aside)
+        if now_s is not None and item.digest in held(store, now_s):
             with suppress(OSError):
-                found.add((directory / path).stat(follow_symlinks=False).st_ino)
+                aside.rename(item.directory)
+                return False
+    except FileNotFoundError:
+        pass
+    finally:
+        clear(aside.parent)
+    clear(store.packed / item.digest)
+    return True
+
+
+def _packed_beyond(store: Store, usage: Usage, limits: Limits, total: int) -> list[Path]:
+    """Packed weights of snapshots that are not here, and, before any snapshot, the longest unused beyond the limit."""
+    items = {item.digest: item for item in usage.items}
+    paths = sorted(packed(store), key=lambda path: (items[path.name].used_s if path.name in items else 0.0, path.name))
+    away = []
+    for path in paths:
+        over = limits.max_bytes is not None and total > limits.max_bytes and path.name not in usage.held
+        if over or path.name not in items:
+            away.append(path)
+            total -= tree_bytes(path)
+    return away
+
+
+def _lost(store: Store, usage: Usage, grace_s: float, dry_run: bool) -> list[Record]:
+    """The references to snapshots that are not here any more, and were not used for longer than the grace."""
+    there = {item.digest for item in usage.items}
+    found = [
+        record
+        for record in all_records(store)
+        if record.snapshot not in there and usage.now_s - record.used_s > grace_s
+    ]
+    for record in found if not dry_run else ():
+        forget_record(store, record)
     return found
+
+
+def _tidy(store: Store, now_s: float) -> None:
+    """Marks of blobs that are gone, and folders that are empty."""
+    for mark in entries(store.links):
+        if is_digest(mark.name) and not os.path.lexists(store.blob(mark.name)) and _age(mark, now_s) > LEFT_S:
+            drop_mark(store, mark.name)
+    for folder in entries(store.partials):
+        if _KEY.fullmatch(folder.name):
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _isolated(store: Store) -> list[Path]:
+    return [path for path in entries(store.quarantine) if _ISOLATED.fullmatch(path.name)]
 
 
 def _leftovers(store: Store, now: float) -> Iterator[tuple[str, Path]]:
@@ -196,8 +213,11 @@ def _leftovers(store: Store, now: float) -> Iterator[tuple[str, Path]]:
         # An owner that died before it wrote its name leaves an empty one.
         if text is not None and (not text or parse_writer(text)) and _is_left(path, text, now):
             yield "lease", path
-    for path in entries(store.quarantine):
-        if _ISOLATED.fullmatch(path.name) and _age(path, now) > QUARANTINE_S:
+    for path in entries(store.leases):
+        if path.name.startswith(PREFIX) and _is_left(path, path.name.removeprefix(PREFIX), now):
+            yield "lease", path
+    for path in _isolated(store):
+        if _age(path, now) > QUARANTINE_S:
             yield "quarantine", path
     for path in entries(store.refs):
         if _HALF_RECORD.fullmatch(path.name) and _age(path, now) > LEFT_S:

@@ -118,10 +118,10 @@ def test_gc_keeps_what_is_meant(store: Store, capsys: Captured) -> None:
 
 def test_gc_frees_what_was_not_used_for_long(store: Store, capsys: Captured) -> None:
     before = tree(store.root)
-    dry = said(capsys, "gc", "--older-than", "50s", "--dry-run")
+    dry = said(capsys, "gc", "--unused-for", "50s", "--dry-run")
     assert "would remove" in dry
     assert tree(store.root) == before
-    document = json.loads(said(capsys, "gc", "--older-than", "50s", "--format", "json"))
+    document = json.loads(said(capsys, "gc", "--unused-for", "50s", "--format", "json"))
     assert [one["kind"] for one in document["removed"]] == ["reference", "snapshot", "blob", "blob"]
     assert document["bytes"] > 0
     assert main(["cache", "path", "./chat"]) == 3
@@ -130,7 +130,7 @@ def test_gc_frees_what_was_not_used_for_long(store: Store, capsys: Captured) -> 
 
 def test_gc_keeps_within_a_size(capsys: Captured) -> None:
     size = sum(path.stat().st_size for path in directory(capsys, "./sql").iterdir())
-    assert "/chat" in said(capsys, "gc", "--max-cache-bytes", str(size))
+    assert "/chat" in said(capsys, "gc", "--max-bytes", str(size))
     assert main(["cache", "verify"]) == 0
 
 
@@ -149,7 +149,7 @@ def test_rm_removes_an_adapter_and_only_that(store: Store, capsys: Captured) -> 
     assert tree(store.root) == set()
 
 
-@pytest.mark.parametrize("argv", [["gc", "--older-than", "soon"], ["rm"], ["gc", "--max-cache-bytes", "x"], ["none"]])
+@pytest.mark.parametrize("argv", [["gc", "--unused-for", "soon"], ["rm"], ["gc", "--max-bytes", "x"], ["none"]])
 def test_a_wrong_command_line_is_exit_2(argv: list[str], capsys: Captured) -> None:
     assert main(["cache", *argv]) == 2
 

@@ -318,3 +318,36 @@ def test_the_bytes_that_an_adapter_does_not_need_are_told(sql: Path, capsys: pyt
     assert {file["path"] for file in found["files"]} == {CONFIG, WEIGHTS}
     assert main(["fetch", "./sql", "--include", "*.pt"]) == 0
     assert "1000 B in 1 file left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "hint"),
+    [
+        (["--max-files", "1"], 1, "--max-files"),
+        (["--max-total-bytes", "10"], 1, "--max-total-bytes"),
+        (["--cache-budget", "10"], 1, "--cache-budget"),
+        (["--keep-free", "1000000TB"], 6, "--keep-free"),
+        (["--keep-free", "much"], 2, "is not a size"),
+        (["--adapter-timeout", "0s"], 2, "no time at all"),
+    ],
+)
+def test_a_limit_that_is_reached_names_the_option(
+    sql: Path, words: list[str], code: int, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fetch", str(sql), *words]) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert hint in err
+
+
+def test_limits_come_from_the_environment_too(
+    sql: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LORA_CLI_CACHE_BUDGET", "10")
+    assert main(["fetch", str(sql)]) == 1
+    assert main(["fetch", str(sql), "--cache-budget", "1GiB"]) == 0
+    capsys.readouterr()
+    assert main(["cache", "gc"]) == 0
+    out, err = capsys.readouterr()
+    assert "removed snapshot" in out
+    assert err == ""

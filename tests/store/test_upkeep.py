@@ -109,16 +109,16 @@ def test_a_dry_run_says_the_same_and_removes_nothing(store: Store) -> None:
     put_snapshot(store, SQL, ref="hf://org/sql", used_s=1)
     put_snapshot(store, CHAT)
     before = tree(store.root)
-    said = collect(store, Limits(older_than_s=60, grace_s=-1), dry_run=True)
+    said = collect(store, Limits(unused_for_s=60, grace_s=-1), dry_run=True)
     assert tree(store.root) == before
-    assert collect(store, Limits(older_than_s=60, grace_s=-1)) == said
+    assert collect(store, Limits(unused_for_s=60, grace_s=-1)) == said
     assert tree(store.root) == set()
 
 
 def test_what_was_not_used_for_long_goes_even_when_it_is_named(store: Store) -> None:
     old = put_snapshot(store, SQL, ref="hf://org/sql", used_s=time.time() - 1000)
     new = put_snapshot(store, CHAT, ref="hf://org/chat")
-    removed = collect(store, Limits(older_than_s=500))
+    removed = collect(store, Limits(unused_for_s=500))
     assert ("reference", "hf://org/sql") in names(removed)
     assert ("snapshot", old.digest) in names(removed)
     assert read_record(store, "hf://org/sql") is None

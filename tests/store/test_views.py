@@ -143,7 +143,7 @@ def test_what_has_a_view_is_used_whatever_the_limits_are(store: Store) -> None:
     bare = put_snapshot(store, {CONFIG: b"{}"})
     keep_view(store, "sql", sql)
     keep_view(store, "bare", bare)
-    removed = collect(store, Limits(older_than_s=60, max_bytes=0, grace_s=-1))
+    removed = collect(store, Limits(unused_for_s=60, max_bytes=0, grace_s=-1))
     assert {one.name for one in removed if one.kind == "snapshot"} == {chat.digest}
     assert {item.digest for item in inventory(store)} == {sql.digest, bare.digest}
     assert not any(one.problem for one in verify(store))

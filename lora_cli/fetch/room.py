@@ -1,0 +1,126 @@
+"""Room on the disk and in the cache, for all adapters of one run together: asked for before a byte of one is read."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from lora_cli.errors import MachineError, Refused
+from lora_cli.fetch.progress import Progress
+from lora_cli.store import Store
+
+LARGEST_RESERVE = 1 << 30
+RESERVED_PART = 20
+"""Unless ``--keep-free`` says otherwise, a twentieth of the disk stays free, and at most 1 GiB: a node whose disk is
+full evicts what runs on it."""
+
+
+@dataclass(slots=True, eq=False)
+class _Reservation:
+    """What one adapter still has to write, in bytes."""
+
+    left: int
+
+
+class Room:
+    """What is free on the cache's disk beyond the reserve, and in the cache's budget.
+
+    ``keep_free`` is the reserve in bytes (None: a part of the disk), ``budget`` what the cache may have (None: all).
+    Threads share it: each adapter reserves what it is going to write.
+    """
+
+    def __init__(self, store: Store, keep_free: int | None = None, budget: int | None = None) -> None:
+        self._store, self._keep_free, self._budget = store, keep_free, budget
+        self._reservations: list[_Reservation] = []
+        self._in_cache: int | None = None
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def reserved(self, name: str, size: int, here: int, progress: Progress) -> Iterator[Progress]:
+        """Room for ``size`` bytes of the adapter ``name``, of which ``here`` lie in partial files to go on with.
+
+        Gives ``progress`` back, watched: what is written needs no room any more. Where the budget is used up, what was
+        not used for longest goes.
+
+        Raises:
+            MachineError: the disk is too small.
+            Refused: the budget is, and everything in the cache is in use.
+        """
+        with self._lock:
+            self._check_disk(max(0, size - here))
+            self._make_room(name, size)
+            reservation = _Reservation(size)
+            self._reservations.append(reservation)
+        try:
+            yield _Watched(progress, reservation)
+        finally:
+            with self._lock:
+                self._reservations.remove(reservation)
+                if self._in_cache is not None:
+                    self._in_cache += size
+
+    def _promised(self) -> int:
+        return sum(max(0, reservation.left) for reservation in self._reservations)
+
+    def _check_disk(self, needed: int) -> None:
+        root = self._store.root
+        folder = next(folder for folder in (root, *root.parents) if folder.exists())
+        try:
+            status = os.statvfs(folder)
+        except OSError:
+            return
+        reserve = self._keep_free
+        if reserve is None:
+            reserve = min(LARGEST_RESERVE, status.f_blocks * status.f_frsize // RESERVED_PART)
+        free, promised = status.f_bavail * status.f_frsize, self._promised()
+        if needed and needed + promised + reserve > free:
+            others = f", {promised} are promised to other adapters of this run" if promised else ""
+            raise MachineError(
+                f"{root}: {needed} bytes are needed, and {free} are free{others}, of which {reserve} are to stay free",
+                hint="free some space (lora-cli cache gc), lower --keep-free, or set --cache-dir to a larger disk",
+            )
+
+    def _make_room(self, name: str, needed: int) -> None:
+        if self._budget is None or not needed:
+            return
+        from lora_cli.store.sweep import Limits, collect
+        from lora_cli.store.usage import cache_bytes
+
+        promised = self._promised()
+        most = self._budget - needed - promised
+        if self._in_cache is None or self._in_cache > most:
+            self._in_cache = cache_bytes(self._store, partials=False)
+        if self._in_cache > most >= 0:
+            partials = cache_bytes(self._store) - self._in_cache
+            collect(self._store, Limits(max_bytes=most + partials))
+            self._in_cache = cache_bytes(self._store, partials=False)
+        if self._in_cache > most:
+            others = f", {promised} are promised to other adapters of this run" if promised else ""
+            raise Refused(
+                f"{name}: {needed} bytes are needed, the cache may have {self._budget}, "
+                f"and {self._in_cache} of them are in use{others}",
+                hint="raise --cache-budget, or remove what nobody needs: lora-cli cache ls, lora-cli cache rm",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Watched:
+    """``progress``, and what is written leaves the reservation."""
+
+    progress: Progress
+    reservation: _Reservation
+
+    def began(self, file: str, size: int | None, have: int) -> None:
+        self.reservation.left -= have
+        self.progress.began(file, size, have)
+
+    def advanced(self, file: str, count: int) -> None:
+        self.reservation.left -= count
+        self.progress.advanced(file, count)
+
+    def ended(self, file: str) -> None:
+        self.progress.ended(file)
+
+    def waiting(self, adapter: str) -> None:
+        self.progress.waiting(adapter)

@@ -1,0 +1,137 @@
+"""What a cache consists of and what of it is in use, looked at once: the ground on which ``sweep`` chooses."""
+
+import os
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_cli.store import Store
+from lora_cli.store.holds import held
+from lora_cli.store.inventory import Item, blobs, entries, inventory
+from lora_cli.store.marks import read_mark
+from lora_cli.store.tag import TAG
+
+Inode = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class BlobFile:
+    """One file among the blobs: ``links`` is how many names it has, in the cache or not, ``changed_s`` its ctime."""
+
+    path: Path
+    inode: Inode
+    size: int
+    links: int
+    changed_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """A cache at ``now_s``, by the file system's own clock.
+
+    ``inodes`` has the files of each snapshot and view by directory, and how many names each has there; ``sizes`` are
+    bytes. ``held`` is what living processes hold. ``foreign`` are the inodes that belong to somebody else too
+    (``fetch --link``): they cost the cache nothing.
+    """
+
+    now_s: float
+    items: tuple[Item, ...]
+    blobs: tuple[BlobFile, ...]
+    inodes: Mapping[Path, Mapping[Inode, int]]
+    sizes: Mapping[Inode, int]
+    held: frozenset[str]
+    foreign: frozenset[Inode]
+
+    def handed_out(self) -> frozenset[Inode]:
+        """The blobs that have a name outside of the cache: taking ours away would free nothing."""
+        known: dict[Inode, int] = {}
+        for files in self.inodes.values():
+            for inode, count in files.items():
+                known[inode] = known.get(inode, 0) + count
+        more = (blob.inode for blob in self.blobs if blob.links > known.get(blob.inode, 0) + 1)
+        return frozenset(more) - self.foreign
+
+    def in_use(self) -> dict[str, str]:
+        """Digest → why that snapshot stays whatever the limits are."""
+        handed = self.handed_out()
+        found = {}
+        for item in self.items:
+            if item.digest in self.held:
+                found[item.digest] = "a process uses it"
+            elif item.names:
+                found[item.digest] = f"it has the view {item.names[0]}"
+            elif handed & self.inodes[item.directory].keys():
+                found[item.digest] = "it is handed out"
+        return found
+
+
+def survey(store: Store) -> Usage:
+    """Looks at every blob, snapshot and view.
+
+    Raises:
+        OSError: as it comes.
+    """
+    now_s = clock(store)
+    items = tuple(inventory(store))
+    # What a process holds is read last: what it holds since is younger than all that was seen before.
+    files = tuple(_blob_files(store))
+    foreign = frozenset(file.inode for file in files if read_mark(store, file.path.name) is not None)
+    folders = [*(item.directory for item in items), *entries(store.adapters)]
+    sizes = {file.inode: file.size for file in files}
+    inodes = {folder: _inodes(folder, sizes) for folder in folders}
+    return Usage(now_s, items, files, inodes, sizes, held(store, now_s), foreign)
+
+
+def clock(store: Store) -> float:
+    """Seconds since 1970 by the clock that the cache's files get their times from, which may be a file server's.
+
+    Where nothing can be written, ours has to do.
+    """
+    path = store.root / f".{TAG}.{secrets.token_hex(6)}"
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        try:
+            return path.stat().st_mtime
+        finally:
+            path.unlink()
+    except OSError:
+        return time.time()
+
+
+def cache_bytes(store: Store, *, partials: bool = True) -> int:
+    """Bytes of all weights and files in the cache, each once however many names it has; without other people's files.
+
+    ``partials``: with what is being written now. What the cache notes about them does not count.
+
+    Raises:
+        OSError: as it comes.
+    """
+    foreign = {file.inode for file in _blob_files(store) if read_mark(store, file.path.name) is not None}
+    sizes: dict[Inode, int] = {}
+    folders = [store.blobs, store.snapshots, store.adapters, store.packed, store.quarantine]
+    for folder in [*folders, store.partials] if partials else folders:
+        _inodes(folder, sizes)
+    return sum(size for inode, size in sizes.items() if inode not in foreign)
+
+
+def _blob_files(store: Store) -> Iterator[BlobFile]:
+    for path in blobs(store):
+        with suppress(FileNotFoundError):
+            status = path.stat(follow_symlinks=False)
+            yield BlobFile(path, (status.st_dev, status.st_ino), status.st_size, status.st_nlink, status.st_ctime)
+
+
+def _inodes(directory: Path, sizes: dict[Inode, int]) -> dict[Inode, int]:
+    """How many names each file has below a directory; its bytes go to ``sizes``."""
+    found: dict[Inode, int] = {}
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            with suppress(OSError):
+                status = Path(folder, name).lstat()
+                inode = status.st_dev, status.st_ino
+                found[inode] = found.get(inode, 0) + 1
+                sizes[inode] = status.st_size
+    return found
