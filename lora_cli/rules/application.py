@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 from lora_cli.core.adapter import Adapter, LoraPair
 from lora_cli.core.base_model import BaseModel, BaseModule
-from lora_cli.core.experts import Loaded, as_loaded
 from lora_cli.core.finding import Applied
 from lora_cli.core.keys import PEFT_PREFIX, Key
 from lora_cli.core.lora_config import LoraConfig
@@ -76,8 +75,13 @@ class Application:
 
 def apply(adapter: Adapter, base: BaseModel | None) -> Application:
     """Sort the modules of ``adapter`` as PEFT would, beside ``base`` or, without one, by the config alone."""
-    loaded = Loaded(adapter) if base is None else as_loaded(adapter, base)
-    adapter = loaded.adapter
+    refused: FormatError | None = None
+    unfit: tuple[tuple[str, str], ...] = ()
+    if base is not None and base.parameters:  # no other base has experts: the module costs a start-up a millisecond
+        from lora_cli.core.experts import as_loaded
+
+        loaded = as_loaded(adapter, base)
+        adapter, refused, unfit = loaded.adapter, loaded.refused, loaded.unfit
     config = adapter.config
     if base is not None and config is not None:
         base = _with_weights(config, replicated(config, base))
@@ -104,8 +108,8 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
         ranks=_ranks(config, found, wrapped, base, errors),
         expected={} if base is None else {module: _expected(module, base, wrapped) for module in found},
         errors=tuple(errors),
-        refused=loaded.refused,
-        unfit=loaded.unfit,
+        refused=refused,
+        unfit=unfit,
     )
 
 

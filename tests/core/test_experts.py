@@ -15,7 +15,7 @@ from lora_cli.check import Terms, check_in_place
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.experts import MIXTRAL, OLD_NAMES, QWEN2_MOE, as_loaded
-from lora_cli.core.finding import Verdict
+from lora_cli.core.finding import Severity, Verdict
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.targets import scales, targeted_in, wrapped_parameters
 from lora_cli.errors import Refused
@@ -133,6 +133,10 @@ def verdict_on(directory: Path, base: BaseModel) -> Verdict:
     return verdict
 
 
+def errors(verdict: Verdict) -> set[str]:
+    return {found.code for found in verdict.findings if found.severity is Severity.ERROR}
+
+
 @pytest.mark.parametrize(("family", "options"), LOADED.values(), ids=LOADED)
 def test_what_peft_loads_has_pefts_targets_ranks_scalings_and_shapes(
     family: str, options: Options, tmp_path: Path
@@ -155,7 +159,7 @@ def test_what_peft_loads_has_pefts_targets_ranks_scalings_and_shapes(
         assert pair.b.shape == tuple(live[path].lora_B["default"].weight.shape)
     verdict = verdict_on(tmp_path, base)
     missing = {"LC315"} if set(layers) - set(loaded.adapter.pairs) else set()
-    assert {found.code for found in verdict.findings} == missing
+    assert errors(verdict) == missing
     assert verdict.applied is not None
     assert verdict.applied.matched == verdict.applied.total == len(loaded.adapter.pairs)
 
@@ -205,7 +209,7 @@ def test_what_peft_refuses_or_drops_is_found(family: str, options: Options, code
     base = as_base(model)
     with suppress(RuntimeError, ValueError):  # refused
         assert lost(load(tmp_path, model), tmp_path) > 0
-    assert code in {found.code for found in verdict_on(tmp_path, base).findings if found.severity.name == "ERROR"}
+    assert code in errors(verdict_on(tmp_path, base))
 
 
 def test_the_runtime_says_that_it_does_not_compose_them(tmp_path: Path) -> None:
