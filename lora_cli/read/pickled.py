@@ -7,7 +7,7 @@ from lora_cli.core.pickles import archive, legacy
 from lora_cli.core.pickles.allowed import TRAINER, WEIGHTS, Allowed
 from lora_cli.core.pickles.archive import Archive, Entry
 from lora_cli.core.pickles.dtypes import item_bytes
-from lora_cli.core.pickles.opcodes import Truncated
+from lora_cli.core.pickles.opcodes import Truncated, can_begin
 from lora_cli.core.pickles.reader import read_pickle
 from lora_cli.core.pickles.state import located, state_dict, storages_of
 from lora_cli.core.pickles.values import Storage, Value
@@ -43,11 +43,13 @@ def read_pickled(source: Source, revision: Revision, file: RemoteFile) -> dict[s
 
 
 def examine(source: Source, revision: Revision, file: RemoteFile) -> None:
-    """Read a pickle that lies beside the weights against all that a trainer writes.
+    """Read a pickle that lies beside the weights against all that a trainer writes; what cannot be one is let be.
 
     Raises: as ``read_pickled``.
     """
     with _in(file) as size:
+        if not can_begin(read_range(source, revision, file, 0, 1)):
+            return
         if _is_zip(source, revision, file):
             _value(source, revision, file, _archive(source, revision, file, size), TRAINER)
             return
@@ -164,7 +166,7 @@ def _longer(source: Source, revision: Revision, file: RemoteFile, size: int) -> 
     data, stop = b"", min(size, FIRST_PICKLE)
     while True:
         data += read_range(source, revision, file, len(data), stop)
-        if data[TAR_AT:].startswith(TAR):
+        if data[TAR_AT : TAR_AT + len(TAR)] == TAR:
             raise FormatError("is a tar file, which torch wrote before 0.2 and reads no more with weights_only")
         yield data
         if stop == size:

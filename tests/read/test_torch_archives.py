@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import pickle
 import struct
 import tarfile
 import tracemalloc
@@ -15,6 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lora_cli.core.pickles.opcodes import TABLE, can_begin
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError
@@ -189,6 +191,27 @@ def test_several_pickles_beside_the_weights_are_all_read() -> None:
         look(b"\x80\x02X" + struct.pack("<I", 1 << 20) + b"x" * (1 << 20) + b"." + EVIL)
     with pytest.raises(FormatError, match="no opcode"):
         look(b"}." + b"\0" * 100)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"algg\x01\x00", b"version https://git-lfs", b"<html>", b"\x00" * 9, b"Repository"]
+)
+def test_what_nobody_can_load_as_a_pickle_is_let_be(data: bytes) -> None:
+    with pytest.raises((pickle.UnpicklingError, EOFError, IndexError)):
+        pickle.loads(data)
+    look(data)
+    with pytest.raises(FormatError):
+        read(data)
+
+
+def test_a_first_opcode_that_python_can_run_can_begin_a_pickle() -> None:
+    for byte, (name, _) in TABLE.items():
+        # Enough bytes for any argument, and then opcodes that fail.
+        rest = b"1\n1\n" + bytes(8) + b"0" * 8
+        with pytest.raises(Exception) as caught:
+            pickle.loads(bytes([byte]) + rest)
+        starved = any(word in str(caught.value) for word in ("underflow", "MARK", "stack", "persistent"))
+        assert can_begin(bytes([byte])) or starved, name
 
 
 MUTATED: Mapping[str, bytes] = {"zip": PLAIN, "legacy": LEGACY, "pickle": INNER["data.pkl"]}

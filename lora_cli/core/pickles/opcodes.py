@@ -194,6 +194,20 @@ TABLE: Mapping[int, tuple[str, Reader]] = {
 """Every opcode by its byte."""
 
 
+_NEEDS_A_STACK = frozenset(
+    (
+        *("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "LIST", "DICT", "APPEND", "APPENDS", "SETITEM", "SETITEMS"),
+        *("ADDITEMS", "FROZENSET", "POP", "POP_MARK", "DUP", "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"),
+        *("STACK_GLOBAL", "INST", "OBJ", "REDUCE", "NEWOBJ", "NEWOBJ_EX", "BUILD", "BINPERSID", "STOP"),
+    )
+)
+
+
+def can_begin(first: bytes) -> bool:
+    """Whether a pickle can begin with this byte: else nobody can load it as one, and nothing in it can run."""
+    return bool(first) and TABLE.get(first[0], ("STOP",))[0] not in _NEEDS_A_STACK
+
+
 def opcodes(data: bytes, start: int = 0) -> Iterator[Op]:
     """The opcodes of the pickle that begins at ``start``, up to and with its STOP.
 
