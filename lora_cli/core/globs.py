@@ -14,6 +14,9 @@ from lora_cli.core.web_address import DEFAULT_PORTS, unescaped
 
 ALIASES = {"s3a": "s3", "s3n": "s3", "gcs": "gs"}
 HUB_PAGES = ("huggingface.co/", "www.huggingface.co/", "hf.co/")
+WITH_HOST = frozenset({"sftp", "ssh", "smb", "hdfs", "webhdfs"})
+"""The schemes of other machines' file systems that begin with ``[user@]host``."""
+
 _HOST_GLOB = re.compile(r"(?:[a-z0-9*?._-]+|\[[0-9a-f:.*?]+\])(?::[0-9*?]{1,5})?")
 
 
@@ -58,6 +61,8 @@ def _matches(glob: str, ref: AdapterRef) -> Iterator[bool]:
     name = str(ref if at_revision else replace(ref, revision=None))
     if ref.scheme == "file":
         name = "file://" + posixpath.normpath(ref.location)
+    elif ref.scheme in WITH_HOST:
+        name, glob = _without_user(name), _without_user(glob)
     globs = [glob] if at_revision and ref.revision else [glob, glob.rstrip("/") + "/*"]
     if ref.scheme == "hf":
         # The Hub takes ACME/x for acme/x; a policy that did not would be walked around.
@@ -67,6 +72,19 @@ def _matches(glob: str, ref: AdapterRef) -> Iterator[bool]:
         # %2F is a slash to some servers and to others it is not, and some take \ for one.
         read = re.sub(r"(?<!:)//+", "/", unquote(name).replace("\\", "/"))
         yield any(fnmatchcase(read, unquote(one)) for one in globs)
+
+
+def _without_user(text: str) -> str:
+    """``scheme://host/path`` whoever logs in: the host in lower case, ``ssh`` as the ``sftp`` that it is."""
+    scheme, _, rest = text.partition("://")
+    authority, slash, path = rest.partition("/")
+    host = authority.rpartition("@")[2].lower()
+    return f"{'sftp' if scheme == 'ssh' else scheme}://{host}{re.sub('//+', '/', slash + path)}"
+
+
+def host_in(ref: AdapterRef) -> str:
+    """The ``host[:port]`` that a reference itself names, "" where it names none."""
+    return ref.location.partition("/")[0].rpartition("@")[2] if ref.scheme in WITH_HOST else ""
 
 
 def host_glob(glob: str) -> str:

@@ -141,21 +141,27 @@ def _judge(
 
 
 def _host_of(ref: AdapterRef, settings: Settings) -> str | None:
-    """The host that is asked for ``ref``, None for this machine's disks.
+    """The host that is asked for ``ref``, None for this machine's disks and where no policy speaks of hosts.
 
     Raises:
-        Refused: it is written so that a resolver and a reader of the policy take it for two different ones.
+        Refused: nobody can tell, or a resolver and a reader of the policy would take it for two different ones.
     """
+    from lora_cli.core.globs import host_in
     from lora_cli.core.web_address import canonical_host
     from lora_cli.sources.registry import endpoint_of
 
-    if ref.scheme == "file":
+    about = [key for policy in settings.policies for key in ("allow_hosts", "deny_hosts") if _says(policy, key)]
+    if ref.scheme == "file" or not about:
         return None
-    parts = urlsplit(endpoint_of(ref, settings))
+    parts = urlsplit(endpoint_of(ref, settings) or f"//{host_in(ref)}")
     try:
         return urlsplit(f"//{canonical_host(parts.netloc, parts.scheme)}").hostname
     except ValueError as error:
-        raise Refused(f"{ref}: its endpoint has no host that a policy can judge: {error}") from error
+        raise Refused(f"{ref}: policy {about[0]}: which host it comes from cannot be told: {error}") from error
+
+
+def _says(policy: "Policy", key: str) -> bool:
+    return getattr(policy, key) not in (None, ())
 
 
 def _names(ref: AdapterRef, settings: Settings) -> Iterator[AdapterRef]:

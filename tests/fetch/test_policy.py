@@ -115,11 +115,30 @@ def test_a_host_is_denied_however_it_is_written(host: str) -> None:
         ("s3://bucket/x", "s3.amazonaws.com", "deny_hosts"),
         ("org/sql", "huggingface.co", "deny_hosts"),
         ("/srv/x", "*", ""),
+        ("sftp://me@Files.Example:2222/x", "files.example", "deny_hosts"),
+        ("gs://bucket/x", "storage.googleapis.com", "deny_hosts"),
     ],
 )
 def test_hosts_are_those_that_are_asked(text: str, glob: str, rule: str) -> None:
     assert allowed(text, f"deny_hosts: ['{glob}']") == rule
     assert allowed(text, f"allow_hosts: ['{glob}']") == ("" if rule or text.startswith("/") else "allow_hosts")
+
+
+def test_a_host_that_nobody_can_tell_passes_no_list_of_hosts() -> None:
+    assert allowed("abfs://container/x", "allow_hosts: ['*']") == "allow_hosts"
+    assert allowed("abfs://container/x", "deny_hosts: [evil.example]") == "deny_hosts"
+    assert allowed("abfs://container/x", "allow_sources: ['abfs://container/*']") == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["sftp://files.example/evil/x", "sftp://me@FILES.example/evil/x", "ssh://files.example//evil/x"],
+)
+def test_another_machine_is_the_same_whoever_logs_in(text: str) -> None:
+    assert allowed(text, "deny_sources: ['sftp://files.example/evil/*']") == "deny_sources"
+    assert allowed(text, "deny_sources: ['ssh://you@files.example/evil/*']") == "deny_sources"
+    assert allowed(text, "allow_sources: ['sftp://files.example/evil/*']") == ""
+    assert allowed(text, "allow_sources: ['sftp://files.example/good/*']") == "allow_sources"
 
 
 def test_the_host_is_the_endpoint_that_a_rule_names() -> None:
