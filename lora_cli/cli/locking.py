@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lora_cli.cli.wanted import LockFlags, Order
-from lora_cli.core.lock import Changes, Lock, LockedAdapter, changes, drift, dump_lock, mismatch, ref_at, relocked
+from lora_cli.core.lock import KIND, Changes, Lock, LockedAdapter, changes, drift, dump_lock, mismatch, ref_at, relocked
 from lora_cli.core.manifest import AdapterSet
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import MachineError, NotFound, Refused, UsageError
 from lora_cli.fetch.many import Outcome, Wanted
-from lora_cli.read.manifest import STDIN, lock_path, read_lock
+from lora_cli.read.manifest import STDIN, lock_path, read_lock, read_text
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.disk import on_disk, replace_file
@@ -47,13 +47,15 @@ def open_lock(manifest: Path, flags: LockFlags) -> LockFile | None:
 
 
 def _read(path: Path, flags: LockFlags) -> Lock | None:
-    """What is locked, or None; what cannot be read as a lock is none where all of it is written anew."""
+    """What is locked, or None; a lock that is wrong is none where all of it is written anew."""
     try:
         return read_lock(path)
     except NotFound:
         return None
     except UsageError:
-        if not flags.upgrade or flags.names:
+        # Whatever else somebody named with --lock, their manifest say, is not ours to write over.
+        text = read_text(path, "lock")
+        if not flags.upgrade or flags.names or (text.strip() and KIND not in text):
             raise
         return None
 

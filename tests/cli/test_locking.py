@@ -257,6 +257,17 @@ def test_a_lock_that_was_edited_is_written_anew_only_by_upgrade() -> None:
     assert Path("set.lock.yaml").read_text() == good
 
 
+@pytest.mark.parametrize("argv", [[], ["--upgrade"], ["--locked"]])
+def test_what_is_no_lock_is_never_written_over(argv: list[str], hub: Hub) -> None:
+    before = Path("set.yaml").read_bytes()
+    assert fetch("--lock", "set.yaml", *argv) == 2
+    assert Path("set.yaml").read_bytes() == before
+    assert hub.count() == 0
+    Path("set.lock.yaml").touch()
+    assert fetch("--upgrade") == 0
+    assert locked("sql").files
+
+
 def test_other_files_than_usual_are_locked_and_come_again_without_being_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, hub: Hub
 ) -> None:
