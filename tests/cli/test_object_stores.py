@@ -1,0 +1,293 @@
+"""The commands over a real object store: fetched, locked, judged from the header, and never wrong in the cache."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_cli.cli.main import main
+from lora_cli.core.reference import AdapterRef
+from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.errors import Corrupt, Unreachable
+from lora_cli.fetch import fetch
+from lora_cli.settings import Settings
+from lora_cli.sources import Source
+from lora_cli.sources.registry import open_source
+from lora_cli.store import Store
+from tests.making import Q_PROJ, write_adapter, write_base_config
+from tests.object_servers import S3Server
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def a_folder_and_a_cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def server(seaweed_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    for name, value in seaweed_server.environ.items():
+        monkeypatch.setenv(name, value)
+    return seaweed_server
+
+
+@pytest.fixture
+def bucket(server: S3Server) -> str:
+    return server.bucket()
+
+
+def put(server: S3Server, bucket: str, key: str, folder: Path, *, seed: int = 0) -> dict[str, bytes]:
+    """An adapter at ``key``."""
+    write_adapter(folder, seed=seed, config={"layers_to_transform": [0]})
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    server.put(bucket, {f"{key}/{name}": content for name, content in files.items()})
+    return files
+
+
+def blobs_are_what_they_are_called(cache: Path) -> bool:
+    blobs = [path for path in (cache / "blobs").rglob("*") if path.is_file()]
+    return all(hashlib.sha256(path.read_bytes()).hexdigest() == path.name for path in blobs)
+
+
+def test_fetch_prints_a_directory_and_the_second_time_downloads_nothing(
+    server: S3Server, bucket: str, tmp_path: Path, capsys: Capture
+) -> None:
+    files = put(server, bucket, "team/sql", tmp_path / "made")
+    for word in ("fetched", "cached"):
+        assert main(["fetch", f"s3://{bucket}/team/sql/", "--format", "json"]) == 0
+        (adapter,) = json.loads(capsys.readouterr().out)["adapters"]
+        assert adapter["ref"] == f"s3://{bucket}/team/sql"
+        assert adapter["cached"] is (word == "cached")
+        directory = Path(adapter["directory"])
+        assert {path.name: path.read_bytes() for path in directory.iterdir()} == files
+
+
+def test_inspect_reads_the_header_alone(
+    server: S3Server, bucket: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = write_adapter(tmp_path / "made", modules={Q_PROJ: (8192, 8192)}, r=32) / WEIGHTS
+    server.put(bucket, {f"sql/{path.name}": path.read_bytes() for path in weights.parent.iterdir()})
+    read = Reads(monkeypatch)
+    assert main(["inspect", f"s3://{bucket}/sql", "--format", "json"]) == 0
+    (inspected,) = json.loads(capsys.readouterr().out)["adapters"]
+    assert inspected["source"] == f"s3://{bucket}/sql"
+    assert 0 < max(stop for path, _, stop in read.ranges if path.endswith(WEIGHTS)) < weights.stat().st_size / 10
+
+
+def test_validate_reads_from_there_and_then_from_the_cache(
+    server: S3Server, bucket: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(server, bucket, "sql", tmp_path / "made")
+    base, ref = write_base_config(tmp_path / "base"), f"s3://{bucket}/sql"
+    read = Reads(monkeypatch)
+    assert main(["validate", ref, "--base", str(base)]) == 0
+    assert "fetch it first" in " ".join(capsys.readouterr().out.split())
+    assert read.ranges
+    assert main(["fetch", ref]) == 0
+    read.ranges.clear()
+    assert main(["validate", ref, "--base", str(base)]) == 0
+    assert "fetch it first" not in " ".join(capsys.readouterr().out.split())
+    assert not read.ranges
+
+
+class Reads:
+    """The ranges that obstore is asked for, still asked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import obstore
+
+        self.ranges: list[tuple[str, int, int]] = []
+        real = obstore.get
+
+        def get(store: Any, path: str, *, options: Any) -> object:
+            self.ranges.append((path, *options.get("range", (0, 1 << 60))))
+            return real(store, path, options=options)
+
+        monkeypatch.setattr(obstore, "get", get)
+
+
+def test_a_lock_keeps_what_was_fetched_when_the_bucket_moves_on(
+    server: S3Server, bucket: str, tmp_path: Path, capsys: Capture
+) -> None:
+    put(server, bucket, "sql", tmp_path / "made")
+    Path("set.yaml").write_text(
+        "apiVersion: lora-cli/v1\nkind: AdapterSet\n"
+        f"sources:\n  - {{match: 's3://{bucket}/*', endpoint_url: '{server.endpoint}'}}\n"
+        f"adapters:\n  - {{name: sql, source: 's3://{bucket}/sql'}}\n"
+    )
+    assert main(["fetch", "-f", "set.yaml"]) == 0
+    first = capsys.readouterr().out
+    put(server, bucket, "sql", tmp_path / "made", seed=7)
+    assert main(["fetch", "-f", "set.yaml", "--check"]) == 1
+    assert WEIGHTS in capsys.readouterr().out + capsys.readouterr().err
+    assert main(["fetch", "-f", "set.yaml", "--locked"]) == 0
+    assert capsys.readouterr().out == first
+    assert main(["--cache-dir", "other", "fetch", "-f", "set.yaml", "--locked"]) in {1, 5}
+    assert not list(Path("other/snapshots").rglob(WEIGHTS))
+    capsys.readouterr()
+    assert main(["fetch", "-f", "set.yaml", "--upgrade"]) == 0
+    assert capsys.readouterr().out != first
+
+
+def test_a_refusal_is_one_message_with_a_hint_and_its_code(
+    bucket: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    assert main(["fetch", f"s3://{bucket}/sql"]) == 3
+    out, err = capsys.readouterr()
+    assert not out
+    assert "does not accept the secret" in err
+    assert "hint: check AWS_SECRET_ACCESS_KEY" in err
+    assert "hunter2" not in err
+
+
+def test_two_hundred_small_adapters_in_one_run(server: S3Server, bucket: str, tmp_path: Path, capsys: Capture) -> None:
+    files = {path.name: path.read_bytes() for path in write_adapter(tmp_path / "made").iterdir()}
+
+    def put_one(number: int) -> None:
+        server.put(bucket, {f"a{number}/{name}": content for name, content in files.items()})
+        server.put(bucket, {f"a{number}/README.md": str(number).encode()})
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(put_one, range(200)))
+    lines = "".join(f"  - {{name: a{number}, source: 's3://{bucket}/a{number}'}}\n" for number in range(200))
+    Path("set.yaml").write_text(f"apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters:\n{lines}")
+    assert main(["fetch", "-f", "set.yaml", "--quiet"]) == 0
+    directories = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(directory / "README.md").read_bytes() for directory in directories] == [
+        str(number).encode() for number in range(200)
+    ]
+    assert blobs_are_what_they_are_called(tmp_path / "cache")
+
+
+@dataclass
+class Meddled:
+    """A source to which something happens once a file of it was read beyond an offset."""
+
+    source: Source
+    path: str
+    offset: int
+    happens: Callable[[], None]
+    read_from: list[int] = field(default_factory=list)
+
+    def resolve(self, ref: AdapterRef) -> Revision:
+        return self.source.resolve(ref)
+
+    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
+        for chunk in self.source.read(revision, file, start, stop):
+            if file.path == self.path:
+                self.read_from.append(start)
+            yield chunk
+            start += len(chunk)
+            if file.path == self.path and start > self.offset and self.happens is not _nothing:
+                happens, self.happens = self.happens, _nothing
+                happens()
+
+
+def _nothing() -> None:
+    """Once is enough."""
+
+
+def large(seed: int) -> bytes:
+    return bytes([seed]) * 1000 + hashlib.shake_256(bytes([seed])).digest(20 << 20)
+
+
+def test_an_object_that_is_overwritten_while_it_is_fetched_is_never_mixed_and_a_retry_completes(
+    server: S3Server, bucket: str, tmp_path: Path
+) -> None:
+    put(server, bucket, "sql", tmp_path / "made")
+    server.put(bucket, {f"sql/{WEIGHTS}": large(1)})
+    settings = Settings(tmp_path / "cache", timeout_s=10, retries=1, jobs=1)
+    store, ref = Store(settings.cache_dir), AdapterRef("s3", f"{bucket}/sql")
+
+    def overwrite() -> None:
+        server.put(bucket, {f"sql/{WEIGHTS}": large(2)})
+
+    meddled = Meddled(open_source("s3", settings), WEIGHTS, 1 << 20, overwrite)
+    with pytest.raises(Corrupt, match="overwritten"):
+        fetch(ref, meddled, store, settings)
+    assert not list((tmp_path / "cache" / "snapshots").rglob(WEIGHTS))
+    assert blobs_are_what_they_are_called(tmp_path / "cache")
+    snapshot = fetch(ref, open_source("s3", settings), store, settings)
+    assert (snapshot.directory / WEIGHTS).read_bytes() == large(2)
+
+
+def test_what_a_broken_run_left_is_gone_on_with_also_when_another_file_changed(
+    server: S3Server, bucket: str, tmp_path: Path
+) -> None:
+    put(server, bucket, "sql", tmp_path / "made")
+    server.put(bucket, {f"sql/{WEIGHTS}": large(1), "sql/README.md": b"one"})
+    settings = Settings(tmp_path / "cache", timeout_s=10, retries=0, jobs=1)
+    store, ref = Store(settings.cache_dir), AdapterRef("s3", f"{bucket}/sql")
+
+    def breaks() -> None:
+        raise Unreachable("the network is gone")
+
+    broken = Meddled(open_source("s3", settings), WEIGHTS, 9 << 20, breaks)
+    again = Meddled(open_source("s3", settings), WEIGHTS, 0, _nothing)
+    with pytest.raises(Unreachable):
+        # The lanes go on where a stream broke, as long as it gave something: it must break at once, too.
+        fetch(ref, BrokenFor(broken), store, settings)
+    server.put(bucket, {"sql/README.md": b"two"})
+    snapshot = fetch(ref, again, store, settings)
+    assert (snapshot.directory / WEIGHTS).read_bytes() == large(1)
+    assert (snapshot.directory / "README.md").read_bytes() == b"two"
+    assert min(again.read_from) >= 8 << 20
+
+
+@dataclass
+class BrokenFor:
+    """``source`` until it broke once; after that nothing comes any more."""
+
+    source: Meddled
+    broken: bool = False
+
+    def resolve(self, ref: AdapterRef) -> Revision:
+        return self.source.resolve(ref)
+
+    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
+        if self.broken:
+            raise Unreachable("the network is gone")
+        try:
+            yield from self.source.read(revision, file, start, stop)
+        except Unreachable:
+            self.broken = True
+            raise
+
+
+def test_a_bucket_with_versions_gives_the_latest_and_forgets_what_is_deleted(
+    server: S3Server, bucket: str, tmp_path: Path, capsys: Capture
+) -> None:
+    server.client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    seen = []
+    for seed in (1, 2):
+        files = put(server, bucket, "sql", tmp_path / "made", seed=seed)
+        assert main(["fetch", f"s3://{bucket}/sql"]) == 0
+        seen.append((Path(capsys.readouterr().out.strip()) / WEIGHTS).read_bytes() == files[WEIGHTS])
+    assert seen == [True, True]
+    for name in (CONFIG, WEIGHTS):
+        server.client.delete_object(Bucket=bucket, Key=f"sql/{name}")
+    assert main(["fetch", f"s3://{bucket}/sql"]) == 3
+    assert "there is nothing below sql/" in capsys.readouterr().err
+
+
+def test_offline_what_was_fetched_is_given_and_anything_else_is_not(
+    server: S3Server, bucket: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(server, bucket, "sql", tmp_path / "made")
+    assert main(["fetch", f"s3://{bucket}/sql"]) == 0
+    first = capsys.readouterr().out
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    assert main(["fetch", "--offline", f"s3://{bucket}/sql"]) == 0
+    assert capsys.readouterr().out == first
+    assert main(["fetch", "--offline", f"s3://{bucket}/other"]) == 3
+    assert main(["fetch", "--retries", "0", f"s3://{bucket}/sql"]) == 4
+    assert "--offline takes what it was" in " ".join(capsys.readouterr().err.split())
