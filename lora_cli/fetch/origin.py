@@ -52,7 +52,9 @@ def from_origin(
     """
     name, deadline = name or str(ref), Deadline.of(name or str(ref), settings)
     run = run or Run(Room(store, settings.keep_free, settings.cache_budget), Total(settings.max_total_bytes))
-    found = kept(ref, store, settings, name=name, selection=selection, demand=demand) if settings.policies else None
+    # Which folder the latest checkpoint is, only its origin's listing says.
+    ask = settings.policies and not selection.latest
+    found = kept(ref, store, settings, name=name, selection=selection, demand=demand) if ask else None
     if demand.locked is not None:
         ref = ref_at(ref, demand.locked)
     if found is not None:
