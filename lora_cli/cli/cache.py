@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,9 @@ from lora_cli.store.sweep import GRACE_S, Limits, Removed, collect, remove
 from lora_cli.store.tag import check_cache, check_folder
 from lora_cli.store.usage import cache_bytes
 from lora_cli.store.verify import verify
+
+if TYPE_CHECKING:
+    from lora_cli.fetch.mend import Mended
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Look after the disk cache.")
 
@@ -41,18 +44,33 @@ def show(ctx: typer.Context, names: Names, output_format: FormatOption = Format.
 
 
 @app.command("verify")
-def verify_all(ctx: typer.Context, output_format: FormatOption = Format.HUMAN) -> None:
-    """Hash every byte again; what is rotten goes to the quarantine, and the exit code is 5."""
-    found = list(verify(_store(ctx)))
+def verify_all(
+    ctx: typer.Context,
+    repair: Annotated[bool, typer.Option("--repair", help="Fetch again what rotted, the same bytes or none.")] = False,
+    output_format: FormatOption = Format.HUMAN,
+) -> None:
+    """Hash every byte again; what is rotten goes to the quarantine, and the exit code is 5 unless all is repaired."""
+    store = _store(ctx)
+    found = list(verify(store))
+    rotten = [one for one in found if one.problem]
+    mended: list[Mended] | None = None
+    if repair:
+        from lora_cli.fetch.mend import mend
+
+        mended = list(mend(store, ctx.obj, rotten))
     if output_format is Format.JSON:
         from lora_cli.render.json_store import render_verified as as_json
 
-        write(as_json(found))
+        write(as_json(found, mended))
     else:
         from lora_cli.render.human.cached import render_verified
 
-        write(render_verified(found, colour=colour()))
-    raise typer.Exit(Corrupt.exit_code if any(one.problem for one in found) else 0)
+        write(render_verified(found, mended, colour=colour()))
+    # What could not be moved away lies there still.
+    well = not rotten or (
+        mended is not None and all(one.error is None for one in mended) and all(one.moved_to for one in rotten)
+    )
+    raise typer.Exit(0 if well else Corrupt.exit_code)
 
 
 @app.command("gc")

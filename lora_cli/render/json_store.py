@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lora_cli.core.lock import Changes
 from lora_cli.errors import UsageError
@@ -13,6 +13,9 @@ from lora_cli.store import Store
 from lora_cli.store.inventory import Item
 from lora_cli.store.sweep import Removed
 from lora_cli.store.verify import Verified
+
+if TYPE_CHECKING:
+    from lora_cli.fetch.mend import Mended
 
 
 def render_outcomes(done: Sequence[Handed], lock: Path | None = None, changes: Changes | None = None) -> str:
@@ -117,8 +120,8 @@ def _item(item: Item) -> dict[str, Any]:
     }
 
 
-def render_verified(found: Sequence[Verified]) -> str:
-    """The document of ``verify``: how much was hashed, and what is rotten."""
+def render_verified(found: Sequence[Verified], mended: "Sequence[Mended] | None" = None) -> str:
+    """The document of ``verify``: how much was hashed, what is rotten, and what was ``mended`` (None: not tried)."""
     rotten = [
         {
             "kind": one.kind,
@@ -135,7 +138,13 @@ def render_verified(found: Sequence[Verified]) -> str:
     }
     counts["packed"] = sum(one.kind == "packed" for one in found)
     counts["bytes"] = sum(one.size for one in blobs)
-    return document("cache-verify", {**counts, "rotten": rotten})
+    repaired = None if mended is None else [_mended(one) for one in mended]
+    return document("cache-verify", {**counts, "rotten": rotten, "repaired": repaired})
+
+
+def _mended(one: "Mended") -> dict[str, Any]:
+    error = None if one.error is None else {"message": one.error.message, "hint": one.error.hint}
+    return {"kind": one.kind, "name": one.name, "ref": one.ref or None, "error": error}
 
 
 def render_removed(removed: Sequence[Removed], *, dry_run: bool = False) -> str:

@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from lora_cli.render.text import columns, counted, paint, pairs, safe, size
 from lora_cli.store.inventory import Item
 from lora_cli.store.sweep import Removed
 from lora_cli.store.verify import Verified
+
+if TYPE_CHECKING:
+    from lora_cli.fetch.mend import Mended
 
 SHORT = 12
 
@@ -72,8 +76,10 @@ def render_item(item: Item, width: int) -> str:
     return "\n".join([*lines, "", *columns(["file", "sha256", "size"], rows, left=2)]) + "\n"
 
 
-def render_verified(found: Sequence[Verified], *, colour: bool = False) -> str:
-    """What is rotten, and a last line that counts."""
+def render_verified(
+    found: Sequence[Verified], mended: "Sequence[Mended] | None" = None, *, colour: bool = False
+) -> str:
+    """What is rotten, what was ``mended`` (None: nothing was tried), and a last line that counts."""
     lines = []
     for one in found:
         if one.problem:
@@ -90,7 +96,18 @@ def render_verified(found: Sequence[Verified], *, colour: bool = False) -> str:
         *([f"{kinds.count('packed')} packed"] if "packed" in kinds else []),
     ]
     told = f"{', '.join(counts[:-1])} and {counts[-1]}"
-    lines.append(f"{told} hashed, {counted(len(lines), 'rotten one')}")
+    rotten = counted(len(lines), "rotten one")
+    for mending in mended or ():
+        if mending.error is None:
+            origin = f" from {safe(mending.ref)}" if mending.ref else ""
+            lines.append(f"{paint('repaired', 'green', colour=colour)} {mending.kind} {safe(mending.name)}{origin}")
+        else:
+            hint = f" (hint: {safe(mending.error.hint)})" if mending.error.hint else ""
+            lines.append(
+                f"{paint('not repaired', 'red', colour=colour)}: {mending.kind} {safe(mending.name)}: "
+                f"{safe(mending.error.message)}{hint}"
+            )
+    lines.append(f"{told} hashed, {rotten}")
     return "\n".join(lines) + "\n"
 
 

@@ -1,0 +1,137 @@
+"""``cache verify --repair``: what rotted is fetched again, the same bytes or none."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_cli.cli.main import main
+from lora_cli.store import Store
+from lora_cli.store.blobs import STAMP_NS
+from lora_cli.store.verify import verify
+from tests.hub_server import Hub
+from tests.making import write_adapter
+from tests.store.keeping import edit_in_place
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+BYTES = os.urandom(100_000)
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with Hub() as hub:
+        hub.add("org/sql", {CONFIG: {"r": 4}, WEIGHTS: BYTES, "README.md": "read"})
+        yield hub
+
+
+@pytest.fixture
+def directory(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> Path:
+    """The snapshot of one adapter that has a view too."""
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("LORA_CLI_RETRIES", "0")
+    manifest = tmp_path / "set.yaml"
+    head = "apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters:\n"
+    manifest.write_text(head + "  - {name: sql, source: org/sql}\n")
+    assert main(["fetch", "-f", str(manifest)]) == 0
+    hub.requests.clear()
+    return Path(capsys.readouterr().out.strip())
+
+
+def rot(path: Path) -> None:
+    """Changes a byte where no time tells of it."""
+    edit_in_place(path, at=500)
+    os.utime(path, ns=(STAMP_NS, STAMP_NS))
+
+
+def view_of(directory: Path) -> Path:
+    return directory.parents[2] / "adapters" / "sql"
+
+
+def is_sound(directory: Path) -> bool:
+    return not any(one.problem for one in verify(Store(directory.parents[2])))
+
+
+def test_what_rotted_is_fetched_again_and_only_that(hub: Hub, directory: Path, capsys: Captured) -> None:
+    rot(directory / WEIGHTS)
+    assert main(["cache", "verify", "--repair"]) == 0
+    said = capsys.readouterr().out
+    assert "rotten blob" in said
+    assert "repaired snapshot" in said
+    assert "repaired view sql" in said
+    for folder in (directory, view_of(directory)):
+        assert (folder / WEIGHTS).read_bytes() == BYTES
+        assert sorted(path.name for path in folder.iterdir()) == sorted([CONFIG, WEIGHTS, "README.md"])
+    assert hub.count("GET cdn") == 1
+    assert hub.count("/resolve/.*(json|md)") == 0
+    assert is_sound(directory)
+
+
+def test_a_view_that_somebody_edited_is_made_again_without_a_request(
+    hub: Hub, directory: Path, capsys: Captured
+) -> None:
+    (view_of(directory) / CONFIG).write_text("{}")
+    document = run_json(capsys, 0)
+    assert [(one["kind"], one["name"], one["error"]) for one in document["repaired"]] == [("view", "sql", None)]
+    assert json.loads((view_of(directory) / CONFIG).read_text()) == {"r": 4}
+    assert hub.requests == []
+
+
+def run_json(capsys: Captured, code: int) -> dict[str, Any]:
+    assert main(["cache", "verify", "--repair", "--format", "json"]) == code
+    document = json.loads(capsys.readouterr().out)
+    assert isinstance(document, dict)
+    return document
+
+
+@pytest.mark.parametrize("harm", ["gone", "offline", "other bytes"])
+def test_what_its_origin_does_not_give_back_stays_in_the_quarantine(
+    hub: Hub, directory: Path, harm: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rot(directory / WEIGHTS)
+    if harm == "gone":
+        del hub.repos["org/sql"]
+    if harm == "offline":
+        monkeypatch.setenv("LORA_CLI_OFFLINE", "1")
+    if harm == "other bytes":
+        hub.fault("GET cdn", flip_at=7, times=-1)
+    assert main(["cache", "verify", "--repair"]) == 5
+    said = capsys.readouterr().out
+    assert "not repaired: snapshot" in said
+    assert not directory.exists()
+    assert is_sound(directory)
+    hub.faults.clear()
+    if harm == "other bytes":
+        assert main(["fetch", "org/sql"]) == 0
+
+
+def test_a_folder_that_was_edited_since_is_not_taken_for_what_rotted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(tmp_path / "cache"))
+    adapter = write_adapter(tmp_path / "adapter")
+    assert main(["fetch", str(adapter)]) == 0
+    directory = Path(capsys.readouterr().out.strip())
+    rot(directory / WEIGHTS)
+    assert main(["cache", "verify", "--repair"]) == 0
+    rot(directory / WEIGHTS)
+    edit_in_place(adapter / WEIGHTS, at=300)
+    assert main(["cache", "verify", "--repair"]) == 5
+    assert not directory.exists()
+
+
+def test_what_no_reference_means_any_more_is_only_taken_away(directory: Path, capsys: Captured) -> None:
+    store = Store(directory.parents[2])
+    for path in store.refs.iterdir():
+        path.unlink()
+    for path in (store.adapters / "sql").iterdir():
+        path.unlink()
+    (store.adapters / "sql").rmdir()
+    rot(directory / WEIGHTS)
+    assert main(["cache", "verify", "--repair"]) == 0
+    assert "not repaired" not in capsys.readouterr().out
+    assert not directory.exists()
