@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def adopt(source: Source, revision: Revision, transfer: Transfer) -> None:
-    """Lets an empty partial file begin as what this machine has of it; it is hashed as an earlier writer's is.
+    """Lets a partial file go on with what this machine has of it; it is hashed as an earlier writer's bytes are.
 
     Only a file with a digest and a size to be held to is taken. Where there is none, nothing happens.
 
@@ -23,20 +23,21 @@ def adopt(source: Source, revision: Revision, transfer: Transfer) -> None:
     """
     file, target = transfer.file, transfer.partial
     promised = file.sha256 or file.git_sha1
-    if not isinstance(source, HoldingSource) or not promised or not file.size or os.fstat(target.descriptor).st_size:
+    if not isinstance(source, HoldingSource) or not promised or not file.size or target.size >= file.size:
         return
     # It is kept under the name that its origin has for it: a lock may have told more of it.
     with source.held(revision, revision.file(file.path) or file) as descriptor:
         if descriptor is None:
             return
         log.info("%s: taken from the cache of the Hub's own client", transfer.label)
-        if not reflink(descriptor, target.descriptor):
+        if target.size or not reflink(descriptor, target.descriptor):
             _copy(descriptor, transfer)
 
 
 def _copy(descriptor: int, transfer: Transfer) -> None:
     """As far as it can be read: the rest is fetched."""
-    size, target, at = transfer.file.size or 0, transfer.partial, 0
+    size, target = transfer.file.size or 0, transfer.partial
+    at = target.size
     while at < size:
         try:
             chunk = os.pread(descriptor, min(CHUNK, size - at), at)

@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.errors import Corrupt, NotFound, Offline, Refused, Unreachable
+from lora_cli.errors import Corrupt, LoraCliError, NotFound, Offline, Refused, Unreachable
 from lora_cli.settings import Settings
 from lora_cli.sources.connection import StatusError
 from lora_cli.sources.http import Answer, Headers, Http, Piece, get_bytes, get_json
@@ -88,6 +88,8 @@ class HubSource:
             id, entries = self._entries(ref, id, commit)
         except StatusError as error:
             raise explained(error, ref, self._token, self._settings.hub_endpoint) from error
+        except Unreachable as error:
+            raise self._without_it(error, ref) from error
         if id != ref.location:
             log.warning("%s is now called %s; write hf://%s", ref, id, id)
             self._check_name(ref, id)
@@ -135,6 +137,14 @@ class HubSource:
 
             for found in source_violations(policy, replace(ref, location=id)):
                 raise Refused(f"{ref} is now called {id}: {found}", hint=found.hint)
+
+    def _without_it(self, error: Unreachable, ref: AdapterRef) -> Unreachable:
+        """The error, with what can be had while the Hub is away."""
+        with suppress(LoraCliError):
+            if (known := self._cache.revision(ref)) is not None:
+                hint = f"--offline takes what the Hub's own client has cached of it: revision {known.id}"
+                return Unreachable(error.message, hint=hint)
+        return error
 
     def _known(self, ref: AdapterRef) -> Revision:
         revision = self._cache.revision(ref)

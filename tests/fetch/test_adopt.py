@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from huggingface_hub import hf_hub_download, snapshot_download
 
-from lora_cli.core.reference import parse
-from lora_cli.errors import Corrupt, LoraCliError, NotFound, Offline, Refused
+from lora_cli.core.reference import AdapterRef, parse
+from lora_cli.errors import Corrupt, LoraCliError, NotFound, Offline, Refused, Unreachable
 from lora_cli.fetch import Fetched, bring
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import open_source
 from lora_cli.store import Store
+from lora_cli.store.partials import leave_partial, open_partial
 from tests.hub_content import Content, git_blob_id
 from tests.hub_server import Hub
 
@@ -23,6 +24,7 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BYTES = os.urandom(3_000_000)
 FILES: dict[str, Content] = {CONFIG: {"r": 4}, WEIGHTS: BYTES, "README.md": "read", "optimizer.pt": b"no"}
 ID = "org/sql"
+REF = AdapterRef("hf", ID)
 
 
 class Desk:
@@ -153,6 +155,19 @@ def test_what_is_no_plain_file_of_that_size_is_never_opened_for_long(desk: Desk,
     assert desk.hub.count("GET cdn") > 0
 
 
+def test_what_a_killed_process_left_is_gone_on_with_from_there(desk: Desk) -> None:
+    desk.download()
+    (weights,) = (file for file in open_source("hf", desk.settings).resolve(REF).files if file.path == WEIGHTS)
+    for begun in (BYTES[:1_500_000], bytes(1_500_000)):
+        shutil.rmtree(desk.settings.cache_dir, ignore_errors=True)
+        partial = open_partial(Store(desk.settings.cache_dir), weights.sha256 or "", None)
+        os.write(partial.descriptor, begun)
+        leave_partial(partial)
+        desk.hub.requests.clear()
+        assert (desk.bring().snapshot.directory / WEIGHTS).read_bytes() == BYTES
+        assert (desk.hub.count("GET cdn") == 0) == (begun == BYTES[:1_500_000])
+
+
 def share_blobs(desk: Desk) -> None:
     """As later versions lay them out: Xet files lie once, and each repository links to them."""
     blob, xet_hash = desk.blob(WEIGHTS), "ab" * 32
@@ -212,6 +227,16 @@ def test_offline_a_folder_of_a_repository_is_found(desk: Desk) -> None:
     error = desk.fails(f"hf://{ID}/other")
     assert isinstance(error, NotFound)
     assert "no folder other" in str(error)
+
+
+def test_while_the_hub_is_away_the_way_to_what_is_there_is_said(desk: Desk) -> None:
+    desk.download()
+    desk.hub.fault("", times=-1, status=503)
+    desk.settings = replace(desk.settings, retries=0)
+    with pytest.raises(Unreachable) as caught:
+        desk.bring()
+    assert caught.value.hint == f"--offline takes what the Hub's own client has cached of it: revision {desk.commit}"
+    desk.bring(offline=True)
 
 
 @pytest.mark.parametrize("text", [ID, f"{ID}@dev", f"{ID}@{'0' * 40}", "org/other"])
