@@ -6,7 +6,7 @@ from lora_cli.core.policy import Policy, format_of
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision, snapshot_digest
 from lora_cli.errors import LoraCliError, Refused
-from lora_cli.fetch.access import asks_again, check_access
+from lora_cli.fetch.access import asks_again, check_kept
 from lora_cli.fetch.demand import Demand, check_digest, check_digest_allowed, check_files
 from lora_cli.fetch.plan import Selection, plan
 from lora_cli.settings import Settings
@@ -31,8 +31,7 @@ def check_found(
     check_files(demand, ref, files, settings)
     here = ref.scheme == "file" or getattr(source, "holds", lambda _: False)(revision)
     if here and files and asks_again(ref, revision.access, settings):
-        listed = tuple(RemoteFile(file.path, None) for file in files)
-        check_access(Revision(ref, revision.id, listed), origin, settings)
+        check_kept(ref, revision.id, [file.path for file in files], origin, settings)
     rules = [key for policy in settings.policies for key in _about_digests(policy)]
     if rules or demand.sha256 is not None:
         digest = _digest(revision, files, source, here=here)

@@ -4,6 +4,7 @@ import ipaddress
 import posixpath
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -99,6 +100,21 @@ def host_glob(glob: str) -> str:
 
 
 def host_matches(glob: str, host: str) -> bool:
-    """Whether ``host`` (without a port) is one that the glob means."""
-    name = host_glob(host)
+    """Whether ``host`` (without a port) is one that the glob means, however its address is written."""
+    name = host_glob(_address(host))
     return name == glob if ":" in glob and "*" not in glob else fnmatchcase(name, glob)
+
+
+def _address(host: str) -> str:
+    """``host`` with an IPv4 address as four numbers: 0x7f.1 and 2130706433 are 127.0.0.1 to a resolver."""
+    from socket import inet_aton
+
+    name = host.removesuffix(".")
+    try:
+        if (address := ipaddress.ip_address(name.strip("[]"))).version == 6:
+            return str(address.ipv4_mapped or address)
+    except ValueError:
+        if name[:1].isdecimal() and re.fullmatch(r"(?:\d+|0x[0-9a-f]+)(?:\.(?:\d+|0x[0-9a-f]+)){0,3}", name, re.I):
+            with suppress(OSError):
+                return str(ipaddress.IPv4Address(inet_aton(name)))
+    return name

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from lora_cli.core.lock import LockedAdapter, ref_at
 from lora_cli.core.reference import AdapterRef
-from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
+from lora_cli.core.snapshot import Revision, Snapshot
 from lora_cli.errors import Corrupt, Unreachable
 from lora_cli.fetch import ANYTHING, SILENT, USUAL, Fetched, kept
-from lora_cli.fetch.access import asks_again, check_access
+from lora_cli.fetch.access import asks_again, check_access, check_kept
 from lora_cli.fetch.checkpoint import latest
 from lora_cli.fetch.deadline import Deadline
 from lora_cli.fetch.demand import Demand, check_count, check_files, check_size, check_snapshot, most_bytes
@@ -58,8 +58,7 @@ def from_origin(
     if demand.locked is not None:
         ref = ref_at(ref, demand.locked)
     if found is not None:
-        files = tuple(RemoteFile(path, None) for path in sorted(found.snapshot.files))
-        check_access(Revision(ref, found.revision, files), source, settings)
+        check_kept(ref, found.revision, found.snapshot.files, source, settings)
         return found
     asked = _asked(ref, source, store, settings, selection, demand.locked)
     check_files(demand, ref, asked.files, settings)

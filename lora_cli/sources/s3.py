@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import UsageError
@@ -13,6 +14,7 @@ from lora_cli.settings import Settings
 from lora_cli.sources.aws import Account, find_account
 from lora_cli.sources.object_refusals import Asker, Words
 from lora_cli.sources.objects import Bucket, ObjectSource, client_options, object_key, version_key
+from lora_cli.sources.private import bounds_of, check_host
 from lora_cli.sources.s3_checksum import checksum, may_have_one
 from lora_cli.sources.urls import host
 
@@ -98,6 +100,10 @@ class S3Source(ObjectSource):
 
         account = self._account = self._account or find_account(os.environ, self._rule)
         more: dict[str, Any] = {"endpoint": account.endpoint} if account.endpoint else {}
+        if account.endpoint:
+            # A profile may name another server than the environment does, by which the reference was judged.
+            server = urlsplit(account.endpoint).hostname or ""
+            check_host(bounds_of(self._settings), server, f"s3://{name}: {account.found_in} names {server}")
         if account.keys is not None:
             more["credential_provider"] = lambda: _provided(account)
         try:

@@ -76,6 +76,14 @@ def test_hosts_are_judged_without_regard_to_case() -> None:
     assert rules(policy, host=None) == []
 
 
+@pytest.mark.parametrize(
+    "host", ["1.2.3.4", "16909060", "0x1020304", "01.2.3.4", "1.2.772", "::ffff:1.2.3.4", "1.2.3.4."]
+)
+def test_an_address_is_the_same_however_it_is_written(host: str) -> None:
+    assert rules(Policy(deny_hosts=("1.2.3.*",)), host=host) == ["deny_hosts"]
+    assert rules(Policy(deny_hosts=("1.2.4.*", "::1", "16909060.example")), host=host) == []
+
+
 def test_formats_and_sizes_are_judged_by_the_files() -> None:
     policy = Policy(allow_formats=("safetensors",), max_bytes=5499, max_file_bytes=4999)
     assert rules(policy, files=FILES) == ["max_file_bytes", "max_bytes"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.manifest import SourceRule
 from lora_cli.core.policy import Policy, load_policy
 from lora_cli.core.reference import parse
@@ -20,6 +21,7 @@ from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
 from tests.hub_server import Hub
 from tests.making import write_adapter
+from tests.object_servers import S3Server
 from tests.web_server import Site, WebServer
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
@@ -122,6 +124,20 @@ def test_a_host_is_denied_however_it_is_written(host: str) -> None:
 def test_hosts_are_those_that_are_asked(text: str, glob: str, rule: str) -> None:
     assert allowed(text, f"deny_hosts: ['{glob}']") == rule
     assert allowed(text, f"allow_hosts: ['{glob}']") == ("" if rule or text.startswith("/") else "allow_hosts")
+
+
+def test_a_profile_does_not_lead_to_a_host_that_is_not_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "aws"
+    config.write_text(
+        "[profile adapters]\nregion = eu-west-1\naws_access_key_id = a\naws_secret_access_key = b\n"
+        "endpoint_url = http://127.0.0.1:9\n"
+    )
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.setenv("AWS_PROFILE", "adapters")
+    settings = Settings(tmp_path / "cache", retries=0, policies=(Policy(allow_hosts=("s3.amazonaws.com",)),))
+    ref = parse("s3://bucket/sql", is_path=os.path.lexists)
+    with pytest.raises(Refused, match=r"names 127.0.0.1: policy allow_hosts"):
+        bring(ref, Sources(settings).of(ref), Store(settings.cache_dir), settings)
 
 
 def test_a_host_that_nobody_can_tell_passes_no_list_of_hosts() -> None:
@@ -299,6 +315,28 @@ def test_a_web_server_is_asked_with_the_callers_token(tmp_path: Path, monkeypatc
             asked("bobs")
         with pytest.raises(Offline, match="require_access_check"):
             asked("alices", replace(settings, offline=True))
+
+
+@pytest.mark.parametrize("locked", [True, False])
+def test_a_bucket_is_asked_with_the_callers_keys(
+    seaweed_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locked: bool
+) -> None:
+    bucket = seaweed_server.bucket()
+    seaweed_server.put(bucket, {f"sql/{path}": content for path, content in FILES.items()})
+    settings = Settings(tmp_path / "cache", retries=0, policies=(Policy(require_access_check=True),))
+    ref = parse(f"s3://{bucket}/sql", is_path=os.path.lexists)
+
+    def asked(demand: Demand = ANYTHING, **keys: str) -> Fetched:
+        for name, value in {**seaweed_server.environ, **keys}.items():
+            monkeypatch.setenv(name, value)
+        return bring(ref, Sources(settings).of(ref), Store(settings.cache_dir), settings, demand=demand)
+
+    first = asked()
+    lock = LockedAdapter("sql", str(ref), first.revision, first.snapshot.files)
+    demand = Demand(locked=lock) if locked else ANYTHING
+    assert asked(demand).cached
+    with pytest.raises(AccessDenied):
+        asked(demand, AWS_SECRET_ACCESS_KEY="bobs")
 
 
 def test_pickled_weights_must_be_named_by_the_policy(tmp_path: Path) -> None:
