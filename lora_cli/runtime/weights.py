@@ -129,4 +129,5 @@ def _view(raw: torch.Tensor, info: TensorInfo) -> torch.Tensor:
         raise FormatError(f"has dtype {info.dtype}, which is no floating dtype", where=f"{info.file}: {info.name}")
     if raw.storage_offset() % dtype.itemsize:
         raw = raw.clone()
-    return raw.view(dtype).view(info.shape)
+    elements = raw.view(dtype)
+    return elements.as_strided(info.shape, info.strides) if info.strides else elements.view(info.shape)

@@ -1,11 +1,15 @@
 """No false alarm: what the real PEFT writes, with every option that it has, is never an error on its own base."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from lora_cli.check import Terms, check_in_place
 from lora_cli.core.architectures import base_from_config
+from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Severity
 from lora_cli.settings import Settings
 from tests.core.peft_cases import CASES, Case
@@ -30,3 +34,22 @@ def test_an_adapter_that_peft_wrote_is_no_error(case: Case, tmp_path: Path) -> N
         assert [found for found in errors if found.code != "LC502"] == []
         assert verdict.applied is not None
         assert verdict.applied.matched == verdict.applied.total == len(written.layers)
+
+    pickled = as_pickle(written.directory, tmp_path / "pickled")
+    assert {*said_of(pickled, ours, settings)} == {*said_of(written.directory, ours, settings), "LC103"}
+
+
+def as_pickle(directory: Path, to: Path) -> Path:
+    """The same adapter as PEFT saves it without safetensors."""
+    shutil.copytree(directory, to)
+    torch.save(load_file(to / "adapter_model.safetensors"), to / "adapter_model.bin")
+    (to / "adapter_model.safetensors").unlink()
+    return to
+
+
+def said_of(directory: Path, base: BaseModel, settings: Settings) -> list[str]:
+    """The rules that say something of an adapter; the scan of its values is among what they look at."""
+    verdict = check_in_place(str(directory), Terms(base), settings).verdict
+    assert verdict is not None
+    assert "LC501" not in {one.code for one in verdict.skipped}
+    return [found.code for found in verdict.findings]

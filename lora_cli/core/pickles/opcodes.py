@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from lora_cli.errors import FormatError
 
-MOST_OPCODES = 4_000_000
+MOST_OPCODES = 2_000_000
 """Opcodes of one pickle: a file with 36 864 tensors (three projections of 128 experts in 48 layers) has 1.5 million."""
 
 LONGEST_NUMBER = 256
