@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from lora_cli.core.reference import override
 from lora_cli.core.snapshot import Revision
-from lora_cli.errors import FormatError
+from lora_cli.errors import FormatError, UsageError
 from lora_cli.fetch.plan import elsewhere, is_adapter
 
 _FOLDER = re.compile(r"checkpoint-(\d{1,18})", re.ASCII)
@@ -22,7 +22,10 @@ def latest(revision: Revision) -> Revision:
 
     Raises:
         FormatError: there is no adapter either.
+        UsageError: its origin is a web server, which lists nothing.
     """
+    if revision.ref.scheme in {"http", "https"}:
+        raise UsageError(f"{revision.ref}: a web server lists no folders", hint="name one: --checkpoint N")
     folders = {file.path.partition("/")[0] for file in revision.files if "/" in file.path}
     numbered = sorted((int(found[1]), folder) for folder in folders if (found := _FOLDER.fullmatch(folder)))
     for _, folder in reversed(numbered):

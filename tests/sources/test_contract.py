@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.reference import REMOTE, AdapterRef, Scheme
+from lora_cli.core.reference import REMOTE, AdapterRef, Scheme, override
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.errors import AccessDenied, Corrupt, NotFound
+from lora_cli.errors import AccessDenied, Corrupt, NotFound, UsageError
+from lora_cli.fetch.checkpoint import latest
 from lora_cli.settings import Settings
 from lora_cli.sources import Source, route
 from lora_cli.sources.registry import SOURCES, open_source
@@ -244,3 +245,21 @@ def test_what_is_not_there_is_named_with_a_hint(origin: Origin) -> None:
     assert caught.value.exit_code == 3
     assert origin.missing.location in str(caught.value)
     assert caught.value.hint
+
+
+def test_the_latest_checkpoint_of_a_listing_is_its_folder(origin: Origin) -> None:
+    if origin.files is WEB_FILES:
+        with pytest.raises(UsageError, match="a web server lists no folders"):
+            latest(origin.source.resolve(origin.ref))
+        return
+    names = ("adapter_config.json", "adapter_model.safetensors")
+    run = {f"checkpoint-{number}/{name}": b"%d" % number * 1000 for number in (9, 10) for name in names}
+    origin.write({**origin.files, **run})
+    found = latest(origin.source.resolve(origin.ref))
+    assert found.ref == override(origin.ref, subfolder="checkpoint-10")
+    read = {file.path: b"".join(origin.source.read(found, file, 0, None)) for file in found.files}
+    assert read == dict.fromkeys(names, b"10" * 1000)
+    asked = origin.source.resolve(found.ref)
+    assert [(file.path, file.size, file.sha256) for file in asked.files] == [
+        (file.path, file.size, file.sha256) for file in found.files
+    ]
