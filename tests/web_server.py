@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Mapping
@@ -21,8 +22,8 @@ class Site:
 
     ``etag`` is ``strong``, ``weak`` or "" (none). ``changed`` is the time of change in seconds since 1970, None for no
     ``Last-Modified``. ``missing`` answers what is not there: status, type and body. ``statuses`` answers a path with a
-    status. ``redirect`` is where another path goes. With ``token`` only its bearer is served. ``obeys`` says whether
-    conditions are obeyed.
+    status. ``cuts`` are the numbers of bytes after which the next answers with a larger body break off. ``redirect`` is
+    where another path goes. With ``token`` only its bearer is served. ``obeys`` says whether conditions are obeyed.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -38,6 +39,7 @@ class Site:
     types: dict[str, str] = field(default_factory=dict)
     more: Callable[[bytes], Mapping[str, str]] = lambda _: {}
     before: Callable[[str], None] = lambda _: None
+    cuts: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -133,4 +135,10 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.close_connection = True
         self.end_headers()
-        self.wfile.write(body)
+        cuts = self.server.site.cuts
+        if cuts and cuts[0] < len(body):
+            self.wfile.write(body[: cuts.pop(0)])
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+        else:
+            self.wfile.write(body)

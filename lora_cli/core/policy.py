@@ -58,7 +58,7 @@ class Violation:
 
     rule: str
     message: str
-    hint: str = ""
+    hint: str = "ask whoever keeps the policy, or choose what it allows"
 
     def __str__(self) -> str:
         return f"policy {self.rule}: {self.message}"

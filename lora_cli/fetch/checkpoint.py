@@ -4,7 +4,7 @@ import logging
 import re
 from dataclasses import replace
 
-from lora_cli.core.reference import override
+from lora_cli.core.reference import AdapterRef, override
 from lora_cli.core.snapshot import Revision
 from lora_cli.errors import FormatError, UsageError
 from lora_cli.fetch.plan import elsewhere, is_adapter
@@ -12,6 +12,19 @@ from lora_cli.fetch.plan import elsewhere, is_adapter
 _FOLDER = re.compile(r"checkpoint-(\d{1,18})", re.ASCII)
 
 log = logging.getLogger(__name__)
+
+
+def check_listed(ref: AdapterRef) -> None:
+    """Refuses to look for the latest checkpoint where folders are not listed.
+
+    Raises:
+        UsageError: the reference is to a web server, which is asked for names and never for what there is.
+    """
+    if ref.scheme in {"https", "http"}:
+        raise UsageError(
+            f"{ref}: a web server does not list its folders, so nobody can tell the latest checkpoint",
+            hint="name one: --checkpoint N",
+        )
 
 
 def latest(revision: Revision) -> Revision:

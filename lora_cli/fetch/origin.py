@@ -10,7 +10,7 @@ from lora_cli.core.snapshot import Revision, Snapshot
 from lora_cli.errors import Corrupt, Unreachable
 from lora_cli.fetch import ANYTHING, SILENT, USUAL, Fetched, kept
 from lora_cli.fetch.access import asks_again, check_access, check_kept
-from lora_cli.fetch.checkpoint import latest
+from lora_cli.fetch.checkpoint import check_listed, latest
 from lora_cli.fetch.deadline import Deadline
 from lora_cli.fetch.demand import Demand, check_count, check_files, check_size, check_snapshot, most_bytes
 from lora_cli.fetch.download import Job, download
@@ -96,6 +96,8 @@ def _asked(
     locked: LockedAdapter | None,
 ) -> Asked:
     """The revision that ``ref`` means now, and what is wanted of it."""
+    if selection.latest:
+        check_listed(ref)
     revision = _resolved(ref, source, store, selection)
     if selection.latest:
         revision = latest(revision)

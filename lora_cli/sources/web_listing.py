@@ -10,7 +10,7 @@ from typing import Any
 
 from lora_cli.core.adapter_files import BESIDE, CONFIG, INDEX_SUFFIX, PICKLED, WEIGHTS
 from lora_cli.core.snapshot import RemoteFile
-from lora_cli.errors import AccessDenied, LoraCliError, NotFound
+from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Refused
 
 NOWHERE = "no-such-file.lora-cli"
 """A name that no adapter has: what a server says to it is what it says when there is nothing."""
@@ -42,6 +42,7 @@ def list_files(look: Look, index: Callable[[str], Any], what: str, server: str) 
     Raises:
         NotFound: there is neither config nor weights, or the server has something for every name.
         AccessDenied: the server wants to know who asks, or forbids a file.
+        Refused: an index names over 1000 shards.
     """
     seen = dict(look((CONFIG, WEIGHTS, WEIGHTS + INDEX_SUFFIX, NOWHERE)))
     weights: tuple[str, ...] = (WEIGHTS,)
@@ -57,7 +58,9 @@ def list_files(look: Look, index: Callable[[str], Any], what: str, server: str) 
     if not found and not seen[CONFIG].file:
         raise _nothing(seen, what, server)
     shards = sorted({shard for name in found if name.endswith(INDEX_SUFFIX) for shard in _shards(index(name))})
-    seen |= look((*sorted(BESIDE), *shards[:MOST_SHARDS]))
+    if len(shards) > MOST_SHARDS:
+        raise Refused(f"{what}: its index names over {MOST_SHARDS} shards", hint="an adapter is a few files")
+    seen |= look((*sorted(BESIDE), *shards))
     _check_server(seen, what, server)
     missing = [RemoteFile(name, None, defect="is named by the index, and is not there") for name in shards]
     files = {file.path: file for file in missing} | {one.name: one.file for one in seen.values() if one.file}

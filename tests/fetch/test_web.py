@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from lora_cli.core.reference import parse
-from lora_cli.errors import Corrupt, Offline
-from lora_cli.fetch import Fetched, bring
+from lora_cli.errors import Corrupt, Offline, UsageError
+from lora_cli.fetch import USUAL, Fetched, Selection, bring
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
@@ -31,11 +31,11 @@ class Desk:
         # So many jobs make ranges of 1 MiB.
         self.server, self.settings = server, Settings(cache, retries=1, timeout_s=5, jobs=128)
 
-    def bring(self, *, offline: bool = False) -> Fetched:
+    def bring(self, *, offline: bool = False, folder: str = "sql", selection: Selection = USUAL) -> Fetched:
         settings = replace(self.settings, offline=offline)
-        ref = parse(f"http://{self.server.place}/sql", is_path=os.path.lexists)
+        ref = parse(f"http://{self.server.place}/{folder}", is_path=os.path.lexists)
         self.server.asked.clear()
-        return bring(ref, Sources(settings).of(ref), Store(settings.cache_dir), settings)
+        return bring(ref, Sources(settings).of(ref), Store(settings.cache_dir), settings, selection=selection)
 
     @property
     def read(self) -> set[str]:
@@ -112,6 +112,15 @@ def test_a_digest_that_the_server_says_and_does_not_keep_is_corrupt(desk: Desk) 
     desk.server.site.more = lambda content: {"X-Checksum-Sha256": "ab" * 32} if len(content) > 1000 else {}
     with pytest.raises(Corrupt, match="sha256"):
         desk.bring()
+
+
+def test_the_latest_checkpoint_of_a_web_server_is_nothing_that_can_be_told(desk: Desk) -> None:
+    desk.server.site.files |= {path.replace("sql/", "sql/checkpoint-7/"): content for path, content in FILES.items()}
+    with pytest.raises(UsageError, match="does not list its folders") as caught:
+        desk.bring(selection=Selection(latest=True))
+    assert "--checkpoint N" in caught.value.hint
+    assert not desk.server.asked
+    assert desk.bring(folder="sql/checkpoint-7").snapshot.files.keys() == desk.bring().snapshot.files.keys()
 
 
 def test_what_is_not_here_is_not_asked_for_offline(desk: Desk) -> None:

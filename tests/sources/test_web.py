@@ -16,7 +16,7 @@ import pytest
 from lora_cli.core.manifest import SourceRule
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, Offline, Unreachable, UsageError
+from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, Offline, Refused, Unreachable, UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources.web import WebSource
 from tests.web_server import Site, WebServer
@@ -150,6 +150,34 @@ def test_a_version_that_changes_between_two_ranges_is_corrupt(server: WebServer,
     server.site.files[f"sql/{WEIGHTS}"] = FILES[f"sql/{WEIGHTS}"][::-1]
     with pytest.raises(Corrupt):
         b"".join(source.read(revision, weights(revision), 1000, 2000))
+
+
+@pytest.mark.parametrize("how", [{}, {"ranges": False}, {"etag": "", "changed": None}], ids=str)
+def test_a_stream_that_breaks_is_gone_on_with(how: dict[str, object], server: WebServer, source: WebSource) -> None:
+    for name, value in how.items():
+        setattr(server.site, name, value)
+    revision = source.resolve(ref(server))
+    server.site.cuts = [1, 100_000, 700_000]
+    assert whole(source, revision) == FILES[f"sql/{WEIGHTS}"]
+    assert not server.site.cuts
+
+
+def test_a_stream_that_breaks_is_not_gone_on_with_in_another_version(server: WebServer, source: WebSource) -> None:
+    revision = source.resolve(ref(server))
+    server.site.cuts = [100_000]
+    stream = source.read(revision, weights(revision), 0, None)
+    assert next(stream)
+    server.site.files[f"sql/{WEIGHTS}"] = FILES[f"sql/{WEIGHTS}"][::-1]
+    with pytest.raises(Corrupt):
+        b"".join(stream)
+
+
+def test_an_index_without_end_is_refused(server: WebServer, source: WebSource) -> None:
+    named = {str(i): f"adapter_model-{i:05}-of-02000.safetensors" for i in range(2000)}
+    server.site.files[f"sql/{WEIGHTS}.index.json"] = json.dumps({"weight_map": named}).encode()
+    with pytest.raises(Refused, match="over 1000 shards"):
+        source.resolve(ref(server))
+    assert len(server.asked) < 30
 
 
 def test_by_size_alone_another_size_is_corrupt(server: WebServer, source: WebSource) -> None:
