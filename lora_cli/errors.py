@@ -99,6 +99,10 @@ class Corrupt(LoraCliError):
     exit_code = 5
 
 
+class Changed(Corrupt):
+    """What was listed is another version by now: whoever asks again gets that one."""
+
+
 class MachineError(LoraCliError):
     """This machine: disk full, read-only, no permission, out of memory or slots, a lock that never came."""
 

@@ -168,6 +168,9 @@ def revision(name: str, text: str) -> str:
 
 def bucket(rest: str, text: str) -> Parts:
     """``bucket[/key]``, the key as it stands: object stores do not percent-encode."""
+    if re.search(r"\?(versionId|generation)=", rest):
+        hint = "a folder has no version, only its files have: pin it with its sha256 in a manifest, or with a lock"
+        raise UsageError(f"{without_secrets(text)}: a version of one object is no adapter", hint=hint)
     name, _, key = rest.partition("/")
     key = key.rstrip("/")
     if not _BUCKET.fullmatch(name):

@@ -1,13 +1,16 @@
 """From an origin to a snapshot on this disk: ask, plan, download, publish."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import wraps
+from typing import ParamSpec
 
 from lora_cli.core.lock import LockedAdapter, ref_at
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Revision, Snapshot
-from lora_cli.errors import Corrupt, Unreachable
+from lora_cli.errors import Changed, Corrupt, Unreachable
 from lora_cli.fetch import ANYTHING, SILENT, USUAL, Fetched, kept
 from lora_cli.fetch.access import asks_again, check_access, check_kept
 from lora_cli.fetch.checkpoint import check_listed, latest
@@ -30,7 +33,29 @@ from lora_cli.store.blobs import LostBlob
 from lora_cli.store.leases import lease
 from lora_cli.store.snapshots import publish_snapshot
 
+P = ParamSpec("P")
+CHANGED_TRIES = 2
+"""So often an origin is asked again that changed while it was read."""
 
+log = logging.getLogger(__name__)
+
+
+def _as_it_is_now(bring: Callable[P, Fetched]) -> Callable[P, Fetched]:
+    """Begins again with a new listing where the origin changed in the midst. Of the other files nothing is lost."""
+
+    @wraps(bring)
+    def tried(*args: P.args, **kwargs: P.kwargs) -> Fetched:
+        for _ in range(CHANGED_TRIES):
+            try:
+                return bring(*args, **kwargs)
+            except Changed as error:
+                log.info("%s; it is asked again", error.message)
+        return bring(*args, **kwargs)
+
+    return tried
+
+
+@_as_it_is_now
 def from_origin(
     ref: AdapterRef,
     source: Source,

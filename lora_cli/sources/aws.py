@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lora_cli.core.manifest import SourceRule
-from lora_cli.errors import AccessDenied, LoraCliError, UsageError
+from lora_cli.errors import AccessDenied, LoraCliError, Unreachable, UsageError
 
 DEFAULT_REGION = "us-east-1"
 TRUE = frozenset({"1", "true", "yes", "on", "y", "requester"})
@@ -45,7 +45,8 @@ def find_account(environ: Mapping[str, str], rule: SourceRule | None = None) -> 
 
     Raises:
         AccessDenied: there are no credentials, or they have expired.
-        UsageError: there is no such profile, or what AWS_CONFIG_FILE says cannot be read.
+        UsageError: there is no such profile, or what AWS_CONFIG_FILE says is wrong.
+        Unreachable: who gives out credentials does not answer.
     """
     said = rule or SourceRule("")
     profile = said.profile
@@ -73,7 +74,6 @@ class _Chain:
     """botocore's chain of credentials, opened once."""
 
     def __init__(self, profile: str | None) -> None:
-        from botocore.exceptions import BotoCoreError
         from botocore.session import Session
 
         self._profile = profile
@@ -84,18 +84,16 @@ class _Chain:
             if self._credentials is None:
                 raise _no_credentials()
             self.keys()
-        except BotoCoreError as error:
+        except _failures() as error:
             raise _untranslated(error, profile or self._named()) from error
         name = profile or self._named()
         self.found_in = f"the profile {name}" if name else f"the {self._credentials.method} credentials"
 
     def keys(self) -> Keys:
         """The keys of this moment; those that expire are renewed here."""
-        from botocore.exceptions import BotoCoreError
-
         try:
             frozen = self._credentials.get_frozen_credentials()
-        except BotoCoreError as error:
+        except _failures() as error:
             raise _untranslated(error, self._profile or self._named()) from error
         return Keys(frozen.access_key or "", frozen.secret_key or "", frozen.token or "")
 
@@ -108,6 +106,13 @@ class _Chain:
         import os
 
         return os.environ.get("AWS_PROFILE") or os.environ.get("AWS_DEFAULT_PROFILE") or ""
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What botocore lets out: its own errors, those of its services, and what a credential process makes of it."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    return BotoCoreError, ClientError, ValueError, KeyError, OSError
 
 
 def _no_credentials() -> LoraCliError:
@@ -123,7 +128,9 @@ def _untranslated(error: Exception, profile: str) -> LoraCliError:
     if kind == "ProfileNotFound":
         return UsageError(f"there is no AWS profile {profile}", hint="see `aws configure list-profiles`")
     if kind in {"ConfigParseError", "ConfigNotFound", "InvalidConfigError"}:
-        return UsageError("the AWS configuration cannot be read", hint="check AWS_CONFIG_FILE and ~/.aws/config")
+        return UsageError(f"the AWS configuration of {named} is wrong", hint="check AWS_CONFIG_FILE and ~/.aws/config")
+    if "Connect" in kind or "Timeout" in kind or "HTTPClient" in kind:
+        return Unreachable(f"nobody answers who gives {named} its credentials ({kind})", hint="check the network")
     if "SSO" in kind or "Token" in kind:
         login = f"aws sso login --profile {profile}" if profile else "aws sso login"
         return AccessDenied(f"the SSO session of {named} has expired", hint=f"log in with `{login}`")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from lora_cli.core.snapshot import RemoteFile
-from lora_cli.errors import Corrupt
+from lora_cli.errors import Changed, Corrupt
 from lora_cli.sources.connection import SLOWEST_BYTES_PER_S, Transient
 from lora_cli.sources.http import AGAIN
 
@@ -47,7 +47,7 @@ def check_version(answer: "GetResult", file: RemoteFile, wanted: tuple[int, int]
         Corrupt: it is of another version, or of another range than was asked for.
     """
     if version_of(answer.meta) != file.version or answer.meta["size"] != file.size:
-        raise Corrupt(f"{what}: it was overwritten after it was listed", hint=AGAIN)
+        raise Changed(f"{what}: it was overwritten after it was listed", hint=AGAIN)
     start, stop = answer.range
     if (start, stop) not in (wanted, (0, file.size)):
         raise Corrupt(f"{what}: bytes {wanted[0]} to {wanted[1]} were asked for, and the server sent others")

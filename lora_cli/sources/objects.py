@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 from lora_cli import __version__
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.errors import Corrupt, LoraCliError, MachineError, NotFound, Offline, Refused, UsageError
+from lora_cli.errors import Changed, LoraCliError, MachineError, NotFound, Offline, Refused, UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources.connection import Transient
 from lora_cli.sources.http import AGAIN, wait_or_give_up
@@ -198,6 +198,8 @@ class ObjectSource(ABC):
             is_object = False
         if not is_object:
             hint = "check the spelling: a folder is named in full, up to the / before its files"
+            if "@" in key:
+                hint += ", and an object store has no revisions: what follows the @ is part of the name"
             return NotFound(f"{ref}: there is nothing below {key}/ in the bucket {bucket.asker.bucket}", hint=hint)
         folder = ref.location.rpartition("/")[0]
         return UsageError(f"{ref} is an object, not a folder", hint=f"write {ref.scheme}://{folder}")
@@ -223,11 +225,11 @@ class ObjectSource(ABC):
     def _unread(self, answer: Answered, bucket: Bucket, what: str) -> LoraCliError:
         """Why a listed object could not be read."""
         if answer.status == 412:
-            return Corrupt(f"{what}: it was overwritten after it was listed", hint=AGAIN)
+            return Changed(f"{what}: it was overwritten after it was listed", hint=AGAIN)
         if answer.status == 404 and answer.code != "NoSuchBucket":
-            return Corrupt(f"{what} is gone: it was listed a moment ago", hint=AGAIN)
+            return Changed(f"{what} is gone: it was listed a moment ago", hint=AGAIN)
         if answer.status == 416:
-            return Corrupt(f"{what}: it is shorter than it was listed", hint=AGAIN)
+            return Changed(f"{what}: it is shorter than it was listed", hint=AGAIN)
         return explained(answer, bucket.asker, what, self.words)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, Offline, Refused, UsageError
+from lora_cli.errors import AccessDenied, Changed, Corrupt, LoraCliError, NotFound, Offline, Refused, UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources.connection import Transient, printable
 from lora_cli.sources.http import AGAIN, wait_or_give_up
@@ -82,7 +82,7 @@ class FsspecSource:
             if chunk:
                 yield chunk
             elif end is not None:
-                raise Corrupt(f"{what}: it ends at byte {start}, and {end} were listed", hint=AGAIN)
+                raise Changed(f"{what}: it ends at byte {start}, and {end} were listed", hint=AGAIN)
             else:
                 return
 
@@ -95,18 +95,18 @@ class FsspecSource:
         try:
             chunk = self._tried(revision.ref, what, ask)
         except NotFound as error:
-            raise Corrupt(f"{what} is gone: it was listed a moment ago", hint=AGAIN) from error
+            raise Changed(f"{what} is gone: it was listed a moment ago", hint=AGAIN) from error
         if len(chunk) > stop - start:
-            raise Corrupt(f"{what}: more bytes came than were asked for", hint=AGAIN)
+            raise Changed(f"{what}: more bytes came than were asked for", hint=AGAIN)
         return chunk
 
     def _check(self, revision: Revision, file: RemoteFile, what: str) -> None:
         try:
             info = self._tried(revision.ref, what, lambda fs, root: dict(fs.info(f"{root}/{file.path}")))
         except NotFound as error:
-            raise Corrupt(f"{what} is gone: it was listed a moment ago", hint=AGAIN) from error
+            raise Changed(f"{what} is gone: it was listed a moment ago", hint=AGAIN) from error
         if (_size(info), _version(info)) != (file.size, file.version):
-            raise Corrupt(f"{what} changed after it was listed", hint=AGAIN)
+            raise Changed(f"{what} changed after it was listed", hint=AGAIN)
 
     def _tried(self, ref: AdapterRef, what: str, ask: Callable[[Any, str], T]) -> T:
         """What ``ask`` gives of a file system and the folder's path in it, asked again after what may pass."""
