@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 from lora_cli.core.snapshot import Blob, RemoteFile
 from lora_cli.errors import Corrupt, Refused, Unreachable
+from lora_cli.sources import NoRanges
 from lora_cli.store.disk import on_disk, write_all
 from lora_cli.store.partials import Partial
 
@@ -48,6 +49,7 @@ class Transfer:
         self._limit = limit
         self._waiting: dict[int, bytes] = {}
         self._writing = False
+        self._whole = False
         self._lock = threading.Lock()
         self._sha256 = hashlib.sha256()
         wanted = file.sha256 is None and file.git_sha1 is not None and file.size is not None
@@ -68,6 +70,8 @@ class Transfer:
     def take(self, step: int) -> tuple[int, int | None] | None:
         """The next range to read, of at most ``step`` bytes, or None. A file of unknown size is one range."""
         size = self.file.size
+        if self._whole and self.error is None and self.handed >= 0:
+            return None if self.in_flight else self._rest()
         if self.error is not None or self.handed < 0 or (size is not None and self.handed >= size):
             return None
         start = self.handed
@@ -77,14 +81,25 @@ class Transfer:
         self.handed = min(size, start + step)
         return start, self.handed
 
+    def _rest(self) -> tuple[int, None] | None:
+        """All that is not written yet, as one range without an end; what waits for bytes before it comes once more."""
+        if self.frontier == self.file.size:
+            return None
+        self._waiting.clear()
+        self.waiting_bytes, self.handed = 0, -1
+        return self.frontier, None
+
     @property
     def finished(self) -> bool:
         """Whether nothing of it is read or will be."""
-        more = self.error is None and self.handed >= 0 and (self.file.size is None or self.handed < self.file.size)
+        size, handed = self.file.size, self.frontier if self._whole else self.handed
+        more = self.error is None and self.handed >= 0 and (size is None or handed < size)
         return self.in_flight == 0 and not more
 
     def run(self, start: int, stop: int | None, stopped: Callable[[], bool]) -> None:
         """Reads a range to its end. A stream that broke after it gave something is gone on with; the source has waited.
+
+        Of an origin that knows no ranges the rest of the file is one stream, when those that are read now have ended.
 
         Raises:
             Unreachable: it broke without giving anything.
@@ -104,6 +119,11 @@ class Transfer:
                     start += len(chunk)
                 if stop is None:
                     return
+            except NoRanges:
+                if stop is None:
+                    raise
+                self._whole = True
+                return
             except Unreachable:
                 if start == before:
                     raise

@@ -6,6 +6,11 @@ from typing import Protocol, runtime_checkable
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.errors import Unreachable
+
+
+class NoRanges(Unreachable):
+    """The origin sends the whole file where a range far from its beginning was asked for: read it as one stream."""
 
 
 class Source(Protocol):
@@ -28,6 +33,7 @@ class Source(Protocol):
 
         Raises:
             Corrupt: the file is not the version that was resolved any more.
+            NoRanges: before a byte, when this origin sends whole files only, and ``stop`` is not None.
             Unreachable: nothing more comes, after the retries.
         """
         ...

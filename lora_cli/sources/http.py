@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from lora_cli.errors import Corrupt, Refused, Unreachable
+from lora_cli.sources import NoRanges
 from lora_cli.sources.connection import StatusError, Transient, chunks, from_status, pause_before, send
 from lora_cli.sources.private import Bounds, Guard, check_host, guard
 from lora_cli.sources.urls import following, host, origin
@@ -20,6 +21,8 @@ MAX_REDIRECTS = 5
 JSON_CAP = 16 * 1024 * 1024
 LINK_LIFETIME_S = 300.0
 LINKS_CAP = 4096
+FAR = 1 << 20
+"""So many bytes are not read in vain to come to a range of a server that knows none."""
 BOUNDS = Bounds()
 AGAIN = "it changed at its origin: run it again"
 
@@ -124,13 +127,14 @@ def get_bytes(
 ) -> Iterator[bytes]:
     """The bytes of ``piece``, resumed where a stream broke; ``retries`` counts tries that brought nothing.
 
-    A server that ignores the range and sends everything is read from the right offset. ``check`` sees the headers of
-    each answer of the endpoint itself, ``accept`` those of each answer whose body is read, whoever gave it; both raise
-    when they belong to another version. ``conditions`` are sent with each request (``If-Match``).
+    A server that ignores the range and sends everything is read from the right offset, when that is near. ``check``
+    sees the headers of each answer of the endpoint itself, ``accept`` those of each answer whose body is read, whoever
+    gave it; both raise when they belong to another version. ``conditions`` are sent with each request (``If-Match``).
 
     Raises:
         StatusError: an answer that another try would not change.
         Corrupt: the file is not as large as ``piece.size`` says, or the server sends another range than was asked for.
+        NoRanges: it sends everything, and over 1 MiB of that comes before a piece that ends.
         Unreachable: network or server, after the retries.
     """
     position, failures = piece.start, 0
@@ -140,6 +144,8 @@ def get_bytes(
             with closing(_open(http, url, asked, what, check)) as response:
                 if accept is not None:
                     accept(response.headers)
+                if response.status == 200 and position >= FAR and piece.stop is not None:
+                    raise NoRanges(f"{what}: {host(url)} sends whole files only", hint="fetch it from another server")
                 for chunk in _wanted(http, response, position, piece, what):
                     position, failures = position + len(chunk), 0
                     yield chunk

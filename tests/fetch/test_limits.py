@@ -214,3 +214,40 @@ def test_what_is_refused_leaves_nothing_reserved(desk: Desk) -> None:
         pass
     with room.reserved("a", 10, 0, Silent()):
         pass
+
+
+def test_a_server_that_knows_no_ranges_is_read_as_one_stream(desk: Desk) -> None:
+    weights = os.urandom(30 * MIB)
+    desk.hub.add("org/large", {CONFIG: {}, WEIGHTS: weights})
+    desk.hub.fault("GET cdn", ignore_range=True, times=-1)
+    (outcome,) = desk.ask("large", jobs=4)
+    assert outcome.fetched is not None, error_of(outcome)
+    assert (outcome.fetched.snapshot.directory / WEIGHTS).read_bytes() == weights
+    asked = [request.range for request in desk.hub.requests if request.origin == "cdn"]
+    # The first range, those beside it that gave nothing, and then the rest at once.
+    assert len(asked) <= 5
+    assert asked[-1] == f"bytes={8 * MIB}-"
+
+
+def test_a_server_that_forgets_ranges_is_gone_on_with_where_it_was(desk: Desk) -> None:
+    weights = os.urandom(30 * MIB)
+    desk.hub.add("org/large", {CONFIG: {}, WEIGHTS: weights})
+    desk.hub.fault("GET cdn", ignore_range=True, times=-1, after=2)
+    (outcome,) = desk.ask("large", jobs=2)
+    assert outcome.fetched is not None, error_of(outcome)
+    assert (outcome.fetched.snapshot.directory / WEIGHTS).read_bytes() == weights
+
+
+def test_only_tries_that_bring_nothing_count_and_a_cut_after_every_mebibyte_is_none(desk: Desk) -> None:
+    weights = os.urandom(6 * MIB)
+    desk.hub.add("org/cut", {CONFIG: {}, WEIGHTS: weights})
+    desk.hub.fault("GET cdn", cut_at=MIB, times=-1)
+    (outcome,) = desk.ask("cut", retries=1)
+    assert outcome.fetched is not None, error_of(outcome)
+    assert (outcome.fetched.snapshot.directory / WEIGHTS).read_bytes() == weights
+    desk.hub.add("org/dead", {CONFIG: {}, WEIGHTS: os.urandom(6 * MIB)})
+    desk.hub.faults.clear()
+    desk.hub.fault("GET cdn", cut_at=0, times=-1)
+    before = desk.weights_requests
+    assert desk.codes("dead", retries=1, jobs=1) == [4]
+    assert desk.weights_requests - before == 2
