@@ -1,6 +1,7 @@
 """The one HTTP client: pooled, bounded in time and bytes, tried again, and careful where a token goes."""
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -17,12 +18,10 @@ from lora_cli.sources.urls import following, host, origin
 if TYPE_CHECKING:
     from lora_cli.sources.pool import Response
 
-MAX_REDIRECTS = 5
 JSON_CAP = 16 * 1024 * 1024
 LINK_LIFETIME_S = 300.0
-LINKS_CAP = 4096
-FAR = 1 << 20
-"""So many bytes are not read in vain to come to a range of a server that knows none."""
+MAX_REDIRECTS, LINKS_CAP = 5, 4096
+FAR = 1 << 20  # so many bytes are not read in vain to come to a range of a server that knows none
 BOUNDS = Bounds()
 AGAIN = "it changed at its origin: run it again"
 
@@ -127,9 +126,9 @@ def get_bytes(
 ) -> Iterator[bytes]:
     """The bytes of ``piece``, resumed where a stream broke; ``retries`` counts tries that brought nothing.
 
-    A server that ignores the range and sends everything is read from the right offset, when that is near. ``check``
-    sees the headers of each answer of the endpoint itself, ``accept`` those of each answer whose body is read, whoever
-    gave it; both raise when they belong to another version. ``conditions`` are sent with each request (``If-Match``).
+    A server that sends everything is read from the right offset, when that is near. ``check`` sees the headers of each
+    answer of the endpoint itself, ``accept`` of each whose body is read, whoever gave it; both raise when they belong
+    to another version. ``conditions`` are sent with each request (``If-Match``).
 
     Raises:
         StatusError: an answer that another try would not change.
@@ -145,7 +144,7 @@ def get_bytes(
                 if accept is not None:
                     accept(response.headers)
                 if response.status == 200 and position >= FAR and piece.stop is not None:
-                    raise NoRanges(f"{what}: {host(url)} sends whole files only", hint="fetch it from another server")
+                    raise NoRanges(f"{what}: {host(url)} sends whole files only")
                 for chunk in _wanted(http, response, position, piece, what):
                     position, failures = position + len(chunk), 0
                     yield chunk
@@ -291,8 +290,6 @@ def _wanted(http: Http, response: "Response", position: int, piece: Piece, what:
 
 def _placement(response: "Response", position: int, what: str) -> tuple[int, int | None]:
     """How many bytes of the body come before ``position``, and how long the whole file is (None: not said)."""
-    import re
-
     if response.status == 200:
         length = response.headers.get("Content-Length", "")
         return position, int(length) if length.isdecimal() and len(length) < 20 else None
