@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load
 
 from lora_cli.check import Admission, Checked, Terms, admit, check_all, check_in_place, open_base
 from lora_cli.core.base_model import BaseModel
@@ -108,6 +110,22 @@ def test_a_remote_adapter_is_judged_by_its_header_alone(tmp_path: Path, base: Ba
     assert checked.revision is not None
     assert len(checked.revision.id) == 40
     assert not (tmp_path / "cache").exists()
+
+
+def test_remote_pickled_weights_are_judged_from_a_few_ranges(tmp_path: Path, base: BaseModel) -> None:
+    files = remote_files(tmp_path, d_out=65_536)
+    torch.save(load(files.pop("adapter_model.safetensors")), tmp_path / "adapter_model.bin")
+    files["adapter_model.bin"] = (tmp_path / "adapter_model.bin").read_bytes()
+    with Hub() as hub:
+        hub.add("acme/sql", files)
+        settings = load_settings({"cache_dir": str(tmp_path / "cache")}, {"HF_ENDPOINT": hub.endpoint})
+        checked = check_in_place("hf://acme/sql", Terms(base), settings)
+        given = [one.range for one in hub.requests if one.origin == "cdn" and one.method == "GET"]
+
+    assert codes(checked) == {"LC103", "LC314", "LC604"}
+    ranges = [tuple(map(int, one.removeprefix("bytes=").split("-"))) for one in given]
+    assert len(ranges) <= 4
+    assert sum(stop + 1 - start for start, stop in ranges) < 150_000 < len(files["adapter_model.bin"])
 
 
 def remote_files(tmp_path: Path, d_out: int) -> dict[str, bytes]:

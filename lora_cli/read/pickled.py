@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from lora_cli.core.pickles import archive, legacy
 from lora_cli.core.pickles.allowed import TRAINER, WEIGHTS, Allowed
@@ -14,6 +15,7 @@ from lora_cli.core.pickles.values import Storage, Value
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError
+from lora_cli.read.headers import check_stand_in
 from lora_cli.read.ranges import read_range
 from lora_cli.sources import Source, is_near
 
@@ -23,9 +25,32 @@ MOST_PICKLE = 1 << 25
 FIRST_PICKLE = 1 << 18
 """Bytes that are read first where nothing says how long a pickle is."""
 
+HEAD = 1 << 12
+"""Bytes of a file's beginning that are read to know it."""
+
+APART = 1 << 16
+"""Bytes between two entries up to which they are read together."""
+
 
 TAR, TAR_AT = b"ustar", 257
 """How a tar file is known, and where."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ranges:
+    """A file of ``size`` bytes, read by ranges; its ``head`` is here."""
+
+    source: Source
+    revision: Revision
+    file: RemoteFile
+    size: int
+    head: bytes
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes ``start`` to ``stop``."""
+        if stop <= len(self.head):
+            return self.head[start:stop]
+        return read_range(self.source, self.revision, self.file, start, stop)
 
 
 def read_pickled(source: Source, revision: Revision, file: RemoteFile) -> dict[str, TensorInfo]:
@@ -33,13 +58,12 @@ def read_pickled(source: Source, revision: Revision, file: RemoteFile) -> dict[s
 
     Raises:
         UnsafePickle: the file holds something else than tensors.
-        FormatError: it is malformed, or its ``defect``.
+        FormatError: it is malformed, something else was put in its place, or its ``defect``.
         LoraCliError: what the source raises.
     """
-    with _in(file) as size:
-        if _is_zip(source, revision, file):
-            return _zipped(source, revision, file, size)
-        return _legacy(source, revision, file, size)
+    with _opened(source, revision, file) as ranges:
+        check_stand_in(ranges.head, file)
+        return _zipped(ranges) if ranges.head.startswith(archive.MAGIC) else _legacy(ranges)
 
 
 def examine(source: Source, revision: Revision, file: RemoteFile) -> None:
@@ -47,133 +71,130 @@ def examine(source: Source, revision: Revision, file: RemoteFile) -> None:
 
     Raises: as ``read_pickled``.
     """
-    with _in(file) as size:
-        if not can_begin(read_range(source, revision, file, 0, 1)):
+    with _opened(source, revision, file) as ranges:
+        if not can_begin(ranges.head[:1]):
             return
-        if _is_zip(source, revision, file):
-            _value(source, revision, file, _archive(source, revision, file, size), TRAINER)
+        if ranges.head.startswith(archive.MAGIC):
+            _value(ranges, _archive(ranges), TRAINER)
             return
-        for data in _longer(source, revision, file, size):
+        for data in _longer(ranges):
             try:
-                _read_all(data, size)
+                _read_all(data, ranges.size)
             except Truncated:
-                if len(data) == size:
+                if len(data) == ranges.size:
                     raise
             else:
                 return
 
 
 @contextmanager
-def _in(file: RemoteFile) -> Iterator[int]:
-    """The file's size; whatever is wrong with its format says in which file it is."""
+def _opened(source: Source, revision: Revision, file: RemoteFile) -> Iterator[_Ranges]:
+    """The file by ranges; whatever is wrong with its format says in which file it is."""
     if file.defect:
         raise FormatError(file.defect, where=file.path)
     if file.size is None:
-        raise FormatError(
-            "its origin does not say how long it is, so that it cannot be read by ranges", where=file.path
-        )
+        raise FormatError("its origin does not say how long it is, so that it is not read by ranges", where=file.path)
     try:
-        yield file.size
+        head = read_range(source, revision, file, 0, min(HEAD, file.size))
+        yield _Ranges(source, revision, file, file.size, head)
     except FormatError as error:
         raise error.within(file.path) from error.__cause__
 
 
-def _is_zip(source: Source, revision: Revision, file: RemoteFile) -> bool:
-    return read_range(source, revision, file, 0, len(archive.MAGIC)) == archive.MAGIC
+def _zipped(ranges: _Ranges) -> dict[str, TensorInfo]:
+    directory = _archive(ranges)
+    tensors = state_dict(_value(ranges, directory, WEIGHTS))
+    starts = {key: _storage_start(ranges, directory, storage) for key, storage in storages_of(tensors).items()}
+    return located(tensors, starts, ranges.file.path)
 
 
-def _zipped(source: Source, revision: Revision, file: RemoteFile, size: int) -> dict[str, TensorInfo]:
-    directory = _archive(source, revision, file, size)
-    tensors = state_dict(_value(source, revision, file, directory, WEIGHTS))
-    storages = storages_of(tensors)
-    starts = {key: _storage_start(source, revision, file, directory, storages[key]) for key in storages}
-    return located(tensors, starts, file.path)
-
-
-def _archive(source: Source, revision: Revision, file: RemoteFile, size: int) -> Archive:
+def _archive(ranges: _Ranges) -> Archive:
+    size, file = ranges.size, ranges.file.path
     tail_at = max(0, size - archive.TAIL)
-    tail = read_range(source, revision, file, tail_at, size)
-    start, stop = archive.directory_range(tail, size, file.path)
-    rest = read_range(source, revision, file, start, min(stop, tail_at))
-    directory = (rest + tail[max(0, start - tail_at) : stop - tail_at]) if stop > tail_at else rest
-    return archive.parse_directory(directory, start, file.path)
+    tail = ranges.read(tail_at, size)
+    start, stop = archive.directory_range(tail, size, file)
+    rest = ranges.read(start, min(stop, tail_at)) if start < tail_at else b""
+    return archive.parse_directory(rest + tail[max(0, start - tail_at) : max(0, stop - tail_at)], start, file)
 
 
-def _value(source: Source, revision: Revision, file: RemoteFile, directory: Archive, allowed: Allowed) -> Value:
+def _value(ranges: _Ranges, directory: Archive, allowed: Allowed) -> Value:
     """What ``data.pkl`` describes."""
-    if "data.pkl" not in directory.entries:
+    entries = [directory.entries[name] for name in ("data.pkl", "byteorder") if name in directory.entries]
+    if not entries or not entries[0].name.endswith("/data.pkl"):
         raise FormatError("the zip holds no data.pkl")
-    if "byteorder" in directory.entries:
-        _check_order(_entry_bytes(source, revision, file, directory.entries["byteorder"]))
-    data = _entry_bytes(source, revision, file, directory.entries["data.pkl"])
+    data, *order = _contents(ranges, entries)
+    if order and order[0] != b"little":
+        raise FormatError("was written by a big-endian machine", hint=legacy.BIG_ENDIAN_HINT)
     value, stop = read_pickle(data, allowed)
     if stop != len(data):
         raise FormatError(f"data.pkl goes on for {len(data) - stop} bytes after its pickle has ended")
     return value
 
 
-def _check_order(order: bytes) -> None:
-    if order != b"little":
-        raise FormatError("was written by a big-endian machine", hint=legacy.BIG_ENDIAN_HINT)
+def _contents(ranges: _Ranges, entries: list[Entry]) -> list[bytes]:
+    """The data of small entries, each found by its own header; those that lie side by side come in one range."""
+    for entry in entries:
+        if entry.stop - entry.at > MOST_PICKLE:
+            raise FormatError(f"{entry.name} takes {entry.stop - entry.at} bytes, more than any weights need")
+    start, stop = min(entry.at for entry in entries), max(entry.stop for entry in entries)
+    if stop - start > sum(entry.stop - entry.at for entry in entries) + APART:
+        return [_contents(ranges, [entry])[0] for entry in entries]
+    window = ranges.read(start, stop)
+    found = []
+    for entry in entries:
+        at = archive.data_start(window[entry.at - start : entry.stop - start], entry, ranges.file.path) - start
+        found.append(window[at : at + entry.size])
+    return found
 
 
-def _entry_bytes(source: Source, revision: Revision, file: RemoteFile, entry: Entry) -> bytes:
-    """A small entry, found by its own header, which has to be as the directory says."""
-    if entry.stop - entry.at > MOST_PICKLE:
-        raise FormatError(f"{entry.name} takes {entry.stop - entry.at} bytes, more than any weights need")
-    data = read_range(source, revision, file, entry.at, entry.stop)
-    start = archive.data_start(data, entry, file.path) - entry.at
-    return data[start : start + entry.size]
-
-
-def _storage_start(source: Source, revision: Revision, file: RemoteFile, directory: Archive, storage: Storage) -> int:
+def _storage_start(ranges: _Ranges, directory: Archive, storage: Storage) -> int:
     """Where a storage begins: by its entry's own header where the file is near, else as torch aligns it."""
     entry = directory.entries.get(f"data/{storage.key}")
     if entry is None:
         raise FormatError(f"lacks the storage {storage.key[:40]!a}")
     if entry.size != storage.numel * item_bytes(storage.dtype):
         raise FormatError(f"has {entry.size} bytes for {storage.numel} elements of storage {storage.key[:40]}")
-    if not is_near(source, revision):
+    if not is_near(ranges.source, ranges.revision):
         return entry.start
-    local = read_range(source, revision, file, entry.at, entry.at + archive.LOCAL_BYTES + len(entry.name.encode()))
-    return archive.data_start(local, entry, file.path)
+    local = ranges.read(entry.at, entry.at + archive.LOCAL_BYTES + len(entry.name.encode()))
+    return archive.data_start(local, entry, ranges.file.path)
 
 
-def _legacy(source: Source, revision: Revision, file: RemoteFile, size: int) -> dict[str, TensorInfo]:
-    for data in _longer(source, revision, file, size):
+def _legacy(ranges: _Ranges) -> dict[str, TensorInfo]:
+    for data in _longer(ranges):
         try:
             if not legacy.is_legacy(data, WEIGHTS):
                 raise FormatError("is a pickle, but not one that torch.save writes")
             found = legacy.read_legacy(data, WEIGHTS)
         except Truncated:
-            if len(data) == size:
+            if len(data) == ranges.size:
                 raise
             continue
         tensors = state_dict(found.value)
         starts, stop = legacy.legacy_starts(found.keys, found.stop, storages_of(tensors))
-        if stop != size:
-            raise FormatError(f"its storages end at byte {stop}, the file at {size}")
-        return located(tensors, starts, file.path)
+        if stop != ranges.size:
+            raise FormatError(f"its storages end at byte {stop}, the file at {ranges.size}")
+        return located(tensors, starts, ranges.file.path)
     raise AssertionError("_longer() ends with the whole file or raises")
 
 
-def _longer(source: Source, revision: Revision, file: RemoteFile, size: int) -> Iterator[bytes]:
+def _longer(ranges: _Ranges) -> Iterator[bytes]:
     """The beginning of a file, longer each time, to the whole of it.
 
     Raises:
-        FormatError: more than a pickle may have was asked for.
+        FormatError: more than a pickle may have was asked for, or it is a tar file.
     """
-    data, stop = b"", min(size, FIRST_PICKLE)
+    data, stop = ranges.head, min(ranges.size, FIRST_PICKLE)
+    if data[TAR_AT : TAR_AT + len(TAR)] == TAR:
+        raise FormatError("is a tar file, which torch wrote before 0.2 and reads no more with weights_only")
     while True:
-        data += read_range(source, revision, file, len(data), stop)
-        if data[TAR_AT : TAR_AT + len(TAR)] == TAR:
-            raise FormatError("is a tar file, which torch wrote before 0.2 and reads no more with weights_only")
+        data += ranges.read(len(data), stop)
         yield data
-        if stop == size:
+        if stop == ranges.size:
             return
         if stop >= MOST_PICKLE:
             raise FormatError(f"its pickle does not end within {MOST_PICKLE} bytes")
-        stop = min(size, 4 * stop, MOST_PICKLE)
+        stop = min(ranges.size, 4 * stop, MOST_PICKLE)
 
 
 def _read_all(data: bytes, size: int) -> None:

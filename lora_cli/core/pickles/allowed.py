@@ -6,7 +6,7 @@ writes for its arguments and for the states of optimizers, schedulers and random
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 
 from lora_cli.core.pickles.dtypes import DTYPES, STORAGES
@@ -104,14 +104,15 @@ class Allowed:
     ``calls``: REDUCE may call it, with what the function says. ``data``: it may only stand as a value.
     ``objects``: NEWOBJ may make one of it without arguments, and BUILD may fill it; matched against ``module name``.
     ``enums``: REDUCE may call it with one plain value, or take a member of it by name; matched in the same way.
-    ``opcodes``: those that may occur at all; empty for every one that is in the table.
+    ``opcodes``: those that may occur at all; empty for every one that is in the table. ``who`` has use for all this.
     """
 
     calls: Mapping[Global, Call]
     data: frozenset[Global]
     objects: tuple[re.Pattern[str], ...] = ()
     enums: tuple[re.Pattern[str], ...] = ()
-    opcodes: frozenset[str] = field(default_factory=frozenset)
+    opcodes: frozenset[str] = frozenset()
+    who: str = "weights"
 
     def knows(self, name: Global) -> bool:
         """Whether the name may be looked up at all."""
@@ -233,5 +234,6 @@ TRAINER = Allowed(
         re.compile(r"transformers\.debug_utils DebugOption"),
         re.compile(r"accelerate\.utils\.dataclasses [A-Z]\w*(Type|Backend|Precision)", re.ASCII),
     ),
+    who="trainers",
 )
 """``training_args.bin``, ``optimizer.pt``, ``scheduler.pt``, ``rng_state.pth``: whatever lies beside weights."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from lora_cli.errors import FormatError
 
 MAGIC = b"PK\x03\x04"
-TAIL = 1 << 17
+TAIL = 1 << 16
 """Bytes of a file's end that are read first: the whole directory of nearly every adapter."""
 
 MOST_BYTES = 1 << 25

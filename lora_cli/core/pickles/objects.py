@@ -14,7 +14,7 @@ OLD_NAMES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 def _look_up(machine: Machine, op: Op, module: str, name: str) -> None:
     found = Global(OLD_NAMES.get(module, module), name)
     if not machine.allowed.knows(found):
-        machine.refuse(op, Global(module, name), "which is not what weights need")
+        machine.refuse(op, Global(module, name), f"which {machine.allowed.who} never need")
     machine.stack.append(found)
 
 
