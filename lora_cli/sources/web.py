@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import secrets
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,8 @@ class WebSource:
         """Opens no connection and reads no token yet; ``rule`` says where requests go, and with whose token."""
         self._settings, self._rule = settings, rule
         self._sites: dict[str, Http] = {}
+        # Of all adapters together: twenty names each would be a storm.
+        self._turn = threading.BoundedSemaphore(settings.jobs)
 
     def resolve(self, ref: AdapterRef) -> Revision:
         """What is there below the address that ``ref`` names, at this moment: some twenty requests of a byte each.
@@ -55,9 +58,13 @@ class WebSource:
         """
         http, folder = self._site(ref), self._folder(ref)
 
+        def ask(name: str) -> Seen:
+            with self._turn:
+                return _seen(http, folder, name, ref)
+
         def look(names: Iterable[str]) -> Mapping[str, Seen]:
             threads = min(AT_ONCE, self._settings.jobs)
-            return {seen.name: seen for seen in abreast(lambda name: _seen(http, folder, name, ref), names, threads)}
+            return {seen.name: seen for seen in abreast(ask, names, threads)}
 
         def index(name: str) -> Any:
             try:

@@ -1,12 +1,15 @@
 """What an operator forbids stays forbidden, however it is asked for; and a shared cache asks before it hands out."""
 
+import json
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import jsonschema
 import pytest
+import yaml
 
 from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.manifest import SourceRule
@@ -202,6 +205,8 @@ def test_two_policies_hold_both() -> None:
 
 def test_the_production_example_is_what_it_says() -> None:
     policy = read_policy(MANIFESTS / "policy.yaml")
+    schema = json.loads((MANIFESTS / "schemas" / "policy.schema.json").read_text())
+    jsonschema.validate(yaml.safe_load((MANIFESTS / "policy.yaml").read_text()), schema)
     settings = Settings(Path("/nowhere"), policies=(policy,))
 
     def rule(text: str, demand: Demand = ANYTHING) -> str:

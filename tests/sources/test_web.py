@@ -7,8 +7,11 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -178,6 +181,25 @@ def test_an_index_without_end_is_refused(server: WebServer, source: WebSource) -
     with pytest.raises(Refused, match="over 1000 shards"):
         source.resolve(ref(server))
     assert len(server.asked) < 30
+
+
+def test_no_more_names_are_asked_for_at_once_than_jobs(server: WebServer, settings: Settings) -> None:
+    source = WebSource(replace(settings, jobs=3))
+    under_way, most, lock = 0, 0, threading.Lock()
+
+    def count(_: str) -> None:
+        nonlocal under_way, most
+        with lock:
+            under_way += 1
+            most = max(most, under_way)
+        time.sleep(0.01)
+        with lock:
+            under_way -= 1
+
+    server.site.before = count
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(lambda _: source.resolve(ref(server)).id, range(4)))) == 1
+    assert most == 3
 
 
 def test_by_size_alone_another_size_is_corrupt(server: WebServer, source: WebSource) -> None:
