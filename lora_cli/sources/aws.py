@@ -1,11 +1,13 @@
 """Who asks S3, and where: keys, region and endpoint, found as the origin's own tools find them."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from lora_cli.core.manifest import SourceRule
 from lora_cli.errors import AccessDenied, LoraCliError, Unreachable, UsageError
+from lora_cli.sources.urls import checked_endpoint
 
 DEFAULT_REGION = "us-east-1"
 TRUE = frozenset({"1", "true", "yes", "on", "y", "requester"})
@@ -52,6 +54,8 @@ def find_account(environ: Mapping[str, str], rule: SourceRule | None = None) -> 
     profile = said.profile
     endpoint = said.endpoint_url or endpoint_in(environ)
     region = said.region or _first(environ, ("AWS_REGION", "AWS_DEFAULT_REGION"))
+    if not re.fullmatch(r"[a-z0-9-]{0,32}", region):
+        raise UsageError("AWS_REGION: this is not the name of a region", hint="write one such as eu-west-1")
     pays = said.requester_pays or environ.get("AWS_REQUEST_PAYER", "").lower() in TRUE
     anonymous = said.anonymous or environ.get("AWS_SKIP_SIGNATURE", "").lower() in TRUE
     if profile is None and anonymous:
@@ -62,12 +66,19 @@ def find_account(environ: Mapping[str, str], rule: SourceRule | None = None) -> 
         return Account(lambda: keys, "AWS_ACCESS_KEY_ID", region or DEFAULT_REGION, endpoint, pays)
     chain = _Chain(profile)
     region = region or chain.said("region") or DEFAULT_REGION
-    return Account(chain.keys, chain.found_in, region, endpoint or chain.said("endpoint_url"), pays, lasting=False)
+    named = chain.said("endpoint_url")
+    endpoint = endpoint or (checked_endpoint(named, "endpoint_url of the AWS profile") if named else "")
+    return Account(chain.keys, chain.found_in, region, endpoint, pays, lasting=False)
 
 
 def endpoint_in(environ: Mapping[str, str]) -> str:
-    """The address of the S3 server that the environment names, "" for AWS itself."""
-    return _first(environ, _ENDPOINTS)
+    """The address of the S3 server that the environment names, "" for AWS itself.
+
+    Raises:
+        UsageError: it is no address.
+    """
+    variable = next((name for name in _ENDPOINTS if environ.get(name)), "")
+    return checked_endpoint(environ[variable], variable) if variable else ""
 
 
 class _Chain:

@@ -11,6 +11,7 @@ from typing import Any
 from lora_cli.core.manifest import SourceRule
 from lora_cli.errors import AccessDenied, LoraCliError, MissingExtra, UsageError
 from lora_cli.sources.tokens import token_of
+from lora_cli.sources.urls import checked_endpoint
 
 FILE_CAP = 1 << 20
 PROBE_S = 2.0
@@ -66,8 +67,10 @@ def find_google_account(environ: Mapping[str, str], rule: SourceRule | None = No
 
 def google_endpoint_in(environ: Mapping[str, str]) -> str:
     """The address of the server that the environment names, "" for Google itself."""
-    emulator = environ.get("STORAGE_EMULATOR_HOST", "").rstrip("/")
-    return emulator if "://" in emulator or not emulator else f"http://{emulator}"
+    emulator = environ.get("STORAGE_EMULATOR_HOST", "")
+    if not emulator:
+        return ""
+    return checked_endpoint(emulator if "://" in emulator else f"http://{emulator}", "STORAGE_EMULATOR_HOST")
 
 
 def _file(environ: Mapping[str, str]) -> tuple[Path | None, str]:

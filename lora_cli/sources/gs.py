@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 _REFUSED = ("does not accept the credentials from {}", "renew them: `gcloud auth application-default login`")
 
+_NO_TOKEN = (
+    "got no token: nobody gives one for the credentials from {}",
+    f"run `gcloud auth application-default login`, or set {VARIABLE}",
+)
+
 
 class GsSource(ObjectSource):
     """Buckets of Google Cloud Storage as a source. Credentials are looked for when the first bucket is opened."""
@@ -25,7 +30,7 @@ class GsSource(ObjectSource):
         region="the region",
         anonymous="unset GOOGLE_SKIP_SIGNATURE",
         rights="storage.objects.list and storage.objects.get on {0}: the role Storage Object Viewer",
-        credentials={"InvalidAuthentication": _REFUSED, "AuthenticationRequired": _REFUSED, "NoToken": _REFUSED},
+        credentials={"InvalidAuthentication": _REFUSED, "AuthenticationRequired": _REFUSED, "NoToken": _NO_TOKEN},
     )
 
     def __init__(self, settings: Settings, rule: "SourceRule | None" = None) -> None:

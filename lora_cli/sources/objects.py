@@ -159,8 +159,8 @@ class ObjectSource(ABC):
                     if count > MOST_ENTRIES:
                         break
                 pages.put(None)
-            except Exception as error:  # noqa: BLE001 - it is raised again in the thread that asked
-                pages.put(error)
+            except BaseException as error:  # noqa: BLE001 - a panic of the library is none of Python's usual errors
+                pages.put(error if isinstance(error, Exception) else RuntimeError(type(error).__name__))
 
         threading.Thread(target=ask, name="listing", daemon=True).start()
         return self._collected(pages, bucket, what)

@@ -203,7 +203,8 @@ def _raise_transient(error: BaseException, scheme: str) -> None:
     """Raises what may be gone at the next try; anything else has an answer in it."""
     said = FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError | LoraCliError
     if isinstance(error, OSError | EOFError) and not isinstance(error, said):
-        raise Transient(f"no answer from the {scheme} server ({type(error).__name__})") from error
+        hint = "check the network, and the host's name and port"
+        raise Transient(f"no answer from the {scheme} server ({type(error).__name__})", hint=hint) from error
 
 
 def _refusal(error: Exception, ref: AdapterRef, what: str) -> LoraCliError:

@@ -1,8 +1,9 @@
 """What a URL says about where a request goes, and where a redirect may lead."""
 
+import re
 from urllib.parse import urljoin, urlsplit
 
-from lora_cli.errors import Refused, Unreachable
+from lora_cli.errors import Refused, Unreachable, UsageError
 
 _PORTS = {"http": 80, "https": 443}
 
@@ -18,6 +19,22 @@ def host(url: str) -> str:
     parts = urlsplit(url)
     name = parts.hostname or "?"
     return f"{name}:{parts.port}" if parts.port else name
+
+
+def checked_endpoint(endpoint: str, variable: str) -> str:
+    """An address that ``variable`` named, without a slash at its end. It is not repeated: it may hold a password.
+
+    Raises:
+        UsageError: it is none, or has a user, a query or a fragment in it.
+    """
+    try:
+        usable = re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#@]*)?", endpoint) and urlsplit(endpoint).port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        hint = "write https://HOST[:PORT], without user, query or fragment"
+        raise UsageError(f"{variable}: this is not the address of a server", hint=hint)
+    return endpoint.rstrip("/")
 
 
 def following(url: str, location: str, what: str) -> str:

@@ -279,3 +279,26 @@ def test_what_a_credential_process_prints_is_used(tmp_path: Path, monkeypatch: p
         rule = SourceRule("s3://abc/*", endpoint_url=endpoint, profile="team")
         assert read(open_source("s3", Settings(tmp_path / "cache", timeout_s=5, retries=0), rule)) == CONTENT
     assert all("AKIAPROCESS" in authorization for authorization in seen)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("AWS_ENDPOINT_URL", "minio.acme.internal"),
+        ("AWS_ENDPOINT_URL_S3", "http://me:hunter2@127.0.0.1:9"),
+        ("AWS_ENDPOINT_URL", "http://127.0.0.1:99999"),
+        ("AWS_ENDPOINT", "s3://hunter2"),
+        ("AWS_REGION", "not a region"),
+    ],
+)
+def test_a_variable_that_cannot_be_used_is_named_and_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    monkeypatch.setenv(variable, value)
+    source = open_source("s3", Settings(tmp_path / "cache", timeout_s=5, retries=0))
+    error = error_of(lambda: source.resolve(REF))
+    assert isinstance(error, UsageError)
+    assert variable in error.message
+    assert value not in error.message + error.hint
