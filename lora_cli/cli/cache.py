@@ -8,18 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lora_cli.cli.output import Format, colour, width, write
-from lora_cli.core.reference import parse
 from lora_cli.errors import Corrupt, NotFound, UsageError
 from lora_cli.settings import Settings, parse_duration, with_flags
 from lora_cli.store import Store
 from lora_cli.store.inventory import Item, blobs, find_items, inventory, tree_bytes
-from lora_cli.store.sweep import GRACE_S, Limits, Removed, collect, remove
 from lora_cli.store.tag import check_cache, check_folder
-from lora_cli.store.usage import cache_bytes
-from lora_cli.store.verify import verify
 
 if TYPE_CHECKING:
     from lora_cli.fetch.mend import Mended
+    from lora_cli.store.sweep import Removed
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Look after the disk cache.")
 
@@ -50,6 +47,8 @@ def verify_all(
     output_format: FormatOption = Format.HUMAN,
 ) -> None:
     """Hash every byte again; what is rotten goes to the quarantine, and the exit code is 5 unless all is repaired."""
+    from lora_cli.store.verify import verify
+
     store = _store(ctx)
     found = list(verify(store))
     rotten = [one for one in found if one.problem]
@@ -81,7 +80,7 @@ def collect_garbage(
         typer.Option("--cache-budget", "--max-bytes", help="Keep the last used ones within this size: 50GiB."),
     ] = None,
     unused_for: Annotated[str | None, typer.Option(help="Also what was not used for so long: 30d.")] = None,
-    grace: Annotated[str, typer.Option(help="Keep what is newer, though no reference means it.")] = f"{GRACE_S:.0f}s",
+    grace: Annotated[str, typer.Option(help="Keep what is newer, though no reference means it.")] = "1h",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     output_format: FormatOption = Format.HUMAN,
 ) -> None:
@@ -90,6 +89,9 @@ def collect_garbage(
     What is in use stays: what has a name in the cache (fetch -f), was handed out (fetch --to, --publish), or is being
     fetched now.
     """
+    from lora_cli.store.sweep import Limits, collect
+    from lora_cli.store.usage import cache_bytes
+
     settings = with_flags(ctx.obj, {"cache_budget": cache_budget})
     try:
         limits = Limits(
@@ -108,6 +110,8 @@ def collect_garbage(
 @app.command("rm")
 def remove_snapshots(ctx: typer.Context, names: Names, output_format: FormatOption = Format.HUMAN) -> None:
     """Remove snapshots, every reference that means them, and the blobs that no other snapshot has."""
+    from lora_cli.store.sweep import remove
+
     store = _store(ctx, cleaned=True)
     _say_removed(remove(store, _found(store, names)), output_format, dry_run=False)
 
@@ -161,6 +165,8 @@ def _meaning(item: Item, ref: str) -> list[tuple[bool, float]]:
 
 
 def _reference(name: str) -> str:
+    from lora_cli.core.reference import parse
+
     try:
         return str(parse(name, is_path=os.path.lexists))
     except UsageError:
@@ -184,7 +190,7 @@ def _show(store: Store, items: Sequence[Item], output_format: Format, *, one_by_
         write(render_items(items, blob_bytes, width() if limited else None))
 
 
-def _say_removed(removed: Sequence[Removed], output_format: Format, *, dry_run: bool) -> None:
+def _say_removed(removed: "Sequence[Removed]", output_format: Format, *, dry_run: bool) -> None:
     if output_format is Format.JSON:
         from lora_cli.render.json_store import render_removed as as_json
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from lora_cli.core.document import Node, parse_document, wrong
 from lora_cli.core.fields import API_VERSION, LARGEST_INT, fields, head, integer, items, text
-from lora_cli.core.manifest import NAME, NAME_IN_WORDS, AdapterEntry, AdapterSet
+from lora_cli.core.manifest import AdapterEntry, AdapterSet
+from lora_cli.core.names import NAME, NAME_IN_WORDS
 from lora_cli.core.policy import SHA256
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Blob, snapshot_digest

@@ -8,12 +8,11 @@ from typing import Any
 from lora_cli.core.document import Node, parse_document, wrong
 from lora_cli.core.fields import boolean, fields, head, integer, items, secret_free, text, version
 from lora_cli.core.globs import covers
+from lora_cli.core.names import NAME, NAME_IN_WORDS
 from lora_cli.core.policy import SHA256, Policy, policy_from, read_glob
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.errors import UsageError
 
-NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
-NAME_IN_WORDS = "a name: letters, digits, dots, - and _, at most 128, a letter or digit first"
 ENGINE_NAME = r"[a-z][a-z0-9_-]{0,31}"
 
 

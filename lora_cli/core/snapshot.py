@@ -4,8 +4,10 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lora_cli.core.reference import AdapterRef
+if TYPE_CHECKING:
+    from lora_cli.core.reference import AdapterRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class Revision:
     there are.
     """
 
-    ref: AdapterRef
+    ref: "AdapterRef"
     id: str
     files: tuple[RemoteFile, ...]
     access: str = ""

@@ -8,12 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_cli.core.manifest import NAME
+from lora_cli.core.names import NAME
 from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.store import Store
 from lora_cli.store.blobs import isolate, sha256_of
 from lora_cli.store.inventory import blobs, digest_of, entries, files_in, packed, tree_bytes
-from lora_cli.store.packed import packed_problem
 from lora_cli.store.snapshots import is_digest
 from lora_cli.store.tag import check_cache
 
@@ -64,6 +63,8 @@ def verify(store: Store) -> Iterator[Verified]:
         problem = "" if digest_of(directory, known) in sound else "its files are no sound snapshot's"
         yield _said(store, "view", directory, tree_bytes(directory), problem)
     for directory in (path for path in packed(store) if path.name in sound):
+        from lora_cli.store.packed import packed_problem
+
         yield _said(store, "packed", directory, tree_bytes(directory), packed_problem(store, directory))
 
 

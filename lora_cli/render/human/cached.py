@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from lora_cli.render.text import columns, counted, paint, pairs, safe, size
 from lora_cli.store.inventory import Item
-from lora_cli.store.sweep import Removed
 from lora_cli.store.verify import Verified
 
 if TYPE_CHECKING:
     from lora_cli.fetch.mend import Mended
+    from lora_cli.store.sweep import Removed
 
 SHORT = 12
 
@@ -111,7 +111,7 @@ def render_verified(
     return "\n".join(lines) + "\n"
 
 
-def render_removed(removed: Sequence[Removed], *, dry_run: bool = False) -> str:
+def render_removed(removed: "Sequence[Removed]", *, dry_run: bool = False) -> str:
     """What went, and how many bytes that freed."""
     word = "would remove" if dry_run else "removed"
     lines = [f"{word} {one.kind} {safe(one.name)}" + (f" ({size(one.size)})" if one.size else "") for one in removed]
