@@ -5,6 +5,7 @@ contents), what was handed out, the lock; and what each server was sent that it 
 """
 
 import base64
+import json
 import os
 import re
 import socket
@@ -254,6 +255,34 @@ def test_the_keys_of_a_bucket_stay_with_its_server(machine: Machine, seaweed_ser
     assert machine.run("fetch", f"s3://{bucket}/sql", **wrong) == 3
     assert machine.run("validate", f"s3://{bucket}/sql", "--base", "base", AWS_SESSION_TOKEN=SESSION, **wrong) == 3
     assert machine.run("fetch", f"s3://{bucket}/none", **seaweed_server.environ) == 3
+    assert machine.leaks() == []
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"type": "authorized_user", "client_id": "a", "client_secret": SECRET, "refresh_token": SESSION}],
+    ids=["service account", "user"],
+)
+def test_a_google_key_that_is_wrong_is_not_repeated(machine: Machine, more: dict[str, str]) -> None:
+    key = {
+        "type": "service_account",
+        "client_email": "alice@acme.iam",
+        "private_key_id": SESSION,
+        "private_key": f"-----BEGIN PRIVATE KEY-----\n{SECRET}\n-----END PRIVATE KEY-----\n",
+        "token_uri": "http://127.0.0.1:9/token",
+        **more,
+    }
+    (machine.root / "token").write_text(json.dumps(key))
+    google = {"GOOGLE_APPLICATION_CREDENTIALS": str(machine.root / "token"), "STORAGE_EMULATOR_HOST": "127.0.0.1:9"}
+    for here in (google, {**google, "STORAGE_EMULATOR_HOST": "", "HTTPS_PROXY": "http://127.0.0.1:9"}):
+        assert machine.run("fetch", "gs://bucket/sql", LORA_CLI_RETRIES="0", **here) in {2, 3, 4}
+    assert machine.leaks() == []
+
+
+def test_what_fsspec_is_told_is_not_repeated(machine: Machine) -> None:
+    secrets = {"FSSPEC_SFTP_PASSWORD": PASSWORD, "FSSPEC_SMB_PASSWORD": PASSWORD, "FSSPEC_ABFS_ACCOUNT_KEY": SECRET}
+    for ref in ("sftp://alice@127.0.0.1:9/sql", "smb://alice@127.0.0.1:9/share/sql", "abfs://container/sql"):
+        assert machine.run("fetch", ref, LORA_CLI_RETRIES="0", **secrets) in {2, 3, 4}
     assert machine.leaks() == []
 
 
