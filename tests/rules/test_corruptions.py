@@ -23,7 +23,7 @@ WHOLE = safetensors_bytes(TENSORS, {"format": "pt"})
 LENGTH = int.from_bytes(WHOLE[:8], "little")
 HEADER: dict[str, Any] = json.loads(WHOLE[8 : 8 + LENGTH])
 NAMES = sorted(TENSORS)
-WRONG = {
+WRONG: Mapping[str, list[Any]] = {
     "peft_type": ["", "lora", 3, None, "IA3"],
     "r": [0, -1, "4", None, 4.0, True, 5, [4]],
     "lora_alpha": [0, -8, "8", None, math.nan, math.inf, [8]],
