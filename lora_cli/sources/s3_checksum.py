@@ -63,8 +63,6 @@ def _asked(account: Account, bucket: str, key: str, file: "RemoteFile", timeout_
         # Whoever may not ask for a checksum may still read the object.
         log.debug("%s answers %d to the question for a checksum", host(url), status)
         return {}
-    if said.get("x-amz-checksum-type", "FULL_OBJECT") != "FULL_OBJECT":
-        return {}
     return _hexadecimal(said.get(HEADER, ""))
 
 

@@ -98,6 +98,13 @@ def test_validate_reads_from_there_and_then_from_the_cache(
     assert not read.ranges
 
 
+def test_a_base_is_read_from_there_too(server: S3Server, bucket: str, tmp_path: Path, capsys: Capture) -> None:
+    put(server, bucket, "sql", tmp_path / "made")
+    server.put(bucket, {"base/config.json": write_base_config(tmp_path / "base").read_bytes()})
+    assert main(["validate", f"s3://{bucket}/sql", "--base", f"s3://{bucket}/base"]) == 0
+    assert "1/1 modules apply" in " ".join(capsys.readouterr().out.split())
+
+
 class Reads:
     """The ranges that obstore is asked for, still asked."""
 

@@ -232,6 +232,8 @@ def test_what_a_user_sets_is_in_every_request(tmp_path: Path, monkeypatch: pytes
         assert isinstance(source, TellingSource)
         assert source.told(revision, revision.files[0]) == {}
     assert {request.command for request in seen} == {"GET", "HEAD"}
+    objects = [request for request in seen if "list-type" not in request.path]
+    assert [request.headers["If-Match"] for request in objects] == ['"e"'] * 2
     for request in seen:
         assert "/eu-west-7/s3/aws4_request" in request.headers["Authorization"]
         assert request.headers["x-amz-security-token"] == "session"
