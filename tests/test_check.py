@@ -1,5 +1,6 @@
 """Where fetch, read and rules meet: adapters judged in place, over the wire, and on their way into the cache."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,23 @@ def test_a_base_is_a_folder_its_config_or_a_checkpoint(tmp_path: Path, settings:
 
     assert by_folder.modules == by_config.modules
     assert by_header.modules.keys() == by_folder.modules.keys()
+
+
+def test_a_remote_adapter_of_84_mb_costs_less_than_200_kb(tmp_path: Path, base: BaseModel) -> None:
+    files = remote_files(tmp_path, d_out=84_000_000 // (16 * 4))
+    assert len(files["adapter_model.safetensors"]) > 84_000_000
+    with Hub() as hub:
+        hub.add("acme/large", files)
+        settings = load_settings({"cache_dir": str(tmp_path / "cache")}, {"HF_ENDPOINT": hub.endpoint})
+        checked = check_in_place("hf://acme/large", Terms(base), settings)
+        asked = [request for request in hub.requests if "resolve" in request.target or "/lfs/" in request.target]
+
+    assert checked.verdict is not None
+    assert "LC314" in codes(checked)
+    bounds = [re.fullmatch(r"bytes=(\d+)-(\d+)", one.range) for one in asked if "adapter_model" in one.target]
+    assert bounds
+    assert sum(int(bound[2]) + 1 - int(bound[1]) for bound in bounds if bound) < 200_000
+    assert all(bounds)
 
 
 def test_a_remote_adapter_is_judged_by_its_header_alone(tmp_path: Path, base: BaseModel) -> None:
