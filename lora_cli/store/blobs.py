@@ -139,12 +139,16 @@ def isolate_rotten(store: Store, path: Path, is_good: Callable[[Path], bool]) ->
     taken = isolate(store, path)
     if taken is None or not is_good(taken):
         return False
+    put_back(taken, path)
+    return True
+
+
+def put_back(taken: Path, path: Path) -> None:
+    """Gives back its name to what was isolated, unless somebody else put the same there meanwhile."""
     try:
         taken.rename(path)
     except OSError:
-        # Somebody else put the same there meanwhile.
         shutil.rmtree(taken) if taken.is_dir() else taken.unlink(missing_ok=True)
-    return True
 
 
 @contextmanager

@@ -3,20 +3,22 @@
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from lora_cli.core.names import NAME
 from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.store import Store
-from lora_cli.store.blobs import isolate, sha256_of
+from lora_cli.store.blobs import isolate, put_back, sha256_of
 from lora_cli.store.inventory import blobs, digest_of, entries, files_in, packed, tree_bytes
 from lora_cli.store.snapshots import is_digest
 from lora_cli.store.tag import check_cache
 
 THREADS = 4
+Inode = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,30 +48,42 @@ def verify(store: Store) -> Iterator[Verified]:
         MachineError: this is no folder.
     """
     check_cache(store)
-    known: dict[tuple[int, int], str | None] = {}
+    known: dict[Inode, str | None] = {}
     with ThreadPoolExecutor(THREADS) as pool:
         paths = list(blobs(store))
         for path, (status, digest) in zip(paths, pool.map(_hashed, paths), strict=True):
-            if status is None:
-                continue
-            known[status.st_dev, status.st_ino] = digest
-            yield _said(store, "blob", path, status.st_size, _blob_problem(path, digest))
+            if status is not None:
+                known[status.st_dev, status.st_ino] = digest
+                yield from _said(store, "blob", path, partial(_blob_problem, path, digest))
     sound = set()
     for directory in (path for path in entries(store.snapshots) if is_digest(path.name)):
-        if not (problem := _snapshot_problem(directory, known)):
-            sound.add(directory.name)
-        yield _said(store, "snapshot", directory, tree_bytes(directory), problem)
+        for one in _said(store, "snapshot", directory, partial(_snapshot_problem, directory.name, known)):
+            sound.update([] if one.problem else [directory.name])
+            yield one
     for directory in (path for path in entries(store.adapters) if re.fullmatch(NAME, path.name, re.ASCII)):
-        problem = "" if digest_of(directory, known) in sound else "its files are no sound snapshot's"
-        yield _said(store, "view", directory, tree_bytes(directory), problem)
+        yield from _said(store, "view", directory, partial(_view_problem, store, sound, known))
     for directory in (path for path in packed(store) if path.name in sound):
         from lora_cli.store.packed import packed_problem
 
-        yield _said(store, "packed", directory, tree_bytes(directory), packed_problem(store, directory))
+        problem = packed_problem(store, directory)
+        if os.path.lexists(directory):
+            moved_to = isolate(store, directory) if problem else None
+            yield Verified("packed", directory, tree_bytes(moved_to or directory), problem, moved_to)
 
 
-def _said(store: Store, kind: str, path: Path, size: int, problem: str) -> Verified:
-    return Verified(kind, path, size, problem, isolate(store, path) if problem else None)
+def _said(store: Store, kind: str, path: Path, problem_of: Callable[[Path], str]) -> Iterator[Verified]:
+    """What is so with one thing; nothing when it is gone by now.
+
+    Others publish, replace and clean meanwhile: what was taken away is looked at once more, and put back when it is
+    well.
+    """
+    problem, size = problem_of(path), tree_bytes(path)
+    moved_to = isolate(store, path) if problem else None
+    if moved_to is not None and not problem_of(moved_to):
+        put_back(moved_to, path)
+        problem, moved_to = "", None
+    if moved_to is not None or os.path.lexists(path):
+        yield Verified(kind, path, size, problem, moved_to)
 
 
 def _hashed(path: Path) -> tuple[os.stat_result | None, str | None]:
@@ -81,7 +95,9 @@ def _hashed(path: Path) -> tuple[os.stat_result | None, str | None]:
     return status, sha256_of(path) if stat.S_ISREG(status.st_mode) else None
 
 
-def _blob_problem(path: Path, digest: str | None) -> str:
+def _blob_problem(path: Path, digest: str | None, there: Path) -> str:
+    """What is wrong with the blob ``path`` of that ``digest``, or, when it was moved, with what lies ``there`` now."""
+    digest = digest if there == path else _hashed(there)[1]
     if digest is None:
         return "is no file that can be read"
     if path.name != digest:
@@ -89,12 +105,23 @@ def _blob_problem(path: Path, digest: str | None) -> str:
     return "" if path.parent.name == digest[:2] else "lies in the wrong folder"
 
 
-def _snapshot_problem(directory: Path, known: dict[tuple[int, int], str | None]) -> str:
+def _view_problem(store: Store, sound: Collection[str], known: Mapping[Inode, str | None], directory: Path) -> str:
+    digest = digest_of(directory, known)
+    # One may have been published since the snapshots were looked at.
+    if digest is not None and (digest in sound or store.snapshot(digest).is_dir()):
+        return ""
+    return "its files are no sound snapshot's"
+
+
+def _snapshot_problem(name: str, known: Mapping[Inode, str | None], directory: Path) -> str:
     if not directory.is_dir() or directory.is_symlink():
         return "is no folder"
     files = []
     for path, size in files_in(directory):
-        status = (directory / path).stat(follow_symlinks=False)
+        try:
+            status = (directory / path).stat(follow_symlinks=False)
+        except FileNotFoundError:
+            return f"{path} was taken out of it"
         key = status.st_dev, status.st_ino
         digest = known[key] if key in known else _hashed(directory / path)[1]
         if digest is None:
@@ -104,4 +131,4 @@ def _snapshot_problem(directory: Path, known: dict[tuple[int, int], str | None])
         digest = snapshot_digest(files)
     except UnicodeEncodeError:
         return "holds a file whose name is not UTF-8"
-    return "" if digest == directory.name else f"its files make the digest {digest}"
+    return "" if digest == name else f"its files make the digest {digest}"

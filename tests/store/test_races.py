@@ -11,7 +11,10 @@ import pytest
 from lora_cli.store import Store
 from lora_cli.store.blobs import has_blob
 from lora_cli.store.disk import make_folder
+from lora_cli.store.inventory import inventory
 from lora_cli.store.snapshots import find_snapshot
+from lora_cli.store.sweep import remove
+from lora_cli.store.verify import verify
 from lora_cli.store.views import drop_view, keep_view
 from tests.store.keeping import put_blob, put_snapshot
 
@@ -103,3 +106,23 @@ def test_a_folder_is_made_while_others_remove_those_above_it(tmp_path: Path) -> 
         return make_and_leave
 
     at_once(*[make(name) for name in "abcd"])
+
+
+def test_verify_takes_nothing_for_rotten_that_is_published_replaced_or_cleaned_meanwhile(store: Store) -> None:
+    chat = put_snapshot(store, {**SQL, "adapter_config.json": b"[]"})
+    sql = put_snapshot(store, SQL)
+
+    def replace_the_view() -> None:
+        for snapshot in (sql, chat):
+            keep_view(store, "nightly", snapshot)
+
+    def publish_and_clean() -> None:
+        other = put_snapshot(store, {**SQL, "README.md": str(time.perf_counter_ns()).encode()})
+        remove(store, [item for item in inventory(store) if item.digest == other.digest])
+
+    def look() -> None:
+        assert [one for one in verify(store) if one.problem] == []
+
+    at_once(replace_the_view, publish_and_clean, look, look)
+    assert not store.quarantine.exists() or list(store.quarantine.iterdir()) == []
+    assert find_snapshot(store, sql.files) == sql
