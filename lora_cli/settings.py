@@ -42,7 +42,7 @@ class Settings:
     """
 
     cache_dir: Path
-    jobs: int = 8
+    jobs: int = 32
     timeout_s: float = 30.0
     retries: int = 5
     lease_s: float = 600.0

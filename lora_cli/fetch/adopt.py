@@ -5,7 +5,7 @@ import os
 
 from lora_cli.core.snapshot import Revision
 from lora_cli.fetch.transfer import Transfer
-from lora_cli.sources import HoldingSource, Source
+from lora_cli.sources import Source, is_holding
 from lora_cli.store.disk import on_disk, reflink, write_all
 
 CHUNK = 1 << 20
@@ -23,7 +23,7 @@ def adopt(source: Source, revision: Revision, transfer: Transfer) -> None:
     """
     file, target = transfer.file, transfer.partial
     promised = file.sha256 or file.git_sha1
-    if not isinstance(source, HoldingSource) or not promised or not file.size or target.size >= file.size:
+    if not is_holding(source) or not promised or not file.size or target.size >= file.size:
         return
     # It is kept under the name that its origin has for it: a lock may have told more of it.
     with source.held(revision, revision.file(file.path) or file) as descriptor:

@@ -17,7 +17,7 @@ from lora_cli.fetch.plan import identity
 from lora_cli.fetch.progress import Progress
 from lora_cli.fetch.room import Room
 from lora_cli.fetch.transfer import Transfer
-from lora_cli.sources import Source, TellingSource
+from lora_cli.sources import Source, is_telling
 from lora_cli.store import Store
 from lora_cli.store.blobs import has_blob, keep_blob
 from lora_cli.store.disk import FULL
@@ -141,7 +141,7 @@ def _kept(job: Job, transfer: Transfer, tries: int) -> Blob | None:
 
 def _check_told(job: Job, transfer: Transfer, blob: Blob) -> None:
     """Compares with what the origin said beside its listing; raises Corrupt when that is something else."""
-    if isinstance(job.source, TellingSource):
+    if is_telling(job.source):
         for place, sha256 in job.source.told(job.revision, transfer.file).items():
             if sha256 != blob.sha256:
                 hint = "whoever put it there must mend either the file or what is said of it"

@@ -1,8 +1,11 @@
 """Lanes: so many ranges in flight at once, across the files of all adapters."""
 
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Self
+
+from lora_cli.fetch.crew import Crew, Distance
 
 if TYPE_CHECKING:
     from lora_cli.fetch.deadline import Deadline
@@ -10,35 +13,46 @@ if TYPE_CHECKING:
 
 LARGEST_RANGE = 8 << 20
 SMALLEST_RANGE = 1 << 20
-IN_FLIGHT_BYTES = 128 << 20
-WAITING_BYTES = 64 << 20
+IN_FLIGHT_BYTES = 96 << 20
+WAITING_BYTES = 32 << 20
 """Bytes that may wait in memory for those before them, beside the ranges in flight."""
 
 STOP_S = 1.0
 WAKE_S = 60.0
+FIRST = 4
+"""So many lanes there are at once for what is larger than one range."""
+
+Work = tuple["Transfer", int, int | None]
 
 
 class Lanes:
-    """Threads that read ranges. Each takes the next range of the file that has the fewest in flight."""
+    """Threads that read ranges, ``jobs`` at once at most. Each takes the next range of the file with the fewest.
+
+    What is small is read by the thread that wants it, and one beside it. For what is large there are more of them, and
+    as many as there may be when its origin is far away.
+    """
 
     def __init__(self, jobs: int) -> None:
+        self.distance = Distance()
         self._jobs = jobs
-        self._step = max(SMALLEST_RANGE, min(LARGEST_RANGE, IN_FLIGHT_BYTES // jobs))
-        self._transfers: list[Transfer] = []
-        self._threads: list[threading.Thread] = []
-        self._changed = threading.Condition()
+        self._in_flight = 0
         self._stopped = False
+        # Who waits for a file is woken when something of it is done; a lane, when there is something to do for one.
+        self._lock = threading.Lock()
+        self._more = threading.Condition(self._lock)
+        self._waiting: dict[Transfer, threading.Condition] = {}
+        self._crew = Crew(self._work, "lane", jobs)
+        self.distance.tell(lambda _: self._start())
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        with self._changed:
+        with self._lock:
             self._stopped = True
-            self._changed.notify_all()
-        for thread in self._threads:
-            # One that hangs in a connection ends with the process.
-            thread.join(STOP_S)
+            for condition in {self._more, *self._waiting.values()}:
+                condition.notify_all()
+        self._crew.join(STOP_S)
 
     def run(self, transfers: "Sequence[Transfer]", deadline: "Deadline | None" = None) -> None:
         """Reads these files to their end. When one fails, or the deadline passes, the others stop where they are.
@@ -49,66 +63,113 @@ class Lanes:
             LoraCliError: the first that went wrong.
             KeyboardInterrupt: the lanes were closed meanwhile.
         """
-        with self._changed:
-            self._transfers += transfers
-            self._start_threads()
-            self._changed.notify_all()
-            try:
-                while not all(transfer.finished for transfer in transfers) and not self._stopped:
-                    self._changed.wait(None if deadline is None else deadline.left_s(WAKE_S))
-                    if deadline is not None and deadline.passed:
-                        self._stop_all(transfers, deadline.error())
-                        self._changed.wait_for(lambda: all(transfer.finished for transfer in transfers), STOP_S)
-                        break
-                    self._stop_all(transfers, next((t.error for t in transfers if t.error is not None), None))
-            except BaseException as interrupt:
-                self._stop_all(transfers, interrupt)
-                raise
-            finally:
-                self._transfers = [transfer for transfer in self._transfers if transfer not in transfers]
+        ranges = self._ranges_left(transfers)
+        done = threading.Condition(self._lock)
+        # Who reads a range itself cannot look at the clock.
+        small = ranges <= len(transfers) and (deadline is None or deadline.at_s is None)
+        with self._lock:
+            self._waiting |= dict.fromkeys(transfers, done)
+            self._more.notify(ranges)
+        self._crew.at_least(min(FIRST, len(transfers) - 1) if small else FIRST)
+        self._start()
+        try:
+            while (work := self._own(transfers, done, deadline, small=small)) is not None:
+                self._read(work)
+        except BaseException as interrupt:
+            self._stop_all(transfers, interrupt)
+            raise
+        finally:
+            with self._lock:
+                for transfer in transfers:
+                    del self._waiting[transfer]
         error = next((t.error for t in transfers if t.error is not None), None)
         if error is not None:
             raise error
         if not all(transfer.finished for transfer in transfers):
             raise KeyboardInterrupt
 
+    def _own(
+        self, transfers: "Sequence[Transfer]", done: threading.Condition, deadline: "Deadline | None", *, small: bool
+    ) -> Work | None:
+        """What the thread that wants these files reads itself, if they are ``small``; None when all are read."""
+        with self._lock:
+            while not self._stopped:
+                self._stop_all(transfers, next((t.error for t in transfers if t.error is not None), None))
+                if all(transfer.finished for transfer in transfers):
+                    return None
+                if small and (work := self._take(transfers)) is not None:
+                    return work
+                self._crew.at_least(1)
+                done.wait(None if deadline is None else deadline.left_s(WAKE_S))
+                if deadline is not None and deadline.passed:
+                    self._stop_all(transfers, deadline.error())
+                    done.wait_for(lambda: all(transfer.finished for transfer in transfers), STOP_S)
+                    return None
+            return None
+
+    @property
+    def _step(self) -> int:
+        """How large a range is: what is in flight together is bounded."""
+        lanes = self._jobs if self.distance.far else min(self._jobs, FIRST)
+        return max(SMALLEST_RANGE, min(LARGEST_RANGE, IN_FLIGHT_BYTES // lanes))
+
+    def _start(self) -> None:
+        """More lanes, when they would have something to do and it is far away."""
+        if self.distance.far:
+            with self._lock:
+                busy = self._in_flight + self._ranges_left(self._waiting)
+            self._crew.at_least(busy)
+
     @staticmethod
     def _stop_all(transfers: "Sequence[Transfer]", error: BaseException | None) -> None:
         for transfer in transfers:
             transfer.error = transfer.error or error
 
-    def _start_threads(self) -> None:
-        while len(self._threads) < self._jobs and len(self._threads) < self._ranges_left():
-            thread = threading.Thread(target=self._work, name=f"lane-{len(self._threads)}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
-
-    def _ranges_left(self) -> int:
-        sizes = [transfer.file.size or 1 for transfer in self._transfers]
-        return sum(-(-size // self._step) for size in sizes)
+    def _ranges_left(self, transfers: "Iterable[Transfer]") -> int:
+        return sum(transfer.ranges_left(self._step) for transfer in transfers)
 
     def _work(self) -> None:
         while (work := self._next()) is not None:
-            transfer, start, stop = work
-            try:
-                transfer.run(start, stop, lambda: self._stopped)
-            except BaseException as error:  # noqa: BLE001 - it is raised again where the file is waited for
-                transfer.error = transfer.error or error
-            with self._changed:
-                transfer.in_flight -= 1
-                self._changed.notify_all()
+            self._read(work)
 
-    def _next(self) -> "tuple[Transfer, int, int | None] | None":
+    def _read(self, work: Work) -> None:
+        transfer, start, stop = work
+        began = time.monotonic()
+        try:
+            transfer.run(start, stop, lambda: self._stopped)
+            self.distance.saw((stop or transfer.frontier) - start, time.monotonic() - began)
+        except BaseException as error:
+            transfer.error = transfer.error or error
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            with self._lock:
+                transfer.in_flight -= 1
+                self._in_flight -= 1
+                self._more.notify()
+                if (done := self._waiting.get(transfer)) is not None:
+                    done.notify_all()
+
+    def _next(self) -> Work | None:
         """The next range to read; waits for one. None when the lanes are closed."""
-        with self._changed:
+        with self._lock:
             while not self._stopped:
-                full = sum(transfer.waiting_bytes for transfer in self._transfers) >= WAITING_BYTES
-                for transfer in sorted(self._transfers, key=lambda transfer: transfer.in_flight):
-                    # Only a range that is next in its file can make room.
-                    if full and transfer.in_flight:
-                        break
-                    if (taken := transfer.take(self._step)) is not None:
-                        transfer.in_flight += 1
-                        return transfer, *taken
-                self._changed.wait()
+                if (work := self._take(self._waiting)) is not None:
+                    return work
+                self._more.wait()
             return None
+
+    def _take(self, transfers: "Iterable[Transfer]") -> Work | None:
+        """A range of one of these files, if one more may be in flight."""
+        if self._in_flight >= self._jobs:
+            return None
+        full = sum(transfer.waiting_bytes for transfer in self._waiting) >= WAITING_BYTES
+        for transfer in sorted(transfers, key=lambda transfer: transfer.in_flight):
+            # Only a range that is next in its file can make room.
+            if full and transfer.in_flight:
+                break
+            if (taken := transfer.take(self._step)) is not None:
+                transfer.in_flight += 1
+                self._in_flight += 1
+                return transfer, *taken
+        return None

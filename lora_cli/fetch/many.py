@@ -126,7 +126,7 @@ def bring_all(
                 total.end(turn)
             return Outcome(item, fetched, failure, (time.perf_counter() - began) * 1000)
 
-        yield from side_by_side(one, list(enumerate(wanted)), settings.jobs, _overdue(total, settings))
+        yield from side_by_side(one, list(enumerate(wanted)), settings.jobs, _overdue(total, settings), lanes.distance)
 
 
 def _kept(run: Run, bring: Callable[[], Fetched]) -> Fetched | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import Corrupt
 from lora_cli.fetch.transfer import Transfer
-from lora_cli.sources import NearSource, Source
+from lora_cli.sources import NearSource, Source, is_openable
 from lora_cli.store import Store
 from lora_cli.store.blobs import has_blob, keep_blob, sha256_of
 from lora_cli.store.disk import NO_LINK, make_folder, on_disk, reflink
@@ -29,7 +29,7 @@ def clone(source: Source, revision: Revision, transfer: Transfer) -> None:
         Corrupt: the file changed meanwhile.
         MachineError: this user may not read it.
     """
-    if isinstance(source, NearSource) and transfer.partial.size == 0 and transfer.file.size:
+    if is_openable(source) and transfer.partial.size == 0 and transfer.file.size:
         with source.opened(revision, transfer.file) as descriptor:
             reflink(descriptor, transfer.partial.descriptor)
 
@@ -47,7 +47,7 @@ def link_weights(
         LostBlob: somebody cleaned up behind us. Try again.
     """
     blobs = {}
-    if isinstance(source, NearSource):
+    if is_openable(source):
         for file in files:
             if is_weights(file.path):
                 blob = _linked(f"{name}: {file.path}", source, revision, store, file)

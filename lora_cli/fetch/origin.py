@@ -1,6 +1,7 @@
 """From an origin to a snapshot on this disk: ask, plan, download, publish."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -85,7 +86,7 @@ def from_origin(
     if found is not None:
         check_kept(ref, found.revision, found.snapshot.files, source, settings)
         return found
-    asked = _asked(ref, source, store, settings, selection, demand.locked)
+    asked = _asked(ref, source, store, settings, selection, demand.locked, lanes)
     check_files(demand, ref, asked.files, settings)
     if asks_again(ref, asked.revision.access, settings):
         check_access(replace(asked.revision, files=tuple(asked.files)), source, settings)
@@ -119,11 +120,12 @@ def _asked(
     settings: Settings,
     selection: Selection,
     locked: LockedAdapter | None,
+    lanes: Lanes | None,
 ) -> Asked:
     """The revision that ``ref`` means now, and what is wanted of it."""
     if selection.latest:
         check_listed(ref)
-    revision = _resolved(ref, source, store, selection)
+    revision = _resolved(ref, source, store, selection, lanes)
     if selection.latest:
         revision = latest(revision)
     files = plan(revision, selection)
@@ -165,14 +167,18 @@ def _fetched(job: Job, asked: Asked, settings: Settings, lanes: Lanes | None) ->
     return Fetched(snapshot, asked.revision.id, cached, left_out(asked.revision, asked.files))
 
 
-def _resolved(ref: AdapterRef, source: Source, store: Store, selection: Selection) -> Revision:
+def _resolved(ref: AdapterRef, source: Source, store: Store, selection: Selection, lanes: Lanes | None) -> Revision:
+    began = time.monotonic()
     try:
-        return source.resolve(ref)
+        revision = source.resolve(ref)
     except Unreachable as error:
         if (found := remembered(store, str(ref), selection)) is not None:
             hint = f"--offline takes what it was when it was last fetched: revision {found[0].revision}"
             raise Unreachable(error.message, hint=hint) from error
         raise
+    if lanes is not None:
+        lanes.distance.saw(0, time.monotonic() - began)
+    return revision
 
 
 def _published(job: Job, asked: Asked, lanes: Lanes | None, jobs: int) -> Snapshot:

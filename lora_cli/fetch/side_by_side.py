@@ -6,8 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from lora_cli.fetch.crew import Crew, Distance
+
 AT_ONCE = 32
-WAKE_S = 0.5
+NEAR = 6
+"""So many are under way at once when their origin is nearby."""
+
+LOOK_S = 0.1
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -21,18 +26,26 @@ class Overdue(Generic[S, T]):
 
 
 def side_by_side(
-    one: Callable[[S], T], wanted: Sequence[S], jobs: int, overdue: Overdue[S, T] | None = None
+    one: Callable[[S], T],
+    wanted: Sequence[S],
+    jobs: int,
+    overdue: Overdue[S, T] | None = None,
+    distance: Distance | None = None,
 ) -> Iterator[T]:
     """What ``one`` gives for each, in their order, as soon as it is known; up to ``jobs`` are under way at once.
 
-    What ``one`` raises is raised here.
+    With ``distance`` that many are only when it says that their origin is far away. What ``one`` raises is raised here.
     """
-    threads = min(jobs, AT_ONCE, len(wanted))
-    yield from map(one, wanted) if threads < 2 and overdue is None else _in_threads(one, wanted, threads, overdue)
+    most = min(jobs, AT_ONCE, len(wanted))
+    if most < 2 and overdue is None:
+        yield from map(one, wanted)
+    else:
+        yield from _in_threads(one, wanted, most, overdue, distance)
 
 
-def _in_threads(one: Callable[[S], T], wanted: Sequence[S], threads: int, overdue: Overdue[S, T] | None) -> Iterator[T]:
-    """Daemon threads, because an interrupt must not wait for a network that is silent or a lease that is held."""
+def _in_threads(
+    one: Callable[[S], T], wanted: Sequence[S], most: int, overdue: Overdue[S, T] | None, distance: Distance | None
+) -> Iterator[T]:
     done: dict[int, T | BaseException] = {}
     began_s: dict[int, float] = {}
     changed = threading.Condition()
@@ -64,13 +77,19 @@ def _in_threads(one: Callable[[S], T], wanted: Sequence[S], threads: int, overdu
                 done[index] = overdue.instead(wanted[index])
                 threading.Thread(target=work, name=f"instead-{index}", daemon=True).start()
 
-    for number in range(threads):
-        threading.Thread(target=work, name=f"fetch-{number}", daemon=True).start()
+    crew = Crew(work, "fetch", most)
+    if distance is None:
+        crew.at_least(most)
+    else:
+        # The first one alone shows how far away it is: with others beside it everything takes long.
+        crew.at_least(1)
+        distance.tell(lambda far: crew.at_least(most if far else NEAR))
     for index in range(len(wanted)):
         with changed:
             while index not in done:
-                changed.wait(WAKE_S)
+                changed.wait(LOOK_S)
                 give_up()
+                crew.at_least(NEAR)
             outcome = done.pop(index)
         if isinstance(outcome, BaseException):
             raise outcome

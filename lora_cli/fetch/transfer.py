@@ -89,6 +89,12 @@ class Transfer:
         self.waiting_bytes, self.handed = 0, -1
         return self.frontier, None
 
+    def ranges_left(self, step: int) -> int:
+        """How many ranges of at most ``step`` bytes nobody reads yet."""
+        if self.error is not None or self.handed < 0:
+            return 0
+        return 1 if self._whole or self.file.size is None else -(-(self.file.size - self.handed) // step)
+
     @property
     def finished(self) -> bool:
         """Whether nothing of it is read or will be."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard, runtime_checkable
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
@@ -76,3 +76,18 @@ class TellingSource(Source, Protocol):
 def is_near(source: Source, revision: Revision) -> bool:
     """Whether the bytes at ``revision`` are on this disk: a folder's, or what the cache has of a remote one."""
     return revision.ref.scheme == "file" or bool(getattr(source, "holds", lambda _: False)(revision))
+
+
+def is_openable(source: Source) -> TypeGuard[NearSource]:
+    """Whether it is one. Protocols can be asked that themselves, and take a hundred times as long."""
+    return hasattr(source, "opened")
+
+
+def is_holding(source: Source) -> TypeGuard[HoldingSource]:
+    """Whether it is one."""
+    return hasattr(source, "held")
+
+
+def is_telling(source: Source) -> TypeGuard[TellingSource]:
+    """Whether it is one."""
+    return hasattr(source, "told")

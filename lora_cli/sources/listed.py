@@ -49,6 +49,12 @@ def _wrong_with(path: str) -> str:
         (not {"", "."}.isdisjoint(parts), "has an empty part"),
         ("\\" in path, "holds a backslash"),
         (size > LONGEST_PATH or longest > LONGEST_NAME, "is too long"),
-        (any(character in _BIDI or category(character) in _UNFIT for character in path), "holds control characters"),
+        (_has_unfit(path), "holds control characters"),
     )
     return next((fault for there, fault in faults if there), "")
+
+
+def _has_unfit(path: str) -> bool:
+    if path.isascii():
+        return not path.isprintable()
+    return any(character in _BIDI or category(character) in _UNFIT for character in path)

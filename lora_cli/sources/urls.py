@@ -1,5 +1,6 @@
 """What a URL says about where a request goes, and where a redirect may lead."""
 
+import functools
 import re
 from urllib.parse import urljoin, urlsplit
 
@@ -8,12 +9,14 @@ from lora_cli.errors import Refused, Unreachable, UsageError
 _PORTS = {"http": 80, "https": 443}
 
 
+@functools.lru_cache(1024)
 def origin(url: str) -> tuple[str, str, int]:
     """Scheme, host and port: a token that belongs to one origin is not for any other."""
     parts = urlsplit(url)
     return parts.scheme, (parts.hostname or "").lower(), parts.port or _PORTS.get(parts.scheme, 0)
 
 
+@functools.lru_cache(1024)
 def host(url: str) -> str:
     """The host, with its port if it says one, for messages. The rest of a URL may be a signature."""
     parts = urlsplit(url)
@@ -50,7 +53,7 @@ def following(url: str, location: str, what: str) -> str:
         usable = parts.scheme in _PORTS and parts.hostname and "@" not in parts.netloc and parts.port != 0
     except ValueError:
         usable = False
-    if not usable or any(character.isspace() or not character.isprintable() for character in target):
+    if not usable or " " in target or not target.isprintable():
         reason = f"{what}: {host(url)} redirects to something that is no web address"
         raise Unreachable(reason, hint="check the address (HF_ENDPOINT for the Hub)")
     if urlsplit(url).scheme == "https" and parts.scheme == "http":

@@ -16,12 +16,12 @@ class Store:
     @property
     def blobs(self) -> Path:
         """Folder of the bytes, by the first two digits of their sha256."""
-        return self.root / "blobs" / "sha256"
+        return self.root.joinpath("blobs", "sha256")
 
     @property
     def snapshots(self) -> Path:
         """Folder of the snapshots, by digest."""
-        return self.root / "snapshots" / "sha256"
+        return self.root.joinpath("snapshots", "sha256")
 
     @property
     def refs(self) -> Path:
@@ -60,8 +60,8 @@ class Store:
 
     def blob(self, sha256: str) -> Path:
         """Where the bytes of that sha256 lie, if they are here."""
-        return self.blobs / sha256[:2] / sha256
+        return self.root.joinpath("blobs", "sha256", sha256[:2], sha256)
 
     def snapshot(self, digest: str) -> Path:
         """Where the snapshot of that digest lies, if it is here."""
-        return self.snapshots / digest
+        return self.root.joinpath("snapshots", "sha256", digest)

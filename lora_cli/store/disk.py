@@ -93,8 +93,10 @@ def in_folder(folder: Path, make: Callable[[], Made]) -> Made:
     return make()
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Writes a small file so that every reader sees all of the old or all of the new one.
+
+    One that is not ``durable`` may be empty after the power failed, for a reader who takes that as none.
 
     Raises:
         OSError: as it comes.
@@ -104,7 +106,8 @@ def replace_file(path: Path, data: bytes) -> None:
     try:
         try:
             write_all(descriptor, data, 0)
-            os.fsync(descriptor)
+            if durable:
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
         temporary.replace(path)

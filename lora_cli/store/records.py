@@ -83,12 +83,13 @@ def write_record(store: Store, record: Record) -> None:
             for name, blob in sorted(record.files.items())
         },
     }
-    data = json.dumps(value, indent=1, sort_keys=True).encode()
+    data = json.dumps(value, sort_keys=True).encode()
     with on_disk("writing", path):
         try:
             tag_cache(store)
             if read_small(path, LARGEST) != data or not _touched(path):
-                replace_file(path, data)
+                # What it speaks of is on the disk; when the power takes the record, its origin is asked again.
+                replace_file(path, data, durable=False)
         except OSError as error:
             if not is_read_only(error):
                 raise

@@ -16,6 +16,7 @@ from lora_cli.store.disk import NO_LINK, make_folder, on_disk
 from lora_cli.store.writers import new_writer
 
 MOST_FILES = 10_000
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -46,7 +47,7 @@ def _is_inside(path: str) -> bool:
         path.encode()
     except UnicodeEncodeError:
         return False
-    return not any(ord(char) < 32 or ord(char) == 127 for char in path)
+    return _CONTROL.search(path) is None
 
 
 def is_digest(text: object) -> bool:

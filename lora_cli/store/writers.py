@@ -32,7 +32,8 @@ class Writer:
 
 def new_writer() -> Writer:
     """A new name for something that this process is going to write."""
-    return Writer(_place(), os.getpid(), _started(os.getpid()) or UNKNOWN, os.urandom(6).hex())
+    pid = os.getpid()
+    return Writer(_place(), pid, _own_start(pid), os.urandom(6).hex())
 
 
 def let_go(writer: Writer) -> Writer:
@@ -67,6 +68,12 @@ def _place() -> str:
     with suppress(OSError):
         parts.append(str(Path("/proc/self/ns/pid").readlink()))
     return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()[:12]
+
+
+@functools.cache
+def _own_start(pid: int) -> int:
+    """When this process began; a child has another ``pid``."""
+    return _started(pid) or UNKNOWN
 
 
 def _started(pid: int) -> int | None:

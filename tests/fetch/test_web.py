@@ -9,7 +9,7 @@ import pytest
 
 from lora_cli.core.reference import parse
 from lora_cli.errors import Corrupt, Offline, UsageError
-from lora_cli.fetch import USUAL, Fetched, Selection, bring
+from lora_cli.fetch import USUAL, Fetched, Selection, bring, lanes
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
@@ -28,8 +28,7 @@ class Desk:
     """A cache, a web server and the way to ask."""
 
     def __init__(self, cache: Path, server: WebServer) -> None:
-        # So many jobs make ranges of 1 MiB.
-        self.server, self.settings = server, Settings(cache, retries=1, timeout_s=5, jobs=128)
+        self.server, self.settings = server, Settings(cache, retries=1, timeout_s=5)
 
     def bring(self, *, offline: bool = False, folder: str = "sql", selection: Selection = USUAL) -> Fetched:
         settings = replace(self.settings, offline=offline)
@@ -41,6 +40,11 @@ class Desk:
     def read(self) -> set[str]:
         """The files of which more than the first byte was asked for."""
         return {asked.name for asked in self.server.asked if asked.headers.get("Range") != "bytes=0-0"}
+
+
+@pytest.fixture(autouse=True)
+def _ranges_of_1_mib(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "LARGEST_RANGE", 1 << 20)
 
 
 @pytest.fixture
