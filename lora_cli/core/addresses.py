@@ -177,6 +177,8 @@ def bucket(rest: str, text: str) -> Parts:
         raise UsageError(f"{text}: {name!r} cannot be the name of a bucket")
     if {".", ".."} & set(key.split("/")):
         raise UsageError(f"{text}: a key must not have . or .. as a part")
+    if key.startswith("/") or "//" in key:
+        raise UsageError(f"{text}: a key with an empty part between slashes is not read", hint="write one / there")
     return f"{name}/{key}" if key else name, "", None
 
 

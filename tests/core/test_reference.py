@@ -173,6 +173,8 @@ def test_a_word_that_is_nothing_is_an_error_with_a_hint(word: str) -> None:
         "https://me@huggingface.co/org/name",
         "http://127.0.0.1.example.com/a",
         "s3://bucket/sql?versionId=abc",
+        "s3://bucket//sql",
+        "gs://bucket/a//sql",
         "gs://bucket/sql?generation=12",
         "oci://ghcr.io",
         "oci://ghcr.io/acme/sql@sha256:12",

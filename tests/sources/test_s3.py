@@ -72,6 +72,13 @@ def test_a_folder_is_not_its_neighbour_of_which_it_is_a_prefix(server: S3Server,
         assert b"".join(source.read(revision, revision.files[0], 0, None)) == str(number).encode()
 
 
+@pytest.mark.parametrize("key", ["x %41+&ż#?=@v1", "a*b[c]", "tab'q\"d", "trailing.", "a%2Fb"])
+def test_a_key_is_taken_as_it_stands(server: S3Server, bucket: str, source: Source, key: str) -> None:
+    server.put(bucket, {f"{key}/{CONFIG}": key.encode(), f"{key} 2/{CONFIG}": b"another"})
+    revision = source.resolve(at(bucket, key))
+    assert b"".join(source.read(revision, revision.files[0], 0, None)) == key.encode()
+
+
 def test_objects_that_stand_for_folders_are_no_files(server: S3Server, bucket: str, source: Source) -> None:
     server.put(bucket, {"sql/": b"", "sql/sub/": b"", "sql/sub/x.json": b"{}", f"sql/{CONFIG}": b"{}", "sql/none": b""})
     assert [file.path for file in source.resolve(at(bucket)).files] == [CONFIG, "none", "sub/x.json"]
