@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
 Item = tuple[str, str | AdapterRef]
 """A name (or nothing) and a reference."""
 
-WORTH_PROCESSES = 48
+WORTH_PROCESSES = 24
 """So many local adapters keep a second processor busy for longer than it takes to start there."""
 
-TOGETHER = 16
+TOGETHER = 8
 """Adapters that a process is handed at once."""
 
 
@@ -61,7 +62,7 @@ def check_all(
     elif any(not is_path(str(text)) for _, text in items):
         yield from _in_threads(one, items, min(settings.jobs, len(items)))
     elif len(items) >= WORTH_PROCESSES and (workers := min(_processors(), settings.jobs)) > 1:
-        yield from in_processes(one, items, workers)
+        yield from in_processes(one, items, workers, warm=_load_numpy if terms.values else _nothing)
     else:
         yield from map(one, items)
 
@@ -78,8 +79,21 @@ def _in_threads(one: Callable[[Item], Checked], items: Sequence[Item], threads: 
         yield from pool.map(one, items)
 
 
-def in_processes(one: Callable[[Item], Checked], items: Sequence[Item], workers: int) -> Iterator[Checked]:
+def _nothing() -> None:
+    return None
+
+
+def _load_numpy() -> None:
+    """So many values win back its import; each process has its own, since its threads do not survive a fork."""
+    import_module("numpy")
+
+
+def in_processes(
+    one: Callable[[Item], Checked], items: Sequence[Item], workers: int, *, warm: Callable[[], None] = _nothing
+) -> Iterator[Checked]:
     """Copies of this process, each of which judges every ``workers``-th batch and sends it through a pipe of its own.
+
+    ``warm`` is what each does once, before its first batch.
 
     A pipe that is full stops its writer, so that what waits to be taken is bounded.
     """
@@ -91,7 +105,9 @@ def in_processes(one: Callable[[Item], Checked], items: Sequence[Item], workers:
         for number in range(workers):
             mine, theirs = context.Pipe(duplex=False)
             pipes.append(mine)
-            process = context.Process(target=_work, args=(one, batches[number::workers], mine, theirs), daemon=True)
+            process = context.Process(
+                target=_work, args=(one, warm, batches[number::workers], mine, theirs), daemon=True
+            )
             process.start()
             processes.append(process)
             theirs.close()
@@ -105,10 +121,17 @@ def in_processes(one: Callable[[Item], Checked], items: Sequence[Item], workers:
             process.join()
 
 
-def _work(one: Callable[[Item], Checked], batches: Sequence[Sequence[Item]], mine: Connection, out: Connection) -> None:
+def _work(
+    one: Callable[[Item], Checked],
+    warm: Callable[[], None],
+    batches: Sequence[Sequence[Item]],
+    mine: Connection,
+    out: Connection,
+) -> None:
     # The reader's end is the parent's alone: when the parent is gone, sending fails and this process ends.
     mine.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warm()
     with suppress(BrokenPipeError):
         for batch in batches:
             out.send([one(item) for item in batch])
