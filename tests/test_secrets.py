@@ -168,6 +168,7 @@ def test_a_token_that_is_none_is_not_repeated(machine: Machine, hub: Hub) -> Non
         f"hf://alice:{PASSWORD}@org/name",
         f"https://alice:{PASSWORD}@127.0.0.1:9999999/x",
         f"https://{TOKEN}@127.0.0.1:9/x",
+        f"alice:{PASSWORD}@host/x",
     ],
 )
 def test_a_secret_in_a_reference_is_not_repeated(

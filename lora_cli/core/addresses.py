@@ -75,12 +75,14 @@ def check_nobody(rest: str, text: str) -> None:
 def without_secrets(text: str) -> str:
     """``text`` without a user in front of the host and without a query: either may hold a password."""
     scheme, _, rest = text.partition("://")
+    if not rest:
+        return re.sub(r"^[^/@:]+:[^/@]*@", "***@", text)
     host, slash, path = rest.partition("?")[0].partition("/")
     user, at, name = host.rpartition("@")
     if scheme.lower() == "hf" and ":" not in user:
         # hf://NAME@REVISION has no user.
         user, name = "", f"{user}{at}{name}"
-    return f"{scheme}://{name}{slash}{path}" if rest else text
+    return f"{scheme}://{name}{slash}{path}"
 
 
 def file_url(rest: str, text: str) -> Parts:

@@ -89,7 +89,8 @@ def parse(text: str, *, is_path: Callable[[str], bool], base_dir: Path | None = 
         return AdapterRef("hf", *addresses.hub(text, text))
     if text.strip("/").count("/") > 1:
         return _path(text, base_dir)
-    raise UsageError(f"{text!r} is neither an existing path nor a repository on the Hub", hint=addresses.HINT)
+    shown = addresses.without_secrets(text)
+    raise UsageError(f"{shown!r} is neither an existing path nor a repository on the Hub", hint=addresses.HINT)
 
 
 def override(ref: AdapterRef, *, revision: str | None = None, subfolder: str = "") -> AdapterRef:
