@@ -12,7 +12,7 @@ from lora_cli.errors import Corrupt, NotFound, UsageError
 from lora_cli.settings import Settings, parse_duration, with_flags
 from lora_cli.store import Store
 from lora_cli.store.inventory import Item, blobs, find_items, inventory, tree_bytes
-from lora_cli.store.tag import check_cache, check_folder
+from lora_cli.store.tag import check_cache
 
 if TYPE_CHECKING:
     from lora_cli.fetch.mend import Mended
@@ -93,12 +93,8 @@ def collect_garbage(
     from lora_cli.store.usage import cache_bytes
 
     settings = with_flags(ctx.obj, {"cache_budget": cache_budget})
-    try:
-        limits = Limits(
-            None if unused_for is None else parse_duration(unused_for), settings.cache_budget, parse_duration(grace)
-        )
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    unused_for_s = None if unused_for is None else _duration("--unused-for", unused_for)
+    limits = Limits(unused_for_s, settings.cache_budget, _duration("--grace", grace))
     store = _store(ctx)
     removed = collect(store, limits, dry_run=dry_run)
     left = cache_bytes(store) - (sum(one.size for one in removed) if dry_run else 0)
@@ -131,11 +127,19 @@ def show_path(
     write(f"{_one(store, name).directory if name else store.root}\n")
 
 
+def _duration(option: str, text: str) -> float:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from error
+
+
 def _store(ctx: typer.Context, *, cleaned: bool = False) -> Store:
     """The store; one that is ``cleaned`` must be a cache of ours, before anything else is said about it."""
     settings: Settings = ctx.obj
     store = Store(settings.cache_dir)
-    check_cache(store) if cleaned else check_folder(store)
+    if cleaned:
+        check_cache(store)
     return store
 
 

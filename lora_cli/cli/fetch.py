@@ -21,7 +21,6 @@ from lora_cli.fetch.many import Handed, bring_all
 from lora_cli.fetch.plan import LATEST
 from lora_cli.settings import Settings, with_flags
 from lora_cli.store import Store
-from lora_cli.store.tag import check_folder
 
 if TYPE_CHECKING:
     from lora_cli.cli.locking import LockFile
@@ -81,7 +80,6 @@ def command(
         raise typer.Exit(report_drift(asked, file, settings, selection, output_format))
     store = Store(settings.cache_dir)
     place = handing(asked, store, Places(to, publish, base, fix_base))
-    check_folder(store)
     done = _bring(asked, place, settings, selection, link, output_format)
     changes = _locked(asked, file, flags, done, store, settings)
     if output_format is Format.JSON:

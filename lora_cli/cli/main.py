@@ -17,8 +17,9 @@ import typer
 from typer.core import TyperGroup
 
 from lora_cli import __version__
+from lora_cli.core.nearest import nearest
 from lora_cli.errors import LoraCliError, MachineError
-from lora_cli.settings import load_settings
+from lora_cli.settings import OPTIONS, load_settings
 
 if TYPE_CHECKING:
     from typer._click import Command, Context
@@ -32,6 +33,8 @@ COMMANDS = {
     "cache": "Look after the disk cache: ls, show, verify, gc, rm, path.",
     "rules": "List the rules of validate, or explain one.",
 }
+
+PREFIX = "LORA_CLI_"
 
 GLOBAL_FLAGS = {"--quiet", "-q", "--verbose", "-v", "--no-progress"}
 GLOBAL_VALUES = {"--cache-dir", "--config"}
@@ -62,7 +65,7 @@ class LazyGroup(TyperGroup):
         """The named command, with its module imported and its options bound to ``LORA_CLI_<OPTION>``."""
         name, command, rest = super().resolve_command(ctx, args)
         if name in COMMANDS:
-            command = _load_command(name)
+            command = self.commands[name] = _load_command(name)
         return name, command, rest
 
 
@@ -89,7 +92,7 @@ def _bind_environment(command: Any) -> None:
             parameter.type.readable = False
         flags = [flag for flag in getattr(parameter, "opts", ()) if flag.startswith("--")]
         if flags and flags[0] not in {"--help", "--version"} and parameter.param_type_name == "option":
-            parameter.envvar = "LORA_CLI_" + flags[0].lstrip("-").replace("-", "_").upper()
+            parameter.envvar = PREFIX + flags[0].lstrip("-").replace("-", "_").upper()
             parameter.show_envvar = False
     for child in getattr(command, "commands", {}).values():
         _bind_environment(child)
@@ -125,6 +128,8 @@ def root(
     switches = {"quiet": quiet, "verbose": verbose, "no_progress": no_progress}
     given = {name: value for name, value in (flags | switches).items() if value}
     settings = load_settings(given, os.environ)
+    _check_cache_dir(settings.cache_dir)
+    _name_unknown_variables(ctx, settings.quiet)
     if settings.quiet or settings.verbose:
         _set_talk("ERROR" if settings.quiet else "INFO")
     if settings.verbose and settings.config_error:
@@ -132,6 +137,38 @@ def root(
 
         logging.getLogger(__name__).warning("%s; it is left out", settings.config_error)
     ctx.obj = settings
+
+
+def _check_cache_dir(path: Path) -> None:
+    """The same answer of every command to a cache that is no folder, whether or not it needs one.
+
+    Raises:
+        MachineError: it is a file.
+    """
+    if os.path.lexists(path) and not os.path.isdir(path):  # noqa: PTH112 - what cannot be looked at is not judged
+        from lora_cli.store import Store
+        from lora_cli.store.tag import check_folder
+
+        check_folder(Store(path))
+
+
+def _name_unknown_variables(ctx: typer.Context, quiet: bool) -> None:
+    """Says of each ``LORA_CLI_…`` in the environment that no command knows which one was probably meant."""
+    given = {name for name in os.environ if name.startswith(PREFIX)}
+    if quiet or not given - (known := variables(ctx.command) | {PREFIX + option.upper() for option in OPTIONS}):
+        return
+    for command in COMMANDS:  # only now: other commands' modules take time to import
+        known |= variables(_load_command(command))
+    for name in sorted(given - known):
+        close = nearest(name.removeprefix(PREFIX), (word.removeprefix(PREFIX) for word in known))
+        meant = f"; did you mean {PREFIX}{close}?" if close else ""
+        typer.echo(f"warning: {name} is set, and no option has that name{meant}", err=True)
+
+
+def variables(command: Any) -> set[str]:
+    """The variables of a command's options and of those below it, as far as they are loaded."""
+    own = {str(parameter.envvar) for parameter in command.params if getattr(parameter, "envvar", None)}
+    return own.union(*(variables(child) for child in getattr(command, "commands", {}).values()))
 
 
 def _set_talk(level: str) -> None:

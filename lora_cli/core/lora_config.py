@@ -16,6 +16,9 @@ CONFIG_FILE = "adapter_config.json"
 CONFIG_CAP = 8 << 20
 """Bytes that a config may have: PEFT writes a list of every targeted module, which is far below this."""
 
+GROUP_SIZE = 16
+"""PEFT's ``qalora_group_size``."""
+
 Names = tuple[str, ...]
 Sub = Mapping[str, Any]
 
@@ -62,7 +65,7 @@ class LoraConfig:
     velora_config: Sub | None = None
     alora_invocation_tokens: tuple[int, ...] | None = None
     use_qalora: bool = False
-    qalora_group_size: int = 16
+    qalora_group_size: int = GROUP_SIZE
     monteclora_config: Sub | None = None
     layer_replication: tuple[tuple[int, ...], ...] | None = None
     runtime_config: Sub | None = None
@@ -92,8 +95,18 @@ def _token_indices(value: Any, where: str) -> tuple[int, ...] | Mapping[str, tup
     return parse.map_of(integers)(value, where) if isinstance(value, Mapping) else integers(value, where)
 
 
-def _boolean_or_text(value: Any, where: str) -> bool | str:
-    return value if isinstance(value, str) else parse.boolean(value, where)
+def _switch(value: Any, where: str) -> bool:
+    """A boolean; null is false, as for PEFT, which asks whether it is set."""
+    return False if value is None else parse.boolean(value, where)
+
+
+def _switch_or_text(value: Any, where: str) -> bool | str:
+    return value if isinstance(value, str) else _switch(value, where)
+
+
+def _group_size(value: Any, where: str) -> int:
+    """A number; null is the default, which PEFT looks at with QALoRA only."""
+    return GROUP_SIZE if value is None else parse.integer(value, where)
 
 
 def _ranges(value: Any, where: str) -> tuple[tuple[int, ...], ...]:
@@ -123,17 +136,17 @@ GETTERS: Mapping[str, Callable[[Any, str], Any]] = {
     "peft_version": _TEXT,
     "base_model_name_or_path": _TEXT,
     "revision": _TEXT,
-    "inference_mode": parse.boolean,
+    "inference_mode": _switch,
     "r": _rank,
     "target_modules": parse.optional(_names_or_text),
     "exclude_modules": parse.optional(_names_or_text),
     "lora_alpha": parse.number,
     "lora_dropout": parse.number,
-    "fan_in_fan_out": parse.boolean,
+    "fan_in_fan_out": _switch,
     "bias": parse.text,
-    "use_rslora": parse.boolean,
+    "use_rslora": _switch,
     "modules_to_save": _NAMES,
-    "init_lora_weights": _boolean_or_text,
+    "init_lora_weights": _switch_or_text,
     "layers_to_transform": parse.optional(_integers_or_integer),
     "layers_pattern": parse.optional(_names_or_text),
     "rank_pattern": parse.map_of(_rank),
@@ -145,20 +158,20 @@ GETTERS: Mapping[str, Callable[[Any, str], Any]] = {
     "eva_config": _SUB,
     "corda_config": _SUB,
     "lora_ga_config": _SUB,
-    "use_dora": parse.boolean,
+    "use_dora": _switch,
     "velora_config": _SUB,
     "alora_invocation_tokens": parse.optional(parse.list_of(parse.integer)),
-    "use_qalora": parse.boolean,
-    "qalora_group_size": parse.integer,
+    "use_qalora": _switch,
+    "qalora_group_size": _group_size,
     "monteclora_config": _SUB,
     "layer_replication": parse.optional(_ranges),
     "runtime_config": _SUB,
-    "lora_bias": parse.boolean,
+    "lora_bias": _switch,
     "target_parameters": _NAMES,
     "use_bdlora": _SUB,
     "arrow_config": _SUB,
     "kasa_config": _SUB,
-    "ensure_weight_tying": parse.boolean,
+    "ensure_weight_tying": _switch,
 }
 """The type of each of PEFT's fields."""
 

@@ -3,6 +3,7 @@
 Adding one is a function under ``@rule``, a line in ``RULES``, and a file with cases in ``tests/rules/cases``.
 """
 
+import re
 from collections.abc import Sequence
 
 from lora_cli.errors import UsageError
@@ -74,15 +75,19 @@ def find(selector: str) -> tuple[Rule, ...]:
     """
     found = tuple(rule for rule in RULES if selector and rule.matches(selector))
     if not found:
-        from lora_cli.core.nearest import did_you_mean
-
-        known = [word for rule in RULES for word in (rule.code, rule.name)]
-        hint = did_you_mean(selector, known)
-        raise UsageError(
-            f"no rule is called {selector!r}",
-            hint=hint if hint.startswith("did") else "lora-cli rules lists them all",
-        )
+        raise UsageError(f"no rule is called {selector!r}", hint=_instead_of(selector))
     return found
+
+
+def _instead_of(selector: str) -> str:
+    """What else may have been meant. Of two numbers none is misspelt: a code leads to those of its hundred."""
+    if group := re.match(r"LC\d", selector.strip().upper()):
+        codes = [rule.code for rule in RULES if rule.code.startswith(group[0])]
+        return f"{group[0]}xx are {codes[0]} to {codes[-1]}" if codes else "lora-cli rules lists them all"
+    from lora_cli.core.nearest import nearest
+
+    close = nearest(selector, [word for rule in RULES for word in (rule.code, rule.name)])
+    return f"did you mean {close}?" if close else "lora-cli rules lists them all"
 
 
 def choose(select: Sequence[str] = (), ignore: Sequence[str] = ()) -> tuple[Rule, ...]:

@@ -3,6 +3,8 @@
 It also keeps backups away. What has none is never cleaned.
 """
 
+import os
+
 from lora_cli.errors import MachineError, UsageError
 from lora_cli.store import Store
 from lora_cli.store.disk import on_disk, read_small, replace_file
@@ -39,8 +41,10 @@ def check_folder(store: Store) -> None:
     Raises:
         MachineError: there is something else than a folder.
     """
-    if store.root.exists() and not store.root.is_dir():
-        raise MachineError(f"{store.root}: the cache is a file", hint="set --cache-dir to a folder")
+    # As os.path says it: what this user may not look at is no file, and whoever needs it says so.
+    if os.path.lexists(store.root) and not os.path.isdir(store.root):  # noqa: PTH112
+        what = "a file" if store.root.exists() else "a link that leads nowhere"
+        raise MachineError(f"{store.root}: the cache is {what}", hint="set --cache-dir to a folder")
 
 
 def check_cache(store: Store) -> None:

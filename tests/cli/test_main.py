@@ -178,3 +178,60 @@ def test_a_path_that_may_not_be_read_is_this_machines_fault(tmp_path: Path) -> N
 
     assert done.returncode == 6, done.stderr
     assert "set.yaml" in done.stderr
+
+
+COMMAND_LINES = (
+    ["cache", "ls"], ["cache", "verify"], ["cache", "gc"], ["cache", "rm", "x"], ["cache", "path"], ["fetch", "x"],
+    ["validate", "x"], ["inspect", "x"], ["warm", "x", "--base", "y", "--once"], ["serve-bench", "x", "--base", "y"],
+    ["rules"],
+)  # fmt: skip
+
+
+def test_the_lines_are_of_every_command() -> None:
+    assert {line[0] for line in COMMAND_LINES} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("line", COMMAND_LINES, ids=" ".join)
+@pytest.mark.parametrize("what", ["a file", "a link that leads nowhere"])
+def test_every_command_says_the_same_of_a_cache_that_is_no_folder(
+    line: list[str], what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = tmp_path / "cache"
+    cache.write_text("mine") if what == "a file" else cache.symlink_to("nowhere")
+    assert main(["--cache-dir", str(cache), *line]) == 6
+    told = f"error: {cache}: the cache is {what}\nhint: set --cache-dir to a folder\n"
+    assert capsys.readouterr() == ("", told)
+
+
+def test_a_misspelt_variable_is_named_with_the_one_that_was_meant(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("LORA_CLI_TIMOUT", "LORA_CLI_MAX_LORA", "LORA_CLI_ZZZ"):
+        monkeypatch.setenv(name, "3")
+    for right in ("LORA_CLI_TIMEOUT", "LORA_CLI_MAX_LORAS", "LORA_CLI_GRACE", "LORA_CLI_RETRIES"):
+        monkeypatch.setenv(right, "3")
+    assert main(["rules", "LC101"]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: LORA_CLI_MAX_LORA is set, and no option has that name; did you mean LORA_CLI_MAX_LORAS?",
+        "warning: LORA_CLI_TIMOUT is set, and no option has that name; did you mean LORA_CLI_TIMEOUT?",
+        "warning: LORA_CLI_ZZZ is set, and no option has that name",
+    ]
+    assert main(["-q", "rules", "LC101"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (["fetch", "x", "--timeout", "0"], "--timeout: '0' is no time at all"),
+        (["fetch", "x", "--max-bytes", "3zib"], "--max-bytes: '3zib' is not a size"),
+        (["cache", "gc", "--grace", "0z"], "--grace: '0z' is not a duration"),
+        (["cache", "gc", "--unused-for", "a year"], "--unused-for: 'a year' is not a duration"),
+        (["cache", "gc", "--cache-budget", "all"], "--cache-budget: 'all' is not a size"),
+    ],
+)
+def test_a_size_or_duration_that_is_none_is_said_of_its_option(
+    line: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--cache-dir", str(tmp_path / "cache"), *line]) == 2
+    assert f"error: {said}" in capsys.readouterr().err

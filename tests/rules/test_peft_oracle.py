@@ -1,6 +1,9 @@
 """No false alarm: what the real PEFT writes, with every option that it has, is never an error on its own base."""
 
+import json
 import shutil
+import warnings
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -11,10 +14,11 @@ from lora_cli.check import Terms, check_in_place
 from lora_cli.core.architectures import base_from_config
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Severity
+from lora_cli.core.lora_config import peft_fields
 from lora_cli.settings import Settings
 from tests.core.peft_cases import CASES, Case
-from tests.core.peft_models import write_with_peft
-from tests.making import base_config
+from tests.core.peft_models import as_base, layers_of, tiny_model, write_with_peft
+from tests.making import base_config, llama_modules, write_adapter
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -53,3 +57,30 @@ def said_of(directory: Path, base: BaseModel, settings: Settings) -> list[str]:
     assert verdict is not None
     assert "LC501" not in {one.code for one in verdict.skipped}
     return [found.code for found in verdict.findings]
+
+
+REFUSED = {"peft_type", "r", "lora_alpha", "lora_dropout", "bias", "rank_pattern", "alpha_pattern"}
+"""The fields in which PEFT fails on null."""
+
+
+@pytest.mark.parametrize("field", [one for one in peft_fields() if one != "target_modules"])
+def test_null_is_an_error_in_exactly_the_fields_in_which_peft_fails_on_it(field: str, tmp_path: Path) -> None:
+    """But for ``target_modules``, where PEFT guesses and engines refuse."""
+    write_adapter(tmp_path, modules=llama_modules())
+    config = tmp_path / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {field: None}))
+    verdict = check_in_place(str(tmp_path), Terms(as_base(tiny_model("llama"))), Settings(tmp_path / "cache")).verdict
+    assert verdict is not None
+    errors = [found for found in verdict.findings if found.severity is Severity.ERROR]
+    peft = import_module("peft")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            layers = layers_of(peft.PeftModel.from_pretrained(tiny_model("llama"), tmp_path))
+        except (KeyError, TypeError, AttributeError):
+            assert field in REFUSED
+            assert errors
+        else:
+            assert set(layers) == set(llama_modules())
+            assert {layer.scaling for layer in layers.values()} == {2.0}
+            assert errors == []

@@ -50,3 +50,13 @@ def test_a_misspelt_name_gets_a_suggestion() -> None:
     with pytest.raises(UsageError) as caught:
         find("rank-mismtch")
     assert "rank-mismatch" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [("LC999", "lora-cli rules lists them all"), ("lc399", "LC3xx are LC301 to"), ("xyz", "lora-cli rules lists")],
+)
+def test_a_code_that_is_none_is_not_taken_for_a_misspelt_one(word: str, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        find(word)
+    assert caught.value.hint.startswith(hint)
