@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, Offline, Unreachable
+from lora_cli.errors import AccessDenied, Changed, LoraCliError, NotFound, Offline, Unreachable
 from lora_cli.settings import Settings
 from lora_cli.sources.abreast import abreast
 from lora_cli.sources.connection import StatusError
@@ -81,7 +81,8 @@ class WebSource:
         A stream that breaks is resumed here, ``retries`` times without progress.
 
         Raises:
-            Corrupt: it is another version by now, or gone.
+            Changed: it is another version by now, or gone.
+            Corrupt: it has another size.
             AccessDenied: the server forbids it.
             Unreachable: network or server, after the retries.
             Offline: the network is switched off.
@@ -97,7 +98,7 @@ class WebSource:
             yield from get_bytes(http, url, piece, what, conditions=conditions_of(pin), accept=accept)
         except StatusError as error:
             if error.status in GONE | {412, 416}:
-                raise Corrupt(f"{what}: it is not what was listed any more ({error.status})", hint=AGAIN) from error
+                raise Changed(f"{what}: it is not what was listed any more ({error.status})", hint=AGAIN) from error
             raise _explained(error, what) from error
 
     def _site(self, ref: AdapterRef) -> Http:

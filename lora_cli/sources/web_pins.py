@@ -8,7 +8,7 @@ import base64
 import re
 from collections.abc import Mapping
 
-from lora_cli.errors import Corrupt
+from lora_cli.errors import Changed
 
 Headers = Mapping[str, str]
 
@@ -57,11 +57,11 @@ def check_pin(pin: str, headers: Headers, what: str) -> None:
     """Compares an answer's version with the listed one: not every server obeys a condition.
 
     Raises:
-        Corrupt: it is another one.
+        Changed: it is another one.
     """
     found = pin_of(headers)
     if pin and found != pin:
-        raise Corrupt(
+        raise Changed(
             f"{what}: it is not the version that was listed any more ({found or 'unnamed'}, it was {pin})",
             hint="it changed at its origin, or several servers answer for it: run it again",
         )

@@ -24,6 +24,7 @@ EXIT_TABLE = [
     (errors.Offline("not cached"), 3),
     (errors.Unreachable("timed out"), 4),
     (errors.Corrupt("digest differs"), 5),
+    (errors.Changed("overwritten meanwhile"), 5),
     (errors.MachineError("disk full"), 6),
     (OSError(28, "No space left on device", "/cache/tmp/x"), 6),
     (MemoryError(), 6),

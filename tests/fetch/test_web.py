@@ -1,5 +1,6 @@
 """What the cache makes of a web server: fetched once, told apart by what the server says, never by a guess."""
 
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.core.reference import parse
-from lora_cli.errors import Corrupt, Offline, UsageError
+from lora_cli.errors import Changed, Corrupt, Offline, UsageError
 from lora_cli.fetch import USUAL, Fetched, Selection, bring, lanes
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
@@ -105,11 +106,21 @@ def test_an_overwrite_between_two_ranges_is_never_mixed(desk: Desk, obeys: bool)
             site.files[f"sql/{WEIGHTS}"] = FILES[f"sql/{WEIGHTS}"][::-1]
 
     site.before = overwrite
-    with pytest.raises(Corrupt, match=WEIGHTS):
+    # It is listed again, and what comes then is whole.
+    assert (desk.bring().snapshot.directory / WEIGHTS).read_bytes() == FILES[f"sql/{WEIGHTS}"][::-1]
+
+
+def test_what_changes_again_and_again_is_given_up(desk: Desk) -> None:
+    site, count = desk.server.site, itertools.count()
+
+    def overwrite(path: str) -> None:
+        if path.endswith(WEIGHTS):
+            site.files[path] = next(count).to_bytes(4, "big") + FILES[path][4:]
+
+    site.before = overwrite
+    with pytest.raises(Changed, match=WEIGHTS):
         desk.bring()
     assert not any(one.problem for one in verify(Store(desk.settings.cache_dir)))
-    site.before = lambda _: None
-    assert (desk.bring().snapshot.directory / WEIGHTS).read_bytes() == FILES[f"sql/{WEIGHTS}"][::-1]
 
 
 def test_a_digest_that_the_server_says_and_does_not_keep_is_corrupt(desk: Desk) -> None:
