@@ -106,7 +106,7 @@ def _blob_problem(path: Path, digest: str | None, there: Path) -> str:
 
 
 def _view_problem(store: Store, sound: Collection[str], known: Mapping[Inode, str | None], directory: Path) -> str:
-    digest = digest_of(directory, known)
+    digest = digest_of(directory, known if directory.parent == store.adapters else {})
     # One may have been published since the snapshots were looked at.
     if digest is not None and (digest in sound or store.snapshot(digest).is_dir()):
         return ""
@@ -116,6 +116,8 @@ def _view_problem(store: Store, sound: Collection[str], known: Mapping[Inode, st
 def _snapshot_problem(name: str, known: Mapping[Inode, str | None], directory: Path) -> str:
     if not directory.is_dir() or directory.is_symlink():
         return "is no folder"
+    # An inode's number may be another file's since it was hashed: what was taken away is hashed itself.
+    known = known if directory.name == name else {}
     files = []
     for path, size in files_in(directory):
         try:
