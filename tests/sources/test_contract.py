@@ -80,14 +80,14 @@ def on_the_hub(hub: Hub, settings: Settings) -> Origin:
 
 
 def _on_s3(server: S3Server, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Origin:
-    bucket = server.bucket()
+    place = server.place()
     for name, value in server.environ.items():
         monkeypatch.setenv(name, value)
 
     def write(files: dict[str, bytes]) -> None:
-        server.put(bucket, {f"adapter_1/{path}": content for path, content in files.items()})
+        server.put(place, {f"adapter_1/{path}": content for path, content in files.items()})
 
-    here, missing = AdapterRef("s3", f"{bucket}/adapter_1"), AdapterRef("s3", f"{bucket}/missing")
+    here, missing = AdapterRef("s3", f"{place}/adapter_1"), AdapterRef("s3", f"{place}/missing")
     return Origin(open_source("s3", settings), here, missing, write)
 
 

@@ -39,7 +39,8 @@ def server(seaweed_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Serve
 
 @pytest.fixture
 def bucket(server: S3Server) -> str:
-    return server.bucket()
+    """A folder in a bucket, which serves as well."""
+    return server.place()
 
 
 @pytest.fixture
@@ -84,7 +85,8 @@ def test_objects_that_stand_for_folders_are_no_files(server: S3Server, bucket: s
     assert [file.path for file in source.resolve(at(bucket)).files] == [CONFIG, "none", "sub/x.json"]
 
 
-def test_a_whole_bucket_is_a_folder_too(server: S3Server, bucket: str, source: Source) -> None:
+def test_a_whole_bucket_is_a_folder_too(server: S3Server, source: Source) -> None:
+    bucket = server.bucket()
     server.put(bucket, {CONFIG: b"{}"})
     assert [file.path for file in source.resolve(at(bucket, "")).files] == [CONFIG]
 
@@ -124,7 +126,8 @@ def test_an_object_that_is_overwritten_or_removed_is_corrupt(server: S3Server, b
     server.put(bucket, {"sql/a": b"1" * 100, "sql/b": b"1" * 100})
     revision = source.resolve(at(bucket))
     server.put(bucket, {"sql/a": b"2" * 100})
-    server.client.delete_object(Bucket=bucket, Key="sql/b")
+    name, _, folder = bucket.partition("/")
+    server.client.delete_object(Bucket=name, Key=f"{folder}/sql/b")
     for file, word in zip(revision.files, ("overwritten", "gone"), strict=True):
         error = error_of(lambda file=file: list(source.read(revision, file, 10, 20)))  # type: ignore[misc]
         assert isinstance(error, Corrupt)
