@@ -15,6 +15,9 @@ from lora_cli.errors import NotFound, UsageError
 from lora_cli.rules import RULES
 from lora_cli.settings import Settings, load_settings
 from lora_cli.store import Store
+from lora_cli.store.holds import held, holding
+from lora_cli.store.sweep import Limits, collect
+from lora_cli.store.usage import clock
 from tests.hub_server import Hub
 from tests.making import llama_modules, write_adapter, write_base, write_base_config
 
@@ -195,3 +198,15 @@ def test_an_adapter_that_cannot_be_copied_fails_at_fetch(tmp_path: Path, base: B
     assert admission.stage == "fetch"
     assert admission.error is not None
     assert admission.error.exit_code == 1
+
+
+def test_what_is_admitted_is_held_as_long_as_it_is_used(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
+    folder = write_adapter(tmp_path / "good", modules=llama_modules())
+    store = Store(settings.cache_dir)
+    with holding(store) as hold:
+        admission = admit(AdapterRef("file", str(folder)), "good", Terms(base), store, settings, hold=hold)
+        assert admission.snapshot is not None
+        assert held(store, clock(store)) == {admission.snapshot.digest}
+        assert collect(store, Limits(unused_for_s=-1, max_bytes=0, grace_s=-1)) == []
+    assert held(store, clock(store)) == frozenset()
+    assert "snapshot" in [one.kind for one in collect(store, Limits(unused_for_s=-1, max_bytes=0, grace_s=-1))]

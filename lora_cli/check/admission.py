@@ -18,6 +18,7 @@ from lora_cli.sources.registry import Sources, open_source
 if TYPE_CHECKING:
     from lora_cli.fetch.demand import Demand
     from lora_cli.store import Store
+    from lora_cli.store.holds import Hold
 
 
 class _Watched:
@@ -48,11 +49,12 @@ def admit(
     *,
     demand: "Demand | None" = None,
     sources: Sources | None = None,
+    hold: "Hold | None" = None,
 ) -> Admission:
     """Resolve, fetch and judge one adapter, with each stage's time. Never raises for what the adapter does wrong.
 
     ``demand`` is what must hold for it whatever its origin gives: a policy, a digest. ``sources`` are shared with
-    other adapters.
+    other adapters. ``hold`` keeps what was fetched from being cleaned away as long as it lasts.
     """
     from lora_cli.fetch import ANYTHING, bring
 
@@ -64,6 +66,8 @@ def admit(
         source_text = str(ref)
         source = _Watched((sources or Sources(settings)).of(ref), watch)
         snapshot = bring(ref, source, store, settings, name=name, demand=demand or ANYTHING).snapshot
+        if hold is not None:
+            hold.add(snapshot.digest)
         watch.lap("fetch")
         stage = "validate"
         local = open_source("file", settings)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lora_cli.check import Admission
     from lora_cli.runtime.plan import Job, Limits
     from lora_cli.runtime.process import WarmProcess
+    from lora_cli.store.holds import Hold
 
 
 class Device(StrEnum):
@@ -73,12 +74,16 @@ def command(
     asked = lineup(manifest, refs or [], base, "warm", "warm")
     settings = reaching(ctx.obj, asked.manifest, policy)
     most = limits(asked, max_loras, max_cpu_loras, max_lora_rank)
-    reports, answers = _warm(asked, Run(most, device, forward, prompt, max_tokens), settings)
+    from lora_cli.store import Store
+    from lora_cli.store.holds import holding
+
+    with holding(Store(settings.cache_dir)) as hold:
+        reports, answers = _warm(asked, Run(most, device, forward, prompt, max_tokens), settings, hold)
     write(_rendered(reports, answers, output_format))
     raise typer.Exit(max((report.exit_code for report in reports), default=0))
 
 
-def _warm(asked: Lineup, run: Run, settings: Settings) -> tuple[list[LoadReport], list[Answers]]:
+def _warm(asked: Lineup, run: Run, settings: Settings, hold: "Hold") -> tuple[list[LoadReport], list[Answers]]:
     """Every adapter's report, in the order asked for, and the answers of those that were proved."""
     from lora_cli.check import Terms, admit
     from lora_cli.runtime.plan import lay_out
@@ -89,7 +94,7 @@ def _warm(asked: Lineup, run: Run, settings: Settings) -> tuple[list[LoadReport]
     require(run.forward.value)
     base = base_model(asked.base, settings)
     terms, store = Terms(base, max_lora_rank=run.limits.max_lora_rank), Store(settings.cache_dir)
-    admit_one = partial(admit, terms=terms, store=store, settings=settings, sources=Sources(settings))
+    admit_one = partial(admit, terms=terms, store=store, settings=settings, sources=Sources(settings), hold=hold)
     admitted = [_reported(item, admit_one(item.source, item.name, demand=asked.demand(item))) for item in asked.items]
     jobs = [job for _, job in admitted if job is not None]
     answers: list[Answers] = []
