@@ -16,7 +16,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lora_cli.core.pickles.allowed import WEIGHTS
 from lora_cli.core.pickles.opcodes import TABLE, can_begin
+from lora_cli.core.pickles.reader import read_pickle
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError
@@ -100,6 +102,23 @@ def with_(**more: bytes) -> dict[str, bytes]:
     return {f"{ROOT}/{name}": data for name, data in (INNER | more).items()}
 
 
+def overlapping() -> bytes:
+    """The plain file, whose directory puts the storage's header where the pickle's data is."""
+    data = bytearray(PLAIN)
+    with zipfile.ZipFile(io.BytesIO(PLAIN)) as archive:
+        target = archive.getinfo(f"{ROOT}/data/0").header_offset
+    at = PLAIN.index(struct.pack("<I", target) + f"{ROOT}/data/0".encode(), PLAIN.index(b"PK\x01\x02"))
+    data[at : at + 4] = struct.pack("<I", 100)
+    return bytes(data)
+
+
+def long_extra() -> bytes:
+    """The plain file, whose pickle's local header claims more extra bytes than there are up to the next entry."""
+    data = bytearray(PLAIN)
+    data[28:30] = struct.pack("<H", 5000)
+    return bytes(data)
+
+
 TRICKS: Mapping[str, tuple[bytes, str]] = {
     "a hostile pickle": (zipped(with_(**{"data.pkl": EVIL})), "posix.system"),
     "a hostile pickle under the same name": (
@@ -108,6 +127,11 @@ TRICKS: Mapping[str, tuple[bytes, str]] = {
     "a pickle under a name in capitals": (zipped(with_(**{"DATA.PKL": EVIL})), "DATA.PKL"),
     "a second pickle": (zipped(with_(**{"constants.pkl": EVIL})), "TorchScript"),
     "a second folder": (zipped({**with_(), "other/data.pkl": EVIL}), "stands twice|one torch file"),
+    "a second folder of other entries": (zipped({**with_(), "other/data/7": b"1234"}), "one torch file"),
+    "an entry within another": (overlapping(), "overlaps what follows it"),
+    "a local header that reaches too far": (long_extra(), "overlaps what follows it"),
+    "a name twice": (pickled(b"a.lora_B", b"a.lora_A"), "twice"),
+    "a storage of two types": (pickled(b"X\x01\x00\x00\x001q", b"X\x01\x00\x00\x000q"), "two different ones"),
     "a nested zip": (zipped(with_(**{"inner.zip": PLAIN})), "inner.zip"),
     "a path that leads out": (zipped({**with_(), f"{ROOT}/../data.pkl": EVIL}), "does not write"),
     "compressed entries": (zipped(with_(), method=zipfile.ZIP_DEFLATED), "compressed"),
@@ -152,6 +176,14 @@ def tar() -> bytes:
     return buffer.getvalue()
 
 
+def unlisted() -> bytes:
+    """The legacy file with a list of no storages."""
+    at = 0
+    for _ in range(4):
+        _, at = read_pickle(LEGACY, WEIGHTS, at)
+    return LEGACY[:at] + b"\x80\x02]." + LEGACY[at:]
+
+
 LEGACY_TRICKS: Mapping[str, tuple[bytes, str]] = {
     "a tar file of the first torch": (tar(), "tar file"),
     "a plain pickle": (b"\x80\x02}.", "not one that torch.save writes"),
@@ -159,6 +191,7 @@ LEGACY_TRICKS: Mapping[str, tuple[bytes, str]] = {
     "longer": (LEGACY + b"\0", "storages end at byte"),
     "cut off in its pickles": (LEGACY[:100], "ends"),
     "of another version": (changed(b"M\xe9\x03.", b"M\xea\x03.", LEGACY), "unknown version"),
+    "without one of its storages": (unlisted(), "other storages"),
     "big-endian": (changed(b"little_endianq\x02\x88", b"little_endianq\x02\x89", LEGACY), "big-endian"),
     "nothing": (b"", "ends at byte 0"),
 }
@@ -173,9 +206,6 @@ def test_a_legacy_file_that_torch_does_not_write_is_refused(data: bytes, says: s
 @pytest.mark.parametrize("after", range(6))
 def test_each_pickle_of_a_legacy_file_is_read(after: int) -> None:
     """A gadget in place of the magic number, the version, the system, the object, the keys; and behind them all."""
-    from lora_cli.core.pickles.allowed import WEIGHTS
-    from lora_cli.core.pickles.reader import read_pickle
-
     at = 0
     for _ in range(min(after, 4)):
         _, at = read_pickle(LEGACY, WEIGHTS, at)

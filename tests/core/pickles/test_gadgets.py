@@ -61,6 +61,10 @@ def test_the_live_gadgets_run_when_pickle_loads_them_and_are_refused_here(tmp_pa
         (b"\x80\x02ctorch\nSize\nK\x02\x85R)R.", "calls a size"),
         (b"\x80\x02X\x01\x00\x00\x00aX\x01\x00\x00\x00b\x93.", "a.b"),
         (b"\x80\x02K\x01]s.", "stack empty"),
+        (b"\x80\x02]ccollections\nOrderedDict\na.", "may not stand among data"),
+        (b"\x80\x02}K\x01ccollections\nOrderedDict\ns.", "may not stand among data"),
+        (b"\x80\x02ctorch\nSize\n\x85.", "may not stand among data"),
+        (b"\x80\x02}ctorch\nSize\nb.", "may not stand among data"),
         (b"\x80\x02]K\x01b.", "sets the state of a list"),
         (b"\x80\x02X\x01\x00\x00\x00a}b.", "sets the state of a string"),
         (b"\x80\x02X\x01\x00\x00\x00aK\x01a.", "appends to a string"),
@@ -100,3 +104,10 @@ def test_a_hook_that_would_be_called_later_is_refused() -> None:
     assert read_pickle((tensor % empty).replace(b" ", b""), WEIGHTS)
     with pytest.raises(UnsafePickle, match="hooks"):
         read_pickle((tensor % full).replace(b" ", b""), WEIGHTS)
+
+
+@pytest.mark.parametrize("factory", [b"ccollections\nOrderedDict\n", b"K\x07", b"cnumpy\nndarray\n"])
+def test_a_defaultdict_makes_dictionaries_lists_and_numbers_only(factory: bytes) -> None:
+    assert read_pickle(b"\x80\x02ccollections\ndefaultdict\ncbuiltins\ndict\n\x85R.", TRAINER)
+    with pytest.raises(UnsafePickle, match=r"factory|may not stand among data"):
+        read_pickle(b"\x80\x02ccollections\ndefaultdict\n" + factory + b"\x85R.", TRAINER)
