@@ -5,21 +5,23 @@ merged weights ``W + s*B*A`` in float64, with A and B straight from the file and
 same batch must keep their bits.
 
 **Tolerance.** Let ``u`` be half of ``torch.finfo(dtype).eps`` (one rounding), ``v`` half the eps of the accumulator
-(float32 below 32 bits, else ``dtype`` itself), ``n`` the length of a reduction. A sum of ``n`` products with random
-signs drifts like a random walk, by at most ``λ·√n·v`` of its size with λ = 4 (Higham and Mary, "A new approach to
-probabilistic rounding error analysis", 2019). So, with maxima over the outputs checked:
+(float32 below 32 bits, else ``dtype`` itself), ``n`` the length of a reduction. The error of a sum of ``n`` products
+drifts like a random walk: at most ``λ·√n·v`` of the sum of their absolute values, with λ = 4 (Higham and Mary, "A new
+approach to probabilistic rounding error analysis", 2019). So, with maxima over the outputs checked:
 
 - base path: one product over ``d_in`` and one rounding: ``(λ·v·√d_in + u)·max|base|``;
-- LoRA path: products over ``d_in`` and ``r``, and five roundings (A, B, A·x, its scaling, the result):
-  ``path = λ·v·(√d_in + √r) + 5u``, that is ``path·max|Δ|``;
+- LoRA path: products over ``d_in`` and ``r``, and five roundings (A, B, A·x, its scaling, the result). B·A may nearly
+  cancel, so what counts is not the size of ``Δ`` but that of the products it is the sum of. Over ``d_in`` their signs
+  are random, as those of ``x`` are: whatever A is, sums and roundings stay near the root of the sum of squares.
+  ``path = s·max((λ·v·√d_in + λ·u)·|B|·√(A²·x²) + (λ·v·√r + 4u)·|B|·|A·x|)``;
 - their sum: one rounding: ``u·max|merged|``.
 
-``tolerance = ((λ·v·√d_in + u)·max|base| + path·max|Δ| + u·max|merged|) / max|merged|``
+``tolerance = ((λ·v·√d_in + u)·max|base| + path + u·max|merged|) / max|merged|``
 
 That check is blind to an adapter whose whole effect is smaller than the tolerance. Therefore the LoRA path is held
-against ``s·B·(A·x)`` on its own as well, relative to its own size, within ``path``: a wrong scale is found however
-small the effect is. **"Differs from the base"** needs no threshold: ``moved`` is the LoRA path's own output, which is
-exactly zero without an adapter, taken before it is rounded into the base's (in bfloat16 that may swallow a small one).
+against ``s·B·(A·x)`` on its own as well, within ``path``: a wrong scale is found however small the effect is.
+**"Differs from the base"** needs no threshold: ``moved`` is the LoRA path's own output, which is exactly zero without
+an adapter, taken before it is rounded into the base's (in bfloat16 that may swallow a small one).
 
 Underflow is not in these formulas: float32 and bfloat16, which the runtime uses, reach down to 1e-38.
 """
@@ -50,8 +52,8 @@ BLOCK_ELEMENTS = 1 << 22
 class Outputs:
     """One module's outputs for the adapter's tokens, ``[TOKENS, d_out]`` each; ``merged`` and ``want`` in float64.
 
-    ``delta`` is the LoRA path's own output and ``want`` what it should be. ``base_kept`` says whether the base tokens
-    of the batch kept their bits.
+    ``delta`` is the LoRA path's own output, ``want`` what it should be, and ``path`` what rounding explains between
+    them. ``base_kept`` says whether the base tokens of the batch kept their bits.
     """
 
     base: torch.Tensor
@@ -59,6 +61,7 @@ class Outputs:
     merged: torch.Tensor
     delta: torch.Tensor
     want: torch.Tensor
+    path: float
     base_kept: bool
 
 
@@ -72,11 +75,12 @@ def prove(slots: Slots, slot: int, weights: LoraWeights, base: BaseWeights, *, s
     return Proof(modules, base.origin, str(slots.dtype).removeprefix("torch."))
 
 
-def tolerances(dtype: torch.dtype, d_in: int, r: int) -> tuple[float, float]:
-    """Relative error of the base path and of the LoRA path (``path`` above) that rounding explains."""
+def tolerances(dtype: torch.dtype, d_in: int, r: int) -> tuple[float, float, float]:
+    """What rounding explains, relative: of the base path, of the products over ``d_in``, and of those over ``r``."""
     u = torch.finfo(dtype).eps / 2
     v = torch.finfo(torch.float32 if dtype.itemsize < 4 else dtype).eps / 2
-    return LAMBDA * v * math.sqrt(d_in) + u, LAMBDA * v * (math.sqrt(d_in) + math.sqrt(r)) + 5 * u
+    inner = LAMBDA * v * math.sqrt(d_in)
+    return inner + u, inner, LAMBDA * v * math.sqrt(r) + 4 * u
 
 
 def _prove_module(
@@ -85,16 +89,14 @@ def _prove_module(
     x = _inputs(module, stack, seed)
     outputs = _outputs(x, stack, slot, module, base.weight(path))
     reduction = 1 if module.embedding else module.a.shape[1]
-    base_rounding, path_rounding = tolerances(stack.a.dtype, reduction, module.rank)
+    base_rounding, _, _ = tolerances(stack.a.dtype, reduction, module.rank)
     size = _largest(outputs.merged) or sys.float_info.min
     u = torch.finfo(stack.a.dtype).eps / 2
-    tolerance = (
-        base_rounding * _largest(outputs.base) + path_rounding * _largest(outputs.want) + u * _largest(outputs.merged)
-    ) / size
+    tolerance = (base_rounding * _largest(outputs.base) + outputs.path + u * _largest(outputs.merged)) / size
     error = _largest(outputs.composed.double() - outputs.merged) / size
     moved = _largest(outputs.delta) / size
     proof = ModuleProof(path, error, moved, tolerance)
-    reason = _not_finite(stack, slot, outputs) or why_wrong(proof, outputs, path_rounding)
+    reason = _not_finite(stack, slot, outputs) or why_wrong(proof, outputs)
     return ModuleProof(path, error, moved, tolerance, reason)
 
 
@@ -123,14 +125,34 @@ def _outputs(x: torch.Tensor, stack: Stack, slot: int, module: ModuleWeights, we
     ours = slot_of_token == slot
     if module.embedding:
         rows = weight[x.to(weight.device)].to(x.device, stack.a.dtype)
-        base, want = rows, module.scaling * (a[:, x[ours]].t() @ b.t())
+        shrunk = a[:, x[ours]].t()
+        spread = shrunk.abs()
+        base, want = rows, module.scaling * (shrunk @ b.t())
         merged = rows[ours].double() + want
     else:
         base, merged = _base_and_merged(x, ours, weight, (a, b, module.scaling))
-        want = module.scaling * ((x[ours].double() @ a.t()) @ b.t())
+        inputs = x[ours].double()
+        shrunk = inputs @ a.t()
+        spread = (inputs.square() @ a.square().t()).sqrt()
+        want = module.scaling * (shrunk @ b.t())
     composed = add_lora(base.clone(), x, stack, routing)
     kept = bool(torch.equal(composed[~ours], base[~ours]))
-    return Outputs(base[ours], composed[ours], merged, lora_delta(x, stack, routing).double(), want, kept)
+    path = _explained(stack, module, shrunk, spread, b)
+    return Outputs(base[ours], composed[ours], merged, lora_delta(x, stack, routing).double(), want, path, kept)
+
+
+def _explained(
+    stack: Stack,
+    module: ModuleWeights,
+    shrunk: torch.Tensor,
+    spread: torch.Tensor,
+    b: torch.Tensor,
+) -> float:
+    """``path`` above. ``shrunk`` is A·x and ``spread`` the root of A²·x², each ``[TOKENS, r]``."""
+    _, inner, outer = tolerances(stack.a.dtype, 1 if module.embedding else module.a.shape[1], module.rank)
+    u = torch.finfo(stack.a.dtype).eps / 2
+    off = (inner + LAMBDA * u) * spread + outer * shrunk.abs()
+    return abs(module.scaling) * _largest(off @ b.abs().t())
 
 
 def _base_and_merged(
@@ -162,19 +184,14 @@ def _not_finite(stack: Stack, slot: int, outputs: Outputs) -> str:
     return ""
 
 
-def why_wrong(proof: ModuleProof, outputs: Outputs, path_rounding: float) -> str:
-    """Why finite outputs with the numbers of ``proof`` prove nothing; empty when they do.
-
-    ``path_rounding`` is what the LoRA path may be off by, relative to its own size.
-    """
+def why_wrong(proof: ModuleProof, outputs: Outputs) -> str:
+    """Why finite outputs with the numbers of ``proof`` prove nothing; empty when they do."""
     if proof.error > proof.tolerance:
         return f"off the merged weights by {proof.error:.1e} of their size; rounding explains {proof.tolerance:.1e}"
     size = _largest(outputs.want)
     off = _largest(outputs.delta - outputs.want)
-    if off > path_rounding * size:
-        return (
-            f"the LoRA path is off by {off:.1e} at a size of {size:.1e}; rounding explains {path_rounding * size:.1e}"
-        )
+    if off > outputs.path:
+        return f"the LoRA path is off by {off:.1e} at a size of {size:.1e}; rounding explains {outputs.path:.1e}"
     if not proof.moved:
         return "changes nothing: its output is the base's"
     return "" if outputs.base_kept else "a token without an adapter got another output than the base's"
