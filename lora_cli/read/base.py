@@ -149,7 +149,7 @@ def _read_checkpoint(source: Source, revision: Revision) -> dict[str, TensorInfo
     index = revision.file(INDEX_FILE)
     if index is None:
         return {}
-    shard_of = _weight_map(_read_small(source, revision, index, INDEX_CAP))
+    shard_of = weight_map(_read_small(source, revision, index, INDEX_CAP))
     shards = _shards(revision, shard_of)
     tensors: dict[str, TensorInfo] = {}
     for header in _headers(source, revision, shards):
@@ -165,17 +165,22 @@ def _read_checkpoint(source: Source, revision: Revision) -> dict[str, TensorInfo
     return tensors
 
 
-def _weight_map(data: bytes) -> dict[str, str]:
-    """Tensor name to shard, from the bytes of an index."""
+def weight_map(data: bytes) -> dict[str, str]:
+    """Tensor name to shard, from the bytes of an index.
+
+    Raises:
+        FormatError: it is no index, or lists more shards than any model has.
+    """
     entries = parse.required(parse.json_object(data, INDEX_FILE), "weight_map", INDEX_FILE)
-    return parse.map_of(parse.text)(entries, f"{INDEX_FILE}: weight_map")
+    shard_of = parse.map_of(parse.text)(entries, f"{INDEX_FILE}: weight_map")
+    if (count := len(set(shard_of.values()))) > MAX_SHARDS:
+        raise FormatError(f"lists {count} shards, more than any model has", where=INDEX_FILE)
+    return shard_of
 
 
 def _shards(revision: Revision, shard_of: Mapping[str, str]) -> list[RemoteFile]:
     """The shards, each once. A name is only ever looked up among the revision's own files: no path leads out."""
     names = sorted(set(shard_of.values()))
-    if len(names) > MAX_SHARDS:
-        raise FormatError(f"lists {len(names)} shards, more than any model has", where=INDEX_FILE)
     files = {file.path: file for file in revision.files}
     for name in names:
         if name not in files:

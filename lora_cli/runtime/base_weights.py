@@ -1,6 +1,5 @@
 """The base's weights for the proof, one module at a time: the checkpoint's own, or synthetic ones of the same shape."""
 
-import json
 import math
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,14 +9,12 @@ from typing import Protocol
 import torch
 
 from lora_cli.core.base_model import BaseModel, BaseModule
-from lora_cli.core.safetensors import HEADER_CAP, TensorInfo, header_length, parse_header
+from lora_cli.core.safetensors import TensorInfo, header_length, parse_header
 from lora_cli.errors import Corrupt, FormatError, MachineError, NotFound
+from lora_cli.read.base import INDEX_CAP, INDEX_FILE, WEIGHTS_FILE, weight_map
 from lora_cli.runtime.weights import DTYPES, read_tensors
 
 DAMAGED = "download the base again, or give --base its config.json alone: proofs then use synthetic weights"
-
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 
 RENAMES = (
     ("transformer.", ""),
@@ -75,7 +72,7 @@ class CheckpointWeights:
 
     def __init__(self, directory: Path, base: BaseModel, modules: Iterable[str]) -> None:
         self._directory, self._base = directory, base
-        self._tensors = {info.name: info for file in _files(directory) for info in _header(directory / file).values()}
+        self._tensors = _tensors(directory)
         for module in modules:
             _find(self._tensors, module, base)
 
@@ -88,7 +85,7 @@ class CheckpointWeights:
 
 def has_checkpoint(directory: Path) -> bool:
     """Whether a directory has a base's weights as safetensors."""
-    return (directory / SINGLE).is_file() or (directory / INDEX).is_file()
+    return (directory / WEIGHTS_FILE).is_file() or (directory / INDEX_FILE).is_file()
 
 
 def check_checkpoint(directory: Path) -> None:
@@ -100,28 +97,33 @@ def check_checkpoint(directory: Path) -> None:
     """
     if not has_checkpoint(directory):
         raise NotFound(
-            f"{directory} has no {SINGLE} and no {INDEX}",
+            f"{directory} has no {WEIGHTS_FILE} and no {INDEX_FILE}",
             hint="the whole model needs the base's weights as safetensors",
         )
-    for file in _files(directory):
-        _header(directory / file)
+    _tensors(directory)
 
 
-def _files(directory: Path) -> list[str]:
-    # Of the two, transformers too takes the single file.
-    if (directory / SINGLE).is_file() or not (directory / INDEX).is_file():
-        return [SINGLE]
-    path = directory / INDEX
-    try:
-        if path.stat().st_size > HEADER_CAP:
-            raise FormatError("is larger than any index", where=str(path))
-        names = set(json.loads(path.read_bytes())["weight_map"].values())
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise FormatError("is not an index of safetensors files", where=str(path)) from error
-    bad = [name for name in names if not isinstance(name, str) or Path(name).name != name]
-    if bad:
+def _index(directory: Path) -> Mapping[str, str]:
+    """Tensor name to shard; empty where the one file counts, which transformers too takes of the two."""
+    path = directory / INDEX_FILE
+    if (directory / WEIGHTS_FILE).is_file() or not path.is_file():
+        return {}
+    if path.stat().st_size > INDEX_CAP:
+        raise FormatError("is larger than any index", where=str(path))
+    shard_of = weight_map(path.read_bytes())
+    if bad := [name for name in shard_of.values() if Path(name).name != name]:
         raise FormatError(f"names a file outside its folder: {bad[0]!r}", where=str(path))
-    return sorted(names)
+    return shard_of
+
+
+def _tensors(directory: Path) -> dict[str, TensorInfo]:
+    """Every tensor of the checkpoint. Of two of one name the one counts that the index names."""
+    shard_of = _index(directory)
+    tensors: dict[str, TensorInfo] = {}
+    for file in sorted(set(shard_of.values())) or [WEIGHTS_FILE]:
+        held = _header(directory / file)
+        tensors |= {name: info for name, info in held.items() if shard_of.get(name, file) == file}
+    return tensors
 
 
 def _header(path: Path) -> Mapping[str, TensorInfo]:

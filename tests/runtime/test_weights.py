@@ -1,5 +1,6 @@
 """Factors are read as they are, and what the runtime cannot compose is refused by name."""
 
+import json
 import math
 import os
 from collections.abc import Mapping
@@ -240,3 +241,24 @@ def test_of_a_single_file_and_an_index_the_single_file_counts_as_it_does_for_tra
     base = write_base(tmp_path)
     (base / "model.safetensors.index.json").write_text('{"weight_map": {"a": "stale.safetensors"}}')
     assert CheckpointWeights(base, LLAMA, ["lm_head"]).weight("lm_head").shape == (256, 64)
+
+
+def test_of_two_shards_with_one_name_the_one_counts_that_the_index_names(tmp_path: Path) -> None:
+    directory = write_base(tmp_path / "base", shards=2)
+    module = "model.layers.0.self_attn.k_proj"  # in the first of the two
+    name = f"{module}.weight"
+    index = directory / "model.safetensors.index.json"
+    shard_of = json.loads(index.read_text())["weight_map"]
+    (other,) = set(shard_of.values()) - {shard_of[name]}
+    right = load_file(directory / shard_of[name])[name]
+    held = {key: raw(value.numpy()) for key, value in load_file(directory / other).items()}
+    write_safetensors(directory / other, held | {name: raw(np.zeros(right.shape))})
+    assert torch.equal(CheckpointWeights(directory, LLAMA, [module]).weight(module), right)
+
+
+def test_an_index_of_more_shards_than_any_model_has_is_refused(tmp_path: Path) -> None:
+    directory = write_base(tmp_path / "base", shards=2)
+    index = directory / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {f"t{i}": f"{i}.safetensors" for i in range(5000)}}))
+    with pytest.raises(FormatError, match="lists 5000 shards"):
+        CheckpointWeights(directory, LLAMA, [Q_PROJ])
