@@ -18,7 +18,7 @@ OutputFormat = Annotated[Format, typer.Option("--format", help="How to write the
 # What overrides the settings: a command hands these on with ``settings.with_flags``.
 MaxBytes = Annotated[str | None, typer.Option(help="Refuse larger adapters: 2GiB.", show_default=False)]
 Offline = Annotated[bool, typer.Option("--offline", help="Only what is in the cache.")]
-Jobs = Annotated[int | None, typer.Option(min=1, max=256, help="Ranges in flight.", show_default=False)]
+Jobs = Annotated[int | None, typer.Option(min=1, max=256, help="Most ranges in flight.", show_default=False)]
 Timeout = Annotated[str | None, typer.Option(help="Longest silence of the network: 30s.")]
 Retries = Annotated[int | None, typer.Option(min=0, max=100, help="Tries without progress.")]
 MaxTotalBytes = Annotated[
