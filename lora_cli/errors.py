@@ -93,6 +93,10 @@ class Unreachable(LoraCliError):
     exit_code = 4
 
 
+class TooSlow(Unreachable):
+    """Bytes still come, and so few that whoever goes on would do so for ever."""
+
+
 class Corrupt(LoraCliError):
     """Bytes that are not what was promised: a digest or size differs after the retries, or a blob rotted."""
 

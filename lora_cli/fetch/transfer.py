@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from lora_cli.core.snapshot import Blob, RemoteFile
-from lora_cli.errors import Corrupt, Refused, Unreachable
+from lora_cli.errors import Corrupt, Refused, TooSlow, Unreachable
 from lora_cli.sources import NoRanges
 from lora_cli.store.disk import on_disk, write_all
 from lora_cli.store.partials import Partial
@@ -130,8 +130,8 @@ class Transfer:
                     raise
                 self._whole = True
                 return
-            except Unreachable:
-                if start == before:
+            except Unreachable as error:
+                if start == before or isinstance(error, TooSlow):
                     raise
             empty = empty + 1 if start == before else 0
             if empty >= EMPTY_READS:

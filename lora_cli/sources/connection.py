@@ -37,14 +37,21 @@ class StatusError(Exception):
 class Transient(Exception):
     """A failure that may be gone at the next try: ``wait_s`` is how long the server asks to wait (None: not said).
 
-    ``final`` failures are of the network too, but no second try will mend them.
+    ``final`` failures are of the network too, but no second try will mend them. ``slow`` ones brought bytes, and so few
+    that this is no progress.
     """
 
     def __init__(
-        self, reason: str, *, hint: str = "try again later", wait_s: float | None = None, final: bool = False
+        self,
+        reason: str,
+        *,
+        hint: str = "try again later",
+        wait_s: float | None = None,
+        final: bool = False,
+        slow: bool = False,
     ) -> None:
         super().__init__(reason)
-        self.reason, self.hint, self.wait_s, self.final = reason, hint, wait_s, final
+        self.reason, self.hint, self.wait_s, self.final, self.slow = reason, hint, wait_s, final, slow
 
 
 def from_status(server: str, status: int, headers: Mapping[str, str]) -> Transient:
@@ -154,7 +161,7 @@ def _paced(response: "Response", server: str, timeout_s: float) -> Iterator[byte
         waited_s, received = waited_s + time.monotonic() - began, received + len(chunk)
         if waited_s >= timeout_s:
             if received < SLOWEST_BYTES_PER_S * waited_s:
-                raise Transient(f"{server} sent only {received} bytes in {waited_s:.0f} s")
+                raise Transient(f"{server} sent only {received} bytes in {waited_s:.0f} s", slow=True)
             waited_s, received = 0.0, 0
         yield chunk
 

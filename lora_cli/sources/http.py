@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from lora_cli.errors import Corrupt, Refused, Unreachable
+from lora_cli.errors import Corrupt, Refused, TooSlow, Unreachable
 from lora_cli.sources import NoRanges
 from lora_cli.sources.connection import StatusError, Transient, chunks, from_status, pause_before, send
 from lora_cli.sources.private import Bounds, Guard, check_host, guard
@@ -18,12 +18,10 @@ from lora_cli.sources.urls import following, host, origin
 if TYPE_CHECKING:
     from lora_cli.sources.pool import Response
 
-JSON_CAP = 16 * 1024 * 1024
-LINK_LIFETIME_S = 300.0
+JSON_CAP, LINK_LIFETIME_S = 16 * 1024 * 1024, 300.0
 MAX_REDIRECTS, LINKS_CAP = 5, 4096
 FAR = 1 << 20  # so many bytes are not read in vain to come to a range of a server that knows none
-BOUNDS = Bounds()
-AGAIN = "it changed at its origin: run it again"
+BOUNDS, AGAIN = Bounds(), "it changed at its origin: run it again"
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +134,7 @@ def get_bytes(
         NoRanges: it sends everything, and over 1 MiB of that comes before a piece that ends.
         Unreachable: network or server, after the retries.
     """
-    position, failures = piece.start, 0
+    position, failures, slow = piece.start, 0, 0
     while piece.end is None or position < piece.end:
         try:
             asked = {**(conditions or {}), **_range_header(position, piece)}
@@ -153,7 +151,7 @@ def get_bytes(
                 failure = Transient(f"{host(url)} ended the file early, at byte {position} of {piece.end}")
         except Transient as broken:
             failure = broken
-        failures += 1
+        failures, slow = max(failures, slow) + 1, slow + 1 if failure.slow else 0
         wait_or_give_up(http.retries, http.pause, what, failure, failures)
 
 
@@ -166,7 +164,9 @@ def wait_or_give_up(retries: int, pause: Callable[[float], None], what: str, fai
     wait_s = pause_before(failures, failure.wait_s)
     if failures > retries or failure.final or wait_s is None:
         tries = f" (tried {failures} times)" if failures > 1 else ""
-        raise Unreachable(f"{what}: {failure.reason}{tries}", hint=failure.hint) from failure
+        raise (TooSlow if failure.slow else Unreachable)(
+            f"{what}: {failure.reason}{tries}", hint=failure.hint
+        ) from failure
     log.log(logging.WARNING if wait_s > 5 else logging.INFO, "%s: %s; next try in %.1f s", what, failure.reason, wait_s)
     pause(wait_s)
 

@@ -80,6 +80,6 @@ def _paced(answer: "GetResult", server: str, timeout_s: float) -> Iterator[bytes
         waited_s, received = waited_s + time.monotonic() - began, received + len(chunk)
         if waited_s >= timeout_s:
             if received < SLOWEST_BYTES_PER_S * waited_s:
-                raise Transient(f"{server} sent only {received} bytes in {waited_s:.0f} s")
+                raise Transient(f"{server} sent only {received} bytes in {waited_s:.0f} s", slow=True)
             waited_s, received = 0.0, 0
         yield bytes(chunk)

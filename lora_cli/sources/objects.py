@@ -98,7 +98,7 @@ class ObjectSource(ABC):
         """
         bucket, what = self._bucket(revision.ref), f"{revision.ref}: {file.path}"
         end = file.size if stop is None or file.size is None else min(stop, file.size)
-        failures, patience = 0, self._settings
+        failures, slow, patience = 0, 0, self._settings
         while end is not None and start < end:
             try:
                 for chunk in self._stream(bucket, revision, file, start, end):
@@ -110,7 +110,7 @@ class ObjectSource(ABC):
             except Answered as answer:
                 raise self._unread(answer, bucket, what) from answer
             if start < end:
-                failures += 1
+                failures, slow = max(failures, slow) + 1, slow + 1 if failure.slow else 0
                 wait_or_give_up(patience.retries, time.sleep, what, failure, failures)
 
     def told(self, revision: Revision, file: RemoteFile) -> Mapping[str, str]:

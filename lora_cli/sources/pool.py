@@ -5,6 +5,7 @@ It is imported with the first request. What goes wrong leaves as it comes: ``sou
 
 import atexit
 import http.client
+import io
 import os
 import select
 import socket
@@ -12,12 +13,14 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from lora_cli.sources.route import PORTS, Route, route_to, tls
 
 if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
     from lora_cli.sources.private import Guard
 
 MOST_IDLE = 64
@@ -49,6 +52,44 @@ class Headers(Mapping[str, str]):
 
     def __len__(self) -> int:
         return len(self._values)
+
+
+class _Hurried(io.RawIOBase):
+    """What comes from a socket: all of it within the socket's own timeout until ``begun``, then each piece is."""
+
+    def __init__(self, stream: io.RawIOBase, sock: socket.socket) -> None:
+        self._stream, self._sock, self._timeout_s = stream, sock, sock.gettimeout()
+        self._until = None if self._timeout_s is None else time.monotonic() + self._timeout_s
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int | None:
+        if self._until is not None:
+            self._sock.settimeout(max(0.001, self._until - time.monotonic()))
+        return self._stream.readinto(buffer)
+
+    def begun(self) -> None:
+        self._until = None
+        self._sock.settimeout(self._timeout_s)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+class _Raw(http.client.HTTPResponse):
+    """An answer whose head comes within the timeout; the standard library would wait that long for each byte of it."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self._hurried = _Hurried(self.fp.detach(), sock)
+        self.fp = io.BufferedReader(self._hurried)
+
+    def begin(self) -> None:
+        super().begin()
+        if not self.isclosed():
+            self._hurried.begun()
 
 
 class Response:
@@ -246,6 +287,7 @@ def _connected(route: Route, connect_s: float) -> http.client.HTTPConnection:
             connection.set_tunnel(route.host, route.port, told)
     else:
         connection = http.client.HTTPConnection(host, port, timeout=connect_s)
+    connection.response_class = _Raw
     try:
         connection.connect()
     except (OSError, http.client.HTTPException, ValueError) as error:

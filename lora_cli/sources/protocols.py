@@ -202,7 +202,9 @@ def _within(call: Callable[[], T], timeout_s: float, scheme: str) -> T:
 def _raise_transient(error: BaseException, scheme: str) -> None:
     """Raises what may be gone at the next try; anything else has an answer in it."""
     said = FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError | LoraCliError
-    if isinstance(error, OSError | EOFError) and not isinstance(error, said):
+    # What paramiko says of a connection that broke is no OSError; of who is let in it says so.
+    broke = type(error).__name__ == "SSHException" and "authentication" not in str(error)
+    if broke or (isinstance(error, OSError | EOFError) and not isinstance(error, said)):
         hint = "check the network, and the host's name and port"
         raise Transient(f"no answer from the {scheme} server ({type(error).__name__})", hint=hint) from error
 
