@@ -267,7 +267,8 @@ def at_sftp(
     with FaultyProxy(upstream, raw=True) as proxy:
         trust_host((proxy.place, served), tmp_path, monkeypatch)
         ref = AdapterRef("sftp", f"{proxy.place}/{tmp_path.name}/sql")
-        yield Place(ref, patient, proxy, proxy, write)
+        # One job has one connection, which is then the one that breaks.
+        yield Place(ref, replace(patient, jobs=1), proxy, proxy, write)
 
 
 PLACES = ("at_hub", "at_s3", "at_gs", "at_https", "at_sftp")
