@@ -210,3 +210,15 @@ def test_what_is_admitted_is_held_as_long_as_it_is_used(tmp_path: Path, base: Ba
         assert collect(store, Limits(unused_for_s=-1, max_bytes=0, grace_s=-1)) == []
     assert held(store, clock(store)) == frozenset()
     assert "snapshot" in [one.kind for one in collect(store, Limits(unused_for_s=-1, max_bytes=0, grace_s=-1))]
+
+
+def test_weights_in_a_folder_below_are_pointed_at(tmp_path: Path, settings: Settings) -> None:
+    folder = write_adapter(tmp_path / "run")
+    (folder / "checkpoint-20").mkdir()
+    (folder / "adapter_model.safetensors").rename(folder / "checkpoint-20" / "adapter_model.safetensors")
+
+    checked = check_in_place(str(folder), Terms(), settings)
+
+    assert checked.verdict is not None
+    found = next(one for one in checked.verdict.findings if one.code == "LC101")
+    assert found.problem.hint == "point at the folder that holds them: checkpoint-20"

@@ -42,7 +42,10 @@ def weights_missing(case: Case) -> Iterator[Problem]:
     others = _other_weights(case)
     if others:
         message = f"there is no {WEIGHTS_FILE}; there is {names(others)}, which PEFT and engines do not look for"
+        nested = next((path for path in others if path.endswith("/" + WEIGHTS_FILE)), "")
+        folder = nested.rpartition("/")[0]
         hint = f"rename the file to {WEIGHTS_FILE} if it holds the LoRA weights"
+        hint = f"point at the folder that holds them: {clip(folder)}" if nested else hint
     else:
         message = f"there is no {WEIGHTS_FILE}, and no other file with weights"
         hint = "point at the folder that holds the weights, or save the adapter again with save_pretrained()"
