@@ -1,13 +1,9 @@
 """Many adapters judged in one run: remote ones in threads, many local ones in processes, always in their order."""
 
-import multiprocessing
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from importlib import import_module
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +17,9 @@ from lora_cli.sources.registry import Sources
 
 if TYPE_CHECKING:
     from lora_cli.fetch.demand import Demand
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 Item = tuple[str, str | AdapterRef]
 """A name (or nothing) and a reference."""
@@ -85,6 +84,8 @@ def _nothing() -> None:
 
 def _load_numpy() -> None:
     """So many values win back its import; each process has its own, since its threads do not survive a fork."""
+    from importlib import import_module
+
     import_module("numpy")
 
 
@@ -97,6 +98,8 @@ def in_processes(
 
     A pipe that is full stops its writer, so that what waits to be taken is bounded.
     """
+    import multiprocessing
+
     batches = [items[first : first + TOGETHER] for first in range(0, len(items), TOGETHER)]
     context = multiprocessing.get_context("fork")
     pipes: list[Connection] = []
@@ -125,9 +128,11 @@ def _work(
     one: Callable[[Item], Checked],
     warm: Callable[[], None],
     batches: Sequence[Sequence[Item]],
-    mine: Connection,
-    out: Connection,
+    mine: "Connection",
+    out: "Connection",
 ) -> None:
+    import signal
+
     # The reader's end is the parent's alone: when the parent is gone, sending fails and this process ends.
     mine.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -137,7 +142,7 @@ def _work(
             out.send([one(item) for item in batch])
 
 
-def _received(pipe: Connection) -> list[Checked]:
+def _received(pipe: "Connection") -> list[Checked]:
     try:
         batch: list[Checked] = pipe.recv()
     except EOFError as error:

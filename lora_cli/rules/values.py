@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from statistics import median
 
 from lora_cli.core.adapter import LoraPair
 from lora_cli.core.finding import Location, Problem, Severity
@@ -149,7 +148,7 @@ def huge_update(case: Case) -> Iterator[Problem]:
     *Fix*: look at ``lora_alpha``, ``use_rslora`` and the module's training; take an earlier checkpoint.
     """
     updates = dict(_updates(case))
-    usual = median(updates.values()) if len(updates) >= FEWEST else math.inf
+    usual = sorted(updates.values())[len(updates) // 2] if len(updates) >= FEWEST else math.inf
     huge = {module: size for module, size in updates.items() if size > HUGE or (usual and size > OUTLIER * usual)}
     if huge:
         first = max(huge, key=lambda module: huge[module])
