@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from lora_cli.check import Admission, Checked, Terms, admit, check_all, check_in_place, open_base
+from lora_cli.check import Checked, Terms, check_all, check_in_place, open_base
+from lora_cli.check.admission import Admission, admit
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Applied
 from lora_cli.core.reference import AdapterRef

@@ -1,18 +1,18 @@
-"""The only place where fetch, read and rules meet: references × a base model → verdicts."""
+"""The only place where fetch, read and rules meet: references × a base model → verdicts.
 
-from lora_cli.check.admission import admit
+What is to be loaded is admitted by ``check.admission``.
+"""
+
 from lora_cli.check.base import Fallback, open_base
 from lora_cli.check.many import check_all
-from lora_cli.check.outcome import Admission, Checked
+from lora_cli.check.outcome import Checked
 from lora_cli.check.place import check_in_place, is_path
 from lora_cli.check.verdict import Terms, judge
 
 __all__ = [
-    "Admission",
     "Checked",
     "Fallback",
     "Terms",
-    "admit",
     "check_all",
     "check_in_place",
     "is_path",

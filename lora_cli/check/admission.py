@@ -1,15 +1,18 @@
 """Adapters that are to be loaded: fetched into the cache, and judged there."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lora_cli.check.outcome import Admission, Stopwatch
+from lora_cli.check.outcome import Stopwatch
 from lora_cli.check.place import is_path
 from lora_cli.check.verdict import Terms, gather, judge
+from lora_cli.core.adapter import Adapter
 from lora_cli.core.addresses import without_secrets
+from lora_cli.core.finding import Severity, Verdict
 from lora_cli.core.reference import AdapterRef, parse
-from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.errors import LoraCliError
+from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
+from lora_cli.errors import LoraCliError, Refused
 from lora_cli.read.adapter import read_adapter
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
@@ -19,6 +22,36 @@ if TYPE_CHECKING:
     from lora_cli.fetch.demand import Demand
     from lora_cli.store import Store
     from lora_cli.store.holds import Hold
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """One adapter, fetched into the cache and judged there. ``stage`` names where ``error`` happened.
+
+    ``stage_ms`` maps resolve, fetch and validate to milliseconds, as far as it came.
+    """
+
+    name: str
+    source: str
+    snapshot: Snapshot | None = None
+    adapter: Adapter | None = None
+    verdict: Verdict | None = None
+    stage_ms: Mapping[str, float] = field(default_factory=dict)
+    stage: str = ""
+    error: LoraCliError | None = None
+
+    @property
+    def refusal(self) -> LoraCliError | None:
+        """What kept it out, None if nothing: its error, or the first that the rules found and how many more."""
+        if self.error is not None or self.verdict is None:
+            return self.error
+        errors = [finding for finding in self.verdict.findings if finding.severity is Severity.ERROR]
+        if not errors:
+            return None
+        first, problem = errors[0], errors[0].problem
+        where = f"{problem.at}: " if str(problem.at) else ""
+        more = f" (and {len(errors) - 1} more: lora-cli validate lists them)" if len(errors) > 1 else ""
+        return Refused(f"{first.code} {first.name}: {where}{problem.message}{more}", hint=problem.hint)
 
 
 class _Watched:

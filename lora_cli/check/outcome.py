@@ -3,15 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.finding import Severity, Verdict
 from lora_cli.core.snapshot import Revision
-from lora_cli.errors import LoraCliError, Refused
-
-if TYPE_CHECKING:
-    from lora_cli.core.snapshot import Snapshot
+from lora_cli.errors import LoraCliError
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,36 +36,6 @@ class Checked:
         if self.error is not None:
             return self.error.exit_code
         return int(self.verdict is not None and self.verdict.refused(fail_on))
-
-
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """One adapter, fetched into the cache and judged there. ``stage`` names where ``error`` happened.
-
-    ``stage_ms`` maps resolve, fetch and validate to milliseconds, as far as it came.
-    """
-
-    name: str
-    source: str
-    snapshot: "Snapshot | None" = None
-    adapter: Adapter | None = None
-    verdict: Verdict | None = None
-    stage_ms: Mapping[str, float] = field(default_factory=dict)
-    stage: str = ""
-    error: LoraCliError | None = None
-
-    @property
-    def refusal(self) -> LoraCliError | None:
-        """What kept it out, None if nothing: its error, or the first that the rules found and how many more."""
-        if self.error is not None or self.verdict is None:
-            return self.error
-        errors = [finding for finding in self.verdict.findings if finding.severity is Severity.ERROR]
-        if not errors:
-            return None
-        first, problem = errors[0], errors[0].problem
-        where = f"{problem.at}: " if str(problem.at) else ""
-        more = f" (and {len(errors) - 1} more: lora-cli validate lists them)" if len(errors) > 1 else ""
-        return Refused(f"{first.code} {first.name}: {where}{problem.message}{more}", hint=problem.hint)
 
 
 class Stopwatch:

@@ -112,7 +112,8 @@ def _measure(
 
 def _jobs(asked: Lineup, base: "BaseModel", most: "Limits", settings: Settings, failures: Failures) -> "Iterator[Job]":
     """The adapters that can be served, on this disk; the others are noted in ``failures``."""
-    from lora_cli.check import Terms, admit
+    from lora_cli.check import Terms
+    from lora_cli.check.admission import admit
     from lora_cli.runtime.composable import scalings
     from lora_cli.runtime.plan import Job
     from lora_cli.sources.registry import Sources

@@ -18,7 +18,7 @@ from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
-    from lora_cli.check import Admission
+    from lora_cli.check.admission import Admission
     from lora_cli.runtime.plan import Job, Limits
     from lora_cli.runtime.process import WarmProcess
     from lora_cli.store.holds import Hold
@@ -85,7 +85,8 @@ def command(
 
 def _warm(asked: Lineup, run: Run, settings: Settings, hold: "Hold") -> tuple[list[LoadReport], list[Answers]]:
     """Every adapter's report, in the order asked for, and the answers of those that were proved."""
-    from lora_cli.check import Terms, admit
+    from lora_cli.check import Terms
+    from lora_cli.check.admission import admit
     from lora_cli.runtime.plan import lay_out
     from lora_cli.runtime.process import WarmProcess, require
     from lora_cli.sources.registry import Sources

@@ -1,6 +1,5 @@
 """What a source found (``Revision``) and what this disk holds (``Snapshot``)."""
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,5 +74,7 @@ class Snapshot:
 
 def snapshot_digest(files: Iterable[tuple[str, Blob]]) -> str:
     r"""The name of a set of files: sha256 of the sorted lines ``"<sha256>  <size>  <path>\n"``."""
+    import hashlib
+
     lines = sorted(f"{blob.sha256}  {blob.size}  {path}\n" for path, blob in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -4,7 +4,6 @@ RFC 3986, section 6, says which forms mean the same: the case of a host, the def
 the host, an empty part and a number instead of an address are more ways to write one and the same thing.
 """
 
-import ipaddress
 import re
 from collections.abc import Mapping
 from urllib.parse import quote, unquote
@@ -36,6 +35,8 @@ def canonical_host(authority: str, scheme: str) -> str:
 
 
 def _host(name: str) -> str:
+    import ipaddress
+
     if name.startswith("["):
         address = ipaddress.IPv6Address(name[1:-1])
         return str(address.ipv4_mapped) if address.ipv4_mapped is not None else f"[{address.compressed}]"
@@ -54,6 +55,8 @@ def is_loopback(host: str) -> bool:
     name = re.sub(r":\d+$", "", host) if not host.endswith("]") else host
     if name in LOOPBACK_NAMES or name.endswith(".localhost"):
         return True
+    import ipaddress
+
     try:
         return ipaddress.ip_address(name.strip("[]")).is_loopback
     except ValueError:

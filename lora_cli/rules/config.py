@@ -13,9 +13,7 @@ from lora_cli.rules.wording import clip, count, grouped, names, shown
 RANK_AND_ALPHA = ("r", "lora_alpha", "rank_pattern", "alpha_pattern")
 TARGETS = ("target_modules", "target_parameters")
 BIASES = ("none", "all", "lora_only")
-INITIALISATION = re.compile(
-    r"pissa(?:_niter_\d+)?|corda.*|(?i:olora|mica|gaussian)|loftq|eva|orthogonal|lora_ga|", re.ASCII | re.DOTALL
-)
+INITIALISATION = r"(?as)pissa(?:_niter_\d+)?|corda.*|(?i:olora|mica|gaussian)|loftq|eva|orthogonal|lora_ga|"
 """What ``init_lora_weights`` may say besides true and false (PEFT 0.21 ``tuners/lora/layer.py``)."""
 
 
@@ -241,7 +239,7 @@ def field_value(case: Case) -> Iterator[Problem]:
         yield Problem(f"lora_dropout is {config.lora_dropout}, and is at most 1", _at(config, "lora_dropout"), hint)
     if config.bias not in BIASES:
         yield Problem(f"bias is {shown(config.bias)}, and none of {', '.join(BIASES)}", _at(config, "bias"), hint)
-    if isinstance(config.init_lora_weights, str) and not INITIALISATION.fullmatch(config.init_lora_weights):
+    if isinstance(config.init_lora_weights, str) and not re.fullmatch(INITIALISATION, config.init_lora_weights):
         message = f"init_lora_weights is {shown(config.init_lora_weights)}, which PEFT does not know"
         yield Problem(message, _at(config, "init_lora_weights"), hint)
     for field in ("layers_to_transform", "layers_pattern"):

@@ -9,13 +9,10 @@ from lora_cli.rules.case import CONFIG_FILE, Case
 from lora_cli.rules.rule import NotChecked, rule
 from lora_cli.rules.wording import MOST_PROBLEMS, clip, grouped, names
 
-REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
-"""A repository of the Hub, and no path."""
-
 LIBRARIES = frozenset({"transformers", "diffusers", "sentence_transformers", "peft", "torch", "timm"})
 """Where PEFT's ``auto_mapping`` may have the class of a base model from."""
 
-TAG = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
+TAG = r"(?s)\{\{.*?\}\}|\{%.*?%\}"
 """What of a template is code; all else is text."""
 
 HOSTILE = (
@@ -29,7 +26,9 @@ HOSTILE = (
 
 LONGEST_TEMPLATE = 1 << 20
 
-WINDOWS_DEVICES = re.compile(r"(?i)(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(?:\..*)?")
+WINDOWS_DEVICES = frozenset(
+    {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in "0123456789¹²³")}
+)
 WINDOWS_FORBIDDEN = frozenset('<>:"|?*\\')
 LONGEST_NAME_BYTES = 255
 
@@ -86,7 +85,7 @@ def hostile_template(case: Case) -> Iterator[Problem | NotChecked]:
         if len(template) > LONGEST_TEMPLATE:
             yield NotChecked(f"{clip(where)} has {len(template)} characters, more than are searched")
             continue
-        tags = "\n".join(TAG.findall(template))
+        tags = "\n".join(re.findall(TAG, template))
         for pattern, what in HOSTILE:
             if found := re.search(pattern, tags):
                 said.append((f"a chat template {what}: {clip(found.group())!r}", where))
@@ -123,7 +122,7 @@ def _unsafe(path: str) -> str:
             return "holds characters that do not show"
         if WINDOWS_FORBIDDEN & set(part):
             return "holds characters that Windows forbids"
-        if WINDOWS_DEVICES.fullmatch(part):
+        if part.partition(".")[0].lower() in WINDOWS_DEVICES:
             return "is one that Windows keeps for devices"
         if part.endswith((".", " ")) or part.startswith(("-", " ")):
             return "begins with - or a space, or ends in a dot or a space"
@@ -163,9 +162,14 @@ def unpinned_base(case: Case) -> Iterator[Problem]:
     config = case.adapter.config
     assert config is not None
     base = config.base_model_name_or_path
-    if base and REPOSITORY.fullmatch(base) and not config.revision:
+    if base and _is_repository(base) and not config.revision:
         yield Problem(
             f"the base is {clip(base)}, whatever that is at the time",
             Location(CONFIG_FILE, "revision"),
             "write the commit that it was trained on into revision",
         )
+
+
+def _is_repository(name: str) -> bool:
+    """Whether it is a repository of the Hub, and no path."""
+    return name.count("/") == 1 and name[0] not in "/.~" and name[-1] != "/"

@@ -40,23 +40,39 @@ def test_help_imports_nothing_heavy(argv: list[str]) -> None:
     assert not modules_after(f"from lora_cli.cli.main import main\nmain({argv!r})") & set(HEAVY)
 
 
-def cpu_seconds(argv: list[str]) -> float:
-    """What one whole process costs with its bytecode cached, as the least of five: user and system time."""
+LOOP = ["-c", "total = 0\nfor number in range(2_000_000): total += number"]
+LOOP_S = 0.133
+"""Processor seconds of that loop, over a bare interpreter, on the quiet machine that the budgets are for."""
+
+
+def spent(argv: list[str]) -> float:
+    """What one whole process costs with its bytecode cached: user and system time."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    spent = []
-    for _ in range(5):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, *argv], check=True, capture_output=True, env=environment)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return min(spent)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, *argv], check=True, capture_output=True, env=environment)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def is_within(argv: list[str], budget_s: float, *, over_bare: bool = False) -> bool:
+    """Whether the least of many runs is within the budget, which grows by as much as a plain loop is slower here now.
+
+    A neighbour on the same processor makes a run dearer, never cheaper; a slower processor does so to the loop as well.
+    """
+    bare, loop, least = float("inf"), float("inf"), float("inf")
+    for _ in range(30):
+        bare, loop, least = min(bare, spent(["-c", "pass"])), min(loop, spent(LOOP)), min(least, spent(argv))
+        slower = max(1.0, (loop - bare) / LOOP_S)
+        if least <= budget_s * slower + (bare if over_bare else 0.0):
+            return True
+    return False
 
 
 def test_the_version_costs_at_most_90_ms_more_than_a_bare_interpreter() -> None:
-    assert cpu_seconds(["-m", "lora_cli", "--version"]) - cpu_seconds(["-c", "pass"]) <= 0.09
+    assert is_within(["-m", "lora_cli", "--version"], 0.09, over_bare=True)
 
 
 def test_validating_a_small_adapter_costs_at_most_150_ms() -> None:
     adapter, base = str(QUICKSTART / "pirate"), str(QUICKSTART / "smollm2-135m")
 
-    assert cpu_seconds(["-m", "lora_cli", "validate", adapter, "--base", base]) <= 0.15
+    assert is_within(["-m", "lora_cli", "validate", adapter, "--base", base], 0.15)
