@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lora_cli.core.engine_outcome import EngineOutcome
 
 
 class Severity(IntEnum):
@@ -69,12 +73,16 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """All that was found about one adapter. ``applied`` is None when no base model was given."""
+    """All that was found about one adapter. ``applied`` is None when no base model was given.
+
+    ``engines`` has what each engine that was named does with it, in the order in which they were named.
+    """
 
     adapter: str
     findings: tuple[Finding, ...]
     skipped: tuple[Skipped, ...]
     applied: Applied | None = None
+    engines: "tuple[EngineOutcome, ...]" = ()
 
     def worst(self) -> Severity | None:
         """The highest severity found, or None for a clean adapter."""
