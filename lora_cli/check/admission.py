@@ -83,13 +83,15 @@ def admit(
     demand: "Demand | None" = None,
     sources: Sources | None = None,
     hold: "Hold | None" = None,
+    latest: bool = False,
 ) -> Admission:
     """Resolve, fetch and judge one adapter, with each stage's time. Never raises for what the adapter does wrong.
 
     ``demand`` is what must hold for it whatever its origin gives: a policy, a digest. ``sources`` are shared with
-    other adapters. ``hold`` keeps what was fetched from being cleaned away as long as it lasts.
+    other adapters. ``hold`` keeps what was fetched from being cleaned away as long as it lasts. With ``latest`` it is
+    the latest checkpoint of a training run.
     """
-    from lora_cli.fetch import ANYTHING, bring
+    from lora_cli.fetch import ANYTHING, Selection, bring
 
     watch = Stopwatch()
     snapshot = adapter = None
@@ -98,7 +100,9 @@ def admit(
         ref = parse(text, is_path=is_path) if isinstance(text, str) else text
         source_text = str(ref)
         source = _Watched((sources or Sources(settings)).of(ref), watch)
-        snapshot = bring(ref, source, store, settings, name=name, demand=demand or ANYTHING).snapshot
+        selection = Selection(latest=latest)
+        fetched = bring(ref, source, store, settings, name=name, demand=demand or ANYTHING, selection=selection)
+        snapshot = fetched.snapshot
         if hold is not None:
             hold.add(snapshot.digest)
         watch.lap("fetch")

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,10 +39,12 @@ def check_all(
     base_dir: Path | None = None,
     contents: bool = True,
     demands: "Mapping[Item, Demand] | None" = None,
+    latest: Container[Item] = (),
 ) -> Iterator[Checked]:
     """Judge many adapters and give each verdict in their order; at most ``settings.jobs`` are read at once.
 
-    ``demands`` says what must hold for an item, if anything does but the policies.
+    ``demands`` says what must hold for an item, if anything does but the policies. Of items in ``latest`` it is the
+    latest checkpoint that is judged.
     Without ``contents`` only the verdicts are kept, so that memory does not grow with what the adapters hold.
 
     Raises:
@@ -53,7 +55,16 @@ def check_all(
     def one(item: Item) -> Checked:
         name, ref = item
         demand = demands.get(item) if demands is not None else None
-        checked = check_in_place(ref, terms, settings, name=name, base_dir=base_dir, sources=sources, demand=demand)
+        checked = check_in_place(
+            ref,
+            terms,
+            settings,
+            name=name,
+            base_dir=base_dir,
+            sources=sources,
+            demand=demand,
+            latest=item in latest,
+        )
         return checked if contents else checked.without_contents()
 
     if len(items) < 2:

@@ -33,6 +33,7 @@ def check_in_place(
     base_dir: Path | None = None,
     sources: Sources | None = None,
     demand: "Demand | None" = None,
+    latest: bool = False,
 ) -> Checked:
     """Judge one adapter where it lies: a local one in place, a remote one by its header. Nothing is written.
 
@@ -40,7 +41,7 @@ def check_in_place(
 
     Never raises for what one adapter does wrong: a ``LoraCliError`` is kept in the result. ``base_dir`` is what
     relative paths are relative to (a manifest's folder). ``sources`` are shared with other adapters. ``demand`` must
-    hold for it, and ``settings.policies``.
+    hold for it, and ``settings.policies``. With ``latest`` the latest checkpoint of a training run is judged.
     """
     watch = Stopwatch()
     shown = without_secrets(str(text))
@@ -50,8 +51,14 @@ def check_in_place(
         ref = parse(text, is_path=is_path, base_dir=base_dir) if isinstance(text, str) else text
         source_text = str(ref)
         origin = (sources or Sources(settings)).of(ref)
-        source = _in_place(ref, settings, origin)
+        if latest:
+            from lora_cli.fetch.checkpoint import LatestOf
+
+            origin = LatestOf(origin)
+        source = _in_place(ref, settings, origin, latest=latest)
         revision = _permitted(ref, source, origin, demand, settings) if settings.policies else source.resolve(ref)
+        ref = revision.ref
+        source_text = str(ref)
         watch.lap("resolve")
         adapter = read_adapter(source, revision, name or shown)
         watch.lap("read")
@@ -73,13 +80,13 @@ def _permitted(
 
     check_reference(demand or ANYTHING, ref, settings)
     revision = source.resolve(ref)
-    check_found(demand or ANYTHING, ref, revision, source, origin, settings)
+    check_found(demand or ANYTHING, revision.ref, revision, source, origin, settings)
     return revision
 
 
-def _in_place(ref: AdapterRef, settings: Settings, origin: Source) -> Source:
+def _in_place(ref: AdapterRef, settings: Settings, origin: Source, *, latest: bool) -> Source:
     if ref.scheme == "file":
         return origin
     from lora_cli.fetch.here import here_first
 
-    return here_first(origin, settings)
+    return here_first(origin, settings, latest=latest)

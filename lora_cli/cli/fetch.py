@@ -18,7 +18,6 @@ from lora_cli.cli.progress import shown_progress
 from lora_cli.cli.wanted import LockFlags, Order, check_flags, in_shard, order
 from lora_cli.fetch import Selection
 from lora_cli.fetch.many import Handed, bring_all
-from lora_cli.fetch.plan import LATEST
 from lora_cli.settings import Settings, with_flags
 from lora_cli.store import Store
 
@@ -65,7 +64,7 @@ def command(
     settings = with_flags(ctx.obj, {name: value for name, value in ctx.params.items() if value is not False})
     names, refs = (tuple(refs or ()), []) if upgrade and manifest is not None else ((), refs or [])
     flags = LockFlags(lock, locked=locked, check=check, upgrade=upgrade, names=names)
-    selection = Selection(tuple(include or ()), tuple(exclude or ()), allow_pickle, latest=checkpoint == LATEST)
+    selection = Selection(tuple(include or ()), tuple(exclude or ()), allow_pickle)
     check_flags(flags, manifest, chosen=selection.chosen)
     asked = order(refs, manifest, revision=revision, subfolder=subfolder, checkpoint=checkpoint)
     if asked.manifest is not None or policy is not None:

@@ -8,7 +8,7 @@ import typer
 
 from lora_cli.check import Checked, Terms, check_all
 from lora_cli.cli import options
-from lora_cli.cli.lineup import base_model
+from lora_cli.cli.lineup import base_model, from_refs
 from lora_cli.cli.output import DEFAULT_WIDTH, Format, colour, width, write
 from lora_cli.core.inspection import Inspection, inspection_of
 from lora_cli.rules import choose
@@ -21,6 +21,7 @@ OF_VALUES = "LC5"
 def command(
     ctx: typer.Context,
     refs: Annotated[list[str], typer.Argument(metavar="REF...", help="Paths or references.")],
+    checkpoint: options.Checkpoint = "",
     base: Annotated[str, typer.Option(help="A base model, to say how many modules apply.")] = "",
     output_format: options.OutputFormat = Format.HUMAN,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
@@ -29,9 +30,10 @@ def command(
     settings: Settings = ctx.obj
     rules = choose(ignore=[OF_VALUES])
     terms = Terms(base_model(base, settings) if base else None, values=False, rules=rules)
-    done = [
-        (checked, _inspection(checked, settings)) for checked in check_all([("", ref) for ref in refs], terms, settings)
-    ]
+    asked = from_refs(refs, checkpoint)
+    items = [("", item.source) for item in asked]
+    latest = {one for one, item in zip(items, asked, strict=True) if item.latest}
+    done = [(checked, _inspection(checked, settings)) for checked in check_all(items, terms, settings, latest=latest)]
     if output_format is Format.JSON:
         from lora_cli.render.json import render_inspections
 

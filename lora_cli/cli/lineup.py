@@ -22,13 +22,17 @@ MAX_LORAS, MAX_CPU_LORAS = 8, 32
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One adapter that was asked for: as manifest and lock name it, or as the command line does."""
+    """One adapter that was asked for: as manifest and lock name it, or as the command line does.
+
+    With ``latest`` it is the latest checkpoint in ``source``.
+    """
 
     name: str
     source: str | AdapterRef
     sha256: str | None = None
     pinned: bool = False
     locked: "LockedAdapter | None" = None
+    latest: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ def manifest_of(file: Path | None, refs: Sequence[str], verb: str) -> "AdapterSe
     return read_manifest(file)
 
 
-def lineup(file: Path | None, refs: Sequence[str], base: str, command: str, verb: str) -> Lineup:
+def lineup(file: Path | None, refs: Sequence[str], base: str, command: str, verb: str, checkpoint: str = "") -> Lineup:
     """Adapters and base by what is on the command line of ``command``; ``base`` overrides the manifest's.
 
     A lock beside the manifest pins those of its adapters that it still speaks of, as ``fetch`` does.
@@ -81,11 +85,38 @@ def lineup(file: Path | None, refs: Sequence[str], base: str, command: str, verb
     if not named:
         raise UsageError(f"{command} needs a base model", hint="--base DIRECTORY, config.json or ORG/NAME")
     if manifest is None:
-        from lora_cli.core.addresses import without_secrets
-
-        return Lineup(tuple(Item(without_secrets(ref), ref) for ref in dict.fromkeys(refs)), named)
+        return Lineup(from_refs(refs, checkpoint), named)
+    if checkpoint:
+        raise UsageError("--checkpoint is for REFs", hint="write it into the manifest: checkpoint: latest")
     held = _held(manifest, file) if file is not None else {}
     return Lineup(tuple(_item(entry, held.get(entry.name)) for entry in manifest.adapters), named, manifest)
+
+
+def from_refs(refs: Sequence[str], checkpoint: str = "") -> tuple[Item, ...]:
+    """Each REF once, or its ``checkpoint``; what is no reference stays as it is, and is said where it is asked for.
+
+    Raises:
+        UsageError: there is no such checkpoint.
+    """
+    from lora_cli.core.addresses import without_secrets
+
+    named = dict.fromkeys(refs)
+    if not checkpoint:
+        return tuple(Item(without_secrets(ref), ref) for ref in named)
+    from lora_cli.cli.wanted import checkpoint_folder
+
+    folder = checkpoint_folder(checkpoint)
+    return tuple(Item(without_secrets(ref), _in_folder(ref, folder), latest=not folder) for ref in named)
+
+
+def _in_folder(text: str, folder: str) -> str | AdapterRef:
+    from lora_cli.check.place import is_path
+    from lora_cli.core.reference import override, parse
+
+    try:
+        return override(parse(text, is_path=is_path), subfolder=folder)
+    except UsageError:
+        return text
 
 
 def _held(manifest: "AdapterSet", file: Path) -> "Mapping[str, LockedAdapter]":
@@ -100,7 +131,7 @@ def _item(entry: "AdapterEntry", locked: "LockedAdapter | None") -> Item:
     from lora_cli.core.lock import ref_at
 
     source = entry.source if locked is None else ref_at(entry.source, locked)
-    return Item(entry.name, source, entry.sha256, entry.pinned, locked)
+    return Item(entry.name, source, entry.sha256, entry.pinned, locked, latest=entry.checkpoint == "latest")
 
 
 def reaching(settings: Settings, manifest: "AdapterSet | None", policy: Path | None = None) -> Settings:

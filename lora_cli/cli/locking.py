@@ -151,12 +151,14 @@ def write_lock(
 
 def _new(adapter_set: AdapterSet, outcomes: Iterable[Outcome]) -> Iterator[tuple[str, LockedAdapter]]:
     """What was fetched and is not what was locked already."""
-    written = {entry.name: entry.written for entry in adapter_set.adapters}
+    entries = {entry.name: entry for entry in adapter_set.adapters}
     for outcome in outcomes:
         wanted, fetched = outcome.wanted, outcome.fetched
         if fetched is not None and isinstance(wanted.ref, AdapterRef):
             # A folder's revision is made of times, which another machine cannot check.
             revision = "" if wanted.ref.scheme == "file" else fetched.revision
-            locked = LockedAdapter(wanted.name, written[wanted.name], revision, fetched.snapshot.files)
+            entry = entries[wanted.name]
+            files = fetched.snapshot.files
+            locked = LockedAdapter(wanted.name, entry.written, revision, files, entry.checkpoint)
             if locked != wanted.locked:
                 yield wanted.name, locked

@@ -13,6 +13,14 @@ Base = Annotated[str, typer.Option(help="The base: a directory, a config.json, a
 PolicyFile = Annotated[
     Path | None, typer.Option("--policy", metavar="FILE", help="What is allowed, besides the manifest's policy.")
 ]
+Checkpoint = Annotated[
+    str,
+    typer.Option(
+        metavar="N|latest",
+        help="The folder checkpoint-N in each REF, or the one with the highest number.",
+        show_default=False,
+    ),
+]
 OutputFormat = Annotated[Format, typer.Option("--format", help="How to write the result.")]
 
 # What overrides the settings: a command hands these on with ``settings.with_flags``.
@@ -39,14 +47,6 @@ AdapterTimeout = Annotated[str | None, typer.Option(help="Longest time of one ad
 # What fetch alone has.
 Revision = Annotated[str | None, typer.Option(help="A branch, tag or commit, for each REF.")]
 Subfolder = Annotated[str, typer.Option(help="The adapter's folder in each REF.")]
-Checkpoint = Annotated[
-    str,
-    typer.Option(
-        metavar="N|latest",
-        help="The folder checkpoint-N in each REF, or the one with the highest number.",
-        show_default=False,
-    ),
-]
 To = Annotated[
     str | None,
     typer.Option(

@@ -122,7 +122,16 @@ def _jobs(asked: Lineup, base: "BaseModel", most: "Limits", settings: Settings, 
     terms, store = Terms(base, max_lora_rank=most.max_lora_rank), Store(settings.cache_dir)
     sources = Sources(settings)
     for item in asked.items:
-        admission = admit(item.source, item.name, terms, store, settings, demand=asked.demand(item), sources=sources)
+        admission = admit(
+            item.source,
+            item.name,
+            terms,
+            store,
+            settings,
+            demand=asked.demand(item),
+            sources=sources,
+            latest=item.latest,
+        )
         try:
             if admission.refusal is not None:
                 raise admission.refusal

@@ -24,6 +24,7 @@ def command(
     ctx: typer.Context,
     refs: options.Refs = None,
     manifest: options.Manifest = None,
+    checkpoint: options.Checkpoint = "",
     base: options.Base = "",
     policy: options.PolicyFile = None,
     fail_on: Annotated[str, typer.Option(help="The severity that refuses: error or warning.")] = "error",
@@ -38,7 +39,7 @@ def command(
     if fail_on not in FAIL_ON:
         raise UsageError(f"--fail-on is error or warning, not {safe(fail_on)}")
     chosen = choose(select or (), ignore or ())
-    asked = lineup(manifest, refs or [], base, "validate", "validate")
+    asked = lineup(manifest, refs or [], base, "validate", "validate", checkpoint)
     settings = reaching(ctx.obj, asked.manifest, policy)
     items: Items = [(item.name if asked.manifest else "", item.source) for item in asked.items]
     held_to = zip(items, asked.items, strict=True) if settings.policies else ()
@@ -47,7 +48,8 @@ def command(
     model = base_model(asked.base, settings)
     terms = Terms(model, values=values, max_lora_rank=max_lora_rank, rules=chosen)
     write_result = _json if output_format is Format.JSON else _human
-    judged = check_all(items, terms, settings, contents=False, demands=demands)
+    latest = {one for one, item in zip(items, asked.items, strict=True) if item.latest}
+    judged = check_all(items, terms, settings, contents=False, demands=demands, latest=latest)
     raise typer.Exit(write_result(judged, terms, FAIL_ON[fail_on], output))
 
 

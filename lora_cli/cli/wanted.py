@@ -1,16 +1,15 @@
 """What ``fetch`` is asked for: adapters, from REFs or from a manifest."""
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_cli.core.checkpoint import LATEST, checked, folder_of
 from lora_cli.core.reference import override, parse
 from lora_cli.errors import UsageError
 from lora_cli.fetch.many import Wanted
-from lora_cli.fetch.plan import LATEST
 
 if TYPE_CHECKING:
     from lora_cli.core.manifest import AdapterSet
@@ -81,25 +80,33 @@ def order(
         UsageError: both or neither, options of the other one, or a manifest that is wrong.
     """
     if manifest is not None and (revision is not None or subfolder or checkpoint):
-        hint = "write them into the manifest's sources: hf://ORG/NAME/checkpoint-N@REVISION"
+        hint = "write them into the manifest: source: hf://ORG/NAME/FOLDER@REVISION, checkpoint: latest"
         raise UsageError("--revision, --subfolder and --checkpoint are for REFs", hint=hint)
-    folder = _folder(subfolder, checkpoint)
+    folder = f"{subfolder.rstrip('/')}/{checkpoint_folder(checkpoint)}".strip("/") if checkpoint else subfolder
     if manifest is None and refs:
-        return Order(tuple(_asked(text, revision, folder) for text in refs), alone=len(refs) == 1)
+        latest = checkpoint == LATEST
+        return Order(tuple(_asked(text, revision, folder, latest=latest) for text in refs), alone=len(refs) == 1)
     from lora_cli.cli.lineup import manifest_of
 
     adapter_set = manifest_of(manifest, refs, "fetch")
     assert adapter_set is not None
-    entries = tuple(Wanted(entry.name, entry.source, entry.sha256) for entry in adapter_set.adapters)
+    entries = tuple(
+        Wanted(entry.name, entry.source, entry.sha256, latest=entry.checkpoint == LATEST)
+        for entry in adapter_set.adapters
+    )
     return Order(entries, adapter_set, alone=len(entries) == 1)
 
 
-def _folder(subfolder: str, checkpoint: str) -> str:
-    if checkpoint in {"", LATEST}:
-        return subfolder
-    if not re.fullmatch(r"\d{1,18}", checkpoint, re.ASCII):
-        raise UsageError(f"--checkpoint {checkpoint!r} is neither a number nor {LATEST!r}", hint="--checkpoint latest")
-    return f"{subfolder.rstrip('/')}/checkpoint-{checkpoint}".lstrip("/")
+def checkpoint_folder(checkpoint: str) -> str:
+    """The folder that ``--checkpoint`` asks for, "" for the latest one and for none.
+
+    Raises:
+        UsageError: it is neither a number nor ``latest``.
+    """
+    try:
+        return folder_of(checked(checkpoint)) if checkpoint else ""
+    except ValueError as error:
+        raise UsageError(f"--checkpoint {error}", hint="--checkpoint latest") from error
 
 
 def in_shard(order: Order, shard: str | None) -> Order:
@@ -120,7 +127,7 @@ def _key(order: Order, item: Wanted) -> str:
     return item.name if order.manifest is not None or isinstance(item.ref, UsageError) else str(item.ref)
 
 
-def _asked(text: str, revision: str | None, subfolder: str) -> Wanted:
+def _asked(text: str, revision: str | None, subfolder: str, *, latest: bool) -> Wanted:
     """What one word asks for; what is no reference is an outcome of its own, and stops no other one."""
     try:
         ref = override(parse(text, is_path=os.path.lexists), revision=revision, subfolder=subfolder)
@@ -128,4 +135,4 @@ def _asked(text: str, revision: str | None, subfolder: str) -> Wanted:
         from lora_cli.core.addresses import without_secrets
 
         return Wanted(without_secrets(text), error)
-    return Wanted(ref.name, ref)
+    return Wanted(ref.name, ref, latest=latest)

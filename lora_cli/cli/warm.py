@@ -54,6 +54,7 @@ def command(
     ctx: typer.Context,
     refs: options.Refs = None,
     manifest: options.Manifest = None,
+    checkpoint: options.Checkpoint = "",
     base: options.Base = "",
     policy: options.PolicyFile = None,
     once: Annotated[bool, typer.Option("--once", help="Prove all, print a table, and end.")] = False,
@@ -71,7 +72,7 @@ def command(
         raise UsageError("this version of warm does not stay up", hint="--once proves all adapters and ends")
     if prompt and forward is not Forward.MODEL:
         raise UsageError("--prompt needs the whole model", hint="--forward model")
-    asked = lineup(manifest, refs or [], base, "warm", "warm")
+    asked = lineup(manifest, refs or [], base, "warm", "warm", checkpoint)
     settings = reaching(ctx.obj, asked.manifest, policy)
     most = limits(asked, max_loras, max_cpu_loras, max_lora_rank)
     from lora_cli.store import Store
@@ -96,7 +97,10 @@ def _warm(asked: Lineup, run: Run, settings: Settings, hold: "Hold") -> tuple[li
     base = base_model(asked.base, settings)
     terms, store = Terms(base, max_lora_rank=run.limits.max_lora_rank), Store(settings.cache_dir)
     admit_one = partial(admit, terms=terms, store=store, settings=settings, sources=Sources(settings), hold=hold)
-    admitted = [_reported(item, admit_one(item.source, item.name, demand=asked.demand(item))) for item in asked.items]
+    admitted = [
+        _reported(item, admit_one(item.source, item.name, demand=asked.demand(item), latest=item.latest))
+        for item in asked.items
+    ]
     jobs = [job for _, job in admitted if job is not None]
     answers: list[Answers] = []
     if not jobs:

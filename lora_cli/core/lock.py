@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from lora_cli.core.checkpoint import checked
 from lora_cli.core.document import Node, parse_document, wrong
 from lora_cli.core.fields import API_VERSION, LARGEST_INT, fields, head, integer, items, text
 from lora_cli.core.manifest import AdapterEntry, AdapterSet
@@ -24,13 +25,15 @@ class LockedAdapter:
 
     ``source`` is as the manifest writes it. ``revision`` is the origin's immutable id: a commit of the Hub, which can
     be asked for again, or what tells one listing of a bucket or web folder from another; it is empty where the origin
-    has none that another machine could check (a local folder). ``files`` maps POSIX paths to blobs.
+    has none that another machine could check (a local folder). ``files`` maps POSIX paths to blobs. ``checkpoint`` is
+    as in the manifest, "" for none.
     """
 
     name: str
     source: str
     revision: str
     files: Mapping[str, Blob]
+    checkpoint: str = ""
 
     @property
     def digest(self) -> str:
@@ -61,6 +64,8 @@ def dump_lock(lock: Lock) -> str:
     lines.append("adapters:" if adapters else "adapters: []")
     for adapter in adapters:
         lines += [f"  - name: {_quoted(adapter.name)}", f"    source: {_quoted(adapter.source)}"]
+        if adapter.checkpoint:
+            lines.append(f"    checkpoint: {_quoted(adapter.checkpoint)}")
         lines += [f"    revision: {_quoted(adapter.revision)}", f"    digest: {_quoted(adapter.digest)}", "    files:"]
         for path, blob in sorted(adapter.files.items()):
             lines.append(f"      - path: {_quoted(path)}")
@@ -101,6 +106,9 @@ def mismatch(entry: AdapterEntry, locked: LockedAdapter | None) -> str:
         return f"{entry.name} is not locked"
     if locked.source != entry.written:
         return f"{entry.name} is locked for {locked.source}, and the manifest has {entry.written}"
+    if locked.checkpoint != entry.checkpoint:
+        said = (f"checkpoint {one}" if one else "no checkpoint" for one in (locked.checkpoint, entry.checkpoint))
+        return f"{entry.name} is locked for {next(said)}, and the manifest has {next(said)}"
     if entry.sha256 is not None and locked.digest != entry.sha256:
         return f"{entry.name} is locked at {locked.digest}, and the manifest demands {entry.sha256}"
     return ""
@@ -153,7 +161,7 @@ def changes(before: Lock, after: Lock) -> Changes:
 
 def _adapter(node: Node) -> LockedAdapter:
     keys = ("name", "source", "revision", "digest", "files")
-    entries = fields(node, keys, keys)
+    entries = fields(node, (*keys, "checkpoint"), keys)
     files: dict[str, Blob] = {}
     members = items(entries["files"])
     if not members:
@@ -168,11 +176,19 @@ def _adapter(node: Node) -> LockedAdapter:
         source=text(entries["source"], _LINE, "a reference"),
         revision=text(entries["revision"], rf"({_LINE})?", "a revision"),
         files=files,
+        checkpoint=_checkpoint(entries["checkpoint"]) if "checkpoint" in entries else "",
     )
     if text(entries["digest"], SHA256, _SHA256_IN_WORDS) != adapter.digest:
         hint = "the lock was edited: write it anew with lora-cli fetch --upgrade"
         raise wrong(entries["digest"], f"the files make the digest {adapter.digest}", hint=hint)
     return adapter
+
+
+def _checkpoint(node: Node) -> str:
+    try:
+        return checked(text(node))
+    except ValueError as error:
+        raise wrong(node, str(error)) from error
 
 
 def _file(node: Node) -> tuple[str, Blob]:

@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lora_cli.core.checkpoint import checked, folder_of
 from lora_cli.core.document import Node, parse_document, wrong
 from lora_cli.core.fields import boolean, fields, head, integer, items, secret_free, text, version
 from lora_cli.core.globs import covers
 from lora_cli.core.names import NAME, NAME_IN_WORDS
 from lora_cli.core.policy import SHA256, Policy, policy_from, read_glob
-from lora_cli.core.reference import AdapterRef, parse
+from lora_cli.core.reference import AdapterRef, override, parse
 from lora_cli.errors import UsageError
 
 ENGINE_NAME = r"[a-z][a-z0-9_-]{0,31}"
@@ -49,8 +50,9 @@ class AdapterEntry:
     """One adapter of the set.
 
     ``name`` is unique and safe as a path component. ``source`` is parsed, relative paths from the manifest's folder;
-    ``written`` is how the manifest has it. ``sha256`` is the snapshot digest that it must have, ``pinned`` keeps it in
-    the GPU tier. ``at`` is ``file:line``, for messages.
+    ``written`` is how the manifest has it. ``checkpoint`` is one of a training run by its number, whose folder
+    ``source`` then has, or ``latest``. ``sha256`` is the snapshot digest that it must have, ``pinned`` keeps it in the
+    GPU tier. ``at`` is ``file:line``, for messages.
     """
 
     name: str
@@ -59,6 +61,7 @@ class AdapterEntry:
     sha256: str | None = None
     pinned: bool = False
     at: str = ""
+    checkpoint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,19 +123,36 @@ def _adapters(node: Node, origin: _Origin) -> Iterator[AdapterEntry]:
     if not members:
         raise wrong(node, "the list is empty", hint="name at least one adapter")
     for member in members:
-        entries = fields(member, ("name", "source", "sha256", "pinned"), ("name", "source"))
+        entries = fields(member, ("name", "source", "checkpoint", "sha256", "pinned"), ("name", "source"))
         name = text(entries["name"], NAME, NAME_IN_WORDS)
         if name in first:
             raise wrong(entries["name"], f"{name} is the name of the adapter in line {first[name]} already")
         first[name] = entries["name"].line
+        checkpoint = _checkpoint(entries["checkpoint"]) if "checkpoint" in entries else ""
         yield AdapterEntry(
             name=name,
-            source=_reference(entries["source"], origin),
+            source=_in_folder(_reference(entries["source"], origin), checkpoint, member),
             written=text(entries["source"]),
             sha256=_sha256(entries),
             pinned=boolean(entries["pinned"]) if "pinned" in entries else False,
             at=f"{member.file}:{member.line}",
+            checkpoint=checkpoint,
         )
+
+
+def _checkpoint(node: Node) -> str:
+    """``latest``, or a number, quoted or not: its digits count."""
+    try:
+        return checked(node.text if node.kind == "scalar" and not isinstance(node.scalar, bool) else "")
+    except ValueError as error:
+        raise wrong(node, str(error), hint="checkpoint: latest") from error
+
+
+def _in_folder(ref: AdapterRef, checkpoint: str, member: Node) -> AdapterRef:
+    try:
+        return override(ref, subfolder=folder_of(checkpoint))
+    except UsageError as error:
+        raise wrong(member, error.message, hint="leave checkpoint out") from error
 
 
 def _sha256(entries: Mapping[str, Node]) -> str | None:

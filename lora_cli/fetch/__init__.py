@@ -159,7 +159,8 @@ def _remembered(
         refuse_pickled(locked.name, locked.files, selection)
         if (snapshot := held(store, ref, locked, selection)) is not None:
             return Fetched(snapshot, locked.revision, cached=True)
-    elif offline or ref.pinned:
+    # A policy is held against the folder that the latest checkpoint is, and only a listing says which.
+    elif (offline or ref.pinned) and not (selection.latest and settings.policies):
         found = remembered(store, str(ref), selection)
         # What was adopted while the network was off is asked for once when it is on: its origin may list more files.
         if found is not None and (offline or found[0].origin or ref.scheme != "hf"):

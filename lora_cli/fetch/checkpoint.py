@@ -1,15 +1,16 @@
 """The checkpoints of a training run: folders ``checkpoint-N``, as the Trainer of transformers writes them."""
 
 import logging
-import re
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
+from lora_cli.core.checkpoint import FOLDER
 from lora_cli.core.reference import AdapterRef, override
-from lora_cli.core.snapshot import Revision
+from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError, UsageError
 from lora_cli.fetch.plan import elsewhere, is_adapter
-
-_FOLDER = re.compile(r"checkpoint-(\d{1,18})", re.ASCII)
+from lora_cli.sources import Source
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,26 @@ def check_listed(ref: AdapterRef) -> None:
         )
 
 
+class LatestOf:
+    """A source of which a reference means its latest checkpoint, whatever that is at the moment."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def resolve(self, ref: AdapterRef) -> Revision:
+        """The revision of the latest checkpoint's folder; raises as ``latest``, and what the source raises."""
+        check_listed(ref)
+        return latest(self._source.resolve(ref))
+
+    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
+        """Bytes of a file in that folder."""
+        return self._source.read(revision, file, start, stop)
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else the source can do."""
+        return getattr(self._source, name)
+
+
 def latest(revision: Revision) -> Revision:
     """``revision`` as the folder of its checkpoint with the highest number, as if that had been asked for.
 
@@ -40,7 +61,7 @@ def latest(revision: Revision) -> Revision:
     if revision.ref.scheme in {"http", "https"}:
         raise UsageError(f"{revision.ref}: a web server lists no folders", hint="name one: --checkpoint N")
     folders = {file.path.partition("/")[0] for file in revision.files if "/" in file.path}
-    numbered = sorted((int(found[1]), folder) for folder in folders if (found := _FOLDER.fullmatch(folder)))
+    numbered = sorted((int(found[1]), folder) for folder in folders if (found := FOLDER.fullmatch(folder)))
     for _, folder in reversed(numbered):
         inside = _inside(revision, folder)
         if is_adapter([file.path for file in inside.files]):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import LoraCliError, Offline
+from lora_cli.fetch.checkpoint import LatestOf
 from lora_cli.fetch.demand import Demand, check_reference
 from lora_cli.fetch.many import Wanted
 from lora_cli.fetch.plan import Selection, plan
@@ -52,7 +53,7 @@ def look(wanted: Sequence[Wanted], settings: Settings, selection: Selection) -> 
                 return Drift(item, now=item.locked.revision)
             if settings.offline and item.ref.scheme != "file":
                 raise Offline(f"{item.ref} cannot be asked, the network is switched off", hint="leave --offline out")
-            source = sources.of(item.ref)
+            source = LatestOf(sources.of(item.ref)) if item.latest else sources.of(item.ref)
             revision = source.resolve(item.ref)
             return Drift(item, tuple(_changes(item.locked, revision, source, selection)), revision.id)
         except LoraCliError as error:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.fetch.plan import Selection
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.local import LocalSource
@@ -11,10 +12,13 @@ from lora_cli.store import Store
 from lora_cli.store.records import read_record
 from lora_cli.store.snapshots import find_snapshot
 
+USUAL = Selection()
 
-def here_first(origin: Source, settings: Settings) -> Source:
-    """``origin`` behind the cache, where there is one."""
-    return HereFirst(origin, Store(settings.cache_dir), settings) if settings.cache_dir.is_dir() else origin
+
+def here_first(origin: Source, settings: Settings, *, latest: bool = False) -> Source:
+    """``origin`` behind the cache, where there is one; with ``latest`` it gives the latest checkpoint."""
+    selection = Selection(latest=latest)
+    return HereFirst(origin, Store(settings.cache_dir), settings, selection) if settings.cache_dir.is_dir() else origin
 
 
 class HereFirst:
@@ -23,8 +27,11 @@ class HereFirst:
     A pinned reference whose snapshot is here costs no request, and with ``settings.offline`` no reference does.
     """
 
-    def __init__(self, origin: Source, store: Store, settings: Settings) -> None:
-        self._origin, self._store, self._offline = origin, store, settings.offline
+    def __init__(self, origin: Source, store: Store, settings: Settings, selection: Selection = USUAL) -> None:
+        self._origin, self._store, self._selection = origin, store, str(selection)
+        # A policy is held against the folder that the latest checkpoint is, and only a listing says which.
+        self._asks = selection.latest and bool(settings.policies)
+        self._offline = settings.offline
         self._local = LocalSource(settings)
         self._held: dict[AdapterRef, Revision] = {}
 
@@ -34,17 +41,17 @@ class HereFirst:
         Raises:
             LoraCliError: what the origin raises.
         """
-        record = read_record(self._store, str(ref))
+        record = read_record(self._store, str(ref), self._selection)
         snapshot = find_snapshot(self._store, record.files) if record is not None else None
         if record is None or snapshot is None:
             return self._origin.resolve(ref)
         here = self._local.resolve(AdapterRef("file", str(snapshot.directory)))
-        if self._offline or ref.pinned:
+        if (self._offline or ref.pinned) and not self._asks:
             revision = Revision(ref, record.revision, here.files, record.access)
         else:
             revision = self._origin.resolve(ref)
         if revision.id == record.revision:
-            self._held[ref] = here
+            self._held[revision.ref] = here
         return revision
 
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,13 +35,14 @@ SLACK_S = 2.0
 class Wanted:
     """One adapter to be fetched: what it is called, the snapshot digest that it must have (None: any), and its lock.
 
-    ``ref`` is why there is none when what was asked for is no reference.
+    ``ref`` is why there is none when what was asked for is no reference. ``latest`` asks for its latest checkpoint.
     """
 
     name: str
     ref: AdapterRef | UsageError
     sha256: str | None = None
     locked: "LockedAdapter | None" = None
+    latest: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +88,8 @@ def bring_all(
         run = Run(room, total, hold)
 
         def bring(item: Wanted, ref: AdapterRef, turn: int) -> Fetched:
-            demand = Demand(item.sha256, item.locked)
-            fetched = at_hand(ref, store, settings, name=item.name, selection=selection, demand=demand)
+            demand, chosen = Demand(item.sha256, item.locked), replace(selection, latest=item.latest)
+            fetched = at_hand(ref, store, settings, name=item.name, selection=chosen, demand=demand)
             if fetched is None:
                 from lora_cli.fetch.origin import from_origin
 
@@ -99,7 +100,7 @@ def bring_all(
                     settings,
                     name=item.name,
                     progress=progress,
-                    selection=selection,
+                    selection=chosen,
                     lanes=lanes,
                     demand=demand,
                     link=link,

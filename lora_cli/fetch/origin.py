@@ -14,7 +14,7 @@ from lora_cli.core.snapshot import Revision, Snapshot
 from lora_cli.errors import Changed, Corrupt, Unreachable
 from lora_cli.fetch import ANYTHING, SILENT, USUAL, Fetched, kept
 from lora_cli.fetch.access import asks_again, check_access, check_kept
-from lora_cli.fetch.checkpoint import check_listed, latest
+from lora_cli.fetch.checkpoint import LatestOf
 from lora_cli.fetch.deadline import Deadline
 from lora_cli.fetch.demand import Demand, check_count, check_files, check_size, check_snapshot, most_bytes
 from lora_cli.fetch.download import Job, download
@@ -87,6 +87,8 @@ def from_origin(
         check_kept(ref, found.revision, found.snapshot.files, source, settings)
         return found
     asked = _asked(ref, source, store, settings, selection, demand.locked, lanes)
+    # A policy may say more of that folder.
+    ref = asked.revision.ref
     check_files(demand, ref, asked.files, settings)
     if asks_again(ref, asked.revision.access, settings):
         check_access(replace(asked.revision, files=tuple(asked.files)), source, settings)
@@ -123,11 +125,7 @@ def _asked(
     lanes: Lanes | None,
 ) -> Asked:
     """The revision that ``ref`` means now, and what is wanted of it."""
-    if selection.latest:
-        check_listed(ref)
-    revision = _resolved(ref, source, store, selection, lanes)
-    if selection.latest:
-        revision = latest(revision)
+    revision = _resolved(ref, LatestOf(source) if selection.latest else source, store, selection, lanes)
     files = plan(revision, selection)
     if locked is not None:
         files, selection = at_lock(revision, locked, selection, files)

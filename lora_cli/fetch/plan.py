@@ -10,9 +10,6 @@ from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError, Offline, Refused, UsageError
 from lora_cli.store.snapshots import check_paths
 
-LATEST = "latest"
-"""What asks for the checkpoint with the highest number (``fetch.checkpoint``)."""
-
 _WEIGHTS = re.compile(r"adapter_model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?", re.ASCII)
 _PICKLED = re.compile(r"adapter_model(-\d{5}-of-\d{5})?\.(bin|pt)(\.index\.json)?", re.ASCII)
 

@@ -2,18 +2,26 @@
 
 import json
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lora_cli.check import Terms
+from lora_cli.check.admission import admit
+from lora_cli.cli.lineup import lineup
 from lora_cli.cli.main import main
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError
 from lora_cli.fetch.checkpoint import latest
 from lora_cli.fetch.plan import Selection, plan
+from lora_cli.settings import load_settings
+from lora_cli.store import Store
 from tests.hub_server import Hub
+from tests.making import llama_modules, write_adapter, write_base
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 REF = AdapterRef("hf", "org/run", "", "main")
@@ -71,6 +79,8 @@ class Run:
     def __init__(self, place: str, folder: Path, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
         self.folder, self.hub, self.capsys = folder, hub, capsys
         self.ref = "org/run" if place == "hub" else str(folder)
+        # Beside a manifest there is a folder of that name.
+        self.source = "hf://org/run" if place == "hub" else str(folder)
 
     def save(self, *numbers: int) -> str:
         for number in numbers:
@@ -143,7 +153,109 @@ def test_any_other_word_is_refused_before_anything_is_asked(run: Run, word: str)
 def test_a_manifest_says_it_itself(run: Run, tmp_path: Path) -> None:
     (tmp_path / "set.yaml").write_text("apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters: []\n")
     assert main(["fetch", "-f", str(tmp_path / "set.yaml"), "--checkpoint", "latest"]) == 2
-    assert "hf://ORG/NAME/checkpoint-N" in run.capsys.readouterr().err
+    assert "checkpoint: latest" in run.capsys.readouterr().err
+
+
+def manifest(tmp_path: Path, run: Run, checkpoint: str) -> Path:
+    """An adapter set with one adapter: a checkpoint of the run."""
+    file = tmp_path / "set.yaml"
+    entry = f"{{name: run, source: {json.dumps(run.source)}, checkpoint: {checkpoint}}}"
+    file.write_text(f"apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters:\n  - {entry}\n")
+    return file
+
+
+def fetch_set(run: Run, file: Path, *options: str) -> tuple[int, str]:
+    code = main(["fetch", "-f", str(file), *options])
+    return code, run.capsys.readouterr().out.strip()
+
+
+def test_a_manifest_names_a_checkpoint_and_its_lock_holds_it(run: Run, tmp_path: Path) -> None:
+    run.save(9, 10)
+    code, found = fetch_set(run, manifest(tmp_path, run, "9"))
+    assert (code, (Path(found) / WEIGHTS).read_bytes()) == (0, b"weights 9")
+    file = manifest(tmp_path, run, "latest")
+    code, found = fetch_set(run, file)
+    assert (code, (Path(found) / WEIGHTS).read_bytes()) == (0, b"weights 10")
+    assert 'checkpoint: "latest"' in file.with_name("set.lock.yaml").read_text()
+    assert fetch_set(run, file, "--check") == (0, "run: as locked")
+    run.save(11)
+    code, said = fetch_set(run, file, "--check")
+    assert code == 1
+    assert f"{WEIGHTS} has" in said
+    code, found = fetch_set(run, file, "--upgrade")
+    assert (code, (Path(found) / WEIGHTS).read_bytes()) == (0, b"weights 11")
+    assert fetch_set(run, file, "--locked") == (0, found)
+    assert fetch_set(run, manifest(tmp_path, run, "11"), "--locked") == (1, "")
+
+
+def test_what_is_locked_stays_when_a_later_checkpoint_comes(run: Run, tmp_path: Path) -> None:
+    if run.ref != "org/run":
+        pytest.skip("a folder is no revision to stay at")
+    run.save(9, 10)
+    file = manifest(tmp_path, run, "latest")
+    first = fetch_set(run, file)
+    run.save(11)
+    assert fetch_set(run, file) == first
+    assert fetch_set(run, file, "--locked", "--cache-dir", str(tmp_path / "empty"))[0] == 0
+
+
+@pytest.mark.parametrize("word", ["last", "[1]", "true", "-1", '""'])
+def test_a_manifest_with_another_word_says_where_it_stands(run: Run, tmp_path: Path, word: str) -> None:
+    assert main(["fetch", "-f", str(manifest(tmp_path, run, word))]) == 2
+    assert "set.yaml:4: adapters[0].checkpoint: " in run.capsys.readouterr().err
+
+
+def adapters(run: Run) -> str:
+    """A run whose checkpoints 9 and 10 are adapters of rank 9 and 10; and their base's config."""
+    for number in (9, 10):
+        write_adapter(run.folder / f"checkpoint-{number}", modules=llama_modules(), r=number)
+    run.hub.add("org/run", run.folder)
+    return str(write_base(run.folder.parents[1] / "base"))
+
+
+def said(run: Run, *argv: str) -> dict[str, Any]:
+    assert main([*argv, "--format", "json"]) == 0
+    (found,) = json.loads(run.capsys.readouterr().out)["adapters"]
+    return dict(found)
+
+
+@pytest.mark.parametrize(("asked", "folder"), [("9", "checkpoint-9"), ("latest", "checkpoint-10")])
+def test_validate_and_inspect_look_at_the_checkpoint(run: Run, asked: str, folder: str) -> None:
+    base = adapters(run)
+    for words in (["validate", "--base", base], ["inspect"]):
+        assert said(run, *words, run.ref, "--checkpoint", asked)["source"].partition("@")[0].endswith(folder)
+    assert main(["fetch", run.ref, "--checkpoint", asked]) == 0
+    run.capsys.readouterr()
+    found = said(run, "validate", "--base", base, run.ref, "--checkpoint", asked)
+    assert not found["skipped"] or "fetch it first" not in json.dumps(found["skipped"])
+
+
+def test_warm_admits_the_checkpoint_of_a_flag_or_a_manifest(run: Run, tmp_path: Path) -> None:
+    base = adapters(run)
+    (flagged,) = lineup(None, [run.ref], base, "warm", "warm", "latest").items
+    (named,) = lineup(manifest(tmp_path, run, "latest"), [], base, "warm", "warm").items
+    (numbered,) = lineup(None, [run.ref], base, "warm", "warm", "9").items
+    settings = load_settings({}, os.environ)
+    for item, rank in ((flagged, 10), (named, 10), (numbered, 9)):
+        admission = admit(item.source, item.name, Terms(), Store(settings.cache_dir), settings, latest=item.latest)
+        assert admission.refusal is None
+        assert admission.adapter is not None
+        assert admission.adapter.config is not None
+        assert admission.adapter.config.r == rank
+    assert main(["warm", "-f", str(tmp_path / "set.yaml"), "--once", "--base", base, "--checkpoint", "9"]) == 2
+    assert "checkpoint: latest" in run.capsys.readouterr().err
+
+
+def test_a_policy_speaks_of_the_folder_that_the_latest_one_is(run: Run, tmp_path: Path) -> None:
+    if run.ref != "org/run":
+        pytest.skip("denied are repositories here")
+    base, file = adapters(run), tmp_path / "policy.yaml"
+    pinned = f"org/run@{run.hub.commit('org/run').id}"
+    assert main(["fetch", pinned, "--checkpoint", "latest"]) == 0
+    file.write_text('{apiVersion: lora-cli/v1, kind: Policy, deny_sources: ["hf://org/run/checkpoint-10"]}')
+    for words in (["fetch"], ["fetch", "--offline"], ["validate", "--base", base]):
+        code = main([*words, pinned, "--checkpoint", "latest", "--policy", str(file)])
+        assert code == (3 if "--offline" in words else 1), words
 
 
 def test_the_latest_of_a_commit_is_asked_for_where_a_policy_wants_that(run: Run, tmp_path: Path) -> None:
