@@ -1,4 +1,4 @@
-"""Signature Version 4 for the one request that obstore cannot make: a HEAD that asks for an object's checksum."""
+"""Signature Version 4 for the requests that obstore cannot make: those that ask for an object's checksum."""
 
 import hashlib
 import hmac
@@ -17,10 +17,10 @@ def object_url(base: str, bucket: str, key: str, *, in_host: bool = False) -> st
     return f"{base.rstrip('/')}/{quote(path, safe='/-_.~')}"
 
 
-def signed_head(
-    url: str, headers: Mapping[str, str], keys: Keys, region: str, now: datetime | None = None
+def signed(
+    method: str, url: str, headers: Mapping[str, str], keys: Keys, region: str, now: datetime | None = None
 ) -> Mapping[str, str]:
-    """``headers`` of a HEAD of ``url`` without a query, and those that sign it for S3 in ``region``.
+    """``headers`` of a GET or HEAD of ``url`` without a query, and those that sign it for S3 in ``region``.
 
     As "Authenticating Requests: Using the Authorization Header (AWS Signature Version 4)" of the S3 API reference says.
     """
@@ -31,7 +31,7 @@ def signed_head(
     canonical = sorted((name.lower(), value.strip()) for name, value in {**sent, "host": parts.netloc}.items())
     names = ";".join(name for name, _ in canonical)
     lines = "".join(f"{name}:{value}\n" for name, value in canonical)
-    request = f"HEAD\n{parts.path}\n\n{lines}\n{names}\n{_EMPTY}"
+    request = f"{method}\n{parts.path}\n\n{lines}\n{names}\n{_EMPTY}"
     scope = f"{day}/{region}/s3/aws4_request"
     text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
     key = f"AWS4{keys.secret}".encode()

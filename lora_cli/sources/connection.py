@@ -142,12 +142,14 @@ def chunks(response: "Response", timeout_s: float) -> Iterator[bytes]:
     server = host(response.url)
     if response.headers.get("Content-Encoding", "identity") != "identity":
         raise Transient(f"{server} sent a compressed body that was not asked for", hint="check for a proxy between")
-    return _paced(response, server, timeout_s)
+    return paced(response, timeout_s)
 
 
-def _paced(response: "Response", server: str, timeout_s: float) -> Iterator[bytes]:
+def paced(response: "Response", timeout_s: float) -> Iterator[bytes]:
+    """As ``chunks``, of a body that is what it is, however it is encoded."""
     from http.client import HTTPException
 
+    server = host(response.url)
     waited_s, received = 0.0, 0
     while True:
         began = time.monotonic()

@@ -1,6 +1,7 @@
 """What obstore's errors mean. It gives text only: status and code are taken from it, and nothing else is shown."""
 
 import re
+from collections.abc import Mapping
 
 from lora_cli.sources.connection import Transient, from_status, printable
 
@@ -39,19 +40,22 @@ def meaning(error: Exception, server: str, timeout_s: float) -> Answered | Trans
         return Answered(401, "NoToken")
     if "redirect without LOCATION" in told:
         status = 301
-    if status in (408, 429) or status >= 500:
-        return from_status(server, status, {})
     if "invalid path" in told:
         return Answered(200, "InvalidPath")
+    return refusal(server, status, {}, told) if status else _of_the_network(told, cause, server, timeout_s)
+
+
+def refusal(server: str, status: int, headers: Mapping[str, str], told: str) -> Answered | Transient:
+    """What an answer means that is no 2xx, by its status, its headers and what stands in it."""
+    if status in (408, 429) or status >= 500:
+        return from_status(server, status, headers)
     code, message, region = _CODE.search(told), _MESSAGE.search(told), _REGION.search(told)
-    if status:
-        return Answered(
-            status,
-            code[1] if code else "",
-            printable(message[1]) if message else "",
-            (region[1] or region[2]) if region else "",
-        )
-    return _of_the_network(told, cause, server, timeout_s)
+    return Answered(
+        status,
+        code[1] if code else "",
+        printable(message[1]) if message else "",
+        (region[1] or region[2]) if region else "",
+    )
 
 
 def _of_the_network(told: str, cause: str, server: str, timeout_s: float) -> Transient:

@@ -25,7 +25,7 @@ from lora_cli.sources.object_refusals import Asker, Words, explained
 from lora_cli.sources.object_streams import ask, body_of, check_version, version_of
 
 if TYPE_CHECKING:
-    from obstore import GetResult, ObjectMeta
+    from obstore import ObjectMeta
     from obstore.store import ClientConfig, ObjectStore
 
 CONNECT_TIMEOUT_S = 10.0
@@ -210,15 +210,15 @@ class ObjectSource(ABC):
         try:
             answer = ask(bucket.store, object_key(revision.ref, file), file, start, end)
             skip = start - check_version(answer, file, (start, end), f"{revision.ref}: {file.path}")
-            self._note(revision, file, answer)
+            self._note(revision, file, str(answer.attributes.get("sha256", "")))
             yield from body_of(answer, server, timeout_s, skip, end - start)
         except (LoraCliError, Transient):
             raise
         except Exception as error:
             raise meaning(error, server, timeout_s) from error
 
-    def _note(self, revision: Revision, file: RemoteFile, answer: "GetResult") -> None:
-        said = str(answer.attributes.get("sha256", ""))
+    def _note(self, revision: Revision, file: RemoteFile, said: str) -> None:
+        """Remembers what an object's own metadata says of its sha256."""
         if SHA256.fullmatch(said):
             self._told[version_key(revision, file)] = {"metadata sha256": said.lower()}
 

@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -15,7 +16,7 @@ from lora_cli.sources.aws import Account, find_account
 from lora_cli.sources.object_refusals import Asker, Words
 from lora_cli.sources.objects import Bucket, ObjectSource, client_options, object_key, version_key
 from lora_cli.sources.private import bounds_of, check_host
-from lora_cli.sources.s3_checksum import checksum, may_have_one
+from lora_cli.sources.s3_checksum import body, checksum, hexadecimal, may_have_one, whole
 from lora_cli.sources.urls import host
 
 if TYPE_CHECKING:
@@ -63,10 +64,24 @@ class S3Source(ObjectSource):
         self._askers = threading.BoundedSemaphore(ASKERS)
 
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
-        """As every object store; beside the beginning of a file that is fetched its checksum is asked for."""
-        if start == 0 and (stop is None or stop >= min(file.size or 0, A_LOOK)):
+        """As every object store; beside the first range of a file that is fetched its checksum is asked for."""
+        if start == 0 and stop is not None and A_LOOK <= stop < (file.size or 0):
             self._asking(revision, file, self._bucket(revision.ref))
         return super().read(revision, file, start, stop)
+
+    def _stream(self, bucket: Bucket, revision: Revision, file: RemoteFile, start: int, end: int) -> Iterator[bytes]:
+        """As every object store; a checksum comes along with all of an object, though not by obstore."""
+        account = self._account
+        if account is None or not _unsaid(file) or (start, end) != (0, file.size):
+            yield from super()._stream(bucket, revision, file, start, end)
+            return
+        what, timeout_s = f"{revision.ref}: {file.path}", self._settings.timeout_s
+        key = object_key(revision.ref, file)
+        with closing(whole(account, bucket.asker.bucket, key, file, what, timeout_s)) as response:
+            self._note(revision, file, response.headers.get("x-amz-meta-sha256", ""))
+            said = self._checksums[version_key(revision, file)] = Future()
+            said.set_result(hexadecimal(response.headers))
+            yield from body(response, end, what, timeout_s)
 
     def told(self, revision: Revision, file: RemoteFile) -> Mapping[str, str]:
         """The sha256 in the object's metadata, and the checksum that S3 keeps, if it has one of all the bytes."""
@@ -76,8 +91,7 @@ class S3Source(ObjectSource):
     def _asking(self, revision: Revision, file: RemoteFile, bucket: Bucket) -> "Future[Mapping[str, str]] | None":
         """The checksum, asked for once, in a thread that nobody waits for at the end of the process."""
         account = self._account
-        # What a lock promises is compared anyway.
-        if account is None or file.sha256 is not None or not may_have_one(file):
+        if account is None or not _unsaid(file):
             return None
         key, what = object_key(revision.ref, file), f"{revision.ref}: {file.path}"
         answer = Future[Mapping[str, str]]()
@@ -126,6 +140,11 @@ class S3Source(ObjectSource):
             ) from error
         server = host(account.endpoint) if account.endpoint else "S3"
         return Bucket(store, Asker(name, server, account.found_in))
+
+
+def _unsaid(file: RemoteFile) -> bool:
+    """Whether S3 may have a checksum that says something new: what a lock promises is compared anyway."""
+    return file.sha256 is None and may_have_one(file)
 
 
 def _provided(account: Account) -> Any:

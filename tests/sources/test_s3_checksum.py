@@ -4,6 +4,7 @@ import base64
 import hashlib
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -22,7 +23,7 @@ from lora_cli.fetch import fetch
 from lora_cli.settings import Settings
 from lora_cli.sources import TellingSource
 from lora_cli.sources.aws import Keys
-from lora_cli.sources.aws_signature import object_url, signed_head
+from lora_cli.sources.aws_signature import object_url, signed
 from lora_cli.sources.registry import open_source
 from lora_cli.store import Store
 from tests.answering import Reply, answering
@@ -57,16 +58,17 @@ def told(bucket: str, settings: Settings) -> Mapping[str, str]:
 
 @pytest.mark.parametrize("token", ["", "FwoGZXIvYXdzEBY/token+with=signs"])
 @pytest.mark.parametrize("key", ["a/b.json", "sub folder/żubrówka %41+&.txt", "a/x~y_z-1.(2)'!*"])
-def test_a_head_is_signed_as_amazons_own_library_signs_it(
-    monkeypatch: pytest.MonkeyPatch, token: str, key: str
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_request_is_signed_as_amazons_own_library_signs_it(
+    monkeypatch: pytest.MonkeyPatch, token: str, key: str, method: str
 ) -> None:
     monkeypatch.setattr(botocore.auth, "get_current_datetime", lambda: NOW)
     url = object_url("http://127.0.0.1:8333", "bucket", key)
     headers = {"x-amz-checksum-mode": "ENABLED", "if-match": '"abc"'}
-    request = AWSRequest("HEAD", url, headers=dict(headers), data=b"")
+    request = AWSRequest(method, url, headers=dict(headers), data=b"")
     botocore.auth.S3SigV4Auth(Credentials("AKIA", "secret", token or None), "s3", "eu-west-1").add_auth(request)
-    signed = signed_head(url, headers, Keys("AKIA", "secret", token), "eu-west-1", NOW)
-    assert signed["Authorization"] == request.headers["Authorization"]
+    sent = signed(method, url, headers, Keys("AKIA", "secret", token), "eu-west-1", NOW)
+    assert sent["Authorization"] == request.headers["Authorization"]
 
 
 def test_a_checksum_of_all_bytes_is_told(server: S3Server, settings: Settings) -> None:
@@ -97,7 +99,7 @@ def _uploaded(client: Any, where: dict[str, str], upload: str, number: int, part
 
 
 class Bucket:
-    """One adapter in a bucket whose server says that its checksum is ``said``, after ``failures`` answers of 503."""
+    """One adapter in a bucket whose server says that its checksum is ``said``; the first ``failures`` HEADs get 503."""
 
     def __init__(self, folder: Path, said: str, failures: int = 0) -> None:
         self.files = {f"sql/{path.name}": path.read_bytes() for path in write_adapter(folder).iterdir()}
@@ -112,8 +114,12 @@ class Bucket:
             self.heads += 1
             if self.heads <= self.failures:
                 return 503, b"", {}
-            headers[HEADER] = self.said
-        return 200, self.files[path], headers
+        if asked := request.headers.get("Range"):
+            start, stop = (int(number) for number in asked.removeprefix("bytes=").split("-"))
+            content = self.files[path]
+            span = {"Content-Range": f"bytes {start}-{stop}/{len(content)}"}
+            return 206, content[start : stop + 1], headers | span
+        return 200, self.files[path], headers | {HEADER: self.said}
 
     def _etag(self, path: str) -> str:
         return hashlib.md5(self.files[path]).hexdigest()
@@ -127,10 +133,15 @@ class Bucket:
         return f"<ListBucketResult>{entries}</ListBucketResult>".encode()
 
 
+def source_at(endpoint: str, settings: Settings) -> TellingSource:
+    source = open_source("s3", settings, SourceRule("s3://abc/*", endpoint_url=endpoint, anonymous=True))
+    assert isinstance(source, TellingSource)
+    return source
+
+
 def fetched_from(bucket: Bucket, settings: Settings) -> Any:
     with answering(bucket) as endpoint:
-        rule = SourceRule("s3://abc/*", endpoint_url=endpoint, anonymous=True)
-        source = open_source("s3", settings, rule)
+        source = source_at(endpoint, settings)
         return fetch(AdapterRef("s3", "abc/sql"), source, Store(settings.cache_dir), settings)
 
 
@@ -146,13 +157,37 @@ def test_what_is_no_sha256_is_no_promise(settings: Settings, tmp_path: Path, sai
     assert fetched_from(Bucket(tmp_path / "adapter", said), settings).files
 
 
+def test_what_is_read_whole_costs_one_request_and_what_is_read_in_ranges_is_asked_for(
+    settings: Settings, tmp_path: Path
+) -> None:
+    bucket = Bucket(tmp_path / "adapter", base64.b64encode(hashlib.sha256(b"other").digest()).decode())
+    size = len(bucket.files["sql/adapter_model.safetensors"])
+    with answering(bucket) as endpoint:
+        for stop, heads in ((None, 0), (size, 0), (size - 1, 1)):
+            source, bucket.heads = source_at(endpoint, settings), 0
+            revision = source.resolve(AdapterRef("s3", "abc/sql"))
+            weights = revision.file("adapter_model.safetensors")
+            assert weights is not None
+            for _ in source.read(revision, weights, 0, stop):
+                pass
+            assert source.told(revision, weights) == {HEADER: hashlib.sha256(b"other").hexdigest()}
+            assert bucket.heads == heads
+
+
 def test_a_question_for_a_checksum_is_asked_again_and_its_failure_is_not_passed_over(
     settings: Settings, tmp_path: Path
 ) -> None:
-    with pytest.raises(Unreachable, match="503"):
-        fetched_from(Bucket(tmp_path / "adapter", "", failures=99), settings)
-    again = Settings(settings.cache_dir, timeout_s=5, retries=1)
-    assert fetched_from(Bucket(tmp_path / "adapter", "", failures=1), again).files
+    for retries, failures, heads in ((0, 99, 1), (1, 1, 2)):
+        bucket = Bucket(tmp_path / f"adapter-{retries}", "", failures)
+        with answering(bucket) as endpoint:
+            source = source_at(endpoint, replace(settings, retries=retries))
+            revision = source.resolve(AdapterRef("s3", "abc/sql"))
+            if failures > retries:
+                with pytest.raises(Unreachable, match="503"):
+                    source.told(revision, revision.files[0])
+            else:
+                assert source.told(revision, revision.files[0]) == {}
+        assert bucket.heads == heads
 
 
 def test_what_a_lock_promises_is_not_asked_for(server: S3Server, settings: Settings) -> None:
