@@ -169,6 +169,16 @@ def test_a_token_that_is_none_is_not_repeated(machine: Machine, hub: Hub) -> Non
         f"https://alice:{PASSWORD}@127.0.0.1:9999999/x",
         f"https://{TOKEN}@127.0.0.1:9/x",
         f"alice:{PASSWORD}@host/x",
+        TOKEN,
+        f"{TOKEN}@org/name",
+        f"{TOKEN}/name",
+        f"org/name@{TOKEN}",
+        f"org/name/{TOKEN}",
+        f"hf://{TOKEN}@org/name",
+        f"hf://{TOKEN}",
+        f"s3://{TOKEN}@bucket/x",
+        f"sftp://{TOKEN}@host/x",
+        f"https://huggingface.co/{TOKEN}/x",
     ],
 )
 def test_a_secret_in_a_reference_is_not_repeated(
@@ -191,6 +201,18 @@ def test_a_secret_in_a_reference_is_not_repeated(
         (["validate", "./sql", "--base", text], {2, 3}),
     ):
         assert main([*words, *ALWAYS]) in codes
+    machine.said += capfd.readouterr()
+    assert machine.leaks() == []
+
+
+@pytest.mark.parametrize("option", ["--revision", "--subfolder", "--checkpoint", "--include", "--shard", "--jobs"])
+def test_a_token_as_the_value_of_an_option_is_not_repeated(
+    machine: Machine, option: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {**machine.environ, "LORA_CLI_OFFLINE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    for words in (["fetch", "org/name", option, TOKEN], ["cache", "ls", TOKEN], ["validate", f"--{TOKEN}"], [TOKEN]):
+        assert main([*words, *ALWAYS]) in {2, 3}
     machine.said += capfd.readouterr()
     assert machine.leaks() == []
 

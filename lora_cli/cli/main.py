@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer._click.exceptions import ClickException
 from typer.core import TyperGroup
 
 from lora_cli import __version__
 from lora_cli.core.nearest import nearest
-from lora_cli.errors import LoraCliError, MachineError
+from lora_cli.errors import LoraCliError, MachineError, without_tokens
 from lora_cli.settings import OPTIONS, load_settings
 
 if TYPE_CHECKING:
@@ -67,6 +68,14 @@ class LazyGroup(TyperGroup):
         if name in COMMANDS:
             command = self.commands[name] = _load_command(name)
         return name, command, rest
+
+    def invoke(self, ctx: "Context") -> Any:
+        """Runs the command; what is wrong with its words is said without a token that was one of them."""
+        try:
+            return super().invoke(ctx)
+        except ClickException as error:
+            error.message = without_tokens(error.message)
+            raise
 
 
 def _load_command(name: str) -> "Command":

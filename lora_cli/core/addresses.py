@@ -4,11 +4,12 @@
 """
 
 import re
+from collections.abc import Callable
 from urllib.parse import unquote
 
 from lora_cli.core.adapter_files import CONFIG, WEIGHTS
 from lora_cli.core.web_address import DEFAULT_PORTS, canonical_host, canonical_path, is_loopback, quoted
-from lora_cli.errors import UsageError
+from lora_cli.errors import UsageError, without_tokens
 
 LONGEST = 4096
 HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
@@ -49,6 +50,17 @@ def check_characters(text: str) -> None:
         raise UsageError(f"{text[:200]!r} has control characters in it", hint="check the quoting")
 
 
+def check_no_token(text: str, is_path: Callable[[str], bool]) -> None:
+    """Refuses a token in what is no path, before it is asked for as if it were a name.
+
+    Raises:
+        UsageError: there is one.
+    """
+    if without_tokens(text) != text and not text.lower().startswith("file:") and not is_path(text):
+        hint = "set HF_TOKEN instead; what was typed stands in the shell's history: a new token is safer"
+        raise UsageError(f"{without_secrets(text)}: a token in a reference is not read", hint=hint)
+
+
 def check_encodable(text: str) -> None:
     """Refuses bytes that are not UTF-8: only paths may hold them.
 
@@ -73,7 +85,8 @@ def check_nobody(rest: str, text: str) -> None:
 
 
 def without_secrets(text: str) -> str:
-    """``text`` without a user in front of the host and without a query: either may hold a password."""
+    """``text`` without a user in front of the host, without a query (either may hold a password), without tokens."""
+    text = without_tokens(text)
     scheme, _, rest = text.partition("://")
     if not rest:
         return re.sub(r"^[^/@:]+:[^/@]*@", "***@", text)

@@ -76,6 +76,7 @@ def parse(text: str, *, is_path: Callable[[str], bool], base_dir: Path | None = 
     from lora_cli.core import addresses
 
     addresses.check_characters(text)
+    addresses.check_no_token(text, is_path)
     if scheme := _SCHEME.match(text):
         return _with_scheme(scheme.group(1).lower(), text[scheme.end() :], addresses.without_secrets(text))
     if text in {".", ".."} or text.startswith(("/", "./", "../")) or is_path(text):
@@ -101,6 +102,8 @@ def override(ref: AdapterRef, *, revision: str | None = None, subfolder: str = "
     """
     from lora_cli.core import addresses
 
+    for written in (revision or "", subfolder):
+        addresses.check_no_token(written, lambda _: False)
     if revision is not None:
         if ref.scheme not in {"hf", "oci"}:
             raise UsageError(f"{ref} has no revisions", hint="leave --revision out")
