@@ -3,10 +3,10 @@
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.core.units import parse_duration, parse_size, shown
 from lora_cli.errors import UsageError

@@ -1,7 +1,6 @@
 """Adapters that are to be loaded: fetched into the cache, and judged there."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lora_cli.check.outcome import Stopwatch
@@ -10,6 +9,7 @@ from lora_cli.check.verdict import Terms, gather, judge
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.addresses import without_secrets
 from lora_cli.core.finding import Severity, Verdict
+from lora_cli.core.frozen import dataclass, field
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
 from lora_cli.errors import LoraCliError, Refused

@@ -1,12 +1,12 @@
 """An adapter that was read × what it is judged against → its verdict."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.companions import Companions
 from lora_cli.core.finding import Finding, Skipped, Verdict
+from lora_cli.core.frozen import dataclass
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Revision
 from lora_cli.rules import RULES

@@ -1,6 +1,5 @@
 """``lora-cli inspect``: what an adapter is, from its config and header alone."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ from lora_cli.check import Checked, Terms, check_all
 from lora_cli.cli import options
 from lora_cli.cli.lineup import base_model, from_refs
 from lora_cli.cli.output import DEFAULT_WIDTH, Format, colour, width, write
+from lora_cli.core.frozen import replace
 from lora_cli.core.inspection import Inspection, inspection_of
 from lora_cli.rules import choose
 from lora_cli.settings import Settings

@@ -1,7 +1,6 @@
 """``lora-cli warm``: fetch, validate, load and prove adapters in a process that owns the device."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 from lora_cli.cli import options
 from lora_cli.cli.lineup import Item, Lineup, base_model, limits, lineup, reaching
 from lora_cli.cli.output import Format, colour, width, write
+from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.results import Answers, LoadReport
 from lora_cli.errors import LoraCliError, UsageError

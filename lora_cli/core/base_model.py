@@ -1,8 +1,9 @@
 """A base model without weights: which modules it has, and their dimensions."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Literal
+
+from lora_cli.core.frozen import dataclass, field
 
 ModuleKind = Literal["linear", "conv1d", "embedding"]
 

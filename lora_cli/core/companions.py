@@ -1,7 +1,8 @@
 """What the files beside an adapter's weights say: chat templates, classes to import, added tokens."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from lora_cli.core.frozen import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ points to: a document can neither run code nor grow beyond what was written time
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from lora_cli.core.frozen import dataclass, field
 from lora_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -107,19 +107,16 @@ def _events(text: str, file: str) -> Iterator["yaml.Event"]:
         raise UsageError(f"{file}:1: this is not YAML: a character that may not stand in it") from error
 
 
-@dataclass(slots=True)
 class _Open:
     """A collection that is still being read."""
 
-    line: int
-    trail: Trail
-    anchor: str | None
-    mapping: bool
-    entries: dict[str, Node] = field(default_factory=dict)
-    key_lines: dict[str, int] = field(default_factory=dict)
-    items: list[Node] = field(default_factory=list)
-    key: str | None = None
-    size: int = 1
+    def __init__(self, line: int, trail: Trail, anchor: str | None, *, mapping: bool) -> None:
+        self.line, self.trail, self.anchor, self.mapping = line, trail, anchor, mapping
+        self.entries: dict[str, Node] = {}
+        self.key_lines: dict[str, int] = {}
+        self.items: list[Node] = []
+        self.key: str | None = None
+        self.size = 1
 
     def child(self) -> Trail:
         """The trail of the value that comes next."""
@@ -192,7 +189,7 @@ class _Builder:
         if len(self.stack) >= DEPTH:
             raise self._error(line, f"nested deeper than {DEPTH} levels")
         trail = self.stack[-1].child() if self.stack else None
-        self.stack.append(_Open(line, trail, event.anchor, mapping))
+        self.stack.append(_Open(line, trail, event.anchor, mapping=mapping))
 
     def _close(self) -> None:
         done = self.stack.pop()

@@ -5,11 +5,11 @@ import posixpath
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from urllib.parse import unquote
 
+from lora_cli.core.frozen import replace
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.web_address import DEFAULT_PORTS, unescaped
 

@@ -4,11 +4,11 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.formats import dialects
+from lora_cli.core.frozen import dataclass, field
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.targets import scales
 from lora_cli.errors import FormatError

@@ -4,8 +4,9 @@ On disk a name is ``<prefix><module>.<part>``, with ``base_model.model.`` as the
 those of PEFT 0.21 (``tuners/lora/layer.py``, ``tuners/lora/variants.py``, ``utils/save_and_load.py``).
 """
 
-from dataclasses import dataclass
 from typing import Literal
+
+from lora_cli.core.frozen import dataclass
 
 Part = Literal[
     "lora_A",

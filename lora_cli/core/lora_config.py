@@ -4,11 +4,11 @@ Fields and defaults are those of PEFT 0.21 (``tuners/lora/config.py``, ``config.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
 from typing import Any
 
 from lora_cli.core import parse
 from lora_cli.core.architectures.table import MAX_DIMENSION, MAX_LAYERS
+from lora_cli.core.frozen import dataclass, field
 from lora_cli.errors import FormatError
 
 CONFIG_FILE = "adapter_config.json"
@@ -226,4 +226,4 @@ def type_error(config: LoraConfig, name: str) -> FormatError | None:
 
 def peft_fields() -> tuple[str, ...]:
     """The names of PEFT's fields, in order."""
-    return tuple(one.name for one in fields(LoraConfig) if one.name not in OURS)
+    return tuple(name for name in LoraConfig.__match_args__ if name not in OURS)

@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+from lora_cli.core.frozen import dataclass, replace
 from lora_cli.errors import UsageError
 
 if TYPE_CHECKING:

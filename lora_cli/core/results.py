@@ -1,7 +1,8 @@
 """What the runtime and the benchmark hand to ``render``."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from lora_cli.core.frozen import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

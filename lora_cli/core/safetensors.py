@@ -8,9 +8,9 @@ besides it a name that stands twice and fields that the format does not have.
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from lora_cli.core.frozen import dataclass
 from lora_cli.errors import FormatError
 
 HEADER_CAP = 100_000_000

@@ -8,11 +8,11 @@ The modules of a mixture-of-experts model are those of transformers 5 (experts f
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.default_targets import DEFAULT_TARGETS
+from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.lora_config import LoraConfig, type_error
 from lora_cli.core.patterns import Matcher
 from lora_cli.errors import FormatError

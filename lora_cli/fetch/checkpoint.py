@@ -2,10 +2,10 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 from lora_cli.core.checkpoint import FOLDER
+from lora_cli.core.frozen import replace
 from lora_cli.core.reference import AdapterRef, override
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError, UsageError

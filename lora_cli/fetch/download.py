@@ -3,9 +3,9 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from functools import partial as bound
 
+from lora_cli.core.frozen import dataclass, field, replace
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import Corrupt
 from lora_cli.fetch.adopt import adopt

@@ -4,8 +4,8 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
+from lora_cli.core.frozen import dataclass
 from lora_cli.errors import MachineError, Refused
 from lora_cli.fetch.progress import Progress
 from lora_cli.store import Store
@@ -16,11 +16,11 @@ RESERVED_PART = 20
 full evicts what runs on it."""
 
 
-@dataclass(slots=True, eq=False)
 class _Reservation:
     """What one adapter still has to write, in bytes."""
 
-    left: int
+    def __init__(self, left: int) -> None:
+        self.left = left
 
 
 class Room:

@@ -1,8 +1,8 @@
 """What the adapters of one run share beside the lanes: room, a hold on the cache, and bytes for all of them."""
 
 import threading
-from dataclasses import dataclass
 
+from lora_cli.core.frozen import dataclass
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import MachineError, Refused
 from lora_cli.fetch.room import Room

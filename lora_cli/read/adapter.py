@@ -1,9 +1,9 @@
 """An adapter, read from wherever its source has it: the config and the header's byte ranges, never the weights."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from lora_cli.core.adapter import Adapter, pair_up
+from lora_cli.core.frozen import dataclass, field
 from lora_cli.core.keys import parse_key
 from lora_cli.core.lora_config import CONFIG_CAP, CONFIG_FILE, LoraConfig, parse_config
 from lora_cli.core.safetensors import TensorInfo

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
+from lora_cli.core.frozen import dataclass
 from lora_cli.core.pickles import archive, legacy
 from lora_cli.core.pickles.allowed import TRAINER, WEIGHTS, Allowed
 from lora_cli.core.pickles.archive import Archive, Entry

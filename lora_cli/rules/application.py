@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 
 from lora_cli.core.adapter import Adapter, LoraPair
 from lora_cli.core.base_model import BaseModel, BaseModule
 from lora_cli.core.finding import Applied
+from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.keys import PEFT_PREFIX, Key
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.targets import (

@@ -1,11 +1,10 @@
 """What a rule is: one function over a ``Case``, its code, and what it must be able to see."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from inspect import getdoc
 from typing import Literal
 
 from lora_cli.core.finding import Finding, Problem, Severity, Skipped
+from lora_cli.core.frozen import dataclass
 from lora_cli.rules.case import Case
 
 Need = Literal["config", "weights", "base", "values", "companions"]
@@ -37,6 +36,8 @@ class Rule:
     @property
     def documentation(self) -> str:
         """The function's docstring: what is checked, *Why is this bad?* and *Fix*, as Markdown."""
+        from inspect import getdoc
+
         return getdoc(self.check) or ""
 
     @property

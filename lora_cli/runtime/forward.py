@@ -5,10 +5,9 @@ touched. Tokens are grouped by slot once per batch (Punica's segments, arXiv 231
 of a batched product, so nothing of one adapter can reach another's tokens, not even a NaN.
 """
 
-from dataclasses import dataclass
-
 import torch
 
+from lora_cli.core.frozen import dataclass
 from lora_cli.runtime.slots import BASE_SLOT, Stack
 
 

@@ -1,12 +1,12 @@
 """What the parent tells the warm process, and what it hears back besides reports. Torch-free."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
+from lora_cli.core.frozen import dataclass, field
 from lora_cli.runtime.composable import largest_rank
 
 Device = Literal["auto", "cpu", "cuda"]

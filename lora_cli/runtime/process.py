@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -16,6 +15,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Self, TypeVar
 
+from lora_cli.core.frozen import replace
 from lora_cli.core.results import Answers, LoadReport
 from lora_cli.errors import Corrupt, LoraCliError, MachineError, MissingExtra, NotFound, Refused, UsageError
 from lora_cli.runtime.plan import Answer, Failure, Forward, Job, Load, Plan, Ready, Served, ServeOnce, Stage

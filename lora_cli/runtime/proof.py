@@ -29,11 +29,11 @@ Underflow is not in these formulas: float32 and bfloat16, which the runtime uses
 import math
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
+from lora_cli.core.frozen import dataclass
 from lora_cli.core.results import ModuleProof, Proof
 from lora_cli.runtime.base_weights import BaseWeights
 from lora_cli.runtime.forward import add_lora, lora_delta, route

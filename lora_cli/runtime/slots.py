@@ -1,11 +1,11 @@
 """Slots: an adapter's factors, padded with zeros to one rank, in one piece of memory each. Slot 0 is the base."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 
 from lora_cli.core.base_model import BaseModule
+from lora_cli.core.frozen import dataclass
 from lora_cli.errors import MachineError, Refused
 from lora_cli.runtime.weights import LoraWeights, ModuleWeights
 

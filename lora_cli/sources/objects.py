@@ -8,11 +8,11 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, ClassVar
 
 from lora_cli import __version__
+from lora_cli.core.frozen import dataclass
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Changed, LoraCliError, MachineError, NotFound, Offline, Refused, UsageError

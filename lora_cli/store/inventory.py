@@ -4,9 +4,9 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
+from lora_cli.core.frozen import dataclass
 from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.store import Store
 from lora_cli.store.blobs import sha256_of

@@ -1,7 +1,6 @@
 """A fetch under way, in a few lines that fit the terminal: who is on it, how far it is, how fast, how long still."""
 
-from dataclasses import dataclass
-
+from lora_cli.core.frozen import dataclass
 from lora_cli.render.text import safe, size
 
 AMOUNT = len("1023.9 MiB of 1023.9 MiB")
