@@ -35,7 +35,7 @@ def command(
     latest = {one for one, item in zip(items, asked, strict=True) if item.latest}
     done = [(checked, _inspection(checked, settings)) for checked in check_all(items, terms, settings, latest=latest)]
     if output_format is Format.JSON:
-        from lora_cli.render.json import render_inspections
+        from lora_cli.render.json_verdicts import render_inspections
 
         text = render_inspections(done)
     else:

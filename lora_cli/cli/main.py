@@ -257,10 +257,12 @@ def _bug() -> int:
 
 
 def _report(error: LoraCliError) -> int:
+    from lora_cli.cli.output import unheard
+
     with suppress(OSError):  # stderr is full or gone: the exit code still says it
-        typer.echo(f"error: {error.message}", err=True)
+        typer.echo(unheard(f"error: {error.message}"), err=True)
         if error.hint:
-            typer.echo(f"hint: {error.hint}", err=True)
+            typer.echo(unheard(f"hint: {error.hint}"), err=True)
     return error.exit_code
 
 

@@ -22,6 +22,14 @@ Checkpoint = Annotated[
     ),
 ]
 OutputFormat = Annotated[Format, typer.Option("--format", help="How to write the result.")]
+ReportFormats = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--format",
+        metavar="FORMAT[=FILE]",
+        help="human (the default), json, sarif, junit, github or markdown; several, each into its file.",
+    ),
+]
 
 # What overrides the settings: a command hands these on with ``settings.with_flags``.
 MaxBytes = Annotated[str | None, typer.Option(help="Refuse larger adapters: 2GiB.", show_default=False)]

@@ -1,6 +1,7 @@
 """Where a command's text goes: how wide it may be, whether in colour, and to which file."""
 
 import os
+import re
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -36,17 +37,64 @@ def colour() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def write(text: str, file: Path | None = None) -> None:
+def write(text: str, file: Path | None = None, *, commands: bool = False) -> None:
     """``text``, which ends its own lines, to standard output or to ``file`` (``-`` is standard output).
+
+    ``commands`` says that it is meant for the runner of a CI server. Of ``file`` a reader sees all of the old or all
+    of the new one; a device or a pipe is written to as it is.
 
     Raises:
         MachineError: the file cannot be written.
     """
     if file is None or str(file) == "-":
+        text = text if commands else unheard(text)
         encoding = sys.stdout.encoding or "utf-8"
         typer.echo(text.encode(encoding, "backslashreplace").decode(encoding), nl=False)
         return
     try:
-        file.write_text(text, encoding="utf-8")
+        if file.exists() and not file.is_file():
+            file.write_text(text, encoding="utf-8")
+        else:
+            _replace(Path(os.path.realpath(file)), text)
     except OSError as error:
-        raise MachineError(f"{file} cannot be written: {error.strerror}", hint="check the path after -o") from error
+        raise _unwritable(file, error.strerror or "") from error
+
+
+def _replace(file: Path, text: str) -> None:
+    temporary = file.with_name(f".{file.name[:100]}.{os.urandom(6).hex()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def writable(file: Path) -> None:
+    """Whether ``file`` can be written, as far as is known before: found out before the work, not after it.
+
+    Raises:
+        MachineError: it is a folder, or the folder that it would be in is not there or not to be written to.
+    """
+    folder = Path(os.path.realpath(file)).parent
+    if str(file) == "-" or (file.exists() and not file.is_file() and not file.is_dir()):
+        return
+    if file.is_dir():
+        raise _unwritable(file, "it is a folder")
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise _unwritable(file, "there is no such folder" if not folder.is_dir() else "its folder is read-only")
+
+
+def _unwritable(file: Path, why: str) -> MachineError:
+    return MachineError(f"{file} cannot be written: {why}", hint="check the path of the output file")
+
+
+def unheard(text: str) -> str:
+    """``text`` for a console that a CI server listens to: no line of it is a command to that.
+
+    GitHub Actions takes one from a line that begins with ``::``, Azure Pipelines, TeamCity and GitHub too from ``##[``,
+    ``##vso[`` and ``##teamcity[`` wherever they stand; what an adapter is called must not set a variable there.
+    """
+    if "::" not in text and "##" not in text:
+        return text
+    return re.sub(r"##(?=\w*\[)", r"#\\x23", re.sub(r"^(\s*):(?=:)", r"\1\\x3a", text, flags=re.MULTILINE))

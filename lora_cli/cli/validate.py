@@ -1,15 +1,17 @@
 """``lora-cli validate``: judge adapters where they lie, and end with what CI branches on."""
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lora_cli.check import Checked, Terms, check_all
+from lora_cli.check import Terms, check_all
+from lora_cli.check.report import Report
 from lora_cli.cli import options
 from lora_cli.cli.lineup import base_model, lineup, reaching
-from lora_cli.cli.output import DEFAULT_WIDTH, Format, colour, width, write
+from lora_cli.cli.reporting import outputs, stream, tell
 from lora_cli.core.finding import Severity
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import UsageError
@@ -32,13 +34,13 @@ def command(
     ignore: Annotated[list[str] | None, typer.Option(help="Not these rules.")] = None,
     values: Annotated[bool, typer.Option("--values/--no-values", help="Scan the tensors' values.")] = True,
     max_lora_rank: Annotated[int | None, typer.Option(min=1, help="The engine's largest rank.")] = None,
-    output_format: options.OutputFormat = Format.HUMAN,
+    formats: options.ReportFormats = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
 ) -> None:
     """Judge adapters: format, config, tensors and values, against a base model."""
     if fail_on not in FAIL_ON:
         raise UsageError(f"--fail-on is error or warning, not {safe(fail_on)}")
-    chosen = choose(select or (), ignore or ())
+    chosen, wanted = choose(select or (), ignore or ()), outputs(formats or (), output, os.environ)
     asked = lineup(manifest, refs or [], base, "validate", "validate", checkpoint)
     settings = reaching(ctx.obj, asked.manifest, policy)
     items: Items = [(item.name if asked.manifest else "", item.source) for item in asked.items]
@@ -47,30 +49,15 @@ def command(
     max_lora_rank = max_lora_rank or (asked.engine.max_lora_rank if asked.engine else None)
     model = base_model(asked.base, settings)
     terms = Terms(model, values=values, max_lora_rank=max_lora_rank, rules=chosen)
-    write_result = _json if output_format is Format.JSON else _human
     latest = {one for one, item in zip(items, asked.items, strict=True) if item.latest}
     judged = check_all(items, terms, settings, contents=False, demands=demands, latest=latest)
-    raise typer.Exit(write_result(judged, terms, FAIL_ON[fail_on], output))
-
-
-def _human(judged: Iterator[Checked], terms: Terms, fail_on: Severity, output: Path | None) -> int:
-    from lora_cli.render.human.verdicts import render_checked, render_summary
-
-    wide, coloured = (width(), colour()) if output is None else (DEFAULT_WIDTH, False)
-    done: list[Checked] = []
-    blocks: list[str] = []
-    for checked in judged:
-        done.append(checked)
-        blocks.append(render_checked(checked, wide, fail_on=fail_on, colour=coloured) + "\n")
-        if output is None:
-            write(blocks.pop())
-    write("".join(blocks) + render_summary(done, wide, fail_on=fail_on), output)
-    return max((one.exit_code(fail_on) for one in done), default=0)
-
-
-def _json(judged: Iterator[Checked], terms: Terms, fail_on: Severity, output: Path | None) -> int:
-    from lora_cli.render.json import render_checked
-
-    done = list(judged)
-    write(render_checked(done, terms.base, fail_on), output)
-    return max((one.exit_code(fail_on) for one in done), default=0)
+    report = Report(
+        stream(judged, wanted, FAIL_ON[fail_on]),
+        FAIL_ON[fail_on],
+        base=model,
+        rules=chosen,
+        directory=Path.cwd(),
+        manifest={entry.name: entry.at for entry in asked.manifest.adapters} if asked.manifest else {},
+    )
+    tell(report, wanted)
+    raise typer.Exit(report.exit_code)

@@ -1,7 +1,7 @@
 """What a rule says about an adapter: ``Problem`` as it is yielded, ``Finding`` with its rule, ``Verdict`` over all."""
 
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from lora_cli.core.frozen import dataclass
 
@@ -43,13 +43,26 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
+class Accepted:
+    """Why a finding does not count: it stands in a baseline, or a policy suppresses it for a ``reason``.
+
+    ``at`` is where that is written: a file, and the line where there is one.
+    """
+
+    by: Literal["baseline", "policy"]
+    at: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
-    """A problem under the rule that found it."""
+    """A problem under the rule that found it. One that is ``accepted`` is told, and refuses nothing."""
 
     code: str
     name: str
     severity: Severity
     problem: Problem
+    accepted: Accepted | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +99,10 @@ class Verdict:
     engines: "tuple[EngineOutcome, ...]" = ()
 
     def worst(self) -> Severity | None:
-        """The highest severity found, or None for a clean adapter."""
-        return max((finding.severity for finding in self.findings), default=None)
+        """The highest severity of what counts, or None for a clean adapter."""
+        return max((finding.severity for finding in self.findings if finding.accepted is None), default=None)
 
     def refused(self, fail_on: Severity = Severity.ERROR) -> bool:
-        """Whether any finding is at or above ``fail_on``."""
+        """Whether any finding that counts is at or above ``fail_on``."""
         worst = self.worst()
         return worst is not None and worst >= fail_on

@@ -2,6 +2,10 @@
 
 import textwrap
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lora_cli.check.report import Counts
 
 NARROWEST = 24
 CODES = {"red": "31", "green": "32", "yellow": "33", "blue": "34", "dim": "2", "bold": "1"}
@@ -74,3 +78,18 @@ def size(number: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} TiB"
+
+
+def summary(counts: "Counts") -> str:
+    """``3 adapters (1 ok, 2 refused); 2 errors; no warnings; no skipped checks``, and what does not count, if any."""
+    parts = [f"{counts.ok} ok", f"{counts.refused} refused", f"{counts.failed} failed"]
+    outcome = ", ".join(part for part in parts if not part.startswith("0 "))
+    said = [
+        f"{counted(counts.adapters, 'adapter')} ({outcome})" if outcome else counted(0, "adapter"),
+        counted(counts.errors, "error"),
+        counted(counts.warnings, "warning"),
+        counted(counts.skipped, "skipped check"),
+    ]
+    said += [f"{counts.known} known"] * bool(counts.known)
+    said += [f"{counts.suppressed} suppressed"] * bool(counts.suppressed)
+    return "; ".join(said)

@@ -159,10 +159,13 @@ def test_the_json_document_says_all_that_the_text_says(
         "file": "adapter_model.safetensors",
         "field": "model.layers.0.self_attn.q_proj",
         "hint": "a part of the adapter is missing: save or convert it again",
+        "accepted": None,
+        "fingerprint": document["adapters"][1]["findings"][0]["fingerprint"],
     }
     assert document["adapters"][2]["error"]["exit_code"] == 3
     assert document["summary"] == {
-        "adapters": 3, "refused": 1, "failed": 1, "errors": 1, "warnings": 0, "notes": 0, "skipped": 0, "exit_code": 3,
+        "adapters": 3, "refused": 1, "failed": 1, "errors": 1, "warnings": 0, "notes": 0, "known": 0, "suppressed": 0,
+        "skipped": 0, "exit_code": 3,
     }  # fmt: skip
 
 

@@ -130,7 +130,7 @@ def test_each_schema_is_one(name: str) -> None:
 
 def test_nothing_else_is_published_as_a_schema() -> None:
     assert {file.name for file in SCHEMAS.iterdir()} == {
-        f"{name}.schema.json" for name in ("adapter-set", "adapter-set-lock", "policy", "settings")
+        f"{name}.schema.json" for name in ("adapter-set", "adapter-set-lock", "policy", "settings", "validate")
     }
 
 

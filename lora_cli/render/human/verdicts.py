@@ -1,10 +1,12 @@
 """What ``validate`` says to people: one block per finding, and a last line that counts."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from lora_cli.check import Checked
+from lora_cli.check.report import count, findings_of
 from lora_cli.core.finding import Finding, Severity, Skipped
-from lora_cli.render.text import counted, paint, safe, wrap
+from lora_cli.render.text import counted, paint, safe, summary, wrap
 
 STYLE = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "blue"}
 
@@ -16,8 +18,11 @@ def render_checked(checked: Checked, width: int, *, fail_on: Severity = Severity
         lines += wrap(checked.error.message, width, "  ", "  ")
         lines += _labelled("hint", checked.error.hint, width, colour)
     if checked.verdict is not None:
-        for finding in sorted(checked.verdict.findings, key=lambda found: -found.severity):
-            lines += (_note if finding.severity is Severity.NOTE else _finding)(finding, width, colour)
+        found = findings_of(checked)
+        for finding in found:
+            if finding.accepted is None:
+                lines += (_note if finding.severity is Severity.NOTE else _finding)(finding, width, colour)
+        lines += _accepted(found, width, colour)
         lines += _skipped(checked.verdict.skipped, width, colour)
     return "\n".join(lines) + "\n"
 
@@ -55,7 +60,7 @@ def _note(finding: Finding, width: int, colour: bool) -> Iterator[str]:
     """A note on a line of its own, where it has the room: what is so, and what would be better."""
     label = finding.severity.label
     problem = finding.problem
-    text = f"{label} {finding.code} {finding.name}: {problem.message}; {problem.hint}"
+    text = f"{label} {finding.code} {finding.name}: {'; '.join(filter(None, (problem.message, problem.hint)))}"
     yield ""
     first, *rest = wrap(text, width, "    ", "  ")
     yield first.replace(label, paint(label, STYLE[finding.severity], colour=colour), 1)
@@ -81,18 +86,20 @@ def _skipped(skipped: Iterable[Skipped], width: int, colour: bool) -> Iterator[s
         yield from wrap(f"{reason}: {', '.join(codes)}", width, "    ", "    ")
 
 
+def _accepted(found: Iterable[Finding], width: int, colour: bool) -> Iterator[str]:
+    """What does not count: known findings by their number, suppressed ones by their reason."""
+    by_reason: dict[tuple[str, str, str], list[str]] = {}
+    for finding in found:
+        if (accepted := finding.accepted) is not None:
+            by_reason.setdefault((accepted.by, accepted.reason, accepted.at), []).append(finding.code)
+    for (by, reason, at), codes in by_reason.items():
+        word = "known" if by == "baseline" else "suppressed"
+        times = ", ".join(f"{code} ×{number}" if number > 1 else code for code, number in Counter(codes).items())
+        yield ""
+        yield f"  {paint(word, 'dim', colour=colour)} {counted(len(codes), 'finding')}"
+        yield from wrap(f"{reason}: {times} ({at})" if reason else f"{times} ({at})", width, "    ", "    ")
+
+
 def render_summary(checked: Sequence[Checked], width: int, *, fail_on: Severity = Severity.ERROR) -> str:
     """The last line: how many adapters, errors, warnings, and checks that could not look."""
-    findings = [found.severity for one in checked if one.verdict is not None for found in one.verdict.findings]
-    skipped = sum(len(one.verdict.skipped) for one in checked if one.verdict is not None)
-    failed = sum(one.error is not None for one in checked)
-    refused = sum(one.error is None and one.exit_code(fail_on) != 0 for one in checked)
-    parts = [f"{len(checked) - failed - refused} ok", f"{refused} refused", f"{failed} failed"]
-    outcome = ", ".join(part for part in parts if not part.startswith("0 "))
-    counts = [
-        f"{counted(len(checked), 'adapter')} ({outcome})",
-        counted(findings.count(Severity.ERROR), "error"),
-        counted(findings.count(Severity.WARNING), "warning"),
-        counted(skipped, "skipped check"),
-    ]
-    return "\n".join(wrap("; ".join(counts), width)) + "\n"
+    return "\n".join(wrap(summary(count(checked, fail_on)), width)) + "\n"

@@ -1,0 +1,132 @@
+"""What ``validate`` writes, and where: each format that was asked for, to its file or to standard output."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+
+import typer
+
+from lora_cli.check import Checked
+from lora_cli.check.report import Report
+from lora_cli.cli.output import DEFAULT_WIDTH, colour, width, writable, write
+from lora_cli.core.finding import Severity
+from lora_cli.core.frozen import dataclass
+from lora_cli.core.nearest import did_you_mean
+from lora_cli.errors import MachineError, UsageError
+from lora_cli.render.text import safe
+
+HUMAN, MARKDOWN = "human", "markdown"
+RENDERERS = {
+    "json": "lora_cli.render.json_verdicts",
+    "sarif": "lora_cli.render.sarif",
+    "junit": "lora_cli.render.junit",
+    "github": "lora_cli.render.github",
+    MARKDOWN: "lora_cli.render.markdown",
+}
+"""Module of each machine format: imported when it is asked for, and not before."""
+
+STDOUT = Path("-")
+STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One format and where it goes; ``appended`` to what is there already, or instead of it."""
+
+    format: str
+    file: Path = STDOUT
+    appended: bool = False
+
+    @property
+    def streamed(self) -> bool:
+        """Whether people see each adapter's block as soon as it is judged."""
+        return self.format == HUMAN and self.file == STDOUT
+
+
+def outputs(formats: Sequence[str], file: Path | None, environ: Mapping[str, str]) -> tuple[Output, ...]:
+    """What ``--format FORMAT[=FILE]`` and ``-o FILE`` ask for together.
+
+    Markdown that has no file of its own is appended to the job's summary, where GitHub Actions names one.
+
+    Raises:
+        UsageError: no such format; two for standard output; ``-o`` that could mean several.
+        MachineError: a file that cannot be written.
+    """
+    asked = [_named(word) for word in formats or [HUMAN]]
+    bare = [name for name, given in asked if given is None]
+    if file is not None and len(bare) != 1:
+        hint = "give each its own: --format sarif=FILE" if bare else "leave -o out"
+        raise UsageError("-o is for the one format that has no file", hint=hint)
+    found = tuple(_output(name, given or file, environ) for name, given in asked)
+    left = [output.format for output in found if output.file == STDOUT]
+    if len(left) > 1:
+        raise UsageError(f"{' and '.join(left)} would be mixed", hint=f"give one a file: --format {left[-1]}=FILE")
+    for output in found:
+        writable(output.file)
+    return found
+
+
+def _named(word: str) -> tuple[str, Path | None]:
+    name, _, file = word.partition("=")
+    if name not in {HUMAN, *RENDERERS}:
+        raise UsageError(f"{safe(name)} is no format", hint=did_you_mean(name, [HUMAN, *RENDERERS]))
+    return name, Path(file) if file else None
+
+
+def _output(name: str, file: Path | None, environ: Mapping[str, str]) -> Output:
+    summary = environ.get(STEP_SUMMARY, "")
+    if file is None and name == MARKDOWN and summary:
+        return Output(name, Path(summary), appended=True)
+    return Output(name, file or STDOUT)
+
+
+def stream(judged: Iterable[Checked], asked: Sequence[Output], fail_on: Severity) -> tuple[Checked, ...]:
+    """All that were judged; people see each as it comes, where they asked to."""
+    if not any(output.streamed for output in asked):
+        return tuple(judged)
+    from lora_cli.render.human.verdicts import render_checked
+
+    done = []
+    for checked in judged:
+        done.append(checked)
+        write(render_checked(checked, width(), fail_on=fail_on, colour=colour()) + "\n")
+    return tuple(done)
+
+
+def tell(report: Report, asked: Sequence[Output]) -> None:
+    """Writes each format; of what was streamed, the last line.
+
+    Raises:
+        MachineError: a file cannot be written.
+    """
+    for output in asked:
+        if output.format == HUMAN:
+            write(_human(report, output), output.file)
+        elif output.appended:
+            _append(report, output.file)
+        else:
+            text = import_module(RENDERERS[output.format]).render_report(report)
+            write(text, output.file, commands=output.format == "github")
+
+
+def _human(report: Report, output: Output) -> str:
+    from lora_cli.render.human.verdicts import render_checked, render_summary
+
+    wide = width() if output.streamed else DEFAULT_WIDTH
+    blocks = () if output.streamed else report.checked
+    text = "".join(render_checked(one, wide, fail_on=report.fail_on) + "\n" for one in blocks)
+    return text + render_summary(report.checked, wide, fail_on=report.fail_on)
+
+
+def _append(report: Report, file: Path) -> None:
+    from lora_cli.render.markdown import STEP_LIMIT, render_report
+
+    try:
+        there = file.stat().st_size if file.exists() else 0
+        text = render_report(report, STEP_LIMIT - there)
+        with file.open("a", encoding="utf-8") as stream_:
+            stream_.write(text)
+    except OSError as error:
+        raise MachineError(f"{file} cannot be written: {error.strerror}", hint=f"look at {STEP_SUMMARY}") from error
+    said = f"the summary is in {STEP_SUMMARY}" if text else f"{STEP_SUMMARY} is full: no summary was written"
+    typer.echo(said, err=True)

@@ -1,0 +1,84 @@
+"""What machines read of ``validate`` and ``inspect``: each adapter's findings, and what could not be looked at."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from lora_cli.check import Checked
+from lora_cli.check.report import Report
+from lora_cli.core.base_model import BaseModel
+from lora_cli.core.finding import Finding, Severity, Verdict
+from lora_cli.core.inspection import Inspection
+from lora_cli.render.json import document, error_fields
+
+
+def render_report(report: Report) -> str:
+    """The document of ``validate``: each adapter's findings and skipped checks, and counts over all.
+
+    Its JSON Schema is ``manifests/schemas/validate.schema.json``.
+    """
+    body = {
+        "base": _base(report.base),
+        "fail_on": report.fail_on.label,
+        "adapters": [_reported(one, report) for one in report.checked],
+        "notices": list(report.notices),
+        "summary": {**asdict(report.counts), "exit_code": report.exit_code},
+    }
+    return document("validate", body)
+
+
+def _base(base: BaseModel | None) -> dict[str, Any] | None:
+    return None if base is None else {"name": base.name, "model_type": base.model_type, "source": base.source}
+
+
+def _reported(one: Checked, report: Report) -> dict[str, Any]:
+    fields = _checked(one, report.fail_on)
+    if one.verdict is not None:
+        for said, finding in zip(fields["findings"], one.verdict.findings, strict=True):
+            said["fingerprint"] = report.fingerprint(one, finding)
+    return fields
+
+
+def _checked(one: Checked, fail_on: Severity) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "source": one.source,
+        "revision": one.revision.id if one.revision is not None else None,
+        "exit_code": one.exit_code(fail_on),
+        **(_verdict(one.verdict) if one.verdict is not None else {"applied": None, "findings": [], "skipped": []}),
+        "error": error_fields(one.error),
+        "stage_ms": dict(one.stage_ms),
+    }
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "applied": None if verdict.applied is None else asdict(verdict.applied),
+        "findings": [_finding(found) for found in verdict.findings],
+        "skipped": [asdict(one) for one in verdict.skipped],
+    }
+
+
+def _finding(found: Finding) -> dict[str, Any]:
+    return {
+        "code": found.code,
+        "name": found.name,
+        "severity": found.severity.label,
+        "message": found.problem.message,
+        "file": found.problem.at.file,
+        "field": found.problem.at.field,
+        "hint": found.problem.hint,
+        "accepted": None if found.accepted is None else asdict(found.accepted),
+    }
+
+
+def render_inspections(inspected: Iterable[tuple[Checked, Inspection | None]]) -> str:
+    """The document of ``inspect``: what each adapter is, or the error that kept it from being read.
+
+    Counts by rank, scaling, target and dtype map the value, as a string, to how many have it.
+    """
+    adapters = [
+        {**_checked(one, Severity.ERROR), "inspection": None if inspection is None else asdict(inspection)}
+        for one, inspection in inspected
+    ]
+    return document("inspect", {"adapters": adapters})

@@ -1,0 +1,105 @@
+"""Markdown for a job's summary or a comment: a table of the adapters, then what was found about each.
+
+Whatever an adapter calls itself or its tensors is text here: no link, no mention, no markup and no HTML comes of it.
+"""
+
+import re
+from collections.abc import Iterator
+
+from lora_cli.check import Checked
+from lora_cli.check.report import Report, count, findings_of
+from lora_cli.core.finding import Finding
+from lora_cli.render.text import counted, safe, summary
+
+STEP_LIMIT = 1024 * 1024
+"""Bytes of the summary of one step: GitHub drops one that is longer."""
+
+_ACTIVE = re.compile(r"[&<>\\`*\[\]#|~@$]|(?<!\w)_|_(?!\w)|:(?=\S)|(?<=www)\.", re.IGNORECASE)
+
+
+def render_report(report: Report, limit: int = STEP_LIMIT) -> str:
+    """The page, of at most ``limit`` bytes: what is too much is left out, and a sentence says so."""
+    blocks = [_head(report), *(_details(report, one) for one in report.checked)]
+    if len("".join(blocks).encode()) <= limit:
+        return "".join(blocks)
+    kept, left = "", sum(bool(block) for block in blocks)
+    for block in blocks:
+        cut = _cut(left)
+        if len((kept + block + cut).encode()) > limit:
+            return kept + cut if len((kept + cut).encode()) <= limit else ""
+        kept, left = kept + block, left - bool(block)
+    return kept
+
+
+def _cut(left: int) -> str:
+    return f"\nThis summary is cut: {counted(left, 'part')} left out; `--format json` has all.\n" if left else ""
+
+
+def _head(report: Report) -> str:
+    engines = _engines(report)
+    columns = ["", "adapter", "modules", *engines, "errors", "warnings", "skipped"]
+    lines = ["### lora-cli validate", "", f"**{_text(summary(report.counts))}**", ""]
+    lines += [f"> {_text(notice)}\n" for notice in report.notices]
+    lines += [_row(columns), _row(["---"] * len(columns))]
+    for one in report.checked:
+        lines.append(_row([*_outcome(report, one, engines)]))
+    return "\n".join(lines) + "\n"
+
+
+def _engines(report: Report) -> list[str]:
+    """The engines that were named, as the columns of the table."""
+    named = (str(engine) for one in report.checked if one.verdict is not None for engine in one.verdict.engines)
+    return [_text(engine) for engine in dict.fromkeys(named)]
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _outcome(report: Report, one: Checked, engines: list[str]) -> Iterator[str]:
+    counts = count([one], report.fail_on)
+    yield "⚠️ not read" if counts.failed else "❌ refused" if counts.refused else "✅ ok"
+    yield _code(report.identity(one))
+    verdict = one.verdict
+    yield str(verdict.applied) if verdict is not None and verdict.applied is not None else "–"
+    outcomes = {_text(str(engine)): engine.outcome.label for engine in verdict.engines} if verdict is not None else {}
+    yield from (outcomes.get(engine, "–") for engine in engines)
+    yield from (str(number) for number in (counts.errors, counts.warnings, counts.skipped))
+
+
+def _details(report: Report, one: Checked) -> str:
+    if one.error is not None:
+        body = [f"- **not read**: {_text(one.error.message)}{_hint(one.error.hint)}"]
+    else:
+        body = [_item(finding) for finding in findings_of(one)]
+    if not body:
+        return ""
+    opened = " open" if one.exit_code(report.fail_on) else ""
+    head = f"<details{opened}><summary>{_code(report.identity(one))}</summary>"
+    return "\n".join(["", head, "", *body, "", "</details>", ""])
+
+
+def _item(finding: Finding) -> str:
+    problem, accepted = finding.problem, finding.accepted
+    head = f"**{finding.severity.label} {finding.code}** {_text(finding.name)}"
+    if accepted is not None:
+        word = "known" if accepted.by == "baseline" else "suppressed"
+        head += f" ({word}{': ' + _text(accepted.reason) if accepted.reason else ''})"
+    at = f"<br>at {_code(str(problem.at))}" if str(problem.at) else ""
+    return f"- {head}: {_text(problem.message)}{at}{_hint(problem.hint)}"
+
+
+def _hint(hint: str) -> str:
+    return f"<br>hint: {_text(hint)}" if hint else ""
+
+
+def _code(text: str) -> str:
+    return f"<code>{_text(text)}</code>"
+
+
+def _text(text: str) -> str:
+    """``text`` as it is, on one line: a character that may mean something there is written by its number.
+
+    Behind ``@`` and ``#`` stands a space of no width: mentions and references to issues are made of finished text.
+    """
+    return _ACTIVE.sub(lambda one: f"&#{ord(one[0])};" + "&#8203;" * (one[0] in "@#"), safe(text))

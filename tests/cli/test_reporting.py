@@ -1,0 +1,135 @@
+"""Which formats ``validate`` writes in one run, and where each goes."""
+
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from lora_cli.cli.main import main
+from tests.making import llama_modules, write_adapter, write_base_config
+
+
+@pytest.fixture
+def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A command line over a good and a bad adapter, in the folder that they are in."""
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    monkeypatch.chdir(tmp_path)
+    write_base_config(tmp_path / "base")
+    write_adapter(tmp_path / "good", modules=llama_modules())
+    write_adapter(tmp_path / "bad", modules=llama_modules(), drop=lambda name: "lora_B" in name)
+    return ["validate", "good", "bad", "--base", "base"]
+
+
+def test_one_run_writes_several_formats(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    files = ("sarif=r.sarif", "junit=r.xml", "json=r.json", "markdown=r.md", "human=r.txt")
+    assert main([*line, "--format", "github", *[word for file in files for word in ("--format", file)]]) == 1
+
+    assert capsys.readouterr().out.startswith("::error file=bad/adapter_model.safetensors,title=LC302")
+    assert json.loads(Path("r.sarif").read_text())["version"] == "2.1.0"
+    assert ET.parse("r.xml").getroot().get("failures") == "1"
+    assert json.loads(Path("r.json").read_text())["summary"]["refused"] == 1
+    assert Path("r.md").read_text().startswith("### lora-cli validate")
+    assert Path("r.txt").read_text().splitlines()[-1].startswith("2 adapters (1 ok, 1 refused)")
+
+
+@pytest.mark.parametrize("format_", ["human", "json", "sarif", "junit", "github", "markdown"])
+def test_no_format_changes_the_exit_code(line: list[str], format_: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*line, "--format", format_]) == 1
+    assert main([*line, "--format", format_, "--ignore", "LC302"]) == 0
+    assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--format", "xml"], "xml is no format"),
+        (["--format", "sarf"], "did you mean sarif?"),
+        (["--format", "json", "--format", "sarif"], "--format sarif=FILE"),
+        (["--format", "json=a.json", "-o", "b.json"], "leave -o out"),
+        (["--format", "json", "--format", "sarif", "-o", "b.json"], "give each its own"),
+    ],
+)
+def test_what_would_be_mixed_is_refused(
+    line: list[str], argv: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*line, *argv]) == 2
+
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert captured.out == ""
+
+
+def test_markdown_is_appended_to_the_summary_of_the_job(
+    line: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("summary.md").write_text("before\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "summary.md")
+
+    assert main([*line, "--format", "markdown"]) == 1
+    assert Path("summary.md").read_text().startswith("before\n### lora-cli validate")
+    assert capsys.readouterr() == ("", "the summary is in GITHUB_STEP_SUMMARY\n")
+    assert main([*line, "--format", "markdown=-"]) == 1
+    assert capsys.readouterr().out.startswith("### lora-cli validate")
+
+    Path("summary.md").write_text("x" * 1024 * 1024)
+    assert main([*line, "--format", "markdown"]) == 1
+    assert Path("summary.md").stat().st_size == 1024 * 1024
+    assert "is full" in capsys.readouterr().err
+
+
+def test_a_report_is_replaced_in_one_step_and_through_a_link(line: list[str]) -> None:
+    Path("real.json").write_text("old")
+    Path("link.json").symlink_to("real.json")
+    before = Path("real.json").stat().st_ino
+
+    assert main([*line, "--format", "json", "-o", "link.json"]) == 1
+    assert Path("link.json").is_symlink()
+    assert json.loads(Path("real.json").read_text())["summary"]["adapters"] == 2
+    assert Path("real.json").stat().st_ino != before
+    assert not [file for file in Path().iterdir() if file.name.startswith(".real")]
+
+
+def test_a_file_that_cannot_be_written_is_said_before_the_work(
+    line: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in ("no/such/folder.json", "good"):
+        assert main([*line, "--format", f"json={file}", "--format", "human"]) == 6
+        captured = capsys.readouterr()
+        assert f"{file} cannot be written" in captured.err
+        assert captured.out == ""
+
+
+def test_a_pipe_after_o_is_written_to(line: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "lora_cli", *line, "--format", "json", "-o", "/dev/stdout"],
+        capture_output=True, check=False,
+    )  # fmt: skip
+
+    assert (done.returncode, json.loads(done.stdout)["summary"]["adapters"]) == (1, 2)
+
+
+def test_no_line_of_the_text_is_a_command_to_a_ci_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = f"model.{'x' * 60} ::stop-commands::a ##[add-mask]b ##vso[task.setvariable]c.q_proj"
+    evil = write_adapter(tmp_path / "evil", modules={name: (64, 64)})
+
+    assert main(["validate", str(evil), "--base", str(write_base_config(tmp_path / "base"))]) == 1
+
+    out = capsys.readouterr().out
+    assert not [said for said in out.splitlines() if said.lstrip().startswith("::")]
+    assert r"\x3a:stop-commands::a" in out
+    assert "##[" not in out
+    assert "##vso[" not in out
+
+
+def test_a_format_that_was_not_asked_for_is_not_imported(line: list[str]) -> None:
+    code = f"import sys\nfrom lora_cli.cli.main import main\nmain({line!r})\nsys.stderr.write(' '.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    loaded = set(done.stderr.split())
+    assert "lora_cli.render.human.verdicts" in loaded
+    for name in ("json_verdicts", "sarif", "junit", "github", "markdown"):
+        assert f"lora_cli.render.{name}" not in loaded
+    assert "xml.etree.ElementTree" not in loaded

@@ -1,0 +1,102 @@
+"""One report with everything in it that a report can have, the same on every machine."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from lora_cli.check import Checked
+from lora_cli.check.report import Report
+from lora_cli.core.base_model import BaseModel
+from lora_cli.core.engine_outcome import EngineOutcome, Outcome
+from lora_cli.core.finding import Accepted, Applied, Finding, Location, Problem, Severity, Skipped, Verdict
+from lora_cli.core.reference import AdapterRef
+from lora_cli.core.snapshot import Revision
+from lora_cli.errors import NotFound
+from lora_cli.rules.case import Case
+from lora_cli.rules.rule import NotChecked, Rule
+
+HOSTILE = (
+    "a\x1b[2J\u202e\n::set-output name=ok::1 ##[add-mask]x @octocat #1 <img src=x> | `x` [y](http://evil) {0} %0A,:\x00"
+)
+"""A name that means something to terminals, runners, Markdown, XML, SARIF and HTML."""
+
+WEIGHTS = "adapter_model.safetensors"
+SEVERITIES = {
+    "LC102": ("weights-corrupt", Severity.ERROR),
+    "LC204": ("field-type", Severity.ERROR),
+    "LC302": ("pair-incomplete", Severity.ERROR),
+    "LC501": ("nonfinite-values", Severity.ERROR),
+    "LC504": ("huge-update", Severity.WARNING),
+    "LC605": ("unpinned-base", Severity.NOTE),
+}
+
+
+def _check(_: Case) -> Iterator[Problem | NotChecked]:
+    """One half of ``lora_A`` and ``lora_B`` is missing.
+
+    *Why is this bad?* Nothing can be
+    multiplied.
+
+    *Fix*: save it again.
+    """
+    yield from ()
+
+
+RULES = tuple(Rule(code, name, severity, (), _check) for code, (name, severity) in SEVERITIES.items())
+COMMIT = "0e9e" * 10
+
+
+def finding(
+    code: str, message: str, file: str = "", field: str = "", hint: str = "", accepted: Accepted | None = None
+) -> Finding:
+    """What a rule found."""
+    name, severity = SEVERITIES[code]
+    return Finding(code, name, severity, Problem(message, Location(file, field), hint), accepted)
+
+
+def checked(
+    name: str, source: str, *findings: Finding, skipped: str = "", engines: tuple[EngineOutcome, ...] = ()
+) -> Checked:
+    """One adapter with what was found about it."""
+    left = (Skipped("LC501", "nonfinite-values", skipped),) if skipped else ()
+    verdict = Verdict(name, findings, left, Applied(13, 14), engines)
+    return Checked(name, source, None, None, verdict, {"read": 1.25, "rules": 0.5})
+
+
+def everything() -> Report:
+    """Good, bad, hostile, remote, from a manifest, known, suppressed, skipped and unreadable."""
+    remote = AdapterRef("hf", "acme/sql", revision=COMMIT)
+    from_hub = checked("acme/sql", str(remote), finding("LC605", "main moves"), skipped="the values are not read")
+    return Report(
+        (
+            checked("good", "file:///srv/work/adapters/good", engines=(_on("vllm", Outcome.OK),)),
+            checked(
+                "bad",
+                "file:///srv/work/adapters/bad%20one",
+                finding("LC504", "the update is 7 times the median", WEIGHTS, "model.layers.0.mlp.up_proj"),
+                finding("LC204", 'r must be an integer, not a string: "8"', "adapter_config.json", "r", "write 8"),
+                finding("LC302", "there is lora_A without its lora_B", WEIGHTS, "q_proj", "save it again"),
+                finding("LC302", "there is lora_A without its lora_B", WEIGHTS, "q_proj"),
+                engines=(_on("vllm", Outcome.REJECTS),),
+            ),
+            checked(HOSTILE, "file:///elsewhere/é", finding("LC302", HOSTILE, HOSTILE, HOSTILE, HOSTILE)),
+            Checked(from_hub.name, from_hub.source, Revision(remote, COMMIT, (), "public"), None, from_hub.verdict, {}),
+            checked(
+                "tone",
+                "s3://acme/tone",
+                finding("LC504", "large", WEIGHTS, "up_proj", accepted=Accepted("policy", "policy.yaml:9", "meant so")),
+                finding("LC302", "half", WEIGHTS, "q_proj", accepted=Accepted("baseline", "known.json")),
+            ),
+            Checked("gone", "gone", error=NotFound("there is no gone", hint="check the path")),
+        ),
+        Severity.ERROR,
+        BaseModel("tiny", "llama", {}, 2, 64, source="config.json (llama)"),
+        RULES,
+        Path("/srv/work"),
+        {"tone": "manifests/set.yaml:12"},
+        "known.json",
+        ("known.json: 1 finding is no longer there",),
+    )
+
+
+def _on(engine: str, outcome: Outcome) -> EngineOutcome:
+    return EngineOutcome(engine, "vLLM", "0.33", "0.33", outcome)

@@ -1,0 +1,225 @@
+"""What ``validate`` writes for machines: golden files, the formats' own schemas, and hostile names."""
+
+import json
+import os
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import xmlschema
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sarif_kit.validate import validation_errors
+
+from lora_cli import __version__
+from lora_cli.check.report import Report
+from lora_cli.core.finding import Severity
+from lora_cli.render import github, json_verdicts, junit, markdown, sarif
+from lora_cli.render.human.verdicts import render_checked, render_summary
+from tests.conftest import ROOT
+from tests.render.reports import HOSTILE, checked, everything, finding
+
+GOLDEN = Path(__file__).parent / "golden"
+JUNIT = xmlschema.XMLSchema(str(ROOT / "tests" / "data" / "junit-10.xsd"))
+SCHEMA = json.loads((ROOT / "manifests" / "schemas" / "validate.schema.json").read_text())
+"""``GOLDEN=write`` writes the golden files anew: look at the difference before you commit it."""
+
+
+def human(report: Report) -> str:
+    blocks = "".join(render_checked(one, 80, fail_on=report.fail_on) + "\n" for one in report.checked)
+    return blocks + render_summary(report.checked, 80, fail_on=report.fail_on)
+
+
+RENDERERS = {
+    "report.json": json_verdicts.render_report,
+    "report.sarif": sarif.render_report,
+    "report.xml": junit.render_report,
+    "report.github": github.render_report,
+    "report.md": markdown.render_report,
+    "report.txt": human,
+}
+
+
+def hostile(name: str) -> Report:
+    """A report whose every word from outside is ``name``."""
+    one = checked(name, f"s3://acme/{name}", finding("LC302", name, name, name, name), skipped=name)
+    return replace(everything(), checked=(one,), notices=(name,))
+
+
+@pytest.mark.parametrize("file", RENDERERS)
+def test_each_format_is_as_its_golden_file_says(file: str) -> None:
+    text = RENDERERS[file](everything()).replace(f'"{__version__}"', '"VERSION"')
+
+    if os.environ.get("GOLDEN") == "write":
+        (GOLDEN / file).write_text(text, encoding="utf-8")
+    assert text == (GOLDEN / file).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("report", [everything(), replace(everything(), checked=()), hostile(HOSTILE)])
+def test_sarif_and_junit_and_json_are_valid_by_their_schemas(report: Report) -> None:
+    assert validation_errors(json.loads(sarif.render_report(report))) == []
+    JUNIT.validate(junit.render_report(report))
+    jsonschema.validate(json.loads(json_verdicts.render_report(report)), SCHEMA)
+
+
+def test_the_published_schema_names_every_field() -> None:
+    strict = json.loads(json.dumps(SCHEMA), object_hook=_closed)
+
+    jsonschema.validate(json.loads(json_verdicts.render_report(everything())), strict)
+
+
+def _closed(node: dict[str, Any]) -> dict[str, Any]:
+    return {**node, "additionalProperties": False} if "properties" in node else node
+
+
+@given(st.text(st.characters(codec=None), max_size=40))
+@settings(max_examples=60)
+def test_no_name_breaks_a_format(name: str) -> None:
+    report = hostile(name)
+
+    assert validation_errors(json.loads(sarif.render_report(report))) == []
+    assert [one.get("name") for one in ET.fromstring(junit.render_report(report))] != []
+    for line in github.render_report(report).splitlines():
+        assert re.match(r"::(error|warning|notice) ", line)
+
+
+def results(report: Report) -> list[dict[str, Any]]:
+    listed: list[dict[str, Any]] = json.loads(sarif.render_report(report))["runs"][0]["results"]
+    return listed
+
+
+def test_a_fingerprint_is_of_adapter_rule_and_place_and_of_no_machine() -> None:
+    report = everything()
+    elsewhere = replace(
+        report,
+        directory=Path("/home/ci"),
+        checked=tuple(replace(one, source=one.source.replace("/srv/work/", "/home/ci/")) for one in report.checked),
+    )
+
+    prints = [one["partialFingerprints"] for one in results(report)]
+    assert len({json.dumps(one) for one in prints}) == len(prints)
+    assert [one["partialFingerprints"] for one in results(elsewhere)] == prints
+    assert "/srv" not in sarif.render_report(report)
+
+
+def test_sarif_keeps_to_what_code_scanning_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sarif, "MOST_RESULTS", 3)
+    run = json.loads(sarif.render_report(everything()))["runs"][0]
+
+    assert [one["level"] for one in run["results"]] == ["error"] * 3
+    said = [one["message"]["text"] for one in run["invocations"][0]["toolExecutionNotifications"]]
+    assert "5 more results are left out: a run may have 3" in said
+    for one in results(hostile("x" * 10_000)):
+        assert len(one["message"]["text"]) == sarif.LONGEST_MESSAGE
+
+
+def test_a_location_of_sarif_is_one_that_code_scanning_takes() -> None:
+    uris = [one["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] for one in results(everything())]
+
+    assert "adapters/bad%20one/adapter_config.json" in uris
+    assert "manifests/set.yaml" in uris
+    assert "hf/acme/sql" in uris
+    assert all(re.match(r"(file:///|[^:]*$)", uri) for uri in uris)
+
+
+def test_junit_counts_what_refuses_and_says_why_a_case_is_skipped() -> None:
+    suites = {one.get("name"): one for one in ET.fromstring(junit.render_report(everything()))}
+    numbers = {
+        name: [one.get(key) for key in ("tests", "failures", "errors", "skipped")] for name, one in suites.items()
+    }
+
+    assert numbers["adapters/bad one"] == ["6", "2", "0", "0"]
+    assert numbers["tone"] == ["6", "0", "0", "2"]
+    assert numbers["gone"] == ["1", "0", "1", "0"]
+    assert [one.get("message") for one in suites["tone"].iter("skipped")] == [
+        "known: known.json",
+        "suppressed: meant so",
+    ]
+    strict = junit.render_report(replace(everything(), fail_on=Severity.WARNING))
+    assert ET.fromstring(strict).get("failures") == "4"
+
+
+def test_the_worst_of_each_adapter_is_annotated_first() -> None:
+    report = everything()
+    many = [checked(f"a{i}", f"file:///srv/work/a{i}", *[finding("LC302", f"{j}") for j in range(9)]) for i in range(3)]
+    lines = github.render_report(replace(report, checked=tuple(many), notices=())).splitlines()
+
+    assert [re.findall(r"\((a\d)\)::(\d)", line)[0] for line in lines[:4]] == [
+        ("a0", "0"), ("a1", "0"), ("a2", "0"), ("a0", "1"),
+    ]  # fmt: skip
+    assert lines[-1].endswith(
+        "27 errors; no warnings; no skipped checks; GitHub shows 10 errors of a step, the log has all"
+    )
+
+
+def runner(line: str) -> tuple[str, Mapping[str, str], str] | None:
+    """What the runner of GitHub Actions makes of a line: command, properties and data, by its own rules."""
+    match = re.match(r"\s*::([^ :]*)(?: (.*?))?::(.*)$", line, re.DOTALL)
+    if match is None:
+        return None
+    listed = [pair.split("=", 1) for pair in (match[2] or "").split(",") if "=" in pair]
+    data = match[3]
+    for code, char in (("%0D", "\r"), ("%0A", "\n"), ("%25", "%")):
+        data = data.replace(code, char)
+    return match[1], {key: _property(value) for key, value in listed}, data
+
+
+def _property(value: str) -> str:
+    for code, char in (("%0D", "\r"), ("%0A", "\n"), ("%3A", ":"), ("%2C", ","), ("%25", "%")):
+        value = value.replace(code, char)
+    return value
+
+
+def test_a_hostile_name_is_no_command_and_arrives_whole() -> None:
+    lines = github.render_report(hostile(HOSTILE)).splitlines()
+
+    read = [runner(line) for line in lines]
+    assert [one[0] for one in read if one] == ["error", "warning", "notice"]
+    assert read[0] is not None
+    assert set(read[0][1]) == {"file", "line", "title"} - {"file", "line"}
+    assert "::set-output name=ok::1" in read[0][2]
+    assert "%0A,:" in read[0][1]["title"]
+
+
+def test_markdown_has_no_markup_but_its_own() -> None:
+    text = markdown.render_report(hostile(HOSTILE))
+
+    for made in ("<img", "[y](", "@octocat", "`x`", " #1"):
+        assert made not in text
+    row = next(line for line in text.splitlines() if line.startswith("| ❌"))
+    assert row.count("|") == 7
+
+
+def test_a_summary_that_is_too_long_says_so() -> None:
+    report = replace(everything(), checked=everything().checked * 50)
+    whole = len(markdown.render_report(report).encode())
+
+    for limit in (whole, whole - 1, 5000, 60, 0):
+        text = markdown.render_report(report, limit)
+        assert len(text.encode()) <= limit
+        assert ("This summary is cut" in text) == (60 < limit < whole)
+
+
+def texts(node: Any) -> Iterator[str]:
+    if isinstance(node, str):
+        yield node
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from texts(child)
+
+
+def test_a_message_of_sarif_has_no_link_and_no_placeholder() -> None:
+    messages = [one["message"]["text"] for one in results(hostile(HOSTILE))]
+
+    assert all(r"\[y](http://evil) {{0}}" in one for one in messages)
+    assert all(line.isprintable() for one in messages for line in one.split("\n"))
+
+
+def test_no_machine_format_has_a_command_for_a_console() -> None:
+    for render in (json_verdicts.render_report, sarif.render_report, junit.render_report, markdown.render_report):
+        assert "##[" not in render(hostile(HOSTILE))
+        assert not any(line.lstrip().startswith("::") for line in render(hostile(HOSTILE)).splitlines())
