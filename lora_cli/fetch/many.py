@@ -82,7 +82,7 @@ def bring_all(
 
     ``settings.jobs`` ranges are in flight over all of them. An error that is no ``LoraCliError`` is raised here.
     """
-    sources = Sources(settings)
+    sources = Sources(settings, [item.ref for item in wanted if isinstance(item.ref, AdapterRef)])
     room, total = Room(store, settings.keep_free, settings.cache_budget), Total(settings.max_total_bytes)
     with Lanes(settings.jobs) as lanes, holding(store) as hold:
         run = Run(room, total, hold)

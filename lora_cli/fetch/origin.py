@@ -27,7 +27,7 @@ from lora_cli.fetch.progress import Progress
 from lora_cli.fetch.room import Room
 from lora_cli.fetch.run import LOST_TRIES, Run, Total, cleaned
 from lora_cli.settings import Settings
-from lora_cli.sources import Source
+from lora_cli.sources import Source, is_expecting
 from lora_cli.sources.registry import endpoint_of
 from lora_cli.store import Store
 from lora_cli.store.blobs import LostBlob
@@ -174,7 +174,8 @@ def _resolved(ref: AdapterRef, source: Source, store: Store, selection: Selectio
             hint = f"--offline takes what it was when it was last fetched: revision {found[0].revision}"
             raise Unreachable(error.message, hint=hint) from error
         raise
-    if lanes is not None:
+    # What was listed with others came at once, however far away it is.
+    if lanes is not None and not is_expecting(source):
         lanes.distance.saw(0, time.monotonic() - began)
     return revision
 

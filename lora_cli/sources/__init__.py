@@ -1,6 +1,6 @@
 """Where bytes come from. A source reads: it never writes, caches or parses."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeGuard, runtime_checkable
 
@@ -73,6 +73,15 @@ class TellingSource(Source, Protocol):
         ...
 
 
+@runtime_checkable
+class ExpectingSource(Source, Protocol):
+    """A source that can ask for many folders at once, when it knows which."""
+
+    def expect(self, refs: Iterable[AdapterRef]) -> None:
+        """These will most likely be resolved. Nothing is asked for yet."""
+        ...
+
+
 def is_near(source: Source, revision: Revision) -> bool:
     """Whether the bytes at ``revision`` are on this disk: a folder's, or what the cache has of a remote one."""
     return revision.ref.scheme == "file" or bool(getattr(source, "holds", lambda _: False)(revision))
@@ -86,6 +95,11 @@ def is_openable(source: Source) -> TypeGuard[NearSource]:
 def is_holding(source: Source) -> TypeGuard[HoldingSource]:
     """Whether it is one."""
     return hasattr(source, "held")
+
+
+def is_expecting(source: Source) -> TypeGuard[ExpectingSource]:
+    """Whether it is one."""
+    return hasattr(source, "expect")
 
 
 def is_telling(source: Source) -> TypeGuard[TellingSource]:

@@ -2,12 +2,11 @@
 
 import hashlib
 import os
-import queue
 import re
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, ClassVar
 
@@ -19,8 +18,9 @@ from lora_cli.errors import Changed, LoraCliError, MachineError, NotFound, Offli
 from lora_cli.settings import Settings
 from lora_cli.sources.connection import Transient
 from lora_cli.sources.http import AGAIN, wait_or_give_up
-from lora_cli.sources.listed import MOST_ENTRIES, check_listed
+from lora_cli.sources.listed import check_listed
 from lora_cli.sources.object_errors import Answered, meaning
+from lora_cli.sources.object_listing import Neighbours, listed
 from lora_cli.sources.object_refusals import Asker, Words, explained
 from lora_cli.sources.object_streams import ask, body_of, check_version, version_of
 
@@ -58,6 +58,7 @@ class ObjectSource(ABC):
         """Opens no connection and looks for no credentials yet."""
         self._settings = settings
         self._buckets: dict[str, Bucket] = {}
+        self._neighbours: Mapping[str, Neighbours] = {}
         self._told: dict[tuple[str, str, str], Mapping[str, str]] = {}
         self._lock = threading.Lock()
         self._process = os.getpid()
@@ -66,8 +67,17 @@ class ObjectSource(ABC):
     def _open(self, name: str) -> Bucket:
         """The bucket, with the credentials that are for it."""
 
+    def expect(self, refs: Iterable[AdapterRef]) -> None:
+        """These will most likely be resolved: what lies side by side can be listed together. Asks for nothing yet."""
+        folders: dict[str, list[str]] = {}
+        for ref in refs:
+            folders.setdefault(ref.location.partition("/")[0], []).append(_prefix(ref))
+        self._neighbours = {bucket: Neighbours(prefixes) for bucket, prefixes in folders.items()}
+
     def resolve(self, ref: AdapterRef) -> Revision:
         """The objects below the prefix that ``ref`` names, at this moment: one request for up to 1000 of them.
+
+        Where it was expected with others beside it, that request was for all of them, and a moment ago.
 
         Raises:
             NotFound: there is no such bucket, or nothing below the prefix.
@@ -78,8 +88,8 @@ class ObjectSource(ABC):
             Offline: the network is switched off.
         """
         bucket, prefix = self._bucket(ref), _prefix(ref)
-        listed = self._tried(bucket, str(ref), lambda: self._listed(bucket, prefix, str(ref)))
-        files = tuple(sorted(_files(listed, prefix, str(ref)), key=lambda file: file.path))
+        found = self._tried(bucket, str(ref), lambda: self._listed(bucket, prefix, str(ref)))
+        files = tuple(sorted(_files(found, prefix, str(ref)), key=lambda file: file.path))
         if not files:
             raise self._nothing(ref, bucket)
         lines = "".join(f"{file.size} {file.version} {file.path}\n" for file in files)
@@ -145,45 +155,11 @@ class ObjectSource(ABC):
                 raise explained(answer, bucket.asker, what, self.words) from answer
 
     def _listed(self, bucket: Bucket, prefix: str, what: str) -> "list[ObjectMeta]":
-        """All objects below ``prefix``. Asked in a thread: a server that never ends its listing is left behind."""
-        import obstore
-
-        pages: queue.Queue[list[ObjectMeta] | Exception | None] = queue.Queue()
-
-        def ask() -> None:
-            try:
-                count = 0
-                for page in obstore.list(bucket.store, prefix or None, chunk_size=1000):
-                    pages.put(list(page))
-                    count += len(page)
-                    if count > MOST_ENTRIES:
-                        break
-                pages.put(None)
-            except BaseException as error:  # noqa: BLE001 - a panic of the library is none of Python's usual errors
-                pages.put(error if isinstance(error, Exception) else RuntimeError(type(error).__name__))
-
-        threading.Thread(target=ask, name="listing", daemon=True).start()
-        return self._collected(pages, bucket, what)
-
-    def _collected(
-        self, pages: "queue.Queue[list[ObjectMeta] | Exception | None]", bucket: Bucket, what: str
-    ) -> "list[ObjectMeta]":
-        listed: list[ObjectMeta] = []
-        while True:
-            try:
-                # The request itself has a limit of the same length: it is told first, if it is the reason.
-                page = pages.get(timeout=self._settings.timeout_s + 1)
-            except queue.Empty:
-                silent = f"{bucket.server} listed nothing for {self._settings.timeout_s:g} s"
-                raise Transient(silent) from None
-            if page is None:
-                return listed
-            if isinstance(page, Exception):
-                raise meaning(page, bucket.server, self._settings.timeout_s) from page
-            listed += page
-            if len(listed) > MOST_ENTRIES:
-                hint = "name the folder of one adapter"
-                raise Refused(f"{what}: over {MOST_ENTRIES} objects are listed there", hint=hint)
+        """All objects below ``prefix``: listed with those beside it, or asked for by itself."""
+        store, server, timeout_s = bucket.store, bucket.server, self._settings.timeout_s
+        neighbours = self._neighbours.get(bucket.asker.bucket)
+        found = neighbours.take(store, server, prefix, timeout_s) if neighbours is not None else None
+        return listed(store, server, prefix, what, timeout_s) if found is None else found
 
     def _nothing(self, ref: AdapterRef, bucket: Bucket) -> LoraCliError:
         """Why a listing was empty: the one other request that may tell is made here."""
@@ -261,13 +237,13 @@ def version_key(revision: Revision, file: RemoteFile) -> tuple[str, str, str]:
     return revision.ref.location, file.path, file.version
 
 
-def _files(listed: "list[ObjectMeta]", prefix: str, what: str) -> Iterator[RemoteFile]:
+def _files(found: "list[ObjectMeta]", prefix: str, what: str) -> Iterator[RemoteFile]:
     """The objects as files below the prefix. Empty objects that stand for a folder are none."""
     folders = {prefix.rstrip("/")}
-    for entry in listed:
+    for entry in found:
         parts = entry["path"].split("/")
         folders.update("/".join(parts[:count]) for count in range(1, len(parts)))
-    kept = [entry for entry in listed if entry["size"] or entry["path"] not in folders]
+    kept = [entry for entry in found if entry["size"] or entry["path"] not in folders]
     check_listed((entry["path"].removeprefix(prefix) for entry in kept), what)
     for entry in kept:
         yield RemoteFile(entry["path"].removeprefix(prefix), entry["size"], version=version_of(entry))

@@ -2,14 +2,14 @@
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from lora_cli.core.reference import REMOTE, AdapterRef, Scheme
 from lora_cli.errors import UsageError
 from lora_cli.settings import Settings
-from lora_cli.sources import Source
+from lora_cli.sources import Source, is_expecting
 
 if TYPE_CHECKING:
     from lora_cli.core.manifest import SourceRule
@@ -98,11 +98,12 @@ def endpoint_of(ref: AdapterRef, settings: Settings) -> str:
 class Sources:
     """The sources of one run: one for each scheme and rule of ``settings.sources``, so that connections are kept.
 
-    Threads share them; so do all references that the same rule covers.
+    Threads share them; so do all references that the same rule covers. ``expected`` are references that will most
+    likely be asked for: a source that can lists many at once (``sources.ExpectingSource``).
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, expected: Iterable[AdapterRef] = ()) -> None:
+        self._settings, self._expected = settings, tuple(expected)
         self._opened: dict[tuple[Scheme, SourceRule | None], Source] = {}
         self._lock = threading.Lock()
 
@@ -111,5 +112,10 @@ class Sources:
         rule = rule_of(ref, self._settings)
         with self._lock:
             if (ref.scheme, rule) not in self._opened:
-                self._opened[ref.scheme, rule] = open_source(ref.scheme, self._settings, rule)
+                source = self._opened[ref.scheme, rule] = open_source(ref.scheme, self._settings, rule)
+                if is_expecting(source):
+                    source.expect(one for one in self._expected if self._is_of(one, ref.scheme, rule))
             return self._opened[ref.scheme, rule]
+
+    def _is_of(self, ref: AdapterRef, scheme: Scheme, rule: "SourceRule | None") -> bool:
+        return ref.scheme == scheme and rule_of(ref, self._settings) == rule
