@@ -77,11 +77,12 @@ def _stats(
 
 def judge(adapter: Adapter, terms: Terms, evidence: Evidence) -> Verdict:
     """What the rules of ``terms`` say about ``adapter``; pure."""
-    application = apply(adapter, terms.base)
+    base = _as_trained(adapter, terms.base)
+    application = apply(adapter, base)
     case = Case(
         adapter,
         application,
-        base=terms.base,
+        base=base,
         base_reason=terms.base_reason,
         stats=evidence.stats,
         stats_reason=evidence.stats_reason,
@@ -97,3 +98,13 @@ def judge(adapter: Adapter, terms: Terms, evidence: Evidence) -> Verdict:
         skipped=tuple(outcome for outcome in said if isinstance(outcome, Skipped)),
         applied=application.applied if terms.base is not None and case.has_weights else None,
     )
+
+
+def _as_trained(adapter: Adapter, base: BaseModel | None) -> BaseModel | None:
+    """The base with the head that the adapter's task has."""
+    task = adapter.config.task_type if adapter.config is not None else None
+    if base is None or task is None or task == "CAUSAL_LM":
+        return base
+    from lora_cli.core.heads import for_task
+
+    return for_task(base, task, tuple(adapter.pairs))

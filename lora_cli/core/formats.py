@@ -75,7 +75,8 @@ PICKLE = Format(
 SHARDED = Format(
     "sharded",
     "a PEFT adapter in shards",
-    "lora-cli repair writes all tensors into one adapter_model.safetensors",
+    "write all tensors into one adapter_model.safetensors: lora-cli repair, in versions that have it, or load_file() "
+    "of each shard and save_file() of all",
     files=r"adapter_model-\d{5}-of-\d{5}\.(safetensors|bin)|adapter_model\.(safetensors|bin)\.index\.json",
 )
 

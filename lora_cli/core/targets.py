@@ -24,8 +24,12 @@ T = TypeVar("T")
 OUTPUT_NAMES = frozenset({"lm_head", "embed_out"})
 """Output embeddings of the families that we know, which ``all-linear`` leaves out."""
 
-HEAD_NAMES = frozenset({"score", "classifier"})
-"""Classification heads, which ``all-linear`` leaves out when ``task_type`` is ``SEQ_CLS``."""
+HEADS: Mapping[str, tuple[str, ...]] = {
+    "SEQ_CLS": ("score", "classifier"),
+    "TOKEN_CLS": ("score", "classifier"),
+    "QUESTION_ANS": ("qa_outputs",),
+}
+"""What the trained head of a task is called: PEFT saves it beside the factors, whatever the config says."""
 
 EMBEDDING_NAMES = frozenset({"embed_tokens", "lm_head"})
 """What ``ensure_weight_tying`` takes for an embedding."""
@@ -208,7 +212,7 @@ def named_targets(config: LoraConfig, linear: Collection[str], model_type: str) 
             )
         return () if targets is None else targets
     if isinstance(targets, str) and targets.lower() == ALL_LINEAR:
-        left_out = OUTPUT_NAMES | (HEAD_NAMES if config.task_type == "SEQ_CLS" else frozenset())
+        left_out = OUTPUT_NAMES.union(HEADS["SEQ_CLS"] if config.task_type == "SEQ_CLS" else ())
         return frozenset(path for path in linear if path.rpartition(".")[2] not in left_out)
     return targets
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from lora_cli.errors import UsageError
-from lora_cli.rules import base, config, engine, files, patterns, saved, supply, tensors, values
+from lora_cli.rules import base, config, engine, field_values, files, patterns, saved, supply, tensors, values
 from lora_cli.rules.rule import Rule
 
 RULES: tuple[Rule, ...] = (
@@ -28,7 +28,7 @@ RULES: tuple[Rule, ...] = (
     config.duplicate_field,
     config.unknown_field,
     config.pattern_invalid,
-    config.field_value,
+    field_values.field_value,
     patterns.dead_pattern,
     patterns.alpha_order,
     tensors.rank_mismatch,
@@ -46,7 +46,7 @@ RULES: tuple[Rule, ...] = (
     base.layer_out_of_range,
     base.shape_mismatch,
     base.targets_without_tensors,
-    base.saved_module_missing,
+    saved.saved_module_missing,
     base.experts_not_fused,
     tensors.narrow_factor,
     saved.saved_shape,

@@ -6,11 +6,12 @@ from lora_cli.core.adapter import LoraPair
 from lora_cli.core.base_model import BaseModel, BaseModule
 from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.rules.case import Case
-from lora_cli.rules.rule import NotChecked, rule
+from lora_cli.rules.rule import rule
 from lora_cli.rules.wording import clip, count, grouped, names, shape
 
 LONGEST_ENDING = 8
 OTHER_BASE = "validate against the base that it was trained on"
+NOT_STACKED = "its experts do not fit on the base's fused ones, which LC317 says more of"
 
 
 @rule("LC311", "nothing-applies", Severity.ERROR, needs=("weights", "base"))
@@ -29,7 +30,7 @@ def nothing_applies(case: Case) -> Iterator[Problem]:
         yield Problem(
             f"0 of {count(total, 'module')} apply to {clip(case.base.name)}: {application.reasons()}",
             Location(case.weights_file, clip(first)),
-            f"{OTHER_BASE}; {_namesake(first, case.base)}",
+            NOT_STACKED if _of_experts(case) else f"{OTHER_BASE}; {_namesake(first, case.base)}",
         )
 
 
@@ -58,8 +59,18 @@ def partly_applied(case: Case) -> Iterator[Problem]:
             f"only {application.applied.matched} of {count(application.applied.total, 'module')} apply: the base has "
             f"no {names(application.absent)}",
             Location(case.weights_file, clip(application.absent[0])),
-            OTHER_BASE,
+            NOT_STACKED if _of_experts(case) else OTHER_BASE,
         )
+
+
+def _of_experts(case: Case) -> bool:
+    """Whether all that the base lacks are experts that PEFT cannot put on its fused ones."""
+    application = case.application
+    within = tuple(container + "." for _, container in application.unfit)
+    return (application.refused is not None or bool(within)) and all(
+        ".experts." in module if application.refused is not None else module.startswith(within)
+        for module in application.absent
+    )
 
 
 @rule("LC313", "layer-out-of-range", Severity.ERROR, needs=("weights", "base"))
@@ -83,7 +94,7 @@ def layer_out_of_range(case: Case) -> Iterator[Problem]:
 
 
 @rule("LC314", "shape-mismatch", Severity.ERROR, needs=("config", "weights", "base"))
-def shape_mismatch(case: Case) -> Iterator[Problem | NotChecked]:
+def shape_mismatch(case: Case) -> Iterator[Problem]:
     """A's columns or B's rows are not the input or output width of the module in the base.
 
     *Why is this bad?* PEFT refuses it. vLLM copies a tensor that is too small into the corner of its buffer and
@@ -91,28 +102,28 @@ def shape_mismatch(case: Case) -> Iterator[Problem | NotChecked]:
 
     *Fix*: validate against the base that it was trained on (mind grouped-query attention: k and v are narrower).
     """
-    config = case.adapter.config
-    assert config is not None
-    if config.use_qalora or config.use_bdlora:
-        yield NotChecked("QALoRA and BD-LoRA change the shape of A and B; those shapes are not known here")
-        return
+    narrowed = case.narrowed()
     said = []
     for module, wanted in case.application.expected.items():
         pair = case.application.adapter.pairs[module]
-        told = [list(_differences(pair, one)) for one in wanted]
+        told = [list(_differences(pair, one, narrowed.get(module, (1, 1)))) for one in wanted]
         if all(told):
             said += [(message, module) for message in told[0]]
     yield from grouped(said, file=case.weights_file, noun="module", hint=OTHER_BASE)
 
 
-def _differences(pair: LoraPair, wanted: BaseModule) -> Iterator[str]:
+def _differences(pair: LoraPair, wanted: BaseModule, narrowed: tuple[int, int]) -> Iterator[str]:
     if pair.embedding != (wanted.kind == "embedding"):
         mine, its = ("an embedding", "a linear layer") if pair.embedding else ("a linear layer", "an embedding")
         yield f"the tensors are those of {mine}, the base has {its} there"
         return
     infix = "embedding_" if pair.embedding else ""
-    if pair.a is not None and len(pair.a.shape) == 2 and pair.a.shape[1] != wanted.d_in:
-        yield f"lora_{infix}A is {shape(pair.a.shape)}, the base needs [r, {wanted.d_in}]"
+    if wanted.d_in % narrowed[0] or wanted.d_out % narrowed[1]:
+        yield f"the base's {wanted.d_in} inputs and {wanted.d_out} outputs are not to be divided as the config says"
+        return
+    d_in = wanted.d_in // narrowed[0]
+    if pair.a is not None and len(pair.a.shape) == 2 and pair.a.shape[1] != d_in:
+        yield f"lora_{infix}A is {shape(pair.a.shape)}, the base needs [r, {d_in}]"
     if pair.b is not None and len(pair.b.shape) == 2 and pair.b.shape[0] != wanted.d_out:
         yield f"lora_{infix}B is {shape(pair.b.shape)}, the base needs [{wanted.d_out}, r]"
 
@@ -134,40 +145,6 @@ def targets_without_tensors(case: Case) -> Iterator[Problem]:
             f"the config targets {count(len(missing), 'module')} of the base without tensors: {names(missing)}",
             Location(config.file, "target_modules"),
             "if only these layers were trained, name them in layers_to_transform; otherwise save the adapter again",
-        )
-
-
-@rule("LC316", "saved-module-missing", Severity.ERROR, needs=("config", "weights", "base"))
-def saved_module_missing(case: Case) -> Iterator[Problem]:
-    """``modules_to_save`` names a module of the base, or ``trainable_token_indices`` tokens, that the weights lack.
-
-    *Why is this bad?* PEFT looks for its tensors and fails; an engine that does not look serves the base's own module
-    where a trained one belongs.
-
-    *Fix*: save the adapter again, or leave the module out of ``modules_to_save`` if it was not trained.
-    """
-    config, base = case.adapter.config, case.base
-    assert config is not None
-    assert base is not None
-    saved = tuple(key.module for key in case.adapter.keys.values() if key.part == "saved")
-    # Ends, not patterns: so PEFT chooses the modules to save.
-    missing = [
-        name
-        for name in dict.fromkeys(config.modules_to_save or ())
-        if any(module.endswith(name) for module in base.modules) and not any(one.endswith(name) for one in saved)
-    ]
-    if missing:
-        yield Problem(
-            f"{names(missing)} of modules_to_save {'is' if len(missing) == 1 else 'are'} in the base, and the weights "
-            "hold nothing of it",
-            Location(config.file, "modules_to_save"),
-            "save the adapter again, or take out what was not trained",
-        )
-    if config.trainable_token_indices and not any(key.part == "trainable_tokens" for key in case.adapter.keys.values()):
-        yield Problem(
-            "trainable_token_indices names tokens, and the weights do not hold them",
-            Location(config.file, "trainable_token_indices"),
-            "save the adapter again, or take the field out",
         )
 
 

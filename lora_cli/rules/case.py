@@ -9,6 +9,7 @@ from lora_cli.core.companions import Companions
 from lora_cli.core.frozen import dataclass
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile
+from lora_cli.errors import FormatError
 from lora_cli.rules.application import Application
 
 CONFIG_FILE = "adapter_config.json"
@@ -101,6 +102,19 @@ class Case:
     def weights_file(self) -> str:
         """The file to point at when something is wrong with a tensor."""
         return self.adapter.weight_files[0] if self.adapter.weight_files else WEIGHTS_FILE
+
+    def narrowed(self) -> Mapping[str, tuple[int, int]]:
+        """By what A's and B's columns are divided, where it is not LoRA's own shape: see ``core.blocks``."""
+        config = self.adapter.config
+        if config is None or (config.use_bdlora is None and not config.use_qalora):
+            return {}
+        from lora_cli.core.blocks import divisors
+
+        gptq = self.base is not None and "quantised: gptq" in self.base.source
+        try:
+            return {module: divisors(config, module, gptq=gptq) for module in self.application.adapter.pairs}
+        except FormatError:  # PEFT refuses the config, which LC209 says
+            return {}
 
     def file(self, path: str) -> RemoteFile | None:
         """The adapter's file at ``path``, or None."""

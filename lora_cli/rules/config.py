@@ -1,7 +1,6 @@
 """LC2xx: what ``adapter_config.json`` says."""
 
 import math
-import re
 from collections.abc import Iterator
 
 from lora_cli.core.finding import Location, Problem, Severity
@@ -12,9 +11,6 @@ from lora_cli.rules.wording import clip, count, grouped, names, shown
 
 RANK_AND_ALPHA = ("r", "lora_alpha", "rank_pattern", "alpha_pattern")
 TARGETS = ("target_modules", "target_parameters")
-BIASES = ("none", "all", "lora_only")
-INITIALISATION = r"(?as)pissa(?:_niter_\d+)?|corda.*|(?i:olora|mica|gaussian)|loftq|eva|orthogonal|lora_ga|"
-"""What ``init_lora_weights`` may say besides true and false (PEFT 0.21 ``tuners/lora/layer.py``)."""
 
 
 def _config(case: Case) -> LoraConfig:
@@ -222,48 +218,3 @@ def pattern_invalid(case: Case) -> Iterator[Problem]:
     for error in dict.fromkeys(case.application.errors):
         field = error.where.removeprefix(f"{config.file}: ")
         yield Problem(clip(error.reason), _at(config, clip(field)), error.hint or "list the modules by name")
-
-
-@rule("LC209", "field-value", Severity.ERROR, needs=("config",))
-def field_value(case: Case) -> Iterator[Problem]:
-    """A field has a value that PEFT refuses, alone or beside another one.
-
-    *Why is this bad?* PEFT raises when it reads the config or builds the layers; engines that do not look at the
-    field serve the adapter all the same.
-
-    *Fix*: restore the config that ``save_pretrained()`` wrote.
-    """
-    config = _config(case)
-    hint = "restore the field as save_pretrained() wrote it"
-    if config.lora_dropout > 1:
-        yield Problem(f"lora_dropout is {config.lora_dropout}, and is at most 1", _at(config, "lora_dropout"), hint)
-    if config.bias not in BIASES:
-        yield Problem(f"bias is {shown(config.bias)}, and none of {', '.join(BIASES)}", _at(config, "bias"), hint)
-    if isinstance(config.init_lora_weights, str) and not re.fullmatch(INITIALISATION, config.init_lora_weights):
-        message = f"init_lora_weights is {shown(config.init_lora_weights)}, which PEFT does not know"
-        yield Problem(message, _at(config, "init_lora_weights"), hint)
-    for field in ("layers_to_transform", "layers_pattern"):
-        if isinstance(config.target_modules, str) and getattr(config, field) is not None:
-            message = f"{field} is given, and target_modules is a string: PEFT takes one or the other"
-            yield Problem(message, _at(config, field), "choose the layers in the regular expression")
-    if config.layers_pattern and config.layers_to_transform is None and "layers_to_transform" not in config.mistyped:
-        message = "layers_pattern is given without layers_to_transform: PEFT refuses it"
-        yield Problem(message, _at(config, "layers_pattern"), "name the layers, or leave the pattern out")
-    yield from _on_parameters(config, case.application.adapter.config or config)
-
-
-ONLY_ON_MODULES = ("lora_dropout", "lora_bias", "use_dora", "velora_config", "kasa_config")
-"""What PEFT refuses on a bare parameter (``tuners/lora/layer.py``, ``ParamWrapper``)."""
-
-
-def _on_parameters(config: LoraConfig, loaded: LoraConfig) -> Iterator[Problem]:
-    """``loaded`` is the config as PEFT has it on the base, where experts may have become parameters."""
-    if not loaded.target_parameters:
-        return
-    what = "target_parameters" if config.target_parameters else "experts that the base has fused"
-    for field in ONLY_ON_MODULES:
-        if getattr(config, field) not in (None, 0, False):  # an empty object counts
-            hint = f"the weights do not depend on it: set {field} to 0" if field == "lora_dropout" else "leave it out"
-            yield Problem(
-                f"{field} is {shown(getattr(config, field))}: PEFT refuses it on {what}", _at(config, field), hint
-            )

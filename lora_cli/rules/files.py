@@ -99,7 +99,8 @@ def weights_sharded(case: Case) -> Iterator[Problem]:
 
     *Why is this bad?* PEFT and vLLM open ``adapter_model.safetensors`` only, and find nothing.
 
-    *Fix*: write all tensors into one ``adapter_model.safetensors``: ``lora-cli repair`` does it.
+    *Fix*: write all tensors into one ``adapter_model.safetensors``: with ``lora-cli repair``, in versions that have it,
+    or with safetensors' ``load_file`` of each shard and ``save_file`` of all.
     """
     if _foreign(case) == SHARDED.name:
         assert case.adapter.foreign is not None

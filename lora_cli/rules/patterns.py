@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.patterns import Matcher
+from lora_cli.core.targets import HEADS
 from lora_cli.errors import FormatError
 from lora_cli.rules.case import Case
 from lora_cli.rules.rule import rule
@@ -63,12 +64,15 @@ def _dead_names(case: Case) -> Iterator[tuple[str, str]]:
     if base is None or case.application.absent or case.application.beyond:
         # Without a base there is nothing to name, and of another base's modules other rules tell.
         return
+    heads = HEADS.get(config.task_type or "", ())
     for field in ("target_modules", "exclude_modules"):
         listed = getattr(config, field)
         if isinstance(listed, str) or listed is None or field in config.mistyped:
             continue
         for name in listed:
-            if not any(module == name or module.endswith(f".{name}") for module in base.modules):
+            if name.partition(".")[0] not in heads and not any(
+                module == name or module.endswith(f".{name}") for module in base.modules
+            ):
                 yield field, name
     layers = config.layers_to_transform
     chosen = (layers,) if isinstance(layers, int) else layers or ()

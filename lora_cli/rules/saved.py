@@ -1,4 +1,4 @@
-"""LC32x: tensors that are no factors, and the vocabulary, beside the base model."""
+"""LC316 and LC32x: tensors that are no factors, and the vocabulary, beside the base model."""
 
 from collections.abc import Iterator
 from math import prod
@@ -6,15 +6,71 @@ from math import prod
 from lora_cli.core.base_model import BaseModel, BaseModule
 from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.core.keys import Key
+from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.safetensors import TensorInfo
-from lora_cli.core.targets import EMBEDDING_NAMES, OUTPUT_NAMES
+from lora_cli.core.targets import EMBEDDING_NAMES, HEADS, OUTPUT_NAMES
 from lora_cli.rules.case import Case
 from lora_cli.rules.rule import NotChecked, rule
-from lora_cli.rules.wording import clip, count, grouped, names, shape
+from lora_cli.rules.wording import clip, count, grouped, names, shape, shown
 
 OTHER_BASE = "validate against the base that it was trained on"
 VECTORS = frozenset({"bias", "lora_bias", "magnitude"})
 """Parts with one number for each output of their module."""
+
+
+@rule("LC316", "saved-module-missing", Severity.ERROR, needs=("config", "weights", "base"))
+def saved_module_missing(case: Case) -> Iterator[Problem]:
+    """``modules_to_save``, ``trainable_token_indices`` or the task asks for trained tensors that the weights lack.
+
+    *Why is this bad?* PEFT looks for its tensors and fails; an engine that does not look serves the base's own module
+    where a trained one belongs.
+
+    *Fix*: save the adapter again, or leave the module out of ``modules_to_save`` if it was not trained.
+    """
+    config = case.adapter.config
+    assert config is not None
+    missing = [name for name in dict.fromkeys(config.modules_to_save or ()) if _lacks(case, config, name)]
+    if missing:
+        yield Problem(
+            f"{names(missing)} of modules_to_save {'is' if len(missing) == 1 else 'are'} in the base, and the weights "
+            f"hold {'nothing' if len(missing) == 1 else 'not all'} of it",
+            Location(config.file, "modules_to_save"),
+            "save the adapter again, or take out what was not trained",
+        )
+    heads = HEADS.get(config.task_type or "", ())
+    trained = (part for key in case.adapter.keys.values() for part in key.module.split("."))
+    if heads and not any(part in heads for part in trained):
+        yield Problem(
+            f"task_type is {shown(config.task_type)}, and the weights hold no trained {' or '.join(heads)}",
+            Location(config.file, "task_type"),
+            "save the adapter again with its head, or correct task_type",
+        )
+    tokens = config.trainable_token_indices
+    none = tokens is None or (not tokens and not isinstance(tokens, tuple))  # PEFT looks for those of an empty list too
+    if not none and not any(key.part == "trainable_tokens" for key in case.adapter.keys.values()):
+        yield Problem(
+            "trainable_token_indices names tokens, and the weights do not hold them",
+            Location(config.file, "trainable_token_indices"),
+            "save the adapter again, or take the field out",
+        )
+
+
+def _lacks(case: Case, config: LoraConfig, name: str) -> bool:
+    """Whether a module of the base that ``name`` of ``modules_to_save`` means has no tensor."""
+    assert case.base is not None
+    saved = {key.module for key in case.adapter.keys.values() if key.part == "saved"}
+    tied = EMBEDDING_NAMES | OUTPUT_NAMES if config.ensure_weight_tying else frozenset()  # written once for both
+    meant = [path for path in case.base.modules if _is_within(path, name) and path.rpartition(".")[2] not in tied]
+    if meant or any(path.endswith(name) for path in saved):
+        return any(path not in saved for path in meant)
+    from lora_cli.core.architectures.norms import NORMS
+
+    return any(norm.endswith(name.rpartition(".")[2]) for norm in NORMS.get(case.base.model_type, ()))
+
+
+def _is_within(path: str, name: str) -> bool:
+    """Whether the module or one around it ends with ``name``: ends, not patterns, so PEFT chooses what to save."""
+    return path.endswith(name) or f"{name}." in path
 
 
 def _others(case: Case) -> Iterator[tuple[Key, TensorInfo, BaseModule]]:

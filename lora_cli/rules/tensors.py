@@ -8,11 +8,17 @@ from lora_cli.core.keys import PAIR_PARTS
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.rules.application import DEFAULT_NAME, dropped_for
 from lora_cli.rules.case import Case
-from lora_cli.rules.rule import NotChecked, rule
+from lora_cli.rules.rule import rule
 from lora_cli.rules.wording import count, grouped, names, shape
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 WHOLE = frozenset({"BOOL", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64"})
+VARIANTS = (
+    ("use_dora", "magnitude", "lora_magnitude_vector"),
+    ("lora_bias", "lora_bias", "bias"),
+    ("kasa_config", "diag", "lora_diag"),
+)
+"""What gives every module a tensor more: the field, the part, and what it is called on disk."""
 SAVED_AGAIN = "save the adapter again with save_pretrained() of the unwrapped model"
 
 
@@ -119,7 +125,7 @@ def name_unknown(case: Case) -> Iterator[Problem]:
 
 
 @rule("LC306", "factor-shape", Severity.ERROR, needs=("weights",))
-def factor_shape(case: Case) -> Iterator[Problem | NotChecked]:
+def factor_shape(case: Case) -> Iterator[Problem]:
     """A or B is not a matrix with at least one row and column, or the two do not have the same rank.
 
     *Why is this bad?* There is no product ``B @ A``. Empty and flat tensors are what ZeRO-3 and FSDP save when the
@@ -127,16 +133,14 @@ def factor_shape(case: Case) -> Iterator[Problem | NotChecked]:
 
     *Fix*: gather the parameters before saving; take both factors from the same checkpoint.
     """
-    in_blocks = case.adapter.config is not None and case.adapter.config.use_bdlora is not None
-    if in_blocks:
-        yield NotChecked("BD-LoRA stores one factor in blocks; whether A and B have the same rank is not known here")
+    narrowed = case.narrowed()
     said = []
     for pair in case.adapter.pairs.values():
         flat = [(part, one) for part, one in _factors(pair) if len(one.shape) != 2 or 0 in one.shape]
         said += [(f"{part} has the shape {shape(one.shape)}, and must be a matrix", pair.module) for part, one in flat]
-        if pair.a is None or pair.b is None or flat or in_blocks:
+        if pair.a is None or pair.b is None or flat:
             continue
-        if pair.a.shape[0] != pair.b.shape[1]:
+        if pair.a.shape[0] != pair.b.shape[1] * narrowed.get(pair.module, (1, 1))[1]:
             told = f"lora_A {shape(pair.a.shape)} and lora_B {shape(pair.b.shape)} do not have the same rank"
             said.append((told, pair.module))
     yield from grouped(
@@ -216,25 +220,26 @@ def narrow_factor(case: Case) -> Iterator[Problem]:
 
 @rule("LC310", "variant-incomplete", Severity.ERROR, needs=("config", "weights"))
 def variant_incomplete(case: Case) -> Iterator[Problem]:
-    """The config switches DoRA or a bias on lora_B on and a module has no tensor for it, or the other way round.
+    """The config switches DoRA, KaSA or a bias on lora_B on and a module has no tensor for it, or the other way round.
 
     *Why is this bad?* PEFT leaves what is missing as it was initialised, and drops what is not switched on, without a
     word: the adapter is not the one that was trained.
 
-    *Fix*: set ``use_dora`` and ``lora_bias`` as in training, and save the adapter again if tensors are missing.
+    *Fix*: set ``use_dora``, ``kasa_config`` and ``lora_bias`` as in training, and save the adapter again if tensors are
+    missing.
     """
     config = case.adapter.config
     assert config is not None
     said = []
-    for field, part, tensor in (("use_dora", "magnitude", "lora_magnitude_vector"), ("lora_bias", "lora_bias", "bias")):
+    for field, part, tensor in VARIANTS:
         if field in config.mistyped:
             continue
         having = {key.module for key in case.adapter.keys.values() if key.part == part}
-        if getattr(config, field):
-            without = f"{field} is true, and there is no {tensor}"
+        if getattr(config, field) not in (None, False):  # an empty object counts
+            without = f"{field} is set, and there is no {tensor}"
             said += [(without, module) for module in case.adapter.pairs if module not in having]
         else:
-            said += [(f"there is a {tensor}, and {field} is not true: PEFT drops it", module) for module in having]
+            said += [(f"there is a {tensor}, and {field} is not set: PEFT drops it", module) for module in having]
     yield from grouped(
         sorted(said),
         file=case.weights_file,

@@ -161,7 +161,7 @@ def huge_update(case: Case) -> Iterator[Problem]:
         )
 
 
-@rule("LC505", "negligible-update", Severity.WARNING, needs=("config", "weights", "values"))
+@rule("LC505", "negligible-update", Severity.ERROR, needs=("config", "weights", "values"))
 def negligible_update(case: Case) -> Iterator[Problem]:
     """The update ``s * B @ A`` is too small in every module to change what the model answers.
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 import warnings
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -20,22 +21,28 @@ from tests.core.peft_cases import CASES, Case
 from tests.core.peft_models import as_base, layers_of, tiny_model, write_with_peft
 from tests.making import base_config, llama_modules, write_adapter
 
+NOT_LOADED = {"CorDA", "CorDA on Conv1D", "Arrow"}
+"""What PEFT writes and refuses to load by itself: it asks for measurements of the base, or for other adapters."""
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_an_adapter_that_peft_wrote_is_no_error(case: Case, tmp_path: Path) -> None:
+
+@pytest.mark.parametrize(("name", "case"), CASES.items(), ids=CASES)
+def test_an_adapter_that_peft_wrote_is_no_error(name: str, case: Case, tmp_path: Path) -> None:
     written = write_with_peft(
         tmp_path / "a", case.family, {"r": 4, "lora_alpha": 12, **case.options}, case.base, case.way
     )
     settings = Settings(cache_dir=tmp_path / "cache")
     ours = base_from_config(base_config(case.family, **case.base), case.family)
 
-    for base in (written.base, ours):
+    if name == "QALoRA on GPTQ":
+        ours = replace(ours, source="config.json (llama, quantised: gptq)")
+
+    for base in (replace(written.base, source=ours.source), ours):
         verdict = check_in_place(str(written.directory), Terms(base), settings).verdict
 
         assert verdict is not None
         errors = [found for found in verdict.findings if found.severity is Severity.ERROR]
         # They are as PEFT makes them, before any training: most have B at zero, which is what LC502 says.
-        assert [found for found in errors if found.code != "LC502"] == []
+        assert {found.code for found in errors} - {"LC502"} == ({"LC209"} if name in NOT_LOADED else set())
         assert verdict.applied is not None
         assert verdict.applied.matched == verdict.applied.total == len(written.layers)
 
