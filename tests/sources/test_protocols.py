@@ -1,8 +1,9 @@
-"""What fsspec reads for us, over rclone's SFTP: who is let in, which host is trusted, and what cannot be read."""
+"""What fsspec reads for us, over SFTP and SMB: who is let in, which host is trusted, and what cannot be read."""
 
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import fsspec.config
@@ -15,6 +16,8 @@ from lora_cli.settings import Settings
 from lora_cli.sources.registry import open_source
 from lora_cli.store import Store
 from tests.making import write_adapter
+from tests.object_servers import ADMIN
+from tests.smb_server import SHARE
 from tests.sources.conftest import trust_host
 
 Server = tuple[str, Path]
@@ -95,6 +98,38 @@ def test_a_server_that_is_not_there_is_worth_another_try(adapter: AdapterRef, se
     error = error_of(lambda: open_source("sftp", settings).resolve(AdapterRef("sftp", "127.0.0.1:9/a")))
     assert isinstance(error, Unreachable)
     assert adapter.scheme in error.message
+
+
+@pytest.fixture
+def shared(smb_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AdapterRef:
+    """An adapter in a share of impacket's server."""
+    monkeypatch.setitem(fsspec.config.conf, "smb", {"username": ADMIN[0], "password": ADMIN[1]})
+    place, served = smb_server
+    write_adapter(served / tmp_path.name / "sql")
+    return AdapterRef("smb", f"{place}/{SHARE}/{tmp_path.name}/sql")
+
+
+def test_an_adapter_is_fetched_from_a_share(shared: AdapterRef, settings: Settings, smb_server: Server) -> None:
+    snapshot = fetch(shared, open_source("smb", settings), Store(settings.cache_dir), settings)
+    there = smb_server[1] / shared.location.partition(f"/{SHARE}/")[2]
+    assert {path.name: path.read_bytes() for path in snapshot.directory.iterdir()} == {
+        path.name: path.read_bytes() for path in there.iterdir()
+    }
+
+
+def test_what_a_share_answers_is_told_apart(
+    shared: AdapterRef, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = shared.location.partition("/")[0]
+    asked = {f"{shared.location}-10": 3, f"{place}/NONE/sql": 3, "127.0.0.1:9/LORAS/sql": 4, f"{place}": 2}
+    for location, code in asked.items():
+        error = error_of(partial(open_source("smb", settings).resolve, AdapterRef("smb", location)))
+        assert error.exit_code == code, location
+    # The client keeps who it is logged in as.
+    monkeypatch.setitem(fsspec.config.conf, "smb", {"username": "mallory", "password": "hunter2"})
+    error = error_of(lambda: open_source("smb", settings).resolve(shared))
+    assert isinstance(error, AccessDenied)
+    assert "hunter2" not in error.message + error.hint
 
 
 def test_a_package_that_is_missing_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
