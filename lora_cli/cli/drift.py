@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator
 
-import typer
-
+from lora_cli.cli import typer
 from lora_cli.cli.locking import LockFile
 from lora_cli.cli.output import Format, write
 from lora_cli.cli.wanted import Order

@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
-from lora_cli.cli import options
+from lora_cli.cli import options, typer
 from lora_cli.cli.handing import Handing, Places, handing
 from lora_cli.cli.output import Format, colour, width, write
 from lora_cli.cli.progress import shown_progress

@@ -3,10 +3,8 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from lora_cli.check import Checked, Terms, check_all
-from lora_cli.cli import options
+from lora_cli.cli import options, typer
 from lora_cli.cli.lineup import base_model, from_refs
 from lora_cli.cli.output import DEFAULT_WIDTH, Format, colour, width, write
 from lora_cli.core.frozen import replace

@@ -1,7 +1,6 @@
-"""The app and the one error boundary.
+"""The one way in, and the one error boundary.
 
-A subcommand is a line in ``COMMANDS`` and a module with a function ``command`` (or, for a group, a Typer ``app``).
-The module is imported only when its command runs: ``lora-cli --help`` loads none of them.
+A plain command line (``cli.plain``) calls its command at once; every other one goes through typer (``cli.app``).
 """
 
 import errno
@@ -11,19 +10,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
-from typer._click.exceptions import ClickException
-from typer.core import TyperGroup
+from typing import Annotated, Any
 
 from lora_cli import __version__
-from lora_cli.core.nearest import nearest
-from lora_cli.errors import LoraCliError, MachineError, without_tokens
-from lora_cli.settings import OPTIONS, load_settings
-
-if TYPE_CHECKING:
-    from typer._click import Command, Context
+from lora_cli.cli import typer
+from lora_cli.cli.plain import NotPlain, context_name, read
+from lora_cli.errors import LoraCliError, MachineError
+from lora_cli.settings import load_settings
 
 COMMANDS = {
     "fetch": "Resolve adapters, pin their version and download them into the cache.",
@@ -36,6 +29,9 @@ COMMANDS = {
 }
 
 PREFIX = "LORA_CLI_"
+
+PLAIN_VARIABLES = {"LORA_CLI_CACHE_DIR", "LORA_CLI_CONFIG"}
+"""The variables that the settings read as typer does; of any other one typer says what is wrong with it."""
 
 GLOBAL_FLAGS = {"--quiet", "-q", "--verbose", "-v", "--no-progress"}
 GLOBAL_VALUES = {"--cache-dir", "--config"}
@@ -58,58 +54,8 @@ MACHINE_ERRNOS = {
 READER_GONE = 141
 """What a shell says of a program that writes into a pipe that nobody reads any more: 128 + SIGPIPE."""
 
-
-class LazyGroup(TyperGroup):
-    """The root group: its commands are stubs until one is named on the command line."""
-
-    def resolve_command(self, ctx: "Context", args: list[str]) -> "tuple[str | None, Command | None, list[str]]":
-        """The named command, with its module imported and its options bound to ``LORA_CLI_<OPTION>``."""
-        name, command, rest = super().resolve_command(ctx, args)
-        if name in COMMANDS:
-            command = self.commands[name] = _load_command(name)
-        return name, command, rest
-
-    def invoke(self, ctx: "Context") -> Any:
-        """Runs the command; what is wrong with its words is said without a token that was one of them."""
-        try:
-            return super().invoke(ctx)
-        except ClickException as error:
-            error.message = without_tokens(error.message)
-            raise
-
-
-def _load_command(name: str) -> "Command":
-    module = import_module(f"lora_cli.cli.{name.replace('-', '_')}")
-    group: typer.Typer | None = getattr(module, "app", None)
-    if group is None:
-        group = typer.Typer(add_completion=False, rich_markup_mode=_markup_mode())
-        group.command(name, help=COMMANDS[name])(module.command)
-    command = typer.main.get_command(group)
-    command.name = name
-    _bind_environment(command)
-    return command
-
-
-def _bind_environment(command: Any) -> None:
-    """Gives every option its variable ``LORA_CLI_<OPTION>``, the same for every command.
-
-    Whether a path can be read is found out by whoever reads it: that it cannot is the machine's fault, not the
-    command line's.
-    """
-    for parameter in command.params:
-        if hasattr(parameter.type, "readable"):
-            parameter.type.readable = False
-        flags = [flag for flag in getattr(parameter, "opts", ()) if flag.startswith("--")]
-        if flags and flags[0] not in {"--help", "--version"} and parameter.param_type_name == "option":
-            parameter.envvar = PREFIX + flags[0].lstrip("-").replace("-", "_").upper()
-            parameter.show_envvar = False
-    for child in getattr(command, "commands", {}).values():
-        _bind_environment(child)
-
-
-def _markup_mode() -> Any:
-    """Rich help on a terminal; plain text, three times faster, in a pipe."""
-    return "rich" if sys.stdout.isatty() else None
+INTERRUPTED = 130
+"""What a shell says of a program that was stopped with Ctrl-C: 128 + SIGINT."""
 
 
 def _print_version(value: bool) -> None:
@@ -138,7 +84,6 @@ def root(
     given = {name: value for name, value in (flags | switches).items() if value}
     settings = load_settings(given, os.environ)
     _check_cache_dir(settings.cache_dir)
-    _name_unknown_variables(ctx, settings.quiet)
     if settings.quiet or settings.verbose:
         _set_talk("ERROR" if settings.quiet else "INFO")
     if settings.verbose and settings.config_error:
@@ -161,25 +106,6 @@ def _check_cache_dir(path: Path) -> None:
         check_folder(Store(path))
 
 
-def _name_unknown_variables(ctx: typer.Context, quiet: bool) -> None:
-    """Says of each ``LORA_CLI_…`` in the environment that no command knows which one was probably meant."""
-    given = {name for name in os.environ if name.startswith(PREFIX)}
-    if quiet or not given - (known := variables(ctx.command) | {PREFIX + option.upper() for option in OPTIONS}):
-        return
-    for command in COMMANDS:  # only now: other commands' modules take time to import
-        known |= variables(_load_command(command))
-    for name in sorted(given - known):
-        close = nearest(name.removeprefix(PREFIX), (word.removeprefix(PREFIX) for word in known))
-        meant = f"; did you mean {PREFIX}{close}?" if close else ""
-        typer.echo(f"warning: {name} is set, and no option has that name{meant}", err=True)
-
-
-def variables(command: Any) -> set[str]:
-    """The variables of a command's options and of those below it, as far as they are loaded."""
-    own = {str(parameter.envvar) for parameter in command.params if getattr(parameter, "envvar", None)}
-    return own.union(*(variables(child) for child in getattr(command, "commands", {}).values()))
-
-
 def _set_talk(level: str) -> None:
     """What the floors below say through ``logging`` (a wait, a renamed repository) goes to stderr from ``level`` on."""
     import logging
@@ -189,19 +115,14 @@ def _set_talk(level: str) -> None:
     logger.handlers = [logging.StreamHandler()]
 
 
-def build_app() -> "Command":
-    """The root command with a stub for each subcommand."""
-    app = typer.Typer(cls=LazyGroup, no_args_is_help=True, rich_markup_mode=_markup_mode())
-    app.callback()(root)
-    for name, text in COMMANDS.items():
-        app.command(name, help=text)(lambda: None)
-    command = typer.main.get_command(app)
-    _bind_environment(command)
-    return command
-
-
 def hoist_global_options(argv: Sequence[str]) -> list[str]:
     """``argv`` with the global options moved to the front: they may stand before or after the subcommand."""
+    front, rest = _hoisted(argv)
+    return [*front, *rest]
+
+
+def _hoisted(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The global options, and the rest."""
     front: list[str] = []
     rest: list[str] = []
     words = iter(argv)
@@ -214,19 +135,69 @@ def hoist_global_options(argv: Sequence[str]) -> list[str]:
                 front += [value for value in [next(words, None)] if value is not None]
         else:
             rest.append(word)
-    return [*front, *rest]
+    return front, rest
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs one command line and returns its exit code. Never raises: what no one foresaw is 70, with its traceback."""
     try:
-        build_app().main(args=hoist_global_options(argv), prog_name="lora-cli")
+        _call(argv)
+    except typer.Exit as end:
+        return end.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        return _reader_gone()
     except SystemExit as stop:
         return READER_GONE if isinstance(stop.__context__, BrokenPipeError) else _code(stop)
     except Exception as error:  # noqa: BLE001 - the one boundary
         foreseen = _foreseen(error)
         return _bug() if foreseen is None else _report(foreseen)
     return 0
+
+
+def _call(argv: Sequence[str]) -> None:
+    """Calls what the words mean: at once where they are plain, through typer where not."""
+    front, rest = _hoisted(argv)
+    if argv == ["--version"]:
+        _print_version(True)
+    try:
+        command, context, given, above = _plain(front, rest)
+    except NotPlain:
+        from lora_cli.cli.app import build_app
+
+        build_app().main(args=[*front, *rest], prog_name="lora-cli")
+        return
+    root(context, **above)
+    name = context_name(command)
+    command(**given, **({name: context} if name else {}))
+
+
+def _plain(front: Sequence[str], rest: Sequence[str]) -> tuple[Any, typer.Context, dict[str, Any], dict[str, Any]]:
+    """The command that is meant, its context, its own arguments and the global ones.
+
+    Raises:
+        NotPlain: it is for typer to find out.
+    """
+    for name in os.environ:
+        if name.startswith((PREFIX, "_" + PREFIX)) and name not in PLAIN_VARIABLES:
+            raise NotPlain
+    if not rest or rest[0] not in COMMANDS:
+        raise NotPlain
+    command = getattr(import_module(f"lora_cli.cli.{rest[0].replace('-', '_')}"), "command", None)
+    if command is None:
+        raise NotPlain
+    given = read(command, rest[1:])
+    return command, typer.Context(params=given), given, read(root, front)
+
+
+def _reader_gone() -> int:
+    """Nobody reads any more: what is still to be written goes nowhere, so that the end is a quiet one."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nowhere, stream.fileno())
+    return READER_GONE
 
 
 def _code(stop: SystemExit) -> int:

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
+from lora_cli.cli import typer
 from lora_cli.cli.output import Format
 
 Refs = Annotated[list[str] | None, typer.Argument(metavar="REF...", help="Paths or references.")]

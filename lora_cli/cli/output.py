@@ -6,8 +6,7 @@ import sys
 from enum import StrEnum
 from pathlib import Path
 
-import typer
-
+from lora_cli.cli import typer
 from lora_cli.errors import MachineError
 
 DEFAULT_WIDTH = 80

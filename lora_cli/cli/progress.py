@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
-import typer
-
+from lora_cli.cli import typer
 from lora_cli.fetch.progress import Progress, Silent
 from lora_cli.render.text import safe
 from lora_cli.settings import Settings

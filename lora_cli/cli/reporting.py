@@ -4,10 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
-import typer
-
 from lora_cli.check import Checked
 from lora_cli.check.report import Report
+from lora_cli.cli import typer
 from lora_cli.cli.output import DEFAULT_WIDTH, colour, width, writable, write
 from lora_cli.core.finding import Severity
 from lora_cli.core.frozen import dataclass

@@ -2,8 +2,7 @@
 
 from typing import Annotated
 
-import typer
-
+from lora_cli.cli import typer
 from lora_cli.cli.output import Format, colour, width, write
 from lora_cli.rules import RULES, find
 

@@ -6,9 +6,7 @@ from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from lora_cli.cli import options
+from lora_cli.cli import options, typer
 from lora_cli.cli.lineup import Lineup, base_model, limits, lineup, reaching
 from lora_cli.cli.output import Format, colour, width, write
 from lora_cli.errors import LoraCliError, MissingExtra, Refused, UsageError

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Self
 
-import typer
-
+from lora_cli.cli import typer
 from lora_cli.cli.tally import Tally
 from lora_cli.render.human.meter import render_meter
 from lora_cli.render.text import safe

@@ -5,11 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from lora_cli.check import Terms, check_all
 from lora_cli.check.report import Report
-from lora_cli.cli import options
+from lora_cli.cli import options, typer
 from lora_cli.cli.lineup import base_model, lineup, reaching
 from lora_cli.cli.reporting import outputs, stream, tell
 from lora_cli.core.finding import Severity

@@ -6,9 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from lora_cli.cli import options
+from lora_cli.cli import options, typer
 from lora_cli.cli.lineup import Item, Lineup, base_model, limits, lineup, reaching
 from lora_cli.cli.output import Format, colour, width, write
 from lora_cli.core.frozen import dataclass, replace

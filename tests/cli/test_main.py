@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lora_cli import __version__, errors
-from lora_cli.cli import main as main_module
+from lora_cli.cli import app
 from lora_cli.cli.main import COMMANDS, hoist_global_options, main
 
 EXIT_TABLE = [
@@ -112,7 +112,7 @@ def test_a_misspelt_command_is_a_usage_error_that_names_the_nearest(capsys: pyte
 
 def test_every_option_has_its_environment_variable() -> None:
     for name in COMMANDS:
-        for parameter in options_of(main_module._load_command(name)):
+        for parameter in options_of(app.load_command(name)):
             longest = next(flag for flag in parameter.opts if flag.startswith("--"))
             if longest != "--help":
                 assert parameter.envvar == "LORA_CLI_" + longest[2:].replace("-", "_").upper()
