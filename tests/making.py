@@ -186,6 +186,7 @@ ARCHITECTURES = {
     "bert": "BertForMaskedLM",
     "mixtral": "MixtralForCausalLM",
     "qwen3_moe": "Qwen3MoeForCausalLM",
+    "gpt_oss": "GptOssForCausalLM",
 }
 
 

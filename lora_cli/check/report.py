@@ -21,7 +21,8 @@ class Counts:
     """How the adapters of a run came out, and how much was found that counts (``errors``, ``warnings``, ``notes``).
 
     ``refused`` have a finding that refuses, ``failed`` could not be read. ``known`` findings stand in the baseline,
-    ``suppressed`` ones in a policy; ``skipped`` checks could not look.
+    ``suppressed`` ones in a policy; ``skipped`` checks could not look. ``engines`` maps each engine that was named to
+    how many adapters it does what with.
     """
 
     adapters: int
@@ -33,6 +34,7 @@ class Counts:
     known: int
     suppressed: int
     skipped: int
+    engines: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def ok(self) -> int:
@@ -131,7 +133,17 @@ def count(checked: Sequence[Checked], fail_on: Severity) -> Counts:
         known=accepted.count("baseline"),
         suppressed=accepted.count("policy"),
         skipped=sum(len(one.verdict.skipped) for one in checked if one.verdict is not None),
+        engines=_by_engine(checked),
     )
+
+
+def _by_engine(checked: Sequence[Checked]) -> dict[str, dict[str, int]]:
+    """Engine to outcome to how many adapters have it."""
+    found: dict[str, dict[str, int]] = {}
+    for engine in (engine for one in checked if one.verdict is not None for engine in one.verdict.engines):
+        outcomes = found.setdefault(str(engine), {})
+        outcomes[engine.outcome.label] = outcomes.get(engine.outcome.label, 0) + 1
+    return found
 
 
 def identity(one: Checked, directory: Path, manifest: Mapping[str, str]) -> str:

@@ -1,12 +1,13 @@
 """An adapter that was read × what it is judged against → its verdict."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.companions import Companions
 from lora_cli.core.finding import Finding, Skipped, Verdict
-from lora_cli.core.frozen import dataclass
+from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Revision
 from lora_cli.rules import RULES
@@ -15,13 +16,20 @@ from lora_cli.rules.case import Case, Values
 from lora_cli.rules.rule import Rule, run
 from lora_cli.sources import Source, is_near
 
+if TYPE_CHECKING:
+    from lora_cli.core.deployment import Deployment
+    from lora_cli.engines import Profile
+
+ENGINE_RULES = "LC4"
+
 
 @dataclass(frozen=True, slots=True)
 class Terms:
     """What adapters are judged against, the same for all of one run.
 
     ``base`` is None where there is none, ``base_reason`` then says why. ``values`` False leaves the tensors' values
-    unread. ``max_lora_rank`` is the limit of whoever will serve them, None for no limit.
+    unread. ``max_lora_rank`` is the limit of whoever will serve them, None for no limit. ``engines`` are those that
+    will, started as ``deployment`` says; without any the format's owner judges.
     """
 
     base: BaseModel | None = None
@@ -29,6 +37,8 @@ class Terms:
     values: bool = True
     max_lora_rank: int | None = None
     rules: tuple[Rule, ...] = RULES
+    engines: "tuple[Profile, ...]" = ()
+    deployment: "Deployment | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +102,15 @@ def judge(adapter: Adapter, terms: Terms, evidence: Evidence) -> Verdict:
         commit=evidence.commit,
     )
     said = [outcome for rule in terms.rules for outcome in run(rule, case)]
+    findings = tuple(outcome for outcome in said if isinstance(outcome, Finding))
+    if terms.engines:
+        case, findings = _on_engines(case, terms)
     return Verdict(
         adapter=adapter.name,
-        findings=tuple(outcome for outcome in said if isinstance(outcome, Finding)),
+        findings=findings,
         skipped=tuple(outcome for outcome in said if isinstance(outcome, Skipped)),
         applied=application.applied if terms.base is not None and case.has_weights else None,
+        engines=case.served,
     )
 
 
@@ -108,3 +122,21 @@ def _as_trained(adapter: Adapter, base: BaseModel | None) -> BaseModel | None:
     from lora_cli.core.heads import for_task
 
     return for_task(base, task, tuple(adapter.pairs))
+
+
+def _on_engines(case: Case, terms: Terms) -> tuple[Case, tuple[Finding, ...]]:
+    """The case with what each named engine does, and what the chosen rules find in the light of that.
+
+    All rules are asked, chosen or not: an engine is not said to serve what another rule would have found broken.
+    """
+    from lora_cli.core.deployment import Deployment
+    from lora_cli.rules.serving import serve, softened
+
+    deployment = terms.deployment or Deployment()
+    generic = [rule for rule in RULES if not rule.code.startswith(ENGINE_RULES)]
+    found = [one for rule in generic for one in run(rule, case) if isinstance(one, Finding)]
+    served = tuple(serve(case, profile, deployment, found) for profile in terms.engines)
+    case = replace(case, served=served, deployment=deployment)
+    chosen = {rule.code for rule in terms.rules}
+    own = [one for rule in terms.rules if rule not in generic for one in run(rule, case) if isinstance(one, Finding)]
+    return case, (*(softened(one, terms.engines, served) for one in found if one.code in chosen), *own)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from lora_cli.check import Terms, check_all
 from lora_cli.check.report import Report
-from lora_cli.cli import options, typer
+from lora_cli.cli import engine_options, options, typer
 from lora_cli.cli.lineup import base_model, lineup, reaching
 from lora_cli.cli.reporting import outputs, stream, tell
 from lora_cli.core.finding import Severity
@@ -31,11 +31,16 @@ def command(
     select: Annotated[list[str] | None, typer.Option(help="Only these rules: LC3, LC301, rank-mismatch.")] = None,
     ignore: Annotated[list[str] | None, typer.Option(help="Not these rules.")] = None,
     values: Annotated[bool, typer.Option("--values/--no-values", help="Scan the tensors' values.")] = True,
-    max_lora_rank: Annotated[int | None, typer.Option(min=1, help="The engine's largest rank.")] = None,
+    engine: engine_options.Engines = None,
+    max_lora_rank: engine_options.MaxLoraRank = None,
+    tp: engine_options.Tp = 1,
+    lora_target_modules: engine_options.LoraTargetModules = None,
+    served_model_name: engine_options.ServedModelName = "",
+    max_loras: engine_options.MaxLoras = None,
     formats: options.ReportFormats = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
 ) -> None:
-    """Judge adapters: format, config, tensors and values, against a base model."""
+    """Judge adapters: format, config, tensors and values, against a base model and engines."""
     if fail_on not in FAIL_ON:
         raise UsageError(f"--fail-on is error or warning, not {safe(fail_on)}")
     chosen, wanted = choose(select or (), ignore or ()), outputs(formats or (), output, os.environ)
@@ -45,8 +50,15 @@ def command(
     held_to = zip(items, asked.items, strict=True) if settings.policies else ()
     demands = {one: asked.demand(item) for one, item in held_to}
     max_lora_rank = max_lora_rank or (asked.engine.max_lora_rank if asked.engine else None)
+    engines = engine_options.named_engines(engine, asked.engine)
+    deployment = None if not engines else engine_options.deployment_of(
+        engines, tp=tp, max_lora_rank=max_lora_rank, lora_target_modules=lora_target_modules,
+        served_model_name=served_model_name, max_loras=max_loras or (asked.engine and asked.engine.max_loras) or None,
+    )  # fmt: skip
     model = base_model(asked.base, settings)
-    terms = Terms(model, values=values, max_lora_rank=max_lora_rank, rules=chosen)
+    terms = Terms(
+        model, values=values, max_lora_rank=max_lora_rank, rules=chosen, engines=engines, deployment=deployment
+    )
     latest = {one for one, item in zip(items, asked.items, strict=True) if item.latest}
     judged = check_all(items, terms, settings, contents=False, demands=demands, latest=latest)
     report = Report(

@@ -23,6 +23,11 @@ class Outcome(IntEnum):
         return "crashes on first use" if self is Outcome.CRASHES else self.slug.replace("-", " ")
 
     @property
+    def phrase(self) -> str:
+        """What an engine does with "it", to be put behind the engine's name."""
+        return ("serves it right", "serves it wrong", "crashes on it at first use", "rejects it")[self]
+
+    @property
     def slug(self) -> str:
         """As machines read it: ``ok``, ``serves-wrong``, ``crashes``, ``rejects``."""
         return self.name.lower().replace("_", "-")
@@ -54,6 +59,7 @@ class EngineOutcome:
     ``engine`` is its name (``vllm``), ``title`` how it writes itself (``vLLM``), ``version`` what was asked for (empty:
     the newest), ``profile`` the version whose profile judged, and ``note`` says why where that is another one.
     ``applied`` counts modules by the engine's own name rules, None where there was no base to count them on.
+    ``proven`` is False where no version was read that is as old as the one that was asked for.
     """
 
     engine: str
@@ -64,6 +70,7 @@ class EngineOutcome:
     applied: Applied | None = None
     reasons: tuple[Reason, ...] = ()
     note: str = ""
+    proven: bool = True
 
     def __str__(self) -> str:
         return f"{self.title} {self.version or self.profile}"

@@ -1,8 +1,8 @@
 """What machines read of ``validate`` and ``inspect``: each adapter's findings, and what could not be looked at."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lora_cli.check import Checked
 from lora_cli.check.report import Report
@@ -10,6 +10,12 @@ from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Finding, Severity, Verdict
 from lora_cli.core.inspection import Inspection
 from lora_cli.render.json import document, error_fields
+
+if TYPE_CHECKING:
+    from lora_cli.core.engine_outcome import EngineOutcome
+
+
+NOT_JUDGED: Mapping[str, Any] = {"applied": None, "findings": [], "skipped": [], "engines": []}
 
 
 def render_report(report: Report) -> str:
@@ -45,7 +51,7 @@ def _checked(one: Checked, fail_on: Severity) -> dict[str, Any]:
         "source": one.source,
         "revision": one.revision.id if one.revision is not None else None,
         "exit_code": one.exit_code(fail_on),
-        **(_verdict(one.verdict) if one.verdict is not None else {"applied": None, "findings": [], "skipped": []}),
+        **(_verdict(one.verdict) if one.verdict is not None else NOT_JUDGED),
         "error": error_fields(one.error),
         "stage_ms": dict(one.stage_ms),
     }
@@ -56,6 +62,33 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
         "applied": None if verdict.applied is None else asdict(verdict.applied),
         "findings": [_finding(found) for found in verdict.findings],
         "skipped": [asdict(one) for one in verdict.skipped],
+        "engines": [_engine(one) for one in verdict.engines],
+    }
+
+
+def _engine(one: "EngineOutcome") -> dict[str, Any]:
+    return {
+        "engine": one.engine,
+        "version": one.version or None,
+        "profile": one.profile,
+        "proven": one.proven,
+        "note": one.note,
+        "outcome": one.outcome.slug,
+        "applied": None if one.applied is None else asdict(one.applied),
+        "reasons": [
+            {
+                "outcome": reason.outcome.slug,
+                "feature": reason.feature,
+                "code": reason.code,
+                "message": reason.message,
+                "file": reason.at.file,
+                "field": reason.at.field,
+                "limit": reason.limit,
+                "mend": reason.mend,
+                "evidence": reason.evidence,
+            }
+            for reason in one.reasons
+        ],
     }
 
 

@@ -86,6 +86,10 @@ def summary(counts: "Counts") -> str:
     outcome = ", ".join(part for part in parts if not part.startswith("0 "))
     said = [
         f"{counted(counts.adapters, 'adapter')} ({outcome})" if outcome else counted(0, "adapter"),
+        *(
+            f"{engine}: {', '.join(f'{label} {number}' for label, number in outcomes.items())}"
+            for engine, outcomes in counts.engines.items()
+        ),
         counted(counts.errors, "error"),
         counted(counts.warnings, "warning"),
         counted(counts.skipped, "skipped check"),

@@ -1,7 +1,7 @@
 """What rules look at: one adapter, and whatever else is known about it."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
@@ -11,6 +11,10 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import FormatError
 from lora_cli.rules.application import Application
+
+if TYPE_CHECKING:
+    from lora_cli.core.deployment import Deployment
+    from lora_cli.core.engine_outcome import EngineOutcome
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -57,7 +61,8 @@ class Case:
     ``companions`` is what the files beside the weights say, None where they were not read (``companions_reason``).
     ``ref`` is what was asked for and ``commit`` what it meant, where it came from a repository.
     ``application`` sorts the adapter's modules by what PEFT would do with them. ``max_lora_rank`` is the limit of
-    whoever will serve it, None for no limit.
+    whoever will serve it, None for no limit. ``served`` is what each engine that was named does with it, in which
+    ``deployment`` counted.
     """
 
     adapter: Adapter
@@ -71,6 +76,8 @@ class Case:
     companions_reason: str = "the files beside the weights were not read"
     ref: AdapterRef | None = None
     commit: str = ""
+    served: "tuple[EngineOutcome, ...]" = ()
+    deployment: "Deployment | None" = None
 
     def lacks(self, need: str) -> str:
         """Why ``need`` (config, weights, base, values or companions) is not there, or nothing when it is."""

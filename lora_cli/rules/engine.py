@@ -1,4 +1,4 @@
-"""LC4xx: what the engine that will serve the adapter allows."""
+"""LC4xx: what the engines that will serve the adapter do with it. Their behaviour is data, in ``lora_cli.engines``."""
 
 from collections.abc import Iterator
 
@@ -12,12 +12,15 @@ from lora_cli.rules.wording import clip
 def rank_above_max(case: Case) -> Iterator[Problem]:
     """A module's rank is above the ``max_lora_rank`` that the engine is started with.
 
-    *Why is this bad?* The engine's buffers have that many rows: vLLM and SGLang refuse the adapter at load. Nothing
-    is checked where no limit was given.
+    *Why is this bad?* The engine's buffers have that many rows: vLLM and SGLang refuse the adapter at load. Of a named
+    engine the limit is its own unless one was given; without an engine nothing is checked where no limit was given.
 
     *Fix*: start the engine with a larger ``max_lora_rank``, or train with a smaller rank.
     """
     config, limit = case.adapter.config, case.max_lora_rank
+    if case.served:
+        yield from _said_of(case, "LC401")
+        return
     if limit is None or config is None:
         return
     ranks = {f"rank_pattern {clip(pattern)}": rank for pattern, rank in config.rank_pattern.items()}
@@ -29,4 +32,84 @@ def rank_above_max(case: Case) -> Iterator[Problem]:
             f"the rank is {highest} ({clip(where)}), and max_lora_rank is {limit}",
             Location(config.file, "r"),
             f"start the engine with max_lora_rank {highest} or more",
+        )
+
+
+def _said_of(case: Case, code: str) -> Iterator[Problem]:
+    """What the named engines do that stands under ``code``."""
+    for engine in case.served:
+        for reason in engine.reasons:
+            if reason.code == code:
+                yield Problem(f"{engine} {reason.outcome.phrase}: {reason.message}", reason.at, reason.mend)
+
+
+@rule("LC402", "engine-rejects", Severity.ERROR)
+def engine_rejects(case: Case) -> Iterator[Problem]:
+    """An engine named with ``--engine`` refuses the adapter when it loads it.
+
+    *Why is this bad?* A request for it gets an error; where it is loaded at start-up, the engine does not start.
+
+    *Fix*: as the finding says. ``lora-cli engines NAME`` lists what each version of an engine refuses.
+    """
+    yield from _said_of(case, "LC402")
+
+
+@rule("LC403", "engine-crashes", Severity.ERROR)
+def engine_crashes(case: Case) -> Iterator[Problem]:
+    """An engine named with ``--engine`` takes the adapter and fails in the first batch that needs it.
+
+    *Why is this bad?* The load was answered with 200, and then the server goes down, with all its other requests.
+
+    *Fix*: as the finding says. ``lora-cli engines NAME`` lists what each version of an engine crashes on.
+    """
+    yield from _said_of(case, "LC403")
+
+
+@rule("LC404", "engine-serves-wrong", Severity.ERROR)
+def engine_serves_wrong(case: Case) -> Iterator[Problem]:
+    """An engine named with ``--engine`` serves the adapter otherwise than it was trained: scaled wrongly, or in part.
+
+    *Why is this bad?* Every answer is 200, and none is what was evaluated.
+
+    *Fix*: as the finding says. ``lora-cli engines NAME`` lists what each version of an engine does not read.
+    """
+    yield from _said_of(case, "LC404")
+
+
+@rule("LC405", "engine-unproven", Severity.WARNING)
+def engine_unproven(case: Case) -> Iterator[Problem]:
+    """The version named with ``--engine`` is older than all whose behaviour is known.
+
+    *Why is this bad?* It is judged by the oldest one that is, which may take or refuse other things.
+
+    *Fix*: name the version that serves; serve with one of those that ``lora-cli engines NAME`` lists.
+    """
+    for engine in case.served:
+        if not engine.proven:
+            yield Problem(
+                f"{engine} is {engine.note}",
+                Location(case.weights_file),
+                f"serve with {engine.title} {engine.profile} or newer",
+            )
+
+
+@rule("LC406", "served-base-name", Severity.WARNING, needs=("config",))
+def served_base_name(case: Case) -> Iterator[Problem]:
+    """``base_model_name_or_path`` is not what vLLM calls the base that it serves.
+
+    *Why is this bad?* vLLM's filesystem resolver takes an adapter only where the two are equal letter by letter, and
+    answers 404 for it otherwise. An adapter that is loaded by its path is not concerned.
+
+    *Fix*: ``lora-cli fetch --publish DIR --fix-base NAME`` writes the name into the published copy.
+    """
+    config, deployment = case.adapter.config, case.deployment
+    served = deployment.served_model_name if deployment is not None else None
+    if config is None or served is None or all(engine.engine != "vllm" for engine in case.served):
+        return
+    if config.base_model_name_or_path != served:
+        yield Problem(
+            f"base_model_name_or_path is {clip(str(config.base_model_name_or_path))}, and the base is served as "
+            f"{clip(served)}: vLLM's filesystem resolver does not take the adapter",
+            Location(config.file, "base_model_name_or_path"),
+            "`lora-cli fetch --publish DIR --fix-base NAME` writes the name into the published copy",
         )

@@ -130,7 +130,7 @@ def test_a_manifest_names_adapters_base_and_limits(
     good: str, bad: str, base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "set.yaml").write_text(
-        "apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\nengine: {name: vllm, max_lora_rank: 2}\n"
+        "apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\nengine: {name: vllm, max_lora_rank: 1}\n"
         "adapters:\n  - {name: sql, source: ./good}\n  - {name: chat, source: ./bad}\n"
     )
 
@@ -138,7 +138,7 @@ def test_a_manifest_names_adapters_base_and_limits(
 
     adapters = json.loads(capsys.readouterr().out)["adapters"]
     found = {one["name"]: {finding["code"] for finding in one["findings"]} for one in adapters}
-    assert found == {"sql": {"LC401"}, "chat": {"LC302", "LC401"}}
+    assert found == {"sql": {"LC401"}, "chat": {"LC302", "LC401", "LC402"}}
 
 
 def test_the_json_document_says_all_that_the_text_says(
@@ -165,7 +165,7 @@ def test_the_json_document_says_all_that_the_text_says(
     assert document["adapters"][2]["error"]["exit_code"] == 3
     assert document["summary"] == {
         "adapters": 3, "refused": 1, "failed": 1, "errors": 1, "warnings": 0, "notes": 0, "known": 0, "suppressed": 0,
-        "skipped": 0, "exit_code": 3,
+        "skipped": 0, "engines": {}, "exit_code": 3,
     }  # fmt: skip
 
 

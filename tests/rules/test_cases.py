@@ -15,7 +15,9 @@ from safetensors.torch import load_file
 
 from lora_cli.check import Checked, Terms, check_in_place, judge, open_base
 from lora_cli.check.verdict import gather
+from lora_cli.core.deployment import Deployment
 from lora_cli.core.reference import parse
+from lora_cli.engines import choose_engine
 from lora_cli.rules import RULES
 from lora_cli.settings import Settings
 from lora_cli.sources.local import LocalSource
@@ -35,7 +37,8 @@ CASES = Path(__file__).parent / "cases"
 FIELDS = {
     "case", "adapter", "config", "remove", "tensors", "fill", "rename", "drop", "write", "delete", "rename_file",
     "torch_save", "truncate", "link", "fifo", "base", "base_config", "scope", "max_lora_rank", "values", "expect",
-    "skipped", "applied", "ref",
+    "skipped", "applied", "ref", "engine", "deployment", "engines",
+    "name",
 }  # fmt: skip
 
 
@@ -88,8 +91,16 @@ def judged(case: Mapping[str, Any], tmp_path: Path) -> Checked:
     family = case.get("base", "llama")
     settings = Settings(cache_dir=tmp_path / "cache")
     base = None if family == "none" else open_base(str(base_directory(case, tmp_path / "base")), settings)
-    terms = Terms(base, values=case.get("values", True), max_lora_rank=case.get("max_lora_rank"))
-    checked = check_in_place(str(directory), terms, settings)
+    engines = tuple(choose_engine(word) for word in case.get("engine", ()))
+    deployment = Deployment(**case.get("deployment", {}))
+    terms = Terms(
+        base,
+        values=case.get("values", True),
+        max_lora_rank=case.get("max_lora_rank"),
+        engines=engines,
+        deployment=replace(deployment, lora_target_modules=tuple(deployment.lora_target_modules or ()) or None),
+    )
+    checked = check_in_place(str(directory), terms, settings, name=case.get("name", ""))
     return asked_for(case["ref"], checked, terms) if "ref" in case else checked
 
 

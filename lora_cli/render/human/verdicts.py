@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from lora_cli.check import Checked
 from lora_cli.check.report import count, findings_of
-from lora_cli.core.finding import Finding, Severity, Skipped
-from lora_cli.render.text import counted, paint, safe, summary, wrap
+from lora_cli.core.finding import Finding, Severity, Skipped, Verdict
+from lora_cli.render.text import columns, counted, paint, safe, summary, wrap
 
 STYLE = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "blue"}
 
@@ -18,6 +18,7 @@ def render_checked(checked: Checked, width: int, *, fail_on: Severity = Severity
         lines += wrap(checked.error.message, width, "  ", "  ")
         lines += _labelled("hint", checked.error.hint, width, colour)
     if checked.verdict is not None:
+        lines += _engines(checked.verdict, width, colour)
         found = findings_of(checked)
         for finding in found:
             if finding.accepted is None:
@@ -36,6 +37,16 @@ def _headline(checked: Checked, width: int, fail_on: Severity, colour: bool) -> 
     yield from rest
     if checked.source != checked.name and not checked.source.endswith(checked.name):
         yield from wrap(checked.source, width, "  ", "  ")
+
+
+def _engines(verdict: Verdict, width: int, colour: bool) -> Iterator[str]:
+    """A line for each named engine: what it does with the adapter, and how many modules apply by its rules."""
+    rows = [(str(one), one.outcome.label, f"{one.applied or '-'}") for one in verdict.engines]
+    for one, line in zip(verdict.engines, columns(("engine", "outcome", "applied"), rows, left=2)[1:], strict=True):
+        label, style = one.outcome.label, "red" if one.outcome else "green"
+        yield "  " + line.replace(label, paint(label, style, colour=colour), 1)
+        if one.note:
+            yield from wrap(one.note, width, "    ", "    ")
 
 
 def _outcome(checked: Checked, fail_on: Severity) -> tuple[str, str]:

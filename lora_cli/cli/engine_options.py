@@ -1,0 +1,70 @@
+"""``--engine`` and what goes with it: options, a manifest's ``engine:`` block, and what they mean together."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+from lora_cli.cli import typer
+from lora_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from lora_cli.core.deployment import Deployment
+    from lora_cli.core.manifest import EngineSpec
+    from lora_cli.engines import Profile
+
+Engines = Annotated[
+    list[str] | None,
+    typer.Option("--engine", metavar="NAME[@VERSION]", help="Judge by what this engine does; several may be named."),
+]
+MaxLoraRank = Annotated[int | None, typer.Option(min=1, help="The engine's largest rank.")]
+Tp = Annotated[int, typer.Option("--tp", min=1, max=4096, help="The engine's tensor-parallel size.")]
+LoraTargetModules = Annotated[
+    list[str] | None, typer.Option(metavar="NAME", help="The only modules that the engine puts LoRA on.")
+]
+ServedModelName = Annotated[
+    str, typer.Option(metavar="NAME", help="What the engine calls the base that it serves.", show_default=False)
+]
+MaxLoras = Annotated[int | None, typer.Option(min=1, help="The adapters that one batch may hold.")]
+
+
+def named_engines(named: Sequence[str] | None, manifest: "EngineSpec | None") -> "tuple[Profile, ...]":
+    """The profiles of ``--engine``, else of the manifest's engine, each once.
+
+    Raises:
+        UsageError: an engine or a version that is none.
+    """
+    words = [word for text in named or () for word in text.replace(",", " ").split()]
+    if not words and manifest is not None:
+        words = [f"{manifest.name}@{manifest.version}" if manifest.version else manifest.name]
+    if not words:
+        return ()
+    from lora_cli.engines import choose_engine
+
+    return tuple(map(choose_engine, dict.fromkeys(words)))
+
+
+def deployment_of(
+    engines: "Sequence[Profile]",
+    *,
+    tp: int,
+    max_lora_rank: int | None,
+    lora_target_modules: Sequence[str] | None,
+    served_model_name: str,
+    max_loras: int | None,
+) -> "Deployment":
+    """How the engines are started.
+
+    Raises:
+        UsageError: an engine does not start with that ``max_lora_rank``.
+    """
+    from lora_cli.core.deployment import Deployment
+
+    for profile in engines:
+        allowed = profile.engine.ranks
+        if max_lora_rank is not None and allowed and max_lora_rank not in allowed:
+            larger = next((rank for rank in allowed if rank >= max_lora_rank), max(allowed))
+            raise UsageError(
+                f"{profile.engine.title} does not start with a max_lora_rank of {max_lora_rank}: {profile.allowed}",
+                hint=f"--max-lora-rank {larger}",
+            )
+    targets = [word for text in lora_target_modules or () for word in text.replace(",", " ").split()]
+    return Deployment(tp, max_lora_rank, tuple(targets) or None, served_model_name or None, max_loras)

@@ -1,0 +1,55 @@
+"""Serving engines, one file each: versioned profiles, as data.
+
+A profile says for each feature of an adapter what it leads to, how the engine reads names, and which ranks it takes.
+To add an engine, write its file and add it to ``ENGINES``; to add a row, add it to the engine's table.
+"""
+
+from collections.abc import Mapping
+
+from lora_cli.core.nearest import did_you_mean
+from lora_cli.engines import lorax, peft, sglang, tgi, trtllm, vllm
+from lora_cli.engines.profile import Engine, Grammar, Profile, Row, as_version
+from lora_cli.errors import UsageError
+
+__all__ = ["ENGINES", "Engine", "Grammar", "Profile", "Row", "choose_engine", "profiles_of"]
+
+ENGINES: Mapping[str, Engine] = {one.ENGINE.name: one.ENGINE for one in (vllm, sglang, lorax, tgi, trtllm, peft)}
+"""Every engine that is known, by name."""
+
+
+def profiles_of(engine: Engine) -> tuple[Profile, ...]:
+    """The engine's profiles, newest first."""
+    return tuple(Profile(engine, version) for version in reversed(engine.versions))
+
+
+def choose_engine(text: str) -> Profile:
+    """The profile that ``NAME`` or ``NAME@VERSION`` means.
+
+    A version between two profiles is judged by the older one, a newer one by the newest, and one that is older than
+    all of them by the oldest, unproven; ``note`` says which.
+
+    Raises:
+        UsageError: no engine has that name, or the version is none.
+    """
+    name, at, asked = text.strip().partition("@")
+    engine = ENGINES.get(name.lower())
+    if engine is None:
+        raise UsageError(f"no engine is called {name!r}", hint=did_you_mean(name, ENGINES))
+    if not at:
+        return Profile(engine, engine.versions[-1])
+    wanted = as_version(asked)
+    if not wanted:
+        raise UsageError(
+            f"{asked!r} is no version of {engine.title}", hint=f"such as {engine.name}@{engine.versions[-1]}"
+        )
+    older = [version for version in engine.versions if as_version(version) <= wanted]
+    if not older:
+        oldest = engine.versions[0]
+        note = f"older than the oldest profile, by which it is judged ({oldest}): unproven"
+        return Profile(engine, oldest, asked, note, proven=False)
+    found = older[-1]
+    if wanted[: len(as_version(found))] == as_version(found):
+        return Profile(engine, found, asked)
+    newest = found == engine.versions[-1]
+    which = "newer than the newest profile" if newest else "between two profiles"
+    return Profile(engine, found, asked, f"{which}: judged as {found}")

@@ -1,0 +1,164 @@
+"""What a profile of an engine is made of: rows that say what a feature of an adapter leads to, and how names are read.
+
+A row names its feature by the key of a detector in ``lora_cli.rules.features``; a test holds each to that list.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+from lora_cli.core.engine_outcome import Outcome
+from lora_cli.core.frozen import dataclass, field
+from lora_cli.core.keys import Part
+
+Proof = Literal["run", "read", "reasoned"]
+"""How a row is known: the engine's own code was run on such an adapter, its code was read, or it follows from both."""
+
+Version = tuple[int, ...]
+
+FACTORS: frozenset[Part] = frozenset({"lora_A", "lora_B"})
+EMBEDDED: frozenset[Part] = frozenset({"lora_embedding_A", "lora_embedding_B"})
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one feature of an adapter leads to.
+
+    ``reason`` says what the engine does with it, ``mend`` what mends it; both may hold fields of what was found in
+    braces (``{rank}``). ``evidence`` is the engine's file. ``since`` and ``until`` are the first and the last of the
+    engine's versions that the row holds for, empty for all before or after.
+    """
+
+    feature: str
+    outcome: Outcome
+    reason: str
+    mend: str
+    evidence: str
+    proof: Proof = "read"
+    since: str = ""
+    until: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """How an engine reads the names of tensors, and where a name leads.
+
+    ``prefix``: ``base_model.model.`` may be missing ("optional"), must stand there ("required"), or nothing before the
+    layer counts ("ignored": a module is found by its layer's number and its last name). ``adapter_name`` and
+    ``infixes``: whether ``lora_A.<name>.weight`` and wrappers' components are read over. ``parts`` are those of a
+    module that it takes; of the others it refuses the whole adapter (``strict``) or drops the tensor.
+    ``leaves`` are the only last names that it knows, None for those that the base has. ``packed`` are the names that
+    it also takes for the modules that it packs. ``text_names`` are the families whose multimodal wrapper takes the
+    names of the text model alone (None: all); ``towers`` whether LoRA reaches towers of other senses.
+    ``embeddings`` are the embeddings and heads that take LoRA, by family (None: all). ``skips_vocabulary``: of these
+    whatever it does not take is skipped. ``experts_apart``: its models have each expert's projections by themselves.
+    ``whole_types``: of a kind of module that is not there in every layer, none is applied.
+    """
+
+    prefix: Literal["optional", "required", "ignored"]
+    adapter_name: bool = False
+    infixes: bool = False
+    parts: frozenset[Part] = FACTORS | EMBEDDED
+    strict: bool = False
+    leaves: frozenset[str] | None = None
+    packed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    embeddings: Mapping[str, frozenset[str]] | None = None
+    text_names: frozenset[str] | None = frozenset()
+    towers: bool = True
+    skips_vocabulary: bool = False
+    experts_apart: bool = False
+    whole_types: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One engine: all that its versions do, as data.
+
+    ``versions`` are those that were read, oldest first. ``grammars`` maps the first version of each grammar to it.
+    ``generic`` maps the rules that hold without an engine to what it makes of what they find: OK where it serves that
+    correctly, or where its own rows judge it in their place. ``ranks`` are the values that ``max_lora_rank`` may have
+    (empty: any), ``default_rank`` what it has unless set, None for no limit; ``rank_flag`` how it is set. ``no_lora``
+    are families whose class has no LoRA, ``fused_experts`` those whose class has its experts in one tensor.
+    """
+
+    name: str
+    title: str
+    versions: tuple[str, ...]
+    rows: tuple[Row, ...]
+    grammars: Mapping[str, Grammar]
+    generic: Mapping[str, Outcome]
+    ranks: tuple[int, ...] = ()
+    default_rank: int | None = None
+    rank_flag: str = "max_lora_rank"
+    no_lora: frozenset[str] = frozenset()
+    fused_experts: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """An engine at a version: ``version`` is the profile's, ``asked`` what the user wrote (empty: the newest).
+
+    ``note`` says why the two differ; ``proven`` is False for a version older than all that were read.
+    """
+
+    engine: Engine
+    version: str
+    asked: str = ""
+    note: str = ""
+    proven: bool = True
+
+    @property
+    def title(self) -> str:
+        """``vLLM 0.33``, with the version that was asked for."""
+        return f"{self.engine.title} {self.asked or self.version}"
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The engine's rows that hold for this version."""
+        return tuple(row for row in self.engine.rows if holds(row, self.version))
+
+    @property
+    def grammar(self) -> Grammar:
+        """The grammar of this version."""
+        mine = as_version(self.version)
+        return [one for since, one in self.engine.grammars.items() if as_version(since) <= mine][-1]
+
+    @property
+    def allowed(self) -> str:
+        """The engine's own limit of ranks, in words."""
+        one_of = f"one of {', '.join(map(str, self.engine.ranks))}" if self.engine.ranks else "any rank"
+        default = f", {self.engine.default_rank} unless set" if self.engine.default_rank is not None else ""
+        return f"{self.engine.rank_flag} is {one_of}{default}"
+
+
+def holds(row: Row, version: str) -> bool:
+    """Whether ``row`` is one of the profile of ``version``."""
+    mine = as_version(version)
+    return (not row.since or as_version(row.since) <= mine) and (not row.until or mine <= as_version(row.until))
+
+
+def as_version(text: str) -> Version:
+    """``0.5.23`` as numbers, without what follows them (``rc1``, ``+cu129``); empty when it does not begin with any."""
+    found = re.match(r"v?([0-9]{1,6}(?:\.[0-9]{1,6}){0,5})", text, re.ASCII)
+    return tuple(map(int, found[1].split("."))) if found else ()
+
+
+EVERYWHERE: Mapping[str, Outcome] = {
+    **dict.fromkeys(("LC101", "LC102", "LC104", "LC105", "LC106", "LC107", "LC108", "LC109"), Outcome.REJECTS),
+    **dict.fromkeys(("LC201", "LC202", "LC208", "LC209"), Outcome.REJECTS),
+    **dict.fromkeys(("LC203", "LC204", "LC205"), Outcome.SERVES_WRONG),
+    **dict.fromkeys(("LC301", "LC306", "LC314", "LC316", "LC321", "LC322"), Outcome.REJECTS),
+    **dict.fromkeys(("LC302", "LC303", "LC305", "LC307", "LC308", "LC309", "LC310"), Outcome.SERVES_WRONG),
+    **dict.fromkeys(("LC311", "LC312", "LC313", "LC315", "LC317"), Outcome.SERVES_WRONG),
+    **dict.fromkeys(("LC501", "LC502", "LC503"), Outcome.SERVES_WRONG),
+}
+"""What becomes of what the rules without an engine call an error, unless an engine's own table says otherwise."""
+
+APART = frozenset({"LC206", "LC602"})
+"""Errors that no engine notices, and that stay errors: what they are about is not how the adapter is served."""
+
+BY_NAMES = frozenset({"LC303", "LC307", "LC311", "LC312"})
+"""Rules about where names lead, which every engine but PEFT has its own rows for: none survives them in general."""
+
+BY_OWN_NAMES: Mapping[str, Outcome] = dict.fromkeys(sorted(BY_NAMES), Outcome.OK)
+"""For an engine whose own rows judge where names lead: what PEFT would find there says nothing about it."""

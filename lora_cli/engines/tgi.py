@@ -1,0 +1,29 @@
+"""TGI 3.3.7 (db931fcf): what it makes of an adapter. Its LoRA began as LoRAX's; only what differs is said here."""
+
+from lora_cli.core.engine_outcome import Outcome
+from lora_cli.engines.lorax import GENERIC, rows
+from lora_cli.engines.profile import FACTORS, Engine, Grammar, Row
+
+WEIGHTS = "server/text_generation_server/utils/peft.py"
+
+LEAVES = frozenset(
+    {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "qkv_proj", "c_proj", "c_fc"}
+)
+
+ENGINE = Engine(
+    name="tgi",
+    title="TGI",
+    versions=("3.3.7",),
+    rows=(
+        *rows("tgi"),
+        Row(
+            "pickled",
+            Outcome.REJECTS,
+            "it reads safetensors only",
+            "load it with PEFT and save it again: save_pretrained() writes safetensors",
+            WEIGHTS,
+        ),
+    ),
+    grammars={"3.3.7": Grammar(prefix="required", parts=FACTORS, leaves=LEAVES, whole_types=True)},
+    generic=GENERIC,
+)

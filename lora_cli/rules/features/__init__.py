@@ -1,0 +1,68 @@
+"""Features of adapters that engines treat differently: one detector each, which finds it and says where.
+
+A profile's rows name them. Adding one is a function here and a line in ``FEATURES``.
+"""
+
+from collections.abc import Mapping
+
+from lora_cli.rules.features import config, modules, places, tensors
+from lora_cli.rules.features.feature import Feature, Found, Served
+
+__all__ = ["FEATURES", "Feature", "Found", "Served"]
+
+FEATURES: Mapping[str, Feature] = {
+    "required-field-missing": Feature("r, lora_alpha or target_modules missing", config.required_field_missing),
+    "not-lora": Feature("peft_type is not LORA", config.not_lora),
+    "rslora": Feature("rsLoRA (use_rslora)", config.rslora),
+    "module-scales": Feature("rank_pattern or alpha_pattern that changes a scale", config.module_scales),
+    "module-alphas": Feature("alpha_pattern", config.module_alphas),
+    "pattern-broken": Feature("a pattern of ranks or alphas that is none", config.pattern_broken),
+    "dora": Feature("DoRA (use_dora)", config.dora),
+    "bias": Feature("trained biases (bias)", config.bias),
+    "lora-bias": Feature("a bias on lora_B (lora_bias)", config.lora_bias),
+    "init-changes-base": Feature("PiSSA, OLoRA, CorDA, LoftQ (init_lora_weights)", config.init_changes_base),
+    "alora": Feature("activated LoRA (alora_invocation_tokens)", config.alora),
+    "layer-replication": Feature("replicated layers (layer_replication)", config.layer_replication),
+    "bdlora": Feature("BD-LoRA (use_bdlora)", config.bdlora),
+    "qalora": Feature("QALoRA (use_qalora)", config.qalora),
+    "arrow": Feature("Arrow (arrow_config)", config.arrow),
+    "kasa": Feature("KaSA, MonteCLoRA (lora_diag, …)", tensors.kasa),
+    "modules-to-save": Feature("modules_to_save but score and classifier", config.modules_to_save),
+    "saved-vocabulary": Feature("a saved embedding or head", tensors.saved_vocabulary),
+    "saved-head": Feature("a saved classification head", tensors.saved_head),
+    "saved-other": Feature("another saved module, a norm say", tensors.saved_other),
+    "trained-tokens": Feature("trained tokens (trainable_token_indices)", tensors.trained_tokens),
+    "added-tokens": Feature("added tokens beyond the vocabulary", tensors.added_tokens),
+    "targets-pattern": Feature("target_modules as a regular expression", config.targets_pattern),
+    "targets-null": Feature("target_modules null", config.targets_null),
+    "pickled": Feature("weights as a pickle (.bin, .pt)", tensors.pickled),
+    "stray-weights": Feature("other *.safetensors beside the weights", tensors.stray_weights),
+    "rank-above-max": Feature("a rank above max_lora_rank", places.rank_above_max),
+    "rank-not-r": Feature("tensors of another rank than r", tensors.rank_not_r),
+    "packed-ranks": Feature("different ranks in q, k, v or gate, up", modules.packed_ranks),
+    "layer-ranks": Feature("different ranks from layer to layer", modules.layer_ranks),
+    "padded-rank": Feature("a rank below 8·tp, or no multiple of 16", places.padded_rank),
+    "missing-b": Feature("lora_B missing", modules.missing_b),
+    "missing-a": Feature("lora_A missing", modules.missing_a),
+    "missing-a-packed": Feature("lora_A missing in q, k, v or gate, up", modules.missing_a_packed),
+    "q-without-v": Feature("q without v", modules.q_without_v),
+    "kv-without-q": Feature("k or v without q", modules.kv_without_q),
+    "up-without-gate": Feature("up without gate", modules.up_without_gate),
+    "embedding": Feature("LoRA on the embedding or the head", modules.embedding),
+    "embedding-rows": Feature("an embedding's LoRA of another vocabulary", modules.embedding_rows),
+    "names-outside-grammar": Feature("names of tensors that it does not parse", places.names_outside_grammar),
+    "unexpected-modules": Feature("modules that its model does not have", places.unexpected_modules),
+    "nothing-lands": Feature("no module applies", places.nothing_lands),
+    "partly-lands": Feature("some modules do not apply", places.partly_lands),
+    "two-into-one": Feature("two modules of one layer and name", places.two_into_one),
+    "tower": Feature("LoRA on a vision or audio tower", places.tower),
+    "shape-larger": Feature("factors wider than the base's module", modules.shape_larger),
+    "shape-smaller": Feature("factors narrower than the base's module", modules.shape_smaller),
+    "experts-fused": Feature("fused experts (target_parameters)", modules.experts_fused),
+    "experts-alone": Feature("one parameter of fused experts only", modules.experts_alone),
+    "experts-incomplete": Feature("some experts or projections only", modules.experts_incomplete),
+    "filtered": Feature("modules that --lora-target-modules leaves out", places.filtered),
+    "base-without-lora": Feature("a base whose class has no LoRA", places.base_without_lora),
+    "named-like-base": Feature("an adapter named like the served base", places.named_like_base),
+}
+"""Every feature by the name that rows call it."""

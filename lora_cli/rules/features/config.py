@@ -1,0 +1,183 @@
+"""Features that the config tells."""
+
+import re
+from collections.abc import Iterator
+
+from lora_cli.core.finding import Location
+from lora_cli.core.lora_config import LoraConfig
+from lora_cli.core.targets import ALL_LINEAR, Scale, scales
+from lora_cli.errors import FormatError
+from lora_cli.rules.features.feature import Found, Served
+from lora_cli.rules.wording import clip, names, shown
+
+REQUIRED = ("r", "lora_alpha", "target_modules")
+CHANGES_BASE = re.compile(r"(?:pissa|olora|corda|loftq).*", re.IGNORECASE | re.DOTALL)
+HEADS = frozenset({"score", "classifier"})
+
+
+def _field(served: Served, name: str) -> Iterator[Found]:
+    """The field, where it is set to something."""
+    config = served.config
+    value = None if config is None else config.mistyped.get(name, getattr(config, name))
+    if config is not None and value not in (None, False, (), 0, "") and not (value == {} and name != "use_bdlora"):
+        yield Found(f"{name} is {shown(value)}", Location(config.file, name))
+
+
+def dora(served: Served) -> Iterator[Found]:
+    """``use_dora``."""
+    yield from _field(served, "use_dora")
+
+
+def alora(served: Served) -> Iterator[Found]:
+    """``alora_invocation_tokens``."""
+    yield from _field(served, "alora_invocation_tokens")
+
+
+def layer_replication(served: Served) -> Iterator[Found]:
+    """``layer_replication``."""
+    yield from _field(served, "layer_replication")
+
+
+def bdlora(served: Served) -> Iterator[Found]:
+    """``use_bdlora``."""
+    yield from _field(served, "use_bdlora")
+
+
+def qalora(served: Served) -> Iterator[Found]:
+    """``use_qalora``."""
+    yield from _field(served, "use_qalora")
+
+
+def arrow(served: Served) -> Iterator[Found]:
+    """``arrow_config``."""
+    yield from _field(served, "arrow_config")
+
+
+def bias(served: Served) -> Iterator[Found]:
+    """``bias`` other than "none", or the tensors of biases."""
+    config = served.config
+    if config is not None and config.bias != "none":
+        yield Found(f"bias is {shown(config.bias)}", Location(config.file, "bias"))
+
+
+def lora_bias(served: Served) -> Iterator[Found]:
+    """``lora_bias``, or a tensor ``lora_B.bias``."""
+    yield from _field(served, "lora_bias")
+    if served.config is None or not served.config.lora_bias:
+        held = [key.name for key in served.adapter.keys.values() if key.part == "lora_bias"]
+        if held:
+            yield Found(f"there is {names(held)}", Location(served.case.weights_file, clip(held[0])))
+
+
+def not_lora(served: Served) -> Iterator[Found]:
+    """A ``peft_type`` that is missing or another one."""
+    config = served.config
+    if config is not None and config.peft_type != "LORA":
+        said = "missing" if "peft_type" not in config.given else shown(config.peft_type)
+        yield Found(f"peft_type is {said}", Location(config.file, "peft_type"))
+
+
+def required_field_missing(served: Served) -> Iterator[Found]:
+    """``r``, ``lora_alpha`` or ``target_modules`` is not in the file."""
+    config = served.config
+    missing = [name for name in REQUIRED if config is not None and name not in config.given]
+    if config is not None and missing:
+        yield Found(f"{names(missing)} {'is' if len(missing) == 1 else 'are'} missing", Location(config.file))
+
+
+def init_changes_base(served: Served) -> Iterator[Found]:
+    """An initialisation that changed the weights of the base which the adapter was trained on."""
+    config = served.config
+    how = config.init_lora_weights if config is not None else None
+    if config is not None and isinstance(how, str) and CHANGES_BASE.fullmatch(how):
+        yield Found(f"init_lora_weights is {shown(how)}", Location(config.file, "init_lora_weights"))
+
+
+def modules_to_save(served: Served) -> Iterator[Found]:
+    """``modules_to_save`` that names more than a classification head."""
+    config = served.config
+    others = [name for name in (config.modules_to_save or ()) if name not in HEADS] if config is not None else []
+    if config is not None and others:
+        yield Found(f"modules_to_save has {names(others)}", Location(config.file, "modules_to_save"))
+
+
+def targets_pattern(served: Served) -> Iterator[Found]:
+    """``target_modules`` as one string that is not ``all`` or ``all-linear``."""
+    config = served.config
+    targets = config.target_modules if config is not None else None
+    if config is not None and isinstance(targets, str) and targets not in {"all", ALL_LINEAR}:
+        yield Found(f"target_modules is the string {shown(targets)}", Location(config.file, "target_modules"))
+
+
+def targets_null(served: Served) -> Iterator[Found]:
+    """``target_modules`` is null."""
+    config = served.config
+    if (
+        config is not None
+        and config.target_modules is None
+        and "target_modules" in config.given - config.mistyped.keys()
+    ):
+        yield Found("target_modules is null", Location(config.file, "target_modules"))
+
+
+def _scales(served: Served) -> tuple[LoraConfig, dict[str, Scale]] | None:
+    config = served.config
+    if config is None or not (config.rank_pattern or config.alpha_pattern) or config.r <= 0:
+        return None
+    try:
+        return config, scales(config, served.adapter.pairs)
+    except FormatError:
+        return None
+
+
+def rslora(served: Served) -> Iterator[Found]:
+    """rsLoRA, where it changes a scale: with rank 1 it does not."""
+    config = served.config
+    if config is not None and config.use_rslora and config.r > 1:
+        right, wrong = config.lora_alpha / config.r**0.5, config.lora_alpha / config.r
+        yield Found(
+            f"use_rslora is true: the scale is {right:.4g}, and {wrong:.4g} without it",
+            Location(config.file, "use_rslora"),
+        )
+
+
+def module_scales(served: Served) -> Iterator[Found]:
+    """A module with another scale than the config's, because of ``rank_pattern`` or ``alpha_pattern``."""
+    if (known := _scales(served)) is None:
+        return
+    config, by_module = known
+    common = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
+    other = [module for module, scale in by_module.items() if abs(scale.scaling - common) > 1e-9 * abs(common)]
+    if other:
+        yield Found(
+            f"the scale of {clip(other[0])} is {by_module[other[0]].scaling:.4g}, and {common:.4g} without the "
+            f"patterns ({len(other)} of {len(by_module)} modules)",
+            Location(config.file, "alpha_pattern" if config.alpha_pattern else "rank_pattern"),
+        )
+
+
+def module_alphas(served: Served) -> Iterator[Found]:
+    """A module with another alpha than the config's."""
+    if (known := _scales(served)) is None:
+        return
+    config, by_module = known
+    other = [module for module, scale in by_module.items() if scale.lora_alpha != config.lora_alpha]
+    if other:
+        alpha = by_module[other[0]].lora_alpha
+        yield Found(
+            f"the alpha of {clip(other[0])} is {alpha:.4g}, and lora_alpha is {config.lora_alpha:.4g}",
+            Location(config.file, "alpha_pattern"),
+        )
+
+
+def pattern_broken(served: Served) -> Iterator[Found]:
+    """A key of ``rank_pattern`` or ``alpha_pattern`` that is no regular expression."""
+    config = served.config
+    if config is None or not (config.rank_pattern or config.alpha_pattern) or config.r <= 0:
+        return
+    try:
+        scales(config, served.adapter.pairs)
+    except FormatError as error:
+        yield Found(
+            clip(error.reason), Location(config.file, "rank_pattern" if config.rank_pattern else "alpha_pattern")
+        )

@@ -1,0 +1,52 @@
+"""What a feature is: a detector over what is served, and what it finds."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+from lora_cli.core.adapter import Adapter
+from lora_cli.core.deployment import Deployment
+from lora_cli.core.finding import Location
+from lora_cli.core.frozen import dataclass, field
+from lora_cli.core.lora_config import LoraConfig
+from lora_cli.engines.landing import Landing
+from lora_cli.engines.profile import Profile
+from lora_cli.rules.case import Case
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One adapter on one engine: ``landing`` is where its modules go there, None without a base or without weights."""
+
+    case: Case
+    profile: Profile
+    deployment: Deployment
+    landing: Landing | None
+
+    @property
+    def adapter(self) -> Adapter:
+        """The adapter as it is written: with experts one by one, where PEFT would stack them."""
+        return self.case.adapter
+
+    @property
+    def config(self) -> LoraConfig | None:
+        """Its config, None where that cannot be read."""
+        return self.case.adapter.config
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """That an adapter has a feature: what is so, where, and the ``fields`` that a row's texts may name."""
+
+    message: str
+    at: Location
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+
+Detect = Callable[[Served], Iterator[Found]]
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """Something that an adapter may have, in words, and what finds it."""
+
+    title: str
+    detect: Detect

@@ -1,0 +1,137 @@
+"""Features of where modules go, and of how the engine is deployed."""
+
+from collections.abc import Iterator, Sequence
+
+from lora_cli.core.finding import Location
+from lora_cli.rules.features.feature import Found, Served
+from lora_cli.rules.features.modules import is_fused
+from lora_cli.rules.wording import clip, count, names
+
+
+def rank_above_max(served: Served) -> Iterator[Found]:
+    """The highest rank, of the config or of a tensor, is above what the engine's slots have."""
+    engine, given = served.profile.engine, served.deployment.max_lora_rank
+    limit = given if given is not None else engine.default_rank
+    if limit is None or (known := highest_rank(served)) is None:
+        return
+    where, highest, at = known
+    if highest <= limit:
+        return
+    allowed = next((rank for rank in engine.ranks if rank >= highest), None if engine.ranks else highest)
+    how = f"start {engine.title} with `{engine.rank_flag} {allowed}`"
+    mend = how if allowed is not None else f"it takes none above {max(engine.ranks)}: train with a smaller rank"
+    whose = "" if given is not None else f", which is what {engine.title} has unless it is set"
+    yield Found(
+        f"the rank is {highest} ({clip(where)}), and {engine.rank_flag} is {limit}{whose}",
+        at,
+        {"mend": mend, "rank": str(highest)},
+    )
+
+
+def highest_rank(served: Served) -> tuple[str, int, Location] | None:
+    """What has the highest rank, that rank, and where it says so."""
+    config = served.config
+    ranks: dict[str, int] = {}
+    if config is not None:
+        ranks = {f"rank_pattern {clip(pattern)}": rank for pattern, rank in config.rank_pattern.items()} | {
+            "r": config.r
+        }
+    file = config.file if config is not None else served.case.weights_file
+    tensors = {m: pair.rank or 0 for m, pair in served.adapter.pairs.items() if not is_fused(served, m)}
+    if not ranks and not tensors:
+        return None
+    where, highest = max((ranks | tensors).items(), key=lambda item: item[1])
+    return where, highest, Location(served.case.weights_file, clip(where)) if where in tensors else Location(file, "r")
+
+
+def padded_rank(served: Served) -> Iterator[Found]:
+    """A rank that the engine's kernels pad: below 8 for each shard, or no multiple of 16 above that."""
+    config, least = served.config, 8 * served.deployment.tp
+    if config is None or len({module.rpartition(".")[2] for module in served.adapter.pairs}) < 2:
+        return
+    if config.r < least or (config.r > least and config.r % 16):
+        to = least if config.r < least else -(-config.r // 16) * 16
+        said = f"r is {config.r}, which is padded to {to} with a tensor-parallel size of {served.deployment.tp}"
+        yield Found(said, Location(config.file, "r"))
+
+
+def _of(served: Served, said: str, modules: Sequence[str], **fields: str) -> Iterator[Found]:
+    if modules:
+        yield Found(f"{said}: {names(modules)}", Location(served.case.weights_file, clip(modules[0])), fields)
+
+
+def names_outside_grammar(served: Served) -> Iterator[Found]:
+    """Names of tensors that a strict engine does not parse."""
+    outside = dict(served.landing.outside) if served.landing is not None else {}
+    by_reason: dict[str, list[str]] = {}
+    for name, why in outside.items():
+        by_reason.setdefault(why, []).append(name)
+    for why, held in by_reason.items():
+        yield from _of(served, f"{count(len(held), 'tensor')}, {why}", held)
+
+
+def unexpected_modules(served: Served) -> Iterator[Found]:
+    """Modules whose last name the engine's model has nowhere."""
+    if served.landing is not None:
+        found = served.landing.unexpected
+        leaves = sorted({module.rpartition(".")[2] for module in found})
+        yield from _of(served, f"{count(len(found), 'module')} called {names(leaves)}", found)
+
+
+def nothing_lands(served: Served) -> Iterator[Found]:
+    """Not one module has a place, although the engine takes all of their names."""
+    landing = served.landing
+    if landing is not None and landing.counted.total and not landing.applied:
+        missed = [*landing.nowhere, *landing.partial]
+        why = next(iter(landing.nowhere.values()), "its kind is not there in every layer")
+        total = landing.counted.total
+        if missed:
+            yield from _of(served, f"0 of {count(total, 'module')} apply, {why}", missed)
+
+
+def partly_lands(served: Served) -> Iterator[Found]:
+    """Some modules have a place and others have none."""
+    landing = served.landing
+    if landing is None or not landing.applied:
+        return
+    missed = [*landing.nowhere, *landing.partial]
+    why = next(iter(landing.nowhere.values()), "their kind is not there in every layer")
+    yield from _of(served, f"{landing.counted} modules apply, {why}", missed)
+
+
+def two_into_one(served: Served) -> Iterator[Found]:
+    """Two modules are one where only the layer's number and the last name count."""
+    if served.landing is not None:
+        yield from _of(served, "two modules have one layer and last name", served.landing.collisions)
+
+
+def tower(served: Served) -> Iterator[Found]:
+    """Modules of a part that LoRA does not reach unless the engine is told."""
+    if served.landing is not None:
+        found = served.landing.towers
+        yield from _of(served, f"{count(len(found), 'module is', 'modules are')} in a tower", found)
+
+
+def filtered(served: Served) -> Iterator[Found]:
+    """Modules that the deployment puts no LoRA on."""
+    targets = served.deployment.lora_target_modules
+    if targets is None or "all" in targets:
+        return
+    left_out = [m for m in served.adapter.pairs if not any(m == t or m.endswith(f".{t}") for t in targets)]
+    wanted = sorted({module.rpartition(".")[2] for module in served.adapter.pairs} | set(targets))
+    yield from _of(served, f"{names(targets)} is all that has LoRA", left_out, wanted=" ".join(wanted))
+
+
+def base_without_lora(served: Served) -> Iterator[Found]:
+    """The base is of a family for which the engine has no LoRA."""
+    base = served.case.base
+    if base is not None and base.model_type in served.profile.engine.no_lora:
+        yield Found(f"the base is {clip(base.name)} ({base.model_type})", Location(served.case.weights_file))
+
+
+def named_like_base(served: Served) -> Iterator[Found]:
+    """The adapter's name is the one under which the base is served."""
+    if served.deployment.served_model_name and served.adapter.name == served.deployment.served_model_name:
+        yield Found(
+            f"the adapter is called {clip(served.adapter.name)}, as the base", Location(served.case.weights_file)
+        )

@@ -1,0 +1,92 @@
+"""Features that the names and shapes of tensors tell, and the files beside them."""
+
+from collections.abc import Callable, Iterator
+
+from lora_cli.core.finding import Location
+from lora_cli.core.keys import Key
+from lora_cli.engines.landing import HEADS, VOCABULARY
+from lora_cli.rules.features.feature import Found, Served
+from lora_cli.rules.features.modules import is_fused
+from lora_cli.rules.wording import clip, count, names
+
+
+def _held(served: Served, noun: str, is_meant: Callable[[Key], bool]) -> Iterator[Found]:
+    found = [key.name for key in served.adapter.keys.values() if is_meant(key)]
+    if found:
+        said = f"there {'is' if len(found) == 1 else 'are'} {count(len(found), noun)}: {names(found, 2)}"
+        yield Found(said, Location(served.case.weights_file, clip(found[0])))
+
+
+def _leaf(key: Key) -> str:
+    return key.module.rpartition(".")[2]
+
+
+def kasa(served: Served) -> Iterator[Found]:
+    """Tensors of KaSA, MonteCLoRA and VeLoRA."""
+    yield from _held(served, "tensor of a variant", lambda key: key.part in {"diag", "variant"})
+
+
+def saved_vocabulary(served: Served) -> Iterator[Found]:
+    """A whole embedding or head."""
+    yield from _held(served, "saved weight", lambda key: key.part == "saved" and _leaf(key) in VOCABULARY)
+
+
+def saved_head(served: Served) -> Iterator[Found]:
+    """A whole classification head."""
+    yield from _held(served, "saved weight", lambda key: key.part == "saved" and _leaf(key) in HEADS)
+
+
+def saved_other(served: Served) -> Iterator[Found]:
+    """Any other parameter of the base; the biases of ``bias="all"`` are ``bias``'s."""
+
+    def is_meant(key: Key) -> bool:
+        return key.part == "saved" and _leaf(key) not in VOCABULARY | HEADS and key.param != "bias"
+
+    yield from _held(served, "saved weight", is_meant)
+
+
+def trained_tokens(served: Served) -> Iterator[Found]:
+    """Rows of an embedding."""
+    yield from _held(served, "tensor of trained tokens", lambda key: key.part == "trainable_tokens")
+
+
+def added_tokens(served: Served) -> Iterator[Found]:
+    """Tokens of ``added_tokens.json`` with ids beyond the base's vocabulary."""
+    base, companions = served.case.base, served.case.companions
+    if base is None or base.vocab_size is None or companions is None:
+        return
+    size = base.vocab_size
+    beyond = sorted(token for token, index in (companions.added_tokens or {}).items() if index >= size)
+    if beyond:
+        said = f"{count(len(beyond), 'added token has', 'added tokens have')} an id beyond the base's {size}"
+        yield Found(f"{said}: {names(beyond)}", Location("added_tokens.json", clip(beyond[0])))
+
+
+def pickled(served: Served) -> Iterator[Found]:
+    """Weights that are a pickle."""
+    if served.adapter.pickled:
+        yield Found("the weights are a pickle", Location(served.case.weights_file))
+
+
+def stray_weights(served: Served) -> Iterator[Found]:
+    """Other safetensors files in the adapter's own folder."""
+    weights = served.adapter.weight_files
+    paths = [file.path for file in served.adapter.files]
+    stray = [path for path in paths if path.endswith(".safetensors") and "/" not in path and path not in weights]
+    if stray and weights and not served.adapter.pickled:
+        yield Found(
+            f"{names(stray)} {'lies' if len(stray) == 1 else 'lie'} beside {weights[0]}", Location(clip(stray[0]))
+        )
+
+
+def rank_not_r(served: Served) -> Iterator[Found]:
+    """Factors of another rank than ``r``."""
+    config = served.config
+    if config is None or "r" not in config.given or "r" in config.mistyped:
+        return
+    pairs = [(m, pair.rank) for m, pair in served.adapter.pairs.items() if not is_fused(served, m)]
+    other = [(module, rank) for module, rank in pairs if rank not in {None, config.r}]
+    if other:
+        module, rank = other[0]
+        whose = f"{clip(module)}{f' and {len(other) - 1} more' if len(other) > 1 else ''}"
+        yield Found(f"the rank of {whose} is {rank}, and r is {config.r}", Location(config.file, "r"))

@@ -1,0 +1,93 @@
+"""One adapter × one engine → ``EngineOutcome``: the rows of a profile that hold for it, and what else is wrong."""
+
+from collections.abc import Iterable, Iterator
+
+from lora_cli.core.deployment import Deployment
+from lora_cli.core.engine_outcome import EngineOutcome, Outcome, Reason
+from lora_cli.core.finding import Finding, Severity
+from lora_cli.core.frozen import replace
+from lora_cli.engines.landing import land
+from lora_cli.engines.profile import APART, BY_NAMES, Profile, Row
+from lora_cli.rules.case import Case
+from lora_cli.rules.features import FEATURES, Found, Served
+
+PEFT = "peft"
+RANK = "rank-above-max"
+
+RULES_OF = {Outcome.REJECTS: "LC402", Outcome.CRASHES: "LC403", Outcome.SERVES_WRONG: "LC404"}
+"""The rule under which a row's outcome is a finding; a rank above the engine's is LC401's, as without an engine."""
+
+
+def serve(case: Case, profile: Profile, deployment: Deployment, findings: Iterable[Finding]) -> EngineOutcome:
+    """What the engine of ``profile``, deployed so, does with the adapter; pure.
+
+    ``findings`` are those of all rules that hold without an engine: the profile says which of them it survives.
+    """
+    is_peft = profile.engine.name == PEFT
+    known = case.base is not None and case.has_weights
+    landing = land(case.adapter, case.base, profile) if case.base is not None and known and not is_peft else None
+    served = Served(case, profile, deployment, landing)
+    reasons = (*_by_rows(served), *_by_rules(profile, findings))
+    counted = case.application.applied if is_peft and known else landing.counted if landing is not None else None
+    return EngineOutcome(
+        engine=profile.engine.name,
+        title=profile.engine.title,
+        version=profile.asked,
+        profile=profile.version,
+        outcome=max((reason.outcome for reason in reasons), default=Outcome.OK),
+        applied=counted,
+        reasons=reasons,
+        note=profile.note,
+        proven=profile.proven,
+    )
+
+
+def _by_rows(served: Served) -> Iterator[Reason]:
+    if served.adapter.foreign is not None:  # no adapter at all, which other rules say
+        return
+    for row in served.profile.rows:
+        for found in FEATURES[row.feature].detect(served):
+            yield _reason(row, found, served.profile)
+
+
+def _reason(row: Row, found: Found, profile: Profile) -> Reason:
+    is_rank = row.feature == RANK
+    said = f"{found.message}; {row.reason}" if row.reason else found.message
+    return Reason(
+        outcome=row.outcome,
+        feature=row.feature,
+        code="LC401" if is_rank else RULES_OF[row.outcome],
+        message=said,
+        at=found.at,
+        limit=profile.allowed if is_rank else "",
+        mend=row.mend.format(**found.fields) if "{" in row.mend else row.mend,
+        evidence=row.evidence,
+    )
+
+
+def _by_rules(profile: Profile, findings: Iterable[Finding]) -> Iterator[Reason]:
+    """What the engine makes of what the rules without an engine call an error."""
+    for finding in findings:
+        outcome = profile.engine.generic.get(finding.code, Outcome.SERVES_WRONG)
+        if finding.severity is Severity.ERROR and finding.code not in APART and outcome is not Outcome.OK:
+            problem = finding.problem
+            yield Reason(outcome, finding.code, finding.code, problem.message, problem.at, mend=problem.hint)
+
+
+def softened(finding: Finding, profiles: Iterable[Profile], served: Iterable[EngineOutcome]) -> Finding:
+    """``finding``, as a warning where it is an error that every named engine survives correctly."""
+    if finding.severity is not Severity.ERROR or finding.code in APART:
+        return finding
+    survived = all(_survives(finding.code, profile, one) for profile, one in zip(profiles, served, strict=True))
+    return replace(finding, severity=Severity.WARNING) if survived else finding
+
+
+def _survives(code: str, profile: Profile, served: EngineOutcome) -> bool:
+    """Whether the engine serves correctly what the rule of ``code`` found, or judged it by rows of its own.
+
+    That names lead nowhere for PEFT is survived where they all lead somewhere for the engine.
+    """
+    if profile.engine.generic.get(code) is not Outcome.OK:
+        return False
+    counted = served.applied
+    return code not in BY_NAMES or (counted is not None and counted.matched == counted.total)

@@ -1,0 +1,1 @@
+"""Engine profiles: the data itself, and what it says of adapters that have one feature each."""

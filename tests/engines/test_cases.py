@@ -1,0 +1,96 @@
+"""What each engine does with adapters that have one feature each: the cases are data, in ``cases/*.yaml``.
+
+``engines`` of a case maps an engine (with its version where they differ) to ``OUTCOME FEATURE…``; an engine that is not
+named there serves the adapter right, or the case does not say (``others: any``).
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lora_cli.check import Checked
+from lora_cli.core.engine_outcome import EngineOutcome, Outcome
+from lora_cli.engines import ENGINES, profiles_of
+from tests.rules.test_cases import judged
+
+CASES = Path(__file__).parent / "cases"
+PROFILES = [f"{engine.name}@{profile.version}" for engine in ENGINES.values() for profile in profiles_of(engine)]
+
+
+def all_cases() -> Iterator[Mapping[str, Any]]:
+    for file in sorted(CASES.glob("*.yaml")):
+        yield from yaml.safe_load(file.read_text())
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Mapping[str, EngineOutcome]]:
+    """Every case on every profile, judged once: case to ``engine@version`` to outcome."""
+    found = {}
+    for case in all_cases():
+        asked = {key: value for key, value in case.items() if key not in {"engines", "others", "counts"}}
+        checked = judged(asked | {"engine": PROFILES}, tmp_path_factory.mktemp("case"))
+        assert checked.error is None, case["case"]
+        found[case["case"]] = by_profile(checked)
+    return found
+
+
+def by_profile(checked: Checked) -> dict[str, EngineOutcome]:
+    assert checked.verdict is not None
+    return {f"{one.engine}@{one.profile}": one for one in checked.verdict.engines}
+
+
+@pytest.mark.parametrize("case", list(all_cases()), ids=lambda case: case["case"])
+def test_each_engine_does_what_the_case_says(
+    case: Mapping[str, Any], outcomes: Mapping[str, Mapping[str, EngineOutcome]]
+) -> None:
+    expected = case.get("engines", {})
+    said = {name: summary(one) for name, one in outcomes[case["case"]].items()}
+
+    for name, summarised in said.items():
+        wanted = expected.get(name, expected.get(name.partition("@")[0], "ok"))
+        if wanted == "ok" and case.get("others") == "any" and name.partition("@")[0] not in expected:
+            continue
+        assert summarised == wanted or (wanted != "ok" and within(wanted, summarised)), (name, summarised)
+    for name, counted in case.get("counts", {}).items():
+        assert str(outcomes[case["case"]][name].applied) == counted, name
+
+
+def summary(one: EngineOutcome) -> str:
+    """Outcome and features: ``rejects dora``."""
+    features = dict.fromkeys(reason.feature for reason in one.reasons)
+    return " ".join([one.outcome.slug, *features])
+
+
+def within(wanted: str, said: str) -> bool:
+    """Whether the outcome is the one that is wanted, and its features are among those that were found."""
+    outcome, *features = wanted.split()
+    return outcome == said.split(maxsplit=1)[0] and set(features) <= set(said.split()[1:])
+
+
+def test_each_row_of_each_engine_has_a_case(outcomes: Mapping[str, Mapping[str, EngineOutcome]]) -> None:
+    seen = {
+        (one.engine, one.profile, reason.feature, reason.outcome)
+        for by_name in outcomes.values()
+        for one in by_name.values()
+        for reason in one.reasons
+    }
+    rows = {
+        (engine.name, profile.version, row.feature, row.outcome)
+        for engine in ENGINES.values()
+        for profile in profiles_of(engine)
+        for row in profile.rows
+    }
+
+    assert rows - seen == set()
+
+
+def test_an_engine_that_does_not_serve_right_says_why(outcomes: Mapping[str, Mapping[str, EngineOutcome]]) -> None:
+    for by_name in outcomes.values():
+        for one in by_name.values():
+            assert bool(one.reasons) == (one.outcome is not Outcome.OK)
+            for reason in one.reasons:
+                assert reason.message
+                assert "{" not in reason.mend
