@@ -14,6 +14,8 @@ from lora_cli.core.base_model import BaseModel
 from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.keys import PEFT_PREFIX, Key
 from lora_cli.core.lora_config import LoraConfig
+from lora_cli.core.renamed import FAMILIES as RENAMED
+from lora_cli.core.renamed import renamed
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.targets import ALL_LINEAR, LONGEST_NAME, named_targets, targeted
 from lora_cli.errors import FormatError
@@ -61,7 +63,9 @@ class Loaded:
 
 
 def as_loaded(adapter: Adapter, base: BaseModel) -> Loaded:
-    """``adapter`` as PEFT has it on ``base``: itself, unless the base is of a family whose experts were fused."""
+    """``adapter`` as PEFT has it on ``base``: itself, but for families whose experts were fused or modules renamed."""
+    if base.model_type in RENAMED:
+        return Loaded(renamed(adapter))
     names = OLD_NAMES.get(base.model_type)
     if names is None or adapter.config is None:
         return Loaded(adapter)

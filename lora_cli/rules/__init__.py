@@ -49,6 +49,7 @@ RULES: tuple[Rule, ...] = (
     saved.saved_module_missing,
     base.experts_not_fused,
     tensors.narrow_factor,
+    tensors.tower_collision,
     saved.saved_shape,
     saved.vocabulary,
     saved.tied_embeddings,

@@ -59,8 +59,14 @@ def partly_applied(case: Case) -> Iterator[Problem]:
             f"only {application.applied.matched} of {count(application.applied.total, 'module')} apply: the base has "
             f"no {names(application.absent)}",
             Location(case.weights_file, clip(application.absent[0])),
-            NOT_STACKED if _of_experts(case) else OTHER_BASE,
+            NOT_STACKED if _of_experts(case) else _other_names(application.absent[0], case),
         )
+
+
+def _other_names(module: str, case: Case) -> str:
+    assert case.base is not None
+    called = _namesake(module, case.base)
+    return f"{OTHER_BASE}; {called}" if called.startswith("this one calls") else OTHER_BASE
 
 
 def _of_experts(case: Case) -> bool:

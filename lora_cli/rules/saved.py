@@ -76,7 +76,7 @@ def _is_within(path: str, name: str) -> bool:
 def _others(case: Case) -> Iterator[tuple[Key, TensorInfo, BaseModule]]:
     """The tensors that are no factors, of modules that the base has."""
     assert case.base is not None
-    for name, key in case.adapter.keys.items():
+    for name, key in case.application.adapter.keys.items():
         module = case.base.modules.get(key.module)
         if module is not None and name in case.adapter.tensors:
             yield key, case.adapter.tensors[name], module

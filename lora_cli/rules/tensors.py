@@ -9,7 +9,7 @@ from lora_cli.core.safetensors import TensorInfo
 from lora_cli.rules.application import DEFAULT_NAME, dropped_for
 from lora_cli.rules.case import Case
 from lora_cli.rules.rule import rule
-from lora_cli.rules.wording import count, grouped, names, shape
+from lora_cli.rules.wording import clip, count, grouped, names, shape
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 WHOLE = frozenset({"BOOL", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64"})
@@ -245,4 +245,35 @@ def variant_incomplete(case: Case) -> Iterator[Problem]:
         file=case.weights_file,
         noun="module",
         hint="set the field as in training, or save the adapter again",
+    )
+
+
+@rule("LC319", "tower-collision", Severity.WARNING, needs=("weights",))
+def tower_collision(case: Case) -> Iterator[Problem]:
+    """A layer's number and a module's name stand for two modules: one in the language model, one in a tower.
+
+    ``target_modules: [q_proj]`` means the vision tower's as well as the language model's, and both have a layer 0.
+
+    *Why is this bad?* PEFT keeps them apart. SGLang goes by the number of the layer alone: one overwrites the other
+    without a word, and what was trained for images answers in text.
+
+    *Fix*: train the language model alone (a regular expression in ``target_modules``, or ``exclude_modules``), or serve
+    with an engine that goes by full names.
+    """
+    stacks = dict.fromkeys(module.partition(".layers.")[0] for module in case.adapter.pairs if ".layers." in module)
+    if len(stacks) < 2:
+        return
+    owner: dict[str, str] = {}
+    said = []
+    for module in case.application.adapter.pairs:
+        stack, _, within = module.partition(".layers.")
+        if within and owner.setdefault(within, stack) != stack:
+            said.append(
+                (f"layers of {clip(owner[within])} and of {clip(stack)} have modules of the same names", within)
+            )
+    yield from grouped(
+        said,
+        file=case.weights_file,
+        noun="module",
+        hint="train the language model alone, or keep to engines that go by full names",
     )
