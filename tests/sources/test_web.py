@@ -114,7 +114,7 @@ def test_a_size_that_nobody_says_is_unknown(server: WebServer, source: WebSource
         ({"etag": "weak"}, "date", "If-Unmodified-Since"),
         ({"etag": "weak", "changed": None}, "none", None),
         ({"etag": "", "changed": None}, "none", None),
-        ({"etag": "", "changed": int(time.time()) + 3600}, "none", "If-Unmodified-Since"),
+        ({"etag": "", "changed": 4_000_000_000}, "none", "If-Unmodified-Since"),
     ],
     ids=str,
 )
