@@ -8,6 +8,7 @@ from lora_cli.errors import UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources.google import VARIABLE, GoogleAccount, find_google_account
 from lora_cli.sources.object_refusals import Asker, Words
+from lora_cli.sources.object_wishes import Wishes
 from lora_cli.sources.objects import Bucket, ObjectSource, client_options
 from lora_cli.sources.urls import host
 
@@ -60,4 +61,8 @@ class GsSource(ObjectSource):
                 hint=f"check {VARIABLE}, and the other GOOGLE_ variables",
             ) from error
         server = host(account.endpoint) if account.endpoint else "Google Cloud Storage"
-        return Bucket(store, Asker(name, server, account.found_in))
+        # Who is busy says so to anybody.
+        url = f"{account.endpoint.rstrip('/') or 'https://storage.googleapis.com'}/{name}"
+        return Bucket(
+            store, Asker(name, server, account.found_in), Wishes(server, lambda: (url, {}), self._settings.timeout_s)
+        )

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 
 from lora_cli.sources.connection import Transient, from_status, printable
+from lora_cli.sources.object_wishes import BUSY, Busy
 
 _STATUS = re.compile(r"Server returned (?:non-2xx status code|error response): (\d{3})")
 _CODE = re.compile(r"<Code>([A-Za-z0-9.]{1,64})</Code>")
@@ -42,7 +43,10 @@ def meaning(error: Exception, server: str, timeout_s: float) -> Answered | Trans
         status = 301
     if "invalid path" in told:
         return Answered(200, "InvalidPath")
-    return refusal(server, status, {}, told) if status else _of_the_network(told, cause, server, timeout_s)
+    if not status:
+        return _of_the_network(told, cause, server, timeout_s)
+    said = refusal(server, status, {}, told)
+    return Busy(said, status) if status in BUSY and isinstance(said, Transient) else said
 
 
 def refusal(server: str, status: int, headers: Mapping[str, str], told: str) -> Answered | Transient:

@@ -23,6 +23,7 @@ from lora_cli.sources.object_errors import Answered, meaning
 from lora_cli.sources.object_listing import Neighbours, listed
 from lora_cli.sources.object_refusals import Asker, Words, explained
 from lora_cli.sources.object_streams import ask, body_of, check_version, version_of
+from lora_cli.sources.object_wishes import Wishes
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
@@ -38,6 +39,7 @@ class Bucket:
 
     store: "ObjectStore"
     asker: Asker
+    wishes: Wishes
 
     @property
     def server(self) -> str:
@@ -116,7 +118,7 @@ class ObjectSource(ABC):
                     yield chunk
                 failure = Transient(f"{bucket.server} ended the file early, at byte {start} of {end}")
             except Transient as broken:
-                failure = broken
+                failure = bucket.wishes.of(broken)
             except Answered as answer:
                 raise self._unread(answer, bucket, what) from answer
             if start < end:
@@ -147,7 +149,7 @@ class ObjectSource(ABC):
                 return ask()
             except Transient as failure:
                 failures += 1
-                wait_or_give_up(self._settings.retries, time.sleep, what, failure, failures)
+                wait_or_give_up(self._settings.retries, time.sleep, what, bucket.wishes.of(failure), failures)
             except Answered as answer:
                 if answer.code == "InvalidPath":
                     hint = "nothing of it was read; whoever keeps the bucket must mend that"

@@ -14,9 +14,10 @@ from lora_cli.errors import UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources.aws import Account, find_account
 from lora_cli.sources.object_refusals import Asker, Words
+from lora_cli.sources.object_wishes import Wishes
 from lora_cli.sources.objects import Bucket, ObjectSource, client_options, object_key, version_key
 from lora_cli.sources.private import bounds_of, check_host
-from lora_cli.sources.s3_checksum import body, checksum, hexadecimal, may_have_one, whole
+from lora_cli.sources.s3_checksum import body, checksum, hexadecimal, may_have_one, signed_look, whole
 from lora_cli.sources.urls import host
 
 if TYPE_CHECKING:
@@ -139,7 +140,8 @@ class S3Source(ObjectSource):
                 hint="check AWS_ENDPOINT_URL, AWS_REGION and the other AWS_ variables",
             ) from error
         server = host(account.endpoint) if account.endpoint else "S3"
-        return Bucket(store, Asker(name, server, account.found_in))
+        wishes = Wishes(server, lambda: signed_look(account, name), self._settings.timeout_s)
+        return Bucket(store, Asker(name, server, account.found_in), wishes)
 
 
 def _unsaid(file: RemoteFile) -> bool:

@@ -127,6 +127,12 @@ def _sent(method: str, account: Account, bucket: str, key: str, file: "RemoteFil
     return send(url, headers, timeout_s, method=method)
 
 
+def signed_look(account: Account, bucket: str) -> tuple[str, Mapping[str, str]]:
+    """The address and the headers of a HEAD of a bucket."""
+    url = _url(account, bucket, "")
+    return url, signed("HEAD", url, {}, account.keys(), account.region) if account.keys is not None else {}
+
+
 def _told(response: "Response", timeout_s: float) -> str:
     """The beginning of what a refusal says."""
     text = b""

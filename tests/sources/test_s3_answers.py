@@ -81,6 +81,9 @@ def test_a_storm_is_waited_out_and_counted(tmp_path: Path) -> None:
     asked: list[str] = []
 
     def reply(request: BaseHTTPRequestHandler) -> Reply:
+        if request.command == "HEAD":
+            # How long it asks to wait, and it does not say.
+            return 503, b"", {}
         asked.append(request.path)
         return refusal(503, "SlowDown") if len(asked) < 3 else (200, listing(["sql/a"]), {})
 

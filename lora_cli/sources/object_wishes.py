@@ -1,0 +1,55 @@
+"""How long a busy object store asks to be left alone: obstore keeps that to itself, so its bucket is asked."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+
+from lora_cli.errors import LoraCliError
+from lora_cli.sources.connection import Transient, from_status, send
+
+BUSY = (408, 429, 503)
+"""The answers that may say when to come back."""
+
+FRESH_S = 1.0
+"""So long all ranges in flight share one answer: whoever is busy is not asked by each of them."""
+
+Headers = Mapping[str, str]
+Head = Callable[[], tuple[str, Headers]]
+"""The address and the headers of a HEAD of a bucket, signed as of now."""
+
+
+class Busy(Transient):
+    """A server that answered with one of ``BUSY`` to a request of obstore's."""
+
+    def __init__(self, failure: Transient, status: int) -> None:
+        super().__init__(failure.reason, hint=failure.hint)
+        self.status = status
+
+
+class Wishes:
+    """What the server of one bucket asks for. Threads share it."""
+
+    def __init__(self, server: str, head: Head, timeout_s: float) -> None:
+        self._server, self._head, self._timeout_s = server, head, timeout_s
+        self._headers: Headers = {}
+        self._until = 0.0
+        self._lock = threading.Lock()
+
+    def of(self, failure: Transient) -> Transient:
+        """``failure`` with the time to wait in it, when there is one."""
+        if not isinstance(failure, Busy):
+            return failure
+        with self._lock:
+            if time.monotonic() >= self._until:
+                self._headers = self._ask()
+                self._until = time.monotonic() + FRESH_S
+            return from_status(self._server, failure.status, self._headers)
+
+    def _ask(self) -> Headers:
+        try:
+            url, headers = self._head()
+            with closing(send(url, headers, self._timeout_s, method="HEAD")) as response:
+                return response.headers if response.status in BUSY else {}
+        except (Transient, LoraCliError):
+            return {}
