@@ -120,8 +120,6 @@ def send(
         Refused: the address is not allowed.
         UsageError: the environment names proxies or certificates that cannot be used.
     """
-    from http.client import HTTPException
-
     from lora_cli.sources import pool
 
     try:
@@ -129,7 +127,7 @@ def send(
         return pool.get(url, {**OWN_HEADERS, **headers}, connect_s, timeout_s, allowed, method=method)
     except pool.NoConnection as error:
         raise _no_connection(error, url, timeout_s) from error
-    except (OSError, HTTPException, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise _meaning(error, url, timeout_s) from error
 
 
@@ -147,15 +145,13 @@ def chunks(response: "Response", timeout_s: float) -> Iterator[bytes]:
 
 def paced(response: "Response", timeout_s: float) -> Iterator[bytes]:
     """As ``chunks``, of a body that is what it is, however it is encoded."""
-    from http.client import HTTPException
-
     server = host(response.url)
     waited_s, received = 0.0, 0
     while True:
         began = time.monotonic()
         try:
             chunk = response.read(CHUNK)
-        except (OSError, HTTPException, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise _meaning(error, response.url, timeout_s) from error
         if not chunk:
             return
@@ -189,12 +185,10 @@ def _no_connection(error: "NoConnection", url: str, timeout_s: float) -> Transie
 
 def _meaning(error: Exception, url: str, timeout_s: float) -> Transient:
     """The failure in our words: the library's own may hold headers or a signed link."""
-    from http.client import HTTPException, InvalidURL
-
     server = host(url)
     if isinstance(error, TimeoutError):
         return Transient(f"{server} was silent for {timeout_s:g} s")
-    if isinstance(error, OSError | HTTPException) and not isinstance(error, InvalidURL):
+    if isinstance(error, OSError):
         return Transient(f"the connection to {server} was cut")
     reason = f"the exchange with {server} failed ({type(error).__name__})"
     return Transient(reason, hint="check the address (HF_ENDPOINT for the Hub)", final=True)

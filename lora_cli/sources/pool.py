@@ -1,95 +1,38 @@
-"""The connections of this process: the standard library's HTTP/1.1, kept open between requests.
+"""The connections of this process: HTTP/1.1, kept open between requests.
 
 It is imported with the first request. What goes wrong leaves as it comes: ``sources.connection`` says what it means.
 """
 
 import atexit
-import http.client
-import io
 import os
+import re
 import select
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
+from lora_cli.sources.answers import Body, Connection, Headers, Malformed, read_head
 from lora_cli.sources.route import PORTS, Route, route_to, tls
+from lora_cli.sources.urls import origin
 
 if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
-
     from lora_cli.sources.private import Guard
 
 MOST_IDLE = 64
 IDLE_S = 30.0
 DRAINED = 16 * 1024
 DRAIN_S = 0.5
+PRINTABLE = "".join(map(chr, range(33, 127)))
 
 
 class NoConnection(Exception):
     """There was none to the server; the cause says why. ``by_proxy`` when a proxy did not pass us on."""
 
     by_proxy = False
-
-
-class Headers(Mapping[str, str]):
-    """The header fields of an answer, whatever the case of their names; those of one name are joined."""
-
-    def __init__(self, fields: Iterable[tuple[str, str]]) -> None:
-        self._values: dict[str, str] = {}
-        for name, value in fields:
-            known = self._values.get(name.lower())
-            self._values[name.lower()] = value if known is None else f"{known}, {value}"
-
-    def __getitem__(self, name: str) -> str:
-        return self._values[name.lower()]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-
-class _Hurried(io.RawIOBase):
-    """What comes from a socket: all of it within the socket's own timeout until ``begun``, then each piece is."""
-
-    def __init__(self, stream: io.RawIOBase, sock: socket.socket) -> None:
-        self._stream, self._sock, self._timeout_s = stream, sock, sock.gettimeout()
-        self._until = None if self._timeout_s is None else time.monotonic() + self._timeout_s
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: "WriteableBuffer") -> int | None:
-        if self._until is not None:
-            self._sock.settimeout(max(0.001, self._until - time.monotonic()))
-        return self._stream.readinto(buffer)
-
-    def begun(self) -> None:
-        self._until = None
-        self._sock.settimeout(self._timeout_s)
-
-    def close(self) -> None:
-        self._stream.close()
-        super().close()
-
-
-class _Raw(http.client.HTTPResponse):
-    """An answer whose head comes within the timeout; the standard library would wait that long for each byte of it."""
-
-    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        self._hurried = _Hurried(self.fp.detach(), sock)
-        self.fp = io.BufferedReader(self._hurried)
-
-    def begin(self) -> None:
-        super().begin()
-        if not self.isclosed():
-            self._hurried.begun()
 
 
 class Response:
@@ -99,45 +42,39 @@ class Response:
     """
 
     def __init__(
-        self, url: str, route: Route, peer: str, connection: http.client.HTTPConnection, raw: http.client.HTTPResponse
+        self, url: str, route: Route, peer: str, connection: Connection, *, method: str, timeout_s: float
     ) -> None:
-        self.url, self.status, self.headers = url, raw.status, Headers(raw.headers.items())
-        self.peer = peer
-        self._route, self._connection, self._raw = route, connection, raw
+        """Reads the head, which must come within ``timeout_s``."""
+        self.status, fields, self._stays = read_head(connection, timeout_s)
+        self.url, self.headers, self.peer = url, Headers(fields), peer
+        self._body = Body(connection, self.status, fields, method)
+        self._route, self._connection = route, connection
 
     def read(self, size: int) -> bytes:
         """At most ``size`` bytes of the body as soon as there are any, and none at its end.
 
         Raises:
-            OSError, http.client.HTTPException: the connection broke, is silent, or ended before the body did.
+            OSError: the connection broke, is silent, or ended before the body did.
         """
-        piece = self._raw.read1(size)
-        if not piece and self._raw.length:
-            raise http.client.IncompleteRead(b"", self._raw.length)
-        return piece
+        return self._body.read(size)
 
     def close(self) -> None:
         """Keeps the connection for the next request when the body is read, or as good as read; else closes it."""
-        keep = not self._raw.will_close and self._is_read()
-        self._raw.close()
-        if keep:
+        if self._stays and self._is_read():
             _idle.give(self._route, self._connection)
         else:
             self._connection.close()
 
     def _is_read(self) -> bool:
-        if self._raw.isclosed() or self._raw.length == 0:
-            return True
-        if self._raw.length is None or self._raw.length > DRAINED or self._connection.sock is None:
-            return False
+        body = self._body
+        if body.is_read or body.chunked or body.left is None or body.left > DRAINED:
+            return body.is_read
         # The few words of a redirect are cheaper to read than a new connection is to make.
-        self._connection.sock.settimeout(DRAIN_S)
-        try:
-            while self._raw.length and self._raw.read1(DRAINED):
+        self._connection.set_timeout(DRAIN_S)
+        with suppress(OSError):
+            while body.read(DRAINED):
                 pass
-        except (OSError, http.client.HTTPException):
-            return False
-        return self._raw.length == 0
+        return body.is_read
 
 
 class _Idle:
@@ -146,7 +83,7 @@ class _Idle:
     def __init__(self) -> None:
         self.forget()
 
-    def take(self, route: Route) -> http.client.HTTPConnection | None:
+    def take(self, route: Route) -> Connection | None:
         """The latest that is still open, as far as can be seen, or None."""
         while True:
             with self._lock:
@@ -159,7 +96,7 @@ class _Idle:
                 return connection
             connection.close()
 
-    def give(self, route: Route, connection: http.client.HTTPConnection) -> None:
+    def give(self, route: Route, connection: Connection) -> None:
         with self._lock:
             self._waiting.append((route, connection, time.monotonic()))
             oldest = self._waiting.pop(0) if len(self._waiting) > MOST_IDLE else None
@@ -172,7 +109,7 @@ class _Idle:
 
     def forget(self) -> None:
         """Starts anew: a child must not speak on its parent's connections."""
-        self._waiting: list[tuple[Route, http.client.HTTPConnection, float]] = []
+        self._waiting: list[tuple[Route, Connection, float]] = []
         self._lock = threading.Lock()
 
     def leave_to_parent(self) -> None:
@@ -181,8 +118,10 @@ class _Idle:
         self.forget()
 
 
-def _is_quiet(connection: http.client.HTTPConnection) -> bool:
+def _is_quiet(connection: Connection) -> bool:
     """Whether nothing came that nobody asked for: the end of the connection, most of the time."""
+    if not connection.is_empty:
+        return False
     poll = select.poll()
     poll.register(connection.sock, select.POLLIN)
     return not poll.poll(0)
@@ -210,21 +149,21 @@ def get(
     Raises:
         LoraCliError: what ``allowed`` raises.
         NoConnection: to the server.
-        OSError, http.client.HTTPException, ValueError: the exchange failed.
+        OSError, ValueError: the exchange failed.
         UsageError: the environment names proxies or certificates that cannot be used.
     """
-    parts = urlsplit(url)
-    route = route_to(parts.scheme, parts.hostname or "", parts.port or PORTS[parts.scheme])
+    route = route_to(*origin(url))
+    request = _request(route, method, url, headers)
     while (kept := _idle.take(route)) is not None:
         try:
-            return _asked(kept, route, method, url, headers, timeout_s, allowed)
+            return _asked(kept, route, request, url, timeout_s, allowed, method=method)
         except ConnectionError:
             # The server closed it at this very moment: that says nothing about the request.
             continue
     if allowed is not None:
         for address in _addresses(route):
             allowed(address)
-    return _asked(_connected(route, connect_s), route, method, url, headers, timeout_s, allowed)
+    return _asked(_connected(route, connect_s), route, request, url, timeout_s, allowed, method=method)
 
 
 def _addresses(route: Route) -> Iterable[str]:
@@ -236,7 +175,7 @@ def _addresses(route: Route) -> Iterable[str]:
     return ()
 
 
-def _peer(connection: http.client.HTTPConnection) -> str:
+def _peer(connection: Connection) -> str:
     try:
         return str(connection.sock.getpeername()[0])
     except OSError as error:
@@ -244,57 +183,96 @@ def _peer(connection: http.client.HTTPConnection) -> str:
 
 
 def _asked(
-    connection: http.client.HTTPConnection,
+    connection: Connection,
     route: Route,
-    method: str,
+    request: bytes,
     url: str,
-    headers: Mapping[str, str],
     timeout_s: float,
     allowed: "Guard | None",
+    *,
+    method: str,
 ) -> Response:
-    through_proxy = route.proxy is not None and route.scheme == "http"
     try:
         peer = "" if route.proxy else _peer(connection)
         if allowed is not None and peer:
             allowed(peer)
-        connection.sock.settimeout(timeout_s)
-        connection.putrequest(method, _target(url, absolute=through_proxy), skip_accept_encoding=True)
-        for name, value in headers.items():
-            connection.putheader(name, value)
-        if through_proxy and route.authorization:
-            connection.putheader("Proxy-Authorization", route.authorization)
-        connection.endheaders()
-        return Response(url, route, peer, connection, connection.getresponse())
+        connection.set_timeout(timeout_s)
+        connection.sock.sendall(request)
+        return Response(url, route, peer, connection, method=method, timeout_s=timeout_s)
     except BaseException:
         connection.close()
         raise
 
 
+def _request(route: Route, method: str, url: str, headers: Mapping[str, str]) -> bytes:
+    """The head of a request.
+
+    Raises:
+        ValueError: a header holds what would end it.
+    """
+    through_proxy = route.proxy is not None and route.scheme == "http"
+    lines = [f"{method} {_target(url, absolute=through_proxy)} HTTP/1.1", f"Host: {_name(route)}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    if through_proxy and route.authorization:
+        lines.append(f"Proxy-Authorization: {route.authorization}")
+    text = "\r\n".join(lines)
+    if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1 or "\0" in text:
+        raise ValueError("a header holds a control character")
+    return f"{text}\r\n\r\n".encode("latin-1")
+
+
+def _name(route: Route) -> str:
+    """What the server is called: its port is left out where it goes without saying."""
+    name = route.host if route.host.isascii() else route.host.encode("idna").decode()
+    name = f"[{name}]" if ":" in name else name
+    return name if route.port == PORTS[route.scheme] else f"{name}:{route.port}"
+
+
 def _target(url: str, *, absolute: bool) -> str:
     """What stands in the request line: path and query, or all of it for a proxy; never more than ASCII."""
-    parts = urlsplit(quote(url, safe="".join(map(chr, range(33, 127)))))
+    plain = url if re.fullmatch("[!-~]+", url) else quote(url, safe=PRINTABLE)
+    parts = urlsplit(plain)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return f"{parts.scheme}://{parts.netloc}{path}" if absolute else path
 
 
-def _connected(route: Route, connect_s: float) -> http.client.HTTPConnection:
-    host, port = route.proxy or (route.host, route.port)
-    connection: http.client.HTTPConnection
-    if route.scheme == "https":
-        connection = http.client.HTTPSConnection(host, port, timeout=connect_s, context=tls())
-        if route.proxy:
-            told = {"Proxy-Authorization": route.authorization} if route.authorization else {}
-            connection.set_tunnel(route.host, route.port, told)
-    else:
-        connection = http.client.HTTPConnection(host, port, timeout=connect_s)
-    connection.response_class = _Raw
+def _connected(route: Route, connect_s: float) -> Connection:
+    """A new connection to the server, through its proxy and encrypted where the route says so.
+
+    Raises:
+        NoConnection: there is none.
+        UsageError: the environment names certificates that cannot be used.
+    """
+    context = tls() if route.scheme == "https" else None
+    by_proxy, sock = False, None
     try:
-        connection.connect()
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        connection.close()
+        sock = socket.create_connection(route.proxy or (route.host, route.port), connect_s)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if context is not None and route.proxy is not None:
+            by_proxy = True
+            _tunnel(sock, route, connect_s)
+            by_proxy = False
+        if context is not None:
+            sock = context.wrap_socket(sock, server_hostname=route.host)
+    except (OSError, ValueError) as error:
+        if sock is not None:
+            sock.close()
         failure = NoConnection(str(error))
-        # A proxy that refuses is an OSError of no number in the standard library.
-        refused = isinstance(error, http.client.HTTPException) or (type(error) is OSError and error.errno is None)
-        failure.by_proxy = route.proxy is not None and refused
+        failure.by_proxy = by_proxy and isinstance(error, Malformed)
         raise failure from error
-    return connection
+    return Connection(sock)
+
+
+def _tunnel(sock: socket.socket, route: Route, connect_s: float) -> None:
+    """Asks the proxy to pass on what follows.
+
+    Raises:
+        Malformed: it does not.
+    """
+    name = f"{_name(route)}" if route.port != PORTS[route.scheme] else f"{_name(route)}:{route.port}"
+    told = f"Proxy-Authorization: {route.authorization}\r\n" if route.authorization else ""
+    sock.sendall(f"CONNECT {name} HTTP/1.1\r\nHost: {name}\r\n{told}\r\n".encode("latin-1"))
+    connection = Connection(sock)
+    status, _, _ = read_head(connection, connect_s)
+    if not 200 <= status < 300 or not connection.is_empty:
+        raise Malformed(f"the proxy answered {status}")

@@ -216,12 +216,32 @@ def test_a_redirect_that_has_a_text_costs_no_connection() -> None:
         connections.append(connection)
         while True:
             path = head(connection).split()[1]
-            moved = b"HTTP/1.1 302 .\r\nLocation: /there\r\nContent-Length: 24\r\n\r\nFound. It is over there.."
+            moved = b"HTTP/1.1 302 .\r\nLocation: /there\r\nContent-Length: 25\r\n\r\nFound. It is over there.."
             connection.sendall(OK if path == "/there" else moved)
 
     with server(serve) as address:
         assert ask(f"http://{address}/here") == {}
         assert len(connections) == 1
+
+
+def test_a_connection_over_which_more_came_than_was_said_is_not_used_again() -> None:
+    connections: list[socket.socket] = []
+
+    def serve(connection: socket.socket) -> None:
+        connections.append(connection)
+        while head(connection):
+            connection.sendall(OK + b"HTTP/1.1 200 .\r\nContent-Length: 7\r\n\r\n[1,2,3]")
+
+    with server(serve) as address:
+        for number in range(2):
+            assert ask(f"http://{address}") == {}
+            assert len(connections) == number + 1
+
+
+@pytest.mark.parametrize("token", ["one\r\nX: two", "one\ntwo", "one\0two"])
+def test_a_header_never_ends_early(token: str) -> None:
+    with pytest.raises(Unreachable, match="the exchange with"):
+        ask("http://127.0.0.1:9", token)
 
 
 def test_a_redirect_may_have_letters_that_are_not_ascii() -> None:
