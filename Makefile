@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-long check bench answers model clean
+.PHONY: demo test test-long check bench answers model docs clean
 
 demo: $(READY)        ## the main job: fetch, validate, load and prove the quickstart adapters
 	@$(BIN)/python manifests/quickstart/demo.py
@@ -26,6 +26,9 @@ check: $(READY)       ## format, lint, types, floors
 
 bench: $(READY)       ## every benchmark, each beside its peers
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+docs: $(READY)        ## the generated pages: docs/rules.md and docs/engines.md
+	@$(BIN)/python docs/build.py
 
 model: $(READY)       ## builds SmolLM2-135M-Instruct into .assets/
 	@$(BIN)/python manifests/quickstart/build_model.py

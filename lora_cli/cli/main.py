@@ -26,6 +26,7 @@ COMMANDS = {
     "serve-bench": "Measure what adapters cost, cold and warm.",
     "cache": "Look after the disk cache: ls, show, verify, gc, rm, path.",
     "rules": "List the rules of validate, or explain one.",
+    "engines": "List what engines do with which adapters, or explain one engine.",
 }
 
 PREFIX = "LORA_CLI_"

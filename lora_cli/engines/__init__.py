@@ -11,7 +11,7 @@ from lora_cli.engines import lorax, peft, sglang, tgi, trtllm, vllm
 from lora_cli.engines.profile import Engine, Grammar, Profile, Row, as_version
 from lora_cli.errors import UsageError
 
-__all__ = ["ENGINES", "Engine", "Grammar", "Profile", "Row", "choose_engine", "profiles_of"]
+__all__ = ["ENGINES", "Engine", "Grammar", "Profile", "Row", "all_profiles", "choose_engine", "profiles_of"]
 
 ENGINES: Mapping[str, Engine] = {one.ENGINE.name: one.ENGINE for one in (vllm, sglang, lorax, tgi, trtllm, peft)}
 """Every engine that is known, by name."""
@@ -20,6 +20,11 @@ ENGINES: Mapping[str, Engine] = {one.ENGINE.name: one.ENGINE for one in (vllm, s
 def profiles_of(engine: Engine) -> tuple[Profile, ...]:
     """The engine's profiles, newest first."""
     return tuple(Profile(engine, version) for version in reversed(engine.versions))
+
+
+def all_profiles() -> tuple[Profile, ...]:
+    """Every profile of every engine, in their order, oldest version first."""
+    return tuple(profile for engine in ENGINES.values() for profile in reversed(profiles_of(engine)))
 
 
 def choose_engine(text: str) -> Profile:

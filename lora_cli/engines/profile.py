@@ -78,7 +78,8 @@ class Engine:
     ``generic`` maps the rules that hold without an engine to what it makes of what they find: OK where it serves that
     correctly, or where its own rows judge it in their place. ``ranks`` are the values that ``max_lora_rank`` may have
     (empty: any), ``default_rank`` what it has unless set, None for no limit; ``rank_flag`` how it is set. ``no_lora``
-    are families whose class has no LoRA, ``fused_experts`` those whose class has its experts in one tensor.
+    are families whose class has no LoRA, ``fused_experts`` those whose class has its experts in one tensor. ``unread``
+    are features of which nobody established what it does with them.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Engine:
     rank_flag: str = "max_lora_rank"
     no_lora: frozenset[str] = frozenset()
     fused_experts: frozenset[str] = frozenset()
+    unread: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,7 @@ EVERYWHERE: Mapping[str, Outcome] = {
     **dict.fromkeys(("LC301", "LC306", "LC314", "LC316", "LC321", "LC322"), Outcome.REJECTS),
     **dict.fromkeys(("LC302", "LC303", "LC305", "LC307", "LC308", "LC309", "LC310"), Outcome.SERVES_WRONG),
     **dict.fromkeys(("LC311", "LC312", "LC313", "LC315", "LC317"), Outcome.SERVES_WRONG),
-    **dict.fromkeys(("LC501", "LC502", "LC503"), Outcome.SERVES_WRONG),
+    **dict.fromkeys(("LC501", "LC502", "LC503", "LC505"), Outcome.SERVES_WRONG),
 }
 """What becomes of what the rules without an engine call an error, unless an engine's own table says otherwise."""
 

@@ -1,7 +1,7 @@
 """TGI 3.3.7 (db931fcf): what it makes of an adapter. Its LoRA began as LoRAX's; only what differs is said here."""
 
 from lora_cli.core.engine_outcome import Outcome
-from lora_cli.engines.lorax import GENERIC, rows
+from lora_cli.engines.lorax import GENERIC, UNREAD, rows
 from lora_cli.engines.profile import FACTORS, Engine, Grammar, Row
 
 WEIGHTS = "server/text_generation_server/utils/peft.py"
@@ -26,4 +26,5 @@ ENGINE = Engine(
     ),
     grammars={"3.3.7": Grammar(prefix="required", parts=FACTORS, leaves=LEAVES, whole_types=True)},
     generic=GENERIC,
+    unread=UNREAD,
 )

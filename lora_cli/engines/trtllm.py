@@ -84,4 +84,7 @@ ENGINE = Engine(
     },
     default_rank=64,
     rank_flag="max_lora_rank",
+    unread=frozenset(
+        {"dora", "experts-alone", "experts-incomplete", "base-without-lora", "tower", "named-like-base", "two-into-one"}
+    ),
 )

@@ -31,6 +31,7 @@ ROWS = (
         PEFT_HELPER,
         "run",
     ),
+    Row("trained-tokens", Outcome.REJECTS, "rows of an embedding are no factors", MERGE, UTILS, "run"),
     Row("saved-head", Outcome.REJECTS, "a classification head fits no model that generates text", MERGE, UTILS, "run"),
     Row("rank-above-max", Outcome.REJECTS, "", "{mend}", PEFT_HELPER, "run"),
     Row("lora-bias", Outcome.REJECTS, "a bias on lora_B is not supported", MERGE, PEFT_HELPER, "run", since="0.32"),

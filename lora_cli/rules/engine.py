@@ -78,18 +78,20 @@ def engine_serves_wrong(case: Case) -> Iterator[Problem]:
 
 @rule("LC405", "engine-unproven", Severity.WARNING)
 def engine_unproven(case: Case) -> Iterator[Problem]:
-    """The version named with ``--engine`` is older than all whose behaviour is known.
+    """What an engine named with ``--engine`` does is not established: for its version, or for something in the adapter.
 
-    *Why is this bad?* It is judged by the oldest one that is, which may take or refuse other things.
+    *Why is this bad?* A version older than all that were read is judged by the oldest one, which may take or refuse
+    other things; what was never read or run is taken for right.
 
-    *Fix*: name the version that serves; serve with one of those that ``lora-cli engines NAME`` lists.
+    *Fix*: name the version that serves, or serve with one of those that ``lora-cli engines NAME`` lists; try an
+    adapter with what is not established on the engine itself.
     """
     for engine in case.served:
         if not engine.proven:
             yield Problem(
-                f"{engine} is {engine.note}",
+                f"{engine}: {engine.note}",
                 Location(case.weights_file),
-                f"serve with {engine.title} {engine.profile} or newer",
+                f"`lora-cli engines {engine.engine}` says what is known; try the adapter on the engine itself",
             )
 
 

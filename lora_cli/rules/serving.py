@@ -28,6 +28,9 @@ def serve(case: Case, profile: Profile, deployment: Deployment, findings: Iterab
     landing = land(case.adapter, case.base, profile) if case.base is not None and known and not is_peft else None
     served = Served(case, profile, deployment, landing)
     reasons = (*_by_rows(served), *_by_rules(profile, findings))
+    unread = [feature.title for name, feature in FEATURES.items() if name in profile.engine.unread
+              and any(feature.detect(served))]  # fmt: skip
+    notes = [profile.note, f"what it does with {', '.join(unread)} is not established" if unread else ""]
     counted = case.application.applied if is_peft and known else landing.counted if landing is not None else None
     return EngineOutcome(
         engine=profile.engine.name,
@@ -37,8 +40,8 @@ def serve(case: Case, profile: Profile, deployment: Deployment, findings: Iterab
         outcome=max((reason.outcome for reason in reasons), default=Outcome.OK),
         applied=counted,
         reasons=reasons,
-        note=profile.note,
-        proven=profile.proven,
+        note="; ".join(filter(None, notes)),
+        proven=profile.proven and not unread,
     )
 
 

@@ -42,7 +42,7 @@ def _headline(checked: Checked, width: int, fail_on: Severity, colour: bool) -> 
 def _engines(verdict: Verdict, width: int, colour: bool) -> Iterator[str]:
     """A line for each named engine: what it does with the adapter, and how many modules apply by its rules."""
     rows = [(str(one), one.outcome.label, f"{one.applied or '-'}") for one in verdict.engines]
-    for one, line in zip(verdict.engines, columns(("engine", "outcome", "applied"), rows, left=2)[1:], strict=True):
+    for one, line in zip(verdict.engines, columns(("", "", ""), rows, left=2)[1:], strict=True):
         label, style = one.outcome.label, "red" if one.outcome else "green"
         yield "  " + line.replace(label, paint(label, style, colour=colour), 1)
         if one.note:

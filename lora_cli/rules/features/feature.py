@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.deployment import Deployment
+from lora_cli.core.engine_outcome import Outcome
 from lora_cli.core.finding import Location
 from lora_cli.core.frozen import dataclass, field
 from lora_cli.core.lora_config import LoraConfig
@@ -46,7 +47,22 @@ Detect = Callable[[Served], Iterator[Found]]
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """Something that an adapter may have, in words, and what finds it."""
+    """Something that an adapter may have, in words, and what finds it.
+
+    ``rule`` is the code of the rule that finds the same without an engine, ``along`` are features that an adapter with
+    this one has too; both empty where there are none.
+    """
 
     title: str
     detect: Detect
+    rule: str = ""
+    along: tuple[str, ...] = ()
+
+    def outcome(self, name: str, profile: Profile) -> Outcome | None:
+        """What the engine does with an adapter that has this feature, called ``name``, and no other; None: unknown."""
+        if name in profile.engine.unread:
+            return None
+        own = [row.outcome for row in profile.rows if row.feature == name]
+        rows = [row.outcome for row in profile.rows if row.feature in self.along]
+        generic = profile.engine.generic.get(self.rule, Outcome.OK)
+        return max([*rows, *own] if own else [*rows, generic])

@@ -1,0 +1,24 @@
+"""``lora-cli engines``: what each engine does with which feature of an adapter, or all that one of them does."""
+
+from typing import Annotated
+
+from lora_cli.cli import typer
+from lora_cli.cli.output import Format, colour, width, write
+
+
+def command(
+    name: Annotated[str, typer.Argument(metavar="[NAME[@VERSION]]", help="One engine: vllm, vllm@0.31.")] = "",
+    output_format: Annotated[Format, typer.Option("--format", help="How to write the result.")] = Format.HUMAN,
+) -> None:
+    """List what engines do with which features of adapters, or explain one engine."""
+    from lora_cli.engines import all_profiles, choose_engine
+
+    chosen = (choose_engine(name),) if name else all_profiles()
+    if output_format is Format.JSON:
+        from lora_cli.render.json_engines import render_engines as as_json
+
+        write(as_json(chosen))
+        return
+    from lora_cli.render.human.engines import render_engine, render_matrix
+
+    write(render_engine(chosen[0], width(), colour=colour()) if name else render_matrix(chosen, width()))

@@ -1,0 +1,205 @@
+"""``--engine`` of validate and ``lora-cli engines`` as operators and CI see them."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_cli.cli.main import main
+from tests.conftest import QUICKSTART
+from tests.making import llama_modules, write_adapter, write_base_config
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> str:
+    return str(write_base_config(tmp_path / "base"))
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Callable[..., str]:
+    """An adapter on every linear module, with changes to its config."""
+
+    def write(name: str, *, r: int = 8, prefix: str = "base_model.model.", **config: Any) -> str:
+        directory = tmp_path / name
+        return str(write_adapter(directory, modules=llama_modules(), r=r, prefix=prefix, config=config))
+
+    return write
+
+
+def judged(capsys: Capture, *argv: str) -> tuple[int, dict[str, Any]]:
+    code = main(["validate", *argv, "--format", "json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def outcomes(document: dict[str, Any]) -> dict[str, str]:
+    return {one["engine"]: one["outcome"] for one in document["adapters"][0]["engines"]}
+
+
+def test_the_exit_code_is_that_of_the_worst_engine(made: Callable[..., str], base: str, capsys: Capture) -> None:
+    rslora = made("rslora", use_rslora=True)
+
+    assert judged(capsys, rslora, "--base", base)[0] == 0
+    assert judged(capsys, rslora, "--base", base, "--engine", "vllm")[0] == 0
+    code, document = judged(capsys, rslora, "--base", base, "--engine", "vllm", "--engine", "sglang@0.5.23")
+
+    assert code == 1
+    assert outcomes(document) == {"vllm": "ok", "sglang": "serves-wrong"}
+    reason = document["adapters"][0]["engines"][1]["reasons"][0]
+    assert reason["feature"] == "rslora"
+    assert "`lora-cli repair --engine sglang` folds rsLoRA into lora_alpha" in reason["mend"]
+
+
+def test_an_error_that_every_engine_survives_is_a_warning(made: Callable[..., str], base: str, capsys: Capture) -> None:
+    bare = made("bare", prefix="")
+
+    assert judged(capsys, bare, "--base", base)[0] == 1
+    code, document = judged(capsys, bare, "--base", base, "--engine", "vllm", "--engine", "sglang")
+    found = {one["code"]: one["severity"] for one in document["adapters"][0]["findings"]}
+    assert (code, found["LC303"]) == (0, "warning")
+    assert document["adapters"][0]["engines"][0]["applied"] == {"matched": 14, "total": 14}
+    assert judged(capsys, bare, "--base", base, "--engine", "vllm", "--fail-on", "warning")[0] == 1
+    code, document = judged(capsys, bare, "--base", base, "--engine", "vllm", "--engine", "peft")
+    assert code == 1
+    assert "LC303" in {one["code"] for one in document["adapters"][0]["findings"] if one["severity"] == "error"}
+
+
+def test_a_rank_above_the_engines_comes_with_its_flag(made: Callable[..., str], base: str, capsys: Capture) -> None:
+    assert main(["validate", made("high", r=40), "--base", base, "--engine", "vllm@0.33"]) == 1
+
+    out = " ".join(capsys.readouterr().out.split())
+    assert "vLLM 0.33 rejects it: the rank is 40 (r), and --max-lora-rank is 16, which is what vLLM has unless" in out
+    assert "hint: start vLLM with `--max-lora-rank 64`" in out
+    assert main(["validate", made("high", r=40), "--base", base, "--engine", "vllm", "--max-lora-rank", "64"]) == 0
+
+
+def test_a_rank_that_no_vllm_takes(made: Callable[..., str], base: str, capsys: Capture) -> None:
+    assert main(["validate", made("high", r=600), "--base", base, "--engine", "vllm"]) == 1
+    assert "it takes none above 512" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--engine", "vlm"], "did you mean vllm?"),
+        (["--engine", "vllm@newest"], "is no version of vLLM"),
+        (["--engine", "vllm", "--max-lora-rank", "20"], "--max-lora-rank 32"),
+        (["--engine", "vllm", "--tp", "0"], "--tp"),
+    ],
+)
+def test_a_wrong_engine_ends_with_2(
+    argv: list[str], said: str, made: Callable[..., str], base: str, capsys: Capture
+) -> None:
+    assert main(["validate", made("good"), "--base", base, *argv]) == 2
+
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert captured.out == ""
+
+
+def test_a_manifests_engine_is_the_default_and_a_flag_overrides_it(
+    made: Callable[..., str], base: str, tmp_path: Path, capsys: Capture
+) -> None:
+    made("sql", use_rslora=True)
+    file = tmp_path / "set.yaml"
+    file.write_text(
+        "apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\n"
+        'engine: {name: sglang, version: "0.5.23", max_lora_rank: 4}\nadapters: [{name: sql, source: ./sql}]\n'
+    )
+
+    code, document = judged(capsys, "-f", str(file))
+    assert (code, outcomes(document)) == (1, {"sglang": "rejects"})
+    features = [reason["feature"] for reason in document["adapters"][0]["engines"][0]["reasons"]]
+    assert features == ["rslora", "rank-above-max"]
+    code, document = judged(capsys, "-f", str(file), "--engine", "vllm", "--max-lora-rank", "8")
+    assert (code, outcomes(document)) == (0, {"vllm": "ok"})
+
+
+def test_the_environment_names_the_engine(
+    made: Callable[..., str], base: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORA_CLI_ENGINE", "vllm@0.32 sglang")
+    monkeypatch.setenv("LORA_CLI_LORA_TARGET_MODULES", "o_proj")
+
+    code, document = judged(capsys, made("good"), "--base", base)
+    assert (code, outcomes(document)) == (1, {"vllm": "serves-wrong", "sglang": "rejects"})
+
+
+def test_only_the_selected_rules_count_and_the_outcome_stays_true(
+    made: Callable[..., str], base: str, capsys: Capture
+) -> None:
+    dora = made("dora", use_dora=True)
+
+    code, document = judged(capsys, dora, "--base", base, "--engine", "vllm", "--select", "LC1")
+    assert (code, outcomes(document)) == (0, {"vllm": "rejects"})
+    assert document["adapters"][0]["findings"] == []
+
+
+def test_a_finding_names_the_engine_and_the_last_line_counts(
+    made: Callable[..., str], base: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    assert main(["validate", made("q", use_rslora=True), "--base", base, "--engine", "vllm", "--engine", "sglang"]) == 1
+
+    out = capsys.readouterr().out
+    assert "  vLLM 0.33      ok            14/14\n  SGLang 0.5.23  serves wrong  14/14\n" in out
+    assert "error LC404 engine-serves-wrong" in out
+    assert "1 adapter (1 refused); vLLM 0.33: ok 1; SGLang 0.5.23: serves wrong 1; 1 error;" in " ".join(out.split())
+    assert all(len(line) <= 60 or len(line.split()) <= 2 for line in out.splitlines())
+
+
+def test_an_old_version_is_a_warning(made: Callable[..., str], base: str, capsys: Capture) -> None:
+    good = made("good")
+
+    assert main(["validate", good, "--base", base, "--engine", "vllm@0.11"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "warning LC405 engine-unproven vLLM 0.11: older than the oldest profile" in out
+    assert main(["validate", good, "--base", base, "--engine", "vllm@0.40"]) == 0
+    assert "newer than the newest profile: judged as 0.33" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_the_matrix_fits_the_terminal(width: int, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert main(["engines"]) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    rslora = next(line for line in lines if line.startswith("rsLoRA"))
+    assert rslora.split()[-8:] == ["·", "·", "·", "W", "·", "·", "·", "·"]
+
+
+def test_one_engine_is_explained(capsys: Capture) -> None:
+    assert main(["engines", "vllm@0.31"]) == 0
+
+    out = " ".join(capsys.readouterr().out.split())
+    assert out.startswith("vLLM 0.31 --max-lora-rank is one of 1, 8, 16, 32, 64, 128, 256, 320, 512, 16 unless set")
+    assert "every module is scaled alike mend: serve it with vLLM 0.32 or newer" in out
+    assert "from: vllm/lora/peft_helper.py (its code was run)" in out
+    assert main(["engines", "tensorrt"]) == 2
+
+
+def test_engines_as_json_has_each_feature_once(capsys: Capture) -> None:
+    assert main(["engines", "--format", "json"]) == 0
+
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema"] == "lora_cli/engines/1"
+    features = [{row["feature"]: row["outcome"] for row in one["features"]} for one in document["engines"]]
+    assert [one["dora"] for one in features] == ["rejects"] * 4 + ["serves-wrong"] * 2 + [None, "ok"]
+    assert document["engines"][0]["ranks"][-1] == 512
+
+
+def test_without_an_engine_no_profile_is_imported() -> None:
+    code = (
+        "import sys\nfrom lora_cli.cli.main import main\n"
+        f"main(['validate', {str(QUICKSTART / 'pirate')!r}, '--base', {str(QUICKSTART / 'smollm2-135m')!r}])\n"
+        "sys.stderr.write(' '.join(name for name in sys.modules if 'engines' in name or 'features' in name))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stderr == ""
