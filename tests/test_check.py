@@ -1,6 +1,7 @@
 """Where fetch, read and rules meet: adapters judged in place, over the wire, and on their way into the cache."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from lora_cli.check import Checked, Terms, check_all, check_in_place, open_base
 from lora_cli.check.admission import Admission, admit
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Applied
+from lora_cli.core.policy import Policy
 from lora_cli.core.reference import AdapterRef
+from lora_cli.core.suppression import Suppression
 from lora_cli.errors import NotFound, UsageError
 from lora_cli.rules import RULES
 from lora_cli.settings import Settings, load_settings
@@ -178,6 +181,21 @@ def test_a_refused_adapter_says_at_which_stage(tmp_path: Path, base: BaseModel, 
     assert admission.refusal is not None
     assert admission.stage == "validate"
     assert codes(admission) == {"LC302"}
+
+
+def test_what_a_policy_suppresses_in_these_bytes_is_admitted(
+    tmp_path: Path, base: BaseModel, settings: Settings
+) -> None:
+    folder = write_adapter(tmp_path / "bad", modules=llama_modules(), drop=lambda name: "lora_B" in name)
+    ref, store = AdapterRef("file", str(folder)), Store(settings.cache_dir)
+    refused = admit(ref, "bad", Terms(base), store, settings)
+    assert refused.snapshot is not None
+
+    for digest, stage in ((refused.snapshot.digest, ""), ("ab" * 32, "validate")):
+        suppressed = Policy(suppressions=(Suppression(digest, "LC302", "half of it is enough"),))
+        admission = admit(ref, "bad", Terms(base), store, replace(settings, policies=(suppressed,)))
+        assert admission.stage == stage
+        assert (admission.refusal is None) == (stage == "")
 
 
 def test_an_adapter_that_is_not_there_fails_at_resolve(tmp_path: Path, base: BaseModel, settings: Settings) -> None:

@@ -45,7 +45,7 @@ class Admission:
         """What kept it out, None if nothing: its error, or the first that the rules found and how many more."""
         if self.error is not None or self.verdict is None:
             return self.error
-        errors = [finding for finding in self.verdict.findings if finding.severity is Severity.ERROR]
+        errors = [one for one in self.verdict.findings if one.severity is Severity.ERROR and one.accepted is None]
         if not errors:
             return None
         first, problem = errors[0], errors[0].problem
@@ -111,6 +111,11 @@ def admit(
         revision = local.resolve(AdapterRef("file", str(snapshot.directory)))
         adapter = read_adapter(local, revision, name)
         verdict = judge(adapter, terms, gather(local, revision, adapter, terms, ref))
+        suppressions = [one for policy in settings.policies for one in policy.suppressions]
+        if suppressions:
+            from lora_cli.check.acceptance import suppressed, today
+
+            verdict = suppressed(verdict, snapshot.digest, suppressions, today())
         watch.lap("validate")
     except LoraCliError as error:
         if stage == "resolve" and "resolve" in watch.stage_ms:

@@ -15,7 +15,7 @@ class Checked:
     """One adapter, judged where it lies; or ``error``, which kept it from being read at all.
 
     ``source`` is the canonical reference (or what was written, when it is none); ``stage_ms`` maps resolve, read,
-    values and rules to milliseconds.
+    values and rules to milliseconds. ``digest`` is the snapshot digest, where a policy made somebody ask for it.
     """
 
     name: str
@@ -25,6 +25,7 @@ class Checked:
     verdict: Verdict | None = None
     stage_ms: Mapping[str, float] = field(default_factory=dict)
     error: LoraCliError | None = None
+    digest: str | None = None
 
     def without_contents(self) -> "Checked":
         """The verdict without what was read: of many adapters that is nearly all the memory."""

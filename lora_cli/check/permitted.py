@@ -1,18 +1,14 @@
 """Whether the policies of a run allow an adapter that is judged where it lies."""
 
-import hashlib
-
-from lora_cli.core.policy import Policy, format_of
+from lora_cli.check.digest import digest_of, wanted
+from lora_cli.core.policy import Policy
 from lora_cli.core.reference import AdapterRef
-from lora_cli.core.snapshot import Blob, RemoteFile, Revision, snapshot_digest
-from lora_cli.errors import LoraCliError, Refused
+from lora_cli.core.snapshot import Revision
+from lora_cli.errors import Refused
 from lora_cli.fetch.access import asks_again, check_kept
 from lora_cli.fetch.demand import Demand, check_digest, check_digest_allowed, check_files
-from lora_cli.fetch.plan import Selection, plan
 from lora_cli.settings import Settings
-from lora_cli.sources import Source
-
-EVERYTHING = Selection(allow_pickle=True)
+from lora_cli.sources import Source, is_near
 
 
 def check_found(
@@ -27,14 +23,14 @@ def check_found(
     """
     if not settings.policies:
         return
-    files = _wanted(revision)
+    files = wanted(revision)
     check_files(demand, ref, files, settings)
-    here = ref.scheme == "file" or getattr(source, "holds", lambda _: False)(revision)
+    here = is_near(source, revision)
     if here and files and asks_again(ref, revision.access, settings):
         check_kept(ref, revision.id, [file.path for file in files], origin, settings)
     rules = [key for policy in settings.policies for key in _about_digests(policy)]
     if rules or demand.sha256 is not None:
-        digest = _digest(revision, files, source, here=here)
+        digest = digest_of(revision, files, source, here=here)
         if digest is None:
             hint = "fetch it first: lora-cli fetch verifies it, and validate then reads what was fetched"
             why = f"policy {rules[0]}: " if rules else ""
@@ -47,32 +43,3 @@ def _about_digests(policy: Policy) -> list[str]:
     """The keys that say something of snapshot digests; an empty list of those allowed says that none is."""
     allow, deny = policy.allow_sha256 is not None, bool(policy.deny_sha256)
     return ["allow_sha256"] * allow + ["deny_sha256"] * deny
-
-
-def _wanted(revision: Revision) -> tuple[RemoteFile, ...]:
-    """What a fetch would take; of what is no adapter, everything that looks like weights."""
-    try:
-        return plan(revision, EVERYTHING)
-    except LoraCliError:
-        return tuple(file for file in revision.files if format_of(file.path) and not file.defect)
-
-
-def _digest(revision: Revision, files: tuple[RemoteFile, ...], source: Source, *, here: bool) -> str | None:
-    """The snapshot digest that the files make: as listed, else read where they are on this disk; else None."""
-    blobs = {}
-    for file in files:
-        if file.sha256 is not None and file.size is not None:
-            blobs[file.path] = Blob(file.sha256, file.size)
-        elif here:
-            blobs[file.path] = _read(revision, file, source)
-        else:
-            return None
-    return snapshot_digest(blobs.items())
-
-
-def _read(revision: Revision, file: RemoteFile, source: Source) -> Blob:
-    hasher, size = hashlib.sha256(), 0
-    for chunk in source.read(revision, file, 0, None):
-        hasher.update(chunk)
-        size += len(chunk)
-    return Blob(hasher.hexdigest(), size)

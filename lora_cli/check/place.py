@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 from lora_cli.check.outcome import Checked, Stopwatch
 from lora_cli.check.verdict import Terms, gather, judge
 from lora_cli.core.addresses import without_secrets
+from lora_cli.core.finding import Verdict
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.snapshot import Revision
 from lora_cli.errors import LoraCliError
 from lora_cli.read.adapter import read_adapter
 from lora_cli.settings import Settings
-from lora_cli.sources import Source
+from lora_cli.sources import Source, is_near
 from lora_cli.sources.registry import Sources
 
 if TYPE_CHECKING:
@@ -64,11 +65,11 @@ def check_in_place(
         watch.lap("read")
         evidence = gather(source, revision, adapter, terms, ref)
         watch.lap("values")
-        verdict = judge(adapter, terms, evidence)
+        verdict, digest = _accepting(judge(adapter, terms, evidence), ref, revision, source, demand, settings)
         watch.lap("rules")
     except LoraCliError as error:
         return Checked(name or shown, source_text, revision, adapter, None, watch.stage_ms, error)
-    return Checked(adapter.name, source_text, revision, adapter, verdict, watch.stage_ms)
+    return Checked(adapter.name, source_text, revision, adapter, verdict, watch.stage_ms, digest=digest)
 
 
 def _permitted(
@@ -82,6 +83,30 @@ def _permitted(
     revision = source.resolve(ref)
     check_found(demand or ANYTHING, revision.ref, revision, source, origin, settings)
     return revision
+
+
+def _accepting(
+    verdict: Verdict,
+    ref: AdapterRef,
+    revision: Revision,
+    source: Source,
+    demand: "Demand | None",
+    settings: Settings,
+) -> tuple[Verdict, str | None]:
+    """The verdict with what the policies suppress in these bytes, and their digest, which only that asks for.
+
+    Of a commit that is locked the lock knows the digest; of what is neither here nor locked nobody does.
+    """
+    suppressions = [one for policy in settings.policies for one in policy.suppressions]
+    if not suppressions:
+        return verdict, None
+    from lora_cli.check.acceptance import suppressed, today
+    from lora_cli.check.digest import digest_of, wanted
+
+    digest = digest_of(revision, wanted(revision), source, here=is_near(source, revision))
+    if digest is None and demand is not None and demand.locked is not None and ref.pinned:
+        digest = demand.locked.digest
+    return suppressed(verdict, digest, suppressions, today()), digest
 
 
 def _in_place(ref: AdapterRef, settings: Settings, origin: Source, *, latest: bool) -> Source:

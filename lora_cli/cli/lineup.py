@@ -143,11 +143,16 @@ def reaching(settings: Settings, manifest: "AdapterSet | None", policy: Path | N
     if manifest is not None:
         said = (manifest.policy,) if manifest.policy is not None else ()
         settings = replace(settings, sources=manifest.sources, policies=said)
-    if policy is None:
-        return settings
-    from lora_cli.read.manifest import read_policy
+    if policy is not None:
+        from lora_cli.read.manifest import read_policy
 
-    return replace(settings, policies=(*settings.policies, read_policy(policy)))
+        settings = replace(settings, policies=(*settings.policies, read_policy(policy)))
+    suppressions = [one for allowed in settings.policies for one in allowed.suppressions]
+    if suppressions:
+        from lora_cli.check.acceptance import check_rules
+
+        check_rules(suppressions)
+    return settings
 
 
 def base_model(named: str | AdapterRef, settings: Settings) -> "BaseModel":

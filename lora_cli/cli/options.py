@@ -29,6 +29,13 @@ ReportFormats = Annotated[
         help="human (the default), json, sarif, junit, github or markdown; several, each into its file.",
     ),
 ]
+KnownFindings = Annotated[
+    Path | None, typer.Option("--baseline", metavar="FILE", help="Known findings: only new ones count.")
+]
+WriteBaseline = Annotated[
+    Path | None,
+    typer.Option("--write-baseline", metavar="FILE", help="Make this the file of known findings: all that count now."),
+]
 
 # What overrides the settings: a command hands these on with ``settings.with_flags``.
 MaxBytes = Annotated[str | None, typer.Option(help="Refuse larger adapters: 2GiB.", show_default=False)]

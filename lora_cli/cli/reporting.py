@@ -7,7 +7,7 @@ from pathlib import Path
 from lora_cli.check import Checked
 from lora_cli.check.report import Report
 from lora_cli.cli import typer
-from lora_cli.cli.output import DEFAULT_WIDTH, colour, width, writable, write
+from lora_cli.cli.output import DEFAULT_WIDTH, colour, unheard, width, writable, write
 from lora_cli.core.finding import Severity
 from lora_cli.core.frozen import dataclass
 from lora_cli.core.nearest import did_you_mean
@@ -92,17 +92,21 @@ def stream(judged: Iterable[Checked], asked: Sequence[Output], fail_on: Severity
     return tuple(done)
 
 
-def tell(report: Report, asked: Sequence[Output]) -> None:
-    """Writes each format; of what was streamed, the last line.
+def tell(report: Report, asked: Sequence[Output], *, quiet: bool = False) -> None:
+    """Writes each format; of what was streamed, the last line. What is to be said of the run itself goes to stderr.
 
     Raises:
         MachineError: a file cannot be written.
     """
+    for notice in () if quiet else report.notices:
+        typer.echo(unheard(f"warning: {safe(notice)}"), err=True)
     for output in asked:
         if output.format == HUMAN:
             write(_human(report, output), output.file)
         elif output.appended:
-            _append(report, output.file)
+            said = _append(report, output.file)
+            if not quiet:
+                typer.echo(said, err=True)
         else:
             text = import_module(RENDERERS[output.format]).render_report(report)
             write(text, output.file, commands=output.format == "github")
@@ -117,7 +121,7 @@ def _human(report: Report, output: Output) -> str:
     return text + render_summary(report.checked, wide, fail_on=report.fail_on)
 
 
-def _append(report: Report, file: Path) -> None:
+def _append(report: Report, file: Path) -> str:
     from lora_cli.render.markdown import STEP_LIMIT, render_report
 
     try:
@@ -127,5 +131,4 @@ def _append(report: Report, file: Path) -> None:
             stream_.write(text)
     except OSError as error:
         raise MachineError(f"{file} cannot be written: {error.strerror}", hint=f"look at {STEP_SUMMARY}") from error
-    said = f"the summary is in {STEP_SUMMARY}" if text else f"{STEP_SUMMARY} is full: no summary was written"
-    typer.echo(said, err=True)
+    return f"the summary is in {STEP_SUMMARY}" if text else f"{STEP_SUMMARY} is full: no summary was written"

@@ -8,9 +8,11 @@ from typing import Annotated
 from lora_cli.check import Terms, check_all
 from lora_cli.check.report import Report
 from lora_cli.cli import engine_options, options, typer
+from lora_cli.cli.known import accepting, known_findings, settled
 from lora_cli.cli.lineup import base_model, lineup, reaching
 from lora_cli.cli.reporting import outputs, stream, tell
 from lora_cli.core.finding import Severity
+from lora_cli.core.frozen import replace
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import UsageError
 from lora_cli.render.text import safe
@@ -37,6 +39,8 @@ def command(
     lora_target_modules: engine_options.LoraTargetModules = None,
     served_model_name: engine_options.ServedModelName = "",
     max_loras: engine_options.MaxLoras = None,
+    baseline: options.KnownFindings = None,
+    write_baseline: options.WriteBaseline = None,
     formats: options.ReportFormats = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
 ) -> None:
@@ -44,6 +48,7 @@ def command(
     if fail_on not in FAIL_ON:
         raise UsageError(f"--fail-on is error or warning, not {safe(fail_on)}")
     chosen, wanted = choose(select or (), ignore or ()), outputs(formats or (), output, os.environ)
+    known = known_findings(baseline, write_baseline)
     asked = lineup(manifest, refs or [], base, "validate", "validate", checkpoint)
     settings = reaching(ctx.obj, asked.manifest, policy)
     items: Items = [(item.name if asked.manifest else "", item.source) for item in asked.items]
@@ -61,13 +66,15 @@ def command(
     )
     latest = {one for one, item in zip(items, asked.items, strict=True) if item.latest}
     judged = check_all(items, terms, settings, contents=False, demands=demands, latest=latest)
-    report = Report(
-        stream(judged, wanted, FAIL_ON[fail_on]),
+    said = Report(
+        (),
         FAIL_ON[fail_on],
         base=model,
         rules=chosen,
         directory=Path.cwd(),
         manifest={entry.name: entry.at for entry in asked.manifest.adapters} if asked.manifest else {},
     )
-    tell(report, wanted)
+    checked = stream(accepting(judged, known, said), wanted, said.fail_on)
+    report = settled(replace(said, checked=checked), known, settings)
+    tell(report, wanted, quiet=settings.quiet)
     raise typer.Exit(report.exit_code)

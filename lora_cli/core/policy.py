@@ -12,6 +12,7 @@ from lora_cli.core.frozen import dataclass
 from lora_cli.core.globs import covers, host_glob, host_matches, source_glob, touches
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile
+from lora_cli.core.suppression import Suppression, read_suppressions
 
 SHA256 = r"[0-9a-f]{64}"
 FORMATS = ("safetensors", "pickle", "gguf")
@@ -34,7 +35,7 @@ class Policy:
     ``require_pinned``: a commit or a digest, never a branch. ``require_sha256``: the snapshot digest must be known
     before. ``allow_sha256`` and ``deny_sha256`` are snapshot digests. ``require_access_check``: what is not known to be
     public is handed out of a cache only after its origin let the caller read it. ``allow_private_redirects``: a server
-    may send us on to an address of a private network (None: not said).
+    may send us on to an address of a private network (None: not said). ``suppressions``: findings that do not count.
     """
 
     allow_sources: tuple[str, ...] | None = None
@@ -50,6 +51,7 @@ class Policy:
     deny_sha256: tuple[str, ...] = ()
     require_access_check: bool = False
     allow_private_redirects: bool | None = None
+    suppressions: tuple[Suppression, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,4 +205,5 @@ _GETTERS: Mapping[str, Callable[[Node, Path], Any]] = {
     "deny_sha256": _digests,
     "require_access_check": lambda node, _: boolean(node),
     "allow_private_redirects": lambda node, _: boolean(node),
+    "suppressions": read_suppressions,
 }

@@ -50,6 +50,7 @@ def _checked(one: Checked, fail_on: Severity) -> dict[str, Any]:
         "name": one.name,
         "source": one.source,
         "revision": one.revision.id if one.revision is not None else None,
+        "digest": one.digest,
         "exit_code": one.exit_code(fail_on),
         **(_verdict(one.verdict) if one.verdict is not None else NOT_JUDGED),
         "error": error_fields(one.error),

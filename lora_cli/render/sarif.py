@@ -91,6 +91,8 @@ def _result(report: Report, one: Checked, finding: Finding) -> dict[str, Any]:
     properties = {"adapter": report.identity(one), "hint": problem.hint}
     if one.revision is not None and not one.source.startswith(LOCAL):
         properties |= {"source": one.source, "revision": one.revision.id}
+    if one.digest is not None:
+        properties["digest"] = one.digest
     result: dict[str, Any] = {
         "ruleId": finding.code,
         "level": finding.severity.label,

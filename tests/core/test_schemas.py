@@ -33,6 +33,22 @@ HOSTS: list[Any] = [[], ["*.acme.internal"], ["[::1]"], ["https://x"], [""], "a"
 DIGESTS: list[Any] = [[], ["ab" * 32], ["ab"], "ab" * 32]
 VERSIONS = ["0.33", 0.33, 1, "1.0.0rc1+cu", "v1", "", True, None, -1]
 URLS = ["https://minio.acme.internal", "http://h:9000/x", "ftp://h", "https://u:p@h", "https://h?x", "", 1]
+SUPPRESSION = {"digest": "ab" * 32, "rule": "LC504", "reason": "meant so"}
+SUPPRESSIONS: list[Any] = [
+    [],
+    [SUPPRESSION],
+    [{**SUPPRESSION, "rule": "huge-update", "until": "2027-03-31", "reason": "in\ntwo lines"}],
+    [{**SUPPRESSION, "rule": "LC5"}],
+    [{**SUPPRESSION, "reason": "  "}],
+    [{**SUPPRESSION, "reason": 1}],
+    [{**SUPPRESSION, "digest": "ab"}],
+    [{**SUPPRESSION, "until": "2027-13-01"}],
+    [{**SUPPRESSION, "until": "tomorrow"}],
+    [{**SUPPRESSION, "why": "x"}],
+    [{"digest": "ab" * 32, "rule": "LC504"}],
+    SUPPRESSION,
+    None,
+]
 POLICY: dict[str, list[Any]] = {
     "allow_sources": GLOBS,
     "deny_sources": GLOBS,
@@ -47,6 +63,7 @@ POLICY: dict[str, list[Any]] = {
     "deny_sha256": DIGESTS,
     "require_access_check": FLAGS,
     "allow_private_redirects": FLAGS,
+    "suppressions": SUPPRESSIONS,
     "max_byte": [1],
 }
 ENGINE: dict[str, list[Any]] = {

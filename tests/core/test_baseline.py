@@ -1,0 +1,40 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lora_cli.core.baseline import Entry, load_baseline, render_baseline
+from lora_cli.errors import UsageError
+
+TEXT = st.text(st.characters(codec=None), max_size=20)
+ONE = {"adapter": "a", "code": "LC504", "file": "", "field": "", "count": 1}
+
+
+@given(st.lists(st.builds(Entry, TEXT, TEXT, TEXT, TEXT), max_size=8))
+def test_what_is_written_is_read_and_does_not_depend_on_the_order(entries: list[Entry]) -> None:
+    text = render_baseline(entries)
+
+    assert text == render_baseline(reversed(entries))
+    assert load_baseline(text, "b").counts == {one: entries.count(one) for one in entries}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        [],
+        {"findings": []},
+        {"schema": "lora_cli/baseline/2", "findings": []},
+        {"schema": "lora_cli/validate/1", "findings": []},
+        {"schema": "lora_cli/baseline/1"},
+        *(
+            {"schema": "lora_cli/baseline/1", "findings": [row]}
+            for row in (1, {}, {**ONE, "count": 0}, {**ONE, "count": True}, {**ONE, "code": 5}, {**ONE, "x": 1})
+        ),
+    ],
+)
+def test_what_is_no_baseline_ends_with_2_and_says_how_one_is_made(document: object) -> None:
+    with pytest.raises(UsageError, match=r"b\.json") as caught:
+        load_baseline(json.dumps(document), "b.json")
+
+    assert "--write-baseline" in caught.value.hint
