@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -44,19 +45,24 @@ def show(ctx: typer.Context, names: Names, output_format: FormatOption = Format.
 def verify_all(
     ctx: typer.Context,
     repair: Annotated[bool, typer.Option("--repair", help="Fetch again what rotted, the same bytes or none.")] = False,
+    manifest: Annotated[
+        Path | None, typer.Option("--manifest", "-f", help="With --repair: reach origins as this adapter set says.")
+    ] = None,
     output_format: FormatOption = Format.HUMAN,
 ) -> None:
     """Hash every byte again; what is rotten goes to the quarantine, and the exit code is 5 unless all is repaired."""
     from lora_cli.store.verify import verify
 
-    store = _store(ctx)
+    if manifest is not None and not repair:
+        raise UsageError("-f says how origins are reached, and only --repair asks them", hint="add --repair")
+    store, settings = _store(ctx), _reaching(ctx.obj, manifest)
     found = list(verify(store))
     rotten = [one for one in found if one.problem]
     mended: list[Mended] | None = None
     if repair:
         from lora_cli.fetch.mend import mend
 
-        mended = list(mend(store, ctx.obj, rotten))
+        mended = list(mend(store, settings, rotten))
     if output_format is Format.JSON:
         from lora_cli.render.json_store import render_verified as as_json
 
@@ -65,6 +71,10 @@ def verify_all(
         from lora_cli.render.human.cached import render_verified
 
         write(render_verified(found, mended, colour=colour()))
+    if manifest is None and any(one.error is not None for one in mended or ()) and not settings.quiet:
+        typer.echo(
+            "hint: what a manifest says of how origins are reached is heeded with --repair -f MANIFEST", err=True
+        )
     # What could not be moved away lies there still.
     well = not rotten or (
         mended is not None and all(one.error is None for one in mended) and all(one.moved_to for one in rotten)
@@ -125,6 +135,16 @@ def show_path(
         write(f"{store.adapters}\n")
         return
     write(f"{_one(store, name).directory if name else store.root}\n")
+
+
+def _reaching(settings: Settings, manifest: Path | None) -> Settings:
+    """``settings`` with a manifest's endpoints and credentials, and its policy."""
+    if manifest is None:
+        return settings
+    from lora_cli.cli.lineup import reaching
+    from lora_cli.read.manifest import read_manifest
+
+    return reaching(settings, read_manifest(manifest))
 
 
 def _duration(option: str, text: str) -> float:

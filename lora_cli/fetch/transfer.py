@@ -51,6 +51,8 @@ class Transfer:
         self._writing = False
         self._whole = False
         self._lock = threading.Lock()
+        # What the partial file is called says nothing to anybody; that it is in the cache does.
+        self._writing_it = f"writing {label} to", partial.path.parents[2]
         self._sha256 = hashlib.sha256()
         wanted = file.sha256 is None and file.git_sha1 is not None and file.size is not None
         self._git = _git_hasher(file.size or 0) if wanted else None
@@ -161,7 +163,7 @@ class Transfer:
     def _write(self, chunk: bytes) -> None:
         if self._limit is not None and self.frontier + len(chunk) > self._limit:
             raise Refused(f"{self.label} has more than {self._limit} bytes", hint="raise --max-bytes to take it")
-        with on_disk("writing", self.partial.path):
+        with on_disk(*self._writing_it):
             write_all(self.partial.descriptor, chunk, self.frontier)
         self._hash(chunk)
         self._advanced(len(chunk))

@@ -51,6 +51,9 @@ def route_to(scheme: str, host: str, port: int) -> Route:
         address = (parts.hostname or "", parts.port or 80)
     except ValueError as error:
         raise _unusable("proxy", hint) from error
+    if parts.scheme == "https" and parts.hostname:
+        hint = "name it as http://HOST:PORT: what goes through it to an https:// server is encrypted all the same"
+        raise UsageError("a proxy that is itself spoken to over TLS (https://) cannot be used", hint=hint)
     if parts.scheme != "http" or not parts.hostname:
         raise _unusable("proxy", hint)
     return Route(scheme, host, port, address, _basic(parts.username, parts.password))

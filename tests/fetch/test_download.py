@@ -288,7 +288,7 @@ def test_a_write_that_the_system_refuses_is_exit_6_and_leaves_nothing(tmp_path: 
     command = [sys.executable, "-c", FETCH_WITH_A_LIMIT, "fetch", "--cache-dir", str(cache), str(adapter)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 6, done.stderr
-    assert "File too large" in done.stderr
+    assert f"writing adapter: {WEIGHTS} to {cache}: File too large" in done.stderr
     assert "cache gc" in done.stderr
     assert done.stdout == ""
     assert partials(cache) == []

@@ -109,6 +109,23 @@ def test_what_its_origin_does_not_give_back_stays_in_the_quarantine(
         assert main(["fetch", "org/sql"]) == 0
 
 
+def test_an_origin_is_reached_as_a_manifest_says(
+    hub: Hub, directory: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = directory.parents[3] / "set.yaml"
+    said = manifest.read_text()
+    manifest.write_text(f"{said}sources:\n  - {{match: 'hf://org/*', endpoint_url: '{hub.endpoint}'}}\n")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    rot(directory / WEIGHTS)
+    assert main(["cache", "verify", "-f", str(manifest)]) == 2
+    assert main(["cache", "verify", "--repair"]) == 5
+    assert "--repair -f" in capsys.readouterr().err
+    assert main(["fetch", "-f", str(manifest)]) == 0
+    rot(directory / WEIGHTS)
+    assert main(["cache", "verify", "--repair", "-f", str(manifest)]) == 0
+    assert "repaired snapshot" in capsys.readouterr().out
+
+
 def test_a_folder_that_was_edited_since_is_not_taken_for_what_rotted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:

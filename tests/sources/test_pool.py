@@ -136,6 +136,14 @@ def test_a_proxy_without_a_scheme_and_without_a_user_is_one_all_the_same(monkeyp
     assert "Proxy-Authorization" not in proxy.asked[0]
 
 
+def test_a_proxy_over_tls_is_refused_with_what_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "https://me:secret@proxy.invalid:3129")
+    with pytest.raises(UsageError, match="spoken to over TLS") as caught:
+        ask("https://hub.invalid")
+    assert "http://HOST:PORT" in caught.value.hint
+    assert "secret" not in caught.value.message + caught.value.hint
+
+
 def test_through_a_tunnel_the_proxy_sees_nothing_but_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     proxy = Proxy("me:secret")
     with server(serve_tls) as origin, server(proxy) as address:
