@@ -1,0 +1,91 @@
+"""The examples for CI servers are valid by those servers' own schemas, and the commands in them run as they stand."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lora_cli.cli.main import main
+from tests.conftest import ROOT
+
+CI = ROOT / "manifests" / "ci"
+SCHEMAS = {"github-actions.yaml": "vendor.github-workflows", "gitlab-ci.yaml": "vendor.gitlab-ci"}
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The quickstart's adapters as a repository with a set of its own, whose lock is committed."""
+    for name in ("pirate", "zubrowka", "misnested", "smollm2-135m"):
+        shutil.copytree(ROOT / "manifests" / "quickstart" / name, tmp_path / "adapters" / name)
+    adapters = "".join(f"  - {{name: {name}, source: ./adapters/{name}}}\n" for name in ("pirate", "misnested"))
+    (tmp_path / "set.yaml").write_text(
+        f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./adapters/smollm2-135m\nadapters:\n{adapters}"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(tmp_path / ".lora-cli"))
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    assert main(["fetch", "-f", "set.yaml"]) == 0
+    return tmp_path
+
+
+def test_there_is_a_test_for_each_example() -> None:
+    assert {file.name for file in CI.iterdir()} == set(SCHEMAS)
+
+
+@pytest.mark.parametrize("file", SCHEMAS)
+def test_an_example_is_valid_by_the_schema_of_its_server(file: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "check_jsonschema", "--builtin-schema", SCHEMAS[file], str(CI / file)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stdout
+
+
+def commands(file: str) -> list[list[str]]:
+    """Each command line of ``lora-cli`` in an example."""
+    found: list[list[str]] = []
+
+    def look(node: Any) -> None:
+        if isinstance(node, str) and node.startswith("lora-cli "):
+            found.append(shlex.split(node)[1:])
+        for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+            look(child)
+
+    look(yaml.safe_load((CI / file).read_text()))
+    return found
+
+
+@pytest.mark.parametrize("file", SCHEMAS)
+def test_the_commands_of_an_example_gate_a_repository(file: str, repository: Path) -> None:
+    fetch, validate = commands(file)
+
+    assert main(fetch) == 0
+    assert main(validate) == 1
+    suites = {suite.get("name"): suite.get("failures") for suite in ET.parse("lora.xml").getroot()}
+    assert suites == {"pirate": "0", "misnested": "1"}
+    if file == "github-actions.yaml":
+        results = json.loads(Path("lora.sarif").read_text())["runs"][0]["results"]
+        at = [one["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] for one in results]
+        assert "adapters/misnested/adapter_model.safetensors" in at
+        assert "misnested" in Path("summary.md").read_text()
+    else:
+        assert json.loads(Path("lora.json").read_text())["summary"]["refused"] == 1
+
+
+@pytest.mark.parametrize("file", SCHEMAS)
+def test_what_an_example_collects_is_what_it_writes(file: str) -> None:
+    text = (CI / file).read_text()
+    written = {word.partition("=")[2] for line in commands(file) for word in line if "=" in word}
+
+    collected = set(re.findall(r"lora\.(?:sarif|xml|json)", re.sub(r"--format \S+", "", text)))
+    assert written <= collected
+    assert not re.search(r"hf_[A-Za-z0-9]", text)
