@@ -135,7 +135,7 @@ def _on_engines(case: Case, terms: Terms) -> tuple[Case, tuple[Finding, ...]]:
     deployment = terms.deployment or Deployment()
     generic = [rule for rule in RULES if not rule.code.startswith(ENGINE_RULES)]
     found = [one for rule in generic for one in run(rule, case) if isinstance(one, Finding)]
-    served = tuple(serve(case, profile, deployment, found) for profile in terms.engines)
+    served = serve(case, terms.engines, deployment, found)
     case = replace(case, served=served, deployment=deployment)
     chosen = {rule.code for rule in terms.rules}
     own = [one for rule in terms.rules if rule not in generic for one in run(rule, case) if isinstance(one, Finding)]

@@ -7,6 +7,7 @@ from lora_cli.cli import typer
 from lora_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from lora_cli.cli.lineup import Lineup
     from lora_cli.core.deployment import Deployment
     from lora_cli.core.manifest import EngineSpec
     from lora_cli.engines import Profile
@@ -32,7 +33,7 @@ def named_engines(named: Sequence[str] | None, manifest: "EngineSpec | None") ->
     Raises:
         UsageError: an engine or a version that is none.
     """
-    words = [word for text in named or () for word in text.replace(",", " ").split()]
+    words = [word for text in named or () for word in _words(text)]
     if not words and manifest is not None:
         words = [f"{manifest.name}@{manifest.version}" if manifest.version else manifest.name]
     if not words:
@@ -44,18 +45,21 @@ def named_engines(named: Sequence[str] | None, manifest: "EngineSpec | None") ->
 
 def deployment_of(
     engines: "Sequence[Profile]",
+    asked: "Lineup",
     *,
     tp: int,
     max_lora_rank: int | None,
-    lora_target_modules: Sequence[str] | None,
+    lora_target_modules: Sequence[str],
     served_model_name: str,
     max_loras: int | None,
-) -> "Deployment":
-    """How the engines are started.
+) -> "Deployment | None":
+    """How the engines are started, None where there are none. What no flag says, the manifest of ``asked`` may.
 
     Raises:
         UsageError: an engine does not start with that ``max_lora_rank``.
     """
+    if not engines:
+        return None
     from lora_cli.core.deployment import Deployment
 
     for profile in engines:
@@ -66,5 +70,15 @@ def deployment_of(
                 f"{profile.engine.title} does not start with a max_lora_rank of {max_lora_rank}: {profile.allowed}",
                 hint=f"--max-lora-rank {larger}",
             )
-    targets = [word for text in lora_target_modules or () for word in text.replace(",", " ").split()]
-    return Deployment(tp, max_lora_rank, tuple(targets) or None, served_model_name or None, max_loras)
+    return Deployment(
+        tp=tp,
+        max_lora_rank=max_lora_rank,
+        lora_target_modules=tuple(word for text in lora_target_modules for word in _words(text)) or None,
+        served_model_name=served_model_name or None,
+        max_loras=max_loras if max_loras is not None or asked.engine is None else asked.engine.max_loras,
+        pinned=sum(item.pinned for item in asked.items),
+    )
+
+
+def _words(text: str) -> list[str]:
+    return text.replace(",", " ").split()

@@ -56,9 +56,9 @@ def command(
     demands = {one: asked.demand(item) for one, item in held_to}
     max_lora_rank = max_lora_rank or (asked.engine.max_lora_rank if asked.engine else None)
     engines = engine_options.named_engines(engine, asked.engine)
-    deployment = None if not engines else engine_options.deployment_of(
-        engines, tp=tp, max_lora_rank=max_lora_rank, lora_target_modules=lora_target_modules,
-        served_model_name=served_model_name, max_loras=max_loras or (asked.engine and asked.engine.max_loras) or None,
+    deployment = engine_options.deployment_of(
+        engines, asked, tp=tp, max_lora_rank=max_lora_rank, lora_target_modules=lora_target_modules or (),
+        served_model_name=served_model_name, max_loras=max_loras,
     )  # fmt: skip
     model = base_model(asked.base, settings)
     terms = Terms(

@@ -11,10 +11,12 @@ from lora_cli.core.keys import PEFT_PREFIX, Key
 from lora_cli.core.targets import OUTPUT_NAMES
 from lora_cli.engines.profile import Grammar, Profile
 
-LAYER = re.compile(r"(?:layers|h|blocks|block)\.(\d{1,9})\.", re.ASCII)
-"""The number of a layer, wherever it stands (SGLang knows ``layers`` only)."""
+LAYER = re.compile(r"(?:^|\.)(?P<stack>layers|h|blocks|block)\.(?P<idx>\d{1,9})\.", re.ASCII)
+"""The number of a layer, wherever it stands, and what the layers are called."""
 
-EXPERT = re.compile(r"(?P<block>.+)\.(?:mlp|block_sparse_moe|feed_forward|ffn)\.experts\.(?P<idx>\d{1,9})\.[^.]+")
+EXPERTS = r"(?P<block>.+)\.(?:mlp|block_sparse_moe|feed_forward|ffn)\.experts\."
+EXPERT = re.compile(EXPERTS + r"(?P<idx>\d{1,9})\.[^.]+", re.ASCII)
+FUSED = re.compile(EXPERTS + r"[^.]+")
 EXPERT_NAMES = frozenset({"gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"})
 TOWERS = re.compile(r"(?:^|\.)(?:visual|vision\w*|audio\w*|image\w*|multi_modal\w*)\.")
 VOCABULARY = frozenset({"embed_tokens", "wte", "embed_in", "word_embeddings", "lm_head", "embed_out"})
@@ -54,6 +56,7 @@ class _Model:
     grammar: Grammar
     leaves: frozenset[str]
     in_layers: frozenset[tuple[int, str]]
+    experts: Mapping[str, int]
     fused_experts: bool
 
 
@@ -98,8 +101,9 @@ def _model(base: BaseModel, grammar: Grammar, *, fused: bool) -> _Model:
     if grammar.leaves is not None:
         leaves = grammar.leaves
     numbered = ((found, path) for path in base.modules if (found := LAYER.search(path)))
-    in_layers = frozenset((int(found[1]), _leaf(path)) for found, path in numbered)
-    return _Model(base, grammar, leaves, in_layers, fused)
+    in_layers = frozenset((int(found["idx"]), _leaf(path)) for found, path in numbered)
+    experts = {found["block"]: shape[0] for path, shape in base.parameters.items() if (found := FUSED.fullmatch(path))}
+    return _Model(base, grammar, leaves, in_layers, experts, fused)
 
 
 def _leaf(path: str) -> str:
@@ -138,14 +142,20 @@ def _misnamed(adapter: Adapter, pair: LoraPair, grammar: Grammar) -> str:
 def _has_place(module: str, pair: LoraPair, model: _Model) -> bool:
     leaf = _leaf(module)
     if model.grammar.prefix == "ignored":
-        found = LAYER.search(module)
+        found = _layer(module, model.grammar)
         if found is None:
             return leaf in VOCABULARY and leaf in model.leaves
         names = model.grammar.packed.get(leaf, (leaf,)) if leaf not in _own(model) else (leaf,)
-        return all((int(found[1]), name) in model.in_layers for name in names) or _expert(module, model)
+        return all((int(found["idx"]), name) in model.in_layers for name in names) or _expert(module, model)
     paths = (module, *_text_paths(module, model))
     has = any(path in model.base.modules for path in paths)
     return has or f"{module}.weight" in model.base.parameters or _expert(module, model) or _fused(module, model)
+
+
+def _layer(module: str, grammar: Grammar) -> re.Match[str] | None:
+    """The layer that stands in the name, where the engine knows what layers are called there."""
+    found = LAYER.search(module)
+    return found if found is not None and (not grammar.stacks or found["stack"] in grammar.stacks) else None
 
 
 def _own(model: _Model) -> frozenset[str]:
@@ -167,9 +177,7 @@ def _expert(module: str, model: _Model) -> bool:
     found = EXPERT.fullmatch(module)
     if found is None or not model.grammar.experts_apart or model.fused_experts or _leaf(module) not in EXPERT_NAMES:
         return False
-    block, index = found["block"] + ".", int(found["idx"])
-    parameters = model.base.parameters.items()
-    return any(path.startswith(block) and ".experts." in path and index < shape[0] for path, shape in parameters)
+    return int(found["idx"]) < model.experts.get(found["block"], 0)
 
 
 def _fused(module: str, model: _Model) -> bool:
@@ -180,7 +188,7 @@ def _fused(module: str, model: _Model) -> bool:
 
 def _absence(module: str, model: _Model) -> str:
     found = LAYER.search(module)
-    if found is not None and int(found[1]) >= model.base.num_layers:
+    if found is not None and int(found["idx"]) >= model.base.num_layers:
         return "the base has no such layer"
     return "the engine's model has no module of that name"
 
@@ -190,8 +198,8 @@ def _partial(modules: Iterable[str], base: BaseModel) -> frozenset[str]:
     by_kind: dict[str, set[int]] = {}
     numbered = [(module, found) for module in modules if (found := LAYER.search(module))]
     for module, found in numbered:
-        by_kind.setdefault(_leaf(module), set()).add(int(found[1]))
-    wanted = {kind: {int(one[1]) for path in base.modules if _leaf(path) == kind and (one := LAYER.search(path))}
+        by_kind.setdefault(_leaf(module), set()).add(int(found["idx"]))
+    wanted = {kind: {int(one["idx"]) for path in base.modules if _leaf(path) == kind and (one := LAYER.search(path))}
               for kind in by_kind}  # fmt: skip
     return frozenset(module for module, _ in numbered if not by_kind[_leaf(module)] >= wanted[_leaf(module)])
 
@@ -202,7 +210,7 @@ def _collisions(modules: Iterable[str]) -> Iterator[str]:
     for module in modules:
         if found := LAYER.search(module):
             expert = found.string[found.end() :].rpartition(".")[0] if ".experts." in module else ""
-            place = (found[1], expert, _leaf(module))
+            place = (found["idx"], expert, _leaf(module))
             if place in seen:
                 yield module
             seen.add(place)

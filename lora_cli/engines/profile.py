@@ -52,6 +52,7 @@ class Grammar:
     names of the text model alone (None: all); ``towers`` whether LoRA reaches towers of other senses.
     ``embeddings`` are the embeddings and heads that take LoRA, by family (None: all). ``skips_vocabulary``: of these
     whatever it does not take is skipped. ``experts_apart``: its models have each expert's projections by themselves.
+    ``stacks`` is what it knows layers to be called (empty: anything).
     ``whole_types``: of a kind of module that is not there in every layer, none is applied.
     """
 
@@ -67,6 +68,7 @@ class Grammar:
     towers: bool = True
     skips_vocabulary: bool = False
     experts_apart: bool = False
+    stacks: frozenset[str] = frozenset()
     whole_types: bool = False
 
 

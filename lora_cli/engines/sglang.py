@@ -123,6 +123,14 @@ ROWS = (
         "run",
     ),
     Row(
+        "pinned-beyond-slots",
+        Outcome.REJECTS,
+        "one slot stays for the base",
+        "start SGLang with `--max-loras-per-batch {slots}`, or pin fewer",
+        MANAGER,
+        "run",
+    ),
+    Row(
         "filtered",
         Outcome.REJECTS,
         "the engine was told to put LoRA on other modules",
@@ -139,7 +147,11 @@ ENGINE = Engine(
     title="SGLang",
     versions=("0.5.23",),
     rows=ROWS,
-    grammars={"0.5.23": Grammar(prefix="ignored", adapter_name=True, infixes=True, packed=PACKED)},
+    grammars={
+        "0.5.23": Grammar(
+            prefix="ignored", adapter_name=True, infixes=True, packed=PACKED, stacks=frozenset({"layers"})
+        )
+    },
     generic={
         **EVERYWHERE,
         **BY_OWN_NAMES,

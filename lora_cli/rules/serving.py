@@ -1,6 +1,6 @@
 """One adapter × one engine → ``EngineOutcome``: the rows of a profile that hold for it, and what else is wrong."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from lora_cli.core.deployment import Deployment
 from lora_cli.core.engine_outcome import EngineOutcome, Outcome, Reason
@@ -9,7 +9,7 @@ from lora_cli.core.frozen import replace
 from lora_cli.engines.landing import land
 from lora_cli.engines.profile import APART, BY_NAMES, Profile, Row
 from lora_cli.rules.case import Case
-from lora_cli.rules.features import FEATURES, Found, Served
+from lora_cli.rules.features import FEATURES, Found, Scaled, Served, scaled
 
 PEFT = "peft"
 RANK = "rank-above-max"
@@ -18,15 +18,24 @@ RULES_OF = {Outcome.REJECTS: "LC402", Outcome.CRASHES: "LC403", Outcome.SERVES_W
 """The rule under which a row's outcome is a finding; a rank above the engine's is LC401's, as without an engine."""
 
 
-def serve(case: Case, profile: Profile, deployment: Deployment, findings: Iterable[Finding]) -> EngineOutcome:
-    """What the engine of ``profile``, deployed so, does with the adapter; pure.
+def serve(
+    case: Case, profiles: Iterable[Profile], deployment: Deployment, findings: Sequence[Finding]
+) -> tuple[EngineOutcome, ...]:
+    """What the engine of each profile, deployed so, does with the adapter; pure.
 
-    ``findings`` are those of all rules that hold without an engine: the profile says which of them it survives.
+    ``findings`` are those of all rules that hold without an engine: a profile says which of them it survives.
     """
+    by_config = scaled(case.adapter)
+    return tuple(_on_one(case, profile, deployment, findings, by_config) for profile in profiles)
+
+
+def _on_one(
+    case: Case, profile: Profile, deployment: Deployment, findings: Sequence[Finding], by_config: Scaled
+) -> EngineOutcome:
     is_peft = profile.engine.name == PEFT
     known = case.base is not None and case.has_weights
     landing = land(case.adapter, case.base, profile) if case.base is not None and known and not is_peft else None
-    served = Served(case, profile, deployment, landing)
+    served = Served(case, profile, deployment, landing, by_config)
     reasons = (*_by_rows(served), *_by_rules(profile, findings))
     unread = [feature.title for name, feature in FEATURES.items() if name in profile.engine.unread
               and any(feature.detect(served))]  # fmt: skip

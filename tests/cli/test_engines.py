@@ -120,6 +120,21 @@ def test_a_manifests_engine_is_the_default_and_a_flag_overrides_it(
     assert (code, outcomes(document)) == (0, {"vllm": "ok"})
 
 
+def test_a_manifests_pins_are_weighed_with_its_slots(
+    made: Callable[..., str], base: str, tmp_path: Path, capsys: Capture
+) -> None:
+    made("sql")
+    file = tmp_path / "set.yaml"
+    file.write_text(
+        "apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\nengine: {name: sglang, max_loras: 1}\n"
+        "adapters: [{name: sql, source: ./sql, pinned: true}]\n"
+    )
+
+    code, document = judged(capsys, "-f", str(file))
+    assert (code, outcomes(document)) == (1, {"sglang": "rejects"})
+    assert judged(capsys, "-f", str(file), "--max-loras", "2")[0] == 0
+
+
 def test_the_environment_names_the_engine(
     made: Callable[..., str], base: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,8 +185,17 @@ def test_the_matrix_fits_the_terminal(width: int, capsys: Capture, monkeypatch: 
 
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= width
-    rslora = next(line for line in lines if line.startswith("rsLoRA"))
-    assert rslora.split()[-8:] == ["·", "·", "·", "W", "·", "·", "·", "·"]
+    row = next(number for number, line in enumerate(lines) if line.startswith("rsLoRA"))
+    assert " ".join(lines[row : row + (2 if width < 80 else 1)]).split()[-8:] == [
+        "·",
+        "·",
+        "·",
+        "W",
+        "·",
+        "·",
+        "·",
+        "·",
+    ]
 
 
 def test_one_engine_is_explained(capsys: Capture) -> None:

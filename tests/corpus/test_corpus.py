@@ -9,7 +9,9 @@ import pytest
 
 from lora_cli.check import Terms, check_in_place, open_base
 from lora_cli.core.architectures import base_from_config
-from lora_cli.core.finding import Severity
+from lora_cli.core.engine_outcome import Outcome as EngineOutcome
+from lora_cli.core.finding import Severity, Verdict
+from lora_cli.engines import choose_engine
 from lora_cli.settings import Settings
 from tests.corpus.bases import FAMILIES, config_of, write_config
 from tests.corpus.breaks import BREAKS
@@ -53,6 +55,14 @@ EXCEPTIONS: Mapping[str, str] = {
 }
 """Breaks whose verdict is not PEFT's, and why that is right."""
 
+AS_ENGINE = {
+    Outcome.REFUSED: EngineOutcome.REJECTS,
+    Outcome.NOTHING: EngineOutcome.SERVES_WRONG,
+    Outcome.WRONG: EngineOutcome.SERVES_WRONG,
+    Outcome.RIGHT: EngineOutcome.OK,
+}
+"""What the outcome on the engine ``peft`` must be."""
+
 QUICK = 3
 """One in so many is always tried; what each rule says of each break is in ``tests/rules/cases`` too."""
 
@@ -83,14 +93,19 @@ def options(family: str, option: str) -> dict[str, Any]:
     return {**PLAIN, "target_modules": targets(family), **OPTIONS[option]}
 
 
-def errors(family: str, directory: Path, tmp_path: Path) -> list[str]:
-    """What is said to be wrong with it, errors only."""
+def judged(family: str, directory: Path, tmp_path: Path) -> Verdict:
+    """The verdict, on the engine ``peft`` too."""
     settings = Settings(cache_dir=tmp_path / "cache")
     base = open_base(str(write_config(family, tmp_path / "base")), settings)
-    checked = check_in_place(str(directory), Terms(base), settings)
+    checked = check_in_place(str(directory), Terms(base, engines=(choose_engine("peft"),)), settings)
     assert checked.error is None
     assert checked.verdict is not None
-    return [f"{one.code} {one.problem.message}" for one in checked.verdict.findings if one.severity is Severity.ERROR]
+    return checked.verdict
+
+
+def errors(verdict: Verdict) -> list[str]:
+    """What is said to be wrong with it, errors only."""
+    return [f"{one.code} {one.problem.message}" for one in verdict.findings if one.severity is Severity.ERROR]
 
 
 @pytest.mark.parametrize(("family", "option"), some(GOOD, 6))
@@ -98,7 +113,9 @@ def test_what_peft_wrote_and_answers_right_with_is_no_error(family: str, option:
     intended = write_adapter(family, options(family, option), tmp_path / "adapter")
 
     assert judge(family, tmp_path / "adapter", intended) is Outcome.RIGHT
-    assert errors(family, tmp_path / "adapter", tmp_path) == []
+    verdict = judged(family, tmp_path / "adapter", tmp_path)
+    assert errors(verdict) == []
+    assert verdict.engines[0].outcome is EngineOutcome.OK
 
 
 @pytest.fixture(scope="module")
@@ -124,9 +141,12 @@ def test_a_broken_one_is_an_error_exactly_when_peft_does_not_answer_right(
     BREAKS[name](tmp_path / "adapter")
 
     outcome = judge(family, tmp_path / "adapter", intended)
-    said = errors(family, tmp_path / "adapter", tmp_path)
+    verdict = judged(family, tmp_path / "adapter", tmp_path)
+    said = errors(verdict)
 
     assert (said == []) == (outcome is Outcome.RIGHT) or name in EXCEPTIONS, f"PEFT: {outcome.value}; validate: {said}"
+    wanted = AS_ENGINE[outcome]
+    assert verdict.engines[0].outcome is wanted or name in EXCEPTIONS, f"PEFT: {outcome.value}; validate: {said}"
 
 
 def test_the_exceptions_are_few_and_of_breaks_that_there_are() -> None:

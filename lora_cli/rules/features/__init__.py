@@ -6,9 +6,10 @@ A profile's rows name them. Adding one is a function here and a line in ``FEATUR
 from collections.abc import Mapping
 
 from lora_cli.rules.features import config, modules, places, tensors
-from lora_cli.rules.features.feature import Feature, Found, Served
+from lora_cli.rules.features.config import scaled
+from lora_cli.rules.features.feature import Feature, Found, Scaled, Served
 
-__all__ = ["FEATURES", "Feature", "Found", "Served"]
+__all__ = ["FEATURES", "Feature", "Found", "Scaled", "Served", "scaled"]
 
 FEATURES: Mapping[str, Feature] = {
     "required-field-missing": Feature(
@@ -92,6 +93,7 @@ FEATURES: Mapping[str, Feature] = {
     "experts-alone": Feature("one parameter of fused experts only", modules.experts_alone),
     "experts-incomplete": Feature("some experts or projections only", modules.experts_incomplete),
     "filtered": Feature("modules that --lora-target-modules leaves out", places.filtered),
+    "pinned-beyond-slots": Feature("as many pinned adapters as max_loras", places.pinned_beyond_slots),
     "base-without-lora": Feature("a base whose class has no LoRA", places.base_without_lora),
     "named-like-base": Feature("an adapter named like the served base", places.named_like_base),
 }

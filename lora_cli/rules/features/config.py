@@ -3,11 +3,11 @@
 import re
 from collections.abc import Iterator
 
+from lora_cli.core.adapter import Adapter
 from lora_cli.core.finding import Location
-from lora_cli.core.lora_config import LoraConfig
-from lora_cli.core.targets import ALL_LINEAR, Scale, scales
+from lora_cli.core.targets import ALL_LINEAR, scales
 from lora_cli.errors import FormatError
-from lora_cli.rules.features.feature import Found, Served
+from lora_cli.rules.features.feature import Found, Scaled, Served
 from lora_cli.rules.wording import clip, names, shown
 
 REQUIRED = ("r", "lora_alpha", "target_modules")
@@ -120,14 +120,15 @@ def targets_null(served: Served) -> Iterator[Found]:
         yield Found("target_modules is null", Location(config.file, "target_modules"))
 
 
-def _scales(served: Served) -> tuple[LoraConfig, dict[str, Scale]] | None:
-    config = served.config
+def scaled(adapter: Adapter) -> Scaled:
+    """What the patterns of ranks and alphas make of each module of ``adapter``."""
+    config = adapter.config
     if config is None or not (config.rank_pattern or config.alpha_pattern) or config.r <= 0:
-        return None
+        return Scaled()
     try:
-        return config, scales(config, served.adapter.pairs)
-    except FormatError:
-        return None
+        return Scaled(scales(config, adapter.pairs))
+    except FormatError as error:
+        return Scaled(error=clip(error.reason))
 
 
 def rslora(served: Served) -> Iterator[Found]:
@@ -143,9 +144,9 @@ def rslora(served: Served) -> Iterator[Found]:
 
 def module_scales(served: Served) -> Iterator[Found]:
     """A module with another scale than the config's, because of ``rank_pattern`` or ``alpha_pattern``."""
-    if (known := _scales(served)) is None:
+    config, by_module = served.config, served.scaled.by_module
+    if config is None:
         return
-    config, by_module = known
     common = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
     other = [module for module, scale in by_module.items() if abs(scale.scaling - common) > 1e-9 * abs(common)]
     if other:
@@ -158,9 +159,9 @@ def module_scales(served: Served) -> Iterator[Found]:
 
 def module_alphas(served: Served) -> Iterator[Found]:
     """A module with another alpha than the config's."""
-    if (known := _scales(served)) is None:
+    config, by_module = served.config, served.scaled.by_module
+    if config is None:
         return
-    config, by_module = known
     other = [module for module, scale in by_module.items() if scale.lora_alpha != config.lora_alpha]
     if other:
         alpha = by_module[other[0]].lora_alpha
@@ -173,11 +174,6 @@ def module_alphas(served: Served) -> Iterator[Found]:
 def pattern_broken(served: Served) -> Iterator[Found]:
     """A key of ``rank_pattern`` or ``alpha_pattern`` that is no regular expression."""
     config = served.config
-    if config is None or not (config.rank_pattern or config.alpha_pattern) or config.r <= 0:
-        return
-    try:
-        scales(config, served.adapter.pairs)
-    except FormatError as error:
-        yield Found(
-            clip(error.reason), Location(config.file, "rank_pattern" if config.rank_pattern else "alpha_pattern")
-        )
+    if config is not None and served.scaled.error:
+        field = "rank_pattern" if config.rank_pattern else "alpha_pattern"
+        yield Found(served.scaled.error, Location(config.file, field))

@@ -135,3 +135,11 @@ def named_like_base(served: Served) -> Iterator[Found]:
         yield Found(
             f"the adapter is called {clip(served.adapter.name)}, as the base", Location(served.case.weights_file)
         )
+
+
+def pinned_beyond_slots(served: Served) -> Iterator[Found]:
+    """As many adapters are pinned as one batch may hold."""
+    pinned, slots = served.deployment.pinned, served.deployment.max_loras
+    if slots is not None and pinned >= slots:
+        said = f"{count(pinned, 'adapter is', 'adapters are')} pinned, and max_loras is {slots}"
+        yield Found(said, Location(served.case.weights_file), {"slots": str(pinned + 1)})
