@@ -37,6 +37,7 @@ def rows(engine: str) -> tuple[Row, ...]:
         Row("bdlora", Outcome.SERVES_WRONG, "its blocks are taken for factors", MERGE, LORA, "reasoned"),
         Row("qalora", Outcome.SERVES_WRONG, "its groups are taken for inputs", MERGE, LORA, "reasoned"),
         Row("arrow", Outcome.SERVES_WRONG, "Arrow's routing is not read", MERGE, LORA, "reasoned"),
+        Row("number-mistyped", Outcome.REJECTS, "it cannot be divided", "write it as a number", LORA, "reasoned"),
         Row("not-lora", Outcome.REJECTS, "the config is read by PEFT", 'write "peft_type": "LORA"', LORA, "run"),
         Row(
             "module-scales",

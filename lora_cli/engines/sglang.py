@@ -21,6 +21,7 @@ OTHER_BASE = "validate against the base that it was trained on"
 ROWS = (
     Row("required-field-missing", Outcome.REJECTS, "the field is required", "write the field", CONFIG, "run"),
     Row("not-lora", Outcome.REJECTS, "it must be LORA", 'write "peft_type": "LORA" if it is one', LORA, "run"),
+    Row("number-mistyped", Outcome.REJECTS, "it cannot be divided", "write it as a number", CONFIG, "reasoned"),
     Row("dora", Outcome.REJECTS, "DoRA is not supported", MERGE, LORA, "run"),
     Row(
         "rslora",

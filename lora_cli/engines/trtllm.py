@@ -11,6 +11,7 @@ REPAIR = "`lora-cli repair --engine trtllm` {repair}"
 
 ROWS = (
     Row("required-field-missing", Outcome.REJECTS, "the field is required", "write the field", LORA),
+    Row("number-mistyped", Outcome.REJECTS, "it cannot be divided", "write it as a number", LORA, "reasoned"),
     Row(
         "module-alphas",
         Outcome.SERVES_WRONG,

@@ -21,6 +21,7 @@ BASE_CHANGED = "convert it with PEFT's path_initial_model_for_weight_conversion,
 
 ROWS = (
     Row("required-field-missing", Outcome.REJECTS, "the field is required", "write the field", PEFT_HELPER, "run"),
+    Row("number-mistyped", Outcome.REJECTS, "it cannot be divided", "write it as a number", PEFT_HELPER, "reasoned"),
     Row("dora", Outcome.REJECTS, "DoRA is not supported", MERGE, PEFT_HELPER, "run"),
     Row("bias", Outcome.REJECTS, "biases of an adapter are not supported", MERGE, PEFT_HELPER, "run"),
     Row(

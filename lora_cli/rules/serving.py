@@ -14,6 +14,9 @@ from lora_cli.rules.features import FEATURES, Found, Scaled, Served, scaled
 PEFT = "peft"
 RANK = "rank-above-max"
 
+FOREIGN = frozenset({"LC104", "LC109", "LC201"})
+"""Rules that find something else than a LoRA adapter of PEFT."""
+
 RULES_OF = {Outcome.REJECTS: "LC402", Outcome.CRASHES: "LC403", Outcome.SERVES_WRONG: "LC404"}
 """The rule under which a row's outcome is a finding; a rank above the engine's is LC401's, as without an engine."""
 
@@ -36,7 +39,7 @@ def _on_one(
     known = case.base is not None and case.has_weights
     landing = land(case.adapter, case.base, profile) if case.base is not None and known and not is_peft else None
     served = Served(case, profile, deployment, landing, by_config)
-    reasons = (*_by_rows(served), *_by_rules(profile, findings))
+    reasons = (*_by_rows(served), *_by_rules(served, findings))
     unread = [feature.title for name, feature in FEATURES.items() if name in profile.engine.unread
               and any(feature.detect(served))]  # fmt: skip
     notes = [profile.note, f"what it does with {', '.join(unread)} is not established" if unread else ""]
@@ -77,13 +80,22 @@ def _reason(row: Row, found: Found, profile: Profile) -> Reason:
     )
 
 
-def _by_rules(profile: Profile, findings: Iterable[Finding]) -> Iterator[Reason]:
+def _by_rules(served: Served, findings: Iterable[Finding]) -> Iterator[Reason]:
     """What the engine makes of what the rules without an engine call an error."""
     for finding in findings:
-        outcome = profile.engine.generic.get(finding.code, Outcome.SERVES_WRONG)
+        outcome = _made_of(finding.code, served)
         if finding.severity is Severity.ERROR and finding.code not in APART and outcome is not Outcome.OK:
             problem = finding.problem
             yield Reason(outcome, finding.code, finding.code, problem.message, problem.at, mend=problem.hint)
+
+
+def _made_of(code: str, served: Served) -> Outcome:
+    """What becomes of what the rule of ``code`` found: of another format that has PEFT's file names, nothing fits."""
+    if served.adapter.foreign is not None and code in FOREIGN:
+        has_names = bool(served.adapter.weight_files) and served.config is not None
+        reads_it = not served.profile.grammar.strict and (code != "LC201" or served.profile.engine.name == PEFT)
+        return Outcome.SERVES_WRONG if has_names and reads_it else Outcome.REJECTS
+    return served.profile.engine.generic.get(code, Outcome.SERVES_WRONG)
 
 
 def softened(finding: Finding, profiles: Iterable[Profile], served: Iterable[EngineOutcome]) -> Finding:
@@ -99,7 +111,7 @@ def _survives(code: str, profile: Profile, served: EngineOutcome) -> bool:
 
     That names lead nowhere for PEFT is survived where they all lead somewhere for the engine.
     """
-    if profile.engine.generic.get(code) is not Outcome.OK:
+    if profile.engine.generic.get(code) is not Outcome.OK or code in {reason.feature for reason in served.reasons}:
         return False
     counted = served.applied
     return code not in BY_NAMES or (counted is not None and counted.matched == counted.total)

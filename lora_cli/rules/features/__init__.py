@@ -15,6 +15,7 @@ FEATURES: Mapping[str, Feature] = {
     "required-field-missing": Feature(
         "r, lora_alpha or target_modules missing", config.required_field_missing, "LC202"
     ),
+    "number-mistyped": Feature("r or lora_alpha that is no number", config.number_mistyped),
     "not-lora": Feature("peft_type is not LORA", config.not_lora, "LC201"),
     "rslora": Feature("rsLoRA (use_rslora)", config.rslora),
     "module-scales": Feature("rank_pattern or alpha_pattern that changes a scale", config.module_scales),
@@ -48,6 +49,7 @@ FEATURES: Mapping[str, Feature] = {
     "added-tokens": Feature("added tokens beyond the vocabulary", tensors.added_tokens, "LC322"),
     "targets-pattern": Feature("target_modules as a regular expression", config.targets_pattern),
     "targets-null": Feature("target_modules null", config.targets_null, "LC205"),
+    "targets-nothing": Feature("targets that the base does not have", config.targets_nothing),
     "pickled": Feature("weights as a pickle (.bin, .pt)", tensors.pickled),
     "stray-weights": Feature("other *.safetensors beside the weights", tensors.stray_weights),
     "rank-above-max": Feature("a rank above max_lora_rank", places.rank_above_max),

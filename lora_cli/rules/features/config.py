@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.finding import Location
-from lora_cli.core.targets import ALL_LINEAR, scales
+from lora_cli.core.targets import ALL_LINEAR, scales, targeted_in
 from lora_cli.errors import FormatError
 from lora_cli.rules.features.feature import Found, Scaled, Served
 from lora_cli.rules.wording import clip, names, shown
@@ -177,3 +177,25 @@ def pattern_broken(served: Served) -> Iterator[Found]:
     if config is not None and served.scaled.error:
         field = "rank_pattern" if config.rank_pattern else "alpha_pattern"
         yield Found(served.scaled.error, Location(config.file, field))
+
+
+def number_mistyped(served: Served) -> Iterator[Found]:
+    """``r`` or ``lora_alpha`` is there and no number, so that nothing can be divided."""
+    config = served.config
+    for name in ("r", "lora_alpha"):
+        value = config.mistyped.get(name, 0) if config is not None else 0
+        if config is not None and not isinstance(value, int | float):
+            yield Found(f"{name} is {shown(value)}", Location(config.file, name))
+
+
+def targets_nothing(served: Served) -> Iterator[Found]:
+    """The config targets not one module of the base."""
+    config, base = served.case.application.adapter.config, served.case.base
+    if config is None or base is None or config.target_parameters or config.trainable_token_indices:
+        return
+    try:
+        chosen = targeted_in(config, base)
+    except FormatError:
+        return
+    if not chosen:
+        yield Found(f"target_modules is {shown(config.target_modules)}", Location(config.file, "target_modules"))
