@@ -1,6 +1,6 @@
 """What ``validate`` writes, and where: each format that was asked for, to its file or to standard output."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -83,12 +83,17 @@ def stream(judged: Iterable[Checked], asked: Sequence[Output], fail_on: Severity
     """All that were judged; people see each as it comes, where they asked to."""
     if not any(output.streamed for output in asked):
         return tuple(judged)
-    from lora_cli.render.human.verdicts import render_checked
+    from lora_cli.render.human.verdicts import render_checked, separated
 
-    done = []
-    for checked in judged:
-        done.append(checked)
-        write(render_checked(checked, width(), fail_on=fail_on, colour=colour()) + "\n")
+    done: list[Checked] = []
+
+    def blocks() -> Iterator[str]:
+        for checked in judged:
+            done.append(checked)
+            yield render_checked(checked, width(), fail_on=fail_on, colour=colour())
+
+    for text in separated(blocks()):
+        write(text)
     return tuple(done)
 
 
@@ -113,12 +118,13 @@ def tell(report: Report, asked: Sequence[Output], *, quiet: bool = False) -> Non
 
 
 def _human(report: Report, output: Output) -> str:
-    from lora_cli.render.human.verdicts import render_checked, render_summary
+    from lora_cli.render.human.verdicts import render_checked, render_summary, separated
 
-    wide = width() if output.streamed else DEFAULT_WIDTH
-    blocks = () if output.streamed else report.checked
-    text = "".join(render_checked(one, wide, fail_on=report.fail_on) + "\n" for one in blocks)
-    return text + render_summary(report.checked, wide, fail_on=report.fail_on)
+    last = render_summary(report.checked, width() if output.streamed else DEFAULT_WIDTH, fail_on=report.fail_on)
+    if output.streamed:
+        return last
+    blocks = (render_checked(one, DEFAULT_WIDTH, fail_on=report.fail_on) for one in report.checked)
+    return "".join(separated(blocks)) + last
 
 
 def _append(report: Report, file: Path) -> str:

@@ -20,7 +20,7 @@ from lora_cli import __version__
 from lora_cli.check.report import Report
 from lora_cli.core.finding import Severity
 from lora_cli.render import github, json_verdicts, junit, markdown, sarif
-from lora_cli.render.human.verdicts import render_checked, render_summary
+from lora_cli.render.human.verdicts import render_checked, render_summary, separated
 from tests.conftest import ROOT
 from tests.render.reports import HOSTILE, checked, everything, finding
 
@@ -31,8 +31,8 @@ SCHEMA = json.loads((ROOT / "manifests" / "schemas" / "validate.schema.json").re
 
 
 def human(report: Report) -> str:
-    blocks = "".join(render_checked(one, 80, fail_on=report.fail_on) + "\n" for one in report.checked)
-    return blocks + render_summary(report.checked, 80, fail_on=report.fail_on)
+    blocks = separated(render_checked(one, 80, fail_on=report.fail_on) for one in report.checked)
+    return "".join(blocks) + render_summary(report.checked, 80, fail_on=report.fail_on)
 
 
 RENDERERS = {
@@ -223,3 +223,8 @@ def test_no_machine_format_has_a_command_for_a_console() -> None:
     for render in (json_verdicts.render_report, sarif.render_report, junit.render_report, markdown.render_report):
         assert "##[" not in render(hostile(HOSTILE))
         assert not any(line.lstrip().startswith("::") for line in render(hostile(HOSTILE)).splitlines())
+
+
+def test_adapters_that_have_nothing_to_say_stand_together() -> None:
+    assert "".join(separated(["a\n", "b\n", "c\n  x\n", "d\n", "e\n  y\n"])) == "a\nb\n\nc\n  x\n\nd\n\ne\n  y\n\n"
+    assert "".join(separated([])) == ""

@@ -28,6 +28,20 @@ def render_checked(checked: Checked, width: int, *, fail_on: Severity = Severity
     return "\n".join(lines) + "\n"
 
 
+def separated(blocks: Iterable[str]) -> Iterator[str]:
+    """The blocks of many adapters: those of one line stand together, a longer one between empty lines.
+
+    Behind the last one there is an empty line, before what counts them.
+    """
+    before = 0
+    for block in blocks:
+        lines = block.count("\n")
+        yield ("\n" if before and max(lines, before) > 1 else "") + block
+        before = lines
+    if before:
+        yield "\n"
+
+
 def _headline(checked: Checked, width: int, fail_on: Severity, colour: bool) -> Iterator[str]:
     word, style = _outcome(checked, fail_on)
     applied = checked.verdict.applied if checked.verdict is not None else None
