@@ -56,7 +56,7 @@ def commands(file: str) -> list[list[str]]:
 
     def look(node: Any) -> None:
         if isinstance(node, str) and node.startswith("lora-cli "):
-            found.append(shlex.split(node)[1:])
+            found.append(shlex.split(node.partition(" ||")[0])[1:])
         for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
             look(child)
 

@@ -14,12 +14,12 @@ from lora_cli.core.nearest import did_you_mean
 from lora_cli.errors import MachineError, UsageError
 from lora_cli.render.text import safe
 
-HUMAN, MARKDOWN = "human", "markdown"
+HUMAN, GITHUB, MARKDOWN = "human", "github", "markdown"
 RENDERERS = {
     "json": "lora_cli.render.json_verdicts",
     "sarif": "lora_cli.render.sarif",
     "junit": "lora_cli.render.junit",
-    "github": "lora_cli.render.github",
+    GITHUB: "lora_cli.render.github",
     MARKDOWN: "lora_cli.render.markdown",
 }
 """Module of each machine format: imported when it is asked for, and not before."""
@@ -103,7 +103,8 @@ def tell(report: Report, asked: Sequence[Output], *, quiet: bool = False) -> Non
     Raises:
         MachineError: a file cannot be written.
     """
-    for notice in () if quiet else report.notices:
+    annotated = any(output.format == GITHUB and output.file == STDOUT for output in asked)
+    for notice in () if quiet or annotated else report.notices:
         typer.echo(unheard(f"warning: {safe(notice)}"), err=True)
     for output in asked:
         if output.format == HUMAN:
@@ -114,7 +115,7 @@ def tell(report: Report, asked: Sequence[Output], *, quiet: bool = False) -> Non
                 typer.echo(said, err=True)
         else:
             text = import_module(RENDERERS[output.format]).render_report(report)
-            write(text, output.file, commands=output.format == "github")
+            write(text, output.file, commands=output.format == GITHUB)
 
 
 def _human(report: Report, output: Output) -> str:
