@@ -123,7 +123,7 @@ def test_what_people_write_every_day_is_plain(line: str) -> None:
         "validate a --base",
         "validate a --max-lora-rank 0",
         "validate a --max-lora-rank eight",
-        "validate a --format xml",
+        "inspect a --format xml",
         "validate a --values=1",
         "validate -fset.yaml",
         "rules LC101 LC102",
