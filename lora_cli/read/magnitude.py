@@ -18,6 +18,21 @@ class Magnitude(NamedTuple):
     largest: float
     norm: float
 
+    @property
+    def least(self) -> float:
+        """The norm is at least this."""
+        return self.norm
+
+    @property
+    def most(self) -> float:
+        """The norm and every value are at most this."""
+        return self.norm
+
+    @property
+    def exact(self) -> "Magnitude":
+        """Itself: it was measured."""
+        return self
+
     def with_(self, other: "Magnitude") -> "Magnitude":
         """That of two pieces of one tensor together."""
         return Magnitude(max(self.largest, other.largest), math.hypot(self.norm, other.norm))

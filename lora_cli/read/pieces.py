@@ -17,9 +17,11 @@ GATHERED = 1 << 22
 
 
 def pieces(
-    source: Source, revision: Revision, file: RemoteFile, tensors: list[TensorInfo]
+    source: Source, revision: Revision, file: RemoteFile, tensors: list[TensorInfo], most: int = PIECE
 ) -> Iterator[tuple[TensorInfo, memoryview]]:
     """Every element of ``tensors``, which are in the order of their first bytes: whole ones, never an empty piece.
+
+    A piece has at most ``most`` bytes, or where the elements of a tensor lie apart at most ``GATHERED``.
 
     Where the strides of a tensor make it shorter than its shape (it repeats itself), each element comes once.
 
@@ -34,7 +36,7 @@ def pieces(
             continue
         start, stop = first.start, run[-1].stop
         chunks = source.read(revision, file, start, stop) if stop > start else iter(())
-        yield from split(run, chunks, file.path)
+        yield from split(run, chunks, file.path, most)
 
 
 def _runs(tensors: list[TensorInfo]) -> Iterator[list[TensorInfo]]:
@@ -86,24 +88,28 @@ def _gathered(source: Source, revision: Revision, file: RemoteFile, tensor: Tens
 
 
 def split(
-    tensors: Iterable[TensorInfo], chunks: Iterator[bytes], where: str
+    tensors: Iterable[TensorInfo], chunks: Iterator[bytes], where: str, most: int = PIECE
 ) -> Iterator[tuple[TensorInfo, memoryview]]:
-    """Cut a stream of bytes at the tensors' borders, and into pieces of ``PIECE`` bytes: whole lanes, never empty.
+    """Cut a stream of bytes at the tensors' borders, and into pieces of ``most`` bytes: whole lanes, never empty.
 
     ``tensors`` are in the order of their bytes and without gaps; the stream begins with the first.
     """
-    buffer = bytearray()
+    here = memoryview(b"")
     for tensor in tensors:
         left = tensor.nbytes
         while left:
-            wanted = min(left, PIECE)
-            while len(buffer) < wanted:
-                chunk = next(chunks, b"")
-                if not chunk:
-                    raise _ended(tensor, left - len(buffer), where)
-                buffer += chunk
-            yield tensor, memoryview(bytes(buffer[:wanted]))
-            del buffer[:wanted]
+            wanted = min(left, most)
+            if len(here) < wanted:
+                parts, have = [here], len(here)
+                while have < wanted:
+                    chunk = next(chunks, b"")
+                    if not chunk:
+                        raise _ended(tensor, left - have, where)
+                    parts.append(memoryview(chunk))
+                    have += len(chunk)
+                here = parts[1] if not len(parts[0]) and len(parts) == 2 else memoryview(b"".join(parts))
+            yield tensor, here[:wanted]
+            here = here[wanted:]
             left -= wanted
 
 

@@ -1,7 +1,8 @@
 """Whether an adapter's tensors hold numbers that can be served: streamed, in bounded memory, without torch.
 
-Below ``SMALL`` bytes the lanes are tested in Python's own big integers, many at once, which is done before numpy is
-imported; above, numpy does the same with the same masks.
+Below ``SMALL`` bytes the leading bytes of the elements tell nearly always that nothing is wrong (``read.estimate``);
+where they do not, the lanes are tested in Python's own big integers, many at once. Both are done before numpy is
+imported. Above, numpy does the same with the same masks.
 """
 
 import sys
@@ -13,8 +14,9 @@ from lora_cli.core.adapter import Adapter
 from lora_cli.core.frozen import dataclass, field
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.read.estimate import SIZES, Estimate, estimate
 from lora_cli.read.magnitude import MEASURED, NOTHING, Magnitude, measure
-from lora_cli.read.pieces import pieces
+from lora_cli.read.pieces import PIECE, pieces
 from lora_cli.sources import Source
 
 SMALL = 4 << 20
@@ -30,7 +32,7 @@ class TensorStats:
 
     nonfinite: bool
     zero: bool
-    magnitude: Magnitude | None = field(default=None, compare=False)
+    magnitude: Magnitude | Estimate | None = field(default=None, compare=False)
 
 
 class Lane(NamedTuple):
@@ -96,10 +98,15 @@ def _scan_file(
     small = sum(tensor.nbytes for tensor in tensors) <= SMALL and "numpy" not in sys.modules
     test = integers_test if small else numpy_test
     stats = {tensor.name: _unread(tensor) for tensor in tensors}
-    for tensor, piece in pieces(source, revision, file, tensors):
+    for tensor, piece in pieces(source, revision, file, tensors, SMALL if small else PIECE):
+        if small and tensor.dtype in SIZES and len(piece) == tensor.nbytes:
+            size = estimate(tensor.dtype, piece)
+            if size is not None:
+                stats[tensor.name] = TensorStats(nonfinite=False, zero=False, magnitude=size)
+                continue
         so_far = stats[tensor.name]
         nonfinite, zero = judge(tensor.dtype, piece, test)
-        magnitude = None if nonfinite else so_far.magnitude
+        magnitude = None if nonfinite or so_far.magnitude is None else so_far.magnitude.exact
         if magnitude is not None and not zero:
             magnitude = magnitude.with_(measure(tensor.dtype, piece, numpy=not small))
         stats[tensor.name] = TensorStats(so_far.nonfinite or nonfinite, so_far.zero and zero, magnitude)

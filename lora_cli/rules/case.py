@@ -33,6 +33,16 @@ class Size(Protocol):
         """The Frobenius norm: the root of the sum of squares."""
         ...
 
+    @property
+    def least(self) -> float:
+        """What the norm is at least, without measuring."""
+        ...
+
+    @property
+    def most(self) -> float:
+        """What the norm, and so every value, is at most, without measuring."""
+        ...
+
 
 class Values(Protocol):
     """What a scan of one tensor's values told: a NaN or infinity in it, nothing but zeros, and how large they are."""

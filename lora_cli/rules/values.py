@@ -1,13 +1,13 @@
 """LC5xx: the values of the tensors."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from lora_cli.core.adapter import LoraPair
 from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.core.targets import scales
 from lora_cli.errors import FormatError
-from lora_cli.rules.case import Case, Values
+from lora_cli.rules.case import Case, Size, Values
 from lora_cli.rules.rule import NotChecked, rule
 from lora_cli.rules.wording import clip, count, names
 
@@ -114,14 +114,12 @@ def _beyond(case: Case, most: float) -> Iterator[tuple[str, float]]:
     scalings = _scalings(case)
     for pair in case.adapter.pairs.values():
         for factor, scaling in ((pair.a, 1.0), (pair.b, abs(scalings.get(pair.module, 1.0)))):
-            size = _magnitude(case.stats, factor.name) if factor is not None else None
-            if factor is not None and size is not None and max(size, size * scaling) > most:
-                yield factor.name, max(size, size * scaling)
-
-
-def _magnitude(stats: Mapping[str, Values], name: str) -> float | None:
-    values = stats.get(name)
-    return values.magnitude.largest if values is not None and values.magnitude is not None else None
+            values = case.stats.get(factor.name) if factor is not None else None
+            if factor is None or values is None or values.magnitude is None:
+                continue
+            times = max(1.0, scaling)
+            if values.magnitude.most * times > most and (size := values.magnitude.largest * times) > most:
+                yield factor.name, size
 
 
 def _scalings(case: Case) -> Mapping[str, float]:
@@ -147,7 +145,9 @@ def huge_update(case: Case) -> Iterator[Problem]:
 
     *Fix*: look at ``lora_alpha``, ``use_rslora`` and the module's training; take an earlier checkpoint.
     """
-    updates = dict(_updates(case))
+    if _is_usual(case):
+        return
+    updates = dict(_updates(case, _norm))
     usual = sorted(updates.values())[len(updates) // 2] if len(updates) >= FEWEST else math.inf
     huge = {module: size for module, size in updates.items() if size > HUGE or (usual and size > OUTLIER * usual)}
     if huge:
@@ -169,7 +169,9 @@ def negligible_update(case: Case) -> Iterator[Problem]:
 
     *Fix*: look at ``lora_alpha`` and at the learning rate; save the adapter after training.
     """
-    updates = dict(_updates(case))
+    if max((size for _, size in _updates(case, _least)), default=NEGLIGIBLE) >= NEGLIGIBLE:
+        return
+    updates = dict(_updates(case, _norm))
     if updates and 0 < max(updates.values()) < NEGLIGIBLE and not _trained_beside(case):
         first = max(updates, key=lambda module: updates[module])
         yield Problem(
@@ -180,21 +182,43 @@ def negligible_update(case: Case) -> Iterator[Problem]:
         )
 
 
-def _updates(case: Case) -> Iterator[tuple[str, float]]:
+def _is_usual(case: Case) -> bool:
+    """Whether bounds alone tell that no update is huge, so that no norm need be known exactly."""
+    most = [size for _, size in _updates(case, _most)]
+    least = sorted(size for _, size in _updates(case, _least))
+    usual = least[len(least) // 2] if len(least) >= FEWEST else math.inf
+    return max(most, default=0.0) <= min(HUGE, OUTLIER * usual)
+
+
+def _norm(size: Size) -> float:
+    return size.norm
+
+
+def _least(size: Size) -> float:
+    return size.least
+
+
+def _most(size: Size) -> float:
+    return size.most
+
+
+def _updates(case: Case, norm: Callable[[Size], float]) -> Iterator[tuple[str, float]]:
     """The most that the root mean square of each module's update can be, where both factors were measured."""
     assert case.stats is not None
     scalings = _scalings(case)
     for module, pair in case.adapter.pairs.items():
-        bound = _bound(pair, case.stats, scalings.get(module))
+        bound = _bound(pair, case.stats, scalings.get(module), norm)
         if bound is not None:
             yield module, bound
 
 
-def _bound(pair: LoraPair, stats: Mapping[str, Values], scaling: float | None) -> float | None:
+def _bound(
+    pair: LoraPair, stats: Mapping[str, Values], scaling: float | None, norm: Callable[[Size], float]
+) -> float | None:
     if pair.a is None or pair.b is None or scaling is None or len(pair.a.shape) != 2 or len(pair.b.shape) != 2:
         return None
     sizes = [stats[factor.name].magnitude for factor in (pair.a, pair.b) if factor.name in stats]
     elements = pair.a.shape[1] * pair.b.shape[0]
     if len(sizes) != 2 or sizes[0] is None or sizes[1] is None or not elements:
         return None
-    return abs(scaling) * sizes[0].norm * sizes[1].norm / math.sqrt(elements)
+    return abs(scaling) * norm(sizes[0]) * norm(sizes[1]) / math.sqrt(elements)

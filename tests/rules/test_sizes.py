@@ -1,0 +1,66 @@
+"""The rules about sizes say the same, whether the norms were measured or only bounded where bounds are enough."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lora_cli.check import Terms, check_in_place
+from lora_cli.core.finding import Verdict
+from lora_cli.read.estimate import Estimate
+from lora_cli.settings import load_settings
+from tests.making import lora_tensors, raw, without_numpy, write_adapter
+
+MODULES = {f"model.layers.{layer}.self_attn.q_proj": (64, 32) for layer in range(9)}
+SETTINGS = load_settings({}, {"HOME": "/nowhere"})
+SIZES = {
+    "usual": (0, 0, 0, 0, 0, 0, 0, 0, 0),
+    "spread": (-1, 0, 1, -1, 1, 0, -1, 0, 1),
+    "one beyond the others": (0, 0, 0, 0, 0, 0, 0, 0, 1.2),
+    "one far beyond the others": (-2, -2, -2, -2, -2, -2, -2, -2, 1.5),
+    "huge": (2, 2, 2, 2, 2, 2, 2, 2, 2),
+    "beyond float16": (0, 0, 0, 0, 0, 0, 0, 0, 3.5),
+    "negligible": (-8, -8, -8, -8, -8, -8, -8, -8, -8),
+    "nearly negligible": (-4.4, -4.4, -4.4, -4.4, -4.4, -4.4, -4.4, -4.4, -4.4),
+    "mostly zero": (0, -30, -30, -30, -30, -30, -30, -30, -30),
+}
+EXPECTED = {
+    "one far beyond the others": {"LC504"},
+    "huge": {"LC504"},
+    "beyond float16": {"LC504"},
+    "negligible": {"LC505"},
+    "mostly zero": {"LC504"},
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
+@pytest.mark.parametrize("name", SIZES)
+def test_a_bound_is_taken_only_where_it_decides(tmp_path: Path, name: str, dtype: str) -> None:
+    powers = dict(zip(MODULES, SIZES[name], strict=True))
+    random = np.random.default_rng(0)
+    tensors = {}
+    for key, one in lora_tensors(MODULES).items():
+        power = powers[key.removeprefix("base_model.model.").partition(".lora_")[0]]
+        values = random.standard_normal(one.shape) * 0.02 * 10.0**power
+        tensors[key] = raw(values.clip(-6e4, 6e4), dtype)
+    write_adapter(tmp_path, modules=MODULES, tensors=tensors)
+
+    measured = verdict(tmp_path)
+    with without_numpy():
+        assert verdict(tmp_path) == measured
+    if dtype in {"float32", "float64"}:
+        codes = {finding.code for finding in measured.findings if finding.code in {"LC504", "LC505"}}
+        assert codes == EXPECTED.get(name, codes if name == "nearly negligible" else set())
+
+
+def test_a_usual_adapter_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_adapter(tmp_path, modules=MODULES, dtype="bfloat16")
+    monkeypatch.setattr(Estimate, "exact", property(lambda self: pytest.fail("it was measured")))
+    with without_numpy():
+        assert verdict(tmp_path).worst() is None
+
+
+def verdict(directory: Path) -> Verdict:
+    checked = check_in_place(str(directory), Terms(), SETTINGS)
+    assert checked.verdict is not None
+    return checked.verdict
