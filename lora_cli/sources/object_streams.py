@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import Changed, Corrupt
+from lora_cli.sources import NoRanges
 from lora_cli.sources.connection import SLOWEST_BYTES_PER_S, Transient
-from lora_cli.sources.http import AGAIN
+from lora_cli.sources.http import AGAIN, FAR
 
 if TYPE_CHECKING:
     from obstore import GetOptions, GetResult, ObjectMeta
@@ -16,8 +17,12 @@ if TYPE_CHECKING:
 CHUNK = 1 << 20
 
 
-def ask(store: "ObjectStore", key: str, file: RemoteFile, start: int, end: int) -> "GetResult":
-    """The answer to one request: the range, or all of it from a server that does not know ranges."""
+def ask(store: "ObjectStore", key: str, file: RemoteFile, start: int, end: int, *, rest: bool = True) -> "GetResult":
+    """The answer to one request: the range, or all of it from a server that does not know ranges.
+
+    Raises:
+        NoRanges: it does not, and the range is neither near the beginning nor the ``rest`` of the file.
+    """
     import obstore
 
     options: GetOptions = {}
@@ -31,6 +36,9 @@ def ask(store: "ObjectStore", key: str, file: RemoteFile, start: int, end: int) 
     except obstore.exceptions.GenericError as error:
         if "non-partial response" not in str(error):
             raise
+        if not rest and start >= FAR:
+            hint = "fetch it: lora-cli fetch reads it as one stream"
+            raise NoRanges(f"{key}: its server sends whole files only", hint=hint) from error
         return obstore.get(store, key, options=options)
 
 

@@ -105,6 +105,7 @@ class ObjectSource(ABC):
         Raises:
             Corrupt: the object was overwritten or removed, or the server sends another range than was asked for.
             AccessDenied: the credentials may list it and not read it.
+            NoRanges: before a byte, when the server sends whole files only, and ``stop`` is not None.
             Unreachable: network or server, after the retries.
             Offline: the network is switched off.
         """
@@ -113,7 +114,7 @@ class ObjectSource(ABC):
         failures, slow, patience = 0, 0, self._settings
         while end is not None and start < end:
             try:
-                for chunk in self._stream(bucket, revision, file, start, end):
+                for chunk in self._stream(bucket, revision, file, start, end, rest=stop is None):
                     start, failures = start + len(chunk), 0
                     yield chunk
                 failure = Transient(f"{bucket.server} ended the file early, at byte {start} of {end}")
@@ -182,11 +183,16 @@ class ObjectSource(ABC):
         folder = ref.location.rpartition("/")[0]
         return UsageError(f"{ref} is an object, not a folder", hint=f"write {ref.scheme}://{folder}")
 
-    def _stream(self, bucket: Bucket, revision: Revision, file: RemoteFile, start: int, end: int) -> Iterator[bytes]:
-        """One request's bytes, checked to be of the version and range that were asked for."""
+    def _stream(
+        self, bucket: Bucket, revision: Revision, file: RemoteFile, start: int, end: int, *, rest: bool
+    ) -> Iterator[bytes]:
+        """One request's bytes, checked to be of the version and range that were asked for.
+
+        With ``rest`` they are the rest of the file, for which a server that knows no ranges may send all of it.
+        """
         server, timeout_s = bucket.server, self._settings.timeout_s
         try:
-            answer = ask(bucket.store, object_key(revision.ref, file), file, start, end)
+            answer = ask(bucket.store, object_key(revision.ref, file), file, start, end, rest=rest)
             skip = start - check_version(answer, file, (start, end), f"{revision.ref}: {file.path}")
             self._note(revision, file, str(answer.attributes.get("sha256", "")))
             yield from body_of(answer, server, timeout_s, skip, end - start)

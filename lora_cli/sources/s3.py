@@ -70,11 +70,13 @@ class S3Source(ObjectSource):
             self._asking(revision, file, self._bucket(revision.ref))
         return super().read(revision, file, start, stop)
 
-    def _stream(self, bucket: Bucket, revision: Revision, file: RemoteFile, start: int, end: int) -> Iterator[bytes]:
+    def _stream(
+        self, bucket: Bucket, revision: Revision, file: RemoteFile, start: int, end: int, *, rest: bool
+    ) -> Iterator[bytes]:
         """As every object store; a checksum comes along with all of an object, though not by obstore."""
         account = self._account
         if account is None or not _unsaid(file) or (start, end) != (0, file.size):
-            yield from super()._stream(bucket, revision, file, start, end)
+            yield from super()._stream(bucket, revision, file, start, end, rest=rest)
             return
         what, timeout_s = f"{revision.ref}: {file.path}", self._settings.timeout_s
         key = object_key(revision.ref, file)

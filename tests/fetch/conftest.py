@@ -1,5 +1,5 @@
 """The places that the tests of faults are run at."""
 
-from tests.fetch.places import at_gs, at_https, at_hub, at_s3, at_sftp, patience, patient
+from tests.fetch.places import at_gs, at_https, at_hub, at_rclone, at_s3, at_sftp, patience, patient
 
-__all__ = ["at_gs", "at_https", "at_hub", "at_s3", "at_sftp", "patience", "patient"]
+__all__ = ["at_gs", "at_https", "at_hub", "at_rclone", "at_s3", "at_sftp", "patience", "patient"]

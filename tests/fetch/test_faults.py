@@ -33,6 +33,8 @@ def gone_after(place: Place, kind: str) -> None:
 def test_a_reset_at_every_nth_byte_only_costs_time(place: Place, every: int) -> None:
     if place.raw and every < MIB:
         pytest.skip("of this protocol a mebibyte is one answer")
+    if not place.ranges:
+        pytest.skip("each answer begins at the beginning")
     place.proxy.fault(place.weights, reset_at=every, times=-1)
     assert place.code(retries=1) == 0
     assert len(place.starts()) >= 3 * MIB // every
@@ -207,3 +209,10 @@ def test_the_config_is_held_to_the_same(web: Place) -> None:
     assert web.code() == 0
     web.recovers()
     assert FILES[CONFIG] in {path.read_bytes() for path in (web.cache / "blobs").rglob("*") if path.is_file()}
+
+
+def test_of_a_store_that_knows_no_ranges_a_large_file_is_one_stream(at_rclone: Place) -> None:
+    at_rclone.write({**FILES, WEIGHTS: FILES[WEIGHTS] * 8})
+    at_rclone.bring(jobs=8)
+    whole = [asked for asked in at_rclone.proxy.asked if asked.line.startswith("GET") and "bytes=" not in asked.line]
+    assert sum(WEIGHTS in asked.line for asked in whole) <= 2

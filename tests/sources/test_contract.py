@@ -16,7 +16,7 @@ from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import AccessDenied, Corrupt, NotFound, UsageError
 from lora_cli.fetch.checkpoint import latest
 from lora_cli.settings import Settings
-from lora_cli.sources import Source, route
+from lora_cli.sources import NoRanges, Source, route
 from lora_cli.sources.registry import SOURCES, open_source
 from tests.hub_content import git_blob_id
 from tests.hub_server import Hub
@@ -231,7 +231,10 @@ def test_many_threads_read_at_once(origin: Origin) -> None:
     revision, file = origin.file()
 
     def piece(start: int) -> bytes:
-        return b"".join(origin.source.read(revision, file, start, start + 100_000))
+        try:
+            return b"".join(origin.source.read(revision, file, start, start + 100_000))
+        except NoRanges:
+            return b"".join(origin.source.read(revision, file, start, None))[:100_000]
 
     with ThreadPoolExecutor(8) as pool:
         assert b"".join(pool.map(piece, range(0, len(WEIGHTS), 100_000))) == WEIGHTS
