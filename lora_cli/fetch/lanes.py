@@ -1,21 +1,26 @@
 """Lanes: so many ranges in flight at once, across the files of all adapters."""
 
 import threading
-import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Self
 
-from lora_cli.fetch.crew import Crew, Distance
+from lora_cli.fetch.crew import Crew, Distance, Look
 
 if TYPE_CHECKING:
     from lora_cli.fetch.deadline import Deadline
     from lora_cli.fetch.transfer import Transfer
 
-LARGEST_RANGE = 8 << 20
+LARGEST_RANGE = 20 << 20
 SMALLEST_RANGE = 1 << 20
-IN_FLIGHT_BYTES = 96 << 20
-WAITING_BYTES = 32 << 20
-"""Bytes that may wait in memory for those before them, beside the ranges in flight."""
+FIRST_RANGE = 4 << 20
+"""So large a range is as long as nobody knows how far away its origin is."""
+
+USUAL_RANGE = 8 << 20
+PARTS = 32
+"""A server nearby is asked for so many parts of a large file: each question costs it something."""
+
+WINDOW = 64 << 20
+"""Bytes that may be in flight or wait in memory for those before them, of all files together."""
 
 STOP_S = 1.0
 WAKE_S = 60.0
@@ -107,11 +112,15 @@ class Lanes:
                     return None
             return None
 
-    @property
-    def _step(self) -> int:
-        """How large a range is: what is in flight together is bounded."""
-        lanes = self._jobs if self.distance.far else min(self._jobs, FIRST)
-        return max(SMALLEST_RANGE, min(LARGEST_RANGE, IN_FLIGHT_BYTES // lanes))
+    def _step(self, transfer: "Transfer") -> int:
+        """How large its next range is: small where many are to be in flight, large where one more costs most."""
+        if self.distance.far is None:
+            step = FIRST_RANGE
+        elif self.distance.far:
+            step = min(USUAL_RANGE, max(WINDOW // self._jobs, self.distance.worthwhile))
+        else:
+            step = max(USUAL_RANGE, (transfer.file.size or 0) // PARTS)
+        return max(SMALLEST_RANGE, min(LARGEST_RANGE, step))
 
     def _start(self) -> None:
         """More lanes, when they would have something to do and it is far away."""
@@ -126,7 +135,7 @@ class Lanes:
             transfer.error = transfer.error or error
 
     def _ranges_left(self, transfers: "Iterable[Transfer]") -> int:
-        return sum(transfer.ranges_left(self._step) for transfer in transfers)
+        return sum(transfer.ranges_left(self._step(transfer)) for transfer in transfers)
 
     def _work(self) -> None:
         while (work := self._next()) is not None:
@@ -134,10 +143,10 @@ class Lanes:
 
     def _read(self, work: Work) -> None:
         transfer, start, stop = work
-        began = time.monotonic()
+        look = Look(self.distance)
         try:
-            transfer.run(start, stop, lambda: self._stopped)
-            self.distance.saw((stop or transfer.frontier) - start, time.monotonic() - began)
+            transfer.run(start, stop, lambda: self._stopped, look.came)
+            look.end()
         except BaseException as error:
             transfer.error = transfer.error or error
             if not isinstance(error, Exception):
@@ -155,6 +164,9 @@ class Lanes:
         with self._lock:
             while not self._stopped:
                 if (work := self._take(self._waiting)) is not None:
+                    # There may be room for more of a large file.
+                    if work[0].ahead and work[2] is not None and work[2] < (work[0].file.size or 0):
+                        self._more.notify()
                     return work
                 self._more.wait()
             return None
@@ -163,12 +175,13 @@ class Lanes:
         """A range of one of these files, if one more may be in flight."""
         if self._in_flight >= self._jobs:
             return None
-        full = sum(transfer.waiting_bytes for transfer in self._waiting) >= WAITING_BYTES
+        ahead = sum(transfer.ahead for transfer in self._waiting)
         for transfer in sorted(transfers, key=lambda transfer: transfer.in_flight):
-            # Only a range that is next in its file can make room.
-            if full and transfer.in_flight:
+            step = self._step(transfer)
+            # Only a range that is next in its file makes room.
+            if transfer.in_flight and ahead + step > WINDOW:
                 break
-            if (taken := transfer.take(self._step)) is not None:
+            if (taken := transfer.take(step)) is not None:
                 transfer.in_flight += 1
                 self._in_flight += 1
                 return transfer, *taken

@@ -6,12 +6,15 @@ import threading
 from collections.abc import Callable, Iterator
 
 from lora_cli.core.snapshot import Blob, RemoteFile
-from lora_cli.errors import Corrupt, Refused, TooSlow, Unreachable
+from lora_cli.errors import Corrupt, MachineError, Refused, TooSlow, Unreachable
 from lora_cli.sources import NoRanges
-from lora_cli.store.disk import on_disk, write_all
+from lora_cli.store.disk import flush, on_disk, write_all
 from lora_cli.store.partials import Partial
 
 CHUNK = 1 << 20
+FLUSHED_BYTES = 64 << 20
+"""So many bytes are written before the disk is given them, so that little is left to be waited for at the end."""
+
 EMPTY_READS = 3
 """So often a stream may end before its promised end, without a byte and without an error."""
 
@@ -21,9 +24,9 @@ Read = Callable[[int, int | None], Iterator[bytes]]
 class Transfer:
     """The state of one file between its origin and its partial file.
 
-    ``frontier`` bytes are written and hashed: the partial file is never longer. Chunks beyond it wait in memory
-    (``waiting_bytes``). ``handed`` bytes were handed out as ranges (-1: all of an unknown size), of which ``in_flight``
-    are being read. ``resumed`` says that the first bytes are an earlier writer's.
+    ``frontier`` bytes are written and hashed: the partial file is never longer. Chunks beyond it wait in memory.
+    ``handed`` bytes were handed out as ranges (-1: all of an unknown size), of which ``in_flight`` are being read.
+    ``resumed`` says that the first bytes are an earlier writer's.
     """
 
     def __init__(
@@ -42,13 +45,14 @@ class Transfer:
         self.frontier = 0
         self.handed = 0
         self.in_flight = 0
-        self.waiting_bytes = 0
         self.resumed = False
         self._read = read
         self._advanced = advanced
         self._limit = limit
         self._waiting: dict[int, bytes] = {}
         self._writing = False
+        self._flushed = 0
+        self._flushing: threading.Thread | None = None
         self._whole = False
         self._lock = threading.Lock()
         # What the partial file is called says nothing to anybody; that it is in the cache does.
@@ -88,8 +92,13 @@ class Transfer:
         if self.frontier == self.file.size:
             return None
         self._waiting.clear()
-        self.waiting_bytes, self.handed = 0, -1
+        self.handed = -1
         return self.frontier, None
+
+    @property
+    def ahead(self) -> int:
+        """Bytes that were handed out and are not written: what comes early of them waits in memory."""
+        return max(0, self.handed - self.frontier)
 
     def ranges_left(self, step: int) -> int:
         """How many ranges of at most ``step`` bytes nobody reads yet."""
@@ -104,10 +113,13 @@ class Transfer:
         more = self.error is None and self.handed >= 0 and (size is None or handed < size)
         return self.in_flight == 0 and not more
 
-    def run(self, start: int, stop: int | None, stopped: Callable[[], bool]) -> None:
+    def run(
+        self, start: int, stop: int | None, stopped: Callable[[], bool], came: Callable[[int], None] = lambda _: None
+    ) -> None:
         """Reads a range to its end. A stream that broke after it gave something is gone on with; the source has waited.
 
-        Of an origin that knows no ranges the rest of the file is one stream, when those that are read now have ended.
+        ``came`` is told how many bytes came, each time before they are written. Of an origin that knows no ranges the
+        rest of the file is one stream, when those that are read now have ended.
 
         Raises:
             Unreachable: it broke without giving anything.
@@ -121,6 +133,7 @@ class Transfer:
                 for chunk in self._read(start, stop):
                     if stopped() or self.error is not None:
                         return
+                    came(len(chunk))
                     if stop is not None and start + len(chunk) > stop:
                         raise Corrupt(f"{self.label}: more bytes were sent than it has")
                     self._arrived(start, chunk)
@@ -141,11 +154,31 @@ class Transfer:
 
     def _arrived(self, offset: int, chunk: bytes) -> None:
         """Keeps a chunk until it is next. One thread at a time writes what is next; the others only leave theirs."""
+        if self._written(offset, chunk) and self.frontier - self._flushed >= FLUSHED_BYTES:
+            with self._lock:
+                if self._flushing is not None and self._flushing.is_alive():
+                    return
+                self._flushed = self.frontier
+                descriptor = os.dup(self.partial.descriptor)
+                self._flushing = threading.Thread(target=self._flush, args=(descriptor,), name="flush", daemon=True)
+            self._flushing.start()
+
+    def _flush(self, descriptor: int) -> None:
+        """Gives the disk what is written, beside those who write on: another thread, for each of them is waited for."""
+        try:
+            with on_disk("writing", self.partial.path):
+                flush(descriptor)
+        except MachineError as error:
+            self.error = self.error or error
+        finally:
+            os.close(descriptor)
+
+    def _written(self, offset: int, chunk: bytes) -> bool:
+        """Whether this thread wrote what was next."""
         with self._lock:
             self._waiting[offset] = chunk
-            self.waiting_bytes += len(chunk)
             if self._writing:
-                return
+                return False
             self._writing = True
         try:
             while True:
@@ -153,8 +186,7 @@ class Transfer:
                     following = self._waiting.pop(self.frontier, None)
                     if following is None:
                         self._writing = False
-                        return
-                    self.waiting_bytes -= len(following)
+                        return True
                 self._write(following)
         except BaseException as error:
             self.error = self.error or error
@@ -179,7 +211,12 @@ class Transfer:
 
         Raises:
             Corrupt: it is not.
+            MachineError: the disk did not take it.
         """
+        if self._flushing is not None:
+            self._flushing.join()
+            if self.error is not None:
+                raise self.error
         file, found = self.file, self._sha256.hexdigest()
         if file.size is not None and self.frontier != file.size:
             raise self._wrong(f"{file.size} bytes", f"{self.frontier}")

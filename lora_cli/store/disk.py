@@ -146,6 +146,15 @@ def write_all(descriptor: int, data: bytes | memoryview, at: int) -> None:
         view = view[written:]
 
 
+def flush(descriptor: int) -> None:
+    """Waits until what was written is on the disk. Others may write on meanwhile.
+
+    Raises:
+        OSError: as it comes.
+    """
+    os.fdatasync(descriptor) if hasattr(os, "fdatasync") else os.fsync(descriptor)
+
+
 def read_small(path: Path, limit: int) -> bytes | None:
     """The bytes of a plain file of at most ``limit`` bytes; None when there is none such or it cannot be read."""
     try:

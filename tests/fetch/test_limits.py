@@ -10,6 +10,7 @@ import pytest
 
 from lora_cli.core.reference import parse
 from lora_cli.errors import MachineError, Refused
+from lora_cli.fetch.lanes import FIRST_RANGE
 from lora_cli.fetch.many import Outcome, Wanted, bring_all
 from lora_cli.fetch.progress import Silent
 from lora_cli.fetch.room import LARGEST_RESERVE, RESERVED_PART, Room
@@ -226,7 +227,7 @@ def test_a_server_that_knows_no_ranges_is_read_as_one_stream(desk: Desk) -> None
     asked = [request.range for request in desk.hub.requests if request.origin == "cdn"]
     # The first range, those beside it that gave nothing, and then the rest at once.
     assert len(asked) <= 5
-    assert asked[-1] == f"bytes={8 * MIB}-"
+    assert asked[-1] == f"bytes={FIRST_RANGE}-"
 
 
 def test_a_server_that_forgets_ranges_is_gone_on_with_where_it_was(desk: Desk) -> None:
