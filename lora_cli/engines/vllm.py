@@ -72,6 +72,14 @@ ROWS = (
         "run",
         until="0.31",
     ),
+    Row(
+        "init-not-known",
+        Outcome.REJECTS,
+        "of those with a name it takes gaussian, eva, orthogonal, mica and lora_ga",
+        "set init_lora_weights to true, if it left the base as it was",
+        PEFT_HELPER,
+        since="0.32",
+    ),
     Row("alora", Outcome.REJECTS, "activated LoRA is not supported", MERGE, PEFT_HELPER, since="0.32"),
     Row("alora", Outcome.SERVES_WRONG, "it is always active", NEWER, PEFT_HELPER, "run", until="0.31"),
     Row("layer-replication", Outcome.REJECTS, "replicated layers are not supported", MERGE, PEFT_HELPER, since="0.32"),
@@ -153,6 +161,7 @@ ROWS = (
         MANAGER,
         "run",
     ),
+    Row("factor-flat", Outcome.REJECTS, "it has no second dimension", "save it again", LAYERS, "reasoned"),
     Row(
         "shape-larger",
         Outcome.REJECTS,

@@ -12,6 +12,7 @@ from lora_cli.rules.wording import clip, names, shown
 
 REQUIRED = ("r", "lora_alpha", "target_modules")
 CHANGES_BASE = re.compile(r"(?:pissa|olora|corda|loftq).*", re.IGNORECASE | re.DOTALL)
+KNOWN = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
 HEADS = frozenset({"score", "classifier"})
 
 
@@ -90,6 +91,14 @@ def init_changes_base(served: Served) -> Iterator[Found]:
     config = served.config
     how = config.init_lora_weights if config is not None else None
     if config is not None and isinstance(how, str) and CHANGES_BASE.fullmatch(how):
+        yield Found(f"init_lora_weights is {shown(how)}", Location(config.file, "init_lora_weights"))
+
+
+def init_not_known(served: Served) -> Iterator[Found]:
+    """An initialisation by a name that vLLM does not have in its list, and that leaves the base as it was."""
+    config = served.config
+    how = config.init_lora_weights if config is not None else None
+    if config is not None and isinstance(how, str) and how and not CHANGES_BASE.fullmatch(how) and how not in KNOWN:
         yield Found(f"init_lora_weights is {shown(how)}", Location(config.file, "init_lora_weights"))
 
 

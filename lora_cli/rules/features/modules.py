@@ -148,9 +148,19 @@ def _widths(pair: LoraPair, wanted: BaseModule) -> Iterator[tuple[int, int]]:
         yield pair.b.shape[0], wanted.d_out
 
 
+def factor_flat(served: Served) -> Iterator[Found]:
+    """A factor that does not have two dimensions."""
+    factors = ((module, one) for module, pair in served.adapter.pairs.items() for one in (pair.a, pair.b) if one)
+    yield from _found(served, "a factor is no matrix", (module for module, one in factors if len(one.shape) != 2))
+
+
 def shape_larger(served: Served) -> Iterator[Found]:
-    """A factor is wider than the module."""
+    """A factor is wider than the module, or B has more columns than any rank that the engine's slots hold."""
     yield from _found(served, "a factor is wider than the base's module", _compared(served, lambda is_, be: is_ > be))
+    limit = served.deployment.max_lora_rank or served.profile.engine.default_rank
+    beyond = (m for m, pair in served.adapter.pairs.items() if pair.b and len(pair.b.shape) == 2 and not pair.embedding
+              and limit and pair.rank != pair.b.shape[1] > limit)  # fmt: skip
+    yield from _found(served, f"lora_B has more than the {limit} columns of a slot", beyond)
 
 
 def shape_smaller(served: Served) -> Iterator[Found]:
