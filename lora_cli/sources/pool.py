@@ -69,10 +69,11 @@ class Response:
         body = self._body
         if body.is_read or body.chunked or body.left is None or body.left > DRAINED:
             return body.is_read
-        # The few words of a redirect are cheaper to read than a new connection is to make.
+        # The few words of a redirect are cheaper to read than a new connection is to make; not those that trickle.
         self._connection.set_timeout(DRAIN_S)
+        until = time.monotonic() + DRAIN_S
         with suppress(OSError):
-            while body.read(DRAINED):
+            while body.read(DRAINED) and time.monotonic() < until:
                 pass
         return body.is_read
 
