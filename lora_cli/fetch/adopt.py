@@ -2,11 +2,13 @@
 
 import logging
 import os
+from contextlib import suppress
 
 from lora_cli.core.snapshot import Revision
 from lora_cli.fetch.transfer import Transfer
 from lora_cli.sources import Source, is_holding
 from lora_cli.store.disk import on_disk, reflink, write_all
+from lora_cli.store.partials import Partial
 
 CHUNK = 1 << 20
 
@@ -23,20 +25,28 @@ def adopt(source: Source, revision: Revision, transfer: Transfer) -> None:
     """
     file, target = transfer.file, transfer.partial
     promised = file.sha256 or file.git_sha1
-    if not is_holding(source) or not promised or not file.size or target.size >= file.size:
+    have = len(transfer.held) if target is None else target.size
+    if not is_holding(source) or not promised or not file.size or have >= file.size:
         return
     # It is kept under the name that its origin has for it: a lock may have told more of it.
     with source.held(revision, revision.file(file.path) or file) as descriptor:
         if descriptor is None:
             return
         log.info("%s: taken from the cache of the Hub's own client", transfer.label)
-        if target.size or not reflink(descriptor, target.descriptor):
-            _copy(descriptor, transfer)
+        if target is None:
+            _take(descriptor, transfer)
+        elif target.size or not reflink(descriptor, target.descriptor):
+            _copy(descriptor, transfer, target)
 
 
-def _copy(descriptor: int, transfer: Transfer) -> None:
+def _take(descriptor: int, transfer: Transfer) -> None:
+    with suppress(OSError):
+        transfer.held += os.pread(descriptor, transfer.file.size or 0, 0)
+
+
+def _copy(descriptor: int, transfer: Transfer, target: Partial) -> None:
     """As far as it can be read: the rest is fetched."""
-    size, target = transfer.file.size or 0, transfer.partial
+    size = transfer.file.size or 0
     at = target.size
     while at < size:
         try:

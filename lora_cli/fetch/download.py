@@ -2,12 +2,12 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial as bound
 
 from lora_cli.core.frozen import dataclass, field, replace
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
-from lora_cli.errors import Corrupt
+from lora_cli.errors import Corrupt, MachineError
 from lora_cli.fetch.adopt import adopt
 from lora_cli.fetch.deadline import Deadline
 from lora_cli.fetch.demand import check_size
@@ -17,15 +17,19 @@ from lora_cli.fetch.plan import identity
 from lora_cli.fetch.progress import Progress
 from lora_cli.fetch.room import Room
 from lora_cli.fetch.transfer import Transfer
-from lora_cli.sources import Source, is_telling
+from lora_cli.sources import Source, is_openable, is_telling
 from lora_cli.store import Store
-from lora_cli.store.blobs import has_blob, keep_blob
-from lora_cli.store.disk import FULL
+from lora_cli.store.blobs import has_blob, keep_blob, keep_bytes
+from lora_cli.store.disk import FULL, on_disk, write_all
 from lora_cli.store.holds import Hold
-from lora_cli.store.partials import drop_partial, leave_partial, leftover_bytes, open_partial
+from lora_cli.store.partials import Partial, drop_partial, leave_partial, leftover_bytes, open_partial
 
 TOGETHER = 64
 """So many files are open at once."""
+
+SMALL = 1 << 20
+HELD = 2 << 20
+"""Of one adapter at a time, so many bytes of files that are no larger than ``SMALL`` are held in memory."""
 
 WRONG_TRIES = 2
 """So often a file is fetched again when other bytes came than were promised."""
@@ -117,7 +121,8 @@ def _batch(
             else:
                 wrong.append(transfer.file)
             transfers.pop()
-            drop_partial(transfer.partial)
+            if transfer.partial is not None:
+                drop_partial(transfer.partial)
             job.progress.ended(transfer.label)
     return blobs
 
@@ -135,8 +140,27 @@ def _kept(job: Job, transfer: Transfer, tries: int) -> Blob | None:
         return None
     if job.hold is not None:
         job.hold.add(blob.sha256)
-    keep_blob(job.store, transfer.partial.path, transfer.partial.descriptor, blob)
+    if transfer.partial is None and not keep_bytes(job.store, transfer.held, blob, transfer.label):
+        transfer.partial = _spilled(job, transfer)
+    if transfer.partial is not None:
+        keep_blob(job.store, transfer.partial.path, transfer.partial.descriptor, blob)
     return blob
+
+
+def _spilled(job: Job, transfer: Transfer) -> Partial:
+    """What is held in memory, in a partial file of its own.
+
+    Raises:
+        MachineError: this machine does not let us.
+    """
+    partial = open_partial(job.store, partial_key(job.revision, transfer.file), 0)
+    try:
+        with on_disk(f"writing {transfer.label} to", job.store.root):
+            write_all(partial.descriptor, transfer.held, 0)
+    except BaseException:
+        drop_partial(partial)
+        raise
+    return partial
 
 
 def _check_told(job: Job, transfer: Transfer, blob: Blob) -> None:
@@ -150,15 +174,18 @@ def _check_told(job: Job, transfer: Transfer, blob: Blob) -> None:
 
 @contextmanager
 def _opened(job: Job, files: Sequence[RemoteFile]) -> Iterator[list[Transfer]]:
-    """The files' transfers, each with its partial; whoever takes one out closes it.
+    """The files' transfers, each with its partial unless it is small; whoever takes one out closes that.
 
     After an error the rest is left to be gone on with, but not when the disk is full or the bytes are wrong. After an
     interrupt a thread may still write: nothing is closed, and the files are left to be taken from the dead.
     """
     transfers: list[Transfer] = []
     try:
+        room = HELD
         for file in files:
-            transfers.append(_transfer(job, file))  # noqa: PERF401 - those before one that fails must be closed
+            held = _is_small(job, file, room)
+            room -= (file.size or 0) if held else 0
+            transfers.append(_transfer(job, file, held=held))
         yield transfers
     except Exception as error:
         full = isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL
@@ -166,19 +193,33 @@ def _opened(job: Job, files: Sequence[RemoteFile]) -> Iterator[list[Transfer]]:
             if transfer.in_flight:
                 # A thread that hangs in a connection may still write to it: it is left to be taken from the dead.
                 continue
-            if full or isinstance(error, Corrupt):
-                drop_partial(transfer.partial)
-            else:
-                leave_partial(transfer.partial)
+            _leave(job, transfer, wanted=not full and not isinstance(error, Corrupt))
             job.progress.ended(transfer.label)
         raise
 
 
-def _transfer(job: Job, file: RemoteFile) -> Transfer:
+def _is_small(job: Job, file: RemoteFile, room: int) -> bool:
+    """Whether a file is held in memory until it is complete: not where a file on this disk can be shared, or is."""
+    known = file.size is not None and file.size <= min(room, SMALL)
+    return known and not is_openable(job.source) and not _left(job, file)
+
+
+def _leave(job: Job, transfer: Transfer, *, wanted: bool) -> None:
+    """Leaves what came of a file to be gone on with, or removes it."""
+    if transfer.partial is None and wanted and transfer.held:
+        with suppress(MachineError):
+            transfer.partial = _spilled(job, transfer)
+    if transfer.partial is not None:
+        (leave_partial if wanted else drop_partial)(transfer.partial)
+
+
+def _transfer(job: Job, file: RemoteFile, *, held: bool) -> Transfer:
     label = f"{job.name}: {file.path}"
     # Where no size is known, nobody can say whether what is here is all of it.
     digest_known = file.sha256 is not None or file.git_sha1 is not None
-    partial = open_partial(job.store, partial_key(job.revision, file), file.size or 0, digest_known=digest_known)
+    partial = None
+    if not held:
+        partial = open_partial(job.store, partial_key(job.revision, file), file.size or 0, digest_known=digest_known)
     read = bound(job.source.read, job.revision, file)
     return Transfer(label, file, partial, read, bound(job.progress.advanced, label), limit=job.max_bytes)
 

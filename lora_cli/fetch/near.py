@@ -29,9 +29,10 @@ def clone(source: Source, revision: Revision, transfer: Transfer) -> None:
         Corrupt: the file changed meanwhile.
         MachineError: this user may not read it.
     """
-    if is_openable(source) and transfer.partial.size == 0 and transfer.file.size:
+    partial = transfer.partial
+    if is_openable(source) and partial is not None and partial.size == 0 and transfer.file.size:
         with source.opened(revision, transfer.file) as descriptor:
-            reflink(descriptor, transfer.partial.descriptor)
+            reflink(descriptor, partial.descriptor)
 
 
 def link_weights(

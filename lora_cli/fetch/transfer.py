@@ -25,6 +25,7 @@ class Transfer:
     """The state of one file between its origin and its partial file.
 
     ``frontier`` bytes are written and hashed: the partial file is never longer. Chunks beyond it wait in memory.
+    Without a partial file all of it is ``held`` in memory, as is right for what is small.
     ``handed`` bytes were handed out as ranges (-1: all of an unknown size), of which ``in_flight`` are being read.
     ``resumed`` says that the first bytes are an earlier writer's.
     """
@@ -33,7 +34,7 @@ class Transfer:
         self,
         label: str,
         file: RemoteFile,
-        partial: Partial,
+        partial: Partial | None,
         read: Read,
         advanced: Callable[[int], None],
         limit: int | None = None,
@@ -41,6 +42,7 @@ class Transfer:
         self.label = label
         self.file = file
         self.partial = partial
+        self.held = bytearray()
         self.error: BaseException | None = None
         self.frontier = 0
         self.handed = 0
@@ -55,8 +57,6 @@ class Transfer:
         self._flushing: threading.Thread | None = None
         self._whole = False
         self._lock = threading.Lock()
-        # What the partial file is called says nothing to anybody; that it is in the cache does.
-        self._writing_it = f"writing {label} to", partial.path.parents[2]
         self._sha256 = hashlib.sha256()
         wanted = file.sha256 is None and file.git_sha1 is not None and file.size is not None
         self._git = _git_hasher(file.size or 0) if wanted else None
@@ -67,11 +67,17 @@ class Transfer:
         Raises:
             MachineError: it cannot be read.
         """
-        with on_disk("reading", self.partial.path):
-            while chunk := os.pread(self.partial.descriptor, CHUNK, self.frontier):
-                self._hash(chunk)
+        if self.partial is None:
+            self._hash(self.held)
+        else:
+            self._rehash(self.partial)
         self.handed = self.frontier
         self.resumed = self.frontier > 0
+
+    def _rehash(self, partial: Partial) -> None:
+        with on_disk("reading", partial.path):
+            while chunk := os.pread(partial.descriptor, CHUNK, self.frontier):
+                self._hash(chunk)
 
     def take(self, step: int) -> tuple[int, int | None] | None:
         """The next range to read, of at most ``step`` bytes, or None. A file of unknown size is one range."""
@@ -154,19 +160,21 @@ class Transfer:
 
     def _arrived(self, offset: int, chunk: bytes) -> None:
         """Keeps a chunk until it is next. One thread at a time writes what is next; the others only leave theirs."""
-        if self._written(offset, chunk) and self.frontier - self._flushed >= FLUSHED_BYTES:
+        written = self._written(offset, chunk)
+        if self.partial is not None and written and self.frontier - self._flushed >= FLUSHED_BYTES:
             with self._lock:
                 if self._flushing is not None and self._flushing.is_alive():
                     return
                 self._flushed = self.frontier
                 descriptor = os.dup(self.partial.descriptor)
-                self._flushing = threading.Thread(target=self._flush, args=(descriptor,), name="flush", daemon=True)
+                given = (descriptor, self.partial)
+                self._flushing = threading.Thread(target=self._flush, args=given, name="flush", daemon=True)
             self._flushing.start()
 
-    def _flush(self, descriptor: int) -> None:
+    def _flush(self, descriptor: int, partial: Partial) -> None:
         """Gives the disk what is written, beside those who write on: another thread, for each of them is waited for."""
         try:
-            with on_disk("writing", self.partial.path):
+            with on_disk("writing", partial.path):
                 flush(descriptor)
         except MachineError as error:
             self.error = self.error or error
@@ -195,12 +203,16 @@ class Transfer:
     def _write(self, chunk: bytes) -> None:
         if self._limit is not None and self.frontier + len(chunk) > self._limit:
             raise Refused(f"{self.label} has more than {self._limit} bytes", hint="raise --max-bytes to take it")
-        with on_disk(*self._writing_it):
-            write_all(self.partial.descriptor, chunk, self.frontier)
+        if self.partial is None:
+            self.held += chunk
+        else:
+            # What the partial file is called says nothing to anybody; that it is in the cache does.
+            with on_disk(f"writing {self.label} to", self.partial.path.parents[2]):
+                write_all(self.partial.descriptor, chunk, self.frontier)
         self._hash(chunk)
         self._advanced(len(chunk))
 
-    def _hash(self, chunk: bytes) -> None:
+    def _hash(self, chunk: bytes | bytearray) -> None:
         self._sha256.update(chunk)
         if self._git is not None:
             self._git.update(chunk)
@@ -229,12 +241,15 @@ class Transfer:
     def _git_blob_id(self) -> str:
         """As it was hashed on the way, else from the file: a size that nobody listed is known only now."""
         hasher = self._git
-        if hasher is None:
+        if hasher is None and self.partial is not None:
             hasher, at = _git_hasher(self.frontier), 0
             with on_disk("reading", self.partial.path):
                 while chunk := os.pread(self.partial.descriptor, CHUNK, at):
                     hasher.update(chunk)
                     at += len(chunk)
+        if hasher is None:
+            hasher = _git_hasher(self.frontier)
+            hasher.update(self.held)
         return hasher.hexdigest()
 
     def _wrong(self, promised: str, found: str) -> Corrupt:

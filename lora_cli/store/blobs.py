@@ -14,8 +14,9 @@ from pathlib import Path
 
 from lora_cli.core.snapshot import Blob
 from lora_cli.store import Store
-from lora_cli.store.disk import EXHAUSTED, on_disk
+from lora_cli.store.disk import EXHAUSTED, name_file, on_disk, unnamed, write_all
 from lora_cli.store.marks import mark_of, read_mark, write_mark
+from lora_cli.store.tag import tag_cache
 from lora_cli.store.writers import new_writer
 
 MODE = 0o444
@@ -55,6 +56,30 @@ def keep_blob(store: Store, written: Path, descriptor: int, blob: Blob, *, mark:
         except FileNotFoundError as error:
             raise LostBlob(str(written)) from error
     return target
+
+
+def keep_bytes(store: Store, data: bytes | bytearray, blob: Blob, label: str) -> bool:
+    """Gives the bytes of a small file, which are that blob, their final name, durably; False where that cannot be done.
+
+    Until then they have no name at all: nobody has to clean up after a kill. Not every file system can do that.
+    ``label`` is what an error calls the file.
+
+    Raises:
+        MachineError: this machine does not let us.
+    """
+    target = store.blob(blob.sha256)
+    with on_disk(f"writing {label} to", store.root):
+        if has_blob(store, blob):
+            return True
+        tag_cache(store)
+        with unnamed(target.parent, MODE) as descriptor:
+            if descriptor is None:
+                return False
+            write_all(descriptor, data, 0)
+            os.fchmod(descriptor, MODE)
+            os.utime(descriptor, ns=(STAMP_NS, STAMP_NS))
+            os.fsync(descriptor)
+            return name_file(descriptor, target)
 
 
 def _is_same(path: Path, descriptor: int) -> bool:

@@ -117,6 +117,50 @@ def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
         raise
 
 
+@contextmanager
+def unnamed(folder: Path, mode: int) -> Iterator[int | None]:
+    """A new file in ``folder`` that has no name, open for writing; None where the file system or the system has none.
+
+    Raises:
+        OSError: as it comes.
+    """
+    flags = getattr(os, "O_TMPFILE", 0)
+    descriptor = None
+    try:
+        if flags:
+            descriptor = in_folder(folder, lambda: os.open(folder, flags | os.O_WRONLY | os.O_CLOEXEC, mode))
+    except OSError as error:
+        # An old kernel takes the flag for another one, and finds that a folder cannot be written to.
+        if error.errno not in {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS}:
+            raise
+    try:
+        yield descriptor
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def name_file(descriptor: int, target: Path) -> bool:
+    """Gives a file without a name this one; whether that can be done. What is there under it already stays.
+
+    Raises:
+        OSError: as it comes.
+    """
+    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # With a folder's descriptor it is linkat(2), which follows the link to the open file.
+        os.link(f"/proc/self/fd/{descriptor}", target.name, dst_dir_fd=folder, follow_symlinks=True)
+    except FileExistsError:
+        return True
+    except OSError as error:
+        if error.errno not in NO_LINK | {errno.ENOENT}:
+            raise
+        return False
+    finally:
+        os.close(folder)
+    return True
+
+
 def reflink(source: int, target: int) -> bool:
     """Makes ``target`` (open for writing, empty) share the bytes of ``source``, until one of them is changed.
 
@@ -133,7 +177,7 @@ def reflink(source: int, target: int) -> bool:
     return True
 
 
-def write_all(descriptor: int, data: bytes | memoryview, at: int) -> None:
+def write_all(descriptor: int, data: bytes | bytearray | memoryview, at: int) -> None:
     """Writes all of ``data`` at offset ``at``, however little the kernel takes at a time.
 
     Raises:

@@ -35,13 +35,11 @@ def lease(store: Store, key: str, wait_s: float, on_wait: Callable[[], None] = l
     if descriptor is None:
         yield False
         return
-    done = threading.Event()
-    beating = threading.Thread(target=_beat, args=(descriptor, done), name="lease", daemon=True)
-    beating.start()
+    _heart.keep(descriptor)
     try:
         yield True
     finally:
-        done.set()
+        _heart.let_go(descriptor)
         if read_small(path, 200) == name.encode():
             with suppress(OSError):
                 path.unlink()
@@ -110,9 +108,46 @@ def _remove(path: Path, owner: bytes) -> None:
             aside.unlink()
 
 
-def _beat(descriptor: int, done: threading.Event) -> None:
-    """Touches the lease that we made; one that took its place is another owner's, and none of our business."""
-    while not done.wait(HEARTBEAT_S):
-        with suppress(OSError):
-            os.utime(descriptor)
-    os.close(descriptor)
+class _Heart:
+    """One thread of the process, which touches all leases that it holds, as long as there are any.
+
+    It touches the files that we made; one that took the place of one is another owner's, and none of our business.
+    """
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Starts anew: a child has neither its parent's thread nor its leases."""
+        self._held: set[int] = set()
+        self._changed = threading.Condition()
+        self._beats = False
+
+    def keep(self, descriptor: int) -> None:
+        """Touches that open file from now on."""
+        with self._changed:
+            self._held.add(descriptor)
+            if not self._beats:
+                self._beats = True
+                threading.Thread(target=self._beat, name="lease", daemon=True).start()
+
+    def let_go(self, descriptor: int) -> None:
+        """Closes it."""
+        with self._changed:
+            self._held.discard(descriptor)
+            os.close(descriptor)
+            if not self._held:
+                self._changed.notify()
+
+    def _beat(self) -> None:
+        with self._changed:
+            while self._held:
+                self._changed.wait(HEARTBEAT_S)
+                for descriptor in self._held:
+                    with suppress(OSError):
+                        os.utime(descriptor)
+            self._beats = False
+
+
+_heart = _Heart()
+os.register_at_fork(after_in_child=_heart.forget)

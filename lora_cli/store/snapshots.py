@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from lora_cli.core.snapshot import Blob, Snapshot, snapshot_digest
@@ -88,7 +87,7 @@ def publish_snapshot(store: Store, files: Mapping[str, Blob]) -> Snapshot:
         return present
     digest = snapshot_digest(files.items())
     target = store.snapshot(digest)
-    building = store.partials / digest / str(new_writer())
+    building = store.partials / str(new_writer())
     try:
         with on_disk("writing", target):
             build_directory(store, files, building)
@@ -97,9 +96,8 @@ def publish_snapshot(store: Store, files: Mapping[str, Blob]) -> Snapshot:
         if not _all_sound(store, target, files):
             raise Corrupt(f"{target} is rotten and cannot be replaced", hint="remove it by hand")
     finally:
-        shutil.rmtree(building, ignore_errors=True)
-        with suppress(OSError):
-            building.parent.rmdir()
+        if os.path.lexists(building):
+            shutil.rmtree(building, ignore_errors=True)
     return Snapshot(digest, target, dict(sorted(files.items())))
 
 

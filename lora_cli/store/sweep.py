@@ -205,6 +205,9 @@ def _isolated(store: Store) -> list[Path]:
 
 def _leftovers(store: Store, now: float) -> Iterator[tuple[str, Path]]:
     for folder in entries(store.partials):
+        # A snapshot that is being built has its writer's own name.
+        if parse_writer(folder.name) is not None and _is_left(folder, folder.name, now):
+            yield "partial", folder
         for path in entries(folder) if _KEY.fullmatch(folder.name) else ():
             if parse_writer(path.name) is not None and _is_left(path, path.name, now):
                 yield "partial", path

@@ -4,6 +4,7 @@ It also keeps backups away. What has none is never cleaned.
 """
 
 import os
+from contextlib import suppress
 
 from lora_cli.errors import MachineError, UsageError
 from lora_cli.store import Store
@@ -26,13 +27,30 @@ def is_cache(store: Store) -> bool:
 def tag_cache(store: Store) -> None:
     """Tags a folder that is missing or empty, before the first file is written to it.
 
-    One that holds anything else stays untagged: no backup must miss somebody's files.
+    One that holds anything else stays untagged: no backup must miss somebody's files. The same folder is looked into
+    once in a process.
 
     Raises:
         OSError: as it comes.
     """
+    folder = _identity(store)
+    if folder in _looked:
+        return
     if not is_cache(store) and _is_empty(store):
         replace_file(store.root / TAG, TEXT)
+        folder = _identity(store)
+    if folder is not None:
+        _looked.add(folder)
+
+
+_looked: set[tuple[int, int]] = set()
+
+
+def _identity(store: Store) -> tuple[int, int] | None:
+    with suppress(OSError):
+        status = os.stat(store.root)  # noqa: PTH116 - it is asked for often
+        return status.st_dev, status.st_ino
+    return None
 
 
 def check_folder(store: Store) -> None:

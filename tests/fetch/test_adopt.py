@@ -195,7 +195,8 @@ def test_where_the_file_system_can_the_bytes_are_shared(desk: Desk, monkeypatch:
     desk.download()
     monkeypatch.setattr(fcntl, "ioctl", share)
     assert (desk.bring().snapshot.directory / WEIGHTS).read_bytes() == BYTES
-    assert sum(shared) == len(BYTES) + len(b'{"r": 4}') + len("read")
+    # What is held in memory on its way is not worth it.
+    assert shared == [len(BYTES)]
 
 
 def test_offline_what_is_there_needs_no_socket(desk: Desk) -> None:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import Corrupt, MachineError, Refused, Unreachable
+from lora_cli.fetch import download as download_module
 from lora_cli.fetch import lanes as lanes_module
 from lora_cli.fetch import transfer as transfer_module
 from lora_cli.fetch.crew import ENOUGH
@@ -80,6 +81,7 @@ def test_bytes_arrive_whole_in_whatever_pieces_they_come(
 ) -> None:
     files = {path: os.urandom(size) for path, size in sizes.items()}
     step = lanes_module.SMALLEST_RANGE, lanes_module.LARGEST_RANGE
+    small, download_module.SMALL = download_module.SMALL, 50_000
     lanes_module.SMALLEST_RANGE = lanes_module.LARGEST_RANGE = 50_000
     try:
         source = Scripted(files, chunk=lambda at: chunks[at % len(chunks)], breaks=breaks, sizes=known, digests=digests)
@@ -93,6 +95,7 @@ def test_bytes_arrive_whole_in_whatever_pieces_they_come(
             assert partials(Path(folder)) == []
     finally:
         lanes_module.SMALLEST_RANGE, lanes_module.LARGEST_RANGE = step
+        download_module.SMALL = small
 
 
 def test_ranges_of_one_file_are_in_flight_together(tmp_path: Path) -> None:
@@ -166,6 +169,42 @@ def test_the_next_try_asks_only_for_the_rest(tmp_path: Path) -> None:
     assert downloaded(again, tmp_path) == dict(source.files)
     assert again.reads == [(WEIGHTS, 2 * MIB, 3 * MIB)]
     assert partials(tmp_path) == []
+
+
+def test_of_a_small_file_that_broke_only_the_rest_is_asked_for_too(tmp_path: Path) -> None:
+    source = Scripted({WEIGHTS: os.urandom(300_000)}, chunk=lambda _: 100_000)
+    source.before = lambda path, start: source.breaks.add(200_000)
+    with pytest.raises(Unreachable, match="broke at"):
+        downloaded(source, tmp_path)
+    (partial,) = partials(tmp_path)
+    assert partial.read_bytes() == source.files[WEIGHTS][:200_000]
+    again = Scripted(source.files)
+    assert downloaded(again, tmp_path) == dict(source.files)
+    assert again.reads == [(WEIGHTS, 200_000, 300_000)]
+    assert partials(tmp_path) == []
+
+
+def test_small_files_that_are_much_together_are_not_held_in_memory(tmp_path: Path) -> None:
+    most: list[int] = []
+    source = Scripted({f"{number}.json": os.urandom(MIB // 2) for number in range(12)})
+    source.before = lambda path, start: most.append(len(partials(tmp_path)))
+    assert downloaded(source, tmp_path) == dict(source.files)
+    assert max(most) == 12 - download_module.HELD // (MIB // 2)
+
+
+def test_where_no_file_can_be_without_a_name_small_ones_are_kept_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: str, *_: object, **__: object) -> None:
+        raise OSError(errno.ENOTSUP, "not on this file system", path)
+
+    source = Scripted({WEIGHTS: b"weights", "adapter_config.json": b"{}"})
+    monkeypatch.delattr(os, "O_TMPFILE")
+    assert downloaded(source, tmp_path / "one") == dict(source.files)
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "link", refused)
+    assert downloaded(source, tmp_path / "two") == dict(source.files)
+    assert partials(tmp_path / "one") == partials(tmp_path / "two") == []
 
 
 def test_a_stream_that_ends_too_early_again_and_again_is_an_error(tmp_path: Path) -> None:
@@ -390,5 +429,5 @@ def test_a_disk_that_does_not_take_it_on_the_way_is_an_error_of_this_machine(
     monkeypatch.setattr(transfer_module, "FLUSHED_BYTES", 1000)
     monkeypatch.setattr(transfer_module, "flush", full)
     with pytest.raises(MachineError, match="Input/output error"):
-        downloaded(Scripted({WEIGHTS: os.urandom(MIB)}), tmp_path)
+        downloaded(Scripted({WEIGHTS: os.urandom(2 * MIB)}), tmp_path)
     assert not (tmp_path / "blobs").exists()

@@ -143,8 +143,13 @@ def test_what_the_dead_left_long_ago_goes_and_what_the_living_write_stays(store:
         path.write_bytes(b"half")
         os.utime(path, (time.time() - age_s, time.time() - age_s))
     os.utime(mine.path, (1, 1))
-    assert [one.kind for one in collect(store, NOW)] == ["partial"]
-    assert {path.name for path in store.partials.iterdir()} == {KEY, YOUNG}
+    building, abandoned = (store.partials / str(writer) for writer in (new_writer(), let_go(new_writer())))
+    for folder in (building, abandoned):
+        folder.mkdir()
+        (folder / "adapter_config.json").write_bytes(b"{}")
+        os.utime(folder, (1, 1))
+    assert [one.kind for one in collect(store, NOW)] == ["partial", "partial"]
+    assert {path.name for path in store.partials.iterdir()} == {KEY, YOUNG, building.name}
     os.close(mine.descriptor)
 
 
