@@ -189,6 +189,8 @@ def dropped_for(key: Key) -> str:
         return f"the name does not begin with {PEFT_PREFIX}"
     if key.prefix != PEFT_PREFIX:
         return f"the name begins with {clip(key.prefix)}"
+    if key.adapter_name and key.part in {"saved", "trainable_tokens"}:
+        return f"the name holds {clip(key.adapter_name)}, as in memory, where PEFT looks for the module's own name"
     if key.adapter_name not in {"", DEFAULT_NAME}:
         return f"the name holds the name that the adapter had in memory, {clip(key.adapter_name)}"
     return ""

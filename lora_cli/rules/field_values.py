@@ -1,7 +1,7 @@
 """LC209: values of a config that are well-formed and that PEFT refuses, alone or beside one another."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.core.lora_config import LoraConfig
@@ -44,7 +44,12 @@ def field_value(case: Case) -> Iterator[Problem]:
     """
     config = case.adapter.config
     assert config is not None
-    said = (*_alone(config), *_initialisation(config), *_beside(config), *_variants(case, config))
+    said = (
+        *_alone(config),
+        *_initialisation(config, case.application.ranks.values()),
+        *_beside(config),
+        *_variants(case, config),
+    )
     for field, message, hint in said:
         yield Problem(message, Location(config.file, field), hint)
     yield from _on_parameters(case, config)
@@ -62,8 +67,14 @@ def _alone(config: LoraConfig) -> Said:
     if config.task_type is not None and config.task_type not in TASKS:
         yield "task_type", f"task_type is {shown(config.task_type)}, and none of {', '.join(TASKS)}", AS_SAVED
 
+    chosen = config.trainable_token_indices
+    for indices in chosen.values() if chosen is not None and not isinstance(chosen, tuple) else (chosen or (),):
+        if len(set(indices)) < len(indices) or min(indices, default=0) < 0:
+            message = "trainable_token_indices names a token twice, or one below 0"
+            yield "trainable_token_indices", message, AS_SAVED
 
-def _initialisation(config: LoraConfig) -> Said:
+
+def _initialisation(config: LoraConfig, ranks: Collection[int]) -> Said:
     """``init_lora_weights``: PEFT initialises a layer before it loads the weights, and may fail there already."""
     field, said = "init_lora_weights", config.init_lora_weights
     if isinstance(said, bool):
@@ -75,7 +86,7 @@ def _initialisation(config: LoraConfig) -> Said:
         yield field, asks, "save it with path_initial_model_for_weight_conversion, as plain LoRA"
     elif said == "loftq" and not {"loftq_bits", "loftq_iter"} <= (config.loftq_config or {}).keys():
         yield field, 'init_lora_weights is "loftq", and loftq_config does not say loftq_bits and loftq_iter', AS_SAVED
-    elif said == "orthogonal" and any(rank % 2 for rank in (config.r, *config.rank_pattern.values())):
+    elif said == "orthogonal" and any(rank % 2 for rank in ranks):
         yield field, 'init_lora_weights is "orthogonal": PEFT refuses an odd rank with it', "set it to true"
     if said and config.lora_bias:
         yield "lora_bias", f"lora_bias is true, and init_lora_weights {shown(said)}: PEFT refuses both", AS_SAVED

@@ -1,7 +1,6 @@
 """LC316 and LC32x: tensors that are no factors, and the vocabulary, beside the base model."""
 
 from collections.abc import Iterator
-from math import prod
 
 from lora_cli.core.base_model import BaseModel, BaseModule
 from lora_cli.core.finding import Location, Problem, Severity
@@ -58,7 +57,7 @@ def saved_module_missing(case: Case) -> Iterator[Problem]:
 def _lacks(case: Case, config: LoraConfig, name: str) -> bool:
     """Whether a module of the base that ``name`` of ``modules_to_save`` means has no tensor."""
     assert case.base is not None
-    saved = {key.module for key in case.adapter.keys.values() if key.part == "saved"}
+    saved = {key.module for key in case.adapter.keys.values() if key.part == "saved" and not key.adapter_name}
     tied = EMBEDDING_NAMES | OUTPUT_NAMES if config.ensure_weight_tying else frozenset()  # written once for both
     meant = [path for path in case.base.modules if _is_within(path, name) and path.rpartition(".")[2] not in tied]
     if meant or any(path.endswith(name) for path in saved):
@@ -102,9 +101,11 @@ def saved_shape(case: Case) -> Iterator[Problem]:
     said = []
     for key, tensor, module in _others(case):
         wanted = _wanted(key, module)
-        if wanted is None or tensor.shape == wanted or (_resized(tensor, wanted) and _of_vocabulary(key, case.base)):
+        if key.part == "trainable_tokens":
+            wanted = _of_tokens(case, key, module)
+        elif wanted is not None and _resized(tensor, wanted) and _of_vocabulary(key, case.base):
             continue
-        if key.part in VECTORS and prod(tensor.shape) == prod(wanted):
+        if wanted is None or tensor.shape == wanted:
             continue
         said.append((f"{_noun(key)} has the shape {shape(tensor.shape)}, the base needs {shape(wanted)}", key.name))
     yield from grouped(said, file=case.weights_file, noun="tensor", hint=OTHER_BASE)
@@ -115,8 +116,22 @@ def _resized(tensor: TensorInfo, wanted: tuple[int, ...]) -> bool:
     return len(tensor.shape) == 2 and tensor.shape[1:] == wanted[1:]
 
 
+def _of_tokens(case: Case, key: Key, module: BaseModule) -> tuple[int, ...] | None:
+    """A row for each trained token of the module, as wide as the model."""
+    chosen = case.adapter.config.trainable_token_indices if case.adapter.config is not None else None
+    if chosen is not None and not isinstance(chosen, tuple):
+        chosen = next((indices for name, indices in chosen.items() if key.module.endswith(name)), None)
+    width = module.d_out if module.kind == "embedding" else module.d_in
+    return None if chosen is None else (len(chosen), width)
+
+
 def _noun(key: Key) -> str:
-    nouns = {"saved": "a saved weight", "base_layer": "the copy of the base's weight", "magnitude": "DoRA's magnitude"}
+    nouns = {
+        "saved": "a saved weight",
+        "base_layer": "the copy of the base's weight",
+        "magnitude": "DoRA's magnitude",
+        "trainable_tokens": "what was trained of tokens",
+    }
     return nouns.get(key.part, "a bias")
 
 

@@ -19,6 +19,7 @@ VARIANTS = (
     ("kasa_config", "diag", "lora_diag"),
 )
 """What gives every module a tensor more: the field, the part, and what it is called on disk."""
+TRAINED_BESIDE = frozenset({"saved", "base_layer", "bias", "lora_bias", "magnitude", "diag", "trainable_tokens"})
 SAVED_AGAIN = "save the adapter again with save_pretrained() of the unwrapped model"
 
 
@@ -186,7 +187,7 @@ def no_lora_tensors(case: Case) -> Iterator[Problem]:
 
 @rule("LC309", "factor-dtype", Severity.ERROR, needs=("weights",))
 def factor_dtype(case: Case) -> Iterator[Problem]:
-    """A or B is stored as whole numbers or booleans.
+    """A or B, or what was trained beside them, is stored as whole numbers or booleans.
 
     *Why is this bad?* They are quantised, and the scales that give them a meaning are not here. PEFT and vLLM cast the
     bare numbers to the model's dtype: the update is off by orders of magnitude.
@@ -203,12 +204,19 @@ def _stored(case: Case, is_meant: Callable[[str], bool]) -> Iterator[Problem]:
         for part, one in _factors(pair)
         if is_meant(one.dtype)
     ]
+    for name, key in case.adapter.keys.items():
+        if (
+            key.part in TRAINED_BESIDE
+            and key.param in {"", "weight", "bias"}
+            and is_meant(case.adapter.tensors[name].dtype)
+        ):
+            said.append((f"{key.param or key.part} is stored as {case.adapter.tensors[name].dtype}", key.module))
     yield from grouped(said, file=case.weights_file, noun="module", hint="save the factors as bf16, f16 or f32")
 
 
 @rule("LC318", "narrow-factor", Severity.WARNING, needs=("weights",))
 def narrow_factor(case: Case) -> Iterator[Problem]:
-    """A or B is stored in a floating-point type of 8 bits or less.
+    """A or B, or what was trained beside them, is stored in a floating-point type of 8 bits or less.
 
     *Why is this bad?* Such types need scales, which are not here; PEFT and vLLM cast the bare numbers, and what is left
     of the precision is three bits at most.
@@ -240,6 +248,10 @@ def variant_incomplete(case: Case) -> Iterator[Problem]:
             said += [(without, module) for module in case.adapter.pairs if module not in having]
         else:
             said += [(f"there is a {tensor}, and {field} is not set: PEFT drops it", module) for module in having]
+    tokens = {key.module for key in case.adapter.keys.values() if key.part == "trainable_tokens"}
+    if tokens and config.trainable_token_indices is None and "trainable_token_indices" not in config.mistyped:
+        dropped = "there are trained tokens, and trainable_token_indices names none: PEFT drops them"
+        said += [(dropped, module) for module in tokens]
     yield from grouped(
         sorted(said),
         file=case.weights_file,

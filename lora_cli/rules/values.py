@@ -48,10 +48,11 @@ def nonfinite_values(case: Case) -> Iterator[Problem]:
 
 @rule("LC502", "zero-update", Severity.ERROR, needs=("weights", "values"))
 def zero_update(case: Case) -> Iterator[Problem]:
-    """A or B is zero in every module: the adapter changes nothing.
+    """A or B is zero in every module, so that the adapter changes nothing; or a saved weight is nothing but zeros.
 
     *Why is this bad?* LoRA starts with B at zero. An adapter that was saved before training, or whose training never
-    reached it, loads and serves as the base model.
+    reached it, loads and serves as the base model. A whole matrix, or DoRA's magnitude, of zeros takes the place of the
+    base's own: the module no longer answers.
 
     *Fix*: save the adapter after training, and check that its parameters were in the optimiser.
     """
@@ -71,6 +72,24 @@ def zero_update(case: Case) -> Iterator[Problem]:
             "the adapter changes nothing",
             Location(case.weights_file, clip(zeros[0])),
             "it looks untrained: save it after training, and check that its parameters were in the optimiser",
+        )
+    yield from _emptied(case)
+
+
+def _emptied(case: Case) -> Iterator[Problem]:
+    assert case.stats is not None
+    matrices = {name for name, one in case.adapter.tensors.items() if len(one.shape) == 2 and one.nbytes}
+    emptied = [
+        name
+        for name, key in case.adapter.keys.items()
+        if name in case.stats and case.stats[name].zero
+        if key.part == "magnitude" or (key.part in {"saved", "base_layer"} and name in matrices)
+    ]
+    if emptied:
+        yield Problem(
+            f"{count(len(emptied), 'tensor')} of zeros would take the place of the base's: {names(emptied)}",
+            Location(case.weights_file, clip(emptied[0])),
+            "save the adapter again; with ZeRO-3 and FSDP gather the parameters first",
         )
 
 

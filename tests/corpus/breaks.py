@@ -172,6 +172,18 @@ BREAKS: dict[str, Break] = {
     "parameters that are not there": config(target_parameters=["experts.gate_up_proj"]),
     "trained tokens without tensors": config(trainable_token_indices=[1, 2]),
     "a pattern for layers without layers": config(layers_pattern="layers"),
+    "a task that nobody knows": config(task_type="text-generation"),
+    "KaSA without its diagonals": config(kasa_config={}),
+    "blocks of nothing": config(use_bdlora={"nblocks": 2}),
+    "a router's config": config(arrow_config={"top_k": 1}),
+    "two variants": config(velora_config={"num_groups": 2}, kasa_config={}),
+    "trained tokens, none of them named": config(trainable_token_indices=[]),
+    "alpha next to nothing": config(lora_alpha=1e-30),
+    "LoftQ without its config": config(init_lora_weights="loftq", loftq_config={}),
+    "CorDA as it was trained": config(init_lora_weights="corda"),
+    "an odd rank of no module, beside orthogonal ones": config(
+        init_lora_weights="orthogonal", rank_pattern={"no.such.module": 3}
+    ),
     "config empty": text(CONFIG, b""),
     "config cut off": lambda directory: void((directory / CONFIG).write_text((directory / CONFIG).read_text()[:-20])),
     "config a list": text(CONFIG, b"[]"),
