@@ -4,6 +4,7 @@ A plain command line (``cli.plain``) calls its command at once; every other one 
 """
 
 import errno
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -54,6 +55,9 @@ MACHINE_ERRNOS = {
 
 READER_GONE = 141
 """What a shell says of a program that writes into a pipe that nobody reads any more: 128 + SIGPIPE."""
+
+YOUNG_OBJECTS = 20_000
+"""So many new objects are looked through for garbage at once: a start-up makes thousands, and all of them stay."""
 
 INTERRUPTED = 130
 """What a shell says of a program that was stopped with Ctrl-C: 128 + SIGINT."""
@@ -240,6 +244,7 @@ def _report(error: LoraCliError) -> int:
 
 def run() -> None:
     """The console script. A stream that was closed before it started takes what is written and keeps nothing."""
+    gc.set_threshold(YOUNG_OBJECTS)
     if sys.stdout is None or sys.stderr is None:
         nowhere = Path(os.devnull).open("w")  # noqa: SIM115 - for the life of the process
         sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere

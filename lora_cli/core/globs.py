@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from lora_cli.core.frozen import replace
+from lora_cli.core.late import late
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.web_address import DEFAULT_PORTS, unescaped
 
@@ -18,7 +19,7 @@ HUB_PAGES = ("huggingface.co/", "www.huggingface.co/", "hf.co/")
 WITH_HOST = frozenset({"sftp", "ssh", "smb", "hdfs", "webhdfs"})
 """The schemes of other machines' file systems that begin with ``[user@]host``."""
 
-_HOST_GLOB = re.compile(r"(?:[a-z0-9*?._-]+|\[[0-9a-f:.*?]+\])(?::[0-9*?]{1,5})?")
+_HOST_GLOB = late(r"(?:[a-z0-9*?._-]+|\[[0-9a-f:.*?]+\])(?::[0-9*?]{1,5})?")
 
 
 def source_glob(glob: str, base_dir: Path) -> str:

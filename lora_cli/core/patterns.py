@@ -11,6 +11,7 @@ import warnings
 from functools import lru_cache
 from typing import Protocol
 
+from lora_cli.core.late import late
 from lora_cli.errors import FormatError
 
 TIME_LIMIT_S = 3.0
@@ -22,12 +23,12 @@ COMPARISON_S = 5e-7
 LENGTH_CAP = 100_000
 """Characters of one pattern times its counted repetitions: ``regex`` unrolls them, 400 bytes each."""
 
-LITERAL = re.compile(r"[\w.\- ]*", re.ASCII)
+LITERAL = late(r"[\w.\- ]*", re.ASCII)
 """A name, maybe with dots (which match any character): such a pattern needs no ``regex``, and mostly no ``re``."""
 
-_COUNTED = re.compile(r"\{(\d*)(,?)(\d*)\}", re.ASCII)
-_OUTSIDE = re.compile(r"\\.|\[\^?\]?|\{|[^\\\[{]+", re.DOTALL)
-_IN_SET = re.compile(r"\\.|\[|\]|[^\\\[\]]+", re.DOTALL)
+_COUNTED = late(r"\{(\d*)(,?)(\d*)\}", re.ASCII)
+_OUTSIDE = late(r"\\.|\[\^?\]?|\{|[^\\\[{]+", re.DOTALL)
+_IN_SET = late(r"\\.|\[|\]|[^\\\[\]]+", re.DOTALL)
 
 FULL = "{}"
 """The frame of a pattern that must match a whole name."""

@@ -6,11 +6,11 @@ besides it a name that stands twice and fields that the format does not have.
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 from lora_cli.core.frozen import dataclass
+from lora_cli.core.late import late
 from lora_cli.errors import FormatError
 
 HEADER_CAP = 100_000_000
@@ -48,7 +48,7 @@ DTYPE_BITS: Mapping[str, int] = {
 }
 """Bits of one element, by safetensors' own dtype name (0.8)."""
 
-_SPACE = re.compile(r"[ \t\n\r]*")
+_SPACE = late(r"[ \t\n\r]*")
 
 
 @dataclass(frozen=True, slots=True)

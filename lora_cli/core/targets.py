@@ -13,6 +13,7 @@ from typing import TypeVar
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.default_targets import DEFAULT_TARGETS
 from lora_cli.core.frozen import dataclass, replace
+from lora_cli.core.late import late
 from lora_cli.core.lora_config import LoraConfig, type_error
 from lora_cli.core.patterns import Matcher
 from lora_cli.errors import FormatError
@@ -37,10 +38,10 @@ EMBEDDING_NAMES = frozenset({"embed_tokens", "lm_head"})
 LONGEST_NAME = 1024
 """Characters of a module's path that are compared with names in a config; those of models have a tenth of it."""
 
-FIRST_INDEX = re.compile(r".*?\.[^.]*\.(?P<idx>\d+)\.", re.DOTALL)
+FIRST_INDEX = late(r".*?\.[^.]*\.(?P<idx>\d+)\.", re.DOTALL)
 """The first numbered component: the layer, not the expert within it."""
 
-LAYERS = re.compile(r"(?P<stack>(?:model\.)*layers)\.(?P<idx>\d+)\.(?P<rest>.+)", re.ASCII)
+LAYERS = late(r"(?P<stack>(?:model\.)*layers)\.(?P<idx>\d+)\.(?P<rest>.+)", re.ASCII)
 """Where ``layer_replication`` finds the layers of a llama-like model."""
 
 

@@ -1,6 +1,5 @@
 """Plain text: safe to print, wrapped, and coloured by hand, because importing rich costs more than a whole check."""
 
-import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -29,14 +28,20 @@ def paint(text: str, style: str, *, colour: bool) -> str:
 
 def wrap(text: object, width: int, indent: str = "", first: str | None = None) -> list[str]:
     """Lines of at most ``width`` columns. A longer word (a path, a tensor's name) stays whole, to be copied."""
-    return textwrap.wrap(
-        safe(text),
-        max(width, NARROWEST),
-        initial_indent=indent if first is None else first,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    width = max(width, NARROWEST)
+    lines: list[str] = []
+    line, gap, empty = indent if first is None else first, "", True
+    for word in safe(text).split(" "):
+        if not word:
+            gap += " "
+            continue
+        fits = len(line) + len(gap) + len(word) <= width
+        if not fits and not empty:
+            lines.append(line)
+            line = indent
+        line += gap + word if fits else word
+        gap, empty = " ", False
+    return lines if empty else [*lines, line]
 
 
 def pairs(rows: Iterable[tuple[str, object]], width: int, indent: str = "  ") -> list[str]:

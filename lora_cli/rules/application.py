@@ -8,6 +8,7 @@ from lora_cli.core.base_model import BaseModel, BaseModule
 from lora_cli.core.finding import Applied
 from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.keys import PEFT_PREFIX, Key
+from lora_cli.core.late import late
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.targets import (
     EMBEDDING_NAMES,
@@ -24,7 +25,7 @@ from lora_cli.rules.wording import clip, count
 DEFAULT_NAME = "default"
 """The name that PEFT gives an adapter in memory when it is given none; it looks tensors up under it."""
 
-_FIRST_INDEX = re.compile(r"(?:^|(?<=\.))\d+(?=\.|$)")
+_FIRST_INDEX = late(r"(?:^|(?<=\.))\d+(?=\.|$)")
 SCALE_FIELDS = frozenset({"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora"})
 """Without the right types in these there are no ranks."""
 

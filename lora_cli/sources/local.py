@@ -1,7 +1,6 @@
 """Adapters in folders of this machine, network file systems included. Read in place; a change is noticed."""
 
 import errno
-import hashlib
 import os
 import stat
 import time
@@ -11,6 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_cli.core.digests import sha256
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Corrupt, LoraCliError, MachineError, NotFound, Refused, Unreachable, UsageError
@@ -73,7 +73,7 @@ class LocalSource:
                 if not _comes_back(error, tries):
                     raise _translated(error, root) from error
         lines = "".join(f"{file.locator} {file.defect} {file.path}\n" for file in files)
-        return Revision(ref, hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest(), files, "local")
+        return Revision(ref, sha256(lines.encode(errors="surrogateescape")).hexdigest(), files, "local")
 
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         """Bytes ``start`` to ``stop`` of the file as it was when it was listed, in chunks of at most 1 MiB.

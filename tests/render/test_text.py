@@ -1,10 +1,12 @@
 """Plain text: nothing in it can move a cursor, nothing worth copying is cut."""
 
+import textwrap
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.render.text import columns, counted, milliseconds, pairs, safe, size, wrap
+from lora_cli.render.text import NARROWEST, columns, counted, milliseconds, pairs, safe, size, wrap
 
 
 @given(st.text())
@@ -53,3 +55,23 @@ def test_sizes_are_in_powers_of_1024(value: int, text: str) -> None:
 @pytest.mark.parametrize(("number", "text"), [(0, "no errors"), (1, "1 error"), (2, "2 errors")])
 def test_counts_agree_with_their_noun(number: int, text: str) -> None:
     assert counted(number, "error") == text
+
+
+@given(
+    st.text(st.sampled_from("ab-\t\u3000   "), max_size=90),
+    st.integers(1, 60),
+    st.sampled_from(["", "    "]),
+    st.sampled_from([None, "", "  hint: "]),
+)
+def test_lines_break_where_the_standard_library_breaks_them(
+    text: str, width: int, indent: str, first: str | None
+) -> None:
+    standard = textwrap.wrap(
+        safe(text),
+        max(width, NARROWEST),
+        initial_indent=indent if first is None else first,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    assert wrap(text, width, indent, first) == standard

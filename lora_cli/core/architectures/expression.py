@@ -1,9 +1,6 @@
 """The arithmetic of the tables: dimensions as expressions over field names."""
 
-import re
 from collections.abc import Mapping
-
-TOKEN = re.compile(r"\s*(//|[+*]|[A-Za-z_][\w.]*|\d+)")
 
 
 def evaluate(expression: str, numbers: Mapping[str, int]) -> int:
@@ -14,8 +11,8 @@ def evaluate(expression: str, numbers: Mapping[str, int]) -> int:
         KeyError: it names a field that the table does not list.
         ZeroDivisionError: a divisor is 0.
     """
-    tokens = TOKEN.findall(expression)
-    if TOKEN.sub("", expression).strip() or len(tokens) % 2 == 0:
+    tokens = expression.split()
+    if len(tokens) % 2 == 0 or not all(map(_is_operand, tokens[::2])):
         raise ValueError(f"not a dimension: {expression!r}")
     total, term = 0, _operand(tokens[0], numbers)
     for operator, operand in zip(tokens[1::2], tokens[2::2], strict=True):
@@ -29,6 +26,10 @@ def evaluate(expression: str, numbers: Mapping[str, int]) -> int:
         else:
             raise ValueError(f"not a dimension: {expression!r}")
     return total + term
+
+
+def _is_operand(token: str) -> bool:
+    return token.isdecimal() or token.replace(".", "_").isidentifier()
 
 
 def _operand(token: str, numbers: Mapping[str, int]) -> int:

@@ -5,13 +5,14 @@ from collections.abc import Iterator
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.finding import Location
+from lora_cli.core.late import late
 from lora_cli.core.targets import ALL_LINEAR, scales, targeted_in
 from lora_cli.errors import FormatError
 from lora_cli.rules.features.feature import Found, Scaled, Served
 from lora_cli.rules.wording import clip, names, shown
 
 REQUIRED = ("r", "lora_alpha", "target_modules")
-CHANGES_BASE = re.compile(r"(?:pissa|olora|corda|loftq).*", re.IGNORECASE | re.DOTALL)
+CHANGES_BASE = late(r"(?:pissa|olora|corda|loftq).*", re.IGNORECASE | re.DOTALL)
 KNOWN = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
 HEADS = frozenset({"score", "classifier"})
 
