@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 LARGEST_RANGE = 20 << 20
 SMALLEST_RANGE = 1 << 20
 FIRST_RANGE = 4 << 20
-"""So large a range is as long as nobody knows how far away its origin is."""
+"""So large a range of a large file is as long as nobody knows how far away its origin is."""
 
 USUAL_RANGE = 8 << 20
 PARTS = 32
@@ -114,12 +114,13 @@ class Lanes:
 
     def _step(self, transfer: "Transfer") -> int:
         """How large its next range is: small where many are to be in flight, large where one more costs most."""
+        size = transfer.file.size or 0
         if self.distance.far is None:
-            step = FIRST_RANGE
+            step = FIRST_RANGE if size > USUAL_RANGE else USUAL_RANGE
         elif self.distance.far:
             step = min(USUAL_RANGE, max(WINDOW // self._jobs, self.distance.worthwhile))
         else:
-            step = max(USUAL_RANGE, (transfer.file.size or 0) // PARTS)
+            step = max(USUAL_RANGE, size // PARTS)
         return max(SMALLEST_RANGE, min(LARGEST_RANGE, step))
 
     def _start(self) -> None:
