@@ -164,6 +164,7 @@ class FaultyProxy:
     def _pass(self, connection: socket.socket) -> None:
         """Any protocol: what the server says goes through the fault."""
         fault = self._taken("CONNECT")
+        fault.before()
         host, _, port = self.upstream.partition(":")
         with socket.create_connection((host, int(port))) as server:
             back = threading.Thread(target=_copied, args=(connection, server), daemon=True)
@@ -173,8 +174,9 @@ class FaultyProxy:
                 if not self._sent(connection, piece, sent, fault):
                     break
                 sent += len(piece)
-            with contextlib.suppress(OSError):
-                server.shutdown(socket.SHUT_RDWR)
+            for ended, how in ((server, socket.SHUT_RDWR), (connection, socket.SHUT_WR)):
+                with contextlib.suppress(OSError):
+                    ended.shutdown(how)
             back.join(5)
 
     def _answer(self, connection: socket.socket) -> bool:
