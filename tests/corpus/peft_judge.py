@@ -9,7 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from tests.corpus.bases import base_model
+from tests.corpus.bases import Base
 
 
 class Outcome(Enum):
@@ -33,14 +33,14 @@ def quiet() -> Iterator[None]:
             logging.disable(logging.NOTSET)
 
 
-def write_adapter(family: str, options: Mapping[str, Any], directory: Path) -> Any:
+def write_adapter(base: Base, options: Mapping[str, Any], directory: Path) -> Any:
     """Put a LoRA with ``options`` on the base, as if it had been trained, save it; gives the logits it answers with."""
     import torch
     from peft import LoraConfig, get_peft_model
 
     with quiet():
         torch.manual_seed(11)
-        adapted = get_peft_model(base_model(family), LoraConfig(**options)).eval()
+        adapted = get_peft_model(base.model(), LoraConfig(**options)).eval()
         with torch.no_grad():
             for name, parameter in adapted.named_parameters():
                 if any(mark in name for mark in ("lora_", "trainable_tokens_delta")) and parameter.is_floating_point():
@@ -58,18 +58,24 @@ def logits(model: Any) -> Any:
         return model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits.double()
 
 
-def judge(family: str, directory: Path, intended: Any) -> Outcome:
-    """Load the adapter as every user of PEFT does, and compare its answers."""
-    import torch
+def answers(base: Base, directory: Path) -> Any:
+    """The logits with the adapter loaded as every user of PEFT does; PEFT's own errors come through."""
     from peft import PeftModel
 
     with quiet():
-        base = base_model(family)
-        plain = logits(base)
-        try:
-            answered = logits(PeftModel.from_pretrained(base, str(directory)).eval())
-        except Exception:
-            return Outcome.REFUSED
+        return logits(PeftModel.from_pretrained(base.model(), str(directory)).eval())
+
+
+def judge(base: Base, directory: Path, intended: Any) -> Outcome:
+    """Load the adapter and compare its answers."""
+    import torch
+
+    with quiet():
+        plain = logits(base.model())
+    try:
+        answered = answers(base, directory)
+    except Exception:
+        return Outcome.REFUSED
     if torch.allclose(answered, intended, rtol=1e-4, atol=1e-5):
         return Outcome.RIGHT
     return Outcome.NOTHING if torch.allclose(answered, plain, rtol=1e-6, atol=1e-7) else Outcome.WRONG

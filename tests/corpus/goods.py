@@ -1,0 +1,51 @@
+"""The adapters that PEFT is asked to write: what is targeted, and each option that it offers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lora_cli.core.architectures import base_from_config
+from tests.corpus.bases import Base
+
+PLAIN: Mapping[str, Any] = {"r": 8, "lora_alpha": 12}
+
+OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "plain": {},
+    "rsLoRA": {"use_rslora": True, "r": 6},
+    "patterns": {"rank_pattern": {".*0.*": 2}, "alpha_pattern": {".*1.*": 5}},
+    "one layer": {"layers_to_transform": [1]},
+    "an exclusion": {"exclude_modules": r".*\.1\..*"},
+    "all-linear": {"target_modules": "all-linear"},
+    "a regular expression": {"target_modules": r".*\.\d+\..*(q_proj|c_attn|query_key_value|qkv_proj)"},
+    "DoRA": {"use_dora": True},
+    "biases on B": {"lora_bias": True},
+    "biases": {"bias": "lora_only"},
+    "all biases": {"bias": "all"},
+    "a saved head": {"modules_to_save": ["lm_head"]},
+    "trained tokens": {"trainable_token_indices": [1, 5]},
+    "gaussian": {"init_lora_weights": "gaussian"},
+    "orthogonal": {"init_lora_weights": "orthogonal"},
+    "PiSSA": {"init_lora_weights": "pissa"},
+    "OLoRA": {"init_lora_weights": "olora"},
+    "a high rank": {"r": 64, "lora_alpha": 0.5},
+    "dropout": {"lora_dropout": 0.1},
+    "layers twice": {"layer_replication": [[0, 2], [0, 1]]},
+}
+
+NOT_FOR: Mapping[str, frozenset[str]] = {
+    # PEFT stacks layers only where it knows the class's list of them, and not where layers differ in kind.
+    "layers twice": frozenset(
+        {"gemma2", "qwen2", "qwen3", "gemma3_text", "falcon", "bloom", "gpt2", "gptj", "gpt_neox", "opt"}
+    ),
+}
+
+
+def targets(base: Base) -> list[str]:
+    """The last names of all linear modules in the layers of the base."""
+    modules = base_from_config(base.config, base.family).modules
+    linear = [path for path, module in modules.items() if module.kind != "embedding" and "." in path]
+    return sorted({path.rpartition(".")[2] for path in linear})
+
+
+def options(base: Base, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``LoraConfig`` is given: a plain adapter on all of the base's targets, changed."""
+    return {**PLAIN, "target_modules": targets(base), **changes}

@@ -1,0 +1,152 @@
+"""A real vLLM on the CPU, with LoRA and loading at run time, as a process of its own."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.real_engines.cases import MAX_LORA_RANK
+
+ROOT = Path(__file__).resolve().parents[2]
+PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
+UP_S = 300
+ANSWER_S = 60
+
+ENVIRONMENT = {
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+}
+
+
+class Died(Exception):
+    """The server went down while it was asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An HTTP answer: its status, and the body as text."""
+
+    status: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that is up: where it listens, its process and its log."""
+
+    port: int
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+    def post(self, path: str, fields: Mapping[str, Any]) -> Reply:
+        """Ask; Died where the connection breaks or the process is gone."""
+        url, body = f"http://127.0.0.1:{self.port}{path}", json.dumps(fields).encode()
+        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=ANSWER_S) as response:
+                return Reply(response.status, response.read().decode())
+        except urllib.error.HTTPError as error:
+            return Reply(error.code, error.read().decode())
+        except OSError as error:
+            raise Died(str(error)) from error
+
+    def load(self, name: str, directory: Path) -> Reply:
+        """``POST /v1/load_lora_adapter``."""
+        return self.post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(directory)})
+
+    def unload(self, name: str) -> Reply:
+        """``POST /v1/unload_lora_adapter``."""
+        return self.post("/v1/unload_lora_adapter", {"lora_name": name})
+
+    def answer(self, model: str, prompts: list[list[int]], vocabulary: int) -> Reply:
+        """The log-probability of every token of the vocabulary after each prompt, as a completion of one token.
+
+        Not ``prompt_logprobs``: where the head can have a LoRA they bring vLLM on the CPU down (0.32: "einsum():
+        subscript b has size 3 ... does not broadcast").
+        """
+        asked = {"model": model, "prompt": prompts, "max_tokens": 1, "temperature": 0, "logprobs": vocabulary}
+        return self.post("/v1/completions", {**asked, "return_tokens_as_token_ids": True})
+
+    def alive(self) -> bool:
+        """Whether it says that it is well."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=ANSWER_S) as response:
+                return bool(response.status == 200)
+        except OSError:
+            return False
+
+
+def log_probabilities(reply: Reply, vocabulary: int) -> Any:
+    """``[prompts, vocabulary]`` out of a completion's answer; NaN where none is given."""
+    choices = json.loads(reply.text)["choices"]
+    given = [choice["logprobs"]["top_logprobs"][0] for choice in sorted(choices, key=lambda one: int(one["index"]))]
+    return np.array([[one.get(f"token_id:{token}", np.nan) for token in range(vocabulary)] for one in given], float)
+
+
+@contextlib.contextmanager
+def serving(base: Path, log: Path, *arguments: str, **environment: str) -> Iterator[Server]:
+    """The base at ``base``, served as ``base`` until the block is left."""
+    port = free_port()
+    command = [
+        *("nice", str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", "--model", str(base)),
+        *("--host", "127.0.0.1", "--port", str(port), "--served-model-name", "base", "--dtype", "float32"),
+        *("--enforce-eager", "--max-model-len", "48", "--max-num-seqs", "16", "--max-logprobs", "128"),
+        *("--enable-lora", "--max-loras", "1", "--max-cpu-loras", "2", "--max-lora-rank", str(MAX_LORA_RANK)),
+        *arguments,
+    ]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_")}
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            command,
+            env={**kept, **ENVIRONMENT, **environment},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    server = Server(port, process, log)
+    try:
+        _wait(server)
+        yield server
+    finally:
+        _end(process)
+
+
+def _wait(server: Server) -> None:
+    deadline = time.monotonic() + UP_S
+    while not server.alive():
+        said = server.log.read_text(errors="replace")[-4000:]
+        assert server.process.poll() is None, f"vLLM did not start:\n{said}"
+        assert time.monotonic() < deadline, f"vLLM is not up after {UP_S} s:\n{said}"
+        time.sleep(0.5)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """The server and the engine that it started, which is of the same session."""
+    for sent in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, sent)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=20)
+
+
+def free_port() -> int:
+    """A port of loopback on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
