@@ -71,7 +71,9 @@ def land(adapter: Adapter, base: BaseModel, profile: Profile) -> Landing:
     nowhere: dict[str, str] = {}
     for module, pair in adapter.pairs.items():
         why = _misnamed(adapter, pair, grammar)
-        if not why and _leaf(module) not in model.leaves and not _expert(module, model):
+        if (grammar.strict and _ends_in_wrapper(adapter, pair)) or (
+            not why and _leaf(module) not in model.leaves and not _expert(module, model)
+        ):
             unexpected.append(module)
         elif not why and not grammar.towers and TOWERS.search(module):
             towers.append(module)
@@ -137,6 +139,12 @@ def _misnamed(adapter: Adapter, pair: LoraPair, grammar: Grammar) -> str:
     if grammar.prefix == "required" and any(key.prefix != PEFT_PREFIX for key in keys):
         return f"the name does not begin with {PEFT_PREFIX} once"
     return ""
+
+
+def _ends_in_wrapper(adapter: Adapter, pair: LoraPair) -> bool:
+    """Whether what a wrapper left is the last component, and so is taken for the module's name."""
+    keys = [adapter.keys[factor.name] for factor in (pair.a, pair.b) if factor is not None]
+    return any(key.infixes and f".{key.infixes[-1]}.lora_" in key.name for key in keys)
 
 
 def _has_place(module: str, pair: LoraPair, model: _Model) -> bool:

@@ -5,10 +5,42 @@ from lora_cli.engines.profile import EVERYWHERE, Engine, Grammar, Row
 
 MODEL = "peft/tuners/lora/model.py"
 LAYER = "peft/tuners/lora/layer.py"
+TUNERS = "peft/tuners/tuners_utils.py"
+SAVE_AND_LOAD = "peft/utils/save_and_load.py"
+
+NUMBER = "write the number that the adapter was trained with"
 
 ROWS = (
-    Row("number-mistyped", Outcome.REJECTS, "it cannot be divided", "write it as a number", LAYER, "run"),
+    Row(
+        "required-field-missing",
+        Outcome.SERVES_WRONG,
+        "it takes its default",
+        "write the field",
+        "peft/config.py",
+        "run",
+    ),
+    Row("rank-unusable", Outcome.REJECTS, "it has no such factors", NUMBER, LAYER, "run"),
+    Row("rank-fraction", Outcome.REJECTS, "it has no such factors", NUMBER, LAYER, "run"),
+    Row("alpha-unusable", Outcome.REJECTS, "nothing can be divided that is no number", NUMBER, LAYER, "run"),
+    Row("pattern-untyped", Outcome.REJECTS, "it asks for its keys", "write an empty object", TUNERS, "run"),
+    Row("bias-untyped", Outcome.REJECTS, "it asks how it ends", 'write "none"', TUNERS, "run"),
+    Row(
+        "init-iterated",
+        Outcome.SERVES_WRONG,
+        "it takes the base apart again when it loads, at random, and not as in training",
+        "convert it with PEFT's path_initial_model_for_weight_conversion, which leaves the base as it was",
+        LAYER,
+        "run",
+    ),
     Row("targets-nothing", Outcome.REJECTS, "the base has none of it", "name what was trained", MODEL, "run"),
+    Row(
+        "pt-alone",
+        Outcome.REJECTS,
+        "it looks for adapter_model.safetensors and adapter_model.bin",
+        "save the adapter again",
+        SAVE_AND_LOAD,
+        "run",
+    ),
 )
 
 ENGINE = Engine(
@@ -17,5 +49,5 @@ ENGINE = Engine(
     versions=("0.21",),
     rows=ROWS,
     grammars={"0.21": Grammar(prefix="required")},
-    generic=EVERYWHERE,
+    generic={**EVERYWHERE, "LC202": Outcome.OK},
 )

@@ -16,14 +16,19 @@ MODELS = "docs/models/supported_models.md"
 
 MERGE = "merge it into the base and serve that as a model, or train without it"
 REPAIR = "`lora-cli repair --engine vllm` {repair}"
+NUMBER = "write the number that the adapter was trained with"
 NEWER = "serve it with vLLM 0.32 or newer"
 BASE_CHANGED = "convert it with PEFT's path_initial_model_for_weight_conversion, which leaves the base as it was"
 
 ROWS = (
     Row("required-field-missing", Outcome.REJECTS, "the field is required", "write the field", PEFT_HELPER, "run"),
-    Row("number-mistyped", Outcome.REJECTS, "it cannot be divided", "write it as a number", PEFT_HELPER, "reasoned"),
+    Row("rank-unusable", Outcome.REJECTS, "nothing can be divided by it", NUMBER, PEFT_HELPER, "run"),
+    Row("rank-fraction", Outcome.SERVES_WRONG, "lora_alpha is divided by it", NUMBER, PEFT_HELPER, "run"),
+    Row("alpha-unusable", Outcome.REJECTS, "nothing can be divided that is no number", NUMBER, PEFT_HELPER, "run"),
+    Row("alpha-harmful", Outcome.SERVES_WRONG, "it scales all that the adapter does", NUMBER, PEFT_HELPER, "run"),
     Row("dora", Outcome.REJECTS, "DoRA is not supported", MERGE, PEFT_HELPER, "run"),
     Row("bias", Outcome.REJECTS, "biases of an adapter are not supported", MERGE, PEFT_HELPER, "run"),
+    Row("bias-untyped", Outcome.REJECTS, 'it is not "none"', 'write "none"', PEFT_HELPER, "run"),
     Row(
         "modules-to-save",
         Outcome.REJECTS,
@@ -78,6 +83,7 @@ ROWS = (
         "of those with a name it takes gaussian, eva, orthogonal, mica and lora_ga",
         "set init_lora_weights to true, if it left the base as it was",
         PEFT_HELPER,
+        "run",
         since="0.32",
     ),
     Row("alora", Outcome.REJECTS, "activated LoRA is not supported", MERGE, PEFT_HELPER, since="0.32"),
@@ -161,7 +167,7 @@ ROWS = (
         MANAGER,
         "run",
     ),
-    Row("factor-flat", Outcome.REJECTS, "it has no second dimension", "save it again", LAYERS, "reasoned"),
+    Row("factor-flat", Outcome.REJECTS, "it has no second dimension", "save it again", LAYERS, "run"),
     Row(
         "shape-larger",
         Outcome.REJECTS,
@@ -278,7 +284,11 @@ ENGINE = Engine(
         **EVERYWHERE,
         **BY_OWN_NAMES,
         # Judged by its own rows: it reads neither peft_type nor target_modules, and compares shapes by itself.
-        **dict.fromkeys(("LC201", "LC205", "LC208", "LC209", "LC305", "LC302", "LC310", "LC314", "LC317"), Outcome.OK),
+        **dict.fromkeys(
+            (*("LC201", "LC202", "LC203", "LC205", "LC208", "LC209", "LC302", "LC305", "LC310", "LC314"), "LC317"),
+            Outcome.OK,
+        ),
+        "LC308": Outcome.REJECTS,  # an adapter of which nothing is left fails an assertion
         **dict.fromkeys(("LC301", "LC306", "LC316", "LC321", "LC322"), Outcome.SERVES_WRONG),
     },
     ranks=(1, 8, 16, 32, 64, 128, 256, 320, 512),

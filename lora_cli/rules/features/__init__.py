@@ -5,7 +5,7 @@ A profile's rows name them. Adding one is a function here and a line in ``FEATUR
 
 from collections.abc import Mapping
 
-from lora_cli.rules.features import config, modules, places, tensors
+from lora_cli.rules.features import config, modules, numbers, places, tensors
 from lora_cli.rules.features.config import scaled
 from lora_cli.rules.features.feature import Feature, Found, Scaled, Served
 
@@ -21,11 +21,18 @@ FEATURES: Mapping[str, Feature] = {
     "module-scales": Feature("rank_pattern or alpha_pattern that changes a scale", config.module_scales),
     "module-alphas": Feature("alpha_pattern", config.module_alphas, "", ("module-scales",)),
     "pattern-broken": Feature("a pattern of ranks or alphas that is none", config.pattern_broken, "LC208"),
+    "pattern-untyped": Feature("a pattern that is no object, null say", numbers.pattern_untyped, "LC202"),
+    "rank-unusable": Feature("a rank that is no whole number above 0", numbers.rank_unusable, "LC202"),
+    "rank-fraction": Feature("an r that is a fraction", numbers.rank_fraction, "LC202"),
+    "alpha-unusable": Feature("an alpha that is no number", numbers.alpha_unusable, "LC203"),
+    "alpha-harmful": Feature("an alpha that is 0, negative or NaN", numbers.alpha_harmful, "LC203"),
     "dora": Feature("DoRA (use_dora)", config.dora),
     "bias": Feature("trained biases (bias)", config.bias),
+    "bias-untyped": Feature("a bias that is no word, null say", numbers.bias_untyped, "LC204"),
     "lora-bias": Feature("a bias on lora_B (lora_bias)", config.lora_bias),
     "init-changes-base": Feature("PiSSA, OLoRA, CorDA, LoftQ (init_lora_weights)", config.init_changes_base),
     "init-not-known": Feature("another initialisation than it knows", config.init_not_known, "LC209"),
+    "init-iterated": Feature("PiSSA by iterations (pissa_niter_…)", numbers.init_iterated, "", ("init-changes-base",)),
     "alora": Feature("activated LoRA (alora_invocation_tokens)", config.alora),
     "layer-replication": Feature("replicated layers (layer_replication)", config.layer_replication),
     "bdlora": Feature("BD-LoRA (use_bdlora)", config.bdlora),
@@ -52,6 +59,7 @@ FEATURES: Mapping[str, Feature] = {
     "targets-null": Feature("target_modules null", config.targets_null, "LC205"),
     "targets-nothing": Feature("targets that the base does not have", config.targets_nothing),
     "pickled": Feature("weights as a pickle (.bin, .pt)", tensors.pickled),
+    "pt-alone": Feature("weights in adapter_model.pt alone", tensors.pt_alone, "", ("pickled",)),
     "stray-weights": Feature("other *.safetensors beside the weights", tensors.stray_weights),
     "rank-above-max": Feature("a rank above max_lora_rank", places.rank_above_max),
     "rank-not-r": Feature("tensors of another rank than r", tensors.rank_not_r, "", ("module-scales",)),

@@ -99,7 +99,9 @@ def init_not_known(served: Served) -> Iterator[Found]:
     """An initialisation by a name that vLLM does not have in its list, and that leaves the base as it was."""
     config = served.config
     how = config.init_lora_weights if config is not None else None
-    if config is not None and isinstance(how, str) and how and not CHANGES_BASE.fullmatch(how) and how not in KNOWN:
+    if config is None or not isinstance(how, str) or CHANGES_BASE.fullmatch(how):
+        return
+    if how.lower() not in KNOWN:
         yield Found(f"init_lora_weights is {shown(how)}", Location(config.file, "init_lora_weights"))
 
 

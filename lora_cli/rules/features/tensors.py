@@ -68,6 +68,13 @@ def pickled(served: Served) -> Iterator[Found]:
         yield Found("the weights are a pickle", Location(served.case.weights_file))
 
 
+def pt_alone(served: Served) -> Iterator[Found]:
+    """Weights in ``adapter_model.pt``, without one of the two files that PEFT writes."""
+    weights = served.adapter.weight_files
+    if weights and all(path.endswith(".pt") for path in weights):
+        yield Found(f"the weights are in {clip(weights[0])}", Location(clip(weights[0])))
+
+
 def stray_weights(served: Served) -> Iterator[Found]:
     """Other safetensors files in the adapter's own folder."""
     weights = served.adapter.weight_files
