@@ -58,7 +58,7 @@ def _on_one(
 
 
 def _by_rows(served: Served) -> Iterator[Reason]:
-    if served.adapter.foreign is not None:  # no adapter at all, which other rules say
+    if served.adapter.foreign is not None and not served.adapter.pairs:  # no adapter at all, which other rules say
         return
     for row in served.profile.rows:
         for found in FEATURES[row.feature].detect(served):
@@ -90,8 +90,12 @@ def _by_rules(served: Served, findings: Iterable[Finding]) -> Iterator[Reason]:
 
 
 def _made_of(code: str, served: Served) -> Outcome:
-    """What becomes of what the rule of ``code`` found: of another format that has PEFT's file names, nothing fits."""
-    if served.adapter.foreign is not None and code in FOREIGN:
+    """What becomes of what the rule of ``code`` found: of another format that has PEFT's file names, nothing fits.
+
+    Factors of LoRA that are only called another method are that to PEFT alone.
+    """
+    by_name = served.profile.engine.name == PEFT or not served.adapter.pairs
+    if served.adapter.foreign is not None and code in FOREIGN and by_name:
         has_names = bool(served.adapter.weight_files) and served.config is not None
         reads_it = not served.profile.grammar.strict and (code != "LC201" or served.profile.engine.name == PEFT)
         return Outcome.SERVES_WRONG if has_names and reads_it else Outcome.REJECTS

@@ -1,6 +1,8 @@
 """vLLM's filesystem resolver on what ``fetch --publish`` wrote: a request names the adapter, and nobody loads it."""
 
+import contextlib
 import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,47 +19,75 @@ from tests.real_engines.vllm_server import Server, log_probabilities, serving
 pytestmark = pytest.mark.engines
 
 LLAMA = SERVED["llama"]
+LONG = [[1 + (7 * place) % (VOCABULARY - 1) for place in range(300)]]
+"""A prompt of more tokens than a block of the KV cache holds: what was computed for it is kept."""
 
 
-def answered(server: Server, name: str) -> Any:
-    reply = server.answer(name, PROMPTS, VOCABULARY)
+@contextlib.contextmanager
+def resolving(base: Path, *arguments: str) -> Iterator[Server]:
+    """vLLM on the base, with its resolver pointed at ``served``."""
+    plugins = {
+        "VLLM_PLUGINS": "lora_filesystem_resolver",
+        "VLLM_LORA_RESOLVER_CACHE_DIR": str(Path("served").resolve()),
+    }
+    with serving(base, Path("vllm.log"), *arguments, **plugins) as server:
+        yield server
+
+
+def answered(server: Server, name: str, prompts: Sequence[list[int]] = PROMPTS) -> Any:
+    reply = server.answer(name, list(prompts), VOCABULARY)
     assert reply.status == 200, reply
     return log_probabilities(reply, VOCABULARY)
 
 
-def published(adapter: Path, name: str, *served_as: str) -> None:
-    """Publishes the adapter under a name."""
+def publish(adapter: str, name: str, served_as: str) -> None:
+    """Publishes the folder ``adapter`` as ``name``."""
     shutil.rmtree(name, ignore_errors=True)
     shutil.copytree(adapter, name)
-    assert main(["fetch", f"./{name}", "--publish", "served", *served_as]) == 0
+    assert main(["fetch", f"./{name}", "--publish", "served", "--fix-base", served_as]) == 0
 
 
-def test_vllm_serves_by_name_what_was_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    base = save(LLAMA, tmp_path / "base")
-    first = meant(write_adapter(LLAMA, options(LLAMA, {}), tmp_path / "first"))
-    second = meant(write_adapter(LLAMA, options(LLAMA, {"lora_alpha": 30}), tmp_path / "second"))
-    published(tmp_path / "first", "sql", "--fix-base", str(base))
-    published(tmp_path / "first", "elsewhere", "--fix-base", "acme/another-base")
-    plugins = {"VLLM_PLUGINS": "lora_filesystem_resolver", "VLLM_LORA_RESOLVER_CACHE_DIR": str(tmp_path / "served")}
+    return save(LLAMA, tmp_path / "base")
 
-    with serving(base, tmp_path / "vllm.log", **plugins) as server:
+
+def test_vllm_serves_by_name_what_was_published(base: Path) -> None:
+    first = meant(write_adapter(LLAMA, options(LLAMA, {}), Path("first")))
+    second = meant(write_adapter(LLAMA, options(LLAMA, {"lora_alpha": 30}), Path("second")))
+    publish("first", "sql", str(base))
+    publish("first", "elsewhere", "acme/another-base")
+
+    with resolving(base) as server:
         assert distance(answered(server, "sql"), first) <= TOLERANCE
         assert server.answer("elsewhere", PROMPTS, VOCABULARY).status == 404
         assert server.answer("nobody", PROMPTS, VOCABULARY).status == 404
 
-        published(tmp_path / "second", "sql", "--fix-base", str(base))
-        published(tmp_path / "second", "sql-2", "--fix-base", str(base))
-        print(
-            "new under the old name",
-            distance(answered(server, "sql"), first),
-            distance(answered(server, "sql"), second),
-        )
-        print(distance(answered(server, "sql-2"), second))
-        print(server.unload("sql"))
-        print("after unload", distance(answered(server, "sql"), first), distance(answered(server, "sql"), second))
-        print(distance(answered(server, "sql-2"), second))
-        published(tmp_path / "second", "sql-3", "--fix-base", str(base))
-        print(distance(answered(server, "sql-3"), second))
-        print(server.unload("sql"))
-        print("after eviction", distance(answered(server, "sql"), first), distance(answered(server, "sql"), second))
+        publish("second", "sql", str(base))
+        publish("second", "sql-2", str(base))
+        assert distance(answered(server, "sql"), first) <= TOLERANCE
+        assert distance(answered(server, "sql-2"), second) <= TOLERANCE
+        assert server.unload("sql").status == 200
+        assert distance(answered(server, "sql"), second) <= TOLERANCE
+
+
+@pytest.mark.parametrize("prefix_caching", [True, False])
+def test_a_name_that_is_published_anew_is_answered_in_part_from_what_the_old_one_left(
+    prefix_caching: bool, base: Path
+) -> None:
+    """vLLM knows blocks of its KV cache by the adapter's name and path: hence a new name for a new version."""
+    write_adapter(LLAMA, options(LLAMA, {}), Path("first"))
+    write_adapter(LLAMA, options(LLAMA, {"lora_alpha": 30}), Path("second"))
+    publish("first", "sql", str(base))
+    publish("second", "sql-2", str(base))
+
+    flags = () if prefix_caching else ("--no-enable-prefix-caching",)
+    with resolving(base, "--max-model-len", "512", *flags) as server:
+        old, new = answered(server, "sql", LONG), answered(server, "sql-2", LONG)
+        publish("second", "sql", str(base))
+        assert server.unload("sql").status == 200
+        anew = answered(server, "sql", LONG)
+
+    assert distance(old, new) > TOLERANCE
+    assert (distance(anew, new) <= TOLERANCE) == (not prefix_caching)

@@ -102,6 +102,7 @@ def log_probabilities(reply: Reply, vocabulary: int) -> Any:
 @contextlib.contextmanager
 def serving(base: Path, log: Path, *arguments: str, **environment: str) -> Iterator[Server]:
     """The base at ``base``, served as ``base`` until the block is left."""
+    assert PYTHON.is_file(), "vLLM is not installed: make test-engines does that"
     port = free_port()
     command = [
         *("nice", str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", "--model", str(base)),
