@@ -101,13 +101,13 @@ def judge(adapter: Adapter, terms: Terms, evidence: Evidence) -> Verdict:
         ref=evidence.ref,
         commit=evidence.commit,
     )
-    said = [outcome for rule in terms.rules for outcome in run(rule, case)]
-    findings = tuple(outcome for outcome in said if isinstance(outcome, Finding))
     if terms.engines:
-        case, findings = _on_engines(case, terms)
+        case, said = _on_engines(case, terms)
+    else:
+        said = [outcome for rule in terms.rules for outcome in run(rule, case)]
     return Verdict(
         adapter=adapter.name,
-        findings=findings,
+        findings=tuple(outcome for outcome in said if isinstance(outcome, Finding)),
         skipped=tuple(outcome for outcome in said if isinstance(outcome, Skipped)),
         applied=application.applied if terms.base is not None and case.has_weights else None,
         engines=case.served,
@@ -124,19 +124,21 @@ def _as_trained(adapter: Adapter, base: BaseModel | None) -> BaseModel | None:
     return for_task(base, task, tuple(adapter.pairs))
 
 
-def _on_engines(case: Case, terms: Terms) -> tuple[Case, tuple[Finding, ...]]:
-    """The case with what each named engine does, and what the chosen rules find in the light of that.
+def _on_engines(case: Case, terms: Terms) -> tuple[Case, list[Finding | Skipped]]:
+    """The case with what each named engine does, and what the chosen rules say in the light of that.
 
     All rules are asked, chosen or not: an engine is not said to serve what another rule would have found broken.
     """
     from lora_cli.core.deployment import Deployment
     from lora_cli.rules.serving import serve, softened
 
-    deployment = terms.deployment or Deployment()
+    deployment, chosen = terms.deployment or Deployment(), {rule.code for rule in terms.rules}
     generic = [rule for rule in RULES if not rule.code.startswith(ENGINE_RULES)]
-    found = [one for rule in generic for one in run(rule, case) if isinstance(one, Finding)]
-    served = serve(case, terms.engines, deployment, found)
+    said = [one for rule in generic for one in run(rule, case)]
+    served = serve(case, terms.engines, deployment, [one for one in said if isinstance(one, Finding)])
     case = replace(case, served=served, deployment=deployment)
-    chosen = {rule.code for rule in terms.rules}
-    own = [one for rule in terms.rules if rule not in generic for one in run(rule, case) if isinstance(one, Finding)]
-    return case, (*(softened(one, terms.engines, served) for one in found if one.code in chosen), *own)
+    own = [one for rule in terms.rules if rule not in generic for one in run(rule, case)]
+    kept = (
+        softened(one, terms.engines, served) if isinstance(one, Finding) else one for one in said if one.code in chosen
+    )
+    return case, [*kept, *own]

@@ -9,7 +9,7 @@ from lora_cli.errors import UsageError
 if TYPE_CHECKING:
     from lora_cli.cli.lineup import Lineup
     from lora_cli.core.deployment import Deployment
-    from lora_cli.core.manifest import EngineSpec
+    from lora_cli.core.manifest import AdapterSet
     from lora_cli.engines import Profile
 
 Engines = Annotated[
@@ -27,20 +27,24 @@ ServedModelName = Annotated[
 MaxLoras = Annotated[int | None, typer.Option(min=1, help="The adapters that one batch may hold.")]
 
 
-def named_engines(named: Sequence[str] | None, manifest: "EngineSpec | None") -> "tuple[Profile, ...]":
+def named_engines(named: Sequence[str] | None, manifest: "AdapterSet | None") -> "tuple[Profile, ...]":
     """The profiles of ``--engine``, else of the manifest's engine, each once.
 
     Raises:
         UsageError: an engine or a version that is none.
     """
     words = [word for text in named or () for word in _words(text)]
-    if not words and manifest is not None:
-        words = [f"{manifest.name}@{manifest.version}" if manifest.version else manifest.name]
-    if not words:
+    spec = manifest.engine if manifest is not None else None
+    if not words and spec is None:
         return ()
     from lora_cli.engines import choose_engine
 
-    return tuple(map(choose_engine, dict.fromkeys(words)))
+    if words or spec is None or manifest is None:
+        return tuple(map(choose_engine, dict.fromkeys(words)))
+    try:
+        return (choose_engine(f"{spec.name}@{spec.version}" if spec.version else spec.name),)
+    except UsageError as error:
+        raise UsageError(f"{manifest.file}: engine: {error.message}", hint=error.hint) from error
 
 
 def deployment_of(

@@ -55,7 +55,7 @@ def command(
     held_to = zip(items, asked.items, strict=True) if settings.policies else ()
     demands = {one: asked.demand(item) for one, item in held_to}
     max_lora_rank = max_lora_rank or (asked.engine.max_lora_rank if asked.engine else None)
-    engines = engine_options.named_engines(engine, asked.engine)
+    engines = engine_options.named_engines(engine, asked.manifest)
     deployment = engine_options.deployment_of(
         engines, asked, tp=tp, max_lora_rank=max_lora_rank, lora_target_modules=lora_target_modules or (),
         served_model_name=served_model_name, max_loras=max_loras,

@@ -120,6 +120,23 @@ def test_a_manifests_engine_is_the_default_and_a_flag_overrides_it(
     assert (code, outcomes(document)) == (0, {"vllm": "ok"})
 
 
+def test_a_manifests_unknown_engine_is_its_error(
+    made: Callable[..., str], base: str, tmp_path: Path, capsys: Capture
+) -> None:
+    made("sql")
+    file = tmp_path / "set.yaml"
+    file.write_text(
+        "apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\nengine: {name: sgl-lang}\n"
+        "adapters: [{name: sql, source: ./sql}]\n"
+    )
+
+    assert main(["validate", "-f", str(file)]) == 2
+    said = capsys.readouterr().err
+    assert f"{file}: engine: no engine is called 'sgl-lang'" in said
+    assert "did you mean sglang?" in said
+    assert main(["validate", "-f", str(file), "--engine", "sglang"]) == 0
+
+
 def test_a_manifests_pins_are_weighed_with_its_slots(
     made: Callable[..., str], base: str, tmp_path: Path, capsys: Capture
 ) -> None:
