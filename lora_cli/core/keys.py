@@ -4,6 +4,7 @@ On disk a name is ``<prefix><module>.<part>``, with ``base_model.model.`` as the
 those of PEFT 0.21 (``tuners/lora/layer.py``, ``tuners/lora/variants.py``, ``utils/save_and_load.py``).
 """
 
+from functools import lru_cache
 from typing import Literal
 
 from lora_cli.core.frozen import dataclass
@@ -83,8 +84,30 @@ class Key:
         return self.prefix == PEFT_PREFIX and not self.adapter_name and not self.infixes
 
 
+ENDINGS: tuple[tuple[str, Part], ...] = ((".lora_A.weight", "lora_A"), (".lora_B.weight", "lora_B"))
+ODD = ("lora_", "base_model", "_delta", *INFIXES)
+"""What a usual module's path does not hold: with any of these a name is taken apart component by component."""
+
+
+LONGEST_KEPT = 256
+
+
 def parse_key(name: str) -> Key:
     """Take a tensor name apart. Total: every string has a ``Key``, if only an ``unknown`` one."""
+    return _parsed(name) if len(name) <= LONGEST_KEPT else _taken_apart(name)
+
+
+@lru_cache(maxsize=4096)  # adapters of one base have the same names
+def _parsed(name: str) -> Key:
+    for ending, part in ENDINGS:
+        if name.endswith(ending) and name.startswith(PEFT_PREFIX):
+            path = name[len(PEFT_PREFIX) : -len(ending)]
+            if path and not any(odd in path for odd in ODD):
+                return Key(name, path, part)
+    return _taken_apart(name)
+
+
+def _taken_apart(name: str) -> Key:
     components, infixes = _without_infixes(name.split("."))
     count = _prefixes(components)
     prefix = PEFT_PREFIX * count

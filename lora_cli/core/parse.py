@@ -86,7 +86,8 @@ def mapping(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise _wrong("an object", value, where)
     for key in value:
-        text(key, f"{where}: the key {shown(key)}")
+        if not isinstance(key, str):
+            raise _wrong("a string", key, f"{where}: the key {shown(key)}")
     return dict(value)
 
 

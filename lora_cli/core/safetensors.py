@@ -6,11 +6,13 @@ besides it a name that stands twice and fields that the format does not have.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from lora_cli.core.frozen import dataclass
 from lora_cli.core.late import late
+from lora_cli.core.plain_header import read_plain
+from lora_cli.core.tensor_info import DTYPE_BITS, LIMIT, TensorInfo
 from lora_cli.errors import FormatError
 
 HEADER_CAP = 100_000_000
@@ -19,54 +21,9 @@ HEADER_CAP = 100_000_000
 ENTRY_CAP = 1 << 16
 """Bytes of JSON that one tensor's entry may have; with it, memory stays in proportion to the header."""
 
-LIMIT = 2**64 - 1
-"""The largest count that the format knows: it is an unsigned 64-bit integer."""
-
-DTYPE_BITS: Mapping[str, int] = {
-    "BOOL": 8,
-    "U8": 8,
-    "I8": 8,
-    "I16": 16,
-    "U16": 16,
-    "I32": 32,
-    "U32": 32,
-    "I64": 64,
-    "U64": 64,
-    "F16": 16,
-    "BF16": 16,
-    "F32": 32,
-    "F64": 64,
-    "C64": 64,
-    "F8_E5M2": 8,
-    "F8_E4M3": 8,
-    "F8_E8M0": 8,
-    "F8_E4M3FNUZ": 8,
-    "F8_E5M2FNUZ": 8,
-    "F6_E2M3": 6,
-    "F6_E3M2": 6,
-    "F4": 4,
-}
-"""Bits of one element, by safetensors' own dtype name (0.8)."""
+__all__ = ["DTYPE_BITS", "HEADER_CAP", "LIMIT", "Header", "TensorInfo", "header_length", "parse_header"]
 
 _SPACE = late(r"[ \t\n\r]*")
-
-
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
-    """One tensor, bytes ``start`` to ``stop`` of ``file``; ``strides`` (in elements) where it is not contiguous."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    stop: int
-    file: str
-    strides: tuple[int, ...] = ()
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the tensor's data."""
-        return self.stop - self.start
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +64,8 @@ def parse_header(header: bytes, file_size: int | None, file: str) -> Header:
     Raises:
         FormatError: anything that the format does not allow, with the tensor's name or the byte where it is.
     """
-    tensors, metadata = _scan(_decoded(header, file), 8 + len(header), file)
+    text, offset = _decoded(header, file), 8 + len(header)
+    tensors, metadata = read_plain(text, offset, file) or _scan(text, offset, file)
     ordered = sorted(tensors.values(), key=lambda tensor: (tensor.start, tensor.stop))
     end = 8 + len(header)
     for tensor in ordered:

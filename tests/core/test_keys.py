@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_cli.core.keys import INFIXES, PEFT_PREFIX, Key, parse_key
+from lora_cli.core.keys import INFIXES, PEFT_PREFIX, Key, _taken_apart, parse_key
 
 Q = "model.layers.0.self_attn.q_proj"
 P = PEFT_PREFIX
@@ -110,3 +110,19 @@ def test_every_way_to_write_a_factor_is_read_back(
 @given(st.text() | st.lists(components | st.sampled_from(["lora_A", "weight", "", "base_layer"])).map(".".join))
 def test_every_string_has_a_key(name: str) -> None:
     assert parse_key(name).name == name
+
+
+PIECES = st.sampled_from(
+    [*("base_model", "model", "layers", "0", "q_proj", "lora_A", "lora_B", "weight", "bias", "module", "", "lora_x"),
+     *("base_layer", "_orig_mod", "trainable_tokens_delta", "token_adapter", "modules_to_save", "default", "x" * 99)]
+)  # fmt: skip
+
+
+@given(
+    st.booleans(),
+    st.lists(PIECES, max_size=5),
+    st.sampled_from(["", ".lora_A.weight", ".lora_B.weight", "lora_A.weight"]),
+)
+def test_the_short_way_means_what_the_long_one_does(prefixed: bool, pieces: list[str], ending: str) -> None:
+    name = PEFT_PREFIX * prefixed + ".".join(pieces) + ending
+    assert parse_key(name) == _taken_apart(name)

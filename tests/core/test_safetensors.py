@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
 
-from lora_cli.core.safetensors import DTYPE_BITS, HEADER_CAP, Header, header_length, parse_header
+from lora_cli.core.plain_header import read_plain
+from lora_cli.core.safetensors import DTYPE_BITS, HEADER_CAP, Header, _scan, header_length, parse_header
 from lora_cli.errors import FormatError
 from tests.core.headers import MALFORMED, entry, two, with_header
 from tests.making import Raw, safetensors_bytes
@@ -133,6 +134,22 @@ def with_odd_bytes(draw: st.DrawFn) -> bytes:
         part[at : at + draw(st.integers(0, 2))] = draw(st.binary(max_size=2))
     stated = draw(st.sampled_from([len(header)] * 8 + [length, len(header) + 1, 0, 2**63, HEADER_CAP + 1]))
     return stated.to_bytes(8, "little") + bytes(header) + bytes(body)
+
+
+@EXAMPLES
+@given(st.sampled_from(VALID) | with_odd_tokens() | with_odd_bytes())
+def test_what_is_read_quickly_is_what_is_read_with_care(data: bytes) -> None:
+    length = int.from_bytes(data[:8], "little")
+    text = data[8 : 8 + length].decode("utf-8", "replace")
+    quickly = read_plain(text, 8 + length, "f") if text.startswith("{") else None
+    if quickly is not None:
+        assert quickly == _scan(text, 8 + length, "f")
+
+
+def test_a_usual_header_is_read_quickly() -> None:
+    for data in VALID[:2]:
+        length = int.from_bytes(data[:8], "little")
+        assert read_plain(data[8 : 8 + length].decode(), 8 + length, "f") is not None
 
 
 @settings(deadline=None, max_examples=3000)

@@ -1,0 +1,52 @@
+"""One tensor as a header describes it: its name, dtype, shape and bytes."""
+
+from collections.abc import Mapping
+
+from lora_cli.core.frozen import dataclass
+
+LIMIT = 2**64 - 1
+"""The largest count that the format knows: it is an unsigned 64-bit integer."""
+
+DTYPE_BITS: Mapping[str, int] = {
+    "BOOL": 8,
+    "U8": 8,
+    "I8": 8,
+    "I16": 16,
+    "U16": 16,
+    "I32": 32,
+    "U32": 32,
+    "I64": 64,
+    "U64": 64,
+    "F16": 16,
+    "BF16": 16,
+    "F32": 32,
+    "F64": 64,
+    "C64": 64,
+    "F8_E5M2": 8,
+    "F8_E4M3": 8,
+    "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "F4": 4,
+}
+"""Bits of one element, by safetensors' own dtype name (0.8)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One tensor, bytes ``start`` to ``stop`` of ``file``; ``strides`` (in elements) where it is not contiguous."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+    file: str
+    strides: tuple[int, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor's data."""
+        return self.stop - self.start
