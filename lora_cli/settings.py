@@ -32,8 +32,9 @@ class Settings:
     long one network operation may be silent, ``retries`` how often it is tried again, ``lease_s`` how long a process
     waits for another one that downloads the same thing. ``hub_endpoint`` has no trailing slash and no user in it.
     ``max_bytes`` limits one adapter, ``max_total_bytes`` those of one run together (None: no limit), ``max_files`` the
-    files of one adapter. ``keep_free`` bytes of the cache's disk stay free (None: a part of it), and the cache has at
-    most ``cache_budget`` (None: what the disk has). One adapter takes at most ``adapter_timeout_s`` (None: any time).
+    files of one adapter, ``max_header_bytes`` the header of its weights (None: as the format does). ``keep_free`` bytes
+    of the cache's disk stay free (None: a part of it), and the cache has at most ``cache_budget`` (None: what the disk
+    has). One adapter takes at most ``adapter_timeout_s`` (None: any time).
     ``allow_private_redirects`` follows a server that sends us into a private network. ``config`` is the file that was
     read, if any; ``config_error`` says why the one in the usual place, which nobody named, could not be.
     ``sources`` are a manifest's rules for how origins are reached (names of secrets, never values; no option has them).
@@ -55,6 +56,7 @@ class Settings:
     allow_private_redirects: bool = False
     max_total_bytes: int | None = None
     max_files: int = 1000
+    max_header_bytes: int | None = None
     keep_free: int | None = None
     cache_budget: int | None = None
     adapter_timeout_s: float | None = None
@@ -130,6 +132,7 @@ OPTIONS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "allow_private_redirects": ("allow_private_redirects", _flag),
     "max_total_bytes": ("max_total_bytes", parse_size),
     "max_files": ("max_files", _count(1, 10_000)),
+    "max_header_bytes": ("max_header_bytes", parse_size),
     "keep_free": ("keep_free", parse_size),
     "cache_budget": ("cache_budget", parse_size),
     "adapter_timeout": ("adapter_timeout_s", _positive_duration),

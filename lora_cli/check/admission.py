@@ -109,7 +109,7 @@ def admit(
         stage = "validate"
         local = open_source("file", settings)
         revision = local.resolve(AdapterRef("file", str(snapshot.directory)))
-        adapter = read_adapter(local, revision, name)
+        adapter = read_adapter(local, revision, name, settings.max_header_bytes)
         verdict = judge(adapter, terms, gather(local, revision, adapter, terms, ref))
         suppressions = [one for policy in settings.policies for one in policy.suppressions]
         if suppressions:

@@ -61,7 +61,7 @@ def check_in_place(
         ref = revision.ref
         source_text = str(ref)
         watch.lap("resolve")
-        adapter = read_adapter(source, revision, name or shown)
+        adapter = read_adapter(source, revision, name or shown, settings.max_header_bytes)
         watch.lap("read")
         evidence = gather(source, revision, adapter, terms, ref)
         watch.lap("values")

@@ -47,6 +47,7 @@ def command(
     max_bytes: options.MaxBytes = None,
     max_total_bytes: options.MaxTotalBytes = None,
     max_files: options.MaxFiles = None,
+    max_header_bytes: options.MaxHeaderBytes = None,
     keep_free: options.KeepFree = None,
     cache_budget: options.CacheBudget = None,
     shard: options.ShardOf = None,

@@ -10,6 +10,7 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Snapshot
 from lora_cli.errors import Corrupt, Refused
 from lora_cli.settings import Settings
+from lora_cli.store.disk import on_disk
 
 if TYPE_CHECKING:
     from lora_cli.core.lock import LockedAdapter
@@ -85,13 +86,28 @@ def check_snapshot(demand: Demand, ref: AdapterRef, snapshot: Snapshot, settings
     """Before anybody is given it: is it what it must be?
 
     Raises:
-        Refused: a policy says no.
+        Refused: a policy says no, or the header of its weights is too large.
         Corrupt: it has another digest than the manifest says.
     """
     check_digest(demand, ref, snapshot.digest)
+    if settings.max_header_bytes is not None:
+        _check_headers(ref, snapshot, settings.max_header_bytes)
     if settings.policies:
         files = tuple(RemoteFile(path, blob.size, blob.sha256) for path, blob in snapshot.files.items())
         _judge(demand, ref, settings, files=files, digest=snapshot.digest)
+
+
+def _check_headers(ref: AdapterRef, snapshot: Snapshot, most: int) -> None:
+    """What a header claims stands in its first 8 bytes; whether it is one is for ``validate`` to judge."""
+    for path in snapshot.files:
+        if path.endswith(".safetensors"):
+            with on_disk("reading", snapshot.directory / path), (snapshot.directory / path).open("rb") as stream:
+                length = int.from_bytes(stream.read(8), "little")
+            if length > most:
+                raise Refused(
+                    f"{ref}: {path} claims a header of {length} bytes, and {most} are allowed",
+                    hint="an adapter has some hundred kilobytes; raise --max-header-bytes to take it",
+                )
 
 
 def check_digest(demand: Demand, ref: AdapterRef, digest: str) -> None:

@@ -29,8 +29,10 @@ class Weights:
     unread: str = ""
 
 
-def read_adapter(source: Source, revision: Revision, name: str) -> Adapter:
+def read_adapter(source: Source, revision: Revision, name: str, most_header: int | None = None) -> Adapter:
     """Read config and header of the adapter at ``revision``. ``name`` is how the user called it.
+
+    A header of over ``most_header`` bytes (None: the format's own limit) is not read.
 
     What is wrong inside the adapter raises nothing: it stands in ``config_error`` and ``weights_error``.
 
@@ -38,7 +40,7 @@ def read_adapter(source: Source, revision: Revision, name: str) -> Adapter:
         LoraCliError: what the source raises (no access, network, the file changed while it was read).
     """
     config, config_error = _read_config(source, revision)
-    weights = _read_weights(source, revision)
+    weights = _read_weights(source, revision, most_header)
     keys = {tensor: parse_key(tensor) for tensor in weights.tensors}
     pairs = pair_up(weights.tensors, keys)
     return Adapter(
@@ -78,14 +80,14 @@ def weights_of(revision: Revision) -> RemoteFile | None:
     return next((file for file in map(revision.file, (WEIGHTS_FILE, *PICKLED_FILES)) if file is not None), None)
 
 
-def _read_weights(source: Source, revision: Revision) -> Weights:
+def _read_weights(source: Source, revision: Revision, most_header: int | None) -> Weights:
     file = weights_of(revision)
     if file is None:
         return Weights()
     if file.path != WEIGHTS_FILE:
         return _read_pickled(source, revision, file)
     try:
-        header = read_header(source, revision, file)
+        header = read_header(source, revision, file, most_header)
     except FormatError as error:
         return Weights(file, error=error)
     return Weights(file, header.tensors, header.metadata)

@@ -11,8 +11,10 @@ FIRST_READ = 1 << 17
 """Bytes of the first range of a weights file: the whole header of nearly every adapter, in one request."""
 
 
-def read_header(source: Source, revision: Revision, file: RemoteFile) -> Header:
+def read_header(source: Source, revision: Revision, file: RemoteFile, most: int | None = None) -> Header:
     """The header of one safetensors file, in one range for a usual one and two for a large one.
+
+    Of over ``most`` bytes (None: the format's own limit) it is not read.
 
     Raises:
         FormatError: the file cannot be read as plain bytes (``defect``), or its header is malformed.
@@ -24,6 +26,12 @@ def read_header(source: Source, revision: Revision, file: RemoteFile) -> Header:
     first = read_range(source, revision, file, 0, stop)
     check_stand_in(first, file, (*STAND_INS, PICKLE))
     length = header_length(first[:8], file.size, file.path)
+    if most is not None and length > most:
+        raise FormatError(
+            f"its header has {length} bytes, and {most} are allowed",
+            where=file.path,
+            hint="LORA_CLI_MAX_HEADER_BYTES and max_header_bytes in the settings say how many",
+        )
     header = first[8 : 8 + length]
     if len(header) < length:
         header += read_range(source, revision, file, 8 + len(header), 8 + length)

@@ -110,6 +110,7 @@ SETTINGS: dict[str, list[Any]] = {
     "allow_private_redirects": FLAGS[:-1],
     "hub_endpoint": URLS,
     "max_bytes": SIZES[:-2],
+    "max_header_bytes": SIZES[:-2],
     "jobz": [1],
 }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lora_cli.cli.main import main
 from lora_cli.core.reference import parse
 from lora_cli.errors import MachineError, Refused
 from lora_cli.fetch.lanes import FIRST_RANGE
@@ -82,6 +83,25 @@ def test_more_files_than_allowed_are_refused_before_a_byte_is_read(desk: Desk) -
     assert "--max-files" in error_of(outcome)
     assert desk.hub.count("/resolve/") == 0
     assert desk.codes("many", max_files=21) == [0]
+
+
+def test_a_header_that_is_larger_than_allowed_is_refused_cached_or_not_and_not_read_by_validate(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    desk.hub.add("org/wide", {CONFIG: {}, WEIGHTS: (100_000).to_bytes(8, "little") + b"{}" + b" " * 99_998})
+    for _ in ("cold", "warm"):
+        (outcome,) = desk.ask("wide", max_header_bytes=99_999)
+        assert outcome.exit_code == 1
+        assert "claims a header of 100000 bytes, and 99999 are allowed" in error_of(outcome)
+        assert "--max-header-bytes" in error_of(outcome)
+    assert desk.codes("wide", max_header_bytes=100_000) == [0]
+    monkeypatch.setenv("HF_ENDPOINT", desk.hub.endpoint)
+    monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(tmp_path / "other"))
+    assert main(["fetch", "org/wide", "--max-header-bytes", "1KB"]) == 1
+    monkeypatch.setenv("LORA_CLI_MAX_HEADER_BYTES", "99999")
+    capsys.readouterr()
+    assert main(["inspect", "org/wide"]) == 1
+    assert "its header has 100000 bytes" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_bytes_of_one_run_are_spent_in_the_order_of_its_adapters(desk: Desk) -> None:
