@@ -1,5 +1,6 @@
 """Where fetch, read and rules meet: adapters judged in place, over the wire, and on their way into the cache."""
 
+import hashlib
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,13 @@ from lora_cli.check import Checked, Terms, check_all, check_in_place, open_base
 from lora_cli.check.admission import Admission, admit
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Applied
+from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.policy import Policy
 from lora_cli.core.reference import AdapterRef
+from lora_cli.core.snapshot import Blob
 from lora_cli.core.suppression import Suppression
 from lora_cli.errors import NotFound, UsageError
+from lora_cli.fetch.demand import Demand
 from lora_cli.rules import RULES
 from lora_cli.settings import Settings, load_settings
 from lora_cli.store import Store
@@ -135,6 +139,29 @@ def test_a_remote_adapter_is_judged_by_its_header_alone(tmp_path: Path, base: Ba
     assert checked.revision is not None
     assert len(checked.revision.id) == 40
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_suppression_of_what_is_not_here_holds_where_the_lock_knows_the_digest_of_that_commit(
+    tmp_path: Path, base: BaseModel
+) -> None:
+    files = remote_files(tmp_path, d_out=4096)
+    blobs = {name: Blob(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()}
+    with Hub() as hub:
+        commit = hub.add("acme/sql", files)
+        settings = load_settings({"cache_dir": str(tmp_path / "cache")}, {"HF_ENDPOINT": hub.endpoint})
+        locked = LockedAdapter("sql", "acme/sql", commit, blobs)
+        suppressed = Policy(suppressions=(Suppression(locked.digest, "LC314", "it is meant for another base"),))
+        settings = replace(settings, policies=(suppressed,))
+
+        def refused(source: str, demand: Demand | None) -> bool:
+            verdict = check_in_place(source, Terms(base), settings, demand=demand).verdict
+            assert verdict is not None
+            return verdict.refused()
+
+        assert not refused(f"hf://acme/sql@{commit}", Demand(None, locked))
+        assert refused(f"hf://acme/sql@{commit}", None)
+        assert refused("hf://acme/sql", Demand(None, locked))
+        assert refused(f"hf://acme/sql@{commit}", Demand(None, replace(locked, revision="0" * 40)))
 
 
 def test_remote_pickled_weights_are_judged_from_a_few_ranges(tmp_path: Path, base: BaseModel) -> None:

@@ -104,8 +104,9 @@ def _accepting(
     from lora_cli.check.digest import digest_of, wanted
 
     digest = digest_of(revision, wanted(revision), source, here=is_near(source, revision))
-    if digest is None and demand is not None and demand.locked is not None and ref.pinned:
-        digest = demand.locked.digest
+    locked = demand.locked if demand is not None else None
+    if digest is None and locked is not None and ref.pinned and locked.revision == revision.id:
+        digest = locked.digest
     return suppressed(verdict, digest, suppressions, today()), digest
 
 
