@@ -17,7 +17,7 @@ def test_what_is_known_once_does_not_cover_it_a_second_time() -> None:
     assert [bool(found.accepted) for found in verdict.findings] == [True, False, False]
     assert known(one, "b", baseline) == one
     assert list(stale([("a", one), ("b", one)], baseline, ["LC302"])) == []
-    twice = Baseline("known.json", {entry_of("a", HALF): 3})
+    twice = Baseline("known.json", {"a": {entry_of("a", HALF): 3}})
     assert list(stale([("a", one)], twice, ["LC302"])) == ["known.json: LC302 is found no longer in a (w: q_proj)"]
 
 

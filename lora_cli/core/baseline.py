@@ -29,14 +29,14 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """Entries and how often each was found; ``where`` is the file."""
+    """The entries of each adapter, and how often each was found; ``where`` is the file."""
 
     where: str
-    counts: Mapping[Entry, int]
+    counts: Mapping[str, Mapping[Entry, int]]
 
     def of(self, adapter: str) -> Counter[Entry]:
         """Those of one adapter."""
-        return Counter({entry: count for entry, count in self.counts.items() if entry.adapter == adapter})
+        return Counter(self.counts.get(adapter, {}))
 
 
 def render_baseline(entries: Iterable[Entry]) -> str:
@@ -57,7 +57,10 @@ def load_baseline(text: str, where: str) -> Baseline:
         document = parse.json_object(text.encode(errors="surrogatepass"), where)
         parse.one_of([SCHEMA])(parse.required(document, "schema", where), f"{where}: schema")
         rows = parse.sequence(parse.required(document, "findings", where), f"{where}: findings")
-        counts = dict(_entry(row, f"{where}: findings[{number}]") for number, row in enumerate(rows))
+        counts: dict[str, dict[Entry, int]] = {}
+        for number, row in enumerate(rows):
+            entry, count = _entry(row, f"{where}: findings[{number}]")
+            counts.setdefault(entry.adapter, {})[entry] = count
     except FormatError as error:
         raise UsageError(error.message, hint=_HINT) from error
     return Baseline(where, counts)

@@ -33,7 +33,9 @@ class _Fields:
             for name, field in owner.__frozen_fields__.items()  # type: ignore[attr-defined]
         ]
         made = dataclasses.make_dataclass(owner.__name__, specs, frozen=True)
-        return {field.name: field for field in dataclasses.fields(made)}
+        fields = {field.name: field for field in dataclasses.fields(made)}
+        owner.__dataclass_fields__ = fields  # type: ignore[attr-defined]
+        return fields
 
 
 def _frozen(*, frozen: bool, slots: bool, eq: bool = True) -> "Callable[[type], type]":

@@ -19,20 +19,19 @@ _ACTIVE = re.compile(r"[&<>\\`*\[\]#|~@$]|(?<!\w)_|_(?!\w)|:(?=\S)|(?<=www)\.", 
 
 def render_report(report: Report, limit: int = STEP_LIMIT) -> str:
     """The page, of at most ``limit`` bytes: what is too much is left out, and a sentence says so."""
-    blocks = [_head(report), *(_details(report, one) for one in report.checked)]
-    if len("".join(blocks).encode()) <= limit:
+    blocks = [block for block in (_head(report), *(_details(report, one) for one in report.checked)) if block]
+    sizes = [len(block.encode()) for block in blocks]
+    if sum(sizes) <= limit:
         return "".join(blocks)
-    kept, left = "", sum(bool(block) for block in blocks)
-    for block in blocks:
-        cut = _cut(left)
-        if len((kept + block + cut).encode()) > limit:
-            return kept + cut if len((kept + cut).encode()) <= limit else ""
-        kept, left = kept + block, left - bool(block)
-    return kept
+    kept = len(blocks)
+    while kept and sum(sizes[:kept]) + len(_cut(len(blocks) - kept)) > limit:
+        kept -= 1
+    text = "".join(blocks[:kept]) + _cut(len(blocks) - kept)
+    return text if len(text) <= limit else ""
 
 
 def _cut(left: int) -> str:
-    return f"\nThis summary is cut: {counted(left, 'part')} left out; `--format json` has all.\n" if left else ""
+    return f"\nThis summary is cut: {counted(left, 'part')} left out; `--format json` has all.\n"
 
 
 def _head(report: Report) -> str:

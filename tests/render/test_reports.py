@@ -25,9 +25,9 @@ from tests.conftest import ROOT
 from tests.render.reports import HOSTILE, checked, everything, finding
 
 GOLDEN = Path(__file__).parent / "golden"
+"""``GOLDEN=write`` writes them anew: look at the difference before you commit it."""
 JUNIT = xmlschema.XMLSchema(str(ROOT / "tests" / "data" / "junit-10.xsd"))
 SCHEMA = json.loads((ROOT / "manifests" / "schemas" / "validate.schema.json").read_text())
-"""``GOLDEN=write`` writes the golden files anew: look at the difference before you commit it."""
 
 
 def human(report: Report) -> str:
