@@ -25,7 +25,7 @@ def adopt(source: Source, revision: Revision, transfer: Transfer) -> None:
     """
     file, target = transfer.file, transfer.partial
     promised = file.sha256 or file.git_sha1
-    have = len(transfer.held) if target is None else target.size
+    have = 0 if target is None else target.size
     if not is_holding(source) or not promised or not file.size or have >= file.size:
         return
     # It is kept under the name that its origin has for it: a lock may have told more of it.
@@ -41,7 +41,7 @@ def adopt(source: Source, revision: Revision, transfer: Transfer) -> None:
 
 def _take(descriptor: int, transfer: Transfer) -> None:
     with suppress(OSError):
-        transfer.held += os.pread(descriptor, transfer.file.size or 0, 0)
+        transfer.held.append(os.pread(descriptor, transfer.file.size or 0, 0))
 
 
 def _copy(descriptor: int, transfer: Transfer, target: Partial) -> None:

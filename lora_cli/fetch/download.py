@@ -20,7 +20,7 @@ from lora_cli.fetch.transfer import Transfer
 from lora_cli.sources import Source, is_openable, is_telling
 from lora_cli.store import Store
 from lora_cli.store.blobs import has_blob, keep_blob, keep_bytes
-from lora_cli.store.disk import FULL, on_disk, write_all
+from lora_cli.store.disk import FULL, on_disk, write_pieces
 from lora_cli.store.holds import Hold
 from lora_cli.store.partials import Partial, drop_partial, leave_partial, leftover_bytes, open_partial
 
@@ -40,7 +40,8 @@ class Job:
     """One adapter to be fetched: from where, to where, and what of it is ``known`` (path → blob) to be the same.
 
     With ``link`` near weights become hard links in the store. It must be done by the ``deadline`` and fit into the
-    ``room``, and ``hold`` keeps its blobs from being cleaned away.
+    ``room``, and ``hold`` keeps its blobs from being cleaned away. ``left`` has for each path how many bytes of it the
+    dead left.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Job:
     room: Room | None = None
     hold: Hold | None = None
     deadline: Deadline | None = None
+    left: Mapping[str, int] = field(default_factory=dict)
 
 
 def download(job: Job, files: Sequence[RemoteFile], lanes: Lanes) -> Mapping[str, Blob]:
@@ -76,10 +78,11 @@ def download(job: Job, files: Sequence[RemoteFile], lanes: Lanes) -> Mapping[str
         there = [file for file in files if file.path not in blobs]
         blobs |= link_weights(job.name, job.source, job.revision, job.store, there)
     missing = [file for file in files if file.path not in blobs]
-    size, here = sum(file.size or 0 for file in missing), sum(_left(job, file) for file in missing)
+    left = {file.path: _left(job, file) for file in missing}
+    size, here = sum(file.size or 0 for file in missing), sum(left.values())
     room = job.room or Room(job.store)
     with room.reserved(job.name, size, here, job.progress) as progress:
-        job, tries = replace(job, progress=progress), 0
+        job, tries = replace(job, progress=progress, left=left), 0
         while missing:
             wrong: list[RemoteFile] = []
             for first in range(0, len(missing), TOGETHER):
@@ -156,7 +159,7 @@ def _spilled(job: Job, transfer: Transfer) -> Partial:
     partial = open_partial(job.store, partial_key(job.revision, transfer.file), 0)
     try:
         with on_disk(f"writing {transfer.label} to", job.store.root):
-            write_all(partial.descriptor, transfer.held, 0)
+            write_pieces(partial.descriptor, transfer.held)
     except BaseException:
         drop_partial(partial)
         raise
@@ -201,7 +204,7 @@ def _opened(job: Job, files: Sequence[RemoteFile]) -> Iterator[list[Transfer]]:
 def _is_small(job: Job, file: RemoteFile, room: int) -> bool:
     """Whether a file is held in memory until it is complete: not where a file on this disk can be shared, or is."""
     known = file.size is not None and file.size <= min(room, SMALL)
-    return known and not is_openable(job.source) and not _left(job, file)
+    return known and not is_openable(job.source) and not job.left.get(file.path)
 
 
 def _leave(job: Job, transfer: Transfer, *, wanted: bool) -> None:

@@ -1,7 +1,7 @@
 """What is remembered of earlier fetches, so that the same bytes are not fetched again."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.reference import AdapterRef
@@ -44,9 +44,15 @@ class Asked:
         return replace(ref, revision=self.revision.id) if ref.scheme == "hf" else ref
 
 
-def recall(store: Store, asked: Asked) -> Snapshot | None:
+def recorded(store: Store, asked: Asked) -> tuple[Record, ...]:
+    """What was noted under its names."""
+    found = (read_record(store, name, selection) for name, selection in asked.names)
+    return tuple(record for record in found if record is not None)
+
+
+def recall(store: Store, asked: Asked, records: Sequence[Record]) -> Snapshot | None:
     """The snapshot that these files make, when it is here: as a record says, or as their digests do."""
-    for record in _records(store, asked):
+    for record in records:
         same = record.revision == asked.revision.id or len(_known(record, asked)) == len(asked.files)
         if same and record.files.keys() == {file.path for file in asked.files}:
             found = find_snapshot(store, record.files)
@@ -56,16 +62,18 @@ def recall(store: Store, asked: Asked) -> Snapshot | None:
     return find_snapshot(store, blobs) if len(blobs) == len(asked.files) else None
 
 
-def known_blobs(store: Store, asked: Asked) -> Mapping[str, Blob]:
+def known_blobs(asked: Asked, records: Sequence[Record]) -> Mapping[str, Blob]:
     """Path → blob of the files that are the same as when they were fetched before, wherever their bytes are now."""
     blobs: dict[str, Blob] = {}
-    for record in _records(store, asked):
+    for record in records:
         blobs.update(_known(record, asked))
     return blobs
 
 
-def remember(store: Store, asked: Asked, snapshot: Snapshot) -> None:
+def remember(store: Store, asked: Asked, snapshot: Snapshot, records: Sequence[Record]) -> None:
     """Notes under each of its names that the revision is this snapshot. A read-only cache stays as it is.
+
+    ``records`` are what was noted before.
 
     Raises:
         MachineError: the disk is full, or the like.
@@ -73,8 +81,9 @@ def remember(store: Store, asked: Asked, snapshot: Snapshot) -> None:
     # What the origin itself says: a lock may have told more of a file.
     files = (asked.revision.file(file.path) or file for file in asked.files)
     identities = {file.path: identity(asked.revision, file) for file in files}
+    noted = {(record.ref, record.selection): record for record in records}
     for name, selection in asked.names:
-        before = read_record(store, name, selection)
+        before = noted.get((name, selection))
         record = Record(
             name,
             selection,
@@ -86,7 +95,7 @@ def remember(store: Store, asked: Asked, snapshot: Snapshot) -> None:
             # A commit is asked for without a word about access: what was known of it stays known.
             access=asked.revision.access or (before.access if before is not None else ""),
         )
-        write_record(store, record)
+        write_record(store, record, anew=before is None)
 
 
 def mention(store: Store, ref: str, revision: str, snapshot: Snapshot, selections: Sequence[str]) -> None:
@@ -116,13 +125,6 @@ def access_of(store: Store, ref: AdapterRef, selection: Selection) -> str:
     """Who may have what ``ref`` means, as its origin said when it was last fetched; "" when that is not known."""
     record = read_record(store, str(ref), str(selection))
     return record.access if record is not None else ""
-
-
-def _records(store: Store, asked: Asked) -> Iterator[Record]:
-    for name, selection in asked.names:
-        record = read_record(store, name, selection)
-        if record is not None:
-            yield record
 
 
 def _known(record: Record, asked: Asked) -> dict[str, Blob]:

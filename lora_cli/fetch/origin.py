@@ -20,7 +20,7 @@ from lora_cli.fetch.demand import Demand, check_count, check_files, check_size, 
 from lora_cli.fetch.download import Job, download
 from lora_cli.fetch.lanes import Lanes
 from lora_cli.fetch.locked import at_lock, upgrade_hint
-from lora_cli.fetch.memory import Asked, known_blobs, recall, remember, remembered
+from lora_cli.fetch.memory import Asked, known_blobs, recall, recorded, remember, remembered
 from lora_cli.fetch.near import settled
 from lora_cli.fetch.plan import Selection, left_out, plan
 from lora_cli.fetch.progress import Progress
@@ -146,22 +146,25 @@ def _explained(locked: LockedAdapter | None) -> Iterator[None]:
 
 def _fetched(job: Job, asked: Asked, settings: Settings, lanes: Lanes | None) -> Fetched:
     """The snapshot as it is here, else downloaded by this process or, while it waits, by another one."""
-    snapshot, cached = recall(job.store, asked), True
+    records = recorded(job.store, asked)
+    snapshot, cached = recall(job.store, asked, records), True
     if snapshot is None:
         wait_s = settings.lease_s if job.deadline is None else job.deadline.left_s(settings.lease_s)
         with lease(job.store, asked.key, wait_s, lambda: job.progress.waiting(job.name)):
-            snapshot = recall(job.store, asked)
+            records = recorded(job.store, asked)
+            snapshot = recall(job.store, asked, records)
             if snapshot is None and job.deadline is not None and job.deadline.passed:
                 raise job.deadline.error()
             if snapshot is None:
-                snapshot, cached = _published(job, asked, lanes, settings.jobs), False
+                known = known_blobs(asked, records)
+                snapshot, cached = _published(replace(job, known=known), asked, lanes, settings.jobs), False
                 if job.link and asked.revision.ref.scheme == "file":
                     asked = replace(asked, revision=settled(job.source, asked.revision))
                     files = tuple(asked.revision.file(file.path) or file for file in asked.files)
                     asked = replace(asked, files=files)
-                remember(job.store, asked, snapshot)
+                remember(job.store, asked, snapshot, records)
     if cached:
-        remember(job.store, asked, snapshot)
+        remember(job.store, asked, snapshot, records)
     return Fetched(snapshot, asked.revision.id, cached, left_out(asked.revision, asked.files))
 
 
@@ -183,9 +186,8 @@ def _resolved(ref: AdapterRef, source: Source, store: Store, selection: Selectio
 def _published(job: Job, asked: Asked, lanes: Lanes | None, jobs: int) -> Snapshot:
     for _ in range(LOST_TRIES):
         try:
-            known = known_blobs(job.store, asked)
             with nullcontext(lanes) if lanes is not None else Lanes(jobs) as open_lanes:
-                blobs = download(replace(job, known=known), asked.files, open_lanes)
+                blobs = download(job, asked.files, open_lanes)
             return publish_snapshot(job.store, blobs)
         except LostBlob:
             continue

@@ -42,7 +42,7 @@ class Transfer:
         self.label = label
         self.file = file
         self.partial = partial
-        self.held = bytearray()
+        self.held: list[bytes] = []
         self.error: BaseException | None = None
         self.frontier = 0
         self.handed = 0
@@ -68,7 +68,8 @@ class Transfer:
             MachineError: it cannot be read.
         """
         if self.partial is None:
-            self._hash(self.held)
+            for chunk in self.held:
+                self._hash(chunk)
         else:
             self._rehash(self.partial)
         self.handed = self.frontier
@@ -204,7 +205,7 @@ class Transfer:
         if self._limit is not None and self.frontier + len(chunk) > self._limit:
             raise Refused(f"{self.label} has more than {self._limit} bytes", hint="raise --max-bytes to take it")
         if self.partial is None:
-            self.held += chunk
+            self.held.append(chunk)
         else:
             # What the partial file is called says nothing to anybody; that it is in the cache does.
             with on_disk(f"writing {self.label} to", self.partial.path.parents[2]):
@@ -212,7 +213,7 @@ class Transfer:
         self._hash(chunk)
         self._advanced(len(chunk))
 
-    def _hash(self, chunk: bytes | bytearray) -> None:
+    def _hash(self, chunk: bytes) -> None:
         self._sha256.update(chunk)
         if self._git is not None:
             self._git.update(chunk)
@@ -249,7 +250,8 @@ class Transfer:
                     at += len(chunk)
         if hasher is None:
             hasher = _git_hasher(self.frontier)
-            hasher.update(self.held)
+            for chunk in self.held:
+                hasher.update(chunk)
         return hasher.hexdigest()
 
     def _wrong(self, promised: str, found: str) -> Corrupt:

@@ -43,10 +43,10 @@ class Headers(Mapping[str, str]):
 
 
 class Connection:
-    """A socket, and what came over it and was not read yet."""
+    """A socket, and what came over it and was not read yet. ``peer`` is the address that it was connected to."""
 
-    def __init__(self, sock: "socket.socket") -> None:
-        self.sock = sock
+    def __init__(self, sock: "socket.socket", peer: str = "") -> None:
+        self.sock, self.peer = sock, peer
         self._timeout_s = sock.gettimeout()
         self._data = b""
 

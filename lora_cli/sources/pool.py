@@ -41,12 +41,10 @@ class Response:
     ``peer`` is the address that it came from, "" through a proxy.
     """
 
-    def __init__(
-        self, url: str, route: Route, peer: str, connection: Connection, *, method: str, timeout_s: float
-    ) -> None:
+    def __init__(self, url: str, route: Route, connection: Connection, *, method: str, timeout_s: float) -> None:
         """Reads the head, which must come within ``timeout_s``."""
         self.status, fields, self._stays = read_head(connection, timeout_s)
-        self.url, self.headers, self.peer = url, Headers(fields), peer
+        self.url, self.headers, self.peer = url, Headers(fields), connection.peer
         self._body = Body(connection, self.status, fields, method)
         self._route, self._connection = route, connection
 
@@ -176,13 +174,6 @@ def _addresses(route: Route) -> Iterable[str]:
     return ()
 
 
-def _peer(connection: Connection) -> str:
-    try:
-        return str(connection.sock.getpeername()[0])
-    except OSError as error:
-        raise ConnectionResetError(error.errno, "it was closed before anything was sent") from error
-
-
 def _asked(
     connection: Connection,
     route: Route,
@@ -194,12 +185,11 @@ def _asked(
     method: str,
 ) -> Response:
     try:
-        peer = "" if route.proxy else _peer(connection)
-        if allowed is not None and peer:
-            allowed(peer)
+        if allowed is not None and connection.peer:
+            allowed(connection.peer)
         connection.set_timeout(timeout_s)
         connection.sock.sendall(request)
-        return Response(url, route, peer, connection, method=method, timeout_s=timeout_s)
+        return Response(url, route, connection, method=method, timeout_s=timeout_s)
     except BaseException:
         connection.close()
         raise
@@ -249,6 +239,7 @@ def _connected(route: Route, connect_s: float) -> Connection:
     try:
         sock = socket.create_connection(route.proxy or (route.host, route.port), connect_s)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        peer = "" if route.proxy else str(sock.getpeername()[0])
         if context is not None and route.proxy is not None:
             by_proxy = True
             _tunnel(sock, route, connect_s)
@@ -261,7 +252,7 @@ def _connected(route: Route, connect_s: float) -> Connection:
         failure = NoConnection(str(error))
         failure.by_proxy = by_proxy and isinstance(error, Malformed)
         raise failure from error
-    return Connection(sock)
+    return Connection(sock, peer)
 
 
 def _tunnel(sock: socket.socket, route: Route, connect_s: float) -> None:

@@ -8,13 +8,13 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lora_cli.core.snapshot import Blob
 from lora_cli.store import Store
-from lora_cli.store.disk import EXHAUSTED, name_file, on_disk, unnamed, write_all
+from lora_cli.store.disk import EXHAUSTED, name_file, on_disk, unnamed, write_pieces
 from lora_cli.store.marks import mark_of, read_mark, write_mark
 from lora_cli.store.tag import tag_cache
 from lora_cli.store.writers import new_writer
@@ -58,7 +58,7 @@ def keep_blob(store: Store, written: Path, descriptor: int, blob: Blob, *, mark:
     return target
 
 
-def keep_bytes(store: Store, data: bytes | bytearray, blob: Blob, label: str) -> bool:
+def keep_bytes(store: Store, pieces: Sequence[bytes], blob: Blob, label: str) -> bool:
     """Gives the bytes of a small file, which are that blob, their final name, durably; False where that cannot be done.
 
     Until then they have no name at all: nobody has to clean up after a kill. Not every file system can do that.
@@ -75,7 +75,7 @@ def keep_bytes(store: Store, data: bytes | bytearray, blob: Blob, label: str) ->
         with unnamed(target.parent, MODE) as descriptor:
             if descriptor is None:
                 return False
-            write_all(descriptor, data, 0)
+            write_pieces(descriptor, pieces)
             os.fchmod(descriptor, MODE)
             os.utime(descriptor, ns=(STAMP_NS, STAMP_NS))
             os.fsync(descriptor)

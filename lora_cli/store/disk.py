@@ -3,7 +3,7 @@
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -177,7 +177,7 @@ def reflink(source: int, target: int) -> bool:
     return True
 
 
-def write_all(descriptor: int, data: bytes | bytearray | memoryview, at: int) -> None:
+def write_all(descriptor: int, data: bytes | memoryview, at: int) -> None:
     """Writes all of ``data`` at offset ``at``, however little the kernel takes at a time.
 
     Raises:
@@ -197,6 +197,18 @@ def flush(descriptor: int) -> None:
         OSError: as it comes.
     """
     os.fdatasync(descriptor) if hasattr(os, "fdatasync") else os.fsync(descriptor)
+
+
+def write_pieces(descriptor: int, pieces: Sequence[bytes]) -> None:
+    """Writes these one after the other from the beginning of a file.
+
+    Raises:
+        OSError: as it comes.
+    """
+    at = 0
+    for piece in pieces:
+        write_all(descriptor, piece, at)
+        at += len(piece)
 
 
 def read_small(path: Path, limit: int) -> bytes | None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lora_cli.store import Store
-from lora_cli.store.disk import read_small
+from lora_cli.store.disk import in_folder, read_small
 from lora_cli.store.tag import tag_cache
 from lora_cli.store.writers import new_writer, parse_writer, state
 
@@ -51,8 +51,7 @@ def _acquire(path: Path, name: str, wait_s: float, on_wait: Callable[[], None]) 
     pause, told = SHORTEST_S, False
     seen, since = 0, time.monotonic()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        while (descriptor := _create(path, name)) is None:
+        while (descriptor := in_folder(path.parent, lambda: _create(path, name))) is None:
             owner, beat = _owner(path)
             if beat != seen:
                 seen, since = beat, time.monotonic()

@@ -63,8 +63,10 @@ def all_records(store: Store) -> Iterator[Record]:
     yield from sorted((record for record in found if record), key=lambda record: (record.ref, record.selection))
 
 
-def write_record(store: Store, record: Record) -> None:
+def write_record(store: Store, record: Record, *, anew: bool = False) -> None:
     """Notes what a reference meant. In a cache that may only be read, nothing is noted.
+
+    What stands there already, word for word, is only touched; ``anew`` says that there is nothing.
 
     Raises:
         MachineError: this machine does not let us, for another reason.
@@ -87,7 +89,7 @@ def write_record(store: Store, record: Record) -> None:
     with on_disk("writing", path):
         try:
             tag_cache(store)
-            if read_small(path, LARGEST) != data or not _touched(path):
+            if anew or read_small(path, LARGEST) != data or not _touched(path):
                 # What it speaks of is on the disk; when the power takes the record, its origin is asked again.
                 replace_file(path, data, durable=False)
         except OSError as error:

@@ -11,7 +11,7 @@ from lora_cli.core.snapshot import Blob, Snapshot, snapshot_digest
 from lora_cli.errors import Corrupt, Refused
 from lora_cli.store import Store
 from lora_cli.store.blobs import MODE, STAMP_NS, LostBlob, has_blob, is_sound, isolate_rotten
-from lora_cli.store.disk import NO_LINK, make_folder, on_disk
+from lora_cli.store.disk import NO_LINK, in_folder, make_folder, on_disk
 from lora_cli.store.writers import new_writer
 
 MOST_FILES = 10_000
@@ -91,8 +91,7 @@ def publish_snapshot(store: Store, files: Mapping[str, Blob]) -> Snapshot:
     try:
         with on_disk("writing", target):
             build_directory(store, files, building)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _rename_into_place(building, target)
+            in_folder(target.parent, lambda: _rename_into_place(building, target))
         if not _all_sound(store, target, files):
             raise Corrupt(f"{target} is rotten and cannot be replaced", hint="remove it by hand")
     finally:
@@ -113,7 +112,8 @@ def build_directory(
     make_folder(directory)
     for path, blob in sorted(files.items()):
         target = directory / path
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if "/" in path:
+            target.parent.mkdir(parents=True, exist_ok=True)
         try:
             if not (linked(path) and _link(store.blob(blob.sha256), target)):
                 _copy(store.blob(blob.sha256), target, writable=not linked(path))
