@@ -33,19 +33,18 @@ def rows(engine: str) -> tuple[Row, ...]:
         "init-changes-base": "the base's weights are not the ones that it was trained on",
     }
     return (
-        *(Row(feature, Outcome.SERVES_WRONG, reason, MERGE, LORA, "run") for feature, reason in ignored.items()),
+        *(Row(feature, Outcome.SERVES_WRONG, reason, MERGE, LORA) for feature, reason in ignored.items()),
         Row("bdlora", Outcome.SERVES_WRONG, "its blocks are taken for factors", MERGE, LORA, "reasoned"),
         Row("qalora", Outcome.SERVES_WRONG, "its groups are taken for inputs", MERGE, LORA, "reasoned"),
         Row("arrow", Outcome.SERVES_WRONG, "Arrow's routing is not read", MERGE, LORA, "reasoned"),
         Row("number-mistyped", Outcome.REJECTS, "it cannot be divided", "write it as a number", LORA, "reasoned"),
-        Row("not-lora", Outcome.REJECTS, "the config is read by PEFT", 'write "peft_type": "LORA"', LORA, "run"),
+        Row("not-lora", Outcome.REJECTS, "the config is read by PEFT", 'write "peft_type": "LORA"', LORA),
         Row(
             "module-scales",
             Outcome.SERVES_WRONG,
             "rank_pattern and alpha_pattern are not read, and every module is scaled alike",
             repair("folds the scales into lora_B"),
             LORA,
-            "run",
         ),
         Row(
             "layer-ranks",
@@ -53,7 +52,6 @@ def rows(engine: str) -> tuple[Row, ...]:
             "a kind of module must have one rank in all layers",
             repair("pads all to one rank"),
             LORA,
-            "run",
         ),
         Row(
             "padded-rank",
@@ -68,15 +66,14 @@ def rows(engine: str) -> tuple[Row, ...]:
             LORA, "run"),
         Row("partly-lands", Outcome.SERVES_WRONG, "the others are dropped without a word",
             "train the same modules in every layer, under the names that PEFT writes", LORA, "run"),
-        Row("embedding", Outcome.SERVES_WRONG, "LoRA on an embedding is not read", MERGE, LORA, "run"),
-        Row("experts-fused", Outcome.SERVES_WRONG, "fused experts are not read", MERGE, LORA, "run"),
+        Row("embedding", Outcome.SERVES_WRONG, "LoRA on an embedding is not read", MERGE, LORA),
+        Row("experts-fused", Outcome.SERVES_WRONG, "fused experts are not read", MERGE, LORA),
         Row(
             "stray-weights",
             Outcome.SERVES_WRONG,
             "every *.safetensors of the folder is read as the adapter's",
             "publish the adapter without them: `lora-cli fetch --publish`",
             HUB,
-            "run",
         ),
     )  # fmt: skip
 

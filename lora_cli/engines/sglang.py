@@ -19,10 +19,10 @@ REPAIR = "`lora-cli repair --engine sglang` {repair}"
 OTHER_BASE = "validate against the base that it was trained on"
 
 ROWS = (
-    Row("required-field-missing", Outcome.REJECTS, "the field is required", "write the field", CONFIG, "run"),
-    Row("not-lora", Outcome.REJECTS, "it must be LORA", 'write "peft_type": "LORA" if it is one', LORA, "run"),
+    Row("required-field-missing", Outcome.REJECTS, "the field is required", "write the field", CONFIG),
+    Row("not-lora", Outcome.REJECTS, "it must be LORA", 'write "peft_type": "LORA" if it is one', LORA),
     Row("number-mistyped", Outcome.REJECTS, "it cannot be divided", "write it as a number", CONFIG, "reasoned"),
-    Row("dora", Outcome.REJECTS, "DoRA is not supported", MERGE, LORA, "run"),
+    Row("dora", Outcome.REJECTS, "DoRA is not supported", MERGE, LORA),
     Row(
         "rslora",
         Outcome.SERVES_WRONG,
@@ -55,7 +55,7 @@ ROWS = (
         POOL,
         "run",
     ),
-    Row("rank-above-max", Outcome.REJECTS, "", "{mend}", MANAGER, "run"),
+    Row("rank-above-max", Outcome.REJECTS, "", "{mend}", MANAGER),
     Row("init-changes-base", Outcome.SERVES_WRONG, "it is not read", MERGE, CONFIG, "run"),
     Row("alora", Outcome.SERVES_WRONG, "it is not read: the adapter is always active", MERGE, CONFIG, "run"),
     Row("layer-replication", Outcome.SERVES_WRONG, "it is not read", MERGE, CONFIG),
@@ -69,14 +69,13 @@ ROWS = (
     Row("saved-head", Outcome.SERVES_WRONG, "a saved head is dropped without a word", MERGE, LORA, "run"),
     Row("saved-other", Outcome.CRASHES, "a saved module in a layer is none that it knows", MERGE, POOL, "run"),
     Row("trained-tokens", Outcome.SERVES_WRONG, "trained tokens are not read", MERGE, CONFIG, "run"),
-    Row("added-tokens", Outcome.REJECTS, "the vocabulary cannot grow", "train without new tokens", MANAGER, "run"),
+    Row("added-tokens", Outcome.REJECTS, "the vocabulary cannot grow", "train without new tokens", MANAGER),
     Row(
         "targets-pattern",
         Outcome.REJECTS,
         "it must be a list, all or all-linear",
         REPAIR.format(repair="writes the list"),
         UTILS,
-        "run",
     ),
     Row(
         "targets-null",
@@ -84,7 +83,6 @@ ROWS = (
         "it must be a list, all or all-linear",
         REPAIR.format(repair="writes the list"),
         UTILS,
-        "run",
     ),
     Row(
         "q-without-v",
@@ -111,8 +109,8 @@ ROWS = (
         "run",
     ),
     Row("unexpected-modules", Outcome.CRASHES, "it has no buffer for them", MERGE, POOL, "run"),
-    Row("nothing-lands", Outcome.SERVES_WRONG, "it loads, and the base is served", OTHER_BASE, LORA, "run"),
-    Row("partly-lands", Outcome.SERVES_WRONG, "what has no layer's number is dropped", OTHER_BASE, LORA, "run"),
+    Row("nothing-lands", Outcome.SERVES_WRONG, "it loads, and the base is served", OTHER_BASE, LORA),
+    Row("partly-lands", Outcome.SERVES_WRONG, "what has no layer's number is dropped", OTHER_BASE, LORA),
     Row("two-into-one", Outcome.SERVES_WRONG, "the last of them overwrites the other", MERGE, LORA, "run"),
     Row("experts-fused", Outcome.CRASHES, "it has no buffer for fused experts", MERGE, POOL, "run"),
     Row(
@@ -121,7 +119,6 @@ ROWS = (
         "every *.safetensors of the folder is read as the adapter's",
         "publish the adapter without them: `lora-cli fetch --publish`",
         LOADER,
-        "run",
     ),
     Row(
         "pinned-beyond-slots",
@@ -129,7 +126,6 @@ ROWS = (
         "one slot stays for the base",
         "start SGLang with `--max-loras-per-batch {slots}`, or pin fewer",
         MANAGER,
-        "run",
     ),
     Row(
         "filtered",
@@ -137,7 +133,6 @@ ROWS = (
         "the engine was told to put LoRA on other modules",
         "start SGLang with `--lora-target-modules {wanted}`",
         MANAGER,
-        "run",
     ),
 )
 
