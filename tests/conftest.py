@@ -4,14 +4,18 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from tests.object_servers import GcsServer, S3Server, fake_gcs, rclone, seaweed, sftp, smb
+
+if TYPE_CHECKING:
+    from tests.core.peft_models import Written
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICKSTART = ROOT / "manifests" / "quickstart"
@@ -48,6 +52,24 @@ def no_talk_set_by_another_test() -> None:
     logger = logging.getLogger("lora_cli")
     logger.handlers = []
     logger.setLevel(logging.NOTSET)
+
+
+@pytest.fixture(scope="session")
+def peft_wrote(tmp_path_factory: pytest.TempPathFactory) -> "Callable[[str], Written]":
+    """What the real PEFT writes for a case of ``tests.core.peft_cases``: once for all that read it."""
+    made: dict[str, Written] = {}
+
+    def of(name: str) -> "Written":
+        if name not in made:
+            from tests.core.peft_cases import CASES
+            from tests.core.peft_models import write_with_peft
+
+            case = CASES[name]
+            options = {"r": 4, "lora_alpha": 12, **case.options}
+            made[name] = write_with_peft(tmp_path_factory.mktemp("peft"), case.family, options, case.base, case.way)
+        return made[name]
+
+    return of
 
 
 @pytest.fixture(scope="session")

@@ -31,16 +31,6 @@ from tests.core.peft_cases import CASES, Case
 from tests.core.peft_models import Written, write_with_peft
 
 
-@pytest.fixture(params=CASES)
-def case(request: pytest.FixtureRequest) -> Case:
-    return CASES[request.param]
-
-
-@pytest.fixture
-def written(case: Case, tmp_path: Path) -> Written:
-    return write_with_peft(tmp_path, case.family, {"r": 4, "lora_alpha": 12, **case.options}, case.base, case.way)
-
-
 def read(directory: Path) -> Adapter:
     source = LocalSource()
     return read_adapter(source, source.resolve(AdapterRef("file", str(directory))), "tiny")
@@ -91,7 +81,9 @@ def check_names_in_the_model(adapter: Adapter, written: Written) -> None:
             assert key.adapter_name == written.adapter_name or key.part == "variant"
 
 
-def test_what_peft_wrote_is_read_as_peft_meant_it(case: Case, written: Written) -> None:
+@pytest.mark.parametrize("name", CASES)
+def test_what_peft_wrote_is_read_as_peft_meant_it(name: str, peft_wrote: Callable[[str], Written]) -> None:
+    case, written = CASES[name], peft_wrote(name)
     adapter = read(written.directory)
     config = check_file(adapter, case, written)
     wrapped = check_targets(config, written)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -17,19 +18,19 @@ from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Severity
 from lora_cli.core.lora_config import peft_fields
 from lora_cli.settings import Settings
-from tests.core.peft_cases import CASES, Case
-from tests.core.peft_models import as_base, layers_of, tiny_model, write_with_peft
+from tests.core.peft_cases import CASES
+from tests.core.peft_models import Written, as_base, layers_of, tiny_model
 from tests.making import base_config, llama_modules, write_adapter
 
 NOT_LOADED = {"CorDA", "CorDA on Conv1D", "Arrow"}
 """What PEFT writes and refuses to load by itself: it asks for measurements of the base, or for other adapters."""
 
 
-@pytest.mark.parametrize(("name", "case"), CASES.items(), ids=CASES)
-def test_an_adapter_that_peft_wrote_is_no_error(name: str, case: Case, tmp_path: Path) -> None:
-    written = write_with_peft(
-        tmp_path / "a", case.family, {"r": 4, "lora_alpha": 12, **case.options}, case.base, case.way
-    )
+@pytest.mark.parametrize("name", CASES)
+def test_an_adapter_that_peft_wrote_is_no_error(
+    name: str, peft_wrote: Callable[[str], Written], tmp_path: Path
+) -> None:
+    case, written = CASES[name], peft_wrote(name)
     settings = Settings(cache_dir=tmp_path / "cache")
     ours = base_from_config(base_config(case.family, **case.base), case.family)
 

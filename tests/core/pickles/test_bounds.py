@@ -13,7 +13,7 @@ from lora_cli.core.pickles.allowed import TRAINER
 from lora_cli.core.pickles.reader import read_pickle
 from lora_cli.errors import FormatError
 
-N = 60_000
+N = 20_000
 
 
 def memoized(index: int) -> bytes:
