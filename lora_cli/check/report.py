@@ -100,16 +100,16 @@ class Report:
         """Where ``file`` of an adapter is: itself where it lies below ``directory``, else the manifest's line."""
         inside = _inside(one.source, self.directory)
         if inside is not None:
-            return Place(posixpath.normpath(posixpath.join(inside, file)), "below", int(file.endswith(".json")))
+            return Place(_joined(inside, file), "below", int(file.endswith(".json")))
         manifest, _, line = self.manifest.get(one.name, "").rpartition(":")
-        if manifest and not Path(manifest).is_absolute() and line.isdecimal():
-            return Place(posixpath.normpath(manifest), "below", int(line))
+        if manifest and (below := _below(manifest, self.directory)) is not None:
+            return Place(below, "below", int(line))
         scheme, _, address = _unpinned(one.source).rpartition("://")
         if scheme == "file":
             from urllib.parse import unquote
 
-            return Place(posixpath.join(unquote(address), file).rstrip("/"), "elsewhere")
-        return Place(posixpath.join(scheme, address, file).rstrip("/"), "remote")
+            return Place(_joined(unquote(address), file), "elsewhere")
+        return Place(_joined(posixpath.join(scheme, address), file), "remote")
 
 
 def findings_of(one: Checked) -> Sequence[Finding]:
@@ -167,11 +167,22 @@ def _inside(source: str, directory: Path) -> str | None:
         return None
     from urllib.parse import unquote
 
-    folder = unquote(source.removeprefix(LOCAL), errors="surrogateescape")
-    try:
-        return Path(folder).relative_to(directory).as_posix()
-    except ValueError:
-        return None
+    return _below(unquote(source.removeprefix(LOCAL), errors="surrogateescape"), directory)
+
+
+def _below(path: str, directory: Path) -> str | None:
+    """``path``, which is relative to ``directory`` or absolute, from there; None for one that is not below it."""
+    whole = posixpath.normpath(posixpath.join(directory, path))
+    root = str(directory).rstrip("/") + "/"
+    if whole + "/" == root:
+        return "."
+    return whole.removeprefix(root) if whole.startswith(root) else None
+
+
+def _joined(folder: str, file: str) -> str:
+    """A file's path; one that would lead out of its folder is the folder."""
+    inner = posixpath.normpath(posixpath.join("/", file)).lstrip("/")
+    return folder if inner != posixpath.normpath(file) else posixpath.normpath(posixpath.join(folder, inner))
 
 
 def _unpinned(source: str) -> str:

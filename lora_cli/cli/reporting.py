@@ -48,7 +48,7 @@ def outputs(formats: Sequence[str], file: Path | None, environ: Mapping[str, str
     Markdown that has no file of its own is appended to the job's summary, where GitHub Actions names one.
 
     Raises:
-        UsageError: no such format; two for standard output; ``-o`` that could mean several.
+        UsageError: no such format; two for one place; ``-o`` that could mean several.
         MachineError: a file that cannot be written.
     """
     asked = [_named(word) for word in formats or [HUMAN]]
@@ -57,10 +57,11 @@ def outputs(formats: Sequence[str], file: Path | None, environ: Mapping[str, str
         hint = "give each its own: --format sarif=FILE" if bare else "leave -o out"
         raise UsageError("-o is for the one format that has no file", hint=hint)
     found = tuple(_output(name, given or file, environ) for name, given in asked)
-    left = [output.format for output in found if output.file == STDOUT]
-    if len(left) > 1:
-        raise UsageError(f"{' and '.join(left)} would be mixed", hint=f"give one a file: --format {left[-1]}=FILE")
     for output in found:
+        same = [other.format for other in found if other.file == output.file]
+        if len(same) > 1:
+            hint = f"give each a file of its own: --format {same[-1]}=FILE"
+            raise UsageError(f"{' and '.join(same)} would be mixed", hint=hint)
         writable(output.file)
     return found
 

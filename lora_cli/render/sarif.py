@@ -15,7 +15,7 @@ from lora_cli.check import Checked
 from lora_cli.check.report import LOCAL, Place, Report
 from lora_cli.core.finding import Finding, Severity
 from lora_cli.render.json import encoded
-from lora_cli.render.text import safe
+from lora_cli.render.text import safe, unmarked
 from lora_cli.rules.rule import Rule
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -53,7 +53,7 @@ def _used(report: Report) -> list[Rule]:
 
 
 def _rule(rule: Rule) -> dict[str, Any]:
-    summary, whole = _plain(rule.summary), _plain(rule.documentation)
+    summary, whole = unmarked(rule.summary), unmarked(rule.documentation)
     return {
         "id": rule.code,
         "name": "".join(word.capitalize() for word in rule.name.split("-")),
@@ -63,10 +63,6 @@ def _rule(rule: Rule) -> dict[str, Any]:
         "defaultConfiguration": {"level": rule.severity.label},
         "properties": {"tags": ["lora", rule.name], "problem.severity": PROBLEM[rule.severity]},
     }
-
-
-def _plain(documentation: str) -> str:
-    return documentation.replace("``", "").replace("*Why is this bad?*", "Why is this bad?").replace("*Fix*", "Fix")
 
 
 def _results(

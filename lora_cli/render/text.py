@@ -65,6 +65,11 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[object]], left: int =
     return [(" " * gap).join(row).rstrip() for row in aligned]
 
 
+def unmarked(documentation: str) -> str:
+    """A rule's documentation, as it reads without markup."""
+    return documentation.replace("``", "").replace("*Why is this bad?*", "Why is this bad?").replace("*Fix*", "Fix")
+
+
 def counted(number: int, noun: str) -> str:
     """``1 error``, ``2 errors``, ``no errors``."""
     return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"

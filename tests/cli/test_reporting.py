@@ -49,6 +49,7 @@ def test_no_format_changes_the_exit_code(line: list[str], format_: str, capsys: 
         (["--format", "sarf"], "did you mean sarif?"),
         (["--format", "json", "--format", "sarif"], "--format sarif=FILE"),
         (["--format", "json=a.json", "-o", "b.json"], "leave -o out"),
+        (["--format", "json=a.json", "--format", "sarif=a.json"], "json and sarif would be mixed"),
         (["--format", "json", "--format", "sarif", "-o", "b.json"], "give each its own"),
     ],
 )

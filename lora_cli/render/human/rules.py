@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lora_cli.render.text import paint, wrap
+from lora_cli.render.text import paint, unmarked, wrap
 from lora_cli.rules.rule import Rule
 
 HUNDREDS = {
@@ -24,7 +24,7 @@ def render_rules(rules: Sequence[Rule], width: int, *, colour: bool = False) -> 
             hundred = rule.code[:3]
             lines += [*([""] if lines else []), paint(HUNDREDS.get(hundred, hundred), "bold", colour=colour)]
         lines.append(f"  {rule.code}  {rule.severity.label:<7}  {rule.name}")
-        lines += wrap(_plain(rule.summary), width, " " * 9)
+        lines += wrap(unmarked(rule.summary), width, " " * 9)
     return "\n".join(lines) + "\n"
 
 
@@ -33,10 +33,5 @@ def render_rule(rule: Rule, width: int, *, colour: bool = False) -> str:
     needs = f"; needs {', '.join(rule.needs)}" if rule.needs else ""
     lines = [paint(f"{rule.code} {rule.name}", "bold", colour=colour), f"{rule.severity.label}{needs}"]
     for paragraph in rule.documentation.split("\n\n"):
-        lines += ["", *wrap(_plain(" ".join(paragraph.split())), width)]
+        lines += ["", *wrap(unmarked(" ".join(paragraph.split())), width)]
     return "\n".join(lines) + "\n"
-
-
-def _plain(text: str) -> str:
-    """Docstring markup, as it reads without markup."""
-    return text.replace("``", "").replace("*Why is this bad?*", "Why is this bad?").replace("*Fix*", "Fix")

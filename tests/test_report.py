@@ -1,0 +1,58 @@
+"""Where a report says that things are."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lora_cli.check.report import Place, Report
+from tests.render.reports import checked
+
+CONFIG = "adapter_config.json"
+
+
+@pytest.mark.parametrize(
+    ("source", "file", "place"),
+    [
+        ("file:///srv/work/a%20b", CONFIG, Place("a b/adapter_config.json", "below", 1)),
+        ("file:///srv/work/a", "x/adapter_model.safetensors", Place("a/x/adapter_model.safetensors", "below")),
+        ("file:///srv/work/a", "", Place("a", "below")),
+        ("file:///srv/work", CONFIG, Place("adapter_config.json", "below", 1)),
+        ("file:///srv/work/a", "../../etc/passwd", Place("a", "below")),
+        ("file:///srv/work", "../x", Place(".", "below")),
+        ("file:///srv/work/a", "/etc/passwd", Place("a", "below")),
+        ("file:///srv/workshop/a", CONFIG, Place("/srv/workshop/a/adapter_config.json", "elsewhere")),
+        ("hf://acme/sql/sub@main", CONFIG, Place("hf/acme/sql/sub/adapter_config.json", "remote")),
+        ("s3://acme/a@b", "../../x", Place("s3/acme/a@b", "remote")),
+        ("gone", "", Place("gone", "remote")),
+    ],
+)
+def test_a_place_is_below_the_folder_elsewhere_or_remote(source: str, file: str, place: Place) -> None:
+    assert Report((), directory=Path("/srv/work")).place(checked("a", source), file) == place
+
+
+@pytest.mark.parametrize(
+    ("at", "path"),
+    [
+        ("set.yaml:7", "set.yaml"),
+        ("./manifests/set.yaml:7", "manifests/set.yaml"),
+        ("/srv/work/set.yaml:7", "set.yaml"),
+        ("../set.yaml:7", None),
+        ("/srv/set.yaml:7", None),
+    ],
+)
+def test_what_lies_elsewhere_is_at_its_line_of_a_manifest_below(at: str, path: str | None) -> None:
+    report = Report((), directory=Path("/srv/work"), manifest={"a": at})
+
+    place = report.place(checked("a", "hf://acme/sql"), CONFIG)
+    assert place == (Place(path, "below", 7) if path else Place("hf/acme/sql/adapter_config.json", "remote"))
+
+
+def test_what_an_adapter_is_called_does_not_depend_on_where_it_lies() -> None:
+    report = Report((), directory=Path("/srv/work"))
+    named = replace(report, manifest={"sql": "set.yaml:3"})
+
+    assert report.identity(checked("x", "file:///srv/work/./a/b")) == "a/b"
+    assert report.identity(checked("x", "hf://acme/sql@main")) == "hf://acme/sql"
+    assert report.identity(checked("x", "file:///elsewhere/a")) == "file:///elsewhere/a"
+    assert named.identity(checked("sql", "file:///anywhere/a")) == "sql"
