@@ -34,6 +34,8 @@ def named_engines(named: Sequence[str] | None, manifest: "AdapterSet | None") ->
         UsageError: an engine or a version that is none.
     """
     words = [word for text in named or () for word in _words(text)]
+    if named and not words:
+        raise UsageError("--engine names no engine", hint="NAME or NAME@VERSION, or leave the option out")
     spec = manifest.engine if manifest is not None else None
     if not words and spec is None:
         return ()

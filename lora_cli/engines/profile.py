@@ -130,9 +130,13 @@ class Profile:
     @property
     def allowed(self) -> str:
         """The engine's own limit of ranks, in words."""
-        one_of = f"one of {', '.join(map(str, self.engine.ranks))}" if self.engine.ranks else "any rank"
-        default = f", {self.engine.default_rank} unless set" if self.engine.default_rank is not None else ""
-        return f"{self.engine.rank_flag} is {one_of}{default}"
+        engine = self.engine
+        if engine.ranks:
+            return f"{engine.rank_flag} is one of {', '.join(map(str, engine.ranks))}; {engine.default_rank} unless set"
+        if engine.default_rank is not None:
+            return f"{engine.rank_flag} is {engine.default_rank} unless set"
+        has_limit = any(row.feature == "rank-above-max" for row in self.rows)
+        return f"any rank up to {engine.rank_flag}" if has_limit else "any rank"
 
 
 def holds(row: Row, version: str) -> bool:

@@ -87,6 +87,7 @@ def test_a_rank_that_no_vllm_takes(made: Callable[..., str], base: str, capsys: 
     ("argv", "said"),
     [
         (["--engine", "vlm"], "did you mean vllm?"),
+        (["--engine", ""], "names no engine"),
         (["--engine", "vllm@newest"], "is no version of vLLM"),
         (["--engine", "vllm", "--max-lora-rank", "20"], "--max-lora-rank 32"),
         (["--engine", "vllm", "--tp", "0"], "--tp"),
@@ -219,7 +220,7 @@ def test_one_engine_is_explained(capsys: Capture) -> None:
     assert main(["engines", "vllm@0.31"]) == 0
 
     out = " ".join(capsys.readouterr().out.split())
-    assert out.startswith("vLLM 0.31 --max-lora-rank is one of 1, 8, 16, 32, 64, 128, 256, 320, 512, 16 unless set")
+    assert out.startswith("vLLM 0.31 --max-lora-rank is one of 1, 8, 16, 32, 64, 128, 256, 320, 512; 16 unless set")
     assert "every module is scaled alike mend: serve it with vLLM 0.32 or newer" in out
     assert "from: vllm/lora/peft_helper.py (its code was run)" in out
     assert main(["engines", "tensorrt"]) == 2
