@@ -287,6 +287,8 @@ PLACES = ("at_hub", "at_s3", "at_rclone", "at_gs", "at_https", "at_sftp")
 """Every remote source; the local one has no network that could break."""
 WEB = PLACES[:-1]
 """Those that speak HTTP."""
+CLIENTS = tuple(place for place in WEB if place != "at_rclone")
+"""One for each client of ours: where the fault is in how it waits, a second server says nothing new."""
 
 
 def place_of(request: pytest.FixtureRequest) -> Place:
