@@ -3,12 +3,24 @@
 import os
 import statistics
 import subprocess
-import time
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 MIB = 1 << 20
+
+STARTER = """
+import os, sys, time
+report = int(sys.argv[1])
+os.set_inheritable(report, False)
+began = time.perf_counter()
+_, status, used = os.wait4(os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ), 0)
+wall_s = time.perf_counter() - began
+code = os.waitstatus_to_exitcode(status)
+os.write(report, f"{wall_s} {used.ru_utime + used.ru_stime} {used.ru_maxrss * 1024} {code}\\n".encode())
+"""
+"""What starts a process: the most memory that the system counts for one includes its parent's, and this has little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +69,20 @@ def timed(command: Command, log: Path) -> Run:
         RuntimeError: it failed; with what it said.
     """
     os.sync()
-    with log.open("wb") as stream:
-        began = time.perf_counter()
-        process = subprocess.Popen(
-            command.argv, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, env=dict(command.environ)
-        )
-        _, status, used = os.wait4(process.pid, 0)
-        wall_s = time.perf_counter() - began
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{command.argv} ended with {process.returncode}: {log.read_text(errors='replace')[-2000:]}")
-    return Run(wall_s, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
+    reader, writer = os.pipe()
+    with os.fdopen(reader) as told, log.open("wb") as stream:
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", STARTER, str(writer), *command.argv],
+                stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, env=dict(command.environ), pass_fds=[writer],
+            )  # fmt: skip
+        finally:
+            os.close(writer)
+        process.wait()
+        wall_s, cpu_s, peak_bytes, code = (float(word) for word in told.readline().split())
+    if code:
+        raise RuntimeError(f"{command.argv} ended with {code:.0f}: {log.read_text(errors='replace')[-2000:]}")
+    return Run(wall_s, cpu_s, int(peak_bytes))
 
 
 def compared(
