@@ -6,6 +6,7 @@ ranks and alphas, and to refuse what it had served wrongly before.
 
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.engines.profile import BY_OWN_NAMES, EMBEDDED, EVERYWHERE, FACTORS, Engine, Grammar, Row
+from lora_cli.engines.vllm_models import EMBEDDINGS, FUSED_EXPERTS, NO_LORA, TEXT_NAMES
 
 PEFT_HELPER = "vllm/lora/peft_helper.py"
 LORA_MODEL = "vllm/lora/lora_model.py"
@@ -238,27 +239,12 @@ ROWS = (
     ),
 )
 
-BOTH = frozenset({"embed_tokens", "lm_head"})
-
-EMBEDDINGS = {
-    **dict.fromkeys(
-        (
-            *("llama", "phi3", "internlm3", "qwen3", "qwen3_moe", "qwen3_5", "mixtral", "granite", "granitemoe"),
-            *("exaone", "exaone4", "nemotron", "deci", "minicpm", "solar", "apertus", "falcon_h1", "jamba", "lfm2"),
-            *("phimoe", "hyperclovax"),
-        ),
-        BOTH,
-    ),
-    "cohere": frozenset({"embed_tokens"}),
-}
-"""Families whose class has ``embedding_modules``; the others take no LoRA on the embedding or the head."""
-
 UNTIL_0_31 = Grammar(
     prefix="optional",
     parts=FACTORS | EMBEDDED | {"lora_bias"},
     strict=True,
     embeddings=EMBEDDINGS,
-    text_names=frozenset({"qwen2_vl", "qwen2_5_vl"}),
+    text_names=TEXT_NAMES,
     towers=False,
     experts_apart=True,
 )
@@ -266,7 +252,7 @@ SINCE_0_32 = Grammar(
     prefix="optional",
     strict=True,
     embeddings=EMBEDDINGS,
-    text_names=frozenset({"qwen2_vl", "qwen2_5_vl"}),
+    text_names=TEXT_NAMES,
     towers=False,
     experts_apart=True,
 )
@@ -294,6 +280,6 @@ ENGINE = Engine(
     ranks=(1, 8, 16, 32, 64, 128, 256, 320, 512),
     default_rank=16,
     rank_flag="--max-lora-rank",
-    no_lora=frozenset({"bert", "bloom", "falcon", "gpt2", "gpt_neox", "gptj", "roberta", "stablelm"}),
-    fused_experts=frozenset({"gpt_oss"}),
+    no_lora=NO_LORA,
+    fused_experts=FUSED_EXPERTS,
 )
