@@ -72,7 +72,7 @@ def check_all(
     elif any(not is_path(str(text)) for _, text in items):
         yield from _in_threads(one, items, min(settings.jobs, len(items)))
     elif len(items) >= WORTH_PROCESSES and (workers := min(_processors(), settings.jobs)) > 1:
-        yield from in_processes(one, items, workers, warm=_load_numpy if terms.values else _nothing)
+        yield from in_processes(one, items, workers)
     else:
         yield from map(one, items)
 
@@ -89,23 +89,8 @@ def _in_threads(one: Callable[[Item], Checked], items: Sequence[Item], threads: 
         yield from pool.map(one, items)
 
 
-def _nothing() -> None:
-    return None
-
-
-def _load_numpy() -> None:
-    """So many values win back its import; each process has its own, since its threads do not survive a fork."""
-    from importlib import import_module
-
-    import_module("numpy")
-
-
-def in_processes(
-    one: Callable[[Item], Checked], items: Sequence[Item], workers: int, *, warm: Callable[[], None] = _nothing
-) -> Iterator[Checked]:
+def in_processes(one: Callable[[Item], Checked], items: Sequence[Item], workers: int) -> Iterator[Checked]:
     """Copies of this process, each of which judges every ``workers``-th batch and sends it through a pipe of its own.
-
-    ``warm`` is what each does once, before its first batch.
 
     A pipe that is full stops its writer, so that what waits to be taken is bounded.
     """
@@ -119,9 +104,7 @@ def in_processes(
         for number in range(workers):
             mine, theirs = context.Pipe(duplex=False)
             pipes.append(mine)
-            process = context.Process(
-                target=_work, args=(one, warm, batches[number::workers], mine, theirs), daemon=True
-            )
+            process = context.Process(target=_work, args=(one, batches[number::workers], mine, theirs), daemon=True)
             process.start()
             processes.append(process)
             theirs.close()
@@ -137,7 +120,6 @@ def in_processes(
 
 def _work(
     one: Callable[[Item], Checked],
-    warm: Callable[[], None],
     batches: Sequence[Sequence[Item]],
     mine: "Connection",
     out: "Connection",
@@ -147,7 +129,6 @@ def _work(
     # The reader's end is the parent's alone: when the parent is gone, sending fails and this process ends.
     mine.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    warm()
     with suppress(BrokenPipeError):
         for batch in batches:
             out.send([one(item) for item in batch])

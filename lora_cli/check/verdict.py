@@ -11,6 +11,7 @@ from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Revision
 from lora_cli.rules import RULES
+from lora_cli.rules.alike import said_of
 from lora_cli.rules.application import apply
 from lora_cli.rules.case import Case, Values
 from lora_cli.rules.rule import Rule, run
@@ -104,7 +105,7 @@ def judge(adapter: Adapter, terms: Terms, evidence: Evidence) -> Verdict:
     if terms.engines:
         case, said = _on_engines(case, terms)
     else:
-        said = [outcome for rule in terms.rules for outcome in run(rule, case)]
+        said = said_of(terms.rules, case)
     return Verdict(
         adapter=adapter.name,
         findings=tuple(outcome for outcome in said if isinstance(outcome, Finding)),

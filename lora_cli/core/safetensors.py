@@ -7,11 +7,12 @@ besides it a name that stands twice and fields that the format does not have.
 
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, NoReturn
 
 from lora_cli.core.frozen import dataclass
 from lora_cli.core.late import late
-from lora_cli.core.plain_header import read_plain
+from lora_cli.core.plain_header import LONGEST, read_plain
 from lora_cli.core.tensor_info import DTYPE_BITS, LIMIT, TensorInfo
 from lora_cli.errors import FormatError
 
@@ -59,11 +60,16 @@ def header_length(first8: bytes, file_size: int | None, file: str) -> int:
 def parse_header(header: bytes, file_size: int | None, file: str) -> Header:
     """Read a header (its JSON bytes, without the 8 of the length) of a file of ``file_size`` bytes (None: not known).
 
+    The last one is kept: adapters that were trained alike have the same header, and then share one ``Header``.
     Linear in time. Takes no more memory than a small multiple of the header, whatever stands in it.
 
     Raises:
         FormatError: anything that the format does not allow, with the tensor's name or the byte where it is.
     """
+    return (_kept if len(header) <= LONGEST else _parsed)(bytes(header), file_size, file)
+
+
+def _parsed(header: bytes, file_size: int | None, file: str) -> Header:
     text, offset = _decoded(header, file), 8 + len(header)
     tensors, metadata = read_plain(text, offset, file) or _scan(text, offset, file)
     ordered = sorted(tensors.values(), key=lambda tensor: (tensor.start, tensor.stop))
@@ -80,6 +86,9 @@ def parse_header(header: bytes, file_size: int | None, file: str) -> Header:
             raise FormatError(f"truncated: the tensors end at byte {end}, the file at {file_size}", where=file)
         raise FormatError(f"{file_size - end} bytes follow the last tensor, which ends at byte {end}", where=file)
     return Header({tensor.name: tensor for tensor in ordered}, metadata)
+
+
+_kept = lru_cache(maxsize=1)(_parsed)
 
 
 def _decoded(header: bytes, file: str) -> str:

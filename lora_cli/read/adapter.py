@@ -1,20 +1,24 @@
 """An adapter, read from wherever its source has it: the config and the header's byte ranges, never the weights."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 
-from lora_cli.core.adapter import Adapter, pair_up
+from lora_cli.core.adapter import Adapter, LoraPair, pair_up
 from lora_cli.core.frozen import dataclass, field
-from lora_cli.core.keys import parse_key
+from lora_cli.core.keys import Key, parse_key
+from lora_cli.core.last import Last
 from lora_cli.core.lora_config import CONFIG_CAP, CONFIG_FILE, LoraConfig, parse_config
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError
 from lora_cli.read.foreign import recognise
-from lora_cli.read.headers import check_stand_in, read_header
+from lora_cli.read.headers import FIRST_READ, check_stand_in, read_header
 from lora_cli.read.ranges import read_range
 from lora_cli.sources import Source
 
 WEIGHTS_FILE = "adapter_model.safetensors"
+_LAST: Last[tuple[Mapping[str, Key], Mapping[str, LoraPair]]] = Last()
+_kept_config = lru_cache(maxsize=1)(parse_config)
 PICKLED_FILES = ("adapter_model.bin", "adapter_model.pt")
 
 
@@ -41,8 +45,7 @@ def read_adapter(source: Source, revision: Revision, name: str, most_header: int
     """
     config, config_error = _read_config(source, revision)
     weights = _read_weights(source, revision, most_header)
-    keys = {tensor: parse_key(tensor) for tensor in weights.tensors}
-    pairs = pair_up(weights.tensors, keys)
+    keys, pairs = _LAST.of(_taken_apart, weights.tensors)
     return Adapter(
         name=name,
         files=revision.files,
@@ -59,6 +62,12 @@ def read_adapter(source: Source, revision: Revision, name: str, most_header: int
     )
 
 
+def _taken_apart(tensors: Mapping[str, TensorInfo]) -> tuple[Mapping[str, Key], Mapping[str, LoraPair]]:
+    """Each name, parsed, and the pairs that they make."""
+    keys = {tensor: parse_key(tensor) for tensor in tensors}
+    return keys, pair_up(tensors, keys)
+
+
 def _read_config(source: Source, revision: Revision) -> tuple[LoraConfig | None, FormatError | None]:
     file = revision.file(CONFIG_FILE)
     if file is None:
@@ -70,7 +79,7 @@ def _read_config(source: Source, revision: Revision) -> tuple[LoraConfig | None,
     try:
         data = read_range(source, revision, file, 0, stop)
         check_stand_in(data, file)
-        return parse_config(data, file.path), None
+        return (_kept_config if len(data) <= FIRST_READ else parse_config)(data, file.path), None
     except FormatError as error:
         return None, error
 

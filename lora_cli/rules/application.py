@@ -1,7 +1,7 @@
 """How an adapter meets a base: which of its modules PEFT would put where, and which of them nowhere."""
 
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
 from lora_cli.core.adapter import Adapter, LoraPair
 from lora_cli.core.base_model import BaseModel, BaseModule
@@ -74,8 +74,22 @@ class Application:
         return "; ".join(f"{reason} ({count(number, 'module')})" for number, reason in said if number)
 
 
+_LAST: list[tuple[BaseModel | None, Application]] = []
+"""The last application, if any: the adapters of a fleet have the same names and config, and so the same one."""
+
+
 def apply(adapter: Adapter, base: BaseModel | None) -> Application:
     """Sort the modules of ``adapter`` as PEFT would, beside ``base`` or, without one, by the config alone."""
+    for last_base, last in _LAST:
+        if last_base is base and last.adapter.config == adapter.config and [*last.adapter.keys] == [*adapter.keys]:
+            return replace(last, adapter=adapter)
+    application = _apply(adapter, base)
+    if application.adapter is adapter:  # where experts are stacked it depends on shapes too
+        _LAST[:] = [(base, application)]
+    return application
+
+
+def _apply(adapter: Adapter, base: BaseModel | None) -> Application:
     refused: FormatError | None = None
     unfit: tuple[tuple[str, str], ...] = ()
     if base is not None and base.parameters:  # no other base has experts: the module costs a start-up a millisecond
@@ -142,8 +156,10 @@ def _names_parameter_of(config: LoraConfig, module: str) -> bool:
     return any(not parent or module == parent or module.endswith("." + parent) for parent in parents)
 
 
-def _beyond(modules: Iterable[str], base: BaseModel) -> frozenset[str]:
+def _beyond(modules: Sequence[str], base: BaseModel) -> frozenset[str]:
     """Those of ``modules`` that the base would have if it had more layers."""
+    if not modules:
+        return frozenset()
     ours = {(path[: index.start()], path[index.end() :]) for path, index in _numbered(base.modules)}
     return frozenset(
         module
