@@ -17,6 +17,12 @@ def _leaf(module: str) -> str:
     return module.rpartition(".")[2]
 
 
+def packed_name(module: str) -> str:
+    """What engines call the module that this one is a part of, by its last name."""
+    leaf = _leaf(module)
+    return "qkv_proj" if leaf in QKV else "gate_up_proj" if leaf in GATE_UP else leaf
+
+
 def _found(served: Served, said: str, modules: Iterable[str]) -> Iterator[Found]:
     """One finding for all the modules that it is true of."""
     all_of = list(modules)

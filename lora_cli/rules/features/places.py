@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from lora_cli.core.finding import Location
 from lora_cli.rules.features.feature import Found, Served
-from lora_cli.rules.features.modules import is_fused
+from lora_cli.rules.features.modules import is_fused, packed_name
 from lora_cli.rules.wording import clip, count, names
 
 
@@ -113,11 +113,16 @@ def tower(served: Served) -> Iterator[Found]:
 
 
 def filtered(served: Served) -> Iterator[Found]:
-    """Modules that the deployment puts no LoRA on."""
+    """Modules that the deployment puts no LoRA on. Of a packed set all have it where one has."""
     targets = served.deployment.lora_target_modules
     if targets is None or "all" in targets:
         return
-    left_out = [m for m in served.adapter.pairs if not any(m == t or m.endswith(f".{t}") for t in targets)]
+    told = {packed_name(target) for target in targets}
+    left_out = [
+        module
+        for module in served.adapter.pairs
+        if packed_name(module) not in told and not any(module == t or module.endswith(f".{t}") for t in targets)
+    ]
     wanted = sorted({module.rpartition(".")[2] for module in served.adapter.pairs} | set(targets))
     yield from _of(served, f"{names(targets)} is all that has LoRA", left_out, wanted=" ".join(wanted))
 
