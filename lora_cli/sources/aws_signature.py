@@ -1,5 +1,6 @@
 """Signature Version 4 for the requests that obstore cannot make: those that ask for an object's checksum."""
 
+import functools
 import hashlib
 import hmac
 from collections.abc import Mapping
@@ -34,9 +35,15 @@ def signed(
     request = f"{method}\n{parts.path}\n\n{lines}\n{names}\n{_EMPTY}"
     scope = f"{day}/{region}/s3/aws4_request"
     text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
-    key = f"AWS4{keys.secret}".encode()
-    for part in (day, region, "s3", "aws4_request"):
-        key = hmac.digest(key, part.encode(), "sha256")
-    signature = hmac.digest(key, text.encode(), "sha256").hex()
+    signature = hmac.digest(_signing_key(keys.secret, day, region), text.encode(), "sha256").hex()
     credential = f"AWS4-HMAC-SHA256 Credential={keys.access_key}/{scope}"
     return {**sent, "Authorization": f"{credential}, SignedHeaders={names}, Signature={signature}"}
+
+
+@functools.lru_cache(16)
+def _signing_key(secret: str, day: str, region: str) -> bytes:
+    """What a secret signs with on one day in one region."""
+    key = f"AWS4{secret}".encode()
+    for part in (day, region, "s3", "aws4_request"):
+        key = hmac.digest(key, part.encode(), "sha256")
+    return key
