@@ -1,0 +1,50 @@
+"""What each engine does with adapters that the real PEFT wrote, one for each of its variants."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_cli.check import Terms, check_in_place, open_base
+from lora_cli.engines import choose_engine
+from lora_cli.settings import Settings
+from tests.corpus.bases import base_of, write_config
+from tests.corpus.goods import OPTIONS, options
+from tests.corpus.peft_judge import write_adapter
+
+ENGINES = ("vllm@0.31", "vllm@0.32", "vllm@0.33", "sglang", "lorax", "tgi", "trtllm", "peft")
+LETTERS = {"ok": "·", "rejects": "R", "crashes": "C", "serves-wrong": "W"}
+
+WANTED: Mapping[str, str] = {
+    "plain": "········",
+    "rsLoRA": "···WWW··",  # of rank 6, which LoRAX and TGI pad
+    "patterns": "W··CRRW·",
+    "one layer": "····WW··",
+    "all-linear": "········",
+    "a regular expression": "···R····",  # q alone: SGLang refuses the string, and looks for v
+    "DoRA": "RRRRWW··",  # of TensorRT-LLM it is not established, which is a warning
+    "biases on B": "WRRWWWR·",
+    "a saved head": "RRRWWWW·",
+    "trained tokens": "RRRWWWW·",
+    "gaussian": "········",
+    "PiSSA": "WRRWWWW·",
+}
+
+
+@pytest.mark.parametrize("option", WANTED)
+def test_what_each_engine_does_with_what_peft_wrote(option: str, tmp_path: Path) -> None:
+    llama = base_of("llama")
+    write_adapter(llama, options(llama, OPTIONS[option]), tmp_path / "adapter")
+    settings = Settings(cache_dir=tmp_path / "cache")
+    base = open_base(str(write_config(llama, tmp_path / "base")), settings)
+
+    checked = check_in_place(
+        str(tmp_path / "adapter"), Terms(base, engines=tuple(map(choose_engine, ENGINES))), settings
+    )
+
+    assert checked.verdict is not None
+    said: dict[str, Any] = {str(one): one for one in checked.verdict.engines}
+    letters = "".join(LETTERS[one.outcome.slug] for one in checked.verdict.engines)
+    reasons = {name: [reason.feature for reason in one.reasons] for name, one in said.items() if one.reasons}
+    assert letters == WANTED[option], reasons
