@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,7 @@ SETTINGS: dict[str, list[Any]] = {
 }
 
 
+@cache
 def schema(name: str) -> dict[str, Any]:
     loaded: dict[str, Any] = json.loads((SCHEMAS / f"{name}.schema.json").read_text())
     return loaded
@@ -136,12 +138,17 @@ def accepted(parse: Callable[[], object]) -> bool:
     return True
 
 
+@cache
+def validator(name: str) -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(schema(name))
+
+
 def agree(name: str, document: dict[str, Any], parse: Callable[[], object]) -> None:
-    found = [error.message for error in jsonschema.Draft202012Validator(schema(name)).iter_errors(document)]
+    found = [error.message for error in validator(name).iter_errors(document)]
     assert accepted(parse) == (not found), (document, found)
 
 
-@pytest.mark.parametrize("name", ["adapter-set", "adapter-set-lock", "policy", "settings"])
+@pytest.mark.parametrize("name", ["adapter-set", "adapter-set-lock", "policy", "settings", "validate"])
 def test_each_schema_is_one(name: str) -> None:
     jsonschema.Draft202012Validator.check_schema(schema(name))
 
