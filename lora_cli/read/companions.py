@@ -17,7 +17,7 @@ HERE_CAP = 16 << 20
 AFAR_CAP = 32 << 10
 """Bytes of one remote file: an adapter is judged from afar within a few kilobytes."""
 
-PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 """How the names of pickles end: what torch.load and pickle.load are given."""
 
 MOST_PICKLES = 64
@@ -25,7 +25,10 @@ MOST_PICKLES = 64
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 ADDED_TOKENS = "added_tokens.json"
-TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
+TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "processor_config.json")
+CODE_FILES = ("config.json", "preprocessor_config.json", "generation_config.json")
+"""Configs that transformers reads beside an adapter, and that may name classes to import."""
+CODE_FIELDS = ("auto_map", "custom_pipelines", "custom_generate")
 MORE_TEMPLATES = "additional_chat_templates/"
 
 
@@ -51,8 +54,8 @@ def read_companions(source: Source, revision: Revision, *, here: bool) -> Compan
             else:
                 fields = parse.json_object(text, file.path)
                 templates |= dict(_templates(fields.get("chat_template"), f"{file.path}: chat_template"))
-                if fields.get("auto_map"):
-                    code[f"{file.path}: auto_map"] = parse.shown(fields["auto_map"])
+                named = {name: parse.shown(fields[name]) for name in CODE_FIELDS if fields.get(name)}
+                code |= {f"{file.path}: {name}": classes for name, classes in named.items()}
         except UnicodeDecodeError:
             unread[file.path] = "is not text in UTF-8"
         except FormatError as error:
@@ -83,7 +86,7 @@ def _pickles(source: Source, revision: Revision) -> tuple[dict[str, str], str]:
 def _wanted(file: RemoteFile) -> bool:
     if file.path.startswith(MORE_TEMPLATES) and file.path.endswith(".jinja"):
         return True
-    return file.path in (TOKENIZER_CONFIG, ADDED_TOKENS, *TEMPLATE_FILES)
+    return file.path in (TOKENIZER_CONFIG, ADDED_TOKENS, *TEMPLATE_FILES, *CODE_FILES)
 
 
 def _text(source: Source, revision: Revision, file: RemoteFile, most: int) -> bytes:

@@ -13,15 +13,23 @@ from lora_cli.rules.wording import MOST_PROBLEMS, clip, grouped, names
 LIBRARIES = frozenset({"transformers", "diffusers", "sentence_transformers", "peft", "torch", "timm"})
 """Where PEFT's ``auto_mapping`` may have the class of a base model from."""
 
-TAG = r"(?s)\{\{.*?\}\}|\{%.*?%\}"
-"""What of a template is code; all else is text."""
+CLOSING = {"{{": "}}", "{%": "%}", "{#": "#}"}
+"""How a tag of a template begins and ends; all else is text."""
 
 HOSTILE = (
     (r"__\w+__", "reaches for Python's internals"),
+    (r"['\"]__[A-Za-z]|[A-Za-z]__['\"]|['\"]__['\"]|['\"]_['\"]\s*\*", "puts the names of Python's internals together"),
+    (r"(?i)\\(?:x5f|u005f|U0000005f|137|N\{low line\})|%c[^'\"]*['\"]\s*(?:\||%)", "hides names behind escapes"),
     (r"\|\s*attr\b|\battr\s*\(", "looks up attributes by computed names"),
+    (
+        r"\|\s*(?:map|sort|sum|min|max|unique|groupby)\s*\(\s*attribute\s*=\s*[^'\"\s]"
+        r"|\|\s*(?:select|reject)attr\s*\(\s*[^'\"\s]",
+        "looks up attributes by computed names",
+    ),
     (r"\{%[-+]?\s*(?:include|import|from|extends)\b", "loads other templates"),
     (r"\blipsum\b", "uses a global of Jinja's that leads to its modules"),
     (r"range\s*\(\s*(?:[^()]*,\s*)?\d{6,}|\*\s*\d{6,}|\*\*\s*\d", "makes something of millions of elements"),
+    (r"(?s)range\s*\(\s*\d{4,}.*range\s*\(\s*\d{4,}", "loops over thousands of thousands"),
 )
 """What no template for chat needs. Sources: known ways out of Jinja's sandbox; CVE-2024-34359, CVE-2025-61620."""
 
@@ -97,12 +105,23 @@ def hostile_template(case: Case) -> Iterator[Problem | NotChecked]:
         if len(template) > LONGEST_TEMPLATE:
             yield NotChecked(f"{clip(where)} has {len(template)} characters, more than are searched")
             continue
-        tags = "\n".join(re.findall(TAG, template))
+        tags = "\n".join(_tags(template))
         for pattern, what in HOSTILE:
             if found := re.search(pattern, tags):
                 said.append((f"a chat template {what}: {clip(found.group())!r}", where))
     hint = "serve with the base model's own template (--chat-template), and report this one"
     yield from grouped(said, file="", noun="template", hint=hint)
+
+
+def _tags(template: str) -> Iterator[str]:
+    """What of a template is code, in one pass; what is never closed is taken for code to its end."""
+    at = 0
+    while opening := re.compile(r"\{[{%#]").search(template, at):
+        closing = CLOSING[opening.group()]
+        end = template.find(closing, opening.end())
+        at = len(template) if end < 0 else end + len(closing)
+        if closing != "#}":
+            yield template[opening.start() : at]
 
 
 @rule("LC603", "unsafe-name", Severity.WARNING)
