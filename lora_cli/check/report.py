@@ -94,7 +94,8 @@ class Report:
 
     def fingerprint(self, one: Checked, finding: Finding) -> str:
         """32 hexadecimal digits that stay the same as long as the rule finds something there: no message is in it."""
-        return fingerprint(self.identity(one), finding.code, finding.problem.at.file, finding.problem.at.field)
+        at = finding.problem.at
+        return fingerprint(self.identity(one), finding.code, at.file, at.field, by=finding.problem.by)
 
     def place(self, one: Checked, file: str) -> Place:
         """Where ``file`` of an adapter is: itself where it lies below ``directory``, else the manifest's line."""
@@ -154,11 +155,12 @@ def identity(one: Checked, directory: Path, manifest: Mapping[str, str]) -> str:
     return inside if inside is not None else _unpinned(one.source)
 
 
-def fingerprint(adapter: str, code: str, file: str, where: str) -> str:
-    """The name of one finding, from its adapter's, its rule and its location."""
+def fingerprint(adapter: str, code: str, file: str, where: str, by: str = "") -> str:
+    """The name of one finding, from its adapter's, its rule and its location, and the engine that it is for."""
     import hashlib
 
-    return hashlib.sha256("\0".join((adapter, code, file, where)).encode(errors="backslashreplace")).hexdigest()[:32]
+    parts = (adapter, code, file, where, *([by] if by else ()))
+    return hashlib.sha256("\0".join(parts).encode(errors="backslashreplace")).hexdigest()[:32]
 
 
 def _inside(source: str, directory: Path) -> str | None:

@@ -35,11 +35,15 @@ class Location:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong: what is so (with the numbers), where, and what mends it."""
+    """One thing that is wrong: what is so (with the numbers), where, and what mends it.
+
+    ``by`` names the engine for which it is, where it is for one: for another engine it is another problem.
+    """
 
     message: str
     at: Location = Location()
     hint: str = ""
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,8 @@ def _said_of(case: Case, code: str) -> Iterator[Problem]:
     for engine in case.served:
         for reason in engine.reasons:
             if reason.code == code:
-                yield Problem(f"{engine} {reason.outcome.phrase}: {reason.message}", reason.at, reason.mend)
+                said = f"{engine} {reason.outcome.phrase}: {reason.message}"
+                yield Problem(said, reason.at, reason.mend, engine.engine)
 
 
 @rule("LC402", "engine-rejects", Severity.ERROR)

@@ -55,6 +55,17 @@ def test_the_exit_code_is_that_of_the_worst_engine(made: Callable[..., str], bas
     assert "`lora-cli repair --engine sglang` folds rsLoRA into lora_alpha" in reason["mend"]
 
 
+def test_what_two_engines_do_for_one_reason_are_two_findings(
+    made: Callable[..., str], base: str, capsys: Capture
+) -> None:
+    changed = made("changed", init_lora_weights="olora")
+
+    _, document = judged(capsys, changed, "--base", base, "--engine", "sglang", "--engine", "tgi")
+    found = [one for one in document["adapters"][0]["findings"] if one["code"] == "LC404"]
+    assert len({(one["file"], one["field"]) for one in found}) == 1
+    assert len({one["fingerprint"] for one in found}) == 2
+
+
 def test_an_error_that_every_engine_survives_is_a_warning(made: Callable[..., str], base: str, capsys: Capture) -> None:
     bare = made("bare", prefix="")
 
