@@ -245,15 +245,24 @@ def many(count: int) -> bytes:
     return with_header(json.dumps(entries), b"x" * count)
 
 
-def test_time_grows_with_the_header_and_not_with_its_square() -> None:
-    small, large = many(2_000), many(32_000)
+@pytest.mark.parametrize(("way", "few"), [(read_plain, 500), (_scan, 1_000)])
+def test_time_grows_with_the_header_and_not_with_its_square(way: Any, few: int) -> None:
     spent = []
-    for data in (small, small, large):
-        begun = time.perf_counter()
-        ours(data)
-        spent.append(time.perf_counter() - begun)
+    for count in (few, few, 16 * few):
+        data = many(count)
+        text = data[8 : 8 + int.from_bytes(data[:8], "little")].decode()
+        begun = time.process_time()
+        tensors, _ = way(text, 0, "f")
+        spent.append(time.process_time() - begun)
+        assert len(tensors) == count
     # 16 times the header; quadratic would be 256 times the time.
     assert spent[2] < 80 * max(spent[1], 0.005)
+
+
+def test_the_last_header_is_kept_and_another_one_is_not_taken_for_it() -> None:
+    one, other = many(3), many(4)
+    assert ours(one) is ours(one)
+    assert [len(ours(data).tensors) for data in (one, other, one)] == [3, 4, 3]
 
 
 @pytest.mark.parametrize(
