@@ -41,6 +41,9 @@ class Magnitude(NamedTuple):
 UNREMARKABLE = 1000.0
 """A norm up to which nobody asks how large the largest value is: the narrowest dtype ends at 65504."""
 
+LEAST_SQUARE = 1e-12
+"""Sums of squares below it may have lost those of the smallest elements."""
+
 NOTHING = Magnitude(0.0, 0.0)
 MEASURED = frozenset({"F64", "F32", "F16", "BF16"})
 """The dtypes whose elements are the values themselves; in narrower ones they mean something only with their scales."""
@@ -65,6 +68,24 @@ def _floats(dtype: str, piece: memoryview) -> "memoryview[float] | tuple[float, 
         wide[2::4], wide[3::4] = piece[0::2], piece[1::2]
         return memoryview(wide).cast("f")
     return piece.cast("d" if dtype == "F64" else "f")
+
+
+def usual(dtype: str, piece: memoryview) -> Magnitude | None:
+    """The magnitude with numpy in one pass; None where an element may not be finite, all may be zero, or one be large.
+
+    The sum of the squares tells: it is finite only if each element is, and positive only if one is not zero.
+    """
+    values = _array(dtype, piece)
+    with np_errors_ignored():
+        square = float(values @ values)
+    return Magnitude(norm := math.sqrt(square), norm) if LEAST_SQUARE <= square <= UNREMARKABLE**2 else None
+
+
+def np_errors_ignored() -> "np.errstate":
+    """What is out of range is looked at again; nothing need be printed of it."""
+    import numpy as np
+
+    return np.errstate(over="ignore", invalid="ignore", under="ignore")
 
 
 def _with_numpy(dtype: str, piece: memoryview) -> Magnitude:

@@ -15,7 +15,7 @@ from lora_cli.core.frozen import dataclass, field
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.read.estimate import SIZES, Estimate, estimate
-from lora_cli.read.magnitude import MEASURED, NOTHING, Magnitude, measure
+from lora_cli.read.magnitude import MEASURED, NOTHING, Magnitude, measure, usual
 from lora_cli.read.pieces import PIECE, pieces
 from lora_cli.sources import Source
 
@@ -99,18 +99,23 @@ def _scan_file(
     test = integers_test if small else numpy_test
     stats = {tensor.name: _unread(tensor) for tensor in tensors}
     for tensor, piece in pieces(source, revision, file, tensors, SMALL if small else PIECE):
-        if small and tensor.dtype in SIZES and len(piece) == tensor.nbytes:
-            size = estimate(tensor.dtype, piece)
-            if size is not None:
-                stats[tensor.name] = TensorStats(nonfinite=False, zero=False, magnitude=size)
-                continue
         so_far = stats[tensor.name]
-        nonfinite, zero = judge(tensor.dtype, piece, test)
-        magnitude = None if nonfinite or so_far.magnitude is None else so_far.magnitude.exact
-        if magnitude is not None and not zero:
-            magnitude = magnitude.with_(measure(tensor.dtype, piece, numpy=not small))
-        stats[tensor.name] = TensorStats(so_far.nonfinite or nonfinite, so_far.zero and zero, magnitude)
+        if small and len(piece) == tensor.nbytes and (size := _bounded(tensor.dtype, piece)) is not None:
+            stats[tensor.name] = TensorStats(nonfinite=False, zero=False, magnitude=size)
+            continue
+        known = None if so_far.magnitude is None else so_far.magnitude.exact
+        sound = usual(tensor.dtype, piece) if known is not None and not small else None
+        nonfinite, zero = (False, False) if sound is not None else judge(tensor.dtype, piece, test)
+        if nonfinite:
+            known = None
+        elif known is not None and not zero:
+            known = known.with_(sound or measure(tensor.dtype, piece, numpy=not small))
+        stats[tensor.name] = TensorStats(so_far.nonfinite or nonfinite, so_far.zero and zero, known)
     return stats
+
+
+def _bounded(dtype: str, piece: memoryview) -> Estimate | None:
+    return estimate(dtype, piece) if dtype in SIZES else None
 
 
 def _unread(tensor: TensorInfo) -> TensorStats:

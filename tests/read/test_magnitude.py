@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.read.magnitude import MEASURED, NOTHING, UNREMARKABLE, Magnitude, measure
+from lora_cli.read.magnitude import MEASURED, NOTHING, UNREMARKABLE, Magnitude, measure, usual
 from tests.making import NAMES, raw
 
 DTYPES = {name: code for name, code in NAMES.items() if code in MEASURED}
@@ -43,3 +43,24 @@ def test_two_pieces_are_measured_like_the_whole() -> None:
 
     assert one.with_(other) == Magnitude(3.0, 13.0)
     assert one.with_(NOTHING) == one
+
+
+@pytest.mark.parametrize("dtype", sorted(DTYPES))
+@given(raw_bytes=st.binary(max_size=64), scale=st.sampled_from([None, 1e-30, 1e-5, 1.0, 300.0, 1e30]))
+def test_one_pass_tells_that_elements_are_usual_only_where_they_are(
+    dtype: str, raw_bytes: bytes, scale: float | None
+) -> None:
+    code = DTYPES[dtype]
+    data = raw_bytes[: len(raw_bytes) // 8 * 8]
+    if scale is not None:
+        with np.errstate(over="ignore"):
+            data = raw(np.frombuffer(data, "<u1").astype(np.float64) * scale, dtype).data
+    found, true = usual(code, memoryview(data)), true_values(code, data)
+    if found is None:
+        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+            assert not 2e-6 < float(np.sqrt((true * true).sum())) < 999.0
+        return
+    assert np.isfinite(true).all()
+    assert true.any()
+    assert found.norm == pytest.approx(math.hypot(*true), rel=1e-4)
+    assert np.abs(true).max() <= found.largest * (1 + 1e-6) <= UNREMARKABLE * (1 + 1e-5)
