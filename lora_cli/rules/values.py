@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterator, Mapping
 
 from lora_cli.core.adapter import LoraPair
 from lora_cli.core.finding import Location, Problem, Severity
+from lora_cli.core.last import Last
+from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.targets import scales
 from lora_cli.errors import FormatError
-from lora_cli.rules.case import Case, Size, Values
+from lora_cli.rules.case import Case, Size
 from lora_cli.rules.rule import NotChecked, rule
 from lora_cli.rules.wording import clip, count, names
 
@@ -19,6 +21,9 @@ HUGE = 10.0
 
 NEGLIGIBLE = 1e-9
 """Root mean square of an update up to which float32 sums with a base's weights do not change."""
+
+_SCALINGS: Last[Mapping[str, float]] = Last()
+_SPREADS: Last[list[tuple[str, str, str, float]]] = Last()
 
 OUTLIER = 1000.0
 """So many times the median of all modules is no spread that training gives."""
@@ -143,11 +148,14 @@ def _beyond(case: Case, most: float) -> Iterator[tuple[str, float]]:
 
 def _scalings(case: Case) -> Mapping[str, float]:
     """The ``s`` of ``s * B @ A`` by module; nothing where the config's fields are broken, which other rules say."""
-    config = case.adapter.config
+    return _SCALINGS.of(_scaled, case.adapter.config, case.adapter.pairs)
+
+
+def _scaled(config: LoraConfig | None, pairs: Mapping[str, LoraPair]) -> Mapping[str, float]:
     if config is None:
         return {}
     try:
-        return {module: scale.scaling for module, scale in scales(config, case.adapter.pairs).items()}
+        return {module: scale.scaling for module, scale in scales(config, pairs).items()}
     except FormatError:
         return {}
 
@@ -224,20 +232,19 @@ def _most(size: Size) -> float:
 def _updates(case: Case, norm: Callable[[Size], float]) -> Iterator[tuple[str, float]]:
     """The most that the root mean square of each module's update can be, where both factors were measured."""
     assert case.stats is not None
-    scalings = _scalings(case)
-    for module, pair in case.adapter.pairs.items():
-        bound = _bound(pair, case.stats, scalings.get(module), norm)
-        if bound is not None:
-            yield module, bound
+    for module, a, b, factor in _SPREADS.of(_spread, case.adapter.config, case.adapter.pairs):
+        first, second = case.stats.get(a), case.stats.get(b)
+        if first is None or second is None or first.magnitude is None or second.magnitude is None:
+            continue
+        yield module, factor * norm(first.magnitude) * norm(second.magnitude)
 
 
-def _bound(
-    pair: LoraPair, stats: Mapping[str, Values], scaling: float | None, norm: Callable[[Size], float]
-) -> float | None:
-    if pair.a is None or pair.b is None or scaling is None or len(pair.a.shape) != 2 or len(pair.b.shape) != 2:
-        return None
-    sizes = [stats[factor.name].magnitude for factor in (pair.a, pair.b) if factor.name in stats]
-    elements = pair.a.shape[1] * pair.b.shape[0]
-    if len(sizes) != 2 or sizes[0] is None or sizes[1] is None or not elements:
-        return None
-    return abs(scaling) * norm(sizes[0]) * norm(sizes[1]) / math.sqrt(elements)
+def _spread(config: LoraConfig | None, pairs: Mapping[str, LoraPair]) -> list[tuple[str, str, str, float]]:
+    """Of each module the names of A and B, and what the product of their norms is multiplied by."""
+    scalings = _SCALINGS.of(_scaled, config, pairs)
+    return [
+        (module, pair.a.name, pair.b.name, abs(scalings[module]) / math.sqrt(elements))
+        for module, pair in pairs.items()
+        if pair.a is not None and pair.b is not None and module in scalings
+        if len(pair.a.shape) == 2 and len(pair.b.shape) == 2 and (elements := pair.a.shape[1] * pair.b.shape[0])
+    ]
