@@ -14,6 +14,7 @@ from lora_cli.core.snapshot import Revision, Snapshot
 from lora_cli.errors import Changed, Corrupt, Unreachable
 from lora_cli.fetch import ANYTHING, SILENT, USUAL, Fetched, kept
 from lora_cli.fetch.access import asks_again, check_access, check_kept
+from lora_cli.fetch.arena import share_memory
 from lora_cli.fetch.checkpoint import LatestOf
 from lora_cli.fetch.deadline import Deadline
 from lora_cli.fetch.demand import Demand, check_count, check_files, check_size, check_snapshot, most_bytes
@@ -76,6 +77,7 @@ def from_origin(
 
     ``run`` is shared with other adapters, of which this is number ``turn``.
     """
+    share_memory()
     name, deadline = name or str(ref), Deadline.of(name or str(ref), settings)
     run = run or Run(Room(store, settings.keep_free, settings.cache_budget), Total(settings.max_total_bytes))
     # Which folder the latest checkpoint is, only its origin's listing says.
