@@ -201,13 +201,16 @@ def number_mistyped(served: Served) -> Iterator[Found]:
 
 
 def targets_nothing(served: Served) -> Iterator[Found]:
-    """The config targets not one module of the base."""
+    """The config targets not one module of the base, or leaves it to PEFT, which has no default for the family."""
     config, base = served.case.application.adapter.config, served.case.base
     if config is None or base is None or config.target_parameters or config.trainable_token_indices:
         return
+    at = Location(config.file, "target_modules")
     try:
         chosen = targeted_in(config, base)
     except FormatError:
+        if config.target_modules is None and "target_modules" not in config.mistyped:
+            yield Found(f"there is no target_modules, and PEFT has no default for {clip(base.model_type)}", at)
         return
     if not chosen:
-        yield Found(f"target_modules is {shown(config.target_modules)}", Location(config.file, "target_modules"))
+        yield Found(f"target_modules is {shown(config.target_modules)}", at)
