@@ -154,6 +154,8 @@ INCOMPLETE = frozenset(
     {
         "biases on B without tensors",
         "trained tokens without tensors",
+        "trained tokens, none of them named",
+        "a router's config",
         "a tensor that nobody knows",
         "a bias on one B",
         "a module of elsewhere",
