@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from lora_cli.fetch.deadline import Deadline
     from lora_cli.fetch.transfer import Transfer
 
-LARGEST_RANGE = 20 << 20
+LARGEST_RANGE = 32 << 20
 SMALLEST_RANGE = 1 << 20
 FIRST_RANGE = 4 << 20
 """So large a range of a large file is as long as nobody knows how far away its origin is."""
@@ -19,7 +19,7 @@ USUAL_RANGE = 8 << 20
 PARTS = 32
 """A server nearby is asked for so many parts of a large file: each question costs it something."""
 
-WINDOW = 64 << 20
+WINDOW = 96 << 20
 """Bytes that may be in flight or wait in memory for those before them, of all files together."""
 
 STOP_S = 1.0
