@@ -126,6 +126,9 @@ def _variants(case: Case, config: LoraConfig) -> Said:
                 divisors(config, module)
         except FormatError as error:
             yield "use_bdlora", f"use_bdlora {clip(error.reason)}", AS_SAVED
+        modules = case.base.modules if case.base is not None else {}
+        if any(modules[module].kind == "conv1d" for module in case.application.found if module in modules):
+            yield "use_bdlora", "use_bdlora is set, and the base has Conv1D there: PEFT fails on it", AS_SAVED
 
 
 def _on_parameters(case: Case, config: LoraConfig) -> Iterator[Problem]:

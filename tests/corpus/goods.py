@@ -29,9 +29,15 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "a high rank": {"r": 64, "lora_alpha": 0.5},
     "dropout": {"lora_dropout": 0.1},
     "layers twice": {"layer_replication": [[0, 2], [0, 1]]},
+    "KaSA": {"kasa_config": {"beta": 0.1, "gamma": 0.1}},
+    "BD-LoRA": {"use_bdlora": {"target_modules_bd_b": ["."], "nblocks": 2}},
+    "MiCA": {"init_lora_weights": "mica"},
+    "VeLoRA": {"velora_config": {"num_groups": 2}},
 }
 
 NOT_FOR: Mapping[str, frozenset[str]] = {
+    # PEFT asks Conv1D for a width that it does not have.
+    "BD-LoRA": frozenset({"gpt2"}),
     # PEFT stacks layers only where it knows the class's list of them, and not where layers differ in kind.
     "layers twice": frozenset(
         {"gemma2", "qwen2", "qwen3", "gemma3_text", "falcon", "bloom", "gpt2", "gptj", "gpt_neox", "opt"}
