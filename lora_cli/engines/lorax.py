@@ -88,7 +88,7 @@ GENERIC = {
 }
 """Its kernels are handed bare pointers: no check of shapes was found."""
 
-UNREAD = frozenset({"experts-alone", "experts-incomplete", "base-without-lora", "tower", "named-like-base"})
+UNREAD = frozenset({"sharded", "experts-alone", "experts-incomplete", "base-without-lora", "tower", "named-like-base"})
 
 LEAVES = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"})
 

@@ -158,5 +158,7 @@ ENGINE = Engine(
         "LC313": Outcome.REJECTS,
     },
     rank_flag="--max-lora-rank",
-    unread=frozenset({"experts-alone", "experts-incomplete", "base-without-lora", "tower", "named-like-base"}),
+    unread=frozenset(
+        {"sharded", "experts-alone", "experts-incomplete", "base-without-lora", "tower", "named-like-base"}
+    ),
 )

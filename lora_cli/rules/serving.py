@@ -14,7 +14,7 @@ from lora_cli.rules.features import FEATURES, Found, Scaled, Served, scaled
 PEFT = "peft"
 RANK = "rank-above-max"
 
-FOREIGN = frozenset({"LC104", "LC109", "LC201"})
+FOREIGN = frozenset({"LC109", "LC201"})
 """Rules that find something else than a LoRA adapter of PEFT."""
 
 RULES_OF = {Outcome.REJECTS: "LC402", Outcome.CRASHES: "LC403", Outcome.SERVES_WRONG: "LC404"}
@@ -92,8 +92,11 @@ def _by_rules(served: Served, findings: Iterable[Finding]) -> Iterator[Reason]:
 def _made_of(code: str, served: Served) -> Outcome:
     """What becomes of what the rule of ``code`` found: of another format that has PEFT's file names, nothing fits.
 
-    Factors of LoRA that are only called another method are that to PEFT alone.
+    Factors of LoRA that are only called another method are that to PEFT alone. Of what is not established nothing
+    is claimed: it stays an error, since the engine is not known to survive it.
     """
+    if code in {FEATURES[name].rule for name in served.profile.engine.unread}:
+        return Outcome.OK
     by_name = served.profile.engine.name == PEFT or not served.adapter.pairs
     if served.adapter.foreign is not None and code in FOREIGN and by_name:
         has_names = bool(served.adapter.weight_files) and served.config is not None

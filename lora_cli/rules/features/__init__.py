@@ -60,6 +60,7 @@ FEATURES: Mapping[str, Feature] = {
     "targets-nothing": Feature("targets that the base does not have", config.targets_nothing),
     "pickled": Feature("weights as a pickle (.bin, .pt)", tensors.pickled),
     "pt-alone": Feature("weights in adapter_model.pt alone", tensors.pt_alone, "", ("pickled",)),
+    "sharded": Feature("sharded weights", tensors.sharded, "LC104"),
     "stray-weights": Feature("other *.safetensors beside the weights", tensors.stray_weights),
     "rank-above-max": Feature("a rank above max_lora_rank", places.rank_above_max),
     "rank-not-r": Feature("tensors of another rank than r", tensors.rank_not_r, "", ("module-scales",)),

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from lora_cli.core.finding import Location
+from lora_cli.core.formats import SHARDED
 from lora_cli.core.keys import Key
 from lora_cli.engines.landing import HEADS, VOCABULARY
 from lora_cli.rules.features.feature import Found, Served
@@ -73,6 +74,13 @@ def pt_alone(served: Served) -> Iterator[Found]:
     weights = served.adapter.weight_files
     if weights and all(path.endswith(".pt") for path in weights):
         yield Found(f"the weights are in {clip(weights[0])}", Location(clip(weights[0])))
+
+
+def sharded(served: Served) -> Iterator[Found]:
+    """Weights split over several files."""
+    foreign = served.adapter.foreign
+    if foreign is not None and foreign.format is SHARDED:
+        yield Found("the weights are sharded", Location(clip(foreign.file)))
 
 
 def stray_weights(served: Served) -> Iterator[Found]:
