@@ -33,14 +33,14 @@ Work = tuple["Transfer", int, int | None]
 class Lanes:
     """Threads that read ranges, ``jobs`` at once at most. Each takes the next range of the file with the fewest.
 
-    What is small is read by the thread that wants it, and one beside it. For what is large there are more of them, and
-    as many as there may be when its origin is far away.
+    What is small is read by the thread that wants it, and one beside it unless its origin is known to be nearby. For
+    what is large there are more of them, and as many as there may be when its origin is far away.
     """
 
     def __init__(self, jobs: int) -> None:
         self.distance = Distance()
         self._jobs = jobs
-        self._in_flight = 0
+        self._in_flight = self._queued = 0
         self._stopped = False
         # Who waits for a file is woken when something of it is done; a lane, when there is something to do for one.
         self._lock = threading.Lock()
@@ -68,13 +68,17 @@ class Lanes:
             LoraCliError: the first that went wrong.
             KeyboardInterrupt: the lanes were closed meanwhile.
         """
+        # Who reads a range itself cannot look at the clock.
+        itself = deadline is None or deadline.at_s is None
+        if itself and self.distance.far is False and all(transfer.partial is None for transfer in transfers):
+            self._alone(transfers)
+            return
         ranges = self._ranges_left(transfers)
         done = threading.Condition(self._lock)
-        # Who reads a range itself cannot look at the clock.
-        small = ranges <= len(transfers) and (deadline is None or deadline.at_s is None)
+        small = itself and ranges <= len(transfers)
         with self._lock:
             self._waiting |= dict.fromkeys(transfers, done)
-            self._more.notify(ranges)
+            self._wake(ranges)
         self._crew.at_least(min(FIRST, len(transfers) - 1) if small else FIRST)
         self._start()
         try:
@@ -92,6 +96,41 @@ class Lanes:
             raise error
         if not all(transfer.finished for transfer in transfers):
             raise KeyboardInterrupt
+
+    def _alone(self, transfers: "Sequence[Transfer]") -> None:
+        """Reads small files of a server nearby: there a thread beside this one costs more than it brings."""
+        for transfer in transfers:
+            while (work := self._turn(transfer)) is not None:
+                try:
+                    self._read(work)
+                except BaseException as interrupt:
+                    self._stop_all(transfers, interrupt)
+                    raise
+            if transfer.error is not None:
+                self._stop_all(transfers, transfer.error)
+                raise transfer.error
+            if not transfer.finished:
+                raise KeyboardInterrupt
+
+    def _turn(self, transfer: "Transfer") -> Work | None:
+        """Its next range, as soon as one more may be in flight; None when there is none, or the lanes are closed."""
+        with self._lock:
+            self._queued += 1
+            self._more.wait_for(lambda: self._stopped or self._in_flight < self._jobs)
+            self._queued -= 1
+            taken = None if self._stopped else transfer.take(self._step(transfer))
+            if taken is None:
+                return None
+            transfer.in_flight += 1
+            self._in_flight += 1
+            return transfer, *taken
+
+    def _wake(self, count: int = 1) -> None:
+        """Wakes so many lanes; everybody where others wait beside them, who might be woken instead."""
+        if self._queued:
+            self._more.notify_all()
+        else:
+            self._more.notify(count)
 
     def _own(
         self, transfers: "Sequence[Transfer]", done: threading.Condition, deadline: "Deadline | None", *, small: bool
@@ -156,7 +195,7 @@ class Lanes:
             with self._lock:
                 transfer.in_flight -= 1
                 self._in_flight -= 1
-                self._more.notify()
+                self._wake()
                 if (done := self._waiting.get(transfer)) is not None:
                     done.notify_all()
 
@@ -167,7 +206,7 @@ class Lanes:
                 if (work := self._take(self._waiting)) is not None:
                     # There may be room for more of a large file.
                     if work[0].ahead and work[2] is not None and work[2] < (work[0].file.size or 0):
-                        self._more.notify()
+                        self._wake()
                     return work
                 self._more.wait()
             return None

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -182,6 +183,54 @@ def test_of_a_small_file_that_broke_only_the_rest_is_asked_for_too(tmp_path: Pat
     assert downloaded(again, tmp_path) == dict(source.files)
     assert again.reads == [(WEIGHTS, 200_000, 300_000)]
     assert partials(tmp_path) == []
+
+
+def near(lanes: Lanes) -> Lanes:
+    """Lanes that know that their origin is nearby."""
+    for _ in range(ENOUGH):
+        lanes.distance.saw(0, 0.0)
+    return lanes
+
+
+def test_small_files_of_a_server_nearby_are_read_by_who_wants_them(tmp_path: Path) -> None:
+    readers: set[str] = set()
+    source = Scripted({WEIGHTS: os.urandom(300_000), "adapter_config.json": b"{}", "README.md": b""})
+    source.before = lambda path, start: readers.add(threading.current_thread().name)
+    job = job_of(source, tmp_path)
+    with near(Lanes(4)) as lanes:
+        assert download(job, job.revision.files, lanes).keys() == source.files.keys()
+        source.served[WEIGHTS] = b"\0" * 300_000
+        with pytest.raises(Corrupt):
+            download(job_of(source, tmp_path / "other"), job.revision.files, lanes)
+    assert readers == {threading.current_thread().name}
+
+
+def test_no_more_than_the_jobs_are_in_flight_where_some_read_for_themselves(tmp_path: Path) -> None:
+    under_way: list[str] = []
+    most: list[int] = []
+
+    class Watched(Scripted):
+        def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
+            under_way.append(file.path)
+            most.append(len(under_way))
+            time.sleep(0.002)
+            yield from super().read(revision, file, start, stop)
+            under_way.remove(file.path)
+
+    def one(number: int) -> None:
+        size = 3 * MIB if number % 4 == 0 else 1000
+        job = job_of(Watched({WEIGHTS: os.urandom(size), "adapter_config.json": b"%d" % number}), tmp_path)
+        done.append(len(download(job, job.revision.files, lanes)))
+
+    done: list[int] = []
+    with near(Lanes(2)) as lanes:
+        threads = [threading.Thread(target=one, args=(number,)) for number in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+    assert done == [2] * 16
+    assert max(most) == 2
 
 
 def test_small_files_that_are_much_together_are_not_held_in_memory(tmp_path: Path) -> None:
