@@ -1,7 +1,7 @@
 """vLLM: what it makes of an adapter, from 0.31 to 0.33.
 
-Read in ``vllm/lora`` of 0.28 to 0.33, and run on adapters that PEFT wrote. At 0.32 it began to honour the patterns of
-ranks and alphas, and to refuse what it had served wrongly before.
+Read in ``vllm/lora`` of 0.28 to 0.33, and run on what PEFT wrote; of 0.32 the whole server (make test-engines).
+At 0.32 it began to honour the patterns of ranks and alphas, and to refuse what it had served wrongly before.
 """
 
 from lora_cli.core.engine_outcome import Outcome
@@ -60,13 +60,16 @@ ROWS = (
         "run",
         until="0.31",
     ),
-    Row("pattern-broken", Outcome.REJECTS, "the pattern is matched when it loads", "", PEFT_HELPER, since="0.32"),
+    Row(
+        "pattern-broken", Outcome.REJECTS, "the pattern is matched when it loads", "", PEFT_HELPER, "run", since="0.32"
+    ),
     Row(
         "init-changes-base",
         Outcome.REJECTS,
         "it may have changed the base's weights in training",
         BASE_CHANGED,
         PEFT_HELPER,
+        "run",
         since="0.32",
     ),
     Row(
@@ -87,9 +90,17 @@ ROWS = (
         "run",
         since="0.32",
     ),
-    Row("alora", Outcome.REJECTS, "activated LoRA is not supported", MERGE, PEFT_HELPER, since="0.32"),
+    Row("alora", Outcome.REJECTS, "activated LoRA is not supported", MERGE, PEFT_HELPER, "run", since="0.32"),
     Row("alora", Outcome.SERVES_WRONG, "it is always active", NEWER, PEFT_HELPER, "run", until="0.31"),
-    Row("layer-replication", Outcome.REJECTS, "replicated layers are not supported", MERGE, PEFT_HELPER, since="0.32"),
+    Row(
+        "layer-replication",
+        Outcome.REJECTS,
+        "replicated layers are not supported",
+        MERGE,
+        PEFT_HELPER,
+        "run",
+        since="0.32",
+    ),
     Row(
         "layer-replication",
         Outcome.SERVES_WRONG,
@@ -99,9 +110,9 @@ ROWS = (
         "run",
         until="0.31",
     ),
-    Row("bdlora", Outcome.REJECTS, "BD-LoRA is not supported", MERGE, PEFT_HELPER, since="0.32"),
+    Row("bdlora", Outcome.REJECTS, "BD-LoRA is not supported", MERGE, PEFT_HELPER, "run", since="0.32"),
     Row("bdlora", Outcome.SERVES_WRONG, "its blocks are taken for factors", MERGE, PEFT_HELPER, "run", until="0.31"),
-    Row("qalora", Outcome.REJECTS, "QALoRA is not supported", MERGE, PEFT_HELPER, since="0.32"),
+    Row("qalora", Outcome.REJECTS, "QALoRA is not supported", MERGE, PEFT_HELPER, "run", since="0.32"),
     Row("qalora", Outcome.SERVES_WRONG, "its groups are taken for inputs", MERGE, PEFT_HELPER, "run", until="0.31"),
     Row("arrow", Outcome.SERVES_WRONG, "Arrow's routing is not read", MERGE, PEFT_HELPER, "reasoned"),
     Row(
