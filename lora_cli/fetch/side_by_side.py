@@ -9,7 +9,7 @@ from lora_cli.core.frozen import dataclass
 from lora_cli.fetch.crew import Crew, Distance
 
 AT_ONCE = 32
-NEAR = 6
+NEAR = 8
 """So many are under way at once when their origin is nearby."""
 
 LOOK_S = 0.1
