@@ -23,7 +23,7 @@ from lora_cli.fetch.demand import Demand
 from lora_cli.rules import RULES
 from lora_cli.settings import Settings, load_settings
 from lora_cli.store import Store
-from lora_cli.store.holds import held, holding
+from lora_cli.store.holds import Hold, held, holding
 from lora_cli.store.sweep import Limits, collect
 from lora_cli.store.usage import clock
 from tests.hub_server import Hub
@@ -256,6 +256,28 @@ def test_what_is_admitted_is_held_as_long_as_it_is_used(tmp_path: Path, base: Ba
         assert collect(store, Limits(unused_for_s=-1, max_bytes=0, grace_s=-1)) == []
     assert held(store, clock(store)) == frozenset()
     assert "snapshot" in [one.kind for one in collect(store, Limits(unused_for_s=-1, max_bytes=0, grace_s=-1))]
+
+
+def test_what_was_cleaned_away_before_it_was_held_is_fetched_again(
+    tmp_path: Path, base: BaseModel, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_adapter(tmp_path / "good", modules=llama_modules())
+    store, keeps = Store(settings.cache_dir), Hold.keeps
+    cleanings = iter([True, True, False])
+
+    def late(hold: Hold, digest: str) -> bool:
+        if next(cleanings):
+            collect(store, Limits(unused_for_s=-1, grace_s=-1))
+        return keeps(hold, digest)
+
+    monkeypatch.setattr(Hold, "keeps", late)
+    with holding(store) as hold:
+        admission = admit(AdapterRef("file", str(folder)), "good", Terms(base), store, settings, hold=hold)
+        assert admission.error is None
+        assert admission.snapshot is not None
+        assert admission.snapshot.directory.is_dir()
+    # It was taken away once; the second time it was held already.
+    assert list(cleanings) == [False]
 
 
 def test_weights_in_a_folder_below_are_pointed_at(tmp_path: Path, settings: Settings) -> None:

@@ -1,6 +1,7 @@
 """Adapters that are to be loaded: fetched into the cache, and judged there."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lora_cli.check.outcome import Stopwatch
@@ -92,6 +93,7 @@ def admit(
     the latest checkpoint of a training run.
     """
     from lora_cli.fetch import ANYTHING, Selection, bring
+    from lora_cli.fetch.run import held
 
     watch = Stopwatch()
     snapshot = adapter = None
@@ -101,10 +103,9 @@ def admit(
         source_text = str(ref)
         source = _Watched((sources or Sources(settings)).of(ref), watch)
         selection = Selection(latest=latest)
-        fetched = bring(ref, source, store, settings, name=name, demand=demand or ANYTHING, selection=selection)
-        snapshot = fetched.snapshot
-        if hold is not None:
-            hold.add(snapshot.digest)
+        demand = demand or ANYTHING
+        bring_it = partial(bring, ref, source, store, settings, name=name, demand=demand, selection=selection)
+        snapshot = held(bring_it, store, hold, name).snapshot
         watch.lap("fetch")
         stage = "validate"
         local = open_source("file", settings)

@@ -1,7 +1,7 @@
 """Many adapters at once. One that fails never stops the others."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from lora_cli.fetch.lanes import Lanes
 from lora_cli.fetch.plan import Selection
 from lora_cli.fetch.progress import Progress
 from lora_cli.fetch.room import Room
-from lora_cli.fetch.run import LOST_TRIES, Run, Total, cleaned
+from lora_cli.fetch.run import Run, Total, held
 from lora_cli.fetch.side_by_side import Overdue, side_by_side
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
@@ -118,9 +118,7 @@ def bring_all(
             try:
                 if isinstance(item.ref, UsageError):
                     raise item.ref
-                fetched = _kept(run, partial(bring, item, item.ref, turn))
-                if fetched is None:
-                    failure = cleaned(store, item.name)
+                fetched = held(partial(bring, item, item.ref, turn), store, hold, item.name)
             except LoraCliError as error:
                 failure = error
             finally:
@@ -128,15 +126,6 @@ def bring_all(
             return Outcome(item, fetched, failure, (time.perf_counter() - began) * 1000)
 
         yield from side_by_side(one, list(enumerate(wanted)), settings.jobs, _overdue(total, settings), lanes.distance)
-
-
-def _kept(run: Run, bring: Callable[[], Fetched]) -> Fetched | None:
-    """What ``bring`` gives, held from now on; None when others take it away each time."""
-    for _ in range(LOST_TRIES):
-        fetched = bring()
-        if run.keeps(fetched.snapshot):
-            return fetched
-    return None
 
 
 def _overdue(total: Total, settings: Settings) -> Overdue[tuple[int, Wanted], Outcome] | None:

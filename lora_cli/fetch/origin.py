@@ -10,7 +10,7 @@ from typing import ParamSpec
 from lora_cli.core.frozen import replace
 from lora_cli.core.lock import LockedAdapter, ref_at
 from lora_cli.core.reference import AdapterRef
-from lora_cli.core.snapshot import Revision, Snapshot
+from lora_cli.core.snapshot import Revision, Snapshot, snapshot_digest
 from lora_cli.errors import Changed, Corrupt, Unreachable
 from lora_cli.fetch import ANYTHING, SILENT, USUAL, Fetched, kept
 from lora_cli.fetch.access import asks_again, check_access, check_kept
@@ -190,6 +190,8 @@ def _published(job: Job, asked: Asked, lanes: Lanes | None, jobs: int) -> Snapsh
         try:
             with nullcontext(lanes) if lanes is not None else Lanes(jobs) as open_lanes:
                 blobs = download(job, asked.files, open_lanes)
+            if job.hold is not None:
+                job.hold.add(snapshot_digest(blobs.items()))
             return publish_snapshot(job.store, blobs)
         except LostBlob:
             continue

@@ -1,13 +1,17 @@
 """What the adapters of one run share beside the lanes: room, a hold on the cache, and bytes for all of them."""
 
 import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from lora_cli.core.frozen import dataclass
-from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import MachineError, Refused
 from lora_cli.fetch.room import Room
 from lora_cli.store import Store
 from lora_cli.store.holds import Hold
+
+if TYPE_CHECKING:
+    from lora_cli.fetch import Fetched
 
 LOST_TRIES = 3
 """So often what others clean away meanwhile is fetched again."""
@@ -60,11 +64,18 @@ class Run:
     total: Total
     hold: Hold | None = None
 
-    def keeps(self, snapshot: Snapshot) -> bool:
-        """Holds a snapshot, and says whether it is still there: whoever makes room takes it away, and looks then."""
-        if self.hold is not None:
-            self.hold.add(snapshot.digest)
-        return snapshot.directory.is_dir()
+
+def held(bring: "Callable[[], Fetched]", store: Store, hold: Hold | None, name: str) -> "Fetched":
+    """What ``bring`` gives, held from then on.
+
+    Raises:
+        MachineError: others take it away each time.
+    """
+    for _ in range(LOST_TRIES):
+        fetched = bring()
+        if hold is None or hold.keeps(fetched.snapshot.digest):
+            return fetched
+    raise cleaned(store, name)
 
 
 def cleaned(store: Store, name: str) -> MachineError:

@@ -1,7 +1,8 @@
 """Holds: what a living process is about to use, so that whoever makes room leaves it alone.
 
 One small file a process, ``leases/run-<writer>``: a line for each sha256 of a blob or digest of a snapshot. Nothing is
-wrong without it: what is taken away under a process, that process fetches again.
+wrong without it: what is taken away under a process, that process fetches again. A snapshot that is held and was looked
+for then (``Hold.keeps``) stays.
 """
 
 import os
@@ -42,6 +43,19 @@ class Hold:
                 if self._descriptor is None:
                     self._descriptor = self._opened()
                 os.write(self._descriptor, f"{sha256}\n".encode())
+
+    def keeps(self, digest: str) -> bool:
+        """Holds a snapshot, and says whether it is there; it stays as long as it is held.
+
+        Who takes one away has its lease meanwhile, and looks then who holds it (``sweep``). So one sees the other.
+        """
+        self.add(digest)
+        if os.path.lexists(self._store.leases / digest):
+            from lora_cli.store.leases import STALE_S, lease
+
+            with lease(self._store, digest, 2 * STALE_S):
+                pass
+        return self._store.snapshot(digest).is_dir()
 
     def _opened(self) -> int:
         tag_cache(self._store)

@@ -1,4 +1,7 @@
-"""Leases: one process downloads, the others wait for it. Nothing is wrong without one; it is only done twice."""
+"""Leases: one process downloads, the others wait for it. Nothing is wrong without one; it is only done twice.
+
+Who takes a snapshot away has the lease of its digest meanwhile: whoever holds it then waits, and looks (``holds``).
+"""
 
 import os
 import threading

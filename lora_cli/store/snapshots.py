@@ -60,13 +60,24 @@ def find_snapshot(store: Store, files: Mapping[str, Blob]) -> Snapshot | None:
     directory = store.snapshot(digest)
     if not files or not os.path.lexists(directory):
         return None
-    if not _all_sound(store, directory, files) and not isolate_rotten(
-        store, directory, lambda there: _all_sound(store, there, files)
-    ):
+    if not _all_sound(store, directory, files) and not _is_sound_after_all(store, directory, files):
         for blob in files.values():
             has_blob(store, blob)
         return None
     return Snapshot(digest, directory, dict(sorted(files.items())))
+
+
+def _is_sound_after_all(store: Store, directory: Path, files: Mapping[str, Blob]) -> bool:
+    """Moves a snapshot that seemed rotten out of the way, unless it is sound, or only went; whether it is sound.
+
+    Whoever has its lease is the only one to take it away: so what is judged is what is moved.
+    """
+    from lora_cli.store.leases import STALE_S, lease
+
+    with lease(store, directory.name, STALE_S):
+        return os.path.lexists(directory) and isolate_rotten(
+            store, directory, lambda there: _all_sound(store, there, files)
+        )
 
 
 def _all_sound(store: Store, directory: Path, files: Mapping[str, Blob]) -> bool:

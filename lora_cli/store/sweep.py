@@ -14,6 +14,7 @@ from lora_cli.store.disk import make_folder, on_disk, read_small
 from lora_cli.store.exchange import clear
 from lora_cli.store.holds import PREFIX, held
 from lora_cli.store.inventory import Item, entries, packed, tree_bytes
+from lora_cli.store.leases import lease
 from lora_cli.store.marks import drop_mark
 from lora_cli.store.records import Record, all_records, forget_record, read_record
 from lora_cli.store.snapshots import is_digest
@@ -27,6 +28,8 @@ __all__ = ["GRACE_S", "Limits", "Removed", "collect", "remove"]
 LEFT_S = 86_400.0
 """So long what a dead writer left is kept, to be gone on with; what is from elsewhere stays seven times as long."""
 QUARANTINE_S = 7 * 86_400.0
+LEASE_S = 1.0
+"""So long another one who looks at the same snapshot is waited for; else it stays for now."""
 
 # What we name so is ours; anything else in our folders is left alone.
 _KEY = re.compile(r"[0-9a-f]{64}|views|links")
@@ -144,16 +147,24 @@ def _used_since(store: Store, item: Item) -> bool:
 def _taken_away(store: Store, item: Item, now_s: float | None) -> bool:
     """Whether a snapshot is gone now, all of it at once; without ``now_s`` it goes whoever holds it.
 
-    A fetch holds it, and looks then whether it is there; here it goes, and then is looked whether it is held. So one
-    of the two sees the other: either it comes back, or the fetch finds it gone.
+    Its lease is taken, then is looked whether it is held, then it goes. A fetch holds it, then waits while somebody has
+    the lease, then looks whether it is there. So it stays, or the fetch finds it gone.
     """
+
+    def is_held() -> bool:
+        return now_s is not None and item.digest in held(store, now_s)
+
     aside = make_folder(store.partials / item.digest / str(new_writer())) / "snapshot"
     try:
-        item.directory.rename(aside)
-        if now_s is not None and item.digest in held(store, now_s):
-            with suppress(OSError):
-                aside.rename(item.directory)
+        with lease(store, item.digest, LEASE_S) as ours:
+            if is_held() or (now_s is not None and not ours and os.path.lexists(store.leases / item.digest)):
                 return False
+            item.directory.rename(aside)
+            # Without a lease, as on a full disk, or after a stop so long that it was lost, somebody may hold it by now.
+            if is_held():
+                with suppress(OSError):
+                    aside.rename(item.directory)
+                    return False
     except FileNotFoundError:
         pass
     finally:

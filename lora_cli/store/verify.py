@@ -14,6 +14,7 @@ from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.store import Store
 from lora_cli.store.blobs import isolate, put_back, sha256_of
 from lora_cli.store.inventory import blobs, digest_of, entries, files_in, packed, tree_bytes
+from lora_cli.store.leases import STALE_S, lease
 from lora_cli.store.snapshots import is_digest
 from lora_cli.store.tag import check_cache
 
@@ -57,7 +58,7 @@ def verify(store: Store) -> Iterator[Verified]:
                 yield from _said(store, "blob", path, partial(_blob_problem, path, digest))
     sound = set()
     for directory in (path for path in entries(store.snapshots) if is_digest(path.name)):
-        for one in _said(store, "snapshot", directory, partial(_snapshot_problem, directory.name, known)):
+        for one in _snapshot_said(store, directory, known):
             sound.update([] if one.problem else [directory.name])
             yield one
     for directory in (path for path in entries(store.adapters) if re.fullmatch(NAME, path.name, re.ASCII)):
@@ -71,12 +72,26 @@ def verify(store: Store) -> Iterator[Verified]:
             yield Verified("packed", directory, tree_bytes(moved_to or directory), problem, moved_to)
 
 
+def _snapshot_said(store: Store, directory: Path, known: Mapping[Inode, str | None]) -> list[Verified]:
+    """What is so with one snapshot. One that seems rotten is hashed itself, while nobody else takes it away.
+
+    An inode's number may be another file's since it was hashed, and the whole folder may be a new one that is used.
+    """
+    name, size = directory.name, tree_bytes(directory)
+    if _snapshot_problem(name, known, directory):
+        with lease(store, name, STALE_S):
+            return list(_said(store, "snapshot", directory, partial(_snapshot_problem, name, {})))
+    return [Verified("snapshot", directory, size)] if os.path.lexists(directory) else []
+
+
 def _said(store: Store, kind: str, path: Path, problem_of: Callable[[Path], str]) -> Iterator[Verified]:
     """What is so with one thing; nothing when it is gone by now.
 
     Others publish, replace and clean meanwhile: what was taken away is looked at once more, and put back when it is
     well.
     """
+    if not os.path.lexists(path):
+        return
     problem, size = problem_of(path), tree_bytes(path)
     moved_to = isolate(store, path) if problem else None
     if moved_to is not None and not problem_of(moved_to):
@@ -116,8 +131,6 @@ def _view_problem(store: Store, sound: Collection[str], known: Mapping[Inode, st
 def _snapshot_problem(name: str, known: Mapping[Inode, str | None], directory: Path) -> str:
     if not directory.is_dir() or directory.is_symlink():
         return "is no folder"
-    # An inode's number may be another file's since it was hashed: what was taken away is hashed itself.
-    known = known if directory.name == name else {}
     files = []
     for path, size in files_in(directory):
         try:
