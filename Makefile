@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Tests run in as many processes; each file stays in one, and with it the servers and adapters that its tests share.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 VLLM := .venv-vllm
 VLLM_READY := $(VLLM)/.ready-0.32.0
 
@@ -15,10 +18,10 @@ answers: $(READY)     ## a real model: the base's answer beside each adapter's
 	@$(BIN)/python manifests/quickstart/answers.py
 
 test: check           ## every check and every test (under 10 minutes on 2 cores)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-long: check      ## the soak, the full kill runs, the big corpora
-	$(BIN)/python -m pytest -m "not gpu and not engines" --hypothesis-profile=new
+	$(PYTEST) -m "not gpu and not engines" --hypothesis-profile=new
 
 test-engines: $(READY) $(VLLM_READY)  ## what the real vLLM and PEFT do, beside validate --engine (about 15 minutes)
 	$(BIN)/python -m pytest -m engines tests/real_engines

@@ -1,5 +1,6 @@
 """What the whole suite shares: the real model, the adapters trained on it, and a home of its own for each test."""
 
+import fcntl
 import logging
 import os
 import subprocess
@@ -125,7 +126,9 @@ def real_adapters(real_model: Path) -> dict[str, Path]:
     The third is too large to be committed: a few steps of its training are run here if no one ran them all before.
     """
     trained = ASSETS / "json"
-    if not (trained / "adapter_model.safetensors").is_file():
-        train = [sys.executable, str(QUICKSTART / "train_adapters.py"), "json", "--steps", "6"]
-        subprocess.run(train, check=True, capture_output=True)
+    with (ASSETS / ".training").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the other processes of a parallel run wait for it
+        if not (trained / "adapter_model.safetensors").is_file():
+            train = [sys.executable, str(QUICKSTART / "train_adapters.py"), "json", "--steps", "6"]
+            subprocess.run(train, check=True, capture_output=True)
     return {"pirate": QUICKSTART / "pirate", "zubrowka": QUICKSTART / "zubrowka", "json": trained}

@@ -11,6 +11,8 @@ import pytest
 
 from lora_cli.check import Checked, Terms, check_all, check_in_place, open_base
 from lora_cli.check.many import TOGETHER, WORTH_PROCESSES, Item, in_processes
+from lora_cli.check.place import is_path
+from lora_cli.core.reference import parse
 from lora_cli.errors import MachineError
 from lora_cli.settings import Settings
 from tests.making import llama_modules, write_adapter, write_base_config
@@ -53,8 +55,10 @@ def test_without_contents_the_verdicts_are_the_same(items: list[Item], tmp_path:
     assert {one.adapter for one in bare} == {None}
 
 
-def test_who_stops_listening_leaves_no_process(items: list[Item], tmp_path: Path) -> None:
-    verdicts = check_all(items, Terms(), Settings(cache_dir=tmp_path / "cache"))
+@pytest.mark.parametrize("parsed", [False, True], ids=["from the command line", "from a manifest"])
+def test_who_stops_listening_leaves_no_process(items: list[Item], tmp_path: Path, *, parsed: bool) -> None:
+    asked = [(name, parse(str(text), is_path=is_path) if parsed else text) for name, text in items]
+    verdicts = check_all(asked, Terms(), Settings(cache_dir=tmp_path / "cache"))
     next(verdicts)
     assert multiprocessing.active_children()
 

@@ -28,7 +28,10 @@ WORTH_PROCESSES = 24
 """So many local adapters keep a second processor busy for longer than it takes to start there."""
 
 TOGETHER = 8
-"""Adapters that a process is handed at once."""
+"""So many adapters at least are handed to a process at once: few, for all processes to end at about the same time."""
+
+MOST_TOGETHER = 64
+"""So many at most: what alike verdicts share is sent, and held, once for all of a batch."""
 
 
 def check_all(
@@ -69,12 +72,16 @@ def check_all(
 
     if len(items) < 2:
         yield from map(one, items)
-    elif any(not is_path(str(text)) for _, text in items):
+    elif not all(_is_local(ref) for _, ref in items):
         yield from _in_threads(one, items, min(settings.jobs, len(items)))
     elif len(items) >= WORTH_PROCESSES and (workers := min(_processors(), settings.jobs)) > 1:
         yield from in_processes(one, items, workers)
     else:
         yield from map(one, items)
+
+
+def _is_local(ref: str | AdapterRef) -> bool:
+    return ref.scheme == "file" if isinstance(ref, AdapterRef) else is_path(ref)
 
 
 def _processors() -> int:
@@ -96,7 +103,8 @@ def in_processes(one: Callable[[Item], Checked], items: Sequence[Item], workers:
     """
     import multiprocessing
 
-    batches = [items[first : first + TOGETHER] for first in range(0, len(items), TOGETHER)]
+    together = min(MOST_TOGETHER, max(TOGETHER, len(items) // (workers * 16)))
+    batches = [items[first : first + together] for first in range(0, len(items), together)]
     context = multiprocessing.get_context("fork")
     pipes: list[Connection] = []
     processes = []

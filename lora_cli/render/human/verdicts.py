@@ -46,9 +46,9 @@ def _headline(checked: Checked, width: int, fail_on: Severity, colour: bool) -> 
     word, style = _outcome(checked, fail_on)
     applied = checked.verdict.applied if checked.verdict is not None else None
     tail = f", {applied} modules apply" if applied is not None else ""
-    head, *rest = wrap(f"{safe(checked.name)}: {word}{tail}", width, "  ", "") or [word]
-    yield head.replace(f": {word}", f": {paint(word, style, colour=colour)}", 1)
-    yield from rest
+    said = "\n".join(wrap(f"{safe(checked.name)}: {word}{tail}", width, "  ", "") or [word])
+    name, colon, outcome = said.rpartition(f":\n  {word}" if f":\n  {word}" in said else f": {word}")
+    yield from (name + colon.replace(word, paint(word, style, colour=colour)) + outcome).split("\n")
     if checked.source != checked.name and not checked.source.endswith(checked.name):
         yield from wrap(checked.source, width, "  ", "  ")
 
