@@ -10,6 +10,8 @@ def read_range(source: Source, revision: Revision, file: RemoteFile, start: int,
     if stop <= start:
         return b""
     for chunk in source.read(revision, file, start, stop):
+        if not read and len(chunk) == stop - start:
+            return bytes(chunk)  # which copies nothing where it is bytes already
         read += chunk
         if len(read) >= stop - start:
             break

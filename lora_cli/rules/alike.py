@@ -32,10 +32,12 @@ def said_of(rules: Sequence[Rule], case: Case) -> list[Finding | Skipped]:
     )
     said: list[Finding | Skipped] = []
     for rule in rules:
-        if not of_config_and_tensors(rule):
-            said += run(rule, case)
+        before = known.get(rule.code)
+        if before is not None:
+            said += before
             continue
-        if rule.code not in known:
-            known[rule.code] = tuple(run(rule, case))
-        said += known[rule.code]
+        outcomes = tuple(run(rule, case))
+        if of_config_and_tensors(rule):
+            known[rule.code] = outcomes
+        said += outcomes
     return said

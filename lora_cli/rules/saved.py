@@ -13,6 +13,7 @@ from lora_cli.rules.rule import NotChecked, rule
 from lora_cli.rules.wording import clip, count, grouped, names, shape, shown
 
 OTHER_BASE = "validate against the base that it was trained on"
+FACTORS = frozenset({"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"})
 VECTORS = frozenset({"bias", "lora_bias", "magnitude"})
 """Parts with one number for each output of their module."""
 
@@ -76,7 +77,7 @@ def _others(case: Case) -> Iterator[tuple[Key, TensorInfo, BaseModule]]:
     """The tensors that are no factors, of modules that the base has."""
     assert case.base is not None
     for name, key in case.application.adapter.keys.items():
-        module = case.base.modules.get(key.module)
+        module = None if key.part in FACTORS else case.base.modules.get(key.module)
         if module is not None and name in case.adapter.tensors:
             yield key, case.adapter.tensors[name], module
 
