@@ -25,6 +25,11 @@ EXCEPTIONS: Mapping[str, str] = {
 }
 """Breaks whose verdict is not PEFT's, and why that is right."""
 
+OTHER_FAILURES: Mapping[str, str] = {
+    "another method": "PEFT makes an IA3 of it, without effect; it refuses only where it has no defaults of IA3 (phi3)",
+}
+"""Breaks that ``--engine peft`` refuses too, though PEFT fails at another point than it says."""
+
 AS_ENGINE = {
     Outcome.REFUSED: EngineOutcome.REJECTS,
     Outcome.NOTHING: EngineOutcome.SERVES_WRONG,
@@ -105,12 +110,15 @@ def test_a_broken_one_is_an_error_exactly_when_peft_does_not_answer_right(
     said = errors(verdict)
 
     assert (said == []) == (outcome is Outcome.RIGHT) or name in EXCEPTIONS, f"PEFT: {outcome.value}; validate: {said}"
-    wanted = AS_ENGINE[outcome]
-    assert verdict.engines[0].outcome is wanted or name in EXCEPTIONS, f"PEFT: {outcome.value}; validate: {said}"
+    served, wanted = verdict.engines[0].outcome, AS_ENGINE[outcome]
+    if name in OTHER_FAILURES:
+        assert EngineOutcome.OK not in {served, wanted}, OTHER_FAILURES[name]
+    else:
+        assert served is wanted or name in EXCEPTIONS, f"PEFT: {outcome.value}; --engine peft: {served.label}"
 
 
 def test_the_exceptions_are_few_and_of_breaks_that_there_are() -> None:
-    assert len(EXCEPTIONS) <= 10
-    assert EXCEPTIONS.keys() <= BREAKS.keys()
+    assert len(EXCEPTIONS) + len(OTHER_FAILURES) <= 10
+    assert EXCEPTIONS.keys() | OTHER_FAILURES.keys() <= BREAKS.keys()
     assert len(some(GOOD, 6)) >= 100
     assert len(some(BROKEN, 3)) >= 150
