@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from lora_cli.core.adapter import Adapter, LoraPair
-from lora_cli.core.keys import PEFT_PREFIX, Key
+from lora_cli.core.keys import PAIR_PARTS, PEFT_PREFIX, Key
 
 Renames = tuple[tuple[re.Pattern[str], str], ...]
 
@@ -28,7 +28,7 @@ _WITHOUT_PREFIX: Renames = (
 FAMILIES = frozenset({"gemma3"})
 """The model types with such conversions, of those that are known here."""
 
-_FACTORS = frozenset({"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_bias", "magnitude", "diag"})
+_FACTORS = PAIR_PARTS | {"lora_bias", "magnitude", "diag"}
 
 
 def renamed(adapter: Adapter) -> Adapter:

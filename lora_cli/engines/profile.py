@@ -9,7 +9,7 @@ from typing import Literal
 
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.core.frozen import dataclass, field
-from lora_cli.core.keys import Part
+from lora_cli.core.keys import PAIR_PARTS, Part
 
 Proof = Literal["run", "read", "reasoned"]
 """How a row is known: the engine's own code was run on such an adapter, its code was read, or it follows from both."""
@@ -17,7 +17,7 @@ Proof = Literal["run", "read", "reasoned"]
 Version = tuple[int, ...]
 
 FACTORS: frozenset[Part] = frozenset({"lora_A", "lora_B"})
-EMBEDDED: frozenset[Part] = frozenset({"lora_embedding_A", "lora_embedding_B"})
+"""The factors of a linear layer: those of an embedding are taken by fewer engines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Grammar:
     prefix: Literal["optional", "required", "ignored"]
     adapter_name: bool = False
     infixes: bool = False
-    parts: frozenset[Part] = FACTORS | EMBEDDED
+    parts: frozenset[Part] = PAIR_PARTS
     strict: bool = False
     leaves: frozenset[str] | None = None
     packed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

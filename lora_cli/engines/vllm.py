@@ -5,7 +5,8 @@ At 0.32 it began to honour the patterns of ranks and alphas, and to refuse what 
 """
 
 from lora_cli.core.engine_outcome import Outcome
-from lora_cli.engines.profile import BY_OWN_NAMES, EMBEDDED, EVERYWHERE, FACTORS, Engine, Grammar, Row
+from lora_cli.core.keys import PAIR_PARTS
+from lora_cli.engines.profile import BY_OWN_NAMES, EVERYWHERE, Engine, Grammar, Row
 from lora_cli.engines.vllm_models import EMBEDDINGS, FUSED_EXPERTS, NO_LORA, TEXT_NAMES
 
 PEFT_HELPER = "vllm/lora/peft_helper.py"
@@ -252,7 +253,7 @@ ROWS = (
 
 UNTIL_0_31 = Grammar(
     prefix="optional",
-    parts=FACTORS | EMBEDDED | {"lora_bias"},
+    parts=PAIR_PARTS | {"lora_bias"},
     strict=True,
     embeddings=EMBEDDINGS,
     text_names=TEXT_NAMES,

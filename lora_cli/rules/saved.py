@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from lora_cli.core.base_model import BaseModel, BaseModule
 from lora_cli.core.finding import Location, Problem, Severity
-from lora_cli.core.keys import Key
+from lora_cli.core.keys import PAIR_PARTS, Key
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.targets import EMBEDDING_NAMES, HEADS, OUTPUT_NAMES
@@ -13,7 +13,6 @@ from lora_cli.rules.rule import NotChecked, rule
 from lora_cli.rules.wording import clip, count, grouped, names, shape, shown
 
 OTHER_BASE = "validate against the base that it was trained on"
-FACTORS = frozenset({"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"})
 VECTORS = frozenset({"bias", "lora_bias", "magnitude"})
 """Parts with one number for each output of their module."""
 
@@ -77,7 +76,7 @@ def _others(case: Case) -> Iterator[tuple[Key, TensorInfo, BaseModule]]:
     """The tensors that are no factors, of modules that the base has."""
     assert case.base is not None
     for name, key in case.application.adapter.keys.items():
-        module = None if key.part in FACTORS else case.base.modules.get(key.module)
+        module = None if key.part in PAIR_PARTS else case.base.modules.get(key.module)
         if module is not None and name in case.adapter.tensors:
             yield key, case.adapter.tensors[name], module
 
