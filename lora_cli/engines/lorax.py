@@ -1,39 +1,33 @@
 """LoRAX at a7394ba (after 0.12): what it makes of an adapter. Read in ``server/lorax_server``; its loader was run."""
 
 from lora_cli.core.engine_outcome import Outcome
+from lora_cli.engines.mend import ALONE, MERGE, repair
 from lora_cli.engines.profile import BY_OWN_NAMES, EVERYWHERE, FACTORS, Engine, Grammar, Row
 
 LORA = "server/lorax_server/adapters/lora.py"
-WEIGHTS = "server/lorax_server/utils/adapter.py"
 SGMV = "server/lorax_server/utils/sgmv.py"
 HUB = "server/lorax_server/utils/sources/hub.py"
 
-MERGE = "merge it into the base and serve that as a model, or train without it"
-OTHER_BASE = "validate against the base that it was trained on"
-REPAIR = "`lora-cli repair --engine {engine}` {repair}"
+IGNORED = {
+    "dora": "DoRA's magnitudes are not read",
+    "alora": "it is not read: the adapter is always active",
+    "layer-replication": "it is not read",
+    "bias": "biases are not read",
+    "lora-bias": "a bias on lora_B is not read",
+    "kasa": "lora_diag is not read",
+    "saved-vocabulary": "a saved embedding or head is not read",
+    "saved-head": "a saved head is not read",
+    "saved-other": "saved modules are not read",
+    "trained-tokens": "trained tokens are not read",
+    "init-changes-base": "the base's weights are not the ones that it was trained on",
+}
+"""What neither of the two reads, by feature: an adapter is served as if it had none of it."""
 
 
 def rows(engine: str) -> tuple[Row, ...]:
     """The rows of LoRAX and of TGI, which began as one code; ``engine`` is whom a repair is for."""
-
-    def repair(what: str) -> str:
-        return REPAIR.format(engine=engine, repair=what)
-
-    ignored = {
-        "dora": "DoRA's magnitudes are not read",
-        "alora": "it is not read: the adapter is always active",
-        "layer-replication": "it is not read",
-        "bias": "biases are not read",
-        "lora-bias": "a bias on lora_B is not read",
-        "kasa": "lora_diag is not read",
-        "saved-vocabulary": "a saved embedding or head is not read",
-        "saved-head": "a saved head is not read",
-        "saved-other": "saved modules are not read",
-        "trained-tokens": "trained tokens are not read",
-        "init-changes-base": "the base's weights are not the ones that it was trained on",
-    }
     return (
-        *(Row(feature, Outcome.SERVES_WRONG, reason, MERGE, LORA) for feature, reason in ignored.items()),
+        *(Row(feature, Outcome.SERVES_WRONG, reason, MERGE, LORA) for feature, reason in IGNORED.items()),
         Row("bdlora", Outcome.SERVES_WRONG, "its blocks are taken for factors", MERGE, LORA, "reasoned"),
         Row("qalora", Outcome.SERVES_WRONG, "its groups are taken for inputs", MERGE, LORA, "reasoned"),
         Row("arrow", Outcome.SERVES_WRONG, "Arrow's routing is not read", MERGE, LORA, "reasoned"),
@@ -43,14 +37,14 @@ def rows(engine: str) -> tuple[Row, ...]:
             "module-scales",
             Outcome.SERVES_WRONG,
             "rank_pattern and alpha_pattern are not read, and every module is scaled alike",
-            repair("folds the scales into lora_B"),
+            repair(engine, "folds the scales into lora_B"),
             LORA,
         ),
         Row(
             "layer-ranks",
             Outcome.REJECTS,
             "a kind of module must have one rank in all layers",
-            repair("pads all to one rank"),
+            repair(engine, "pads all to one rank"),
             LORA,
         ),
         Row(
@@ -58,12 +52,12 @@ def rows(engine: str) -> tuple[Row, ...]:
             Outcome.SERVES_WRONG,
             "ranks are padded (to 8 per shard, or to a multiple of 16), and every kind of module after the first is "
             "scaled by the padded rank",
-            repair("pads the rank itself and keeps the scale"),
+            repair(engine, "pads the rank itself and keeps the scale"),
             SGMV,
             "run",
         ),
-        Row("nothing-lands", Outcome.SERVES_WRONG, "it loads, and the base is served", repair("corrects the names"),
-            LORA, "run"),
+        Row("nothing-lands", Outcome.SERVES_WRONG, "it loads, and the base is served",
+            repair(engine, "corrects the names"), LORA, "run"),
         Row("partly-lands", Outcome.SERVES_WRONG, "the others are dropped without a word",
             "train the same modules in every layer, under the names that PEFT writes", LORA, "run"),
         Row("embedding", Outcome.SERVES_WRONG, "LoRA on an embedding is not read", MERGE, LORA),
@@ -72,7 +66,7 @@ def rows(engine: str) -> tuple[Row, ...]:
             "stray-weights",
             Outcome.SERVES_WRONG,
             "every *.safetensors of the folder is read as the adapter's",
-            "publish the adapter without them: `lora-cli fetch --publish`",
+            ALONE,
             HUB,
         ),
     )  # fmt: skip

@@ -1,6 +1,7 @@
 """PEFT 0.21, which owns the format: the rules without an engine are its. Its rows say what it refuses of all that."""
 
 from lora_cli.core.engine_outcome import Outcome
+from lora_cli.engines.mend import BASE_CHANGED, NUMBER, SAVE_AGAIN
 from lora_cli.engines.profile import EVERYWHERE, Engine, Grammar, Row
 
 MODEL = "peft/tuners/lora/model.py"
@@ -8,7 +9,6 @@ LAYER = "peft/tuners/lora/layer.py"
 TUNERS = "peft/tuners/tuners_utils.py"
 SAVE_AND_LOAD = "peft/utils/save_and_load.py"
 
-NUMBER = "write the number that the adapter was trained with"
 
 ROWS = (
     Row(
@@ -28,7 +28,7 @@ ROWS = (
         "init-iterated",
         Outcome.SERVES_WRONG,
         "it takes the base apart again when it loads, at random, and not as in training",
-        "convert it with PEFT's path_initial_model_for_weight_conversion, which leaves the base as it was",
+        BASE_CHANGED,
         LAYER,
         "run",
     ),
@@ -37,7 +37,7 @@ ROWS = (
         "pt-alone",
         Outcome.REJECTS,
         "it looks for adapter_model.safetensors and adapter_model.bin",
-        "save the adapter again",
+        SAVE_AGAIN,
         SAVE_AND_LOAD,
         "run",
     ),

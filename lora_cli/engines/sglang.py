@@ -5,6 +5,7 @@ that needs it, and nothing between there and the scheduler's process catches tha
 """
 
 from lora_cli.core.engine_outcome import Outcome
+from lora_cli.engines.mend import ALONE, MERGE, OTHER_BASE, repair
 from lora_cli.engines.profile import BY_OWN_NAMES, EVERYWHERE, Engine, Grammar, Row
 
 CONFIG = "sglang/srt/lora/lora_config.py"
@@ -13,10 +14,6 @@ MANAGER = "sglang/srt/lora/lora_manager.py"
 POOL = "sglang/srt/lora/mem_pool.py"
 UTILS = "sglang/srt/lora/utils.py"
 LOADER = "sglang/srt/model_loader/loader.py"
-
-MERGE = "merge it into the base and serve that as a model, or train without it"
-REPAIR = "`lora-cli repair --engine sglang` {repair}"
-OTHER_BASE = "validate against the base that it was trained on"
 
 ROWS = (
     Row("required-field-missing", Outcome.REJECTS, "the field is required", "write the field", CONFIG),
@@ -27,7 +24,7 @@ ROWS = (
         "rslora",
         Outcome.SERVES_WRONG,
         "it divides lora_alpha by r, where rsLoRA divides by its root",
-        REPAIR.format(repair="folds rsLoRA into lora_alpha"),
+        repair("sglang", "folds rsLoRA into lora_alpha"),
         CONFIG,
         "run",
     ),
@@ -35,7 +32,7 @@ ROWS = (
         "module-scales",
         Outcome.SERVES_WRONG,
         "rank_pattern and alpha_pattern are not read, and every module is scaled alike",
-        REPAIR.format(repair="folds the scales into lora_B"),
+        repair("sglang", "folds the scales into lora_B"),
         CONFIG,
         "run",
     ),
@@ -43,7 +40,7 @@ ROWS = (
         "packed-ranks",
         Outcome.REJECTS,
         "it packs them into one module, which has one rank",
-        REPAIR.format(repair="pads them to one rank"),
+        repair("sglang", "pads them to one rank"),
         LORA,
         "run",
     ),
@@ -51,7 +48,7 @@ ROWS = (
         "rank-not-r",
         Outcome.CRASHES,
         "a shape must be exactly that of r",
-        REPAIR.format(repair="pads all to one rank"),
+        repair("sglang", "pads all to one rank"),
         POOL,
         "run",
     ),
@@ -74,21 +71,21 @@ ROWS = (
         "targets-pattern",
         Outcome.REJECTS,
         "it must be a list, all or all-linear",
-        REPAIR.format(repair="writes the list"),
+        repair("sglang", "writes the list"),
         UTILS,
     ),
     Row(
         "targets-null",
         Outcome.REJECTS,
         "it must be a list, all or all-linear",
-        REPAIR.format(repair="writes the list"),
+        repair("sglang", "writes the list"),
         UTILS,
     ),
     Row(
         "q-without-v",
         Outcome.REJECTS,
         "it packs q, k and v, and looks for v",
-        REPAIR.format(repair="adds zeros for v"),
+        repair("sglang", "adds zeros for v"),
         LORA,
         "run",
     ),
@@ -96,7 +93,7 @@ ROWS = (
         "kv-without-q",
         Outcome.CRASHES,
         "it packs q, k and v, and starts from q",
-        REPAIR.format(repair="adds zeros for q"),
+        repair("sglang", "adds zeros for q"),
         POOL,
         "run",
     ),
@@ -104,7 +101,7 @@ ROWS = (
         "up-without-gate",
         Outcome.CRASHES,
         "it packs gate and up, and starts from gate",
-        REPAIR.format(repair="adds zeros for gate"),
+        repair("sglang", "adds zeros for gate"),
         POOL,
         "run",
     ),
@@ -117,7 +114,7 @@ ROWS = (
         "stray-weights",
         Outcome.SERVES_WRONG,
         "every *.safetensors of the folder is read as the adapter's",
-        "publish the adapter without them: `lora-cli fetch --publish`",
+        ALONE,
         LOADER,
     ),
     Row(

@@ -1,13 +1,11 @@
 """TensorRT-LLM, newer than 1.0: what the LoRA of its PyTorch flow makes of an adapter. Read only, in stored copies."""
 
 from lora_cli.core.engine_outcome import Outcome
+from lora_cli.engines.mend import MERGE, OTHER_BASE, SAVE_AGAIN, repair
 from lora_cli.engines.profile import BY_OWN_NAMES, EVERYWHERE, FACTORS, Engine, Grammar, Row
 
 LORA = "tensorrt_llm/lora_manager.py"
 HELPER = "tensorrt_llm/lora_helper.py"
-
-MERGE = "merge it into the base and serve that as a model, or train without it"
-REPAIR = "`lora-cli repair --engine trtllm` {repair}"
 
 ROWS = (
     Row("required-field-missing", Outcome.REJECTS, "the field is required", "write the field", LORA),
@@ -16,7 +14,7 @@ ROWS = (
         "module-alphas",
         Outcome.SERVES_WRONG,
         "alpha_pattern is not read",
-        REPAIR.format(repair="folds the scales into lora_B"),
+        repair("trtllm", "folds the scales into lora_B"),
         LORA,
     ),
     Row("init-changes-base", Outcome.SERVES_WRONG, "the base's weights are not those that it was trained on", MERGE,
@@ -35,21 +33,19 @@ ROWS = (
     Row("trained-tokens", Outcome.SERVES_WRONG, "trained tokens are skipped", MERGE, LORA),
     Row("embedding", Outcome.SERVES_WRONG, "LoRA on an embedding or the head is skipped", MERGE, LORA),
     Row("rank-above-max", Outcome.REJECTS, "", "{mend}", HELPER),
-    Row("missing-b", Outcome.REJECTS, "a module without lora_B fails", "save the adapter again", LORA),
-    Row("missing-a", Outcome.REJECTS, "a module without lora_A fails", "save the adapter again", LORA),
-    Row("missing-a-packed", Outcome.REJECTS, "a module without lora_A fails", "save the adapter again", LORA),
+    Row("missing-b", Outcome.REJECTS, "a module without lora_B fails", SAVE_AGAIN, LORA),
+    Row("missing-a", Outcome.REJECTS, "a module without lora_A fails", SAVE_AGAIN, LORA),
+    Row("missing-a-packed", Outcome.REJECTS, "a module without lora_A fails", SAVE_AGAIN, LORA),
     Row(
         "names-outside-grammar",
         Outcome.REJECTS,
         "a tensor with a name that it does not know refuses the whole adapter",
-        REPAIR.format(repair="writes the names anew"),
+        repair("trtllm", "writes the names anew"),
         LORA,
     ),
     Row("unexpected-modules", Outcome.REJECTS, "it knows no such module", MERGE, LORA),
-    Row("nothing-lands", Outcome.SERVES_WRONG, "it loads, and the base is served",
-        "validate against the base that it was trained on", LORA, "reasoned"),
-    Row("partly-lands", Outcome.SERVES_WRONG, "the others have no layer to go to",
-        "validate against the base that it was trained on", LORA, "reasoned"),
+    Row("nothing-lands", Outcome.SERVES_WRONG, "it loads, and the base is served", OTHER_BASE, LORA, "reasoned"),
+    Row("partly-lands", Outcome.SERVES_WRONG, "the others have no layer to go to", OTHER_BASE, LORA, "reasoned"),
     Row("experts-fused", Outcome.REJECTS, "it knows experts one by one only", MERGE, LORA),
     Row(
         "filtered",

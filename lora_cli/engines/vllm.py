@@ -6,6 +6,7 @@ At 0.32 it began to honour the patterns of ranks and alphas, and to refuse what 
 
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.core.keys import PAIR_PARTS
+from lora_cli.engines.mend import BASE_CHANGED, MERGE, NUMBER, OTHER_BASE, SAVE_AGAIN, repair
 from lora_cli.engines.profile import BY_OWN_NAMES, EVERYWHERE, Engine, Grammar, Row
 from lora_cli.engines.vllm_models import EMBEDDINGS, FUSED_EXPERTS, NO_LORA, TEXT_NAMES
 
@@ -16,11 +17,7 @@ UTILS = "vllm/lora/utils.py"
 LAYERS = "vllm/lora/layers/base_linear.py"
 MODELS = "docs/models/supported_models.md"
 
-MERGE = "merge it into the base and serve that as a model, or train without it"
-REPAIR = "`lora-cli repair --engine vllm` {repair}"
-NUMBER = "write the number that the adapter was trained with"
 NEWER = "serve it with vLLM 0.32 or newer"
-BASE_CHANGED = "convert it with PEFT's path_initial_model_for_weight_conversion, which leaves the base as it was"
 
 ROWS = (
     Row("required-field-missing", Outcome.REJECTS, "the field is required", "write the field", PEFT_HELPER, "run"),
@@ -56,7 +53,7 @@ ROWS = (
         "module-scales",
         Outcome.SERVES_WRONG,
         "rank_pattern and alpha_pattern are not read, and every module is scaled alike",
-        f"{NEWER}, or " + REPAIR.format(repair="folds the scales into lora_B"),
+        f"{NEWER}, or " + repair("vllm", "folds the scales into lora_B"),
         PEFT_HELPER,
         "run",
         until="0.31",
@@ -120,7 +117,7 @@ ROWS = (
         "names-outside-grammar",
         Outcome.REJECTS,
         "a tensor with a name that it does not parse refuses the whole adapter",
-        REPAIR.format(repair="writes the names anew"),
+        repair("vllm", "writes the names anew"),
         UTILS,
         "run",
     ),
@@ -136,7 +133,7 @@ ROWS = (
         "nothing-lands",
         Outcome.SERVES_WRONG,
         "it loads, and the base is served",
-        REPAIR.format(repair="corrects the names"),
+        repair("vllm", "corrects the names"),
         MANAGER,
         "run",
     ),
@@ -144,7 +141,7 @@ ROWS = (
         "partly-lands",
         Outcome.SERVES_WRONG,
         "the others are never looked at",
-        "validate against the base that it was trained on",
+        OTHER_BASE,
         MANAGER,
         "run",
     ),
@@ -163,20 +160,13 @@ ROWS = (
         LORA_MODEL,
         "run",
     ),
-    Row("missing-b", Outcome.REJECTS, "a module without lora_B fails", "save the adapter again", MANAGER, "run"),
-    Row(
-        "missing-a",
-        Outcome.REJECTS,
-        "a module without lora_A fails",
-        "save the adapter again",
-        MANAGER,
-        "run",
-    ),
+    Row("missing-b", Outcome.REJECTS, "a module without lora_B fails", SAVE_AGAIN, MANAGER, "run"),
+    Row("missing-a", Outcome.REJECTS, "a module without lora_A fails", SAVE_AGAIN, MANAGER, "run"),
     Row(
         "missing-a-packed",
         Outcome.SERVES_WRONG,
         "in a packed module that slice stays dead, without a word",
-        "save the adapter again",
+        SAVE_AGAIN,
         MANAGER,
         "run",
     ),
@@ -185,7 +175,7 @@ ROWS = (
         "shape-larger",
         Outcome.REJECTS,
         "it does not fit into the slot's buffer",
-        "validate against the base that it was trained on",
+        OTHER_BASE,
         LAYERS,
         "run",
     ),
@@ -193,7 +183,7 @@ ROWS = (
         "shape-smaller",
         Outcome.SERVES_WRONG,
         "it is copied into the corner of the slot's buffer, and the rest is zeros",
-        "validate against the base that it was trained on",
+        OTHER_BASE,
         LAYERS,
         "run",
     ),

@@ -8,11 +8,11 @@ from lora_cli.core.keys import PAIR_PARTS, Key
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.targets import EMBEDDING_NAMES, HEADS, OUTPUT_NAMES
+from lora_cli.rules.base import OTHER_BASE
 from lora_cli.rules.case import Case
 from lora_cli.rules.rule import NotChecked, rule
 from lora_cli.rules.wording import clip, count, grouped, names, shape, shown
 
-OTHER_BASE = "validate against the base that it was trained on"
 VECTORS = frozenset({"bias", "lora_bias", "magnitude"})
 """Parts with one number for each output of their module."""
 

@@ -1,0 +1,13 @@
+"""What mends what an engine does not serve as it was trained, in the words that engines have in common."""
+
+MERGE = "merge it into the base and serve that as a model, or train without it"
+OTHER_BASE = "validate against the base that it was trained on"
+NUMBER = "write the number that the adapter was trained with"
+BASE_CHANGED = "convert it with PEFT's path_initial_model_for_weight_conversion, which leaves the base as it was"
+SAVE_AGAIN = "save the adapter again"
+ALONE = "publish the adapter without them: `lora-cli fetch --publish`"
+
+
+def repair(engine: str, what: str) -> str:
+    """That ``lora-cli repair`` does ``what`` to an adapter for the engine of that name."""
+    return f"`lora-cli repair --engine {engine}` {what}"
