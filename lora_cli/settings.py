@@ -14,6 +14,7 @@ from lora_cli.errors import UsageError
 if TYPE_CHECKING:
     from lora_cli.core.manifest import SourceRule
     from lora_cli.core.policy import Policy
+    from lora_cli.core.suppression import Suppression
 
 __all__ = ["HUB_ENDPOINT", "OPTIONS", "Settings", "load_settings", "parse_duration", "parse_size", "with_flags"]
 
@@ -64,6 +65,11 @@ class Settings:
     config_error: str = ""
     sources: "tuple[SourceRule, ...]" = ()
     policies: "tuple[Policy, ...]" = ()
+
+    @property
+    def suppressions(self) -> "list[Suppression]":
+        """What the policies together let pass."""
+        return [one for policy in self.policies for one in policy.suppressions]
 
 
 def _flag(value: object) -> bool:

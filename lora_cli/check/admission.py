@@ -112,11 +112,10 @@ def admit(
         revision = local.resolve(AdapterRef("file", str(snapshot.directory)))
         adapter = read_adapter(local, revision, name, settings.max_header_bytes)
         verdict = judge(adapter, terms, gather(local, revision, adapter, terms, ref))
-        suppressions = [one for policy in settings.policies for one in policy.suppressions]
-        if suppressions:
+        if settings.suppressions:
             from lora_cli.check.acceptance import suppressed, today
 
-            verdict = suppressed(verdict, snapshot.digest, suppressions, today())
+            verdict = suppressed(verdict, snapshot.digest, settings.suppressions, today())
         watch.lap("validate")
     except LoraCliError as error:
         if stage == "resolve" and "resolve" in watch.stage_ms:

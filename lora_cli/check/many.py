@@ -16,10 +16,9 @@ from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 
 if TYPE_CHECKING:
-    from lora_cli.fetch.demand import Demand
-
-if TYPE_CHECKING:
     from multiprocessing.connection import Connection
+
+    from lora_cli.fetch.demand import Demand
 
 Item = tuple[str, str | AdapterRef]
 """A name (or nothing) and a reference."""

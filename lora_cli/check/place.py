@@ -97,8 +97,7 @@ def _accepting(
 
     Of a commit that is locked the lock knows the digest; of what is neither here nor locked nobody does.
     """
-    suppressions = [one for policy in settings.policies for one in policy.suppressions]
-    if not suppressions:
+    if not settings.suppressions:
         return verdict, None
     from lora_cli.check.acceptance import suppressed, today
     from lora_cli.check.digest import digest_of, wanted
@@ -107,7 +106,7 @@ def _accepting(
     locked = demand.locked if demand is not None else None
     if digest is None and locked is not None and ref.pinned and locked.revision == revision.id:
         digest = locked.digest
-    return suppressed(verdict, digest, suppressions, today()), digest
+    return suppressed(verdict, digest, settings.suppressions, today()), digest
 
 
 def _in_place(ref: AdapterRef, settings: Settings, origin: Source, *, latest: bool) -> Source:

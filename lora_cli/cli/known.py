@@ -67,13 +67,12 @@ def settled(report: Report, known: Known, settings: Settings) -> Report:
     Raises:
         MachineError: it cannot be.
     """
-    suppressions = [one for policy in settings.policies for one in policy.suppressions]
-    if not suppressions and not known.where:
+    if not settings.suppressions and not known.where:
         return report
     from lora_cli.check import acceptance
 
     named = [(report.identity(one), one) for one in report.checked]
-    notices = list(acceptance.idle(named, suppressions, report.rules, acceptance.today()))
+    notices = list(acceptance.idle(named, settings.suppressions, report.rules, acceptance.today()))
     if known.baseline is not None:
         notices += acceptance.stale(named, known.baseline, [rule.code for rule in report.rules])
     if known.new is not None:

@@ -147,11 +147,10 @@ def reaching(settings: Settings, manifest: "AdapterSet | None", policy: Path | N
         from lora_cli.read.manifest import read_policy
 
         settings = replace(settings, policies=(*settings.policies, read_policy(policy)))
-    suppressions = [one for allowed in settings.policies for one in allowed.suppressions]
-    if suppressions:
+    if settings.suppressions:
         from lora_cli.check.acceptance import check_rules
 
-        check_rules(suppressions)
+        check_rules(settings.suppressions)
     return settings
 
 
