@@ -2,13 +2,13 @@
 
 from typing import Annotated
 
-from lora_cli.cli import typer
+from lora_cli.cli import options, typer
 from lora_cli.cli.output import Format, colour, width, write
 
 
 def command(
     name: Annotated[str, typer.Argument(metavar="[NAME[@VERSION]]", help="One engine: vllm, vllm@0.31.")] = "",
-    output_format: Annotated[Format, typer.Option("--format", help="How to write the result.")] = Format.HUMAN,
+    output_format: options.OutputFormat = Format.HUMAN,
 ) -> None:
     """List what engines do with which features of adapters, or explain one engine."""
     from lora_cli.engines import all_profiles, choose_engine

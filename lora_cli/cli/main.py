@@ -120,14 +120,8 @@ def _set_talk(level: str) -> None:
     logger.handlers = [logging.StreamHandler()]
 
 
-def hoist_global_options(argv: Sequence[str]) -> list[str]:
-    """``argv`` with the global options moved to the front: they may stand before or after the subcommand."""
-    front, rest = _hoisted(argv)
-    return [*front, *rest]
-
-
-def _hoisted(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The global options, and the rest."""
+def hoist_global_options(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The global options, which may stand before or after the subcommand, and the rest."""
     front: list[str] = []
     rest: list[str] = []
     words = iter(argv)
@@ -163,7 +157,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _call(argv: Sequence[str]) -> None:
     """Calls what the words mean: at once where they are plain, through typer where not."""
-    front, rest = _hoisted(argv)
+    front, rest = hoist_global_options(argv)
     if argv == ["--version"]:
         _print_version(True)
     try:

@@ -2,14 +2,14 @@
 
 from typing import Annotated
 
-from lora_cli.cli import typer
+from lora_cli.cli import options, typer
 from lora_cli.cli.output import Format, colour, width, write
 from lora_cli.rules import RULES, find
 
 
 def command(
     code: Annotated[str, typer.Argument(metavar="[CODE]", help="A code, its beginning, or a name.")] = "",
-    output_format: Annotated[Format, typer.Option("--format", help="How to write the result.")] = Format.HUMAN,
+    output_format: options.OutputFormat = Format.HUMAN,
 ) -> None:
     """List the rules of validate, or explain one."""
     chosen = find(code) if code else RULES
