@@ -6,7 +6,7 @@ from typing import Annotated
 from lora_cli.check import Checked, Terms, check_all
 from lora_cli.cli import options, typer
 from lora_cli.cli.lineup import base_model, from_refs
-from lora_cli.cli.output import DEFAULT_WIDTH, Format, colour, width, write
+from lora_cli.cli.output import DEFAULT_WIDTH, Format, colour, width, writable, write
 from lora_cli.core.frozen import replace
 from lora_cli.core.inspection import Inspection, inspection_of
 from lora_cli.rules import choose
@@ -26,6 +26,8 @@ def command(
 ) -> None:
     """Say what an adapter is, from its header alone, local or remote."""
     settings: Settings = ctx.obj
+    if output is not None:
+        writable(output)
     rules = choose(ignore=[OF_VALUES])
     terms = Terms(base_model(base, settings) if base else None, values=False, rules=rules)
     asked = from_refs(refs, checkpoint)

@@ -91,6 +91,16 @@ def test_what_cannot_be_read_ends_with_1_and_what_is_not_there_with_3(
     assert main(["inspect", str(broken), str(tmp_path / "gone")]) == 3
 
 
+def test_a_file_that_cannot_be_written_is_said_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Hub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        assert main(["inspect", "org/name", "-o", str(tmp_path / "no" / "such.txt")]) == 6
+        assert hub.requests == []
+    assert "such.txt cannot be written: there is no such folder" in capsys.readouterr().err
+
+
 def test_an_adapter_in_the_cache_has_the_digest_of_its_snapshot(
     mixed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
