@@ -98,8 +98,20 @@ def _bind_environment(command: Any) -> None:
         if flags and flags[0] not in {"--help", "--version"} and parameter.param_type_name == "option":
             parameter.envvar = PREFIX + flags[0].lstrip("-").replace("-", "_").upper()
             parameter.show_envvar = False
+            if _is_for_validate(parameter):
+                parameter.envvar = None
     for child in getattr(command, "commands", {}).values():
         _bind_environment(child)
+
+
+def _is_for_validate(parameter: Any) -> bool:
+    """Whether its variable, set for a whole job, says formats that only ``validate`` has: here it says nothing then."""
+    said, own = os.environ.get(parameter.envvar, "").split(), getattr(parameter.type, "choices", None)
+    if parameter.envvar != PREFIX + "FORMAT" or own is None or set(said) <= set(own):
+        return False
+    from lora_cli.cli.reporting import FORMATS
+
+    return all(word.partition("=")[0] in FORMATS for word in said)
 
 
 def _markup_mode() -> Any:

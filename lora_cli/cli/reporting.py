@@ -24,6 +24,8 @@ RENDERERS = {
 }
 """Module of each machine format: imported when it is asked for, and not before."""
 
+FORMATS = (HUMAN, *RENDERERS)
+
 STDOUT = Path("-")
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 
@@ -68,8 +70,8 @@ def outputs(formats: Sequence[str], file: Path | None, environ: Mapping[str, str
 
 def _named(word: str) -> tuple[str, Path | None]:
     name, _, file = word.partition("=")
-    if name not in {HUMAN, *RENDERERS}:
-        raise UsageError(f"{safe(name)} is no format", hint=did_you_mean(name, [HUMAN, *RENDERERS]))
+    if name not in FORMATS:
+        raise UsageError(f"{safe(name)} is no format", hint=did_you_mean(name, FORMATS))
     return name, Path(file) if file else None
 
 

@@ -125,6 +125,27 @@ def options_of(command: Any) -> list[Any]:
     return own + [option for child in getattr(command, "commands", {}).values() for option in options_of(child)]
 
 
+@pytest.mark.parametrize("formats", ["sarif", "human sarif=lora.sarif", "github markdown"])
+@pytest.mark.parametrize("line", [["rules", "LC101"], ["engines", "peft"], ["cache", "path"]], ids=" ".join)
+def test_a_format_that_validate_alone_has_may_be_set_for_a_whole_job(
+    line: list[str], formats: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(line) == 0
+    usual = capsys.readouterr()
+    monkeypatch.setenv("LORA_CLI_FORMAT", formats)
+    assert main(line) == 0
+    assert capsys.readouterr() == usual
+
+
+@pytest.mark.parametrize("formats", ["jsn", "sarif jsn=x"])
+def test_a_format_that_no_command_has_is_wrong_for_each(
+    formats: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LORA_CLI_FORMAT", formats)
+    assert main(["rules", "LC101"]) == 2
+    assert f"'{formats}' is not one of 'human', 'json'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_each_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name, "--help"]) == 0
