@@ -106,6 +106,11 @@ class Verdict:
         """The highest severity of what counts, or None for a clean adapter."""
         return max((finding.severity for finding in self.findings if finding.accepted is None), default=None)
 
+    def counts(self, engine: "EngineOutcome") -> bool:
+        """Whether a reason for what ``engine`` does is a finding that counts: asked for, and not accepted."""
+        found = {one.code for one in self.findings if one.accepted is None and one.problem.by in {"", engine.engine}}
+        return not found.isdisjoint(reason.code for reason in engine.reasons)
+
     def refused(self, fail_on: Severity = Severity.ERROR) -> bool:
         """Whether any finding that counts is at or above ``fail_on``."""
         worst = self.worst()

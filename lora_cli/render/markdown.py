@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 from lora_cli.check import Checked
 from lora_cli.check.report import Report, count, findings_of
-from lora_cli.core.finding import Finding
+from lora_cli.core.engine_outcome import EngineOutcome, Outcome
+from lora_cli.core.finding import Finding, Verdict
 from lora_cli.render.text import counted, safe, summary
 
 STEP_LIMIT = 1024 * 1024
@@ -61,9 +62,14 @@ def _outcome(report: Report, one: Checked, engines: list[str]) -> Iterator[str]:
     yield _code(report.identity(one))
     verdict = one.verdict
     yield str(verdict.applied) if verdict is not None and verdict.applied is not None else "–"
-    outcomes = {_text(str(engine)): engine.outcome.label for engine in verdict.engines} if verdict is not None else {}
+    outcomes = {_text(str(one)): _engine(verdict, one) for one in verdict.engines} if verdict is not None else {}
     yield from (outcomes.get(engine, "–") for engine in engines)
     yield from (str(number) for number in (counts.errors, counts.warnings, counts.skipped))
+
+
+def _engine(verdict: Verdict, engine: EngineOutcome) -> str:
+    counts = engine.outcome is Outcome.OK or verdict.counts(engine)
+    return engine.outcome.label + ("" if counts else " (does not count)")
 
 
 def _details(report: Report, one: Checked) -> str:

@@ -184,6 +184,22 @@ def test_only_the_selected_rules_count_and_the_outcome_stays_true(
     assert document["adapters"][0]["findings"] == []
 
 
+def test_an_outcome_that_refuses_nothing_is_said_not_to_count(
+    made: Callable[..., str], base: str, capsys: Capture
+) -> None:
+    line = ["validate", made("rslora", use_rslora=True), "--base", base, "--engine", "sglang", "--engine", "vllm"]
+    uncounted = "  serves wrong  14/14\n    does not count: what is wrong is left out, known or suppressed\n  vLLM"
+
+    assert main([*line, "--select", "LC1"]) == 0
+    assert uncounted in capsys.readouterr().out
+    assert main([*line, "--select", "LC1", "--format", "markdown"]) == 0
+    assert "| serves wrong (does not count) | ok |" in capsys.readouterr().out
+    assert main(line) == 1
+    assert "does not count" not in capsys.readouterr().out
+    assert main([*line, "--write-baseline", str(Path(base).with_name("known.json"))]) == 0
+    assert uncounted in capsys.readouterr().out
+
+
 def test_a_finding_names_the_engine_and_the_last_line_counts(
     made: Callable[..., str], base: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

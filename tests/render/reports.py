@@ -6,7 +6,7 @@ from pathlib import Path
 from lora_cli.check import Checked
 from lora_cli.check.report import Report
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.engine_outcome import EngineOutcome, Outcome
+from lora_cli.core.engine_outcome import EngineOutcome, Outcome, Reason
 from lora_cli.core.finding import Accepted, Applied, Finding, Location, Problem, Severity, Skipped, Verdict
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Revision
@@ -99,4 +99,5 @@ def everything() -> Report:
 
 
 def _on(engine: str, outcome: Outcome) -> EngineOutcome:
-    return EngineOutcome(engine, "vLLM", "0.33", "0.33", outcome)
+    half = Reason(outcome, "LC302", "LC302", "there is lora_A without its lora_B", Location(WEIGHTS, "q_proj"))
+    return EngineOutcome(engine, "vLLM", "0.33", "0.33", outcome, reasons=(half,) if outcome else ())

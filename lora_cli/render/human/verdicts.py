@@ -61,6 +61,8 @@ def _engines(verdict: Verdict, width: int, colour: bool) -> Iterator[str]:
         yield "  " + line.replace(label, paint(label, style, colour=colour), 1)
         if one.note:
             yield from wrap(one.note, width, "    ", "    ")
+        if one.outcome and not verdict.counts(one):
+            yield from wrap("does not count: what is wrong is left out, known or suppressed", width, "    ", "    ")
 
 
 def _outcome(checked: Checked, fail_on: Severity) -> tuple[str, str]:
