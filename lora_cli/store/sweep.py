@@ -111,15 +111,12 @@ def _sweep(
 
     Unless it is ``forced``, what was used since ``usage`` was made stays.
     """
-    gone = [item for item in items if forced or not _used_since(store, item)]
-    removed = [Removed("reference", record.ref, 0) for item in gone for record in item.records]
     if not dry_run:
-        for record in (record for item in gone for record in item.records):
-            forget_record(store, record)
-        meant = set() if forced else {record.snapshot for record in all_records(store)}
         now_s = None if forced else usage.now_s
-        gone = [item for item in gone if item.digest not in meant and _taken_away(store, item, now_s)]
-    gone.sort(key=lambda item: item.digest)
+        meant = set() if forced else _meant_by_others(store, items)
+        items = [item for item in items if item.digest not in meant and _taken_away(store, item, now_s)]
+    removed = [Removed("reference", record.ref, 0) for item in items for record in item.records]
+    gone = sorted(items, key=lambda item: item.digest)
     removed += [Removed("snapshot", item.digest, 0) for item in gone]
     removed += [Removed("packed", item.digest, item.packed_bytes) for item in gone if item.packed_bytes]
     forgotten = {(record.ref, record.selection) for item in gone for record in item.records}
@@ -144,24 +141,32 @@ def _used_since(store: Store, item: Item) -> bool:
     return any(now is not None and now != record for record, now in found)
 
 
-def _taken_away(store: Store, item: Item, now_s: float | None) -> bool:
-    """Whether a snapshot is gone now, all of it at once; without ``now_s`` it goes whoever holds it.
+def _meant_by_others(store: Store, items: Sequence[Item]) -> set[str]:
+    """The snapshots that references mean which came since these were looked at, and so are not among theirs."""
+    seen = {(record.ref, record.selection) for item in items for record in item.records}
+    return {record.snapshot for record in all_records(store) if (record.ref, record.selection) not in seen}
 
-    Its lease is taken, then is looked whether it is held, then it goes. A fetch holds it, then waits while somebody has
-    the lease, then looks whether it is there. So it stays, or the fetch finds it gone.
+
+def _taken_away(store: Store, item: Item, now_s: float | None) -> bool:
+    """Whether a snapshot is gone now, all of it at once, its references first; without ``now_s`` whoever uses it.
+
+    Its lease is taken, then is looked whether it is used, then it goes. A fetch holds it, then waits while somebody has
+    the lease, then looks whether it is there. So it stays as it is, or the fetch finds it gone.
     """
 
-    def is_held() -> bool:
-        return now_s is not None and item.digest in held(store, now_s)
+    def is_used() -> bool:
+        return now_s is not None and (item.digest in held(store, now_s) or _used_since(store, item))
 
     aside = make_folder(store.partials / item.digest / str(new_writer())) / "snapshot"
     try:
         with lease(store, item.digest, LEASE_S) as ours:
-            if is_held() or (now_s is not None and not ours and os.path.lexists(store.leases / item.digest)):
+            if is_used() or (now_s is not None and not ours and os.path.lexists(store.leases / item.digest)):
                 return False
+            for record in item.records:
+                forget_record(store, record)
             item.directory.rename(aside)
-            # Without a lease, as on a full disk, or after a stop so long that it was lost, somebody may hold it by now.
-            if is_held():
+            # Without a lease, as on a full disk, or after a stop so long that it was lost, somebody may use it by now.
+            if is_used():
                 with suppress(OSError):
                     aside.rename(item.directory)
                     return False

@@ -14,6 +14,7 @@ from lora_cli.core.snapshot import Snapshot
 from lora_cli.store import Store, sweep
 from lora_cli.store.holds import holding
 from lora_cli.store.leases import lease
+from lora_cli.store.records import read_record
 from lora_cli.store.snapshots import find_snapshot
 from lora_cli.store.sweep import Limits, collect
 from lora_cli.store.verify import verify
@@ -26,7 +27,7 @@ ALL = Limits(unused_for_s=-1, grace_s=-1)
 WAITS_S = 0.005
 """So long a step waits for the user, who may have to wait for that step."""
 
-SWEEPING = {"_sweep", "_taken_away", "is_held", "held"}
+SWEEPING = {"_sweep", "_meant_by_others", "_taken_away", "is_used", "_used_since", "held"}
 FINDING = {"find_snapshot", "_is_sound_after_all", "isolate_rotten", "isolate", "put_back"}
 VERIFYING = {"_snapshot_said", "_said", "isolate", "put_back"}
 
@@ -145,8 +146,10 @@ def test_gc_leaves_what_another_one_is_looking_at_and_needs_no_lease_where_none_
     snapshot = put_snapshot(store, FILES, "hf://org/a")
     with lease(store, snapshot.digest, 0) as ours:
         assert ours
-        collect(store, ALL)
+        assert collect(store, ALL) == []
         assert snapshot.directory.is_dir()
+    # It is left as it was, with what means it.
+    assert read_record(store, "hf://org/a", "") is not None
     store.leases.rmdir()
     # As on a full disk: nothing can be written there.
     store.leases.write_bytes(b"")
