@@ -67,18 +67,21 @@ class Transfer:
         Raises:
             MachineError: it cannot be read.
         """
-        if self.partial is None:
-            for chunk in self.held:
-                self._hash(chunk)
-        else:
-            self._rehash(self.partial)
+        for chunk in self._pieces():
+            self._hash(chunk)
         self.handed = self.frontier
         self.resumed = self.frontier > 0
 
-    def _rehash(self, partial: Partial) -> None:
-        with on_disk("reading", partial.path):
-            while chunk := os.pread(partial.descriptor, CHUNK, self.frontier):
-                self._hash(chunk)
+    def _pieces(self) -> Iterator[bytes]:
+        """All that is here of it, in order."""
+        if self.partial is None:
+            yield from self.held
+            return
+        at = 0
+        with on_disk("reading", self.partial.path):
+            while chunk := os.pread(self.partial.descriptor, CHUNK, at):
+                yield chunk
+                at += len(chunk)
 
     def take(self, step: int) -> tuple[int, int | None] | None:
         """The next range to read, of at most ``step`` bytes, or None. A file of unknown size is one range."""
@@ -240,18 +243,12 @@ class Transfer:
         return Blob(found, self.frontier)
 
     def _git_blob_id(self) -> str:
-        """As it was hashed on the way, else from the file: a size that nobody listed is known only now."""
-        hasher = self._git
-        if hasher is None and self.partial is not None:
-            hasher, at = _git_hasher(self.frontier), 0
-            with on_disk("reading", self.partial.path):
-                while chunk := os.pread(self.partial.descriptor, CHUNK, at):
-                    hasher.update(chunk)
-                    at += len(chunk)
-        if hasher is None:
-            hasher = _git_hasher(self.frontier)
-            for chunk in self.held:
-                hasher.update(chunk)
+        """As it was hashed on the way, else from what is here: a size that nobody listed is known only now."""
+        if self._git is not None:
+            return self._git.hexdigest()
+        hasher = _git_hasher(self.frontier)
+        for chunk in self._pieces():
+            hasher.update(chunk)
         return hasher.hexdigest()
 
     def _wrong(self, promised: str, found: str) -> Corrupt:
