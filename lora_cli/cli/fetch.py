@@ -66,10 +66,7 @@ def command(
     selection = Selection(tuple(include or ()), tuple(exclude or ()), allow_pickle)
     check_flags(flags, manifest, chosen=selection.chosen)
     asked = order(refs, manifest, revision=revision, subfolder=subfolder, checkpoint=checkpoint)
-    if asked.manifest is not None or policy is not None:
-        from lora_cli.cli.lineup import reaching
-
-        settings = reaching(settings, asked.manifest, policy)
+    settings = _reaching(settings, asked, policy)
     asked, file = _pinned(asked, manifest, flags)
     asked = in_shard(asked, shard)
     if check and file is not None:
@@ -85,6 +82,15 @@ def command(
 
         write(render_outcomes(done, None if file is None else file.path, changes))
     raise typer.Exit(max((handed.outcome.exit_code for handed in done), default=0))
+
+
+def _reaching(settings: Settings, asked: Order, policy: Path | None) -> Settings:
+    """``settings`` with what the manifest and ``--policy`` say; nothing is imported where neither is given."""
+    if asked.manifest is None and policy is None:
+        return settings
+    from lora_cli.cli.lineup import reaching
+
+    return reaching(settings, asked.manifest, policy)
 
 
 def _pinned(asked: Order, manifest: Path | None, flags: LockFlags) -> "tuple[Order, LockFile | None]":

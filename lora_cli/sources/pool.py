@@ -261,7 +261,7 @@ def _tunnel(sock: socket.socket, route: Route, connect_s: float) -> None:
     Raises:
         Malformed: it does not.
     """
-    name = f"{_name(route)}" if route.port != PORTS[route.scheme] else f"{_name(route)}:{route.port}"
+    name = _name(route) if route.port != PORTS[route.scheme] else f"{_name(route)}:{route.port}"
     told = f"Proxy-Authorization: {route.authorization}\r\n" if route.authorization else ""
     sock.sendall(f"CONNECT {name} HTTP/1.1\r\nHost: {name}\r\n{told}\r\n".encode("latin-1"))
     connection = Connection(sock)
