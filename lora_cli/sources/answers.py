@@ -198,7 +198,7 @@ def parsed(head: bytes) -> tuple[int, dict[str, str], bool]:
     first, *lines = head.decode("latin-1").split("\n")
     began = _STATUS.fullmatch(first.removesuffix("\r"))
     if began is None or len(lines) > MOST_FIELDS:
-        raise Malformed("this is no head of an answer")
+        raise Malformed("what came is no answer of HTTP/1.1")
     fields: dict[str, str] = {}
     name = ""
     for line in lines:

@@ -185,9 +185,14 @@ def _no_connection(error: "NoConnection", url: str, timeout_s: float) -> Transie
 
 def _meaning(error: Exception, url: str, timeout_s: float) -> Transient:
     """The failure in our words: the library's own may hold headers or a signed link."""
+    from lora_cli.sources.answers import Malformed
+
     server = host(url)
     if isinstance(error, TimeoutError):
         return Transient(f"{server} was silent for {timeout_s:g} s")
+    if isinstance(error, Malformed):
+        hint = "try again later; if it stays, check the address (HF_ENDPOINT for the Hub), and for a proxy between"
+        return Transient(f"the connection to {server} was cut: {error}", hint=hint)
     if isinstance(error, OSError):
         return Transient(f"the connection to {server} was cut")
     reason = f"the exchange with {server} failed ({type(error).__name__})"

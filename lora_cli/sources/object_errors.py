@@ -70,6 +70,7 @@ def _of_the_network(told: str, cause: str, server: str, timeout_s: float) -> Tra
         (r"ConnectionRefused", f"no connection to {server}: it was refused", _NETWORK),
         (r"TimedOut|timed out|kind: Timeout", f"{server} was silent for {timeout_s:g} s", ""),
         (r"kind: Connect", f"no connection to {server}", _NETWORK),
+        (r"hyper::Error\(\s*Parse\(", f"{server} sent no answer of HTTP", _NETWORK),
         (r"IncompleteMessage|UnexpectedEof|ConnectionReset|BrokenPipe|kind: Decode|kind: Body|kind: Interrupted",
          f"the connection to {server} was cut", ""),
         (r"invalid XML|got invalid list|DeError|list response", f"{server} sent no listing", _NETWORK),

@@ -296,6 +296,7 @@ RANGE = b"HTTP/1.1 206 .\r\nContent-Length: 5\r\nContent-Range: bytes "
         (b"HTTP/1.1 204 .\r\n\r\n", Unreachable, "answered 204"),
         (b"HTTP/1.1 200 .\r\nContent-Encoding: gzip\r\nContent-Length: 1\r\n\r\n0", Unreachable, "compressed"),
         (b"nonsense", Unreachable, "was cut"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", Unreachable, "no answer of HTTP/1.1"),
         (b"", Unreachable, "was cut"),
         (b"HTTP/1.1 200 .\r\n" + b"X: " + b"y" * 200_000 + b"\r\n\r\n", Unreachable, "was cut"),
     ],

@@ -17,6 +17,7 @@ from lora_cli.sources import Source, TellingSource
 from lora_cli.sources.registry import open_source
 from tests.answering import Reply, answering
 from tests.sources.certificates import localhost_certificate
+from tests.sources.test_http import raw_server
 
 REF = AdapterRef("s3", "abc/sql")
 HEADERS = {"ETag": '"e"', "Last-Modified": "Tue, 24 Nov 2026 12:00:00 GMT"}
@@ -75,6 +76,14 @@ def test_each_answer_has_its_own_words(tmp_path: Path, reply: Reply, kind: type[
     assert says in error.message + error.hint
     assert str(REF) in error.message
     assert "\n" not in error.message
+
+
+def test_what_does_not_speak_http_is_told_from_a_server_that_is_down(tmp_path: Path) -> None:
+    with raw_server(b"SSH-2.0-OpenSSH_9.6\r\n\r\n") as endpoint:
+        error = error_of(lambda: source_at(endpoint, tmp_path).resolve(REF))
+    assert isinstance(error, Unreachable)
+    assert "sent no answer of HTTP" in error.message
+    assert "AWS_ENDPOINT_URL" in error.hint
 
 
 def test_a_storm_is_waited_out_and_counted(tmp_path: Path) -> None:
