@@ -25,7 +25,7 @@ WINDOW = 96 << 20
 STOP_S = 1.0
 WAKE_S = 60.0
 FIRST = 4
-"""So many lanes there are at once for what is larger than one range."""
+"""So many lanes there are at once, as long as nobody knows that the origin is far away."""
 
 Work = tuple["Transfer", int, int | None]
 
@@ -33,8 +33,8 @@ Work = tuple["Transfer", int, int | None]
 class Lanes:
     """Threads that read ranges, ``jobs`` at once at most. Each takes the next range of the file with the fewest.
 
-    What is small is read by the thread that wants it, and one beside it unless its origin is known to be nearby. For
-    what is large there are more of them, and as many as there may be when its origin is far away.
+    What is small is read by the thread that wants it, with up to ``FIRST`` lanes beside it unless its origin is known
+    to be nearby. What is large has ``FIRST`` of them, and as many as there may be when its origin is far away.
     """
 
     def __init__(self, jobs: int) -> None:

@@ -13,7 +13,7 @@ from lora_cli.core.manifest import SourceRule
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import AccessDenied, LoraCliError, MachineError, NotFound, Refused, Unreachable, UsageError
 from lora_cli.settings import Settings
-from lora_cli.sources import Source, TellingSource
+from lora_cli.sources import Source, TellingSource, route
 from lora_cli.sources.registry import open_source
 from tests.answering import Reply, answering
 from tests.sources.certificates import localhost_certificate
@@ -228,7 +228,10 @@ def test_a_certificate_that_is_not_trusted_is_refused_and_trusted_by_name(
         assert "tried" not in error.message
         assert "SSL_CERT_FILE" in error.hint
         monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+        # A process looks there once; an earlier test may have done so.
+        route.tls.cache_clear()
         assert read(source_at(endpoint, tmp_path)) == CONTENT
+        route.tls.cache_clear()
 
 
 def test_what_a_user_sets_is_in_every_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
