@@ -18,7 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fetching import peers
+from fetching import peers, servers
+from fetching.counted import Counted
 from fetching.pairs import MIB, Command, Compared, Run, compared, timed
 from fetching.servers import ROOT
 
@@ -75,13 +76,17 @@ def write_large(directory: Path) -> None:
     (directory.parent / "base" / "config.json").write_text(json.dumps(base))
 
 
-def write_many(directory: Path, count: int) -> list[str]:
-    """Copies of the small adapter, as hard links: one folder each."""
+def write_many(directory: Path, count: int, kinds: int = 1) -> list[str]:
+    """Copies of the small adapter, as hard links: one folder each, of ``kinds`` configs in turn."""
+    config = json.loads((SMALL / "adapter_config.json").read_text())
     for number in range(count):
         folder = directory / f"a{number:05}"
         folder.mkdir(parents=True)
         for file in ("adapter_config.json", "adapter_model.safetensors"):
             os.link(SMALL / file, folder / file) if same_device(directory) else copy(SMALL / file, folder / file)
+        if kind := number % kinds:
+            (folder / "adapter_config.json").unlink()
+            (folder / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 8 + kind / 1000}))
     return [str(path) for path in sorted(directory.iterdir())]
 
 
@@ -152,10 +157,11 @@ def yes(held: bool) -> str:
 
 
 def crowd(folder: Path, counts: Sequence[int]) -> None:
-    """Thousands of headers: how many a second, and whether memory grows with their number."""
-    for count in counts:
-        refs = write_many(folder / f"crowd-{count}", count)
-        listed = folder / f"crowd-{count}.yaml"
+    """Thousands of headers: how many a second, and whether memory grows with their number or with their kinds."""
+    most = max(counts)
+    for count, kinds in [*((count, 1) for count in counts), (most, 10), (most, most)]:
+        refs = write_many(folder / f"crowd-{count}-{kinds}", count, kinds)
+        listed = folder / f"crowd-{count}-{kinds}.yaml"
         entries = "".join(f"  - {{name: a{number}, source: {ref}}}\n" for number, ref in enumerate(refs))
         base = f"base: {SMALL_BASE}\n"
         listed.write_text(f"apiVersion: lora-cli/v1\nkind: AdapterSet\n{base}adapters:\n{entries}")
@@ -163,7 +169,45 @@ def crowd(folder: Path, counts: Sequence[int]) -> None:
         runs: list[Run] = [timed(command, folder / "log") for _ in range(3)]
         rate = statistics.median(count / run.wall_s for run in runs)
         mib = statistics.median(run.peak_bytes for run in runs) / MIB
-        print(f"{count} headers: {rate:.0f} a second, {mib:.1f} MiB", flush=True)
+        told = "all alike" if kinds == 1 else f"{kinds} configs"
+        print(f"{count} headers, {told}: {rate:.0f} a second, {mib:.1f} MiB", flush=True)
+
+
+def remote(folder: Path) -> None:
+    """The 84 MB adapter judged where it lies: what servers send for it."""
+    sys.path.insert(0, str(ROOT))
+    from tests.object_servers import fake_gcs
+
+    (folder / "served" / "acme").mkdir(parents=True)
+    (folder / "served" / "acme" / "large").symlink_to(folder / "large")
+    files = {f"large/{file.name}": file.read_bytes() for file in (folder / "large").iterdir()}
+    base = ["--base", str(folder / "base")]
+
+    def told(name: str, counted: Counted, ref: str, **environment: str) -> None:
+        command = Command(validate(ref, *base), {**environ(folder), "HF_HUB_OFFLINE": "0", **environment})
+        timed(command, folder / "log")
+        met = yes(0 < counted.received < 200_000)
+        print(f"84 MB on {name}, header only: {counted.received / 1000:.0f} kB transferred, 200 {met}", flush=True)
+
+    passing: list[Counted] = []
+
+    def count(ports: list[int]) -> list[int]:
+        passing.append(Counted(ports))
+        return passing[0].ports
+
+    with servers.hub(folder / "served", before=count) as hub:
+        told("the Hub", passing[0], "hf://acme/large", HF_ENDPOINT=hub.endpoint)
+    with servers.s3(folder / "weed", folder / "served") as server:
+        counted = Counted([int(server.endpoint.rpartition(":")[2])])
+        endpoint = f"http://127.0.0.1:{counted.ports[0]}"
+        told("S3", counted, "s3://loras/large", **{**server.environ, "AWS_ENDPOINT_URL": endpoint})
+    (folder / "gcs").mkdir()
+    with fake_gcs(folder / "gcs") as google:
+        bucket = google.bucket()
+        google.put(bucket, files)
+        counted = Counted([int(google.endpoint.rpartition(":")[2])], as_host=True)
+        emulator = f"http://127.0.0.1:{counted.ports[0]}"
+        told("GCS", counted, f"gs://{bucket}/large", STORAGE_EMULATOR_HOST=emulator, GOOGLE_SKIP_SIGNATURE="true")
 
 
 def environ(place: Path) -> dict[str, str]:
@@ -200,6 +244,8 @@ def main() -> None:
             print(line(row, ran(row, options.pairs or (3 if options.quick else 5), fresh)), flush=True)
         if not options.only or "headers" in options.only:
             crowd(folder, (100, 500) if options.quick else (500, 5000))
+        if not options.only or "remote" in options.only:
+            remote(folder)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,16 +59,20 @@ def write_adapters(folder: Path, sizes: Sizes) -> None:
 
 
 @contextmanager
-def hub(folder: Path, *, far: bool = False) -> Iterator[Hub]:
-    """The test Hub with the adapters in ``folder``; ``far`` puts the slow network before both of its origins."""
+def hub(folder: Path, *, far: bool = False, before: Callable[[list[int]], list[int]] | None = None) -> Iterator[Hub]:
+    """The test Hub with the adapters in ``folder``; ``far`` puts the slow network before both of its origins.
+
+    ``before`` puts something else there: it is given their ports, and gives those that lead to them.
+    """
     ports = _free_ports(2)
-    with _slow(ports if far else []) as near:
+    with _slow(ports if far else []) as slow:
+        near = slow if before is None else before(ports)
         options = ["--port", str(ports[0]), "--cdn-port", str(ports[1])]
-        if far:
+        if near:
             options += ["--cdn-url", f"http://127.0.0.1:{near[1]}"]
         command = [sys.executable, "-m", "tests.hub_server", "--root", str(folder), *options]
         with _process(command) as told:
-            endpoint = f"http://127.0.0.1:{near[0]}" if far else told["endpoint"]
+            endpoint = f"http://127.0.0.1:{near[0]}" if near else told["endpoint"]
             yield Hub(endpoint, {name: _commit(told["endpoint"], name) for name in told["repos"]})
 
 

@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 
 from lora_cli.core.frozen import dataclass
 from lora_cli.core.late import late
-from lora_cli.core.plain_header import LONGEST, read_plain
+from lora_cli.core.plain_header import read_plain
+from lora_cli.core.recent import MOST
 from lora_cli.core.tensor_info import DTYPE_BITS, LIMIT, TensorInfo
 from lora_cli.errors import FormatError
 
@@ -60,13 +61,13 @@ def header_length(first8: bytes, file_size: int | None, file: str) -> int:
 def parse_header(header: bytes, file_size: int | None, file: str) -> Header:
     """Read a header (its JSON bytes, without the 8 of the length) of a file of ``file_size`` bytes (None: not known).
 
-    The last one is kept: adapters that were trained alike have the same header, and then share one ``Header``.
+    Recent ones are kept: adapters that were trained alike have the same header, and then share one ``Header``.
     Linear in time. Takes no more memory than a small multiple of the header, whatever stands in it.
 
     Raises:
         FormatError: anything that the format does not allow, with the tensor's name or the byte where it is.
     """
-    return (_kept if len(header) <= LONGEST else _parsed)(bytes(header), file_size, file)
+    return (_kept if len(header) <= KEPT else _parsed)(bytes(header), file_size, file)
 
 
 def _parsed(header: bytes, file_size: int | None, file: str) -> Header:
@@ -88,7 +89,10 @@ def _parsed(header: bytes, file_size: int | None, file: str) -> Header:
     return Header({tensor.name: tensor for tensor in ordered}, metadata)
 
 
-_kept = lru_cache(maxsize=1)(_parsed)
+KEPT = 1 << 18
+"""Bytes of a header up to which it is kept: a usual one has a tenth of them."""
+
+_kept = lru_cache(maxsize=MOST)(_parsed)
 
 
 def _decoded(header: bytes, file: str) -> str:

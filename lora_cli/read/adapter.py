@@ -6,8 +6,8 @@ from functools import lru_cache
 from lora_cli.core.adapter import Adapter, LoraPair, pair_up
 from lora_cli.core.frozen import dataclass, field
 from lora_cli.core.keys import Key, parse_key
-from lora_cli.core.last import Last
 from lora_cli.core.lora_config import CONFIG_CAP, CONFIG_FILE, LoraConfig, parse_config
+from lora_cli.core.recent import MOST, Recent
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError
@@ -17,8 +17,8 @@ from lora_cli.read.ranges import read_range
 from lora_cli.sources import Source
 
 WEIGHTS_FILE = "adapter_model.safetensors"
-_LAST: Last[tuple[Mapping[str, Key], Mapping[str, LoraPair]]] = Last()
-_kept_config = lru_cache(maxsize=1)(parse_config)
+_RECENT: Recent[tuple[Mapping[str, Key], Mapping[str, LoraPair]]] = Recent()
+_kept_config = lru_cache(maxsize=MOST)(parse_config)
 PICKLED_FILES = ("adapter_model.bin", "adapter_model.pt")
 
 
@@ -45,7 +45,7 @@ def read_adapter(source: Source, revision: Revision, name: str, most_header: int
     """
     config, config_error = _read_config(source, revision)
     weights = _read_weights(source, revision, most_header)
-    keys, pairs = _LAST.of(_taken_apart, weights.tensors)
+    keys, pairs = _RECENT.of(_taken_apart, weights.tensors)
     return Adapter(
         name=name,
         files=revision.files,

@@ -1,19 +1,19 @@
-"""What the rules say of an adapter, and not anew where it is all but one with the last: of fleets that is most.
+"""What the rules say of an adapter, and not anew where it is all but one with a recent one: of fleets that is most.
 
-Rules about config and tensors (LC2xx, LC3xx) that need nothing else look at nothing else: what they said of the last
+Rules about config and tensors (LC2xx, LC3xx) that need nothing else look at nothing else: what they said of an
 adapter holds for one with the same config, header and base, whatever it is called and wherever it lies.
 """
 
 from collections.abc import Sequence
 
 from lora_cli.core.finding import Finding, Skipped
-from lora_cli.core.last import Last
+from lora_cli.core.recent import Recent
 from lora_cli.rules.case import Case
 from lora_cli.rules.rule import Rule, run
 
 Said = tuple[Finding | Skipped, ...]
 
-_LAST: Last[dict[str, Said]] = Last()
+_RECENT: Recent[dict[str, Said]] = Recent()
 
 
 def of_config_and_tensors(rule: Rule) -> bool:
@@ -27,7 +27,7 @@ def said_of(rules: Sequence[Rule], case: Case) -> list[Finding | Skipped]:
     whole = adapter.config is not None and adapter.weights_error is None and adapter.foreign is None
     if not whole or adapter.unread or len(adapter.weight_files) != 1 or case.application.adapter is not adapter:
         return [said for rule in rules for said in run(rule, case)]
-    known = _LAST.of(
+    known = _RECENT.of(
         lambda *_: {}, adapter.config, adapter.tensors, case.base, case.base_reason, case.max_lora_rank, case.deployment
     )
     said: list[Finding | Skipped] = []

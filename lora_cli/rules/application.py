@@ -10,6 +10,7 @@ from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.keys import PEFT_PREFIX, Key
 from lora_cli.core.late import late
 from lora_cli.core.lora_config import LoraConfig
+from lora_cli.core.recent import Recent
 from lora_cli.core.targets import (
     EMBEDDING_NAMES,
     OUTPUT_NAMES,
@@ -74,18 +75,18 @@ class Application:
         return "; ".join(f"{reason} ({count(number, 'module')})" for number, reason in said if number)
 
 
-_LAST: list[tuple[BaseModel | None, Application]] = []
-"""The last application, if any: the adapters of a fleet have the same names and config, and so the same one."""
+_RECENT: Recent[Application] = Recent()
+"""The adapters of a fleet have the same names and config, and so the same application."""
 
 
 def apply(adapter: Adapter, base: BaseModel | None) -> Application:
     """Sort the modules of ``adapter`` as PEFT would, beside ``base`` or, without one, by the config alone."""
-    for last_base, last in _LAST:
-        if last_base is base and last.adapter.config == adapter.config and [*last.adapter.keys] == [*adapter.keys]:
-            return replace(last, adapter=adapter)
+    known = _RECENT.find(base, adapter.config, adapter.keys)
+    if known is not None:
+        return replace(known, adapter=adapter)
     application = _apply(adapter, base)
-    if application.adapter is adapter:  # where experts are stacked it depends on shapes too
-        _LAST[:] = [(base, application)]
+    if application.adapter is adapter:  # where experts are stacked it is of another adapter
+        _RECENT.keep(application, base, adapter.config, adapter.keys)
     return application
 
 

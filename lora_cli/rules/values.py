@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 from lora_cli.core.adapter import LoraPair
 from lora_cli.core.finding import Location, Problem, Severity
-from lora_cli.core.last import Last
 from lora_cli.core.lora_config import LoraConfig
+from lora_cli.core.recent import Recent
 from lora_cli.core.targets import scales
 from lora_cli.errors import FormatError
 from lora_cli.rules.case import Case, Size
@@ -22,8 +22,8 @@ HUGE = 10.0
 NEGLIGIBLE = 1e-9
 """Root mean square of an update up to which float32 sums with a base's weights do not change."""
 
-_SCALINGS: Last[Mapping[str, float]] = Last()
-_SPREADS: Last[list[tuple[str, str, str, float]]] = Last()
+_SCALINGS: Recent[Mapping[str, float]] = Recent()
+_SPREADS: Recent[list[tuple[str, str, str, float]]] = Recent()
 
 OUTLIER = 1000.0
 """So many times the median of all modules is no spread that training gives."""
