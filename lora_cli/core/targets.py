@@ -224,6 +224,8 @@ def _exclusion(config: LoraConfig) -> Callable[[str], bool]:
     saving = Matcher(f"{config.file}: modules_to_save")
     names = config.exclude_modules or ()
     named = frozenset(names) if not isinstance(names, str) else frozenset()
+    if not names and not config.modules_to_save:
+        return lambda _: False
 
     def is_excluded(module: str) -> bool:
         if isinstance(names, str):
@@ -239,11 +241,12 @@ def _exclusion(config: LoraConfig) -> Callable[[str], bool]:
 def _ends_with_one(module: str, named: Collection[str]) -> bool:
     """Whether a proper dotted suffix of ``module`` is in ``named``."""
     # A hostile name of megabytes has as many suffixes: together they would be its square in bytes.
-    dot = module.find(".", max(0, len(module) - LONGEST_NAME))
+    first = max(0, len(module) - LONGEST_NAME)
+    dot = module.rfind(".", first)  # a config usually has last names
     while dot >= 0:
         if module[dot + 1 :] in named:
             return True
-        dot = module.find(".", dot + 1)
+        dot = module.rfind(".", first, dot)
     return False
 
 
