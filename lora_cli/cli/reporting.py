@@ -69,9 +69,11 @@ def outputs(formats: Sequence[str], file: Path | None, environ: Mapping[str, str
 
 
 def _named(word: str) -> tuple[str, Path | None]:
-    name, _, file = word.partition("=")
+    name, has_file, file = word.partition("=")
     if name not in FORMATS:
         raise UsageError(f"{safe(name)} is no format", hint=did_you_mean(name, FORMATS))
+    if has_file and not file:
+        raise UsageError(f"--format {word} names no file", hint=f"--format {name}=FILE, or --format {name}")
     return name, Path(file) if file else None
 
 

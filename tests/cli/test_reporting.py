@@ -47,6 +47,7 @@ def test_no_format_changes_the_exit_code(line: list[str], format_: str, capsys: 
     [
         (["--format", "xml"], "xml is no format"),
         (["--format", "sarf"], "did you mean sarif?"),
+        (["--format", "json="], "--format json= names no file"),
         (["--format", "json", "--format", "sarif"], "--format sarif=FILE"),
         (["--format", "json=a.json", "-o", "b.json"], "leave -o out"),
         (["--format", "json=a.json", "--format", "sarif=a.json"], "json and sarif would be mixed"),
