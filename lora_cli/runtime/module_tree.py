@@ -31,7 +31,9 @@ def base_from_transformers(config: Mapping[str, Any]) -> BaseModel:
         raise MissingExtra("a base model of this family", "models", error.name or "transformers") from error
     _bound(config)
     fields = {name: value for name, value in config.items() if name != "model_type"}
-    model_type = str(config.get("model_type"))
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str):
+        raise UnknownArchitecture("model_type is missing", where=WHERE, hint="name the config of a model")
     try:
         made = AutoConfig.for_model(model_type, **fields)
         auto = AutoModelForImageTextToText if hasattr(made, "vision_config") else AutoModelForCausalLM

@@ -47,6 +47,7 @@ def test_an_unknown_wrapper_is_known_with_its_vision_part() -> None:
     ("change", "says"),
     [
         ({"model_type": "nonsense"}, "nonsense"),
+        ({"model_type": None}, "model_type is missing"),
         ({"num_hidden_layers": 10**9}, "num_hidden_layers"),
         ({"model_type": "gptj", "n_layer": 10**9}, "n_layer"),
         ({"text_config": {"num_experts": 10**9}}, "num_experts"),
