@@ -57,6 +57,11 @@ class Accepted:
     at: str
     reason: str = ""
 
+    @property
+    def label(self) -> str:
+        """What the finding then is, as it stands in every text."""
+        return "known" if self.by == "baseline" else "suppressed"
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:

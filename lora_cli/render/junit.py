@@ -89,7 +89,7 @@ def _case(report: Report, name: str, rule: Rule, found: Sequence[Finding], skipp
 def _why(finding: Finding) -> str:
     accepted = finding.accepted
     assert accepted is not None
-    return f"suppressed: {accepted.reason}" if accepted.by == "policy" else f"known: {accepted.at}"
+    return f"{accepted.label}: {accepted.reason or accepted.at}"
 
 
 def _paragraph(finding: Finding) -> str:

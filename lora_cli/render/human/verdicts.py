@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from lora_cli.check import Checked
 from lora_cli.check.report import count, findings_of
-from lora_cli.core.finding import Finding, Severity, Skipped, Verdict
+from lora_cli.core.finding import Accepted, Finding, Severity, Skipped, Verdict
 from lora_cli.render.text import columns, counted, paint, safe, summary, wrap
 
 STYLE = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "blue"}
@@ -115,15 +115,15 @@ def _skipped(skipped: Iterable[Skipped], width: int, colour: bool) -> Iterator[s
 
 def _accepted(found: Iterable[Finding], width: int, colour: bool) -> Iterator[str]:
     """What does not count: known findings by their number, suppressed ones by their reason."""
-    by_reason: dict[tuple[str, str, str], list[str]] = {}
+    by_reason: dict[Accepted, list[str]] = {}
     for finding in found:
-        if (accepted := finding.accepted) is not None:
-            by_reason.setdefault((accepted.by, accepted.reason, accepted.at), []).append(finding.code)
-    for (by, reason, at), codes in by_reason.items():
-        word = "known" if by == "baseline" else "suppressed"
+        if finding.accepted is not None:
+            by_reason.setdefault(finding.accepted, []).append(finding.code)
+    for accepted, codes in by_reason.items():
+        reason, at = accepted.reason, accepted.at
         times = ", ".join(f"{code} ×{number}" if number > 1 else code for code, number in Counter(codes).items())
         yield ""
-        yield f"  {paint(word, 'dim', colour=colour)} {counted(len(codes), 'finding')}"
+        yield f"  {paint(accepted.label, 'dim', colour=colour)} {counted(len(codes), 'finding')}"
         yield from wrap(f"{reason}: {times} ({at})" if reason else f"{times} ({at})", width, "    ", "    ")
 
 
