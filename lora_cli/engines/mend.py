@@ -10,4 +10,4 @@ ALONE = "publish the adapter without them: `lora-cli fetch --publish`"
 
 def repair(engine: str, what: str) -> str:
     """That ``lora-cli repair`` does ``what`` to an adapter for the engine of that name."""
-    return f"`lora-cli repair --engine {engine}` {what}"
+    return f"`lora-cli repair --engine {engine}` (in versions that have it) {what}"
