@@ -27,17 +27,13 @@ def said_of(rules: Sequence[Rule], case: Case) -> list[Finding | Skipped]:
     whole = adapter.config is not None and adapter.weights_error is None and adapter.foreign is None
     if not whole or adapter.unread or len(adapter.weight_files) != 1 or case.application.adapter is not adapter:
         return [said for rule in rules for said in run(rule, case)]
-    known = _RECENT.of(
-        lambda *_: {}, adapter.config, adapter.tensors, case.base, case.base_reason, case.max_lora_rank, case.deployment
-    )
+    known = _RECENT.of(lambda *_: {}, adapter.config, adapter.tensors, case.base, case.base_reason)
     said: list[Finding | Skipped] = []
     for rule in rules:
-        before = known.get(rule.code)
-        if before is not None:
-            said += before
-            continue
-        outcomes = tuple(run(rule, case))
-        if of_config_and_tensors(rule):
-            known[rule.code] = outcomes
+        outcomes = known.get(rule.code)
+        if outcomes is None:
+            outcomes = tuple(run(rule, case))
+            if of_config_and_tensors(rule):
+                known[rule.code] = outcomes
         said += outcomes
     return said

@@ -206,7 +206,14 @@ def test_rules_about_config_and_tensors_look_at_nothing_else(verdicts: Mapping[s
         for base in (None, llama):
             case = Case(checked.adapter, apply(checked.adapter, base), base=base)
             elsewhere = replace(checked.adapter, name="another", files=())
-            other = replace(case, adapter=elsewhere, commit="abc", ref=parse("hf://acme/sql", is_path=lambda _: False))
+            other = replace(
+                case,
+                adapter=elsewhere,
+                commit="abc",
+                ref=parse("hf://acme/sql", is_path=lambda _: False),
+                max_lora_rank=1,
+                deployment=Deployment(max_lora_rank=1, served_model_name="another"),
+            )
             for rule in rules:
                 found = list(run(rule, case))
                 assert list(run(rule, other)) == found, rule.code
