@@ -6,7 +6,7 @@ A profile's rows name them. Adding one is a function here and a line in ``FEATUR
 from collections.abc import Mapping
 
 from lora_cli.rules.features import config, modules, numbers, places, tensors
-from lora_cli.rules.features.config import scaled
+from lora_cli.rules.features.config import is_set, scaled
 from lora_cli.rules.features.feature import Feature, Found, Scaled, Served
 
 __all__ = ["FEATURES", "Feature", "Found", "Scaled", "Served", "scaled"]
@@ -26,18 +26,18 @@ FEATURES: Mapping[str, Feature] = {
     "rank-fraction": Feature("an r that is a fraction", numbers.rank_fraction, "LC202"),
     "alpha-unusable": Feature("an alpha that is no number", numbers.alpha_unusable, "LC203"),
     "alpha-harmful": Feature("an alpha that is 0, negative or NaN", numbers.alpha_harmful, "LC203"),
-    "dora": Feature("DoRA (use_dora)", config.dora),
+    "dora": Feature("DoRA (use_dora)", is_set("use_dora")),
     "bias": Feature("trained biases (bias)", config.bias),
     "bias-untyped": Feature("a bias that is no word, null say", numbers.bias_untyped, "LC204"),
     "lora-bias": Feature("a bias on lora_B (lora_bias)", config.lora_bias),
     "init-changes-base": Feature("PiSSA, OLoRA, CorDA, LoftQ (init_lora_weights)", config.init_changes_base),
     "init-not-known": Feature("another initialisation than it knows", config.init_not_known, "LC209"),
     "init-iterated": Feature("PiSSA by iterations (pissa_niter_…)", numbers.init_iterated, "", ("init-changes-base",)),
-    "alora": Feature("activated LoRA (alora_invocation_tokens)", config.alora),
-    "layer-replication": Feature("replicated layers (layer_replication)", config.layer_replication),
-    "bdlora": Feature("BD-LoRA (use_bdlora)", config.bdlora),
-    "qalora": Feature("QALoRA (use_qalora)", config.qalora),
-    "arrow": Feature("Arrow (arrow_config)", config.arrow),
+    "alora": Feature("activated LoRA (alora_invocation_tokens)", is_set("alora_invocation_tokens")),
+    "layer-replication": Feature("replicated layers (layer_replication)", is_set("layer_replication")),
+    "bdlora": Feature("BD-LoRA (use_bdlora)", is_set("use_bdlora")),
+    "qalora": Feature("QALoRA (use_qalora)", is_set("use_qalora")),
+    "arrow": Feature("Arrow (arrow_config)", is_set("arrow_config")),
     "kasa": Feature("KaSA, MonteCLoRA (lora_diag, …)", tensors.kasa, "", ("names-outside-grammar",)),
     "modules-to-save": Feature(
         "modules_to_save but score and classifier", config.modules_to_save, "", ("saved-vocabulary",)
@@ -48,10 +48,7 @@ FEATURES: Mapping[str, Feature] = {
         "another saved module, a norm say",
         tensors.saved_other,
         "",
-        (
-            "modules-to-save",
-            "names-outside-grammar",
-        ),
+        ("modules-to-save", "names-outside-grammar"),
     ),
     "trained-tokens": Feature("trained tokens (trainable_token_indices)", tensors.trained_tokens),
     "added-tokens": Feature("added tokens beyond the vocabulary", tensors.added_tokens, "LC322"),
@@ -68,19 +65,13 @@ FEATURES: Mapping[str, Feature] = {
         "different ranks in q, k, v or gate, up",
         modules.packed_ranks,
         "",
-        (
-            "module-scales",
-            "rank-not-r",
-        ),
+        ("module-scales", "rank-not-r"),
     ),
     "layer-ranks": Feature(
         "different ranks from layer to layer",
         modules.layer_ranks,
         "",
-        (
-            "module-scales",
-            "rank-not-r",
-        ),
+        ("module-scales", "rank-not-r"),
     ),
     "padded-rank": Feature("a rank below 8·tp, or no multiple of 16", places.padded_rank),
     "missing-b": Feature("lora_B missing", modules.missing_b, "LC302"),

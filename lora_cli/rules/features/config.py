@@ -7,56 +7,30 @@ from lora_cli.core.adapter import Adapter
 from lora_cli.core.finding import Location
 from lora_cli.core.late import late
 from lora_cli.core.targets import ALL_LINEAR, scales, targeted_in
+from lora_cli.engines.landing import HEADS
 from lora_cli.errors import FormatError
-from lora_cli.rules.features.feature import Found, Scaled, Served
+from lora_cli.rules.features.feature import Detect, Found, Scaled, Served
 from lora_cli.rules.wording import clip, names, shown
 
 REQUIRED = ("r", "lora_alpha", "target_modules")
 CHANGES_BASE = late(r"(?:pissa|olora|corda|loftq).*", re.IGNORECASE | re.DOTALL)
 KNOWN = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
-HEADS = frozenset({"score", "classifier"})
 
 
-def _field(served: Served, name: str) -> Iterator[Found]:
-    """The field, where it is set to something."""
-    config = served.config
-    value = None if config is None else config.mistyped.get(name, getattr(config, name))
-    if config is not None and value not in (None, False, (), 0, "") and not (value == {} and name != "use_bdlora"):
-        yield Found(f"{name} is {shown(value)}", Location(config.file, name))
+def is_set(name: str) -> Detect:
+    """The detector of a field that is set to something."""
 
+    def detect(served: Served) -> Iterator[Found]:
+        config = served.config
+        value = None if config is None else config.mistyped.get(name, getattr(config, name))
+        if config is not None and value not in (None, False, (), 0, "") and not (value == {} and name != "use_bdlora"):
+            yield Found(f"{name} is {shown(value)}", Location(config.file, name))
 
-def dora(served: Served) -> Iterator[Found]:
-    """``use_dora``."""
-    yield from _field(served, "use_dora")
-
-
-def alora(served: Served) -> Iterator[Found]:
-    """``alora_invocation_tokens``."""
-    yield from _field(served, "alora_invocation_tokens")
-
-
-def layer_replication(served: Served) -> Iterator[Found]:
-    """``layer_replication``."""
-    yield from _field(served, "layer_replication")
-
-
-def bdlora(served: Served) -> Iterator[Found]:
-    """``use_bdlora``."""
-    yield from _field(served, "use_bdlora")
-
-
-def qalora(served: Served) -> Iterator[Found]:
-    """``use_qalora``."""
-    yield from _field(served, "use_qalora")
-
-
-def arrow(served: Served) -> Iterator[Found]:
-    """``arrow_config``."""
-    yield from _field(served, "arrow_config")
+    return detect
 
 
 def bias(served: Served) -> Iterator[Found]:
-    """``bias`` other than "none", or the tensors of biases."""
+    """``bias`` other than "none"."""
     config = served.config
     if config is not None and config.bias != "none":
         yield Found(f"bias is {shown(config.bias)}", Location(config.file, "bias"))
@@ -64,7 +38,7 @@ def bias(served: Served) -> Iterator[Found]:
 
 def lora_bias(served: Served) -> Iterator[Found]:
     """``lora_bias``, or a tensor ``lora_B.bias``."""
-    yield from _field(served, "lora_bias")
+    yield from is_set("lora_bias")(served)
     if served.config is None or not served.config.lora_bias:
         held = [key.name for key in served.adapter.keys.values() if key.part == "lora_bias"]
         if held:

@@ -50,7 +50,7 @@ def _packed(served: Served, members: frozenset[str]) -> Iterator[tuple[str, Sibl
     yield from sets.items()
 
 
-def _packs(served: Served, module: str) -> bool:
+def _packs(module: str) -> bool:
     """Whether engines keep this module in one with its siblings."""
     return _leaf(module) in QKV | GATE_UP
 
@@ -84,13 +84,13 @@ def missing_b(served: Served) -> Iterator[Found]:
 
 def missing_a(served: Served) -> Iterator[Found]:
     """A module with ``lora_B`` alone, outside packed sets."""
-    lacking = (module for module, pair in served.adapter.pairs.items() if not pair.a and not _packs(served, module))
+    lacking = (module for module, pair in served.adapter.pairs.items() if not pair.a and not _packs(module))
     yield from _found(served, "lora_A is missing", lacking)
 
 
 def missing_a_packed(served: Served) -> Iterator[Found]:
     """A module of a packed set with ``lora_B`` alone."""
-    lacking = (module for module, pair in served.adapter.pairs.items() if not pair.a and _packs(served, module))
+    lacking = (module for module, pair in served.adapter.pairs.items() if not pair.a and _packs(module))
     yield from _found(served, "lora_A is missing", lacking)
 
 
