@@ -19,6 +19,12 @@ Version = tuple[int, ...]
 FACTORS: frozenset[Part] = frozenset({"lora_A", "lora_B"})
 """The factors of a linear layer: those of an embedding are taken by fewer engines."""
 
+PACKED: Mapping[str, tuple[str, ...]] = {
+    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+    "gate_up_proj": ("gate_proj", "up_proj"),
+}
+"""Modules that engines keep in one, by what they call that."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:

@@ -6,7 +6,7 @@ that needs it, and nothing between there and the scheduler's process catches tha
 
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.engines.mend import ALONE, MERGE, OTHER_BASE, repair
-from lora_cli.engines.profile import BY_OWN_NAMES, EVERYWHERE, Engine, Grammar, Row
+from lora_cli.engines.profile import BY_OWN_NAMES, EVERYWHERE, PACKED, Engine, Grammar, Row
 
 CONFIG = "sglang/srt/lora/lora_config.py"
 LORA = "sglang/srt/lora/lora.py"
@@ -132,8 +132,6 @@ ROWS = (
         MANAGER,
     ),
 )
-
-PACKED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 
 ENGINE = Engine(
     name="sglang",

@@ -2,7 +2,7 @@
 
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.engines.mend import MERGE, OTHER_BASE, SAVE_AGAIN, repair
-from lora_cli.engines.profile import BY_OWN_NAMES, EVERYWHERE, FACTORS, Engine, Grammar, Row
+from lora_cli.engines.profile import BY_OWN_NAMES, EVERYWHERE, FACTORS, PACKED, Engine, Grammar, Row
 
 LORA = "tensorrt_llm/lora_manager.py"
 HELPER = "tensorrt_llm/lora_helper.py"
@@ -69,7 +69,7 @@ ENGINE = Engine(
             strict=True,
             skips_vocabulary=True,
             experts_apart=True,
-            packed={"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")},
+            packed=PACKED,
         )
     },
     generic={

@@ -6,10 +6,11 @@ from lora_cli.core.adapter import LoraPair
 from lora_cli.core.base_model import BaseModule
 from lora_cli.core.finding import Location
 from lora_cli.engines.landing import LAYER, VOCABULARY
+from lora_cli.engines.profile import PACKED
 from lora_cli.rules.features.feature import Found, Served
 from lora_cli.rules.wording import clip, count, names, shape
 
-QKV, GATE_UP = frozenset({"q_proj", "k_proj", "v_proj"}), frozenset({"gate_proj", "up_proj"})
+QKV, GATE_UP = frozenset(PACKED["qkv_proj"]), frozenset(PACKED["gate_up_proj"])
 Siblings = Mapping[str, LoraPair]
 
 
@@ -20,7 +21,7 @@ def _leaf(module: str) -> str:
 def packed_name(module: str) -> str:
     """What engines call the module that this one is a part of, by its last name."""
     leaf = _leaf(module)
-    return "qkv_proj" if leaf in QKV else "gate_up_proj" if leaf in GATE_UP else leaf
+    return next((whole for whole, parts in PACKED.items() if leaf in parts), leaf)
 
 
 def _found(served: Served, said: str, modules: Iterable[str]) -> Iterator[Found]:
