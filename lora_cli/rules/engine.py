@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.rules.case import Case
+from lora_cli.rules.ranks import highest_rank
 from lora_cli.rules.rule import rule
 from lora_cli.rules.wording import clip
 
@@ -17,20 +18,17 @@ def rank_above_max(case: Case) -> Iterator[Problem]:
 
     *Fix*: start the engine with a larger ``max_lora_rank``, or train with a smaller rank.
     """
-    config, limit = case.adapter.config, case.max_lora_rank
     if case.served:
         yield from _said_of(case, "LC401")
         return
-    if limit is None or config is None:
+    limit = case.max_lora_rank
+    if limit is None or (known := highest_rank(case)) is None:
         return
-    ranks = {f"rank_pattern {clip(pattern)}": rank for pattern, rank in config.rank_pattern.items()}
-    ranks["r"] = config.r
-    ranks |= {pair.module: pair.rank or 0 for pair in case.adapter.pairs.values()}
-    where, highest = max(ranks.items(), key=lambda item: item[1])
+    where, highest, at = known
     if highest > limit:
         yield Problem(
             f"the rank is {highest} ({clip(where)}), and max_lora_rank is {limit}",
-            Location(config.file, "r"),
+            at,
             f"start the engine with max_lora_rank {highest} or more",
         )
 

@@ -8,6 +8,7 @@ from lora_cli.core.finding import Location
 from lora_cli.engines.landing import LAYER, VOCABULARY
 from lora_cli.engines.profile import PACKED
 from lora_cli.rules.features.feature import Found, Served
+from lora_cli.rules.ranks import is_fused
 from lora_cli.rules.wording import clip, count, names, shape
 
 QKV, GATE_UP = frozenset(PACKED["qkv_proj"]), frozenset(PACKED["gate_up_proj"])
@@ -30,15 +31,6 @@ def _found(served: Served, said: str, modules: Iterable[str]) -> Iterator[Found]
     if all_of:
         more = f" ({count(len(all_of), 'module')})" if len(all_of) > 1 else ""
         yield Found(f"{said}: {clip(all_of[0])}{more}", Location(served.case.weights_file, clip(all_of[0])))
-
-
-def is_fused(served: Served, module: str) -> bool:
-    """Whether these are the factors of experts in one tensor, which have ``r`` rows for each."""
-    config = served.config
-    stem = module
-    while stem.endswith(".base_layer"):
-        stem = stem.removesuffix(".base_layer")
-    return config is not None and bool(config.target_parameters) and _leaf(stem) == "experts"
 
 
 def _packed(served: Served, members: frozenset[str]) -> Iterator[tuple[str, Siblings]]:
@@ -185,13 +177,15 @@ def _has_fused(served: Served) -> bool:
 def experts_fused(served: Served) -> Iterator[Found]:
     """Factors of all experts in one, for an engine whose model keeps them apart."""
     if not _has_fused(served):
-        fused = (module for module in served.adapter.pairs if is_fused(served, module))
+        fused = (module for module in served.adapter.pairs if is_fused(served.adapter, module))
         yield from _found(served, "the experts' factors are fused", fused)
 
 
 def experts_alone(served: Served) -> Iterator[Found]:
     """Of an expert's two fused parameters only one has factors."""
-    fused = {module for module in served.adapter.pairs if is_fused(served, module)} if _has_fused(served) else set()
+    fused = (
+        {module for module in served.adapter.pairs if is_fused(served.adapter, module)} if _has_fused(served) else set()
+    )
     alone = [
         one for one in sorted(fused) if not {one.removesuffix(".base_layer"), f"{one}.base_layer"} & (fused - {one})
     ]

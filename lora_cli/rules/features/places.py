@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from lora_cli.core.finding import Location
 from lora_cli.rules.features.feature import Found, Served
-from lora_cli.rules.features.modules import is_fused, packed_name
+from lora_cli.rules.features.modules import packed_name
+from lora_cli.rules.ranks import highest_rank
 from lora_cli.rules.wording import clip, count, names
 
 
@@ -12,7 +13,7 @@ def rank_above_max(served: Served) -> Iterator[Found]:
     """The highest rank, of the config or of a tensor, is above what the engine's slots have."""
     engine, given = served.profile.engine, served.deployment.max_lora_rank
     limit = given if given is not None else engine.default_rank
-    if limit is None or (known := highest_rank(served)) is None:
+    if limit is None or (known := highest_rank(served.case)) is None:
         return
     where, highest, at = known
     if highest <= limit:
@@ -26,22 +27,6 @@ def rank_above_max(served: Served) -> Iterator[Found]:
         at,
         {"mend": mend, "rank": str(highest)},
     )
-
-
-def highest_rank(served: Served) -> tuple[str, int, Location] | None:
-    """What has the highest rank, that rank, and where it says so."""
-    config = served.config
-    ranks: dict[str, int] = {}
-    if config is not None:
-        ranks = {f"rank_pattern {clip(pattern)}": rank for pattern, rank in config.rank_pattern.items()} | {
-            "r": config.r
-        }
-    file = config.file if config is not None else served.case.weights_file
-    tensors = {m: pair.rank or 0 for m, pair in served.adapter.pairs.items() if not is_fused(served, m)}
-    if not ranks and not tensors:
-        return None
-    where, highest = max((ranks | tensors).items(), key=lambda item: item[1])
-    return where, highest, Location(served.case.weights_file, clip(where)) if where in tensors else Location(file, "r")
 
 
 def padded_rank(served: Served) -> Iterator[Found]:

@@ -7,7 +7,7 @@ from lora_cli.core.formats import SHARDED
 from lora_cli.core.keys import Key
 from lora_cli.engines.landing import HEADS, VOCABULARY
 from lora_cli.rules.features.feature import Found, Served
-from lora_cli.rules.features.modules import is_fused
+from lora_cli.rules.ranks import is_fused
 from lora_cli.rules.wording import clip, count, names
 
 
@@ -99,7 +99,7 @@ def rank_not_r(served: Served) -> Iterator[Found]:
     config = served.config
     if config is None or "r" not in config.given or "r" in config.mistyped:
         return
-    pairs = [(m, pair.rank) for m, pair in served.adapter.pairs.items() if not is_fused(served, m)]
+    pairs = [(m, pair.rank) for m, pair in served.adapter.pairs.items() if not is_fused(served.adapter, m)]
     other = [(module, rank) for module, rank in pairs if rank not in {None, config.r}]
     if other:
         module, rank = other[0]
