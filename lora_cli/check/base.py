@@ -14,9 +14,7 @@ from lora_cli.sources.registry import Sources
 Fallback = Callable[[Mapping[str, Any]], BaseModel]
 
 
-def open_base(
-    base: str | AdapterRef, settings: Settings, *, base_dir: Path | None = None, fallback: Fallback | None = None
-) -> BaseModel:
+def open_base(base: str | AdapterRef, settings: Settings, *, fallback: Fallback | None = None) -> BaseModel:
     """The base model that ``base`` names: a directory, a ``config.json``, a Hub id or any reference.
 
     Only its config and header ranges are read, never weights. ``fallback`` makes a model of an unknown family.
@@ -26,7 +24,7 @@ def open_base(
     """
     from lora_cli.read.base import read_base, read_base_file
 
-    ref = parse(base, is_path=is_path, base_dir=base_dir) if isinstance(base, str) else base
+    ref = parse(base, is_path=is_path) if isinstance(base, str) else base
     if ref.scheme == "file" and Path(ref.location).is_file():
         return read_base_file(Path(ref.location), fallback=fallback)
     source = Sources(settings).of(ref)

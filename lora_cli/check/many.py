@@ -4,7 +4,6 @@ import os
 import sys
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.check.outcome import Checked
@@ -38,7 +37,6 @@ def check_all(
     terms: Terms,
     settings: Settings,
     *,
-    base_dir: Path | None = None,
     contents: bool = True,
     demands: "Mapping[Item, Demand] | None" = None,
     latest: Container[Item] = (),
@@ -62,7 +60,6 @@ def check_all(
             terms,
             settings,
             name=name,
-            base_dir=base_dir,
             sources=sources,
             demand=demand,
             latest=item in latest,

@@ -31,7 +31,6 @@ def check_in_place(
     settings: Settings,
     *,
     name: str = "",
-    base_dir: Path | None = None,
     sources: Sources | None = None,
     demand: "Demand | None" = None,
     latest: bool = False,
@@ -40,16 +39,16 @@ def check_in_place(
 
     What the cache has of the same revision of a remote one is read from there, values too.
 
-    Never raises for what one adapter does wrong: a ``LoraCliError`` is kept in the result. ``base_dir`` is what
-    relative paths are relative to (a manifest's folder). ``sources`` are shared with other adapters. ``demand`` must
-    hold for it, and ``settings.policies``. With ``latest`` the latest checkpoint of a training run is judged.
+    Never raises for what one adapter does wrong: a ``LoraCliError`` is kept in the result. ``sources`` are shared
+    with other adapters. ``demand`` must hold for it, and ``settings.policies``. With
+    ``latest`` the latest checkpoint of a training run is judged.
     """
     watch = Stopwatch()
     shown = without_secrets(str(text))
     source_text = shown
     revision = adapter = None
     try:
-        ref = parse(text, is_path=is_path, base_dir=base_dir) if isinstance(text, str) else text
+        ref = parse(text, is_path=is_path) if isinstance(text, str) else text
         source_text = str(ref)
         origin = (sources or Sources(settings)).of(ref)
         if latest:
