@@ -89,13 +89,22 @@ class Report:
                 yield one, finding
 
     def identity(self, one: Checked) -> str:
-        """What an adapter is called on every machine, whatever is in it."""
-        return identity(one, self.directory, self.manifest)
+        """What an adapter is called on every machine, whatever is in it.
+
+        Its name in the manifest, else its path from ``directory``, else its reference without the revision.
+        """
+        if one.name in self.manifest:
+            return one.name
+        inside = _inside(one.source, self.directory)
+        return inside if inside is not None else _unpinned(one.source)
 
     def fingerprint(self, one: Checked, finding: Finding) -> str:
         """32 hexadecimal digits that stay the same as long as the rule finds something there: no message is in it."""
-        at = finding.problem.at
-        return fingerprint(self.identity(one), finding.code, at.file, at.field, by=finding.problem.by)
+        import hashlib
+
+        at, by = finding.problem.at, finding.problem.by
+        parts = (self.identity(one), finding.code, at.file, at.field, *([by] if by else ()))
+        return hashlib.sha256("\0".join(parts).encode(errors="backslashreplace")).hexdigest()[:32]
 
     def place(self, one: Checked, file: str) -> Place:
         """Where ``file`` of an adapter is: itself where it lies below ``directory``, else the manifest's line."""
@@ -145,22 +154,6 @@ def _by_engine(checked: Sequence[Checked]) -> dict[str, dict[str, int]]:
         outcomes = found.setdefault(str(engine), {})
         outcomes[engine.outcome.label] = outcomes.get(engine.outcome.label, 0) + 1
     return found
-
-
-def identity(one: Checked, directory: Path, manifest: Mapping[str, str]) -> str:
-    """An adapter's name in the manifest, else its path from ``directory``, else its reference without the revision."""
-    if one.name in manifest:
-        return one.name
-    inside = _inside(one.source, directory)
-    return inside if inside is not None else _unpinned(one.source)
-
-
-def fingerprint(adapter: str, code: str, file: str, where: str, by: str = "") -> str:
-    """The name of one finding, from its adapter's, its rule and its location, and the engine that it is for."""
-    import hashlib
-
-    parts = (adapter, code, file, where, *([by] if by else ()))
-    return hashlib.sha256("\0".join(parts).encode(errors="backslashreplace")).hexdigest()[:32]
 
 
 def _inside(source: str, directory: Path) -> str | None:
