@@ -46,6 +46,11 @@ def test_a_good_adapter_ends_with_0(good: str, base: str, capsys: pytest.Capture
     )
 
 
+def test_a_folder_with_its_slash_is_told_once(good: str, base: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", f"{good}/", "--base", base]) == 0
+    assert "file://" not in capsys.readouterr().out
+
+
 def test_one_bad_adapter_does_not_stop_the_others(
     good: str, bad: str, base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

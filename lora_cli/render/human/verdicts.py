@@ -49,7 +49,7 @@ def _headline(checked: Checked, width: int, fail_on: Severity, colour: bool) -> 
     said = "\n".join(wrap(f"{safe(checked.name)}: {word}{tail}", width, "  ", "") or [word])
     name, colon, outcome = said.rpartition(f":\n  {word}" if f":\n  {word}" in said else f": {word}")
     yield from (name + colon.replace(word, paint(word, style, colour=colour)) + outcome).split("\n")
-    if checked.source != checked.name and not checked.source.endswith(checked.name):
+    if not checked.source.endswith(checked.name.rstrip("/")):
         yield from wrap(checked.source, width, "  ", "  ")
 
 
