@@ -99,19 +99,25 @@ def _scan_file(
     test = integers_test if small else numpy_test
     stats = {tensor.name: _unread(tensor) for tensor in tensors}
     for tensor, piece in pieces(source, revision, file, tensors, SMALL if small else PIECE):
-        so_far = stats[tensor.name]
         if small and len(piece) == tensor.nbytes and (size := _bounded(tensor.dtype, piece)) is not None:
             stats[tensor.name] = TensorStats(nonfinite=False, zero=False, magnitude=size)
             continue
-        known = None if so_far.magnitude is None else so_far.magnitude.exact
-        sound = usual(tensor.dtype, piece) if known is not None and not small else None
-        nonfinite, zero = (False, False) if sound is not None else judge(tensor.dtype, piece, test)
-        if nonfinite:
-            known = None
-        elif known is not None and not zero:
-            known = known.with_(sound or measure(tensor.dtype, piece, numpy=not small))
-        stats[tensor.name] = TensorStats(so_far.nonfinite or nonfinite, so_far.zero and zero, known)
+        for start in range(0, len(piece), PIECE):
+            part = piece[start : start + PIECE]
+            stats[tensor.name] = _with(stats[tensor.name], tensor.dtype, part, test, numpy=not small)
     return stats
+
+
+def _with(so_far: TensorStats, dtype: str, piece: memoryview, test: LaneTest, *, numpy: bool) -> TensorStats:
+    """What was told of a tensor so far, and of the next piece of it."""
+    known = None if so_far.magnitude is None else so_far.magnitude.exact
+    sound = usual(dtype, piece) if known is not None and numpy else None
+    nonfinite, zero = (False, False) if sound is not None else judge(dtype, piece, test)
+    if nonfinite:
+        known = None
+    elif known is not None and not zero:
+        known = known.with_(sound or measure(dtype, piece, numpy=numpy))
+    return TensorStats(so_far.nonfinite or nonfinite, so_far.zero and zero, known)
 
 
 def _bounded(dtype: str, piece: memoryview) -> Estimate | None:

@@ -203,6 +203,22 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, nbytes: int) -> None
     assert peak < 12 * PIECE + (8 << 20)
 
 
+def test_small_adapters_of_many_sizes_leave_little_in_memory(tmp_path: Path) -> None:
+    source = LocalSource()
+    tracemalloc.start()
+    try:
+        for rows in range(1000, 1004):
+            write_adapter(tmp_path / str(rows), tensors={A: raw(np.full((rows, 512), 0.5), "float64")})
+            revision = source.resolve(AdapterRef("file", str(tmp_path / str(rows))))
+            adapter = read_adapter(source, revision, "sql")
+            with without_numpy():
+                assert scan_values(source, revision, adapter)[A] == OK
+        kept = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert kept < 2 * SMALL
+
+
 def test_a_large_file_is_scanned_with_numpy_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     array = np.ones((4, 64), dtype=np.float32)
     array[3, 63] = np.nan
