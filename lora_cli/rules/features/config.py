@@ -131,7 +131,7 @@ def rslora(served: Served) -> Iterator[Found]:
 def module_scales(served: Served) -> Iterator[Found]:
     """A module with another scale than the config's, because of ``rank_pattern`` or ``alpha_pattern``."""
     config, by_module = served.config, served.scaled.by_module
-    if config is None:
+    if config is None or not by_module:  # with a rank of 0 there is no scale
         return
     common = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
     other = [module for module, scale in by_module.items() if abs(scale.scaling - common) > 1e-9 * abs(common)]
