@@ -8,6 +8,7 @@ from lora_cli.core.base_model import BaseModel
 from lora_cli.core.companions import Companions
 from lora_cli.core.finding import Finding, Skipped, Verdict
 from lora_cli.core.frozen import dataclass, replace
+from lora_cli.core.recent import Recent
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Revision
 from lora_cli.rules import RULES
@@ -115,6 +116,10 @@ def judge(adapter: Adapter, terms: Terms, evidence: Evidence) -> Verdict:
     )
 
 
+_HEADED: Recent[BaseModel] = Recent()
+"""Adapters for one task share the base with its head, and with it all that is known of such adapters on it."""
+
+
 def _as_trained(adapter: Adapter, base: BaseModel | None) -> BaseModel | None:
     """The base with the head that the adapter's task has."""
     task = adapter.config.task_type if adapter.config is not None else None
@@ -122,7 +127,7 @@ def _as_trained(adapter: Adapter, base: BaseModel | None) -> BaseModel | None:
         return base
     from lora_cli.core.heads import for_task
 
-    return for_task(base, task, tuple(adapter.pairs))
+    return _HEADED.of(for_task, base, task, adapter.pairs)
 
 
 def _on_engines(case: Case, terms: Terms) -> tuple[Case, list[Finding | Skipped]]:

@@ -4,7 +4,7 @@ A base's config does not say which class an adapter was trained on; ``task_type`
 Sources: transformers 5 (``For…`` classes of the families in ``core.architectures``), PEFT 0.21 ``peft_model.py``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ OTHER_PREFIX = ("llama", "qwen2", "qwen3")
 """Families whose class for answering questions calls the model ``transformer`` and not ``model``."""
 
 
-def for_task(base: BaseModel, task: str | None, named: Sequence[str]) -> BaseModel:
+def for_task(base: BaseModel, task: str | None, named: Collection[str]) -> BaseModel:
     """``base`` as its class for ``task`` has it; ``named`` are the adapter's own modules.
 
     The base itself for text generation, and for tasks without a head where the names are text generation's even so.
@@ -38,7 +38,7 @@ def _pooler(base: BaseModel, task: str | None) -> dict[str, BaseModule]:
     return {f"{base.model_type}.pooler.dense": pooler} if has else {}
 
 
-def _renamed(base: BaseModel, named: Sequence[str], prefix: str) -> BaseModel:
+def _renamed(base: BaseModel, named: Collection[str], prefix: str) -> BaseModel:
     """``base`` with another first component, if more of the adapter's names are those then."""
     model = next(iter(base.modules), "").partition(".")[0] + "."
 
