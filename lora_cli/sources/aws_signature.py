@@ -1,4 +1,4 @@
-"""Signature Version 4 for the requests that obstore cannot make: those that ask for an object's checksum."""
+"""Signature Version 4 for the requests that are not made by obstore: see ``s3_requests``."""
 
 import functools
 import hashlib

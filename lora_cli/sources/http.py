@@ -268,7 +268,7 @@ def _range_header(position: int, piece: Piece) -> Headers:
 def _wanted(http: Http, response: "Response", position: int, piece: Piece, what: str) -> Iterator[bytes]:
     """The body from ``position`` to the piece's end, whether the server honoured the range or not."""
     body = chunks(response, http.timeout_s)
-    skip, total = _placement(response, position, what)
+    skip, total = placement(response, position, what)
     if piece.size is not None and total not in (None, piece.size):
         raise Corrupt(f"{what}: it has {total} bytes now, where {piece.size} were listed", hint=AGAIN)
     # Of a whole file that was sent instead of a range, what follows the piece is not waited for.
@@ -288,7 +288,7 @@ def _wanted(http: Http, response: "Response", position: int, piece: Piece, what:
             return
 
 
-def _placement(response: "Response", position: int, what: str) -> tuple[int, int | None]:
+def placement(response: "Response", position: int, what: str) -> tuple[int, int | None]:
     """How many bytes of the body come before ``position``, and how long the whole file is (None: not said)."""
     if response.status == 200:
         length = response.headers.get("Content-Length", "")

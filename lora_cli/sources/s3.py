@@ -4,7 +4,6 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -17,7 +16,8 @@ from lora_cli.sources.object_refusals import Asker, Words
 from lora_cli.sources.object_wishes import Wishes
 from lora_cli.sources.objects import Bucket, ObjectSource, client_options, object_key, version_key
 from lora_cli.sources.private import bounds_of, check_host
-from lora_cli.sources.s3_checksum import body, checksum, hexadecimal, may_have_one, signed_look, whole
+from lora_cli.sources.s3_checksum import checksum, hexadecimal, may_have_one
+from lora_cli.sources.s3_requests import is_told_apart, reading, signed_look
 from lora_cli.sources.urls import host
 
 if TYPE_CHECKING:
@@ -73,18 +73,19 @@ class S3Source(ObjectSource):
     def _stream(
         self, bucket: Bucket, revision: Revision, file: RemoteFile, start: int, end: int, *, rest: bool
     ) -> Iterator[bytes]:
-        """As every object store; a checksum comes along with all of an object, though not by obstore."""
+        """As every object store, but not by obstore; a checksum comes along with all of an object."""
         account = self._account
-        if account is None or not _unsaid(file) or (start, end) != (0, file.size):
+        if account is None or not is_told_apart(file):
             yield from super()._stream(bucket, revision, file, start, end, rest=rest)
             return
-        what, timeout_s = f"{revision.ref}: {file.path}", self._settings.timeout_s
-        key = object_key(revision.ref, file)
-        with closing(whole(account, bucket.asker.bucket, key, file, what, timeout_s)) as response:
-            self._note(revision, file, response.headers.get("x-amz-meta-sha256", ""))
-            said = self._checksums[version_key(revision, file)] = Future()
-            said.set_result(hexadecimal(response.headers))
-            yield from body(response, end, what, timeout_s)
+        key, what, timeout_s = object_key(revision.ref, file), f"{revision.ref}: {file.path}", self._settings.timeout_s
+        asked = (account, bucket.asker.bucket, key, file, (start, end), what, timeout_s)
+        with reading(*asked, rest=rest) as (headers, body):
+            self._note(revision, file, headers.get("x-amz-meta-sha256", ""))
+            if (start, end) == (0, file.size) and _unsaid(file):
+                said = self._checksums[version_key(revision, file)] = Future()
+                said.set_result(hexadecimal(headers))
+            yield from body
 
     def told(self, revision: Revision, file: RemoteFile) -> Mapping[str, str]:
         """The sha256 in the object's metadata, and the checksum that S3 keeps, if it has one of all the bytes."""
