@@ -162,7 +162,7 @@ def sftp(folder: Path) -> Iterator[str]:
     def command(port: int) -> Sequence[str]:
         return [
             str(_SCRIPTS / "rclone"), "serve", "sftp", "--config", str(folder / "none.conf"), "--addr",
-            f"127.0.0.1:{port}", "--user", ADMIN[0], "--pass", ADMIN[1], "--key", str(key), "--dir-cache-time", "10ms",
+            f"127.0.0.1:{port}", "--user", ADMIN[0], "--pass", ADMIN[1], "--key", str(key), "--dir-cache-time", "0s",
             str(folder),
         ]  # fmt: skip
 
