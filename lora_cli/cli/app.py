@@ -1,13 +1,13 @@
 """The command line as typer reads it: help, mistakes, completion, variables, and whatever else is not plain.
 
-A subcommand is a line in ``COMMANDS`` and a module with a function ``command`` (or, for a group, a Typer ``app``).
+A subcommand is a line in ``COMMANDS`` and a module with a function ``command``; a group's module has ``COMMANDS`` too.
 The module is imported only when its command runs: ``lora-cli --help`` loads none of them.
 """
 
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
@@ -48,10 +48,14 @@ class LazyGroup(TyperGroup):
 def load_command(name: str) -> "Command":
     """The subcommand of that name, with its module imported."""
     module = import_module(f"lora_cli.cli.{name.replace('-', '_')}")
-    group: typer.Typer | None = getattr(module, "app", None)
-    if group is None:
+    below: Mapping[str, Callable[..., Any]] | None = getattr(module, "COMMANDS", None)
+    if below is None:
         group = typer.Typer(add_completion=False, rich_markup_mode=_markup_mode())
         group.command(name, help=COMMANDS[name])(_spoken(module.command))
+    else:
+        group = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, help=COMMANDS[name])
+        for word, function in below.items():
+            group.command(word)(_spoken(function))
     command = typer.main.get_command(group)
     command.name = name
     _bind_environment(command)

@@ -2,12 +2,11 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
+from lora_cli.cli import typer
 from lora_cli.cli.output import Format, colour, width, write
 from lora_cli.errors import Corrupt, NotFound, UsageError
 from lora_cli.settings import Settings, parse_duration, with_flags
@@ -19,29 +18,24 @@ if TYPE_CHECKING:
     from lora_cli.fetch.mend import Mended
     from lora_cli.store.sweep import Removed
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Look after the disk cache.")
-
 FormatOption = Annotated[Format, typer.Option("--format", help="How to write the result.")]
 Names = Annotated[
     list[str], typer.Argument(metavar="REF|DIGEST|NAME...", help="References, digests (8 or more digits), views.")
 ]
 
 
-@app.command("ls")
 def list_snapshots(ctx: typer.Context, output_format: FormatOption = Format.HUMAN) -> None:
     """List the snapshots, the last used first."""
     store = _store(ctx)
     _show(store, inventory(store), output_format, one_by_one=False)
 
 
-@app.command()
 def show(ctx: typer.Context, names: Names, output_format: FormatOption = Format.HUMAN) -> None:
     """Show snapshots: what means them, and each file."""
     store = _store(ctx)
     _show(store, _found(store, names), output_format, one_by_one=True)
 
 
-@app.command("verify")
 def verify_all(
     ctx: typer.Context,
     repair: Annotated[bool, typer.Option("--repair", help="Fetch again what rotted, the same bytes or none.")] = False,
@@ -82,7 +76,6 @@ def verify_all(
     raise typer.Exit(0 if well else Corrupt.exit_code)
 
 
-@app.command("gc")
 def collect_garbage(
     ctx: typer.Context,
     cache_budget: Annotated[
@@ -113,7 +106,6 @@ def collect_garbage(
     _say_removed(removed, output_format, dry_run=dry_run)
 
 
-@app.command("rm")
 def remove_snapshots(ctx: typer.Context, names: Names, output_format: FormatOption = Format.HUMAN) -> None:
     """Remove snapshots, every reference that means them, and the blobs that no other snapshot has."""
     from lora_cli.store.sweep import remove
@@ -122,7 +114,6 @@ def remove_snapshots(ctx: typer.Context, names: Names, output_format: FormatOpti
     _say_removed(remove(store, _found(store, names)), output_format, dry_run=False)
 
 
-@app.command("path")
 def show_path(
     ctx: typer.Context,
     name: Annotated[
@@ -223,3 +214,13 @@ def _say_removed(removed: "Sequence[Removed]", output_format: Format, *, dry_run
     from lora_cli.render.human.cached import render_removed
 
     write(render_removed(removed, dry_run=dry_run))
+
+
+COMMANDS: Mapping[str, Callable[..., None]] = {
+    "ls": list_snapshots,
+    "show": show,
+    "verify": verify_all,
+    "gc": collect_garbage,
+    "rm": remove_snapshots,
+    "path": show_path,
+}

@@ -183,10 +183,14 @@ def _plain(front: Sequence[str], rest: Sequence[str]) -> tuple[Any, typer.Contex
             raise NotPlain
     if not rest or rest[0] not in COMMANDS:
         raise NotPlain
-    command = getattr(import_module(f"lora_cli.cli.{rest[0].replace('-', '_')}"), "command", None)
-    if command is None:
+    module, words = import_module(f"lora_cli.cli.{rest[0].replace('-', '_')}"), rest[1:]
+    if (group := getattr(module, "COMMANDS", None)) is None:
+        command = module.command
+    elif words and words[0] in group:
+        command, words = group[words[0]], words[1:]
+    else:
         raise NotPlain
-    given = read(command, rest[1:])
+    given = read(command, words)
     return command, typer.Context(params=given), given, read(root, front)
 
 

@@ -10,7 +10,7 @@ import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_cli.cli import app
+from lora_cli.cli import app, cache
 from lora_cli.cli.main import COMMANDS, root
 from lora_cli.cli.plain import NotPlain, read
 
@@ -19,6 +19,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     for name in COMMANDS
     if hasattr(module := import_module(f"lora_cli.cli.{name.replace('-', '_')}"), "command")
 } | {"root": root}
+
+FUNCTIONS |= {f"cache-{name}": function for name, function in cache.COMMANDS.items()}
 
 
 UNREAD = {"ctx", "version"}  # --version is typer's alone, and its callback gives nothing
@@ -49,10 +51,11 @@ def typers(function: Callable[..., Any]) -> Callable[[list[str]], dict[str, Any]
 
 
 TYPERS = {name: typers(function) for name, function in FUNCTIONS.items()}
+LOADED = {name: app.load_command(name) for name in FUNCTIONS if name in COMMANDS}
+LOADED |= {f"cache-{name}": command for name, command in getattr(app.load_command("cache"), "commands", {}).items()}
 FLAGS = {
-    name: sorted({flag for one in app.load_command(name).params for flag in (*one.opts, *one.secondary_opts)})
-    for name in FUNCTIONS
-    if name != "root"
+    name: sorted({flag for one in command.params for flag in (*one.opts, *one.secondary_opts)})
+    for name, command in LOADED.items()
 } | {"root": ["--cache-dir", "--config", "--quiet", "-q", "--verbose", "-v", "--no-progress", "--version"]}
 WORDS = [
     "x",
@@ -106,6 +109,11 @@ def test_what_is_plain_means_what_typer_says(name: str, data: st.DataObject) -> 
         "rules",
         "rules LC101 --format=json",
         "root --cache-dir c -q",
+        "cache-ls --format json",
+        "cache-verify --repair -f set.yaml",
+        "cache-gc --max-bytes 50GiB --unused-for 30d --dry-run",
+        "cache-rm a b",
+        "cache-path",
     ],
 )
 def test_what_people_write_every_day_is_plain(line: str) -> None:
@@ -129,6 +137,8 @@ def test_what_people_write_every_day_is_plain(line: str) -> None:
         "rules LC101 LC102",
         "inspect",
         "root --version",
+        "cache-ls a",
+        "cache-gc --dry",
     ],
 )
 def test_what_is_odd_or_wrong_is_left_to_typer(line: str) -> None:
