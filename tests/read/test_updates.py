@@ -1,0 +1,56 @@
+"""The update of a module in numbers, beside the dense product that is never made."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lora_cli.read.updates import Update, difference, distance, inner, norm, singular_values
+
+
+def update(seed: int, shape: tuple[int, int, int], scaling: float, kind: str = "f4") -> Update:
+    random, (d_out, d_in, r) = np.random.default_rng(seed), shape
+    return Update(random.normal(size=(r, d_in)).astype(kind), random.normal(size=(d_out, r)).astype(kind), scaling)
+
+
+def dense(one: Update) -> Any:
+    return one.scaling * (one.b.astype("f8") @ one.a.astype("f8"))
+
+
+SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 40), st.integers(1, 48))
+
+
+@given(st.integers(0, 2**32 - 1), SHAPES, st.floats(-8, 8))
+def test_norm_and_singular_values_are_those_of_the_product(seed: int, shape: Any, scaling: float) -> None:
+    one = update(seed, shape, scaling)
+    values = np.linalg.svd(dense(one), compute_uv=False)
+    size = float(np.linalg.norm(dense(one)))
+    ours = singular_values(one)
+    assert norm(one) == pytest.approx(size, rel=1e-5, abs=1e-6)
+    np.testing.assert_allclose(ours, values[: len(ours)], atol=1e-5 * max(size, 1e-9))
+    assert (values[len(ours) :] <= 1e-9 * max(size, 1)).all()
+
+
+@given(st.integers(0, 2**32 - 2), SHAPES, st.integers(1, 48), st.floats(0.1, 4))
+def test_inner_product_and_distance_are_those_of_the_products(seed: int, shape: Any, r: int, scaling: float) -> None:
+    one, other = update(seed, shape, 1.5), update(seed + 1, (shape[0], shape[1], r), scaling)
+    assert inner(one, other) == pytest.approx(float((dense(one) * dense(other)).sum()), rel=1e-4, abs=1e-3)
+    assert distance(one, other) == pytest.approx(float(np.linalg.norm(dense(one) - dense(other))), rel=1e-5)
+    np.testing.assert_allclose(dense(difference(one, other)), dense(one) - dense(other), atol=1e-4)
+
+
+def test_what_is_nearly_equal_is_told_apart_to_the_last_digits() -> None:
+    one = update(3, (500, 700, 16), 2.0, "f8")
+    nudged = Update(one.a, one.b * (1 + 1e-9), one.scaling)
+    assert distance(one, one) <= 1e-12 * norm(one)
+    assert distance(one, nudged) == pytest.approx(1e-9 * norm(one), rel=1e-3)
+
+
+def test_another_basis_of_the_same_update_is_the_same_update() -> None:
+    one = update(4, (60, 50, 8), 0.5, "f8")
+    turn = np.linalg.qr(np.random.default_rng(5).normal(size=(8, 8)))[0]
+    turned = Update(turn.T @ one.a, 4 * one.b @ turn, one.scaling / 4)
+    assert distance(one, turned) <= 1e-12 * norm(one)
+    assert inner(one, turned) == pytest.approx(norm(one) ** 2)
