@@ -1,11 +1,11 @@
 """What a module's update ``s · B @ A`` is, in numbers, without ever making it: ``[d_out, d_in]`` stays two factors.
 
 With ``B = Q_B R_B`` and ``Aᵀ = Q_A R_A`` (thin QR) it is ``Q_B (s R_B R_Aᵀ) Q_Aᵀ``: its singular values, and so its
-norm, are those of the small matrix in the middle, ``[r, r]``. Squares of the factors (Gram matrices) would take half
-the time and lose half the digits.
+norm, are those of the small matrix in the middle, ``[r, r]``. R comes from Cholesky factors, twice, in float64
+(CholeskyQR2: Yamamoto, Nakatsukasa, Yanagisawa and Fukaya, ETNA 44, 2015), which is as exact as Householder's QR for
+factors that are no worse conditioned than 1e7, and many times as fast; others are left to that.
 """
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from lora_cli.core.frozen import dataclass
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Numbers = NDArray[np.floating[Any]]
+
+
+WORST = 1e-7
+"""Columns that lie closer to those before them are left to Householder's QR."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +36,36 @@ class Update:
 
 
 def core(update: Update) -> "Numbers":
-    """A small matrix with the singular values of the update, ``[min(d_out, r), min(d_in, r)]``, in float64."""
+    """A small matrix with the singular values of the update that may be above zero, in float64."""
     import numpy as np
 
-    r_b = np.asarray(np.linalg.qr(update.b, mode="r"), "f8")
-    r_a = np.asarray(np.linalg.qr(update.a.T, mode="r"), "f8")
+    a, b = update.a.T.astype("f8"), update.b.astype("f8")
+    norms = np.linalg.norm(a, axis=0), np.linalg.norm(b, axis=0)
+    # A rank that either factor leaves at zero, as padding does, adds nothing.
+    alive = (norms[0] > 0) & (norms[1] > 0)
+    if not alive.any():
+        return np.zeros((1, 1))
+    r_a, r_b = (_triangle(x[:, alive], size[alive]) for x, size in zip((a, b), norms, strict=True))
     middle: Numbers = update.scaling * (r_b @ r_a.T)
     return middle
+
+
+def _triangle(x: "Numbers", norms: "Numbers") -> "Numbers":
+    """R of the thin QR of ``x`` ``[n, r]``, whose columns have those ``norms``, up to the signs of its rows."""
+    import numpy as np
+
+    unit = x / norms
+    try:
+        first = np.linalg.cholesky(unit.T @ unit).T
+        diagonal = np.diag(first)
+        if len(x) >= len(first) and diagonal.min() > WORST:
+            orthogonal = unit @ np.linalg.inv(first)
+            second = np.linalg.cholesky(orthogonal.T @ orthogonal).T
+            triangle: Numbers = (second @ first) * norms
+            return triangle
+    except np.linalg.LinAlgError:
+        pass  # of less than full rank
+    return np.asarray(np.linalg.qr(x, mode="r"), "f8")
 
 
 def singular_values(update: Update) -> "Numbers":
@@ -72,8 +99,4 @@ def difference(one: Update, other: Update) -> Update:
 
 def distance(one: Update, other: Update) -> float:
     """The Frobenius norm of ``one - other``, by that of their difference's own factors: nothing cancels."""
-    return norm(difference(one, other)) if one.a.size and other.a.size else math.hypot(_norm(one), _norm(other))
-
-
-def _norm(update: Update) -> float:
-    return norm(update) if update.a.size else 0.0
+    return norm(difference(one, other))

@@ -54,3 +54,27 @@ def test_another_basis_of_the_same_update_is_the_same_update() -> None:
     turned = Update(turn.T @ one.a, 4 * one.b @ turn, one.scaling / 4)
     assert distance(one, turned) <= 1e-12 * norm(one)
     assert inner(one, turned) == pytest.approx(norm(one) ** 2)
+
+
+@pytest.mark.parametrize("spoil", ["a zero column", "two alike", "nearly alike", "tiny columns", "of rank 1"])
+def test_factors_of_any_condition_have_the_singular_values_of_the_product(spoil: str) -> None:
+    one = update(6, (300, 200, 12), 0.7, "f8")
+    if spoil == "a zero column":
+        one.b[:, 3] = 0
+    elif spoil == "two alike":
+        one.b[:, 5] = one.b[:, 4]
+    elif spoil == "nearly alike":
+        one.a[5] = one.a[4] * (1 + 1e-9)
+    elif spoil == "tiny columns":
+        one.b[:, 2:] *= 1e-12
+    else:
+        one.a[:] = one.a[0]
+    values = np.linalg.svd(dense(one), compute_uv=False)
+    ours = singular_values(one)
+    np.testing.assert_allclose(ours, values[: len(ours)], atol=1e-13 * values[0])
+
+
+def test_an_update_of_zeros_has_no_size() -> None:
+    one = Update(np.zeros((4, 6), "f4"), np.ones((5, 4), "f4"), 2.0)
+    assert norm(one) == 0
+    assert singular_values(one).tolist() == [0.0]
