@@ -44,7 +44,6 @@ def engines_page() -> Iterator[str]:
         yield f"| {feature.title} | " + " | ".join(_plain(letter(name, profile)) for profile in profiles) + " |"
     yield from ("", f"{_plain(LEGEND)}.", "")
     yield "Of damaged files, broken configs and values that are not finite the rules without an engine say what is so."
-    yield from ("", "`lora-cli repair`, which is named below, is not in this version.")
     for engine in ENGINES.values():
         for profile in reversed(profiles_of(engine)):
             if profile.rows:

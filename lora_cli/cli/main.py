@@ -23,6 +23,7 @@ COMMANDS = {
     "fetch": "Resolve adapters, pin their version and download them into the cache.",
     "validate": "Judge adapters: format, config, tensors and values, against a base model.",
     "inspect": "Say what an adapter is, from its header alone, local or remote.",
+    "repair": "Write a copy of an adapter that a named engine serves as it was trained.",
     "warm": "Load adapters into a warm process and prove that they work.",
     "serve-bench": "Measure what adapters cost, cold and warm.",
     "cache": "Look after the disk cache: ls, show, verify, gc, rm, path.",

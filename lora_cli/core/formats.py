@@ -75,8 +75,8 @@ PICKLE = Format(
 SHARDED = Format(
     "sharded",
     "a PEFT adapter in shards",
-    "write all tensors into one adapter_model.safetensors: lora-cli repair, in versions that have it, or load_file() "
-    "of each shard and save_file() of all",
+    "write all tensors into one adapter_model.safetensors: `lora-cli repair` does, or load_file() of each shard and "
+    "save_file() of all",
     files=r"adapter_model-\d{5}-of-\d{5}\.(safetensors|bin)|adapter_model\.(safetensors|bin)\.index\.json",
 )
 

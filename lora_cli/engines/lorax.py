@@ -1,7 +1,7 @@
 """LoRAX at a7394ba (after 0.12): what it makes of an adapter. Read in ``server/lorax_server``; its loader was run."""
 
 from lora_cli.core.engine_outcome import Outcome
-from lora_cli.engines.mend import ALONE, MERGE, repair
+from lora_cli.engines.mend import ALONE, MERGE, NUMBER_WRITTEN, repair
 from lora_cli.engines.profile import BY_OWN_NAMES, EVERYWHERE, FACTORS, Engine, Grammar, Row
 
 LORA = "server/lorax_server/adapters/lora.py"
@@ -31,7 +31,8 @@ def rows(engine: str) -> tuple[Row, ...]:
         Row("bdlora", Outcome.SERVES_WRONG, "its blocks are taken for factors", MERGE, LORA, "reasoned"),
         Row("qalora", Outcome.SERVES_WRONG, "its groups are taken for inputs", MERGE, LORA, "reasoned"),
         Row("arrow", Outcome.SERVES_WRONG, "Arrow's routing is not read", MERGE, LORA, "reasoned"),
-        Row("number-mistyped", Outcome.REJECTS, "it cannot be divided", "write it as a number", LORA, "reasoned"),
+        Row("number-mistyped", Outcome.REJECTS, "it cannot be divided", repair(engine, NUMBER_WRITTEN), LORA,
+            "reasoned"),
         Row("not-lora", Outcome.REJECTS, "the config is read by PEFT", 'write "peft_type": "LORA"', LORA),
         Row(
             "module-scales",
@@ -59,7 +60,7 @@ def rows(engine: str) -> tuple[Row, ...]:
         Row("nothing-lands", Outcome.SERVES_WRONG, "it loads, and the base is served",
             repair(engine, "corrects the names"), LORA, "run"),
         Row("partly-lands", Outcome.SERVES_WRONG, "the others are dropped without a word",
-            "train the same modules in every layer, under the names that PEFT writes", LORA, "run"),
+            repair(engine, "corrects the names, and adds zeros in layers that were not trained"), LORA, "run"),
         Row("embedding", Outcome.SERVES_WRONG, "LoRA on an embedding is not read", MERGE, LORA),
         Row("experts-fused", Outcome.SERVES_WRONG, "fused experts are not read", MERGE, LORA),
         Row(

@@ -5,9 +5,11 @@ OTHER_BASE = "validate against the base that it was trained on"
 NUMBER = "write the number that the adapter was trained with"
 BASE_CHANGED = "convert it with PEFT's path_initial_model_for_weight_conversion, which leaves the base as it was"
 SAVE_AGAIN = "save the adapter again"
+NAMES = f"writes the names of factors anew; where it is none, {MERGE}"
+NUMBER_WRITTEN = "writes it as the number that it is, if it is one"
 ALONE = "publish the adapter without them: `lora-cli fetch --publish`"
 
 
 def repair(engine: str, what: str) -> str:
     """That ``lora-cli repair`` does ``what`` to an adapter for the engine of that name."""
-    return f"`lora-cli repair --engine {engine}` (in versions that have it) {what}"
+    return f"`lora-cli repair --engine {engine}` {what}"

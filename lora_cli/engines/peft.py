@@ -1,7 +1,7 @@
 """PEFT 0.21, which owns the format: the rules without an engine are its. Its rows say what it refuses of all that."""
 
 from lora_cli.core.engine_outcome import Outcome
-from lora_cli.engines.mend import BASE_CHANGED, NUMBER, SAVE_AGAIN
+from lora_cli.engines.mend import BASE_CHANGED, NUMBER, repair
 from lora_cli.engines.profile import EVERYWHERE, Engine, Grammar, Row
 
 MODEL = "peft/tuners/lora/model.py"
@@ -22,8 +22,17 @@ ROWS = (
     Row("rank-unusable", Outcome.REJECTS, "it has no such factors", NUMBER, LAYER, "run"),
     Row("rank-fraction", Outcome.REJECTS, "it has no such factors", NUMBER, LAYER, "run"),
     Row("alpha-unusable", Outcome.REJECTS, "nothing can be divided that is no number", NUMBER, LAYER, "run"),
-    Row("pattern-untyped", Outcome.REJECTS, "it asks for its keys", "write an empty object", TUNERS, "run"),
-    Row("bias-untyped", Outcome.REJECTS, "it asks how it ends", 'write "none"', TUNERS, "run"),
+    Row(
+        "pattern-untyped",
+        Outcome.REJECTS,
+        "it asks for its keys",
+        repair("peft", "writes an empty object"),
+        TUNERS,
+        "run",
+    ),
+    Row(
+        "bias-untyped", Outcome.REJECTS, "it asks how it ends", repair("peft", 'writes "none" for null'), TUNERS, "run"
+    ),
     Row(
         "init-iterated",
         Outcome.SERVES_WRONG,
@@ -37,7 +46,7 @@ ROWS = (
         "pt-alone",
         Outcome.REJECTS,
         "it looks for adapter_model.safetensors and adapter_model.bin",
-        SAVE_AGAIN,
+        repair("peft", "writes adapter_model.safetensors"),
         SAVE_AND_LOAD,
         "run",
     ),

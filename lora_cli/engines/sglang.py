@@ -5,7 +5,7 @@ that needs it, and nothing between there and the scheduler's process catches tha
 """
 
 from lora_cli.core.engine_outcome import Outcome
-from lora_cli.engines.mend import ALONE, MERGE, OTHER_BASE, repair
+from lora_cli.engines.mend import ALONE, MERGE, NUMBER_WRITTEN, OTHER_BASE, repair
 from lora_cli.engines.profile import BY_OWN_NAMES, EVERYWHERE, PACKED, Engine, Grammar, Row
 
 CONFIG = "sglang/srt/lora/lora_config.py"
@@ -18,7 +18,9 @@ LOADER = "sglang/srt/model_loader/loader.py"
 ROWS = (
     Row("required-field-missing", Outcome.REJECTS, "the field is required", "write the field", CONFIG),
     Row("not-lora", Outcome.REJECTS, "it must be LORA", 'write "peft_type": "LORA" if it is one', LORA),
-    Row("number-mistyped", Outcome.REJECTS, "it cannot be divided", "write it as a number", CONFIG, "reasoned"),
+    Row(
+        "number-mistyped", Outcome.REJECTS, "it cannot be divided", repair("sglang", NUMBER_WRITTEN), CONFIG, "reasoned"
+    ),
     Row("dora", Outcome.REJECTS, "DoRA is not supported", MERGE, LORA),
     Row(
         "rslora",

@@ -2,6 +2,7 @@
 
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.engines.lorax import GENERIC, UNREAD, rows
+from lora_cli.engines.mend import repair
 from lora_cli.engines.profile import FACTORS, Engine, Grammar, Row
 
 WEIGHTS = "server/text_generation_server/utils/peft.py"
@@ -20,7 +21,7 @@ ENGINE = Engine(
             "pickled",
             Outcome.REJECTS,
             "it reads safetensors only",
-            "load it with PEFT and save it again: save_pretrained() writes safetensors",
+            repair("tgi", "writes it as safetensors, and runs nothing of it"),
             WEIGHTS,
         ),
     ),

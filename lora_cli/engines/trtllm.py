@@ -1,7 +1,7 @@
 """TensorRT-LLM, newer than 1.0: what the LoRA of its PyTorch flow makes of an adapter. Read only, in stored copies."""
 
 from lora_cli.core.engine_outcome import Outcome
-from lora_cli.engines.mend import MERGE, OTHER_BASE, SAVE_AGAIN, repair
+from lora_cli.engines.mend import MERGE, NAMES, NUMBER_WRITTEN, OTHER_BASE, SAVE_AGAIN, repair
 from lora_cli.engines.profile import BY_OWN_NAMES, EVERYWHERE, FACTORS, PACKED, Engine, Grammar, Row
 
 LORA = "tensorrt_llm/lora_manager.py"
@@ -9,7 +9,7 @@ HELPER = "tensorrt_llm/lora_helper.py"
 
 ROWS = (
     Row("required-field-missing", Outcome.REJECTS, "the field is required", "write the field", LORA),
-    Row("number-mistyped", Outcome.REJECTS, "it cannot be divided", "write it as a number", LORA, "reasoned"),
+    Row("number-mistyped", Outcome.REJECTS, "it cannot be divided", repair("trtllm", NUMBER_WRITTEN), LORA, "reasoned"),
     Row(
         "module-alphas",
         Outcome.SERVES_WRONG,
@@ -40,7 +40,7 @@ ROWS = (
         "names-outside-grammar",
         Outcome.REJECTS,
         "a tensor with a name that it does not know refuses the whole adapter",
-        repair("trtllm", "writes the names anew"),
+        repair("trtllm", NAMES),
         LORA,
     ),
     Row("unexpected-modules", Outcome.REJECTS, "it knows no such module", MERGE, LORA),

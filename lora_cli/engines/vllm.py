@@ -6,7 +6,7 @@ At 0.32 it began to honour the patterns of ranks and alphas, and to refuse what 
 
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.core.keys import PAIR_PARTS
-from lora_cli.engines.mend import BASE_CHANGED, MERGE, NUMBER, OTHER_BASE, SAVE_AGAIN, repair
+from lora_cli.engines.mend import BASE_CHANGED, MERGE, NAMES, NUMBER, OTHER_BASE, SAVE_AGAIN, repair
 from lora_cli.engines.profile import BY_OWN_NAMES, EVERYWHERE, Engine, Grammar, Row
 from lora_cli.engines.vllm_models import EMBEDDINGS, FUSED_EXPERTS, NO_LORA, TEXT_NAMES
 
@@ -27,7 +27,14 @@ ROWS = (
     Row("alpha-harmful", Outcome.SERVES_WRONG, "it scales all that the adapter does", NUMBER, PEFT_HELPER, "run"),
     Row("dora", Outcome.REJECTS, "DoRA is not supported", MERGE, PEFT_HELPER, "run"),
     Row("bias", Outcome.REJECTS, "biases of an adapter are not supported", MERGE, PEFT_HELPER, "run"),
-    Row("bias-untyped", Outcome.REJECTS, 'it is not "none"', 'write "none"', PEFT_HELPER, "run"),
+    Row(
+        "bias-untyped",
+        Outcome.REJECTS,
+        'it is not "none"',
+        repair("vllm", 'writes "none" for null'),
+        PEFT_HELPER,
+        "run",
+    ),
     Row(
         "modules-to-save",
         Outcome.REJECTS,
@@ -117,7 +124,7 @@ ROWS = (
         "names-outside-grammar",
         Outcome.REJECTS,
         "a tensor with a name that it does not parse refuses the whole adapter",
-        repair("vllm", "writes the names anew"),
+        repair("vllm", NAMES),
         UTILS,
         "run",
     ),

@@ -20,7 +20,8 @@ def nothing_applies(case: Case) -> Iterator[Problem]:
 
     *Why is this bad?* PEFT drops the tensors without a word, and engines answer 200 and serve the base model.
 
-    *Fix*: validate against the base that it was trained on; correct the names if a wrapper changed them.
+    *Fix*: validate against the base that it was trained on; ``lora-cli repair`` corrects the names if a wrapper changed
+    them.
     """
     application = case.application
     total = application.applied.total
@@ -41,7 +42,7 @@ def _namesake(module: str, base: BaseModel) -> str:
         ending = "." + ".".join(parts[-length:])
         similar = next((name for name in base.modules if name.endswith(ending)), None)
         if similar is not None:
-            return f"this one calls it {similar}: if it is the same model, correct the names"
+            return f"this one calls it {similar}: if it is the same model, `lora-cli repair` corrects the names"
     return f"this one has modules like {names(list(base.modules), 2)}"
 
 

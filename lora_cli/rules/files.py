@@ -81,7 +81,7 @@ def weights_pickled(case: Case) -> Iterator[Problem | NotChecked]:
     *Why is this bad?* Whoever loads a pickle runs what it says. This one only builds tensors; the next version of the
     file may do more. TGI and many registries take no pickles at all.
 
-    *Fix*: load the adapter with PEFT and save it again: ``save_pretrained()`` writes safetensors.
+    *Fix*: ``lora-cli repair`` writes it as safetensors, and runs nothing of it.
     """
     if case.adapter.unread:
         yield NotChecked(case.adapter.unread)
@@ -89,7 +89,7 @@ def weights_pickled(case: Case) -> Iterator[Problem | NotChecked]:
         yield Problem(
             "the weights are a Python pickle; it holds nothing but tensors",
             Location(case.weights_file),
-            "load it with PEFT and save it again: save_pretrained() writes safetensors",
+            "`lora-cli repair` writes it as safetensors, and runs nothing of it",
         )
 
 
@@ -99,8 +99,8 @@ def weights_sharded(case: Case) -> Iterator[Problem]:
 
     *Why is this bad?* PEFT and vLLM open ``adapter_model.safetensors`` only, and find nothing.
 
-    *Fix*: write all tensors into one ``adapter_model.safetensors``: with ``lora-cli repair``, in versions that have it,
-    or with safetensors' ``load_file`` of each shard and ``save_file`` of all.
+    *Fix*: write all tensors into one ``adapter_model.safetensors``: with ``lora-cli repair``, or with safetensors'
+    ``load_file`` of each shard and ``save_file`` of all.
     """
     if _foreign(case) == SHARDED.name:
         assert case.adapter.foreign is not None

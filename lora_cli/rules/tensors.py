@@ -20,7 +20,8 @@ VARIANTS = (
 )
 """What gives every module a tensor more: the field, the part, and what it is called on disk."""
 TRAINED_BESIDE = frozenset({"saved", "base_layer", "bias", "lora_bias", "magnitude", "diag", "trainable_tokens"})
-SAVED_AGAIN = "save the adapter again with save_pretrained() of the unwrapped model"
+SAVED_AGAIN = "`lora-cli repair` writes the names anew; or save the adapter again with PEFT, from the unwrapped model"
+NAMED = "`lora-cli repair` names them in target_modules, if they were trained"
 
 
 def _factors(pair: LoraPair) -> Iterator[tuple[str, TensorInfo]]:
@@ -77,7 +78,8 @@ def name_form(case: Case) -> Iterator[Problem]:
     then does nothing. Engines differ in which of these forms they mend. Of two names for one factor
     (``lora_A.weight`` and ``lora_A.default.weight``) PEFT keeps one or the other.
 
-    *Fix*: save the adapter again from the unwrapped model (``model.module``, ``model._orig_mod``).
+    *Fix*: ``lora-cli repair`` writes the names anew; or save the adapter again from the unwrapped model
+    (``model.module``, ``model._orig_mod``).
     """
     reasons = [(dropped_for(key), key) for key in case.application.adapter.keys.values() if key.part != "unknown"]
     said = [(f"{reason}; PEFT drops the tensor", key.name) for reason, key in reasons if reason]
@@ -97,7 +99,8 @@ def adapter_name_infix(case: Case) -> Iterator[Problem]:
     *Why is this bad?* PEFT loads them as long as it calls the adapter ``default`` too; vLLM refuses the whole
     adapter, LoRAX serves the base model.
 
-    *Fix*: save with ``save_pretrained()`` instead of ``state_dict()``, which keeps these names.
+    *Fix*: ``lora-cli repair`` writes the names anew; or save with ``save_pretrained()``, not ``state_dict()``, which
+    keeps these names.
     """
     said = [
         (f"the name holds .{DEFAULT_NAME}.; PEFT takes it, vLLM refuses it", key.name)
@@ -156,14 +159,15 @@ def untargeted_tensors(case: Case) -> Iterator[Problem]:
     *Why is this bad?* PEFT builds layers where the config says so and drops all other tensors without a word; vLLM
     goes by the tensors. The same adapter is two adapters.
 
-    *Fix*: name the modules in ``target_modules`` (mind ``layers_to_transform`` and ``exclude_modules``).
+    *Fix*: name the modules in ``target_modules`` (mind ``layers_to_transform`` and ``exclude_modules``), as
+    ``lora-cli repair`` does.
     """
     config = case.adapter.config
     assert config is not None
     said = [
         ("the config does not target the module; PEFT drops its tensors", name) for name in case.application.untargeted
     ]
-    yield from grouped(said, file=config.file, noun="module", hint="name them in target_modules, if they were trained")
+    yield from grouped(said, file=config.file, noun="module", hint=NAMED)
 
 
 @rule("LC308", "no-lora-tensors", Severity.ERROR, needs=("weights",))

@@ -8,6 +8,7 @@ file; ``json`` (all-linear, r=8, rsLoRA) goes into the git-ignored assets. The l
 """
 
 import argparse
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,8 @@ def misnest(pirate: Path, directory: Path, layers: int = 2) -> None:
         if int(name.split(".layers.")[1].split(".")[0]) < layers
     }
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "adapter_config.json").write_bytes((pirate / "adapter_config.json").read_bytes())
+    config = json.loads((pirate / "adapter_config.json").read_text()) | {"layers_to_transform": list(range(layers))}
+    (directory / "adapter_config.json").write_text(json.dumps(config, indent=2))
     nested = {name.replace("model.layers.", "model.language_model.layers."): kept[name] for name in kept}
     save_file(nested, directory / "adapter_model.safetensors", metadata={"format": "pt"})
 

@@ -52,7 +52,7 @@ def test_the_exit_code_is_that_of_the_worst_engine(made: Callable[..., str], bas
     assert outcomes(document) == {"vllm": "ok", "sglang": "serves-wrong"}
     reason = document["adapters"][0]["engines"][1]["reasons"][0]
     assert reason["feature"] == "rslora"
-    assert "`lora-cli repair --engine sglang` (in versions that have it) folds rsLoRA into lora_alpha" in reason["mend"]
+    assert "`lora-cli repair --engine sglang` folds rsLoRA into lora_alpha" in reason["mend"]
 
 
 def test_what_two_engines_do_for_one_reason_are_two_findings(

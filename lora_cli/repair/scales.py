@@ -1,0 +1,177 @@
+"""Ranks and scales, written so that the engine reckons with those that were trained.
+
+What an engine reads of ``r``, ``lora_alpha``, ``use_rslora`` and the patterns follows from the rows of its profile.
+What it does not read is folded: a scale that all modules have into ``lora_alpha``, another one into its module's B.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lora_cli.core.frozen import replace
+from lora_cli.core.lora_config import parse_config
+from lora_cli.core.patterns import Matcher
+from lora_cli.core.targets import scales
+from lora_cli.engines.mend import MERGE
+from lora_cli.errors import FormatError
+from lora_cli.repair.draft import Aim, Draft, Factors
+from lora_cli.repair.made import padded, scaled
+
+STEP = "scales"
+ONE_RANK = ("packed-ranks", "rank-not-r", "layer-ranks")
+"""Rows of engines whose modules must have one rank."""
+
+MULTIPLE = 16
+Odd = Mapping[str, Any]
+
+
+def settled(draft: Draft, aim: Aim) -> Draft:
+    """The draft with ranks and scales that the engine reads right. Where it does already, nothing changes."""
+    plain = {module: one for module, one in draft.factors.items() if one.plain}
+    if draft.refusals or not plain:
+        return draft
+    rank = _rank(plain, aim)
+    grown = [module for module, one in plain.items() if rank not in {0, one.r}]
+    if not grown and not _misread(aim) and _said(draft.config, plain):
+        return draft
+    if len(plain) < len(draft.factors):
+        return draft.refused("fused experts and factors in blocks keep the rank and the scale that they have", MERGE)
+    return _written(_padded(draft, aim, rank, grown), aim)
+
+
+def _misread(aim: Aim) -> bool:
+    """Whether the engine would scale a module otherwise than it was trained."""
+    parsed = aim.parsed
+    rslora = aim.has("rslora") and parsed.use_rslora
+    return rslora or (bool(parsed.rank_pattern or parsed.alpha_pattern) and aim.has("module-scales", "module-alphas"))
+
+
+def _said(config: Mapping[str, Any], plain: Mapping[str, Factors]) -> bool:
+    """Whether the config, as PEFT reads it, says the rank and the scale of each of these modules."""
+    try:
+        said = scales(parse_config(config), plain)
+    except FormatError:
+        return False
+    return all(
+        said[module].r == one.r and math.isclose(said[module].scaling, one.scaling, rel_tol=1e-9)
+        for module, one in plain.items()
+    )
+
+
+def _rank(plain: Mapping[str, Factors], aim: Aim) -> int:
+    """The one rank that all modules must have for this engine; 0 where each may have its own."""
+    ranks = {one.r for one in plain.values()}
+    highest = max(ranks)
+    if aim.has("padded-rank") and len({module.rpartition(".")[2] for module in plain}) > 1:
+        least = 8 * aim.tp
+        return least if highest <= least else -(-highest // MULTIPLE) * MULTIPLE
+    return highest if aim.has(*ONE_RANK) and len(ranks) > 1 else 0
+
+
+def _padded(draft: Draft, aim: Aim, rank: int, grown: list[str]) -> Draft:
+    """Every module of ``grown`` with its new rank: rows of zeros in A, columns of zeros in B, and the same update."""
+    if not grown:
+        return draft
+    factors = dict(draft.factors)
+    for module in grown:
+        one = factors[module]
+        a, b = padded(one.a, (rank, one.a.shape[1])), padded(one.b, (one.b.shape[0], rank))
+        factors[module] = replace(one, a=a, b=b)
+    why = f"{aim.engine} pads or refuses other ranks"
+    return draft.changed(STEP, f"ranks padded with zeros to {rank}", why, len(grown), factors=factors)
+
+
+def _written(draft: Draft, aim: Aim) -> Draft:
+    """The config that says these ranks and scales, in the fields that the engine reads."""
+    old, r = draft.config, _most(one.r for one in draft.factors.values())
+    by_own_rank = aim.has("module-alphas") and not aim.has("module-scales")
+    alphas = [one.scaling * (one.r if by_own_rank else r) for one in draft.factors.values()]
+    # What does nothing can be folded into any scale, and no scale into nothing.
+    alpha = _most([alpha for alpha in alphas if alpha] or alphas)
+    factors = draft.factors
+    if aim.has("module-scales", "module-alphas"):
+        factors = {module: _folded(one, alpha / (one.r if by_own_rank else r)) for module, one in factors.items()}
+    config = {**old, "r": r, "lora_alpha": _number(alpha), **({"use_rslora": False} if old.get("use_rslora") else {})}
+    config = _with_patterns(config, factors, r, alpha)
+    return _told(replace(draft, factors=factors, config=config), draft, aim)
+
+
+def _with_patterns(config: dict[str, Any], factors: Mapping[str, Factors], r: int, alpha: float) -> dict[str, Any]:
+    """The config with patterns that PEFT reads right: in the words of the old ones where these still fit."""
+    old = dict.fromkeys([*(config.get("rank_pattern") or ()), *(config.get("alpha_pattern") or ())])
+    for keys in (_keys(factors, old), {module: module for module in factors}):
+        patterns = _patterns(factors, r, alpha, keys)
+        config = config | {name: said for name, said in patterns.items() if said or config.get(name)}
+        if _said(config, {module: one for module, one in factors.items() if one.plain}):
+            break
+    return config
+
+
+def _folded(one: Factors, scaling: float) -> Factors:
+    """The module with that ``scaling``, and what is left of its own in B."""
+    if not scaling or math.isclose(one.scaling, scaling, rel_tol=1e-12):
+        return one
+    return replace(one, b=scaled(one.b, one.scaling / scaling), scaling=scaling)
+
+
+def _patterns(
+    factors: Mapping[str, Factors], r: int, alpha: float, keys: Mapping[str, str]
+) -> dict[str, dict[str, int | float]]:
+    """The patterns of modules with another rank or alpha: each module under its key of ``keys``."""
+    ranks: dict[str, int | float] = {}
+    alphas: dict[str, int | float] = {}
+    for module, one in factors.items():
+        own = _number(one.scaling * one.r)
+        if one.r != r:
+            ranks[keys[module]] = one.r
+        if not math.isclose(own, alpha, rel_tol=1e-12):
+            alphas[keys[module]] = own
+    return {"rank_pattern": ranks, "alpha_pattern": alphas}
+
+
+def _keys(factors: Mapping[str, Factors], old: Iterable[str]) -> dict[str, str]:
+    """What each module is called in patterns: by a key that stood there before, else by its last name, else by itself.
+
+    A key is good for modules that all have one rank and one scale.
+    """
+    matcher, groups = Matcher("patterns"), dict[str, list[str]]()
+    for module in factors:
+        key = next((key for key in old if matcher.dotted_end(key, module)), module.rpartition(".")[2])
+        groups.setdefault(key, []).append(module)
+    alike = {key: len({(factors[m].r, factors[m].scaling) for m in modules}) == 1 for key, modules in groups.items()}
+    return {module: key if alike[key] else module for key, modules in groups.items() for module in modules}
+
+
+def _told(draft: Draft, before: Draft, aim: Aim) -> Draft:
+    """The draft with what changed in the config and in B."""
+    new, old = draft.config, before.config
+    fields = [name for name in ("use_rslora", "r", "lora_alpha") if new.get(name) != old.get(name)]
+    if fields:
+        told = ", ".join(f"{name} is {_shown(new.get(name))} and was {_shown(old.get(name))}" for name in fields)
+        draft = draft.changed(STEP, told, f"{aim.engine} reckons with these, and every scale is what it was")
+    folded = [module for module, one in draft.factors.items() if one.b != before.factors[module].b]
+    if folded:
+        why = f"{aim.engine} reads no patterns, and scales all modules alike"
+        draft = draft.changed(STEP, "scales of their own folded into lora_B", why, len(folded))
+    patterns = [name for name in ("rank_pattern", "alpha_pattern") if (new.get(name) or {}) != (old.get(name) or {})]
+    if patterns:
+        does = "written anew" if any(new.get(name) for name in patterns) else "emptied"
+        draft = draft.changed(STEP, f"{' and '.join(patterns)} {does}", "so that PEFT reads the same ranks and scales")
+    return draft
+
+
+def _most(values: Any) -> Any:
+    return Counter(values).most_common(1)[0][0]
+
+
+def _number(value: float) -> int | float:
+    """A whole number without its point; nearly whole is whole, where a root was taken and squared again."""
+    near = round(value)
+    return near if math.isclose(value, near, rel_tol=1e-12) else value
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return "absent" if value is None else str(value).lower()
+    return f"{value:.6g}" if isinstance(value, int | float) else repr(value)[:40]

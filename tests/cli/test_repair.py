@@ -1,0 +1,311 @@
+"""``lora-cli repair`` as operators and CI see it: what it writes, what it says, and what it exits with."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from lora_cli.cli.main import main
+from tests.hub_server import Hub
+from tests.making import llama_modules, lora_tensors, raw, write_adapter, write_base_config
+
+Capture = pytest.CaptureFixture[str]
+ROOT = Path(__file__).parents[2]
+SCHEMA = json.loads((ROOT / "manifests" / "schemas" / "repair.schema.json").read_text())
+QUICKSTART = ROOT / "manifests" / "quickstart"
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> str:
+    return str(write_base_config(tmp_path / "base"))
+
+
+@pytest.fixture
+def rslora(tmp_path: Path) -> str:
+    """An adapter that SGLang scales wrongly."""
+    return str(write_adapter(tmp_path / "rslora", modules=llama_modules(), r=16, config={"use_rslora": True}))
+
+
+def document(capsys: Capture, *words: str) -> tuple[int, dict[str, Any]]:
+    code = main(["repair", *words, "--format", "json"])
+    found = json.loads(capsys.readouterr().out)
+    jsonschema.validate(found, json.loads(json.dumps(SCHEMA), object_hook=closed))
+    return code, found
+
+
+def closed(node: dict[str, Any]) -> dict[str, Any]:
+    return {**node, "additionalProperties": False} if "properties" in node else node
+
+
+def test_a_copy_is_written_and_the_adapter_is_left_as_it_is(
+    rslora: str, base: str, tmp_path: Path, capsys: Capture
+) -> None:
+    (Path(rslora) / "tokenizer.json").write_text("{}")
+    (Path(rslora) / "optimizer.pt").write_text("not an adapter's")
+    before = {path.name: path.read_bytes() for path in Path(rslora).iterdir()}
+
+    code, found = document(capsys, rslora, "--engine", "sglang", "--base", base, "--to", str(tmp_path / "out"))
+
+    assert code == 0
+    assert {path.name: path.read_bytes() for path in Path(rslora).iterdir()} == before
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "tokenizer.json",
+    ]
+    assert found["directory"] == str(tmp_path / "out")
+    assert (found["before"]["outcome"], found["after"]["outcome"]) == ("serves-wrong", "ok")
+    assert found["proof"]["rewritten"] == 0
+    written = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (written["r"], written["lora_alpha"], written["use_rslora"]) == (16, 8 * 4, False)
+    with safe_open(tmp_path / "out" / "adapter_model.safetensors", "pt") as file:
+        assert file.metadata()["lora-cli"] == "repaired for SGLang 0.5.23"
+    theirs = load_file(Path(rslora) / "adapter_model.safetensors")
+    ours = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_check_writes_nothing_and_ends_with_1_where_something_would_be_mended(
+    rslora: str, base: str, tmp_path: Path, capsys: Capture
+) -> None:
+    there = sorted(tmp_path.iterdir())
+    code, found = document(capsys, rslora, "--engine", "sglang", "--base", base, "--check")
+    assert (code, found["directory"], found["proof"]) == (1, None, None)
+    assert document(capsys, rslora, "--engine", "vllm", "--base", base, "--check")[0] == 0
+    assert sorted(tmp_path.iterdir()) == there
+
+
+def test_what_cannot_be_mended_is_refused_with_what_can_be_done(base: str, tmp_path: Path, capsys: Capture) -> None:
+    config = {"init_lora_weights": "pissa"}
+    pissa = str(write_adapter(tmp_path / "pissa", modules=llama_modules(), config=config))
+
+    code, found = document(capsys, pissa, "--engine", "vllm@0.33", "--base", base, "--to", str(tmp_path / "out"))
+
+    assert code == 1
+    assert not found["repairable"]
+    assert "path_initial_model_for_weight_conversion" in found["refusals"][0]["hint"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_with_nothing_to_mend_is_copied(base: str, tmp_path: Path, capsys: Capture) -> None:
+    good = str(write_adapter(tmp_path / "good", modules=llama_modules()))
+    code, found = document(capsys, good, "--engine", "sglang", "--base", base, "--to", str(tmp_path / "out"))
+    assert (code, found["changes"]) == (0, [])
+    assert main(["validate", str(tmp_path / "out"), "--base", base, "--engine", "sglang"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_what_a_flag_mends_is_named_and_is_no_refusal(base: str, tmp_path: Path, capsys: Capture) -> None:
+    wide = str(write_adapter(tmp_path / "wide", modules=llama_modules(), r=64))
+    code, found = document(capsys, wide, "--engine", "vllm", "--base", base, "--check")
+    assert code == 0
+    assert found["flags"][0]["mend"] == "start vLLM with `--max-lora-rank 64`"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "--to, or only reports with --check"),
+        (["--to", "out", "--check"], "--to, or only reports with --check"),
+        (["--to", "full"], "is there already"),
+        (["--check", "--dtype", "int8"], "--dtype is one of float32, float16, bfloat16"),
+        (["--check", "--engine", "vlm"], "no engine is called"),
+    ],
+)
+def test_a_wrong_line_is_2_and_says_what_is_wrong(
+    words: list[str], says: str, rslora: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    engine = [] if "--engine" in words else ["--engine", "sglang"]
+
+    assert main(["repair", rslora, *engine, *words]) == 2
+
+    assert says in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_repaired_in_place(rslora: str, base: str, capsys: Capture) -> None:
+    assert main(["repair", rslora, "--engine", "sglang", "--base", base, "--to", rslora]) == 2
+    assert "nothing is repaired in place" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code"),
+    [("config", 1), ("weights", 1), ("foreign", 1), ("nothing", 3)],
+)
+def test_what_is_no_adapter_is_told_and_nothing_is_written(
+    spoil: str, code: int, rslora: str, tmp_path: Path, capsys: Capture
+) -> None:
+    if spoil == "config":
+        (Path(rslora) / "adapter_config.json").write_text("{")
+    elif spoil == "weights":
+        weights = Path(rslora) / "adapter_model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1])
+    elif spoil == "foreign":
+        (Path(rslora) / "adapter_model.safetensors").rename(Path(rslora) / "adapters.safetensors")
+    name = rslora if spoil != "nothing" else str(tmp_path / "missing")
+
+    assert main(["repair", name, "--engine", "sglang", "--to", str(tmp_path / "out")]) == code
+
+    assert "error: " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_pickle_is_written_as_safetensors_and_an_unsafe_one_is_not_even_read(
+    base: str, tmp_path: Path, capsys: Capture
+) -> None:
+    folder = write_adapter(tmp_path / "pickled", modules=llama_modules())
+    weights = load_file(folder / "adapter_model.safetensors")
+    torch.save({name: tensor.t().contiguous().t() for name, tensor in weights.items()}, folder / "adapter_model.bin")
+    (folder / "adapter_model.safetensors").unlink()
+
+    code, found = document(capsys, str(folder), "--engine", "tgi", "--base", base, "--to", str(tmp_path / "out"))
+
+    assert code == 0
+    assert found["changes"][0]["step"] == "files"
+    ours = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert all(torch.equal(ours[name], weights[name]) for name in weights) or found["proof"]["rewritten"]
+
+    class Hostile:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "run"),)
+
+    torch.save({"base_model.model.x.lora_A.weight": Hostile()}, folder / "adapter_model.bin")
+    assert main(["repair", str(folder), "--engine", "tgi", "--base", base, "--to", str(tmp_path / "other")]) == 1
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "other").exists()
+
+
+def test_shards_are_joined_and_one_that_is_missing_is_named(base: str, tmp_path: Path, capsys: Capture) -> None:
+    from safetensors.torch import save_file
+
+    folder = write_adapter(tmp_path / "sharded", modules=llama_modules())
+    weights = load_file(folder / "adapter_model.safetensors")
+    (folder / "adapter_model.safetensors").unlink()
+    names = sorted(weights)
+    for number in range(3):
+        part = {name: weights[name] for name in names[number::3]}
+        save_file(part, folder / f"adapter_model-{number + 1:05}-of-00003.safetensors")
+    index = {"weight_map": {name: f"adapter_model-{n % 3 + 1:05}-of-00003.safetensors" for n, name in enumerate(names)}}
+    (folder / "adapter_model.safetensors.index.json").write_text(json.dumps(index))
+
+    code, found = document(capsys, str(folder), "--engine", "vllm", "--base", base, "--to", str(tmp_path / "out"))
+
+    assert (code, found["changes"][0]["what"]) == (0, "3 shards joined in adapter_model.safetensors")
+    ours = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert all(torch.equal(ours[name], weights[name]) for name in names)
+    (folder / "adapter_model-00002-of-00003.safetensors").unlink()
+    assert main(["repair", str(folder), "--engine", "vllm", "--base", base, "--to", str(tmp_path / "two")]) == 1
+    assert "of 3 shards there are 2" in capsys.readouterr().err
+
+
+def test_a_dtype_that_is_asked_for_is_written_and_one_that_loses_the_values_is_refused(
+    base: str, tmp_path: Path, capsys: Capture
+) -> None:
+    folder = write_adapter(tmp_path / "good", modules=llama_modules())
+    words = [str(folder), "--engine", "vllm", "--base", base, "--dtype"]
+
+    code, found = document(capsys, *words, "bfloat16", "--to", str(tmp_path / "half"))
+    assert code == 0
+    assert 0 < found["proof"]["worst_change"] <= found["proof"]["allowed_change"] < 0.05
+    assert {one.dtype for one in load_file(tmp_path / "half" / "adapter_model.safetensors").values()} == {
+        torch.bfloat16
+    }
+
+    tensors = lora_tensors(llama_modules())
+    large = {name: raw(np.full(one.shape, 1e6)) for name, one in tensors.items() if "lora_B" in name}
+    loud = write_adapter(tmp_path / "loud", modules=llama_modules(), tensors=large)
+    to = str(tmp_path / "never")
+    assert main(["repair", str(loud), "--engine", "vllm", "--base", base, "--dtype", "float16", "--to", to]) == 1
+    assert "--dtype float32 or bfloat16" in capsys.readouterr().err
+    assert not Path(to).exists()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".never")]
+
+
+def test_the_bases_name_is_written_where_it_is_asked_for(base: str, tmp_path: Path, capsys: Capture) -> None:
+    folder = write_adapter(tmp_path / "good", modules=llama_modules())
+    words = [str(folder), "--engine", "vllm", "--base", base, "--base-name", "acme/served", "--to", str(tmp_path / "o")]
+    assert document(capsys, *words)[0] == 0
+    written = json.loads((tmp_path / "o" / "adapter_config.json").read_text())
+    assert written["base_model_name_or_path"] == "acme/served"
+
+
+def test_an_adapter_of_the_hub_is_fetched_and_repaired(
+    rslora: str, base: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Hub() as hub:
+        hub.add("acme/rslora", {path.name: path.read_bytes() for path in Path(rslora).iterdir()})
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        words = ["acme/rslora", "--engine", "sglang", "--base", base, "--to", str(tmp_path / "out")]
+        code, found = document(capsys, "--cache-dir", str(tmp_path / "cache"), *words)
+    assert (code, found["source"]) == (0, "hf://acme/rslora")
+    assert main(["validate", str(tmp_path / "out"), "--base", base, "--engine", "sglang"]) == 0
+
+
+def test_a_full_disk_leaves_nothing_and_is_6(rslora: str, base: str, tmp_path: Path) -> None:
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000));"
+        "from lora_cli.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    words = ["repair", rslora, "--engine", "sglang", "--base", base, "--to", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 6, done.stderr
+    assert not [path.name for path in tmp_path.iterdir() if "out" in path.name]
+
+
+def test_one_that_is_killed_leaves_no_folder_of_that_name(base: str, tmp_path: Path) -> None:
+    modules = {f"model.layers.{layer}.mlp.down_proj": (128, 64) for layer in range(2)}
+    large = {f"base_model.model.{m}.lora_A.weight": raw(np.ones((4000, 128))) for m in modules}
+    large |= {f"base_model.model.{m}.lora_B.weight": raw(np.ones((64, 4000))) for m in modules}
+    folder = write_adapter(tmp_path / "large", modules=modules, r=4000, config={"use_rslora": True}, tensors=large)
+    words = ["-m", "lora_cli", "repair", str(folder), "--engine", "sglang", "--base", base]
+    for pause in (0.1, 0.2, 0.3, 0.4):
+        to = tmp_path / f"out-{pause}"
+        with subprocess.Popen([sys.executable, *words, "--to", str(to)], stdout=subprocess.DEVNULL) as process:
+            time.sleep(pause)
+            process.send_signal(signal.SIGKILL)
+        assert not to.exists() or main(["validate", str(to), "--base", base, "--engine", "sglang"]) == 0
+
+
+@pytest.mark.parametrize("width", [40, 80, 160])
+def test_people_read_what_changed_and_why_in_any_width(
+    width: int, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    base = str(QUICKSTART / "smollm2-135m")
+    assert main(["repair", str(QUICKSTART / "zubrowka"), "--engine", "sglang", "--base", base, "--check"]) == 1
+    told = capsys.readouterr().out
+    assert "would be repaired for SGLang 0.5.23" in " ".join(told.split())
+    assert "scales of their own folded into lora_B (11 modules)" in " ".join(told.split())
+    assert "\x1b" not in told
+    assert all(len(line) <= width or " " not in line.strip() for line in told.splitlines())
+
+
+def test_the_readme_shows_what_it_prints(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("COLUMNS", "80")
+    readme = (ROOT / "README.md").read_text()
+    shown = readme.partition("$ lora-cli repair ")[2].partition("```")[0]
+    line, _, printed = shown.partition("\n")
+    words = [word if word != "out/zubrowka" else str(tmp_path / "zubrowka") for word in line.split()]
+
+    assert main(["repair", *words]) == 0
+
+    told = capsys.readouterr().out
+    assert told.partition("  written")[0] == printed.partition("  written")[0]
