@@ -1,7 +1,7 @@
 """The generated corpus for engines: what PEFT wrote, what the world broke, and what only an engine stumbles over."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -168,18 +168,6 @@ SPOILING = frozenset({"alpha NaN", "NaN in A", "infinity in B", "all NaN"})
 """Cases after which a server may answer others wrong too."""
 
 
-def whole(base: Base, folder: Path) -> Iterator[Case]:
-    """What PEFT writes with each of its options, and adapters of bases that are a little different."""
-    for name, changes in {**OPTIONS, **MORE_OPTIONS}.items():
-        if base.family in NOT_FOR.get(name, ()):
-            continue
-        directory = folder / name
-        yield Case(base, name, directory, write_adapter(base, options(base, changes), directory))
-    for name, changes in OTHER_BASES.items():
-        other = replace(base, fields={**base.fields, **changes})
-        yield Case(base, name, folder / name, write_adapter(other, options(other, {}), folder / name))
-
-
 OTHER_BASES: Mapping[str, Mapping[str, Any]] = {
     "of a narrower base": {"hidden_size": 32},
     "of a wider base": {"hidden_size": 96},
@@ -190,13 +178,44 @@ OTHER_BASES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def broken(plain: Case, folder: Path) -> Iterator[Case]:
-    """The plain adapter, changed in every way; what it was made to answer stays what is intended."""
-    for name, change in {**BREAKS, **MORE_BREAKS, **MEANT}.items():
-        shutil.copytree(plain.directory, folder / name)
-        change(folder / name)
-        case = replace(plain, name=name, directory=folder / name)
-        yield replace(case, intended=_meant(case) if name in MEANT else None if name in INCOMPLETE else plain.intended)
+NAMES = (*OPTIONS, *MORE_OPTIONS, *OTHER_BASES, *BREAKS, *MORE_BREAKS, *MEANT)
+"""Every case: what PEFT writes with each option, of bases that are a little different, and the plain one, changed."""
+
+
+def possible(base: Base) -> list[str]:
+    """The cases that there are for a base."""
+    return [name for name in NAMES if base.family not in NOT_FOR.get(name, ())]
+
+
+class Cases:
+    """The cases of one base in a folder, each made when it is first asked for."""
+
+    def __init__(self, base: Base, folder: Path) -> None:
+        self.base, self.folder = base, folder
+        self._made: dict[str, Case] = {}
+
+    def __getitem__(self, name: str) -> Case:
+        if name not in self._made:
+            self._made[name] = self._make(name)
+        return self._made[name]
+
+    def _make(self, name: str) -> Case:
+        directory, written = self.folder / name, {**OPTIONS, **MORE_OPTIONS}
+        if name in written:
+            return self._written(name, self.base, written[name])
+        if name in OTHER_BASES:
+            other = replace(self.base, fields={**self.base.fields, **OTHER_BASES[name]})
+            return self._written(name, other, {})
+        plain = self["plain"]
+        shutil.copytree(plain.directory, directory)
+        {**BREAKS, **MORE_BREAKS, **MEANT}[name](directory)
+        case = replace(plain, name=name, directory=directory)
+        return replace(case, intended=_meant(case) if name in MEANT else None if name in INCOMPLETE else plain.intended)
+
+    def _written(self, name: str, base: Base, changes: Mapping[str, Any]) -> Case:
+        """What PEFT writes over ``base``, of the case's own base."""
+        directory = self.folder / name
+        return Case(self.base, name, directory, write_adapter(base, options(base, changes), directory))
 
 
 def _meant(case: Case) -> Any:
@@ -209,5 +228,5 @@ def _meant(case: Case) -> Any:
 
 def corpus(base: Base, folder: Path) -> list[Case]:
     """All of them, on disk."""
-    good = list(whole(base, folder))
-    return [*good, *broken(good[0], folder)]
+    cases = Cases(base, folder)
+    return [cases[name] for name in possible(base)]
