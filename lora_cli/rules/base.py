@@ -1,6 +1,6 @@
 """LC31x: the adapter beside the base model that it is to be put on."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from lora_cli.core.adapter import LoraPair
 from lora_cli.core.base_model import BaseModel, BaseModule
@@ -35,12 +35,14 @@ def nothing_applies(case: Case) -> Iterator[Problem]:
         )
 
 
-def _namesake(module: str, base: BaseModel) -> str:
-    """What the base calls the module that ends like ``module``, or a few of its names."""
+def _namesake(module: str, base: BaseModel, taken: Container[str] = ()) -> str:
+    """What the base calls the module that ends like ``module`` and is not ``taken``, or a few of its names."""
     parts = module.split(".")[-LONGEST_ENDING:]
     for length in range(len(parts) - 1, 1, -1):
         ending = "." + ".".join(parts[-length:])
         similar = next((name for name in base.modules if name.endswith(ending)), None)
+        if similar in taken:
+            break
         if similar is not None:
             return f"this one calls it {similar}: if it is the same model, `lora-cli repair` corrects the names"
     return f"this one has modules like {names(list(base.modules), 2)}"
@@ -66,7 +68,7 @@ def partly_applied(case: Case) -> Iterator[Problem]:
 
 def _other_names(module: str, case: Case) -> str:
     assert case.base is not None
-    called = _namesake(module, case.base)
+    called = _namesake(module, case.base, case.application.adapter.pairs)
     return f"{OTHER_BASE}; {called}" if called.startswith("this one calls") else OTHER_BASE
 
 

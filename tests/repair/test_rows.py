@@ -1,0 +1,52 @@
+"""What a row of an engine says that ``repair`` mends, it mends: on the case that shows the row."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_cli.check import open_base
+from lora_cli.check.repaired import Wish, repair_adapter
+from lora_cli.core.deployment import Deployment
+from lora_cli.core.engine_outcome import Reason
+from lora_cli.engines import choose_engine
+from lora_cli.settings import Settings
+from tests.engines.test_cases import PROFILES, all_cases, by_profile
+from tests.rules.test_cases import base_directory, judged
+
+
+@pytest.fixture(scope="module")
+def promises(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Mapping[str, Any], str, Reason, Path]]:
+    """Each reason that names repair: the case, the engine, the reason and where the case is."""
+    found = []
+    for case in all_cases():
+        asked = {key: value for key, value in case.items() if key not in {"engines", "others", "counts"}}
+        folder = tmp_path_factory.mktemp("case")
+        checked = judged(asked | {"engine": PROFILES}, folder)
+        for engine, outcome in by_profile(checked).items():
+            found += [(case, engine, reason, folder) for reason in outcome.reasons if "cli repair" in reason.mend]
+    return found
+
+
+def left(case: Mapping[str, Any], engine: str, folder: Path) -> set[str]:
+    """The features that the engine still stumbles over in the repaired adapter."""
+    settings = Settings(cache_dir=folder / "cache")
+    base = None if case.get("base") == "none" else open_base(str(base_directory(case, folder / "base")), settings)
+    deployment = Deployment(**{k: v for k, v in case.get("deployment", {}).items() if k in {"tp", "max_lora_rank"}})
+    found = repair_adapter(str(folder / "adapter"), Wish(choose_engine(engine), base, deployment), settings)
+    return {reason.feature for reason in found.after.reasons}
+
+
+def test_each_row_that_names_repair_is_mended_by_it_in_a_case(
+    promises: list[tuple[Mapping[str, Any], str, Reason, Path]],
+) -> None:
+    shown = {(engine, reason.feature) for _, engine, reason, _ in promises}
+    mended = {
+        (engine, reason.feature)
+        for case, engine, reason, folder in promises
+        if reason.feature not in left(case, engine, folder)
+    }
+
+    assert shown - mended == set()
+    assert len(mended) > 20
