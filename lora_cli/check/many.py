@@ -28,6 +28,9 @@ WORTH_PROCESSES = 24
 TOGETHER = 8
 """So many adapters at least are handed to a process at once: few, for all processes to end at about the same time."""
 
+AT_ONCE = 4
+"""So many files of one remote adapter are asked for at once, where there are not as many adapters to be read."""
+
 MOST_TOGETHER = 64
 """So many at most: what alike verdicts share is sent, and held, once for all of a batch."""
 
@@ -51,6 +54,7 @@ def check_all(
         MachineError: a process that judged some of them was killed.
     """
     sources = Sources(settings)
+    threads = max(1, min(AT_ONCE, settings.jobs // max(1, len(items))))
 
     def one(item: Item) -> Checked:
         name, ref = item
@@ -63,6 +67,7 @@ def check_all(
             sources=sources,
             demand=demand,
             latest=item in latest,
+            threads=threads,
         )
         return checked if contents else checked.without_contents()
 

@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.finding import Severity, Verdict
 from lora_cli.core.frozen import dataclass, field, replace
 from lora_cli.core.snapshot import Revision
 from lora_cli.errors import LoraCliError
+
+if TYPE_CHECKING:
+    from lora_cli.core.card import Card
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +20,7 @@ class Checked:
 
     ``source`` is the canonical reference (or what was written, when it is none); ``stage_ms`` maps resolve, read,
     values and rules to milliseconds. ``digest`` is the snapshot digest, where a policy made somebody ask for it.
+    ``card`` is the model card, where it was asked for and there is one.
     """
 
     name: str
@@ -26,17 +31,27 @@ class Checked:
     stage_ms: Mapping[str, float] = field(default_factory=dict)
     error: LoraCliError | None = None
     digest: str | None = None
+    card: "Card | None" = None
 
     def without_contents(self) -> "Checked":
         """The verdict without what was read: of many adapters that is nearly all the memory."""
         bare = None if self.revision is None else replace(self.revision, files=())
-        return replace(self, adapter=None, revision=bare)
+        return replace(self, adapter=None, revision=bare, card=None)
 
     def exit_code(self, fail_on: Severity = Severity.ERROR) -> int:
         """What this adapter alone would end the command with."""
         if self.error is not None:
             return self.error.exit_code
         return int(self.verdict is not None and self.verdict.refused(fail_on))
+
+    @property
+    def read_code(self) -> int:
+        """What it would end a command with that only reads: 1 where it is there, and config or weights are not read."""
+        if self.error is not None:
+            return self.error.exit_code
+        adapter = self.adapter
+        unreadable = adapter is None or adapter.config is None or adapter.weights_error is not None
+        return int(unreadable or (adapter is not None and not adapter.weight_files))
 
 
 class Stopwatch:

@@ -1,11 +1,12 @@
 """Adapters judged where they lie: local ones in place, remote ones by their header. Nothing is written."""
 
+from collections.abc import Callable
 from os.path import lexists
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lora_cli.check.outcome import Checked, Stopwatch
-from lora_cli.check.verdict import Terms, gather, judge
+from lora_cli.check.verdict import Terms, companions_of, gather, judge
 from lora_cli.core.addresses import without_secrets
 from lora_cli.core.finding import Verdict
 from lora_cli.core.reference import AdapterRef, parse
@@ -17,6 +18,9 @@ from lora_cli.sources import Source, is_near
 from lora_cli.sources.registry import Sources
 
 if TYPE_CHECKING:
+    from lora_cli.core.adapter import Adapter
+    from lora_cli.core.card import Card
+    from lora_cli.core.companions import Companions
     from lora_cli.fetch.demand import Demand
 
 
@@ -34,6 +38,7 @@ def check_in_place(
     sources: Sources | None = None,
     demand: "Demand | None" = None,
     latest: bool = False,
+    threads: int = 1,
 ) -> Checked:
     """Judge one adapter where it lies: a local one in place, a remote one by its header. Nothing is written.
 
@@ -41,7 +46,8 @@ def check_in_place(
 
     Never raises for what one adapter does wrong: a ``LoraCliError`` is kept in the result. ``sources`` are shared
     with other adapters. ``demand`` must hold for it, and ``settings.policies``. With
-    ``latest`` the latest checkpoint of a training run is judged.
+    ``latest`` the latest checkpoint of a training run is judged. Of a remote one up to ``threads`` files are read at
+    once: each is a kilobyte or so, and a round trip.
     """
     watch = Stopwatch()
     shown = without_secrets(str(text))
@@ -60,15 +66,42 @@ def check_in_place(
         ref = revision.ref
         source_text = str(ref)
         watch.lap("resolve")
-        adapter = read_adapter(source, revision, name or shown, settings.max_header_bytes)
+        adapter, companions, card = _read(source, revision, name or shown, terms, settings, threads)
         watch.lap("read")
-        evidence = gather(source, revision, adapter, terms, ref)
+        evidence = gather(source, revision, adapter, terms, ref, companions)
         watch.lap("values")
         verdict, digest = _accepting(judge(adapter, terms, evidence), ref, revision, source, demand, settings)
         watch.lap("rules")
     except LoraCliError as error:
         return Checked(name or shown, source_text, revision, adapter, None, watch.stage_ms, error)
-    return Checked(adapter.name, source_text, revision, adapter, verdict, watch.stage_ms, digest=digest)
+    return Checked(adapter.name, source_text, revision, adapter, verdict, watch.stage_ms, digest=digest, card=card)
+
+
+def _read(
+    source: Source, revision: Revision, name: str, terms: Terms, settings: Settings, threads: int
+) -> "tuple[Adapter, Companions | None, Card | None]":
+    """Config and header, what stands beside them, and the model card where the terms ask for it."""
+
+    def card() -> "Card | None":
+        if not terms.card:
+            return None
+        from lora_cli.read.card import read_card
+
+        return read_card(source, revision, here=is_near(source, revision))
+
+    parts: tuple[Callable[[], Any], ...] = (
+        lambda: read_adapter(source, revision, name, settings.max_header_bytes, threads=threads),
+        lambda: companions_of(source, revision, terms, threads),
+        card,
+    )
+    threads = 1 if is_near(source, revision) else threads
+    if threads == 1:
+        adapter, companions, found = (part() for part in parts)
+    else:
+        from lora_cli.sources.abreast import abreast
+
+        adapter, companions, found = abreast(lambda part: part(), parts, threads)
+    return adapter, companions, found
 
 
 def _permitted(

@@ -31,7 +31,7 @@ class Terms:
 
     ``base`` is None where there is none, ``base_reason`` then says why. ``values`` False leaves the tensors' values
     unread. ``max_lora_rank`` is the limit of whoever will serve them, None for no limit. ``engines`` are those that
-    will, started as ``deployment`` says; without any the format's owner judges.
+    will, started as ``deployment`` says; without any the format's owner judges. With ``card`` the model card is read.
     """
 
     base: BaseModel | None = None
@@ -41,6 +41,7 @@ class Terms:
     rules: tuple[Rule, ...] = RULES
     engines: "tuple[Profile, ...]" = ()
     deployment: "Deployment | None" = None
+    card: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +58,37 @@ class Evidence:
     commit: str = ""
 
 
-def gather(source: Source, revision: Revision, adapter: Adapter, terms: Terms, ref: AdapterRef) -> Evidence:
+def gather(
+    source: Source,
+    revision: Revision,
+    adapter: Adapter,
+    terms: Terms,
+    ref: AdapterRef,
+    companions: Companions | None = None,
+) -> Evidence:
     """Read what the rules look at beyond config and header. ``ref`` is what the user asked for.
+
+    ``companions`` are what stands beside the weights, where somebody has read that already.
 
     Raises:
         LoraCliError: what the source raises.
     """
-    here = is_near(source, revision)
-    stats, reason = _stats(source, revision, adapter, terms, here=here)
-    companions = None
-    if any("companions" in rule.needs for rule in terms.rules):
-        from lora_cli.read.companions import read_companions
-
-        companions = read_companions(source, revision, here=here)
+    stats, reason = _stats(source, revision, adapter, terms, here=is_near(source, revision))
+    companions = companions or companions_of(source, revision, terms)
     return Evidence(stats, reason, companions, ref, revision.id if revision.ref.scheme == "hf" else "")
+
+
+def companions_of(source: Source, revision: Revision, terms: Terms, threads: int = 1) -> Companions | None:
+    """What stands beside the weights, read by up to ``threads`` at once; None where no rule of ``terms`` asks for it.
+
+    Raises:
+        LoraCliError: what the source raises.
+    """
+    if not any("companions" in rule.needs for rule in terms.rules):
+        return None
+    from lora_cli.read.companions import read_companions
+
+    return read_companions(source, revision, here=is_near(source, revision), threads=threads)
 
 
 def _stats(

@@ -72,18 +72,29 @@ def manifest_of(file: Path | None, refs: Sequence[str], verb: str) -> "AdapterSe
     return read_manifest(file)
 
 
-def lineup(file: Path | None, refs: Sequence[str], base: str, command: str, verb: str, checkpoint: str = "") -> Lineup:
+def lineup(
+    file: Path | None,
+    refs: Sequence[str],
+    base: str,
+    command: str,
+    verb: str,
+    checkpoint: str = "",
+    *,
+    needs_base: bool = True,
+) -> Lineup:
     """Adapters and base by what is on the command line of ``command``; ``base`` overrides the manifest's.
 
-    A lock beside the manifest pins those of its adapters that it still speaks of, as ``fetch`` does.
+    Without ``needs_base`` there may be none, which is an empty one. A lock beside the manifest pins those of its
+    adapters that it still speaks of, as ``fetch`` does.
 
     Raises:
         UsageError: there are no adapters or there is no base, or the manifest or its lock is wrong.
     """
     manifest = manifest_of(file, refs, verb)
     named = base or (manifest.base if manifest is not None else None)
-    if not named:
+    if not named and needs_base:
         raise UsageError(f"{command} needs a base model", hint="--base DIRECTORY, config.json or ORG/NAME")
+    named = named or ""
     if manifest is None:
         return Lineup(from_refs(refs, checkpoint), named)
     if checkpoint:

@@ -5,6 +5,10 @@ from typing import Literal
 
 from lora_cli.core.frozen import dataclass, field
 
+HALF = ("bfloat16", "float16")
+HALF_BYTES = 2
+"""Bytes of an element of these dtypes, which engines serve in."""
+
 ModuleKind = Literal["linear", "conv1d", "embedding"]
 
 
@@ -27,7 +31,8 @@ class BaseModel:
 
     ``parameters`` are bare parameters that PEFT's ``target_parameters`` can name (fused experts), path to shape.
     ``source`` says where the facts are from: ``"config.json (llama)"`` or ``"checkpoint header"``. ``dtype`` is what
-    its config says it is served in (``"bfloat16"``), empty where it says nothing.
+    its config says it is served in (``"bfloat16"``), empty where it says nothing. ``kv_heads`` is how many key and
+    value heads a layer has, None where that is not known.
     """
 
     name: str
@@ -40,3 +45,9 @@ class BaseModel:
     parameters: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     source: str = ""
     dtype: str = ""
+    kv_heads: int | None = None
+
+    @property
+    def served_dtype(self) -> str:
+        """What engines serve it in unless they are told: its own half precision, else bfloat16 (float32 is halved)."""
+        return self.dtype if self.dtype in HALF else HALF[0]

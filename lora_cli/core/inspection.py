@@ -1,21 +1,20 @@
 """What an adapter is, in numbers: from its config and header alone."""
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from lora_cli.core.adapter import Adapter
+from lora_cli.core.base_model import HALF_BYTES, BaseModel
+from lora_cli.core.card import Card
 from lora_cli.core.formats import dialects
 from lora_cli.core.frozen import dataclass, field
 from lora_cli.core.lora_config import LoraConfig
-from lora_cli.core.targets import scales
-from lora_cli.errors import FormatError
+from lora_cli.core.module_facts import ModuleFacts, facts_of, layer_of, leaf_of
+from lora_cli.core.writers import Writer, writers_of
 
 T = TypeVar("T", int, float, str)
-
-_LAYER = re.compile(r"(?:^|(?<=\.))\d{1,9}(?=\.|$)", re.ASCII)
 
 SWITCHES = ("use_rslora", "use_dora", "use_qalora", "lora_bias", "fan_in_fan_out", "ensure_weight_tying")
 VARIANTS = (
@@ -34,6 +33,10 @@ class Inspection:
     whose size the origin knows. ``sha256`` is the digest of the weights where the origin knows it, ``snapshot`` that of
     the same revision in the cache, when it is there.
     ``features`` name what goes beyond plain LoRA. What the config does not say, or says wrongly, is empty.
+    ``slot_bytes`` is what A and B of the adapter's own modules take at their own ranks, in ``slot_dtype``, which the
+    base is served in: None without a base. An engine's slots are larger: see ``engines.capacity``.
+    ``writers`` are the tools that are told to have had a hand in it, ``card`` is its model card, None where there is
+    none. ``metadata`` is that of the safetensors header, without PEFT's own ``format``.
     """
 
     format: str
@@ -54,11 +57,21 @@ class Inspection:
     sha256: str = ""
     snapshot: str = ""
     features: tuple[str, ...] = ()
+    slot_bytes: int | None = None
+    slot_dtype: str = ""
+    writers: tuple[Writer, ...] = ()
+    card: Card | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    by_module: tuple[ModuleFacts, ...] = ()
 
 
-def inspection_of(adapter: Adapter) -> Inspection:
-    """Describe ``adapter``; pure, and total: what cannot be told is left empty."""
+def inspection_of(adapter: Adapter, base: BaseModel | None = None, card: Card | None = None) -> Inspection:
+    """Describe ``adapter``; pure, and total: what cannot be told is left empty.
+
+    ``base`` is what it is to be served on, ``card`` what stands beside it.
+    """
     config = adapter.config
+    by_module = facts_of(adapter)
     tensors = adapter.tensors.values()
     held = [file for file in adapter.files if file.path in adapter.weight_files]
     return Inspection(
@@ -69,9 +82,9 @@ def inspection_of(adapter: Adapter) -> Inspection:
         task_type=(config.task_type or "") if config else "",
         modules=len(adapter.pairs),
         ranks=_counted(pair.rank for pair in adapter.pairs.values() if pair.rank is not None),
-        scalings=_scalings(config, adapter),
-        targets=_counted(_leaf(module) for module in adapter.pairs),
-        layers=tuple(sorted({int(found.group()) for module in adapter.pairs if (found := _LAYER.search(module))})),
+        scalings=_counted(one.scaling for one in by_module if one.scaling is not None),
+        targets=_counted(map(leaf_of, adapter.pairs)),
+        layers=tuple(sorted({layer for module in adapter.pairs if (layer := layer_of(module)) is not None})),
         dtypes=_counted(tensor.dtype for tensor in tensors),
         parameters=sum(math.prod(tensor.shape) for tensor in tensors),
         weight_bytes=sum(tensor.nbytes for tensor in tensors),
@@ -79,7 +92,23 @@ def inspection_of(adapter: Adapter) -> Inspection:
         files=len(adapter.files),
         sha256=next((file.sha256 for file in held if file.sha256), ""),
         features=_features(config),
+        slot_bytes=HALF_BYTES * sum(one.parameters for one in by_module) if base is not None and by_module else None,
+        slot_dtype=base.served_dtype if base is not None and by_module else "",
+        writers=writers_of(config, (file.path for file in adapter.files), card),
+        card=card,
+        metadata=_metadata(adapter),
+        by_module=by_module,
     )
+
+
+LONGEST_METADATA = 200
+MOST_METADATA = 64
+
+
+def _metadata(adapter: Adapter) -> Mapping[str, str]:
+    """What the header says of itself, cut: trainers of images keep whole logs there."""
+    said = {key: value for key, value in adapter.metadata.items() if (key, value) != ("format", "pt")}
+    return {key[:LONGEST_METADATA]: said[key][:LONGEST_METADATA] for key in list(said)[:MOST_METADATA]}
 
 
 def _format(adapter: Adapter) -> str:
@@ -93,21 +122,6 @@ def _format(adapter: Adapter) -> str:
     if not adapter.weight_files:
         return f"{name}, no weights"
     return ", ".join((name, "pickle" if adapter.pickled else "safetensors", *dialects(adapter.tensors)))
-
-
-def _leaf(module: str) -> str:
-    while module.endswith(".base_layer"):
-        module = module.removesuffix(".base_layer")
-    return module.rpartition(".")[2]
-
-
-def _scalings(config: LoraConfig | None, adapter: Adapter) -> Mapping[float, int]:
-    if config is None:
-        return {}
-    try:
-        return _counted(scale.scaling for scale in scales(config, adapter.pairs).values())
-    except FormatError:
-        return {}
 
 
 def _features(config: LoraConfig | None) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import Literal
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.core.frozen import dataclass, field
 from lora_cli.core.keys import PAIR_PARTS, Part
+from lora_cli.engines.slots import SlotLayout
 
 Proof = Literal["run", "read", "reasoned"]
 """How a row is known: the engine's own code was run on such an adapter, its code was read, or it follows from both."""
@@ -87,7 +88,8 @@ class Engine:
     correctly, or where its own rows judge it in their place. ``ranks`` are the values that ``max_lora_rank`` may have
     (empty: any), ``default_rank`` what it has unless set, None for no limit; ``rank_flag`` how it is set. ``no_lora``
     are families whose class has no LoRA, ``fused_experts`` those whose class has its experts in one tensor. ``unread``
-    are features of which nobody established what it does with them.
+    are features of which nobody established what it does with them. ``slots`` is what its slots are made of and how it
+    is told so, None where that is not known.
     """
 
     name: str
@@ -102,6 +104,7 @@ class Engine:
     no_lora: frozenset[str] = frozenset()
     fused_experts: frozenset[str] = frozenset()
     unread: frozenset[str] = frozenset()
+    slots: SlotLayout | None = None
 
 
 @dataclass(frozen=True, slots=True)

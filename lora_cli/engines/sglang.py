@@ -7,6 +7,7 @@ that needs it, and nothing between there and the scheduler's process catches tha
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.engines.mend import ALONE, MERGE, NUMBER_WRITTEN, OTHER_BASE, repair
 from lora_cli.engines.profile import BY_OWN_NAMES, EVERYWHERE, PACKED, Engine, Grammar, Row
+from lora_cli.engines.slots import Flags, SlotLayout
 
 CONFIG = "sglang/srt/lora/lora_config.py"
 LORA = "sglang/srt/lora/lora.py"
@@ -135,6 +136,45 @@ ROWS = (
     ),
 )
 
+SLOTS = SlotLayout(
+    flags=Flags(
+        launch="python -m sglang.launch_server --model-path {base}",
+        enable="--enable-lora",
+        rank="--max-lora-rank",
+        slots="--max-loras-per-batch",
+        memory="--max-loaded-loras",
+        targets="--lora-target-modules",
+        adapters="--lora-paths",
+        keys=("lora_name", "lora_path"),
+        tp="--tp-size",
+        revision="--revision",
+        pins=True,
+    ),
+    packed={**PACKED, "fused_qkv_a_proj_with_mqa": ("q_a_proj", "kv_a_proj_with_mqa")},
+    stacked={"qkv_proj": 3, "gate_up_proj": 2, "fused_qkv_a_proj_with_mqa": 2},
+    experts={"gate_up_proj": "gate_up_proj", "down_proj": "down_proj"},
+    everywhere=True,
+    head_sharded=True,
+    twice=frozenset({"embed_tokens", "lm_head"}),
+    needs_targets=True,
+    choices=frozenset(
+        {
+            *("q_proj", "k_proj", "v_proj", "o_proj", "q_a_proj", "kv_a_proj_with_mqa", "q_b_proj", "kv_b_proj"),
+            *("wq_b", "wk", "weights_proj", "gate_proj", "up_proj", "down_proj", "qkv_proj", "gate_up_proj"),
+            *("embed_tokens", "lm_head", "qkvr", "wo_ud"),
+        }
+    ),
+    base_slots=1,
+    compared=frozenset(
+        {
+            *("cohere", "deepseek_v2", "deepseek_v3", "gemma", "gemma2", "gemma3_text", "gpt_oss", "granite", "llama"),
+            *("mistral", "mixtral", "olmo2", "phi3", "qwen2", "qwen3", "qwen3_moe"),
+        }
+    ),
+    evidence=POOL,
+)
+"""A request for the base alone takes a slot, too. Of embedding and head together the pool makes both buffers twice."""
+
 ENGINE = Engine(
     name="sglang",
     title="SGLang",
@@ -155,6 +195,7 @@ ENGINE = Engine(
         "LC313": Outcome.REJECTS,
     },
     rank_flag="--max-lora-rank",
+    slots=SLOTS,
     unread=frozenset(
         {"sharded", "experts-alone", "experts-incomplete", "base-without-lora", "tower", "named-like-base"}
     ),

@@ -8,7 +8,7 @@ from lora_cli.core.engine_outcome import Outcome
 from lora_cli.core.keys import PAIR_PARTS
 from lora_cli.engines.mend import BASE_CHANGED, MERGE, NAMES, NUMBER, OTHER_BASE, SAVE_AGAIN, repair
 from lora_cli.engines.profile import BY_OWN_NAMES, EVERYWHERE, Engine, Grammar, Row
-from lora_cli.engines.vllm_models import EMBEDDINGS, FUSED_EXPERTS, NO_LORA, TEXT_NAMES
+from lora_cli.engines.vllm_models import EMBEDDINGS, FUSED_EXPERTS, NO_LORA, SLOTS, TEXT_NAMES
 
 PEFT_HELPER = "vllm/lora/peft_helper.py"
 LORA_MODEL = "vllm/lora/lora_model.py"
@@ -291,4 +291,5 @@ ENGINE = Engine(
     rank_flag="--max-lora-rank",
     no_lora=NO_LORA,
     fused_experts=FUSED_EXPERTS,
+    slots=SLOTS,
 )

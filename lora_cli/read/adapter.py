@@ -1,7 +1,8 @@
 """An adapter, read from wherever its source has it: the config and the header's byte ranges, never the weights."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
+from typing import Any
 
 from lora_cli.core.adapter import Adapter, LoraPair, pair_up
 from lora_cli.core.frozen import dataclass, field
@@ -33,18 +34,29 @@ class Weights:
     unread: str = ""
 
 
-def read_adapter(source: Source, revision: Revision, name: str, most_header: int | None = None) -> Adapter:
+def read_adapter(
+    source: Source, revision: Revision, name: str, most_header: int | None = None, *, threads: int = 1
+) -> Adapter:
     """Read config and header of the adapter at ``revision``. ``name`` is how the user called it.
 
-    A header of over ``most_header`` bytes (None: the format's own limit) is not read.
+    A header of over ``most_header`` bytes (None: the format's own limit) is not read. With several ``threads`` both
+    are read at once.
 
     What is wrong inside the adapter raises nothing: it stands in ``config_error`` and ``weights_error``.
 
     Raises:
         LoraCliError: what the source raises (no access, network, the file changed while it was read).
     """
-    config, config_error = _read_config(source, revision)
-    weights = _read_weights(source, revision, most_header)
+    parts: tuple[Callable[[], Any], ...] = (
+        lambda: _read_config(source, revision),
+        lambda: _read_weights(source, revision, most_header),
+    )
+    if threads == 1:
+        (config, config_error), weights = (part() for part in parts)
+    else:
+        from lora_cli.sources.abreast import abreast
+
+        (config, config_error), weights = abreast(lambda part: part(), parts, threads)
     keys, pairs = _RECENT.of(_taken_apart, weights.tensors)
     return Adapter(
         name=name,

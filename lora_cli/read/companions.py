@@ -1,6 +1,7 @@
 """The small files beside an adapter's weights → ``Companions``, within bounds and without running anything."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from lora_cli.core import parse
@@ -32,8 +33,10 @@ CODE_FIELDS = ("auto_map", "custom_pipelines", "custom_generate")
 MORE_TEMPLATES = "additional_chat_templates/"
 
 
-def read_companions(source: Source, revision: Revision, *, here: bool) -> Companions:
+def read_companions(source: Source, revision: Revision, *, here: bool, threads: int = 1) -> Companions:
     """What stands beside the weights of ``revision``; with ``here`` its files are on this disk.
+
+    Of a remote one ``threads`` files are read at once.
 
     What is wrong with one of the files raises nothing: it stands in ``unread``.
 
@@ -44,9 +47,10 @@ def read_companions(source: Source, revision: Revision, *, here: bool) -> Compan
     code: dict[str, str] = {}
     unread: dict[str, str] = {}
     added_tokens: Mapping[str, int] | None = None
-    for file in filter(_wanted, revision.files):
+    files = [file for file in revision.files if _wanted(file)]
+    for file, read in zip(files, _texts(source, revision, files, here=here, threads=threads), strict=True):
         try:
-            text = _text(source, revision, file, HERE_CAP if here else AFAR_CAP)
+            text = read()
             if file.path == ADDED_TOKENS:
                 added_tokens = parse.map_of(parse.integer)(parse.json_value(text, file.path), file.path)
             elif file.path.endswith(".jinja"):
@@ -61,6 +65,32 @@ def read_companions(source: Source, revision: Revision, *, here: bool) -> Compan
         except FormatError as error:
             unread[file.path] = error.reason
     return Companions(templates, code, added_tokens, unread, *_pickles(source, revision))
+
+
+def _texts(
+    source: Source, revision: Revision, files: Sequence[RemoteFile], *, here: bool, threads: int
+) -> Iterable[Callable[[], bytes]]:
+    """What gives each file's text, or raises what is wrong with it."""
+
+    def text(file: RemoteFile) -> bytes:
+        return _text(source, revision, file, HERE_CAP if here else AFAR_CAP)
+
+    if here or threads == 1 or len(files) < 2:
+        return [partial(text, file) for file in files]
+    from lora_cli.sources.abreast import abreast
+
+    def kept(file: RemoteFile) -> Callable[[], bytes]:
+        try:
+            read = text(file)
+        except FormatError as error:
+            return partial(_raise, error)
+        return lambda: read
+
+    return abreast(kept, files, threads)
+
+
+def _raise(error: FormatError) -> bytes:
+    raise error
 
 
 def _pickles(source: Source, revision: Revision) -> tuple[dict[str, str], str]:

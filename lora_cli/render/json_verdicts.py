@@ -1,6 +1,6 @@
-"""What machines read of ``validate`` and ``inspect``: each adapter's findings, and what could not be looked at."""
+"""What machines read of ``validate``: each adapter's findings, and what could not be looked at."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +8,6 @@ from lora_cli.check import Checked
 from lora_cli.check.report import Report
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Finding, Severity, Verdict
-from lora_cli.core.inspection import Inspection
 from lora_cli.render.json import document, error_fields
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ def render_report(report: Report) -> str:
     Its JSON Schema is ``manifests/schemas/validate.schema.json``.
     """
     body = {
-        "base": _base(report.base),
+        "base": base_fields(report.base),
         "fail_on": report.fail_on.label,
         "adapters": [_reported(one, report) for one in report.checked],
         "notices": list(report.notices),
@@ -33,19 +32,21 @@ def render_report(report: Report) -> str:
     return document("validate", body)
 
 
-def _base(base: BaseModel | None) -> dict[str, Any] | None:
+def base_fields(base: BaseModel | None) -> dict[str, Any] | None:
+    """What adapters were judged against, as the documents have it, or None."""
     return None if base is None else {"name": base.name, "model_type": base.model_type, "source": base.source}
 
 
 def _reported(one: Checked, report: Report) -> dict[str, Any]:
-    fields = _checked(one, report.fail_on)
+    fields = checked_fields(one, report.fail_on)
     if one.verdict is not None:
         for said, finding in zip(fields["findings"], one.verdict.findings, strict=True):
             said["fingerprint"] = report.fingerprint(one, finding)
     return fields
 
 
-def _checked(one: Checked, fail_on: Severity) -> dict[str, Any]:
+def checked_fields(one: Checked, fail_on: Severity) -> dict[str, Any]:
+    """One adapter: what it is called and where it is from, its findings, and what could not be looked at."""
     return {
         "name": one.name,
         "source": one.source,
@@ -104,15 +105,3 @@ def _finding(found: Finding) -> dict[str, Any]:
         "hint": found.problem.hint,
         "accepted": None if found.accepted is None else asdict(found.accepted),
     }
-
-
-def render_inspections(inspected: Iterable[tuple[Checked, Inspection | None]]) -> str:
-    """The document of ``inspect``: what each adapter is, or the error that kept it from being read.
-
-    Counts by rank, scaling, target and dtype map the value, as a string, to how many have it.
-    """
-    adapters = [
-        {**_checked(one, Severity.ERROR), "inspection": None if inspection is None else asdict(inspection)}
-        for one, inspection in inspected
-    ]
-    return document("inspect", {"adapters": adapters})

@@ -32,8 +32,8 @@ def test_it_says_what_the_adapter_is(mixed: str, capsys: pytest.CaptureFixture[s
     lines = {line.split(None, 1)[0]: line.split(None, 1)[1] for line in capsys.readouterr().out.splitlines()[1:]}
     assert lines["format"] == "PEFT LoRA, safetensors"
     assert lines["base"] == "tiny/base at 5f0b02c75b57c5855da9ae460ce51323ea669d8a"
-    assert lines["rank"] == "4 (1 module), 2 (1 module)"
-    assert lines["scaling"] == "2 (1 module), 4 (1 module)"
+    assert lines["rank"] == "4 (1 module), 2 (1 module: k_proj)"
+    assert lines["scaling"] == "2 (1 module), 4 (1 module: k_proj)"
     assert lines["targets"] == "k_proj, q_proj (2 modules)"
     assert lines["layers"] == "0-1 (2)"
     assert lines["dtype"] == "BF16"

@@ -19,6 +19,7 @@ from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.errors import UsageError
 from lora_cli.settings import OPTIONS, load_settings
 
+PUBLISHED = ("adapter-set", "adapter-set-lock", "inspect", "policy", "repair", "settings", "validate")
 SCHEMAS = Path(__file__).parents[2] / "manifests" / "schemas"
 Draw = st.DataObject
 
@@ -148,15 +149,13 @@ def agree(name: str, document: dict[str, Any], parse: Callable[[], object]) -> N
     assert accepted(parse) == (not found), (document, found)
 
 
-@pytest.mark.parametrize("name", ["adapter-set", "adapter-set-lock", "policy", "settings", "validate"])
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_each_schema_is_one(name: str) -> None:
     jsonschema.Draft202012Validator.check_schema(schema(name))
 
 
 def test_nothing_else_is_published_as_a_schema() -> None:
-    assert {file.name for file in SCHEMAS.iterdir()} == {
-        f"{name}.schema.json" for name in ("adapter-set", "adapter-set-lock", "policy", "settings", "validate")
-    }
+    assert {file.name for file in SCHEMAS.iterdir()} == {f"{name}.schema.json" for name in PUBLISHED}
 
 
 def test_a_policy_means_the_same_in_a_manifest_and_alone() -> None:

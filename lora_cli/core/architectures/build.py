@@ -56,6 +56,7 @@ def build(family: Family, config: Mapping[str, Any], name: str, source: str) -> 
         parameters=tree.parameters,
         source=source,
         dtype=dtype_of(config),
+        kv_heads=text.get("num_key_value_heads"),
     )
 
 

@@ -106,10 +106,15 @@ def filtered(served: Served) -> Iterator[Found]:
     left_out = [
         module
         for module in served.adapter.pairs
-        if packed_name(module) not in told and not any(module == t or module.endswith(f".{t}") for t in targets)
+        if packed_name(module) not in told and not any(_under(module, target) for target in targets)
     ]
     wanted = sorted({module.rpartition(".")[2] for module in served.adapter.pairs} | set(targets))
     yield from _of(served, f"{names(targets)} is all that has LoRA", left_out, wanted=" ".join(wanted))
+
+
+def _under(module: str, target: str) -> bool:
+    """Whether ``target`` names the module; ``experts`` names each projection of each expert."""
+    return module == target or module.endswith(f".{target}") or (target == "experts" and ".experts." in module)
 
 
 def base_without_lora(served: Served) -> Iterator[Found]:

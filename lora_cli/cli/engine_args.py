@@ -1,0 +1,114 @@
+"""``--engine-args`` and what goes with it: how the engine is to be started, by options and by a manifest."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from lora_cli.cli import typer
+from lora_cli.errors import UsageError
+from lora_cli.settings import Settings
+
+if TYPE_CHECKING:
+    from lora_cli.check import Checked
+    from lora_cli.check.engine_args import Deployed
+    from lora_cli.cli.lineup import Lineup
+    from lora_cli.core.reference import AdapterRef
+    from lora_cli.engines import Profile
+
+EngineArgs = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME[@VERSION]",
+        help="The smallest flags with which vllm or sglang serves them all, and what they cost.",
+        show_default=False,
+    ),
+]
+MaxSlots = Annotated[
+    int | None, typer.Option("--max-loras", min=1, help="With --engine-args: no more slots on the GPU than this.")
+]
+MaxCpuLoras = Annotated[int | None, typer.Option(min=1, help="With --engine-args: no more adapters in memory.")]
+Tp = Annotated[int, typer.Option("--tp", min=1, max=4096, help="With --engine-args: the tensor-parallel size.")]
+
+
+def engine_of(text: str, asked: "Lineup") -> "Profile | None":
+    """The engine that the flags are for, None where none are asked for.
+
+    A manifest that is for the same engine says the version, where the option does not.
+
+    Raises:
+        UsageError: no such engine or version, or one whose flags are not known.
+    """
+    if not text:
+        return None
+    from lora_cli.engines import ENGINES, choose_engine
+
+    name, at, _ = text.strip().partition("@")
+    spec = asked.engine
+    if not at and spec is not None and spec.version and spec.name == name.lower():
+        text = f"{name}@{spec.version}"
+    profile = choose_engine(text)
+    if profile.engine.slots is None:
+        known = " or ".join(engine.name for engine in ENGINES.values() if engine.slots is not None)
+        raise UsageError(f"the flags of {profile.engine.title} are not known here", hint=f"--engine-args {known}")
+    return profile
+
+
+def deployed_of(
+    asked: "Lineup", profile: "Profile", max_loras: int | None, max_cpu_loras: int | None, tp: int
+) -> "Deployed":
+    """How the engine is to be started, as far as that is known before the adapters are read.
+
+    Raises:
+        UsageError: fewer adapters in memory than there are slots.
+    """
+    from lora_cli.check.engine_args import Deployed
+    from lora_cli.engines.fit import Limits
+
+    spec = asked.engine if asked.engine is not None and asked.engine.name == profile.engine.name else None
+    slots = max_loras or (spec.max_loras if spec is not None else None)
+    memory = max_cpu_loras or (spec.max_cpu_loras if spec is not None else None)
+    if max_cpu_loras is not None and slots is not None and max_cpu_loras < slots:
+        raise UsageError(
+            f"--max-cpu-loras is {max_cpu_loras}, less than max_loras, which is {slots}",
+            hint=f"--max-cpu-loras {slots}",
+        )
+    pinned = frozenset(item.name for item in asked.items if item.pinned)
+    model, revision = _called(asked.base)
+    return Deployed(
+        model=model,
+        revision=revision,
+        tp=tp,
+        limits=Limits(slots, memory, len(pinned)),
+        named=asked.manifest is not None,
+        pinned=pinned,
+        rank=spec.max_lora_rank if spec is not None else None,
+    )
+
+
+def _called(base: "str | AdapterRef") -> tuple[str, str]:
+    """What an engine on this machine is given as its model, and the commit; empty for what it cannot be given."""
+    from lora_cli.check import is_path
+    from lora_cli.core.reference import parse
+
+    if not base:
+        return "", ""
+    ref = parse(base, is_path=is_path) if isinstance(base, str) else base
+    if ref.scheme == "hf" and not ref.subfolder:
+        return ref.location, ref.revision or ""
+    if ref.scheme == "file" and Path(ref.location).is_dir() and ref.location.isprintable():
+        return ref.location, ""
+    return "", ""
+
+
+def folders_of(judged: Iterable[tuple[str, "Checked"]], settings: Settings) -> Mapping[str, str]:
+    """The folder of each adapter that an engine on this machine can load: its own, or its view in the cache."""
+    found = {}
+    for name, checked in judged:
+        ref = checked.revision.ref if checked.revision is not None else None
+        if ref is not None and ref.scheme == "file":
+            folder = Path(ref.location)
+        else:
+            folder = settings.cache_dir.absolute() / "adapters" / name
+        if folder.is_dir() and str(folder).isprintable():
+            found[name] = str(folder)
+    return found

@@ -1,0 +1,126 @@
+"""What an adapter holds for each module, from its config and header alone; and in which modules a value stands."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from lora_cli.core.adapter import Adapter, LoraPair
+from lora_cli.core.frozen import dataclass
+from lora_cli.core.late import late
+from lora_cli.core.lora_config import LoraConfig
+from lora_cli.core.targets import scales
+from lora_cli.errors import FormatError
+
+EXPERTS = ("gate_up_proj", "down_proj")
+"""The parameters of fused experts, in the order in which modules have them."""
+
+LAYER = late(r"(?:^|(?<=\.))\d{1,9}(?=\.|$)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleFacts:
+    """One module's factors. ``r`` is the rank that its tensors have, ``scaling`` the ``s`` in ``s * B @ A``.
+
+    What cannot be told (a factor is missing, or no matrix; the config says nothing) is None. ``dtype`` names both
+    where A and B differ. ``parameters`` and ``bytes`` are those of A and B together.
+    """
+
+    module: str
+    r: int | None
+    scaling: float | None
+    d_in: int | None
+    d_out: int | None
+    dtype: str
+    parameters: int
+    bytes: int
+
+
+def facts_of(adapter: Adapter) -> tuple[ModuleFacts, ...]:
+    """Every module with a factor, in the order of its tensors."""
+    scaling = _scaling(adapter)
+    return tuple(_facts(module, pair, scaling.get(module)) for module, pair in adapter.pairs.items())
+
+
+def _facts(module: str, pair: LoraPair, scaling: float | None) -> ModuleFacts:
+    factors = [factor for factor in (pair.a, pair.b) if factor is not None]
+    d_in, d_out = widths(pair)
+    return ModuleFacts(
+        module=module,
+        r=pair.rank,
+        scaling=scaling,
+        d_in=d_in,
+        d_out=d_out,
+        dtype="/".join(dict.fromkeys(factor.dtype for factor in factors)),
+        parameters=sum(math.prod(factor.shape) for factor in factors),
+        bytes=sum(factor.nbytes for factor in factors),
+    )
+
+
+def widths(pair: LoraPair) -> tuple[int | None, int | None]:
+    """``d_in`` from A ``[r, d_in]`` and ``d_out`` from B ``[d_out, r]``; None for a factor that is missing or flat."""
+    d_in = pair.a.shape[1] if pair.a is not None and len(pair.a.shape) == 2 else None
+    d_out = pair.b.shape[0] if pair.b is not None and len(pair.b.shape) == 2 else None
+    return d_in, d_out
+
+
+def _scaling(adapter: Adapter) -> Mapping[str, float]:
+    config = adapter.config
+    if config is None:
+        return {}
+    named = {module: _named(config, module) for module in adapter.pairs}
+    try:
+        by_name = scales(config, named.values())
+    except FormatError:
+        return {}
+    return {module: by_name[name].scaling for module, name in named.items()}
+
+
+def _named(config: LoraConfig, module: str) -> str:
+    """What the patterns of ``config`` are matched with: the module, or of fused experts the parameter.
+
+    PEFT nests a wrapper for each parameter around the experts, that of the first one innermost.
+    """
+    stem = module
+    while stem.endswith(".base_layer"):
+        stem = stem.removesuffix(".base_layer")
+    if not config.target_parameters or stem.rpartition(".")[2] != "experts":
+        return module
+    named = {name.rpartition(".")[2] for name in config.target_parameters}
+    ordered = [name for name in EXPERTS if name in named]
+    depth = (len(module) - len(stem)) // len(".base_layer")
+    return f"{stem}.{ordered[-1 - depth]}" if depth < len(ordered) else module
+
+
+def leaf_of(module: str) -> str:
+    """The last name of a module, without the wrappers that PEFT nests around fused experts."""
+    while module.endswith(".base_layer"):
+        module = module.removesuffix(".base_layer")
+    return module.rpartition(".")[2]
+
+
+def layer_of(module: str) -> int | None:
+    """The number of the layer that a module is in, None where its name has no number."""
+    found = LAYER.search(module)
+    return int(found.group()) if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Modules of one last name: all that the adapter has of it, or, if not ``whole``, those in ``layers``."""
+
+    leaf: str
+    layers: tuple[int, ...]
+    whole: bool
+
+
+def places(modules: Iterable[str], among: Sequence[str]) -> tuple[Place, ...]:
+    """Where ``modules`` are, drawn together by their last names; ``among`` are all that the adapter has."""
+    every = Counter(map(leaf_of, among))
+    by_leaf: dict[str, list[str]] = {}
+    for module in modules:
+        by_leaf.setdefault(leaf_of(module), []).append(module)
+    return tuple(
+        Place(leaf, tuple(sorted({n for one in held if (n := layer_of(one)) is not None})), len(held) == every[leaf])
+        for leaf, held in by_leaf.items()
+    )

@@ -1,0 +1,129 @@
+"""The least with which an engine serves a set of adapters: rank, modules and slots, and which adapters drive them."""
+
+from collections.abc import Mapping, Sequence
+
+from lora_cli.core.base_model import BaseModel
+from lora_cli.core.frozen import dataclass, field
+from lora_cli.core.module_facts import leaf_of
+from lora_cli.engines.capacity import Group, groups_of, own_width, slot_bytes, width_of
+from lora_cli.engines.profile import Profile
+from lora_cli.engines.slots import SlotLayout
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What one adapter asks of an engine's slots.
+
+    ``targets`` are the names under which the engine puts LoRA on its modules, ``modules`` the modules themselves:
+    path to (d_in, d_out).
+    """
+
+    name: str
+    rank: int
+    targets: frozenset[str]
+    modules: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many slots there may be, and how many adapters in the memory of the machine; None for no limit.
+
+    ``pinned`` are those adapters that never leave their slot.
+    """
+
+    slots: int | None = None
+    memory: int | None = None
+    pinned: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """The smallest legal numbers for some adapters, and the bytes of one slot on one GPU.
+
+    ``targets`` are the only modules with LoRA, None for all that the engine has. ``whole_bytes`` is what a slot takes
+    without them. With ``lower_bound`` there was no base: the bytes are those of the adapters' own modules.
+    """
+
+    rank: int
+    targets: tuple[str, ...] | None
+    slots: int
+    memory: int
+    slot_bytes: int
+    whole_bytes: int
+    lower_bound: bool = False
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all slots on one GPU."""
+        return self.slots * self.slot_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """Adapters without which a slot would be smaller, and the fit of the others (None where there are none)."""
+
+    adapters: tuple[str, ...]
+    without: Fit
+
+
+class Slots:
+    """An engine's slots on a base, or on none that is known: what fits are reckoned for, with the base looked at once.
+
+    Raises:
+        UsageError: ``tp`` does not divide what it has to.
+    """
+
+    def __init__(self, profile: Profile, base: BaseModel | None, tp: int = 1) -> None:
+        layout = profile.engine.slots
+        assert layout is not None
+        self.profile, self.base, self.tp = profile, base, tp
+        self.layout: SlotLayout = layout
+        self.groups: tuple[Group, ...] = groups_of(base, profile, tp) if base is not None else ()
+        paths = base.modules if base is not None else {}
+        self._order = {leaf: i for i, leaf in enumerate(dict.fromkeys(map(leaf_of, paths)))}
+
+    def rank(self, needed: int) -> int:
+        """The smallest rank that the engine's slots may have and that is enough."""
+        ranks = self.profile.engine.ranks
+        return next(rank for rank in ranks if rank >= needed) if ranks else needed
+
+    def fit(self, needs: Sequence[Need], limits: Limits) -> Fit:
+        """The smallest that serves all of ``needs``, of which there is at least one."""
+        rank = self.rank(max(need.rank for need in needs))
+        wanted = frozenset().union(*(need.targets for need in needs))
+        slots = len(needs) + self.layout.base_slots
+        if limits.slots is not None:
+            slots = min(slots, limits.slots)
+        memory = max(slots, min(len(needs), limits.memory or len(needs)))
+        names = tuple(sorted(wanted, key=lambda name: (self._order.get(name, len(self._order)), name)))
+        if self.base is None:
+            width = own_width(need.modules for need in needs)
+            targets = names if self.layout.needs_targets else None
+            own = slot_bytes(width, rank)
+            return Fit(rank, targets, slots, memory, own, own, lower_bound=True)
+        narrow, whole = (width_of(self.groups, chosen, self.layout) for chosen in (wanted, None))
+        narrower = self.layout.needs_targets or narrow < whole
+        width = narrow if narrower else whole
+        targets = names if narrower else None
+        return Fit(rank, targets, slots, memory, slot_bytes(width, rank), slot_bytes(whole, rank))
+
+    def drivers(self, needs: Sequence[Need], limits: Limits) -> tuple[Driver, ...]:
+        """The adapters that make a slot larger than the others need, alone or together; what saves most is first."""
+        fit = self.fit(needs, limits)
+        found = []
+        for names in self._suspects(needs, fit.rank):
+            others = [need for need in needs if need.name not in names]
+            if others and len(others) < len(needs):
+                without = self.fit(others, limits)
+                if without.slot_bytes < fit.slot_bytes:
+                    found.append(Driver(tuple(need.name for need in needs if need.name in names), without))
+        return tuple(sorted(found, key=lambda driver: driver.without.slot_bytes))
+
+    def _suspects(self, needs: Sequence[Need], rank: int) -> list[frozenset[str]]:
+        """Those with the highest rank, and those that have modules which most have not; each set once."""
+        highest = frozenset(need.name for need in needs if self.rank(need.rank) == rank)
+        sets = [frozenset(n.name for n in needs if not n.targets.isdisjoint(group.names)) for group in self.groups]
+        if self.base is None:
+            modules = dict.fromkeys(path for need in needs for path in need.modules)
+            sets = [frozenset(need.name for need in needs if path in need.modules) for path in modules]
+        return list(dict.fromkeys([highest, *(names for names in sets if 0 < 2 * len(names) <= len(needs))]))

@@ -1,0 +1,58 @@
+"""An engine's command line: the flags that serve some adapters, as words for a shell."""
+
+import json
+from collections.abc import Sequence
+
+from lora_cli.core.frozen import dataclass
+from lora_cli.engines.fit import Fit
+from lora_cli.engines.slots import Flags
+
+MODEL = "$MODEL"
+"""What stands for the base in a command where nobody said what it is called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """An adapter that is loaded at start-up: its name, its folder, and whether it never leaves its slot."""
+
+    name: str
+    path: str
+    pinned: bool = False
+
+
+def options_of(flags: Flags, fit: Fit, tp: int, adapters: Sequence[Located]) -> tuple[tuple[str, ...], ...]:
+    """Each option with its values, in the order in which they are best read."""
+    options: list[tuple[str, ...]] = [
+        (flags.enable,),
+        (flags.rank, str(fit.rank)),
+        (flags.slots, str(fit.slots)),
+        (flags.memory, str(fit.memory)),
+    ]
+    if fit.targets is not None:
+        options.append((flags.targets, *fit.targets))
+    if tp > 1:
+        options.append((flags.tp, str(tp)))
+    if adapters:
+        options.append((flags.adapters, *(_located(flags, one) for one in adapters)))
+    return tuple(options)
+
+
+def _located(flags: Flags, one: Located) -> str:
+    """``NAME=PATH``; as JSON where a comma in the path would be taken for that, and where more is to be said."""
+    if "," not in one.path and not one.pinned:
+        return f"{one.name}={one.path}"
+    name, path = flags.keys
+    return json.dumps({name: one.name, path: one.path, **({"pinned": True} if one.pinned else {})})
+
+
+def launch_words(flags: Flags, model: str, revision: str) -> tuple[str, ...]:
+    """The command before the options of LoRA; ``model`` is empty where nobody knows what the base is called."""
+    words = [model or MODEL if word == "{base}" else word for word in flags.launch.split()]
+    return (*words, flags.revision, revision) if revision else tuple(words)
+
+
+def for_shell(words: Sequence[str]) -> str:
+    """``words`` as a shell takes them; the stand-in for the base is a variable that the shell fills in."""
+    import shlex
+
+    return " ".join(f'"{MODEL}"' if word == MODEL else shlex.quote(word) for word in words)

@@ -1,0 +1,44 @@
+"""What is said of each module is what PEFT has there."""
+
+from collections.abc import Callable
+
+import pytest
+
+from lora_cli.core.inspection import inspection_of
+from lora_cli.core.module_facts import Place, facts_of, places
+from lora_cli.core.reference import AdapterRef
+from lora_cli.read.adapter import read_adapter
+from lora_cli.sources.local import LocalSource
+from tests.core.peft_models import Written
+
+
+@pytest.mark.parametrize(
+    "case", ["llama list", "llama patterns", "qwen2 rslora", "experts with patterns", "qwen3_moe list"]
+)
+def test_rank_scaling_and_widths_are_those_of_peft(case: str, peft_wrote: "Callable[[str], Written]") -> None:
+    written = peft_wrote(case)
+    source = LocalSource()
+    adapter = read_adapter(source, source.resolve(AdapterRef("file", str(written.directory))), "tiny")
+
+    facts = {one.module: one for one in facts_of(adapter)}
+    assert facts.keys() == written.layers.keys()
+    for path, layer in written.layers.items():
+        one, base = facts[path], written.base.modules.get(path)
+        assert (one.r, one.scaling) == (layer.r * layer.num_experts, layer.scaling), path
+        if base is not None:
+            assert (one.d_in, one.d_out) == (base.d_in, base.d_out)
+            assert one.parameters == layer.r * (base.d_in + base.d_out)
+        assert one.bytes == 4 * one.parameters
+    said = inspection_of(adapter)
+    assert said.parameters == sum(one.parameters for one in said.by_module)
+
+
+def test_places_are_drawn_together_by_last_name_and_layer() -> None:
+    among = [f"model.layers.{layer}.self_attn.{leaf}_proj" for layer in range(4) for leaf in "qkv"] + ["lm_head"]
+    some = [name for name in among if name.endswith("q_proj") or (name.endswith("k_proj") and ".2." not in name)]
+
+    assert places([*some, "lm_head"], among) == (
+        Place("q_proj", (0, 1, 2, 3), whole=True),
+        Place("k_proj", (0, 1, 3), whole=False),
+        Place("lm_head", (), whole=True),
+    )

@@ -1,0 +1,134 @@
+"""What ``inspect`` says to people and machines: its schema, narrow terminals, and hostile names."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import jsonschema
+import pytest
+
+from lora_cli.check.engine_args import Deployed, EngineArgs
+from lora_cli.check.needs import Remark
+from lora_cli.core.architectures import base_from_config
+from lora_cli.core.card import Card
+from lora_cli.core.inspection import Inspection
+from lora_cli.core.module_facts import ModuleFacts
+from lora_cli.core.writers import Writer
+from lora_cli.engines import choose_engine
+from lora_cli.engines.fit import Driver, Fit
+from lora_cli.engines.launch import Located
+from lora_cli.render.human.engine_args import render_engine_args
+from lora_cli.render.human.inspection import render_inspection
+from lora_cli.render.json_inspection import render_inspections
+from tests.conftest import ROOT
+from tests.making import base_config
+from tests.render.reports import HOSTILE, everything
+
+SCHEMA = json.loads((ROOT / "manifests" / "schemas" / "inspect.schema.json").read_text())
+BASE = base_from_config(base_config("llama"), "tiny")
+FIT = Fit(256, ("q_proj", "v_proj"), 3, 4, 2 << 30, 3 << 30)
+
+
+def described(word: str = "sql") -> Inspection:
+    """An inspection in which every field says something, and every word from outside is ``word``."""
+    names = [f"model.layers.{layer}.self_attn.{leaf}" for layer in range(3) for leaf in ("q_proj", word)]
+    modules = [
+        ModuleFacts(name, 8 + 8 * (i == 3), 2.0 if i else 4.0, 64, 64, "BF16", 1024, 2048)
+        for i, name in enumerate(names)
+    ]
+    listed = (word,)
+    card = Card(word, word, word, word, word, listed, listed, listed, listed, word)
+    return Inspection(
+        format=word, base=word, base_revision=word, peft_version=word, task_type=word, modules=6, ranks={8: 5, 16: 1},
+        scalings={2.0: 5, 4.0: 1}, targets={"q_proj": 3, word: 3}, layers=(0, 1, 2), dtypes={"BF16": 12},
+        parameters=6144, weight_bytes=12288, total_bytes=20000, files=3, sha256="ab" * 32, snapshot="cd" * 32,
+        features=(word,), slot_bytes=12288, slot_dtype="bfloat16",
+        writers=(Writer("PEFT", word, word), Writer("TRL", word, word)), card=card, metadata={word: word},
+        by_module=tuple(modules),
+    )  # fmt: skip
+
+
+def flags(word: str = "sql") -> EngineArgs:
+    """Flags with all that can be said of them."""
+    return EngineArgs(
+        profile=choose_engine("vllm@0.40"),
+        base=BASE,
+        deployed=Deployed(model="acme/base", revision="0e9e", tp=2, named=True),
+        served=(word, "tone"),
+        left_out=(Remark(word, word, word, 1),),
+        wrong=(Remark(word, word),),
+        fit=FIT,
+        drivers=(Driver((word,), Fit(16, ("q_proj",), 2, 2, 1 << 29, 3 << 28)),),
+        located=(Located("tone", "/srv/tone"),),
+        absent=(word,),
+        notes=(word,),
+    )
+
+
+def documents(word: str) -> list[dict[str, Any]]:
+    checked = [*everything().checked, replace(everything().checked[0], card=None)]
+    texts = [
+        render_inspections([(one, described(word)) for one in checked], BASE, flags(word)),
+        render_inspections([(checked[-2], None)]),
+        render_inspections([], None, replace(flags(word), fit=None)),
+    ]
+    return [json.loads(text) for text in texts]
+
+
+@pytest.mark.parametrize("word", ["sql", HOSTILE, "\udc80"])
+def test_the_document_is_valid_by_its_schema(word: str) -> None:
+    for document in documents(word):
+        jsonschema.validate(document, SCHEMA)
+
+
+def test_the_published_schema_names_every_field() -> None:
+    def closed(node: dict[str, Any]) -> dict[str, Any]:
+        return {**node, "additionalProperties": False} if "properties" in node else node
+
+    strict = json.loads(json.dumps(SCHEMA), object_hook=closed)
+    for document in documents("sql"):
+        jsonschema.validate(document, strict)
+
+
+@pytest.mark.parametrize("width", [40, 80, 160])
+def test_people_read_it_in_any_width(width: int) -> None:
+    checked = everything().checked[3]
+    for text in (render_inspection(checked, described(), width), render_engine_args(flags(), width)):
+        # What is to be copied whole (digests, references, a command) is never broken.
+        long = [line for line in text.splitlines() if len(line) > width]
+        assert all(len(line.split()) == 2 or line.strip().startswith("--") or "vllm serve" in line for line in long)
+    said = " ".join(render_inspection(checked, described(), width).split())
+    assert "8 (5 modules), 16 (1 module: sql in layer 1)" in said
+
+
+def test_no_name_moves_the_cursor_or_is_a_command() -> None:
+    checked = everything().checked[2]
+    for text in (render_inspection(checked, described(HOSTILE), 80), render_engine_args(flags(HOSTILE), 80)):
+        assert all(line.isprintable() for line in text.splitlines())
+    document = render_inspections([(checked, described(HOSTILE))], BASE, flags(HOSTILE))
+    assert "##[" not in document
+
+
+def test_the_command_stands_in_lines_that_a_shell_joins() -> None:
+    lines = render_engine_args(flags(), 80).splitlines()
+    start = lines.index("  vllm serve acme/base --revision 0e9e \\")
+
+    assert lines[start + 1 : start + 8] == [
+        "    --enable-lora \\",
+        "    --max-lora-rank 256 \\",
+        "    --max-loras 3 \\",
+        "    --max-cpu-loras 4 \\",
+        "    --lora-target-modules q_proj v_proj \\",
+        "    --tensor-parallel-size 2 \\",
+        "    --lora-modules \\",
+    ]
+    assert lines[start + 8 : start + 10] == ["      tone=/srv/tone", ""]
+
+
+def test_who_drives_the_slots_is_said_with_what_the_others_would_pay() -> None:
+    text = " ".join(render_engine_args(flags(), 160).split())
+
+    assert (
+        "drives sql alone asks for rank 256 (else 16) and LoRA on v_proj: a slot takes 2.0 GiB, and 512.0 MiB" in text
+    )
+    assert "all slots 6.0 GiB, and 1.0 GiB" in text
