@@ -1,6 +1,6 @@
 """``lora-cli inspect``: what an adapter is, from its config and header alone, and what it takes to serve some."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,7 +8,7 @@ from lora_cli.check import Checked, Terms, check_all
 from lora_cli.cli import engine_args as flags
 from lora_cli.cli import options, typer
 from lora_cli.cli.lineup import Lineup, base_model, lineup, reaching
-from lora_cli.cli.output import DEFAULT_WIDTH, Format, colour, width, writable, write
+from lora_cli.cli.output import DEFAULT_WIDTH, ReportFormat, colour, width, writable, write
 from lora_cli.core.frozen import replace
 from lora_cli.core.inspection import Inspection, inspection_of
 from lora_cli.rules import choose
@@ -24,6 +24,8 @@ OF_VALUES = "LC5"
 
 Inspected = tuple[Checked, Inspection | None]
 
+InspectFormat = Annotated[ReportFormat, typer.Option("--format", help="How to write the result.")]
+
 
 def command(
     ctx: typer.Context,
@@ -36,7 +38,7 @@ def command(
     max_loras: flags.MaxSlots = None,
     max_cpu_loras: flags.MaxCpuLoras = None,
     tp: flags.Tp = 1,
-    output_format: options.OutputFormat = Format.HUMAN,
+    output_format: InspectFormat = ReportFormat.HUMAN,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
 ) -> None:
     """Say what adapters are, from their headers alone, local or remote, and with which flags an engine serves them."""
@@ -48,19 +50,17 @@ def command(
     deployed = flags.deployed_of(asked, engine, max_loras, max_cpu_loras, tp) if engine is not None else None
     model = base_model(asked.base, settings) if asked.base else None
     judged = _judged(asked, model, engine, tp, settings)
+    done: Iterable[Inspected] = (_inspected(one, model, settings) for one in judged)
     if engine is None or deployed is None:
-        text, code = _told((_inspected(one, model, settings) for one in judged), model, output_format, output)
+        code = _told(done, model, output_format, output)
     else:
         from lora_cli.check.engine_args import engine_args as smallest
 
-        all_judged = list(judged)
-        named = [(item.name, one) for item, one in zip(asked.items, all_judged, strict=True)]
+        done = list(done)
+        named = [(item.name, one) for item, (one, _) in zip(asked.items, done, strict=True)]
         deployed = replace(deployed, folders=flags.folders_of(named, settings))
         args = smallest(named, engine, model, deployed)
-        text = _told_flags(args, [_inspected(one, model, settings) for one in all_judged], output_format, output)
-        code = max(args.exit_code, *(one.read_code for one in all_judged))
-    if text:
-        write(text, output)
+        code = max(args.exit_code, _told(done, model, output_format, output, args))
     raise typer.Exit(code)
 
 
@@ -82,19 +82,47 @@ def _judged(
 
 
 def _told(
-    inspected: Iterable[Inspected], base: "BaseModel | None", output_format: Format, output: Path | None
-) -> tuple[str, int]:
-    """What is to be written, and the exit code. People see each adapter as soon as it is read."""
-    code = 0
-    if output_format is Format.JSON:
+    inspected: Iterable[Inspected],
+    base: "BaseModel | None",
+    form: ReportFormat,
+    output: Path | None,
+    args: "EngineArgs | None" = None,
+) -> int:
+    """Write what is to be read; the exit code of what could not be read. People see each adapter as soon as it is."""
+    if form is ReportFormat.HUMAN and args is None:
+        return _one_by_one(inspected, output)
+    done = list(inspected)
+    write(_text(done, base, form, args, _look(output)), output)
+    return max(checked.read_code for checked, _ in done)
+
+
+def _text(
+    done: Sequence[Inspected],
+    base: "BaseModel | None",
+    form: ReportFormat,
+    args: "EngineArgs | None",
+    look: tuple[int, bool],
+) -> str:
+    if form is ReportFormat.JSON:
         from lora_cli.render.json_inspection import render_inspections
 
-        done = list(inspected)
-        return render_inspections(done, base), max(checked.read_code for checked, _ in done)
+        return render_inspections(done, base, args)
+    if form is ReportFormat.HTML:
+        from lora_cli.render.html.inspection import render_inspections as render_page
+
+        return render_page(done, args)
+    from lora_cli.render.human.engine_args import render_engine_args
+
+    assert args is not None
+    wide, coloured = look
+    return render_engine_args(args, wide, colour=coloured)
+
+
+def _one_by_one(inspected: Iterable[Inspected], output: Path | None) -> int:
     from lora_cli.render.human.inspection import render_inspection
 
-    wide, coloured = (width(), colour()) if output is None else (DEFAULT_WIDTH, False)
-    blocks: list[str] = []
+    wide, coloured = _look(output)
+    code, blocks = 0, list[str]()
     for number, one in enumerate(inspected):
         text = ("\n" if number else "") + render_inspection(*one, wide, colour=coloured)
         code = max(code, one[0].read_code)
@@ -102,18 +130,14 @@ def _told(
             write(text)
         else:
             blocks.append(text)
-    return "".join(blocks), code
+    if output is not None:
+        write("".join(blocks), output)
+    return code
 
 
-def _told_flags(args: "EngineArgs", done: list[Inspected], output_format: Format, output: Path | None) -> str:
-    if output_format is Format.JSON:
-        from lora_cli.render.json_inspection import render_inspections
-
-        return render_inspections(done, args.base, args)
-    from lora_cli.render.human.engine_args import render_engine_args
-
-    wide, coloured = (width(), colour()) if output is None else (DEFAULT_WIDTH, False)
-    return render_engine_args(args, wide, colour=coloured)
+def _look(output: Path | None) -> tuple[int, bool]:
+    """How wide, and whether in colour."""
+    return (width(), colour()) if output is None else (DEFAULT_WIDTH, False)
 
 
 def _inspected(checked: Checked, base: "BaseModel | None", settings: Settings) -> Inspected:

@@ -20,6 +20,14 @@ class Format(StrEnum):
     JSON = "json"
 
 
+class ReportFormat(StrEnum):
+    """How a command writes a result that is also a page to be read in a browser."""
+
+    HUMAN = "human"
+    JSON = "json"
+    HTML = "html"
+
+
 def width() -> int:
     """Columns to write in: ``COLUMNS``, the terminal's, or 80 in a pipe; lines longer than 120 are hard to read."""
     set_by_hand = os.environ.get("COLUMNS", "")

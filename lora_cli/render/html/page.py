@@ -32,7 +32,9 @@ dl.facts dt { color: var(--soft); } dl.facts dd { margin: 0; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 caption { text-align: left; padding: .375rem .5rem; color: var(--soft); }
 th, td { padding: .25rem .5rem; text-align: right; border-top: 1px solid var(--line); white-space: nowrap; }
-th { background: var(--panel); } th:first-child, td.text { text-align: left; } td.text { white-space: normal; }
+th { background: var(--panel); } th:first-child, .text { text-align: left; } td.text { white-space: normal; }
+td .bar { display: block; min-width: 1px; height: .75rem; background: var(--bar); print-color-adjust: exact;
+  -webkit-print-color-adjust: exact; } td:has(.bar) { width: 40%; min-width: 6rem; }
 table.heat th:not(:first-child) { text-align: center; }
 table.heat td { text-align: center; padding: .125rem .25rem; border: 1px solid var(--paper); font-size: .8rem;
   print-color-adjust: exact; -webkit-print-color-adjust: exact; }
@@ -45,14 +47,13 @@ details { border: 1px solid var(--line); margin: .5rem 0; } summary { padding: .
   background: var(--panel); }
 details > :not(summary) { margin: .5rem; }
 :focus-visible { outline: 3px solid var(--link); outline-offset: 2px; }
-nav a { color: var(--link); margin-right: 1rem; }
+a { color: var(--link); }
 svg { width: 100%; height: auto; display: block; } svg text { fill: var(--ink); font-size: 12px; }
 footer { margin-top: 2rem; border-top: 1px solid var(--line); color: var(--soft); }
 @media print { :root { color-scheme: light; --ink: #000; --soft: #333; --paper: #fff; --panel: #f4f4f4;
   --line: #999;
   --good: #14602b; --bad: #a3161f; --warn: #7a4a00; --note: #0b4f9e; --link: #000; }
   body { max-width: none; padding: 0; font-size: 10pt; } .wide { overflow: visible; border: 0; }
-  nav { display: none; }
   details > summary { list-style: none; } section, table, details { break-inside: auto; }
   tr, h2, h3 { break-inside: avoid; } }
 """
@@ -81,7 +82,9 @@ def facts(rows: Iterable[tuple[str, Child]]) -> Markup:
 
 def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[Child]], *, text: int = 1) -> Markup:
     """A table that scrolls where it is too wide; the first ``text`` columns are text, the others numbers."""
-    heads = tag("tr", [tag("th", name, scope="col") for name in header])
+    heads = tag(
+        "tr", [tag("th", name, scope="col", class_="text" if i < text else None) for i, name in enumerate(header)]
+    )
     body = [tag("tr", [_cell(cell, index, text) for index, cell in enumerate(row)]) for row in rows]
     return wide(caption, tag("table", tag("caption", caption), tag("thead", heads), tag("tbody", body)))
 
@@ -95,6 +98,17 @@ def _cell(cell: Child, index: int, text: int) -> Markup:
 def wide(label: str, inside: Markup) -> Markup:
     """What may be wider than the screen, so that it can be scrolled by keyboard too."""
     return tag("div", inside, class_="wide", role="region", aria_label=label, tabindex=0)
+
+
+def prose(text: str) -> Markup:
+    """A sentence; what stands between backticks is code."""
+    plain, *rest = text.split("`")
+    if len(rest) % 2:
+        return joined([text])
+    told: list[Child] = [plain]
+    for code, after in zip(rest[::2], rest[1::2], strict=True):
+        told += [tag("code", code), after]
+    return joined(told)
 
 
 def badge(text: str, kind: str) -> Markup:
