@@ -8,10 +8,12 @@ from lora_cli.core.adapter import Adapter
 from lora_cli.core.finding import Severity, Verdict
 from lora_cli.core.frozen import dataclass, field, replace
 from lora_cli.core.snapshot import Revision
-from lora_cli.errors import LoraCliError
+from lora_cli.errors import LoraCliError, NotFound
 
 if TYPE_CHECKING:
     from lora_cli.core.card import Card
+    from lora_cli.core.comparison import Comparison
+    from lora_cli.core.spectrum import Spectrum
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,7 @@ class Checked:
 
     ``source`` is the canonical reference (or what was written, when it is none); ``stage_ms`` maps resolve, read,
     values and rules to milliseconds. ``digest`` is the snapshot digest, where a policy made somebody ask for it.
+    ``spectrum`` and ``comparison`` (with another adapter) are there where they were asked for.
     ``card`` is the model card, where it was asked for and there is one.
     """
 
@@ -31,12 +34,14 @@ class Checked:
     stage_ms: Mapping[str, float] = field(default_factory=dict)
     error: LoraCliError | None = None
     digest: str | None = None
+    spectrum: "Spectrum | None" = None
+    comparison: "Comparison | None" = None
     card: "Card | None" = None
 
     def without_contents(self) -> "Checked":
         """The verdict without what was read: of many adapters that is nearly all the memory."""
         bare = None if self.revision is None else replace(self.revision, files=())
-        return replace(self, adapter=None, revision=bare, card=None)
+        return replace(self, adapter=None, revision=bare, spectrum=None, comparison=None, card=None)
 
     def exit_code(self, fail_on: Severity = Severity.ERROR) -> int:
         """What this adapter alone would end the command with."""
@@ -46,11 +51,17 @@ class Checked:
 
     @property
     def read_code(self) -> int:
-        """What it would end a command with that only reads: 1 where it is there, and config or weights are not read."""
+        """What it would end a command with that only reads.
+
+        1 where config or weights are not read, 3 where values were asked for that are not on this disk.
+        """
         if self.error is not None:
             return self.error.exit_code
         adapter = self.adapter
         unreadable = adapter is None or adapter.config is None or adapter.weights_error is not None
+        values = (self.spectrum, self.comparison)
+        if not unreadable and any(one is not None and one.unread for one in values):
+            return NotFound.exit_code
         return int(unreadable or (adapter is not None and not adapter.weight_files))
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from lora_cli.core.adapter import Adapter
     from lora_cli.core.card import Card
     from lora_cli.core.companions import Companions
+    from lora_cli.core.comparison import Comparison
+    from lora_cli.core.spectrum import Spectrum
     from lora_cli.fetch.demand import Demand
 
 
@@ -61,7 +63,7 @@ def check_in_place(
             from lora_cli.fetch.checkpoint import LatestOf
 
             origin = LatestOf(origin)
-        source = _in_place(ref, settings, origin, latest=latest)
+        source = in_place(ref, settings, origin, latest=latest)
         revision = _permitted(ref, source, origin, demand, settings) if settings.policies else source.resolve(ref)
         ref = revision.ref
         source_text = str(ref)
@@ -72,9 +74,31 @@ def check_in_place(
         watch.lap("values")
         verdict, digest = _accepting(judge(adapter, terms, evidence), ref, revision, source, demand, settings)
         watch.lap("rules")
+        spectrum, comparison = _numbers(source, revision, adapter, terms, watch)
     except LoraCliError as error:
         return Checked(name or shown, source_text, revision, adapter, None, watch.stage_ms, error)
-    return Checked(adapter.name, source_text, revision, adapter, verdict, watch.stage_ms, digest=digest, card=card)
+    return Checked(
+        adapter.name, source_text, revision, adapter, verdict, watch.stage_ms,
+        digest=digest, spectrum=spectrum, comparison=comparison, card=card,
+    )  # fmt: skip
+
+
+def _numbers(
+    source: Source, revision: Revision, adapter: "Adapter", terms: Terms, watch: Stopwatch
+) -> "tuple[Spectrum | None, Comparison | None]":
+    """What is asked for of the adapter's numbers: its spectrum, and how it differs from another adapter."""
+    spectrum = comparison = None
+    if terms.spectrum is not None:
+        from lora_cli.check.spectrum import spectrum_in_place
+
+        spectrum = spectrum_in_place(source, revision, adapter, terms.base, terms.spectrum)
+        watch.lap("spectrum")
+    if terms.other is not None:
+        from lora_cli.check.comparison import Opened, compare_in_place
+
+        comparison = compare_in_place(Opened(adapter.name, source, revision, adapter), terms.other, terms.base)
+        watch.lap("comparison")
+    return spectrum, comparison
 
 
 def _read(
@@ -141,7 +165,8 @@ def _accepting(
     return suppressed(verdict, digest, settings.suppressions, today()), digest
 
 
-def _in_place(ref: AdapterRef, settings: Settings, origin: Source, *, latest: bool) -> Source:
+def in_place(ref: AdapterRef, settings: Settings, origin: Source, *, latest: bool) -> Source:
+    """Where ``ref`` is read without downloading it: what the cache holds of it, or its origin."""
     if ref.scheme == "file":
         return origin
     from lora_cli.fetch.here import here_first

@@ -19,6 +19,8 @@ from lora_cli.rules.rule import Rule, run
 from lora_cli.sources import Source, is_near
 
 if TYPE_CHECKING:
+    from lora_cli.check.comparison import Opened
+    from lora_cli.check.spectrum import Weights
     from lora_cli.core.deployment import Deployment
     from lora_cli.engines import Profile
 
@@ -31,7 +33,9 @@ class Terms:
 
     ``base`` is None where there is none, ``base_reason`` then says why. ``values`` False leaves the tensors' values
     unread. ``max_lora_rank`` is the limit of whoever will serve them, None for no limit. ``engines`` are those that
-    will, started as ``deployment`` says; without any the format's owner judges. With ``card`` the model card is read.
+    will, started as ``deployment`` says; without any the format's owner judges. ``spectrum`` asks for the spectrum,
+    beside those weights of the base; ``other`` is an adapter that each is compared with. With ``card`` the model card
+    is read.
     """
 
     base: BaseModel | None = None
@@ -41,6 +45,8 @@ class Terms:
     rules: tuple[Rule, ...] = RULES
     engines: "tuple[Profile, ...]" = ()
     deployment: "Deployment | None" = None
+    spectrum: "Weights | None" = None
+    other: "Opened | None" = None
     card: bool = False
 
 

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from lora_cli.check import Checked, Terms, check_all
 from lora_cli.cli import engine_args as flags
-from lora_cli.cli import options, typer
+from lora_cli.cli import numbers, options, typer
 from lora_cli.cli.lineup import Lineup, base_model, lineup, reaching
-from lora_cli.cli.output import DEFAULT_WIDTH, ReportFormat, colour, width, writable, write
+from lora_cli.cli.output import DEFAULT_WIDTH, ReportFormat, colour, drawable, width, writable, write
 from lora_cli.core.frozen import replace
 from lora_cli.core.inspection import Inspection, inspection_of
+from lora_cli.render.text import safe
 from lora_cli.rules import choose
 from lora_cli.settings import Settings
 
@@ -38,10 +39,19 @@ def command(
     max_loras: flags.MaxSlots = None,
     max_cpu_loras: flags.MaxCpuLoras = None,
     tp: flags.Tp = 1,
+    spectrum: Annotated[
+        bool, typer.Option("--spectrum", help="How large each module's update is, and over how many directions.")
+    ] = False,
+    diff: Annotated[
+        str | None, typer.Option(metavar="REF", help="How this adapter differs from REF.", show_default=False)
+    ] = None,
     output_format: InspectFormat = ReportFormat.HUMAN,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
 ) -> None:
-    """Say what adapters are, from their headers alone, local or remote, and with which flags an engine serves them."""
+    """Say what adapters are, from their headers alone, local or remote, and with which flags an engine serves them.
+
+    --spectrum and --diff look at values too.
+    """
     if output is not None:
         writable(output)
     asked = lineup(manifest, refs or [], base, "inspect", "inspect", checkpoint, needs_base=False)
@@ -49,7 +59,11 @@ def command(
     engine = flags.engine_of(engine_args, asked)
     deployed = flags.deployed_of(asked, engine, max_loras, max_cpu_loras, tp) if engine is not None else None
     model = base_model(asked.base, settings) if asked.base else None
-    judged = _judged(asked, model, engine, tp, settings)
+    terms = _terms(model, engine, tp)
+    if spectrum or diff is not None:
+        sources = [str(item.source) for item in asked.items]
+        terms = numbers.asking(terms, sources, asked.base, settings, spectrum=spectrum, diff=diff)
+    judged = _judged(asked, terms, settings)
     done: Iterable[Inspected] = (_inspected(one, model, settings) for one in judged)
     if engine is None or deployed is None:
         code = _told(done, model, output_format, output)
@@ -64,20 +78,23 @@ def command(
     raise typer.Exit(code)
 
 
-def _judged(
-    asked: Lineup, base: "BaseModel | None", engine: "Profile | None", tp: int, settings: Settings
-) -> Iterator[Checked]:
-    """Each adapter, read and judged: by PEFT's rules, or by those of the engine that is to serve it, at its widest."""
+def _terms(base: "BaseModel | None", engine: "Profile | None", tp: int) -> Terms:
+    """Judged by PEFT's rules, or by those of the engine that is to serve the adapters, at its widest."""
+    terms = Terms(base, values=False, rules=choose(ignore=[OF_VALUES]), card=True)
+    if engine is None:
+        return terms
+    from lora_cli.core.deployment import Deployment
+
+    widest = Deployment(tp=tp, max_lora_rank=max(engine.engine.ranks, default=None))
+    return replace(terms, engines=(engine,), deployment=widest)
+
+
+def _judged(asked: Lineup, terms: Terms, settings: Settings) -> Iterator[Checked]:
+    """Each adapter, read and judged."""
     items = [(item.name if asked.manifest else "", item.source) for item in asked.items]
     held_to = zip(items, asked.items, strict=True) if settings.policies else ()
     demands = {one: asked.demand(item) for one, item in held_to}
     latest = {one for one, item in zip(items, asked.items, strict=True) if item.latest}
-    terms = Terms(base, values=False, rules=choose(ignore=[OF_VALUES]), card=True)
-    if engine is not None:
-        from lora_cli.core.deployment import Deployment
-
-        widest = Deployment(tp=tp, max_lora_rank=max(engine.engine.ranks, default=None))
-        terms = replace(terms, engines=(engine,), deployment=widest)
     return check_all(items, terms, settings, demands=demands, latest=latest)
 
 
@@ -115,7 +132,9 @@ def _text(
 
     assert args is not None
     wide, coloured = look
-    return render_engine_args(args, wide, colour=coloured)
+    values = [(checked, numbers.told(checked, wide, colour=coloured, plain=not drawable())) for checked, _ in done]
+    named = [f"\n{safe(checked.name)}\n{text}" for checked, text in values if text]
+    return render_engine_args(args, wide, colour=coloured) + "".join(named)
 
 
 def _one_by_one(inspected: Iterable[Inspected], output: Path | None) -> int:
@@ -125,6 +144,7 @@ def _one_by_one(inspected: Iterable[Inspected], output: Path | None) -> int:
     code, blocks = 0, list[str]()
     for number, one in enumerate(inspected):
         text = ("\n" if number else "") + render_inspection(*one, wide, colour=coloured)
+        text += numbers.told(one[0], wide, colour=coloured, plain=output is None and not drawable())
         code = max(code, one[0].read_code)
         if output is None:
             write(text)

@@ -44,6 +44,15 @@ def colour() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
+def drawable() -> bool:
+    """Whether standard output has the characters that shades are drawn with."""
+    try:
+        "\u2591\u2588".encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def write(text: str, file: Path | None = None, *, commands: bool = False) -> None:
     """``text``, which ends its own lines, to standard output or to ``file`` (``-`` is standard output).
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 WIDEST = {"F64": "<f8"}
 """What is worked with in float64; everything else in float32, which holds its values exactly."""
 
-F8 = {"F8_E4M3": (4, 7), "F8_E5M2": (5, 15)}
+F8 = {"F8_E4M3": (4, 7), "F8_E5M2": (5, 15), "F8_E4M3FNUZ": (4, 8), "F8_E5M2FNUZ": (5, 16)}
 """Bits of the exponent, and its bias, of the narrow floats that can be read as numbers."""
 
 
@@ -80,7 +80,11 @@ def rounded(values: "Numbers", dtype: str) -> "Bits":
 
 
 def _table(dtype: str) -> "Numbers":
-    """All 256 values of a float of 8 bits (OCP 8-bit floating point, revision 1.0), by their bits."""
+    """All 256 values of a float of 8 bits, by their bits.
+
+    Sources: OCP 8-bit floating point, revision 1.0; for those without infinities and a negative zero, whose place NaN
+    takes, Noune et al. (8-bit numerical formats for deep neural networks, 2022).
+    """
     import numpy as np
 
     exponent_bits, bias = F8[dtype]
@@ -94,5 +98,7 @@ def _table(dtype: str) -> "Numbers":
             value = math.nan
         if dtype == "F8_E5M2" and exponent == (1 << exponent_bits) - 1:
             value = math.nan if fraction else math.inf
+        if dtype.endswith("FNUZ") and bits == 0x80:
+            value = math.nan
         values.append(-value if bits & 0x80 else value)
     return np.array(values, "<f4")

@@ -53,7 +53,7 @@ def read_base(source: Source, revision: Revision, name: str, *, fallback: Fallba
         except UnknownArchitecture as unknown:
             error = _with_a_way_out(unknown)
     try:
-        tensors = _read_checkpoint(source, revision)
+        tensors = read_checkpoint(source, revision)
         if tensors:
             from lora_cli.core.architectures.checkpoint import base_from_tensors
 
@@ -141,8 +141,13 @@ def _read_small(source: Source, revision: Revision, file: RemoteFile, cap: int) 
     return data
 
 
-def _read_checkpoint(source: Source, revision: Revision) -> dict[str, TensorInfo]:
-    """Every tensor of the checkpoint; empty when there is no safetensors checkpoint."""
+def read_checkpoint(source: Source, revision: Revision) -> dict[str, TensorInfo]:
+    """Every tensor of the checkpoint, by its headers; empty when there is no safetensors checkpoint.
+
+    Raises:
+        FormatError: index or header is malformed, or a shard is missing.
+        LoraCliError: what the source raises.
+    """
     single = revision.file(WEIGHTS_FILE)
     if single is not None:
         return read_header(source, revision, single).tensors

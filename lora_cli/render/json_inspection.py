@@ -27,13 +27,18 @@ def render_inspections(
 ) -> str:
     """The document of ``inspect``: what each adapter is, or the error that kept it from being read.
 
-    Counts by rank, scaling, target and dtype map the value, as a string, to how many have it.
+    Counts by rank, scaling, target and dtype map the value, as a string, to how many have it. ``spectrum`` and
+    ``diff`` are null unless they were asked for.
     """
+    from lora_cli.render.json_spectrum import comparison_fields, spectrum_fields
+
     adapters = [
         {
             **checked_fields(one, Severity.ERROR),
             "exit_code": one.read_code,
             "inspection": None if inspection is None else _inspection(inspection),
+            "spectrum": spectrum_fields(one.spectrum),
+            "diff": comparison_fields(one.comparison),
         }
         for one, inspection in inspected
     ]

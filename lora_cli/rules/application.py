@@ -103,7 +103,7 @@ def _apply(adapter: Adapter, base: BaseModel | None) -> Application:
         base = _with_weights(config, replicated(config, base))
     errors: list[FormatError] = []
     modules = tuple(adapter.pairs)
-    known: Container[str] = modules if base is None else base.modules
+    known: Container[str] = adapter.pairs if base is None else base.modules
     wrapped = _wrapped(config, base, modules)
     found = tuple(module for module in modules if module in known or module in wrapped)
     others = [module for module in modules if module not in known and module not in wrapped]

@@ -24,6 +24,8 @@ KINDS = {
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
 }
 NAME = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 
@@ -53,7 +55,7 @@ def test_every_float_is_read_as_torch_reads_it(dtype: str, tmp_path: Path) -> No
     np.testing.assert_array_equal(numbers(bits, dtype), tensor.to(torch.float64).numpy().astype("f8"))
 
 
-@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2"])
+@pytest.mark.parametrize("dtype", [dtype for dtype in KINDS if dtype.startswith("F8")])
 def test_all_the_values_of_eight_bits_are_torchs(dtype: str) -> None:
     bits = np.arange(256, dtype="u1")
     theirs = torch.from_numpy(bits.copy()).view(KINDS[dtype]).to(torch.float32).numpy()

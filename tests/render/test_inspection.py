@@ -13,6 +13,7 @@ from lora_cli.core.architectures import base_from_config
 from lora_cli.core.card import Card
 from lora_cli.core.inspection import Inspection
 from lora_cli.core.module_facts import ModuleFacts
+from lora_cli.core.spectrum import Spectrum
 from lora_cli.core.writers import Writer
 from lora_cli.engines import choose_engine
 from lora_cli.engines.fit import Driver, Fit
@@ -23,6 +24,7 @@ from lora_cli.render.json_inspection import render_inspections
 from tests.conftest import ROOT
 from tests.making import base_config
 from tests.render.reports import HOSTILE, everything
+from tests.render.test_spectrum import valued
 
 SCHEMA = json.loads((ROOT / "manifests" / "schemas" / "inspect.schema.json").read_text())
 BASE = base_from_config(base_config("llama"), "tiny")
@@ -66,7 +68,9 @@ def flags(word: str = "sql") -> EngineArgs:
 
 
 def documents(word: str) -> list[dict[str, Any]]:
-    checked = [*everything().checked, replace(everything().checked[0], card=None)]
+    first = everything().checked[0]
+    unread = replace(first, card=None, spectrum=Spectrum(unread=word, hint=word))
+    checked = [*everything().checked, unread, valued(first, word)]
     texts = [
         render_inspections([(one, described(word)) for one in checked], BASE, flags(word)),
         render_inspections([(checked[-2], None)]),

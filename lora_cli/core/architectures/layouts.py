@@ -6,8 +6,10 @@ missing prefix of the bare model, and experts that are stored one by one and hel
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 Shapes = dict[str, tuple[int, ...]]
+T = TypeVar("T")
 
 ROOTS = {
     "embed_tokens.weight": "model.",
@@ -47,12 +49,26 @@ def in_memory(shapes: Mapping[str, tuple[int, ...]]) -> Shapes:
     return _fused(_renamed(shapes))
 
 
-def _renamed(shapes: Mapping[str, tuple[int, ...]]) -> Shapes:
+def names_in_memory(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """What each parameter of the loaded model is made of: the tensors on disk, several for experts that it fuses.
+
+    A name on disk stands for itself too, for an adapter that has the old names as well.
+    """
+    made: dict[str, list[str]] = {}
+    for new, name in _renamed({name: name for name in names}).items():
+        made.setdefault(new, []).append(name)
+        if found := EXPERT.fullmatch(new):
+            role = ROLES.get(found[3], found[3])
+            made.setdefault(f"{found[1]}.{'down_proj' if role == 'down_proj' else 'gate_up_proj'}", []).append(name)
+    return {**{name: (name,) for found in made.values() for name in found}, **{n: tuple(f) for n, f in made.items()}}
+
+
+def _renamed(shapes: Mapping[str, T]) -> dict[str, T]:
     root = next((prefix for name, prefix in ROOTS.items() if name in shapes), "")
     wrapper = next((part for part in WRAPPERS if any(name.startswith(part) for name in shapes)), "")
     renames = (*WRAPPERS.get(wrapper, ()), *RENAMES)
     rules = [(re.compile(pattern), replacement) for pattern, replacement in renames]
-    renamed: Shapes = {}
+    renamed: dict[str, T] = {}
     for name, shape in shapes.items():
         new = name if name.startswith("lm_head.") else root + name
         for pattern, replacement in rules:

@@ -9,9 +9,11 @@ from lora_cli.core.finding import Finding, Severity, Skipped
 from lora_cli.core.inspection import Inspection
 from lora_cli.render.described import identity, origin, shape
 from lora_cli.render.engine_flags import command, costs, title
+from lora_cli.render.html.comparison import comparison
 from lora_cli.render.html.markup import Child, Markup, joined, tag
 from lora_cli.render.html.modules import memory, modules
 from lora_cli.render.html.page import badge, facts, folded, page, prose, table
+from lora_cli.render.html.spectrum import spectrum
 from lora_cli.render.text import counted, size
 
 KIND = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "note"}
@@ -69,6 +71,7 @@ def _adapter(checked: Checked, one: Inspection | None) -> Iterator[Child]:
     yield from _findings(checked)
     if one is not None:
         yield [tag("h3", "What it is"), facts(shape(checked, one)), modules(one), memory(one)]
+        yield [spectrum(checked.spectrum), comparison(checked.name, checked.comparison)]
         yield [tag("h3", "Where it is from"), facts([*identity(checked, one), *origin(one)]), _files(checked)]
 
 

@@ -1,0 +1,207 @@
+"""Two adapters, A and B, side by side: what differs in words and headers, and how far their updates lie apart.
+
+Only the updates ``s * B @ A`` count, whatever the rank or the basis of their factors. A module's two updates are
+
+- ``equal`` where they differ by no more than the rounding of both adapters' dtypes explains. To round the factors
+  changes the update by about ``u * sqrt(2 * sum_j s² |b_j|² |a_j|²)`` over the ranks j, ``u`` being the unit roundoff
+  (2**-8 for bfloat16): the errors of single elements are independent, at most u of each, and 0.4 u in the mean;
+- ``scaled`` where that is so of B's and a multiple of A's, its ``factor``;
+- ``related`` where their cosine is at least ``KINSHIP``, a half, upwards or downwards: one was most likely trained on
+  from the other;
+- ``unrelated`` otherwise: also two trainings for one task from different seeds.
+
+Of whole adapters the same is said of all their updates as one vector, in which those of missing modules are zero;
+single modules that are equal, or multiples, make them ``related`` whatever the others are.
+"""
+
+import math
+from collections.abc import Sequence
+
+from lora_cli.core.config_changes import FieldChange
+from lora_cli.core.frozen import dataclass
+
+EQUAL, SCALED, RELATED, UNRELATED, UNKNOWN = "equal", "scaled", "related", "unrelated", "unknown"
+WORDS = (UNKNOWN, UNRELATED, RELATED, SCALED, EQUAL)
+
+ROUNDOFF = {
+    "F64": 2.0**-53, "F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-8,
+    "F8_E4M3": 2.0**-4, "F8_E4M3FNUZ": 2.0**-4, "F8_E5M2": 2.0**-3, "F8_E5M2FNUZ": 2.0**-3, "F8_E8M0": 2.0**-1,
+}  # fmt: skip
+"""The unit roundoff of each dtype: the most that rounding changes a value by, as a share of it."""
+
+SMALLEST = {"F16": 2.0**-25, "F8_E4M3": 2.0**-10, "F8_E4M3FNUZ": 2.0**-11, "F8_E5M2": 2.0**-17, "F8_E5M2FNUZ": 2.0**-18}
+"""The most that rounding changes the smallest values of a dtype by, where such values are in use."""
+
+KINSHIP = 0.5
+"""The cosine from which two updates are kin. Measured on SmolLM2-135M (r=8 on q, v, o and down, AdamW, 3e-3): an
+adapter and what it was trained on to have 0.85 to 0.99; two trainings on the same lines from different seeds 0.26 and
+0.39; trainings on other lines at most 0.01, from the same seed too, and independent random updates some
+``1/sqrt(d_out * d_in)``."""
+
+ARITHMETIC = 1e-12
+"""What our own arithmetic in float64 may leave, as a share of the update."""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One adapter's factors of a module, from config and header. ``r`` and ``scaling`` are None where not known."""
+
+    a: tuple[int, ...] | None
+    b: tuple[int, ...] | None
+    dtypes: tuple[str, ...]
+    r: int | None = None
+    scaling: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Distance:
+    """How a module's two updates lie to each other, in numbers.
+
+    ``distance`` is the norm of their difference, ``residual`` that of B's less ``factor`` times A's, ``rounding`` and
+    ``other_rounding`` what the rounding of A's and of B's factors may be in either. ``identical`` factors have the same
+    bits.
+    """
+
+    norm: float
+    other_norm: float
+    inner: float
+    factor: float
+    distance: float
+    residual: float
+    rounding: float
+    other_rounding: float
+    identical: bool = False
+
+    @property
+    def cosine(self) -> float | None:
+        """None where an update is zero, or not finite."""
+        both = self.norm * self.other_norm
+        return max(-1.0, min(1.0, self.inner / both)) if both and math.isfinite(both) else None
+
+    @property
+    def difference(self) -> float | None:
+        """The distance as a share of A's norm; None where that is zero, or not finite."""
+        return self.distance / self.norm if self.norm and math.isfinite(self.norm) else None
+
+    @property
+    def explained(self) -> float:
+        """The distance that rounding explains."""
+        return math.hypot(self.rounding, self.other_rounding, ARITHMETIC * self.norm)
+
+    @property
+    def word(self) -> str:
+        """What the two updates are to each other."""
+        if self.identical and self.distance == 0:
+            return EQUAL
+        if not math.isfinite(self.norm) or not math.isfinite(self.other_norm):
+            return UNKNOWN
+        if self.distance <= self.explained:
+            return EQUAL
+        explained = math.hypot(self.factor * self.rounding, self.other_rounding, ARITHMETIC * self.other_norm)
+        if self.norm and self.other_norm and self.residual <= explained:
+            return SCALED
+        return RELATED if abs(self.cosine or 0.0) >= KINSHIP else UNRELATED
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleComparison:
+    """A module that is in both. ``reason`` is why the updates were not compared, and ``distance`` is then None."""
+
+    module: str
+    path: str
+    a: Side
+    b: Side
+    distance: Distance | None = None
+    reason: str = ""
+
+    @property
+    def word(self) -> str:
+        """What the two updates are to each other."""
+        return UNKNOWN if self.distance is None else self.distance.word
+
+    @property
+    def differing(self) -> tuple[str, ...]:
+        """What differs between config and header of the two: ``rank``, ``scaling``, ``dtype``, ``shape``."""
+        found = {
+            "rank": self.a.r != self.b.r,
+            "scaling": self.a.scaling != self.b.scaling,
+            "dtype": self.a.dtypes != self.b.dtypes,
+            "shape": _outer(self.a) != _outer(self.b),
+        }
+        return tuple(name for name, differs in found.items() if differs)
+
+
+def _outer(side: Side) -> tuple[tuple[int, ...] | None, int | None]:
+    return side.a and side.a[1:], side.b[0] if side.b else None
+
+
+@dataclass(frozen=True, slots=True)
+class TensorComparison:
+    """A tensor beside the factors (a saved weight, DoRA's magnitude). ``within`` is ``both``, ``a`` or ``b``.
+
+    ``difference`` is the norm of the difference as a share of A's, None where it is not known; ``reason`` says why.
+    """
+
+    name: str
+    part: str
+    within: str
+    equal: bool
+    difference: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A and B. ``name`` and ``source`` are B's; ``fields`` what differs in the configs.
+
+    ``only_a`` and ``only_b`` are modules of one alone, with the norm of their update (None: not known). ``total`` is
+    all updates as one vector. ``word`` and ``reason`` say what B is to A. ``unread`` is why values were not compared,
+    and ``hint`` what to do.
+    """
+
+    name: str
+    source: str
+    revision: str
+    fields: tuple[FieldChange, ...]
+    modules: tuple[ModuleComparison, ...]
+    only_a: tuple[tuple[str, float | None], ...]
+    only_b: tuple[tuple[str, float | None], ...]
+    tensors: tuple[TensorComparison, ...]
+    total: Distance | None
+    word: str
+    reason: str
+    unread: str = ""
+    hint: str = ""
+
+
+def together(parts: Sequence[Distance]) -> Distance:
+    """Several updates as one vector; the parts' residuals are taken anew with the one factor."""
+    norm, other = (math.hypot(*(value(one) for one in parts)) for value in (_norm, _other_norm))
+    inner = math.fsum(one.inner for one in parts)
+    factor = inner / norm**2 if norm else 0.0
+    return Distance(
+        norm, other, inner, factor,
+        math.hypot(*(one.distance for one in parts)),
+        math.hypot(*(math.hypot(one.residual, (one.factor - factor) * one.norm) for one in parts)),
+        math.hypot(*(one.rounding for one in parts)),
+        math.hypot(*(one.other_rounding for one in parts)),
+        all(one.identical for one in parts),
+    )  # fmt: skip
+
+
+def _norm(one: Distance) -> float:
+    return one.norm
+
+
+def _other_norm(one: Distance) -> float:
+    return one.other_norm
+
+
+def alone(norm: float, *, in_a: bool) -> Distance:
+    """A module that one adapter alone has: the other's update is zero."""
+    return Distance(norm if in_a else 0.0, 0.0 if in_a else norm, 0.0, 0.0, norm, 0.0 if in_a else norm, 0, 0)
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 module``, ``2 modules``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,106 @@
+"""How two configs differ: field by field, what changes the scale or the meaning of the factors first."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lora_cli.core.frozen import dataclass
+from lora_cli.core.lora_config import LoraConfig, peft_fields
+
+SCALING, MODULES, BASE, MEANING, TRAINING, UNKNOWN = "scaling", "modules", "base", "meaning", "training", "unknown"
+
+EFFECTS: Mapping[str, str] = {
+    **dict.fromkeys(("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"), SCALING),
+    **dict.fromkeys(
+        (
+            *("peft_type", "task_type", "use_dora", "lora_bias", "bias", "fan_in_fan_out", "use_qalora"),
+            *("qalora_group_size", "use_bdlora", "arrow_config", "kasa_config", "monteclora_config"),
+            *("alora_invocation_tokens", "trainable_token_indices", "ensure_weight_tying"),
+        ),
+        MEANING,
+    ),
+    **dict.fromkeys(("base_model_name_or_path", "revision"), BASE),
+    **dict.fromkeys(
+        (
+            *("target_modules", "target_parameters", "exclude_modules", "layers_to_transform", "layers_pattern"),
+            *("layer_replication", "modules_to_save"),
+        ),
+        MODULES,
+    ),
+}
+"""What a field of PEFT's has an effect on, in the order in which differences are told; of all others on training."""
+
+ORDER = (SCALING, MEANING, BASE, MODULES, UNKNOWN, TRAINING)
+
+ALTERING = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Values of ``init_lora_weights`` with which PEFT changes the base's weights when it loads the adapter."""
+
+ABSENT = object()
+
+
+@dataclass(frozen=True, slots=True)
+class FieldChange:
+    """One field that differs: ``a`` and ``b`` are its values as JSON has them, None where a config has no such field.
+
+    ``effect`` is what it changes: ``scaling``, ``meaning`` (what is computed), ``base``, ``modules`` (which are
+    reached), ``training`` (nothing that is served), or ``unknown`` (PEFT has no such field). Of lists of names
+    ``only_a`` and ``only_b`` are those that stand in one of them.
+    """
+
+    field: str
+    effect: str
+    a: Any
+    b: Any
+    only_a: tuple[str, ...] = ()
+    only_b: tuple[str, ...] = ()
+
+
+def config_changes(a: LoraConfig | None, b: LoraConfig | None) -> tuple[FieldChange, ...]:
+    """The fields whose values differ; one that is left out has PEFT's default. Nothing where a config is missing."""
+    if a is None or b is None:
+        return ()
+    changes = [
+        _change(name, _effect(name, a, b), _value(a, name), _value(b, name))
+        for name in peft_fields()
+        if _plain(_value(a, name)) != _plain(_value(b, name))
+    ]
+    for name in dict.fromkeys((*a.unknown, *b.unknown)):
+        one, other = a.unknown.get(name, ABSENT), b.unknown.get(name, ABSENT)
+        if one is ABSENT or other is ABSENT or _typed(one) != _typed(other):
+            changes.append(_change(name, UNKNOWN, None if one is ABSENT else one, None if other is ABSENT else other))
+    place = {name: number for number, name in enumerate(EFFECTS)}
+    return tuple(
+        sorted(changes, key=lambda one: (ORDER.index(one.effect), place.get(one.field, len(place)), one.field))
+    )
+
+
+def _value(config: LoraConfig, name: str) -> Any:
+    return config.mistyped.get(name, getattr(config, name))
+
+
+def _effect(name: str, a: LoraConfig, b: LoraConfig) -> str:
+    if name == "init_lora_weights":
+        starts = [str(_value(config, name)).lower() for config in (a, b)]
+        return MEANING if any(start.startswith(ALTERING) for start in starts) else TRAINING
+    return EFFECTS.get(name, TRAINING)
+
+
+def _plain(value: Any) -> Any:
+    """``value`` so that what means the same is equal: names in any order."""
+    if isinstance(value, tuple | list) and all(isinstance(one, str) for one in value):
+        return frozenset(value)
+    return _typed(value)
+
+
+def _typed(value: Any) -> Any:
+    """``value`` with true told from 1 and a list from a tuple not."""
+    if isinstance(value, Mapping):
+        return {key: _typed(one) for key, one in value.items()}
+    if isinstance(value, tuple | list):
+        return [_typed(one) for one in value]
+    return (bool, value) if isinstance(value, bool) else value
+
+
+def _change(name: str, effect: str, a: Any, b: Any) -> FieldChange:
+    if isinstance(_plain(a), frozenset) and isinstance(_plain(b), frozenset):
+        return FieldChange(name, effect, a, b, tuple(sorted({*a} - {*b})), tuple(sorted({*b} - {*a})))
+    return FieldChange(name, effect, a, b)

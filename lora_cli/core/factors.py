@@ -1,0 +1,208 @@
+"""How the tensors of a module make up its update ``s * B @ A``: which scale, how many experts, which shape.
+
+Plain factors are ``a [r, d_in]`` and ``b [d_out, r]``. Others are brought to that: an embedding's have the same shapes;
+a convolution's ``a [r, d_in, k, k]`` is read as ``[r, d_in * k * k]``; experts fused in one parameter have
+``a [r * experts, d_in]`` and ``b [d_out, r * experts]``, whose columns go through the experts first (PEFT 0.21,
+``tuners/lora/layer.py``, ``ParamWrapper``); BD-LoRA's blocks stand below each other (``tuners/lora/variants.py``,
+``BlockDiagonalLinear``); KaSA puts a diagonal between B and A.
+"""
+
+import math
+from collections.abc import Container, Mapping
+
+from lora_cli.core.adapter import Adapter, LoraPair
+from lora_cli.core.base_model import BaseModel
+from lora_cli.core.blocks import divisors
+from lora_cli.core.frozen import dataclass
+from lora_cli.core.lora_config import LoraConfig
+from lora_cli.core.targets import Scale, scales, targeted, wrapped_parameters
+from lora_cli.core.tensor_info import TensorInfo
+from lora_cli.errors import FormatError
+
+MOST_ELEMENTS = 1 << 26
+"""Elements of a factor that are read as numbers; that of a vocabulary of 262 144 at rank 256 has as many."""
+
+MOST_TIMES = 4
+"""So many times as many of fused experts, whose numbers are made one by one."""
+
+MOST_RANK = 2048
+"""The highest rank that is reckoned with where the dimensions are higher still: the work grows with its square."""
+
+EXPERTS = "experts"
+"""What the module of fused experts is called in every family that has one."""
+
+WRAPPER = ".base_layer"
+FIRST = ("gate_up_proj", "gate_up_proj_bias", "down_proj", "down_proj_bias")
+"""The order in which the experts of the known families hold their parameters, and PEFT wraps them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """What one module's update is made of.
+
+    ``parameter`` is the path of the fused parameter that it is of, empty for a module; ``r`` the rank of one expert's
+    factors, or of the only ones. ``d_out`` and ``d_in`` are those of one expert. ``a_blocks`` and ``b_blocks`` are the
+    blocks of BD-LoRA (1: none), ``diagonal`` is KaSA's.
+    """
+
+    module: str
+    a: TensorInfo
+    b: TensorInfo
+    r: int
+    d_out: int
+    d_in: int
+    scaling: float
+    experts: int = 1
+    parameter: str = ""
+    embedding: bool = False
+    a_blocks: int = 1
+    b_blocks: int = 1
+    diagonal: TensorInfo | None = None
+
+    @property
+    def path(self) -> str:
+        """What the update is of: the module, or the parameter."""
+        return self.parameter or self.module
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A module whose update cannot be told in numbers, and why."""
+
+    module: str
+    reason: str
+
+
+def factors_of(adapter: Adapter, base: BaseModel | None = None) -> tuple[tuple[Factors, ...], tuple[Unreadable, ...]]:
+    """The factors of each module of ``adapter``, and the modules that have no whole ones; pure, and total.
+
+    ``base`` tells which parameter of experts a wrapper is for, where patterns give them different ranks.
+    """
+    config = adapter.config
+    if config is None:
+        return (), tuple(Unreadable(module, "there is no config that tells its scaling") for module in adapter.pairs)
+    wrapped = _wrapped(config, adapter.pairs, base)
+    diagonals = {key.module: adapter.tensors[name] for name, key in adapter.keys.items() if key.part == "diag"}
+    try:
+        found = scales(config, dict.fromkeys([m for m in adapter.pairs if m not in wrapped] + _flat(wrapped)))
+    except FormatError as error:
+        return (), tuple(Unreadable(module, f"its scaling is not known: {error.message}") for module in adapter.pairs)
+    made = [_factors(config, pair, wrapped.get(module), found, diagonals) for module, pair in adapter.pairs.items()]
+    return (
+        tuple(one for one in made if isinstance(one, Factors)),
+        tuple(one for one in made if isinstance(one, Unreadable)),
+    )
+
+
+def _flat(wrapped: Mapping[str, tuple[str, ...]]) -> list[str]:
+    return [path for paths in wrapped.values() for path in paths]
+
+
+def _wrapped(config: LoraConfig, modules: Mapping[str, LoraPair], base: BaseModel | None) -> dict[str, tuple[str, ...]]:
+    """The parameters that each wrapper of ``target_parameters`` may be for: one, or those that names leave open."""
+    if not config.target_parameters:
+        return {}
+    known: dict[str, str] = {}
+    if base is not None:
+        known = wrapped_parameters(config, [*(f"{path}.weight" for path in base.modules), *base.parameters])
+    plain = _targeted(config, tuple(modules))
+    guessed = {module: _candidates(config, module, modules, plain) for module in modules if module not in known}
+    return {
+        **{module: (known[module],) for module in modules if module in known},
+        **{module: paths for module, paths in guessed.items() if paths},
+    }
+
+
+def _targeted(config: LoraConfig, modules: tuple[str, ...]) -> frozenset[str]:
+    """Modules that ``target_modules`` reaches: no wrappers of parameters that are named without their module."""
+    try:
+        chosen = targeted(config, modules, linear=modules)
+    except FormatError:
+        return frozenset()
+    return frozenset(module for module in chosen if _unwrapped(module)[0].rpartition(".")[2] != EXPERTS)
+
+
+def _candidates(config: LoraConfig, module: str, modules: Container[str], plain: Container[str]) -> tuple[str, ...]:
+    """By names alone: of several parameters of one module the first is the innermost wrapper."""
+    stem, depth = _unwrapped(module)
+    leaves = []
+    for name in config.target_parameters or ():
+        parent, _, leaf = name.rpartition(".")
+        if (not parent and module not in plain) or (parent and (stem == parent or stem.endswith("." + parent))):
+            leaves.append(leaf)
+    leaves = list(dict.fromkeys(leaves))
+    if len(leaves) > 1 and set(leaves) <= set(FIRST):
+        nested = sum(stem + WRAPPER * level in modules for level in range(len(leaves)))
+        if nested == len(leaves):
+            leaves = [sorted(leaves, key=FIRST.index)[len(leaves) - 1 - depth]] if depth < len(leaves) else leaves
+    return tuple(f"{stem}.{leaf}" for leaf in leaves)
+
+
+def _unwrapped(module: str) -> tuple[str, int]:
+    depth = 0
+    while module.endswith(WRAPPER):
+        module, depth = module.removesuffix(WRAPPER), depth + 1
+    return module, depth
+
+
+def _factors(
+    config: LoraConfig,
+    pair: LoraPair,
+    parameters: tuple[str, ...] | None,
+    found: Mapping[str, Scale],
+    diagonals: Mapping[str, TensorInfo],
+) -> Factors | Unreadable:
+    a, b = pair.a, pair.b
+    if a is None or b is None:
+        return Unreadable(pair.module, f"{'lora_A' if a is None else 'lora_B'} is missing")
+    kinds = {(found[path].r, found[path].scaling) for path in parameters or (pair.module,)}
+    if len(kinds) > 1:
+        told = "which parameter of the experts it is for, and with it the rank, only a base tells (--base)"
+        return Unreadable(pair.module, told)
+    r, scaling = kinds.pop()
+    try:
+        blocks = divisors(config, pair.module) if parameters is None else (1, 1)
+    except FormatError as error:
+        return Unreadable(pair.module, error.message)
+    experts = max(1, a.shape[0] // r) if parameters and a.shape else 1
+    if reason := _misfit(a, b, blocks) or _beyond(a, b, blocks, experts, scaling):
+        return Unreadable(pair.module, reason)
+    if a.shape[0] % experts or (parameters and a.shape[0] < r):
+        return Unreadable(pair.module, f"lora_A has {a.shape[0]} rows: no multiple of the rank of its experts, {r}")
+    return Factors(
+        pair.module,
+        a,
+        b,
+        a.shape[0] // experts,
+        b.shape[0],
+        math.prod(a.shape[1:]) * blocks[0],
+        scaling,
+        experts=experts,
+        parameter=parameters[0] if parameters and len(parameters) == 1 else "",
+        embedding=pair.embedding,
+        a_blocks=blocks[0],
+        b_blocks=blocks[1],
+        diagonal=diagonals.get(pair.module),
+    )
+
+
+def _misfit(a: TensorInfo, b: TensorInfo, blocks: tuple[int, int]) -> str:
+    """Why two tensors are no factors of one update; empty when they are."""
+    if len(a.shape) < 2 or len(b.shape) < 2 or math.prod(b.shape[2:]) != 1:
+        return f"its factors are no matrices: {list(a.shape)} and {list(b.shape)}"
+    if a.shape[0] != b.shape[1] * blocks[1] or a.shape[0] % blocks[0] or b.shape[0] % blocks[1]:
+        return f"its factors do not fit: lora_A {list(a.shape)} and lora_B {list(b.shape)}"
+    if not math.prod(a.shape) or not math.prod(b.shape):
+        return f"its factors are empty: {list(a.shape)} and {list(b.shape)}"
+    return ""
+
+
+def _beyond(a: TensorInfo, b: TensorInfo, blocks: tuple[int, int], experts: int, scaling: float) -> str:
+    """Why factors that fit are not reckoned with; empty when they are."""
+    elements = max(math.prod(a.shape) * blocks[0], math.prod(b.shape) * blocks[1])
+    if elements > MOST_ELEMENTS * min(experts, MOST_TIMES):
+        return f"a factor of it has {elements:,} elements, more than are read at once"
+    r, dimension = a.shape[0] // experts, max(math.prod(a.shape[1:]) * blocks[0], b.shape[0])
+    if MOST_RANK < r < dimension:
+        return f"its rank is {r}: above {MOST_RANK} it is not reckoned"
+    return "" if math.isfinite(scaling) else f"its scaling is {scaling}"
