@@ -23,6 +23,7 @@ from lora_cli.read.adapter import read_adapter
 from lora_cli.read.ranges import read_range
 from lora_cli.read.shards import SHARD, joined
 from lora_cli.repair import Aim, Change, Refusal, Rewrite, as_it_is, rewrite
+from lora_cli.repair.copies import kept, weights
 from lora_cli.repair.fields import sound_fields
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
@@ -50,13 +51,14 @@ class Wish:
     """What an adapter is to be repaired for, and how it is to be written.
 
     ``dtype`` (``bfloat16``) and ``base_name`` are None to leave them. ``to`` is the folder to write, None to write
-    nothing.
+    nothing. ``base_ref`` is where the base is: its weights, where they are on this disk, tell what is a copy of them.
     """
 
     profile: "Profile"
     base: "BaseModel | None" = None
     deployment: "Deployment | None" = None
     to: Path | None = None
+    base_ref: str | AdapterRef | None = None
     dtype: str | None = None
     base_name: str | None = None
     allow_pickle: bool = False
@@ -100,7 +102,8 @@ def repair_adapter(text: str | AdapterRef, wish: Wish, settings: Settings) -> Re
     before = judge(adapter, terms, evidence).engines[0]
     config, changes = sound_fields(_json(source, revision), adapter.config)
     tp = wish.deployment.tp if wish.deployment is not None else 1
-    aim = Aim(adapter, parse_config(config), wish.profile, wish.base, tp, wish.dtype, wish.base_name)
+    copies = _copies(source, revision, adapter, wish, settings) if before.outcome is not Outcome.OK else {}
+    aim = Aim(adapter, parse_config(config), wish.profile, wish.base, tp, wish.dtype, wish.base_name, copies)
     new = rewrite(aim, config)
     if new.refusals and before.outcome is Outcome.OK:
         new = as_it_is(aim, config)
@@ -113,12 +116,31 @@ def repair_adapter(text: str | AdapterRef, wish: Wish, settings: Settings) -> Re
         before=before,
         after=after,
         changes=(*_files_changed(adapter), *changes, *new.changes),
-        refusals=new.refusals or tuple(_left(before, planned)),
+        refusals=_refusals(new, aim, before, planned),
         flags=tuple(reason for reason in after.reasons if reason.feature in BY_FLAG),
     )
     if found.refusals or wish.to is None:
         return found
     return _written(found, new, source, revision, adapter, wish.to, settings)
+
+
+def _refusals(new: Rewrite, aim: Aim, before: EngineOutcome, planned: Verdict) -> tuple[Refusal, ...]:
+    """What keeps it from being written; where that may be whole weights, what is known of them too."""
+    found = new.refusals or tuple(_left(before, planned))
+    return (*found, *kept(aim)) if found and planned.engines[0].outcome is not Outcome.OK else found
+
+
+def _copies(source: Source, revision: Revision, adapter: Adapter, wish: Wish, settings: Settings) -> Mapping[str, bool]:
+    """Which of its tensors are the base's own weights; empty where these are not on this disk."""
+    own = weights(adapter)
+    if wish.base is None or wish.base_ref is None or not own:
+        return {}
+    from lora_cli.check.base_weights import open_checkpoint, tied
+    from lora_cli.read.copies import copies
+
+    ref = parse(wish.base_ref, is_path=is_path) if isinstance(wish.base_ref, str) else wish.base_ref
+    checkpoint = open_checkpoint(ref, settings)
+    return {} if checkpoint is None else copies(source, revision, own, checkpoint, tied(wish.base))
 
 
 def _left(before: EngineOutcome, planned: Verdict) -> Iterator[Refusal]:

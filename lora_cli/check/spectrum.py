@@ -1,10 +1,9 @@
 """Where an adapter's values are at hand: its spectrum, beside the base's weights where those are on this disk too."""
 
 import logging
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_cli.check.base_weights import open_checkpoint, tied
 from lora_cli.check.place import is_path
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
@@ -12,7 +11,7 @@ from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.snapshot import Revision
 from lora_cli.core.spectrum import Spectrum
-from lora_cli.errors import LoraCliError, Offline
+from lora_cli.errors import LoraCliError
 from lora_cli.settings import Settings
 from lora_cli.sources import Source, is_near
 
@@ -34,50 +33,21 @@ class Weights:
 
 
 def open_weights(base: str | AdapterRef, model: BaseModel, settings: Settings) -> Weights:
-    """The weights of the base that ``base`` names, where they are on this disk.
-
-    They are in a folder, in a safetensors file, or of a Hub repository in the cache of the Hub's own client.
-    """
+    """The weights of the base that ``base`` names, where they are on this disk."""
     ref = parse(base, is_path=is_path) if isinstance(base, str) else base
     try:
-        norms = _norms(ref, _tied(model), settings)
+        checkpoint = open_checkpoint(ref, settings)
     except LoraCliError as error:
         return Weights(reason=f"the base's weights cannot be read: {error.message}")
-    if norms is None:
+    if checkpoint is None:
         where = "are not all on this disk" if ref.scheme != "file" else f"are not in {ref.location} as safetensors"
         return Weights(reason=f"the base's weights {where}; name a folder that has them with --base")
-    if norms.nbytes > LONG:
+    if checkpoint.nbytes > LONG:
         told = "up to %.1f GiB of the base's weights are read for their norms; with its config.json as --base none are"
-        log.warning(told, norms.nbytes / 2**30)
-    return Weights(norms)
+        log.warning(told, checkpoint.nbytes / 2**30)
+    from lora_cli.read.base_norms import BaseNorms
 
-
-def _norms(ref: AdapterRef, tied: Mapping[str, str], settings: Settings) -> "BaseNorms | None":
-    from lora_cli.read.base_norms import base_norms, base_norms_of
-
-    if ref.scheme == "file":
-        return base_norms_of(Path(ref.location), tied)
-    if ref.scheme != "hf":
-        return None
-    from lora_cli.sources.registry import Sources
-
-    here = Sources(replace(settings, offline=True)).of(ref)  # which then reads the cache of the Hub's own client alone
-    try:
-        return base_norms(here, here.resolve(ref), tied)
-    except Offline:
-        return None
-
-
-def _tied(model: BaseModel) -> dict[str, str]:
-    """The output layers that are stored as the embedding that they are tied to."""
-    if not model.tied_embeddings:
-        return {}
-    embeddings = {(one.d_in, one.d_out): path for path, one in model.modules.items() if one.kind == "embedding"}
-    return {
-        f"{path}.weight": f"{embeddings[one.d_out, one.d_in]}.weight"
-        for path, one in model.modules.items()
-        if one.kind == "linear" and (one.d_out, one.d_in) in embeddings
-    }
+    return Weights(BaseNorms(checkpoint, tied=tied(model)))
 
 
 def spectrum_in_place(

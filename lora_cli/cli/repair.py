@@ -47,6 +47,7 @@ def command(
     wish = Wish(
         profile,
         base=base_model(base, settings) if base else None,
+        base_ref=base or None,
         deployment=Deployment(tp=tp),
         to=to,
         dtype=dtype or None,

@@ -1,25 +1,15 @@
 """What two adapters have beside their factors (saved weights, magnitudes, biases), tensor by tensor, as streams."""
 
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.comparison import ROUNDOFF, TensorComparison
-from lora_cli.core.factors import MOST_ELEMENTS
-from lora_cli.core.frozen import replace
 from lora_cli.core.keys import PAIR_PARTS
-from lora_cli.core.tensor_info import DTYPE_BITS, TensorInfo
+from lora_cli.core.tensor_info import TensorInfo
 from lora_cli.errors import FormatError
 from lora_cli.read.arrays import numbers
+from lora_cli.read.checkpoint import slices
 from lora_cli.read.distances import Place
-from lora_cli.read.factors import load_tensor
-
-if TYPE_CHECKING:
-    from lora_cli.read.arrays import Bits
-
-PIECE = 1 << 18
-"""Elements that are compared at once."""
 
 IN_FACTORS = PAIR_PARTS | {"diag"}
 
@@ -76,7 +66,7 @@ def _streamed(a: Place, b: Place, one: TensorInfo, other: TensorInfo) -> tuple[b
     import numpy as np
 
     same, apart, size = one.dtype == other.dtype, 0.0, 0.0
-    for first, second in zip(_slices(a, one), _slices(b, other), strict=True):
+    for first, second in zip(slices(a.source, a.revision, one), slices(b.source, b.revision, other), strict=True):
         if same and np.array_equal(first, second):
             if one.dtype in ROUNDOFF:
                 size += float(np.linalg.norm(numbers(first, one.dtype).astype("f8"))) ** 2
@@ -87,19 +77,3 @@ def _streamed(a: Place, b: Place, one: TensorInfo, other: TensorInfo) -> tuple[b
             apart += float(np.linalg.norm(y - x)) ** 2
             size += float(np.linalg.norm(x)) ** 2
     return same, math.sqrt(apart) if apart >= 0 else math.nan, math.sqrt(size) if size >= 0 else math.nan
-
-
-def _slices(place: Place, tensor: TensorInfo) -> "Iterator[Bits]":
-    """The elements in order, some at a time; of one whose elements lie apart, all."""
-    count, bits = math.prod(tensor.shape), DTYPE_BITS.get(tensor.dtype, 0)
-    if tensor.strides or bits % 8:
-        if count > MOST_ELEMENTS:
-            raise FormatError(f"its elements lie apart, and are over {MOST_ELEMENTS}")
-        flat = load_tensor(place.source, place.revision, tensor).reshape(-1)
-        yield from (flat[start : start + PIECE] for start in range(0, count, PIECE))
-        return
-    for start in range(0, count, PIECE):
-        part = min(PIECE, count - start)
-        first = tensor.start + start * bits // 8
-        piece = replace(tensor, shape=(part,), start=first, stop=first + part * bits // 8)
-        yield load_tensor(place.source, place.revision, piece)

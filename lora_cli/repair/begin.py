@@ -83,10 +83,11 @@ def _stem(module: str) -> str:
 def _others(aim: Aim) -> dict[str, Made]:
     """Every tensor that is no factor, by the name that PEFT writes."""
     keys, tensors = aim.adapter.keys, aim.adapter.tensors
-    return {_canonical(key): copy_of(tensors[name]) for name, key in keys.items() if key.part not in PAIR_PARTS}
+    return {canonical(key): copy_of(tensors[name]) for name, key in keys.items() if key.part not in PAIR_PARTS}
 
 
-def _canonical(key: Key) -> str:
+def canonical(key: Key) -> str:
+    """The name that PEFT writes to disk for what ``key`` is."""
     if key.canonical or key.part == "unknown":
         return key.name
     components = [one for one in key.name.split(".") if one not in INFIXES]

@@ -3,23 +3,27 @@
 PEFT saves the whole embedding wherever one is targeted. Where it equals the base's own nothing is lost without it.
 """
 
+from collections.abc import Iterator
+
+from lora_cli.core.adapter import Adapter
 from lora_cli.core.frozen import replace
-from lora_cli.repair.draft import Aim, Draft
+from lora_cli.core.tensor_info import TensorInfo
+from lora_cli.engines.mend import MERGE
+from lora_cli.repair.begin import canonical
+from lora_cli.repair.draft import Aim, Draft, Refusal
 
 STEP = "copies"
+PARTS = frozenset({"base_layer", "saved"})
+"""The parts of an adapter that may be a weight of the base."""
 
 
 def without_copies(draft: Draft, aim: Aim) -> Draft:
-    """The draft without what the base has bit by bit; what is another weight was trained, and is refused."""
-    if not aim.copies:
+    """The draft without what the base has bit by bit; PEFT itself takes copies."""
+    if not aim.copies or aim.profile.engine.name == "peft":
         return draft
-    trained = sorted(name for name, same in aim.copies.items() if not same and name in draft.others)
-    if trained and aim.profile.engine.name != "peft":
-        draft = draft.refused(
-            f"{trained[0]} is not the base's own weight: it was trained, or belongs to another base",
-            "merge it into the base and serve that as a model, or train without it",
-        )
-    gone = [name for name, same in aim.copies.items() if same and name in draft.others]
+    gone = [
+        name for one, same in aim.copies.items() if same and (name := canonical(aim.adapter.keys[one])) in draft.others
+    ]
     if not gone:
         return draft
     others = {name: made for name, made in draft.others.items() if name not in gone}
@@ -27,5 +31,22 @@ def without_copies(draft: Draft, aim: Aim) -> Draft:
     if isinstance(saved, list):
         config["modules_to_save"] = [name for name in saved if any(f".{name}." in other for other in others)] or None
     draft = replace(draft, config=config)
-    what = f"{len(gone)} copies of the base's own weights left out: {gone[0]}"
+    many = f"{len(gone)} copies" if len(gone) > 1 else "a copy"
+    what = f"{many} of the base's own weights left out: {', '.join(gone)}"
     return draft.changed(STEP, what, "they equal what the base has, and engines refuse or ignore them", others=others)
+
+
+def weights(adapter: Adapter) -> dict[str, TensorInfo]:
+    """The tensors that may be copies, by the parameter of the base that each stands for."""
+    keys = {name: key for name, key in adapter.keys.items() if key.part in PARTS}
+    return {f"{key.module}.{key.param}": adapter.tensors[name] for name, key in keys.items()}
+
+
+def kept(aim: Aim) -> Iterator[Refusal]:
+    """Why weights that an engine refuses are no copies that can be left out."""
+    names = [tensor.name for tensor in weights(aim.adapter).values()]
+    if trained := [name for name in names if aim.copies.get(name) is False]:
+        yield Refusal(f"{trained[0]} is not the base's own weight: it was trained, or belongs to another base", MERGE)
+    if unknown := [name for name in names if name not in aim.copies]:
+        hint = "give --base a folder with the model's safetensors: copies of its own weights can be left out"
+        yield Refusal(f"whether {unknown[0]} is the base's own weight is not known", hint)

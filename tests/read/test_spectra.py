@@ -12,7 +12,8 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.spectrum import ModuleSpectrum, Spectrum, effective_rank, spread_of
 from lora_cli.read.adapter import read_adapter
 from lora_cli.read.base import read_base_file
-from lora_cli.read.base_norms import BaseNorms, base_norms_of
+from lora_cli.read.base_norms import BaseNorms
+from lora_cli.read.checkpoint import checkpoint_of
 from lora_cli.read.spectra import read_spectrum
 from lora_cli.sources.local import LocalSource
 from tests.core.peft_cases import CASES
@@ -49,6 +50,12 @@ def spectrum_of(directory: Path, base: Path | None = None, norms: BaseNorms | No
     revision = source.resolve(AdapterRef("file", str(directory)))
     adapter = read_adapter(source, revision, "sql")
     return read_spectrum(source, revision, adapter, None if base is None else read_base_file(base), norms)
+
+
+def norms_of(directory: Path) -> BaseNorms:
+    checkpoint = checkpoint_of(directory)
+    assert checkpoint is not None
+    return BaseNorms(checkpoint)
 
 
 def expected(update: Any) -> tuple[float, list[float]]:
@@ -199,8 +206,7 @@ def test_experts_whose_ranks_differ_by_parameter_are_told_apart_with_a_base(tmp_
 def test_beside_the_bases_weights_a_norm_is_a_share(dtype: str, shards: int, tmp_path: Path) -> None:
     write_base(tmp_path / "base", dtype=dtype, shards=shards)
     write_adapter(tmp_path / "a", modules={**llama_modules(), "lm_head": (64, 256)})
-    norms = base_norms_of(tmp_path / "base", {})
-    assert isinstance(norms, BaseNorms)
+    norms = norms_of(tmp_path / "base")
     spectrum = spectrum_of(tmp_path / "a", norms=norms)
     held = llama_tensors(dtype=dtype)
     for one in spectrum.modules:
@@ -222,8 +228,7 @@ def test_a_weight_of_many_pieces_has_the_norm_of_them_all(tmp_path: Path) -> Non
     weight = np.random.default_rng(1).normal(size=(700, 500)).astype("f4")
     write_safetensors(tmp_path / "base" / "model.safetensors", {f"{Q}.weight": weight, f"{K}.weight": weight * 1e6})
     write_adapter(tmp_path / "a", modules={Q: (500, 700), K: (500, 700)})
-    norms = base_norms_of(tmp_path / "base", {})
-    assert isinstance(norms, BaseNorms)
+    norms = norms_of(tmp_path / "base")
     found = [one.base_norm for one in spectrum_of(tmp_path / "a", norms=norms).modules]
     size = float(np.linalg.norm(weight.astype("f8")))
     assert found == [pytest.approx(size, rel=1e-6), pytest.approx(1e6 * size, rel=1e-6)]
@@ -236,8 +241,7 @@ def test_what_of_the_base_cannot_be_compared_is_told(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "base" / "model.safetensors", tensors)
     v = "model.layers.0.self_attn.v_proj"
     write_adapter(tmp_path / "a", modules={Q: (64, 64), K: (64, 32), v: (64, 64)})
-    norms = base_norms_of(tmp_path / "base", {})
-    assert isinstance(norms, BaseNorms)
+    norms = norms_of(tmp_path / "base")
     spectrum = spectrum_of(tmp_path / "a", norms=norms)
     assert [one.relative for one in spectrum.modules] == [None, None, None]
     assert spectrum.relative is None
@@ -264,8 +268,7 @@ def test_fused_experts_are_measured_against_experts_that_are_stored_one_by_one(t
     }
     parameters = ["experts.down_proj", "experts.gate_up_proj"]
     write_adapter(tmp_path / "a", modules={}, r=2, tensors=tensors, config={"target_parameters": parameters})
-    norms = base_norms_of(tmp_path / "base", {})
-    assert isinstance(norms, BaseNorms)
+    norms = norms_of(tmp_path / "base")
     spectrum = spectrum_of(tmp_path / "a", norms=norms)
     by_path = {one.path: one for one in spectrum.modules}
     assert by_path.keys() == {f"{experts}.gate_up_proj", f"{experts}.down_proj"}
