@@ -7,20 +7,18 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from importlib.util import find_spec
-from multiprocessing.connection import Connection
 from pathlib import Path
-from time import monotonic
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 from lora_cli.core.frozen import replace
 from lora_cli.core.results import Answers, LoadReport
 from lora_cli.errors import Corrupt, LoraCliError, MachineError, MissingExtra, NotFound, Refused, UsageError
-from lora_cli.runtime.plan import Answer, Failure, Forward, Job, Load, Plan, Ready, Served, ServeOnce, Stage
-
-T = TypeVar("T")
+from lora_cli.runtime.channel import Asked, Channel
+from lora_cli.runtime.plan import Answer, Failure, Forward, Job, Load, Plan, Ready, Served, ServeOnce
 
 SAID_BYTES = 16384
 """How much of the end of the child's stderr is read to say why it died."""
@@ -33,14 +31,25 @@ ERRORS: dict[int, type[LoraCliError]] = {1: Refused, 2: UsageError, 3: NotFound,
 
 
 class Died(MachineError):
-    """The warm process was killed while it was asked."""
+    """The warm process ended while it was asked. ``alone`` says that nothing else was asked of it: it was for this."""
+
+    def __init__(self, message: str, *, hint: str = "", alone: bool = True) -> None:
+        super().__init__(message, hint=hint)
+        self.alone = alone
+
+
+class Broken(Died):
+    """It ended by an error of its own: a bug of ours."""
+
+    exit_code = 70
 
 
 class WarmProcess:
     """Holds one child process that owns the device. A context manager: the child ends with the block.
 
-    The child is started cleanly (a new interpreter, no fork) with the first request, or with ``start``. When it dies,
-    the request at hand fails with the reason, and the next one starts another child, whose tiers are empty.
+    The child is started cleanly (a new interpreter, no fork) with the first request, or with ``start``. Any number of
+    requests may be on their way, from any thread. When the child dies, all of them fail with the reason, and the next
+    one starts another child, whose tiers are empty.
     ``deadline_s`` is how long one request may take (None: as long as it wants); a child over it is killed.
     ``stop_deadline_s`` is how long a child may take to end after its connection closed, and again after SIGTERM,
     before it is killed.
@@ -58,10 +67,10 @@ class WarmProcess:
         require(plan.forward)
         self.plan, self.deadline_s, self.stop_deadline_s, self.tell = plan, deadline_s, stop_deadline_s, tell
         self.starts = 0
-        self._child: subprocess.Popen[bytes] | None = None
-        self._connection: Connection | None = None
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        self._stage = ""
+        self.ready: Ready | None = None
+        self._child: Child | None = None
+        self._starting = threading.RLock()
+        self._closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -74,19 +83,84 @@ class WarmProcess:
     @property
     def pid(self) -> int | None:
         """The child's process id, None while there is none."""
-        return self._child.pid if self._child else None
+        child = self._child
+        return child.process.pid if child is not None and child.channel.open else None
 
     def start(self) -> Ready:
-        """Start the child and wait until it stands.
+        """Start a child, in place of the one that there is, and wait until it stands.
 
         Raises:
             LoraCliError: what kept it from standing (no such device, the slots do not fit, the base cannot be loaded).
         """
-        self.close_child()
+        with self._starting:
+            self.close_child()
+            child = self._child = Child(self.plan, self.stop_deadline_s)
+            self.starts += 1
+            try:
+                self.ready = child.channel.ask(self._asked("", stage="start"), self.plan).answer(Ready)
+            except LoraCliError:
+                self.close_child()
+                raise
+            return self.ready
+
+    def submit(self, name: str, message: object) -> Asked:
+        """Ask the child, which is started if there is none. Only that may raise; all else is the request's answer."""
+        child = self._child
+        if child is None or not child.channel.open:
+            with self._starting:
+                child = self._child
+                if child is None or not child.channel.open:
+                    self.start()
+                    child = self._child
+        assert child is not None
+        return child.channel.ask(self._asked(name), message)
+
+    def load(self, job: Job) -> LoadReport:
+        """Read, put into a slot and prove one adapter. Never raises for what happens to it: that is in the report."""
+        asked: Asked | None = None
+        try:
+            asked = self.submit(job.name, Load(job))
+            return asked.answer(LoadReport)
+        except LoraCliError as error:
+            stage = "start" if asked is None else asked.stage or "read"
+            report = LoadReport(job.name, job.digest, stage=stage, error=error.message)
+            return replace(report, hint=error.hint, exit_code=error.exit_code)
+
+    def serve(self, job: Job) -> Served:
+        """Have an adapter in its slot and send a small batch through it. Raises ``LoraCliError`` when it cannot be."""
+        return self.submit(job.name, ServeOnce(job)).answer(Served)
+
+    def answer(self, job: Job, prompt: str, max_tokens: int) -> Answers:
+        """The base's and the adapter's greedy answer. Raises ``LoraCliError`` when there is none."""
+        return self.submit(job.name, Answer(job, prompt, max_tokens)).answer(Answers)
+
+    def close(self) -> None:
+        """End the child, for good."""
+        with self._starting:
+            self.close_child()
+
+    def close_child(self) -> None:
+        """End the child if there is one: it ends by itself when its connection closes, else it is made to."""
+        with self._starting:
+            child, self._child = self._child, None
+            if child is not None:
+                child.close()
+
+    def _asked(self, name: str, stage: str = "") -> Asked:
+        return Asked(name, self.deadline_s, self.tell, stage)
+
+
+class Child:
+    """One child, from its start to its end, and what it said on the way."""
+
+    def __init__(self, plan: Plan, stop_deadline_s: float) -> None:
+        self.stop_deadline_s = stop_deadline_s
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        self._late: list[Asked] = []
         ours, theirs = socket.socketpair()
-        command = "import sys; from lora_cli.runtime.worker import main; main(int(sys.argv[1]))"
+        command = "import sys; from lora_cli.runtime.child import main; main(int(sys.argv[1]))"
         with theirs:
-            self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and our own module
+            self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and our own module
                 [sys.executable, "-P", "-c", command, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
@@ -94,103 +168,56 @@ class WarmProcess:
                 stderr=self._said,
                 env={**POLITE, **os.environ, "PYTHONPATH": _import_path()},
             )
-        self._connection = Connection(ours.detach())
-        self.starts += 1
-        return self._ask("", self.plan, Ready)
-
-    def load(self, job: Job) -> LoadReport:
-        """Read, put into a slot and prove one adapter. Never raises for what happens to it: that is in the report."""
-        try:
-            return self._request(job.name, Load(job), LoadReport)
-        except LoraCliError as error:
-            report = LoadReport(job.name, job.digest, stage=self._stage or "read", error=error.message)
-            return replace(report, hint=error.hint, exit_code=error.exit_code)
-
-    def serve(self, job: Job) -> Served:
-        """Have an adapter in its slot and send a small batch through it. Raises ``LoraCliError`` when it cannot be."""
-        return self._request(job.name, ServeOnce(job), Served)
-
-    def answer(self, job: Job, prompt: str, max_tokens: int) -> Answers:
-        """The base's and the adapter's greedy answer. Raises ``LoraCliError`` when there is none."""
-        return self._request(job.name, Answer(job, prompt, max_tokens), Answers)
+        self.channel = Channel(ours, overdue=self._kill, reason=self._death, failed=_raised)
 
     def close(self) -> None:
-        """End the child and forget what it said."""
-        self.close_child()
-        self._said.close()
-
-    def close_child(self) -> None:
-        """End the child if there is one: it ends by itself when its connection closes, else it is made to."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-        child, self._child = self._child, None
-        if child is None:
-            return
-        for end in (child.terminate, child.kill):
+        """End it: it goes by itself when nothing more can come, else it is made to."""
+        self.channel.hang_up()
+        for end in (self.process.terminate, self.process.kill):
             try:
-                child.wait(self.stop_deadline_s)
+                self.process.wait(self.stop_deadline_s)
             except subprocess.TimeoutExpired:
                 end()
-        child.wait()
+        self.process.wait()
+        self.channel.close()
+        self._said.close()
 
-    def _request(self, name: str, message: object, answer: type[T]) -> T:
-        if self._child is None:
-            self.start()
-        return self._ask(name, message, answer)
+    def _kill(self, late: list[Asked]) -> None:
+        self._late += late
+        self.process.kill()
 
-    def _ask(self, name: str, message: object, answer: type[T]) -> T:
-        """Send ``message`` and wait for an ``answer``; stages that the child tells on the way are passed on."""
-        assert self._connection is not None
-        self._stage = "start" if isinstance(message, Plan) else ""
-        until = None if self.deadline_s is None else monotonic() + self.deadline_s
-        try:
-            self._connection.send(message)
-            while True:
-                if until is not None and not self._connection.poll(max(0.0, until - monotonic())):
-                    raise self._overdue()
-                said = self._connection.recv()
-                if not isinstance(said, Stage):
-                    break
-                self._stage = said.name
-                self.tell(name, said.name)
-        except (EOFError, OSError):
-            # OSError: it died while we wrote, or in the middle of what it said.
-            raise self._death() from None
-        if isinstance(said, Failure):
-            if isinstance(message, Plan):
-                self.close_child()
-            raise ERRORS.get(said.exit_code, MachineError)(said.message, hint=said.hint)
-        assert isinstance(said, answer)
-        return said
-
-    def _overdue(self) -> Died:
-        if self._child is not None:
-            self._child.kill()
-        self.close_child()
-        return Died(f"the warm process took longer than {self.deadline_s:g} s and was killed")
-
-    def _death(self) -> LoraCliError:
-        """Why the child died, from its exit status and the end of its stderr. An error of its own is a bug of ours."""
-        child = self._child
-        assert child is not None
+    def _death(self, left: list[Asked]) -> Callable[[Asked], LoraCliError]:
+        """Why it died, from its exit status and the end of its stderr. An error of its own is a bug of ours."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(self.stop_deadline_s)
-        status, said = child.returncode, self._last_words()
-        self.close_child()
+            self.process.wait(self.stop_deadline_s)
+        status, said = self.process.poll(), self._last_words()
+        if self._late:
+            return self._overdue
+        alone = len(left) == 1
         if status is not None and status < 0:
             name = signal.Signals(-status).name
             hint = "the kernel kills what takes too much memory: lower --max-loras or --max-cpu-loras"
-            return Died(f"the warm process was killed by {name}", hint=hint if -status == signal.SIGKILL else said)
-        return LoraCliError(f"the warm process died: {said or f'exit status {status}'}", hint="please report this")
+            hint = hint if -status == signal.SIGKILL else said
+            return lambda _asked: Died(f"the warm process was killed by {name}", hint=hint, alone=alone)
+        message = f"the warm process died: {said or f'exit status {status}'}"
+        return lambda _asked: Broken(message, hint="please report this", alone=alone)
+
+    def _overdue(self, asked: Asked) -> LoraCliError:
+        if asked in self._late:
+            return Died(f"the warm process took longer than {asked.limit_s:g} s and was killed")
+        whose = self._late[0].name
+        return Died(f"the warm process was killed: {whose or 'its start'} took too long", alone=False)
 
     def _last_words(self) -> str:
         """The last line that the child wrote."""
         end = self._said.seek(0, os.SEEK_END)
         self._said.seek(max(0, end - SAID_BYTES))
         lines = self._said.read().decode(errors="replace").split("\n")
-        self._said.seek(0, os.SEEK_END)
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _raised(failure: Failure) -> LoraCliError:
+    return ERRORS.get(failure.exit_code, MachineError)(failure.message, hint=failure.hint)
 
 
 def _import_path() -> str:

@@ -1,18 +1,14 @@
 """The warm process itself: it owns the device, keeps adapters in memory and in slots, and proves them.
 
-It is the child of ``process.WarmProcess`` and hears one request after the other. What is wrong with an adapter comes
-back as a report; what no one foresaw ends this process, and the parent says why and starts another.
+``child`` asks it, from several threads. What is wrong with an adapter comes back as a report, or as its error.
 """
 
-import faulthandler
-import os
-import signal
-import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection
+from contextvars import ContextVar
+from dataclasses import replace
 
 import torch
 
@@ -23,7 +19,7 @@ from lora_cli.runtime.composable import scalings
 from lora_cli.runtime.copies import refuse_changed_copies
 from lora_cli.runtime.forward import lora_delta, route
 from lora_cli.runtime.packing import pack, read_packed
-from lora_cli.runtime.plan import Answer, Failure, Job, Load, Plan, Ready, Served, ServeOnce, Stage, TierName
+from lora_cli.runtime.plan import Answer, Job, Plan, Ready, Served, TierName
 from lora_cli.runtime.proof import prove
 from lora_cli.runtime.room import available_bytes, refuse_if_short
 from lora_cli.runtime.slots import BASE_SLOT, Slots
@@ -37,35 +33,49 @@ SERVED_TOKENS = 8
 """Tokens of the small batch that ``serve`` sends through an adapter."""
 
 
-@dataclass(slots=True)
-class Clock:
-    """Milliseconds by stage of one request, and the stage that runs now."""
+def quiet(_stage: str) -> None:
+    """Tell nobody."""
 
-    tell: Callable[[Stage], None] = lambda _stage: None
-    stage: str = ""
-    ms: dict[str, float] = field(default_factory=dict)
+
+class Clock:
+    """One request at hand: whose it is, milliseconds by stage, and the stage that runs now."""
+
+    def __init__(self, job: Job, tell: Callable[[str], None]) -> None:
+        self.job, self._tell = job, tell
+        self.stage = ""
+        self.ms: dict[str, float] = {}
+
+    def began(self, stage: str) -> None:
+        """Tell the parent."""
+        self.stage = stage
+        self._tell(stage)
 
     @contextmanager
     def at(self, stage: str) -> Iterator[None]:
-        """Time the block as ``stage`` and tell the parent that it began."""
-        self.stage = stage
-        self.tell(Stage(stage))
+        """Time the block as ``stage``."""
+        self.began(stage)
         began = time.perf_counter()
         yield
         self.ms[stage] = (time.perf_counter() - began) * 1e3
 
 
-class Worker:
-    """Holds what stays between requests: slots, tiers, the base's weights and, when asked for, the whole model."""
+AT_HAND: ContextVar[Clock] = ContextVar("at_hand")
+"""The request of this thread: what a tier loads while it is served is loaded for it."""
 
-    def __init__(self, plan: Plan, tell: Callable[[Stage], None]) -> None:
-        self.plan, self.tell = plan, tell
+
+class Worker:
+    """Holds what stays between requests: slots, tiers, the base's weights and, when asked for, the whole model.
+
+    Requests may come from several threads; the device runs one forward at a time.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
         self.device = _device(plan.device)
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        self.jobs: dict[str, Job] = {}
         self.store = Store(plan.cache_dir) if plan.cache_dir is not None else None
         self.unpacked: set[str] = set()
-        self.clock = Clock()
+        self._running = threading.Lock()
         modules = {path: plan.base.modules[path] for path in plan.modules}
         needed = (1 + plan.max_loras) * plan.max_lora_rank * self.dtype.itemsize
         needed *= sum(module.d_in + module.d_out for module in modules.values())
@@ -95,22 +105,30 @@ class Worker:
         dtype = str(self.dtype).removeprefix("torch.")
         return Ready(str(self.device), dtype, self.base.origin, self.slots.slot_bytes, self.notes)
 
-    def load(self, job: Job) -> LoadReport:
+    def at_hand(self, job: Job) -> bool:
+        """Whether it is on the device now."""
+        return self.resident.holds(job.key)
+
+    def load(self, job: Job, tell: Callable[[str], None] = quiet) -> LoadReport:
         """Read, put into a slot and prove one adapter. What fails stands in the report and leaves the tiers."""
         report = LoadReport(job.name, job.digest)
         try:
-            with self._job(job), self.resident.lease(job.key) as slot, self.memory.lease(job.key) as weights:
+            with (
+                self._job(job, tell) as clock,
+                self.resident.lease(job.key) as slot,
+                self.memory.lease(job.key) as weights,
+            ):
                 report = replace(report, slot=slot.value, rank=weights.value.rank, bytes=weights.value.size)
-                with self.clock.at("proof"):
+                with clock.at("proof"), self._running:
                     proof = prove(self.slots, slot.value, weights.value, self.base, seed=self.plan.seed)
                 report = replace(report, proof=proof)
                 if proof.holds and self.whole is not None:
-                    with self.clock.at("model"):
+                    with clock.at("model"), self._running:
                         self.whole.check(slot.value)
                 if proof.holds:
                     self._pack(job)
         except LoraCliError as error:
-            report = replace(report, stage=self.clock.stage, error=error.message, hint=error.hint)
+            report = replace(report, stage=AT_HAND.get().stage, error=error.message, hint=error.hint)
             report = replace(report, exit_code=error.exit_code)
         if report.proof is not None and not report.proof.holds:
             worst = report.proof.worst
@@ -118,9 +136,9 @@ class Worker:
             report = replace(report, stage="proof", error=f"the proof fails: {said}", exit_code=1)
         if report.error:
             self._forget(job.key)
-        return replace(report, stage_ms=dict(self.clock.ms))
+        return replace(report, stage_ms=dict(AT_HAND.get().ms))
 
-    def serve(self, job: Job) -> Served:
+    def serve(self, job: Job, tell: Callable[[str], None] = quiet) -> Served:
         """Have an adapter in its slot and send a small batch through its modules.
 
         Raises:
@@ -133,17 +151,18 @@ class Worker:
             tier = "cpu"
         before = self.resident.counts().evictions, self.memory.counts().evictions
         began = time.perf_counter()
-        with self._job(job), self.resident.lease(job.key) as slot:
+        with self._job(job, tell), self.resident.lease(job.key) as slot:
             self._wait_for_device()
             loaded = time.perf_counter()
-            self._small_batch(slot.value)
+            with self._running:
+                self._small_batch(slot.value)
             done = time.perf_counter()
             self._pack(job)
         after = self.resident.counts().evictions, self.memory.counts().evictions
         evicted: dict[TierName, int] = {"gpu": after[0] - before[0], "cpu": after[1] - before[1]}
         return Served(tier, (loaded - began) * 1e3, (done - loaded) * 1e3, evicted)
 
-    def answer(self, request: Answer) -> Answers:
+    def answer(self, request: Answer, tell: Callable[[str], None] = quiet) -> Answers:
         """The base's and the adapter's own greedy answer to one prompt.
 
         Raises:
@@ -151,19 +170,19 @@ class Worker:
         """
         if self.whole is None:
             raise MachineError("answers need the whole model", hint="--forward model")
-        with self._job(request.job), self.resident.lease(request.job.key) as slot:
+        with self._job(request.job, tell), self.resident.lease(request.job.key) as slot, self._running:
             return self.whole.answer(request.job.name, slot.value, request.prompt, request.max_tokens)
 
     @contextmanager
-    def _job(self, job: Job) -> Iterator[None]:
-        """Know ``job`` while it is at hand; what the device or the machine has no room for is its error."""
-        self.clock = Clock(self.tell)
-        self.jobs[job.key] = job
+    def _job(self, job: Job, tell: Callable[[str], None]) -> Iterator[Clock]:
+        """Have ``job`` at hand; what the device or the machine has no room for is its error."""
+        clock = Clock(job, tell)
+        AT_HAND.set(clock)
         if job.pinned:
             self.memory.pin(job.key)
             self.resident.pin(job.key)
         try:
-            yield
+            yield clock
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise MachineError("out of memory", hint="lower --max-loras, --max-cpu-loras or --max-lora-rank") from error
         except RuntimeError as error:
@@ -171,12 +190,13 @@ class Worker:
                 raise
             raise MachineError("out of memory", hint="lower --max-loras or --max-cpu-loras") from error
 
-    def _weigh(self, key: str) -> int:
-        return weight_bytes(self.jobs[key].adapter)
+    def _weigh(self, _key: str) -> int:
+        return weight_bytes(AT_HAND.get().job.adapter)
 
     def _read(self, key: str) -> LoraWeights:
-        job = self.jobs[key]
-        with self.clock.at("read"):
+        clock = AT_HAND.get()
+        job = clock.job
+        with clock.at("read"):
             scaling = scalings(job.adapter, self.plan.base)
             if self.whole is not None:
                 self.whole.refuse(job.name, scaling)
@@ -192,12 +212,12 @@ class Worker:
         """Pack what was read from its snapshot. It is for the next time, so nobody's load is made to wait for it."""
         if self.store is not None and job.key in self.unpacked:
             self.unpacked.discard(job.key)
-            self.tell(Stage("pack"))
+            AT_HAND.get().began("pack")
             with self.memory.lease(job.key) as weights:
                 pack(self.store, job.digest, job.adapter, weights.value, self.plan.base)
 
     def _put(self, key: str) -> int:
-        with self.memory.lease(key) as weights, self.clock.at("slot"):
+        with self.memory.lease(key) as weights, AT_HAND.get().at("slot"):
             slot = self.slots.put(weights.value)
             self._wait_for_device()
             return slot
@@ -205,7 +225,6 @@ class Worker:
     def _forget(self, key: str) -> None:
         self.resident.discard(key)
         self.memory.discard(key)
-        self.jobs.pop(key, None)
 
     def _small_batch(self, slot: int) -> None:
         routing = route(torch.tensor([slot, BASE_SLOT] * (SERVED_TOKENS // 2), device=self.device))
@@ -235,39 +254,6 @@ class Worker:
             return SyntheticWeights(plan.base, plan.seed), (note,)
 
 
-def serve_connection(connection: Connection) -> None:
-    """Build a worker for the plan that comes first, then answer requests until the parent is gone."""
-    plan = connection.recv()
-    try:
-        worker = Worker(plan, connection.send)
-    except LoraCliError as error:
-        connection.send(_failure(error))
-        return
-    connection.send(worker.ready())
-    while True:
-        try:
-            request = connection.recv()
-        except EOFError:
-            return
-        connection.send(_handle(worker, request))
-
-
-def _handle(worker: Worker, request: object) -> object:
-    try:
-        if isinstance(request, Load):
-            return worker.load(request.job)
-        if isinstance(request, ServeOnce):
-            return worker.serve(request.job)
-        assert isinstance(request, Answer)
-        return worker.answer(request)
-    except LoraCliError as error:
-        return _failure(error)
-
-
-def _failure(error: LoraCliError) -> Failure:
-    return Failure(error.message, error.hint, error.exit_code)
-
-
 def _device(asked: str) -> torch.device:
     if asked == "cuda" and not torch.cuda.is_available():
         raise MachineError("this torch sees no CUDA device", hint="--device cpu, or install torch with CUDA")
@@ -275,18 +261,3 @@ def _device(asked: str) -> torch.device:
     # The proof's tolerance counts on float32 sums; torch may otherwise add up parts of a bfloat16 product in bfloat16.
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     return torch.device(chosen)
-
-
-def main(descriptor: int) -> None:
-    """The child's whole life. Ctrl-C is the parent's business: it closes the connection when it goes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    faulthandler.enable()
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    try:
-        serve_connection(Connection(descriptor))
-    except (BrokenPipeError, ConnectionResetError):
-        sys.exit(0)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))

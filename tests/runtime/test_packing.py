@@ -39,7 +39,7 @@ def make(store: Store, tmp_path: Path) -> Make:
 
 def worker(store: Store) -> Worker:
     plan = Plan(LLAMA, tuple(LLAMA.modules), 1, 1, 8, device="cpu", cache_dir=store.root)
-    return Worker(plan, lambda _stage: None)
+    return Worker(plan)
 
 
 def held(process: Worker, job: Job) -> LoraWeights:

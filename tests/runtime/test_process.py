@@ -2,22 +2,20 @@
 
 import os
 import signal
-import socket
-import struct
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lora_cli.errors import Corrupt, LoraCliError, MachineError, MissingExtra, NotFound, Refused
-from lora_cli.runtime.plan import Forward, Job, Plan
-from lora_cli.runtime.process import WarmProcess
+from lora_cli.runtime.plan import Forward, Job, Plan, Served, ServeOnce
+from lora_cli.runtime.process import Died, WarmProcess
 from tests.making import (
     HIDDEN,
     Q_PROJ,
@@ -148,20 +146,6 @@ def test_a_child_that_is_killed_fails_the_adapter_at_hand_only(
     assert warm.serve(before).tier == "disk"
 
 
-def test_a_child_that_dies_in_the_middle_of_what_it_says_is_a_death_like_any_other(tmp_path: Path) -> None:
-    with WarmProcess(Plan(LLAMA, (Q_PROJ,), 1, 1, 8, device="cpu")) as process:
-        process.start()
-        assert process.pid is not None
-        ours, theirs = socket.socketpair()
-        process._connection = Connection(ours.detach())
-        with theirs:
-            theirs.sendall(struct.pack("!i", 1000) + b"the beginning")
-            theirs.shutdown(socket.SHUT_WR)
-            os.kill(process.pid, signal.SIGKILL)
-            report = process.load(job(tmp_path / "one"))
-    assert (report.exit_code, "SIGKILL" in report.error) == (6, True)
-
-
 def test_ctrl_c_is_the_parents_business(warm: WarmProcess, tmp_path: Path) -> None:
     assert warm.load(job(tmp_path / "before")).error == ""
     child = warm.pid
@@ -184,6 +168,52 @@ def test_a_child_over_its_deadline_is_killed_and_the_next_adapter_gets_another(
         warm.deadline_s = 60
     assert (report.exit_code, report.error) == (6, "the warm process took longer than 0.3 s and was killed")
     assert warm.load(job(tmp_path / "after")).error == ""
+
+
+def test_what_is_loaded_is_served_while_another_one_loads(warm: WarmProcess, tmp_path: Path) -> None:
+    loaded, fifo = job(tmp_path / "loaded"), job(tmp_path / "slow")
+    assert warm.load(loaded).error == ""
+    # A FIFO in the place of its weights: who opens it waits for a writer, as on a share that hangs.
+    weights = tmp_path / "slow" / "adapter_model.safetensors"
+    data = weights.read_bytes()
+    weights.unlink()
+    os.mkfifo(weights)
+    with ThreadPoolExecutor() as asking:
+        hanging = asking.submit(warm.load, fifo)
+        assert [warm.serve(loaded).tier for _ in range(20)] == ["gpu"] * 20
+        assert not hanging.done()
+        weights.write_bytes(data)
+        assert "slow" in hanging.result(30).error
+
+
+def test_many_who_ask_for_one_adapter_at_once_load_it_once(warm: WarmProcess, tmp_path: Path) -> None:
+    one = job(tmp_path / "wanted")
+    with ThreadPoolExecutor(16) as asking:
+        tiers = list(asking.map(lambda _: warm.serve(one).tier, range(16)))
+    assert tiers.count("gpu") >= 14
+    told: list[tuple[str, str]] = []
+    warm.tell = lambda name, stage: told.append((name, stage))
+    other = job(tmp_path / "other")
+    with ThreadPoolExecutor(16) as asking:
+        list(asking.map(lambda _: warm.serve(other), range(16)))
+    warm.tell = lambda _name, _stage: None
+    assert told.count(("other", "read")) == 1
+
+
+def test_a_death_fails_all_that_were_asked_and_says_whether_it_was_one_alone(warm: WarmProcess, tmp_path: Path) -> None:
+    jobs = [job(tmp_path / f"d{seed}", seed=seed) for seed in range(3)]
+    assert warm.load(jobs[0]).error == ""
+    assert warm.pid is not None
+    os.kill(warm.pid, signal.SIGSTOP)
+    asked = [warm.submit(one.name, ServeOnce(one)) for one in jobs]
+    os.kill(warm.pid, signal.SIGKILL)
+    deaths = []
+    for one in asked:
+        with pytest.raises(Died, match="SIGKILL") as death:
+            one.answer(Served)
+        deaths.append(death.value)
+    assert [death.alone for death in deaths] == [False] * 3
+    assert warm.serve(jobs[1]).tier == "disk"
 
 
 def test_an_error_that_no_one_foresaw_ends_the_child_and_its_last_words_are_the_reason(tmp_path: Path) -> None:

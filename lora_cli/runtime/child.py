@@ -1,0 +1,87 @@
+"""The warm process's own life: it hears requests, and answers each when it is done, loads beside what is loaded."""
+
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+
+from lora_cli.errors import LoraCliError
+from lora_cli.runtime.plan import Answer, Failure, Load, ServeOnce, Stage
+from lora_cli.runtime.worker import Worker
+
+LOADERS = 2
+"""Adapters that are read at once; what is loaded already never waits for them."""
+
+Said = Callable[[object], None]
+
+
+def converse(connection: Connection) -> None:
+    """Build a worker for the plan that comes first, then answer requests until the parent is gone."""
+    sending = threading.Lock()
+
+    def say(number: int) -> Said:
+        def said(answer: object) -> None:
+            with sending:
+                connection.send((number, answer))
+
+        return said
+
+    number, plan = connection.recv()
+    try:
+        worker = Worker(plan)
+    except LoraCliError as error:
+        say(number)(_failure(error))
+        return
+    say(number)(worker.ready())
+    with ThreadPoolExecutor(LOADERS, "load") as loads, ThreadPoolExecutor(1, "serve") as serves:
+        while True:
+            try:
+                number, request = connection.recv()
+            except EOFError:
+                return
+            pool = serves if worker.at_hand(request.job) and not isinstance(request, Load) else loads
+            pool.submit(_answered, worker, request, say(number))
+
+
+def _answered(worker: Worker, request: object, say: Said) -> None:
+    """Handle one request. What no one foresaw ends this process, and the parent says why and starts another."""
+    try:
+        say(_handled(worker, request, lambda stage: say(Stage(stage))))
+    except (BrokenPipeError, ConnectionResetError):
+        os._exit(0)
+    except BaseException:  # noqa: BLE001 - the boundary of the process
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _handled(worker: Worker, request: object, tell: Callable[[str], None]) -> object:
+    try:
+        if isinstance(request, Load):
+            return worker.load(request.job, tell)
+        if isinstance(request, ServeOnce):
+            return worker.serve(request.job, tell)
+        assert isinstance(request, Answer)
+        return worker.answer(request, tell)
+    except LoraCliError as error:
+        return _failure(error)
+
+
+def _failure(error: LoraCliError) -> Failure:
+    return Failure(error.message, error.hint, error.exit_code)
+
+
+def main(descriptor: int) -> None:
+    """The child's whole life. Ctrl-C is the parent's business: it closes the connection when it goes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    faulthandler.enable()
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        converse(Connection(descriptor))
+    except (BrokenPipeError, ConnectionResetError):
+        sys.exit(0)
