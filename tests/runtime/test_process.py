@@ -175,14 +175,13 @@ def test_what_is_loaded_is_served_while_another_one_loads(warm: WarmProcess, tmp
     assert warm.load(loaded).error == ""
     # A FIFO in the place of its weights: who opens it waits for a writer, as on a share that hangs.
     weights = tmp_path / "slow" / "adapter_model.safetensors"
-    data = weights.read_bytes()
     weights.unlink()
     os.mkfifo(weights)
     with ThreadPoolExecutor() as asking:
         hanging = asking.submit(warm.load, fifo)
         assert [warm.serve(loaded).tier for _ in range(20)] == ["gpu"] * 20
         assert not hanging.done()
-        weights.write_bytes(data)
+        weights.open("wb").close()
         assert "slow" in hanging.result(30).error
 
 
