@@ -26,8 +26,9 @@ from lora_cli.runtime.slots import BASE_SLOT, Slots
 from lora_cli.runtime.weights import LoraWeights, read_weights, weight_bytes
 from lora_cli.runtime.whole import WholeModel
 from lora_cli.store import Store
+from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.eviction.lru import Lru
-from lora_cli.tiers.tier import Budget, Tier
+from lora_cli.tiers.tier import Tier
 
 SERVED_TOKENS = 8
 """Tokens of the small batch that ``serve`` sends through an adapter."""

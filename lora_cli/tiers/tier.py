@@ -1,23 +1,19 @@
 """One tier: named values within a budget. It weighs before it loads, makes room first, and leases pin."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Condition
-from typing import Generic, TypeVar, cast
+from time import monotonic, perf_counter
+from typing import Generic, TypeVar
 
 from lora_cli.errors import MachineError
+from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.eviction import Eviction
+from lora_cli.tiers.history import History
+from lora_cli.tiers.ledger import Busy, Counts, Ledger
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """What a tier may hold at once: ``items`` values, and ``max_bytes`` together (None: only ``items`` counts)."""
-
-    items: int
-    max_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,29 +24,13 @@ class Lease(Generic[T]):
     hit: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """What a tier did since it began. ``loads`` counts successful ones only."""
-
-    hits: int = 0
-    loads: int = 0
-    evictions: int = 0
-
-
-@dataclass(slots=True)
-class _Entry:
-    weight: int
-    leases: int
-    ready: bool = False
-    value: object = None
-
-
 class Tier(Generic[T]):
     """Holds values by key, loads what is missing, and lets go of what the eviction policy names.
 
     ``weigh`` gives a key's bytes without loading it; ``load`` makes the value; ``drop`` takes back what a value holds
-    and must be quick, because it runs while the tier is locked. Safe to use from several threads: a key asked for by
-    many at once is loaded once, and a load does not delay hits on other keys.
+    and must be quick, because it runs while the tier is locked. ``history`` is told of every request and load: the
+    one that ``eviction`` looks at. ``clock`` gives seconds, to time loads. Safe to use from several threads: a key
+    asked for by many at once is loaded once, and a load does not delay hits on other keys.
     """
 
     def __init__(
@@ -62,121 +42,133 @@ class Tier(Generic[T]):
         weigh: Callable[[str], int],
         load: Callable[[str], T],
         drop: Callable[[str, T], None] = lambda _key, _value: None,
+        history: History | None = None,
+        clock: Callable[[], float] = perf_counter,
     ) -> None:
         self.name = name
         self.budget = budget
-        self._eviction = eviction
-        self._weigh, self._load, self._drop = weigh, load, drop
-        self._entries: dict[str, _Entry] = {}
-        self._pinned: set[str] = set()
+        self._ledger = Ledger(budget, eviction, history, name)
+        self._weigh, self._load, self._drop, self._clock = weigh, load, drop, clock
+        self._values: dict[str, T] = {}
         self._changed = Condition()
-        self._hits = self._loads = self._evictions = 0
 
     @contextmanager
-    def lease(self, key: str) -> Iterator[Lease[T]]:
+    def lease(self, key: str, *, patience_s: float = 0.0) -> Iterator[Lease[T]]:
         """The value of ``key``, loaded if it is not here, and not evicted before the block ends.
 
+        Where all that is in its way is leased or being loaded, it waits for room, up to ``patience_s``.
+
         Raises:
-            MachineError: it can never fit, or nothing that is in its way may leave now.
+            MachineError: it can never fit, which is said at once; ``Busy`` when the patience is over.
         """
-        entry, hit = self._enter(key)
+        hit = self._enter(key, patience_s)
         try:
-            yield Lease(cast(T, entry.value), hit)
+            yield Lease(self._values[key], hit)
         finally:
             with self._changed:
-                entry.leases -= 1
+                self._ledger.release(key)
                 self._changed.notify_all()
+
+    def prefetch(self, key: str) -> bool:
+        """Load ``key`` ahead of a request that waits for it, where there is room now; whether it was loaded.
+
+        It counts as no request. What ``load`` raises is raised.
+        """
+        weight = self._weigh(key)
+        with self._changed:
+            if key in self._ledger:
+                return False
+            try:
+                self._admit(key, weight)
+            except MachineError:
+                return False
+        self._fill(key, ahead=True)
+        return True
+
+    def waiting(self, keys: Iterable[str]) -> None:
+        """Requests wait for these, the next one first: they are evicted only when nobody else can be."""
+        with self._changed:
+            self._ledger.waiting(keys)
 
     def holds(self, key: str) -> bool:
         """Whether ``key`` is here, loaded."""
-        entry = self._entries.get(key)
-        return entry is not None and entry.ready
+        return self._ledger.holds(key)
 
     def keys(self) -> tuple[str, ...]:
         """What is here, loaded, in the order in which it came."""
         with self._changed:
-            return tuple(key for key, entry in self._entries.items() if entry.ready)
+            return self._ledger.keys()
 
     def used_bytes(self) -> int:
         """Bytes of all that is here or on its way."""
-        return sum(entry.weight for entry in list(self._entries.values()))
+        return self._ledger.used_bytes
 
     def counts(self) -> Counts:
         """Hits, loads and evictions so far."""
-        return Counts(self._hits, self._loads, self._evictions)
+        return self._ledger.counts()
 
     def pin(self, key: str) -> None:
         """Never evict ``key``, whether it is here yet or not."""
         with self._changed:
-            self._pinned.add(key)
+            self._ledger.pin(key)
 
     def discard(self, key: str) -> None:
         """Let go of ``key`` if it is here and nobody holds a lease on it."""
         with self._changed:
-            entry = self._entries.get(key)
-            if entry is not None and entry.ready and not entry.leases:
-                self._let_go(key)
-
-    def _enter(self, key: str) -> tuple[_Entry, bool]:
-        weight = self._weigh(key)
-        with self._changed:
-            self._eviction.seen(key)
-            while (entry := self._entries.get(key)) is not None and not entry.ready:
-                self._changed.wait()
-            if entry is not None:
-                entry.leases += 1
-                self._hits += 1
-                return entry, True
-            self._make_room(key, weight)
-            entry = self._entries[key] = _Entry(weight, leases=1)
-        self._fill(key, entry)
-        return entry, False
-
-    def _fill(self, key: str, entry: _Entry) -> None:
-        try:
-            entry.value = self._load(key)
-            entry.ready = True
-        finally:
-            with self._changed:
-                if entry.ready:
-                    self._loads += 1
-                else:
-                    del self._entries[key]
-                    self._eviction.gone(key)
+            if self._ledger.discard(key):
+                self._drop(key, self._values.pop(key))
                 self._changed.notify_all()
 
-    def _make_room(self, key: str, weight: int) -> None:
-        self._refuse_what_never_fits(key, weight)
-        while not self._fits(weight):
-            free = [held for held, entry in self._entries.items() if self._may_leave(held, entry)]
-            if not free:
-                raise MachineError(
-                    f"no room for {key} in the {self.name} tier: all {len(self._entries)} adapters there are in use "
-                    "or pinned",
-                    hint="raise the tier's size, or pin fewer adapters",
-                )
-            self._let_go(self._eviction.victim(free))
-            self._evictions += 1
+    def _enter(self, key: str, patience_s: float) -> bool:
+        """A lease on ``key``; whether it was here. Whoever waits holds nothing of this tier that is not its own."""
+        weight = self._weigh(key)
+        until = monotonic() + patience_s
+        with self._changed:
+            while not self._ledger.holds(key):
+                if self._ledger.coming(key):
+                    self._changed.wait()
+                    continue
+                try:
+                    self._admit(key, weight)
+                except Busy:
+                    if not self._changed.wait(until - monotonic()):
+                        raise
+                else:
+                    break
+            else:
+                self._ledger.hit(key)
+                self._ledger.lease(key)
+                return True
+        self._fill(key, ahead=False)
+        return False
 
-    def _refuse_what_never_fits(self, key: str, weight: int) -> None:
-        limit = self.budget.max_bytes
-        if self.budget.items < 1:
-            raise MachineError(f"no room for {key}: the {self.name} tier holds no adapters at all")
-        if limit is not None and weight > limit:
-            raise MachineError(
-                f"no room for {key} in the {self.name} tier: it needs {weight} bytes and the tier has {limit}, "
-                f"{weight - limit} short",
-                hint="raise the tier's bytes",
-            )
+    def _admit(self, key: str, weight: int) -> None:
+        """Have ``key`` coming, and drop who leaves for it."""
+        evicted = self._ledger.admit(key, weight)
+        try:
+            for one in evicted:
+                self._drop(one, self._values.pop(one))
+        except BaseException:
+            self._give_up(key)
+            raise
 
-    def _fits(self, weight: int) -> bool:
-        limit = self.budget.max_bytes
-        return len(self._entries) < self.budget.items and (limit is None or self.used_bytes() + weight <= limit)
+    def _fill(self, key: str, *, ahead: bool) -> None:
+        """Load ``key``, which is coming; for a request, with a lease on it."""
+        began = self._clock()
+        try:
+            value = self._load(key)
+        except BaseException:
+            with self._changed:
+                self._give_up(key)
+            raise
+        cost_ms = (self._clock() - began) * 1e3
+        with self._changed:
+            self._values[key] = value
+            self._ledger.loaded(key, cost_ms, ahead=ahead)
+            if not ahead:
+                self._ledger.lease(key)
+            self._changed.notify_all()
 
-    def _may_leave(self, key: str, entry: _Entry) -> bool:
-        return entry.ready and not entry.leases and key not in self._pinned
-
-    def _let_go(self, key: str) -> None:
-        entry = self._entries.pop(key)
-        self._eviction.gone(key)
-        self._drop(key, cast(T, entry.value))
+    def _give_up(self, key: str) -> None:
+        self._ledger.failed(key)
+        self._changed.notify_all()

@@ -1,20 +1,36 @@
-"""Who leaves a full tier: one file per policy, pure and torch-free."""
+"""Who leaves a full tier: one file per policy, pure and torch-free; ``registry`` names them.
 
-from collections.abc import Sequence
+Time is logical: a policy that needs a clock counts requests, so that a replay of a trace and the life that it was
+recorded from are the same, and both can be repeated.
+"""
+
+from collections.abc import Iterator
 from typing import Protocol
 
 
 class Eviction(Protocol):
-    """A policy sees every request, hit or miss, and names who leaves when room is needed."""
+    """A policy hears what happens to a tier, and says in which order its adapters should leave.
 
-    def seen(self, key: str) -> None:
-        """``key`` was asked for now."""
+    It is told of a request when it is answered, so it never hears of one whose load failed. What it may know of a key
+    besides (request rates, bytes, load cost) is in the ``View`` that it is made with.
+    """
+
+    def hit(self, key: str) -> None:
+        """``key`` was asked for, and is here."""
         ...
 
-    def gone(self, key: str) -> None:
-        """``key`` left the tier, evicted or discarded."""
+    def loaded(self, key: str, *, ahead: bool) -> None:
+        """``key`` was not here and is now: for the request that it was loaded for, or ``ahead`` of one."""
         ...
 
-    def victim(self, keys: Sequence[str]) -> str:
-        """Which of ``keys`` (not empty, all of them free to leave) goes first."""
+    def left(self, key: str, *, evicted: bool) -> None:
+        """``key`` is gone: to make room, or (not ``evicted``) because it was discarded."""
+        ...
+
+    def leaving(self, newcomer: str) -> Iterator[str]:
+        """Every key that is here, once, the first to leave first, now that ``newcomer`` needs room.
+
+        The ledger takes the first ones that may leave (leased and pinned ones may not), and passes over keys that are
+        not here. It looks before it acts: nothing else is told while it iterates.
+        """
         ...

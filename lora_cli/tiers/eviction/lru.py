@@ -1,24 +1,27 @@
 """Least recently used: who was asked for longest ago leaves first."""
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Iterator
 
 
 class Lru:
-    """Holds the moment of the last request for every key in the tier."""
+    """Holds the keys in the order of their last request."""
 
     def __init__(self) -> None:
-        self._clock = 0
-        self._last: dict[str, int] = {}
+        self._order: OrderedDict[str, None] = OrderedDict()
 
-    def seen(self, key: str) -> None:
-        """``key`` was asked for now."""
-        self._clock += 1
-        self._last[key] = self._clock
+    def hit(self, key: str) -> None:
+        """``key`` is the latest."""
+        self._order.move_to_end(key)
 
-    def gone(self, key: str) -> None:
-        """``key`` left the tier."""
-        self._last.pop(key, None)
+    def loaded(self, key: str, *, ahead: bool) -> None:
+        """``key`` is the latest; one that is loaded ahead has its request soon."""
+        self._order[key] = None
 
-    def victim(self, keys: Sequence[str]) -> str:
-        """The key of ``keys`` whose last request is the oldest; one never asked for is older than all."""
-        return min(keys, key=lambda key: self._last.get(key, 0))
+    def left(self, key: str, *, evicted: bool) -> None:
+        """Forget ``key``."""
+        del self._order[key]
+
+    def leaving(self, newcomer: str) -> Iterator[str]:
+        """The one whose last request is the oldest first."""
+        return iter(self._order)

@@ -1,0 +1,116 @@
+"""Adaptive: several policies keep books of their own beside the tier, and the one that loses least is followed."""
+
+from collections.abc import Callable, Iterator, Mapping
+from math import log2
+
+from lora_cli.tiers.eviction import Eviction
+from lora_cli.tiers.eviction.gdsf import Gdsf
+from lora_cli.tiers.eviction.lfu import Lfu
+from lora_cli.tiers.eviction.lru import Lru
+from lora_cli.tiers.eviction.windowed import Windowed
+from lora_cli.tiers.history import HALF_LIVES, LASTING
+from lora_cli.tiers.ledger import Ledger
+from lora_cli.tiers.view import View
+
+WINDOWS = (0.75, 0.5)
+"""Parts of the tier that go by recency, for traffic of sessions over a popularity that lasts."""
+
+MEMORY = 1_500
+"""After so many requests the loss of a miss counts half. 500 and 5,000 are worse by less than a hundredth."""
+
+GROWTH = 2 ** (1 / MEMORY)
+
+MARGIN = 0.98
+"""Another expert leads when it lost less than this part of what the leader lost: equals do not take turns."""
+
+LARGEST_UNIT = 1e100
+
+
+def experts(view: View) -> Mapping[str, Eviction]:
+    """The policies that ``Adaptive`` chooses from, by name; the first one leads until another does better.
+
+    ``lru`` for sessions, ``gdsf`` for sizes far apart, rates by each half-life times worth, for a popularity that
+    stays or moves, and recency for a part of the tier over such a rate for what is between.
+    """
+
+    def dense(half_life: int) -> Callable[[str], float]:
+        """The logarithm of what is saved a request, by the room that it takes."""
+        rate, worth = view.history.rate(half_life), view.worth
+
+        def score(key: str) -> float:
+            return rate(key) + log2(worth(key))
+
+        return score
+
+    return {
+        "lru": Lru(),
+        "gdsf": Gdsf(view.worth),
+        **{f"window-{window:g}": Windowed(dense(LASTING), view.share, window) for window in WINDOWS},
+        **{f"rate-{half_life}": Lfu(dense(half_life)) for half_life in HALF_LIVES},
+    }
+
+
+class Adaptive:
+    """Follows the expert whose shadow, a ledger without values, lost least to misses of late.
+
+    Every request is put to every shadow. What a miss costs is what its load took, or what the objective says, so that
+    experts are judged by what is to be small and not by hits. The tier lets go of who is not in the leader's shadow,
+    then of who would leave there. Shadows know nothing of leases, pins and look-ahead: those bind the tier, whatever
+    is chosen.
+    """
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._here: set[str] = set()
+        self._shadows = {name: Ledger(view.budget, expert) for name, expert in experts(view).items()}
+        self._lost = dict.fromkeys(self._shadows, 0.0)
+        self._unit = 1.0
+        self._rate = view.history.rate(LASTING)
+        self.leader = next(iter(self._shadows))
+
+    def hit(self, key: str) -> None:
+        """Put the request to every shadow."""
+        self._asked(key)
+
+    def loaded(self, key: str, *, ahead: bool) -> None:
+        """Put the request to every shadow, when there was one."""
+        self._here.add(key)
+        if not ahead:
+            self._asked(key)
+
+    def left(self, key: str, *, evicted: bool) -> None:
+        """``key`` is gone from the tier; shadows go on as they were."""
+        self._here.discard(key)
+
+    def leaving(self, newcomer: str) -> Iterator[str]:
+        """Who is here and not in the leader's shadow, the lowest rate first; then the leader's own order."""
+        shadow = self._shadows[self.leader]
+        surplus = [key for key in self._here if key not in shadow]
+        yield from sorted(surplus, key=lambda key: (self._rate(key), key))
+        yield from shadow.eviction.leaving(newcomer)
+
+    def _asked(self, key: str) -> None:
+        weight, loss = self._view.history.weight(key), self._view.loss(key)
+        # Losses grow instead of all others being discounted: one product a request, not one for each expert.
+        self._unit *= GROWTH
+        lost, charge = self._lost, self._unit * loss
+        missed = False
+        for name, shadow in self._shadows.items():
+            if key in shadow:
+                shadow.hit(key)
+            else:
+                shadow.ask(key, weight, loss)
+                lost[name] += charge
+                missed = True
+        if missed:
+            self._follow()
+
+    def _follow(self) -> None:
+        """Choose the leader anew."""
+        lost = self._lost
+        best = min(lost, key=lost.__getitem__)
+        if lost[best] < MARGIN * lost[self.leader]:
+            self.leader = best
+        if self._unit > LARGEST_UNIT:
+            self._lost = {name: value / self._unit for name, value in lost.items()}
+            self._unit = 1.0

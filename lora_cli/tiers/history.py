@@ -1,0 +1,172 @@
+"""What is known of every adapter that was ever asked for: how often, how large, what it costs to load.
+
+Bytes for each of thousands of adapters are a few dozen, so nothing is forgotten when an adapter leaves its tier: an
+advantage that a cache of arbitrary keys does not have.
+"""
+
+import heapq
+from collections.abc import Callable
+from math import inf, log2
+from typing import Any, Self
+
+from lora_cli.core import parse
+from lora_cli.errors import FormatError
+
+HALF_LIVES = (300, 1_000, 5_000, 20_000)
+"""After so many requests a request counts half: short-term rates find what is new, long-term ones tell equals apart."""
+
+LASTING = 5_000
+"""The half-life by which adapters are compared where there is one answer: who is hottest, who leaves first."""
+
+SCHEMA = "lora_cli/history/1"
+MOST = 16_384
+LARGEST_GAP = 64.0
+"""A request adds nothing that a float can hold to a rate 2**64 times as large, and the other way round."""
+
+LONGEST_KEY = 4_096
+LARGEST_WEIGHT = 1 << 60
+LARGEST_COST_MS = 1e9
+LOWEST_RATE = -1e9
+
+
+class _Known:
+    """One adapter: log2 of its discounted requests by half-life (see ``History.rate``), bytes, milliseconds."""
+
+    __slots__ = ("cost_ms", "rates", "weight")
+
+    def __init__(self) -> None:
+        self.rates = [-inf] * len(HALF_LIVES)
+        self.weight = 0
+        self.cost_ms: float | None = None
+
+
+class History:
+    """Holds request rates, bytes and load cost of up to ``most`` adapters, whether they are in a tier or not.
+
+    Its clock counts requests. Where more than ``most`` (and an eighth) are known, those with the lowest long-term
+    rates are forgotten. What is not known has no rate, no bytes and a cost of 1 ms.
+    """
+
+    def __init__(self, most: int = MOST) -> None:
+        self.clock = 0
+        self._most = most
+        self._known: dict[str, _Known] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def asked(self, key: str) -> None:
+        """One request for ``key``, now."""
+        self.clock += 1
+        rates = (self._known.get(key) or self._learn(key)).rates
+        for which, half_life in enumerate(HALF_LIVES):
+            now = self.clock / half_life
+            gap = now - rates[which]
+            rates[which] = now if gap > LARGEST_GAP else rates[which] + log2(1 + 2.0**gap)
+
+    def loaded(self, key: str, weight: int, cost_ms: float) -> None:
+        """``key`` has ``weight`` bytes, and its load took ``cost_ms``; the cost kept is half this one, half before."""
+        known = self._known.get(key) or self._learn(key)
+        known.weight = weight
+        known.cost_ms = cost_ms if known.cost_ms is None else (known.cost_ms + cost_ms) / 2
+
+    def rate(self, half_life: int) -> Callable[[str], float]:
+        """A function from a key to its rate by one of ``HALF_LIVES``, to be compared with other keys' only.
+
+        It is ``log2(sum(2**(t / half_life)))`` over the moments t of its requests: the logarithm of discounted
+        requests, times a growth that is the same for all. So only a request changes it, and it rises.
+        """
+        which = HALF_LIVES.index(half_life)
+        known, unknown = self._known, _Known()
+
+        def rate(key: str) -> float:
+            return known.get(key, unknown).rates[which]
+
+        return rate
+
+    def weight(self, key: str) -> int:
+        """Bytes, as of the last load."""
+        known = self._known.get(key)
+        return known.weight if known is not None else 0
+
+    def cost_ms(self, key: str) -> float:
+        """Milliseconds that a load takes."""
+        known = self._known.get(key)
+        return 1.0 if known is None or known.cost_ms is None else known.cost_ms
+
+    def hottest(self, count: int) -> tuple[str, ...]:
+        """The ``count`` adapters that are asked for most of late, the first first; equals by name."""
+        rate = self.rate(LASTING)
+        return tuple(heapq.nsmallest(count, self._known, key=lambda key: (-rate(key), key)))
+
+    def state(self) -> dict[str, Any]:
+        """All that is known, as a JSON value: ``adapters`` are lists of key, bytes, cost (or null) and rates.
+
+        The rates are relative to now (0: one request, this moment; null: none), so that the clock need not be kept.
+        """
+        now = [self.clock / half_life for half_life in HALF_LIVES]
+        rows = [
+            [key, known.weight, known.cost_ms, [_since(*pair) for pair in zip(known.rates, now, strict=True)]]
+            for key, known in self._known.items()
+        ]
+        return {"schema": SCHEMA, "half_lives": list(HALF_LIVES), "adapters": rows}
+
+    @classmethod
+    def restored(cls, value: Any, where: str, most: int = MOST) -> Self:
+        """What ``state`` gave, read back from ``where``: a file that anybody may have written.
+
+        Raises:
+            FormatError: it is no such value, or has more adapters than a history keeps.
+        """
+        fields = parse.mapping(value, where)
+        parse.one_of([SCHEMA])(fields.get("schema"), f"{where}: schema")
+        if fields.get("half_lives") != list(HALF_LIVES):
+            raise FormatError(f"must be {list(HALF_LIVES)}", where=f"{where}: half_lives")
+        rows = parse.sequence(fields.get("adapters"), f"{where}: adapters")
+        history = cls(most)
+        if len(rows) > history._limit:
+            raise FormatError(f"has {len(rows)} adapters, more than {history._limit}", where=f"{where}: adapters")
+        for number, row in enumerate(rows):
+            key, known = _read(row, f"{where}: adapters[{number}]")
+            history._known[key] = known
+        return history
+
+    @property
+    def _limit(self) -> int:
+        return self._most + self._most // 8
+
+    def _learn(self, key: str) -> _Known:
+        if len(self._known) >= self._limit:
+            excess = len(self._known) - self._most
+            for one in heapq.nsmallest(excess, self._known, key=self.rate(HALF_LIVES[-1])):
+                del self._known[one]
+        known = self._known[key] = _Known()
+        return known
+
+
+def _since(rate: float, now: float) -> float | None:
+    return None if rate == -inf else max(rate - now, LOWEST_RATE)
+
+
+def _read(row: Any, where: str) -> tuple[str, _Known]:
+    """One adapter of a state, every value within its bounds."""
+    values = parse.sequence(row, where)
+    if len(values) != 4:
+        raise FormatError(f"must have 4 values, not {len(values)}", where=where)
+    key, known = parse.text(values[0], where), _Known()
+    if not 0 < len(key) <= LONGEST_KEY:
+        raise FormatError(f"the key must have 1 to {LONGEST_KEY} characters, not {len(key)}", where=where)
+    known.weight = parse.integer(values[1], where, minimum=0, maximum=LARGEST_WEIGHT)
+    known.cost_ms = None if values[2] is None else _within(values[2], 0, LARGEST_COST_MS, where)
+    rates = parse.sequence(values[3], where)
+    if len(rates) != len(HALF_LIVES):
+        raise FormatError(f"must have {len(HALF_LIVES)} rates, not {len(rates)}", where=where)
+    known.rates = [-inf if rate is None else _within(rate, LOWEST_RATE, LARGEST_GAP, where) for rate in rates]
+    return key, known
+
+
+def _within(value: Any, lowest: float, highest: float, where: str) -> float:
+    number = float(parse.number(value, where))
+    if not lowest <= number <= highest:
+        raise FormatError(f"must be from {lowest:g} to {highest:g}, not {number:g}", where=where)
+    return number

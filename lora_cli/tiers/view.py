@@ -1,0 +1,37 @@
+"""What an eviction policy may look at besides what happens in its tier."""
+
+from typing import Literal
+
+from lora_cli.core.frozen import dataclass
+from lora_cli.tiers.budget import Budget
+from lora_cli.tiers.history import History
+
+Objective = Literal["stall", "hits", "bytes"]
+
+LEAST_MS = 1e-3
+"""A load that was too fast to be timed still costs something: with 0 its adapter would be worth nothing at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The tier's budget, the history of its adapters, and what is to be small: time lost to loads, misses, or bytes."""
+
+    budget: Budget
+    history: History
+    objective: Objective = "stall"
+
+    def loss(self, key: str) -> float:
+        """What a miss of ``key`` costs, by the objective: milliseconds, 1, or bytes."""
+        if self.objective == "hits":
+            return 1.0
+        if self.objective == "bytes":
+            return float(max(1, self.history.weight(key)))
+        return max(LEAST_MS, self.history.cost_ms(key))
+
+    def share(self, key: str) -> float:
+        """How much of the tier ``key`` takes; see ``Budget.share``."""
+        return self.budget.share(self.history.weight(key))
+
+    def worth(self, key: str) -> float:
+        """What one request for ``key`` saves when it is here, by the room that it takes."""
+        return self.loss(key) / self.share(key)
