@@ -16,5 +16,7 @@ class Budget:
 
     def share(self, weight: int) -> float:
         """How much of the tier one adapter takes: its part of the items or of the bytes, whichever is larger."""
-        of_bytes = weight / self.max_bytes if self.max_bytes else 0.0
-        return max(of_bytes, 1 / max(1, self.items))
+        of_items = 1 / (self.items or 1)
+        if self.max_bytes is None or weight <= of_items * self.max_bytes:
+            return of_items
+        return weight / (self.max_bytes or 1)

@@ -40,6 +40,9 @@ class _Known:
         self.cost_ms: float | None = None
 
 
+UNKNOWN = _Known()
+
+
 class History:
     """Holds request rates, bytes and load cost of up to ``most`` adapters, whether they are in a tier or not.
 
@@ -77,22 +80,21 @@ class History:
         requests, times a growth that is the same for all. So only a request changes it, and it rises.
         """
         which = HALF_LIVES.index(half_life)
-        known, unknown = self._known, _Known()
+        known = self._known
 
         def rate(key: str) -> float:
-            return known.get(key, unknown).rates[which]
+            return known.get(key, UNKNOWN).rates[which]
 
         return rate
 
     def weight(self, key: str) -> int:
         """Bytes, as of the last load."""
-        known = self._known.get(key)
-        return known.weight if known is not None else 0
+        return self._known.get(key, UNKNOWN).weight
 
     def cost_ms(self, key: str) -> float:
         """Milliseconds that a load takes."""
-        known = self._known.get(key)
-        return 1.0 if known is None or known.cost_ms is None else known.cost_ms
+        cost_ms = self._known.get(key, UNKNOWN).cost_ms
+        return 1.0 if cost_ms is None else cost_ms
 
     def hottest(self, count: int) -> tuple[str, ...]:
         """The ``count`` adapters that are asked for most of late, the first first; equals by name."""

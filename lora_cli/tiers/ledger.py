@@ -57,8 +57,8 @@ class Ledger:
         if key in self._weights:
             self.hit(key)
             return HIT
-        evicted = self.admit(key, weight)
-        self.loaded(key, cost_ms)
+        evicted = self._enter(key, weight)
+        self._arrived(key, cost_ms, ahead=False)
         return Asked(False, evicted)
 
     def hit(self, key: str) -> None:
@@ -75,24 +75,14 @@ class Ledger:
             Busy: what is in the way is leased or coming.
             MachineError: it can never fit, alone or beside what is pinned.
         """
-        evicted = tuple(self._make_room(key, weight))
-        for one in evicted:
-            self._go(one, evicted=True)
-        self._evictions += len(evicted)
-        self._weights[key] = weight
-        self.used_bytes += weight
+        evicted = self._enter(key, weight)
         self._coming.add(key)
         return evicted
 
     def loaded(self, key: str, cost_ms: float, *, ahead: bool = False) -> None:
         """``key``, which was coming, is here: for a request that is answered now, or ``ahead`` of one."""
         self._coming.remove(key)
-        self._loads += 1
-        if self._history is not None:
-            self._history.loaded(key, self._weights[key], cost_ms)
-            if not ahead:
-                self._history.asked(key)
-        self.eviction.loaded(key, ahead=ahead)
+        self._arrived(key, cost_ms, ahead=ahead)
 
     def failed(self, key: str) -> None:
         """``key``, which was coming, will not come."""
@@ -145,13 +135,33 @@ class Ledger:
         """Hits, loads and evictions so far."""
         return Counts(self._hits, self._loads, self._evictions)
 
+    def _enter(self, key: str, weight: int) -> tuple[str, ...]:
+        evicted = () if self._fits(weight) else tuple(self._make_room(key, weight))
+        for one in evicted:
+            self._go(one, evicted=True)
+        self._evictions += len(evicted)
+        self._weights[key] = weight
+        self.used_bytes += weight
+        return evicted
+
+    def _arrived(self, key: str, cost_ms: float, *, ahead: bool) -> None:
+        self._loads += 1
+        if self._history is not None:
+            self._history.loaded(key, self._weights[key], cost_ms)
+            if not ahead:
+                self._history.asked(key)
+        self.eviction.loaded(key, ahead=ahead)
+
+    def _fits(self, weight: int) -> bool:
+        return self.budget.fits(len(self._weights), self.used_bytes, weight)
+
     def _make_room(self, key: str, weight: int) -> Iterator[str]:
         """Who has to leave, found without a change; all of them are asked for before the first one goes."""
         items, used, fits = len(self._weights), self.used_bytes, self.budget.fits
-        if fits(items, used, weight):
-            return
         waiting, may_leave = self._waiting, self._may_leave
-        others = (one for one in self.eviction.leaving(key) if one not in waiting and may_leave(one))
+        others = filter(may_leave, self.eviction.leaving(key))
+        if waiting:
+            others = filter(lambda one: one not in waiting, others)
         for one in chain(others, filter(may_leave, reversed(waiting))):
             yield one
             items -= 1

@@ -22,11 +22,9 @@ class View:
 
     def loss(self, key: str) -> float:
         """What a miss of ``key`` costs, by the objective: milliseconds, 1, or bytes."""
-        if self.objective == "hits":
-            return 1.0
-        if self.objective == "bytes":
-            return float(max(1, self.history.weight(key)))
-        return max(LEAST_MS, self.history.cost_ms(key))
+        if self.objective == "stall":
+            return self.history.cost_ms(key) or LEAST_MS
+        return 1.0 if self.objective == "hits" else float(self.history.weight(key) or 1)
 
     def share(self, key: str) -> float:
         """How much of the tier ``key`` takes; see ``Budget.share``."""
@@ -34,4 +32,4 @@ class View:
 
     def worth(self, key: str) -> float:
         """What one request for ``key`` saves when it is here, by the room that it takes."""
-        return self.loss(key) / self.share(key)
+        return self.loss(key) / self.budget.share(self.history.weight(key))

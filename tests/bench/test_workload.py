@@ -2,13 +2,14 @@ import hashlib
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_cli.bench.popularity import FAMILIES, SCALE, Popularity, parse_popularity, weights
-from lora_cli.bench.workload import make_trace
+from lora_cli.bench.workload import make_drift, make_scan, make_sessions, make_trace
 from lora_cli.errors import UsageError
 
 NAMES = [f"a{i}" for i in range(100)]
@@ -134,3 +135,63 @@ def test_a_popularity_is_what_its_text_says(family: str) -> None:
 def test_a_trace_of_nothing_is_refused(names: list[str], requests: int, seed: int) -> None:
     with pytest.raises(ValueError, match="needs names"):
         make_trace(names, Popularity("uniform"), requests, seed)
+
+
+ZIPF = parse_popularity("zipf:0.9")
+
+
+def test_a_seed_gives_the_same_traffic_of_every_kind_on_every_machine() -> None:
+    traces = [
+        make_drift(NAMES, ZIPF, 5_000, 7, every=1_000),
+        make_drift(NAMES, ZIPF, 5_000, 7, percent=100, every=2_000),
+        make_scan(NAMES, ZIPF, 5_000, 7),
+        make_sessions(NAMES, ZIPF, 5_000, 7),
+    ]
+    digests = [hashlib.sha256(" ".join(trace).encode()).hexdigest()[:12] for trace in traces]
+    assert digests == ["ef7b25bbe06c", "b7e942a86f51", "cf8278558883", "21bbbd09dd2b"]
+
+
+def test_drift_moves_some_and_a_reshuffle_moves_nearly_all() -> None:
+    def popular(trace: tuple[str, ...]) -> set[str]:
+        return {name for name, _ in Counter(trace).most_common(10)}
+
+    for percent, left in ((0, range(5)), (20, range(4, 18)), (100, range(40, 51))):
+        gone = 0
+        for seed in range(5):
+            trace = make_drift(NAMES, ZIPF, 20_000, seed, percent=percent, every=10_000)
+            gone += len(popular(trace[:10_000]) - popular(trace[10_000:]))
+        assert gone in left
+
+
+def test_a_scan_passes_by_everybody_in_turn() -> None:
+    assert make_scan(["a", "b", "c"], ZIPF, 5, 0, percent=100) == ("a", "b", "c", "a", "b")
+    trace = make_scan(NAMES, parse_popularity("geometric:900"), 10_000, 3)
+    assert Counter(trace)["a50"] == pytest.approx(10, abs=2)
+    assert Counter(trace)["a0"] == pytest.approx(9_000, rel=0.02)
+
+
+def test_a_user_stays_with_an_adapter_for_its_turns() -> None:
+    trace = make_sessions(NAMES, parse_popularity("uniform"), 101, 0, users=1, turns=5)
+    changes = [at for at in range(1, 101) if trace[at] != trace[at - 1]]
+    assert len(changes) >= 18
+    assert len({at % 5 for at in changes}) == 1
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **more: make_drift(NAMES, ZIPF, 9, 0, **more),
+        lambda **more: make_scan(NAMES, ZIPF, 9, 0, **more),
+    ],
+)
+def test_a_share_below_nothing_is_refused(make: Callable[..., object]) -> None:
+    with pytest.raises(ValueError, match="not negative"):
+        make(percent=-1)
+
+
+def test_nobody_and_no_turns_are_refused() -> None:
+    for wrong in ({"users": 0}, {"turns": 0}):
+        with pytest.raises(ValueError, match="not negative"):
+            make_sessions(NAMES, ZIPF, 9, 0, **wrong)
+    with pytest.raises(ValueError, match="not negative"):
+        make_drift(NAMES, ZIPF, 9, 0, every=0)
