@@ -37,6 +37,15 @@ class Forward(StrEnum):
     MODEL = "model"
 
 
+class Eviction(StrEnum):
+    """Who leaves the slots or the memory when they are full; the names of ``tiers.eviction.registry``."""
+
+    LRU = "lru"
+    LFU = "lfu"
+    GDSF = "gdsf"
+    ADAPTIVE = "adaptive"
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """What the warm process is to do, and with how much."""
@@ -44,6 +53,7 @@ class Run:
     limits: "Limits"
     device: Device
     forward: Forward
+    eviction: Eviction
     prompt: str
     max_tokens: int
 
@@ -61,6 +71,9 @@ def command(
     max_lora_rank: Annotated[int | None, typer.Option(min=1, help="The largest rank that a slot takes.")] = None,
     device: Annotated[Device, typer.Option(help="What owns the slots.")] = Device.AUTO,
     forward: Annotated[Forward, typer.Option(help="Prove modules, or run the whole model too.")] = Forward.MODULES,
+    eviction: Annotated[
+        Eviction, typer.Option(help="Who leaves slots or memory that are full; adaptive follows whichever does best.")
+    ] = Eviction.ADAPTIVE,
     prompt: Annotated[str, typer.Option(help="Answer this without and with each adapter.")] = "",
     max_tokens: Annotated[int, typer.Option(min=1, max=4096, help="The longest answer.")] = 40,
     output_format: options.OutputFormat = Format.HUMAN,
@@ -77,7 +90,7 @@ def command(
     from lora_cli.store.holds import holding
 
     with holding(Store(settings.cache_dir)) as hold:
-        reports, answers = _warm(asked, Run(most, device, forward, prompt, max_tokens), settings, hold)
+        reports, answers = _warm(asked, Run(most, device, forward, eviction, prompt, max_tokens), settings, hold)
     write(_rendered(reports, answers, output_format))
     raise typer.Exit(max((report.exit_code for report in reports), default=0))
 
@@ -111,6 +124,7 @@ def _warm(asked: Lineup, run: Run, settings: Settings, hold: "Hold") -> tuple[li
         device=run.device.value,
         forward=run.forward.value,
         cache_dir=settings.cache_dir,
+        eviction=run.eviction.value,
     )
     with WarmProcess(plan, tell=_teller(settings)) as process:
         for note in process.start().notes:

@@ -8,6 +8,7 @@ from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.frozen import dataclass, field
 from lora_cli.runtime.composable import largest_rank
+from lora_cli.tiers.eviction.registry import PolicyName
 
 Device = Literal["auto", "cpu", "cuda"]
 Forward = Literal["modules", "model"]
@@ -30,6 +31,7 @@ class Plan:
     ``modules`` are the base's modules that get storage in every slot. ``base_directory`` holds the base's checkpoint,
     or is None when there is none on this disk. ``forward="model"`` loads that checkpoint with transformers.
     ``cache_dir`` is the cache that keeps packed weights; without one, factors are read from the snapshots alone.
+    ``eviction`` says who leaves a tier that is full.
     """
 
     base: BaseModel
@@ -43,6 +45,7 @@ class Plan:
     max_cpu_bytes: int | None = None
     seed: int = 0
     cache_dir: Path | None = None
+    eviction: PolicyName = "lru"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,7 @@ def lay_out(
     forward: Forward = "modules",
     seed: int = 0,
     cache_dir: Path | None = None,
+    eviction: PolicyName = "lru",
 ) -> Plan:
     """Slots for every module that one of the adapters is on, as wide as the largest rank unless the limits say it."""
     used = {module for job in jobs for module in job.adapter.pairs}
@@ -85,6 +89,7 @@ def lay_out(
         forward=forward,
         seed=seed,
         cache_dir=cache_dir,
+        eviction=eviction,
     )
 
 

@@ -27,7 +27,6 @@ from lora_cli.runtime.weights import LoraWeights, read_weights, weight_bytes
 from lora_cli.runtime.whole import WholeModel
 from lora_cli.store import Store
 from lora_cli.tiers.budget import Budget
-from lora_cli.tiers.eviction.lru import Lru
 from lora_cli.tiers.tier import Tier
 
 SERVED_TOKENS = 8
@@ -89,13 +88,17 @@ class Worker:
         self.slots = Slots(modules, plan.max_loras, plan.max_lora_rank, dtype=self.dtype, device=self.device)
         self.whole = WholeModel(plan, self.slots, self.dtype, self.device) if plan.forward == "model" else None
         self.base, self.notes = self._base_weights()
-        self.memory: Tier[LoraWeights] = Tier(
-            "cpu", Budget(plan.max_cpu_loras, plan.max_cpu_bytes), Lru(), weigh=self._weigh, load=self._read
+        self.memory: Tier[LoraWeights] = Tier.by(
+            plan.eviction,
+            "cpu",
+            Budget(plan.max_cpu_loras, plan.max_cpu_bytes),
+            weigh=self._weigh,
+            load=self._read,
         )
-        self.resident: Tier[int] = Tier(
+        self.resident: Tier[int] = Tier.by(
+            plan.eviction,
             "gpu",
             Budget(plan.max_loras),
-            Lru(),
             weigh=lambda _key: self.slots.slot_bytes,
             load=self._put,
             drop=lambda _key, slot: self.slots.clear(slot),

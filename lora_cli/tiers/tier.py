@@ -5,13 +5,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Condition
 from time import monotonic, perf_counter
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 from lora_cli.errors import MachineError
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.eviction import Eviction
+from lora_cli.tiers.eviction.registry import POLICIES, PolicyName
 from lora_cli.tiers.history import History
 from lora_cli.tiers.ledger import Busy, Counts, Ledger
+from lora_cli.tiers.view import View
 
 T = TypeVar("T")
 
@@ -51,6 +53,27 @@ class Tier(Generic[T]):
         self._weigh, self._load, self._drop, self._clock = weigh, load, drop, clock
         self._values: dict[str, T] = {}
         self._changed = Condition()
+
+    @classmethod
+    def by(
+        cls,
+        policy: PolicyName,
+        name: str,
+        budget: Budget,
+        *,
+        weigh: Callable[[str], int],
+        load: Callable[[str], T],
+        drop: Callable[[str, T], None] = lambda _key, _value: None,
+        history: History | None = None,
+        clock: Callable[[], float] = perf_counter,
+    ) -> Self:
+        """A tier whose adapters leave by the policy of that name, over ``history`` or one of its own.
+
+        A history belongs to one tier: requests that one answers are not asked of the next.
+        """
+        history = history if history is not None else History()
+        eviction = POLICIES[policy](View(budget, history))
+        return cls(name, budget, eviction, weigh=weigh, load=load, drop=drop, history=history, clock=clock)
 
     @contextmanager
     def lease(self, key: str, *, patience_s: float = 0.0) -> Iterator[Lease[T]]:

@@ -89,6 +89,20 @@ adapters:
     assert {report["name"]: report["slot"] for report in document["adapters"]} == {"zero": 1, "one": 2, "two": 2}
 
 
+def test_who_leaves_a_full_tier_is_an_option(
+    tmp_path: Path, warm: Warm, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = write_base_config(tmp_path / "base")
+    adapters = [write_adapter(tmp_path / f"a{number}", modules=QUERIES, seed=number) for number in range(3)]
+    code, document = warm(*adapters, "--base", base, "--max-loras", 2, "--eviction", "lfu")
+    assert (code, len(document["adapters"])) == (0, 3)
+    code, said = refused(capsys, ["warm", str(adapters[0]), "--base", str(base), "--once", "--eviction", "fifo"])
+    assert code == 2
+    assert "'lru', 'lfu', 'gdsf', 'adaptive'" in said.replace("\n", " ")
+    monkeypatch.setenv("LORA_CLI_EVICTION", "mru")
+    assert refused(capsys, ["warm", str(adapters[0]), "--base", str(base), "--once"])[0] == 2
+
+
 def test_an_adapter_that_is_not_the_one_in_the_manifest_is_corrupt(tmp_path: Path, warm: Warm) -> None:
     write_base_config(tmp_path / "base")
     write_adapter(tmp_path / "a", modules=QUERIES)

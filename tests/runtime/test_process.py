@@ -69,6 +69,15 @@ def test_more_adapters_than_slots_are_all_proved_and_the_tiers_say_where_each_wa
     assert served.forward_ms > 0
 
 
+def test_a_plan_says_who_leaves_the_slots(base_directory: Path, tmp_path: Path) -> None:
+    often, once, new = (job(tmp_path / f"a{seed}", seed=seed) for seed in range(3))
+    plan = Plan(LLAMA, tuple(llama_modules()), 2, 3, 8, base_directory, device="cpu", eviction="lfu")
+    with WarmProcess(plan, deadline_s=60) as process:
+        for one in (often, often, often, once, new):
+            process.serve(one)
+        assert [process.serve(one).tier for one in (often, new, once)] == ["gpu", "gpu", "cpu"]
+
+
 def test_two_names_for_the_same_bytes_share_a_slot(warm: WarmProcess, tmp_path: Path) -> None:
     one = replace(job(tmp_path / "one"), digest="d" * 64)
     other = replace(one, name="other")

@@ -100,7 +100,7 @@ def test_nothing_breaks_the_budget_and_nobody_who_is_kept_leaves(
 def test_a_tier_does_what_a_replay_of_its_requests_says(
     policy: PolicyName, requests: Sequence[str], items: int, max_bytes: int
 ) -> None:
-    budget, history = Budget(items, max_bytes), History()
+    budget = Budget(items, max_bytes)
     ledger = ledger_of(policy, budget)
     now = 0.0
 
@@ -109,15 +109,7 @@ def test_a_tier_does_what_a_replay_of_its_requests_says(
         now += COSTS_MS[key] / 1e3
         return key
 
-    tier = Tier(
-        "cpu",
-        budget,
-        POLICIES[policy](View(budget, history)),
-        weigh=WEIGHTS.__getitem__,
-        load=load,
-        history=history,
-        clock=lambda: now,
-    )
+    tier = Tier.by(policy, "cpu", budget, weigh=WEIGHTS.__getitem__, load=load, clock=lambda: now)
     for key in requests:
         with tier.lease(key) as lease:
             assert lease.hit == ledger.ask(key, WEIGHTS[key], COSTS_MS[key]).hit
