@@ -132,6 +132,7 @@ def test_who_comes_is_counted_and_cannot_leave() -> None:
     assert ledger.admit("a", 1) == ()
     assert (ledger.holds("a"), ledger.coming("a"), ledger.keys(), ledger.used_bytes) == (False, True, (), 1)
     ledger.ask("b", 1, 1.0)
+    ledger.waiting(["b", "a"])
     assert ledger.ask("c", 1, 1.0).evicted == ("b",)
     ledger.failed("a")
     assert (ledger.coming("a"), ledger.used_bytes) == (False, 1)

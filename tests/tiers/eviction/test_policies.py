@@ -63,9 +63,10 @@ def test_gdsf_keeps_small_and_dear_ones_and_ages_by_what_it_evicts() -> None:
 
 def test_gdsf_ages_by_evictions_only() -> None:
     ledger = Ledger(Budget(2), Gdsf(lambda key: 1.0))
-    ask(ledger, "a", "a", "a")
+    ask(ledger, "z", "z", "a", "a", "a")
     assert ledger.discard("a")
-    assert ask(ledger, "b", "b", "c", "d") == ["c"]
+    # Had a's 3 become the age, b would have come in above z.
+    assert ask(ledger, "b", "c") == ["b"]
 
 
 def test_a_window_keeps_the_latest_and_ranks_the_rest() -> None:
@@ -124,16 +125,21 @@ def test_adaptive_follows_rates_where_a_scan_passes_by_and_recency_where_session
 
 
 def test_adaptive_judges_by_what_a_miss_costs() -> None:
-    """One that is dear comes after ten cheap ones in turn: recency always loses it, and by hits it is not missed."""
-    requests = [key for number in range(400) for key in (*(f"cheap{number + i}" for i in range(10)), "dear")]
+    """Three dear ones come by turns between cheap ones that come twice: recency has most hits, and no dear one."""
+    requests = [
+        key
+        for number in range(600)
+        for pair in range(5)
+        for key in [f"cheap{number}.{pair}", f"other{number}.{pair}"] * 2 + [f"dear{number % 3}"] * (pair == 0)
+    ]
 
     def missed_of_dear(policy: PolicyName) -> int:
         ledger, _ = ledger_of(policy, 4)
-        hits = [ledger.ask(key, 1, 500.0 if key == "dear" else 1.0).hit for key in requests]
-        return hits[10::11].count(False)
+        hits = [ledger.ask(key, 1, 500.0 if key.startswith("dear") else 1.0).hit for key in requests]
+        return sum(not hit for hit, key in zip(hits, requests, strict=True) if key.startswith("dear"))
 
-    assert missed_of_dear("lru") == 400
-    assert missed_of_dear("adaptive") < 20
+    assert missed_of_dear("lru") == 600
+    assert missed_of_dear("adaptive") < 60
 
 
 def test_adaptive_lets_go_first_of_who_is_not_in_the_leaders_shadow() -> None:
