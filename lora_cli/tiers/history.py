@@ -26,7 +26,8 @@ LARGEST_GAP = 64.0
 LONGEST_KEY = 4_096
 LARGEST_WEIGHT = 1 << 60
 LARGEST_COST_MS = 1e9
-LOWEST_RATE = -1e9
+LOWEST_RATE, HIGHEST_RATE = -1e9, 16.0
+"""Of rates relative to now: a key that was asked for at every request for ever has log2(20,000 / ln 2), 14.8."""
 
 
 class _Known:
@@ -163,7 +164,7 @@ def _read(row: Any, where: str) -> tuple[str, _Known]:
     rates = parse.sequence(values[3], where)
     if len(rates) != len(HALF_LIVES):
         raise FormatError(f"must have {len(HALF_LIVES)} rates, not {len(rates)}", where=where)
-    known.rates = [-inf if rate is None else _within(rate, LOWEST_RATE, LARGEST_GAP, where) for rate in rates]
+    known.rates = [-inf if rate is None else _within(rate, LOWEST_RATE, HIGHEST_RATE, where) for rate in rates]
     return key, known
 
 

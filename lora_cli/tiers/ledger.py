@@ -68,14 +68,16 @@ class Ledger:
             self._history.asked(key)
         self.eviction.hit(key)
 
-    def admit(self, key: str, weight: int) -> tuple[str, ...]:
+    def admit(self, key: str, weight: int, *, ahead: bool = False) -> tuple[str, ...]:
         """Make room for ``key``, which is absent, and have it coming; gives back who left, in that order.
 
+        One that comes ``ahead`` of its request takes the place of nobody who waits.
+
         Raises:
-            Busy: what is in the way is leased or coming.
+            Busy: what is in the way is leased or coming, or waits.
             MachineError: it can never fit, alone or beside what is pinned.
         """
-        evicted = self._enter(key, weight)
+        evicted = self._enter(key, weight, spare_waiting=ahead)
         self._coming.add(key)
         return evicted
 
@@ -135,8 +137,8 @@ class Ledger:
         """Hits, loads and evictions so far."""
         return Counts(self._hits, self._loads, self._evictions)
 
-    def _enter(self, key: str, weight: int) -> tuple[str, ...]:
-        evicted = () if self._fits(weight) else tuple(self._make_room(key, weight))
+    def _enter(self, key: str, weight: int, *, spare_waiting: bool = False) -> tuple[str, ...]:
+        evicted = () if self._fits(weight) else tuple(self._make_room(key, weight, spare_waiting))
         for one in evicted:
             self._go(one, evicted=True)
         self._evictions += len(evicted)
@@ -155,14 +157,14 @@ class Ledger:
     def _fits(self, weight: int) -> bool:
         return self.budget.fits(len(self._weights), self.used_bytes, weight)
 
-    def _make_room(self, key: str, weight: int) -> Iterator[str]:
+    def _make_room(self, key: str, weight: int, spare_waiting: bool) -> Iterator[str]:
         """Who has to leave, found without a change; all of them are asked for before the first one goes."""
         items, used, fits = len(self._weights), self.used_bytes, self.budget.fits
         waiting, may_leave = self._waiting, self._may_leave
-        others = filter(may_leave, self.eviction.leaving(key))
+        others = filter(may_leave, self.eviction.leaving())
         if waiting:
             others = filter(lambda one: one not in waiting, others)
-        for one in chain(others, filter(may_leave, reversed(waiting))):
+        for one in chain(others, () if spare_waiting else filter(may_leave, reversed(waiting))):
             yield one
             items -= 1
             used -= self._weights[one]

@@ -95,14 +95,14 @@ class Tier(Generic[T]):
     def prefetch(self, key: str) -> bool:
         """Load ``key`` ahead of a request that waits for it, where there is room now; whether it was loaded.
 
-        It counts as no request. What ``load`` raises is raised.
+        It counts as no request, and nobody who waits leaves for it. What ``load`` raises is raised.
         """
         weight = self._weigh(key)
         with self._changed:
             if key in self._ledger:
                 return False
             try:
-                self._admit(key, weight)
+                self._admit(key, weight, ahead=True)
             except MachineError:
                 return False
         self._fill(key, ahead=True)
@@ -152,7 +152,7 @@ class Tier(Generic[T]):
                     self._changed.wait()
                     continue
                 try:
-                    self._admit(key, weight)
+                    self._admit(key, weight, ahead=False)
                 except Busy:
                     if not self._changed.wait(until - monotonic()):
                         raise
@@ -165,9 +165,9 @@ class Tier(Generic[T]):
         self._fill(key, ahead=False)
         return False
 
-    def _admit(self, key: str, weight: int) -> None:
+    def _admit(self, key: str, weight: int, *, ahead: bool) -> None:
         """Have ``key`` coming, and drop who leaves for it."""
-        evicted = self._ledger.admit(key, weight)
+        evicted = self._ledger.admit(key, weight, ahead=ahead)
         try:
             for one in evicted:
                 self._drop(one, self._values.pop(one))

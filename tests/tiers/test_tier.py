@@ -331,6 +331,16 @@ def test_what_is_loaded_ahead_counts_as_no_request_and_is_a_hit_when_it_comes() 
     assert cpu.counts() == Counts(hits=2, loads=1, evictions=0)
 
 
+def test_nobody_who_waits_leaves_for_one_that_is_loaded_ahead() -> None:
+    cpu = tier(2)
+    ask(cpu, "a", "b")
+    cpu.waiting(["a", "b", "c"])
+    assert not cpu.prefetch("c")
+    cpu.waiting(["b", "c"])
+    assert cpu.prefetch("c")
+    assert cpu.keys() == ("b", "c")
+
+
 def test_a_tier_tells_its_history_what_loads_cost() -> None:
     history, now = History(), [0.0]
 

@@ -27,8 +27,8 @@ class Eviction(Protocol):
         """``key`` is gone: to make room, or (not ``evicted``) because it was discarded."""
         ...
 
-    def leaving(self, newcomer: str) -> Iterator[str]:
-        """Every key that is here, once, the first to leave first, now that ``newcomer`` needs room.
+    def leaving(self) -> Iterator[str]:
+        """Every key that is here, once, the first to leave first.
 
         The ledger takes the first ones that may leave (leased and pinned ones may not), and passes over keys that are
         not here. It looks before it acts: nothing else is told while it iterates.

@@ -82,12 +82,12 @@ class Adaptive:
         """``key`` is gone from the tier; shadows go on as they were."""
         self._here.discard(key)
 
-    def leaving(self, newcomer: str) -> Iterator[str]:
+    def leaving(self) -> Iterator[str]:
         """Who is here and not in the leader's shadow, the lowest rate first; then the leader's own order."""
         shadow = self._shadows[self.leader]
         surplus = [key for key in self._here if key not in shadow]
         yield from sorted(surplus, key=lambda key: (self._rate(key), key))
-        yield from shadow.eviction.leaving(newcomer)
+        yield from shadow.eviction.leaving()
 
     def _asked(self, key: str) -> None:
         weight, loss = self._view.history.weight(key), self._view.loss(key)

@@ -38,6 +38,6 @@ class Gdsf:
         if evicted:
             self._age = max(self._age, value)
 
-    def leaving(self, newcomer: str) -> Iterator[str]:
+    def leaving(self) -> Iterator[str]:
         """The lowest H first."""
         return iter(self._standing)

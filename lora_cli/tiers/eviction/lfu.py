@@ -25,6 +25,6 @@ class Lfu:
         """Forget ``key``."""
         self._standing.remove(key)
 
-    def leaving(self, newcomer: str) -> Iterator[str]:
+    def leaving(self) -> Iterator[str]:
         """The lowest rate first."""
         return iter(self._standing)

@@ -22,6 +22,6 @@ class Lru:
         """Forget ``key``."""
         del self._order[key]
 
-    def leaving(self, newcomer: str) -> Iterator[str]:
+    def leaving(self) -> Iterator[str]:
         """The one whose last request is the oldest first."""
         return iter(self._order)

@@ -40,7 +40,7 @@ class Windowed:
         else:
             self._rest.remove(key)
 
-    def leaving(self, newcomer: str) -> Iterator[str]:
+    def leaving(self) -> Iterator[str]:
         """The rest, the lowest score first; then the window, the oldest first."""
         yield from self._rest
         yield from self._latest

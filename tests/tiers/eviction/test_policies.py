@@ -75,7 +75,7 @@ def test_a_window_keeps_the_latest_and_ranks_the_rest() -> None:
     ledger = Ledger(Budget(4), policy)
     ask(ledger, "a", "b", "c", "d")
     # c and d are the latest two; of a and b, b has the lower score.
-    assert list(policy.leaving("e")) == ["b", "a", "c", "d"]
+    assert list(policy.leaving()) == ["b", "a", "c", "d"]
     assert ask(ledger, "e") == ["b"]
     # a hit brings a back into the window; d leaves it, and the tier.
     assert ask(ledger, "a", "b") == ["d"]
@@ -86,7 +86,7 @@ def test_a_window_keeps_the_latest_and_ranks_the_rest() -> None:
 def test_one_larger_than_the_window_goes_straight_to_the_rest() -> None:
     policy = Windowed(lambda key: 0.0, lambda key: 0.75, 0.5)
     Ledger(Budget(1), policy).ask("large", 3, 1.0)
-    assert list(policy.leaving("")) == ["large"]
+    assert list(policy.leaving()) == ["large"]
 
 
 def test_a_standing_is_in_order_however_scores_rise() -> None:
@@ -149,7 +149,7 @@ def test_adaptive_lets_go_first_of_who_is_not_in_the_leaders_shadow() -> None:
     ask(ledger, "a", "b")
     ledger.admit("ahead", 1)
     ledger.loaded("ahead", 1.0, ahead=True)
-    assert list(policy.leaving("c")) == ["ahead", "a", "b"]
+    assert list(policy.leaving()) == ["ahead", "a", "b"]
     ledger.pin("ahead")
     assert ask(ledger, "c") == ["a"]
 
@@ -174,4 +174,4 @@ def test_a_policy_hears_of_an_lru_order_only_what_happened() -> None:
     ledger = Ledger(Budget(2), policy)
     ledger.admit("a", 1)
     ledger.failed("a")
-    assert list(policy.leaving("b")) == []
+    assert list(policy.leaving()) == []
