@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from lora_cli.tiers.budget import Budget
+from lora_cli.tiers.eviction import adaptive
 from lora_cli.tiers.eviction.adaptive import Adaptive, experts
 from lora_cli.tiers.eviction.gdsf import Gdsf
 from lora_cli.tiers.eviction.lru import Lru
@@ -140,6 +141,13 @@ def test_adaptive_judges_by_what_a_miss_costs() -> None:
 
     assert missed_of_dear("lru") == 600
     assert missed_of_dear("adaptive") < 60
+
+
+def test_adaptive_still_learns_after_millions_of_hits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a miss counts doubles with each few requests: numbers must not leave what a float can hold."""
+    scan = [key for number in range(600) for key in ("a", "b", "c", f"x{number % 40}", f"y{number % 40}")]
+    monkeypatch.setattr(adaptive, "GROWTH", 2 ** (1 / 20))
+    assert leader_after(["a"] * 30_000 + scan).startswith(("rate-", "gdsf"))
 
 
 def test_adaptive_lets_go_first_of_who_is_not_in_the_leaders_shadow() -> None:
