@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from lora_cli.errors import MachineError
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.eviction.lru import Lru
+from lora_cli.tiers.eviction.registry import POLICIES, PolicyName
 from lora_cli.tiers.history import History
 from lora_cli.tiers.ledger import Busy, Counts
 from lora_cli.tiers.tier import Tier
@@ -310,6 +311,51 @@ def test_a_load_that_fails_lets_the_next_one_in_who_waits() -> None:
     with cpu.lease("b", patience_s=10) as lease:
         assert not lease.hit
     thread.join()
+
+
+def test_a_drop_that_fails_leaves_no_load_behind_that_others_would_wait_for() -> None:
+    def drop(key: str, value: str) -> None:
+        if key == "a":
+            raise ValueError(value)
+
+    cpu: Tier[str] = Tier("cpu", Budget(1), Lru(), weigh=lambda key: 1, load=str.upper, drop=drop)
+    ask(cpu, "a")
+    with pytest.raises(ValueError, match="A"):
+        ask(cpu, "b")
+    assert cpu.keys() == ()
+    assert ask(cpu, "b", "c") == [False, False]
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_many_threads_leave_books_that_add_up(policy: PolicyName) -> None:
+    held: dict[str, int] = {}
+
+    def load(key: str) -> str:
+        held[key] = held.get(key, 0) + 1
+        return key.upper()
+
+    def drop(key: str, _value: str) -> None:
+        held[key] -= 1
+
+    cpu: Tier[str] = Tier.by(policy, "cpu", Budget(4, 14), weigh=lambda key: 1 + ord(key) % 4, load=load, drop=drop)
+
+    def work(seed: int) -> None:
+        for number in range(80):
+            key = "abcdefgh"[(seed + number * number * (seed + 2)) % 8]
+            if number % 9 == seed:
+                cpu.waiting([key, "a"])
+                cpu.prefetch("abcdefgh"[number % 8])
+            with cpu.lease(key, patience_s=10):
+                assert held[key] == 1
+            if number % 11 == seed:
+                cpu.discard(key)
+
+    for thread in in_threads(*[partial(work, seed) for seed in range(4)]):
+        thread.join(30)
+        assert not thread.is_alive()
+    assert sorted(key for key, count in held.items() if count) == sorted(cpu.keys())
+    assert cpu.used_bytes() == sum(1 + ord(key) % 4 for key, count in held.items() if count)
+    assert cpu.counts().hits + cpu.counts().loads >= 320
 
 
 def test_who_waits_in_the_queue_is_passed_over() -> None:
