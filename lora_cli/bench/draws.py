@@ -3,20 +3,33 @@
 import random
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import TypeVar
+from math import sqrt
+from typing import Self, TypeVar
+
+from lora_cli.bench.elementary import exp, log
 
 T = TypeVar("T")
+
+SMALLEST = 2.0**-54
+"""Half of the least step of a draw: what 0 is taken for where its logarithm is wanted."""
 
 
 class Draws:
     """Holds a seeded sequence. ``seed`` is at least 0.
 
     Only ``random.Random(seed).random()`` is used, a sequence that Python's documentation promises to keep; all else is
-    arithmetic on whole numbers.
+    arithmetic that is the same everywhere.
     """
 
     def __init__(self, seed: int) -> None:
         self._draw = random.Random(seed).random  # noqa: S311 - a workload, not a secret
+
+    @classmethod
+    def apart(cls, purpose: str, seed: int) -> Self:
+        """Another sequence of the same seed, so that what is drawn for one purpose moves nothing of another."""
+        from hashlib import sha256
+
+        return cls(int.from_bytes(sha256(f"{purpose} {seed}".encode()).digest()[:8], "big"))
 
     def below(self, bound: int) -> int:
         """A whole number from 0 to ``bound - 1``."""
@@ -33,3 +46,29 @@ class Draws:
             other = self.below(last + 1)
             found[last], found[other] = found[other], found[last]
         return found
+
+    def gamma(self, shape: float) -> float:
+        """A gamma variate of scale 1; with shape 1 an exponential one.
+
+        Marsaglia and Tsang, "A simple method for generating gamma variables", ACM TOMS 26(3), 2000.
+        """
+        if shape == 1:
+            return -log(self._draw() or SMALLEST)
+        if shape < 1:
+            return self.gamma(shape + 1) * exp(max(log(self._draw() or SMALLEST) / shape, -700.0))
+        d = shape - 1 / 3
+        c = 1 / sqrt(9 * d)
+        while True:
+            x = self._normal()
+            root = 1 + c * x
+            v = root * root * root if root > 0 else 0.0
+            if v > 0 and log(self._draw() or SMALLEST) < x * x / 2 + d - d * v + d * log(v):
+                return d * v
+
+    def _normal(self) -> float:
+        """A standard normal variate, by Marsaglia's polar method."""
+        while True:
+            x, y = 2 * self._draw() - 1, 2 * self._draw() - 1
+            square = x * x + y * y
+            if 0 < square < 1:
+                return x * sqrt(-2 * log(square) / square)

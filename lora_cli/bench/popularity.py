@@ -4,7 +4,7 @@ Three families are called "alpha" somewhere and mean different things: Zipf's ex
 ratio of Punica and SGLang (``a^-i``), and the power of S-LoRA (``((i+1)/n)^a - (i/n)^a``).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Context, Decimal, InvalidOperation
 
 from lora_cli.core.frozen import dataclass
@@ -46,25 +46,36 @@ class _Family:
 FAMILIES: Mapping[str, _Family] = {
     "uniform": _Family(_uniform),
     "round-robin": _Family(_uniform),
+    "distinct": _Family(_uniform),
     "zipf": _Family(_zipf, Decimal("1.0")),
     "geometric": _Family(_geometric, Decimal("1.5"), lowest=Decimal("1.001"), highest=Decimal(1000)),
     "slora-power": _Family(_slora_power, Decimal("0.3"), lowest=Decimal("0.01")),
 }
 
 
+TURNS = ("round-robin", "distinct")
+"""Families that take the adapters in turn. ``distinct`` is Punica's and SGLang's word: no adapter again before all."""
+
+
 @dataclass(frozen=True, slots=True)
 class Popularity:
-    """A family of ``FAMILIES`` and its parameter (None where it has none)."""
+    """A family of ``FAMILIES`` and its parameter (None where it has none).
+
+    With ``given``, a weight for each adapter out of a file, ``family`` is the file's name.
+    """
 
     family: str
     parameter: Decimal | None = None
+    given: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return self.family if self.parameter is None else f"{self.family}:{self.parameter}"
 
 
 def parse_popularity(text: str) -> Popularity:
-    """``uniform``, ``round-robin``, ``zipf:1.0``, ``geometric:1.5``, ``slora-power:0.3``; a parameter may be left out.
+    """``uniform``, ``round-robin``, ``distinct``, ``zipf:1.0``, ``geometric:1.5``, ``slora-power:0.3``.
+
+    A parameter may be left out.
 
     Raises:
         UsageError: another family, or a parameter that is none or out of bounds.
@@ -95,8 +106,15 @@ def weights(popularity: Popularity, adapters: int) -> tuple[int, ...]:
 
     The largest is about ``SCALE``; none is 0, so that every adapter can come.
     """
+    if popularity.given:
+        return popularity.given
     family = FAMILIES[popularity.family]
     parameter = popularity.parameter if popularity.parameter is not None else Decimal(0)
     raw = [family.weight(rank, adapters, parameter) for rank in range(1, adapters + 1)]
+    return scaled(raw)
+
+
+def scaled(raw: Sequence[Decimal]) -> tuple[int, ...]:
+    """Weights as whole numbers, the largest of them ``SCALE`` and none 0."""
     largest = max(raw, default=Decimal(1))
     return tuple(max(1, int(_EXACT.divide(_EXACT.multiply(one, SCALE), largest))) for one in raw)

@@ -1,8 +1,8 @@
 """A trace through the books of one tier: what a policy makes of it, and the best that any could."""
 
-import heapq
 from collections.abc import Callable, Sequence
 
+from lora_cli.bench.belady import belady
 from lora_cli.core.frozen import dataclass
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.eviction.registry import POLICIES, PolicyName
@@ -59,34 +59,5 @@ def replay(
 
 
 def optimal_hits(trace: Sequence[str], items: int) -> int:
-    """The most hits that a tier of ``items`` equal places can have when the whole trace is known.
-
-    Whoever is asked for latest leaves (Belady, "A study of replacement algorithms for a virtual-storage computer",
-    IBM Systems Journal 1966); a newcomer is always let in.
-    """
-    never = len(trace)
-    following = [never] * len(trace)
-    last: dict[str, int] = {}
-    for number in range(len(trace) - 1, -1, -1):
-        following[number] = last.get(trace[number], never)
-        last[trace[number]] = number
-    here: dict[str, int] = {}
-    farthest: list[tuple[int, str]] = []
-    hits = 0
-    for key, then in zip(trace, following, strict=True):
-        if key in here:
-            hits += 1
-        elif len(here) >= items:
-            _leave(here, farthest)
-        here[key] = then
-        heapq.heappush(farthest, (-then, key))
-    return hits
-
-
-def _leave(here: dict[str, int], farthest: list[tuple[int, str]]) -> None:
-    """Drop the key that is asked for latest; what was pushed for an earlier request of a key is passed over."""
-    while True:
-        then, key = heapq.heappop(farthest)
-        if here.get(key) == -then:
-            del here[key]
-            return
+    """The most hits that a tier of ``items`` equal places can have when the whole trace is known; see ``belady``."""
+    return sum(belady(trace, items)[0])

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate, cycle, islice
 
 from lora_cli.bench.draws import Draws
-from lora_cli.bench.popularity import Popularity, weights
+from lora_cli.bench.popularity import TURNS, Popularity, weights
 
 
 def make_trace(names: Sequence[str], popularity: Popularity, requests: int, seed: int) -> tuple[str, ...]:
-    """Each request drawn independently by ``popularity``; ``round-robin`` takes the names in turn."""
+    """Each request drawn independently by ``popularity``; ``round-robin`` and ``distinct`` take the names in turn."""
     _check(names, requests, seed)
-    if popularity.family == "round-robin":
+    if popularity.family in TURNS:
         return tuple(islice(cycle(names), requests))
     draws, upto = Draws(seed), _upto(popularity, names)
     return tuple(names[draws.of(upto)] for _ in range(requests))

@@ -10,7 +10,7 @@ from lora_cli.cli.main import main
 GOLDEN = Path(__file__).parent / "golden"
 
 
-@pytest.mark.parametrize("command", ["validate"])
+@pytest.mark.parametrize("command", ["validate", "serve-bench"])
 def test_the_help_is_as_its_golden_file_says(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,8 +64,8 @@ def test_the_warm_process_finds_each_request_where_a_replay_does(
 ) -> None:
     refs = [str(folder / f"a{i}") for i in range(4)]
     limits = ["--max-loras", "1", "--max-cpu-loras", "2", "--num-prompts", "60", "--seed", "3"]
-    argv = bench(folder, *refs, "--base", str(folder / "base"), *limits, "--popularity", "zipf:0.8", "--format", "json")
-    assert main(argv) == 0
+    more = ["--eviction", "lru", "--popularity", "zipf:0.8", "--format", "json"]
+    assert main(bench(folder, *refs, "--base", str(folder / "base"), *limits, *more)) == 0
 
     result: dict[str, Any] = json.loads(capsys.readouterr().out)
     hits, evicted = replay(make_trace(refs, parse_popularity("zipf:0.8"), 60, 3), {"gpu": 1, "cpu": 2})
@@ -78,6 +78,39 @@ def test_the_warm_process_finds_each_request_where_a_replay_does(
     assert (result["requests"], result["adapters"], result["seed"], result["failed"]) == (60, 4, 3, {})
     assert result["environment"]["device"] == "cpu"
     assert result["environment"]["popularity"] == "zipf:0.8"
+
+
+@pytest.mark.parametrize("policy", ["lru", "lfu"])
+@pytest.mark.parametrize("workload", [["--popularity", "zipf:0.6"], ["--sessions", "3,4"]])
+def test_a_simulation_finds_each_request_where_the_warm_process_does(
+    policy: str, workload: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exactly, one request after the other; what its policy is told of loads that it times itself cannot be."""
+    refs, trace = [str(folder / f"a{i}") for i in range(4)], str(folder / "trace.jsonl")
+    limits = ["--max-loras", "1", "--max-cpu-loras", "2", "--eviction", policy, "--format", "json"]
+    # What is packed in the cache is read from there: the first read of an adapter asks its memory tier twice.
+    assert main(["warm", *refs, "--base", str(folder / "base"), "--once", "--cache-dir", str(folder / "cache")]) == 0
+    capsys.readouterr()
+    more = ["--num-prompts", "80", "--seed", "5", *workload, "--save-trace", trace]
+    assert main(bench(folder, *refs, "--base", str(folder / "base"), *limits, *more)) == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert main(["serve-bench", "--simulate", "--trace", trace, *limits]) == 0
+    simulated = json.loads(capsys.readouterr().out)["policies"][policy]
+    assert min(measured["hits"].values()) > 0
+    assert simulated["hits_by_tier"] == measured["hits"]
+    assert simulated["evictions"] == measured["evictions"]
+
+
+def test_a_trace_is_replayed_over_the_adapters_that_it_names(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = folder / "trace.jsonl"
+    trace.write_text("".join(json.dumps({"adapter": name}) + "\n" for name in ("second", "first", "second")))
+    argv = bench(folder, "-f", str(folder / "set.yaml"), "--trace", str(trace), "--format", "json")
+    assert main(argv) == 3
+    found = json.loads(capsys.readouterr().out)
+    assert (found["requests"], found["hits"]) == (3, {"gpu": 0, "cpu": 1, "disk": 2})
+    trace.write_text('{"adapter": "third"}')
+    assert main(argv) == 2
+    assert "third is none of the 4 adapters that are measured" in capsys.readouterr().err
 
 
 def test_one_bad_adapter_stops_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,6 +176,8 @@ def test_the_policy_and_digest_of_a_manifest_are_held_to(
             "--max-cpu-loras is 2, less than max_loras",
         ),
         (["./a", "--base", "b", "--num-prompts", "0"], "num-prompts"),
+        (["./a", "--base", "b", "--eviction", "lru,opt"], "a warm process has one of lru, lfu, gdsf, adaptive"),
+        (["./a", "--base", "b", "--request-rate", "5"], "--request-rate is for --simulate"),
     ],
 )
 def test_a_wrong_command_line_ends_with_2(

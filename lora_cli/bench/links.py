@@ -1,0 +1,59 @@
+"""What a load costs: so many milliseconds, and the bytes at so many GB/s."""
+
+from decimal import Decimal, InvalidOperation
+from math import inf
+
+from lora_cli.core.frozen import dataclass
+from lora_cli.errors import UsageError
+
+BYTES_PER_RANK = 5_242_880
+"""Llama-3-8B with all seven projections of 32 layers adapted, in two bytes: 2,621,440 parameters for each rank."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The way into a tier. ``origin`` says where its numbers are from: ``default``, ``given`` or ``measured``."""
+
+    ms: float
+    gb_per_s: float
+    origin: str = "default"
+
+    def load_ms(self, size: int) -> float:
+        """Milliseconds that ``size`` bytes take."""
+        return self.ms + size / self.gb_per_s / 1e6
+
+    def __str__(self) -> str:
+        rate = "" if self.gb_per_s == inf else f" + bytes at {self.gb_per_s:g} GB/s"
+        return f"{self.ms:g} ms{rate} ({self.origin})"
+
+
+DISK_LINK = Link(2.0, 7.0)
+"""NVMe of PCIe Gen4."""
+
+GPU_LINK = Link(1.0, 25.0)
+"""PCIe Gen4 with 16 lanes, out of pinned memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """From disk into memory, and from memory into a slot."""
+
+    disk: Link = DISK_LINK
+    gpu: Link = GPU_LINK
+
+
+def parse_link(text: str, flag: str) -> Link:
+    """``2,7``: milliseconds, and GB/s beside them; ``2`` alone is the whole load.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    first, comma, second = text.partition(",")
+    try:
+        ms, rate = Decimal(first), Decimal(second) if comma else Decimal("inf")
+        good = len(text) <= 40 and 0 <= ms <= 10**9 and Decimal("1e-6") <= rate
+    except InvalidOperation:
+        good = False
+    if not good:
+        raise UsageError(f"{flag} {text[:60]}: must be milliseconds and GB/s", hint=f"{flag} 2,7")
+    return Link(float(ms), float(rate), "given")

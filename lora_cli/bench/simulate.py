@@ -1,0 +1,61 @@
+"""A trace through the books of two tiers, slots over memory over disk, as the warm process keeps them.
+
+A request that finds its adapter in no slot has it put there from memory; one that is not in memory either is read from
+disk before. Memory is asked only then, so each tier has its own history, and what is in a slot may leave memory.
+"""
+
+from array import array
+from collections.abc import Sequence
+
+from lora_cli.bench.fleet import Fleet
+from lora_cli.bench.policies import make
+from lora_cli.core.frozen import dataclass
+from lora_cli.tiers.budget import Budget
+from lora_cli.tiers.history import History
+from lora_cli.tiers.ledger import Ledger
+from lora_cli.tiers.view import Objective, View
+
+GPU, CPU, DISK = range(3)
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What became of each request: the tier that it found its adapter in, and the milliseconds of its loads.
+
+    ``evictions`` counts those who left slots and memory.
+    """
+
+    found: bytearray
+    load_ms: "array[float]"
+    evictions: tuple[int, int] = (0, 0)
+
+
+def tier(policy: str, budget: Budget, name: str, objective: Objective = "stall") -> Ledger:
+    """The empty books of one tier."""
+    view = View(budget, History(), objective)
+    return Ledger(budget, make(policy, view), view.history, name)
+
+
+def simulate(keys: Sequence[str], fleet: Fleet, policy: str, objective: Objective = "stall") -> Course:
+    """One request after the other through empty tiers.
+
+    Raises:
+        MachineError: an adapter is larger than a tier.
+    """
+    gpu, cpu = tier(policy, fleet.gpu, "gpu", objective), tier(policy, fleet.cpu, "cpu", objective)
+    sizes = fleet.sizes
+    put_ms, read_ms = ({name: cost(name) for name in sizes} for cost in (fleet.put_ms, fleet.read_ms))
+    found, load_ms = bytearray(len(keys)), array("d", bytes(8 * len(keys)))
+    for number, key in enumerate(keys):
+        if key in gpu:
+            gpu.hit(key)
+            continue
+        size, cost = sizes[key], put_ms[key]
+        if cpu.ask(key, size, read_ms[key]).hit:
+            found[number] = CPU
+        else:
+            found[number] = DISK
+            cost += read_ms[key]
+        load_ms[number] = cost
+        gpu.ask(key, size, cost)
+    return Course(found, load_ms, (gpu.counts().evictions, cpu.counts().evictions))

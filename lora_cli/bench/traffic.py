@@ -1,0 +1,127 @@
+"""Everything that a made trace is made of: who is asked for, in which order, when, and how long."""
+
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from math import inf
+
+from lora_cli.bench.arrivals import arrival_times
+from lora_cli.bench.draws import Draws
+from lora_cli.bench.lengths import Lengths
+from lora_cli.bench.popularity import Popularity
+from lora_cli.bench.trace import Trace
+from lora_cli.bench.workload import make_drift, make_scan, make_sessions, make_trace
+from lora_cli.core.frozen import dataclass
+from lora_cli.errors import UsageError
+
+MOST = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How requests follow each other: ``independent``, ``drift``, ``scan`` or ``sessions``, and its two numbers."""
+
+    kind: str = "independent"
+    numbers: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return self.kind + (":" + ",".join(map(str, self.numbers)) if self.numbers else "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What the numbers of a shape are called, their defaults and the largest one that each may be."""
+
+    names: tuple[str, ...]
+    usual: tuple[int, ...]
+    most: tuple[int, ...]
+
+
+KINDS: Mapping[str, _Kind] = {
+    "drift": _Kind(("percent", "every"), (20, 5_000), (100, MOST)),
+    "scan": _Kind(("percent",), (10,), (100,)),
+    "sessions": _Kind(("users", "turns"), (64, 5), (100_000, MOST)),
+}
+_MAKERS: Mapping[str, Callable[..., tuple[str, ...]]] = {
+    "independent": make_trace,
+    "drift": make_drift,
+    "scan": make_scan,
+    "sessions": make_sessions,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """A workload in words: with the same ones the same trace is made, on every machine."""
+
+    popularity: Popularity
+    requests: int
+    seed: int = 0
+    shape: Shape = Shape()
+    request_rate: float = inf
+    burstiness: float = 1.0
+    input_len: Lengths = Lengths(128, 128)
+    output_len: Lengths = Lengths(16, 16)
+
+
+def parse_shape(kind: str, text: str) -> Shape:
+    """``--drift 20,5000`` (percent, every), ``--scan 10`` (percent), ``--sessions 64,5`` (users, turns).
+
+    Numbers may be left out from the end on.
+
+    Raises:
+        UsageError: there are too many numbers, or one is none or out of bounds.
+    """
+    known = KINDS[kind]
+    words = text.split(",")
+    numbers = list(known.usual)
+    if len(words) <= len(numbers) and all(one.isascii() and one.isdecimal() and len(one) < 10 for one in words):
+        numbers[: len(words)] = map(int, words)
+        if all(1 <= one <= most for one, most in zip(numbers, known.most, strict=True)):
+            return Shape(kind, tuple(numbers))
+    wanted = ", ".join(f"{name} from 1 to {most}" for name, most in zip(known.names, known.most, strict=True))
+    hint = f"--{kind} {','.join(map(str, known.usual))}"
+    raise UsageError(f"--{kind} {text[:60]}: must be {wanted}", hint=hint)
+
+
+def make_requests(names: Sequence[str], traffic: Traffic) -> Trace:
+    """The trace of ``traffic`` over these adapters, the most popular first."""
+    shape = traffic.shape
+    more = dict(zip(KINDS[shape.kind].names, shape.numbers, strict=True)) if shape.kind in KINDS else {}
+    keys = _MAKERS[shape.kind](names, traffic.popularity, traffic.requests, traffic.seed, **more)
+    places = {name: place for place, name in enumerate(names)}
+    lengths = Draws.apart("lengths", traffic.seed)
+    tokens = [(traffic.input_len.drawn(lengths), traffic.output_len.drawn(lengths)) for _ in range(traffic.requests)]
+    return Trace(
+        tuple(names),
+        array("I", map(places.__getitem__, keys)),
+        arrival_times(traffic.requests, traffic.request_rate, traffic.burstiness, traffic.seed),
+        array("I", (one for one, _ in tokens)),
+        array("I", (one for _, one in tokens)),
+    )
+
+
+def shape_of(drift: str | None, scan: str | None, sessions: str | None) -> Shape:
+    """The one shape that is asked for, or independent requests.
+
+    Raises:
+        UsageError: there are several, or one is wrong.
+    """
+    asked = {kind: text for kind, text in (("drift", drift), ("scan", scan), ("sessions", sessions)) if text}
+    if len(asked) > 1:
+        raise UsageError(f"{' and '.join(f'--{kind}' for kind in asked)} exclude each other", hint="leave all but one")
+    return next((parse_shape(kind, text) for kind, text in asked.items()), Shape())
+
+
+def parse_rate(text: str, flag: str) -> float:
+    """A number above 0, or ``inf``.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not value > 0 or (1e9 < value < inf) or value < 1e-6:
+        raise UsageError(f"{flag} {text[:60]}: must be a number above 0, or inf", hint=f"{flag} 10")
+    return value

@@ -1,0 +1,95 @@
+"""The options of ``serve-bench``, by what they are about; None is what the help text says it is."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from lora_cli.cli import typer
+
+
+class Objective(StrEnum):
+    """What an eviction policy is to make small."""
+
+    STALL = "stall"
+    HITS = "hits"
+    BYTES = "bytes"
+
+
+# The workload.
+NumPrompts = Annotated[
+    int | None,
+    typer.Option(min=1, max=10_000_000, help="How many requests: 200, or 20000 with --simulate.", show_default=False),
+]
+Popularity = Annotated[
+    str,
+    typer.Option(
+        help="zipf:S, geometric:A, slora-power:A, uniform, distinct, round-robin or weights.json; the first leads."
+    ),
+]
+Drift = Annotated[
+    str | None,
+    typer.Option(metavar="PERCENT,EVERY", help="So many change places, each so many requests.", show_default=False),
+]
+Scan = Annotated[
+    str | None, typer.Option(metavar="PERCENT", help="So many requests ask for all in turn.", show_default=False)
+]
+Sessions = Annotated[
+    str | None,
+    typer.Option(metavar="USERS,TURNS", help="Users who stay with an adapter for some turns.", show_default=False),
+]
+RequestRate = Annotated[
+    str, typer.Option(metavar="PER_SECOND", help="How many come in a second; inf is one after the other.")
+]
+Burstiness = Annotated[
+    str, typer.Option(help="Shape of the Gamma gaps, as in vLLM: 1 is Poisson, less comes in bursts.")
+]
+InputLen = Annotated[str, typer.Option(metavar="N|LOW-HIGH", help="Tokens in.")]
+OutputLen = Annotated[str, typer.Option(metavar="N|LOW-HIGH", help="Tokens out.")]
+Seed = Annotated[int, typer.Option(min=0, help="The same seed is the same workload, on every machine.")]
+TraceFile = Annotated[
+    Path | None, typer.Option("--trace", metavar="FILE", help="Requests out of JSON lines.", show_default=False)
+]
+SaveTrace = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write the requests as JSON lines.", show_default=False)
+]
+
+# The tiers.
+MaxLoras = Annotated[int | None, typer.Option(min=1, help="Adapters on the device at once: 8.", show_default=False)]
+MaxCpuLoras = Annotated[int | None, typer.Option(min=1, help="Adapters in memory at once: 32.", show_default=False)]
+MaxLoraRank = Annotated[int | None, typer.Option(min=1, help="The largest rank that a slot holds.", show_default=False)]
+Device = Annotated[
+    str | None, typer.Option(help="What owns the slots: auto (the default), cpu or cuda.", show_default=False)
+]
+Eviction = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME,...",
+        help="Who leaves: adaptive; with --simulate several of lru, fifo, lfu, gdsf, adaptive and opt (the best).",
+        show_default=False,
+    ),
+]
+
+# What is simulated.
+Simulate = Annotated[bool, typer.Option("--simulate", help="Only the books of the tiers: no adapters, no device.")]
+NumAdapters = Annotated[
+    int | None, typer.Option(min=1, max=100_000, help="Simulated adapters: 500.", show_default=False)
+]
+Ranks = Annotated[str | None, typer.Option(metavar="RANK:SHARE,...", help="Their ranks: 16.", show_default=False)]
+BytesPerRank = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Bytes for each rank: 5MiB, as Llama-3-8B.", show_default=False)
+]
+MaxGpuBytes = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Bytes of all slots; else all slots are alike.", show_default=False)
+]
+MaxCpuBytes = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Bytes in memory; else only their number counts.", show_default=False)
+]
+DiskLink = Annotated[
+    str | None, typer.Option(metavar="MS,GB/S", help="A load from disk into memory: 2,7.", show_default=False)
+]
+GpuLink = Annotated[
+    str | None, typer.Option(metavar="MS,GB/S", help="A load from memory into a slot: 1,25.", show_default=False)
+]
+Goal = Annotated[
+    Objective | None, typer.Option("--objective", help="What adaptive and gdsf make small: stall.", show_default=False)
+]

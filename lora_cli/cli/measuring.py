@@ -1,0 +1,211 @@
+"""``serve-bench`` without a server: requests one after the other over the slots of a warm process of its own."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from lora_cli.cli import typer
+from lora_cli.cli.bench_flags import LineupFlags, ResultFlags, TierFlags, WorkloadFlags
+from lora_cli.cli.bench_workload import save_trace, workload_of
+from lora_cli.cli.lineup import Lineup, base_model, limits, lineup, reaching
+from lora_cli.cli.output import Format, colour, width, writable, write
+from lora_cli.core.nearest import did_you_mean
+from lora_cli.errors import LoraCliError, MissingExtra, Refused, UsageError
+from lora_cli.render.text import safe
+from lora_cli.settings import Settings
+
+if TYPE_CHECKING:
+    from lora_cli.bench.run import Served
+    from lora_cli.bench.trace import Trace
+    from lora_cli.core.base_model import BaseModel
+    from lora_cli.core.results import BenchResult
+    from lora_cli.runtime.plan import Device, Job, Limits
+    from lora_cli.runtime.process import WarmProcess
+    from lora_cli.tiers.eviction.registry import PolicyName
+
+REQUESTS = 200
+"""How many there are when nobody says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What is measured: the adapters, the tiers, and the workload in words."""
+
+    asked: Lineup
+    most: "Limits"
+    device: "Device"
+    eviction: "PolicyName"
+    seed: int
+    words: Mapping[str, str]
+
+
+@dataclass(slots=True)
+class Failures:
+    """Adapters that cannot be served: why, and the exit code that each would end the command with."""
+
+    reasons: dict[str, str] = field(default_factory=dict)
+    code: int = 0
+
+    def add(self, name: str, reason: str, code: int) -> None:
+        """One more."""
+        self.reasons[name] = reason
+        self.code = max(self.code, code)
+
+
+def measurement(
+    settings: Settings, named: LineupFlags, flags: WorkloadFlags, tiers: TierFlags, wanted: ResultFlags
+) -> int:
+    """Measure what is asked for in a warm process, and tell it; the exit code.
+
+    Raises:
+        LoraCliError: what is asked for is wrong, or there is no base or no torch.
+    """
+    if find_spec("torch") is None:
+        raise MissingExtra("serve-bench", "warm", "torch")
+    asked = lineup(named.manifest, named.refs or [], named.base, "serve-bench", "measure")
+    settings = reaching(settings, asked.manifest, named.policy)
+    if flags.request_rate != "inf":
+        raise UsageError("--request-rate is for --simulate", hint="the warm process is asked one request at a time")
+    if wanted.save_trace is not None:
+        writable(wanted.save_trace)
+    workload = workload_of(flags)
+    trace = workload.over([item.name for item in asked.items], REQUESTS)
+    device, eviction = _device(tiers.device or "auto"), _eviction(tiers.eviction or "adaptive")
+    most = limits(asked, tiers.max_loras, tiers.max_cpu_loras, tiers.max_lora_rank)
+    if wanted.save_trace is not None:
+        save_trace(trace, wanted.save_trace)
+    failures = Failures()
+    run = Run(asked, most, device, eviction, flags.seed, workload.words())
+    write(_rendered(_measure(run, trace, settings, failures), wanted.output_format))
+    return failures.code
+
+
+def _device(word: str) -> "Device":
+    for known in ("auto", "cpu", "cuda"):
+        if word == known:
+            return known
+    raise UsageError(f"--device is auto, cpu or cuda, not {safe(word)}")
+
+
+def _eviction(word: str) -> "PolicyName":
+    from lora_cli.tiers.eviction.registry import POLICIES
+
+    for known in POLICIES:
+        if word == known:
+            return known
+    raise UsageError(
+        f"--eviction {safe(word)}: a warm process has one of {', '.join(POLICIES)}",
+        hint="--simulate compares several, and opt" if "," in word or word == "opt" else did_you_mean(word, POLICIES),
+    )
+
+
+def _measure(run: Run, trace: "Trace", settings: Settings, failures: Failures) -> "BenchResult":
+    """Admit the adapters, start the warm process, and send the trace through it."""
+    from lora_cli.bench.run import Setup, environment, run_trace
+    from lora_cli.runtime.plan import lay_out
+    from lora_cli.runtime.process import WarmProcess
+
+    asked, most, keys = run.asked, run.most, trace.keys()
+    base = base_model(asked.base, settings)
+    jobs = {job.name: job for job in _jobs(asked, base, most, settings, failures)}
+    facts = {"base": str(asked.base), **run.words, "eviction": run.eviction}
+    setup = Setup(len(asked.items), most.max_loras, most.max_cpu_loras, run.seed, environment(**facts))
+    if not jobs:
+        return run_trace(keys, _nothing, setup, failed=failures.reasons)
+    plan = lay_out(
+        base,
+        list(jobs.values()),
+        most,
+        device=run.device,
+        seed=run.seed,
+        cache_dir=settings.cache_dir,
+        eviction=run.eviction,
+    )
+    with WarmProcess(plan) as process:
+        ready = process.start()
+        setup = replace(setup, environment=environment(**facts, device=ready.device, dtype=ready.dtype))
+        serve, progress = _server(process, jobs, failures), _counter(len(keys), settings)
+        return run_trace(keys, serve, setup, failed=dict(failures.reasons), progress=progress)
+
+
+def _jobs(asked: Lineup, base: "BaseModel", most: "Limits", settings: Settings, failures: Failures) -> "Iterator[Job]":
+    """The adapters that can be served, on this disk; the others are noted in ``failures``."""
+    from lora_cli.check import Terms
+    from lora_cli.check.admission import admit
+    from lora_cli.runtime.composable import scalings
+    from lora_cli.runtime.plan import Job
+    from lora_cli.sources.registry import Sources
+    from lora_cli.store import Store
+
+    terms, store = Terms(base, max_lora_rank=most.max_lora_rank), Store(settings.cache_dir)
+    sources = Sources(settings)
+    for item in asked.items:
+        admission = admit(
+            item.source,
+            item.name,
+            terms,
+            store,
+            settings,
+            demand=asked.demand(item),
+            sources=sources,
+            latest=item.latest,
+        )
+        try:
+            if admission.refusal is not None:
+                raise admission.refusal
+            assert admission.snapshot is not None
+            assert admission.adapter is not None
+            scalings(admission.adapter, base)
+        except LoraCliError as error:
+            failures.add(item.name, error.message, error.exit_code)
+        else:
+            snapshot = admission.snapshot
+            yield Job(item.name, snapshot.directory, admission.adapter, snapshot.digest, item.pinned)
+
+
+def _server(process: "WarmProcess", jobs: "Mapping[str, Job]", failures: Failures) -> "Callable[[str], Served]":
+    """What a trace is run against: the adapter into its slot, and a small batch through it."""
+    from lora_cli.bench.run import Served
+
+    def serve(name: str) -> Served:
+        job = jobs[name]
+        try:
+            served = process.serve(job)
+        except LoraCliError as error:
+            # The tiers know an adapter by its digest; people know it by its name.
+            error.message = error.message.replace(job.key, name)
+            failures.add(name, error.message, error.exit_code)
+            raise
+        evicted = {str(tier): count for tier, count in served.evicted.items()}
+        return Served(served.tier, served.load_ms + served.forward_ms, evicted)
+
+    return serve
+
+
+def _nothing(name: str) -> "Served":
+    raise Refused(f"{name} cannot be served")
+
+
+def _counter(total: int, settings: Settings) -> Callable[[int], None]:
+    """Says on a terminal how many requests are done; elsewhere nothing."""
+    if settings.quiet or settings.no_progress or not sys.stderr.isatty():
+        return lambda _done: None
+    step = max(1, total // 100)
+
+    def tell(done: int) -> None:
+        if done % step == 0 or done == total:
+            typer.echo(f"\r{done} of {total} requests" + ("\n" if done == total else ""), err=True, nl=False)
+
+    return tell
+
+
+def _rendered(result: "BenchResult", output_format: Format) -> str:
+    if output_format is Format.JSON:
+        from lora_cli.render.json import render_bench
+
+        return render_bench(result)
+    from lora_cli.render.human.bench import render_bench as render_table
+
+    return render_table(result, width(), colour=colour())

@@ -1,0 +1,135 @@
+"""``serve-bench --simulate``: several policies over the same requests, in the books of the tiers alone."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from lora_cli.cli import typer
+from lora_cli.cli.bench_flags import FleetFlags, ResultFlags, TierFlags, WorkloadFlags
+from lora_cli.cli.bench_workload import save_trace, workload_of
+from lora_cli.cli.lineup import MAX_CPU_LORAS, MAX_LORAS
+from lora_cli.cli.output import Format, colour, width, writable, write
+from lora_cli.core.units import parse_size
+from lora_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from lora_cli.bench.fleet import Fleet
+    from lora_cli.bench.links import Links
+    from lora_cli.bench.simulated import SimulatedRun
+    from lora_cli.bench.trace import Trace
+    from lora_cli.tiers.budget import Budget
+    from lora_cli.tiers.view import Objective
+
+REQUESTS, ADAPTERS, RANKS = 20_000, 500, "16"
+POLICIES = "lru,lfu,gdsf,adaptive,opt"
+
+
+def simulation(flags: WorkloadFlags, tiers: TierFlags, fleet_flags: FleetFlags, wanted: ResultFlags) -> int:
+    """Simulate what is asked for, and tell it; the exit code.
+
+    Raises:
+        LoraCliError: what is asked for is wrong or too large, or a file cannot be read or written.
+    """
+    from lora_cli.bench.policies import parse_policies
+    from lora_cli.bench.run import environment
+    from lora_cli.bench.setting import setting_of
+    from lora_cli.bench.simulated import SimulatedRun
+    from lora_cli.bench.simulation import simulate_all
+
+    for flag, said in (("--device", tiers.device), ("--max-lora-rank", tiers.max_lora_rank)):
+        if said is not None:
+            raise UsageError(f"{flag} is not for --simulate", hint="there is no device")
+    if wanted.save_trace is not None:
+        writable(wanted.save_trace)
+    policies = parse_policies(tiers.eviction or POLICIES)
+    workload = workload_of(flags)
+    names = _names(workload.names, fleet_flags.num_adapters)
+    trace = workload.over(names, REQUESTS)
+    fleet = _fleet(names, tiers, fleet_flags, flags.seed)
+    words = workload.words() | {"ranks": fleet_flags.ranks or RANKS}
+    rate = workload.request_rate if flags.trace is None else None
+    setting = setting_of("simulate", trace, flags.seed, words, environment(), rate, workload.burstiness)
+    objective: Objective = fleet_flags.objective.value if fleet_flags.objective is not None else "stall"
+    if wanted.save_trace is not None:
+        save_trace(trace, wanted.save_trace)
+    found = simulate_all(trace, fleet, policies, objective, told=_teller(trace, policies))
+    write(_rendered(SimulatedRun(setting, fleet, objective, found), wanted))
+    return 0
+
+
+def _names(named: Sequence[str], number: int | None) -> Sequence[str]:
+    """The adapters: those of the trace or of the weights, else so many."""
+    if named and number is not None and number != len(named):
+        raise UsageError(
+            f"--num-adapters is {number}, and the workload names {len(named)} adapters", hint="leave --num-adapters out"
+        )
+    return named or [f"a{place}" for place in range(number or ADAPTERS)]
+
+
+def _fleet(names: Sequence[str], tiers: TierFlags, flags: FleetFlags, seed: int) -> "Fleet":
+    """The adapters' bytes, the two tiers and the ways into them."""
+    from lora_cli.bench.fleet import Fleet, sized
+    from lora_cli.bench.links import BYTES_PER_RANK
+    from lora_cli.bench.ranks import parse_ranks
+
+    per_rank = _size(flags.bytes_per_rank, "--bytes-per-rank") or BYTES_PER_RANK
+    sizes = sized(names, parse_ranks(flags.ranks or RANKS), seed, per_rank)
+    gpu, cpu = _budgets(len(names), tiers, flags)
+    largest = max(sizes.values())
+    for flag, budget in (("--max-gpu-bytes", gpu), ("--max-cpu-bytes", cpu)):
+        if budget.max_bytes is not None and budget.max_bytes < largest:
+            raise UsageError(f"{flag} is {budget.max_bytes}, and the largest adapter has {largest} bytes")
+    return Fleet(sizes, gpu, cpu, _links(flags))
+
+
+def _budgets(count: int, tiers: TierFlags, flags: FleetFlags) -> "tuple[Budget, Budget]":
+    """What slots and memory hold. Bytes alone bind where they are given and numbers are not."""
+    from lora_cli.tiers.budget import Budget
+
+    gpu_bytes = _size(flags.max_gpu_bytes, "--max-gpu-bytes")
+    cpu_bytes = _size(flags.max_cpu_bytes, "--max-cpu-bytes")
+    slots = tiers.max_loras or (min(MAX_LORAS, count) if gpu_bytes is None else count)
+    places = tiers.max_cpu_loras or (max(slots, min(MAX_CPU_LORAS, count)) if cpu_bytes is None else count)
+    if places < slots and gpu_bytes is None:
+        raise UsageError(
+            f"--max-cpu-loras is {places}, less than max_loras, which is {slots}", hint=f"--max-cpu-loras {slots}"
+        )
+    return Budget(slots, gpu_bytes), Budget(places, cpu_bytes)
+
+
+def _links(flags: FleetFlags) -> "Links":
+    from lora_cli.bench.links import DISK_LINK, GPU_LINK, Links, parse_link
+
+    return Links(
+        parse_link(flags.disk_link, "--disk-link") if flags.disk_link else DISK_LINK,
+        parse_link(flags.gpu_link, "--gpu-link") if flags.gpu_link else GPU_LINK,
+    )
+
+
+def _size(text: str | None, flag: str) -> int | None:
+    if text is None:
+        return None
+    try:
+        found = parse_size(text)
+    except ValueError as error:
+        raise UsageError(f"{flag}: {error}") from error
+    if not 0 < found <= 1 << 60:
+        raise UsageError(f"{flag} {text[:60]}: must be above 0", hint=f"{flag} 4GiB")
+    return found
+
+
+def _teller(trace: "Trace", policies: Sequence[str]) -> Callable[[str], None]:
+    """Says on a terminal which policy is done, where that takes long; elsewhere nothing."""
+    if len(trace) * len(policies) < 500_000 or not sys.stderr.isatty():
+        return lambda _policy: None
+    return lambda policy: typer.echo(f"{policy}: done", err=True)
+
+
+def _rendered(run: "SimulatedRun", wanted: ResultFlags) -> str:
+    if wanted.output_format is Format.JSON:
+        from lora_cli.render.json_bench import render_simulation
+
+        return render_simulation(run)
+    from lora_cli.render.human.simulation import render_simulation as render_table
+
+    return render_table(run, width(), colour=colour())

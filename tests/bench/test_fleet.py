@@ -1,0 +1,49 @@
+"""Adapters' ranks and bytes, and what their loads cost."""
+
+from collections import Counter
+from math import inf
+
+import pytest
+
+from lora_cli.bench.fleet import Fleet, sized
+from lora_cli.bench.links import Link, Links, parse_link
+from lora_cli.bench.ranks import parse_ranks
+from lora_cli.errors import UsageError
+from lora_cli.tiers.budget import Budget
+
+NAMES = [f"a{i}" for i in range(500)]
+
+
+def test_about_as_many_have_each_rank_as_the_shares_say() -> None:
+    counts = Counter(parse_ranks("8:.4,16:.4,64:.2").of(NAMES, 1).values())
+    assert counts[8] == pytest.approx(200, abs=25)
+    assert counts[16] == pytest.approx(200, abs=25)
+    assert counts[64] == pytest.approx(100, abs=25)
+
+
+def test_a_rank_is_the_adapters_own_whoever_else_is_there() -> None:
+    ranks = parse_ranks("8,16,32,64")
+    everybody, some, other = ranks.of(NAMES, 1), ranks.of(NAMES[100:120][::-1], 1), ranks.of(NAMES, 2)
+    assert some == {name: everybody[name] for name in NAMES[100:120]}
+    assert everybody != other
+
+
+def test_a_load_takes_its_milliseconds_and_the_time_of_its_bytes() -> None:
+    sizes = sized(["a"], parse_ranks("16"), 0)
+    assert sizes == {"a": 83_886_080}
+    fleet = Fleet(sizes, Budget(1), Budget(1), Links(parse_link("2,7", "--disk-link"), parse_link("5", "--gpu-link")))
+    assert fleet.read_ms("a") == pytest.approx(2 + 11.98, abs=0.01)
+    assert fleet.put_ms("a") == 5
+    assert fleet.links.gpu == Link(5, inf, "given")
+
+
+@pytest.mark.parametrize("text", ["", "x", "0", "8:0", "8:-1", "8:x", "8:nan", "8,,16", "1.5", "8:" + "1" * 30, "٣"])
+def test_wrong_ranks_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="must be ranks and their shares"):
+        parse_ranks(text)
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1,0", "1,nan", "nan", "inf", "1,2,3", "1," + "9" * 60])
+def test_a_wrong_link_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="must be milliseconds and GB/s"):
+        parse_link(text, "--disk-link")

@@ -1,0 +1,181 @@
+"""The books of two tiers against real tiers, against theory, and against what nobody can beat."""
+
+from itertools import product
+from math import exp
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lora_cli.bench.bounds import least_cost_ms, most_hits
+from lora_cli.bench.fleet import Fleet, sized
+from lora_cli.bench.links import Link, Links
+from lora_cli.bench.optimum import best_course
+from lora_cli.bench.policies import ONLINE, parse_policies
+from lora_cli.bench.popularity import parse_popularity, weights
+from lora_cli.bench.ranks import parse_ranks
+from lora_cli.bench.simulate import CPU, DISK, GPU, Course, simulate
+from lora_cli.bench.simulation import simulate_all
+from lora_cli.bench.stalls import stalls_ms
+from lora_cli.bench.trace import Request, trace_of
+from lora_cli.bench.traffic import Shape, Traffic, make_requests
+from lora_cli.bench.workload import make_sessions, make_trace
+from lora_cli.errors import UsageError
+from lora_cli.tiers.budget import Budget
+from lora_cli.tiers.eviction.registry import POLICIES, PolicyName
+from lora_cli.tiers.tier import Tier
+
+NAMES = [f"a{i}" for i in range(60)]
+BYTES = 9_765_625
+"""A rank takes 1/1024 s on a link of 10 GB/s: a clock that adds up such loads is exact, and equals stay equal."""
+
+SIZES = sized(NAMES, parse_ranks("8:.4,16:.4,64:.2"), 3, BYTES)
+FLEET = Fleet(SIZES, Budget(6), Budget(20), Links(Link(0, 5), Link(0, 10)))
+TRACE = make_sessions(NAMES, parse_popularity("zipf:0.9"), 3_000, 5, users=12, turns=6)
+LETTERS = Fleet(dict.fromkeys("abcdef", 10), Budget(2), Budget(3), Links(Link(5, 1), Link(1, 1)))
+
+
+def test_a_request_finds_its_adapter_in_a_slot_in_memory_or_on_disk() -> None:
+    # Two slots and three places in memory: after d, memory has b, c and d, and the slots have a and d.
+    course = simulate("abcada", LETTERS, "lru")
+    assert list(course.found) == [DISK, DISK, DISK, CPU, DISK, GPU]
+    put, read = LETTERS.put_ms("a"), LETTERS.read_ms("a")
+    assert list(course.load_ms) == [put + read] * 3 + [put, put + read, 0]
+    assert course.evictions == (3, 1)
+
+
+class Clock:
+    """Seconds that only loads take."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_it_is_the_life_of_two_real_tiers_where_loads_take_what_they_cost(policy: PolicyName) -> None:
+    clock = Clock()
+
+    def read(key: str) -> str:
+        clock.now_s += FLEET.read_ms(key) / 1e3
+        return key
+
+    def put(key: str) -> str:
+        with memory.lease(key):
+            clock.now_s += FLEET.put_ms(key) / 1e3
+        return key
+
+    memory = Tier.by(policy, "cpu", FLEET.cpu, weigh=FLEET.sizes.__getitem__, load=read, clock=clock)
+    slots = Tier.by(policy, "gpu", FLEET.gpu, weigh=FLEET.sizes.__getitem__, load=put, clock=clock)
+    found = []
+    for key in TRACE:
+        found.append(GPU if slots.holds(key) else CPU if memory.holds(key) else DISK)
+        with slots.lease(key):
+            pass
+    course = simulate(TRACE, FLEET, policy)
+    assert list(course.found) == found
+    assert course.evictions == (slots.counts().evictions, memory.counts().evictions)
+    assert sum(course.load_ms) == clock.now_s * 1e3
+
+
+@pytest.mark.parametrize(("zipf", "slots"), list(product(("0.8", "1.0", "1.2"), (8, 32, 100))))
+def test_lru_is_what_che_reckons(zipf: str, slots: int) -> None:
+    """Che, Tung and Wang, "Hierarchical Web caching systems", IEEE JSAC 20(7), 2002: sum(1 - exp(-p_i T)) = C."""
+    names, popularity = [f"a{i}" for i in range(500)], parse_popularity(f"zipf:{zipf}")
+    whole = weights(popularity, 500)
+    shares = [one / sum(whole) for one in whole]
+    low, high = 0.0, 1e9
+    for _ in range(200):
+        time = (low + high) / 2
+        low, high = (time, high) if sum(1 - exp(-one * time) for one in shares) < slots else (low, time)
+    expected = sum(one * (1 - exp(-one * low)) for one in shares)
+    trace, warm_up = make_trace(names, popularity, 60_000, 11), 10_000
+    fleet = Fleet(dict.fromkeys(names, 1), Budget(slots), Budget(500))
+    found = simulate(trace, fleet, "lru").found[warm_up:]
+    assert found.count(GPU) / len(found) == pytest.approx(expected, abs=0.005)
+
+
+def test_the_best_course_has_the_most_hits_and_costs_at_least_the_bound() -> None:
+    best, least = best_course(TRACE, FLEET), least_cost_ms(TRACE, FLEET)
+    for policy in ONLINE:
+        course = simulate(TRACE, FLEET, policy)
+        assert course.found.count(GPU) <= best.found.count(GPU)
+        assert sum(course.load_ms) >= least
+    assert sum(best.load_ms) >= least > 0.5 * sum(best.load_ms)
+
+
+TINY = st.lists(st.sampled_from("abcde"), max_size=9)
+
+
+@given(TINY, st.integers(1, 3), st.lists(st.integers(1, 4), min_size=5, max_size=5), st.integers(4, 8))
+def test_no_choice_of_who_leaves_beats_the_bound(trace: list[str], slots: int, sizes: list[int], room: int) -> None:
+    """Every way to let others leave for a newcomer is tried."""
+    by_name = dict(zip("abcde", sizes, strict=True))
+    fleet = Fleet(by_name, Budget(slots, room), Budget(5))
+
+    def most(number: int, here: frozenset[str]) -> int:
+        if number == len(trace):
+            return 0
+        key = trace[number]
+        if key in here:
+            return 1 + most(number + 1, here)
+        kept = [
+            frozenset(one for one, keep in zip(sorted(here), bits, strict=True) if keep) | {key}
+            for bits in product((True, False), repeat=len(here))
+        ]
+        fits = [one for one in kept if len(one) <= slots and sum(map(by_name.__getitem__, one)) <= room]
+        return max(most(number + 1, one) for one in fits)
+
+    assert most_hits(trace, fleet) >= most(0, frozenset()) - 1e-9
+
+
+@given(TINY, st.integers(1, 2), st.integers(0, 2), st.lists(st.integers(1, 4), min_size=5, max_size=5))
+def test_no_policy_costs_less_than_the_least(trace: list[str], slots: int, more: int, sizes: list[int]) -> None:
+    links = Links(Link(5, 1e-6), Link(1, 1e-6))
+    fleet = Fleet(dict(zip("abcde", sizes, strict=True)), Budget(slots), Budget(slots + more), links)
+    least = least_cost_ms(trace, fleet)
+    for policy in ONLINE:
+        assert sum(simulate(trace, fleet, policy).load_ms) >= least - 1e-6
+    assert sum(best_course(trace, fleet).load_ms) >= least - 1e-6
+
+
+def test_loads_wait_for_each_other_and_requests_for_the_load_of_their_adapter() -> None:
+    requests = [Request(time_s, name, 1, 1) for time_s, name in ((0.0, "a"), (0.01, "b"), (0.02, "a"), (0.5, "a"))]
+    trace = trace_of(requests)
+    course = Course(bytearray((DISK, DISK, GPU, GPU)), simulate("ab", LETTERS, "lru").load_ms)
+    course.load_ms[:] = type(course.load_ms)("d", [40.0, 30.0, 0.0, 0.0])
+    # a is here at 40 ms; b comes at 10 ms, and its load goes from 40 to 70.
+    assert list(stalls_ms(trace, course)) == pytest.approx([40, 60, 20, 0])
+
+
+def test_without_times_a_request_waits_for_its_own_load_alone() -> None:
+    trace = trace_of([Request(0.0, name, 1, 1) for name in "aab"])
+    course = simulate("aab", LETTERS, "lru")
+    assert stalls_ms(trace, course) == course.load_ms
+
+
+def test_all_policies_over_one_trace_in_processes_are_what_they_are_one_by_one() -> None:
+    trace = make_requests(NAMES, Traffic(parse_popularity("zipf:0.9"), 40_000, 2, Shape("scan", (10,)), 50.0, 0.5))
+    policies = ("opt", "lru", "fifo", "lfu", "gdsf", "adaptive")
+    together = simulate_all(trace, FLEET, policies)
+    assert tuple(together.outcomes) == policies
+    alone = [simulate_all(trace, FLEET, [policy]).outcomes[policy] for policy in policies]
+    assert list(together.outcomes.values()) == alone
+    assert (together.gap_closed("lru"), together.gap_closed("opt")) == (0, 1)
+    assert 0.2 < (together.gap_closed("adaptive") or 0) < 1
+    assert 0 < (together.cost_gap_closed("adaptive") or 0) < 1
+
+
+def test_without_lru_or_the_best_there_is_no_gap() -> None:
+    trace = make_requests(NAMES, Traffic(parse_popularity("uniform"), 200))
+    assert simulate_all(trace, FLEET, ["opt", "lfu"]).gap_closed("lfu") is None
+    assert simulate_all(trace, FLEET, ["lru", "lfu"]).cost_gap_closed("lfu") is None
+
+
+def test_policies_are_named_once_each() -> None:
+    assert parse_policies("LRU, opt,lru") == ("lru", "opt")
+    for text in ("", "lru,", "lru,belady"):
+        with pytest.raises(UsageError, match="there is no policy"):
+            parse_policies(text)

@@ -1,0 +1,139 @@
+"""``lora-cli serve-bench --simulate``: policies over the same requests, without torch, an adapter or a device."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_cli.cli.main import main
+
+SMALL = ["serve-bench", "--simulate", "--num-prompts", "2000", "--num-adapters", "100", "--max-loras", "8"]
+MIXED = ["--ranks", "8:.4,16:.4,64:.2"]
+
+
+def document(capsys: pytest.CaptureFixture[str], *argv: str, command: list[str] = SMALL) -> dict[str, Any]:
+    assert main([*command, *argv, "--format", "json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_every_policy_has_its_numbers_over_the_same_requests(capsys: pytest.CaptureFixture[str]) -> None:
+    found = document(capsys, *MIXED, "--eviction", "lru,fifo,lfu,gdsf,adaptive,opt")
+    assert (found["schema"], found["mode"]) == ("lora_cli/serve-bench/1", "simulate")
+    assert (found["num_prompts"], found["adapters"], found["request_rate"]) == (2_000, 100, "inf")
+    policies = found["policies"]
+    assert list(policies) == ["lru", "fifo", "lfu", "gdsf", "adaptive", "opt"]
+    for one in policies.values():
+        assert one["requests"] == sum(one["hits_by_tier"].values()) == 2_000
+        assert one["hit_ratio"] == one["hits"] / 2_000
+        assert one["miss_cost_ms"] >= found["bounds"]["miss_cost_ms"]
+        assert one["stall_ms"]["p50"] <= one["stall_ms"]["p99"] <= one["stall_ms"]["max"]
+        assert one["stalled"] == 2_000 - one["hits"]
+    assert (policies["lru"]["gap_closed"], policies["opt"]["gap_closed"]) == (0, 1)
+    assert 0 < policies["adaptive"]["gap_closed"] < 1
+    assert [one["kind"] for one in policies.values()] == ["online"] * 5 + ["exact"]
+    assert found["tiers"]["gpu"]["load"] == {"ms": 1.0, "gb_per_s": 25.0, "origin": "default"}
+
+
+def test_the_same_command_has_the_same_result_to_the_last_byte(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [*SMALL, *MIXED, "--request-rate", "30", "--burstiness", ".5", "--sessions", "16,4", "--format", "json"]
+    texts = []
+    for seed in ("1", "1", "2"):
+        assert main([*argv, "--seed", seed]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_it_needs_neither_torch_nor_numpy() -> None:
+    code = "import sys\nfrom lora_cli.cli.main import main\nmain(sys.argv[1:])\nprint(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code, *SMALL], capture_output=True, text=True, check=True)
+    assert not {"torch", "transformers", "numpy", "httpx2", "typer", "rich", "yaml"} & set(done.stderr.split())
+    assert done.stdout.startswith("policy ")
+
+
+def test_the_table_is_read_in_60_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    assert main([*SMALL, *MIXED]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 60
+    assert lines[0].split() == ["policy", "hits", "closed", "disk", "ms/req", "closed", "p99", "ms"]
+    assert [line.split()[0] for line in lines[1:6]] == ["lru", "lfu", "gdsf", "adaptive", "opt"]
+    assert any(line.startswith("gap_closed") for line in lines)
+
+
+def test_a_saved_trace_is_the_same_run_again(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "trace.jsonl"
+    argv = ["--request-rate", "40", "--burstiness", ".3", "--drift", "20,500", "--input-len", "8-512", *MIXED]
+    first = document(capsys, *argv, "--save-trace", str(file))
+    again = document(capsys, "--trace", str(file), "--max-loras", "8", command=["serve-bench", "--simulate", *MIXED])
+    assert again["policies"] == first["policies"]
+    assert again["total_input_tokens"] == first["total_input_tokens"]
+    assert again["request_rate"] == pytest.approx(40)
+    assert hashlib.sha256(file.read_bytes()).hexdigest()[:12] == "74d910e0a416"
+
+
+def test_bytes_bind_instead_of_numbers_and_the_best_is_a_bound(capsys: pytest.CaptureFixture[str]) -> None:
+    found = document(capsys, *MIXED, "--max-gpu-bytes", "2GiB", "--max-loras", "100", "--objective", "hits")
+    best = found["policies"].pop("opt")
+    assert (best["kind"], best["hits_by_tier"], best["stall_ms"]) == ("bound", {"gpu": best["hits"]}, {})
+    assert all(one["hits"] <= best["hits"] for one in found["policies"].values())
+    assert found["tiers"]["gpu"]["max_bytes"] == 2 << 30
+    assert main([*SMALL, *MIXED, "--max-gpu-bytes", "2GiB"]) == 0
+    assert "opt       <=" in capsys.readouterr().out
+
+
+def test_loads_cost_what_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+    found = document(capsys, "--disk-link", "100", "--gpu-link", "10", "--eviction", "lru")
+    hits = found["policies"]["lru"]["hits_by_tier"]
+    assert found["policies"]["lru"]["miss_cost_ms"] == hits["cpu"] * 10 + hits["disk"] * 110
+    assert found["tiers"]["cpu"]["load"] == {"ms": 100.0, "gb_per_s": None, "origin": "given"}
+
+
+def test_weights_of_a_file_name_the_adapters(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "weights.json").write_text('{"sql": 8, "chat": 1, "mail": 1}')
+    argv = ["--popularity", str(tmp_path / "weights.json"), "--max-loras", "1"]
+    found = document(capsys, *argv, command=["serve-bench", "--simulate"])
+    assert found["adapters"] == 3
+    assert found["policies"]["opt"]["hit_ratio"] > 0.6
+
+
+@pytest.mark.parametrize(
+    ("argv", "message", "code"),
+    [
+        (["./a"], "REFs are not for --simulate", 2),
+        (["--base", "b"], "--base is not for --simulate", 2),
+        (["--device", "cpu"], "--device is not for --simulate", 2),
+        (["--eviction", "lru,lfuu"], "there is no policy lfuu", 2),
+        (["--trace", "nowhere.jsonl"], "nowhere.jsonl: there is no such trace", 3),
+        (["--trace", "bad.jsonl"], "bad.jsonl: line 2: adapter: must be a string, not an integer: 7", 2),
+        (["--trace", "bad.jsonl", "--num-prompts", "9"], "--num-prompts and --trace exclude each other", 2),
+        (["--trace", "bad.jsonl", "--scan", "9"], "--scan and --trace exclude each other", 2),
+        (["--trace", "good.jsonl", "--num-adapters", "9"], "--num-adapters is 9, and the workload names 1", 2),
+        (["--max-loras", "8", "--max-cpu-loras", "4"], "--max-cpu-loras is 4, less than max_loras, which is 8", 2),
+        (["--max-gpu-bytes", "1MiB"], "and the largest adapter has 83886080 bytes", 2),
+        (["--max-cpu-bytes", "many"], "--max-cpu-bytes: 'many' is not a size", 2),
+        (["--bytes-per-rank", "0"], "--bytes-per-rank 0: must be above 0", 2),
+        (["--request-rate", "0"], "--request-rate 0: must be a number above 0, or inf", 2),
+        (["--drift", "20", "--scan", "5"], "--drift and --scan exclude each other", 2),
+        (["--save-trace", "no/where.jsonl"], "there is no such folder", 6),
+    ],
+)
+def test_what_is_wrong_is_said_once(
+    argv: list[str], message: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bad.jsonl").write_text('{"adapter": "a"}\n{"adapter": 7}\n')
+    Path("good.jsonl").write_text('{"adapter": "a"}\n')
+    assert main(["serve-bench", "--simulate", *argv]) == code
+    out, err = capsys.readouterr()
+    assert message in err
+    assert (out, err.count("error: ")) == ("", 1)
+
+
+def test_what_is_only_simulated_is_not_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve-bench", "./a", "--base", "b", "--num-adapters", "5"]) == 2
+    assert "--num-adapters is for --simulate only" in capsys.readouterr().err
