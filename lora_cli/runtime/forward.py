@@ -1,77 +1,112 @@
 """The LoRA path of one module for a batch in which every token has its own slot.
 
 ``y[t] += scaling[s] * B[s] @ (A[s] @ x[t])`` with ``s`` the token's slot; a token of slot 0 is the base's and is not
-touched. Tokens are grouped by slot once per batch (Punica's segments, arXiv 2310.18547) and every group is one entry
-of a batched product, so nothing of one adapter can reach another's tokens, not even a NaN.
+touched. Tokens that stand one after the other are a segment (Punica, arXiv 2310.18547), and neighbouring slots of one
+rank class with as many tokens each are one batched product on views of the storage: nothing is gathered. Each slot is
+an entry of its own in that product, so nothing of one adapter can reach another's tokens, not even a NaN. Tokens in any
+order give the right result; a batch sorted by slot gives it in the fewest products.
 """
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 import torch
 
-from lora_cli.core.frozen import dataclass
-from lora_cli.runtime.slots import BASE_SLOT, Stack
+from lora_cli.core.frozen import dataclass, replace
+from lora_cli.runtime.slots import Slots, Stack
 
 
 @dataclass(frozen=True, slots=True)
-class Routing:
-    """Which tokens use which slot, for all modules of one forward.
+class Segment:
+    """From token ``start`` on, ``tokens`` for each of ``count`` neighbouring slots from ``slot`` on, in their order."""
 
-    ``slots`` are the distinct slots in use, ascending, without the base's. ``rows`` is ``[groups, longest]``: the
-    tokens of each group, padded with 0 where ``real`` (the same shape) is False.
-    """
-
-    slots: tuple[int, ...]
-    rows: torch.Tensor
-    real: torch.Tensor
+    start: int
+    tokens: int
+    slot: int
+    count: int
+    rank_class: int
 
     @property
-    def tokens(self) -> torch.Tensor:
-        """The tokens that have an adapter, group by group."""
-        return self.rows[self.real]
+    def stop(self) -> int:
+        """The first token behind it."""
+        return self.start + self.tokens * self.count
 
 
-def route(slots: torch.Tensor) -> Routing:
-    """Group tokens by slot. ``slots`` is ``[tokens]``, each token's slot."""
-    device = slots.device
-    distinct = sorted(set(slots.tolist()) - {BASE_SLOT})
-    groups = [torch.nonzero(slots == slot).flatten() for slot in distinct]
-    longest = max((len(group) for group in groups), default=0)
-    rows = torch.zeros(len(groups), longest, dtype=torch.long, device=device)
-    real = torch.zeros(len(groups), longest, dtype=torch.bool, device=device)
-    for number, group in enumerate(groups):
-        rows[number, : len(group)] = group
-        real[number, : len(group)] = True
-    return Routing(tuple(distinct), rows, real)
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A segment with one module's factors: ``a`` is ``[count, d_in, class]``, ``b`` is ``[count, class, d_out]``.
 
-
-def lora_delta(x: torch.Tensor, stack: Stack, routing: Routing) -> torch.Tensor:
-    """What LoRA adds to the output of the tokens in ``routing.tokens``: ``[those tokens, d_out]``.
-
-    ``x`` is ``[tokens, d_in]``, or ``[tokens]`` token ids for an embedding.
+    ``scaling`` is ``[count, 1, 1]``.
     """
-    a, b, scaling = (_of_slots(tensor, routing.slots) for tensor in (stack.a, stack.b, stack.scaling))
-    inputs = x[routing.rows]
-    if stack.embedding:
-        index = inputs.unsqueeze(1).expand(-1, a.shape[1], -1)
-        shrunk = a.gather(2, index).transpose(1, 2)
-    else:
-        shrunk = torch.bmm(inputs.to(a.dtype), a.transpose(1, 2))
-    shrunk = (shrunk * scaling[:, None, None]).to(b.dtype)
-    return torch.bmm(shrunk, b)[routing.real]
+
+    segment: Segment
+    a: torch.Tensor
+    b: torch.Tensor
+    scaling: torch.Tensor
 
 
-def add_lora(output: torch.Tensor, x: torch.Tensor, stack: Stack, routing: Routing) -> torch.Tensor:
+def route(slot_of_row: Sequence[int], slots: Slots, tokens: int = 1) -> tuple[Segment, ...]:
+    """The segments of a batch whose rows have ``tokens`` tokens each, of the slots that stand there now."""
+    found: list[Segment] = []
+    row = 0
+    for slot, same in groupby(slot_of_row):
+        start, rows = row, len(list(same))
+        row += rows
+        rank_class = slots.rank_class(slot)
+        if not rank_class:
+            continue
+        one = Segment(start * tokens, rows * tokens, slot, 1, rank_class)
+        if found and _next_to(found[-1], one):
+            found[-1] = replace(found[-1], count=found[-1].count + 1)
+        else:
+            found.append(one)
+    return tuple(found)
+
+
+def bind(stack: Stack, segments: Iterable[Segment]) -> tuple[Bound, ...]:
+    """The factors of one module for each segment."""
+    bound = []
+    for segment in segments:
+        those = slice(segment.slot, segment.slot + segment.count)
+        factors = stack.factors[segment.rank_class]
+        scaling = stack.scaling[those, None, None]
+        bound.append(Bound(segment, factors.a[those].transpose(1, 2), factors.b[those], scaling))
+    return tuple(bound)
+
+
+def add_lora(output: torch.Tensor, x: torch.Tensor, bound: Iterable[Bound]) -> torch.Tensor:
     """Add the LoRA path to a module's base ``output`` ``[tokens, d_out]``, in place, and give it.
 
-    Tokens of slot 0 keep their bits.
+    ``x`` is ``[tokens, d_in]``, or ``[tokens]`` token ids for an embedding. Tokens of slot 0 keep their bits.
     """
-    if not routing.slots:
-        return output
-    return output.index_add_(0, routing.tokens, lora_delta(x, stack, routing).to(output.dtype))
+    for one in bound:
+        segment = one.segment
+        rows = slice(segment.start, segment.stop)
+        shape = (segment.count, segment.tokens, -1)
+        shrunk = _shrunk(x[rows], one, shape).mul_(one.scaling)
+        out = output[rows].view(shape)
+        if out.dtype == one.b.dtype:
+            torch.baddbmm(out, shrunk, one.b, out=out)
+        else:
+            out += torch.bmm(shrunk, one.b)
+    return output
 
 
-def _of_slots(stacked: torch.Tensor, slots: tuple[int, ...]) -> torch.Tensor:
-    """The entries of ``slots``: a view where they stand side by side, else a copy."""
-    first, last = slots[0], slots[-1]
-    if last - first + 1 == len(slots):
-        return stacked[first : last + 1]
-    return stacked[list(slots)]
+def lora_delta(x: torch.Tensor, stack: Stack, segments: Iterable[Segment]) -> torch.Tensor:
+    """What LoRA adds to every token of ``x``, ``[tokens, d_out]`` in the slots' dtype: zeros for those of the base."""
+    zeros = torch.zeros(len(x), stack.d_out, dtype=next(iter(stack.factors.values())).b.dtype, device=x.device)
+    return add_lora(zeros, x, bind(stack, segments))
+
+
+def _shrunk(x: torch.Tensor, one: Bound, shape: tuple[int, int, int]) -> torch.Tensor:
+    """``A @ x`` for the tokens of a segment, ``[count, tokens, class]``."""
+    if x.is_floating_point():
+        return torch.bmm(x.to(one.a.dtype).view(shape), one.a)
+    index = x.view(*shape[:2], 1).expand(-1, -1, one.a.shape[2])
+    return one.a.gather(1, index)
+
+
+def _next_to(before: Segment, one: Segment) -> bool:
+    """Whether two segments are one product: tokens and slots follow each other, and are alike."""
+    follows = (before.stop, before.slot + before.count) == (one.start, one.slot)
+    return follows and (before.tokens, before.rank_class) == (one.tokens, one.rank_class)

@@ -1,7 +1,7 @@
 """A whole model through transformers, with LoRA composed onto its modules by forward hooks on the slots."""
 
 import inspect
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lora_cli.errors import FormatError, Refused
-from lora_cli.runtime.forward import Routing, add_lora, route
+from lora_cli.runtime.forward import Bound, Segment, add_lora, bind, route
 from lora_cli.runtime.slots import Slots
 
 
@@ -57,7 +57,8 @@ class ComposedModel:
         self.refused: dict[str, str] = {}
         self._slots = slots
         self._rows: tuple[int, ...] = ()
-        self._routings: dict[tuple[int, ...], Routing] = {}
+        self._segments: dict[torch.Size, tuple[Segment, ...]] = {}
+        self._bound: dict[tuple[str, torch.Size], tuple[Bound, ...]] = {}
         self._hooks = []
         found = dict(model.named_modules())
         for path in slots.stacks:
@@ -80,11 +81,18 @@ class ComposedModel:
             if path in self.refused:
                 raise Refused(f"{name}: {path} {self.refused[path]}", hint="--forward modules checks it on its own")
 
-    def logits(self, ids: torch.Tensor, rows: Collection[int]) -> torch.Tensor:
-        """Logits ``[rows, tokens, vocabulary]`` in float32 of token ids ``[rows, tokens]``, a slot for each row."""
-        with torch.inference_mode(), self._using(rows):
-            output: torch.Tensor = self.model(input_ids=ids, use_cache=False).logits
-        return output.float()
+    def logits(self, ids: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+        """Logits ``[rows, tokens, vocabulary]`` in float32 of token ids ``[rows, tokens]``, a slot for each row.
+
+        Rows are sorted by slot on their way in and put back on their way out: so each module sees neighbours together.
+        """
+        order = sorted(range(len(rows)), key=lambda row: rows[row])
+        with torch.inference_mode(), self.using([rows[row] for row in order]):
+            output: torch.Tensor = self.model(input_ids=ids[order], use_cache=False).logits
+        back = torch.empty(len(order), dtype=torch.long)
+        back[order] = torch.arange(len(order))
+        # Whoever flattened the rows says so by the shape, and is one adapter's.
+        return (output[back] if len(output) == len(order) else output).float()
 
     def greedy(
         self, prompt: list[int], slot: int, max_tokens: int, stop: Collection[int]
@@ -96,7 +104,7 @@ class ComposedModel:
         answer: list[int] = []
         first, past, past_name = torch.empty(0), None, _cache_name(self.model)
         ids = torch.tensor([prompt], device=self._device())
-        with torch.inference_mode(), self._using([slot]):
+        with torch.inference_mode(), self.using([slot]):
             for step in range(max_tokens):
                 output = self.model(input_ids=ids, use_cache=True, **{past_name: past})
                 logits, past = output.logits[0, -1].float(), output[past_name]
@@ -118,44 +126,48 @@ class ComposedModel:
         return next(self.model.parameters()).device
 
     @contextmanager
-    def _using(self, rows: Collection[int]) -> Iterator[None]:
-        self._rows, self._routings = tuple(rows), {}
+    def using(self, rows: Sequence[int]) -> Iterator[None]:
+        """Within the block the model's batches have these slots, row by row."""
+        self._rows, self._segments, self._bound = tuple(rows), {}, {}
         try:
             yield
         finally:
-            self._rows, self._routings = (), {}
+            self._rows, self._segments, self._bound = (), {}, {}
 
     def _hook(self, path: str) -> Any:
-        stack = self._slots.stacks[path]
+        embedding = self._slots.stacks[path].embedding
 
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: torch.Tensor) -> Any:
             if not any(self._rows):
                 return output
             x: torch.Tensor = args[0] if args else kwargs["input"]
-            leading = x.shape if stack.embedding else x.shape[:-1]
-            flat = x.reshape(-1) if stack.embedding else x.reshape(-1, x.shape[-1])
-            routing = self._routing(path, tuple(leading), output.device)
+            leading = x.shape if embedding else x.shape[:-1]
+            flat = x.reshape(-1) if embedding else x.reshape(-1, x.shape[-1])
+            bound = self._bound_to(path, leading)
             scale = getattr(module, "embed_scale", None)
             if scale is None:
-                return add_lora(output.reshape(-1, output.shape[-1]), flat, stack, routing).view_as(output)
-            lora = add_lora(torch.zeros_like(output).view(-1, output.shape[-1]), flat, stack, routing).view_as(output)
+                return add_lora(output.reshape(-1, output.shape[-1]), flat, bound).view_as(output)
+            lora = add_lora(torch.zeros_like(output).view(-1, output.shape[-1]), flat, bound).view_as(output)
             return output + lora * scale
 
         return hook
 
-    def _routing(self, path: str, leading: tuple[int, ...], device: torch.device) -> Routing:
-        """Each token's slot, for a module that sees tokens of shape ``leading``."""
-        known = self._routings.get(leading)
+    def _bound_to(self, path: str, leading: torch.Size) -> tuple[Bound, ...]:
+        """The factors for each segment of a module that sees tokens of shape ``leading``; kept for the next step."""
+        known = self._bound.get((path, leading))
         if known is None:
-            known = self._routings[leading] = route(self._slots_of_tokens(path, leading, device))
+            segments = self._segments.get(leading)
+            if segments is None:
+                segments = self._segments[leading] = self._route(path, leading)
+            known = self._bound[path, leading] = bind(self._slots.stacks[path], segments)
         return known
 
-    def _slots_of_tokens(self, path: str, leading: tuple[int, ...], device: torch.device) -> torch.Tensor:
-        rows, tokens = torch.tensor(self._rows, device=device), torch.Size(leading).numel()
+    def _route(self, path: str, leading: torch.Size) -> tuple[Segment, ...]:
+        tokens = leading.numel()
         if len(set(self._rows)) == 1:
-            return rows[:1].expand(tokens)
-        if len(leading) > 1 and leading[0] == len(rows):
-            return rows.repeat_interleave(tokens // len(rows))
+            return route(self._rows[:1], self._slots, tokens)
+        if len(leading) > 1 and leading[0] == len(self._rows):
+            return route(self._rows, self._slots, tokens // len(self._rows))
         raise Refused(
             f"{path} mixes the rows of a batch: its tokens cannot be told apart", hint="one adapter at a time"
         )
@@ -200,7 +212,7 @@ def _why_not(found: Mapping[str, nn.Module], path: str, slots: Slots) -> str:
         shape = (module.nx, module.nf)
     else:
         return f"is a {type(module).__name__}, which cannot be composed yet"
-    want = (stack.a.shape[2], stack.b.shape[2])
+    want = (stack.d_in, stack.d_out)
     return (
         "" if shape == want else f"maps {shape[0]} to {shape[1]} in the model and {want[0]} to {want[1]} in its config"
     )

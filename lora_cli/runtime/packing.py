@@ -1,16 +1,28 @@
-"""Factors that are read from the cache's packed weights where they are, and packed for the next time where not."""
+"""Factors packed in the cache as they will lie in a slot, for the loads to come."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
+from lora_cli.core.frozen import replace
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.errors import Corrupt, MachineError
-from lora_cli.runtime.weights import LoraWeights, read_weights
+from lora_cli.runtime.weights import LoraWeights, factors, read_weights
 from lora_cli.store import Store
-from lora_cli.store.packed import find_packed, packed_file, publish_packed
+from lora_cli.store.packed import Factor, find_packed, packed_file, publish_packed
+
+
+def packed_infos(
+    store: Store, digest: str, adapter: Adapter, modules: Iterable[str]
+) -> Mapping[str, TensorInfo] | None:
+    """Where in the packed file of that snapshot each factor stands, by name, B turned; None when it is not packed."""
+    wanted = []
+    for module in modules:
+        a, b = factors(adapter, module)
+        wanted += [a, replace(b, shape=b.shape[::-1])]
+    return find_packed(store, digest, wanted)
 
 
 def read_packed(store: Store, digest: str, adapter: Adapter, scalings: Mapping[str, float]) -> LoraWeights | None:
@@ -19,30 +31,29 @@ def read_packed(store: Store, digest: str, adapter: Adapter, scalings: Mapping[s
     Raises:
         FormatError: as ``read_weights``.
     """
-    wanted = [info for module in scalings for info in _pair(adapter, module)]
-    placed = find_packed(store, digest, wanted)
+    placed = packed_infos(store, digest, adapter, scalings)
     if placed is None:
         return None
     try:
-        return read_weights(packed_file(store, digest).parent, adapter, scalings, placed)
+        turned = read_weights(packed_file(store, digest).parent, adapter, scalings, placed)
     except (Corrupt, MachineError):  # somebody took it away meanwhile
         return None
+    return replace(turned, modules={path: replace(one, b=one.b.t()) for path, one in turned.modules.items()})
 
 
 def pack(store: Store, digest: str, adapter: Adapter, weights: LoraWeights, base: BaseModel) -> None:
     """Keeps ``weights`` packed, in the order of the base's layers; where the cache may not be written, nothing happens.
 
-    They are the bytes of the snapshot: nothing is cast.
+    They are the bytes of the snapshot, those of B turned; nothing is cast. What a pickle has in strides is not packed.
     """
     order = {module: place for place, module in enumerate(base.modules)}
-    factors = []
-    for module in sorted(weights.modules, key=lambda one: order.get(one, len(order))):
-        held = weights.modules[module]
-        for info, tensor in zip(_pair(adapter, module), (held.a, held.b), strict=True):
-            factors.append((info, tensor.contiguous().view(-1).view(torch.uint8).numpy().data))
-    publish_packed(store, digest, factors)
+    modules = sorted(weights.modules, key=lambda one: order.get(one, len(order)))
+    if not any(info.strides for module in modules for info in factors(adapter, module)):
+        publish_packed(store, digest, [factor for module in modules for factor in _pair(adapter, weights, module)])
 
 
-def _pair(adapter: Adapter, module: str) -> list[TensorInfo]:
-    pair = adapter.pairs[module]
-    return [info for info in (pair.a, pair.b) if info is not None]
+def _pair(adapter: Adapter, weights: LoraWeights, module: str) -> Iterator[Factor]:
+    held = weights.modules[module]
+    a, b = factors(adapter, module)
+    for info, tensor, turned in ((a, held.a, False), (b, held.b.t(), True)):
+        yield Factor(info, tensor.contiguous().view(-1).view(torch.uint8).numpy().data, turned=turned)

@@ -36,8 +36,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from lora_cli.core.frozen import dataclass
 from lora_cli.core.results import ModuleProof, Proof
 from lora_cli.runtime.base_weights import BaseWeights
-from lora_cli.runtime.forward import add_lora, lora_delta, route
-from lora_cli.runtime.slots import BASE_SLOT, Slots, Stack
+from lora_cli.runtime.forward import add_lora, bind, lora_delta, route
+from lora_cli.runtime.slots import BASE_SLOT, Slots
 from lora_cli.runtime.weights import LoraWeights, ModuleWeights
 
 TOKENS = 8
@@ -69,8 +69,7 @@ def prove(slots: Slots, slot: int, weights: LoraWeights, base: BaseWeights, *, s
     """Check every module of ``weights`` in ``slot``. Inputs are seeded; the same call gives the same proof."""
     with torch.inference_mode():
         modules = tuple(
-            _prove_module(path, slots.stacks[path], slot, module, base, seed)
-            for path, module in weights.modules.items()
+            _prove_module(path, slots, slot, module, base, seed) for path, module in weights.modules.items()
         )
     return Proof(modules, base.origin, str(slots.dtype).removeprefix("torch."))
 
@@ -84,32 +83,32 @@ def tolerances(dtype: torch.dtype, d_in: int, r: int) -> tuple[float, float, flo
 
 
 def _prove_module(
-    path: str, stack: Stack, slot: int, module: ModuleWeights, base: BaseWeights, seed: int
+    path: str, slots: Slots, slot: int, module: ModuleWeights, base: BaseWeights, seed: int
 ) -> ModuleProof:
-    x = _inputs(module, stack, seed)
-    outputs = _outputs(x, stack, slot, module, base.weight(path))
+    x = _inputs(module, slots, seed)
+    outputs = _outputs(x, path, slots, slot, module, base.weight(path))
     reduction = 1 if module.embedding else module.a.shape[1]
-    base_rounding, _, _ = tolerances(stack.a.dtype, reduction, module.rank)
+    base_rounding, _, _ = tolerances(slots.dtype, reduction, module.rank)
     size = _largest(outputs.merged) or sys.float_info.min
-    u = torch.finfo(stack.a.dtype).eps / 2
+    u = torch.finfo(slots.dtype).eps / 2
     tolerance = (base_rounding * _largest(outputs.base) + outputs.path + u * _largest(outputs.merged)) / size
     error = _largest(outputs.composed.double() - outputs.merged) / size
     moved = _largest(outputs.delta) / size
     proof = ModuleProof(path, error, moved, tolerance)
-    reason = _not_finite(stack, slot, outputs) or why_wrong(proof, outputs)
+    reason = _not_finite(path, slots, slot, outputs) or why_wrong(proof, outputs)
     return ModuleProof(path, error, moved, tolerance, reason)
 
 
-def _inputs(module: ModuleWeights, stack: Stack, seed: int) -> torch.Tensor:
+def _inputs(module: ModuleWeights, slots: Slots, seed: int) -> torch.Tensor:
     """``[2 * TOKENS, d_in]`` standard normal in the slots' dtype; for an embedding ``[2 * TOKENS]`` token ids.
 
     An embedding's A is zero for every token that training never saw, so half of the adapter's ids are those with the
     largest columns of A.
     """
     generator = torch.Generator().manual_seed(seed)
-    device, vocabulary = stack.a.device, module.a.shape[1]
+    device, vocabulary = slots.storage.device, module.a.shape[1]
     if not module.embedding:
-        return torch.randn(2 * TOKENS, vocabulary, generator=generator).to(device, stack.a.dtype)
+        return torch.randn(2 * TOKENS, vocabulary, generator=generator).to(device, slots.dtype)
     ids = torch.randint(vocabulary, (2 * TOKENS,), generator=generator)
     columns = module.a.float().abs().amax(0)
     trained = columns.topk(min(TOKENS // 2, vocabulary)).indices.cpu()
@@ -117,14 +116,16 @@ def _inputs(module: ModuleWeights, stack: Stack, seed: int) -> torch.Tensor:
     return ids.to(device)
 
 
-def _outputs(x: torch.Tensor, stack: Stack, slot: int, module: ModuleWeights, weight: torch.Tensor) -> Outputs:
+def _outputs(
+    x: torch.Tensor, path: str, slots: Slots, slot: int, module: ModuleWeights, weight: torch.Tensor
+) -> Outputs:
     """Base and composed in the slots' dtype for a batch that alternates adapter and base tokens; merged in float64."""
-    slot_of_token = torch.tensor([slot, BASE_SLOT] * TOKENS, device=x.device)
-    routing = route(slot_of_token)
+    slot_of_token = [slot, BASE_SLOT] * TOKENS
+    stack, segments = slots.stacks[path], route(slot_of_token, slots)
     a, b = module.a.to(x.device, torch.float64), module.b.to(x.device, torch.float64)
-    ours = slot_of_token == slot
+    ours = torch.tensor(slot_of_token, device=x.device) == slot
     if module.embedding:
-        rows = weight[x.to(weight.device)].to(x.device, stack.a.dtype)
+        rows = weight[x.to(weight.device)].to(x.device, slots.dtype)
         shrunk = a[:, x[ours]].t()
         spread = shrunk.abs()
         base, want = rows, module.scaling * (shrunk @ b.t())
@@ -135,22 +136,23 @@ def _outputs(x: torch.Tensor, stack: Stack, slot: int, module: ModuleWeights, we
         shrunk = inputs @ a.t()
         spread = (inputs.square() @ a.square().t()).sqrt()
         want = module.scaling * (shrunk @ b.t())
-    composed = add_lora(base.clone(), x, stack, routing)
+    composed = add_lora(base.clone(), x, bind(stack, segments))
     kept = bool(torch.equal(composed[~ours], base[~ours]))
-    path = _explained(stack, module, shrunk, spread, b)
-    return Outputs(base[ours], composed[ours], merged, lora_delta(x, stack, routing).double(), want, path, kept)
+    explained = _explained(slots.dtype, module, shrunk, spread, b)
+    delta = lora_delta(x, stack, segments)[ours].double()
+    return Outputs(base[ours], composed[ours], merged, delta, want, explained, kept)
 
 
 def _explained(
-    stack: Stack,
+    dtype: torch.dtype,
     module: ModuleWeights,
     shrunk: torch.Tensor,
     spread: torch.Tensor,
     b: torch.Tensor,
 ) -> float:
     """``path`` above. ``shrunk`` is A·x and ``spread`` the root of A²·x², each ``[TOKENS, r]``."""
-    _, inner, outer = tolerances(stack.a.dtype, 1 if module.embedding else module.a.shape[1], module.rank)
-    u = torch.finfo(stack.a.dtype).eps / 2
+    _, inner, outer = tolerances(dtype, 1 if module.embedding else module.a.shape[1], module.rank)
+    u = torch.finfo(dtype).eps / 2
     off = (inner + LAMBDA * u) * spread + outer * shrunk.abs()
     return abs(module.scaling) * _largest(off @ b.abs().t())
 
@@ -174,8 +176,8 @@ def _blocks(weight: torch.Tensor) -> Iterator[tuple[int, int]]:
         yield start, min(start + rows, weight.shape[0])
 
 
-def _not_finite(stack: Stack, slot: int, outputs: Outputs) -> str:
-    for name, tensor in (("lora_A", stack.a[slot]), ("lora_B", stack.b[slot])):
+def _not_finite(path: str, slots: Slots, slot: int, outputs: Outputs) -> str:
+    for name, tensor in zip(("lora_A", "lora_B"), slots.at(slot, path), strict=True):
         if not _finite(tensor):
             return f"{name} holds NaN or Inf in its slot"
     for name, tensor in (("base", outputs.base), ("composed", outputs.composed), ("merged", outputs.merged)):

@@ -5,6 +5,8 @@ from pathlib import Path
 import torch
 
 from lora_cli.errors import MachineError
+from lora_cli.runtime.plan import Plan
+from lora_cli.runtime.slots import Slots, slot_bytes
 
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
@@ -24,6 +26,43 @@ def refuse_if_short(what: str, needed: int, available: int | None, hint: str) ->
         raise MachineError(
             f"{what} need {needed} bytes, and {available} are free: {needed - available} short", hint=hint
         )
+
+
+def storage(plan: Plan, dtype: torch.dtype, device: torch.device) -> tuple[Slots, Slots]:
+    """The slots, and the places in memory behind them, all of it taken now; on a CPU both are the same.
+
+    Raises:
+        MachineError: there is no room for them, with the bytes that they are short of.
+    """
+    modules = {path: plan.base.modules[path] for path in plan.modules}
+    one = slot_bytes(modules, plan.max_lora_rank, dtype)
+    places = max(plan.max_loras, plan.max_cpu_loras)
+    if plan.max_cpu_bytes is not None:
+        places = min(places, plan.max_cpu_bytes // max(one, 1))
+    if places < plan.max_loras:
+        short = plan.max_loras * one - (plan.max_cpu_bytes or 0)
+        raise MachineError(
+            f"{plan.max_loras} adapters of rank {plan.max_lora_rank} do not fit into max_cpu_bytes: {short} short",
+            hint="raise it, or lower --max-loras or --max-lora-rank",
+        )
+    hint = "lower --max-loras, --max-cpu-loras or --max-lora-rank"
+    refuse_if_short(
+        f"{places} places in memory of rank {plan.max_lora_rank}",
+        (1 + places) * one,
+        available_bytes(torch.device("cpu")),
+        hint,
+    )
+    if device.type == "cpu":
+        slab = Slots(modules, places, plan.max_lora_rank, dtype=dtype)
+        return slab, slab
+    refuse_if_short(
+        f"{plan.max_loras} slots of rank {plan.max_lora_rank}",
+        (1 + plan.max_loras) * one,
+        available_bytes(device),
+        hint,
+    )
+    slab = Slots(modules, places, plan.max_lora_rank, dtype=dtype, pinned=True)
+    return Slots(modules, plan.max_loras, plan.max_lora_rank, dtype=dtype, device=device), slab
 
 
 def _memory() -> int | None:

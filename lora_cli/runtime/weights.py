@@ -66,7 +66,7 @@ def read_weights(
         Corrupt: a file is shorter than its header says.
         MachineError: a file cannot be read.
     """
-    infos = {module: _factors(adapter, module) for module in scalings}
+    infos = {module: factors(adapter, module) for module in scalings}
     by_file: dict[str, list[TensorInfo]] = {}
     for pair in infos.values():
         for info in pair:
@@ -95,10 +95,11 @@ def read_tensors(path: Path, infos: Iterable[TensorInfo]) -> dict[str, torch.Ten
     members = list(infos)
     start = min(info.start for info in members)
     buffer = _read(path, start, max(info.stop for info in members))
-    return {info.name: _view(buffer[info.start - start : info.stop - start], info) for info in members}
+    return {info.name: view(buffer[info.start - start : info.stop - start], info) for info in members}
 
 
-def _factors(adapter: Adapter, module: str) -> tuple[TensorInfo, TensorInfo]:
+def factors(adapter: Adapter, module: str) -> tuple[TensorInfo, TensorInfo]:
+    """Where A and B of a module stand in the adapter's files. Raises ``FormatError`` when one of them is missing."""
     pair = adapter.pairs[module]
     if pair.a is None or pair.b is None:
         raise FormatError("has only one of its two factors", where=module)
@@ -122,7 +123,7 @@ def _read(path: Path, start: int, stop: int) -> torch.Tensor:
     return buffer
 
 
-def _view(raw: torch.Tensor, info: TensorInfo) -> torch.Tensor:
+def view(raw: torch.Tensor, info: TensorInfo) -> torch.Tensor:
     """``raw`` (uint8) as the tensor that ``info`` describes; copied only where it is not aligned for its dtype."""
     dtype = DTYPES.get(info.dtype)
     if dtype is None:

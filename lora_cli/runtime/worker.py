@@ -6,26 +6,28 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import replace
 
 import torch
 
 from lora_cli.core.results import Answers, LoadReport
-from lora_cli.errors import FormatError, LoraCliError, MachineError
+from lora_cli.errors import Corrupt, FormatError, LoraCliError, MachineError
 from lora_cli.runtime.base_weights import BaseWeights, CheckpointWeights, SyntheticWeights, has_checkpoint
-from lora_cli.runtime.composable import scalings
+from lora_cli.runtime.composable import largest_rank, scalings
 from lora_cli.runtime.copies import refuse_changed_copies
 from lora_cli.runtime.forward import lora_delta, route
-from lora_cli.runtime.packing import pack, read_packed
+from lora_cli.runtime.loading import load_into
+from lora_cli.runtime.packing import pack, packed_infos, read_packed
 from lora_cli.runtime.plan import Answer, Job, Plan, Ready, Served, TierName
 from lora_cli.runtime.proof import prove
-from lora_cli.runtime.room import available_bytes, refuse_if_short
-from lora_cli.runtime.slots import BASE_SLOT, Slots
+from lora_cli.runtime.room import storage
+from lora_cli.runtime.slots import BASE_SLOT
 from lora_cli.runtime.weights import LoraWeights, read_weights, weight_bytes
 from lora_cli.runtime.whole import WholeModel
 from lora_cli.store import Store
+from lora_cli.store.packed import packed_file
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.tier import Tier
 
@@ -76,24 +78,17 @@ class Worker:
         self.store = Store(plan.cache_dir) if plan.cache_dir is not None else None
         self.unpacked: set[str] = set()
         self._running = threading.Lock()
-        modules = {path: plan.base.modules[path] for path in plan.modules}
-        needed = (1 + plan.max_loras) * plan.max_lora_rank * self.dtype.itemsize
-        needed *= sum(module.d_in + module.d_out for module in modules.values())
-        refuse_if_short(
-            f"{plan.max_loras} slots of rank {plan.max_lora_rank}",
-            needed,
-            available_bytes(self.device),
-            hint="lower --max-loras or --max-lora-rank",
-        )
-        self.slots = Slots(modules, plan.max_loras, plan.max_lora_rank, dtype=self.dtype, device=self.device)
+        self.slots, self.slab = storage(plan, self.dtype, self.device)
+        self._kept: dict[int, ExitStack] = {}
         self.whole = WholeModel(plan, self.slots, self.dtype, self.device) if plan.forward == "model" else None
         self.base, self.notes = self._base_weights()
-        self.memory: Tier[LoraWeights] = Tier.by(
+        self.memory: Tier[int] = Tier.by(
             plan.eviction,
             "cpu",
-            Budget(plan.max_cpu_loras, plan.max_cpu_bytes),
-            weigh=self._weigh,
+            Budget(self.slab.max_loras, plan.max_cpu_bytes),
+            weigh=lambda _key: self.slab.slot_bytes,
             load=self._read,
+            drop=lambda _key, place: self.slab.clear(place),
         )
         self.resident: Tier[int] = Tier.by(
             plan.eviction,
@@ -101,7 +96,7 @@ class Worker:
             Budget(plan.max_loras),
             weigh=lambda _key: self.slots.slot_bytes,
             load=self._put,
-            drop=lambda _key, slot: self.slots.clear(slot),
+            drop=self._take_back,
         )
 
     def ready(self) -> Ready:
@@ -117,20 +112,20 @@ class Worker:
         """Read, put into a slot and prove one adapter. What fails stands in the report and leaves the tiers."""
         report = LoadReport(job.name, job.digest)
         try:
-            with (
-                self._job(job, tell) as clock,
-                self.resident.lease(job.key) as slot,
-                self.memory.lease(job.key) as weights,
-            ):
-                report = replace(report, slot=slot.value, rank=weights.value.rank, bytes=weights.value.size)
-                with clock.at("proof"), self._running:
-                    proof = prove(self.slots, slot.value, weights.value, self.base, seed=self.plan.seed)
+            with self._job(job, tell) as clock, self.resident.lease(job.key) as slot:
+                report = replace(
+                    report, slot=slot.value, rank=largest_rank(job.adapter), bytes=weight_bytes(job.adapter)
+                )
+                with clock.at("proof"):
+                    weights = self._weights(job)
+                    with self._running:
+                        proof = prove(self.slots, slot.value, weights, self.base, seed=self.plan.seed)
                 report = replace(report, proof=proof)
                 if proof.holds and self.whole is not None:
                     with clock.at("model"), self._running:
                         self.whole.check(slot.value)
                 if proof.holds:
-                    self._pack(job)
+                    self._pack(job, weights)
         except LoraCliError as error:
             report = replace(report, stage=AT_HAND.get().stage, error=error.message, hint=error.hint)
             report = replace(report, exit_code=error.exit_code)
@@ -194,10 +189,8 @@ class Worker:
                 raise
             raise MachineError("out of memory", hint="lower --max-loras or --max-cpu-loras") from error
 
-    def _weigh(self, _key: str) -> int:
-        return weight_bytes(AT_HAND.get().job.adapter)
-
-    def _read(self, key: str) -> LoraWeights:
+    def _read(self, key: str) -> int:
+        """Load what is at hand into a place in memory, from the packed file where there is one."""
         clock = AT_HAND.get()
         job = clock.job
         with clock.at("read"):
@@ -206,38 +199,58 @@ class Worker:
                 self.whole.refuse(job.name, scaling)
             refuse_changed_copies(job.directory, job.adapter, self.plan.base, self.base)
             if self.store is not None and job.digest:
-                packed = read_packed(self.store, job.digest, job.adapter, scaling)
+                packed = packed_infos(self.store, job.digest, job.adapter, scaling)
                 if packed is not None:
-                    return packed
+                    with suppress(Corrupt, MachineError):  # somebody took it away meanwhile
+                        return load_into(
+                            self.slab, packed_file(self.store, job.digest).parent, job.adapter, scaling, packed
+                        )
                 self.unpacked.add(key)
-            return read_weights(job.directory, job.adapter, scaling)
+            return load_into(self.slab, job.directory, job.adapter, scaling)
 
-    def _pack(self, job: Job) -> None:
+    def _weights(self, job: Job) -> LoraWeights:
+        """The adapter's factors as its files have them, read on their own: what a slot is held against."""
+        scaling = scalings(job.adapter, self.plan.base)
+        packed = read_packed(self.store, job.digest, job.adapter, scaling) if self.store and job.digest else None
+        return packed or read_weights(job.directory, job.adapter, scaling)
+
+    def _pack(self, job: Job, weights: LoraWeights | None = None) -> None:
         """Pack what was read from its snapshot. It is for the next time, so nobody's load is made to wait for it."""
         if self.store is not None and job.key in self.unpacked:
             self.unpacked.discard(job.key)
             AT_HAND.get().began("pack")
-            with self.memory.lease(job.key) as weights:
-                pack(self.store, job.digest, job.adapter, weights.value, self.plan.base)
+            pack(self.store, job.digest, job.adapter, weights or self._weights(job), self.plan.base)
 
     def _put(self, key: str) -> int:
-        with self.memory.lease(key) as weights, AT_HAND.get().at("slot"):
-            slot = self.slots.put(weights.value)
-            self._wait_for_device()
-            return slot
+        """From its place in memory to a slot: one copy; where memory is the device, the place is the slot and stays."""
+        with ExitStack() as kept:
+            place = kept.enter_context(self.memory.lease(key)).value
+            with AT_HAND.get().at("slot"):
+                if self.slab is self.slots:
+                    self._kept[place] = kept.pop_all()
+                    return place
+                slot = self.slots.put_from(self.slab, place)
+                self._wait_for_device()
+                return slot
+
+    def _take_back(self, _key: str, slot: int) -> None:
+        if slot in self._kept:
+            self._kept.pop(slot).close()
+        else:
+            self.slots.clear(slot)
 
     def _forget(self, key: str) -> None:
         self.resident.discard(key)
         self.memory.discard(key)
 
     def _small_batch(self, slot: int) -> None:
-        routing = route(torch.tensor([slot, BASE_SLOT] * (SERVED_TOKENS // 2), device=self.device))
+        segments = route([slot, BASE_SLOT] * (SERVED_TOKENS // 2), self.slots)
         with torch.inference_mode():
             for path in self.slots.on(slot):
                 stack = self.slots.stacks[path]
-                shape = (SERVED_TOKENS,) if stack.embedding else (SERVED_TOKENS, stack.a.shape[2])
+                shape = (SERVED_TOKENS,) if stack.embedding else (SERVED_TOKENS, stack.d_in)
                 dtype = torch.long if stack.embedding else self.dtype
-                lora_delta(torch.ones(shape, dtype=dtype, device=self.device), stack, routing)
+                lora_delta(torch.ones(shape, dtype=dtype, device=self.device), stack, segments)
         self._wait_for_device()
 
     def _wait_for_device(self) -> None:

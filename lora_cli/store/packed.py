@@ -1,4 +1,4 @@
-"""Packed weights: an adapter's factors once more, in the order of the layers and aligned, for one read in a row.
+"""Packed weights: an adapter's factors once more, as slots have them, in the order of the layers, for one read.
 
 ``packed/<snapshot digest>/factors.safetensors``, published by one rename. Never the only copy: what is missing, or is
 not as it was published, is made anew from the snapshot. Its modification time is that of blobs; with another one it
@@ -13,7 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lora_cli.core.safetensors import Header, TensorInfo, header_length, parse_header
+from lora_cli.core.frozen import dataclass
+from lora_cli.core.safetensors import DTYPE_BITS, Header, TensorInfo, header_length, parse_header
 from lora_cli.errors import FormatError
 from lora_cli.store import Store
 from lora_cli.store.blobs import MODE, STAMP_NS
@@ -22,15 +23,37 @@ from lora_cli.store.exchange import clear, put
 from lora_cli.store.writers import new_writer
 
 FILE = "factors.safetensors"
-FORMAT = "lora_cli/packed/1"
+FORMAT = "lora_cli/packed/2"
 ALIGNMENT = 64
 """Bytes: a cache line, and what a device's copy engine takes at once."""
 
 PADDING = "pad."
 """What a safetensors file must not have is a gap: bytes between two factors are a tensor of this name and a number."""
 
-Factor = tuple[TensorInfo, memoryview]
-"""A tensor as it stands in the snapshot, and its bytes."""
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """A tensor as it stands in the snapshot, and the bytes to pack; ``turned`` are those of the transposed matrix."""
+
+    info: TensorInfo
+    data: memoryview
+    turned: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As it is packed."""
+        return self.info.shape[::-1] if self.turned else self.info.shape
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where in the snapshot a packed tensor is from."""
+
+    file: str
+    start: int
+    stop: int
+    turned: bool
+
 
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -131,15 +154,16 @@ def _write(path: Path, digest: str, factors: Sequence[Factor]) -> None:
 
 def _pieces(digest: str, factors: Sequence[Factor]) -> Iterator[bytes | memoryview]:
     """The whole file, piece by piece: header, then factors with what aligns them in between."""
-    sources = {info.name: [info.file, info.start, info.stop] for info, _ in factors}
+    sources = {one.info.name: [one.info.file, one.info.start, one.info.stop, one.turned] for one in factors}
     metadata = {"format": FORMAT, "snapshot": digest, "sources": json.dumps(sources, separators=(",", ":"))}
     header: dict[str, Any] = {"__metadata__": metadata}
     body: list[bytes | memoryview] = []
     at = 0
-    for number, (info, data) in enumerate(factors):
-        header[info.name] = {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": [at, at + len(data)]}
-        body.append(data)
-        at += len(data)
+    for number, one in enumerate(factors):
+        stop = at + len(one.data)
+        header[one.info.name] = {"dtype": one.info.dtype, "shape": list(one.shape), "data_offsets": [at, stop]}
+        body.append(one.data)
+        at = stop
         if gap := -at % ALIGNMENT:
             header[f"{PADDING}{number}"] = {"dtype": "U8", "shape": [gap], "data_offsets": [at, at + gap]}
             body.append(bytes(gap))
@@ -150,25 +174,29 @@ def _pieces(digest: str, factors: Sequence[Factor]) -> Iterator[bytes | memoryvi
     yield from body
 
 
-def _source(said: Any) -> tuple[str, int, int]:
-    file, start, stop = said
-    if not (isinstance(file, str) and isinstance(start, int) and isinstance(stop, int)):
+def _source(said: Any) -> Origin:
+    file, start, stop, turned = said
+    if not (isinstance(file, str) and isinstance(start, int) and isinstance(stop, int) and isinstance(turned, bool)):
         raise TypeError
-    return file, start, stop
+    return Origin(file, start, stop, turned)
 
 
-def _same(store: Store, directory: Path, info: TensorInfo, source: tuple[str, int, int]) -> bool:
-    """Whether a tensor has the bytes that stand at ``source`` in the snapshot; a file elsewhere is not looked at."""
-    file, start, stop = source
+def _same(store: Store, directory: Path, info: TensorInfo, origin: Origin) -> bool:
+    """Whether a tensor has the bytes that stand at ``origin`` in the snapshot; a file elsewhere is not looked at."""
     snapshot = store.snapshot(directory.name)
-    if file not in {path.name for path in snapshot.iterdir()} or not 0 <= start <= stop or stop - start != info.nbytes:
+    if origin.file not in {path.name for path in snapshot.iterdir()}:
+        return False
+    if not 0 <= origin.start <= origin.stop or origin.stop - origin.start != info.nbytes:
         return False
     ours = os.open(directory / FILE, _READ)
     try:
-        theirs = os.open(snapshot / file, _READ)
+        theirs = os.open(snapshot / origin.file, _READ)
         try:
+            if origin.turned:
+                whole = (os.pread(ours, info.nbytes, info.start), os.pread(theirs, info.nbytes, origin.start))
+                return _turned(*whole, info)
             return all(
-                os.pread(ours, count, info.start + at) == os.pread(theirs, count, start + at)
+                os.pread(ours, count, info.start + at) == os.pread(theirs, count, origin.start + at)
                 for at in range(0, info.nbytes, _CHUNK)
                 for count in (min(_CHUNK, info.nbytes - at),)
             )
@@ -176,3 +204,17 @@ def _same(store: Store, directory: Path, info: TensorInfo, source: tuple[str, in
             os.close(theirs)
     finally:
         os.close(ours)
+
+
+def _turned(ours: bytes, theirs: bytes, info: TensorInfo) -> bool:
+    """Whether ``ours`` is the matrix of ``info``, and ``theirs`` the same turned."""
+    size = DTYPE_BITS[info.dtype] // 8
+    if len(info.shape) != 2 or not len(ours) == len(theirs) == info.nbytes:
+        return False
+    rows, width = info.shape
+    # One byte of every element at a time: what dtype they have does not matter then.
+    return all(
+        theirs[row * size + byte :: rows * size] == ours[row * width * size + byte : (row + 1) * width * size : size]
+        for row in range(rows)
+        for byte in range(size)
+    )

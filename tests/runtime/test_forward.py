@@ -5,24 +5,30 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.runtime.forward import add_lora, route
+from lora_cli.runtime.forward import add_lora, bind, route
+from lora_cli.runtime.slots import Slots
 from tests.runtime.tiny import CONV, EMBEDDING, LINEAR, MODULES, inputs, slots, token_by_token, weights
 
 PATHS = (LINEAR, CONV, EMBEDDING)
 
 
 def composed(path: str, slot_of_token: list[int], base: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Slots 1 to 3 hold adapters of rank 2, 5 and 8 with scalings of their own."""
-    held = slots(max_lora_rank=8)
-    for adapter in ADAPTERS.values():
-        held.put(adapter)
-    return add_lora(base.clone(), x, held.stacks[path], route(torch.tensor(slot_of_token)))
+    """Slots 1 to 4 hold adapters of rank 2, 5, 8 and 20, in two rank classes, with scalings of their own."""
+    held = slots(max_loras=4, max_lora_rank=32)
+    for slot, adapter in ADAPTERS.items():
+        assert held.put(adapter) == slot
+    return added(base.clone(), x, path, slot_of_token, held)
 
 
-ADAPTERS = {slot: weights(f"a{slot}", r=3 * slot - 1, scaling=0.5 * slot, seed=slot) for slot in (1, 2, 3)}
+def added(output: torch.Tensor, x: torch.Tensor, path: str, slot_of_token: list[int], held: Slots) -> torch.Tensor:
+    return add_lora(output, x, bind(held.stacks[path], route(slot_of_token, held)))
 
 
-@given(st.sampled_from(PATHS), st.lists(st.integers(0, 3), min_size=1, max_size=24))
+RANKS = {1: 2, 2: 5, 3: 8, 4: 20}
+ADAPTERS = {slot: weights(f"a{slot}", r=r, scaling=0.5 * slot, seed=slot) for slot, r in RANKS.items()}
+
+
+@given(st.sampled_from(PATHS), st.lists(st.integers(0, 4), min_size=1, max_size=24))
 def test_any_mix_of_slots_equals_one_token_after_the_other(path: str, slot_of_token: list[int]) -> None:
     x = inputs(path, len(slot_of_token))
     base = torch.randn(len(x), MODULES[path].d_out, generator=torch.Generator().manual_seed(2))
@@ -33,7 +39,7 @@ def test_any_mix_of_slots_equals_one_token_after_the_other(path: str, slot_of_to
 
 @given(st.sampled_from(PATHS), st.permutations(range(10)))
 def test_permuting_the_tokens_permutes_the_outputs(path: str, order: list[int]) -> None:
-    slot_of_token = [0, 1, 1, 2, 3, 3, 3, 0, 2, 1]
+    slot_of_token = [0, 1, 1, 2, 3, 4, 3, 0, 2, 1]
     x = inputs(path, 10)
     base = torch.zeros(10, MODULES[path].d_out)
     straight = composed(path, slot_of_token, base, x)
@@ -65,26 +71,41 @@ def test_no_nan_of_one_adapter_reaches_another_or_the_base(path: str) -> None:
         module.a[:] = float("nan")
         module.b[:] = float("inf")
     bad, good = held.put(poisoned), held.put(weights("good", r=2))
-    slot_of_token = torch.tensor([good, bad, 0, bad, good, bad])
-    x = inputs(path, 6)
-    if not held.stacks[path].embedding:
-        x[slot_of_token == bad] = float("nan")
-    result = add_lora(torch.ones(6, MODULES[path].d_out), x, held.stacks[path], route(slot_of_token))
-    finite = torch.isfinite(result).all(1)
-    assert finite.tolist() == [True, False, True, False, True, False]
-    assert torch.equal(result[2], torch.ones(MODULES[path].d_out))
+    for slot_of_token in ([good, bad, 0, bad, good, bad], [0, bad, bad, bad, good, good], [0, bad, good, 0, bad, good]):
+        x = inputs(path, 6)
+        if not held.stacks[path].embedding:
+            x[torch.tensor(slot_of_token) == bad] = float("nan")
+        result = added(torch.ones(6, MODULES[path].d_out), x, path, slot_of_token, held)
+        finite = torch.isfinite(result).all(1)
+        assert finite.tolist() == [slot != bad for slot in slot_of_token]
+        assert torch.equal(result[slot_of_token.index(0)], torch.ones(MODULES[path].d_out))
 
 
 def test_a_module_that_an_adapter_is_not_on_is_left_to_the_base() -> None:
     held = slots()
     slot = held.put(weights(modules={CONV: MODULES[CONV]}))
     base = torch.randn(3, MODULES[LINEAR].d_out)
-    result = add_lora(base.clone(), inputs(LINEAR, 3), held.stacks[LINEAR], route(torch.full((3,), slot)))
+    result = added(base.clone(), inputs(LINEAR, 3), LINEAR, [slot] * 3, held)
     assert torch.equal(result, base)
 
 
-@given(st.lists(st.integers(0, 5), max_size=40))
-def test_every_token_with_an_adapter_is_routed_exactly_once(slot_of_token: list[int]) -> None:
-    routing = route(torch.tensor(slot_of_token, dtype=torch.long))
-    assert sorted(routing.tokens.tolist()) == [token for token, slot in enumerate(slot_of_token) if slot]
-    assert set(routing.slots) == set(slot_of_token) - {0}
+@given(st.lists(st.integers(0, 4), max_size=40), st.integers(1, 3))
+def test_every_token_with_an_adapter_is_in_one_segment_that_gives_it_its_slot(rows: list[int], tokens: int) -> None:
+    held = slots(max_loras=4, max_lora_rank=32)
+    for adapter in ADAPTERS.values():
+        held.put(adapter)
+    found = [0] * len(rows) * tokens
+    for segment in route(rows, held, tokens):
+        for token in range(segment.start, segment.stop):
+            assert not found[token]
+            found[token] = segment.slot + (token - segment.start) // segment.tokens
+            assert held.rank_class(found[token]) == segment.rank_class
+    assert found == [slot for slot in rows for _ in range(tokens)]
+
+
+def test_a_batch_sorted_by_slot_takes_one_product_for_each_rank_class() -> None:
+    held = slots(max_loras=4, max_lora_rank=32)
+    for adapter in ADAPTERS.values():
+        held.put(adapter)
+    assert [(one.slot, one.count, one.rank_class) for one in route([0, 1, 2, 3, 4], held, 7)] == [(1, 3, 8), (4, 1, 32)]
+    assert [(one.slot, one.count, one.tokens) for one in route([1, 1, 2, 2, 3], held)] == [(1, 2, 2), (3, 1, 1)]

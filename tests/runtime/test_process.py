@@ -91,8 +91,8 @@ def test_what_is_wrong_with_one_adapter_is_its_report_and_the_next_one_is_proved
     nan = np.full((4, HIDDEN), np.nan, np.float32)
     cases = {
         "dora": (job(tmp_path / "dora", config={"use_dora": True}), "read", "DoRA cannot be composed", 1),
-        "rank": (job(tmp_path / "rank", r=16), "slot", "has rank 16, above the largest", 1),
-        "nan": (job(tmp_path / "nan", tensors={A: nan}), "proof", "lora_A holds NaN or Inf", 1),
+        "rank": (job(tmp_path / "rank", r=16), "read", "has rank 16, above the largest", 1),
+        "nan": (job(tmp_path / "nan", tensors={A: nan}), "read", "holds NaN or Inf", 1),
         "zero": (
             job(tmp_path / "zero", tensors={A.replace("lora_A", "lora_B"): np.zeros((HIDDEN, 4), np.float32)}),
             "proof",
@@ -113,15 +113,17 @@ def test_what_is_wrong_with_one_adapter_is_its_report_and_the_next_one_is_proved
 
 
 def test_an_adapter_whose_proof_failed_is_in_no_tier(warm: WarmProcess, tmp_path: Path) -> None:
-    poisoned = job(tmp_path / "nan", tensors={A: np.full((4, HIDDEN), np.inf, np.float32)})
-    assert warm.load(poisoned).exit_code == 1
-    assert warm.serve(poisoned).tier == "disk"
-    assert warm.load(poisoned).exit_code == 1
+    idle = job(tmp_path / "idle", tensors={A.replace("lora_A", "lora_B"): np.zeros((HIDDEN, 4), np.float32)})
+    assert warm.load(idle).exit_code == 1
+    assert warm.serve(idle).tier == "disk"
+    assert warm.load(idle).exit_code == 1
 
 
 def test_serving_what_cannot_be_loaded_raises_its_reason(warm: WarmProcess, tmp_path: Path) -> None:
     with pytest.raises(Refused, match="rank 16"):
         warm.serve(job(tmp_path / "rank", r=16))
+    with pytest.raises(Refused, match="holds NaN or Inf"):
+        warm.serve(job(tmp_path / "nan", tensors={A: np.full((4, HIDDEN), np.inf, np.float32)}))
 
 
 def test_an_answer_without_a_whole_model_says_what_to_do(warm: WarmProcess, tmp_path: Path) -> None:

@@ -108,8 +108,8 @@ def test_a_stale_row_above_the_rank_is_found(size: float) -> None:
     slot = held.put(adapter)
     large = weights("large", r=8, seed=3, size=size)
     for path, module in large.modules.items():
-        held.stacks[path].a[slot, 4:] = module.a[4:]
-        held.stacks[path].b[slot, 4:] = module.b[:, 4:].t()
+        a, b = held.at(slot, path)
+        a[4:], b[4:] = module.a[4:], module.b[:, 4:].t()
     assert fails_everywhere(proved(held, slot, adapter))
 
 
@@ -119,7 +119,7 @@ def test_a_stale_row_above_the_rank_is_found(size: float) -> None:
 def test_one_value_that_is_not_finite_is_found(path: str, value: float, side: str) -> None:
     held, adapter = slots(), weights()
     slot = held.put(adapter)
-    getattr(held.stacks[path], side)[slot, 1, 13] = value
+    held.at(slot, path)["ab".index(side)][1, 13] = value
     failed = {module.module: module.reason for module in proved(held, slot, adapter).modules if module.reason}
     assert list(failed) == [path]
     assert "NaN or Inf" in failed[path]
@@ -145,7 +145,7 @@ def test_a_scaling_beyond_float32_fails_the_proof_and_not_the_process(dtype: tor
 def test_one_wrong_row_of_b_is_found(path: str) -> None:
     held, adapter = slots(), weights()
     slot = held.put(adapter)
-    held.stacks[path].b[slot, 2] *= -1
+    held.at(slot, path)[1][2] *= -1
     assert [module.module for module in proved(held, slot, adapter).modules if module.reason] == [path]
 
 

@@ -1,31 +1,35 @@
 """A slot holds one adapter, padded with zeros, and nothing of the one before."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lora_cli.core.base_model import BaseModule
 from lora_cli.errors import MachineError, Refused
-from lora_cli.runtime.slots import Slots
+from lora_cli.runtime.slots import Slots, rank_classes
 from lora_cli.runtime.weights import LoraWeights
 from tests.runtime.tiny import CONV, EMBEDDING, LINEAR, MODULES, slots, weights
 
 
 def contents(held: Slots, slot: int) -> list[torch.Tensor]:
-    return [part for stack in held.stacks.values() for part in (stack.a[slot], stack.b[slot], stack.scaling[slot])]
+    return [held.storage[slot], *(stack.scaling[slot] for stack in held.stacks.values())]
 
 
 def test_an_adapter_lies_in_its_slot_with_zeros_above_its_rank() -> None:
     held, adapter = slots(max_lora_rank=8), weights(r=3)
     slot = held.put(adapter)
     for path, module in adapter.modules.items():
-        stack = held.stacks[path]
-        assert torch.equal(stack.a[slot, :3], module.a)
-        assert torch.equal(stack.b[slot, :3], module.b.t())
-        assert float(stack.scaling[slot]) == module.scaling
-        assert not stack.a[slot, 3:].any()
-        assert not stack.b[slot, 3:].any()
+        a, b = held.at(slot, path)
+        assert (len(a), len(b)) == (8, 8)
+        assert torch.equal(a[:3], module.a)
+        assert torch.equal(b[:3], module.b.t())
+        assert float(held.stacks[path].scaling[slot]) == module.scaling
+        assert not a[3:].any()
+        assert not b[3:].any()
 
 
 def test_slot_0_is_the_base_and_stays_zeros() -> None:
@@ -36,32 +40,66 @@ def test_slot_0_is_the_base_and_stays_zeros() -> None:
     assert not any(part.any() for part in contents(held, 0))
 
 
-def test_a_cleared_slot_is_zeros_again() -> None:
+def test_a_cleared_slot_is_nobodys_and_adds_nothing() -> None:
     held = slots()
     slot = held.put(weights())
     held.clear(slot)
-    assert held.used() == ()
-    assert not any(part.any() for part in contents(held, slot))
+    assert (held.used(), held.on(slot), held.rank_class(slot)) == ((), (), 0)
+    assert not any(stack.scaling[slot] for stack in held.stacks.values())
 
 
-def test_a_small_adapter_after_a_large_one_looks_as_in_a_fresh_slot() -> None:
-    reused, fresh = slots(max_loras=1), slots(max_loras=1)
+@given(
+    st.lists(st.tuples(st.integers(1, 32), st.sampled_from([(LINEAR,), (CONV, EMBEDDING), tuple(MODULES)])), max_size=5)
+)
+def test_whoever_was_there_before_an_adapter_lies_as_in_a_fresh_slot(before: list[tuple[int, tuple[str, ...]]]) -> None:
+    reused, fresh = (slots(max_loras=1, max_lora_rank=32) for _ in range(2))
+    for rank, paths in before:
+        left = weights("left", r=rank, scaling=float("nan"), modules={path: MODULES[path] for path in paths})
+        for module in left.modules.values():
+            module.a[-1] = float("nan")
+            module.b[:, -1] = float("inf")
+        reused.clear(reused.put(left))
     small = weights("small", r=2, seed=5, modules={LINEAR: MODULES[LINEAR]})
-    reused.clear(reused.put(weights("large", r=8, scaling=float("nan"))))
     reused.put(small)
     fresh.put(small)
     for mine, theirs in zip(contents(reused, 1), contents(fresh, 1), strict=True):
         assert torch.equal(mine, theirs)
 
 
-def test_an_adapter_that_left_a_nan_leaves_none_behind() -> None:
-    held = slots(max_loras=1)
-    poisoned = weights(r=8)
-    for module in poisoned.modules.values():
-        module.a[-1] = float("nan")
-        module.b[:, -1] = float("inf")
-    held.clear(held.put(poisoned))
-    assert not any(part.any() for part in contents(held, 1))
+@given(st.lists(st.tuples(st.integers(1, 32), st.booleans()), max_size=6))
+def test_a_copy_from_memory_is_what_was_read_there_whoever_left_the_slot(steps: list[tuple[int, bool]]) -> None:
+    memory, device = slots(max_loras=8, max_lora_rank=32), slots(max_loras=1, max_lora_rank=32)
+    for seed, (rank, partial) in enumerate(steps):
+        modules = {LINEAR: MODULES[LINEAR]} if partial else MODULES
+        place = memory.put(weights(r=rank, seed=seed, modules=modules))
+        slot = device.put_from(memory, place)
+        assert device.on(slot) == memory.on(place)
+        assert all(map(torch.equal, contents(memory, place), contents(device, slot)))
+        device.clear(slot)
+
+
+@pytest.mark.parametrize(
+    ("largest", "classes"), [(1, (1,)), (8, (8,)), (16, (16,)), (32, (8, 32)), (64, (16, 64)), (256, (16, 64, 256))]
+)
+def test_few_ranks_are_laid_out_each_a_quarter_of_the_next(largest: int, classes: tuple[int, ...]) -> None:
+    assert rank_classes(largest) == classes
+
+
+def test_adapters_of_one_rank_class_stand_side_by_side() -> None:
+    held = slots(max_loras=6, max_lora_rank=32)
+    ranks = [4, 32, 8, 9, 3, 20]
+    of = {held.put(weights(str(rank), r=rank)): rank for rank in ranks}
+    assert [held.rank_class(slot) for slot in sorted(of)] == [8, 8, 8, 32, 32, 32]
+
+
+def test_many_threads_that_put_at_once_have_a_slot_each() -> None:
+    held = slots(max_loras=16)
+    adapters = [weights(str(seed), seed=seed) for seed in range(16)]
+    with ThreadPoolExecutor(8) as threads:
+        taken = list(threads.map(held.put, adapters))
+    assert sorted(taken) == list(range(1, 17))
+    for slot, adapter in zip(taken, adapters, strict=True):
+        assert torch.equal(held.at(slot, LINEAR)[0][:4], adapter.modules[LINEAR].a)
 
 
 def test_reloading_after_an_eviction_gives_the_same_bits() -> None:
@@ -76,10 +114,10 @@ def test_reloading_after_an_eviction_gives_the_same_bits() -> None:
 
 def test_one_adapter_is_one_contiguous_piece() -> None:
     held = slots(max_lora_rank=4)
-    linear = held.stacks[LINEAR]
+    a, b = held.at(held.put(weights()), LINEAR)
     assert held.slot_bytes == 4 * 4 * sum(module.d_in + module.d_out for module in MODULES.values())
-    assert linear.a[1].is_contiguous()
-    assert linear.b[1].data_ptr() == linear.a[1].data_ptr() + linear.a[1].nbytes
+    assert a.is_contiguous()
+    assert b.data_ptr() == a.data_ptr() + a.nbytes
 
 
 def test_a_rank_above_the_largest_is_refused_and_the_hint_says_what_would_take_it() -> None:
@@ -119,5 +157,5 @@ def test_an_adapter_may_be_on_fewer_modules_than_the_slots_have() -> None:
     everything = weights()
     partial: LoraWeights = dataclasses.replace(everything, modules={CONV: everything.modules[CONV]})
     slot = held.put(partial)
-    assert held.stacks[CONV].a[slot].any()
-    assert not held.stacks[LINEAR].a[slot].any()
+    assert held.at(slot, CONV)[0].any()
+    assert not held.at(slot, LINEAR)[0].any()

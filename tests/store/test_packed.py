@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lora_cli.core.frozen import replace
 from lora_cli.core.safetensors import TensorInfo, header_length, parse_header
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.store import Store
@@ -37,14 +38,18 @@ def snapshot(store: Store) -> Snapshot:
 
 
 def factors() -> list[Factor]:
-    """The tensors of the snapshot's weights, from the last to the first."""
+    """The tensors of the snapshot's weights, from the last to the first; those of B turned, as slots have them."""
     header = parse_header(WEIGHTS[8 : 8 + header_length(WEIGHTS, None, "w")], len(WEIGHTS), "adapter_model.safetensors")
-    view = memoryview(WEIGHTS)
-    return [(info, view[info.start : info.stop]) for info in reversed(header.tensors.values())]
+    made = []
+    for info in reversed(header.tensors.values()):
+        matrix = np.frombuffer(WEIGHTS[info.start : info.stop], np.float32).reshape(info.shape)
+        turned = "lora_B" in info.name
+        made.append(Factor(info, memoryview((matrix.T if turned else matrix).tobytes()), turned=turned))
+    return made
 
 
 def wanted() -> list[TensorInfo]:
-    return [info for info, _ in factors()]
+    return [replace(one.info, shape=one.shape) for one in factors()]
 
 
 def published(store: Store, snapshot: Snapshot) -> Path:
@@ -57,12 +62,12 @@ def test_the_bytes_are_the_snapshots_in_the_order_given_and_aligned(store: Store
     found = find_packed(store, snapshot.digest, wanted())
     assert found is not None
     data = path.read_bytes()
-    for info, original in factors():
-        there = found[info.name]
-        assert (there.dtype, there.shape) == (info.dtype, info.shape)
-        assert data[there.start : there.stop] == bytes(original)
+    for one in factors():
+        there = found[one.info.name]
+        assert (there.dtype, there.shape) == (one.info.dtype, one.shape)
+        assert data[there.start : there.stop] == bytes(one.data)
         assert there.start % ALIGNMENT == 0
-    starts = [found[info.name].start for info, _ in factors()]
+    starts = [found[one.info.name].start for one in factors()]
     assert starts == sorted(starts)
 
 
@@ -70,8 +75,8 @@ def test_the_safetensors_library_reads_it(store: Store, snapshot: Snapshot) -> N
     from safetensors.numpy import load_file
 
     tensors = load_file(published(store, snapshot))
-    for info, original in factors():
-        assert np.array_equal(tensors[info.name].reshape(-1).view(np.uint8), np.frombuffer(original, np.uint8))
+    for one in factors():
+        assert tensors[one.info.name].tobytes() == bytes(one.data)
 
 
 def spoil(path: Path, how: str) -> None:
@@ -163,11 +168,11 @@ def test_verify_holds_each_byte_against_the_snapshot(store: Store, snapshot: Sna
     assert not path.exists()
 
 
-@pytest.mark.parametrize("sources", ['{"x": 1}', "[]", "nonsense", '{"%s": ["../../../etc/passwd", 0, 8]}'])
+@pytest.mark.parametrize("sources", ['{"x": 1}', "[]", "nonsense", '{"%s": ["../../../etc/passwd", 0, 8, false]}'])
 def test_verify_looks_at_no_other_file(sources: str, store: Store, snapshot: Snapshot) -> None:
     path = published(store, snapshot)
     name = wanted()[0].name
-    metadata = {"format": "lora_cli/packed/1", "snapshot": snapshot.digest, "sources": sources.replace("%s", name)}
+    metadata = {"format": "lora_cli/packed/2", "snapshot": snapshot.digest, "sources": sources.replace("%s", name)}
     path.chmod(0o644)
     path.write_bytes(safetensors_bytes({name: np.zeros(2, np.float32)}, metadata))
     assert [one.kind for one in verify(store) if one.problem] == ["packed"]

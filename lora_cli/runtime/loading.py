@@ -1,0 +1,217 @@
+"""Loading: an adapter's factors from its files straight into a slot in memory.
+
+A factor that stands in its file as it will lie in the slot is read to its place: one ``preadv`` scatters hundreds of
+them. What must be turned (B in an adapter's own file), cast or picked out of a pickle is read into a small buffer and
+written from there while it is in the processor's cache. Nothing else is allocated, and half of a file is read beside
+the other.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lora_cli.core.adapter import Adapter
+from lora_cli.core.frozen import dataclass
+from lora_cli.core.safetensors import TensorInfo
+from lora_cli.errors import Corrupt, MachineError, Refused
+from lora_cli.runtime.slots import Shape, Slots
+from lora_cli.runtime.weights import DTYPES, factors, view
+
+READERS = 2
+WORTH_A_READER = 1 << 22
+"""Bytes: so much must be left for another reader to be worth its start."""
+
+STAGED = 1 << 19
+"""Bytes that are read into the buffer at once, where a factor is not larger: they stay in a core's own cache."""
+
+IOV_MAX = os.sysconf("SC_IOV_MAX")
+SKIPPED = 4096
+"""Bytes between two factors that are read and thrown away rather than to begin another read."""
+
+INTEGERS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One factor: where it stands in its file, and at which element of the storage its ``[rank, width]`` go."""
+
+    info: TensorInfo
+    offset: int
+    rank: int
+    width: int
+    turned: bool
+    """Whether the file has it as ``[width, rank]``."""
+
+
+def load_into(
+    slots: Slots,
+    directory: Path,
+    adapter: Adapter,
+    scalings: Mapping[str, float],
+    packed: Mapping[str, TensorInfo] | None = None,
+) -> int:
+    """Load the modules in ``scalings`` into a free slot of ``slots``, which are in memory, and give its number.
+
+    ``packed`` says where in ``directory`` each factor is, by name, when that is the packed file, which has B turned.
+
+    Raises:
+        Refused: a factor holds NaN or Inf; or as ``Slots.reserve`` says, before anything is read.
+        FormatError: a factor has a dtype that is not a floating one, or is missing.
+        Corrupt: a file is shorter than its header says.
+        MachineError: a file cannot be read, or no slot is free.
+    """
+    pairs = {module: factors(adapter, module) for module in scalings}
+    shapes = {
+        module: Shape(a.shape[0], a.shape[1], b.shape[0], adapter.pairs[module].embedding)
+        for module, (a, b) in pairs.items()
+    }
+    slot = slots.reserve(adapter.name, shapes)
+    try:
+        by_file: dict[str, list[Part]] = {}
+        for module, pair in pairs.items():
+            for part in _parts(pair, shapes[module], slots.offsets(slot, module), packed):
+                by_file.setdefault(part.info.file, []).append(part)
+        for file, parts in by_file.items():
+            _read_file(directory / file, parts, slots.storage)
+        _refuse_not_finite(slots, slot, adapter.name)
+        slots.scale(slot, scalings)
+    except BaseException:
+        slots.clear(slot)
+        raise
+    return slot
+
+
+def _parts(
+    pair: tuple[TensorInfo, TensorInfo], shape: Shape, offsets: tuple[int, int], packed: Mapping[str, TensorInfo] | None
+) -> tuple[Part, Part]:
+    a, b = pair if packed is None else (packed[pair[0].name], packed[pair[1].name])
+    return (
+        Part(a, offsets[0], shape.rank, shape.d_in, turned=False),
+        Part(b, offsets[1], shape.rank, shape.d_out, turned=packed is None),
+    )
+
+
+def _read_file(path: Path, parts: list[Part], storage: torch.Tensor) -> None:
+    """Read ``parts`` of one file to their places, in the file's order; two halves at a time where that is worth it."""
+    parts.sort(key=lambda part: part.info.start)
+    halves, end = _halves(parts), parts[-1].info.stop
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if len(halves) == 1:
+                _Reader(descriptor, path.name, storage, end).read(parts)
+                return
+            with ThreadPoolExecutor(READERS) as readers:
+                list(readers.map(lambda half: _Reader(descriptor, path.name, storage, end).read(half), halves))
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise MachineError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _halves(parts: Sequence[Part]) -> list[Sequence[Part]]:
+    begin, end = parts[0].info.start, parts[-1].info.stop
+    readers = max(1, min(READERS, (end - begin) // WORTH_A_READER))
+    bounds = [begin + (end - begin) * number // readers for number in range(1, readers)]
+    cuts = [sum(part.info.start < bound for part in parts) for bound in bounds]
+    return [parts[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(parts)], strict=True)]
+
+
+class _Reader:
+    """Reads parts of an open file in order; holds the views of the next read, and what is to be written after it."""
+
+    def __init__(self, descriptor: int, file: str, storage: torch.Tensor, end: int) -> None:
+        self._descriptor, self._file, self._file_end, self._storage = descriptor, file, end, storage.view(-1)
+        self._bytes = self._storage.view(torch.uint8).numpy().data
+        self._skipped = memoryview(bytearray(SKIPPED))
+        self._buffer = torch.empty(0, dtype=torch.uint8)
+        self._begin = self._end = self._staged = 0
+        self._views: list[memoryview] = []
+        self._written: list[Callable[[], None]] = []
+
+    def read(self, parts: Iterable[Part]) -> None:
+        """Read them to their places."""
+        size = self._storage.dtype.itemsize
+        for part in parts:
+            straight = not part.turned and not part.info.strides and DTYPES.get(part.info.dtype) is self._storage.dtype
+            self._go_to(part.info.start, 0 if straight else part.info.nbytes)
+            if straight:
+                start = part.offset * size
+                self._views.append(self._bytes[start : start + part.info.nbytes])
+            else:
+                self._stage(part)
+            self._end = part.info.stop
+        self._flush()
+
+    def _go_to(self, start: int, staged: int) -> None:
+        """Have the next view stand at ``start`` in the file, with room for so many bytes in the buffer."""
+        gap = start - self._end
+        full = len(self._views) + 2 > IOV_MAX or (staged and self._staged + staged > STAGED)
+        if full or not 0 <= gap <= SKIPPED or not self._views:
+            self._flush()
+            self._begin = self._end = start
+        elif gap:
+            self._views.append(self._skipped[:gap])
+        if staged > len(self._buffer) - self._staged:
+            self._buffer = torch.empty(max(STAGED, staged), dtype=torch.uint8)
+
+    def _stage(self, part: Part) -> None:
+        raw = self._buffer[self._staged : self._staged + part.info.nbytes]
+        target = self._storage[part.offset : part.offset + part.rank * part.width].view(part.rank, part.width)
+        self._staged += -(-part.info.nbytes // 8) * 8
+        self._views.append(raw.numpy().data)
+        self._written.append(lambda: _write(target, view(raw, part.info), turned=part.turned))
+
+    def _flush(self) -> None:
+        views, at = self._views, self._begin
+        while views:
+            count = os.preadv(self._descriptor, views, at)
+            if not count:
+                short = self._file_end - at
+                raise Corrupt(f"{self._file} ends {short} bytes before its header says", hint="fetch it again")
+            at += count
+            views = _rest(views, count)
+        for write in self._written:
+            write()
+        self._views, self._written, self._staged = [], [], 0
+
+
+def _rest(views: Sequence[memoryview], count: int) -> list[memoryview]:
+    """What of ``views`` is behind the first ``count`` bytes."""
+    for number, one in enumerate(views):
+        if count < len(one):
+            return [one[count:], *views[number + 1 :]]
+        count -= len(one)
+    return []
+
+
+def _write(target: torch.Tensor, factor: torch.Tensor, *, turned: bool) -> None:
+    """Write ``factor`` into ``target``, cast and, where the file has it so, turned."""
+    if not turned:
+        target.copy_(factor)
+        return
+    # numpy turns a narrow matrix twice as fast as torch does; it knows no bfloat16, but bits are bits.
+    integer = INTEGERS[target.dtype.itemsize]
+    cast = factor.to(target.dtype).contiguous()
+    np.copyto(_bits(target, integer), _bits(cast, integer).T)
+
+
+def _bits(tensor: torch.Tensor, integer: type) -> "np.ndarray[tuple[int, ...], np.dtype[np.unsignedinteger]]":
+    return tensor.view(torch.uint8).numpy().view(integer)
+
+
+def _refuse_not_finite(slots: Slots, slot: int, name: str) -> None:
+    """Raises ``Refused`` with the factor that holds NaN or Inf, if there is one in the slot."""
+    if slots.is_finite(slot):
+        return
+    for path in slots.on(slot):
+        for side, factor in zip(("lora_A", "lora_B"), slots.at(slot, path), strict=True):
+            if not bool(torch.isfinite(factor).all()):
+                raise Refused(
+                    f"{name}: {side} of {path} holds NaN or Inf in {str(slots.dtype).removeprefix('torch.')}",
+                    hint="its training diverged, or its values are too large for that dtype",
+                )
