@@ -124,3 +124,15 @@ class EndpointError(LoraCliError):
     """A running engine refused, or did not become ready."""
 
     exit_code = 7
+
+
+ERRORS: dict[int, type[LoraCliError]] = {
+    1: Refused,
+    2: UsageError,
+    3: NotFound,
+    4: Unreachable,
+    5: Corrupt,
+    6: MachineError,
+    7: EndpointError,
+}
+"""What a failure that comes from another process is raised as, by its exit code."""

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 class Admission:
     """One adapter, fetched into the cache and judged there. ``stage`` names where ``error`` happened.
 
-    ``stage_ms`` maps resolve, fetch and validate to milliseconds, as far as it came.
+    ``stage_ms`` maps resolve, fetch and validate to milliseconds, as far as it came. ``cached`` says that all of it was
+    in the cache before.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Admission:
     stage_ms: Mapping[str, float] = field(default_factory=dict)
     stage: str = ""
     error: LoraCliError | None = None
+    cached: bool = False
 
     @property
     def refusal(self) -> LoraCliError | None:
@@ -97,6 +99,7 @@ def admit(
 
     watch = Stopwatch()
     snapshot = adapter = None
+    cached = False
     stage, source_text = "resolve", without_secrets(str(text))
     try:
         ref = parse(text, is_path=is_path) if isinstance(text, str) else text
@@ -105,7 +108,8 @@ def admit(
         selection = Selection(latest=latest)
         demand = demand or ANYTHING
         bring_it = partial(bring, ref, source, store, settings, name=name, demand=demand, selection=selection)
-        snapshot = held(bring_it, store, hold, name).snapshot
+        fetched = held(bring_it, store, hold, name)
+        snapshot, cached = fetched.snapshot, fetched.cached
         watch.lap("fetch")
         stage = "validate"
         local = open_source("file", settings)
@@ -121,6 +125,6 @@ def admit(
         if stage == "resolve" and "resolve" in watch.stage_ms:
             stage = "fetch"
         watch.lap(stage)
-        return Admission(name, source_text, snapshot, adapter, None, watch.stage_ms, stage, error)
+        return Admission(name, source_text, snapshot, adapter, None, watch.stage_ms, stage, error, cached)
     stage = "validate" if verdict.refused() else ""
-    return Admission(name, source_text, snapshot, adapter, verdict, watch.stage_ms, stage)
+    return Admission(name, source_text, snapshot, adapter, verdict, watch.stage_ms, stage, None, cached)

@@ -6,6 +6,7 @@ The module is imported only when its command runs: ``lora-cli --help`` loads non
 
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -89,6 +90,17 @@ def _hint(hint: Any) -> Any:
     return hint
 
 
+_SERVICE = re.compile(r"(tcp|udp|sctp)://[^/]+", re.ASCII)
+_SERVICE_NAME = re.compile(
+    PREFIX + r"(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)", re.ASCII
+)
+"""What Kubernetes puts into every container beside a Service called lora-cli: ``LORA_CLI_PORT=tcp://10.0.0.1:80``, …"""
+
+
+def _is_of_a_service(name: str) -> bool:
+    return bool(_SERVICE_NAME.fullmatch(name) or _SERVICE.fullmatch(os.environ[name]))
+
+
 def _bind_environment(command: Any) -> None:
     """Gives every option its variable ``LORA_CLI_<OPTION>``, the same for every command.
 
@@ -102,7 +114,7 @@ def _bind_environment(command: Any) -> None:
         if flags and flags[0] not in {"--help", "--version"} and parameter.param_type_name == "option":
             parameter.envvar = PREFIX + flags[0].lstrip("-").replace("-", "_").upper()
             parameter.show_envvar = False
-            if _is_for_validate(parameter):
+            if _is_for_validate(parameter) or _SERVICE.fullmatch(os.environ.get(parameter.envvar, "")):
                 parameter.envvar = None
     for child in getattr(command, "commands", {}).values():
         _bind_environment(child)
@@ -125,7 +137,7 @@ def _markup_mode() -> Any:
 
 def name_unknown_variables(root_command: "Command") -> None:
     """Says of each ``LORA_CLI_…`` in the environment that no command knows which one was probably meant."""
-    given = {name for name in os.environ if name.startswith(PREFIX)}
+    given = {name for name in os.environ if name.startswith(PREFIX) and not _is_of_a_service(name)}
     if not given - (known := variables(root_command) | {PREFIX + option.upper() for option in OPTIONS}):
         return
     for command in COMMANDS:  # only now: other commands' modules take time to import

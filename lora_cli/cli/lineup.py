@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_cli.core.frozen import dataclass, replace
+from lora_cli.core.item import Item
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import UsageError
 from lora_cli.settings import Settings
@@ -18,21 +19,6 @@ if TYPE_CHECKING:
 
 MAX_LORAS, MAX_CPU_LORAS = 8, 32
 """How many slots and places in memory there are at most, when nobody says."""
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One adapter that was asked for: as manifest and lock name it, or as the command line does.
-
-    With ``latest`` it is the latest checkpoint in ``source``.
-    """
-
-    name: str
-    source: str | AdapterRef
-    sha256: str | None = None
-    pinned: bool = False
-    locked: "LockedAdapter | None" = None
-    latest: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +41,10 @@ class Lineup:
         return Demand(item.sha256, item.locked)
 
 
-def manifest_of(file: Path | None, refs: Sequence[str], verb: str) -> "AdapterSet | None":
-    """The adapter set of ``-f``, None for REFs; exactly one of the two is wanted.
+def manifest_of(
+    file: Path | None, refs: Sequence[str], verb: str, *, may_be_empty: bool = False
+) -> "AdapterSet | None":
+    """The adapter set of ``-f``, None for REFs; exactly one of the two is wanted, unless there may be none.
 
     Raises:
         UsageError: both or neither, or a manifest that is wrong.
@@ -64,7 +52,7 @@ def manifest_of(file: Path | None, refs: Sequence[str], verb: str) -> "AdapterSe
     if file is not None and refs:
         raise UsageError("REFs and -f exclude each other", hint="leave one of them out")
     if file is None:
-        if not refs:
+        if not refs and not may_be_empty:
             raise UsageError(f"there is nothing to {verb}", hint="name adapters, or an adapter set with -f")
         return None
     from lora_cli.read.manifest import read_manifest
@@ -81,16 +69,17 @@ def lineup(
     checkpoint: str = "",
     *,
     needs_base: bool = True,
+    may_be_empty: bool = False,
 ) -> Lineup:
     """Adapters and base by what is on the command line of ``command``; ``base`` overrides the manifest's.
 
-    Without ``needs_base`` there may be none, which is an empty one. A lock beside the manifest pins those of its
-    adapters that it still speaks of, as ``fetch`` does.
+    Without ``needs_base`` there may be none, which is an empty one; with ``may_be_empty`` no adapters. A lock beside
+    the manifest pins those of its adapters that it still speaks of, as ``fetch`` does.
 
     Raises:
         UsageError: there are no adapters or there is no base, or the manifest or its lock is wrong.
     """
-    manifest = manifest_of(file, refs, verb)
+    manifest = manifest_of(file, refs, verb, may_be_empty=may_be_empty)
     named = base or (manifest.base if manifest is not None else None)
     if not named and needs_base:
         raise UsageError(f"{command} needs a base model", hint="--base DIRECTORY, config.json or ORG/NAME")
@@ -178,8 +167,15 @@ def _from_transformers(config: Mapping[str, Any]) -> "BaseModel":
     return base_from_transformers(config)
 
 
-def limits(asked: Lineup, max_loras: int | None, max_cpu_loras: int | None, max_lora_rank: int | None) -> "Limits":
-    """Flags, else the manifest's engine, else as many as there are adapters, up to a bound.
+def limits(
+    asked: Lineup,
+    max_loras: int | None,
+    max_cpu_loras: int | None,
+    max_lora_rank: int | None,
+    *,
+    more_may_come: bool = False,
+) -> "Limits":
+    """Flags, else the manifest's engine, else as many as there are adapters, up to a bound, or to it if more may come.
 
     Memory holds at least what the slots do, as in vLLM.
 
@@ -188,7 +184,7 @@ def limits(asked: Lineup, max_loras: int | None, max_cpu_loras: int | None, max_
     """
     from lora_cli.runtime.plan import Limits
 
-    engine, count = asked.engine, len(asked.items)
+    engine, count = asked.engine, MAX_CPU_LORAS if more_may_come else len(asked.items)
     loras = max_loras or (engine and engine.max_loras) or min(MAX_LORAS, count)
     if max_cpu_loras is not None and max_cpu_loras < loras:
         raise UsageError(

@@ -116,7 +116,7 @@ def _measure(run: Run, trace: "Trace", settings: Settings, failures: Failures) -
         return run_trace(keys, _nothing, setup, failed=failures.reasons)
     plan = lay_out(
         base,
-        list(jobs.values()),
+        [job.adapter for job in jobs.values()],
         most,
         device=run.device,
         seed=run.seed,

@@ -46,6 +46,7 @@ class LoadReport:
     """One adapter's way through the house.
 
     ``stage_ms`` holds milliseconds by stage, in order: resolve, fetch, validate, read, slot, proof.
+    ``tier`` is where the warm process found it: ``gpu``, ``cpu`` or ``disk``.
     ``error`` is empty when every stage passed; ``stage`` names the one that failed, ``exit_code`` is what it ends with.
     """
 
@@ -55,6 +56,7 @@ class LoadReport:
     rank: int | None = None
     applied: str = ""
     bytes: int = 0
+    tier: str = ""
     stage_ms: Mapping[str, float] = field(default_factory=dict)
     proof: Proof | None = None
     stage: str = ""

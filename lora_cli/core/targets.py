@@ -195,6 +195,15 @@ def _restacked(paths: Mapping[str, T], originals: Sequence[int]) -> dict[str, T]
     return kept
 
 
+def all_linear(base: BaseModel) -> tuple[str, ...]:
+    """The modules that ``target_modules="all-linear"`` means."""
+    return tuple(
+        path
+        for path, module in base.modules.items()
+        if module.kind != "embedding" and path.rpartition(".")[2] not in OUTPUT_NAMES
+    )
+
+
 def named_targets(config: LoraConfig, linear: Collection[str], model_type: str) -> Collection[str] | str:
     """The ``target_modules`` that count: a regular expression, or names. ``linear`` is what ``all-linear`` means.
 

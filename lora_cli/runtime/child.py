@@ -6,18 +6,30 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
+from typing import Any
 
 from lora_cli.errors import LoraCliError
-from lora_cli.runtime.plan import Answer, Failure, Load, ServeOnce, Stage
+from lora_cli.runtime.plan import Answer, Drop, Failure, Load, Look, Prefetch, ServeOnce, Stage
 from lora_cli.runtime.worker import Worker
 
 LOADERS = 2
 """Adapters that are read at once; what is loaded already never waits for them."""
 
 Said = Callable[[object], None]
+
+
+ANSWERS: Mapping[type, Callable[[Worker, Any, Callable[[str], None]], object]] = {
+    Load: lambda worker, request, tell: worker.load(request.job, tell),
+    ServeOnce: lambda worker, request, tell: worker.serve(request.job, tell),
+    Prefetch: lambda worker, request, tell: worker.prefetch(request.job, tell),
+    Drop: lambda worker, request, _tell: worker.drop(request.key),
+    Look: lambda worker, request, _tell: worker.look(with_history=request.with_history),
+    Answer: lambda worker, request, tell: worker.answer(request, tell),
+}
+"""What is done for each kind of request."""
 
 
 def converse(connection: Connection) -> None:
@@ -38,13 +50,22 @@ def converse(connection: Connection) -> None:
         say(number)(_failure(error))
         return
     say(number)(worker.ready())
-    with ThreadPoolExecutor(LOADERS, "load") as loads, ThreadPoolExecutor(1, "serve") as serves:
+    with (
+        ThreadPoolExecutor(LOADERS, "load") as loads,
+        ThreadPoolExecutor(1, "serve") as serves,
+        ThreadPoolExecutor(1, "look") as looks,
+    ):
         while True:
             try:
                 number, request = connection.recv()
             except EOFError:
                 return
-            pool = serves if worker.at_hand(request.job) and not isinstance(request, Load) else loads
+            if isinstance(request, Look | Drop):
+                pool = looks
+            elif isinstance(request, ServeOnce | Answer) and worker.at_hand(request.job):
+                pool = serves
+            else:
+                pool = loads
             pool.submit(_answered, worker, request, say(number))
 
 
@@ -62,12 +83,7 @@ def _answered(worker: Worker, request: object, say: Said) -> None:
 
 def _handled(worker: Worker, request: object, tell: Callable[[str], None]) -> object:
     try:
-        if isinstance(request, Load):
-            return worker.load(request.job, tell)
-        if isinstance(request, ServeOnce):
-            return worker.serve(request.job, tell)
-        assert isinstance(request, Answer)
-        return worker.answer(request, tell)
+        return ANSWERS[type(request)](worker, request, tell)
     except LoraCliError as error:
         return _failure(error)
 

@@ -1,6 +1,6 @@
 """What the parent tells the warm process, and what it hears back besides reports. Torch-free."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -31,7 +31,8 @@ class Plan:
     ``modules`` are the base's modules that get storage in every slot. ``base_directory`` holds the base's checkpoint,
     or is None when there is none on this disk. ``forward="model"`` loads that checkpoint with transformers.
     ``cache_dir`` is the cache that keeps packed weights; without one, factors are read from the snapshots alone.
-    ``eviction`` says who leaves a tier that is full.
+    ``eviction`` says who leaves a tier that is full. ``history`` is what the tiers of an earlier process knew of their
+    adapters, by tier (``History.state``).
     """
 
     base: BaseModel
@@ -46,6 +47,7 @@ class Plan:
     seed: int = 0
     cache_dir: Path | None = None
     eviction: PolicyName = "lru"
+    history: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +66,13 @@ class Job:
         return self.digest or str(self.directory)
 
 
+DEFAULT_RANK = 16
+"""The largest rank that a slot takes when neither anybody nor an adapter says one; vLLM's ``--max-lora-rank``."""
+
+
 def lay_out(
     base: BaseModel,
-    jobs: Sequence[Job],
+    adapters: Sequence[Adapter],
     limits: Limits,
     *,
     base_directory: Path | None = None,
@@ -75,21 +81,30 @@ def lay_out(
     seed: int = 0,
     cache_dir: Path | None = None,
     eviction: PolicyName = "lru",
+    history: Mapping[str, object] | None = None,
+    more: Collection[str] = (),
 ) -> Plan:
-    """Slots for every module that one of the adapters is on, as wide as the largest rank unless the limits say it."""
-    used = {module for job in jobs for module in job.adapter.pairs}
+    """Slots for every module that one of the adapters is on, as wide as the largest rank unless the limits say it.
+
+    ``more`` are modules that get storage besides, for adapters that are not known yet.
+    """
+    ranks = [largest_rank(adapter) for adapter in adapters]
+    if more or not ranks:
+        ranks.append(DEFAULT_RANK)
+    used = {*more, *(module for adapter in adapters for module in adapter.pairs)}
     return Plan(
         base=base,
         modules=tuple(module for module in base.modules if module in used),
         max_loras=limits.max_loras,
         max_cpu_loras=limits.max_cpu_loras,
-        max_lora_rank=limits.max_lora_rank or max(largest_rank(job.adapter) for job in jobs),
+        max_lora_rank=limits.max_lora_rank or max(ranks),
         base_directory=base_directory,
         device=device,
         forward=forward,
         seed=seed,
         cache_dir=cache_dir,
         eviction=eviction,
+        history=history or {},
     )
 
 
@@ -129,6 +144,49 @@ class ServeOnce:
     """Have it in a slot and run a small batch; answered with ``Served``."""
 
     job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Prefetch:
+    """Have it in memory, and in a slot if one is free, ahead of its requests; answered with whether it was read."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Let go of what the tiers hold by this key, where nobody uses it; answered with whether it is gone."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Say what the tiers hold, ``with_history`` also what they know of the past; answered by ``Holdings``."""
+
+    with_history: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What one tier holds: keys in the order in which they came, of at most ``most``; and what it did so far."""
+
+    keys: tuple[str, ...]
+    most: int
+    used_bytes: int
+    max_bytes: int | None
+    hits: int
+    loads: int
+    evictions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What the tiers hold now; ``history`` as in ``Plan``."""
+
+    gpu: Held
+    cpu: Held
+    history: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,18 +16,15 @@ from typing import Self
 
 from lora_cli.core.frozen import replace
 from lora_cli.core.results import Answers, LoadReport
-from lora_cli.errors import Corrupt, LoraCliError, MachineError, MissingExtra, NotFound, Refused, UsageError
+from lora_cli.errors import ERRORS, LoraCliError, MachineError, MissingExtra
 from lora_cli.runtime.channel import Asked, Channel
-from lora_cli.runtime.plan import Answer, Failure, Forward, Job, Load, Plan, Ready, Served, ServeOnce
+from lora_cli.runtime.plan import Answer, Failure, Forward, Holdings, Job, Load, Look, Plan, Ready, Served, ServeOnce
 
 SAID_BYTES = 16384
 """How much of the end of the child's stderr is read to say why it died."""
 
 POLITE = {"OMP_WAIT_POLICY": "PASSIVE"}
 """OpenMP's threads spin while they wait: on cores shared with others that makes a proof twenty times slower."""
-
-ERRORS: dict[int, type[LoraCliError]] = {1: Refused, 2: UsageError, 3: NotFound, 5: Corrupt, 6: MachineError}
-"""What a failure from the child is raised as, by its exit code."""
 
 
 class Died(MachineError):
@@ -103,16 +100,18 @@ class WarmProcess:
                 raise
             return self.ready
 
+    def revive(self) -> None:
+        """Start another child if there is none. Raises as ``start``."""
+        with self._starting:
+            if self._child is None or not self._child.channel.open:
+                self.start()
+
     def submit(self, name: str, message: object) -> Asked:
         """Ask the child, which is started if there is none. Only that may raise; all else is the request's answer."""
         child = self._child
-        if child is None or not child.channel.open:
-            with self._starting:
-                child = self._child
-                if child is None or not child.channel.open:
-                    self.start()
-                    child = self._child
-        assert child is not None
+        while child is None or not child.channel.open:
+            self.revive()
+            child = self._child
         return child.channel.ask(self._asked(name), message)
 
     def load(self, job: Job) -> LoadReport:
@@ -133,6 +132,10 @@ class WarmProcess:
     def answer(self, job: Job, prompt: str, max_tokens: int) -> Answers:
         """The base's and the adapter's greedy answer. Raises ``LoraCliError`` when there is none."""
         return self.submit(job.name, Answer(job, prompt, max_tokens)).answer(Answers)
+
+    def look(self, *, with_history: bool = False) -> Holdings:
+        """What its tiers hold now."""
+        return self.submit("", Look(with_history)).answer(Holdings)
 
     def close(self) -> None:
         """End the child, for good."""

@@ -7,20 +7,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from contextvars import ContextVar
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from lora_cli.core.results import Answers, LoadReport
 from lora_cli.errors import Corrupt, FormatError, LoraCliError, MachineError
 from lora_cli.runtime.base_weights import BaseWeights, CheckpointWeights, SyntheticWeights, has_checkpoint
+from lora_cli.runtime.clock import AT_HAND, Clock, quiet
 from lora_cli.runtime.composable import largest_rank, scalings
 from lora_cli.runtime.copies import refuse_changed_copies
 from lora_cli.runtime.forward import lora_delta, route
 from lora_cli.runtime.loading import load_into
 from lora_cli.runtime.packing import pack, packed_infos, read_packed
-from lora_cli.runtime.plan import Answer, Job, Plan, Ready, Served, TierName
+from lora_cli.runtime.plan import Answer, Held, Holdings, Job, Plan, Ready, Served, TierName
 from lora_cli.runtime.proof import prove
 from lora_cli.runtime.room import storage
 from lora_cli.runtime.slots import BASE_SLOT
@@ -29,40 +30,14 @@ from lora_cli.runtime.whole import WholeModel
 from lora_cli.store import Store
 from lora_cli.store.packed import packed_file
 from lora_cli.tiers.budget import Budget
+from lora_cli.tiers.history import History
 from lora_cli.tiers.tier import Tier
 
 SERVED_TOKENS = 8
 """Tokens of the small batch that ``serve`` sends through an adapter."""
 
-
-def quiet(_stage: str) -> None:
-    """Tell nobody."""
-
-
-class Clock:
-    """One request at hand: whose it is, milliseconds by stage, and the stage that runs now."""
-
-    def __init__(self, job: Job, tell: Callable[[str], None]) -> None:
-        self.job, self._tell = job, tell
-        self.stage = ""
-        self.ms: dict[str, float] = {}
-
-    def began(self, stage: str) -> None:
-        """Tell the parent."""
-        self.stage = stage
-        self._tell(stage)
-
-    @contextmanager
-    def at(self, stage: str) -> Iterator[None]:
-        """Time the block as ``stage``."""
-        self.began(stage)
-        began = time.perf_counter()
-        yield
-        self.ms[stage] = (time.perf_counter() - began) * 1e3
-
-
-AT_HAND: ContextVar[Clock] = ContextVar("at_hand")
-"""The request of this thread: what a tier loads while it is served is loaded for it."""
+PATIENCE_S = 60.0
+"""So long a request waits for room that others use or are being loaded into."""
 
 
 class Worker:
@@ -80,6 +55,7 @@ class Worker:
         self._running = threading.Lock()
         self.slots, self.slab = storage(plan, self.dtype, self.device)
         self._kept: dict[int, ExitStack] = {}
+        self._histories: dict[str, History] = {}
         self.whole = WholeModel(plan, self.slots, self.dtype, self.device) if plan.forward == "model" else None
         self.base, self.notes = self._base_weights()
         self.memory: Tier[int] = Tier.by(
@@ -89,6 +65,7 @@ class Worker:
             weigh=lambda _key: self.slab.slot_bytes,
             load=self._read,
             drop=lambda _key, place: self.slab.clear(place),
+            history=self._known("cpu"),
         )
         self.resident: Tier[int] = Tier.by(
             plan.eviction,
@@ -97,6 +74,7 @@ class Worker:
             weigh=lambda _key: self.slots.slot_bytes,
             load=self._put,
             drop=self._take_back,
+            history=self._known("gpu"),
         )
 
     def ready(self) -> Ready:
@@ -110,9 +88,9 @@ class Worker:
 
     def load(self, job: Job, tell: Callable[[str], None] = quiet) -> LoadReport:
         """Read, put into a slot and prove one adapter. What fails stands in the report and leaves the tiers."""
-        report = LoadReport(job.name, job.digest)
+        report = LoadReport(job.name, job.digest, tier=self._tier_of(job))
         try:
-            with self._job(job, tell) as clock, self.resident.lease(job.key) as slot:
+            with self._job(job, tell) as clock, self.resident.lease(job.key, patience_s=PATIENCE_S) as slot:
                 report = replace(
                     report, slot=slot.value, rank=largest_rank(job.adapter), bytes=weight_bytes(job.adapter)
                 )
@@ -143,14 +121,10 @@ class Worker:
         Raises:
             LoraCliError: it cannot be loaded.
         """
-        tier: TierName = "disk"
-        if self.resident.holds(job.key):
-            tier = "gpu"
-        elif self.memory.holds(job.key):
-            tier = "cpu"
+        tier = self._tier_of(job)
         before = self.resident.counts().evictions, self.memory.counts().evictions
         began = time.perf_counter()
-        with self._job(job, tell), self.resident.lease(job.key) as slot:
+        with self._job(job, tell), self.resident.lease(job.key, patience_s=PATIENCE_S) as slot:
             self._wait_for_device()
             loaded = time.perf_counter()
             with self._running:
@@ -171,6 +145,28 @@ class Worker:
             raise MachineError("answers need the whole model", hint="--forward model")
         with self._job(request.job, tell), self.resident.lease(request.job.key) as slot, self._running:
             return self.whole.answer(request.job.name, slot.value, request.prompt, request.max_tokens)
+
+    def prefetch(self, job: Job, tell: Callable[[str], None] = quiet) -> bool:
+        """Read an adapter into memory ahead of its requests, and into a slot where one is free; whether it was read.
+
+        Raises:
+            LoraCliError: it cannot be read.
+        """
+        with self._job(job, tell):
+            read = self.memory.prefetch(job.key)
+            if len(self.resident.keys()) < self.plan.max_loras:
+                self.resident.prefetch(job.key)
+            return read
+
+    def drop(self, key: str) -> bool:
+        """Let go of an adapter, where nobody uses it; whether it is gone."""
+        self._forget(key)
+        return not self.resident.holds(key) and not self.memory.holds(key)
+
+    def look(self, *, with_history: bool) -> Holdings:
+        """What the tiers hold now."""
+        history = {name: known.state() for name, known in self._histories.items()} if with_history else {}
+        return Holdings(_held(self.resident), _held(self.memory), history)
 
     @contextmanager
     def _job(self, job: Job, tell: Callable[[str], None]) -> Iterator[Clock]:
@@ -239,6 +235,18 @@ class Worker:
         else:
             self.slots.clear(slot)
 
+    def _tier_of(self, job: Job) -> TierName:
+        """Where it is now."""
+        if self.resident.holds(job.key):
+            return "gpu"
+        return "cpu" if self.memory.holds(job.key) else "disk"
+
+    def _known(self, tier: str) -> History:
+        """What an earlier process knew of this tier's adapters, if anything."""
+        state = self.plan.history.get(tier)
+        self._histories[tier] = History() if state is None else History.restored(state, f"the history of {tier}")
+        return self._histories[tier]
+
     def _forget(self, key: str) -> None:
         self.resident.discard(key)
         self.memory.discard(key)
@@ -269,6 +277,12 @@ class Worker:
         except FormatError as error:
             note = f"proofs use synthetic base weights: {error.message}"
             return SyntheticWeights(plan.base, plan.seed), (note,)
+
+
+def _held(tier: Tier[Any]) -> Held:
+    counts, budget = tier.counts(), tier.budget
+    kept = tier.keys(), budget.items, tier.used_bytes(), budget.max_bytes
+    return Held(*kept, counts.hits, counts.loads, counts.evictions)
 
 
 def _device(asked: str) -> torch.device:

@@ -1,0 +1,103 @@
+"""``lora-cli warm --once``: every adapter fetched, validated, loaded and proved, one after the other."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_cli.cli.lineup import Lineup, base_model
+from lora_cli.cli.output import Format, colour, width
+from lora_cli.cli.warming import Run, admitting, base_directory, say, teller
+from lora_cli.core.frozen import dataclass
+from lora_cli.core.results import Answers, LoadReport
+from lora_cli.errors import LoraCliError
+from lora_cli.settings import Settings
+
+if TYPE_CHECKING:
+    from lora_cli.runtime.plan import Job
+    from lora_cli.runtime.process import WarmProcess
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked without and with each adapter; nothing when the prompt is empty."""
+
+    prompt: str
+    max_tokens: int
+
+
+def warm_once(
+    asked: Lineup, run: Run, question: Question, settings: Settings
+) -> tuple[list[LoadReport], list[Answers]]:
+    """Every adapter's report, in the order asked for, and the answers of those that were proved."""
+    from lora_cli.runtime.admitted import reported
+    from lora_cli.runtime.plan import lay_out
+    from lora_cli.runtime.process import WarmProcess, require
+    from lora_cli.store import Store
+    from lora_cli.store.holds import holding
+
+    require(run.forward.value)
+    base = base_model(asked.base, settings)
+    answers: list[Answers] = []
+    with holding(Store(settings.cache_dir)) as hold:
+        admit = admitting(asked, base, run, settings, hold)
+        admitted = [reported(item, admit(item)) for item in asked.items]
+        adapters = [job.adapter for _, job in admitted if job is not None]
+        if not adapters:
+            return [report for report, _ in admitted], answers
+        plan = lay_out(
+            base,
+            adapters,
+            run.limits,
+            base_directory=base_directory(asked.base),
+            device=run.device.value,
+            forward=run.forward.value,
+            cache_dir=settings.cache_dir,
+            eviction=run.eviction.value,
+        )
+        with WarmProcess(plan, tell=teller(settings)) as process:
+            for note in process.start().notes:
+                say(note, settings)
+            reports = [_load(report, job, process, question, answers) for report, job in admitted]
+    return reports, answers
+
+
+def _load(
+    report: LoadReport, job: "Job | None", process: "WarmProcess", question: Question, answers: list[Answers]
+) -> LoadReport:
+    """The report of an accepted adapter, loaded and proved; its answer is added to ``answers``."""
+    from lora_cli.runtime.admitted import continued, failed
+
+    if job is None:
+        return report
+    loaded = continued(report, process.load(job))
+    if question.prompt and not loaded.error:
+        try:
+            answers.append(process.answer(job, question.prompt, question.max_tokens))
+        except LoraCliError as error:
+            return failed(loaded, "answer", error)
+    return loaded
+
+
+def rendered(reports: Sequence[LoadReport], answers: Sequence[Answers], output_format: Format) -> str:
+    """What is written to standard output."""
+    if output_format is Format.JSON:
+        from lora_cli.render import json
+
+        return json.render_load_reports(reports, answers)
+    return "\n".join(_human(reports, answers))
+
+
+def _human(reports: Sequence[LoadReport], answers: Sequence[Answers]) -> Iterator[str]:
+    from lora_cli.render.human.loads import render_answers, render_load_reports
+
+    yield render_load_reports(reports, width(), colour=colour())
+    if answers:
+        yield render_answers(answers, width(), colour=colour())
+
+
+def write_metrics(file: Path, reports: Sequence[LoadReport]) -> None:
+    """The run as Prometheus reads it: for the textfile collector of its node exporter."""
+    from lora_cli.cli.output import write
+    from lora_cli.render.load_metrics import render_load_metrics
+
+    write(render_load_metrics(reports), file)

@@ -1,0 +1,149 @@
+"""``lora-cli warm --serve``: a warm process behind an HTTP API, until it is told to stop."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_cli.cli.lineup import Lineup, base_model
+from lora_cli.cli.warming import Run, admitting, base_directory, say, teller
+from lora_cli.core.frozen import dataclass, replace
+from lora_cli.core.item import Item
+from lora_cli.core.targets import all_linear
+from lora_cli.core.units import parse_duration
+from lora_cli.errors import MissingExtra, UsageError
+from lora_cli.settings import Settings
+
+if TYPE_CHECKING:
+    from lora_cli.core.base_model import BaseModel
+    from lora_cli.endpoint.client import Endpoint
+    from lora_cli.runtime.plan import Job
+    from lora_cli.runtime.process import WarmProcess
+
+
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """What the server is told besides what the warm process is: where it listens, and what it writes."""
+
+    endpoint: "Endpoint"
+    roots: Sequence[str]
+    load_timeout: str
+    ready_file: Path | None
+    metrics_file: Path | None
+
+
+def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> None:
+    """Serve until SIGTERM, Ctrl-C or ``--stop``.
+
+    Raises:
+        LoraCliError: why it cannot, or could not go on.
+    """
+    _check_extra(run)
+    address, token = serve.endpoint.address, serve.endpoint.token
+    if not address.is_local and not token:
+        raise UsageError(
+            f"{address} can be reached from elsewhere, and there is no token",
+            hint="set LORA_CLI_API_KEY, or listen at 127.0.0.1 or a Unix socket",
+        )
+    timeout_s, items, roots = _seconds(serve.load_timeout), _named(asked.items), _folders(serve.roots)
+    from lora_cli.serving.api import Service
+    from lora_cli.serving.history import read_past
+    from lora_cli.serving.host import Host
+    from lora_cli.serving.server import Files
+    from lora_cli.serving.server import serve as listen
+    from lora_cli.store import Store
+    from lora_cli.store.holds import holding
+
+    base = base_model(asked.base, settings)
+    kept = settings.cache_dir / "history" / f"{hashlib.sha256(str(asked.base).encode()).hexdigest()[:32]}.json"
+    past = read_past(kept)
+
+    def open_process(jobs: "Sequence[Job]") -> "WarmProcess":
+        return _process(asked, run, base, jobs, past.tiers, timeout_s, settings)
+
+    with holding(Store(settings.cache_dir)) as hold:
+        admit = admitting(asked, base, run, settings, hold)
+        slots, memory = run.limits.max_loras, run.limits.max_cpu_loras
+        host = Host(items, admit, open_process, slots=slots, memory=memory, past=past)
+        hosts = None if token or address.uds is not None else address.hosts
+        service = Service(host, settings, _base_name(asked), roots, stop=lambda: None, token=token, hosts=hosts)
+        listen(service, address, Files(serve.ready_file, serve.metrics_file, kept), lambda note: say(note, settings))
+
+
+def _process(
+    asked: Lineup,
+    run: Run,
+    base: "BaseModel",
+    jobs: "Sequence[Job]",
+    history: Mapping[str, object],
+    timeout_s: float,
+    settings: Settings,
+) -> "WarmProcess":
+    """Slots for all that is known by now, and for the modules that most adapters are on."""
+    from lora_cli.runtime.plan import lay_out
+    from lora_cli.runtime.process import WarmProcess
+
+    plan = lay_out(
+        base,
+        [job.adapter for job in jobs],
+        run.limits,
+        base_directory=base_directory(asked.base),
+        device=run.device.value,
+        forward=run.forward.value,
+        cache_dir=settings.cache_dir,
+        eviction=run.eviction.value,
+        history=history,
+        more=all_linear(base),
+    )
+    return WarmProcess(plan, deadline_s=timeout_s, tell=teller(settings))
+
+
+def _check_extra(run: Run) -> None:
+    from lora_cli.runtime.process import require
+
+    require(run.forward.value)
+    for package in ("starlette", "uvicorn"):
+        if find_spec(package) is None:
+            raise MissingExtra("warm --serve", "warm", package)
+
+
+def _base_name(asked: Lineup) -> str:
+    """What clients call the base: a Hub id as it is, a folder by its name."""
+    text = str(asked.base).removeprefix("hf://")
+    return Path(text.removeprefix("file://")).name if "://" in text or text.startswith((".", "/", "~")) else text
+
+
+def _named(items: Sequence[Item]) -> list[Item]:
+    """Adapters by the names that clients use: a manifest's, or the last part of each REF.
+
+    Raises:
+        UsageError: two have the same.
+    """
+    named: dict[str, Item] = {}
+    for item in items:
+        name = item.name.rstrip("/").rpartition("/")[2] or item.name
+        if name in named:
+            raise UsageError(
+                f"{item.name} and {named[name].source} would both be called {name}", hint="name them in a manifest: -f"
+            )
+        named[name] = replace(item, name=name)
+    return list(named.values())
+
+
+def _folders(roots: Sequence[str]) -> list[Path]:
+    folders = [Path(root).absolute() for root in roots]
+    for folder in folders:
+        if not folder.is_dir():
+            raise UsageError(f"--root {folder} is no folder", hint="name the folder that adapters lie in")
+    return folders
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = parse_duration(text)
+    except ValueError as error:
+        raise UsageError(f"--load-timeout: {error}", hint="write 30s, 10m or 1h") from error
+    if seconds <= 0:
+        raise UsageError("--load-timeout is no time at all", hint="write 30s, 10m or 1h")
+    return seconds

@@ -1,0 +1,111 @@
+"""What ``warm --once`` and ``warm --serve`` have in common: what the process is to do, and what people are told."""
+
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_cli.cli import typer
+from lora_cli.cli.lineup import Lineup
+from lora_cli.core.frozen import dataclass
+from lora_cli.core.item import Item
+from lora_cli.core.reference import AdapterRef
+from lora_cli.settings import Settings
+
+if TYPE_CHECKING:
+    from lora_cli.check.admission import Admission
+    from lora_cli.core.base_model import BaseModel
+    from lora_cli.runtime.plan import Limits
+    from lora_cli.store.holds import Hold
+
+
+class Device(StrEnum):
+    """What owns the slots; ``auto`` is CUDA where there is one."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Forward(StrEnum):
+    """What is run: every targeted module on its own, or also the whole model through transformers."""
+
+    MODULES = "modules"
+    MODEL = "model"
+
+
+class Eviction(StrEnum):
+    """Who leaves the slots or the memory when they are full; the names of ``tiers.eviction.registry``."""
+
+    LRU = "lru"
+    LFU = "lfu"
+    GDSF = "gdsf"
+    ADAPTIVE = "adaptive"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What the warm process is to do, and with how much."""
+
+    limits: "Limits"
+    device: Device
+    forward: Forward
+    eviction: Eviction
+
+
+def admitting(
+    asked: Lineup, base: "BaseModel", run: Run, settings: Settings, hold: "Hold"
+) -> "Callable[[Item], Admission]":
+    """What brings one adapter into the cache and judges it there."""
+    from lora_cli.check import Terms
+    from lora_cli.check.admission import admit
+    from lora_cli.sources.registry import Sources
+    from lora_cli.store import Store
+
+    terms = Terms(base, max_lora_rank=run.limits.max_lora_rank)
+    store, sources = Store(settings.cache_dir), Sources(settings)
+
+    def admitted(item: Item) -> "Admission":
+        demand = asked.demand(item)
+        return admit(
+            item.source,
+            item.name,
+            terms,
+            store,
+            settings,
+            demand=demand,
+            sources=sources,
+            hold=hold,
+            latest=item.latest,
+        )
+
+    return admitted
+
+
+def base_directory(named: str | AdapterRef) -> Path | None:
+    """Where the base's weights may be: a directory on this disk, else nowhere."""
+    from lora_cli.check import is_path
+    from lora_cli.core.reference import parse
+
+    ref = parse(named, is_path=is_path) if isinstance(named, str) else named
+    directory = Path(ref.location) / ref.subfolder
+    return directory if ref.scheme == "file" and directory.is_dir() else None
+
+
+def teller(settings: Settings) -> Callable[[str, str], None]:
+    """Each stage as it begins, with ``--verbose``."""
+
+    def tell(name: str, stage: str) -> None:
+        if settings.verbose:
+            say(f"{name}: {stage}", settings)
+
+    return tell
+
+
+def say(note: str, settings: Settings) -> None:
+    """Talk for the user, on standard error."""
+    if not settings.quiet:
+        from lora_cli.cli.output import unheard
+        from lora_cli.render.text import safe
+
+        typer.echo(unheard(safe(note)), err=True)

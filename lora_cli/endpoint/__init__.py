@@ -1,0 +1,1 @@
+"""Running servers over HTTP: where they are, and what they say."""

@@ -1,0 +1,35 @@
+"""From the judge's bench to the warm process: what was admitted, as a report and a job."""
+
+from lora_cli.check.admission import Admission
+from lora_cli.core.frozen import replace
+from lora_cli.core.item import Item
+from lora_cli.core.results import LoadReport
+from lora_cli.errors import LoraCliError
+from lora_cli.runtime.plan import Job
+
+
+def reported(item: Item, admission: Admission) -> tuple[LoadReport, Job | None]:
+    """One adapter's report as far as it came, and its job when nothing kept it out."""
+    snapshot, verdict = admission.snapshot, admission.verdict
+    report = LoadReport(
+        item.name,
+        digest=snapshot.digest if snapshot is not None else "",
+        applied=str(verdict.applied or "") if verdict is not None else "",
+        stage_ms=admission.stage_ms,
+    )
+    refusal = admission.refusal
+    if refusal is not None:
+        return failed(report, admission.stage, refusal), None
+    assert snapshot is not None
+    assert admission.adapter is not None
+    return report, Job(item.name, snapshot.directory, admission.adapter, snapshot.digest, item.pinned)
+
+
+def failed(report: LoadReport, stage: str, error: LoraCliError) -> LoadReport:
+    """``report``, which ends at ``stage`` with ``error``."""
+    return replace(report, stage=stage, error=error.message, hint=error.hint, exit_code=error.exit_code)
+
+
+def continued(report: LoadReport, loaded: LoadReport) -> LoadReport:
+    """The report of an admission, and that of the load which followed it, in one."""
+    return replace(loaded, applied=report.applied, stage_ms={**report.stage_ms, **loaded.stage_ms})

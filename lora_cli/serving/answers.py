@@ -1,0 +1,72 @@
+"""How errors and adapters look to a client: vLLM's error object, and our own description of an adapter."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lora_cli.core.results import LoadReport
+from lora_cli.errors import ERRORS, LoraCliError
+from lora_cli.runtime.plan import Holdings
+from lora_cli.serving.entry import Entry
+from lora_cli.serving.failures import Failures
+
+STATUS: Mapping[int, tuple[int, str]] = {
+    1: (422, "UnprocessableEntityError"),
+    2: (400, "BadRequestError"),
+    3: (404, "NotFoundError"),
+    4: (503, "ServiceUnavailableError"),
+    5: (502, "BadGatewayError"),
+    6: (503, "ServiceUnavailableError"),
+}
+"""HTTP status and vLLM's name of it by the exit code that the error would end a command with."""
+
+MODEL_FIELDS = {"object": "model", "owned_by": "lora-cli"}
+
+
+def error_body(message: str, status: int, kind: str, hint: str = "") -> dict[str, Any]:
+    """An error as vLLM and OpenAI write it; the hint is part of the message, which is all that clients show."""
+    text = f"{message} ({hint})" if hint else message
+    return {"error": {"message": text, "type": kind, "param": None, "code": status}}
+
+
+def error_of(report: LoadReport) -> LoraCliError:
+    """The error that a failed report tells of, with the stage in front."""
+    kind = ERRORS.get(report.exit_code, LoraCliError)
+    where = f" at {report.stage}" if report.stage else ""
+    return kind(f"{report.name} cannot be served: it failed{where}: {report.error}", hint=report.hint)
+
+
+def tier_of(entry: Entry, holdings: Holdings | None) -> str:
+    """Where an adapter is now: ``gpu``, ``cpu``, ``disk``, or ``remote`` when it is not on this disk yet."""
+    if entry.job is None:
+        return "remote"
+    if holdings is not None:
+        for tier, held in (("gpu", holdings.gpu), ("cpu", holdings.cpu)):
+            if entry.job.key in held.keys:
+                return tier
+    return "disk"
+
+
+def described(entry: Entry, holdings: Holdings | None, failures: Failures, *, proved: bool) -> dict[str, Any]:
+    """One adapter, as ``GET /v1/adapters`` lists it."""
+    report, failure = entry.report, failures.last(entry.item.name)
+    proof = report.proof if report is not None else None
+    return {
+        "name": entry.item.name,
+        "source": str(entry.item.source),
+        "digest": entry.job.digest if entry.job is not None else "",
+        "tier": tier_of(entry, holdings),
+        "pinned": entry.item.pinned,
+        "rank": report.rank if report is not None else None,
+        "bytes": report.bytes if report is not None else 0,
+        "applied": report.applied if report is not None else "",
+        "requests": entry.requests,
+        "last_used": entry.last_used,
+        "proved": proved,
+        "worst_error": proof.worst.error if proof is not None and proof.worst is not None else None,
+        "stage_ms": dict(report.stage_ms) if report is not None else {},
+        "error": failure.report.error if failure is not None else "",
+        "hint": failure.report.hint if failure is not None else "",
+        "stage": failure.report.stage if failure is not None else "",
+        "failures": failure.count if failure is not None else 0,
+        "retry_in_s": round(failures.wait_s(entry.item.name), 3),
+    }

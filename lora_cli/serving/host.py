@@ -1,0 +1,324 @@
+"""The adapters of a server by name: each brought to this disk, loaded and proved at its first request, once for all."""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
+
+from lora_cli.check.admission import Admission
+from lora_cli.core.frozen import replace
+from lora_cli.core.item import Item
+from lora_cli.core.nearest import nearest
+from lora_cli.core.results import LoadReport
+from lora_cli.errors import LoraCliError, NotFound, Unreachable, UsageError
+from lora_cli.runtime.admitted import continued, failed, reported
+from lora_cli.runtime.channel import Asked
+from lora_cli.runtime.plan import Drop, Holdings, Job, Load, Look, Prefetch, Ready
+from lora_cli.runtime.process import Died, WarmProcess
+from lora_cli.serving.counters import Counters
+from lora_cli.serving.crew import Crew
+from lora_cli.serving.entry import Entry
+from lora_cli.serving.failures import Failures
+from lora_cli.serving.history import NOTHING, Past
+from lora_cli.serving.prefetch import Prefetcher
+
+MOST_AT_ONCE = 64
+"""Adapters that are brought and loaded at once for requests that wait for them."""
+
+MOST_ADAPTERS = 100_000
+
+Admit = Callable[[Item], Admission]
+Open = Callable[[Sequence[Job]], WarmProcess]
+
+
+class Host:
+    """Holds what is known of each adapter, and the warm process once ``start`` has laid it out.
+
+    ``admit`` brings one adapter to this disk and judges it there. ``open_process`` makes the warm process for those
+    that are there first. ``slots`` adapters are loaded and proved before anybody asks, the pinned ones first, then by
+    what ``past`` says was asked for most; ``memory`` in all are read into memory, and the others wait for their
+    first request.
+    """
+
+    def __init__(
+        self,
+        items: Iterable[Item],
+        admit: Admit,
+        open_process: Open,
+        *,
+        slots: int,
+        memory: int,
+        past: Past = NOTHING,
+    ) -> None:
+        self._admit, self._open = admit, open_process
+        self._slots, self._memory = slots, memory
+        self._past = past
+        self._entries = {item.name: Entry(item) for item in items}
+        self._under_way: dict[str, Future[LoadReport]] = {}
+        self._lock = threading.RLock()
+        self._standing: Future[WarmProcess] = Future()
+        self._crew = Crew(MOST_AT_ONCE)
+        self._ahead = Prefetcher(self._load_ahead)
+        self._first_wave = threading.Event()
+        self._closed = False
+        self.counters, self.failures = Counters(), Failures()
+
+    @property
+    def process(self) -> WarmProcess | None:
+        """The warm process, once it was laid out."""
+        return self._standing.result() if self._standing.done() and self._standing.exception() is None else None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it stands, and all that was to be loaded first was tried."""
+        process = self.process
+        return self._first_wave.is_set() and process is not None and process.pid is not None
+
+    @property
+    def queued(self) -> int:
+        """How many adapters wait to be loaded ahead, or are on their way for a request."""
+        return len(self._ahead) + len(self._under_way)
+
+    def entries(self) -> list[Entry]:
+        """All adapters, in the order in which they became known."""
+        with self._lock:
+            return list(self._entries.values())
+
+    def entry(self, name: str) -> Entry:
+        """What is known of one. Raises ``NotFound``."""
+        entry = self._entries.get(name)
+        if entry is None:
+            close = nearest(name, self._entries)
+            raise NotFound(f"there is no adapter {name}", hint=f"did you mean {close}?" if close else "")
+        return entry
+
+    def start(self) -> Ready:
+        """Bring what is to be loaded first, lay out the warm process for it, and load it ahead of its requests.
+
+        Raises:
+            LoraCliError: what keeps the warm process from standing.
+        """
+        first = [entry.item.name for entry in self._by_heat()[: self._memory]]
+        for brought in [self._crew.submit(partial(self._try_to_bring, name)) for name in first]:
+            brought.result()
+        try:
+            process = self._open([entry.job for entry in self.entries() if entry.job is not None])
+            ready = process.start()
+        except LoraCliError as error:
+            self._standing.set_exception(error)
+            raise
+        self._standing.set_result(process)
+        self.load_first()
+        return ready
+
+    def load_first(self) -> None:
+        """Have the pinned and the hottest loaded ahead of their requests: at the start, and when the child died."""
+        for place, entry in enumerate(self._by_heat()[: self._memory]):
+            self._ahead.add(entry.item.name, place)
+
+    def wait_for_first(self, timeout_s: float | None = None) -> bool:
+        """Wait until all that was to be loaded first was tried; whether it came to that."""
+        if self._ahead.wait(timeout_s):
+            self._first_wave.set()
+        return self._first_wave.is_set()
+
+    def have(self, name: str) -> "Future[LoadReport]":
+        """Have an adapter on this disk, loaded and proved; those who ask meanwhile wait for the same load.
+
+        Raises:
+            NotFound: nobody has told of such an adapter.
+        """
+        with self._lock:
+            entry = self.entry(name)
+            future = self._under_way.get(name)
+            if future is not None:
+                return future
+            if self.is_proved(entry):
+                assert entry.report is not None
+                future = Future()
+                future.set_result(entry.report)
+                return future
+            future = self._under_way[name] = self._crew.submit(partial(self._load, entry))
+        future.add_done_callback(lambda done: self._ended(name, done))
+        return future
+
+    def is_proved(self, entry: Entry) -> bool:
+        """Whether the warm process that lives now has proved it; an eviction since then changes nothing of that."""
+        process = self.process
+        return process is not None and entry.proved_by == process.starts and process.pid is not None
+
+    def add(self, item: Item, *, replacing: bool = False) -> "Future[LoadReport]":
+        """Tell of an adapter and have it loaded; one of that name and source stays as it is.
+
+        Raises:
+            UsageError: there is another one of that name, and it is not to be replaced; or there are too many.
+        """
+        with self._lock:
+            known = self._entries.get(item.name)
+            if known is None and len(self._entries) >= MOST_ADAPTERS:
+                raise UsageError(f"there are {MOST_ADAPTERS} adapters already", hint="unload some")
+            if known is None or replacing:
+                self._entries[item.name] = Entry(item)
+                self._under_way.pop(item.name, None)
+                self.failures.clear(item.name)
+            elif str(known.item.source) != str(item.source):
+                raise UsageError(
+                    f"the adapter {item.name} is loaded already, from elsewhere",
+                    hint='"load_inplace": true replaces it',
+                )
+        if known is not None and replacing:
+            self._let_go(known)
+        return self.have(item.name)
+
+    def remove(self, name: str) -> None:
+        """Forget an adapter, and let go of it wherever it is. Raises ``NotFound``."""
+        with self._lock:
+            entry = self.entry(name)
+            del self._entries[name]
+            self._under_way.pop(name, None)
+            self.failures.clear(name)
+        self._let_go(entry)
+
+    def prefetch(self, names: Iterable[str], priority: int) -> None:
+        """Have these loaded some time ahead of their requests. Raises ``NotFound``."""
+        for name in list(names):
+            self.entry(name)
+            self._ahead.add(name, priority)
+
+    def ask(self, entry: Entry, message: object) -> Asked:
+        """Ask the warm process for something about an adapter that it has proved; its answer may be ``Died``."""
+        return self._process().submit(entry.item.name, message)
+
+    def used(self, entry: Entry, tier: str) -> None:
+        """Book one request, whose adapter was found in ``tier``."""
+        entry.requests += 1
+        entry.last_used = time.time()
+        self.counters.request(tier)
+
+    def holdings(self, *, with_history: bool = False) -> Holdings | None:
+        """What the tiers hold now; None while nothing stands."""
+        process = self.process
+        if process is None or process.pid is None:
+            return None
+        with suppress(LoraCliError):
+            return process.submit("", Look(with_history)).answer(Holdings)
+        return None
+
+    def remember(self) -> Past | None:
+        """What a server after this one, and a child after this child, should know; None while nothing stands."""
+        holdings, process = self.holdings(with_history=True), self.process
+        if holdings is None or process is None:
+            return None
+        keys = {entry.item.name: entry.job.key for entry in self.entries() if entry.job is not None}
+        self._past = Past(holdings.history, keys)
+        process.plan = replace(process.plan, history=holdings.history)
+        return self._past
+
+    def supervise(self) -> None:
+        """Start the child again when it is gone, and load what was hot. Raises what keeps it from standing."""
+        process = self.process
+        if process is not None and process.pid is None and not self._closed:
+            process.revive()
+            self.load_first()
+
+    def close(self) -> None:
+        """End the warm process; who still waits is told."""
+        self._closed = True
+        self._ahead.close()
+        if self._standing.done():
+            process = self.process
+            if process is not None:
+                process.close()
+        else:
+            self._standing.set_exception(Unreachable("the server is stopping"))
+
+    def _by_heat(self) -> list[Entry]:
+        """Pinned adapters first, then those with known rates, then the others as the manifest has them."""
+        place = {name: number for number, name in enumerate(self._past.hottest())}
+        return sorted(self.entries(), key=lambda entry: (not entry.item.pinned, place.get(entry.item.name, len(place))))
+
+    def _process(self) -> WarmProcess:
+        """The warm process, as soon as it stands. Raises what keeps it from standing."""
+        return self._standing.result()
+
+    def _load(self, entry: Entry) -> LoadReport:
+        """Bring, load and prove one adapter; its report says what went wrong."""
+        name = entry.item.name
+        failure = self.failures.last(name)
+        if failure is not None and self.failures.wait_s(name) > 0:
+            return failure.report
+        report, job = self._brought(entry)
+        if job is not None:
+            report = continued(report, self._loaded(entry, job))
+        entry.report = report
+        self.counters.load(report)
+        if report.error:
+            self.failures.add(name, report)
+        else:
+            self.failures.clear(name)
+        return report
+
+    def _brought(self, entry: Entry) -> tuple[LoadReport, Job | None]:
+        """It on this disk, and judged there. What is here already and was judged before is not looked at again."""
+        if entry.job is not None:
+            before = entry.report or LoadReport(entry.item.name, entry.job.digest)
+            return LoadReport(entry.item.name, entry.job.digest, applied=before.applied), entry.job
+        admission = self._admit(entry.item)
+        report, job = reported(entry.item, admission)
+        entry.job, entry.remote = job, not admission.cached
+        return report, job
+
+    def _try_to_bring(self, name: str) -> None:
+        with suppress(NotFound):
+            entry = self.entry(name)
+            report, job = self._brought(entry)
+            entry.report = report
+            if job is None:
+                self.counters.load(report)
+                self.failures.add(name, report)
+
+    def _loaded(self, entry: Entry, job: Job) -> LoadReport:
+        """Its report by the warm process. What died of another adapter's load is tried once more."""
+        for last in (False, True):
+            asked: Asked | None = None
+            try:
+                process = self._process()
+                asked = process.submit(job.name, Load(job))
+                report = asked.answer(LoadReport)
+            except LoraCliError as error:
+                if last or not isinstance(error, Died) or error.alone:
+                    stage = "start" if asked is None else asked.stage or "read"
+                    return failed(LoadReport(job.name, job.digest), stage, error)
+            else:
+                entry.proved_by = 0 if report.error else process.starts
+                return report
+        raise AssertionError
+
+    def _load_ahead(self, name: str) -> None:
+        """Load and prove while slots are free, else only read into memory."""
+        with suppress(LoraCliError):
+            entry = self.entry(name)
+            holdings = self.holdings()
+            if holdings is None or len(holdings.gpu.keys) < self._slots or entry.item.pinned:
+                self.have(name).result()
+                return
+            if self.failures.wait_s(name) > 0 or self.is_proved(entry):
+                return
+            self._try_to_bring(name)
+            if entry.job is not None:
+                self.ask(entry, Prefetch(entry.job)).answer(bool)
+
+    def _let_go(self, entry: Entry) -> None:
+        """Drop it from the tiers, unless another name has the same bytes."""
+        job, process = entry.job, self.process
+        if job is None or process is None or process.pid is None:
+            return
+        if not any(other.job is not None and other.job.key == job.key for other in self.entries()):
+            process.submit(job.name, Drop(job.key))
+
+    def _ended(self, name: str, done: "Future[LoadReport]") -> None:
+        with self._lock:
+            if self._under_way.get(name) is done:
+                del self._under_way[name]

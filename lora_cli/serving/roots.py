@@ -1,0 +1,61 @@
+"""Where a client may have adapters loaded from: folders that the operator named, and what a policy allows."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from lora_cli.core.policy import source_violations
+from lora_cli.core.reference import AdapterRef, parse
+from lora_cli.errors import NotFound, Refused
+from lora_cli.settings import Settings
+
+
+def allowed(lora_path: str, roots: Sequence[Path], settings: Settings) -> AdapterRef:
+    """The reference that a client's ``lora_path`` is.
+
+    A folder must lie under one of ``roots``, links followed; what is elsewhere needs a policy that allows its source by
+    name. A relative path is relative to the first root that has it.
+
+    Raises:
+        Refused: it is neither.
+        UsageError: it is no reference.
+        NotFound: no root has it.
+    """
+    ref = parse(lora_path, is_path=lambda text: "/" not in text or any(os.path.lexists(root / text) for root in roots))
+    if ref.scheme != "file":
+        return _allowed_source(ref, settings)
+    folder = _under(lora_path if "://" not in lora_path else ref.location, roots)
+    if folder is None:
+        if not roots:
+            raise Refused("this server loads no adapters from paths", hint="start it with --root DIRECTORY")
+        raise Refused(
+            f"{lora_path} is not under a folder that this server loads adapters from", hint="--root DIRECTORY"
+        )
+    if not folder.exists():
+        raise NotFound(f"there is no {lora_path}", hint="is it mounted where this server runs?")
+    return AdapterRef("file", str(folder))
+
+
+def _under(text: str, roots: Sequence[Path]) -> Path | None:
+    """The folder that ``text`` means, with no links left, if it is below a root; those that exist come first."""
+    if "\0" in text or len(os.fsencode(text)) > 4096:
+        return None
+    found = []
+    for root in roots:
+        top = Path(os.path.realpath(root))
+        path = Path(os.path.realpath(root / text))
+        if path.is_relative_to(top) and path != top:
+            found.append(path)
+    return next((path for path in found if path.exists()), found[0] if found else None)
+
+
+def _allowed_source(ref: AdapterRef, settings: Settings) -> AdapterRef:
+    if not any(policy.allow_sources for policy in settings.policies):
+        raise Refused(
+            f"{ref}: this server loads adapters from elsewhere only where a policy allows their source",
+            hint="start it with --policy, and allow_sources in it",
+        )
+    for policy in settings.policies:
+        for violation in source_violations(policy, ref):
+            raise Refused(str(violation), hint=violation.hint)
+    return ref

@@ -1,0 +1,230 @@
+"""The server's life: it listens, starts the warm process, looks after it, and ends in order."""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import stat
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import uvicorn
+
+from lora_cli.core.frozen import dataclass, replace
+from lora_cli.endpoint.address import Address
+from lora_cli.errors import LoraCliError, MachineError
+from lora_cli.serving.api import Service, make_app
+from lora_cli.serving.chores import Chore, Chores
+from lora_cli.serving.history import save_past
+from lora_cli.serving.metrics import metrics_text
+from lora_cli.store.disk import replace_file
+
+BACKLOG = 512
+MOST_CONNECTIONS = 1024
+GRACE_S = 5
+"""So long requests under way may take when the server is told to end."""
+
+IDLE_S = 30
+SUPERVISED_S, METRICS_S, HISTORY_S = 1.0, 10.0, 30.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What a server writes: ``ready`` while it is ready, ``metrics`` now and then, ``history`` for its next life."""
+
+    ready: Path | None = None
+    metrics: Path | None = None
+    history: Path | None = None
+
+
+def serve(service: Service, address: Address, files: Files, say: Callable[[str], None]) -> None:
+    """Listen at ``address`` until SIGTERM, SIGINT or a client says stop.
+
+    Raises:
+        LoraCliError: what keeps the warm process from standing, or the address from being listened at.
+    """
+    with listening(address) as listener:
+        life = _Life(replace(service, began=time.time()), files, say)
+        say(f"listening at {address}")
+        asyncio.run(life.run(listener))
+    if life.error is not None:
+        raise life.error
+
+
+class _Life:
+    """One run of the server."""
+
+    def __init__(self, service: Service, files: Files, say: Callable[[str], None]) -> None:
+        self.host, self.files, self._say = service.host, files, say
+        self.error: LoraCliError | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        config = uvicorn.Config(
+            make_app(replace(service, stop=self.stop)),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            limit_concurrency=MOST_CONNECTIONS,
+            timeout_keep_alive=IDLE_S,
+            timeout_graceful_shutdown=GRACE_S,
+        )
+        self._server = _Server(config)
+        chores = [Chore("supervise", SUPERVISED_S, self.host.supervise)]
+        if files.metrics is not None:
+            chores.append(Chore("metrics", METRICS_S, self._write_metrics))
+        chores.append(Chore("history", HISTORY_S, self._keep_history))
+        self._chores = Chores(chores)
+
+    async def run(self, listener: socket.socket) -> None:
+        """Serve, and end in order whatever happens."""
+        self._loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self.stop)
+        starting = threading.Thread(target=self._start, name="start", daemon=True)
+        starting.start()
+        try:
+            await self._server.serve(sockets=[listener])
+        finally:
+            # A second signal, which loop.close() would let through, does not cut the end short.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._loop.remove_signal_handler(number)
+                signal.signal(number, signal.SIG_IGN)
+            await asyncio.to_thread(self._end)
+
+    def stop(self) -> None:
+        """End soon; from any thread."""
+        self._server.should_exit = True
+
+    def _start(self) -> None:
+        try:
+            ready = self.host.start()
+            for note in ready.notes:
+                self._say(note)
+            self._chores.start()
+            self.host.wait_for_first()
+            self._told_ready()
+        except LoraCliError as error:
+            self.error = error
+            self.stop()
+
+    def _told_ready(self) -> None:
+        entries = self.host.entries()
+        proved = sum(self.host.is_proved(entry) for entry in entries)
+        self._say(f"ready: {proved} of {len(entries)} adapters loaded and proved")
+        for entry in entries:
+            failure = self.host.failures.last(entry.item.name)
+            if failure is not None:
+                self._say(f"{entry.item.name}: failed at {failure.report.stage}: {failure.report.error}")
+        if self.files.ready is not None:
+            self._write(self.files.ready, json.dumps({"pid": os.getpid(), "proved": proved}) + "\n")
+
+    def _end(self) -> None:
+        if self.files.ready is not None:
+            with suppress(OSError):
+                self.files.ready.unlink(missing_ok=True)
+        self._chores.stop()
+        if self.host.process is not None:
+            self._keep_history()
+            if self.files.metrics is not None:
+                self._write_metrics()
+        self.host.close()
+        self._say("stopped")
+
+    def _write_metrics(self) -> None:
+        assert self.files.metrics is not None
+        self._write(self.files.metrics, metrics_text(self.host))
+
+    def _keep_history(self) -> None:
+        """Request rates to disk, and to the child that would take this one's place."""
+        past = self.host.remember()
+        if past is not None and self.files.history is not None:
+            try:
+                save_past(self.files.history, past)
+            except OSError as error:
+                log.info("request rates are not kept: %s", error)
+
+    def _write(self, file: Path, text: str) -> None:
+        try:
+            replace_file(file, text.encode(), durable=False)
+        except OSError as error:
+            self._say(f"{file} cannot be written: {error.strerror}")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without signal handlers of its own: it would raise what it caught once more at its end."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Capture none."""
+        yield
+
+
+@contextmanager
+def listening(address: Address) -> Iterator[socket.socket]:
+    """A socket that listens at ``address``; a Unix one is for this user alone, and gone at the end.
+
+    Raises:
+        MachineError: somebody else listens there, or may not.
+    """
+    try:
+        listener = _unix(address.uds) if address.uds is not None else _tcp(address)
+    except OSError as error:
+        raise MachineError(
+            f"{address} cannot be listened at: {error.strerror or error}",
+            hint="does another server run there? lora-cli warm --status asks it; --port and --uds name another address",
+        ) from error
+    inode = address.uds.stat().st_ino if address.uds is not None else 0
+    try:
+        with listener:
+            yield listener
+    finally:
+        if address.uds is not None:
+            with suppress(OSError):
+                if address.uds.stat().st_ino == inode:
+                    address.uds.unlink()
+
+
+def _tcp(address: Address) -> socket.socket:
+    family, _, _, _, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(place)
+        listener.listen(BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _unix(path: Path) -> socket.socket:
+    """A socket of mode 0600 from its first moment; one that a dead server left is replaced."""
+    if path.exists() and stat.S_ISSOCK(path.stat().st_mode) and not _answers(path):
+        path.unlink()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+        listener.listen(BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    finally:
+        os.umask(before)
+    return listener
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as ours:
+        try:
+            ours.connect(str(path))
+        except OSError:
+            return False
+    return True

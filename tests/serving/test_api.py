@@ -1,0 +1,229 @@
+"""The API of a real server: adapters loaded by name and path, as vLLM's clients do, and what else it tells."""
+
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.making import llama_modules, write_adapter, write_base
+from tests.serving.running import Running, error_of
+
+QUERIES = llama_modules(["q_proj"])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("serving")
+    write_base(folder / "base")
+    for number in range(4):
+        write_adapter(folder / "adapters" / f"a{number}", modules=QUERIES, r=4, seed=number)
+    write_adapter(folder / "adapters" / "broken", modules=QUERIES, drop=lambda name: "lora_B" in name)
+    write_adapter(folder / "elsewhere" / "secret", modules=QUERIES)
+    (folder / "adapters" / "link").symlink_to(folder / "elsewhere" / "secret")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Running]:
+    """Knows a0 and a1, has two slots and room for three in memory, and loads what lies under ``adapters``."""
+    known = [folder / "adapters" / name for name in ("a0", "a1")]
+    limits = ["--max-loras", 2, "--max-cpu-loras", 3, "--root", folder / "adapters"]
+    with Running(folder, *known, "--base", folder / "base", *limits) as running:
+        yield running.until_ready()
+
+
+def test_what_it_was_started_with_is_proved_before_anybody_asks(server: Running) -> None:
+    assert server.ask("GET", "/health").json() == {"status": "ok"}
+    assert server.ask("GET", "/ready").status_code == 200
+    adapter = server.adapter("a0")
+    assert (adapter["proved"], adapter["rank"], adapter["error"]) == (True, 4, "")
+    assert adapter["worst_error"] < 1e-5
+    probed = server.probe("a0")
+    assert (probed.status_code, probed.headers["x-lora-tier"]) == (200, "gpu")
+    assert float(probed.headers["x-lora-load-ms"]) < 1000
+
+
+def test_an_adapter_is_loaded_listed_and_unloaded_as_vllm_does(server: Running) -> None:
+    loaded = server.load("second", "a2")
+    assert (loaded.status_code, loaded.text) == (200, "Success: LoRA adapter 'second' added successfully.")
+    models = server.ask("GET", "/v1/models").json()["data"]
+    assert [model["id"] for model in models][:1] == ["base"]
+    second = next(model for model in models if model["id"] == "second")
+    assert (second["parent"], second["object"]) == ("base", "model")
+    again = server.load("second", "a2")
+    assert again.status_code == 200, "telling it twice changes nothing"
+    other = server.load("second", "a3")
+    assert error_of(other)[0] == 400
+    assert "load_inplace" in error_of(other)[1]
+    digest = server.adapter("second")["digest"]
+    assert server.load("second", "a3", load_inplace=True).status_code == 200
+    assert server.adapter("second")["digest"] not in {digest, ""}
+    gone = server.post("/v1/unload_lora_adapter", lora_name="second")
+    assert gone.text == "Success: LoRA adapter 'second' removed successfully."
+    assert error_of(server.post("/v1/unload_lora_adapter", lora_name="second"))[0] == 404
+    assert error_of(server.probe("second"))[0] == 404
+
+
+def test_a_path_outside_the_roots_is_refused_however_it_is_written(server: Running, folder: Path) -> None:
+    outside = folder / "elsewhere" / "secret"
+    paths = [outside, "../elsewhere/secret", f"file://{outside}", "link", folder / "adapters", ".", "/"]
+    for path in paths:
+        status, message = error_of(server.load("outside", path))
+        assert status == 422, (path, message)
+        assert "not under a folder" in message
+    assert error_of(server.load("outside", "nowhere"))[0] == 404
+    assert error_of(server.load("outside", "hf://acme/sql"))[0] == 422
+    assert "outside" not in {one["name"] for one in server.status()["adapters"]}
+
+
+def test_a_broken_adapter_fails_with_its_reason_which_is_remembered_and_no_other_does(server: Running) -> None:
+    status, message = error_of(server.load("broken", "broken"))
+    assert status == 422
+    assert "LC302" in message
+    known = server.adapter("broken")
+    assert (known["failures"], known["stage"], known["proved"]) == (1, "validate", False)
+    assert known["retry_in_s"] > 0
+    assert error_of(server.probe("broken")) == (422, message), "it is not looked at again before its time"
+    assert server.adapter("broken")["failures"] == 1
+    assert server.probe("a0").status_code == 200
+    assert server.post("/v1/unload_lora_adapter", lora_name="broken").status_code == 200
+
+
+def test_the_tier_in_the_answer_is_where_the_adapter_was(server: Running) -> None:
+    for name in ("a2", "a3"):
+        assert server.load(f"tier-{name}", name).status_code == 200
+    tiers = {}
+    for name in ("a0", "a1", "tier-a2", "tier-a3"):
+        before = server.adapter(name)["tier"]
+        tiers[name] = server.probe(name).headers["x-lora-tier"]
+        assert tiers[name] == before, name
+        assert server.adapter(name)["tier"] == "gpu"
+    assert set(tiers.values()) > {"gpu"} or set(tiers.values()) & {"cpu", "disk"}
+    holdings = server.status()["tiers"]
+    assert (holdings["gpu"]["adapters"], holdings["cpu"]["adapters"]) == (2, 3)
+    for name in ("tier-a2", "tier-a3"):
+        server.post("/v1/unload_lora_adapter", lora_name=name)
+
+
+def test_what_is_queued_ahead_is_loaded_without_a_request(server: Running) -> None:
+    write = server.load("ahead", "a2")
+    assert write.status_code == 200
+    queued = server.post("/v1/prefetch", lora_names=["ahead", "a0"], priority=3)
+    assert (queued.status_code, queued.json()) == (202, {"queued": ["ahead", "a0"]})
+    assert error_of(server.post("/v1/prefetch", lora_names=["nobody"]))[0] == 404
+    server.post("/v1/unload_lora_adapter", lora_name="ahead")
+
+
+def test_metrics_count_requests_by_tier_and_failures_by_stage(server: Running) -> None:
+    server.probe("a0")
+    server.load("broken-again", "broken")
+    lines = dict(
+        line.rpartition(" ")[::2]
+        for line in server.ask("GET", "/metrics").text.splitlines()
+        if not line.startswith("#")
+    )
+    server.post("/v1/unload_lora_adapter", lora_name="broken-again")
+    assert float(lines["lora_cli_ready"]) == 1
+    assert sum(float(value) for name, value in lines.items() if name.startswith("lora_cli_requests_total")) >= 1
+    assert float(lines['lora_cli_load_failures_total{stage="validate"}']) >= 1
+    assert float(lines['lora_cli_resident_adapters{tier="gpu"}']) <= 2
+    assert float(lines['lora_cli_load_seconds_total{stage="proof"}']) > 0
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "JSON"),
+        (b"[1]", "JSON"),
+        (b"{" * 100_000, "JSON"),
+        (b'{"lora_name": "x"}', "lora_path"),
+        (b'{"lora_name": 1, "lora_path": "a0"}', "text"),
+        (b'{"lora_name": "../x", "lora_path": "a0"}', "no name"),
+        (b'{"lora_name": "x", "lora_path": ""}', "1 to 4096"),
+        (b'{"lora_name": "x", "lora_path": "a\\u0000b"}', ""),
+        (b'{"lora_name": "x", "lora_path": "a0", "lora_pth": 1}', "did you mean"),
+        (b'{"lora_name": "base", "lora_path": "a0"}', "the base"),
+        (b'{"lora_name": "x", "lora_path": "a0", "load_inplace": 1}', "true or false"),
+    ],
+)
+def test_what_is_no_request_is_answered_with_400_and_why(server: Running, body: bytes, said: str) -> None:
+    import httpx2
+
+    with httpx2.Client(timeout=30) as client:
+        url = f"http://localhost:{server.port}/v1/load_lora_adapter"
+        answer = client.post(url, content=body, headers={"content-type": "application/json"})
+    status, message = error_of(answer)
+    assert status in {400, 422}, message
+    assert said in message
+
+
+def test_other_bodies_paths_and_methods_have_their_own_answers(server: Running) -> None:
+    import httpx2
+
+    at = f"http://localhost:{server.port}"
+    with httpx2.Client(timeout=30) as client:
+        assert client.post(f"{at}/v1/probe", content=b"{}").status_code == 415
+        huge = client.post(f"{at}/v1/probe", content=b"x" * (2 << 20), headers={"content-type": "application/json"})
+        assert huge.status_code == 413
+        assert client.get(f"{at}/v1/probe").status_code == 405
+        assert error_of(client.get(f"{at}/v1/nothing"))[0] == 404
+        strange = client.get(f"{at}/v1/models", headers={"host": "evil.example"})
+        assert strange.status_code == 421, "a page of another host must not reach it by a name of its own"
+
+
+def test_many_clients_slow_ones_and_half_requests_leave_it_healthy(server: Running) -> None:
+    half = []
+    for said in (b"POST /v1/probe HTTP/1.1\r\n", b"GET /hea", b"\x16\x03\x01", b""):
+        one = socket.create_connection(("127.0.0.1", server.port))
+        one.sendall(said)
+        half.append(one)
+    promised = (
+        b"POST /v1/probe HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n{"
+    )
+    slow = socket.create_connection(("127.0.0.1", server.port))
+    slow.sendall(promised)
+    gone = socket.create_connection(("127.0.0.1", server.port))
+    gone.sendall(promised)
+    gone.close()
+    with ThreadPoolExecutor(64) as clients:
+        codes = list(clients.map(lambda number: server.probe(f"a{number % 2}").status_code, range(256)))
+    assert codes == [200] * 256
+    for one in (*half, slow):
+        one.close()
+    assert server.ask("GET", "/health").status_code == 200
+    assert "Traceback" not in server.said()
+
+
+def test_a_child_that_is_killed_comes_back_with_what_was_hot(server: Running) -> None:
+    import os
+    import signal
+
+    before = server.status()
+    os.kill(before["child_pid"], signal.SIGKILL)
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        now = server.status()
+        if now["child_starts"] > before["child_starts"] and now["ready"] and now["tiers"]["gpu"]["adapters"] == 2:
+            break
+        time.sleep(0.1)
+    else:
+        raise AssertionError(server.said())
+    assert server.probe("a0").status_code == 200
+    assert server.ask("GET", "/health").status_code == 200
+
+
+def test_an_adapter_of_a_larger_rank_and_on_other_modules_than_those_at_the_start_is_loaded(
+    server: Running, folder: Path
+) -> None:
+    write_adapter(folder / "adapters" / "wide", modules=llama_modules(["down_proj", "k_proj"]), r=16)
+    assert server.load("wide", "wide").status_code == 200
+    assert server.adapter("wide")["rank"] == 16
+    write_adapter(folder / "adapters" / "wider", modules=QUERIES, r=17)
+    status, message = error_of(server.load("wider", "wider"))
+    assert status in {422, 503}
+    assert "rank" in message
+    for name in ("wide", "wider"):
+        assert server.post("/v1/unload_lora_adapter", lora_name=name).status_code == 200

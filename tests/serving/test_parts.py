@@ -1,0 +1,146 @@
+"""What the server is made of, each part alone."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from lora_cli.cli.termination import note, termination_log
+from lora_cli.core.results import LoadReport
+from lora_cli.endpoint.address import Address
+from lora_cli.errors import NotFound, Refused
+from lora_cli.render.prometheus import Metric, Sample, render_metrics
+from lora_cli.serving.chores import Chore, Chores
+from lora_cli.serving.failures import Failures
+from lora_cli.serving.history import NOTHING, Past, read_past, save_past
+from lora_cli.serving.prefetch import Prefetcher
+from lora_cli.serving.roots import allowed
+from lora_cli.settings import load_settings
+from lora_cli.tiers.history import History
+
+
+def test_a_failure_is_remembered_for_longer_each_time() -> None:
+    now = [0.0]
+    failures = Failures(lambda: now[0])
+    waits = []
+    for _ in range(12):
+        failures.add("sql", LoadReport("sql", error="broken"))
+        waits.append(failures.wait_s("sql"))
+        now[0] += waits[-1]
+        assert failures.wait_s("sql") == 0
+    assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]
+    failures.clear("sql")
+    assert (failures.last("sql"), failures.wait_s("sql"), failures.wait_s("other")) == (None, 0, 0)
+
+
+def test_what_is_loaded_ahead_goes_by_priority_and_once() -> None:
+    gate, loaded = threading.Event(), []
+
+    def load(name: str) -> None:
+        if name == "first":
+            gate.wait(10)
+        loaded.append(name)
+        if name == "raises":
+            threading.current_thread().name = "still here"
+
+    queue = Prefetcher(load, threads=1)
+    queue.add("first", 0)
+    while len(queue):
+        time.sleep(0.001)
+    for name, priority in (("c", 9), ("b", 5), ("a", 5), ("c", 1)):
+        queue.add(name, priority)
+    assert len(queue) == 3
+    assert queue.wait(0.01) is False
+    gate.set()
+    assert queue.wait(10) is True
+    assert loaded == ["first", "c", "b", "a"]
+    queue.close()
+
+
+def test_a_chore_that_fails_does_not_end_the_others() -> None:
+    done = threading.Event()
+    calls: list[str] = []
+
+    def fails() -> None:
+        calls.append("fails")
+        raise NotFound("gone")
+
+    def works() -> None:
+        calls.append("works")
+        if calls.count("works") == 3:
+            done.set()
+
+    chores = Chores([Chore("fails", 0.01, fails), Chore("works", 0.01, works)])
+    chores.start()
+    assert done.wait(10)
+    chores.stop()
+    assert "fails" in calls
+    assert calls.count("fails") < calls.count("works") + 2
+
+
+def test_request_rates_survive_and_nonsense_in_their_file_is_none(tmp_path: Path) -> None:
+    history = History()
+    for key in ("cold", "hot", "hot"):
+        history.asked(key)
+    file = tmp_path / "history" / "one.json"
+    save_past(file, Past({"gpu": history.state(), "cpu": History().state()}, {"sql": "cold", "chat": "hot"}))
+    assert read_past(file).hottest() == ["chat", "sql"]
+    assert read_past(tmp_path / "nothing.json") == NOTHING
+    for nonsense in (b"", b"[]", b'{"gpu": 1}', b'{"gpu": {"schema": "lora_cli/history/1"}}', b"\xff" * 99):
+        file.write_bytes(nonsense)
+        assert read_past(file) == NOTHING
+
+
+def test_roots_hold_whatever_a_path_says(tmp_path: Path) -> None:
+    settings = load_settings({"cache_dir": tmp_path / "cache"}, {"HOME": str(tmp_path)})
+    root, other = tmp_path / "root", tmp_path / "root-other"
+    for folder in (root / "sql", other / "x"):
+        folder.mkdir(parents=True)
+    (root / "out").symlink_to(other)
+    assert allowed("sql", [root], settings).location == str(root / "sql")
+    assert allowed(str(root / "sql"), [root], settings).location == str(root / "sql")
+    for path in (str(other / "x"), "../root-other/x", "out/x", str(root), "sql/../../root-other/x"):
+        with pytest.raises(Refused):
+            allowed(path, [root], settings)
+    with pytest.raises(NotFound):
+        allowed("nothing", [root], settings)
+    with pytest.raises(Refused) as refused:
+        allowed(str(root / "sql"), [], settings)
+    assert "--root" in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("10.0.0.1", False), ("a.b", False)],
+)
+def test_only_loopback_needs_no_token(host: str, local: bool) -> None:
+    assert Address(host).is_local is local
+
+
+def test_addresses_are_written_as_clients_need_them() -> None:
+    assert Address("::1", 80).url == "http://[::1]:80"
+    assert "[::1]:80" in Address("::1", 80).hosts
+    assert str(Address(uds=Path("/run/x"))) == "unix:/run/x"
+
+
+def test_prometheus_text_is_as_its_format_says() -> None:
+    text = render_metrics(
+        [
+            Metric("a_total", "counter", "As.", [Sample(3, {"x": 'q"\\\n'}), Sample(0.25)]),
+            Metric("none", "gauge", "No samples.", []),
+        ]
+    )
+    assert text == '# HELP a_total As.\n# TYPE a_total counter\na_total{x="q\\"\\\\\\n"} 3\na_total 0.25\n'
+
+
+def test_the_reason_stands_in_the_termination_log_where_there_is_one(tmp_path: Path) -> None:
+    log = tmp_path / "termination-log"
+    note("nobody made it", str(log))
+    assert not log.exists()
+    log.write_text("what was there before, and longer")
+    with pytest.raises(Refused), termination_log(str(log)):
+        raise Refused("no", hint="try yes")
+    assert log.read_text() == "no\ntry yes"
+    note("é" * 5000, str(log))
+    assert len(log.read_bytes()) == 4096

@@ -1,0 +1,174 @@
+"""A server's life: where it listens, who may ask, how it ends, and what it leaves."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lora_cli.cli.main import main
+from tests.making import llama_modules, write_adapter, write_base
+from tests.serving.running import Running, error_of
+
+QUERIES = llama_modules(["q_proj"])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_base(tmp_path / "base")
+    for number in range(3):
+        write_adapter(tmp_path / f"a{number}", modules=QUERIES, r=4, seed=number)
+    return tmp_path
+
+
+def test_a_socket_is_for_its_user_alone_and_status_and_stop_find_it(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uds, metrics = folder / "sock", folder / "metrics.prom"
+    words = ["warm", "--uds", str(uds)]
+    assert main([*words, "--status"]) == 7
+    assert "nobody answers" in capsys.readouterr().err
+    with Running(
+        folder, folder / "a0", folder / "a1", "--base", folder / "base", "--metrics-file", metrics, uds=uds
+    ) as running:
+        running.until_ready()
+        assert stat.S_IMODE(uds.stat().st_mode) == 0o600
+        assert main([*words, "--status", "--format", "json"]) == 0
+        status = json.loads(capsys.readouterr().out)
+        assert (status["schema"], status["ready"], status["base"]) == ("lora_cli/status/1", True, "base")
+        assert main([*words, "--status"]) == 0
+        told = capsys.readouterr().out
+        assert "base: ready, cpu float32" in told
+        assert "proved" in told
+        second = subprocess.run(
+            [sys.executable, "-m", "lora_cli", *words, str(folder / "a0"), "--base", str(folder / "base"), "--serve"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (second.returncode, "cannot be listened at" in second.stderr) == (6, True)
+        assert main([*words, "--stop"]) == 0
+        assert running.process.wait(20) == 0
+        assert not uds.exists()
+        assert not running.ready_file.exists()
+        assert "lora_cli_ready" in metrics.read_text()
+
+
+def test_a_socket_that_a_dead_server_left_is_taken_over(folder: Path) -> None:
+    uds = folder / "sock"
+    argv = (folder / "a0", "--base", folder / "base")
+    with Running(folder, *argv, uds=uds) as first:
+        first.until_ready().process.kill()
+        first.process.wait()
+    assert uds.exists()
+    first.ready_file.unlink()
+    with Running(folder, *argv, uds=uds) as second:
+        assert second.until_ready().probe("a0").status_code == 200
+        assert second.terminate() == 0
+
+
+def test_with_a_token_only_probes_of_health_are_open(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Running(folder, folder / "a0", "--base", folder / "base", "--host", "0.0.0.0", token="sesame") as running:
+        running.until_ready()
+        assert running.probe("a0").status_code == 200
+        running.token = ""
+        for wrong in (b"Bearer wrong", b"Basic sesame", b"Bearer s\xe9same"):
+            assert error_of(running.ask("GET", "/v1/models", authorization=wrong))[0] == 401
+        assert running.ask("GET", "/health").status_code == 200
+        assert error_of(running.ask("GET", "/metrics"))[0] == 401
+        words = ["warm", "--port", str(running.port)]
+        assert main([*words, "--stop"]) == 7
+        assert "LORA_CLI_API_KEY" in capsys.readouterr().err
+        assert main([*words, "--stop", "--api-key", "sesame"]) == 0
+        assert running.process.wait(20) == 0
+        assert "sesame" not in running.said()
+
+
+def test_what_can_be_reached_from_elsewhere_needs_a_token(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["warm", str(folder / "a0"), "--base", str(folder / "base"), "--serve", "--host", "0.0.0.0"]
+    assert main(words) == 2
+    assert "LORA_CLI_API_KEY" in capsys.readouterr().err
+
+
+def test_sigterm_ends_it_in_time_and_the_next_one_restores_the_hottest_first(folder: Path) -> None:
+    known = [folder / f"a{number}" for number in range(3)]
+    argv = (*known, "--base", folder / "base", "--max-loras", 1, "--max-cpu-loras", 1)
+    with Running(folder, *argv) as running:
+        running.until_ready()
+        assert running.adapter("a0")["proved"] is True
+        for _ in range(5):
+            assert running.probe("a2").status_code == 200
+        began = time.monotonic()
+        assert running.terminate() == 0
+        assert time.monotonic() - began < 15
+        assert not running.ready_file.exists()
+    with Running(folder, *argv) as running:
+        running.until_ready()
+        assert running.adapter("a2")["proved"] is True
+        assert running.adapter("a0")["proved"] is False
+
+
+def test_what_does_not_fit_ends_it_with_the_bytes_it_is_short_of(folder: Path) -> None:
+    slots = ("--max-loras", 100_000, "--max-cpu-loras", 100_000, "--max-lora-rank", 4096)
+    with Running(folder, folder / "a0", "--base", folder / "base", *slots) as running:
+        assert running.process.wait(60) == 6
+        assert "short" in running.said()
+        assert "Traceback" not in running.said()
+
+
+def test_a_policy_says_which_sources_clients_may_name(folder: Path) -> None:
+    policy = folder / "policy.yaml"
+    allowed = f"file://{folder}/*"
+    policy.write_text(f"apiVersion: lora-cli/v1\nkind: Policy\nallow_sources: ['hf://acme/*', '{allowed}']\n")
+    with Running(folder, "--base", folder / "base", "--policy", policy, HF_HUB_OFFLINE="1") as running:
+        running.until_ready()
+        status, message = error_of(running.load("sql", "hf://other/sql"))
+        assert (status, "allow_sources" in message) == (422, True)
+        assert error_of(running.load("sql", "hf://acme/sql"))[0] == 404, "allowed, and not to be reached offline"
+        assert running.terminate() == 0
+
+
+def test_a_hung_source_delays_no_other_adapter(folder: Path) -> None:
+    """A FIFO is refused, so the hang is a server that never answers."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        policy = folder / "policy.yaml"
+        policy.write_text("apiVersion: lora-cli/v1\nkind: Policy\nallow_sources: ['hf://*', 'file://**', '/*']\n")
+        argv = (folder / "a0", "--base", folder / "base", "--policy", policy, "--root", folder)
+        with Running(folder, *argv, HF_ENDPOINT=f"http://127.0.0.1:{port}") as running:
+            running.until_ready()
+            from concurrent.futures import ThreadPoolExecutor
+
+            with ThreadPoolExecutor(8) as clients:
+                hung = [clients.submit(running.load, f"hung{number}", "hf://acme/sql") for number in range(8)]
+                time.sleep(0.3)
+                began = time.monotonic()
+                assert running.load("next", "a1").status_code == 200
+                assert running.probe("a0").headers["x-lora-tier"] in {"gpu", "cpu"}
+                assert time.monotonic() - began < 10
+                assert not any(one.done() for one in hung)
+                assert running.terminate() == 0, "what still waits does not keep it"
+                for one in hung:
+                    with pytest.raises(Exception, match=r".*"):
+                        one.result().raise_for_status()
+
+
+def test_environment_of_a_kubernetes_service_of_its_name_is_not_its_port(folder: Path) -> None:
+    environ = {
+        **os.environ,
+        "LORA_CLI_PORT": "tcp://10.0.0.1:80",
+        "LORA_CLI_SERVICE_HOST": "10.0.0.1",
+        "LORA_CLI_PORT_80_TCP_ADDR": "10.0.0.1",
+    }
+    words = ["warm", "--status"]
+    asked = subprocess.run(
+        [sys.executable, "-m", "lora_cli", *words], capture_output=True, text=True, env=environ, check=False
+    )
+    assert (asked.returncode, "warning" in asked.stderr) == (7, False)
+    assert "127.0.0.1:8321" in asked.stderr
