@@ -1,8 +1,6 @@
 """Several policies over one trace, each in a process of its own where that is worth it."""
 
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from lora_cli.bench.bounds import least_cost_ms, most_hits
 from lora_cli.bench.fleet import Fleet
@@ -10,10 +8,10 @@ from lora_cli.bench.optimum import best_course
 from lora_cli.bench.outcome import Outcome, outcome
 from lora_cli.bench.policies import OPT, slowest_first
 from lora_cli.bench.simulate import GPU, simulate
+from lora_cli.bench.spread import spread
 from lora_cli.bench.stalls import stalls_ms
 from lora_cli.bench.trace import Trace
 from lora_cli.core.frozen import dataclass
-from lora_cli.errors import MachineError
 from lora_cli.tiers.view import Objective
 
 WORTH_PROCESSES = 200_000
@@ -56,10 +54,10 @@ def simulate_all(
         MachineError: an adapter is larger than a tier, or a process was killed.
     """
     tasks = [(trace, fleet, policy, objective) for policy in slowest_first(policies)]
-    worth = len(tasks) > 1 and len(trace) * len(tasks) >= WORTH_PROCESSES
+    worth = len(trace) * len(tasks) >= WORTH_PROCESSES
     found: dict[str, Outcome] = {}
     least: float | None = None
-    for one, cost in _in_processes(tasks) if worth and _processors() > 1 else map(_one, tasks):
+    for one, cost in spread(_one, tasks, worth=worth):
         found[one.policy] = one
         least = cost if cost is not None else least
         told(one.policy)
@@ -82,21 +80,3 @@ def _one(task: _Task) -> tuple[Outcome, float | None]:
     if fleet.cpu.max_bytes is not None:
         return Outcome(OPT, "exact", len(trace), {"gpu": course.found.count(GPU)}, least), least
     return outcome(OPT, "exact", course, stalls_ms(trace, course)), least
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
-
-
-def _in_processes(tasks: Sequence[_Task]) -> Iterator[tuple[Outcome, float | None]]:
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor, as_completed
-    from concurrent.futures.process import BrokenProcessPool
-
-    context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(min(len(tasks), _processors()), mp_context=context) as pool:
-        try:
-            for done in as_completed([pool.submit(_one, task) for task in tasks]):
-                yield done.result()
-        except BrokenProcessPool as error:
-            raise MachineError("a process of the simulation was killed", hint="it may be short of memory") from error

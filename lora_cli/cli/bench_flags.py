@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lora_cli.cli.bench_options import Objective
-from lora_cli.cli.output import Format
+from lora_cli.cli.output import ReportFormat
 from lora_cli.core.frozen import dataclass
 
 
@@ -57,11 +57,19 @@ class FleetFlags:
     disk_link: str | None
     gpu_link: str | None
     objective: Objective | None
+    plan: list[str] | None
 
 
 @dataclass(frozen=True, slots=True)
 class ResultFlags:
     """What becomes of the result."""
 
-    output_format: Format
+    output_format: ReportFormat
+    output: Path | None
     save_trace: Path | None
+    save_result: bool
+    result_dir: Path | None
+    result_filename: str | None
+    metadata: list[str] | None
+    baseline: Path | None
+    fail_if: list[str] | None

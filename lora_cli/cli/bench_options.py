@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from lora_cli.cli import typer
+from lora_cli.cli.output import ReportFormat
 
 
 class Objective(StrEnum):
@@ -93,3 +94,19 @@ GpuLink = Annotated[
 Goal = Annotated[
     Objective | None, typer.Option("--objective", help="What adaptive and gdsf make small: stall.", show_default=False)
 ]
+Plan = Annotated[
+    list[str] | None,
+    typer.Option(metavar="GOAL", help='How many slots and places: "hit_ratio>=0.95", "stall_p99_ms<300".'),
+]
+
+# The result.
+BenchFormat = Annotated[ReportFormat, typer.Option("--format", help="How to write the result.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")]
+SaveResult = Annotated[bool, typer.Option("--save-result", help="Keep the result as JSON, and the requests beside it.")]
+ResultDir = Annotated[Path | None, typer.Option(metavar="DIRECTORY", help="Where.", show_default=False)]
+ResultFilename = Annotated[str | None, typer.Option(metavar="NAME", help="Under which name.", show_default=False)]
+Metadata = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="More for the JSON.")]
+Baseline = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="An older result to compare with.", show_default=False)
+]
+FailIf = Annotated[list[str] | None, typer.Option(metavar="CONDITION", help='End with 1: "adaptive.stall_p99_ms>500".')]

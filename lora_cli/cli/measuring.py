@@ -3,16 +3,23 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from lora_cli.bench.measured import MEASURED, MeasuredRun, measured_metrics
+from lora_cli.bench.regression import Change, Judged
+from lora_cli.bench.setting import setting_of
 from lora_cli.cli import typer
 from lora_cli.cli.bench_flags import LineupFlags, ResultFlags, TierFlags, WorkloadFlags
+from lora_cli.cli.bench_results import Look, Told, conclude, wanted_of
 from lora_cli.cli.bench_workload import save_trace, workload_of
 from lora_cli.cli.lineup import Lineup, base_model, limits, lineup, reaching
-from lora_cli.cli.output import Format, colour, width, writable, write
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.errors import LoraCliError, MissingExtra, Refused, UsageError
+from lora_cli.render.human.bench import render_bench
+from lora_cli.render.human.bench_judgement import render_judgement
+from lora_cli.render.json_bench import measured as document_of
 from lora_cli.render.text import safe
 from lora_cli.settings import Settings
 
@@ -68,8 +75,7 @@ def measurement(
     settings = reaching(settings, asked.manifest, named.policy)
     if flags.request_rate != "inf":
         raise UsageError("--request-rate is for --simulate", hint="the warm process is asked one request at a time")
-    if wanted.save_trace is not None:
-        writable(wanted.save_trace)
+    checked = wanted_of(wanted, MEASURED)
     workload = workload_of(flags)
     trace = workload.over([item.name for item in asked.items], REQUESTS)
     device, eviction = _device(tiers.device or "auto"), _eviction(tiers.eviction or "adaptive")
@@ -77,9 +83,11 @@ def measurement(
     if wanted.save_trace is not None:
         save_trace(trace, wanted.save_trace)
     failures = Failures()
-    run = Run(asked, most, device, eviction, flags.seed, workload.words())
-    write(_rendered(_measure(run, trace, settings, failures), wanted.output_format))
-    return failures.code
+    result = _measure(Run(asked, most, device, eviction, flags.seed, workload.words()), trace, settings, failures)
+    setting = setting_of("in-process", trace, flags.seed, workload.words(), result.environment)
+    run = MeasuredRun(setting, result)
+    told = Told(document_of(run), measured_metrics(result), partial(_human, run), partial(_page, run))
+    return max(failures.code, conclude(told, trace, checked))
 
 
 def _device(word: str) -> "Device":
@@ -201,11 +209,12 @@ def _counter(total: int, settings: Settings) -> Callable[[int], None]:
     return tell
 
 
-def _rendered(result: "BenchResult", output_format: Format) -> str:
-    if output_format is Format.JSON:
-        from lora_cli.render.json import render_bench
+def _human(run: MeasuredRun, look: Look, compared: tuple[Change, ...], verdicts: tuple[Judged, ...]) -> str:
+    judged = render_judgement(compared, verdicts, look.width, colour=look.colour)
+    return render_bench(run.result, look.width, colour=look.colour) + judged
 
-        return render_bench(result)
-    from lora_cli.render.human.bench import render_bench as render_table
 
-    return render_table(result, width(), colour=colour())
+def _page(run: MeasuredRun, compared: tuple[Change, ...], verdicts: tuple[Judged, ...]) -> str:
+    from lora_cli.render.html.bench import render_bench as render_page
+
+    return render_page(run, compared, verdicts)

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from lora_cli.cli import bench_options as bench
 from lora_cli.cli import options, typer
 from lora_cli.cli.bench_flags import FleetFlags, LineupFlags, ResultFlags, TierFlags, WorkloadFlags
-from lora_cli.cli.output import Format
+from lora_cli.cli.output import ReportFormat
 from lora_cli.errors import UsageError
 
 T = TypeVar("T")
@@ -43,8 +43,16 @@ def command(
     disk_link: bench.DiskLink = None,
     gpu_link: bench.GpuLink = None,
     objective: bench.Goal = None,
+    plan: bench.Plan = None,
     seed: bench.Seed = 0,
-    output_format: options.OutputFormat = Format.HUMAN,
+    save_result: bench.SaveResult = False,
+    result_dir: bench.ResultDir = None,
+    result_filename: bench.ResultFilename = None,
+    metadata: bench.Metadata = None,
+    baseline: bench.Baseline = None,
+    fail_if: bench.FailIf = None,
+    output_format: bench.BenchFormat = ReportFormat.HUMAN,
+    output: bench.Output = None,
 ) -> None:
     """Measure what adapters cost, cold and warm: one request after the other over the slots of a warm process.
 

@@ -2,23 +2,30 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from functools import partial
 
+from lora_cli.bench.fleet import Fleet, sized
+from lora_cli.bench.links import BYTES_PER_RANK, DISK_LINK, GPU_LINK, Links, parse_link
+from lora_cli.bench.metrics import simulated_names, simulation_metrics
+from lora_cli.bench.ranks import parse_ranks
+from lora_cli.bench.regression import Change, Judged
+from lora_cli.bench.run import environment
+from lora_cli.bench.setting import Setting, setting_of
+from lora_cli.bench.simulated import SimulatedRun
+from lora_cli.bench.simulation import simulate_all
+from lora_cli.bench.trace import Trace
 from lora_cli.cli import typer
 from lora_cli.cli.bench_flags import FleetFlags, ResultFlags, TierFlags, WorkloadFlags
+from lora_cli.cli.bench_results import Look, Told, conclude, wanted_of
 from lora_cli.cli.bench_workload import save_trace, workload_of
 from lora_cli.cli.lineup import MAX_CPU_LORAS, MAX_LORAS
-from lora_cli.cli.output import Format, colour, width, writable, write
 from lora_cli.core.units import parse_size
 from lora_cli.errors import UsageError
-
-if TYPE_CHECKING:
-    from lora_cli.bench.fleet import Fleet
-    from lora_cli.bench.links import Links
-    from lora_cli.bench.simulated import SimulatedRun
-    from lora_cli.bench.trace import Trace
-    from lora_cli.tiers.budget import Budget
-    from lora_cli.tiers.view import Objective
+from lora_cli.render.human.bench_judgement import render_judgement
+from lora_cli.render.human.simulation import render_simulation
+from lora_cli.render.json_bench import simulation as document_of
+from lora_cli.tiers.budget import Budget
+from lora_cli.tiers.view import Objective
 
 REQUESTS, ADAPTERS, RANKS = 20_000, 500, "16"
 POLICIES = "lru,lfu,gdsf,adaptive,opt"
@@ -31,30 +38,45 @@ def simulation(flags: WorkloadFlags, tiers: TierFlags, fleet_flags: FleetFlags, 
         LoraCliError: what is asked for is wrong or too large, or a file cannot be read or written.
     """
     from lora_cli.bench.policies import parse_policies
-    from lora_cli.bench.run import environment
-    from lora_cli.bench.setting import setting_of
-    from lora_cli.bench.simulated import SimulatedRun
-    from lora_cli.bench.simulation import simulate_all
 
     for flag, said in (("--device", tiers.device), ("--max-lora-rank", tiers.max_lora_rank)):
         if said is not None:
             raise UsageError(f"{flag} is not for --simulate", hint="there is no device")
-    if wanted.save_trace is not None:
-        writable(wanted.save_trace)
+    if fleet_flags.plan:
+        from lora_cli.cli.planning import planned
+
+        return planned(flags, tiers, fleet_flags, wanted)
     policies = parse_policies(tiers.eviction or POLICIES)
+    checked = wanted_of(wanted, simulated_names(policies))
+    trace, fleet, setting = scene(flags, tiers, fleet_flags)
+    if wanted.save_trace is not None:
+        save_trace(trace, wanted.save_trace)
+    objective = objective_of(fleet_flags)
+    found = simulate_all(trace, fleet, policies, objective, told=_teller(trace, policies))
+    run = SimulatedRun(setting, fleet, objective, found)
+    return conclude(
+        Told(document_of(run), simulation_metrics(found), partial(_human, run), partial(_page, run)), trace, checked
+    )
+
+
+def scene(flags: WorkloadFlags, tiers: TierFlags, fleet_flags: FleetFlags) -> tuple[Trace, Fleet, Setting]:
+    """The requests, the fleet that they are put to, and both in words.
+
+    Raises:
+        LoraCliError: what is asked for is wrong, or a file cannot be read.
+    """
     workload = workload_of(flags)
     names = _names(workload.names, fleet_flags.num_adapters)
     trace = workload.over(names, REQUESTS)
     fleet = _fleet(names, tiers, fleet_flags, flags.seed)
     words = workload.words() | {"ranks": fleet_flags.ranks or RANKS}
     rate = workload.request_rate if flags.trace is None else None
-    setting = setting_of("simulate", trace, flags.seed, words, environment(), rate, workload.burstiness)
-    objective: Objective = fleet_flags.objective.value if fleet_flags.objective is not None else "stall"
-    if wanted.save_trace is not None:
-        save_trace(trace, wanted.save_trace)
-    found = simulate_all(trace, fleet, policies, objective, told=_teller(trace, policies))
-    write(_rendered(SimulatedRun(setting, fleet, objective, found), wanted))
-    return 0
+    return trace, fleet, setting_of("simulate", trace, flags.seed, words, environment(), rate, workload.burstiness)
+
+
+def objective_of(flags: FleetFlags) -> Objective:
+    """What the policies are to make small."""
+    return flags.objective.value if flags.objective is not None else "stall"
 
 
 def _names(named: Sequence[str], number: int | None) -> Sequence[str]:
@@ -66,12 +88,8 @@ def _names(named: Sequence[str], number: int | None) -> Sequence[str]:
     return named or [f"a{place}" for place in range(number or ADAPTERS)]
 
 
-def _fleet(names: Sequence[str], tiers: TierFlags, flags: FleetFlags, seed: int) -> "Fleet":
+def _fleet(names: Sequence[str], tiers: TierFlags, flags: FleetFlags, seed: int) -> Fleet:
     """The adapters' bytes, the two tiers and the ways into them."""
-    from lora_cli.bench.fleet import Fleet, sized
-    from lora_cli.bench.links import BYTES_PER_RANK
-    from lora_cli.bench.ranks import parse_ranks
-
     per_rank = _size(flags.bytes_per_rank, "--bytes-per-rank") or BYTES_PER_RANK
     sizes = sized(names, parse_ranks(flags.ranks or RANKS), seed, per_rank)
     gpu, cpu = _budgets(len(names), tiers, flags)
@@ -82,10 +100,8 @@ def _fleet(names: Sequence[str], tiers: TierFlags, flags: FleetFlags, seed: int)
     return Fleet(sizes, gpu, cpu, _links(flags))
 
 
-def _budgets(count: int, tiers: TierFlags, flags: FleetFlags) -> "tuple[Budget, Budget]":
+def _budgets(count: int, tiers: TierFlags, flags: FleetFlags) -> tuple[Budget, Budget]:
     """What slots and memory hold. Bytes alone bind where they are given and numbers are not."""
-    from lora_cli.tiers.budget import Budget
-
     gpu_bytes = _size(flags.max_gpu_bytes, "--max-gpu-bytes")
     cpu_bytes = _size(flags.max_cpu_bytes, "--max-cpu-bytes")
     slots = tiers.max_loras or (min(MAX_LORAS, count) if gpu_bytes is None else count)
@@ -97,9 +113,7 @@ def _budgets(count: int, tiers: TierFlags, flags: FleetFlags) -> "tuple[Budget, 
     return Budget(slots, gpu_bytes), Budget(places, cpu_bytes)
 
 
-def _links(flags: FleetFlags) -> "Links":
-    from lora_cli.bench.links import DISK_LINK, GPU_LINK, Links, parse_link
-
+def _links(flags: FleetFlags) -> Links:
     return Links(
         parse_link(flags.disk_link, "--disk-link") if flags.disk_link else DISK_LINK,
         parse_link(flags.gpu_link, "--gpu-link") if flags.gpu_link else GPU_LINK,
@@ -118,18 +132,20 @@ def _size(text: str | None, flag: str) -> int | None:
     return found
 
 
-def _teller(trace: "Trace", policies: Sequence[str]) -> Callable[[str], None]:
+def _teller(trace: Trace, policies: Sequence[str]) -> Callable[[str], None]:
     """Says on a terminal which policy is done, where that takes long; elsewhere nothing."""
     if len(trace) * len(policies) < 500_000 or not sys.stderr.isatty():
         return lambda _policy: None
     return lambda policy: typer.echo(f"{policy}: done", err=True)
 
 
-def _rendered(run: "SimulatedRun", wanted: ResultFlags) -> str:
-    if wanted.output_format is Format.JSON:
-        from lora_cli.render.json_bench import render_simulation
+def _human(run: SimulatedRun, look: Look, compared: tuple[Change, ...], verdicts: tuple[Judged, ...]) -> str:
+    return render_simulation(run, look.width, colour=look.colour, plain=look.plain) + render_judgement(
+        compared, verdicts, look.width, colour=look.colour
+    )
 
-        return render_simulation(run)
-    from lora_cli.render.human.simulation import render_simulation as render_table
 
-    return render_table(run, width(), colour=colour())
+def _page(run: SimulatedRun, compared: tuple[Change, ...], verdicts: tuple[Judged, ...]) -> str:
+    from lora_cli.render.html.simulation import render_simulation as render_page
+
+    return render_page(run, compared, verdicts)

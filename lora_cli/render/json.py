@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from lora_cli import __version__
-from lora_cli.core.results import Answers, BenchResult, LoadReport
+from lora_cli.core.results import Answers, LoadReport
 from lora_cli.errors import LoraCliError
 from lora_cli.rules.rule import Rule
 
@@ -54,11 +54,6 @@ def render_load_reports(reports: Sequence[LoadReport], answers: Sequence[Answers
             fields["proof"]["holds"] = report.proof.holds
         adapters.append(fields)
     return document("warm", {"adapters": adapters, "answers": [asdict(answer) for answer in answers]})
-
-
-def render_bench(result: BenchResult) -> str:
-    """The document of ``serve-bench``: every request's milliseconds, by the tier that it hit."""
-    return document("serve-bench", asdict(result))
 
 
 def render_rules(rules: Sequence[Rule]) -> str:

@@ -3,39 +3,103 @@
 Its JSON Schema is ``manifests/schemas/serve-bench.schema.json``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any
 
 from lora_cli.bench.fleet import Fleet
 from lora_cli.bench.links import Link
+from lora_cli.bench.measured import DEFINITIONS as MEASURED_DEFINITIONS
+from lora_cli.bench.measured import MeasuredRun, measured_metrics
 from lora_cli.bench.outcome import SHARES, Outcome
+from lora_cli.bench.plan import DEFINITIONS as PLAN_DEFINITIONS
+from lora_cli.bench.plan import PlannedRun
+from lora_cli.bench.regression import Change, Judged
 from lora_cli.bench.setting import Setting
 from lora_cli.bench.simulated import DEFINITIONS, SimulatedRun
-from lora_cli.render.json import document
+from lora_cli.bench.sizing import Answer
+from lora_cli.render.json_vllm import KEYS, with_all_keys
 from lora_cli.tiers.budget import Budget
+
+_NAMES = """
+schema version mode span_s adapters seed workload environment metrics definitions trace fail_if baseline
+objective tiers policies bounds stall_cdf_shares loads plan
+requests max_loras max_cpu_loras hits evictions latency_ms failures
+"""
+OURS = frozenset(_NAMES.split()).union(KEYS)
+"""Every key at the top of a result, of whatever mode: what ``--metadata`` adds is none of them."""
 
 BACKENDS = {"simulate": "lora-cli simulation", "in-process": "lora-cli warm process"}
 
 
-def render_simulation(run: SimulatedRun) -> str:
-    """The document of ``serve-bench --simulate``."""
-    return document("serve-bench", simulation(run))
-
-
 def simulation(run: SimulatedRun) -> dict[str, Any]:
-    """The same as a value."""
+    """The document of ``serve-bench --simulate``."""
     found = run.found
     policies = {
         name: _policy(one, found.gap_closed(name), found.cost_gap_closed(name)) for name, one in found.outcomes.items()
     }
-    return setting(run.setting) | {
+    more = {
         "objective": run.objective,
         "tiers": tiers(run.fleet),
         "policies": policies,
         "bounds": {"miss_cost_ms": found.least_cost_ms},
         "stall_cdf_shares": list(SHARES),
         "definitions": dict(DEFINITIONS),
+    }
+    return with_all_keys(setting(run.setting) | more)
+
+
+def measured(run: MeasuredRun) -> dict[str, Any]:
+    """The document of a run in process. An adapter answers a small batch at once: its first token is its last."""
+    result, numbers = run.result, measured_metrics(run.result)
+    summaries = {name: value for name, value in numbers.items() if name.endswith("_ttft_ms")}
+    return with_all_keys(
+        setting(run.setting)
+        | {key: numbers[key] for key in ("duration", "completed", "failed", "request_throughput")}
+        | summaries
+        | {name.replace("_ttft_", "_e2el_"): value for name, value in summaries.items()}
+        | {
+            "max_concurrency": 1,
+            "model_id": result.environment.get("base"),
+            "requests": result.requests,
+            "max_loras": result.max_loras,
+            "max_cpu_loras": result.max_cpu_loras,
+            "hits": dict(result.hits),
+            "evictions": dict(result.evictions),
+            "latency_ms": {tier: list(values) for tier, values in result.latency_ms.items()},
+            "failures": dict(result.failed),
+            "definitions": dict(MEASURED_DEFINITIONS),
+        }
+    )
+
+
+def plan(run: PlannedRun) -> dict[str, Any]:
+    """The document of ``serve-bench --simulate --plan``."""
+    policies = {
+        name: {
+            "answers": [_answer(run, answer) for answer in one.answers],
+            "with_all": _answer(run, one.most),
+        }
+        for name, one in run.found.items()
+    }
+    loads = {"adapter_bytes": sum(run.fleet.sizes.values()), "largest_adapter_bytes": max(run.fleet.sizes.values())}
+    links = {"gpu": _load(run.fleet.links.gpu), "cpu": _load(run.fleet.links.disk)}
+    more = {
+        "objective": run.objective,
+        "loads": loads | links,
+        "plan": {"goals": [str(goal) for goal in run.goals], "policies": policies},
+        "definitions": dict(PLAN_DEFINITIONS),
+    }
+    return with_all_keys(setting(run.setting) | more)
+
+
+def _answer(run: PlannedRun, answer: Answer) -> dict[str, Any]:
+    return {
+        "slots": answer.slots,
+        "places": answer.places,
+        "gpu_bytes": run.gpu_bytes(answer),
+        "cpu_bytes": run.cpu_bytes(answer),
+        **answer.metrics,
     }
 
 
@@ -57,6 +121,19 @@ def setting(one: Setting) -> dict[str, Any]:
     }
 
 
+def comparison(found: Sequence[Change]) -> list[dict[str, Any]]:
+    """What changed since an older result."""
+    return [
+        {"metric": one.metric, "before": one.before, "now": one.now, "change": one.by, "verdict": one.verdict}
+        for one in found
+    ]
+
+
+def judgement(found: Sequence[Judged]) -> list[dict[str, Any]]:
+    """What the run is failed for, or not."""
+    return [{"condition": str(one.condition), "value": one.value, "failed": one.failed} for one in found]
+
+
 def tiers(fleet: Fleet) -> dict[str, Any]:
     """What each tier holds and how it is filled."""
     return {
@@ -68,15 +145,12 @@ def tiers(fleet: Fleet) -> dict[str, Any]:
 
 
 def _tier(budget: Budget, link: Link) -> dict[str, Any]:
-    return {
-        "places": budget.items,
-        "max_bytes": budget.max_bytes,
-        "load": {
-            "ms": link.ms,
-            "gb_per_s": link.gb_per_s if isfinite(link.gb_per_s) else None,
-            "origin": link.origin,
-        },
-    }
+    return {"places": budget.items, "max_bytes": budget.max_bytes, "load": _load(link)}
+
+
+def _load(link: Link) -> dict[str, Any]:
+    rate = link.gb_per_s if isfinite(link.gb_per_s) else None
+    return {"ms": link.ms, "gb_per_s": rate, "origin": link.origin}
 
 
 def _policy(one: Outcome, gap: float | None, cost_gap: float | None) -> Mapping[str, Any]:

@@ -75,7 +75,7 @@ def test_the_warm_process_finds_each_request_where_a_replay_does(
     assert result["evictions"] == dict(evicted)
     assert {tier: len(ms) for tier, ms in result["latency_ms"].items()} == dict(hits)
     assert all(value > 0 for values in result["latency_ms"].values() for value in values)
-    assert (result["requests"], result["adapters"], result["seed"], result["failed"]) == (60, 4, 3, {})
+    assert (result["requests"], result["adapters"], result["seed"], result["failures"]) == (60, 4, 3, {})
     assert result["environment"]["device"] == "cpu"
     assert result["environment"]["popularity"] == "zipf:0.8"
 
@@ -134,7 +134,7 @@ def test_when_no_adapter_can_be_served_there_is_still_a_result(
 
     result = json.loads(capsys.readouterr().out)
     assert result["hits"] == {"gpu": 0, "cpu": 0, "disk": 0}
-    assert list(result["failed"]) == [str(folder / "broken")]
+    assert list(result["failures"]) == [str(folder / "broken")]
 
 
 def test_a_rank_beyond_the_limit_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,7 +160,7 @@ def test_the_policy_and_digest_of_a_manifest_are_held_to(
         f"{text}adapters: [{{name: first, source: ./a0{adapter}}}]\n".replace("[a0]", "[./a0]")
     )
     assert main(bench(folder, "-f", str(folder / "set.yaml"), "--format", "json")) == code
-    assert message in json.loads(capsys.readouterr().out)["failed"]["first"]
+    assert message in json.loads(capsys.readouterr().out)["failures"]["first"]
 
 
 @pytest.mark.parametrize(

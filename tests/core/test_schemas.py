@@ -19,7 +19,7 @@ from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.errors import UsageError
 from lora_cli.settings import OPTIONS, load_settings
 
-PUBLISHED = ("adapter-set", "adapter-set-lock", "inspect", "policy", "repair", "settings", "validate")
+PUBLISHED = ("adapter-set", "adapter-set-lock", "inspect", "policy", "repair", "serve-bench", "settings", "validate")
 SCHEMAS = Path(__file__).parents[2] / "manifests" / "schemas"
 Draw = st.DataObject
 

@@ -5,10 +5,13 @@ from dataclasses import replace
 
 import pytest
 
+from lora_cli.bench.measured import MeasuredRun
+from lora_cli.bench.setting import Setting
 from lora_cli.core.results import Answers, BenchResult, LoadReport, ModuleProof, Proof
 from lora_cli.render import json as as_json
 from lora_cli.render.human.bench import percentile, render_bench
 from lora_cli.render.human.loads import render_answers, render_load_reports
+from lora_cli.render.json_bench import measured
 
 MODULE = ModuleProof("model.layers.0.self_attn.q_proj", error=1.2e-7, moved=0.4, tolerance=1e-5)
 PROVED = LoadReport(
@@ -155,6 +158,19 @@ hot (gpu)           3   2.0   3.0   3.0   3.0
 warm (cpu)          1  10.0  10.0  10.0  10.0
 cold (disk)         1   100   100   100   100
 
+% of requests that are answered within
+ 100                  hhhhhhhhhhhhhhhhhhwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwc
+
+  75
+                hhhhhh
+  50
+     hhhhhhhhhhh
+  25
+
+   0
+     1 ms                                                            100 ms
+     h hot  w warm  c cold
+
 hits       gpu 3 (60%), cpu 1 (20%), disk 1 (20%)
 evictions  gpu 2, cpu 1
 workload   5 requests over 3 adapters, seed 7
@@ -162,6 +178,17 @@ tiers      max_loras 1, max_cpu_loras 2
 on         device cpu
 
 broken: no such module
+
+hot, warm, cold  the request's adapter was in a slot, in memory, on disk
+ttft_ms          from asked to answered: its loads, and a small batch through
+                 the adapter's modules, answered whole
+cold_penalty_ms  the median of cold requests less that of hot ones
+hit_ratio        requests that find their adapter in a slot, of all that are
+                 answered; memory_hit_ratio: or in memory
+duration         seconds of all requests, one after the other, without what is
+                 done between them
+percentiles      nearest rank: the smallest value that so many do not exceed,
+                 without interpolation
 """
     )
 
@@ -171,16 +198,20 @@ def test_a_percentile_is_a_value_that_was_measured(share: float, value: int) -> 
     assert percentile([float(number) for number in range(100, 0, -1)], share) == value
 
 
+SETTING = Setting("in-process", 5, 3, 7, {}, {})
+
+
 def test_the_documents_of_warm_and_serve_bench_are_json_with_raw_numbers() -> None:
     warm = json.loads(as_json.render_load_reports([PROVED, REFUSED]))
-    bench = json.loads(as_json.render_bench(BENCH))
+    bench = measured(MeasuredRun(SETTING, BENCH))
 
     assert warm["schema"] == "lora_cli/warm/1"
     assert warm["adapters"][0]["proof"]["holds"] is True
     assert warm["adapters"][0]["stage_ms"]["fetch"] == 12.34
     assert [one["exit_code"] for one in warm["adapters"]] == [0, 1]
-    assert bench["schema"] == "lora_cli/serve-bench/1"
     assert bench["latency_ms"]["gpu"] == [1.0, 3.0, 2.0]
+    assert (bench["completed"], bench["failed"], bench["failures"]) == (5, 0, {"broken": "no such module"})
+    assert (bench["mean_ttft_ms"], bench["mean_e2el_ms"], bench["mean_itl_ms"]) == (23.2, 23.2, None)
 
 
 def test_a_number_that_json_does_not_have_is_null() -> None:

@@ -11,10 +11,13 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #4a525c; --paper: #ffffff; --panel: #f4f6f8;
   --line: #c9d0d8;
-  --link: #0b4f9e; --good: #14602b; --bad: #a3161f; --warn: #7a4a00; --note: #0b4f9e; --bar: #2b6cb0; }
+  --link: #0b4f9e; --good: #14602b; --bad: #a3161f; --warn: #7a4a00; --note: #0b4f9e; --bar: #2b6cb0;
+  --c0: #0b4f9e; --c1: #a3161f; --c2: #14602b; --c3: #7a4a00; --c4: #6b2fa0; --c5: #006a73; --c6: #8a1c63;
+  --c7: #4a525c; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e8ebee; --soft: #b3bcc6; --paper: #14171b; --panel: #1e2328;
   --line: #424a53; --link: #8cbcf5; --good: #7fd698; --bad: #ff9a9f; --warn: #f0c070; --note: #8cbcf5;
-  --bar: #6aa5e8; } }
+  --bar: #6aa5e8; --c0: #8cbcf5; --c1: #ff9a9f; --c2: #7fd698; --c3: #f0c070; --c4: #c9a0f0; --c5: #6fd3dc;
+  --c6: #f29bd0; --c7: #b3bcc6; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1rem; max-width: 64rem; color: var(--ink); background: var(--paper);
   font: 1rem/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; overflow-wrap: anywhere; }
@@ -49,10 +52,18 @@ details > :not(summary) { margin: .5rem; }
 :focus-visible { outline: 3px solid var(--link); outline-offset: 2px; }
 a { color: var(--link); }
 svg { width: 100%; height: auto; display: block; } svg text { fill: var(--ink); font-size: 12px; }
+figure { margin: 1rem 0; } figcaption { color: var(--soft); } svg.chart { min-width: 34rem; }
+.grid { stroke: var(--line); } .curve { fill: none; stroke-width: 2.5; } ul.legend { list-style: none; padding: 0;
+  display: flex; flex-wrap: wrap; gap: .25rem 1rem; } .legend svg { display: inline-block; width: 1.75rem; }
+.c0 { --mark: var(--c0); } .c1 { --mark: var(--c1); } .c2 { --mark: var(--c2); } .c3 { --mark: var(--c3); }
+.c4 { --mark: var(--c4); } .c5 { --mark: var(--c5); } .c6 { --mark: var(--c6); } .c7 { --mark: var(--c7); }
+.curve { stroke: var(--mark); } rect.bar { fill: var(--mark); print-color-adjust: exact;
+  -webkit-print-color-adjust: exact; }
 footer { margin-top: 2rem; border-top: 1px solid var(--line); color: var(--soft); }
 @media print { :root { color-scheme: light; --ink: #000; --soft: #333; --paper: #fff; --panel: #f4f4f4;
   --line: #999;
-  --good: #14602b; --bad: #a3161f; --warn: #7a4a00; --note: #0b4f9e; --link: #000; }
+  --good: #14602b; --bad: #a3161f; --warn: #7a4a00; --note: #0b4f9e; --link: #000; --c0: #0b4f9e; --c1: #a3161f;
+  --c2: #14602b; --c3: #7a4a00; --c4: #6b2fa0; --c5: #006a73; --c6: #8a1c63; --c7: #4a525c; }
   body { max-width: none; padding: 0; font-size: 10pt; } .wide { overflow: visible; border: 0; }
   details > summary { list-style: none; } section, table, details { break-inside: auto; }
   tr, h2, h3 { break-inside: avoid; } }

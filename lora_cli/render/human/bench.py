@@ -2,22 +2,40 @@
 
 from collections.abc import Sequence
 
+from lora_cli.bench.measured import DEFINITIONS, by_kind
+from lora_cli.bench.outcome import SHARES
+from lora_cli.bench.quantiles import nearest_rank
 from lora_cli.core.results import BenchResult
+from lora_cli.render.human.plots import distribution
 from lora_cli.render.text import columns, counted, milliseconds, paint, pairs, wrap
 
 NAMES = {"gpu": "hot (gpu)", "cpu": "warm (cpu)", "disk": "cold (disk)", "remote": "cold (remote)"}
+HEADER = ("ms by tier", "requests", "p50", "p95", "p99", "max")
 
 
 def percentile(values: Sequence[float], share: float) -> float:
     """The smallest value that at least ``share`` of the values do not exceed (nearest rank, no interpolation)."""
-    ordered = sorted(values)
-    rank = -(-share * len(ordered) // 1)
-    return ordered[max(int(rank) - 1, 0)]
+    return nearest_rank(sorted(values), share)
 
 
 def render_bench(result: BenchResult, width: int, *, colour: bool = False) -> str:
-    """A table of milliseconds by tier, then hits, evictions, and what the run was."""
-    rows = [
+    """A table of milliseconds by tier, their curves, then hits, evictions, what the run was, and the definitions."""
+    header, *table = columns(HEADER, tier_rows(result))
+    lines = [paint(header, "bold", colour=colour), *table, ""]
+    kinds = {kind: values for kind, values in by_kind(result).items() if values}
+    curves = {kind: [nearest_rank(values, share) for share in SHARES] for kind, values in kinds.items()}
+    if plot := distribution(curves, SHARES, width):
+        lines += [paint("% of requests that are answered within", "bold", colour=colour), *plot, ""]
+    lines += pairs(bench_facts(result), width, indent="")
+    for name, reason in result.failed.items():
+        lines += ["", *wrap(f"{name}: {reason}", width, "  ", "")]
+    lines += ["", *pairs(DEFINITIONS.items(), width, indent="")]
+    return "\n".join(lines) + "\n"
+
+
+def tier_rows(result: BenchResult) -> list[tuple[object, ...]]:
+    """The cells of each tier that was hit, in the order of the header."""
+    return [
         (
             NAMES.get(tier, tier),
             len(values),
@@ -26,15 +44,10 @@ def render_bench(result: BenchResult, width: int, *, colour: bool = False) -> st
         for tier, values in result.latency_ms.items()
         if values
     ]
-    header, *table = columns(("ms by tier", "requests", "p50", "p95", "p99", "max"), rows)
-    lines = [paint(header, "bold", colour=colour), *table, ""]
-    lines += pairs(_facts(result), width, indent="")
-    for name, reason in result.failed.items():
-        lines += ["", *wrap(f"{name}: {reason}", width, "  ", "")]
-    return "\n".join(lines) + "\n"
 
 
-def _facts(result: BenchResult) -> list[tuple[str, object]]:
+def bench_facts(result: BenchResult) -> list[tuple[str, object]]:
+    """What was measured, as labelled values."""
     hits = sum(result.hits.values())
     shares = [f"{tier} {number} ({number / (hits or 1):.0%})" for tier, number in result.hits.items()]
     work = f"{counted(result.requests, 'request')} over {counted(result.adapters, 'adapter')}"

@@ -1,0 +1,55 @@
+"""``stall_p99_ms<300``: a metric, a comparison and a number."""
+
+import operator
+from collections.abc import Callable, Collection, Mapping
+from math import isfinite
+
+from lora_cli.core.frozen import dataclass
+from lora_cli.core.nearest import did_you_mean
+from lora_cli.errors import UsageError
+
+COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A metric compared with a number."""
+
+    metric: str
+    comparison: str
+    number: float
+
+    def __str__(self) -> str:
+        return f"{self.metric} {self.comparison} {self.number:g}"
+
+    def holds(self, value: float) -> bool:
+        """Whether it is true of this value."""
+        return COMPARISONS[self.comparison](value, self.number)
+
+
+def parse_condition(text: str, flag: str, known: Collection[str]) -> Condition:
+    """The condition that ``text`` says, on one of the ``known`` metrics.
+
+    Raises:
+        UsageError: it says none, or there is no such metric.
+    """
+    for comparison in COMPARISONS:
+        metric, found, number = (word.strip() for word in text.partition(comparison))
+        if not found:
+            continue
+        if metric not in known:
+            raise UsageError(f"{flag} {text[:80]}: there is no metric {metric[:60]}", hint=did_you_mean(metric, known))
+        try:
+            value = float(number)
+        except ValueError:
+            break
+        if not isfinite(value):
+            break
+        return Condition(metric, comparison, value)
+    example = next((name for name in sorted(known) if name.endswith("p99_ms")), "hit_ratio")
+    raise UsageError(f"{flag} {text[:80]}: must be a metric, < or >, and a number", hint=f'{flag} "{example}>500"')

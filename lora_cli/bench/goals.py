@@ -1,0 +1,25 @@
+"""What ``--plan`` is to reach: conditions on one policy's metrics that more slots or memory can make true."""
+
+from collections.abc import Sequence
+
+from lora_cli.bench.conditions import Condition, parse_condition
+from lora_cli.bench.metrics import OF_A_POLICY, more_is_better
+from lora_cli.errors import UsageError
+
+PLANNED = tuple(name for name in OF_A_POLICY if not name.endswith("gap_closed"))
+
+
+def parse_goals(texts: Sequence[str]) -> tuple[Condition, ...]:
+    """``hit_ratio>=0.95``, ``stall_p99_ms<300``, and several of them in one text with commas.
+
+    Raises:
+        UsageError: one is no condition, or asks for what more slots make false.
+    """
+    goals = tuple(parse_condition(word, "--plan", PLANNED) for text in texts for word in text.split(","))
+    for goal in goals:
+        if goal.comparison.startswith(">") != more_is_better(goal.metric):
+            other = ">=" if more_is_better(goal.metric) else "<"
+            raise UsageError(
+                f"--plan {goal}: more slots only make that harder", hint=f'--plan "{goal.metric}{other}{goal.number:g}"'
+            )
+    return goals

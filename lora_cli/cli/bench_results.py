@@ -1,0 +1,150 @@
+"""What becomes of a result: it is printed, saved, compared and judged."""
+
+from collections.abc import Callable, Collection, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_cli.cli import typer
+from lora_cli.cli.bench_flags import ResultFlags
+from lora_cli.cli.output import DEFAULT_WIDTH, ReportFormat, colour, drawable, width, writable, write
+from lora_cli.core.frozen import dataclass, field
+from lora_cli.errors import MachineError, UsageError
+
+if TYPE_CHECKING:
+    from lora_cli.bench.conditions import Condition
+    from lora_cli.bench.regression import Change, Judged
+    from lora_cli.bench.trace import Trace
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a text for people is drawn."""
+
+    width: int
+    colour: bool
+    plain: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What was asked for, read and checked before the run."""
+
+    flags: ResultFlags
+    conditions: "tuple[Condition, ...]" = ()
+    before: Mapping[str, float] | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A result, and the ways to tell it. ``metrics`` are its numbers by name; None is what is not known."""
+
+    document: Mapping[str, Any]
+    metrics: Mapping[str, float | None]
+    human: "Callable[[Look, tuple[Change, ...], tuple[Judged, ...]], str]"
+    html: "Callable[[tuple[Change, ...], tuple[Judged, ...]], str]"
+    name: str = "lora-cli"
+
+
+def wanted_of(flags: ResultFlags, known: Collection[str]) -> Wanted:
+    """Everything that can be wrong with what is asked for, found out before the work.
+
+    Raises:
+        LoraCliError: a condition is wrong, or a file cannot be read or written.
+    """
+    from lora_cli.bench.conditions import parse_condition
+    from lora_cli.bench.regression import read_baseline
+
+    for file in (flags.output, flags.save_trace):
+        if file is not None:
+            writable(file)
+    conditions = tuple(parse_condition(text, "--fail-if", known) for text in flags.fail_if or ())
+    before = read_baseline(flags.baseline) if flags.baseline is not None else None
+    metadata = _metadata(flags.metadata or [])
+    if flags.save_result:
+        _make(flags.result_dir or Path())
+    elif flags.result_dir is not None or flags.result_filename is not None:
+        name = "--result-dir" if flags.result_dir is not None else "--result-filename"
+        raise UsageError(f"{name} is for --save-result", hint="say --save-result too")
+    return Wanted(flags, conditions, before, metadata)
+
+
+def conclude(told: Told, trace: "Trace", wanted: Wanted) -> int:
+    """Write and save the result; 1 when a condition fails it, else 0.
+
+    Raises:
+        MachineError: a file cannot be written.
+    """
+    from lora_cli.bench.regression import changes, judged
+
+    flags = wanted.flags
+    compared = changes(wanted.before, told.metrics) if wanted.before is not None else ()
+    verdicts = judged(wanted.conditions, told.metrics)
+    if flags.save_result:
+        _save(told, trace, wanted, compared, verdicts)
+    if flags.output_format is ReportFormat.JSON:
+        text = _encoded(told, wanted, compared, verdicts)
+    elif flags.output_format is ReportFormat.HTML:
+        text = told.html(compared, verdicts)
+    else:
+        to_file = flags.output is not None
+        look = Look(DEFAULT_WIDTH, False, False) if to_file else Look(width(), colour(), not drawable())
+        text = told.human(look, compared, verdicts)
+    write(text, flags.output)
+    failed = [one for one in verdicts if one.failed]
+    for one in failed:
+        typer.echo(f"failed: {one}", err=True)
+    return 1 if failed else 0
+
+
+def _encoded(
+    told: Told,
+    wanted: Wanted,
+    compared: "tuple[Change, ...]",
+    verdicts: "tuple[Judged, ...]",
+    more: Mapping[str, Any] | None = None,
+) -> str:
+    from lora_cli.render.json import document
+    from lora_cli.render.json_bench import comparison, judgement
+
+    body = {**told.document, "metrics": dict(told.metrics)}
+    body |= {"baseline": comparison(compared)} if wanted.before is not None else {}
+    body |= {"fail_if": judgement(verdicts)} if verdicts else {}
+    return document("serve-bench", {**body, **wanted.metadata, **(more or {})})
+
+
+def _save(
+    told: Told, trace: "Trace", wanted: Wanted, compared: "tuple[Change, ...]", verdicts: "tuple[Judged, ...]"
+) -> None:
+    """The result and beside it the trace, named as vLLM names its results."""
+    from lora_cli.cli.bench_workload import save_trace
+
+    now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    rate = told.document["request_rate"]
+    file = (wanted.flags.result_dir or Path()) / (wanted.flags.result_filename or f"{told.name}-{rate}qps-{now}.json")
+    beside = file.with_name(f"{file.stem}.trace.jsonl")
+    save_trace(trace, beside)
+    write(_encoded(told, wanted, compared, verdicts, {"date": now, "trace": beside.name}), file)
+    typer.echo(f"saved {file} and {beside.name}", err=True)
+
+
+def _metadata(words: list[str]) -> dict[str, str]:
+    from lora_cli.render.json_bench import OURS
+
+    found = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key.strip():
+            raise UsageError(f"--metadata {word[:60]}: must be KEY=VALUE", hint="--metadata gpu=H100")
+        if key.strip() in OURS:
+            raise UsageError(f"--metadata {key.strip()}: the result has that key already", hint="choose another key")
+        found[key.strip()] = value.strip()
+    return found
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MachineError(f"--result-dir {folder} cannot be made: {error.strerror}") from error

@@ -1,0 +1,60 @@
+"""``serve-bench --simulate --plan``: how many slots and places in memory a goal takes at this traffic."""
+
+from functools import partial
+
+from lora_cli.bench.goals import parse_goals
+from lora_cli.bench.plan import PlannedRun, plan_metrics, planned_names
+from lora_cli.bench.policies import OPT, parse_policies
+from lora_cli.bench.regression import Change, Judged
+from lora_cli.bench.sizing import size_all
+from lora_cli.cli.bench_flags import FleetFlags, ResultFlags, TierFlags, WorkloadFlags
+from lora_cli.cli.bench_results import Look, Told, conclude, wanted_of
+from lora_cli.cli.bench_workload import save_trace
+from lora_cli.cli.simulating import objective_of, scene
+from lora_cli.errors import UsageError
+from lora_cli.render.human.bench_judgement import render_judgement
+from lora_cli.render.human.plan import render_plan
+from lora_cli.render.json_bench import plan as document_of
+
+POLICIES = "lru,adaptive"
+
+
+def planned(flags: WorkloadFlags, tiers: TierFlags, fleet_flags: FleetFlags, wanted: ResultFlags) -> int:
+    """Find out what the goals take, and tell it; 1 when a policy meets them with no number of slots.
+
+    Raises:
+        LoraCliError: what is asked for is wrong, or a file cannot be read or written.
+    """
+    asked_for = {
+        "--max-loras": tiers.max_loras,
+        "--max-cpu-loras": tiers.max_cpu_loras,
+        "--max-gpu-bytes": fleet_flags.max_gpu_bytes,
+        "--max-cpu-bytes": fleet_flags.max_cpu_bytes,
+    }
+    for flag, said in asked_for.items():
+        if said is not None:
+            raise UsageError(f"{flag} and --plan exclude each other", hint="it is what --plan finds out")
+    goals = parse_goals(fleet_flags.plan or ())
+    policies = parse_policies(tiers.eviction or POLICIES)
+    if OPT in policies:
+        raise UsageError("--plan is for policies that can be had, and opt is none", hint=f"--eviction {POLICIES}")
+    checked = wanted_of(wanted, planned_names(policies))
+    trace, fleet, setting = scene(flags, tiers, fleet_flags)
+    if wanted.save_trace is not None:
+        save_trace(trace, wanted.save_trace)
+    objective = objective_of(fleet_flags)
+    run = PlannedRun(setting, fleet, objective, goals, size_all(trace, fleet, policies, goals, objective))
+    told = Told(document_of(run), plan_metrics(run), partial(_human, run), partial(_page, run))
+    code = conclude(told, trace, checked)
+    return code or int(not all(one.answers for one in run.found.values()))
+
+
+def _human(run: PlannedRun, look: Look, compared: tuple[Change, ...], verdicts: tuple[Judged, ...]) -> str:
+    judged = render_judgement(compared, verdicts, look.width, colour=look.colour)
+    return render_plan(run, look.width, colour=look.colour) + judged
+
+
+def _page(run: PlannedRun, compared: tuple[Change, ...], verdicts: tuple[Judged, ...]) -> str:
+    from lora_cli.render.html.plan import render_plan as render_page
+
+    return render_page(run, compared, verdicts)

@@ -1,0 +1,145 @@
+"""What becomes of a result of ``serve-bench``: saved, compared, judged, and by its schema."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from lora_cli.cli.main import main
+from lora_cli.render.json_bench import OURS
+from lora_cli.render.json_vllm import KEYS
+from tests.conftest import ROOT
+from tests.making import llama_modules, write_adapter, write_base_config
+
+SCHEMA = json.loads((ROOT / "manifests" / "schemas" / "serve-bench.schema.json").read_text())
+SMALL = ["serve-bench", "--simulate", "--num-prompts", "1500", "--num-adapters", "60", "--ranks", "8,64"]
+
+
+def valid(text: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(text, parse_constant=pytest.fail)
+    jsonschema.Draft202012Validator(SCHEMA).validate(document)
+    assert set(KEYS) <= set(document)
+    assert {key for key in document if not key.endswith(("_ttft_ms", "_e2el_ms"))} <= OURS | {"gpu"}
+    return document
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["--request-rate", "20", "--burstiness", "inf", "--eviction", "adaptive"],
+        ["--max-gpu-bytes", "1GiB", "--disk-link", "9", "--objective", "bytes"],
+        ["--plan", "hit_ratio>=0.9"],
+        ["--plan", "stall_p90_ms<20", "--eviction", "lru"],
+    ],
+)
+def test_every_document_is_as_the_schema_says(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SMALL, *argv, "--format", "json"]) == 0
+    document = valid(capsys.readouterr().out)
+    assert (document["backend"], document["mean_ttft_ms"]) == ("lora-cli simulation", None)
+
+
+def test_a_result_is_kept_with_its_requests_under_the_names_of_vllm(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--save-result", "--result-dir", str(tmp_path / "new" / "folder"), "--metadata", "gpu=H100"]
+    assert main([*SMALL, *argv]) == 0
+    result, trace = sorted((tmp_path / "new" / "folder").iterdir())
+    document = valid(result.read_text())
+    assert result.name == f"lora-cli-infqps-{document['date']}.json"
+    assert (document["gpu"], document["trace"]) == ("H100", trace.name)
+    assert len(trace.read_text().splitlines()) == 1_500
+    assert f"saved {result} and {trace.name}" in capsys.readouterr().err
+
+    assert main([*SMALL, *argv, "--result-filename", "run.json", "--format", "json"]) == 0
+    printed = valid(capsys.readouterr().out)
+    kept = valid((result.parent / "run.json").read_text())
+    assert {**printed, "date": kept["date"], "trace": "run.trace.jsonl"} == kept
+
+
+def test_a_run_that_fails_is_kept_and_ends_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    conditions = ["--fail-if", "adaptive.hit_ratio<0.99", "--fail-if", "lru.stall_p99_ms>1e9"]
+    saved = ["--save-result", "--result-dir", str(tmp_path), "--result-filename", "run.json"]
+    assert main([*SMALL, *conditions, *saved]) == 1
+    out, err = capsys.readouterr()
+    assert "failed  adaptive.hit_ratio < 0.99: it is 0." in out
+    assert "passed  lru.stall_p99_ms > 1e+09: it is " in out
+    assert err.splitlines()[-1].startswith("failed: adaptive.hit_ratio < 0.99")
+    assert [one["failed"] for one in valid((tmp_path / "run.json").read_text())["fail_if"]] == [True, False]
+
+
+def test_an_older_result_is_told_beside_this_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = tmp_path / "old.json"
+    assert main([*SMALL, "--format", "json", "-o", str(old)]) == 0
+    assert main([*SMALL, "--baseline", str(old)]) == 0
+    assert "no metrics changed, " in capsys.readouterr().out
+    assert main([*SMALL, "--max-loras", "16", "--baseline", str(old)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in lines if line.startswith("lru.hit_ratio")]
+    assert line.endswith("better")
+    assert main([*SMALL, "--max-loras", "16", "--baseline", str(old), "--format", "json"]) == 0
+    changes = {one["metric"]: one for one in valid(capsys.readouterr().out)["baseline"]}
+    assert changes["lru.hit_ratio"]["verdict"] == "better"
+    assert changes["lru.hit_ratio"]["now"] > changes["lru.hit_ratio"]["before"]
+
+
+def test_a_plan_says_what_it_takes_or_that_nothing_does(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main([*SMALL, "--plan", "hit_ratio>=0.9"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("for hit_ratio >= 0.9\n\npolicy")
+    assert main([*SMALL, "--plan", "hit_ratio>=0.99,stall_p99_ms<50", "--eviction", "lru"]) == 1
+    assert "lru: not with all 60 adapters in slots at once: hit_ratio 0.96" in capsys.readouterr().out
+    assert main([*SMALL, "--plan", "hit_ratio>=0.9", "--format", "html", "-o", str(tmp_path / "plan.html")]) == 0
+    assert "<h1>Slots and memory for hit_ratio &gt;= 0.9</h1>" in (tmp_path / "plan.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message", "code"),
+    [
+        (["--fail-if", "adaptive.hitratio<1"], "there is no metric adaptive.hitratio", 2),
+        (["--fail-if", "hit_ratio<1"], "there is no metric hit_ratio", 2),
+        (["--baseline", "none.json"], "--baseline none.json: there is no such file", 3),
+        (["--metadata", "H100"], "--metadata H100: must be KEY=VALUE", 2),
+        (["--metadata", "policies=none"], "--metadata policies: the result has that key already", 2),
+        (["-o", "no/where.html"], "there is no such folder", 6),
+        (["--save-result", "--result-dir", "file/x"], "--result-dir file/x cannot be made", 6),
+        (["--result-dir", "x"], "--result-dir is for --save-result", 2),
+        (["--plan", "hit_ratio>=0.9", "--max-loras", "8"], "--max-loras and --plan exclude each other", 2),
+        (["--plan", "hit_ratio>=0.9", "--eviction", "opt"], "opt is none", 2),
+        (["--plan", "hit_ratio<=0.9"], "more slots only make that harder", 2),
+    ],
+)
+def test_what_is_wrong_is_said_before_the_run(
+    argv: list[str], message: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    assert main([*SMALL, *argv]) == code
+    out, err = capsys.readouterr()
+    assert message in err
+    assert (out, err.count("error: ")) == ("", 1)
+
+
+def test_a_measured_run_has_the_same_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_base_config(tmp_path / "base")
+    for i in range(3):
+        write_adapter(tmp_path / f"a{i}", modules=llama_modules(), seed=i)
+    refs = [str(tmp_path / f"a{i}") for i in range(3)]
+    argv = ["serve-bench", *refs, "--base", str(tmp_path / "base"), "--device", "cpu", "--max-loras", "1"]
+    argv += ["--cache-dir", str(tmp_path / "cache"), "--num-prompts", "30", "--save-result", "--result-dir"]
+    argv += [str(tmp_path / "out"), "--result-filename", "run.json", "--fail-if", "cold_ttft_p99_ms>1e-9"]
+    assert main([*argv, "--format", "html", "-o", str(tmp_path / "run.html")]) == 1
+    document = valid((tmp_path / "out" / "run.json").read_text())
+    assert (document["mode"], document["completed"], document["failed"]) == ("in-process", 30, 0)
+    assert document["metrics"]["cold_ttft_p99_ms"] > document["metrics"]["hot_ttft_p50_ms"] > 0
+    assert document["mean_ttft_ms"] == document["mean_e2el_ms"]
+    page = (tmp_path / "run.html").read_text()
+    assert "30 requests over 3 adapters, in process" in page
+    assert page.count("<polyline") == 3 or "warm" not in document["hits"]
+    capsys.readouterr()
+
+    again = ["serve-bench", "--simulate", "--trace", str(tmp_path / "out" / "run.trace.jsonl"), "--format", "json"]
+    assert main([*again, "--max-loras", "1"]) == 0
+    assert valid(capsys.readouterr().out)["adapters"] == 3
