@@ -67,7 +67,17 @@ def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> Non
         slots, memory = run.limits.max_loras, run.limits.max_cpu_loras
         host = Host(items, admit, open_process, slots=slots, memory=memory, past=past)
         hosts = None if token or address.uds is not None else address.hosts
-        service = Service(host, settings, _base_name(asked), roots, stop=lambda: None, token=token, hosts=hosts)
+        service = Service(
+            host,
+            settings,
+            _base_name(asked),
+            roots,
+            stop=lambda: None,
+            slots=slots,
+            has_model=run.forward.value == "model",
+            token=token,
+            hosts=hosts,
+        )
         listen(service, address, Files(serve.ready_file, serve.metrics_file, kept), lambda note: say(note, settings))
 
 

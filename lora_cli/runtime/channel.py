@@ -11,6 +11,7 @@ from time import monotonic
 from typing import TypeVar
 
 from lora_cli.errors import LoraCliError
+from lora_cli.runtime.completion import Heard, Piece, Placed, Unanswered
 from lora_cli.runtime.plan import Failure, Stage
 
 T = TypeVar("T")
@@ -19,11 +20,19 @@ T = TypeVar("T")
 class Asked:
     """One request on its way, for at most ``limit_s`` seconds (None: as long as it takes).
 
-    ``name`` is the adapter's, ``stage`` the last that the child told of it.
+    ``name`` is the adapter's, ``stage`` the last that the child told of it. ``heard`` is told, in the channel's own
+    thread, what comes of a batch before its end.
     """
 
-    def __init__(self, name: str, limit_s: float | None, tell: Callable[[str, str], None], stage: str = "") -> None:
-        self.name, self.limit_s, self.tell, self.stage = name, limit_s, tell, stage
+    def __init__(
+        self,
+        name: str,
+        limit_s: float | None,
+        tell: Callable[[str, str], None],
+        stage: str = "",
+        heard: Callable[[Heard], None] = lambda _said: None,
+    ) -> None:
+        self.name, self.limit_s, self.tell, self.stage, self.heard = name, limit_s, tell, stage, heard
         self.until = None if limit_s is None else monotonic() + limit_s
         self.future: Future[object] = Future()
 
@@ -32,6 +41,14 @@ class Asked:
         said = self.future.result()
         assert isinstance(said, kind)
         return said
+
+
+def _meanwhile(asked: Asked, said: Stage | Heard) -> None:
+    if isinstance(said, Stage):
+        asked.stage = said.name
+        asked.tell(asked.name, said.name)
+    else:
+        asked.heard(said)
 
 
 class Channel:
@@ -110,11 +127,9 @@ class Channel:
             self._end()
 
     def _hear(self, number: int, said: object) -> None:
-        if isinstance(said, Stage):
-            asked = self._asked.get(number)
-            if asked is not None:
-                asked.stage = said.name
-                asked.tell(asked.name, said.name)
+        if isinstance(said, Stage | Placed | Piece | Unanswered):
+            if asked := self._asked.get(number):
+                _meanwhile(asked, said)
             return
         with self._lock:
             asked = self._asked.pop(number, None)

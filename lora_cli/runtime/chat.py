@@ -1,6 +1,6 @@
 """A prompt as token ids and an answer as text, with the base's own tokenizer and chat template."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,25 @@ class Chat:
             return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
         return list(self._tokenizer(prompt)["input_ids"])
 
+    def plain_ids(self, text: str) -> list[int]:
+        """Token ids of a text as it is, with what the tokenizer puts in front of any."""
+        return list(self._tokenizer(text)["input_ids"])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """What token ids say, without special tokens and with all its spaces."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
     def text(self, ids: Collection[int]) -> str:
         """What token ids say, without special tokens."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
     def stops(self, generation_config: Any) -> frozenset[int]:
         """The token ids that end an answer, by the tokenizer and by the model's ``generation_config``."""
-        ends = getattr(generation_config, "eos_token_id", None)
-        listed = ends if isinstance(ends, list) else [ends]
-        return frozenset(end for end in [*listed, self._tokenizer.eos_token_id] if isinstance(end, int))
+        own = self._tokenizer.eos_token_id
+        return stops(generation_config) | ({own} if isinstance(own, int) else set())
+
+
+def stops(generation_config: Any) -> frozenset[int]:
+    """The token ids that end an answer by the model's ``generation_config`` alone."""
+    ends = getattr(generation_config, "eos_token_id", None)
+    return frozenset(end for end in (ends if isinstance(ends, list) else [ends]) if isinstance(end, int))

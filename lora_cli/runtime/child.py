@@ -12,6 +12,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from lora_cli.errors import LoraCliError
+from lora_cli.runtime.completing import complete
+from lora_cli.runtime.completion import Complete
 from lora_cli.runtime.plan import Answer, Drop, Failure, Load, Look, Prefetch, ServeOnce, Stage
 from lora_cli.runtime.worker import Worker
 
@@ -21,15 +23,20 @@ LOADERS = 2
 Said = Callable[[object], None]
 
 
-ANSWERS: Mapping[type, Callable[[Worker, Any, Callable[[str], None]], object]] = {
-    Load: lambda worker, request, tell: worker.load(request.job, tell),
-    ServeOnce: lambda worker, request, tell: worker.serve(request.job, tell),
-    Prefetch: lambda worker, request, tell: worker.prefetch(request.job, tell),
-    Drop: lambda worker, request, _tell: worker.drop(request.key),
-    Look: lambda worker, request, _tell: worker.look(with_history=request.with_history),
-    Answer: lambda worker, request, tell: worker.answer(request, tell),
+ANSWERS: Mapping[type, Callable[[Worker, Any, Said], object]] = {
+    Load: lambda worker, request, say: worker.load(request.job, _stages(say)),
+    ServeOnce: lambda worker, request, say: worker.serve(request.job, _stages(say)),
+    Prefetch: lambda worker, request, say: worker.prefetch(request.job, _stages(say)),
+    Drop: lambda worker, request, _say: worker.drop(request.key),
+    Look: lambda worker, request, _say: worker.look(with_history=request.with_history),
+    Answer: lambda worker, request, say: worker.answer(request, _stages(say)),
+    Complete: complete,
 }
 """What is done for each kind of request."""
+
+
+def _stages(say: Said) -> Callable[[str], None]:
+    return lambda stage: say(Stage(stage))
 
 
 def converse(connection: Connection) -> None:
@@ -54,6 +61,7 @@ def converse(connection: Connection) -> None:
         ThreadPoolExecutor(LOADERS, "load") as loads,
         ThreadPoolExecutor(1, "serve") as serves,
         ThreadPoolExecutor(1, "look") as looks,
+        ThreadPoolExecutor(1, "complete") as completes,
     ):
         while True:
             try:
@@ -62,6 +70,8 @@ def converse(connection: Connection) -> None:
                 return
             if isinstance(request, Look | Drop):
                 pool = looks
+            elif isinstance(request, Complete):
+                pool = completes
             elif isinstance(request, ServeOnce | Answer) and worker.at_hand(request.job):
                 pool = serves
             else:
@@ -72,7 +82,7 @@ def converse(connection: Connection) -> None:
 def _answered(worker: Worker, request: object, say: Said) -> None:
     """Handle one request. What no one foresaw ends this process, and the parent says why and starts another."""
     try:
-        say(_handled(worker, request, lambda stage: say(Stage(stage))))
+        say(_handled(worker, request, say))
     except (BrokenPipeError, ConnectionResetError):
         os._exit(0)
     except BaseException:  # noqa: BLE001 - the boundary of the process
@@ -81,9 +91,9 @@ def _answered(worker: Worker, request: object, say: Said) -> None:
         os._exit(1)
 
 
-def _handled(worker: Worker, request: object, tell: Callable[[str], None]) -> object:
+def _handled(worker: Worker, request: object, say: Said) -> object:
     try:
-        return ANSWERS[type(request)](worker, request, tell)
+        return ANSWERS[type(request)](worker, request, say)
     except LoraCliError as error:
         return _failure(error)
 

@@ -102,8 +102,8 @@ class ComposedModel:
         Ends before a token of ``stop``.
         """
         answer: list[int] = []
-        first, past, past_name = torch.empty(0), None, _cache_name(self.model)
-        ids = torch.tensor([prompt], device=self._device())
+        first, past, past_name = torch.empty(0), None, cache_name(self.model)
+        ids = torch.tensor([prompt], device=self.device)
         with torch.inference_mode(), self.using([slot]):
             for step in range(max_tokens):
                 output = self.model(input_ids=ids, use_cache=True, **{past_name: past})
@@ -122,7 +122,9 @@ class ComposedModel:
         for hook in self._hooks:
             hook.remove()
 
-    def _device(self) -> torch.device:
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
         return next(self.model.parameters()).device
 
     @contextmanager
@@ -188,7 +190,7 @@ def moved(model: ComposedModel, ids: torch.Tensor, slot: int, base_logits: torch
     return delta
 
 
-def _cache_name(model: nn.Module) -> str:
+def cache_name(model: nn.Module) -> str:
     """What the model calls its key-value cache: transformers 5.24 renamed ``past_key_values`` to ``cache``."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 

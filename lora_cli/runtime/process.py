@@ -18,6 +18,7 @@ from lora_cli.core.frozen import replace
 from lora_cli.core.results import Answers, LoadReport
 from lora_cli.errors import ERRORS, LoraCliError, MachineError, MissingExtra
 from lora_cli.runtime.channel import Asked, Channel
+from lora_cli.runtime.completion import Heard
 from lora_cli.runtime.plan import Answer, Failure, Forward, Holdings, Job, Load, Look, Plan, Ready, Served, ServeOnce
 
 SAID_BYTES = 16384
@@ -106,13 +107,13 @@ class WarmProcess:
             if self._child is None or not self._child.channel.open:
                 self.start()
 
-    def submit(self, name: str, message: object) -> Asked:
+    def submit(self, name: str, message: object, heard: Callable[[Heard], None] = lambda _said: None) -> Asked:
         """Ask the child, which is started if there is none. Only that may raise; all else is the request's answer."""
         child = self._child
         while child is None or not child.channel.open:
             self.revive()
             child = self._child
-        return child.channel.ask(self._asked(name), message)
+        return child.channel.ask(self._asked(name, heard=heard), message)
 
     def load(self, job: Job) -> LoadReport:
         """Read, put into a slot and prove one adapter. Never raises for what happens to it: that is in the report."""
@@ -149,8 +150,8 @@ class WarmProcess:
             if child is not None:
                 child.close()
 
-    def _asked(self, name: str, stage: str = "") -> Asked:
-        return Asked(name, self.deadline_s, self.tell, stage)
+    def _asked(self, name: str, stage: str = "", heard: Callable[[Heard], None] = lambda _said: None) -> Asked:
+        return Asked(name, self.deadline_s, self.tell, stage, heard)
 
 
 class Child:

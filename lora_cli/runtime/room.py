@@ -1,5 +1,7 @@
 """How much memory there is for a plan: refused before it is taken, with the bytes that it is short of."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -26,6 +28,19 @@ def refuse_if_short(what: str, needed: int, available: int | None, hint: str) ->
         raise MachineError(
             f"{what} need {needed} bytes, and {available} are free: {needed - available} short", hint=hint
         )
+
+
+@contextmanager
+def out_of_memory() -> Iterator[None]:
+    """What the device or the machine has no room for within the block is a ``MachineError``."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise MachineError("out of memory", hint="lower --max-loras, --max-cpu-loras or --max-lora-rank") from error
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" not in str(error):
+            raise
+        raise MachineError("out of memory", hint="lower --max-loras or --max-cpu-loras") from error
 
 
 def storage(plan: Plan, dtype: torch.dtype, device: torch.device) -> tuple[Slots, Slots]:

@@ -1,13 +1,14 @@
 """The whole model of a plan: its base answers are made once, and every adapter is held against them."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
+from torch import nn
 
 from lora_cli.core.results import Answers
-from lora_cli.errors import UsageError
+from lora_cli.errors import FormatError, UsageError
 from lora_cli.runtime.base_weights import check_checkpoint
-from lora_cli.runtime.chat import Chat
+from lora_cli.runtime.chat import Chat, stops
 from lora_cli.runtime.model import ComposedModel, load_model, moved
 from lora_cli.runtime.plan import Plan
 from lora_cli.runtime.slots import BASE_SLOT, Slots
@@ -40,6 +41,39 @@ class WholeModel:
         self._base_answers: dict[tuple[str, int], tuple[list[int], torch.Tensor]] = {}
         self._chat: Chat | None = None
 
+    @property
+    def chat(self) -> Chat:
+        """The tokenizer. Raises ``FormatError`` when there is none."""
+        self._chat = self._chat or Chat(self._directory)
+        return self._chat
+
+    @property
+    def decode(self) -> Callable[[Sequence[int]], str] | None:
+        """What makes text of token ids, None without a tokenizer."""
+        try:
+            return self.chat.decode
+        except FormatError:
+            return None
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Token ids that end an answer."""
+        config = getattr(self.composed.model, "generation_config", None)
+        return self.chat.stops(config) if self.decode is not None else stops(config)
+
+    @property
+    def vocabulary(self) -> int:
+        """How many token ids the model knows."""
+        embedding: nn.Embedding = self.composed.model.get_input_embeddings()  # type: ignore[operator]
+        return embedding.num_embeddings
+
+    @property
+    def max_model_len(self) -> int | None:
+        """Tokens of prompt and answer together that its config is for; None where that says nothing."""
+        config = self.composed.model.config
+        most = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+        return most if isinstance(most, int) else None
+
     def refuse(self, name: str, modules: Iterable[str]) -> None:
         """Raises ``Refused`` if one of ``modules`` cannot be composed onto the real model."""
         self.composed.refuse(name, modules)
@@ -52,14 +86,14 @@ class WholeModel:
 
     def answer(self, name: str, slot: int, prompt: str, max_tokens: int) -> Answers:
         """Both greedy answers to ``prompt``. Raises ``FormatError`` without a tokenizer."""
-        chat = self._chat = self._chat or Chat(self._directory)
-        ids, stops = chat.ids(prompt), chat.stops(getattr(self.composed.model, "generation_config", None))
+        chat, ends = self.chat, self.ends
+        ids = chat.ids(prompt)
         if not ids:
             raise UsageError("the prompt is empty", hint="--prompt TEXT")
         known = (prompt, max_tokens)
         if known not in self._base_answers:
-            self._base_answers[known] = self.composed.greedy(ids, BASE_SLOT, max_tokens, stops)
+            self._base_answers[known] = self.composed.greedy(ids, BASE_SLOT, max_tokens, ends)
         base, base_logits = self._base_answers[known]
-        adapted, logits = self.composed.greedy(ids, slot, max_tokens, stops)
+        adapted, logits = self.composed.greedy(ids, slot, max_tokens, ends)
         delta = float((logits - base_logits).abs().max())
         return Answers(name, prompt, chat.text(base), chat.text(adapted), delta)

@@ -23,7 +23,7 @@ from lora_cli.runtime.loading import load_into
 from lora_cli.runtime.packing import pack, packed_infos, read_packed
 from lora_cli.runtime.plan import Answer, Held, Holdings, Job, Plan, Ready, Served, TierName
 from lora_cli.runtime.proof import prove
-from lora_cli.runtime.room import storage
+from lora_cli.runtime.room import out_of_memory, storage
 from lora_cli.runtime.slots import BASE_SLOT
 from lora_cli.runtime.weights import LoraWeights, read_weights, weight_bytes
 from lora_cli.runtime.whole import WholeModel
@@ -52,7 +52,7 @@ class Worker:
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.store = Store(plan.cache_dir) if plan.cache_dir is not None else None
         self.unpacked: set[str] = set()
-        self._running = threading.Lock()
+        self.running = threading.Lock()
         self.slots, self.slab = storage(plan, self.dtype, self.device)
         self._kept: dict[int, ExitStack] = {}
         self._histories: dict[str, History] = {}
@@ -96,11 +96,11 @@ class Worker:
                 )
                 with clock.at("proof"):
                     weights = self._weights(job)
-                    with self._running:
+                    with self.running:
                         proof = prove(self.slots, slot.value, weights, self.base, seed=self.plan.seed)
                 report = replace(report, proof=proof)
                 if proof.holds and self.whole is not None:
-                    with clock.at("model"), self._running:
+                    with clock.at("model"), self.running:
                         self.whole.check(slot.value)
                 if proof.holds:
                     self._pack(job, weights)
@@ -127,7 +127,7 @@ class Worker:
         with self._job(job, tell), self.resident.lease(job.key, patience_s=PATIENCE_S) as slot:
             self._wait_for_device()
             loaded = time.perf_counter()
-            with self._running:
+            with self.running:
                 self._small_batch(slot.value)
             done = time.perf_counter()
             self._pack(job)
@@ -143,7 +143,7 @@ class Worker:
         """
         if self.whole is None:
             raise MachineError("answers need the whole model", hint="--forward model")
-        with self._job(request.job, tell), self.resident.lease(request.job.key) as slot, self._running:
+        with self._job(request.job, tell), self.resident.lease(request.job.key) as slot, self.running:
             return self.whole.answer(request.job.name, slot.value, request.prompt, request.max_tokens)
 
     def prefetch(self, job: Job, tell: Callable[[str], None] = quiet) -> bool:
@@ -176,14 +176,14 @@ class Worker:
         if job.pinned:
             self.memory.pin(job.key)
             self.resident.pin(job.key)
-        try:
+        with out_of_memory():
             yield clock
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise MachineError("out of memory", hint="lower --max-loras, --max-cpu-loras or --max-lora-rank") from error
-        except RuntimeError as error:
-            if "DefaultCPUAllocator" not in str(error):
-                raise
-            raise MachineError("out of memory", hint="lower --max-loras or --max-cpu-loras") from error
+
+    def leased(self, job: Job, leases: ExitStack) -> tuple[int, TierName]:
+        """An adapter's slot, for as long as ``leases``, and where it was found. Raises ``LoraCliError``."""
+        tier = self._tier_of(job)
+        with self._job(job, quiet):
+            return leases.enter_context(self.resident.lease(job.key, patience_s=PATIENCE_S)).value, tier
 
     def _read(self, key: str) -> int:
         """Load what is at hand into a place in memory, from the packed file where there is one."""

@@ -4,9 +4,8 @@ import asyncio
 import hmac
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -22,7 +21,8 @@ from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.runtime.plan import Served, ServeOnce
 from lora_cli.runtime.process import Died
 from lora_cli.serving.answers import MODEL_FIELDS, STATUS, described, error_body, error_of
-from lora_cli.serving.entry import Entry
+from lora_cli.serving.completions import Completions
+from lora_cli.serving.having import had, wait
 from lora_cli.serving.host import Host
 from lora_cli.serving.metrics import metrics_text
 from lora_cli.serving.requests import load_request, name_request, names_request
@@ -36,14 +36,15 @@ BODY_S = 10.0
 OPEN_PATHS = frozenset({"/health", "/ready"})
 """What is answered without a token: probes have none, and learn nothing but yes or no."""
 
-T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What the API works with. ``token`` is "" where none is asked for; ``stop`` ends the server.
+    """What the API works with.
 
+    ``slots`` adapters fit the device at once; ``has_model`` says that there is a model to answer with. ``token`` is ""
+    where none is asked for; ``stop`` ends the server.
     ``hosts`` are the values of a Host header that are answered (None: all of them): a page in a browser can reach a
     server on this machine by a name of its own.
     """
@@ -53,6 +54,8 @@ class Service:
     base: str
     roots: Sequence[Path]
     stop: Callable[[], None]
+    slots: int
+    has_model: bool
     token: str = ""
     hosts: frozenset[str] | None = None
     began: float = 0.0
@@ -72,6 +75,7 @@ def make_app(service: Service) -> Starlette:
         ("POST", "/v1/unload_lora_adapter", api.unload),
         ("POST", "/v1/prefetch", api.prefetch),
         ("POST", "/v1/probe", api.probe),
+        ("POST", "/v1/completions", api.completions),
         ("POST", "/v1/stop", api.stop),
     )
     return Starlette(
@@ -85,6 +89,7 @@ class Api:
 
     def __init__(self, service: Service) -> None:
         self.service, self.host = service, service.host
+        self._completions = Completions(service.host, service.base, service.slots, has_model=service.has_model)
 
     async def health(self, _request: Request) -> Response:
         """Whether this process lives."""
@@ -129,7 +134,7 @@ class Api:
         if asked.lora_name == self.service.base:
             raise UsageError(f"{asked.lora_name} is the base's name")
         source = await run_in_threadpool(allowed, asked.lora_path, self.service.roots, self.service.settings)
-        report = await _wait(self.host.add(Item(asked.lora_name, source), replacing=asked.load_inplace))
+        report = await wait(self.host.add(Item(asked.lora_name, source), replacing=asked.load_inplace))
         if report.error:
             raise error_of(report)
         return PlainTextResponse(f"Success: LoRA adapter '{asked.lora_name}' added successfully.")
@@ -156,6 +161,10 @@ class Api:
             headers=headers,
         )
 
+    async def completions(self, request: Request) -> Response:
+        """OpenAI's completions, by the base or by an adapter on it."""
+        return await self._completions.answer(await _body(request))
+
     async def stop(self, _request: Request) -> Response:
         """End the server, as SIGTERM does."""
         self.service.stop()
@@ -165,10 +174,10 @@ class Api:
         """A small batch through the adapter, which is brought, loaded and proved first if it must be."""
         for last in (False, True):
             entry = self.host.entry(name)
-            found, load_ms = await self._had(entry)
+            found, load_ms = await had(self.host, entry)
             assert entry.job is not None
             try:
-                served = await _wait(self.host.ask(entry, ServeOnce(entry.job)).future)
+                served = await wait(self.host.ask(entry, ServeOnce(entry.job)).future)
             except Died as error:
                 if last or error.alone:
                     raise
@@ -178,17 +187,6 @@ class Api:
             self.host.used(entry, tier)
             return Served(tier, load_ms + served.load_ms, served.forward_ms, served.evicted)  # type: ignore[arg-type]
         raise AssertionError
-
-    async def _had(self, entry: Entry) -> tuple[str, float]:
-        """Have it proved. Where it came from, and in how many milliseconds, if that had to be done now."""
-        if self.host.is_proved(entry):
-            return "", 0.0
-        began = time.perf_counter()
-        is_new = entry.job is None
-        report = await _wait(self.host.have(entry.item.name))
-        if report.error:
-            raise error_of(report)
-        return "remote" if is_new and entry.remote else report.tier, (time.perf_counter() - began) * 1e3
 
     async def _described(self) -> list[dict[str, Any]]:
         return await run_in_threadpool(self._all)
@@ -273,11 +271,6 @@ async def _body(request: Request) -> bytes:
     except ClientDisconnect as error:
         raise UsageError("the client is gone") from error
     return bytes(body)
-
-
-async def _wait(future: "Future[T]") -> T:
-    """Its result. A client that goes away does not cancel what others may wait for."""
-    return await asyncio.shield(asyncio.wrap_future(future))
 
 
 def _failed(error: LoraCliError, service: Service) -> Response:

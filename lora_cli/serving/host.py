@@ -7,21 +7,21 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 
-from lora_cli.check.admission import Admission
 from lora_cli.core.frozen import replace
 from lora_cli.core.item import Item
 from lora_cli.core.nearest import nearest
 from lora_cli.core.results import LoadReport
 from lora_cli.errors import LoraCliError, NotFound, Unreachable, UsageError
-from lora_cli.runtime.admitted import continued, failed, reported
 from lora_cli.runtime.channel import Asked
-from lora_cli.runtime.plan import Drop, Holdings, Job, Load, Look, Prefetch, Ready
-from lora_cli.runtime.process import Died, WarmProcess
+from lora_cli.runtime.completion import Complete, Heard
+from lora_cli.runtime.plan import Drop, Holdings, Job, Look, Prefetch, Ready
+from lora_cli.runtime.process import WarmProcess
 from lora_cli.serving.counters import Counters
 from lora_cli.serving.crew import Crew
 from lora_cli.serving.entry import Entry
 from lora_cli.serving.failures import Failures
 from lora_cli.serving.history import NOTHING, Past
+from lora_cli.serving.loading import Admit, Loading
 from lora_cli.serving.prefetch import Prefetcher
 
 MOST_AT_ONCE = 64
@@ -29,7 +29,6 @@ MOST_AT_ONCE = 64
 
 MOST_ADAPTERS = 100_000
 
-Admit = Callable[[Item], Admission]
 Open = Callable[[Sequence[Job]], WarmProcess]
 
 
@@ -52,7 +51,7 @@ class Host:
         memory: int,
         past: Past = NOTHING,
     ) -> None:
-        self._admit, self._open = admit, open_process
+        self._open = open_process
         self._slots, self._memory = slots, memory
         self._past = past
         self._entries = {item.name: Entry(item) for item in items}
@@ -64,6 +63,7 @@ class Host:
         self._first_wave = threading.Event()
         self._closed = False
         self.counters, self.failures = Counters(), Failures()
+        self._loading = Loading(admit, self._process, self.counters, self.failures)
 
     @property
     def process(self) -> WarmProcess | None:
@@ -100,8 +100,8 @@ class Host:
         Raises:
             LoraCliError: what keeps the warm process from standing.
         """
-        first = [entry.item.name for entry in self._by_heat()[: self._memory]]
-        for brought in [self._crew.submit(partial(self._try_to_bring, name)) for name in first]:
+        first = self._by_heat()[: self._memory]
+        for brought in [self._crew.submit(partial(self._loading.bring, entry)) for entry in first]:
             brought.result()
         try:
             process = self._open([entry.job for entry in self.entries() if entry.job is not None])
@@ -140,7 +140,7 @@ class Host:
                 future = Future()
                 future.set_result(entry.report)
                 return future
-            future = self._under_way[name] = self._crew.submit(partial(self._load, entry))
+            future = self._under_way[name] = self._crew.submit(partial(self._loading.load, entry))
         future.add_done_callback(lambda done: self._ended(name, done))
         return future
 
@@ -190,6 +190,10 @@ class Host:
     def ask(self, entry: Entry, message: object) -> Asked:
         """Ask the warm process for something about an adapter that it has proved; its answer may be ``Died``."""
         return self._process().submit(entry.item.name, message)
+
+    def ask_for_many(self, message: Complete, heard: Callable[[Heard], None]) -> Asked:
+        """Have a batch of prompts answered; ``heard`` is told what comes before its end."""
+        return self._process().submit("", message, heard)
 
     def used(self, entry: Entry, tier: str) -> None:
         """Book one request, whose adapter was found in ``tier``."""
@@ -243,59 +247,6 @@ class Host:
         """The warm process, as soon as it stands. Raises what keeps it from standing."""
         return self._standing.result()
 
-    def _load(self, entry: Entry) -> LoadReport:
-        """Bring, load and prove one adapter; its report says what went wrong."""
-        name = entry.item.name
-        failure = self.failures.last(name)
-        if failure is not None and self.failures.wait_s(name) > 0:
-            return failure.report
-        report, job = self._brought(entry)
-        if job is not None:
-            report = continued(report, self._loaded(entry, job))
-        entry.report = report
-        self.counters.load(report)
-        if report.error:
-            self.failures.add(name, report)
-        else:
-            self.failures.clear(name)
-        return report
-
-    def _brought(self, entry: Entry) -> tuple[LoadReport, Job | None]:
-        """It on this disk, and judged there. What is here already and was judged before is not looked at again."""
-        if entry.job is not None:
-            before = entry.report or LoadReport(entry.item.name, entry.job.digest)
-            return LoadReport(entry.item.name, entry.job.digest, applied=before.applied), entry.job
-        admission = self._admit(entry.item)
-        report, job = reported(entry.item, admission)
-        entry.job, entry.remote = job, not admission.cached
-        return report, job
-
-    def _try_to_bring(self, name: str) -> None:
-        with suppress(NotFound):
-            entry = self.entry(name)
-            report, job = self._brought(entry)
-            entry.report = report
-            if job is None:
-                self.counters.load(report)
-                self.failures.add(name, report)
-
-    def _loaded(self, entry: Entry, job: Job) -> LoadReport:
-        """Its report by the warm process. What died of another adapter's load is tried once more."""
-        for last in (False, True):
-            asked: Asked | None = None
-            try:
-                process = self._process()
-                asked = process.submit(job.name, Load(job))
-                report = asked.answer(LoadReport)
-            except LoraCliError as error:
-                if last or not isinstance(error, Died) or error.alone:
-                    stage = "start" if asked is None else asked.stage or "read"
-                    return failed(LoadReport(job.name, job.digest), stage, error)
-            else:
-                entry.proved_by = 0 if report.error else process.starts
-                return report
-        raise AssertionError
-
     def _load_ahead(self, name: str) -> None:
         """Load and prove while slots are free, else only read into memory."""
         with suppress(LoraCliError):
@@ -306,7 +257,7 @@ class Host:
                 return
             if self.failures.wait_s(name) > 0 or self.is_proved(entry):
                 return
-            self._try_to_bring(name)
+            self._loading.bring(entry)
             if entry.job is not None:
                 self.ask(entry, Prefetch(entry.job)).answer(bool)
 

@@ -26,7 +26,7 @@ class LoadRequest:
 
 def load_request(body: bytes) -> LoadRequest:
     """What is to be loaded under which name. Raises ``UsageError``."""
-    fields = _fields(body, {"lora_name", "lora_path", "load_inplace", "base_model_name", "pinned"})
+    fields = fields_of(body, {"lora_name", "lora_path", "load_inplace", "base_model_name", "pinned"})
     name = _name(_required(fields, "lora_name"))
     path = _text(_required(fields, "lora_path"), "lora_path")
     if not path or len(path) > LONGEST_PATH:
@@ -39,12 +39,12 @@ def load_request(body: bytes) -> LoadRequest:
 
 def name_request(body: bytes, *, also: Collection[str] = ()) -> str:
     """The adapter that is meant, by ``lora_name``. Raises ``UsageError``."""
-    return _name(_required(_fields(body, {"lora_name", *also}), "lora_name"))
+    return _name(_required(fields_of(body, {"lora_name", *also}), "lora_name"))
 
 
 def names_request(body: bytes) -> tuple[tuple[str, ...], int]:
     """``POST /v1/prefetch``: names, and their priority (the lowest goes first). Raises ``UsageError``."""
-    fields = _fields(body, {"lora_names", "priority"})
+    fields = fields_of(body, {"lora_names", "priority"})
     names = _required(fields, "lora_names")
     if not isinstance(names, list) or not 0 < len(names) <= MOST_NAMES:
         raise UsageError(f"lora_names must be a list of 1 to {MOST_NAMES} names")
@@ -54,7 +54,8 @@ def names_request(body: bytes) -> tuple[tuple[str, ...], int]:
     return tuple(_name(name) for name in names), priority
 
 
-def _fields(body: bytes, known: Collection[str]) -> dict[str, Any]:
+def fields_of(body: bytes, known: Collection[str]) -> dict[str, Any]:
+    """The keys of a JSON object; one that is not ``known`` may be a mistake. Raises ``UsageError``."""
     try:
         fields = parse.json_object(body, "the request")
     except FormatError as error:

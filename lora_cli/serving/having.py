@@ -1,0 +1,33 @@
+"""Have an adapter loaded and proved for a request, and know where it was found."""
+
+import asyncio
+import time
+from concurrent.futures import Future
+from typing import TypeVar
+
+from lora_cli.serving.answers import error_of
+from lora_cli.serving.entry import Entry
+from lora_cli.serving.host import Host
+
+T = TypeVar("T")
+
+
+async def had(host: Host, entry: Entry) -> tuple[str, float]:
+    """Have it proved. Where it came from, and in how many milliseconds; "" and 0 when it was proved before.
+
+    Raises:
+        LoraCliError: it cannot be loaded.
+    """
+    if host.is_proved(entry):
+        return "", 0.0
+    began = time.perf_counter()
+    is_new = entry.job is None
+    report = await wait(host.have(entry.item.name))
+    if report.error:
+        raise error_of(report)
+    return "remote" if is_new and entry.remote else report.tier, (time.perf_counter() - began) * 1e3
+
+
+async def wait(future: "Future[T]") -> T:
+    """Its result. A client that goes away does not cancel what others may wait for."""
+    return await asyncio.shield(asyncio.wrap_future(future))
