@@ -1,6 +1,6 @@
 """Adapters that are to be loaded: fetched into the cache, and judged there."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,14 @@ if TYPE_CHECKING:
     from lora_cli.fetch.demand import Demand
     from lora_cli.store import Store
     from lora_cli.store.holds import Hold
+
+
+Hear = Callable[[str, Snapshot | None], None]
+"""Hears each stage as it begins, and the snapshot as soon as it is on this disk, before anything of it is read."""
+
+
+def unheard(_stage: str, _snapshot: Snapshot | None) -> None:
+    """For whoever does not want to know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +68,13 @@ class Admission:
 class _Watched:
     """A source that books the time of ``resolve`` apart from the time of the bytes."""
 
-    def __init__(self, source: Source, watch: Stopwatch) -> None:
-        self._source, self._watch = source, watch
+    def __init__(self, source: Source, watch: Stopwatch, hear: Hear) -> None:
+        self._source, self._watch, self._hear = source, watch, hear
 
     def resolve(self, ref: AdapterRef) -> Revision:
         revision = self._source.resolve(ref)
         self._watch.lap("resolve")
+        self._hear("fetch", None)
         return revision
 
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
@@ -87,12 +96,13 @@ def admit(
     sources: Sources | None = None,
     hold: "Hold | None" = None,
     latest: bool = False,
+    hear: Hear = unheard,
 ) -> Admission:
     """Resolve, fetch and judge one adapter, with each stage's time. Never raises for what the adapter does wrong.
 
     ``demand`` is what must hold for it whatever its origin gives: a policy, a digest. ``sources`` are shared with
     other adapters. ``hold`` keeps what was fetched from being cleaned away as long as it lasts. With ``latest`` it is
-    the latest checkpoint of a training run.
+    the latest checkpoint of a training run. ``hear`` is told of each stage.
     """
     from lora_cli.fetch import ANYTHING, Selection, bring
     from lora_cli.fetch.run import held
@@ -101,10 +111,11 @@ def admit(
     snapshot = adapter = None
     cached = False
     stage, source_text = "resolve", without_secrets(str(text))
+    hear(stage, None)
     try:
         ref = parse(text, is_path=is_path) if isinstance(text, str) else text
         source_text = str(ref)
-        source = _Watched((sources or Sources(settings)).of(ref), watch)
+        source = _Watched((sources or Sources(settings)).of(ref), watch, hear)
         selection = Selection(latest=latest)
         demand = demand or ANYTHING
         bring_it = partial(bring, ref, source, store, settings, name=name, demand=demand, selection=selection)
@@ -112,6 +123,7 @@ def admit(
         snapshot, cached = fetched.snapshot, fetched.cached
         watch.lap("fetch")
         stage = "validate"
+        hear(stage, snapshot)
         local = open_source("file", settings)
         revision = local.resolve(AdapterRef("file", str(snapshot.directory)))
         adapter = read_adapter(local, revision, name, settings.max_header_bytes)

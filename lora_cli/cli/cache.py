@@ -11,7 +11,7 @@ from lora_cli.cli.output import Format, colour, width, write
 from lora_cli.errors import Corrupt, NotFound, UsageError
 from lora_cli.settings import Settings, parse_duration, with_flags
 from lora_cli.store import Store
-from lora_cli.store.inventory import Item, blobs, find_items, inventory, tree_bytes
+from lora_cli.store.inventory import Item, blobs, find_items, inventory, tree_bytes, with_residency
 from lora_cli.store.tag import check_cache
 
 if TYPE_CHECKING:
@@ -24,16 +24,22 @@ Names = Annotated[
 ]
 
 
-def list_snapshots(ctx: typer.Context, output_format: FormatOption = Format.HUMAN) -> None:
+def list_snapshots(
+    ctx: typer.Context,
+    residency: Annotated[
+        bool, typer.Option("--residency", help="How much of each is in the page cache, as show says it.")
+    ] = False,
+    output_format: FormatOption = Format.HUMAN,
+) -> None:
     """List the snapshots, the last used first."""
     store = _store(ctx)
-    _show(store, inventory(store), output_format, one_by_one=False)
+    _show(store, inventory(store), output_format, one_by_one=False, residency=residency)
 
 
 def show(ctx: typer.Context, names: Names, output_format: FormatOption = Format.HUMAN) -> None:
-    """Show snapshots: what means them, and each file."""
+    """Show snapshots: what means them, each file, and how much is in the page cache."""
     store = _store(ctx)
-    _show(store, _found(store, names), output_format, one_by_one=True)
+    _show(store, _found(store, names), output_format, one_by_one=True, residency=True)
 
 
 def verify_all(
@@ -188,8 +194,10 @@ def _reference(name: str) -> str:
         return ""
 
 
-def _show(store: Store, items: Sequence[Item], output_format: Format, *, one_by_one: bool) -> None:
+def _show(store: Store, items: Sequence[Item], output_format: Format, *, one_by_one: bool, residency: bool) -> None:
     blob_bytes = sum(tree_bytes(path) for path in blobs(store))
+    if residency:
+        items = [with_residency(store, item) for item in items]
     if output_format is Format.JSON:
         from lora_cli.render.json_store import render_items as as_json
 

@@ -11,7 +11,7 @@ from lora_cli.cli.warming import Device, Eviction, Forward, Run
 from lora_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from lora_cli.cli.warm_once import Question
+    from lora_cli.cli.warm_once import Once
     from lora_cli.endpoint.client import Endpoint
     from lora_cli.settings import Settings
 
@@ -51,6 +51,9 @@ def command(
     ] = Eviction.ADAPTIVE,
     prompt: Annotated[str, typer.Option(help="Answer this without and with each adapter.")] = "",
     max_tokens: Annotated[int, typer.Option(min=1, max=4096, help="The longest answer.")] = 40,
+    residency: Annotated[
+        bool, typer.Option("--residency", help="With --once: what of each adapter's files is in the page cache.")
+    ] = False,
     ready_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="With --serve: there while the server is ready.")
     ] = None,
@@ -65,8 +68,9 @@ def command(
         asked_at = _endpoint(host, port, uds, api_key)
         write(show_status(asked_at, output_format) if status else stop_server(asked_at))
         return
-    if prompt and serve:
-        raise UsageError("--prompt is for --once", hint="leave one of them out")
+    for flag, given in (("--prompt", bool(prompt)), ("--residency", residency)):
+        if given and serve:
+            raise UsageError(f"{flag} is for --once", hint="leave one of them out")
     if prompt and forward is not Forward.MODEL:
         raise UsageError("--prompt needs the whole model", hint="--forward model")
     for file in (ready_file, metrics_file):
@@ -85,9 +89,9 @@ def command(
             at = _endpoint(host, port, uds, api_key)
             warm_serve(asked, run, Serve(at, root or [], load_timeout, ready_file, metrics_file), settings)
         else:
-            from lora_cli.cli.warm_once import Question
+            from lora_cli.cli.warm_once import Once
 
-            _once(asked, run, Question(prompt, max_tokens), metrics_file, output_format, settings)
+            _once(asked, run, Once(prompt, max_tokens, residency), metrics_file, output_format, settings)
 
 
 def _check_verb(given: dict[str, bool]) -> None:
@@ -112,7 +116,7 @@ def _endpoint(host: str, port: int, uds: Path | None, api_key: str) -> "Endpoint
 def _once(
     asked: Lineup,
     run: Run,
-    question: "Question",
+    once: "Once",
     metrics_file: Path | None,
     output_format: Format,
     settings: "Settings",
@@ -120,7 +124,7 @@ def _once(
     """Report all, and end with the largest code."""
     from lora_cli.cli.warm_once import rendered, warm_once, write_metrics
 
-    reports, answers = warm_once(asked, run, question, settings)
+    reports, answers = warm_once(asked, run, once, settings)
     write(rendered(reports, answers, output_format))
     if metrics_file is not None:
         write_metrics(metrics_file, reports)

@@ -6,63 +6,83 @@ from typing import TYPE_CHECKING
 
 from lora_cli.cli.lineup import Lineup, base_model
 from lora_cli.cli.output import Format, colour, width
-from lora_cli.cli.warming import Run, admitting, base_directory, say, teller
+from lora_cli.cli.warming import Run, admitting, base_directory, say, teller, unheard
 from lora_cli.core.frozen import dataclass
 from lora_cli.core.results import Answers, LoadReport
 from lora_cli.errors import LoraCliError
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
+    from lora_cli.core.base_model import BaseModel
     from lora_cli.runtime.plan import Job
     from lora_cli.runtime.process import WarmProcess
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What is asked without and with each adapter; nothing when the prompt is empty."""
+class Once:
+    """What is asked without and with each adapter, nothing when the prompt is empty; whether memory is looked at."""
 
-    prompt: str
-    max_tokens: int
+    prompt: str = ""
+    max_tokens: int = 40
+    residency: bool = False
 
 
-def warm_once(
-    asked: Lineup, run: Run, question: Question, settings: Settings
-) -> tuple[list[LoadReport], list[Answers]]:
+def warm_once(asked: Lineup, run: Run, once: Once, settings: Settings) -> tuple[list[LoadReport], list[Answers]]:
     """Every adapter's report, in the order asked for, and the answers of those that were proved."""
+    from lora_cli.cli.warm_residency import Watched
     from lora_cli.runtime.admitted import reported
-    from lora_cli.runtime.plan import lay_out
-    from lora_cli.runtime.process import WarmProcess, require
+    from lora_cli.runtime.process import require
     from lora_cli.store import Store
     from lora_cli.store.holds import holding
 
     require(run.forward.value)
     base = base_model(asked.base, settings)
     answers: list[Answers] = []
-    with holding(Store(settings.cache_dir)) as hold:
-        admit = admitting(asked, base, run, settings, hold)
+    store = Store(settings.cache_dir)
+    watched = Watched(store) if once.residency else None
+    with holding(store) as hold:
+        admit = admitting(asked, base, run, settings, hold, watched.hear if watched is not None else unheard)
         admitted = [reported(item, admit(item)) for item in asked.items]
-        adapters = [job.adapter for _, job in admitted if job is not None]
-        if not adapters:
-            return [report for report, _ in admitted], answers
-        plan = lay_out(
-            base,
-            adapters,
-            run.limits,
-            base_directory=base_directory(asked.base),
-            device=run.device.value,
-            forward=run.forward.value,
-            cache_dir=settings.cache_dir,
-            eviction=run.eviction.value,
-        )
-        with WarmProcess(plan, tell=teller(settings)) as process:
-            for note in process.start().notes:
-                say(note, settings)
-            reports = [_load(report, job, process, question, answers) for report, job in admitted]
+        reports = _loaded(admitted, base, asked, run, once, answers, settings)
+        if watched is not None:
+            reports = [watched.told(report) for report in reports]
     return reports, answers
 
 
+def _loaded(
+    admitted: "Sequence[tuple[LoadReport, Job | None]]",
+    base: "BaseModel",
+    asked: Lineup,
+    run: Run,
+    once: Once,
+    answers: list[Answers],
+    settings: Settings,
+) -> list[LoadReport]:
+    """The reports of all, of which those that have a job went through a warm process of their own."""
+    from lora_cli.runtime.plan import lay_out
+    from lora_cli.runtime.process import WarmProcess
+
+    adapters = [job.adapter for _, job in admitted if job is not None]
+    if not adapters:
+        return [report for report, _ in admitted]
+    plan = lay_out(
+        base,
+        adapters,
+        run.limits,
+        base_directory=base_directory(asked.base),
+        device=run.device.value,
+        forward=run.forward.value,
+        cache_dir=settings.cache_dir,
+        eviction=run.eviction.value,
+    )
+    with WarmProcess(plan, tell=teller(settings)) as process:
+        for note in process.start().notes:
+            say(note, settings)
+        return [_load(report, job, process, once, answers) for report, job in admitted]
+
+
 def _load(
-    report: LoadReport, job: "Job | None", process: "WarmProcess", question: Question, answers: list[Answers]
+    report: LoadReport, job: "Job | None", process: "WarmProcess", once: Once, answers: list[Answers]
 ) -> LoadReport:
     """The report of an accepted adapter, loaded and proved; its answer is added to ``answers``."""
     from lora_cli.runtime.admitted import continued, failed
@@ -70,9 +90,9 @@ def _load(
     if job is None:
         return report
     loaded = continued(report, process.load(job))
-    if question.prompt and not loaded.error:
+    if once.prompt and not loaded.error:
         try:
-            answers.append(process.answer(job, question.prompt, question.max_tokens))
+            answers.append(process.answer(job, once.prompt, once.max_tokens))
         except LoraCliError as error:
             return failed(loaded, "answer", error)
     return loaded

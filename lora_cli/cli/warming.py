@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from lora_cli.settings import Settings
 if TYPE_CHECKING:
     from lora_cli.check.admission import Admission
     from lora_cli.core.base_model import BaseModel
+    from lora_cli.core.snapshot import Snapshot
     from lora_cli.runtime.plan import Limits
     from lora_cli.store.holds import Hold
 
@@ -53,10 +55,18 @@ class Run:
     eviction: Eviction
 
 
+Heard = Callable[[str, str, "Snapshot | None"], None]
+"""Hears an adapter's name and stage as that begins, and its snapshot once that is on this disk."""
+
+
+def unheard(_name: str, _stage: str, _snapshot: "Snapshot | None") -> None:
+    """For whoever does not want to know."""
+
+
 def admitting(
-    asked: Lineup, base: "BaseModel", run: Run, settings: Settings, hold: "Hold"
+    asked: Lineup, base: "BaseModel", run: Run, settings: Settings, hold: "Hold", hear: Heard = unheard
 ) -> "Callable[[Item], Admission]":
-    """What brings one adapter into the cache and judges it there."""
+    """What brings one adapter into the cache and judges it there; ``hear`` is told of each stage."""
     from lora_cli.check import Terms
     from lora_cli.check.admission import admit
     from lora_cli.sources.registry import Sources
@@ -77,6 +87,7 @@ def admitting(
             sources=sources,
             hold=hold,
             latest=item.latest,
+            hear=partial(hear, item.name),
         )
 
     return admitted

@@ -42,11 +42,22 @@ class Proof:
 
 
 @dataclass(frozen=True, slots=True)
+class PageCache:
+    """Files of ``bytes``, and how many bytes of them were in memory before a run and after it; None: not known."""
+
+    bytes: int
+    before_bytes: int | None
+    after_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class LoadReport:
     """One adapter's way through the house.
 
     ``stage_ms`` holds milliseconds by stage, in order: resolve, fetch, validate, read, slot, proof.
     ``tier`` is where the warm process found it: ``gpu``, ``cpu`` or ``disk``.
+    ``residency`` is what of its files is in the page cache: of the ``snapshot``, and of its ``packed`` weights; empty
+    where nobody asked.
     ``error`` is empty when every stage passed; ``stage`` names the one that failed, ``exit_code`` is what it ends with.
     """
 
@@ -63,6 +74,7 @@ class LoadReport:
     error: str = ""
     hint: str = ""
     exit_code: int = 0
+    residency: Mapping[str, PageCache] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,7 @@ def _outcome(handed: Handed) -> dict[str, Any]:
 def render_items(store: Store, items: Sequence[Item], blob_bytes: int) -> str:
     """The document of ``ls`` and ``show``: every snapshot with its files and references.
 
-    ``bytes`` is all blobs' and the packed weights of ``items``.
+    ``bytes`` is all blobs' and the packed weights of ``items``. How much is in memory stands where it was asked.
     """
     total = blob_bytes + sum(item.packed_bytes for item in items)
     body = {"cache": str(store.root), "bytes": total, "snapshots": [_item(item) for item in items]}
@@ -104,6 +104,7 @@ def _item(item: Item) -> dict[str, Any]:
         "directory": str(item.directory),
         "bytes": item.size,
         "packed_bytes": item.packed_bytes,
+        **_residency(item),
         "used_s": item.used_s,
         "references": [
             {
@@ -118,6 +119,14 @@ def _item(item: Item) -> dict[str, Any]:
         ],
         "files": [{"path": path, "bytes": size} for path, size in sorted(item.files.items())],
     }
+
+
+def _residency(item: Item) -> dict[str, int | None]:
+    """Bytes in the page cache, null where the system hides them; nothing where nobody asked."""
+    if item.resident is None or item.packed_resident is None:
+        return {}
+    resident, packed = item.resident.resident_bytes, item.packed_resident.resident_bytes
+    return {"resident_bytes": resident, "packed_resident_bytes": packed}
 
 
 def render_verified(found: Sequence[Verified], mended: "Sequence[Mended] | None" = None) -> str:

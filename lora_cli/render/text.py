@@ -90,6 +90,14 @@ def size(number: int) -> str:
     return f"{value:.1f} TiB"
 
 
+def share(part: int | None, whole: int) -> str:
+    """How much of ``whole`` bytes: ``37%``, and ``100%`` only for all of them; ``unknown`` for None."""
+    if part is None:
+        return "unknown"
+    percent = 100 * part // whole if whole else 100
+    return "<1%" if part and not percent else f"{percent}%"
+
+
 def summary(counts: "Counts") -> str:
     """``3 adapters (1 ok, 2 refused); 2 errors; no warnings; no skipped checks``, and what does not count, if any."""
     parts = [f"{counts.ok} ok", f"{counts.refused} refused", f"{counts.failed} failed"]

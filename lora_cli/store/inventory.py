@@ -5,20 +5,25 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lora_cli.core.frozen import dataclass
+from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.store import Store
 from lora_cli.store.blobs import sha256_of
 from lora_cli.store.records import Record, all_records
 from lora_cli.store.snapshots import is_digest
 
+if TYPE_CHECKING:
+    from lora_cli.store.residency import Resident
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
     """One snapshot on this disk: path → size of its files, the records that mean it, and the names of its views.
 
-    ``packed_bytes`` is what its packed weights take beside it.
+    ``packed_bytes`` is what its packed weights take beside it. ``resident`` and ``packed_resident`` are what of both is
+    in the page cache, None where nobody asked.
     """
 
     digest: str
@@ -27,6 +32,8 @@ class Item:
     records: tuple[Record, ...]
     names: tuple[str, ...] = ()
     packed_bytes: int = 0
+    resident: "Resident | None" = None
+    packed_resident: "Resident | None" = None
 
     @property
     def size(self) -> int:
@@ -58,6 +65,14 @@ def inventory(store: Store) -> list[Item]:
         if is_digest(path.name)
     ]
     return sorted(items, key=lambda item: (-item.used_s, item.digest))
+
+
+def with_residency(store: Store, item: Item) -> Item:
+    """The snapshot with what of it is in memory now."""
+    from lora_cli.store.residency import folder_residency
+
+    packed = folder_residency(store.packed / item.digest)
+    return replace(item, resident=folder_residency(item.directory), packed_resident=packed)
 
 
 def find_items(items: Sequence[Item], text: str, ref: str) -> list[Item]:

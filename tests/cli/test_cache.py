@@ -10,8 +10,9 @@ import pytest
 
 from lora_cli.cli.main import main
 from lora_cli.store import Store
+from lora_cli.store.mounts import MEMORY, file_system
 from tests.making import write_adapter
-from tests.store.keeping import edit_in_place, tree
+from tests.store.keeping import drop, edit_in_place, tree
 
 Captured = pytest.CaptureFixture[str]
 
@@ -86,6 +87,28 @@ def test_show_has_every_file_and_what_means_it(capsys: Captured) -> None:
     assert one["directory"] == str(directory(capsys, "./sql"))
     assert [reference["access"] for reference in one["references"]] == ["local"]
     assert re.search(r"^ *access +local$", text, re.MULTILINE)
+
+
+def test_show_and_ls_say_what_of_a_snapshot_is_in_memory(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    if file_system(store.root) in MEMORY:
+        pytest.skip("nothing leaves memory on this file system")
+    there, gone = directory(capsys, "./sql"), directory(capsys, "./chat")
+    drop(gone)
+    for file in there.iterdir():
+        file.read_bytes()
+    assert "100% of it in the page cache" in said(capsys, "show", "./sql")
+    assert ", 0% of it in the page cache" in said(capsys, "show", "./chat")
+    monkeypatch.setenv("COLUMNS", "200")
+    assert [line.split()[-3] for line in said(capsys, "ls", "--residency").splitlines()[1:3]] == ["100%", "0%"]
+    assert "in memory" not in said(capsys, "ls")
+    monkeypatch.setenv("COLUMNS", "40")
+    assert re.search(r"^ *in memory +100%$", said(capsys, "ls", "--residency"), re.MULTILINE)
+    (one, other) = json.loads(said(capsys, "ls", "--residency", "--format", "json"))["snapshots"]
+    assert (one["resident_bytes"], other["resident_bytes"]) == (one["bytes"], 0)
+    assert one["packed_resident_bytes"] == 0
+    assert "resident_bytes" not in json.loads(said(capsys, "ls", "--format", "json"))["snapshots"][0]
 
 
 @pytest.mark.parametrize("command", ["show", "rm", "path"])

@@ -13,10 +13,12 @@ import pytest
 
 from lora_cli.cli.main import main
 from lora_cli.cli.warming import Eviction
+from lora_cli.store.mounts import MEMORY, file_system
 from lora_cli.tiers.eviction.registry import POLICIES
 from tests.making import HIDDEN, Q_PROJ, llama_modules, write_adapter, write_base, write_base_config
 from tests.runtime.families import save_model
 from tests.runtime.test_model import write_tokenizer
+from tests.store.keeping import drop
 
 STAGES = ["resolve", "fetch", "validate", "read", "slot", "proof"]
 
@@ -89,6 +91,38 @@ adapters:
     assert code == 0
     # The pinned adapter keeps slot 1; the others follow each other in slot 2.
     assert {report["name"]: report["slot"] for report in document["adapters"]} == {"zero": 1, "one": 2, "two": 2}
+
+
+def test_residency_says_what_of_each_adapter_is_in_memory_before_and_after(
+    tmp_path: Path, warm: Warm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if file_system(tmp_path) in MEMORY:
+        pytest.skip("nothing leaves memory on this file system")
+    base = write_base_config(tmp_path / "base")
+    one, two = (write_adapter(tmp_path / f"a{seed}", modules=QUERIES, r=256, seed=seed) for seed in (0, 1))
+    cache = tmp_path / "cache"
+    assert main(["--cache-dir", str(cache), "fetch", str(one), str(two)]) == 0
+    drop(cache)
+    capsys.readouterr()
+    flags = ("--base", base, "--residency", "--max-loras", 1, "--max-lora-rank", 256)
+    code, document = warm(one, tmp_path / "nowhere", two, *flags)
+    assert code == 3
+    first, missing, last = (report["residency"] for report in document["adapters"])
+    assert missing == {}
+    for seen in (first, last):
+        assert seen["snapshot"]["before_bytes"] < 1000  # the config at most
+        assert seen["snapshot"]["after_bytes"] == seen["snapshot"]["bytes"] > 100_000
+        assert seen["packed"]["before_bytes"] == 0
+        assert seen["packed"]["after_bytes"] == seen["packed"]["bytes"]
+    drop(cache)
+    for folder in (cache / "packed").iterdir():
+        (folder / "factors.safetensors").read_bytes()
+    code, document = warm(one, *flags)
+    (again,) = (report["residency"] for report in document["adapters"])
+    assert again["packed"]["before_bytes"] == again["packed"]["after_bytes"] == again["packed"]["bytes"]
+    assert again["snapshot"]["before_bytes"] < 1000
+    code, document = warm(one, "--base", base, "--max-lora-rank", 256)
+    assert document["adapters"][0]["residency"] == {}
 
 
 def test_who_leaves_a_full_tier_is_an_option(
@@ -183,6 +217,7 @@ def test_a_base_without_a_tokenizer_fails_the_answer_not_the_proof(tmp_path: Pat
         (["--once", "--base", "b"], "there is nothing to warm"),
         (["a", "-f", "set.yaml", "--once"], "exclude each other"),
         (["a", "--base", "b", "--once", "--prompt", "hi"], "--prompt needs the whole model"),
+        (["a", "--base", "b", "--serve", "--residency"], "--residency is for --once"),
         (["a", "--base", "b", "--once", "--max-loras", "4", "--max-cpu-loras", "2"], "less than max_loras"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 
 from lora_cli.bench.measured import MeasuredRun
 from lora_cli.bench.setting import Setting
-from lora_cli.core.results import Answers, BenchResult, LoadReport, ModuleProof, Proof
+from lora_cli.core.results import Answers, BenchResult, LoadReport, ModuleProof, PageCache, Proof
 from lora_cli.render import json as as_json
 from lora_cli.render.human.bench import percentile, render_bench
 from lora_cli.render.human.loads import render_answers, render_load_reports
@@ -75,6 +75,30 @@ misnested: refused at validate
 2 adapters: 1 proved, 1 refused; proved
 on synthetic weights; 1226 ms in all
 """
+
+
+MEMORY_AT_80 = """
+in the page cache  files         size   before    after
+pirate             snapshot  12.0 MiB       0%     100%
+pirate             packed    11.9 MiB  unknown  unknown
+other              snapshot   1000 B      <1%      99%
+"""
+
+
+def test_what_is_in_memory_is_told_where_it_was_asked() -> None:
+    mib = 1 << 20
+    seen = {"snapshot": PageCache(12 * mib, 0, 12 * mib), "packed": PageCache(int(11.9 * mib), None, None)}
+    other = replace(PROVED, name="other", residency={"snapshot": PageCache(1000, 1, 999)})
+    reports = [replace(PROVED, residency=seen), REFUSED, other]
+    assert [line.split() for line in MEMORY_AT_80.splitlines()][1:] == [
+        line.split() for line in render_load_reports(reports, 80).splitlines()[10:14]
+    ]
+    narrow = " ".join(render_load_reports(reports, 40).split())
+    assert "snapshot 100% of 12.0 MiB in the page cache, 0% before" in narrow
+    assert "packed unknown of 11.9 MiB in the page cache, unknown before" in narrow
+    document = json.loads(as_json.render_load_reports(reports))["adapters"]
+    assert document[0]["residency"]["packed"] == {"bytes": int(11.9 * mib), "before_bytes": None, "after_bytes": None}
+    assert document[1]["residency"] == {}
 
 
 @pytest.mark.parametrize(("width", "expected"), [(80, AT_80), (40, AT_40)])

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from lora_cli.render.text import columns, counted, paint, pairs, safe, size
+from lora_cli.render.text import columns, counted, paint, pairs, safe, share, size
 from lora_cli.store.inventory import Item
 from lora_cli.store.verify import Verified
 
 if TYPE_CHECKING:
     from lora_cli.fetch.mend import Mended
+    from lora_cli.store.residency import Resident
     from lora_cli.store.sweep import Removed
 
 SHORT = 12
@@ -27,11 +28,14 @@ def render_items(items: Sequence[Item], blob_bytes: int, width: int | None = Non
             _references(item),
             counted(len(item.files), "file"),
             size(item.size),
+            *([_in_memory(item.resident)] if item.resident is not None else []),
             _when(item.used_s),
         ]
         for item in items
     ]
-    table = columns(["snapshot", "name", "reference", "files", "size", "used"], rows, left=3) if rows else []
+    asked = any(item.resident is not None for item in items)
+    header = ["snapshot", "name", "reference", "files", "size", *(["in memory"] if asked else []), "used"]
+    table = columns(header, rows, left=3) if rows else []
     if width is not None and max(map(len, table), default=0) > width:
         table = [line for row in rows for line in _block(row, width)]
     packed_bytes = sum(item.packed_bytes for item in items)
@@ -41,8 +45,10 @@ def render_items(items: Sequence[Item], blob_bytes: int, width: int | None = Non
 
 
 def _block(row: Sequence[str], width: int) -> list[str]:
-    digest, name, reference, files, taken, used = row
-    rows = [("name", name), ("ref", reference), ("size", f"{taken}, {files}"), ("used", used)]
+    digest, name, reference, files, taken, *in_memory, used = row
+    rows = [("name", name), ("ref", reference), ("size", f"{taken}, {files}")]
+    rows += [("in memory", share_told) for share_told in in_memory]
+    rows.append(("used", used))
     return [digest, *pairs(rows, width)]
 
 
@@ -53,8 +59,8 @@ def render_item(item: Item, width: int) -> str:
             ("snapshot", item.digest),
             ("name", " ".join(item.names)),
             ("directory", item.directory),
-            ("size", size(item.size)),
-            ("packed", size(item.packed_bytes) if item.packed_bytes else ""),
+            ("size", _with_memory(item.size, item.resident)),
+            ("packed", _with_memory(item.packed_bytes, item.packed_resident) if item.packed_bytes else ""),
             ("used", _when(item.used_s)),
         ],
         width,
@@ -119,6 +125,15 @@ def render_removed(removed: "Sequence[Removed]", *, dry_run: bool = False) -> st
     why = ": their files wait for cache gc, or others need them" if "snapshot" in kinds and "blob" not in kinds else ""
     lines.append(f"{size(sum(one.size for one in removed))} {'would be ' if dry_run else ''}freed{why}")
     return "\n".join(lines) + "\n"
+
+
+def _with_memory(taken: int, resident: "Resident | None") -> str:
+    told = "" if resident is None else f", {_in_memory(resident)} of it in the page cache"
+    return size(taken) + told
+
+
+def _in_memory(resident: "Resident") -> str:
+    return share(resident.resident_bytes, resident.bytes)
 
 
 def _references(item: Item) -> str:

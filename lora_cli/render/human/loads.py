@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from lora_cli.core.results import Answers, LoadReport
-from lora_cli.render.text import columns, counted, milliseconds, paint, pairs, safe, wrap
+from lora_cli.core.results import Answers, LoadReport, PageCache
+from lora_cli.render.text import columns, counted, milliseconds, paint, pairs, safe, share, size, wrap
 
 NARROW = 72
 NONE = "-"
@@ -12,16 +12,18 @@ DIGEST_SHOWN = 12
 
 
 def render_load_reports(reports: Sequence[LoadReport], width: int, *, colour: bool = False) -> str:
-    """The table of ``warm``: outcome, applied modules, rank, slot, proof; then each stage's milliseconds.
+    """The table of ``warm``: outcome, applied modules, rank, slot, proof; then each stage's milliseconds; then memory.
 
     Below ``NARROW`` columns, and where names are too long for a table, each adapter gets a few lines instead.
     The reason and hint of each that failed stand below.
     """
     stages = _stages(reports)
-    tables = [_facts(reports), _times(reports, stages)]
+    tables = [_facts(reports), _times(reports, stages), *_in_memory(reports)]
     fits = width >= NARROW and all(len(line) <= width for table in tables for line in table)
     if fits:
-        lines = [*_styled(tables[0], reports, colour), "", *_headed(tables[1], colour)]
+        lines = list(_styled(tables[0], reports, colour))
+        for table in tables[1:]:
+            lines += ["", *_headed(table, colour)]
     else:
         lines = [line for report in reports for line in _block(report, width, colour)]
     for report in reports:
@@ -79,6 +81,21 @@ def _times(reports: Sequence[LoadReport], stages: Sequence[str]) -> list[str]:
     return columns(("milliseconds", *stages, "total"), rows)
 
 
+def _in_memory(reports: Sequence[LoadReport]) -> Iterator[list[str]]:
+    """The table of what is in the page cache, where anybody asked: whose, which files, their size, before and after."""
+    rows = [
+        (report.name, kind, size(seen.bytes), *_shares(seen))
+        for report in reports
+        for kind, seen in report.residency.items()
+    ]
+    if rows:
+        yield columns(("in the page cache", "files", "size", "before", "after"), rows, left=2)
+
+
+def _shares(seen: PageCache) -> tuple[str, str]:
+    return share(seen.before_bytes, seen.bytes), share(seen.after_bytes, seen.bytes)
+
+
 def _headed(table: Sequence[str], colour: bool) -> list[str]:
     return [paint(table[0], "bold", colour=colour), *table[1:]]
 
@@ -102,6 +119,11 @@ def _block(report: LoadReport, width: int, colour: bool) -> Iterator[str]:
         ("slot", report.slot),
         ("proof", "" if error == NONE else f"worst error {error} of {tolerance}"),
         ("ms", ", ".join(f"{stage} {milliseconds(ms)}" for stage, ms in report.stage_ms.items())),
+        *(
+            (kind, f"{after} of {size(seen.bytes)} in the page cache, {before} before")
+            for kind, seen in report.residency.items()
+            for before, after in [_shares(seen)]
+        ),
     ]
     yield from pairs(rows, width)
 
