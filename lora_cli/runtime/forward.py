@@ -52,10 +52,9 @@ def route(slot_of_row: Sequence[int], slots: Slots, tokens: int = 1) -> tuple[Se
     for slot, same in groupby(slot_of_row):
         start, rows = row, len(list(same))
         row += rows
-        rank_class = slots.rank_class(slot)
-        if not rank_class:
+        if not slots.on(slot):
             continue
-        one = Segment(start * tokens, rows * tokens, slot, 1, rank_class)
+        one = Segment(start * tokens, rows * tokens, slot, 1, slots.rank_class(slot))
         if found and _next_to(found[-1], one):
             found[-1] = replace(found[-1], count=found[-1].count + 1)
         else:
@@ -67,9 +66,9 @@ def bind(stack: Stack, segments: Iterable[Segment]) -> tuple[Bound, ...]:
     """The factors of one module for each segment."""
     bound = []
     for segment in segments:
-        those = slice(segment.slot, segment.slot + segment.count)
         factors = stack.factors[segment.rank_class]
-        scaling = stack.scaling[those, None, None]
+        those = slice(segment.slot - factors.first, segment.slot - factors.first + segment.count)
+        scaling = stack.scaling[segment.slot : segment.slot + segment.count, None, None]
         bound.append(Bound(segment, factors.a[those].transpose(1, 2), factors.b[those], scaling))
     return tuple(bound)
 

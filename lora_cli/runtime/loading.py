@@ -7,9 +7,10 @@ the other.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -25,8 +26,11 @@ READERS = 2
 WORTH_A_READER = 1 << 22
 """Bytes: so much must be left for another reader to be worth its start."""
 
-STAGED = 1 << 19
-"""Bytes that are read into the buffer at once, where a factor is not larger: they stay in a core's own cache."""
+AT_ONCE = 1 << 19
+"""Bytes of one read, where a factor is not larger: they stay in a core's own cache while they are worked on."""
+
+ALONE = 1 << 15
+"""Elements that torch works on in the thread that asks: with more it wakes others, who have a read of their own."""
 
 IOV_MAX = os.sysconf("SC_IOV_MAX")
 SKIPPED = 4096
@@ -76,8 +80,7 @@ def load_into(
             for part in _parts(pair, shapes[module], slots.offsets(slot, module), packed):
                 by_file.setdefault(part.info.file, []).append(part)
         for file, parts in by_file.items():
-            _read_file(directory / file, parts, slots.storage)
-        _refuse_not_finite(slots, slot, adapter.name)
+            _read_file(directory / file, parts, slots.storage, adapter.name)
         slots.scale(slot, scalings)
     except BaseException:
         slots.clear(slot)
@@ -95,18 +98,19 @@ def _parts(
     )
 
 
-def _read_file(path: Path, parts: list[Part], storage: torch.Tensor) -> None:
+def _read_file(path: Path, parts: list[Part], storage: torch.Tensor, name: str) -> None:
     """Read ``parts`` of one file to their places, in the file's order; two halves at a time where that is worth it."""
     parts.sort(key=lambda part: part.info.start)
     halves, end = _halves(parts), parts[-1].info.stop
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
+            readers = [_Reader(descriptor, path.name, end, storage, name) for _ in halves]
             if len(halves) == 1:
-                _Reader(descriptor, path.name, storage, end).read(parts)
-                return
-            with ThreadPoolExecutor(READERS) as readers:
-                list(readers.map(lambda half: _Reader(descriptor, path.name, storage, end).read(half), halves))
+                readers[0].read(parts)
+            else:
+                with ThreadPoolExecutor(READERS) as threads:
+                    list(threads.map(_Reader.read, readers, halves))
         finally:
             os.close(descriptor)
     except OSError as error:
@@ -122,51 +126,50 @@ def _halves(parts: Sequence[Part]) -> list[Sequence[Part]]:
 
 
 class _Reader:
-    """Reads parts of an open file in order; holds the views of the next read, and what is to be written after it."""
+    """Reads parts of an open file in order; holds the views of the next read, and what it will have brought."""
 
-    def __init__(self, descriptor: int, file: str, storage: torch.Tensor, end: int) -> None:
-        self._descriptor, self._file, self._file_end, self._storage = descriptor, file, end, storage.view(-1)
-        self._bytes = self._storage.view(torch.uint8).numpy().data
+    def __init__(self, descriptor: int, file: str, file_end: int, storage: torch.Tensor, name: str) -> None:
+        self._descriptor, self._file, self._file_end, self._name = descriptor, file, file_end, name
+        self._storage, self._bytes = storage, storage.view(torch.uint8).numpy().data
         self._skipped = memoryview(bytearray(SKIPPED))
         self._buffer = torch.empty(0, dtype=torch.uint8)
-        self._begin = self._end = self._staged = 0
+        self._begin = self._end = self._staged = self._size = 0
         self._views: list[memoryview] = []
-        self._written: list[Callable[[], None]] = []
+        self._brought: list[tuple[Part, torch.Tensor | None]] = []
 
     def read(self, parts: Iterable[Part]) -> None:
         """Read them to their places."""
-        size = self._storage.dtype.itemsize
+        dtype = self._storage.dtype
         for part in parts:
-            straight = not part.turned and not part.info.strides and DTYPES.get(part.info.dtype) is self._storage.dtype
-            self._go_to(part.info.start, 0 if straight else part.info.nbytes)
+            straight = not part.turned and not part.info.strides and DTYPES.get(part.info.dtype) is dtype
+            self._go_to(part.info.start, part.info.nbytes, staged=not straight)
+            raw = None
             if straight:
-                start = part.offset * size
+                start = part.offset * dtype.itemsize
                 self._views.append(self._bytes[start : start + part.info.nbytes])
             else:
-                self._stage(part)
+                raw = self._buffer[self._staged : self._staged + part.info.nbytes]
+                self._staged += -(-part.info.nbytes // 8) * 8
+                self._views.append(raw.numpy().data)
+            self._brought.append((part, raw))
+            self._size += part.info.nbytes
             self._end = part.info.stop
         self._flush()
 
-    def _go_to(self, start: int, staged: int) -> None:
-        """Have the next view stand at ``start`` in the file, with room for so many bytes in the buffer."""
+    def _go_to(self, start: int, size: int, *, staged: bool) -> None:
+        """Have the next view stand at ``start`` in the file, with room for ``size`` bytes in the buffer if asked."""
         gap = start - self._end
-        full = len(self._views) + 2 > IOV_MAX or (staged and self._staged + staged > STAGED)
+        full = len(self._views) + 2 > IOV_MAX or self._size + size > AT_ONCE
         if full or not 0 <= gap <= SKIPPED or not self._views:
             self._flush()
             self._begin = self._end = start
         elif gap:
             self._views.append(self._skipped[:gap])
-        if staged > len(self._buffer) - self._staged:
-            self._buffer = torch.empty(max(STAGED, staged), dtype=torch.uint8)
-
-    def _stage(self, part: Part) -> None:
-        raw = self._buffer[self._staged : self._staged + part.info.nbytes]
-        target = self._storage[part.offset : part.offset + part.rank * part.width].view(part.rank, part.width)
-        self._staged += -(-part.info.nbytes // 8) * 8
-        self._views.append(raw.numpy().data)
-        self._written.append(lambda: _write(target, view(raw, part.info), turned=part.turned))
+        if staged and size > len(self._buffer) - self._staged:
+            self._buffer = torch.empty(max(AT_ONCE, size), dtype=torch.uint8)
 
     def _flush(self) -> None:
+        """Read what stands in the views; write from the buffer what is there; and look at all of it once."""
         views, at = self._views, self._begin
         while views:
             count = os.preadv(self._descriptor, views, at)
@@ -175,9 +178,20 @@ class _Reader:
                 raise Corrupt(f"{self._file} ends {short} bytes before its header says", hint="fetch it again")
             at += count
             views = _rest(views, count)
-        for write in self._written:
-            write()
-        self._views, self._written, self._staged = [], [], 0
+        targets = [self._storage[part.offset : part.offset + part.rank * part.width] for part, _ in self._brought]
+        for (part, raw), target in zip(self._brought, targets, strict=True):
+            if raw is not None:
+                _write(target.view(part.rank, part.width), view(raw, part.info), turned=part.turned)
+        if not _finite(targets):
+            self._refuse(targets)
+        self._views, self._brought, self._staged, self._size = [], [], 0, 0
+
+    def _refuse(self, targets: Sequence[torch.Tensor]) -> NoReturn:
+        bad = next(part for (part, _), one in zip(self._brought, targets, strict=True) if not _finite([one]))
+        raise Refused(
+            f"{self._name}: {bad.info.name} holds NaN or Inf in {str(self._storage.dtype).removeprefix('torch.')}",
+            hint="its training diverged, or its values are too large for that dtype",
+        )
 
 
 def _rest(views: Sequence[memoryview], count: int) -> list[memoryview]:
@@ -204,14 +218,8 @@ def _bits(tensor: torch.Tensor, integer: type) -> "np.ndarray[tuple[int, ...], n
     return tensor.view(torch.uint8).numpy().view(integer)
 
 
-def _refuse_not_finite(slots: Slots, slot: int, name: str) -> None:
-    """Raises ``Refused`` with the factor that holds NaN or Inf, if there is one in the slot."""
-    if slots.is_finite(slot):
-        return
-    for path in slots.on(slot):
-        for side, factor in zip(("lora_A", "lora_B"), slots.at(slot, path), strict=True):
-            if not bool(torch.isfinite(factor).all()):
-                raise Refused(
-                    f"{name}: {side} of {path} holds NaN or Inf in {str(slots.dtype).removeprefix('torch.')}",
-                    hint="its training diverged, or its values are too large for that dtype",
-                )
+def _finite(tensors: Iterable[torch.Tensor]) -> bool:
+    """Whether nothing in them is NaN or Inf. aminmax carries both along, far faster than ``isfinite().all()``."""
+    pieces = (piece for tensor in tensors for piece in torch.split(tensor, ALONE) if piece.numel())
+    ends = [end for piece in pieces for end in torch.aminmax(piece)]
+    return not ends or bool(torch.isfinite(torch.stack(ends)).all())

@@ -8,10 +8,11 @@ import torch
 
 from lora_cli.errors import MachineError
 from lora_cli.runtime.plan import Plan
-from lora_cli.runtime.slots import Slots, slot_bytes
+from lora_cli.runtime.slots import Slots, storage_bytes
 
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
+HINT = "lower --max-loras, --max-cpu-loras or --max-lora-rank"
 
 
 def available_bytes(device: torch.device) -> int | None:
@@ -50,34 +51,22 @@ def storage(plan: Plan, dtype: torch.dtype, device: torch.device) -> tuple[Slots
         MachineError: there is no room for them, with the bytes that they are short of.
     """
     modules = {path: plan.base.modules[path] for path in plan.modules}
-    one = slot_bytes(modules, plan.max_lora_rank, dtype)
-    places = max(plan.max_loras, plan.max_cpu_loras)
+    rank, places = plan.max_lora_rank, max(plan.max_loras, plan.max_cpu_loras)
     if plan.max_cpu_bytes is not None:
+        one = storage_bytes(modules, 1, rank, dtype)
         places = min(places, plan.max_cpu_bytes // max(one, 1))
-    if places < plan.max_loras:
-        short = plan.max_loras * one - (plan.max_cpu_bytes or 0)
-        raise MachineError(
-            f"{plan.max_loras} adapters of rank {plan.max_lora_rank} do not fit into max_cpu_bytes: {short} short",
-            hint="raise it, or lower --max-loras or --max-lora-rank",
-        )
-    hint = "lower --max-loras, --max-cpu-loras or --max-lora-rank"
+        refuse_if_short(f"{plan.max_loras} places in memory", plan.max_loras * one, plan.max_cpu_bytes, HINT)
+    memory = available_bytes(torch.device("cpu"))
     refuse_if_short(
-        f"{places} places in memory of rank {plan.max_lora_rank}",
-        (1 + places) * one,
-        available_bytes(torch.device("cpu")),
-        hint,
+        f"{places} places in memory of rank {rank}", storage_bytes(modules, places, rank, dtype), memory, HINT
     )
     if device.type == "cpu":
-        slab = Slots(modules, places, plan.max_lora_rank, dtype=dtype)
+        slab = Slots(modules, places, rank, dtype=dtype)
         return slab, slab
-    refuse_if_short(
-        f"{plan.max_loras} slots of rank {plan.max_lora_rank}",
-        (1 + plan.max_loras) * one,
-        available_bytes(device),
-        hint,
-    )
-    slab = Slots(modules, places, plan.max_lora_rank, dtype=dtype, pinned=True)
-    return Slots(modules, plan.max_loras, plan.max_lora_rank, dtype=dtype, device=device), slab
+    needed = storage_bytes(modules, plan.max_loras, rank, dtype)
+    refuse_if_short(f"{plan.max_loras} slots of rank {rank}", needed, available_bytes(device), HINT)
+    slab = Slots(modules, places, rank, dtype=dtype, one_piece=True, pinned=True)
+    return Slots(modules, plan.max_loras, rank, dtype=dtype, device=device, one_piece=True), slab
 
 
 def _memory() -> int | None:

@@ -1,10 +1,11 @@
-"""Slots: the storage of adapters. Each lies in one piece, its modules in order, at a rank of few. Slot 0 is the base.
+"""Slots: the storage of adapters. Each lies at one rank of few, its modules in order. Slot 0 is the base: it has none.
 
-The storage is ``[1 + max_loras, slot elements]``. An adapter lies in its slot at the smallest *rank class* that takes
-it: module after module A ``[class, d_in]`` and B transposed ``[class, d_out]``, with zeros below its own rank. So any
-slot takes any adapter, each factor is contiguous at any rank, and adapters of one class in neighbouring slots are one
-strided view ``[slots, class, d_in]``. The same layout stands in memory and on a device: from one to the other an
-adapter is one copy.
+For each *rank class* there is a pool of slots; an adapter lies in the narrowest that takes it, module after module A
+``[class, d_in]`` and B transposed ``[class, d_out]``, with zeros below its own rank. So every factor is contiguous at
+any rank, and a module's factors in neighbouring slots are one view ``[slots, class, d_in]``.
+
+On a CPU a module's factors of all slots lie together, because its products of bfloat16 copy whatever does not. Where
+adapters are copied to a device each is one piece, there and in memory, and the copy is one.
 """
 
 import threading
@@ -26,19 +27,20 @@ product more for every module of a batch that mixes them, which costs more than 
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """One module's factors in all slots, seen at one rank class: only slots of that class mean anything in it.
+    """One module's factors in all slots of a rank class, which are those from ``first`` on.
 
     ``a`` is ``[slots, class, d_in]`` (``d_in`` is the vocabulary for an embedding), ``b`` is B transposed, ``[slots,
     class, d_out]``.
     """
 
+    first: int
     a: torch.Tensor
     b: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """One module in all slots: its ``factors`` by rank class, and ``scaling`` ``[slots]``, which is in no factor."""
+    """One module in all slots: its ``factors`` by rank class, and ``scaling`` ``[1 + slots]``, which no factor has."""
 
     factors: Mapping[int, Factors]
     scaling: torch.Tensor
@@ -61,14 +63,6 @@ class Shape:
         return f"{self.d_in} to {self.d_out}{' (embedding)' * self.embedding}"
 
 
-@dataclass(frozen=True, slots=True)
-class Tenant:
-    """What lies in a slot: the class it lies at, and the rank of each of its modules."""
-
-    rank_class: int
-    ranks: Mapping[str, int]
-
-
 def rank_classes(max_lora_rank: int) -> tuple[int, ...]:
     """The ranks at which adapters lie in their slots, ascending: the largest, a quarter of it, down to 8."""
     classes = [max_lora_rank]
@@ -77,16 +71,22 @@ def rank_classes(max_lora_rank: int) -> tuple[int, ...]:
     return tuple(classes)
 
 
-def slot_bytes(modules: Mapping[str, BaseModule], max_lora_rank: int, dtype: torch.dtype) -> int:
-    """What a slot takes."""
-    return max_lora_rank * sum(module.d_in + module.d_out for module in modules.values()) * dtype.itemsize
+def adapter_bytes(modules: Mapping[str, BaseModule], rank: int, dtype: torch.dtype) -> int:
+    """What an adapter of that rank on all ``modules`` takes."""
+    return rank * sum(module.d_in + module.d_out for module in modules.values()) * dtype.itemsize
+
+
+def storage_bytes(modules: Mapping[str, BaseModule], max_loras: int, max_lora_rank: int, dtype: torch.dtype) -> int:
+    """What slots take: room for ``max_loras`` adapters in every rank class, whatever ranks they turn out to have."""
+    return max_loras * adapter_bytes(modules, sum(rank_classes(max_lora_rank)), dtype)
 
 
 class Slots:
     """Holds ``max_loras`` adapters beside the base, for ``modules`` of one base model.
 
     A slot is reserved, written and scaled; until it is scaled its adapter adds nothing. Nothing of an adapter that left
-    can be seen by the next one in its slot. Safe to use from several threads, each with a slot of its own.
+    can be seen by the next one in its slot. With ``one_piece`` each adapter is one. Safe to use from several threads,
+    each with a slot of its own.
     """
 
     def __init__(
@@ -97,26 +97,26 @@ class Slots:
         *,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        one_piece: bool = False,
         pinned: bool = False,
     ) -> None:
         self.max_loras, self.max_lora_rank, self.dtype = max_loras, max_lora_rank, dtype
         self.classes = rank_classes(max_lora_rank)
-        self.slot_bytes = slot_bytes(modules, max_lora_rank, dtype)
-        elements = self.slot_bytes // dtype.itemsize
-        self.storage = torch.zeros(1 + max_loras, elements, dtype=dtype, device=device, pin_memory=pinned)
+        self.slot_bytes = adapter_bytes(modules, max_lora_rank, dtype)
+        elements = storage_bytes(modules, max_loras, max_lora_rank, dtype) // dtype.itemsize
+        self.storage = torch.zeros(elements, dtype=dtype, device=device, pin_memory=pinned)
         exact = torch.float32 if dtype.itemsize < 4 else dtype
-        self._scalings = torch.zeros(1 + max_loras, len(modules), dtype=exact, device=device)
+        self._scalings = torch.zeros(1 + max_loras * len(self.classes), len(modules), dtype=exact, device=device)
+        self._width = self.slot_bytes // dtype.itemsize // max_lora_rank
         self.stacks: dict[str, Stack] = {}
-        self._starts: dict[str, int] = {}
         start = 0
         for number, (path, module) in enumerate(modules.items()):
-            factors = {rank: self._factors(start, module, rank) for rank in self.classes}
+            factors = {rank: self._factors(rank, start, module, one_piece=one_piece) for rank in self.classes}
             scaling = self._scalings[:, number]
             self.stacks[path] = Stack(factors, scaling, module.d_in, module.d_out, module.kind == "embedding")
-            self._starts[path] = start
             start += module.d_in + module.d_out
-        self._tenants: dict[int, Tenant] = {}
-        self._stale: dict[int, Tenant] = {}
+        self._tenants: dict[int, Mapping[str, int]] = {}
+        self._stale: dict[int, Mapping[str, int]] = {}
         self._lock = threading.Lock()
 
     def reserve(self, name: str, shapes: Mapping[str, Shape]) -> int:
@@ -131,14 +131,12 @@ class Slots:
         for path, shape in shapes.items():
             self._check(name, path, shape)
         widest = max((shape.rank for shape in shapes.values()), default=0)
-        rank_class = next(one for one in self.classes if widest <= one)
-        tenant = Tenant(rank_class, {path: shape.rank for path, shape in shapes.items()})
-        with self._lock:
-            slot = self._free(rank_class)
-            self._tenants[slot] = tenant
-            stale = self._stale.pop(slot, None)
-        if stale is not None:
-            self._sweep(slot, stale, tenant)
+        ranks = {path: shape.rank for path, shape in shapes.items()}
+        slot, stale = self._take(next(one for one in self.classes if widest <= one), ranks)
+        for path, was in stale.items():
+            rank = ranks.get(path, 0)
+            for factor in self.at(slot, path):
+                factor[rank:was] = 0
         return slot
 
     def scale(self, slot: int, scalings: Mapping[str, float]) -> None:
@@ -163,69 +161,74 @@ class Slots:
         self.scale(slot, {path: module.scaling for path, module in weights.modules.items()})
         return slot
 
-    def put_from(self, other: "Slots", slot: int) -> int:
-        """Copy what lies in a slot of ``other``, laid out as this one, into a free slot here: one piece."""
-        tenant = other._tenants[slot]
-        with self._lock:
-            mine = self._free(tenant.rank_class)
-            self._tenants[mine] = tenant
-            stale = self._stale.pop(mine, None)
-        if stale is not None and stale.rank_class > tenant.rank_class:
-            self._piece(mine, stale.rank_class).zero_()
-        piece = self._piece(mine, tenant.rank_class)
-        piece.copy_(other._piece(slot, tenant.rank_class), non_blocking=True)
-        self._scalings[mine].copy_(other._scalings[slot], non_blocking=True)
-        return mine
+    def put_from(self, memory: "Slots", place: int) -> int:
+        """Copy an adapter from a place in ``memory``, laid out as this, into a free slot: both have it in one piece."""
+        slot, _ = self._take(memory.rank_class(place), memory._tenants[place])
+        self._piece(slot).copy_(memory._piece(place), non_blocking=True)
+        self._scalings[slot].copy_(memory._scalings[place], non_blocking=True)
+        return slot
 
     def clear(self, slot: int) -> None:
-        """Free a slot: its adapter adds nothing any more, and what it left is zeroed before the next one is there."""
+        """Free a slot: its adapter adds nothing any more, and the next one will see nothing of it."""
         with self._lock:
-            tenant = self._tenants.pop(slot, None)
-            if tenant is not None:
-                self._stale[slot] = tenant
+            if slot in self._tenants:
+                self._stale[slot] = self._tenants.pop(slot)
                 self._scalings[slot] = 0
 
     def at(self, slot: int, path: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """One module's A ``[class, d_in]`` and B transposed ``[class, d_out]`` in a slot that is in use."""
-        factors = self.stacks[path].factors[self._tenants[slot].rank_class]
-        return factors.a[slot], factors.b[slot]
+        """One module's A ``[class, d_in]`` and B transposed ``[class, d_out]`` in a slot."""
+        factors = self.stacks[path].factors[self.rank_class(slot)]
+        return factors.a[slot - factors.first], factors.b[slot - factors.first]
 
     def offsets(self, slot: int, path: str) -> tuple[int, int]:
-        """Where in ``storage`` those two begin, in elements from its own beginning."""
-        a = slot * self.storage.shape[1] + self._tenants[slot].rank_class * self._starts[path]
-        return a, a + self._tenants[slot].rank_class * self.stacks[path].d_in
+        """Where in ``storage`` those two begin, in elements."""
+        factors = self.stacks[path].factors[self.rank_class(slot)]
+        a, b, row = factors.a, factors.b, slot - factors.first
+        return int(a.storage_offset()) + row * a.stride(0), int(b.storage_offset()) + row * b.stride(0)
 
     def rank_class(self, slot: int) -> int:
-        """The class at which the adapter in ``slot`` lies; 0 for a slot that is free, and for the base's."""
-        tenant = self._tenants.get(slot)
-        return 0 if tenant is None else tenant.rank_class
+        """The rank class of a slot."""
+        return self.classes[(slot - 1) // self.max_loras]
 
     def used(self) -> tuple[int, ...]:
         """The slots that hold an adapter."""
         return tuple(sorted(self._tenants))
 
     def on(self, slot: int) -> tuple[str, ...]:
-        """The modules of the adapter in ``slot``, in its own order; none for a free slot."""
-        tenant = self._tenants.get(slot)
-        return () if tenant is None else tuple(tenant.ranks)
+        """The modules of the adapter in ``slot``, in its own order; none for a free slot and for the base's."""
+        return tuple(self._tenants.get(slot, ()))
 
-    def is_finite(self, slot: int) -> bool:
-        """Whether nothing in a slot is NaN or Inf."""
-        # aminmax carries both along, many times faster than ``isfinite().all()``.
-        low, high = torch.aminmax(self._piece(slot, self.rank_class(slot)))
-        return bool(torch.isfinite(low) & torch.isfinite(high))
-
-    def _factors(self, start: int, module: BaseModule, rank: int) -> Factors:
-        slots = self.storage.shape[0]
-        middle, stop = rank * (start + module.d_in), rank * (start + module.d_in + module.d_out)
+    def _factors(self, rank: int, start: int, module: BaseModule, *, one_piece: bool) -> Factors:
+        """Views of the storage for a module that has ``start`` elements of rank 1 before it."""
+        number, slots, width = self.classes.index(rank), self.max_loras, self._width
+        pool = slots * width * sum(self.classes[:number])
+        if one_piece:
+            at, steps = (pool + rank * start, pool + rank * (start + module.d_in)), (rank * width, rank * width)
+        else:
+            at = pool + slots * rank * start, pool + slots * rank * (start + module.d_in)
+            steps = rank * module.d_in, rank * module.d_out
         return Factors(
-            self.storage[:, rank * start : middle].view(slots, rank, module.d_in),
-            self.storage[:, middle:stop].view(slots, rank, module.d_out),
+            1 + number * slots,
+            self.storage.as_strided((slots, rank, module.d_in), (steps[0], module.d_in, 1), at[0]),
+            self.storage.as_strided((slots, rank, module.d_out), (steps[1], module.d_out, 1), at[1]),
         )
 
-    def _piece(self, slot: int, rank_class: int) -> torch.Tensor:
-        """All that an adapter of a class takes of its slot."""
-        return self.storage[slot, : self.storage.shape[1] // self.max_lora_rank * rank_class]
+    def _piece(self, slot: int) -> torch.Tensor:
+        """All that lies in a slot, where that is one piece."""
+        number, row = divmod(slot - 1, self.max_loras)
+        size = self._width * self.classes[number]
+        start = self.max_loras * self._width * sum(self.classes[:number]) + row * size
+        return self.storage[start : start + size]
+
+    def _take(self, rank_class: int, ranks: Mapping[str, int]) -> tuple[int, Mapping[str, int]]:
+        """A free slot of the class, from now on for modules of these ranks, and those of whoever was there before."""
+        first = 1 + self.classes.index(rank_class) * self.max_loras
+        with self._lock:
+            if len(self._tenants) == self.max_loras:
+                raise MachineError(f"all {self.max_loras} slots are taken", hint="raise --max-loras")
+            slot = next(slot for slot in range(first, first + self.max_loras) if slot not in self._tenants)
+            self._tenants[slot] = ranks
+            return slot, self._stale.pop(slot, {})
 
     def _check(self, name: str, path: str, shape: Shape) -> None:
         if shape.rank > self.max_lora_rank:
@@ -242,24 +245,3 @@ class Slots:
                 f"{name}: {path} maps {shape}, but the base's maps {want}",
                 hint="check --base: the adapter was made for another model",
             )
-
-    def _free(self, rank_class: int) -> int:
-        """A free slot beside one of the same class, else the narrowest from the front and the others from the back."""
-        free = [slot for slot in range(1, 1 + self.max_loras) if slot not in self._tenants]
-        if not free:
-            raise MachineError(f"all {self.max_loras} slots are taken", hint="raise --max-loras")
-        if rank_class != self.classes[0]:
-            free.reverse()
-        beside = (slot for slot in free if rank_class in {self.rank_class(slot - 1), self.rank_class(slot + 1)})
-        return next(beside, free[0])
-
-    def _sweep(self, slot: int, stale: Tenant, tenant: Tenant) -> None:
-        """Zero what the last one in a slot left where the next one will not write."""
-        if stale.rank_class != tenant.rank_class:
-            self._piece(slot, stale.rank_class).zero_()
-            return
-        for path, was in stale.ranks.items():
-            rank = tenant.ranks.get(path, 0)
-            a, b = self.at(slot, path)
-            a[rank:was] = 0
-            b[rank:was] = 0

@@ -45,7 +45,8 @@ def worker(store: Store) -> Worker:
 def held(process: Worker, job: Job) -> torch.Tensor:
     """All that lies in the adapter's place in memory."""
     with process.memory.lease(job.key) as place:
-        return process.slab.storage[place.value]
+        slab = process.slab
+        return torch.cat([factor.flatten() for path in slab.stacks for factor in slab.at(place.value, path)])
 
 
 def same(one: LoraWeights, other: LoraWeights) -> bool:

@@ -181,8 +181,9 @@ def test_the_tolerance_leaves_room_above_the_error_but_not_much(
     errors = []
     for seed in range(3):
         adapter = weights(r=r, seed=seed, modules=modules)
-        (module,) = prove(held, held.put(adapter), adapter, SyntheticWeights(base), seed=seed).modules
-        held.clear(1)
+        slot = held.put(adapter)
+        (module,) = prove(held, slot, adapter, SyntheticWeights(base), seed=seed).modules
+        held.clear(slot)
         assert not module.reason
         errors.append(module.error / module.tolerance)
     assert 0.002 < max(errors) < 0.6

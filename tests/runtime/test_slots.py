@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 from lora_cli.core.base_model import BaseModule
 from lora_cli.errors import MachineError, Refused
-from lora_cli.runtime.slots import Slots, rank_classes
+from lora_cli.runtime.slots import Slots, rank_classes, storage_bytes
 from lora_cli.runtime.weights import LoraWeights
 from tests.runtime.tiny import CONV, EMBEDDING, LINEAR, MODULES, slots, weights
 
 
 def contents(held: Slots, slot: int) -> list[torch.Tensor]:
-    return [held.storage[slot], *(stack.scaling[slot] for stack in held.stacks.values())]
+    """All factors at the slot's rank class, and the scalings."""
+    return [part for path, stack in held.stacks.items() for part in (*held.at(slot, path), stack.scaling[slot])]
 
 
 def test_an_adapter_lies_in_its_slot_with_zeros_above_its_rank() -> None:
@@ -32,19 +33,20 @@ def test_an_adapter_lies_in_its_slot_with_zeros_above_its_rank() -> None:
         assert not b[3:].any()
 
 
-def test_slot_0_is_the_base_and_stays_zeros() -> None:
+def test_slot_0_is_the_bases_and_given_to_nobody() -> None:
     held = slots()
     taken = [held.put(weights(f"adapter {seed}", seed=seed)) for seed in range(3)]
     assert taken == [1, 2, 3]
     assert held.used() == (1, 2, 3)
-    assert not any(part.any() for part in contents(held, 0))
+    assert held.on(0) == ()
+    assert not any(stack.scaling[0] for stack in held.stacks.values())
 
 
 def test_a_cleared_slot_is_nobodys_and_adds_nothing() -> None:
     held = slots()
     slot = held.put(weights())
     held.clear(slot)
-    assert (held.used(), held.on(slot), held.rank_class(slot)) == ((), (), 0)
+    assert (held.used(), held.on(slot)) == ((), ())
     assert not any(stack.scaling[slot] for stack in held.stacks.values())
 
 
@@ -59,16 +61,17 @@ def test_whoever_was_there_before_an_adapter_lies_as_in_a_fresh_slot(before: lis
             module.a[-1] = float("nan")
             module.b[:, -1] = float("inf")
         reused.clear(reused.put(left))
-    small = weights("small", r=2, seed=5, modules={LINEAR: MODULES[LINEAR]})
-    reused.put(small)
-    fresh.put(small)
-    for mine, theirs in zip(contents(reused, 1), contents(fresh, 1), strict=True):
-        assert torch.equal(mine, theirs)
+    for r in (2, 20):
+        one = weights("one", r=r, seed=5, modules={LINEAR: MODULES[LINEAR]})
+        slot, same = reused.put(one), fresh.put(one)
+        assert all(map(torch.equal, contents(reused, slot), contents(fresh, same)))
+        reused.clear(slot)
+        fresh.clear(same)
 
 
 @given(st.lists(st.tuples(st.integers(1, 32), st.booleans()), max_size=6))
 def test_a_copy_from_memory_is_what_was_read_there_whoever_left_the_slot(steps: list[tuple[int, bool]]) -> None:
-    memory, device = slots(max_loras=8, max_lora_rank=32), slots(max_loras=1, max_lora_rank=32)
+    memory, device = (Slots(MODULES, places, 32, one_piece=True) for places in (8, 1))
     for seed, (rank, partial) in enumerate(steps):
         modules = {LINEAR: MODULES[LINEAR]} if partial else MODULES
         place = memory.put(weights(r=rank, seed=seed, modules=modules))
@@ -88,8 +91,9 @@ def test_few_ranks_are_laid_out_each_a_quarter_of_the_next(largest: int, classes
 def test_adapters_of_one_rank_class_stand_side_by_side() -> None:
     held = slots(max_loras=6, max_lora_rank=32)
     ranks = [4, 32, 8, 9, 3, 20]
-    of = {held.put(weights(str(rank), r=rank)): rank for rank in ranks}
-    assert [held.rank_class(slot) for slot in sorted(of)] == [8, 8, 8, 32, 32, 32]
+    taken = [held.put(weights(str(rank), r=rank)) for rank in ranks]
+    assert taken == [1, 7, 2, 8, 3, 9]
+    assert [held.rank_class(slot) for slot in taken] == [8, 32, 8, 32, 8, 32]
 
 
 def test_many_threads_that_put_at_once_have_a_slot_each() -> None:
@@ -112,12 +116,31 @@ def test_reloading_after_an_eviction_gives_the_same_bits() -> None:
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
 
-def test_one_adapter_is_one_contiguous_piece() -> None:
-    held = slots(max_lora_rank=4)
-    a, b = held.at(held.put(weights()), LINEAR)
-    assert held.slot_bytes == 4 * 4 * sum(module.d_in + module.d_out for module in MODULES.values())
-    assert a.is_contiguous()
-    assert b.data_ptr() == a.data_ptr() + a.nbytes
+@pytest.mark.parametrize("one_piece", [False, True])
+def test_each_layout_keeps_together_what_it_is_for(one_piece: bool) -> None:
+    held = Slots(MODULES, 3, 32, one_piece=one_piece)
+    width = sum(module.d_in + module.d_out for module in MODULES.values())
+    assert held.slot_bytes == 32 * 4 * width
+    assert held.storage.nbytes == storage_bytes(MODULES, 3, 32, torch.float32) == 3 * (32 + 8) * 4 * width
+    for factors in held.stacks[LINEAR].factors.values():
+        assert factors.a.is_contiguous() is factors.b.is_contiguous() is not one_piece
+    slot = held.put(weights(r=20))
+    ends = [part.data_ptr() + part.nbytes for path in MODULES for part in held.at(slot, path)]
+    starts = [part.data_ptr() for path in MODULES for part in held.at(slot, path)]
+    assert (ends[:-1] == starts[1:]) is one_piece
+
+
+@pytest.mark.parametrize("one_piece", [False, True])
+def test_no_two_slots_share_a_byte(one_piece: bool) -> None:
+    held = Slots(MODULES, 3, 32, one_piece=one_piece)
+    for slot in range(1, 7):
+        for path in MODULES:
+            for factor in held.at(slot, path):
+                factor.add_(slot)
+    assert torch.equal(held.storage, held.storage.round())
+    for slot in range(1, 7):
+        assert all(bool((factor == slot).all()) for path in MODULES for factor in held.at(slot, path))
+    assert bool((held.storage > 0).all())
 
 
 def test_a_rank_above_the_largest_is_refused_and_the_hint_says_what_would_take_it() -> None:
