@@ -5,14 +5,13 @@ from pathlib import Path
 
 from lora_cli.bench.conditions import Condition
 from lora_cli.bench.metrics import more_is_better
+from lora_cli.bench.result_file import HINT, read_result
 from lora_cli.core import parse
 from lora_cli.core.frozen import dataclass
-from lora_cli.errors import FormatError, MachineError, NotFound, UsageError
+from lora_cli.errors import FormatError, UsageError
 
 SAME = 0.02
 """A change by less than this part of the older value is none."""
-
-LARGEST_FILE = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +71,12 @@ def read_baseline(file: Path) -> dict[str, float]:
         UsageError: it is no result.
         MachineError: it cannot be read.
     """
+    document = read_result(file, "--baseline")
     try:
-        with file.open("rb") as opened:
-            data = opened.read(LARGEST_FILE + 1)
-    except FileNotFoundError as error:
-        raise NotFound(f"--baseline {file}: there is no such file", hint="--save-result writes one") from error
-    except OSError as error:
-        raise MachineError(f"{file} cannot be read: {error.strerror or error}") from error
-    if len(data) > LARGEST_FILE:
-        raise UsageError(f"--baseline {file}: is larger than {LARGEST_FILE >> 20} MiB")
-    try:
-        document = parse.json_object(data, str(file))
         found = parse.mapping(document.get("metrics", document), f"{file}: metrics")
     except FormatError as error:
-        raise UsageError(f"--baseline {error.message}", hint="a result that --save-result wrote") from error
+        raise UsageError(f"--baseline {error.message}", hint=HINT) from error
     numbers = {name: float(value) for name, value in found.items() if type(value) in (int, float)}
     if not numbers:
-        raise UsageError(f"--baseline {file}: there are no numbers in it", hint="a result that --save-result wrote")
+        raise UsageError(f"--baseline {file}: there are no numbers in it", hint=HINT)
     return numbers

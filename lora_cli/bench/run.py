@@ -45,23 +45,28 @@ def run_trace(
 
     An adapter whose request raises ``LoraCliError`` is reported, and is not asked again; the run goes on.
     ``failed`` are adapters known to be broken before (name → why): their requests are not sent either.
-    ``progress`` is told how many requests are done.
+    ``progress`` is told how many requests are done. An interrupt ends the run; what was done until then is its result.
     """
     broken = dict(failed or {})
     latency_ms: dict[str, list[float]] = {tier: [] for tier in TIERS}
     evictions: Counter[str] = Counter(dict.fromkeys(TIERS[:2], 0))
-    for done, adapter in enumerate(trace, 1):
-        if adapter not in broken:
-            try:
-                served = serve(adapter)
-            except LoraCliError as error:
-                broken[adapter] = error.message
-            else:
-                latency_ms.setdefault(served.tier, []).append(served.ms)
-                evictions.update(served.evicted)
-        progress(done)
+    done = 0
+    try:
+        for adapter in trace:
+            if adapter not in broken:
+                try:
+                    served = serve(adapter)
+                except LoraCliError as error:
+                    broken[adapter] = error.message
+                else:
+                    latency_ms.setdefault(served.tier, []).append(served.ms)
+                    evictions.update(served.evicted)
+            done += 1
+            progress(done)
+    except KeyboardInterrupt:
+        pass
     return BenchResult(
-        requests=len(trace),
+        requests=done,
         adapters=setup.adapters,
         max_loras=setup.max_loras,
         max_cpu_loras=setup.max_cpu_loras,

@@ -56,6 +56,7 @@ class FleetFlags:
     max_cpu_bytes: str | None
     disk_link: str | None
     gpu_link: str | None
+    measured: Path | None
     objective: Objective | None
     plan: list[str] | None
 

@@ -91,6 +91,10 @@ DiskLink = Annotated[
 GpuLink = Annotated[
     str | None, typer.Option(metavar="MS,GB/S", help="A load from memory into a slot: 1,25.", show_default=False)
 ]
+Measured = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Loads cost what a kept result of a run in process says.", show_default=False),
+]
 Goal = Annotated[
     Objective | None, typer.Option("--objective", help="What adaptive and gdsf make small: stall.", show_default=False)
 ]

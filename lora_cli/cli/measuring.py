@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from lora_cli.runtime.process import WarmProcess
     from lora_cli.tiers.eviction.registry import PolicyName
 
+INTERRUPTED = 130
+"""What a shell says of a program that was stopped with Ctrl-C; what was measured until then is told all the same."""
+
 REQUESTS = 200
 """How many there are when nobody says."""
 
@@ -87,7 +90,11 @@ def measurement(
     setting = setting_of("in-process", trace, flags.seed, workload.words(), result.environment)
     run = MeasuredRun(setting, result)
     told = Told(document_of(run), measured_metrics(result), partial(_human, run), partial(_page, run))
-    return max(failures.code, conclude(told, trace, checked))
+    code = max(failures.code, conclude(told, trace, checked))
+    if result.requests < len(trace):
+        typer.echo(f"interrupted after {result.requests} of {len(trace)} requests", err=True)
+        return INTERRUPTED
+    return code
 
 
 def _device(word: str) -> "Device":

@@ -42,6 +42,7 @@ def command(
     max_cpu_bytes: bench.MaxCpuBytes = None,
     disk_link: bench.DiskLink = None,
     gpu_link: bench.GpuLink = None,
+    measured: bench.Measured = None,
     objective: bench.Goal = None,
     plan: bench.Plan = None,
     seed: bench.Seed = 0,

@@ -6,6 +6,7 @@ from functools import partial
 
 from lora_cli.bench.fleet import Fleet, sized
 from lora_cli.bench.links import BYTES_PER_RANK, DISK_LINK, GPU_LINK, Links, parse_link
+from lora_cli.bench.measured_links import read_links
 from lora_cli.bench.metrics import simulated_names, simulation_metrics
 from lora_cli.bench.ranks import parse_ranks
 from lora_cli.bench.regression import Change, Judged
@@ -114,6 +115,11 @@ def _budgets(count: int, tiers: TierFlags, flags: FleetFlags) -> tuple[Budget, B
 
 
 def _links(flags: FleetFlags) -> Links:
+    """What loads cost: measured, given or the defaults."""
+    if flags.measured is not None:
+        if flags.disk_link or flags.gpu_link:
+            raise UsageError("--measured and --disk-link or --gpu-link exclude each other")
+        return read_links(flags.measured, "--measured")
     return Links(
         parse_link(flags.disk_link, "--disk-link") if flags.disk_link else DISK_LINK,
         parse_link(flags.gpu_link, "--gpu-link") if flags.gpu_link else GPU_LINK,

@@ -96,3 +96,15 @@ def test_the_environment_says_where_the_run_was_made() -> None:
     found = environment(device="cpu")
     assert found["device"] == "cpu"
     assert {"lora_cli", "python", "machine", "cores"} < set(found)
+
+
+def test_an_interrupt_ends_the_run_and_what_was_done_is_its_result() -> None:
+    server = TwoTiers(2, 2)
+
+    def serve(adapter: str) -> Served:
+        if len(server.asked) == 2:
+            raise KeyboardInterrupt
+        return server(adapter)
+
+    result = run_trace(["a", "b", "a", "b"], serve, SETUP)
+    assert (result.requests, result.hits) == (2, {"gpu": 0, "cpu": 0, "disk": 2})

@@ -1,6 +1,9 @@
 """What becomes of a result of ``serve-bench``: saved, compared, judged, and by its schema."""
 
 import json
+import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +146,56 @@ def test_a_measured_run_has_the_same_document(tmp_path: Path, capsys: pytest.Cap
     again = ["serve-bench", "--simulate", "--trace", str(tmp_path / "out" / "run.trace.jsonl"), "--format", "json"]
     assert main([*again, "--max-loras", "1"]) == 0
     assert valid(capsys.readouterr().out)["adapters"] == 3
+
+
+def test_what_was_measured_until_an_interrupt_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_base_config(tmp_path / "base")
+    write_adapter(tmp_path / "a", modules=llama_modules())
+    cache = tmp_path / "cache"
+
+    def interrupt() -> None:
+        """When the first request is done, and its adapter is packed."""
+        for _ in range(600):
+            if list(cache.glob("packed/*")):
+                break
+            time.sleep(0.1)
+        time.sleep(0.3)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    argv = ["serve-bench", str(tmp_path / "a"), "--base", str(tmp_path / "base"), "--device", "cpu"]
+    argv += ["--cache-dir", str(cache), "--num-prompts", "1000000", "--format", "json"]
+    watcher = threading.Thread(target=interrupt)
+    watcher.start()
+    assert main(argv) == 130
+    watcher.join()
+    out, err = capsys.readouterr()
+    document = valid(out)
+    assert 0 < document["completed"] < 1_000_000
+    assert f"interrupted after {document['completed']} of 1000000 requests" in err
+
+
+def test_loads_cost_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps({"latency_ms": {"gpu": [1, 2, 3], "cpu": [7, 7], "disk": [50, 20, 30]}}))
+    assert main([*SMALL, "--measured", str(file), "--format", "json"]) == 0
+    tiers = valid(capsys.readouterr().out)["tiers"]
+    assert tiers["gpu"]["load"] == {"ms": 5.0, "gb_per_s": None, "origin": "measured"}
+    assert tiers["cpu"]["load"] == {"ms": 23.0, "gb_per_s": None, "origin": "measured"}
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({}, "latency_ms: must be an object, not null"),
+        ({"latency_ms": {"gpu": [1], "cpu": [], "disk": [2]}}, "no request found its adapter in memory"),
+        ({"latency_ms": {"gpu": [-1], "cpu": [1], "disk": [2]}}, 'latency_ms["gpu"][0]: must be from 0 to 1e9 ms'),
+        ({"latency_ms": {"gpu": ["1"]}}, "must be a number"),
+    ],
+)
+def test_a_result_without_such_loads_is_refused(
+    document: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(document))
+    assert main([*SMALL, "--measured", str(file)]) == 2
+    assert message in capsys.readouterr().err
