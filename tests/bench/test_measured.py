@@ -34,10 +34,10 @@ def test_when_nothing_is_answered_nothing_is_known() -> None:
 
 
 def test_a_simulation_has_the_metrics_that_conditions_are_checked_against() -> None:
-    one = Outcome("lru", "online", 4, {"gpu": 1, "cpu": 1, "disk": 2}, 6.0, {}, {"mean": 1.5, "p99": 3.0}, 3)
+    one = Outcome("lru", "online", 4, {"gpu": 1, "cpu": 2, "disk": 1}, 6.0, {}, {"mean": 1.5, "p99": 3.0}, 3)
     alone = simulation_metrics(Simulated({"lru": one}))
     assert set(alone) == simulated_names(("lru",))
-    assert (alone["hit_ratio"], alone["lru.memory_hit_ratio"], alone["stall_p99_ms"]) == (0.25, 0.5, 3)
+    assert (alone["hit_ratio"], alone["lru.memory_hit_ratio"], alone["stall_p99_ms"]) == (0.25, 0.75, 3)
     both = simulation_metrics(Simulated({"lru": one, "lfu": one}))
     assert set(both) == simulated_names(("lru", "lfu"))
     assert not set(both) & set(OF_A_POLICY)

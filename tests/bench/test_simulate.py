@@ -11,6 +11,7 @@ from lora_cli.bench.bounds import least_cost_ms, most_hits
 from lora_cli.bench.fleet import Fleet, sized
 from lora_cli.bench.links import Link, Links
 from lora_cli.bench.optimum import best_course
+from lora_cli.bench.outcome import outcome
 from lora_cli.bench.policies import ONLINE, parse_policies
 from lora_cli.bench.popularity import parse_popularity, weights
 from lora_cli.bench.ranks import parse_ranks
@@ -20,6 +21,7 @@ from lora_cli.bench.stalls import stalls_ms
 from lora_cli.bench.trace import Request, trace_of
 from lora_cli.bench.traffic import Shape, Traffic, make_requests
 from lora_cli.bench.workload import make_sessions, make_trace
+from lora_cli.core.frozen import replace
 from lora_cli.errors import UsageError
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.eviction.registry import POLICIES, PolicyName
@@ -139,6 +141,26 @@ def test_no_policy_costs_less_than_the_least(trace: list[str], slots: int, more:
     for policy in ONLINE:
         assert sum(simulate(trace, fleet, policy).load_ms) >= least - 1e-6
     assert sum(best_course(trace, fleet).load_ms) >= least - 1e-6
+
+
+def test_the_least_cost_counts_on_slots_that_hold_what_has_left_memory() -> None:
+    """Two slots and two places hold three adapters: the slots a and c, memory b and c. Nothing is read twice."""
+    fleet = replace(LETTERS, cpu=Budget(2))
+    course = simulate("abacab", fleet, "lru")
+    assert list(course.found) == [DISK, DISK, GPU, DISK, GPU, CPU]
+    assert least_cost_ms("abacab", fleet) <= sum(course.load_ms)
+
+
+def test_an_outcome_is_what_became_of_the_requests_in_numbers() -> None:
+    course = Course(
+        bytearray([DISK] * 40 + [GPU, GPU, GPU, CPU] * 10), simulate("a" * 80, LETTERS, "lru").load_ms, (3, 1)
+    )
+    waits = [float(number) for number in range(80)]
+    found = outcome("lru", "online", course, waits)
+    assert (found.hits, found.evictions) == ({"gpu": 30, "cpu": 10, "disk": 40}, {"gpu": 3, "cpu": 1})
+    assert found.hit_ratio_over_time == (0.0,) * 20 + (1.0, 0.5) * 10
+    assert (found.stall_ms["p50"], found.stall_ms["p99"], found.stall_ms["mean"]) == (39, 79, 39.5)
+    assert (found.stalled, found.stall_cdf_ms[0], found.stall_cdf_ms[-1]) == (79, 0, 79)
 
 
 def test_loads_wait_for_each_other_and_requests_for_the_load_of_their_adapter() -> None:
