@@ -29,6 +29,14 @@ def lines(part: str, folder: Path, quick: bool) -> Iterator[str]:
         from warming import forward
 
         yield from forward.lines(MODEL, folder, 5 if quick else 21)
+    elif part == "loads":
+        from warming import loads
+
+        yield from loads.lines(folder, 7 if quick else 31)
+    else:
+        from warming import memory
+
+        yield from memory.lines(MODEL, folder, 1_000 if quick else memory.CYCLES)
 
 
 def main() -> None:

@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import torch
@@ -26,17 +25,21 @@ READERS = 2
 WORTH_A_READER = 1 << 22
 """Bytes: so much must be left for another reader to be worth its start."""
 
-AT_ONCE = 1 << 19
+AT_ONCE = 1 << 18
 """Bytes of one read, where a factor is not larger: they stay in a core's own cache while they are worked on."""
-
-ALONE = 1 << 15
-"""Elements that torch works on in the thread that asks: with more it wakes others, who have a read of their own."""
 
 IOV_MAX = os.sysconf("SC_IOV_MAX")
 SKIPPED = 4096
 """Bytes between two factors that are read and thrown away rather than to begin another read."""
 
-INTEGERS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+INTEGERS = {2: np.uint16, 4: np.uint32, 8: np.uint64}
+EXPONENTS = {
+    torch.float16: 0x7C00,
+    torch.bfloat16: 0x7F80,
+    torch.float32: 0x7F80_0000,
+    torch.float64: 0x7FF0_0000_0000_0000,
+}
+"""The bits of the exponent, by dtype of the slots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +108,12 @@ def _read_file(path: Path, parts: list[Part], storage: torch.Tensor, name: str) 
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            readers = [_Reader(descriptor, path.name, end, storage, name) for _ in halves]
+            readers = [Reader(descriptor, path.name, end, storage, name) for _ in halves]
             if len(halves) == 1:
                 readers[0].read(parts)
             else:
                 with ThreadPoolExecutor(READERS) as threads:
-                    list(threads.map(_Reader.read, readers, halves))
+                    list(threads.map(Reader.read, readers, halves))
         finally:
             os.close(descriptor)
     except OSError as error:
@@ -125,12 +128,13 @@ def _halves(parts: Sequence[Part]) -> list[Sequence[Part]]:
     return [parts[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(parts)], strict=True)]
 
 
-class _Reader:
+class Reader:
     """Reads parts of an open file in order; holds the views of the next read, and what it will have brought."""
 
     def __init__(self, descriptor: int, file: str, file_end: int, storage: torch.Tensor, name: str) -> None:
         self._descriptor, self._file, self._file_end, self._name = descriptor, file, file_end, name
         self._storage, self._bytes = storage, storage.view(torch.uint8).numpy().data
+        self._bits = storage.view(torch.uint8).numpy().view(f"i{storage.dtype.itemsize}")
         self._skipped = memoryview(bytearray(SKIPPED))
         self._buffer = torch.empty(0, dtype=torch.uint8)
         self._begin = self._end = self._staged = self._size = 0
@@ -178,20 +182,27 @@ class _Reader:
                 raise Corrupt(f"{self._file} ends {short} bytes before its header says", hint="fetch it again")
             at += count
             views = _rest(views, count)
-        targets = [self._storage[part.offset : part.offset + part.rank * part.width] for part, _ in self._brought]
-        for (part, raw), target in zip(self._brought, targets, strict=True):
+        for part, raw in self._brought:
             if raw is not None:
+                target = self._storage[part.offset : part.offset + part.rank * part.width]
                 _write(target.view(part.rank, part.width), view(raw, part.info), turned=part.turned)
-        if not _finite(targets):
-            self._refuse(targets)
+            self.refuse_not_finite(part)
         self._views, self._brought, self._staged, self._size = [], [], 0, 0
 
-    def _refuse(self, targets: Sequence[torch.Tensor]) -> NoReturn:
-        bad = next(part for (part, _), one in zip(self._brought, targets, strict=True) if not _finite([one]))
-        raise Refused(
-            f"{self._name}: {bad.info.name} holds NaN or Inf in {str(self._storage.dtype).removeprefix('torch.')}",
-            hint="its training diverged, or its values are too large for that dtype",
-        )
+    def refuse_not_finite(self, part: Part) -> None:
+        """NaN and Inf have all bits of the exponent set: as integers no other number of their sign is as large.
+
+        So two maxima find them, twice as fast as torch's aminmax does, and without waking other threads.
+        """
+        dtype = self._storage.dtype
+        exponent = EXPONENTS[dtype]
+        bits = self._bits[part.offset : part.offset + part.rank * part.width]
+        unsigned = bits.view(INTEGERS[dtype.itemsize])
+        if len(bits) and (bits.max() >= exponent or unsigned.max() >= exponent + (1 << (8 * dtype.itemsize - 1))):
+            raise Refused(
+                f"{self._name}: {part.info.name} holds NaN or Inf in {str(dtype).removeprefix('torch.')}",
+                hint="its training diverged, or its values are too large for that dtype",
+            )
 
 
 def _rest(views: Sequence[memoryview], count: int) -> list[memoryview]:
@@ -216,10 +227,3 @@ def _write(target: torch.Tensor, factor: torch.Tensor, *, turned: bool) -> None:
 
 def _bits(tensor: torch.Tensor, integer: type) -> "np.ndarray[tuple[int, ...], np.dtype[np.unsignedinteger]]":
     return tensor.view(torch.uint8).numpy().view(integer)
-
-
-def _finite(tensors: Iterable[torch.Tensor]) -> bool:
-    """Whether nothing in them is NaN or Inf. aminmax carries both along, far faster than ``isfinite().all()``."""
-    pieces = (piece for tensor in tensors for piece in torch.split(tensor, ALONE) if piece.numel())
-    ends = [end for piece in pieces for end in torch.aminmax(piece)]
-    return not ends or bool(torch.isfinite(torch.stack(ends)).all())

@@ -134,9 +134,9 @@ class Slots:
         ranks = {path: shape.rank for path, shape in shapes.items()}
         slot, stale = self._take(next(one for one in self.classes if widest <= one), ranks)
         for path, was in stale.items():
-            rank = ranks.get(path, 0)
-            for factor in self.at(slot, path):
-                factor[rank:was] = 0
+            if was > (rank := ranks.get(path, 0)):
+                for factor in self.at(slot, path):
+                    factor[rank:was] = 0
         return slot
 
     def scale(self, slot: int, scalings: Mapping[str, float]) -> None:

@@ -1,0 +1,180 @@
+"""Loading an adapter of 84 MB from the page cache into a slot, beside one plain read and beside what others do."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from spectrum import LAYERS, LLAMA_3_8B, RANK, made, write_llama
+
+from lora_cli.core.adapter import Adapter
+from lora_cli.core.base_model import BaseModel, BaseModule
+from lora_cli.core.reference import AdapterRef
+from lora_cli.read.adapter import read_adapter
+from lora_cli.runtime import loading
+from lora_cli.runtime.composable import scalings
+from lora_cli.runtime.loading import load_into
+from lora_cli.runtime.packing import pack, packed_infos
+from lora_cli.runtime.plan import Job, Plan
+from lora_cli.runtime.slots import Slots
+from lora_cli.runtime.weights import read_weights
+from lora_cli.runtime.worker import Worker
+from lora_cli.sources.local import LocalSource
+from lora_cli.store import Store
+from lora_cli.store.packed import packed_file
+
+from .pairs import Goal, Work, line, ratio, rounds
+from .residency import make_resident
+
+DIGEST = "d" * 64
+MODULES = {
+    f"model.layers.{layer}.{name}": BaseModule(d_in, d_out)
+    for layer in range(LAYERS)
+    for name, (d_in, d_out) in LLAMA_3_8B.items()
+}
+BASE = BaseModel("Llama-3-8B's shape", "llama", MODULES, LAYERS, 4096)
+
+
+class Loads:
+    """The adapter on disk, packed too, and slots of bfloat16 to load it into."""
+
+    def __init__(self, folder: Path) -> None:
+        made(write_llama, folder / "large", 0)
+        self.directory, self.store = folder / "large", Store(folder / "cache")
+        self.adapter = _read(self.directory)
+        self.scaling = scalings(self.adapter, BASE)
+        self.slots = Slots(MODULES, 1, RANK, dtype=torch.bfloat16)
+        pack(self.store, DIGEST, self.adapter, read_weights(self.directory, self.adapter, self.scaling), BASE)
+        self.file, self.packed = self.directory / "adapter_model.safetensors", packed_file(self.store, DIGEST)
+        for file in (self.file, self.packed):
+            make_resident(file)
+        self.buffer = memoryview(bytearray(self.file.stat().st_size))
+
+    def work(self) -> dict[str, Work]:
+        """Each way to load it."""
+        return {
+            "one plain read": self._plain,
+            "packed": lambda: self._straight(packed=True),
+            "packed, unchecked": lambda: self._unchecked(packed=True),
+            "original": lambda: self._straight(packed=False),
+            "original, unchecked": lambda: self._unchecked(packed=False),
+            "load_file + copies": self._load_file,
+            "per tensor, as vLLM": self._per_tensor,
+        }
+
+    def _plain(self) -> None:
+        with self.file.open("rb", buffering=0) as file:
+            rest = self.buffer
+            while rest:
+                rest = rest[file.readinto(rest) :]
+
+    def _straight(self, *, packed: bool) -> None:
+        places, folder = None, self.directory
+        if packed:
+            places, folder = packed_infos(self.store, DIGEST, self.adapter, self.scaling), self.packed.parent
+            assert places is not None
+        self.slots.clear(load_into(self.slots, folder, self.adapter, self.scaling, places))
+
+    def _unchecked(self, *, packed: bool) -> None:
+        """Without the look for NaN and Inf, which a plain read does not take either."""
+        with patch.object(loading.Reader, "refuse_not_finite", lambda _reader, _part: None):
+            self._straight(packed=packed)
+
+    def _load_file(self) -> None:
+        tensors = load_file(self.file)
+        for path in MODULES:
+            a, b = self.slots.at(1, path)
+            a.copy_(tensors[f"base_model.model.{path}.lora_A.weight"])
+            b.copy_(tensors[f"base_model.model.{path}.lora_B.weight"].t())
+
+    def _per_tensor(self) -> None:
+        with safe_open(self.file, "pt") as file:
+            for path in MODULES:
+                a, b = self.slots.at(1, path)
+                a.copy_(file.get_tensor(f"base_model.model.{path}.lora_A.weight").to(torch.bfloat16))
+                scaled = file.get_tensor(f"base_model.model.{path}.lora_B.weight").to(torch.bfloat16) * 2.0
+                b.copy_(scaled.t())
+
+
+class Skeleton(torch.nn.Module):
+    """Llama-3-8B's modules with weights that take no memory, for PEFT to put adapters on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = {"model_type": "skeleton"}
+        for path, module in MODULES.items():
+            parent: torch.nn.Module = self
+            *above, leaf = path.split(".")
+            for name in above:
+                if not hasattr(parent, name):
+                    parent.add_module(name, torch.nn.Module())
+                parent = getattr(parent, name)
+            parent.add_module(leaf, _weightless(module))
+
+
+def _weightless(module: BaseModule) -> torch.nn.Linear:
+    linear = torch.nn.Linear(1, 1, bias=False)
+    linear.in_features, linear.out_features = module.d_in, module.d_out
+    weight = torch.zeros(1, dtype=torch.bfloat16).expand(module.d_out, module.d_in)
+    linear.weight = torch.nn.Parameter(weight, requires_grad=False)
+    return linear
+
+
+def peft_load(directory: Path) -> tuple[Work, Work]:
+    """PEFT's load_adapter, and what undoes it."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=1, target_modules=[name.partition(".")[2] for name in LLAMA_3_8B])
+    model: Any = get_peft_model(Skeleton(), config)
+
+    def forget() -> None:
+        if "one" in model.peft_config:
+            model.delete_adapter("one")
+
+    return lambda: model.load_adapter(directory, "one"), forget
+
+
+def lines(folder: Path, count: int) -> Iterator[str]:
+    """Every row of the loads' table, as it is measured."""
+    loads = Loads(folder)
+    took = rounds(loads.work(), count)
+    speed = {name: [1 / seconds for seconds in each] for name, each in took.items()}
+    ms = {name: sorted(1e3 * seconds for seconds in each) for name, each in took.items()}
+    yield f"{loads.file.stat().st_size / 1e6:.1f} MB, all of it in the page cache; ms: " + ", ".join(
+        f"{name} {each[count // 2]:.1f}" for name, each in ms.items()
+    )
+    for ours, goal in (("packed", Goal(0.8, 0.9, speed=True)), ("original", Goal(0.7, 0.85, speed=True))):
+        found = ratio(speed, f"{ours}, unchecked", "one plain read")
+        yield line(f"load, {ours} -> slot, share of its speed", "one plain read", found, goal)
+    for ours in ("packed", "original"):
+        one = ms[ours]
+        yield line(f"load, {ours} -> slot, checked, ms", "", (one[count // 2], one[0], one[-1]), Goal(8, 6.5))
+    for peer, twice in (("load_file + copies", Goal(2, speed=True)), ("per tensor, as vLLM", None)):
+        yield line("load, packed -> slot, times faster", peer, ratio(speed, "packed", peer), twice)
+    load, forget = peft_load(loads.directory)
+    took = rounds({"packed": loads.work()["packed"], "PEFT": load}, max(3, count // 3), forget)
+    speed = {name: [1 / seconds for seconds in each] for name, each in took.items()}
+    found = ratio(speed, "packed", "PEFT")
+    yield line("load, packed -> slot, times faster", "PEFT load_adapter", found, Goal(20, speed=True))
+    yield from _hits(loads, folder, count)
+
+
+def _hits(loads: Loads, folder: Path, count: int) -> Iterator[str]:
+    """What a request waits for an adapter that is in memory and in no slot, in the warm process's own worker."""
+    made(write_llama, folder / "other", 1)
+    jobs = [Job(path.name, path, _read(path)) for path in (loads.directory, folder / "other")]
+    worker = Worker(Plan(BASE, tuple(MODULES), 1, 2, RANK, device="cpu"))
+    for job in jobs:
+        worker.serve(job)
+    served = [worker.serve(job) for _ in range(count) for job in jobs]
+    assert {one.tier for one in served} == {"cpu"}
+    ms = sorted(one.load_ms for one in served)
+    yield line("hit in memory -> slot, ms", "", (ms[len(ms) // 2], ms[0], ms[-1]), Goal(2))
+
+
+def _read(directory: Path) -> Adapter:
+    source = LocalSource()
+    return read_adapter(source, source.resolve(AdapterRef("file", str(directory))), directory.name)

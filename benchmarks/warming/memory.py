@@ -1,0 +1,69 @@
+"""What the warm process's worker takes of memory, beside what it must and cycle after cycle, in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from .pairs import Goal, line
+
+CYCLES = 10_000
+
+SCRIPT = """
+import gc, json, sys
+from pathlib import Path
+import torch, transformers, transformers.models.llama.modeling_llama, safetensors.torch
+from warming.memory import rss
+from warming.forward import base_of, hush
+from lora_cli.core.reference import AdapterRef
+from lora_cli.read.adapter import read_adapter
+from lora_cli.runtime.plan import Job, Limits, lay_out
+from lora_cli.runtime.worker import Worker
+from lora_cli.sources.local import LocalSource
+
+hush()
+model, cycles, folders = Path(sys.argv[1]), int(sys.argv[2]), [Path(one) for one in sys.argv[3:]]
+source, base = LocalSource(), base_of(model)
+refs = {one: source.resolve(AdapterRef("file", str(one))) for one in folders}
+jobs = [Job(one.name, one, read_adapter(source, ref, one.name)) for one, ref in refs.items()]
+imported = rss()
+plan = lay_out(base, [job.adapter for job in jobs], Limits(2, 4), base_directory=model, device="cpu", forward="model")
+worker = Worker(plan)
+for job in jobs:
+    assert not worker.load(job).error
+must = worker.slab.storage.nbytes + sum(one.nbytes for one in worker.whole.composed.model.parameters())
+loaded = rss()
+seen = []
+for cycle in range(cycles):
+    worker.serve(jobs[cycle % len(jobs)])
+    if cycle * 10 % cycles == 0:
+        seen.append(rss())
+assert worker.memory.counts().evictions >= cycles - 10
+print(json.dumps({"must": must, "took": loaded - imported, "seen": seen}))
+"""
+
+
+def rss() -> int:
+    """Bytes of this process that are in memory, without files that others could drop."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(fields["RssAnon"].split()[0]) * 1024
+
+
+def lines(model: Path, folder: Path, cycles: int) -> Iterator[str]:
+    """Every row of the memory's table."""
+    from .forward import write_adapters
+
+    folders = write_adapters(model, folder / "small", [8] * 6, ["q_proj", "v_proj"])
+    here = Path(__file__).resolve().parents[1]
+    path = os.pathsep.join([str(here), str(here.parent)])
+    argv = [sys.executable, "-c", SCRIPT, str(model), str(cycles), *map(str, folders)]
+    said = subprocess.run(argv, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": path}).stdout
+    found = json.loads(said.splitlines()[-1])
+    share = found["took"] / found["must"]
+    yield line("memory above imports", "model + slots", (share, share, share), Goal(1.10))
+    growth = [one / found["seen"][1] for one in found["seen"][1:]]
+    yield line(
+        f"memory over {cycles} loads and evictions", "after a tenth", (growth[-1], min(growth), max(growth)), Goal(1.01)
+    )
