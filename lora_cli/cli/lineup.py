@@ -92,6 +92,20 @@ def lineup(
     return Lineup(tuple(_item(entry, held.get(entry.name)) for entry in manifest.adapters), named, manifest)
 
 
+def sharded(asked: Lineup, shard: str | None) -> Lineup:
+    """The part of the adapters that ``--shard I/N`` asks for, by name.
+
+    Raises:
+        UsageError: it is no shard.
+    """
+    if shard is None:
+        return asked
+    from lora_cli.core.shard import parse_shard
+
+    part = parse_shard(shard)
+    return replace(asked, items=tuple(item for item in asked.items if part.has(item.name)))
+
+
 def from_refs(refs: Sequence[str], checkpoint: str = "") -> tuple[Item, ...]:
     """Each REF once, or its ``checkpoint``; what is no reference stays as it is, and is said where it is asked for.
 

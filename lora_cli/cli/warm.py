@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from lora_cli.cli import options, typer
-from lora_cli.cli.lineup import Lineup, limits, lineup, reaching
+from lora_cli.cli import engine_options, options, typer
+from lora_cli.cli.lineup import Lineup, limits, lineup, reaching, sharded
 from lora_cli.cli.output import Format, writable, write
 from lora_cli.cli.termination import note, termination_log
 from lora_cli.cli.warming import Device, Eviction, Forward, Run
@@ -27,6 +27,24 @@ def command(
     serve: Annotated[bool, typer.Option("--serve", help="Stay up and answer over HTTP.")] = False,
     status: Annotated[bool, typer.Option("--status", help="What a server that runs holds.")] = False,
     stop: Annotated[bool, typer.Option("--stop", help="End a server that runs.")] = False,
+    endpoint: Annotated[
+        list[str] | None, typer.Option(metavar="URL", help="Warm this running server instead; several may be named.")
+    ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(metavar="NAME[@VERSION]", help="What runs there: vllm, sglang or lora-cli.", show_default=False),
+    ] = "",
+    engine_path: Annotated[
+        list[str] | None, typer.Option(metavar="FROM=TO", help="Where those servers see a folder of this machine.")
+    ] = None,
+    prune: Annotated[bool, typer.Option("--prune", help="Have them unload what is not named here.")] = False,
+    prove: Annotated[
+        bool, typer.Option("--prove/--no-prove", help="Ask them whether each adapter does something.")
+    ] = True,
+    wait: Annotated[str, typer.Option(metavar="TIME", help="How long to wait until they are ready.")] = "5m",
+    watch: Annotated[bool, typer.Option("--watch", help="Stay, and do it again when the manifest changes.")] = False,
+    tp: engine_options.Tp = 1,
+    shard: options.ShardOf = None,
     host: Annotated[str, typer.Option(help="Where the server listens.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Where the server listens.")] = 8321,
     uds: Annotated[
@@ -61,7 +79,8 @@ def command(
     output_format: options.OutputFormat = Format.HUMAN,
 ) -> None:
     """Load adapters into a warm process and prove that they work; once, or for a server that stays up."""
-    _check_verb({"--once": once, "--serve": serve, "--status": status, "--stop": stop})
+    verbs = {"--once": once, "--serve": serve, "--status": status, "--stop": stop, "--endpoint": bool(endpoint)}
+    _check_verb(verbs)
     if status or stop:
         from lora_cli.cli.warm_status import show_status, stop_server
 
@@ -77,10 +96,23 @@ def command(
         if file is not None:
             writable(file)
     with termination_log():
-        asked = lineup(
-            manifest, refs or [], base, "warm", "warm", checkpoint, may_be_empty=serve and bool(root or policy)
-        )
-        settings = reaching(ctx.obj, asked.manifest, policy)
+
+        def named() -> "tuple[Lineup, Settings]":
+            may_be_empty = serve and bool(root or policy)
+            asked = lineup(manifest, refs or [], base, "warm", "warm", checkpoint, may_be_empty=may_be_empty)
+            return sharded(asked, shard), reaching(ctx.obj, asked.manifest, policy)
+
+        asked, settings = named()
+        if endpoint:
+            from lora_cli.cli.warm_endpoints import Targets, kind_of, warm_endpoints
+            from lora_cli.cli.watching import warm_and_tell
+            from lora_cli.cli.watching import watch as watch_endpoints
+
+            kind, token, paths = kind_of(engine, asked), api_key.strip(), engine_path or []
+            targets = Targets(endpoint, kind, paths, prune, prove, wait, token, tp, max_lora_rank)
+            if watch:
+                raise typer.Exit(watch_endpoints(manifest, named, targets, output_format))
+            raise typer.Exit(warm_and_tell(warm_endpoints(asked, targets, settings), output_format))
         most = limits(asked, max_loras, max_cpu_loras, max_lora_rank, more_may_come=serve)
         run = Run(most, device, forward, eviction)
         if serve:
@@ -100,7 +132,8 @@ def _check_verb(given: dict[str, bool]) -> None:
     if not wanted:
         raise UsageError(
             "warm has nothing to do",
-            hint="--once proves all adapters and ends, --serve stays up; --status and --stop ask a server that runs",
+            hint="--once proves all adapters and ends, --serve stays up, --endpoint URL warms a running engine; "
+            "--status and --stop ask our own server",
         )
     if len(wanted) > 1:
         raise UsageError(f"{' and '.join(wanted)} exclude each other", hint="leave all but one out")

@@ -29,6 +29,7 @@ class Once:
 
 def warm_once(asked: Lineup, run: Run, once: Once, settings: Settings) -> tuple[list[LoadReport], list[Answers]]:
     """Every adapter's report, in the order asked for, and the answers of those that were proved."""
+    from lora_cli.check import Terms
     from lora_cli.cli.warm_residency import Watched
     from lora_cli.runtime.admitted import reported
     from lora_cli.runtime.process import require
@@ -38,10 +39,11 @@ def warm_once(asked: Lineup, run: Run, once: Once, settings: Settings) -> tuple[
     require(run.forward.value)
     base = base_model(asked.base, settings)
     answers: list[Answers] = []
+    terms = Terms(base, max_lora_rank=run.limits.max_lora_rank)
     store = Store(settings.cache_dir)
     watched = Watched(store) if once.residency else None
     with holding(store) as hold:
-        admit = admitting(asked, base, run, settings, hold, watched.hear if watched is not None else unheard)
+        admit = admitting(asked, terms, settings, hold, watched.hear if watched is not None else unheard)
         admitted = [reported(item, admit(item)) for item in asked.items]
         reports = _loaded(admitted, base, asked, run, once, answers, settings)
         if watched is not None:

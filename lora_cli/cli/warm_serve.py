@@ -39,6 +39,8 @@ def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> Non
     Raises:
         LoraCliError: why it cannot, or could not go on.
     """
+    from lora_cli.store import Store
+
     _check_extra(run)
     address, token = serve.endpoint.address, serve.endpoint.token
     if not address.is_local and not token:
@@ -46,13 +48,16 @@ def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> Non
             f"{address} can be reached from elsewhere, and there is no token",
             hint="set LORA_CLI_API_KEY, or listen at 127.0.0.1 or a Unix socket",
         )
-    timeout_s, items, roots = _seconds(serve.load_timeout), _named(asked.items), _folders(serve.roots)
+    timeout_s = seconds(serve.load_timeout, "--load-timeout")
+    items, roots = uniquely_named(asked.items), _folders(serve.roots)
+    # What is in the server's own cache was admitted by it, or by one that it trusts: clients may name it.
+    roots.append(Store(settings.cache_dir).snapshots)
+    from lora_cli.check import Terms
     from lora_cli.serving.api import Service
     from lora_cli.serving.history import read_past
     from lora_cli.serving.host import Host
     from lora_cli.serving.server import Files
     from lora_cli.serving.server import serve as listen
-    from lora_cli.store import Store
     from lora_cli.store.holds import holding
 
     base = base_model(asked.base, settings)
@@ -63,7 +68,7 @@ def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> Non
         return _process(asked, run, base, jobs, past.tiers, timeout_s, settings)
 
     with holding(Store(settings.cache_dir)) as hold:
-        admit = admitting(asked, base, run, settings, hold)
+        admit = admitting(asked, Terms(base, max_lora_rank=run.limits.max_lora_rank), settings, hold)
         slots, memory = run.limits.max_loras, run.limits.max_cpu_loras
         host = Host(items, admit, open_process, slots=slots, memory=memory, past=past)
         hosts = None if token or address.uds is not None else address.hosts
@@ -124,7 +129,7 @@ def _base_name(asked: Lineup) -> str:
     return Path(text.removeprefix("file://")).name if "://" in text or text.startswith((".", "/", "~")) else text
 
 
-def _named(items: Sequence[Item]) -> list[Item]:
+def uniquely_named(items: Sequence[Item]) -> list[Item]:
     """Adapters by the names that clients use: a manifest's, or the last part of each REF.
 
     Raises:
@@ -149,11 +154,9 @@ def _folders(roots: Sequence[str]) -> list[Path]:
     return folders
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str, option: str) -> float:
+    """What a duration on the command line says. Raises ``UsageError``."""
     try:
-        seconds = parse_duration(text)
+        return parse_duration(text)
     except ValueError as error:
-        raise UsageError(f"--load-timeout: {error}", hint="write 30s, 10m or 1h") from error
-    if seconds <= 0:
-        raise UsageError("--load-timeout is no time at all", hint="write 30s, 10m or 1h")
-    return seconds
+        raise UsageError(f"{option}: {error}", hint="write 30s, 10m or 1h") from error

@@ -29,7 +29,7 @@ def show_status(endpoint: "Endpoint", output_format: Format) -> str:
 
 def stop_server(endpoint: "Endpoint") -> str:
     """End the server, and wait until it is gone. Raises ``EndpointError``."""
-    endpoint.post("/v1/stop")
+    endpoint.request("POST", "/v1/stop")
     until = time.monotonic() + STOP_S
     while endpoint.listens():
         if time.monotonic() > until:

@@ -14,8 +14,8 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
+    from lora_cli.check import Terms
     from lora_cli.check.admission import Admission
-    from lora_cli.core.base_model import BaseModel
     from lora_cli.core.snapshot import Snapshot
     from lora_cli.runtime.plan import Limits
     from lora_cli.store.holds import Hold
@@ -64,15 +64,13 @@ def unheard(_name: str, _stage: str, _snapshot: "Snapshot | None") -> None:
 
 
 def admitting(
-    asked: Lineup, base: "BaseModel", run: Run, settings: Settings, hold: "Hold", hear: Heard = unheard
+    asked: Lineup, terms: "Terms", settings: Settings, hold: "Hold", hear: Heard = unheard
 ) -> "Callable[[Item], Admission]":
     """What brings one adapter into the cache and judges it there; ``hear`` is told of each stage."""
-    from lora_cli.check import Terms
     from lora_cli.check.admission import admit
     from lora_cli.sources.registry import Sources
     from lora_cli.store import Store
 
-    terms = Terms(base, max_lora_rank=run.limits.max_lora_rank)
     store, sources = Store(settings.cache_dir), Sources(settings)
 
     def admitted(item: Item) -> "Admission":

@@ -2,19 +2,23 @@
 
 from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from lora_cli.core.addresses import without_secrets
 from lora_cli.core.frozen import dataclass
+from lora_cli.errors import UsageError
 
 HOST, PORT = "127.0.0.1", 8321
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """``uds`` where there is one, else ``host`` and ``port``."""
+    """``uds`` where there is one, else ``host`` and ``port``, over TLS or not."""
 
     host: str = HOST
     port: int = PORT
     uds: Path | None = None
+    tls: bool = False
 
     def __str__(self) -> str:
         return f"unix:{self.uds}" if self.uds is not None else self.url
@@ -24,7 +28,8 @@ class Address:
         """What requests go to; over a Unix socket the host says nothing."""
         if self.uds is not None:
             return "http://localhost"
-        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+        scheme = "https" if self.tls else "http"
+        return f"{scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     @property
     def is_local(self) -> bool:
@@ -41,3 +46,28 @@ class Address:
         """What a Host header may say of an address on this machine: nothing that a name server made up."""
         names = {"localhost", "127.0.0.1", "[::1]", f"[{self.host}]" if ":" in self.host else self.host}
         return frozenset(names | {f"{name}:{self.port}" for name in names})
+
+
+def parse_address(text: str) -> Address:
+    """Where ``http://HOST:PORT``, ``https://HOST`` or ``unix:PATH`` is.
+
+    Raises:
+        UsageError: it is none of these; a path or a user in it would be left out in silence, and are refused.
+    """
+    if text.startswith("unix:") and text.removeprefix("unix:").lstrip("/"):
+        return Address(uds=Path(text.removeprefix("unix:").replace("//", "/", 1)))
+    parts = urlsplit(text if "://" in text else f"http://{text}")
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if (
+        parts.scheme not in {"http", "https"}
+        or not parts.hostname
+        or port == 0
+        or parts.username
+        or parts.path.strip("/")
+    ):
+        raise UsageError(f"{without_secrets(text)} is no address of a server", hint="http://HOST:PORT or unix:PATH")
+    tls = parts.scheme == "https"
+    return Address(parts.hostname, port or (443 if tls else 80), tls=tls)

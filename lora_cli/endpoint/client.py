@@ -1,33 +1,88 @@
-"""One request to a running server: bounded in time and bytes, with its errors in words."""
+"""Requests to one running server: bounded in time and bytes, with its errors in its own words."""
 
 import socket
+import threading
 from collections.abc import Mapping
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 from lora_cli.core import parse
-from lora_cli.core.frozen import dataclass, field
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import EndpointError, FormatError
+
+if TYPE_CHECKING:
+    import httpx2
 
 LARGEST_ANSWER = 64 << 20
 TIMEOUT_S = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """A running server; ``token`` goes to it and nowhere else."""
+class Refusal(EndpointError):
+    """A running server answers and says no: its HTTP status, and its own words."""
 
-    address: Address
-    token: str = field(default="", repr=False)
-    timeout_s: float = TIMEOUT_S
+    def __init__(self, status: int, message: str, words: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.status, self.words = status, words
+
+
+class Endpoint:
+    """A running server at ``address``; ``token`` goes to it and nowhere else. A context manager; threads share it.
+
+    One answer may take ``timeout_s``; connections are kept for the next request.
+    """
+
+    def __init__(self, address: Address, token: str = "", timeout_s: float = TIMEOUT_S) -> None:
+        self.address, self.token, self.timeout_s = address, token, timeout_s
+        self._client: httpx2.Client | None = None
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of its connections."""
+        with self._lock:
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
 
     def get(self, path: str) -> Any:
         """The JSON value at ``path``. Raises ``EndpointError``."""
-        return self._json(self._request("GET", path), path)
+        return self._json(self.request("GET", path), path)
 
-    def post(self, path: str, value: Mapping[str, Any] | None = None) -> str:
-        """What the server answers to ``value``. Raises ``EndpointError``: it refused, or is not there."""
-        return self._request("POST", path, value or {}).decode("utf-8", "replace")
+    def ask(self, path: str, value: Mapping[str, Any]) -> Any:
+        """The JSON value that the server answers to ``value``. Raises ``EndpointError``."""
+        return self._json(self.request("POST", path, value), path)
+
+    def request(self, method: str, path: str, value: Mapping[str, Any] | None = None) -> bytes:
+        """The body of an answer below 400.
+
+        Raises:
+            Refusal: the server says no.
+            EndpointError: it is not there, or takes too long.
+        """
+        import httpx2
+
+        headers = {"authorization": f"Bearer {self.token}"} if self.token else {}
+        try:
+            with self._opened().stream(method, self.address.url + path, json=value, headers=headers) as response:
+                body = bytearray()
+                for chunk in response.iter_bytes():
+                    body += chunk
+                    if len(body) > LARGEST_ANSWER:
+                        raise EndpointError(f"{self.address} answers with more than {LARGEST_ANSWER} bytes")
+                if response.status_code >= 400:
+                    raise self._refusal(response.status_code, bytes(body))
+                return bytes(body)
+        except httpx2.TimeoutException as error:
+            raise EndpointError(f"{self.address} does not answer within {self.timeout_s:g} s") from error
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise EndpointError(f"{self.address}: {str(error) or type(error).__name__}") from error
 
     def listens(self) -> bool:
         """Whether anybody is there."""
@@ -37,31 +92,16 @@ class Endpoint:
             return False
         return True
 
-    def _request(self, method: str, path: str, value: Mapping[str, Any] | None = None) -> bytes:
+    def _opened(self) -> "httpx2.Client":
         import httpx2
 
-        self._check_listens()
-        uds = None if self.address.uds is None else str(self.address.uds)
-        headers = {"authorization": f"Bearer {self.token}"} if self.token else {}
-        try:
-            with (
-                httpx2.Client(
-                    transport=httpx2.HTTPTransport(uds=uds), timeout=self.timeout_s, trust_env=False
-                ) as client,
-                client.stream(method, self.address.url + path, json=value, headers=headers) as response,
-            ):
-                body = bytearray()
-                for chunk in response.iter_bytes():
-                    body += chunk
-                    if len(body) > LARGEST_ANSWER:
-                        raise EndpointError(f"{self.address} answers with more than {LARGEST_ANSWER} bytes")
-                if response.status_code >= 400:
-                    raise self._refused(response.status_code, bytes(body))
-                return bytes(body)
-        except httpx2.TimeoutException as error:
-            raise EndpointError(f"{self.address} does not answer within {self.timeout_s:g} s") from error
-        except httpx2.HTTPError as error:
-            raise EndpointError(f"{self.address}: {str(error) or type(error).__name__}") from error
+        with self._lock:
+            if self._client is None:
+                self._check_listens()
+                uds = None if self.address.uds is None else str(self.address.uds)
+                transport = httpx2.HTTPTransport(uds=uds)
+                self._client = httpx2.Client(transport=transport, timeout=self.timeout_s, trust_env=False)
+            return self._client
 
     def _check_listens(self) -> None:
         """Raises ``EndpointError`` when nobody is there: found out before a client is made, which takes longer."""
@@ -76,12 +116,13 @@ class Endpoint:
         except OSError as error:
             raise EndpointError(
                 f"nobody answers at {self.address}: {error.strerror or error}",
-                hint="is it running? --host, --port or --uds name another address",
+                hint="is it running, and is this its address?",
             ) from error
 
-    def _refused(self, status: int, body: bytes) -> EndpointError:
-        hint = "set LORA_CLI_API_KEY to the server's token" if status == 401 else ""
-        return EndpointError(f"{self.address} answers {status}: {_words(body)}", hint=hint)
+    def _refusal(self, status: int, body: bytes) -> Refusal:
+        words = _words(body)
+        hint = "set LORA_CLI_API_KEY to the server's token" if status in {401, 403} else ""
+        return Refusal(status, f"{self.address} answers {status}: {words}", words, hint=hint)
 
     def _json(self, body: bytes, path: str) -> Any:
         try:
@@ -91,12 +132,14 @@ class Endpoint:
 
 
 def _words(body: bytes) -> str:
-    """The message of an error object, else the beginning of what was said."""
+    """The message of an error object (vLLM's, OpenAI's, FastAPI's), else the beginning of what was said."""
     try:
         value = parse.json_value(body, "")
     except FormatError:
         value = None
     said = value.get("error", value) if isinstance(value, dict) else None
-    message = said.get("message") if isinstance(said, dict) else said
-    text = message if isinstance(message, str) else body[:500].decode("utf-8", "replace")
+    for key in ("message", "error_message", "detail"):
+        if isinstance(said, dict) and isinstance(said.get(key), str):
+            said = said[key]
+    text = said if isinstance(said, str) else body[:500].decode("utf-8", "replace")
     return " ".join(text.split())[:1000] or "nothing more"

@@ -26,8 +26,6 @@ def allowed(lora_path: str, roots: Sequence[Path], settings: Settings) -> Adapte
         return _allowed_source(ref, settings)
     folder = _under(lora_path if "://" not in lora_path else ref.location, roots)
     if folder is None:
-        if not roots:
-            raise Refused("this server loads no adapters from paths", hint="start it with --root DIRECTORY")
         raise Refused(
             f"{lora_path} is not under a folder that this server loads adapters from", hint="--root DIRECTORY"
         )
@@ -42,6 +40,8 @@ def _under(text: str, roots: Sequence[Path]) -> Path | None:
         return None
     found = []
     for root in roots:
+        if not root.is_dir():
+            continue
         top = Path(os.path.realpath(root))
         path = Path(os.path.realpath(root / text))
         if path.is_relative_to(top) and path != top:

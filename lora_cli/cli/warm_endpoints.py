@@ -1,0 +1,223 @@
+"""``lora-cli warm --endpoint``: running engines made to serve what a manifest says, each adapter proved on each."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_cli.cli.lineup import Lineup, base_model
+from lora_cli.cli.warm_serve import seconds, uniquely_named
+from lora_cli.core.frozen import dataclass
+from lora_cli.core.item import Item
+from lora_cli.errors import LoraCliError, UsageError
+from lora_cli.settings import Settings
+
+if TYPE_CHECKING:
+    from lora_cli.check.admission import Admission
+    from lora_cli.core.deployment import Deployment
+    from lora_cli.endpoint.reconcile import Done, Wanted
+    from lora_cli.endpoint.server import Server
+    from lora_cli.engines import Profile
+    from lora_cli.render.endpoints import Replica
+    from lora_cli.store.holds import Hold
+
+AT_ONCE = 8
+"""Adapters that are fetched and judged at once."""
+
+LOAD_TIMEOUT_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Which servers, of which kind, and what is to be done besides loading.
+
+    ``engine`` is NAME or NAME@VERSION. ``paths`` are FROM=TO: our folder, and where the servers see it.
+    """
+
+    endpoints: Sequence[str]
+    engine: str
+    paths: Sequence[str]
+    prune: bool
+    prove: bool
+    wait: str
+    token: str
+    tp: int
+    max_lora_rank: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Warmed:
+    """How it went: every replica, and the adapters that no server was asked to load."""
+
+    replicas: "Sequence[Replica]"
+    refused: "Sequence[Done]"
+
+    @property
+    def exit_code(self) -> int:
+        """The largest of all."""
+        codes = [one.exit_code for one in self.refused]
+        codes += [one.exit_code for replica in self.replicas for one in replica.done]
+        codes += [replica.error.exit_code for replica in self.replicas if replica.error is not None]
+        return max(codes, default=0)
+
+
+def warm_endpoints(asked: Lineup, targets: Targets, settings: Settings) -> Warmed:
+    """Wait for the servers, judge every adapter for their version, and have each server serve those that pass.
+
+    Raises:
+        UsageError: an address, engine or path that is none.
+    """
+    from lora_cli.store import Store
+    from lora_cli.store.holds import holding
+
+    kind = targets.engine.partition("@")[0]
+    mapped, patience_s = _mapping(targets.paths), seconds(targets.wait, "--wait")
+    items = uniquely_named(asked.items)
+    with ExitStack() as stack, holding(Store(settings.cache_dir)) as hold:
+        servers = _opened(targets, kind, stack)
+        pool = stack.enter_context(ThreadPoolExecutor(len(servers) + AT_ONCE))
+        waited = dict(zip(servers, pool.map(lambda one: _waited(one, patience_s), servers), strict=True))
+        ready = [server for server, error in waited.items() if error is None]
+        versions = {server: server.version() for server in ready}
+        admit = _judging(asked, _profiles(targets, kind, versions.values()), targets, settings, hold)
+        wanted, refused = _admitted(items, pool.map(admit, items) if ready else (), mapped)
+        done = dict(zip(ready, pool.map(lambda one: _served(one, wanted, targets), ready), strict=True))
+    return Warmed([_replica(one, kind, versions, waited, done) for one in servers], refused)
+
+
+def kind_of(engine: str, asked: Lineup) -> str:
+    """What runs at the endpoints: ``--engine``, else the manifest's; which version, the servers tell better.
+
+    Raises:
+        UsageError: neither says it.
+    """
+    if engine:
+        return engine
+    if asked.engine is None:
+        raise UsageError("--endpoint needs to know what runs there", hint="--engine vllm, sglang or lora-cli")
+    return asked.engine.name
+
+
+def _opened(targets: Targets, kind: str, stack: ExitStack) -> "list[Server]":
+    from lora_cli.endpoint.address import parse_address
+    from lora_cli.endpoint.client import Endpoint
+    from lora_cli.endpoint.server import open_server
+
+    addresses = dict.fromkeys(map(parse_address, targets.endpoints))
+    return [
+        open_server(kind, stack.enter_context(Endpoint(address, targets.token, LOAD_TIMEOUT_S)))
+        for address in addresses
+    ]
+
+
+def _waited(server: "Server", patience_s: float) -> LoraCliError | None:
+    """Why it is not ready, if it is not."""
+    from lora_cli.endpoint.reconcile import wait_ready
+
+    try:
+        wait_ready(server, patience_s)
+    except LoraCliError as error:
+        return error
+    return None
+
+
+def _profiles(targets: Targets, kind: str, versions: Iterable[str]) -> "tuple[Profile, ...]":
+    """The engine's profiles for the version that was named, else for those that the servers tell."""
+    from lora_cli.engines import ENGINES, choose_engine
+
+    if kind not in ENGINES:
+        return ()
+    if "@" in targets.engine:
+        return (choose_engine(targets.engine),)
+    told = [f"{kind}@{version}" for version in dict.fromkeys(versions) if version]
+    return tuple(choose_engine(one) for one in told) or (choose_engine(kind),)
+
+
+def _judging(
+    asked: Lineup, profiles: "tuple[Profile, ...]", targets: Targets, settings: Settings, hold: "Hold"
+) -> "Callable[[Item], Admission]":
+    from lora_cli.check import Terms
+    from lora_cli.cli.engine_options import deployment_of
+    from lora_cli.cli.warming import admitting
+
+    rank = targets.max_lora_rank or (asked.engine.max_lora_rank if asked.engine is not None else None)
+    deployment: Deployment | None = deployment_of(
+        profiles,
+        asked,
+        tp=targets.tp,
+        max_lora_rank=rank,
+        lora_target_modules=(),
+        served_model_name="",
+        max_loras=None,
+    )
+    base = base_model(asked.base, settings)
+    terms = Terms(base, max_lora_rank=rank, engines=profiles, deployment=deployment)
+    return admitting(asked, terms, settings, hold)
+
+
+def _admitted(
+    items: Sequence[Item], admissions: "Iterable[Admission]", mapped: Callable[[Path], str]
+) -> "tuple[list[Wanted], list[Done]]":
+    """What the servers are to serve, and what none of them is asked for."""
+    from lora_cli.endpoint.reconcile import Done, Wanted
+
+    wanted: list[Wanted] = []
+    refused: list[Done] = []
+    for item, admission in zip(items, admissions, strict=False):
+        if admission.refusal is not None:
+            refused.append(Done("", item.name, "failed", sum(admission.stage_ms.values()), None, admission.refusal))
+        else:
+            assert admission.snapshot is not None
+            snapshot = admission.snapshot
+            wanted.append(Wanted(item.name, snapshot.digest, mapped(snapshot.directory)))
+    return wanted, refused
+
+
+def _served(server: "Server", wanted: "Sequence[Wanted]", targets: Targets) -> "tuple[list[Done], LoraCliError | None]":
+    """What was done on one server, and why there is no more."""
+    from lora_cli.endpoint.reconcile import reconcile
+
+    done: list[Done] = []
+    try:
+        for one in reconcile(server, wanted, prune=targets.prune, prove=targets.prove):
+            done.append(one)  # noqa: PERF402 - what was done before an error stays told
+    except LoraCliError as error:
+        return done, error
+    return done, None
+
+
+def _replica(
+    server: "Server",
+    kind: str,
+    versions: "Mapping[Server, str]",
+    waited: "Mapping[Server, LoraCliError | None]",
+    done: "Mapping[Server, tuple[list[Done], LoraCliError | None]]",
+) -> "Replica":
+    from lora_cli.render.endpoints import Replica
+
+    told, error = done.get(server, ([], waited[server]))
+    return Replica(str(server.endpoint.address), kind, versions.get(server, ""), tuple(told), error)
+
+
+def _mapping(paths: Sequence[str]) -> Callable[[Path], str]:
+    """What maps our paths to those that the servers see: the longest FROM that fits.
+
+    Raises:
+        UsageError: one is not FROM=TO.
+    """
+    pairs: list[tuple[Path, str]] = []
+    for text in paths:
+        ours, at, theirs = text.partition("=")
+        if not at or not ours or not theirs.startswith("/"):
+            raise UsageError(f"--engine-path {text} is not FROM=TO", hint="--engine-path ~/.cache/lora-cli=/adapters")
+        pairs.append((Path(ours).expanduser().absolute(), theirs.rstrip("/")))
+    pairs.sort(key=lambda pair: -len(pair[0].parts))
+
+    def mapped(path: Path) -> str:
+        for ours, theirs in pairs:
+            if path.is_relative_to(ours):
+                return f"{theirs}/{path.relative_to(ours).as_posix()}".rstrip("/")
+        return str(path)
+
+    return mapped

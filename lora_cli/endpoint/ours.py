@@ -1,0 +1,30 @@
+"""``lora-cli warm --serve``: vLLM's paths, and its own proof of each adapter."""
+
+from lora_cli.endpoint.vllm import Vllm
+from lora_cli.errors import EndpointError
+
+
+class Ours(Vllm):
+    """One of our own servers."""
+
+    def is_ready(self) -> bool:
+        """``/ready``: what it was started with was tried."""
+        try:
+            self.endpoint.request("GET", "/ready")
+        except EndpointError:
+            return False
+        return True
+
+    def version(self) -> str:
+        """No engine's: PEFT's semantics are its own."""
+        return ""
+
+    def proof(self, name: str) -> float | None:
+        """The worst error of the forward that it composed, module by module; None when it has not proved it."""
+        answer = self.endpoint.get("/v1/adapters")
+        listed = answer.get("adapters") if isinstance(answer, dict) else None
+        for one in listed if isinstance(listed, list) else []:
+            if isinstance(one, dict) and one.get("name") == name and one.get("proved") is True:
+                worst = one.get("worst_error")
+                return float(worst) if isinstance(worst, int | float) else None
+        return None

@@ -1,0 +1,144 @@
+"""One running server, made to serve exactly what is wanted: load what is missing, replace what changed, prove it."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+from lora_cli.core.frozen import dataclass
+from lora_cli.endpoint.client import Refusal
+from lora_cli.endpoint.effect import Canaries, Effect, effect_of
+from lora_cli.endpoint.server import Served, Server
+from lora_cli.errors import EndpointError, LoraCliError, Refused
+
+Action = Literal["kept", "loaded", "replaced", "pruned", "failed"]
+POLL_S = 0.25
+
+CANDIDATE = "lora-cli-candidate-"
+"""An adapter that takes another one's name is loaded under this prefix and its digest first, and proved there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An adapter that is to be served as ``name``: its snapshot's digest, and the path at which the server sees it."""
+
+    name: str
+    digest: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What was done about one adapter on one server. ``error`` says why it is not served as it should be."""
+
+    server: str
+    name: str
+    action: Action
+    ms: float = 0.0
+    effect: Effect | None = None
+    error: LoraCliError | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """What this alone would end the command with."""
+        return self.error.exit_code if self.error is not None else 0
+
+
+def wait_ready(server: Server, patience_s: float, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Wait until the server is ready. Raises ``EndpointError`` when the patience is over."""
+    until = time.monotonic() + patience_s
+    while not server.is_ready():
+        if time.monotonic() >= until:
+            raise EndpointError(
+                f"{server.endpoint.address} is not ready after {patience_s:g} s",
+                hint="look at its log; --wait gives it longer",
+            )
+        sleep(POLL_S)
+
+
+def reconcile(server: Server, wanted: Sequence[Wanted], *, prune: bool, prove: bool) -> Iterator[Done]:
+    """Load, replace and prove, one adapter after the other; what else the server serves goes with ``prune``.
+
+    What is served from the right path already stays as it is. One adapter that fails stops no other.
+
+    Raises:
+        EndpointError: the server does not say what it serves.
+    """
+    models = server.models()
+    base = next((one.name for one in models if not one.parent), "")
+    served = {one.name: one for one in models if one.parent}
+    canaries: Canaries | None = None
+    address = str(server.endpoint.address)
+    for one in wanted:
+        began = time.perf_counter()
+        effect: Effect | None = None
+        action: Action = "failed"
+        error: LoraCliError | None = None
+        try:
+            action, canaries = _have(server, base, one, served.get(one.name), canaries, prove=prove)
+            if prove:
+                effect, canaries = effect_of(server, base, one.name, canaries)
+                if effect.proved is not True:
+                    raise _no_effect(one.name, effect)
+        except LoraCliError as failure:
+            error = _explained(failure, one)
+        yield Done(address, one.name, action, (time.perf_counter() - began) * 1e3, effect, error)
+    if prune:
+        yield from _prune(server, served, {one.name for one in wanted})
+
+
+def _have(
+    server: Server, base: str, one: Wanted, served: Served | None, canaries: Canaries | None, *, prove: bool
+) -> tuple[Action, Canaries | None]:
+    """Have it served from its path; what is to be replaced goes on serving until the new one has proved itself."""
+    if served is None:
+        server.load(one.name, one.path)
+        return "loaded", canaries
+    if served.is_from(one.path, one.digest):
+        return "kept", canaries
+    if prove:
+        candidate = f"{CANDIDATE}{one.digest[:16] or one.name}"
+        server.load(candidate, one.path)
+        try:
+            effect, canaries = effect_of(server, base, candidate, canaries)
+        finally:
+            server.unload(candidate)
+        if effect.proved is not True:
+            raise _no_effect(f"{one.name}, still served from {served.root}: the new one", effect)
+    server.replace(one.name, one.path)
+    now = next((model for model in server.models() if model.name == one.name), None)
+    if now is None or not now.is_from(one.path, one.digest):
+        raise EndpointError(f"{server.endpoint.address} still serves {one.name} from {now.root if now else 'nowhere'}")
+    return "replaced", canaries
+
+
+def _prune(server: Server, served: dict[str, Served], wanted: set[str]) -> Iterator[Done]:
+    for name in served:
+        if name in wanted:
+            continue
+        began = time.perf_counter()
+        error: LoraCliError | None = None
+        try:
+            server.unload(name)
+        except EndpointError as failure:
+            error = failure
+        action: Action = "failed" if error is not None else "pruned"
+        yield Done(str(server.endpoint.address), name, action, (time.perf_counter() - began) * 1e3, None, error)
+
+
+def _no_effect(name: str, effect: Effect) -> Refused:
+    if effect.proved is None:
+        return Refused(
+            f"{name}: its effect cannot be told: {effect.how}", hint="a server that decodes greedily repeats itself"
+        )
+    return Refused(
+        f"{name} {effect.how}: it is loaded, and changes nothing",
+        hint="lora-cli validate it for this engine, and lora-cli inspect --spectrum says how large its updates are",
+    )
+
+
+def _explained(error: LoraCliError, one: Wanted) -> LoraCliError:
+    """A path that the server does not see is the usual reason of a 404, and its words do not say so."""
+    if isinstance(error, Refusal) and not error.hint and (error.status == 404 or one.path in error.words):
+        hint = f"does it see {one.path}? mount the cache there, or map it: --engine-path FROM=TO"
+        return Refusal(error.status, error.message, error.words, hint=hint)
+    return error

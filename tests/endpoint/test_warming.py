@@ -1,0 +1,256 @@
+"""``warm --endpoint``: running engines are made to serve what a manifest says, and each adapter proves itself there."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_cli.cli.main import main
+from tests.endpoint.engine import BASE, Engine
+from tests.making import llama_modules, write_adapter, write_base_config
+from tests.serving.running import Running
+
+QUERIES = llama_modules(["q_proj", "k_proj", "v_proj"])
+NAMES = ("sql", "chat")
+
+Warm = Callable[..., tuple[int, dict[str, Any]]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_base_config(tmp_path / "base")
+    for number, name in enumerate(NAMES):
+        write_adapter(tmp_path / name, modules=QUERIES, r=4, lora_alpha=8 + number, seed=number)
+    write_set(tmp_path, *NAMES)
+    return tmp_path
+
+
+def write_set(folder: Path, *names: str) -> None:
+    entries = "".join(f"  - {{name: {name}, source: ./{name}}}\n" for name in names)
+    text = f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\nadapters:\n{entries or '  []'}"
+    temporary = folder / "set.tmp"
+    temporary.write_text(text)
+    temporary.replace(folder / "set.yaml")
+
+
+@pytest.fixture
+def warm(folder: Path, capsys: pytest.CaptureFixture[str]) -> Warm:
+    """Run ``warm --endpoint`` on the manifest; gives the exit code and the document."""
+
+    def run(engine: Engine | list[Engine], *argv: object, kind: str = "") -> tuple[int, dict[str, Any]]:
+        engines = engine if isinstance(engine, list) else [engine]
+        at = [word for one in engines for word in ("--endpoint", one.url)]
+        words = ["--cache-dir", str(folder / "cache"), "warm", "-f", str(folder / "set.yaml"), *at]
+        code = main([*words, "--engine", kind or engines[0].kind, "--format", "json", *map(str, argv)])
+        return code, json.loads(capsys.readouterr().out)
+
+    return run
+
+
+def actions(document: dict[str, Any], server: int = 0) -> dict[str, str]:
+    return {one["name"]: one["action"] for one in document["servers"][server]["adapters"]}
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+def test_what_is_missing_is_loaded_and_proved_and_a_second_time_nothing_is_done(warm: Warm, kind: str) -> None:
+    with Engine(kind, version="0.32.0" if kind == "vllm" else "0.5.23", down_for=2) as engine:
+        code, document = warm(engine)
+        assert (code, document["schema"]) == (0, "lora_cli/endpoints/1")
+        assert actions(document) == {"sql": "loaded", "chat": "loaded"}
+        assert all(one["effect"]["proved"] for one in document["servers"][0]["adapters"])
+        assert all("/snapshots/sha256/" in root for root, _ in engine.adapters.values())
+        before = list(engine.said)
+        code, document = warm(engine)
+        assert (code, actions(document)) == (0, {"sql": "kept", "chat": "kept"})
+        assert engine.said == before
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+def test_a_changed_adapter_is_loaded_from_a_new_path_and_proved_before_it_takes_the_name(
+    folder: Path, warm: Warm, kind: str
+) -> None:
+    with Engine(kind) as engine:
+        warm(engine)
+        old = engine.adapters["sql"]
+        shutil.rmtree(folder / "sql")
+        write_adapter(folder / "sql", modules=QUERIES, r=4, lora_alpha=32, seed=9)
+        engine.said.clear()
+        code, document = warm(engine)
+        assert (code, actions(document)) == (0, {"sql": "replaced", "chat": "kept"})
+        assert engine.adapters["sql"][0] != old[0]
+        assert set(engine.adapters) == set(NAMES), "the candidate is gone"
+        assert engine.said[0][1].startswith("lora-cli-candidate-")
+
+
+def test_a_changed_adapter_that_does_nothing_does_not_take_the_name(folder: Path, warm: Warm) -> None:
+    with Engine() as engine:
+        warm(engine)
+        old = engine.adapters["sql"]
+        shutil.rmtree(folder / "sql")
+        write_adapter(folder / "sql", modules=QUERIES, r=4, lora_alpha=0, seed=9)
+        code, document = warm(engine, "--engine", "vllm")
+        assert code == 1
+        assert engine.adapters["sql"] == old
+        failed = next(
+            one for one in [*document["servers"][0]["adapters"], *document["refused"]] if one["name"] == "sql"
+        )
+        assert failed["action"] == "failed"
+
+
+def test_an_adapter_that_changes_nothing_is_named_though_the_engine_said_200(warm: Warm, folder: Path) -> None:
+    with Engine() as engine:
+        warm(engine)
+        engine.adapters["sql"] = (engine.adapters["sql"][0], 0.0)
+        code, document = warm(engine)
+        assert code == 1
+        sql = next(one for one in document["servers"][0]["adapters"] if one["name"] == "sql")
+        assert sql["effect"]["proved"] is False
+        assert "sql answers as the base does" in sql["error"]["message"]
+        assert warm(engine, "--no-prove")[0] == 0
+
+
+def test_a_base_that_does_not_repeat_itself_proves_nothing(warm: Warm) -> None:
+    with Engine() as engine:
+        engine.noisy = True
+        code, document = warm(engine)
+        assert code == 1
+        assert {one["effect"]["proved"] for one in document["servers"][0]["adapters"]} <= {False, None}
+
+
+def test_prune_unloads_what_is_not_named_and_only_then(folder: Path, warm: Warm) -> None:
+    with Engine() as engine:
+        warm(engine)
+        write_set(folder, "chat")
+        assert actions(warm(engine)[1]) == {"chat": "kept"}
+        assert set(engine.adapters) == {"sql", "chat"}
+        assert actions(warm(engine, "--prune")[1]) == {"chat": "kept", "sql": "pruned"}
+        assert set(engine.adapters) == {"chat"}
+
+
+def test_a_replica_that_refuses_is_told_in_its_own_words_and_the_others_are_warmed(warm: Warm) -> None:
+    with Engine() as one, Engine() as other, Engine(down_for=10**6) as down:
+        other.refuses["sql"] = "LoRA rank 4 is greater than max_lora_rank 2."
+        code, document = warm([one, other, down], "--wait", "1s")
+        assert code == 7
+        assert actions(document, 0) == {"sql": "loaded", "chat": "loaded"}
+        assert actions(document, 1) == {"sql": "failed", "chat": "loaded"}
+        sql = document["servers"][1]["adapters"][0]
+        assert "LoRA rank 4 is greater than max_lora_rank 2." in sql["error"]["message"]
+        assert "not ready after 1 s" in document["servers"][2]["error"]["message"]
+        assert document["servers"][2]["adapters"] == []
+
+
+def test_paths_are_the_engines_own_and_a_404_says_so(folder: Path, warm: Warm) -> None:
+    with Engine() as engine:
+        engine.sees = folder / "cache"
+        code, document = warm(engine)
+        assert code == 7
+        assert "--engine-path" in document["servers"][0]["adapters"][0]["error"]["hint"]
+        code, document = warm(engine, "--engine-path", f"{folder / 'cache'}=/adapters")
+        assert (code, actions(document)) == (0, {"sql": "loaded", "chat": "loaded"})
+        assert engine.adapters["sql"][0].startswith("/adapters/snapshots/sha256/")
+
+
+def test_what_the_engine_of_that_version_would_not_serve_right_is_not_sent_to_it(folder: Path, warm: Warm) -> None:
+    shutil.rmtree(folder / "sql")
+    write_adapter(folder / "sql", modules=QUERIES, r=4, config={"use_dora": True})
+    with Engine() as engine:
+        code, document = warm(engine)
+        assert code == 1
+        assert [one["name"] for one in document["refused"]] == ["sql"]
+        assert set(engine.adapters) == {"chat"}
+
+
+def test_a_token_is_sent_and_a_wrong_one_is_explained(warm: Warm) -> None:
+    with Engine(token="sesame") as engine:
+        code, document = warm(engine)
+        assert code == 7
+        assert "LORA_CLI_API_KEY" in document["servers"][0]["adapters"][0]["error"]["hint"]
+        assert warm(engine, "--api-key", "sesame")[0] == 0
+
+
+def test_a_shard_warms_its_part(warm: Warm) -> None:
+    with Engine() as engine:
+        first = actions(warm(engine, "--shard", "0/2")[1])
+        second = actions(warm(engine, "--shard", "1/2")[1])
+        assert sorted([*first, *second]) == sorted(NAMES)
+
+
+def test_the_table_says_what_happened_on_each_replica(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Engine() as engine:
+        words = ["--cache-dir", str(folder / "cache"), "warm", "-f", str(folder / "set.yaml")]
+        assert main([*words, "--endpoint", engine.url, "--engine", "vllm"]) == 0
+        said = capsys.readouterr().out
+        assert f"{engine.url} (vllm 0.32.0)" in said
+        assert "1 server: 2 loaded" in said
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--endpoint", "ftp://x", "--engine", "vllm"], "no address"),
+        (["--endpoint", "http://u:p@h:1", "--engine", "vllm"], "no address"),
+        (["--endpoint", "http://h:1/path", "--engine", "vllm"], "no address"),
+        (["--endpoint", "http://h:1", "--engine", "vlm"], "did you mean vllm?"),
+        (["--endpoint", "http://h:1", "--engine", "vllm", "--engine-path", "x"], "FROM=TO"),
+        (["--endpoint", "http://h:1", "--engine", "vllm", "--once"], "exclude each other"),
+        (["--endpoint", "http://h:1"], "--engine"),
+    ],
+)
+def test_what_is_no_target_is_exit_2(
+    folder: Path, capsys: pytest.CaptureFixture[str], argv: list[str], said: str
+) -> None:
+    assert main(["warm", "-f", str(folder / "set.yaml"), *argv]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_our_own_server_is_warmed_like_any_other(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    uds = folder / "sock"
+    with Running(folder, "--base", folder / "base", "--root", folder / "sql", uds=uds) as running:
+        running.until_ready()
+        words = ["--cache-dir", str(folder / "cache"), "warm", "-f", str(folder / "set.yaml")]
+        words += ["--endpoint", f"unix:{uds}", "--engine", "lora-cli", "--format", "json"]
+        assert main(words) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert actions(document) == {"sql": "loaded", "chat": "loaded"}
+        assert "every module proved" in document["servers"][0]["adapters"][0]["effect"]["how"]
+        assert running.adapter("sql")["proved"] is True
+        assert main(words) == 0
+        assert actions(json.loads(capsys.readouterr().out)) == {"sql": "kept", "chat": "kept"}
+
+
+def test_watch_follows_the_manifest_and_an_engine_that_forgot(folder: Path) -> None:
+    write_set(folder, "sql")
+    with Engine() as engine:
+        words = ["--cache-dir", str(folder / "cache"), "warm", "-f", str(folder / "set.yaml"), "--watch", "--prune"]
+        argv = [sys.executable, "-m", "lora_cli", *words, "--endpoint", engine.url, "--engine", "vllm"]
+        watching = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        try:
+            _until(lambda: set(engine.adapters) == {"sql"})
+            write_set(folder, "chat")
+            _until(lambda: set(engine.adapters) == {"chat"})
+            (folder / "set.yaml").write_text("apiVersion: nonsense")
+            time.sleep(1.5)
+            assert set(engine.adapters) == {"chat"}
+            write_set(folder, "sql", "chat")
+            _until(lambda: set(engine.adapters) == {"sql", "chat"})
+        finally:
+            watching.send_signal(signal.SIGTERM)
+            said, _ = watching.communicate(timeout=20)
+    assert watching.returncode == 0
+    assert "what is served stays as it is" in said
+    assert BASE not in engine.adapters
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    until = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.05)
