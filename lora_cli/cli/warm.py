@@ -84,8 +84,8 @@ def command(
     if status or stop:
         from lora_cli.cli.warm_status import show_status, stop_server
 
-        asked_at = _endpoint(host, port, uds, api_key)
-        write(show_status(asked_at, output_format) if status else stop_server(asked_at))
+        with _endpoint(host, port, uds, api_key) as server:
+            write(show_status(server, output_format) if status else stop_server(server))
         return
     for flag, given in (("--prompt", bool(prompt)), ("--residency", residency)):
         if given and serve:
