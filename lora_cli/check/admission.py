@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_cli.check.outcome import Stopwatch
@@ -38,7 +39,7 @@ class Admission:
     """One adapter, fetched into the cache and judged there. ``stage`` names where ``error`` happened.
 
     ``stage_ms`` maps resolve, fetch and validate to milliseconds, as far as it came. ``cached`` says that all of it was
-    in the cache before.
+    in the cache before. ``copied_to`` is where else it lies.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Admission:
     stage: str = ""
     error: LoraCliError | None = None
     cached: bool = False
+    copied_to: Path | None = None
 
     @property
     def refusal(self) -> LoraCliError | None:

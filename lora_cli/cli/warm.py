@@ -12,6 +12,7 @@ from lora_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from lora_cli.cli.warm_once import Once
+    from lora_cli.cli.warm_tier import Copies
     from lora_cli.endpoint.client import Endpoint
     from lora_cli.settings import Settings
 
@@ -72,6 +73,9 @@ def command(
     residency: Annotated[
         bool, typer.Option("--residency", help="With --once: what of each adapter's files is in the page cache.")
     ] = False,
+    tier: Annotated[
+        str, typer.Option(metavar="tmpfs:DIRECTORY", help="Copy each into DIRECTORY/NAME too, which is memory.")
+    ] = "",
     ready_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="With --serve: there while the server is ready.")
     ] = None,
@@ -88,8 +92,10 @@ def command(
             write(show_status(server, output_format) if status else stop_server(server))
         return
     for flag, given in (("--prompt", bool(prompt)), ("--residency", residency)):
-        if given and serve:
+        if given and not once:
             raise UsageError(f"{flag} is for --once", hint="leave one of them out")
+    if tier and endpoint:
+        raise UsageError("--tier is for --once and --serve", hint="leave one of them out")
     if prompt and forward is not Forward.MODEL:
         raise UsageError("--prompt needs the whole model", hint="--forward model")
     for file in (ready_file, metrics_file):
@@ -114,7 +120,7 @@ def command(
                 raise typer.Exit(watch_endpoints(manifest, named, targets, output_format))
             raise typer.Exit(warm_and_tell(warm_endpoints(asked, targets, settings), output_format))
         most = limits(asked, max_loras, max_cpu_loras, max_lora_rank, more_may_come=serve)
-        run = Run(most, device, forward, eviction)
+        run = Run(most, device, forward, eviction, _copies(tier, asked))
         if serve:
             from lora_cli.cli.warm_serve import Serve, warm_serve
 
@@ -137,6 +143,15 @@ def _check_verb(given: dict[str, bool]) -> None:
         )
     if len(wanted) > 1:
         raise UsageError(f"{' and '.join(wanted)} exclude each other", hint="leave all but one out")
+
+
+def _copies(tier: str, asked: Lineup) -> "Copies | None":
+    """What copies adapters into memory, if that is wanted. Raises ``UsageError``."""
+    if not tier:
+        return None
+    from lora_cli.cli.warm_tier import Copies
+
+    return Copies(tier, asked.items)
 
 
 def _endpoint(host: str, port: int, uds: Path | None, api_key: str) -> "Endpoint":

@@ -41,9 +41,11 @@ def warm_once(asked: Lineup, run: Run, once: Once, settings: Settings) -> tuple[
     answers: list[Answers] = []
     terms = Terms(base, max_lora_rank=run.limits.max_lora_rank)
     store = Store(settings.cache_dir)
-    watched = Watched(store) if once.residency else None
+    watched = Watched(store, run.copies) if once.residency else None
     with holding(store) as hold:
-        admit = admitting(asked, terms, settings, hold, watched.hear if watched is not None else unheard)
+        admit = admitting(
+            asked, terms, settings, hold, hear=watched.hear if watched is not None else unheard, copies=run.copies
+        )
         admitted = [reported(item, admit(item)) for item in asked.items]
         reports = _loaded(admitted, base, asked, run, once, answers, settings)
         if watched is not None:

@@ -68,7 +68,8 @@ def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> Non
         return _process(asked, run, base, jobs, past.tiers, timeout_s, settings)
 
     with holding(Store(settings.cache_dir)) as hold:
-        admit = admitting(asked, Terms(base, max_lora_rank=run.limits.max_lora_rank), settings, hold)
+        terms = Terms(base, max_lora_rank=run.limits.max_lora_rank)
+        admit = admitting(asked, terms, settings, hold, copies=run.copies)
         slots, memory = run.limits.max_loras, run.limits.max_cpu_loras
         host = Host(items, admit, open_process, slots=slots, memory=memory, past=past)
         hosts = None if token or address.uds is not None else address.hosts

@@ -16,6 +16,7 @@ from lora_cli.settings import Settings
 if TYPE_CHECKING:
     from lora_cli.check import Terms
     from lora_cli.check.admission import Admission
+    from lora_cli.cli.warm_tier import Copies
     from lora_cli.core.snapshot import Snapshot
     from lora_cli.runtime.plan import Limits
     from lora_cli.store.holds import Hold
@@ -47,12 +48,13 @@ class Eviction(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What the warm process is to do, and with how much."""
+    """What the warm process is to do, with how much; and where adapters are copied to besides, if anywhere."""
 
     limits: "Limits"
     device: Device
     forward: Forward
     eviction: Eviction
+    copies: "Copies | None" = None
 
 
 Heard = Callable[[str, str, "Snapshot | None"], None]
@@ -64,9 +66,15 @@ def unheard(_name: str, _stage: str, _snapshot: "Snapshot | None") -> None:
 
 
 def admitting(
-    asked: Lineup, terms: "Terms", settings: Settings, hold: "Hold", hear: Heard = unheard
+    asked: Lineup,
+    terms: "Terms",
+    settings: Settings,
+    hold: "Hold",
+    *,
+    hear: Heard = unheard,
+    copies: "Copies | None" = None,
 ) -> "Callable[[Item], Admission]":
-    """What brings one adapter into the cache and judges it there; ``hear`` is told of each stage."""
+    """What brings one adapter into the cache, judges it there and makes its copy; ``hear`` is told of each stage."""
     from lora_cli.check.admission import admit
     from lora_cli.sources.registry import Sources
     from lora_cli.store import Store
@@ -75,7 +83,7 @@ def admitting(
 
     def admitted(item: Item) -> "Admission":
         demand = asked.demand(item)
-        return admit(
+        admission = admit(
             item.source,
             item.name,
             terms,
@@ -87,6 +95,10 @@ def admitting(
             latest=item.latest,
             hear=partial(hear, item.name),
         )
+        if copies is None or admission.refusal is not None:
+            return admission
+        hear(item.name, "tier", admission.snapshot)
+        return copies.keep(store, admission)
 
     return admitted
 

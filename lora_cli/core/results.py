@@ -56,8 +56,8 @@ class LoadReport:
 
     ``stage_ms`` holds milliseconds by stage, in order: resolve, fetch, validate, read, slot, proof.
     ``tier`` is where the warm process found it: ``gpu``, ``cpu`` or ``disk``.
-    ``residency`` is what of its files is in the page cache: of the ``snapshot``, and of its ``packed`` weights; empty
-    where nobody asked.
+    ``copied_to`` is its folder in memory. ``residency`` is what of its files is in the page cache: of the ``snapshot``,
+    of its ``packed`` weights and of that ``copy``. Both are empty where nobody asked.
     ``error`` is empty when every stage passed; ``stage`` names the one that failed, ``exit_code`` is what it ends with.
     """
 
@@ -74,6 +74,7 @@ class LoadReport:
     error: str = ""
     hint: str = ""
     exit_code: int = 0
+    copied_to: str = ""
     residency: Mapping[str, PageCache] = field(default_factory=dict)
 
 

@@ -16,6 +16,7 @@ def reported(item: Item, admission: Admission) -> tuple[LoadReport, Job | None]:
         digest=snapshot.digest if snapshot is not None else "",
         applied=str(verdict.applied or "") if verdict is not None else "",
         stage_ms=admission.stage_ms,
+        copied_to=str(admission.copied_to or ""),
     )
     refusal = admission.refusal
     if refusal is not None:
@@ -32,4 +33,5 @@ def failed(report: LoadReport, stage: str, error: LoraCliError) -> LoadReport:
 
 def continued(report: LoadReport, loaded: LoadReport) -> LoadReport:
     """The report of an admission, and that of the load which followed it, in one."""
-    return replace(loaded, applied=report.applied, stage_ms={**report.stage_ms, **loaded.stage_ms})
+    stage_ms = {**report.stage_ms, **loaded.stage_ms}
+    return replace(loaded, applied=report.applied, copied_to=report.copied_to, stage_ms=stage_ms)

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import mmap
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from lora_cli.core.frozen import dataclass, field
 from lora_cli.core.snapshot import Blob, Snapshot, snapshot_digest
 from lora_cli.errors import UsageError
 from lora_cli.store import Store
-from lora_cli.store.blobs import is_sound, sha256_of
+from lora_cli.store.blobs import MODE, is_sound, sha256_of
 from lora_cli.store.disk import on_disk, read_small, replace_file
 from lora_cli.store.exchange import clear, exchange, put
 from lora_cli.store.handout import is_weights
@@ -53,11 +54,19 @@ class Publication:
         return json.dumps(value, indent=1).encode() + b"\n"
 
 
-def publish(store: Store, publication: Publication, target: Path) -> None:
+def publish(
+    store: Store,
+    publication: Publication,
+    target: Path,
+    *,
+    option: str = "--publish",
+    weigh: Callable[[int], None] | None = None,
+) -> None:
     """Makes ``target`` hold the publication, in one step, whatever of ours was there; what is right is left alone.
 
     Weights are hard links to the cache where the file system lets them, else copies; the rest is copies. What a dead
-    process left beside ``target`` is removed.
+    process left beside ``target`` is removed. With ``weigh`` all files are copies, read-only; it hears how many bytes
+    they take before the first of them is written, and raises where there is no room. ``option`` is what set the path.
 
     Raises:
         UsageError: something that is not ours is there; it stays. Or a file has the name of our mark.
@@ -66,31 +75,47 @@ def publish(store: Store, publication: Publication, target: Path) -> None:
     """
     if MARK in publication.files:
         raise UsageError(f"{target.name} has a file {MARK}, which is ours", hint=f"--exclude {MARK}")
-    with on_disk("writing", target, "--publish"):
+    with on_disk("writing", target, option):
         if _holds(store, publication, target):
             return
-        _check_ours(target)
+        _check_ours(target, option)
         prefix = f".{target.name[:100]}."
         _sweep(target.parent, prefix)
+        if weigh is not None:
+            weigh(sum(_blocks(size) for size in (len(publication.mark), *_sizes(publication))))
         building = target.with_name(f"{prefix}{new_writer()}")
         try:
-            _build(store, publication, building)
+            _build(store, publication, building, copied=weigh is not None)
             old = put(building, target, prefix)
         except BaseException:
             clear(building)
             raise
         if old is not None:
-            _retire(old, target)
+            _retire(old, target, option)
 
 
-def _build(store: Store, publication: Publication, directory: Path) -> None:
-    build_directory(store, publication.snapshot.files, directory, linked=is_weights)
+def _sizes(publication: Publication) -> Iterator[int]:
+    return (blob.size for blob in publication.files.values())
+
+
+def _blocks(size: int) -> int:
+    """Bytes in whole pages, which is what a file takes."""
+    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+def _build(store: Store, publication: Publication, directory: Path, *, copied: bool) -> None:
+    if copied:
+        build_directory(store, publication.snapshot.files, directory, copied=True)
+    else:
+        build_directory(store, publication.snapshot.files, directory, linked=is_weights)
     for path, data in publication.edited.items():
         replace_file(directory / path, data)
     replace_file(directory / MARK, publication.mark)
+    if copied:
+        (directory / MARK).chmod(MODE)
 
 
-def _retire(old: Path, target: Path) -> None:
+def _retire(old: Path, target: Path, option: str) -> None:
     """Removes what was there before. What is not ours was put there since we looked: it goes back.
 
     Raises:
@@ -100,15 +125,15 @@ def _retire(old: Path, target: Path) -> None:
         if not exchange(old, target):
             raise UsageError(f"{target} was not what was published there: it lies at {old} now")
         clear(old)
-        _check_ours(target)
+        _check_ours(target, option)
     clear(old)
 
 
-def _check_ours(target: Path) -> None:
+def _check_ours(target: Path, option: str) -> None:
     if os.path.lexists(target) and not _is_ours(target):
         raise UsageError(
             f"{target} is there, and is not what was published there",
-            hint="it stays as it is: move it away, or name another folder with --publish",
+            hint=f"it stays as it is: move it away, or name another folder with {option}",
         )
 
 

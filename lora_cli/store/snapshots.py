@@ -112,9 +112,16 @@ def publish_snapshot(store: Store, files: Mapping[str, Blob]) -> Snapshot:
 
 
 def build_directory(
-    store: Store, files: Mapping[str, Blob], directory: Path, linked: Callable[[str], bool] = lambda _: True
+    store: Store,
+    files: Mapping[str, Blob],
+    directory: Path,
+    linked: Callable[[str], bool] = lambda _: True,
+    *,
+    copied: bool = False,
 ) -> None:
     """Fills a new directory: hard links to blobs for the paths that are ``linked``, writable copies for the others.
+
+    With ``copied`` all are copies, of which those that would be links are read-only, as blobs are.
 
     Raises:
         LostBlob: a blob is not here.
@@ -126,7 +133,7 @@ def build_directory(
         if "/" in path:
             target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            if not (linked(path) and _link(store.blob(blob.sha256), target)):
+            if copied or not (linked(path) and _link(store.blob(blob.sha256), target)):
                 _copy(store.blob(blob.sha256), target, writable=not linked(path))
         except FileNotFoundError as error:
             raise LostBlob(path) from error

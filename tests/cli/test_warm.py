@@ -218,6 +218,7 @@ def test_a_base_without_a_tokenizer_fails_the_answer_not_the_proof(tmp_path: Pat
         (["a", "-f", "set.yaml", "--once"], "exclude each other"),
         (["a", "--base", "b", "--once", "--prompt", "hi"], "--prompt needs the whole model"),
         (["a", "--base", "b", "--serve", "--residency"], "--residency is for --once"),
+        (["a", "--base", "b", "--endpoint", "http://x", "--tier", "tmpfs:/x"], "--tier is for --once and --serve"),
         (["a", "--base", "b", "--once", "--max-loras", "4", "--max-cpu-loras", "2"], "less than max_loras"),
     ],
 )

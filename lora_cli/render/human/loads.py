@@ -18,7 +18,7 @@ def render_load_reports(reports: Sequence[LoadReport], width: int, *, colour: bo
     The reason and hint of each that failed stand below.
     """
     stages = _stages(reports)
-    tables = [_facts(reports), _times(reports, stages), *_in_memory(reports)]
+    tables = [_facts(reports), _times(reports, stages), *_copies(reports), *_in_memory(reports)]
     fits = width >= NARROW and all(len(line) <= width for table in tables for line in table)
     if fits:
         lines = list(_styled(tables[0], reports, colour))
@@ -81,6 +81,13 @@ def _times(reports: Sequence[LoadReport], stages: Sequence[str]) -> list[str]:
     return columns(("milliseconds", *stages, "total"), rows)
 
 
+def _copies(reports: Sequence[LoadReport]) -> Iterator[list[str]]:
+    """The table of the copies in memory, where there are any."""
+    rows = [(report.name, report.copied_to) for report in reports if report.copied_to]
+    if rows:
+        yield columns(("copied", "to"), rows, left=2)
+
+
 def _in_memory(reports: Sequence[LoadReport]) -> Iterator[list[str]]:
     """The table of what is in the page cache, where anybody asked: whose, which files, their size, before and after."""
     rows = [
@@ -118,6 +125,7 @@ def _block(report: LoadReport, width: int, colour: bool) -> Iterator[str]:
         ("rank", report.rank),
         ("slot", report.slot),
         ("proof", "" if error == NONE else f"worst error {error} of {tolerance}"),
+        ("copied to", report.copied_to),
         ("ms", ", ".join(f"{stage} {milliseconds(ms)}" for stage, ms in report.stage_ms.items())),
         *(
             (kind, f"{after} of {size(seen.bytes)} in the page cache, {before} before")

@@ -1,0 +1,67 @@
+"""``warm --tier tmpfs:DIR``: a copy of each adapter that was accepted, in memory and by name."""
+
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from lora_cli.check.admission import Admission
+from lora_cli.core.frozen import replace
+from lora_cli.core.item import Item
+from lora_cli.errors import LoraCliError, UsageError
+from lora_cli.store import Store
+from lora_cli.store.memory import OPTION, MemoryFolder
+
+STAGE = "tier"
+KIND = "tmpfs:"
+_FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
+
+
+class Copies:
+    """Holds the folder of memory, and under which name each adapter lies there: a manifest's, or the last of a REF's.
+
+    Raises:
+        UsageError: ``text`` is no such folder, or a name cannot be the folder of one adapter.
+    """
+
+    def __init__(self, text: str, items: Iterable[Item]) -> None:
+        kind, directory = text[: len(KIND)], text[len(KIND) :]
+        if kind != KIND or not directory:
+            raise UsageError(f"{OPTION} is {text!r}", hint=f"{OPTION} {KIND}DIRECTORY")
+        self._names = _names(items)
+        self._folder = MemoryFolder(Path(os.path.abspath(Path(directory).expanduser())))  # noqa: PTH100 - links stay links
+
+    def place(self, name: str) -> Path | None:
+        """Where the adapter of that name lies, or would; None where it cannot lie anywhere."""
+        folder = self._names.get(name, name)
+        return self._folder.root / folder if _FOLDER.fullmatch(folder) else None
+
+    def keep(self, store: Store, admission: Admission) -> Admission:
+        """An admission that was not refused, with its copy; where there can be none, that is its error."""
+        assert admission.snapshot is not None
+        began = time.perf_counter()
+        error, place = None, self.place(admission.name)
+        try:
+            if place is None:
+                raise UsageError(f"{admission.name!r} cannot be the name of a folder", hint="give it another name")
+            self._folder.keep(store, admission.snapshot, place.name)
+        except LoraCliError as refused:
+            error = refused
+        stage_ms = {**admission.stage_ms, STAGE: (time.perf_counter() - began) * 1e3}
+        if error is not None:
+            return replace(admission, stage_ms=stage_ms, stage=STAGE, error=error)
+        return replace(admission, stage_ms=stage_ms, copied_to=place)
+
+
+def _names(items: Iterable[Item]) -> Mapping[str, str]:
+    """Name → folder. Raises ``UsageError``."""
+    names = {item.name: item.name.rstrip("/").rpartition("/")[2] for item in items}
+    folders = list(names.values())
+    for name, folder in names.items():
+        if not _FOLDER.fullmatch(folder) or folders.count(folder) > 1:
+            raise UsageError(
+                f"{OPTION}: {name!r} cannot be the folder of one adapter",
+                hint="give each a name in a manifest, with -f",
+            )
+    return names

@@ -1,0 +1,79 @@
+"""A folder of memory (tmpfs, ramfs) with a copy of each adapter by name, as an engine's resolver takes them.
+
+The page cache of a disk can be dropped at any moment; what lies on a tmpfs cannot. Copies are weighed before they are
+made, appear in one step, and are left alone while they are right (``store.published``).
+"""
+
+import os
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from lora_cli.core.snapshot import Snapshot
+from lora_cli.errors import MachineError, UsageError
+from lora_cli.store import Store
+from lora_cli.store.blobs import LostBlob
+from lora_cli.store.disk import on_disk
+from lora_cli.store.mounts import MEMORY, file_system
+from lora_cli.store.published import Publication, publish
+
+OPTION = "--tier"
+
+
+class MemoryFolder:
+    """Holds the folder ``root``, which is made where it is missing. One copy at a time: what is weighed has its room.
+
+    Raises:
+        UsageError: ``root`` is not on a file system that is memory.
+        MachineError: it cannot be made.
+    """
+
+    def __init__(self, root: Path) -> None:
+        found = file_system(root)
+        if found not in MEMORY:
+            raise UsageError(
+                f"{OPTION}: {root} is on {found or 'a file system that nobody knows'}, which is not memory",
+                hint=f"mount -t tmpfs -o size=8G tmpfs {root}, or in Kubernetes an emptyDir with medium: Memory",
+            )
+        with on_disk("making", root, OPTION):
+            root.mkdir(parents=True, exist_ok=True)
+        self.root = root
+        self._pen = threading.Lock()
+
+    def keep(self, store: Store, snapshot: Snapshot, name: str) -> Path:
+        """Has a copy of that snapshot in ``root/name``, in the place of another one that was copied there.
+
+        Raises:
+            UsageError: something that is not ours is there.
+            MachineError: there is no room for it, and how many bytes are missing; or this machine does not let us.
+        """
+        target = self.root / name
+        try:
+            with self._pen:
+                publish(store, Publication(snapshot), target, option=OPTION, weigh=self._weigh)
+        except LostBlob as error:
+            raise MachineError(f"{store.root} is being cleaned meanwhile", hint="try again") from error
+        return target
+
+    def _weigh(self, needed: int) -> None:
+        free = free_bytes(self.root)
+        if free is not None and needed > free:
+            raise MachineError(
+                f"{self.root} is {needed - free} bytes short: {needed} are to be copied, and {free} are free",
+                hint="make it larger (mount -o remount,size=…, sizeLimit of an emptyDir), or remove what nobody needs",
+            )
+
+
+def free_bytes(folder: Path) -> int | None:
+    """What a folder of memory still takes: of its own size, or of the machine's where it has none; None: not known.
+
+    Raises:
+        OSError: as it comes.
+    """
+    status = os.statvfs(folder)
+    if status.f_blocks:
+        return status.f_bavail * status.f_frsize
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
+    return None
