@@ -1,7 +1,7 @@
 """What is asked of a server, and when: one trace for every policy and every server that is compared."""
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from lora_cli.core.frozen import dataclass
@@ -48,14 +48,13 @@ class Trace:
         return bool(self.times_s) and self.times_s[-1] > 0
 
 
-def trace_of(requests: "list[Request]") -> Trace:
+def trace_of(requests: Iterable[Request]) -> Trace:
     """The trace of these requests; adapters are named in the order in which they are first asked for."""
     places: dict[str, int] = {}
-    which = array("I", (places.setdefault(one.adapter, len(places)) for one in requests))
-    return Trace(
-        tuple(places),
-        which,
-        array("d", (one.time_s for one in requests)),
-        array("I", (one.prompt_tokens for one in requests)),
-        array("I", (one.output_tokens for one in requests)),
-    )
+    which, times_s, prompt_tokens, output_tokens = array("I"), array("d"), array("I"), array("I")
+    for one in requests:
+        which.append(places.setdefault(one.adapter, len(places)))
+        times_s.append(one.time_s)
+        prompt_tokens.append(one.prompt_tokens)
+        output_tokens.append(one.output_tokens)
+    return Trace(tuple(places), which, times_s, prompt_tokens, output_tokens)

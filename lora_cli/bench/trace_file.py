@@ -60,8 +60,14 @@ def parse_trace(lines: Iterable[bytes], where: str) -> Trace:
     Raises:
         UsageError: see ``read_trace``.
     """
-    requests: list[Request] = []
-    before = 0.0
+    trace = trace_of(_requests(lines, where))
+    if not len(trace):
+        raise UsageError(f"{where}: there are no requests in it", hint='{"t": 0.5, "adapter": "sql"}')
+    return trace
+
+
+def _requests(lines: Iterable[bytes], where: str) -> Iterator[Request]:
+    before, found = 0.0, 0
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -70,13 +76,10 @@ def parse_trace(lines: Iterable[bytes], where: str) -> Trace:
         except FormatError as error:
             said = error.message.replace("line 1 column", "column")
             raise UsageError(f"{where}: line {number}: {said}", hint="a trace has one JSON object a line") from error
-        if len(requests) == MOST_REQUESTS:
+        if found == MOST_REQUESTS:
             raise UsageError(f"{where}: line {number}: a trace has at most {MOST_REQUESTS} requests")
-        before = one.time_s
-        requests.append(one)
-    if not requests:
-        raise UsageError(f"{where}: there are no requests in it", hint='{"t": 0.5, "adapter": "sql"}')
-    return trace_of(requests)
+        before, found = one.time_s, found + 1
+        yield one
 
 
 def _bounded(lines: Any, where: str) -> Iterator[bytes]:

@@ -73,7 +73,10 @@ Eviction = Annotated[
 # What is simulated.
 Simulate = Annotated[bool, typer.Option("--simulate", help="Only the books of the tiers: no adapters, no device.")]
 NumAdapters = Annotated[
-    int | None, typer.Option(min=1, max=100_000, help="Simulated adapters: 500.", show_default=False)
+    int | None,
+    typer.Option(
+        min=1, max=100_000, help="Adapters that nobody trained instead of REFs; 500 are simulated.", show_default=False
+    ),
 ]
 Ranks = Annotated[str | None, typer.Option(metavar="RANK:SHARE,...", help="Their ranks: 16.", show_default=False)]
 BytesPerRank = Annotated[

@@ -94,6 +94,20 @@ def workload_of(flags: WorkloadFlags) -> Workload:
     return Workload(flags, popularity, shape, rate, burstiness, read_trace(flags.trace))
 
 
+def adapter_names(named: Sequence[str], number: int | None, usual: int = 1) -> Sequence[str]:
+    """The adapters: those that the trace or the weights name, else so many.
+
+    Raises:
+        UsageError: they are not as many as ``number`` says.
+    """
+    if named and number is not None and number != len(named):
+        raise UsageError(
+            f"--num-adapters is {number}, and the workload names {len(named)} adapters",
+            hint=f"--num-adapters {len(named)}",
+        )
+    return named or [f"a{place}" for place in range(number or usual)]
+
+
 def save_trace(trace: "Trace", file: Path) -> None:
     """Write every request as a line.
 

@@ -11,9 +11,9 @@ from lora_cli.bench.measured import MEASURED, MeasuredRun, measured_metrics
 from lora_cli.bench.regression import Change, Judged
 from lora_cli.bench.setting import setting_of
 from lora_cli.cli import typer
-from lora_cli.cli.bench_flags import LineupFlags, ResultFlags, TierFlags, WorkloadFlags
-from lora_cli.cli.bench_results import Look, Told, conclude, wanted_of
-from lora_cli.cli.bench_workload import save_trace, workload_of
+from lora_cli.cli.bench_flags import FleetFlags, LineupFlags, ResultFlags, TierFlags, WorkloadFlags
+from lora_cli.cli.bench_results import Look, Told, Wanted, conclude, wanted_of
+from lora_cli.cli.bench_workload import Workload, adapter_names, save_trace, workload_of
 from lora_cli.cli.lineup import Lineup, base_model, limits, lineup, reaching
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.errors import LoraCliError, MissingExtra, Refused, UsageError
@@ -65,7 +65,12 @@ class Failures:
 
 
 def measurement(
-    settings: Settings, named: LineupFlags, flags: WorkloadFlags, tiers: TierFlags, wanted: ResultFlags
+    settings: Settings,
+    named: LineupFlags,
+    flags: WorkloadFlags,
+    tiers: TierFlags,
+    fleet: FleetFlags,
+    wanted: ResultFlags,
 ) -> int:
     """Measure what is asked for in a warm process, and tell it; the exit code.
 
@@ -74,23 +79,35 @@ def measurement(
     """
     if find_spec("torch") is None:
         raise MissingExtra("serve-bench", "warm", "torch")
-    asked = lineup(named.manifest, named.refs or [], named.base, "serve-bench", "measure")
-    settings = reaching(settings, asked.manifest, named.policy)
     if flags.request_rate != "inf":
         raise UsageError("--request-rate is for --simulate", hint="the warm process is asked one request at a time")
-    checked = wanted_of(wanted, MEASURED)
-    workload = workload_of(flags)
-    trace = workload.over([item.name for item in asked.items], REQUESTS)
+    if fleet.num_adapters is None:
+        if fleet.ranks is not None:
+            raise UsageError("--ranks is for --num-adapters and --simulate", hint="adapters that are named have ranks")
+        asked = lineup(named.manifest, named.refs or [], named.base, "serve-bench", "measure")
+        checked = wanted_of(wanted, MEASURED)
+        settings = reaching(settings, asked.manifest, named.policy)
+        return _told(asked, workload_of(flags), tiers, checked, settings)
+    from lora_cli.cli.synthetic_lineup import synthetic_lineup
+
+    checked, workload = wanted_of(wanted, MEASURED), workload_of(flags)
+    names = adapter_names(workload.names, fleet.num_adapters)
+    with synthetic_lineup(named, names, fleet.ranks, flags.seed, settings) as (asked, apart):
+        return _told(asked, workload, tiers, checked, apart)
+
+
+def _told(asked: Lineup, workload: Workload, tiers: TierFlags, wanted: Wanted, settings: Settings) -> int:
+    """Measure the lineup and tell it; the exit code."""
+    trace, seed = workload.over([item.name for item in asked.items], REQUESTS), workload.flags.seed
     device, eviction = _device(tiers.device or "auto"), _eviction(tiers.eviction or "adaptive")
     most = limits(asked, tiers.max_loras, tiers.max_cpu_loras, tiers.max_lora_rank)
-    if wanted.save_trace is not None:
-        save_trace(trace, wanted.save_trace)
+    if wanted.flags.save_trace is not None:
+        save_trace(trace, wanted.flags.save_trace)
     failures = Failures()
-    result = _measure(Run(asked, most, device, eviction, flags.seed, workload.words()), trace, settings, failures)
-    setting = setting_of("in-process", trace, flags.seed, workload.words(), result.environment)
-    run = MeasuredRun(setting, result)
+    result = _measure(Run(asked, most, device, eviction, seed, workload.words()), trace, settings, failures)
+    run = MeasuredRun(setting_of("in-process", trace, seed, workload.words(), result.environment), result)
     told = Told(document_of(run), measured_metrics(result), partial(_human, run), partial(_page, run))
-    code = max(failures.code, conclude(told, trace, checked))
+    code = max(failures.code, conclude(told, trace, wanted))
     if result.requests < len(trace):
         typer.echo(f"interrupted after {result.requests} of {len(trace)} requests", err=True)
         return INTERRUPTED

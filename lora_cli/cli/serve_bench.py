@@ -69,8 +69,9 @@ def command(
         raise typer.Exit(simulation(workload, tiers, fleet, wanted))
     from lora_cli.cli.measuring import measurement
 
-    _refuse({f"--{name.replace('_', '-')}": said[name] for name in FleetFlags.__match_args__}, "for --simulate only")
-    raise typer.Exit(measurement(ctx.obj, picked(LineupFlags, said), workload, tiers, wanted))
+    reckoned = (name for name in FleetFlags.__match_args__ if name not in {"num_adapters", "ranks"})
+    _refuse({f"--{name.replace('_', '-')}": said[name] for name in reckoned}, "for --simulate only")
+    raise typer.Exit(measurement(ctx.obj, picked(LineupFlags, said), workload, tiers, fleet, wanted))
 
 
 PLAIN = "it loads no adapters: --num-adapters 500 --ranks 8:.4,16:.4,64:.2, or --trace FILE"

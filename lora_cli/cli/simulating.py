@@ -18,7 +18,7 @@ from lora_cli.bench.trace import Trace
 from lora_cli.cli import typer
 from lora_cli.cli.bench_flags import FleetFlags, ResultFlags, TierFlags, WorkloadFlags
 from lora_cli.cli.bench_results import Look, Told, conclude, wanted_of
-from lora_cli.cli.bench_workload import save_trace, workload_of
+from lora_cli.cli.bench_workload import adapter_names, save_trace, workload_of
 from lora_cli.cli.lineup import MAX_CPU_LORAS, MAX_LORAS
 from lora_cli.core.units import parse_size
 from lora_cli.errors import UsageError
@@ -67,7 +67,7 @@ def scene(flags: WorkloadFlags, tiers: TierFlags, fleet_flags: FleetFlags) -> tu
         LoraCliError: what is asked for is wrong, or a file cannot be read.
     """
     workload = workload_of(flags)
-    names = _names(workload.names, fleet_flags.num_adapters)
+    names = adapter_names(workload.names, fleet_flags.num_adapters, ADAPTERS)
     trace = workload.over(names, REQUESTS)
     fleet = _fleet(names, tiers, fleet_flags, flags.seed)
     words = workload.words() | {"ranks": fleet_flags.ranks or RANKS}
@@ -78,15 +78,6 @@ def scene(flags: WorkloadFlags, tiers: TierFlags, fleet_flags: FleetFlags) -> tu
 def objective_of(flags: FleetFlags) -> Objective:
     """What the policies are to make small."""
     return flags.objective.value if flags.objective is not None else "stall"
-
-
-def _names(named: Sequence[str], number: int | None) -> Sequence[str]:
-    """The adapters: those of the trace or of the weights, else so many."""
-    if named and number is not None and number != len(named):
-        raise UsageError(
-            f"--num-adapters is {number}, and the workload names {len(named)} adapters", hint="leave --num-adapters out"
-        )
-    return named or [f"a{place}" for place in range(number or ADAPTERS)]
 
 
 def _fleet(names: Sequence[str], tiers: TierFlags, flags: FleetFlags, seed: int) -> Fleet:

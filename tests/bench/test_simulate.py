@@ -179,7 +179,7 @@ def test_without_times_a_request_waits_for_its_own_load_alone() -> None:
 
 
 def test_all_policies_over_one_trace_in_processes_are_what_they_are_one_by_one() -> None:
-    trace = make_requests(NAMES, Traffic(parse_popularity("zipf:0.9"), 40_000, 2, Shape("scan", (10,)), 50.0, 0.5))
+    trace = make_requests(NAMES, Traffic(parse_popularity("zipf:0.9"), 34_000, 2, Shape("scan", (10,)), 50.0, 0.5))
     policies = ("opt", "lru", "fifo", "lfu", "gdsf", "adaptive")
     together = simulate_all(trace, FLEET, policies)
     assert tuple(together.outcomes) == policies

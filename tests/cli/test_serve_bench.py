@@ -1,6 +1,7 @@
 """``lora-cli serve-bench`` over the real warm process, on adapters of a tiny model."""
 
 import json
+import tempfile
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -80,8 +81,9 @@ def test_the_warm_process_finds_each_request_where_a_replay_does(
     assert result["environment"]["popularity"] == "zipf:0.8"
 
 
-@pytest.mark.parametrize("policy", ["lru", "lfu"])
-@pytest.mark.parametrize("workload", [["--popularity", "zipf:0.6"], ["--sessions", "3,4"]])
+@pytest.mark.parametrize(
+    ("policy", "workload"), [("lru", ["--sessions", "3,4"]), ("lfu", ["--popularity", "zipf:0.6"])]
+)
 def test_a_simulation_finds_each_request_where_the_warm_process_does(
     policy: str, workload: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,6 +113,25 @@ def test_a_trace_is_replayed_over_the_adapters_that_it_names(folder: Path, capsy
     trace.write_text('{"adapter": "third"}')
     assert main(argv) == 2
     assert "third is none of the 4 adapters that are measured" in capsys.readouterr().err
+
+
+def test_adapters_that_nobody_trained_are_measured_and_leave_nothing_behind(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without REFs, on a base's config alone; the ranks are those of a simulation of the same seed."""
+    (folder / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder / "temporary"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    shape = ["--num-adapters", "8", "--ranks", "2,4", "--num-prompts", "60", "--max-loras", "2", "--max-cpu-loras", "3"]
+    shape += ["--eviction", "lru", "--format", "json"]
+    assert main(bench(folder, "--base", str(folder / "base"), *shape)) == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert (measured["adapters"], measured["failures"], measured["completed"]) == (8, {}, 60)
+    assert not (folder / "cache").exists()
+    assert list((folder / "temporary").iterdir()) == []
+    assert main(["serve-bench", "--simulate", *shape]) == 0
+    simulated = json.loads(capsys.readouterr().out)["policies"]["lru"]
+    assert simulated["hits_by_tier"] == measured["hits"]
 
 
 def test_one_bad_adapter_stops_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,6 +199,9 @@ def test_the_policy_and_digest_of_a_manifest_are_held_to(
         (["./a", "--base", "b", "--num-prompts", "0"], "num-prompts"),
         (["./a", "--base", "b", "--eviction", "lru,opt"], "a warm process has one of lru, lfu, gdsf, adaptive"),
         (["./a", "--base", "b", "--request-rate", "5"], "--request-rate is for --simulate"),
+        (["./a", "--base", "b", "--ranks", "8"], "--ranks is for --num-adapters and --simulate"),
+        (["./a", "--base", "b", "--num-adapters", "5"], "REFs and --num-adapters exclude each other"),
+        (["--num-adapters", "5"], "serve-bench needs a base model"),
     ],
 )
 def test_a_wrong_command_line_ends_with_2(

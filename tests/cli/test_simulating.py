@@ -135,5 +135,5 @@ def test_what_is_wrong_is_said_once(
 
 
 def test_what_is_only_simulated_is_not_measured(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["serve-bench", "./a", "--base", "b", "--num-adapters", "5"]) == 2
-    assert "--num-adapters is for --simulate only" in capsys.readouterr().err
+    assert main(["serve-bench", "./a", "--base", "b", "--disk-link", "5"]) == 2
+    assert "--disk-link is for --simulate only" in capsys.readouterr().err
