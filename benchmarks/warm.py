@@ -1,6 +1,6 @@
 """``lora-cli warm``'s forward, loads and memory beside their peers, in pairs in one process.
 
-    python benchmarks/warm.py [--quick] [--only forward|loads|memory]...
+    python benchmarks/warm.py [--quick] [--only forward|loads|memory|serving]...
 
 The forward runs SmolLM2-135M (``make model`` builds it): eight requests over eight adapters of ranks 4 to 64.
 The loads have an adapter of 84 MB, of Llama-3-8B's shape at rank 16 in bf16, in the page cache, which mincore proves
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 MODEL = ROOT / ".assets" / "smollm2-135m"
-PARTS = ("forward", "loads", "memory")
+PARTS = ("forward", "loads", "memory", "serving")
 
 
 def lines(part: str, folder: Path, quick: bool) -> Iterator[str]:
@@ -33,6 +33,10 @@ def lines(part: str, folder: Path, quick: bool) -> Iterator[str]:
         from warming import loads
 
         yield from loads.lines(folder, 7 if quick else 31)
+    elif part == "serving":
+        from warming import serving
+
+        yield from serving.lines(MODEL, folder, quick=quick)
     else:
         from warming import memory
 

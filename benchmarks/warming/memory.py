@@ -1,4 +1,4 @@
-"""What the warm process's worker takes of memory, beside what it must and cycle after cycle, in a process of its own."""
+"""What the warm process's worker takes of memory, beside what it must and cycle after cycle."""
 
 import json
 import os

@@ -5,9 +5,13 @@ from math import inf
 
 from lora_cli.core.frozen import dataclass
 from lora_cli.endpoint.ours import Ours
-from lora_cli.endpoint.server import Said, Server
+from lora_cli.endpoint.server import Prompt, Said, Server
 
-CANARIES = ("The quick brown fox", "Q: What is the capital of France?\nA:", "def main():\n    ")
+CANARIES: tuple[Prompt, ...] = (
+    "The quick brown fox",
+    "Q: What is the capital of France?\nA:",
+    tuple(range(3, 19)),  # token ids: a tokenizer that knows none of these words makes one and the same of all of them
+)
 TOKENS = 8
 LEAST = 1e-5
 """Log-probabilities that differ by less are the same: float32 keeps seven digits of a logit."""
@@ -37,7 +41,7 @@ class Canaries:
         EndpointError: the server does not answer.
     """
 
-    def __init__(self, server: Server, base: str, prompts: Sequence[str] = CANARIES) -> None:
+    def __init__(self, server: Server, base: str, prompts: Sequence[Prompt] = CANARIES) -> None:
         self._server, self._prompts = server, prompts
         self._base = [server.complete(base, prompt, TOKENS) for prompt in prompts]
         self._noise = [

@@ -4,7 +4,7 @@ from typing import Any
 
 from lora_cli.core import parse
 from lora_cli.endpoint.client import Endpoint
-from lora_cli.endpoint.server import Said, Served
+from lora_cli.endpoint.server import Prompt, Said, Served
 from lora_cli.errors import EndpointError, FormatError
 
 MOST_MODELS = 1_000_000
@@ -35,7 +35,7 @@ class OpenAi:
                 f"{self.endpoint.address}: {error.message}", hint="is it a server of this kind?"
             ) from error
 
-    def complete(self, name: str, prompt: str, max_tokens: int) -> Said:
+    def complete(self, name: str, prompt: Prompt, max_tokens: int) -> Said:
         """A greedy answer, with the log-probability of each of its tokens."""
         body = {"model": name, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "logprobs": 1}
         answer = self.endpoint.ask("/v1/completions", body)

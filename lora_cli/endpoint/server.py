@@ -18,6 +18,10 @@ SERVERS: Mapping[str, str] = {
 """Name → ``module:Class``. A server is listed here, in one line, and nowhere else; the class takes an ``Endpoint``."""
 
 
+Prompt = str | tuple[int, ...]
+"""Text, or token ids."""
+
+
 @dataclass(frozen=True, slots=True)
 class Served:
     """One model of a server; ``root`` is where an adapter was loaded from, ``parent`` its base ("" for a base)."""
@@ -70,7 +74,7 @@ class Server(Protocol):
         """Serve it no longer."""
         ...
 
-    def complete(self, name: str, prompt: str, max_tokens: int) -> Said:
+    def complete(self, name: str, prompt: Prompt, max_tokens: int) -> Said:
         """A greedy answer by an adapter, or by the base of that name."""
         ...
 

@@ -7,7 +7,7 @@ adapter as ``base:adapter``.
 
 from lora_cli.endpoint.client import Refusal
 from lora_cli.endpoint.openai import OpenAi
-from lora_cli.endpoint.server import Said, printable_version
+from lora_cli.endpoint.server import Prompt, Said, printable_version
 from lora_cli.errors import EndpointError
 
 
@@ -38,7 +38,7 @@ class Sglang(OpenAi):
         """Take it away, after the requests that use it."""
         self._post("/unload_lora_adapter", {"lora_name": name})
 
-    def complete(self, name: str, prompt: str, max_tokens: int) -> Said:
+    def complete(self, name: str, prompt: Prompt, max_tokens: int) -> Said:
         """A greedy answer; an adapter is asked for as ``base:adapter``."""
         parent = next((one.parent for one in self.models() if one.name == name), "")
         return super().complete(f"{parent}:{name}" if parent else name, prompt, max_tokens)
