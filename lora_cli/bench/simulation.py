@@ -18,6 +18,10 @@ WORTH_PROCESSES = 200_000
 """So many requests, over all policies, take longer than a process does to start."""
 
 
+ROUNDING = 1e-9
+"""Costs are sums of fractions, added up in several orders: a distance of so little is none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Simulated:
     """Outcomes by policy, in the order asked for; ``least_cost_ms`` is what no policy can go below, where OPT is."""
@@ -35,7 +39,7 @@ class Simulated:
     def cost_gap_closed(self, policy: str) -> float | None:
         """The same in milliseconds of loads, to the least that there can be."""
         lru = self.outcomes.get("lru")
-        if lru is None or self.least_cost_ms is None or lru.miss_cost_ms <= self.least_cost_ms:
+        if lru is None or self.least_cost_ms is None or lru.miss_cost_ms <= self.least_cost_ms * (1 + ROUNDING):
             return None
         return (lru.miss_cost_ms - self.outcomes[policy].miss_cost_ms) / (lru.miss_cost_ms - self.least_cost_ms)
 

@@ -196,6 +196,12 @@ def test_without_lru_or_the_best_there_is_no_gap() -> None:
     assert simulate_all(trace, FLEET, ["lru", "lfu"]).cost_gap_closed("lfu") is None
 
 
+def test_where_lru_is_the_best_there_is_no_gap() -> None:
+    trace = make_requests(["a"], Traffic(parse_popularity("uniform"), 300))
+    found = simulate_all(trace, replace(FLEET, sizes={"a": BYTES}), ["lru", "opt"])
+    assert (found.gap_closed("opt"), found.cost_gap_closed("opt")) == (None, None)
+
+
 def test_policies_are_named_once_each() -> None:
     assert parse_policies("LRU, opt,lru") == ("lru", "opt")
     for text in ("", "lru,", "lru,belady"):
