@@ -22,6 +22,7 @@ from lora_cli.sources.registry import Sources, open_source
 
 if TYPE_CHECKING:
     from lora_cli.fetch.demand import Demand
+    from lora_cli.fetch.progress import Progress
     from lora_cli.store import Store
     from lora_cli.store.holds import Hold
 
@@ -99,14 +100,16 @@ def admit(
     hold: "Hold | None" = None,
     latest: bool = False,
     hear: Hear = unheard,
+    progress: "Progress | None" = None,
 ) -> Admission:
     """Resolve, fetch and judge one adapter, with each stage's time. Never raises for what the adapter does wrong.
 
     ``demand`` is what must hold for it whatever its origin gives: a policy, a digest. ``sources`` are shared with
     other adapters. ``hold`` keeps what was fetched from being cleaned away as long as it lasts. With ``latest`` it is
-    the latest checkpoint of a training run. ``hear`` is told of each stage.
+    the latest checkpoint of a training run. ``hear`` is told of each stage, ``progress`` of the
+    bytes that come.
     """
-    from lora_cli.fetch import ANYTHING, Selection, bring
+    from lora_cli.fetch import ANYTHING, SILENT, Selection, bring
     from lora_cli.fetch.run import held
 
     watch = Stopwatch()
@@ -120,7 +123,17 @@ def admit(
         source = _Watched((sources or Sources(settings)).of(ref), watch, hear)
         selection = Selection(latest=latest)
         demand = demand or ANYTHING
-        bring_it = partial(bring, ref, source, store, settings, name=name, demand=demand, selection=selection)
+        bring_it = partial(
+            bring,
+            ref,
+            source,
+            store,
+            settings,
+            name=name,
+            demand=demand,
+            selection=selection,
+            progress=progress or SILENT,
+        )
         fetched = held(bring_it, store, hold, name)
         snapshot, cached = fetched.snapshot, fetched.cached
         watch.lap("fetch")

@@ -30,13 +30,20 @@ def shown_progress(settings: Settings, count: int) -> Iterator[Shown]:
     if settings.quiet:
         yield Nothing()
         return
-    if settings.no_progress or settings.verbose or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+    if not is_drawn(settings):
         yield Lines()
         return
     from lora_cli.cli.terminal import OnTerminal
 
     with OnTerminal(count) as shown:
         yield shown
+
+
+def is_drawn(settings: Settings) -> bool:
+    """Whether there is a terminal to draw on, and drawing is wanted."""
+    if settings.quiet or settings.no_progress or settings.verbose:
+        return False
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
 class Nothing(Silent):

@@ -1,12 +1,12 @@
-"""A fetch under way, drawn on a terminal."""
+"""What is under way, drawn on a terminal."""
 
 import shutil
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Self
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Protocol, Self
 
 from lora_cli.cli import typer
 from lora_cli.cli.tally import Tally
@@ -17,14 +17,23 @@ REFRESH_S = 0.125
 MOST_ROWS = 12
 
 
-class OnTerminal(Tally):
-    """A tally that is drawn on standard error again and again, over what was drawn before.
+class Lines(Protocol):
+    """What is to be drawn now."""
 
+    def __call__(self, columns: int, rows: int, *, plain: bool) -> list[str]:
+        """At most ``rows`` lines of at most ``columns``."""
+        ...
+
+
+class Drawing:
+    """Lines on standard error that are drawn again and again, over what was drawn before; gone at the end.
+
+    ``lines(columns, rows, plain=…)`` are drawn, in at most so many; ``plain`` ones with ASCII alone.
     The cursor stays visible and the terminal as it is, so that a kill leaves nothing to be set right.
     """
 
-    def __init__(self, count: int) -> None:
-        super().__init__(count)
+    def __init__(self, lines: Lines) -> None:
+        self._told = lines
         self._lines = 0
         self._pen = threading.Lock()
         self._gone = threading.Event()
@@ -49,7 +58,7 @@ class OnTerminal(Tally):
         columns, rows = shutil.get_terminal_size()
         plain = (sys.stderr.encoding or "").lower() not in {"utf-8", "utf8"}
         # The last column stays free: some terminals begin a new line there.
-        lines = render_meter(self.meter(time.monotonic()), columns - 1, min(MOST_ROWS, rows - 1), plain=plain)
+        lines = self._told(columns - 1, min(MOST_ROWS, rows - 1), plain=plain)
         sys.stderr.write(self._erasing() + "\n".join(lines))
         sys.stderr.flush()
         self._lines = len(lines)
@@ -71,7 +80,29 @@ class OnTerminal(Tally):
                 with suppress(OSError, ValueError):
                     self._draw()
 
+
+class OnTerminal(Tally):
+    """A fetch's tally that is drawn."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self._drawing = Drawing(self._lines)
+
+    def __enter__(self) -> Self:
+        self._drawing.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._drawing.__exit__(*exc)
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Takes the drawing away, and puts it back."""
+        return self._drawing.paused()
+
     def waiting(self, adapter: str) -> None:
         """One line above the drawing."""
         with self.paused():
             typer.echo(f"{safe(adapter)}: another process fetches it; waiting for it", err=True)
+
+    def _lines(self, columns: int, rows: int, *, plain: bool) -> list[str]:
+        return render_meter(self.meter(time.monotonic()), columns, rows, plain=plain)

@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING
 
 from lora_cli.cli.lineup import Lineup, base_model
 from lora_cli.cli.output import Format, colour, width
-from lora_cli.cli.warming import Run, admitting, base_directory, say, teller, unheard
+from lora_cli.cli.stages import Staged, shown_stages
+from lora_cli.cli.warming import Run, admitting, base_directory, say, teller
 from lora_cli.core.frozen import dataclass
 from lora_cli.core.results import Answers, LoadReport
 from lora_cli.errors import LoraCliError
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
+    from lora_cli.core.adapter import Adapter
     from lora_cli.core.base_model import BaseModel
-    from lora_cli.runtime.plan import Job
+    from lora_cli.core.snapshot import Snapshot
+    from lora_cli.runtime.plan import Job, Plan
     from lora_cli.runtime.process import WarmProcess
 
 
@@ -42,34 +45,31 @@ def warm_once(asked: Lineup, run: Run, once: Once, settings: Settings) -> tuple[
     terms = Terms(base, max_lora_rank=run.limits.max_lora_rank)
     store = Store(settings.cache_dir)
     watched = Watched(store, run.copies) if once.residency else None
-    with holding(store) as hold:
-        admit = admitting(
-            asked, terms, settings, hold, hear=watched.hear if watched is not None else unheard, copies=run.copies
-        )
-        admitted = [reported(item, admit(item)) for item in asked.items]
-        reports = _loaded(admitted, base, asked, run, once, answers, settings)
+    with holding(store) as hold, shown_stages(settings, len(asked.items)) as shown:
+
+        def hear(name: str, stage: str, snapshot: "Snapshot | None") -> None:
+            shown.hear(name, stage)
+            if watched is not None:
+                watched.hear(name, stage, snapshot)
+
+        admit = admitting(asked, terms, settings, hold, hear=hear, progress=shown, copies=run.copies)
+        admitted = []
+        for item in asked.items:
+            admitted.append(reported(item, admit(item)))
+            shown.passed(failed=admitted[-1][1] is None)
+        reports = [report for report, _ in admitted]
+        if any(job is not None for _, job in admitted):
+            plan = _plan(base, [job.adapter for _, job in admitted if job is not None], asked, run, settings)
+            reports = _loaded(admitted, plan, once, answers, shown, settings)
         if watched is not None:
             reports = [watched.told(report) for report in reports]
     return reports, answers
 
 
-def _loaded(
-    admitted: "Sequence[tuple[LoadReport, Job | None]]",
-    base: "BaseModel",
-    asked: Lineup,
-    run: Run,
-    once: Once,
-    answers: list[Answers],
-    settings: Settings,
-) -> list[LoadReport]:
-    """The reports of all, of which those that have a job went through a warm process of their own."""
+def _plan(base: "BaseModel", adapters: "Sequence[Adapter]", asked: Lineup, run: Run, settings: Settings) -> "Plan":
     from lora_cli.runtime.plan import lay_out
-    from lora_cli.runtime.process import WarmProcess
 
-    adapters = [job.adapter for _, job in admitted if job is not None]
-    if not adapters:
-        return [report for report, _ in admitted]
-    plan = lay_out(
+    return lay_out(
         base,
         adapters,
         run.limits,
@@ -79,20 +79,44 @@ def _loaded(
         cache_dir=settings.cache_dir,
         eviction=run.eviction.value,
     )
-    with WarmProcess(plan, tell=teller(settings)) as process:
-        for note in process.start().notes:
-            say(note, settings)
-        return [_load(report, job, process, once, answers) for report, job in admitted]
 
 
-def _load(
-    report: LoadReport, job: "Job | None", process: "WarmProcess", once: Once, answers: list[Answers]
-) -> LoadReport:
+def _loaded(
+    admitted: "Sequence[tuple[LoadReport, Job | None]]",
+    plan: "Plan",
+    once: Once,
+    answers: list[Answers],
+    shown: Staged,
+    settings: Settings,
+) -> list[LoadReport]:
+    """The reports of all, of which those that have a job went through a warm process of their own."""
+    from lora_cli.runtime.process import WarmProcess
+
+    heard = teller(settings)
+
+    def tell(name: str, stage: str) -> None:
+        shown.hear(name, stage)
+        heard(name, stage)
+
+    shown.go_on("proved", sum(job is not None for _, job in admitted))
+    with WarmProcess(plan, tell=tell) as process:
+        shown.hear("warm process", "start")
+        notes = process.start().notes
+        with shown.paused():
+            for note in notes:
+                say(note, settings)
+        reports = []
+        for report, job in admitted:
+            reports.append(report if job is None else _load(report, job, process, once, answers))
+            if job is not None:
+                shown.passed(failed=bool(reports[-1].error))
+        return reports
+
+
+def _load(report: LoadReport, job: "Job", process: "WarmProcess", once: Once, answers: list[Answers]) -> LoadReport:
     """The report of an accepted adapter, loaded and proved; its answer is added to ``answers``."""
     from lora_cli.runtime.admitted import continued, failed
 
-    if job is None:
-        return report
     loaded = continued(report, process.load(job))
     if once.prompt and not loaded.error:
         try:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lora_cli.check.admission import Admission
     from lora_cli.cli.warm_tier import Copies
     from lora_cli.core.snapshot import Snapshot
+    from lora_cli.fetch.progress import Progress
     from lora_cli.runtime.plan import Limits
     from lora_cli.store.holds import Hold
 
@@ -72,9 +73,10 @@ def admitting(
     hold: "Hold",
     *,
     hear: Heard = unheard,
+    progress: "Progress | None" = None,
     copies: "Copies | None" = None,
 ) -> "Callable[[Item], Admission]":
-    """What brings one adapter into the cache, judges it there and makes its copy; ``hear`` is told of each stage."""
+    """What brings one adapter into the cache, judges it there and copies it; ``hear`` and ``progress`` are told."""
     from lora_cli.check.admission import admit
     from lora_cli.sources.registry import Sources
     from lora_cli.store import Store
@@ -94,6 +96,7 @@ def admitting(
             hold=hold,
             latest=item.latest,
             hear=partial(hear, item.name),
+            progress=progress,
         )
         if copies is None or admission.refusal is not None:
             return admission

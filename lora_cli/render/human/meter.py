@@ -41,20 +41,22 @@ def render_meter(meter: Meter, width: int, height: int, *, plain: bool = False) 
     room = max(height - 1, 0)
     shown = meter.rows if len(meter.rows) <= room else meter.rows[: max(room - 1, 0)]
     column = min(max((len(safe(row.name)) for row in shown), default=0), max(width - AMOUNT - 1, 12))
-    lines = [_row(row, column, width, plain) for row in shown]
+    lines = [render_row(row, column, width, plain) for row in shown]
     if len(shown) < len(meter.rows) and room:
         lines.append(f"and {len(meter.rows) - len(shown)} more")
     return [line[:width].rstrip() for line in (*lines, _sum(meter, width))]
 
 
-def _row(row: Row, column: int, width: int, plain: bool) -> str:
+def render_row(row: Row, column: int, width: int, plain: bool) -> str:
+    """One adapter, its name in ``column`` columns, a bar where there is room, and its bytes."""
     amount = size(row.done) if row.total is None else f"{size(row.done)} of {size(row.total)}"
-    bar = min(width - column - AMOUNT - 2, WIDEST_BAR)
-    drawn = f" {_bar(row, bar, plain)}" if bar >= NARROWEST_BAR else ""
-    return f"{_cut(safe(row.name), column):<{column}}{drawn} {amount:>{AMOUNT}}"
+    room = min(width - column - AMOUNT - 2, WIDEST_BAR)
+    drawn = f" {bar(row, room, plain)}" if room >= NARROWEST_BAR else ""
+    return f"{cut(safe(row.name), column):<{column}}{drawn} {amount:>{AMOUNT}}"
 
 
-def _bar(row: Row, width: int, plain: bool) -> str:
+def bar(row: Row, width: int, plain: bool) -> str:
+    """How far something is, in ``width`` columns."""
     full, empty = ("#", "-") if plain else ("━", "─")
     filled = 0 if not row.total else min(width * row.done // row.total, width)
     return full * filled + empty * (width - filled)
@@ -84,7 +86,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
-def _cut(text: str, width: int) -> str:
+def cut(text: str, width: int) -> str:
     """``text`` in so many columns: its middle goes, because names differ at their ends."""
     if len(text) <= width:
         return text

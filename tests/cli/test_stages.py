@@ -1,0 +1,92 @@
+"""What a terminal shows while ``warm --once`` runs, and that it shows nothing where it should not."""
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from lora_cli.cli.stages import Staged
+from lora_cli.render.human.meter import Row
+from tests.cli.test_progress import on_a_terminal, screen
+from tests.hub_server import Hub
+from tests.making import llama_modules, write_adapter, write_base_config
+
+QUERIES = llama_modules(["q_proj"])
+
+
+def test_stages_and_bytes_of_the_adapter_at_hand_and_how_many_are_through() -> None:
+    staged = Staged(3)
+    staged.hear("a", "resolve")
+    staged.hear("a", "fetch")
+    staged.began("a: adapter_model.safetensors", 100, 0)
+    staged.advanced("a: adapter_model.safetensors", 40)
+    now = staged.stages(time.monotonic())
+    assert (now.name, now.stage, now.row, now.ended, now.count) == ("a", "fetch", Row("a", 40, 100), 0, 3)
+    staged.advanced("a: adapter_model.safetensors", 60)
+    staged.ended("a: adapter_model.safetensors")
+    for failed in (False, True, False):
+        staged.passed(failed=failed)
+    now = staged.stages(time.monotonic())
+    assert (now.row, now.through, now.ended, now.failed) == (None, "accepted", 2, 1)
+    staged.go_on("proved", 2)
+    staged.hear("a", "proof")
+    staged.passed(failed=False)
+    staged.waiting("b")
+    now = staged.stages(time.monotonic())
+    assert (now.through, now.ended, now.count, now.failed) == ("proved", 1, 2, 1)
+    assert "another process" in now.stage
+
+
+@pytest.fixture
+def warm(tmp_path: Path) -> list[str]:
+    """The words that warm three adapters, of which one is refused."""
+    write_base_config(tmp_path / "base")
+    for seed, name in enumerate(("one", "two")):
+        write_adapter(tmp_path / name, modules=QUERIES, seed=seed)
+    write_adapter(tmp_path / "bad", modules=QUERIES, drop=lambda name: "lora_B" in name)
+    adapters = [str(tmp_path / name) for name in ("one", "bad", "two")]
+    words = ["warm", *adapters, "--base", str(tmp_path / "base"), "--once", "--device", "cpu"]
+    return ["--cache-dir", str(tmp_path / "cache"), *words]
+
+
+def drawn_in(shown: str) -> list[str]:
+    return [line for line in re.split(r"\x1b\[[AJ]|\r|\n", shown) if re.search(r"\d of \d (accepted|proved)", line)]
+
+
+def test_a_terminal_shows_each_stage_and_keeps_the_table_alone(warm: list[str]) -> None:
+    code, shown = on_a_terminal(warm, columns=70, rows=24)
+    assert code == 1
+    drawn = drawn_in(shown)
+    assert any("0 of 2 proved, 1 failed" in line for line in drawn)
+    assert "warm process  start" in shown
+    assert max(map(len, drawn)) < 70
+    kept = screen(shown)
+    assert not drawn_in("\n".join(kept))
+    assert not any("warm process  start" in line for line in kept)
+    assert sum("proved" in line for line in kept) == 3
+    assert kept[0].startswith("/")
+
+
+@pytest.mark.parametrize("flag", ["--no-progress", "--quiet", "--verbose"])
+def test_nothing_is_drawn_where_nobody_wants_it(flag: str, warm: list[str]) -> None:
+    code, shown = on_a_terminal([flag, *warm], columns=70, rows=24)
+    assert code == 1
+    assert not drawn_in(shown)
+    assert "\x1b[J" not in shown
+    assert ("one: proof" in shown) is (flag == "--verbose")
+
+
+def test_bytes_that_come_slowly_are_shown_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = write_adapter(tmp_path / "sql", modules=QUERIES)
+    write_base_config(tmp_path / "base")
+    with Hub() as hub:
+        files = {path.name: path.read_bytes() for path in adapter.iterdir()}
+        hub.add("org/sql", files)
+        hub.fault("cdn", times=-1, delay_s=0.5)
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        words = ["warm", "org/sql", "--base", str(tmp_path / "base"), "--once", "--device", "cpu"]
+        code, shown = on_a_terminal(["--cache-dir", str(tmp_path / "cache"), *words], columns=80, rows=24)
+    assert code == 0
+    assert re.search(r"org/sql  fetch .* of \d", shown)
+    assert "0 of 1 accepted" in shown
