@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator, Mapping
 from lora_cli.core.adapter import Adapter, LoraPair
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.experts import rewritten
-from lora_cli.core.keys import PAIR_PARTS
+from lora_cli.core.frozen import dataclass, field, replace
+from lora_cli.core.keys import PAIR_PARTS, Key
 from lora_cli.core.lora_config import LoraConfig
-from lora_cli.core.targets import scales, targeted_in
+from lora_cli.core.targets import scales, targeted_in, wrapped_parameters
 from lora_cli.errors import FormatError, Refused
 
 FEATURES: Mapping[str, tuple[Callable[[LoraConfig], bool], str]] = {
@@ -28,6 +29,12 @@ FEATURES: Mapping[str, tuple[Callable[[LoraConfig], bool], str]] = {
 }
 """Variants whose forward is more than ``W + s*B*A``: whether a config has one, and the field that says so."""
 
+OF_THE_WHOLE = frozenset({"use_dora", "bias", "lora_bias", "modules_to_save", "target_parameters"})
+"""Fields of those that are composed onto the whole model, where its own weights are at hand."""
+
+WHOLE_PARTS = frozenset({"magnitude", "lora_bias"})
+"""Parts that go with them; biases and saved modules do where the config says so."""
+
 CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initialisations that rewrite the base's weights (PEFT, ``tuners/lora/layer.py``): the adapter alone is not enough."""
 
@@ -46,21 +53,69 @@ PART_NAMES = {
 COPY_PARTS = ("base_layer", "saved")
 
 HINT = "validate says whether an engine can serve it; the runtime composes plain LoRA on linear and embedding layers"
+WHOLE_HINT = "--forward model composes it onto the whole model"
 
 
-def scalings(adapter: Adapter, base: BaseModel) -> dict[str, float]:
-    """PEFT's scaling of every module of ``adapter``, by path, in the file's order. All of it can be composed.
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Where in an adapter stands what one module has beside factors in a slot: names of tensors.
+
+    ``params`` and ``updates`` are by the parameter's name; an update is the path of its pair and its scaling.
+    """
+
+    params: dict[str, str] = field(default_factory=dict)
+    updates: dict[str, tuple[str, float]] = field(default_factory=dict)
+    magnitude: str = ""
+    shift: str = ""
+
+
+def scalings(adapter: Adapter, base: BaseModel, *, whole: bool = False) -> dict[str, float]:
+    """PEFT's scaling of every module of ``adapter`` with factors for a slot, by path, in the file's order.
+
+    All of it can be composed, with ``whole`` onto a whole model.
 
     Raises:
         Refused: it uses a feature, holds a tensor, or names a module that the runtime does not compose.
         FormatError: its config or header cannot be read, or it holds no LoRA at all.
     """
     config = rewritten(_readable(adapter), base)
-    for reason in _obstacles(adapter, config, base):
-        raise Refused(f"{adapter.name}: {reason}", hint=HINT)
+    for reason, hint in _obstacles(adapter, config, base, whole=whole):
+        raise Refused(f"{adapter.name}: {reason}", hint=hint)
     if not adapter.pairs:
         raise FormatError("holds no LoRA weights", where=adapter.name)
-    return {module: scale.scaling for module, scale in scales(config, adapter.pairs).items()}
+    wrapped = wrapped_parameters(config, base.parameters)
+    modules = [module for module in adapter.pairs if module not in wrapped]
+    return {module: scale.scaling for module, scale in scales(config, modules).items()}
+
+
+def named_beside(adapter: Adapter, base: BaseModel) -> dict[str, Named]:
+    """What ``adapter``, which can be composed onto a whole model, has beside factors in a slot, by module path."""
+    config = rewritten(_readable(adapter), base)
+    found: dict[str, Named] = {}
+    for name, key in adapter.keys.items():
+        held = found.get(key.module, Named())
+        if key.part == "magnitude":
+            found[key.module] = replace(held, magnitude=name)
+        elif key.part == "lora_bias":
+            found[key.module] = replace(held, shift=name)
+        elif _replaces(key, config):
+            found[key.module] = replace(held, params={**held.params, key.param: name})
+    wrapped = wrapped_parameters(config, base.parameters)
+    scaling = scales(config, wrapped.values())
+    for wrapper, parameter in wrapped.items():
+        module, _, param = parameter.rpartition(".")
+        if wrapper in adapter.pairs:
+            held = found.get(module, Named())
+            update = (wrapper, scaling[parameter].scaling)
+            found[module] = replace(held, updates={**held.updates, param: update})
+    return found
+
+
+def _replaces(key: Key, config: LoraConfig) -> bool:
+    """Whether a tensor stands in place of a parameter of the base: a trained bias, or a module of modules_to_save."""
+    if key.part in {"bias", *COPY_PARTS} and key.param == "bias" and config.bias != "none":
+        return True
+    return key.part == "saved" and any(f".{name}." in f".{key.module}." for name in config.modules_to_save or ())
 
 
 def copied_modules(adapter: Adapter, base: BaseModel) -> dict[str, str]:
@@ -73,15 +128,17 @@ def copied_modules(adapter: Adapter, base: BaseModel) -> dict[str, str]:
         module = base.modules.get(key.module)
         if module is None or key.part not in COPY_PARTS or key.param != "weight" or name not in adapter.tensors:
             continue
+        if adapter.config is not None and _replaces(key, adapter.config):
+            continue
         shape = (module.d_out, module.d_in) if module.kind == "linear" else (module.d_in, module.d_out)
         if adapter.tensors[name].shape == shape:
             found[name] = key.module
     return found
 
 
-def largest_rank(adapter: Adapter) -> int:
-    """The largest rank that the tensors themselves have; 0 without any."""
-    return max((pair.rank or 0 for pair in adapter.pairs.values()), default=0)
+def largest_rank(adapter: Adapter, base: BaseModel) -> int:
+    """The largest rank that the tensors of modules of ``base`` themselves have; 0 without any."""
+    return max((pair.rank or 0 for path, pair in adapter.pairs.items() if path in base.modules), default=0)
 
 
 def _readable(adapter: Adapter) -> LoraConfig:
@@ -93,35 +150,46 @@ def _readable(adapter: Adapter) -> LoraConfig:
     return adapter.config
 
 
-def _obstacles(adapter: Adapter, config: LoraConfig, base: BaseModel) -> Iterator[str]:
-    """Each reason why not, as "…" after the adapter's name."""
-    for feature, (present, field) in FEATURES.items():
-        if present(config):
-            yield f"{feature} cannot be composed by the runtime yet ({field} in its config)"
+def _obstacles(adapter: Adapter, config: LoraConfig, base: BaseModel, *, whole: bool) -> Iterator[tuple[str, str]]:
+    """Each reason why not, as "…" after the adapter's name, and what to do about it."""
+    for feature, (present, field_name) in FEATURES.items():
+        if present(config) and not (whole and field_name in OF_THE_WHOLE):
+            hint = WHOLE_HINT if field_name in OF_THE_WHOLE else HINT
+            yield f"{feature} cannot be composed by the runtime yet ({field_name} in its config)", hint
+    for reason in _tensor_obstacles(adapter, config, base, whole=whole):
+        yield reason, HINT
+
+
+def _tensor_obstacles(adapter: Adapter, config: LoraConfig, base: BaseModel, *, whole: bool) -> Iterator[str]:
     init = config.init_lora_weights
     if isinstance(init, str) and init.lower().startswith(CHANGES_THE_BASE):
         yield f"it was trained on base weights changed by its initialisation (init_lora_weights {init!r})"
     copies = copied_modules(adapter, base)
     for name, key in adapter.keys.items():
-        if key.part not in PAIR_PARTS and name not in copies:
+        beside = whole and (key.part in WHOLE_PARTS or _replaces(key, config))
+        if key.part not in PAIR_PARTS and name not in copies and not beside:
             yield f"{name} is {PART_NAMES[key.part]}, which cannot be composed by the runtime yet"
     used = {info.name for pair in adapter.pairs.values() for info in (pair.a, pair.b) if info is not None}
     for name in adapter.tensors:
         if name not in used and name not in copies and adapter.keys[name].part in PAIR_PARTS:
             yield f"{name} names a factor that another tensor gives as well"
+    wrapped = wrapped_parameters(config, base.parameters) if whole else {}
     for module, pair in adapter.pairs.items():
-        yield from _module_obstacles(module, pair, base)
-    yield from _target_obstacles(adapter, config, base)
+        yield from _pair_obstacles(module, pair) if module in wrapped else _module_obstacles(module, pair, base)
+    yield from _target_obstacles(adapter, config, base, wrapped)
 
 
-def _target_obstacles(adapter: Adapter, config: LoraConfig, base: BaseModel) -> Iterator[str]:
+def _target_obstacles(
+    adapter: Adapter, config: LoraConfig, base: BaseModel, wrapped: Mapping[str, str]
+) -> Iterator[str]:
     chosen = targeted_in(config, base)
     for module in adapter.pairs:
-        if module not in chosen:
+        if module not in chosen and module not in wrapped:
             yield f"it holds factors for {module}, which its config does not target: PEFT would ignore them"
     embeddings = [module for module in chosen if base.modules[module].kind == "embedding"]
-    if config.ensure_weight_tying and base.tied_embeddings and embeddings:
-        yield f"one LoRA tied across {embeddings[0]} and the output cannot be composed yet (ensure_weight_tying)"
+    if config.ensure_weight_tying and base.tied_embeddings and (embeddings or config.modules_to_save):
+        tied = embeddings[0] if embeddings else "modules_to_save"
+        yield f"one LoRA tied across {tied} and the output cannot be composed yet (ensure_weight_tying)"
 
 
 def _module_obstacles(module: str, pair: LoraPair, base: BaseModel) -> Iterator[str]:
@@ -130,6 +198,10 @@ def _module_obstacles(module: str, pair: LoraPair, base: BaseModel) -> Iterator[
         yield f"{module} is no module of {base.name} that LoRA can be put on"
     elif (target.kind == "embedding") != pair.embedding:
         yield f"{module} is of kind {target.kind} in the base, and the adapter's factors are for another"
+    yield from _pair_obstacles(module, pair)
+
+
+def _pair_obstacles(module: str, pair: LoraPair) -> Iterator[str]:
     for info in (pair.a, pair.b):
         if info is None:
             yield f"{module} has only one of its two factors"

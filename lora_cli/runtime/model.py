@@ -8,10 +8,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from lora_cli.errors import FormatError, Refused
+from lora_cli.runtime.beside import Beside
 from lora_cli.runtime.forward import Bound, Segment, add_lora, bind, route
 from lora_cli.runtime.slots import Slots
+from lora_cli.runtime.variants import Variant, variant
 
 
 def load_model(directory: Path, *, dtype: torch.dtype, device: str) -> nn.Module:
@@ -59,14 +62,35 @@ class ComposedModel:
         self._rows: tuple[int, ...] = ()
         self._segments: dict[torch.Size, tuple[Segment, ...]] = {}
         self._bound: dict[tuple[str, torch.Size], tuple[Bound, ...]] = {}
-        self._hooks = []
-        found = dict(model.named_modules())
+        self._variants: dict[str, dict[int, Variant]] = {}
+        self._hooks: dict[str, RemovableHandle] = {}
+        self._found = dict(model.named_modules())
         for path in slots.stacks:
-            reason = _why_not(found, path, slots)
+            reason = _why_not(self._found, path, slots)
             if reason:
                 self.refused[path] = reason
             else:
-                self._hooks.append(found[path].register_forward_hook(self._hook(path), with_kwargs=True))
+                self._hook_on(path)
+
+    @contextmanager
+    def dressed(self, slot: int, beside: Mapping[str, Beside]) -> Iterator[None]:
+        """Within the block rows of ``slot`` also have what its adapter has ``beside`` its factors, by module path.
+
+        Raises:
+            Refused: the model has no such module or parameter.
+        """
+        made = {
+            path: variant(path, self._found.get(path), one, self._merged(slot, path, one), self.device)
+            for path, one in beside.items()
+        }
+        for path, one in made.items():
+            self._hook_on(path)
+            self._variants.setdefault(path, {})[slot] = one
+        try:
+            yield
+        finally:
+            for path in made:
+                del self._variants[path][slot]
 
     def weight(self, module: str) -> torch.Tensor:
         """``[d_out, d_in]``, for a Conv1D too; ``[vocabulary, width]`` for an embedding."""
@@ -119,7 +143,7 @@ class ComposedModel:
 
     def detach(self) -> None:
         """Take the hooks off: the model is the base again."""
-        for hook in self._hooks:
+        for hook in self._hooks.values():
             hook.remove()
 
     @property
@@ -136,23 +160,66 @@ class ComposedModel:
         finally:
             self._rows, self._segments, self._bound = (), {}, {}
 
-    def _hook(self, path: str) -> Any:
-        embedding = self._slots.stacks[path].embedding
+    def _hook_on(self, path: str) -> None:
+        if path not in self._hooks:
+            self._hooks[path] = self._found[path].register_forward_hook(self._hook(path), with_kwargs=True)
 
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: torch.Tensor) -> Any:
+    def _hook(self, path: str) -> Any:
+        has_factors = path in self._slots.stacks and path not in self.refused
+
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
             if not any(self._rows):
                 return output
-            x: torch.Tensor = args[0] if args else kwargs["input"]
-            leading = x.shape if embedding else x.shape[:-1]
-            flat = x.reshape(-1) if embedding else x.reshape(-1, x.shape[-1])
-            bound = self._bound_to(path, leading)
-            scale = getattr(module, "embed_scale", None)
-            if scale is None:
-                return add_lora(output.reshape(-1, output.shape[-1]), flat, bound).view_as(output)
-            lora = add_lora(torch.zeros_like(output).view(-1, output.shape[-1]), flat, bound).view_as(output)
-            return output + lora * scale
+            x: torch.Tensor = args[0] if args else next(iter(kwargs.values()))
+            variants = self._variants.get(path)
+            spans = self._spans(path, module, len(x)) if variants else ()
+            varied = [(span, variants[slot]) for slot, span in spans if slot in variants] if variants else []
+            for span, one in varied:
+                one.renew(module, args, kwargs, output, span)
+            if has_factors:
+                output = self._with_lora(path, module, x, output)
+            for span, one in varied:
+                one.finish(output, span)
+            return output
 
         return hook
+
+    def _with_lora(self, path: str, module: nn.Module, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        stack = self._slots.stacks[path]
+        leading = x.shape if stack.embedding else x.shape[:-1]
+        flat = x.reshape(-1) if stack.embedding else x.reshape(-1, x.shape[-1])
+        bound = self._bound_to(path, leading)
+        scale: torch.Tensor | None = getattr(module, "embed_scale", None)
+        if scale is None:
+            return add_lora(output.reshape(-1, output.shape[-1]), flat, bound).view_as(output)
+        lora = add_lora(torch.zeros_like(output).view(-1, output.shape[-1]), flat, bound).view_as(output)
+        return output + lora * scale
+
+    def _spans(self, path: str, module: nn.Module, size: int) -> Iterator[tuple[int, slice]]:
+        """Which part of a batch of ``size`` rows, or tokens, belongs to which slot.
+
+        transformers' routers and fused experts see all tokens of the batch, row by row.
+        """
+        rows = len(self._rows)
+        experts = any(parameter.dim() > 2 for parameter in module.parameters(recurse=False))
+        experts = experts or type(module).__name__.endswith("Router")
+        if len(set(self._rows)) == 1:
+            yield self._rows[0], slice(0, size)
+        elif size == rows or (experts and size % rows == 0):
+            each = size // rows
+            for row, slot in enumerate(self._rows):
+                yield slot, slice(row * each, (row + 1) * each)
+        else:
+            raise _mixed(path)
+
+    def _merged(self, slot: int, path: str, beside: Beside) -> torch.Tensor | None:
+        """``W + s*B*A`` ``[d_out, d_in]`` of a module with a DoRA magnitude and factors in ``slot``."""
+        stack = self._slots.stacks.get(path)
+        if beside.magnitude is None or stack is None or path not in self._slots.on(slot):
+            return None
+        a, b = self._slots.at(slot, path)
+        weight = self.weight(path).t() if stack.embedding else self.weight(path)
+        return weight.float() + stack.scaling[slot].float() * (b.t().float() @ a.float())
 
     def _bound_to(self, path: str, leading: torch.Size) -> tuple[Bound, ...]:
         """The factors for each segment of a module that sees tokens of shape ``leading``; kept for the next step."""
@@ -170,9 +237,11 @@ class ComposedModel:
             return route(self._rows[:1], self._slots, tokens)
         if len(leading) > 1 and leading[0] == len(self._rows):
             return route(self._rows, self._slots, tokens // len(self._rows))
-        raise Refused(
-            f"{path} mixes the rows of a batch: its tokens cannot be told apart", hint="one adapter at a time"
-        )
+        raise _mixed(path)
+
+
+def _mixed(path: str) -> Refused:
+    return Refused(f"{path} mixes the rows of a batch: its tokens cannot be told apart", hint="one adapter at a time")
 
 
 def moved(model: ComposedModel, ids: torch.Tensor, slot: int, base_logits: torch.Tensor) -> float:

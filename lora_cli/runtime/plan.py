@@ -88,7 +88,7 @@ def lay_out(
 
     ``more`` are modules that get storage besides, for adapters that are not known yet.
     """
-    ranks = [largest_rank(adapter) for adapter in adapters]
+    ranks = [largest_rank(adapter, base) or 1 for adapter in adapters]
     if more or not ranks:
         ranks.append(DEFAULT_RANK)
     used = {*more, *(module for adapter in adapters for module in adapter.pairs)}

@@ -6,29 +6,26 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from lora_cli.core.results import Answers, LoadReport
-from lora_cli.errors import Corrupt, FormatError, LoraCliError, MachineError
+from lora_cli.errors import FormatError, LoraCliError, MachineError
 from lora_cli.runtime.base_weights import BaseWeights, CheckpointWeights, SyntheticWeights, has_checkpoint
 from lora_cli.runtime.clock import AT_HAND, Clock, quiet
-from lora_cli.runtime.composable import largest_rank, scalings
-from lora_cli.runtime.copies import refuse_changed_copies
+from lora_cli.runtime.composable import largest_rank
 from lora_cli.runtime.forward import lora_delta, route
-from lora_cli.runtime.loading import load_into
-from lora_cli.runtime.packing import pack, packed_infos, read_packed
 from lora_cli.runtime.plan import Answer, Held, Holdings, Job, Plan, Ready, Served, TierName
 from lora_cli.runtime.proof import prove
 from lora_cli.runtime.room import out_of_memory, storage
+from lora_cli.runtime.shelf import Shelf
 from lora_cli.runtime.slots import BASE_SLOT
-from lora_cli.runtime.weights import LoraWeights, read_weights, weight_bytes
+from lora_cli.runtime.weights import LoraWeights, weight_bytes
 from lora_cli.runtime.whole import WholeModel
 from lora_cli.store import Store
-from lora_cli.store.packed import packed_file
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.history import History
 from lora_cli.tiers.tier import Tier
@@ -51,9 +48,9 @@ class Worker:
         self.device = _device(plan.device)
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.store = Store(plan.cache_dir) if plan.cache_dir is not None else None
-        self.unpacked: set[str] = set()
         self.running = threading.Lock()
         self.slots, self.slab = storage(plan, self.dtype, self.device)
+        self.shelf = Shelf(self.slab, plan.base, self.store, whole=plan.forward == "model")
         self._kept: dict[int, ExitStack] = {}
         self._histories: dict[str, History] = {}
         self.whole = WholeModel(plan, self.slots, self.dtype, self.device) if plan.forward == "model" else None
@@ -62,9 +59,9 @@ class Worker:
             plan.eviction,
             "cpu",
             Budget(self.slab.max_loras, plan.max_cpu_bytes),
-            weigh=lambda _key: self.slab.slot_bytes,
+            weigh=lambda _key: self.shelf.weigh(AT_HAND.get().job),
             load=self._read,
-            drop=lambda _key, place: self.slab.clear(place),
+            drop=lambda _key, place: self.shelf.clear(place),
             history=self._known("cpu"),
         )
         self.resident: Tier[int] = Tier.by(
@@ -91,18 +88,18 @@ class Worker:
         report = LoadReport(job.name, job.digest, tier=self._tier_of(job))
         try:
             with self._job(job, tell) as clock, self.resident.lease(job.key, patience_s=PATIENCE_S) as slot:
-                report = replace(
-                    report, slot=slot.value, rank=largest_rank(job.adapter), bytes=weight_bytes(job.adapter)
-                )
+                rank = largest_rank(job.adapter, self.plan.base)
+                report = replace(report, slot=slot.value, rank=rank, bytes=weight_bytes(job.adapter))
                 with clock.at("proof"):
-                    weights = self._weights(job)
+                    weights = self.shelf.weights(job)
                     with self.running:
                         proof = prove(self.slots, slot.value, weights, self.base, seed=self.plan.seed)
-                report = replace(report, proof=proof)
-                if proof.holds and self.whole is not None:
+                # Without factors in a slot (fused experts alone) the whole model says whether it does anything.
+                report = replace(report, proof=proof if proof.modules or self.whole is None else None)
+                if self.whole is not None and (report.proof is None or proof.holds):
                     with clock.at("model"), self.running:
                         self.whole.check(slot.value)
-                if proof.holds:
+                if report.proof is None or proof.holds:
                     self._pack(job, weights)
         except LoraCliError as error:
             report = replace(report, stage=AT_HAND.get().stage, error=error.message, hint=error.hint)
@@ -186,54 +183,37 @@ class Worker:
             return leases.enter_context(self.resident.lease(job.key, patience_s=PATIENCE_S)).value, tier
 
     def _read(self, key: str) -> int:
-        """Load what is at hand into a place in memory, from the packed file where there is one."""
+        """Read what is at hand into a place in memory."""
         clock = AT_HAND.get()
-        job = clock.job
         with clock.at("read"):
-            scaling = scalings(job.adapter, self.plan.base)
             if self.whole is not None:
-                self.whole.refuse(job.name, scaling)
-            refuse_changed_copies(job.directory, job.adapter, self.plan.base, self.base)
-            if self.store is not None and job.digest:
-                packed = packed_infos(self.store, job.digest, job.adapter, scaling)
-                if packed is not None:
-                    with suppress(Corrupt, MachineError):  # somebody took it away meanwhile
-                        return load_into(
-                            self.slab, packed_file(self.store, job.digest).parent, job.adapter, scaling, packed
-                        )
-                self.unpacked.add(key)
-            return load_into(self.slab, job.directory, job.adapter, scaling)
-
-    def _weights(self, job: Job) -> LoraWeights:
-        """The adapter's factors as its files have them, read on their own: what a slot is held against."""
-        scaling = scalings(job.adapter, self.plan.base)
-        packed = read_packed(self.store, job.digest, job.adapter, scaling) if self.store and job.digest else None
-        return packed or read_weights(job.directory, job.adapter, scaling)
+                self.whole.refuse(clock.job.name, self.shelf.scalings(clock.job))
+            return self.shelf.put(clock.job, self.base)
 
     def _pack(self, job: Job, weights: LoraWeights | None = None) -> None:
-        """Pack what was read from its snapshot. It is for the next time, so nobody's load is made to wait for it."""
-        if self.store is not None and job.key in self.unpacked:
-            self.unpacked.discard(job.key)
+        if self.shelf.is_unpacked(job):
             AT_HAND.get().began("pack")
-            pack(self.store, job.digest, job.adapter, weights or self._weights(job), self.plan.base)
+            self.shelf.pack(job, weights)
 
     def _put(self, key: str) -> int:
-        """From its place in memory to a slot: one copy; where memory is the device, the place is the slot and stays."""
+        """From its place in memory to a slot: one copy; where memory is the device, the place is the slot.
+
+        What undoes it is kept, and the place is leased as long.
+        """
         with ExitStack() as kept:
-            place = kept.enter_context(self.memory.lease(key)).value
+            slot = place = kept.enter_context(self.memory.lease(key)).value
             with AT_HAND.get().at("slot"):
-                if self.slab is self.slots:
-                    self._kept[place] = kept.pop_all()
-                    return place
-                slot = self.slots.put_from(self.slab, place)
+                if self.slab is not self.slots:
+                    slot = self.slots.put_from(self.slab, place)
+                    kept.callback(self.slots.clear, slot)
+                if self.whole is not None:
+                    kept.enter_context(self.whole.composed.dressed(slot, self.shelf.beside(place)))
                 self._wait_for_device()
+                self._kept[slot] = kept.pop_all()
                 return slot
 
     def _take_back(self, _key: str, slot: int) -> None:
-        if slot in self._kept:
-            self._kept.pop(slot).close()
-        else:
-            self.slots.clear(slot)
+        self._kept.pop(slot).close()
 
     def _tier_of(self, job: Job) -> TierName:
         """Where it is now."""

@@ -40,9 +40,13 @@ def with_peft(directory: Path, base: Path, seed: int = 0, **config: Any) -> tupl
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for name, parameter in composed.named_parameters():
-                if "lora_" in name:
-                    noise = torch.randn(parameter.shape, generator=generator)
+                noise = torch.randn(parameter.shape, generator=generator)
+                if "lora_magnitude_vector" in name:
+                    parameter.mul_(1 + 0.2 * noise)
+                elif "lora_" in name:
                     parameter.copy_(noise * 0.5 / max(parameter.shape[-1], 1) ** 0.5)
+                elif parameter.requires_grad:
+                    parameter.add_(noise * 0.1)
         composed.save_pretrained(directory)
     return composed.eval(), directory
 

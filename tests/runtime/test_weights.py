@@ -82,7 +82,7 @@ def test_scaling_is_per_module_with_rslora_and_patterns(tmp_path: Path) -> None:
         "0.self_attn.v_proj": 8 / math.sqrt(16),
         "1.self_attn.v_proj": 8 / math.sqrt(16),
     }
-    assert weights.rank == largest_rank(read(tmp_path)) == 16
+    assert weights.rank == largest_rank(read(tmp_path), LLAMA) == 16
 
 
 def test_a_file_that_was_cut_after_it_was_judged_is_corrupt_not_a_crash(tmp_path: Path) -> None:
