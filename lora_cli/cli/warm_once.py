@@ -1,6 +1,6 @@
 """``lora-cli warm --once``: every adapter fetched, validated, loaded and proved, one after the other."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,11 +14,15 @@ from lora_cli.errors import LoraCliError
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
+    from lora_cli.check.admission import Admission
     from lora_cli.core.adapter import Adapter
     from lora_cli.core.base_model import BaseModel
+    from lora_cli.core.item import Item
     from lora_cli.core.snapshot import Snapshot
     from lora_cli.runtime.plan import Job, Plan
     from lora_cli.runtime.process import WarmProcess
+
+    Admitted = tuple[LoadReport, Job | None, Snapshot | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,6 @@ def warm_once(asked: Lineup, run: Run, once: Once, settings: Settings) -> tuple[
     """Every adapter's report, in the order asked for, and the answers of those that were proved."""
     from lora_cli.check import Terms
     from lora_cli.cli.warm_residency import Watched
-    from lora_cli.runtime.admitted import reported
     from lora_cli.runtime.process import require
     from lora_cli.store import Store
     from lora_cli.store.holds import holding
@@ -52,18 +55,34 @@ def warm_once(asked: Lineup, run: Run, once: Once, settings: Settings) -> tuple[
             if watched is not None:
                 watched.hear(name, stage, snapshot)
 
-        admit = admitting(asked, terms, settings, hold, hear=hear, progress=shown, copies=run.copies)
-        admitted = []
-        for item in asked.items:
-            admitted.append(reported(item, admit(item)))
-            shown.passed(failed=admitted[-1][1] is None)
-        reports = [report for report, _ in admitted]
-        if any(job is not None for _, job in admitted):
-            plan = _plan(base, [job.adapter for _, job in admitted if job is not None], asked, run, settings)
-            reports = _loaded(admitted, plan, once, answers, shown, settings)
+        def finished(report: LoadReport, snapshot: "Snapshot") -> LoadReport:
+            if run.copies is None or report.error:
+                return report
+            shown.hear(report.name, "tier")
+            return run.copies.proved(store, report, snapshot)
+
+        admitted = _admitted(asked, admitting(asked, terms, settings, hold, hear=hear, progress=shown), shown)
+        reports = [report for report, _, _ in admitted]
+        adapters = [job.adapter for _, job, _ in admitted if job is not None]
+        if adapters:
+            plan = _plan(base, adapters, asked, run, settings)
+            reports = _loaded(admitted, plan, once, answers, shown, finished, settings)
         if watched is not None:
             reports = [watched.told(report) for report in reports]
     return reports, answers
+
+
+def _admitted(asked: Lineup, admit: "Callable[[Item], Admission]", shown: Staged) -> "list[Admitted]":
+    """Each adapter's report as far as it came, and where nothing kept it out its job."""
+    from lora_cli.runtime.admitted import reported
+
+    admitted: list[Admitted] = []
+    for item in asked.items:
+        admission = admit(item)
+        report, job = reported(item, admission)
+        admitted.append((report, job, admission.snapshot))
+        shown.passed(failed=job is None)
+    return admitted
 
 
 def _plan(base: "BaseModel", adapters: "Sequence[Adapter]", asked: Lineup, run: Run, settings: Settings) -> "Plan":
@@ -82,14 +101,15 @@ def _plan(base: "BaseModel", adapters: "Sequence[Adapter]", asked: Lineup, run: 
 
 
 def _loaded(
-    admitted: "Sequence[tuple[LoadReport, Job | None]]",
+    admitted: "Sequence[Admitted]",
     plan: "Plan",
     once: Once,
     answers: list[Answers],
     shown: Staged,
+    finished: "Callable[[LoadReport, Snapshot], LoadReport]",
     settings: Settings,
 ) -> list[LoadReport]:
-    """The reports of all, of which those that have a job went through a warm process of their own."""
+    """The reports of all, of which those that have a job went through a warm process of their own, and ``finished``."""
     from lora_cli.runtime.process import WarmProcess
 
     heard = teller(settings)
@@ -98,7 +118,7 @@ def _loaded(
         shown.hear(name, stage)
         heard(name, stage)
 
-    shown.go_on("proved", sum(job is not None for _, job in admitted))
+    shown.go_on("proved", sum(job is not None for _, job, _ in admitted))
     with WarmProcess(plan, tell=tell) as process:
         shown.hear("warm process", "start")
         notes = process.start().notes
@@ -106,10 +126,12 @@ def _loaded(
             for note in notes:
                 say(note, settings)
         reports = []
-        for report, job in admitted:
-            reports.append(report if job is None else _load(report, job, process, once, answers))
-            if job is not None:
-                shown.passed(failed=bool(reports[-1].error))
+        for report, job, snapshot in admitted:
+            if job is None or snapshot is None:
+                reports.append(report)
+                continue
+            reports.append(finished(_load(report, job, process, once, answers), snapshot))
+            shown.passed(failed=bool(reports[-1].error))
         return reports
 
 

@@ -1,4 +1,8 @@
-"""``warm --tier tmpfs:DIR``: a copy of each adapter that was accepted, in memory and by name."""
+"""``warm --tier tmpfs:DIR``: a copy of each adapter in memory, by name.
+
+``--once`` copies what was proved: a version that fails leaves the copy of the one before it where it is. ``--serve``
+copies what was accepted, before it is loaded.
+"""
 
 import os
 import re
@@ -9,6 +13,8 @@ from pathlib import Path
 from lora_cli.check.admission import Admission
 from lora_cli.core.frozen import replace
 from lora_cli.core.item import Item
+from lora_cli.core.results import LoadReport
+from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.store import Store
 from lora_cli.store.memory import OPTION, MemoryFolder
@@ -37,21 +43,34 @@ class Copies:
         folder = self._names.get(name, name)
         return self._folder.root / folder if _FOLDER.fullmatch(folder) else None
 
-    def keep(self, store: Store, admission: Admission) -> Admission:
+    def admitted(self, store: Store, admission: Admission) -> Admission:
         """An admission that was not refused, with its copy; where there can be none, that is its error."""
         assert admission.snapshot is not None
-        began = time.perf_counter()
-        error, place = None, self.place(admission.name)
-        try:
-            if place is None:
-                raise UsageError(f"{admission.name!r} cannot be the name of a folder", hint="give it another name")
-            self._folder.keep(store, admission.snapshot, place.name)
-        except LoraCliError as refused:
-            error = refused
-        stage_ms = {**admission.stage_ms, STAGE: (time.perf_counter() - began) * 1e3}
+        copied_to, error, ms = self._keep(store, admission.name, admission.snapshot)
+        stage_ms = {**admission.stage_ms, STAGE: ms}
         if error is not None:
             return replace(admission, stage_ms=stage_ms, stage=STAGE, error=error)
-        return replace(admission, stage_ms=stage_ms, copied_to=place)
+        return replace(admission, stage_ms=stage_ms, copied_to=copied_to)
+
+    def proved(self, store: Store, report: LoadReport, snapshot: Snapshot) -> LoadReport:
+        """The report of an adapter that was proved, with its copy; where there can be none, that is its error."""
+        from lora_cli.runtime.admitted import failed
+
+        copied_to, error, ms = self._keep(store, report.name, snapshot)
+        report = replace(report, stage_ms={**report.stage_ms, STAGE: ms})
+        return replace(report, copied_to=str(copied_to)) if error is None else failed(report, STAGE, error)
+
+    def _keep(self, store: Store, name: str, snapshot: Snapshot) -> tuple[Path | None, LoraCliError | None, float]:
+        """Where the copy lies, what kept it from that, and the milliseconds that it took."""
+        began = time.perf_counter()
+        error, place = None, self.place(name)
+        try:
+            if place is None:
+                raise UsageError(f"{name!r} cannot be the name of a folder", hint="give it another name")
+            self._folder.keep(store, snapshot, place.name)
+        except LoraCliError as refused:
+            error = refused
+        return place, error, (time.perf_counter() - began) * 1e3
 
 
 def _names(items: Iterable[Item]) -> Mapping[str, str]:

@@ -101,7 +101,7 @@ def admitting(
         if copies is None or admission.refusal is not None:
             return admission
         hear(item.name, "tier", admission.snapshot)
-        return copies.keep(store, admission)
+        return copies.admitted(store, admission)
 
     return admitted
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lora_cli.cli.main import main
@@ -20,7 +21,7 @@ from lora_cli.store import Store
 from lora_cli.store.memory import MemoryFolder, free_bytes
 from lora_cli.store.mounts import MEMORY, file_system
 from lora_cli.store.published import MARK
-from tests.making import llama_modules, write_adapter, write_base, write_base_config
+from tests.making import HIDDEN, Q_PROJ, llama_modules, write_adapter, write_base, write_base_config
 from tests.serving.running import Running
 from tests.store.keeping import put_snapshot, tree
 
@@ -65,7 +66,7 @@ def test_each_adapter_lies_in_memory_by_name_read_only_and_is_no_link(shm: Path,
     code, reports = warm(capsys, "./one", "./two", "--tier", f"tmpfs:{shm}/adapters", "--residency")
     assert code == 0
     assert [report["copied_to"] for report in reports] == [f"{shm}/adapters/{name}" for name in ("one", "two")]
-    assert [list(report["stage_ms"])[:4] for report in reports] == [["resolve", "fetch", "validate", "tier"]] * 2
+    assert [list(report["stage_ms"])[-2:] for report in reports] == [["proof", "tier"]] * 2
     copies = seen(shm / "adapters")
     assert copies.keys() == {f"{name}/{file}" for name in ("one", "two") for file in (CONFIG, WEIGHTS, MARK)}
     assert {value[1:] for value in copies.values()} == {(0o444, 1)}
@@ -105,6 +106,16 @@ def test_what_is_refused_is_not_copied_and_the_table_says_where_the_others_are(s
     assert f"{shm}/sql" in told
     assert f"{shm}/broken" not in told
     assert {path.name for path in shm.iterdir()} == {"sql"}
+
+
+def test_a_version_whose_proof_fails_leaves_the_copy_that_was_proved(shm: Path, capsys: Captured) -> None:
+    assert warm(capsys, "./one", "--tier", f"tmpfs:{shm}")[0] == 0
+    before = (shm / "one" / WEIGHTS).read_bytes()
+    zeros = {f"base_model.model.{Q_PROJ}.lora_B.weight": np.zeros((HIDDEN, 4), np.float32)}
+    write_adapter(Path("one"), modules=QUERIES, tensors=zeros)
+    code, (report,) = warm(capsys, "./one", "--tier", f"tmpfs:{shm}")
+    assert (code, report["stage"], report["copied_to"]) == (1, "proof", "")
+    assert (shm / "one" / WEIGHTS).read_bytes() == before
 
 
 def test_one_that_does_not_fit_fails_alone_with_the_bytes_it_is_short_of(
