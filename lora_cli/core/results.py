@@ -42,6 +42,20 @@ class Proof:
 
 
 @dataclass(frozen=True, slots=True)
+class Moved:
+    """How far an adapter moved the whole model's next token, over so many ``positions`` in seeded random tokens.
+
+    ``max_abs_logit_delta`` is the largest change of any logit; ``kl`` the mean over the positions of the divergence
+    KL(base || adapted) in nats; ``top1_changed`` counts positions where another token is the likeliest.
+    """
+
+    max_abs_logit_delta: float
+    kl: float
+    top1_changed: int
+    positions: int
+
+
+@dataclass(frozen=True, slots=True)
 class PageCache:
     """Files of ``bytes``, and how many bytes of them were in memory before a run and after it; None: not known."""
 
@@ -56,6 +70,7 @@ class LoadReport:
 
     ``stage_ms`` holds milliseconds by stage, in order: resolve, fetch, validate, read, slot, proof.
     ``tier`` is where the warm process found it: ``gpu``, ``cpu`` or ``disk``.
+    ``moved`` is what it does to the whole model, None where that was not run.
     ``copied_to`` is its folder in memory. ``residency`` is what of its files is in the page cache: of the ``snapshot``,
     of its ``packed`` weights and of that ``copy``. Both are empty where nobody asked.
     ``error`` is empty when every stage passed; ``stage`` names the one that failed, ``exit_code`` is what it ends with.
@@ -70,6 +85,7 @@ class LoadReport:
     tier: str = ""
     stage_ms: Mapping[str, float] = field(default_factory=dict)
     proof: Proof | None = None
+    moved: Moved | None = None
     stage: str = ""
     error: str = ""
     hint: str = ""

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from lora_cli.core.results import Moved
 from lora_cli.errors import FormatError, Refused
 from lora_cli.runtime.beside import Beside
 from lora_cli.runtime.forward import Bound, Segment, add_lora, bind, route
@@ -244,8 +245,8 @@ def _mixed(path: str) -> Refused:
     return Refused(f"{path} mixes the rows of a batch: its tokens cannot be told apart", hint="one adapter at a time")
 
 
-def moved(model: ComposedModel, ids: torch.Tensor, slot: int, base_logits: torch.Tensor) -> float:
-    """The largest change of any logit when ``slot`` is composed. ``base_logits`` are those of the same ``ids``.
+def moved(model: ComposedModel, ids: torch.Tensor, slot: int, base_logits: torch.Tensor) -> Moved:
+    """What changes when ``slot`` is composed. ``base_logits`` are those of the same ``ids``.
 
     Raises:
         Refused: a logit is not finite, or none changed.
@@ -256,7 +257,10 @@ def moved(model: ComposedModel, ids: torch.Tensor, slot: int, base_logits: torch
     delta = float((logits - base_logits).abs().max())
     if not delta:
         raise Refused("the whole model's logits are the base's, to the bit: the adapter changes nothing")
-    return delta
+    base, adapted = base_logits.double().log_softmax(-1), logits.double().log_softmax(-1)
+    kl = (base.exp() * (base - adapted)).sum(-1).mean()
+    changed = logits.argmax(-1) != base_logits.argmax(-1)
+    return Moved(delta, max(0.0, float(kl)), int(changed.sum()), changed.numel())
 
 
 def cache_name(model: nn.Module) -> str:

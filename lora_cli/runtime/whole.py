@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import nn
 
-from lora_cli.core.results import Answers
+from lora_cli.core.results import Answers, Moved
 from lora_cli.errors import FormatError, UsageError
 from lora_cli.runtime.base_weights import check_checkpoint
 from lora_cli.runtime.chat import Chat, stops
@@ -78,8 +78,8 @@ class WholeModel:
         """Raises ``Refused`` if one of ``modules`` cannot be composed onto the real model."""
         self.composed.refuse(name, modules)
 
-    def check(self, slot: int) -> float:
-        """The largest change of any logit over a few seeded tokens. Raises ``Refused`` when none, or not finite."""
+    def check(self, slot: int) -> Moved:
+        """How far it moves the next token, over a few seeded ones. Raises ``Refused`` if not at all, or not finite."""
         if self._base_logits is None:
             self._base_logits = self.composed.logits(self._ids, [BASE_SLOT])
         return moved(self.composed, self._ids, slot, self._base_logits)

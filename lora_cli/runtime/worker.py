@@ -98,7 +98,7 @@ class Worker:
                 report = replace(report, proof=proof if proof.modules or self.whole is None else None)
                 if self.whole is not None and (report.proof is None or proof.holds):
                     with clock.at("model"), self.running:
-                        self.whole.check(slot.value)
+                        report = replace(report, moved=self.whole.check(slot.value))
                 if report.proof is None or proof.holds:
                     self._pack(job, weights)
         except LoraCliError as error:

@@ -7,7 +7,7 @@ import pytest
 
 from lora_cli.bench.measured import MeasuredRun
 from lora_cli.bench.setting import Setting
-from lora_cli.core.results import Answers, BenchResult, LoadReport, ModuleProof, PageCache, Proof
+from lora_cli.core.results import Answers, BenchResult, LoadReport, ModuleProof, Moved, PageCache, Proof
 from lora_cli.render import json as as_json
 from lora_cli.render.human.bench import percentile, render_bench
 from lora_cli.render.human.loads import render_answers, render_load_reports
@@ -75,6 +75,20 @@ misnested: refused at validate
 2 adapters: 1 proved, 1 refused; proved
 on synthetic weights; 1226 ms in all
 """
+
+
+def test_how_far_the_next_token_moved_is_told_where_the_whole_model_was_run() -> None:
+    reports = [replace(PROVED, moved=Moved(32.41, 0.01234, 3, 16)), REFUSED]
+    table = render_load_reports(reports, 80).splitlines()[8:10]
+    assert [" ".join(line.split()) for line in table] == [
+        "next token max |Δlogit| KL (nats) another is likeliest",
+        "pirate 32.4 0.0123 3 of 16",
+    ]
+    narrow = " ".join(render_load_reports(reports, 40).split())
+    assert "next token logits moved by at most 32.4, KL 0.0123 nats, another is likeliest in 3 of 16" in narrow
+    document = json.loads(as_json.render_load_reports(reports))["adapters"]
+    assert document[0]["moved"] == {"max_abs_logit_delta": 32.41, "kl": 0.01234, "top1_changed": 3, "positions": 16}
+    assert document[1]["moved"] is None
 
 
 MEMORY_AT_80 = """

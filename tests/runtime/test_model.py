@@ -96,7 +96,13 @@ def test_without_its_hooks_the_model_is_the_base() -> None:
     ids = torch.arange(9)[None]
     base, adapted = ours.logits(ids, [0]), ours.logits(ids, [slot])
     assert not torch.equal(base, adapted)
-    assert moved(ours, ids, slot, base) == pytest.approx(float((adapted - base).abs().max()))
+    found = moved(ours, ids, slot, base)
+    assert found.max_abs_logit_delta == pytest.approx(float((adapted - base).abs().max()))
+    divergence = torch.nn.functional.kl_div(
+        adapted.log_softmax(-1), base.log_softmax(-1), log_target=True, reduction="none"
+    )
+    assert found.kl == pytest.approx(float(divergence.sum(-1).mean()), rel=1e-3)
+    assert (found.top1_changed, found.positions) == (int((adapted.argmax(-1) != base.argmax(-1)).sum()), 9)
     ours.detach()
     assert torch.equal(ours.logits(ids, [slot]), base)
 
@@ -181,6 +187,8 @@ def test_the_whole_model_is_run_with_the_adapter_and_answers_beside_the_base(
     report = whole.load(one)
     assert report.error == ""
     assert list(report.stage_ms) == ["read", "slot", "proof", "model"]
+    assert report.moved is not None
+    assert report.moved.kl > 0
     assert whole.load(other).error == ""
     first, second = (whole.answer(each, "what is the capital", 6) for each in (one, other))
     assert (first.adapter, first.prompt, first.base) == ("one", "what is the capital", second.base)

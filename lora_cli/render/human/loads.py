@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from lora_cli.core.results import Answers, LoadReport, PageCache
+from lora_cli.core.results import Answers, LoadReport, Moved, PageCache
 from lora_cli.render.text import columns, counted, milliseconds, paint, pairs, safe, share, size, wrap
 
 NARROW = 72
@@ -18,7 +18,7 @@ def render_load_reports(reports: Sequence[LoadReport], width: int, *, colour: bo
     The reason and hint of each that failed stand below.
     """
     stages = _stages(reports)
-    tables = [_facts(reports), _times(reports, stages), *_copies(reports), *_in_memory(reports)]
+    tables = [_facts(reports), _times(reports, stages), *_moves(reports), *_copies(reports), *_in_memory(reports)]
     fits = width >= NARROW and all(len(line) <= width for table in tables for line in table)
     if fits:
         lines = list(_styled(tables[0], reports, colour))
@@ -41,7 +41,7 @@ def outcome(report: LoadReport) -> str:
     """One word for how far it came."""
     if report.error:
         return "refused" if report.exit_code == 1 else "failed"
-    return "proved" if report.proof is not None and report.proof.holds else "loaded"
+    return "proved" if report.moved is not None or (report.proof is not None and report.proof.holds) else "loaded"
 
 
 def _proof(report: LoadReport) -> tuple[str, str]:
@@ -79,6 +79,17 @@ def _times(reports: Sequence[LoadReport], stages: Sequence[str]) -> list[str]:
         for report in reports
     ]
     return columns(("milliseconds", *stages, "total"), rows)
+
+
+def _moves(reports: Sequence[LoadReport]) -> Iterator[list[str]]:
+    """The table of what each adapter does to the whole model's next token, where that was run."""
+    rows = [(report.name, *_move(report.moved)) for report in reports if report.moved is not None]
+    if rows:
+        yield columns(("next token", "max |Δlogit|", "KL (nats)", "another is likeliest"), rows)
+
+
+def _move(moved: Moved) -> tuple[str, str, str]:
+    return f"{moved.max_abs_logit_delta:.3g}", f"{moved.kl:.3g}", f"{moved.top1_changed} of {moved.positions}"
 
 
 def _copies(reports: Sequence[LoadReport]) -> Iterator[list[str]]:
@@ -125,6 +136,7 @@ def _block(report: LoadReport, width: int, colour: bool) -> Iterator[str]:
         ("rank", report.rank),
         ("slot", report.slot),
         ("proof", "" if error == NONE else f"worst error {error} of {tolerance}"),
+        ("next token", _moved_in_words(report.moved) if report.moved is not None else ""),
         ("copied to", report.copied_to),
         ("ms", ", ".join(f"{stage} {milliseconds(ms)}" for stage, ms in report.stage_ms.items())),
         *(
@@ -134,6 +146,11 @@ def _block(report: LoadReport, width: int, colour: bool) -> Iterator[str]:
         ),
     ]
     yield from pairs(rows, width)
+
+
+def _moved_in_words(moved: Moved) -> str:
+    delta, kl, changed = _move(moved)
+    return f"logits moved by at most {delta}, KL {kl} nats, another is likeliest in {changed}"
 
 
 def _failure(report: LoadReport, width: int, colour: bool) -> Iterator[str]:
