@@ -1,5 +1,6 @@
 """Whether an adapter changes what a server says: a load that was answered with 200 proves nothing of that."""
 
+import threading
 from collections.abc import Sequence
 from math import inf
 
@@ -8,9 +9,9 @@ from lora_cli.endpoint.ours import Ours
 from lora_cli.endpoint.server import Prompt, Said, Server
 
 CANARIES: tuple[Prompt, ...] = (
+    tuple(range(3, 19)),  # token ids: a tokenizer that knows none of the words makes one and the same of all of them
     "The quick brown fox",
     "Q: What is the capital of France?\nA:",
-    tuple(range(3, 19)),  # token ids: a tokenizer that knows none of these words makes one and the same of all of them
 )
 TOKENS = 8
 LEAST = 1e-5
@@ -34,49 +35,47 @@ class Effect:
     how: str = ""
 
 
-class Canaries:
-    """Holds what a server's base says to each canary, twice; asked for with the first adapter.
-
-    Raises:
-        EndpointError: the server does not answer.
-    """
+class Proof:
+    """Proves the effect of adapters on one server. Holds what its base says to each canary, twice; threads share it."""
 
     def __init__(self, server: Server, base: str, prompts: Sequence[Prompt] = CANARIES) -> None:
-        self._server, self._prompts = server, prompts
-        self._base = [server.complete(base, prompt, TOKENS) for prompt in prompts]
-        self._noise = [
-            _shift(before, server.complete(base, prompt, TOKENS))
-            for before, prompt in zip(self._base, prompts, strict=True)
-        ]
+        self._server, self._base_name, self._prompts = server, base, prompts
+        self._known: dict[Prompt, tuple[Said, float]] = {}
+        self._lock = threading.Lock()
 
     def effect(self, name: str) -> Effect:
-        """What the adapter changes, by the first canary that tells. Raises ``EndpointError``."""
-        told = False
-        worst = 0.0
-        for prompt, base, noise in zip(self._prompts, self._base, self._noise, strict=True):
+        """What the adapter changes, by the first canary that tells; our own server proved it module by module.
+
+        Raises:
+            EndpointError: the server does not answer.
+        """
+        if isinstance(self._server, Ours):
+            worst = self._server.proof(name)
+            how = "it has not proved it" if worst is None else f"every module proved, worst error {worst:.1e}"
+            return Effect(worst is not None, how=how)
+        shifts: list[float] = []
+        noises: list[float] = []
+        for prompt in self._prompts:
+            base, noise = self._base(prompt)
             if noise == inf:
                 continue
-            told = True
             shift = _shift(base, self._server.complete(name, prompt, TOKENS))
-            worst = max(worst, shift)
+            shifts.append(shift)
+            noises.append(noise)
             if shift > max(LEAST, NOISE * noise):
-                return Effect(
-                    True, shift, noise, "other tokens" if shift == inf else f"log-probabilities by {shift:.2g}"
-                )
-        if not told:
+                how = "other tokens" if shift == inf else f"log-probabilities by {shift:.2g}"
+                return Effect(True, shift, noise, how)
+        if not shifts:
             return Effect(None, 0.0, inf, "the base's own answers change from one request to the next")
-        return Effect(False, worst, max(noise for noise in self._noise if noise != inf), "answers as the base does")
+        return Effect(False, max(shifts), max(noises), "answers as the base does")
 
-
-def effect_of(server: Server, base: str, name: str, canaries: "Canaries | None") -> tuple[Effect, "Canaries | None"]:
-    """The adapter's effect, and the canaries for the next one. Our own server has proved it module by module."""
-    if isinstance(server, Ours):
-        worst = server.proof(name)
-        if worst is not None:
-            return Effect(True, how=f"every module proved, worst error {worst:.1e}"), canaries
-        return Effect(False, how="it has not proved it"), canaries
-    canaries = canaries or Canaries(server, base)
-    return canaries.effect(name), canaries
+    def _base(self, prompt: Prompt) -> tuple[Said, float]:
+        """What the base says, and how far it is from itself."""
+        with self._lock:
+            if prompt not in self._known:
+                said, again = (self._server.complete(self._base_name, prompt, TOKENS) for _ in range(2))
+                self._known[prompt] = said, _shift(said, again)
+            return self._known[prompt]
 
 
 def _shift(one: Said, other: Said) -> float:

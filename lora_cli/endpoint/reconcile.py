@@ -2,16 +2,19 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 from lora_cli.core.frozen import dataclass
 from lora_cli.endpoint.client import Refusal
-from lora_cli.endpoint.effect import Canaries, Effect, effect_of
+from lora_cli.endpoint.effect import Effect, Proof
 from lora_cli.endpoint.server import Served, Server
 from lora_cli.errors import EndpointError, LoraCliError, Refused
 
 Action = Literal["kept", "loaded", "replaced", "pruned", "failed"]
 POLL_S = 0.25
+AT_ONCE = 4
+"""Adapters that one server is asked to load and to prove at once."""
 
 CANDIDATE = "lora-cli-candidate-"
 """An adapter that takes another one's name is loaded under this prefix and its digest first, and proved there."""
@@ -56,7 +59,7 @@ def wait_ready(server: Server, patience_s: float, sleep: Callable[[float], None]
 
 
 def reconcile(server: Server, wanted: Sequence[Wanted], *, prune: bool, prove: bool) -> Iterator[Done]:
-    """Load, replace and prove, one adapter after the other; what else the server serves goes with ``prune``.
+    """Load, replace and prove, a few adapters at a time; what else the server serves goes with ``prune``.
 
     What is served from the right path already stays as it is. One adapter that fails stops no other.
 
@@ -66,40 +69,41 @@ def reconcile(server: Server, wanted: Sequence[Wanted], *, prune: bool, prove: b
     models = server.models()
     base = next((one.name for one in models if not one.parent), "")
     served = {one.name: one for one in models if one.parent}
-    canaries: Canaries | None = None
-    address = str(server.endpoint.address)
-    for one in wanted:
-        began = time.perf_counter()
-        effect: Effect | None = None
-        action: Action = "failed"
-        error: LoraCliError | None = None
-        try:
-            action, canaries = _have(server, base, one, served.get(one.name), canaries, prove=prove)
-            if prove:
-                effect, canaries = effect_of(server, base, one.name, canaries)
-                if effect.proved is not True:
-                    raise _no_effect(one.name, effect)
-        except LoraCliError as failure:
-            error = _explained(failure, one)
-        yield Done(address, one.name, action, (time.perf_counter() - began) * 1e3, effect, error)
+    proof = Proof(server, base) if prove else None
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield from pool.map(lambda one: _done(server, one, served.get(one.name), proof), wanted)
     if prune:
         yield from _prune(server, served, {one.name for one in wanted})
 
 
-def _have(
-    server: Server, base: str, one: Wanted, served: Served | None, canaries: Canaries | None, *, prove: bool
-) -> tuple[Action, Canaries | None]:
+def _done(server: Server, one: Wanted, served: Served | None, proof: Proof | None) -> Done:
+    began = time.perf_counter()
+    effect: Effect | None = None
+    action: Action = "failed"
+    error: LoraCliError | None = None
+    try:
+        action = _have(server, one, served, proof)
+        if proof is not None:
+            effect = proof.effect(one.name)
+            if effect.proved is not True:
+                raise _no_effect(one.name, effect)
+    except LoraCliError as failure:
+        error = _explained(failure, one)
+    return Done(str(server.endpoint.address), one.name, action, (time.perf_counter() - began) * 1e3, effect, error)
+
+
+def _have(server: Server, one: Wanted, served: Served | None, proof: Proof | None) -> Action:
     """Have it served from its path; what is to be replaced goes on serving until the new one has proved itself."""
     if served is None:
         server.load(one.name, one.path)
-        return "loaded", canaries
+        return "loaded"
     if served.is_from(one.path, one.digest):
-        return "kept", canaries
-    if prove:
+        return "kept"
+    if proof is not None:
         candidate = f"{CANDIDATE}{one.digest[:16] or one.name}"
         server.load(candidate, one.path)
         try:
-            effect, canaries = effect_of(server, base, candidate, canaries)
+            effect = proof.effect(candidate)
         finally:
             server.unload(candidate)
         if effect.proved is not True:
@@ -108,7 +112,7 @@ def _have(
     now = next((model for model in server.models() if model.name == one.name), None)
     if now is None or not now.is_from(one.path, one.digest):
         raise EndpointError(f"{server.endpoint.address} still serves {one.name} from {now.root if now else 'nowhere'}")
-    return "replaced", canaries
+    return "replaced"
 
 
 def _prune(server: Server, served: dict[str, Served], wanted: set[str]) -> Iterator[Done]:

@@ -20,6 +20,9 @@ from lora_cli.runtime.worker import Worker
 LOADERS = 2
 """Adapters that are read at once; what is loaded already never waits for them."""
 
+SWITCH_S = 0.0005
+"""A thread that has Python to itself gives it up after so long (5 ms else): a request is a chain of such waits."""
+
 Said = Callable[[object], None]
 
 
@@ -105,6 +108,7 @@ def _failure(error: LoraCliError) -> Failure:
 def main(descriptor: int) -> None:
     """The child's whole life. Ctrl-C is the parent's business: it closes the connection when it goes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.setswitchinterval(SWITCH_S)
     faulthandler.enable()
     os.environ["HF_HUB_OFFLINE"] = "1"
     try:

@@ -104,7 +104,7 @@ def _generate(worker: "Worker", whole: "WholeModel", started: Sequence[Started],
         return
     batch = Generation(whole.composed, [one.ids for one in started], [one.slot for one in started])
     while True:
-        with worker.running:
+        with worker.turns.request():
             logits = batch.logits()
         tokens = logits.argmax(-1).tolist()
         for number, one in enumerate(started):

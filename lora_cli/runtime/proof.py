@@ -28,7 +28,8 @@ Underflow is not in these formulas: float32 and bfloat16, which the runtime uses
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
@@ -65,13 +66,25 @@ class Outputs:
     base_kept: bool
 
 
-def prove(slots: Slots, slot: int, weights: LoraWeights, base: BaseWeights, *, seed: int = 0) -> Proof:
-    """Check every module of ``weights`` in ``slot``. Inputs are seeded; the same call gives the same proof."""
+def prove(
+    slots: Slots,
+    slot: int,
+    weights: LoraWeights,
+    base: BaseWeights,
+    *,
+    seed: int = 0,
+    turn: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Proof:
+    """Check every module of ``weights`` in ``slot``. Inputs are seeded; the same call gives the same proof.
+
+    Each module is checked within a ``turn`` of its own: between two of them others may use the device.
+    """
+    modules = []
     with torch.inference_mode():
-        modules = tuple(
-            _prove_module(path, slots, slot, module, base, seed) for path, module in weights.modules.items()
-        )
-    return Proof(modules, base.origin, str(slots.dtype).removeprefix("torch."))
+        for path, module in weights.modules.items():
+            with turn():
+                modules.append(_prove_module(path, slots, slot, module, base, seed))
+    return Proof(tuple(modules), base.origin, str(slots.dtype).removeprefix("torch."))
 
 
 def tolerances(dtype: torch.dtype, d_in: int, r: int) -> tuple[float, float, float]:

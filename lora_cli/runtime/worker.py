@@ -3,7 +3,6 @@
 ``child`` asks it, from several threads. What is wrong with an adapter comes back as a report, or as its error.
 """
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,6 +22,7 @@ from lora_cli.runtime.proof import prove
 from lora_cli.runtime.room import out_of_memory, storage
 from lora_cli.runtime.shelf import Shelf
 from lora_cli.runtime.slots import BASE_SLOT
+from lora_cli.runtime.turns import Turns
 from lora_cli.runtime.weights import LoraWeights, weight_bytes
 from lora_cli.runtime.whole import WholeModel
 from lora_cli.store import Store
@@ -48,7 +48,7 @@ class Worker:
         self.device = _device(plan.device)
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.store = Store(plan.cache_dir) if plan.cache_dir is not None else None
-        self.running = threading.Lock()
+        self.turns = Turns()
         self.slots, self.slab = storage(plan, self.dtype, self.device)
         self.shelf = Shelf(self.slab, plan.base, self.store, whole=plan.forward == "model")
         self._kept: dict[int, ExitStack] = {}
@@ -92,12 +92,12 @@ class Worker:
                 report = replace(report, slot=slot.value, rank=rank, bytes=weight_bytes(job.adapter))
                 with clock.at("proof"):
                     weights = self.shelf.weights(job)
-                    with self.running:
-                        proof = prove(self.slots, slot.value, weights, self.base, seed=self.plan.seed)
+                    turn = self.turns.background
+                    proof = prove(self.slots, slot.value, weights, self.base, seed=self.plan.seed, turn=turn)
                 # Without factors in a slot (fused experts alone) the whole model says whether it does anything.
                 report = replace(report, proof=proof if proof.modules or self.whole is None else None)
                 if self.whole is not None and (report.proof is None or proof.holds):
-                    with clock.at("model"), self.running:
+                    with clock.at("model"), self.turns.background():
                         report = replace(report, moved=self.whole.check(slot.value))
                 if report.proof is None or proof.holds:
                     self._pack(job, weights)
@@ -124,7 +124,7 @@ class Worker:
         with self._job(job, tell), self.resident.lease(job.key, patience_s=PATIENCE_S) as slot:
             self._wait_for_device()
             loaded = time.perf_counter()
-            with self.running:
+            with self.turns.request():
                 self._small_batch(slot.value)
             done = time.perf_counter()
             self._pack(job)
@@ -140,7 +140,7 @@ class Worker:
         """
         if self.whole is None:
             raise MachineError("answers need the whole model", hint="--forward model")
-        with self._job(request.job, tell), self.resident.lease(request.job.key) as slot, self.running:
+        with self._job(request.job, tell), self.resident.lease(request.job.key) as slot, self.turns.request():
             return self.whole.answer(request.job.name, slot.value, request.prompt, request.max_tokens)
 
     def prefetch(self, job: Job, tell: Callable[[str], None] = quiet) -> bool:

@@ -24,29 +24,20 @@ def allowed(lora_path: str, roots: Sequence[Path], settings: Settings) -> Adapte
     ref = parse(lora_path, is_path=lambda text: "/" not in text or any(os.path.lexists(root / text) for root in roots))
     if ref.scheme != "file":
         return _allowed_source(ref, settings)
-    folder = _under(lora_path if "://" not in lora_path else ref.location, roots)
-    if folder is None:
-        raise Refused(
-            f"{lora_path} is not under a folder that this server loads adapters from", hint="--root DIRECTORY"
-        )
-    if not folder.exists():
+    text = lora_path if "://" not in lora_path else ref.location
+    places = [Path(os.path.realpath(root / text)) for root in roots]
+    inside = [place for place, root in zip(places, roots, strict=True) if _is_below(place, root)]
+    found = next((place for place in inside if place.exists()), None)
+    if found is not None:
+        return AdapterRef("file", str(found))
+    if inside and not any(os.path.lexists(root / text) for root in roots):
         raise NotFound(f"there is no {lora_path}", hint="is it mounted where this server runs?")
-    return AdapterRef("file", str(folder))
+    raise Refused(f"{lora_path} is not under a folder that this server loads adapters from", hint="--root DIRECTORY")
 
 
-def _under(text: str, roots: Sequence[Path]) -> Path | None:
-    """The folder that ``text`` means, with no links left, if it is below a root; those that exist come first."""
-    if "\0" in text or len(os.fsencode(text)) > 4096:
-        return None
-    found = []
-    for root in roots:
-        if not root.is_dir():
-            continue
-        top = Path(os.path.realpath(root))
-        path = Path(os.path.realpath(root / text))
-        if path.is_relative_to(top) and path != top:
-            found.append(path)
-    return next((path for path in found if path.exists()), found[0] if found else None)
+def _is_below(place: Path, root: Path) -> bool:
+    top = Path(os.path.realpath(root))
+    return place.is_relative_to(top) and place != top
 
 
 def _allowed_source(ref: AdapterRef, settings: Settings) -> AdapterRef:

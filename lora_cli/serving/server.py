@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import stat
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -30,6 +31,9 @@ GRACE_S = 5
 """So long requests under way may take when the server is told to end."""
 
 IDLE_S = 30
+SWITCH_S = 0.0005
+"""A thread that judges an adapter gives Python up after so long (5 ms else) for the requests."""
+
 SUPERVISED_S, METRICS_S, HISTORY_S = 1.0, 10.0, 30.0
 
 log = logging.getLogger(__name__)
@@ -50,6 +54,7 @@ def serve(service: Service, address: Address, files: Files, say: Callable[[str],
     Raises:
         LoraCliError: what keeps the warm process from standing, or the address from being listened at.
     """
+    sys.setswitchinterval(SWITCH_S)
     with listening(address) as listener:
         life = _Life(replace(service, began=time.time()), files, say)
         say(f"listening at {address}")
