@@ -107,7 +107,7 @@ class Api:
         )
 
     async def models(self, _request: Request) -> Response:
-        """The base and each adapter, as OpenAI and vLLM list them."""
+        """The base and each adapter that does not fail, as OpenAI and vLLM list them."""
         base = {"id": self.service.base, "created": int(self.service.began), "root": self.service.base, "parent": None}
         known = [
             {
@@ -117,6 +117,7 @@ class Api:
                 "parent": self.service.base,
             }
             for entry in self.host.entries()
+            if self.host.failures.last(entry.item.name) is None
         ]
         return JSONResponse({"object": "list", "data": [{**MODEL_FIELDS, **one} for one in [base, *known]]})
 
@@ -134,7 +135,8 @@ class Api:
         if asked.lora_name == self.service.base:
             raise UsageError(f"{asked.lora_name} is the base's name")
         source = await run_in_threadpool(allowed, asked.lora_path, self.service.roots, self.service.settings)
-        report = await wait(self.host.add(Item(asked.lora_name, source), replacing=asked.load_inplace))
+        item = Item(asked.lora_name, source)
+        report = await wait(self.host.replace(item) if asked.load_inplace else self.host.add(item))
         if report.error:
             raise error_of(report)
         return PlainTextResponse(f"Success: LoRA adapter '{asked.lora_name}' added successfully.")

@@ -149,28 +149,40 @@ class Host:
         process = self.process
         return process is not None and entry.proved_by == process.starts and process.pid is not None
 
-    def add(self, item: Item, *, replacing: bool = False) -> "Future[LoadReport]":
+    def add(self, item: Item) -> "Future[LoadReport]":
         """Tell of an adapter and have it loaded; one of that name and source stays as it is.
 
         Raises:
-            UsageError: there is another one of that name, and it is not to be replaced; or there are too many.
+            UsageError: there is another one of that name; or there are too many.
         """
         with self._lock:
             known = self._entries.get(item.name)
             if known is None and len(self._entries) >= MOST_ADAPTERS:
                 raise UsageError(f"there are {MOST_ADAPTERS} adapters already", hint="unload some")
-            if known is None or replacing:
+            if known is None:
                 self._entries[item.name] = Entry(item)
-                self._under_way.pop(item.name, None)
-                self.failures.clear(item.name)
             elif str(known.item.source) != str(item.source):
                 raise UsageError(
                     f"the adapter {item.name} is loaded already, from elsewhere",
                     hint='"load_inplace": true replaces it',
                 )
-        if known is not None and replacing:
-            self._let_go(known)
         return self.have(item.name)
+
+    def replace(self, item: Item) -> "Future[LoadReport]":
+        """Have another adapter under a name that may be known: it takes the name once it is proved, not before."""
+        return self._crew.submit(partial(self._replace, Entry(item)))
+
+    def _replace(self, entry: Entry) -> LoadReport:
+        report = self._loading.try_to_load(entry)
+        if not report.error:
+            with self._lock:
+                known = self._entries.get(entry.item.name)
+                self._entries[entry.item.name] = entry
+                self._under_way.pop(entry.item.name, None)
+                self.failures.clear(entry.item.name)
+            if known is not None:
+                self._let_go(known)
+        return report
 
     def remove(self, name: str) -> None:
         """Forget an adapter, and let go of it wherever it is. Raises ``NotFound``."""

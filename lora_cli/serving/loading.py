@@ -32,15 +32,22 @@ class Loading:
         failure = self._failures.last(name)
         if failure is not None and self._failures.wait_s(name) > 0:
             return failure.report
-        report, job = self._brought(entry)
-        if job is not None:
-            report = continued(report, self._loaded(entry, job))
-        entry.report = report
-        self._counters.load(report)
+        report = self.try_to_load(entry)
         if report.error:
             self._failures.add(name, report)
         else:
             self._failures.clear(name)
+        return report
+
+    def try_to_load(self, entry: Entry) -> LoadReport:
+        """The same, whatever failed before, and without remembering what fails now."""
+        report, job = self._brought(entry)
+        if job is not None:
+            report = continued(report, self._loaded(entry, job))
+        if report.error:
+            entry.job = None  # the next try begins at its origin: this snapshot may be gone
+        entry.report = report
+        self._counters.load(report)
         return report
 
     def _brought(self, entry: Entry) -> tuple[LoadReport, Job | None]:

@@ -260,3 +260,17 @@ def test_the_table_is_for_people_talk_goes_to_stderr_and_the_parent_needs_no_tor
     assert "proved" in done.stdout
     assert "synthetic" in done.stdout
     assert done.stderr.splitlines() == ["a: read", "a: slot", "a: proof", "a: pack", "0 []"]
+
+
+def test_metrics_of_a_run_are_written_for_a_collector(tmp_path: Path, warm: Warm) -> None:
+    write_base(tmp_path / "base")
+    sound = write_adapter(tmp_path / "sound", modules=QUERIES)
+    broken = write_adapter(tmp_path / "broken", modules=QUERIES, drop=lambda name: "lora_B" in name)
+    file = tmp_path / "lora.prom"
+    code, _ = warm(sound, broken, "--base", tmp_path / "base", "--metrics-file", file)
+    assert code == 1
+    lines = dict(line.rpartition(" ")[::2] for line in file.read_text().splitlines() if not line.startswith("#"))
+    assert lines["lora_cli_loads_total"] == "1"
+    assert lines['lora_cli_load_failures_total{stage="validate"}'] == "1"
+    assert lines[f'lora_cli_load_exit_code{{adapter="{broken}"}}'] == "1"
+    assert float(lines['lora_cli_load_seconds_total{stage="proof"}']) > 0

@@ -87,9 +87,33 @@ def test_a_broken_adapter_fails_with_its_reason_which_is_remembered_and_no_other
     assert (known["failures"], known["stage"], known["proved"]) == (1, "validate", False)
     assert known["retry_in_s"] > 0
     assert error_of(server.probe("broken")) == (422, message), "it is not looked at again before its time"
+    assert "broken" not in {model["id"] for model in server.ask("GET", "/v1/models").json()["data"]}
     assert server.adapter("broken")["failures"] == 1
     assert server.probe("a0").status_code == 200
     assert server.post("/v1/unload_lora_adapter", lora_name="broken").status_code == 200
+
+
+def test_a_broken_one_does_not_take_the_place_of_one_that_works(server: Running) -> None:
+    assert server.load("stays", "a2").status_code == 200
+    digest = server.adapter("stays")["digest"]
+    status, message = error_of(server.load("stays", "broken", load_inplace=True))
+    assert (status, "LC302" in message) == (422, True)
+    assert server.adapter("stays")["digest"] == digest
+    assert server.probe("stays").status_code == 200
+    assert server.post("/v1/unload_lora_adapter", lora_name="stays").status_code == 200
+
+
+def test_those_who_ask_for_one_adapter_at_a_time_share_one_load(server: Running) -> None:
+    def loads() -> float:
+        lines = server.ask("GET", "/metrics").text.splitlines()
+        return next(float(line.split()[1]) for line in lines if line.startswith("lora_cli_loads_total"))
+
+    before = loads()
+    with ThreadPoolExecutor(16) as clients:
+        codes = list(clients.map(lambda _: server.load("shared", "a3").status_code, range(16)))
+    assert codes == [200] * 16
+    assert loads() == before + 1
+    assert server.post("/v1/unload_lora_adapter", lora_name="shared").status_code == 200
 
 
 def test_the_tier_in_the_answer_is_where_the_adapter_was(server: Running) -> None:
