@@ -5,6 +5,7 @@ from itertools import accumulate
 from math import inf
 
 from lora_cli.bench.draws import Draws
+from lora_cli.bench.ramp import Ramp
 
 MICROSECONDS = 6
 """Decimals that a time keeps: as many as a trace's file has."""
@@ -25,3 +26,13 @@ def arrival_times(requests: int, request_rate: float, burstiness: float, seed: i
     times = list(accumulate(draws.gamma(burstiness) for _ in range(requests)))
     stretch = requests / request_rate / times[-1] if times and times[-1] > 0 else 0.0
     return array("d", (round(time * stretch, MICROSECONDS) for time in times))
+
+
+def ramped_times(requests: int, ramp: Ramp, burstiness: float, seed: int) -> "array[float]":
+    """The same at a rate that rises: each gap is of the rate at its request, and nothing is stretched, as in vLLM."""
+    draws = Draws.apart("arrivals", seed)
+    gaps = (
+        (1.0 if burstiness == inf else draws.gamma(burstiness) / burstiness) / ramp.rate(number, requests)
+        for number in range(requests)
+    )
+    return array("d", (round(time, MICROSECONDS) for time in accumulate(gaps)))

@@ -17,7 +17,7 @@ OF_A_POLICY = (
     "cost_gap_closed",
 )
 
-MORE_IS_BETTER = ("hit_ratio", "gap_closed", "throughput", "goodput", "completed")
+MORE_IS_BETTER = ("hit_ratio", "gap_closed", "throughput", "goodput", "attainment", "completed")
 """What such a name ends in should be large; everything else should be small."""
 
 

@@ -4,10 +4,11 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
 
-from lora_cli.bench.arrivals import arrival_times
+from lora_cli.bench.arrivals import arrival_times, ramped_times
 from lora_cli.bench.draws import Draws
 from lora_cli.bench.lengths import Lengths
 from lora_cli.bench.popularity import Popularity
+from lora_cli.bench.ramp import Ramp
 from lora_cli.bench.trace import Trace
 from lora_cli.bench.workload import make_drift, make_scan, make_sessions, make_trace
 from lora_cli.core.frozen import dataclass
@@ -61,6 +62,7 @@ class Traffic:
     burstiness: float = 1.0
     input_len: Lengths = Lengths(128, 128)
     output_len: Lengths = Lengths(16, 16)
+    ramp: Ramp | None = None
 
 
 def parse_shape(kind: str, text: str) -> Shape:
@@ -94,10 +96,16 @@ def make_requests(names: Sequence[str], traffic: Traffic) -> Trace:
     return Trace(
         tuple(names),
         array("I", map(places.__getitem__, keys)),
-        arrival_times(traffic.requests, traffic.request_rate, traffic.burstiness, traffic.seed),
+        _times(traffic),
         array("I", (one for one, _ in tokens)),
         array("I", (one for _, one in tokens)),
     )
+
+
+def _times(traffic: Traffic) -> "array[float]":
+    if traffic.ramp is not None:
+        return ramped_times(traffic.requests, traffic.ramp, traffic.burstiness, traffic.seed)
+    return arrival_times(traffic.requests, traffic.request_rate, traffic.burstiness, traffic.seed)
 
 
 def shape_of(drift: str | None, scan: str | None, sessions: str | None) -> Shape:

@@ -28,6 +28,9 @@ class WorkloadFlags:
     sessions: str | None
     request_rate: str
     burstiness: str
+    ramp_up_strategy: str | None
+    ramp_up_start_rps: int | None
+    ramp_up_end_rps: int | None
     input_len: str
     output_len: str
     seed: int
@@ -59,6 +62,22 @@ class FleetFlags:
     measured: Path | None
     objective: Objective | None
     plan: list[str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class LiveFlags:
+    """What is there only where a server is measured."""
+
+    url: str | None
+    api_key: str
+    lora_modules: list[str] | None
+    max_concurrency: int | None
+    prompts: str
+    goodput: list[str] | None
+    control: bool
+    probe_request_rate: str | None
+    probe_adapter: str | None
+    num_seeds: int | None
 
 
 @dataclass(frozen=True, slots=True)

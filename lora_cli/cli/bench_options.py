@@ -39,11 +39,22 @@ Sessions = Annotated[
     typer.Option(metavar="USERS,TURNS", help="Users who stay with an adapter for some turns.", show_default=False),
 ]
 RequestRate = Annotated[
-    str, typer.Option(metavar="PER_SECOND", help="How many come in a second; inf is one after the other.")
+    str,
+    typer.Option(
+        metavar="PER_SECOND", help="How many come in a second; inf is one after the other, with --url at once."
+    ),
 ]
 Burstiness = Annotated[
     str, typer.Option(help="Shape of the Gamma gaps, as in vLLM: 1 is Poisson, less comes in bursts.")
 ]
+RampUp = Annotated[
+    str | None,
+    typer.Option("--ramp-up-strategy", metavar="linear|exponential", help="How the rate rises.", show_default=False),
+]
+RampUpStart = Annotated[
+    int | None, typer.Option("--ramp-up-start-rps", min=1, help="The rate at first.", show_default=False)
+]
+RampUpEnd = Annotated[int | None, typer.Option("--ramp-up-end-rps", min=1, help="The last rate.", show_default=False)]
 InputLen = Annotated[str, typer.Option(metavar="N|LOW-HIGH", help="Tokens in.")]
 OutputLen = Annotated[str, typer.Option(metavar="N|LOW-HIGH", help="Tokens out.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed is the same workload, on every machine.")]
@@ -52,6 +63,35 @@ TraceFile = Annotated[
 ]
 SaveTrace = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write the requests as JSON lines.", show_default=False)
+]
+
+# A running server.
+Url = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Measure the server there: http://HOST:PORT, unix:PATH.", show_default=False),
+]
+ApiKey = Annotated[str, typer.Option(metavar="TOKEN", help="The server's bearer token.", show_default=False)]
+LoraModules = Annotated[
+    list[str] | None, typer.Option(metavar="NAME...", help="Its adapters to ask for; else all that it lists.")
+]
+MaxConcurrency = Annotated[
+    int | None, typer.Option(min=1, max=100_000, help="Most requests at once.", show_default=False)
+]
+Prompts = Annotated[str, typer.Option(metavar="ids|text", help="Prompts of token ids, or of so many words.")]
+Goodput = Annotated[
+    list[str] | None,
+    typer.Option(metavar="MEASURE:MS...", help="What a good request keeps: ttft:500 tpot:50 e2el:9000."),
+]
+Control = Annotated[bool, typer.Option("--control", help="The same requests to the base alone, too.")]
+ProbeRequestRate = Annotated[
+    str | None,
+    typer.Option(metavar="PER_SECOND", help="Beside the load, requests of one token.", show_default=False),
+]
+ProbeAdapter = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Whom these ask for: the first adapter.", show_default=False)
+]
+NumSeeds = Annotated[
+    int | None, typer.Option(min=1, max=100, help="Runs, each with the next seed: 3.", show_default=False)
 ]
 
 # The tiers.

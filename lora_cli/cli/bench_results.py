@@ -70,8 +70,8 @@ def wanted_of(flags: ResultFlags, known: Collection[str]) -> Wanted:
     return Wanted(flags, conditions, before, metadata)
 
 
-def conclude(told: Told, trace: "Trace", wanted: Wanted) -> int:
-    """Write and save the result; 1 when a condition fails it, else 0.
+def conclude(told: Told, trace: "Trace", wanted: Wanted, by_seed: "Mapping[int, Trace] | None" = None) -> int:
+    """Write and save the result; 1 when a condition fails it, else 0. ``by_seed`` are the traces of several runs.
 
     Raises:
         MachineError: a file cannot be written.
@@ -82,7 +82,7 @@ def conclude(told: Told, trace: "Trace", wanted: Wanted) -> int:
     compared = changes(wanted.before, told.metrics) if wanted.before is not None else ()
     verdicts = judged(wanted.conditions, told.metrics)
     if flags.save_result:
-        _save(told, trace, wanted, compared, verdicts)
+        _save(told, by_seed or {0: trace}, wanted, compared, verdicts)
     if flags.output_format is ReportFormat.JSON:
         text = _encoded(told, wanted, compared, verdicts)
     elif flags.output_format is ReportFormat.HTML:
@@ -115,18 +115,27 @@ def _encoded(
 
 
 def _save(
-    told: Told, trace: "Trace", wanted: Wanted, compared: "tuple[Change, ...]", verdicts: "tuple[Judged, ...]"
+    told: Told,
+    traces: "Mapping[int, Trace]",
+    wanted: Wanted,
+    compared: "tuple[Change, ...]",
+    verdicts: "tuple[Judged, ...]",
 ) -> None:
-    """The result and beside it the trace, named as vLLM names its results."""
+    """The result and beside it the trace, or that of each seed, named as vLLM names its results."""
     from lora_cli.cli.bench_workload import save_trace
 
     now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     rate = told.document["request_rate"]
     file = (wanted.flags.result_dir or Path()) / (wanted.flags.result_filename or f"{told.name}-{rate}qps-{now}.json")
-    beside = file.with_name(f"{file.stem}.trace.jsonl")
-    save_trace(trace, beside)
-    write(_encoded(told, wanted, compared, verdicts, {"date": now, "trace": beside.name}), file)
-    typer.echo(f"saved {file} and {beside.name}", err=True)
+    files = {}
+    for seed, trace in traces.items():
+        beside = file.with_name(f"{file.stem}{f'.seed-{seed}' if len(traces) > 1 else ''}.trace.jsonl")
+        save_trace(trace, beside)
+        files[str(seed)] = beside.name
+    first = next(iter(files.values()))
+    kept = {"date": now, "trace": first} | ({"traces": files} if len(files) > 1 else {})
+    write(_encoded(told, wanted, compared, verdicts, kept), file)
+    typer.echo(f"saved {file} and {first}" + (", ..." if len(files) > 1 else ""), err=True)
 
 
 def _metadata(words: list[str]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from lora_cli.render.text import safe
 if TYPE_CHECKING:
     from lora_cli.bench.popularity import Popularity
     from lora_cli.bench.popularity_file import Counted
+    from lora_cli.bench.ramp import Ramp
     from lora_cli.bench.trace import Trace
     from lora_cli.bench.traffic import Shape
 
@@ -26,6 +27,7 @@ class Workload:
     request_rate: float
     burstiness: float
     replayed: "Trace | None"
+    ramp: "Ramp | None" = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -43,6 +45,8 @@ class Workload:
         said |= {self.shape.kind: ",".join(map(str, self.shape.numbers))} if self.shape.numbers else {}
         if flags.request_rate != "inf":
             said |= {"request_rate": flags.request_rate, "burstiness": flags.burstiness}
+        if self.ramp is not None:
+            said |= {"ramp_up": str(self.ramp), "burstiness": flags.burstiness}
         return said | {"input_len": flags.input_len, "output_len": flags.output_len}
 
     def over(self, names: Sequence[str], usual: int) -> "Trace":
@@ -68,6 +72,7 @@ class Workload:
             self.burstiness,
             parse_lengths(self.flags.input_len, "--input-len"),
             parse_lengths(self.flags.output_len, "--output-len"),
+            self.ramp,
         )
         return make_requests(names, traffic)
 
@@ -79,16 +84,20 @@ def workload_of(flags: WorkloadFlags) -> Workload:
         LoraCliError: a word is wrong, or a file cannot be read.
     """
     from lora_cli.bench.popularity_file import read_popularity
+    from lora_cli.bench.ramp import ramp_of
     from lora_cli.bench.trace_file import read_trace
     from lora_cli.bench.traffic import parse_rate, shape_of
 
     shape = shape_of(flags.drift, flags.scan, flags.sessions)
     popularity = read_popularity(flags.popularity)
     rate, burstiness = parse_rate(flags.request_rate, "--request-rate"), parse_rate(flags.burstiness, "--burstiness")
+    ramp = ramp_of(flags.ramp_up_strategy, flags.ramp_up_start_rps, flags.ramp_up_end_rps)
+    if ramp is not None and flags.request_rate != "inf":
+        raise UsageError("--request-rate and --ramp-up-strategy exclude each other", hint="a ramp has its own rates")
     if flags.trace is None:
-        return Workload(flags, popularity, shape, rate, burstiness, None)
-    made = {"--num-prompts": flags.num_prompts, f"--{shape.kind}": shape.numbers}
-    made |= {"--request-rate": flags.request_rate != "inf"}
+        return Workload(flags, popularity, shape, rate, burstiness, None, ramp)
+    made: dict[str, object] = {"--num-prompts": flags.num_prompts, f"--{shape.kind}": shape.numbers}
+    made |= {"--request-rate": flags.request_rate != "inf", "--ramp-up-strategy": ramp}
     for flag in (flag for flag, said in made.items() if said):
         raise UsageError(f"{flag} and --trace exclude each other", hint="a trace says who is asked for, and when")
     return Workload(flags, popularity, shape, rate, burstiness, read_trace(flags.trace))

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 from lora_cli import __version__
 from lora_cli.cli import typer
 from lora_cli.cli.plain import NotPlain, context_name, read
+from lora_cli.cli.several_values import one_by_one
 from lora_cli.errors import LoraCliError, MachineError
 from lora_cli.settings import load_settings
 
@@ -159,6 +160,7 @@ def main(argv: Sequence[str]) -> int:
 def _call(argv: Sequence[str]) -> None:
     """Calls what the words mean: at once where they are plain, through typer where not."""
     front, rest = hoist_global_options(argv)
+    rest = one_by_one(rest)
     if argv == ["--version"]:
         _print_version(True)
     try:

@@ -79,8 +79,11 @@ def measurement(
     """
     if find_spec("torch") is None:
         raise MissingExtra("serve-bench", "warm", "torch")
-    if flags.request_rate != "inf":
-        raise UsageError("--request-rate is for --simulate", hint="the warm process is asked one request at a time")
+    for flag, said in (("--request-rate", flags.request_rate != "inf"), ("--ramp-up-strategy", flags.ramp_up_strategy)):
+        if said:
+            raise UsageError(
+                f"{flag} is for --url and --simulate", hint="the warm process is asked one request at a time"
+            )
     if fleet.num_adapters is None:
         if fleet.ranks is not None:
             raise UsageError("--ranks is for --num-adapters and --simulate", hint="adapters that are named have ranks")

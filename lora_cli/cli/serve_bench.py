@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from lora_cli.cli import bench_options as bench
 from lora_cli.cli import options, typer
-from lora_cli.cli.bench_flags import FleetFlags, LineupFlags, ResultFlags, TierFlags, WorkloadFlags
+from lora_cli.cli.bench_flags import FleetFlags, LineupFlags, LiveFlags, ResultFlags, TierFlags, WorkloadFlags
 from lora_cli.cli.output import ReportFormat
 from lora_cli.errors import UsageError
 
@@ -26,10 +26,23 @@ def command(
     sessions: bench.Sessions = None,
     request_rate: bench.RequestRate = "inf",
     burstiness: bench.Burstiness = "1",
+    ramp_up_strategy: bench.RampUp = None,
+    ramp_up_start_rps: bench.RampUpStart = None,
+    ramp_up_end_rps: bench.RampUpEnd = None,
     input_len: bench.InputLen = "128",
     output_len: bench.OutputLen = "16",
     trace: bench.TraceFile = None,
     save_trace: bench.SaveTrace = None,
+    url: bench.Url = None,
+    api_key: bench.ApiKey = "",
+    lora_modules: bench.LoraModules = None,
+    max_concurrency: bench.MaxConcurrency = None,
+    prompts: bench.Prompts = "ids",
+    goodput: bench.Goodput = None,
+    control: bench.Control = False,
+    probe_request_rate: bench.ProbeRequestRate = None,
+    probe_adapter: bench.ProbeAdapter = None,
+    num_seeds: bench.NumSeeds = None,
     max_loras: bench.MaxLoras = None,
     max_cpu_loras: bench.MaxCpuLoras = None,
     max_lora_rank: bench.MaxLoraRank = None,
@@ -57,11 +70,24 @@ def command(
 ) -> None:
     """Measure what adapters cost, cold and warm: one request after the other over the slots of a warm process.
 
-    With --simulate only the books of the tiers are kept, for several eviction policies over the same requests.
+    With --url a server that runs is asked, each request at its time. With --simulate only the books of the tiers are
+    kept, for several eviction policies over the same requests.
     """
     said = locals()
     workload, tiers = picked(WorkloadFlags, said), picked(TierFlags, said)
     fleet, wanted = picked(FleetFlags, said), picked(ResultFlags, said)
+    here = picked(LiveFlags, said)
+    if url is not None:
+        from lora_cli.cli.live import live
+
+        elsewhere: dict[str, object] = {
+            name: said[name] for kind in (TierFlags, FleetFlags) for name in kind.__match_args__
+        }
+        _refuse({"REFs": refs, "-f": manifest, "--base": base, "--policy": policy}, "not for --url", SERVED)
+        _refuse(_flags({"simulate": simulate, **elsewhere}), "not for --url", "the server has its own")
+        raise typer.Exit(live(here, workload, wanted, ctx.obj))
+    at_a_server = {name: said[name] for name in LiveFlags.__match_args__ if name not in {"api_key", "prompts"}}
+    _refuse(_flags(at_a_server), "for --url only", "--url http://HOST:PORT")
     if simulate:
         from lora_cli.cli.simulating import simulation
 
@@ -70,11 +96,19 @@ def command(
     from lora_cli.cli.measuring import measurement
 
     reckoned = (name for name in FleetFlags.__match_args__ if name not in {"num_adapters", "ranks"})
-    _refuse({f"--{name.replace('_', '-')}": said[name] for name in reckoned}, "for --simulate only")
+    _refuse(_flags({name: said[name] for name in reckoned}), "for --simulate only")
     raise typer.Exit(measurement(ctx.obj, picked(LineupFlags, said), workload, tiers, fleet, wanted))
 
 
 PLAIN = "it loads no adapters: --num-adapters 500 --ranks 8:.4,16:.4,64:.2, or --trace FILE"
+
+
+SERVED = "it asks for adapters that the server has: --lora-modules NAME..."
+
+
+def _flags(said: Mapping[Any, object]) -> dict[str, object]:
+    """The same by the flags of their names."""
+    return {f"--{name.replace('_', '-')}": value for name, value in said.items()}
 
 
 def picked(kind: type[T], said: Mapping[str, Any]) -> T:

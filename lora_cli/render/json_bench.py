@@ -25,11 +25,12 @@ _NAMES = """
 schema version mode span_s adapters seed workload environment metrics definitions trace fail_if baseline
 objective tiers policies bounds stall_cdf_shares loads plan
 requests max_loras max_cpu_loras hits evictions latency_ms failures
+slo_ms tiers_from late interval_95 seeds runs per_adapter traces
 """
 OURS = frozenset(_NAMES.split()).union(KEYS)
 """Every key at the top of a result, of whatever mode: what ``--metadata`` adds is none of them."""
 
-BACKENDS = {"simulate": "lora-cli simulation", "in-process": "lora-cli warm process"}
+BACKENDS = {"simulate": "lora-cli simulation", "in-process": "lora-cli warm process", "live": "openai"}
 
 
 def simulation(run: SimulatedRun) -> dict[str, Any]:

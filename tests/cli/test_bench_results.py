@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from lora_cli.bench.live.numbers import VLLM_MEASURES
 from lora_cli.cli.main import main
 from lora_cli.render.json_bench import OURS
 from lora_cli.render.json_vllm import KEYS
@@ -24,7 +25,9 @@ def valid(text: str) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(text, parse_constant=pytest.fail)
     jsonschema.Draft202012Validator(SCHEMA).validate(document)
     assert set(KEYS) <= set(document)
-    assert {key for key in document if not key.endswith(("_ttft_ms", "_e2el_ms"))} <= OURS | {"gpu"}
+    assert {key for key in document if not key.endswith(tuple(f"_{what}_ms" for what in VLLM_MEASURES))} <= OURS | {
+        "gpu"
+    }
     return document
 
 

@@ -198,7 +198,7 @@ def test_the_policy_and_digest_of_a_manifest_are_held_to(
         ),
         (["./a", "--base", "b", "--num-prompts", "0"], "num-prompts"),
         (["./a", "--base", "b", "--eviction", "lru,opt"], "a warm process has one of lru, lfu, gdsf, adaptive"),
-        (["./a", "--base", "b", "--request-rate", "5"], "--request-rate is for --simulate"),
+        (["./a", "--base", "b", "--request-rate", "5"], "--request-rate is for --url and --simulate"),
         (["./a", "--base", "b", "--ranks", "8"], "--ranks is for --num-adapters and --simulate"),
         (["./a", "--base", "b", "--num-adapters", "5"], "REFs and --num-adapters exclude each other"),
         (["--num-adapters", "5"], "serve-bench needs a base model"),

@@ -1,0 +1,112 @@
+"""An open loop: each request goes out at its time, whatever became of those before it."""
+
+import asyncio
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+
+from lora_cli.bench.live.answer import Answer
+from lora_cli.bench.live.ask import Ask
+from lora_cli.bench.live.streaming import Streaming
+from lora_cli.core.frozen import dataclass, field
+from lora_cli.endpoint.address import Address
+
+LEAD_S = 0.05
+"""The run starts so long after it is begun, so that its first requests are not late for what is done only once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probing:
+    """One small request at a time of its own, beside the load: ``ask`` goes out each ``every_s`` seconds."""
+
+    ask: Ask
+    every_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What came of a load so far: filled while it runs, so that an interrupt leaves what there is."""
+
+    answers: list[Answer] = field(default_factory=list)
+    probes: list[Answer] = field(default_factory=list)
+
+
+def run_load(
+    address: Address,
+    token: str,
+    asks: Sequence[Ask],
+    course: Course,
+    *,
+    max_concurrency: int | None = None,
+    probing: Probing | None = None,
+    told: Callable[[int], None] = lambda _done: None,
+) -> None:
+    """Send every request at its time, at most ``max_concurrency`` at once, and wait for all of them.
+
+    ``told`` hears how many are done. A ``KeyboardInterrupt`` lets go of what is under way.
+    """
+    with _unswept():
+        asyncio.run(_run(address, token, asks, course, max_concurrency, probing, told))
+
+
+async def _run(
+    address: Address,
+    token: str,
+    asks: Sequence[Ask],
+    course: Course,
+    max_concurrency: int | None,
+    probing: Probing | None,
+    told: Callable[[int], None],
+) -> None:
+    begin = time.perf_counter() + LEAD_S
+    places = asyncio.Semaphore(max_concurrency or len(asks) or 1)
+
+    def clock() -> float:
+        return time.perf_counter() - begin
+
+    async with Streaming(address, token, clock) as streaming, asyncio.TaskGroup() as group:
+
+        async def one(ask: Ask) -> None:
+            woke_s = clock()
+            async with places:
+                course.answers.append(await streaming.send(ask, woke_s))
+            told(len(course.answers))
+
+        beside = group.create_task(_probe(streaming, clock, probing, course)) if probing is not None else None
+        load = [await _at(ask, clock, group, one) for ask in asks]
+        await asyncio.gather(*load)
+        if beside is not None:
+            beside.cancel()
+
+
+async def _at(
+    ask: Ask, clock: Callable[[], float], group: asyncio.TaskGroup, one: Callable[[Ask], object]
+) -> "asyncio.Task[None]":
+    """Begin it at its time."""
+    if (left := ask.time_s - clock()) > 0:
+        await asyncio.sleep(left)
+    return group.create_task(one(ask))  # type: ignore[arg-type]
+
+
+async def _probe(streaming: Streaming, clock: Callable[[], float], probing: Probing, course: Course) -> None:
+    """Probes until it is cancelled; those under way then are let go."""
+
+    async def one(ask: Ask) -> None:
+        course.probes.append(await streaming.send(ask, clock()))
+
+    async with asyncio.TaskGroup() as group:
+        for number in count():
+            await _at(probing.ask._replace(time_s=number * probing.every_s), clock, group, one)
+
+
+@contextmanager
+def _unswept() -> Iterator[None]:
+    """The garbage collector passes over all that is there by now: a sweep through it would stop everything for long."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

@@ -1,0 +1,71 @@
+"""A live run as it is told: its numbers over all seeds, each with its interval, and by adapter."""
+
+from collections.abc import Mapping, Sequence
+
+from lora_cli.bench.live.goodput import Slo
+from lora_cli.bench.live.numbers import LATE_MS, Run, by_adapter, numbers
+from lora_cli.bench.live.seeds import intervals, together
+from lora_cli.bench.live.tiers import INFERRED, SERVER
+from lora_cli.bench.setting import Setting
+from lora_cli.core.frozen import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class LiveRun:
+    """What was asked of which server, and what came of it.
+
+    ``each`` are the numbers of each run, ``metrics`` those of all and ``interval`` half the width of their 95 %
+    intervals.
+    """
+
+    setting: Setting
+    url: str
+    base: str
+    max_concurrency: int | None
+    slo: Slo
+    runs: Sequence[Run]
+    each: Sequence[Mapping[str, float | None]]
+    metrics: Mapping[str, float | None]
+    interval: Mapping[str, float]
+    adapters: Mapping[str, Mapping[str, float | None]]
+
+    @property
+    def tiers_from(self) -> str:
+        """``server`` where it says them, else ``inferred``."""
+        return SERVER if any(run.tiers_from == SERVER for run in self.runs) else INFERRED
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the generator could not keep to its own times."""
+        late = self.metrics.get("lateness_p99_ms")
+        return late is not None and late > LATE_MS and any(run.timed for run in self.runs)
+
+    @property
+    def errors(self) -> dict[str, tuple[int, str]]:
+        """How many requests of each adapter failed, and what the server said to the first of them."""
+        found: dict[str, tuple[int, str]] = {}
+        for run in self.runs:
+            for one in (*run.course.answers, *run.course.probes, *(run.control or ())):
+                if one.error:
+                    count, first = found.get(one.name, (0, one.error))
+                    found[one.name] = count + 1, first
+        return found
+
+
+def live_run(
+    setting: Setting, url: str, base: str, max_concurrency: int | None, slo: Slo, runs: Sequence[Run]
+) -> LiveRun:
+    """The result of these runs."""
+    each = [numbers(run, slo) for run in runs]
+    return LiveRun(
+        setting,
+        url,
+        base,
+        max_concurrency,
+        slo,
+        runs,
+        each,
+        together(each),
+        intervals(each),
+        by_adapter(runs, slo),
+    )

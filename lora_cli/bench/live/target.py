@@ -1,0 +1,102 @@
+"""The server that is measured: what it serves, what it calls it, and whether it completes anything."""
+
+import random
+from collections.abc import Mapping, Sequence
+
+from lora_cli.bench.live.ask import FIRST_ID, token_ids
+from lora_cli.core import parse
+from lora_cli.core.frozen import dataclass
+from lora_cli.core.nearest import did_you_mean
+from lora_cli.endpoint.address import Address
+from lora_cli.endpoint.client import Endpoint, Refusal
+from lora_cli.endpoint.server import SERVERS, Served, Server, open_server
+from lora_cli.errors import EndpointError
+
+VOCABULARIES = (1000, 100, 16)
+"""Token ids are below one of these: the first that the server takes."""
+
+TOLD = ("device", "dtype")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server: ``models`` says what it calls each adapter, ``base`` is its base ("" where it lists none).
+
+    ``engine`` is ``vllm``, ``sglang`` or ``lora-cli``, "" where it does not say; ``facts`` is what else it tells.
+    """
+
+    address: Address
+    token: str
+    engine: str
+    base: str
+    models: Mapping[str, str]
+    vocabulary: int
+    facts: Mapping[str, str]
+
+
+def find_target(address: Address, token: str, names: Sequence[str]) -> Target:
+    """The server at ``address`` with these adapters, or with all that it lists. One token of its base is asked for.
+
+    Raises:
+        EndpointError: nobody answers, it serves no such adapter or none at all, or it completes nothing.
+    """
+    with Endpoint(address, token) as endpoint:
+        engine = _engine(endpoint)
+        server = open_server(engine or "vllm", endpoint)
+        served = server.models()
+        chosen = _chosen(served, names, str(address))
+        base = next((one.name for one in served if not one.parent), "")
+        vocabulary = _vocabulary(server, base) if base else VOCABULARIES[0]
+        models = {one.name: f"{one.parent}:{one.name}" if engine == "sglang" else one.name for one in chosen}
+        return Target(address, token, engine, base, models, vocabulary, _facts(server, engine))
+
+
+def _engine(endpoint: Endpoint) -> str:
+    """Whose ``/v1/models`` it is: they sign it."""
+    answer = endpoint.get("/v1/models")
+    listed = answer.get("data") if isinstance(answer, dict) else None
+    for one in listed if isinstance(listed, list) else []:
+        owner = one.get("owned_by") if isinstance(one, dict) else None
+        if owner in SERVERS:
+            return str(owner)
+    return ""
+
+
+def _chosen(served: Sequence[Served], names: Sequence[str], where: str) -> list[Served]:
+    adapters = {one.name: one for one in served if one.parent}
+    if not names:
+        if not adapters:
+            raise EndpointError(
+                f"{where} serves no adapters", hint="load them first: lora-cli warm -f set.yaml --endpoint URL"
+            )
+        return list(adapters.values())
+    known = adapters | {one.name: one for one in served if not one.parent}
+    for name in names:
+        if name not in known:
+            near = did_you_mean(name, known)
+            raise EndpointError(f"{where} serves no model {name!r}, of {len(known)}", hint=near or "see /v1/models")
+    return [known[name] for name in dict.fromkeys(names)]
+
+
+def _vocabulary(server: Server, base: str) -> int:
+    """The largest of ``VOCABULARIES`` whose ids the base takes."""
+    draw = random.Random(0)  # noqa: S311 - a prompt, not a secret
+    for vocabulary in VOCABULARIES:
+        try:
+            server.complete(base, (*token_ids(draw, 7, vocabulary), max(vocabulary - 1, FIRST_ID)), 1)
+        except Refusal as error:
+            if error.status not in {400, 422, 500} or vocabulary == VOCABULARIES[-1]:
+                raise
+        else:
+            return vocabulary
+    raise AssertionError
+
+
+def _facts(server: Server, engine: str) -> dict[str, str]:
+    """Its version where it tells; of our own, where its slots are."""
+    told: dict[str, str] = {"engine": engine or "unknown"}
+    if engine == "lora-cli":
+        fields = parse.mapping(server.endpoint.get("/v1/status"), "/v1/status")
+        return told | {key: fields[key] for key in TOLD if isinstance(fields.get(key), str) and fields[key]}
+    version = server.version()
+    return told | ({"engine_version": version} if version else {})

@@ -1,0 +1,192 @@
+"""``serve-bench --url``: requests at their times to a server that runs, for each seed."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from lora_cli.bench.live.ask import PROMPTS, Ask, asks, body_of
+from lora_cli.bench.live.goodput import Slo, parse_goodput
+from lora_cli.bench.live.load import Course, Probing, run_load
+from lora_cli.bench.live.numbers import Run, live_names
+from lora_cli.bench.live.result import LiveRun, live_run
+from lora_cli.bench.live.target import Target, find_target
+from lora_cli.bench.live.tiers import kinds
+from lora_cli.bench.regression import Change, Judged
+from lora_cli.bench.run import environment
+from lora_cli.bench.setting import setting_of
+from lora_cli.bench.trace import Trace
+from lora_cli.bench.traffic import parse_rate
+from lora_cli.cli import typer
+from lora_cli.cli.bench_flags import LiveFlags, ResultFlags, WorkloadFlags
+from lora_cli.cli.bench_results import Look, Told, conclude, wanted_of
+from lora_cli.cli.bench_workload import Workload, save_trace, workload_of
+from lora_cli.core.frozen import dataclass, replace
+from lora_cli.endpoint.address import parse_address
+from lora_cli.errors import EndpointError, UsageError
+from lora_cli.render.human.bench_judgement import render_judgement
+from lora_cli.render.human.live import render_live
+from lora_cli.render.json_live import live as document_of
+from lora_cli.settings import Settings
+
+INTERRUPTED = 130
+REQUESTS, SEEDS = 200, 3
+PROBE = tuple(range(3, 11))
+"""A short prompt of token ids that every vocabulary has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that was asked for, read and checked before the first request."""
+
+    flags: LiveFlags
+    slo: Slo
+    probes_a_second: float | None
+    traces: Mapping[int, Trace]
+    target: Target
+
+
+def live(flags: LiveFlags, workload: WorkloadFlags, wanted: ResultFlags, settings: Settings) -> int:
+    """Measure the server and tell it; the exit code.
+
+    Raises:
+        UsageError: what is asked for is wrong.
+        EndpointError: nobody answers there, or it serves other adapters.
+    """
+    checked, asked = wanted_of(wanted, live_names()), workload_of(workload)
+    plan = _plan(flags, asked)
+    if wanted.save_trace is not None:
+        save_trace(plan.traces[workload.seed], wanted.save_trace)
+    runs, interrupted = _runs(plan, asked, settings)
+    found = _result(plan, asked, runs)
+    told = Told(document_of(found), found.metrics, partial(_human, found), partial(_page, found))
+    code = conclude(told, plan.traces[workload.seed], checked, plan.traces)
+    for line in _failures(found):
+        typer.echo(line, err=True)
+        code = EndpointError.exit_code
+    if found.is_late:
+        typer.echo("warning: the generator was late; see lateness", err=True)
+    if interrupted:
+        sent, of = sum(len(run.course.answers) for run in runs), sum(map(len, plan.traces.values()))
+        typer.echo(f"interrupted after {sent} of {of} requests", err=True)
+        return INTERRUPTED
+    return code
+
+
+def _plan(flags: LiveFlags, asked: Workload) -> Plan:
+    assert flags.url is not None
+    if flags.prompts not in PROMPTS:
+        raise UsageError(f"--prompts is ids or text, not {flags.prompts[:60]}")
+    slo = parse_goodput(flags.goodput or [])
+    rate = parse_rate(flags.probe_request_rate, "--probe-request-rate") if flags.probe_request_rate else None
+    if rate is None and flags.probe_adapter is not None:
+        raise UsageError("--probe-adapter is for --probe-request-rate", hint="--probe-request-rate 5")
+    if rate is not None and rate > 1000:
+        raise UsageError("--probe-request-rate is at most 1000", hint="--probe-request-rate 5")
+    names = [name for text in flags.lora_modules or () for name in text.split(",") if name] or list(asked.names)
+    more = [flags.probe_adapter] if flags.probe_adapter is not None and names else []
+    target = find_target(parse_address(flags.url), flags.api_key, [*names, *more])
+    names = names or list(target.models)
+    if flags.control and not target.base:
+        raise EndpointError(f"{target.address} lists no base, which --control is about", hint="leave --control out")
+    if flags.probe_adapter is not None and flags.probe_adapter not in target.models:
+        raise EndpointError(f"{target.address} serves no model {flags.probe_adapter!r}", hint="see /v1/models")
+    seeds = range(asked.flags.seed, asked.flags.seed + (flags.num_seeds or SEEDS))
+    traces = {seed: replace(asked, flags=replace(asked.flags, seed=seed)).over(names, REQUESTS) for seed in seeds}
+    return Plan(flags, slo, rate, traces, target)
+
+
+def _runs(plan: Plan, asked: Workload, settings: Settings) -> tuple[list[Run], bool]:
+    """Each seed's run, and whether they were interrupted; what there was until then is a run, too."""
+    runs: list[Run] = []
+    used: set[str] = set()
+    tell = _counter(sum(map(len, plan.traces.values())) * (2 if plan.flags.control else 1), settings)
+    done = 0
+    for seed, trace in plan.traces.items():
+        course, control = Course(), Course()
+        interrupted = False
+        try:
+            _run_one(plan, trace, seed, course, control, partial(_add, tell, done))
+        except KeyboardInterrupt:
+            interrupted = True
+        found, tiers_from = kinds(course.answers, used)
+        done += len(course.answers) + len(control.answers)
+        runs.append(Run(seed, course, found, tiers_from, trace.timed, control.answers if plan.flags.control else None))
+        if interrupted:
+            return runs, True
+    return runs, False
+
+
+def _run_one(plan: Plan, trace: Trace, seed: int, course: Course, control: Course, tell: Callable[[int], None]) -> None:
+    target, most = plan.target, plan.flags.max_concurrency
+    load = asks(trace, target.models, seed, target.vocabulary, plan.flags.prompts)
+    probing = _probing(plan, trace)
+    send = partial(run_load, target.address, target.token, max_concurrency=most)
+    if probing is not None:
+        # Whom a probe asks for is there before the load begins: its own load stalls nobody.
+        send([probing.ask], Course())
+    send(load, course, probing=probing, told=tell)
+    if plan.flags.control:
+        base = dict.fromkeys(target.models, target.base)
+        send(
+            asks(trace, base, seed, target.vocabulary, plan.flags.prompts),
+            control,
+            told=lambda done: tell(len(load) + done),
+        )
+
+
+def _probing(plan: Plan, trace: Trace) -> Probing | None:
+    if plan.probes_a_second is None:
+        return None
+    name = plan.flags.probe_adapter or trace.names[0]
+    return Probing(Ask(0.0, name, body_of(plan.target.models[name], list(PROBE), 1)), 1 / plan.probes_a_second)
+
+
+def _result(plan: Plan, asked: Workload, runs: Sequence[Run]) -> LiveRun:
+    target, flags = plan.target, plan.flags
+    first = next(iter(plan.traces.values()))
+    words = asked.words() | {"prompts": flags.prompts}
+    words |= {"goodput": " ".join(f"{name}:{most:g}" for name, most in plan.slo.items())} if plan.slo else {}
+    words |= {"max_concurrency": str(flags.max_concurrency)} if flags.max_concurrency else {}
+    rate = asked.request_rate if asked.flags.trace is None and asked.ramp is None else None
+    facts = environment(url=str(target.address), base=target.base, **target.facts)
+    setting = setting_of("live", first, asked.flags.seed, words, facts, rate, asked.burstiness)
+    setting = replace(setting, num_prompts=sum(len(run.course.answers) for run in runs))
+    return live_run(setting, str(target.address), target.base, flags.max_concurrency, plan.slo, runs)
+
+
+def _failures(found: LiveRun) -> list[str]:
+    """One line for all that failed: how many, and what was said of the first."""
+    if not found.errors:
+        return []
+    count = sum(number for number, _ in found.errors.values())
+    name, (_, why) = next(iter(found.errors.items()))
+    more = f", of {len(found.errors)} models" if len(found.errors) > 1 else ""
+    return [f"error: {count} requests failed{more}; the first of {name}: {why}"]
+
+
+def _add(tell: Callable[[int], None], before: int, done: int) -> None:
+    tell(before + done)
+
+
+def _counter(total: int, settings: Settings) -> Callable[[int], None]:
+    """Says on a terminal how many requests are done; elsewhere nothing."""
+    if settings.quiet or settings.no_progress or not sys.stderr.isatty():
+        return lambda _done: None
+    step = max(1, total // 100)
+
+    def tell(done: int) -> None:
+        if done % step == 0 or done == total:
+            typer.echo(f"\r{done} of {total} requests" + ("\n" if done == total else ""), err=True, nl=False)
+
+    return tell
+
+
+def _human(run: LiveRun, look: Look, compared: tuple[Change, ...], verdicts: tuple[Judged, ...]) -> str:
+    judged = render_judgement(compared, verdicts, look.width, colour=look.colour)
+    return render_live(run, look.width, colour=look.colour) + judged
+
+
+def _page(run: LiveRun, compared: tuple[Change, ...], verdicts: tuple[Judged, ...]) -> str:
+    from lora_cli.render.html.live import render_live as render_page
+
+    return render_page(run, compared, verdicts)

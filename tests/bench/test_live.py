@@ -1,0 +1,185 @@
+"""What a live run says of its answers: times, tiers, numbers, intervals."""
+
+import json
+import math
+
+import pytest
+from scipy import stats  # type: ignore[import-untyped]
+
+from lora_cli.bench.live.answer import Answer
+from lora_cli.bench.live.ask import asks
+from lora_cli.bench.live.goodput import is_good, keeps, parse_goodput
+from lora_cli.bench.live.load import Course
+from lora_cli.bench.live.numbers import Run, live_names, numbers
+from lora_cli.bench.live.seeds import intervals, t_quantile, together
+from lora_cli.bench.live.streaming import Stream, words_of
+from lora_cli.bench.live.tiers import kinds
+from lora_cli.bench.metrics import more_is_better
+from lora_cli.bench.trace import Request, trace_of
+from lora_cli.errors import FormatError, UsageError
+
+
+def answer(
+    name: str = "a",
+    *,
+    at: float = 0.0,
+    sent: float | None = None,
+    chunks: tuple[float, ...] = (0.1, 0.2, 0.4),
+    tier: str = "",
+    load_ms: float | None = None,
+    error: str = "",
+) -> Answer:
+    """Scheduled at ``at``, its pieces so many seconds after that."""
+    sent_s = at if sent is None else sent
+    whole = tuple(at + one for one in chunks)
+    return Answer(name, at, at, sent_s, whole, 8, len(chunks), tier, load_ms, error)
+
+
+def run(*answers: Answer, used: set[str] | None = None, **more: object) -> Run:
+    found, said_by = kinds(answers, set() if used is None else used)
+    return Run(0, Course(list(answers)), found, said_by, **more)  # type: ignore[arg-type]
+
+
+def test_latency_counts_from_the_time_that_a_request_was_to_be_sent() -> None:
+    """What the client holds back is part of it; vLLM's own keys leave it out, and say it beside."""
+    found = numbers(run(answer(at=1.0, sent=1.05)), {})
+    assert found["ttft_p50_ms"] == pytest.approx(100)
+    assert found["e2el_p50_ms"] == pytest.approx(400)
+    assert found["tpot_p50_ms"] == pytest.approx(150)
+    assert [found["itl_p50_ms"], found["itl_max_ms"]] == pytest.approx([100, 200])
+    assert found["median_ttft_ms"] == pytest.approx(50)
+    assert found["median_e2el_ms"] == pytest.approx(350)
+    assert found["median_client_queue_time_ms"] == pytest.approx(50)
+    assert found["median_e2el_including_client_queue_ms"] == pytest.approx(400)
+    assert set(found) == live_names()
+
+
+def test_a_failure_is_infinitely_slow_and_missed_and_in_no_mean() -> None:
+    found = numbers(run(answer(), answer(), answer(chunks=(), error="500: it broke")), {"ttft": 500.0})
+    assert (found["completed"], found["failed"]) == (2, 1)
+    assert found["ttft_p50_ms"] == pytest.approx(100)
+    assert found["ttft_p99_ms"] == found["e2el_max_ms"] == math.inf
+    assert found["ttft_mean_ms"] == found["p99_ttft_ms"] == pytest.approx(100)
+    assert found["slo_attainment"] == pytest.approx(2 / 3)
+    assert found["adapters_slo_attainment"] == 0
+
+
+def test_where_the_server_says_tiers_it_is_believed() -> None:
+    told = run(answer(tier="disk", load_ms=40.0), answer(tier="cpu", load_ms=2.0), answer(tier="gpu"), answer())
+    assert (list(told.kinds), told.tiers_from) == (["cold", "warm", "hot", ""], "server")
+    found = numbers(told, {})
+    assert [found["hit_ratio"], found["memory_hit_ratio"]] == pytest.approx([1 / 3, 2 / 3])
+    assert (found["load_p50_ms"], found["load_max_ms"]) == (2, 40)
+
+
+def test_elsewhere_cold_is_who_is_asked_before_an_adapter_has_answered_anything() -> None:
+    used: set[str] = set()
+    told = run(answer("a"), answer("a", at=0.05), answer("a", at=0.5), answer("b", at=0.6, error="x"), used=used)
+    assert (list(told.kinds), told.tiers_from) == (["cold", "cold", "later", "cold"], "inferred")
+    assert used == {"a"}
+    assert list(run(answer("a"), answer("b"), used=used).kinds) == ["later", "cold"]
+    assert numbers(told, {})["hit_ratio"] is None
+
+
+def test_what_being_cold_costs_is_the_distance_of_the_medians() -> None:
+    found = numbers(run(answer(tier="disk", chunks=(0.5,)), answer(tier="gpu"), answer(tier="gpu")), {})
+    assert found["cold_penalty_ms"] == pytest.approx(400)
+    assert found["cold_ttft_p99_ms"] == pytest.approx(500)
+    assert found["warm_ttft_p99_ms"] is None
+    assert (found["cold_requests"], found["hot_requests"]) == (1, 2)
+
+
+def test_probes_beside_the_load_of_another_are_told_from_the_rest() -> None:
+    told = run(answer("b", at=1.0, tier="disk", chunks=(0.5,)), answer("a", at=2.0, tier="gpu"))
+    told.course.probes.extend([answer(at=0.5, chunks=(0.01,)), answer(at=1.2, chunks=(0.3,)), answer(error="x")])
+    found = numbers(told, {})
+    assert found["probe_quiet_p50_ms"] == pytest.approx(10)
+    assert found["probe_loading_p50_ms"] == pytest.approx(300)
+    assert found["stalled_others_ms"] == pytest.approx(290)
+
+
+def test_the_base_alone_is_what_adapters_are_compared_with() -> None:
+    found = numbers(run(answer(), control=[answer(chunks=(0.05, 0.1, 0.2))]), {})
+    assert found["control_ttft_p50_ms"] == pytest.approx(50)
+    assert [found[f"control_ratio_{what}_p50"] for what in ("ttft", "tpot", "e2el")] == pytest.approx([2, 2, 2])
+
+
+def test_a_request_is_good_when_it_keeps_everything() -> None:
+    slo = parse_goodput(["ttft:100", "tpot:150,e2el:400"])
+    assert slo == {"ttft": 100, "tpot": 150, "e2el": 400}
+    assert is_good(answer(), {"ttft": 101, "tpot": 151, "e2el": 401})
+    assert not is_good(answer(), {"ttft": 99})
+    assert is_good(answer(chunks=(0.05,)), {"tpot": 0})  # one token: no time for another, as in vLLM
+    assert keeps([answer()] * 99 + [answer(chunks=(9.0,))], {"ttft": 101})
+    assert not keeps([answer()] * 98 + [answer(chunks=(9.0,))] * 2, {"ttft": 101})
+
+
+@pytest.mark.parametrize("word", ["ttft", "ttft:", "ttft:-1", "itl:5", "ttft:inf", "ttft:nan"])
+def test_a_goodput_that_is_none_is_refused(word: str) -> None:
+    with pytest.raises(UsageError, match="--goodput"):
+        parse_goodput([word])
+
+
+def test_students_t_is_scipys() -> None:
+    for freedom in (1, 2, 3, 9, 10, 11, 12, 20, 50, 1000):
+        assert t_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-4)
+
+
+def test_seeds_add_up_or_are_a_mean_with_its_interval() -> None:
+    """The interval is scipy's own."""
+    values = [10.0, 12.0, 17.0]
+    each = [
+        numbers(run(answer(chunks=(value / 1e3,)), answer(at=1.0, tier="gpu", chunks=(value / 1e3,))), {})
+        for value in values
+    ]
+    found, half = together(each), intervals(each)
+    assert [found["completed"], found["ttft_p50_ms"]] == pytest.approx([6, 13])
+    assert found["request_throughput"] == pytest.approx(6 / 3.039)
+    low, high = stats.t.interval(0.95, 2, loc=13, scale=stats.sem(values))
+    assert [13 - half["ttft_p50_ms"], 13 + half["ttft_p50_ms"]] == pytest.approx([low, high])
+    assert "completed" not in half
+    assert "cold_ttft_p50_ms" not in half
+    assert intervals(each[:1]) == {}
+
+
+def test_a_stream_is_read_however_it_is_cut() -> None:
+    pieces = b'data: {"choices": [{"text": "a"}]}\r\n\r\n: ping\n\ndata: {"choices": [{"text": ""}]}\n\n'
+    end = b'data: {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}\n\ndata: [DONE]\n\n'
+    for size in (1, 7, 1000):
+        stream, data = Stream(), pieces + end
+        for start in range(0, len(data), size):
+            stream.feed(data[start : start + size], start / 1e3)
+        assert (len(stream.chunks_s), stream.prompt_tokens, stream.output_tokens) == (2, 3, 2)
+        assert (stream.done, stream.error) == (True, "")
+
+
+def test_an_error_within_a_stream_is_the_requests_own() -> None:
+    stream = Stream()
+    stream.feed(b'data: {"error": {"message": "out of\\nmemory", "code": 500}}\n\n', 0.1)
+    assert stream.error == "out of memory"
+    with pytest.raises(FormatError):
+        stream.feed(b"data: {nonsense\n\n", 0.2)
+    assert words_of({"error": "Unauthorized"}) == "Unauthorized"
+    assert words_of({"detail": ["x"]}) == "nothing more"
+
+
+def test_prompts_have_the_lengths_of_the_trace_and_no_two_are_the_same() -> None:
+    trace = trace_of([Request(0.5, "a", 7, 3), Request(0.5, "b", 7, 0), Request(0.6, "a", 0, 5)])
+    made = asks(trace, {"a": "base:a", "b": "b"}, 1, 100)
+    bodies = [json.loads(one.body) for one in made]
+    assert [(body["model"], len(body["prompt"]), body["max_tokens"]) for body in bodies] == [
+        ("base:a", 7, 3),
+        ("b", 7, 1),
+        ("base:a", 1, 5),
+    ]
+    assert all(3 <= one < 100 for body in bodies for one in body["prompt"])
+    assert bodies[0]["prompt"] != bodies[1]["prompt"]
+    assert asks(trace, {"a": "base:a", "b": "b"}, 1, 100) == made != asks(trace, {"a": "base:a", "b": "b"}, 2, 100)
+    text = json.loads(asks(trace, {"a": "a", "b": "b"}, 1, 100, "text")[0].body)["prompt"]
+    assert len(text.split()) == 7
+
+
+def test_goodput_and_attainment_should_be_large() -> None:
+    assert more_is_better("slo_attainment")
+    assert more_is_better("adapters_slo_attainment")
+    assert not more_is_better("cold_ttft_p99_ms")
