@@ -1,7 +1,7 @@
 """One exception tree: what happened, what to try, and the exit code that scripts branch on."""
 
 import re
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 _SHAPE = r"\b(?:hf|api_org)_(?:(?:oauth|jwt)_[\w.-]{8,}|[A-Za-z0-9]{20,})"
 
@@ -23,6 +23,16 @@ class LoraCliError(Exception):
     def __init__(self, message: str, *, hint: str = "") -> None:
         self.message, self.hint = without_tokens(message), without_tokens(hint)
         super().__init__(self.message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """On its way from another process: as it is, whatever its class wants to be made of."""
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[LoraCliError], args: tuple[Any, ...], state: dict[str, Any]) -> LoraCliError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class FormatError(LoraCliError):

@@ -5,23 +5,32 @@ and here it is said.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.cli import options, typer
 from lora_cli.cli.handing import Handing, Places, handing
 from lora_cli.cli.output import Format, colour, width, write
-from lora_cli.cli.progress import shown_progress
+from lora_cli.cli.progress import Shown, shown_progress
 from lora_cli.cli.wanted import LockFlags, Order, check_flags, in_shard, order
+from lora_cli.core.frozen import dataclass
 from lora_cli.fetch import Selection
-from lora_cli.fetch.many import Handed, bring_all
+from lora_cli.fetch.many import Handed, Outcome, bring_all
 from lora_cli.settings import Settings, with_flags
 from lora_cli.store import Store
 
 if TYPE_CHECKING:
     from lora_cli.cli.locking import LockFile
     from lora_cli.core.lock import Changes
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How bytes come: folders' weights as hard links, and by whose processors (``ray`` None: our own)."""
+
+    link: bool = False
+    ray: str | None = None
 
 
 def command(
@@ -51,6 +60,7 @@ def command(
     keep_free: options.KeepFree = None,
     cache_budget: options.CacheBudget = None,
     shard: options.ShardOf = None,
+    ray: options.Ray = None,
     offline: options.Offline = False,
     jobs: options.Jobs = None,
     timeout: options.Timeout = None,
@@ -75,7 +85,7 @@ def command(
         raise typer.Exit(report_drift(asked, file, settings, selection, output_format))
     store = Store(settings.cache_dir)
     place = handing(asked, store, Places(to, publish, base, fix_base))
-    done = _bring(asked, place, settings, selection, link, output_format)
+    done = _bring(asked, place, settings, selection, Way(link, ray), output_format)
     changes = _locked(asked, file, flags, done, store, settings)
     if output_format is Format.JSON:
         from lora_cli.render.json_store import render_outcomes
@@ -128,25 +138,28 @@ def _locked(
 
 
 def _bring(
-    asked: Order, place: Handing, settings: Settings, selection: Selection, link: bool, output_format: Format
+    asked: Order, place: Handing, settings: Settings, selection: Selection, way: Way, output_format: Format
 ) -> list[Handed]:
     """Brings all and hands each out; says of each how it went, as soon as that is known."""
     done: list[Handed] = []
     with shown_progress(settings, len(asked.adapters)) as progress:
-        outcomes = bring_all(
-            asked.adapters,
-            place.store,
-            settings,
-            progress=progress,
-            selection=selection,
-            link=link,
-        )
+        outcomes = _outcomes(asked, place, settings, selection, way, progress)
         for handed in place.hand_out_each(outcomes):
             done.append(handed)
             progress.through(handed.outcome.wanted.name)
             with progress.paused():
                 _say(handed, settings, output_format)
     return done
+
+
+def _outcomes(
+    asked: Order, place: Handing, settings: Settings, selection: Selection, way: Way, progress: Shown
+) -> Iterator[Outcome]:
+    if way.ray is not None:
+        from lora_cli.fleet.fetching import bring_fleet
+
+        return bring_fleet(way.ray, asked.adapters, settings, selection, link=way.link)
+    return bring_all(asked.adapters, place.store, settings, progress=progress, selection=selection, link=way.link)
 
 
 def _say(handed: Handed, settings: Settings, output_format: Format) -> None:

@@ -90,4 +90,8 @@ LockPath = Annotated[
 Locked = Annotated[bool, typer.Option("--locked", help="Exactly what is locked, or nothing; the lock stays as it is.")]
 Check = Annotated[bool, typer.Option("--check", help="Say what changed since it was locked; fetch and write nothing.")]
 Upgrade = Annotated[bool, typer.Option("--upgrade", help="Lock anew: all, or the adapters named instead of REFs.")]
+Ray = Annotated[
+    str | None,
+    typer.Option("--ray", metavar="ADDRESS", help="Do it on a Ray cluster: auto, or HOST:PORT of its head."),
+]
 ShardOf = Annotated[str | None, typer.Option("--shard", metavar="I/N", help="Part I (from 0) of N, by name.")]

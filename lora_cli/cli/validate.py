@@ -41,6 +41,7 @@ def command(
     max_loras: engine_options.MaxLoras = None,
     baseline: options.KnownFindings = None,
     write_baseline: options.WriteBaseline = None,
+    ray: options.Ray = None,
     formats: options.ReportFormats = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
 ) -> None:
@@ -65,7 +66,12 @@ def command(
         model, values=values, max_lora_rank=max_lora_rank, rules=chosen, engines=engines, deployment=deployment
     )
     latest = {one for one, item in zip(items, asked.items, strict=True) if item.latest}
-    judged = check_all(items, terms, settings, contents=False, demands=demands, latest=latest)
+    if ray is None:
+        judged = check_all(items, terms, settings, contents=False, demands=demands, latest=latest)
+    else:
+        from lora_cli.fleet.judging import check_fleet
+
+        judged = check_fleet(ray, items, terms, settings, demands=demands, latest=latest)
     said = Report(
         (),
         FAIL_ON[fail_on],

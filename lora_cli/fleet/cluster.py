@@ -1,0 +1,103 @@
+"""Work spread over a Ray cluster: batches in flight, results in order, and what dies with a node is done again."""
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any, TypeVar
+
+from lora_cli.errors import MissingExtra, Unreachable
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+TOGETHER = 16
+"""Adapters of one task: so many that a task is worth its sending, so few that its loss is soon made up for."""
+
+AHEAD = 4
+"""Tasks for each processor that are on their way: results wait in the order of the adapters, so memory is bounded."""
+
+TRIES = 3
+"""So often a task is done again that died with its worker or its node."""
+
+
+@contextmanager
+def joined(address: str, command: str) -> Iterator[int]:
+    """The cluster at ``address`` (``auto``, or HOST:PORT of its head), for the block; gives its number of processors.
+
+    Raises:
+        MissingExtra: Ray is not installed.
+        Unreachable: there is no cluster.
+    """
+    if find_spec("ray") is None:
+        raise MissingExtra(f"{command} --ray", "ray", "ray")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # no telemetry, not a library's either
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+    except (ConnectionError, ValueError, RuntimeError, OSError, TimeoutError) as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise Unreachable(
+            f"there is no Ray cluster at {address}: {said}", hint="ray status says which there is"
+        ) from error
+    try:
+        yield max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
+    finally:
+        ray.shutdown()
+
+
+def spread(
+    call: Callable[..., list[Result]],
+    items: Sequence[Item],
+    processors: int,
+    *shared: Any,
+    lost: Callable[[Item, str], Result],
+) -> Iterator[Result]:
+    """``call(batch, *shared)`` for batches of ``items``, each result in the order of the items.
+
+    A batch whose worker or node died is done again elsewhere, and if that does not help item by item; ``lost`` makes
+    the result of one that nobody could work on, with the reason. What ``call`` raises itself is raised.
+    """
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    task = ray.remote(max_retries=TRIES)(call)
+    values = [ray.put(one) for one in shared]
+    waiting: deque[tuple[Sequence[Item], Any]] = deque()
+    batches = iter([items[first : first + TOGETHER] for first in range(0, len(items), TOGETHER)])
+
+    def sent() -> bool:
+        batch = next(batches, None)
+        if batch is not None:
+            waiting.append((batch, task.remote(batch, *values)))
+        return batch is not None
+
+    while len(waiting) < processors * AHEAD and sent():
+        pass
+    while waiting:
+        batch, reference = waiting.popleft()
+        sent()
+        try:
+            yield from ray.get(reference)
+        except RayTaskError:
+            raise
+        except RayError:
+            yield from (_alone(task, item, values, lost) for item in batch)
+
+
+def _alone(task: Any, item: Item, values: Sequence[Any], lost: Callable[[Item, str], Result]) -> Result:
+    """One item of a batch that was lost."""
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    try:
+        result: Result = ray.get(task.remote([item], *values))[0]
+    except RayTaskError:
+        raise
+    except RayError as error:
+        return lost(item, f"every worker that took it died: {type(error).__name__}")
+    return result
