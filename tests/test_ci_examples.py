@@ -14,8 +14,10 @@ import pytest
 import yaml
 
 from lora_cli.cli.main import main
+from tests.ci_runner import environment, run_action, run_job
 from tests.conftest import ROOT
 
+ACTION = ROOT / "action.yml"
 CI = ROOT / "manifests" / "ci"
 SCHEMAS = {"github-actions.yaml": "vendor.github-workflows", "gitlab-ci.yaml": "vendor.gitlab-ci"}
 
@@ -66,7 +68,7 @@ def commands(file: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("file", SCHEMAS)
 def test_the_commands_of_an_example_gate_a_repository(file: str, repository: Path) -> None:
-    fetch, validate = commands(file)
+    fetch, validate = commands(file)[:2]
 
     assert main(fetch) == 0
     assert main(validate) == 1
@@ -89,3 +91,74 @@ def test_what_an_example_collects_is_what_it_writes(file: str) -> None:
     collected = set(re.findall(r"lora\.(?:sarif|xml|json)", re.sub(r"--format \S+", "", text)))
     assert written <= collected
     assert not re.search(r"hf_[A-Za-z0-9]", text)
+
+
+def test_the_action_is_valid_by_the_schema_of_github() -> None:
+    schema = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-actions", str(ACTION)]
+    done = subprocess.run(schema, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_action_installs_itself_writes_its_reports_annotates_and_then_fails(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    site = tmp_path_factory.mktemp("site")
+    own = environment(site, LORA_CLI_CACHE_DIR=str(repository / ".lora-cli"))
+
+    ran = run_action(ACTION, {"args": "--engine vllm@0.33 --select LC*,LC1,LC3,LC4"}, repository, own)
+    assert (ran.code, ran.outputs["verdict"]) == (2, {"exit-code": "2"}), ran.out  # no rule is called LC*
+    assert not (repository / "lora.sarif").exists()
+
+    ran = run_action(ACTION, {"args": "--engine vllm@0.33"}, repository, own)
+
+    assert (site / "bin" / "lora-cli").is_file()
+    assert (ran.code, ran.outputs["verdict"]) == (1, {"exit-code": "1"}), ran.out
+    assert "::error file=adapters/misnested/adapter_model.safetensors" in ran.out
+    assert "misnested" in (repository / "summary.md").read_text()
+    assert json.loads((repository / "lora.sarif").read_text())["version"] == "2.1.0"
+    assert ran.used["github/codeql-action/upload-sarif@v4"] == {"sarif_file": "lora.sarif", "category": "lora-cli"}
+
+
+def test_the_action_takes_adapters_without_a_set_and_no_input_is_a_command(repository: Path, tmp_path: Path) -> None:
+    words, evil = "adapters/pirate --base adapters/smollm2-135m", "$(touch pwned) ;touch pwned"
+    given = {"manifest": "", "args": words, "upload": "false"}
+
+    ran = run_action(ACTION, given, repository, environment(tmp_path / "site"))
+    assert (ran.code, set(ran.used)) == (0, {"actions/setup-python@v6"}), ran.out
+    assert "fetch" not in ran.outputs
+    given |= {"args": f"{words} {evil}", "sarif": f"{evil}.sarif"}
+    run_action(ACTION, given, repository, environment(tmp_path / "site"))
+    assert not (repository / "pwned").exists()
+
+
+def test_the_action_fails_when_the_lock_does_not_fit_though_each_adapter_is_fine(
+    repository: Path, tmp_path: Path
+) -> None:
+    text = (repository / "set.yaml").read_text()
+    (repository / "set.yaml").write_text(text.replace("misnested", "zubrowka"))
+    own = environment(tmp_path / "site", LORA_CLI_CACHE_DIR=str(repository / ".lora-cli"))
+
+    ran = run_action(ACTION, {}, repository, own)
+
+    assert (ran.code, ran.outputs["validate"]["exit-code"]) == (1, "0"), ran.out
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_the_jobs_for_gitlab_gate_and_tell_of_drift(repository: Path, tmp_path: Path, *, moved: bool) -> None:
+    jobs = yaml.safe_load((CI / "gitlab-ci.yaml").read_text())
+    shim = tmp_path / "shim" / "pip"  # what the package index has is not this checkout
+    shim.parent.mkdir()
+    shim.write_text("#!/bin/sh\n")
+    shim.chmod(0o755)
+    own = environment(tmp_path / "site", LORA_CLI_CACHE_DIR=str(repository / ".lora-cli"))
+    own["PATH"] = f"{shim.parent}:{own['PATH']}"
+    if moved:
+        card = repository / "adapters" / "pirate" / "README.md"
+        card.write_text(card.read_text() + "changed" if card.exists() else "changed")
+
+    gate, drift = (run_job(jobs[name], repository, own) for name in ("validate-adapters", "adapters-drift"))
+
+    assert (gate.code, drift.code) == (1, int(moved)), gate.out + drift.out
+    suites = {suite.get("name"): suite.get("failures") for suite in ET.parse(repository / "lora.xml").getroot()}
+    assert suites == {"pirate": "0", "misnested": "1"}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.item import Item
+from lora_cli.core.lora_config import CONFIG_FILE
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import UsageError
 from lora_cli.settings import Settings
@@ -109,18 +110,26 @@ def sharded(asked: Lineup, shard: str | None) -> Lineup:
 def from_refs(refs: Sequence[str], checkpoint: str = "") -> tuple[Item, ...]:
     """Each REF once, or its ``checkpoint``; what is no reference stays as it is, and is said where it is asked for.
 
+    A file of an adapter stands for its folder: that is how hooks and globs of a shell name what changed.
+
     Raises:
         UsageError: there is no such checkpoint.
     """
     from lora_cli.core.addresses import without_secrets
 
-    named = dict.fromkeys(refs)
+    named = dict.fromkeys(map(_folder_of, refs))
     if not checkpoint:
         return tuple(Item(without_secrets(ref), ref) for ref in named)
     from lora_cli.cli.wanted import checkpoint_folder
 
     folder = checkpoint_folder(checkpoint)
     return tuple(Item(without_secrets(ref), _in_folder(ref, folder), latest=not folder) for ref in named)
+
+
+def _folder_of(text: str) -> str:
+    path = Path(text)
+    is_part = path.name == CONFIG_FILE or path.suffix == ".safetensors"
+    return str(path.parent) if is_part and path.is_file() else text
 
 
 def _in_folder(text: str, folder: str) -> str | AdapterRef:

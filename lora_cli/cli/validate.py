@@ -1,15 +1,15 @@
 """``lora-cli validate``: judge adapters where they lie, and end with what CI branches on."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
-from lora_cli.check import Terms, check_all
+from lora_cli.check import Checked, Terms, check_all
 from lora_cli.check.report import Report
 from lora_cli.cli import engine_options, options, typer
 from lora_cli.cli.known import accepting, known_findings, settled
-from lora_cli.cli.lineup import base_model, lineup, reaching
+from lora_cli.cli.lineup import Lineup, base_model, lineup, reaching, sharded
 from lora_cli.cli.reporting import outputs, stream, tell
 from lora_cli.core.finding import Severity
 from lora_cli.core.frozen import replace
@@ -17,6 +17,7 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import UsageError
 from lora_cli.render.text import safe
 from lora_cli.rules import choose
+from lora_cli.settings import Settings
 
 FAIL_ON = {"error": Severity.ERROR, "warning": Severity.WARNING}
 Items = Sequence[tuple[str, str | AdapterRef]]
@@ -28,6 +29,9 @@ def command(
     manifest: options.Manifest = None,
     checkpoint: options.Checkpoint = "",
     base: options.Base = "",
+    no_base: Annotated[
+        bool, typer.Option("--no-base", help="Judge without a base: what needs one is skipped.")
+    ] = False,
     policy: options.PolicyFile = None,
     fail_on: Annotated[str, typer.Option(help="The severity that refuses: error or warning.")] = "error",
     select: Annotated[list[str] | None, typer.Option(help="Only these rules: LC3, LC301, rank-mismatch.")] = None,
@@ -42,36 +46,28 @@ def command(
     baseline: options.KnownFindings = None,
     write_baseline: options.WriteBaseline = None,
     ray: options.Ray = None,
+    shard: options.ShardOf = None,
     formats: options.ReportFormats = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
 ) -> None:
     """Judge adapters: format, config, tensors and values, against a base model and engines."""
-    if fail_on not in FAIL_ON:
-        raise UsageError(f"--fail-on is error or warning, not {safe(fail_on)}")
+    _check_flags(fail_on, base, no_base=no_base)
     chosen, wanted = choose(select or (), ignore or ()), outputs(formats or (), output, os.environ)
     known = known_findings(baseline, write_baseline)
-    asked = lineup(manifest, refs or [], base, "validate", "validate", checkpoint)
+    whole = lineup(manifest, refs or [], base, "validate", "validate", checkpoint, needs_base=not no_base)
+    asked = sharded(whole, shard)
     settings = reaching(ctx.obj, asked.manifest, policy)
-    items: Items = [(item.name if asked.manifest else "", item.source) for item in asked.items]
-    held_to = zip(items, asked.items, strict=True) if settings.policies else ()
-    demands = {one: asked.demand(item) for one, item in held_to}
     max_lora_rank = max_lora_rank or (asked.engine.max_lora_rank if asked.engine else None)
     engines = engine_options.named_engines(engine, asked.manifest)
     deployment = engine_options.deployment_of(
-        engines, asked, tp=tp, max_lora_rank=max_lora_rank, lora_target_modules=lora_target_modules or (),
+        engines, whole, tp=tp, max_lora_rank=max_lora_rank, lora_target_modules=lora_target_modules or (),
         served_model_name=served_model_name, max_loras=max_loras,
     )  # fmt: skip
-    model = base_model(asked.base, settings)
+    model = None if no_base else base_model(asked.base, settings)
     terms = Terms(
         model, values=values, max_lora_rank=max_lora_rank, rules=chosen, engines=engines, deployment=deployment
     )
-    latest = {one for one, item in zip(items, asked.items, strict=True) if item.latest}
-    if ray is None:
-        judged = check_all(items, terms, settings, contents=False, demands=demands, latest=latest)
-    else:
-        from lora_cli.fleet.judging import check_fleet
-
-        judged = check_fleet(ray, items, terms, settings, demands=demands, latest=latest)
+    judged = _judged(asked, terms, settings, ray)
     said = Report(
         (),
         FAIL_ON[fail_on],
@@ -84,3 +80,23 @@ def command(
     report = settled(replace(said, checked=checked), known, settings)
     tell(report, wanted, quiet=settings.quiet)
     raise typer.Exit(report.exit_code)
+
+
+def _check_flags(fail_on: str, base: str, *, no_base: bool) -> None:
+    if fail_on not in FAIL_ON:
+        raise UsageError(f"--fail-on is error or warning, not {safe(fail_on)}")
+    if base and no_base:
+        raise UsageError("--base and --no-base exclude each other", hint="leave one of them out")
+
+
+def _judged(asked: Lineup, terms: Terms, settings: Settings, ray: str | None) -> Iterator[Checked]:
+    """Each adapter, read and judged: here, or on the cluster at ``ray``."""
+    items: Items = [(item.name if asked.manifest else "", item.source) for item in asked.items]
+    held_to = zip(items, asked.items, strict=True) if settings.policies else ()
+    demands = {one: asked.demand(item) for one, item in held_to}
+    latest = {one for one, item in zip(items, asked.items, strict=True) if item.latest}
+    if ray is None:
+        return check_all(items, terms, settings, contents=False, demands=demands, latest=latest)
+    from lora_cli.fleet.judging import check_fleet
+
+    return check_fleet(ray, items, terms, settings, demands=demands, latest=latest)

@@ -113,6 +113,8 @@ def test_an_engine_with_a_smaller_rank_refuses(good: str, base: str) -> None:
     [
         (["validate", "--base", "{base}"], "nothing to validate"),
         (["validate", "{good}"], "needs a base"),
+        (["validate", "{good}", "--base", "{base}", "--no-base"], "exclude each other"),
+        (["validate", "{good}", "--base", "{base}", "--shard", "2/2"], "they count from 0"),
         (["validate", "{good}", "-f", "set.yaml", "--base", "{base}"], "exclude each other"),
         (["validate", "{good}", "--base", "{base}", "--fail-on", "note"], "--fail-on"),
         (["validate", "{good}", "--base", "{base}", "--select", "LC9"], "no rule is called"),
@@ -126,6 +128,42 @@ def test_a_wrong_command_line_ends_with_2(
     captured = capsys.readouterr()
     assert said in captured.err
     assert captured.out == ""
+
+
+def test_files_of_an_adapter_stand_for_its_folder_once(
+    good: str, bad: str, base: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [
+        f"{folder}/{name}" for folder in (good, bad) for name in ("adapter_config.json", "adapter_model.safetensors")
+    ]
+
+    assert main(["validate", *files, "--base", base, "--format", "json"]) == 1
+
+    assert [one["name"] for one in json.loads(capsys.readouterr().out)["adapters"]] == [good, bad]
+
+
+def test_without_a_base_what_needs_one_is_skipped_and_the_rest_is_judged(
+    good: str, bad: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["validate", good, "--no-base"]) == 0
+    assert "no base model was given" in capsys.readouterr().out
+    assert main(["validate", bad, "--no-base"]) == 1
+    assert "LC302" in capsys.readouterr().out
+
+
+def test_shards_judge_each_adapter_of_a_set_once(
+    good: str, bad: str, base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries = "".join(f"  - {{name: {name}, source: ./good}}\n" for name in ("a", "b", "c", "d", "e"))
+    (tmp_path / "set.yaml").write_text(f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\nadapters:\n{entries}")
+    judged: list[list[str]] = []
+    for shard in ("0/3", "1/3", "2/3"):
+        words = ["validate", "-f", str(tmp_path / "set.yaml"), "--shard", shard, "--format", "json"]
+        assert main(words) == 0
+        judged.append([one["name"] for one in json.loads(capsys.readouterr().out)["adapters"]])
+
+    assert sorted(name for part in judged for name in part) == ["a", "b", "c", "d", "e"]
+    assert max(map(len, judged)) < 5
 
 
 def test_a_base_that_does_not_exist_ends_with_3(good: str, tmp_path: Path) -> None:

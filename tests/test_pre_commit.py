@@ -1,0 +1,78 @@
+"""The hook for pre-commit, run by pre-commit itself in a repository of its own."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+
+HOOKS = ROOT / ".pre-commit-hooks.yaml"
+
+
+def run(*argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    own = {"PATH": path, "HOME": str(cwd), "PRE_COMMIT_HOME": str(cwd / ".git" / "pre-commit"), "PYTHONPATH": str(ROOT)}
+    return subprocess.run(argv, cwd=cwd, env=own, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """Two adapters, one of them broken, and their base; all of it is staged."""
+    for name in ("pirate", "misnested", "smollm2-135m"):
+        shutil.copytree(ROOT / "manifests" / "quickstart" / name, tmp_path / "adapters" / name)
+    (tmp_path / "README.md").write_text("# Adapters\n")
+    run("git", "init", "--quiet", cwd=tmp_path)
+    return tmp_path
+
+
+def commit(repository: Path, **more: Any) -> subprocess.CompletedProcess[str]:
+    """What pre-commit says of the files that are staged. Our hook is not installed anew: it is this environment's."""
+    (hook,) = yaml.safe_load(HOOKS.read_text())
+    hooks = [{**hook, "language": "system", **more}]
+    (repository / ".pre-commit-config.yaml").write_text(yaml.safe_dump({"repos": [{"repo": "local", "hooks": hooks}]}))
+    run("git", "add", ".", cwd=repository)
+    return run("pre-commit", "run", "--verbose", cwd=repository)
+
+
+def test_the_hook_is_one_that_pre_commit_takes(tmp_path: Path) -> None:
+    assert run("pre-commit", "validate-manifest", str(HOOKS), cwd=tmp_path).returncode == 0
+
+
+def test_a_broken_adapter_is_not_committed_and_each_is_judged_once(repository: Path) -> None:
+    done = commit(repository, args=["--base", "adapters/smollm2-135m"])
+
+    assert done.returncode == 1, done.stdout
+    assert "LC311 nothing-applies" in done.stdout
+    assert "2 adapters (1 ok, 1 refused)" in done.stdout
+
+
+def test_without_arguments_what_needs_no_base_is_judged_and_no_network_is_needed(repository: Path) -> None:
+    assert commit(repository).returncode == 0  # what misnested is broken in only a base tells
+    weights = repository / "adapters" / "pirate" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+    alone = ["unshare", "--map-root-user", "--net"]
+    done = commit(repository, entry=" ".join([*alone, "lora-cli", "validate"])) if can(alone) else commit(repository)
+
+    assert done.returncode == 1, done.stdout
+    assert "LC102 weights-corrupt" in done.stdout
+
+
+def can(argv: list[str]) -> bool:
+    """Whether this machine lets us run a command in such a namespace."""
+    return (
+        bool(shutil.which(argv[0]))
+        and subprocess.run([*argv, "true"], capture_output=True, check=False).returncode == 0
+    )
+
+
+def test_other_files_wake_nobody(repository: Path) -> None:
+    shutil.rmtree(repository / "adapters")
+
+    assert "(no files to check)Skipped" in commit(repository).stdout
