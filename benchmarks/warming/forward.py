@@ -78,7 +78,7 @@ def ours(directory: Path, adapters: Sequence[Path], dtype: torch.dtype) -> tuple
 
 
 def peft(directory: Path, adapters: Sequence[Path], dtype: torch.dtype) -> Any:
-    """PEFT's model with the same adapters, in the same dtype."""
+    """PEFT's model with the same adapters as it loads them: it keeps those of a bfloat16 model in float32."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -88,7 +88,7 @@ def peft(directory: Path, adapters: Sequence[Path], dtype: torch.dtype) -> Any:
             model.load_adapter(path, path.name)
         else:
             model = PeftModel.from_pretrained(model, path, adapter_name=path.name)
-    return model.to(dtype).eval()
+    return model.eval()
 
 
 class Batch:

@@ -61,6 +61,7 @@ class ComposedModel:
         self.refused: dict[str, str] = {}
         self._slots = slots
         self._rows: tuple[int, ...] = ()
+        self._known: tuple[tuple[int, ...], int] = ((), 0)
         self._segments: dict[torch.Size, tuple[Segment, ...]] = {}
         self._bound: dict[tuple[str, torch.Size], tuple[Bound, ...]] = {}
         self._variants: dict[str, dict[int, Variant]] = {}
@@ -154,12 +155,18 @@ class ComposedModel:
 
     @contextmanager
     def using(self, rows: Sequence[int]) -> Iterator[None]:
-        """Within the block the model's batches have these slots, row by row."""
-        self._rows, self._segments, self._bound = tuple(rows), {}, {}
+        """Within the block the model's batches have these slots, row by row.
+
+        What is worked out for them is kept for the next step, until other rows come or a slot changes.
+        """
+        key = (tuple(rows), self._slots.changes)
+        if key != self._known:
+            self._known, self._segments, self._bound = key, {}, {}
+        self._rows = key[0]
         try:
             yield
         finally:
-            self._rows, self._segments, self._bound = (), {}, {}
+            self._rows = ()
 
     def _hook_on(self, path: str) -> None:
         if path not in self._hooks:

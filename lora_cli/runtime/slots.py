@@ -84,6 +84,7 @@ def storage_bytes(modules: Mapping[str, BaseModule], max_loras: int, max_lora_ra
 class Slots:
     """Holds ``max_loras`` adapters beside the base, for ``modules`` of one base model.
 
+    ``changes`` counts how often an adapter came or went.
     A slot is reserved, written and scaled; until it is scaled its adapter adds nothing. Nothing of an adapter that left
     can be seen by the next one in its slot. With ``one_piece`` each adapter is one. Safe to use from several threads,
     each with a slot of its own.
@@ -115,6 +116,7 @@ class Slots:
             scaling = self._scalings[:, number]
             self.stacks[path] = Stack(factors, scaling, module.d_in, module.d_out, module.kind == "embedding")
             start += module.d_in + module.d_out
+        self.changes = 0
         self._tenants: dict[int, Mapping[str, int]] = {}
         self._stale: dict[int, Mapping[str, int]] = {}
         self._lock = threading.Lock()
@@ -173,6 +175,7 @@ class Slots:
         with self._lock:
             if slot in self._tenants:
                 self._stale[slot] = self._tenants.pop(slot)
+                self.changes += 1
                 self._scalings[slot] = 0
 
     def at(self, slot: int, path: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -228,6 +231,7 @@ class Slots:
                 raise MachineError(f"all {self.max_loras} slots are taken", hint="raise --max-loras")
             slot = next(slot for slot in range(first, first + self.max_loras) if slot not in self._tenants)
             self._tenants[slot] = ranks
+            self.changes += 1
             return slot, self._stale.pop(slot, {})
 
     def _check(self, name: str, path: str, shape: Shape) -> None:

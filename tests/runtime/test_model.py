@@ -219,3 +219,17 @@ def test_a_whole_model_needs_its_checkpoint_on_this_disk(tmp_path: Path) -> None
 
 def test_reading_an_adapter_needs_no_torch(tmp_path: Path) -> None:
     assert read(write_adapter(tmp_path)).pairs.keys() == {Q_PROJ}
+
+
+def test_the_same_rows_have_another_adapter_once_their_slot_has() -> None:
+    modules = {Q_PROJ: LLAMA.modules[Q_PROJ]}
+    slots = Slots(modules, 1, 4)
+    ours, ids = ComposedModel(tiny_model("llama"), slots), torch.arange(9)[None]
+    base = ours.logits(ids, [1])
+    first = ours.logits(ids, [slots.put(weights(modules=modules))])
+    assert torch.equal(ours.logits(ids, [1]), first)
+    slots.clear(1)
+    assert torch.equal(ours.logits(ids, [1]), base)
+    second = ours.logits(ids, [slots.put(weights(modules=modules, seed=1))])
+    assert not torch.equal(first, base)
+    assert not torch.equal(second, first)
