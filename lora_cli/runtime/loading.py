@@ -25,7 +25,7 @@ READERS = 2
 WORTH_A_READER = 1 << 22
 """Bytes: so much must be left for another reader to be worth its start."""
 
-AT_ONCE = 1 << 18
+AT_ONCE = 1 << 20
 """Bytes of one read, where a factor is not larger: they stay in a core's own cache while they are worked on."""
 
 IOV_MAX = os.sysconf("SC_IOV_MAX")

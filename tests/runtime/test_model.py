@@ -233,3 +233,21 @@ def test_the_same_rows_have_another_adapter_once_their_slot_has() -> None:
     second = ours.logits(ids, [slots.put(weights(modules=modules, seed=1))])
     assert not torch.equal(first, base)
     assert not torch.equal(second, first)
+
+
+def test_no_nan_of_one_adapter_reaches_another_row_of_its_batch() -> None:
+    modules = {path: LLAMA.modules[path] for path in llama_modules()}
+    slots = Slots(modules, 3, 32)
+    ours, ids = ComposedModel(tiny_model("llama"), slots), torch.arange(24).view(4, 6)
+    poisoned: LoraWeights = weights("poisoned", r=8, modules=modules)
+    for one in poisoned.modules.values():
+        one.a.fill_(float("nan"))
+    sound, bad, wide = (
+        slots.put(each) for each in (weights(modules=modules), poisoned, weights(r=20, modules=modules))
+    )
+    rows = [bad, 0, wide, sound]
+    logits = ours.logits(ids, rows)
+    assert torch.isfinite(logits).all(2).all(1).tolist() == [False, True, True, True]
+    for row in (1, 2, 3):
+        alone = ours.logits(ids[row : row + 1], [rows[row]])[0]
+        assert float((logits[row] - alone).abs().max()) <= 2e-5 * float(alone.abs().max())
