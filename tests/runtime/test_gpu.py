@@ -1,4 +1,4 @@
-"""On a CUDA device an adapter comes from memory to its slot in one copy, at the speed of the link, and is proved there."""
+"""On a CUDA device an adapter comes from memory to its slot in one copy, at the link's speed, and is proved there."""
 
 import time
 from collections.abc import Callable
