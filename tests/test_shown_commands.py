@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench.null_server import NullServer
 from tests.conftest import ROOT
 from tests.endpoint.engine import Engine
 from tests.serving.running import free_port
@@ -117,3 +118,14 @@ def test_a_shown_server_starts_tells_is_measured_and_stops(folder: Path) -> None
             assert server.wait(20) == 0
         finally:
             server.kill()
+
+
+def test_a_shown_measurement_of_a_server_does_what_it_says(folder: Path) -> None:
+    lines = [line for _, line in SHOWN if "--url" in line]
+    assert lines
+    with NullServer("--names", "sql", "chat", "law") as server:
+        for line in lines:
+            shorter = {"--num-prompts 500": "--num-prompts 40", "--request-rate 20": "--request-rate 80"}
+            done = run(folder, line, {"http://127.0.0.1:8000": server.url, **shorter})
+            assert done.returncode == 0, f"{line}\n{done.stderr}"
+            assert "all" in done.stdout

@@ -9,7 +9,7 @@ from lora_cli.bench.live.goodput import Slo, parse_goodput
 from lora_cli.bench.live.load import Course, Probing, run_load
 from lora_cli.bench.live.numbers import Run, live_names
 from lora_cli.bench.live.result import LiveRun, live_run
-from lora_cli.bench.live.target import Target, find_target
+from lora_cli.bench.live.target import Target, find_target, find_vocabulary
 from lora_cli.bench.live.tiers import kinds
 from lora_cli.bench.regression import Change, Judged
 from lora_cli.bench.run import environment
@@ -43,6 +43,7 @@ class Plan:
     probes_a_second: float | None
     traces: Mapping[int, Trace]
     target: Target
+    vocabulary: int
 
 
 def live(flags: LiveFlags, workload: WorkloadFlags, wanted: ResultFlags, settings: Settings) -> int:
@@ -92,7 +93,8 @@ def _plan(flags: LiveFlags, asked: Workload) -> Plan:
         raise EndpointError(f"{target.address} serves no model {flags.probe_adapter!r}", hint="see /v1/models")
     seeds = range(asked.flags.seed, asked.flags.seed + (flags.num_seeds or SEEDS))
     traces = {seed: replace(asked, flags=replace(asked.flags, seed=seed)).over(names, REQUESTS) for seed in seeds}
-    return Plan(flags, slo, rate, traces, target)
+    vocabulary = find_vocabulary(target, next(iter(traces[asked.flags.seed])))
+    return Plan(flags, slo, rate, traces, target, vocabulary)
 
 
 def _runs(plan: Plan, asked: Workload, settings: Settings) -> tuple[list[Run], bool]:
@@ -118,7 +120,7 @@ def _runs(plan: Plan, asked: Workload, settings: Settings) -> tuple[list[Run], b
 
 def _run_one(plan: Plan, trace: Trace, seed: int, course: Course, control: Course, tell: Callable[[int], None]) -> None:
     target, most = plan.target, plan.flags.max_concurrency
-    load = asks(trace, target.models, seed, target.vocabulary, plan.flags.prompts)
+    load = asks(trace, target.models, seed, plan.vocabulary, plan.flags.prompts)
     probing = _probing(plan, trace)
     send = partial(run_load, target.address, target.token, max_concurrency=most)
     if probing is not None:
@@ -128,7 +130,7 @@ def _run_one(plan: Plan, trace: Trace, seed: int, course: Course, control: Cours
     if plan.flags.control:
         base = dict.fromkeys(target.models, target.base)
         send(
-            asks(trace, base, seed, target.vocabulary, plan.flags.prompts),
+            asks(trace, base, seed, plan.vocabulary, plan.flags.prompts),
             control,
             told=lambda done: tell(len(load) + done),
         )

@@ -42,7 +42,7 @@ class NullServer:
 class _Answers:
     def __init__(self, asked: argparse.Namespace) -> None:
         self.asked = asked
-        self.adapters = [f"a{number}" for number in range(asked.adapters)]
+        self.adapters = asked.names or [f"a{number}" for number in range(asked.adapters)]
         self.held: OrderedDict[str, None] = OrderedDict()
         self.loaded: set[str] = set()
         self.completed = 0
@@ -71,6 +71,8 @@ class _Answers:
             return 200, {"data": [{"id": name, "parent": parent, **owner} for name, parent in parents.items()]}
         if path == "/v1/status" and self.asked.owned_by == "lora-cli":
             return 200, {"device": "cpu", "dtype": "float32"}
+        if path == "/completed":
+            return 200, self.completed
         if path == "/version":
             return 200, {"version": "0.33.0"}
         return 404, {"detail": "Not Found"}
@@ -140,6 +142,7 @@ async def _main(asked: argparse.Namespace) -> None:
 def _asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--adapters", type=int, default=3)
+    parser.add_argument("--names", nargs="*", default=[])
     parser.add_argument("--owned-by", default="vllm")
     parser.add_argument("--slots", type=int, default=2)
     parser.add_argument("--load-ms", type=float, default=0.0)

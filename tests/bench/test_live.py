@@ -2,21 +2,29 @@
 
 import json
 import math
+import time
+from statistics import median
 
 import pytest
 from scipy import stats  # type: ignore[import-untyped]
 
+from lora_cli.bench.lengths import Lengths
 from lora_cli.bench.live.answer import Answer
 from lora_cli.bench.live.ask import asks
 from lora_cli.bench.live.goodput import is_good, keeps, parse_goodput
-from lora_cli.bench.live.load import Course
+from lora_cli.bench.live.load import Course, run_load
 from lora_cli.bench.live.numbers import Run, live_names, numbers
 from lora_cli.bench.live.seeds import intervals, t_quantile, together
 from lora_cli.bench.live.streaming import Stream, words_of
+from lora_cli.bench.live.target import find_target
 from lora_cli.bench.live.tiers import kinds
 from lora_cli.bench.metrics import more_is_better
+from lora_cli.bench.popularity import parse_popularity
 from lora_cli.bench.trace import Request, trace_of
+from lora_cli.bench.traffic import Traffic, make_requests
+from lora_cli.endpoint.address import parse_address
 from lora_cli.errors import FormatError, UsageError
+from tests.bench.null_server import NullServer
 
 
 def answer(
@@ -183,3 +191,19 @@ def test_goodput_and_attainment_should_be_large() -> None:
     assert more_is_better("slo_attainment")
     assert more_is_better("adapters_slo_attainment")
     assert not more_is_better("cold_ttft_p99_ms")
+
+
+def test_two_hundred_requests_a_second_are_sent_at_their_times() -> None:
+    """Half of them within 5 ms (on a quiet machine 99 of 100: benchmarks/load.py), for less than half a processor."""
+    traffic = Traffic(parse_popularity("zipf:1.0"), 500, 0, request_rate=200.0, output_len=Lengths(4, 4))
+    with NullServer("--adapters", 50) as server:
+        target = find_target(parse_address(server.url), "", [])
+        load, course = asks(make_requests(list(target.models), traffic), target.models, 0, 1000), Course()
+        before = time.process_time()
+        run_load(target.address, "", load, course)
+        spent = time.process_time() - before
+    assert [one.error for one in course.answers] == [""] * 500
+    assert all(one.woke_s >= one.scheduled_s - 0.001 for one in course.answers)
+    assert all(one.sent_s >= one.woke_s for one in course.answers)
+    assert median(one.woke_s - one.scheduled_s for one in course.answers) <= 0.005
+    assert spent < 1.25

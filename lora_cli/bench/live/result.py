@@ -42,13 +42,14 @@ class LiveRun:
 
     @property
     def errors(self) -> dict[str, tuple[int, str]]:
-        """How many requests of each adapter failed, and what the server said to the first of them."""
+        """How many requests of each model failed, and what the server said to the first of them."""
         found: dict[str, tuple[int, str]] = {}
         for run in self.runs:
-            for one in (*run.course.answers, *run.course.probes, *(run.control or ())):
+            asked = [(one.name, one) for one in (*run.course.answers, *run.course.probes)]
+            for name, one in [*asked, *((self.base, one) for one in run.control or ())]:
                 if one.error:
-                    count, first = found.get(one.name, (0, one.error))
-                    found[one.name] = count + 1, first
+                    count, first = found.get(name, (0, one.error))
+                    found[name] = count + 1, first
         return found
 
 

@@ -1,6 +1,7 @@
 """One streamed completion, with the time of each of its pieces."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -67,12 +68,15 @@ class Streaming:
             timeout=SILENCE_S,
             trust_env=False,
         )
-        self._url = httpx2.URL(address.url + "/v1/completions")
+        self._url, self._models = (httpx2.URL(f"{address.url}/v1/{path}") for path in ("completions", "models"))
         self._headers = {"content-type": "application/json", "accept-encoding": "identity"}
         self._headers |= {"authorization": f"Bearer {token}"} if token else {}
         self._clock = clock
 
     async def __aenter__(self) -> Self:
+        """One small request first: what is imported and set up only once makes no request of the load late."""
+        with suppress(httpx2.HTTPError):
+            await self._client.get(self._models, headers=self._headers)
         return self
 
     async def __aexit__(

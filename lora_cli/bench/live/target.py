@@ -3,7 +3,9 @@
 import random
 from collections.abc import Mapping, Sequence
 
-from lora_cli.bench.live.ask import FIRST_ID, token_ids
+from lora_cli.bench.live.ask import token_ids
+from lora_cli.bench.live.streaming import SILENCE_S
+from lora_cli.bench.trace import Request
 from lora_cli.core import parse
 from lora_cli.core.frozen import dataclass
 from lora_cli.core.nearest import did_you_mean
@@ -14,6 +16,9 @@ from lora_cli.errors import EndpointError
 
 VOCABULARIES = (1000, 100, 16)
 """Token ids are below one of these: the first that the server takes."""
+
+REFUSED = (400, 422, 500)
+"""What servers answer to a token id that they do not have."""
 
 TOLD = ("device", "dtype")
 
@@ -30,15 +35,14 @@ class Target:
     engine: str
     base: str
     models: Mapping[str, str]
-    vocabulary: int
     facts: Mapping[str, str]
 
 
 def find_target(address: Address, token: str, names: Sequence[str]) -> Target:
-    """The server at ``address`` with these adapters, or with all that it lists. One token of its base is asked for.
+    """The server at ``address`` with these adapters, or with all that it lists.
 
     Raises:
-        EndpointError: nobody answers, it serves no such adapter or none at all, or it completes nothing.
+        EndpointError: nobody answers, or it serves no such adapter or none at all.
     """
     with Endpoint(address, token) as endpoint:
         engine = _engine(endpoint)
@@ -46,9 +50,8 @@ def find_target(address: Address, token: str, names: Sequence[str]) -> Target:
         served = server.models()
         chosen = _chosen(served, names, str(address))
         base = next((one.name for one in served if not one.parent), "")
-        vocabulary = _vocabulary(server, base) if base else VOCABULARIES[0]
         models = {one.name: f"{one.parent}:{one.name}" if engine == "sglang" else one.name for one in chosen}
-        return Target(address, token, engine, base, models, vocabulary, _facts(server, engine))
+        return Target(address, token, engine, base, models, _facts(server, engine))
 
 
 def _engine(endpoint: Endpoint) -> str:
@@ -78,17 +81,26 @@ def _chosen(served: Sequence[Served], names: Sequence[str], where: str) -> list[
     return [known[name] for name in dict.fromkeys(names)]
 
 
-def _vocabulary(server: Server, base: str) -> int:
-    """The largest of ``VOCABULARIES`` whose ids the base takes."""
+def find_vocabulary(target: Target, first: Request) -> int:
+    """The largest of ``VOCABULARIES`` whose ids the base takes, in a request of the lengths of the first one.
+
+    Raises:
+        EndpointError: it completes nothing of that kind.
+    """
+    if not target.base:
+        return VOCABULARIES[0]
     draw = random.Random(0)  # noqa: S311 - a prompt, not a secret
-    for vocabulary in VOCABULARIES:
-        try:
-            server.complete(base, (*token_ids(draw, 7, vocabulary), max(vocabulary - 1, FIRST_ID)), 1)
-        except Refusal as error:
-            if error.status not in {400, 422, 500} or vocabulary == VOCABULARIES[-1]:
-                raise
-        else:
-            return vocabulary
+    with Endpoint(target.address, target.token, SILENCE_S) as endpoint:
+        server = open_server(target.engine or "vllm", endpoint)
+        for vocabulary in VOCABULARIES:
+            prompt = (*token_ids(draw, max(first.prompt_tokens, 1) - 1, vocabulary), vocabulary - 1)
+            try:
+                server.complete(target.base, prompt, max(first.output_tokens, 1))
+            except Refusal as error:
+                if error.status not in REFUSED or vocabulary == VOCABULARIES[-1]:
+                    raise
+            else:
+                return vocabulary
     raise AssertionError
 
 
