@@ -28,7 +28,8 @@ NEEDS_MODEL = ".assets/smollm2-135m"
 CODES = {
     "warm -f manifests/quickstart.yaml --once": {1},
     "validate -f set.yaml": {0, 1},
-    "validate manifests/quickstart/zubrowka": {1},
+    "validate manifests/quickstart/misnested": {1},
+    "--engine vllm@0.31 --engine vllm@0.33": {1},
     "fetch -f set.yaml --check": {0, 1},
 }
 """Exit codes of what finds something by design; of all others it is 0."""

@@ -106,8 +106,7 @@ def admit(
 
     ``demand`` is what must hold for it whatever its origin gives: a policy, a digest. ``sources`` are shared with
     other adapters. ``hold`` keeps what was fetched from being cleaned away as long as it lasts. With ``latest`` it is
-    the latest checkpoint of a training run. ``hear`` is told of each stage, ``progress`` of the
-    bytes that come.
+    the latest checkpoint of a training run. ``hear`` is told of each stage, ``progress`` of the bytes that come.
     """
     from lora_cli.fetch import ANYTHING, SILENT, Selection, bring
     from lora_cli.fetch.run import held
@@ -121,20 +120,9 @@ def admit(
         ref = parse(text, is_path=is_path) if isinstance(text, str) else text
         source_text = str(ref)
         source = _Watched((sources or Sources(settings)).of(ref), watch, hear)
-        selection = Selection(latest=latest)
-        demand = demand or ANYTHING
-        bring_it = partial(
-            bring,
-            ref,
-            source,
-            store,
-            settings,
-            name=name,
-            demand=demand,
-            selection=selection,
-            progress=progress or SILENT,
-        )
-        fetched = held(bring_it, store, hold, name)
+        selection, demand = Selection(latest=latest), demand or ANYTHING
+        bring_it = partial(bring, ref, source, store, settings, name=name, demand=demand, selection=selection)
+        fetched = held(partial(bring_it, progress=progress or SILENT), store, hold, name)
         snapshot, cached = fetched.snapshot, fetched.cached
         watch.lap("fetch")
         stage = "validate"
@@ -142,11 +130,7 @@ def admit(
         local = open_source("file", settings)
         revision = local.resolve(AdapterRef("file", str(snapshot.directory)))
         adapter = read_adapter(local, revision, name, settings.max_header_bytes)
-        verdict = judge(adapter, terms, gather(local, revision, adapter, terms, ref))
-        if settings.suppressions:
-            from lora_cli.check.acceptance import suppressed, today
-
-            verdict = suppressed(verdict, snapshot.digest, settings.suppressions, today())
+        verdict = _accepted(judge(adapter, terms, gather(local, revision, adapter, terms, ref)), snapshot, settings)
         watch.lap("validate")
     except LoraCliError as error:
         if stage == "resolve" and "resolve" in watch.stage_ms:
@@ -155,3 +139,12 @@ def admit(
         return Admission(name, source_text, snapshot, adapter, None, watch.stage_ms, stage, error, cached)
     stage = "validate" if verdict.refused() else ""
     return Admission(name, source_text, snapshot, adapter, verdict, watch.stage_ms, stage, None, cached)
+
+
+def _accepted(verdict: Verdict, snapshot: Snapshot, settings: Settings) -> Verdict:
+    """The verdict without what the policies let pass."""
+    if not settings.suppressions:
+        return verdict
+    from lora_cli.check.acceptance import suppressed, today
+
+    return suppressed(verdict, snapshot.digest, settings.suppressions, today())

@@ -1,9 +1,11 @@
 """``lora-cli warm``: fetch, validate, load and prove adapters in a process that owns the device."""
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from lora_cli.cli import engine_options, options, typer
+from lora_cli.cli import warm_options as warm
 from lora_cli.cli.lineup import Lineup, limits, lineup, reaching, sharded
 from lora_cli.cli.output import Format, writable, write
 from lora_cli.cli.termination import note, termination_log
@@ -11,6 +13,9 @@ from lora_cli.cli.warming import Device, Eviction, Forward, Run
 from lora_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lora_cli.cli.warm_endpoints import Targets
     from lora_cli.cli.warm_once import Once
     from lora_cli.cli.warm_tier import Copies
     from lora_cli.endpoint.client import Endpoint
@@ -24,101 +29,73 @@ def command(
     checkpoint: options.Checkpoint = "",
     base: options.Base = "",
     policy: options.PolicyFile = None,
-    once: Annotated[bool, typer.Option("--once", help="Prove all, print a table, and end.")] = False,
-    serve: Annotated[bool, typer.Option("--serve", help="Stay up and answer over HTTP.")] = False,
-    status: Annotated[bool, typer.Option("--status", help="What a server that runs holds.")] = False,
-    stop: Annotated[bool, typer.Option("--stop", help="End a server that runs.")] = False,
-    endpoint: Annotated[
-        list[str] | None, typer.Option(metavar="URL", help="Warm this running server instead; several may be named.")
-    ] = None,
-    engine: Annotated[
-        str,
-        typer.Option(metavar="NAME[@VERSION]", help="What runs there: vllm, sglang or lora-cli.", show_default=False),
-    ] = "",
-    engine_path: Annotated[
-        list[str] | None, typer.Option(metavar="FROM=TO", help="Where those servers see a folder of this machine.")
-    ] = None,
-    prune: Annotated[bool, typer.Option("--prune", help="Have them unload what is not named here.")] = False,
-    prove: Annotated[
-        bool, typer.Option("--prove/--no-prove", help="Ask them whether each adapter does something.")
-    ] = True,
-    wait: Annotated[str, typer.Option(metavar="TIME", help="How long to wait until they are ready.")] = "5m",
-    watch: Annotated[bool, typer.Option("--watch", help="Stay, and do it again when the manifest changes.")] = False,
+    once: warm.Once = False,
+    serve: warm.Serve = False,
+    status: warm.Status = False,
+    stop: warm.Stop = False,
+    endpoint: warm.Endpoints = None,
+    engine: warm.Engine = "",
+    engine_path: warm.EnginePath = None,
+    prune: warm.Prune = False,
+    prove: warm.Prove = True,
+    wait: warm.Wait = "5m",
+    watch: warm.Watch = False,
     tp: engine_options.Tp = 1,
     shard: options.ShardOf = None,
-    host: Annotated[str, typer.Option(help="Where the server listens.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Where the server listens.")] = 8321,
-    uds: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Listen at a Unix socket, for this user alone.")
-    ] = None,
-    api_key: Annotated[
-        str, typer.Option(metavar="TOKEN", help="The bearer token of the API.", show_default=False)
-    ] = "",
-    root: Annotated[
-        list[str] | None, typer.Option(metavar="DIRECTORY", help="Clients may load adapters from below it.")
-    ] = None,
-    load_timeout: Annotated[
-        str, typer.Option(metavar="TIME", help="With --serve: end a child that takes longer over one request.")
-    ] = "10m",
-    max_loras: Annotated[int | None, typer.Option(min=1, help="Slots: adapters on the device at once.")] = None,
-    max_cpu_loras: Annotated[int | None, typer.Option(min=1, help="Adapters in memory at once.")] = None,
-    max_lora_rank: Annotated[int | None, typer.Option(min=1, help="The largest rank that a slot takes.")] = None,
-    device: Annotated[Device, typer.Option(help="What owns the slots.")] = Device.AUTO,
-    forward: Annotated[Forward, typer.Option(help="Prove modules, or run the whole model too.")] = Forward.MODULES,
-    eviction: Annotated[
-        Eviction, typer.Option(help="Who leaves slots or memory that are full; adaptive follows whichever does best.")
-    ] = Eviction.ADAPTIVE,
-    prompt: Annotated[str, typer.Option(help="Answer this without and with each adapter.")] = "",
-    max_tokens: Annotated[int, typer.Option(min=1, max=4096, help="The longest answer.")] = 40,
-    residency: Annotated[
-        bool, typer.Option("--residency", help="With --once: what of each adapter's files is in the page cache.")
-    ] = False,
-    tier: Annotated[
-        str, typer.Option(metavar="tmpfs:DIRECTORY", help="Copy each into DIRECTORY/NAME too, which is memory.")
-    ] = "",
-    ready_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="With --serve: there while the server is ready.")
-    ] = None,
-    metrics_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Write Prometheus metrics there.")] = None,
+    host: warm.Host = "127.0.0.1",
+    port: warm.Port = 8321,
+    uds: warm.Uds = None,
+    api_key: warm.ApiKey = "",
+    root: warm.Root = None,
+    load_timeout: warm.LoadTimeout = "10m",
+    max_loras: warm.MaxLoras = None,
+    max_cpu_loras: warm.MaxCpuLoras = None,
+    max_lora_rank: warm.MaxLoraRank = None,
+    device: warm.DeviceOption = Device.AUTO,
+    forward: warm.ForwardOption = Forward.MODULES,
+    eviction: warm.EvictionOption = Eviction.ADAPTIVE,
+    prompt: warm.Prompt = "",
+    max_tokens: warm.MaxTokens = 40,
+    residency: warm.Residency = False,
+    tier: warm.Tier = "",
+    ready_file: warm.ReadyFile = None,
+    metrics_file: warm.MetricsFile = None,
     output_format: options.OutputFormat = Format.HUMAN,
 ) -> None:
     """Load adapters into a warm process and prove that they work; once, or for a server that stays up."""
     verbs = {"--once": once, "--serve": serve, "--status": status, "--stop": stop, "--endpoint": bool(endpoint)}
     _check_verb(verbs)
-    if status or stop:
-        from lora_cli.cli.warm_status import show_status, stop_server
-
-        with _endpoint(host, port, uds, api_key) as server:
-            write(show_status(server, output_format) if status else stop_server(server))
-        return
-    for flag, given in (("--prompt", bool(prompt)), ("--residency", residency)):
-        if given and not once:
-            raise UsageError(f"{flag} is for --once", hint="leave one of them out")
-    if tier and endpoint:
-        raise UsageError("--tier is for --once and --serve", hint="leave one of them out")
+    _check_flags({"--prompt": prompt, "--residency": residency}, once, "for --once")
+    _check_flags({"--tier": tier}, once or serve, "for --once and --serve")
+    _check_flags({"--watch": watch}, bool(endpoint) and manifest is not None, "for --endpoint with a manifest (-f)")
     if prompt and forward is not Forward.MODEL:
         raise UsageError("--prompt needs the whole model", hint="--forward model")
+    if status or stop:
+        with _endpoint(host, port, uds, api_key) as server:
+            _ask(server, output_format, stop=stop)
+        return
     for file in (ready_file, metrics_file):
         if file is not None:
             writable(file)
+    named = partial(
+        _named,
+        ctx.obj,
+        manifest,
+        refs or [],
+        base,
+        policy,
+        checkpoint,
+        shard,
+        may_be_empty=serve and bool(root or policy),
+    )
     with termination_log():
-
-        def named() -> "tuple[Lineup, Settings]":
-            may_be_empty = serve and bool(root or policy)
-            asked = lineup(manifest, refs or [], base, "warm", "warm", checkpoint, may_be_empty=may_be_empty)
-            return sharded(asked, shard), reaching(ctx.obj, asked.manifest, policy)
-
         asked, settings = named()
         if endpoint:
-            from lora_cli.cli.warm_endpoints import Targets, kind_of, warm_endpoints
-            from lora_cli.cli.watching import warm_and_tell
-            from lora_cli.cli.watching import watch as watch_endpoints
+            from lora_cli.cli.warm_endpoints import Targets, kind_of
 
             kind, token, paths = kind_of(engine, asked), api_key.strip(), engine_path or []
             targets = Targets(endpoint, kind, paths, prune, prove, wait, token, tp, max_lora_rank)
-            if watch:
-                raise typer.Exit(watch_endpoints(manifest, named, targets, output_format))
-            raise typer.Exit(warm_and_tell(warm_endpoints(asked, targets, settings), output_format))
+            raise typer.Exit(_warm_endpoints(targets, named, manifest if watch else None, output_format))
         most = limits(asked, max_loras, max_cpu_loras, max_lora_rank, more_may_come=serve)
         run = Run(most, device, forward, eviction, _copies(tier, asked))
         if serve:
@@ -126,10 +103,56 @@ def command(
 
             at = _endpoint(host, port, uds, api_key)
             warm_serve(asked, run, Serve(at, root or [], load_timeout, ready_file, metrics_file), settings)
-        else:
-            from lora_cli.cli.warm_once import Once
+            return
+        from lora_cli.cli.warm_once import Once
 
-            _once(asked, run, Once(prompt, max_tokens, residency), metrics_file, output_format, settings)
+        _once(asked, run, Once(prompt, max_tokens, residency), metrics_file, output_format, settings)
+
+
+def _named(
+    settings: "Settings",
+    manifest: Path | None,
+    refs: list[str],
+    base: str,
+    policy: Path | None,
+    checkpoint: str,
+    shard: str | None,
+    *,
+    may_be_empty: bool,
+) -> "tuple[Lineup, Settings]":
+    """What is asked for now, and how it is reached; again and again with ``--watch``."""
+    asked = lineup(manifest, refs, base, "warm", "warm", checkpoint, may_be_empty=may_be_empty)
+    return sharded(asked, shard), reaching(settings, asked.manifest, policy)
+
+
+def _ask(server: "Endpoint", output_format: Format, *, stop: bool) -> None:
+    """Tell what a server that runs holds, or end it."""
+    from lora_cli.cli.warm_status import show_status, stop_server
+
+    write(stop_server(server) if stop else show_status(server, output_format))
+
+
+def _warm_endpoints(
+    targets: "Targets",
+    named: "Callable[[], tuple[Lineup, Settings]]",
+    watched: Path | None,
+    output_format: Format,
+) -> int:
+    """Warm running engines, once or for as long as the manifest is ``watched``; gives the exit code."""
+    from lora_cli.cli.warm_endpoints import warm_endpoints
+    from lora_cli.cli.watching import warm_and_tell, watch
+
+    if watched is not None:
+        return watch(watched, named, targets, output_format)
+    asked, settings = named()
+    return warm_and_tell(warm_endpoints(asked, targets, settings), output_format)
+
+
+def _check_flags(given: dict[str, object], fits: bool, where: str) -> None:
+    """Raises ``UsageError`` for a flag that would be left out in silence."""
+    for flag, value in given.items():
+        if value and not fits:
+            raise UsageError(f"{flag} is {where}", hint="leave one of them out")
 
 
 def _check_verb(given: dict[str, bool]) -> None:

@@ -10,7 +10,7 @@ from lora_cli.cli.lineup import Lineup
 from lora_cli.cli.output import Format, colour, width, write
 from lora_cli.cli.warm_endpoints import Targets, Warmed, warm_endpoints
 from lora_cli.cli.warming import say
-from lora_cli.errors import LoraCliError, UsageError
+from lora_cli.errors import LoraCliError
 from lora_cli.settings import Settings
 
 LOOK_S = 1.0
@@ -32,7 +32,7 @@ def warm_and_tell(warmed: Warmed, output_format: Format) -> int:
 
 
 def watch(
-    file: Path | None,
+    file: Path,
     asked: Callable[[], tuple[Lineup, Settings]],
     targets: Targets,
     output_format: Format,
@@ -40,10 +40,8 @@ def watch(
     """Until SIGTERM or Ctrl-C: warm, tell when something was done or failed, and look again.
 
     Raises:
-        UsageError: there is no manifest to watch, or the first reading of it fails.
+        UsageError: the first reading of the manifest fails.
     """
-    if file is None:
-        raise UsageError("--watch needs a manifest", hint="-f set.yaml")
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
