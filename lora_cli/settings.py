@@ -266,15 +266,21 @@ def _config_text(file: Path) -> tuple[str | None, str]:
 def _xdg(environ: Mapping[str, str], variable: str, default: str) -> Path:
     """Our folder under an XDG base directory; a relative one is ignored, as that specification demands."""
     named = environ.get(variable, "")
-    base = Path(named) if named.startswith("/") else _home(environ) / default
+    base = Path(named) if named.startswith("/") else home_of(environ) / default
     return base / "lora-cli"
 
 
-def _home(environ: Mapping[str, str]) -> Path:
-    return Path(environ["HOME"]) if environ.get("HOME") else Path.home()
+def home_of(environ: Mapping[str, str]) -> Path:
+    """This user's home; ``/``, as runtimes have it, for one whom the machine does not know: a number in a container."""
+    if environ.get("HOME"):
+        return Path(environ["HOME"])
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/")
 
 
 def _expand(path: Path, environ: Mapping[str, str], *, absolute: bool = True) -> Path:
     if path.parts and path.parts[0] == "~":
-        path = _home(environ).joinpath(*path.parts[1:])
+        path = home_of(environ).joinpath(*path.parts[1:])
     return Path(os.path.abspath(path)) if absolute else path  # noqa: PTH100 - links stay links

@@ -10,6 +10,7 @@ from typing import Any
 from lora_cli.core.frozen import dataclass, field
 from lora_cli.core.manifest import SourceRule
 from lora_cli.errors import AccessDenied, LoraCliError, MissingExtra, UsageError
+from lora_cli.settings import home_of
 from lora_cli.sources.tokens import token_of
 from lora_cli.sources.urls import checked_endpoint
 
@@ -76,7 +77,7 @@ def google_endpoint_in(environ: Mapping[str, str]) -> str:
 def _file(environ: Mapping[str, str]) -> tuple[Path | None, str]:
     if named := environ.get(VARIABLE):
         return Path(named), VARIABLE
-    home = environ.get("CLOUDSDK_CONFIG") or Path(environ.get("HOME") or Path.home(), ".config", "gcloud")
+    home = environ.get("CLOUDSDK_CONFIG") or home_of(environ) / ".config" / "gcloud"
     known = Path(home, "application_default_credentials.json")
     return (known, "gcloud's default credentials") if known.is_file() else (None, "")
 

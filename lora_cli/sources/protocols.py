@@ -2,19 +2,19 @@
 
 import errno
 import hashlib
+import os
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import AccessDenied, Changed, Corrupt, LoraCliError, NotFound, Offline, Refused, UsageError
-from lora_cli.settings import Settings
+from lora_cli.settings import Settings, home_of
 from lora_cli.sources.connection import Transient, printable
 from lora_cli.sources.http import AGAIN, wait_or_give_up
 from lora_cli.sources.listed import MOST_ENTRIES, check_listed
@@ -174,7 +174,7 @@ def _known_hosts() -> Any:
         def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
             known = paramiko.HostKeys()
             with suppress(OSError):
-                known.load(str(Path.home() / ".ssh" / "known_hosts"))
+                known.load(str(home_of(os.environ) / ".ssh" / "known_hosts"))
             if not known.check(hostname, key):
                 raise UnknownHost(f"the key of the host {hostname} is not known")
 

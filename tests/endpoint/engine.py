@@ -2,6 +2,7 @@
 
 It reads each adapter's config from the path that it is given, as they do, and answers by what it read: an adapter whose
 ``lora_alpha`` is 0 changes nothing. ``down_for`` requests of its health fail first, ``forgets`` drops what it loaded.
+``sees`` is where what it has at ``mounted`` lies here.
 """
 
 import json
@@ -23,6 +24,7 @@ class Engine:
         self.refuses: dict[str, str] = {}
         self.noisy = False
         self.sees: Path | None = None
+        self.mounted = "/adapters"
         self.steps = 0
         engine = self
 
@@ -91,8 +93,8 @@ class Engine:
         if name in self.adapters and not (self.kind == "vllm" and body.get("load_inplace")):
             return self._refused(400, f"The lora adapter '{name}' has already been loaded.")
         folder = Path(body["lora_path"])
-        if self.sees is not None and folder.is_relative_to("/adapters"):
-            folder = self.sees / folder.relative_to("/adapters")
+        if self.sees is not None and folder.is_relative_to(self.mounted):
+            folder = self.sees / folder.relative_to(self.mounted)
         elif self.sees is not None:
             return self._refused(404, f"No adapter found for {folder}")
         config = json.loads((folder / "adapter_config.json").read_text())

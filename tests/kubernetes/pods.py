@@ -1,0 +1,36 @@
+"""The manifests for Kubernetes as documents, pods and containers."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from tests.conftest import ROOT
+
+FOLDER = ROOT / "manifests" / "kubernetes"
+OURS = "registry.example.com/lora-cli:"
+Fields = dict[str, Any]
+
+
+def documents() -> list[tuple[str, Fields]]:
+    """Each document, with the name of its file."""
+    files = sorted(FOLDER.glob("*.yaml"))
+    return [(file.name, document) for file in files for document in yaml.safe_load_all(file.read_text())]
+
+
+def pods() -> Iterator[tuple[str, Fields]]:
+    """The pod of each workload, with the workload's name."""
+    for _, document in documents():
+        if "template" in document["spec"]:
+            yield document["metadata"]["name"], document["spec"]["template"]["spec"]
+
+
+def containers(pod: Fields) -> list[Fields]:
+    """All containers of a pod, those that run first first."""
+    return [*pod.get("initContainers", ()), *pod["containers"]]
+
+
+def container(workload: str, name: str) -> tuple[Fields, Fields]:
+    """One container, with its pod."""
+    pod = dict(pods())[workload]
+    return next(one for one in containers(pod) if one["name"] == name), pod

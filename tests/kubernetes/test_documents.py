@@ -1,0 +1,149 @@
+"""Every document is one that Kubernetes takes, and what its schema lets through is looked at here."""
+
+import re
+from collections import Counter
+from typing import Any
+
+import kubernetes_validate
+import pytest
+
+from lora_cli.cli.app import build_app, load_command, variables
+from lora_cli.cli.main import COMMANDS, PREFIX
+from lora_cli.settings import OPTIONS
+from tests.kubernetes.pods import FOLDER, OURS, Fields, containers, documents, pods
+
+VERSION = "1.33"
+DOCUMENTS = documents()
+ALL = [(workload, one["name"], one, pod) for workload, pod in pods() for one in containers(pod)]
+named = pytest.mark.parametrize(
+    ("container", "pod"), [pytest.param(one, pod, id=f"{workload}/{name}") for workload, name, one, pod in ALL]
+)
+
+THEIRS = {"HF_TOKEN", "HOME", "VLLM_PLUGINS", "VLLM_LORA_RESOLVER_CACHE_DIR", "VLLM_ALLOW_RUNTIME_LORA_UPDATING"}
+"""Variables that are not ours: the Hub's, the system's, vLLM's (``vllm/envs.py``)."""
+
+
+def test_there_is_what_the_readme_promises() -> None:
+    kinds = Counter(document["kind"] for _, document in DOCUMENTS)
+    assert kinds["Deployment"] == 3
+    assert {"DaemonSet", "Job", "PersistentVolumeClaim", "PersistentVolume", "NetworkPolicy"} <= kinds.keys()
+
+
+@pytest.mark.parametrize(
+    "document", [pytest.param(one, id=f"{file}/{one['metadata']['name']}") for file, one in DOCUMENTS]
+)
+def test_a_document_is_valid_by_the_schema_of_its_version_to_the_letter(document: Fields) -> None:
+    kubernetes_validate.validate(document, VERSION, strict=True)
+
+
+def test_the_schema_sees_a_key_that_is_misspelt() -> None:
+    document = next(one for _, one in DOCUMENTS if one["kind"] == "DaemonSet")
+    spec = document["spec"]["template"]["spec"]
+    broken = {**document, "spec": {**document["spec"], "template": {"spec": {**spec, "initContainer": []}}}}
+
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(broken, VERSION, strict=True)
+
+
+def test_names_are_taken_once_and_selectors_find_their_pods() -> None:
+    names = Counter((document["kind"], document["metadata"]["name"]) for _, document in DOCUMENTS)
+    assert set(names.values()) == {1}
+    labels = []
+    for _, document in DOCUMENTS:
+        if "template" in document["spec"]:
+            labels.append(document["spec"]["template"]["metadata"]["labels"])
+            selector = document["spec"].get("selector", {}).get("matchLabels", {})
+            assert selector.items() <= labels[-1].items()
+    for _, document in DOCUMENTS:
+        if document["kind"] == "NetworkPolicy":
+            wanted = document["spec"]["podSelector"]["matchLabels"].items()
+            assert any(wanted <= one.items() for one in labels), document["metadata"]["name"]
+
+
+@pytest.mark.parametrize("pod", [pytest.param(pod, id=name) for name, pod in pods()])
+def test_a_pod_runs_as_nobody_in_particular_and_without_a_token_of_the_cluster(pod: Fields) -> None:
+    context = pod["securityContext"]
+    assert context["runAsNonRoot"] is True
+    assert min(context["runAsUser"], context["runAsGroup"]) > 0
+    assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["enableServiceLinks"] is False
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+
+
+@named
+def test_a_container_can_do_no_more_than_it_must(container: Fields, pod: Fields) -> None:
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert {"cpu", "memory"} <= container["resources"]["limits"].keys()
+    assert {"cpu", "memory"} <= container["resources"]["requests"].keys()
+    assert container["terminationMessagePath"] == "/dev/termination-log"
+    assert re.fullmatch(r"[\w./-]+:v?\d+\.\d+\.\d+(-\w+)?(@sha256:[0-9a-f]{64})?", container["image"])
+
+
+@named
+def test_what_is_mounted_is_there_and_each_volume_is_mounted(container: Fields, pod: Fields) -> None:
+    volumes = {volume["name"] for volume in pod["volumes"]}
+    mounts = container["volumeMounts"]
+    assert {mount["name"] for mount in mounts} <= volumes
+    assert len({mount["mountPath"] for mount in mounts}) == len(mounts)
+    assert {mount["name"] for one in containers(pod) for mount in one["volumeMounts"]} == volumes
+    sized = [volume["emptyDir"] for volume in pod["volumes"] if "emptyDir" in volume]
+    assert all("sizeLimit" in volume for volume in sized)
+
+
+@named
+def test_a_probe_asks_a_port_that_is_named(container: Fields, pod: Fields) -> None:
+    ports = {port["name"] for port in container.get("ports", ())}
+    probes = [container[kind] for kind in container if kind.endswith("Probe")]
+    assert all(probe["httpGet"]["port"] in ports for probe in probes if "httpGet" in probe)
+
+
+@named
+def test_no_secret_stands_in_a_manifest(container: Fields, pod: Fields) -> None:
+    for variable in container["env"]:
+        secret = re.search(r"TOKEN|KEY|PASSWORD", variable["name"])
+        assert ("valueFrom" in variable) == bool(secret), variable["name"]
+
+
+@named
+def test_a_variable_is_an_option_and_a_path_in_it_is_mounted(container: Fields, pod: Fields) -> None:
+    options = {PREFIX + name.upper() for name in OPTIONS} | variables(build_app())
+    options = options.union(*(variables(load_command(command)) for command in COMMANDS))
+    mounted = [mount["mountPath"] for mount in container["volumeMounts"]]
+    for variable in container["env"]:
+        assert variable["name"] in options | THEIRS, variable["name"]
+        assert ours(container) or variable["name"] in THEIRS
+    words: list[Any] = [*container.get("args", ()), *(one.get("value", "") for one in container["env"])]
+    paths = [found for word in words for found in re.findall(r"(?:^|[:=])(/(?!/)[\w./-]+)", word)]
+    for path in paths:
+        assert any(path == place or path.startswith(f"{place}/") for place in mounted), path
+
+
+def ours(container: Fields) -> bool:
+    return bool(container["image"].startswith(OURS))
+
+
+def test_containers_of_one_pod_that_share_the_cache_see_it_at_the_same_path() -> None:
+    for workload, pod in pods():
+        at = {mount["mountPath"] for one in containers(pod) for mount in one["volumeMounts"] if mount["name"] == "lora"}
+        assert at == {"/lora"} or workload == "lora-validate", workload
+
+
+def test_each_job_has_as_many_parts_as_its_shards() -> None:
+    for _, document in DOCUMENTS:
+        if document["kind"] == "Job":
+            spec = document["spec"]
+            (one,) = spec["template"]["spec"]["containers"]
+            assert one["args"][one["args"].index("--shard") + 1] == f"$(JOB_COMPLETION_INDEX)/{spec['completions']}"
+            assert (spec["completionMode"], spec["template"]["spec"]["restartPolicy"]) == ("Indexed", "Never")
+            for rule in spec["podFailurePolicy"]["rules"]:
+                assert rule["onExitCodes"]["containerName"] == one["name"]
+            assert spec["maxFailedIndexes"] <= spec["completions"]
+
+
+def test_every_file_is_a_document_that_is_tested() -> None:
+    assert {file.name for file in FOLDER.iterdir()} == {file for file, _ in DOCUMENTS}

@@ -1,0 +1,211 @@
+"""The containers do what they are for, as written: as nobody, with nothing to write to but their volumes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+import pytest
+
+from tests.endpoint.engine import Engine
+from tests.hub_server import Hub
+from tests.kubernetes.pods import container
+from tests.kubernetes.sandbox import Sandbox, missing
+from tests.making import llama_modules, write_adapter, write_base_config
+from tests.serving.running import free_port
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+
+NAMES = ("sql", "chat", "law")
+MODULES = llama_modules(["q_proj", "v_proj"])
+PATIENCE_S = 60.0
+Works = Callable[[], bool]
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    """A Hub with a base and three adapters."""
+    root = tmp_path_factory.mktemp("hub")
+    with Hub() as hub:
+        write_base_config(root / "tiny")
+        hub.add("acme/tiny", root / "tiny")
+        for seed, name in enumerate(NAMES):
+            config = {"base_model_name_or_path": "acme/tiny"}
+            hub.add(f"acme/{name}", write_adapter(root / name, modules=MODULES, seed=seed, config=config))
+        yield hub
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path, hub: Hub) -> Iterator[Sandbox]:
+    """The volumes of a pod, with the set and its lock in the ConfigMap."""
+    memory = Path("/dev/shm") / f"lora-cli-{os.getpid()}-{tmp_path.name}"
+    volumes = {name: tmp_path / name for name in ("set", "lora", "run", "tmp")} | {"adapters": memory}
+    for folder in volumes.values():
+        folder.mkdir()
+    environ = {"HF_ENDPOINT": hub.endpoint, "OMP_NUM_THREADS": "1"}
+    sandbox = Sandbox(tmp_path, volumes, environ)
+    configure(sandbox, *NAMES)
+    yield sandbox
+    shutil.rmtree(memory)
+
+
+def configure(sandbox: Sandbox, *names: str) -> None:
+    """Set and lock as a ConfigMap that is mounted: links through one that is swapped when it changes."""
+    place = sandbox.volumes["set"]
+    version = place / f"..version-{len(list(place.iterdir()))}"
+    version.mkdir()
+    entries = "".join(f"  - {{name: {name}, source: acme/{name}}}\n" for name in names)
+    text = f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: hf://acme/tiny\nadapters:\n{entries}"
+    (version / "set.yaml").write_text(text)
+    lock = ["fetch", "-f", "/lock/set.yaml"]
+    locking = Sandbox(sandbox.folder, {"set": version}, {**sandbox.environ, "LORA_CLI_CACHE_DIR": "/lock/cache"})
+    code, out = locking.run({"args": lock, "env": [], "volumeMounts": [{"name": "set", "mountPath": "/lock"}]})
+    assert code == 0, out
+    link = place / "..data.tmp"
+    link.symlink_to(version.name)
+    link.replace(place / "..data")
+    for name in ("set.yaml", "set.lock.yaml"):
+        if not (place / name).is_symlink():
+            (place / name).symlink_to(f"..data/{name}")
+
+
+def published(sandbox: Sandbox) -> set[str]:
+    return {file.parent.name for file in (sandbox.volumes["lora"] / "adapters").glob("*/adapter_config.json")}
+
+
+@pytest.mark.parametrize("workload", ["vllm", "lora-node-cache"])
+def test_the_init_container_puts_what_is_locked_where_the_resolver_looks(workload: str, sandbox: Sandbox) -> None:
+    init, _ = container(workload, "adapters")
+
+    code, out = sandbox.run(init)
+    assert (code, published(sandbox)) == (0, set(NAMES)), out
+    weights = sandbox.volumes["lora"] / "adapters" / "sql" / "adapter_model.safetensors"
+    assert weights.stat().st_nlink > 1  # a hard link to the cache: no second copy
+    again = Sandbox(sandbox.folder, sandbox.volumes, {"HF_ENDPOINT": "http://127.0.0.1:9"})
+    assert again.run(init)[0] == 0  # all of it is here: no network is needed
+
+
+def test_a_set_that_its_lock_does_not_fit_keeps_the_pod_from_starting_and_says_so(sandbox: Sandbox) -> None:
+    file = (sandbox.volumes["set"] / "set.yaml").resolve()
+    file.write_text(file.read_text().replace("acme/law", "acme/sql"))
+
+    code, out = sandbox.run(container("vllm", "adapters")[0])
+
+    assert (code, published(sandbox)) == (1, set())
+    assert "does not fit" in out  # FallbackToLogsOnError hands this on
+
+
+def test_a_container_can_write_to_its_volumes_and_nowhere_else(sandbox: Sandbox) -> None:
+    init, pod = container("vllm", "adapters")
+    tried = (
+        "id -u; for place in / /usr /etc /etc/lora /tmp /home /lora; do touch $place/x 2>/dev/null && echo $place; done"
+    )
+
+    assert sandbox.run(init, ["sh", "-c", tried])[1].split() == [str(pod["securityContext"]["runAsUser"]), "/lora"]
+
+
+def test_the_jobs_share_the_fleet_among_their_indexes(sandbox: Sandbox) -> None:
+    for workload, name in (("lora-prewarm", "fetch"), ("lora-validate", "validate")):
+        one, _ = container(workload, name)
+        parts = []
+        for index in range(8):
+            folder = sandbox.folder / f"{name}-{index}"
+            folder.mkdir()
+            parts.append(Sandbox(folder, sandbox.volumes, sandbox.environ, index=index))
+        running = [part.start(one) for part in parts]
+        ended = [process.communicate(timeout=PATIENCE_S)[0] for process in running]
+        assert [process.returncode for process in running] == [0] * 8, ended
+
+    assert published(sandbox) == set(NAMES)
+    reports = sorted((sandbox.volumes["lora"] / "reports").glob("?.json"))
+    judged = [one for file in reports for one in json.loads(file.read_text())["adapters"]]
+    assert (len(reports), sorted(one["name"] for one in judged)) == (8, sorted(NAMES))
+    assert all("LC501" not in {skipped["code"] for skipped in one["skipped"]} for one in judged)  # values too: cached
+
+
+def test_the_sidecar_says_it_started_when_all_is_proved_and_lies_in_memory(sandbox: Sandbox) -> None:
+    warm, _ = container("vllm-proved", "warm")
+    startup, ready, lives = (warm[f"{kind}Probe"]["exec"]["command"] for kind in ("startup", "readiness", "liveness"))
+    probe = Sandbox(sandbox.folder / "run", sandbox.volumes, {})
+
+    with sandbox.start(warm) as process:
+        try:
+            assert probe.run(warm, startup)[0] == 1
+            until_it_works(process, lambda: probe.run(warm, startup)[0] == 0)
+            assert {file.name for file in sandbox.volumes["adapters"].iterdir()} >= set(NAMES)
+            assert probe.run(warm, ready)[0] == 0
+            code, out = probe.run(warm, lives)
+            assert (code, "sql" in out) == (0, True), out
+        finally:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_S) == 0
+    assert probe.run(warm, lives)[0] == 7
+
+
+def test_the_daemon_answers_the_kubelet_without_a_token_and_others_with_one(sandbox: Sandbox) -> None:
+    port = str(free_port())
+    at = Sandbox(
+        sandbox.folder, sandbox.volumes, sandbox.environ, {"LORA_CLI_API_KEY": "secret"}, replace={"8321": port}
+    )
+    warm, _ = container("lora-node-cache", "warm")
+    url = f"http://127.0.0.1:{port}"
+
+    with at.start(warm) as process:
+        try:
+            for kind in ("startup", "liveness", "readiness"):
+                path = warm[f"{kind}Probe"]["httpGet"]["path"]
+                until_it_works(process, lambda path=path: answers(url + path) == 200)  # type: ignore[misc]
+            assert answers(f"{url}/v1/adapters") == 401
+            assert answers(f"{url}/v1/adapters", "secret") == 200
+        finally:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_S) == 0
+
+
+def test_the_container_beside_an_engine_loads_the_set_and_follows_its_config_map(sandbox: Sandbox) -> None:
+    one, _ = container("vllm-loaded", "adapters")
+    configure(sandbox, "sql")
+    with Engine() as engine:
+        engine.sees, engine.mounted = sandbox.volumes["lora"], "/lora"
+        at = Sandbox(sandbox.folder, sandbox.volumes, sandbox.environ, replace={"http://127.0.0.1:8000": engine.url})
+        with at.start(one) as process:
+            try:
+                until_it_works(process, lambda: set(engine.adapters) == {"sql"})
+                configure(Sandbox(sandbox.folder / "run", sandbox.volumes, sandbox.environ), "chat", "law")
+                until_it_works(process, lambda: set(engine.adapters) == {"chat", "law"})
+            finally:
+                process.send_signal(signal.SIGTERM)
+
+
+def test_the_reason_of_a_failure_is_left_for_the_kubelet(sandbox: Sandbox) -> None:
+    warm, _ = container("vllm-proved", "warm")
+    (sandbox.volumes["set"] / "..data").unlink()
+
+    code, out = sandbox.run(warm)
+
+    assert (code, "set.yaml" in sandbox.termination_log) == (3, True), out
+
+
+def until_it_works(process: "subprocess.Popen[str]", works: Works) -> None:
+    until = time.monotonic() + PATIENCE_S
+    while not works():
+        if process.poll() is not None or time.monotonic() > until:
+            process.kill()
+            raise AssertionError(process.communicate()[0])
+        time.sleep(0.1)
+
+
+def answers(url: str, token: str = "") -> int:
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    try:
+        with urlopen(Request(url, headers=headers)) as response:
+            status: int = response.status
+            return status
+    except URLError as error:
+        return getattr(error, "code", 0)
