@@ -1,10 +1,12 @@
-"""Writes the generated pages, ``docs/rules.md`` and ``docs/engines.md``, from the rules and the engines' profiles.
+"""Writes the generated pages: rules, engines, and the references of manifest, policy and settings from their schemas.
 
 ``make docs`` runs it; a test compares what it would write with what is there.
 """
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.engines import ENGINES, Profile, all_profiles, profiles_of
@@ -14,11 +16,76 @@ from lora_cli.rules import RULES
 from lora_cli.rules.features import FEATURES
 
 HERE = Path(__file__).parent
+Entry = dict[str, Any]
+
+MANIFEST = (
+    "`-f set.yaml` on `fetch`, `validate`, `inspect`, `warm` and `serve-bench`. An unknown key is an error that names "
+    "its line and the nearest known key. [production.yaml](../manifests/production.yaml) is a commented example."
+)
+POLICY = (
+    "`--policy policy.yaml`, `LORA_CLI_POLICY`, or the block `policy:` of a manifest; where there are both, both must "
+    "hold. What it forbids ends with 1 and names the rule. [policy.yaml](../manifests/policy.yaml) is an example."
+)
+SETTINGS = (
+    "`$XDG_CONFIG_HOME/lora-cli/config.toml`, or `--config FILE`. Environment variables `LORA_CLI_<KEY>` win over it, "
+    "and flags over both."
+)
 
 
 def pages() -> dict[str, str]:
     """Each page's text by its file name."""
-    return {"rules.md": "\n".join(rules_page()) + "\n", "engines.md": "\n".join(engines_page()) + "\n"}
+    made = {
+        "rules.md": rules_page(),
+        "engines.md": engines_page(),
+        "manifest.md": reference_page("adapter-set", "The manifest", MANIFEST),
+        "policy.md": reference_page("policy", "The policy", POLICY),
+        "settings.md": reference_page("settings", "The settings file", SETTINGS),
+    }
+    return {name: "\n".join(lines) + "\n" for name, lines in made.items()}
+
+
+def reference_page(schema: str, title: str, about: str) -> Iterator[str]:
+    """Every key that a file may have, from its JSON schema."""
+    file = HERE.parent / "manifests" / "schemas" / f"{schema}.schema.json"
+    value = json.loads(file.read_text())
+    yield from (f"# {title}", "", f"Generated from [its schema](../manifests/schemas/{file.name}) by `make docs`.", "")
+    yield from (about, "", "| key | value | |", "|---|---|---|")
+    for key, entry, required in _keys(value, "", value.get("$defs", {})):
+        told = entry.get("description", "").replace("|", "\\|")
+        yield f"| `{key}` | {_kind(entry)}{', required' if required else ''} | {told} |"
+
+
+def _keys(entry: Entry, path: str, known: Entry) -> Iterator[tuple[str, Entry, bool]]:
+    """Each key below ``entry`` with its path (``adapters[].name``), its schema and whether it must be there."""
+    for name, written in entry.get("properties", {}).items():
+        one = _resolved(written, known)
+        yield f"{path}{name}", one, name in entry.get("required", ())
+        inner, mark = (_resolved(one["items"], known), "[]") if "items" in one else (one, "")
+        yield from _keys(inner, f"{path}{name}{mark}.", known)
+
+
+def _resolved(entry: Entry, known: Entry) -> Entry:
+    """What a ``$ref`` stands for."""
+    target = entry.get("$ref", "").rpartition("/")[2]
+    return {**known[target], **entry} if target else entry
+
+
+def _kind(entry: Entry) -> str:
+    """In a word or two, what a value may be."""
+    if "const" in entry:
+        return f"`{entry['const']}`"
+    if "enum" in entry:
+        return ", ".join(f"`{one}`" for one in entry["enum"])
+    if "anyOf" in entry:
+        return " or ".join(dict.fromkeys(_kind(one) for one in entry["anyOf"]))
+    if entry.get("type") == "array":
+        items = entry.get("items", {})
+        return "list of mappings" if items.get("type") == "object" else "list"
+    words = {"object": "mapping", "string": "text", "integer": "whole number", "boolean": "true or false"}
+    kind = words.get(entry.get("type", ""), str(entry.get("type", "text")))
+    if "minimum" in entry and entry.get("maximum", 1 << 62) < 1 << 50:
+        return f"{kind}, {entry['minimum']} to {entry['maximum']}"
+    return kind
 
 
 def rules_page() -> Iterator[str]:

@@ -1,5 +1,6 @@
 """The generated pages say what the rules and the engines' profiles say now."""
 
+import re
 import runpy
 from pathlib import Path
 
@@ -8,8 +9,19 @@ import pytest
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-@pytest.mark.parametrize("file", ["rules.md", "engines.md"])
+@pytest.mark.parametrize("file", ["rules.md", "engines.md", "manifest.md", "policy.md", "settings.md"])
 def test_a_generated_page_is_as_it_would_be_generated_now(file: str) -> None:
     pages = runpy.run_path(str(DOCS / "build.py"))["pages"]()
 
     assert (DOCS / file).read_text(encoding="utf-8") == pages[file], "run make docs"
+
+
+def test_every_link_of_a_page_leads_somewhere() -> None:
+    pages = [DOCS.parent / "README.md", DOCS.parent / "CONTRIBUTING.md", *DOCS.glob("*.md")]
+    dead = [
+        f"{page.name}: {target}"
+        for page in pages
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
+        if not target.startswith(("http://", "https://", "mailto:")) and not (page.parent / target).exists()
+    ]
+    assert dead == []
