@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from lora_cli.core.base_model import BaseModule
 from lora_cli.errors import MachineError
 from lora_cli.runtime.plan import Plan
 from lora_cli.runtime.slots import Slots, storage_bytes
@@ -44,29 +45,37 @@ def out_of_memory() -> Iterator[None]:
         raise MachineError("out of memory", hint="lower --max-loras or --max-cpu-loras") from error
 
 
+def places(plan: Plan, dtype: torch.dtype) -> int:
+    """How many adapters memory has places for: ``max_cpu_loras``, or as many as ``max_cpu_bytes`` hold."""
+    if plan.max_cpu_bytes is None:
+        return plan.max_cpu_loras
+    one = storage_bytes(_modules(plan), 1, plan.max_lora_rank, dtype)
+    refuse_if_short(f"a place of rank {plan.max_lora_rank} in memory", one, plan.max_cpu_bytes, HINT)
+    return min(plan.max_cpu_loras, plan.max_cpu_bytes // max(one, 1))
+
+
 def storage(plan: Plan, dtype: torch.dtype, device: torch.device) -> tuple[Slots, Slots]:
-    """The slots, and the places in memory behind them, all of it taken now; on a CPU both are the same.
+    """The slots, and the places in memory behind them, all of it taken now; on a CPU they are one storage.
 
     Raises:
         MachineError: there is no room for them, with the bytes that they are short of.
     """
-    modules = {path: plan.base.modules[path] for path in plan.modules}
-    rank, places = plan.max_lora_rank, max(plan.max_loras, plan.max_cpu_loras)
-    if plan.max_cpu_bytes is not None:
-        one = storage_bytes(modules, 1, rank, dtype)
-        places = min(places, plan.max_cpu_bytes // max(one, 1))
-        refuse_if_short(f"{plan.max_loras} places in memory", plan.max_loras * one, plan.max_cpu_bytes, HINT)
-    memory = available_bytes(torch.device("cpu"))
-    refuse_if_short(
-        f"{places} places in memory of rank {rank}", storage_bytes(modules, places, rank, dtype), memory, HINT
-    )
-    if device.type == "cpu":
-        slab = Slots(modules, places, rank, dtype=dtype)
-        return slab, slab
-    needed = storage_bytes(modules, plan.max_loras, rank, dtype)
-    refuse_if_short(f"{plan.max_loras} slots of rank {rank}", needed, available_bytes(device), HINT)
-    slab = Slots(modules, places, rank, dtype=dtype, one_piece=True, pinned=True)
-    return Slots(modules, plan.max_loras, rank, dtype=dtype, device=device, one_piece=True), slab
+    modules, rank, in_memory, loras = _modules(plan), plan.max_lora_rank, places(plan, dtype), plan.max_loras
+    slots = f"{loras} slots of rank {rank}"
+    on_cpu = device.type == "cpu"
+    needed = storage_bytes(modules, in_memory + loras * on_cpu, rank, dtype)
+    what = f"{in_memory} places in memory{f' and {slots}' * on_cpu}"
+    refuse_if_short(what, needed, available_bytes(torch.device("cpu")), HINT)
+    if on_cpu:
+        both = Slots(modules, in_memory + loras, rank, dtype=dtype)
+        return both, both
+    refuse_if_short(slots, storage_bytes(modules, loras, rank, dtype), available_bytes(device), HINT)
+    slab = Slots(modules, in_memory, rank, dtype=dtype, one_piece=True, pinned=True)
+    return Slots(modules, loras, rank, dtype=dtype, device=device, one_piece=True), slab
+
+
+def _modules(plan: Plan) -> dict[str, BaseModule]:
+    return {path: plan.base.modules[path] for path in plan.modules}
 
 
 def _memory() -> int | None:

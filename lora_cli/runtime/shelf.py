@@ -1,5 +1,7 @@
 """The CPU tier's places: adapters read from the cache's packed file, or from their own, to where they stay."""
 
+import threading
+from collections import Counter
 from contextlib import suppress
 
 from lora_cli.core.base_model import BaseModel
@@ -20,12 +22,15 @@ from lora_cli.store.packed import packed_file
 class Shelf:
     """Holds ``slab``, whose slots are the places, and by place what an adapter has beside its factors there.
 
-    With ``whole`` there is a whole model to compose that onto; without one it is refused.
+    With ``whole`` there is a whole model to compose that onto; without one it is refused. Where memory is the device,
+    a place can be a slot as well: it is free when neither tier keeps it.
     """
 
     def __init__(self, slab: Slots, base: BaseModel, store: Store | None, *, whole: bool) -> None:
         self.slab, self._base, self._store, self._whole = slab, base, store, whole
         self._beside: dict[int, dict[str, Beside]] = {}
+        self._keepers: Counter[int] = Counter()
+        self._lock = threading.Lock()
         self._unpacked: set[str] = set()
 
     def weigh(self, job: Job) -> int:
@@ -44,16 +49,25 @@ class Shelf:
         beside = read_beside(job.directory, job.adapter, self._base, self.slab.dtype) if self._whole else {}
         place = self._load(job, scaling)
         self._beside[place] = beside
+        self.keep(place)
         return place
 
     def beside(self, place: int) -> dict[str, Beside]:
         """What the adapter there has beside its factors, by module path."""
         return self._beside[place]
 
-    def clear(self, place: int) -> None:
-        """Free a place."""
-        self._beside.pop(place, None)
-        self.slab.clear(place)
+    def keep(self, place: int) -> None:
+        """Somebody more needs what is there."""
+        with self._lock:
+            self._keepers[place] += 1
+
+    def let_go(self, place: int) -> None:
+        """One of those does not any more; after the last of them the place is free."""
+        with self._lock:
+            self._keepers[place] -= 1
+            if not self._keepers[place]:
+                del self._keepers[place], self._beside[place]
+                self.slab.clear(place)
 
     def weights(self, job: Job) -> LoraWeights:
         """The adapter's factors as its files have them, read on their own: what a slot is held against."""

@@ -19,7 +19,7 @@ from lora_cli.runtime.composable import largest_rank
 from lora_cli.runtime.forward import lora_delta, route
 from lora_cli.runtime.plan import Answer, Held, Holdings, Job, Plan, Ready, Served, TierName
 from lora_cli.runtime.proof import prove
-from lora_cli.runtime.room import out_of_memory, storage
+from lora_cli.runtime.room import out_of_memory, places, storage
 from lora_cli.runtime.shelf import Shelf
 from lora_cli.runtime.slots import BASE_SLOT
 from lora_cli.runtime.turns import Turns
@@ -58,10 +58,10 @@ class Worker:
         self.memory: Tier[int] = Tier.by(
             plan.eviction,
             "cpu",
-            Budget(self.slab.max_loras, plan.max_cpu_bytes),
+            Budget(places(plan, self.dtype), plan.max_cpu_bytes),
             weigh=lambda _key: self.shelf.weigh(AT_HAND.get().job),
             load=self._read,
-            drop=lambda _key, place: self.shelf.clear(place),
+            drop=lambda _key, place: self.shelf.let_go(place),
             history=self._known("cpu"),
         )
         self.resident: Tier[int] = Tier.by(
@@ -198,19 +198,21 @@ class Worker:
     def _put(self, key: str) -> int:
         """From its place in memory to a slot: one copy; where memory is the device, the place is the slot.
 
-        What undoes it is kept, and the place is leased as long.
+        What undoes it is kept.
         """
-        with ExitStack() as kept:
-            slot = place = kept.enter_context(self.memory.lease(key)).value
-            with AT_HAND.get().at("slot"):
-                if self.slab is not self.slots:
-                    slot = self.slots.put_from(self.slab, place)
-                    kept.callback(self.slots.clear, slot)
-                if self.whole is not None:
-                    kept.enter_context(self.whole.composed.dressed(slot, self.shelf.beside(place)))
-                self._wait_for_device()
-                self._kept[slot] = kept.pop_all()
-                return slot
+        with self.memory.lease(key) as leased, AT_HAND.get().at("slot"), ExitStack() as kept:
+            slot = place = leased.value
+            if self.slab is self.slots:
+                self.shelf.keep(place)
+                kept.callback(self.shelf.let_go, place)
+            else:
+                slot = self.slots.put_from(self.slab, place)
+                kept.callback(self.slots.clear, slot)
+            if self.whole is not None:
+                kept.enter_context(self.whole.composed.dressed(slot, self.shelf.beside(place)))
+            self._wait_for_device()
+            self._kept[slot] = kept.pop_all()
+            return slot
 
     def _take_back(self, _key: str, slot: int) -> None:
         self._kept.pop(slot).close()

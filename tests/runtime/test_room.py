@@ -1,12 +1,19 @@
 """How much memory there is: what the machine and its container leave."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from lora_cli.errors import MachineError
 from lora_cli.runtime import room
+from lora_cli.runtime.plan import Job, Plan
+from lora_cli.runtime.slots import storage_bytes
+from lora_cli.runtime.worker import Worker
+from tests.making import Q_PROJ, llama_modules, write_adapter
+from tests.runtime.reading import LLAMA, load, read
 
 GIB = 1 << 30
 CPU = torch.device("cpu")
@@ -44,3 +51,45 @@ def test_what_is_short_is_said_in_bytes() -> None:
     with pytest.raises(MachineError, match="need 10 bytes, and 4 are free: 6 short"):
         room.refuse_if_short("slots", 10, 4, "fewer")
     room.refuse_if_short("slots", 10, None, "nobody knows")
+
+
+def plan(**more: Any) -> Plan:
+    return Plan(LLAMA, tuple(llama_modules()), max_loras=2, max_cpu_loras=5, max_lora_rank=32, **more)
+
+
+def test_memory_has_places_for_what_its_bytes_hold(container: Path) -> None:
+    one = storage_bytes({path: LLAMA.modules[path] for path in llama_modules()}, 1, 32, torch.float32)
+    assert room.places(plan(), torch.float32) == 5
+    assert room.places(plan(max_cpu_bytes=3 * one + 1), torch.float32) == 3
+    assert room.places(plan(max_cpu_bytes=50 * one), torch.float32) == 5
+    with pytest.raises(MachineError, match=f"a place of rank 32 in memory need {one} bytes, and 7 are free"):
+        room.places(plan(max_cpu_bytes=7), torch.float32)
+
+
+def test_slots_and_places_are_weighed_together_before_they_are_taken(container: Path) -> None:
+    slots, slab = room.storage(plan(), torch.float32, CPU)
+    assert slots is slab
+    (container / "meminfo").write_text(f"MemAvailable: {slab.storage.nbytes // 1024 - 1} kB\n")
+    with pytest.raises(MachineError, match=r"5 places in memory and 2 slots of rank 32 need \d+ bytes"):
+        room.storage(plan(), torch.float32, CPU)
+
+
+@pytest.mark.parametrize("max_cpu_loras", [1, 2, 5])
+def test_a_tier_lets_go_of_what_the_other_one_keeps(container: Path, max_cpu_loras: int, tmp_path: Path) -> None:
+    made = replace(plan(), max_cpu_loras=max_cpu_loras, device="cpu")
+    worker = Worker(made)
+    jobs = []
+    for seed in range(7):
+        directory = write_adapter(tmp_path / str(seed), modules=llama_modules(), r=4 + 4 * seed, seed=seed)
+        jobs.append(Job(str(seed), directory, read(directory)))
+    for number in (0, 1, 2, 0, 3, 4, 4, 1, 5, 6, 0, 2, 2, 6):
+        worker.serve(jobs[number])
+        both = {*worker.memory.keys(), *worker.resident.keys()}
+        assert len(worker.slots.used()) == len(both) <= 2 + max_cpu_loras
+    worker.serve(jobs[3])
+    with worker.resident.lease(jobs[3].key) as lease:
+        a, _ = worker.slots.at(lease.value, Q_PROJ)
+        assert torch.equal(a[:16], load(jobs[3].directory).modules[Q_PROJ].a)
+    for job in jobs:
+        worker.drop(job.key)
+    assert worker.slots.used() == ()
