@@ -16,6 +16,13 @@ class Objective(StrEnum):
     BYTES = "bytes"
 
 
+class Answering(StrEnum):
+    """What answers, where no server is named."""
+
+    MODULES = "modules"
+    MODEL = "model"
+
+
 # The workload.
 NumPrompts = Annotated[
     int | None,
@@ -65,7 +72,11 @@ SaveTrace = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write the requests as JSON lines.", show_default=False)
 ]
 
-# A running server.
+# A server.
+Forward = Annotated[
+    Answering | None,
+    typer.Option(help="model: without --url, start a server of REFs and ask that; else modules.", show_default=False),
+]
 Url = Annotated[
     str | None,
     typer.Option(metavar="URL", help="Measure the server there: http://HOST:PORT, unix:PATH.", show_default=False),

@@ -30,6 +30,9 @@ from lora_cli.settings import Settings
 
 INTERRUPTED = 130
 REQUESTS, SEEDS = 200, 3
+OWN = "warm --serve --forward model"
+"""What stands for the address of a server of our own, which is a temporary one."""
+
 PROBE = tuple(range(3, 11))
 """A short prompt of token ids that every vocabulary has."""
 
@@ -46,8 +49,14 @@ class Plan:
     vocabulary: int
 
 
-def live(flags: LiveFlags, workload: WorkloadFlags, wanted: ResultFlags, settings: Settings) -> int:
-    """Measure the server and tell it; the exit code.
+def live(
+    flags: LiveFlags,
+    workload: WorkloadFlags,
+    wanted: ResultFlags,
+    settings: Settings,
+    own_server: Mapping[str, str] | None = None,
+) -> int:
+    """Measure the server and tell it; the exit code. ``own_server`` is what is known of one that we started for it.
 
     Raises:
         UsageError: what is asked for is wrong.
@@ -58,7 +67,7 @@ def live(flags: LiveFlags, workload: WorkloadFlags, wanted: ResultFlags, setting
     if wanted.save_trace is not None:
         save_trace(plan.traces[workload.seed], wanted.save_trace)
     runs, interrupted = _runs(plan, asked, settings)
-    found = _result(plan, asked, runs)
+    found = _result(plan, asked, runs, own_server)
     told = Told(document_of(found), found.metrics, partial(_human, found), partial(_page, found))
     code = conclude(told, plan.traces[workload.seed], checked, plan.traces)
     for line in _failures(found):
@@ -143,17 +152,18 @@ def _probing(plan: Plan, trace: Trace) -> Probing | None:
     return Probing(Ask(0.0, name, body_of(plan.target.models[name], list(PROBE), 1)), 1 / plan.probes_a_second)
 
 
-def _result(plan: Plan, asked: Workload, runs: Sequence[Run]) -> LiveRun:
+def _result(plan: Plan, asked: Workload, runs: Sequence[Run], own_server: Mapping[str, str] | None) -> LiveRun:
     target, flags = plan.target, plan.flags
     first = next(iter(plan.traces.values()))
     words = asked.words() | {"prompts": flags.prompts}
     words |= {"goodput": " ".join(f"{name}:{most:g}" for name, most in plan.slo.items())} if plan.slo else {}
     words |= {"max_concurrency": str(flags.max_concurrency)} if flags.max_concurrency else {}
     rate = asked.request_rate if asked.flags.trace is None and asked.ramp is None else None
-    facts = environment(url=str(target.address), base=target.base, **target.facts)
+    url = str(target.address) if own_server is None else OWN
+    facts = environment(url=url, base=target.base, **target.facts, **(own_server or {}))
     setting = setting_of("live", first, asked.flags.seed, words, facts, rate, asked.burstiness)
     setting = replace(setting, num_prompts=sum(len(run.course.answers) for run in runs))
-    return live_run(setting, str(target.address), target.base, flags.max_concurrency, plan.slo, runs)
+    return live_run(setting, url, target.base, flags.max_concurrency, plan.slo, runs)
 
 
 def _failures(found: LiveRun) -> list[str]:

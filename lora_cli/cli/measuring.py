@@ -102,7 +102,7 @@ def measurement(
 def _told(asked: Lineup, workload: Workload, tiers: TierFlags, wanted: Wanted, settings: Settings) -> int:
     """Measure the lineup and tell it; the exit code."""
     trace, seed = workload.over([item.name for item in asked.items], REQUESTS), workload.flags.seed
-    device, eviction = _device(tiers.device or "auto"), _eviction(tiers.eviction or "adaptive")
+    device, eviction = chosen_device(tiers.device or "auto"), chosen_eviction(tiers.eviction or "adaptive")
     most = limits(asked, tiers.max_loras, tiers.max_cpu_loras, tiers.max_lora_rank)
     if wanted.flags.save_trace is not None:
         save_trace(trace, wanted.flags.save_trace)
@@ -117,14 +117,16 @@ def _told(asked: Lineup, workload: Workload, tiers: TierFlags, wanted: Wanted, s
     return code
 
 
-def _device(word: str) -> "Device":
+def chosen_device(word: str) -> "Device":
+    """What ``--device`` says. Raises ``UsageError``."""
     for known in ("auto", "cpu", "cuda"):
         if word == known:
             return known
     raise UsageError(f"--device is auto, cpu or cuda, not {safe(word)}")
 
 
-def _eviction(word: str) -> "PolicyName":
+def chosen_eviction(word: str) -> "PolicyName":
+    """What ``--eviction`` says of one process. Raises ``UsageError``."""
     from lora_cli.tiers.eviction.registry import POLICIES
 
     for known in POLICIES:

@@ -34,6 +34,7 @@ def command(
     trace: bench.TraceFile = None,
     save_trace: bench.SaveTrace = None,
     url: bench.Url = None,
+    forward: bench.Forward = None,
     api_key: bench.ApiKey = "",
     lora_modules: bench.LoraModules = None,
     max_concurrency: bench.MaxConcurrency = None,
@@ -70,13 +71,14 @@ def command(
 ) -> None:
     """Measure what adapters cost, cold and warm: one request after the other over the slots of a warm process.
 
-    With --url a server that runs is asked, each request at its time. With --simulate only the books of the tiers are
+    With --url a server that runs is asked, each request at its time, and with --forward model one that is started for
+    it. With --simulate only the books of the tiers are
     kept, for several eviction policies over the same requests.
     """
     said = locals()
     workload, tiers = picked(WorkloadFlags, said), picked(TierFlags, said)
     fleet, wanted = picked(FleetFlags, said), picked(ResultFlags, said)
-    here = picked(LiveFlags, said)
+    there, lineup = picked(LiveFlags, said), picked(LineupFlags, said)
     if url is not None:
         from lora_cli.cli.live import live
 
@@ -84,20 +86,28 @@ def command(
             name: said[name] for kind in (TierFlags, FleetFlags) for name in kind.__match_args__
         }
         _refuse({"REFs": refs, "-f": manifest, "--base": base, "--policy": policy}, "not for --url", SERVED)
-        _refuse(_flags({"simulate": simulate, **elsewhere}), "not for --url", "the server has its own")
-        raise typer.Exit(live(here, workload, wanted, ctx.obj))
+        _refuse(
+            _flags({"simulate": simulate, "forward": forward, **elsewhere}), "not for --url", "the server has its own"
+        )
+        raise typer.Exit(live(there, workload, wanted, ctx.obj))
+    reckoned = {name: said[name] for name in FleetFlags.__match_args__ if name not in {"num_adapters", "ranks"}}
+    if forward is bench.Answering.MODEL and not simulate:
+        from lora_cli.cli.live_here import live_here
+
+        _refuse(_flags(reckoned), "for --simulate only")
+        raise typer.Exit(live_here(ctx.obj, lineup, there, workload, tiers, fleet, wanted))
     at_a_server = {name: said[name] for name in LiveFlags.__match_args__ if name not in {"api_key", "prompts"}}
-    _refuse(_flags(at_a_server), "for --url only", "--url http://HOST:PORT")
+    _refuse(_flags(at_a_server), "for a server", "--url http://HOST:PORT, or --forward model")
     if simulate:
         from lora_cli.cli.simulating import simulation
 
-        _refuse({"REFs": refs, "-f": manifest, "--base": base, "--policy": policy}, "not for --simulate", PLAIN)
+        named = {"REFs": refs, "-f": manifest, "--base": base, "--policy": policy, "--forward": forward}
+        _refuse(named, "not for --simulate", PLAIN)
         raise typer.Exit(simulation(workload, tiers, fleet, wanted))
     from lora_cli.cli.measuring import measurement
 
-    reckoned = (name for name in FleetFlags.__match_args__ if name not in {"num_adapters", "ranks"})
-    _refuse(_flags({name: said[name] for name in reckoned}), "for --simulate only")
-    raise typer.Exit(measurement(ctx.obj, picked(LineupFlags, said), workload, tiers, fleet, wanted))
+    _refuse(_flags(reckoned), "for --simulate only")
+    raise typer.Exit(measurement(ctx.obj, lineup, workload, tiers, fleet, wanted))
 
 
 PLAIN = "it loads no adapters: --num-adapters 500 --ranks 8:.4,16:.4,64:.2, or --trace FILE"

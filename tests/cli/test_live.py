@@ -59,7 +59,7 @@ def test_a_server_is_measured_by_the_tiers_that_it_names(
     assert found["hits"]["warm"] > 0
     metrics = found["metrics"]
     assert metrics["warm_ttft_p50_ms"] > metrics["hot_ttft_p50_ms"] > 0
-    assert metrics["tpot_p50_ms"] >= 1
+    assert metrics["tpot_p50_ms"] > 0.8
     assert 0 < metrics["slo_attainment"] <= 1
     assert metrics["control_ratio_e2el_p50"] > 0
     assert metrics["probe_quiet_p50_ms"] > 0
@@ -229,4 +229,4 @@ def test_what_does_not_go_together_is_2(
 
 def test_what_is_for_a_server_is_refused_without_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve-bench", "--simulate", "--control"]) == 2
-    assert "--control is for --url only" in capsys.readouterr().err
+    assert "--control is for a server" in capsys.readouterr().err

@@ -1,0 +1,60 @@
+"""``serve-bench --forward model``: the adapters in a server of our own, measured as any other."""
+
+from contextlib import ExitStack
+
+from lora_cli.bench.live.numbers import live_names
+from lora_cli.cli.bench_flags import FleetFlags, LineupFlags, LiveFlags, ResultFlags, TierFlags, WorkloadFlags
+from lora_cli.cli.bench_results import wanted_of
+from lora_cli.cli.bench_workload import adapter_names, workload_of
+from lora_cli.cli.lineup import Lineup, limits, lineup, reaching
+from lora_cli.cli.live import live
+from lora_cli.cli.measuring import chosen_device, chosen_eviction
+from lora_cli.cli.own_server import own_server
+from lora_cli.cli.warming import Device, Eviction, Forward, Run
+from lora_cli.core.frozen import replace
+from lora_cli.errors import UsageError
+from lora_cli.runtime.process import require
+from lora_cli.settings import Settings
+
+
+def live_here(
+    settings: Settings,
+    named: LineupFlags,
+    flags: LiveFlags,
+    workload: WorkloadFlags,
+    tiers: TierFlags,
+    fleet: FleetFlags,
+    wanted: ResultFlags,
+) -> int:
+    """Start the server, measure it and tell it; the exit code.
+
+    Raises:
+        LoraCliError: what is asked for is wrong, or keeps the server from serving.
+    """
+    require("model")
+    if flags.lora_modules:
+        raise UsageError("--lora-modules is for --url", hint="REFs or a manifest name the adapters here")
+    wanted_of(wanted, live_names())
+    device, eviction = chosen_device(tiers.device or "auto"), chosen_eviction(tiers.eviction or "adaptive")
+    with ExitStack() as stack:
+        asked, own = _lineup(stack, settings, named, workload, fleet)
+        most = limits(asked, tiers.max_loras, tiers.max_cpu_loras, tiers.max_lora_rank)
+        run = Run(most, Device(device), Forward.MODEL, Eviction(eviction))
+        url = stack.enter_context(own_server(asked, run, own))
+        facts = {"max_loras": str(most.max_loras), "max_cpu_loras": str(most.max_cpu_loras), "eviction": eviction}
+        return live(replace(flags, url=url, api_key=""), workload, wanted, settings, own_server=facts)
+
+
+def _lineup(
+    stack: ExitStack, settings: Settings, named: LineupFlags, workload: WorkloadFlags, fleet: FleetFlags
+) -> tuple[Lineup, Settings]:
+    """The adapters that are named, or those that nobody trained, and the settings that hold for them."""
+    if fleet.num_adapters is None:
+        if fleet.ranks is not None:
+            raise UsageError("--ranks is for --num-adapters and --simulate", hint="adapters that are named have ranks")
+        asked = lineup(named.manifest, named.refs or [], named.base, "serve-bench", "measure")
+        return asked, reaching(settings, asked.manifest, named.policy)
+    from lora_cli.cli.synthetic_lineup import synthetic_lineup
+
+    names = adapter_names(workload_of(workload).names, fleet.num_adapters)
+    return stack.enter_context(synthetic_lineup(named, names, fleet.ranks, workload.seed, settings))

@@ -1,0 +1,134 @@
+"""``serve-bench --forward model``: a server of our own for as long as it is measured, which outlives nobody."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lora_cli.cli.main import main
+from tests.cli.test_bench_results import valid
+from tests.making import llama_modules, write_adapter, write_base_config
+from tests.runtime.families import save_model
+from tests.runtime.test_model import write_tokenizer
+
+PATIENCE_S = 60.0
+MANIFEST = """\
+apiVersion: lora-cli/v1
+kind: AdapterSet
+base: base
+engine: {name: vllm, max_loras: 1, max_cpu_loras: 2, max_lora_rank: 8}
+adapters:
+  - {name: first, source: a0}
+  - {name: second, source: a1}
+  - {name: third, source: a2}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model, three adapters on it, and a manifest of one slot and two places in memory."""
+    folder = tmp_path_factory.mktemp("here")
+    save_model(folder / "base", "llama")
+    write_tokenizer(folder / "base")
+    for number in range(3):
+        write_adapter(folder / f"a{number}", modules=llama_modules(), r=8, lora_alpha=64, seed=number)
+    (folder / "set.yaml").write_text(MANIFEST)
+    return folder
+
+
+def bench(folder: Path, *argv: str) -> list[str]:
+    words = ["--forward", "model", "--device", "cpu", "--cache-dir", str(folder / "cache"), "--input-len", "8-20"]
+    return ["serve-bench", *words, "--output-len", "4", *argv]
+
+
+def test_a_manifest_is_served_and_measured(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["-f", str(folder / "set.yaml"), "--num-prompts", "30", "--request-rate", "60", "--num-seeds", "2"]
+    assert main([*bench(folder, *argv, "--control", "--goodput", "ttft:60000"), "--format", "json"]) == 0
+    found = valid(capsys.readouterr().out)
+    assert (found["mode"], found["completed"], found["tiers_from"]) == ("live", 60, "server")
+    assert found["environment"]["url"] == "warm --serve --forward model"
+    assert (found["environment"]["max_loras"], found["environment"]["max_cpu_loras"]) == ("1", "2")
+    assert set(found["per_adapter"]) == {"first", "second", "third"}
+    assert found["hits"]["hot"] > 0
+    assert found["hits"]["later"] == 0
+    assert found["metrics"]["slo_attainment"] == 1
+    assert found["metrics"]["control_ratio_ttft_p50"] > 0
+
+
+def test_adapters_that_nobody_trained_are_served_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--num-adapters", "4", "--ranks", "2,4", "--base", str(folder / "base"), "--num-prompts", "10"]
+    assert main([*bench(folder, *argv, "--num-seeds", "1", "--popularity", "uniform"), "--format", "json"]) == 0
+    found = valid(capsys.readouterr().out)
+    assert (found["completed"], found["adapters"]) == (10, 4)
+
+
+def test_what_keeps_it_from_serving_is_one_message(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A base of a config alone has no weights to answer with."""
+    base = write_base_config(folder / "weightless")
+    assert main(bench(folder, str(folder / "a0"), "--base", str(base))) != 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert "weights" in err
+    assert main(bench(folder, str(folder / "a0"), "--base", str(folder / "base"), "--lora-modules", "a0")) == 2
+    assert "--lora-modules is for --url" in capsys.readouterr().err
+
+
+def running(folder: Path) -> "subprocess.Popen[str]":
+    """One that has begun, with hundreds of seconds to go."""
+    argv = bench(folder, "-f", str(folder / "set.yaml"), "--num-prompts", "5000", "--request-rate", "20")
+    trace = folder / "begun.jsonl"
+    trace.unlink(missing_ok=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lora_cli", *argv, "--format", "json", "--save-trace", str(trace)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until = time.monotonic() + PATIENCE_S
+    while not trace.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    return process
+
+
+def children(pid: int) -> list[int]:
+    """All below a process, as Linux lists them."""
+    try:
+        own = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+    return own + [below for child in own for below in children(child)]
+
+
+def gone(pids: list[int]) -> bool:
+    until = time.monotonic() + PATIENCE_S
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="it looks for processes as Linux lists them")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_the_server_ends_with_whoever_measures_it(number: signal.Signals, folder: Path) -> None:
+    """After Ctrl-C there is a result; after a kill there is nothing, and no server either."""
+    with running(folder) as process:
+        time.sleep(1)
+        servers = children(process.pid)
+        assert servers
+        os.kill(process.pid, number)
+        out, err = process.communicate(timeout=PATIENCE_S)
+    if number is signal.SIGINT:
+        assert process.returncode == 130, err
+        found = json.loads(out)
+        assert found["failed"] == 0
+        assert f"interrupted after {found['num_prompts']} of 15000 requests" in err
+    assert gone(servers)
