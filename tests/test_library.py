@@ -1,0 +1,99 @@
+"""``import lora_cli`` as a program uses it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import assert_type
+
+import pytest
+
+import lora_cli
+from lora_cli.core.adapter import Adapter
+from lora_cli.core.finding import Verdict
+from lora_cli.core.snapshot import Snapshot
+from lora_cli.errors import NotFound, Refused
+from tests.cli.test_startup import HEAVY, modules_after
+from tests.conftest import QUICKSTART, ROOT
+from tests.hub_server import Hub
+from tests.making import llama_modules, write_adapter, write_base_config
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    return write_adapter(tmp_path / "sql", modules=llama_modules(["q_proj", "v_proj"]))
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> str:
+    return str(write_base_config(tmp_path / "base"))
+
+
+def test_a_remote_adapter_is_fetched_and_then_needs_no_network(adapter: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        with Hub() as hub:
+            commit = hub.add("acme/sql", adapter)
+            patch.setenv("HF_ENDPOINT", hub.endpoint)
+            snapshot = lora_cli.fetch("acme/sql", revision=commit, cache_dir=tmp_path / "cache")
+        again = lora_cli.fetch("acme/sql", revision=commit, cache_dir=tmp_path / "cache", offline=True)
+
+    assert_type(snapshot, Snapshot)  # make check reads it
+    assert again.directory == snapshot.directory
+    assert (snapshot.directory / "adapter_model.safetensors").is_file()
+
+
+def test_an_adapter_is_read_and_judged(adapter: Path, base: str) -> None:
+    read = lora_cli.read_adapter(str(adapter))
+    verdict = lora_cli.check(str(adapter), base, engines=["vllm@0.33"])
+
+    assert_type(read, Adapter)
+    assert_type(verdict, Verdict)
+    assert read.config is not None
+    assert (read.config.r, len(read.pairs)) == (4, 4)
+    assert not verdict.refused()
+    assert verdict.applied is not None
+    assert [outcome.engine for outcome in verdict.engines] == ["vllm"]
+    assert lora_cli.check(str(adapter), base, max_lora_rank=2).refused()
+
+
+def test_what_cannot_be_had_is_an_error_with_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for verb in (lora_cli.fetch, lora_cli.read_adapter, lora_cli.check):
+        with pytest.raises(NotFound) as raised:
+            verb(str(tmp_path / "gone"))
+        assert raised.value.exit_code == 3
+    (tmp_path / "policy.yaml").write_text("apiVersion: lora-cli/v1\nkind: Policy\nallow_sources: ['hf://acme/*']\n")
+    monkeypatch.setenv("LORA_CLI_POLICY", str(tmp_path / "policy.yaml"))
+    for verb in (lora_cli.fetch, lora_cli.read_adapter, lora_cli.check):
+        with pytest.raises(Refused, match="allow_sources"):
+            verb(str(QUICKSTART / "pirate"))
+
+
+def test_the_import_costs_nothing_and_the_verbs_are_there_whatever_was_imported_before() -> None:
+    assert not modules_after("import lora_cli") & {*HEAVY, "dataclasses", "inspect", "typer"}
+    assert not modules_after(f"import lora_cli\nlora_cli.check({str(QUICKSTART / 'pirate')!r}, values=False)") & {
+        "torch", "transformers", "typer", "huggingface_hub", "rich",
+    }  # fmt: skip
+    for before in (
+        "import lora_cli",
+        "import lora_cli.fetch.many, lora_cli.check",
+        "from lora_cli.fetch import Selection",
+    ):
+        done = f"{before}\nimport lora_cli\nfrom lora_cli import fetch, check, read_adapter\n"
+        done += "assert callable(lora_cli.fetch) and callable(fetch) and callable(check)"
+        modules_after(done)
+
+
+def test_the_example_of_the_docs_runs(tmp_path: Path) -> None:
+    (example,) = re.findall(
+        r"```python\n(import lora_cli.*?)```", (ROOT / "docs" / "library.md").read_text(), re.DOTALL
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=ROOT, capture_output=True, text=True, check=False,
+        env={"LORA_CLI_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    shown = re.findall(r"# prints (.*)", example)
+    assert [line.rstrip() for line in done.stdout.splitlines()] == shown
+    assert len(example.splitlines()) <= 11
