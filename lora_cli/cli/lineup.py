@@ -214,5 +214,7 @@ def limits(
             f"--max-cpu-loras is {max_cpu_loras}, less than max_loras, which is {loras}",
             hint=f"--max-cpu-loras {loras}",
         )
-    cpu_loras = max_cpu_loras or max(loras, (engine and engine.max_cpu_loras) or min(MAX_CPU_LORAS, count))
-    return Limits(loras, cpu_loras, max_lora_rank or (engine.max_lora_rank if engine is not None else None))
+    asked_for = max_cpu_loras or (engine and engine.max_cpu_loras)
+    cpu_loras = max_cpu_loras or max(loras, asked_for or min(MAX_CPU_LORAS, count))
+    rank = max_lora_rank or (engine.max_lora_rank if engine is not None else None)
+    return Limits(loras, cpu_loras, rank, fewer_places=not asked_for)

@@ -17,11 +17,15 @@ TierName = Literal["gpu", "cpu", "disk"]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The tiers, in vLLM's words; ``max_lora_rank`` None is the largest rank there is."""
+    """The tiers, in vLLM's words; ``max_lora_rank`` None is the largest rank there is.
+
+    With ``fewer_places`` nobody asked for so many ``max_cpu_loras``: as many as fit will do.
+    """
 
     max_loras: int
     max_cpu_loras: int
     max_lora_rank: int | None = None
+    fewer_places: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,7 @@ class Plan:
     or is None when there is none on this disk. ``forward="model"`` loads that checkpoint with transformers.
     ``cache_dir`` is the cache that keeps packed weights; without one, factors are read from the snapshots alone.
     ``eviction`` says who leaves a tier that is full. ``history`` is what the tiers of an earlier process knew of their
-    adapters, by tier (``History.state``).
+    adapters, by tier (``History.state``). ``fewer_places`` is as in ``Limits``.
     """
 
     base: BaseModel
@@ -48,6 +52,7 @@ class Plan:
     cache_dir: Path | None = None
     eviction: PolicyName = "lru"
     history: Mapping[str, object] = field(default_factory=dict)
+    fewer_places: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,7 @@ def lay_out(
         cache_dir=cache_dir,
         eviction=eviction,
         history=history or {},
+        fewer_places=limits.fewer_places,
     )
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from lora_cli.core.base_model import BaseModule
 from lora_cli.errors import MachineError
 from lora_cli.runtime.plan import Plan
 from lora_cli.runtime.slots import Slots, storage_bytes
@@ -45,37 +44,38 @@ def out_of_memory() -> Iterator[None]:
         raise MachineError("out of memory", hint="lower --max-loras or --max-cpu-loras") from error
 
 
-def places(plan: Plan, dtype: torch.dtype) -> int:
-    """How many adapters memory has places for: ``max_cpu_loras``, or as many as ``max_cpu_bytes`` hold."""
-    if plan.max_cpu_bytes is None:
-        return plan.max_cpu_loras
-    one = storage_bytes(_modules(plan), 1, plan.max_lora_rank, dtype)
-    refuse_if_short(f"a place of rank {plan.max_lora_rank} in memory", one, plan.max_cpu_bytes, HINT)
-    return min(plan.max_cpu_loras, plan.max_cpu_bytes // max(one, 1))
+def storage(plan: Plan, dtype: torch.dtype, device: torch.device) -> tuple[Slots, Slots, int]:
+    """The slots, the storage of memory's places, and how many places those are, all of it taken now.
 
-
-def storage(plan: Plan, dtype: torch.dtype, device: torch.device) -> tuple[Slots, Slots]:
-    """The slots, and the places in memory behind them, all of it taken now; on a CPU they are one storage.
+    On a CPU both are one storage, with room for what is in a slot and in no place any more. Where nobody asked for
+    ``max_cpu_loras``, there are as many places as fit.
 
     Raises:
         MachineError: there is no room for them, with the bytes that they are short of.
     """
-    modules, rank, in_memory, loras = _modules(plan), plan.max_lora_rank, places(plan, dtype), plan.max_loras
-    slots = f"{loras} slots of rank {rank}"
-    on_cpu = device.type == "cpu"
-    needed = storage_bytes(modules, in_memory + loras * on_cpu, rank, dtype)
-    what = f"{in_memory} places in memory{f' and {slots}' * on_cpu}"
-    refuse_if_short(what, needed, available_bytes(torch.device("cpu")), HINT)
+    modules, rank, loras = {path: plan.base.modules[path] for path in plan.modules}, plan.max_lora_rank, plan.max_loras
+    on_cpu, slots = device.type == "cpu", f"{plan.max_loras} slots of rank {plan.max_lora_rank}"
+    one, free = storage_bytes(modules, 1, rank, dtype), available_bytes(torch.device("cpu"))
+    places = _places(plan, one, None if free is None else free - on_cpu * loras * one)
+    what = f"{places} places in memory{f' and {slots}' * on_cpu}"
+    refuse_if_short(what, (places + on_cpu * loras) * one, free, HINT)
     if on_cpu:
-        both = Slots(modules, in_memory + loras, rank, dtype=dtype)
-        return both, both
-    refuse_if_short(slots, storage_bytes(modules, loras, rank, dtype), available_bytes(device), HINT)
-    slab = Slots(modules, in_memory, rank, dtype=dtype, one_piece=True, pinned=True)
-    return Slots(modules, loras, rank, dtype=dtype, device=device, one_piece=True), slab
+        both = Slots(modules, places + loras, rank, dtype=dtype)
+        return both, both, places
+    refuse_if_short(slots, loras * one, available_bytes(device), HINT)
+    slab = Slots(modules, places, rank, dtype=dtype, one_piece=True, pinned=True)
+    return Slots(modules, loras, rank, dtype=dtype, device=device, one_piece=True), slab, places
 
 
-def _modules(plan: Plan) -> dict[str, BaseModule]:
-    return {path: plan.base.modules[path] for path in plan.modules}
+def _places(plan: Plan, one: int, free: int | None) -> int:
+    """How many adapters memory has places for; each takes ``one`` bytes, and ``free`` are left beside the slots."""
+    places = plan.max_cpu_loras
+    if plan.max_cpu_bytes is not None:
+        refuse_if_short(f"a place of rank {plan.max_lora_rank} in memory", one, plan.max_cpu_bytes, HINT)
+        places = min(places, plan.max_cpu_bytes // max(one, 1))
+    if plan.fewer_places and free is not None:
+        places = min(places, max(1, free // max(one, 1)))
+    return places
 
 
 def _memory() -> int | None:

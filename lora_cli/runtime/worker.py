@@ -19,7 +19,7 @@ from lora_cli.runtime.composable import largest_rank
 from lora_cli.runtime.forward import lora_delta, route
 from lora_cli.runtime.plan import Answer, Held, Holdings, Job, Plan, Ready, Served, TierName
 from lora_cli.runtime.proof import prove
-from lora_cli.runtime.room import out_of_memory, places, storage
+from lora_cli.runtime.room import out_of_memory, storage
 from lora_cli.runtime.shelf import Shelf
 from lora_cli.runtime.slots import BASE_SLOT
 from lora_cli.runtime.turns import Turns
@@ -49,16 +49,18 @@ class Worker:
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.store = Store(plan.cache_dir) if plan.cache_dir is not None else None
         self.turns = Turns()
-        self.slots, self.slab = storage(plan, self.dtype, self.device)
+        self.slots, self.slab, places = storage(plan, self.dtype, self.device)
         self.shelf = Shelf(self.slab, plan.base, self.store, whole=plan.forward == "model")
         self._kept: dict[int, ExitStack] = {}
         self._histories: dict[str, History] = {}
         self.whole = WholeModel(plan, self.slots, self.dtype, self.device) if plan.forward == "model" else None
         self.base, self.notes = self._base_weights()
+        if places < plan.max_cpu_loras and plan.max_cpu_bytes is None:
+            self.notes = (f"memory has places for {places} adapters, not for {plan.max_cpu_loras}", *self.notes)
         self.memory: Tier[int] = Tier.by(
             plan.eviction,
             "cpu",
-            Budget(places(plan, self.dtype), plan.max_cpu_bytes),
+            Budget(places, plan.max_cpu_bytes),
             weigh=lambda _key: self.shelf.weigh(AT_HAND.get().job),
             load=self._read,
             drop=lambda _key, place: self.shelf.let_go(place),

@@ -57,21 +57,34 @@ def plan(**more: Any) -> Plan:
     return Plan(LLAMA, tuple(llama_modules()), max_loras=2, max_cpu_loras=5, max_lora_rank=32, **more)
 
 
+ONE = storage_bytes({path: LLAMA.modules[path] for path in llama_modules()}, 1, 32, torch.float32)
+"""Bytes of a place, or of a slot on a CPU, of that plan."""
+
+
+def free(container: Path, size: int) -> None:
+    (container / "meminfo").write_text(f"MemAvailable: {-(-size // 1024)} kB\n")
+
+
 def test_memory_has_places_for_what_its_bytes_hold(container: Path) -> None:
-    one = storage_bytes({path: LLAMA.modules[path] for path in llama_modules()}, 1, 32, torch.float32)
-    assert room.places(plan(), torch.float32) == 5
-    assert room.places(plan(max_cpu_bytes=3 * one + 1), torch.float32) == 3
-    assert room.places(plan(max_cpu_bytes=50 * one), torch.float32) == 5
-    with pytest.raises(MachineError, match=f"a place of rank 32 in memory need {one} bytes, and 7 are free"):
-        room.places(plan(max_cpu_bytes=7), torch.float32)
+    for max_cpu_bytes, places in ((None, 5), (3 * ONE + 1, 3), (50 * ONE, 5)):
+        slots, slab, found = room.storage(plan(max_cpu_bytes=max_cpu_bytes), torch.float32, CPU)
+        assert (slots is slab, found, slab.storage.nbytes) == (True, places, (places + 2) * ONE)
+    with pytest.raises(MachineError, match=f"a place of rank 32 in memory need {ONE} bytes, and 7 are free"):
+        room.storage(plan(max_cpu_bytes=7), torch.float32, CPU)
 
 
 def test_slots_and_places_are_weighed_together_before_they_are_taken(container: Path) -> None:
-    slots, slab = room.storage(plan(), torch.float32, CPU)
-    assert slots is slab
-    (container / "meminfo").write_text(f"MemAvailable: {slab.storage.nbytes // 1024 - 1} kB\n")
-    with pytest.raises(MachineError, match=r"5 places in memory and 2 slots of rank 32 need \d+ bytes"):
+    free(container, 7 * ONE - 2048)
+    with pytest.raises(MachineError, match=f"5 places in memory and 2 slots of rank 32 need {7 * ONE} bytes"):
         room.storage(plan(), torch.float32, CPU)
+
+
+def test_where_nobody_asked_for_so_many_places_as_many_as_fit_will_do(container: Path) -> None:
+    free(container, 6 * ONE - 2048)
+    assert room.storage(plan(fewer_places=True), torch.float32, CPU)[2] == 3
+    free(container, 3 * ONE - 2048)
+    with pytest.raises(MachineError, match="1 places in memory and 2 slots"):
+        room.storage(plan(fewer_places=True), torch.float32, CPU)
 
 
 @pytest.mark.parametrize("max_cpu_loras", [1, 2, 5])
