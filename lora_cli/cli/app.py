@@ -18,6 +18,7 @@ from typer._click.exceptions import ClickException
 from typer.core import TyperGroup
 
 from lora_cli.cli import typer as noted
+from lora_cli.cli.completion import Offer, offer_of
 from lora_cli.cli.main import COMMANDS, PREFIX, root
 from lora_cli.core.nearest import nearest
 from lora_cli.errors import without_tokens
@@ -74,20 +75,34 @@ def _spoken(function: Callable[..., Any]) -> Callable[..., Any]:
             raise typer.Exit(end.exit_code) from None
 
     signature = inspect.signature(function)
-    parameters = [one.replace(annotation=_hint(one.annotation)) for one in signature.parameters.values()]
+    offers = {name: _offered(offer_of(function.__module__, name)) for name in signature.parameters}
+    parameters = [
+        one.replace(annotation=_hint(one.annotation, offers[one.name])) for one in signature.parameters.values()
+    ]
     called.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     called.__annotations__ = {one.name: one.annotation for one in parameters}
     return called
 
 
-def _hint(hint: Any) -> Any:
+def _hint(hint: Any, offered: Callable[..., Any] | None) -> Any:
     if hint is noted.Context:
         return typer.Context
     for declared in getattr(hint, "__metadata__", ()):
         if isinstance(declared, noted.Declared):
             make = typer.Argument if isinstance(declared, noted.Argument) else typer.Option
-            return Annotated[hint.__origin__, make(*declared.names, **declared.said)]
+            return Annotated[hint.__origin__, make(*declared.names, autocompletion=offered, **declared.said)]
     return hint
+
+
+def _offered(offer: Offer | None) -> Callable[..., Any] | None:
+    """``offer`` as typer calls it when a shell asks."""
+    if offer is None:
+        return None
+
+    def offered(ctx: typer.Context, incomplete: str) -> Any:
+        return offer(ctx.find_root().params, incomplete)
+
+    return offered
 
 
 _SERVICE = re.compile(r"(tcp|udp|sctp)://[^/]+", re.ASCII)

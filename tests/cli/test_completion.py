@@ -1,0 +1,124 @@
+"""What a shell is offered after a TAB: by bash itself, and by the protocol that zsh and fish speak."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lora_cli.cli.completion import OFFERS
+from lora_cli.cli.main import main
+from lora_cli.engines import ENGINES
+from lora_cli.rules import RULES
+from tests.cli.test_startup import HEAVY, modules_after
+from tests.hub_server import Hub
+from tests.making import write_adapter
+
+Offered = Callable[[str], list[str]]
+
+
+def run(argv: list[str], **environ: str) -> str:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        argv, env={**os.environ, "PATH": path, **environ}, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    return done.stdout
+
+
+def bash(line: str) -> list[str]:
+    """What bash would offer at the end of ``line``, by the script that we give it."""
+    script = run(["lora-cli"], _LORA_CLI_COMPLETE="source_bash")
+    words = line.split(" ")
+    said = f"COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}; _lora_cli_completion lora-cli"
+    return run(["bash", "--norc", "-c", f'{script}\n{said}\nprintf "%s\\n" "${{COMPREPLY[@]}}"']).split()
+
+
+def zsh(line: str) -> list[str]:
+    words = run(["lora-cli"], _LORA_CLI_COMPLETE="complete_zsh", _TYPER_COMPLETE_ARGS=line)
+    return (
+        [] if words == "_files\n" else [word.split('"')[1] for word in words.split("((")[1].splitlines() if '"' in word]
+    )
+
+
+def fish(line: str) -> list[str]:
+    asked = {"_LORA_CLI_COMPLETE": "complete_fish", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    return [
+        word.partition("\t")[0] for word in run(["lora-cli"], **asked, _TYPER_COMPLETE_ARGS=line).split("\n") if word
+    ]
+
+
+@pytest.fixture(params=[bash, zsh, fish], ids=lambda shell: shell.__name__)
+def offered(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Offered:
+    """Completes a line in one of the shells, with a cache that holds two adapters."""
+    monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(tmp_path / "cache"))
+    with Hub() as hub:
+        hub.add("acme/sql", write_adapter(tmp_path / "sql"))
+        hub.add("acme/chat", write_adapter(tmp_path / "chat", seed=1))
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        assert main(["fetch", "acme/sql", "acme/chat"]) == 0
+    shell: Offered = request.param
+    return shell
+
+
+def test_each_shell_is_offered_adapters_engines_and_rules(offered: Offered) -> None:
+    assert offered("lora-cli validate acme/s") == ["acme/sql"]
+    assert offered("lora-cli cache show ") == ["acme/chat", "acme/sql"]
+    assert offered("lora-cli engines ") == list(ENGINES)
+    assert offered("lora-cli rules LC50") == [rule.code for rule in RULES if rule.code.startswith("LC50")]
+
+
+def test_what_begins_a_path_is_left_to_the_shell(tmp_path: Path) -> None:
+    assert bash("lora-cli validate ./") == []
+    assert zsh("lora-cli validate /srv/") == []
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("lora-cli validate --ignore pair", ["pair-incomplete"]),
+        ("lora-cli validate --select LC302", ["LC302"]),
+        ("lora-cli validate --fail-on w", ["warning"]),
+        ("lora-cli validate --format j", ["json", "junit"]),
+        ("lora-cli validate --engine vllm@0.3", ["vllm@0.33", "vllm@0.32", "vllm@0.31"]),
+        ("lora-cli warm --engine l", ["lora-cli"]),
+        ("lora-cli warm --eviction a", ["adaptive"]),
+        ("lora-cli fetch --checkpoint ", ["latest"]),
+        ("lora-cli engines nobody@", []),
+        ("lora-cli valid", ["validate"]),
+        ("lora-cli cache ", ["ls", "show", "verify", "gc", "rm", "path"]),
+        ("lora-cli validate acme/", []),
+    ],
+)
+def test_a_word_is_completed(line: str, words: list[str]) -> None:
+    assert fish(line) == words
+
+
+def test_the_cache_that_is_named_is_the_one_that_is_looked_into(tmp_path: Path) -> None:
+    (tmp_path / "cache" / "adapters" / "law").mkdir(parents=True)
+
+    assert fish(f"lora-cli --cache-dir {tmp_path / 'cache'} cache rm ") == ["law"]
+    assert fish("lora-cli cache rm ") == []
+
+
+def test_a_tab_costs_little() -> None:
+    for name, offer in OFFERS.items():
+        code = f"from lora_cli.cli.completion import OFFERS\nOFFERS[{name!r}]({{}}, '')"
+        loaded = modules_after(code)
+        assert not loaded & ({*HEAVY} - {"yaml"}), (name, offer)
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh")
+def test_zsh_takes_the_script() -> None:
+    script = run(["lora-cli"], _LORA_CLI_COMPLETE="source_zsh")
+    assert run(["zsh", "-fc", f"autoload -U compinit; compinit -D; {script}"]) == ""
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish")
+def test_fish_takes_the_script() -> None:
+    script = run(["lora-cli"], _LORA_CLI_COMPLETE="source_fish")
+    assert "validate" in run(["fish", "--no-config", "-c", f"{script}; complete -C 'lora-cli valid'"])
