@@ -64,6 +64,9 @@ YOUNG_OBJECTS = 20_000
 INTERRUPTED = 130
 """What a shell says of a program that was stopped with Ctrl-C: 128 + SIGINT."""
 
+TERMINATED = 143
+"""What a shell says of a program that was told to end: 128 + SIGTERM."""
+
 
 def _print_version(value: bool) -> None:
     if value:
@@ -249,4 +252,13 @@ def run() -> None:
     if sys.stdout is None or sys.stderr is None:
         nowhere = Path(os.devnull).open("w")  # noqa: SIM115 - for the life of the process
         sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
+    if os.getpid() == 1:
+        _end_when_told()
     sys.exit(main(sys.argv[1:]))
+
+
+def _end_when_told() -> None:
+    """SIGTERM ends the first process of a container as it ends every other one, whom the kernel spares otherwise."""
+    import signal
+
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(TERMINATED))

@@ -16,8 +16,9 @@ import pytest
 from tests.endpoint.engine import Engine
 from tests.hub_server import Hub
 from tests.kubernetes.pods import container
-from tests.kubernetes.sandbox import Sandbox, missing
+from tests.kubernetes.sandbox import Sandbox
 from tests.making import llama_modules, write_adapter, write_base_config
+from tests.sandbox import missing
 from tests.serving.running import free_port
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())

@@ -1,0 +1,144 @@
+"""The Dockerfile: what it says is safe, and its steps and what they make run, as the user that it names."""
+
+import os
+import re
+import signal
+import sysconfig
+import time
+from pathlib import Path
+
+import pytest
+
+from lora_cli import __version__
+from tests.conftest import QUICKSTART, ROOT
+from tests.container.images import DOCKERFILE, Image, allowed, build, instructions, run, stages
+from tests.kubernetes.pods import OURS, containers, pods
+from tests.sandbox import missing, start
+
+TARGETS = ("slim", "warm")
+SITE = sysconfig.get_path("purelib")
+OFFLINE = {
+    "PIP_NO_DEPS": "1",
+    "PIP_NO_COMPILE": "1",
+    "PIP_NO_BUILD_ISOLATION": "0",
+    "PIP_NO_INDEX": "1",
+    "PYTHONPATH": SITE,
+    "TMPDIR": "/src",
+}
+"""What the packages that we depend on are taken from here, instead of the index; ours is built and installed."""
+
+
+def lineage(target: str) -> list[tuple[str, str]]:
+    """All that a stage consists of: its own instructions, and those of the stages that it is made from."""
+    own = stages()[target]
+    parents = [own[0][1].partition(" AS ")[0], *re.findall(r"--from=(\S+)", " ".join(words for _, words in own))]
+    return own + [one for parent in parents if parent in stages() for one in lineage(parent)]
+
+
+def test_the_base_is_pinned_to_a_patch_release() -> None:
+    (base,) = [words for name, words in stages()[""] if name == "ARG"]
+    assert re.fullmatch(r"PYTHON=python:3\.\d+\.\d+-slim-\w+(@sha256:[0-9a-f]{64})?", base)
+    for stage, (first, *_) in list(stages().items())[1:]:
+        assert first[1].partition(" AS ")[0] in {"${PYTHON}", *stages()}, stage
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_image_runs_as_a_number_that_is_not_root(target: str) -> None:
+    users = [words for name, words in lineage(target) if name == "USER"]
+    assert users == ["65532:65532"]
+    assert all(pod["securityContext"]["runAsUser"] == 65532 for _, pod in pods())
+
+
+def test_nothing_is_taken_from_anywhere_but_the_repository_and_the_index() -> None:
+    assert "ADD" not in {name for name, _ in instructions()}
+    for name, words in instructions():
+        assert not re.search(r"\b(curl|wget|sudo|git)\b", words), words
+        assert name not in {"ARG", "ENV"} or not re.search(r"TOKEN|KEY|PASSWORD|SECRET", words)
+        assert "pip install" not in words or "--no-cache-dir" in words
+    assert all((ROOT / name).exists() for name in allowed() - {"**/__pycache__"})
+
+
+def test_slim_has_no_torch_and_is_what_is_built_when_nobody_says() -> None:
+    assert list(stages())[-1] == "slim"
+    assert not any("[warm]" in words or "torch" in words.lower() for _, words in lineage("slim"))
+    assert any("'.[warm]'" in words for _, words in lineage("warm"))
+
+
+def test_the_manifests_run_these_images_of_this_version() -> None:
+    ours = {one["image"] for _, pod in pods() for one in containers(pod) if one["image"].startswith(OURS)}
+    assert ours == {f"{OURS}{__version__}-{target}" for target in TARGETS}
+    assert all(image in DOCKERFILE.read_text() for image in ours)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Image]:
+    if missing():
+        pytest.skip(missing())
+    folder = tmp_path_factory.mktemp("image")
+    built: dict[str, Image] = {}
+    return {target: build(target, folder, OFFLINE, built) for target in TARGETS}
+
+
+def said(image: Image, folder: Path, *words: str, **environ: str) -> tuple[int, str]:
+    volume = folder / "cache"
+    volume.mkdir(exist_ok=True)
+    with run(image, list(words), folder, volume, {"PYTHONPATH": SITE, **environ}) as process:
+        out, _ = process.communicate(timeout=60)
+    return process.returncode, out
+
+
+def test_each_image_is_what_its_steps_make_and_starts(images: dict[str, Image], tmp_path: Path) -> None:
+    for target, image in images.items():
+        program = image.root / "opt" / "lora-cli" / "bin" / "lora-cli"
+        assert program.read_text().startswith("#!/opt/lora-cli/bin/python"), target
+        assert not (image.root / "src").exists(), "the source stays in the stage that built it"
+        assert said(image, tmp_path, "--version") == (0, f"lora-cli {__version__}\n")
+    assert "Usage: lora-cli" in said(images["slim"], tmp_path, *images["slim"].cmd)[1]
+
+
+def test_an_image_fetches_into_its_volume_as_nobody(images: dict[str, Image], tmp_path: Path) -> None:
+    code, out = said(images["slim"], tmp_path, "fetch", str(QUICKSTART / "pirate"))
+
+    assert (code, "/var/cache/lora-cli/snapshots/sha256/" in out) == (0, True), out
+    assert (tmp_path / "cache" / "CACHEDIR.TAG").exists()
+
+
+def test_the_health_check_asks_the_process_and_the_command_wants_a_key_for_the_network(
+    images: dict[str, Image], tmp_path: Path
+) -> None:
+    warm = images["warm"]
+    program, *words = warm.healthcheck
+    assert (program, images["slim"].healthcheck) == ("lora-cli", [])
+    code, out = said(warm, tmp_path, *words, LORA_CLI_PORT="1")
+    assert (code, "127.0.0.1:1" in out) == (7, True), out  # unhealthy: nobody answers
+
+    args = [word.replace("/etc/lora/set.yaml", str(QUICKSTART.parent / "quickstart.yaml")) for word in warm.cmd]
+    code, out = said(warm, tmp_path, *args)
+    assert (code, "LORA_CLI_API_KEY" in out) == (2, True), out
+
+
+def test_a_container_ends_when_it_is_told_to_though_it_is_process_1(tmp_path: Path) -> None:
+    if missing():
+        pytest.skip(missing())
+    root = tmp_path / "root"
+    root.mkdir()
+    waits = ["lora-cli", "warm", "--endpoint", "http://127.0.0.1:9", "--engine", "vllm", "--base", "x/y", "x/z"]
+    with start(root, [], waits, {"LORA_CLI_CACHE_DIR": "/cache"}, is_first=True) as process:
+        try:
+            child, until = first_child(process.pid), time.monotonic() + 20
+            while process.poll() is None and time.monotonic() < until:
+                os.kill(child, signal.SIGTERM)
+                time.sleep(0.1)
+            assert process.returncode == 143
+        finally:
+            process.kill()
+
+
+def first_child(parent: int) -> int:
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        if children and Path(f"/proc/{children[0]}/comm").read_text().strip() in {"lora-cli", "python", "python3"}:
+            return int(children[0])
+        time.sleep(0.05)
+    raise AssertionError("it did not start")
