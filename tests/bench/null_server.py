@@ -79,6 +79,9 @@ class _Answers:
 
     async def _complete(self, writer: asyncio.StreamWriter, body: dict[str, Any]) -> None:
         name, prompt = body["model"], body["prompt"]
+        if self.asked.owned_by == "sglang" and name != BASE:
+            parent, _, name = name.partition(":")
+            name = name if parent == BASE else ""
         ids = isinstance(prompt, list)
         if name not in {BASE, *self.adapters}:
             self._json(writer, 404, {"error": {"message": f"The model `{name}` does not exist.", "code": 404}})

@@ -1,5 +1,6 @@
 """What a live run says of its answers: times, tiers, numbers, intervals."""
 
+import itertools
 import json
 import math
 import time
@@ -14,12 +15,14 @@ from lora_cli.bench.live.ask import asks
 from lora_cli.bench.live.goodput import is_good, keeps, parse_goodput
 from lora_cli.bench.live.load import Course, run_load
 from lora_cli.bench.live.numbers import Run, live_names, numbers
+from lora_cli.bench.live.result import live_run
 from lora_cli.bench.live.seeds import intervals, t_quantile, together
 from lora_cli.bench.live.streaming import Stream, words_of
 from lora_cli.bench.live.target import find_target
 from lora_cli.bench.live.tiers import kinds
 from lora_cli.bench.metrics import more_is_better
 from lora_cli.bench.popularity import parse_popularity
+from lora_cli.bench.setting import setting_of
 from lora_cli.bench.trace import Request, trace_of
 from lora_cli.bench.traffic import Traffic, make_requests
 from lora_cli.endpoint.address import parse_address
@@ -98,7 +101,7 @@ def test_what_being_cold_costs_is_the_distance_of_the_medians() -> None:
 
 
 def test_probes_beside_the_load_of_another_are_told_from_the_rest() -> None:
-    told = run(answer("b", at=1.0, tier="disk", chunks=(0.5,)), answer("a", at=2.0, tier="gpu"))
+    told = run(answer("b", at=1.0, tier="disk", chunks=(0.5,)), answer("a", at=0.45, tier="gpu"))
     told.course.probes.extend([answer(at=0.5, chunks=(0.01,)), answer(at=1.2, chunks=(0.3,)), answer(error="x")])
     found = numbers(told, {})
     assert found["probe_quiet_p50_ms"] == pytest.approx(10)
@@ -110,6 +113,24 @@ def test_the_base_alone_is_what_adapters_are_compared_with() -> None:
     found = numbers(run(answer(), control=[answer(chunks=(0.05, 0.1, 0.2))]), {})
     assert found["control_ttft_p50_ms"] == pytest.approx(50)
     assert [found[f"control_ratio_{what}_p50"] for what in ("ttft", "tpot", "e2el")] == pytest.approx([2, 2, 2])
+
+
+def test_what_failed_is_told_by_the_model_that_was_asked() -> None:
+    broken = [answer("a", error="500: first"), answer("a", error="500: second"), answer("b")]
+    told = run(*broken, control=[answer("a", error="503: busy")])
+    trace = trace_of([Request(0.0, "a", 8, 3)])
+    found = live_run(setting_of("live", trace, 0, {}, {}), "http://x", "tiny", None, {}, [told])
+    assert found.errors == {"a": (2, "500: first"), "tiny": (1, "503: busy")}
+    assert found.adapters["a"]["failed"] == 2
+    assert found.adapters["b"]["ttft_p99_ms"] == pytest.approx(100)
+    assert not found.is_late
+
+
+def test_a_late_generator_marks_the_run_unless_all_come_at_once() -> None:
+    late = Answer("a", 0.0, 0.006, 0.006, (0.1,), 8, 1)
+    setting = setting_of("live", trace_of([Request(0.0, "a", 8, 3)]), 0, {}, {})
+    for timed in (True, False):
+        assert live_run(setting, "http://x", "tiny", None, {}, [run(late, timed=timed)]).is_late is timed
 
 
 def test_a_request_is_good_when_it_keeps_everything() -> None:
@@ -151,10 +172,10 @@ def test_seeds_add_up_or_are_a_mean_with_its_interval() -> None:
 
 
 def test_a_stream_is_read_however_it_is_cut() -> None:
-    pieces = b'data: {"choices": [{"text": "a"}]}\r\n\r\n: ping\n\ndata: {"choices": [{"text": ""}]}\n\n'
+    pieces = b'data: {"choices": [{"text": "a"}]}\n\n: ping\n\ndata: {"choices": [{"text": ""}]}\n\n'
     end = b'data: {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}\n\ndata: [DONE]\n\n'
-    for size in (1, 7, 1000):
-        stream, data = Stream(), pieces + end
+    for size, feed in itertools.product((1, 7, 1000), (b"\n", b"\r\n")):
+        stream, data = Stream(), (pieces + end).replace(b"\n", feed)
         for start in range(0, len(data), size):
             stream.feed(data[start : start + size], start / 1e3)
         assert (len(stream.chunks_s), stream.prompt_tokens, stream.output_tokens) == (2, 3, 2)

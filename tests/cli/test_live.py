@@ -96,6 +96,14 @@ def test_several_names_follow_one_flag_as_in_vllm(vllm: NullServer, capsys: pyte
     assert one_by_one(["validate", "--goodput", "a", "b"]) == ["validate", "--goodput", "a", "b"]
 
 
+def test_sglang_is_asked_for_an_adapter_on_its_base(capsys: pytest.CaptureFixture[str]) -> None:
+    with NullServer("--owned-by", "sglang") as sglang:
+        found = measured(capsys, bench(sglang, *SHORT, "--num-seeds", "1", "--prompts", "text"))
+    assert (found["completed"], found["environment"]["engine"]) == (40, "sglang")
+    assert set(found["per_adapter"]) == {"a0", "a1", "a2"}
+    assert 4 * 40 <= found["total_input_tokens"] <= 9 * 40
+
+
 def test_all_at_once_waits_for_its_turn_where_few_may_be_under_way(
     server: NullServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

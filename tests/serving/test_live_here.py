@@ -89,6 +89,7 @@ def running(folder: Path) -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     until = time.monotonic() + PATIENCE_S
     while not trace.exists():
@@ -124,7 +125,10 @@ def test_the_server_ends_with_whoever_measures_it(number: signal.Signals, folder
         time.sleep(1)
         servers = children(process.pid)
         assert servers
-        os.kill(process.pid, number)
+        if number is signal.SIGINT:  # as a terminal does it: to all who did not leave the group
+            os.killpg(process.pid, number)
+        else:
+            os.kill(process.pid, number)
         out, err = process.communicate(timeout=PATIENCE_S)
     if number is signal.SIGINT:
         assert process.returncode == 130, err

@@ -94,11 +94,15 @@ def summary(values: Iterable[float], failures: int = 0) -> dict[str, float | Non
 
 def by_adapter(runs: Iterable[Run], slo: Slo) -> dict[str, dict[str, float | None]]:
     """Requests, failures and slowest of each adapter over all runs, by its name."""
-    found: dict[str, list[Answer]] = defaultdict(list)
-    for run in runs:
-        for one in run.course.answers:
-            found[one.name].append(one)
+    found = _by_name(one for run in runs for one in run.course.answers)
     return {name: _of_one(answers, slo) for name, answers in sorted(found.items())}
+
+
+def _by_name(answers: Iterable[Answer]) -> Mapping[str, list[Answer]]:
+    found: dict[str, list[Answer]] = defaultdict(list)
+    for one in answers:
+        found[one.name].append(one)
+    return found
 
 
 def _of_one(answers: Sequence[Answer], slo: Slo) -> dict[str, float | None]:
@@ -155,8 +159,8 @@ def _throughput(answers: Sequence[Answer], slo: Slo) -> dict[str, float | None]:
     duration = max((one.last_s for one in answers), default=0.0)
     tokens_in, tokens_out = sum(one.prompt_tokens for one in whole), sum(one.output_tokens for one in whole)
     good = sum(is_good(one, slo) for one in answers) if slo else None
-    names = {one.name for one in answers}
-    met = sum(keeps([one for one in answers if one.name == name], slo) for name in names) if slo else None
+    own = _by_name(answers)
+    met = sum(keeps(each, slo) for each in own.values()) if slo else None
 
     def rate(number: float | None) -> float | None:
         return number / duration if number is not None and duration > 0 else None
@@ -172,7 +176,7 @@ def _throughput(answers: Sequence[Answer], slo: Slo) -> dict[str, float | None]:
         "output_throughput": rate(tokens_out),
         "total_token_throughput": rate(tokens_in + tokens_out),
         "slo_attainment": good / len(answers) if good is not None and answers else None,
-        "adapters_slo_attainment": met / len(names) if met is not None and names else None,
+        "adapters_slo_attainment": met / len(own) if met is not None and own else None,
         "max_output_tokens_per_s": _most_tokens(whole),
         "max_concurrent_requests": _most_at_once(answers),
     }
