@@ -1,6 +1,7 @@
 """Requests to one running server: bounded in time and bytes, with its errors in its own words."""
 
 import socket
+import ssl
 import threading
 from collections.abc import Mapping
 from types import TracebackType
@@ -99,7 +100,9 @@ class Endpoint:
             if self._client is None:
                 self._check_listens()
                 uds = None if self.address.uds is None else str(self.address.uds)
-                transport = httpx2.HTTPTransport(uds=uds)
+                # The system's own certificates, or SSL_CERT_FILE's: as openssl finds them.
+                trust = ssl.create_default_context() if self.address.tls else False
+                transport = httpx2.HTTPTransport(verify=trust, uds=uds)
                 self._client = httpx2.Client(transport=transport, timeout=self.timeout_s, trust_env=False)
             return self._client
 

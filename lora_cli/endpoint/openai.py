@@ -16,13 +16,9 @@ class OpenAi:
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
 
-    def is_ready(self) -> bool:
-        """Whether ``/health`` says so."""
-        try:
-            self.endpoint.request("GET", "/health")
-        except EndpointError:
-            return False
-        return True
+    def check_ready(self) -> None:
+        """``/health``."""
+        self.endpoint.request("GET", "/health")
 
     def models(self) -> tuple[Served, ...]:
         """``/v1/models``: adapters have a parent."""

@@ -1,19 +1,14 @@
 """``lora-cli warm --serve``: vLLM's paths, and its own proof of each adapter."""
 
 from lora_cli.endpoint.vllm import Vllm
-from lora_cli.errors import EndpointError
 
 
 class Ours(Vllm):
     """One of our own servers."""
 
-    def is_ready(self) -> bool:
+    def check_ready(self) -> None:
         """``/ready``: what it was started with was tried."""
-        try:
-            self.endpoint.request("GET", "/ready")
-        except EndpointError:
-            return False
-        return True
+        self.endpoint.request("GET", "/ready")
 
     def version(self) -> str:
         """No engine's: PEFT's semantics are its own."""

@@ -49,12 +49,17 @@ class Done:
 def wait_ready(server: Server, patience_s: float, sleep: Callable[[float], None] = time.sleep) -> None:
     """Wait until the server is ready. Raises ``EndpointError`` when the patience is over."""
     until = time.monotonic() + patience_s
-    while not server.is_ready():
-        if time.monotonic() >= until:
-            raise EndpointError(
-                f"{server.endpoint.address} is not ready after {patience_s:g} s",
-                hint="look at its log; --wait gives it longer",
-            )
+    while True:
+        try:
+            server.check_ready()
+        except EndpointError as error:
+            if time.monotonic() >= until:
+                raise EndpointError(
+                    f"{server.endpoint.address} is not ready after {patience_s:g} s: {error.message}",
+                    hint="look at its log; --wait gives it longer",
+                ) from error
+        else:
+            return
         sleep(POLL_S)
 
 

@@ -50,8 +50,8 @@ class Server(Protocol):
 
     endpoint: Endpoint
 
-    def is_ready(self) -> bool:
-        """Whether it answers requests now; never raises."""
+    def check_ready(self) -> None:
+        """Raises ``EndpointError`` while it does not answer requests, with why."""
         ...
 
     def version(self) -> str:

@@ -14,8 +14,10 @@ import pytest
 
 from lora_cli.cli.main import main
 from tests.endpoint.engine import BASE, Engine
+from tests.faulty_proxy import FaultyProxy
 from tests.making import llama_modules, write_adapter, write_base_config
 from tests.serving.running import Running
+from tests.sources.certificates import localhost_certificate
 
 QUERIES = llama_modules(["q_proj", "k_proj", "v_proj"])
 NAMES = ("sql", "chat")
@@ -154,7 +156,7 @@ def test_paths_are_the_engines_own_and_a_404_says_so(folder: Path, warm: Warm) -
         assert code == 7
         assert "--engine-path" in document["servers"][0]["adapters"][0]["error"]["hint"]
         code, document = warm(engine, "--engine-path", f"{folder / 'cache'}=/adapters")
-        assert (code, actions(document)) == (0, {"sql": "loaded", "chat": "loaded"})
+        assert (code, actions(document)) == (0, {"sql": "loaded", "chat": "loaded"}), json.dumps(document)
         assert engine.adapters["sql"][0].startswith("/adapters/snapshots/sha256/")
 
 
@@ -254,3 +256,17 @@ def _until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+def test_a_server_behind_tls_is_trusted_by_the_systems_certificates_alone(
+    folder: Path, warm: Warm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority, chain = localhost_certificate(tmp_path)
+    with Engine() as engine, FaultyProxy(engine.url, certificate=chain, raw=True) as outside:
+        engine.url = outside.url
+        code, document = warm(engine, "--wait", "1s")
+        assert (code, document["servers"][0]["adapters"]) == (7, [])
+        assert "CERTIFICATE_VERIFY_FAILED" in document["servers"][0]["error"]["message"]
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+        code, document = warm(engine, "--wait", "10s")
+        assert (code, actions(document)) == (0, {"sql": "loaded", "chat": "loaded"}), json.dumps(document)
