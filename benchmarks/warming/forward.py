@@ -21,7 +21,7 @@ from lora_cli.sources.local import LocalSource
 
 from .pairs import Goal, Work, line, ratio, rounds
 
-RANKS = (4, 8, 8, 16, 16, 32, 64, 64)
+RANKS = (4, 4, 8, 8, 16, 16, 32, 64)
 """Of the eight adapters of the batch, one for each request."""
 
 ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
