@@ -26,14 +26,14 @@ class Ran:
     used: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
-def run_action(file: Path, given: Mapping[str, str], cwd: Path, environ: Mapping[str, str]) -> Ran:
-    """Run the steps of the composite action ``file`` in ``cwd`` with the inputs that are given."""
+def run_action(file: Path, given: Mapping[str, str], cwd: Path, environ: Mapping[str, str], *, skip: str = "") -> Ran:
+    """Run the steps of the composite action ``file`` in ``cwd`` with the inputs that are given, but the one to skip."""
     action = yaml.safe_load(file.read_text())
     assert given.keys() <= action["inputs"].keys()
     inputs = {name: str(given.get(name, spec["default"])) for name, spec in action["inputs"].items()}
     ran = Ran()
     for number, step in enumerate(action["runs"]["steps"]):
-        if ran.code or not _holds(step.get("if", "true"), inputs, ran, cwd):
+        if ran.code or step.get("name") == skip or not _holds(step.get("if", "true"), inputs, ran, cwd):
             continue
         if "uses" in step:
             ran.used[step["uses"]] = {key: _filled(value, inputs, ran, cwd) for key, value in step["with"].items()}

@@ -18,6 +18,9 @@ from tests.ci_runner import environment, run_action, run_job
 from tests.conftest import ROOT
 
 ACTION = ROOT / "action.yml"
+INSTALL = "Install"
+"""The step that costs most: one test runs it, and the others what is here already."""
+
 CI = ROOT / "manifests" / "ci"
 SCHEMAS = {"github-actions.yaml": "vendor.github-workflows", "gitlab-ci.yaml": "vendor.gitlab-ci"}
 
@@ -106,7 +109,7 @@ def test_the_action_installs_itself_writes_its_reports_annotates_and_then_fails(
     site = tmp_path_factory.mktemp("site")
     own = environment(site, LORA_CLI_CACHE_DIR=str(repository / ".lora-cli"))
 
-    ran = run_action(ACTION, {"args": "--engine vllm@0.33 --select LC*,LC1,LC3,LC4"}, repository, own)
+    ran = run_action(ACTION, {"args": "--engine vllm@0.33 --select LC*,LC1,LC3,LC4"}, repository, own, skip=INSTALL)
     assert (ran.code, ran.outputs["verdict"]) == (2, {"exit-code": "2"}), ran.out  # no rule is called LC*
     assert not (repository / "lora.sarif").exists()
 
@@ -124,11 +127,11 @@ def test_the_action_takes_adapters_without_a_set_and_no_input_is_a_command(repos
     words, evil = "adapters/pirate --base adapters/smollm2-135m", "$(touch pwned) ;touch pwned"
     given = {"manifest": "", "args": words, "upload": "false"}
 
-    ran = run_action(ACTION, given, repository, environment(tmp_path / "site"))
+    ran = run_action(ACTION, given, repository, environment(tmp_path), skip=INSTALL)
     assert (ran.code, set(ran.used)) == (0, {"actions/setup-python@v6"}), ran.out
     assert "fetch" not in ran.outputs
     given |= {"args": f"{words} {evil}", "sarif": f"{evil}.sarif"}
-    run_action(ACTION, given, repository, environment(tmp_path / "site"))
+    run_action(ACTION, given, repository, environment(tmp_path), skip=INSTALL)
     assert not (repository / "pwned").exists()
 
 
@@ -137,9 +140,9 @@ def test_the_action_fails_when_the_lock_does_not_fit_though_each_adapter_is_fine
 ) -> None:
     text = (repository / "set.yaml").read_text()
     (repository / "set.yaml").write_text(text.replace("misnested", "zubrowka"))
-    own = environment(tmp_path / "site", LORA_CLI_CACHE_DIR=str(repository / ".lora-cli"))
+    own = environment(tmp_path, LORA_CLI_CACHE_DIR=str(repository / ".lora-cli"))
 
-    ran = run_action(ACTION, {}, repository, own)
+    ran = run_action(ACTION, {}, repository, own, skip=INSTALL)
 
     assert (ran.code, ran.outputs["validate"]["exit-code"]) == (1, "0"), ran.out
 

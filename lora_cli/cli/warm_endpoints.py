@@ -62,8 +62,12 @@ class Warmed:
         return max(codes, default=0)
 
 
-def warm_endpoints(asked: Lineup, targets: Targets, settings: Settings) -> Warmed:
+def warm_endpoints(
+    asked: Lineup, targets: Targets, settings: Settings, is_over: Callable[[], bool] = lambda: False
+) -> Warmed:
     """Wait for the servers, judge every adapter for their version, and have each server serve those that pass.
+
+    Once ``is_over`` says so no server is waited for any more.
 
     Raises:
         UsageError: an address, engine or path that is none.
@@ -77,7 +81,7 @@ def warm_endpoints(asked: Lineup, targets: Targets, settings: Settings) -> Warme
     with ExitStack() as stack, holding(Store(settings.cache_dir)) as hold:
         servers = _opened(targets, kind, stack)
         pool = stack.enter_context(ThreadPoolExecutor(len(servers) + AT_ONCE))
-        waited = dict(zip(servers, pool.map(lambda one: _waited(one, patience_s), servers), strict=True))
+        waited = dict(zip(servers, pool.map(lambda one: _waited(one, patience_s, is_over), servers), strict=True))
         ready = [server for server, error in waited.items() if error is None]
         versions = {server: server.version() for server in ready}
         admit = _judging(asked, _profiles(targets, kind, versions.values()), targets, settings, hold)
@@ -111,12 +115,12 @@ def _opened(targets: Targets, kind: str, stack: ExitStack) -> "list[Server]":
     ]
 
 
-def _waited(server: "Server", patience_s: float) -> LoraCliError | None:
+def _waited(server: "Server", patience_s: float, is_over: Callable[[], bool]) -> LoraCliError | None:
     """Why it is not ready, if it is not."""
     from lora_cli.endpoint.reconcile import wait_ready
 
     try:
-        wait_ready(server, patience_s)
+        wait_ready(server, patience_s, is_over)
     except LoraCliError as error:
         return error
     return None

@@ -52,7 +52,7 @@ def watch(
         seen = _stamp(file)
         try:
             lineup, settings = asked()
-            warmed = warm_endpoints(lineup, targets, settings)
+            warmed = warm_endpoints(lineup, targets, settings, ended.is_set)
         except LoraCliError as error:
             if settings is None:
                 raise

@@ -46,13 +46,15 @@ class Done:
         return self.error.exit_code if self.error is not None else 0
 
 
-def wait_ready(server: Server, patience_s: float, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Wait until the server is ready. Raises ``EndpointError`` when the patience is over."""
+def wait_ready(server: Server, patience_s: float, is_over: Callable[[], bool] = lambda: False) -> None:
+    """Wait until the server is ready. Raises ``EndpointError`` when the patience is over, or all of it."""
     until = time.monotonic() + patience_s
     while True:
         try:
             server.check_ready()
         except EndpointError as error:
+            if is_over():
+                raise EndpointError(f"{server.endpoint.address} was not ready yet when this was told to end") from error
             if time.monotonic() >= until:
                 raise EndpointError(
                     f"{server.endpoint.address} is not ready after {patience_s:g} s: {error.message}",
@@ -60,7 +62,7 @@ def wait_ready(server: Server, patience_s: float, sleep: Callable[[float], None]
                 ) from error
         else:
             return
-        sleep(POLL_S)
+        time.sleep(POLL_S)
 
 
 def reconcile(server: Server, wanted: Sequence[Wanted], *, prune: bool, prove: bool) -> Iterator[Done]:

@@ -251,6 +251,27 @@ def test_watch_follows_the_manifest_and_an_engine_that_forgot(folder: Path) -> N
     assert BASE not in engine.adapters
 
 
+def test_watch_ends_when_it_is_told_to_though_an_engine_is_not_ready_yet(folder: Path) -> None:
+    with Engine(down_for=10_000) as engine:
+        words = [
+            "--cache-dir",
+            str(folder / "cache"),
+            "warm",
+            "-f",
+            str(folder / "set.yaml"),
+            "--watch",
+            "--wait",
+            "20m",
+        ]
+        argv = [sys.executable, "-m", "lora_cli", *words, "--endpoint", engine.url, "--engine", "vllm"]
+        watching = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        _until(lambda: engine.down_for < 9_998)
+        watching.send_signal(signal.SIGTERM)
+        said, _ = watching.communicate(timeout=20)
+    assert watching.returncode == 0, said
+    assert "was not ready yet" in " ".join(said.split())
+
+
 def _until(holds: Callable[[], bool]) -> None:
     until = time.monotonic() + 30
     while not holds():

@@ -145,5 +145,20 @@ def test_each_job_has_as_many_parts_as_its_shards() -> None:
             assert spec["maxFailedIndexes"] <= spec["completions"]
 
 
+def test_a_claim_of_a_pod_is_one_of_ours_and_fits_its_volume() -> None:
+    by_kind = {kind: {one["metadata"]["name"]: one["spec"] for _, one in DOCUMENTS if one["kind"] == kind}
+               for kind in ("PersistentVolumeClaim", "PersistentVolume")}  # fmt: skip
+    claims, volumes = by_kind["PersistentVolumeClaim"], by_kind["PersistentVolume"]
+    asked = {one["persistentVolumeClaim"]["claimName"] for _, pod in pods() for one in pod["volumes"]
+             if "persistentVolumeClaim" in one}  # fmt: skip
+    assert asked == claims.keys()
+    for name, claim in claims.items():
+        volume = volumes[claim["volumeName"]]
+        assert volume["claimRef"]["name"] == name
+        assert volume["storageClassName"] == claim["storageClassName"]
+        assert volume["accessModes"] == claim["accessModes"] == ["ReadWriteMany"]
+        assert volume["capacity"]["storage"] == claim["resources"]["requests"]["storage"]
+
+
 def test_every_file_is_a_document_that_is_tested() -> None:
     assert {file.name for file in FOLDER.iterdir()} == {file for file, _ in DOCUMENTS}
