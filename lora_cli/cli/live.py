@@ -1,6 +1,5 @@
 """``serve-bench --url``: requests at their times to a server that runs, for each seed."""
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -20,6 +19,7 @@ from lora_cli.cli import typer
 from lora_cli.cli.bench_flags import LiveFlags, ResultFlags, WorkloadFlags
 from lora_cli.cli.bench_results import Look, Told, conclude, wanted_of
 from lora_cli.cli.bench_workload import Workload, save_trace, workload_of
+from lora_cli.cli.measuring import INTERRUPTED, counter
 from lora_cli.core.frozen import dataclass, replace
 from lora_cli.endpoint.address import parse_address
 from lora_cli.errors import EndpointError, UsageError
@@ -28,7 +28,6 @@ from lora_cli.render.human.live import render_live
 from lora_cli.render.json_live import live as document_of
 from lora_cli.settings import Settings
 
-INTERRUPTED = 130
 REQUESTS, SEEDS = 200, 3
 OWN = "warm --serve --forward model"
 """What stands for the address of a server of our own, which is a temporary one."""
@@ -110,7 +109,7 @@ def _runs(plan: Plan, asked: Workload, settings: Settings) -> tuple[list[Run], b
     """Each seed's run, and whether they were interrupted; what there was until then is a run, too."""
     runs: list[Run] = []
     used: set[str] = set()
-    tell = _counter(sum(map(len, plan.traces.values())) * (2 if plan.flags.control else 1), settings)
+    tell = counter(sum(map(len, plan.traces.values())) * (2 if plan.flags.control else 1), settings)
     done = 0
     for seed, trace in plan.traces.items():
         course, control = Course(), Course()
@@ -178,19 +177,6 @@ def _failures(found: LiveRun) -> list[str]:
 
 def _add(tell: Callable[[int], None], before: int, done: int) -> None:
     tell(before + done)
-
-
-def _counter(total: int, settings: Settings) -> Callable[[int], None]:
-    """Says on a terminal how many requests are done; elsewhere nothing."""
-    if settings.quiet or settings.no_progress or not sys.stderr.isatty():
-        return lambda _done: None
-    step = max(1, total // 100)
-
-    def tell(done: int) -> None:
-        if done % step == 0 or done == total:
-            typer.echo(f"\r{done} of {total} requests" + ("\n" if done == total else ""), err=True, nl=False)
-
-    return tell
 
 
 def _human(run: LiveRun, look: Look, compared: tuple[Change, ...], verdicts: tuple[Judged, ...]) -> str:

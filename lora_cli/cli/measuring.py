@@ -163,7 +163,7 @@ def _measure(run: Run, trace: "Trace", settings: Settings, failures: Failures) -
     with WarmProcess(plan) as process:
         ready = process.start()
         setup = replace(setup, environment=environment(**facts, device=ready.device, dtype=ready.dtype))
-        serve, progress = _server(process, jobs, failures), _counter(len(keys), settings)
+        serve, progress = _server(process, jobs, failures), counter(len(keys), settings)
         return run_trace(keys, serve, setup, failed=dict(failures.reasons), progress=progress)
 
 
@@ -225,7 +225,7 @@ def _nothing(name: str) -> "Served":
     raise Refused(f"{name} cannot be served")
 
 
-def _counter(total: int, settings: Settings) -> Callable[[int], None]:
+def counter(total: int, settings: Settings) -> Callable[[int], None]:
     """Says on a terminal how many requests are done; elsewhere nothing."""
     if settings.quiet or settings.no_progress or not sys.stderr.isatty():
         return lambda _done: None
