@@ -177,6 +177,12 @@ def build_app() -> "Command":
         app.command(name, help=text)(lambda: None)
     command = typer.main.get_command(app)
     _bind_environment(command)
+    if os.environ.get("_LORA_CLI_COMPLETE") == "complete_bash":
+        from typer._click.shell_completion import add_completion_class
+
+        from lora_cli.cli.bash import WholeWords
+
+        add_completion_class(WholeWords, "bash")
     return command
 
 

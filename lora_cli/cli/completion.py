@@ -6,6 +6,7 @@ Typer asks for it with the word that is begun. Files are the shell's own to offe
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +27,12 @@ def references(given: Mapping[str, Any], begun: str) -> list[str]:
     """Adapters that are in the cache, as one writes them; none where a path is begun."""
     if begun.startswith((".", "/", "~")):
         return []
-    return _begun(_cached(given, _references), begun)
+    return _begun(_cached(given, partial(_references, begun)), begun)
 
 
 def cached(given: Mapping[str, Any], begun: str) -> list[str]:
     """What ``cache show`` takes: references, names of views, and digests once one is begun."""
-    words = [*_cached(given, _references), *_cached(given, lambda store: _names(store.adapters))]
+    words = [*_cached(given, partial(_references, begun)), *_cached(given, lambda store: _names(store.adapters))]
     if begun:
         words += _cached(given, lambda store: _names(store.snapshots))
     return _begun(words, begun)
@@ -106,11 +107,12 @@ def _cached(given: Mapping[str, Any], listed: "Callable[[Store], Iterator[str]]"
     return []
 
 
-def _references(store: "Store") -> Iterator[str]:
+def _references(begun: str, store: "Store") -> Iterator[str]:
+    """What is cached, as it is written for short, unless ``begun`` is the long way."""
     from lora_cli.store.records import all_records
 
     for record in all_records(store):
-        ref = record.ref.removeprefix("hf://")
+        ref = record.ref if begun.startswith("hf:") else record.ref.removeprefix("hf://")
         yield ref if "%" in ref else ref.removeprefix("file://")
 
 

@@ -1,11 +1,13 @@
 """What a shell is offered after a TAB: by bash itself, and by the protocol that zsh and fish speak."""
 
 import os
+import pty
 import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,48 @@ def test_each_shell_is_offered_adapters_engines_and_rules(offered: Offered) -> N
     assert offered("lora-cli cache show ") == ["acme/chat", "acme/sql"]
     assert offered("lora-cli engines ") == list(ENGINES)
     assert offered("lora-cli rules LC50") == [rule.code for rule in RULES if rule.code.startswith("LC50")]
+
+
+def test_bash_puts_whole_words_into_its_line_whatever_it_splits_them_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(tmp_path / "cache"))
+    with Hub() as hub:
+        hub.add("acme/sql", write_adapter(tmp_path / "sql"))
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        assert main(["fetch", "acme/sql"]) == 0
+    lines = {
+        "engines sgl\t": "engines sglang",
+        "validate --engine vllm@0.31\t x": "validate --engine vllm@0.31 x",
+        "validate --engine=trt\tx": "validate --engine=trtllm x",
+        "validate --engine=sglang@\t": "validate --engine=sglang@0.5.23",
+        "validate acme/s\t": "validate acme/sql",
+        "validate hf://acme/s\t--no-base": "validate hf://acme/sql --no-base",
+        "rules pair\t": "rules pair-incomplete",
+    }
+
+    assert typed(list(lines), tmp_path) == list(lines.values())
+
+
+def typed(lines: list[str], folder: Path) -> list[str]:
+    """The command lines that a bash at a terminal runs when ``lines`` are typed, TABs included."""
+    (folder / "script").write_text(run(["lora-cli"], _LORA_CLI_COMPLETE="source_bash"))
+    (folder / "inputrc").write_text("set bell-style none\nset enable-bracketed-paste off\n")
+    said = 'lora-cli() { echo "$*" >> said; }; source ./script; ' + "\n"
+    environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "TERM": "dumb"}
+    environ["INPUTRC"] = str(folder / "inputrc")
+    terminal, inside = pty.openpty()
+    bash = ["bash", "--noprofile", "--norc", "-i"]
+    with subprocess.Popen(
+        bash, cwd=folder, env=environ, stdin=inside, stdout=inside, stderr=inside, start_new_session=True
+    ):
+        os.close(inside)
+        os.write(terminal, (said + "".join(f"lora-cli {line}\n" for line in lines) + "exit\n").encode())
+        with suppress(OSError):  # how a terminal says that its program has gone
+            while os.read(terminal, 4096):
+                pass
+    os.close(terminal)
+    return [line.rstrip() for line in (folder / "said").read_text().splitlines()]
 
 
 def test_what_begins_a_path_is_left_to_the_shell(tmp_path: Path) -> None:
