@@ -154,8 +154,8 @@ def _obstacles(adapter: Adapter, config: LoraConfig, base: BaseModel, *, whole: 
     """Each reason why not, as "…" after the adapter's name, and what to do about it."""
     for feature, (present, field_name) in FEATURES.items():
         if present(config) and not (whole and field_name in OF_THE_WHOLE):
-            hint = WHOLE_HINT if field_name in OF_THE_WHOLE else HINT
-            yield f"{feature} cannot be composed by the runtime yet ({field_name} in its config)", hint
+            how, hint = ("module by module", WHOLE_HINT) if field_name in OF_THE_WHOLE else ("by the runtime yet", HINT)
+            yield f"{feature} cannot be composed {how} ({field_name} in its config)", hint
     for reason in _tensor_obstacles(adapter, config, base, whole=whole):
         yield reason, HINT
 
