@@ -4,6 +4,8 @@ The system's folders and this Python stand in for an image, read-only. What else
 it has for the command. User and mount namespaces do that for any user, where the machine has them.
 """
 
+import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -47,7 +49,12 @@ def start(
     ``root`` is an empty folder, in which a file system of memory is mounted that is read-only for the command; with
     ``stays`` it is that folder itself, with what it holds, and can be written to. With ``is_first`` the command is
     process 1, which gets no signal that it does not handle.
+
+    Where the machine has no namespaces for us the command runs as we are, with the mounted paths in its words and
+    environment put in the place of those that it would see.
     """
+    if missing() and not (stays or is_first):
+        return _mapped(mounts, words, environ)
     at = shlex.quote(str(root))
     image = [*(Path("/", name) for name in IMAGE), *map(Path.resolve, (Path(sys.prefix), Path(sys.base_prefix), ROOT))]
     lines = [
@@ -63,6 +70,17 @@ def start(
         ["unshare", "--user", "--map-root-user", "--mount", "sh", "-euc", "\n".join(lines)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
+
+
+def _mapped(mounts: Sequence[Mount], words: Sequence[str], environ: Mapping[str, str]) -> "subprocess.Popen[str]":
+    targets = sorted(mounts, key=lambda mount: -len(mount.target))
+    pattern = re.compile(r"(?<![\w.-])(" + "|".join(re.escape(mount.target) for mount in targets) + r")(?=[/:]|$)")
+    here = {mount.target: str(mount.source) for mount in mounts}
+    there = {name: pattern.sub(lambda found: here[found[1]], value) for name, value in environ.items()}
+    program = _program([pattern.sub(lambda found: here[found[1]], word) for word in words], {**environ, **there})
+    return subprocess.Popen(
+        program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
 
 
 def _as(user: int, *, is_first: bool) -> list[str]:
@@ -89,7 +107,9 @@ def _bound(mount: Mount) -> str:
 
 @cache
 def missing() -> str:
-    """Why this machine cannot do that; empty where it can."""
+    """Why this machine cannot do that; empty where it can. ``WITHOUT_NAMESPACES=1`` tests what is done then."""
+    if os.environ.get("WITHOUT_NAMESPACES"):
+        return "WITHOUT_NAMESPACES is set"
     if sys.platform != "linux" or not all(map(shutil.which, ("unshare", "pivot_root", "mount"))):
         return "this needs the namespaces of Linux, and util-linux"
     inner = f"mount -t tmpfs none /mnt && unshare --user --map-user={USER} --map-group={USER} true"

@@ -135,9 +135,11 @@ def test_a_container_ends_when_it_is_told_to_though_it_is_process_1(tmp_path: Pa
 
 
 def first_child(parent: int) -> int:
-    until = time.monotonic() + 20
+    listed, until = Path(f"/proc/{parent}/task/{parent}/children"), time.monotonic() + 20
+    if not listed.exists():
+        pytest.skip("the kernel does not list children")
     while time.monotonic() < until:
-        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        children = listed.read_text().split()
         if children and Path(f"/proc/{children[0]}/comm").read_text().strip() in {"lora-cli", "python", "python3"}:
             return int(children[0])
         time.sleep(0.05)
