@@ -93,7 +93,7 @@ def _plan(flags: LiveFlags, asked: Workload) -> Plan:
         raise UsageError("--probe-request-rate is at most 1000", hint="--probe-request-rate 5")
     names = [name for text in flags.lora_modules or () for name in text.split(",") if name] or list(asked.names)
     more = [flags.probe_adapter] if flags.probe_adapter is not None and names else []
-    target = find_target(parse_address(flags.url), flags.api_key, [*names, *more])
+    target = find_target(parse_address(flags.url), flags.api_key.strip(), [*names, *more])
     names = names or list(target.models)
     if flags.control and not target.base:
         raise EndpointError(f"{target.address} lists no base, which --control is about", hint="leave --control out")
