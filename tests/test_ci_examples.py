@@ -109,7 +109,8 @@ def test_the_action_installs_itself_writes_its_reports_annotates_and_then_fails(
     site = tmp_path_factory.mktemp("site")
     own = environment(site, LORA_CLI_CACHE_DIR=str(repository / ".lora-cli"))
 
-    ran = run_action(ACTION, {"args": "--engine vllm@0.33 --select LC*,LC1,LC3,LC4"}, repository, own, skip=INSTALL)
+    (repository / "LC311").touch()  # what a pattern in the arguments would find, were it one
+    ran = run_action(ACTION, {"args": "--engine vllm@0.33 --select LC*"}, repository, own, skip=INSTALL)
     assert (ran.code, ran.outputs["verdict"]) == (2, {"exit-code": "2"}), ran.out  # no rule is called LC*
     assert not (repository / "lora.sarif").exists()
 

@@ -91,6 +91,9 @@ def test_each_image_is_what_its_steps_make_and_starts(images: dict[str, Image], 
     for target, image in images.items():
         program = image.root / "opt" / "lora-cli" / "bin" / "lora-cli"
         assert program.read_text().startswith("#!/opt/lora-cli/bin/python"), target
+        assert (image.root / image.volumes[0].lstrip("/")).stat().st_mode & 0o1777 == 0o1777, (
+            "any user may have a cache"
+        )
         assert not (image.root / "src").exists(), "the source stays in the stage that built it"
         assert said(image, tmp_path, "--version") == (0, f"lora-cli {__version__}\n")
     assert "Usage: lora-cli" in said(images["slim"], tmp_path, *images["slim"].cmd)[1]
