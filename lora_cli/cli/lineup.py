@@ -197,6 +197,7 @@ def limits(
     max_lora_rank: int | None,
     *,
     more_may_come: bool = False,
+    max_cpu_bytes: int | None = None,
 ) -> "Limits":
     """Flags, else the manifest's engine, else as many as there are adapters, up to a bound, or to it if more may come.
 
@@ -217,4 +218,4 @@ def limits(
     asked_for = max_cpu_loras or (engine and engine.max_cpu_loras)
     cpu_loras = max_cpu_loras or max(loras, asked_for or min(MAX_CPU_LORAS, count))
     rank = max_lora_rank or (engine.max_lora_rank if engine is not None else None)
-    return Limits(loras, cpu_loras, rank, fewer_places=not asked_for)
+    return Limits(loras, cpu_loras, rank, fewer_places=not asked_for, max_cpu_bytes=max_cpu_bytes)

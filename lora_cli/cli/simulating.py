@@ -20,7 +20,7 @@ from lora_cli.cli.bench_flags import FleetFlags, ResultFlags, TierFlags, Workloa
 from lora_cli.cli.bench_results import Look, Told, conclude, wanted_of
 from lora_cli.cli.bench_workload import adapter_names, save_trace, workload_of
 from lora_cli.cli.lineup import MAX_CPU_LORAS, MAX_LORAS
-from lora_cli.core.units import parse_size
+from lora_cli.cli.sizes import size_of
 from lora_cli.errors import UsageError
 from lora_cli.render.human.bench_judgement import render_judgement
 from lora_cli.render.human.simulation import render_simulation
@@ -82,7 +82,7 @@ def objective_of(flags: FleetFlags) -> Objective:
 
 def _fleet(names: Sequence[str], tiers: TierFlags, flags: FleetFlags, seed: int) -> Fleet:
     """The adapters' bytes, the two tiers and the ways into them."""
-    per_rank = _size(flags.bytes_per_rank, "--bytes-per-rank") or BYTES_PER_RANK
+    per_rank = size_of(flags.bytes_per_rank, "--bytes-per-rank") or BYTES_PER_RANK
     sizes = sized(names, parse_ranks(flags.ranks or RANKS), seed, per_rank)
     gpu, cpu = _budgets(len(names), tiers, flags)
     largest = max(sizes.values())
@@ -94,8 +94,8 @@ def _fleet(names: Sequence[str], tiers: TierFlags, flags: FleetFlags, seed: int)
 
 def _budgets(count: int, tiers: TierFlags, flags: FleetFlags) -> tuple[Budget, Budget]:
     """What slots and memory hold. Bytes alone bind where they are given and numbers are not."""
-    gpu_bytes = _size(flags.max_gpu_bytes, "--max-gpu-bytes")
-    cpu_bytes = _size(flags.max_cpu_bytes, "--max-cpu-bytes")
+    gpu_bytes = size_of(flags.max_gpu_bytes, "--max-gpu-bytes")
+    cpu_bytes = size_of(flags.max_cpu_bytes, "--max-cpu-bytes")
     slots = tiers.max_loras or (min(MAX_LORAS, count) if gpu_bytes is None else count)
     places = tiers.max_cpu_loras or (max(slots, min(MAX_CPU_LORAS, count)) if cpu_bytes is None else count)
     if places < slots and gpu_bytes is None:
@@ -115,18 +115,6 @@ def _links(flags: FleetFlags) -> Links:
         parse_link(flags.disk_link, "--disk-link") if flags.disk_link else DISK_LINK,
         parse_link(flags.gpu_link, "--gpu-link") if flags.gpu_link else GPU_LINK,
     )
-
-
-def _size(text: str | None, flag: str) -> int | None:
-    if text is None:
-        return None
-    try:
-        found = parse_size(text)
-    except ValueError as error:
-        raise UsageError(f"{flag}: {error}") from error
-    if not 0 < found <= 1 << 60:
-        raise UsageError(f"{flag} {text[:60]}: must be above 0", hint=f"{flag} 4GiB")
-    return found
 
 
 def _teller(trace: Trace, policies: Sequence[str]) -> Callable[[str], None]:

@@ -8,6 +8,7 @@ from lora_cli.cli import engine_options, options, typer
 from lora_cli.cli import warm_options as warm
 from lora_cli.cli.lineup import Lineup, limits, lineup, reaching, sharded
 from lora_cli.cli.output import Format, writable, write
+from lora_cli.cli.sizes import size_of
 from lora_cli.cli.termination import note, termination_log
 from lora_cli.cli.warming import Device, Eviction, Forward, Run
 from lora_cli.errors import UsageError
@@ -50,6 +51,7 @@ def command(
     load_timeout: warm.LoadTimeout = "10m",
     max_loras: warm.MaxLoras = None,
     max_cpu_loras: warm.MaxCpuLoras = None,
+    max_cpu_bytes: warm.MaxCpuBytes = None,
     max_lora_rank: warm.MaxLoraRank = None,
     device: warm.DeviceOption = Device.AUTO,
     forward: warm.ForwardOption = Forward.MODULES,
@@ -96,7 +98,8 @@ def command(
             kind, token, paths = kind_of(engine, asked), api_key.strip(), engine_path or []
             targets = Targets(endpoint, kind, paths, prune, prove, wait, token, tp, max_lora_rank)
             raise typer.Exit(_warm_endpoints(targets, named, manifest if watch else None, output_format))
-        most = limits(asked, max_loras, max_cpu_loras, max_lora_rank, more_may_come=serve)
+        cpu_bytes = size_of(max_cpu_bytes, "--max-cpu-bytes")
+        most = limits(asked, max_loras, max_cpu_loras, max_lora_rank, more_may_come=serve, max_cpu_bytes=cpu_bytes)
         run = Run(most, device, forward, eviction, _copies(tier, asked))
         if serve:
             from lora_cli.cli.warm_serve import Serve, warm_serve

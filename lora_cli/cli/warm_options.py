@@ -34,6 +34,10 @@ LoadTimeout = Annotated[
 ]
 MaxLoras = Annotated[int | None, typer.Option(min=1, help="Slots: adapters on the device at once.")]
 MaxCpuLoras = Annotated[int | None, typer.Option(min=1, help="Adapters in memory at once.")]
+MaxCpuBytes = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Bytes that adapters in memory take at most: 8GiB.", show_default=False),
+]
 MaxLoraRank = Annotated[int | None, typer.Option(min=1, help="The largest rank that a slot takes.")]
 DeviceOption = Annotated[Device, typer.Option(help="What owns the slots.")]
 ForwardOption = Annotated[Forward, typer.Option(help="Prove modules, or run the whole model too.")]

@@ -19,13 +19,15 @@ TierName = Literal["gpu", "cpu", "disk"]
 class Limits:
     """The tiers, in vLLM's words; ``max_lora_rank`` None is the largest rank there is.
 
-    With ``fewer_places`` nobody asked for so many ``max_cpu_loras``: as many as fit will do.
+    With ``fewer_places`` nobody asked for so many ``max_cpu_loras``: as many as fit will do. ``max_cpu_bytes`` limits
+    what places in memory take together (None: only their number does).
     """
 
     max_loras: int
     max_cpu_loras: int
     max_lora_rank: int | None = None
     fewer_places: bool = False
+    max_cpu_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,7 @@ def lay_out(
         eviction=eviction,
         history=history or {},
         fewer_places=limits.fewer_places,
+        max_cpu_bytes=limits.max_cpu_bytes,
     )
 
 

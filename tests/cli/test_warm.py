@@ -274,3 +274,18 @@ def test_metrics_of_a_run_are_written_for_a_collector(tmp_path: Path, warm: Warm
     assert lines['lora_cli_load_failures_total{stage="validate"}'] == "1"
     assert lines[f'lora_cli_load_exit_code{{adapter="{broken}"}}'] == "1"
     assert float(lines['lora_cli_load_seconds_total{stage="proof"}']) > 0
+
+
+def test_memory_is_limited_in_bytes_too_and_what_no_place_fits_in_is_refused(
+    tmp_path: Path, warm: Warm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_base(tmp_path / "base")
+    adapters = [write_adapter(tmp_path / f"a{number}", modules=QUERIES, seed=number) for number in range(3)]
+    limits = ["--max-loras", 1, "--max-cpu-loras", 3, "--max-cpu-bytes"]
+    code, document = warm(*adapters, "--base", tmp_path / "base", *limits, "64KiB")
+    assert (code, [one["error"] for one in document["adapters"]]) == (0, ["", "", ""])
+    words = ["--cache-dir", tmp_path / "cache", "warm", adapters[0], "--base", tmp_path / "base", "--once", *limits]
+    assert main([*map(str, words), "10"]) == 6
+    assert "short" in capsys.readouterr().err
+    assert main([*map(str, words), "much"]) == 2
+    assert "--max-cpu-bytes" in capsys.readouterr().err
