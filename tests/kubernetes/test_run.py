@@ -1,10 +1,9 @@
 """The containers do what they are for, as written: as nobody, with nothing to write to but their volumes."""
 
 import json
-import os
-import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,15 +44,14 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 @pytest.fixture
 def sandbox(tmp_path: Path, hub: Hub) -> Iterator[Sandbox]:
     """The volumes of a pod, with the set and its lock in the ConfigMap."""
-    memory = Path("/dev/shm") / f"lora-cli-{os.getpid()}-{tmp_path.name}"
-    volumes = {name: tmp_path / name for name in ("set", "lora", "run", "tmp")} | {"adapters": memory}
-    for folder in volumes.values():
-        folder.mkdir()
-    environ = {"HF_ENDPOINT": hub.endpoint, "OMP_NUM_THREADS": "1"}
-    sandbox = Sandbox(tmp_path, volumes, environ)
-    configure(sandbox, *NAMES)
-    yield sandbox
-    shutil.rmtree(memory)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
+        volumes = {name: tmp_path / name for name in ("set", "lora", "run", "tmp")}
+        for folder in volumes.values():
+            folder.mkdir()
+        environ = {"HF_ENDPOINT": hub.endpoint, "OMP_NUM_THREADS": "1"}
+        sandbox = Sandbox(tmp_path, {**volumes, "adapters": Path(memory)}, environ)
+        configure(sandbox, *NAMES)
+        yield sandbox
 
 
 def configure(sandbox: Sandbox, *names: str) -> None:
