@@ -38,7 +38,7 @@ def live_here(
     device, eviction = chosen_device(tiers.device or "auto"), chosen_eviction(tiers.eviction or "adaptive")
     with ExitStack() as stack:
         asked, own = _lineup(stack, settings, named, workload, fleet)
-        most = limits(asked, tiers.max_loras, tiers.max_cpu_loras, tiers.max_lora_rank)
+        most = limits(asked, tiers.max_loras, tiers.max_cpu_loras, tiers.max_lora_rank or _largest_rank(fleet))
         run = Run(most, Device(device), Forward.MODEL, Eviction(eviction))
         url = stack.enter_context(own_server(asked, run, own))
         facts = {"max_loras": str(most.max_loras), "max_cpu_loras": str(most.max_cpu_loras), "eviction": eviction}
@@ -58,3 +58,13 @@ def _lineup(
 
     names = adapter_names(workload_of(workload).names, fleet.num_adapters)
     return stack.enter_context(synthetic_lineup(named, names, fleet.ranks, workload.seed, settings))
+
+
+def _largest_rank(fleet: FleetFlags) -> int | None:
+    """What a slot must take for those that nobody trained; of others the server knows it once they are read."""
+    if fleet.num_adapters is None:
+        return None
+    from lora_cli.bench.ranks import parse_ranks
+    from lora_cli.cli.synthetic_lineup import RANKS
+
+    return max(rank for rank, _ in parse_ranks(fleet.ranks or RANKS).shares)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lora_cli.bench.ranks import parse_ranks
 from lora_cli.cli.main import main
 from tests.cli.test_bench_results import valid
 from tests.making import llama_modules, write_adapter, write_base_config
@@ -61,8 +62,12 @@ def test_a_manifest_is_served_and_measured(folder: Path, capsys: pytest.CaptureF
 
 
 def test_adapters_that_nobody_trained_are_served_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["--num-adapters", "4", "--ranks", "2,4", "--base", str(folder / "base"), "--num-prompts", "10"]
-    assert main([*bench(folder, *argv, "--num-seeds", "1", "--popularity", "uniform"), "--format", "json"]) == 0
+    """Also those of a higher rank than the first, which alone is there when the slots are made."""
+    names, ranks = [f"a{number}" for number in range(4)], parse_ranks("2,32")
+    seed = next(seed for seed in range(100) if list(ranks.of(names, seed).values()) == [2, 2, 32, 32])
+    argv = ["--num-adapters", "4", "--ranks", "2,32", "--base", str(folder / "base"), "--seed", str(seed)]
+    argv += ["--max-loras", "1", "--max-cpu-loras", "1", "--num-prompts", "10", "--popularity", "uniform"]
+    assert main([*bench(folder, *argv, "--num-seeds", "1"), "--format", "json"]) == 0
     found = valid(capsys.readouterr().out)
     assert (found["completed"], found["adapters"]) == (10, 4)
 

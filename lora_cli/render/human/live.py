@@ -50,7 +50,8 @@ def value(run: LiveRun, name: str) -> str:
     number, half = run.metrics.get(name), run.interval.get(name)
     if number is None:
         return "-"
-    return milliseconds(number) + (f"±{milliseconds(half)}" if half is not None else "")
+    sign = "-" if number < 0 else ""
+    return sign + milliseconds(abs(number)) + (f"±{milliseconds(half)}" if half is not None else "")
 
 
 def curves(run: LiveRun) -> dict[str, list[float]]:
