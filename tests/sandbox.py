@@ -59,10 +59,11 @@ def start(
     image = [*(Path("/", name) for name in IMAGE), *map(Path.resolve, (Path(sys.prefix), Path(sys.base_prefix), ROOT))]
     lines = [
         f"cd {at}; mount {'--bind .' if stays else '-t tmpfs none'} .; cd {at}",
-        *(_bound(Mount(place, str(place), read_only=True)) for place in dict.fromkeys(image)),
         "mkdir -p proc dev .old; mount --rbind /proc proc",
         *(f"touch dev/{name}; mount --bind /dev/{name} dev/{name}" for name in DEVICES),
+        # The image comes last: a folder that is mounted, /tmp say, may be where this Python lies.
         *map(_bound, mounts),
+        *(_bound(Mount(place, str(place), read_only=True)) for place in dict.fromkeys(image)),
         "pivot_root . .old; cd /; umount -l /.old; rmdir /.old" + ("" if stays else "; mount -o remount,ro /"),
         shlex.join(["exec", *_as(user, is_first=is_first), *_program(words, environ)]),
     ]

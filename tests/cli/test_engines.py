@@ -263,11 +263,13 @@ def test_engines_as_json_has_each_feature_once(capsys: Capture) -> None:
     assert document["engines"][0]["ranks"][-1] == 512
 
 
-def test_the_readme_shows_what_it_prints(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_docs_show_what_it_prints(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     root = QUICKSTART.parents[1]
     monkeypatch.chdir(root)
     monkeypatch.setenv("COLUMNS", "80")
-    shown = (root / "README.md").read_text(encoding="utf-8").split("--engine vllm@0.31 --engine vllm@0.33\n")[1]
+    shown = (
+        (root / "docs" / "validate.md").read_text(encoding="utf-8").split("--engine vllm@0.31 --engine vllm@0.33\n")[1]
+    )
 
     words = ["validate", "manifests/quickstart/zubrowka", "--base", "manifests/quickstart/smollm2-135m"]
     assert main([*words, "--engine", "vllm@0.31", "--engine", "vllm@0.33"]) == 1

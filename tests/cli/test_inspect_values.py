@@ -290,14 +290,14 @@ def _process(*argv: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 @pytest.mark.parametrize("words", ["pirate --spectrum", "pirate --diff manifests/quickstart/zubrowka"])
-def test_the_readme_shows_what_it_prints(
+def test_the_docs_show_what_it_prints(
     words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = QUICKSTART.parents[1]
     monkeypatch.chdir(root)
     monkeypatch.setenv("COLUMNS", "80")
     command = f"$ lora-cli inspect manifests/quickstart/{words}\n"
-    shown = (root / "README.md").read_text(encoding="utf-8").split(command)[1].partition("```")[0]
+    shown = (root / "docs" / "inspect.md").read_text(encoding="utf-8").split(command)[1].partition("```")[0]
     assert main(command.split()[2:]) == 0
     out = capsys.readouterr().out
     for part in filter(None, shown.split("…\n")):

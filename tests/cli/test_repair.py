@@ -297,10 +297,10 @@ def test_people_read_what_changed_and_why_in_any_width(
     assert all(len(line) <= width or " " not in line.strip() for line in told.splitlines())
 
 
-def test_the_readme_shows_what_it_prints(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_docs_show_what_it_prints(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("COLUMNS", "80")
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "docs" / "inspect.md").read_text()
     shown = readme.partition("$ lora-cli repair ")[2].partition("```")[0]
     line, _, printed = shown.partition("\n")
     words = [word if word != "out/zubrowka" else str(tmp_path / "zubrowka") for word in line.split()]

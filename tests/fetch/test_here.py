@@ -68,5 +68,5 @@ def test_what_is_not_here_is_not_judged_offline(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
     assert main([*argv, "acme/nowhere"]) == 3
-    assert main(["validate", "acme/nowhere", "--base", "acme/base"]) == 3
+    assert main(["validate", "acme/nowhere", "--base", "nobody/base"]) == 3
     assert "a folder or a config.json on this disk" in capsys.readouterr().err
