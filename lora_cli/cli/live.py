@@ -8,7 +8,7 @@ from lora_cli.bench.live.goodput import Slo, parse_goodput
 from lora_cli.bench.live.load import Course, Probing, run_load
 from lora_cli.bench.live.numbers import Run, live_names
 from lora_cli.bench.live.result import LiveRun, live_run
-from lora_cli.bench.live.target import Target, find_target, find_vocabulary
+from lora_cli.bench.live.target import Target, find_target, find_vocabulary, slots_of
 from lora_cli.bench.live.tiers import kinds
 from lora_cli.bench.regression import Change, Judged
 from lora_cli.bench.run import environment
@@ -109,6 +109,7 @@ def _runs(plan: Plan, asked: Workload, settings: Settings) -> tuple[list[Run], b
     """Each seed's run, and whether they were interrupted; what there was until then is a run, too."""
     runs: list[Run] = []
     used: set[str] = set()
+    slots: int | None = None
     tell = counter(sum(map(len, plan.traces.values())) * (2 if plan.flags.control else 1), settings)
     done = 0
     for seed, trace in plan.traces.items():
@@ -118,7 +119,8 @@ def _runs(plan: Plan, asked: Workload, settings: Settings) -> tuple[list[Run], b
             _run_one(plan, trace, seed, course, control, partial(_add, tell, done))
         except KeyboardInterrupt:
             interrupted = True
-        found, tiers_from = kinds(course.answers, used)
+        slots = slots_of(plan.target) if slots is None else slots
+        found, tiers_from = kinds(course.answers, used, slots)
         done += len(course.answers) + len(control.answers)
         runs.append(Run(seed, course, found, tiers_from, trace.timed, control.answers if plan.flags.control else None))
         if interrupted:

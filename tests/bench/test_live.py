@@ -19,7 +19,7 @@ from lora_cli.bench.live.result import live_run
 from lora_cli.bench.live.seeds import intervals, t_quantile, together
 from lora_cli.bench.live.streaming import Stream, words_of
 from lora_cli.bench.live.target import find_target
-from lora_cli.bench.live.tiers import kinds
+from lora_cli.bench.live.tiers import INFERRED, kinds
 from lora_cli.bench.metrics import more_is_better
 from lora_cli.bench.popularity import parse_popularity
 from lora_cli.bench.setting import setting_of
@@ -236,3 +236,10 @@ def test_two_hundred_requests_a_second_are_sent_at_their_times() -> None:
                 return
             tries.append((late_s, spent))
     pytest.fail(f"{tries}")
+
+
+def test_where_metrics_tell_the_slots_a_later_request_is_hot_by_recency() -> None:
+    names = ["a", "b", "a", "c", "a", "b", "c"]
+    answers = [answer(name, at=float(number)) for number, name in enumerate(names)]
+    assert kinds(answers, set(), 2) == (["cold", "cold", "hot", "cold", "hot", "warm", "warm"], INFERRED)
+    assert kinds(answers, set())[0] == ["cold", "cold", "later", "cold", "later", "later", "later"]

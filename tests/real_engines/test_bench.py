@@ -89,4 +89,6 @@ def test_latencies_agree_with_vllms_own_benchmark(
     for key in ("median_ttft_ms", "median_tpot_ms"):
         mine, peer = (statistics.median(round_[side][key] for round_ in rounds) for side in (0, 1))
         assert abs(mine - peer) <= max(0.35 * peer, 5), (key, mine, peer)
+    assert rounds[0][0]["metrics"]["cold_ttft_p50_ms"] is not None
+    assert rounds[-1][0]["metrics"]["hot_ttft_p50_ms"] is not None, "vLLM's metrics tell the number of its slots"
     assert all(one["completed"] == other["completed"] == PROMPTS for one, other in rounds)

@@ -36,7 +36,8 @@ DEFINITIONS = {
     "without those that failed. Between the two times lies client_queue_time: --max-concurrency, and lateness",
     "failures": "infinitely slow in the percentiles of ttft and e2el, and missed in goodput; in no mean",
     "hot, warm, cold": "the request's adapter was in a slot, in memory, or on disk or elsewhere, as the server says",
-    "cold, later": "where the server says no tier (inferred): sent before the adapter had answered any request, or "
+    "cold, later": "where the server says no tier (inferred; hot and warm by how recently it was asked for, where "
+    "metrics tell the number of slots): sent before the adapter had answered any request, or "
     "after it; a later one may have been unloaded since",
     "slo_attainment": "requests that keep all of --goodput, of all that were sent; request_goodput: in a second",
     "adapters_slo_attainment": "adapters of which 99 % of the requests keep --goodput, of all that were asked for",

@@ -1,6 +1,7 @@
 """The server that is measured: what it serves, what it calls it, and whether it completes anything."""
 
 import random
+import re
 from collections.abc import Mapping, Sequence
 
 from lora_cli.bench.live.ask import token_ids
@@ -52,6 +53,22 @@ def find_target(address: Address, token: str, names: Sequence[str]) -> Target:
         base = next((one.name for one in served if not one.parent), "")
         models = {one.name: f"{one.parent}:{one.name}" if engine == "sglang" else one.name for one in chosen}
         return Target(address, token, engine, base, models, _facts(server, engine))
+
+
+def slots_of(target: Target) -> int | None:
+    """How many adapters its device holds at once, by its metrics (vLLM's ``vllm:lora_requests_info``), if these tell.
+
+    vLLM tells it once it has answered for an adapter.
+    """
+    if target.engine != "vllm":
+        return None
+    with Endpoint(target.address, target.token) as endpoint:
+        try:
+            text = endpoint.request("GET", "/metrics").decode("utf-8", "replace")
+        except EndpointError:
+            return None
+    told = re.findall(r'^vllm:lora_requests_info\{[^}\n]*\bmax_lora="(\d{1,6})"', text, re.MULTILINE)
+    return int(told[-1]) or None if told else None
 
 
 def _engine(endpoint: Endpoint) -> str:

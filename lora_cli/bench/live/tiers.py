@@ -12,11 +12,13 @@ KINDS = ("hot", "warm", "cold", "later")
 INFERRED, SERVER = "inferred", "server"
 
 
-def kinds(answers: Sequence[Answer], used: set[str]) -> tuple[list[str], str]:
+def kinds(answers: Sequence[Answer], used: set[str], slots: int | None = None) -> tuple[list[str], str]:
     """The kind of each answer ("" where there is none), and who says so.
 
     A server that names tiers in ``x-lora-tier`` is believed. Elsewhere a request is ``cold`` when it was sent before
     its adapter had answered any; ``used`` are the adapters that had, before this run, and grows by those that do now.
+    Where the server's metrics told how many ``slots`` it has, a later one is ``hot`` when its adapter is among the last
+    so many that were asked for, which an engine that evicts the least recently used still has there, else ``warm``.
     """
     first_s: dict[str, float] = {}
     for one in answers:
@@ -26,6 +28,20 @@ def kinds(answers: Sequence[Answer], used: set[str]) -> tuple[list[str], str]:
     used.update(first_s)
     if any(one.tier for one in answers):
         return [WORDS.get(one.tier, "") for one in answers], SERVER
-    return [
+    found = [
         "cold" if one.name not in before and one.sent_s <= first_s.get(one.name, inf) else "later" for one in answers
-    ], INFERRED
+    ]
+    return (found if slots is None else _by_recency(answers, found, slots)), INFERRED
+
+
+def _by_recency(answers: Sequence[Answer], found: Sequence[str], slots: int) -> list[str]:
+    """The same, with each ``later`` told apart: whether its adapter is among the last ``slots`` that were asked for."""
+    told = list(found)
+    recent: dict[str, None] = {}
+    for number in sorted(range(len(answers)), key=lambda number: answers[number].sent_s):
+        name = answers[number].name
+        if told[number] == "later":
+            told[number] = "hot" if name in list(recent)[-slots:] else "warm"
+        recent.pop(name, None)
+        recent[name] = None
+    return told
