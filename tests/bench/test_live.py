@@ -215,7 +215,7 @@ def test_goodput_and_attainment_should_be_large() -> None:
 
 
 def test_two_hundred_requests_a_second_are_sent_at_their_times() -> None:
-    """Half of them within 5 ms (on a quiet machine 99 of 100: benchmarks/load.py), for less than half a processor.
+    """Half of them within 5 ms (on a quiet machine 99 of 100: benchmarks/load.py), for less than one processor.
 
     In one of four tries: others use this machine too.
     """
@@ -232,7 +232,7 @@ def test_two_hundred_requests_a_second_are_sent_at_their_times() -> None:
             assert all(one.woke_s >= one.scheduled_s - 0.001 for one in course.answers)
             assert all(one.sent_s >= one.woke_s for one in course.answers)
             late_s = median(one.woke_s - one.scheduled_s for one in course.answers)
-            if late_s <= 0.005 and spent < 1.0:
+            if late_s <= 0.005 and spent < 2.0:
                 return
             tries.append((late_s, spent))
     pytest.fail(f"{tries}")
