@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lora_cli.core.results import BenchResult
     from lora_cli.runtime.plan import Device, Job, Limits
     from lora_cli.runtime.process import WarmProcess
+    from lora_cli.store.holds import Hold
     from lora_cli.tiers.eviction.registry import PolicyName
 
 INTERRUPTED = 130
@@ -139,67 +140,58 @@ def chosen_eviction(word: str) -> "PolicyName":
 
 
 def _measure(run: Run, trace: "Trace", settings: Settings, failures: Failures) -> "BenchResult":
-    """Admit the adapters, start the warm process, and send the trace through it."""
+    """Admit the adapters, start the warm process, and send the trace through it; what is used is held meanwhile."""
     from lora_cli.bench.run import Setup, environment, run_trace
     from lora_cli.runtime.plan import lay_out
     from lora_cli.runtime.process import WarmProcess
+    from lora_cli.store import Store
+    from lora_cli.store.holds import holding
 
     asked, most, keys = run.asked, run.most, trace.keys()
     base = base_model(asked.base, settings)
-    jobs = {job.name: job for job in _jobs(asked, base, most, settings, failures)}
     facts = {"base": str(asked.base), **run.words, "eviction": run.eviction}
     setup = Setup(len(asked.items), most.max_loras, most.max_cpu_loras, run.seed, environment(**facts))
-    if not jobs:
-        return run_trace(keys, _nothing, setup, failed=failures.reasons)
-    plan = lay_out(
-        base,
-        [job.adapter for job in jobs.values()],
-        most,
-        device=run.device,
-        seed=run.seed,
-        cache_dir=settings.cache_dir,
-        eviction=run.eviction,
-    )
-    with WarmProcess(plan) as process:
-        ready = process.start()
-        setup = replace(setup, environment=environment(**facts, device=ready.device, dtype=ready.dtype))
-        serve, progress = _server(process, jobs, failures), counter(len(keys), settings)
-        return run_trace(keys, serve, setup, failed=dict(failures.reasons), progress=progress)
+    with holding(Store(settings.cache_dir)) as hold:
+        jobs = {job.name: job for job in _jobs(asked, base, most, settings, hold, failures)}
+        if not jobs:
+            return run_trace(keys, _nothing, setup, failed=failures.reasons)
+        plan = lay_out(
+            base,
+            [job.adapter for job in jobs.values()],
+            most,
+            device=run.device,
+            seed=run.seed,
+            cache_dir=settings.cache_dir,
+            eviction=run.eviction,
+        )
+        with WarmProcess(plan) as process:
+            ready = process.start()
+            setup = replace(setup, environment=environment(**facts, device=ready.device, dtype=ready.dtype))
+            serve, progress = _server(process, jobs, failures), counter(len(keys), settings)
+            return run_trace(keys, serve, setup, failed=dict(failures.reasons), progress=progress)
 
 
-def _jobs(asked: Lineup, base: "BaseModel", most: "Limits", settings: Settings, failures: Failures) -> "Iterator[Job]":
+def _jobs(
+    asked: Lineup, base: "BaseModel", most: "Limits", settings: Settings, hold: "Hold", failures: Failures
+) -> "Iterator[Job]":
     """The adapters that can be served, on this disk; the others are noted in ``failures``."""
     from lora_cli.check import Terms
-    from lora_cli.check.admission import admit
+    from lora_cli.cli.warming import admitting
+    from lora_cli.runtime.admitted import reported
     from lora_cli.runtime.composable import scalings
-    from lora_cli.runtime.plan import Job
-    from lora_cli.sources.registry import Sources
-    from lora_cli.store import Store
 
-    terms, store = Terms(base, max_lora_rank=most.max_lora_rank), Store(settings.cache_dir)
-    sources = Sources(settings)
+    admit = admitting(asked, Terms(base, max_lora_rank=most.max_lora_rank), settings, hold)
     for item in asked.items:
-        admission = admit(
-            item.source,
-            item.name,
-            terms,
-            store,
-            settings,
-            demand=asked.demand(item),
-            sources=sources,
-            latest=item.latest,
-        )
+        report, job = reported(item, admit(item))
+        if job is None:
+            failures.add(item.name, report.error, report.exit_code)
+            continue
         try:
-            if admission.refusal is not None:
-                raise admission.refusal
-            assert admission.snapshot is not None
-            assert admission.adapter is not None
-            scalings(admission.adapter, base)
+            scalings(job.adapter, base)
         except LoraCliError as error:
             failures.add(item.name, error.message, error.exit_code)
         else:
-            snapshot = admission.snapshot
-            yield Job(item.name, snapshot.directory, admission.adapter, snapshot.digest, item.pinned)
+            yield job
 
 
 def _server(process: "WarmProcess", jobs: "Mapping[str, Job]", failures: Failures) -> "Callable[[str], Served]":

@@ -179,7 +179,9 @@ class Api:
             found, load_ms = await had(self.host, entry)
             assert entry.job is not None
             try:
-                served = await wait(self.host.ask(entry, ServeOnce(entry.job)).future)
+                # Asking starts a child that died, which takes seconds: not in the loop that answers everybody.
+                asked = await run_in_threadpool(self.host.ask, entry, ServeOnce(entry.job))
+                served = await wait(asked.future)
             except Died as error:
                 if last or error.alone:
                     raise
