@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ TOGETHER = 16
 AHEAD = 4
 """Tasks for each processor that are on their way: results wait in the order of the adapters, so memory is bounded."""
 
+CONNECT_S = 10.0
+
 TRIES = 3
 """So often a task is done again that died with its worker or its node."""
 
@@ -35,6 +38,7 @@ def joined(address: str, command: str) -> Iterator[int]:
         raise MissingExtra(f"{command} --ray", "ray", "ray")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # no telemetry, not a library's either
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    _check_listens(address)
     import ray
 
     try:
@@ -48,6 +52,20 @@ def joined(address: str, command: str) -> Iterator[int]:
         yield max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
     finally:
         ray.shutdown()
+
+
+def _check_listens(address: str) -> None:
+    """Raises ``Unreachable`` where nobody listens: Ray itself finds that out after minutes, and not quietly."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not colon or not port.isdecimal():
+        return
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), CONNECT_S):
+            pass
+    except (OSError, OverflowError) as error:
+        raise Unreachable(
+            f"there is no Ray cluster at {address}: {error}", hint="ray status says which there is"
+        ) from error
 
 
 def spread(

@@ -109,9 +109,14 @@ def test_a_fleet_fetches_into_the_cache_that_its_nodes_share(
     assert "a119" in (tmp_path / "lock.yaml").read_text()
 
 
-def test_a_cluster_that_is_not_there_is_exit_4(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["validate", str(folder / "a001"), "--base", str(folder / "base"), "--ray", "nowhere:x"]) == 4
-    assert "there is no Ray cluster at nowhere:x" in capsys.readouterr().err
+@pytest.mark.parametrize("address", ["nowhere:x", "127.0.0.1:9", "ray://127.0.0.1:9", "127.0.0.1:99999999"])
+def test_a_cluster_that_is_not_there_is_exit_4_at_once(
+    address: str, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    began = time.monotonic()
+    assert main(["validate", str(folder / "a001"), "--base", str(folder / "base"), "--ray", address]) == 4
+    assert time.monotonic() - began < 10
+    assert capfd.readouterr().err.startswith(f"error: there is no Ray cluster at {address}: ")
 
 
 def slowly(batch: list[int], begun: str) -> list[int]:
