@@ -110,8 +110,10 @@ def test_residency_says_what_of_each_adapter_is_in_memory_before_and_after(
     first, missing, last = (report["residency"] for report in document["adapters"])
     assert missing == {}
     for seen in (first, last):
-        assert seen["snapshot"]["before_bytes"] < 1000  # the config at most
-        assert seen["snapshot"]["after_bytes"] == seen["snapshot"]["bytes"] > 100_000
+        # The config, one page, leaves when the kernel likes, and nothing has to read it again: the weights count.
+        weights = seen["snapshot"]["bytes"] - 1000
+        assert seen["snapshot"]["before_bytes"] < 1000
+        assert 100_000 < weights < seen["snapshot"]["after_bytes"] <= seen["snapshot"]["bytes"]
         assert seen["packed"]["before_bytes"] == 0
         assert seen["packed"]["after_bytes"] == seen["packed"]["bytes"]
     drop(cache)
