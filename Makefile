@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 VLLM := .venv-vllm
 VLLM_READY := $(VLLM)/.ready-0.32.0
 
-.PHONY: demo test test-long test-engines check bench answers model docs clean
+.PHONY: demo test test-long test-engines check bench answers model docs dist clean
 
 demo: $(READY)        ## the main job: fetch, validate, load and prove the quickstart adapters
 	@$(BIN)/python manifests/quickstart/demo.py
@@ -38,6 +38,11 @@ bench: $(READY)       ## every benchmark, each beside its peers
 docs: $(READY)        ## the generated pages: docs/rules.md and docs/engines.md
 	@$(BIN)/python docs/build.py
 
+dist: $(READY)        ## a release's wheel and sdist in dist/, checked for the registry (docs/releasing.md)
+	@rm -rf dist
+	@$(BIN)/python -m build --no-isolation --outdir dist
+	@$(BIN)/twine check --strict dist/*
+
 model: $(READY)       ## builds SmolLM2-135M-Instruct into .assets/
 	@$(BIN)/python manifests/quickstart/build_model.py
 
@@ -56,4 +61,4 @@ $(VLLM_READY):
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VLLM) .assets .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VLLM) dist .assets .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
