@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 from lora_cli.cli import typer as noted
 from lora_cli.cli.completion import Offer, offer_of
 from lora_cli.cli.main import COMMANDS, PREFIX, root
+from lora_cli.cli.parameters import REQUIRED, gathered, parameters
 from lora_cli.core.nearest import nearest
 from lora_cli.errors import without_tokens
 from lora_cli.settings import OPTIONS
@@ -68,19 +69,23 @@ def _spoken(function: Callable[..., Any]) -> Callable[..., Any]:
     """``function`` with typer's own objects in the place of those that its parameters are declared with."""
 
     @wraps(function)
-    def called(*args: Any, **kwargs: Any) -> Any:
+    def called(**given: Any) -> Any:
         try:
-            return function(*args, **kwargs)
+            return function(**gathered(function, given))
         except noted.Exit as end:
             raise typer.Exit(end.exit_code) from None
 
-    signature = inspect.signature(function)
-    offers = {name: _offered(offer_of(function.__module__, name)) for name in signature.parameters}
-    parameters = [
-        one.replace(annotation=_hint(one.annotation, offers[one.name])) for one in signature.parameters.values()
+    read = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if one.default is REQUIRED else one.default,
+            annotation=_hint(one.hint, _offered(offer_of(function.__module__, name))),
+        )
+        for name, one in parameters(function).items()
     ]
-    called.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    called.__annotations__ = {one.name: one.annotation for one in parameters}
+    called.__signature__ = inspect.Signature(read)  # type: ignore[attr-defined]
+    called.__annotations__ = {one.name: one.annotation for one in read}
     return called
 
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 from lora_cli import __version__
 from lora_cli.cli import typer
+from lora_cli.cli.parameters import gathered
 from lora_cli.cli.plain import NotPlain, context_name, read
 from lora_cli.cli.several_values import one_by_one
 from lora_cli.errors import LoraCliError, MachineError
@@ -175,11 +176,11 @@ def _call(argv: Sequence[str]) -> None:
         return
     root(context, **above)
     name = context_name(command)
-    command(**given, **({name: context} if name else {}))
+    command(**gathered(command, given | ({name: context} if name else {})))
 
 
 def _plain(front: Sequence[str], rest: Sequence[str]) -> tuple[Any, typer.Context, dict[str, Any], dict[str, Any]]:
-    """The command that is meant, its context, its own arguments and the global ones.
+    """The command that is meant, its context, what its own parameters are given, and the global ones.
 
     Raises:
         NotPlain: it is for typer to find out.

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any
 
+from lora_cli.cli.parameters import REQUIRED, parameters
 from lora_cli.cli.typer import Argument, Context, Declared
 
 KNOWN = frozenset({"help", "metavar", "show_default", "min", "max"})
@@ -23,12 +24,13 @@ class NotPlain(Exception):
 
 
 def read(function: Callable[..., Any], words: Sequence[str]) -> dict[str, Any]:
-    """The arguments that ``words`` mean to ``function``, by name, without its context.
+    """What ``words`` mean to each of the ``parameters`` of ``function``, without its context.
 
     Raises:
         NotPlain: the line is for typer to read.
     """
-    hints = {name: hint for name, hint in function.__annotations__.items() if name != "return" and hint is not Context}
+    wanted = {name: one for name, one in parameters(function).items() if one.hint is not Context}
+    hints = {name: one.hint for name, one in wanted.items()}
     flags, arguments = _declared(hints)
     given: dict[str, Any] = {}
     others: list[str] = []
@@ -45,7 +47,9 @@ def read(function: Callable[..., Any], words: Sequence[str]) -> dict[str, Any]:
                 raise NotPlain
             _keep(given, name, hints[name], meaning, value if has_value else left)
     _place(others, arguments, hints, given)
-    return _with_defaults(function, hints, given)
+    if any(one.default is REQUIRED for name, one in wanted.items() if name not in given):
+        raise NotPlain
+    return {name: given.get(name, one.default) for name, one in wanted.items()}
 
 
 def _declared(hints: dict[str, Any]) -> tuple[dict[str, tuple[str, Any]], list[str]]:
@@ -139,15 +143,6 @@ def _place(words: list[str], arguments: list[str], hints: dict[str, Any], given:
         given[name] = words[0]
     else:
         raise NotPlain
-
-
-def _with_defaults(function: Callable[..., Any], hints: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    names = function.__code__.co_varnames[: function.__code__.co_argcount]
-    defaults = function.__defaults__ or ()
-    usual = dict(zip(names[len(names) - len(defaults) :], defaults, strict=True))
-    if any(name not in given and name not in usual for name in hints):
-        raise NotPlain
-    return {name: given[name] if name in given else usual[name] for name in hints}
 
 
 def context_name(function: Callable[..., Any]) -> str:

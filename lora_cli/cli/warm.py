@@ -4,20 +4,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_cli.cli import engine_options, options, typer
-from lora_cli.cli import warm_options as warm
+from lora_cli.cli import options, typer
 from lora_cli.cli.lineup import Lineup, limits, lineup, reaching, sharded
 from lora_cli.cli.output import Format, writable, write
 from lora_cli.cli.sizes import size_of
 from lora_cli.cli.termination import note, termination_log
-from lora_cli.cli.warming import Device, Eviction, Forward, Run
+from lora_cli.cli.warm_options import Asking, Elsewhere, Holding, Leaving, Listening, Verb, Which
+from lora_cli.cli.warming import Forward, Run
 from lora_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lora_cli.cli.warm_endpoints import Targets
-    from lora_cli.cli.warm_once import Once
     from lora_cli.cli.warm_tier import Copies
     from lora_cli.endpoint.client import Endpoint
     from lora_cli.settings import Settings
@@ -25,107 +24,46 @@ if TYPE_CHECKING:
 
 def command(
     ctx: typer.Context,
-    refs: options.Refs = None,
-    manifest: options.Manifest = None,
-    checkpoint: options.Checkpoint = "",
-    base: options.Base = "",
-    policy: options.PolicyFile = None,
-    once: warm.Once = False,
-    serve: warm.Serve = False,
-    status: warm.Status = False,
-    stop: warm.Stop = False,
-    endpoint: warm.Endpoints = None,
-    engine: warm.Engine = "",
-    engine_path: warm.EnginePath = None,
-    prune: warm.Prune = False,
-    prove: warm.Prove = True,
-    wait: warm.Wait = "5m",
-    watch: warm.Watch = False,
-    tp: engine_options.Tp = 1,
+    *,
+    which: Which,
+    verb: Verb,
+    elsewhere: Elsewhere,
     shard: options.ShardOf = None,
-    host: warm.Host = "127.0.0.1",
-    port: warm.Port = 8321,
-    uds: warm.Uds = None,
-    api_key: warm.ApiKey = "",
-    root: warm.Root = None,
-    load_timeout: warm.LoadTimeout = "10m",
-    max_loras: warm.MaxLoras = None,
-    max_cpu_loras: warm.MaxCpuLoras = None,
-    max_cpu_bytes: warm.MaxCpuBytes = None,
-    max_lora_rank: warm.MaxLoraRank = None,
-    device: warm.DeviceOption = Device.AUTO,
-    forward: warm.ForwardOption = Forward.MODULES,
-    eviction: warm.EvictionOption = Eviction.ADAPTIVE,
-    prompt: warm.Prompt = "",
-    max_tokens: warm.MaxTokens = 40,
-    residency: warm.Residency = False,
-    tier: warm.Tier = "",
-    ready_file: warm.ReadyFile = None,
-    metrics_file: warm.MetricsFile = None,
+    listening: Listening,
+    holding: Holding,
+    asking: Asking,
+    leaving: Leaving,
     output_format: options.OutputFormat = Format.HUMAN,
 ) -> None:
     """Load adapters into a warm process and prove that they work; once, or for a server that stays up."""
-    verbs = {"--once": once, "--serve": serve, "--status": status, "--stop": stop, "--endpoint": bool(endpoint)}
-    _check_verb(verbs)
-    _check_flags({"--prompt": prompt, "--residency": residency}, once, "for --once")
-    _check_flags({"--tier": tier}, once or serve, "for --once and --serve")
-    _check_flags({"--watch": watch}, bool(endpoint) and manifest is not None, "for --endpoint with a manifest (-f)")
-    if prompt and forward is not Forward.MODEL:
-        raise UsageError("--prompt needs the whole model", hint="--forward model")
-    if status or stop:
-        with _endpoint(host, port, uds, api_key) as server:
-            _ask(server, output_format, stop=stop)
+    _check(which, verb, elsewhere, holding, asking, leaving)
+    if verb.status or verb.stop:
+        with _endpoint(listening) as server:
+            _ask(server, output_format, stop=verb.stop)
         return
-    for file in (ready_file, metrics_file):
+    for file in (leaving.ready_file, leaving.metrics_file):
         if file is not None:
             writable(file)
-    named = partial(
-        _named,
-        ctx.obj,
-        manifest,
-        refs or [],
-        base,
-        policy,
-        checkpoint,
-        shard,
-        may_be_empty=serve and bool(root or policy),
-    )
+    may_be_empty = verb.serve and bool(listening.root or which.policy)
+    named = partial(_named, ctx.obj, which, shard, may_be_empty=may_be_empty)
     with termination_log():
         asked, settings = named()
-        if endpoint:
-            from lora_cli.cli.warm_endpoints import Targets, kind_of
-
-            kind, token, paths = kind_of(engine, asked), api_key.strip(), engine_path or []
-            targets = Targets(endpoint, kind, paths, prune, prove, wait, token, tp, max_lora_rank)
-            raise typer.Exit(_warm_endpoints(targets, named, manifest if watch else None, output_format))
-        cpu_bytes = size_of(max_cpu_bytes, "--max-cpu-bytes")
-        most = limits(asked, max_loras, max_cpu_loras, max_lora_rank, more_may_come=serve, max_cpu_bytes=cpu_bytes)
-        run = Run(most, device, forward, eviction, _copies(tier, asked))
-        if serve:
-            from lora_cli.cli.warm_serve import Serve, warm_serve
-
-            at = _endpoint(host, port, uds, api_key)
-            warm_serve(asked, run, Serve(at, root or [], load_timeout, ready_file, metrics_file), settings)
-            return
-        from lora_cli.cli.warm_once import Once
-
-        _once(asked, run, Once(prompt, max_tokens, residency), metrics_file, output_format, settings)
+        if elsewhere.endpoint:
+            targets = _targets(elsewhere, listening, holding, asked)
+            watched = which.manifest if elsewhere.watch else None
+            raise typer.Exit(_warm_endpoints(targets, named, watched, output_format))
+        run = _run(asked, holding, leaving, more_may_come=verb.serve)
+        if verb.serve:
+            _serve(asked, run, listening, leaving, settings)
+        else:
+            _once(asked, run, asking, leaving.metrics_file, output_format, settings)
 
 
-def _named(
-    settings: "Settings",
-    manifest: Path | None,
-    refs: list[str],
-    base: str,
-    policy: Path | None,
-    checkpoint: str,
-    shard: str | None,
-    *,
-    may_be_empty: bool,
-) -> "tuple[Lineup, Settings]":
+def _named(settings: "Settings", which: Which, shard: str | None, *, may_be_empty: bool) -> "tuple[Lineup, Settings]":
     """What is asked for now, and how it is reached; again and again with ``--watch``."""
-    asked = lineup(manifest, refs, base, "warm", "warm", checkpoint, may_be_empty=may_be_empty)
-    return sharded(asked, shard), reaching(settings, asked.manifest, policy)
+    refs, manifest = which.refs or [], which.manifest
+    asked = lineup(manifest, refs, which.base, "warm", "warm", which.checkpoint, may_be_empty=may_be_empty)
+    return sharded(asked, shard), reaching(settings, asked.manifest, which.policy)
 
 
 def _ask(server: "Endpoint", output_format: Format, *, stop: bool) -> None:
@@ -151,6 +89,37 @@ def _warm_endpoints(
     return warm_and_tell(warm_endpoints(asked, targets, settings), output_format)
 
 
+def _targets(elsewhere: Elsewhere, listening: Listening, holding: Holding, asked: Lineup) -> "Targets":
+    """The running engines that are meant, and what they are to do. Raises ``UsageError``."""
+    from lora_cli.cli.warm_endpoints import Targets, kind_of
+
+    return Targets(
+        endpoints=elsewhere.endpoint or [],
+        engine=kind_of(elsewhere.engine, asked),
+        paths=elsewhere.engine_path or [],
+        prune=elsewhere.prune,
+        prove=elsewhere.prove,
+        wait=elsewhere.wait,
+        token=listening.api_key.strip(),
+        tp=elsewhere.tp,
+        max_lora_rank=holding.max_lora_rank,
+    )
+
+
+def _check(which: Which, verb: Verb, elsewhere: Elsewhere, holding: Holding, asking: Asking, leaving: Leaving) -> None:
+    """Raises ``UsageError`` for options that do not go together."""
+    once, serve, at_engines = verb.once, verb.serve, bool(elsewhere.endpoint)
+    _check_verb(
+        {"--once": once, "--serve": serve, "--status": verb.status, "--stop": verb.stop, "--endpoint": at_engines}
+    )
+    _check_flags({"--prompt": asking.prompt, "--residency": asking.residency}, once, "for --once")
+    _check_flags({"--tier": leaving.tier}, once or serve, "for --once and --serve")
+    manifest_there = at_engines and which.manifest is not None
+    _check_flags({"--watch": elsewhere.watch}, manifest_there, "for --endpoint with a manifest (-f)")
+    if asking.prompt and holding.forward is not Forward.MODEL:
+        raise UsageError("--prompt needs the whole model", hint="--forward model")
+
+
 def _check_flags(given: dict[str, object], fits: bool, where: str) -> None:
     """Raises ``UsageError`` for a flag that would be left out in silence."""
     for flag, value in given.items():
@@ -171,6 +140,19 @@ def _check_verb(given: dict[str, bool]) -> None:
         raise UsageError(f"{' and '.join(wanted)} exclude each other", hint="leave all but one out")
 
 
+def _run(asked: Lineup, holding: Holding, leaving: Leaving, *, more_may_come: bool) -> Run:
+    """What the warm process is to do. Raises ``UsageError``."""
+    most = limits(
+        asked,
+        holding.max_loras,
+        holding.max_cpu_loras,
+        holding.max_lora_rank,
+        more_may_come=more_may_come,
+        max_cpu_bytes=size_of(holding.max_cpu_bytes, "--max-cpu-bytes"),
+    )
+    return Run(most, holding.device, holding.forward, holding.eviction, _copies(leaving.tier, asked))
+
+
 def _copies(tier: str, asked: Lineup) -> "Copies | None":
     """What copies adapters into memory, if that is wanted. Raises ``UsageError``."""
     if not tier:
@@ -180,24 +162,33 @@ def _copies(tier: str, asked: Lineup) -> "Copies | None":
     return Copies(tier, asked.items)
 
 
-def _endpoint(host: str, port: int, uds: Path | None, api_key: str) -> "Endpoint":
+def _endpoint(listening: Listening) -> "Endpoint":
     from lora_cli.endpoint.address import Address
     from lora_cli.endpoint.client import Endpoint
 
-    return Endpoint(Address(host, port, uds), api_key.strip())
+    return Endpoint(Address(listening.host, listening.port, listening.uds), listening.api_key.strip())
+
+
+def _serve(asked: Lineup, run: Run, listening: Listening, leaving: Leaving, settings: "Settings") -> None:
+    """Answer over HTTP until it is told to stop."""
+    from lora_cli.cli.warm_serve import Serve, warm_serve
+
+    files = leaving.ready_file, leaving.metrics_file
+    warm_serve(asked, run, Serve(_endpoint(listening), listening.root or [], listening.load_timeout, *files), settings)
 
 
 def _once(
     asked: Lineup,
     run: Run,
-    once: "Once",
+    asking: Asking,
     metrics_file: Path | None,
     output_format: Format,
     settings: "Settings",
 ) -> None:
     """Report all, and end with the largest code."""
-    from lora_cli.cli.warm_once import rendered, warm_once, write_metrics
+    from lora_cli.cli.warm_once import Once, rendered, warm_once, write_metrics
 
+    once = Once(asking.prompt, asking.max_tokens, asking.residency)
     reports, answers = warm_once(asked, run, once, settings)
     write(rendered(reports, answers, output_format))
     if metrics_file is not None:

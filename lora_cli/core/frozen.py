@@ -138,9 +138,14 @@ def _replaced(value: Any, /, **changes: Any) -> Any:
     return cls(**{name: getattr(value, name) for name in cls.__match_args__} | changes)
 
 
+def defaults_of(cls: Any) -> dict[str, Any]:
+    """The default of each field that has one, without the standard module's import."""
+    return {name: field.said["default"] for name, field in cls.__frozen_fields__.items() if "default" in field.said}
+
+
 if TYPE_CHECKING:
     from dataclasses import dataclass, field, replace
 else:
     dataclass, field, replace = _frozen, _Field, _replaced
 
-__all__ = ["dataclass", "field", "replace"]
+__all__ = ["dataclass", "defaults_of", "field", "replace"]

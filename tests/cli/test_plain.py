@@ -32,7 +32,11 @@ def typers(function: Callable[..., Any]) -> Callable[[list[str]], dict[str, Any]
 
     @wraps(function)
     def record(*args: Any, **kwargs: Any) -> None:
-        seen.append({name: value for name, value in kwargs.items() if name not in UNREAD})
+        by_option: dict[str, Any] = {}
+        for name, value in kwargs.items():
+            fields = getattr(value, "__match_args__", None)
+            by_option |= {one: getattr(value, one) for one in fields} if fields is not None else {name: value}
+        seen.append({name: value for name, value in by_option.items() if name not in UNREAD})
 
     group = typer.Typer(add_completion=False)
     group.command()(app._spoken(record))
