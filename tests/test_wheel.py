@@ -58,7 +58,9 @@ def test_fetch_validate_and_inspect_work_without_extras(installed: Run, tmp_path
     assert inspected.returncode == 0, inspected.stderr
 
 
-@pytest.mark.parametrize("command", [("warm", "--once"), ("serve-bench",)], ids=lambda argv: argv[0])
+@pytest.mark.parametrize(
+    "command", [("warm", "--once"), ("serve-bench", "--forward", "modules")], ids=lambda argv: argv[0]
+)
 def test_a_command_that_needs_torch_names_the_extra(installed: Run, tmp_path: Path, command: tuple[str, ...]) -> None:
     adapter, base = (
         write_adapter(tmp_path / "sql", config={"layers_to_transform": [0]}),

@@ -21,7 +21,9 @@ def read_links(file: Path, flag: str) -> Links:
     try:
         tiers = parse.map_of(parse.list_of(_ms))(read_result(file, flag).get("latency_ms"), f"{file}: latency_ms")
     except FormatError as error:
-        raise UsageError(f"{flag} {error.message}", hint="the result of serve-bench REF... --save-result") from error
+        raise UsageError(
+            f"{flag} {error.message}", hint="the result of serve-bench --forward modules --save-result"
+        ) from error
     medians = {}
     for tier, kind in (("gpu", "in a slot"), ("cpu", "in memory"), ("disk", "on disk")):
         if not tiers.get(tier):

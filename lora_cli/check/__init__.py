@@ -3,7 +3,7 @@
 What is to be loaded is admitted by ``check.admission``.
 """
 
-from lora_cli.check.base import Fallback, open_base
+from lora_cli.check.base import Fallback, open_base, open_config
 from lora_cli.check.many import check_all
 from lora_cli.check.outcome import Checked
 from lora_cli.check.place import check_in_place, is_path
@@ -18,4 +18,5 @@ __all__ = [
     "is_path",
     "judge",
     "open_base",
+    "open_config",
 ]

@@ -7,7 +7,7 @@ from typing import Any
 from lora_cli.check.place import is_path
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.reference import AdapterRef, parse
-from lora_cli.errors import Offline
+from lora_cli.errors import NotFound, Offline
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 
@@ -24,7 +24,7 @@ def open_base(base: str | AdapterRef, settings: Settings, *, fallback: Fallback 
     """
     from lora_cli.read.base import read_base, read_base_file
 
-    ref = parse(base, is_path=is_path) if isinstance(base, str) else base
+    ref = _ref(base)
     if ref.scheme == "file" and Path(ref.location).is_file():
         return read_base_file(Path(ref.location), fallback=fallback)
     source = Sources(settings).of(ref)
@@ -33,3 +33,27 @@ def open_base(base: str | AdapterRef, settings: Settings, *, fallback: Fallback 
         return read_base(source, source.resolve(ref), name, fallback=fallback)
     except Offline as error:
         raise Offline(error.message, hint="give --base a folder or a config.json on this disk") from error
+
+
+def open_config(base: str | AdapterRef, settings: Settings) -> dict[str, Any]:
+    """The ``config.json`` of a base, as it is.
+
+    Raises:
+        NotFound: it has none, as a checkpoint alone.
+        LoraCliError: as ``open_base``.
+    """
+    from lora_cli.read.base import read_config, read_config_file
+
+    ref = _ref(base)
+    if ref.scheme == "file" and Path(ref.location).is_file():
+        config = None if ref.location.endswith(".safetensors") else read_config_file(Path(ref.location))
+    else:
+        source = Sources(settings).of(ref)
+        config = read_config(source, source.resolve(ref))
+    if config is None:
+        raise NotFound(f"{base} has no config.json, of which a model could be made", hint="--forward modules")
+    return config
+
+
+def _ref(base: str | AdapterRef) -> AdapterRef:
+    return parse(base, is_path=is_path) if isinstance(base, str) else base

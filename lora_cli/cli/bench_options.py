@@ -75,7 +75,7 @@ SaveTrace = Annotated[
 # A server.
 Forward = Annotated[
     Answering | None,
-    typer.Option(help="model: without --url, start a server of REFs and ask that; else modules.", show_default=False),
+    typer.Option(help="Without --url: a whole model behind a server (default), or modules alone.", show_default=False),
 ]
 Url = Annotated[
     str | None,

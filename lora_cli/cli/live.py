@@ -20,6 +20,7 @@ from lora_cli.cli.bench_flags import LiveFlags, ResultFlags, WorkloadFlags
 from lora_cli.cli.bench_results import Look, Told, conclude, wanted_of
 from lora_cli.cli.bench_workload import Workload, save_trace, workload_of
 from lora_cli.cli.measuring import INTERRUPTED, counter
+from lora_cli.cli.servable import Failures
 from lora_cli.core.frozen import dataclass, replace
 from lora_cli.endpoint.address import parse_address
 from lora_cli.errors import EndpointError, UsageError
@@ -37,10 +38,23 @@ PROBE = tuple(range(3, 11))
 
 
 @dataclass(frozen=True, slots=True)
+class OwnServer:
+    """What is known of a server that we started to be measured, and the adapters that it was spared."""
+
+    facts: Mapping[str, str]
+    failures: Failures
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything that was asked for, read and checked before the first request."""
+    """Everything that was asked for, read and checked before the first request.
+
+    ``closed`` is whether so many clients as ``--max-concurrency`` says each wait for their answer: requests without
+    times to a server of our own, which one client alone asks where nobody says how many.
+    """
 
     flags: LiveFlags
+    closed: bool
     slo: Slo
     probes_a_second: float | None
     traces: Mapping[int, Trace]
@@ -53,25 +67,28 @@ def live(
     workload: WorkloadFlags,
     wanted: ResultFlags,
     settings: Settings,
-    own_server: Mapping[str, str] | None = None,
+    ours: OwnServer | None = None,
 ) -> int:
-    """Measure the server and tell it; the exit code. ``own_server`` is what is known of one that we started for it.
+    """Measure the server and tell it; the exit code. It is ``ours`` where we started it for this.
 
     Raises:
         UsageError: what is asked for is wrong.
         EndpointError: nobody answers there, or it serves other adapters.
     """
     checked, asked = wanted_of(wanted, live_names()), workload_of(workload)
-    plan = _plan(flags, asked)
+    plan = _plan(flags, asked, ours=ours is not None)
     if wanted.save_trace is not None:
         save_trace(plan.traces[workload.seed], wanted.save_trace)
     runs, interrupted = _runs(plan, asked, settings)
-    found = _result(plan, asked, runs, own_server)
+    found = _result(plan, asked, runs, ours)
     told = Told(document_of(found), found.metrics, partial(_human, found), partial(_page, found))
     code = conclude(told, plan.traces[workload.seed], checked, plan.traces)
     for line in _failures(found):
         typer.echo(line, err=True)
+    if found.errors:
         code = EndpointError.exit_code
+    if ours is not None:
+        code = max(code, ours.failures.code)
     if found.is_late:
         typer.echo("warning: the generator was late; see lateness", err=True)
     if interrupted:
@@ -81,7 +98,7 @@ def live(
     return code
 
 
-def _plan(flags: LiveFlags, asked: Workload) -> Plan:
+def _plan(flags: LiveFlags, asked: Workload, *, ours: bool) -> Plan:
     assert flags.url is not None
     if flags.prompts not in PROMPTS:
         raise UsageError(f"--prompts is ids or text, not {flags.prompts[:60]}")
@@ -102,7 +119,9 @@ def _plan(flags: LiveFlags, asked: Workload) -> Plan:
     seeds = range(asked.flags.seed, asked.flags.seed + (flags.num_seeds or SEEDS))
     traces = {seed: replace(asked, flags=replace(asked.flags, seed=seed)).over(names, REQUESTS) for seed in seeds}
     vocabulary = find_vocabulary(target, next(iter(traces[asked.flags.seed])))
-    return Plan(flags, slo, rate, traces, target, vocabulary)
+    closed = ours and not any(trace.timed for trace in traces.values())
+    flags = replace(flags, max_concurrency=flags.max_concurrency or 1) if closed else flags
+    return Plan(flags, closed, slo, rate, traces, target, vocabulary)
 
 
 def _runs(plan: Plan, asked: Workload, settings: Settings) -> tuple[list[Run], bool]:
@@ -129,10 +148,11 @@ def _runs(plan: Plan, asked: Workload, settings: Settings) -> tuple[list[Run], b
 
 
 def _run_one(plan: Plan, trace: Trace, seed: int, course: Course, control: Course, tell: Callable[[int], None]) -> None:
-    target, most = plan.target, plan.flags.max_concurrency
+    target = plan.target
     load = asks(trace, target.models, seed, plan.vocabulary, plan.flags.prompts)
     probing = _probing(plan, trace)
-    send = partial(run_load, target.address, target.token, max_concurrency=most)
+    most, closed = plan.flags.max_concurrency, plan.closed
+    send = partial(run_load, target.address, target.token, max_concurrency=most, closed=closed)
     if probing is not None:
         # Whom a probe asks for is there before the load begins: its own load stalls nobody.
         send([probing.ask], Course())
@@ -153,28 +173,31 @@ def _probing(plan: Plan, trace: Trace) -> Probing | None:
     return Probing(Ask(0.0, name, body_of(plan.target.models[name], list(PROBE), 1)), 1 / plan.probes_a_second)
 
 
-def _result(plan: Plan, asked: Workload, runs: Sequence[Run], own_server: Mapping[str, str] | None) -> LiveRun:
+def _result(plan: Plan, asked: Workload, runs: Sequence[Run], ours: OwnServer | None) -> LiveRun:
     target, flags = plan.target, plan.flags
     first = next(iter(plan.traces.values()))
     words = asked.words() | {"prompts": flags.prompts}
     words |= {"goodput": " ".join(f"{name}:{most:g}" for name, most in plan.slo.items())} if plan.slo else {}
     words |= {"max_concurrency": str(flags.max_concurrency)} if flags.max_concurrency else {}
+    words |= {"loop": "closed, the next when one is answered"} if plan.closed else {}
     rate = asked.request_rate if asked.flags.trace is None and asked.ramp is None else None
-    url = str(target.address) if own_server is None else OWN
-    facts = environment(url=url, base=target.base, **target.facts, **(own_server or {}))
+    url = str(target.address) if ours is None else OWN
+    facts = environment(url=url, base=target.base, **target.facts, **(ours.facts if ours else {}))
     setting = setting_of("live", first, asked.flags.seed, words, facts, rate, asked.burstiness)
     setting = replace(setting, num_prompts=sum(len(run.course.answers) for run in runs))
-    return live_run(setting, url, target.base, flags.max_concurrency, plan.slo, runs)
+    refused = ours.failures.reasons if ours else {}
+    return live_run(setting, url, target.base, flags.max_concurrency, plan.slo, runs, refused)
 
 
 def _failures(found: LiveRun) -> list[str]:
     """One line for all that failed: how many, and what was said of the first."""
+    lines = [f"error: {name}: {why}" for name, why in found.refused.items()]
     if not found.errors:
-        return []
+        return lines
     count = sum(number for number, _ in found.errors.values())
     name, (_, why) = next(iter(found.errors.items()))
     more = f", of {len(found.errors)} models" if len(found.errors) > 1 else ""
-    return [f"error: {count} requests failed{more}; the first of {name}: {why}"]
+    return [*lines, f"error: {count} requests failed{more}; the first of {name}: {why}"]
 
 
 def _add(tell: Callable[[int], None], before: int, done: int) -> None:

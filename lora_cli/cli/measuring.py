@@ -1,8 +1,8 @@
-"""``serve-bench`` without a server: requests one after the other over the slots of a warm process of its own."""
+"""``serve-bench --forward modules``: requests one after the other over the slots of a warm process of its own."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from lora_cli.cli.bench_flags import FleetFlags, LineupFlags, ResultFlags, TierF
 from lora_cli.cli.bench_results import Look, Told, Wanted, conclude, wanted_of
 from lora_cli.cli.bench_workload import Workload, adapter_names, save_trace, workload_of
 from lora_cli.cli.lineup import Lineup, base_model, limits, lineup, reaching
+from lora_cli.cli.servable import Failures, servable
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.errors import LoraCliError, MissingExtra, Refused, UsageError
 from lora_cli.render.human.bench import render_bench
@@ -26,11 +27,9 @@ from lora_cli.settings import Settings
 if TYPE_CHECKING:
     from lora_cli.bench.run import Served
     from lora_cli.bench.trace import Trace
-    from lora_cli.core.base_model import BaseModel
     from lora_cli.core.results import BenchResult
     from lora_cli.runtime.plan import Device, Job, Limits
     from lora_cli.runtime.process import WarmProcess
-    from lora_cli.store.holds import Hold
     from lora_cli.tiers.eviction.registry import PolicyName
 
 INTERRUPTED = 130
@@ -52,19 +51,6 @@ class Run:
     words: Mapping[str, str]
 
 
-@dataclass(slots=True)
-class Failures:
-    """Adapters that cannot be served: why, and the exit code that each would end the command with."""
-
-    reasons: dict[str, str] = field(default_factory=dict)
-    code: int = 0
-
-    def add(self, name: str, reason: str, code: int) -> None:
-        """One more."""
-        self.reasons[name] = reason
-        self.code = max(self.code, code)
-
-
 def measurement(
     settings: Settings,
     named: LineupFlags,
@@ -83,7 +69,7 @@ def measurement(
     for flag, said in (("--request-rate", flags.request_rate != "inf"), ("--ramp-up-strategy", flags.ramp_up_strategy)):
         if said:
             raise UsageError(
-                f"{flag} is for --url and --simulate", hint="the warm process is asked one request at a time"
+                f"{flag} is not for --forward modules", hint="there the warm process is asked one request at a time"
             )
     if fleet.num_adapters is None:
         if fleet.ranks is not None:
@@ -152,7 +138,7 @@ def _measure(run: Run, trace: "Trace", settings: Settings, failures: Failures) -
     facts = {"base": str(asked.base), **run.words, "eviction": run.eviction}
     setup = Setup(len(asked.items), most.max_loras, most.max_cpu_loras, run.seed, environment(**facts))
     with holding(Store(settings.cache_dir)) as hold:
-        jobs = {job.name: job for job in _jobs(asked, base, most, settings, hold, failures)}
+        jobs = {job.name: job for job in servable(asked, base, most, settings, hold, failures)}
         if not jobs:
             return run_trace(keys, _nothing, setup, failed=failures.reasons)
         plan = lay_out(
@@ -169,29 +155,6 @@ def _measure(run: Run, trace: "Trace", settings: Settings, failures: Failures) -
             setup = replace(setup, environment=environment(**facts, device=ready.device, dtype=ready.dtype))
             serve, progress = _server(process, jobs, failures), counter(len(keys), settings)
             return run_trace(keys, serve, setup, failed=dict(failures.reasons), progress=progress)
-
-
-def _jobs(
-    asked: Lineup, base: "BaseModel", most: "Limits", settings: Settings, hold: "Hold", failures: Failures
-) -> "Iterator[Job]":
-    """The adapters that can be served, on this disk; the others are noted in ``failures``."""
-    from lora_cli.check import Terms
-    from lora_cli.cli.warming import admitting
-    from lora_cli.runtime.admitted import reported
-    from lora_cli.runtime.composable import scalings
-
-    admit = admitting(asked, Terms(base, max_lora_rank=most.max_lora_rank), settings, hold)
-    for item in asked.items:
-        report, job = reported(item, admit(item))
-        if job is None:
-            failures.add(item.name, report.error, report.exit_code)
-            continue
-        try:
-            scalings(job.adapter, base)
-        except LoraCliError as error:
-            failures.add(item.name, error.message, error.exit_code)
-        else:
-            yield job
 
 
 def _server(process: "WarmProcess", jobs: "Mapping[str, Job]", failures: Failures) -> "Callable[[str], Served]":

@@ -69,11 +69,11 @@ def command(
     output_format: bench.BenchFormat = ReportFormat.HUMAN,
     output: bench.Output = None,
 ) -> None:
-    """Measure what adapters cost, cold and warm: one request after the other over the slots of a warm process.
+    """Measure what adapters cost, cold and warm: requests to a warm process that is started for them.
 
-    With --url a server that runs is asked, each request at its time, and with --forward model one that is started for
-    it. With --simulate only the books of the tiers are
-    kept, for several eviction policies over the same requests.
+    With --url a server that runs is asked, each request at its time. With --forward modules there is no model: one
+    request after the other goes through the slots. With --simulate only the books of the tiers are kept, for several
+    eviction policies over the same requests.
     """
     said = locals()
     workload, tiers = picked(WorkloadFlags, said), picked(TierFlags, said)
@@ -91,13 +91,13 @@ def command(
         )
         raise typer.Exit(live(there, workload, wanted, ctx.obj))
     reckoned = {name: said[name] for name in FleetFlags.__match_args__ if name not in {"num_adapters", "ranks"}}
-    if forward is bench.Answering.MODEL and not simulate:
+    if forward is not bench.Answering.MODULES and not simulate:
         from lora_cli.cli.live_here import live_here
 
         _refuse(_flags(reckoned), "for --simulate only")
         raise typer.Exit(live_here(ctx.obj, lineup, there, workload, tiers, fleet, wanted))
     at_a_server = {name: said[name] for name in LiveFlags.__match_args__ if name not in {"api_key", "prompts"}}
-    _refuse(_flags(at_a_server), "for a server", "--url http://HOST:PORT, or --forward model")
+    _refuse(_flags(at_a_server), "for a server", "--url http://HOST:PORT, or without --forward modules")
     if simulate:
         from lora_cli.cli.simulating import simulation
 

@@ -111,6 +111,7 @@ def _process(
         eviction=run.eviction.value,
         history=history,
         more=all_linear(base),
+        dummy=run.dummy,
     )
     return WarmProcess(plan, deadline_s=timeout_s, tell=teller(settings))
 

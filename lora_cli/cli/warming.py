@@ -1,10 +1,10 @@
 """What ``warm --once`` and ``warm --serve`` have in common: what the process is to do, and what people are told."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lora_cli.cli import typer
 from lora_cli.cli.lineup import Lineup
@@ -49,13 +49,17 @@ class Eviction(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What the warm process is to do, with how much; and where adapters are copied to besides, if anywhere."""
+    """What the warm process is to do, with how much; and where adapters are copied to besides, if anywhere.
+
+    ``dummy`` is the config of a base without weights that is timed all the same.
+    """
 
     limits: "Limits"
     device: Device
     forward: Forward
     eviction: Eviction
     copies: "Copies | None" = None
+    dummy: "Mapping[str, Any] | None" = None
 
 
 Heard = Callable[[str, str, "Snapshot | None"], None]

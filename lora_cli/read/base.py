@@ -45,7 +45,7 @@ def read_base(source: Source, revision: Revision, name: str, *, fallback: Fallba
         FormatError: config, index or header is malformed, or hides the dimensions (some quantised checkpoints).
         LoraCliError: what the source raises.
     """
-    config = _read_config(source, revision)
+    config = read_config(source, revision)
     error: FormatError | None = None
     if config is not None:
         try:
@@ -76,16 +76,25 @@ def read_base_file(path: Path, *, fallback: Fallback | None = None) -> BaseModel
     """
     if path.suffix == ".safetensors":
         return _of_one_file(path)
-    stream, _ = _open(path)
-    with stream:
-        data = stream.read(CONFIG_CAP + 1)
-    config = _config(data, str(path))
+    config = read_config_file(path)
     try:
         return base_from_config(config, str(path))
     except UnknownArchitecture as unknown:
         if fallback is not None:
             return fallback(config)
         raise _with_a_way_out(unknown) from None
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """A ``config.json`` as it is.
+
+    Raises:
+        NotFound, MachineError: it is not there, or may not be read.
+        FormatError: it is no regular file, no JSON object, or too large.
+    """
+    stream, _ = _open(path)
+    with stream:
+        return _config(stream.read(CONFIG_CAP + 1), str(path))
 
 
 def _with_a_way_out(unknown: UnknownArchitecture) -> UnknownArchitecture:
@@ -119,7 +128,13 @@ def _of_one_file(path: Path) -> BaseModel:
     return base_from_tensors(parse_header(header, size, str(path)).tensors, str(path))
 
 
-def _read_config(source: Source, revision: Revision) -> dict[str, Any] | None:
+def read_config(source: Source, revision: Revision) -> dict[str, Any] | None:
+    """The ``config.json`` at ``revision`` as it is; None where there is none.
+
+    Raises:
+        FormatError: it is no JSON object, or too large.
+        LoraCliError: what the source raises.
+    """
     file = revision.file(CONFIG_FILE)
     return None if file is None else _config(_read_small(source, revision, file, CONFIG_CAP), file.path)
 
@@ -139,6 +154,11 @@ def _read_small(source: Source, revision: Revision, file: RemoteFile, cap: int) 
     if len(data) > cap:
         raise FormatError(f"is longer than {cap} bytes", where=file.path)
     return data
+
+
+def has_weights(directory: Path) -> bool:
+    """Whether a directory has a base's weights as safetensors."""
+    return (directory / WEIGHTS_FILE).is_file() or (directory / INDEX_FILE).is_file()
 
 
 def read_checkpoint(source: Source, revision: Revision) -> dict[str, TensorInfo]:

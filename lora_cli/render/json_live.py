@@ -35,7 +35,7 @@ def live(run: LiveRun) -> dict[str, Any]:
             for one, numbers in zip(run.runs, run.each, strict=True)
         ],
         "per_adapter": {name: dict(numbers) for name, numbers in run.adapters.items()},
-        "failures": {name: f"{count}: {why}" for name, (count, why) in run.errors.items()},
+        "failures": run.failures,
         "definitions": dict(DEFINITIONS),
     }
     return with_all_keys(setting(run.setting) | known | more)

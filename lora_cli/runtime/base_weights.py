@@ -11,7 +11,7 @@ import torch
 from lora_cli.core.base_model import BaseModel, BaseModule
 from lora_cli.core.safetensors import TensorInfo, header_length, parse_header
 from lora_cli.errors import Corrupt, FormatError, MachineError, NotFound
-from lora_cli.read.base import INDEX_CAP, INDEX_FILE, WEIGHTS_FILE, weight_map
+from lora_cli.read.base import INDEX_CAP, INDEX_FILE, WEIGHTS_FILE, has_weights, weight_map
 from lora_cli.runtime.weights import DTYPES, read_tensors
 
 DAMAGED = "download the base again, or give --base its config.json alone: proofs then use synthetic weights"
@@ -83,11 +83,6 @@ class CheckpointWeights:
         return tensor.t() if self._base.modules[module].kind == "conv1d" else tensor
 
 
-def has_checkpoint(directory: Path) -> bool:
-    """Whether a directory has a base's weights as safetensors."""
-    return (directory / WEIGHTS_FILE).is_file() or (directory / INDEX_FILE).is_file()
-
-
 def check_checkpoint(directory: Path) -> None:
     """Whether every file of a base's weights is there and whole, by their headers.
 
@@ -95,7 +90,7 @@ def check_checkpoint(directory: Path) -> None:
         NotFound: there are no safetensors weights.
         Corrupt: a file is damaged, or one that the index names is missing.
     """
-    if not has_checkpoint(directory):
+    if not has_weights(directory):
         raise NotFound(
             f"{directory} has no {WEIGHTS_FILE} and no {INDEX_FILE}",
             hint="the whole model needs the base's weights as safetensors",

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
@@ -38,7 +38,8 @@ class Plan:
     or is None when there is none on this disk. ``forward="model"`` loads that checkpoint with transformers.
     ``cache_dir`` is the cache that keeps packed weights; without one, factors are read from the snapshots alone.
     ``eviction`` says who leaves a tier that is full. ``history`` is what the tiers of an earlier process knew of their
-    adapters, by tier (``History.state``). ``fewer_places`` is as in ``Limits``.
+    adapters, by tier (``History.state``). ``fewer_places`` is as in ``Limits``. ``dummy`` is the ``config.json`` of a
+    whole model that gets random weights, as engines have it with ``--load-format dummy``: to be timed, not believed.
     """
 
     base: BaseModel
@@ -55,6 +56,7 @@ class Plan:
     eviction: PolicyName = "lru"
     history: Mapping[str, object] = field(default_factory=dict)
     fewer_places: bool = False
+    dummy: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,7 @@ def lay_out(
     eviction: PolicyName = "lru",
     history: Mapping[str, object] | None = None,
     more: Collection[str] = (),
+    dummy: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Slots for every module that one of the adapters is on, as wide as the largest rank unless the limits say it.
 
@@ -114,6 +117,7 @@ def lay_out(
         history=history or {},
         fewer_places=limits.fewer_places,
         max_cpu_bytes=limits.max_cpu_bytes,
+        dummy=dummy,
     )
 
 

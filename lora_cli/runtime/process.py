@@ -234,4 +234,4 @@ def require(forward: Forward) -> None:
     if find_spec("torch") is None:
         raise MissingExtra("warm", "warm", "torch")
     if forward == "model" and find_spec("transformers") is None:
-        raise MissingExtra("warm --forward model", "models", "transformers")
+        raise MissingExtra("--forward model", "models", "transformers")

@@ -9,6 +9,7 @@ from lora_cli.core.results import Answers, Moved
 from lora_cli.errors import FormatError, UsageError
 from lora_cli.runtime.base_weights import check_checkpoint
 from lora_cli.runtime.chat import Chat, stops
+from lora_cli.runtime.dummy import dummy_model
 from lora_cli.runtime.model import ComposedModel, load_model, moved
 from lora_cli.runtime.plan import Plan
 from lora_cli.runtime.slots import BASE_SLOT, Slots
@@ -20,20 +21,17 @@ class WholeModel:
     """Holds the composed model, its tokenizer (loaded with the first prompt), and what the base says.
 
     Raises:
-        UsageError: the plan has no directory with the base's checkpoint.
+        UsageError: the plan has no directory with the base's checkpoint, and no config for a dummy of it.
+        MachineError: there is no room for a dummy.
         NotFound, Corrupt: its weights are not there, or damaged.
         FormatError: transformers cannot load it.
     """
 
     def __init__(self, plan: Plan, slots: Slots, dtype: torch.dtype, device: torch.device) -> None:
-        if plan.base_directory is None:
-            raise UsageError(
-                f"--forward model needs the base's weights, and {plan.base.name} is no directory on this disk",
-                hint="give --base a local directory with config.json and the model's safetensors files",
-            )
-        check_checkpoint(plan.base_directory)
         self._directory = plan.base_directory
-        self.composed = ComposedModel(load_model(plan.base_directory, dtype=dtype, device=str(device)), slots)
+        self.composed = ComposedModel(_model(plan, dtype, device), slots)
+        if plan.dummy is not None:
+            self.composed.origin = "synthetic"
         generator = torch.Generator().manual_seed(plan.seed)
         vocabulary = plan.base.vocab_size or 2
         self._ids = torch.randint(vocabulary, (1, CHECK_TOKENS), generator=generator).to(device)
@@ -44,6 +42,8 @@ class WholeModel:
     @property
     def chat(self) -> Chat:
         """The tokenizer. Raises ``FormatError`` when there is none."""
+        if self._directory is None:
+            raise FormatError("has no tokenizer: it is no directory on this disk", where="--base")
         self._chat = self._chat or Chat(self._directory)
         return self._chat
 
@@ -97,3 +97,15 @@ class WholeModel:
         adapted, logits = self.composed.greedy(ids, slot, max_tokens, ends)
         delta = float((logits - base_logits).abs().max())
         return Answers(name, prompt, chat.text(base), chat.text(adapted), delta)
+
+
+def _model(plan: Plan, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    if plan.dummy is not None:
+        return dummy_model(plan.dummy, dtype=dtype, device=device, seed=plan.seed)
+    if plan.base_directory is None:
+        raise UsageError(
+            f"--forward model needs the base's weights, and {plan.base.name} is no directory on this disk",
+            hint="give --base a local directory with config.json and the model's safetensors files",
+        )
+    check_checkpoint(plan.base_directory)
+    return load_model(plan.base_directory, dtype=dtype, device=str(device))

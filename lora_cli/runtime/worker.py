@@ -13,7 +13,8 @@ import torch
 
 from lora_cli.core.results import Answers, LoadReport
 from lora_cli.errors import FormatError, LoraCliError, MachineError
-from lora_cli.runtime.base_weights import BaseWeights, CheckpointWeights, SyntheticWeights, has_checkpoint
+from lora_cli.read.base import has_weights
+from lora_cli.runtime.base_weights import BaseWeights, CheckpointWeights, SyntheticWeights
 from lora_cli.runtime.clock import AT_HAND, Clock, quiet
 from lora_cli.runtime.composable import largest_rank
 from lora_cli.runtime.forward import lora_delta, route
@@ -254,7 +255,7 @@ class Worker:
         if self.whole is not None:
             return self.whole.composed, ()
         plan = self.plan
-        if plan.base_directory is None or not has_checkpoint(plan.base_directory):
+        if plan.base_directory is None or not has_weights(plan.base_directory):
             return SyntheticWeights(plan.base, plan.seed), ()
         try:
             return CheckpointWeights(plan.base_directory, plan.base, plan.modules), ()

@@ -134,6 +134,7 @@ def test_a_measured_run_has_the_same_document(tmp_path: Path, capsys: pytest.Cap
         write_adapter(tmp_path / f"a{i}", modules=llama_modules(), seed=i)
     refs = [str(tmp_path / f"a{i}") for i in range(3)]
     argv = ["serve-bench", *refs, "--base", str(tmp_path / "base"), "--device", "cpu", "--max-loras", "1"]
+    argv += ["--forward", "modules"]
     argv += ["--cache-dir", str(tmp_path / "cache"), "--num-prompts", "30", "--save-result", "--result-dir"]
     argv += [str(tmp_path / "out"), "--result-filename", "run.json", "--fail-if", "cold_ttft_p99_ms>1e-9"]
     assert main([*argv, "--format", "html", "-o", str(tmp_path / "run.html")]) == 1
@@ -166,7 +167,7 @@ def test_what_was_measured_until_an_interrupt_is_kept(tmp_path: Path, capsys: py
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     argv = ["serve-bench", str(tmp_path / "a"), "--base", str(tmp_path / "base"), "--device", "cpu"]
-    argv += ["--cache-dir", str(cache), "--num-prompts", "1000000", "--format", "json"]
+    argv += ["--forward", "modules", "--cache-dir", str(cache), "--num-prompts", "1000000", "--format", "json"]
     watcher = threading.Thread(target=interrupt)
     watcher.start()
     assert main(argv) == 130

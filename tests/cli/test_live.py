@@ -182,7 +182,7 @@ def test_an_adapter_that_fails_is_told_and_the_rest_is_kept(capsys: pytest.Captu
         out, err = capsys.readouterr()
     found = valid(out)
     assert (found["completed"], found["failed"]) == (27, 13)
-    assert found["failures"] == {"a1": "13: 500: it broke"}
+    assert found["failures"] == {"a1": "13 of its requests failed: 500: it broke"}
     assert found["metrics"]["slo_attainment"] == pytest.approx(27 / 40)
     assert found["metrics"]["adapters_slo_attainment"] == pytest.approx(2 / 3)
     assert found["metrics"]["ttft_p99_ms"] is None  # infinite, which JSON has no number for

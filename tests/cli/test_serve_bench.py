@@ -1,4 +1,4 @@
-"""``lora-cli serve-bench`` over the real warm process, on adapters of a tiny model."""
+"""``lora-cli serve-bench --forward modules`` over the real warm process, on adapters of a tiny model."""
 
 import json
 import tempfile
@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def bench(folder: Path, *argv: str) -> list[str]:
-    return ["serve-bench", *argv, "--device", "cpu", "--cache-dir", str(folder / "cache")]
+    return ["serve-bench", *argv, "--forward", "modules", "--device", "cpu", "--cache-dir", str(folder / "cache")]
 
 
 def replay(trace: Sequence[str], places: Mapping[str, int]) -> tuple[Counter[str], Counter[str]]:
@@ -198,7 +198,7 @@ def test_the_policy_and_digest_of_a_manifest_are_held_to(
         ),
         (["./a", "--base", "b", "--num-prompts", "0"], "num-prompts"),
         (["./a", "--base", "b", "--eviction", "lru,opt"], "a warm process has one of lru, lfu, gdsf, adaptive"),
-        (["./a", "--base", "b", "--request-rate", "5"], "--request-rate is for --url and --simulate"),
+        (["./a", "--base", "b", "--request-rate", "5"], "--request-rate is not for --forward modules"),
         (["./a", "--base", "b", "--ranks", "8"], "--ranks is for --num-adapters and --simulate"),
         (["./a", "--base", "b", "--num-adapters", "5"], "REFs and --num-adapters exclude each other"),
         (["--num-adapters", "5"], "serve-bench needs a base model"),
@@ -208,7 +208,7 @@ def test_a_wrong_command_line_ends_with_2(
     argv: list[str], message: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(folder)
-    assert main(["serve-bench", *argv]) == 2
+    assert main(["serve-bench", *argv, "--forward", "modules"]) == 2
     assert message in capsys.readouterr().err
 
 

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.errors import Corrupt, FormatError, LoraCliError, MachineError, Refused
-from lora_cli.runtime.base_weights import CheckpointWeights, SyntheticWeights, has_checkpoint
+from lora_cli.read.base import has_weights
+from lora_cli.runtime.base_weights import CheckpointWeights, SyntheticWeights
 from lora_cli.runtime.composable import largest_rank, scalings
 from lora_cli.runtime.copies import refuse_changed_copies
 from lora_cli.runtime.weights import read_weights, weight_bytes
@@ -200,7 +201,7 @@ def test_an_embedding_adapter_has_the_vocabulary_on_its_a_side(tmp_path: Path) -
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_bases_weights_are_the_checkpoints_own(tmp_path: Path, shards: int, dtype: str) -> None:
     directory = write_base(tmp_path, shards=shards, dtype=dtype)
-    assert has_checkpoint(directory)
+    assert has_weights(directory)
     base = CheckpointWeights(directory, LLAMA, LLAMA.modules)
     oracle = {key: value for file in directory.glob("*.safetensors") for key, value in load_file(file).items()}
     for module in LLAMA.modules:

@@ -1,4 +1,4 @@
-"""``serve-bench --forward model``: a server of our own for as long as it is measured, which outlives nobody."""
+"""``serve-bench`` without a URL: a server of our own for as long as it is measured, which outlives nobody."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def bench(folder: Path, *argv: str) -> list[str]:
-    words = ["--forward", "model", "--device", "cpu", "--cache-dir", str(folder / "cache"), "--input-len", "8-20"]
+    words = ["--device", "cpu", "--cache-dir", str(folder / "cache"), "--input-len", "8-20"]
     return ["serve-bench", *words, "--output-len", "4", *argv]
 
 
@@ -72,14 +72,60 @@ def test_adapters_that_nobody_trained_are_served_too(folder: Path, capsys: pytes
     assert (found["completed"], found["adapters"]) == (10, 4)
 
 
+@pytest.mark.parametrize("named", ["weightless", "weightless/config.json"])
+def test_a_base_of_a_config_alone_gets_random_weights_and_says_so(
+    named: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_base_config(folder / "weightless")
+    argv = [str(folder / "a0"), str(folder / "a1"), "--base", str(folder / named), "--num-prompts", "6"]
+    assert main([*bench(folder, *argv, "--num-seeds", "1"), "--format", "json"]) == 0
+    found = valid(capsys.readouterr().out)
+    assert (found["mode"], found["completed"], found["environment"]["weights"]) == ("live", 6, "dummy")
+
+
+def test_without_times_one_client_asks_when_it_is_answered(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Else the last request would wait for all others, from the time that it was to be sent."""
+    argv = ["-f", str(folder / "set.yaml"), "--num-prompts", "30", "--num-seeds", "1", "--format", "json"]
+    assert main(bench(folder, *argv)) == 0
+    found = valid(capsys.readouterr().out)
+    assert found["max_concurrency"] == found["max_concurrent_requests"] == 1
+    (run,) = found["runs"]
+    assert run["scheduled_times"] == pytest.approx(run["start_times"], abs=0.05)
+    latest = [start + took for start, took in zip(run["start_times"], run["latencies"], strict=True)]
+    assert all(start >= end for start, end in zip(run["start_times"][1:], latest, strict=False))
+
+
+def test_one_bad_adapter_stops_nothing_and_ends_with_its_own_code(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_adapter(folder / "broken", modules=llama_modules())
+    (folder / "broken" / "adapter_model.safetensors").unlink()
+    (folder / "bad.yaml").write_text(
+        MANIFEST + "  - {name: broken, source: ./broken}\n  - {name: gone, source: ./gone}\n"
+    )
+    argv = ["-f", str(folder / "bad.yaml"), "--num-prompts", "6", "--num-seeds", "1"]
+    assert main([*bench(folder, *argv), "--format", "json"]) == 3
+    out, err = capsys.readouterr()
+    found = valid(out)
+    assert (found["completed"], found["failed"], set(found["failures"])) == (6, 0, {"broken", "gone"})
+    assert "there is no folder" in found["failures"]["gone"]
+    assert "error: broken: LC101" in err
+    refs = [str(folder / "broken"), str(folder / "gone"), "--base", str(folder / "base")]
+    assert main(bench(folder, *refs)) == 3
+    out, err = capsys.readouterr()
+    assert (out, err.count("error: ")) == ("", 1)
+    assert "nor can 1 more" in err
+
+
 def test_what_keeps_it_from_serving_is_one_message(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A base of a config alone has no weights to answer with."""
-    base = write_base_config(folder / "weightless")
-    assert main(bench(folder, str(folder / "a0"), "--base", str(base))) != 0
+    """The server finds that out, in its own process."""
+    write_base_config(folder / "damaged")
+    (folder / "damaged" / "model.safetensors").write_bytes(b"short")
+    assert main(bench(folder, str(folder / "a0"), "--base", str(folder / "damaged"))) == 5
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("error: ")
-    assert "weights" in err
+    assert "model.safetensors" in err
     assert main(bench(folder, str(folder / "a0"), "--base", str(folder / "base"), "--lora-modules", "a0")) == 2
     assert "--lora-modules is for --url" in capsys.readouterr().err
 

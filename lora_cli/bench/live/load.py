@@ -1,4 +1,4 @@
-"""An open loop: each request goes out at its time, whatever became of those before it."""
+"""An open loop: each request goes out at its time, whatever became of those before it. Or a closed one, of clients."""
 
 import asyncio
 import gc
@@ -40,15 +40,17 @@ def run_load(
     course: Course,
     *,
     max_concurrency: int | None = None,
+    closed: bool = False,
     probing: Probing | None = None,
     told: Callable[[int], None] = lambda _done: None,
 ) -> None:
     """Send every request at its time, at most ``max_concurrency`` at once, and wait for all of them.
 
-    ``told`` hears how many are done. A ``KeyboardInterrupt`` lets go of what is under way.
+    Where the loop is ``closed``, a request's time is when the one before it leaves it a place. ``told`` hears how many
+    are done. A ``KeyboardInterrupt`` lets go of what is under way.
     """
     with _unswept():
-        asyncio.run(_run(address, token, asks, course, max_concurrency, probing, told))
+        asyncio.run(_run(address, token, asks, course, max_concurrency, closed, probing, told))
 
 
 async def _run(
@@ -57,6 +59,7 @@ async def _run(
     asks: Sequence[Ask],
     course: Course,
     max_concurrency: int | None,
+    closed: bool,
     probing: Probing | None,
     told: Callable[[int], None],
 ) -> None:
@@ -71,6 +74,9 @@ async def _run(
         async def one(ask: Ask) -> None:
             woke_s = clock()
             async with places:
+                if closed:
+                    woke_s = clock()
+                    ask = ask._replace(time_s=woke_s)
                 course.answers.append(await streaming.send(ask, woke_s))
             told(len(course.answers))
 

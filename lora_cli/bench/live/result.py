@@ -7,13 +7,14 @@ from lora_cli.bench.live.numbers import LATE_MS, Run, by_adapter, numbers
 from lora_cli.bench.live.seeds import intervals, together
 from lora_cli.bench.live.tiers import INFERRED, SERVER
 from lora_cli.bench.setting import Setting
-from lora_cli.core.frozen import dataclass
+from lora_cli.core.frozen import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
 class LiveRun:
     """What was asked of which server, and what came of it.
 
+    ``refused`` are adapters that nobody asked for because they cannot be served, and why.
     ``each`` are the numbers of each run, ``metrics`` those of all and ``interval`` half the width of their 95 %
     intervals.
     """
@@ -28,6 +29,7 @@ class LiveRun:
     metrics: Mapping[str, float | None]
     interval: Mapping[str, float]
     adapters: Mapping[str, Mapping[str, float | None]]
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def tiers_from(self) -> str:
@@ -52,9 +54,21 @@ class LiveRun:
                     found[name] = count + 1, first
         return found
 
+    @property
+    def failures(self) -> dict[str, str]:
+        """What failed of each model: all of it, or some requests."""
+        some = {name: f"{count} of its requests failed: {why}" for name, (count, why) in self.errors.items()}
+        return {name: f"cannot be served: {why}" for name, why in self.refused.items()} | some
+
 
 def live_run(
-    setting: Setting, url: str, base: str, max_concurrency: int | None, slo: Slo, runs: Sequence[Run]
+    setting: Setting,
+    url: str,
+    base: str,
+    max_concurrency: int | None,
+    slo: Slo,
+    runs: Sequence[Run],
+    refused: Mapping[str, str] | None = None,
 ) -> LiveRun:
     """The result of these runs."""
     each = [numbers(run, slo) for run in runs]
@@ -69,4 +83,5 @@ def live_run(
         together(each),
         intervals(each),
         by_adapter(runs, slo),
+        refused or {},
     )

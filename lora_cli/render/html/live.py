@@ -29,10 +29,7 @@ def render_live(run: LiveRun, compared: Sequence[Change] = (), verdicts: Sequenc
         judgement(compared, verdicts),
         table("Milliseconds by tier", HEADER, [tuple(map(str, row)) for row in rows(run)]),
         tag("section", _latencies(run)),
-        [
-            tag("p", tag("strong", safe(name)), f": {counted(count, 'request')} failed: {safe(why)}", class_="error")
-            for name, (count, why) in run.errors.items()
-        ],
+        [tag("p", tag("strong", safe(name)), f": {safe(why)}", class_="error") for name, why in run.failures.items()],
         tag("h2", "What was measured"),
         facts([(label, str(value)) for label, value in told(run)]),
         tag("h2", "By adapter"),

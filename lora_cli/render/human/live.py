@@ -9,7 +9,7 @@ from lora_cli.bench.outcome import SHARES
 from lora_cli.bench.quantiles import nearest_rank
 from lora_cli.render.human.plots import distribution
 from lora_cli.render.human.simulation import work_facts
-from lora_cli.render.text import columns, counted, milliseconds, paint, pairs, safe, wrap
+from lora_cli.render.text import columns, milliseconds, paint, pairs, safe, wrap
 
 HEADER = ("ms", "requests", "ttft p50", "p99", "tpot p50", "e2el p50", "p99")
 COLUMNS = ("ttft_p50", "ttft_p99", "tpot_p50", "e2el_p50", "e2el_p99")
@@ -24,8 +24,8 @@ def render_live(run: LiveRun, width: int, *, colour: bool = False) -> str:
     if plot := distribution(curves(run), SHARES, width):
         lines += [paint("% of requests whose first token comes within", "bold", colour=colour), *plot, ""]
     lines += pairs(facts(run), width, indent="")
-    for name, (count, why) in run.errors.items():
-        lines += ["", *wrap(f"{safe(name)}: {counted(count, 'request')} failed: {safe(why)}", width, "  ", "")]
+    for name, why in run.failures.items():
+        lines += ["", *wrap(f"{safe(name)}: {safe(why)}", width, "  ", "")]
     lines += ["", *pairs(DEFINITIONS.items(), width, indent="")]
     return "\n".join(lines) + "\n"
 
