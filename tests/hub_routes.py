@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode
@@ -62,8 +62,6 @@ class Reply:
 
 def answer(hub: "Hub", request: Request) -> Reply:
     """The reply to any request, on either origin."""
-    from tests.hub_server import control
-
     if request.path.startswith("/_control/"):
         return control(hub, request.path.removeprefix("/_control/"), request.body)
     if request.origin == "cdn":
@@ -225,3 +223,11 @@ def _bytes(request: Request, entry: Entry, headers: dict[str, str]) -> Reply:
         return Reply(416, {**headers, "Content-Range": f"bytes */{entry.size}"})
     shown = f"bytes {start}-{stop - 1}/{entry.size}"
     return Reply(206, {**headers, "Content-Range": shown}, entry.content, start, stop)
+
+
+def control(hub: "Hub", name: str, body: bytes) -> Reply:
+    """The log and the faults, for whoever runs the Hub in another process."""
+    if name == "faults":
+        hub.fault(**json.loads(body))
+    found = [asdict(request) for request in hub.requests] if name == "requests" else []
+    return Reply(200, {"Content-Type": "application/json"}, json.dumps(found).encode())

@@ -25,60 +25,20 @@ import re
 import secrets
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
 from tests.hub_content import Commit, Content, Entry, Repo, entries_under, entry
+from tests.hub_faults import CHUNK, Fault, Logged
 from tests.hub_routes import Reply, Request, answer
 
-CHUNK = 1 << 20
 UNLOGGED = ("/api/agent-harnesses", "/_control/")
-
-
-@dataclass(slots=True)
-class Fault:
-    """What goes wrong with requests whose ``"METHOD origin path?query"`` the regex ``match`` finds.
-
-    ``times`` requests are hit (-1: all) after the first ``after`` are let through. ``status`` answers at once, with
-    ``headers`` and ``body``; ``delay_s`` waits first. Of an answer that goes out: ``cut_at`` closes the connection
-    after so many body bytes, ``stall_at`` waits there for ``stall_s``, ``flip_at`` inverts the byte at that offset of
-    the file, ``drip_s`` sends one byte at a time with that pause, ``ignore_range`` answers 200 with everything.
-    """
-
-    match: str = ""
-    times: int = 1
-    after: int = 0
-    status: int = 0
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: str = ""
-    delay_s: float = 0
-    cut_at: int | None = None
-    stall_at: int | None = None
-    stall_s: float = 60
-    flip_at: int | None = None
-    drip_s: float = 0
-    ignore_range: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Logged:
-    """One answered request. ``origin`` is ``api`` or ``cdn``; ``at`` is a monotonic time in seconds."""
-
-    method: str
-    origin: str
-    target: str
-    authorized: bool
-    range: str
-    status: int
-    at: float
 
 
 class Hub:
@@ -304,30 +264,6 @@ class _Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)
-
-
-@contextlib.contextmanager
-def hub_process(root: Path) -> Iterator[str]:
-    """The Hub in a process of its own, so that it does not share this interpreter's lock; its endpoint.
-
-    ``GET {endpoint}/_control/requests`` is its log; ``POST {endpoint}/_control/faults`` takes a ``Fault`` as JSON.
-    """
-    command = [sys.executable, "-m", "tests.hub_server", "--root", str(root)]
-    house = Path(__file__).resolve().parents[1]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=house, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield json.loads(process.stdout.readline())["endpoint"]
-        finally:
-            process.terminate()
-
-
-def control(hub: Hub, name: str, body: bytes) -> Reply:
-    """The log and the faults, for whoever runs the Hub in another process."""
-    if name == "faults":
-        hub.fault(**json.loads(body))
-    found = [asdict(request) for request in hub.requests] if name == "requests" else []
-    return Reply(200, {"Content-Type": "application/json"}, json.dumps(found).encode())
 
 
 def main() -> None:

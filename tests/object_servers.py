@@ -8,29 +8,22 @@ In a test::
         ...                                     # server.endpoint, server.keys
 """
 
-import itertools
 import json
 import os
-import signal
-import socket
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
-READY_S = 30.0
-STOP_S = 10.0
+from tests.processes import listens, numbers, running, wait
+
 ADMIN = ("testadmin", "testsecret")
 READER = ("testreader", "readersecret")
 OPEN_BUCKET = "open-to-all"
 _SCRIPTS = Path(sys.executable).parent
-_numbers = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -50,7 +43,7 @@ class S3Server:
 
     def bucket(self) -> str:
         """A new, empty bucket."""
-        name = f"loras-{os.getpid()}-{next(_numbers)}"
+        name = f"loras-{os.getpid()}-{next(numbers)}"
         self.client.create_bucket(Bucket=name)
         return name
 
@@ -58,7 +51,7 @@ class S3Server:
         """``BUCKET/FOLDER`` that nobody else has. A bucket of one's own costs SeaweedFS a fifth of a second."""
         if not self.shared:
             self.shared.append(self.bucket())
-        return f"{self.shared[0]}/{next(_numbers)}"
+        return f"{self.shared[0]}/{next(numbers)}"
 
     def put(self, place: str, objects: Mapping[str, bytes], **how: Any) -> None:
         """Writes objects into a bucket or a folder in it; ``how`` goes to botocore's ``put_object``."""
@@ -75,7 +68,7 @@ class GcsServer:
 
     def bucket(self) -> str:
         """A new, empty bucket."""
-        name = f"loras-{os.getpid()}-{next(_numbers)}"
+        name = f"loras-{os.getpid()}-{next(numbers)}"
         self._post("/storage/v1/b?project=test", json.dumps({"name": name}).encode(), "application/json")
         return name
 
@@ -127,9 +120,9 @@ def seaweed(folder: Path) -> Iterator[S3Server]:
         ]  # fmt: skip
 
     # Each of its five ports has a second one, 10 000 above, for gRPC.
-    with _running(command, folder / "weed.log", [0, 1, 2, 3, 4, *range(10_000, 10_005)]) as endpoint:
+    with running(command, folder / "weed.log", [0, 1, 2, 3, 4, *range(10_000, 10_005)]) as endpoint:
         client = _client(endpoint, ADMIN)
-        _wait(lambda: client.list_buckets() is not None, "SeaweedFS has no filer")
+        wait(lambda: client.list_buckets() is not None, "SeaweedFS has no filer")
         client.create_bucket(Bucket=OPEN_BUCKET)
         client.create_bucket(Bucket="public")
         yield S3Server(endpoint, ADMIN, client)
@@ -147,7 +140,7 @@ def rclone(folder: Path) -> Iterator[S3Server]:
             f"127.0.0.1:{port}", "--auth-key", ",".join(ADMIN), "--dir-cache-time", "1s", str(data),
         ]  # fmt: skip
 
-    with _running(command, folder / "rclone.log", [0]) as endpoint:
+    with running(command, folder / "rclone.log", [0]) as endpoint:
         yield S3Server(endpoint, ADMIN, _client(endpoint, ADMIN))
 
 
@@ -166,7 +159,7 @@ def sftp(folder: Path) -> Iterator[str]:
             str(folder),
         ]  # fmt: skip
 
-    with _running(command, folder.parent / "sftp.log", [0], answers=_listens) as endpoint:
+    with running(command, folder.parent / "sftp.log", [0], answers=listens) as endpoint:
         yield endpoint.removeprefix("http://")
 
 
@@ -178,7 +171,7 @@ def smb(folder: Path) -> Iterator[str]:
         return [sys.executable, "-m", "tests.smb_server", str(folder), str(port)]
 
     log = folder.parent / "smb.log"
-    with _running(command, log, [0], answers=_listens, folder=Path(__file__).parents[1]) as endpoint:
+    with running(command, log, [0], answers=listens, folder=Path(__file__).parents[1]) as endpoint:
         yield endpoint.removeprefix("http://")
 
 
@@ -199,7 +192,7 @@ def fake_gcs(folder: Path) -> Iterator[GcsServer]:
             f"http://{url}",
         ]  # fmt: skip
 
-    with _running(command, folder / "gcs.log", [0]) as endpoint:
+    with running(command, folder / "gcs.log", [0]) as endpoint:
         yield GcsServer(endpoint)
 
 
@@ -216,91 +209,3 @@ def _client(endpoint: str, keys: tuple[str, str]) -> Any:
     return Session().create_client(
         "s3", "us-east-1", endpoint_url=endpoint, aws_access_key_id=key, aws_secret_access_key=secret, config=config
     )
-
-
-@contextmanager
-def _running(
-    command: Callable[[int], Sequence[str]],
-    log: Path,
-    offsets: Sequence[int],
-    answers: Callable[[str], bool] | None = None,
-    folder: Path | None = None,
-) -> Iterator[str]:
-    """The process on a free port, once it answers anything at all; its endpoint."""
-    for _ in range(3):
-        port = _free_port(offsets)
-        endpoint = f"http://127.0.0.1:{port}"
-        with log.open("wb") as stream:
-            environ = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RCLONE_"))}
-            process = subprocess.Popen(
-                command(port), stdout=stream, stderr=subprocess.STDOUT, cwd=folder or log.parent, env=environ
-            )
-        try:
-            if _started(process, endpoint, answers or _answers):
-                yield endpoint
-                return
-        finally:
-            _stop(process)
-    raise RuntimeError(f"{log.name}: {log.read_text(errors='replace')[-2000:]}")
-
-
-def _started(process: "subprocess.Popen[bytes]", endpoint: str, answers: Callable[[str], bool]) -> bool:
-    """Whether it came up. Somebody else may have taken the port meanwhile: then the process has ended."""
-    _wait(lambda: process.poll() is not None or answers(endpoint), endpoint)
-    return process.poll() is None
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(STOP_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def _wait(done: Callable[[], bool], what: object) -> bool:
-    deadline = time.monotonic() + READY_S
-    while time.monotonic() < deadline:
-        try:
-            if done():
-                return True
-        except Exception:
-            time.sleep(0.05)
-        time.sleep(0.02)
-    raise TimeoutError(f"{what}: not ready in {READY_S:g} s")
-
-
-def _answers(endpoint: str) -> bool:
-    try:
-        urlopen(endpoint, timeout=2).close()
-    except HTTPError:
-        return True
-    except (URLError, OSError):
-        return False
-    return True
-
-
-def _listens(endpoint: str) -> bool:
-    host, _, port = endpoint.removeprefix("http://").partition(":")
-    with socket.socket() as probe:
-        return probe.connect_ex((host, int(port))) == 0
-
-
-def _free_port(offsets: Sequence[int]) -> int:
-    """A port below 50 000 at which, with these offsets, nobody listens."""
-    start = 20_000 + (os.getpid() * 37 + next(_numbers) * 101) % 20_000
-    for port in itertools.chain(range(start, 45_000, 11), range(20_000, start, 11)):
-        if all(_is_free(port + offset) for offset in offsets):
-            return port
-    raise RuntimeError("no free ports")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True

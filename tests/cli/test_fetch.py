@@ -1,8 +1,6 @@
 """``lora-cli fetch``: directories on standard output, talk on standard error, one code at the end."""
 
 import json
-import os
-import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -190,49 +188,6 @@ def test_offline_needs_no_network_for_folders(sql: Path, capsys: pytest.CaptureF
     assert "network is switched off" in capsys.readouterr().err
 
 
-def on_a_terminal(argv: list[str], *, stdout_too: bool) -> tuple[str, str]:
-    """What a whole process writes to standard output, and to the terminal that its standard error is."""
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
-    command = [sys.executable, "-m", "lora_cli", *argv]
-    with subprocess.Popen(
-        command, stdout=theirs if stdout_too else subprocess.PIPE, stderr=theirs, env=environment
-    ) as process:
-        os.close(theirs)
-        shown = b""
-        while True:
-            try:
-                chunk = os.read(ours, 65536)
-            except OSError:
-                break
-            if not chunk:
-                break
-            shown += chunk
-        out = process.stdout.read().decode() if process.stdout else ""
-        os.close(ours)
-    assert process.returncode == 0
-    return out, shown.decode()
-
-
-def test_with_bars_on_a_terminal_standard_output_still_has_only_the_directory(sql: Path, tmp_path: Path) -> None:
-    out, shown = on_a_terminal(["fetch", "./sql"], stdout_too=False)
-    (line,) = out.splitlines()
-    assert Path(line).parent == tmp_path / "cache" / "snapshots" / "sha256"
-    assert "\x1b" in shown
-    assert line not in shown
-
-
-def test_on_a_terminal_people_see_what_and_where(sql: Path, tmp_path: Path) -> None:
-    _, shown = on_a_terminal(["fetch", "./sql"], stdout_too=True)
-    assert "2 files" in shown
-    assert str(tmp_path / "cache" / "snapshots" / "sha256") in shown
-
-
-def test_no_progress_shows_no_bars(sql: Path) -> None:
-    _, shown = on_a_terminal(["fetch", "./sql", "--no-progress"], stdout_too=False)
-    assert "\x1b" not in shown
-
-
 FETCHED_MODULES = """
 import sys
 from lora_cli.cli.main import main
@@ -279,16 +234,6 @@ def test_a_selection_that_leaves_no_adapter_is_refused(
     assert f"--exclude {glob!r} leaves no" in err
 
 
-def test_a_limit_holds_for_what_is_in_the_cache_too(sql: Path, chat: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["fetch", "./sql", "./chat"]) == 0
-    capsys.readouterr()
-    assert main(["fetch", "./sql", "--max-bytes", "10"]) == 1
-    assert "and 10 are allowed" in capsys.readouterr().err
-    Path("set.yaml").write_text(SET + "policy: {max_bytes: 10}\n")
-    assert main(["fetch", "-f", "set.yaml"]) == 1
-    assert capsys.readouterr().out == ""
-
-
 def test_an_error_names_the_adapter_once_and_hints_on_a_line_of_its_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -304,50 +249,3 @@ def test_a_folder_that_cannot_be_written_is_the_fault_of_to(sql: Path, capsys: p
     err = capsys.readouterr().err
     assert "--to" in err
     assert "--cache-dir" not in err
-
-
-def test_the_bytes_that_an_adapter_does_not_need_are_told(sql: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (sql / "checkpoint-10").mkdir()
-    for name, count in (("optimizer.pt", 2000), ("model.safetensors", 1000), ("checkpoint-10/optimizer.pt", 96)):
-        (sql / name).write_bytes(b"x" * count)
-    assert main(["fetch", "./sql", "--format", "json"]) == 0
-    out, err = capsys.readouterr()
-    (found,) = json.loads(out)["adapters"]
-    assert found["left_out"] == {"files": 3, "bytes": 3096}
-    assert "3.0 KiB in 3 files left out" in err
-    assert {file["path"] for file in found["files"]} == {CONFIG, WEIGHTS}
-    assert main(["fetch", "./sql", "--include", "*.pt"]) == 0
-    assert "1000 B in 1 file left out" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("words", "code", "hint"),
-    [
-        (["--max-files", "1"], 1, "--max-files"),
-        (["--max-total-bytes", "10"], 1, "--max-total-bytes"),
-        (["--cache-budget", "10"], 1, "--cache-budget"),
-        (["--keep-free", "1000000TB"], 6, "--keep-free"),
-        (["--keep-free", "much"], 2, "is not a size"),
-        (["--adapter-timeout", "0s"], 2, "no time at all"),
-    ],
-)
-def test_a_limit_that_is_reached_names_the_option(
-    sql: Path, words: list[str], code: int, hint: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["fetch", str(sql), *words]) == code
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert hint in err
-
-
-def test_limits_come_from_the_environment_too(
-    sql: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("LORA_CLI_CACHE_BUDGET", "10")
-    assert main(["fetch", str(sql)]) == 1
-    assert main(["fetch", str(sql), "--cache-budget", "1GiB"]) == 0
-    capsys.readouterr()
-    assert main(["cache", "gc"]) == 0
-    out, err = capsys.readouterr()
-    assert "removed snapshot" in out
-    assert err == ""

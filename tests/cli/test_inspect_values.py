@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from huggingface_hub import hf_hub_download
 
@@ -120,25 +119,6 @@ def test_a_base_of_the_hub_is_compared_with_where_its_own_client_has_cached_the_
     here = inspected(capsys, sql, "--spectrum", "--base", base)["spectrum"]
     assert spectrum["base_reason"] == ""
     assert spectrum["relative"] == here["relative"]
-
-
-def test_that_many_bytes_of_a_base_are_read_is_said_and_quiet_is_quiet(
-    sql: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    base = write_base(tmp_path / "base")
-    with (base / "model.safetensors").open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        data = file.read()
-    end = len(data) + (5 << 30)
-    header["model.large.weight"] = {"dtype": "BF16", "shape": [5 << 29], "data_offsets": [len(data), end]}
-    text = json.dumps(header).encode()
-    with (base / "model.safetensors").open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text + data)
-        file.truncate(8 + len(text) + end)  # sparse
-    done = _process("inspect", str(sql), "--spectrum", "--base", str(base))
-    assert "up to 5.0 GiB of the base's weights are read" in done.stderr
-    assert "percent of the norm of the base's weight" in done.stdout
-    assert _process("inspect", str(sql), "--spectrum", "--base", str(base), "-q").stderr == ""
 
 
 def test_a_damaged_checkpoint_of_the_base_is_said(
@@ -253,40 +233,6 @@ def test_an_adapter_that_cannot_be_read_ends_with_1_and_says_that_it_has_no_spec
     assert "the weights cannot be read" in capsys.readouterr().out
     assert main(["inspect", str(broken), "--diff", str(sql)]) == 1
     assert "of A, the weights cannot be read" in " ".join(capsys.readouterr().out.split())
-
-
-def test_nan_is_information_and_told_without_a_warning(tmp_path: Path) -> None:
-    holed = np.ones((4, 64), "f4")
-    holed[1, 1] = np.nan
-    folder = write_adapter(
-        tmp_path / "a", modules=llama_modules(), tensors={f"base_model.model.{Q}.lora_A.weight": holed}
-    )
-    done = _process("inspect", str(folder), "--spectrum", "--diff", str(folder))
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "lora_A holds NaN or infinity" in done.stdout
-    assert "\n    0     none" in done.stdout
-
-
-@pytest.mark.parametrize("width", ["40", "80", "160"])
-def test_piped_it_has_no_colour_and_fits(width: str) -> None:
-    done = _process("inspect", str(QUICKSTART / "zubrowka"), "--spectrum", COLUMNS=width)
-    assert "\x1b" not in done.stdout
-    lines = done.stdout.partition("\nspectrum")[2].splitlines()
-    assert all(len(line) <= int(width) or "model.layers" in line for line in lines)
-
-
-def test_where_blocks_cannot_be_written_the_shades_are_ascii() -> None:
-    done = _process("inspect", str(QUICKSTART / "zubrowka"), "--spectrum", PYTHONIOENCODING="ascii")
-    text = done.stdout.partition("\nspectrum")[2]
-    assert "##" in text
-    assert "\\u2588" not in text
-
-
-def _process(*argv: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, **environment}
-    return subprocess.run(
-        [sys.executable, "-m", "lora_cli", *argv], capture_output=True, text=True, env=env, check=False
-    )
 
 
 @pytest.mark.parametrize("words", ["pirate --spectrum", "pirate --diff manifests/quickstart/zubrowka"])

@@ -2,10 +2,6 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -255,32 +251,6 @@ def test_an_adapter_of_the_hub_is_fetched_and_repaired(
         code, found = document(capsys, "--cache-dir", str(tmp_path / "cache"), *words)
     assert (code, found["source"]) == (0, "hf://acme/rslora")
     assert main(["validate", str(tmp_path / "out"), "--base", base, "--engine", "sglang"]) == 0
-
-
-def test_a_full_disk_leaves_nothing_and_is_6(rslora: str, base: str, tmp_path: Path) -> None:
-    code = (
-        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000));"
-        "from lora_cli.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    )
-    words = ["repair", rslora, "--engine", "sglang", "--base", base, "--to", str(tmp_path / "out")]
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 6, done.stderr
-    assert not [path.name for path in tmp_path.iterdir() if "out" in path.name]
-
-
-def test_one_that_is_killed_leaves_no_folder_of_that_name(base: str, tmp_path: Path) -> None:
-    modules = {f"model.layers.{layer}.mlp.down_proj": (128, 64) for layer in range(2)}
-    large = {f"base_model.model.{m}.lora_A.weight": raw(np.ones((4000, 128))) for m in modules}
-    large |= {f"base_model.model.{m}.lora_B.weight": raw(np.ones((64, 4000))) for m in modules}
-    folder = write_adapter(tmp_path / "large", modules=modules, r=4000, config={"use_rslora": True}, tensors=large)
-    words = ["-m", "lora_cli", "repair", str(folder), "--engine", "sglang", "--base", base]
-    for pause in (0.1, 0.2, 0.3, 0.4):
-        to = tmp_path / f"out-{pause}"
-        with subprocess.Popen([sys.executable, *words, "--to", str(to)], stdout=subprocess.DEVNULL) as process:
-            time.sleep(pause)
-            process.send_signal(signal.SIGKILL)
-        assert not to.exists() or main(["validate", str(to), "--base", base, "--engine", "sglang"]) == 0
 
 
 @pytest.mark.parametrize("width", [40, 80, 160])

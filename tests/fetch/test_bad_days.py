@@ -1,21 +1,17 @@
 """Whole processes on a bad day: stopped owners, clocks that jump, full disks, and somebody who cleans all the while."""
 
-import itertools
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from lora_cli.store import Store, leases
-from lora_cli.store.leases import lease
+from lora_cli.store import Store
 from lora_cli.store.verify import verify
-from lora_cli.store.writers import Writer
 from tests.hub_server import Hub
 
 MIB = 1 << 20
@@ -254,60 +250,3 @@ def test_a_disk_without_inodes_is_exit_6_and_leaves_nothing_wrong(hub: Hub, tmp_
     code, out, err = ended(started(hub, tmp_path, before=before))
     assert (code, out) == (0, "6\n0\n"), err
     assert "No space left" in err
-
-
-HOLD = """
-import sys
-from pathlib import Path
-from lora_cli.store import Store, leases
-from lora_cli.store.leases import lease
-leases.HEARTBEAT_S = 0.1
-with lease(Store(Path(sys.argv[1])), "key", 1) as held:
-    print(held, flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_a_process_of_another_pid_namespace_is_alive_while_it_says_so_and_dead_when_it_does_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As in pods: there it is process 1 or 2, which lives here too."""
-    alone = ["unshare", "-rpf", "--mount-proc"]
-    if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode != 0:
-        pytest.skip("this machine lets nobody make a namespace")
-    monkeypatch.setattr(leases, "STALE_S", 1.0)
-    command = [*alone, "--kill-child", sys.executable, "-c", HOLD, str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
-        assert owner.stdout is not None
-        assert owner.stdout.readline() == "True\n"
-        with lease(Store(tmp_path), "key", 1.5) as held:
-            assert not held
-        owner.kill()
-    began = time.monotonic()
-    with lease(Store(tmp_path), "key", 20) as held:
-        assert held
-    assert time.monotonic() - began < 10
-
-
-def test_a_heartbeat_from_a_clock_that_jumps_is_a_sign_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases, "STALE_S", 0.5)
-    path = Store(tmp_path).leases / "key"
-    path.parent.mkdir(parents=True)
-    path.write_text(str(Writer("0" * 12, 1, 1, "1" * 12)))
-    done = threading.Event()
-
-    def beat() -> None:
-        now = time.time()
-        for count, hours in enumerate(itertools.cycle((0, -5, 7, -300, 24))):
-            if done.wait(0.1):
-                return
-            os.utime(path, (now, now + hours * 3600 + count))
-
-    beating = threading.Thread(target=beat)
-    beating.start()
-    with lease(Store(tmp_path), "key", 2) as held:
-        assert not held
-    done.set()
-    beating.join()
-    with lease(Store(tmp_path), "key", 20) as held:
-        assert held

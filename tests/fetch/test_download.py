@@ -1,10 +1,6 @@
 """The downloader: whatever order and shape bytes come in, what is kept is what was promised."""
 
-import errno
 import os
-import resource
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -17,55 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
-from lora_cli.errors import Corrupt, MachineError, Refused, Unreachable
+from lora_cli.errors import Corrupt, Unreachable
 from lora_cli.fetch import download as download_module
 from lora_cli.fetch import lanes as lanes_module
-from lora_cli.fetch import transfer as transfer_module
 from lora_cli.fetch.crew import ENOUGH
-from lora_cli.fetch.download import Job, download, partial_key
+from lora_cli.fetch.download import Job, download
 from lora_cli.fetch.lanes import Lanes
-from lora_cli.fetch.progress import Silent
 from lora_cli.store import Store
-from lora_cli.store.partials import leave_partial, open_partial
+from tests.fetch.downloading import MIB, WEIGHTS, Counting, downloaded, job_of, meet, mend, partials
 from tests.fetch.scripted import REF, Scripted
-from tests.store.keeping import tree
-
-MIB = 1 << 20
-WEIGHTS = "adapter_model.safetensors"
-
-
-class Counting(Silent):
-    """Adds up what it is told."""
-
-    def __init__(self) -> None:
-        self.bytes = 0
-        self.open = 0
-
-    def began(self, file: str, size: int | None, have: int) -> None:
-        self.bytes += have
-        self.open += 1
-
-    def advanced(self, file: str, count: int) -> None:
-        self.bytes += count
-
-    def ended(self, file: str) -> None:
-        self.open -= 1
-
-
-def downloaded(source: Scripted, root: Path, jobs: int = 4, **how: int) -> dict[str, bytes]:
-    """Path → bytes that are in the store afterwards."""
-    job = job_of(source, root, **how)
-    with Lanes(jobs) as lanes:
-        blobs = download(job, job.revision.files, lanes)
-    return {path: job.store.blob(blob.sha256).read_bytes() for path, blob in blobs.items()}
-
-
-def job_of(source: Scripted, root: Path, retries: int = 2, max_bytes: int | None = None) -> Job:
-    return Job("org/name", source.resolve(REF), source, Store(root), Silent(), retries, max_bytes)
-
-
-def partials(root: Path) -> list[Path]:
-    return [path for path in (root / "tmp").rglob("*") if path.is_file()]
 
 
 @settings(max_examples=40, deadline=None)
@@ -101,7 +57,7 @@ def test_bytes_arrive_whole_in_whatever_pieces_they_come(
 
 def test_ranges_of_one_file_are_in_flight_together(tmp_path: Path) -> None:
     meeting = threading.Barrier(4, timeout=10)
-    source = Scripted({WEIGHTS: os.urandom(16 * MIB)}, before=lambda path, start: _meet(meeting))
+    source = Scripted({WEIGHTS: os.urandom(16 * MIB)}, before=lambda path, start: meet(meeting))
     assert downloaded(source, tmp_path, jobs=4) == dict(source.files)
     assert len(source.reads) == 4
 
@@ -118,16 +74,6 @@ def test_small_files_do_not_wait_for_a_large_one(tmp_path: Path) -> None:
     source = Scripted({WEIGHTS: os.urandom(40 * MIB), **small}, before=slow)
     downloaded(source, tmp_path, jobs=2)
     assert set(finished[:4]) == small.keys()
-
-
-def _mend(source: Scripted) -> None:
-    """From the second read on, what is promised is served."""
-    if len(source.reads) > 1:
-        source.served.clear()
-
-
-def _meet(barrier: threading.Barrier) -> None:
-    barrier.wait()
 
 
 def test_what_waits_for_a_slow_first_range_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,151 +187,6 @@ def test_small_files_that_are_much_together_are_not_held_in_memory(tmp_path: Pat
     assert max(most) == 12 - download_module.HELD // (MIB // 2)
 
 
-def test_where_no_file_can_be_without_a_name_small_ones_are_kept_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refused(path: str, *_: object, **__: object) -> None:
-        raise OSError(errno.ENOTSUP, "not on this file system", path)
-
-    source = Scripted({WEIGHTS: b"weights", "adapter_config.json": b"{}"})
-    monkeypatch.delattr(os, "O_TMPFILE")
-    assert downloaded(source, tmp_path / "one") == dict(source.files)
-    monkeypatch.undo()
-    monkeypatch.setattr(os, "link", refused)
-    assert downloaded(source, tmp_path / "two") == dict(source.files)
-    assert partials(tmp_path / "one") == partials(tmp_path / "two") == []
-
-
-def test_a_stream_that_ends_too_early_again_and_again_is_an_error(tmp_path: Path) -> None:
-    source = Scripted({WEIGHTS: bytes(1000)}, served={WEIGHTS: bytes(900)})
-    with pytest.raises(Unreachable, match="ends at byte 900"):
-        downloaded(source, tmp_path)
-
-
-def test_wrong_bytes_are_fetched_again_and_then_refused(tmp_path: Path) -> None:
-    source = Scripted({WEIGHTS: b"promised", "adapter_config.json": b"{}"}, served={WEIGHTS: b"PROMISED"})
-    with pytest.raises(Corrupt, match=r"sha256 .* was promised"):
-        downloaded(source, tmp_path, retries=5)
-    assert sum(path == WEIGHTS for path, _, _ in source.reads) == 3
-    assert sum(path == "adapter_config.json" for path, _, _ in source.reads) == 1
-    assert partials(tmp_path) == []
-    assert len([path for path in tree(tmp_path) if path.startswith("blobs")]) == 1
-
-
-def test_wrong_bytes_that_come_right_are_taken(tmp_path: Path) -> None:
-    source = Scripted({WEIGHTS: b"promised"}, served={WEIGHTS: b"PROMISED"})
-    source.before = lambda path, start: _mend(source)
-    assert downloaded(source, tmp_path) == {WEIGHTS: b"promised"}
-
-
-def test_a_partial_with_wrong_bytes_is_thrown_away_and_costs_no_try(tmp_path: Path) -> None:
-    source = Scripted({WEIGHTS: b"promised"})
-    file = source.resolve(REF).files[0]
-    partial = open_partial(Store(tmp_path), partial_key(source.resolve(REF), file), None)
-    os.pwrite(partial.descriptor, b"PROM", 0)
-    leave_partial(partial)
-    assert downloaded(source, tmp_path, retries=0) == {WEIGHTS: b"promised"}
-    assert [start for _, start, _ in source.reads] == [4, 0]
-
-
-def test_a_complete_partial_costs_no_read(tmp_path: Path) -> None:
-    source = Scripted({WEIGHTS: b"promised"})
-    partial = open_partial(Store(tmp_path), partial_key(source.resolve(REF), source.resolve(REF).files[0]), None)
-    os.pwrite(partial.descriptor, b"promised", 0)
-    leave_partial(partial)
-    assert downloaded(source, tmp_path) == {WEIGHTS: b"promised"}
-    assert source.reads == []
-
-
-def test_a_git_blob_id_is_verified_where_no_sha256_is_known(tmp_path: Path) -> None:
-    right = "ce013625030ba8dba906f756967f9e9ca394464a"  # printf 'hello\n' | git hash-object --stdin
-    source = Scripted({"README.md": b"hello\n"})
-    for served, fits in ((b"hello\n", True), (b"jello\n", False)):
-        source.served["README.md"] = served
-        file = RemoteFile("README.md", 6, git_sha1=right)
-        job = Job("org/name", Revision(REF, "r", (file,)), source, Store(tmp_path), Silent(), 0)
-        with Lanes(1) as lanes:
-            if fits:
-                assert download(job, [file], lanes)["README.md"].size == 6
-            else:
-                with pytest.raises(Corrupt, match="git blob"):
-                    download(job, [file], lanes)
-
-
-def test_more_bytes_than_promised_are_an_error(tmp_path: Path) -> None:
-    class Generous(Scripted):
-        def read(self, revision, file, start, stop):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-            yield bytes(2000)
-
-    with pytest.raises(Corrupt, match="more bytes"):
-        downloaded(Generous({WEIGHTS: bytes(1000)}), tmp_path)
-
-
-def test_a_file_without_a_known_size_is_taken_as_far_as_it_goes_but_not_without_end(tmp_path: Path) -> None:
-    source = Scripted({WEIGHTS: os.urandom(3 * MIB)}, sizes=False, breaks={MIB})
-    assert downloaded(source, tmp_path) == dict(source.files)
-    with pytest.raises(Refused, match="more than"):
-        downloaded(Scripted({WEIGHTS: os.urandom(3 * MIB)}, sizes=False), tmp_path, max_bytes=MIB)
-
-
-def test_an_adapter_that_is_too_large_is_refused_before_a_byte_is_read(tmp_path: Path) -> None:
-    source = Scripted({WEIGHTS: bytes(1000), "adapter_config.json": bytes(100)})
-    with pytest.raises(Refused, match="has 1100 bytes, and 1099 are allowed"):
-        downloaded(source, tmp_path, max_bytes=1099)
-    assert source.reads == []
-
-
-def test_a_disk_that_is_too_small_is_said_so_before_a_byte_is_read(tmp_path: Path) -> None:
-    source = Scripted({WEIGHTS: b"x"})
-    file = RemoteFile(WEIGHTS, 1 << 60)
-    job = Job("org/name", Revision(REF, "r", (file,)), source, Store(tmp_path / "cache"), Silent(), 0)
-    with Lanes(1) as lanes, pytest.raises(MachineError, match=r"1152921504606846976 bytes are needed") as caught:
-        download(job, [file], lanes)
-    assert "cache gc" in caught.value.hint
-    assert source.reads == []
-
-
-def test_a_disk_that_fills_up_is_cleaned_and_ends_with_what_to_do(tmp_path: Path) -> None:
-    small = tmp_path / "small"
-    small.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small)], check=False)
-    if mounted.returncode:
-        pytest.skip("no file system can be mounted here; the limit of a file's size is tested below")
-    try:
-        source = Scripted({WEIGHTS: os.urandom(5 * MIB), "adapter_config.json": b"{}"}, sizes=False)
-        with pytest.raises(MachineError, match="No space left on device") as caught:
-            downloaded(source, small)
-        assert "cache gc" in caught.value.hint
-        assert partials(small) == []
-        assert downloaded(Scripted({WEIGHTS: os.urandom(MIB)}), small)
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
-
-
-FETCH_WITH_A_LIMIT = """
-import resource, sys
-from lora_cli.cli.main import main
-resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-def test_a_write_that_the_system_refuses_is_exit_6_and_leaves_nothing(tmp_path: Path) -> None:
-    adapter = tmp_path / "adapter"
-    adapter.mkdir()
-    (adapter / "adapter_config.json").write_bytes(b"{}")
-    (adapter / WEIGHTS).write_bytes(os.urandom(3 * MIB))
-    cache = tmp_path / "cache"
-    command = [sys.executable, "-c", FETCH_WITH_A_LIMIT, "fetch", "--cache-dir", str(cache), str(adapter)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 6, done.stderr
-    assert f"writing adapter: {WEIGHTS} to {cache}: File too large" in done.stderr
-    assert "cache gc" in done.stderr
-    assert done.stdout == ""
-    assert partials(cache) == []
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
-
-
 def test_what_is_known_to_be_the_same_is_not_read_again(tmp_path: Path) -> None:
     source = Scripted({WEIGHTS: b"weights"}, digests=False)
     first = downloaded(source, tmp_path)
@@ -402,7 +203,7 @@ def test_what_is_known_to_be_the_same_is_not_read_again(tmp_path: Path) -> None:
 
 def test_progress_adds_up_also_after_wrong_bytes(tmp_path: Path) -> None:
     source = Scripted({WEIGHTS: os.urandom(3 * MIB)}, served={WEIGHTS: bytes(3 * MIB)})
-    source.before = lambda path, start: _mend(source)
+    source.before = lambda path, start: mend(source)
     counting = Counting()
     job = Job("org/name", source.resolve(REF), source, Store(tmp_path), counting, 2)
     with Lanes(2) as lanes:
@@ -410,38 +211,12 @@ def test_progress_adds_up_also_after_wrong_bytes(tmp_path: Path) -> None:
     assert (counting.bytes, counting.open) == (3 * MIB, 0)
 
 
-def test_two_hundred_files_do_not_need_two_hundred_descriptors(tmp_path: Path) -> None:
-    source = Scripted({f"{number}.json": b"%d" % number for number in range(200)})
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    open_now = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else 32
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, open_now + 100), hard))
-    try:
-        assert downloaded(source, tmp_path) == dict(source.files)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
-    def count() -> int:
-        return len(list(Path("/proc/self/fd").iterdir()))
-
-    before = count()
-    downloaded(Scripted({"a": bytes(MIB), "b": b""}), tmp_path)
-    with pytest.raises(Corrupt):
-        downloaded(Scripted({"a": b"12", "c": b"1"}, served={"a": b"21"}), tmp_path)
-    source = Scripted({"a": bytes(5), "d": b"12"})
-    source.before = lambda path, start: source.breaks.add(0)
-    with pytest.raises(Unreachable):
-        downloaded(source, tmp_path)
-    assert count() == before
-
-
 def test_of_an_origin_far_away_as_many_ranges_are_in_flight_as_may_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lanes_module, "LARGEST_RANGE", MIB)
     meeting = threading.Barrier(8, timeout=10)
-    source = Scripted({WEIGHTS: os.urandom(8 * MIB)}, before=lambda path, start: _meet(meeting))
+    source = Scripted({WEIGHTS: os.urandom(8 * MIB)}, before=lambda path, start: meet(meeting))
     job = job_of(source, tmp_path)
     with Lanes(8) as lanes:
         for _ in range(ENOUGH):
@@ -458,25 +233,3 @@ def test_a_server_nearby_is_asked_for_few_large_ranges(tmp_path: Path) -> None:
             lanes.distance.saw(0, 0.0)
         download(job, job.revision.files, lanes)
     assert len(source.reads) == 4
-
-
-def test_what_is_written_is_given_to_the_disk_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    flushed: list[int] = []
-    monkeypatch.setattr(transfer_module, "FLUSHED_BYTES", MIB)
-    monkeypatch.setattr(transfer_module, "flush", flushed.append)
-    source = Scripted({WEIGHTS: os.urandom(12 * MIB)})
-    assert downloaded(source, tmp_path) == dict(source.files)
-    assert flushed
-
-
-def test_a_disk_that_does_not_take_it_on_the_way_is_an_error_of_this_machine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(descriptor: int) -> None:
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(transfer_module, "FLUSHED_BYTES", 1000)
-    monkeypatch.setattr(transfer_module, "flush", full)
-    with pytest.raises(MachineError, match="Input/output error"):
-        downloaded(Scripted({WEIGHTS: os.urandom(2 * MIB)}), tmp_path)
-    assert not (tmp_path / "blobs").exists()

@@ -1,7 +1,6 @@
 """From a reference to a snapshot: what is asked for, what is remembered, what is refused."""
 
 import os
-import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,44 +11,17 @@ import pytest
 from lora_cli.core.policy import Policy
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.errors import AccessDenied, Corrupt, FormatError, NotFound, Offline, Refused, Unreachable
-from lora_cli.fetch import Fetched, Selection, bring, fetch
+from lora_cli.fetch import Selection, fetch
 from lora_cli.fetch.demand import Demand
 from lora_cli.fetch.many import Wanted, bring_all
 from lora_cli.settings import Settings
-from lora_cli.sources.registry import open_source
 from lora_cli.store import Store
-from lora_cli.store.records import read_record
 from lora_cli.store.verify import verify
+from tests.fetch.desk import CONFIG, FILES, WEIGHTS, Desk
 from tests.fetch.scripted import REF, Scripted
-from tests.hub_content import Content
 from tests.hub_server import Hub
 from tests.making import write_adapter
-from tests.store.keeping import edit_in_place, tree
-
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-FILES: dict[str, Content] = {CONFIG: {"r": 4}, WEIGHTS: b"weights" * 1000, "README.md": "read", "optimizer.pt": b"no"}
-
-
-class Desk:
-    """A cache, a Hub, and the way to ask."""
-
-    def __init__(self, root: Path, hub: Hub) -> None:
-        self.hub = hub
-        self.settings = Settings(root / "cache", hub_endpoint=hub.endpoint, retries=1, timeout_s=5)
-        self.store = Store(self.settings.cache_dir)
-
-    def bring(
-        self, text: str, selection: Selection | None = None, demand: Demand | None = None, policy: Policy | None = None
-    ) -> Fetched:
-        ref = parse(text, is_path=os.path.lexists)
-        settings = self.settings if policy is None else replace(self.settings, policies=(policy,))
-        source = open_source(ref.scheme, settings)
-        return bring(ref, source, self.store, settings, selection=selection or Selection(), demand=demand or Demand())
-
-    def requests_of(self, text: str) -> int:
-        before = self.hub.count()
-        self.bring(text)
-        return self.hub.count() - before
+from tests.store.keeping import tree
 
 
 @pytest.fixture
@@ -146,50 +118,6 @@ def test_a_subfolder_is_an_adapter_of_its_own(desk: Desk) -> None:
     assert "a, b/c" in caught.value.hint
 
 
-def test_a_record_names_the_origin_and_never_a_token(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_TOKEN", "hf_secretsecretsecret")
-    desk.hub.token("hf_secretsecretsecret", "org/sql")
-    desk.bring("org/sql")
-    record = read_record(desk.store, "hf://org/sql")
-    assert record is not None
-    assert record.origin == desk.hub.endpoint
-    written = b"".join(path.read_bytes() for path in desk.store.refs.iterdir())
-    assert b"hf_secret" not in written
-
-
-def access_of(desk: Desk, ref: str) -> str:
-    record = read_record(desk.store, ref)
-    assert record is not None
-    return record.access
-
-
-@pytest.mark.parametrize("access", ["public", "gated", "private"])
-def test_a_record_says_who_may_have_it_as_far_as_the_hub_told(
-    desk: Desk, access: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    desk.hub.add("org/own", FILES, private=access == "private", gated=access == "gated")
-    desk.hub.token("hf_secret", "org/own")
-    commit = desk.bring("org/own").revision
-    assert desk.hub.count("/api/") == 2
-    assert access_of(desk, "hf://org/own") == access_of(desk, f"hf://org/own@{commit}") == access
-
-
-def test_who_may_have_a_commit_is_not_asked_and_not_forgotten(desk: Desk) -> None:
-    commit = desk.hub.commit("org/sql").id
-    directory = desk.bring(f"org/sql@{commit}").snapshot.directory
-    assert access_of(desk, f"hf://org/sql@{commit}") == ""
-    desk.bring("org/sql")
-    shutil.rmtree(directory)
-    assert desk.requests_of(f"org/sql@{commit}") == 1
-    assert access_of(desk, f"hf://org/sql@{commit}") == "public"
-
-
-def test_a_folder_is_local(desk: Desk, adapter: Path) -> None:
-    desk.bring(str(adapter))
-    assert access_of(desk, f"file://{adapter}") == "local"
-
-
 @pytest.mark.parametrize("text", ["org/none", "org/sql@none"])
 def test_what_is_not_there_is_said_so(desk: Desk, text: str) -> None:
     with pytest.raises((NotFound, AccessDenied)) as caught:
@@ -221,48 +149,6 @@ def test_a_small_file_without_sha256_is_verified_by_its_git_id(desk: Desk) -> No
 def test_a_cut_connection_is_gone_on_with(desk: Desk) -> None:
     desk.hub.fault("GET cdn", cut_at=3000, times=1)
     assert (desk.bring("org/sql").snapshot.directory / WEIGHTS).read_bytes() == FILES[WEIGHTS]
-
-
-def test_a_folder_is_copied_in_and_read_no_second_time(desk: Desk, adapter: Path) -> None:
-    found = desk.bring(str(adapter))
-    assert not found.cached
-    assert (found.snapshot.directory / WEIGHTS).read_bytes() == (adapter / WEIGHTS).read_bytes()
-    assert not (found.snapshot.directory / WEIGHTS).samefile(adapter / WEIGHTS)
-    assert desk.bring(str(adapter)).cached
-
-
-def test_an_edit_in_place_of_a_folder_makes_a_new_snapshot_and_leaves_the_old_one(desk: Desk, adapter: Path) -> None:
-    first = desk.bring(str(adapter))
-    weights = (adapter / WEIGHTS).read_bytes()
-    edit_in_place(adapter / WEIGHTS, at=len(weights) - 1)
-    second = desk.bring(str(adapter))
-    assert second.snapshot.digest != first.snapshot.digest
-    assert (first.snapshot.directory / WEIGHTS).read_bytes() == weights
-    assert (second.snapshot.directory / WEIGHTS).read_bytes() == (adapter / WEIGHTS).read_bytes()
-
-
-def test_an_edit_in_place_of_the_cache_is_noticed_and_mended(desk: Desk) -> None:
-    found = desk.bring("org/sql")
-    edit_in_place(found.snapshot.directory / WEIGHTS)
-    again = desk.bring(f"org/sql@{found.revision}")
-    assert not again.cached
-    assert (again.snapshot.directory / WEIGHTS).read_bytes() == FILES[WEIGHTS]
-    assert not any(one.problem for one in verify(desk.store))
-
-
-def test_a_folder_with_a_fifo_for_weights_is_refused_at_once(desk: Desk, adapter: Path) -> None:
-    (adapter / WEIGHTS).unlink()
-    os.mkfifo(adapter / WEIGHTS)
-    with pytest.raises(FormatError, match="is a FIFO"):
-        desk.bring(str(adapter))
-
-
-def test_a_link_that_leads_out_of_a_folder_is_refused(desk: Desk, adapter: Path, tmp_path: Path) -> None:
-    (tmp_path / "secret").write_bytes(b"secret")
-    (adapter / "README.md").symlink_to(tmp_path / "secret")
-    with pytest.raises(FormatError, match="outside of its folder"):
-        desk.bring(str(adapter))
-    assert not desk.store.snapshots.exists()
 
 
 @pytest.mark.parametrize("path", ["../../evil", "/evil", "a/../../evil", "a\nb", "adapter_config.json/evil"])

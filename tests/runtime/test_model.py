@@ -19,8 +19,8 @@ from lora_cli.runtime.slots import Slots
 from lora_cli.runtime.weights import LoraWeights
 from tests.making import HIDDEN, Q_PROJ, VOCAB, llama_modules, write_adapter, write_base_config
 from tests.runtime.families import save_model, tiny_model
+from tests.runtime.jobs import job
 from tests.runtime.reading import LLAMA, read
-from tests.runtime.test_process import job
 from tests.runtime.tiny import weights
 
 WORDS = ("hello", "world", "what", "is", "the", "capital", "of", "user", "assistant")

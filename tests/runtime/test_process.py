@@ -2,10 +2,7 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,27 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lora_cli.errors import Corrupt, LoraCliError, MachineError, MissingExtra, NotFound, Refused
-from lora_cli.runtime.plan import Forward, Job, Plan, Served, ServeOnce
+from lora_cli.errors import MachineError, Refused
+from lora_cli.runtime.plan import Plan, Served, ServeOnce
 from lora_cli.runtime.process import Died, WarmProcess
 from tests.making import (
     HIDDEN,
     Q_PROJ,
-    Raw,
     llama_modules,
-    safetensors_bytes,
-    write_adapter,
-    write_base,
-    write_base_config,
 )
-from tests.runtime.reading import LLAMA, read
+from tests.runtime.jobs import job
+from tests.runtime.reading import LLAMA
 
 A = f"base_model.model.{Q_PROJ}.lora_A.weight"
-
-
-def job(directory: Path, name: str = "", **making: object) -> Job:
-    name = name or directory.name
-    return Job(name, directory, read(write_adapter(directory, **making), name))  # type: ignore[arg-type]
 
 
 def test_an_adapter_is_read_put_and_proved_in_the_child(warm: WarmProcess, tmp_path: Path) -> None:
@@ -232,133 +220,3 @@ def test_an_error_that_no_one_foresaw_ends_the_child_and_its_last_words_are_the_
         report = process.load(job(tmp_path / "one"))
     assert (report.exit_code, report.hint) == (70, "please report this")
     assert report.error == "the warm process died: KeyError: 'no.such.module'"
-
-
-def test_slots_that_cannot_fit_are_refused_with_the_bytes_they_are_short_of() -> None:
-    plan = Plan(LLAMA, tuple(LLAMA.modules), 1 << 30, 1, 1 << 12, device="cpu")
-    with (
-        WarmProcess(plan) as process,
-        pytest.raises(MachineError, match=r"need \d+ bytes, and \d+ are free: \d+ short"),
-    ):
-        process.start()
-
-
-def test_a_device_that_is_not_there_is_said_before_any_adapter() -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        pytest.skip("this machine has the device")
-    with (
-        WarmProcess(Plan(LLAMA, (Q_PROJ,), 1, 1, 8, device="cuda")) as process,
-        pytest.raises(MachineError, match="CUDA"),
-    ):
-        process.start()
-
-
-def test_a_checkpoint_that_cannot_be_used_means_synthetic_weights_which_is_said_and_the_child_ends_with_the_block(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "base").mkdir()
-    quantised = Raw("U8", (4, 4), bytes(16))
-    (tmp_path / "base" / "model.safetensors").write_bytes(safetensors_bytes({f"{Q_PROJ}.weight": quantised}))
-    plan = Plan(LLAMA, (Q_PROJ,), 1, 1, 8, tmp_path / "base", device="cpu")
-    with WarmProcess(plan) as process:
-        ready = process.start()
-        report = process.load(job(tmp_path / "one"))
-        child = process.pid
-    assert ready.weights == "synthetic"
-    assert "proofs use synthetic base weights" in ready.notes[0]
-    assert report.proof is not None
-    assert (report.proof.weights, report.proof.holds) == ("synthetic", True)
-    assert child is not None
-    assert not runs(child)
-    assert capfd.readouterr().out == ""
-
-
-@pytest.mark.parametrize("forward", ["modules", "model"])
-def test_a_damaged_checkpoint_is_never_replaced_by_synthetic_weights(tmp_path: Path, forward: Forward) -> None:
-    base = write_base(tmp_path / "base")
-    weights = base / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1])
-    plan = Plan(LLAMA, (Q_PROJ,), 1, 1, 8, base, device="cpu", forward=forward)
-    with WarmProcess(plan) as process, pytest.raises(Corrupt, match=r"checkpoint is damaged: .*truncated"):
-        process.start()
-
-
-def test_a_whole_model_without_its_weights_is_not_found(tmp_path: Path) -> None:
-    base = write_base_config(tmp_path / "base").parent
-    plan = Plan(LLAMA, (Q_PROJ,), 1, 1, 8, base, device="cpu", forward="model")
-    with WarmProcess(plan) as process, pytest.raises(NotFound, match=r"model\.safetensors"):
-        process.start()
-
-
-def test_a_child_that_does_not_end_by_itself_is_made_to(tmp_path: Path) -> None:
-    process = WarmProcess(Plan(LLAMA, (Q_PROJ,), 1, 1, 8, device="cpu"), stop_deadline_s=0.1)
-    process.start()
-    child = process.pid
-    assert child is not None
-    os.kill(child, signal.SIGSTOP)
-    process.close()
-    assert not runs(child)
-
-
-def test_a_parent_that_is_killed_takes_its_child_along(tmp_path: Path) -> None:
-    script = """if True:
-        import sys
-        from tests.making import Q_PROJ
-        from tests.runtime.reading import LLAMA
-        from lora_cli.runtime.plan import Plan
-        from lora_cli.runtime.process import WarmProcess
-        process = WarmProcess(Plan(LLAMA, (Q_PROJ,), 1, 1, 8, device="cpu"))
-        process.start()
-        assert "torch" not in sys.modules
-        print(process.pid, flush=True)
-        sys.stdin.read()
-    """
-    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
-        assert parent.stdout is not None
-        child = int(parent.stdout.readline())
-        parent.kill()
-        parent.wait()
-    deadline = time.monotonic() + 10
-    while runs(child) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not runs(child)
-
-
-def test_without_torch_the_extra_that_mends_it_is_named(tmp_path: Path) -> None:
-    # A site directory with everything but torch: links to what is installed.
-    import typer
-
-    installed = Path(typer.__file__).parents[1]
-    for entry in installed.iterdir():
-        if not entry.name.startswith(("torch", "lora_cli", "__editable__", "_lora_cli")):
-            (tmp_path / entry.name).symlink_to(entry)
-    script = """if True:
-        from tests.runtime.reading import LLAMA
-        from lora_cli.errors import MissingExtra
-        from lora_cli.runtime.plan import Plan
-        from lora_cli.runtime.process import WarmProcess
-        try:
-            WarmProcess(Plan(LLAMA, (), 1, 1, 8))
-        except MissingExtra as error:
-            print(error.message, "|", error.hint, "|", error.exit_code)
-    """
-    package = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": f"{package}{os.pathsep}{tmp_path}"}
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", script], env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == (
-        "warm needs the package torch, which is not installed | pip install 'lora-cli[warm]' | 2"
-    )
-    assert issubclass(MissingExtra, LoraCliError)
-
-
-def runs(pid: int) -> bool:
-    """Whether a process runs (one that waits to be reaped does not)."""
-    try:
-        os.kill(pid, 0)
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (ProcessLookupError, FileNotFoundError):
-        return False

@@ -17,7 +17,8 @@ from lora_cli.errors import Corrupt, NotFound, Offline, Refused, Unreachable
 from lora_cli.settings import Settings
 from lora_cli.sources.hub import HubSource
 from tests.hub_content import Content, git_blob_id
-from tests.hub_server import Hub, hub_process
+from tests.hub_process import hub_process
+from tests.hub_server import Hub
 
 WEIGHTS = bytes(range(256)) * 5000
 CONFIG = b'{"peft_type": "LORA"}'

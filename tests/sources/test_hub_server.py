@@ -14,7 +14,8 @@ from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from tests.hub_content import Content
-from tests.hub_server import Hub, hub_process
+from tests.hub_process import hub_process
+from tests.hub_server import Hub
 
 WEIGHTS = bytes(range(256)) * 5000
 FILES: dict[str, Content] = {

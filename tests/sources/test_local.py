@@ -1,38 +1,19 @@
 """A folder as a source: what is listed, what is refused, and that a change is noticed."""
 
-import errno
 import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from lora_cli.core.reference import AdapterRef
-from lora_cli.core.snapshot import Revision
-from lora_cli.errors import Corrupt, LoraCliError, MachineError, NotFound, Refused, Unreachable, UsageError
+from lora_cli.errors import Corrupt, NotFound, Refused, UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources import local
 from lora_cli.sources.local import LocalSource, exists
 from lora_cli.sources.registry import SOURCES, open_source
 from tests.making import write_adapter
-
-
-def listed(folder: Path) -> Revision:
-    return LocalSource().resolve(AdapterRef("file", str(folder)))
-
-
-def defect(folder: Path, path: str) -> str:
-    file = listed(folder).file(path)
-    assert file is not None
-    return file.defect
-
-
-def content(revision: Revision, path: str, start: int = 0, stop: int | None = None) -> bytes:
-    file = revision.file(path)
-    assert file is not None
-    return b"".join(LocalSource().read(revision, file, start, stop))
+from tests.sources.folders import content, defect, listed
 
 
 @pytest.fixture
@@ -107,60 +88,6 @@ def test_a_rewrite_of_the_same_size_is_noticed_though_its_time_is_set_back(adapt
         os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
         with pytest.raises(Corrupt, match="changed while it was read"):
             content(revision, "adapter_model.safetensors")
-
-
-def failing(monkeypatch: pytest.MonkeyPatch, name: str, number: int, times: int) -> None:
-    """Lets a call of the operating system fail so often."""
-    real, left = getattr(os, name), [times]
-
-    def call(*args: Any, **options: Any) -> Any:
-        if left[0]:
-            left[0] -= 1
-            raise OSError(number, os.strerror(number))
-        return real(*args, **options)
-
-    monkeypatch.setattr(os, name, call)
-
-
-@pytest.mark.parametrize("name", ["open", "pread", "scandir"])
-def test_a_handle_that_went_stale_is_asked_for_again(adapter: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(local, "STALE_PAUSE_S", 0.0)
-    expected = (adapter / "adapter_config.json").read_bytes()
-    failing(monkeypatch, name, errno.ESTALE, 2)
-    assert content(listed(adapter), "adapter_config.json") == expected
-
-
-@pytest.mark.parametrize("name", ["open", "pread", "fstat", "scandir"])
-@pytest.mark.parametrize(
-    ("number", "kind", "said"),
-    [
-        (errno.ESTALE, Unreachable, "its file server does not answer"),
-        (errno.ENOTCONN, Unreachable, "its file server does not answer"),
-        (errno.EIO, MachineError, "Input/output error"),
-        (errno.EACCES, MachineError, "no permission to read it"),
-    ],
-)
-def test_what_a_mount_says_has_its_own_words_and_exit_code(
-    adapter: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int, kind: type[LoraCliError], said: str
-) -> None:
-    monkeypatch.setattr(local, "STALE_PAUSE_S", 0.0)
-    failing(monkeypatch, name, number, 1 if name == "fstat" else 3)
-    with pytest.raises(kind, match=said) as caught:
-        content(listed(adapter), "adapter_config.json")
-    assert str(adapter) in str(caught.value)
-    assert caught.value.hint
-
-
-def test_a_stream_that_goes_stale_goes_on_where_it_was(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = os.urandom(3_000_000)
-    (adapter / "big.bin").write_bytes(data)
-    revision = listed(adapter)
-    file = revision.file("big.bin")
-    assert file is not None
-    chunks = LocalSource().read(revision, file, 5, None)
-    first = next(chunks)
-    failing(monkeypatch, "pread", errno.ESTALE, 1)
-    assert first + b"".join(chunks) == data[5:]
 
 
 def test_a_link_to_a_folder_is_not_walked_and_a_ring_of_folders_ends(adapter: Path) -> None:

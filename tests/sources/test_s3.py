@@ -2,26 +2,21 @@
 
 import hashlib
 import os
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from lora_cli.core.reference import AdapterRef
-from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, Offline, Refused, Unreachable, UsageError
+from lora_cli.errors import Corrupt, LoraCliError, NotFound, Offline, Refused, UsageError
 from lora_cli.fetch import fetch
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import open_source
 from lora_cli.store import Store
-from tests.making import write_adapter
-from tests.object_servers import OPEN_BUCKET, READER, S3Server
+from tests.object_servers import S3Server
+from tests.sources.buckets import CONFIG, at, error_of, put_adapter
 
-CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -46,23 +41,6 @@ def bucket(server: S3Server) -> str:
 @pytest.fixture
 def source(server: S3Server, settings: Settings) -> Source:
     return open_source("s3", settings)
-
-
-def at(bucket: str, key: str = "sql") -> AdapterRef:
-    return AdapterRef("s3", f"{bucket}/{key}" if key else bucket)
-
-
-def put_adapter(server: S3Server, bucket: str, folder: Path, key: str = "sql", **how: object) -> dict[str, bytes]:
-    write_adapter(folder)
-    files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    server.put(bucket, {f"{key}/{name}": content for name, content in files.items()}, **how)
-    return files
-
-
-def error_of(call: Callable[[], object]) -> LoraCliError:
-    with pytest.raises(LoraCliError) as caught:
-        call()
-    return caught.value
 
 
 def test_a_folder_is_not_its_neighbour_of_which_it_is_a_prefix(server: S3Server, bucket: str, source: Source) -> None:
@@ -179,64 +157,6 @@ def test_a_digest_in_the_metadata_is_compared(
     assert not list((settings.cache_dir / "snapshots").rglob(WEIGHTS))
 
 
-Change = Callable[[pytest.MonkeyPatch], None]
-
-
-def _wrong_secret(patch: pytest.MonkeyPatch) -> None:
-    patch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2-hunter2")
-
-
-def _unknown_key(patch: pytest.MonkeyPatch) -> None:
-    patch.setenv("AWS_ACCESS_KEY_ID", "AKIANOBODY")
-
-
-def _no_rights(patch: pytest.MonkeyPatch) -> None:
-    patch.setenv("AWS_ACCESS_KEY_ID", READER[0])
-    patch.setenv("AWS_SECRET_ACCESS_KEY", READER[1])
-
-
-def _anonymous(patch: pytest.MonkeyPatch) -> None:
-    patch.setenv("AWS_SKIP_SIGNATURE", "true")
-
-
-def _no_credentials(patch: pytest.MonkeyPatch) -> None:
-    patch.delenv("AWS_ACCESS_KEY_ID")
-
-
-def _no_profile(patch: pytest.MonkeyPatch) -> None:
-    patch.delenv("AWS_ACCESS_KEY_ID")
-    patch.setenv("AWS_PROFILE", "nobody")
-
-
-@pytest.mark.parametrize(
-    ("change", "kind", "says", "hint"),
-    [
-        (_wrong_secret, AccessDenied, "does not accept the secret", "AWS_SECRET_ACCESS_KEY"),
-        (_unknown_key, AccessDenied, "does not know the access key", "account"),
-        (_no_rights, AccessDenied, "forbids it", "s3:ListBucket"),
-        (_anonymous, AccessDenied, "lets nobody in", "unset AWS_SKIP_SIGNATURE"),
-        (_no_credentials, AccessDenied, "no AWS credentials were found", "AWS_PROFILE"),
-        (_no_profile, UsageError, "no AWS profile nobody", "list-profiles"),
-    ],
-)
-def test_each_refusal_says_what_is_wrong_and_no_secret(
-    bucket: str,
-    settings: Settings,
-    monkeypatch: pytest.MonkeyPatch,
-    change: Change,
-    kind: type[LoraCliError],
-    says: str,
-    hint: str,
-) -> None:
-    change(monkeypatch)
-    error = error_of(lambda: open_source("s3", settings).resolve(at(bucket)))
-    assert isinstance(error, kind)
-    assert says in error.message
-    assert hint in error.hint
-    for secret in ("hunter2", "testsecret", "AKIANOBODY", *READER):
-        assert secret not in error.message + error.hint
-
-
 def test_what_is_not_there_is_named(server: S3Server, bucket: str, source: Source) -> None:
     server.put(bucket, {f"sql/{CONFIG}": b"{}"})
     missing = error_of(lambda: source.resolve(at("no-such-bucket")))
@@ -251,64 +171,9 @@ def test_what_is_not_there_is_named(server: S3Server, bucket: str, source: Sourc
     assert file.hint == f"write s3://{bucket}/sql"
 
 
-def test_a_public_bucket_is_read_without_credentials_when_that_is_asked(
-    server: S3Server, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server.put(OPEN_BUCKET, {f"sql/{CONFIG}": b"{}"})
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
-    source = open_source("s3", settings)
-    revision = source.resolve(at(OPEN_BUCKET))
-    assert b"".join(source.read(revision, revision.files[0], 0, None)) == b"{}"
-
-
-@pytest.mark.parametrize(("endpoint", "says"), [("http://127.0.0.1:9", "refused"), ("http://no.invalid", "not known")])
-def test_an_endpoint_that_is_down_is_worth_another_try(
-    bucket: str, settings: Settings, monkeypatch: pytest.MonkeyPatch, endpoint: str, says: str
-) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    error = error_of(lambda: open_source("s3", settings).resolve(at(bucket)))
-    assert isinstance(error, Unreachable)
-    assert says in error.message
-    assert "tried 2 times" in error.message
-    assert "AWS_ENDPOINT_URL" in error.hint
-
-
 def test_offline_no_socket_is_opened(bucket: str, tmp_path: Path) -> None:
     source = open_source("s3", Settings(tmp_path, offline=True))
     assert isinstance(error_of(lambda: source.resolve(at(bucket))), Offline)
-
-
-def test_without_credentials_nobody_waits_long_for_an_instance(
-    bucket: str, settings: Settings, monkeypatch: pytest.MonkeyPatch, silent_port: int
-) -> None:
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
-    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"http://127.0.0.1:{silent_port}")
-    began = time.monotonic()
-    assert isinstance(error_of(lambda: open_source("s3", settings).resolve(at(bucket))), AccessDenied)
-    assert time.monotonic() - began < 5
-
-
-@pytest.fixture
-def silent_port() -> Iterator[int]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield listener.getsockname()[1]
-
-
-def test_a_profile_and_its_endpoint_are_found(
-    server: S3Server, bucket: str, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server.put(bucket, {f"sql/{CONFIG}": b"{}"})
-    key, secret = server.keys
-    (tmp_path / "credentials").write_text(f"[team]\naws_access_key_id={key}\naws_secret_access_key={secret}\n")
-    (tmp_path / "config").write_text(f"[profile team]\nregion=eu-west-1\nendpoint_url={server.endpoint}\n")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    monkeypatch.setenv("AWS_PROFILE", "team")
-    assert [file.path for file in open_source("s3", settings).resolve(at(bucket)).files] == [CONFIG]
 
 
 def test_a_forked_process_says_so_and_does_not_hang(bucket: str, source: Source) -> None:

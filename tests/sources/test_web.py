@@ -1,15 +1,9 @@
 """Adapters on web servers of every make: what is there, which version, and what is refused."""
 
-import base64
-import hashlib
 import json
-import os
-import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,19 +12,11 @@ import pytest
 
 from lora_cli.core.manifest import SourceRule
 from lora_cli.core.reference import AdapterRef
-from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, Offline, Refused, Unreachable, UsageError
+from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Offline, Refused, Unreachable, UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources.web import WebSource
+from tests.sources.web_files import ALL, FILES, WEIGHTS, ref, sizes, weights, whole
 from tests.web_server import Site, WebServer
-
-WEIGHTS = "adapter_model.safetensors"
-FILES = {
-    "sql/adapter_config.json": b'{"peft_type": "LORA"}',
-    f"sql/{WEIGHTS}": bytes(range(256)) * 5000,
-    "sql/README.md": b"# SQL\n",
-    "sql/tokenizer_config.json": b"",
-}
 
 
 @pytest.fixture
@@ -47,27 +33,6 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 def source(settings: Settings) -> WebSource:
     return WebSource(settings)
-
-
-def ref(server: WebServer, folder: str = "sql") -> AdapterRef:
-    return AdapterRef("http", f"{server.place}/{folder}")
-
-
-def weights(revision: Revision) -> RemoteFile:
-    file = revision.file(WEIGHTS)
-    assert file is not None
-    return file
-
-
-def sizes(revision: Revision) -> dict[str, int | None]:
-    return {file.path: file.size for file in revision.files}
-
-
-def whole(source: WebSource, revision: Revision, file: RemoteFile | None = None) -> bytes:
-    return b"".join(source.read(revision, file or weights(revision), 0, None))
-
-
-ALL = {path.removeprefix("sql/"): len(content) for path, content in FILES.items()}
 
 
 def test_what_an_adapter_can_have_is_found_by_a_request_of_one_byte_for_each_name(
@@ -106,75 +71,6 @@ def test_a_size_that_nobody_says_is_unknown(server: WebServer, source: WebSource
     assert whole(source, revision) == FILES[f"sql/{WEIGHTS}"]
 
 
-@pytest.mark.parametrize(
-    ("how", "promise", "condition"),
-    [
-        ({}, "etag", "If-Match"),
-        ({"etag": ""}, "date", "If-Unmodified-Since"),
-        ({"etag": "weak"}, "date", "If-Unmodified-Since"),
-        ({"etag": "weak", "changed": None}, "none", None),
-        ({"etag": "", "changed": None}, "none", None),
-        ({"etag": "", "changed": 4_000_000_000}, "none", "If-Unmodified-Since"),
-    ],
-    ids=str,
-)
-def test_the_id_says_what_holds_the_files_to_their_version(
-    how: dict[str, object], promise: str, condition: str | None, server: WebServer, source: WebSource
-) -> None:
-    for name, value in how.items():
-        setattr(server.site, name, value)
-    first, again = source.resolve(ref(server)), source.resolve(ref(server))
-    assert first.id.partition("-")[0] == promise
-    assert (first.id == again.id) is (promise != "none")
-    server.asked.clear()
-    whole(source, first)
-    sent = {name for name in server.asked[0].headers if name.startswith("If-")}
-    assert sent == ({condition} if condition else set())
-
-
-@pytest.mark.parametrize("obeys", [True, False])
-@pytest.mark.parametrize("how", [{}, {"etag": ""}, {"etag": "weak", "changed": None}], ids=str)
-def test_another_version_of_the_same_size_is_corrupt(
-    how: dict[str, object], obeys: bool, server: WebServer, source: WebSource
-) -> None:
-    for name, value in {**how, "obeys": obeys}.items():
-        setattr(server.site, name, value)
-    revision = source.resolve(ref(server))
-    server.site.files[f"sql/{WEIGHTS}"] = FILES[f"sql/{WEIGHTS}"][::-1]
-    server.site.changed = 1_700_000_009 if server.site.changed else None
-    with pytest.raises(Corrupt, match=WEIGHTS) as caught:
-        whole(source, revision)
-    assert caught.value.hint
-
-
-def test_a_version_that_changes_between_two_ranges_is_corrupt(server: WebServer, source: WebSource) -> None:
-    revision = source.resolve(ref(server))
-    assert b"".join(source.read(revision, weights(revision), 0, 1000)) == FILES[f"sql/{WEIGHTS}"][:1000]
-    server.site.files[f"sql/{WEIGHTS}"] = FILES[f"sql/{WEIGHTS}"][::-1]
-    with pytest.raises(Corrupt):
-        b"".join(source.read(revision, weights(revision), 1000, 2000))
-
-
-@pytest.mark.parametrize("how", [{}, {"ranges": False}, {"etag": "", "changed": None}], ids=str)
-def test_a_stream_that_breaks_is_gone_on_with(how: dict[str, object], server: WebServer, source: WebSource) -> None:
-    for name, value in how.items():
-        setattr(server.site, name, value)
-    revision = source.resolve(ref(server))
-    server.site.cuts = [1, 100_000, 700_000]
-    assert whole(source, revision) == FILES[f"sql/{WEIGHTS}"]
-    assert not server.site.cuts
-
-
-def test_a_stream_that_breaks_is_not_gone_on_with_in_another_version(server: WebServer, source: WebSource) -> None:
-    revision = source.resolve(ref(server))
-    server.site.cuts = [100_000]
-    stream = source.read(revision, weights(revision), 0, None)
-    assert next(stream)
-    server.site.files[f"sql/{WEIGHTS}"] = FILES[f"sql/{WEIGHTS}"][::-1]
-    with pytest.raises(Corrupt):
-        b"".join(stream)
-
-
 def test_an_index_without_end_is_refused(server: WebServer, source: WebSource) -> None:
     named = {str(i): f"adapter_model-{i:05}-of-02000.safetensors" for i in range(2000)}
     server.site.files[f"sql/{WEIGHTS}.index.json"] = json.dumps({"weight_map": named}).encode()
@@ -200,43 +96,6 @@ def test_no_more_names_are_asked_for_at_once_than_jobs(server: WebServer, settin
     with ThreadPoolExecutor(4) as pool:
         assert len(set(pool.map(lambda _: source.resolve(ref(server)).id, range(4)))) == 1
     assert most == 3
-
-
-def test_by_size_alone_another_size_is_corrupt(server: WebServer, source: WebSource) -> None:
-    server.site.etag, server.site.changed = "", None
-    revision = source.resolve(ref(server))
-    server.site.files[f"sql/{WEIGHTS}"] += b"more"
-    with pytest.raises(Corrupt):
-        whole(source, revision)
-
-
-def test_what_is_gone_meanwhile_is_corrupt(server: WebServer, source: WebSource) -> None:
-    revision = source.resolve(ref(server))
-    del server.site.files[f"sql/{WEIGHTS}"]
-    with pytest.raises(Corrupt):
-        whole(source, revision)
-
-
-def test_the_id_changes_with_any_file(server: WebServer, source: WebSource) -> None:
-    first = source.resolve(ref(server))
-    server.site.files["sql/README.md"] = b"# sql\n"
-    assert source.resolve(ref(server)).id != first.id
-
-
-@pytest.mark.parametrize(
-    "say",
-    [
-        lambda content: {"X-Checksum-Sha256": hashlib.sha256(content).hexdigest().upper()},
-        lambda content: {
-            "Repr-Digest": f"md5=:AA==:, sha-256=:{base64.b64encode(hashlib.sha256(content).digest()).decode()}:"
-        },
-    ],
-)
-def test_a_digest_that_the_server_says_is_the_files(
-    say: Callable[[bytes], dict[str, str]], server: WebServer, source: WebSource
-) -> None:
-    server.site.more = say
-    assert weights(source.resolve(ref(server))).sha256 == hashlib.sha256(FILES[f"sql/{WEIGHTS}"]).hexdigest()
 
 
 def test_shards_are_those_that_the_index_names_and_nothing_else(server: WebServer, source: WebSource) -> None:
@@ -384,40 +243,3 @@ def test_a_path_is_asked_for_as_it_is_written(server: WebServer, source: WebSour
     revision = source.resolve(ref(server, "a%20b/%C5%BC"))
     assert sizes(revision) == ALL
     assert whole(source, revision) == FILES[f"sql/{WEIGHTS}"]
-
-
-@pytest.fixture
-def rclone(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """rclone's web server over a folder: ranges and times of change, and no ETag."""
-    folder = tmp_path / "served"
-    for path, content in FILES.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(content)
-        os.utime(folder / path, (1_700_000_000, 1_700_000_000))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = f"127.0.0.1:{free.getsockname()[1]}"
-    binary = Path(sys.executable).parent / "rclone"
-    options = ["--config", f"{tmp_path}/none", "--addr", place, "--dir-cache-time", "0s"]
-    command = [str(binary), "serve", "http", *options, str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            for _ in range(200):
-                with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", int(place.rpartition(":")[2]))) == 0:
-                        break
-                time.sleep(0.05)
-            yield folder, place
-        finally:
-            process.terminate()
-
-
-def test_a_real_server_without_etags_is_held_to_the_time_of_change(rclone: tuple[Path, str], source: WebSource) -> None:
-    folder, place = rclone
-    revision = source.resolve(AdapterRef("http", f"{place}/sql"))
-    assert revision.id.startswith("date-")
-    assert sizes(revision) == ALL
-    assert whole(source, revision) == FILES[f"sql/{WEIGHTS}"]
-    (folder / "sql" / WEIGHTS).write_bytes(FILES[f"sql/{WEIGHTS}"][::-1])
-    with pytest.raises(Corrupt):
-        whole(source, revision)

@@ -1,0 +1,34 @@
+"""Adapters that are published, and what vLLM's resolver would make of what is there."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_cli.cli.main import main
+from lora_cli.store.published import MARK
+from tests.making import write_adapter
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+BASE = "acme/base-7b"
+Capture = pytest.CaptureFixture[str]
+
+
+def adapter(folder: str, seed: int = 1) -> Path:
+    return write_adapter(Path(folder).absolute(), seed=seed, config={"base_model_name_or_path": BASE})
+
+
+def resolves(directory: Path, name: str, base: str) -> bool:
+    """What vLLM's filesystem resolver asks of a folder before it loads it."""
+    config = json.loads((directory / name / CONFIG).read_text())
+    return (config["peft_type"], config["base_model_name_or_path"]) == ("LORA", base)
+
+
+def publish(*argv: str) -> int:
+    return main(["fetch", *argv, "--publish", "served"])
+
+
+def mark(name: str = "sql") -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(Path("served", name, MARK).read_text())
+    return value

@@ -1,0 +1,160 @@
+"""Files of other formats, by their own libraries where those run, and which name each is known by."""
+
+import json
+import tarfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import gguf
+import numpy as np
+import torch
+
+from tests.making import (
+    Q_PROJ,
+    llama_tensors,
+    lora_tensors,
+    raw,
+    write_adapter,
+    write_base_config,
+    write_safetensors,
+)
+
+
+def mlx(directory: Path) -> None:
+    tensors = {f"{Q_PROJ}.lora_a": raw(np.ones((64, 4))), f"{Q_PROJ}.lora_b": raw(np.ones((4, 64)))}
+    write_safetensors(directory / "adapters.safetensors", tensors)
+    parameters = {"rank": 8, "scale": 20.0, "dropout": 0.0}
+    config = {"fine_tune_type": "lora", "num_layers": 16, "lora_parameters": parameters}
+    (directory / "adapter_config.json").write_text(json.dumps(config))
+
+
+def renamed_mlx(directory: Path) -> None:
+    mlx(directory)
+    (directory / "adapters.safetensors").rename(directory / "adapter_model.safetensors")
+
+
+def gguf_file(directory: Path, kind: str) -> None:
+    writer = gguf.GGUFWriter(directory / "adapter.gguf", "llama")
+    writer.add_type(kind)
+    if kind == gguf.GGUFType.ADAPTER:
+        writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+        writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, 16.0)
+    writer.add_tensor("blk.0.attn_q.weight.lora_a", np.ones((4, 64), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def kohya(directory: Path, prefix: str = "lora_unet_down_blocks_0_attentions_0_proj_in") -> None:
+    down, up = raw(np.ones((4, 64, 1, 1))), raw(np.ones((64, 4, 1, 1)))
+    tensors = {
+        f"{prefix}.lora_down.weight": down,
+        f"{prefix}.lora_up.weight": up,
+        f"{prefix}.alpha": raw(np.array(4.0)),
+    }
+    write_safetensors(directory / "style.safetensors", tensors, {"ss_network_module": "networks.lora"})
+
+
+def lycoris(directory: Path) -> None:
+    names = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "alpha")
+    write_safetensors(
+        directory / "style.safetensors", {f"lora_unet_mid.{name}": raw(np.ones((4, 4))) for name in names}
+    )
+
+
+def diffusers(directory: Path, name: str = "pytorch_lora_weights.safetensors") -> None:
+    module = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    write_safetensors(directory / name, lora_tensors({module: (64, 64)}, prefix=""))
+
+
+def flux(directory: Path) -> None:
+    module = "transformer.single_transformer_blocks.0.attn.to_q"
+    write_safetensors(directory / "adapter_model.safetensors", lora_tensors({module: (64, 64)}, prefix=""))
+
+
+def merged(directory: Path) -> None:
+    write_base_config(directory)
+    write_safetensors(directory / "model.safetensors", llama_tensors())
+
+
+def merged_shards(directory: Path) -> None:
+    write_base_config(directory)
+    write_safetensors(directory / "model-00001-of-00001.safetensors", llama_tensors())
+    (directory / "model.safetensors.index.json").write_text("{}")
+
+
+def merged_pickle(directory: Path) -> None:
+    write_base_config(directory)
+    torch.save({"model.embed_tokens.weight": torch.ones(2, 2)}, directory / "pytorch_model.bin")
+
+
+def merged_under_our_name(directory: Path) -> None:
+    write_adapter(directory)
+    write_safetensors(directory / "adapter_model.safetensors", llama_tensors())
+
+
+def sharded(directory: Path, ending: str = "safetensors") -> None:
+    write_adapter(directory)
+    (directory / "adapter_model.safetensors").rename(directory / f"adapter_model-00001-of-00002.{ending}")
+
+
+def sharded_pickle(directory: Path) -> None:
+    write_adapter(directory)
+    (directory / "adapter_model.safetensors").unlink()
+    for i in (1, 2):
+        torch.save({"a": torch.ones(2)}, directory / f"adapter_model-0000{i}-of-00002.bin")
+
+
+def tensorizer(directory: Path) -> None:
+    write_adapter(directory)
+    (directory / "adapter_model.safetensors").unlink()
+    (directory / "adapter_model.tensors").write_bytes(b"|TZR|\x03\x00\x00\x00" + bytes(100))
+
+
+def tensorrt(directory: Path) -> None:
+    np.save(directory / "model.lora_weights.npy", np.ones((1, 2, 8), dtype=np.float16))
+    np.save(directory / "model.lora_config.npy", np.array([[[0, 0, 8]]], dtype=np.int32))
+
+
+def nemo(directory: Path) -> None:
+    (directory / "model_config.yaml").write_text("peft: {peft_scheme: lora}\n")
+    torch.save({"a": torch.ones(2)}, directory / "model_weights.ckpt")
+    with tarfile.open(directory / "adapter.nemo", "w") as archive:
+        for name in ("model_config.yaml", "model_weights.ckpt"):
+            archive.add(directory / name, name)
+            (directory / name).unlink()
+
+
+def nemo_unpacked(directory: Path) -> None:
+    (directory / "model_config.yaml").write_text("peft: {peft_scheme: lora}\n")
+    torch.save({"a": torch.ones(2)}, directory / "model_weights.ckpt")
+
+
+FOREIGN: Mapping[str, tuple[Callable[[Path], None], str]] = {
+    "MLX": (mlx, "mlx"),
+    "MLX, renamed": (renamed_mlx, "mlx"),
+    "a GGUF LoRA": (lambda directory: gguf_file(directory, gguf.GGUFType.ADAPTER), "gguf-lora"),
+    "a GGUF model": (lambda directory: gguf_file(directory, gguf.GGUFType.MODEL), "gguf"),
+    "a GGML LoRA": (lambda directory: put(directory / "ggml-adapter-model.bin", b"algg\x01\0\0\0"), "ggml"),
+    "Kohya": (kohya, "kohya"),
+    "Kohya's text encoder": (lambda directory: kohya(directory, "lora_te1_text_model_layers_0_mlp_fc1"), "kohya"),
+    "LyCORIS": (lycoris, "kohya"),
+    "diffusers": (diffusers, "diffusers"),
+    "diffusers under another name": (lambda directory: diffusers(directory, "flux.safetensors"), "diffusers"),
+    "diffusers' transformer under PEFT's name": (flux, "diffusers"),
+    "a merged model": (merged, "merged"),
+    "a merged model in shards": (merged_shards, "merged"),
+    "a merged model, pickled": (merged_pickle, "merged"),
+    "a merged model under PEFT's name": (merged_under_our_name, "merged"),
+    "shards": (sharded, "sharded"),
+    "pickled shards": (sharded_pickle, "sharded"),
+    "tensorizer": (tensorizer, "tensorizer"),
+    "TensorRT-LLM": (tensorrt, "tensorrt-llm"),
+    "NeMo": (nemo, "nemo"),
+    "NeMo, unpacked": (nemo_unpacked, "nemo"),
+}  # fmt: skip
+
+
+def put(path: Path, data: bytes) -> None:
+    path.write_bytes(data)

@@ -1,0 +1,29 @@
+"""A client of a Hub that misbehaves when it is told to."""
+
+import pytest
+
+from lora_cli.errors import LoraCliError
+from lora_cli.sources.http import Http, Piece, get_bytes, get_json
+from tests.hub_server import Hub
+
+WEIGHTS = bytes(range(256)) * 4000
+NAME = "acme/sql-lora/resolve/main/adapter_model.safetensors"
+
+
+class Client:
+    """An ``Http`` that writes down how long it would have waited, instead of waiting."""
+
+    def __init__(self, hub: Hub, *, retries: int = 5, timeout_s: float = 5) -> None:
+        self.hub, self.waits = hub, list[float]()
+        self.http = Http(hub.endpoint, timeout_s, retries, pause=self.waits.append)
+
+    def read(self, start: int = 0, stop: int | None = None, size: int | None = len(WEIGHTS)) -> bytes:
+        return b"".join(get_bytes(self.http, f"{self.hub.endpoint}/{NAME}", Piece(start, stop, size), "weights"))
+
+    def json(self) -> object:
+        return get_json(self.http, f"{self.hub.endpoint}/api/models/acme/sql-lora/revision/main", "info").value
+
+    def fails(self) -> LoraCliError:
+        with pytest.raises(LoraCliError) as caught:
+            self.read()
+        return caught.value

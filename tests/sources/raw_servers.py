@@ -1,0 +1,92 @@
+"""Servers of a few lines, which answer each connection as a test says, and the client's question."""
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from lora_cli.sources import pool
+from lora_cli.sources.http import Http, get_json
+
+CERTIFICATE = Path(__file__).parent / "tls/localhost.pem"
+OK = b"HTTP/1.1 200 .\r\nContent-Length: 2\r\n\r\n{}"
+
+
+@contextmanager
+def server(serve: Callable[[socket.socket], None]) -> Iterator[str]:
+    """``host:port`` of a server that gives each connection to ``serve``, in a thread of its own."""
+    threads: list[threading.Thread] = []
+
+    def one(connection: socket.socket) -> None:
+        with connection:
+            try:
+                serve(connection)
+            except OSError:
+                return
+
+    def accept() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            threads.append(threading.Thread(target=one, args=(connection,)))
+            threads[-1].start()
+
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        thread = threading.Thread(target=accept)
+        thread.start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        pool._idle.leave_to_parent()
+        for thread in threads:
+            thread.join()
+
+
+def head(connection: socket.socket) -> str:
+    data = b""
+    while b"\r\n\r\n" not in data:
+        piece = connection.recv(65536)
+        if not piece:
+            raise ConnectionError
+        data += piece
+    return data.decode()
+
+
+def serve_tls(connection: socket.socket) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    with context.wrap_socket(connection, server_side=True) as stream:
+        stream.recv(65536)
+        stream.sendall(OK)
+
+
+def ask(endpoint: str, token: str = "") -> object:
+    return get_json(Http(endpoint, 5, 0, token=token), endpoint, "info").value
+
+
+@contextmanager
+def raw_server(*answers: bytes) -> Iterator[str]:
+    """A server that sends these bytes, one answer a connection, the last one again and again."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+
+        def serve() -> None:
+            for number in range(100):
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(answers[min(number, len(answers) - 1)])
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()

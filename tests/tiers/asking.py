@@ -1,0 +1,32 @@
+"""A tier of words, and one who asks it."""
+
+from collections.abc import Callable
+
+from lora_cli.tiers.budget import Budget
+from lora_cli.tiers.eviction.lru import Lru
+from lora_cli.tiers.tier import Tier
+
+
+def tier(
+    items: int,
+    max_bytes: int | None = None,
+    *,
+    weigh: Callable[[str], int] = lambda key: 1,
+    load: Callable[[str], str] = str.upper,
+    dropped: list[str] | None = None,
+) -> Tier[str]:
+    def drop(key: str, value: str) -> None:
+        assert value == key.upper()
+        if dropped is not None:
+            dropped.append(key)
+
+    return Tier("cpu", Budget(items, max_bytes), Lru(), weigh=weigh, load=load, drop=drop)
+
+
+def ask(tier: Tier[str], *keys: str) -> list[bool]:
+    hits = []
+    for key in keys:
+        with tier.lease(key) as lease:
+            assert lease.value == key.upper()
+            hits.append(lease.hit)
+    return hits
