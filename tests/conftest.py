@@ -1,6 +1,7 @@
 """What the whole suite shares: the real model, the adapters trained on it, and a home of its own for each test."""
 
 import fcntl
+import itertools
 import logging
 import os
 import subprocess
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 QUICKSTART = ROOT / "manifests" / "quickstart"
 ASSETS = ROOT / ".assets"
+HOMES = itertools.count()
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
@@ -35,7 +37,7 @@ hypothesis_settings.load_profile("same")
 @pytest.fixture(autouse=True)
 def a_home_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the caches, tokens or settings of whoever runs it."""
-    home = tmp_path_factory.getbasetemp() / "home"
+    home = tmp_path_factory.getbasetemp() / "homes" / str(next(HOMES))
     for name in [name for name in os.environ if name.startswith(OURS)]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -106,7 +106,7 @@ def layer_of(module: str) -> int | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class LeafGroup:
     """Modules of one last name: all that the adapter has of it, or, if not ``whole``, those in ``layers``."""
 
     leaf: str
@@ -114,13 +114,15 @@ class Place:
     whole: bool
 
 
-def places(modules: Iterable[str], among: Sequence[str]) -> tuple[Place, ...]:
-    """Where ``modules`` are, drawn together by their last names; ``among`` are all that the adapter has."""
+def by_leaf(modules: Iterable[str], among: Sequence[str]) -> tuple[LeafGroup, ...]:
+    """``modules`` drawn together by their last names; ``among`` are all that the adapter has."""
     every = Counter(map(leaf_of, among))
-    by_leaf: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}
     for module in modules:
-        by_leaf.setdefault(leaf_of(module), []).append(module)
+        found.setdefault(leaf_of(module), []).append(module)
     return tuple(
-        Place(leaf, tuple(sorted({n for one in held if (n := layer_of(one)) is not None})), len(held) == every[leaf])
-        for leaf, held in by_leaf.items()
+        LeafGroup(
+            leaf, tuple(sorted({n for one in held if (n := layer_of(one)) is not None})), len(held) == every[leaf]
+        )
+        for leaf, held in found.items()
     )

@@ -142,30 +142,6 @@ def scales(config: LoraConfig, modules: Iterable[str]) -> dict[str, Scale]:
     return found
 
 
-def rank_of(config: LoraConfig, module: str) -> int:
-    """The rank of one module; for many, ``scales`` shares one time limit. Raises as ``scales``."""
-    return scales(config, (module,))[module].r
-
-
-def alpha_of(config: LoraConfig, module: str) -> float:
-    """The alpha of one module. Raises as ``scales``."""
-    return scales(config, (module,))[module].lora_alpha
-
-
-def scaling_of(config: LoraConfig, module: str) -> float:
-    """The ``s`` in ``s * B @ A`` of one module: ``alpha / r``, or ``alpha / sqrt(r)`` with rsLoRA. As ``scales``."""
-    return scales(config, (module,))[module].scaling
-
-
-def dead_keys(config: LoraConfig, modules: Collection[str]) -> tuple[tuple[str, str], ...]:
-    """Keys of ``rank_pattern`` and ``alpha_pattern`` that match none of ``modules``: (field, key)."""
-    dead: list[tuple[str, str]] = []
-    for field, pattern in (("rank_pattern", config.rank_pattern), ("alpha_pattern", config.alpha_pattern)):
-        matcher = Matcher(f"{config.file}: {field}")
-        dead += [(field, key) for key in pattern if not any(matcher.dotted_end(key, module) for module in modules)]
-    return tuple(dead)
-
-
 def replicated(config: LoraConfig, base: BaseModel) -> BaseModel:
     """``base`` with its layers stacked as ``layer_replication`` says: half-open ranges of its own layers, in order.
 

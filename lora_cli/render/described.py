@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from lora_cli.check import Checked
 from lora_cli.core.card import Card
 from lora_cli.core.inspection import Inspection
-from lora_cli.core.module_facts import ModuleFacts, Place, places
+from lora_cli.core.module_facts import LeafGroup, ModuleFacts, by_leaf
 from lora_cli.core.writers import PEFT, Writer
 from lora_cli.render.text import counted, size
 
@@ -71,12 +71,12 @@ def _by_value(
     common, *others = sorted(by_value, key=lambda value: -len(by_value[value]))
     told = [f"{form(common)} ({counted(len(by_value[common]), 'module')})"]
     for value in others[: MOST_VALUES - 1]:
-        where = _some(map(_place, places(by_value[value], among)), MOST_PLACES)
+        where = _some(map(_place, by_leaf(by_value[value], among)), MOST_PLACES)
         told.append(f"{form(value)} ({counted(len(by_value[value]), 'module')}: {where})")
     return ", ".join(told) + (f" and {len(others) - MOST_VALUES + 1} others" if len(others) >= MOST_VALUES else "")
 
 
-def _place(place: Place) -> str:
+def _place(place: LeafGroup) -> str:
     if place.whole or not place.layers:
         return place.leaf
     return f"{place.leaf} in layer{'s' if len(place.layers) > 1 else ''} {ranges(place.layers)}"

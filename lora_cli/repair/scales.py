@@ -23,7 +23,6 @@ ONE_RANK = ("packed-ranks", "rank-not-r", "layer-ranks")
 """Rows of engines whose modules must have one rank."""
 
 MULTIPLE = 16
-Odd = Mapping[str, Any]
 
 
 def settled(draft: Draft, aim: Aim) -> Draft:

@@ -17,10 +17,7 @@ adapters:
 """
 
 
-@pytest.fixture(autouse=True)
-def a_cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("a_folder_and_a_cache_of_its_own")
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from lora_cli.core.inspection import inspection_of
-from lora_cli.core.module_facts import Place, facts_of, places
+from lora_cli.core.module_facts import LeafGroup, by_leaf, facts_of
 from lora_cli.core.reference import AdapterRef
 from lora_cli.read.adapter import read_adapter
 from lora_cli.sources.local import LocalSource
@@ -37,8 +37,8 @@ def test_places_are_drawn_together_by_last_name_and_layer() -> None:
     among = [f"model.layers.{layer}.self_attn.{leaf}_proj" for layer in range(4) for leaf in "qkv"] + ["lm_head"]
     some = [name for name in among if name.endswith("q_proj") or (name.endswith("k_proj") and ".2." not in name)]
 
-    assert places([*some, "lm_head"], among) == (
-        Place("q_proj", (0, 1, 2, 3), whole=True),
-        Place("k_proj", (0, 1, 3), whole=False),
-        Place("lm_head", (), whole=True),
+    assert by_leaf([*some, "lm_head"], among) == (
+        LeafGroup("q_proj", (0, 1, 2, 3), whole=True),
+        LeafGroup("k_proj", (0, 1, 3), whole=False),
+        LeafGroup("lm_head", (), whole=True),
     )

@@ -1,8 +1,11 @@
 """Where a test fetches: a Hub, a cache, and the settings that lead to both."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from lora_cli.core.policy import Policy
 from lora_cli.core.reference import parse
@@ -38,3 +41,10 @@ class Desk:
         before = self.hub.count()
         self.bring(text)
         return self.hub.count() - before
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    with Hub() as hub:
+        hub.add("org/sql", FILES)
+        yield Desk(tmp_path, hub)

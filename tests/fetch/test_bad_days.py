@@ -12,6 +12,7 @@ import pytest
 
 from lora_cli.store import Store
 from lora_cli.store.verify import verify
+from tests.fetch.places import partial_bytes
 from tests.hub_server import Hub
 
 MIB = 1 << 20
@@ -65,16 +66,6 @@ def until(happens: object, what: str) -> None:
     while not happens():
         assert time.monotonic() < deadline, f"never {what}"
         time.sleep(0.01)
-
-
-def partial_bytes(cache: Path) -> int:
-    sizes = [0]
-    for path in (cache / "tmp").rglob("*"):
-        try:
-            sizes.append(path.stat().st_size if path.is_file() else 0)
-        except FileNotFoundError:
-            continue
-    return max(sizes)
 
 
 def is_sound(cache: Path) -> bool:

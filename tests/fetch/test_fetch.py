@@ -2,7 +2,6 @@
 
 import os
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,16 +18,8 @@ from lora_cli.store import Store
 from lora_cli.store.verify import verify
 from tests.fetch.desk import CONFIG, FILES, WEIGHTS, Desk
 from tests.fetch.scripted import REF, Scripted
-from tests.hub_server import Hub
 from tests.making import write_adapter
 from tests.store.keeping import tree
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    with Hub() as hub:
-        hub.add("org/sql", FILES)
-        yield Desk(tmp_path, hub)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Folders in the cache: copied once, and an edit in place, of theirs or ours, is noticed."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,16 +8,8 @@ import pytest
 from lora_cli.errors import FormatError
 from lora_cli.store.verify import verify
 from tests.fetch.desk import FILES, WEIGHTS, Desk
-from tests.hub_server import Hub
 from tests.making import write_adapter
 from tests.store.keeping import edit_in_place
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    with Hub() as hub:
-        hub.add("org/sql", FILES)
-        yield Desk(tmp_path, hub)
 
 
 @pytest.fixture

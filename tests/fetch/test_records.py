@@ -1,22 +1,13 @@
 """What is remembered of a reference: its origin, who may have it, and never a token."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lora_cli.store.records import read_record
 from tests.fetch.desk import FILES, Desk
-from tests.hub_server import Hub
 from tests.making import write_adapter
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    with Hub() as hub:
-        hub.add("org/sql", FILES)
-        yield Desk(tmp_path, hub)
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from tests.corpus.goods import options
 from tests.corpus.peft_judge import write_adapter
 from tests.real_engines.bases import SERVED, VOCABULARY, save
 from tests.real_engines.effects import TOLERANCE, distance
-from tests.real_engines.test_published import LONG
+from tests.real_engines.test_published import LONG, answered
 from tests.real_engines.vllm_oracle import PROMPTS, meant
-from tests.real_engines.vllm_server import Server, log_probabilities, serving
+from tests.real_engines.vllm_server import Server, serving
 
 pytestmark = pytest.mark.engines
 
@@ -60,12 +60,6 @@ def warm(
     document: dict[str, Any] = json.loads(capsys.readouterr().out)
     done = document["servers"][0]["adapters"]
     return code, {one["name"]: one["action"] for one in done}, document
-
-
-def answered(server: Server, name: str, prompts: Any = PROMPTS) -> Any:
-    reply = server.answer(name, list(prompts), VOCABULARY)
-    assert reply.status == 200, reply
-    return log_probabilities(reply, VOCABULARY)
 
 
 def test_adapters_are_loaded_kept_replaced_and_pruned(

@@ -1,5 +1,6 @@
 """Servers of a few lines, which answer each connection as a test says, and the client's question."""
 
+import os
 import socket
 import ssl
 import threading
@@ -7,7 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from lora_cli.sources import pool
+import pytest
+
+from lora_cli.sources import pool, route
 from lora_cli.sources.http import Http, get_json
 
 CERTIFICATE = Path(__file__).parent / "tls/localhost.pem"
@@ -90,3 +93,14 @@ def raw_server(*answers: bytes) -> Iterator[str]:
         finally:
             listener.shutdown(socket.SHUT_RDWR)
             thread.join()
+
+
+def fresh_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing of this machine's ways to the network, and none that an earlier test found."""
+    for name in [name for name in os.environ if name.lower().endswith("_proxy") or name.startswith("SSL_CERT")]:
+        monkeypatch.delenv(name)
+    route.route_to.cache_clear()
+    route.tls.cache_clear()
+    yield
+    route.route_to.cache_clear()
+    route.tls.cache_clear()

@@ -13,18 +13,12 @@ from lora_cli.errors import Unreachable
 from lora_cli.sources import pool, route
 from lora_cli.sources.http import Http, Piece, get_bytes
 from tests.hub_server import Hub
-from tests.sources.raw_servers import CERTIFICATE, OK, ask, head, serve_tls, server
+from tests.sources.raw_servers import CERTIFICATE, OK, ask, fresh_environment, head, serve_tls, server
 
 
 @pytest.fixture(autouse=True)
 def _a_fresh_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in [name for name in os.environ if name.lower().endswith("_proxy") or name.startswith("SSL_CERT")]:
-        monkeypatch.delenv(name)
-    route.route_to.cache_clear()
-    route.tls.cache_clear()
-    yield
-    route.route_to.cache_clear()
-    route.tls.cache_clear()
+    yield from fresh_environment(monkeypatch)
 
 
 def test_certificates_are_those_of_a_folder_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

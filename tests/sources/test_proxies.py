@@ -1,6 +1,5 @@
 """The way through proxies: which one is asked, with which password, and what it sees."""
 
-import os
 import socket
 import threading
 from base64 import b64encode
@@ -9,20 +8,13 @@ from collections.abc import Iterator
 import pytest
 
 from lora_cli.errors import Unreachable, UsageError
-from lora_cli.sources import route
 from tests.hub_server import Hub
-from tests.sources.raw_servers import CERTIFICATE, OK, ask, head, serve_tls, server
+from tests.sources.raw_servers import CERTIFICATE, OK, ask, fresh_environment, head, serve_tls, server
 
 
 @pytest.fixture(autouse=True)
 def _a_fresh_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in [name for name in os.environ if name.lower().endswith("_proxy") or name.startswith("SSL_CERT")]:
-        monkeypatch.delenv(name)
-    route.route_to.cache_clear()
-    route.tls.cache_clear()
-    yield
-    route.route_to.cache_clear()
-    route.tls.cache_clear()
+    yield from fresh_environment(monkeypatch)
 
 
 class Proxy:

@@ -1,6 +1,7 @@
 """A fetch under way, in a few lines that fit the terminal: who is on it, how far it is, how fast, how long still."""
 
 from lora_cli.core.frozen import dataclass
+from lora_cli.render.figures import cut
 from lora_cli.render.text import safe, size
 
 AMOUNT = len("1023.9 MiB of 1023.9 MiB")
@@ -84,11 +85,3 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-
-
-def cut(text: str, width: int) -> str:
-    """``text`` in so many columns: its middle goes, because names differ at their ends."""
-    if len(text) <= width:
-        return text
-    tail = (width - 1) // 2
-    return f"{text[: width - 1 - tail]}…{text[len(text) - tail :]}"
