@@ -19,7 +19,7 @@ USUAL_RANGE = 8 << 20
 PARTS = 32
 """A server nearby is asked for so many parts of a large file: each question costs it something."""
 
-WINDOW = 96 << 20
+WINDOW = 80 << 20
 """Bytes that may be in flight or wait in memory for those before them, of all files together."""
 
 STOP_S = 1.0

@@ -18,6 +18,9 @@ SLOWEST_BYTES_PER_S = 1024
 LONGEST_WAIT_S = 330.0
 LONGEST_BACKOFF_S = 8.0
 CHUNK = 256 * 1024
+WHOLE = 1 << 20
+"""A body of at most so many bytes is asked for as one piece: fewer turns. Of many larger ones each would hold much."""
+
 OWN_HEADERS = {"User-Agent": f"lora-cli/{__version__}", "Accept": "*/*", "Accept-Encoding": "identity"}
 
 
@@ -147,10 +150,11 @@ def paced(response: "Response", timeout_s: float) -> Iterator[bytes]:
     """As ``chunks``, of a body that is what it is, however it is encoded."""
     server = host(response.url)
     waited_s, received = 0.0, 0
+    most = WHOLE if response.left is not None and response.left <= WHOLE else CHUNK
     while True:
         began = time.monotonic()
         try:
-            chunk = response.read(CHUNK)
+            chunk = response.read(most)
         except (OSError, ValueError) as error:
             raise _meaning(error, response.url, timeout_s) from error
         if not chunk:

@@ -48,6 +48,11 @@ class Response:
         self._body = Body(connection, self.status, fields, method)
         self._route, self._connection = route, connection
 
+    @property
+    def left(self) -> int | None:
+        """How many bytes of the body, or of its chunk, are still to be read; None when nobody knows."""
+        return self._body.left
+
     def read(self, size: int) -> bytes:
         """At most ``size`` bytes of the body as soon as there are any, and none at its end.
 

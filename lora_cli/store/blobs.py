@@ -92,9 +92,9 @@ def _is_same(path: Path, descriptor: int) -> bool:
 def has_blob(store: Store, blob: Blob) -> bool:
     """Whether those bytes are here and what they were. One that is not any more goes to the quarantine."""
     path = store.blob(blob.sha256)
-    if is_sound(store, path, blob):
-        return True
-    return os.path.lexists(path) and isolate_rotten(store, path, lambda there: is_sound(store, there, blob))
+    if not os.path.lexists(path):
+        return False
+    return is_sound(store, path, blob) or isolate_rotten(store, path, lambda there: is_sound(store, there, blob))
 
 
 def is_sound(store: Store, path: Path, blob: Blob) -> bool:

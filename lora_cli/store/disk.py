@@ -146,18 +146,16 @@ def name_file(descriptor: int, target: Path) -> bool:
     Raises:
         OSError: as it comes.
     """
-    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        # With a folder's descriptor it is linkat(2), which follows the link to the open file.
-        os.link(f"/proc/self/fd/{descriptor}", target.name, dst_dir_fd=folder, follow_symlinks=True)
+        # With a descriptor it is linkat(2), which follows the link to the open file; an absolute path needs no folder.
+        path = os.path.abspath(target)  # noqa: PTH100 - links stay links
+        os.link(f"/proc/self/fd/{descriptor}", path, dst_dir_fd=descriptor, follow_symlinks=True)
     except FileExistsError:
         return True
     except OSError as error:
         if error.errno not in NO_LINK | {errno.ENOENT}:
             raise
         return False
-    finally:
-        os.close(folder)
     return True
 
 

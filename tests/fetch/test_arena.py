@@ -1,4 +1,4 @@
-"""Threads share what memory is free: glibc itself tells how many arenas they have."""
+"""Threads share what memory is free, and keep it: glibc tells how many arenas they have, the kernel what it cleared."""
 
 import platform
 import subprocess
@@ -29,3 +29,26 @@ libc.fflush(None)
 def test_threads_share_one_arena(how: str, one: bool) -> None:
     told = subprocess.run([sys.executable, "-c", ARENAS, how], capture_output=True, text=True, check=True).stdout
     assert (told.count("<heap nr=") == 1) is one
+
+
+FAULTS = """
+import resource, sys
+from lora_cli.fetch.arena import share_memory
+if sys.argv[1] == "kept":
+    share_memory()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for turn in range(10):
+    if turn == 5:
+        before = faults()
+    pieces = [b"1" * 250_000 for _ in range(32)]
+    del pieces
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives it back like that")
+@pytest.mark.parametrize(("how", "few"), [("kept", True), ("as usual", False)])
+def test_what_a_download_frees_is_not_cleared_for_the_next_one(how: str, few: bool) -> None:
+    told = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True).stdout
+    assert (int(told) < 500) is few
