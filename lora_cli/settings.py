@@ -227,7 +227,7 @@ def _file_layer(file: Path, text: str, environ: Mapping[str, str]) -> dict[str, 
     try:
         values = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsageError(f"{file}: this is not TOML: {error}") from error
+        raise UsageError(f"{file}: this is not TOML: {error}", hint="write NAME = VALUE, texts in quotes") from error
 
     def where(key: str) -> str:
         line = next(
@@ -256,11 +256,16 @@ def _config_text(file: Path) -> tuple[str | None, str]:
     except OSError as error:
         return None, f"{file}: the settings file cannot be read: {error.strerror}"
     if len(data) > CONFIG_CAP:
-        raise UsageError(f"{file}: a settings file of over {CONFIG_CAP} bytes is not read")
+        raise UsageError(
+            f"{file}: a settings file of over {CONFIG_CAP} bytes is not read",
+            hint="it is for a few settings: lora-cli --help",
+        )
     try:
         return data.decode("utf-8"), ""
     except UnicodeDecodeError as error:
-        raise UsageError(f"{file}: this is not UTF-8: {error.reason} at byte {error.start}") from error
+        raise UsageError(
+            f"{file}: this is not UTF-8: {error.reason} at byte {error.start}", hint="save it as UTF-8"
+        ) from error
 
 
 def _xdg(environ: Mapping[str, str], variable: str, default: str) -> Path:

@@ -89,8 +89,8 @@ def test_the_cache_directory_becomes_absolute(
         ("jobs = true\n", "config.toml:1: jobs: True is not", ""),
         ("timeout = -1\n", "config.toml:1: timeout: -1 is not a duration", ""),
         ("[jobs]\na=1\n", "config.toml:1: jobs: ", ""),
-        ("jobs = \n", "this is not TOML", ""),
-        ("jobs = 1\njobs = 2\n", "this is not TOML", ""),
+        ("jobs = \n", "this is not TOML", "write NAME = VALUE, texts in quotes"),
+        ("jobs = 1\njobs = 2\n", "this is not TOML", "write NAME = VALUE, texts in quotes"),
         ('offline = "maybe"\n', "config.toml:1: offline: 'maybe' is text", "write it without quotes"),
     ],
 )

@@ -19,6 +19,9 @@ NODES = 400_000
 DEPTH = 16
 KEY_CAP = 200
 
+SPLIT = "split it into several files"
+QUOTE = "look at quotes and indentation: a value with ': ' or ' #' in it, or one that begins with * & @ %, is quoted"
+
 # A path from the root, innermost first, so that ten thousand siblings share one.
 Trail = tuple["Trail", str | int] | None
 Scalar = None | bool | int | float | str
@@ -69,8 +72,8 @@ class Node:
         return [node.plain() for node in self.items] if self.kind == "sequence" else self.scalar
 
 
-def wrong(node: Node, message: str, *, hint: str = "") -> UsageError:
-    """The error for ``node``: file, line, the path of keys, and what is wrong with it."""
+def wrong(node: Node, message: str, *, hint: str) -> UsageError:
+    """The error for ``node``: file, line, the path of keys, what is wrong with it, and what to write instead."""
     where = f"{node.file}:{node.line}: "
     return UsageError(f"{where}{node.path}: {message}" if node.trail else f"{where}{message}", hint=hint)
 
@@ -83,12 +86,12 @@ def parse_document(text: str, file: str) -> Node:
             word; a tag; a merge key; an alias to what is not complete yet.
     """
     if len(text) > TEXT_CAP:
-        raise UsageError(f"{file}: a document of over {TEXT_CAP} characters is not read")
+        raise UsageError(f"{file}: a document of over {TEXT_CAP} characters is not read", hint=SPLIT)
     builder = _Builder(file)
     for event in _events(text, file):
         builder.take(event)
     if builder.root is None:
-        raise UsageError(f"{file}:1: the document is empty")
+        raise UsageError(f"{file}:1: the document is empty", hint="begin with apiVersion: lora-cli/v1 and its kind")
     return builder.root
 
 
@@ -102,9 +105,10 @@ def _events(text: str, file: str) -> Iterator["yaml.Event"]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
-        raise UsageError(f"{file}:{line}: this is not YAML: {error.problem or error.context}") from error
+        raise UsageError(f"{file}:{line}: this is not YAML: {error.problem or error.context}", hint=QUOTE) from error
     except (yaml.YAMLError, UnicodeEncodeError) as error:
-        raise UsageError(f"{file}:1: this is not YAML: a character that may not stand in it") from error
+        message = f"{file}:1: this is not YAML: a character that may not stand in it"
+        raise UsageError(message, hint="save the file as UTF-8 text") from error
 
 
 class _Open:
@@ -148,9 +152,9 @@ class _Builder:
         elif name == "DocumentStartEvent":
             self.documents += 1
             if self.documents > 1:
-                raise self._error(line, "a second document begins here; a file holds one")
+                raise self._error(line, "a second document begins here; a file holds one", "write each into its file")
 
-    def _error(self, line: int, message: str, hint: str = "") -> UsageError:
+    def _error(self, line: int, message: str, hint: str) -> UsageError:
         return UsageError(f"{self.file}:{line}: {message}", hint=hint)
 
     def _wants_key(self) -> bool:
@@ -169,7 +173,7 @@ class _Builder:
 
     def _key(self, key: str, line: int, *, plain: bool) -> None:
         if len(key) > KEY_CAP:
-            raise self._error(line, f"a key of over {KEY_CAP} characters")
+            raise self._error(line, f"a key of over {KEY_CAP} characters", QUOTE)
         if plain and key == "<<":
             raise self._error(
                 line, "merge keys (<<) are not read", "repeat the keys, or use an alias for the whole value"
@@ -185,9 +189,11 @@ class _Builder:
         if event.tag is not None:
             raise self._error(line, f"the tag {event.tag[:KEY_CAP]} is not read", "write the value without a tag")
         if self._wants_key():
-            raise self._error(line, "a key is one word, not a list or a mapping")
+            raise self._error(
+                line, "a key is one word, not a list or a mapping", 'quote a value with braces: "{{ name }}"'
+            )
         if len(self.stack) >= DEPTH:
-            raise self._error(line, f"nested deeper than {DEPTH} levels")
+            raise self._error(line, f"nested deeper than {DEPTH} levels", QUOTE)
         trail = self.stack[-1].child() if self.stack else None
         self.stack.append(_Open(line, trail, event.anchor, mapping=mapping))
 
@@ -202,9 +208,12 @@ class _Builder:
 
     def _alias(self, event: Any, line: int) -> None:
         if self._wants_key():
-            raise self._error(line, "a key is one word, not an alias")
+            raise self._error(line, "a key is one word, not an alias", "write the word itself")
         if event.anchor not in self.anchors:
-            raise self._error(line, f"the alias *{event.anchor[:KEY_CAP]} points to nothing that is complete before it")
+            alias = f"*{event.anchor[:KEY_CAP]}"
+            raise self._error(
+                line, f"the alias {alias} points to nothing that is complete before it", f'quote a glob: "{alias}"'
+            )
         self._place(self.anchors[event.anchor], None, line)
 
     def _place(self, node: Node, anchor: str | None, line: int) -> None:
@@ -216,7 +225,7 @@ class _Builder:
         parent = self.stack[-1]
         parent.size += node.size
         if parent.size > NODES:
-            raise self._error(line, f"more than {NODES} values, aliases followed")
+            raise self._error(line, f"more than {NODES} values, aliases followed", SPLIT)
         if parent.mapping and parent.key is not None:
             parent.entries[parent.key] = node
             parent.key = None

@@ -4,12 +4,17 @@ import re
 from collections.abc import Collection, Mapping
 
 from lora_cli.core.document import Node, wrong
-from lora_cli.core.nearest import did_you_mean, nearest
+from lora_cli.core.nearest import did_you_mean
 from lora_cli.core.units import parse_size, shown
 from lora_cli.errors import UsageError
 
 API_VERSION = "lora-cli/v1"
 LARGEST_INT = 10**15
+
+READ_WITH = {"AdapterSet": "-f", "AdapterSetLock": "--lock", "Policy": "--policy"}
+"""The option for each kind of document."""
+
+SIZE = "write 512MiB, 2GiB or a number of bytes"
 
 _KINDS = {"mapping": "a mapping", "sequence": "a list"}
 
@@ -28,7 +33,7 @@ def fields(node: Node, known: Collection[str], required: Collection[str] = ()) -
             raise UsageError(f"{node.file}:{node.key_lines[key]}: {path}: unknown key", hint=did_you_mean(key, known))
     for key in required:
         if key not in node.entries:
-            raise wrong(node, f"the key {key} is missing")
+            raise wrong(node, f"the key {key} is missing", hint=f"add {key}: …")
     return node.entries
 
 
@@ -39,23 +44,32 @@ def head(node: Node, kind: str, known: Collection[str], required: Collection[str
         UsageError: another version or kind, or what ``fields`` raises.
     """
     if node.kind == "mapping":
-        for key, value in (("apiVersion", API_VERSION), ("kind", kind)):
-            if key in node.entries:
-                choice(node.entries[key], (value,))
+        _check_head(node, kind)
     return fields(node, ("apiVersion", "kind", *known), ("apiVersion", "kind", *required))
 
 
-def text(node: Node, pattern: str = r".+", what: str = "text") -> str:
-    """A string that matches ``pattern`` as a whole; ``what`` describes it.
+def _check_head(node: Node, kind: str) -> None:
+    for key, value in (("apiVersion", API_VERSION), ("kind", kind)):
+        if key not in node.entries:
+            raise wrong(node, f"the key {key} is missing", hint=f"add {key}: {value}")
+        word = text(node.entries[key])
+        if word != value:
+            other = key == "kind" and READ_WITH.get(word)
+            hint = f"{word} is read with {other}, {kind} with {READ_WITH[kind]}" if other else f"{key}: {value}"
+            raise wrong(node.entries[key], f"{shown(word)} is not {value}", hint=hint)
+
+
+def text(node: Node, pattern: str = r".+", what: str = "text", hint: str = "") -> str:
+    """A string that matches ``pattern`` as a whole; ``what`` describes it, and ``hint`` says how to come by one.
 
     A word that YAML may read as a number, a boolean or null is refused: the next tool would read something else.
     """
     if node.kind == "scalar" and node.scalar is not None and not isinstance(node.scalar, str):
         raise wrong(node, f"{node.text[:60]} is {kind_of(node)} here", hint=f'quote it: "{node.text[:60]}"')
     if not isinstance(node.scalar, str):
-        raise wrong(node, f"this is {kind_of(node)}, and must be {what}")
+        raise wrong(node, f"this is {kind_of(node)}, and must be {what}", hint=hint or "write one value, quoted")
     if not re.fullmatch(pattern, node.scalar, re.ASCII):
-        raise wrong(node, f"{shown(node.scalar)} is not {what}")
+        raise wrong(node, f"{shown(node.scalar)} is not {what}", hint=hint or "write one line that is not empty")
     return node.scalar
 
 
@@ -66,14 +80,15 @@ def version(node: Node) -> str:
         or isinstance(node.scalar, bool)
         or not re.fullmatch(r"\d[\w.+-]{0,63}", node.text, re.ASCII)
     ):
-        raise wrong(node, f"{shown(node.text)} is not a version" if node.text else "this is not a version")
+        message = f"{shown(node.text)} is not a version" if node.text else "this is not a version"
+        raise wrong(node, message, hint='version: "0.33"; lora-cli engines lists those that are known')
     return node.text
 
 
-def secret_free(node: Node, pattern: str, what: str) -> str:
+def secret_free(node: Node, pattern: str, what: str, hint: str) -> str:
     """As ``text``, but the value is never repeated in an error: people put secrets where names of secrets belong."""
     if not isinstance(node.scalar, str) or not re.fullmatch(pattern, node.scalar, re.ASCII):
-        raise wrong(node, f"this is not {what}")
+        raise wrong(node, f"this is not {what}", hint=hint)
     return node.scalar
 
 
@@ -81,46 +96,49 @@ def choice(node: Node, known: Collection[str]) -> str:
     """One word of ``known``."""
     word = text(node)
     if word not in known:
-        close = nearest(word, known)
-        hint = f"did you mean {close}?" if close and len(known) > 1 else ""
-        raise wrong(node, f"{shown(word)} is not {' or '.join(known)}", hint=hint)
+        raise wrong(node, f"{shown(word)} is not {' or '.join(known)}", hint=did_you_mean(word, known))
     return word
 
 
 def boolean(node: Node) -> bool:
     """True or false, unquoted."""
     if not isinstance(node.scalar, bool):
-        raise wrong(node, f"this is {kind_of(node)}, and must be true or false")
+        raise wrong(
+            node, f"this is {kind_of(node)}, and must be true or false", hint="write true or false, without quotes"
+        )
     return node.scalar
 
 
 def integer(node: Node, lowest: int = 0, highest: int = LARGEST_INT) -> int:
     """A whole number in range, unquoted."""
     if not isinstance(node.scalar, int) or isinstance(node.scalar, bool) or not lowest <= node.scalar <= highest:
-        raise wrong(node, f"{_value(node)} is not a whole number from {lowest} to {highest}")
+        message = f"{_value(node)} is not a whole number from {lowest} to {highest}"
+        raise wrong(node, message, hint="write digits, without quotes")
     return node.scalar
 
 
 def size(node: Node) -> int:
     """Bytes, as a number or as ``2GiB``."""
     if not isinstance(node.scalar, int | str) or isinstance(node.scalar, bool):
-        raise wrong(node, f"this is {kind_of(node)}, and must be a size such as 2GiB")
+        raise wrong(node, f"this is {kind_of(node)}, and must be a size", hint=SIZE)
     try:
         return parse_size(node.scalar)
     except ValueError as error:
-        raise wrong(node, str(error)) from error
+        raise wrong(node, str(error), hint=SIZE) from error
 
 
 def items(node: Node) -> tuple[Node, ...]:
     """The members of a list."""
     if node.kind != "sequence":
-        raise wrong(node, f"this is {kind_of(node)}, and must be a list")
+        raise wrong(
+            node, f"this is {kind_of(node)}, and must be a list", hint="write [ONE, TWO], or a line with - for each"
+        )
     return node.items
 
 
-def texts(node: Node, pattern: str = r".+", what: str = "text") -> tuple[str, ...]:
-    """A list of strings."""
-    return tuple(text(member, pattern, what) for member in items(node))
+def texts(node: Node, pattern: str, what: str, hint: str) -> tuple[str, ...]:
+    """A list of strings, each as ``text`` has it."""
+    return tuple(text(member, pattern, what, hint) for member in items(node))
 
 
 def kind_of(node: Node) -> str:

@@ -15,6 +15,7 @@ from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.errors import UsageError
 
 KIND = "AdapterSetLock"
+EDITED = "the lock was edited: write it anew with lora-cli fetch --upgrade"
 _SHA256_IN_WORDS = "a sha256: 64 hexadecimal digits in lower case"
 _LINE = r"[^\x00-\x1f\x7f\ud800-\udfff]{1,4096}"
 
@@ -84,7 +85,7 @@ def load_lock(document: str, where: str) -> Lock:
     for member in items(entries["adapters"]):
         adapter = _adapter(member)
         if adapter.name in adapters:
-            raise wrong(member, f"{adapter.name} is locked twice")
+            raise wrong(member, f"{adapter.name} is locked twice", hint=EDITED)
         adapters[adapter.name] = adapter
     return Lock(tuple(adapters.values()))
 
@@ -165,11 +166,11 @@ def _adapter(node: Node) -> LockedAdapter:
     files: dict[str, Blob] = {}
     members = items(entries["files"])
     if not members:
-        raise wrong(entries["files"], "an adapter has at least one file")
+        raise wrong(entries["files"], "an adapter has at least one file", hint=EDITED)
     for member in members:
         path, blob = _file(member)
         if path in files:
-            raise wrong(member, f"{path} stands twice")
+            raise wrong(member, f"{path} stands twice", hint=EDITED)
         files[path] = blob
     adapter = LockedAdapter(
         name=text(entries["name"], NAME, NAME_IN_WORDS),
@@ -179,8 +180,7 @@ def _adapter(node: Node) -> LockedAdapter:
         checkpoint=_checkpoint(entries["checkpoint"]) if "checkpoint" in entries else "",
     )
     if text(entries["digest"], SHA256, _SHA256_IN_WORDS) != adapter.digest:
-        hint = "the lock was edited: write it anew with lora-cli fetch --upgrade"
-        raise wrong(entries["digest"], f"the files make the digest {adapter.digest}", hint=hint)
+        raise wrong(entries["digest"], f"the files make the digest {adapter.digest}", hint=EDITED)
     return adapter
 
 
@@ -188,7 +188,7 @@ def _checkpoint(node: Node) -> str:
     try:
         return checked(text(node))
     except ValueError as error:
-        raise wrong(node, str(error)) from error
+        raise wrong(node, str(error), hint=EDITED) from error
 
 
 def _file(node: Node) -> tuple[str, Blob]:
@@ -196,7 +196,7 @@ def _file(node: Node) -> tuple[str, Blob]:
     entries = fields(node, keys, keys)
     path = text(entries["path"], _LINE, "a path")
     if path.startswith("/") or "\\" in path or any(part in {"", ".", ".."} for part in path.split("/")):
-        raise wrong(entries["path"], f"{path[:60]!r} is not a relative POSIX path inside the adapter")
+        raise wrong(entries["path"], f"{path[:60]!r} is not a relative POSIX path inside the adapter", hint=EDITED)
     return path, Blob(text(entries["sha256"], SHA256, _SHA256_IN_WORDS), integer(entries["size"], 0, LARGEST_INT))
 
 

@@ -9,8 +9,8 @@ from lora_cli.core.document import Node, parse_document, wrong
 from lora_cli.core.fields import boolean, fields, head, integer, items, secret_free, text, version
 from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.globs import covers
-from lora_cli.core.names import NAME, NAME_IN_WORDS
-from lora_cli.core.policy import SHA256, Policy, policy_from, read_glob
+from lora_cli.core.names import NAME, NAME_HINT, NAME_IN_WORDS
+from lora_cli.core.policy import DIGEST_HINT, SHA256, Policy, policy_from, read_glob
 from lora_cli.core.reference import AdapterRef, override, parse
 from lora_cli.errors import UsageError
 
@@ -101,7 +101,11 @@ def load_manifest(text: str, where: str, *, is_path: Callable[[str], bool], base
     engine = _engine(entries["engine"]) if "engine" in entries else None
     pinned = sum(adapter.pinned for adapter in adapters)
     if engine and engine.max_loras is not None and pinned > engine.max_loras:
-        raise wrong(entries["engine"], f"{pinned} adapters are pinned, and max_loras is {engine.max_loras}")
+        raise wrong(
+            entries["engine"],
+            f"{pinned} adapters are pinned, and max_loras is {engine.max_loras}",
+            hint=f"max_loras: {pinned}",
+        )
     return AdapterSet(
         file=where,
         base=_reference(entries["base"], origin) if "base" in entries else None,
@@ -124,9 +128,13 @@ def _adapters(node: Node, origin: _Origin) -> Iterator[AdapterEntry]:
         raise wrong(node, "the list is empty", hint="name at least one adapter")
     for member in members:
         entries = fields(member, ("name", "source", "checkpoint", "sha256", "pinned"), ("name", "source"))
-        name = text(entries["name"], NAME, NAME_IN_WORDS)
+        name = text(entries["name"], NAME, NAME_IN_WORDS, NAME_HINT)
         if name in first:
-            raise wrong(entries["name"], f"{name} is the name of the adapter in line {first[name]} already")
+            raise wrong(
+                entries["name"],
+                f"{name} is the name of the adapter in line {first[name]} already",
+                hint=f"name: {name}-2",
+            )
         first[name] = entries["name"].line
         checkpoint = _checkpoint(entries["checkpoint"]) if "checkpoint" in entries else ""
         yield AdapterEntry(
@@ -158,7 +166,7 @@ def _in_folder(ref: AdapterRef, checkpoint: str, member: Node) -> AdapterRef:
 def _sha256(entries: Mapping[str, Node]) -> str | None:
     if "sha256" not in entries:
         return None
-    return text(entries["sha256"], SHA256, "a sha256: 64 hexadecimal digits in lower case")
+    return text(entries["sha256"], SHA256, "a sha256: 64 hexadecimal digits in lower case", DIGEST_HINT)
 
 
 def _reference(node: Node, origin: _Origin) -> AdapterRef:
@@ -166,20 +174,22 @@ def _reference(node: Node, origin: _Origin) -> AdapterRef:
     try:
         return parse(written, is_path=origin.is_path, base_dir=origin.base_dir)
     except UsageError as error:
-        raise wrong(node, error.message, hint=error.hint) from error
+        raise wrong(node, error.message, hint=error.hint or "source: hf://ORG/NAME@COMMIT") from error
 
 
 def _engine(node: Node) -> EngineSpec:
     limits = ("max_lora_rank", "max_loras", "max_cpu_loras")
     entries = fields(node, ("name", "version", *limits), ("name",))
     engine = EngineSpec(
-        name=text(entries["name"], ENGINE_NAME, "the name of an engine"),
+        name=text(entries["name"], ENGINE_NAME, "the name of an engine", "name: vllm; lora-cli engines lists them"),
         version=version(entries["version"]) if "version" in entries else None,
         **{limit: integer(entries[limit], 1, 100_000) for limit in limits if limit in entries},
     )
     if engine.max_loras and engine.max_cpu_loras and engine.max_cpu_loras < engine.max_loras:
         raise wrong(
-            entries["max_cpu_loras"], f"{engine.max_cpu_loras} is less than max_loras, which is {engine.max_loras}"
+            entries["max_cpu_loras"],
+            f"{engine.max_cpu_loras} is less than max_loras, which is {engine.max_loras}",
+            hint=f"max_cpu_loras: {engine.max_loras}",
         )
     return engine
 
@@ -202,8 +212,13 @@ _SECRET_FREE = {
     "endpoint_url": (
         r"https?://[^\s/?#@]+(/[^\s?#@]*)?",
         "an address without user, query or fragment: https://HOST[/PATH]",
+        "who asks is told by profile or token_env",
     ),
-    "region": (r"[a-z0-9][a-z0-9-]{0,31}", "the name of a region, such as eu-west-1"),
-    "profile": (r"[A-Za-z0-9][A-Za-z0-9._ -]{0,63}", "the name of a profile"),
-    "token_env": (r"[A-Z_][A-Z0-9_]{0,63}", "the name of an environment variable, such as ACME_TOKEN"),
+    "region": (r"[a-z0-9][a-z0-9-]{0,31}", "the name of a region", "region: eu-west-1"),
+    "profile": (r"[A-Za-z0-9][A-Za-z0-9._ -]{0,63}", "the name of a profile", "its name in ~/.aws/config, never a key"),
+    "token_env": (
+        r"[A-Z_][A-Z0-9_]{0,63}",
+        "the name of an environment variable",
+        "token_env: ACME_TOKEN; the token is its value",
+    ),
 }

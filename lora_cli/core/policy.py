@@ -15,6 +15,7 @@ from lora_cli.core.snapshot import RemoteFile
 from lora_cli.core.suppression import Suppression, read_suppressions
 
 SHA256 = r"[0-9a-f]{64}"
+DIGEST_HINT = "the digest of the snapshot, as lora-cli cache ls tells it; not of one file"
 FORMATS = ("safetensors", "pickle", "gguf")
 UNNAMED_FORMATS = ("safetensors", "gguf")
 _FORMAT_OF = {
@@ -184,11 +185,14 @@ def read_glob(node: Node, base_dir: Path) -> str:
 
 def _hosts(node: Node, _: Path) -> tuple[str, ...]:
     what = "a host name or a glob over host names, without scheme and port"
-    return tuple(host_glob(name) for name in texts(node, r"[A-Za-z0-9*?_.:\[\]-]{1,253}", what))
+    return tuple(
+        host_glob(name)
+        for name in texts(node, r"[A-Za-z0-9*?_.:\[\]-]{1,253}", what, "write huggingface.co, or '*.acme.internal'")
+    )
 
 
 def _digests(node: Node, _: Path) -> tuple[str, ...]:
-    return texts(node, SHA256, "a sha256: 64 hexadecimal digits in lower case")
+    return texts(node, SHA256, "a sha256: 64 hexadecimal digits in lower case", DIGEST_HINT)
 
 
 _GETTERS: Mapping[str, Callable[[Node, Path], Any]] = {

@@ -44,7 +44,11 @@ def read_suppressions(node: Node, _: Path) -> tuple[Suppression, ...]:
     for member in items(node):
         one = _suppression(member)
         if (first := found.setdefault((one.digest, one.rule), one)) is not one:
-            raise wrong(member, f"{one.rule} is suppressed twice for that digest (first at {first.at})")
+            raise wrong(
+                member,
+                f"{one.rule} is suppressed twice for that digest (first at {first.at})",
+                hint="leave one of them out",
+            )
     return tuple(found.values())
 
 
@@ -52,9 +56,16 @@ def _suppression(node: Node) -> Suppression:
     entries = fields(node, ("digest", "rule", "reason", "until"), ("digest", "rule", "reason"))
     until = entries.get("until")
     return Suppression(
-        text(entries["digest"], _DIGEST, "a snapshot digest: 64 hexadecimal digits in lower case"),
-        text(entries["rule"], _RULE, "a rule: LC504, or its name"),
-        " ".join(text(entries["reason"], _REASON, "a reason in words").split()),
-        text(until, _DAY, "a day: 2027-03-31") if until is not None else "",
+        text(
+            entries["digest"],
+            _DIGEST,
+            "a snapshot digest: 64 hexadecimal digits in lower case",
+            "validate --format json tells it",
+        ),
+        text(entries["rule"], _RULE, "a rule: LC504, or its name", "lora-cli rules lists them"),
+        " ".join(
+            text(entries["reason"], _REASON, "a reason in words", "say who looked at it, and why it is right").split()
+        ),
+        text(until, _DAY, "a day", "until: 2027-03-31, the last day on which it holds") if until is not None else "",
         f"{node.file}:{node.line}",
     )

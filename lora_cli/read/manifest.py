@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from lora_cli.core.document import TEXT_CAP
+from lora_cli.core.document import SPLIT, TEXT_CAP
 from lora_cli.core.lock import Lock, load_lock
 from lora_cli.core.manifest import AdapterSet, load_manifest
 from lora_cli.core.policy import Policy, load_policy
@@ -64,10 +64,12 @@ def read_text(path: Path, what: str) -> str:
     except IsADirectoryError as error:
         raise UsageError(f"{path}: the {what} is a folder", hint="name the file in it") from error
     except (OSError, ValueError) as error:
-        raise MachineError(f"{path}: the {what} cannot be read: {error}") from error
+        raise MachineError(
+            f"{path}: the {what} cannot be read: {error}", hint="look at its owner and mode (ls -l)"
+        ) from error
     if len(data) > TEXT_CAP:
-        raise UsageError(f"{path}: a {what} of over {TEXT_CAP} bytes is not read")
+        raise UsageError(f"{path}: a {what} of over {TEXT_CAP} bytes is not read", hint=SPLIT)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: the {what} is not UTF-8 at byte {error.start}") from error
+        raise UsageError(f"{path}: the {what} is not UTF-8 at byte {error.start}", hint="save it as UTF-8") from error

@@ -49,6 +49,7 @@ def test_what_is_wrong_is_said_with_its_line(text: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_document(text, "f.yaml")
     assert message in caught.value.message
+    assert caught.value.hint
 
 
 def test_aliases_are_followed_but_never_multiply_beyond_the_bound() -> None:
@@ -73,8 +74,9 @@ def test_aliases_are_followed_but_never_multiply_beyond_the_bound() -> None:
 )
 def test_hostile_nesting_is_refused_at_once(text: str) -> None:
     start = time.monotonic()
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError) as caught:
         parse_document(text, "f")
+    assert caught.value.hint
     assert time.monotonic() - start < 5
 
 

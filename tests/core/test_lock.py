@@ -68,6 +68,7 @@ def test_a_lock_that_was_tampered_with_is_refused(old: str, new: str, message: s
     with pytest.raises(UsageError) as caught:
         load_lock(DUMPED.replace(old, new), "l.yaml")
     assert caught.value.message.startswith(message)
+    assert caught.value.hint
 
 
 def test_an_adapter_is_not_locked_twice() -> None:

@@ -112,10 +112,25 @@ def test_the_first_rule_that_covers_a_source_is_its_rule() -> None:
         ),
         (minimal(extra="policy: {zzz: 3}"), ":5: policy.zzz: unknown key", "known here: allow_formats, "),
         (minimal(extra="a:\n b: 1\nkind: AdapterSet\n"), ":7: kind: the key stands twice (first in line 2)", ""),
-        ("kind: AdapterSet\nadapters: []\n", ":1: the key apiVersion is missing", ""),
-        (minimal().replace("/v1", "/v2"), ":1: apiVersion: 'lora-cli/v2' is not lora-cli/v1", ""),
-        (minimal().replace("AdapterSet", "Policy"), ":2: kind: 'Policy' is not AdapterSet", ""),
-        ("apiVersion: lora-cli/v1\nkind: AdapterSet\n", ":1: the key adapters is missing", ""),
+        ("kind: AdapterSet\nadapters: []\n", ":1: the key apiVersion is missing", "add apiVersion: lora-cli/v1"),
+        (
+            minimal().replace("/v1", "/v2"),
+            ":1: apiVersion: 'lora-cli/v2' is not lora-cli/v1",
+            "apiVersion: lora-cli/v1",
+        ),
+        (
+            minimal().replace("AdapterSet", "Policy"),
+            ":2: kind: 'Policy' is not AdapterSet",
+            "Policy is read with --policy, AdapterSet with -f",
+        ),
+        (minimal().replace("AdapterSet", "Adapters"), ":2: kind: 'Adapters' is not AdapterSet", "kind: AdapterSet"),
+        ("apiVersion: lora-cli/v1\nkind: AdapterSet\n", ":1: the key adapters is missing", "add adapters: …"),
+        (minimal(extra="policy: {deny_sources: [*x]}"), ":5: the alias *x points to nothing", 'quote a glob: "*x"'),
+        (
+            minimal("  - {name: {{ name }}, source: x}"),
+            ":4: a key is one word",
+            'quote a value with braces: "{{ name }}"',
+        ),
         ("[a]", ":1: this is a list, and must be a mapping", ""),
         (minimal("  []"), ":4: adapters: the list is empty", ""),
         (minimal("  a: 1"), ":4: adapters: this is a mapping, and must be a list", ""),
@@ -183,6 +198,7 @@ def test_what_is_wrong_names_line_key_and_the_nearest_known_key(text: str, messa
     error = refusal(text)
     assert message in error.message
     assert hint in error.hint
+    assert error.hint
 
 
 def test_more_pinned_adapters_than_slots_are_refused() -> None:

@@ -151,6 +151,7 @@ def test_a_wrong_policy_names_line_and_key(line: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         load_policy(f"apiVersion: lora-cli/v1\nkind: Policy\n{line}\n", "p.yaml")
     assert caught.value.message.startswith(message)
+    assert caught.value.hint
 
 
 LOCATIONS = st.from_regex(r"[a-z]{1,3}/[a-z]{1,3}", fullmatch=True)
