@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from lora_cli.errors import FormatError
+from lora_cli.runtime.linear import through_onednn
 from lora_cli.runtime.room import available_bytes, refuse_if_short
 
 
@@ -24,7 +25,7 @@ def dummy_model(config: Mapping[str, Any], *, dtype: torch.dtype, device: torch.
     with torch.random.fork_rng(), device:
         torch.manual_seed(seed)
         model = _made(config, dtype)
-    return model.eval()
+    return through_onednn(model.eval())
 
 
 def _made(config: Mapping[str, Any], dtype: torch.dtype) -> nn.Module:

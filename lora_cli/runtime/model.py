@@ -14,6 +14,7 @@ from lora_cli.core.results import Moved
 from lora_cli.errors import FormatError, Refused
 from lora_cli.runtime.beside import Beside
 from lora_cli.runtime.forward import Bound, Segment, add_lora, bind, route
+from lora_cli.runtime.linear import OneDnnLinear, through_onednn
 from lora_cli.runtime.slots import Slots
 from lora_cli.runtime.variants import Variant, variant
 
@@ -43,8 +44,7 @@ def load_model(directory: Path, *, dtype: torch.dtype, device: str) -> nn.Module
         raise FormatError(
             f"its checkpoint lacks {len(missing)} weights, the first is {missing[0]}", where=str(directory)
         )
-    loaded: nn.Module = model.to(device).eval()
-    return loaded
+    return through_onednn(model.to(device).eval())
 
 
 class ComposedModel:
@@ -288,7 +288,7 @@ def _why_not(found: Mapping[str, nn.Module], path: str, slots: Slots) -> str:
         if not isinstance(module, nn.Embedding) or not (type(module) is nn.Embedding or hasattr(module, "embed_scale")):
             return f"is a {type(module).__name__}, which cannot be composed yet"
         shape: tuple[Any, Any] = (module.num_embeddings, module.embedding_dim)
-    elif type(module) is nn.Linear:
+    elif type(module) in (nn.Linear, OneDnnLinear):
         shape = (module.in_features, module.out_features)
     elif type(module) is Conv1D:
         shape = (module.nx, module.nf)
