@@ -10,12 +10,12 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from lora_cli.core.adapter import Adapter
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.errors import Corrupt, MachineError, Refused
 from lora_cli.runtime.slots import Shape, Slots
@@ -42,8 +42,7 @@ EXPONENTS = {
 """The bits of the exponent, by dtype of the slots."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """One factor: where it stands in its file, and at which element of the storage its ``[rank, width]`` go."""
 
     info: TensorInfo

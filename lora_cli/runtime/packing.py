@@ -18,11 +18,8 @@ def packed_infos(
     store: Store, digest: str, adapter: Adapter, modules: Iterable[str]
 ) -> Mapping[str, TensorInfo] | None:
     """Where in the packed file of that snapshot each factor stands, by name, B turned; None when it is not packed."""
-    wanted = []
-    for module in modules:
-        a, b = factors(adapter, module)
-        wanted += [a, replace(b, shape=b.shape[::-1])]
-    return find_packed(store, digest, wanted)
+    pairs = (factors(adapter, module) for module in modules)
+    return find_packed(store, digest, (one for a, b in pairs for one in ((a, False), (b, True))))
 
 
 def read_packed(store: Store, digest: str, adapter: Adapter, scalings: Mapping[str, float]) -> LoraWeights | None:

@@ -12,6 +12,7 @@ import mmap
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import NamedTuple
 
 import torch
 
@@ -34,12 +35,15 @@ class Factors:
     """One module's factors in all slots of a rank class, which are those from ``first`` on.
 
     ``a`` is ``[slots, class, d_in]`` (``d_in`` is the vocabulary for an embedding), ``b`` is B transposed, ``[slots,
-    class, d_out]``.
+    class, d_out]``. ``at`` is where in the storage those of the first slot begin, and ``step`` how far on the next
+    slot's are, in elements.
     """
 
     first: int
     a: torch.Tensor
     b: torch.Tensor
+    at: tuple[int, int]
+    step: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +57,7 @@ class Stack:
     embedding: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(NamedTuple):
     """What one module of an adapter takes: an update of ``rank`` that maps ``d_in`` to ``d_out``."""
 
     rank: int
@@ -190,8 +193,8 @@ class Slots:
     def offsets(self, slot: int, path: str) -> tuple[int, int]:
         """Where in ``storage`` those two begin, in elements."""
         factors = self.stacks[path].factors[self.rank_class(slot)]
-        a, b, row = factors.a, factors.b, slot - factors.first
-        return int(a.storage_offset()) + row * a.stride(0), int(b.storage_offset()) + row * b.stride(0)
+        (a, b), (a_step, b_step), row = factors.at, factors.step, slot - factors.first
+        return a + row * a_step, b + row * b_step
 
     def rank_class(self, slot: int) -> int:
         """The rank class of a slot."""
@@ -210,14 +213,16 @@ class Slots:
         number, slots, width = self.classes.index(rank), self.max_loras, self._width
         pool = slots * width * sum(self.classes[:number])
         if one_piece:
-            at, steps = (pool + rank * start, pool + rank * (start + module.d_in)), (rank * width, rank * width)
+            at, step = (pool + rank * start, pool + rank * (start + module.d_in)), (rank * width, rank * width)
         else:
             at = pool + slots * rank * start, pool + slots * rank * (start + module.d_in)
-            steps = rank * module.d_in, rank * module.d_out
+            step = rank * module.d_in, rank * module.d_out
         return Factors(
             1 + number * slots,
-            self.storage.as_strided((slots, rank, module.d_in), (steps[0], module.d_in, 1), at[0]),
-            self.storage.as_strided((slots, rank, module.d_out), (steps[1], module.d_out, 1), at[1]),
+            self.storage.as_strided((slots, rank, module.d_in), (step[0], module.d_in, 1), at[0]),
+            self.storage.as_strided((slots, rank, module.d_out), (step[1], module.d_out, 1), at[1]),
+            at,
+            step,
         )
 
     def _piece(self, slot: int) -> torch.Tensor:

@@ -65,15 +65,18 @@ def packed_file(store: Store, digest: str) -> Path:
     return store.packed / digest / FILE
 
 
-def find_packed(store: Store, digest: str, wanted: Iterable[TensorInfo]) -> dict[str, TensorInfo] | None:
-    """Where in the packed file each of ``wanted`` stands, by name; None when it is not here as it was published."""
+def find_packed(store: Store, digest: str, wanted: Iterable[tuple[TensorInfo, bool]]) -> dict[str, TensorInfo] | None:
+    """Where in the packed file each of ``wanted`` stands, by name; None when it is not here as it was published.
+
+    Each is a tensor as it stands in the snapshot, and whether it is packed turned.
+    """
     header = _read_header(packed_file(store, digest), digest)
     if header is None:
         return None
     found = {}
-    for info in wanted:
+    for info, turned in wanted:
         there = header.tensors.get(info.name)
-        if there is None or (there.dtype, there.shape) != (info.dtype, info.shape):
+        if there is None or there.dtype != info.dtype or there.shape != (info.shape[::-1] if turned else info.shape):
             return None
         found[info.name] = there
     return found

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lora_cli.core.frozen import replace
 from lora_cli.core.safetensors import TensorInfo, header_length, parse_header
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.store import Store
@@ -48,8 +47,8 @@ def factors() -> list[Factor]:
     return made
 
 
-def wanted() -> list[TensorInfo]:
-    return [replace(one.info, shape=one.shape) for one in factors()]
+def wanted() -> list[tuple[TensorInfo, bool]]:
+    return [(one.info, one.turned) for one in factors()]
 
 
 def published(store: Store, snapshot: Snapshot) -> Path:
@@ -122,13 +121,13 @@ def test_another_snapshots_another_dtypes_and_another_shapes_are_not_found(store
     path.parent.rename(other)
     assert find_packed(store, other.name, wanted()) is None
     other.rename(path.parent)
-    first = wanted()[0]
+    first, turned = wanted()[0]
     for changed in (
         TensorInfo(first.name, "I32", first.shape, first.start, first.stop, first.file),
         TensorInfo(first.name, first.dtype, first.shape[::-1], first.start, first.stop, first.file),
         TensorInfo("other", first.dtype, first.shape, first.start, first.stop, first.file),
     ):
-        assert find_packed(store, snapshot.digest, [changed]) is None
+        assert find_packed(store, snapshot.digest, [(changed, turned)]) is None
 
 
 def test_where_the_cache_may_not_be_written_nothing_is_packed(
@@ -171,7 +170,7 @@ def test_verify_holds_each_byte_against_the_snapshot(store: Store, snapshot: Sna
 @pytest.mark.parametrize("sources", ['{"x": 1}', "[]", "nonsense", '{"%s": ["../../../etc/passwd", 0, 8, false]}'])
 def test_verify_looks_at_no_other_file(sources: str, store: Store, snapshot: Snapshot) -> None:
     path = published(store, snapshot)
-    name = wanted()[0].name
+    name = factors()[0].info.name
     metadata = {"format": "lora_cli/packed/2", "snapshot": snapshot.digest, "sources": sources.replace("%s", name)}
     path.chmod(0o644)
     path.write_bytes(safetensors_bytes({name: np.zeros(2, np.float32)}, metadata))
