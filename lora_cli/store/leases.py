@@ -111,7 +111,7 @@ def _remove(path: Path, owner: bytes) -> None:
 
 
 class _Heart:
-    """One thread of the process, which touches all leases that it holds, and ends when it finds none.
+    """One thread of the process, which touches all leases that it holds, as long as there are any.
 
     It touches the files that we made; one that took the place of one is another owner's, and none of our business.
     """
@@ -122,12 +122,12 @@ class _Heart:
     def forget(self) -> None:
         """Starts anew: a child has neither its parent's thread nor its leases."""
         self._held: set[int] = set()
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._beats = False
 
     def keep(self, descriptor: int) -> None:
         """Touches that open file from now on."""
-        with self._lock:
+        with self._changed:
             self._held.add(descriptor)
             if not self._beats:
                 self._beats = True
@@ -135,20 +135,20 @@ class _Heart:
 
     def let_go(self, descriptor: int) -> None:
         """Closes it."""
-        with self._lock:
+        with self._changed:
             self._held.discard(descriptor)
             os.close(descriptor)
+            if not self._held:
+                self._changed.notify()
 
     def _beat(self) -> None:
-        while True:
-            time.sleep(HEARTBEAT_S)
-            with self._lock:
-                if not self._held:
-                    self._beats = False
-                    return
+        with self._changed:
+            while self._held:
+                self._changed.wait(HEARTBEAT_S)
                 for descriptor in self._held:
                     with suppress(OSError):
                         os.utime(descriptor)
+            self._beats = False
 
 
 _heart = _Heart()

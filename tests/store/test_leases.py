@@ -83,15 +83,8 @@ def test_an_owner_without_a_sign_of_life_is_taken_for_dead(store: Store, monkeyp
         assert held
 
 
-@pytest.fixture
-def quick_heart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that begins with the test: the one of the tests before may be between two beats."""
-    monkeypatch.setattr(leases, "_heart", leases._Heart())
-    monkeypatch.setattr(leases, "HEARTBEAT_S", 0.02)
-
-
-@pytest.mark.usefixtures("quick_heart")
 def test_an_owner_with_a_heartbeat_is_alive(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "HEARTBEAT_S", 0.05)
     monkeypatch.setattr(leases, "STALE_S", 0.4)
     with lease(store, "key", 1) as first, lease(store, "key", 1) as second:
         assert first
@@ -130,8 +123,10 @@ def test_a_lease_that_was_taken_over_meanwhile_is_not_removed(store: Store) -> N
     assert (store.leases / "key").read_text() == "somebody else"
 
 
-@pytest.mark.usefixtures("quick_heart")
-def test_an_owner_that_was_taken_for_dead_keeps_no_other_lease_alive(store: Store) -> None:
+def test_an_owner_that_was_taken_for_dead_keeps_no_other_lease_alive(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "HEARTBEAT_S", 0.01)
     with lease(store, "key", 1):
         path = store.leases / "key"
         path.unlink()
