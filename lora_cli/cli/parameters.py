@@ -30,7 +30,7 @@ def parameters(function: Callable[..., Any]) -> dict[str, Parameter]:
     for name, hint in _hints(function).items():
         if _is_group(hint):
             within = defaults_of(hint)
-            found |= {one: Parameter(hint.__annotations__[one], within[one]) for one in hint.__match_args__}
+            found |= {one: Parameter(hint.__annotations__[one], within[one]) for one in _options_of(hint)}
         else:
             found[name] = Parameter(hint, usual.get(name, REQUIRED))
     return found
@@ -39,7 +39,7 @@ def parameters(function: Callable[..., Any]) -> dict[str, Parameter]:
 def gathered(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of ``function``, made of a value for each of its ``parameters``."""
     return {
-        name: hint(**{one: given[one] for one in hint.__match_args__}) if _is_group(hint) else given[name]
+        name: hint(**{one: given[one] for one in _options_of(hint)}) if _is_group(hint) else given[name]
         for name, hint in _hints(_innermost(function)).items()
     }
 
@@ -53,6 +53,11 @@ def _innermost(function: Any) -> Any:
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     return {name: hint for name, hint in function.__annotations__.items() if name != "return"}
+
+
+def _options_of(group: Any) -> list[str]:
+    """The fields that are declared as options; any other one keeps its default, and the command may replace it."""
+    return [name for name in group.__match_args__ if hasattr(group.__annotations__[name], "__metadata__")]
 
 
 def _is_group(hint: Any) -> bool:
