@@ -2,16 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 
 from lora_cli.errors import MachineError
 from lora_cli.runtime.plan import Plan
 from lora_cli.runtime.slots import Slots, storage_bytes
+from lora_cli.store.free_memory import free_memory
 
-MEMINFO = Path("/proc/meminfo")
-CGROUP = Path("/sys/fs/cgroup")
 HINT = "lower --max-loras, --max-cpu-loras or --max-lora-rank"
 
 
@@ -19,8 +17,7 @@ def available_bytes(device: torch.device) -> int | None:
     """Bytes that can be taken on ``device`` now; None where the machine does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    limits = [limit for limit in (_memory(), _cgroup()) if limit is not None]
-    return min(limits, default=None)
+    return free_memory()
 
 
 def refuse_if_short(what: str, needed: int, available: int | None, hint: str) -> None:
@@ -76,22 +73,3 @@ def _places(plan: Plan, one: int, free: int | None) -> int:
     if plan.fewer_places and free is not None:
         places = min(places, max(1, free // max(one, 1)))
     return places
-
-
-def _memory() -> int | None:
-    if not MEMINFO.is_file():
-        return None
-    fields = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines() if ":" in line)
-    return int(fields["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in fields else None
-
-
-def _cgroup() -> int | None:
-    """What the container's limit leaves (cgroup v2). Files that were read and can be dropped again are not in use."""
-    try:
-        limit, used, kinds = ((CGROUP / file).read_text() for file in ("memory.max", "memory.current", "memory.stat"))
-    except OSError:
-        return None
-    if not limit.strip().isdigit():
-        return None
-    droppable = next((line.split()[1] for line in kinds.splitlines() if line.startswith("inactive_file ")), "0")
-    return max(0, int(limit) - max(0, int(used) - int(droppable)))

@@ -6,7 +6,6 @@ made, appear in one step, and are left alone while they are right (``store.publi
 
 import os
 import threading
-from contextlib import suppress
 from pathlib import Path
 
 from lora_cli.core.snapshot import Snapshot
@@ -14,6 +13,7 @@ from lora_cli.errors import MachineError, UsageError
 from lora_cli.store import Store
 from lora_cli.store.blobs import LostBlob
 from lora_cli.store.disk import on_disk
+from lora_cli.store.free_memory import free_memory
 from lora_cli.store.mounts import MEMORY, file_system
 from lora_cli.store.published import Publication, publish
 
@@ -60,20 +60,18 @@ class MemoryFolder:
         if free is not None and needed > free:
             raise MachineError(
                 f"{self.root} is {needed - free} bytes short: {needed} are to be copied, and {free} are free",
-                hint="make it larger (mount -o remount,size=…, sizeLimit of an emptyDir), or remove what nobody needs",
+                hint="make it, or the container's memory limit, larger (remount,size=…, sizeLimit), or remove adapters",
             )
 
 
 def free_bytes(folder: Path) -> int | None:
-    """What a folder of memory still takes: of its own size, or of the machine's where it has none; None: not known.
+    """What a folder of memory still takes: of its own size, and of the memory that it is; None: not known.
+
+    What is written there counts against the limit of the container that writes it.
 
     Raises:
         OSError: as it comes.
     """
     status = os.statvfs(folder)
-    if status.f_blocks:
-        return status.f_bavail * status.f_frsize
-    with suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
-    return None
+    own = status.f_bavail * status.f_frsize if status.f_blocks else None
+    return min((limit for limit in (own, free_memory()) if limit is not None), default=None)

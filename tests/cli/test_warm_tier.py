@@ -17,7 +17,7 @@ import pytest
 from lora_cli.cli.main import main
 from lora_cli.core.snapshot import Blob, Snapshot
 from lora_cli.errors import MachineError
-from lora_cli.store import Store
+from lora_cli.store import Store, free_memory
 from lora_cli.store.memory import MemoryFolder, free_bytes
 from lora_cli.store.mounts import MEMORY, file_system
 from lora_cli.store.published import MARK
@@ -167,6 +167,23 @@ def test_what_is_far_too_large_is_refused_before_a_byte_is_written(shm: Path, tm
     with pytest.raises(MachineError, match="bytes short"):
         MemoryFolder(shm).keep(Store(tmp_path / "cache"), huge, "sql")
     assert tree(shm) == set()
+
+
+def test_a_copy_counts_against_the_containers_own_limit(
+    shm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder has room, and the kernel would kill whoever fills it."""
+    limits = {"memory.max": "1000000", "memory.current": "950000", "memory.stat": "inactive_file 10000"}
+    for file, said in limits.items():
+        (tmp_path / file).write_text(f"{said}\n")
+    monkeypatch.setattr(free_memory, "CGROUP", tmp_path)
+    store = Store(tmp_path / "cache")
+    small, large = (put_snapshot(store, {WEIGHTS: os.urandom(size)}) for size in (10_000, 100_000))
+    folder = MemoryFolder(shm)
+    folder.keep(store, small, "small")
+    with pytest.raises(MachineError, match="and 60000 are free"):
+        folder.keep(store, large, "large")
+    assert tree(shm) == {f"small/{WEIGHTS}", f"small/{MARK}"}
 
 
 def test_somebody_elses_folder_stays_and_fails_that_adapter_alone(shm: Path, capsys: Captured) -> None:
