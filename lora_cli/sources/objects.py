@@ -167,13 +167,14 @@ class ObjectSource(ABC):
     def _nothing(self, ref: AdapterRef, bucket: Bucket) -> LoraCliError:
         """Why a listing was empty: the one other request that may tell is made here."""
         import obstore
+        from obstore.exceptions import BaseError
 
         key = ref.location.partition("/")[2]
         if not key:
             return NotFound(f"{ref}: the bucket is empty", hint=f"look at it with the tools of {bucket.server}")
         try:
             is_object = bool(obstore.head(bucket.store, key)["e_tag"])
-        except Exception:  # noqa: BLE001 - whatever it is, nothing is listed there
+        except (BaseError, OSError):  # whatever it is, nothing is listed there
             is_object = False
         if not is_object:
             hint = "check the spelling: a folder is named in full, up to the / before its files"
