@@ -1,8 +1,12 @@
-"""One file on its way: ranges arrive in any order, bytes are written and hashed in order, as they become next."""
+"""One file on its way: ranges arrive in any order, bytes are written and then hashed in order, as they become next.
+
+Any thread that brings some does it, for all that wait: one at a time writes, and another may hash beside it.
+"""
 
 import hashlib
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 
 from lora_cli.core.snapshot import Blob, RemoteFile
@@ -24,7 +28,7 @@ Read = Callable[[int, int | None], Iterator[bytes]]
 class Transfer:
     """The state of one file between its origin and its partial file.
 
-    ``frontier`` bytes are written and hashed: the partial file is never longer. Chunks beyond it wait in memory.
+    ``frontier`` bytes are written and hashed; the partial file may have some more. What is beyond waits in memory.
     Without a partial file all of it is ``held`` in memory, as is right for what is small.
     ``handed`` bytes were handed out as ranges (-1: all of an unknown size), of which ``in_flight`` are being read.
     ``resumed`` says that the first bytes are an earlier writer's.
@@ -52,7 +56,9 @@ class Transfer:
         self._advanced = advanced
         self._limit = limit
         self._waiting: dict[int, bytes] = {}
-        self._writing = False
+        self._unhashed = deque[bytes]()
+        self._written = 0
+        self._writing = self._hashing = False
         self._flushed = 0
         self._flushing: threading.Thread | None = None
         self._whole = False
@@ -69,7 +75,7 @@ class Transfer:
         """
         for chunk in self._pieces():
             self._hash(chunk)
-        self.handed = self.frontier
+        self.handed = self._written = self.frontier
         self.resumed = self.frontier > 0
 
     def _pieces(self) -> Iterator[bytes]:
@@ -163,17 +169,57 @@ class Transfer:
                 raise Unreachable(f"{self.label}: the stream ends at byte {start}", hint="try again later")
 
     def _arrived(self, offset: int, chunk: bytes) -> None:
-        """Keeps a chunk until it is next. One thread at a time writes what is next; the others only leave theirs."""
-        written = self._written(offset, chunk)
-        if self.partial is not None and written and self.frontier - self._flushed >= FLUSHED_BYTES:
-            with self._lock:
-                if self._flushing is not None and self._flushing.is_alive():
-                    return
-                self._flushed = self.frontier
-                descriptor = os.dup(self.partial.descriptor)
-                given = (descriptor, self.partial)
-                self._flushing = threading.Thread(target=self._flush, args=given, name="flush", daemon=True)
-            self._flushing.start()
+        """Keeps a chunk until it is next, and does for those that are next what no other thread is doing."""
+        with self._lock:
+            self._waiting[offset] = chunk
+        try:
+            self._write_next()
+            self._hash_next()
+        except BaseException as error:
+            self.error = self.error or error
+            raise
+
+    def _write_next(self) -> None:
+        """Writes what is next, unless another thread does; the disk is given it from time to time."""
+        with self._lock:
+            if self._writing:
+                return
+            self._writing = True
+        while (chunk := self._next_to_write()) is not None:
+            self._write(chunk)
+        if self.partial is not None and self._written - self._flushed >= FLUSHED_BYTES:
+            self._begin_flush(self.partial)
+
+    def _next_to_write(self) -> bytes | None:
+        with self._lock:
+            chunk = self._waiting.pop(self._written, None)
+            self._writing = chunk is not None
+            return chunk
+
+    def _hash_next(self) -> None:
+        """Hashes what is written, unless another thread does."""
+        with self._lock:
+            if self._hashing:
+                return
+            self._hashing = True
+        while (chunk := self._next_to_hash()) is not None:
+            self._hash(chunk)
+            self._advanced(len(chunk))
+
+    def _next_to_hash(self) -> bytes | None:
+        with self._lock:
+            chunk = self._unhashed.popleft() if self._unhashed else None
+            self._hashing = chunk is not None
+            return chunk
+
+    def _begin_flush(self, partial: Partial) -> None:
+        with self._lock:
+            if self._flushing is not None and self._flushing.is_alive():
+                return
+            self._flushed = self._written
+            given = (os.dup(partial.descriptor), partial)
+            self._flushing = threading.Thread(target=self._flush, args=given, name="flush", daemon=True)
+        self._flushing.start()
 
     def _flush(self, descriptor: int, partial: Partial) -> None:
         """Gives the disk what is written, beside those who write on: another thread, for each of them is waited for."""
@@ -185,36 +231,17 @@ class Transfer:
         finally:
             os.close(descriptor)
 
-    def _written(self, offset: int, chunk: bytes) -> bool:
-        """Whether this thread wrote what was next."""
-        with self._lock:
-            self._waiting[offset] = chunk
-            if self._writing:
-                return False
-            self._writing = True
-        try:
-            while True:
-                with self._lock:
-                    following = self._waiting.pop(self.frontier, None)
-                    if following is None:
-                        self._writing = False
-                        return True
-                self._write(following)
-        except BaseException as error:
-            self.error = self.error or error
-            raise
-
     def _write(self, chunk: bytes) -> None:
-        if self._limit is not None and self.frontier + len(chunk) > self._limit:
+        if self._limit is not None and self._written + len(chunk) > self._limit:
             raise Refused(f"{self.label} has more than {self._limit} bytes", hint="raise --max-bytes to take it")
         if self.partial is None:
             self.held.append(chunk)
         else:
             # What the partial file is called says nothing to anybody; that it is in the cache does.
             with on_disk(f"writing {self.label} to", self.partial.path.parents[2]):
-                write_all(self.partial.descriptor, chunk, self.frontier)
-        self._hash(chunk)
-        self._advanced(len(chunk))
+                write_all(self.partial.descriptor, chunk, self._written)
+        self._written += len(chunk)
+        self._unhashed.append(chunk)
 
     def _hash(self, chunk: bytes) -> None:
         self._sha256.update(chunk)

@@ -1,5 +1,6 @@
 """The downloader: whatever order and shape bytes come in, what is kept is what was promised."""
 
+import hashlib
 import os
 import tempfile
 import threading
@@ -19,7 +20,9 @@ from lora_cli.fetch import lanes as lanes_module
 from lora_cli.fetch.crew import ENOUGH
 from lora_cli.fetch.download import Job, download
 from lora_cli.fetch.lanes import Lanes
+from lora_cli.fetch.transfer import Transfer
 from lora_cli.store import Store
+from lora_cli.store.partials import drop_partial, open_partial
 from tests.fetch.downloading import MIB, WEIGHTS, Counting, downloaded, job_of, meet, mend, partials
 from tests.fetch.scripted import REF, Scripted
 
@@ -60,6 +63,29 @@ def test_ranges_of_one_file_are_in_flight_together(tmp_path: Path) -> None:
     source = Scripted({WEIGHTS: os.urandom(16 * MIB)}, before=lambda path, start: meet(meeting))
     assert downloaded(source, tmp_path, jobs=4) == dict(source.files)
     assert len(source.reads) == 4
+
+
+def test_one_thread_writes_what_is_next_while_another_hashes(tmp_path: Path) -> None:
+    data = os.urandom(3 * MIB)
+    file = RemoteFile(WEIGHTS, len(data), hashlib.sha256(data).hexdigest())
+    partial = open_partial(Store(tmp_path), "key", None)
+    hashing, go_on = threading.Event(), threading.Event()
+
+    def advanced(count: int) -> None:
+        hashing.set()
+        assert go_on.wait(10)
+
+    transfer = Transfer("a", file, partial, lambda start, stop: iter([data[start:stop]]), advanced)
+    transfer.run(MIB, 2 * MIB, lambda: False)
+    first = threading.Thread(target=transfer.run, args=(0, MIB, lambda: False))
+    first.start()
+    assert hashing.wait(10)
+    transfer.run(2 * MIB, 3 * MIB, lambda: False)
+    assert partial.path.stat().st_size == 3 * MIB
+    go_on.set()
+    first.join()
+    assert transfer.verified() == Blob(file.sha256 or "", len(data))
+    drop_partial(partial)
 
 
 def test_small_files_do_not_wait_for_a_large_one(tmp_path: Path) -> None:
