@@ -38,11 +38,14 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A result, and the ways to tell it. ``metrics`` are its numbers by name; None is what is not known."""
+    """A result, and the ways to tell it. ``metrics`` are its numbers by name; None is what is not known.
+
+    A page in HTML has a place for what it was compared with and judged by; for people that follows the text.
+    """
 
     document: Mapping[str, Any]
     metrics: Mapping[str, float | None]
-    human: "Callable[[Look, tuple[Change, ...], tuple[Judged, ...]], str]"
+    human: Callable[[Look], str]
     html: "Callable[[tuple[Change, ...], tuple[Judged, ...]], str]"
     name: str = "lora-cli"
 
@@ -77,6 +80,7 @@ def conclude(told: Told, trace: "Trace", wanted: Wanted, by_seed: "Mapping[int, 
         MachineError: a file cannot be written.
     """
     from lora_cli.bench.regression import changes, judged
+    from lora_cli.render.human.bench_judgement import render_judgement
 
     flags = wanted.flags
     compared = changes(wanted.before, told.metrics) if wanted.before is not None else ()
@@ -90,7 +94,7 @@ def conclude(told: Told, trace: "Trace", wanted: Wanted, by_seed: "Mapping[int, 
     else:
         to_file = flags.output is not None
         look = Look(DEFAULT_WIDTH, False, False) if to_file else Look(width(), colour(), not drawable())
-        text = told.human(look, compared, verdicts)
+        text = told.human(look) + render_judgement(compared, verdicts, look.width, colour=look.colour)
     write(text, flags.output)
     failed = [one for one in verdicts if one.failed]
     for one in failed:

@@ -17,14 +17,13 @@ from lora_cli.bench.trace import Trace
 from lora_cli.bench.traffic import parse_rate
 from lora_cli.cli import typer
 from lora_cli.cli.bench_flags import LiveFlags, ResultFlags, WorkloadFlags
-from lora_cli.cli.bench_results import Look, Told, conclude, wanted_of
+from lora_cli.cli.bench_results import Told, conclude, wanted_of
 from lora_cli.cli.bench_workload import Workload, save_trace, workload_of
 from lora_cli.cli.measuring import INTERRUPTED, counter
 from lora_cli.cli.servable import Failures
 from lora_cli.core.frozen import dataclass, replace
 from lora_cli.endpoint.address import parse_address
 from lora_cli.errors import EndpointError, UsageError
-from lora_cli.render.human.bench_judgement import render_judgement
 from lora_cli.render.human.live import render_live
 from lora_cli.render.json_live import live as document_of
 from lora_cli.settings import Settings
@@ -81,7 +80,12 @@ def live(
         save_trace(plan.traces[workload.seed], wanted.save_trace)
     runs, interrupted = _runs(plan, asked, settings)
     found = _result(plan, asked, runs, ours)
-    told = Told(document_of(found), found.metrics, partial(_human, found), partial(_page, found))
+    told = Told(
+        document_of(found),
+        found.metrics,
+        lambda look: render_live(found, look.width, colour=look.colour),
+        partial(_page, found),
+    )
     code = conclude(told, plan.traces[workload.seed], checked, plan.traces)
     for line in _failures(found):
         typer.echo(line, err=True)
@@ -202,11 +206,6 @@ def _failures(found: LiveRun) -> list[str]:
 
 def _add(tell: Callable[[int], None], before: int, done: int) -> None:
     tell(before + done)
-
-
-def _human(run: LiveRun, look: Look, compared: tuple[Change, ...], verdicts: tuple[Judged, ...]) -> str:
-    judged = render_judgement(compared, verdicts, look.width, colour=look.colour)
-    return render_live(run, look.width, colour=look.colour) + judged
 
 
 def _page(run: LiveRun, compared: tuple[Change, ...], verdicts: tuple[Judged, ...]) -> str:

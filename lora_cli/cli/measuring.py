@@ -12,14 +12,13 @@ from lora_cli.bench.regression import Change, Judged
 from lora_cli.bench.setting import setting_of
 from lora_cli.cli import typer
 from lora_cli.cli.bench_flags import FleetFlags, LineupFlags, ResultFlags, TierFlags, WorkloadFlags
-from lora_cli.cli.bench_results import Look, Told, Wanted, conclude, wanted_of
+from lora_cli.cli.bench_results import Told, Wanted, conclude, wanted_of
 from lora_cli.cli.bench_workload import Workload, adapter_names, save_trace, workload_of
 from lora_cli.cli.lineup import Lineup, base_model, limits, lineup, reaching
 from lora_cli.cli.servable import Failures, servable
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.errors import LoraCliError, MissingExtra, Refused, UsageError
 from lora_cli.render.human.bench import render_bench
-from lora_cli.render.human.bench_judgement import render_judgement
 from lora_cli.render.json_bench import measured as document_of
 from lora_cli.render.text import safe
 from lora_cli.settings import Settings
@@ -96,7 +95,12 @@ def _told(asked: Lineup, workload: Workload, tiers: TierFlags, wanted: Wanted, s
     failures = Failures()
     result = _measure(Run(asked, most, device, eviction, seed, workload.words()), trace, settings, failures)
     run = MeasuredRun(setting_of("in-process", trace, seed, workload.words(), result.environment), result)
-    told = Told(document_of(run), measured_metrics(result), partial(_human, run), partial(_page, run))
+    told = Told(
+        document_of(run),
+        measured_metrics(result),
+        lambda look: render_bench(run.result, look.width, colour=look.colour),
+        partial(_page, run),
+    )
     code = max(failures.code, conclude(told, trace, wanted))
     if result.requests < len(trace):
         typer.echo(f"interrupted after {result.requests} of {len(trace)} requests", err=True)
@@ -191,11 +195,6 @@ def counter(total: int, settings: Settings) -> Callable[[int], None]:
             typer.echo(f"\r{done} of {total} requests" + ("\n" if done == total else ""), err=True, nl=False)
 
     return tell
-
-
-def _human(run: MeasuredRun, look: Look, compared: tuple[Change, ...], verdicts: tuple[Judged, ...]) -> str:
-    judged = render_judgement(compared, verdicts, look.width, colour=look.colour)
-    return render_bench(run.result, look.width, colour=look.colour) + judged
 
 
 def _page(run: MeasuredRun, compared: tuple[Change, ...], verdicts: tuple[Judged, ...]) -> str:

@@ -8,11 +8,10 @@ from lora_cli.bench.policies import OPT, parse_policies
 from lora_cli.bench.regression import Change, Judged
 from lora_cli.bench.sizing import size_all
 from lora_cli.cli.bench_flags import FleetFlags, ResultFlags, TierFlags, WorkloadFlags
-from lora_cli.cli.bench_results import Look, Told, conclude, wanted_of
+from lora_cli.cli.bench_results import Told, conclude, wanted_of
 from lora_cli.cli.bench_workload import save_trace
 from lora_cli.cli.simulating import objective_of, scene
 from lora_cli.errors import UsageError
-from lora_cli.render.human.bench_judgement import render_judgement
 from lora_cli.render.human.plan import render_plan
 from lora_cli.render.json_bench import plan as document_of
 
@@ -44,14 +43,14 @@ def planned(flags: WorkloadFlags, tiers: TierFlags, fleet_flags: FleetFlags, wan
         save_trace(trace, wanted.save_trace)
     objective = objective_of(fleet_flags)
     run = PlannedRun(setting, fleet, objective, goals, size_all(trace, fleet, policies, goals, objective))
-    told = Told(document_of(run), plan_metrics(run), partial(_human, run), partial(_page, run))
+    told = Told(
+        document_of(run),
+        plan_metrics(run),
+        lambda look: render_plan(run, look.width, colour=look.colour),
+        partial(_page, run),
+    )
     code = conclude(told, trace, checked)
     return code or int(not all(one.answers for one in run.found.values()))
-
-
-def _human(run: PlannedRun, look: Look, compared: tuple[Change, ...], verdicts: tuple[Judged, ...]) -> str:
-    judged = render_judgement(compared, verdicts, look.width, colour=look.colour)
-    return render_plan(run, look.width, colour=look.colour) + judged
 
 
 def _page(run: PlannedRun, compared: tuple[Change, ...], verdicts: tuple[Judged, ...]) -> str:

@@ -17,12 +17,11 @@ from lora_cli.bench.simulation import simulate_all
 from lora_cli.bench.trace import Trace
 from lora_cli.cli import typer
 from lora_cli.cli.bench_flags import FleetFlags, ResultFlags, TierFlags, WorkloadFlags
-from lora_cli.cli.bench_results import Look, Told, conclude, wanted_of
+from lora_cli.cli.bench_results import Told, conclude, wanted_of
 from lora_cli.cli.bench_workload import adapter_names, save_trace, workload_of
 from lora_cli.cli.lineup import MAX_CPU_LORAS, MAX_LORAS
 from lora_cli.cli.sizes import size_of
 from lora_cli.errors import UsageError
-from lora_cli.render.human.bench_judgement import render_judgement
 from lora_cli.render.human.simulation import render_simulation
 from lora_cli.render.json_bench import simulation as document_of
 from lora_cli.tiers.budget import Budget
@@ -56,7 +55,14 @@ def simulation(flags: WorkloadFlags, tiers: TierFlags, fleet_flags: FleetFlags, 
     found = simulate_all(trace, fleet, policies, objective, told=_teller(trace, policies))
     run = SimulatedRun(setting, fleet, objective, found)
     return conclude(
-        Told(document_of(run), simulation_metrics(found), partial(_human, run), partial(_page, run)), trace, checked
+        Told(
+            document_of(run),
+            simulation_metrics(found),
+            lambda look: render_simulation(run, look.width, colour=look.colour, plain=look.plain),
+            partial(_page, run),
+        ),
+        trace,
+        checked,
     )
 
 
@@ -122,12 +128,6 @@ def _teller(trace: Trace, policies: Sequence[str]) -> Callable[[str], None]:
     if len(trace) * len(policies) < 500_000 or not sys.stderr.isatty():
         return lambda _policy: None
     return lambda policy: typer.echo(f"{policy}: done", err=True)
-
-
-def _human(run: SimulatedRun, look: Look, compared: tuple[Change, ...], verdicts: tuple[Judged, ...]) -> str:
-    return render_simulation(run, look.width, colour=look.colour, plain=look.plain) + render_judgement(
-        compared, verdicts, look.width, colour=look.colour
-    )
 
 
 def _page(run: SimulatedRun, compared: tuple[Change, ...], verdicts: tuple[Judged, ...]) -> str:
