@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from lora_cli.core.frozen import dataclass
 from lora_cli.errors import MachineError, Refused
@@ -65,9 +66,8 @@ class Room:
 
     def _check_disk(self, needed: int) -> None:
         root = self._store.root
-        folder = next(folder for folder in (root, *root.parents) if folder.exists())
         try:
-            status = os.statvfs(folder)
+            status = _room_at(root)
         except OSError:
             return
         reserve = self._keep_free
@@ -102,6 +102,14 @@ class Room:
                 f"and {self._in_cache} of them are in use{others}",
                 hint="raise --cache-budget, or remove what nobody needs: lora-cli cache ls, lora-cli cache rm",
             )
+
+
+def _room_at(root: Path) -> os.statvfs_result:
+    """What the file system says of the nearest folder that exists."""
+    try:
+        return os.statvfs(root)
+    except FileNotFoundError:
+        return os.statvfs(next(folder for folder in root.parents if folder.exists()))
 
 
 @dataclass(frozen=True, slots=True)

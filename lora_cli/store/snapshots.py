@@ -102,12 +102,14 @@ def publish_snapshot(store: Store, files: Mapping[str, Blob]) -> Snapshot:
     try:
         with on_disk("writing", target):
             build_directory(store, files, building)
-            in_folder(target.parent, lambda: _rename_into_place(building, target))
+            ours = in_folder(target.parent, lambda: _rename_into_place(building, target))
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    if not ours:
+        shutil.rmtree(building, ignore_errors=True)
         if not _all_sound(store, target, files):
             raise Corrupt(f"{target} is rotten and cannot be replaced", hint="remove it by hand")
-    finally:
-        if os.path.lexists(building):
-            shutil.rmtree(building, ignore_errors=True)
     return Snapshot(digest, target, dict(sorted(files.items())))
 
 
@@ -160,10 +162,12 @@ def _copy(blob: Path, target: Path, *, writable: bool) -> None:
         os.fsync(written.fileno())
 
 
-def _rename_into_place(building: Path, target: Path) -> None:
-    """What is there under this name already is the same, complete: then ours is not needed."""
+def _rename_into_place(building: Path, target: Path) -> bool:
+    """Whether it is ours now. What is there under this name already should be the same, complete."""
     try:
         building.rename(target)
     except OSError as error:
         if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
             raise
+        return False
+    return True
