@@ -232,3 +232,10 @@ def test_loading_settings_imports_nothing_heavy() -> None:
         "print(sorted({'tomllib', 'yaml', 'numpy', 'difflib', 'http.client'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("turn", ["first", "second"])
+def test_each_test_has_a_home_of_its_own(turn: str) -> None:
+    home = Path(os.environ["HF_HOME"])
+    assert not home.exists(), turn
+    home.mkdir(parents=True)

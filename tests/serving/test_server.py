@@ -166,9 +166,9 @@ def test_environment_of_a_kubernetes_service_of_its_name_is_not_its_port(folder:
         "LORA_CLI_SERVICE_HOST": "10.0.0.1",
         "LORA_CLI_PORT_80_TCP_ADDR": "10.0.0.1",
     }
-    words = ["warm", "--status"]
+    words = ["warm", "--status", "--host", "127.0.0.2"]  # where no server is that somebody runs on this machine
     asked = subprocess.run(
         [sys.executable, "-m", "lora_cli", *words], capture_output=True, text=True, env=environ, check=False
     )
     assert (asked.returncode, "warning" in asked.stderr) == (7, False)
-    assert "127.0.0.1:8321" in asked.stderr
+    assert "127.0.0.2:8321" in asked.stderr
