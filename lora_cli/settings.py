@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.nearest import did_you_mean
-from lora_cli.core.units import parse_duration, parse_size, shown
+from lora_cli.core.units import advised, parse_duration, parse_size, shown
 from lora_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -216,7 +216,8 @@ def _layer(values: Mapping[str, Any], where: Callable[[str], str]) -> dict[str, 
         try:
             layer[field] = parse(value)
         except ValueError as error:
-            raise UsageError(f"{where(key)}: {error}") from error
+            message, advice = advised(error)
+            raise UsageError(f"{where(key)}: {message}", hint=advice) from error
     return layer
 
 

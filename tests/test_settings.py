@@ -87,7 +87,11 @@ def test_the_cache_directory_becomes_absolute(
         ("\njobz = 1\n", "config.toml:2: jobz: unknown setting", "did you mean jobs?"),
         ("retries = 1\njobs = 0\n", "config.toml:2: jobs: 0 is not a whole number from 1 to 256", ""),
         ("jobs = true\n", "config.toml:1: jobs: True is not", ""),
-        ("timeout = -1\n", "config.toml:1: timeout: -1 is not a duration", ""),
+        (
+            "timeout = -1\n",
+            "config.toml:1: timeout: -1 is not a duration",
+            "write 30s, 500ms, 1h30m or a number of seconds",
+        ),
         ("[jobs]\na=1\n", "config.toml:1: jobs: ", ""),
         ("jobs = \n", "this is not TOML", "write NAME = VALUE, texts in quotes"),
         ("jobs = 1\njobs = 2\n", "this is not TOML", "write NAME = VALUE, texts in quotes"),

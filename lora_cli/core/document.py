@@ -20,7 +20,7 @@ DEPTH = 16
 KEY_CAP = 200
 
 SPLIT = "split it into several files"
-QUOTE = "look at quotes and indentation: a value with ': ' or ' #' in it, or one that begins with * & @ %, is quoted"
+QUOTE = "indent with spaces; a value with ': ' or ' #' in it, or one that begins with * & @ %, is quoted"
 
 # A path from the root, innermost first, so that ten thousand siblings share one.
 Trail = tuple["Trail", str | int] | None

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 
 from lora_cli.core.document import Node, wrong
 from lora_cli.core.nearest import did_you_mean
-from lora_cli.core.units import parse_size, shown
+from lora_cli.core.units import advised, parse_size, shown
 from lora_cli.errors import UsageError
 
 API_VERSION = "lora-cli/v1"
@@ -16,11 +16,17 @@ READ_WITH = {"AdapterSet": "-f", "AdapterSetLock": "--lock", "Policy": "--policy
 
 SIZE = "write 512MiB, 2GiB or a number of bytes"
 
+NOTHING: Mapping[str, str] = {}
+
 _KINDS = {"mapping": "a mapping", "sequence": "a list"}
 
 
-def fields(node: Node, known: Collection[str], required: Collection[str] = ()) -> Mapping[str, Node]:
+def fields(
+    node: Node, known: Collection[str], required: Collection[str] = (), instead: Mapping[str, str] = NOTHING
+) -> Mapping[str, Node]:
     """The entries of a mapping that has only ``known`` keys and all ``required`` ones.
+
+    ``instead`` has for keys that people expect, and that are none, how it is written here.
 
     Raises:
         UsageError: no mapping, an unknown key (with the nearest known one), or a missing key.
@@ -30,7 +36,8 @@ def fields(node: Node, known: Collection[str], required: Collection[str] = ()) -
     for key in node.entries:
         if key not in known:
             path = f"{node.path}.{key}" if node.trail else key
-            raise UsageError(f"{node.file}:{node.key_lines[key]}: {path}: unknown key", hint=did_you_mean(key, known))
+            hint = instead.get(key) or did_you_mean(key, known)
+            raise UsageError(f"{node.file}:{node.key_lines[key]}: {path}: unknown key", hint=hint)
     for key in required:
         if key not in node.entries:
             raise wrong(node, f"the key {key} is missing", hint=f"add {key}: …")
@@ -124,7 +131,8 @@ def size(node: Node) -> int:
     try:
         return parse_size(node.scalar)
     except ValueError as error:
-        raise wrong(node, str(error), hint=SIZE) from error
+        message, advice = advised(error)
+        raise wrong(node, message, hint=advice or SIZE) from error
 
 
 def items(node: Node) -> tuple[Node, ...]:

@@ -14,6 +14,13 @@ from lora_cli.core.policy import DIGEST_HINT, SHA256, Policy, policy_from, read_
 from lora_cli.core.reference import AdapterRef, override, parse
 from lora_cli.errors import UsageError
 
+IN_THE_SOURCE = {
+    "revision": "it belongs to the source: hf://ORG/NAME@REVISION",
+    "subfolder": "it belongs to the source: hf://ORG/NAME/SUBFOLDER",
+    **dict.fromkeys(("path", "url", "repo", "repo_id", "lora_path"), "source: a path or a reference"),
+}
+"""Keys that people try for an adapter, and how it is written."""
+
 ENGINE_NAME = r"[a-z][a-z0-9_-]{0,31}"
 
 
@@ -127,7 +134,9 @@ def _adapters(node: Node, origin: _Origin) -> Iterator[AdapterEntry]:
     if not members:
         raise wrong(node, "the list is empty", hint="name at least one adapter")
     for member in members:
-        entries = fields(member, ("name", "source", "checkpoint", "sha256", "pinned"), ("name", "source"))
+        entries = fields(
+            member, ("name", "source", "checkpoint", "sha256", "pinned"), ("name", "source"), IN_THE_SOURCE
+        )
         name = text(entries["name"], NAME, NAME_IN_WORDS, NAME_HINT)
         if name in first:
             raise wrong(
@@ -212,7 +221,7 @@ _SECRET_FREE = {
     "endpoint_url": (
         r"https?://[^\s/?#@]+(/[^\s?#@]*)?",
         "an address without user, query or fragment: https://HOST[/PATH]",
-        "who asks is told by profile or token_env",
+        "https://minio.example.com; profile or token_env say who asks",
     ),
     "region": (r"[a-z0-9][a-z0-9-]{0,31}", "the name of a region", "region: eu-west-1"),
     "profile": (r"[A-Za-z0-9][A-Za-z0-9._ -]{0,63}", "the name of a profile", "its name in ~/.aws/config, never a key"),

@@ -47,6 +47,12 @@ def parse_duration(value: str | float) -> float:
     raise ValueError(f"{shown(value)} is not a duration: write 30s, 500ms, 1h30m or a number of seconds")
 
 
+def advised(error: ValueError) -> tuple[str, str]:
+    """What is wrong, and what to write instead ("" where that is not said): the halves of what is raised here."""
+    message, write, advice = str(error).partition(": write ")
+    return message, f"write {advice}" if write else ""
+
+
 def shown(value: object, most: int = 60) -> str:
     """``repr`` of an untrusted value for a message, cut to ``most`` characters."""
     text = repr(value)

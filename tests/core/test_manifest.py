@@ -133,6 +133,11 @@ def test_the_first_rule_that_covers_a_source_is_its_rule() -> None:
         ),
         ("[a]", ":1: this is a list, and must be a mapping", ""),
         (minimal("  []"), ":4: adapters: the list is empty", ""),
+        (
+            minimal("  - {name: a, source: org/a, revision: main}"),
+            ":4: adapters[0].revision: unknown key",
+            "it belongs to the source: hf://ORG/NAME@REVISION",
+        ),
         (minimal("  a: 1"), ":4: adapters: this is a mapping, and must be a list", ""),
         (minimal("  - {name: a}"), ":4: adapters[0]: the key source is missing", ""),
         (minimal("  - a"), ":4: adapters[0]: this is text, and must be a mapping", ""),
@@ -179,7 +184,7 @@ def test_the_first_rule_that_covers_a_source_is_its_rule() -> None:
         ),
         (minimal(extra="engine: {version: '1'}"), ":5: engine: the key name is missing", ""),
         (minimal(extra="engine: {name: vllm, version: yes}"), ":5: engine.version: 'yes' is not a version", ""),
-        (minimal(extra="policy: {max_bytes: lots}"), ":5: policy.max_bytes: 'lots' is not a size", ""),
+        (minimal(extra="policy: {max_bytes: lots}"), ":5: policy.max_bytes: 'lots' is not a size", "write 2GiB, 500MB"),
         (
             minimal(extra="policy: {allow_formats: [pickles]}"),
             ":5: policy.allow_formats[0]: 'pickles' is not",
