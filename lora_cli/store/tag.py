@@ -59,8 +59,9 @@ def check_folder(store: Store) -> None:
     Raises:
         MachineError: there is something else than a folder.
     """
-    # As os.path says it: what this user may not look at is no file, and whoever needs it says so.
-    if not os.path.isdir(store.root) and os.path.lexists(store.root):  # noqa: PTH112
+    # As os.path says it: what this user may not look at is no file, and whoever needs it says so. In this order: one
+    # that is not there yet may be made by another thread meanwhile.
+    if os.path.lexists(store.root) and not os.path.isdir(store.root):  # noqa: PTH112
         what = "a file" if store.root.exists() else "a link that leads nowhere"
         raise MachineError(f"{store.root}: the cache is {what}", hint="set --cache-dir to a folder")
 

@@ -100,3 +100,19 @@ def test_a_cache_is_no_file(store: Store) -> None:
     store.root.write_text("mine")
     with pytest.raises(MachineError, match="the cache is a file"):
         check_folder(store)
+
+
+@pytest.mark.parametrize("look", ["isdir", "lexists", "exists"])
+def test_a_cache_that_another_thread_makes_meanwhile_is_a_folder(
+    look: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever look at the disk comes before it is there."""
+    real = getattr(os.path, look)
+
+    def meanwhile(path: Path) -> bool:
+        said = real(path)
+        store.root.mkdir(exist_ok=True)
+        return bool(said)
+
+    monkeypatch.setattr(os.path, look, meanwhile)
+    check_folder(store)
