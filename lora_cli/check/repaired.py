@@ -12,7 +12,7 @@ from lora_cli.check.verdict import ENGINE_RULES, Terms, gather, judge
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.adapter_files import BESIDE, CONFIG, WEIGHTS
 from lora_cli.core.engine_outcome import EngineOutcome, Outcome, Reason
-from lora_cli.core.finding import Severity, Verdict
+from lora_cli.core.finding import Severity, Skipped, Verdict
 from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.lora_config import CONFIG_CAP, parse_config
 from lora_cli.core.parse import json_object
@@ -71,7 +71,7 @@ class Repaired:
 
     ``changes`` are what was mended, ``refusals`` what keeps it from being written, and ``flags`` how the engine must be
     started. ``same`` proves that the updates are what they were; None where nothing was written. ``directory`` is
-    where it is.
+    where it is. ``skipped`` is what could not be looked at: without a base, whether its names and shapes exist.
     """
 
     name: str
@@ -83,6 +83,7 @@ class Repaired:
     flags: tuple[Reason, ...] = ()
     same: Sameness | None = None
     directory: Path | None = None
+    skipped: tuple[Skipped, ...] = ()
 
 
 def repair_adapter(text: str | AdapterRef, wish: Wish, settings: Settings) -> Repaired:
@@ -99,7 +100,8 @@ def repair_adapter(text: str | AdapterRef, wish: Wish, settings: Settings) -> Re
     assert adapter.config is not None
     terms = Terms(wish.base, engines=(wish.profile,), deployment=wish.deployment)
     evidence = gather(source, revision, adapter, terms, ref)
-    before = judge(adapter, terms, evidence).engines[0]
+    verdict = judge(adapter, terms, evidence)
+    before = verdict.engines[0]
     config, changes = sound_fields(_json(source, revision), adapter.config)
     tp = wish.deployment.tp if wish.deployment is not None else 1
     copies = _copies(source, revision, adapter, wish, settings) if before.outcome is not Outcome.OK else {}
@@ -118,6 +120,7 @@ def repair_adapter(text: str | AdapterRef, wish: Wish, settings: Settings) -> Re
         changes=(*_files_changed(adapter), *changes, *new.changes),
         refusals=_refusals(new, aim, before, planned),
         flags=tuple(reason for reason in after.reasons if reason.feature in BY_FLAG),
+        skipped=verdict.skipped,
     )
     if found.refusals or wish.to is None:
         return found

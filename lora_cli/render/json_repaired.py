@@ -1,5 +1,6 @@
 """What machines read of ``repair``."""
 
+from dataclasses import asdict
 from typing import Any
 
 from lora_cli.check.repaired import Repaired
@@ -24,6 +25,7 @@ def render_repaired(found: Repaired) -> str:
             ],
             "refusals": [{"what": one.what, "hint": one.hint} for one in found.refusals],
             "flags": [{"message": one.message, "mend": one.mend} for one in found.flags],
+            "skipped": [asdict(one) for one in found.skipped],
             "proof": None
             if same is None
             else {

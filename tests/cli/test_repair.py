@@ -83,6 +83,38 @@ def test_check_writes_nothing_and_ends_with_1_where_something_would_be_mended(
     assert sorted(tmp_path.iterdir()) == there
 
 
+@pytest.mark.parametrize("to", [["--check"], ["--to", "out"]])
+def test_without_a_base_nothing_is_called_ok_that_only_a_base_tells(
+    to: list[str], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = [str(QUICKSTART / "misnested"), "--engine", "vllm", *to]
+
+    assert main(["repair", *line]) == 0
+
+    told = " ".join(capsys.readouterr().out.split())
+    assert "nothing found to repair for vLLM 0.33 was not known without a base is not known without a base" in told
+    assert "skipped 10 checks no base model was given: LC311" in told
+    assert "hint: no base: names and shapes not checked" in told
+    assert main(["repair", str(QUICKSTART / "misnested"), "--engine", "sglang", "--check"]) == 0
+    assert " ok" not in capsys.readouterr().out
+
+
+def test_what_is_wrong_without_a_base_is_told_and_the_rest_is_not_called_ok(rslora: str, capsys: Capture) -> None:
+    assert main(["repair", rslora, "--engine", "sglang", "--check"]) == 1
+    told = " ".join(capsys.readouterr().out.split())
+    assert "was serves wrong is not known without a base" in told
+    assert "names and shapes not checked" in told
+
+
+def test_machines_read_which_checks_a_missing_base_leaves_out(base: str, rslora: str, capsys: Capture) -> None:
+    words = [rslora, "--engine", "vllm", "--check"]
+    skipped = document(capsys, *words)[1]["skipped"]
+    assert {one["reason"] for one in skipped} == {"no base model was given"}
+    assert "LC311" in {one["code"] for one in skipped}
+    assert document(capsys, *words, "--base", base)[1]["skipped"] == []
+
+
 def test_what_cannot_be_mended_is_refused_with_what_can_be_done(base: str, tmp_path: Path, capsys: Capture) -> None:
     config = {"init_lora_weights": "pissa"}
     pissa = str(write_adapter(tmp_path / "pissa", modules=llama_modules(), config=config))

@@ -24,7 +24,7 @@ def render_checked(checked: Checked, width: int, *, fail_on: Severity = Severity
             if finding.accepted is None:
                 lines += (_note if finding.severity is Severity.NOTE else _finding)(finding, width, colour)
         lines += _accepted(found, width, colour)
-        lines += _skipped(checked.verdict.skipped, width, colour)
+        lines += skipped_checks(checked.verdict.skipped, width, colour)
     return "\n".join(lines) + "\n"
 
 
@@ -102,7 +102,7 @@ def _labelled(label: str, text: str, width: int, colour: bool, indent: str = "  
     yield from rest
 
 
-def _skipped(skipped: Iterable[Skipped], width: int, colour: bool) -> Iterator[str]:
+def skipped_checks(skipped: Iterable[Skipped], width: int, colour: bool) -> Iterator[str]:
     """What was not looked at, by reason: the same reason is said once, for all the rules that it stopped."""
     by_reason: dict[str, list[str]] = {}
     for one in skipped:
