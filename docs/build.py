@@ -52,6 +52,8 @@ def reference_page(schema: str, title: str, about: str) -> Iterator[str]:
     yield from (about, "", "| key | value | |", "|---|---|---|")
     for key, entry, required in _keys(value, "", value.get("$defs", {})):
         told = entry.get("description", "").replace("|", "\\|")
+        if "default" in entry:
+            told = f"{told} Default: `{json.dumps(entry['default']).strip(chr(34))}`."
         yield f"| `{key}` | {_kind(entry)}{', required' if required else ''} | {told} |"
 
 

@@ -61,7 +61,6 @@ def command(
     cache_budget: options.CacheBudget = None,
     shard: options.ShardOf = None,
     ray: options.Ray = None,
-    offline: options.Offline = False,
     jobs: options.Jobs = None,
     timeout: options.Timeout = None,
     adapter_timeout: options.AdapterTimeout = None,

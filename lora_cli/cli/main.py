@@ -38,7 +38,7 @@ PREFIX = "LORA_CLI_"
 PLAIN_VARIABLES = {"LORA_CLI_CACHE_DIR", "LORA_CLI_CONFIG"}
 """The variables that the settings read as typer does; of any other one typer says what is wrong with it."""
 
-GLOBAL_FLAGS = {"--quiet", "-q", "--verbose", "-v", "--no-progress"}
+GLOBAL_FLAGS = {"--offline", "--quiet", "-q", "--verbose", "-v", "--no-progress"}
 GLOBAL_VALUES = {"--cache-dir", "--config"}
 
 # What the operating system says when the machine, not the program, is at fault.
@@ -77,8 +77,11 @@ def _print_version(value: bool) -> None:
 
 def root(
     ctx: typer.Context,
-    cache_dir: Annotated[Path | None, typer.Option("--cache-dir", help="The disk cache.", show_default=False)] = None,
+    cache_dir: Annotated[
+        Path | None, typer.Option("--cache-dir", help="The disk cache: ~/.cache/lora-cli.", show_default=False)
+    ] = None,
     config: Annotated[Path | None, typer.Option("--config", help="A settings file (TOML).", show_default=False)] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Open no socket: only what is in the cache.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on stderr.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More talk on stderr.")] = False,
     no_progress: Annotated[bool, typer.Option("--no-progress", help="No progress bars.")] = False,
@@ -88,10 +91,11 @@ def root(
 ) -> None:
     """Fetch, validate, inspect, warm and measure LoRA adapters.
 
-    Every option can also be set as LORA_CLI_<OPTION>, for example LORA_CLI_CACHE_DIR.
+    Every option can also be set as LORA_CLI_<OPTION>, for example LORA_CLI_CACHE_DIR. These go with every command, in
+    any place.
     """
     flags = {"cache_dir": cache_dir, "config": config}
-    switches = {"quiet": quiet, "verbose": verbose, "no_progress": no_progress}
+    switches = {"offline": offline, "quiet": quiet, "verbose": verbose, "no_progress": no_progress}
     given = {name: value for name, value in (flags | switches).items() if value}
     settings = load_settings(given, os.environ)
     _check_cache_dir(settings.cache_dir)

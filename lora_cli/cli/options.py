@@ -39,10 +39,9 @@ WriteBaseline = Annotated[
 
 # What overrides the settings: a command hands these on with ``settings.with_flags``.
 MaxBytes = Annotated[str | None, typer.Option(help="Refuse larger adapters: 2GiB.", show_default=False)]
-Offline = Annotated[bool, typer.Option("--offline", help="Only what is in the cache.")]
-Jobs = Annotated[int | None, typer.Option(min=1, max=256, help="Most ranges in flight.", show_default=False)]
-Timeout = Annotated[str | None, typer.Option(help="Longest silence of the network: 30s.")]
-Retries = Annotated[int | None, typer.Option(min=0, max=100, help="Tries without progress.")]
+Jobs = Annotated[int | None, typer.Option(min=1, max=256, help="Most ranges in flight: 32.", show_default=False)]
+Timeout = Annotated[str | None, typer.Option(help="Longest silence of the network (default: 30s).", show_default=False)]
+Retries = Annotated[int | None, typer.Option(min=0, max=100, help="Tries without progress: 5.", show_default=False)]
 MaxTotalBytes = Annotated[
     str | None, typer.Option(help="Refuse adapters beyond this size of all together.", show_default=False)
 ]

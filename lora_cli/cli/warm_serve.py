@@ -12,7 +12,7 @@ from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.item import Item
 from lora_cli.core.targets import all_linear
 from lora_cli.core.units import parse_duration
-from lora_cli.errors import MissingExtra, UsageError
+from lora_cli.errors import MissingExtra, NotFound, UsageError
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> Non
     from lora_cli.store import Store
 
     _check_extra(run)
+    if run.forward.value == "model" and run.dummy is None:
+        _check_weights(asked)
     address, token = serve.endpoint.address, serve.endpoint.token
     if not address.is_local and not token:
         raise UsageError(
@@ -123,6 +125,22 @@ def _check_extra(run: Run) -> None:
     for package in ("starlette", "uvicorn"):
         if find_spec(package) is None:
             raise MissingExtra("warm --serve", "warm", package)
+
+
+def _check_weights(asked: Lineup) -> None:
+    """What the child would say later: that there is no model to answer with.
+
+    Raises:
+        NotFound: the base has no weights on this disk.
+    """
+    from lora_cli.read.base import WEIGHTS_FILE, has_weights
+
+    directory = base_directory(asked.base)
+    if directory is None or not has_weights(directory):
+        raise NotFound(
+            f"--forward model needs the base's weights, and {asked.base} has no {WEIGHTS_FILE} on this disk",
+            hint="name the folder that has them with --base, or leave --forward model out",
+        )
 
 
 def _base_name(asked: Lineup) -> str:

@@ -36,6 +36,8 @@ BODY_S = 10.0
 OPEN_PATHS = frozenset({"/health", "/ready"})
 """What is answered without a token: probes have none, and learn nothing but yes or no."""
 
+JSON_ONLY = "send it as JSON, with the header content-type: application/json"
+
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -257,7 +259,7 @@ def _refusal(service: Service, request: Request) -> Response | None:
         # What a page in a browser can send elsewhere without being asked for permission has another type.
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
-            return JSONResponse(error_body("send application/json", 415, "UnsupportedMediaTypeError"), 415)
+            return JSONResponse(error_body(JSON_ONLY, 415, "UnsupportedMediaTypeError"), 415)
     return None
 
 

@@ -185,6 +185,18 @@ def test_offline_needs_no_network_for_folders(sql: Path, capsys: pytest.CaptureF
     assert "network is switched off" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["validate", "org/name", "--no-base"], ["inspect", "org/name"], ["warm", "org/name", "--once", "--base", "o/b"]],
+    ids=lambda words: words[0],
+)
+def test_offline_is_an_option_of_every_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    for line in ([*words, "--offline"], ["--offline", *words]):
+        assert main(line) == 3
+        out, err = capsys.readouterr()
+        assert "is not in the cache" in " ".join((out + err).split())
+
+
 FETCHED_MODULES = """
 import sys
 from lora_cli.cli.main import main

@@ -107,7 +107,7 @@ def test_what_is_plain_means_what_typer_says(name: str, data: st.DataObject) -> 
         "validate a b --base c",
         "validate --base=c a --no-values -o out.json --format json",
         "validate -f set.yaml --max-lora-rank 8 --ignore LC6 --ignore LC5",
-        "fetch a --jobs 4 --to out --offline",
+        "fetch a --jobs 4 --to out --locked",
         "fetch -- -a",
         "inspect a b",
         "inspect -f set.yaml --engine-args vllm --max-loras 2 --tp 4",

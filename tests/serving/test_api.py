@@ -189,7 +189,9 @@ def test_other_bodies_paths_and_methods_have_their_own_answers(server: Running) 
 
     at = f"http://localhost:{server.port}"
     with httpx2.Client(timeout=30) as client:
-        assert client.post(f"{at}/v1/probe", content=b"{}").status_code == 415
+        plain = client.post(f"{at}/v1/probe", content=b"{}")
+        assert plain.status_code == 415
+        assert "content-type: application/json" in plain.json()["error"]["message"]
         huge = client.post(f"{at}/v1/probe", content=b"x" * (2 << 20), headers={"content-type": "application/json"})
         assert huge.status_code == 413
         assert client.get(f"{at}/v1/probe").status_code == 405

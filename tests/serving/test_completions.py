@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from lora_cli.cli.main import main
 from lora_cli.runtime.model import load_model
-from tests.making import llama_modules, write_adapter
+from tests.making import llama_modules, write_adapter, write_base_config
 from tests.runtime.families import save_model
 from tests.runtime.test_model import write_tokenizer
 from tests.serving.running import Running, error_of
@@ -197,3 +198,23 @@ def test_without_a_whole_model_there_are_no_completions(folder: Path, tmp_path: 
         running.until_ready()
         status, message = error_of(running.post("/v1/completions", model="a0", prompt="hello"))
         assert (status, "--forward model" in message) == (400, True)
+
+
+def test_a_base_without_weights_is_said_before_it_listens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base, cache = write_base_config(tmp_path / "base"), tmp_path / "cache"
+    adapter = write_adapter(tmp_path / "a", modules=llama_modules())
+    argv = [
+        "warm",
+        str(adapter),
+        "--base",
+        str(base.parent),
+        "--serve",
+        "--forward",
+        "model",
+        "--cache-dir",
+        str(cache),
+    ]
+    assert main(argv) == 3
+    err = capsys.readouterr().err
+    assert "model.safetensors" in err
+    assert "listening" not in err
