@@ -1,6 +1,7 @@
 """``lora-cli warm --once``: every adapter fetched, validated, loaded and proved, one after the other."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     Admitted = tuple[LoadReport, Job | None, Snapshot | None]
 
 
+INTERRUPTED = 130
+"""What the run ends with that did not get to an adapter: 128 + SIGINT."""
+
+
 @dataclass(frozen=True, slots=True)
 class Once:
     """What is asked without and with each adapter, nothing when the prompt is empty; whether memory is looked at."""
@@ -35,7 +40,10 @@ class Once:
 
 
 def warm_once(asked: Lineup, run: Run, once: Once, settings: Settings) -> tuple[list[LoadReport], list[Answers]]:
-    """Every adapter's report, in the order asked for, and the answers of those that were proved."""
+    """Every adapter's report, in the order asked for, and the answers of those that were proved.
+
+    What an interrupt leaves undone has a report that says so.
+    """
     from lora_cli.check import Terms
     from lora_cli.cli.warm_residency import Watched
     from lora_cli.runtime.process import require
@@ -61,26 +69,36 @@ def warm_once(asked: Lineup, run: Run, once: Once, settings: Settings) -> tuple[
             shown.hear(report.name, "tier")
             return run.copies.proved(store, report, snapshot)
 
-        admitted = _admitted(asked, admitting(asked, terms, settings, hold, hear=hear, progress=shown), shown)
-        reports = [report for report, _, _ in admitted]
-        adapters = [job.adapter for _, job, _ in admitted if job is not None]
-        if adapters:
-            plan = _plan(base, adapters, asked, run, settings)
-            reports = _loaded(admitted, plan, once, answers, shown, finished, settings)
+        reports = [_undone(item) for item in asked.items]
+        with suppress(KeyboardInterrupt):
+            admit = admitting(asked, terms, settings, hold, hear=hear, progress=shown)
+            admitted = _admitted(asked, admit, shown, reports)
+            adapters = [job.adapter for _, job, _ in admitted if job is not None]
+            if adapters:
+                plan = _plan(base, adapters, asked, run, settings)
+                _load_all(admitted, plan, once, answers, shown, finished, settings, reports)
         if watched is not None:
             reports = [watched.told(report) for report in reports]
     return reports, answers
 
 
-def _admitted(asked: Lineup, admit: "Callable[[Item], Admission]", shown: Staged) -> "list[Admitted]":
-    """Each adapter's report as far as it came, and where nothing kept it out its job."""
+def _undone(item: "Item") -> LoadReport:
+    return LoadReport(item.name, error="not done: interrupted", exit_code=INTERRUPTED)
+
+
+def _admitted(
+    asked: Lineup, admit: "Callable[[Item], Admission]", shown: Staged, reports: list[LoadReport]
+) -> "list[Admitted]":
+    """Each adapter's report as far as it came, and where nothing kept it out its job. Refusals go into ``reports``."""
     from lora_cli.runtime.admitted import reported
 
     admitted: list[Admitted] = []
-    for item in asked.items:
+    for place, item in enumerate(asked.items):
         admission = admit(item)
         report, job = reported(item, admission)
         admitted.append((report, job, admission.snapshot))
+        if job is None:
+            reports[place] = report
         shown.passed(failed=job is None)
     return admitted
 
@@ -100,7 +118,7 @@ def _plan(base: "BaseModel", adapters: "Sequence[Adapter]", asked: Lineup, run: 
     )
 
 
-def _loaded(
+def _load_all(
     admitted: "Sequence[Admitted]",
     plan: "Plan",
     once: Once,
@@ -108,8 +126,9 @@ def _loaded(
     shown: Staged,
     finished: "Callable[[LoadReport, Snapshot], LoadReport]",
     settings: Settings,
-) -> list[LoadReport]:
-    """The reports of all, of which those that have a job went through a warm process of their own, and ``finished``."""
+    reports: list[LoadReport],
+) -> None:
+    """Those that have a job go through a warm process of their own and ``finished``; their reports are replaced."""
     from lora_cli.runtime.process import WarmProcess
 
     heard = teller(settings)
@@ -125,14 +144,11 @@ def _loaded(
         with shown.paused():
             for note in notes:
                 say(note, settings)
-        reports = []
-        for report, job, snapshot in admitted:
+        for place, (report, job, snapshot) in enumerate(admitted):
             if job is None or snapshot is None:
-                reports.append(report)
                 continue
-            reports.append(finished(_load(report, job, process, once, answers), snapshot))
-            shown.passed(failed=bool(reports[-1].error))
-        return reports
+            reports[place] = finished(_load(report, job, process, once, answers), snapshot)
+            shown.passed(failed=bool(reports[place].error))
 
 
 def _load(report: LoadReport, job: "Job", process: "WarmProcess", once: Once, answers: list[Answers]) -> LoadReport:

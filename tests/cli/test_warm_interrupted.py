@@ -1,0 +1,44 @@
+"""``lora-cli warm --once`` that is interrupted tells what it did until then."""
+
+import json
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from lora_cli.cli.main import main
+from tests.making import llama_modules, write_adapter, write_base_config
+
+COUNT = 300
+
+
+def test_what_was_proved_until_an_interrupt_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_base_config(tmp_path / "base")
+    write_adapter(tmp_path / "a", modules=llama_modules())
+    names = "".join(f"  - {{name: a{number}, source: ./a}}\n" for number in range(COUNT))
+    head = "apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: ./base\nadapters:\n  - {name: gone, source: ./gone}\n"
+    (tmp_path / "set.yaml").write_text(head + names)
+    cache = tmp_path / "cache"
+
+    def interrupt() -> None:
+        """When the first is proved: then it is packed."""
+        for _ in range(1200):
+            if list(cache.glob("packed/*")):
+                break
+            time.sleep(0.05)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    watcher = threading.Thread(target=interrupt)
+    watcher.start()
+    argv = ["warm", "-f", str(tmp_path / "set.yaml"), "--once", "--device", "cpu", "--cache-dir", str(cache)]
+    assert main([*argv, "--format", "json"]) == 130
+    watcher.join()
+    reports = json.loads(capsys.readouterr().out)["adapters"]
+    codes = [report["exit_code"] for report in reports]
+    assert [report["name"] for report in reports] == ["gone", *(f"a{number}" for number in range(COUNT))]
+    assert codes[:2] == [3, 0]
+    assert 130 in codes[2:]
+    assert set(codes[2:]) <= {0, 130}
+    assert all("interrupted" in report["error"] for report in reports if report["exit_code"] == 130)
