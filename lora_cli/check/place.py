@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lora_cli.core.card import Card
     from lora_cli.core.companions import Companions
     from lora_cli.core.comparison import Comparison
+    from lora_cli.core.lock import LockedAdapter
     from lora_cli.core.spectrum import Spectrum
     from lora_cli.fetch.demand import Demand
 
@@ -67,6 +68,8 @@ def check_in_place(
         revision = _permitted(ref, source, origin, demand, settings) if settings.policies else source.resolve(ref)
         ref = revision.ref
         source_text = str(ref)
+        if demand is not None and demand.locked is not None and ref.scheme == "file":
+            _check_locked(revision, demand.locked, source, settings)
         watch.lap("resolve")
         adapter, companions, card = _read(source, revision, name or shown, terms, settings, threads)
         watch.lap("read")
@@ -139,6 +142,15 @@ def _permitted(
     revision = source.resolve(ref)
     check_found(demand or ANYTHING, revision.ref, revision, source, origin, settings)
     return revision
+
+
+def _check_locked(revision: Revision, locked: "LockedAdapter", source: Source, settings: Settings) -> None:
+    """Whether a folder is what is locked. Raises ``Refused``."""
+    from lora_cli.check.digest import wanted
+    from lora_cli.fetch.folders import check_folder
+    from lora_cli.store import Store
+
+    check_folder(Store(settings.cache_dir), revision, wanted(revision), locked, source)
 
 
 def _accepting(

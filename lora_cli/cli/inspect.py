@@ -92,8 +92,7 @@ def _terms(base: "BaseModel | None", engine: "Profile | None", tp: int) -> Terms
 def _judged(asked: Lineup, terms: Terms, settings: Settings) -> Iterator[Checked]:
     """Each adapter, read and judged."""
     items = [(item.name if asked.manifest else "", item.source) for item in asked.items]
-    held_to = zip(items, asked.items, strict=True) if settings.policies else ()
-    demands = {one: asked.demand(item) for one, item in held_to}
+    demands = asked.demands(items, settings)
     latest = {one for one, item in zip(items, asked.items, strict=True) if item.latest}
     return check_all(items, terms, settings, demands=demands, latest=latest)
 

@@ -41,6 +41,11 @@ class Lineup:
 
         return Demand(item.sha256, item.locked)
 
+    def demands(self, keys: "Sequence[tuple[str, str | AdapterRef]]", settings: Settings) -> "Mapping[Any, Demand]":
+        """What must hold for each of ``keys``, one for each item, where anything must: a policy's word, or a lock."""
+        held_to = zip(keys, self.items, strict=True)
+        return {key: self.demand(item) for key, item in held_to if settings.policies or item.locked is not None}
+
 
 def manifest_of(
     file: Path | None, refs: Sequence[str], verb: str, *, may_be_empty: bool = False
@@ -147,7 +152,11 @@ def _held(manifest: "AdapterSet", file: Path) -> "Mapping[str, LockedAdapter]":
     from lora_cli.cli.wanted import LockFlags
 
     lock_file = open_lock(file, LockFlags())
-    return held(manifest, lock_file.lock, LockFlags()) if lock_file is not None and lock_file.lock is not None else {}
+    return (
+        held(manifest, lock_file.lock, LockFlags(locked=True))
+        if lock_file is not None and lock_file.lock is not None
+        else {}
+    )
 
 
 def _item(entry: "AdapterEntry", locked: "LockedAdapter | None") -> Item:

@@ -154,8 +154,10 @@ def _remembered(
     """What needs no request: what is locked or pinned and here, and everything when the network is switched off."""
     offline = settings.offline and ref.scheme != "file"
     if locked is not None and not selection.chosen:
-        from lora_cli.fetch.locked import held
+        from lora_cli.fetch.locked import held, is_there
 
+        if is_there(ref):
+            return None
         refuse_pickled(locked.name, locked.files, selection)
         if (snapshot := held(store, ref, locked, selection)) is not None:
             return Fetched(snapshot, locked.revision, cached=True)

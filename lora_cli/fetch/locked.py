@@ -1,5 +1,6 @@
 """A lock's word on one adapter: which files, and that no other bytes will do."""
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -15,6 +16,11 @@ from lora_cli.store.blobs import LostBlob, has_blob
 from lora_cli.store.snapshots import find_snapshot, publish_snapshot
 
 ONLINE = "fetch it once where there is a network"
+
+
+def is_there(ref: AdapterRef) -> bool:
+    """Whether there is a folder to be compared; of one that is gone the cache may still have what is locked."""
+    return ref.scheme == "file" and os.path.lexists(ref.location)
 
 
 def held(store: Store, ref: AdapterRef, locked: LockedAdapter, selection: Selection) -> Snapshot | None:
@@ -57,20 +63,23 @@ def _agreed(revision: Revision, path: str, locked: LockedAdapter) -> RemoteFile:
     if file is None and not revision.whole:
         raise Offline(f"{locked.name}: the cache lacks {path}, and the network is switched off", hint=ONLINE)
     if file is None:
-        raise _moved(locked, f"{path} is locked, and not there any more")
+        raise moved(locked, f"{path} is locked, and not there any more")
     if blob is None:
         return file
     if file.size not in {None, blob.size}:
-        raise _moved(locked, f"{path} has {file.size} bytes now, and is locked with {blob.size}")
+        raise moved(locked, f"{path} has {file.size} bytes now, and is locked with {blob.size}")
     if file.sha256 not in {None, blob.sha256}:
-        raise _moved(locked, f"{path} is {file.sha256} now, and is locked as {blob.sha256}")
+        raise moved(locked, f"{path} is {file.sha256} now, and is locked as {blob.sha256}")
     return replace(file, size=blob.size, sha256=blob.sha256)
 
 
-def _moved(locked: LockedAdapter, what: str) -> Refused:
+def moved(locked: LockedAdapter, what: str) -> Refused:
+    """The refusal of an origin that has something else than is locked, and how that is locked instead."""
     return Refused(f"{locked.name}: {what}", hint=upgrade_hint(locked))
 
 
 def upgrade_hint(locked: LockedAdapter) -> str:
     """What to do when an origin has other bytes than are locked."""
-    return f"--upgrade {locked.name} locks what the origin has now, after you looked at what changed"
+    return (
+        f"lora-cli fetch -f MANIFEST --upgrade {locked.name} locks what is there now, after you looked at what changed"
+    )

@@ -19,6 +19,7 @@ from lora_cli.fetch.checkpoint import LatestOf
 from lora_cli.fetch.deadline import Deadline
 from lora_cli.fetch.demand import Demand, check_count, check_files, check_size, check_snapshot, most_bytes
 from lora_cli.fetch.download import Job, download
+from lora_cli.fetch.folders import check_bytes, check_folder
 from lora_cli.fetch.lanes import Lanes
 from lora_cli.fetch.locked import at_lock, upgrade_hint
 from lora_cli.fetch.memory import Asked, known_blobs, recall, recorded, remember, remembered
@@ -31,7 +32,7 @@ from lora_cli.settings import Settings
 from lora_cli.sources import Source, is_expecting
 from lora_cli.sources.registry import endpoint_of
 from lora_cli.store import Store
-from lora_cli.store.blobs import LostBlob
+from lora_cli.store.blobs import LostBlob, has_blob
 from lora_cli.store.leases import lease
 from lora_cli.store.snapshots import publish_snapshot
 
@@ -110,7 +111,7 @@ def from_origin(
         hold=run.hold,
         deadline=deadline,
     )
-    with _explained(demand.locked):
+    with _explained(demand.locked, asked, source, store):
         fetched = _fetched(job, asked, settings, lanes)
     check_size(job.name, fetched.snapshot.size, settings.max_bytes)
     check_snapshot(demand, ref, fetched.snapshot, settings)
@@ -130,19 +131,24 @@ def _asked(
     revision = _resolved(ref, LatestOf(source) if selection.latest else source, store, selection, lanes)
     files = plan(revision, selection)
     if locked is not None:
+        if revision.ref.scheme == "file":
+            missing = [path for path, blob in locked.files.items() if not has_blob(store, blob)]
+            check_folder(store, revision, files, locked, source, selection, read_later=missing)
         files, selection = at_lock(revision, locked, selection, files)
     origin = endpoint_of(ref, settings) if ref.scheme == "hf" and not settings.offline else ""
     return Asked(ref, revision, files, selection, origin)
 
 
 @contextmanager
-def _explained(locked: LockedAdapter | None) -> Iterator[None]:
-    """An origin that sends other bytes than are locked has most likely been written to since."""
+def _explained(locked: LockedAdapter | None, asked: Asked, source: Source, store: Store) -> Iterator[None]:
+    """An origin that sends other bytes than are locked has most likely been written to since; a folder surely."""
     try:
         yield
     except Corrupt as error:
         if locked is None:
             raise
+        if asked.revision.ref.scheme == "file":
+            check_bytes(store, asked, locked, source)
         raise Corrupt(error.message, hint=upgrade_hint(locked)) from error
 
 

@@ -1,0 +1,119 @@
+"""A folder of this machine that is locked: everybody who works from the manifest compares it with its lock."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lora_cli.cli.main import main
+from tests.cli.locked_sets import CONFIG, WEIGHTS, Capture, fetch, forget_the_cache, locked, set_of
+from tests.making import llama_modules, write_adapter, write_base_config
+
+
+def retrain(folder: str, *, seed: int = 0, r: int = 4) -> None:
+    write_adapter(Path(folder), modules=llama_modules(), seed=seed, r=r)
+
+
+RETRAINED, LONGER, WITH_MORE_WEIGHTS = "retrained", "longer", "more weights"
+CHANGES: dict[str, tuple[Callable[[], object], str]] = {
+    RETRAINED: (
+        lambda: retrain("mine", seed=2),
+        f"{WEIGHTS} has other bytes now than those that are locked",
+    ),
+    LONGER: (lambda: retrain("mine", r=8), "bytes now, and is locked with"),
+    WITH_MORE_WEIGHTS: (
+        lambda: shutil.copy(Path("mine", WEIGHTS), Path("mine", "adapter_model-00001-of-00001.safetensors")),
+        "adapter_model-00001-of-00001.safetensors is there now, and is not locked",
+    ),
+    "gone": (Path("mine", CONFIG).unlink, f"{CONFIG} is locked, and not there any more"),
+}
+COMMANDS = {
+    "fetch": ["fetch", "--locked"],
+    "fetch --publish": ["fetch", "--locked", "--publish", "out"],
+    "validate": ["validate", "--base", "base"],
+    "inspect": ["inspect", "--base", "base"],
+    "warm": ["warm", "--once", "--base", "base", "--device", "cpu"],
+    "serve-bench": ["serve-bench", "--forward", "modules", "--base", "base", "--device", "cpu", "--num-prompts", "1"],
+}
+
+
+@pytest.fixture(autouse=True)
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A set in the current folder with one adapter beside it, fetched and locked."""
+    monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    write_base_config(tmp_path / "base")
+    retrain("mine", seed=1)
+    set_of("mine=./mine")
+    assert fetch() == 0
+
+
+def run(name: str) -> int:
+    verb, *words = COMMANDS[name]
+    return main([verb, "-f", "set.yaml", *words])
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("cache", ["warm", "empty"])
+def test_a_gate_is_red_whether_or_not_the_cache_has_what_is_locked(
+    change: str, cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    spoil, says = CHANGES[change]
+    spoil()
+    if cache == "empty":
+        forget_the_cache(monkeypatch, tmp_path)
+    for name in ("fetch", "validate"):
+        capsys.readouterr()
+        assert run(name) == 1
+        told = " ".join("".join(capsys.readouterr()).split())
+        assert says in told
+        assert "lora-cli fetch -f MANIFEST --upgrade mine" in told
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_refuses_a_folder_that_is_not_what_is_locked_and_takes_it_when_it_is(
+    name: str, capsys: Capture
+) -> None:
+    assert run(name) == 0
+    CHANGES[RETRAINED][0]()
+    capsys.readouterr()
+    assert run(name) == 1
+    assert "has other bytes now than those that are locked" in " ".join("".join(capsys.readouterr()).split())
+    assert fetch("--upgrade", "mine") == 0
+    assert run(name) == 0
+
+
+def test_what_is_published_is_what_the_folder_has(capsys: Capture) -> None:
+    first = Path("mine", WEIGHTS).read_bytes()
+    assert run("fetch --publish") == 0
+    assert Path("out/mine", WEIGHTS).read_bytes() == first
+    CHANGES[RETRAINED][0]()
+    assert run("fetch --publish") == 1
+    assert Path("out/mine", WEIGHTS).read_bytes() == first
+    assert fetch() == 0
+    assert run("fetch --publish") == 0
+    assert Path("out/mine", WEIGHTS).read_bytes() == Path("mine", WEIGHTS).read_bytes() != first
+
+
+def test_the_same_bytes_at_another_time_are_what_is_locked() -> None:
+    for path in Path("mine").iterdir():
+        os.utime(path, (1, 1))
+    Path("mine", "notes.txt").write_text("no part of the adapter")
+    assert [run(name) for name in ("fetch", "validate", "warm")] == [0, 0, 0]
+
+
+def test_a_change_elsewhere_in_the_manifest_is_none_of_its_lock() -> None:
+    before = locked("mine")
+    retrain("other", seed=2)
+    set_of("mine=./other")
+    assert run("validate") == 0
+    assert locked("mine") == before
+
+
+def test_of_a_folder_that_is_gone_the_cache_has_what_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree("mine")
+    assert [run("fetch"), run("warm")] == [0, 0]
+    forget_the_cache(monkeypatch, tmp_path)
+    assert run("fetch") == 3
