@@ -36,13 +36,14 @@ class Segment:
 class Bound:
     """A segment with one module's factors: ``a`` is ``[count, d_in, class]``, ``b`` is ``[count, class, d_out]``.
 
-    ``scaling`` is ``[count, 1, 1]``.
+    ``scaling`` is ``[count, 1, 1]``; or all are ``alpha`` times what they say, as a product takes it for nothing.
     """
 
     segment: Segment
     a: torch.Tensor
     b: torch.Tensor
-    scaling: torch.Tensor
+    scaling: torch.Tensor | None
+    alpha: float
 
 
 def route(slot_of_row: Sequence[int], slots: Slots, tokens: int = 1) -> tuple[Segment, ...]:
@@ -69,7 +70,9 @@ def bind(stack: Stack, segments: Iterable[Segment]) -> tuple[Bound, ...]:
         factors = stack.factors[segment.rank_class]
         those = slice(segment.slot - factors.first, segment.slot - factors.first + segment.count)
         scaling = stack.scaling[segment.slot : segment.slot + segment.count, None, None]
-        bound.append(Bound(segment, factors.a[those].transpose(1, 2), factors.b[those], scaling))
+        alpha = _the_one(scaling)
+        per_slot, alpha = (scaling, 1.0) if alpha is None else (None, alpha)
+        bound.append(Bound(segment, factors.a[those].transpose(1, 2), factors.b[those], per_slot, alpha))
     return tuple(bound)
 
 
@@ -82,13 +85,23 @@ def add_lora(output: torch.Tensor, x: torch.Tensor, bound: Iterable[Bound]) -> t
         segment = one.segment
         rows = slice(segment.start, segment.stop)
         shape = (segment.count, segment.tokens, -1)
-        shrunk = _shrunk(x[rows], one, shape).mul_(one.scaling)
+        shrunk = _shrunk(x[rows], one, shape)
+        if one.scaling is not None:
+            shrunk.mul_(one.scaling)
         out = output[rows].view(shape)
         if out.dtype == one.b.dtype:
-            torch.baddbmm(out, shrunk, one.b, out=out)
+            torch.baddbmm(out, shrunk, one.b, alpha=one.alpha, out=out)
         else:
-            out += torch.bmm(shrunk, one.b)
+            out.add_(torch.bmm(shrunk, one.b), alpha=one.alpha)
     return output
+
+
+def _the_one(scaling: torch.Tensor) -> float | None:
+    """The scaling that all have, if there is one and it is at hand: a device would be waited for."""
+    if scaling.device.type != "cpu":
+        return None
+    first, *others = scaling.flatten().tolist()
+    return first if all(one == first for one in others) else None
 
 
 def lora_delta(x: torch.Tensor, stack: Stack, segments: Iterable[Segment]) -> torch.Tensor:
