@@ -197,7 +197,8 @@ class ComposedModel:
         leading = x.shape if stack.embedding else x.shape[:-1]
         flat = x.reshape(-1) if stack.embedding else x.reshape(-1, x.shape[-1])
         bound = self._bound_to(path, leading)
-        scale: torch.Tensor | None = getattr(module, "embed_scale", None)
+        # Only an embedding is asked: what a module does not have takes it longer to say than a product does.
+        scale: torch.Tensor | None = getattr(module, "embed_scale", None) if stack.embedding else None
         if scale is None:
             return add_lora(output.reshape(-1, output.shape[-1]), flat, bound).view_as(output)
         lora = add_lora(torch.zeros_like(output).view(-1, output.shape[-1]), flat, bound).view_as(output)
