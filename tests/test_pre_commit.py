@@ -32,13 +32,15 @@ def repository(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def commit(repository: Path, **more: Any) -> subprocess.CompletedProcess[str]:
+def commit(
+    repository: Path, *, flags: tuple[str, ...] = ("--verbose",), **more: Any
+) -> subprocess.CompletedProcess[str]:
     """What pre-commit says of the files that are staged. Our hook is not installed anew: it is this environment's."""
     (hook,) = yaml.safe_load(HOOKS.read_text())
     hooks = [{**hook, "language": "system", **more}]
     (repository / ".pre-commit-config.yaml").write_text(yaml.safe_dump({"repos": [{"repo": "local", "hooks": hooks}]}))
     run("git", "add", ".", cwd=repository)
-    return run("pre-commit", "run", "--verbose", cwd=repository)
+    return run("pre-commit", "run", *flags, cwd=repository)
 
 
 def test_the_hook_is_one_that_pre_commit_takes(tmp_path: Path) -> None:
@@ -63,6 +65,15 @@ def test_without_arguments_what_needs_no_base_is_judged_and_no_network_is_needed
 
     assert done.returncode == 1, done.stdout
     assert "LC102 weights-corrupt" in done.stdout
+
+
+def test_what_passes_without_a_base_is_shown_with_the_checks_that_were_skipped(repository: Path) -> None:
+    done = commit(repository, flags=())
+
+    assert done.returncode == 0
+    assert "no base model was given: LC311" in done.stdout
+    (hook,) = yaml.safe_load(HOOKS.read_text())
+    assert "with --base those without effect" in hook["description"]
 
 
 def can(argv: list[str]) -> bool:
