@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.cli import options, typer
-from lora_cli.cli.handing import Handing, Places, handing
+from lora_cli.cli.handing import Handing, Places, handing, unchecked
 from lora_cli.cli.output import Format, colour, width, write
 from lora_cli.cli.progress import Shown, shown_progress
 from lora_cli.cli.wanted import LockFlags, Order, check_flags, in_shard, order
@@ -84,6 +84,8 @@ def command(
         raise typer.Exit(report_drift(asked, file, settings, selection, output_format))
     store = Store(settings.cache_dir)
     place = handing(asked, store, Places(to, publish, base, fix_base))
+    if (note := unchecked(asked, place)) and not settings.quiet:
+        typer.echo(note, err=True)
     done = _bring(asked, place, settings, selection, Way(link, ray), output_format)
     changes = _locked(asked, file, flags, done, store, settings)
     if output_format is Format.JSON:

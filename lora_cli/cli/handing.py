@@ -102,6 +102,16 @@ def _served(order: Order, places: Places) -> "Served":
     return Served(places.base or named)
 
 
+def unchecked(order: Order, place: Handing) -> str:
+    """What is said where nobody tells under which name an engine serves the base; empty where that is known."""
+    if place.served is None or place.served.name is not None:
+        return ""
+    base = order.manifest.base if order.manifest is not None else None
+    is_path = base is not None and base.scheme == "file"
+    why = "no base is named" if base is None else f"the manifest's base is {'a path' if is_path else base}"
+    return f"not checked for which base it is published: {why}; give --base NAME, as the engine's --model has it"
+
+
 def folders(option: str, folder: str, order: Order, *, by_name: bool) -> list[Path]:
     """The folder of each adapter: ``folder`` itself, or folders in it ``by_name``.
 

@@ -175,3 +175,17 @@ def test_what_cannot_be_published_at_all_is_exit_2(argv: list[str], capsys: Capt
     assert main(["fetch", *argv]) == 2
     assert capsys.readouterr().out == ""
     assert not Path("served").exists()
+
+
+@pytest.mark.parametrize(
+    ("manifest", "why"), [("base: ./base\n", "the manifest's base is a path"), ("", "no base is named")]
+)
+def test_a_base_that_has_no_name_is_said_not_to_be_checked(manifest: str, why: str, capsys: Capture) -> None:
+    Path("base").mkdir()
+    adapters = "adapters: [{name: sql, source: ./sql}]\n"
+    Path("set.yaml").write_text(f"apiVersion: lora-cli/v1\nkind: AdapterSet\n{manifest}{adapters}")
+    assert publish("-f", "set.yaml") == 0
+    assert f"not checked for which base it is published: {why}; give --base NAME" in capsys.readouterr().err
+    assert publish("-f", "set.yaml", "--base", BASE) == 0
+    assert publish("-f", "set.yaml", "--quiet") == 0
+    assert "not checked" not in capsys.readouterr().err
