@@ -74,14 +74,18 @@ def test_each_shell_is_offered_adapters_engines_and_rules(offered: Offered) -> N
     assert offered("lora-cli rules LC50") == [rule.code for rule in RULES if rule.code.startswith("LC50")]
 
 
-def test_bash_puts_whole_words_into_its_line_whatever_it_splits_them_at(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache with one adapter of the Hub."""
     monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(tmp_path / "cache"))
     with Hub() as hub:
         hub.add("acme/sql", write_adapter(tmp_path / "sql"))
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         assert main(["fetch", "acme/sql"]) == 0
+
+
+@pytest.mark.usefixtures("cached")
+def test_bash_puts_whole_words_into_its_line_whatever_it_splits_them_at(tmp_path: Path) -> None:
     lines = {
         "engines sgl\t": "engines sglang",
         "validate --engine vllm@0.31\t x": "validate --engine vllm@0.31 x",
@@ -92,20 +96,48 @@ def test_bash_puts_whole_words_into_its_line_whatever_it_splits_them_at(
         "rules pair\t": "rules pair-incomplete",
     }
 
-    assert typed(list(lines), tmp_path) == list(lines.values())
+    bash = ["bash", "--noprofile", "--norc", "-i"]
+    assert typed(bash, "source_bash", "", list(lines), tmp_path) == list(lines.values())
 
 
-def typed(lines: list[str], folder: Path) -> list[str]:
-    """The command lines that a bash at a terminal runs when ``lines`` are typed, TABs included."""
-    (folder / "script").write_text(run(["lora-cli"], _LORA_CLI_COMPLETE="source_bash"))
+@pytest.mark.usefixtures("cached")
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh")
+def test_zsh_puts_whole_words_into_its_line(tmp_path: Path) -> None:
+    lines = {
+        "engines sgl\t": "engines sglang",
+        "validate --engine trt\t x": "validate --engine trtllm x",
+        "validate acme/s\t": "validate acme/sql",
+        "rules pair\t": "rules pair-incomplete",
+        "valid\t x": "validate x",
+    }
+    before = "autoload -U compinit; compinit -D; "
+    assert typed(["zsh", "-fi"], "source_zsh", before, list(lines), tmp_path) == list(lines.values())
+
+
+@pytest.mark.usefixtures("cached")
+@pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish")
+def test_fish_offers_words_with_what_they_are() -> None:
+    script = run(["lora-cli"], _LORA_CLI_COMPLETE="source_fish")
+    for line, word in {
+        "lora-cli engines sgl": "sglang",
+        "lora-cli validate acme/s": "acme/sql",
+        "lora-cli rules pair": "pair-incomplete",
+        "lora-cli valid": "validate",
+    }.items():
+        (offer,) = run(["fish", "--no-config", "-c", f"{script}; complete -C '{line}'"]).splitlines()
+        assert offer.partition("\t")[0] == word
+
+
+def typed(shell: list[str], script: str, before: str, lines: list[str], folder: Path) -> list[str]:
+    """The command lines that a shell at a terminal runs when ``lines`` are typed, TABs included."""
+    (folder / "script").write_text(run(["lora-cli"], _LORA_CLI_COMPLETE=script))
     (folder / "inputrc").write_text("set bell-style none\nset enable-bracketed-paste off\n")
-    said = 'lora-cli() { echo "$*" >> said; }; source ./script; ' + "\n"
+    said = f'{before}lora-cli() {{ echo "$*" >> said; }}; source ./script; ' + "\n"
     environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "TERM": "dumb"}
     environ["INPUTRC"] = str(folder / "inputrc")
     terminal, inside = pty.openpty()
-    bash = ["bash", "--noprofile", "--norc", "-i"]
     with subprocess.Popen(
-        bash, cwd=folder, env=environ, stdin=inside, stdout=inside, stderr=inside, start_new_session=True
+        shell, cwd=folder, env=environ, stdin=inside, stdout=inside, stderr=inside, start_new_session=True
     ):
         os.close(inside)
         os.write(terminal, (said + "".join(f"lora-cli {line}\n" for line in lines) + "exit\n").encode())
@@ -154,15 +186,3 @@ def test_a_tab_costs_little() -> None:
         code = f"from lora_cli.cli.completion import OFFERS\nOFFERS[{name!r}]({{}}, '')"
         loaded = modules_after(code)
         assert not loaded & ({*HEAVY} - {"yaml"}), (name, offer)
-
-
-@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh")
-def test_zsh_takes_the_script() -> None:
-    script = run(["lora-cli"], _LORA_CLI_COMPLETE="source_zsh")
-    assert run(["zsh", "-fc", f"autoload -U compinit; compinit -D; {script}"]) == ""
-
-
-@pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish")
-def test_fish_takes_the_script() -> None:
-    script = run(["lora-cli"], _LORA_CLI_COMPLETE="source_fish")
-    assert "validate" in run(["fish", "--no-config", "-c", f"{script}; complete -C 'lora-cli valid'"])
