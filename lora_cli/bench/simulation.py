@@ -1,6 +1,7 @@
 """Several policies over one trace, each in a process of its own where that is worth it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from lora_cli.bench.bounds import least_cost_ms, most_hits
 from lora_cli.bench.fleet import Fleet
@@ -52,7 +53,7 @@ def simulate_all(
     *,
     told: Callable[[str], None] = lambda _policy: None,
 ) -> Simulated:
-    """Every policy over the same trace. ``told`` hears of each that is done.
+    """Every policy over the same trace. ``told`` hears of each that is done. Ctrl-C leaves out those that are not.
 
     Raises:
         MachineError: an adapter is larger than a tier, or a process was killed.
@@ -61,11 +62,12 @@ def simulate_all(
     worth = len(trace) * len(tasks) >= WORTH_PROCESSES
     found: dict[str, Outcome] = {}
     least: float | None = None
-    for one, cost in spread(_one, tasks, worth=worth):
-        found[one.policy] = one
-        least = cost if cost is not None else least
-        told(one.policy)
-    return Simulated({policy: found[policy] for policy in policies}, least)
+    with suppress(KeyboardInterrupt):
+        for one, cost in spread(_one, tasks, worth=worth):
+            found[one.policy] = one
+            least = cost if cost is not None else least
+            told(one.policy)
+    return Simulated({policy: found[policy] for policy in policies if policy in found}, least)
 
 
 _Task = tuple[Trace, Fleet, str, Objective]

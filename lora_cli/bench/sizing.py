@@ -1,6 +1,7 @@
 """How many slots and places in memory it takes to meet a goal, by trying."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 
 from lora_cli.bench.conditions import Condition
@@ -46,10 +47,16 @@ class Sizing:
 def size_all(
     trace: Trace, fleet: Fleet, policies: Sequence[str], goals: Sequence[Condition], objective: Objective
 ) -> dict[str, Sizing]:
-    """What each policy needs to meet all goals at once; limits in bytes are not looked at."""
+    """What each policy needs to meet all goals at once; limits in bytes are not looked at.
+
+    Ctrl-C leaves out the policies that are not done.
+    """
     tasks = [(trace, fleet, policy, tuple(goals), objective) for policy in policies]
-    found = {one.policy: one for one in spread(_size, tasks, worth=len(trace) >= 5_000)}
-    return {policy: found[policy] for policy in policies}
+    found: dict[str, Sizing] = {}
+    with suppress(KeyboardInterrupt):
+        for one in spread(_size, tasks, worth=len(trace) >= 5_000):
+            found[one.policy] = one
+    return {policy: found[policy] for policy in policies if policy in found}
 
 
 def fewest(low: int, high: int, meets: Callable[[int], bool]) -> int:

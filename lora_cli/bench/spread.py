@@ -1,11 +1,15 @@
 """One function over several tasks, on all processors where that is worth it."""
 
-import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from lora_cli.copies import copies, processors
 from lora_cli.errors import MachineError
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 Task = TypeVar("Task")
 Done = TypeVar("Done")
@@ -14,27 +18,42 @@ Done = TypeVar("Done")
 def spread(one: Callable[[Task], Done], tasks: Sequence[Task], *, worth: bool) -> Iterator[Done]:
     """What ``one`` makes of each task, as it is done: in no certain order, each in a copy of this process.
 
-    ``one`` is a function of a module, and what it is given and gives back can be pickled.
+    What it gives back, or raises, can be pickled.
 
     Raises:
         MachineError: a process was killed.
     """
-    workers = min(len(tasks), _processors())
+    workers = min(len(tasks), processors())
     if not worth or workers < 2:
         yield from map(one, tasks)
         return
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor, as_completed
-    from concurrent.futures.process import BrokenProcessPool
+    from multiprocessing.connection import wait
 
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork")) as pool:
-        try:
-            for done in as_completed([pool.submit(one, task) for task in tasks]):
-                yield done.result()
-        except BrokenProcessPool as error:
-            raise MachineError("a process of the simulation was killed", hint="it may be short of memory") from error
+    left = iter(tasks)
+    with copies() as start:
+        under_way = [start(partial(_send, one, task)) for task in islice(left, workers)]
+        while under_way:
+            for pipe in wait(under_way):
+                under_way.remove(pipe)  # type: ignore[arg-type]
+                done: Done = _received(pipe)  # type: ignore[arg-type]
+                under_way += [start(partial(_send, one, task)) for task in islice(left, 1)]
+                yield done
 
 
-def _processors() -> int:
-    """How many this process may use, where it can be copied at all."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
+def _send(one: Callable[[Task], Done], task: Task, send: Callable[[Any], None]) -> None:
+    try:
+        done = one(task)
+    except Exception as error:  # noqa: BLE001 - the boundary of the process
+        send((None, error))
+    else:
+        send((done, None))
+
+
+def _received(pipe: "Connection") -> Any:
+    try:
+        done, error = pipe.recv()
+    except EOFError as ended:
+        raise MachineError("a process of the simulation was killed", hint="it may be short of memory") from ended
+    if error is not None:
+        raise error
+    return done

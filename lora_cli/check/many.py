@@ -1,14 +1,13 @@
 """Many adapters judged in one run: remote ones in threads, many local ones in processes, always in their order."""
 
-import os
-import sys
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lora_cli.check.outcome import Checked
 from lora_cli.check.place import check_in_place, is_path
 from lora_cli.check.verdict import Terms
+from lora_cli.copies import copies, processors
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import MachineError
 from lora_cli.settings import Settings
@@ -75,7 +74,7 @@ def check_all(
         yield from map(one, items)
     elif not all(_is_local(ref) for _, ref in items):
         yield from _in_threads(one, items, min(settings.jobs, len(items)))
-    elif len(items) >= WORTH_PROCESSES and (workers := min(_processors(), settings.jobs)) > 1:
+    elif len(items) >= WORTH_PROCESSES and (workers := min(processors(), settings.jobs)) > 1:
         yield from in_processes(one, items, workers)
     else:
         yield from map(one, items)
@@ -83,11 +82,6 @@ def check_all(
 
 def _is_local(ref: str | AdapterRef) -> bool:
     return ref.scheme == "file" if isinstance(ref, AdapterRef) else is_path(ref)
-
-
-def _processors() -> int:
-    """How many this process may use, where it can be copied at all."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
 
 
 def _in_threads(one: Callable[[Item], Checked], items: Sequence[Item], threads: int) -> Iterator[Checked]:
@@ -98,49 +92,20 @@ def _in_threads(one: Callable[[Item], Checked], items: Sequence[Item], threads: 
 
 
 def in_processes(one: Callable[[Item], Checked], items: Sequence[Item], workers: int) -> Iterator[Checked]:
-    """Copies of this process, each of which judges every ``workers``-th batch and sends it through a pipe of its own.
-
-    A pipe that is full stops its writer, so that what waits to be taken is bounded.
-    """
-    import multiprocessing
-
+    """Copies of this process, each of which judges every ``workers``-th batch and sends it through its own pipe."""
     together = min(MOST_TOGETHER, max(TOGETHER, len(items) // (workers * 16)))
     batches = [items[first : first + together] for first in range(0, len(items), together)]
-    context = multiprocessing.get_context("fork")
-    pipes: list[Connection] = []
-    processes = []
-    try:
-        for number in range(workers):
-            mine, theirs = context.Pipe(duplex=False)
-            pipes.append(mine)
-            process = context.Process(target=_work, args=(one, batches[number::workers], mine, theirs), daemon=True)
-            process.start()
-            processes.append(process)
-            theirs.close()
+    with copies() as start:
+        pipes = [start(partial(_judge, one, batches[number::workers])) for number in range(workers)]
         for number in range(len(batches)):
             yield from _received(pipes[number % workers])
-    finally:
-        for pipe in pipes:
-            pipe.close()
-        for process in processes:
-            process.terminate()
-            process.join()
 
 
-def _work(
-    one: Callable[[Item], Checked],
-    batches: Sequence[Sequence[Item]],
-    mine: "Connection",
-    out: "Connection",
+def _judge(
+    one: Callable[[Item], Checked], batches: Sequence[Sequence[Item]], send: Callable[[list[Checked]], None]
 ) -> None:
-    import signal
-
-    # The reader's end is the parent's alone: when the parent is gone, sending fails and this process ends.
-    mine.close()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with suppress(BrokenPipeError):
-        for batch in batches:
-            out.send([one(item) for item in batch])
+    for batch in batches:
+        send([one(item) for item in batch])
 
 
 def _received(pipe: "Connection") -> list[Checked]:

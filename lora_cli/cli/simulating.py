@@ -1,7 +1,7 @@
 """``serve-bench --simulate``: several policies over the same requests, in the books of the tiers alone."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 from lora_cli.bench.fleet import Fleet, sized
@@ -20,6 +20,7 @@ from lora_cli.cli.bench_flags import FleetFlags, ResultFlags, TierFlags, Workloa
 from lora_cli.cli.bench_results import Told, conclude, wanted_of
 from lora_cli.cli.bench_workload import adapter_names, save_trace, workload_of
 from lora_cli.cli.lineup import MAX_CPU_LORAS, MAX_LORAS
+from lora_cli.cli.main import INTERRUPTED
 from lora_cli.cli.sizes import size_of
 from lora_cli.errors import UsageError
 from lora_cli.render.human.simulation import render_simulation
@@ -54,16 +55,28 @@ def simulation(flags: WorkloadFlags, tiers: TierFlags, fleet_flags: FleetFlags, 
     objective = objective_of(fleet_flags)
     found = simulate_all(trace, fleet, policies, objective, told=_teller(trace, policies))
     run = SimulatedRun(setting, fleet, objective, found)
-    return conclude(
-        Told(
-            document_of(run),
-            simulation_metrics(found),
-            lambda look: render_simulation(run, look.width, colour=look.colour, plain=look.plain),
-            partial(_page, run),
-        ),
-        trace,
-        checked,
+    told = Told(
+        document_of(run),
+        simulation_metrics(found),
+        lambda look: render_simulation(run, look.width, colour=look.colour, plain=look.plain),
+        partial(_page, run),
     )
+    return as_far_as_done(policies, found.outcomes, lambda: conclude(told, trace, checked))
+
+
+def as_far_as_done(policies: Sequence[str], done: Collection[str], tell: Callable[[], int]) -> int:
+    """Tells what there is, and which policies an interrupt left out of it; the exit code.
+
+    Raises:
+        LoraCliError: a file cannot be written.
+    """
+    if len(done) == len(policies):
+        return tell()
+    if done:
+        tell()
+    names = [", ".join(policy for policy in policies if (policy in done) is it) for it in (True, False)]
+    typer.echo(f"interrupted: {names[0] or 'no policy'} done, {names[1]} not", err=True)
+    return INTERRUPTED
 
 
 def scene(flags: WorkloadFlags, tiers: TierFlags, fleet_flags: FleetFlags) -> tuple[Trace, Fleet, Setting]:

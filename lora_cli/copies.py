@@ -1,0 +1,77 @@
+"""Copies of this process that work beside it, and end with it, however that ends."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from multiprocessing.context import ForkProcess
+
+Work = Callable[[Callable[[Any], None]], None]
+"""What a copy does; it is given what sends a value to this process."""
+
+
+def processors() -> int:
+    """How many this process may use, where it can be copied at all."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
+
+
+@contextmanager
+def copies() -> "Iterator[Callable[[Work], Connection]]":
+    """What starts a copy, and gives the pipe that it sends through; all copies end with the block.
+
+    A pipe that is full stops its writer, so that what waits to be taken is bounded. It ends with its copy.
+    """
+    import multiprocessing
+
+    context = multiprocessing.get_context("fork")
+    pipes: list[Connection] = []
+    processes: list[ForkProcess] = []
+
+    def start(work: Work) -> "Connection":
+        ours, theirs = context.Pipe(duplex=False)
+        pipes.append(ours)
+        process = context.Process(target=_live, args=(work, ours, theirs), daemon=True)
+        process.start()
+        processes.append(process)
+        theirs.close()
+        return ours
+
+    try:
+        yield start
+    finally:
+        for pipe in pipes:
+            pipe.close()
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+
+
+def _live(work: Work, ours: "Connection", theirs: "Connection") -> None:
+    """A copy's whole life. Ctrl-C is for the first process, which ends its copies; its handlers are not theirs."""
+    import signal
+    import threading
+
+    ours.close()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with suppress(BrokenPipeError):
+        work(theirs.send)
+
+
+def _end_with_parent() -> None:
+    """A process that is killed says nothing to its copies; but a pipe of each closes with it.
+
+    A copy holds those pipes of the ones before it open: they hear of it one after the other, the last one first.
+    """
+    import multiprocessing
+
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

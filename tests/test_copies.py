@@ -1,0 +1,148 @@
+"""What works beside a command ends with it, however that ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from lora_cli.bench.spread import spread
+from lora_cli.copies import processors
+from lora_cli.errors import MachineError
+
+LONG = ["serve-bench", "--simulate", "--num-prompts", "400000"]
+"""Longer by far than any test waits."""
+
+RUN = """if True:
+    import signal, sys
+    from lora_cli.cli.main import main
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
+    sys.exit(main(sys.argv[1:]))
+"""
+
+BUSY = """if True:
+    import signal, time
+    from lora_cli.copies import copies
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def work(send):
+        send(0)
+        while True:
+            pass
+
+    with copies() as start:
+        for pipe in [start(work), start(work), start(work)]:
+            pipe.recv()
+        print("busy", flush=True)
+        time.sleep(60)
+"""
+
+
+def begun(argv: Sequence[str]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, *argv],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 40) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def ended(process: "subprocess.Popen[str]", sent: signal.Signals) -> tuple[str, str, list[int]]:
+    """What it said, and its children, once it was sent a signal alone; nobody may hold its pipes open after it."""
+    pids = children(process.pid)
+    process.send_signal(sent)
+    out, err = process.communicate(timeout=5)
+    return out, err, pids
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there it is copied")
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_copies_end_with_the_process_however_that_ends(sent: signal.Signals) -> None:
+    with begun(["-c", BUSY]) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "busy\n"
+        *_, pids = ended(process, sent)
+    assert len(pids) == 3
+    wait_until(lambda: all(map(is_gone, pids)), 2)
+
+
+@pytest.mark.skipif(processors() < 2, reason="one processor has no copies")
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_a_simulation_leaves_no_process_behind(sent: signal.Signals) -> None:
+    with begun(["-c", RUN, *LONG]) as process:
+        wait_until(lambda: len(children(process.pid)) >= 2)
+        _, err, pids = ended(process, sent)
+    wait_until(lambda: all(map(is_gone, pids)), 2)
+    assert process.returncode == (130 if sent is signal.SIGINT else -sent)
+    assert err == ("interrupted: no policy done, lru, lfu, gdsf, adaptive, opt not\n" if sent is signal.SIGINT else "")
+
+
+@pytest.mark.skipif(processors() < 2, reason="one processor has no copies")
+def test_policies_that_are_done_are_told_when_a_simulation_is_interrupted() -> None:
+    argv = ["serve-bench", "--simulate", "--num-prompts", "100000", "--eviction", "lru,adaptive", "--format", "json"]
+    with begun(["-c", RUN, *argv]) as process:
+        wait_until(lambda: len(children(process.pid)) == 2)
+        wait_until(lambda: any(map(is_gone, children(process.pid))))
+        time.sleep(0.1)
+        out, err, _ = ended(process, signal.SIGINT)
+    assert process.returncode == 130
+    assert err == "interrupted: lru done, adaptive not\n"
+    assert list(json.loads(out)["policies"]) == ["lru"]
+
+
+@pytest.mark.skipif(processors() < 2, reason="one processor has no copies")
+def test_policies_that_are_done_are_told_when_a_plan_is_interrupted() -> None:
+    goal = ["--plan", "hit_ratio>=0.9", "--eviction", "lru,adaptive", "--format", "json"]
+    with begun(["-c", RUN, *LONG, *goal]) as process:
+        wait_until(lambda: len(children(process.pid)) == 2)
+        *_, pids = ended(process, signal.SIGINT)
+    wait_until(lambda: all(map(is_gone, pids)), 2)
+    assert process.returncode == 130
+
+
+def test_what_a_copy_cannot_do_is_raised_here_and_one_that_is_killed_is_told() -> None:
+    with pytest.raises(MachineError, match="too large"):
+        list(spread(refuse, [1, 2, 3], worth=True))
+    if processors() > 1:
+        with pytest.raises(MachineError, match="was killed"):
+            list(spread(die, [1, 2, 3], worth=True))
+
+
+def test_more_tasks_than_processors_are_all_done() -> None:
+    assert sorted(spread(square, range(20), worth=True)) == [number**2 for number in range(20)]
+
+
+def square(number: int) -> int:
+    return number**2
+
+
+def refuse(number: int) -> int:
+    raise MachineError(f"{number} is too large")
+
+
+def die(_number: int) -> int:
+    os._exit(9)
