@@ -36,8 +36,8 @@ class EngineArgs:
     """The flags for one engine, and what they are for.
 
     ``served`` are the adapters that they serve, ``left_out`` those that no flags would; ``wrong`` are served, otherwise
-    than they were trained. ``fit`` is None where none is left. ``located`` are loaded at start-up, ``absent`` have no
-    folder that an engine could load them from. ``notes`` are sentences about the whole.
+    than they were trained, and are not loaded at start-up. ``fit`` is None where none is left. ``located`` are loaded
+    at start-up, ``absent`` have no folder that an engine could load them from. ``notes`` are sentences about the whole.
     """
 
     profile: Profile
@@ -96,7 +96,8 @@ def engine_args(
         return EngineArgs(profile, base, deployed, left_out=tuple(left_out))
     _check_pinned(slots, deployed)
     fit = slots.fit(needs, deployed.limits)
-    located, absent = _located(needs, fit, slots, deployed)
+    as_trained = {need.name for need in needs} - {remark.name for remark in wrong}
+    located, absent = _located([need for need in needs if need.name in as_trained], fit, slots, deployed)
     return EngineArgs(
         profile=profile,
         base=base,

@@ -31,7 +31,8 @@ def costs(args: EngineArgs) -> Rows:
     rows += [
         ("left out", f"{one.name}: {one.reason}{f' ({one.hint})' if one.hint else ''}") for one in args.left_out[:MOST]
     ]
-    rows += [("wrong", f"{one.name}: {one.reason}") for one in args.wrong[:MOST]]
+    apart = f"; not in {_flags(args).adapters}" if args.deployed.named else ""
+    rows += [("wrong", f"{one.name}: {one.reason}{apart}") for one in args.wrong[:MOST]]
     return [*rows, *_rest(args)]
 
 

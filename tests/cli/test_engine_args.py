@@ -156,6 +156,25 @@ def test_what_is_served_otherwise_than_trained_is_told(folder: Path, capsys: Cap
     assert found["served"] == ["tone", "rs"]
 
 
+@pytest.mark.parametrize(
+    ("engine", "flag", "wrong"), [("vllm", "--lora-modules", "misnested"), ("sglang", "--lora-paths", "rs")]
+)
+def test_what_is_served_otherwise_than_trained_is_not_in_the_command(
+    engine: str, flag: str, wrong: str, folder: Path, capsys: Captured
+) -> None:
+    modules = llama_modules(("q_proj", "v_proj"))
+    write_adapter(folder / "rs", modules=modules, config={"use_rslora": True})
+    write_adapter(folder / "misnested", modules={f"model.language_{name}": size for name, size in modules.items()})
+    words = ["-f", manifest(folder, wrong, "tone"), "--engine-args", engine]
+
+    found = asked(capsys, *words)
+
+    assert [one["name"] for one in found["served_wrong"]] == [wrong]
+    assert found["flags"][found["flags"].index(flag) + 1 :] == [f"tone={folder}/tone"]
+    assert main(["inspect", *words]) == 0
+    assert f"not in {flag}" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_base_without_lora_serves_none(tmp_path: Path, capsys: Captured) -> None:
     base = write_base_config(tmp_path / "base", "gpt2")
     adapter = write_adapter(tmp_path / "a", modules={"transformer.h.0.attn.c_attn": (64, 192)})
