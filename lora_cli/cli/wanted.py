@@ -129,10 +129,11 @@ def _key(order: Order, item: Wanted) -> str:
 
 def _asked(text: str, revision: str | None, subfolder: str, *, latest: bool) -> Wanted:
     """What one word asks for; what is no reference is an outcome of its own, and stops no other one."""
+    from lora_cli.core.addresses import without_secrets
+
+    typed = without_secrets(text)
     try:
         ref = override(parse(text, is_path=os.path.lexists), revision=revision, subfolder=subfolder)
     except UsageError as error:
-        from lora_cli.core.addresses import without_secrets
-
-        return Wanted(without_secrets(text), error)
-    return Wanted(ref.name, ref, latest=latest)
+        return Wanted(typed, error)
+    return Wanted(ref.name, ref, latest=latest, typed=typed)

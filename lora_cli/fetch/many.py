@@ -36,6 +36,7 @@ class Wanted:
     """One adapter to be fetched: what it is called, the snapshot digest that it must have (None: any), and its lock.
 
     ``ref`` is why there is none when what was asked for is no reference. ``latest`` asks for its latest checkpoint.
+    ``typed`` is the reference as somebody typed it, where that is what the adapter is known by: two may have one name.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Wanted:
     sha256: str | None = None
     locked: "LockedAdapter | None" = None
     latest: bool = False
+    typed: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,14 +43,14 @@ def test_standard_output_is_one_absolute_snapshot_directory_an_adapter(
     assert first.parent == second.parent == tmp_path / "cache" / "snapshots" / "sha256"
     assert (first / WEIGHTS).read_bytes() == (sql / WEIGHTS).read_bytes()
     assert (second / WEIGHTS).read_bytes() == (chat / WEIGHTS).read_bytes()
-    assert [line.split(":")[0] for line in err.splitlines()] == ["sql", "chat"]
+    assert [line.split(":")[0] for line in err.splitlines()] == [str(tmp_path / "sql"), "./chat"]
 
 
 def test_quiet_says_nothing_but_errors(sql: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fetch", "--quiet", "./sql", "./none"]) == 3
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 1
-    assert err.startswith("error: none: there is no folder")
+    assert err.startswith("error: ./none: there is no folder")
     assert [line.split(":")[0] for line in err.splitlines()] == ["error", "hint"]
 
 
@@ -249,7 +249,7 @@ def test_an_error_names_the_adapter_once_and_hints_on_a_line_of_its_own(
     (tmp_path / "empty").mkdir()
     assert main(["fetch", "./empty"]) == 1
     first, second = capsys.readouterr().err.splitlines()
-    assert first.startswith("error: empty: neither")
+    assert first.startswith("error: ./empty: neither")
     assert second.startswith("hint: ")
 
 
@@ -258,3 +258,18 @@ def test_a_folder_that_cannot_be_written_is_the_fault_of_to(sql: Path, capsys: p
     err = capsys.readouterr().err
     assert "--to" in err
     assert "--cache-dir" not in err
+
+
+def test_two_adapters_with_one_last_name_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(tmp_path / "cache"))
+    write_adapter(tmp_path / "acme" / "sql")
+    assert main(["fetch", "./acme/sql", "./other/sql", "file:///nowhere/sql"]) == 3
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("hint")]
+    assert lines[0].startswith("./acme/sql: 2 files")
+    assert lines[1:] == [
+        f"error: ./other/sql: there is no folder {tmp_path}/other/sql",
+        "error: file:///nowhere/sql: there is no folder /nowhere/sql",
+    ]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def render_line(handed: Handed) -> str:
     """One adapter for standard error: how it went on one line, or what is wrong and, on a second one, what to try."""
     outcome = handed.outcome
-    name = safe(outcome.wanted.name)
+    name = safe(outcome.wanted.typed or outcome.wanted.name)
     if outcome.error is not None:
         # What is no reference is named in the message.
         label = "" if isinstance(outcome.wanted.ref, UsageError) else f"{name}: "
@@ -35,7 +35,7 @@ def _message(outcome: Outcome, error: LoraCliError) -> str:
 def render_outcome(handed: Handed, width: int, *, colour: bool = False) -> str:
     """One adapter's block for a terminal: how it went, and where it can be used."""
     outcome = handed.outcome
-    name = safe(outcome.wanted.name)
+    name = safe(outcome.wanted.typed or outcome.wanted.name)
     if outcome.error is None:
         what = wrap(f"{name}  {_what(handed)}", width, "  ", "")
         lines = [
