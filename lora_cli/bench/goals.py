@@ -13,13 +13,23 @@ def parse_goals(texts: Sequence[str]) -> tuple[Condition, ...]:
     """``hit_ratio>=0.95``, ``stall_p99_ms<300``, and several of them in one text with commas.
 
     Raises:
-        UsageError: one is no condition, or asks for what more slots make false.
+        UsageError: one is no condition, asks for what more slots make false, or for a share above 1.
     """
     goals = tuple(parse_condition(word, "--plan", PLANNED) for text in texts for word in text.split(","))
     for goal in goals:
+        if goal.metric.endswith("_ratio") and goal.number > 1:
+            share = min(goal.number / 100, 1.0)
+            raise UsageError(
+                f"--plan {goal}: a ratio is at most 1", hint=f'--plan "{goal.metric}{goal.comparison}{share:g}"'
+            )
         if goal.comparison.startswith(">") != more_is_better(goal.metric):
             other = ">=" if more_is_better(goal.metric) else "<"
             raise UsageError(
                 f"--plan {goal}: more slots only make that harder", hint=f'--plan "{goal.metric}{other}{goal.number:g}"'
             )
     return goals
+
+
+def of_waiting(goals: Sequence[Condition]) -> bool:
+    """Whether a goal is about how long requests wait, in which those that queue behind other loads matter."""
+    return any(goal.metric.startswith("stall_") for goal in goals)

@@ -48,7 +48,10 @@ class WorkloadFlags:
     num_prompts: Annotated[
         int | None,
         typer.Option(
-            min=1, max=10_000_000, help="How many requests: 200, or 20000 with --simulate.", show_default=False
+            min=1,
+            max=10_000_000,
+            help="How many requests, for each seed: 200, or 20000 with --simulate.",
+            show_default=False,
         ),
     ] = None
     popularity: Annotated[

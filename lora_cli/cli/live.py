@@ -26,6 +26,7 @@ from lora_cli.endpoint.address import parse_address
 from lora_cli.errors import EndpointError, UsageError
 from lora_cli.render.human.live import render_live
 from lora_cli.render.json_live import live as document_of
+from lora_cli.render.text import counted
 from lora_cli.settings import Settings
 
 REQUESTS, SEEDS = 200, 3
@@ -78,6 +79,8 @@ def live(
     plan = _plan(flags, asked, ours=ours is not None)
     if wanted.save_trace is not None:
         save_trace(plan.traces[workload.seed], wanted.save_trace)
+    if not settings.quiet:
+        typer.echo(_announced(plan, asked), err=True)
     runs, interrupted = _runs(plan, asked, settings)
     found = _result(plan, asked, runs, ours)
     told = Told(
@@ -126,6 +129,24 @@ def _plan(flags: LiveFlags, asked: Workload, *, ours: bool) -> Plan:
     closed = ours and not any(trace.timed for trace in traces.values())
     flags = replace(flags, max_concurrency=flags.max_concurrency or 1) if closed else flags
     return Plan(flags, closed, slo, rate, traces, target, vocabulary)
+
+
+def _announced(plan: Plan, asked: Workload) -> str:
+    """What will be sent, and when."""
+    first, most = next(iter(plan.traces.values())), plan.flags.max_concurrency
+    if plan.closed:
+        pace = "one after the other" if most == 1 else f"{most} under way all the time"
+    elif not first.timed:
+        pace = "all at once"
+    elif asked.flags.trace is not None:
+        pace = "at the times of the trace"
+    else:
+        pace = (
+            f"at {asked.flags.request_rate} a second" if asked.ramp is None else f"at a rate of {asked.ramp} a second"
+        )
+    held = f", at most {most} under way" if most and not plan.closed else ""
+    base = ", and the same to the base" if plan.flags.control else ""
+    return f"sending {len(plan.traces)} x {counted(len(first), 'request')}, {pace}{held}{base}"
 
 
 def _runs(plan: Plan, asked: Workload, settings: Settings) -> tuple[list[Run], bool]:

@@ -2,11 +2,12 @@
 
 from functools import partial
 
-from lora_cli.bench.goals import parse_goals
+from lora_cli.bench.goals import of_waiting, parse_goals
 from lora_cli.bench.plan import PlannedRun, plan_metrics, planned_names
 from lora_cli.bench.policies import OPT, parse_policies
 from lora_cli.bench.regression import Change, Judged
 from lora_cli.bench.sizing import size_all
+from lora_cli.cli import typer
 from lora_cli.cli.bench_flags import FleetFlags, ResultFlags, TierFlags, WorkloadFlags
 from lora_cli.cli.bench_results import Told, conclude, wanted_of
 from lora_cli.cli.bench_workload import save_trace
@@ -14,11 +15,15 @@ from lora_cli.cli.simulating import as_far_as_done, objective_of, scene
 from lora_cli.errors import UsageError
 from lora_cli.render.human.plan import render_plan
 from lora_cli.render.json_bench import plan as document_of
+from lora_cli.settings import Settings
 
 POLICIES = "lru,adaptive"
+NO_QUEUE = "without --request-rate, or times in --trace, no request queues: a stall is its own load alone"
 
 
-def planned(flags: WorkloadFlags, tiers: TierFlags, fleet_flags: FleetFlags, wanted: ResultFlags) -> int:
+def planned(
+    settings: Settings, flags: WorkloadFlags, tiers: TierFlags, fleet_flags: FleetFlags, wanted: ResultFlags
+) -> int:
     """Find out what the goals take, and tell it; 1 when a policy meets them with no number of slots.
 
     Raises:
@@ -39,6 +44,8 @@ def planned(flags: WorkloadFlags, tiers: TierFlags, fleet_flags: FleetFlags, wan
         raise UsageError("--plan is for policies that can be had, and opt is none", hint=f"--eviction {POLICIES}")
     checked = wanted_of(wanted, planned_names(policies))
     trace, fleet, setting = scene(flags, tiers, fleet_flags)
+    if of_waiting(goals) and not trace.timed and not settings.quiet:
+        typer.echo(f"warning: {NO_QUEUE}", err=True)
     if wanted.save_trace is not None:
         save_trace(trace, wanted.save_trace)
     objective = objective_of(fleet_flags)

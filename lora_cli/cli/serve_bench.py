@@ -56,7 +56,7 @@ def command(
         from lora_cli.cli.simulating import simulation
 
         _refuse(_named(lineup) | {"--forward": there.forward}, "not for --simulate", PLAIN)
-        raise typer.Exit(simulation(workload, tiers, fleet, wanted))
+        raise typer.Exit(simulation(ctx.obj, workload, tiers, fleet, wanted))
     from lora_cli.cli.measuring import measurement
 
     _refuse(reckoned, "for --simulate only")

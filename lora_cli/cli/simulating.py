@@ -25,6 +25,7 @@ from lora_cli.cli.sizes import size_of
 from lora_cli.errors import UsageError
 from lora_cli.render.human.simulation import render_simulation
 from lora_cli.render.json_bench import simulation as document_of
+from lora_cli.settings import Settings
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.view import Objective
 
@@ -32,7 +33,9 @@ REQUESTS, ADAPTERS, RANKS = 20_000, 500, "16"
 POLICIES = "lru,lfu,gdsf,adaptive,opt"
 
 
-def simulation(flags: WorkloadFlags, tiers: TierFlags, fleet_flags: FleetFlags, wanted: ResultFlags) -> int:
+def simulation(
+    settings: Settings, flags: WorkloadFlags, tiers: TierFlags, fleet_flags: FleetFlags, wanted: ResultFlags
+) -> int:
     """Simulate what is asked for, and tell it; the exit code.
 
     Raises:
@@ -46,7 +49,7 @@ def simulation(flags: WorkloadFlags, tiers: TierFlags, fleet_flags: FleetFlags, 
     if fleet_flags.plan:
         from lora_cli.cli.planning import planned
 
-        return planned(flags, tiers, fleet_flags, wanted)
+        return planned(settings, flags, tiers, fleet_flags, wanted)
     policies = parse_policies(tiers.eviction or POLICIES)
     checked = wanted_of(wanted, simulated_names(policies))
     trace, fleet, setting = scene(flags, tiers, fleet_flags)

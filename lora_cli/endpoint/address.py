@@ -49,10 +49,10 @@ class Address:
 
 
 def parse_address(text: str) -> Address:
-    """Where ``http://HOST:PORT``, ``https://HOST`` or ``unix:PATH`` is.
+    """Where ``http://HOST:PORT``, ``https://HOST`` or ``unix:PATH`` is; ``/v1`` may follow, as in OpenAI's clients.
 
     Raises:
-        UsageError: it is none of these; a path or a user in it would be left out in silence, and are refused.
+        UsageError: it is none of these; another path or a user in it would be left out in silence, and are refused.
     """
     if text.startswith("unix:") and text.removeprefix("unix:").lstrip("/"):
         return Address(uds=Path(text.removeprefix("unix:").replace("//", "/", 1)))
@@ -66,7 +66,7 @@ def parse_address(text: str) -> Address:
         or not parts.hostname
         or port == 0
         or parts.username
-        or parts.path.strip("/")
+        or parts.path.strip("/") not in {"", "v1"}
     ):
         raise UsageError(f"{without_secrets(text)} is no address of a server", hint="http://HOST:PORT or unix:PATH")
     tls = parts.scheme == "https"

@@ -101,6 +101,17 @@ def test_a_plan_says_what_it_takes_or_that_nothing_does(capsys: pytest.CaptureFi
     assert "<h1>Slots and memory for hit_ratio &gt;= 0.9</h1>" in (tmp_path / "plan.html").read_text()
 
 
+def test_a_plan_of_stalls_says_that_nobody_queues_where_requests_have_no_times(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    goal = ["--plan", "stall_p99_ms<300", "--eviction", "lru"]
+    warned = {}
+    for more in ((), ("--request-rate", "20"), ("--quiet",)):
+        assert main([*SMALL, *goal, *more]) == 0
+        warned[more] = "warning: without --request-rate" in capsys.readouterr().err
+    assert warned == {(): True, ("--request-rate", "20"): False, ("--quiet",): False}
+
+
 @pytest.mark.parametrize(
     ("argv", "message", "code"),
     [
@@ -115,6 +126,7 @@ def test_a_plan_says_what_it_takes_or_that_nothing_does(capsys: pytest.CaptureFi
         (["--plan", "hit_ratio>=0.9", "--max-loras", "8"], "--max-loras and --plan exclude each other", 2),
         (["--plan", "hit_ratio>=0.9", "--eviction", "opt"], "opt is none", 2),
         (["--plan", "hit_ratio<=0.9"], "more slots only make that harder", 2),
+        (["--plan", "hit_ratio>=95"], 'a ratio is at most 1\nhint: --plan "hit_ratio>=0.95"', 2),
     ],
 )
 def test_what_is_wrong_is_said_before_the_run(

@@ -96,6 +96,35 @@ def test_several_names_follow_one_flag_as_in_vllm(vllm: NullServer, capsys: pyte
     assert one_by_one(["validate", "--goodput", "a", "b"]) == ["validate", "--goodput", "a", "b"]
 
 
+@pytest.mark.parametrize("path", ["/v1", "/v1/"])
+def test_a_url_as_clients_of_openai_have_it_is_the_same_server(
+    vllm: NullServer, path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["serve-bench", "--url", vllm.url + path, "--num-prompts", "4", "--num-seeds", "1", "--output-len", "2"]
+    assert measured(capsys, argv)["completed"] == 4
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ([], "sending 2 x 5 requests, all at once\n"),
+        (["--request-rate", "200"], "sending 2 x 5 requests, at 200 a second\n"),
+        (["--max-concurrency", "2", "--control"], "sending 2 x 5 requests, all at once, at most 2 under way, "
+        "and the same to the base\n"),
+        (["--ramp-up-strategy", "linear", "--ramp-up-start-rps", "100", "--ramp-up-end-rps", "200"],
+        "sending 2 x 5 requests, at a rate of linear 100-200 a second\n"),
+        (["--quiet"], ""),
+    ],
+)  # fmt: skip
+def test_what_will_be_sent_is_said_before_it_is(
+    vllm: NullServer, argv: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(bench(vllm, "--num-prompts", "5", "--num-seeds", "2", "--output-len", "2", *argv)) == 0
+    err = capsys.readouterr().err
+    assert err.startswith(said)
+    assert ("sending" in err) is bool(said)
+
+
 def test_sglang_is_asked_for_an_adapter_on_its_base(capsys: pytest.CaptureFixture[str]) -> None:
     with NullServer("--owned-by", "sglang") as sglang:
         found = measured(capsys, bench(sglang, *SHORT, "--num-seeds", "1", "--prompts", "text"))

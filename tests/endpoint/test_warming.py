@@ -188,7 +188,7 @@ def test_a_shard_warms_its_part(warm: Warm) -> None:
 def test_the_table_says_what_happened_on_each_replica(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Engine() as engine:
         words = ["--cache-dir", str(folder / "cache"), "warm", "-f", str(folder / "set.yaml")]
-        assert main([*words, "--endpoint", engine.url, "--engine", "vllm"]) == 0
+        assert main([*words, "--endpoint", f"{engine.url}/v1", "--engine", "vllm"]) == 0
         said = capsys.readouterr().out
         assert f"{engine.url} (vllm 0.32.0)" in said
         assert "1 server: 2 loaded" in said
