@@ -14,7 +14,7 @@ from lora_cli.cli.warming import Forward, Run
 from lora_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from lora_cli.cli.warm_endpoints import Targets
     from lora_cli.cli.warm_tier import Copies
@@ -56,7 +56,7 @@ def command(
         if verb.serve:
             _serve(asked, run, listening, leaving, settings)
         else:
-            _once(asked, run, asking, leaving.metrics_file, output_format, settings)
+            _once(asked, run, asking, leaving, output_format, settings)
 
 
 def _named(settings: "Settings", which: Which, shard: str | None, *, may_be_empty: bool) -> "tuple[Lineup, Settings]":
@@ -113,14 +113,15 @@ def _check(which: Which, verb: Verb, elsewhere: Elsewhere, holding: Holding, ask
         {"--once": once, "--serve": serve, "--status": verb.status, "--stop": verb.stop, "--endpoint": at_engines}
     )
     _check_flags({"--prompt": asking.prompt, "--residency": asking.residency}, once, "for --once")
-    _check_flags({"--tier": leaving.tier}, once or serve, "for --once and --serve")
+    left = {"--tier": leaving.tier, "--ready-file": leaving.ready_file, "--metrics-file": leaving.metrics_file}
+    _check_flags(left, once or serve, "for --once and --serve")
     manifest_there = at_engines and which.manifest is not None
     _check_flags({"--watch": elsewhere.watch}, manifest_there, "for --endpoint with a manifest (-f)")
     if asking.prompt and holding.forward is not Forward.MODEL:
         raise UsageError("--prompt needs the whole model", hint="--forward model")
 
 
-def _check_flags(given: dict[str, object], fits: bool, where: str) -> None:
+def _check_flags(given: "Mapping[str, object]", fits: bool, where: str) -> None:
     """Raises ``UsageError`` for a flag that would be left out in silence."""
     for flag, value in given.items():
         if value and not fits:
@@ -181,19 +182,24 @@ def _once(
     asked: Lineup,
     run: Run,
     asking: Asking,
-    metrics_file: Path | None,
+    leaving: Leaving,
     output_format: Format,
     settings: "Settings",
 ) -> None:
-    """Report all, and end with the largest code."""
-    from lora_cli.cli.warm_once import Once, rendered, warm_once, write_metrics
+    """Report all, and end with the largest code; the ready file is there when that is 0."""
+    from lora_cli.cli.warm_once import Once, not_ready, rendered, warm_once, write_metrics, write_ready
 
+    if leaving.ready_file is not None:
+        not_ready(leaving.ready_file)
     once = Once(asking.prompt, asking.max_tokens, asking.residency)
     reports, answers = warm_once(asked, run, once, settings)
     write(rendered(reports, answers, output_format))
-    if metrics_file is not None:
-        write_metrics(metrics_file, reports)
+    if leaving.metrics_file is not None:
+        write_metrics(leaving.metrics_file, reports)
     failed = [report for report in reports if report.error]
     if failed:
         note("\n".join(f"{report.name}: {report.stage}: {report.error}" for report in failed))
-    raise typer.Exit(max((report.exit_code for report in reports), default=0))
+    code = max((report.exit_code for report in reports), default=0)
+    if leaving.ready_file is not None and code == 0:
+        write_ready(leaving.ready_file, reports)
+    raise typer.Exit(code)

@@ -187,3 +187,25 @@ def write_metrics(file: Path, reports: Sequence[LoadReport]) -> None:
     from lora_cli.render.load_metrics import render_load_metrics
 
     write(render_load_metrics(reports), file)
+
+
+def not_ready(file: Path) -> None:
+    """Takes away what an earlier run left: nobody shall take that one's word for this one's.
+
+    Raises:
+        MachineError: it cannot be taken away.
+    """
+    from lora_cli.store.disk import on_disk
+
+    with on_disk("removing", file, "--ready-file"):
+        if file.is_file():
+            file.unlink()
+
+
+def write_ready(file: Path, reports: Sequence[LoadReport]) -> None:
+    """That all were proved, as a server says it that is ready."""
+    import json
+
+    from lora_cli.cli.output import write
+
+    write(json.dumps({"pid": None, "proved": len(reports)}) + "\n", file)

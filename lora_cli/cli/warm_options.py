@@ -107,6 +107,7 @@ class Leaving:
         str, typer.Option(metavar="tmpfs:DIRECTORY", help="Copy each into DIRECTORY/NAME too, which is memory.")
     ] = ""
     ready_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="With --serve: there while the server is ready.")
+        Path | None,
+        typer.Option(metavar="FILE", help="With --serve there while it is ready; with --once when all are proved."),
     ] = None
     metrics_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Write Prometheus metrics there.")] = None

@@ -1,0 +1,32 @@
+"""``warm --once --ready-file``: what a probe, or a container that waits, sees of a run."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lora_cli.cli.main import main
+from tests.making import llama_modules, write_adapter, write_base_config
+
+
+def test_the_ready_file_is_there_when_all_are_proved_and_only_then(tmp_path: Path) -> None:
+    base, one = write_base_config(tmp_path / "base"), write_adapter(tmp_path / "one", modules=llama_modules(["q_proj"]))
+    ready = tmp_path / "ready"
+
+    def once(*refs: Path) -> int:
+        words = ["--base", base, "--device", "cpu", "--ready-file", ready, "--cache-dir", tmp_path / "cache"]
+        return main(["warm", "--once", *map(str, (*refs, *words))])
+
+    assert once(one) == 0
+    assert json.loads(ready.read_text()) == {"pid": None, "proved": 1}
+    assert once(one, tmp_path / "nowhere") == 3
+    assert not ready.exists()
+
+
+@pytest.mark.parametrize("mode", [["--stop"], ["--status"], ["a", "--base", "b", "--endpoint", "http://x"]])
+@pytest.mark.parametrize("option", ["--ready-file", "--metrics-file"])
+def test_a_file_that_nothing_would_be_written_to_ends_with_2(
+    mode: list[str], option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["warm", *mode, option, str(tmp_path / "file")]) == 2
+    assert f"{option} is for --once and --serve" in capsys.readouterr().err
