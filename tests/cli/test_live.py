@@ -16,6 +16,7 @@ from lora_cli.cli.main import main
 from lora_cli.cli.several_values import one_by_one
 from tests.bench.null_server import NullServer
 from tests.cli.test_bench_results import valid
+from tests.cli.test_simulating import explained
 from tests.endpoint.engine import Engine
 
 SHORT = ["--num-prompts", "40", "--request-rate", "200", "--output-len", "4", "--input-len", "4-9"]
@@ -94,6 +95,20 @@ def test_several_names_follow_one_flag_as_in_vllm(vllm: NullServer, capsys: pyte
     words = ["serve-bench", "--goodput", "ttft:1", "tpot:2", "--url", "u", "--goodput=e2el:3", "x"]
     assert one_by_one(words) == [*words[:3], "--goodput", *words[3:]]
     assert one_by_one(["validate", "--goodput", "a", "b"]) == ["validate", "--goodput", "a", "b"]
+
+
+def test_only_what_the_table_has_is_explained_below_it(
+    server: NullServer, vllm: NullServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ["--num-prompts", "12", "--num-seeds", "1", "--output-len", "2"]
+    assert main(bench(server, *few)) == 0
+    first, second, kinds = explained(capsys.readouterr().out)
+    assert (first, second) == ("ttft, e2el", "tpot")
+    assert set(kinds.split(", ")) <= {"hot", "warm", "cold"}
+    assert main(bench(vllm, *few, "--control", "--goodput", "ttft:500")) == 0
+    assert explained(capsys.readouterr().out)[-1] == "adapters do"
+    found = measured(capsys, bench(server, *few))
+    assert "control_ratio" in found["definitions"]
 
 
 @pytest.mark.parametrize("path", ["/v1", "/v1/"])

@@ -60,9 +60,23 @@ def test_the_table_is_read_in_60_columns(capsys: pytest.CaptureFixture[str], mon
     assert main([*SMALL, *MIXED]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 60
-    assert lines[0].split() == ["policy", "hits", "closed", "disk", "ms/req", "closed", "p99", "ms"]
+    assert lines[0].split() == ["policy", "hits", "closed", "disk", "ms/req", "ms", "closed", "p99", "ms"]
     assert [line.split()[0] for line in lines[1:6]] == ["lru", "lfu", "gdsf", "adaptive", "opt"]
-    assert any(line.startswith("gap_closed") for line in lines)
+
+
+def test_only_what_the_table_has_is_explained_below_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(SMALL) == 0
+    known = explained(capsys.readouterr().out)
+    assert known == ["hits", "closed", "disk", "ms/req", "ms closed", "p99 ms", "opt"]
+    assert main([*SMALL, "--eviction", "lfu"]) == 0
+    assert explained(capsys.readouterr().out) == ["hits", "disk", "ms/req", "p99 ms"]
+    assert "opt" in document(capsys, "--eviction", "lfu")["definitions"]
+
+
+def explained(out: str) -> list[str]:
+    """The words at the begin of the last paragraph's lines."""
+    last = out.rstrip().rpartition("\n\n")[2]
+    return [line.partition("  ")[0] for line in last.splitlines() if not line.startswith(" ")]
 
 
 def test_a_saved_trace_is_the_same_run_again(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

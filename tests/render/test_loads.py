@@ -218,15 +218,8 @@ on         device cpu
 broken: no such module
 
 hot, warm, cold  the request's adapter was in a slot, in memory, on disk
-ttft_ms          from asked to answered: its loads, and a small batch through
-                 the adapter's modules, answered whole
-cold_penalty_ms  the median of cold requests less that of hot ones
-hit_ratio        requests that find their adapter in a slot, of all that are
-                 answered; memory_hit_ratio: or in memory
-duration         seconds of all requests, one after the other, without what is
-                 done between them
-percentiles      nearest rank: the smallest value that so many do not exceed,
-                 without interpolation
+ms               from asked to answered whole: its loads, and a small batch
+                 through the adapter's modules
 """
     )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lora_cli.bench.measured import DEFINITIONS, by_kind
+from lora_cli.bench.measured import by_kind
 from lora_cli.bench.outcome import SHARES
 from lora_cli.bench.quantiles import nearest_rank
 from lora_cli.core.results import BenchResult
@@ -10,6 +10,12 @@ from lora_cli.render.human.plots import distribution
 from lora_cli.render.text import columns, counted, milliseconds, paint, pairs, wrap
 
 NAMES = {"gpu": "hot (gpu)", "cpu": "warm (cpu)", "disk": "cold (disk)", "remote": "cold (remote)"}
+TERMS = {
+    "hot, warm, cold": "the request's adapter was in a slot, in memory, on disk",
+    "ms": "from asked to answered whole: its loads, and a small batch through the adapter's modules",
+}
+"""What the table's words mean; the JSON defines all of its numbers."""
+
 HEADER = ("ms by tier", "requests", "p50", "p95", "p99", "max")
 
 
@@ -19,7 +25,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def render_bench(result: BenchResult, width: int, *, colour: bool = False) -> str:
-    """A table of milliseconds by tier, their curves, then hits, evictions, what the run was, and the definitions."""
+    """A table of milliseconds by tier, their curves, then hits, evictions, the run, and what the words mean."""
     header, *table = columns(HEADER, tier_rows(result))
     lines = [paint(header, "bold", colour=colour), *table, ""]
     kinds = {kind: values for kind, values in by_kind(result).items() if values}
@@ -29,7 +35,7 @@ def render_bench(result: BenchResult, width: int, *, colour: bool = False) -> st
     lines += pairs(bench_facts(result), width, indent="")
     for name, reason in result.failed.items():
         lines += ["", *wrap(f"{name}: {reason}", width, "  ", "")]
-    lines += ["", *pairs(DEFINITIONS.items(), width, indent="")]
+    lines += ["", *pairs(TERMS.items(), width, indent="")]
     return "\n".join(lines) + "\n"
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from lora_cli.bench.live.numbers import DEFINITIONS, LATE_MS
+from lora_cli.bench.live.numbers import LATE_MS
 from lora_cli.bench.live.result import LiveRun
 from lora_cli.bench.live.tiers import KINDS, SERVER
 from lora_cli.bench.outcome import SHARES
@@ -13,12 +13,19 @@ from lora_cli.render.text import columns, milliseconds, paint, pairs, safe, wrap
 
 HEADER = ("ms", "requests", "ttft p50", "p99", "tpot p50", "e2el p50", "p99")
 COLUMNS = ("ttft_p50", "ttft_p99", "tpot_p50", "e2el_p50", "e2el_p99")
+PLACES = {"hot": "in a slot", "warm": "in memory", "cold": "on disk or elsewhere"}
+INFERRED = {
+    "hot": "asked for lately: among the last as many adapters as there are slots",
+    "warm": "not asked for so lately",
+    "cold": "sent before its adapter had answered any request",
+    "later": "sent after that; its adapter may have been unloaded since",
+}
 WORST = 5
 """So many adapters are named, the slowest first."""
 
 
 def render_live(run: LiveRun, width: int, *, colour: bool = False) -> str:
-    """A table by tier with the 95 % intervals, curves, facts, the slowest adapters, failures and definitions."""
+    """A table by tier with the 95 % intervals, curves, facts, the slowest adapters, failures and what words mean."""
     header, *table = columns(HEADER, rows(run))
     lines = [paint(header, "bold", colour=colour), *table, ""]
     if plot := distribution(curves(run), SHARES, width):
@@ -26,7 +33,7 @@ def render_live(run: LiveRun, width: int, *, colour: bool = False) -> str:
     lines += pairs(facts(run), width, indent="")
     for name, why in run.failures.items():
         lines += ["", *wrap(f"{safe(name)}: {safe(why)}", width, "  ", "")]
-    lines += ["", *pairs(DEFINITIONS.items(), width, indent="")]
+    lines += ["", *pairs(terms(run), width, indent="")]
     return "\n".join(lines) + "\n"
 
 
@@ -86,6 +93,26 @@ def facts(run: LiveRun) -> Iterator[tuple[str, object]]:
             f"{word}p50 {_ms(metrics['lateness_p50_ms'])}, p99 {_ms(late)}, max {_ms(metrics['lateness_max_ms'])} ms",
         )
     yield "slowest", ", ".join(f"{safe(name)} {_ms(p99)} ms" for name, p99 in slowest(run))
+
+
+def terms(run: LiveRun) -> Iterator[tuple[str, object]]:
+    """What the words mean that occur above; the JSON defines all of its numbers."""
+    metrics = run.metrics
+    yield "ttft, e2el", "from when a request was to be sent to the first and to the last piece of its answer"
+    yield "tpot", "from the first piece to the last, by the tokens after the first"
+    if run.tiers_from == SERVER:
+        kinds = [kind for kind in PLACES if metrics.get(f"{kind}_requests")]
+        yield ", ".join(kinds), f"its adapter was {', '.join(PLACES[kind] for kind in kinds)}"
+    else:
+        yield from ((kind, word) for kind, word in INFERRED.items() if metrics.get(f"{kind}_requests"))
+    if metrics.get("failed"):
+        yield "failures", "infinitely slow in percentiles, and missed in goodput"
+    if run.slo:
+        yield "adapters do", "99 % of an adapter's requests keep it"
+    if metrics.get("stalled_others_ms") is not None:
+        yield "others stall", "the median probe while another adapter was loaded, less that of all others"
+    if run.is_late:
+        yield "lateness", "by how much the generator was late to wake up for a request"
 
 
 def slowest(run: LiveRun) -> Sequence[tuple[str, float]]:

@@ -18,7 +18,7 @@ def render_plan(run: PlannedRun, width: int, *, colour: bool = False) -> str:
     for told in unmet(run):
         lines += ["", *wrap(told, width, "  ", "")]
     lines += ["", *pairs([*work_facts(run.setting), *load_facts(run.fleet), ("objective", run.objective)], width, "")]
-    lines += ["", *pairs(DEFINITIONS.items(), width, "")]
+    lines += ["", *pairs(DEFINITIONS.items(), width, "")] if table else []
     return "\n".join(lines) + "\n"
 
 

@@ -4,17 +4,18 @@ from collections.abc import Iterator
 
 from lora_cli.bench.fleet import Fleet
 from lora_cli.bench.outcome import SHARES, Outcome
+from lora_cli.bench.policies import OPT
 from lora_cli.bench.setting import Setting
-from lora_cli.bench.simulated import DEFINITIONS, SimulatedRun
+from lora_cli.bench.simulated import SimulatedRun
 from lora_cli.bench.simulation import Simulated
 from lora_cli.render.human.plots import bars, courses, distribution
 from lora_cli.render.text import columns, counted, milliseconds, paint, pairs, safe, size
 
-HEADER = ("policy", "hits", "closed", "disk", "ms/req", "closed", "p99 ms")
+HEADER = ("policy", "hits", "closed", "disk", "ms/req", "ms closed", "p99 ms")
 
 
 def render_simulation(run: SimulatedRun, width: int, *, colour: bool = False, plain: bool = False) -> str:
-    """A table of policies in 60 columns, three plots, then the workload, the tiers and the definitions."""
+    """A table of policies in 60 columns, three plots, then the workload, the tiers and what the columns mean."""
     found = run.found
     rows = [row(one, found.gap_closed(name), found.cost_gap_closed(name)) for name, one in found.outcomes.items()]
     header, *table = columns(HEADER, rows)
@@ -22,7 +23,7 @@ def render_simulation(run: SimulatedRun, width: int, *, colour: bool = False, pl
     for title, plot in _plots(found, width, plain=plain):
         lines += [paint(title, "bold", colour=colour), *plot, ""] if plot else []
     lines += pairs(facts(run), width, indent="")
-    lines += ["", *pairs(DEFINITIONS.items(), width, indent="")]
+    lines += ["", *pairs(terms(run), width, indent="")]
     return "\n".join(lines) + "\n"
 
 
@@ -65,6 +66,22 @@ def facts(run: SimulatedRun) -> Iterator[tuple[str, object]]:
     if least is not None:
         yield "least cost", f"no policy takes less than {milliseconds(least / (setting.num_prompts or 1))} ms/req"
     yield "objective", run.objective
+
+
+def terms(run: SimulatedRun) -> Iterator[tuple[str, object]]:
+    """What the columns mean that have something in them."""
+    outcomes = run.found.outcomes
+    yield "hits", "the share of requests whose adapter is in a slot already"
+    if any(run.found.gap_closed(name) is not None for name in outcomes):
+        yield "closed", "the part of the way from lru's hits to the most there can be"
+    yield "disk", "the share of requests whose adapter is read from disk"
+    yield "ms/req", "what all loads take, by the number of requests"
+    if any(run.found.cost_gap_closed(name) is not None for name in outcomes):
+        yield "ms closed", "the part of the way from lru's ms/req to the least there can be"
+    queue = "loads go one after the other" if run.setting.span_s else "without --request-rate none queues"
+    yield "p99 ms", f"how long a request waits for its adapter; {queue}"
+    if (best := outcomes.get(OPT)) is not None:
+        yield OPT, "who knows all requests to come" + ("; a bound that none passes" if best.kind == "bound" else "")
 
 
 def work_facts(setting: Setting) -> Iterator[tuple[str, object]]:
