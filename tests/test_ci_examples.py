@@ -136,6 +136,14 @@ def test_the_action_takes_adapters_without_a_set_and_no_input_is_a_command(repos
     assert not (repository / "pwned").exists()
 
 
+def test_the_action_without_a_lock_ends_with_3_and_says_that_it_needs_one(repository: Path, tmp_path: Path) -> None:
+    (repository / "set.lock.yaml").unlink()
+    ran = run_action(ACTION, {}, repository, environment(tmp_path, PYTHONPATH=str(ROOT)), skip=INSTALL)
+    assert ran.code == 3
+    assert "there is no lock set.lock.yaml" in ran.out
+    assert "needs its lock, set.lock.yaml" in yaml.safe_load(ACTION.read_text())["inputs"]["manifest"]["description"]
+
+
 def test_the_action_fails_when_the_lock_does_not_fit_though_each_adapter_is_fine(
     repository: Path, tmp_path: Path
 ) -> None:

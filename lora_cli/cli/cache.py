@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from lora_cli.cli import typer
 from lora_cli.cli.output import Format, colour, width, write
+from lora_cli.core.nearest import nearest
 from lora_cli.errors import Corrupt, NotFound, UsageError
 from lora_cli.settings import Settings, parse_duration, with_flags
 from lora_cli.store import Store
@@ -167,9 +168,19 @@ def _found(store: Store, names: Sequence[str]) -> list[Item]:
     for name in names:
         matching = find_items(items, name, _reference(name))
         if not matching:
-            raise NotFound(f"{name} is not in {store.root}", hint="lora-cli cache ls shows what is")
+            raise NotFound(f"{name} is not in {store.root}", hint=_instead_of(name, items))
         found.update({item.digest: item for item in matching})
     return list(found.values())
+
+
+def _instead_of(name: str, items: Sequence[Item]) -> str:
+    """What was meant, by the names of views and the last parts of references; else where all of them are listed."""
+    known = {word: word for item in items for word in item.names}
+    for ref in (record.ref for item in items for record in item.records):
+        known.setdefault(ref.partition("@")[0].rpartition("/")[2], ref)
+    close = nearest(name, known)
+    shows = "lora-cli cache ls shows what is"
+    return f"did you mean {known[close]}? {shows}" if close is not None else shows
 
 
 def _one(store: Store, name: str) -> Item:

@@ -33,7 +33,7 @@ def open_lock(manifest: Path, flags: LockFlags) -> LockFile | None:
 
     Raises:
         UsageError: an option of a lock for a manifest without a folder, or a lock that is wrong.
-        Refused: ``--locked``, and there is none.
+        NotFound: ``--locked``, and there is none.
     """
     place = flags.file or (lock_path(manifest) if str(manifest) != STDIN and manifest.is_file() else None)
     if place is None:
@@ -42,7 +42,7 @@ def open_lock(manifest: Path, flags: LockFlags) -> LockFile | None:
         return None
     lock = _read(place, flags)
     if lock is None and flags.locked:
-        raise Refused(f"there is no lock {place}", hint=f"lora-cli fetch -f {manifest} writes it")
+        raise NotFound(f"there is no lock {place}", hint=f"lora-cli fetch -f {manifest} writes it")
     return LockFile(place, lock)
 
 

@@ -63,6 +63,8 @@ def outputs(formats: Sequence[str], file: Path | None, environ: Mapping[str, str
         same = [other.format for other in found if other.file == output.file]
         if len(same) > 1:
             hint = f"give each a file of its own: --format {same[-1]}=FILE"
+            if output.file == STDOUT and MARKDOWN in same:
+                hint += f"; only where {STEP_SUMMARY} is set does markdown go there by itself"
             raise UsageError(f"{' and '.join(same)} would be mixed", hint=hint)
         writable(output.file)
     return found

@@ -136,9 +136,11 @@ def _pins(policy: Policy, ref: AdapterRef, sha256: str | None) -> Iterator[Viola
             "require_sha256", f"no sha256 is given for {ref}", "write its sha256 in the manifest, or use a lock"
         )
     if policy.require_pinned and sha256 is None and not ref.pinned:
-        yield Violation(
-            "require_pinned", f"{ref} can mean something else tomorrow", "add @COMMIT, or its sha256 in the manifest"
-        )
+        hint = "add @COMMIT, or its sha256 in the manifest"
+        if ref.scheme != "hf":
+            what = "a folder" if ref.scheme == "file" else f"{ref.scheme}://"
+            hint = f"{what} has no commit to add: write its sha256 in the manifest, or lock it and fetch with --locked"
+        yield Violation("require_pinned", f"{ref} can mean something else tomorrow", hint)
 
 
 def _files(policy: Policy, files: tuple[RemoteFile, ...]) -> Iterator[Violation]:

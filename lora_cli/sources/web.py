@@ -19,7 +19,7 @@ from lora_cli.sources.connection import StatusError
 from lora_cli.sources.http import AGAIN, Headers, Http, Piece, get_bytes, get_headers, get_json
 from lora_cli.sources.private import bounds_of
 from lora_cli.sources.urls import host, origin
-from lora_cli.sources.web_listing import GONE, Seen, list_files
+from lora_cli.sources.web_listing import GONE, NOWHERE, Seen, list_files
 from lora_cli.sources.web_pins import check_pin, conditions_of, names_a_version, pin_of, sha256_in, size_in
 
 if TYPE_CHECKING:
@@ -128,7 +128,8 @@ class WebSource:
 
 
 def _seen(http: Http, folder: str, name: str, ref: AdapterRef) -> Seen:
-    what = f"{ref}: {name}"
+    # Nobody asked for the probe: what fails with it is said of the adapter.
+    what = str(ref) if name == NOWHERE else f"{ref}: {name}"
     try:
         status, headers = get_headers(http, f"{folder}/{name}", what)
     except StatusError as error:

@@ -117,6 +117,19 @@ def test_what_is_not_there_is_exit_3(command: str, capsys: Captured) -> None:
     assert "is not in" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("nightl", "nightly"), ("nightly2", "nightly"), ("chatt", "file://{}/chat"), ("org/none", "")]
+)
+def test_what_was_meant_is_asked(typed: str, meant: str, capsys: Captured) -> None:
+    head = "apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters:\n"
+    Path("set.yaml").write_text(head + "  - {name: nightly, source: ./sql}\n")
+    assert main(["fetch", "-f", "set.yaml"]) == 0
+    capsys.readouterr()
+    assert main(["cache", "show", typed]) == 3
+    asks = f"did you mean {meant.format(Path.cwd())}? " if meant else ""
+    assert f"hint: {asks}lora-cli cache ls shows what is" in capsys.readouterr().err
+
+
 def test_verify_is_0_when_all_is_well_and_5_when_something_rotted(store: Store, capsys: Captured) -> None:
     assert "4 blobs" in said(capsys, "verify")
     edit_in_place(directory(capsys, "./sql") / "adapter_model.safetensors", at=500)

@@ -41,8 +41,8 @@ def test_locked_refuses_a_manifest_that_is_not_the_locked_one(entries: list[str]
     assert hub.count() == before
 
 
-def test_locked_without_a_lock_is_refused_before_anything_is_fetched(hub: Hub, capsys: Capture) -> None:
-    assert fetch("--locked") == 1
+def test_locked_without_a_lock_is_3_like_a_manifest_that_is_not_there(hub: Hub, capsys: Capture) -> None:
+    assert fetch("--locked") == main(["fetch", "-f", "none.yaml"]) == 3
     assert "there is no lock set.lock.yaml" in capsys.readouterr().err
     assert hub.count() == 0
 

@@ -51,6 +51,10 @@ def test_no_format_changes_the_exit_code(line: list[str], format_: str, capsys: 
         (["--format", "json", "--format", "sarif"], "--format sarif=FILE"),
         (["--format", "json=a.json", "-o", "b.json"], "leave -o out"),
         (["--format", "json=a.json", "--format", "sarif=a.json"], "json and sarif would be mixed"),
+        (
+            ["--format", "github", "--format", "markdown"],
+            "--format markdown=FILE; only where GITHUB_STEP_SUMMARY is set",
+        ),
         (["--format", "json", "--format", "sarif", "-o", "b.json"], "give each its own"),
     ],
 )

@@ -93,6 +93,12 @@ def test_formats_and_sizes_are_judged_by_the_files() -> None:
 
 def test_pins_are_a_commit_or_a_digest_known_before() -> None:
     policy = Policy(require_pinned=True)
+    hints = [next(iter(violations(policy, ref))).hint for ref in (ACME, AdapterRef("file", "/srv/sql"))]
+    assert "add @COMMIT" in hints[0]
+    assert (
+        hints[1]
+        == "a folder has no commit to add: write its sha256 in the manifest, or lock it and fetch with --locked"
+    )
     assert rules(policy, ACME) == ["require_pinned"]
     assert rules(policy, AdapterRef("hf", "acme/sql", revision="main")) == ["require_pinned"]
     assert rules(policy, AdapterRef("hf", "acme/sql", revision=COMMIT)) == []

@@ -71,6 +71,13 @@ def test_a_size_that_nobody_says_is_unknown(server: WebServer, source: WebSource
     assert whole(source, revision) == FILES[f"sql/{WEIGHTS}"]
 
 
+def test_what_fails_with_our_probe_is_said_of_the_adapter_and_its_server(server: WebServer, settings: Settings) -> None:
+    server.site.statuses["sql/no-such-file.lora-cli"] = 503
+    with pytest.raises(Unreachable) as caught:
+        WebSource(replace(settings, retries=0)).resolve(ref(server))
+    assert caught.value.message.startswith(f"{ref(server)}: 127.0.0.1:")
+
+
 def test_an_index_without_end_is_refused(server: WebServer, source: WebSource) -> None:
     named = {str(i): f"adapter_model-{i:05}-of-02000.safetensors" for i in range(2000)}
     server.site.files[f"sql/{WEIGHTS}.index.json"] = json.dumps({"weight_map": named}).encode()
