@@ -64,12 +64,14 @@ def check_in_place(
             from lora_cli.fetch.checkpoint import LatestOf
 
             origin = LatestOf(origin)
-        source = in_place(ref, settings, origin, latest=latest)
+        # The Hub's commits stay what they are, and are asked for by the reference.
+        locked = demand.locked if demand is not None and ref.scheme != "hf" else None
+        source = in_place(ref, settings, origin, latest=latest, locked=locked)
         revision = _permitted(ref, source, origin, demand, settings) if settings.policies else source.resolve(ref)
         ref = revision.ref
         source_text = str(ref)
-        if demand is not None and demand.locked is not None and ref.scheme == "file":
-            _check_locked(revision, demand.locked, source, settings)
+        if locked is not None:
+            _check_locked(revision, locked, source, settings)
         watch.lap("resolve")
         adapter, companions, card = _read(source, revision, name or shown, terms, settings, threads)
         watch.lap("read")
@@ -145,12 +147,16 @@ def _permitted(
 
 
 def _check_locked(revision: Revision, locked: "LockedAdapter", source: Source, settings: Settings) -> None:
-    """Whether a folder is what is locked. Raises ``Refused``."""
+    """Whether the origin has what is locked: a folder by its bytes, any other by what it lists. Raises ``Refused``."""
     from lora_cli.check.digest import wanted
-    from lora_cli.fetch.folders import check_folder
+    from lora_cli.fetch.folders import USUAL, check_folder
+    from lora_cli.fetch.locked import at_lock
     from lora_cli.store import Store
 
-    check_folder(Store(settings.cache_dir), revision, wanted(revision), locked, source)
+    if revision.ref.scheme == "file":
+        check_folder(Store(settings.cache_dir), revision, wanted(revision), locked, source)
+    else:
+        at_lock(revision, locked, USUAL, wanted(revision))
 
 
 def _accepting(
@@ -177,10 +183,12 @@ def _accepting(
     return suppressed(verdict, digest, settings.suppressions, today()), digest
 
 
-def in_place(ref: AdapterRef, settings: Settings, origin: Source, *, latest: bool) -> Source:
+def in_place(
+    ref: AdapterRef, settings: Settings, origin: Source, *, latest: bool, locked: "LockedAdapter | None" = None
+) -> Source:
     """Where ``ref`` is read without downloading it: what the cache holds of it, or its origin."""
     if ref.scheme == "file":
         return origin
     from lora_cli.fetch.here import here_first
 
-    return here_first(origin, settings, latest=latest)
+    return here_first(origin, settings, latest=latest, locked=locked)

@@ -1,6 +1,7 @@
 """A source that reads what the cache already has of a revision from there, and everything else from its origin."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
@@ -12,26 +13,44 @@ from lora_cli.store import Store
 from lora_cli.store.records import read_record
 from lora_cli.store.snapshots import find_snapshot
 
+if TYPE_CHECKING:
+    from lora_cli.core.lock import LockedAdapter
+
 USUAL = Selection()
 
 
-def here_first(origin: Source, settings: Settings, *, latest: bool = False) -> Source:
-    """``origin`` behind the cache, where there is one; with ``latest`` it gives the latest checkpoint."""
+def here_first(
+    origin: Source, settings: Settings, *, latest: bool = False, locked: "LockedAdapter | None" = None
+) -> Source:
+    """``origin`` behind the cache, where there is one; with ``latest`` it gives the latest checkpoint.
+
+    What is ``locked`` and in the cache is not asked for, as ``fetch`` does not.
+    """
     selection = Selection(latest=latest)
-    return HereFirst(origin, Store(settings.cache_dir), settings, selection) if settings.cache_dir.is_dir() else origin
+    if not settings.cache_dir.is_dir():
+        return origin
+    return HereFirst(origin, Store(settings.cache_dir), settings, selection, locked)
 
 
 class HereFirst:
     """``origin``, with the snapshots of ``store`` in front of it. It writes nothing, not even when a snapshot was used.
 
-    A pinned reference whose snapshot is here costs no request, and with ``settings.offline`` no reference does.
+    A pinned reference whose snapshot is here costs no request, and with ``settings.offline`` no reference does; neither
+    does what is ``locked``, for an origin whose references cannot name a revision.
     """
 
-    def __init__(self, origin: Source, store: Store, settings: Settings, selection: Selection = USUAL) -> None:
+    def __init__(
+        self,
+        origin: Source,
+        store: Store,
+        settings: Settings,
+        selection: Selection = USUAL,
+        locked: "LockedAdapter | None" = None,
+    ) -> None:
         self._origin, self._store, self._selection = origin, store, str(selection)
         # A policy is held against the folder that the latest checkpoint is, and only a listing says which.
         self._asks = selection.latest and bool(settings.policies)
-        self._offline = settings.offline
+        self._offline, self._locked = settings.offline, None if self._asks else locked
         self._local = LocalSource(settings)
         self._held: dict[AdapterRef, Revision] = {}
 
@@ -42,6 +61,10 @@ class HereFirst:
             LoraCliError: what the origin raises.
         """
         record = read_record(self._store, str(ref), self._selection)
+        if self._locked is not None and (found := find_snapshot(self._store, self._locked.files)) is not None:
+            here = self._local.resolve(AdapterRef("file", str(found.directory)))
+            self._held[ref] = here
+            return Revision(ref, self._locked.revision, here.files, record.access if record is not None else "")
         snapshot = find_snapshot(self._store, record.files) if record is not None else None
         if record is None or snapshot is None:
             return self._origin.resolve(ref)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -126,3 +127,21 @@ def test_check_tells_what_was_overwritten(origin: Origin, capsys: Capture) -> No
     assert drift(1) == [f"{WEIGHTS} has other bytes"]
     origin.put(LARGER)
     assert drift(1) == [f"{WEIGHTS} has {len(LARGER[WEIGHTS])} bytes, and had {len(FIRST[WEIGHTS])}"]
+
+
+@pytest.mark.parametrize("files", [LARGER, SAME_SIZE])
+def test_validate_judges_what_is_locked_and_here_and_not_what_is_there_now(
+    files: Mapping[str, bytes], origin: Origin, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin.put(files)
+
+    def judged() -> dict[str, Any]:
+        capsys.readouterr()
+        assert main(["validate", "-f", "set.yaml", "--no-base", "--format", "json"]) == 1  # they are no weights
+        adapter: dict[str, Any] = json.loads(capsys.readouterr().out)["adapters"][0]
+        return adapter
+
+    assert (judged()["revision"], judged()["error"]) == (locked().revision, None)
+    monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(Path("empty").absolute()))
+    if files is LARGER:
+        assert "bytes now, and is locked with" in judged()["error"]["message"]
