@@ -295,7 +295,6 @@ def _why_not(found: Mapping[str, nn.Module], path: str, slots: Slots) -> str:
         shape = (module.nx, module.nf)
     else:
         return f"is a {type(module).__name__}, which cannot be composed yet"
-    want = (stack.d_in, stack.d_out)
-    return (
-        "" if shape == want else f"maps {shape[0]} to {shape[1]} in the model and {want[0]} to {want[1]} in its config"
-    )
+    if shape == (stack.d_in, stack.d_out):
+        return ""
+    return f"maps {shape[0]} to {shape[1]} in the model and {stack.d_in} to {stack.d_out} in its config"
