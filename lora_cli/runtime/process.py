@@ -24,6 +24,14 @@ from lora_cli.runtime.plan import Answer, Failure, Forward, Holdings, Job, Load,
 SAID_BYTES = 16384
 """How much of the end of the child's stderr is read to say why it died."""
 
+CHILD = """import sys
+from lora_cli.runtime.orphan import end_when_orphaned
+end_when_orphaned(int(sys.argv[1]))
+from lora_cli.runtime.child import main
+main(int(sys.argv[1]))
+"""
+"""The import of torch alone takes seconds."""
+
 POLITE = {"OMP_WAIT_POLICY": "PASSIVE"}
 """OpenMP's threads spin while they wait: on cores shared with others that makes a proof twenty times slower."""
 
@@ -162,10 +170,9 @@ class Child:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._late: list[Asked] = []
         ours, theirs = socket.socketpair()
-        command = "import sys; from lora_cli.runtime.child import main; main(int(sys.argv[1]))"
         with theirs:
             self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and our own module
-                [sys.executable, "-P", "-c", command, str(theirs.fileno())],
+                [sys.executable, "-P", "-c", CHILD, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=self._said,

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -113,6 +114,55 @@ def test_a_parent_that_is_killed_takes_its_child_along(tmp_path: Path) -> None:
     while runs(child) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not runs(child)
+
+
+def test_a_parent_that_is_killed_takes_a_child_along_that_is_still_busy_with_its_start(tmp_path: Path) -> None:
+    slow = f"import pathlib, time\npathlib.Path({str(tmp_path / 'begun')!r}).touch()\ntime.sleep(60)\n"
+    (tmp_path / "torch.py").write_text(slow)
+    script = """if True:
+        import sys
+        from tests.runtime.reading import LLAMA
+        from lora_cli.runtime.plan import Plan
+        from lora_cli.runtime.process import Child
+        print(Child(Plan(LLAMA, (), 1, 1, 8), 5.0).process.pid, flush=True)
+        sys.stdin.read()
+    """
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}"}
+    argv = [sys.executable, "-c", script]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        deadline = time.monotonic() + 20
+        while not (tmp_path / "begun").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert runs(child)
+        parent.kill()
+        parent.wait()
+    deadline = time.monotonic() + 10
+    while runs(child) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not runs(child)
+
+
+def test_a_child_ends_in_the_middle_of_its_work_when_its_parent_is_gone_and_not_while_it_only_waits() -> None:
+    script = """if True:
+        import sys, time
+        from lora_cli.runtime.orphan import end_when_orphaned
+        end_when_orphaned(int(sys.argv[1]))
+        print("busy", flush=True)
+        time.sleep(60)
+    """
+    ours, theirs = socket.socketpair()
+    argv = [sys.executable, "-c", script, str(theirs.fileno())]
+    with subprocess.Popen(argv, pass_fds=[theirs.fileno()], stdout=subprocess.PIPE) as child:
+        theirs.close()
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"busy\n"
+        ours.shutdown(socket.SHUT_WR)
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(0.3)
+        ours.close()
+        assert child.wait(5) == 0
 
 
 def test_without_torch_the_extra_that_mends_it_is_named(tmp_path: Path) -> None:
