@@ -190,6 +190,19 @@ def test_what_was_measured_until_an_interrupt_is_kept(tmp_path: Path, capsys: py
     assert f"interrupted after {document['completed']} of 1000000 requests" in err
 
 
+def test_loads_cost_what_a_server_of_ours_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "live.json"
+    runs = [{"tiers": ["cold", "hot", "warm", "", "cold"], "load_ms": [30.0, 0.0, 5.0, None, 30.0]}]
+    file.write_text(json.dumps({"mode": "live", "tiers_from": "server", "runs": runs}))
+    assert main([*SMALL, "--measured", str(file), "--format", "json"]) == 0
+    tiers = valid(capsys.readouterr().out)["tiers"]
+    assert tiers["gpu"]["load"] == {"ms": 5.0, "gb_per_s": None, "origin": "measured"}
+    assert tiers["cpu"]["load"] == {"ms": 25.0, "gb_per_s": None, "origin": "measured"}
+    file.write_text(json.dumps({"mode": "live", "tiers_from": "inferred", "runs": runs}))
+    assert main([*SMALL, "--measured", str(file)]) == 2
+    assert "the server did not say what its loads take" in capsys.readouterr().err
+
+
 def test_loads_cost_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "run.json"
     file.write_text(json.dumps({"latency_ms": {"gpu": [1, 2, 3], "cpu": [7, 7], "disk": [50, 20, 30]}}))

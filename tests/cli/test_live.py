@@ -178,6 +178,16 @@ def test_a_result_is_kept_with_the_requests_of_each_seed_compared_and_judged(
     assert {one["metric"] for one in again["baseline"]} >= {"ttft_p50_ms", "p99_tpot_ms", "request_throughput"}
 
 
+def test_a_simulation_takes_what_loads_took_at_the_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run.json"
+    with NullServer("--owned-by", "lora-cli", "--load-ms", 30) as cold:
+        assert main(bench(cold, *SHORT, "--num-seeds", "1", "--format", "json", "-o", str(run))) == 0
+    capsys.readouterr()
+    found = measured(capsys, ["serve-bench", "--simulate", "--num-prompts", "100", "--measured", str(run)])
+    assert found["tiers"]["gpu"]["load"]["ms"] > 0
+    assert found["tiers"]["gpu"]["load"]["origin"] == "measured"
+
+
 def test_the_page_has_the_table_the_curves_and_every_adapter(server: NullServer, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     argv = bench(server, *SHORT, "--num-seeds", "2", "--control", "--format", "html", "-o", str(page))
