@@ -162,7 +162,7 @@ class FleetFlags:
     measured: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Loads cost what a kept result of a run in process says.", show_default=False
+            metavar="FILE", help="Loads cost what a kept result says, in process or of our server.", show_default=False
         ),
     ] = None
     objective: Annotated[
