@@ -60,7 +60,7 @@ def test_a_server_is_measured_by_the_tiers_that_it_names(
     assert found["hits"]["warm"] > 0
     metrics = found["metrics"]
     assert metrics["warm_ttft_p50_ms"] > metrics["hot_ttft_p50_ms"] > 0
-    assert metrics["tpot_p50_ms"] > 0.8
+    assert 0 < metrics["tpot_p50_ms"] < metrics["e2el_p50_ms"]
     assert 0 < metrics["slo_attainment"] <= 1
     assert metrics["control_ratio_e2el_p50"] > 0
     assert metrics["probe_quiet_p50_ms"] > 0
