@@ -89,6 +89,7 @@ class Matcher:
             match = compiled.fullmatch if frame == FULL else compiled.match
             return match(name, timeout=max(self._left_s, COMPARISON_S))
         except TimeoutError as error:
+            self._left_s = 0.0  # by its own clock, which may be ahead of ours
             raise self._too_slow(pattern) from error
         finally:
             self._left_s -= time.perf_counter() - begun

@@ -117,7 +117,8 @@ class Engine:
         name = body["model"] if self.kind == "vllm" else body["model"].partition(":")[2] or body["model"]
         if name != BASE and name not in self.adapters:
             return 404, {"error": {"message": f"The model `{name}` does not exist.", "code": 404}}
-        self.steps += self.noisy
+        # The base, asked twice, is never the same, whoever else asks meanwhile.
+        self.steps += self.noisy and name == BASE
         shift = self.adapters[name][1] if name != BASE else 0.0
         logprobs = [-1.0 - 0.001 * shift - 0.5 * (self.steps % 2)]
         words = ["one"]
