@@ -115,8 +115,10 @@ def _read_file(path: Path, parts: list[Part], storage: torch.Tensor, name: str) 
             if len(halves) == 1:
                 readers[0].read(parts)
             else:
-                with ThreadPoolExecutor(READERS) as threads:
-                    list(threads.map(Reader.read, readers, halves))
+                with ThreadPoolExecutor(READERS - 1) as threads:
+                    others = threads.map(Reader.read, readers[1:], halves[1:])
+                    readers[0].read(halves[0])
+                    list(others)
         finally:
             os.close(descriptor)
     except OSError as error:
