@@ -5,8 +5,8 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lora_cli.copies import copies, processors
 from lora_cli.errors import MachineError
+from lora_cli.forks import forks, processors
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -30,7 +30,7 @@ def spread(one: Callable[[Task], Done], tasks: Sequence[Task], *, worth: bool) -
     from multiprocessing.connection import wait
 
     left = iter(tasks)
-    with copies() as start:
+    with forks() as start:
         under_way = [start(partial(_send, one, task)) for task in islice(left, workers)]
         while under_way:
             for pipe in wait(under_way):

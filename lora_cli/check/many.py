@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from lora_cli.check.outcome import Checked
 from lora_cli.check.place import check_in_place, is_path
 from lora_cli.check.verdict import Terms
-from lora_cli.copies import copies, processors
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import MachineError
+from lora_cli.forks import forks, processors
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 
@@ -95,7 +95,7 @@ def in_processes(one: Callable[[Item], Checked], items: Sequence[Item], workers:
     """Copies of this process, each of which judges every ``workers``-th batch and sends it through its own pipe."""
     together = min(MOST_TOGETHER, max(TOGETHER, len(items) // (workers * 16)))
     batches = [items[first : first + together] for first in range(0, len(items), together)]
-    with copies() as start:
+    with forks() as start:
         pipes = [start(partial(_judge, one, batches[number::workers])) for number in range(workers)]
         for number in range(len(batches)):
             yield from _received(pipes[number % workers])

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from lora_cli.bench.spread import spread
-from lora_cli.copies import processors
 from lora_cli.errors import MachineError
+from lora_cli.forks import processors
 
 LONG = ["serve-bench", "--simulate", "--num-prompts", "400000"]
 """Longer by far than any test waits."""
@@ -27,7 +27,7 @@ RUN = """if True:
 
 BUSY = """if True:
     import signal, time
-    from lora_cli.copies import copies
+    from lora_cli.forks import forks
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -36,7 +36,7 @@ BUSY = """if True:
         while True:
             pass
 
-    with copies() as start:
+    with forks() as start:
         for pipe in [start(work), start(work), start(work)]:
             pipe.recv()
         print("busy", flush=True)

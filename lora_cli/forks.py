@@ -20,7 +20,7 @@ def processors() -> int:
 
 
 @contextmanager
-def copies() -> "Iterator[Callable[[Work], Connection]]":
+def forks() -> "Iterator[Callable[[Work], Connection]]":
     """What starts a copy, and gives the pipe that it sends through; all copies end with the block.
 
     A pipe that is full stops its writer, so that what waits to be taken is bounded. It ends with its copy.
