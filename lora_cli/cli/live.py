@@ -19,7 +19,8 @@ from lora_cli.cli import typer
 from lora_cli.cli.bench_flags import LiveFlags, ResultFlags, WorkloadFlags
 from lora_cli.cli.bench_results import Told, conclude, wanted_of
 from lora_cli.cli.bench_workload import Workload, save_trace, workload_of
-from lora_cli.cli.measuring import INTERRUPTED, counter
+from lora_cli.cli.main import INTERRUPTED
+from lora_cli.cli.measuring import counter
 from lora_cli.cli.servable import Failures
 from lora_cli.core.frozen import dataclass, replace
 from lora_cli.endpoint.address import parse_address

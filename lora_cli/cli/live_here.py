@@ -8,12 +8,12 @@ from typing import Any
 from lora_cli.bench.live.numbers import live_names
 from lora_cli.cli.bench_flags import FleetFlags, LineupFlags, LiveFlags, ResultFlags, TierFlags, WorkloadFlags
 from lora_cli.cli.bench_results import wanted_of
-from lora_cli.cli.bench_workload import adapter_names, workload_of
-from lora_cli.cli.lineup import Lineup, base_model, limits, lineup, reaching
+from lora_cli.cli.bench_workload import workload_of
+from lora_cli.cli.lineup import Lineup, base_model, limits
 from lora_cli.cli.live import OwnServer, live
 from lora_cli.cli.measuring import chosen_device, chosen_eviction
 from lora_cli.cli.own_server import own_server
-from lora_cli.cli.servable import Failures, servable
+from lora_cli.cli.servable import Failures, measured_lineup, servable
 from lora_cli.cli.warming import Device, Eviction, Forward, Run, base_directory
 from lora_cli.core.frozen import replace
 from lora_cli.core.reference import AdapterRef
@@ -44,7 +44,7 @@ def live_here(
     wanted_of(wanted, live_names())
     device, eviction = chosen_device(tiers.device or "auto"), chosen_eviction(tiers.eviction or "adaptive")
     with ExitStack() as stack:
-        asked, own = _lineup(stack, settings, named, workload, fleet)
+        asked, own = stack.enter_context(measured_lineup(settings, named, workload_of(workload), fleet))
         most = limits(asked, tiers.max_loras, tiers.max_cpu_loras, tiers.max_lora_rank or _largest_rank(fleet))
         dummy = _dummy(asked.base, settings)
         failures = Failures()
@@ -69,24 +69,9 @@ def _servable(stack: ExitStack, asked: Lineup, most: Limits, settings: Settings,
     names = {job.name for job in servable(asked, base_model(asked.base, settings), most, settings, hold, failures)}
     if not names:
         (name, reason), *more = failures.reasons.items()
-        hint = f"nor can {len(more)} more" if more else ""
+        hint = "; ".join(filter(None, (failures.hints[name], f"nor can {len(more)} more" if more else "")))
         raise ERRORS[failures.code](f"{name} cannot be served: {reason}", hint=hint)
     return replace(asked, items=tuple(item for item in asked.items if item.name in names))
-
-
-def _lineup(
-    stack: ExitStack, settings: Settings, named: LineupFlags, workload: WorkloadFlags, fleet: FleetFlags
-) -> tuple[Lineup, Settings]:
-    """The adapters that are named, or those that nobody trained, and the settings that hold for them."""
-    if fleet.num_adapters is None:
-        if fleet.ranks is not None:
-            raise UsageError("--ranks is for --num-adapters and --simulate", hint="adapters that are named have ranks")
-        asked = lineup(named.manifest, named.refs or [], named.base, "serve-bench", "measure")
-        return asked, reaching(settings, asked.manifest, named.policy)
-    from lora_cli.cli.synthetic_lineup import synthetic_lineup
-
-    names = adapter_names(workload_of(workload).names, fleet.num_adapters)
-    return stack.enter_context(synthetic_lineup(named, names, fleet.ranks, workload.seed, settings))
 
 
 def _dummy(base: str | AdapterRef, settings: Settings) -> Mapping[str, Any] | None:

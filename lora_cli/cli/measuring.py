@@ -13,9 +13,10 @@ from lora_cli.bench.setting import setting_of
 from lora_cli.cli import typer
 from lora_cli.cli.bench_flags import FleetFlags, LineupFlags, ResultFlags, TierFlags, WorkloadFlags
 from lora_cli.cli.bench_results import Told, Wanted, conclude, wanted_of
-from lora_cli.cli.bench_workload import Workload, adapter_names, save_trace, workload_of
-from lora_cli.cli.lineup import Lineup, base_model, limits, lineup, reaching
-from lora_cli.cli.servable import Failures, servable
+from lora_cli.cli.bench_workload import Workload, save_trace, workload_of
+from lora_cli.cli.lineup import Lineup, base_model, limits
+from lora_cli.cli.main import INTERRUPTED
+from lora_cli.cli.servable import Failures, measured_lineup, servable
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.errors import LoraCliError, MissingExtra, Refused, UsageError
 from lora_cli.render.human.bench import render_bench
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from lora_cli.runtime.plan import Device, Job, Limits
     from lora_cli.runtime.process import WarmProcess
     from lora_cli.tiers.eviction.registry import PolicyName
-
-INTERRUPTED = 130
-"""What a shell says of a program that was stopped with Ctrl-C; what was measured until then is told all the same."""
 
 REQUESTS = 200
 """How many there are when nobody says."""
@@ -70,19 +68,9 @@ def measurement(
             raise UsageError(
                 f"{flag} is not for --forward modules", hint="there the warm process is asked one request at a time"
             )
-    if fleet.num_adapters is None:
-        if fleet.ranks is not None:
-            raise UsageError("--ranks is for --num-adapters and --simulate", hint="adapters that are named have ranks")
-        asked = lineup(named.manifest, named.refs or [], named.base, "serve-bench", "measure")
-        checked = wanted_of(wanted, MEASURED)
-        settings = reaching(settings, asked.manifest, named.policy)
-        return _told(asked, workload_of(flags), tiers, checked, settings)
-    from lora_cli.cli.synthetic_lineup import synthetic_lineup
-
     checked, workload = wanted_of(wanted, MEASURED), workload_of(flags)
-    names = adapter_names(workload.names, fleet.num_adapters)
-    with synthetic_lineup(named, names, fleet.ranks, flags.seed, settings) as (asked, apart):
-        return _told(asked, workload, tiers, checked, apart)
+    with measured_lineup(settings, named, workload, fleet) as (asked, own):
+        return _told(asked, workload, tiers, checked, own)
 
 
 def _told(asked: Lineup, workload: Workload, tiers: TierFlags, wanted: Wanted, settings: Settings) -> int:
@@ -172,7 +160,7 @@ def _server(process: "WarmProcess", jobs: "Mapping[str, Job]", failures: Failure
         except LoraCliError as error:
             # The tiers know an adapter by its digest; people know it by its name.
             error.message = error.message.replace(job.key, name)
-            failures.add(name, error.message, error.exit_code)
+            failures.add(name, error.message, error.hint, error.exit_code)
             raise
         evicted = {str(tier): count for tier, count in served.evicted.items()}
         return Served(served.tier, served.load_ms + served.forward_ms, evicted)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.cli.lineup import Lineup, base_model
+from lora_cli.cli.main import INTERRUPTED
 from lora_cli.cli.output import Format, colour, width
 from lora_cli.cli.stages import Staged, shown_stages
 from lora_cli.cli.warming import Run, admitting, base_directory, say, teller
@@ -24,10 +25,6 @@ if TYPE_CHECKING:
     from lora_cli.runtime.process import WarmProcess
 
     Admitted = tuple[LoadReport, Job | None, Snapshot | None]
-
-
-INTERRUPTED = 130
-"""What the run ends with that did not get to an adapter: 128 + SIGINT."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,6 +115,8 @@ def test_one_bad_adapter_stops_nothing_and_ends_with_its_own_code(
     out, err = capsys.readouterr()
     assert (out, err.count("error: ")) == ("", 1)
     assert "nor can 1 more" in err
+    assert main(bench(folder, str(folder / "gone"), "--base", str(folder / "base"))) == 3
+    assert "hint: check the spelling" in capsys.readouterr().err
 
 
 def test_what_keeps_it_from_serving_is_one_message(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
