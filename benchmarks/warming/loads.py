@@ -80,7 +80,7 @@ class Loads:
 
     def _unchecked(self, *, packed: bool) -> None:
         """Without the look for NaN and Inf, which a plain read does not take either."""
-        with patch.object(loading.Reader, "refuse_not_finite", lambda _reader, _part: None):
+        with patch.object(loading.Reader, "refuse_not_finite", lambda *_: None):
             self._straight(packed=packed)
 
     def _load_file(self) -> None:
@@ -88,7 +88,7 @@ class Loads:
         for path in MODULES:
             a, b = self.slots.at(1, path)
             a.copy_(tensors[f"base_model.model.{path}.lora_A.weight"])
-            b.copy_(tensors[f"base_model.model.{path}.lora_B.weight"].t())
+            b.copy_(tensors[f"base_model.model.{path}.lora_B.weight"])
 
     def _per_tensor(self) -> None:
         with safe_open(self.file, "pt") as file:
@@ -96,7 +96,7 @@ class Loads:
                 a, b = self.slots.at(1, path)
                 a.copy_(file.get_tensor(f"base_model.model.{path}.lora_A.weight").to(torch.bfloat16))
                 scaled = file.get_tensor(f"base_model.model.{path}.lora_B.weight").to(torch.bfloat16) * 2.0
-                b.copy_(scaled.t())
+                b.copy_(scaled)
 
 
 class Skeleton(torch.nn.Module):

@@ -72,7 +72,9 @@ def bind(stack: Stack, segments: Iterable[Segment]) -> tuple[Bound, ...]:
         scaling = stack.scaling[segment.slot : segment.slot + segment.count, None, None]
         alpha = _the_one(scaling)
         per_slot, alpha = (scaling, 1.0) if alpha is None else (None, alpha)
-        bound.append(Bound(segment, factors.a[those].transpose(1, 2), factors.b[those], per_slot, alpha))
+        bound.append(
+            Bound(segment, factors.a[those].transpose(1, 2), factors.b[those].transpose(1, 2), per_slot, alpha)
+        )
     return tuple(bound)
 
 

@@ -1,9 +1,9 @@
 """Loading: an adapter's factors from its files straight into a slot in memory.
 
 A factor that stands in its file as it will lie in the slot is read to its place: one ``preadv`` scatters hundreds of
-them. What must be turned (B in an adapter's own file), cast or picked out of a pickle is read into a small buffer and
-written from there while it is in the processor's cache. Nothing else is allocated, and half of a file is read beside
-the other.
+them. What must be cast, picked out of a pickle or spread over wider rows (B of a rank below its slot's) is read into a
+small buffer and written from there while it is in the processor's cache. Nothing else is allocated, and half of a file
+is read beside the other.
 """
 
 import os
@@ -21,6 +21,7 @@ from lora_cli.core.safetensors import TensorInfo
 from lora_cli.errors import Corrupt, MachineError, Refused
 from lora_cli.runtime.slots import Shape, Slots
 from lora_cli.runtime.weights import DTYPES, factors, view
+from lora_cli.store.disk import IOV_MAX, behind
 
 READERS = 2
 WORTH_A_READER = 1 << 22
@@ -29,11 +30,11 @@ WORTH_A_READER = 1 << 22
 AT_ONCE = 1 << 21
 """Bytes of one read, where a factor is not larger: they are still in a cache when they are worked on."""
 
-IOV_MAX = os.sysconf("SC_IOV_MAX")
 SKIPPED = 4096
 """Bytes between two factors that are read and thrown away rather than to begin another read."""
 
-INTEGERS = {2: np.uint16, 4: np.uint32, 8: np.uint64}
+Bits = np.ndarray[tuple[int, ...], np.dtype[np.unsignedinteger]]
+INTEGERS, SIGNED = {2: np.uint16, 4: np.uint32, 8: np.uint64}, {2: np.int16, 4: np.int32, 8: np.int64}
 EXPONENTS = {
     torch.float16: 0x7C00,
     torch.bfloat16: 0x7F80,
@@ -47,14 +48,16 @@ largest = partial(np.maximum.reduce, initial=0)
 
 
 class Part(NamedTuple):
-    """One factor: where it stands in its file, and at which element of the storage its ``[rank, width]`` go."""
+    """One factor: where it stands in its file, and at which element of the storage its ``[rows, width]`` go.
+
+    Row by row: ``step`` is how many elements there are from one to the next.
+    """
 
     info: TensorInfo
     offset: int
-    rank: int
+    rows: int
     width: int
-    turned: bool
-    """Whether the file has it as ``[width, rank]``."""
+    step: int
 
 
 def load_into(
@@ -66,7 +69,7 @@ def load_into(
 ) -> int:
     """Load the modules in ``scalings`` into a free slot of ``slots``, which are in memory, and give its number.
 
-    ``packed`` says where in ``directory`` each factor is, by name, when that is the packed file, which has B turned.
+    ``packed`` says where in ``directory`` each factor is, by name, when that is the packed file.
 
     Raises:
         Refused: a factor holds NaN or Inf; or as ``Slots.reserve`` says, before anything is read.
@@ -82,8 +85,10 @@ def load_into(
     slot = slots.reserve(adapter.name, shapes)
     try:
         by_file: dict[str, list[Part]] = {}
-        for module, pair in pairs.items():
-            for part in _parts(pair, shapes[module], slots.offsets(slot, module), packed):
+        rank_class = slots.rank_class(slot)
+        for module, (a, b) in pairs.items():
+            pair = (a, b) if packed is None else (packed[a.name], packed[b.name])
+            for part in _parts(pair, shapes[module], slots.offsets(slot, module), rank_class):
                 by_file.setdefault(part.info.file, []).append(part)
         for file, parts in by_file.items():
             _read_file(directory / file, parts, slots.storage, adapter.name)
@@ -95,13 +100,10 @@ def load_into(
 
 
 def _parts(
-    pair: tuple[TensorInfo, TensorInfo], shape: Shape, offsets: tuple[int, int], packed: Mapping[str, TensorInfo] | None
+    pair: tuple[TensorInfo, TensorInfo], shape: Shape, offsets: tuple[int, int], rank_class: int
 ) -> tuple[Part, Part]:
-    a, b = pair if packed is None else (packed[pair[0].name], packed[pair[1].name])
-    return (
-        Part(a, offsets[0], shape.rank, shape.d_in, turned=False),
-        Part(b, offsets[1], shape.rank, shape.d_out, turned=packed is None),
-    )
+    (a, b), (rank, d_in, d_out, _) = pair, shape
+    return Part(a, offsets[0], rank, d_in, d_in), Part(b, offsets[1], d_out, rank, rank_class)
 
 
 def _read_file(path: Path, parts: list[Part], storage: torch.Tensor, name: str) -> None:
@@ -138,10 +140,8 @@ class Reader:
 
     def __init__(self, descriptor: int, file: str, file_end: int, storage: torch.Tensor, name: str) -> None:
         self._descriptor, self._file, self._file_end, self._name = descriptor, file, file_end, name
-        raw = storage.view(torch.uint8).numpy()
-        self._storage, self._bytes = storage, raw.data
-        self._unsigned = raw.view(INTEGERS[storage.dtype.itemsize])
-        self._signed = raw.view(f"i{storage.dtype.itemsize}")
+        self._dtype, self._bits = storage.dtype, _bits(storage)
+        self._bytes = self._bits.view(np.uint8).data
         self._largest = EXPONENTS[storage.dtype], EXPONENTS[storage.dtype] + (1 << 8 * storage.dtype.itemsize - 1)
         self._skipped = memoryview(bytearray(SKIPPED))
         self._buffer = torch.empty(0, dtype=torch.uint8)
@@ -151,9 +151,9 @@ class Reader:
 
     def read(self, parts: Iterable[Part]) -> None:
         """Read them to their places."""
-        dtype = self._storage.dtype
+        dtype = self._dtype
         for part in parts:
-            straight = not part.turned and not part.info.strides and DTYPES.get(part.info.dtype) is dtype
+            straight = part.width == part.step and not part.info.strides and DTYPES.get(part.info.dtype) is dtype
             self._go_to(part.info.start, part.info.nbytes, staged=not straight)
             raw = None
             if straight:
@@ -189,47 +189,30 @@ class Reader:
                 short = self._file_end - at
                 raise Corrupt(f"{self._file} ends {short} bytes before its header says", hint="fetch it again")
             at += count
-            views = _rest(views, count)
+            views = behind(views, count)
         for part, raw in self._brought:
-            if raw is not None:
-                target = self._storage[part.offset : part.offset + part.rank * part.width]
-                _write(target.view(part.rank, part.width), view(raw, part.info), turned=part.turned)
-            self.refuse_not_finite(part)
+            there = self._bits[part.offset : part.offset + part.rows * part.step]
+            if raw is None:
+                self.refuse_not_finite(part, there)
+            else:
+                bits = _bits(view(raw, part.info).to(self._dtype).contiguous().view(-1))
+                self.refuse_not_finite(part, bits)
+                there.reshape(part.rows, part.step)[:, : part.width] = bits.reshape(part.rows, part.width)
         self._views, self._brought, self._staged, self._size = [], [], 0, 0
 
-    def refuse_not_finite(self, part: Part) -> None:
+    def refuse_not_finite(self, part: Part, bits: Bits) -> None:
         """NaN and Inf have all bits of the exponent set: as integers no other number of their sign is as large.
 
         So two maxima find them, twice as fast as torch's aminmax does, and without waking other threads.
         """
-        those = slice(part.offset, part.offset + part.rank * part.width)
         positive, negative = self._largest
-        if largest(self._signed[those]) >= positive or largest(self._unsigned[those]) >= negative:
+        if largest(bits.view(SIGNED[bits.itemsize])) >= positive or largest(bits) >= negative:
             raise Refused(
-                f"{self._name}: {part.info.name} holds NaN or Inf in {str(self._storage.dtype).removeprefix('torch.')}",
+                f"{self._name}: {part.info.name} holds NaN or Inf in {str(self._dtype).removeprefix('torch.')}",
                 hint="its training diverged, or its values are too large for that dtype",
             )
 
 
-def _rest(views: Sequence[memoryview], count: int) -> list[memoryview]:
-    """What of ``views`` is behind the first ``count`` bytes."""
-    for number, one in enumerate(views):
-        if count < len(one):
-            return [one[count:], *views[number + 1 :]]
-        count -= len(one)
-    return []
-
-
-def _write(target: torch.Tensor, factor: torch.Tensor, *, turned: bool) -> None:
-    """Write ``factor`` into ``target``, cast and, where the file has it so, turned."""
-    if not turned:
-        target.copy_(factor)
-        return
-    # numpy turns a narrow matrix twice as fast as torch does; it knows no bfloat16, but bits are bits.
-    integer = INTEGERS[target.dtype.itemsize]
-    cast = factor.to(target.dtype).contiguous()
-    np.copyto(_bits(target, integer), _bits(cast, integer).T)
-
-
-def _bits(tensor: torch.Tensor, integer: type) -> "np.ndarray[tuple[int, ...], np.dtype[np.unsignedinteger]]":
-    return tensor.view(torch.uint8).numpy().view(integer)
+def _bits(flat: torch.Tensor) -> Bits:
+    """As integers: numpy knows no bfloat16, but bits are bits."""
+    return flat.view(torch.uint8).numpy().view(INTEGERS[flat.itemsize])

@@ -228,7 +228,7 @@ class ComposedModel:
             return None
         a, b = self._slots.at(slot, path)
         weight = self.weight(path).t() if stack.embedding else self.weight(path)
-        return weight.float() + stack.scaling[slot].float() * (b.t().float() @ a.float())
+        return weight.float() + stack.scaling[slot].float() * (b.float() @ a.float())
 
     def _bound_to(self, path: str, leading: torch.Size) -> tuple[Bound, ...]:
         """The factors for each segment of a module that sees tokens of shape ``leading``; kept for the next step."""

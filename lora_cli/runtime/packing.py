@@ -6,7 +6,6 @@ import torch
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.frozen import replace
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.errors import Corrupt, MachineError
 from lora_cli.runtime.weights import LoraWeights, factors, read_weights
@@ -17,9 +16,8 @@ from lora_cli.store.packed import Factor, find_packed, packed_file, publish_pack
 def packed_infos(
     store: Store, digest: str, adapter: Adapter, modules: Iterable[str]
 ) -> Mapping[str, TensorInfo] | None:
-    """Where in the packed file of that snapshot each factor stands, by name, B turned; None when it is not packed."""
-    pairs = (factors(adapter, module) for module in modules)
-    return find_packed(store, digest, (one for a, b in pairs for one in ((a, False), (b, True))))
+    """Where in the packed file of that snapshot each factor stands, by name; None when it is not packed."""
+    return find_packed(store, digest, (one for module in modules for one in factors(adapter, module)))
 
 
 def read_packed(store: Store, digest: str, adapter: Adapter, scalings: Mapping[str, float]) -> LoraWeights | None:
@@ -32,16 +30,15 @@ def read_packed(store: Store, digest: str, adapter: Adapter, scalings: Mapping[s
     if placed is None:
         return None
     try:
-        turned = read_weights(packed_file(store, digest).parent, adapter, scalings, placed)
+        return read_weights(packed_file(store, digest).parent, adapter, scalings, placed)
     except (Corrupt, MachineError):  # somebody took it away meanwhile
         return None
-    return replace(turned, modules={path: replace(one, b=one.b.t()) for path, one in turned.modules.items()})
 
 
 def pack(store: Store, digest: str, adapter: Adapter, weights: LoraWeights, base: BaseModel) -> None:
     """Keeps ``weights`` packed, in the order of the base's layers; where the cache may not be written, nothing happens.
 
-    They are the bytes of the snapshot, those of B turned; nothing is cast. What a pickle has in strides is not packed.
+    They are the bytes of the snapshot; nothing is cast. What a pickle has in strides is not packed.
     """
     order = {module: place for place, module in enumerate(base.modules)}
     modules = sorted(weights.modules, key=lambda one: order.get(one, len(order)))
@@ -52,5 +49,5 @@ def pack(store: Store, digest: str, adapter: Adapter, weights: LoraWeights, base
 def _pair(adapter: Adapter, weights: LoraWeights, module: str) -> Iterator[Factor]:
     held = weights.modules[module]
     a, b = factors(adapter, module)
-    for info, tensor, turned in ((a, held.a, False), (b, held.b.t(), True)):
-        yield Factor(info, tensor.contiguous().view(-1).view(torch.uint8).numpy().data, turned=turned)
+    for info, tensor in ((a, held.a), (b, held.b)):
+        yield Factor(info, tensor.contiguous().view(-1).view(torch.uint8).numpy().data)

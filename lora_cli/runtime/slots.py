@@ -1,8 +1,8 @@
 """Slots: the storage of adapters. Each lies at one rank of few, its modules in order. Slot 0 is the base: it has none.
 
 For each *rank class* there is a pool of slots; an adapter lies in the narrowest that takes it, module after module A
-``[class, d_in]`` and B transposed ``[class, d_out]``, with zeros below its own rank. So every factor is contiguous at
-any rank, and a module's factors in neighbouring slots are one view ``[slots, class, d_in]``.
+``[class, d_in]`` and B ``[d_out, class]`` as its file has them, with zeros beyond its own rank. So a factor whose rank
+is the class's is read to its place, and a module's factors in neighbouring slots are one view ``[slots, class, d_in]``.
 
 On a CPU a module's factors of all slots lie together, because its products of bfloat16 copy whatever does not. Where
 adapters are copied to a device each is one piece, there and in memory, and the copy is one.
@@ -34,9 +34,9 @@ product more for every module of a batch that mixes them, which costs more than 
 class Factors:
     """One module's factors in all slots of a rank class, which are those from ``first`` on.
 
-    ``a`` is ``[slots, class, d_in]`` (``d_in`` is the vocabulary for an embedding), ``b`` is B transposed, ``[slots,
-    class, d_out]``. ``at`` is where in the storage those of the first slot begin, and ``step`` how far on the next
-    slot's are, in elements.
+    ``a`` is ``[slots, class, d_in]`` (``d_in`` is the vocabulary for an embedding), ``b`` ``[slots, d_out, class]``.
+    ``at`` is where in the storage those of the first slot begin, and ``step`` how far on the next slot's are, in
+    elements.
     """
 
     first: int
@@ -144,8 +144,9 @@ class Slots:
         slot, stale = self._take(next(one for one in self.classes if widest <= one), ranks)
         for path, was in stale.items():
             if was > (rank := ranks.get(path, 0)):
-                for factor in self.at(slot, path):
-                    factor[rank:was] = 0
+                a, b = self.at(slot, path)
+                a[rank:was] = 0
+                b[:, rank:was] = 0
         return slot
 
     def scale(self, slot: int, scalings: Mapping[str, float]) -> None:
@@ -166,7 +167,7 @@ class Slots:
         for path, module in weights.modules.items():
             a, b = self.at(slot, path)
             a[: module.rank].copy_(module.a)
-            b[: module.rank].copy_(module.b.t())
+            b[:, : module.rank].copy_(module.b)
         self.scale(slot, {path: module.scaling for path, module in weights.modules.items()})
         return slot
 
@@ -186,7 +187,7 @@ class Slots:
                 self._scalings[slot] = 0
 
     def at(self, slot: int, path: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """One module's A ``[class, d_in]`` and B transposed ``[class, d_out]`` in a slot."""
+        """One module's A ``[class, d_in]`` and B ``[d_out, class]`` in a slot."""
         factors = self.stacks[path].factors[self.rank_class(slot)]
         return factors.a[slot - factors.first], factors.b[slot - factors.first]
 
@@ -220,7 +221,7 @@ class Slots:
         return Factors(
             1 + number * slots,
             self.storage.as_strided((slots, rank, module.d_in), (step[0], module.d_in, 1), at[0]),
-            self.storage.as_strided((slots, rank, module.d_out), (step[1], module.d_out, 1), at[1]),
+            self.storage.as_strided((slots, module.d_out, rank), (step[1], rank, 1), at[1]),
             at,
             step,
         )

@@ -1,4 +1,4 @@
-"""Packed weights: an adapter's factors once more, as slots have them, in the order of the layers, for one read.
+"""Packed weights: an adapter's factors once more, aligned and in the order of the layers, for one read.
 
 ``packed/<snapshot digest>/factors.safetensors``, published by one rename. Never the only copy: what is missing, or is
 not as it was published, is made anew from the snapshot. Its modification time is that of blobs; with another one it
@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from lora_cli.core.frozen import dataclass
-from lora_cli.core.safetensors import DTYPE_BITS, Header, TensorInfo, header_length, parse_header
+from lora_cli.core.safetensors import Header, TensorInfo, header_length, parse_header
 from lora_cli.errors import FormatError
 from lora_cli.store import Store
 from lora_cli.store.blobs import MODE, STAMP_NS
-from lora_cli.store.disk import make_folder, write_all
+from lora_cli.store.disk import make_folder, write_pieces
 from lora_cli.store.exchange import clear, put
 from lora_cli.store.writers import new_writer
 
 FILE = "factors.safetensors"
-FORMAT = "lora_cli/packed/2"
+FORMAT = "lora_cli/packed/3"
 ALIGNMENT = 64
 """Bytes: a cache line, and what a device's copy engine takes at once."""
 
@@ -33,16 +33,10 @@ PADDING = "pad."
 
 @dataclass(frozen=True, slots=True)
 class Factor:
-    """A tensor as it stands in the snapshot, and the bytes to pack; ``turned`` are those of the transposed matrix."""
+    """A tensor as it stands in the snapshot, and its bytes."""
 
     info: TensorInfo
     data: memoryview
-    turned: bool = False
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """As it is packed."""
-        return self.info.shape[::-1] if self.turned else self.info.shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +46,6 @@ class Origin:
     file: str
     start: int
     stop: int
-    turned: bool
 
 
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -65,18 +58,18 @@ def packed_file(store: Store, digest: str) -> Path:
     return store.packed / digest / FILE
 
 
-def find_packed(store: Store, digest: str, wanted: Iterable[tuple[TensorInfo, bool]]) -> dict[str, TensorInfo] | None:
-    """Where in the packed file each of ``wanted`` stands, by name; None when it is not here as it was published.
+def find_packed(store: Store, digest: str, wanted: Iterable[TensorInfo]) -> dict[str, TensorInfo] | None:
+    """Where in the packed file each of ``wanted``, as it stands in the snapshot, is, by name.
 
-    Each is a tensor as it stands in the snapshot, and whether it is packed turned.
+    None when it is not here as it was published.
     """
     header = _read_header(packed_file(store, digest), digest)
     if header is None:
         return None
     found = {}
-    for info, turned in wanted:
+    for info in wanted:
         there = header.tensors.get(info.name)
-        if there is None or there.dtype != info.dtype or there.shape != (info.shape[::-1] if turned else info.shape):
+        if there is None or (there.dtype, there.shape) != (info.dtype, info.shape):
             return None
         found[info.name] = there
     return found
@@ -144,10 +137,7 @@ def _read_header(path: Path, digest: str, *, touched: bool = False) -> Header | 
 def _write(path: Path, digest: str, factors: Sequence[Factor]) -> None:
     descriptor = os.open(path, _NEW, MODE)
     try:
-        at = 0
-        for piece in _pieces(digest, factors):
-            write_all(descriptor, piece, at)
-            at += len(piece)
+        write_pieces(descriptor, _pieces(digest, factors))
         os.fchmod(descriptor, MODE)
         os.utime(descriptor, ns=(STAMP_NS, STAMP_NS))
         os.fsync(descriptor)
@@ -157,14 +147,14 @@ def _write(path: Path, digest: str, factors: Sequence[Factor]) -> None:
 
 def _pieces(digest: str, factors: Sequence[Factor]) -> Iterator[bytes | memoryview]:
     """The whole file, piece by piece: header, then factors with what aligns them in between."""
-    sources = {one.info.name: [one.info.file, one.info.start, one.info.stop, one.turned] for one in factors}
+    sources = {one.info.name: [one.info.file, one.info.start, one.info.stop] for one in factors}
     metadata = {"format": FORMAT, "snapshot": digest, "sources": json.dumps(sources, separators=(",", ":"))}
     header: dict[str, Any] = {"__metadata__": metadata}
     body: list[bytes | memoryview] = []
     at = 0
     for number, one in enumerate(factors):
         stop = at + len(one.data)
-        header[one.info.name] = {"dtype": one.info.dtype, "shape": list(one.shape), "data_offsets": [at, stop]}
+        header[one.info.name] = {"dtype": one.info.dtype, "shape": list(one.info.shape), "data_offsets": [at, stop]}
         body.append(one.data)
         at = stop
         if gap := -at % ALIGNMENT:
@@ -178,10 +168,10 @@ def _pieces(digest: str, factors: Sequence[Factor]) -> Iterator[bytes | memoryvi
 
 
 def _source(said: Any) -> Origin:
-    file, start, stop, turned = said
-    if not (isinstance(file, str) and isinstance(start, int) and isinstance(stop, int) and isinstance(turned, bool)):
+    file, start, stop = said
+    if not (isinstance(file, str) and isinstance(start, int) and isinstance(stop, int)):
         raise TypeError
-    return Origin(file, start, stop, turned)
+    return Origin(file, start, stop)
 
 
 def _same(store: Store, directory: Path, info: TensorInfo, origin: Origin) -> bool:
@@ -195,9 +185,6 @@ def _same(store: Store, directory: Path, info: TensorInfo, origin: Origin) -> bo
     try:
         theirs = os.open(snapshot / origin.file, _READ)
         try:
-            if origin.turned:
-                whole = (os.pread(ours, info.nbytes, info.start), os.pread(theirs, info.nbytes, origin.start))
-                return _turned(*whole, info)
             return all(
                 os.pread(ours, count, info.start + at) == os.pread(theirs, count, origin.start + at)
                 for at in range(0, info.nbytes, _CHUNK)
@@ -207,17 +194,3 @@ def _same(store: Store, directory: Path, info: TensorInfo, origin: Origin) -> bo
             os.close(theirs)
     finally:
         os.close(ours)
-
-
-def _turned(ours: bytes, theirs: bytes, info: TensorInfo) -> bool:
-    """Whether ``ours`` is the matrix of ``info``, and ``theirs`` the same turned."""
-    size = DTYPE_BITS[info.dtype] // 8
-    if len(info.shape) != 2 or not len(ours) == len(theirs) == info.nbytes:
-        return False
-    rows, width = info.shape
-    # One byte of every element at a time: what dtype they have does not matter then.
-    return all(
-        theirs[row * size + byte :: rows * size] == ours[row * width * size + byte : (row + 1) * width * size : size]
-        for row in range(rows)
-        for byte in range(size)
-    )

@@ -37,18 +37,13 @@ def snapshot(store: Store) -> Snapshot:
 
 
 def factors() -> list[Factor]:
-    """The tensors of the snapshot's weights, from the last to the first; those of B turned, as slots have them."""
+    """The tensors of the snapshot's weights, from the last to the first."""
     header = parse_header(WEIGHTS[8 : 8 + header_length(WEIGHTS, None, "w")], len(WEIGHTS), "adapter_model.safetensors")
-    made = []
-    for info in reversed(header.tensors.values()):
-        matrix = np.frombuffer(WEIGHTS[info.start : info.stop], np.float32).reshape(info.shape)
-        turned = "lora_B" in info.name
-        made.append(Factor(info, memoryview((matrix.T if turned else matrix).tobytes()), turned=turned))
-    return made
+    return [Factor(info, memoryview(WEIGHTS[info.start : info.stop])) for info in reversed(header.tensors.values())]
 
 
-def wanted() -> list[tuple[TensorInfo, bool]]:
-    return [(one.info, one.turned) for one in factors()]
+def wanted() -> list[TensorInfo]:
+    return [one.info for one in factors()]
 
 
 def published(store: Store, snapshot: Snapshot) -> Path:
@@ -63,7 +58,7 @@ def test_the_bytes_are_the_snapshots_in_the_order_given_and_aligned(store: Store
     data = path.read_bytes()
     for one in factors():
         there = found[one.info.name]
-        assert (there.dtype, there.shape) == (one.info.dtype, one.shape)
+        assert (there.dtype, there.shape) == (one.info.dtype, one.info.shape)
         assert data[there.start : there.stop] == bytes(one.data)
         assert there.start % ALIGNMENT == 0
     starts = [found[one.info.name].start for one in factors()]
@@ -121,13 +116,13 @@ def test_another_snapshots_another_dtypes_and_another_shapes_are_not_found(store
     path.parent.rename(other)
     assert find_packed(store, other.name, wanted()) is None
     other.rename(path.parent)
-    first, turned = wanted()[0]
+    first = wanted()[0]
     for changed in (
         TensorInfo(first.name, "I32", first.shape, first.start, first.stop, first.file),
         TensorInfo(first.name, first.dtype, first.shape[::-1], first.start, first.stop, first.file),
         TensorInfo("other", first.dtype, first.shape, first.start, first.stop, first.file),
     ):
-        assert find_packed(store, snapshot.digest, [(changed, turned)]) is None
+        assert find_packed(store, snapshot.digest, [changed]) is None
 
 
 def test_where_the_cache_may_not_be_written_nothing_is_packed(
