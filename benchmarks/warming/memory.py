@@ -19,6 +19,7 @@ from warming.memory import rss
 from warming.forward import base_of, hush
 from lora_cli.core.reference import AdapterRef
 from lora_cli.read.adapter import read_adapter
+from lora_cli.runtime.linear import PackedLinear
 from lora_cli.runtime.plan import Job, Limits, lay_out
 from lora_cli.runtime.worker import Worker
 from lora_cli.sources.local import LocalSource
@@ -33,7 +34,10 @@ plan = lay_out(base, [job.adapter for job in jobs], Limits(2, 4), base_directory
 worker = Worker(plan)
 for job in jobs:
     assert not worker.load(job).error
-must = worker.slab.storage.nbytes + sum(one.nbytes for one in worker.whole.composed.model.parameters())
+model = worker.whole.composed.model
+packed = [module.packed for module in model.modules() if isinstance(module, PackedLinear)]
+weights = [*model.parameters(), *packed]
+must = worker.slab.storage.nbytes + sum(one.numel() * one.element_size() for one in weights)
 loaded = rss()
 seen = []
 for cycle in range(cycles):

@@ -36,10 +36,12 @@ class Segment:
 class Bound:
     """A segment with one module's factors: ``a`` is ``[count, d_in, class]``, ``b`` is ``[count, class, d_out]``.
 
-    ``scaling`` is ``[count, 1, 1]``; or all are ``alpha`` times what they say, as a product takes it for nothing.
+    Its tokens are ``rows`` of a batch, and ``[count, tokens, …]`` as a ``shape``. ``scaling`` is ``[count, 1, 1]``; or
+    all are ``alpha`` times what they say, as a product takes it for nothing.
     """
 
-    segment: Segment
+    rows: slice
+    shape: tuple[int, int, int]
     a: torch.Tensor
     b: torch.Tensor
     scaling: torch.Tensor | None
@@ -72,8 +74,9 @@ def bind(stack: Stack, segments: Iterable[Segment]) -> tuple[Bound, ...]:
         scaling = stack.scaling[segment.slot : segment.slot + segment.count, None, None]
         alpha = _the_one(scaling)
         per_slot, alpha = (scaling, 1.0) if alpha is None else (None, alpha)
+        rows, shape = slice(segment.start, segment.stop), (segment.count, segment.tokens, -1)
         bound.append(
-            Bound(segment, factors.a[those].transpose(1, 2), factors.b[those].transpose(1, 2), per_slot, alpha)
+            Bound(rows, shape, factors.a[those].transpose(1, 2), factors.b[those].transpose(1, 2), per_slot, alpha)
         )
     return tuple(bound)
 
@@ -84,15 +87,12 @@ def add_lora(output: torch.Tensor, x: torch.Tensor, bound: Iterable[Bound]) -> t
     ``x`` is ``[tokens, d_in]``, or ``[tokens]`` token ids for an embedding. Tokens of slot 0 keep their bits.
     """
     for one in bound:
-        segment = one.segment
-        rows = slice(segment.start, segment.stop)
-        shape = (segment.count, segment.tokens, -1)
-        shrunk = _shrunk(x[rows], one, shape)
+        shrunk = _shrunk(x[one.rows], one)
         if one.scaling is not None:
             shrunk.mul_(one.scaling)
-        out = output[rows].view(shape)
+        out = output[one.rows].view(one.shape)
         if out.dtype == one.b.dtype:
-            torch.baddbmm(out, shrunk, one.b, alpha=one.alpha, out=out)
+            out.baddbmm_(shrunk, one.b, alpha=one.alpha)
         else:
             out.add_(torch.bmm(shrunk, one.b), alpha=one.alpha)
     return output
@@ -112,11 +112,13 @@ def lora_delta(x: torch.Tensor, stack: Stack, segments: Iterable[Segment]) -> to
     return add_lora(zeros, x, bind(stack, segments))
 
 
-def _shrunk(x: torch.Tensor, one: Bound, shape: tuple[int, int, int]) -> torch.Tensor:
+def _shrunk(x: torch.Tensor, one: Bound) -> torch.Tensor:
     """``A @ x`` for the tokens of a segment, ``[count, tokens, class]``."""
+    if x.dtype == one.a.dtype:
+        return torch.bmm(x.view(one.shape), one.a)
     if x.is_floating_point():
-        return torch.bmm(x.to(one.a.dtype).view(shape), one.a)
-    index = x.view(*shape[:2], 1).expand(-1, -1, one.a.shape[2])
+        return torch.bmm(x.to(one.a.dtype).view(one.shape), one.a)
+    index = x.view(*one.shape[:2], 1).expand(-1, -1, one.a.shape[2])
     return one.a.gather(1, index)
 
 

@@ -14,8 +14,8 @@ from lora_cli.core.results import Moved
 from lora_cli.errors import FormatError, Refused
 from lora_cli.runtime.beside import Beside
 from lora_cli.runtime.forward import Bound, Segment, add_lora, bind, route
-from lora_cli.runtime.linear import OneDnnLinear, through_onednn
-from lora_cli.runtime.slots import Slots
+from lora_cli.runtime.linear import OneDnnLinear, PackedLinear, through_onednn
+from lora_cli.runtime.slots import Slots, Stack
 from lora_cli.runtime.variants import Variant, variant
 
 
@@ -61,6 +61,7 @@ class ComposedModel:
         self.refused: dict[str, str] = {}
         self._slots = slots
         self._rows: tuple[int, ...] = ()
+        self._adapted = False
         self._known: tuple[tuple[int, ...], int] = ((), 0)
         self._segments: dict[torch.Size, tuple[Segment, ...]] = {}
         self._bound: dict[tuple[str, torch.Size], tuple[Bound, ...]] = {}
@@ -162,21 +163,21 @@ class ComposedModel:
         key = (tuple(rows), self._slots.changes)
         if key != self._known:
             self._known, self._segments, self._bound = key, {}, {}
-        self._rows = key[0]
+        self._rows, self._adapted = key[0], any(rows)
         try:
             yield
         finally:
-            self._rows = ()
+            self._rows, self._adapted = (), False
 
     def _hook_on(self, path: str) -> None:
         if path not in self._hooks:
             self._hooks[path] = self._found[path].register_forward_hook(self._hook(path), with_kwargs=True)
 
     def _hook(self, path: str) -> Any:
-        has_factors = path in self._slots.stacks and path not in self.refused
+        stack = self._slots.stacks.get(path) if path not in self.refused else None
 
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
-            if not any(self._rows):
+            if not self._adapted:
                 return output
             x: torch.Tensor = args[0] if args else next(iter(kwargs.values()))
             variants = self._variants.get(path)
@@ -184,25 +185,25 @@ class ComposedModel:
             varied = [(span, variants[slot]) for slot, span in spans if slot in variants] if variants else []
             for span, one in varied:
                 one.renew(module, args, kwargs, output, span)
-            if has_factors:
-                output = self._with_lora(path, module, x, output)
+            if stack is not None:
+                output = self._with_lora(path, stack, module, x, output)
             for span, one in varied:
                 one.finish(output, span)
             return output
 
         return hook
 
-    def _with_lora(self, path: str, module: nn.Module, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        stack = self._slots.stacks[path]
-        leading = x.shape if stack.embedding else x.shape[:-1]
-        flat = x.reshape(-1) if stack.embedding else x.reshape(-1, x.shape[-1])
-        bound = self._bound_to(path, leading)
+    def _with_lora(
+        self, path: str, stack: Stack, module: nn.Module, x: torch.Tensor, output: torch.Tensor
+    ) -> torch.Tensor:
+        if (bound := self._bound.get((path, x.shape))) is None:
+            bound = self._bind(path, stack, x.shape)
+        flat = x.reshape(-1) if stack.embedding else x.reshape(-1, stack.d_in)
         # Only an embedding is asked: what a module does not have takes it longer to say than a product does.
         scale: torch.Tensor | None = getattr(module, "embed_scale", None) if stack.embedding else None
         if scale is None:
-            return add_lora(output.reshape(-1, output.shape[-1]), flat, bound).view_as(output)
-        lora = add_lora(torch.zeros_like(output).view(-1, output.shape[-1]), flat, bound).view_as(output)
-        return output + lora * scale
+            return add_lora(output.reshape(-1, stack.d_out), flat, bound).view_as(output)
+        return output + add_lora(torch.zeros_like(output).view(-1, stack.d_out), flat, bound).view_as(output) * scale
 
     def _spans(self, path: str, module: nn.Module, size: int) -> Iterator[tuple[int, slice]]:
         """Which part of a batch of ``size`` rows, or tokens, belongs to which slot.
@@ -230,15 +231,14 @@ class ComposedModel:
         weight = self.weight(path).t() if stack.embedding else self.weight(path)
         return weight.float() + stack.scaling[slot].float() * (b.float() @ a.float())
 
-    def _bound_to(self, path: str, leading: torch.Size) -> tuple[Bound, ...]:
-        """The factors for each segment of a module that sees tokens of shape ``leading``; kept for the next step."""
-        known = self._bound.get((path, leading))
-        if known is None:
-            segments = self._segments.get(leading)
-            if segments is None:
-                segments = self._segments[leading] = self._route(path, leading)
-            known = self._bound[path, leading] = bind(self._slots.stacks[path], segments)
-        return known
+    def _bind(self, path: str, stack: Stack, shape: torch.Size) -> tuple[Bound, ...]:
+        """The factors for each segment of a module that sees a batch of that shape; kept for the next step."""
+        leading = shape if stack.embedding else shape[:-1]
+        segments = self._segments.get(leading)
+        if segments is None:
+            segments = self._segments[leading] = self._route(path, leading)
+        bound = self._bound[path, shape] = bind(stack, segments)
+        return bound
 
     def _route(self, path: str, leading: torch.Size) -> tuple[Segment, ...]:
         tokens = leading.numel()
@@ -289,7 +289,7 @@ def _why_not(found: Mapping[str, nn.Module], path: str, slots: Slots) -> str:
         if not isinstance(module, nn.Embedding) or not (type(module) is nn.Embedding or hasattr(module, "embed_scale")):
             return f"is a {type(module).__name__}, which cannot be composed yet"
         shape: tuple[Any, Any] = (module.num_embeddings, module.embedding_dim)
-    elif type(module) in (nn.Linear, OneDnnLinear):
+    elif type(module) in (nn.Linear, OneDnnLinear, PackedLinear):
         shape = (module.in_features, module.out_features)
     elif type(module) is Conv1D:
         shape = (module.nx, module.nf)

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map
 from lora_cli.core.frozen import dataclass
 from lora_cli.errors import Refused
 from lora_cli.runtime.beside import Beside, Update
+from lora_cli.runtime.linear import unpack
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,8 @@ def variant(
     """
     if module is None:
         raise Refused(f"{name} is no module of the model that transformers builds")
+    if beside.params or beside.updates:
+        unpack(module)
     own = dict(module.named_parameters(recurse=False))
     for param, shape in _shapes(beside, own, module):
         if param not in own:

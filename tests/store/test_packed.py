@@ -143,7 +143,7 @@ def test_a_full_disk_leaves_no_half_of_it(store: Store, snapshot: Snapshot, monk
     def full(*_: Any) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "pwrite", full)
+    monkeypatch.setattr(os, "pwritev", full)
     assert not publish_packed(store, snapshot.digest, factors())
     assert tree(store.root) == before
 
