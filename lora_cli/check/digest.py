@@ -19,6 +19,15 @@ def wanted(revision: Revision) -> tuple[RemoteFile, ...]:
         return tuple(file for file in revision.files if format_of(file.path) and not file.defect)
 
 
+def digest_in_place(revision: Revision, source: Source, *, here: bool) -> str | None:
+    """As ``digest_of``, of the files that a fetch would take; None of what no fetch takes."""
+    try:
+        files = plan(revision, EVERYTHING)
+    except LoraCliError:
+        return None
+    return digest_of(revision, files, source, here=here)
+
+
 def digest_of(revision: Revision, files: tuple[RemoteFile, ...], source: Source, *, here: bool) -> str | None:
     """The snapshot digest that ``files`` make: as listed, else read where they are on this disk; else None."""
     blobs = {}

@@ -1,6 +1,6 @@
-"""Whether the policies of a run allow an adapter that is judged where it lies."""
+"""Whether an adapter that is judged where it lies is what a manifest demands, and the policies of a run allow it."""
 
-from lora_cli.check.digest import digest_of, wanted
+from lora_cli.check.digest import digest_in_place, digest_of, wanted
 from lora_cli.core.policy import Policy
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Revision
@@ -37,6 +37,17 @@ def check_found(
             raise Refused(f"{ref}: {why}its digest is not known before it is fetched", hint=hint)
         check_digest(demand, ref, digest)
         check_digest_allowed(demand, ref, digest, settings)
+
+
+def check_demanded(demand: Demand, revision: Revision, source: Source) -> None:
+    """Whether it has the digest that the manifest demands; what is not known before it is fetched is not judged.
+
+    Raises:
+        Corrupt: it has another one.
+    """
+    digest = digest_in_place(revision, source, here=is_near(source, revision))
+    if digest is not None:
+        check_digest(demand, revision.ref, digest)
 
 
 def _about_digests(policy: Policy) -> list[str]:

@@ -67,7 +67,7 @@ def check_in_place(
         # The Hub's commits stay what they are, and are asked for by the reference.
         locked = demand.locked if demand is not None and ref.scheme != "hf" else None
         source = in_place(ref, settings, origin, latest=latest, locked=locked)
-        revision = _permitted(ref, source, origin, demand, settings) if settings.policies else source.resolve(ref)
+        revision = _permitted(ref, source, origin, demand, settings)
         ref = revision.ref
         source_text = str(ref)
         if locked is not None:
@@ -136,13 +136,23 @@ def _read(
 def _permitted(
     ref: AdapterRef, source: Source, origin: Source, demand: "Demand | None", settings: Settings
 ) -> Revision:
-    """What ``ref`` means, where the policies allow it: judged before anything is asked, and before a file is read."""
-    from lora_cli.check.permitted import check_found
-    from lora_cli.fetch.demand import ANYTHING, check_reference
+    """What ``ref`` means, where the policies allow it: judged before anything is asked, and before a file is read.
 
-    check_reference(demand or ANYTHING, ref, settings)
+    Without a policy it is held to the digest of the manifest, where that is known and no lock tells of its bytes.
+    """
+    if settings.policies:
+        from lora_cli.check.permitted import check_found
+        from lora_cli.fetch.demand import ANYTHING, check_reference
+
+        check_reference(demand or ANYTHING, ref, settings)
+        revision = source.resolve(ref)
+        check_found(demand or ANYTHING, revision.ref, revision, source, origin, settings)
+        return revision
     revision = source.resolve(ref)
-    check_found(demand or ANYTHING, revision.ref, revision, source, origin, settings)
+    if demand is not None and demand.sha256 is not None and demand.locked is None:
+        from lora_cli.check.permitted import check_demanded
+
+        check_demanded(demand, revision, source)
     return revision
 
 

@@ -41,10 +41,19 @@ class Lineup:
 
         return Demand(item.sha256, item.locked)
 
-    def demands(self, keys: "Sequence[tuple[str, str | AdapterRef]]", settings: Settings) -> "Mapping[Any, Demand]":
-        """What must hold for each of ``keys``, one for each item, where anything must: a policy's word, or a lock."""
+    def demands(
+        self, keys: "Sequence[tuple[str, str | AdapterRef]]", settings: Settings, *, digests: bool = False
+    ) -> "Mapping[Any, Demand]":
+        """What must hold for each of ``keys``, one for each item, where anything must: a policy's word, or a lock.
+
+        With ``digests`` the digest that the manifest names must too, where neither is: all bytes are read for it.
+        """
         held_to = zip(keys, self.items, strict=True)
-        return {key: self.demand(item) for key, item in held_to if settings.policies or item.locked is not None}
+        return {
+            key: self.demand(item)
+            for key, item in held_to
+            if settings.policies or item.locked is not None or (digests and item.sha256 is not None)
+        }
 
 
 def manifest_of(

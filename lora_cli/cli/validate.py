@@ -92,7 +92,7 @@ def _check_flags(fail_on: str, base: str, *, no_base: bool) -> None:
 def _judged(asked: Lineup, terms: Terms, settings: Settings, ray: str | None) -> Iterator[Checked]:
     """Each adapter, read and judged: here, or on the cluster at ``ray``."""
     items: Items = [(item.name if asked.manifest else "", item.source) for item in asked.items]
-    demands = asked.demands(items, settings)
+    demands = asked.demands(items, settings, digests=True)
     latest = {one for one, item in zip(items, asked.items, strict=True) if item.latest}
     if ray is None:
         return check_all(items, terms, settings, contents=False, demands=demands, latest=latest)

@@ -105,3 +105,43 @@ def test_a_lock_is_a_pin_and_a_digest_for_a_policy(rule: str, hub: Hub, capsys: 
     Path("set.lock.yaml").unlink()
     assert fetch() == 1
     assert rule in capsys.readouterr().err
+
+
+def set_with_digests(source: str, *digests: str) -> None:
+    entries = "".join(
+        f"  - {{name: a{number}, source: {source}, sha256: {digest}}}\n" for number, digest in enumerate(digests)
+    )
+    Path("set.yaml").write_text(f"apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters:\n{entries}")
+
+
+def test_validate_holds_a_folder_to_the_digest_of_its_manifest_without_policy_or_lock(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    write_adapter(tmp_path / "mine", modules=llama_modules())
+    assert main(["fetch", "./mine", "--format", "json"]) == 0
+    (fetched,) = json.loads(capsys.readouterr().out)["adapters"]
+    set_with_digests("./mine", fetched["sha256"], "0" * 64)
+    base = str(write_base_config(tmp_path / "base"))
+    assert main(["validate", "-f", "set.yaml", "--base", base, "--format", "json"]) == 5
+    right, wrong = json.loads(capsys.readouterr().out)["adapters"]
+    assert right["error"] is None
+    assert f"the manifest says sha256 {'0' * 64}, and its files make {fetched['sha256']}" in wrong["error"]["message"]
+
+
+def test_validate_holds_an_adapter_of_the_hub_to_its_digest_once_it_is_in_the_cache(
+    hub: Hub, tmp_path: Path, capsys: Capture
+) -> None:
+    hub.add("org/sql", write_adapter(tmp_path / "good", modules=llama_modules()))
+    set_with_digests("org/sql", "0" * 64)
+    validate = ["validate", "-f", "set.yaml", "--base", str(write_base_config(tmp_path / "base"))]
+    assert main(validate) == 0
+    assert main(["fetch", "org/sql"]) == 0
+    assert main(validate) == 5
+    assert "the manifest says sha256" in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_is_no_adapter_is_told_as_such_and_not_by_its_digest(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "mine").mkdir()
+    set_with_digests("./mine", "0" * 64)
+    assert main(["validate", "-f", "set.yaml", "--no-base"]) == 1
+    assert "sha256" not in capsys.readouterr().out
