@@ -4,6 +4,7 @@ import operator
 from collections.abc import Callable, Collection, Mapping
 from math import isfinite
 
+from lora_cli.bench.metrics import is_share
 from lora_cli.core.frozen import dataclass
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.errors import UsageError
@@ -36,7 +37,7 @@ def parse_condition(text: str, flag: str, known: Collection[str]) -> Condition:
     """The condition that ``text`` says, on one of the ``known`` metrics.
 
     Raises:
-        UsageError: it says none, or there is no such metric.
+        UsageError: it says none, there is no such metric, or it is never above 1 and compared with more.
     """
     for comparison in COMPARISONS:
         metric, found, number = (word.strip() for word in text.partition(comparison))
@@ -50,6 +51,9 @@ def parse_condition(text: str, flag: str, known: Collection[str]) -> Condition:
             break
         if not isfinite(value):
             break
+        if is_share(metric) and value > 1:
+            hint = f'{flag} "{metric}{comparison}{min(value / 100, 1.0):g}"'
+            raise UsageError(f"{flag} {text[:80]}: {metric} is at most 1", hint=hint)
         return Condition(metric, comparison, value)
     example = next((name for name in sorted(known) if name.endswith("p99_ms")), "hit_ratio")
     raise UsageError(f"{flag} {text[:80]}: must be a metric, < or >, and a number", hint=f'{flag} "{example}>500"')

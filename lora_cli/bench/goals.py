@@ -17,11 +17,6 @@ def parse_goals(texts: Sequence[str]) -> tuple[Condition, ...]:
     """
     goals = tuple(parse_condition(word, "--plan", PLANNED) for text in texts for word in text.split(","))
     for goal in goals:
-        if goal.metric.endswith("_ratio") and goal.number > 1:
-            share = min(goal.number / 100, 1.0)
-            raise UsageError(
-                f"--plan {goal}: a ratio is at most 1", hint=f'--plan "{goal.metric}{goal.comparison}{share:g}"'
-            )
         if goal.comparison.startswith(">") != more_is_better(goal.metric):
             other = ">=" if more_is_better(goal.metric) else "<"
             raise UsageError(

@@ -17,8 +17,16 @@ OF_A_POLICY = (
     "cost_gap_closed",
 )
 
-MORE_IS_BETTER = ("hit_ratio", "gap_closed", "throughput", "goodput", "attainment", "completed")
+GOOD_SHARES = ("hit_ratio", "gap_closed", "attainment")
+"""What such a name ends in is at most 1, and should be large."""
+SHARES = (*GOOD_SHARES, "stalled_ratio")
+MORE_IS_BETTER = (*GOOD_SHARES, "throughput", "goodput", "completed")
 """What such a name ends in should be large; everything else should be small."""
+
+
+def is_share(metric: str) -> bool:
+    """Whether ``metric`` is a part of a whole, which is at most 1."""
+    return metric.endswith(SHARES)
 
 
 def more_is_better(metric: str) -> bool:

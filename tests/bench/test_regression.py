@@ -7,6 +7,9 @@ import pytest
 
 from lora_cli.bench.conditions import Condition, parse_condition
 from lora_cli.bench.goals import parse_goals
+from lora_cli.bench.live.numbers import live_names
+from lora_cli.bench.measured import MEASURED
+from lora_cli.bench.metrics import OF_A_POLICY, is_share
 from lora_cli.bench.regression import Change, Judged, changes, judged, read_baseline
 from lora_cli.errors import MachineError, NotFound, UsageError
 
@@ -23,6 +26,8 @@ def test_a_condition_is_a_metric_a_comparison_and_a_number() -> None:
     ("text", "message", "hint"),
     [
         ("stal_p99_ms>5", "there is no metric stal_p99_ms", "did you mean stall_p99_ms?"),
+        ("lru.hit_ratio < 95", "lru.hit_ratio is at most 1", '--fail-if "lru.hit_ratio<0.95"'),
+        ("hit_ratio>1e6", "hit_ratio is at most 1", '--fail-if "hit_ratio>1"'),
         ("hit_ratio", "must be a metric, < or >, and a number", '--fail-if "stall_p99_ms>500"'),
         ("hit_ratio>many", "must be a metric, < or >, and a number", '--fail-if "stall_p99_ms>500"'),
         ("hit_ratio>nan", "must be a metric, < or >, and a number", '--fail-if "stall_p99_ms>500"'),
@@ -33,6 +38,19 @@ def test_a_wrong_condition_is_refused_with_what_was_meant(text: str, message: st
     with pytest.raises(UsageError, match=message) as caught:
         parse_condition(text, "--fail-if", KNOWN)
     assert caught.value.hint == hint
+
+
+def test_only_parts_of_a_whole_are_at_most_1() -> None:
+    shares = {name for name in {*OF_A_POLICY, *MEASURED, *live_names()} if is_share(name)}
+    assert shares == {
+        "hit_ratio",
+        "memory_hit_ratio",
+        "stalled_ratio",
+        "gap_closed",
+        "cost_gap_closed",
+        "slo_attainment",
+        "adapters_slo_attainment",
+    }
 
 
 def test_a_run_fails_for_what_is_true_and_not_for_what_is_not_known() -> None:

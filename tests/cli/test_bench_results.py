@@ -117,6 +117,11 @@ def test_a_plan_of_stalls_says_that_nobody_queues_where_requests_have_no_times(
     [
         (["--fail-if", "adaptive.hitratio<1"], "there is no metric adaptive.hitratio", 2),
         (["--fail-if", "hit_ratio<1"], "there is no metric hit_ratio", 2),
+        (
+            ["--fail-if", "adaptive.hit_ratio<95"],
+            'adaptive.hit_ratio is at most 1\nhint: --fail-if "adaptive.hit_ratio<0.95"',
+            2,
+        ),
         (["--baseline", "none.json"], "--baseline none.json: there is no such file", 3),
         (["--metadata", "H100"], "--metadata H100: must be KEY=VALUE", 2),
         (["--metadata", "policies=none"], "--metadata policies: the result has that key already", 2),
@@ -126,7 +131,7 @@ def test_a_plan_of_stalls_says_that_nobody_queues_where_requests_have_no_times(
         (["--plan", "hit_ratio>=0.9", "--max-loras", "8"], "--max-loras and --plan exclude each other", 2),
         (["--plan", "hit_ratio>=0.9", "--eviction", "opt"], "opt is none", 2),
         (["--plan", "hit_ratio<=0.9"], "more slots only make that harder", 2),
-        (["--plan", "hit_ratio>=95"], 'a ratio is at most 1\nhint: --plan "hit_ratio>=0.95"', 2),
+        (["--plan", "hit_ratio>=95"], 'hit_ratio is at most 1\nhint: --plan "hit_ratio>=0.95"', 2),
     ],
 )
 def test_what_is_wrong_is_said_before_the_run(
