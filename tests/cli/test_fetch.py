@@ -185,6 +185,12 @@ def test_offline_needs_no_network_for_folders(sql: Path, capsys: pytest.CaptureF
     assert "network is switched off" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("typed", ["hf://org/name", "org/name"])
+def test_what_is_not_to_be_had_is_named_once(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fetch", typed, "--offline"]) == 3
+    assert capsys.readouterr().err.startswith(f"error: {typed}: is not in the cache, and the network is switched off\n")
+
+
 @pytest.mark.parametrize(
     "words",
     [["validate", "org/name", "--no-base"], ["inspect", "org/name"], ["warm", "org/name", "--once", "--base", "o/b"]],

@@ -28,8 +28,11 @@ def render_line(handed: Handed) -> str:
 
 def _message(outcome: Outcome, error: LoraCliError) -> str:
     """What is wrong, without the adapter's name, which stands before it."""
-    message = error.message.removeprefix(f"{outcome.wanted.ref}: ").removeprefix(f"{outcome.wanted.name}: ")
-    return message.removeprefix(f"{outcome.wanted.name} ") if isinstance(error, Refused) else message
+    wanted = outcome.wanted
+    message = error.message.removeprefix(f"{wanted.ref}: ").removeprefix(f"{wanted.name}: ")
+    if wanted.typed:
+        message = message.removeprefix(f"{wanted.ref} ")
+    return message.removeprefix(f"{wanted.name} ") if isinstance(error, Refused) else message
 
 
 def render_outcome(handed: Handed, width: int, *, colour: bool = False) -> str:
