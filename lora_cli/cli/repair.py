@@ -1,13 +1,16 @@
 """``lora-cli repair``: an adapter, written so that a named engine serves it right."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from lora_cli.cli import engine_options, options, typer
 from lora_cli.cli.lineup import base_model, from_refs, reaching
 from lora_cli.cli.output import DEFAULT_WIDTH, Format, colour, width, writable, write
-from lora_cli.errors import UsageError
+from lora_cli.errors import NotFound, Refused, UsageError
 from lora_cli.settings import Settings
+
+if TYPE_CHECKING:
+    from lora_cli.check.repaired import Repaired
 
 
 def command(
@@ -65,4 +68,11 @@ def command(
 
         wide, coloured = (width(), colour()) if output is None else (DEFAULT_WIDTH, False)
         write(render_repaired(found, wide, check=check, colour=coloured), output)
-    raise typer.Exit(int(bool(found.refusals) or (check and bool(found.changes))))
+    raise typer.Exit(_exit_code(found, check=check))
+
+
+def _exit_code(found: "Repaired", *, check: bool) -> int:
+    """1 where it cannot be repaired, or was only to be checked and needs it; 3 where a check lacks the base to tell."""
+    if found.refusals or (check and found.changes):
+        return Refused.exit_code
+    return NotFound.exit_code if check and not found.after.known else 0

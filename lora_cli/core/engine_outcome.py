@@ -72,5 +72,10 @@ class EngineOutcome:
     note: str = ""
     proven: bool = True
 
+    @property
+    def known(self) -> bool:
+        """Whether the outcome is sure: without a base, modules that exist nowhere look like any others."""
+        return self.outcome is not Outcome.OK or self.applied is not None
+
     def __str__(self) -> str:
         return f"{self.title} {self.version or self.profile}"

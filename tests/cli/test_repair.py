@@ -83,20 +83,20 @@ def test_check_writes_nothing_and_ends_with_1_where_something_would_be_mended(
     assert sorted(tmp_path.iterdir()) == there
 
 
-@pytest.mark.parametrize("to", [["--check"], ["--to", "out"]])
+@pytest.mark.parametrize(("to", "code"), [(["--check"], 3), (["--to", "out"], 0)])
 def test_without_a_base_nothing_is_called_ok_that_only_a_base_tells(
-    to: list[str], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    to: list[str], code: int, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     line = [str(QUICKSTART / "misnested"), "--engine", "vllm", *to]
 
-    assert main(["repair", *line]) == 0
+    assert main(["repair", *line]) == code
 
     told = " ".join(capsys.readouterr().out.split())
     assert "nothing found to repair for vLLM 0.33 was not known without a base is not known without a base" in told
     assert "skipped 10 checks no base model was given: LC311" in told
     assert "hint: no base: names and shapes not checked" in told
-    assert main(["repair", str(QUICKSTART / "misnested"), "--engine", "sglang", "--check"]) == 0
+    assert main(["repair", str(QUICKSTART / "misnested"), "--engine", "sglang", "--check"]) == 3
     assert " ok" not in capsys.readouterr().out
 
 

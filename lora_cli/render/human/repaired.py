@@ -4,16 +4,11 @@ from collections.abc import Iterator
 
 from lora_cli.check.repaired import Repaired
 from lora_cli.check.sameness import RECKONING, Sameness
-from lora_cli.core.engine_outcome import EngineOutcome, Outcome
+from lora_cli.core.engine_outcome import EngineOutcome
 from lora_cli.render.human.verdicts import skipped_checks
 from lora_cli.render.text import counted, paint, pairs, safe, wrap
 
 NO_BASE = "no base: names and shapes not checked; --base BASE tells them (its config.json is enough)"
-
-
-def known(one: EngineOutcome) -> bool:
-    """Whether the outcome is sure: without a base, modules that exist nowhere look like any others."""
-    return one.outcome is not Outcome.OK or one.applied is not None
 
 
 def render_repaired(found: Repaired, width: int, *, check: bool, colour: bool = False) -> str:
@@ -40,14 +35,14 @@ def _outcome(found: Repaired, check: bool) -> tuple[str, str]:
     if found.refusals:
         return "cannot be repaired", "red"
     if not found.changes:
-        return ("nothing to repair", "green") if known(found.after) else ("nothing found to repair", "yellow")
+        return ("nothing to repair", "green") if found.after.known else ("nothing found to repair", "yellow")
     if check:
         return "would be repaired", "yellow"
-    return "repaired", "green" if known(found.after) else "yellow"
+    return "repaired", "green" if found.after.known else "yellow"
 
 
 def _does(one: EngineOutcome) -> str:
-    if not known(one):
+    if not one.known:
         return "not known without a base"
     return one.outcome.label + (f", {one.applied} modules apply" if one.applied is not None else "")
 
