@@ -6,9 +6,9 @@ from typing import Any
 from lora_cli.core.architectures import UnknownArchitecture
 from lora_cli.core.architectures.table import MAX_EXPERTS, MAX_LAYERS
 from lora_cli.core.base_model import BaseModel, BaseModule
-from lora_cli.errors import FormatError, MissingExtra
+from lora_cli.errors import FormatError
+from lora_cli.runtime.from_config import WHERE, outline
 
-WHERE = "config.json"
 COUNTS = {"layers": MAX_LAYERS, "layer": MAX_LAYERS, "experts": MAX_EXPERTS}
 """What a key's last word counts, and the most that is built: each one is Python objects, also on the meta device."""
 
@@ -16,41 +16,20 @@ COUNTS = {"layers": MAX_LAYERS, "layer": MAX_LAYERS, "experts": MAX_EXPERTS}
 def base_from_transformers(config: Mapping[str, Any]) -> BaseModel:
     """The base model of a config whose family has no table, as transformers' own class for text generation has it.
 
-    No weight is allocated and none of the repository's code is run: ``auto_map`` is not looked at.
+    No weight is allocated, and none of the repository's code is run.
 
     Raises:
         MissingExtra: transformers or torch is not installed.
         UnknownArchitecture: transformers does not know the ``model_type`` either.
         FormatError: its fields do not make a model, or make one larger than any is.
     """
-    try:
-        import torch
-        from huggingface_hub.errors import StrictDataclassError
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
-    except ImportError as error:
-        raise MissingExtra("a base model of this family", "models", error.name or "transformers") from error
     _bound(config)
-    fields = {name: value for name, value in config.items() if name != "model_type"}
-    model_type = config.get("model_type")
-    if not isinstance(model_type, str):
-        raise UnknownArchitecture("model_type is missing", where=WHERE, hint="name the config of a model")
     try:
-        made = AutoConfig.for_model(model_type, **fields)
-        auto = AutoModelForImageTextToText if hasattr(made, "vision_config") else AutoModelForCausalLM
-        with torch.device("meta"):
-            model = auto.from_config(made)
-    except (
-        StrictDataclassError,
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        RuntimeError,
-        ArithmeticError,
-    ) as error:
-        reason = f"transformers makes no model of a {model_type!r}: {' '.join(str(error).split())[:200]}"
-        raise UnknownArchitecture(reason, where=WHERE, hint="name a folder with the model's checkpoint") from error
-    return describe(model, model_type)
+        model = outline(config, sees=True)
+    except FormatError as error:
+        hint = error.hint or "name a folder with the model's checkpoint"
+        raise UnknownArchitecture(error.reason, where=error.where, hint=hint) from error
+    return describe(model, config["model_type"])
 
 
 def _bound(config: Mapping[str, Any]) -> None:

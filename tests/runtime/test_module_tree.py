@@ -3,10 +3,12 @@
 from typing import Any
 
 import pytest
+import torch
 
 from lora_cli.core.architectures import FAMILIES, UnknownArchitecture
 from lora_cli.core.base_model import BaseModule
 from lora_cli.errors import FormatError
+from lora_cli.runtime.dummy import dummy_model
 from lora_cli.runtime.module_tree import base_from_transformers
 
 OLMO3: dict[str, Any] = {
@@ -58,6 +60,18 @@ def test_an_unknown_wrapper_is_known_with_its_vision_part() -> None:
 def test_a_config_that_makes_no_model_is_one_error(change: dict[str, Any], says: str) -> None:
     with pytest.raises(FormatError, match=says):
         base_from_transformers(OLMO3 | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"), [({"intermediate_size": -5}, "dimension -5"), ({"model_type": None}, "model_type is missing")]
+)
+def test_a_config_that_makes_no_model_is_the_same_error_where_it_gets_random_weights(
+    change: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(FormatError, match=says):
+        base_from_transformers(OLMO3 | change)
+    with pytest.raises(FormatError, match=says):
+        dummy_model(OLMO3 | change, dtype=torch.float32, device=torch.device("cpu"), seed=0)
 
 
 def test_code_that_a_repository_ships_is_not_looked_at() -> None:
