@@ -1,4 +1,4 @@
-"""Signature Version 4 for the requests that are not made by obstore: see ``s3_requests``."""
+"""Signature Version 4: who asks S3, in each request."""
 
 import functools
 import hashlib
@@ -21,8 +21,9 @@ def object_url(base: str, bucket: str, key: str, *, in_host: bool = False) -> st
 def signed(
     method: str, url: str, headers: Mapping[str, str], keys: Keys, region: str, now: datetime | None = None
 ) -> Mapping[str, str]:
-    """``headers`` of a GET or HEAD of ``url`` without a query, and those that sign it for S3 in ``region``.
+    """``headers`` of a GET or HEAD of ``url``, and those that sign it for S3 in ``region``.
 
+    The query of ``url`` has its names in order, and everything in it is encoded.
     As "Authenticating Requests: Using the Authorization Header (AWS Signature Version 4)" of the S3 API reference says.
     """
     stamp = (now or datetime.now(UTC)).strftime("%Y%m%dT%H%M%SZ")
@@ -32,7 +33,7 @@ def signed(
     canonical = sorted((name.lower(), value.strip()) for name, value in {**sent, "host": parts.netloc}.items())
     names = ";".join(name for name, _ in canonical)
     lines = "".join(f"{name}:{value}\n" for name, value in canonical)
-    request = f"{method}\n{parts.path}\n\n{lines}\n{names}\n{_EMPTY}"
+    request = f"{method}\n{parts.path}\n{parts.query}\n{lines}\n{names}\n{_EMPTY}"
     scope = f"{day}/{region}/s3/aws4_request"
     text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
     signature = hmac.digest(_signing_key(keys.secret, day, region), text.encode(), "sha256").hex()

@@ -18,6 +18,7 @@ SLOWEST_BYTES_PER_S = 1024
 LONGEST_WAIT_S = 330.0
 LONGEST_BACKOFF_S = 8.0
 CHUNK = 256 * 1024
+ADDRESS = "the address (HF_ENDPOINT for the Hub, AWS_ENDPOINT_URL for S3)"
 WHOLE = 1 << 20
 """A body of at most so many bytes is asked for as one piece: fewer turns. Of many larger ones each would hold much."""
 
@@ -183,7 +184,7 @@ def _no_connection(error: "NoConnection", url: str, timeout_s: float) -> Transie
         return Transient(f"the proxy did not pass the request on to {server}", hint=hint)
     return Transient(
         f"no connection to {server}: {told}",
-        hint="check the address (HF_ENDPOINT for the Hub), the network and HTTPS_PROXY",
+        hint=f"check {ADDRESS}, the network and HTTPS_PROXY",
     )
 
 
@@ -195,9 +196,9 @@ def _meaning(error: Exception, url: str, timeout_s: float) -> Transient:
     if isinstance(error, TimeoutError):
         return Transient(f"{server} was silent for {timeout_s:g} s")
     if isinstance(error, Malformed):
-        hint = "try again later; if it stays, check the address (HF_ENDPOINT for the Hub), and for a proxy between"
+        hint = f"try again later; if it stays, check {ADDRESS}, and for a proxy between"
         return Transient(f"the connection to {server} was cut: {error}", hint=hint)
     if isinstance(error, OSError):
         return Transient(f"the connection to {server} was cut")
     reason = f"the exchange with {server} failed ({type(error).__name__})"
-    return Transient(reason, hint="check the address (HF_ENDPOINT for the Hub)", final=True)
+    return Transient(reason, hint=f"check {ADDRESS}", final=True)

@@ -1,19 +1,25 @@
 """Google Cloud Storage, and every server that speaks its XML API."""
 
 import os
+from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from lora_cli.errors import UsageError
+from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.errors import MachineError, UsageError
 from lora_cli.settings import Settings
+from lora_cli.sources.buckets import Bucket
 from lora_cli.sources.google import VARIABLE, GoogleAccount, find_google_account
 from lora_cli.sources.object_refusals import Asker, Words
 from lora_cli.sources.object_wishes import Wishes
-from lora_cli.sources.objects import Bucket, ObjectSource, client_options
+from lora_cli.sources.objects import ObjectSource, object_key
+from lora_cli.sources.obstore_bucket import ObstoreBucket, client_options
 from lora_cli.sources.urls import host
 
 if TYPE_CHECKING:
     from lora_cli.core.manifest import SourceRule
+    from lora_cli.core.reference import AdapterRef
 
 _REFUSED = ("does not accept the credentials from {}", "renew them: `gcloud auth application-default login`")
 
@@ -39,6 +45,20 @@ class GsSource(ObjectSource):
         super().__init__(settings)
         self._rule = rule
         self._account: GoogleAccount | None = None
+        self._process = os.getpid()
+
+    def _bucket(self, ref: "AdapterRef") -> Bucket:
+        if os.getpid() != self._process:
+            # obstore's threads do not follow into a child, which would wait for them for ever.
+            raise MachineError(f"{ref}: gs:// cannot be read in a forked process", hint="start a new process")
+        return super()._bucket(ref)
+
+    def _stream(
+        self, bucket: Bucket, revision: Revision, file: RemoteFile, start: int, end: int, *, rest: bool
+    ) -> Iterator[bytes]:
+        assert isinstance(bucket, ObstoreBucket)
+        key, what = object_key(revision.ref, file), f"{revision.ref}: {file.path}"
+        return bucket.stream(key, file, start, end, what, partial(self._note, revision, file), rest=rest)
 
     def _open(self, name: str) -> Bucket:
         from obstore.exceptions import BaseError
@@ -63,6 +83,5 @@ class GsSource(ObjectSource):
         server = host(account.endpoint) if account.endpoint else "Google Cloud Storage"
         # Who is busy says so to anybody.
         url = f"{account.endpoint.rstrip('/') or 'https://storage.googleapis.com'}/{name}"
-        return Bucket(
-            store, Asker(name, server, account.found_in), Wishes(server, lambda: (url, {}), self._settings.timeout_s)
-        )
+        wishes = Wishes(server, lambda: (url, {}), self._settings.timeout_s)
+        return ObstoreBucket(store, Asker(name, server, account.found_in), wishes, self._settings.timeout_s)

@@ -66,14 +66,14 @@ def _of_the_network(told: str, cause: str, server: str, timeout_s: float) -> Tra
     """Why there was no answer. obstore says it only in how it prints the chain of its causes."""
     meanings = (
         (r"invalid peer certificate|InvalidCertificate", f"the certificate of {server} is not trusted", _TRUST),
-        (r"dns error|failed to lookup", f"no connection to {server}: its name is not known", _NETWORK),
-        (r"ConnectionRefused", f"no connection to {server}: it was refused", _NETWORK),
+        (r"dns error|failed to lookup", f"no connection to {server}: its name is not known", NETWORK),
+        (r"ConnectionRefused", f"no connection to {server}: it was refused", NETWORK),
         (r"TimedOut|timed out|kind: Timeout", f"{server} was silent for {timeout_s:g} s", ""),
-        (r"kind: Connect", f"no connection to {server}", _NETWORK),
-        (r"hyper::Error\(\s*Parse\(", f"{server} sent no answer of HTTP", _NETWORK),
+        (r"kind: Connect", f"no connection to {server}", NETWORK),
+        (r"hyper::Error\(\s*Parse\(", f"{server} sent no answer of HTTP", NETWORK),
         (r"IncompleteMessage|UnexpectedEof|ConnectionReset|BrokenPipe|kind: Decode|kind: Body|kind: Interrupted",
          f"the connection to {server} was cut", ""),
-        (r"invalid XML|got invalid list|DeError|list response", f"{server} sent no listing", _NETWORK),
+        (r"invalid XML|got invalid list|DeError|list response", f"{server} sent no listing", NETWORK),
     )  # fmt: skip
     text = f"{told}\n{cause}"
     for pattern, reason, hint in meanings:
@@ -82,5 +82,5 @@ def _of_the_network(told: str, cause: str, server: str, timeout_s: float) -> Tra
     return Transient(f"the exchange with {server} failed: {printable(told.splitlines()[0] if told else '')}")
 
 
+NETWORK = "check the network, HTTPS_PROXY and the endpoint (AWS_ENDPOINT_URL for S3)"
 _TRUST = "name the certificates to trust with SSL_CERT_FILE"
-_NETWORK = "check the network, HTTPS_PROXY and the endpoint (AWS_ENDPOINT_URL for S3)"

@@ -1,57 +1,32 @@
 """Adapters in object stores: a prefix is a folder, and every range is pinned to the version that was listed."""
 
 import hashlib
-import os
 import re
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import timedelta
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import ClassVar
 
-from lora_cli import __version__
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.errors import Changed, LoraCliError, MachineError, NotFound, Offline, Refused, UsageError
+from lora_cli.errors import Changed, LoraCliError, NotFound, Offline, Refused, UsageError
 from lora_cli.settings import Settings
+from lora_cli.sources.buckets import Bucket, Entry
 from lora_cli.sources.connection import Transient
 from lora_cli.sources.http import AGAIN, wait_or_give_up
 from lora_cli.sources.listed import check_listed
-from lora_cli.sources.object_errors import Answered, meaning
+from lora_cli.sources.object_errors import Answered
 from lora_cli.sources.object_listing import Neighbours, listed
-from lora_cli.sources.object_refusals import Asker, Words, explained
-from lora_cli.sources.object_streams import ask, body_of, check_version, version_of
-from lora_cli.sources.object_wishes import Wishes
+from lora_cli.sources.object_refusals import Words, explained
 
-if TYPE_CHECKING:
-    from obstore import ObjectMeta
-    from obstore.store import ClientConfig, ObjectStore
-
-CONNECT_TIMEOUT_S = 10.0
 SHA256 = re.compile(r"[0-9a-f]{64}", re.IGNORECASE | re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """One bucket, open."""
-
-    store: "ObjectStore"
-    asker: Asker
-    wishes: Wishes
-
-    @property
-    def server(self) -> str:
-        """What messages call its server."""
-        return self.asker.server
-
-
 class ObjectSource(ABC):
-    """A bucket as a source, over obstore. A revision is a fingerprint of paths, sizes and versions.
+    """Buckets as a source. A revision is a fingerprint of paths, sizes and versions.
 
-    A file's ``version`` is its ETag (which is no digest), else its time of change. A forked process must not use it:
-    obstore's threads do not follow into the child, which would wait for them for ever.
+    A file's ``version`` is its ETag (which is no digest), else its time of change.
     """
 
     words: ClassVar[Words]
@@ -63,11 +38,19 @@ class ObjectSource(ABC):
         self._neighbours: Mapping[str, Neighbours] = {}
         self._told: dict[tuple[str, str, str], Mapping[str, str]] = {}
         self._lock = threading.Lock()
-        self._process = os.getpid()
 
     @abstractmethod
     def _open(self, name: str) -> Bucket:
         """The bucket, with the credentials that are for it."""
+
+    @abstractmethod
+    def _stream(
+        self, bucket: Bucket, revision: Revision, file: RemoteFile, start: int, end: int, *, rest: bool
+    ) -> Iterator[bytes]:
+        """One request's bytes, checked to be of the version and range that were asked for.
+
+        With ``rest`` they are the rest of the file, for which a server that knows no ranges may send all of it.
+        """
 
     def expect(self, refs: Iterable[AdapterRef]) -> None:
         """These will most likely be resolved: what lies side by side can be listed together. Asks for nothing yet."""
@@ -90,7 +73,7 @@ class ObjectSource(ABC):
             Offline: the network is switched off.
         """
         bucket, prefix = self._bucket(ref), _prefix(ref)
-        found = self._tried(bucket, str(ref), lambda: self._listed(bucket, prefix, str(ref)))
+        found = self._tried(bucket, prefix, str(ref))
         files = tuple(sorted(_files(found, prefix, str(ref)), key=lambda file: file.path))
         if not files:
             raise self._nothing(ref, bucket)
@@ -119,7 +102,7 @@ class ObjectSource(ABC):
                     yield chunk
                 failure = Transient(f"{bucket.server} ended the file early, at byte {start} of {end}")
             except Transient as broken:
-                failure = bucket.wishes.of(broken)
+                failure = bucket.wished(broken)
             except Answered as answer:
                 raise self._unread(answer, bucket, what) from answer
             if start < end:
@@ -134,73 +117,45 @@ class ObjectSource(ABC):
         if self._settings.offline:
             hint = "leave out --offline, LORA_CLI_OFFLINE and HF_HUB_OFFLINE, or fetch it where there is a network"
             raise Offline(f"{ref} is not in the cache, and the network is switched off", hint=hint)
-        if os.getpid() != self._process:
-            raise MachineError(f"{ref}: object stores cannot be read in a forked process", hint="start a new process")
         name = ref.location.partition("/")[0]
         with self._lock:
             if name not in self._buckets:
                 self._buckets[name] = self._open(name)
             return self._buckets[name]
 
-    def _tried(self, bucket: Bucket, what: str, ask: "Callable[[], list[ObjectMeta]]") -> "list[ObjectMeta]":
-        """What ``ask`` gives, asked again after what may pass."""
+    def _tried(self, bucket: Bucket, prefix: str, what: str) -> list[Entry]:
+        """All objects below ``prefix``, asked for again after what may pass."""
         failures = 0
         while True:
             try:
-                return ask()
+                return self._listed(bucket, prefix, what)
             except Transient as failure:
                 failures += 1
-                wait_or_give_up(self._settings.retries, time.sleep, what, bucket.wishes.of(failure), failures)
+                wait_or_give_up(self._settings.retries, time.sleep, what, bucket.wished(failure), failures)
             except Answered as answer:
                 if answer.code == "InvalidPath":
                     hint = "nothing of it was read; whoever keeps the bucket must mend that"
                     raise Refused(f"{what}: a key below it is no path of a file", hint=hint) from answer
                 raise explained(answer, bucket.asker, what, self.words) from answer
 
-    def _listed(self, bucket: Bucket, prefix: str, what: str) -> "list[ObjectMeta]":
+    def _listed(self, bucket: Bucket, prefix: str, what: str) -> list[Entry]:
         """All objects below ``prefix``: listed with those beside it, or asked for by itself."""
-        store, server, timeout_s = bucket.store, bucket.server, self._settings.timeout_s
         neighbours = self._neighbours.get(bucket.asker.bucket)
-        found = neighbours.take(store, server, prefix, timeout_s) if neighbours is not None else None
-        return listed(store, server, prefix, what, timeout_s) if found is None else found
+        found = neighbours.take(bucket, prefix) if neighbours is not None else None
+        return listed(bucket, prefix, what) if found is None else found
 
     def _nothing(self, ref: AdapterRef, bucket: Bucket) -> LoraCliError:
         """Why a listing was empty: the one other request that may tell is made here."""
-        import obstore
-        from obstore.exceptions import BaseError
-
         key = ref.location.partition("/")[2]
         if not key:
             return NotFound(f"{ref}: the bucket is empty", hint=f"look at it with the tools of {bucket.server}")
-        try:
-            is_object = bool(obstore.head(bucket.store, key)["e_tag"])
-        except (BaseError, OSError):  # whatever it is, nothing is listed there
-            is_object = False
-        if not is_object:
+        if not bucket.has(key):
             hint = "check the spelling: a folder is named in full, up to the / before its files"
             if "@" in key:
                 hint += ", and an object store has no revisions: what follows the @ is part of the name"
             return NotFound(f"{ref}: there is nothing below {key}/ in the bucket {bucket.asker.bucket}", hint=hint)
         folder = ref.location.rpartition("/")[0]
         return UsageError(f"{ref} is an object, not a folder", hint=f"write {ref.scheme}://{folder}")
-
-    def _stream(
-        self, bucket: Bucket, revision: Revision, file: RemoteFile, start: int, end: int, *, rest: bool
-    ) -> Iterator[bytes]:
-        """One request's bytes, checked to be of the version and range that were asked for.
-
-        With ``rest`` they are the rest of the file, for which a server that knows no ranges may send all of it.
-        """
-        server, timeout_s = bucket.server, self._settings.timeout_s
-        try:
-            answer = ask(bucket.store, object_key(revision.ref, file), file, start, end, rest=rest)
-            skip = start - check_version(answer, file, (start, end), f"{revision.ref}: {file.path}")
-            self._note(revision, file, str(answer.attributes.get("sha256", "")))
-            yield from body_of(answer, server, timeout_s, skip, end - start)
-        except (LoraCliError, Transient):
-            raise
-        except Exception as error:
-            raise meaning(error, server, timeout_s) from error
 
     def _note(self, revision: Revision, file: RemoteFile, said: str) -> None:
         """Remembers what an object's own metadata says of its sha256."""
@@ -216,18 +171,6 @@ class ObjectSource(ABC):
         if answer.status == 416:
             return Changed(f"{what}: it is shorter than it was listed", hint=AGAIN)
         return explained(answer, bucket.asker, what, self.words)
-
-
-def client_options(settings: Settings, endpoint: str) -> "ClientConfig":
-    """How obstore's connections behave: none may be silent for longer than ``settings.timeout_s``."""
-    return {
-        "allow_http": endpoint.lower().startswith("http://"),
-        # The longest time of a whole answer; how long it is silent is what counts.
-        "timeout": timedelta(days=7),
-        "read_timeout": timedelta(seconds=settings.timeout_s),
-        "connect_timeout": timedelta(seconds=min(settings.timeout_s, CONNECT_TIMEOUT_S)),
-        "user_agent": f"lora-cli/{__version__}",
-    }
 
 
 def _prefix(ref: AdapterRef) -> str:
@@ -246,13 +189,13 @@ def version_key(revision: Revision, file: RemoteFile) -> tuple[str, str, str]:
     return revision.ref.location, file.path, file.version
 
 
-def _files(found: "list[ObjectMeta]", prefix: str, what: str) -> Iterator[RemoteFile]:
-    """The objects as files below the prefix. Empty objects that stand for a folder are none."""
+def _files(found: list[Entry], prefix: str, what: str) -> Iterator[RemoteFile]:
+    """The objects as files below the prefix. Empty ones that stand for a folder are none: many end in a slash."""
     folders = {prefix.rstrip("/")}
     for entry in found:
-        parts = entry["path"].split("/")
+        parts = entry.key.split("/")
         folders.update("/".join(parts[:count]) for count in range(1, len(parts)))
-    kept = [entry for entry in found if entry["size"] or entry["path"] not in folders]
-    check_listed((entry["path"].removeprefix(prefix) for entry in kept), what)
+    kept = [entry for entry in found if entry.size or entry.key.rstrip("/") not in folders]
+    check_listed((entry.key.removeprefix(prefix) for entry in kept), what)
     for entry in kept:
-        yield RemoteFile(entry["path"].removeprefix(prefix), entry["size"], version=version_of(entry))
+        yield RemoteFile(entry.key.removeprefix(prefix), entry.size, version=entry.version)

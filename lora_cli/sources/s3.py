@@ -4,20 +4,21 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from contextlib import closing
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.errors import UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources.aws import Account, find_account
+from lora_cli.sources.buckets import Bucket, Page
+from lora_cli.sources.connection import Transient
 from lora_cli.sources.object_refusals import Asker, Words
-from lora_cli.sources.object_wishes import Wishes
-from lora_cli.sources.objects import Bucket, ObjectSource, client_options, object_key, version_key
+from lora_cli.sources.objects import ObjectSource, object_key, version_key
 from lora_cli.sources.private import bounds_of, check_host
 from lora_cli.sources.s3_checksum import checksum, hexadecimal, may_have_one
-from lora_cli.sources.s3_requests import is_told_apart, reading, signed_look
+from lora_cli.sources.s3_listing import pages
+from lora_cli.sources.s3_requests import asked, reading
 from lora_cli.sources.urls import host
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ ASKERS = 16
 A_LOOK = 1 << 20
 """Whoever reads less than this from the beginning of a larger file looks at its header, and will not ask."""
 
-RENEWED_AFTER = timedelta(minutes=5)
 _EXPIRED = ("no longer accepts the session from {}", "renew it: `aws sso login`, or new keys")
 _KEYS = {
     "InvalidAccessKeyId": ("does not know the access key from {}", "check which account and endpoint it is for"),
@@ -73,14 +73,11 @@ class S3Source(ObjectSource):
     def _stream(
         self, bucket: Bucket, revision: Revision, file: RemoteFile, start: int, end: int, *, rest: bool
     ) -> Iterator[bytes]:
-        """As every object store, but not by obstore; a checksum comes along with all of an object."""
-        account = self._account
-        if account is None or not is_told_apart(file):
-            yield from super()._stream(bucket, revision, file, start, end, rest=rest)
-            return
+        """As every object store; a checksum comes along with all of an object."""
+        assert isinstance(bucket, S3Bucket)
         key, what, timeout_s = object_key(revision.ref, file), f"{revision.ref}: {file.path}", self._settings.timeout_s
-        asked = (account, bucket.asker.bucket, key, file, (start, end), what, timeout_s)
-        with reading(*asked, rest=rest) as (headers, body):
+        wanted = (bucket.account, bucket.asker.bucket, key, file, (start, end), what, timeout_s)
+        with reading(*wanted, rest=rest) as (headers, body):
             self._note(revision, file, headers.get("x-amz-meta-sha256", ""))
             if (start, end) == (0, file.size) and _unsaid(file):
                 said = self._checksums[version_key(revision, file)] = Future()
@@ -113,52 +110,35 @@ class S3Source(ObjectSource):
         return known
 
     def _open(self, name: str) -> Bucket:
-        from obstore.exceptions import BaseError
-        from obstore.store import S3Store
-
         account = self._account = self._account or find_account(os.environ, self._rule)
-        more: dict[str, Any] = {"endpoint": account.endpoint} if account.endpoint else {}
         if account.endpoint:
             # A profile may name another server than the environment does, by which the reference was judged.
             server = urlsplit(account.endpoint).hostname or ""
             check_host(bounds_of(self._settings), server, f"s3://{name}: {account.found_in} names {server}")
-        if account.keys is not None:
-            more["credential_provider"] = lambda: _provided(account)
+        return S3Bucket(account, name, self._settings.timeout_s)
+
+
+class S3Bucket(Bucket):
+    """A bucket of S3, as its account asks for it."""
+
+    def __init__(self, account: Account, name: str, timeout_s: float) -> None:
+        """Asks for nothing yet; a server may be silent for ``timeout_s``."""
+        self.account, self._timeout_s = account, timeout_s
+        self.asker = Asker(name, host(account.endpoint) if account.endpoint else "S3", account.found_in)
+
+    def pages(self, prefix: str) -> Iterator[Page]:
+        """As every bucket."""
+        return pages(self.account, self.asker.bucket, prefix, self._timeout_s)
+
+    def has(self, key: str) -> bool:
+        """As every bucket."""
         try:
-            store = S3Store(
-                name,
-                region=account.region,
-                # obstore would take half a pair of keys in the environment for an error.
-                access_key_id="",
-                secret_access_key="",
-                skip_signature=account.keys is None,
-                request_payer=account.requester_pays,
-                client_options=client_options(self._settings, account.endpoint),
-                retry_config={"max_retries": 0, "retry_timeout": timedelta(0)},
-                **more,
-            )
-        except (BaseError, ValueError) as error:
-            raise UsageError(
-                f"s3://{name} cannot be opened with these settings ({type(error).__name__})",
-                hint="check AWS_ENDPOINT_URL, AWS_REGION and the other AWS_ variables",
-            ) from error
-        server = host(account.endpoint) if account.endpoint else "S3"
-        wishes = Wishes(server, lambda: signed_look(account, name), self._settings.timeout_s)
-        return Bucket(store, Asker(name, server, account.found_in), wishes)
+            with closing(asked("HEAD", self.account, self.asker.bucket, key, self._timeout_s)) as response:
+                return response.status == 200 and "ETag" in response.headers
+        except Transient:
+            return False
 
 
 def _unsaid(file: RemoteFile) -> bool:
     """Whether S3 may have a checksum that says something new: what a lock promises is compared anyway."""
     return file.sha256 is None and may_have_one(file)
-
-
-def _provided(account: Account) -> Any:
-    """Keys as obstore wants them from time to time."""
-    assert account.keys is not None
-    keys = account.keys()
-    return {
-        "access_key_id": keys.access_key,
-        "secret_access_key": keys.secret,
-        "token": keys.token or None,
-        "expires_at": None if account.lasting else datetime.now(UTC) + RENEWED_AFTER,
-    }

@@ -1,6 +1,6 @@
 """The checksum that S3 keeps of an object, where that is the sha256 of all its bytes.
 
-obstore does not tell it. It comes along with a whole object, and is asked for where an object is read in ranges.
+It comes along with a whole object, and is asked for where an object is read in ranges.
 """
 
 import base64
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from lora_cli.sources.aws import Account
 from lora_cli.sources.connection import Transient, from_status
 from lora_cli.sources.http import wait_or_give_up
-from lora_cli.sources.s3_requests import CHECKSUM, asked
+from lora_cli.sources.s3_requests import CHECKSUM, asked, pinned
 from lora_cli.sources.urls import host
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def hexadecimal(headers: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def _from_head(account: Account, bucket: str, key: str, file: "RemoteFile", timeout_s: float) -> Mapping[str, str]:
-    with closing(asked("HEAD", account, bucket, key, file, timeout_s, CHECKSUM)) as response:
+    with closing(asked("HEAD", account, bucket, key, timeout_s, {**pinned(file), **CHECKSUM})) as response:
         server, status, said = host(response.url), response.status, response.headers
     if status in (408, 429) or status >= 500:
         raise from_status(server, status, said)

@@ -1,7 +1,4 @@
-"""Requests to S3 that are made here and not by obstore: those whose headers count, and those for bytes.
-
-obstore gives a body in pieces as small as they come, each at the price of a thread's turn, and no headers with it.
-"""
+"""Requests to S3: signed, pinned to the version that was listed, and read as they come."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -12,6 +9,7 @@ from lora_cli.errors import Changed, Corrupt
 from lora_cli.sources import NoRanges
 from lora_cli.sources.aws import TRUE, Account
 from lora_cli.sources.aws_signature import object_url, signed
+from lora_cli.sources.buckets import version_of
 from lora_cli.sources.connection import paced, send
 from lora_cli.sources.http import AGAIN, FAR, Headers, placement
 from lora_cli.sources.object_errors import refusal
@@ -26,9 +24,10 @@ CHECKSUM = {"x-amz-checksum-mode": "ENABLED"}
 """Asks for the checksum, which comes with all of an object only."""
 
 
-def is_told_apart(file: "RemoteFile") -> bool:
-    """Whether an answer's headers can say that it is of the version that was listed."""
-    return file.version.startswith("etag:")
+def pinned(file: "RemoteFile") -> Mapping[str, str]:
+    """The headers that ask for this version of an object, as far as it is told apart from others before it comes."""
+    kind, _, etag = file.version.partition(":")
+    return {"if-match": f'"{etag}"'} if kind == "etag" else {}
 
 
 def asked(
@@ -36,19 +35,21 @@ def asked(
     account: Account,
     bucket: str,
     key: str,
-    file: "RemoteFile",
     timeout_s: float,
     more: Mapping[str, str] | None = None,
+    *,
+    query: str = "",
 ) -> "Response":
-    """The answer to a request for this version of the object, whatever it is; whoever has it closes it.
+    """The answer to a request for an object, or with no ``key`` for the bucket; whoever has it closes it.
+
+    ``query`` has its names in order, and everything in it is encoded, as signatures want it.
 
     Raises:
         Transient: network or server.
     """
-    url = _url(account, bucket, key)
+    url = _url(account, bucket, key) + (f"?{query}" if query else "")
     headers: Mapping[str, str] = {
         **(more or {}),
-        "if-match": f'"{file.version.removeprefix("etag:")}"',
         **({"x-amz-request-payer": "requester"} if account.requester_pays else {}),
     }
     if account.keys is not None:
@@ -82,7 +83,7 @@ def reading(
     start, stop = span
     with _answer(account, bucket, key, file, span, what, timeout_s, rest=rest) as response:
         if response.status not in (200, 206):
-            raise refusal(host(response.url), response.status, response.headers, _told(response, timeout_s))
+            raise refusal(host(response.url), response.status, response.headers, told(response, timeout_s))
         skip = _check(response, file, start, what)
         yield response.headers, _body(response, skip, stop - start, what, timeout_s)
 
@@ -101,23 +102,22 @@ def _answer(
 ) -> "Iterator[Response]":
     """The answer to a request for the range, else for all of the object: some servers say 200 and send the range."""
     if span != (0, file.size):
-        ranged = {"Range": f"bytes={span[0]}-{span[1] - 1}"}
-        with closing(asked("GET", account, bucket, key, file, timeout_s, ranged)) as response:
+        ranged = {**pinned(file), "Range": f"bytes={span[0]}-{span[1] - 1}"}
+        with closing(asked("GET", account, bucket, key, timeout_s, ranged)) as response:
             if response.status != 200:
                 yield response
                 return
             if span[0] >= FAR and not rest:
                 hint = "fetch it: lora-cli fetch reads it as one stream"
                 raise NoRanges(f"{what}: its server sends whole files only", hint=hint)
-    with closing(asked("GET", account, bucket, key, file, timeout_s, CHECKSUM)) as response:
+    with closing(asked("GET", account, bucket, key, timeout_s, {**pinned(file), **CHECKSUM})) as response:
         yield response
 
 
 def _check(response: "Response", file: "RemoteFile", start: int, what: str) -> int:
     """How many bytes of the body come before byte ``start`` of this version of the object; raises when it is not."""
-    etag = response.headers.get("ETag", "").removeprefix("W/").strip('"')
     skip, total = placement(response, start, what)
-    if f"etag:{etag}" != file.version or total not in (None, file.size):
+    if _version(response) != file.version or total not in (None, file.size):
         raise Changed(f"{what}: it was overwritten after it was listed", hint=AGAIN)
     return skip
 
@@ -139,13 +139,19 @@ def _body(response: "Response", skip: int, left: int, what: str, timeout_s: floa
             return
 
 
-def signed_look(account: Account, bucket: str) -> tuple[str, Mapping[str, str]]:
-    """The address and the headers of a HEAD of a bucket."""
-    url = _url(account, bucket, "")
-    return url, signed("HEAD", url, {}, account.keys(), account.region) if account.keys is not None else {}
+def _version(response: "Response") -> str:
+    """The version of the object that an answer is of, as far as its headers say."""
+    if etag := response.headers.get("ETag", ""):
+        return version_of(etag, None)
+    from email.utils import parsedate_to_datetime
+
+    try:
+        return version_of("", parsedate_to_datetime(response.headers.get("Last-Modified", "")))
+    except (ValueError, OverflowError):
+        return ""
 
 
-def _told(response: "Response", timeout_s: float) -> str:
+def told(response: "Response", timeout_s: float) -> str:
     """The beginning of what a refusal says."""
     text = b""
     for chunk in paced(response, timeout_s):
@@ -156,7 +162,7 @@ def _told(response: "Response", timeout_s: float) -> str:
 
 
 def _url(account: Account, bucket: str, key: str) -> str:
-    """The address of an object, as obstore makes it from the same settings."""
+    """The address of an object; of the bucket when there is no key."""
     in_host = os.environ.get("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "").lower() in TRUE
     if account.endpoint:
         return object_url(account.endpoint, bucket, key, in_host=in_host)

@@ -1,0 +1,133 @@
+"""Listings of S3 (``ListObjectsV2``): bounded in bytes and time, and nothing in their XML is taken on trust."""
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+from xml.parsers import expat
+
+from lora_cli.sources.aws import Account
+from lora_cli.sources.buckets import PAGE, Entry, Page, version_of
+from lora_cli.sources.connection import Transient, paced
+from lora_cli.sources.object_errors import NETWORK, refusal
+from lora_cli.sources.s3_requests import asked, told
+from lora_cli.sources.urls import host
+
+MOST_BYTES = 8 << 20
+"""A page of 1000 keys of 1024 bytes, each of them escaped, has fewer."""
+
+ROOT, OBJECT = "ListBucketResult", "Contents"
+
+
+def pages(account: Account, bucket: str, prefix: str, timeout_s: float) -> Iterator[Page]:
+    """All objects below ``prefix``, page by page.
+
+    Raises:
+        Transient: network or server, or what came is no listing, or has fewer than ``PAGE`` in ``timeout_s``.
+        Answered: an answer that another try would not change.
+    """
+    token, count, spent_s = "", 0, 0.0
+    while True:
+        began_s = time.monotonic()
+        page, token = _page(account, bucket, prefix, token, timeout_s)
+        count, spent_s = count + len(page.entries), spent_s + time.monotonic() - began_s
+        if page.entries or page.last:
+            yield page
+        if page.last:
+            return
+        if count >= PAGE:
+            count, spent_s = 0, 0.0
+        elif spent_s > timeout_s:
+            # Pages may be short, and there may be any number of them.
+            raise Transient(f"the server of {bucket} listed only {count} objects in {spent_s:.0f} s", hint=NETWORK)
+
+
+def _page(account: Account, bucket: str, prefix: str, token: str, timeout_s: float) -> tuple[Page, str]:
+    """One page, and what asks for the next one."""
+    wanted = {"continuation-token": token, "list-type": "2", "max-keys": str(PAGE), "prefix": prefix}
+    query = "&".join(f"{name}={quote(value, safe='-_.~')}" for name, value in wanted.items() if value)
+    with closing(asked("GET", account, bucket, "", timeout_s, query=query)) as response:
+        server = host(response.url)
+        if response.status != 200:
+            raise refusal(server, response.status, response.headers, told(response, timeout_s))
+        reader, left, until = _Reader(prefix), MOST_BYTES, time.monotonic() + timeout_s
+        try:
+            for chunk in paced(response, timeout_s):
+                left -= len(chunk)
+                if left < 0 or time.monotonic() > until:
+                    raise _NoListing
+                reader.read(chunk)
+            return reader.end()
+        except (expat.ExpatError, ValueError) as error:
+            raise Transient(f"{server} sent no listing", hint=NETWORK) from error
+
+
+class _NoListing(ValueError):
+    """What came is too much, or something else."""
+
+
+class _Reader:
+    """Takes one page from its XML as it comes. A document with a DTD, whose entities could grow, is none."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._entries: list[Entry] = []
+        self._open: list[str] = []
+        self._text: list[str] = []
+        self._page: dict[str, str] = {}
+        self._object: dict[str, str] = {}
+        self._parser: Any = expat.ParserCreate()
+        self._parser.buffer_text = True
+        self._parser.StartElementHandler = self._began
+        self._parser.EndElementHandler = self._ended
+        self._parser.CharacterDataHandler = self._text.append
+        self._parser.StartDoctypeDeclHandler = self._refused
+
+    def read(self, data: bytes) -> None:
+        """Takes what is complete in it.
+
+        Raises:
+            ExpatError, ValueError: it is no listing.
+        """
+        self._parser.Parse(data, False)
+
+    def end(self) -> tuple[Page, str]:
+        """The page, and what asks for the next one; raises as ``read``."""
+        self._parser.Parse(b"", True)
+        more, token = self._page.get("IsTruncated", "").strip() == "true", self._page.get("NextContinuationToken", "")
+        if more and not token:
+            raise _NoListing
+        return Page(self._entries, not more), token
+
+    def _began(self, name: str, _: object) -> None:
+        if not self._open and name != ROOT:
+            raise _NoListing
+        self._open.append(name)
+        self._text.clear()
+
+    def _ended(self, name: str) -> None:
+        self._open.pop()
+        if self._open == [ROOT, OBJECT]:
+            self._object[name] = "".join(self._text)
+        elif self._open == [ROOT]:
+            if name == OBJECT:
+                self._list()
+            else:
+                self._page[name] = "".join(self._text)
+        self._text.clear()
+
+    def _list(self) -> None:
+        """One object more, if it is below the prefix: some servers list others as well."""
+        said, self._object = self._object, {}
+        key, size, etag = said.get("Key", ""), said.get("Size", ""), said.get("ETag", "")
+        if not key or not re.fullmatch(r"[0-9]{1,19}", size):
+            raise _NoListing
+        if key.startswith(self._prefix):
+            changed = None if etag else datetime.fromisoformat(said.get("LastModified", ""))
+            self._entries.append(Entry(key, int(size), version_of(etag, changed)))
+
+    def _refused(self, *_: object) -> None:
+        raise _NoListing
