@@ -11,6 +11,7 @@ from lora_cli.cli.output import Format, colour, width, write
 from lora_cli.cli.warm_endpoints import Targets, Warmed, warm_endpoints
 from lora_cli.cli.warming import say
 from lora_cli.errors import LoraCliError
+from lora_cli.serving.signals import ending_signals
 from lora_cli.settings import Settings
 
 LOOK_S = 1.0
@@ -37,13 +38,13 @@ def watch(
     targets: Targets,
     output_format: Format,
 ) -> int:
-    """Until SIGTERM or Ctrl-C: warm, tell when something was done or failed, and look again.
+    """Until SIGTERM, SIGHUP or Ctrl-C: warm, tell when something was done or failed, and look again.
 
     Raises:
         UsageError: the first reading of the manifest fails.
     """
     ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ending_signals():
         signal.signal(number, lambda *_: ended.set())
     told: object = None
     seen: object = None

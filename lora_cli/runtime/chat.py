@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from lora_cli.errors import FormatError
+from lora_cli.errors import FormatError, UsageError
 
 
 class Chat:
@@ -30,7 +30,12 @@ class Chat:
             ) from error
 
     def ids(self, prompt: str) -> list[int]:
-        """Token ids of a user's turn in the tokenizer's chat template, or of the plain text without one."""
+        """Token ids of a user's turn in the tokenizer's chat template, or of the plain text without one.
+
+        Raises:
+            UsageError: it is no text.
+        """
+        _check_text(prompt)
         if self._tokenizer.chat_template:
             turn = [{"role": "user", "content": prompt}]
             text = self._tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
@@ -38,7 +43,8 @@ class Chat:
         return list(self._tokenizer(prompt)["input_ids"])
 
     def plain_ids(self, text: str) -> list[int]:
-        """Token ids of a text as it is, with what the tokenizer puts in front of any."""
+        """Token ids of a text as it is, with what the tokenizer puts before any. Raises ``UsageError`` as ``ids``."""
+        _check_text(text)
         return list(self._tokenizer(text)["input_ids"])
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -53,6 +59,14 @@ class Chat:
         """The token ids that end an answer, by the tokenizer and by the model's ``generation_config``."""
         own = self._tokenizer.eos_token_id
         return stops(generation_config) | ({own} if isinstance(own, int) else set())
+
+
+def _check_text(text: str) -> None:
+    """A tokenizer raises a TypeError at half a surrogate pair, which JSON and a command line can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"the prompt is no Unicode text: character {error.start} is half a surrogate pair") from error
 
 
 def stops(generation_config: Any) -> frozenset[int]:

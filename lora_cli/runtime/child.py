@@ -106,8 +106,9 @@ def _failure(error: LoraCliError) -> Failure:
 
 
 def main(descriptor: int) -> None:
-    """The child's whole life. Ctrl-C is the parent's business: it closes the connection when it goes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """The child's whole life. What a terminal sends is the parent's business: it closes the connection when it goes."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     sys.setswitchinterval(SWITCH_S)
     faulthandler.enable()
     os.environ["HF_HUB_OFFLINE"] = "1"

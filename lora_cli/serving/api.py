@@ -255,7 +255,13 @@ def _refusal(service: Service, request: Request) -> Response | None:
         if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), service.token.encode()):
             body = error_body("this server asks for a bearer token", 401, "UnauthorizedError")
             return JSONResponse(body, 401, {"www-authenticate": "Bearer"})
-    if request.method == "POST" and request.url.path != "/v1/stop":
+    if request.method != "POST":
+        return None
+    if request.url.path == "/v1/stop":
+        # It has no body, so a page in a browser could send it; but then it says where that page is from.
+        if "origin" in request.headers:
+            return JSONResponse(error_body("no page in a browser ends this server", 403, "ForbiddenError"), 403)
+    else:
         # What a page in a browser can send elsewhere without being asked for permission has another type.
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":

@@ -31,6 +31,10 @@ def load_request(body: bytes) -> LoadRequest:
     path = _text(_required(fields, "lora_path"), "lora_path")
     if not path or len(path) > LONGEST_PATH:
         raise UsageError(f"lora_path must have 1 to {LONGEST_PATH} characters")
+    try:
+        path.encode(errors="surrogateescape")
+    except UnicodeEncodeError as error:
+        raise UsageError(f"lora_path is no path: character {error.start} is half a surrogate pair") from error
     inplace = fields.get("load_inplace", False)
     if not isinstance(inplace, bool):
         raise UsageError("load_inplace must be true or false")

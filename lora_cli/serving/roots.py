@@ -27,7 +27,8 @@ def allowed(lora_path: str, roots: Sequence[Path], settings: Settings) -> Adapte
     text = lora_path if "://" not in lora_path else ref.location
     places = [Path(os.path.realpath(root / text)) for root in roots]
     inside = [place for place, root in zip(places, roots, strict=True) if _is_below(place, root)]
-    found = next((place for place in inside if place.exists()), None)
+    # Path.exists raises at a name that is too long for the file system.
+    found = next((place for place in inside if os.path.exists(place)), None)  # noqa: PTH110
     if found is not None:
         return AdapterRef("file", str(found))
     if inside and not any(os.path.lexists(root / text) for root in roots):

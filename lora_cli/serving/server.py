@@ -23,6 +23,7 @@ from lora_cli.serving.api import Service, make_app
 from lora_cli.serving.chores import Chore, Chores
 from lora_cli.serving.history import save_past
 from lora_cli.serving.metrics import metrics_text
+from lora_cli.serving.signals import ending_signals
 from lora_cli.store.disk import replace_file
 
 BACKLOG = 512
@@ -49,7 +50,7 @@ class Files:
 
 
 def serve(service: Service, address: Address, files: Files, say: Callable[[str], None]) -> None:
-    """Listen at ``address`` until SIGTERM, SIGINT or a client says stop.
+    """Listen at ``address`` until a signal (``ending_signals``) or a client says stop.
 
     Raises:
         LoraCliError: what keeps the warm process from standing, or the address from being listened at.
@@ -90,7 +91,8 @@ class _Life:
     async def run(self, listener: socket.socket) -> None:
         """Serve, and end in order whatever happens."""
         self._loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        ends = ending_signals()
+        for number in ends:
             self._loop.add_signal_handler(number, self.stop)
         starting = threading.Thread(target=self._start, name="start", daemon=True)
         starting.start()
@@ -98,7 +100,7 @@ class _Life:
             await self._server.serve(sockets=[listener])
         finally:
             # A second signal, which loop.close() would let through, does not cut the end short.
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in ends:
                 self._loop.remove_signal_handler(number)
                 signal.signal(number, signal.SIG_IGN)
             await asyncio.to_thread(self._end)

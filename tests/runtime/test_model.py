@@ -162,6 +162,8 @@ def test_a_prompt_goes_through_the_tokenizers_own_template_when_it_has_one(
     assert chat.ids("hello world") == ids
     assert chat.text([3, 2, 4]) == "hello world"
     assert chat.stops(None) == {2}
+    with pytest.raises(UsageError, match="character 6 is half a surrogate pair"):
+        chat.ids("hello \udcff")  # as an argument that is not UTF-8 comes
 
 
 def test_a_base_without_a_tokenizer_says_what_is_missing(tmp_path: Path) -> None:

@@ -168,6 +168,7 @@ def test_metrics_count_requests_by_tier_and_failures_by_stage(server: Running) -
         (b'{"lora_name": "../x", "lora_path": "a0"}', "no name"),
         (b'{"lora_name": "x", "lora_path": ""}', "1 to 4096"),
         (b'{"lora_name": "x", "lora_path": "a\\u0000b"}', ""),
+        (b'{"lora_name": "x", "lora_path": "a\\ud800"}', "half a surrogate pair"),
         (b'{"lora_name": "x", "lora_path": "a0", "lora_pth": 1}', "did you mean"),
         (b'{"lora_name": "base", "lora_path": "a0"}', "the base"),
         (b'{"lora_name": "x", "lora_path": "a0", "load_inplace": 1}', "true or false"),
@@ -198,6 +199,13 @@ def test_other_bodies_paths_and_methods_have_their_own_answers(server: Running) 
         assert error_of(client.get(f"{at}/v1/nothing"))[0] == 404
         strange = client.get(f"{at}/v1/models", headers={"host": "evil.example"})
         assert strange.status_code == 421, "a page of another host must not reach it by a name of its own"
+        page = client.post(f"{at}/v1/stop", headers={"origin": "https://evil.example"})
+        assert error_of(page)[0] == 403, "a page can send what has no body, and must not end it"
+        assert client.get(f"{at}/health").status_code == 200
+
+
+def test_a_path_that_no_file_system_has_room_for_is_not_found(server: Running) -> None:
+    assert error_of(server.load("x", "a" * 300))[0] == 404
 
 
 def test_many_clients_slow_ones_and_half_requests_leave_it_healthy(server: Running) -> None:

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import torch
 
@@ -88,6 +89,21 @@ def test_a_mixed_batch_of_unequal_prompts_says_what_each_says_alone(server: Runn
     assert [choice["token_ids"] for choice in several["choices"]] == alone[4:8]
     assert [choice["index"] for choice in several["choices"]] == [0, 1, 2, 3]
     assert several["usage"] == {"prompt_tokens": 22, "completion_tokens": 24, "total_tokens": 46}
+
+
+def test_half_a_surrogate_pair_is_refused_and_the_process_lives_on(server: Running) -> None:
+    before = server.status()["child_starts"]
+    for prompt in ("\ud800", ["hello", "world \udcff"]):
+        body = json.dumps({"model": "a0", "prompt": prompt, "max_tokens": 2})  # httpx2 would not write it
+        answer = httpx2.post(
+            f"http://localhost:{server.port}/v1/completions",
+            content=body.encode("ascii"),
+            headers={"content-type": "application/json"},
+            timeout=60,
+        )
+        assert (answer.status_code, "half a surrogate pair" in error_of(answer)[1]) == (400, True)
+    assert complete(server, "a0", "hello")["usage"]["completion_tokens"] >= 1
+    assert server.status()["child_starts"] == before
 
 
 def test_a_stream_says_what_the_whole_answer_says(server: Running) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -110,6 +111,26 @@ def test_sigterm_ends_it_in_time_and_the_next_one_restores_the_hottest_first(fol
         running.until_ready()
         assert running.adapter("a2")["proved"] is True
         assert running.adapter("a0")["proved"] is False
+
+
+def test_a_terminal_that_is_closed_ends_it_as_sigterm_does(folder: Path) -> None:
+    with Running(folder, folder / "a0", "--base", folder / "base") as running:
+        child = running.until_ready().status()["child_pid"]
+        os.kill(child, signal.SIGHUP)  # a terminal tells all of its processes
+        assert running.probe("a0").status_code == 200
+        assert running.status()["child_pid"] == child
+        running.process.send_signal(signal.SIGHUP)
+        assert running.process.wait(20) == 0
+        assert not running.ready_file.exists()
+        assert "stopped" in running.said()
+
+
+def test_nohup_keeps_it_when_its_terminal_is_closed() -> None:
+    said = "from lora_cli.serving.signals import ending_signals; print([number.name for number in ending_signals()])"
+    for before, names in (([], ["SIGTERM", "SIGINT", "SIGHUP"]), (["nohup"], ["SIGTERM", "SIGINT"])):
+        words = [*before, sys.executable, "-c", said]
+        found = subprocess.run(words, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
+        assert found.stdout.strip() == str(names)
 
 
 def test_what_does_not_fit_ends_it_with_the_bytes_it_is_short_of(folder: Path) -> None:
