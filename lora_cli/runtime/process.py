@@ -106,7 +106,9 @@ class WarmProcess:
             self.starts += 1
             try:
                 self.ready = child.channel.ask(self._asked("", stage="start"), self.plan).answer(Ready)
-            except LoraCliError:
+            except BaseException:
+                # Also an interrupt: what does not stand yet has nothing under way that is worth waiting for.
+                child.process.terminate()
                 self.close_child()
                 raise
             return self.ready

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -82,6 +83,17 @@ def test_a_whole_model_without_its_weights_is_not_found(tmp_path: Path) -> None:
         process.start()
 
 
+def slow_import(begun: Path) -> str:
+    """A module whose import takes a minute, and makes a file when it begins."""
+    return f"import pathlib, time\npathlib.Path({str(begun)!r}).touch()\ntime.sleep(60)\n"
+
+
+def wait_for(file: Path) -> None:
+    deadline = time.monotonic() + 20
+    while not file.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
 def test_a_child_that_does_not_end_by_itself_is_made_to(tmp_path: Path) -> None:
     process = WarmProcess(Plan(LLAMA, (Q_PROJ,), 1, 1, 8, device="cpu"), stop_deadline_s=0.1)
     process.start()
@@ -116,9 +128,30 @@ def test_a_parent_that_is_killed_takes_its_child_along(tmp_path: Path) -> None:
     assert not runs(child)
 
 
+def test_an_interrupt_does_not_wait_for_a_child_that_is_still_busy_with_its_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torch.py").write_text(slow_import(tmp_path / "begun"))
+    monkeypatch.syspath_prepend(tmp_path)
+    interrupted = []
+
+    def interrupt() -> None:
+        wait_for(tmp_path / "begun")
+        interrupted.append(time.monotonic())
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    watcher = threading.Thread(target=interrupt)
+    watcher.start()
+    process = WarmProcess(Plan(LLAMA, (Q_PROJ,), 1, 1, 8, device="cpu"))
+    with pytest.raises(KeyboardInterrupt), process:
+        process.start()
+    watcher.join()
+    assert process.pid is None
+    assert time.monotonic() - interrupted[0] < 2
+
+
 def test_a_parent_that_is_killed_takes_a_child_along_that_is_still_busy_with_its_start(tmp_path: Path) -> None:
-    slow = f"import pathlib, time\npathlib.Path({str(tmp_path / 'begun')!r}).touch()\ntime.sleep(60)\n"
-    (tmp_path / "torch.py").write_text(slow)
+    (tmp_path / "torch.py").write_text(slow_import(tmp_path / "begun"))
     script = """if True:
         import sys
         from tests.runtime.reading import LLAMA
@@ -132,9 +165,7 @@ def test_a_parent_that_is_killed_takes_a_child_along_that_is_still_busy_with_its
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
-        deadline = time.monotonic() + 20
-        while not (tmp_path / "begun").exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_for(tmp_path / "begun")
         assert runs(child)
         parent.kill()
         parent.wait()
