@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import MachineError, UsageError
 from lora_cli.settings import Settings
-from lora_cli.sources.buckets import Bucket
 from lora_cli.sources.google import VARIABLE, GoogleAccount, find_google_account
 from lora_cli.sources.object_refusals import Asker, Words
 from lora_cli.sources.object_wishes import Wishes
@@ -29,7 +28,7 @@ _NO_TOKEN = (
 )
 
 
-class GsSource(ObjectSource):
+class GsSource(ObjectSource[ObstoreBucket]):
     """Buckets of Google Cloud Storage as a source. Credentials are looked for when the first bucket is opened."""
 
     words = Words(
@@ -47,20 +46,19 @@ class GsSource(ObjectSource):
         self._account: GoogleAccount | None = None
         self._process = os.getpid()
 
-    def _bucket(self, ref: "AdapterRef") -> Bucket:
+    def _bucket(self, ref: "AdapterRef") -> ObstoreBucket:
         if os.getpid() != self._process:
             # obstore's threads do not follow into a child, which would wait for them for ever.
             raise MachineError(f"{ref}: gs:// cannot be read in a forked process", hint="start a new process")
         return super()._bucket(ref)
 
     def _stream(
-        self, bucket: Bucket, revision: Revision, file: RemoteFile, start: int, end: int, *, rest: bool
+        self, bucket: ObstoreBucket, revision: Revision, file: RemoteFile, start: int, end: int, *, rest: bool
     ) -> Iterator[bytes]:
-        assert isinstance(bucket, ObstoreBucket)
         key, what = object_key(revision.ref, file), f"{revision.ref}: {file.path}"
         return bucket.stream(key, file, start, end, what, partial(self._note, revision, file), rest=rest)
 
-    def _open(self, name: str) -> Bucket:
+    def _open(self, name: str) -> ObstoreBucket:
         from obstore.exceptions import BaseError
         from obstore.store import GCSStore
 

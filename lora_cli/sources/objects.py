@@ -6,7 +6,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
@@ -20,10 +20,11 @@ from lora_cli.sources.object_errors import Answered
 from lora_cli.sources.object_listing import Neighbours, listed
 from lora_cli.sources.object_refusals import Words, explained
 
+B = TypeVar("B", bound=Bucket)
 SHA256 = re.compile(r"[0-9a-f]{64}", re.IGNORECASE | re.ASCII)
 
 
-class ObjectSource(ABC):
+class ObjectSource(ABC, Generic[B]):
     """Buckets as a source. A revision is a fingerprint of paths, sizes and versions.
 
     A file's ``version`` is its ETag (which is no digest), else its time of change.
@@ -34,18 +35,18 @@ class ObjectSource(ABC):
     def __init__(self, settings: Settings) -> None:
         """Opens no connection and looks for no credentials yet."""
         self._settings = settings
-        self._buckets: dict[str, Bucket] = {}
+        self._buckets: dict[str, B] = {}
         self._neighbours: Mapping[str, Neighbours] = {}
         self._told: dict[tuple[str, str, str], Mapping[str, str]] = {}
         self._lock = threading.Lock()
 
     @abstractmethod
-    def _open(self, name: str) -> Bucket:
+    def _open(self, name: str) -> B:
         """The bucket, with the credentials that are for it."""
 
     @abstractmethod
     def _stream(
-        self, bucket: Bucket, revision: Revision, file: RemoteFile, start: int, end: int, *, rest: bool
+        self, bucket: B, revision: Revision, file: RemoteFile, start: int, end: int, *, rest: bool
     ) -> Iterator[bytes]:
         """One request's bytes, checked to be of the version and range that were asked for.
 
@@ -113,7 +114,7 @@ class ObjectSource(ABC):
         """What the origin says of the file's sha256 beside the listing: the header's name → hexadecimal digits."""
         return self._told.get(version_key(revision, file), {})
 
-    def _bucket(self, ref: AdapterRef) -> Bucket:
+    def _bucket(self, ref: AdapterRef) -> B:
         if self._settings.offline:
             hint = "leave out --offline, LORA_CLI_OFFLINE and HF_HUB_OFFLINE, or fetch it where there is a network"
             raise Offline(f"{ref} is not in the cache, and the network is switched off", hint=hint)
@@ -123,7 +124,7 @@ class ObjectSource(ABC):
                 self._buckets[name] = self._open(name)
             return self._buckets[name]
 
-    def _tried(self, bucket: Bucket, prefix: str, what: str) -> list[Entry]:
+    def _tried(self, bucket: B, prefix: str, what: str) -> list[Entry]:
         """All objects below ``prefix``, asked for again after what may pass."""
         failures = 0
         while True:
@@ -138,13 +139,13 @@ class ObjectSource(ABC):
                     raise Refused(f"{what}: a key below it is no path of a file", hint=hint) from answer
                 raise explained(answer, bucket.asker, what, self.words) from answer
 
-    def _listed(self, bucket: Bucket, prefix: str, what: str) -> list[Entry]:
+    def _listed(self, bucket: B, prefix: str, what: str) -> list[Entry]:
         """All objects below ``prefix``: listed with those beside it, or asked for by itself."""
         neighbours = self._neighbours.get(bucket.asker.bucket)
         found = neighbours.take(bucket, prefix) if neighbours is not None else None
         return listed(bucket, prefix, what) if found is None else found
 
-    def _nothing(self, ref: AdapterRef, bucket: Bucket) -> LoraCliError:
+    def _nothing(self, ref: AdapterRef, bucket: B) -> LoraCliError:
         """Why a listing was empty: the one other request that may tell is made here."""
         key = ref.location.partition("/")[2]
         if not key:
@@ -162,7 +163,7 @@ class ObjectSource(ABC):
         if SHA256.fullmatch(said):
             self._told[version_key(revision, file)] = {"metadata sha256": said.lower()}
 
-    def _unread(self, answer: Answered, bucket: Bucket, what: str) -> LoraCliError:
+    def _unread(self, answer: Answered, bucket: B, what: str) -> LoraCliError:
         """Why a listed object could not be read."""
         if answer.status == 412:
             return Changed(f"{what}: it was overwritten after it was listed", hint=AGAIN)

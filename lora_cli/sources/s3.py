@@ -18,7 +18,7 @@ from lora_cli.sources.objects import ObjectSource, object_key, version_key
 from lora_cli.sources.private import bounds_of, check_host
 from lora_cli.sources.s3_checksum import checksum, hexadecimal, may_have_one
 from lora_cli.sources.s3_listing import pages
-from lora_cli.sources.s3_requests import asked, reading
+from lora_cli.sources.s3_requests import Place, asked, reading
 from lora_cli.sources.urls import host
 
 if TYPE_CHECKING:
@@ -51,7 +51,29 @@ WORDS = Words(
 )
 
 
-class S3Source(ObjectSource):
+class S3Bucket(Bucket):
+    """A bucket of S3, and how it is asked."""
+
+    def __init__(self, place: Place) -> None:
+        """Asks for nothing yet."""
+        account = place.account
+        self.place = place
+        self.asker = Asker(place.bucket, host(account.endpoint) if account.endpoint else "S3", account.found_in)
+
+    def pages(self, prefix: str) -> Iterator[Page]:
+        """As every bucket."""
+        return pages(self.place, prefix)
+
+    def has(self, key: str) -> bool:
+        """As every bucket."""
+        try:
+            with closing(asked(self.place, "HEAD", key)) as response:
+                return response.status == 200 and "ETag" in response.headers
+        except Transient:
+            return False
+
+
+class S3Source(ObjectSource[S3Bucket]):
     """Buckets of S3 as a source. Credentials are looked for when the first bucket is opened."""
 
     words = WORDS
@@ -67,17 +89,15 @@ class S3Source(ObjectSource):
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         """As every object store; beside the first range of a file that is fetched its checksum is asked for."""
         if start == 0 and stop is not None and A_LOOK <= stop < (file.size or 0):
-            self._asking(revision, file, self._bucket(revision.ref))
+            self._asking(revision, file)
         return super().read(revision, file, start, stop)
 
     def _stream(
-        self, bucket: Bucket, revision: Revision, file: RemoteFile, start: int, end: int, *, rest: bool
+        self, bucket: S3Bucket, revision: Revision, file: RemoteFile, start: int, end: int, *, rest: bool
     ) -> Iterator[bytes]:
         """As every object store; a checksum comes along with all of an object."""
-        assert isinstance(bucket, S3Bucket)
-        key, what, timeout_s = object_key(revision.ref, file), f"{revision.ref}: {file.path}", self._settings.timeout_s
-        wanted = (bucket.account, bucket.asker.bucket, key, file, (start, end), what, timeout_s)
-        with reading(*wanted, rest=rest) as (headers, body):
+        key, what = object_key(revision.ref, file), f"{revision.ref}: {file.path}"
+        with reading(bucket.place, key, file, (start, end), what, rest=rest) as (headers, body):
             self._note(revision, file, headers.get("x-amz-meta-sha256", ""))
             if (start, end) == (0, file.size) and _unsaid(file):
                 said = self._checksums[version_key(revision, file)] = Future()
@@ -86,14 +106,14 @@ class S3Source(ObjectSource):
 
     def told(self, revision: Revision, file: RemoteFile) -> Mapping[str, str]:
         """The sha256 in the object's metadata, and the checksum that S3 keeps, if it has one of all the bytes."""
-        asked = self._asking(revision, file, self._bucket(revision.ref))
-        return {**super().told(revision, file), **(asked.result() if asked is not None else {})}
+        checksum = self._asking(revision, file)
+        return {**super().told(revision, file), **(checksum.result() if checksum is not None else {})}
 
-    def _asking(self, revision: Revision, file: RemoteFile, bucket: Bucket) -> "Future[Mapping[str, str]] | None":
+    def _asking(self, revision: Revision, file: RemoteFile) -> "Future[Mapping[str, str]] | None":
         """The checksum, asked for once, in a thread that nobody waits for at the end of the process."""
-        account = self._account
-        if account is None or not _unsaid(file):
+        if not _unsaid(file):
             return None
+        place = self._bucket(revision.ref).place
         key, what = object_key(revision.ref, file), f"{revision.ref}: {file.path}"
         answer = Future[Mapping[str, str]]()
         known = self._checksums.setdefault(version_key(revision, file), answer)
@@ -101,7 +121,7 @@ class S3Source(ObjectSource):
         def ask() -> None:
             try:
                 with self._askers:
-                    answer.set_result(checksum(account, bucket.asker.bucket, key, file, what, self._settings))
+                    answer.set_result(checksum(place, key, file, what, self._settings.retries))
             except BaseException as error:  # noqa: BLE001 - it is raised again where the answer is wanted
                 answer.set_exception(error)
 
@@ -109,34 +129,13 @@ class S3Source(ObjectSource):
             threading.Thread(target=ask, name="checksum", daemon=True).start()
         return known
 
-    def _open(self, name: str) -> Bucket:
+    def _open(self, name: str) -> S3Bucket:
         account = self._account = self._account or find_account(os.environ, self._rule)
         if account.endpoint:
             # A profile may name another server than the environment does, by which the reference was judged.
             server = urlsplit(account.endpoint).hostname or ""
             check_host(bounds_of(self._settings), server, f"s3://{name}: {account.found_in} names {server}")
-        return S3Bucket(account, name, self._settings.timeout_s)
-
-
-class S3Bucket(Bucket):
-    """A bucket of S3, as its account asks for it."""
-
-    def __init__(self, account: Account, name: str, timeout_s: float) -> None:
-        """Asks for nothing yet; a server may be silent for ``timeout_s``."""
-        self.account, self._timeout_s = account, timeout_s
-        self.asker = Asker(name, host(account.endpoint) if account.endpoint else "S3", account.found_in)
-
-    def pages(self, prefix: str) -> Iterator[Page]:
-        """As every bucket."""
-        return pages(self.account, self.asker.bucket, prefix, self._timeout_s)
-
-    def has(self, key: str) -> bool:
-        """As every bucket."""
-        try:
-            with closing(asked("HEAD", self.account, self.asker.bucket, key, self._timeout_s)) as response:
-                return response.status == 200 and "ETag" in response.headers
-        except Transient:
-            return False
+        return S3Bucket(Place(account, name, self._settings.timeout_s))
 
 
 def _unsaid(file: RemoteFile) -> bool:

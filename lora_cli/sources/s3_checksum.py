@@ -11,15 +11,13 @@ from collections.abc import Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from lora_cli.sources.aws import Account
 from lora_cli.sources.connection import Transient, from_status
 from lora_cli.sources.http import wait_or_give_up
-from lora_cli.sources.s3_requests import CHECKSUM, asked, pinned
+from lora_cli.sources.s3_requests import CHECKSUM, Place, asked, pinned
 from lora_cli.sources.urls import host
 
 if TYPE_CHECKING:
     from lora_cli.core.snapshot import RemoteFile
-    from lora_cli.settings import Settings
 
 HEADER = "x-amz-checksum-sha256"
 
@@ -31,9 +29,7 @@ def may_have_one(file: "RemoteFile") -> bool:
     return file.version.startswith("etag:") and "-" not in file.version
 
 
-def checksum(
-    account: Account, bucket: str, key: str, file: "RemoteFile", what: str, settings: "Settings"
-) -> Mapping[str, str]:
+def checksum(place: Place, key: str, file: "RemoteFile", what: str, retries: int) -> Mapping[str, str]:
     """``x-amz-checksum-sha256`` → hexadecimal digits, as S3 has it for this version of the object; empty for none.
 
     Raises:
@@ -42,10 +38,10 @@ def checksum(
     failures = 0
     while True:
         try:
-            return _from_head(account, bucket, key, file, settings.timeout_s)
+            return _from_head(place, key, file)
         except Transient as failure:
             failures += 1
-            wait_or_give_up(settings.retries, time.sleep, what, failure, failures)
+            wait_or_give_up(retries, time.sleep, what, failure, failures)
 
 
 def hexadecimal(headers: Mapping[str, str]) -> Mapping[str, str]:
@@ -57,8 +53,8 @@ def hexadecimal(headers: Mapping[str, str]) -> Mapping[str, str]:
     return {HEADER: digest.hex()} if len(digest) == 32 else {}
 
 
-def _from_head(account: Account, bucket: str, key: str, file: "RemoteFile", timeout_s: float) -> Mapping[str, str]:
-    with closing(asked("HEAD", account, bucket, key, timeout_s, {**pinned(file), **CHECKSUM})) as response:
+def _from_head(place: Place, key: str, file: "RemoteFile") -> Mapping[str, str]:
+    with closing(asked(place, "HEAD", key, {**pinned(file), **CHECKSUM})) as response:
         server, status, said = host(response.url), response.status, response.headers
     if status in (408, 429) or status >= 500:
         raise from_status(server, status, said)

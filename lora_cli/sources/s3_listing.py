@@ -9,11 +9,10 @@ from typing import Any
 from urllib.parse import quote
 from xml.parsers import expat
 
-from lora_cli.sources.aws import Account
 from lora_cli.sources.buckets import PAGE, Entry, Page, version_of
 from lora_cli.sources.connection import Transient, paced
 from lora_cli.sources.object_errors import NETWORK, refusal
-from lora_cli.sources.s3_requests import asked, told
+from lora_cli.sources.s3_requests import Place, asked, told
 from lora_cli.sources.urls import host
 
 MOST_BYTES = 8 << 20
@@ -22,17 +21,17 @@ MOST_BYTES = 8 << 20
 ROOT, OBJECT = "ListBucketResult", "Contents"
 
 
-def pages(account: Account, bucket: str, prefix: str, timeout_s: float) -> Iterator[Page]:
+def pages(place: Place, prefix: str) -> Iterator[Page]:
     """All objects below ``prefix``, page by page.
 
     Raises:
-        Transient: network or server, or what came is no listing, or has fewer than ``PAGE`` in ``timeout_s``.
+        Transient: network or server, or what came is no listing, or has fewer than ``PAGE`` in the time.
         Answered: an answer that another try would not change.
     """
     token, count, spent_s = "", 0, 0.0
     while True:
         began_s = time.monotonic()
-        page, token = _page(account, bucket, prefix, token, timeout_s)
+        page, token = _page(place, prefix, token)
         count, spent_s = count + len(page.entries), spent_s + time.monotonic() - began_s
         if page.entries or page.last:
             yield page
@@ -40,22 +39,24 @@ def pages(account: Account, bucket: str, prefix: str, timeout_s: float) -> Itera
             return
         if count >= PAGE:
             count, spent_s = 0, 0.0
-        elif spent_s > timeout_s:
+        elif spent_s > place.timeout_s:
             # Pages may be short, and there may be any number of them.
-            raise Transient(f"the server of {bucket} listed only {count} objects in {spent_s:.0f} s", hint=NETWORK)
+            raise Transient(
+                f"the server of {place.bucket} listed only {count} objects in {spent_s:.0f} s", hint=NETWORK
+            )
 
 
-def _page(account: Account, bucket: str, prefix: str, token: str, timeout_s: float) -> tuple[Page, str]:
+def _page(place: Place, prefix: str, token: str) -> tuple[Page, str]:
     """One page, and what asks for the next one."""
     wanted = {"continuation-token": token, "list-type": "2", "max-keys": str(PAGE), "prefix": prefix}
     query = "&".join(f"{name}={quote(value, safe='-_.~')}" for name, value in wanted.items() if value)
-    with closing(asked("GET", account, bucket, "", timeout_s, query=query)) as response:
+    with closing(asked(place, "GET", "", query=query)) as response:
         server = host(response.url)
         if response.status != 200:
-            raise refusal(server, response.status, response.headers, told(response, timeout_s))
-        reader, left, until = _Reader(prefix), MOST_BYTES, time.monotonic() + timeout_s
+            raise refusal(server, response.status, response.headers, told(response, place.timeout_s))
+        reader, left, until = _Reader(prefix), MOST_BYTES, time.monotonic() + place.timeout_s
         try:
-            for chunk in paced(response, timeout_s):
+            for chunk in paced(response, place.timeout_s):
                 left -= len(chunk)
                 if left < 0 or time.monotonic() > until:
                     raise _NoListing

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
+from lora_cli.core.frozen import dataclass
 from lora_cli.errors import Changed, Corrupt
 from lora_cli.sources import NoRanges
 from lora_cli.sources.aws import TRUE, Account
@@ -30,16 +31,16 @@ def pinned(file: "RemoteFile") -> Mapping[str, str]:
     return {"if-match": f'"{etag}"'} if kind == "etag" else {}
 
 
-def asked(
-    method: str,
-    account: Account,
-    bucket: str,
-    key: str,
-    timeout_s: float,
-    more: Mapping[str, str] | None = None,
-    *,
-    query: str = "",
-) -> "Response":
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A bucket, who asks for it, and how long its server may be silent."""
+
+    account: Account
+    bucket: str
+    timeout_s: float
+
+
+def asked(place: Place, method: str, key: str, more: Mapping[str, str] | None = None, *, query: str = "") -> "Response":
     """The answer to a request for an object, or with no ``key`` for the bucket; whoever has it closes it.
 
     ``query`` has its names in order, and everything in it is encoded, as signatures want it.
@@ -47,27 +48,20 @@ def asked(
     Raises:
         Transient: network or server.
     """
-    url = _url(account, bucket, key) + (f"?{query}" if query else "")
+    account = place.account
+    url = _url(place, key) + (f"?{query}" if query else "")
     headers: Mapping[str, str] = {
         **(more or {}),
         **({"x-amz-request-payer": "requester"} if account.requester_pays else {}),
     }
     if account.keys is not None:
         headers = signed(method, url, headers, account.keys(), account.region)
-    return send(url, headers, timeout_s, method=method)
+    return send(url, headers, place.timeout_s, method=method)
 
 
 @contextmanager
 def reading(
-    account: Account,
-    bucket: str,
-    key: str,
-    file: "RemoteFile",
-    span: tuple[int, int],
-    what: str,
-    timeout_s: float,
-    *,
-    rest: bool,
+    place: Place, key: str, file: "RemoteFile", span: tuple[int, int], what: str, *, rest: bool
 ) -> "Iterator[tuple[Headers, Iterator[bytes]]]":
     """The headers of the answer, and the bytes ``span`` (start, stop) of this version of the object as they come.
 
@@ -81,36 +75,28 @@ def reading(
         NoRanges: all was sent, and what is wanted is neither near its beginning nor the ``rest``.
     """
     start, stop = span
-    with _answer(account, bucket, key, file, span, what, timeout_s, rest=rest) as response:
+    with _answer(place, key, file, span, what, rest=rest) as response:
         if response.status not in (200, 206):
-            raise refusal(host(response.url), response.status, response.headers, told(response, timeout_s))
+            raise refusal(host(response.url), response.status, response.headers, told(response, place.timeout_s))
         skip = _check(response, file, start, what)
-        yield response.headers, _body(response, skip, stop - start, what, timeout_s)
+        yield response.headers, _body(response, skip, stop - start, what, place.timeout_s)
 
 
 @contextmanager
 def _answer(
-    account: Account,
-    bucket: str,
-    key: str,
-    file: "RemoteFile",
-    span: tuple[int, int],
-    what: str,
-    timeout_s: float,
-    *,
-    rest: bool,
+    place: Place, key: str, file: "RemoteFile", span: tuple[int, int], what: str, *, rest: bool
 ) -> "Iterator[Response]":
     """The answer to a request for the range, else for all of the object: some servers say 200 and send the range."""
     if span != (0, file.size):
         ranged = {**pinned(file), "Range": f"bytes={span[0]}-{span[1] - 1}"}
-        with closing(asked("GET", account, bucket, key, timeout_s, ranged)) as response:
+        with closing(asked(place, "GET", key, ranged)) as response:
             if response.status != 200:
                 yield response
                 return
             if span[0] >= FAR and not rest:
                 hint = "fetch it: lora-cli fetch reads it as one stream"
                 raise NoRanges(f"{what}: its server sends whole files only", hint=hint)
-    with closing(asked("GET", account, bucket, key, timeout_s, {**pinned(file), **CHECKSUM})) as response:
+    with closing(asked(place, "GET", key, {**pinned(file), **CHECKSUM})) as response:
         yield response
 
 
@@ -161,8 +147,9 @@ def told(response: "Response", timeout_s: float) -> str:
     return text[:REFUSAL_BYTES].decode("utf-8", "replace")
 
 
-def _url(account: Account, bucket: str, key: str) -> str:
+def _url(place: Place, key: str) -> str:
     """The address of an object; of the bucket when there is no key."""
+    account, bucket = place.account, place.bucket
     in_host = os.environ.get("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "").lower() in TRUE
     if account.endpoint:
         return object_url(account.endpoint, bucket, key, in_host=in_host)

@@ -21,6 +21,7 @@ from lora_cli.sources.aws import Account, Keys
 from lora_cli.sources.buckets import Entry, Page
 from lora_cli.sources.connection import Transient
 from lora_cli.sources.s3_listing import pages
+from lora_cli.sources.s3_requests import Place
 from tests.answering import Reply, answering
 from tests.object_servers import S3Server
 from tests.sources.s3_answers import REF, error_of, source_at
@@ -33,9 +34,13 @@ def document(inside: str) -> bytes:
     return f"<ListBucketResult>{inside}</ListBucketResult>".encode()
 
 
+def place_at(endpoint: str, timeout_s: float = 5) -> Place:
+    return Place(Account(None, "nobody", "us-east-1", endpoint), "abc", timeout_s)
+
+
 def pages_of(reply: Callable[[BaseHTTPRequestHandler], Reply], timeout_s: float = 5) -> list[Page]:
     with answering(reply) as endpoint:
-        return list(pages(Account(None, "nobody", "us-east-1", endpoint), "abc", "sql/", timeout_s))
+        return list(pages(place_at(endpoint, timeout_s), "sql/"))
 
 
 def entries_of(inside: str) -> list[Entry]:
@@ -56,7 +61,7 @@ def test_a_real_server_says_the_same_to_obstore(seaweed_server: S3Server, count:
     seaweed_server.put(f"{bucket}/{folder}", {key: key.encode() for key in keys} | {"sqlite/a": b""})
     key, secret = seaweed_server.keys
     account = Account(lambda: Keys(key, secret), "the test", "us-east-1", seaweed_server.endpoint)
-    found = [one for page in pages(account, bucket, f"{folder}/sql/", 5) for one in page.entries]
+    found = [one for page in pages(Place(account, bucket, 5), f"{folder}/sql/") for one in page.entries]
     store = S3Store(
         bucket,
         endpoint=seaweed_server.endpoint,
@@ -192,7 +197,7 @@ def test_a_page_is_asked_for_when_it_is_wanted() -> None:
         return 200, document(OBJECT + MORE.format("again")), {}
 
     with answering(reply) as endpoint:
-        stream: Iterator[Page] = pages(Account(None, "nobody", "us-east-1", endpoint), "abc", "sql/", 5)
+        stream: Iterator[Page] = pages(place_at(endpoint), "sql/")
         assert len(list(islice(stream, 2))) == 2
     assert len(asked) == 2
 
