@@ -59,6 +59,7 @@ def described(entry: Entry, holdings: Holdings | None, failures: Failures, *, pr
         "rank": report.rank if report is not None else None,
         "bytes": report.bytes if report is not None else 0,
         "applied": report.applied if report is not None else "",
+        "copied_to": report.copied_to if report is not None else "",
         "requests": entry.requests,
         "last_used": entry.last_used,
         "proved": proved,

@@ -124,7 +124,7 @@ class Api:
         return JSONResponse({"object": "list", "data": [{**MODEL_FIELDS, **one} for one in [base, *known]]})
 
     async def adapters(self, _request: Request) -> Response:
-        """Every adapter: its tier, bytes, rank, last use, proof or failure."""
+        """Every adapter: its tier, bytes, rank, copy in memory, last use, proof or failure."""
         return JSONResponse({"schema": "lora_cli/adapters/1", "adapters": await self._described()})
 
     async def status(self, _request: Request) -> Response:

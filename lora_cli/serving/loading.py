@@ -54,7 +54,8 @@ class Loading:
         """It on this disk, and judged there. What is here already and was judged before is not looked at again."""
         if entry.job is not None:
             before = entry.report or LoadReport(entry.item.name, entry.job.digest)
-            return LoadReport(entry.item.name, entry.job.digest, applied=before.applied), entry.job
+            digest, applied, copied_to = entry.job.digest, before.applied, before.copied_to
+            return LoadReport(entry.item.name, digest, applied=applied, copied_to=copied_to), entry.job
         admission = self._admit(entry.item)
         report, job = reported(entry.item, admission)
         entry.job, entry.remote = job, not admission.cached

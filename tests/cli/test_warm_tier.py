@@ -227,6 +227,8 @@ def test_a_server_copies_what_it_admits_and_takes_no_name_that_leads_elsewhere(s
         load = {"lora_name": "later", "lora_path": str(folder / "two")}
         assert running.ask("POST", "/v1/load_lora_adapter", load).status_code == 200
         assert (shm / "served/later" / WEIGHTS).read_bytes() == Path("two", WEIGHTS).read_bytes()
+        told = {one["name"]: one["copied_to"] for one in running.ask("GET", "/v1/adapters").json()["adapters"]}
+        assert told == {"one": f"{shm}/served/one", "later": f"{shm}/served/later"}
         for name in ("../out", "a/b"):
             assert running.ask("POST", "/v1/load_lora_adapter", {**load, "lora_name": name}).status_code >= 400
         assert {path.name for path in (shm / "served").iterdir()} == {"one", "later"}
