@@ -22,7 +22,7 @@ from lora_cli.runtime.plan import Served, ServeOnce
 from lora_cli.runtime.process import Died
 from lora_cli.serving.answers import MODEL_FIELDS, STATUS, described, error_body, error_of
 from lora_cli.serving.completions import Completions
-from lora_cli.serving.having import had, wait
+from lora_cli.serving.having import had, taken_away, wait
 from lora_cli.serving.host import Host
 from lora_cli.serving.metrics import metrics_text
 from lora_cli.serving.requests import load_request, name_request, names_request
@@ -179,13 +179,15 @@ class Api:
         for last in (False, True):
             entry = self.host.entry(name)
             found, load_ms = await had(self.host, entry)
-            assert entry.job is not None
+            job = entry.job
+            assert job is not None
             try:
                 # Asking starts a child that died, which takes seconds: not in the loop that answers everybody.
-                asked = await run_in_threadpool(self.host.ask, entry, ServeOnce(entry.job))
+                asked = await run_in_threadpool(self.host.ask, entry, ServeOnce(job))
                 served = await wait(asked.future)
-            except Died as error:
-                if last or error.alone:
+            except LoraCliError as error:
+                again = not error.alone if isinstance(error, Died) else await taken_away(self.host, entry, job)
+                if last or not again:
                     raise
                 continue
             assert isinstance(served, Served)

@@ -11,11 +11,12 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from lora_cli.errors import LoraCliError, NotFound, UsageError
 from lora_cli.runtime.completion import Piece, Placed, Row, TokenLogprob
+from lora_cli.runtime.plan import Job
 from lora_cli.serving.answers import STATUS, error_body
 from lora_cli.serving.batcher import Batcher, Waiting
 from lora_cli.serving.completion_request import CompletionRequest, completion_request
 from lora_cli.serving.entry import Entry
-from lora_cli.serving.having import had
+from lora_cli.serving.having import had, taken_away
 from lora_cli.serving.host import Host
 
 
@@ -32,13 +33,7 @@ class Completions:
         if not self._has_model:
             raise UsageError("this server has no whole model to answer with", hint="start it with --forward model")
         entry = self._entry(asked.model)
-        found, load_ms = await had(self._host, entry) if entry is not None else ("", 0.0)
-        waiting = [self._batcher.submit(_row(asked, prompt, entry)) for prompt in asked.prompts]
-        try:
-            placed = [await one.placed() for one in waiting]
-        except BaseException:
-            _leave(waiting)
-            raise
+        waiting, placed, found, load_ms = await self._begun(asked, entry)
         tier = found or placed[0].tier
         if entry is not None:
             self._host.used(entry, tier)
@@ -54,6 +49,25 @@ class Completions:
         usage = _usage(placed, completed)
         return JSONResponse({**head, "object": "text_completion", "choices": choices, "usage": usage}, headers=headers)
 
+    async def _begun(
+        self, asked: CompletionRequest, entry: Entry | None
+    ) -> tuple[list[Waiting], list[Placed], str, float]:
+        """Its prompts under way, where each was placed, and what ``had`` says; anew if its files were taken away."""
+        for last in (False, True):
+            found, load_ms = await had(self._host, entry) if entry is not None else ("", 0.0)
+            job = entry.job if entry is not None else None
+            waiting = [self._batcher.submit(_row(asked, prompt, job)) for prompt in asked.prompts]
+            try:
+                return waiting, [await one.placed() for one in waiting], found, load_ms
+            except LoraCliError:
+                _leave(waiting)
+                if last or entry is None or job is None or not await taken_away(self._host, entry, job):
+                    raise
+            except BaseException:
+                _leave(waiting)
+                raise
+        raise AssertionError
+
     def _entry(self, model: str) -> Entry | None:
         """The adapter that is meant; None is the base. Raises ``NotFound``."""
         if model == self._base:
@@ -64,8 +78,7 @@ class Completions:
             raise NotFound(f"The model `{model}` does not exist.", hint=error.hint) from error
 
 
-def _row(asked: CompletionRequest, prompt: str | tuple[int, ...], entry: Entry | None) -> Row:
-    job = entry.job if entry is not None else None
+def _row(asked: CompletionRequest, prompt: str | tuple[int, ...], job: Job | None) -> Row:
     return Row(job, prompt, asked.max_tokens, asked.logprobs, asked.stop, asked.ignore_eos)
 
 

@@ -5,6 +5,9 @@ import time
 from concurrent.futures import Future
 from typing import TypeVar
 
+from starlette.concurrency import run_in_threadpool
+
+from lora_cli.runtime.plan import Job
 from lora_cli.serving.answers import error_of
 from lora_cli.serving.entry import Entry
 from lora_cli.serving.host import Host
@@ -26,6 +29,17 @@ async def had(host: Host, entry: Entry) -> tuple[str, float]:
     if report.error:
         raise error_of(report)
     return "remote" if is_new and entry.remote else report.tier, (time.perf_counter() - began) * 1e3
+
+
+async def taken_away(host: Host, entry: Entry, job: Job) -> bool:
+    """Whether ``job``'s files went from this disk since it was proved (``cache rm`` takes what is in use, too).
+
+    It is then brought from its origin by whoever has it next.
+    """
+    if await run_in_threadpool(job.directory.is_dir):
+        return False
+    host.bring_anew(entry, job)
+    return True
 
 
 async def wait(future: "Future[T]") -> T:

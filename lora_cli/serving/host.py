@@ -207,6 +207,11 @@ class Host:
         """Have a batch of prompts answered; ``heard`` is told what comes before its end."""
         return self._process().submit("", message, heard)
 
+    def bring_anew(self, entry: Entry, job: Job) -> None:
+        """The files of ``job`` are gone: whoever has this adapter next begins at its origin."""
+        if entry.job is job:
+            entry.job, entry.proved_by = None, 0
+
     def used(self, entry: Entry, tier: str) -> None:
         """Book one request, whose adapter was found in ``tier``."""
         entry.requests += 1

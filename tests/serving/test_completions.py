@@ -32,8 +32,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Running]:
-    """Two slots for three adapters."""
-    limits = ["--max-loras", 2, "--max-cpu-loras", 3, "--forward", "model"]
+    """Two slots for three adapters, and no more places in memory."""
+    limits = ["--max-loras", 2, "--max-cpu-loras", 2, "--forward", "model"]
     with Running(folder, *[folder / name for name in ADAPTERS], "--base", folder / "base", *limits) as running:
         yield running.until_ready()
 
@@ -104,6 +104,12 @@ def test_half_a_surrogate_pair_is_refused_and_the_process_lives_on(server: Runni
         assert (answer.status_code, "half a surrogate pair" in error_of(answer)[1]) == (400, True)
     assert complete(server, "a0", "hello")["usage"]["completion_tokens"] >= 1
     assert server.status()["child_starts"] == before
+
+
+def test_an_adapter_whose_files_were_taken_from_the_cache_is_brought_again(server: Running, folder: Path) -> None:
+    before = {name: ids(server, name, [5, 6, 7]) for name in ADAPTERS}
+    assert main(["--cache-dir", str(folder / "cache"), "cache", "rm", *(str(folder / name) for name in ADAPTERS)]) == 0
+    assert {name: ids(server, name, [5, 6, 7]) for name in ADAPTERS} == before
 
 
 def test_a_stream_says_what_the_whole_answer_says(server: Running) -> None:

@@ -125,6 +125,23 @@ def test_a_terminal_that_is_closed_ends_it_as_sigterm_does(folder: Path) -> None
         assert "stopped" in running.said()
 
 
+def test_what_cache_rm_takes_from_under_it_is_brought_again(folder: Path) -> None:
+    adapters = [folder / f"a{number}" for number in range(3)]
+    limits = ("--max-loras", 1, "--max-cpu-loras", 1)
+    with Running(folder, *adapters, "--base", folder / "base", *limits) as running:
+        running.until_ready()
+        assert [running.probe(path.name).status_code for path in adapters] == [200] * 3
+        assert main(["--cache-dir", str(folder / "cache"), "cache", "rm", *map(str, adapters)]) == 0
+        tiers = [running.probe(path.name).headers.get("x-lora-tier") for path in reversed(adapters)]
+        assert tiers == ["gpu", "remote", "remote"]
+        adapters[1].rename(folder / "elsewhere")
+        assert main(["--cache-dir", str(folder / "cache"), "cache", "rm", *map(str, adapters[:2])]) == 0
+        status, message = error_of(running.probe("a1"))
+        assert (status, "there is no folder" in message) == (404, True)
+        assert running.adapter("a1")["stage"] == "resolve"
+        assert running.probe("a0").status_code == 200
+
+
 def test_nohup_keeps_it_when_its_terminal_is_closed() -> None:
     said = "from lora_cli.serving.signals import ending_signals; print([number.name for number in ending_signals()])"
     for before, names in (([], ["SIGTERM", "SIGINT", "SIGHUP"]), (["nohup"], ["SIGTERM", "SIGINT"])):
