@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Running]:
     """Two slots for three adapters, and no more places in memory."""
-    limits = ["--max-loras", 2, "--max-cpu-loras", 2, "--forward", "model"]
+    limits = ["--max-loras", 2, "--max-cpu-loras", 2, "--forward", "model", "--root", folder]
     with Running(folder, *[folder / name for name in ADAPTERS], "--base", folder / "base", *limits) as running:
         yield running.until_ready()
 
@@ -107,9 +107,16 @@ def test_half_a_surrogate_pair_is_refused_and_the_process_lives_on(server: Runni
 
 
 def test_an_adapter_whose_files_were_taken_from_the_cache_is_brought_again(server: Running, folder: Path) -> None:
-    before = {name: ids(server, name, [5, 6, 7]) for name in ADAPTERS}
-    assert main(["--cache-dir", str(folder / "cache"), "cache", "rm", *(str(folder / name) for name in ADAPTERS)]) == 0
-    assert {name: ids(server, name, [5, 6, 7]) for name in ADAPTERS} == before
+    more = ("b0", "b1")  # with these there are more adapters than places in slots and in memory together
+    for number, name in enumerate(more):
+        write_adapter(folder / name, modules=llama_modules(), r=4, lora_alpha=64, seed=10 + number)
+        assert server.load(name, folder / name).status_code == 200
+    known = (*ADAPTERS, *more)
+    before = {name: ids(server, name, [5, 6, 7]) for name in known}
+    assert main(["--cache-dir", str(folder / "cache"), "cache", "rm", *(str(folder / name) for name in known)]) == 0
+    assert {name: ids(server, name, [5, 6, 7]) for name in known} == before
+    for name in more:
+        server.post("/v1/unload_lora_adapter", lora_name=name)
 
 
 def test_a_stream_says_what_the_whole_answer_says(server: Running) -> None:
