@@ -10,6 +10,7 @@ _STATUS = re.compile(r"Server returned (?:non-2xx status code|error response): (
 _CODE = re.compile(r"<Code>([A-Za-z0-9.]{1,64})</Code>")
 _MESSAGE = re.compile(r"<Message>([^<]{1,200})")
 _REGION = re.compile(r"<Region>([a-z0-9-]{1,32})</Region>|expecting (?:'|&apos;|&#39;)([a-z0-9-]{1,32})")
+_A_REGION = re.compile(r"[a-z0-9-]{1,32}")
 # The names of these errors are obstore's; those of Python are raised as they are.
 _STATUS_OF = {
     "FileNotFoundError": 404,
@@ -53,13 +54,16 @@ def refusal(server: str, status: int, headers: Mapping[str, str], told: str) -> 
     """What an answer means that is no 2xx, by its status, its headers and what stands in it."""
     if status in (408, 429) or status >= 500:
         return from_status(server, status, headers)
-    code, message, region = _CODE.search(told), _MESSAGE.search(told), _REGION.search(told)
-    return Answered(
-        status,
-        code[1] if code else "",
-        printable(message[1]) if message else "",
-        (region[1] or region[2]) if region else "",
-    )
+    code, message = _CODE.search(told), _MESSAGE.search(told)
+    return Answered(status, code[1] if code else "", printable(message[1]) if message else "", _region(headers, told))
+
+
+def _region(headers: Mapping[str, str], told: str) -> str:
+    """The region that an answer names as the bucket's own."""
+    if found := _REGION.search(told):
+        return found[1] or found[2]
+    said = headers.get("x-amz-bucket-region", "")
+    return said if _A_REGION.fullmatch(said) else ""
 
 
 def _of_the_network(told: str, cause: str, server: str, timeout_s: float) -> Transient:

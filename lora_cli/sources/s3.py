@@ -8,11 +8,13 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from lora_cli.core.frozen import replace
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.settings import Settings
 from lora_cli.sources.aws import Account, find_account
 from lora_cli.sources.buckets import Bucket, Page
 from lora_cli.sources.connection import Transient
+from lora_cli.sources.object_errors import Answered
 from lora_cli.sources.object_refusals import Asker, Words
 from lora_cli.sources.objects import ObjectSource, object_key, version_key
 from lora_cli.sources.private import bounds_of, check_host
@@ -61,8 +63,15 @@ class S3Bucket(Bucket):
         self.asker = Asker(place.bucket, host(account.endpoint) if account.endpoint else "S3", account.found_in)
 
     def pages(self, prefix: str) -> Iterator[Page]:
-        """As every bucket."""
-        return pages(self.place, prefix)
+        """As every bucket. One that is in another region is asked there from then on, as other tools do it."""
+        try:
+            yield from pages(self.place, prefix)
+        except Answered as answer:
+            account = self.place.account
+            if answer.region in ("", account.region):
+                raise
+            self.place = replace(self.place, account=replace(account, region=answer.region))
+            yield from pages(self.place, prefix)
 
     def has(self, key: str) -> bool:
         """As every bucket."""

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from lora_cli.core.manifest import SourceRule
 from lora_cli.errors import AccessDenied, LoraCliError, MachineError, NotFound, Refused, Unreachable
+from lora_cli.settings import Settings
+from lora_cli.sources.registry import open_source
 from tests.answering import Reply, answering
 from tests.sources.raw_servers import raw_server
 from tests.sources.s3_answers import CONTENT, HEADERS, REF, error_of, listing, piece_of, read, refusal, source_at
@@ -18,6 +21,8 @@ from tests.sources.s3_answers import CONTENT, HEADERS, REF, error_of, listing, p
     [
         (refusal(400, "AuthorizationHeaderMalformed", "<Region>eu-west-1</Region>"), NotFound, "AWS_REGION=eu-west-1"),
         (refusal(301, "PermanentRedirect"), NotFound, "another region"),
+        ((301, b"", {"x-amz-bucket-region": "eu-west-1"}), NotFound, "AWS_REGION=eu-west-1"),
+        ((301, b"", {"x-amz-bucket-region": "evil/../host"}), NotFound, "AWS_REGION=REGION"),
         (refusal(400, "ExpiredToken"), AccessDenied, "aws sso login"),
         (refusal(403, "InvalidToken"), AccessDenied, "aws sso login"),
         (refusal(403, "RequestTimeTooSkewed"), MachineError, "clock"),
@@ -41,6 +46,32 @@ def test_each_answer_has_its_own_words(tmp_path: Path, reply: Reply, kind: type[
     assert says in error.message + error.hint
     assert str(REF) in error.message
     assert "\n" not in error.message
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        refusal(400, "AuthorizationHeaderMalformed", "<Region>eu-west-1</Region>"),
+        (301, b"<Error><Code>PermanentRedirect</Code></Error>", {"x-amz-bucket-region": "eu-west-1"}),
+    ],
+    ids=["said in the body", "said in a header"],
+)
+def test_a_bucket_of_another_region_is_asked_there_from_then_on(
+    tmp_path: Path, elsewhere: Reply, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    regions: list[str] = []
+
+    def reply(request: BaseHTTPRequestHandler) -> Reply:
+        regions.append(request.headers["Authorization"].split("/")[2])
+        return piece_of(request) if regions[-1] == "eu-west-1" else elsewhere
+
+    with answering(reply) as endpoint:
+        settings = Settings(tmp_path / "cache", timeout_s=5, retries=0)
+        rule = SourceRule("s3://abc/*", endpoint_url=endpoint, region="us-east-1")
+        assert read(open_source("s3", settings, rule)) == CONTENT
+    assert regions == ["us-east-1", "eu-west-1", "eu-west-1"]
 
 
 def test_what_does_not_speak_http_is_told_from_a_server_that_is_down(tmp_path: Path) -> None:
