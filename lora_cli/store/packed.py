@@ -20,6 +20,7 @@ from lora_cli.store import Store
 from lora_cli.store.blobs import MODE, STAMP_NS
 from lora_cli.store.disk import make_folder, write_pieces
 from lora_cli.store.exchange import clear, put
+from lora_cli.store.inventory import entries
 from lora_cli.store.writers import new_writer
 
 FILE = "factors.safetensors"
@@ -96,18 +97,20 @@ def publish_packed(store: Store, digest: str, factors: Sequence[Factor]) -> bool
     return True
 
 
-def packed_problem(store: Store, directory: Path) -> str:
-    """What is wrong with one snapshot's packed weights, each byte held against the snapshot; empty when all is well."""
-    names = [path.name for path in directory.iterdir()] if directory.is_dir() and not directory.is_symlink() else []
-    if names != [FILE]:
+def packed_problem(store: Store, digest: str, directory: Path) -> str:
+    """What is wrong with the packed weights of ``digest``, each byte held against the snapshot; empty when all is well.
+
+    They lie in ``directory``, which may have another name by now.
+    """
+    if directory.is_symlink() or [path.name for path in entries(directory)] != [FILE]:
         return f"is no folder with one {FILE}"
-    header = _read_header(directory / FILE, directory.name, touched=True)
+    header = _read_header(directory / FILE, digest, touched=True)
     if header is None:
         return f"{FILE} is not as it was published"
     try:
         sources = {name: _source(said) for name, said in json.loads(header.metadata["sources"]).items()}
         for name, info in header.tensors.items():
-            if not name.startswith(PADDING) and not _same(store, directory, info, sources[name]):
+            if not name.startswith(PADDING) and not _same(store.snapshot(digest), directory, info, sources[name]):
                 return f"{name} is not what the snapshot has"
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return f"{FILE} does not tell where in the snapshot its tensors are"
@@ -174,9 +177,8 @@ def _source(said: Any) -> Origin:
     return Origin(file, start, stop)
 
 
-def _same(store: Store, directory: Path, info: TensorInfo, origin: Origin) -> bool:
+def _same(snapshot: Path, directory: Path, info: TensorInfo, origin: Origin) -> bool:
     """Whether a tensor has the bytes that stand at ``origin`` in the snapshot; a file elsewhere is not looked at."""
-    snapshot = store.snapshot(directory.name)
     if origin.file not in {path.name for path in snapshot.iterdir()}:
         return False
     if not 0 <= origin.start <= origin.stop or origin.stop - origin.start != info.nbytes:

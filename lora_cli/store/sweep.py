@@ -9,8 +9,9 @@ from pathlib import Path
 
 from lora_cli.core.frozen import dataclass
 from lora_cli.store import Store
+from lora_cli.store.aside import aside, take_away
 from lora_cli.store.choose import GRACE_S, Limits, going, going_blobs
-from lora_cli.store.disk import make_folder, on_disk, read_small
+from lora_cli.store.disk import on_disk, read_small
 from lora_cli.store.exchange import clear
 from lora_cli.store.holds import PREFIX, held
 from lora_cli.store.inventory import Item, entries, packed, tree_bytes
@@ -21,7 +22,7 @@ from lora_cli.store.snapshots import is_digest
 from lora_cli.store.tag import check_cache
 from lora_cli.store.usage import Usage, cache_bytes, survey
 from lora_cli.store.views import drop_view
-from lora_cli.store.writers import new_writer, parse_writer, state
+from lora_cli.store.writers import parse_writer, state
 
 __all__ = ["GRACE_S", "Limits", "Removed", "collect", "remove"]
 
@@ -78,7 +79,7 @@ def collect(store: Store, limits: Limits, *, dry_run: bool = False) -> list[Remo
         for kind, path in left:
             removed.append(Removed(kind, path.relative_to(store.root).as_posix(), tree_bytes(path)))
             if not dry_run:
-                _delete(path)
+                take_away(store, path) if kind == "packed" else _delete(path)
         if not dry_run:
             _tidy(store, usage.now_s)
     return removed
@@ -157,24 +158,24 @@ def _taken_away(store: Store, item: Item, now_s: float | None) -> bool:
     def is_used() -> bool:
         return now_s is not None and (item.digest in held(store, now_s) or _used_since(store, item))
 
-    aside = make_folder(store.partials / item.digest / str(new_writer())) / "snapshot"
+    there = aside(store)
     try:
         with lease(store, item.digest, LEASE_S) as ours:
             if is_used() or (now_s is not None and not ours and os.path.lexists(store.leases / item.digest)):
                 return False
             for record in item.records:
                 forget_record(store, record)
-            item.directory.rename(aside)
+            item.directory.rename(there)
             # Without a lease, as on a full disk, or after a stop so long that it was lost, somebody may use it by now.
             if is_used():
                 with suppress(OSError):
-                    aside.rename(item.directory)
+                    there.rename(item.directory)
                     return False
     except FileNotFoundError:
         pass
     finally:
-        clear(aside.parent)
-    clear(store.packed / item.digest)
+        clear(there)
+    take_away(store, store.packed / item.digest)
     return True
 
 
@@ -220,8 +221,8 @@ def _isolated(store: Store) -> list[Path]:
 
 
 def _leftovers(store: Store, now: float) -> Iterator[tuple[str, Path]]:
-    for folder in entries(store.partials):
-        # A snapshot that is being built has its writer's own name.
+    # A snapshot that is being built, or that goes, has its writer's own name.
+    for folder in (*entries(store.partials), *(path for path in entries(store.snapshots) if not is_digest(path.name))):
         if parse_writer(folder.name) is not None and _is_left(folder, folder.name, now):
             yield "partial", folder
         for path in entries(folder) if _KEY.fullmatch(folder.name) else ():
@@ -263,7 +264,8 @@ def _age(path: Path, now: float) -> float:
 
 
 def _delete(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    """Removes what others may be removing, too."""
+    while path.is_dir() and not path.is_symlink():
+        with suppress(FileNotFoundError):
+            shutil.rmtree(path)
+    path.unlink(missing_ok=True)

@@ -64,12 +64,7 @@ def verify(store: Store) -> Iterator[Verified]:
     for directory in (path for path in entries(store.adapters) if re.fullmatch(NAME, path.name, re.ASCII)):
         yield from _said(store, "view", directory, partial(_view_problem, store, sound, known))
     for directory in (path for path in packed(store) if path.name in sound):
-        from lora_cli.store.packed import packed_problem
-
-        problem = packed_problem(store, directory)
-        if os.path.lexists(directory):
-            moved_to = isolate(store, directory) if problem else None
-            yield Verified("packed", directory, tree_bytes(moved_to or directory), problem, moved_to)
+        yield from _said(store, "packed", directory, partial(_packed_problem, store, directory.name))
 
 
 def _snapshot_said(store: Store, directory: Path, known: Mapping[Inode, str | None]) -> list[Verified]:
@@ -126,6 +121,14 @@ def _view_problem(store: Store, sound: Collection[str], known: Mapping[Inode, st
     if digest is not None and (digest in sound or store.snapshot(digest).is_dir()):
         return ""
     return "its files are no sound snapshot's"
+
+
+def _packed_problem(store: Store, digest: str, directory: Path) -> str:
+    """What is wrong with packed weights; nothing can be held against those whose snapshot went meanwhile."""
+    from lora_cli.store.packed import packed_problem
+
+    problem = packed_problem(store, digest, directory)
+    return problem if store.snapshot(digest).is_dir() else ""
 
 
 def _snapshot_problem(name: str, known: Mapping[Inode, str | None], directory: Path) -> str:

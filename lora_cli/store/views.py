@@ -7,7 +7,8 @@ from pathlib import Path
 
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.store import Store
-from lora_cli.store.disk import is_read_only, make_folder, on_disk
+from lora_cli.store.aside import take_away
+from lora_cli.store.disk import is_read_only, on_disk
 from lora_cli.store.exchange import clear, put
 from lora_cli.store.handout import holds, is_weights
 from lora_cli.store.snapshots import build_directory
@@ -51,12 +52,7 @@ def drop_view(store: Store, name: str) -> None:
     Raises:
         OSError: as it comes.
     """
-    aside = make_folder(store.partials / "views" / str(new_writer()))
-    try:
-        with suppress(FileNotFoundError):
-            (store.adapters / name).rename(aside / name)
-    finally:
-        _clear(aside)
+    take_away(store, store.adapters / name)
 
 
 def _clear(path: Path) -> None:

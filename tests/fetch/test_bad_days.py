@@ -143,7 +143,7 @@ from lora_cli.store.sweep import Limits, collect
 def slow(function):
     return lambda *words: time.sleep(0.005) or function(*words)
 # Time for the others after all was looked at, and around the last look at who holds what.
-sweep.make_folder, sweep.held = slow(sweep.make_folder), slow(sweep.held)
+sweep.aside, sweep.held = slow(sweep.aside), slow(sweep.held)
 while True:
     for one in collect(Store(Path(sys.argv[1])), Limits(unused_for_s=0, grace_s=0)):
         if one.kind == "snapshot":
@@ -232,6 +232,30 @@ def test_two_that_fill_a_disk_together_leave_nothing_wrong_and_one_of_them_later
     assert "No space left" in err
     assert "verify 0" in lines
     assert lines[-1] == "again 0", (out, err)
+
+
+FILLED = """
+cd "$LORA_CLI_CACHE_DIR"
+"$@" fetch org/a org/b >&2; "$@" fetch -f MANIFEST >&2; rm -r tmp leases
+full() { n=0; while (: > x$n) 2>/dev/null; do n=$((n+1)); done; mkdir here 2>/dev/null && echo not full; }
+full; "$@" cache rm a >&2; echo rm $?
+full; "$@" cache gc --max-bytes 0 >&2; echo gc $?
+ls snapshots/sha256 | wc -l
+"""
+
+
+def test_a_disk_without_room_for_one_more_folder_is_cleaned(hub: Hub, tmp_path: Path) -> None:
+    for name in "ab":
+        hub.add(f"org/{name}", {CONFIG: {"name": name}, WEIGHTS: name.encode()})
+    cache, manifest = tmp_path / "cache", tmp_path / "set.yaml"
+    cache.mkdir()
+    manifest.write_text(
+        "apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters: [{name: a, source: hf://org/a}]\n", encoding="utf-8"
+    )
+    script = FILLED.replace("MANIFEST", str(manifest))
+    before = [*own_disk("size=8m,nr_inodes=80", cache), "sh", "-c", script, "sh"]
+    code, out, err = ended(started(hub, cache, before=before))
+    assert (code, out.split()) == (0, ["rm", "0", "gc", "0", "0"]), err
 
 
 def test_a_disk_without_inodes_is_exit_6_and_leaves_nothing_wrong(hub: Hub, tmp_path: Path) -> None:

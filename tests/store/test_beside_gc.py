@@ -14,19 +14,24 @@ from lora_cli.core.snapshot import Snapshot
 from lora_cli.store import Store, sweep
 from lora_cli.store.holds import holding
 from lora_cli.store.leases import lease
+from lora_cli.store.packed import publish_packed
 from lora_cli.store.records import read_record
 from lora_cli.store.snapshots import find_snapshot
 from lora_cli.store.sweep import Limits, collect
 from lora_cli.store.verify import verify
 from tests.store.keeping import put_snapshot
+from tests.store.test_packed import WEIGHTS, factors
 
 FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights"}
+PACKABLE = {"adapter_model.safetensors": WEIGHTS}
 ALL = Limits(unused_for_s=-1, grace_s=-1)
 """Everything is old."""
 
 WAITS_S = 0.005
 """So long a step waits for the user, who may have to wait for that step."""
 
+TAKING = {"_taken_away", "take_away", "_delete", "clear", "rmtree", "_rmtree_safe_fd"}
+PACKED = {"_said", "_packed_problem", "packed_problem", "_read_header", "_same", "isolate", "put_back"}
 SWEEPING = {"_sweep", "_meant_by_others", "_taken_away", "is_used", "_used_since", "held"}
 FINDING = {"find_snapshot", "_is_sound_after_all", "isolate_rotten", "isolate", "put_back"}
 VERIFYING = {"_snapshot_said", "_said", "isolate", "put_back"}
@@ -136,6 +141,59 @@ def test_what_went_while_it_was_looked_at_and_came_again_is_not_taken_for_rotten
     assert not any(missed.values()), missed
     assert had > steps
     assert not store.quarantine.exists() or list(store.quarantine.iterdir()) == []
+
+
+@pytest.mark.parametrize("limits", [ALL, Limits(max_bytes=len(WEIGHTS))], ids=["all", "packed weights alone"])
+@pytest.mark.parametrize("looks", [True, False], ids=["verify beside gc", "gc beside verify"])
+def test_packed_weights_that_go_while_they_are_looked_at_are_not_rotten(
+    tmp_path: Path, limits: Limits, looks: bool
+) -> None:
+    store, at, step = Store(tmp_path), 1, 1
+    found: list[tuple[int, str]] = []
+
+    def gc() -> None:
+        collect(store, limits)
+
+    def look() -> None:
+        found.extend((at, one.problem) for one in verify(store) if one.problem)
+
+    def other() -> None:
+        nonlocal step
+        step += 1
+        if step == at:
+            (look if looks else gc)()
+
+    while at <= step:
+        step = 0
+        snapshot = put_snapshot(store, PACKABLE, "hf://org/a")
+        assert publish_packed(store, snapshot.digest, factors())
+        with at_each_step(TAKING if looks else PACKED, other):
+            (gc if looks else look)()
+        at += 1
+    assert at > 5
+    assert found == []
+    assert not store.quarantine.exists() or list(store.quarantine.iterdir()) == []
+
+
+def test_two_that_clean_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
+    store, at, step = Store(tmp_path), 1, 1
+
+    def another() -> None:
+        nonlocal step
+        step += 1
+        if step == at:
+            collect(store, ALL)
+
+    while at <= step:
+        step = 0
+        snapshot = put_snapshot(store, PACKABLE, "hf://org/a")
+        assert publish_packed(store, snapshot.digest, factors())
+        assert publish_packed(store, "0" * 64, factors())
+        with at_each_step(TAKING, another):
+            collect(store, ALL)
+        assert not any(path.is_file() for path in store.packed.rglob("*"))
+        at += 1
+    assert at > 10
 
 
 def test_gc_leaves_what_another_one_is_looking_at_and_needs_no_lease_where_none_can_be_made(
