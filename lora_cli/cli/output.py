@@ -73,7 +73,10 @@ def write(text: str, file: Path | None = None, *, commands: bool = False) -> Non
         else:
             _replace(Path(os.path.realpath(file)), text)
     except OSError as error:
-        raise _unwritable(file, error.strerror or "") from error
+        from lora_cli.store.disk import FULL
+
+        hint = "free some space there, or name a file on a larger disk" if error.errno in FULL else ""
+        raise _unwritable(file, error.strerror or "", hint) from error
 
 
 def _replace(file: Path, text: str) -> None:
@@ -101,8 +104,8 @@ def writable(file: Path) -> None:
         raise _unwritable(file, "there is no such folder" if not folder.is_dir() else "its folder is read-only")
 
 
-def _unwritable(file: Path, why: str) -> MachineError:
-    return MachineError(f"{file} cannot be written: {why}", hint="check the path of the output file")
+def _unwritable(file: Path, why: str, hint: str = "") -> MachineError:
+    return MachineError(f"{file} cannot be written: {why}", hint=hint or "check the path of the output file")
 
 
 def unheard(text: str) -> str:

@@ -15,6 +15,7 @@ from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.errors import UsageError
 
 KIND = "AdapterSetLock"
+BROKEN = "it was cut off, or merged: take it from version control, or write it anew with lora-cli fetch --upgrade"
 EDITED = "the lock was edited: write it anew with lora-cli fetch --upgrade"
 _SHA256_IN_WORDS = "a sha256: 64 hexadecimal digits in lower case"
 _LINE = r"[^\x00-\x1f\x7f\ud800-\udfff]{1,4096}"
@@ -80,10 +81,17 @@ def load_lock(document: str, where: str) -> Lock:
     Raises:
         UsageError: with file, line and key.
     """
-    entries = head(parse_document(document, where), KIND, ("adapters",), ("adapters",))
+    try:
+        root = parse_document(document, where)
+    except UsageError as error:
+        raise UsageError(error.message, hint=BROKEN) from error
+    entries = head(root, KIND, ("adapters",), ("adapters",))
     adapters: dict[str, LockedAdapter] = {}
     for member in items(entries["adapters"]):
-        adapter = _adapter(member)
+        try:
+            adapter = _adapter(member)
+        except UsageError as error:  # nobody who edits one is told how: it is written by us
+            raise UsageError(error.message, hint=EDITED) from error
         if adapter.name in adapters:
             raise wrong(member, f"{adapter.name} is locked twice", hint=EDITED)
         adapters[adapter.name] = adapter

@@ -1,6 +1,7 @@
 """The server's life: it listens, starts the warm process, looks after it, and ends in order."""
 
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -183,9 +184,10 @@ def listening(address: Address) -> Iterator[socket.socket]:
     try:
         listener = _unix(address.uds) if address.uds is not None else _tcp(address)
     except OSError as error:
+        asks = "does another server run there? lora-cli warm --status asks it; "
         raise MachineError(
             f"{address} cannot be listened at: {error.strerror or error}",
-            hint="does another server run there? lora-cli warm --status asks it; --port and --uds name another address",
+            hint=f"{asks if error.errno == errno.EADDRINUSE else ''}--port and --uds name another address",
         ) from error
     inode = address.uds.stat().st_ino if address.uds is not None else 0
     try:

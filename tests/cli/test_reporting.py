@@ -98,6 +98,13 @@ def test_a_report_is_replaced_in_one_step_and_through_a_link(line: list[str]) ->
     assert not [file for file in Path().iterdir() if file.name.startswith(".real")]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no such device here")
+def test_a_file_on_a_full_disk_is_told_from_a_wrong_path(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*line, "--format", "json=/dev/full"]) == 6
+    said = capsys.readouterr().err
+    assert "/dev/full cannot be written: No space left on device\nhint: free some space there" in said
+
+
 def test_a_file_that_cannot_be_written_is_said_before_the_work(
     line: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

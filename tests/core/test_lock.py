@@ -71,6 +71,23 @@ def test_a_lock_that_was_tampered_with_is_refused(old: str, new: str, message: s
     assert caught.value.hint
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        DUMPED[:150],
+        DUMPED[: DUMPED.index("    files")],
+        f"<<<<<<< HEAD\n{DUMPED}=======\n{DUMPED}>>>>>>> theirs\n",
+        DUMPED.replace("size", "sizes"),
+    ],
+    ids=["empty", "in a line", "at a line", "merged", "edited"],
+)
+def test_a_lock_that_was_cut_off_or_merged_is_to_be_written_anew_and_not_by_hand(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_lock(text, "l.yaml")
+    assert "write it anew with lora-cli fetch --upgrade" in caught.value.hint
+
+
 def test_an_adapter_is_not_locked_twice() -> None:
     twice = dump_lock(Lock((SQL, TONE))).replace('"tone"', '"sql"')
     with pytest.raises(UsageError, match=r"l:15: adapters\[1\]: sql is locked twice"):

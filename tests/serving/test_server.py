@@ -89,6 +89,17 @@ def test_with_a_token_only_probes_of_health_are_open(folder: Path, capsys: pytes
         assert "sesame" not in running.said()
 
 
+def test_where_no_socket_can_be_is_not_said_to_be_another_server(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for uds, why in (("no/such/sock", "No such file"), ("a" * 200, "too long")):
+        words = ["warm", str(folder / "a0"), "--base", str(folder / "base"), "--serve", "--uds", str(folder / uds)]
+        assert main(words) == 6
+        said = capsys.readouterr().err
+        assert why in said
+        assert "another server" not in said
+
+
 def test_what_can_be_reached_from_elsewhere_needs_a_token(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["warm", str(folder / "a0"), "--base", str(folder / "base"), "--serve", "--host", "0.0.0.0"]
     assert main(words) == 2
