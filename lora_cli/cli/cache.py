@@ -12,6 +12,7 @@ from lora_cli.core.nearest import nearest
 from lora_cli.errors import Corrupt, NotFound, UsageError
 from lora_cli.settings import Settings, parse_duration, with_flags
 from lora_cli.store import Store
+from lora_cli.store.disk import on_disk
 from lora_cli.store.inventory import Item, blobs, find_items, inventory, tree_bytes, with_residency
 from lora_cli.store.tag import check_cache
 
@@ -34,7 +35,7 @@ def list_snapshots(
 ) -> None:
     """List the snapshots, the last used first."""
     store = _store(ctx)
-    _show(store, inventory(store), output_format, one_by_one=False, residency=residency)
+    _show(store, _inventory(store), output_format, one_by_one=False, residency=residency)
 
 
 def show(ctx: typer.Context, names: Names, output_format: FormatOption = Format.HUMAN) -> None:
@@ -161,9 +162,14 @@ def _store(ctx: typer.Context, *, cleaned: bool = False) -> Store:
     return store
 
 
+def _inventory(store: Store) -> list[Item]:
+    with on_disk("reading", store.root):
+        return inventory(store)
+
+
 def _found(store: Store, names: Sequence[str]) -> list[Item]:
     """The snapshots that the words name, each once."""
-    items = inventory(store)
+    items = _inventory(store)
     found: dict[str, Item] = {}
     for name in names:
         matching = find_items(items, name, _reference(name))
