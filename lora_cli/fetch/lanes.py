@@ -34,7 +34,8 @@ class Lanes:
     """Threads that read ranges, ``jobs`` at once at most. Each takes the next range of the file with the fewest.
 
     What is small is read by the thread that wants it, with up to ``FIRST`` lanes beside it unless its origin is known
-    to be nearby. What is large has ``FIRST`` of them, and as many as there may be when its origin is far away.
+    to be nearby, or half of what may be in flight is. What is large has ``FIRST`` of them, and as many as there may be
+    when its origin is far away.
     """
 
     def __init__(self, jobs: int) -> None:
@@ -70,7 +71,8 @@ class Lanes:
         """
         # Who reads a range itself cannot look at the clock.
         itself = deadline is None or deadline.at_s is None
-        if itself and self.distance.far is False and all(transfer.partial is None for transfer in transfers):
+        crowded = self.distance.far is False or self._in_flight + self._queued >= self._jobs // 2
+        if itself and crowded and all(transfer.partial is None for transfer in transfers):
             self._alone(transfers)
             return
         ranges = self._ranges_left(transfers)
@@ -78,7 +80,7 @@ class Lanes:
         small = itself and ranges <= len(transfers)
         with self._lock:
             self._waiting |= dict.fromkeys(transfers, done)
-            self._wake(ranges)
+            self._wake(ranges - small)
         self._crew.at_least(min(FIRST, len(transfers) - 1) if small else FIRST)
         self._start()
         try:
@@ -98,7 +100,7 @@ class Lanes:
             raise KeyboardInterrupt
 
     def _alone(self, transfers: "Sequence[Transfer]") -> None:
-        """Reads small files of a server nearby: there a thread beside this one costs more than it brings."""
+        """Reads small files where a thread beside this one costs more than it brings."""
         for transfer in transfers:
             while (work := self._turn(transfer)) is not None:
                 try:
@@ -126,10 +128,10 @@ class Lanes:
             return transfer, *taken
 
     def _wake(self, count: int = 1) -> None:
-        """Wakes so many lanes; everybody where others wait beside them, who might be woken instead."""
+        """Wakes so many lanes if there is work; everybody where others wait beside them, who might be woken instead."""
         if self._queued:
             self._more.notify_all()
-        else:
+        elif any(transfer.has_more for transfer in self._waiting):
             self._more.notify(count)
 
     def _own(

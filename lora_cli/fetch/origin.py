@@ -16,6 +16,7 @@ from lora_cli.fetch import ANYTHING, SILENT, USUAL, Fetched, kept
 from lora_cli.fetch.access import asks_again, check_access, check_kept
 from lora_cli.fetch.arena import share_memory
 from lora_cli.fetch.checkpoint import LatestOf
+from lora_cli.fetch.crew import FAR_S
 from lora_cli.fetch.deadline import Deadline
 from lora_cli.fetch.demand import Demand, check_count, check_files, check_size, check_snapshot, most_bytes
 from lora_cli.fetch.download import Job, download
@@ -185,9 +186,10 @@ def _resolved(ref: AdapterRef, source: Source, store: Store, selection: Selectio
             hint = f"--offline takes what it was when it was last fetched: revision {found[0].revision}"
             raise Unreachable(error.message, hint=hint) from error
         raise
+    took_s = time.monotonic() - began
     # What was listed with others came at once, however far away it is.
-    if lanes is not None and not is_expecting(source):
-        lanes.distance.saw(0, time.monotonic() - began)
+    if lanes is not None and (took_s > FAR_S or not is_expecting(source)):
+        lanes.distance.saw(0, took_s)
     return revision
 
 

@@ -123,11 +123,15 @@ class Transfer:
         return 1 if self._whole or self.file.size is None else -(-(self.file.size - self.handed) // step)
 
     @property
+    def has_more(self) -> bool:
+        """Whether something of it is still to be handed out."""
+        size, handed = self.file.size, self.frontier if self._whole else self.handed
+        return self.error is None and self.handed >= 0 and (size is None or handed < size)
+
+    @property
     def finished(self) -> bool:
         """Whether nothing of it is read or will be."""
-        size, handed = self.file.size, self.frontier if self._whole else self.handed
-        more = self.error is None and self.handed >= 0 and (size is None or handed < size)
-        return self.in_flight == 0 and not more
+        return self.in_flight == 0 and not self.has_more
 
     def run(
         self, start: int, stop: int | None, stopped: Callable[[], bool], came: Callable[[int], None] = lambda _: None
