@@ -164,9 +164,11 @@ def _copies(tier: str, asked: Lineup) -> "Copies | None":
 
 
 def _endpoint(listening: Listening) -> "Endpoint":
-    from lora_cli.endpoint.address import Address
+    from lora_cli.endpoint.address import Address, is_host
     from lora_cli.endpoint.client import Endpoint
 
+    if not is_host(listening.host):
+        raise UsageError(f"--host {listening.host!r} is no name of a host", hint="--host 127.0.0.1")
     return Endpoint(Address(listening.host, listening.port, listening.uds), listening.api_key.strip())
 
 

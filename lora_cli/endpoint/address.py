@@ -56,18 +56,30 @@ def parse_address(text: str) -> Address:
     """
     if text.startswith("unix:") and text.removeprefix("unix:").lstrip("/"):
         return Address(uds=Path(text.removeprefix("unix:").replace("//", "/", 1)))
-    parts = urlsplit(text if "://" in text else f"http://{text}")
     try:
+        parts = urlsplit(text if "://" in text else f"http://{text}")
         port = parts.port
-    except ValueError:
-        port = 0
+    except ValueError as error:
+        raise _no_address(text) from error
     if (
         parts.scheme not in {"http", "https"}
-        or not parts.hostname
+        or not is_host(parts.hostname or "")
         or port == 0
         or parts.username
         or parts.path.strip("/") not in {"", "v1"}
     ):
-        raise UsageError(f"{without_secrets(text)} is no address of a server", hint="http://HOST:PORT or unix:PATH")
+        raise _no_address(text)
     tls = parts.scheme == "https"
-    return Address(parts.hostname, port or (443 if tls else 80), tls=tls)
+    return Address(parts.hostname or "", port or (443 if tls else 80), tls=tls)
+
+
+def is_host(text: str) -> bool:
+    """Whether a name server could know it: the standard library fails at a name that no DNS message can hold."""
+    try:
+        return bool(text.encode("idna"))
+    except UnicodeError:
+        return False
+
+
+def _no_address(text: str) -> UsageError:
+    return UsageError(f"{without_secrets(text)} is no address of a server", hint="http://HOST:PORT or unix:PATH")

@@ -1,0 +1,30 @@
+"""What is an address of a server, and what is none."""
+
+import pytest
+
+from lora_cli.cli.main import main
+from lora_cli.endpoint.address import Address, parse_address
+from lora_cli.errors import UsageError
+
+
+@pytest.mark.parametrize("text", ["http://[::1", "http://h:99999", "http://", "http://x\udcff", f"http://{'a' * 64}.b"])
+def test_what_is_no_address_is_said(text: str) -> None:
+    with pytest.raises(UsageError, match="is no address of a server"):
+        parse_address(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("http://[::1]:8000/v1", Address("::1", 8000)),
+        ("https://h\u00f6st.example", Address("h\u00f6st.example", 443, tls=True)),
+    ],
+)
+def test_an_address_is_read(text: str, address: Address) -> None:
+    assert parse_address(text) == address
+
+
+@pytest.mark.parametrize("host", ["", "x\udcff", "a" * 64])
+def test_a_host_that_can_be_none_is_exit_2(host: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["warm", "--status", "--host", host]) == 2
+    assert "is no name of a host" in capsys.readouterr().err
