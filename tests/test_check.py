@@ -1,7 +1,9 @@
 """Where fetch, read and rules meet: adapters judged in place, over the wire, and on their way into the cache."""
 
 import hashlib
+import os
 import re
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -198,6 +200,33 @@ def test_an_admitted_adapter_is_on_this_disk_with_each_stage_timed(
     assert admission.snapshot is not None
     assert (admission.snapshot.directory / "adapter_model.safetensors").is_file()
     assert list(admission.stage_ms) == ["resolve", "fetch", "validate"]
+
+
+def test_an_adapter_is_judged_while_others_that_share_its_files_come_and_go(
+    tmp_path: Path, base: BaseModel, settings: Settings
+) -> None:
+    folder, store = write_adapter(tmp_path / "good", modules=llama_modules()), Store(settings.cache_dir)
+
+    def admitted() -> Admission:
+        return admit(AdapterRef("file", str(folder)), "good", Terms(base), store, settings)
+
+    snapshot = admitted().snapshot
+    assert snapshot is not None
+    blobs, over = [store.blob(blob.sha256) for blob in snapshot.files.values()], threading.Event()
+
+    def link() -> None:
+        while not over.is_set():
+            for blob in blobs:
+                os.link(blob, tmp_path / "link")
+                (tmp_path / "link").unlink()
+
+    other = threading.Thread(target=link)
+    other.start()
+    try:
+        assert [admitted().error for _ in range(20)] == [None] * 20
+    finally:
+        over.set()
+        other.join()
 
 
 def test_a_refused_adapter_says_at_which_stage(tmp_path: Path, base: BaseModel, settings: Settings) -> None:

@@ -18,7 +18,8 @@ from lora_cli.errors import LoraCliError, Refused
 from lora_cli.read.adapter import read_adapter
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
-from lora_cli.sources.registry import Sources, open_source
+from lora_cli.sources.local import snapshot_at
+from lora_cli.sources.registry import Sources
 
 if TYPE_CHECKING:
     from lora_cli.fetch.demand import Demand
@@ -127,8 +128,7 @@ def admit(
         watch.lap("fetch")
         stage = "validate"
         hear(stage, snapshot)
-        local = open_source("file", settings)
-        revision = local.resolve(AdapterRef("file", str(snapshot.directory)))
+        local, revision = snapshot_at(snapshot.directory)
         adapter = read_adapter(local, revision, name, settings.max_header_bytes)
         verdict = _accepted(judge(adapter, terms, gather(local, revision, adapter, terms, ref)), snapshot, settings)
         watch.lap("validate")

@@ -27,6 +27,7 @@ from lora_cli.repair.copies import kept, weights
 from lora_cli.repair.fields import sound_fields
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
+from lora_cli.sources.local import snapshot_at
 from lora_cli.sources.registry import Sources, open_source
 from lora_cli.store.disk import on_disk
 from lora_cli.store.exchange import clear
@@ -176,8 +177,7 @@ def _here(ref: AdapterRef, wish: Wish, settings: Settings) -> tuple[Source, Revi
 
     selection = Selection(allow_pickle=wish.allow_pickle, latest=wish.latest)
     snapshot = bring(ref, origin, Store(settings.cache_dir), settings, selection=selection).snapshot
-    local = open_source("file", settings)
-    return local, local.resolve(AdapterRef("file", str(snapshot.directory)))
+    return snapshot_at(snapshot.directory)
 
 
 def _read(source: Source, revision: Revision, name: str, settings: Settings) -> Adapter:

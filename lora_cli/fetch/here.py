@@ -8,7 +8,7 @@ from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.fetch.plan import Selection
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
-from lora_cli.sources.local import LocalSource
+from lora_cli.sources.local import LocalSource, snapshot_at
 from lora_cli.store import Store
 from lora_cli.store.records import read_record
 from lora_cli.store.snapshots import find_snapshot
@@ -51,8 +51,7 @@ class HereFirst:
         # A policy is held against the folder that the latest checkpoint is, and only a listing says which.
         self._asks = selection.latest and bool(settings.policies)
         self._offline, self._locked = settings.offline, None if self._asks else locked
-        self._local = LocalSource(settings)
-        self._held: dict[AdapterRef, Revision] = {}
+        self._held: dict[AdapterRef, tuple[LocalSource, Revision]] = {}
 
     def resolve(self, ref: AdapterRef) -> Revision:
         """What ``ref`` means: as its origin says, unless what is here need not be asked for.
@@ -62,15 +61,14 @@ class HereFirst:
         """
         record = read_record(self._store, str(ref), self._selection)
         if self._locked is not None and (found := find_snapshot(self._store, self._locked.files)) is not None:
-            here = self._local.resolve(AdapterRef("file", str(found.directory)))
-            self._held[ref] = here
-            return Revision(ref, self._locked.revision, here.files, record.access if record is not None else "")
+            self._held[ref] = here = snapshot_at(found.directory)
+            return Revision(ref, self._locked.revision, here[1].files, record.access if record is not None else "")
         snapshot = find_snapshot(self._store, record.files) if record is not None else None
         if record is None or snapshot is None:
             return self._origin.resolve(ref)
-        here = self._local.resolve(AdapterRef("file", str(snapshot.directory)))
+        here = snapshot_at(snapshot.directory)
         if (self._offline or ref.pinned) and not self._asks:
-            revision = Revision(ref, record.revision, here.files, record.access)
+            revision = Revision(ref, record.revision, here[1].files, record.access)
         else:
             revision = self._origin.resolve(ref)
         if revision.id == record.revision:
@@ -79,11 +77,11 @@ class HereFirst:
 
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
         """Bytes of ``file``, from this disk where it has them."""
-        here = self._held.get(revision.ref)
-        held = here.file(file.path) if here is not None else None
-        if here is None or held is None:
-            return self._origin.read(revision, file, start, stop)
-        return self._local.read(here, held, start, stop)
+        if revision.ref in self._held:
+            local, here = self._held[revision.ref]
+            if (held := here.file(file.path)) is not None:
+                return local.read(here, held, start, stop)
+        return self._origin.read(revision, file, start, stop)
 
     def holds(self, revision: Revision) -> bool:
         """Whether the bytes of an adapter at ``revision`` are on this disk."""

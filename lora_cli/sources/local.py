@@ -50,8 +50,14 @@ class LocalSource:
     own cache to that cache's blobs; any other link, and whatever is no plain file, is listed with its ``defect``.
     """
 
-    def __init__(self, settings: Settings | None = None, rule: "SourceRule | None" = None) -> None:
-        """Takes settings and rule as every source does; nothing of them concerns a folder."""
+    def __init__(
+        self, settings: Settings | None = None, rule: "SourceRule | None" = None, *, linked: bool = False
+    ) -> None:
+        """Takes settings and rule as every source does; nothing of them concerns a folder.
+
+        ``linked`` files may get and lose hard links while they are read, which is no change of their bytes.
+        """
+        self._linked = linked
 
     def resolve(self, ref: AdapterRef) -> Revision:
         """The files below the folder that ``ref`` names, at this moment.
@@ -87,7 +93,7 @@ class LocalSource:
         for tries in count(1):
             with _open(path, file) as descriptor:
                 try:
-                    for chunk in _chunks(descriptor, path, file, start, stop):
+                    for chunk in _chunks(descriptor, path, file, start, stop, linked=self._linked):
                         start += len(chunk)
                         yield chunk
                 except OSError as error:
@@ -109,9 +115,19 @@ class LocalSource:
         """
         path = Path(revision.ref.location, file.path)
         with _open(path, file) as descriptor:
-            _check_unchanged(descriptor, path, file, linked=linked)
+            _check_unchanged(descriptor, path, file, linked=linked or self._linked)
             yield descriptor
-            _check_unchanged(descriptor, path, file, linked=linked)
+            _check_unchanged(descriptor, path, file, linked=linked or self._linked)
+
+
+def snapshot_at(directory: Path) -> tuple[LocalSource, Revision]:
+    """A snapshot of the cache as a source, and its revision: other snapshots share its files, and come and go.
+
+    Raises:
+        LoraCliError: as ``LocalSource.resolve``.
+    """
+    source = LocalSource(linked=True)
+    return source, source.resolve(AdapterRef("file", str(directory)))
 
 
 @contextmanager
@@ -132,9 +148,11 @@ def _open(path: Path, file: RemoteFile) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _chunks(descriptor: int, path: Path, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
+def _chunks(
+    descriptor: int, path: Path, file: RemoteFile, start: int, stop: int | None, *, linked: bool
+) -> Iterator[bytes]:
     """The range, with the fingerprint compared before the first byte and after the last one."""
-    size = _check_unchanged(descriptor, path, file)
+    size = _check_unchanged(descriptor, path, file, linked=linked)
     end = size if stop is None else min(stop, size)
     while start < end:
         chunk = os.pread(descriptor, min(CHUNK, end - start), start)
@@ -142,12 +160,12 @@ def _chunks(descriptor: int, path: Path, file: RemoteFile, start: int, stop: int
             break
         start += len(chunk)
         if start >= end:
-            _check_unchanged(descriptor, path, file)
+            _check_unchanged(descriptor, path, file, linked=linked)
         yield chunk
-    _check_unchanged(descriptor, path, file)
+    _check_unchanged(descriptor, path, file, linked=linked)
 
 
-def _check_unchanged(descriptor: int, path: Path, file: RemoteFile, *, linked: bool = False) -> int:
+def _check_unchanged(descriptor: int, path: Path, file: RemoteFile, *, linked: bool) -> int:
     try:
         status = os.fstat(descriptor)
     except OSError as error:

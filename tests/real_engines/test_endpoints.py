@@ -76,7 +76,8 @@ def test_adapters_are_loaded_kept_replaced_and_pruned(
     assert warm(folder, server, capsys)[:2] == (0, {"sql": "kept", "chat": "kept"})
 
     second = adapter(folder, "sql", lora_alpha=40)
-    assert warm(folder, server, capsys)[:2] == (0, {"sql": "replaced", "chat": "kept"})
+    code, actions, document = warm(folder, server, capsys)
+    assert (code, actions) == (0, {"sql": "replaced", "chat": "kept"}), json.dumps(document)
     assert distance(answered(server, "sql"), second) <= TOLERANCE
     anew = answered(server, "sql", LONG)
     assert distance(anew, old) > TOLERANCE

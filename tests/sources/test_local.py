@@ -10,7 +10,7 @@ import pytest
 from lora_cli.errors import Corrupt, NotFound, Refused, UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources import local
-from lora_cli.sources.local import LocalSource, exists
+from lora_cli.sources.local import LocalSource, exists, snapshot_at
 from lora_cli.sources.registry import SOURCES, open_source
 from tests.making import write_adapter
 from tests.sources.folders import content, defect, listed
@@ -32,6 +32,21 @@ def test_every_plain_file_is_listed_with_its_size(adapter: Path) -> None:
     ]
     assert revision.files[2].size == 5
     assert not any(file.defect for file in revision.files)
+
+
+def test_a_file_of_the_cache_may_get_and_lose_links_and_nothing_else(adapter: Path, tmp_path: Path) -> None:
+    source, revision = snapshot_at(adapter)
+    weights = adapter / "adapter_model.safetensors"
+    file = revision.file(weights.name)
+    assert file is not None
+    os.link(weights, tmp_path / "link")
+    assert b"".join(source.read(revision, file, 0, None)) == weights.read_bytes()
+    with source.opened(revision, file) as descriptor:
+        (tmp_path / "link").unlink()
+        assert os.pread(descriptor, 4, 0) == weights.read_bytes()[:4]
+    os.utime(weights)
+    with pytest.raises(Corrupt, match="changed while it was read"):
+        list(source.read(revision, file, 0, None))
 
 
 def test_hidden_folders_are_left_out(adapter: Path) -> None:
