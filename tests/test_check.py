@@ -1,9 +1,7 @@
 """Where fetch, read and rules meet: adapters judged in place, over the wire, and on their way into the cache."""
 
 import hashlib
-import os
 import re
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,22 +10,16 @@ import torch
 from safetensors.torch import load
 
 from lora_cli.check import Checked, Terms, check_all, check_in_place, open_base
-from lora_cli.check.admission import Admission, admit
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Applied
 from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.policy import Policy
-from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Blob
 from lora_cli.core.suppression import Suppression
 from lora_cli.errors import NotFound, UsageError
 from lora_cli.fetch.demand import Demand
 from lora_cli.rules import RULES
 from lora_cli.settings import Settings, load_settings
-from lora_cli.store import Store
-from lora_cli.store.holds import Hold, held, holding
-from lora_cli.store.sweep import Limits, collect
-from lora_cli.store.usage import clock
 from tests.hub_server import Hub
 from tests.making import llama_modules, write_adapter, write_base, write_base_config
 
@@ -42,7 +34,7 @@ def base(tmp_path: Path, settings: Settings) -> BaseModel:
     return open_base(str(write_base_config(tmp_path / "base")), settings)
 
 
-def codes(checked: Checked | Admission) -> set[str]:
+def codes(checked: Checked) -> set[str]:
     assert checked.verdict is not None
     return {found.code for found in checked.verdict.findings}
 
@@ -187,126 +179,6 @@ def remote_files(tmp_path: Path, d_out: int) -> dict[str, bytes]:
     modules = {"model.layers.0.self_attn.q_proj": (64, d_out)}
     folder = write_adapter(tmp_path / "remote", modules=modules, r=16, config={"layers_to_transform": [0]})
     return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def test_an_admitted_adapter_is_on_this_disk_with_each_stage_timed(
-    tmp_path: Path, base: BaseModel, settings: Settings
-) -> None:
-    folder = write_adapter(tmp_path / "good", modules=llama_modules())
-
-    admission = admit(AdapterRef("file", str(folder)), "good", Terms(base), Store(settings.cache_dir), settings)
-
-    assert admission.refusal is None
-    assert admission.snapshot is not None
-    assert (admission.snapshot.directory / "adapter_model.safetensors").is_file()
-    assert list(admission.stage_ms) == ["resolve", "fetch", "validate"]
-
-
-def test_an_adapter_is_judged_while_others_that_share_its_files_come_and_go(
-    tmp_path: Path, base: BaseModel, settings: Settings
-) -> None:
-    folder, store = write_adapter(tmp_path / "good", modules=llama_modules()), Store(settings.cache_dir)
-
-    def admitted() -> Admission:
-        return admit(AdapterRef("file", str(folder)), "good", Terms(base), store, settings)
-
-    snapshot = admitted().snapshot
-    assert snapshot is not None
-    blobs, over = [store.blob(blob.sha256) for blob in snapshot.files.values()], threading.Event()
-
-    def link() -> None:
-        while not over.is_set():
-            for blob in blobs:
-                os.link(blob, tmp_path / "link")
-                (tmp_path / "link").unlink()
-
-    other = threading.Thread(target=link)
-    other.start()
-    try:
-        assert [admitted().error for _ in range(20)] == [None] * 20
-    finally:
-        over.set()
-        other.join()
-
-
-def test_a_refused_adapter_says_at_which_stage(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
-    folder = write_adapter(tmp_path / "bad", modules=llama_modules(), drop=lambda name: "lora_B" in name)
-
-    admission = admit(AdapterRef("file", str(folder)), "bad", Terms(base), Store(settings.cache_dir), settings)
-
-    assert admission.refusal is not None
-    assert admission.stage == "validate"
-    assert codes(admission) == {"LC302"}
-
-
-def test_what_a_policy_suppresses_in_these_bytes_is_admitted(
-    tmp_path: Path, base: BaseModel, settings: Settings
-) -> None:
-    folder = write_adapter(tmp_path / "bad", modules=llama_modules(), drop=lambda name: "lora_B" in name)
-    ref, store = AdapterRef("file", str(folder)), Store(settings.cache_dir)
-    refused = admit(ref, "bad", Terms(base), store, settings)
-    assert refused.snapshot is not None
-
-    for digest, stage in ((refused.snapshot.digest, ""), ("ab" * 32, "validate")):
-        suppressed = Policy(suppressions=(Suppression(digest, "LC302", "half of it is enough"),))
-        admission = admit(ref, "bad", Terms(base), store, replace(settings, policies=(suppressed,)))
-        assert admission.stage == stage
-        assert (admission.refusal is None) == (stage == "")
-
-
-def test_an_adapter_that_is_not_there_fails_at_resolve(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
-    ref = AdapterRef("file", str(tmp_path / "gone"))
-
-    admission = admit(ref, "gone", Terms(base), Store(settings.cache_dir), settings)
-
-    assert isinstance(admission.error, NotFound)
-    assert (admission.stage, list(admission.stage_ms)) == ("resolve", ["resolve"])
-
-
-def test_an_adapter_that_cannot_be_copied_fails_at_fetch(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
-    folder = write_adapter(tmp_path / "bad", modules=llama_modules())
-    (folder / "adapter_model.safetensors").unlink()
-    (folder / "adapter_model.safetensors").symlink_to("gone")
-
-    admission = admit(AdapterRef("file", str(folder)), "bad", Terms(base), Store(settings.cache_dir), settings)
-
-    assert admission.stage == "fetch"
-    assert admission.error is not None
-    assert admission.error.exit_code == 1
-
-
-def test_what_is_admitted_is_held_as_long_as_it_is_used(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
-    folder = write_adapter(tmp_path / "good", modules=llama_modules())
-    store = Store(settings.cache_dir)
-    with holding(store) as hold:
-        admission = admit(AdapterRef("file", str(folder)), "good", Terms(base), store, settings, hold=hold)
-        assert admission.snapshot is not None
-        assert held(store, clock(store)) == {admission.snapshot.digest}
-        assert collect(store, Limits(unused_for_s=-1, max_bytes=0, grace_s=-1)) == []
-    assert held(store, clock(store)) == frozenset()
-    assert "snapshot" in [one.kind for one in collect(store, Limits(unused_for_s=-1, max_bytes=0, grace_s=-1))]
-
-
-def test_what_was_cleaned_away_before_it_was_held_is_fetched_again(
-    tmp_path: Path, base: BaseModel, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = write_adapter(tmp_path / "good", modules=llama_modules())
-    store, keeps = Store(settings.cache_dir), Hold.keeps
-    cleanings = iter([True, True, False])
-
-    def late(hold: Hold, digest: str) -> bool:
-        if next(cleanings):
-            collect(store, Limits(unused_for_s=-1, grace_s=-1))
-        return keeps(hold, digest)
-
-    monkeypatch.setattr(Hold, "keeps", late)
-    with holding(store) as hold:
-        admission = admit(AdapterRef("file", str(folder)), "good", Terms(base), store, settings, hold=hold)
-        assert admission.error is None
-        assert admission.snapshot is not None
-        assert admission.snapshot.directory.is_dir()
-    # It was taken away once; the second time it was held already.
-    assert list(cleanings) == [False]
 
 
 def test_weights_in_a_folder_below_are_pointed_at(tmp_path: Path, settings: Settings) -> None:
