@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,15 @@ def test_sigterm_ends_it_in_time_and_the_next_one_restores_the_hottest_first(fol
         assert running.adapter("a0")["proved"] is False
 
 
+@pytest.fixture
+def terminal() -> Iterator[None]:
+    """As if the tests ran in one: whoever runs them with nohup has SIGHUP ignored in all that they start."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("terminal")
 def test_a_terminal_that_is_closed_ends_it_as_sigterm_does(folder: Path) -> None:
     with Running(folder, folder / "a0", "--base", folder / "base") as running:
         child = running.until_ready().status()["child_pid"]
@@ -153,6 +163,7 @@ def test_what_cache_rm_takes_from_under_it_is_brought_again(folder: Path) -> Non
         assert running.probe("a0").status_code == 200
 
 
+@pytest.mark.usefixtures("terminal")
 def test_nohup_keeps_it_when_its_terminal_is_closed() -> None:
     said = "from lora_cli.serving.signals import ending_signals; print([number.name for number in ending_signals()])"
     for before, names in (([], ["SIGTERM", "SIGINT", "SIGHUP"]), (["nohup"], ["SIGTERM", "SIGINT"])):
