@@ -88,7 +88,7 @@ def _pack(module: nn.Linear) -> None:
 
 
 def _give_back() -> None:
-    """Has the allocator (glibc's) give back the memory of plain weights, of which it would keep a fifth."""
+    """Has the allocator (glibc's) give back the memory of plain weights, of which it would keep much."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -4,6 +4,7 @@ import random
 import re
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lora_cli import __version__
@@ -149,16 +150,24 @@ def chunks(response: "Response", timeout_s: float) -> Iterator[bytes]:
 
 def paced(response: "Response", timeout_s: float) -> Iterator[bytes]:
     """As ``chunks``, of a body that is what it is, however it is encoded."""
-    server = host(response.url)
-    waited_s, received = 0.0, 0
     most = WHOLE if response.left is not None and response.left <= WHOLE else CHUNK
+    try:
+        yield from steady(iter(partial(response.read, most), b""), host(response.url), timeout_s)
+    except (OSError, ValueError) as error:
+        raise _meaning(error, response.url, timeout_s) from error
+
+
+def steady(body: Iterator[bytes], server: str, timeout_s: float) -> Iterator[bytes]:
+    """``body`` as it comes from ``server``, as long as it does not trickle.
+
+    Raises:
+        Transient: it brought less than 1 KiB/s over ``timeout_s``.
+    """
+    waited_s, received = 0.0, 0
     while True:
         began = time.monotonic()
-        try:
-            chunk = response.read(most)
-        except (OSError, ValueError) as error:
-            raise _meaning(error, response.url, timeout_s) from error
-        if not chunk:
+        chunk = next(body, None)
+        if chunk is None:
             return
         # Only time spent waiting for the server counts: the reader may take as long as it likes.
         waited_s, received = waited_s + time.monotonic() - began, received + len(chunk)

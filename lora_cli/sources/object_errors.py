@@ -1,4 +1,7 @@
-"""What obstore's errors mean. It gives text only: status and code are taken from it, and nothing else is shown."""
+"""What the refusals of an object store mean, as answers and as obstore's errors.
+
+These are text only: status and code are taken from it, and nothing else is shown.
+"""
 
 import re
 from collections.abc import Mapping

@@ -5,7 +5,6 @@ A server that never ends its listing is left behind: it is asked in a thread.
 
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from lora_cli.errors import Changed, Corrupt, LoraCliError
 from lora_cli.settings import Settings
 from lora_cli.sources import NoRanges
 from lora_cli.sources.buckets import PAGE, Bucket, Entry, Page, version_of
-from lora_cli.sources.connection import CONNECT_TIMEOUT_S, SLOWEST_BYTES_PER_S, Transient
+from lora_cli.sources.connection import CONNECT_TIMEOUT_S, Transient, steady
 from lora_cli.sources.http import AGAIN, FAR
 from lora_cli.sources.object_errors import meaning
 from lora_cli.sources.object_refusals import Asker
@@ -169,26 +168,11 @@ def _body_of(answer: "GetResult", server: str, timeout_s: float, skip: int, left
     Raises:
         Transient: it trickles at less than 1 KiB/s over ``timeout_s``.
     """
-    for chunk in _paced(answer, server, timeout_s):
+    pieces = (bytes(chunk) for chunk in answer.stream(min_chunk_size=1))
+    for chunk in steady(pieces, server, timeout_s):
         kept = chunk[skip : skip + left]
         skip, left = max(0, skip - len(chunk)), left - len(kept)
         for offset in range(0, len(kept), CHUNK):
             yield kept[offset : offset + CHUNK]
         if not left:
             return
-
-
-def _paced(answer: "GetResult", server: str, timeout_s: float) -> Iterator[bytes]:
-    body, waited_s, received = iter(answer.stream(min_chunk_size=1)), 0.0, 0
-    while True:
-        began = time.monotonic()
-        chunk = next(body, None)
-        if chunk is None:
-            return
-        # Only time spent waiting for the server counts: the reader may take as long as it likes.
-        waited_s, received = waited_s + time.monotonic() - began, received + len(chunk)
-        if waited_s >= timeout_s:
-            if received < SLOWEST_BYTES_PER_S * waited_s:
-                raise Transient(f"{server} sent only {received} bytes in {waited_s:.0f} s", slow=True)
-            waited_s, received = 0.0, 0
-        yield bytes(chunk)

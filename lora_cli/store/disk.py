@@ -203,7 +203,7 @@ def flush(descriptor: int) -> None:
 def write_pieces(descriptor: int, pieces: Iterable[bytes | memoryview]) -> None:
     """Writes these one after the other from the beginning of a file, in as few calls as the kernel takes.
 
-    A file that is written in large pieces has large pages in the page cache, and is read a sixth faster from there.
+    A file that is written in large pieces has large pages in the page cache, and is read faster from there.
 
     Raises:
         OSError: as it comes.

@@ -122,10 +122,7 @@ def test_a_parent_that_is_killed_takes_its_child_along(tmp_path: Path) -> None:
         child = int(parent.stdout.readline())
         parent.kill()
         parent.wait()
-    deadline = time.monotonic() + 10
-    while runs(child) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not runs(child)
+    assert ends(child)
 
 
 def test_an_interrupt_does_not_wait_for_a_child_that_is_still_busy_with_its_start(
@@ -169,10 +166,7 @@ def test_a_parent_that_is_killed_takes_a_child_along_that_is_still_busy_with_its
         assert runs(child)
         parent.kill()
         parent.wait()
-    deadline = time.monotonic() + 10
-    while runs(child) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not runs(child)
+    assert ends(child)
 
 
 def test_a_child_ends_in_the_middle_of_its_work_when_its_parent_is_gone_and_not_while_it_only_waits() -> None:
@@ -223,6 +217,14 @@ def test_without_torch_the_extra_that_mends_it_is_named(tmp_path: Path) -> None:
         "warm needs the package torch, which is not installed | pip install 'lora-cli[warm]' | 2"
     )
     assert issubclass(MissingExtra, LoraCliError)
+
+
+def ends(pid: int, within_s: float = 10) -> bool:
+    """Whether a process ends soon."""
+    deadline = time.monotonic() + within_s
+    while runs(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not runs(pid)
 
 
 def runs(pid: int) -> bool:

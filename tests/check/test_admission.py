@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.check import Terms, open_base
+from lora_cli.check import Terms
 from lora_cli.check.admission import Admission, admit
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.policy import Policy
@@ -19,17 +19,7 @@ from lora_cli.store import Store
 from lora_cli.store.holds import Hold, held, holding
 from lora_cli.store.sweep import Limits, collect
 from lora_cli.store.usage import clock
-from tests.making import llama_modules, write_adapter, write_base_config
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(cache_dir=tmp_path / "cache")
-
-
-@pytest.fixture
-def base(tmp_path: Path, settings: Settings) -> BaseModel:
-    return open_base(str(write_base_config(tmp_path / "base")), settings)
+from tests.making import llama_modules, write_adapter
 
 
 def test_an_admitted_adapter_is_on_this_disk_with_each_stage_timed(

@@ -1,11 +1,10 @@
-"""Where fetch, read and rules meet: adapters judged in place, over the wire, and on their way into the cache."""
+"""Where fetch, read and rules meet: adapters judged in place and over the wire."""
 
 import hashlib
 import re
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 import torch
 from safetensors.torch import load
 
@@ -21,17 +20,7 @@ from lora_cli.fetch.demand import Demand
 from lora_cli.rules import RULES
 from lora_cli.settings import Settings, load_settings
 from tests.hub_server import Hub
-from tests.making import llama_modules, write_adapter, write_base, write_base_config
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(cache_dir=tmp_path / "cache")
-
-
-@pytest.fixture
-def base(tmp_path: Path, settings: Settings) -> BaseModel:
-    return open_base(str(write_base_config(tmp_path / "base")), settings)
+from tests.making import llama_modules, write_adapter, write_base
 
 
 def codes(checked: Checked) -> set[str]:
