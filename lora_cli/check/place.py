@@ -64,8 +64,7 @@ def check_in_place(
             from lora_cli.fetch.checkpoint import LatestOf
 
             origin = LatestOf(origin)
-        # The Hub's commits stay what they are, and are asked for by the reference.
-        locked = demand.locked if demand is not None and ref.scheme != "hf" else None
+        locked = demand.locked if demand is not None else None
         source = in_place(ref, settings, origin, latest=latest, locked=locked)
         revision = _permitted(ref, source, origin, demand, settings)
         ref = revision.ref

@@ -170,8 +170,10 @@ def _cached(checked: Checked, settings: Settings) -> str:
     """The digest of the snapshot that ``fetch`` made of this very revision, if it did."""
     if checked.revision is None or not settings.cache_dir.is_dir():
         return ""
+    from lora_cli.sources.registry import endpoint_of
     from lora_cli.store import Store
     from lora_cli.store.records import read_record
 
-    record = read_record(Store(settings.cache_dir), checked.source)
+    endpoint = endpoint_of(checked.revision.ref, settings)
+    record = read_record(Store(settings.cache_dir), checked.source, endpoint=endpoint)
     return record.snapshot if record is not None and record.revision == checked.revision.id else ""

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Snapshot
-from lora_cli.errors import Offline
 from lora_cli.fetch.demand import ANYTHING, Demand, check_reference, check_size, check_snapshot
-from lora_cli.fetch.memory import access_of, remembered
+from lora_cli.fetch.memory import access_of, not_cached, remembered
 from lora_cli.fetch.plan import LeftOut, Selection, refuse_pickled
 from lora_cli.fetch.progress import Progress, Silent
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
+from lora_cli.sources.registry import endpoint_of
 from lora_cli.store import Store
+from lora_cli.store.records import mark_used
 from lora_cli.store.tag import check_folder
 
 if TYPE_CHECKING:
@@ -139,11 +140,12 @@ def kept(
     fetched = _remembered(ref, store, settings, selection, demand.locked)
     if fetched is not None:
         check_size(name or str(ref), fetched.snapshot.size, settings.max_bytes)
-        check_snapshot(demand, ref, fetched.snapshot, settings)
+        check_snapshot(demand, ref, fetched.snapshot, settings, selection)
         if settings.policies:
             from lora_cli.fetch.access import asks_again
 
-            again = asks_again(ref, access_of(store, ref, selection), settings)
+            access = access_of(store, ref, selection, settings)
+            again = asks_again(ref, access, settings)
             fetched = replace(fetched, asks_again=again)
     return fetched
 
@@ -159,14 +161,14 @@ def _remembered(
         if is_there(ref):
             return None
         refuse_pickled(locked.name, locked.files, selection)
-        if (snapshot := held(store, ref, locked, selection)) is not None:
+        if (snapshot := held(store, ref, endpoint_of(ref, settings), locked, selection)) is not None:
             return Fetched(snapshot, locked.revision, cached=True)
     # A policy is held against the folder that the latest checkpoint is, and only a listing says which.
     elif (offline or ref.pinned) and not (selection.latest and settings.policies):
-        found = remembered(store, str(ref), selection)
-        # What was adopted while the network was off is asked for once when it is on: its origin may list more files.
-        if found is not None and (offline or found[0].origin or ref.scheme != "hf"):
-            return Fetched(found[1], found[0].revision, cached=True)
+        found = remembered(store, ref, selection, settings)
+        if found is not None:
+            mark_used(store, found.record)
+            return Fetched(found.snapshot, found.record.revision, cached=True)
     if offline and ref.scheme != "hf":
-        raise Offline(f"{ref} is not in the cache, and the network is switched off", hint="fetch it online first")
+        raise not_cached(store, ref, settings)
     return None

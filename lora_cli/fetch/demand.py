@@ -9,6 +9,7 @@ from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Snapshot
 from lora_cli.errors import Corrupt, Refused
+from lora_cli.fetch.plan import Selection
 from lora_cli.settings import Settings
 from lora_cli.store.disk import on_disk
 
@@ -82,19 +83,34 @@ def most_bytes(settings: Settings) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def check_snapshot(demand: Demand, ref: AdapterRef, snapshot: Snapshot, settings: Settings) -> None:
+def check_snapshot(
+    demand: Demand, ref: AdapterRef, snapshot: Snapshot, settings: Settings, selection: Selection
+) -> None:
     """Before anybody is given it: is it what it must be?
 
     Raises:
         Refused: a policy says no, or the header of its weights is too large.
-        Corrupt: it has another digest than the manifest says.
+        Corrupt: it has another digest than the manifest says, or other files than its lock.
     """
     check_digest(demand, ref, snapshot.digest)
+    if demand.locked is not None:
+        _check_locked(demand.locked, snapshot, selection)
     if settings.max_header_bytes is not None:
         _check_headers(ref, snapshot, settings.max_header_bytes)
     if settings.policies:
         files = tuple(RemoteFile(path, blob.size, blob.sha256) for path, blob in snapshot.files.items())
         _judge(demand, ref, settings, files=files, digest=snapshot.digest)
+
+
+def _check_locked(locked: "LockedAdapter", snapshot: Snapshot, selection: Selection) -> None:
+    """Whether a snapshot is what is locked, whatever way it came; of chosen files, those that the lock knows."""
+    wrong = sorted(path for path, blob in snapshot.files.items() if locked.files.get(path, blob) != blob)
+    if wrong or (not selection.chosen and snapshot.digest != locked.digest):
+        what = f"{wrong[0]} is {snapshot.files[wrong[0]].sha256}" if wrong else f"the snapshot is {snapshot.digest}"
+        raise Corrupt(
+            f"{locked.name}: {what}, and something else is locked",
+            hint="what was locked is not what came: look at both before --upgrade locks the new one",
+        )
 
 
 def _check_headers(ref: AdapterRef, snapshot: Snapshot, most: int) -> None:

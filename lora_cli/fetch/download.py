@@ -7,7 +7,7 @@ from functools import partial as bound
 
 from lora_cli.core.frozen import dataclass, field, replace
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
-from lora_cli.errors import Corrupt, MachineError
+from lora_cli.errors import Corrupt, MachineError, Refused
 from lora_cli.fetch.adopt import adopt
 from lora_cli.fetch.deadline import Deadline
 from lora_cli.fetch.demand import check_size
@@ -39,6 +39,7 @@ WRONG_TRIES = 2
 class Job:
     """One adapter to be fetched: from where, to where, and what of it is ``known`` (path → blob) to be the same.
 
+    ``endpoint`` is the server that is asked: what another one sent of a file is never resumed without a digest.
     With ``link`` near weights become hard links in the store. It must be done by the ``deadline`` and fit into the
     ``room``, and ``hold`` keeps its blobs from being cleaned away. ``left`` has for each path how many bytes of it the
     dead left.
@@ -51,6 +52,7 @@ class Job:
     progress: Progress
     retries: int
     max_bytes: int | None = None
+    endpoint: str = ""
     known: Mapping[str, Blob] = field(default_factory=dict)
     link: bool = False
     room: Room | None = None
@@ -100,7 +102,7 @@ def _present(job: Job, file: RemoteFile) -> Blob | None:
 
 
 def _left(job: Job, file: RemoteFile) -> int:
-    return leftover_bytes(job.store, partial_key(job.revision, file), file.size or 0)
+    return leftover_bytes(job.store, partial_key(job.revision, file, job.endpoint), file.size or 0)
 
 
 def _batch(
@@ -156,7 +158,7 @@ def _spilled(job: Job, transfer: Transfer) -> Partial:
     Raises:
         MachineError: this machine does not let us.
     """
-    partial = open_partial(job.store, partial_key(job.revision, transfer.file), 0)
+    partial = open_partial(job.store, partial_key(job.revision, transfer.file, job.endpoint), 0)
     try:
         with on_disk(f"writing {transfer.label} to", job.store.root):
             write_pieces(partial.descriptor, transfer.held)
@@ -179,8 +181,9 @@ def _check_told(job: Job, transfer: Transfer, blob: Blob) -> None:
 def _opened(job: Job, files: Sequence[RemoteFile]) -> Iterator[list[Transfer]]:
     """The files' transfers, each with its partial unless it is small; whoever takes one out closes that.
 
-    After an error the rest is left to be gone on with, but not when the disk is full or the bytes are wrong. After an
-    interrupt a thread may still write: nothing is closed, and the files are left to be taken from the dead.
+    After an error the rest is left to be gone on with, but not when the disk is full, the bytes are wrong or it is
+    larger than it may be. After an interrupt a thread may still write: nothing is closed, and the files are left to be
+    taken from the dead.
     """
     transfers: list[Transfer] = []
     try:
@@ -196,7 +199,7 @@ def _opened(job: Job, files: Sequence[RemoteFile]) -> Iterator[list[Transfer]]:
             if transfer.in_flight:
                 # A thread that hangs in a connection may still write to it: it is left to be taken from the dead.
                 continue
-            _leave(job, transfer, wanted=not full and not isinstance(error, Corrupt))
+            _leave(job, transfer, wanted=not full and not isinstance(error, (Corrupt, Refused)))
             job.progress.ended(transfer.label)
         raise
 
@@ -222,16 +225,18 @@ def _transfer(job: Job, file: RemoteFile, *, held: bool) -> Transfer:
     digest_known = file.sha256 is not None or file.git_sha1 is not None
     partial = None
     if not held:
-        partial = open_partial(job.store, partial_key(job.revision, file), file.size or 0, digest_known=digest_known)
+        partial = open_partial(
+            job.store, partial_key(job.revision, file, job.endpoint), file.size or 0, digest_known=digest_known
+        )
     read = bound(job.source.read, job.revision, file)
     return Transfer(label, file, partial, read, bound(job.progress.advanced, label), limit=job.max_bytes)
 
 
-def partial_key(revision: Revision, file: RemoteFile) -> str:
+def partial_key(revision: Revision, file: RemoteFile, endpoint: str = "") -> str:
     """The name under which partial bytes of a file are kept: its sha256, else a hash of where exactly it is from."""
     if file.sha256 is not None:
         return file.sha256
     ref = revision.ref
     version = identity(revision, file) or revision.id
-    text = f"{ref.scheme}\n{ref.location}\n{ref.subfolder}\n{version}\n{file.path}"
+    text = f"{ref.scheme}\n{ref.location}\n{ref.subfolder}\n{version}\n{file.path}\n{endpoint}"
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()

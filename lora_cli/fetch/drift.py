@@ -1,7 +1,7 @@
 """What a lock says beside what the origins say now; nothing is written, not even in the cache."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lora_cli.core.frozen import dataclass
@@ -16,6 +16,9 @@ from lora_cli.fetch.side_by_side import side_by_side
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import Sources
+from lora_cli.store import Store
+from lora_cli.store.contradictions import commit_of, contradicting
+from lora_cli.store.records import Record, all_records
 
 if TYPE_CHECKING:
     from lora_cli.core.lock import LockedAdapter
@@ -41,25 +44,39 @@ class Drift:
 
 
 def look(wanted: Sequence[Wanted], settings: Settings, selection: Selection) -> Iterator[Drift]:
-    """What changed at each origin since it was locked, in the order of ``wanted``; all of them have ``locked``."""
+    """What changed at each origin since it was locked, in the order of ``wanted``; all of them have ``locked``.
+
+    What the cache has of a locked commit is compared too: other bytes there are a server's lie.
+    """
     sources = Sources(settings)
+    cached: dict[str, list[Record]] = {}
+    for record in all_records(Store(settings.cache_dir)):
+        cached.setdefault(commit_of(record), []).append(record)
 
     def one(item: Wanted) -> Drift:
         if not isinstance(item.ref, AdapterRef) or item.locked is None:
             return Drift(item)
         try:
             check_reference(Demand(item.sha256, item.locked), item.ref, settings)
+            planted = tuple(_planted(item.ref, item.locked, cached))
             if item.ref.pinned and item.ref.revision == item.locked.revision:
-                return Drift(item, now=item.locked.revision)
+                return Drift(item, planted, item.locked.revision)
             if settings.offline and item.ref.scheme != "file":
                 raise Offline(f"{item.ref} cannot be asked, the network is switched off", hint="leave --offline out")
             source = LatestOf(sources.of(item.ref)) if item.latest else sources.of(item.ref)
             revision = source.resolve(item.ref)
-            return Drift(item, tuple(_changes(item.locked, revision, source, selection)), revision.id)
+            return Drift(item, (*planted, *_changes(item.locked, revision, source, selection)), revision.id)
         except LoraCliError as error:
             return Drift(item, error=error)
 
     yield from side_by_side(one, wanted, settings.jobs)
+
+
+def _planted(ref: AdapterRef, locked: "LockedAdapter", cached: Mapping[str, Sequence[Record]]) -> Iterator[str]:
+    """What the cache holds of the locked commit that cannot be of it."""
+    commit = commit_of(Record(str(ref), "", locked.revision, locked.digest, locked.files))
+    for found in contradicting(locked.files, cached.get(commit, ()) if commit else ()):
+        yield f"{found.path} of the locked commit has other bytes in the cache, which {found.server} sent"
 
 
 def _changes(locked: "LockedAdapter", revision: Revision, source: Source, selection: Selection) -> Iterator[str]:

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.fetch.memory import access_of, recorded_blob, remembered
 from lora_cli.fetch.plan import Selection
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.local import LocalSource, snapshot_at
 from lora_cli.store import Store
-from lora_cli.store.records import read_record
 from lora_cli.store.snapshots import find_snapshot
 
 if TYPE_CHECKING:
@@ -47,10 +47,10 @@ class HereFirst:
         selection: Selection = USUAL,
         locked: "LockedAdapter | None" = None,
     ) -> None:
-        self._origin, self._store, self._selection = origin, store, str(selection)
+        self._origin, self._store, self._selection = origin, store, selection
         # A policy is held against the folder that the latest checkpoint is, and only a listing says which.
         self._asks = selection.latest and bool(settings.policies)
-        self._offline, self._locked = settings.offline, None if self._asks else locked
+        self._settings, self._locked = settings, None if self._asks else locked
         self._held: dict[AdapterRef, tuple[LocalSource, Revision]] = {}
 
     def resolve(self, ref: AdapterRef) -> Revision:
@@ -59,19 +59,23 @@ class HereFirst:
         Raises:
             LoraCliError: what the origin raises.
         """
-        record = read_record(self._store, str(ref), self._selection)
         if self._locked is not None and (found := find_snapshot(self._store, self._locked.files)) is not None:
             self._held[ref] = here = snapshot_at(found.directory)
-            return Revision(ref, self._locked.revision, here[1].files, record.access if record is not None else "")
-        snapshot = find_snapshot(self._store, record.files) if record is not None else None
-        if record is None or snapshot is None:
+            access = access_of(self._store, ref, self._selection, self._settings)
+            return Revision(ref, self._locked.revision, here[1].files, access)
+        known = remembered(self._store, ref, self._selection, self._settings)
+        if known is None:
             return self._origin.resolve(ref)
-        here = snapshot_at(snapshot.directory)
-        if (self._offline or ref.pinned) and not self._asks:
-            revision = Revision(ref, record.revision, here[1].files, record.access)
-        else:
-            revision = self._origin.resolve(ref)
-        if revision.id == record.revision:
+        here = snapshot_at(known.snapshot.directory)
+        if (self._settings.offline or ref.pinned) and not self._asks:
+            revision = Revision(ref, known.record.revision, here[1].files, known.record.access)
+            self._held[revision.ref] = here
+            return revision
+        revision = self._origin.resolve(ref)
+        listed = [file for path in known.record.files if (file := revision.file(path)) is not None]
+        if revision.id == known.record.revision and all(
+            recorded_blob(known.record, revision, file) is not None for file in listed
+        ):
             self._held[revision.ref] = here
         return revision
 

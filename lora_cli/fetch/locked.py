@@ -23,7 +23,7 @@ def is_there(ref: AdapterRef) -> bool:
     return ref.scheme == "file" and os.path.lexists(ref.location)
 
 
-def held(store: Store, ref: AdapterRef, locked: LockedAdapter, selection: Selection) -> Snapshot | None:
+def held(store: Store, ref: AdapterRef, endpoint: str, locked: LockedAdapter, selection: Selection) -> Snapshot | None:
     """The snapshot of the locked files, when all of their bytes are here, whatever they were fetched as.
 
     Raises:
@@ -35,7 +35,7 @@ def held(store: Store, ref: AdapterRef, locked: LockedAdapter, selection: Select
             found = publish_snapshot(store, locked.files)
     if found is not None:
         selections = (str(selection), str(replace(selection, locked=locked.digest)))
-        mention(store, str(ref), locked.revision, found, selections)
+        mention(store, str(ref), endpoint, locked.revision, found, selections)
     return found
 
 

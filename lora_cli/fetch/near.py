@@ -14,7 +14,6 @@ from lora_cli.store import Store
 from lora_cli.store.blobs import has_blob, keep_blob, sha256_of
 from lora_cli.store.disk import NO_LINK, make_folder, on_disk, reflink
 from lora_cli.store.handout import is_weights
-from lora_cli.store.marks import mark_of
 from lora_cli.store.writers import new_writer
 
 log = logging.getLogger(__name__)
@@ -66,7 +65,7 @@ def _linked(label: str, source: NearSource, revision: Revision, store: Store, fi
             return None
         status = os.fstat(descriptor)
         digest = sha256_of(descriptor)
-        if digest is None or mark_of(os.fstat(descriptor)) != mark_of(status):
+        if digest is None or _edited(status, os.fstat(descriptor)):
             raise Corrupt(f"{path} changed while it was read", hint="try again when nobody writes to it any more")
         blob = Blob(digest, status.st_size)
         if has_blob(store, blob):
@@ -84,7 +83,7 @@ def _linked(label: str, source: NearSource, revision: Revision, store: Store, fi
                         raise
                     log.info("%s cannot be linked (%s): it is copied", label, error.strerror)
                     return None
-            keep_blob(store, link, descriptor, blob, mark=mark_of(status))
+            keep_blob(store, link, descriptor, blob, foreign=status)
         finally:
             with suppress(OSError):
                 link.unlink()
@@ -92,6 +91,11 @@ def _linked(label: str, source: NearSource, revision: Revision, store: Store, fi
                 with suppress(OSError):
                     empty.rmdir()
     return blob
+
+
+def _edited(before: os.stat_result, after: os.stat_result) -> bool:
+    """Whether a file was written to; a hard link that came or went does not count."""
+    return (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns)
 
 
 def _may_link(path: Path, descriptor: int, store: Store) -> bool:

@@ -11,7 +11,7 @@ from lora_cli.core.frozen import replace
 from lora_cli.core.lock import LockedAdapter, ref_at
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Revision, Snapshot, snapshot_digest
-from lora_cli.errors import Changed, Corrupt, Unreachable
+from lora_cli.errors import Changed, Corrupt, Offline, Unreachable
 from lora_cli.fetch import ANYTHING, SILENT, USUAL, Fetched, kept
 from lora_cli.fetch.access import asks_again, check_access, check_kept
 from lora_cli.fetch.arena import share_memory
@@ -23,7 +23,7 @@ from lora_cli.fetch.download import Job, download
 from lora_cli.fetch.folders import check_bytes, check_folder
 from lora_cli.fetch.lanes import Lanes
 from lora_cli.fetch.locked import at_lock, upgrade_hint
-from lora_cli.fetch.memory import Asked, known_blobs, recall, recorded, remember, remembered
+from lora_cli.fetch.memory import Asked, known_blobs, not_cached, recall, recorded, remember, remembered
 from lora_cli.fetch.near import settled
 from lora_cli.fetch.plan import Selection, left_out, plan
 from lora_cli.fetch.progress import Progress
@@ -31,7 +31,7 @@ from lora_cli.fetch.room import Room
 from lora_cli.fetch.run import LOST_TRIES, Run, Total, cleaned
 from lora_cli.settings import Settings
 from lora_cli.sources import Source, is_expecting
-from lora_cli.sources.registry import endpoint_of
+from lora_cli.sources.registry import endpoints_of
 from lora_cli.store import Store
 from lora_cli.store.blobs import LostBlob, has_blob
 from lora_cli.store.leases import lease
@@ -107,6 +107,7 @@ def from_origin(
         progress,
         settings.retries,
         most,
+        endpoint=asked.endpoint,
         link=link,
         room=run.room,
         hold=run.hold,
@@ -115,7 +116,7 @@ def from_origin(
     with _explained(demand.locked, asked, source, store):
         fetched = _fetched(job, asked, settings, lanes)
     check_size(job.name, fetched.snapshot.size, settings.max_bytes)
-    check_snapshot(demand, ref, fetched.snapshot, settings)
+    check_snapshot(demand, ref, fetched.snapshot, settings, selection)
     return fetched
 
 
@@ -129,15 +130,14 @@ def _asked(
     lanes: Lanes | None,
 ) -> Asked:
     """The revision that ``ref`` means now, and what is wanted of it."""
-    revision = _resolved(ref, LatestOf(source) if selection.latest else source, store, selection, lanes)
+    revision = _resolved(ref, LatestOf(source) if selection.latest else source, store, settings, selection, lanes)
     files = plan(revision, selection)
     if locked is not None:
         if revision.ref.scheme == "file":
             missing = [path for path, blob in locked.files.items() if not has_blob(store, blob)]
             check_folder(store, revision, files, locked, source, selection, read_later=missing)
         files, selection = at_lock(revision, locked, selection, files)
-    origin = endpoint_of(ref, settings) if ref.scheme == "hf" and not settings.offline else ""
-    return Asked(ref, revision, files, selection, origin)
+    return Asked(ref, revision, files, selection, endpoints_of(ref, settings)[-1])
 
 
 @contextmanager
@@ -177,13 +177,17 @@ def _fetched(job: Job, asked: Asked, settings: Settings, lanes: Lanes | None) ->
     return Fetched(snapshot, asked.revision.id, cached, left_out(asked.revision, asked.files))
 
 
-def _resolved(ref: AdapterRef, source: Source, store: Store, selection: Selection, lanes: Lanes | None) -> Revision:
+def _resolved(
+    ref: AdapterRef, source: Source, store: Store, settings: Settings, selection: Selection, lanes: Lanes | None
+) -> Revision:
     began = time.monotonic()
     try:
         revision = source.resolve(ref)
+    except Offline as error:
+        raise not_cached(store, ref, settings, error.hint) from error
     except Unreachable as error:
-        if (found := remembered(store, str(ref), selection)) is not None:
-            hint = f"--offline takes what it was when it was last fetched: revision {found[0].revision}"
+        if (found := remembered(store, ref, selection, settings)) is not None:
+            hint = f"--offline takes what it was when it was last fetched: revision {found.record.revision}"
             raise Unreachable(error.message, hint=hint) from error
         raise
     took_s = time.monotonic() - began

@@ -1,12 +1,14 @@
 """Room on the disk and in the cache, for all adapters of one run together: asked for before a byte of one is read."""
 
+import errno
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-from lora_cli.core.frozen import dataclass
+from lora_cli.core.frozen import dataclass, field
 from lora_cli.errors import MachineError, Refused
 from lora_cli.fetch.progress import Progress
 from lora_cli.store import Store
@@ -17,11 +19,15 @@ RESERVED_PART = 20
 full evicts what runs on it."""
 
 
-class _Reservation:
-    """What one adapter still has to write, in bytes."""
+AHEAD = 2 << 20
+"""Of a file whose size nobody tells, so many bytes more than came are reserved; it is looked again at half of them."""
 
-    def __init__(self, left: int) -> None:
-        self.left = left
+
+class _Reservation:
+    """What one adapter still has to write, in bytes, and all that it was given."""
+
+    def __init__(self, size: int) -> None:
+        self.left = self.size = size
 
 
 class Room:
@@ -41,8 +47,8 @@ class Room:
     def reserved(self, name: str, size: int, here: int, progress: Progress) -> Iterator[Progress]:
         """Room for ``size`` bytes of the adapter ``name``, of which ``here`` lie in partial files to go on with.
 
-        Gives ``progress`` back, watched: what is written needs no room any more. Where the budget is used up, what was
-        not used for longest goes.
+        Gives ``progress`` back, watched: what is written needs no room any more, and a file of unknown size is given
+        more as it comes. Where the budget is used up, what was not used for longest goes.
 
         Raises:
             MachineError: the disk is too small.
@@ -54,15 +60,23 @@ class Room:
             reservation = _Reservation(size)
             self._reservations.append(reservation)
         try:
-            yield _Watched(progress, reservation)
+            yield _Watched(progress, reservation, partial(self._grow, name, reservation))
         finally:
             with self._lock:
                 self._reservations.remove(reservation)
                 if self._in_cache is not None:
-                    self._in_cache += size
+                    self._in_cache += reservation.size
 
-    def _promised(self) -> int:
-        return sum(max(0, reservation.left) for reservation in self._reservations)
+    def _grow(self, name: str, reservation: _Reservation, count: int) -> None:
+        """Gives an adapter room for ``count`` bytes more; raises as ``reserved``."""
+        with self._lock:
+            self._check_disk(count)
+            self._make_room(name, reservation.size + count, besides=reservation)
+            reservation.left += count
+            reservation.size += count
+
+    def _promised(self, besides: _Reservation | None = None) -> int:
+        return sum(max(0, one.left) for one in self._reservations if one is not besides)
 
     def _check_disk(self, needed: int) -> None:
         root = self._store.root
@@ -79,15 +93,15 @@ class Room:
             raise MachineError(
                 f"{root}: {needed} bytes are needed, and {free} are free{others}, of which {reserve} are to stay free",
                 hint="free some space (lora-cli cache gc), lower --keep-free, or set --cache-dir to a larger disk",
-            )
+            ) from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def _make_room(self, name: str, needed: int) -> None:
+    def _make_room(self, name: str, needed: int, besides: _Reservation | None = None) -> None:
         if self._budget is None or not needed:
             return
         from lora_cli.store.sweep import Limits, collect
         from lora_cli.store.usage import cache_bytes
 
-        promised = self._promised()
+        promised = self._promised(besides)
         most = self._budget - needed - promised
         if self._in_cache is None or self._in_cache > most:
             self._in_cache = cache_bytes(self._store, partials=False)
@@ -114,18 +128,30 @@ def _room_at(root: Path) -> os.statvfs_result:
 
 @dataclass(frozen=True, slots=True)
 class _Watched:
-    """``progress``, and what is written leaves the reservation."""
+    """``progress``, and what is written leaves the reservation; ``ahead`` is what files of unknown size still have."""
 
     progress: Progress
     reservation: _Reservation
+    grow: Callable[[int], None]
+    ahead: dict[str, int] = field(default_factory=dict)
 
     def began(self, file: str, size: int | None, have: int) -> None:
-        self.reservation.left -= have
+        if size is None:
+            self.ahead[file] = 0
+        self._took(file, have)
         self.progress.began(file, size, have)
 
     def advanced(self, file: str, count: int) -> None:
-        self.reservation.left -= count
+        self._took(file, count)
         self.progress.advanced(file, count)
+
+    def _took(self, file: str, count: int) -> None:
+        if file in self.ahead and (left := self.ahead[file] - count) < AHEAD // 2:
+            self.grow(AHEAD - left)
+            self.ahead[file] = AHEAD
+        elif file in self.ahead:
+            self.ahead[file] = left
+        self.reservation.left -= count
 
     def ended(self, file: str) -> None:
         self.progress.ended(file)

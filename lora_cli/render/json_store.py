@@ -111,7 +111,7 @@ def _item(item: Item) -> dict[str, Any]:
                 "ref": record.ref,
                 "selection": record.selection,
                 "revision": record.revision,
-                "origin": record.origin,
+                "origin": record.endpoint,
                 "access": record.access,
                 "used_s": record.used_s,
             }

@@ -28,11 +28,13 @@ class LostBlob(Exception):
     """What was written vanished before it was used: somebody cleaned up, or took it over. Fetch it again."""
 
 
-def keep_blob(store: Store, written: Path, descriptor: int, blob: Blob, *, mark: str | None = None) -> Path:
+def keep_blob(
+    store: Store, written: Path, descriptor: int, blob: Blob, *, foreign: os.stat_result | None = None
+) -> Path:
     """Gives the bytes that were written to ``written`` (open as ``descriptor``) their final name, durably.
 
-    Where they lie already, the file of old stays, and the new one is left to be removed. With ``mark`` the file is
-    somebody else's, as it was when it was hashed: neither its mode nor its times are touched.
+    Where they lie already, the file of old stays, and the new one is left to be removed. With ``foreign`` the file is
+    somebody else's, and that is its status before it was hashed: neither its mode nor its times are touched.
 
     Raises:
         LostBlob: ``written`` is not that file any more.
@@ -44,11 +46,11 @@ def keep_blob(store: Store, written: Path, descriptor: int, blob: Blob, *, mark:
             raise LostBlob(str(written))
         if has_blob(store, blob):
             return target
-        if mark is None:
+        if foreign is None:
             os.fchmod(descriptor, MODE)
             os.utime(descriptor, ns=(STAMP_NS, STAMP_NS))
         else:
-            write_mark(store, blob.sha256, mark)
+            write_mark(store, blob.sha256, foreign)
         os.fsync(descriptor)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -98,7 +100,7 @@ def has_blob(store: Store, blob: Blob) -> bool:
 
 
 def is_sound(store: Store, path: Path, blob: Blob) -> bool:
-    """Whether ``path`` holds ``blob``. Its bytes are read only when its time says that it was touched.
+    """Whether ``path`` holds ``blob``. Its bytes are read only when its times say that it was touched.
 
     Raises:
         OSError: this process has no descriptor or memory left to look.
@@ -109,12 +111,13 @@ def is_sound(store: Store, path: Path, blob: Blob) -> bool:
         return False
     if not stat.S_ISREG(status.st_mode) or status.st_size != blob.size:
         return False
-    if status.st_mtime_ns == STAMP_NS or mark_of(status) == (mark := read_mark(store, blob.sha256)):
+    mark = read_mark(store, blob.sha256)
+    if status.st_mtime_ns == STAMP_NS if mark is None else mark == mark_of(status):
         return True
     with _opened(path) as descriptor:
         if descriptor is None:
             return False
-        seen = mark_of(os.fstat(descriptor))
+        seen = os.fstat(descriptor)
         if sha256_of(descriptor) != blob.sha256:
             return False
         # A copy of a cache has new times, and so has a foreign file that somebody touched. Where that may be written,

@@ -1,4 +1,4 @@
-"""What references meant: one small file each under ``refs/``, replaced atomically, never holding an endpoint."""
+"""What references meant at an endpoint: one small file each under ``refs/``, replaced atomically."""
 
 import hashlib
 import json
@@ -16,18 +16,19 @@ from lora_cli.store.disk import is_read_only, on_disk, read_small, replace_file
 from lora_cli.store.snapshots import is_digest
 from lora_cli.store.tag import tag_cache
 
-SCHEMA = "lora_cli/ref/1"
+SCHEMA = "lora_cli/ref/2"
 LARGEST = 8_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What one canonical reference meant when it was last fetched.
+    """What one canonical reference meant when it was last fetched from ``endpoint``.
 
-    ``selection`` says which files were wanted, empty for the usual ones. ``identities`` has for each path what the
-    origin said that tells its versions apart (a digest, a fingerprint), or "". ``access`` is the revision's:
-    ``"public"``, ``"gated"``, ``"private"``, ``"local"`` or "" (not known). ``used_s`` is when it was last used, in
-    seconds since 1970.
+    ``endpoint`` is the address of the server that was asked, "" for this machine (a folder, the Hub's own cache). What
+    one server said of a reference says nothing of another one's. ``selection`` says which files were wanted, empty for
+    the usual ones. ``identities`` has for each path what the origin said that tells its versions apart (a digest, a
+    fingerprint), or "". ``access`` is the revision's: ``"public"``, ``"gated"``, ``"private"``, ``"local"`` or "" (not
+    known). ``used_s`` is when it was last used, in seconds since 1970.
     """
 
     ref: str
@@ -36,21 +37,26 @@ class Record:
     snapshot: str
     files: Mapping[str, Blob]
     identities: Mapping[str, str] = field(default_factory=dict)
-    origin: str = ""
+    endpoint: str = ""
     access: str = ""
     used_s: float = 0.0
 
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What it is found by: reference, selection, endpoint."""
+        return self.ref, self.selection, self.endpoint
 
-def record_path(store: Store, ref: str, selection: str = "") -> Path:
-    """The file of one reference: its name is a hash, because references hold what file names may not."""
-    name = hashlib.sha256(f"{ref}\n{selection}".encode(errors="surrogateescape")).hexdigest()
+
+def record_path(store: Store, ref: str, selection: str = "", endpoint: str = "") -> Path:
+    """The file of one record: its name is a hash, because references hold what file names may not."""
+    name = hashlib.sha256(f"{ref}\n{selection}\n{endpoint}".encode(errors="surrogateescape")).hexdigest()
     return store.refs / f"{name}.json"
 
 
-def read_record(store: Store, ref: str, selection: str = "") -> Record | None:
-    """What ``ref`` meant, or None when nobody knows. A record that cannot be read is none."""
-    record = _read(record_path(store, ref, selection))
-    return record if record is not None and (record.ref, record.selection) == (ref, selection) else None
+def read_record(store: Store, ref: str, selection: str = "", endpoint: str = "") -> Record | None:
+    """What ``ref`` meant at ``endpoint``, or None when that is not known. A record that cannot be read is none."""
+    record = _read(record_path(store, ref, selection, endpoint))
+    return record if record is not None and record.key == (ref, selection, endpoint) else None
 
 
 def all_records(store: Store) -> Iterator[Record]:
@@ -60,7 +66,7 @@ def all_records(store: Store) -> Iterator[Record]:
     except OSError:
         return
     found = (_read(path) for path in paths)
-    yield from sorted((record for record in found if record), key=lambda record: (record.ref, record.selection))
+    yield from sorted((record for record in found if record), key=lambda record: record.key)
 
 
 def write_record(store: Store, record: Record, *, anew: bool = False) -> None:
@@ -71,14 +77,14 @@ def write_record(store: Store, record: Record, *, anew: bool = False) -> None:
     Raises:
         MachineError: this machine does not let us, for another reason.
     """
-    path = record_path(store, record.ref, record.selection)
+    path = record_path(store, *record.key)
     value = {
         "schema": SCHEMA,
         "ref": record.ref,
         "selection": record.selection,
         "revision": record.revision,
         "snapshot": record.snapshot,
-        "origin": record.origin,
+        "endpoint": record.endpoint,
         "access": record.access,
         "files": {
             name: {"sha256": blob.sha256, "size": blob.size, "identity": record.identities.get(name, "")}
@@ -104,7 +110,7 @@ def forget_record(store: Store, record: Record) -> None:
         OSError: as it comes.
     """
     with suppress(FileNotFoundError):
-        record_path(store, record.ref, record.selection).unlink()
+        record_path(store, *record.key).unlink()
 
 
 def mark_used(store: Store, record: Record) -> None:
@@ -113,7 +119,7 @@ def mark_used(store: Store, record: Record) -> None:
     A record that somebody removed meanwhile is written again: it is used, and so it stays.
     """
     with suppress(MachineError, OSError):
-        if not _touched(record_path(store, record.ref, record.selection)):
+        if not _touched(record_path(store, *record.key)):
             write_record(store, record)
 
 
@@ -143,12 +149,12 @@ def _read(path: Path) -> Record | None:
 def _parsed(value: Any, used_s: float) -> Record | None:
     files = {name: Blob(entry["sha256"], entry["size"]) for name, entry in value["files"].items()}
     identities = {name: entry["identity"] for name, entry in value["files"].items()}
-    texts = [value[key] for key in ("ref", "selection", "revision", "snapshot", "origin", "access")]
+    texts = [value[key] for key in ("ref", "selection", "revision", "snapshot", "endpoint", "access")]
     sound = (
         value["schema"] == SCHEMA
         and all(isinstance(text, str) for text in (*texts, *identities.values()))
         and is_digest(value["snapshot"])
         and all(is_digest(blob.sha256) and type(blob.size) is int for blob in files.values())
     )
-    ref, selection, revision, snapshot, origin, access = texts
-    return Record(ref, selection, revision, snapshot, files, identities, origin, access, used_s) if sound else None
+    ref, selection, revision, snapshot, endpoint, access = texts
+    return Record(ref, selection, revision, snapshot, files, identities, endpoint, access, used_s) if sound else None

@@ -123,22 +123,38 @@ def build_directory(
 ) -> None:
     """Fills a new directory: hard links to blobs for the paths that are ``linked``, writable copies for the others.
 
-    With ``copied`` all are copies, of which those that would be links are read-only, as blobs are.
+    With ``copied`` all are copies, of which those that would be links are read-only, as blobs are. Where a blob is
+    damaged or gone, the file of the snapshot of these files is taken.
 
     Raises:
-        LostBlob: a blob is not here.
+        LostBlob: a blob is not here, or not what it was.
         OSError: as it comes.
     """
     make_folder(directory)
+    snapshot = store.snapshot(snapshot_digest(files.items()))
     for path, blob in sorted(files.items()):
         target = directory / path
         if "/" in path:
             target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            if copied or not (linked(path) and _link(store.blob(blob.sha256), target)):
-                _copy(store.blob(blob.sha256), target, writable=not linked(path))
+            source = _sound_file(store, blob, snapshot / path)
+            if copied or not (linked(path) and _link(source, target)):
+                _copy(source, target, writable=not linked(path))
         except FileNotFoundError as error:
             raise LostBlob(path) from error
+
+
+def _sound_file(store: Store, blob: Blob, in_snapshot: Path) -> Path:
+    """Where the bytes of a blob lie: among the blobs, or in a snapshot that has them still.
+
+    Raises:
+        FileNotFoundError: neither has them.
+    """
+    if has_blob(store, blob):
+        return store.blob(blob.sha256)
+    if is_sound(store, in_snapshot, blob):
+        return in_snapshot
+    raise FileNotFoundError(blob.sha256)
 
 
 def _link(blob: Path, target: Path) -> bool:

@@ -120,12 +120,9 @@ def _sweep(
     gone = sorted(items, key=lambda item: item.digest)
     removed += [Removed("snapshot", item.digest, 0) for item in gone]
     removed += [Removed("packed", item.digest, item.packed_bytes) for item in gone if item.packed_bytes]
-    forgotten = {(record.ref, record.selection) for item in gone for record in item.records}
+    forgotten = {record.key for item in gone for record in item.records}
     staying = {
-        blob.sha256
-        for record in all_records(store)
-        if (record.ref, record.selection) not in forgotten
-        for blob in record.files.values()
+        blob.sha256 for record in all_records(store) if record.key not in forgotten for blob in record.files.values()
     }
     handed = usage.handed_out()
     for blob in going_blobs(usage, gone, staying, before_s, forced=forced):
@@ -138,14 +135,14 @@ def _sweep(
 
 def _used_since(store: Store, item: Item) -> bool:
     """Whether somebody used a snapshot, or gave a reference of it another meaning, since it was looked at."""
-    found = [(record, read_record(store, record.ref, record.selection)) for record in item.records]
+    found = [(record, read_record(store, *record.key)) for record in item.records]
     return any(now is not None and now != record for record, now in found)
 
 
 def _meant_by_others(store: Store, items: Sequence[Item]) -> set[str]:
     """The snapshots that references mean which came since these were looked at, and so are not among theirs."""
-    seen = {(record.ref, record.selection) for item in items for record in item.records}
-    return {record.snapshot for record in all_records(store) if (record.ref, record.selection) not in seen}
+    seen = {record.key for item in items for record in item.records}
+    return {record.snapshot for record in all_records(store) if record.key not in seen}
 
 
 def _taken_away(store: Store, item: Item, now_s: float | None) -> bool:

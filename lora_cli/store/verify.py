@@ -13,8 +13,10 @@ from lora_cli.core.names import NAME
 from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.store import Store
 from lora_cli.store.blobs import isolate, put_back, sha256_of
+from lora_cli.store.contradictions import Contradiction, contradictions
 from lora_cli.store.inventory import blobs, digest_of, entries, files_in, packed, tree_bytes
 from lora_cli.store.leases import STALE_S, lease
+from lora_cli.store.records import all_records, record_path
 from lora_cli.store.snapshots import is_digest
 from lora_cli.store.tag import check_cache
 
@@ -24,9 +26,9 @@ Inode = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """One blob, snapshot, view or packed weights; ``problem`` is empty when all is well.
+    """One blob, snapshot, view, packed weights or record; ``problem`` is empty when all is well.
 
-    ``moved_to`` is in the quarantine.
+    ``moved_to`` is in the quarantine. Of records there are only those that contradict others, and they stay.
     """
 
     kind: str
@@ -37,7 +39,7 @@ class Verified:
 
 
 def verify(store: Store) -> Iterator[Verified]:
-    """Each blob, each snapshot, each view, all packed weights.
+    """Each blob, each snapshot, each view, all packed weights, and the records that contradict each other.
 
     What is rotten goes to the quarantine, unless this user may not move it.
 
@@ -65,6 +67,12 @@ def verify(store: Store) -> Iterator[Verified]:
         yield from _said(store, "view", directory, partial(_view_problem, store, sound, known))
     for directory in (path for path in packed(store) if path.name in sound):
         yield from _said(store, "packed", directory, partial(_packed_problem, store, directory.name))
+    for earlier, found in contradictions(all_records(store)):
+        servers = f"{found.server} and {Contradiction(earlier, found.path).server}"
+        problem = (
+            f"{servers} sent different bytes of {found.path} in commit {found.record.revision} of {found.record.ref}"
+        )
+        yield Verified("record", record_path(store, *found.record.key), 0, problem)
 
 
 def _snapshot_said(store: Store, directory: Path, known: Mapping[Inode, str | None]) -> list[Verified]:

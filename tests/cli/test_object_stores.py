@@ -19,6 +19,7 @@ from lora_cli.sources import Source
 from lora_cli.sources.registry import open_source
 from lora_cli.sources.s3 import S3Source
 from lora_cli.store import Store
+from tests.faulty_proxy import FaultyProxy
 from tests.making import Q_PROJ, write_adapter, write_base_config
 from tests.object_servers import S3Server
 
@@ -286,9 +287,10 @@ def test_offline_what_was_fetched_is_given_and_anything_else_is_not(
     server: S3Server, bucket: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(server, bucket, "sql", tmp_path / "made")
-    assert main(["fetch", f"s3://{bucket}/sql"]) == 0
+    with FaultyProxy(server.endpoint, own_host=True) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        assert main(["fetch", f"s3://{bucket}/sql"]) == 0
     first = capsys.readouterr().out
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     assert main(["fetch", "--offline", f"s3://{bucket}/sql"]) == 0
     assert capsys.readouterr().out == first
     assert main(["fetch", "--offline", f"s3://{bucket}/other"]) == 3

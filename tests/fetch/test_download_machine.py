@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -52,11 +53,18 @@ def test_a_disk_that_fills_up_is_cleaned_and_ends_with_what_to_do(tmp_path: Path
     if mounted.returncode:
         pytest.skip("no file system can be mounted here; the limit of a file's size is tested below")
     try:
-        source = Scripted({WEIGHTS: os.urandom(5 * MIB), "adapter_config.json": b"{}"}, sizes=False)
+        source, others = Scripted({WEIGHTS: os.urandom(MIB), "adapter_config.json": b"{}"}), small / "others"
+
+        def somebody_else_fills_it(*_: object) -> None:
+            with suppress(OSError):
+                others.write_bytes(bytes(2 * MIB))
+
+        source.before = somebody_else_fills_it
         with pytest.raises(MachineError, match="No space left on device") as caught:
             downloaded(source, small)
         assert "cache gc" in caught.value.hint
         assert partials(small) == []
+        others.unlink()
         assert downloaded(Scripted({WEIGHTS: os.urandom(MIB)}), small)
     finally:
         subprocess.run(["umount", str(small)], check=True)

@@ -60,7 +60,7 @@ class Desk:
         for item in inventory(self.store):
             for record in item.records:
                 if f"org/{name}" in record.ref:
-                    os.utime(record_path(self.store, record.ref, record.selection), (at_s, at_s))
+                    os.utime(record_path(self.store, *record.key), (at_s, at_s))
 
 
 @pytest.fixture

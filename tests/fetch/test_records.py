@@ -1,4 +1,4 @@
-"""What is remembered of a reference: its origin, who may have it, and never a token."""
+"""What is remembered of a reference: its endpoint, who may have it, and never a token."""
 
 import shutil
 from pathlib import Path
@@ -15,19 +15,19 @@ def adapter(tmp_path: Path) -> Path:
     return write_adapter(tmp_path / "adapter")
 
 
-def test_a_record_names_the_origin_and_never_a_token(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_names_the_endpoint_and_never_a_token(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secretsecretsecret")
     desk.hub.token("hf_secretsecretsecret", "org/sql")
     desk.bring("org/sql")
-    record = read_record(desk.store, "hf://org/sql")
+    record = read_record(desk.store, "hf://org/sql", endpoint=desk.hub.endpoint)
     assert record is not None
-    assert record.origin == desk.hub.endpoint
+    assert record.endpoint == desk.hub.endpoint
     written = b"".join(path.read_bytes() for path in desk.store.refs.iterdir())
     assert b"hf_secret" not in written
 
 
 def access_of(desk: Desk, ref: str) -> str:
-    record = read_record(desk.store, ref)
+    record = read_record(desk.store, ref, endpoint=desk.hub.endpoint if ref.startswith("hf://") else "")
     assert record is not None
     return record.access
 

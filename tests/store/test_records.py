@@ -34,7 +34,7 @@ def store(tmp_path: Path) -> Store:
 
 def test_what_was_noted_is_read_again(store: Store) -> None:
     write_record(store, RECORD)
-    found = read_record(store, RECORD.ref)
+    found = read_record(store, *RECORD.key)
     assert found is not None
     assert replace(found, used_s=0.0) == RECORD
     assert list(all_records(store)) == [found]
@@ -42,13 +42,21 @@ def test_what_was_noted_is_read_again(store: Store) -> None:
 
 def test_another_selection_is_another_record(store: Store) -> None:
     write_record(store, RECORD)
-    assert read_record(store, RECORD.ref, "+*.txt") is None
-    assert read_record(store, "hf://org/name") is None
+    assert read_record(store, RECORD.ref, "+*.txt", RECORD.endpoint) is None
+    assert read_record(store, "hf://org/name", "", RECORD.endpoint) is None
+
+
+def test_another_endpoint_is_another_record(store: Store) -> None:
+    write_record(store, RECORD)
+    other = replace(RECORD, endpoint="https://mirror.example", revision="f" * 40)
+    write_record(store, other)
+    assert read_record(store, RECORD.ref) is None
+    assert [record.revision for record in all_records(store)] == [RECORD.revision, other.revision]
 
 
 def test_noting_the_same_again_only_marks_it_used(store: Store) -> None:
     write_record(store, RECORD)
-    path = record_path(store, RECORD.ref)
+    path = record_path(store, *RECORD.key)
     os.utime(path, (1, 1))
     inode = path.stat().st_ino
     write_record(store, RECORD)
@@ -58,21 +66,21 @@ def test_noting_the_same_again_only_marks_it_used(store: Store) -> None:
 
 def test_a_record_that_was_removed_while_it_was_used_is_written_again(store: Store) -> None:
     write_record(store, RECORD)
-    record_path(store, RECORD.ref).unlink()
+    record_path(store, *RECORD.key).unlink()
     mark_used(store, RECORD)
-    assert read_record(store, RECORD.ref) is not None
+    assert read_record(store, *RECORD.key) is not None
 
 
 def test_the_record_of_another_user_is_marked_as_used_too() -> None:
     with public_folder() as folder:
         store = Store(folder / "cache")
         write_record(store, RECORD)
-        os.utime(record_path(store, RECORD.ref), (1, 1))
+        os.utime(record_path(store, *RECORD.key), (1, 1))
         let_everybody_write(store.root)
         imports = "from pathlib import Path\nfrom lora_cli.store import Store\nfrom lora_cli.store.records import *\n"
-        uses = "store = Store(Path(sys.argv[1]))\nmark_used(store, read_record(store, sys.argv[2]))"
-        as_another_user(imports, uses, str(store.root), RECORD.ref)
-        found = read_record(store, RECORD.ref)
+        uses = "store = Store(Path(sys.argv[1]))\nmark_used(store, read_record(store, *sys.argv[2:]))"
+        as_another_user(imports, uses, str(store.root), *RECORD.key)
+        found = read_record(store, *RECORD.key)
         assert found is not None
         assert time.time() - found.used_s < 100
 
@@ -87,7 +95,7 @@ VALUE = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
-FIELDS = ["schema", "ref", "selection", "revision", "snapshot", "origin", "access", "files", "x"]
+FIELDS = ["schema", "ref", "selection", "revision", "snapshot", "endpoint", "access", "files", "x"]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -96,7 +104,7 @@ def test_a_record_that_somebody_broke_is_none(
     store: Store, broken: dict[str, Any], entry: str | None, value: Any
 ) -> None:
     write_record(store, RECORD)
-    path = record_path(store, RECORD.ref)
+    path = record_path(store, *RECORD.key)
     good = json.loads(path.read_bytes())
     body = good | broken
     if entry and isinstance(body["files"], dict) and body["files"]:
@@ -104,7 +112,7 @@ def test_a_record_that_somebody_broke_is_none(
             name: {**dict(one), entry: value} if isinstance(one, dict) else one for name, one in body["files"].items()
         }
     path.write_text(json.dumps(body))
-    found = read_record(store, RECORD.ref)
+    found = read_record(store, *RECORD.key)
     if found is not None:
         assert found.snapshot.isalnum()
         assert len(found.snapshot) == 64
@@ -115,6 +123,6 @@ def test_a_record_that_somebody_broke_is_none(
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff", b"[" * 100_000, b"null"])
 def test_bytes_that_are_no_record_are_none(store: Store, data: bytes) -> None:
     write_record(store, RECORD)
-    record_path(store, RECORD.ref).write_bytes(data)
-    assert read_record(store, RECORD.ref) is None
+    record_path(store, *RECORD.key).write_bytes(data)
+    assert read_record(store, *RECORD.key) is None
     assert list(all_records(store)) == []

@@ -72,7 +72,7 @@ def render_item(item: Item, width: int) -> str:
             [
                 ("revision", record.revision),
                 ("selection", record.selection),
-                ("origin", record.origin),
+                ("origin", record.endpoint),
                 ("access", record.access),
             ],
             width,
@@ -86,13 +86,10 @@ def render_verified(
     found: Sequence[Verified], mended: "Sequence[Mended] | None" = None, *, colour: bool = False
 ) -> str:
     """What is rotten, what was ``mended`` (None: nothing was tried), and a last line that counts."""
-    lines = []
-    for one in found:
-        if one.problem:
-            where = f"moved to {one.moved_to}" if one.moved_to is not None else "it could not be moved away"
-            lines.append(
-                f"{paint('rotten', 'red', colour=colour)} {one.kind} {safe(one.path)}: {safe(one.problem)}; {where}"
-            )
+    rotten_ones = paint("rotten", "red", colour=colour)
+    lines = [
+        f"{rotten_ones} {one.kind} {safe(one.path)}: {safe(one.problem)}; {_left(one)}" for one in found if one.problem
+    ]
     kinds = [one.kind for one in found]
     taken = sum(one.size for one in found if one.kind == "blob")
     counts = [
@@ -115,6 +112,13 @@ def render_verified(
             )
     lines.append(f"{told} hashed, {rotten}")
     return "\n".join(lines) + "\n"
+
+
+def _left(one: Verified) -> str:
+    """What became of something rotten, or what to do about it."""
+    if one.kind == "record":
+        return "remove both with `lora-cli cache rm`, and fetch it again from the server that you trust"
+    return f"moved to {one.moved_to}" if one.moved_to is not None else "it could not be moved away"
 
 
 def render_removed(removed: "Sequence[Removed]", *, dry_run: bool = False) -> str:
