@@ -36,7 +36,9 @@ def picked(body: Iterable[bytes], pick: Callable[[Any], T]) -> T:
         TooLarge: it holds too many values.
         ValueError: it is not JSON.
     """
-    data = b"".join(body)
+    data = bytearray()
+    for chunk in body:
+        data += chunk
     if data.count(b"{") + data.count(b"[") > MOST_NESTED or data.count(b",") > MOST_VALUES:
         raise TooLarge(f"more than {MOST_NESTED} objects or {MOST_VALUES} values")
     with _turn:
