@@ -24,11 +24,13 @@ MANIFEST = (
 )
 POLICY = (
     "`--policy policy.yaml`, `LORA_CLI_POLICY`, or the block `policy:` of a manifest; where there are both, both must "
-    "hold. What it forbids ends with 1 and names the rule. [policy.yaml](../manifests/policy.yaml) is an example."
+    "hold. What it forbids ends with 1 and names the rule. [policy.yaml](../manifests/policy.yaml) is an example. "
+    "`trusted_endpoints`, `allow_token_env` and `allow_profiles` forbid nothing: they let manifests use credentials of "
+    "yours. Only a file that you name has them, and the settings; a manifest's own block cannot."
 )
 SETTINGS = (
     "`$XDG_CONFIG_HOME/lora-cli/config.toml`, or `--config FILE`. Environment variables `LORA_CLI_<KEY>` win over it, "
-    "and flags over both."
+    "and flags over both. In a variable a list has commas: `LORA_CLI_ALLOW_PROFILES=adapters,models`."
 )
 
 
@@ -75,7 +77,7 @@ def _resolved(entry: Entry, known: Entry) -> Entry:
 def _kind(entry: Entry) -> str:
     """In a word or two, what a value may be."""
     if "const" in entry:
-        return f"`{entry['const']}`"
+        return f"`{json.dumps(entry['const']).strip(chr(34))}`"
     if "enum" in entry:
         return ", ".join(f"`{one}`" for one in entry["enum"])
     if "anyOf" in entry:

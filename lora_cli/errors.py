@@ -1,27 +1,24 @@
 """One exception tree: what happened, what to try, and the exit code that scripts branch on."""
 
-import re
 from typing import Any, ClassVar, Self
 
-_SHAPE = r"\b(?:hf|api_org)_(?:(?:oauth|jwt)_[\w.-]{8,}|[A-Za-z0-9]{20,})"
+from lora_cli.redaction import redact
 
-
-def without_tokens(text: str) -> str:
-    """``text`` without what has the shape of a token of the Hub, whoever put it there."""
-    return re.sub(_SHAPE, "***", text, flags=re.ASCII) if "hf_" in text or "api_org_" in text else text
+LONGEST = 16_384
+"""So many characters a message has at most."""
 
 
 class LoraCliError(Exception):
     """Anything that ends a command with a message instead of a traceback.
 
     ``message`` says what happened, and to which adapter and file; ``hint`` says what to try next.
-    Neither ever holds a token: people type one where a user or a revision belongs.
+    Neither ever holds a secret: people type one where a user or a revision belongs, and a server says back what it got.
     """
 
     exit_code: ClassVar[int] = 70
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        self.message, self.hint = without_tokens(message), without_tokens(hint)
+        self.message, self.hint = redact(message[:LONGEST]), redact(hint[:LONGEST])
         super().__init__(self.message)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -42,7 +39,7 @@ class FormatError(LoraCliError):
 
     def __init__(self, message: str, *, where: str = "", hint: str = "") -> None:
         super().__init__(f"{where}: {message}" if where else message, hint=hint)
-        self.reason = without_tokens(message)
+        self.reason = redact(message[:LONGEST])
         self.where = where
 
     def within(self, file: str) -> Self:

@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_cli.core import option_values
 from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.nearest import did_you_mean
+from lora_cli.core.trust import endpoint_glob, profile, variable
 from lora_cli.core.units import advised, parse_duration, parse_size, shown
 from lora_cli.errors import UsageError
 
@@ -20,9 +22,6 @@ __all__ = ["HUB_ENDPOINT", "OPTIONS", "Settings", "load_settings", "parse_durati
 
 HUB_ENDPOINT = "https://huggingface.co"
 CONFIG_CAP = 1_000_000
-LONGEST_S = 1_000_000
-
-_TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +37,11 @@ class Settings:
     has). One adapter takes at most ``adapter_timeout_s`` (None: any time).
     ``allow_private_redirects`` follows a server that sends us into a private network. ``config`` is the file that was
     read, if any; ``config_error`` says why the one in the usual place, which nobody named, could not be.
-    ``sources`` are a manifest's rules for how origins are reached (names of secrets, never values; no option has them).
-    ``policies`` are a manifest's and a policy file's: all of them hold.
+    ``trusted_endpoints`` are servers that a manifest may have this user's credentials sent to, ``allow_token_env`` and
+    ``allow_profiles`` what else it may name of them.
+    ``sources`` are a manifest's rules for how origins are reached (names of secrets, never values; no option has them),
+    ``from_manifest`` says that the references are one's too. ``policies`` are a manifest's and a policy file's: all of
+    them hold.
     Tokens are never settings: each source asks its own chain when it needs one.
     """
 
@@ -61,9 +63,13 @@ class Settings:
     keep_free: int | None = None
     cache_budget: int | None = None
     adapter_timeout_s: float | None = None
+    trusted_endpoints: tuple[str, ...] = ()
+    allow_token_env: tuple[str, ...] = ()
+    allow_profiles: tuple[str, ...] = ()
     config: Path | None = None
     config_error: str = ""
     sources: "tuple[SourceRule, ...]" = ()
+    from_manifest: bool = False
     policies: "tuple[Policy, ...]" = ()
 
     @property
@@ -72,81 +78,35 @@ class Settings:
         return [one for policy in self.policies for one in policy.suppressions]
 
 
-def _flag(value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    word = value.strip().lower() if isinstance(value, str) else ""
-    if word in _TRUE | _FALSE:
-        return word in _TRUE
-    raise ValueError(f"{shown(value)} is not true or false")
-
-
-def _count(lowest: int, highest: int) -> Callable[[Any], int]:
-    def parse(value: Any) -> int:
-        text = str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
-        if re.fullmatch(r"\d{1,9}", text, re.ASCII) and lowest <= int(text) <= highest:
-            return int(text)
-        raise ValueError(f"{shown(value)} is not a whole number from {lowest} to {highest}")
-
-    return parse
-
-
-def _positive_duration(value: Any) -> float:
-    seconds = parse_duration(value)
-    if not 0 < seconds <= LONGEST_S:
-        raise ValueError(f"{shown(value)} is no time at all" if seconds <= 0 else f"{shown(value)} is over 11 days")
-    return seconds
-
-
-def _path(value: Any) -> Path:
-    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
-        raise ValueError(f"{shown(value)} is not a path")
-    return Path(value)
-
-
-def _has_port(endpoint: str) -> bool:
-    """Whether the port that it names, if any, is one."""
-    from urllib.parse import urlsplit
-
-    try:
-        return urlsplit(endpoint).port != 0
-    except ValueError:
-        return False
-
-
-def _endpoint(value: Any) -> str:
-    text = value.strip().rstrip("/") if isinstance(value, str) else ""
-    if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#@]*)?", text, re.IGNORECASE) or not _has_port(text):
-        # The value is not repeated: a user and password in it are what the pattern refuses.
-        raise ValueError("this is not the address of a Hub: write https://HOST, without user, query or fragment")
-    return text
-
-
 # Option name (the flag without dashes, the key in the file, LORA_CLI_<NAME> in the environment): field, parser.
 OPTIONS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
-    "cache_dir": ("cache_dir", _path),
-    "jobs": ("jobs", _count(1, 256)),
-    "timeout": ("timeout_s", _positive_duration),
-    "retries": ("retries", _count(0, 100)),
-    "lease": ("lease_s", _positive_duration),
-    "offline": ("offline", _flag),
-    "quiet": ("quiet", _flag),
-    "verbose": ("verbose", _flag),
-    "no_progress": ("no_progress", _flag),
-    "hub_endpoint": ("hub_endpoint", _endpoint),
+    "cache_dir": ("cache_dir", option_values.path),
+    "jobs": ("jobs", option_values.count(1, 256)),
+    "timeout": ("timeout_s", option_values.positive_duration),
+    "retries": ("retries", option_values.count(0, 100)),
+    "lease": ("lease_s", option_values.positive_duration),
+    "offline": ("offline", option_values.flag),
+    "quiet": ("quiet", option_values.flag),
+    "verbose": ("verbose", option_values.flag),
+    "no_progress": ("no_progress", option_values.flag),
+    "hub_endpoint": ("hub_endpoint", option_values.endpoint),
     "max_bytes": ("max_bytes", parse_size),
-    "allow_private_redirects": ("allow_private_redirects", _flag),
+    "allow_private_redirects": ("allow_private_redirects", option_values.flag),
     "max_total_bytes": ("max_total_bytes", parse_size),
-    "max_files": ("max_files", _count(1, 10_000)),
+    "max_files": ("max_files", option_values.count(1, 10_000)),
     "max_header_bytes": ("max_header_bytes", parse_size),
     "keep_free": ("keep_free", parse_size),
     "cache_budget": ("cache_budget", parse_size),
-    "adapter_timeout": ("adapter_timeout_s", _positive_duration),
+    "adapter_timeout": ("adapter_timeout_s", option_values.positive_duration),
+    "trusted_endpoints": ("trusted_endpoints", option_values.words(endpoint_glob)),
+    "allow_token_env": ("allow_token_env", option_values.words(variable)),
+    "allow_profiles": ("allow_profiles", option_values.words(profile)),
 }
 # In a file these have a type of their own; a variable has only text.
 _UNQUOTED = frozenset(
     {"jobs", "retries", "max_files", "offline", "quiet", "verbose", "no_progress", "allow_private_redirects"}
 )
+_LISTS = frozenset({"trusted_endpoints", "allow_token_env", "allow_profiles"})
 
 
 def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
@@ -200,7 +160,7 @@ def _environment_layer(environ: Mapping[str, str]) -> dict[str, Any]:
         layer |= _layer({"hub_endpoint": environ["HF_ENDPOINT"]}, lambda _: "HF_ENDPOINT")
     if offline := environ.get("HF_HUB_OFFLINE") or environ.get("TRANSFORMERS_OFFLINE"):
         # huggingface_hub reads both, and takes any other word as "no", and so do we: the variables are theirs.
-        layer["offline"] = offline.strip().lower() in _TRUE
+        layer["offline"] = offline.strip().lower() in option_values.TRUE
     ours = {key: environ[_variable(key)] for key in OPTIONS if environ.get(_variable(key))}
     return layer | _layer(ours, _variable)
 
@@ -241,6 +201,8 @@ def _file_layer(file: Path, text: str, environ: Mapping[str, str]) -> dict[str, 
             raise UsageError(f"{where(key)}: unknown setting", hint=did_you_mean(key, OPTIONS))
         if key in _UNQUOTED and isinstance(values[key], str):
             raise UsageError(f"{where(key)}: {shown(values[key])} is text", hint="write it without quotes")
+        if key in _LISTS and isinstance(values[key], str):
+            raise UsageError(f"{where(key)}: this is text", hint=f'write a list: {key} = ["…"]')
     layer = _layer(values, where)
     if "cache_dir" in layer:
         layer["cache_dir"] = file.parent / _expand(layer["cache_dir"], environ, absolute=False)

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
+from lora_cli import redaction
 from tests.object_servers import GcsServer, S3Server, fake_gcs, rclone, seaweed, sftp, smb
 
 if TYPE_CHECKING:
@@ -47,6 +48,12 @@ def a_home_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyt
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(home / "aws-config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(home / "aws-credentials"))
+
+
+@pytest.fixture(autouse=True)
+def no_secrets_of_another_test() -> None:
+    """What a process knows to be a secret, no message of it repeats."""
+    redaction.forget()
 
 
 @pytest.fixture(autouse=True)

@@ -87,10 +87,12 @@ def test_its_commands_fetch_from_each_origin_with_the_credentials_that_it_names(
         fetch = ["--cache-dir", str(tmp_path / "cache"), "fetch", "-f", str(set_yaml)]
 
         assert main(fetch) == 3  # nobody said who we are
-        monkeypatch.setenv("ACME_HUB_TOKEN", "hub")
-        monkeypatch.setenv("ACME_ARTIFACTS_TOKEN", "artifacts")
+        monkeypatch.setenv("LORA_CLI_TOKEN_ACME_HUB", "hub")
+        monkeypatch.setenv("LORA_CLI_TOKEN_ACME_ARTIFACTS", "artifacts")
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+        assert main(fetch) == 1  # nobody said that a manifest may use that profile
+        monkeypatch.setenv("LORA_CLI_ALLOW_PROFILES", "adapters")
         assert main(fetch) == 0
         published = tmp_path / "published"
         assert main([*fetch, "--locked", "--publish", str(published)]) == 0

@@ -1,6 +1,5 @@
 """Where an adapter's values are at hand: its spectrum, beside the base's weights where those are on this disk too."""
 
-import logging
 from typing import TYPE_CHECKING
 
 from lora_cli.check.base_weights import open_checkpoint, tied
@@ -8,6 +7,7 @@ from lora_cli.check.place import is_path
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.frozen import dataclass, replace
+from lora_cli.core.log import logger
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.snapshot import Revision
 from lora_cli.core.spectrum import Spectrum
@@ -18,7 +18,7 @@ from lora_cli.sources import Source, is_near
 if TYPE_CHECKING:
     from lora_cli.read.base_norms import BaseNorms
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 LONG = 4 << 30
 """Bytes of a base's weights from which it is said that they are read: that takes seconds."""

@@ -8,7 +8,8 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import wraps
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,8 +22,10 @@ from lora_cli.cli import typer as noted
 from lora_cli.cli.completion import Offer, offer_of
 from lora_cli.cli.main import COMMANDS, PREFIX, root
 from lora_cli.cli.parameters import REQUIRED, gathered, parameters
+from lora_cli.core.harmless import harmless
 from lora_cli.core.nearest import nearest
-from lora_cli.errors import without_tokens
+from lora_cli.core.trust import is_for_manifests
+from lora_cli.redaction import redact
 from lora_cli.settings import OPTIONS
 
 if TYPE_CHECKING:
@@ -39,13 +42,25 @@ class LazyGroup(TyperGroup):
             command = self.commands[name] = load_command(name)
         return name, command, rest
 
+    def make_context(self, *given: Any, **more: Any) -> "Context":
+        """Reads the words before the command."""
+        with _told_harmlessly():
+            return super().make_context(*given, **more)
+
     def invoke(self, ctx: "Context") -> Any:
-        """Runs the command; what is wrong with its words is said without a token that was one of them."""
-        try:
+        """Runs the command."""
+        with _told_harmlessly():
             return super().invoke(ctx)
-        except ClickException as error:
-            error.message = without_tokens(error.message)
-            raise
+
+
+@contextmanager
+def _told_harmlessly() -> Iterator[None]:
+    """What is wrong with the words is said without a secret, and without what a terminal would obey, among them."""
+    try:
+        yield
+    except ClickException as error:
+        error.message = harmless(redact(error.message))
+        raise
 
 
 def load_command(name: str) -> "Command":
@@ -157,7 +172,8 @@ def _markup_mode() -> Any:
 
 def name_unknown_variables(root_command: "Command") -> None:
     """Says of each ``LORA_CLI_…`` in the environment that no command knows which one was probably meant."""
-    given = {name for name in os.environ if name.startswith(PREFIX) and not _is_of_a_service(name)}
+    of_others = (_is_of_a_service, is_for_manifests)
+    given = {name for name in os.environ if name.startswith(PREFIX) and not any(one(name) for one in of_others)}
     if not given - (known := variables(root_command) | {PREFIX + option.upper() for option in OPTIONS}):
         return
     for command in COMMANDS:  # only now: other commands' modules take time to import
@@ -165,7 +181,7 @@ def name_unknown_variables(root_command: "Command") -> None:
     for name in sorted(given - known):
         close = nearest(name.removeprefix(PREFIX), (word.removeprefix(PREFIX) for word in known))
         meant = f"; did you mean {PREFIX}{close}?" if close else ""
-        typer.echo(f"warning: {name} is set, and no option has that name{meant}", err=True)
+        noted.echo(f"warning: {name} is set, and no option has that name{meant}", err=True)
 
 
 def variables(command: Any) -> set[str]:

@@ -183,7 +183,7 @@ def reaching(settings: Settings, manifest: "AdapterSet | None", policy: Path | N
     """
     if manifest is not None:
         said = (manifest.policy,) if manifest.policy is not None else ()
-        settings = replace(settings, sources=manifest.sources, policies=said)
+        settings = replace(settings, sources=manifest.sources, policies=said, from_manifest=True)
     if policy is not None:
         from lora_cli.read.manifest import read_policy
 

@@ -18,6 +18,8 @@ from lora_cli.cli import typer
 from lora_cli.cli.parameters import gathered
 from lora_cli.cli.plain import NotPlain, context_name, read
 from lora_cli.cli.several_values import one_by_one
+from lora_cli.core.harmless import safe
+from lora_cli.core.trust import is_for_manifests
 from lora_cli.errors import LoraCliError, MachineError
 from lora_cli.settings import load_settings
 
@@ -102,9 +104,9 @@ def root(
     if settings.quiet or settings.verbose:
         _set_talk("ERROR" if settings.quiet else "INFO")
     if settings.verbose and settings.config_error:
-        import logging
+        from lora_cli.core.log import logger
 
-        logging.getLogger(__name__).warning("%s; it is left out", settings.config_error)
+        logger(__name__).warning("%s; it is left out", settings.config_error)
     ctx.obj = settings
 
 
@@ -190,7 +192,7 @@ def _plain(front: Sequence[str], rest: Sequence[str]) -> tuple[Any, typer.Contex
         NotPlain: it is for typer to find out.
     """
     for name in os.environ:
-        if name.startswith((PREFIX, "_" + PREFIX)) and name not in PLAIN_VARIABLES:
+        if name.startswith((PREFIX, "_" + PREFIX)) and name not in PLAIN_VARIABLES and not is_for_manifests(name):
             raise NotPlain
     if not rest or rest[0] not in COMMANDS:
         raise NotPlain
@@ -242,12 +244,10 @@ def _bug() -> int:
 
 
 def _report(error: LoraCliError) -> int:
-    from lora_cli.cli.output import unheard
-
     with suppress(OSError):  # stderr is full or gone: the exit code still says it
-        typer.echo(unheard(f"error: {error.message}"), err=True)
+        typer.echo(safe(f"error: {error.message}"), err=True)
         if error.hint:
-            typer.echo(unheard(f"hint: {error.hint}"), err=True)
+            typer.echo(safe(f"hint: {error.hint}"), err=True)
     return error.exit_code
 
 

@@ -180,7 +180,8 @@ def counter(total: int, settings: Settings) -> Callable[[int], None]:
 
     def tell(done: int) -> None:
         if done % step == 0 or done == total:
-            typer.echo(f"\r{done} of {total} requests" + ("\n" if done == total else ""), err=True, nl=False)
+            sys.stderr.write(f"\r{done} of {total} requests" + ("\n" if done == total else ""))
+            sys.stderr.flush()
 
     return tell
 

@@ -1,12 +1,12 @@
 """Where a command's text goes: how wide it may be, whether in colour, and to which file."""
 
 import os
-import re
 import sys
 from enum import StrEnum
 from pathlib import Path
 
 from lora_cli.cli import typer
+from lora_cli.core.harmless import unheard
 from lora_cli.errors import MachineError
 
 DEFAULT_WIDTH = 80
@@ -106,14 +106,3 @@ def writable(file: Path) -> None:
 
 def _unwritable(file: Path, why: str, hint: str = "") -> MachineError:
     return MachineError(f"{file} cannot be written: {why}", hint=hint or "check the path of the output file")
-
-
-def unheard(text: str) -> str:
-    """``text`` for a console that a CI server listens to: no line of it is a command to that.
-
-    GitHub Actions takes one from a line that begins with ``::``, Azure Pipelines, TeamCity and GitHub too from ``##[``,
-    ``##vso[`` and ``##teamcity[`` wherever they stand; what an adapter is called must not set a variable there.
-    """
-    if "::" not in text and "##" not in text:
-        return text
-    return re.sub(r"##(?=\w*\[)", r"#\\x23", re.sub(r"^(\s*):(?=:)", r"\1\\x3a", text, flags=re.MULTILINE))

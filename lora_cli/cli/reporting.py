@@ -7,7 +7,7 @@ from pathlib import Path
 from lora_cli.check import Checked
 from lora_cli.check.report import Report
 from lora_cli.cli import typer
-from lora_cli.cli.output import DEFAULT_WIDTH, colour, unheard, width, writable, write
+from lora_cli.cli.output import DEFAULT_WIDTH, colour, width, writable, write
 from lora_cli.core.finding import Severity
 from lora_cli.core.frozen import dataclass
 from lora_cli.core.nearest import did_you_mean
@@ -113,7 +113,7 @@ def tell(report: Report, asked: Sequence[Output], *, quiet: bool = False) -> Non
     """
     annotated = any(output.format == GITHUB and output.file == STDOUT for output in asked)
     for notice in () if quiet or annotated else report.notices:
-        typer.echo(unheard(f"warning: {safe(notice)}"), err=True)
+        typer.echo(safe(f"warning: {notice}"), err=True)
     for output in asked:
         if output.format == HUMAN:
             write(_human(report, output), output.file)

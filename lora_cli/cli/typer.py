@@ -7,6 +7,9 @@ other one (help, a mistake, a variable) ``cli.app`` makes typer's own objects, a
 import sys
 from typing import Any
 
+from lora_cli.core.harmless import harmless
+from lora_cli.redaction import redact
+
 
 class Declared:
     """What a parameter of a command is told: its flags, and typer's keywords."""
@@ -38,7 +41,8 @@ class Exit(Exception):
 
 
 def echo(text: str = "", *, err: bool = False, nl: bool = True) -> None:
-    """Writes to standard output, or to standard error, at once."""
+    """Writes to standard output, or to standard error, at once; there nothing is a command, and nothing a secret."""
     stream = sys.stderr if err else sys.stdout
+    text = harmless(redact(text)) if err else text
     stream.write(f"{text}\n" if nl else text)
     stream.flush()

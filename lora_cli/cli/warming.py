@@ -133,7 +133,6 @@ def teller(settings: Settings) -> Callable[[str, str], None]:
 def say(note: str, settings: Settings) -> None:
     """Talk for the user, on standard error."""
     if not settings.quiet:
-        from lora_cli.cli.output import unheard
         from lora_cli.render.text import safe
 
-        typer.echo(unheard(safe(note)), err=True)
+        typer.echo(safe(note), err=True)

@@ -10,7 +10,8 @@ from urllib.parse import unquote
 from lora_cli.core.adapter_files import CONFIG, WEIGHTS
 from lora_cli.core.late import late
 from lora_cli.core.web_address import DEFAULT_PORTS, canonical_host, canonical_path, is_loopback, quoted
-from lora_cli.errors import UsageError, without_tokens
+from lora_cli.errors import UsageError
+from lora_cli.redaction import without_passwords, without_tokens
 
 LONGEST = 4096
 HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
@@ -87,7 +88,7 @@ def check_nobody(rest: str, text: str) -> None:
 
 def without_secrets(text: str) -> str:
     """``text`` without a user in front of the host, without a query (either may hold a password), without tokens."""
-    text = without_tokens(text)
+    text = without_passwords(without_tokens(text))
     scheme, _, rest = text.partition("://")
     if not rest:
         return re.sub(r"^[^/@:]+:[^/@]*@", "***@", text) if "@" in text else text

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from lora_cli.core.frozen import replace
 from lora_cli.core.late import late
 from lora_cli.core.reference import AdapterRef
-from lora_cli.core.web_address import DEFAULT_PORTS, unescaped
+from lora_cli.core.web_address import DEFAULT_PORTS, unescaped, without_parameters
 
 ALIASES = {"s3a": "s3", "s3n": "s3", "gcs": "gs"}
 HUB_PAGES = ("huggingface.co/", "www.huggingface.co/", "hf.co/")
@@ -73,7 +73,11 @@ def _matches(glob: str, ref: AdapterRef) -> Iterator[bool]:
     if ref.scheme in DEFAULT_PORTS:
         # %2F is a slash to some servers and to others it is not, and some take \ for one.
         read = re.sub(r"(?<!:)//+", "/", unquote(name).replace("\\", "/"))
-        yield any(fnmatchcase(read, unquote(one)) for one in globs)
+        globs = [unquote(one) for one in globs]
+        yield any(fnmatchcase(read, one) for one in globs)
+        if ";" in read:
+            bare = without_parameters(read)
+            yield any(fnmatchcase(bare, one) for glob in globs for one in (glob, without_parameters(glob)))
 
 
 def _without_user(text: str) -> str:

@@ -12,6 +12,7 @@ from lora_cli.core.globs import covers
 from lora_cli.core.names import NAME, NAME_HINT, NAME_IN_WORDS
 from lora_cli.core.policy import DIGEST_HINT, SHA256, Policy, policy_from, read_glob
 from lora_cli.core.reference import AdapterRef, override, parse
+from lora_cli.core.trust import PROFILE, VARIABLE
 from lora_cli.errors import UsageError
 
 IN_THE_SOURCE = {
@@ -39,8 +40,9 @@ class EngineSpec:
 class SourceRule:
     """How to reach the sources that the glob ``match`` covers. Names of secrets, never values.
 
-    ``profile`` is a profile of the cloud's own credentials file, ``token_env`` the environment variable with a token;
-    ``anonymous`` requests carry no credentials, and with ``requester_pays`` whoever asks is charged.
+    ``profile`` is a profile of the cloud's own credentials file, ``token_env`` the environment variable with a token,
+    both as far as the operator lets a manifest name them (``sources.trusted``); ``anonymous`` requests carry no
+    credentials, and with ``requester_pays`` whoever asks is charged.
     """
 
     match: str
@@ -224,10 +226,10 @@ _SECRET_FREE = {
         "https://minio.example.com; profile or token_env say who asks",
     ),
     "region": (r"[a-z0-9][a-z0-9-]{0,31}", "the name of a region", "region: eu-west-1"),
-    "profile": (r"[A-Za-z0-9][A-Za-z0-9._ -]{0,63}", "the name of a profile", "its name in ~/.aws/config, never a key"),
+    "profile": (PROFILE, "the name of a profile", "its name in ~/.aws/config, never a key"),
     "token_env": (
-        r"[A-Z_][A-Z0-9_]{0,63}",
+        VARIABLE,
         "the name of an environment variable",
-        "token_env: ACME_TOKEN; the token is its value",
+        "token_env: LORA_CLI_TOKEN_ACME; the token is its value",
     ),
 }

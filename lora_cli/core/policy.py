@@ -13,6 +13,9 @@ from lora_cli.core.globs import covers, host_glob, host_matches, source_glob, to
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile
 from lora_cli.core.suppression import Suppression, read_suppressions
+from lora_cli.core.trust import endpoint_glob, profile, variable
+from lora_cli.core.units import advised
+from lora_cli.core.web_address import is_dots
 
 SHA256 = r"[0-9a-f]{64}"
 DIGEST_HINT = "the digest of the snapshot, as lora-cli cache ls tells it; not of one file"
@@ -37,6 +40,8 @@ class Policy:
     before. ``allow_sha256`` and ``deny_sha256`` are snapshot digests. ``require_access_check``: what is not known to be
     public is handed out of a cache only after its origin let the caller read it. ``allow_private_redirects``: a server
     may send us on to an address of a private network (None: not said). ``suppressions``: findings that do not count.
+    ``trusted_endpoints``, ``allow_token_env`` and ``allow_profiles`` let manifests use an operator's credentials; no
+    manifest's own policy has them.
     """
 
     allow_sources: tuple[str, ...] | None = None
@@ -53,6 +58,9 @@ class Policy:
     require_access_check: bool = False
     allow_private_redirects: bool | None = None
     suppressions: tuple[Suppression, ...] = ()
+    trusted_endpoints: tuple[str, ...] = ()
+    allow_token_env: tuple[str, ...] = ()
+    allow_profiles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +86,15 @@ def load_policy(text: str, where: str, *, base_dir: Path | None = None) -> Polic
 
 
 def policy_from(node: Node, base_dir: Path) -> Policy:
-    """The policy under a manifest's ``policy`` key; raises as ``load_policy``."""
-    return _policy(fields(node, _GETTERS), base_dir)
+    """The policy under a manifest's ``policy`` key; raises as ``load_policy``.
+
+    It narrows what the operator allows: whoever writes a manifest writes this.
+    """
+    narrowing = [key for key in _GETTERS if key not in _OPERATORS]
+    policy = _policy(fields(node, narrowing, instead=dict.fromkeys(_OPERATORS, _OPERATORS_HINT)), base_dir)
+    if policy.allow_private_redirects:
+        raise wrong(node.entries["allow_private_redirects"], "a manifest cannot allow that", hint=_OPERATORS_HINT)
+    return policy
 
 
 def violations(
@@ -114,7 +129,7 @@ def source_violations(policy: Policy, ref: AdapterRef) -> Iterator[Violation]:
             yield Violation("deny_sources", f"{ref} matches {glob}")
     if policy.allow_sources is None:
         return
-    if ref.scheme != "file" and ".." in unquote(ref.location).split("/"):
+    if ref.scheme != "file" and any(is_dots(part) for part in unquote(ref.location).split("/")):
         # Some servers would follow it out of the folder that a glob allows.
         yield Violation("allow_sources", f"{ref} has .. in its path", "write the path without it")
     elif not any(covers(glob, ref) for glob in policy.allow_sources):
@@ -197,6 +212,26 @@ def _digests(node: Node, _: Path) -> tuple[str, ...]:
     return texts(node, SHA256, "a sha256: 64 hexadecimal digits in lower case", DIGEST_HINT)
 
 
+def _named(check: Callable[[str], str]) -> Callable[[Node, Path], tuple[str, ...]]:
+    """A list of words, each as ``check`` has it."""
+
+    def read(node: Node, _: Path) -> tuple[str, ...]:
+        return tuple(_checked(member, check) for member in items(node))
+
+    return read
+
+
+def _checked(node: Node, check: Callable[[str], str]) -> str:
+    try:
+        return check(text(node))
+    except ValueError as error:
+        message, advice = advised(error)
+        raise wrong(node, message, hint=advice) from error
+
+
+_OPERATORS = ("trusted_endpoints", "allow_token_env", "allow_profiles")
+_OPERATORS_HINT = "only the operator says that: in --policy FILE, in the settings, or in the environment"
+
 _GETTERS: Mapping[str, Callable[[Node, Path], Any]] = {
     "allow_sources": _source_globs,
     "deny_sources": _source_globs,
@@ -212,4 +247,7 @@ _GETTERS: Mapping[str, Callable[[Node, Path], Any]] = {
     "require_access_check": lambda node, _: boolean(node),
     "allow_private_redirects": lambda node, _: boolean(node),
     "suppressions": read_suppressions,
+    "trusted_endpoints": _named(endpoint_glob),
+    "allow_token_env": _named(variable),
+    "allow_profiles": _named(profile),
 }

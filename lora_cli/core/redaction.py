@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from urllib.parse import quote
 
+from lora_cli.redaction import redact
+
 SHORTEST = 6
 _SECRET_NAME = re.compile(r"(?:TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS?|SIGNATURE)$", re.IGNORECASE)
 _SHAPES = (
@@ -14,14 +16,19 @@ _SHAPES = (
 )
 
 
+def is_secret(name: str) -> bool:
+    """Whether a variable or an option of that name holds a secret."""
+    return bool(_SECRET_NAME.search(name))
+
+
 def redacted(text: str, environ: Mapping[str, str]) -> str:
     """``text`` without the values of variables that are named as secrets are, and without what looks like one.
 
     That is a token, an ``Authorization``, a user in an address and a query, which may be a signature.
     """
-    values = {value.strip() for name, value in environ.items() if _SECRET_NAME.search(name)}
+    values = {value.strip() for name, value in environ.items() if is_secret(name)}
     for value in sorted((value for value in values if len(value) >= SHORTEST), key=len, reverse=True):
         text = text.replace(value, "***").replace(quote(value, safe=""), "***")
     for shape, instead in _SHAPES:
         text = shape.sub(instead, text)
-    return text
+    return redact(text)

@@ -73,7 +73,7 @@ def canonical_path(path: str) -> str:
     """
     decoded = path
     for _ in range(DEEPEST_ENCODING):
-        if not {".", ".."}.isdisjoint(decoded.replace("\\", "/").split("/")):
+        if any(is_dots(part) for part in decoded.replace("\\", "/").split("/")):
             raise ValueError("an address must not have . or .. as a part")
         if any(ord(character) < 32 or ord(character) == 127 for character in decoded):
             raise ValueError("an address must not have control characters in it")
@@ -83,6 +83,16 @@ def canonical_path(path: str) -> str:
     else:
         raise ValueError(f"an address is not encoded more than {DEEPEST_ENCODING} times over")
     return quoted(unescaped("/".join(part for part in path.split("/") if part)), keep="%")
+
+
+def is_dots(part: str) -> bool:
+    """Whether some server reads a part of a path as ``.`` or ``..``: many cut off parameters (``..;x=1``) before."""
+    return part.partition(";")[0].strip() in {".", ".."}
+
+
+def without_parameters(path: str) -> str:
+    """``path`` as servers read it that take what follows a ``;`` in a part for parameters of it."""
+    return re.sub(r";[^/]*", "", path)
 
 
 def unescaped(path: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from lora_cli.core import parse
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import EndpointError, FormatError
+from lora_cli.redaction import remember
 
 if TYPE_CHECKING:
     import httpx2
@@ -33,6 +34,7 @@ class Endpoint:
     """
 
     def __init__(self, address: Address, token: str = "", timeout_s: float = TIMEOUT_S) -> None:
+        remember(token)
         self.address, self.token, self.timeout_s = address, token, timeout_s
         self._client: httpx2.Client | None = None
         self._lock = threading.Lock()

@@ -39,7 +39,8 @@ def choose_engine(text: str) -> Profile:
     name, at, asked = text.strip().partition("@")
     engine = ENGINES.get(name.lower())
     if engine is None:
-        raise UsageError(f"no engine is called {name!r}", hint=did_you_mean(name, ENGINES))
+        called = text if "/" in name else name
+        raise UsageError(f"no engine is called {called!r}", hint=did_you_mean(name, ENGINES))
     if not at:
         return Profile(engine, engine.versions[-1])
     wanted = as_version(asked)

@@ -1,9 +1,9 @@
 """What another tool has downloaded to this machine already: copied or shared, hashed, and only then believed."""
 
-import logging
 import os
 from contextlib import suppress
 
+from lora_cli.core.log import logger
 from lora_cli.core.snapshot import Revision
 from lora_cli.fetch.transfer import Transfer
 from lora_cli.sources import Source, is_holding
@@ -12,7 +12,7 @@ from lora_cli.store.partials import Partial
 
 CHUNK = 1 << 20
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 def adopt(source: Source, revision: Revision, transfer: Transfer) -> None:

@@ -1,18 +1,18 @@
 """The checkpoints of a training run: folders ``checkpoint-N``, as the Trainer of transformers writes them."""
 
-import logging
 from collections.abc import Iterator
 from typing import Any
 
 from lora_cli.core.checkpoint import FOLDER
 from lora_cli.core.frozen import replace
+from lora_cli.core.log import logger
 from lora_cli.core.reference import AdapterRef, override
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError, UsageError
 from lora_cli.fetch.plan import elsewhere, is_adapter
 from lora_cli.sources import Source
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 def check_listed(ref: AdapterRef) -> None:

@@ -1,11 +1,11 @@
 """Files on this machine's own disks: shared with the cache instead of copied, where the file system can."""
 
-import logging
 import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from lora_cli.core.log import logger
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import Corrupt
 from lora_cli.fetch.transfer import Transfer
@@ -16,7 +16,7 @@ from lora_cli.store.disk import NO_LINK, make_folder, on_disk, reflink
 from lora_cli.store.handout import is_weights
 from lora_cli.store.writers import new_writer
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 def clone(source: Source, revision: Revision, transfer: Transfer) -> None:

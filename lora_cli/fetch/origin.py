@@ -1,6 +1,5 @@
 """From an origin to a snapshot on this disk: ask, plan, download, publish."""
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -9,6 +8,7 @@ from typing import ParamSpec
 
 from lora_cli.core.frozen import replace
 from lora_cli.core.lock import LockedAdapter, ref_at
+from lora_cli.core.log import logger
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Revision, Snapshot, snapshot_digest
 from lora_cli.errors import Changed, Corrupt, Offline, Unreachable
@@ -41,7 +41,7 @@ P = ParamSpec("P")
 CHANGED_TRIES = 2
 """So often an origin is asked again that changed while it was read."""
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 def _as_it_is_now(bring: Callable[P, Fetched]) -> Callable[P, Fetched]:

@@ -20,9 +20,15 @@ def document(thing: str, body: Mapping[str, Any]) -> str:
 
 
 def encoded(value: Any) -> str:
-    """``value`` as JSON text; on a CI server's console no line of it is taken for a command (``##[…]``)."""
-    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    return text.replace("##", "#\\u0023")
+    """``value`` as JSON text; on a CI server's console no line of it is taken for a command (``##[…]``).
+
+    What does not show is escaped: a terminal may obey it, and some readers take it for the end of a line.
+    """
+    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    if not text.replace("\n", "").isprintable():
+        text = "".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text)
+        text = text.replace("\x7f", "\\u007f")
+    return text.replace("##", "#\\u0023") + "\n"
 
 
 def _finite(value: Any) -> Any:

@@ -3,22 +3,27 @@
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from lora_cli.core.harmless import safe
+
 if TYPE_CHECKING:
     from lora_cli.check.report import Counts
 
+__all__ = [
+    "columns",
+    "counted",
+    "milliseconds",
+    "paint",
+    "pairs",
+    "safe",
+    "share",
+    "size",
+    "summary",
+    "unmarked",
+    "wrap",
+]
+
 NARROWEST = 24
 CODES = {"red": "31", "green": "32", "yellow": "33", "blue": "34", "dim": "2", "bold": "1"}
-
-
-def safe(text: object) -> str:
-    r"""``text`` on one line, with control, bidirectional and other invisible characters written as escapes.
-
-    What an adapter calls its tensors must not move the cursor of whoever reads about it.
-    """
-    string = str(text)
-    if string.isprintable():
-        return string
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in string)
 
 
 def paint(text: str, style: str, *, colour: bool) -> str:

@@ -1,16 +1,16 @@
 """What a server does beside its requests, every few seconds."""
 
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from time import monotonic
 
 from lora_cli.core.frozen import dataclass
+from lora_cli.core.log import logger
 from lora_cli.errors import LoraCliError
 
 LONGEST_S = 60.0
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

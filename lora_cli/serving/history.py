@@ -1,13 +1,13 @@
 """Request rates on disk: so that a server that was restarted knows which adapters are hot."""
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lora_cli.core import parse
 from lora_cli.core.frozen import dataclass, field
+from lora_cli.core.log import logger
 from lora_cli.errors import FormatError
 from lora_cli.store.disk import read_small, replace_file
 from lora_cli.tiers.history import History
@@ -16,7 +16,7 @@ SCHEMA = "lora_cli/warm-history/1"
 LARGEST = 32 << 20
 TIERS = ("gpu", "cpu")
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 import asyncio
 import errno
 import json
-import logging
 import os
 import signal
 import socket
@@ -18,6 +17,7 @@ from pathlib import Path
 import uvicorn
 
 from lora_cli.core.frozen import dataclass, replace
+from lora_cli.core.log import logger
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import LoraCliError, MachineError
 from lora_cli.serving.api import Service, make_app
@@ -38,7 +38,7 @@ SWITCH_S = 0.0005
 
 SUPERVISED_S, METRICS_S, HISTORY_S = 1.0, 10.0, 30.0
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

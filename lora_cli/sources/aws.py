@@ -2,15 +2,22 @@
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lora_cli.core.frozen import dataclass, field
 from lora_cli.core.manifest import SourceRule
 from lora_cli.errors import AccessDenied, LoraCliError, Unreachable, UsageError
+from lora_cli.redaction import remember
 from lora_cli.sources.urls import checked_endpoint
+
+if TYPE_CHECKING:
+    from lora_cli.sources.trusted import Trust
 
 DEFAULT_REGION = "us-east-1"
 TRUE = frozenset({"1", "true", "yes", "on", "y", "requester"})
+_AMAZON = re.compile(r"https://s3(?:-fips)?(?:\.dualstack)?(?:\.[a-z0-9-]{1,32})?\.amazonaws\.com(?:\.cn)?/?", re.ASCII)
+"""Where S3 itself is; what else is below that domain may be anybody's."""
+
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
 
@@ -21,6 +28,13 @@ class Keys:
     access_key: str = field(repr=False)
     secret: str = field(repr=False)
     token: str = field(default="", repr=False)
+
+
+def _kept(access_key: str, secret: str, token: str) -> Keys:
+    """Keys that no message repeats."""
+    for value in (access_key, secret, token):
+        remember(value)
+    return Keys(access_key, secret, token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +53,16 @@ class Account:
     lasting: bool = True
 
 
-def find_account(environ: Mapping[str, str], rule: SourceRule | None = None) -> Account:
+def find_account(environ: Mapping[str, str], rule: SourceRule | None = None, trust: "Trust | None" = None) -> Account:
     """The account for a source: what ``rule`` says, else the environment's keys, else botocore's whole chain.
+
+    ``trust`` is what the operator lets a rule use of all this (None: nothing).
 
     botocore is imported only for the last: profiles, SSO, processes, web identities, containers and instances. It
     waits for an instance's metadata for two seconds at most.
 
     Raises:
+        Refused: the rule may not name that profile, or have credentials sent to that server.
         AccessDenied: there are no credentials, or they have expired.
         UsageError: there is no such profile, or what AWS_CONFIG_FILE says is wrong.
         Unreachable: who gives out credentials does not answer.
@@ -60,15 +77,27 @@ def find_account(environ: Mapping[str, str], rule: SourceRule | None = None) -> 
     anonymous = said.anonymous or environ.get("AWS_SKIP_SIGNATURE", "").lower() in TRUE
     if profile is None and anonymous:
         return Account(None, "nobody", region or DEFAULT_REGION, endpoint, pays)
+    if rule is not None:
+        _check(rule, environ, trust)
     key, secret = environ.get("AWS_ACCESS_KEY_ID", ""), environ.get("AWS_SECRET_ACCESS_KEY", "")
     if profile is None and key and secret:
-        keys = Keys(key, secret, environ.get("AWS_SESSION_TOKEN", ""))
+        keys = _kept(key, secret, environ.get("AWS_SESSION_TOKEN", ""))
         return Account(lambda: keys, "AWS_ACCESS_KEY_ID", region or DEFAULT_REGION, endpoint, pays)
     chain = _Chain(profile)
     region = region or chain.said("region") or DEFAULT_REGION
     named = chain.said("endpoint_url")
     endpoint = endpoint or (checked_endpoint(named, "endpoint_url of the AWS profile") if named else "")
     return Account(chain.keys, chain.found_in, region, endpoint, pays, lasting=False)
+
+
+def _check(rule: SourceRule, environ: Mapping[str, str], trust: "Trust | None") -> None:
+    """Whether a manifest may have these credentials used, and sent where it says; raises as ``find_account``."""
+    from lora_cli.sources.trusted import NOTHING, check_endpoint, check_profile
+
+    if rule.profile is not None:
+        check_profile(rule, trust or NOTHING)
+    if not _AMAZON.fullmatch(rule.endpoint_url or ""):
+        check_endpoint(rule, trust or NOTHING, [endpoint_in(environ)], "AWS credentials")
 
 
 def endpoint_in(environ: Mapping[str, str]) -> str:
@@ -106,7 +135,7 @@ class _Chain:
             frozen = self._credentials.get_frozen_credentials()
         except _failures() as error:
             raise _untranslated(error, self._profile or self._named()) from error
-        return Keys(frozen.access_key or "", frozen.secret_key or "", frozen.token or "")
+        return _kept(frozen.access_key or "", frozen.secret_key or "", frozen.token or "")
 
     def said(self, name: str) -> str:
         """What the profile has under a name."""

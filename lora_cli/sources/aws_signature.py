@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from urllib.parse import quote, urlsplit
 
+from lora_cli.redaction import remember
 from lora_cli.sources.aws import Keys
 
 _EMPTY = hashlib.sha256(b"").hexdigest()
@@ -37,6 +38,7 @@ def signed(
     scope = f"{day}/{region}/s3/aws4_request"
     text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
     signature = hmac.digest(_signing_key(keys.secret, day, region), text.encode(), "sha256").hex()
+    remember(signature, passing=True)
     credential = f"AWS4-HMAC-SHA256 Credential={keys.access_key}/{scope}"
     return {**sent, "Authorization": f"{credential}, SignedHeaders={names}, Signature={signature}"}
 

@@ -10,13 +10,16 @@ from typing import Any
 from lora_cli.core.frozen import dataclass, field
 from lora_cli.core.manifest import SourceRule
 from lora_cli.errors import AccessDenied, LoraCliError, MissingExtra, UsageError
+from lora_cli.redaction import remember
 from lora_cli.settings import home_of
 from lora_cli.sources.tokens import token_of
+from lora_cli.sources.trusted import NOTHING, Trust, check_endpoint
 from lora_cli.sources.urls import checked_endpoint
 
 FILE_CAP = 1 << 20
 PROBE_S = 2.0
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_only"
+GOOGLE = "https://storage.googleapis.com"
 VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
 _TRUE = frozenset({"1", "true", "yes", "on"})
 # What obstore reads itself; any other kind is google.auth's.
@@ -40,20 +43,27 @@ class GoogleAccount:
     provider: Callable[[], Any] | None = field(default=None, repr=False)
 
 
-def find_google_account(environ: Mapping[str, str], rule: SourceRule | None = None) -> GoogleAccount:
+def find_google_account(
+    environ: Mapping[str, str], rule: SourceRule | None = None, trust: Trust = NOTHING
+) -> GoogleAccount:
     """The account for a source: what ``rule`` says, else the application default credentials.
 
     Those are a file (``GOOGLE_APPLICATION_CREDENTIALS``, or gcloud's own), else the metadata server of a machine of
     Google's, which is given two seconds to accept a connection. An emulator (``STORAGE_EMULATOR_HOST``) asks nobody.
+    ``trust`` is what the operator lets a rule use of all this. obstore follows any redirect, and cannot be told not to:
+    a server that only the rule names is not asked at all.
 
     Raises:
+        Refused: the rule may not name that server, or read that variable.
         AccessDenied: there are no credentials.
         UsageError: the file cannot be read, or the rule's variable is not set.
         MissingExtra: the file is of a kind that needs google.auth.
     """
     endpoint = (rule.endpoint_url if rule is not None else None) or google_endpoint_in(environ)
+    if rule is not None:
+        check_endpoint(rule, trust, [google_endpoint_in(environ), GOOGLE], "requests for gs://")
     if rule is not None and rule.token_env:
-        return GoogleAccount(rule.token_env, endpoint, {"bearer_token": token_of(rule, environ)})
+        return GoogleAccount(rule.token_env, endpoint, {"bearer_token": token_of(rule, environ, trust)})
     asked = environ.get("GOOGLE_SKIP_SIGNATURE", "").lower() in _TRUE or bool(environ.get("STORAGE_EMULATOR_HOST"))
     if asked or (rule is not None and rule.anonymous):
         return GoogleAccount("nobody", endpoint, {"skip_signature": True})
@@ -135,6 +145,7 @@ def _library(file: Path, found_in: str) -> Callable[[], Any]:
 
     def provide() -> Any:
         credentials.refresh(Request())
+        remember(credentials.token or "")
         return {"token": credentials.token, "expires_at": credentials.expiry.replace(tzinfo=UTC)}
 
     try:

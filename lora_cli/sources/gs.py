@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import MachineError, UsageError
 from lora_cli.settings import Settings
-from lora_cli.sources.google import VARIABLE, GoogleAccount, find_google_account
+from lora_cli.sources.google import GOOGLE, VARIABLE, GoogleAccount, find_google_account
 from lora_cli.sources.object_refusals import Asker, Words
 from lora_cli.sources.object_wishes import Wishes
 from lora_cli.sources.objects import ObjectSource, object_key
 from lora_cli.sources.obstore_bucket import ObstoreBucket, client_options
+from lora_cli.sources.trusted import trust_of
 from lora_cli.sources.urls import host
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ class GsSource(ObjectSource[ObstoreBucket]):
         from obstore.exceptions import BaseError
         from obstore.store import GCSStore
 
-        account = self._account = self._account or find_google_account(os.environ, self._rule)
+        trust = trust_of(self._settings)
+        account = self._account = self._account or find_google_account(os.environ, self._rule, trust)
         more: dict[str, Any] = dict(account.config)
         more |= {"base_url": account.endpoint} if account.endpoint else {}
         more |= {"credential_provider": account.provider} if account.provider is not None else {}
@@ -80,6 +82,6 @@ class GsSource(ObjectSource[ObstoreBucket]):
             ) from error
         server = host(account.endpoint) if account.endpoint else "Google Cloud Storage"
         # Who is busy says so to anybody.
-        url = f"{account.endpoint.rstrip('/') or 'https://storage.googleapis.com'}/{name}"
+        url = f"{account.endpoint.rstrip('/') or GOOGLE}/{name}"
         wishes = Wishes(server, lambda: (url, {}), self._settings.timeout_s)
         return ObstoreBucket(store, Asker(name, server, account.found_in), wishes, self._settings.timeout_s)

@@ -5,11 +5,12 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from lora_cli.core.frozen import dataclass, field
-from lora_cli.errors import Corrupt, Refused, TooSlow, Unreachable
+from lora_cli.core.log import logger
+from lora_cli.errors import Corrupt, TooSlow, Unreachable
 from lora_cli.sources import NoRanges
 from lora_cli.sources.connection import StatusError, Transient, chunks, from_status, pause_before, send
 from lora_cli.sources.private import Bounds, Guard, check_host, guard
@@ -18,12 +19,12 @@ from lora_cli.sources.urls import following, host, origin
 if TYPE_CHECKING:
     from lora_cli.sources.pool import Response
 
-JSON_CAP, LINK_LIFETIME_S = 16 * 1024 * 1024, 300.0
+LINK_LIFETIME_S = 300.0
 MAX_REDIRECTS, LINKS_CAP = 5, 4096
 FAR = 1 << 20  # so many bytes are not read in vain to come to a range of a server that knows none
 BOUNDS, AGAIN = Bounds(), "it changed at its origin: run it again"
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 Headers = Mapping[str, str]
 Check = Callable[[Headers], None]
@@ -48,34 +49,6 @@ class Http:
     links: dict[str, tuple[str, float, str]] = field(default_factory=dict, repr=False, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A JSON answer: its value, the URL that gave it after all redirects, and its headers."""
-
-    value: Any
-    url: str
-    headers: Headers
-
-
-def get_json(http: Http, url: str, what: str) -> Answer:
-    """The JSON at ``url``, of at most 16 MiB and within ``timeout_s``; ``what`` begins the message of an error.
-
-    Raises:
-        StatusError: an answer that another try would not change.
-        Unreachable: network, server, or something that is not JSON, after the retries.
-        Refused: the answer is too large, or a redirect gives up encryption.
-    """
-    failures = 0
-    while True:
-        try:
-            with closing(_open(http, url, {}, what, None)) as response:
-                body = _bounded_body(http, response, what)
-                return Answer(_parsed(body), response.url, response.headers)
-        except Transient as failure:
-            failures += 1
-            wait_or_give_up(http.retries, http.pause, what, failure, failures)
-
-
 def get_headers(http: Http, url: str, what: str) -> tuple[int, Headers]:
     """Status (200 or 206) and headers of the answer to a GET for the first byte of ``url``.
 
@@ -89,7 +62,7 @@ def get_headers(http: Http, url: str, what: str) -> tuple[int, Headers]:
     failures = 0
     while True:
         try:
-            with closing(_open(http, url, {"Range": "bytes=0-0"}, what, None)) as response:
+            with closing(open_answer(http, url, {"Range": "bytes=0-0"}, what, None)) as response:
                 return response.status, response.headers
         except Transient as failure:
             failures += 1
@@ -138,7 +111,7 @@ def get_bytes(
     while piece.end is None or position < piece.end:
         try:
             asked = {**(conditions or {}), **_range_header(position, piece)}
-            with closing(_open(http, url, asked, what, check)) as response:
+            with closing(open_answer(http, url, asked, what, check)) as response:
                 if accept is not None:
                     accept(response.headers)
                 if response.status == 200 and position >= FAR and piece.stop is not None:
@@ -171,8 +144,11 @@ def wait_or_give_up(retries: int, pause: Callable[[float], None], what: str, fai
     pause(wait_s)
 
 
-def _open(http: Http, url: str, headers: Headers, what: str, check: Check | None) -> "Response":
-    """An answer of 200 or 206 whose body is still to be read, after at most five redirects."""
+def open_answer(http: Http, url: str, headers: Headers, what: str, check: Check | None = None) -> "Response":
+    """An answer of 200 or 206 whose body is still to be read, after at most five redirects.
+
+    ``check`` sees the headers of each answer of the endpoint itself, and raises when they are of another version.
+    """
     known, until, sender = http.links.get(url, ("", 0.0, ""))
     if known and time.monotonic() < until:
         response = _ask(http, known, headers, _guard(http, sender, url, known, what))
@@ -235,28 +211,6 @@ def _remember(http: Http, url: str, target: str, sender: str) -> None:
     if len(http.links) >= LINKS_CAP:
         http.links.clear()
     http.links[url] = (target, time.monotonic() + LINK_LIFETIME_S, sender)
-
-
-def _bounded_body(http: Http, response: "Response", what: str) -> bytes:
-    body, deadline = bytearray(), time.monotonic() + http.timeout_s
-    for chunk in chunks(response, http.timeout_s):
-        body += chunk
-        if len(body) > JSON_CAP:
-            raise Refused(f"{what}: the answer is larger than {JSON_CAP} bytes", hint="name a subfolder of it")
-        if time.monotonic() > deadline:
-            raise Transient(f"{host(response.url)} did not finish its answer in {http.timeout_s:g} s")
-    return bytes(body)
-
-
-def _parsed(body: bytes) -> Any:
-    import json
-
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise Transient(
-            "the answer is not JSON", hint="check the address, and whether a proxy or a login page answers instead"
-        ) from error
 
 
 def _range_header(position: int, piece: Piece) -> Headers:

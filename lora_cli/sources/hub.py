@@ -1,7 +1,7 @@
 """Repositories on the Hugging Face Hub, or on any server that speaks like it. Two GETs list, one more reads."""
 
-import logging
 import re
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from functools import cached_property
@@ -9,25 +9,34 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from lora_cli.core.frozen import replace
+from lora_cli.core.log import logger
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Corrupt, LoraCliError, NotFound, Offline, Refused, Unreachable
 from lora_cli.settings import Settings
+from lora_cli.sources.bounded_json import NoList, elements
 from lora_cli.sources.connection import StatusError
-from lora_cli.sources.http import Answer, Headers, Http, Piece, get_bytes, get_json
+from lora_cli.sources.http import Headers, Http, Piece, get_bytes
+from lora_cli.sources.http_json import get_body, get_json
 from lora_cli.sources.hub_access import Token, access_in, explained, find_token
 from lora_cli.sources.hub_cache import COMMIT, ONLINE, HubCache, hub_cache_folder
-from lora_cli.sources.hub_listing import files_of
-from lora_cli.sources.listed import MOST_ENTRIES
+from lora_cli.sources.hub_listing import file_of, in_order
+from lora_cli.sources.listed import Room
 from lora_cli.sources.private import bounds_of
 from lora_cli.sources.tokens import token_of
+from lora_cli.sources.trusted import trust_of
 
 if TYPE_CHECKING:
     from lora_cli.core.manifest import SourceRule
 
 MOST_PAGES = 200
+PAGE_CAP = 16 * 1024 * 1024
+"""So many bytes a page of a listing has at most; a mirror may send all 10 000 entries in one."""
 
-log = logging.getLogger(__name__)
+LISTING_TIMEOUTS = 10
+"""All pages of a listing together take at most so many times the timeout."""
+
+log = logger(__name__)
 
 
 class HubSource:
@@ -49,7 +58,7 @@ class HubSource:
         import os
 
         if self._rule is not None and self._rule.token_env:
-            return Token(token_of(self._rule, os.environ), self._rule.token_env)
+            return Token(token_of(self._rule, os.environ, trust_of(self._settings)), self._rule.token_env)
         return Token() if self._elsewhere else find_token(os.environ)
 
     @cached_property
@@ -85,7 +94,7 @@ class HubSource:
             return self._known(ref)
         try:
             id, commit, access = self._commit(ref)
-            id, entries = self._entries(ref, id, commit)
+            id, listed = self._files(ref, id, commit)
         except StatusError as error:
             raise explained(error, ref, self._token, self._settings.hub_endpoint) from error
         except Unreachable as error:
@@ -93,7 +102,7 @@ class HubSource:
         if id != ref.location:
             log.warning("%s is now called %s; write hf://%s", ref, id, id)
             self._check_name(ref, id)
-        files = files_of(entries, str(ref), ref.subfolder, f"{_quoted(id)}/resolve/{commit}")
+        files = in_order(listed, str(ref))
         if ref.subfolder and not files:
             raise NotFound(f"{ref}: there is no folder {ref.subfolder} in {commit}", hint="check its spelling")
         return Revision(ref, commit, files, access)
@@ -113,7 +122,7 @@ class HubSource:
             yield from self._cache.read(revision, file, start, stop)
             return
         what = f"{revision.ref}: {file.path}"
-        place = file.locator or _place_of(revision, file)
+        place = _place_of(revision, file)
 
         def check(headers: Headers) -> None:
             _check_version(headers, revision, file, what)
@@ -157,35 +166,52 @@ class HubSource:
         if ref.revision is not None and COMMIT.fullmatch(ref.revision):
             return ref.location, ref.revision, ""
         path = f"/api/models/{_quoted(ref.location)}/revision/{quote(ref.revision or 'main', safe='')}"
-        answer = get_json(self._http, self._settings.hub_endpoint + path, str(ref))
-        commit = answer.value.get("sha") if isinstance(answer.value, dict) else None
+        answer = get_json(self._http, self._settings.hub_endpoint + path, str(ref), _commit_and_access)
+        commit, access = answer.value
         if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
             raise _unlike_a_hub(ref, "named no commit")
-        return _name_in(answer, ref.location), commit, access_in(answer.value)
+        return _name_in(answer.url, ref.location), commit, access
 
-    def _entries(self, ref: AdapterRef, id: str, commit: str) -> tuple[str, list[Any]]:
-        """The repository's name, which a redirect may have changed, and all entries of the commit's tree."""
+    def _files(self, ref: AdapterRef, id: str, commit: str) -> tuple[str, list[RemoteFile]]:
+        """The repository's name, which a redirect may have changed, and the files of the commit's tree.
+
+        It is read entry by entry: however much a server lists, little of it is in memory.
+        """
         tree = f"{self._settings.hub_endpoint}/api/models/{_quoted(id)}/tree/{commit}"
-        tree += f"/{_quoted(ref.subfolder)}" if ref.subfolder else ""
-        query, entries = "recursive=true&expand=false", list[Any]()
+        folder = f"/{_quoted(ref.subfolder)}" if ref.subfolder else ""
+        query, hint = "recursive=true&expand=false", "name the adapter's folder: hf://ORG/NAME/FOLDER"
+        files, room = list[RemoteFile](), Room(str(ref), hint)
+
+        def read(body: Iterator[bytes], url: str) -> tuple[list[RemoteFile], Room]:
+            found, left = list[RemoteFile](), room.copy()
+            locator = f"{_quoted(_name_in(url, id))}/resolve/{commit}"
+            for entry in elements(body):
+                if (file := file_of(entry, str(ref), ref.subfolder, locator)) is not None:
+                    found.append(file)
+                left.take(*((file.path,) if file is not None else ()))
+            return found, left
+
+        until = time.monotonic() + LISTING_TIMEOUTS * self._settings.timeout_s
         for _ in range(MOST_PAGES):
-            answer = get_json(self._http, f"{tree}?{query}", str(ref))
-            if not isinstance(answer.value, list):
-                raise _unlike_a_hub(ref, "sent no listing")
-            entries += answer.value
-            if len(entries) > MOST_ENTRIES:
-                break
+            try:
+                answer = get_body(self._http, f"{tree}{folder}?{query}", str(ref), read, PAGE_CAP)
+            except NoList as error:
+                raise _unlike_a_hub(ref, "sent no listing") from error
+            found, room = answer.value
+            files += found
             query = _next_query(answer.headers)
             if not query:
-                return _name_in(answer, id), entries
-        hint = "name the adapter's folder: hf://ORG/NAME/FOLDER"
-        raise Refused(f"{ref}: its listing has over {MOST_ENTRIES} entries or {MOST_PAGES} pages", hint=hint)
+                return _name_in(answer.url, id), files
+            if time.monotonic() > until:
+                break
+        told = f"{ref}: its listing has over {MOST_PAGES} pages, or takes over {LISTING_TIMEOUTS} times --timeout"
+        raise Refused(told, hint=hint)
 
 
 def _place_of(revision: Revision, file: RemoteFile) -> str:
-    """Where a file is that was never listed: its reference and commit say it."""
-    path = f"{revision.ref.subfolder}/{file.path}".lstrip("/")
-    return f"{_quoted(revision.ref.location)}/resolve/{revision.id}/{_quoted(path)}"
+    """Where a file is at the endpoint; of one that was never listed, its reference and commit say in what."""
+    commit = file.locator or f"{_quoted(revision.ref.location)}/resolve/{revision.id}"
+    return f"{commit}/{_quoted(f'{revision.ref.subfolder}/{file.path}'.lstrip('/'))}"
 
 
 def _quoted(path: str) -> str:
@@ -196,9 +222,14 @@ def _unlike_a_hub(ref: AdapterRef, what: str) -> Unreachable:
     return Unreachable(f"{ref}: the server {what}: it does not answer like a Hub", hint="check HF_ENDPOINT")
 
 
-def _name_in(answer: Answer, name: str) -> str:
+def _commit_and_access(info: Any) -> tuple[Any, str]:
+    """What a description of a repository says of its commit, and of who may read it."""
+    return (info.get("sha"), access_in(info)) if isinstance(info, dict) else (None, "")
+
+
+def _name_in(url: str, name: str) -> str:
     """The repository's name in the URL that answered in the end; ``name`` if it holds none."""
-    found = re.search(r"/api/models/([^/]+(?:/[^/]+)?)/(?:revision|tree)/", urlsplit(answer.url).path)
+    found = re.search(r"/api/models/([^/]+(?:/[^/]+)?)/(?:revision|tree)/", urlsplit(url).path)
     new = unquote(found[1]) if found else name
     return new if re.fullmatch(r"[\w.-]{1,96}(/[\w.-]{1,96})?", new, re.ASCII) and ".." not in new else name
 

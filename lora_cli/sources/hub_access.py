@@ -8,6 +8,7 @@ from typing import Any
 from lora_cli.core.frozen import dataclass, field
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Unreachable, UsageError
+from lora_cli.redaction import remember
 from lora_cli.sources.connection import StatusError
 from lora_cli.sources.urls import host
 
@@ -92,6 +93,7 @@ def _checked(token: str, found_in: str) -> Token:
     # The value is not repeated, and never reaches a library that would repeat it in its own error.
     if token and not re.fullmatch(r"[!-~]{1,4000}", token):
         raise UsageError(f"what is in {found_in} cannot be a token", hint="it is one word of printable ASCII: hf_…")
+    remember(token)
     return Token(token, found_in if token else "")
 
 

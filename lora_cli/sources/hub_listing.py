@@ -3,11 +3,10 @@
 import re
 from collections.abc import Iterable
 from typing import Any
-from urllib.parse import quote
 
 from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import Unreachable
-from lora_cli.sources.listed import check_listed
+from lora_cli.sources.listed import check_listed, check_path
 
 
 def files_of(entries: Iterable[Any], what: str, folder: str, locator: str) -> tuple[RemoteFile, ...]:
@@ -21,21 +20,24 @@ def files_of(entries: Iterable[Any], what: str, folder: str, locator: str) -> tu
             holds what no file system or log should see.
         Unreachable: an entry is none.
     """
-    inside = f"{folder}/" if folder else ""
-    listed: dict[str, dict[str, Any]] = {}
-    paths: list[str] = []
-    for entry in entries:
-        if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
-            raise Unreachable(f"{what}: the server sent no listing", hint="check HF_ENDPOINT")
-        if entry.get("type") == "file":
-            paths.append(entry["path"])
-            listed[entry["path"]] = entry
-    check_listed(paths, what)
-    return tuple(
-        _file(entry, path.removeprefix(inside), f"{locator}/{quote(path, safe='/')}")
-        for path, entry in sorted(listed.items())
-        if path.startswith(inside)
-    )
+    return in_order([file for entry in entries if (file := file_of(entry, what, folder, locator)) is not None], what)
+
+
+def file_of(entry: Any, what: str, folder: str, locator: str) -> RemoteFile | None:
+    """The file that an entry is; None for a folder, and for what lies elsewhere. Raises as ``files_of``."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
+        raise Unreachable(f"{what}: the server sent no listing", hint="check HF_ENDPOINT")
+    path, inside = entry["path"], f"{folder}/" if folder else ""
+    if entry.get("type") != "file":
+        return None
+    check_path(path, what)
+    return _file(entry, path.removeprefix(inside), locator) if path.startswith(inside) else None
+
+
+def in_order(files: "list[RemoteFile]", what: str) -> tuple[RemoteFile, ...]:
+    """The files of a listing, each once; raises as ``files_of``."""
+    check_listed((file.path for file in files), what)
+    return tuple(sorted(files, key=lambda file: file.path))
 
 
 def _file(entry: dict[str, Any], path: str, locator: str) -> RemoteFile:

@@ -1,17 +1,48 @@
 """Paths as an origin lists them, judged before anything is made of them. Nothing in them is trusted."""
 
-import re
+import sys
 from collections.abc import Iterable
 from unicodedata import category
 
 from lora_cli.errors import Refused
 
 MOST_ENTRIES = 10_000
+MOST_TEXT = 2 << 20
+"""So many bytes of memory the names of one listing take at most: of 10 000 files each may have some 160 characters."""
+
 LONGEST_PATH = 1024
 LONGEST_NAME = 255
 # Control characters, surrogates, separators of lines and paragraphs; and what makes a text run the other way.
 _UNFIT = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+class Room:
+    """What is left of the bounds of one listing, which is read entry by entry: all of it is never in memory at once."""
+
+    def __init__(self, what: str, hint: str) -> None:
+        """``what`` begins the message of an error, and ``hint`` says what to name instead."""
+        self._what, self._hint = what, hint
+        self._entries, self._text = MOST_ENTRIES, MOST_TEXT
+
+    def copy(self) -> "Room":
+        """As much room: what is asked for a second time takes it once."""
+        room = Room(self._what, self._hint)
+        room._entries, room._text = self._entries, self._text
+        return room
+
+    def take(self, *names: str) -> None:
+        """Makes room for one more entry, and for what is kept of it.
+
+        Raises:
+            Refused: there is none.
+        """
+        self._entries -= 1
+        self._text -= sum(map(sys.getsizeof, names))
+        if self._entries < 0:
+            raise Refused(f"{self._what}: over {MOST_ENTRIES} entries are listed there", hint=self._hint)
+        if self._text < 0:
+            raise Refused(f"{self._what}: what is listed there takes over {MOST_TEXT} bytes", hint=self._hint)
 
 
 def check_listed(paths: Iterable[str], what: str) -> None:
@@ -23,13 +54,22 @@ def check_listed(paths: Iterable[str], what: str) -> None:
     """
     seen: set[str] = set()
     for path in paths:
-        wrong = _wrong_with(path) or ("is listed twice" if path in seen else "")
-        if wrong:
-            raise _refused(what, path, wrong)
+        check_path(path, what)
+        if path in seen:
+            raise _refused(what, path, "is listed twice")
         seen.add(path)
-    folders = {path[: found.start()] for path in seen for found in re.finditer("/", path)}
-    for path in folders & seen:
-        raise _refused(what, path, "is a file and a folder at once")
+    for path in seen:
+        end = path.find("/")
+        while end >= 0:
+            if path[:end] in seen:
+                raise _refused(what, path[:end], "is a file and a folder at once")
+            end = path.find("/", end + 1)
+
+
+def check_path(path: str, what: str) -> None:
+    """Refuses one path that could not be written below a folder; raises as ``check_listed``."""
+    if wrong := _wrong_with(path):
+        raise _refused(what, path, wrong)
 
 
 def _refused(what: str, path: str, wrong: str) -> Refused:

@@ -1,16 +1,15 @@
 """What lies below a prefix of a bucket: of one folder, and of many at once that lie beside each other."""
 
-import logging
 import threading
 import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
-from lora_cli.errors import Refused
+from lora_cli.core.log import logger
 from lora_cli.sources.buckets import Bucket, Entry, Page
 from lora_cli.sources.connection import Transient
-from lora_cli.sources.listed import MOST_ENTRIES
+from lora_cli.sources.listed import Room
 from lora_cli.sources.object_errors import Answered
 
 SPARED = 4
@@ -21,7 +20,7 @@ END = Page([], last=True)
 FRESH_S = 60.0
 """So long a folder is as it was listed; what changed since costs another question."""
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 def listed(bucket: Bucket, prefix: str, what: str) -> list[Entry]:
@@ -29,14 +28,13 @@ def listed(bucket: Bucket, prefix: str, what: str) -> list[Entry]:
 
     Raises:
         Transient, Answered: what the server says.
-        Refused: there are over 10 000.
+        Refused: there are over 10 000, or their names take over 2 MiB.
     """
-    found: list[Entry] = []
+    found, room = list[Entry](), Room(what, "name the folder of one adapter")
     for page in bucket.pages(prefix):
+        for entry in page.entries:
+            room.take(entry.key, entry.version)
         found += page.entries
-        if len(found) > MOST_ENTRIES:
-            hint = "name the folder of one adapter"
-            raise Refused(f"{what}: over {MOST_ENTRIES} objects are listed there", hint=hint)
     return found
 
 

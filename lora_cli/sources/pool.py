@@ -165,17 +165,15 @@ def get(
             # The server closed it at this very moment: that says nothing about the request.
             continue
     if allowed is not None:
-        for address in _addresses(route):
+        for address in (route.host,) if route.proxy is not None else addresses(route.host, route.port):
             allowed(address)
     return _asked(_connected(route, connect_s), route, request, url, timeout_s, allowed, method=method)
 
 
-def _addresses(route: Route) -> Iterable[str]:
+def addresses(host: str, port: int) -> Iterable[str]:
     """Where a connection may go; none when the name is not known, as the connection itself will find."""
-    if route.proxy is not None:
-        return (route.host,)
     with suppress(OSError, UnicodeError):
-        return {str(found[4][0]) for found in socket.getaddrinfo(route.host, route.port, type=socket.SOCK_STREAM)}
+        return {str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
     return ()
 
 

@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import os
 import queue
 import threading
 import time
@@ -13,11 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.errors import AccessDenied, Changed, Corrupt, LoraCliError, NotFound, Offline, Refused, UsageError
-from lora_cli.settings import Settings, home_of
+from lora_cli.errors import AccessDenied, Changed, Corrupt, LoraCliError, NotFound, Offline, UsageError
+from lora_cli.settings import Settings
 from lora_cli.sources.connection import Transient, printable
+from lora_cli.sources.file_systems import entries_of, opened
 from lora_cli.sources.http import AGAIN, wait_or_give_up
-from lora_cli.sources.listed import MOST_ENTRIES, check_listed
+from lora_cli.sources.listed import Room, check_listed
 
 if TYPE_CHECKING:
     from lora_cli.core.manifest import SourceRule
@@ -139,46 +139,10 @@ class FsspecSource:
             waiting = self._idle.setdefault(f"{ref.scheme}://{place}", [])
             fs = waiting.pop() if waiting else None
         if fs is None:
-            fs = _within(lambda: _opened(ref), self._settings.timeout_s, ref.scheme)
+            fs = _within(lambda: opened(ref, self._settings), self._settings.timeout_s, ref.scheme)
         yield fs
         with self._lock:
             waiting.append(fs)
-
-
-def _opened(ref: AdapterRef) -> Any:
-    import fsspec
-
-    try:
-        kind = fsspec.get_filesystem_class(ref.scheme)
-    except (ImportError, ValueError) as error:
-        told = printable(str(error).splitlines()[0] if str(error) else "")
-        raise UsageError(
-            f"{ref}: a package for {ref.scheme}:// is not installed", hint=f"fsspec says: {told}"
-        ) from error
-    options = kind._get_kwargs_from_urls(str(ref))
-    if ref.scheme in {"sftp", "ssh"}:
-        options["host_key_policy"] = _known_hosts()
-    return kind(**options, skip_instance_cache=True)
-
-
-def _known_hosts() -> Any:
-    """A policy that trusts the hosts of ``~/.ssh/known_hosts`` alone: fsspec would trust any."""
-    import paramiko
-
-    class UnknownHost(paramiko.SSHException):  # type: ignore[misc]
-        """No one vouches for this host's key."""
-
-    class KnownHosts(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]
-        """Asks the user's own file, as ssh does."""
-
-        def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
-            known = paramiko.HostKeys()
-            with suppress(OSError):
-                known.load(str(home_of(os.environ) / ".ssh" / "known_hosts"))
-            if not known.check(hostname, key):
-                raise UnknownHost(f"the key of the host {hostname} is not known")
-
-    return KnownHosts()
 
 
 def _within(call: Callable[[], T], timeout_s: float, scheme: str) -> T:
@@ -243,14 +207,12 @@ def _files(fs: Any, root: str, what: str) -> tuple[RemoteFile, ...]:
     if dict(fs.info(root or "/")).get("type") == "file":
         raise UsageError(f"{what} is a file, not a folder", hint=f"write {what.rpartition('/')[0]}")
     files: dict[str, RemoteFile] = {}
-    folders, seen, inside = [root], 0, f"{root.strip('/')}/"
+    folders, inside, room = [root], f"{root.strip('/')}/", Room(what, "name the folder of one adapter")
     while folders:
-        for entry in fs.ls(folders.pop() or "/", detail=True):
-            seen += 1
-            if seen > MOST_ENTRIES:
-                raise Refused(f"{what} holds over {MOST_ENTRIES} entries", hint="name the folder of one adapter")
+        for entry in entries_of(fs, folders.pop() or "/"):
             name = str(entry["name"]).strip("/")
             path = name.removeprefix(inside if inside != "/" else "")
+            room.take(path)
             if path in {"", root.strip("/")}:
                 continue
             if entry.get("type") == "directory":

@@ -89,9 +89,9 @@ def endpoint_of(ref: AdapterRef, settings: Settings) -> str:
 
         return endpoint_in(os.environ) or "https://s3.amazonaws.com"
     if ref.scheme == "gs":
-        from lora_cli.sources.google import google_endpoint_in
+        from lora_cli.sources.google import GOOGLE, google_endpoint_in
 
-        return google_endpoint_in(os.environ) or "https://storage.googleapis.com"
+        return google_endpoint_in(os.environ) or GOOGLE
     return ""
 
 

@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from lora_cli.core.frozen import dataclass, field
 from lora_cli.errors import UsageError
+from lora_cli.redaction import remember
 
 PORTS = {"http": 80, "https": 443}
 _BUNDLES = (
@@ -75,7 +76,10 @@ def _basic(user: str | None, password: str | None) -> str:
         return ""
     from base64 import b64encode
 
-    return "Basic " + b64encode(f"{unquote(user)}:{unquote(password or '')}".encode()).decode()
+    encoded = b64encode(f"{unquote(user)}:{unquote(password or '')}".encode()).decode()
+    for secret in (unquote(password or ""), encoded):
+        remember(secret)
+    return f"Basic {encoded}"
 
 
 @functools.cache

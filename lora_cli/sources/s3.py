@@ -21,6 +21,7 @@ from lora_cli.sources.private import bounds_of, check_host
 from lora_cli.sources.s3_checksum import checksum, hexadecimal, may_have_one
 from lora_cli.sources.s3_listing import pages
 from lora_cli.sources.s3_requests import Place, asked, reading
+from lora_cli.sources.trusted import trust_of
 from lora_cli.sources.urls import host
 
 if TYPE_CHECKING:
@@ -139,7 +140,8 @@ class S3Source(ObjectSource[S3Bucket]):
         return known
 
     def _open(self, name: str) -> S3Bucket:
-        account = self._account = self._account or find_account(os.environ, self._rule)
+        trust = trust_of(self._settings)
+        account = self._account = self._account or find_account(os.environ, self._rule, trust)
         if account.endpoint:
             # A profile may name another server than the environment does, by which the reference was judged.
             server = urlsplit(account.endpoint).hostname or ""

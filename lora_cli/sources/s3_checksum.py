@@ -5,12 +5,12 @@ It comes along with a whole object, and is asked for where an object is read in 
 
 import base64
 import binascii
-import logging
 import time
 from collections.abc import Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+from lora_cli.core.log import logger
 from lora_cli.sources.connection import Transient, from_status
 from lora_cli.sources.http import wait_or_give_up
 from lora_cli.sources.s3_requests import CHECKSUM, Place, asked, pinned
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 HEADER = "x-amz-checksum-sha256"
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 def may_have_one(file: "RemoteFile") -> bool:

@@ -6,6 +6,9 @@ from urllib.parse import urljoin, urlsplit
 
 from lora_cli.errors import Refused, Unreachable, UsageError
 
+LONGEST_LINK = 8192
+"""A signed link has some two thousand characters; many are remembered."""
+
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -53,7 +56,7 @@ def following(url: str, location: str, what: str) -> str:
         usable = parts.scheme in _PORTS and parts.hostname and "@" not in parts.netloc and parts.port != 0
     except ValueError:
         usable = False
-    if not usable or " " in target or not target.isprintable():
+    if not usable or " " in target or not target.isprintable() or len(target) > LONGEST_LINK:
         reason = f"{what}: {host(url)} redirects to something that is no web address"
         raise Unreachable(reason, hint="check the address (HF_ENDPOINT for the Hub)")
     if urlsplit(url).scheme == "https" and parts.scheme == "http":

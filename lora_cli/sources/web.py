@@ -1,25 +1,26 @@
 """Adapters on any web server: config and weights below one address, each range of exactly the version that was seen."""
 
 import hashlib
-import logging
 import os
 import secrets
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from lora_cli.core.log import logger
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import AccessDenied, Changed, LoraCliError, NotFound, Offline, Unreachable
 from lora_cli.settings import Settings
 from lora_cli.sources.abreast import abreast
 from lora_cli.sources.connection import StatusError
-from lora_cli.sources.http import AGAIN, Headers, Http, Piece, get_bytes, get_headers, get_json
+from lora_cli.sources.http import AGAIN, Headers, Http, Piece, get_bytes, get_headers
+from lora_cli.sources.http_json import get_body
 from lora_cli.sources.private import bounds_of
 from lora_cli.sources.urls import host, origin
-from lora_cli.sources.web_listing import GONE, NOWHERE, Seen, list_files
+from lora_cli.sources.web_listing import GONE, INDEX_CAP, NOWHERE, Seen, list_files, shards_in
 from lora_cli.sources.web_pins import check_pin, conditions_of, names_a_version, pin_of, sha256_in, size_in
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 AT_ONCE = 8
 EMPTY_SHA256 = hashlib.sha256().hexdigest()
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 class WebSource:
@@ -66,9 +67,9 @@ class WebSource:
             threads = min(AT_ONCE, self._settings.jobs)
             return {seen.name: seen for seen in abreast(ask, names, threads)}
 
-        def index(name: str) -> Any:
+        def index(name: str) -> set[str]:
             try:
-                return get_json(http, f"{folder}/{name}", f"{ref}: {name}").value
+                return get_body(http, f"{folder}/{name}", f"{ref}: {name}", shards_in, INDEX_CAP).value
             except StatusError as error:
                 raise _explained(error, f"{ref}: {name}") from error
 
@@ -123,8 +124,9 @@ class WebSource:
     @cached_property
     def _token(self) -> str:
         from lora_cli.sources.tokens import token_of
+        from lora_cli.sources.trusted import trust_of
 
-        return token_of(self._rule, os.environ)
+        return token_of(self._rule, os.environ, trust_of(self._settings))
 
 
 def _seen(http: Http, folder: str, name: str, ref: AdapterRef) -> Seen:

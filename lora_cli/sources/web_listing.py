@@ -5,7 +5,6 @@ A page about a folder is not read as one: servers write it for people, and each 
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from lora_cli.core.adapter_files import BESIDE, CONFIG, INDEX_SUFFIX, PICKLED, WEIGHTS
 from lora_cli.core.frozen import dataclass
@@ -17,7 +16,9 @@ NOWHERE = "no-such-file.lora-cli"
 
 MOST_SHARDS = 1000
 GONE, FORBIDDEN = frozenset({404, 410}), frozenset({401, 403})
-_SHARD = re.compile(r"adapter_model-\d{5}-of-\d{5}\.(?:safetensors|bin)", re.ASCII)
+INDEX_CAP = 16 * 1024 * 1024
+LONGEST_SHARD = 64
+_SHARD = re.compile(rb'"(adapter_model-[0-9]{5}-of-[0-9]{5}\.(?:safetensors|bin))"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +35,10 @@ Look = Callable[[Iterable[str]], Mapping[str, Seen]]
 """Asks for names, several at once."""
 
 
-def list_files(look: Look, index: Callable[[str], Any], what: str, server: str) -> tuple[RemoteFile, ...]:
+def list_files(look: Look, index: Callable[[str], set[str]], what: str, server: str) -> tuple[RemoteFile, ...]:
     """The files of an adapter that are there: config and weights first, then what may lie beside them.
 
-    ``index`` gives the JSON of a file. Pickled weights are asked for only where there are no others.
+    ``index`` gives the shards that a file names. Pickled weights are asked for only where there are no others.
 
     Raises:
         NotFound: there is neither config nor weights, or the server has something for every name.
@@ -57,7 +58,7 @@ def list_files(look: Look, index: Callable[[str], Any], what: str, server: str) 
                 raise _denied(one, what, server)
     if not found and not seen[CONFIG].file:
         raise _nothing(seen, what, server)
-    shards = sorted({shard for name in found if name.endswith(INDEX_SUFFIX) for shard in _shards(index(name))})
+    shards = sorted({shard for name in found if name.endswith(INDEX_SUFFIX) for shard in index(name)})
     if len(shards) > MOST_SHARDS:
         raise Refused(f"{what}: its index names over {MOST_SHARDS} shards", hint="an adapter is a few files")
     seen |= look((*sorted(BESIDE), *shards))
@@ -67,11 +68,17 @@ def list_files(look: Look, index: Callable[[str], Any], what: str, server: str) 
     return tuple(file for _, file in sorted(files.items()))
 
 
-def _shards(index: Any) -> set[str]:
-    """The shards that an index names; whatever else it names is no file of an adapter."""
-    names = index.get("weight_map") if isinstance(index, dict) else None
-    values = names.values() if isinstance(names, dict) else ()
-    return {name for name in values if isinstance(name, str) and _SHARD.fullmatch(name)}
+def shards_in(index: Iterable[bytes], _: str = "") -> set[str]:
+    """The shards that an index names, as it comes; whatever else it names is no file of an adapter."""
+    found: set[str] = set()
+    before = b""
+    for chunk in index:
+        text = before + chunk
+        found.update(name.decode() for name in _SHARD.findall(text))
+        if len(found) > MOST_SHARDS:
+            break
+        before = text[-LONGEST_SHARD:]
+    return found
 
 
 def _check_server(seen: Mapping[str, Seen], what: str, server: str) -> None:
@@ -88,7 +95,7 @@ def _check_server(seen: Mapping[str, Seen], what: str, server: str) -> None:
 
 def _denied(one: Seen, what: str, server: str) -> LoraCliError:
     if one.status == 401:
-        hint = "name the variable that holds a token: sources: [{match: …, token_env: NAME}] in a manifest"
+        hint = "name the variable that holds a token: sources: [{match: …, token_env: LORA_CLI_TOKEN_NAME}]"
         return AccessDenied(f"{what}: {server} wants to know who asks (401, at {one.name})", hint=hint)
     hint = "check the path and who may read it; some servers say that of what is not there"
     return AccessDenied(f"{what}: {server} forbids {one.name} ({one.status})", hint=hint)

@@ -1,10 +1,10 @@
 """Views: ``adapters/<name>/``, an adapter's files under the name that an engine's resolver asks for."""
 
-import logging
 import os
 from contextlib import suppress
 from pathlib import Path
 
+from lora_cli.core.log import logger
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.store import Store
 from lora_cli.store.aside import take_away
@@ -14,7 +14,7 @@ from lora_cli.store.handout import holds, is_weights
 from lora_cli.store.snapshots import build_directory
 from lora_cli.store.writers import new_writer
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 def keep_view(store: Store, name: str, snapshot: Snapshot) -> Path:

@@ -68,6 +68,34 @@ POLICY: dict[str, list[Any]] = {
     "suppressions": SUPPRESSIONS,
     "max_byte": [1],
 }
+TRUSTED: dict[str, list[Any]] = {
+    "trusted_endpoints": [
+        ["https://minio.acme.internal"],
+        ["https://*.acme.internal:*/", "SMB://Files.acme.internal:445", "http://127.0.0.1:9000", "https://[::1]"],
+        ["http://localhost"],
+        ["http://minio.acme.internal"],
+        ["http://localhost.evil.example"],
+        ["http://*"],
+        ["https://u:p@h"],
+        ["https://h/path"],
+        ["minio.acme.internal"],
+        [""],
+        [1],
+        "https://h",
+    ],
+    "allow_token_env": [
+        ["ACME_TOKEN"],
+        ["LORA_CLI_TOKEN_X", "A"],
+        ["LORA_CLI_API_KEY"],
+        ["LORA_CLI_TOKEN_"],
+        ["a"],
+        [1],
+        "A",
+    ],
+    "allow_profiles": [["adapters"], ["a b"], ["/x"], [""], [1], "adapters"],
+}
+"""What only the operator says."""
+
 ENGINE: dict[str, list[Any]] = {
     "name": ["vllm", "sglang", "vLLM", "", 1],
     "version": VERSIONS,
@@ -160,9 +188,9 @@ def test_nothing_else_is_published_as_a_schema() -> None:
 
 def test_a_policy_means_the_same_in_a_manifest_and_alone() -> None:
     alone = schema("policy")["properties"]
-    assert schema("adapter-set")["properties"]["policy"]["properties"] == {
-        key: value for key, value in alone.items() if key not in {"apiVersion", "kind"}
-    }
+    within = schema("adapter-set")["properties"]["policy"]["properties"]
+    assert within.keys() == alone.keys() - {"apiVersion", "kind", *TRUSTED}
+    assert {key for key, value in within.items() if value != alone[key]} == {"allow_private_redirects"}
 
 
 def test_the_settings_schema_has_every_setting() -> None:
@@ -198,7 +226,8 @@ def test_the_manifest_schema_and_the_parser_agree(data: Draw) -> None:
 @given(st.data())
 @settings(max_examples=150, deadline=None)
 def test_the_policy_schema_and_the_parser_agree(data: Draw) -> None:
-    document = drawn(data, {**HEAD, "kind": ["Policy", "AdapterSet"]}, ("apiVersion", "kind")) | drawn(data, POLICY)
+    document = drawn(data, {**HEAD, "kind": ["Policy", "AdapterSet"]}, ("apiVersion", "kind"))
+    document |= drawn(data, POLICY | TRUSTED)
     agree("policy", document, lambda: load_policy(json.dumps(document), "/f"))
 
 
@@ -225,7 +254,7 @@ def test_the_lock_schema_and_the_parser_agree(data: Draw) -> None:
 @given(st.data())
 @settings(max_examples=150, deadline=None)
 def test_the_settings_schema_and_the_parser_agree(data: Draw) -> None:
-    document = {key: value for key, value in drawn(data, SETTINGS).items() if value is not None}
+    document = {key: value for key, value in drawn(data, SETTINGS | TRUSTED).items() if value is not None}
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "config.toml"
         file.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in document.items()))
@@ -239,7 +268,17 @@ def test_every_value_of_an_adapter_is_judged_alike(key: str, value: object) -> N
     agree("adapter-set", document, lambda: load_manifest(json.dumps(document), "/f", is_path=lambda _: False))
 
 
-@pytest.mark.parametrize(("key", "value"), [(key, value) for key, pool in POLICY.items() for value in pool])
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, pool in (POLICY | TRUSTED).items() for value in pool])
 def test_every_value_of_a_policy_is_judged_alike(key: str, value: object) -> None:
     document = {"apiVersion": "lora-cli/v1", "kind": "Policy", key: value}
     agree("policy", document, lambda: load_policy(json.dumps(document), "/f"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [*((key, pool[0]) for key, pool in TRUSTED.items()), ("allow_private_redirects", True)]
+)
+def test_what_only_the_operator_says_a_manifest_cannot(key: str, value: object) -> None:
+    adapter = {"name": "a", "source": "org/a"}
+    document = {"apiVersion": "lora-cli/v1", "kind": "AdapterSet", "adapters": [adapter], "policy": {key: value}}
+    assert not accepted(lambda: load_manifest(json.dumps(document), "/f", is_path=lambda _: False))
+    agree("adapter-set", document, lambda: load_manifest(json.dumps(document), "/f", is_path=lambda _: False))

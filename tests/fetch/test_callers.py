@@ -106,13 +106,13 @@ def test_a_listing_that_all_may_see_does_not_hand_out_what_is_gated(caller: Call
 
 def test_a_web_server_is_asked_with_the_callers_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with WebServer(Site({f"sql/{path}": content for path, content in FILES.items()}, token="alices")) as server:
-        rule = SourceRule(f"http://{server.place}/*", token_env="ACME_TOKEN")
+        rule = SourceRule(f"http://{server.place}/*", token_env="LORA_CLI_TOKEN_ACME")
         policy = Policy(require_access_check=True)
         settings = Settings(tmp_path / "cache", retries=0, sources=(rule,), policies=(policy,))
         ref = parse(f"http://{server.place}/sql", is_path=os.path.lexists)
 
         def asked(token: str, settings: Settings = settings) -> Fetched:
-            monkeypatch.setenv("ACME_TOKEN", token)
+            monkeypatch.setenv("LORA_CLI_TOKEN_ACME", token)
             return bring(ref, Sources(settings).of(ref), Store(settings.cache_dir), settings)
 
         assert not asked("alices").cached

@@ -3,7 +3,8 @@
 import pytest
 
 from lora_cli.errors import LoraCliError
-from lora_cli.sources.http import Http, Piece, get_bytes, get_json
+from lora_cli.sources.http import Http, Piece, get_bytes
+from lora_cli.sources.http_json import get_json
 from tests.hub_server import Hub
 
 WEIGHTS = bytes(range(256)) * 4000

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from lora_cli.sources import pool, route
-from lora_cli.sources.http import Http, get_json
+from lora_cli.sources.http import Http
+from lora_cli.sources.http_json import get_json
 
 CERTIFICATE = Path(__file__).parent / "tls/localhost.pem"
 OK = b"HTTP/1.1 200 .\r\nContent-Length: 2\r\n\r\n{}"

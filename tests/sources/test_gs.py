@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lora_cli.core.frozen import replace
 from lora_cli.core.manifest import SourceRule
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, UsageError
@@ -70,7 +71,8 @@ def test_what_is_not_there_is_named(server: GcsServer, settings: Settings) -> No
 def test_a_bucket_that_is_not_there_is_named(settings: Settings) -> None:
     with answering(lambda _: (404, b"<Error><Code>NoSuchBucket</Code></Error>", {})) as endpoint:
         rule = SourceRule("gs://a/*", endpoint_url=endpoint, anonymous=True)
-        error = error_of(lambda: open_source("gs", settings, rule).resolve(at("no-such-bucket")))
+        trusting = replace(settings, trusted_endpoints=(endpoint,))
+        error = error_of(lambda: open_source("gs", trusting, rule).resolve(at("no-such-bucket")))
     assert isinstance(error, NotFound)
     assert "no bucket no-such-bucket" in error.message
 
@@ -117,7 +119,7 @@ LISTING = b"<ListBucketResult><Contents><Key>sql/a</Key><LastModified>2026-01-01
 def test_the_token_of_a_rule_is_sent_and_a_refusal_does_not_repeat_it(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TEAM_TOKEN", "ya29.secret")
+    monkeypatch.setenv("LORA_CLI_TOKEN_TEAM", "ya29.secret")
     seen: list[str] = []
 
     def reply(request: BaseHTTPRequestHandler) -> Reply:
@@ -131,12 +133,13 @@ def test_the_token_of_a_rule_is_sent_and_a_refusal_does_not_repeat_it(
         )
 
     with answering(reply) as endpoint:
-        rule = SourceRule("gs://a/*", endpoint_url=endpoint, token_env="TEAM_TOKEN")
-        assert [file.path for file in open_source("gs", settings, rule).resolve(at("abc")).files] == ["a"]
-        error = error_of(lambda: open_source("gs", settings, rule).resolve(at("abc")))
+        rule = SourceRule("gs://a/*", endpoint_url=endpoint, token_env="LORA_CLI_TOKEN_TEAM")
+        trusting = replace(settings, trusted_endpoints=(endpoint,))
+        assert [file.path for file in open_source("gs", trusting, rule).resolve(at("abc")).files] == ["a"]
+        error = error_of(lambda: open_source("gs", trusting, rule).resolve(at("abc")))
     assert seen == ["Bearer ya29.secret"] * 2
     assert isinstance(error, AccessDenied)
-    assert "TEAM_TOKEN" in error.message
+    assert "LORA_CLI_TOKEN_TEAM" in error.message
     assert "ya29" not in error.message + error.hint
 
 
@@ -160,5 +163,6 @@ def test_a_federated_identity_is_asked_of_googles_own_library(
         }
         (tmp_path / "federated.json").write_text(json.dumps(document))
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "federated.json"))
-        source = open_source("gs", settings, SourceRule("gs://a/*", endpoint_url=endpoint))
+        trusting = replace(settings, trusted_endpoints=(endpoint,))
+        source = open_source("gs", trusting, SourceRule("gs://a/*", endpoint_url=endpoint))
         assert [file.path for file in source.resolve(at("abc")).files] == ["a"]

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from lora_cli.errors import Refused, Unreachable
 from lora_cli.sources.connection import StatusError, asked_wait, pause_before
-from lora_cli.sources.http import Http, Piece, get_bytes, get_json
+from lora_cli.sources.http import Http, Piece, get_bytes
+from lora_cli.sources.http_json import get_json
 from tests.hub_server import Hub
 from tests.sources.http_client import NAME, WEIGHTS, Client
 
@@ -183,8 +184,8 @@ def test_json_cut_in_the_middle_is_tried_again(client: Client) -> None:
 
 
 def test_json_without_end_is_not_read_to_its_end(client: Client) -> None:
-    client.hub.fault("/revision/", status=200, body=" " * (16 * 1024 * 1024 + 1))
-    with pytest.raises(Refused, match="larger than 16777216 bytes"):
+    client.hub.fault("/revision/", status=200, body=" " * (4 * 1024 * 1024 + 1))
+    with pytest.raises(Refused, match="larger than 4194304 bytes"):
         client.json()
 
 
@@ -192,7 +193,7 @@ def test_json_without_end_is_not_read_to_its_end(client: Client) -> None:
 def test_an_environment_that_cannot_be_used_is_said_without_its_password(name: str) -> None:
     program = """
 from lora_cli.errors import UsageError
-from lora_cli.sources.http import *
+from lora_cli.sources.http_json import *
 try:
     get_json(Http("http://127.0.0.1:9", 5, 0), "http://127.0.0.1:9", "")
 except UsageError as error:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from lora_cli.errors import Corrupt, LoraCliError, Refused, Unreachable
-from lora_cli.sources.http import Http, Piece, get_bytes, get_json
+from lora_cli.sources.http import Http, Piece, get_bytes
+from lora_cli.sources.http_json import get_json
 from lora_cli.sources.urls import following
 from tests.hub_server import Hub
 from tests.sources.http_client import NAME, WEIGHTS, Client
@@ -145,7 +146,7 @@ def test_a_certificate_that_is_not_trusted_is_refused_at_once_and_trusted_by_nam
         assert "SSL_CERT_FILE" in caught.value.hint
         program = """
 import sys
-from lora_cli.sources.http import *
+from lora_cli.sources.http_json import *
 print(get_json(Http(sys.argv[1], 5, 0), sys.argv[1], "").value)
 """
         command = [sys.executable, "-W", "error", "-c", program, endpoint]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from lora_cli.core.frozen import replace
 from lora_cli.core.manifest import SourceRule
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import UsageError
@@ -41,7 +42,8 @@ def test_one_run_reads_from_servers_that_have_nothing_in_common(
         bucket = buckets[server.endpoint]
         server.put(bucket, {f"sql/{CONFIG}": server.endpoint.encode()})
         rules.append(SourceRule(f"s3://{bucket}/*", server.endpoint, "eu-west-1", profile))
-    reached = Sources(Settings(settings.cache_dir, timeout_s=5, retries=0, sources=tuple(rules)))
+    trusting = replace(settings, trusted_endpoints=tuple(buckets), allow_profiles=("one", "two"))
+    reached = Sources(replace(trusting, sources=tuple(rules)))
     for endpoint, bucket in buckets.items():
         ref = AdapterRef("s3", f"{bucket}/sql")
         revision = reached.of(ref).resolve(ref)
@@ -83,8 +85,8 @@ def test_a_rule_names_the_endpoint_and_whose_token_goes_there(
     hub.add("acme/sql", {CONFIG: b"{}"}, private=True)
     hub.token("hf_rule", "acme/sql")
     monkeypatch.setenv("HF_TOKEN", "hf_users-own")
-    monkeypatch.setenv("ACME_TOKEN", "hf_rule")
-    rule = SourceRule("hf://acme/*", endpoint_url=hub.endpoint, token_env="ACME_TOKEN")
+    monkeypatch.setenv("LORA_CLI_TOKEN_ACME", "hf_rule")
+    rule = SourceRule("hf://acme/*", endpoint_url=hub.endpoint, token_env="LORA_CLI_TOKEN_ACME")
     elsewhere = Settings(settings.cache_dir, timeout_s=5, retries=0, sources=(rule,))
     assert endpoint_of(HF, elsewhere) == hub.endpoint
     assert Sources(elsewhere).of(HF).resolve(HF).access == "private"

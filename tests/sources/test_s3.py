@@ -77,11 +77,11 @@ def test_a_listing_of_many_pages_is_read_to_its_end(server: S3Server, bucket: st
 def test_a_listing_of_too_many_objects_is_refused_with_the_number(
     server: S3Server, bucket: str, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lora_cli.sources.object_listing.MOST_ENTRIES", 50)
+    monkeypatch.setattr("lora_cli.sources.listed.MOST_ENTRIES", 50)
     server.put(bucket, {f"sql/{number:04}": b"" for number in range(51)})
     error = error_of(lambda: source.resolve(at(bucket)))
     assert isinstance(error, Refused)
-    assert "over 50 objects" in error.message
+    assert "over 50 entries" in error.message
 
 
 def test_a_key_that_could_not_be_a_file_is_refused_by_name(server: S3Server, bucket: str, source: Source) -> None:

@@ -40,6 +40,12 @@ def test_a_certificate_that_is_not_trusted_is_refused_and_trusted_by_name(
         route.tls.cache_clear()
 
 
+def trusting(tmp_path: Path, endpoint: str) -> Settings:
+    """Settings of somebody who lets a manifest name this server, and the profile of the team."""
+    cache = tmp_path / "cache"
+    return Settings(cache, timeout_s=5, retries=0, trusted_endpoints=(endpoint,), allow_profiles=("team",))
+
+
 def test_what_a_user_sets_is_in_every_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[BaseHTTPRequestHandler] = []
 
@@ -52,7 +58,7 @@ def test_what_a_user_sets_is_in_every_request(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("AWS_SESSION_TOKEN", "session")
     with answering(reply) as endpoint:
         rule = SourceRule("s3://abc/*", endpoint_url=endpoint, region="eu-west-7", requester_pays=True)
-        source = open_source("s3", Settings(tmp_path / "cache", timeout_s=5, retries=0), rule)
+        source = open_source("s3", trusting(tmp_path, endpoint), rule)
         assert isinstance(source, TellingSource)
         revision = source.resolve(REF)
         # It may have a checksum, which is asked for while a part of it is read, and comes along with all of it.
@@ -87,7 +93,7 @@ def test_a_profile_that_gives_nothing_says_why_without_what_its_process_printed(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     rule = SourceRule("s3://abc/*", endpoint_url="http://127.0.0.1:9", profile="team")
-    source = open_source("s3", Settings(tmp_path / "cache", timeout_s=5, retries=0), rule)
+    source = open_source("s3", trusting(tmp_path, "http://127.0.0.1:9"), rule)
     error = error_of(lambda: source.resolve(REF))
     assert isinstance(error, UsageError if "is wrong" in says else AccessDenied)
     assert says in error.message + error.hint
@@ -107,7 +113,7 @@ def test_what_a_credential_process_prints_is_used(tmp_path: Path, monkeypatch: p
 
     with answering(reply) as endpoint:
         rule = SourceRule("s3://abc/*", endpoint_url=endpoint, profile="team")
-        assert read(open_source("s3", Settings(tmp_path / "cache", timeout_s=5, retries=0), rule)) == CONTENT
+        assert read(open_source("s3", trusting(tmp_path, endpoint), rule)) == CONTENT
     assert all("AKIAPROCESS" in authorization for authorization in seen)
 
 

@@ -201,11 +201,11 @@ def test_a_config_alone_is_listed(server: WebServer, source: WebSource) -> None:
 def test_a_redirect_to_another_host_is_followed_without_the_token(
     server: WebServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ACME_TOKEN", "s3cret")
+    monkeypatch.setenv("LORA_CLI_TOKEN_ACME", "s3cret")
     with WebServer(Site(dict(FILES))) as storage:
         server.site.token = "s3cret"
         server.site.redirect = lambda target: f"http://{storage.place}{target}?X-Amz-Signature=abc"
-        rule = SourceRule(f"http://{server.place}/*", token_env="ACME_TOKEN")
+        rule = SourceRule(f"http://{server.place}/*", token_env="LORA_CLI_TOKEN_ACME")
         source = WebSource(settings, rule)
         revision = source.resolve(ref(server))
         assert whole(source, revision) == FILES[f"sql/{WEIGHTS}"]
@@ -230,10 +230,10 @@ def test_a_token_that_is_none_is_said_without_its_value(
     value: str | None, message: str, server: WebServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if value is not None:
-        monkeypatch.setenv("ACME_TOKEN", value)
+        monkeypatch.setenv("LORA_CLI_TOKEN_ACME", value)
     with pytest.raises(UsageError, match=message) as caught:
-        WebSource(settings, SourceRule("http://*", token_env="ACME_TOKEN")).resolve(ref(server))
-    assert "ACME_TOKEN" in caught.value.message
+        WebSource(settings, SourceRule("http://*", token_env="LORA_CLI_TOKEN_ACME")).resolve(ref(server))
+    assert "LORA_CLI_TOKEN_ACME" in caught.value.message
     assert "two words" not in str(caught.value)
     assert not server.asked
 

@@ -1,0 +1,79 @@
+"""What the values of options mean, in a file, in a variable and as a flag: each parser raises ``ValueError``."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lora_cli.core.units import parse_duration, shown
+
+LONGEST_S = 1_000_000
+TRUE, FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off"})
+
+
+def flag(value: object) -> bool:
+    """True or false, in one of the usual words."""
+    if isinstance(value, bool):
+        return value
+    word = value.strip().lower() if isinstance(value, str) else ""
+    if word in TRUE | FALSE:
+        return word in TRUE
+    raise ValueError(f"{shown(value)} is not true or false")
+
+
+def count(lowest: int, highest: int) -> Callable[[Any], int]:
+    """A whole number from ``lowest`` to ``highest``."""
+
+    def parse(value: Any) -> int:
+        text = str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
+        if re.fullmatch(r"\d{1,9}", text, re.ASCII) and lowest <= int(text) <= highest:
+            return int(text)
+        raise ValueError(f"{shown(value)} is not a whole number from {lowest} to {highest}")
+
+    return parse
+
+
+def positive_duration(value: Any) -> float:
+    """Seconds, more than none and at most 11 days."""
+    seconds = parse_duration(value)
+    if not 0 < seconds <= LONGEST_S:
+        raise ValueError(f"{shown(value)} is no time at all" if seconds <= 0 else f"{shown(value)} is over 11 days")
+    return seconds
+
+
+def path(value: Any) -> Path:
+    """A path, as it is written."""
+    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
+        raise ValueError(f"{shown(value)} is not a path")
+    return Path(value)
+
+
+def _has_port(endpoint: str) -> bool:
+    """Whether the port that it names, if any, is one."""
+    from urllib.parse import urlsplit
+
+    try:
+        return urlsplit(endpoint).port != 0
+    except ValueError:
+        return False
+
+
+def endpoint(value: Any) -> str:
+    """The address of a Hub, without a slash at its end."""
+    text = value.strip().rstrip("/") if isinstance(value, str) else ""
+    if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#@]*)?", text, re.IGNORECASE) or not _has_port(text):
+        # The value is not repeated: a user and password in it are what the pattern refuses.
+        raise ValueError("this is not the address of a Hub: write https://HOST, without user, query or fragment")
+    return text
+
+
+def words(check: Callable[[str], str]) -> Callable[[Any], tuple[str, ...]]:
+    """A list of words; in a variable they have commas between them."""
+
+    def parse(value: Any) -> tuple[str, ...]:
+        given = [word.strip() for word in value.split(",")] if isinstance(value, str) else value
+        if not isinstance(given, list) or not all(isinstance(word, str) for word in given):
+            raise ValueError(f"{shown(value)} is not a list of texts")
+        return tuple(check(word) for word in given)
+
+    return parse

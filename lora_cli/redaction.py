@@ -1,0 +1,97 @@
+"""What no message repeats, whoever wrote it there: tokens, keys, passwords. A server may say back what it was sent."""
+
+import re
+from collections import deque
+from typing import Any
+
+SHORTEST = 6
+"""A shorter value is no secret: it would be found in any word."""
+
+WINDOW = 12
+"""So many characters in a row of a longer secret are taken for it: a server may repeat a part."""
+
+_known: dict[str, None] = {}
+_passing: deque[str] = deque(maxlen=64)
+
+_OF_THE_HUB = r"\b(?:hf|api_org)_(?:(?:oauth|jwt)_[\w.-]{8,}|[A-Za-z0-9]{20,})"
+_PASSWORDS = (
+    (("@",), r"(?i)(\bhttps?:/{1,2})[^\s/@]{1,1024}@", r"\1***@"),
+    (("@",), r"(?i)(\b[a-z][a-z0-9+.-]{1,15}:/{1,2})[^\s/:@\[]{0,400}:(?!\d{1,5}(?:[/?#]|\s|$))\S{1,1024}@", r"\1***@"),
+)
+_SHAPES = (
+    (("hf_", "api_org_"), _OF_THE_HUB, "***"),
+    (("ya29.", "eyJ"), r"\bya29\.[\w.-]{10,}|\beyJ[\w-]{10,}[\w.-]*", "***"),
+    (("earer", "asic"), r"(?i)\b(bearer|basic)\s+(?=[^\s'\"]{0,200}[0-9+/=._~])[\w+/=.~-]{12,}", r"\1 ***"),
+    (("Signature",), r"\b(Signature=)[0-9a-f]{16,}", r"\1***"),
+    *_PASSWORDS,
+    (("?", "&"), r"(?i)([?&][\w.-]{0,40}(?:sig|signature|token|key|password|secret|credential)=)[^\s&'\"]+", r"\1***"),
+)
+"""Words of which one must be there, what a secret looks like, and what stands in its place."""
+
+
+def remember(secret: str, *, passing: bool = False) -> None:
+    """Says that ``secret`` is one from now on; one that is ``passing`` goes with a single request."""
+    if len(secret) < SHORTEST:
+        return
+    if passing:
+        _passing.append(secret)
+    else:
+        _known[secret] = None
+
+
+def forget() -> None:
+    """Nothing is known to be a secret any more."""
+    _known.clear()
+    _passing.clear()
+
+
+def without_tokens(text: str) -> str:
+    """``text`` without what has the shape of a token of the Hub."""
+    return re.sub(_OF_THE_HUB, "***", text, flags=re.ASCII) if "hf_" in text or "api_org_" in text else text
+
+
+def without_passwords(text: str) -> str:
+    """``text`` without a user and password in an address."""
+    return _without(_PASSWORDS, text)
+
+
+def redact(text: str) -> str:
+    """``text`` as it may be told: without what is known to be a secret, and without what looks like one."""
+    text = _without(_SHAPES, text)
+    if _known or _passing:
+        secrets = [*_known, *_passing]
+        for secret in secrets:
+            text = text.replace(secret, "***")
+        parts = _parts(secrets)
+        text = re.sub(r"\S{6,}", lambda found: "***" if _echoes(found[0], parts) else found[0], text)
+    return text
+
+
+def _without(shapes: tuple[tuple[tuple[str, ...], str, str], ...], text: str) -> str:
+    for words, shape, instead in shapes:
+        if any(word in text for word in words):
+            text = re.sub(shape, instead, text, flags=re.ASCII)
+    return text
+
+
+def _parts(secrets: list[str]) -> dict[int, set[str]]:
+    """What is looked for, by its length: short secrets, and every part of ``WINDOW`` characters of longer ones."""
+    parts: dict[int, set[str]] = {}
+    for secret in map(str.casefold, secrets):
+        length = min(len(secret), WINDOW)
+        parts.setdefault(length, set()).update(_windows(secret, length))
+    return parts
+
+
+def _windows(text: str, length: int) -> Any:
+    return (text[at : at + length] for at in range(len(text) - length + 1))
+
+
+def _echoes(word: str, parts: dict[int, set[str]]) -> bool:
+    """Whether a part of a secret is in ``word``, in any of the forms that servers give a text."""
+    from html import unescape
+    from urllib.parse import unquote
+
+    plain = re.sub(r"\\u00([0-9a-fA-F]{2})", lambda found: chr(int(found[1], 16)), word)
+    forms = {word.casefold(), unquote(unescape(plain)).casefold()}
+    return any(part in known for length, known in parts.items() for form in forms for part in _windows(form, length))

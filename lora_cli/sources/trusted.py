@@ -1,0 +1,122 @@
+"""What a manifest may not decide by itself: which of the operator's secrets are used, and which servers get them.
+
+Whoever writes a manifest writes its ``sources`` and its ``policy``. The operator's word is the settings file, the
+environment and ``--policy``.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from lora_cli.core.frozen import dataclass
+from lora_cli.core.trust import (
+    TOKEN_PREFIX,
+    is_among,
+    is_for_manifests,
+    is_safe,
+    is_same_server,
+    server_at,
+    variable,
+)
+from lora_cli.errors import Refused
+from lora_cli.settings import Settings
+
+if TYPE_CHECKING:
+    from lora_cli.core.manifest import SourceRule
+    from lora_cli.core.policy import Policy
+
+_WHERE = "in --policy FILE, in the settings, or as LORA_CLI_{}"
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Variables and profiles that a manifest may name, and servers that it may have the operator's credentials sent to.
+
+    ``endpoints`` are globs (``core.trust``).
+    """
+
+    endpoints: tuple[str, ...] = ()
+    token_env: tuple[str, ...] = ()
+    profiles: tuple[str, ...] = ()
+
+
+NOTHING = Trust()
+
+
+def trust_of(settings: Settings) -> Trust:
+    """What the settings and the operator's policies let a manifest use: one of them is enough."""
+    said: list[Settings | Policy] = [settings, *settings.policies]
+    return Trust(
+        tuple(glob for one in said for glob in one.trusted_endpoints),
+        tuple(name for one in said for name in one.allow_token_env),
+        tuple(name for one in said for name in one.allow_profiles),
+    )
+
+
+def check_variable(rule: "SourceRule", trust: Trust) -> None:
+    """Whether a manifest may read the variable that it names.
+
+    Raises:
+        Refused: nobody set it for manifests, and no operator allowed it.
+    """
+    name = rule.token_env or ""
+    if is_for_manifests(name):
+        return
+    try:
+        variable(name)
+    except ValueError as error:
+        raise Refused(f"the manifest's token_env: {error}", hint=f"token_env: {TOKEN_PREFIX}NAME") from error
+    if name not in trust.token_env:
+        hint = f"call it {TOKEN_PREFIX}NAME, or allow it: allow_token_env: [{name}] {_WHERE.format('ALLOW_TOKEN_ENV')}"
+        raise Refused(f"the manifest may not read the variable {name} for a token", hint=hint)
+
+
+def check_profile(rule: "SourceRule", trust: Trust) -> None:
+    """Whether a manifest may use the profile that it names.
+
+    Raises:
+        Refused: no operator allowed it.
+    """
+    if rule.profile not in trust.profiles:
+        where = _WHERE.format("ALLOW_PROFILES")
+        hint = f"allow it: allow_profiles: [{rule.profile}] {where}; or leave profile out of the rule for {rule.match}"
+        raise Refused(f"the manifest may not use the profile {rule.profile}", hint=hint)
+
+
+def check_endpoint(rule: "SourceRule", trust: Trust, own: Iterable[str], whose: str) -> None:
+    """Whether the operator's credentials may go to the server that the rule names.
+
+    ``own`` are the servers of the operator and of the provider; ``whose`` is what the message calls the credentials.
+
+    Raises:
+        Refused: it is none of those, and no operator trusts it.
+    """
+    endpoint = rule.endpoint_url or ""
+    if endpoint and not any(is_same_server(endpoint, one) for one in own):
+        raise_unless_trusted(endpoint, trust, f"{whose} are not sent to {{}}, a server that only the manifest names")
+
+
+def raise_unless_trusted(address: str, trust: Trust, says: str) -> None:
+    """Refuses a server that no operator trusts, or that is spoken to in clear; ``{}`` in ``says`` is its name.
+
+    Raises:
+        Refused: that it is.
+    """
+    check_encrypted(address)
+    if not is_among(trust.endpoints, address):
+        server, where = server_at(address), _WHERE.format("TRUSTED_ENDPOINTS")
+        hint = f"if it is yours, say so: trusted_endpoints: [{server}] {where}"
+        raise Refused(says.format(server), hint=hint)
+
+
+def check_encrypted(address: str) -> None:
+    """Whether a secret may be sent to a server that a manifest names.
+
+    Raises:
+        Refused: everybody on the way could read it.
+    """
+    if not is_safe(address):
+        server = server_at(address) or "an address that cannot be told"
+        raise Refused(
+            f"credentials are not sent to {server} for a manifest: that is another machine, and not encrypted",
+            hint="use https://; a server of your own without it is named in the environment (AWS_ENDPOINT_URL, …)",
+        )

@@ -1,0 +1,99 @@
+"""Which servers a manifest may name for the operator's credentials, whatever protocol they are for."""
+
+import pytest
+
+from lora_cli.core.manifest import SourceRule
+from lora_cli.core.trust import endpoint_glob, is_among
+from lora_cli.errors import Refused
+from lora_cli.sources.trusted import Trust, check_encrypted, check_endpoint
+from tests.attacks.evil import ANOTHER_MACHINE, KEYS, asked, evil
+from tests.planted import SECRET, Machine
+
+
+@pytest.mark.parametrize("scheme", ["webhdfs", "smb", "abfs", "az"])
+def test_what_is_configured_for_a_protocol_is_not_sent_where_only_a_manifest_says(
+    machine: Machine, scheme: str
+) -> None:
+    options = {"FSSPEC_WEBHDFS_USER": "alice", "FSSPEC_WEBHDFS_PASSWORD": SECRET, "FSSPEC_ABFS_ACCOUNT_KEY": SECRET}
+    with evil() as server:
+        place = server.endpoint.removeprefix("http://")
+        name = f"container@{place}" if scheme in {"abfs", "az"} else place
+        code = asked(machine, "match: 'hf://*'", f"{scheme}://{name}/share/x", **options)
+        assert not server.heard
+        if code == 2:
+            assert "is not installed" in machine.said[-1]
+            return
+        assert code == 1
+        assert "trusted_endpoints" in machine.said[-1]
+    assert machine.leaks() == []
+
+
+def test_a_name_node_that_the_operator_trusts_is_told_who_asks_unless_everybody_could_hear_it(machine: Machine) -> None:
+    options = {"FSSPEC_WEBHDFS_USER": "alice", "FSSPEC_WEBHDFS_PASSWORD": SECRET}
+    with evil() as server:
+        place = server.endpoint.removeprefix("http://")
+        trusted = {**options, "LORA_CLI_TRUSTED_ENDPOINTS": f"webhdfs://{place},webhdfs://192.0.2.1:9000"}
+        asked(machine, "match: 'hf://*'", f"webhdfs://{place}/x", **trusted)
+        assert server.credentials
+    assert asked(machine, "match: 'hf://*'", "webhdfs://192.0.2.1:9000/x", **trusted) == 1
+    assert "not encrypted" in machine.said[-1]
+
+
+def test_a_netrc_says_nobodys_name(machine: Machine) -> None:
+    (machine.root / "home").mkdir()
+    (machine.root / "home" / ".netrc").write_text(f"default login alice password {SECRET}\n")
+    (machine.root / "home" / ".netrc").chmod(0o600)
+    with evil() as server:
+        place = server.endpoint.removeprefix("http://")
+        machine.run("fetch", f"webhdfs://{place}/x", f"{server.endpoint}/x", LORA_CLI_RETRIES="0")
+        assert server.heard
+        assert server.credentials == []
+
+
+@pytest.mark.parametrize(
+    ("globs", "address", "covered"),
+    [
+        (["https://minio.acme.internal"], "https://MINIO.acme.internal:443/x", True),
+        (["https://minio.acme.internal"], "https://minio.acme.internal:9000", False),
+        (["https://minio.acme.internal:*"], "https://minio.acme.internal:9000", True),
+        (["https://*.acme.internal"], "https://a.acme.internal", True),
+        (["https://*.acme.internal"], "https://acme.internal.evil.example", False),
+        (["https://*.acme.internal"], "https://evil.example/.acme.internal", False),
+        (["https://*.acme.internal"], "https://a.acme.internal@evil.example", False),
+        (["https://*.acme.internal"], "https://evil.example\\.acme.internal", False),
+        (["https://minio.acme.internal"], "http://minio.acme.internal", False),
+        (["https://[::1]:9000"], "https://[0:0::1]:9000", True),
+        (["https://minio"], "https://minio.", True),
+        (["smb://files.acme.internal"], "smb://files.acme.internal", True),
+        ([], "https://minio.acme.internal", False),
+    ],
+)
+def test_a_trusted_server_is_that_one(globs: list[str], address: str, covered: bool) -> None:
+    assert is_among([endpoint_glob(glob) for glob in globs], address) is covered
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "https://evil.s3.amazonaws.com.evil.example",
+        "https://x.execute-api.us-east-1.amazonaws.com",
+        "https://x.s3-object-lambda.us-east-1.amazonaws.com",
+        "http://s3.amazonaws.com",
+        "https://s3.amazonaws.com:8443",
+    ],
+)
+def test_what_only_looks_like_the_clouds_own_server_is_none(endpoint: str) -> None:
+    from lora_cli.sources.aws import find_account
+
+    with pytest.raises(Refused):
+        find_account(KEYS, SourceRule("s3://*", endpoint_url=endpoint))
+    for own in ("https://s3.amazonaws.com", "https://s3.dualstack.eu-west-1.amazonaws.com/"):
+        assert find_account(KEYS, SourceRule("s3://*", endpoint_url=own)).keys is not None
+
+
+def test_trust_does_not_make_up_for_encryption() -> None:
+    with pytest.raises(Refused, match="not encrypted"):
+        check_endpoint(SourceRule("*", ANOTHER_MACHINE), Trust(endpoints=("http://*",)), [], "keys")
+    with pytest.raises(Refused, match="not encrypted"):
+        check_encrypted("http://127.0.0.1@evil.example")
+    check_encrypted("http://127.0.0.1:9")
