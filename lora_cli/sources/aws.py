@@ -85,8 +85,7 @@ def find_account(environ: Mapping[str, str], rule: SourceRule | None = None, tru
         return Account(lambda: keys, "AWS_ACCESS_KEY_ID", region or DEFAULT_REGION, endpoint, pays)
     chain = _Chain(profile)
     region = region or chain.said("region") or DEFAULT_REGION
-    named = chain.said("endpoint_url")
-    endpoint = endpoint or (checked_endpoint(named, "endpoint_url of the AWS profile") if named else "")
+    endpoint = endpoint or _profile_endpoint(profile)
     return Account(chain.keys, chain.found_in, region, endpoint, pays, lasting=False)
 
 
@@ -108,6 +107,32 @@ def endpoint_in(environ: Mapping[str, str]) -> str:
     """
     variable = next((name for name in _ENDPOINTS if environ.get(name)), "")
     return checked_endpoint(environ[variable], variable) if variable else ""
+
+
+def endpoint_for(environ: Mapping[str, str], rule: SourceRule | None) -> str:
+    """The address of the S3 server that ``find_account`` asks, "" for AWS itself; no credentials are looked for.
+
+    Raises:
+        UsageError: it is no address, or there is no such profile.
+    """
+    said = rule or SourceRule("")
+    named = said.endpoint_url or endpoint_in(environ)
+    keys = environ.get("AWS_ACCESS_KEY_ID") and environ.get("AWS_SECRET_ACCESS_KEY")
+    anonymous = said.anonymous or environ.get("AWS_SKIP_SIGNATURE", "").lower() in TRUE
+    if named or (said.profile is None and (keys or anonymous)):
+        return named
+    return _profile_endpoint(said.profile)
+
+
+def _profile_endpoint(profile: str | None) -> str:
+    """The ``endpoint_url`` of a profile (None: the default one), "" where it has none."""
+    from botocore.session import Session
+
+    try:
+        named = Session(profile=profile).get_scoped_config().get("endpoint_url")
+    except _failures() as error:
+        raise _untranslated(error, profile or "") from error
+    return checked_endpoint(named, "endpoint_url of the AWS profile") if isinstance(named, str) else ""
 
 
 class _Chain:

@@ -78,16 +78,16 @@ def rule_of(ref: AdapterRef, settings: Settings) -> "SourceRule | None":
 def endpoint_of(ref: AdapterRef, settings: Settings) -> str:
     """The address that is asked for ``ref``, "" where none is: a rule's, else the one that this user has set."""
     rule = rule_of(ref, settings)
+    if ref.scheme == "s3":
+        from lora_cli.sources.aws import endpoint_for
+
+        return endpoint_for(os.environ, rule).rstrip("/") or "https://s3.amazonaws.com"
     if rule is not None and rule.endpoint_url:
         return rule.endpoint_url.rstrip("/")
     if ref.scheme == "hf":
         return settings.hub_endpoint
     if ref.scheme in {"https", "http"}:
         return f"{ref.scheme}://{ref.location.partition('/')[0]}"
-    if ref.scheme == "s3":
-        from lora_cli.sources.aws import endpoint_in
-
-        return endpoint_in(os.environ) or "https://s3.amazonaws.com"
     if ref.scheme == "gs":
         from lora_cli.sources.google import GOOGLE, google_endpoint_in
 

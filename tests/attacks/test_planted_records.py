@@ -250,3 +250,22 @@ def test_half_a_download_of_another_server_is_not_gone_on_with(
         assert main(["fetch", "s3://acme/pirate"]) == 4
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", honest)
         assert handed_out(capsys, "s3://acme/pirate") == b"h" * size
+
+
+def test_the_server_of_another_profile_is_another_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    with (
+        lying_s3("acme", {f"pirate/{path}": ("tag", data) for path, data in HONEST.items()}) as honest,
+        lying_s3("acme", {f"pirate/{path}": ("tag", data) for path, data in EVIL.items()}) as evil,
+    ):
+        profiles = "".join(
+            f"[profile {name}]\nendpoint_url = {endpoint}\naws_access_key_id = key\naws_secret_access_key = secret\n"
+            for name, endpoint in (("honest", honest), ("evil", evil))
+        )
+        (tmp_path / "aws").write_text(profiles)
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws"))
+        for name, files in (("evil", EVIL), ("honest", HONEST)):
+            monkeypatch.setenv("AWS_PROFILE", name)
+            assert handed_out(capsys, "s3://acme/pirate") == files[WEIGHTS]
+            assert handed_out(capsys, "s3://acme/pirate", "--offline") == files[WEIGHTS]
