@@ -52,7 +52,7 @@ class AdmissionWorker:
         self._setup, self._store, self._hold = setup, store, hold
         self._terms = Terms(setup.base, max_lora_rank=setup.max_lora_rank)
         self._sources = Sources(setup.settings)
-        self._below_roots = Sources(setup.settings, roots=tuple(Path(os.path.realpath(one)) for one in setup.roots))
+        self._below_roots = Sources(setup.settings, roots=setup.roots)
 
     def fetch(self, request: Fetch, hear: Callable[[str], None]) -> Fetched:
         """Bring it into the cache. What a client named must be allowed at each fetch: a link may lead elsewhere now."""

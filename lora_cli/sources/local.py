@@ -80,7 +80,7 @@ class LocalSource:
         root = Path(ref.location)
         for tries in count(1):
             try:
-                found = _files(root, homes(_real_root(root, self._roots)), pinned=bool(self._roots))
+                found = _files(root, _allowed(root, self._roots), pinned=bool(self._roots))
                 files = tuple(sorted(found, key=lambda file: file.path))
                 break
             except OSError as error:
@@ -186,14 +186,17 @@ def _check_unchanged(descriptor: int, path: Path, file: RemoteFile, *, linked: b
     return status.st_size
 
 
-def _real_root(root: Path, roots: tuple[Path, ...]) -> Path:
-    """Where the folder ``root`` really is."""
+def _allowed(root: Path, roots: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Where links in the folder ``root`` may lead; with ``roots`` never out of these, wherever they are by now."""
     status, real = located(root) if roots else (root.stat(), root.resolve())
     if not stat.S_ISDIR(status.st_mode):
         raise UsageError(f"{root} is not a folder", hint="give the folder that adapter_config.json is in")
-    if roots and not is_below(real, roots):
+    if not roots:
+        return homes(real)
+    tops = [Path(os.path.realpath(top)) for top in roots]
+    if not is_below(real, tops):
         raise _outside(root)
-    return real
+    return tuple(home for home in homes(real) if is_below(home, tops))
 
 
 def _files(root: Path, allowed: tuple[Path, ...], *, pinned: bool) -> Iterator[RemoteFile]:

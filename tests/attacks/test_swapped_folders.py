@@ -102,6 +102,34 @@ def test_a_folder_inside_that_is_a_link_is_no_way_out(server: Running, folder: P
     assert (status, "outside" in said) == (422, True), said
 
 
+def test_a_root_that_is_a_link_may_be_led_elsewhere_by_whoever_made_it(tmp_path: Path) -> None:
+    """As tools do that replace a folder in one step."""
+    for version in ("one", "two"):
+        write_adapter(tmp_path / version / "x", seed=1)
+    root = tmp_path / "current"
+    source, ref = LocalSource(roots=(root,)), AdapterRef("file", str(root / "x"))
+    for version in ("one", "two"):
+        root.unlink(missing_ok=True)
+        root.symlink_to(tmp_path / version)
+        assert len(source.resolve(ref).files) == 2
+
+
+def test_folders_that_look_like_the_cache_of_the_hub_lead_nowhere_else(tmp_path: Path) -> None:
+    """There, links lead from a snapshot to blobs beside it."""
+    for blobs in (tmp_path / "blobs", tmp_path / "root" / "models--x" / "blobs"):
+        blobs.mkdir(parents=True)
+        (blobs / "blob").write_bytes(b"x" * 100)
+    for place in ("snapshots/commit", "models--x/snapshots/commit"):
+        (tmp_path / "root" / place).mkdir(parents=True)
+    outside, inside = (tmp_path / "root" / place for place in ("snapshots/commit", "models--x/snapshots/commit"))
+    (outside / "adapter_config.json").symlink_to("../../../blobs/blob")
+    (inside / "adapter_config.json").symlink_to("../../blobs/blob")
+    source = LocalSource(roots=(tmp_path / "root",))
+    assert [file.defect for file in source.resolve(AdapterRef("file", str(inside))).files] == [""]
+    (file,) = source.resolve(AdapterRef("file", str(outside))).files
+    assert "outside of its folder" in file.defect
+
+
 @contextmanager
 def swapping(place: Path, target: Path, spare: Path) -> Iterator[None]:
     """While the block runs, ``place`` is itself and a link to ``target`` in turns, as fast as that goes."""
