@@ -11,7 +11,7 @@ from lora_cli.check.verdict import Terms, gather, judge
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.addresses import without_secrets
 from lora_cli.core.finding import Severity, Verdict
-from lora_cli.core.frozen import dataclass, field
+from lora_cli.core.frozen import dataclass, field, replace
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
 from lora_cli.errors import LoraCliError, Refused
@@ -41,7 +41,7 @@ class Admission:
     """One adapter, fetched into the cache and judged there. ``stage`` names where ``error`` happened.
 
     ``stage_ms`` maps resolve, fetch and validate to milliseconds, as far as it came. ``cached`` says that all of it was
-    in the cache before. ``copied_to`` is where else it lies.
+    in the cache before. ``copied_to`` is where else it lies. ``ref`` is what was asked for, as far as it could be read.
     """
 
     name: str
@@ -54,6 +54,7 @@ class Admission:
     error: LoraCliError | None = None
     cached: bool = False
     copied_to: Path | None = None
+    ref: AdapterRef | None = None
 
     @property
     def refusal(self) -> LoraCliError | None:
@@ -109,12 +110,39 @@ def admit(
     other adapters. ``hold`` keeps what was fetched from being cleaned away as long as it lasts. With ``latest`` it is
     the latest checkpoint of a training run. ``hear`` is told of each stage, ``progress`` of the bytes that come.
     """
+    fetched = fetch_in(
+        text,
+        name,
+        store,
+        settings,
+        demand=demand,
+        sources=sources,
+        hold=hold,
+        latest=latest,
+        hear=hear,
+        progress=progress,
+    )
+    return fetched if fetched.error is not None else judge_in(fetched, terms, settings, hear=hear)
+
+
+def fetch_in(
+    text: str | AdapterRef,
+    name: str,
+    store: "Store",
+    settings: Settings,
+    *,
+    demand: "Demand | None" = None,
+    sources: Sources | None = None,
+    hold: "Hold | None" = None,
+    latest: bool = False,
+    hear: Hear = unheard,
+    progress: "Progress | None" = None,
+) -> Admission:
+    """The first half of ``admit``: it in the cache, not judged yet; or the error that kept it from that."""
     from lora_cli.fetch import ANYTHING, SILENT, Selection, bring
     from lora_cli.fetch.run import held
 
     watch = Stopwatch()
-    snapshot = adapter = None
-    cached = False
     stage, source_text = "resolve", without_secrets(str(text))
     hear(stage, None)
     try:
@@ -124,21 +152,33 @@ def admit(
         selection, demand = Selection(latest=latest), demand or ANYTHING
         bring_it = partial(bring, ref, source, store, settings, name=name, demand=demand, selection=selection)
         fetched = held(partial(bring_it, progress=progress or SILENT), store, hold, name)
-        snapshot, cached = fetched.snapshot, fetched.cached
         watch.lap("fetch")
-        stage = "validate"
-        hear(stage, snapshot)
-        local, revision = snapshot_at(snapshot.directory)
-        adapter = read_adapter(local, revision, name, settings.max_header_bytes)
-        verdict = _accepted(judge(adapter, terms, gather(local, revision, adapter, terms, ref)), snapshot, settings)
-        watch.lap("validate")
     except LoraCliError as error:
-        if stage == "resolve" and "resolve" in watch.stage_ms:
-            stage = "fetch"
+        stage = "fetch" if "resolve" in watch.stage_ms else stage
         watch.lap(stage)
-        return Admission(name, source_text, snapshot, adapter, None, watch.stage_ms, stage, error, cached)
+        return Admission(name, source_text, stage_ms=watch.stage_ms, stage=stage, error=error)
+    return Admission(name, source_text, fetched.snapshot, stage_ms=watch.stage_ms, cached=fetched.cached, ref=ref)
+
+
+def judge_in(fetched: Admission, terms: Terms, settings: Settings, *, hear: Hear = unheard) -> Admission:
+    """The second half of ``admit``: what the rules say about an adapter that is in the cache."""
+    snapshot, ref = fetched.snapshot, fetched.ref
+    assert snapshot is not None
+    assert ref is not None
+    watch, adapter = Stopwatch(), None
+    hear("validate", snapshot)
+    try:
+        local, revision = snapshot_at(snapshot.directory)
+        adapter = read_adapter(local, revision, fetched.name, settings.max_header_bytes)
+        verdict = _accepted(judge(adapter, terms, gather(local, revision, adapter, terms, ref)), snapshot, settings)
+    except LoraCliError as error:
+        watch.lap("validate")
+        stage_ms = {**fetched.stage_ms, **watch.stage_ms}
+        return replace(fetched, adapter=adapter, stage_ms=stage_ms, stage="validate", error=error)
+    watch.lap("validate")
     stage = "validate" if verdict.refused() else ""
-    return Admission(name, source_text, snapshot, adapter, verdict, watch.stage_ms, stage, None, cached)
+    stage_ms = {**fetched.stage_ms, **watch.stage_ms}
+    return replace(fetched, adapter=adapter, verdict=verdict, stage_ms=stage_ms, stage=stage)
 
 
 def _accepted(verdict: Verdict, snapshot: Snapshot, settings: Settings) -> Verdict:

@@ -1,13 +1,15 @@
 """``lora-cli warm --serve``: a warm process behind an HTTP API, until it is told to stop."""
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.cli.lineup import Lineup, base_model
-from lora_cli.cli.warming import Run, admitting, base_directory, say, teller
+from lora_cli.cli.warming import Run, base_directory, say, teller
 from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.item import Item
 from lora_cli.core.targets import all_linear
@@ -18,8 +20,12 @@ from lora_cli.settings import Settings
 if TYPE_CHECKING:
     from lora_cli.core.base_model import BaseModel
     from lora_cli.endpoint.client import Endpoint
-    from lora_cli.runtime.plan import Job
+    from lora_cli.runtime.plan import Needs
     from lora_cli.runtime.process import WarmProcess
+
+
+STOP_S = 0.5
+"""So long the process that owns the device may take to end by itself, and again after SIGTERM."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,8 @@ def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> Non
     items, roots = uniquely_named(asked.items), _folders(serve.roots)
     # What is in the server's own cache was admitted by it, or by one that it trusts: clients may name it.
     roots.append(Store(settings.cache_dir).snapshots)
-    from lora_cli.check import Terms
+    from lora_cli.serving.admission_requests import Setup
+    from lora_cli.serving.admissions import Admissions
     from lora_cli.serving.api import Service
     from lora_cli.serving.history import read_past
     from lora_cli.serving.host import Host
@@ -66,14 +73,16 @@ def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> Non
     kept = settings.cache_dir / "history" / f"{hashlib.sha256(str(asked.base).encode()).hexdigest()[:32]}.json"
     past = read_past(kept)
 
-    def open_process(jobs: "Sequence[Job]") -> "WarmProcess":
-        return _process(asked, run, base, jobs, past.tiers, timeout_s, settings)
+    def open_process(needs: "Sequence[Needs]") -> "WarmProcess":
+        return _process(asked, run, base, needs, past.tiers, timeout_s, settings)
 
-    with holding(Store(settings.cache_dir)) as hold:
-        terms = Terms(base, max_lora_rank=run.limits.max_lora_rank)
-        admit = admitting(asked, terms, settings, hold, copies=run.copies)
+    copy = run.copies.admitted if run.copies is not None else None
+    level = logging.getLogger("lora_cli").getEffectiveLevel()
+    setup = Setup(settings, base, run.limits.max_lora_rank, tuple(roots), copy, level)
+    with holding(Store(settings.cache_dir)) as hold, closing(Admissions(setup, hold, timeout_s)) as admissions:
+        admissions.start()
         slots, memory = run.limits.max_loras, run.limits.max_cpu_loras
-        host = Host(items, admit, open_process, slots=slots, memory=memory, past=past)
+        host = Host(items, admissions, open_process, slots=slots, memory=memory, past=past)
         hosts = None if token or address.uds is not None else address.hosts
         service = Service(
             host,
@@ -93,7 +102,7 @@ def _process(
     asked: Lineup,
     run: Run,
     base: "BaseModel",
-    jobs: "Sequence[Job]",
+    needs: "Sequence[Needs]",
     history: Mapping[str, object],
     timeout_s: float,
     settings: Settings,
@@ -104,7 +113,7 @@ def _process(
 
     plan = lay_out(
         base,
-        [job.adapter for job in jobs],
+        (),
         run.limits,
         base_directory=base_directory(asked.base),
         device=run.device.value,
@@ -112,10 +121,11 @@ def _process(
         cache_dir=settings.cache_dir,
         eviction=run.eviction.value,
         history=history,
-        more=all_linear(base),
+        more=frozenset(all_linear(base)).union(*(one.modules for one in needs)),
+        more_ranks=[one.rank for one in needs],
         dummy=run.dummy,
     )
-    return WarmProcess(plan, deadline_s=timeout_s, tell=teller(settings))
+    return WarmProcess(plan, deadline_s=timeout_s, stop_deadline_s=STOP_S, tell=teller(settings))
 
 
 def _check_extra(run: Run) -> None:

@@ -10,11 +10,15 @@ from os import dup
 from time import monotonic
 from typing import TypeVar
 
+from lora_cli.core.log import logger
 from lora_cli.errors import LoraCliError
 from lora_cli.runtime.completion import Heard, Piece, Placed, Unanswered
-from lora_cli.runtime.plan import Failure, Stage
+from lora_cli.runtime.plan import Failure, Logged, Stage
 
 T = TypeVar("T")
+
+WATCH_S = 0.1
+"""So often ``watch`` is called while a request is on its way."""
 
 
 class Asked:
@@ -56,7 +60,8 @@ class Channel:
 
     ``overdue`` is called with requests that took too long: the child is to be killed, and the line ends. ``reason``
     says why it ended, for each request that was left without an answer; it is asked from the channel's own thread.
-    ``failed`` makes an exception of what the child says went wrong.
+    ``failed`` makes an exception of what the child says went wrong. ``watch`` is called ten times a second while
+    something is asked, and may kill the child. ``heard_at`` is when the child last said anything.
     """
 
     def __init__(
@@ -66,8 +71,10 @@ class Channel:
         overdue: Callable[[list[Asked]], None],
         reason: Callable[[list[Asked]], Callable[[Asked], LoraCliError]],
         failed: Callable[[Failure], LoraCliError],
+        watch: Callable[[], None] | None = None,
     ) -> None:
         self._socket, self._overdue, self._reason, self._failed = ours, overdue, reason, failed
+        self._watch, self.heard_at = watch, monotonic()
         self._connection = Connection(dup(ours.fileno()))
         self._bell, self._woken = socket.socketpair()
         self._asked: dict[int, Asked] = {}
@@ -122,14 +129,20 @@ class Channel:
                     self._hear(*self._connection.recv())
                 elif late := self._late():
                     self._overdue(late)
+                elif self._watch is not None and self._asked:
+                    self._watch()
         except (EOFError, OSError):
             # OSError: it died in the middle of what it said.
             self._end()
 
     def _hear(self, number: int, said: object) -> None:
+        self.heard_at = monotonic()
         if isinstance(said, Stage | Placed | Piece | Unanswered):
             if asked := self._asked.get(number):
                 _meanwhile(asked, said)
+            return
+        if isinstance(said, Logged):
+            logger(said.logger).log(said.level, "%s", said.text)
             return
         with self._lock:
             asked = self._asked.pop(number, None)
@@ -143,7 +156,9 @@ class Channel:
     def _patience(self) -> float | None:
         with self._lock:
             deadlines = [asked.until for asked in self._asked.values() if asked.until is not None]
-        return max(0.0, min(deadlines) - monotonic()) if deadlines else None
+            watched = self._watch is not None and bool(self._asked)
+        left_s = max(0.0, min(deadlines) - monotonic()) if deadlines else None
+        return min(WATCH_S, WATCH_S if left_s is None else left_s) if watched else left_s
 
     def _late(self) -> list[Asked]:
         """Requests over their deadline; they are told so once."""

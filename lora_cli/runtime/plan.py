@@ -1,5 +1,6 @@
 """What the parent tells the warm process, and what it hears back besides reports. Torch-free."""
 
+import pickle
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -75,6 +76,24 @@ class Job:
         return self.digest or str(self.directory)
 
 
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """An adapter, pickled, in a process that must not open it. Sent to another one, it is the adapter there."""
+
+    data: bytes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickle.loads, (self.data,)
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What an adapter needs of the slots: its largest rank, and the modules of the base that it is on."""
+
+    rank: int
+    modules: frozenset[str]
+
+
 DEFAULT_RANK = 16
 """The largest rank that a slot takes when neither anybody nor an adapter says one; vLLM's ``--max-lora-rank``."""
 
@@ -92,13 +111,15 @@ def lay_out(
     eviction: PolicyName = "lru",
     history: Mapping[str, object] | None = None,
     more: Collection[str] = (),
+    more_ranks: Collection[int] = (),
     dummy: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Slots for every module that one of the adapters is on, as wide as the largest rank unless the limits say it.
 
-    ``more`` are modules that get storage besides, for adapters that are not known yet.
+    ``more`` are modules that get storage besides, for adapters that are not known yet, or not here to be looked at;
+    ``more_ranks`` are ranks of those.
     """
-    ranks = [largest_rank(adapter, base) or 1 for adapter in adapters]
+    ranks = [*(largest_rank(adapter, base) or 1 for adapter in adapters), *more_ranks]
     if more or not ranks:
         ranks.append(DEFAULT_RANK)
     used = {*more, *(module for adapter in adapters for module in adapter.pairs)}
@@ -216,6 +237,15 @@ class Stage:
     """The child began a stage of the request at hand."""
 
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """What the child says through ``logging``, for the parent's own handlers."""
+
+    logger: str
+    level: int
+    text: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,55 +1,25 @@
 """The parent's side of the warm process: starts it, asks it, and survives its death. Torch-free."""
 
-import contextlib
-import os
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import threading
 from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from lora_cli.core.frozen import replace
 from lora_cli.core.results import Answers, LoadReport
-from lora_cli.errors import ERRORS, LoraCliError, MachineError, MissingExtra
-from lora_cli.runtime.channel import Asked, Channel
+from lora_cli.errors import LoraCliError, MissingExtra
+from lora_cli.runtime.channel import Asked
+from lora_cli.runtime.child_process import Broken, ChildProcess, Died
 from lora_cli.runtime.completion import Heard
-from lora_cli.runtime.plan import Answer, Failure, Forward, Holdings, Job, Load, Look, Plan, Ready, Served, ServeOnce
+from lora_cli.runtime.plan import Answer, Forward, Holdings, Job, Load, Look, Plan, Ready, Served, ServeOnce
 
-SAID_BYTES = 16384
-"""How much of the end of the child's stderr is read to say why it died."""
-
-CHILD = """import sys
-from lora_cli.runtime.orphan import end_when_orphaned
-end_when_orphaned(int(sys.argv[1]))
-from lora_cli.runtime.child import main
-main(int(sys.argv[1]))
-"""
-"""The import of torch alone takes seconds."""
+__all__ = ["Broken", "Child", "Died", "WarmProcess", "require"]
 
 POLITE = {"GOMP_SPINCOUNT": "1000"}
 """So often OpenMP's threads look for more work before they sleep: some microseconds, which is what lies between the
 products of a forward. That makes a decoding step twice as fast as where they sleep at once, while the usual 300,000
 make a proof twenty times slower on cores that others use."""
-
-
-class Died(MachineError):
-    """The warm process ended while it was asked. ``alone`` says that nothing else was asked of it: it was for this."""
-
-    def __init__(self, message: str, *, hint: str = "", alone: bool = True) -> None:
-        super().__init__(message, hint=hint)
-        self.alone = alone
-
-
-class Broken(Died):
-    """It ended by an error of its own: a bug of ours."""
-
-    exit_code = 70
 
 
 class WarmProcess:
@@ -94,6 +64,12 @@ class WarmProcess:
         child = self._child
         return child.process.pid if child is not None and child.channel.open else None
 
+    @property
+    def stands(self) -> bool:
+        """Whether there is a child that is done with its start."""
+        child = self._child
+        return child is not None and child.stands and child.channel.open
+
     def start(self) -> Ready:
         """Start a child, in place of the one that there is, and wait until it stands.
 
@@ -105,10 +81,13 @@ class WarmProcess:
             child = self._child = Child(self.plan, self.stop_deadline_s)
             self.starts += 1
             try:
+                if self._closed:  # ``close`` did not see this child
+                    child.kill()
                 self.ready = child.channel.ask(self._asked("", stage="start"), self.plan).answer(Ready)
+                child.stands = True
             except BaseException:
                 # Also an interrupt: what does not stand yet has nothing under way that is worth waiting for.
-                child.process.terminate()
+                child.kill()
                 self.close_child()
                 raise
             return self.ready
@@ -151,7 +130,11 @@ class WarmProcess:
         return self.submit("", Look(with_history)).answer(Holdings)
 
     def close(self) -> None:
-        """End the child, for good."""
+        """End the child, for good; one that is still starting has nothing under way, and is killed."""
+        self._closed = True
+        child = self._child
+        if child is not None and not child.stands:
+            child.kill()
         with self._starting:
             self.close_child()
 
@@ -166,78 +149,15 @@ class WarmProcess:
         return Asked(name, self.deadline_s, self.tell, stage, heard)
 
 
-class Child:
-    """One child, from its start to its end, and what it said on the way."""
+class Child(ChildProcess):
+    """The child that owns the device; it ``stands`` once it said so."""
 
-    def __init__(self, plan: Plan, stop_deadline_s: float) -> None:
-        self.stop_deadline_s = stop_deadline_s
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        self._late: list[Asked] = []
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and our own module
-                [sys.executable, "-P", "-c", CHILD, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=self._said,
-                stderr=self._said,
-                env={**POLITE, **os.environ, "PYTHONPATH": _import_path()},
-            )
-        self.channel = Channel(ours, overdue=self._kill, reason=self._death, failed=_raised)
-
-    def close(self) -> None:
-        """End it: it goes by itself when nothing more can come, else it is made to."""
-        self.channel.hang_up()
-        for end in (self.process.terminate, self.process.kill):
-            try:
-                self.process.wait(self.stop_deadline_s)
-            except subprocess.TimeoutExpired:
-                end()
-        self.process.wait()
-        self.channel.close()
-        self._said.close()
-
-    def _kill(self, late: list[Asked]) -> None:
-        self._late += late
-        self.process.kill()
-
-    def _death(self, left: list[Asked]) -> Callable[[Asked], LoraCliError]:
-        """Why it died, from its exit status and the end of its stderr. An error of its own is a bug of ours."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(self.stop_deadline_s)
-        status, said = self.process.poll(), self._last_words()
-        if self._late:
-            return self._overdue
-        alone = len(left) == 1
-        if status is not None and status < 0:
-            name = signal.Signals(-status).name
-            hint = "the kernel kills what takes too much memory: lower --max-loras or --max-cpu-loras"
-            hint = hint if -status == signal.SIGKILL else said
-            return lambda _asked: Died(f"the warm process was killed by {name}", hint=hint, alone=alone)
-        message = f"the warm process died: {said or f'exit status {status}'}"
-        return lambda _asked: Broken(message, hint="please report this", alone=alone)
-
-    def _overdue(self, asked: Asked) -> LoraCliError:
-        if asked in self._late:
-            return Died(f"the warm process took longer than {asked.limit_s:g} s and was killed")
-        whose = self._late[0].name
-        return Died(f"the warm process was killed: {whose or 'its start'} took too long", alone=False)
-
-    def _last_words(self) -> str:
-        """The last line that the child wrote."""
-        end = self._said.seek(0, os.SEEK_END)
-        self._said.seek(max(0, end - SAID_BYTES))
-        lines = self._said.read().decode(errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
-
-
-def _raised(failure: Failure) -> LoraCliError:
-    return ERRORS.get(failure.exit_code, MachineError)(failure.message, hint=failure.hint)
-
-
-def _import_path() -> str:
-    """Where the child imports from: as we do, but never from the directory that we happen to stand in."""
-    return os.pathsep.join([*(entry for entry in sys.path if entry), str(Path(__file__).parents[2])])
+    def __init__(self, _plan: Plan, stop_deadline_s: float) -> None:
+        hint = "the kernel kills what takes too much memory: lower --max-loras or --max-cpu-loras"
+        super().__init__(
+            "lora_cli.runtime.child", "the warm process", stop_deadline_s, environ=POLITE, killed_hint=hint
+        )
+        self.stands = False
 
 
 def require(forward: Forward) -> None:

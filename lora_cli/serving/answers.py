@@ -1,7 +1,11 @@
 """How errors and adapters look to a client: vLLM's error object, and our own description of an adapter."""
 
-from collections.abc import Mapping
+import json
+import math
+from collections.abc import Collection, Mapping
 from typing import Any
+
+from starlette.responses import JSONResponse
 
 from lora_cli.core.results import LoadReport
 from lora_cli.errors import ERRORS, LoraCliError
@@ -22,6 +26,28 @@ STATUS: Mapping[int, tuple[int, str]] = {
 MODEL_FIELDS = {"object": "model", "owned_by": "lora-cli"}
 
 
+LONGEST_NAME = 100
+"""Characters of a name that a client made up, in what it is answered."""
+
+
+class Json(JSONResponse):
+    """A JSON answer, of any text: half a surrogate pair, which UTF-8 does not have, becomes ``?``."""
+
+    def render(self, content: Any) -> bytes:
+        """Its bytes."""
+        return encoded(content)
+
+
+def encoded(value: object) -> bytes:
+    """``value`` as JSON."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def shortened(name: str) -> str:
+    """A name that a client made up, as it is shown to it."""
+    return name if len(name) <= LONGEST_NAME else name[:LONGEST_NAME] + "…"
+
+
 def error_body(message: str, status: int, kind: str, hint: str = "") -> dict[str, Any]:
     """An error as vLLM and OpenAI write it; the hint is part of the message, which is all that clients show."""
     text = f"{message} ({hint})" if hint else message
@@ -35,26 +61,33 @@ def error_of(report: LoadReport) -> LoraCliError:
     return kind(f"{report.name} cannot be served: it failed{where}: {report.error}", hint=report.hint)
 
 
-def tier_of(entry: Entry, holdings: Holdings | None) -> str:
-    """Where an adapter is now: ``gpu``, ``cpu``, ``disk``, or ``remote`` when it is not on this disk yet."""
-    if entry.job is None:
-        return "remote"
-    if holdings is not None:
-        for tier, held in (("gpu", holdings.gpu), ("cpu", holdings.cpu)):
-            if entry.job.key in held.keys:
-                return tier
-    return "disk"
+class Held:
+    """Where adapters are now, by key; made once for all that are described."""
+
+    def __init__(self, holdings: Holdings | None) -> None:
+        held: list[tuple[str, Collection[str]]] = []
+        if holdings is not None:
+            held = [("gpu", frozenset(holdings.gpu.keys)), ("cpu", frozenset(holdings.cpu.keys))]
+        self._held = held
+
+    def tier(self, entry: Entry) -> str:
+        """``gpu``, ``cpu``, ``disk``, or ``remote`` when it is not on this disk yet."""
+        if entry.job is None:
+            return "remote"
+        key = entry.job.key
+        return next((tier for tier, keys in self._held if key in keys), "disk")
 
 
-def described(entry: Entry, holdings: Holdings | None, failures: Failures, *, proved: bool) -> dict[str, Any]:
+def described(entry: Entry, held: Held, failures: Failures, *, proved: bool) -> dict[str, Any]:
     """One adapter, as ``GET /v1/adapters`` lists it."""
-    report, failure = entry.report, failures.last(entry.item.name)
+    report, failure, job = entry.report, failures.last(entry.item.name), entry.job
     proof = report.proof if report is not None else None
+    worst = proof.worst.error if proof is not None and proof.worst is not None else None
     return {
         "name": entry.item.name,
         "source": str(entry.item.source),
-        "digest": entry.job.digest if entry.job is not None else "",
-        "tier": tier_of(entry, holdings),
+        "digest": job.digest if job is not None else "",
+        "tier": held.tier(entry),
         "pinned": entry.item.pinned,
         "rank": report.rank if report is not None else None,
         "bytes": report.bytes if report is not None else 0,
@@ -63,7 +96,7 @@ def described(entry: Entry, holdings: Holdings | None, failures: Failures, *, pr
         "requests": entry.requests,
         "last_used": entry.last_used,
         "proved": proved,
-        "worst_error": proof.worst.error if proof is not None and proof.worst is not None else None,
+        "worst_error": worst if worst is not None and math.isfinite(worst) else None,
         "stage_ms": dict(report.stage_ms) if report is not None else {},
         "error": failure.report.error if failure is not None else "",
         "hint": failure.report.hint if failure is not None else "",

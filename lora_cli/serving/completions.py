@@ -1,20 +1,19 @@
 """``POST /v1/completions``: OpenAI's completions, answered greedily by the base with an adapter on it."""
 
 import asyncio
-import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from lora_cli.errors import LoraCliError, NotFound, UsageError
 from lora_cli.runtime.completion import Piece, Placed, Row, TokenLogprob
 from lora_cli.runtime.plan import Job
-from lora_cli.serving.answers import STATUS, error_body
+from lora_cli.serving.answers import STATUS, Json, encoded, error_body, shortened
 from lora_cli.serving.batcher import Batcher, Waiting
-from lora_cli.serving.completion_request import CompletionRequest, completion_request
+from lora_cli.serving.completion_request import CompletionRequest
 from lora_cli.serving.entry import Entry
 from lora_cli.serving.having import had, taken_away
 from lora_cli.serving.host import Host
@@ -27,9 +26,8 @@ class Completions:
         self._host, self._base, self._has_model = host, base, has_model
         self._batcher = Batcher(host, slots)
 
-    async def answer(self, body: bytes) -> Response:
+    async def answer(self, asked: CompletionRequest) -> Response:
         """The response to one request. Raises ``LoraCliError`` while nothing of it was sent."""
-        asked = completion_request(body)
         if not self._has_model:
             raise UsageError("this server has no whole model to answer with", hint="start it with --forward model")
         entry = self._entry(asked.model)
@@ -47,7 +45,7 @@ class Completions:
         finally:
             _leave(waiting)
         usage = _usage(placed, completed)
-        return JSONResponse({**head, "object": "text_completion", "choices": choices, "usage": usage}, headers=headers)
+        return Json({**head, "object": "text_completion", "choices": choices, "usage": usage}, headers=headers)
 
     async def _begun(
         self, asked: CompletionRequest, entry: Entry | None
@@ -75,7 +73,7 @@ class Completions:
         try:
             return self._host.entry(model)
         except NotFound as error:
-            raise NotFound(f"The model `{model}` does not exist.", hint=error.hint) from error
+            raise NotFound(f"The model `{shortened(model)}` does not exist.", hint=error.hint) from error
 
 
 def _row(asked: CompletionRequest, prompt: str | tuple[int, ...], job: Job | None) -> Row:
@@ -132,7 +130,7 @@ def _usage(placed: Sequence[Placed], completed: int) -> dict[str, int]:
 
 async def _events(
     asked: CompletionRequest, head: Mapping[str, Any], waiting: Sequence[Waiting], placed: Sequence[Placed]
-) -> AsyncIterator[str]:
+) -> AsyncIterator[bytes]:
     """Server-sent events: each piece of each answer as it comes, the usage if asked for, and the end."""
     completed = 0
     merged: asyncio.Queue[tuple[int, Piece | LoraCliError | None]] = asyncio.Queue()
@@ -156,7 +154,7 @@ async def _events(
                 yield _event({**head, "object": "text_completion", "choices": [choice]})
         if asked.include_usage:
             yield _event({**head, "object": "text_completion", "choices": [], "usage": _usage(placed, completed)})
-        yield "data: [DONE]\n\n"
+        yield b"data: [DONE]\n\n"
     finally:
         _leave(waiting)
         for reader in readers:
@@ -172,5 +170,5 @@ async def _read(index: int, one: Waiting, into: "asyncio.Queue[tuple[int, Piece 
     into.put_nowait((index, None))
 
 
-def _event(value: Mapping[str, Any]) -> str:
-    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
+def _event(value: Mapping[str, Any]) -> bytes:
+    return b"data: " + encoded(value) + b"\n\n"

@@ -27,6 +27,10 @@ class Failures:
         self._failures: dict[str, Failure] = {}
         self._lock = threading.Lock()
 
+    def __len__(self) -> int:
+        """How many adapters failed the last time."""
+        return len(self._failures)
+
     def add(self, name: str, report: LoadReport) -> None:
         """``name`` failed, once more."""
         with self._lock:

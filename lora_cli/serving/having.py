@@ -3,10 +3,9 @@
 import asyncio
 import time
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from starlette.concurrency import run_in_threadpool
-
+from lora_cli.errors import Unreachable
 from lora_cli.runtime.plan import Job
 from lora_cli.serving.answers import error_of
 from lora_cli.serving.entry import Entry
@@ -25,7 +24,7 @@ async def had(host: Host, entry: Entry) -> tuple[str, float]:
         return "", 0.0
     began = time.perf_counter()
     is_new = entry.job is None
-    report = await wait(host.have(entry.item.name))
+    report = await wait(host, host.have(entry.item.name))
     if report.error:
         raise error_of(report)
     return "remote" if is_new and entry.remote else report.tier, (time.perf_counter() - began) * 1e3
@@ -36,12 +35,28 @@ async def taken_away(host: Host, entry: Entry, job: Job) -> bool:
 
     It is then brought from its origin by whoever has it next.
     """
-    if await run_in_threadpool(job.directory.is_dir):
+    if await wait(host, host.aside.submit(job.directory.is_dir)):
         return False
     host.bring_anew(entry, job)
     return True
 
 
-async def wait(future: "Future[T]") -> T:
-    """Its result. A client that goes away does not cancel what others may wait for."""
-    return await asyncio.shield(asyncio.wrap_future(future))
+async def wait(host: Host, future: "Future[T]") -> T:
+    """Its result. A client that goes away does not cancel what others may wait for.
+
+    Raises:
+        Unreachable: the server is told to end meanwhile.
+    """
+    waited = asyncio.wrap_future(future)
+    waited.add_done_callback(_looked_at)
+    either: set[asyncio.Future[Any]] = {waited, host.stopping}
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    if not waited.done():
+        raise Unreachable("the server is stopping")
+    return waited.result()
+
+
+def _looked_at(future: "asyncio.Future[T]") -> None:
+    """Nobody may be there any more to hear of its error, which is no reason to log it."""
+    if not future.cancelled():
+        future.exception()

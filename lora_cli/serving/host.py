@@ -1,5 +1,6 @@
 """The adapters of a server by name: each brought to this disk, loaded and proved at its first request, once for all."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -9,42 +10,46 @@ from functools import partial
 
 from lora_cli.core.frozen import replace
 from lora_cli.core.item import Item
-from lora_cli.core.nearest import nearest
 from lora_cli.core.results import LoadReport
-from lora_cli.errors import LoraCliError, NotFound, Unreachable, UsageError
+from lora_cli.errors import LoraCliError, Unreachable
 from lora_cli.runtime.channel import Asked
 from lora_cli.runtime.completion import Complete, Heard
-from lora_cli.runtime.plan import Drop, Holdings, Job, Look, Prefetch, Ready
+from lora_cli.runtime.plan import Drop, Job, Needs, Prefetch, Ready
 from lora_cli.runtime.process import WarmProcess
+from lora_cli.serving.admissions import Admissions
 from lora_cli.serving.counters import Counters
 from lora_cli.serving.crew import Crew
+from lora_cli.serving.entries import Entries
 from lora_cli.serving.entry import Entry
 from lora_cli.serving.failures import Failures
 from lora_cli.serving.history import NOTHING, Past
-from lora_cli.serving.loading import Admit, Loading
+from lora_cli.serving.loading import Loading
+from lora_cli.serving.looking import Looking
 from lora_cli.serving.prefetch import Prefetcher
 
 MOST_AT_ONCE = 64
 """Adapters that are brought and loaded at once for requests that wait for them."""
 
-MOST_ADAPTERS = 100_000
-
-Open = Callable[[Sequence[Job]], WarmProcess]
+Open = Callable[[Sequence[Needs]], WarmProcess]
 
 
 class Host:
     """Holds what is known of each adapter, and the warm process once ``start`` has laid it out.
 
-    ``admit`` brings one adapter to this disk and judges it there. ``open_process`` makes the warm process for those
+    ``admissions`` bring adapters to this disk and judge them there. ``open_process`` makes the warm process for those
     that are there first. ``slots`` adapters are loaded and proved before anybody asks, the pinned ones first, then by
     what ``past`` says was asked for most; ``memory`` in all are read into memory, and the others wait for their
     first request.
+    Calls that may take long have threads of ``asking`` (the warm process) and ``aside`` (this machine's disks).
+    ``stopping`` is done when the server is told to end; whoever runs the event loop makes it.
     """
+
+    stopping: "asyncio.Future[None]"
 
     def __init__(
         self,
         items: Iterable[Item],
-        admit: Admit,
+        admissions: Admissions,
         open_process: Open,
         *,
         slots: int,
@@ -54,7 +59,7 @@ class Host:
         self._open = open_process
         self._slots, self._memory = slots, memory
         self._past = past
-        self._entries = {item.name: Entry(item) for item in items}
+        self._entries = Entries(items)
         self._under_way: dict[str, Future[LoadReport]] = {}
         self._lock = threading.RLock()
         self._standing: Future[WarmProcess] = Future()
@@ -63,18 +68,27 @@ class Host:
         self._first_wave = threading.Event()
         self._closed = False
         self.counters, self.failures = Counters(), Failures()
-        self._loading = Loading(admit, self._process, self.counters, self.failures)
+        self._admissions = admissions
+        self._loading = Loading(admissions, self._process, self.counters, self.failures)
+        self._laid_out: WarmProcess | None = None
+        self.looking = Looking(lambda: self.process)
+        self.asking, self.aside = Crew(MOST_AT_ONCE), Crew(MOST_AT_ONCE)
 
     @property
     def process(self) -> WarmProcess | None:
-        """The warm process, once it was laid out."""
+        """The warm process, once it stood."""
         return self._standing.result() if self._standing.done() and self._standing.exception() is None else None
+
+    @property
+    def known(self) -> int:
+        """How many adapters there are."""
+        return len(self._entries)
 
     @property
     def ready(self) -> bool:
         """Whether it stands, and all that was to be loaded first was tried."""
         process = self.process
-        return self._first_wave.is_set() and process is not None and process.pid is not None
+        return self._first_wave.is_set() and process is not None and process.stands
 
     @property
     def queued(self) -> int:
@@ -83,16 +97,11 @@ class Host:
 
     def entries(self) -> list[Entry]:
         """All adapters, in the order in which they became known."""
-        with self._lock:
-            return list(self._entries.values())
+        return self._entries.all()
 
     def entry(self, name: str) -> Entry:
         """What is known of one. Raises ``NotFound``."""
-        entry = self._entries.get(name)
-        if entry is None:
-            close = nearest(name, self._entries)
-            raise NotFound(f"there is no adapter {name}", hint=f"did you mean {close}?" if close else "")
-        return entry
+        return self._entries.of(name)
 
     def start(self) -> Ready:
         """Bring what is to be loaded first, lay out the warm process for it, and load it ahead of its requests.
@@ -104,14 +113,25 @@ class Host:
         for brought in [self._crew.submit(partial(self._loading.bring, entry)) for entry in first]:
             brought.result()
         try:
-            process = self._open([entry.job for entry in self.entries() if entry.job is not None])
+            process = self._laid_out = self._open([one.needs for one in self.entries() if one.needs is not None])
+            if self._closed:
+                raise Unreachable("the server is stopping")
             ready = process.start()
         except LoraCliError as error:
-            self._standing.set_exception(error)
+            self._stands(error)
             raise
-        self._standing.set_result(process)
+        self._stands(process)
         self.load_first()
         return ready
+
+    def _stands(self, said: WarmProcess | LoraCliError) -> None:
+        """The warm process, or why there is none: what is said first counts."""
+        with self._lock:
+            if not self._standing.done():
+                if isinstance(said, LoraCliError):
+                    self._standing.set_exception(said)
+                else:
+                    self._standing.set_result(said)
 
     def load_first(self) -> None:
         """Have the pinned and the hottest loaded ahead of their requests: at the start, and when the child died."""
@@ -140,7 +160,7 @@ class Host:
                 future = Future()
                 future.set_result(entry.report)
                 return future
-            future = self._under_way[name] = self._crew.submit(partial(self._loading.load, entry))
+            future = self._under_way[name] = self._crew.submit(partial(self._load, entry))
         future.add_done_callback(lambda done: self._ended(name, done))
         return future
 
@@ -150,34 +170,29 @@ class Host:
         return process is not None and entry.proved_by == process.starts and process.pid is not None
 
     def add(self, item: Item) -> "Future[LoadReport]":
-        """Tell of an adapter and have it loaded; one of that name and source stays as it is.
+        """Have an adapter loaded that a client named; one of that name and source stays as it is.
 
         Raises:
             UsageError: there is another one of that name; or there are too many.
         """
-        with self._lock:
-            known = self._entries.get(item.name)
-            if known is None and len(self._entries) >= MOST_ADAPTERS:
-                raise UsageError(f"there are {MOST_ADAPTERS} adapters already", hint="unload some")
-            if known is None:
-                self._entries[item.name] = Entry(item)
-            elif str(known.item.source) != str(item.source):
-                raise UsageError(
-                    f"the adapter {item.name} is loaded already, from elsewhere",
-                    hint='"load_inplace": true replaces it',
-                )
+        self._entries.add(item)
         return self.have(item.name)
 
     def replace(self, item: Item) -> "Future[LoadReport]":
-        """Have another adapter under a name that may be known: it takes the name once it is proved, not before."""
-        return self._crew.submit(partial(self._replace, Entry(item)))
+        """Have one that a client named under a name that may be known: it takes that once it is proved, not before."""
+        return self._crew.submit(partial(self._replace, Entry(item, by_client=True)))
+
+    def _load(self, entry: Entry) -> LoadReport:
+        report = self._loading.load(entry)
+        if not self._entries.has(entry):  # it was unloaded meanwhile
+            self.failures.clear(entry.item.name)
+        return report
 
     def _replace(self, entry: Entry) -> LoadReport:
         report = self._loading.try_to_load(entry)
         if not report.error:
             with self._lock:
-                known = self._entries.get(entry.item.name)
-                self._entries[entry.item.name] = entry
+                known = self._entries.put(entry)
                 self._under_way.pop(entry.item.name, None)
                 self.failures.clear(entry.item.name)
             if known is not None:
@@ -187,8 +202,7 @@ class Host:
     def remove(self, name: str) -> None:
         """Forget an adapter, and let go of it wherever it is. Raises ``NotFound``."""
         with self._lock:
-            entry = self.entry(name)
-            del self._entries[name]
+            entry = self._entries.remove(name)
             self._under_way.pop(name, None)
             self.failures.clear(name)
         self._let_go(entry)
@@ -218,18 +232,9 @@ class Host:
         entry.last_used = time.time()
         self.counters.request(tier)
 
-    def holdings(self, *, with_history: bool = False) -> Holdings | None:
-        """What the tiers hold now; None while nothing stands."""
-        process = self.process
-        if process is None or process.pid is None:
-            return None
-        with suppress(LoraCliError):
-            return process.submit("", Look(with_history)).answer(Holdings)
-        return None
-
     def remember(self) -> Past | None:
         """What a server after this one, and a child after this child, should know; None while nothing stands."""
-        holdings, process = self.holdings(with_history=True), self.process
+        holdings, process = self.looking.wait(with_history=True), self.process
         if holdings is None or process is None:
             return None
         keys = {entry.item.name: entry.job.key for entry in self.entries() if entry.job is not None}
@@ -244,16 +249,18 @@ class Host:
             process.revive()
             self.load_first()
 
-    def close(self) -> None:
-        """End the warm process; who still waits is told."""
+    def stop_loading(self) -> None:
+        """Bring and judge nothing more, at once; who waits for that is told."""
         self._closed = True
+        self._admissions.close()
+
+    def close(self) -> None:
+        """End the warm process, also one that is still starting; who still waits is told."""
+        self.stop_loading()
         self._ahead.close()
-        if self._standing.done():
-            process = self.process
-            if process is not None:
-                process.close()
-        else:
-            self._standing.set_exception(Unreachable("the server is stopping"))
+        self._stands(Unreachable("the server is stopping"))
+        if self._laid_out is not None:
+            self._laid_out.close()
 
     def _by_heat(self) -> list[Entry]:
         """Pinned adapters first, then those with known rates, then the others as the manifest has them."""
@@ -268,7 +275,7 @@ class Host:
         """Load and prove while slots are free, else only read into memory."""
         with suppress(LoraCliError):
             entry = self.entry(name)
-            holdings = self.holdings()
+            holdings = self.looking.wait()
             if holdings is None or len(holdings.gpu.keys) < self._slots or entry.item.pinned:
                 self.have(name).result()
                 return

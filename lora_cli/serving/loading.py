@@ -2,28 +2,25 @@
 
 from collections.abc import Callable
 
-from lora_cli.check.admission import Admission
-from lora_cli.core.item import Item
 from lora_cli.core.results import LoadReport
 from lora_cli.errors import LoraCliError
-from lora_cli.runtime.admitted import continued, failed, reported
+from lora_cli.runtime.admitted import continued, failed
 from lora_cli.runtime.channel import Asked
 from lora_cli.runtime.plan import Job, Load
 from lora_cli.runtime.process import Died, WarmProcess
+from lora_cli.serving.admissions import Admissions
 from lora_cli.serving.counters import Counters
 from lora_cli.serving.entry import Entry
 from lora_cli.serving.failures import Failures
-
-Admit = Callable[[Item], Admission]
 
 
 class Loading:
     """Loads adapters one by one; any thread may ask, and waits for ``process`` to stand."""
 
     def __init__(
-        self, admit: Admit, process: Callable[[], WarmProcess], counters: Counters, failures: Failures
+        self, admissions: Admissions, process: Callable[[], WarmProcess], counters: Counters, failures: Failures
     ) -> None:
-        self._admit, self._process = admit, process
+        self._admissions, self._process = admissions, process
         self._counters, self._failures = counters, failures
 
     def load(self, entry: Entry) -> LoadReport:
@@ -56,10 +53,9 @@ class Loading:
             before = entry.report or LoadReport(entry.item.name, entry.job.digest)
             digest, applied, copied_to = entry.job.digest, before.applied, before.copied_to
             return LoadReport(entry.item.name, digest, applied=applied, copied_to=copied_to), entry.job
-        admission = self._admit(entry.item)
-        report, job = reported(entry.item, admission)
-        entry.job, entry.remote = job, not admission.cached
-        return report, job
+        admitted = self._admissions.admit(entry.item, by_client=entry.by_client)
+        entry.job, entry.needs, entry.remote = admitted.job, admitted.needs, not admitted.cached
+        return admitted.report, admitted.job
 
     def bring(self, entry: Entry) -> None:
         """Have it on this disk, ahead of its load; what kept it from that is remembered."""

@@ -5,14 +5,16 @@ from lora_cli.serving.host import Host
 
 
 def metrics_text(host: Host) -> str:
-    """All metrics of a server, now. What the warm process knows is left out while it does not stand."""
+    """All metrics of a server, now. What the warm process knows is left out while it does not stand.
+
+    Of one that does not answer it is what it said last (``lora_cli_tiers_age_seconds``).
+    """
     return render_metrics([*_server(host), *_tiers(host)])
 
 
 def _server(host: Host) -> list[Metric]:
     counters, process = host.counters, host.process
-    known = len(host.entries())
-    failing = sum(host.failures.last(entry.item.name) is not None for entry in host.entries())
+    known, failing = host.known, len(host.failures)
     return [
         Metric("lora_cli_ready", "gauge", "Whether the first adapters were tried.", [Sample(host.ready)]),
         Metric("lora_cli_adapters", "gauge", "Adapters that the server knows.", [Sample(known)]),
@@ -50,8 +52,8 @@ def _server(host: Host) -> list[Metric]:
 
 
 def _tiers(host: Host) -> list[Metric]:
-    holdings = host.holdings()
-    if holdings is None:
+    holdings, age_s = host.looking.last()
+    if holdings is None or age_s is None:
         return []
     held = {"gpu": holdings.gpu, "cpu": holdings.cpu}
 
@@ -60,6 +62,9 @@ def _tiers(host: Host) -> list[Metric]:
 
     adapters = [Sample(len(one.keys), {"tier": tier}) for tier, one in held.items()]
     return [
+        Metric(
+            "lora_cli_tiers_age_seconds", "gauge", "Seconds since the tiers were last asked.", [Sample(round(age_s, 3))]
+        ),
         Metric("lora_cli_resident_adapters", "gauge", "Adapters in a tier.", adapters),
         Metric("lora_cli_resident_bytes", "gauge", "Bytes of the adapters in a tier.", by_tier("used_bytes")),
         Metric("lora_cli_tier_hits_total", "counter", "Requests of a tier that found their adapter.", by_tier("hits")),

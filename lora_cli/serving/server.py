@@ -22,17 +22,21 @@ from lora_cli.endpoint.address import Address
 from lora_cli.errors import LoraCliError, MachineError
 from lora_cli.serving.api import Service, make_app
 from lora_cli.serving.chores import Chore, Chores
+from lora_cli.serving.connection import IDLE_S, protocol, room_for_files
 from lora_cli.serving.history import save_past
 from lora_cli.serving.metrics import metrics_text
 from lora_cli.serving.signals import ending_signals
 from lora_cli.store.disk import replace_file
 
-BACKLOG = 512
-MOST_CONNECTIONS = 1024
-GRACE_S = 5
-"""So long requests under way may take when the server is told to end."""
+BACKLOG = 4096
+"""Connections that the kernel keeps until they are accepted."""
 
-IDLE_S = 30
+ACCEPTED_AT_ONCE = 128
+"""So many are accepted before those that were are looked at: a flood of them does not hide who asks something."""
+
+GRACE_S = 5
+"""So long completions under way may take when the server is told to end."""
+
 SWITCH_S = 0.0005
 """A thread that judges an adapter gives Python up after so long (5 ms else) for the requests."""
 
@@ -74,12 +78,14 @@ class _Life:
         self._loop: asyncio.AbstractEventLoop | None = None
         config = uvicorn.Config(
             make_app(replace(service, stop=self.stop)),
+            http=protocol(room_for_files()),
+            ws="none",
+            backlog=ACCEPTED_AT_ONCE,
             log_config=None,
             access_log=False,
             lifespan="off",
             server_header=False,
-            limit_concurrency=MOST_CONNECTIONS,
-            timeout_keep_alive=IDLE_S,
+            timeout_keep_alive=int(IDLE_S),
             timeout_graceful_shutdown=GRACE_S,
         )
         self._server = _Server(config)
@@ -92,6 +98,7 @@ class _Life:
     async def run(self, listener: socket.socket) -> None:
         """Serve, and end in order whatever happens."""
         self._loop = asyncio.get_running_loop()
+        self.host.stopping = self._loop.create_future()
         ends = ending_signals()
         for number in ends:
             self._loop.add_signal_handler(number, self.stop)
@@ -107,8 +114,15 @@ class _Life:
             await asyncio.to_thread(self._end)
 
     def stop(self) -> None:
-        """End soon; from any thread."""
+        """End soon; from any thread. Nothing more is judged, and who waits for that is told."""
         self._server.should_exit = True
+        self.host.aside.submit(self.host.stop_loading)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._told_to_stop)
+
+    def _told_to_stop(self) -> None:
+        if not self.host.stopping.done():
+            self.host.stopping.set_result(None)
 
     def _start(self) -> None:
         try:
@@ -119,8 +133,9 @@ class _Life:
             self.host.wait_for_first()
             self._told_ready()
         except LoraCliError as error:
-            self.error = error
-            self.stop()
+            if not self._server.should_exit:
+                self.error = error
+                self.stop()
 
     def _told_ready(self) -> None:
         entries = self.host.entries()
@@ -167,6 +182,12 @@ class _Life:
 
 class _Server(uvicorn.Server):
     """uvicorn without signal handlers of its own: it would raise what it caught once more at its end."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen. asyncio gives the kernel its own number as the length of the queue: that is set right."""
+        await super().startup(sockets)
+        for one in sockets or []:
+            one.listen(BACKLOG)
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

@@ -15,6 +15,7 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Corrupt, LoraCliError, MachineError, NotFound, Refused, Unreachable, UsageError
 from lora_cli.settings import Settings
+from lora_cli.sources.places import homes, is_below, link_target, located
 
 if TYPE_CHECKING:
     from lora_cli.core.manifest import SourceRule
@@ -51,13 +52,20 @@ class LocalSource:
     """
 
     def __init__(
-        self, settings: Settings | None = None, rule: "SourceRule | None" = None, *, linked: bool = False
+        self,
+        settings: Settings | None = None,
+        rule: "SourceRule | None" = None,
+        *,
+        linked: bool = False,
+        roots: tuple[Path, ...] = (),
     ) -> None:
         """Takes settings and rule as every source does; nothing of them concerns a folder.
 
         ``linked`` files may get and lose hard links while they are read, which is no change of their bytes.
+        With ``roots`` the folder must lie below one of them, and each file where it seems to lie: both are opened, and
+        the kernel says where they are, so that a link which is put in their place meanwhile leads nowhere.
         """
-        self._linked = linked
+        self._linked, self._roots = linked, roots
 
     def resolve(self, ref: AdapterRef) -> Revision:
         """The files below the folder that ``ref`` names, at this moment.
@@ -65,15 +73,15 @@ class LocalSource:
         Raises:
             NotFound: there is no such path.
             UsageError: it is a file.
-            Refused: there are over 10 000 entries.
+            Refused: there are over 10 000 entries; or it, or a file in it, lies outside of the ``roots``.
             MachineError: this user may not look.
             Unreachable: it lies on a file server that does not answer.
         """
         root = Path(ref.location)
         for tries in count(1):
             try:
-                _check_root(root)
-                files = tuple(sorted(_files(root), key=lambda file: file.path))
+                found = _files(root, _allowed(root, self._roots), pinned=bool(self._roots))
+                files = tuple(sorted(found, key=lambda file: file.path))
                 break
             except OSError as error:
                 if not _comes_back(error, tries):
@@ -178,16 +186,26 @@ def _check_unchanged(descriptor: int, path: Path, file: RemoteFile, *, linked: b
     return status.st_size
 
 
-def _check_root(root: Path) -> None:
-    if not stat.S_ISDIR(root.stat().st_mode):
+def _allowed(root: Path, roots: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Where links in the folder ``root`` may lead; with ``roots`` never out of these, wherever they are by now."""
+    status, real = located(root) if roots else (root.stat(), root.resolve())
+    if not stat.S_ISDIR(status.st_mode):
         raise UsageError(f"{root} is not a folder", hint="give the folder that adapter_config.json is in")
+    if not roots:
+        return homes(real)
+    tops = [Path(os.path.realpath(top)) for top in roots]
+    if not is_below(real, tops):
+        raise _outside(root)
+    return tuple(home for home in homes(real) if is_below(home, tops))
 
 
-def _files(root: Path) -> Iterator[RemoteFile]:
-    """Every file below ``root``, folders in turn, without recursion and with a bound."""
+def _files(root: Path, allowed: tuple[Path, ...], *, pinned: bool) -> Iterator[RemoteFile]:
+    """Every file below ``root``, folders in turn, without recursion and with a bound.
+
+    Links lead into the ``allowed`` folders only; with ``pinned`` the kernel is asked where each file is.
+    """
     seen = 0
     folders = [""]
-    homes = _homes(root)
     while folders:
         folder = folders.pop()
         with os.scandir(root / folder) as entries:
@@ -203,19 +221,21 @@ def _files(root: Path) -> Iterator[RemoteFile]:
                         folders.append(path)
                     if not entry.name.endswith(FILE_SUFFIXES):
                         continue
-                file = _file(root, path, entry, homes)
+                file = _file(root, path, entry, allowed, pinned=pinned)
                 if file is not None:
                     yield file
 
 
-def _file(root: Path, path: str, entry: "os.DirEntry[str]", homes: tuple[Path, ...]) -> RemoteFile | None:
+def _file(
+    root: Path, path: str, entry: "os.DirEntry[str]", allowed: tuple[Path, ...], *, pinned: bool
+) -> RemoteFile | None:
     """The entry as a file; None for what vanished meanwhile and for a link to a folder that could not be a file."""
     try:
         status = entry.stat(follow_symlinks=False)
     except FileNotFoundError:
         return None
     if stat.S_ISLNK(status.st_mode):
-        defect, target = _link(root / path, homes)
+        defect, target = link_target(root / path, allowed)
         if target is None:
             return RemoteFile(path, None, defect=defect)
         if stat.S_ISDIR(target.st_mode) and not entry.name.endswith(FILE_SUFFIXES):
@@ -226,31 +246,15 @@ def _file(root: Path, path: str, entry: "os.DirEntry[str]", homes: tuple[Path, .
     if (fresh := time.time_ns() - status.st_ctime_ns) < TICK_S * 1e9:
         time.sleep(min(TICK_S, max(0.0, TICK_S - fresh / 1e9)))
         status = (root / path).stat()
+    if pinned:
+        status, real = located(root / path)
+        if not is_below(real, allowed):
+            raise _outside(root / path)
     return RemoteFile(path, status.st_size, locator=_fingerprint(status))
 
 
-def _link(path: Path, homes: tuple[Path, ...]) -> tuple[str, os.stat_result | None]:
-    """Why a link is not followed, or what it leads to."""
-    target = path.readlink()
-    try:
-        real = path.resolve(strict=True)
-    except (FileNotFoundError, NotADirectoryError):
-        return f"is a dangling link to {target}", None
-    except (OSError, RuntimeError):
-        return f"is a link to {target} that leads nowhere", None
-    if not any(real.is_relative_to(home) for home in homes):
-        return f"is a link to {target}, outside of its folder", None
-    return "", real.stat()
-
-
-def _homes(root: Path) -> tuple[Path, ...]:
-    """Where links may lead: inside, and from ``<repository>/snapshots/<commit>`` to the blobs of the Hub's cache."""
-    real = root.resolve()
-    snapshots = next((parent for parent in (real, *real.parents) if parent.parent.name == "snapshots"), None)
-    if snapshots is None:
-        return (real,)
-    repository = snapshots.parent.parent
-    return real, repository / "blobs", repository.parent / "blobs"
+def _outside(path: Path) -> Refused:
+    return Refused(f"{path} is not where it seems to be: a link leads out of what may be read", hint="--root DIRECTORY")
 
 
 def _kind(mode: int) -> str:

@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import Iterable, Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.core.reference import REMOTE, AdapterRef, Scheme
@@ -108,16 +109,23 @@ class Sources:
     """The sources of one run: one for each scheme and rule of ``settings.sources``, so that connections are kept.
 
     Threads share them; so do all references that the same rule covers. ``expected`` are references that will most
-    likely be asked for: a source that can lists many at once (``sources.ExpectingSource``).
+    likely be asked for: a source that can lists many at once (``sources.ExpectingSource``). With ``roots`` folders of
+    this machine are read only below these.
     """
 
-    def __init__(self, settings: Settings, expected: Iterable[AdapterRef] = ()) -> None:
-        self._settings, self._expected = settings, tuple(expected)
+    def __init__(
+        self, settings: Settings, expected: Iterable[AdapterRef] = (), *, roots: tuple[Path, ...] = ()
+    ) -> None:
+        self._settings, self._expected, self._roots = settings, tuple(expected), roots
         self._opened: dict[tuple[Scheme, SourceRule | None], Source] = {}
         self._lock = threading.Lock()
 
     def of(self, ref: AdapterRef) -> Source:
         """The source that ``ref`` is read from; raises as ``open_source``."""
+        if self._roots and ref.scheme == "file":
+            from lora_cli.sources.local import LocalSource
+
+            return LocalSource(self._settings, roots=self._roots)
         rule = rule_of(ref, self._settings)
         with self._lock:
             if (ref.scheme, rule) not in self._opened:

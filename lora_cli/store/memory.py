@@ -40,6 +40,10 @@ class MemoryFolder:
         self.root = root
         self._pen = threading.Lock()
 
+    def __reduce__(self) -> tuple[type["MemoryFolder"], tuple[Path]]:
+        """In another process: the same folder."""
+        return MemoryFolder, (self.root,)
+
     def keep(self, store: Store, snapshot: Snapshot, name: str) -> Path:
         """Has a copy of that snapshot in ``root/name``, in the place of another one that was copied there.
 

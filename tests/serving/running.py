@@ -49,8 +49,8 @@ class Running:
         self.process.wait()
         self.out.close()
 
-    def until_ready(self) -> Self:
-        until = time.monotonic() + PATIENCE_S
+    def until_ready(self, patience_s: float = PATIENCE_S) -> Self:
+        until = time.monotonic() + patience_s
         while not self.ready_file.exists():
             assert self.process.poll() is None, self.said()
             assert time.monotonic() < until, self.said()

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from lora_cli.endpoint.address import Address
 from lora_cli.errors import NotFound, Refused
 from lora_cli.render.prometheus import Metric, Sample, render_metrics
 from lora_cli.serving.chores import Chore, Chores
+from lora_cli.serving.crew import Crew
 from lora_cli.serving.failures import Failures
 from lora_cli.serving.history import NOTHING, Past, read_past, save_past
 from lora_cli.serving.prefetch import Prefetcher
@@ -56,6 +58,26 @@ def test_what_is_loaded_ahead_goes_by_priority_and_once() -> None:
     assert queue.wait(10) is True
     assert loaded == ["first", "c", "b", "a"]
     queue.close()
+
+
+def test_a_crew_runs_so_many_at_once_and_the_others_later() -> None:
+    crew, gate, begun = Crew(3), threading.Event(), []
+
+    def call(number: int) -> int:
+        begun.append(number)
+        gate.wait(10)
+        if number == 5:
+            raise NotFound("gone")
+        return number
+
+    futures = [crew.submit(partial(call, number)) for number in range(20)]
+    time.sleep(0.2)
+    assert (sorted(begun), threading.active_count() < 20) == ([0, 1, 2], True)
+    gate.set()
+    assert [future.result(10) for number, future in enumerate(futures) if number != 5] == [*range(5), *range(6, 20)]
+    with pytest.raises(NotFound):
+        futures[5].result(10)
+    assert crew.submit(lambda: "again").result(10) == "again"
 
 
 def test_a_chore_that_fails_does_not_end_the_others() -> None:

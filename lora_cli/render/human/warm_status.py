@@ -8,6 +8,7 @@ from lora_cli.render.text import columns, counted, paint, safe, size, wrap
 
 NONE = "-"
 NARROW = 72
+STALE_S = 2.0
 
 
 def render_status(status: Mapping[str, Any], width: int, *, colour: bool = False) -> str:
@@ -44,6 +45,9 @@ def _tiers(status: Mapping[str, Any]) -> str:
         held = f"{tier.get('adapters')} of {tier.get('most')}"
         did = f"{counted(tier.get('hits', 0), 'hit')}, {counted(tier.get('evictions', 0), 'eviction')}"
         parts.append(f"{safe(name)}: {held}, {size(tier.get('bytes', 0))}, {did}")
+    age_s = status.get("tiers_age_s")
+    if isinstance(age_s, int | float) and age_s > STALE_S:
+        parts.append(f"as of {duration(age_s)} ago: the process that owns the device does not answer")
     return "; ".join(parts)
 
 

@@ -1,0 +1,274 @@
+"""Adapters fetched and validated for a server, in processes of their own, within bounds of time and memory.
+
+One process fetches, for all adapters at once. Up to ``JUDGES`` others validate, one adapter at a time each.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import cast
+
+from lora_cli.core.adapter import Adapter
+from lora_cli.core.frozen import dataclass, replace
+from lora_cli.core.item import Item
+from lora_cli.core.results import LoadReport
+from lora_cli.errors import LoraCliError, Refused, Unreachable
+from lora_cli.runtime.admitted import continued, failed
+from lora_cli.runtime.channel import Asked
+from lora_cli.runtime.child_process import ChildProcess, Died, TookTooLong, TookTooMuch
+from lora_cli.runtime.plan import Job, Needs, Sealed
+from lora_cli.serving.admission_requests import Copied, CopyOut, Fetch, Fetched, Judge, Judged, Setup
+from lora_cli.store.holds import Hold
+
+JUDGES = 2
+"""Adapters that are validated at once."""
+
+JUDGE_S, JUDGE_BYTES_PER_S = 60.0, 16 << 20
+"""So long one may take to be validated: some seconds, and as its bytes can be read from a slow disk."""
+
+JUDGE_BYTES, FETCH_BYTES = 1 << 30, 4 << 30
+"""Memory of each of the processes that validate, and of the one that fetches."""
+
+KEPT_BYTES = 256 << 20
+"""A process that validates and has grown beyond this is replaced after its adapter."""
+
+FETCH_AT_ONCE, FETCH_AGAIN = 64, 4
+"""Adapters that one process fetches at once, and those that are fetched again, each by a process of its own."""
+
+START_S, SILENT_S, STOP_S = 60.0, 30.0, 0.5
+"""So long one may take to start, may say nothing while it fetches, and may take to end."""
+
+MODULE = "lora_cli.serving.admission_child"
+
+ONE_THREAD: Mapping[str, str] = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""numpy would start a thread for each processor, with memory for each."""
+
+HINT = "lora-cli validate says what is odd about it"
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """One adapter's report as far as it came, and its job when nothing kept it out."""
+
+    report: LoadReport
+    job: Job | None = None
+    needs: Needs | None = None
+    cached: bool = False
+
+
+class Admissions:
+    """Admits adapters; any thread may ask, and waits. ``limit_s`` is the longest that validating one may take."""
+
+    def __init__(self, setup: Setup, hold: Hold, limit_s: float) -> None:
+        self._hold, self._limit_s, self._copies = hold, limit_s, setup.copy is not None
+        self._fetching = _Fetching(replace(setup, threads=FETCH_AT_ONCE))
+        self._judging = _Judging(setup)
+        self._closed = False
+
+    def start(self) -> None:
+        """Start the processes, so that the first adapter need not wait for that."""
+        self._fetching.child()
+        self._judging.start()
+
+    def admit(self, item: Item, *, by_client: bool) -> Admitted:
+        """Fetch and validate one adapter. Never raises for what happens to it: that is in its report."""
+        fetched = self._fetch(item, by_client=by_client)
+        if fetched.report.error:
+            return Admitted(fetched.report, cached=fetched.cached)
+        self._hold.add(fetched.report.digest)
+        judged = self._judge(item, fetched)
+        report = judged.report
+        if judged.directory is not None and self._copies:
+            report = self._copied(report, fetched)
+        if judged.directory is None or report.error:
+            return Admitted(report, cached=fetched.cached)
+        # The adapter stays closed here: it is opened by the process that loads it.
+        sealed = cast("Adapter", Sealed(judged.adapter))
+        job = Job(item.name, judged.directory, sealed, report.digest, item.pinned)
+        return Admitted(report, job, Needs(judged.rank, judged.modules), fetched.cached)
+
+    def close(self) -> None:
+        """End the processes now; who waits for them hears that the server is stopping."""
+        self._closed = True
+        self._fetching.close()
+        self._judging.close()
+
+    def _fetch(self, item: Item, *, by_client: bool) -> Fetched:
+        """What died together with others is fetched again in a process of its own: it may be what killed them."""
+        message, asked = Fetch(item, by_client), _asked(item.name, "resolve")
+        try:
+            try:
+                return self._fetching.child().channel.ask(asked, message).answer(Fetched)
+            except Died as error:
+                if error.alone:
+                    raise
+            asked = _asked(item.name, "resolve")
+            with self._fetching.another() as child:
+                return child.channel.ask(asked, message).answer(Fetched)
+        except LoraCliError as error:
+            return Fetched(self._failed(LoadReport(item.name), asked.stage, error))
+
+    def _judge(self, item: Item, fetched: Fetched) -> Judged:
+        limit_s = min(self._limit_s, JUDGE_S + fetched.size / JUDGE_BYTES_PER_S)
+        try:
+            return self._judging.ask(Judge(item, fetched.admission), limit_s)
+        except TookTooLong:
+            error: LoraCliError = Refused(f"validating it takes longer than {limit_s:g} s", hint=HINT)
+        except LoraCliError as other:
+            error = other
+        return Judged(self._failed(fetched.report, "validate", error))
+
+    def _copied(self, report: LoadReport, fetched: Fetched) -> LoadReport:
+        asked = _asked(report.name, "tier")
+        try:
+            child = self._fetching.child()
+            copied = child.channel.ask(asked, CopyOut(fetched.admission)).answer(Copied).report
+        except LoraCliError as error:
+            return self._failed(report, asked.stage, error)
+        return continued(replace(report, copied_to=copied.copied_to), replace(copied, digest=report.digest))
+
+    def _failed(self, report: LoadReport, stage: str, error: LoraCliError) -> LoadReport:
+        """The report of an adapter whose process died, or could not be asked."""
+        if self._closed:
+            error = Unreachable("the server is stopping")
+        elif isinstance(error, TookTooMuch) and error.alone:
+            error = Refused("it takes more memory than a server spends on one adapter", hint=HINT)
+        return failed(report, stage, error)
+
+
+def _asked(name: str, stage: str, limit_s: float | None = None) -> Asked:
+    return Asked(name, limit_s, lambda _name, _stage: None, stage)
+
+
+class _Process(ChildProcess):
+    """One that fetches or validates; it ``stands`` once it has heard what for. What is asked before waits for that."""
+
+    def __init__(self, setup: Setup, title: str, max_bytes: int, silent_s: float | None = None) -> None:
+        hint = "the kernel kills what takes too much memory"
+        super().__init__(
+            MODULE, title, STOP_S, environ=ONE_THREAD, max_bytes=max_bytes, silent_s=silent_s, killed_hint=hint
+        )
+        self.stands = self.channel.ask(_asked("", "start", START_S), setup)
+
+    def end(self) -> None:
+        """End it, now."""
+        self.kill()
+        self.close()
+
+
+class _Fetching:
+    """The process that fetches: started when it is first needed, and again when it died."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._child: _Process | None = None
+        self._others: set[_Process] = set()
+        self._turns = threading.BoundedSemaphore(FETCH_AGAIN)
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def child(self) -> _Process:
+        """The one that lives now. Raises ``Unreachable`` after ``close``."""
+        with self._lock:
+            if self._child is None or not self._child.channel.open:
+                if self._child is not None:
+                    self._child.close()
+                self._child = self._opened()
+            return self._child
+
+    @contextmanager
+    def another(self) -> Iterator[_Process]:
+        """One for a single adapter, as soon as there may be one more. Raises ``Unreachable`` after ``close``."""
+        with self._turns:
+            with self._lock:
+                child = self._opened()
+                self._others.add(child)
+            try:
+                yield child
+            finally:
+                with self._lock:
+                    self._others.discard(child)
+                child.end()
+
+    def close(self) -> None:
+        """End them, for good."""
+        with self._lock:
+            self._closed = True
+            child, self._child = self._child, None
+            for other in self._others:
+                other.kill()
+        if child is not None:
+            child.end()
+
+    def _opened(self) -> _Process:
+        if self._closed:
+            raise Unreachable("the server is stopping")
+        return _Process(self._setup, "the process that fetches adapters", FETCH_BYTES, SILENT_S)
+
+
+class _Judging:
+    """The processes that validate. One whose adapter went wrong is replaced by a new one."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._turns = threading.BoundedSemaphore(JUDGES)
+        self._idle: list[_Process] = []
+        self._all: set[_Process] = set()
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def start(self) -> None:
+        """Have one at hand."""
+        self._give_back(self._taken())
+
+    def ask(self, message: Judge, limit_s: float) -> Judged:
+        """Validate one adapter, as soon as one of them is free. Raises why there is no answer."""
+        with self._turns:
+            child = self._taken()
+            try:
+                child.stands.answer(bool)
+                judged = child.channel.ask(_asked(message.item.name, "validate", limit_s), message).answer(Judged)
+            except BaseException:
+                self._drop(child)
+                raise
+            if (child.memory_bytes() or 0) > KEPT_BYTES:
+                self._drop(child)
+            else:
+                self._give_back(child)
+            return judged
+
+    def close(self) -> None:
+        """End them, for good."""
+        with self._lock:
+            self._closed = True
+            for child in self._all:
+                child.kill()
+            idle, self._idle = self._idle, []
+        for child in idle:
+            self._drop(child)
+
+    def _taken(self) -> _Process:
+        with self._lock:
+            if self._closed:
+                raise Unreachable("the server is stopping")
+            while self._idle:
+                child = self._idle.pop()
+                if child.channel.open:
+                    return child
+                self._all.discard(child)
+                child.close()
+            child = _Process(self._setup, "the process that validates adapters", JUDGE_BYTES)
+            self._all.add(child)
+            return child
+
+    def _give_back(self, child: _Process) -> None:
+        with self._lock:
+            if not self._closed:
+                self._idle.append(child)
+                return
+        self._drop(child)
+
+    def _drop(self, child: _Process) -> None:
+        with self._lock:
+            self._all.discard(child)
+        child.end()

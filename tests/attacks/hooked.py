@@ -1,0 +1,66 @@
+"""Changes what a server's processes do: what an adapter might make them do, by its name; and how patient they are."""
+
+import os
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+HOOK = """import sys
+if any("admission_child" in word for word in sys.orig_argv):
+    import re, time
+    from lora_cli.check import admission
+
+    fetch_in, judge_in = admission.fetch_in, admission.judge_in
+
+    def busy(name):
+        if "stuck" in name:  # one call into C, which gives the interpreter to nobody
+            re.match("(a+)+b", "a" * 60)
+        elif "greedy" in name:
+            kept = []
+            while True:
+                kept.append(bytearray(b"x" * 10_000_000))
+        elif "raises" in name:
+            raise ZeroDivisionError("nobody" + " foresaw it")
+        elif "dies" in name:
+            import os, signal
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif "slow" in name:
+            time.sleep(1.5)
+
+    def fetch(source, name, *args, **more):
+        if name.startswith("fetch-"):
+            busy(name)
+        return fetch_in(source, name, *args, **more)
+
+    def judge(fetched, *args, **more):
+        if not fetched.name.startswith("fetch-"):
+            busy(fetched.name)
+        return judge_in(fetched, *args, **more)
+
+    admission.fetch_in, admission.judge_in = fetch, judge
+"""
+
+
+HURRIED = """import sys
+if "--serve" in sys.orig_argv:
+    from lora_cli.serving import connection
+
+    for name in ("HEAD_S", "BODY_S", "IDLE_S", "UNREAD_S"):
+        setattr(connection, name, getattr(connection, name) / 10)
+"""
+"""A server with a tenth of the patience for its clients."""
+
+
+def hook(folder: Path, code: str = HOOK) -> Path:
+    """A folder that has the hook, for ``sys.path``: ``stuck``, ``greedy``, ``raises``, ``dies`` and ``slow``.
+
+    An adapter of such a name is validated so, and one that begins with ``fetch-`` is fetched so.
+    """
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(code)
+    return folder
+
+
+def import_path(folder: Path, code: str = HOOK) -> str:
+    """``PYTHONPATH`` of a server whose processes are hooked."""
+    return os.pathsep.join([str(hook(folder, code)), str(ROOT)])

@@ -1,0 +1,230 @@
+"""Requests that no client should send: text that UTF-8 does not have, huge names, wrong types, deep nesting."""
+
+import json
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from lora_cli.core.addresses import check_nobody
+from lora_cli.core.frozen import replace
+from lora_cli.errors import LoraCliError, UsageError
+from lora_cli.read.manifest import read_policy
+from lora_cli.serving.requests import LONGEST_PATH
+from lora_cli.serving.roots import allowed
+from lora_cli.settings import load_settings
+from tests.attacks.besieged import probed, resident_mb
+from tests.making import Q_PROJ, llama_modules, write_adapter
+from tests.runtime.families import save_model
+from tests.serving.running import Running
+
+QUERIES = llama_modules(["q_proj"])
+LONGEST_ANSWER = 5000
+
+VALUES = {
+    "half a pair": r'"\ud800"',
+    "the other half": r'"good\udcff"',
+    "NUL": r'"a\u0000b"',
+    "escapes": r'"\u001b[31m\u202e\r::error::x"',
+    "huge": '"' + "n" * 900_000 + '"',
+    "huge and wide": '"' + "é" * 400_000 + '"',
+    "empty": '""',
+    "blank": '" "',
+    "up": '"../../x"',
+    "null": "null",
+    "true": "true",
+    "number": "1",
+    "negative": "-1",
+    "infinite": "1e999",
+    "no number": "NaN",
+    "digits": "9" * 5000,
+    "large": str(2**63),
+    "list": "[]",
+    "object": "{}",
+    "deep list": "[" * 900 + "]" * 900,
+    "deep object": '{"a":' * 900 + "1" + "}" * 900,
+    "half a pair in a list": r'["\ud800"]',
+    "half a pair as a key": r'{"\ud800": 1}',
+    "half a pair in a repository": r'"hf://acme/\ud800"',
+    "no UTF-8 in a path": '"file:///%ff%00"',
+    "no address": '"http://[::1"',
+    "a home": r'"~\ud800"',
+    "another root": '"/proc/self/root"',
+    "strange ids": r'[[1], ["\ud800"], [-1], [99999999999999999999]]',
+}
+
+FIELDS: Mapping[str, Mapping[str, object]] = {
+    "load_lora_adapter": {"lora_name": "x", "lora_path": "no", "load_inplace": False, "pinned": False},
+    "unload_lora_adapter": {"lora_name": "x", "lora_int_id": 1},
+    "prefetch": {"lora_names": ["good"], "priority": 0},
+    "probe": {"lora_name": "good"},
+    "completions": {
+        "model": "good",
+        "prompt": [1, 2],
+        "max_tokens": 1,
+        "stream": False,
+        "stream_options": None,
+        "logprobs": None,
+        "stop": None,
+        "ignore_eos": False,
+        "return_token_ids": True,
+        "temperature": 0,
+        "logit_bias": None,
+        "suffix": "",
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("strange")
+    save_model(folder / "base", "llama")
+    write_adapter(folder / "root" / "good", modules=QUERIES)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Running]:
+    argv = (folder / "root" / "good", "--base", folder / "base", "--root", folder / "root", "--forward", "model")
+    with Running(folder, *argv) as running:
+        yield running.until_ready()
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[httpx2.Client]:
+    with httpx2.Client(timeout=30) as opened:
+        yield opened
+
+
+def post(server: Running, client: httpx2.Client, path: str, body: bytes) -> httpx2.Response:
+    """The answer, which is a clean one whatever was sent."""
+    url = f"http://localhost:{server.port}/v1/{path}"
+    answer = client.post(url, content=body, headers={"content-type": "application/json"})
+    about = path, body[:80], answer.status_code, answer.text[:300]
+    assert answer.status_code in {200, 202, 400, 404, 413, 422}, about
+    assert len(answer.content) <= LONGEST_ANSWER, about
+    answer.content.decode("utf-8")
+    if answer.status_code >= 400:
+        assert set(answer.json()["error"]) == {"message", "type", "param", "code"}, about
+    return answer
+
+
+@pytest.mark.parametrize(("path", "key"), [(path, key) for path, fields in FIELDS.items() for key in fields])
+def test_every_value_of_every_field_has_a_clean_answer(
+    server: Running, client: httpx2.Client, path: str, key: str
+) -> None:
+    for value in VALUES.values():
+        others = [f"{json.dumps(name)}: {json.dumps(usual)}" for name, usual in FIELDS[path].items() if name != key]
+        post(server, client, path, ("{" + ", ".join([*others, f'"{key}": {value}']) + "}").encode())
+    assert "Traceback" not in server.said()
+
+
+@pytest.mark.parametrize("path", FIELDS)
+def test_every_body_has_a_clean_answer(server: Running, client: httpx2.Client, path: str) -> None:
+    texts = [*VALUES.values(), *(f"{{{value}: 1}}" for value in VALUES.values() if value[0] == '"')]
+    bodies = [text.encode() for text in texts]
+    bodies += [b"", b"\0" * 1000, b"\xff\xfe{}", b'{"lora_name": "\xff"}', b"[" * 1_000_000, b"{}" * 500_000]
+    for body in bodies:
+        assert post(server, client, path, body).status_code == 400
+    assert post(server, client, path, b"[" + b"{}," * 400_000 + b"{}]").status_code == 413
+    assert "Traceback" not in server.said()
+
+
+def test_a_model_of_half_a_surrogate_pair_is_not_there(server: Running, client: httpx2.Client) -> None:
+    for name in (r"\ud800", r"good\udfff", "n" * 900_000):
+        body = f'{{"model": "{name}", "prompt": "x"}}'.encode()
+        answer = post(server, client, "completions", body)
+        assert answer.status_code == 404
+        assert len(answer.content) < 400
+
+
+def test_a_listing_stays_whole_whatever_an_adapter_says(server: Running, client: httpx2.Client, folder: Path) -> None:
+    """Names of tensors, messages and measures of a broken adapter are part of it."""
+    huge = {f"base_model.model.{Q_PROJ}.lora_{part}.weight": value for part, value in (("A", 3e38), ("B", 3e38))}
+    import numpy as np
+
+    shapes = {"A": (4, 64), "B": (64, 4)}
+    tensors = {name: np.full(shapes[name.split("lora_")[1][0]], value, dtype="float32") for name, value in huge.items()}
+    write_adapter(folder / "root" / "overflows", tensors=tensors)
+    write_adapter(folder / "root" / "surrogates", modules=QUERIES, config={"target_modules": ["\ud800" * 3000]})
+    write_adapter(folder / "root" / "long", modules=QUERIES, config={"peft_type": "x" * 2_000_000})
+    for name in ("overflows", "surrogates", "long"):
+        post(server, client, "load_lora_adapter", json.dumps({"lora_name": name, "lora_path": name}).encode())
+    for path in ("adapters", "status", "models"):
+        answer = client.get(f"http://localhost:{server.port}/v1/{path}")
+        assert answer.status_code == 200
+        answer.json()
+        assert len(answer.content) < 20_000
+    assert "Traceback" not in server.said()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"Host: [",
+        b"Host: [::1",
+        b"Host: \xff",
+        b"Host: localhost\0",
+        b"Host: localhost\r\nContent-Length: -1",
+        b"Host: localhost\r\nContent-Length: 99999999999999999999",
+        b"Host: localhost\r\nContent-Length: 5, 6",
+        b"Host: localhost\r\nTransfer-Encoding: gzip",
+        b"Host: localhost\r\nTransfer-Encoding: chunked\r\nContent-Length: 5",
+        b"Host: localhost\r\nAuthorization: \xff",
+        b"Host: localhost\r\nContent-Type: \xff",
+        b"Host: localhost\r\nUpgrade: websocket\r\nConnection: upgrade",
+        b"Host: localhost\r\nX: " + b"y" * 70_000,
+        b"Host: localhost\r\n" + b"\r\n".join(b"a%d: b" % number for number in range(5000)),
+    ],
+)
+@pytest.mark.parametrize("line", [b"GET /health", b"POST /v1/probe", b"GET http://[/v1/models", b"GET /\xff", b"GET *"])
+def test_every_head_has_a_clean_answer(server: Running, head: bytes, line: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=3) as one:
+        one.sendall(line + b" HTTP/1.1\r\n" + head + b"\r\n\r\n")
+        one.shutdown(socket.SHUT_WR)
+        try:
+            said = one.recv(1 << 16)
+        except ConnectionResetError:
+            said = b""
+    assert not said or said.split()[1] in {b"200", b"400", b"404", b"405", b"415", b"421"}, said
+    assert "Traceback" not in server.said()
+
+
+BEGINNINGS = ("hf://", "https://", "http://localhost/", "s3://", "oci://", "file:///", "sftp://", "", "/", "~", "hf_")
+UNITS = ("a", "-", "/", "a/", "a-", "%2e", "..", "@", ":", "\\", ".", "é", "[", "{", "\u202e", "x y", "0x7f.", "*", "?")
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS)
+def test_a_path_of_any_kind_is_judged_in_no_time(tmp_path: Path, beginning: str) -> None:
+    globs = "['hf://*/*-*-*-x', 'https://*.a.com/*/b/*/c/*/d', 's3://*/*a*a*a*b', 'file:///*/*/*x*y*z']"
+    (tmp_path / "policy.yaml").write_text(f"apiVersion: lora-cli/v1\nkind: Policy\nallow_sources: {globs}\n")
+    usual = load_settings({"cache_dir": tmp_path / "cache"}, {"HOME": str(tmp_path)})
+    settings = replace(usual, policies=(read_policy(tmp_path / "policy.yaml"),))
+    for unit in UNITS:
+        began = time.thread_time()
+        with suppress(LoraCliError):
+            allowed((beginning + unit * LONGEST_PATH)[:LONGEST_PATH], [tmp_path], settings)
+        assert time.thread_time() - began < 0.2, unit
+
+
+def test_colons_before_a_host_take_no_time() -> None:
+    began = time.thread_time()
+    check_nobody(":" * 100_000, "")
+    with pytest.raises(UsageError):
+        check_nobody(":" * 100_000 + "@", "")
+    assert time.thread_time() - began < 0.5, "it took a time that grows with the square of the length"
+
+
+def test_large_bodies_of_many_clients_keep_nobody_waiting(server: Running, client: httpx2.Client) -> None:
+    """Whose parsing takes long: a hundred thousand objects in each."""
+    bodies = [b'{"prompt": [' + b"{}," * 340_000 + b"{}]}", b'{"prompt": ' + b"[1," * 300_000 + b"]"]
+    before = resident_mb(server.process.pid)
+    with probed(server), probed(server, "/metrics"), ThreadPoolExecutor(20) as clients:
+        for path in ("completions", "prefetch", "load_lora_adapter"):
+            list(clients.map(lambda body, path=path: post(server, client, path, body), bodies * 10))
+    assert resident_mb(server.process.pid) - before < 400
