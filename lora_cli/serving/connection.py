@@ -111,6 +111,7 @@ class Connection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Nobody waits for it any more."""
         self._cancel()
+        self._reads()
         self.room.waits_no_more(self)
         super().connection_lost(exc)
 
@@ -122,8 +123,7 @@ class Connection(H11Protocol):
     def resume_writing(self) -> None:
         """It does."""
         super().resume_writing()
-        if self._unread is not None:
-            self._unread.cancel()
+        self._reads()
 
     def shutdown(self) -> None:
         """The server ends: a request that has not come in whole is not waited for."""
@@ -167,6 +167,10 @@ class Connection(H11Protocol):
             self.room.answering += 1
             self.room.waits_no_more(self)
             self._cancel()
+
+    def _reads(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
 
     def _wait(self, seconds: float) -> None:
         self._cancel()
