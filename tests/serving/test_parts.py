@@ -61,6 +61,7 @@ def test_what_is_loaded_ahead_goes_by_priority_and_once() -> None:
 
 
 def test_a_crew_runs_so_many_at_once_and_the_others_later() -> None:
+    before = threading.active_count()
     crew, gate, begun = Crew(3), threading.Event(), []
 
     def call(number: int) -> int:
@@ -72,7 +73,7 @@ def test_a_crew_runs_so_many_at_once_and_the_others_later() -> None:
 
     futures = [crew.submit(partial(call, number)) for number in range(20)]
     time.sleep(0.2)
-    assert (sorted(begun), threading.active_count() < 20) == ([0, 1, 2], True)
+    assert (sorted(begun), threading.active_count() <= before + 4) == ([0, 1, 2], True)
     gate.set()
     assert [future.result(10) for number, future in enumerate(futures) if number != 5] == [*range(5), *range(6, 20)]
     with pytest.raises(NotFound):
