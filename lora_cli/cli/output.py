@@ -116,4 +116,4 @@ def unheard(text: str) -> str:
     """
     if "::" not in text and "##" not in text:
         return text
-    return re.sub(r"##(?=\w*\[)", r"#\\x23", re.sub(r"^(\s*):(?=:)", r"\1\\x3a", text, flags=re.MULTILINE))
+    return re.sub(r"##(?=\w*\[)", r"#\\x23", re.sub(r"^([^\S\n]*):(?=:)", r"\1\\x3a", text, flags=re.MULTILINE))
