@@ -50,6 +50,10 @@ class FormatError(LoraCliError):
         return self
 
 
+class TooLarge(FormatError):
+    """There is more of it than is read of such a thing: what it holds is not known, and others may load it."""
+
+
 class UnsafePickle(FormatError):
     """A pickle that does something else than to describe data.
 

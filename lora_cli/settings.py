@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lora_cli.core import option_values
 from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.nearest import did_you_mean
+from lora_cli.core.safetensors import MOST_HEADER
 from lora_cli.core.trust import endpoint_glob, profile, variable
 from lora_cli.core.units import advised, parse_duration, parse_size, shown
 from lora_cli.errors import UsageError
@@ -32,7 +33,7 @@ class Settings:
     long one network operation may be silent, ``retries`` how often it is tried again, ``lease_s`` how long a process
     waits for another one that downloads the same thing. ``hub_endpoint`` has no trailing slash and no user in it.
     ``max_bytes`` limits one adapter, ``max_total_bytes`` those of one run together (None: no limit), ``max_files`` the
-    files of one adapter, ``max_header_bytes`` the header of its weights (None: as the format does). ``keep_free`` bytes
+    files of one adapter, ``max_header_bytes`` the header of its weights. ``keep_free`` bytes
     of the cache's disk stay free (None: a part of it), and the cache has at most ``cache_budget`` (None: what the disk
     has). One adapter takes at most ``adapter_timeout_s`` (None: any time).
     ``allow_private_redirects`` follows a server that sends us into a private network. ``config`` is the file that was
@@ -59,7 +60,7 @@ class Settings:
     allow_private_redirects: bool = False
     max_total_bytes: int | None = None
     max_files: int = 1000
-    max_header_bytes: int | None = None
+    max_header_bytes: int = MOST_HEADER
     keep_free: int | None = None
     cache_budget: int | None = None
     adapter_timeout_s: float | None = None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lora_cli.core.adapter import Adapter, pair_up
 from lora_cli.core.adapter_files import BESIDE, CONFIG, WEIGHTS
 from lora_cli.core.frozen import replace
-from lora_cli.core.keys import parse_key
+from lora_cli.core.keys import parse_keys
 from lora_cli.core.lora_config import parse_config
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.core.tensor_info import TensorInfo
@@ -113,7 +113,7 @@ def as_adapter(name: str, new: Rewrite, old: Adapter) -> Adapter:
         tensor: TensorInfo(tensor, new.tensors[tensor].dtype, new.tensors[tensor].shape, start, stop, WEIGHTS)
         for tensor, start, stop in spans(new.tensors, order)
     }
-    keys = {tensor: parse_key(tensor) for tensor in tensors}
+    keys = parse_keys(tensors)
     beside = tuple(file for file in old.files if file.path in BESIDE)
     files = (RemoteFile(CONFIG, None), RemoteFile(WEIGHTS, None), *beside)
     return replace(

@@ -9,6 +9,7 @@ from lora_cli.check.outcome import Checked, Stopwatch
 from lora_cli.check.verdict import Terms, companions_of, gather, judge
 from lora_cli.core.addresses import without_secrets
 from lora_cli.core.finding import Verdict
+from lora_cli.core.patterns import one_budget
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.snapshot import Revision
 from lora_cli.errors import LoraCliError
@@ -76,9 +77,10 @@ def check_in_place(
         watch.lap("read")
         evidence = gather(source, revision, adapter, terms, ref, companions)
         watch.lap("values")
-        verdict, digest = _accepting(judge(adapter, terms, evidence), ref, revision, source, demand, settings)
-        watch.lap("rules")
-        spectrum, comparison = _numbers(source, revision, adapter, terms, watch)
+        with one_budget():
+            verdict, digest = _accepting(judge(adapter, terms, evidence), ref, revision, source, demand, settings)
+            watch.lap("rules")
+            spectrum, comparison = _numbers(source, revision, adapter, terms, watch)
     except LoraCliError as error:
         return Checked(name or shown, source_text, revision, adapter, None, watch.stage_ms, error)
     return Checked(

@@ -16,6 +16,7 @@ from lora_cli.core.finding import Severity, Skipped, Verdict
 from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.lora_config import CONFIG_CAP, parse_config
 from lora_cli.core.parse import json_object
+from lora_cli.core.patterns import one_budget
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.snapshot import Revision
 from lora_cli.errors import FormatError, Refused, UsageError
@@ -93,6 +94,11 @@ def repair_adapter(text: str | AdapterRef, wish: Wish, settings: Settings) -> Re
     Raises:
         LoraCliError: it cannot be fetched or read, it is none of LoRA's, or the folder cannot be written.
     """
+    with one_budget():
+        return _repaired(text, wish, settings)
+
+
+def _repaired(text: str | AdapterRef, wish: Wish, settings: Settings) -> Repaired:
     ref = parse(text, is_path=is_path) if isinstance(text, str) else text
     if wish.to is not None:
         _check_free(wish.to)
@@ -186,7 +192,8 @@ def _read(source: Source, revision: Revision, name: str, settings: Settings) -> 
     Raises:
         FormatError, Refused: it cannot be read, or is no adapter of LoRA.
     """
-    adapter = joined(source, revision, read_adapter(source, revision, name, settings.max_header_bytes))
+    most = settings.max_header_bytes
+    adapter = joined(source, revision, read_adapter(source, revision, name, most), most)
     if adapter.config is None:
         raise adapter.config_error or FormatError("there is none", where=f"{name}: {CONFIG}")
     if adapter.weights_error is not None:

@@ -6,15 +6,17 @@ from typing import TYPE_CHECKING
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.companions import Companions
-from lora_cli.core.finding import Finding, Skipped, Verdict
+from lora_cli.core.finding import Finding, Location, Problem, Skipped, Verdict
 from lora_cli.core.frozen import dataclass, replace
+from lora_cli.core.patterns import TOO_SLOW, Budget, one_budget
 from lora_cli.core.recent import Recent
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Revision
 from lora_cli.rules import RULES
 from lora_cli.rules.alike import said_of
 from lora_cli.rules.application import apply
-from lora_cli.rules.case import Case, Values
+from lora_cli.rules.case import CONFIG_FILE, Case, Values
+from lora_cli.rules.config import pattern_invalid
 from lora_cli.rules.rule import Rule, run
 from lora_cli.sources import Source, is_near
 
@@ -112,7 +114,22 @@ def _stats(
 
 
 def judge(adapter: Adapter, terms: Terms, evidence: Evidence) -> Verdict:
-    """What the rules of ``terms`` say about ``adapter``; pure."""
+    """What the rules of ``terms`` say about ``adapter``; pure. All matching for it shares one budget."""
+    with one_budget() as budget:
+        verdict = _judge(adapter, terms, evidence)
+    return _told_of_time(verdict, budget) if budget.spent and pattern_invalid in terms.rules else verdict
+
+
+def _told_of_time(verdict: Verdict, budget: Budget) -> Verdict:
+    """The verdict, which says that matching took too long: some question has no answer then."""
+    rule = pattern_invalid
+    if any(finding.code == rule.code for finding in verdict.findings):
+        return verdict
+    problem = Problem(f"matching takes longer than {budget.limit_s:g} s", Location(CONFIG_FILE), TOO_SLOW)
+    return replace(verdict, findings=(*verdict.findings, Finding(rule.code, rule.name, rule.severity, problem)))
+
+
+def _judge(adapter: Adapter, terms: Terms, evidence: Evidence) -> Verdict:
     base = _as_trained(adapter, terms.base)
     application = apply(adapter, base)
     case = Case(

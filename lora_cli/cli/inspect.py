@@ -11,6 +11,7 @@ from lora_cli.cli.lineup import Lineup, base_model, lineup, reaching
 from lora_cli.cli.output import DEFAULT_WIDTH, ReportFormat, colour, drawable, width, writable, write
 from lora_cli.core.frozen import replace
 from lora_cli.core.inspection import Inspection, inspection_of
+from lora_cli.core.patterns import one_budget
 from lora_cli.render.text import safe
 from lora_cli.rules import choose
 from lora_cli.settings import Settings
@@ -162,7 +163,8 @@ def _look(output: Path | None) -> tuple[int, bool]:
 def _inspected(checked: Checked, base: "BaseModel | None", settings: Settings) -> Inspected:
     if checked.adapter is None:
         return checked, None
-    inspection = inspection_of(checked.adapter, base, checked.card)
+    with one_budget():
+        inspection = inspection_of(checked.adapter, base, checked.card)
     return checked, replace(inspection, snapshot=_cached(checked, settings))
 
 

@@ -49,7 +49,7 @@ MaxFiles = Annotated[
     int | None, typer.Option(min=1, max=10_000, help="Refuse adapters of more files: 1000.", show_default=False)
 ]
 MaxHeaderBytes = Annotated[
-    str | None, typer.Option(help="Refuse weights with a larger header: 10MiB.", show_default=False)
+    str | None, typer.Option(help="Refuse weights with a larger header: 32MiB.", show_default=False)
 ]
 KeepFree = Annotated[
     str | None, typer.Option(help="Leave this much of the disk: 1GiB, or a twentieth.", show_default=False)

@@ -81,7 +81,8 @@ def check_nobody(rest: str, text: str) -> None:
     Raises:
         UsageError: there is one.
     """
-    if re.match(r"[^/?#@:]*:[^/?#]*@", rest):
+    user, at, _ = re.split("[/?#]", rest, maxsplit=1)[0].partition("@")
+    if at and ":" in user:
         hint = "leave it out: each source asks for its own credentials in the environment"
         raise UsageError(f"{text}: a user and password in a reference are not read", hint=hint)
 

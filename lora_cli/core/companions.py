@@ -1,6 +1,6 @@
 """What the files beside an adapter's weights say: chat templates, classes to import, added tokens."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from lora_cli.core.frozen import dataclass, field
 
@@ -11,7 +11,8 @@ class Companions:
 
     ``templates`` maps where a chat template stands (``"tokenizer_config.json: chat_template"``) to its text, ``code``
     where classes are named that a loader would import to what is named there. ``added_tokens`` are the tokens of
-    ``added_tokens.json`` with their ids, None without that file. ``unread`` says of a file why it could not be read.
+    ``added_tokens.json`` with their ids, None without that file. ``unread`` says of a file why it could not be read,
+    ``beyond`` are those of which there is more than any adapter has.
     ``pickles`` maps each pickle beside the weights to what is wrong with it, or to nothing; ``pickles_left`` says which
     could not be looked at.
     """
@@ -20,5 +21,6 @@ class Companions:
     code: Mapping[str, str] = field(default_factory=dict)
     added_tokens: Mapping[str, int] | None = None
     unread: Mapping[str, str] = field(default_factory=dict)
+    beyond: Sequence[str] = ()
     pickles: Mapping[str, str] = field(default_factory=dict)
     pickles_left: str = ""

@@ -16,8 +16,8 @@ from lora_cli.core.keys import PEFT_PREFIX, Key
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.renamed import FAMILIES as RENAMED
 from lora_cli.core.renamed import renamed
-from lora_cli.core.safetensors import TensorInfo
-from lora_cli.core.targets import ALL_LINEAR, LONGEST_NAME, named_targets, targeted
+from lora_cli.core.targets import ALL_LINEAR, named_targets, targeted
+from lora_cli.core.tensor_info import LONGEST_NAME, TensorInfo
 from lora_cli.errors import FormatError
 
 Names = Mapping[str, str]
@@ -177,7 +177,7 @@ def _stacked(
         path = module.replace(".block_sparse_moe.", ".mlp.") if names is MIXTRAL else module
         found = EXPERT.fullmatch(path)
         if found is None or found[3] not in names or _in_wrapper(adapter, pair):
-            yield path, replace(pair, module=path)
+            yield path, pair if path == module else replace(pair, module=path)
         else:
             members = groups.setdefault((found[1], names[found[3]]), {}).setdefault(found[3], {})
             members[int(found[2])] = pair

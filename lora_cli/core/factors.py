@@ -8,12 +8,14 @@ a convolution's ``a [r, d_in, k, k]`` is read as ``[r, d_in * k * k]``; experts 
 """
 
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 
 from lora_cli.core.adapter import Adapter, LoraPair
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.blocks import divisors
+from lora_cli.core.blocks import Divisors, divisors
+from lora_cli.core.endings import endings
 from lora_cli.core.frozen import dataclass
+from lora_cli.core.keys import WRAPPER, without_wrappers
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.targets import Scale, scales, targeted, wrapped_parameters
 from lora_cli.core.tensor_info import TensorInfo
@@ -31,9 +33,11 @@ MOST_RANK = 2048
 EXPERTS = "experts"
 """What the module of fused experts is called in every family that has one."""
 
-WRAPPER = ".base_layer"
 FIRST = ("gate_up_proj", "gate_up_proj_bias", "down_proj", "down_proj_bias")
 """The order in which the experts of the known families hold their parameters, and PEFT wraps them."""
+
+MOST_PARAMETERS = 16
+"""Parameters of one module that are told apart by names: experts have four."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +91,24 @@ def factors_of(adapter: Adapter, base: BaseModel | None = None) -> tuple[tuple[F
         found = scales(config, dict.fromkeys([m for m in adapter.pairs if m not in wrapped] + _flat(wrapped)))
     except FormatError as error:
         return (), tuple(Unreadable(module, f"its scaling is not known: {error.message}") for module in adapter.pairs)
-    made = [_factors(config, pair, wrapped.get(module), found, diagonals) for module, pair in adapter.pairs.items()]
+    divided = _divisors(config)
+    made = [_factors(pair, wrapped.get(module), found, diagonals, divided) for module, pair in adapter.pairs.items()]
     return (
         tuple(one for one in made if isinstance(one, Factors)),
         tuple(one for one in made if isinstance(one, Unreadable)),
     )
+
+
+def _divisors(config: LoraConfig) -> Divisors:
+    try:
+        return divisors(config)
+    except FormatError as error:
+        wrong = error
+
+    def refused(_: str) -> tuple[int, int]:
+        raise wrong
+
+    return refused
 
 
 def _flat(wrapped: Mapping[str, tuple[str, ...]]) -> list[str]:
@@ -106,7 +123,11 @@ def _wrapped(config: LoraConfig, modules: Mapping[str, LoraPair], base: BaseMode
     if base is not None:
         known = wrapped_parameters(config, [*(f"{path}.weight" for path in base.modules), *base.parameters])
     plain = _targeted(config, tuple(modules))
-    guessed = {module: _candidates(config, module, modules, plain) for module in modules if module not in known}
+    named: dict[str, list[tuple[int, str]]] = {}
+    for place, name in enumerate(config.target_parameters):
+        parent, _, leaf = name.rpartition(".")
+        named.setdefault(parent, []).append((place, leaf))
+    guessed = {module: _candidates(named, module, modules, plain) for module in modules if module not in known}
     return {
         **{module: (known[module],) for module in modules if module in known},
         **{module: paths for module, paths in guessed.items() if paths},
@@ -122,15 +143,17 @@ def _targeted(config: LoraConfig, modules: tuple[str, ...]) -> frozenset[str]:
     return frozenset(module for module in chosen if _unwrapped(module)[0].rpartition(".")[2] != EXPERTS)
 
 
-def _candidates(config: LoraConfig, module: str, modules: Container[str], plain: Container[str]) -> tuple[str, ...]:
-    """By names alone: of several parameters of one module the first is the innermost wrapper."""
+def _candidates(
+    named: Mapping[str, Sequence[tuple[int, str]]], module: str, modules: Container[str], plain: Container[str]
+) -> tuple[str, ...]:
+    """By names alone: of several parameters of one module the first is the innermost wrapper.
+
+    ``named`` are the last names of parameters, each with its place, by how their module's path ends.
+    """
     stem, depth = _unwrapped(module)
-    leaves = []
-    for name in config.target_parameters or ():
-        parent, _, leaf = name.rpartition(".")
-        if (not parent and module not in plain) or (parent and (stem == parent or stem.endswith("." + parent))):
-            leaves.append(leaf)
-    leaves = list(dict.fromkeys(leaves))
+    ends = [end for end in endings(stem) if end] + ([""] if module not in plain else [])
+    found = sorted(one for end in ends for one in named.get(end, ())[:MOST_PARAMETERS])
+    leaves = list(dict.fromkeys(leaf for _, leaf in found[:MOST_PARAMETERS]))
     if len(leaves) > 1 and set(leaves) <= set(FIRST):
         nested = sum(stem + WRAPPER * level in modules for level in range(len(leaves)))
         if nested == len(leaves):
@@ -139,18 +162,16 @@ def _candidates(config: LoraConfig, module: str, modules: Container[str], plain:
 
 
 def _unwrapped(module: str) -> tuple[str, int]:
-    depth = 0
-    while module.endswith(WRAPPER):
-        module, depth = module.removesuffix(WRAPPER), depth + 1
-    return module, depth
+    stem = without_wrappers(module)
+    return stem, (len(module) - len(stem)) // len(WRAPPER)
 
 
 def _factors(
-    config: LoraConfig,
     pair: LoraPair,
     parameters: tuple[str, ...] | None,
     found: Mapping[str, Scale],
     diagonals: Mapping[str, TensorInfo],
+    divided: Divisors,
 ) -> Factors | Unreadable:
     a, b = pair.a, pair.b
     if a is None or b is None:
@@ -161,7 +182,7 @@ def _factors(
         return Unreadable(pair.module, told)
     r, scaling = kinds.pop()
     try:
-        blocks = divisors(config, pair.module) if parameters is None else (1, 1)
+        blocks = divided(pair.module) if parameters is None else (1, 1)
     except FormatError as error:
         return Unreadable(pair.module, error.message)
     experts = max(1, a.shape[0] // r) if parameters and a.shape else 1

@@ -144,6 +144,14 @@ def items(node: Node) -> tuple[Node, ...]:
     return node.items
 
 
+def few(node: Node, most: int) -> tuple[Node, ...]:
+    """The members of a list that has no more than ``most``."""
+    members = items(node)
+    if len(members) > most:
+        raise wrong(node, f"{len(members)} are more than the {most} that are read", hint="write fewer, with wildcards")
+    return members
+
+
 def texts(node: Node, pattern: str, what: str, hint: str) -> tuple[str, ...]:
     """A list of strings, each as ``text`` has it."""
     return tuple(text(member, pattern, what, hint) for member in items(node))

@@ -8,6 +8,7 @@ Sources of the layouts: PEFT 0.21 (``tuners/*/layer.py``), mlx-lm (``tuner/utils
 
 import re
 from collections.abc import Iterable, Mapping
+from itertools import islice
 
 from lora_cli.core.frozen import dataclass
 
@@ -223,6 +224,10 @@ DIALECTS: Mapping[str, str] = {
 """How names can differ among LoRA adapters of PEFT: a pattern, and what it is called."""
 
 
+MOST_KEYS, LONGEST_KEY = 4096, 256
+"""Names of tensors that tell a format, and their characters: those of one format are alike."""
+
+
 def by_start(start: bytes, formats: Iterable[Format]) -> Format | None:
     """The format whose first bytes these are, if any."""
     text = start.lstrip(b" \t\r\n\xef\xbb\xbf").lower()
@@ -236,7 +241,7 @@ def by_path(path: str, formats: Iterable[Format] = FORMATS) -> Format | None:
 
 def by_keys(keys: Iterable[str], formats: Iterable[Format] = (*FORMATS, *METHODS.values())) -> Format | None:
     """The first format which one of these names of tensors gives away, if any."""
-    names = "\n".join(keys)
+    names = "\n".join(name for name in islice(keys, MOST_KEYS) if len(name) <= LONGEST_KEY)
     return next((one for one in formats if one.keys and re.search(one.keys, names, re.MULTILINE)), None)
 
 

@@ -5,19 +5,26 @@ import posixpath
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from fnmatch import fnmatchcase
+from fnmatch import translate
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote
 
 from lora_cli.core.frozen import replace
 from lora_cli.core.late import late
 from lora_cli.core.reference import AdapterRef
-from lora_cli.core.web_address import DEFAULT_PORTS, unescaped, without_parameters
+from lora_cli.core.web_address import DEFAULT_PORTS, is_loopback, unescaped, without_parameters
 
 ALIASES = {"s3a": "s3", "s3n": "s3", "gcs": "gs"}
 HUB_PAGES = ("huggingface.co/", "www.huggingface.co/", "hf.co/")
 WITH_HOST = frozenset({"sftp", "ssh", "smb", "hdfs", "webhdfs"})
 """The schemes of other machines' file systems that begin with ``[user@]host``."""
+
+WITH_REVISIONS = frozenset({"hf", "oci"})
+"""The schemes whose references may name a revision behind an ``@``."""
+
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+"""How this machine is mostly called."""
 
 _HOST_GLOB = late(r"(?:[a-z0-9*?._-]+|\[[0-9a-f:.*?]+\])(?::[0-9*?]{1,5})?")
 
@@ -48,36 +55,62 @@ def source_glob(glob: str, base_dir: Path) -> str:
 def covers(glob: str, ref: AdapterRef) -> bool:
     """Whether a glob covers a reference or a folder above it, however a server may read its address.
 
-    With an ``@`` in it, it covers the reference at its revision.
+    What stands behind its first ``@`` is a glob over revisions, where the reference can have one.
     """
     return all(_matches(glob, ref))
 
 
 def touches(glob: str, ref: AdapterRef) -> bool:
-    """Whether some server may read the reference's address as one that the glob covers."""
-    return any(_matches(glob, ref))
+    """Whether some server may read the reference's address as one that the glob covers.
+
+    This machine is the same by each of its names.
+    """
+    return any(any(_matches(glob, one)) for one in (ref, *_also_here(ref)))
+
+
+def _also_here(ref: AdapterRef) -> Iterator[AdapterRef]:
+    """The addresses of this machine that mean what ``ref`` does."""
+    if ref.scheme in DEFAULT_PORTS:
+        host, slash, path = ref.location.partition("/")
+        if is_loopback(host):
+            port = host[host.rfind(":") :] if re.search(r":\d+$", host) else ""
+            yield from (replace(ref, location=f"{name}{port}{slash}{path}") for name in LOOPBACK)
 
 
 def _matches(glob: str, ref: AdapterRef) -> Iterator[bool]:
-    at_revision = "@" in glob
-    name = str(ref if at_revision else replace(ref, revision=None))
+    name = str(replace(ref, revision=None))
     if ref.scheme == "file":
         name = "file://" + posixpath.normpath(ref.location)
     elif ref.scheme in WITH_HOST:
         name, glob = _without_user(name), _without_user(glob)
-    globs = [glob] if at_revision and ref.revision else [glob, glob.rstrip("/") + "/*"]
+    elif ref.scheme in WITH_REVISIONS:
+        glob, at, revision = glob.partition("@")
+        if at and (ref.revision is None or not fits(ref.revision, revision.lower() if ref.pinned else revision)):
+            yield False
+            return
+    globs = [glob, glob.rstrip("/") + "/*"]
     if ref.scheme == "hf":
         # The Hub takes ACME/x for acme/x; a policy that did not would be walked around.
         name, globs = name.casefold(), [one.casefold() for one in globs]
-    yield any(fnmatchcase(name, one) for one in globs)
+    yield any(fits(name, one) for one in globs)
     if ref.scheme in DEFAULT_PORTS:
         # %2F is a slash to some servers and to others it is not, and some take \ for one.
         read = re.sub(r"(?<!:)//+", "/", unquote(name).replace("\\", "/"))
         globs = [unquote(one) for one in globs]
-        yield any(fnmatchcase(read, one) for one in globs)
+        yield any(fits(read, one) for one in globs)
         if ";" in read:
             bare = without_parameters(read)
-            yield any(fnmatchcase(bare, one) for glob in globs for one in (glob, without_parameters(glob)))
+            yield any(fits(bare, one) for glob in globs for one in (glob, without_parameters(glob)))
+
+
+def fits(name: str, glob: str) -> bool:
+    """Whether the glob matches all of ``name``, letter by letter."""
+    return _pattern(glob).match(name) is not None
+
+
+@lru_cache(maxsize=16_384)  # the globs of a policy are asked for each adapter
+def _pattern(glob: str) -> re.Pattern[str]:
+    return re.compile(translate(glob))
 
 
 def _without_user(text: str) -> str:
@@ -107,7 +140,7 @@ def host_glob(glob: str) -> str:
 def host_matches(glob: str, host: str) -> bool:
     """Whether ``host`` (without a port) is one that the glob means, however its address is written."""
     name = host_glob(_address(host))
-    return name == glob if ":" in glob and "*" not in glob else fnmatchcase(name, glob)
+    return name == glob if ":" in glob and "*" not in glob else fits(name, glob)
 
 
 def _address(host: str) -> str:

@@ -4,6 +4,7 @@ On disk a name is ``<prefix><module>.<part>``, with ``base_model.model.`` as the
 those of PEFT 0.21 (``tuners/lora/layer.py``, ``tuners/lora/variants.py``, ``utils/save_and_load.py``).
 """
 
+from collections.abc import Collection
 from functools import lru_cache
 from typing import Literal
 
@@ -90,6 +91,18 @@ ODD = ("lora_", "base_model", "_delta", *INFIXES)
 
 
 LONGEST_KEPT = 256
+MOST_KEPT = 4096
+
+WRAPPER = ".base_layer"
+"""What the path of a module ends in under ``target_parameters``, once for each wrapper around it but one."""
+
+
+def without_wrappers(module: str) -> str:
+    """The path of the module that PEFT nests wrappers around."""
+    end = len(module)
+    while module.endswith(WRAPPER, 0, end):
+        end -= len(WRAPPER)
+    return module[:end]
 
 
 def parse_key(name: str) -> Key:
@@ -97,7 +110,13 @@ def parse_key(name: str) -> Key:
     return _parsed(name) if len(name) <= LONGEST_KEPT else _taken_apart(name)
 
 
-@lru_cache(maxsize=4096)  # adapters of one base have the same names
+def parse_keys(names: Collection[str]) -> dict[str, Key]:
+    """Each name, taken apart; of more than are ever kept none is."""
+    parse = parse_key if len(names) <= MOST_KEPT else _parsed.__wrapped__
+    return {name: parse(name) for name in names}
+
+
+@lru_cache(maxsize=MOST_KEPT)  # adapters of one base have the same names
 def _parsed(name: str) -> Key:
     for ending, part in ENDINGS:
         if name.endswith(ending) and name.startswith(PEFT_PREFIX):
@@ -108,7 +127,9 @@ def _parsed(name: str) -> Key:
 
 
 def _taken_apart(name: str) -> Key:
-    components, infixes = _without_infixes(name.split("."))
+    components, infixes = name.split("."), tuple[str, ...]()
+    if components[0] == DDP_PREFIX or any(infix in name for infix in INFIXES):
+        components, infixes = _without_infixes(components)
     count = _prefixes(components)
     prefix = PEFT_PREFIX * count
     path = components[2 * count :]
@@ -134,9 +155,9 @@ def _prefixes(components: list[str]) -> int:
 
 def _part(path: list[str]) -> tuple[list[str], Part, str, str]:
     """Module path, part, adapter name and parameter name of a path without prefix and infixes."""
-    marks = [i for i, component in enumerate(path) if component in MARKS and i > 0]
-    if marks:
-        module, mark, rest = path[: marks[-1]], path[marks[-1]], path[marks[-1] + 1 :]
+    last = next((i for i in range(len(path) - 1, 0, -1) if path[i] in MARKS), 0)
+    if last:
+        module, mark, rest = path[:last], path[last], path[last + 1 :]
         read = _marked(mark, rest)
         if read is not None:
             if mark == "trainable_tokens_delta" and module[-1] == "token_adapter" and len(module) > 1:

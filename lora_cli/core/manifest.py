@@ -6,11 +6,11 @@ from typing import Any
 
 from lora_cli.core.checkpoint import checked, folder_of
 from lora_cli.core.document import Node, parse_document, wrong
-from lora_cli.core.fields import boolean, fields, head, integer, items, secret_free, text, version
+from lora_cli.core.fields import boolean, few, fields, head, integer, items, secret_free, text, version
 from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.globs import covers
 from lora_cli.core.names import NAME, NAME_HINT, NAME_IN_WORDS
-from lora_cli.core.policy import DIGEST_HINT, SHA256, Policy, policy_from, read_glob
+from lora_cli.core.policy import DIGEST_HINT, MOST_GLOBS, SHA256, Policy, policy_from, read_glob
 from lora_cli.core.reference import AdapterRef, override, parse
 from lora_cli.core.trust import PROFILE, VARIABLE
 from lora_cli.errors import UsageError
@@ -206,7 +206,7 @@ def _engine(node: Node) -> EngineSpec:
 
 
 def _source_rules(node: Node, origin: _Origin) -> Iterator[SourceRule]:
-    for member in items(node):
+    for member in few(node, MOST_GLOBS):
         flags = ("anonymous", "requester_pays")
         entries = fields(member, ("match", *_SECRET_FREE, *flags), ("match",))
         said: dict[str, Any] = {

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from lora_cli.core.adapter import Adapter, LoraPair
 from lora_cli.core.frozen import dataclass
+from lora_cli.core.keys import WRAPPER, without_wrappers
 from lora_cli.core.late import late
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.targets import scales
@@ -81,22 +82,18 @@ def _named(config: LoraConfig, module: str) -> str:
 
     PEFT nests a wrapper for each parameter around the experts, that of the first one innermost.
     """
-    stem = module
-    while stem.endswith(".base_layer"):
-        stem = stem.removesuffix(".base_layer")
+    stem = without_wrappers(module)
     if not config.target_parameters or stem.rpartition(".")[2] != "experts":
         return module
     named = {name.rpartition(".")[2] for name in config.target_parameters}
     ordered = [name for name in EXPERTS if name in named]
-    depth = (len(module) - len(stem)) // len(".base_layer")
+    depth = (len(module) - len(stem)) // len(WRAPPER)
     return f"{stem}.{ordered[-1 - depth]}" if depth < len(ordered) else module
 
 
 def leaf_of(module: str) -> str:
     """The last name of a module, without the wrappers that PEFT nests around fused experts."""
-    while module.endswith(".base_layer"):
-        module = module.removesuffix(".base_layer")
-    return module.rpartition(".")[2]
+    return without_wrappers(module).rpartition(".")[2]
 
 
 def layer_of(module: str) -> int | None:

@@ -13,12 +13,15 @@ from itertools import chain
 from typing import Any, TypeVar
 
 from lora_cli.core.nearest import did_you_mean
-from lora_cli.errors import FormatError
+from lora_cli.errors import FormatError, TooLarge
 
 T = TypeVar("T")
 
 DEEPEST = 64
 """Levels of lists and objects in one JSON document: what looks at a value goes down with it, and no config has ten."""
+
+MOST_VALUES = 400_000
+"""Values in one JSON document: a config that names each of a large model's modules twice has half of them."""
 
 LARGEST = int(sys.float_info.max)
 """The largest whole number that a float can hold."""
@@ -40,9 +43,23 @@ def kind_of(value: Any) -> str:
 
 
 def shown(value: Any, limit: int = 60) -> str:
-    """A value as JSON for a message, on one line, cut to ``limit`` characters."""
-    text = json.dumps(value, default=str) if not isinstance(value, str) or value.isprintable() else ascii(value)
+    """A value as JSON for a message, on one line, cut to ``limit`` characters; no more of it is written."""
+    if isinstance(value, str):
+        value = value[: limit + 1]
+        text = json.dumps(value) if value.isprintable() else ascii(value)
+    else:
+        text = beginning(value, limit + 1)
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def beginning(value: Any, length: int) -> str:
+    """At least the first ``length`` characters of a value as JSON, or all of it where it is shorter."""
+    text = ""
+    for chunk in json.JSONEncoder(default=str).iterencode(value):
+        text += chunk[: length + 1]
+        if len(text) > length:
+            break
+    return text
 
 
 def text(value: Any, where: str) -> str:
@@ -151,8 +168,11 @@ def json_value(data: bytes, where: str, *, duplicates: list[str] | None = None) 
     ``duplicates``, when given, collects the keys that stand twice in one object.
 
     Raises:
-        FormatError: not UTF-8, not JSON, nested too deep, or a number with thousands of digits.
+        FormatError: not UTF-8, not JSON, nested too deep, too many values, or a number with thousands of digits.
     """
+    # Each value but the first stands behind one of these: with them memory stays in proportion.
+    if sum(data.count(mark) for mark in (b",", b"[", b"{")) > MOST_VALUES:
+        raise TooLarge(f"not JSON that can be used: it may have over {MOST_VALUES} values", where=where)
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         seen = dict(items)
@@ -173,7 +193,7 @@ def json_value(data: bytes, where: str, *, duplicates: list[str] | None = None) 
     except RecursionError as error:
         raise FormatError("not JSON that can be used: nested too deep", where=where) from error
     if _deeper(value, DEEPEST):
-        raise FormatError("not JSON that can be used: nested too deep", where=where)
+        raise TooLarge("not JSON that can be used: nested too deep", where=where)
     return value
 
 

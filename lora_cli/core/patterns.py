@@ -8,6 +8,9 @@ pattern is rewritten so that ``regex`` reads what ``re`` would.
 import re
 import time
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Protocol
 
@@ -15,18 +18,29 @@ from lora_cli.core.late import late
 from lora_cli.errors import FormatError
 
 TIME_LIMIT_S = 3.0
-"""Seconds that all matching for one question about one config may take together."""
+"""Seconds that all matching for one adapter may take together."""
 
 COMPARISON_S = 5e-7
 """What comparing one name with another is counted as, because a clock would take as long: six million are the limit."""
 
+QUICK = 2
+"""So many names are looked for in a text, or at its end, in the time of one comparison."""
+
 LENGTH_CAP = 100_000
 """Characters of one pattern times its counted repetitions: ``regex`` unrolls them, 400 bytes each."""
+
+TOTAL_CAP = 2 * LENGTH_CAP
+"""The same for all long patterns of one adapter together."""
+
+TOO_SLOW = "PEFT itself would hang on it; write fewer patterns, without nested repetitions, or list the modules"
+
+SHORT = 1000
+"""Characters up to which a compiled pattern that counts nothing is kept for other adapters."""
 
 LITERAL = late(r"[\w.\- ]*", re.ASCII)
 """A name, maybe with dots (which match any character): such a pattern needs no ``regex``, and mostly no ``re``."""
 
-_COUNTED = late(r"\{(\d*)(,?)(\d*)\}", re.ASCII)
+_COUNTED = late(r"\{(\d*+)(,?)(\d*+)\}", re.ASCII)
 _OUTSIDE = late(r"\\.|\[\^?\]?|\{|[^\\\[{]+", re.DOTALL)
 _IN_SET = late(r"\\.|\[|\]|[^\\\[\]]+", re.DOTALL)
 
@@ -42,17 +56,45 @@ class Groups(Protocol):
         ...
 
 
-class Matcher:
-    """Matches patterns against names until its time is up: what is held is the deadline.
+class Budget:
+    """The time that matching may still take, and the long patterns that were compiled for it."""
 
-    ``where`` names the file and field in errors.
-    """
+    def __init__(self, limit_s: float | None = None) -> None:
+        """``limit_s`` is ``TIME_LIMIT_S`` when None."""
+        self.limit_s = TIME_LIMIT_S if limit_s is None else limit_s
+        self.left_s = self.limit_s
+        self.compiled: dict[tuple[str, str], _Regex] = {}
+        self.compiled_size = 0
+
+    @property
+    def spent(self) -> bool:
+        """Whether no time is left, so that some question has no answer."""
+        return self.left_s <= 0
+
+
+_SHARED: ContextVar[Budget | None] = ContextVar("matching", default=None)
+
+
+@contextmanager
+def one_budget() -> Iterator[Budget]:
+    """All matching in here shares one ``Budget``, whoever asks; within another such block it is that one's."""
+    shared = _SHARED.get()
+    token = _SHARED.set(shared or Budget())
+    try:
+        budget = _SHARED.get()
+        assert budget is not None
+        yield budget
+    finally:
+        _SHARED.reset(token)
+
+
+class Matcher:
+    """Matches patterns against names until its time is up. ``where`` names the file and field in errors."""
 
     def __init__(self, where: str, limit_s: float | None = None) -> None:
-        """``limit_s`` is ``TIME_LIMIT_S`` when None."""
+        """The time is that of ``one_budget`` around it, or without one its own ``limit_s``."""
         self.where = where
-        self.limit_s = TIME_LIMIT_S if limit_s is None else limit_s
-        self._left_s = self.limit_s
+        self._budget = _SHARED.get() or Budget(limit_s)
 
     def full(self, pattern: str, name: str) -> bool:
         """``re.fullmatch(pattern, name)``: how PEFT reads a string as ``target_modules`` or ``exclude_modules``."""
@@ -61,14 +103,14 @@ class Matcher:
     def dotted_end(self, pattern: str, name: str) -> bool:
         r"""``re.match(rf"(.*\.)?({pattern})$", name)``: how PEFT reads the keys of its patterns."""
         if LITERAL.fullmatch(pattern) and "\n" not in name:
-            self._charge(pattern)
+            self.charge(1, pattern)
             return _ends_with(pattern, name)
         return self._match(pattern, r"(.*\.)?({})$", name) is not None
 
     def component(self, pattern: str, name: str) -> bool:
         r"""``re.match(rf"(^|.*\.){pattern}($|\..*)", name)``: how PEFT reads ``modules_to_save``."""
         if LITERAL.fullmatch(pattern) and "." not in pattern and "\n" not in name:
-            self._charge(pattern)
+            self.charge(1, pattern)
             return pattern in name.split(".")
         return self._match(pattern, r"(^|.*\.){}($|\..*)", name) is not None
 
@@ -78,33 +120,63 @@ class Matcher:
         digits = found.group("idx") if found is not None else None
         return int(digits) if digits is not None and len(digits) < 10 else None
 
+    def within(self, names: Sequence[str], text: str) -> bool:
+        """Whether any of ``names`` stands in ``text``, as it is."""
+        self.charge(len(names) // QUICK)
+        return any(name in text for name in names)
+
+    def stands_in(self, name: str, texts: Sequence[str]) -> bool:
+        """Whether ``name`` stands in any of ``texts``, as it is."""
+        self.charge(len(texts) // QUICK)
+        return any(name in text for text in texts)
+
+    def charge(self, comparisons: int, pattern: str = "") -> None:
+        """Take so many comparisons off the time that is left: millions of quick ones are slow as well.
+
+        Raises:
+            FormatError: none is left.
+        """
+        if self._budget.spent:
+            raise self._too_slow(pattern)
+        self._budget.left_s -= COMPARISON_S * comparisons
+
     def _match(self, pattern: str, frame: str, name: str) -> Groups | None:
         begun = time.perf_counter()
-        self._charge(pattern)
+        self.charge(1, pattern)
+        budget = self._budget
         try:
             if LITERAL.fullmatch(pattern):
                 literal = _with_re(frame.replace("{}", pattern, 1))
                 return literal.fullmatch(name) if frame == FULL else literal.match(name)
-            compiled = _with_regex(pattern, frame, self.where)
+            kept = len(pattern) <= SHORT and "{" not in pattern
+            compiled = _with_regex(pattern, frame, self.where) if kept else self._long(pattern, frame)
             match = compiled.fullmatch if frame == FULL else compiled.match
-            return match(name, timeout=max(self._left_s, COMPARISON_S))
+            return match(name, timeout=max(budget.left_s, COMPARISON_S))
         except TimeoutError as error:
-            self._left_s = 0.0  # by its own clock, which may be ahead of ours
+            budget.left_s = 0.0  # by its own clock, which may be ahead of ours
             raise self._too_slow(pattern) from error
         finally:
-            self._left_s -= time.perf_counter() - begun
+            budget.left_s -= time.perf_counter() - begun
 
-    def _charge(self, pattern: str) -> None:
-        """Take one comparison off the time that is left: millions of quick ones are slow as well."""
-        if self._left_s <= 0:
-            raise self._too_slow(pattern)
-        self._left_s -= COMPARISON_S
+    def _long(self, pattern: str, frame: str) -> "_Regex":
+        """A long pattern, compiled: kept no longer than the budget is, and not many of them."""
+        budget = self._budget
+        if (pattern, frame) not in budget.compiled:
+            compiled, budget.compiled_size = (
+                _compiled(pattern, frame, self.where),
+                budget.compiled_size + _size(pattern),
+            )
+            if budget.compiled_size > TOTAL_CAP:
+                raise FormatError("the regular expressions are too large together", where=self.where)
+            budget.compiled[pattern, frame] = compiled
+        return budget.compiled[pattern, frame]
 
     def _too_slow(self, pattern: str) -> FormatError:
+        at = f", at {_shown(pattern)}" if pattern else ""
         return FormatError(
-            f"matching takes longer than {self.limit_s:g} s, at {_shown(pattern)}",
+            f"matching takes longer than {self._budget.limit_s:g} s{at}",
             where=self.where,
-            hint="PEFT itself would hang on it; write fewer patterns, without nested repetitions, or list the modules",
+            hint=TOO_SLOW,
         )
 
 
@@ -128,11 +200,16 @@ def _with_re(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _with_regex(pattern: str, frame: str, where: str) -> _Regex:
+    return _compiled(pattern, frame, where)
+
+
+def _compiled(pattern: str, frame: str, where: str) -> _Regex:
     import regex
 
-    _check_size(pattern, where)
+    if _size(pattern) > LENGTH_CAP:
+        raise FormatError(f"the regular expression {_shown(pattern)} is too large", where=where)
     try:
         with warnings.catch_warnings():
             # Both warn of what a later version may read as a set operation; nothing that a user of ours can mend.
@@ -168,14 +245,14 @@ def _counts(pattern: str, at: int) -> bool:
     return counted is not None and any(counted.groups())
 
 
-def _check_size(pattern: str, where: str) -> None:
+def _size(pattern: str) -> int:
+    """Its characters times its counted repetitions, or some number above ``LENGTH_CAP``."""
     size = len(pattern)
     for least, _, most in _COUNTED.findall(pattern):
         size *= max([1, *(int(count[:9]) for count in (least, most) if count)])
         if size > LENGTH_CAP:
             break
-    if size > LENGTH_CAP:
-        raise FormatError(f"the regular expression {_shown(pattern)} is too large", where=where)
+    return size
 
 
 def _shown(pattern: str) -> str:

@@ -4,10 +4,10 @@ What is odd in any way is left to ``core.safetensors``, which knows what to say 
 """
 
 import json
-from math import prod
 from typing import Any
 
-from lora_cli.core.tensor_info import DTYPE_BITS, LIMIT, TensorInfo
+from lora_cli.core.tensor_entry import usual_tensor
+from lora_cli.core.tensor_info import TensorInfo
 
 LONGEST = 1 << 20
 """Characters of a header that is read so: with it, what hostile JSON makes of memory stays small."""
@@ -37,17 +37,9 @@ def _tensors(members: Any, offset: int, file: str) -> tuple[dict[str, TensorInfo
         if name == "__metadata__":
             metadata = _texts(entry)
             continue
-        fields = dict(entry)
-        dtype, shape, (start, stop) = fields["dtype"], fields["shape"], fields["data_offsets"]
-        if type(entry) is not tuple or len(entry) != 3 or type(shape) is not list:
+        if type(entry) is not tuple or len(entry) != 3:
             raise ValueError
-        for number in (*shape, start, stop):
-            if type(number) is not int or not 0 <= number <= LIMIT:
-                raise ValueError
-        bits = prod(shape) * DTYPE_BITS[dtype]
-        if bits != (stop - start) * 8 or bits > LIMIT or (not bits and shape):
-            raise ValueError
-        found[name] = TensorInfo(name, dtype, tuple(shape), offset + start, offset + stop, file)
+        found[name] = usual_tensor(name, dict(entry), offset, file)
     return found, metadata
 
 

@@ -7,20 +7,30 @@ from typing import Any
 from urllib.parse import unquote
 
 from lora_cli.core.document import Node, parse_document, wrong
-from lora_cli.core.fields import boolean, choice, fields, head, items, size, text, texts
+from lora_cli.core.fields import boolean, choice, few, fields, head, items, size, text, texts
 from lora_cli.core.frozen import dataclass
-from lora_cli.core.globs import covers, host_glob, host_matches, source_glob, touches
+from lora_cli.core.globs import LOOPBACK, covers, host_glob, host_matches, source_glob, touches
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile
 from lora_cli.core.suppression import Suppression, read_suppressions
 from lora_cli.core.trust import endpoint_glob, profile, variable
 from lora_cli.core.units import advised
-from lora_cli.core.web_address import is_dots
+from lora_cli.core.web_address import is_dots, is_loopback
 
 SHA256 = r"[0-9a-f]{64}"
+GLOB_HINT = "write hf://ORG/*, s3://BUCKET/*, https://HOST/* or ./FOLDER"
 DIGEST_HINT = "the digest of the snapshot, as lora-cli cache ls tells it; not of one file"
 FORMATS = ("safetensors", "pickle", "gguf")
 UNNAMED_FORMATS = ("safetensors", "gguf")
+MOST_GLOBS, LONGEST_GLOB = 1000, 1024
+"""Globs of one list, and the characters of one."""
+
+MOST_DIGESTS = 100_000
+"""Digests of one list."""
+
+MOST_TOLD, LONGEST_TOLD = 5, 200
+"""Globs that one message names, and their characters."""
+
 _FORMAT_OF = {
     ".safetensors": "safetensors",
     ".gguf": "gguf",
@@ -124,25 +134,37 @@ def violations(
 
 def source_violations(policy: Policy, ref: AdapterRef) -> Iterator[Violation]:
     """What ``policy`` has against the place alone that ``ref`` names."""
-    for glob in policy.deny_sources:
-        if touches(glob, ref):
-            yield Violation("deny_sources", f"{ref} matches {glob}")
+    yield from denials(policy, ref)
     if policy.allow_sources is None:
         return
     if ref.scheme != "file" and any(is_dots(part) for part in unquote(ref.location).split("/")):
         # Some servers would follow it out of the folder that a glob allows.
         yield Violation("allow_sources", f"{ref} has .. in its path", "write the path without it")
     elif not any(covers(glob, ref) for glob in policy.allow_sources):
-        yield Violation("allow_sources", f"{ref} matches none of {', '.join(policy.allow_sources) or 'no sources'}")
+        yield Violation("allow_sources", f"{ref} matches none of {_some(policy.allow_sources) or 'no sources'}")
+
+
+def denials(policy: Policy, ref: AdapterRef) -> Iterator[Violation]:
+    """Which of the policy's ``deny_sources`` mean ``ref``."""
+    for glob in policy.deny_sources:
+        if touches(glob, ref):
+            yield Violation("deny_sources", f"{ref} matches {_some((glob,))}")
 
 
 def host_violations(policy: Policy, host: str) -> Iterator[Violation]:
     """What ``policy`` has against a host (without a port) that bytes come from."""
+    names = (host, *LOOPBACK) if is_loopback(f"[{host}]" if ":" in host else host) else (host,)
     for glob in policy.deny_hosts:
-        if host_matches(glob, host):
-            yield Violation("deny_hosts", f"{host} matches {glob}")
+        if any(host_matches(glob, name) for name in names):
+            yield Violation("deny_hosts", f"{host} matches {_some((glob,))}")
     if policy.allow_hosts is not None and not any(host_matches(glob, host) for glob in policy.allow_hosts):
-        yield Violation("allow_hosts", f"{host} matches none of {', '.join(policy.allow_hosts) or 'no hosts'}")
+        yield Violation("allow_hosts", f"{host} matches none of {_some(policy.allow_hosts) or 'no hosts'}")
+
+
+def _some(globs: tuple[str, ...]) -> str:
+    """The first few globs, each cut, and how many more there are."""
+    told = [glob if len(glob) <= LONGEST_TOLD else f"{glob[:LONGEST_TOLD]}…" for glob in globs[:MOST_TOLD]]
+    return ", ".join(told) + (f" and {len(globs) - MOST_TOLD} more" if len(globs) > MOST_TOLD else "")
 
 
 def _pins(policy: Policy, ref: AdapterRef, sha256: str | None) -> Iterator[Violation]:
@@ -189,19 +211,20 @@ def _policy(entries: Mapping[str, Node], base_dir: Path) -> Policy:
 
 
 def _source_globs(node: Node, base_dir: Path) -> tuple[str, ...]:
-    return tuple(read_glob(member, base_dir) for member in items(node))
+    return tuple(read_glob(member, base_dir) for member in few(node, MOST_GLOBS))
 
 
 def read_glob(node: Node, base_dir: Path) -> str:
     """A glob over references, canonical; a relative path in it is relative to ``base_dir``."""
     try:
-        return source_glob(text(node), base_dir)
+        return source_glob(text(node, f".{{1,{LONGEST_GLOB}}}", "a glob of one line", GLOB_HINT), base_dir)
     except ValueError as error:
-        raise wrong(node, str(error), hint="write hf://ORG/*, s3://BUCKET/*, https://HOST/* or ./FOLDER") from error
+        raise wrong(node, str(error), hint=GLOB_HINT) from error
 
 
 def _hosts(node: Node, _: Path) -> tuple[str, ...]:
     what = "a host name or a glob over host names, without scheme and port"
+    few(node, MOST_GLOBS)
     return tuple(
         host_glob(name)
         for name in texts(node, r"[A-Za-z0-9*?_.:\[\]-]{1,253}", what, "write huggingface.co, or '*.acme.internal'")
@@ -209,6 +232,7 @@ def _hosts(node: Node, _: Path) -> tuple[str, ...]:
 
 
 def _digests(node: Node, _: Path) -> tuple[str, ...]:
+    few(node, MOST_DIGESTS)
     return texts(node, SHA256, "a sha256: 64 hexadecimal digits in lower case", DIGEST_HINT)
 
 

@@ -11,8 +11,8 @@ _SECRET_NAME = re.compile(r"(?:TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS?|SIG
 _SHAPES = (
     (re.compile(r"\b(Bearer|Basic)\s+[^\s'\",;]+", re.IGNORECASE), r"\1 ***"),
     (re.compile(r"\bhf_[A-Za-z0-9_]{6,}"), "***"),
-    (re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/@'\"]+@", re.IGNORECASE), r"\1***@"),
-    (re.compile(r"(\bhttps?://[^\s?'\"<>]+\?)[^\s'\"<>]+", re.IGNORECASE), r"\1***"),
+    (re.compile(r"(\b[a-z][a-z0-9+.-]{0,30}://)[^\s/@'\"]+@", re.IGNORECASE), r"\1***@"),
+    (re.compile(r"(\bhttps?://(?:[^\s?'\"<>:]|:(?!//))++\?)[^\s'\"<>]+", re.IGNORECASE), r"\1***"),
 )
 
 

@@ -8,24 +8,33 @@ besides it a name that stands twice and fields that the format does not have.
 import json
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from lora_cli.core.frozen import dataclass
 from lora_cli.core.late import late
 from lora_cli.core.plain_header import read_plain
 from lora_cli.core.recent import MOST
+from lora_cli.core.tensor_entry import DECODER, read_entry
 from lora_cli.core.tensor_info import DTYPE_BITS, LIMIT, TensorInfo
 from lora_cli.errors import FormatError
 
 HEADER_CAP = 100_000_000
 """The format's own limit on the header, in bytes."""
 
-ENTRY_CAP = 1 << 16
-"""Bytes of JSON that one tensor's entry may have; with it, memory stays in proportion to the header."""
+MOST_HEADER = 32 << 20
+"""Bytes of a header that are read unless an operator says otherwise: that of 138 240 tensors has 20 MiB."""
+
+MOST_TENSORS = 150_000
+"""Tensors of one adapter: one with factors for each of 384 experts in 60 layers has 138 240."""
+
+MOST_METADATA = 10_000
+"""Entries of the metadata: trainers of images write a hundred or so."""
 
 __all__ = ["DTYPE_BITS", "HEADER_CAP", "LIMIT", "Header", "TensorInfo", "header_length", "parse_header"]
 
 _SPACE = late(r"[ \t\n\r]*")
+_KEY = late(r'"([^"\\\x00-\x1f]*)"[ \t\n\r]*:[ \t\n\r]*')
+"""A key without escapes, and the colon behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +124,12 @@ def _scan(text: str, offset: int, file: str) -> tuple[dict[str, TensorInfo], dic
                 raise FormatError("__metadata__ stands twice in the header", where=file)
             metadata, members.end = _metadata(text, at, file)
             continue
-        if name in tensors:
-            raise FormatError("stands twice in the header", where=_at(file, name))
-        entry, members.end = _entry(text, at, _at(file, name))
-        tensors[name] = _tensor(name, entry, offset, file)
+        try:
+            tensors[name], members.end = read_entry(text, at, name, tensors, offset, file)
+        except FormatError as error:
+            raise FormatError(error.reason, where=_at(file, name)) from error.__cause__
+        if len(tensors) > MOST_TENSORS:
+            raise FormatError(f"the header has over {MOST_TENSORS} tensors, more than any adapter", where=file)
     end = _SPACE.match(text, members.end).end()  # type: ignore[union-attr]
     if end != len(text):
         raise FormatError(f"the header's JSON goes on after its end, at character {end}", where=file)
@@ -147,6 +158,9 @@ class _Members:
                     self._expected(", or }", at)
                 at = self._skip(at + 1)
             first = False
+            if plain := _KEY.match(self.text, at):
+                yield plain[1], plain.end()
+                continue
             name, at = _string(self.text, at, self.file)
             at = self._skip(at)
             if self.text[at : at + 1] != ":":
@@ -171,6 +185,8 @@ def _metadata(text: str, at: int, file: str) -> tuple[dict[str, str], int]:
             raise FormatError(f"__metadata__ holds something that is not a string, under {key[:100]!r}", where=file)
         if key in metadata:
             raise FormatError(f"__metadata__ has {key[:100]!r} twice", where=file)
+        if len(metadata) >= MOST_METADATA:
+            raise FormatError(f"__metadata__ has over {MOST_METADATA} entries", where=file)
         metadata[key], members.end = _string(text, value_at, file)
     return metadata, members.end
 
@@ -179,92 +195,13 @@ def _string(text: str, at: int, file: str) -> tuple[str, int]:
     if text[at : at + 1] != '"':
         raise FormatError(f"the header is not JSON: expected a string at character {at}", where=file)
     try:
-        value, end = _DECODER.raw_decode(text, at)
+        value, end = DECODER.raw_decode(text, at)
         value.encode("utf-8")
     except json.JSONDecodeError as error:
         raise FormatError(f"the header is not JSON: {error.msg} at character {error.pos}", where=file) from error
     except UnicodeEncodeError as error:
         raise FormatError(f"the string at character {at} holds half a surrogate pair", where=file) from error
     return value, end
-
-
-def _unsigned(digits: str) -> int:
-    if digits.startswith("-") or len(digits) > 20 or int(digits) > LIMIT:
-        raise FormatError(f"{digits[:24]} is not an unsigned 64-bit integer")
-    return int(digits)
-
-
-def _no_number(digits: str) -> NoReturn:
-    raise FormatError(f"{digits[:24]} is not an unsigned 64-bit integer")
-
-
-def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        raise FormatError("a field stands twice in its entry")
-    return fields
-
-
-_DECODER = json.JSONDecoder(
-    parse_int=_unsigned, parse_float=_no_number, parse_constant=_no_number, object_pairs_hook=_fields
-)
-
-
-def _entry(text: str, at: int, where: str) -> tuple[dict[str, Any], int]:
-    if text[at : at + 1] != "{":
-        raise FormatError(f"its entry is not an object, at character {at}", where=where)
-    close = text.find("}", at, at + ENTRY_CAP)
-    if close < 0:
-        raise FormatError(f"its entry does not end within {ENTRY_CAP} characters", where=where)
-    try:
-        entry, end = _DECODER.raw_decode(text[at : close + 1])
-    except json.JSONDecodeError as error:
-        raise FormatError(f"not JSON: {error.msg} at character {at + error.pos}", where=where) from error
-    except FormatError as error:
-        raise FormatError(error.reason, where=where) from error
-    except RecursionError as error:
-        raise FormatError("its entry is nested too deep", where=where) from error
-    return entry, at + end
-
-
-def _tensor(name: str, entry: dict[str, Any], offset: int, file: str) -> TensorInfo:
-    where = _at(file, name)
-    if entry.keys() != {"dtype", "shape", "data_offsets"}:
-        missing = ", ".join(sorted({"dtype", "shape", "data_offsets"} - entry.keys()))
-        extra = ", ".join(sorted(entry.keys() - {"dtype", "shape", "data_offsets"}))[:100]
-        raise FormatError(f"{missing} is missing" if missing else f"{extra} is not in the format", where=where)
-    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
-        raise FormatError(f"unknown dtype {str(dtype)[:40]!r}", where=where)
-    if not _counts(shape):
-        raise FormatError("shape is not a list of unsigned integers", where=where)
-    if not _counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise FormatError("data_offsets are not [start, stop] with start <= stop", where=where)
-    start, stop = offsets
-    wanted = _nbytes(dtype, shape, where)
-    if stop - start != wanted:
-        raise FormatError(f"{dtype} {shape} takes {wanted} bytes, and data_offsets span {stop - start}", where=where)
-    return TensorInfo(name, dtype, tuple(shape), offset + start, offset + stop, file)
-
-
-def _counts(value: Any) -> bool:
-    # type() and not isinstance(): a bool is an int to Python, and none to the format.
-    return isinstance(value, list) and all(type(one) is int for one in value)
-
-
-def _nbytes(dtype: str, shape: list[int], where: str) -> int:
-    # The running product must fit 64 bits at every step, even when a later dimension is 0: so the reference counts.
-    elements = 1
-    for dimension in shape:
-        elements *= dimension
-        if elements > LIMIT:
-            break
-    bits = elements * DTYPE_BITS[dtype]
-    if bits > LIMIT:
-        raise FormatError(f"its shape {str(shape)[:60]} overflows 64 bits", where=where)
-    if bits % 8:
-        raise FormatError(f"{dtype} {shape} does not fill whole bytes", where=where)
-    return bits // 8
 
 
 def _at(file: str, name: str) -> str:

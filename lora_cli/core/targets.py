@@ -12,10 +12,12 @@ from typing import TypeVar
 
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.default_targets import DEFAULT_TARGETS
+from lora_cli.core.endings import Endings
 from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.late import late
 from lora_cli.core.lora_config import LoraConfig, type_error
-from lora_cli.core.patterns import Matcher
+from lora_cli.core.pattern_keys import PatternKeys
+from lora_cli.core.patterns import LITERAL, Matcher
 from lora_cli.errors import FormatError
 
 ALL_LINEAR = "all-linear"
@@ -34,9 +36,6 @@ HEADS: Mapping[str, tuple[str, ...]] = {
 
 EMBEDDING_NAMES = frozenset({"embed_tokens", "lm_head"})
 """What ``ensure_weight_tying`` takes for an embedding."""
-
-LONGEST_NAME = 1024
-"""Characters of a module's path that are compared with names in a config; those of models have a tenth of it."""
 
 FIRST_INDEX = late(r".*?\.[^.]*\.(?P<idx>\d+)\.", re.DOTALL)
 """The first numbered component: the layer, not the expert within it."""
@@ -71,9 +70,9 @@ def targeted(
             absent with no default for ``model_type``.
     """
     targets = named_targets(config, linear, model_type)
-    named = frozenset(targets) if not isinstance(targets, str) else frozenset()
+    named = Endings(targets if not isinstance(targets, str) else ())
     matcher = Matcher(f"{config.file}: target_modules")
-    is_excluded = _exclusion(config)
+    is_excluded, in_chosen_layer = _exclusion(config), _layer_choice(config, matcher)
     return frozenset(
         module
         for module in modules
@@ -81,7 +80,7 @@ def targeted(
         and (
             matcher.full(targets, module)
             if isinstance(targets, str)
-            else module in named or (_ends_with_one(module, named) and _layer_chosen(config, module, matcher))
+            else module in named.names or (named.ends(module) and in_chosen_layer(module))
         )
     )
 
@@ -100,8 +99,8 @@ def targeted_in(config: LoraConfig, base: BaseModel) -> frozenset[str]:
 
 def targeted_parameters(config: LoraConfig, parameters: Iterable[str]) -> tuple[str, ...]:
     """Those of ``parameters`` (paths in the base model) that ``target_parameters`` names, in the order given."""
-    named = frozenset(config.target_parameters or ())
-    return tuple(path for path in parameters if path in named or _ends_with_one(path, named))
+    named = Endings(config.target_parameters or ())
+    return tuple(path for path in parameters if path in named)
 
 
 def wrapped_parameters(config: LoraConfig, parameters: Iterable[str]) -> dict[str, str]:
@@ -130,16 +129,27 @@ def scales(config: LoraConfig, modules: Iterable[str]) -> dict[str, Scale]:
     for name in ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora"):
         if (error := type_error(config, name)) is not None:
             raise error
-    ranks = Matcher(f"{config.file}: rank_pattern")
-    alphas = Matcher(f"{config.file}: alpha_pattern")
+    ranks = PatternKeys(config.rank_pattern, f"{config.file}: rank_pattern")
+    alphas = PatternKeys(config.alpha_pattern, f"{config.file}: alpha_pattern")
+    made: dict[tuple[int, float], Scale] = {}
     found: dict[str, Scale] = {}
     for module in modules:
-        r = config.rank_pattern.get(_pattern_key(ranks, config.rank_pattern, module), config.r)
-        alpha = config.alpha_pattern.get(_pattern_key(alphas, config.alpha_pattern, module), config.lora_alpha)
+        r = _by_pattern(config.rank_pattern, ranks, module, config.r)
+        alpha = _by_pattern(config.alpha_pattern, alphas, module, config.lora_alpha)
         if r <= 0:
             raise FormatError(f"the rank must be positive, and is {r} for {module}", where=f"{config.file}: r")
-        found[module] = Scale(r, alpha, alpha / math.sqrt(r) if config.use_rslora else alpha / r)
+        if (r, alpha) not in made:
+            made[r, alpha] = Scale(r, alpha, alpha / math.sqrt(r) if config.use_rslora else alpha / r)
+        found[module] = made[r, alpha]
     return found
+
+
+def _by_pattern(pattern: Mapping[str, T], keys: PatternKeys, module: str, default: T) -> T:
+    """What the first key that matches says; the module itself, which can be a key too, when none does."""
+    if not pattern:
+        return default
+    key = keys.first(module)
+    return pattern.get(module if key is None else key, default)
 
 
 def replicated(config: LoraConfig, base: BaseModel) -> BaseModel:
@@ -208,51 +218,44 @@ def _exclusion(config: LoraConfig) -> Callable[[str], bool]:
     excluding = Matcher(f"{config.file}: exclude_modules")
     saving = Matcher(f"{config.file}: modules_to_save")
     names = config.exclude_modules or ()
-    named = frozenset(names) if not isinstance(names, str) else frozenset()
-    if not names and not config.modules_to_save:
+    named = Endings(names if not isinstance(names, str) else ())
+    saved = config.modules_to_save or ()
+    plain = frozenset(name for name in saved if name and "." not in name and LITERAL.fullmatch(name))
+    others = [name for name in saved if name not in plain]
+    if not names and not saved:
         return lambda _: False
 
     def is_excluded(module: str) -> bool:
         if isinstance(names, str):
             if excluding.full(names, module):
                 return True
-        elif module in named or _ends_with_one(module, named):
+        elif module in named:
             return True
-        return any(saving.component(name, module) for name in config.modules_to_save or ())
+        if "\n" in module:  # a pattern ends before the last one
+            return any(saving.component(name, module) for name in saved)
+        return not plain.isdisjoint(module.split(".")) or any(saving.component(name, module) for name in others)
 
     return is_excluded
 
 
-def _ends_with_one(module: str, named: Collection[str]) -> bool:
-    """Whether a proper dotted suffix of ``module`` is in ``named``."""
-    # A hostile name of megabytes has as many suffixes: together they would be its square in bytes.
-    first = max(0, len(module) - LONGEST_NAME)
-    dot = module.rfind(".", first)  # a config usually has last names
-    while dot >= 0:
-        if module[dot + 1 :] in named:
-            return True
-        dot = module.rfind(".", first, dot)
-    return False
-
-
-def _layer_chosen(config: LoraConfig, module: str, matcher: Matcher) -> bool:
-    """Whether ``layers_to_transform`` lets this module through."""
+def _layer_choice(config: LoraConfig, matcher: Matcher) -> Callable[[str], bool]:
+    """Whether ``layers_to_transform`` lets a module through."""
     layers = config.layers_to_transform
     if layers is None or layers == ():
-        return True
+        return lambda _: True
+    chosen = frozenset((layers,) if isinstance(layers, int) else layers)
     patterns = (config.layers_pattern,) if isinstance(config.layers_pattern, str) else config.layers_pattern
-    if not config.layers_pattern or patterns is None:
-        found = FIRST_INDEX.match(module)
-        index = int(found["idx"]) if found and len(found["idx"]) < 10 else None
-    else:
-        indexes = (matcher.layer_index(pattern, module) for pattern in patterns)
-        index = next((index for index in indexes if index is not None), None)
-    return index is not None and (index == layers if isinstance(layers, int) else index in layers)
 
+    def is_chosen(module: str) -> bool:
+        if not config.layers_pattern or patterns is None:
+            found = FIRST_INDEX.match(module)
+            index = int(found["idx"]) if found and len(found["idx"]) < 10 else None
+        else:
+            indexes = (matcher.layer_index(pattern, module) for pattern in patterns)
+            index = next((index for index in indexes if index is not None), None)
+        return index in chosen
 
-def _pattern_key(matcher: Matcher, pattern: Mapping[str, float], module: str) -> str:
-    """The first key that matches the module; the module itself, which can be a key too, when none does."""
-    return next((key for key in pattern if matcher.dotted_end(key, module)), module)
+    return is_chosen
 
 
 def _tied(config: LoraConfig, base: BaseModel) -> frozenset[str]:

@@ -7,6 +7,9 @@ from lora_cli.core.frozen import dataclass
 LIMIT = 2**64 - 1
 """The largest count that the format knows: it is an unsigned 64-bit integer."""
 
+LONGEST_NAME = 1024
+"""Characters of a tensor's name, and of a module's path: those of models have a tenth of it."""
+
 DTYPE_BITS: Mapping[str, int] = {
     "BOOL": 8,
     "U8": 8,

@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
 
 from lora_cli.core.adapter import Adapter, LoraPair
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Applied
 from lora_cli.core.frozen import dataclass, field
-from lora_cli.core.keys import PEFT_PREFIX, Key
+from lora_cli.core.keys import PEFT_PREFIX, Key, Part
 from lora_cli.core.targets import OUTPUT_NAMES
-from lora_cli.engines.profile import Grammar, Profile
+from lora_cli.engines.profile import FACTORS, Grammar, Profile
 
 LAYER = re.compile(r"(?:^|\.)(?P<stack>layers|h|blocks|block)\.(?P<idx>\d{1,9})\.", re.ASCII)
 """The number of a layer, wherever it stands, and what the layers are called."""
@@ -50,28 +51,63 @@ class Landing:
 
 @dataclass(frozen=True, slots=True)
 class _Model:
-    """What the names of an engine's model are compared with."""
+    """What the names of an engine's model are compared with; ``own`` are the last names in its layers.
+
+    ``above`` are the paths above the base's parameters.
+    """
 
     base: BaseModel
     grammar: Grammar
     leaves: frozenset[str]
     in_layers: frozenset[tuple[int, str]]
+    own: frozenset[str]
     experts: Mapping[str, int]
+    above: frozenset[str]
     fused_experts: bool
 
 
-def land(adapter: Adapter, base: BaseModel, profile: Profile) -> Landing:
-    """Sort the modules of ``adapter`` by where the engine of ``profile`` would put them on ``base``; pure."""
+@dataclass(frozen=True, slots=True)
+class Oddity:
+    """How the names of a module's factors differ from those that PEFT gives a linear layer's."""
+
+    parts: frozenset[Part]
+    adapter_name: bool
+    infixes: bool
+    unprefixed: bool
+    ends_in_wrapper: bool
+
+
+def oddities(adapter: Adapter) -> dict[str, Oddity]:
+    """The modules whose factors are called otherwise than those of a linear layer: engines differ on these."""
+    found: dict[str, Oddity] = {}
+    for module, pair in adapter.pairs.items():
+        keys = [adapter.keys[factor.name] for factor in (pair.a, pair.b) if factor is not None]
+        if pair.embedding or not all(key.canonical for key in keys):
+            found[module] = Oddity(
+                frozenset(key.part for key in keys),
+                adapter_name=any(key.adapter_name for key in keys),
+                infixes=any(key.infixes for key in keys),
+                unprefixed=any(key.prefix != PEFT_PREFIX for key in keys),
+                ends_in_wrapper=any(key.infixes and f".{key.infixes[-1]}.lora_" in key.name for key in keys),
+            )
+    return found
+
+
+def land(adapter: Adapter, base: BaseModel, profile: Profile, odd: Mapping[str, Oddity]) -> Landing:
+    """Sort the modules of ``adapter``, of which ``odd`` are the ``oddities``, by where an engine puts them; pure."""
     grammar = profile.grammar
     model = _model(base, grammar, fused=base.model_type in profile.engine.fused_experts)
-    outside = {key.name: why for key in adapter.keys.values() if (why := _outside(key, grammar))}
+    others = (key for key in adapter.keys.values() if key.part not in FACTORS or not key.canonical)
+    outside = {key.name: why for key in others if (why := _outside(key, grammar))} if grammar.strict else {}
     applied: list[str] = []
     unexpected: list[str] = []
     towers: list[str] = []
     nowhere: dict[str, str] = {}
     for module, pair in adapter.pairs.items():
-        why = _misnamed(adapter, pair, grammar)
-        if (grammar.strict and _ends_in_wrapper(adapter, pair)) or (
+        oddity = odd.get(module)
+        why = _misnamed(oddity, grammar) if oddity is not None else ""
+        # What a wrapper left as the last component is taken for the module's name.
+        if (grammar.strict and oddity is not None and oddity.ends_in_wrapper) or (
             not why and _leaf(module) not in model.leaves and not _expert(module, model)
         ):
             unexpected.append(module)
@@ -105,7 +141,9 @@ def _model(base: BaseModel, grammar: Grammar, *, fused: bool) -> _Model:
     numbered = ((found, path) for path in base.modules if (found := LAYER.search(path)))
     in_layers = frozenset((int(found["idx"]), _leaf(path)) for found, path in numbered)
     experts = {found["block"]: shape[0] for path, shape in base.parameters.items() if (found := FUSED.fullmatch(path))}
-    return _Model(base, grammar, leaves, in_layers, experts, fused)
+    own = frozenset(leaf for _, leaf in in_layers)
+    above = frozenset(parent for path in base.parameters for parent in accumulate(path.split(".")[:-1], "{}.{}".format))
+    return _Model(base, grammar, leaves, in_layers, own, experts, above, fused)
 
 
 def _leaf(path: str) -> str:
@@ -113,38 +151,31 @@ def _leaf(path: str) -> str:
 
 
 def _outside(key: Key, grammar: Grammar) -> str:
-    """Why a strict engine does not parse this name; empty for one that drops what it does not know."""
-    if not grammar.strict or (key.part == "base_layer" and _leaf(key.module) in VOCABULARY):
+    """Why a strict engine does not parse this name."""
+    if key.part == "base_layer" and _leaf(key.module) in VOCABULARY:
         return ""
     if grammar.skips_vocabulary and _leaf(key.module) in VOCABULARY:
         return ""
     if key.part == "saved" and _leaf(key.module) in HEADS:
         return ""
     if key.adapter_name and not grammar.adapter_name and key.part in grammar.parts:
-        return f"the name holds .{key.adapter_name}., which the adapter was called in memory"
+        return f"the name holds .{key.adapter_name[:100]}., which the adapter was called in memory"
     if key.part in grammar.parts or (key.part == "magnitude" and key.param):
         return ""
     return "the name is none of a factor"
 
 
-def _misnamed(adapter: Adapter, pair: LoraPair, grammar: Grammar) -> str:
+def _misnamed(odd: Oddity, grammar: Grammar) -> str:
     """Why the factors' names lead nowhere, whatever the module."""
-    keys = [adapter.keys[factor.name] for factor in (pair.a, pair.b) if factor is not None]
-    if any(key.part not in grammar.parts for key in keys):
+    if not odd.parts <= grammar.parts:
         return "it takes no LoRA on an embedding"
-    if any(key.adapter_name for key in keys) and not grammar.adapter_name:
+    if odd.adapter_name and not grammar.adapter_name:
         return "the name holds what the adapter was called in memory"
-    if any(key.infixes for key in keys) and not grammar.infixes:
+    if odd.infixes and not grammar.infixes:
         return "the name holds what a wrapper left there"
-    if grammar.prefix == "required" and any(key.prefix != PEFT_PREFIX for key in keys):
+    if odd.unprefixed and grammar.prefix == "required":
         return f"the name does not begin with {PEFT_PREFIX} once"
     return ""
-
-
-def _ends_in_wrapper(adapter: Adapter, pair: LoraPair) -> bool:
-    """Whether what a wrapper left is the last component, and so is taken for the module's name."""
-    keys = [adapter.keys[factor.name] for factor in (pair.a, pair.b) if factor is not None]
-    return any(key.infixes and f".{key.infixes[-1]}.lora_" in key.name for key in keys)
 
 
 def _has_place(module: str, pair: LoraPair, model: _Model) -> bool:
@@ -153,7 +184,7 @@ def _has_place(module: str, pair: LoraPair, model: _Model) -> bool:
         found = _layer(module, model.grammar)
         if found is None:
             return leaf in VOCABULARY and leaf in model.leaves
-        names = model.grammar.packed.get(leaf, (leaf,)) if leaf not in _own(model) else (leaf,)
+        names = model.grammar.packed.get(leaf, (leaf,)) if leaf not in model.own else (leaf,)
         return all((int(found["idx"]), name) in model.in_layers for name in names) or _expert(module, model)
     paths = (module, *_text_paths(module, model))
     has = any(path in model.base.modules for path in paths)
@@ -164,10 +195,6 @@ def _layer(module: str, grammar: Grammar) -> re.Match[str] | None:
     """The layer that stands in the name, where the engine knows what layers are called there."""
     found = LAYER.search(module)
     return found if found is not None and (not grammar.stacks or found["stack"] in grammar.stacks) else None
-
-
-def _own(model: _Model) -> frozenset[str]:
-    return frozenset(leaf for _, leaf in model.in_layers)
 
 
 def _text_paths(module: str, model: _Model) -> Iterator[str]:
@@ -182,16 +209,15 @@ def _text_paths(module: str, model: _Model) -> Iterator[str]:
 
 def _expert(module: str, model: _Model) -> bool:
     """Whether this is one expert's projection, of an engine that keeps them apart, and there is such an expert."""
-    found = EXPERT.fullmatch(module)
-    if found is None or not model.grammar.experts_apart or model.fused_experts or _leaf(module) not in EXPERT_NAMES:
+    if not model.grammar.experts_apart or model.fused_experts or _leaf(module) not in EXPERT_NAMES:
         return False
-    return int(found["idx"]) < model.experts.get(found["block"], 0)
+    found = EXPERT.fullmatch(module)
+    return found is not None and int(found["idx"]) < model.experts.get(found["block"], 0)
 
 
 def _fused(module: str, model: _Model) -> bool:
     """Whether these are factors of fused experts, of a model that has them so."""
-    stem = module.removesuffix(".base_layer")
-    return model.fused_experts and any(path.startswith(stem + ".") for path in model.base.parameters)
+    return model.fused_experts and module.removesuffix(".base_layer") in model.above
 
 
 def _absence(module: str, model: _Model) -> str:
@@ -203,13 +229,17 @@ def _absence(module: str, model: _Model) -> str:
 
 def _partial(modules: Iterable[str], base: BaseModel) -> frozenset[str]:
     """Those whose kind is not there in every layer that the base has it in."""
+    numbered = [module for module in modules if LAYER.search(module)]
+    has, wanted = _layers_by_kind(numbered), _layers_by_kind(base.modules)
+    return frozenset(module for module in numbered if not has[_leaf(module)] >= wanted.get(_leaf(module), set()))
+
+
+def _layers_by_kind(modules: Iterable[str]) -> dict[str, set[int]]:
     by_kind: dict[str, set[int]] = {}
-    numbered = [(module, found) for module in modules if (found := LAYER.search(module))]
-    for module, found in numbered:
-        by_kind.setdefault(_leaf(module), set()).add(int(found["idx"]))
-    wanted = {kind: {int(one["idx"]) for path in base.modules if _leaf(path) == kind and (one := LAYER.search(path))}
-              for kind in by_kind}  # fmt: skip
-    return frozenset(module for module, _ in numbered if not by_kind[_leaf(module)] >= wanted[_leaf(module)])
+    for module in modules:
+        if found := LAYER.search(module):
+            by_kind.setdefault(_leaf(module), set()).add(int(found["idx"]))
+    return by_kind
 
 
 def _collisions(modules: Iterable[str]) -> Iterator[str]:

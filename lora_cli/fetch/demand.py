@@ -3,11 +3,12 @@
 import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Snapshot
+from lora_cli.core.web_address import DEEPEST_ENCODING
 from lora_cli.errors import Corrupt, Refused
 from lora_cli.fetch.plan import Selection
 from lora_cli.settings import Settings
@@ -95,8 +96,7 @@ def check_snapshot(
     check_digest(demand, ref, snapshot.digest)
     if demand.locked is not None:
         _check_locked(demand.locked, snapshot, selection)
-    if settings.max_header_bytes is not None:
-        _check_headers(ref, snapshot, settings.max_header_bytes)
+    _check_headers(ref, snapshot, settings.max_header_bytes)
     if settings.policies:
         files = tuple(RemoteFile(path, blob.size, blob.sha256) for path, blob in snapshot.files.items())
         _judge(demand, ref, settings, files=files, digest=snapshot.digest)
@@ -114,12 +114,15 @@ def _check_locked(locked: "LockedAdapter", snapshot: Snapshot, selection: Select
 
 
 def _check_headers(ref: AdapterRef, snapshot: Snapshot, most: int) -> None:
-    """What a header claims stands in its first 8 bytes; whether it is one is for ``validate`` to judge."""
-    for path in snapshot.files:
-        if path.endswith(".safetensors"):
+    """What a header claims stands in its first 8 bytes; whether it is one is for ``validate`` to judge.
+
+    What goes on after the end of its file is none, and nobody reads it.
+    """
+    for path, blob in snapshot.files.items():
+        if path.endswith(".safetensors") and blob.size > most:
             with on_disk("reading", snapshot.directory / path), (snapshot.directory / path).open("rb") as stream:
                 length = int.from_bytes(stream.read(8), "little")
-            if length > most:
+            if most < length <= blob.size - 8:
                 raise Refused(
                     f"{ref}: {path} claims a header of {length} bytes, and {most} are allowed",
                     hint="an adapter has some hundred kilobytes; raise --max-header-bytes to take it",
@@ -159,13 +162,15 @@ def _judge(
     digest: str | None = None,
 ) -> None:
     """Every policy over every name of the reference: all of them must allow it."""
-    from lora_cli.core.policy import violations
+    from lora_cli.core.policy import denials, violations
 
     found: list[Violation] = []
     for policy in settings.policies:
         known = _where_links_lead(policy) if ref.scheme == "file" else policy
         for name in _names(ref, settings):
             found += violations(known, name, sha256=demand.known_sha256, host=host, files=files, digest=digest)
+        for name in _repositories(ref, settings) if policy.deny_sources else ():
+            found += denials(known, name)
     distinct = list(dict.fromkeys(found))
     if distinct:
         more = f" (and {len(distinct) - 1} more)" if len(distinct) > 1 else ""
@@ -207,13 +212,43 @@ def _names(ref: AdapterRef, settings: Settings) -> Iterator[AdapterRef]:
         from lora_cli.core.addresses import hub_page
         from lora_cli.errors import UsageError
 
-        endpoint = settings.hub_endpoint.partition("://")[2].lower()
-        if f"{ref.location}/".startswith(f"{endpoint}/"):
+        path = _at_hub(ref, settings)
+        if path is not None:
             try:
-                page = hub_page(f"hub/{ref.location.removeprefix(endpoint).lstrip('/')}", str(ref))
+                page = hub_page(f"hub/{path}", str(ref))
             except UsageError:
                 return
             yield AdapterRef("hf", *page)
+
+
+def _at_hub(ref: AdapterRef, settings: Settings) -> str | None:
+    """The path below the Hub's endpoint that an address means; this machine is the same by each of its names."""
+    from lora_cli.core.web_address import is_loopback
+
+    endpoint = settings.hub_endpoint.partition("://")[2].lower()
+    location = ref.location
+    ours, theirs = (text.partition("/")[0] for text in (endpoint, location))
+    if is_loopback(ours) and is_loopback(theirs) and _port(ours) == _port(theirs):
+        location = ours + location[len(theirs) :]
+    return location[len(endpoint) :].lstrip("/") if f"{location}/".startswith(f"{endpoint}/") else None
+
+
+def _port(host: str) -> str:
+    name, colon, port = host.rpartition(":")
+    return port if colon and not port.endswith("]") and name else ""
+
+
+def _repositories(ref: AdapterRef, settings: Settings) -> Iterator[AdapterRef]:
+    """The repository of the Hub whose files an address at its endpoint may give, however that is written."""
+    path = (_at_hub(ref, settings) if ref.scheme in {"https", "http"} else None) or ""
+    for _ in range(DEEPEST_ENCODING):
+        parts = [part for part in path.replace("\\", "/").split("/") if part]
+        parts = parts[parts.index("models") + 1 :] if "models" in parts[:3] else parts
+        if len(parts) > 1:
+            yield AdapterRef("hf", "/".join(parts[:2]))
+        path, before = unquote(path), path
+        if path == before:
+            return
 
 
 def _where_links_lead(policy: "Policy") -> "Policy":

@@ -6,10 +6,10 @@ from typing import Any
 
 from lora_cli.core.adapter import Adapter, LoraPair, pair_up
 from lora_cli.core.frozen import dataclass, field
-from lora_cli.core.keys import Key, parse_key
+from lora_cli.core.keys import Key, parse_keys
 from lora_cli.core.lora_config import CONFIG_CAP, CONFIG_FILE, LoraConfig, parse_config
 from lora_cli.core.recent import MOST, Recent
-from lora_cli.core.safetensors import TensorInfo
+from lora_cli.core.safetensors import MOST_HEADER, TensorInfo
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError
 from lora_cli.read.foreign import recognise
@@ -35,12 +35,11 @@ class Weights:
 
 
 def read_adapter(
-    source: Source, revision: Revision, name: str, most_header: int | None = None, *, threads: int = 1
+    source: Source, revision: Revision, name: str, most_header: int = MOST_HEADER, *, threads: int = 1
 ) -> Adapter:
     """Read config and header of the adapter at ``revision``. ``name`` is how the user called it.
 
-    A header of over ``most_header`` bytes (None: the format's own limit) is not read. With several ``threads`` both
-    are read at once.
+    A header of over ``most_header`` bytes is not read. With several ``threads`` both are read at once.
 
     What is wrong inside the adapter raises nothing: it stands in ``config_error`` and ``weights_error``.
 
@@ -76,7 +75,7 @@ def read_adapter(
 
 def _taken_apart(tensors: Mapping[str, TensorInfo]) -> tuple[Mapping[str, Key], Mapping[str, LoraPair]]:
     """Each name, parsed, and the pairs that they make."""
-    keys = {tensor: parse_key(tensor) for tensor in tensors}
+    keys = parse_keys(tensors)
     return keys, pair_up(tensors, keys)
 
 
@@ -101,7 +100,7 @@ def weights_of(revision: Revision) -> RemoteFile | None:
     return next((file for file in map(revision.file, (WEIGHTS_FILE, *PICKLED_FILES)) if file is not None), None)
 
 
-def _read_weights(source: Source, revision: Revision, most_header: int | None) -> Weights:
+def _read_weights(source: Source, revision: Revision, most_header: int) -> Weights:
     file = weights_of(revision)
     if file is None:
         return Weights()

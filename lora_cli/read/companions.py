@@ -7,22 +7,20 @@ from typing import Any
 from lora_cli.core import parse
 from lora_cli.core.companions import Companions
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.errors import FormatError
+from lora_cli.errors import FormatError, TooLarge
 from lora_cli.read.adapter import weights_of
+from lora_cli.read.pickles import look_through
 from lora_cli.read.ranges import read_range
 from lora_cli.sources import Source
 
-HERE_CAP = 16 << 20
-"""Bytes of one file on this disk: the added tokens of large vocabularies take some megabytes."""
+HERE_CAP = 8 << 20
+"""Bytes of all such files on this disk: the added tokens of large vocabularies take some megabytes."""
 
 AFAR_CAP = 32 << 10
 """Bytes of one remote file: an adapter is judged from afar within a few kilobytes."""
 
-PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
-"""How the names of pickles end: what torch.load and pickle.load are given."""
-
-MOST_PICKLES = 64
-"""Pickles beside the weights that are read: a trainer's checkpoint has five, and one more for each process."""
+MOST_FILES = 64
+"""Such files that are read: a tokenizer has five, and a template or two more."""
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 ADDED_TOKENS = "added_tokens.json"
@@ -47,7 +45,8 @@ def read_companions(source: Source, revision: Revision, *, here: bool, threads: 
     code: dict[str, str] = {}
     unread: dict[str, str] = {}
     added_tokens: Mapping[str, int] | None = None
-    files = [file for file in revision.files if _wanted(file)]
+    files, beyond = _within(revision, here=here)
+    unread |= dict.fromkeys(beyond, f"is beyond the {HERE_CAP} bytes in {MOST_FILES} files that are read there")
     for file, read in zip(files, _texts(source, revision, files, here=here, threads=threads), strict=True):
         try:
             text = read()
@@ -64,7 +63,26 @@ def read_companions(source: Source, revision: Revision, *, here: bool, threads: 
             unread[file.path] = "is not text in UTF-8"
         except FormatError as error:
             unread[file.path] = error.reason
-    return Companions(templates, code, added_tokens, unread, *_pickles(source, revision))
+            beyond += [file.path] if isinstance(error, TooLarge) else []
+    weights = weights_of(revision)
+    others = (file for file in revision.files if file != weights and not file.defect)
+    pickles = look_through(source, revision, others, here=here)
+    return Companions(templates, code, added_tokens, unread, beyond, pickles.found, pickles.left)
+
+
+def _within(revision: Revision, *, here: bool) -> tuple[list[RemoteFile], list[str]]:
+    """The files to read, and the paths of those for which there are too many bytes, or too many files, before them."""
+    files: list[RemoteFile] = []
+    beyond: list[str] = []
+    left = HERE_CAP
+    for file in (file for file in revision.files if _wanted(file)):
+        size = file.size or 0 if here and not file.defect else 0
+        if len(files) == MOST_FILES or size > left:
+            beyond.append(file.path)
+        else:
+            files.append(file)
+            left -= size
+    return files, beyond
 
 
 def _texts(
@@ -91,26 +109,6 @@ def _texts(
 
 def _raise(error: FormatError) -> bytes:
     raise error
-
-
-def _pickles(source: Source, revision: Revision) -> tuple[dict[str, str], str]:
-    """What is wrong with each pickle that is not the weights, and which were not looked at."""
-    weights = weights_of(revision)
-    found = [file for file in revision.files if file.path.endswith(PICKLED) and file != weights and not file.defect]
-    if not found:
-        return {}, ""
-    from lora_cli.read.pickled import examine
-
-    pickles: dict[str, str] = {}
-    left = [file.path for file in found if file.size is None] + [file.path for file in found[MOST_PICKLES:]]
-    for file in found[:MOST_PICKLES]:
-        if file.size is not None:
-            try:
-                examine(source, revision, file)
-                pickles[file.path] = ""
-            except FormatError as error:
-                pickles[file.path] = error.reason
-    return pickles, f"{left[0]} and {len(left) - 1} more pickles were not looked at" if left else ""
 
 
 def _wanted(file: RemoteFile) -> bool:

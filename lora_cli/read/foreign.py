@@ -18,6 +18,9 @@ START = 1 << 16
 MOST_HEADERS = 4
 """Headers of other safetensors files that are read to know what they are."""
 
+LONGEST_HEADER = 2 << 20
+"""Bytes of such a header: a LoRA for images with its training log has some hundred thousand."""
+
 
 def recognise(
     source: Source,
@@ -57,7 +60,7 @@ def _by_headers(source: Source, revision: Revision) -> Found | None:
     others = [file for file in revision.files if file.path.endswith(".safetensors") and not file.defect]
     for file in others[:MOST_HEADERS]:
         try:
-            names = read_header(source, revision, file).tensors
+            names = read_header(source, revision, file, LONGEST_HEADER).tensors
         except FormatError:
             continue
         found = _found(by_keys(names), file.path)

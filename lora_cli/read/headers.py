@@ -1,7 +1,7 @@
 """The header of a safetensors file, read by ranges; and what was put in a file's place."""
 
 from lora_cli.core.formats import PICKLE, STAND_INS, Format, by_start
-from lora_cli.core.safetensors import Header, header_length, parse_header
+from lora_cli.core.safetensors import MOST_HEADER, Header, header_length, parse_header
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError
 from lora_cli.read.ranges import read_range
@@ -11,10 +11,10 @@ FIRST_READ = 1 << 17
 """Bytes of the first range of a weights file: the whole header of nearly every adapter, in one request."""
 
 
-def read_header(source: Source, revision: Revision, file: RemoteFile, most: int | None = None) -> Header:
+def read_header(source: Source, revision: Revision, file: RemoteFile, most: int = MOST_HEADER) -> Header:
     """The header of one safetensors file, in one range for a usual one and two for a large one.
 
-    Of over ``most`` bytes (None: the format's own limit) it is not read.
+    Of over ``most`` bytes it is not read.
 
     Raises:
         FormatError: the file cannot be read as plain bytes (``defect``), or its header is malformed.
@@ -26,7 +26,7 @@ def read_header(source: Source, revision: Revision, file: RemoteFile, most: int 
     first = read_range(source, revision, file, 0, stop)
     check_stand_in(first, file, (*STAND_INS, PICKLE))
     length = header_length(first[:8], file.size, file.path)
-    if most is not None and length > most:
+    if length > most:
         raise FormatError(
             f"its header has {length} bytes, and {most} are allowed",
             where=file.path,

@@ -2,21 +2,23 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.pickles import archive, legacy
 from lora_cli.core.pickles.allowed import TRAINER, WEIGHTS, Allowed
 from lora_cli.core.pickles.archive import Archive, Entry
 from lora_cli.core.pickles.dtypes import item_bytes
-from lora_cli.core.pickles.opcodes import Truncated, can_begin
+from lora_cli.core.pickles.opcodes import Effort, Truncated
 from lora_cli.core.pickles.reader import read_pickle
 from lora_cli.core.pickles.state import located, state_dict, storages_of
 from lora_cli.core.pickles.values import Storage, Value
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.errors import FormatError
+from lora_cli.errors import FormatError, TooLarge
 from lora_cli.read.headers import check_stand_in
+from lora_cli.read.pickles import TAR, TAR_AT
 from lora_cli.read.ranges import read_range
+from lora_cli.read.readable import HEAD, Readable
 from lora_cli.sources import Source, is_near
 
 MOST_PICKLE = 1 << 25
@@ -25,70 +27,59 @@ MOST_PICKLE = 1 << 25
 FIRST_PICKLE = 1 << 18
 """Bytes that are read first where nothing says how long a pickle is."""
 
-HEAD = 1 << 12
-"""Bytes of a file's beginning that are read to know it."""
-
 APART = 1 << 16
 """Bytes between two entries up to which they are read together."""
 
 
-TAR, TAR_AT = b"ustar", 257
-"""How a tar file is known, and where."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Ranges:
-    """A file of ``size`` bytes, read by ranges; its ``head`` is here."""
-
-    source: Source
-    revision: Revision
-    file: RemoteFile
-    size: int
-    head: bytes
-
-    def read(self, start: int, stop: int) -> bytes:
-        """Bytes ``start`` to ``stop``."""
-        if stop <= len(self.head):
-            return self.head[start:stop]
-        return read_range(self.source, self.revision, self.file, start, stop)
-
-
-def read_pickled(source: Source, revision: Revision, file: RemoteFile) -> dict[str, TensorInfo]:
+def read_pickled(
+    source: Source, revision: Revision, file: RemoteFile, effort: Effort | None = None
+) -> dict[str, TensorInfo]:
     """The tensors of pickled weights, by name, in the order of their bytes. Nothing is unpickled.
+
+    Several files share an ``effort``.
 
     Raises:
         UnsafePickle: the file holds something else than tensors.
         FormatError: it is malformed, something else was put in its place, or its ``defect``.
         LoraCliError: what the source raises.
     """
-    with _opened(source, revision, file) as ranges:
+    with opened(source, revision, file, effort or Effort()) as ranges:
         check_stand_in(ranges.head, file)
         return _zipped(ranges) if ranges.head.startswith(archive.MAGIC) else _legacy(ranges)
 
 
-def examine(source: Source, revision: Revision, file: RemoteFile) -> None:
-    """Read a pickle that lies beside the weights against all that a trainer writes; what cannot be one is let be.
+def examine(ranges: Readable) -> None:
+    """Read a pickle that lies beside the weights against all that a trainer writes.
 
     Raises: as ``read_pickled``.
     """
-    with _opened(source, revision, file) as ranges:
-        if not can_begin(ranges.head[:1]):
+    if ranges.head.startswith(archive.MAGIC):
+        _value(ranges, _archive(ranges), TRAINER)
+        return
+    for data in _longer(ranges):
+        try:
+            _read_all(data, ranges.size, ranges.effort)
+        except Truncated:
+            if len(data) == ranges.size:
+                raise
+        else:
             return
-        if ranges.head.startswith(archive.MAGIC):
-            _value(ranges, _archive(ranges), TRAINER)
+
+
+def examine_first(ranges: Readable, start: int) -> None:
+    """The same of one pickle that begins at ``start``, whatever follows it."""
+    for data in _longer(ranges):
+        try:
+            read_pickle(data, TRAINER, start, ranges.effort)
+        except Truncated:
+            if len(data) == ranges.size:
+                raise
+        else:
             return
-        for data in _longer(ranges):
-            try:
-                _read_all(data, ranges.size)
-            except Truncated:
-                if len(data) == ranges.size:
-                    raise
-            else:
-                return
 
 
 @contextmanager
-def _opened(source: Source, revision: Revision, file: RemoteFile) -> Iterator[_Ranges]:
+def opened(source: Source, revision: Revision, file: RemoteFile, effort: Effort) -> Iterator[Readable]:
     """The file by ranges; whatever is wrong with its format says in which file it is."""
     if file.defect:
         raise FormatError(file.defect, where=file.path)
@@ -96,20 +87,21 @@ def _opened(source: Source, revision: Revision, file: RemoteFile) -> Iterator[_R
         raise FormatError("its origin does not say how long it is, so that it is not read by ranges", where=file.path)
     try:
         head = read_range(source, revision, file, 0, min(HEAD, file.size))
-        yield _Ranges(source, revision, file, file.size, head)
+        fetch = partial(read_range, source, revision, file)
+        yield Readable(file.path, file.size, head, fetch, effort, is_near(source, revision))
     except FormatError as error:
         raise error.within(file.path) from error.__cause__
 
 
-def _zipped(ranges: _Ranges) -> dict[str, TensorInfo]:
+def _zipped(ranges: Readable) -> dict[str, TensorInfo]:
     directory = _archive(ranges)
     tensors = state_dict(_value(ranges, directory, WEIGHTS))
     starts = {key: _storage_start(ranges, directory, storage) for key, storage in storages_of(tensors).items()}
-    return located(tensors, starts, ranges.file.path)
+    return located(tensors, starts, ranges.path)
 
 
-def _archive(ranges: _Ranges) -> Archive:
-    size, file = ranges.size, ranges.file.path
+def _archive(ranges: Readable) -> Archive:
+    size, file = ranges.size, ranges.path
     tail_at = max(0, size - archive.TAIL)
     tail = ranges.read(tail_at, size)
     start, stop = archive.directory_range(tail, size, file)
@@ -117,7 +109,7 @@ def _archive(ranges: _Ranges) -> Archive:
     return archive.parse_directory(rest + tail[max(0, start - tail_at) : max(0, stop - tail_at)], start, file)
 
 
-def _value(ranges: _Ranges, directory: Archive, allowed: Allowed) -> Value:
+def _value(ranges: Readable, directory: Archive, allowed: Allowed) -> Value:
     """What ``data.pkl`` describes."""
     entries = [directory.entries[name] for name in ("data.pkl", "byteorder") if name in directory.entries]
     if not entries or not entries[0].name.endswith("/data.pkl"):
@@ -125,13 +117,13 @@ def _value(ranges: _Ranges, directory: Archive, allowed: Allowed) -> Value:
     data, *order = _contents(ranges, entries)
     if order and order[0] != b"little":
         raise FormatError("was written by a big-endian machine", hint=legacy.BIG_ENDIAN_HINT)
-    value, stop = read_pickle(data, allowed)
+    value, stop = read_pickle(data, allowed, 0, ranges.effort)
     if stop != len(data):
         raise FormatError(f"data.pkl goes on for {len(data) - stop} bytes after its pickle has ended")
     return value
 
 
-def _contents(ranges: _Ranges, entries: list[Entry]) -> list[bytes]:
+def _contents(ranges: Readable, entries: list[Entry]) -> list[bytes]:
     """The data of small entries, each found by its own header; those that lie side by side come in one range."""
     for entry in entries:
         if entry.stop - entry.at > MOST_PICKLE:
@@ -142,30 +134,30 @@ def _contents(ranges: _Ranges, entries: list[Entry]) -> list[bytes]:
     window = ranges.read(start, stop)
     found = []
     for entry in entries:
-        at = archive.data_start(window[entry.at - start : entry.stop - start], entry, ranges.file.path) - start
+        at = archive.data_start(window[entry.at - start : entry.stop - start], entry, ranges.path) - start
         found.append(window[at : at + entry.size])
     return found
 
 
-def _storage_start(ranges: _Ranges, directory: Archive, storage: Storage) -> int:
+def _storage_start(ranges: Readable, directory: Archive, storage: Storage) -> int:
     """Where a storage begins: by its entry's own header where the file is near, else as torch aligns it."""
     entry = directory.entries.get(f"data/{storage.key}")
     if entry is None:
         raise FormatError(f"lacks the storage {storage.key[:40]!a}")
     if entry.size != storage.numel * item_bytes(storage.dtype):
         raise FormatError(f"has {entry.size} bytes for {storage.numel} elements of storage {storage.key[:40]}")
-    if not is_near(ranges.source, ranges.revision):
+    if not ranges.near:
         return entry.start
     local = ranges.read(entry.at, entry.at + archive.LOCAL_BYTES + len(entry.name.encode()))
-    return archive.data_start(local, entry, ranges.file.path)
+    return archive.data_start(local, entry, ranges.path)
 
 
-def _legacy(ranges: _Ranges) -> dict[str, TensorInfo]:
+def _legacy(ranges: Readable) -> dict[str, TensorInfo]:
     for data in _longer(ranges):
         try:
-            if not legacy.is_legacy(data, WEIGHTS):
+            if not legacy.is_legacy(data, WEIGHTS, ranges.effort):
                 raise FormatError("is a pickle, but not one that torch.save writes")
-            found = legacy.read_legacy(data, WEIGHTS)
+            found = legacy.read_legacy(data, WEIGHTS, ranges.effort)
         except Truncated:
             if len(data) == ranges.size:
                 raise
@@ -174,11 +166,11 @@ def _legacy(ranges: _Ranges) -> dict[str, TensorInfo]:
         starts, stop = legacy.legacy_starts(found.keys, found.stop, storages_of(tensors))
         if stop != ranges.size:
             raise FormatError(f"its storages end at byte {stop}, the file at {ranges.size}")
-        return located(tensors, starts, ranges.file.path)
+        return located(tensors, starts, ranges.path)
     raise AssertionError("_longer() ends with the whole file or raises")
 
 
-def _longer(ranges: _Ranges) -> Iterator[bytes]:
+def _longer(ranges: Readable) -> Iterator[bytes]:
     """The beginning of a file, longer each time, to the whole of it.
 
     Raises:
@@ -193,15 +185,15 @@ def _longer(ranges: _Ranges) -> Iterator[bytes]:
         if stop == ranges.size:
             return
         if stop >= MOST_PICKLE:
-            raise FormatError(f"its pickle does not end within {MOST_PICKLE} bytes")
+            raise TooLarge(f"its pickle does not end within {MOST_PICKLE} bytes")
         stop = min(ranges.size, 4 * stop, MOST_PICKLE)
 
 
-def _read_all(data: bytes, size: int) -> None:
+def _read_all(data: bytes, size: int, effort: Effort) -> None:
     """A legacy torch file, or one pickle after the other, to the end of a file of ``size`` bytes."""
-    if legacy.is_legacy(data, TRAINER):
-        legacy.read_legacy(data, TRAINER)
+    if legacy.is_legacy(data, TRAINER, effort):
+        legacy.read_legacy(data, TRAINER, effort)
         return
     at = 0
     while at < size:
-        _, at = read_pickle(data, TRAINER, at)
+        _, at = read_pickle(data, TRAINER, at, effort)

@@ -22,6 +22,9 @@ from lora_cli.sources import Source
 SMALL = 4 << 20
 """Bytes of tensors up to which numpy, many times as fast, does not win back its import (0.1 s), where it is to come."""
 
+TINY = 1024
+"""Bytes of a tensor up to which numpy takes longer to be called than the rest does."""
+
 
 @dataclass(frozen=True, slots=True)
 class TensorStats:
@@ -96,20 +99,21 @@ def _scan_file(
     source: Source, revision: Revision, file: RemoteFile, tensors: list[TensorInfo]
 ) -> dict[str, TensorStats]:
     small = sum(tensor.nbytes for tensor in tensors) <= SMALL and "numpy" not in sys.modules
-    test = integers_test if small else numpy_test
     stats = {tensor.name: _unread(tensor) for tensor in tensors}
     for tensor, piece in pieces(source, revision, file, tensors, SMALL if small else PIECE):
         if small and len(piece) == tensor.nbytes and (size := _bounded(tensor.dtype, piece)) is not None:
             stats[tensor.name] = TensorStats(nonfinite=False, zero=False, magnitude=size)
             continue
+        numpy = not small and tensor.nbytes > TINY
         for start in range(0, len(piece), PIECE):
             part = piece[start : start + PIECE]
-            stats[tensor.name] = _with(stats[tensor.name], tensor.dtype, part, test, numpy=not small)
+            stats[tensor.name] = _with(stats[tensor.name], tensor.dtype, part, numpy=numpy)
     return stats
 
 
-def _with(so_far: TensorStats, dtype: str, piece: memoryview, test: LaneTest, *, numpy: bool) -> TensorStats:
+def _with(so_far: TensorStats, dtype: str, piece: memoryview, *, numpy: bool) -> TensorStats:
     """What was told of a tensor so far, and of the next piece of it."""
+    test = numpy_test if numpy else integers_test
     known = None if so_far.magnitude is None else so_far.magnitude.exact
     sound = usual(dtype, piece) if known is not None and numpy else None
     nonfinite, zero = (False, False) if sound is not None else judge(dtype, piece, test)

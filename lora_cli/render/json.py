@@ -36,7 +36,7 @@ def _finite(value: Any) -> Any:
         return {str(key): _finite(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(one) for one in value]
-    if isinstance(value, str):
+    if isinstance(value, str) and not value.isascii():
         # A lone surrogate (a path that is not UTF-8) has no bytes in a JSON file.
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, float) and (value != value or value in {float("inf"), float("-inf")}):  # noqa: PLR0124 - NaN

@@ -11,6 +11,7 @@ from lora_cli.check import Checked
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.card import LISTS, WORDS
 from lora_cli.core.finding import Severity
+from lora_cli.core.frozen import replace
 from lora_cli.core.inspection import Inspection
 from lora_cli.render.json import document
 from lora_cli.render.json_verdicts import base_fields, checked_fields
@@ -46,8 +47,12 @@ def render_inspections(
     return document("inspect", {"base": base_fields(base), "adapters": adapters, "engine_args": flags})
 
 
+MOST_MODULES = 75_000
+"""Modules of one adapter that are listed; ``modules`` counts all of them."""
+
+
 def _inspection(one: Inspection) -> dict[str, Any]:
-    fields = asdict(one)
+    fields = asdict(replace(one, by_module=one.by_module[:MOST_MODULES]))
     if one.card is not None:
         fields["card"] = {key: fields["card"][key] for key in (*WORDS, *LISTS, "error")}
     return fields

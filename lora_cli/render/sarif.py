@@ -7,6 +7,7 @@ says of an adapter that something is wrong with it because nobody looked. What c
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import Any
 from urllib.parse import quote
 
@@ -162,5 +163,7 @@ def _message(text: str, hint: str = "") -> str:
     lines = safe(text) + (f"\nHint: {safe(hint)}" if hint else "")
     if len(lines) > LONGEST_MESSAGE:
         lines = lines[: LONGEST_MESSAGE - 1] + "…"
-    lines = re.sub(r"\[(?=[^\]]*\]\()", r"\\[", lines)
+    parts = lines.split("]")
+    linked = [part.replace("[", r"\[") if after.startswith("(") else part for part, after in pairwise(parts)]
+    lines = "]".join([*linked, parts[-1]])
     return re.sub(r"\{(\d+)\}", r"{{\1}}", lines)

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lora_cli.core.adapter import LoraPair
+from lora_cli.core.endings import Endings
 from lora_cli.core.frozen import replace
-from lora_cli.core.keys import INFIXES, PAIR_PARTS, PEFT_PREFIX, Key
+from lora_cli.core.keys import INFIXES, PAIR_PARTS, PEFT_PREFIX, Key, without_wrappers
 from lora_cli.core.targets import scales, wrapped_parameters
 from lora_cli.engines.mend import SAVE_AGAIN
 from lora_cli.errors import FormatError
@@ -17,6 +18,7 @@ from lora_cli.repair.draft import Aim, Draft, Factors
 from lora_cli.repair.made import Made, copy_of
 
 STEP = "names"
+MOST_REFUSALS = 20
 WHY = "engines and PEFT look tensors up by the names that PEFT writes to disk"
 
 
@@ -30,13 +32,18 @@ def begin(aim: Aim, config: Mapping[str, Any]) -> Draft:
     except FormatError as error:
         return draft.refused(f"{error.where}: {error.reason}", error.hint or "write what it was trained with")
     factors: dict[str, Factors] = {}
+    unsound: list[str] = []
     for module, pair in aim.adapter.pairs.items():
         scale = by_place[places[module]]
         if (wrong := _unsound(pair, scale.r, aim, fused=module in fused)) != "":
-            draft = draft.refused(f"{module}: {wrong}", SAVE_AGAIN)
+            unsound.append(f"{module}: {wrong}")
         elif pair.a is not None and pair.b is not None:
             plain = module not in fused and not _in_blocks(aim)
             factors[module] = Factors(copy_of(pair.a), copy_of(pair.b), scale.scaling, pair.embedding, plain)
+    for told in unsound[:MOST_REFUSALS]:
+        draft = draft.refused(told, SAVE_AGAIN)
+    if len(unsound) > MOST_REFUSALS:
+        draft = draft.refused(f"{len(unsound) - MOST_REFUSALS} more modules have no update that is known", SAVE_AGAIN)
     return _named(replace(draft, factors=factors), aim)
 
 
@@ -66,18 +73,11 @@ def _fused(aim: Aim) -> dict[str, str]:
     if not named:
         return {}
     if aim.base is None:
-        parents = [name.rpartition(".")[0] for name in named]
-        on_one = [m for m in aim.adapter.pairs if any(f".{_stem(m)}".endswith(f".{parent}") for parent in parents)]
-        return dict.fromkeys(on_one, "")
+        parents = Endings(name.rpartition(".")[0] for name in named)
+        return dict.fromkeys((m for m in aim.adapter.pairs if without_wrappers(m) in parents), "")
     weights = {f"{path}.weight": (one.d_out, one.d_in) for path, one in aim.base.modules.items()}
     wrapped = wrapped_parameters(aim.parsed, {**weights, **aim.base.parameters})
     return {module: wrapped[module] for module in aim.adapter.pairs if module in wrapped}
-
-
-def _stem(module: str) -> str:
-    while module.endswith(".base_layer"):
-        module = module.removesuffix(".base_layer")
-    return module
 
 
 def _others(aim: Aim) -> dict[str, Made]:

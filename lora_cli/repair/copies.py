@@ -4,9 +4,11 @@ PEFT saves the whole embedding wherever one is targeted. Where it equals the bas
 """
 
 from collections.abc import Iterator
+from itertools import islice
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.frozen import replace
+from lora_cli.core.patterns import Matcher
 from lora_cli.core.tensor_info import TensorInfo
 from lora_cli.engines.mend import MERGE
 from lora_cli.repair.begin import canonical
@@ -16,23 +18,26 @@ STEP = "copies"
 PARTS = frozenset({"base_layer", "saved"})
 """The parts of an adapter that may be a weight of the base."""
 
+MOST_NAMES = 8
+
 
 def without_copies(draft: Draft, aim: Aim) -> Draft:
     """The draft without what the base has bit by bit; PEFT itself takes copies."""
     if not aim.copies or aim.profile.engine.name == "peft":
         return draft
-    gone = [
-        name for one, same in aim.copies.items() if same and (name := canonical(aim.adapter.keys[one])) in draft.others
-    ]
+    same = (canonical(aim.adapter.keys[one]) for one, equal in aim.copies.items() if equal)
+    gone = dict.fromkeys(name for name in same if name in draft.others)
     if not gone:
         return draft
     others = {name: made for name, made in draft.others.items() if name not in gone}
     config, saved = dict(draft.config), draft.config.get("modules_to_save")
     if isinstance(saved, list):
-        config["modules_to_save"] = [name for name in saved if any(f".{name}." in other for other in others)] or None
+        matcher, texts = Matcher("modules_to_save"), list(others)
+        config["modules_to_save"] = [name for name in saved if matcher.stands_in(f".{name}.", texts)] or None
     draft = replace(draft, config=config)
     many = f"{len(gone)} copies" if len(gone) > 1 else "a copy"
-    what = f"{many} of the base's own weights left out: {', '.join(gone)}"
+    more = f" and {len(gone) - MOST_NAMES} more" if len(gone) > MOST_NAMES else ""
+    what = f"{many} of the base's own weights left out: {', '.join(islice(gone, MOST_NAMES))}{more}"
     return draft.changed(STEP, what, "they equal what the base has, and engines refuse or ignore them", others=others)
 
 

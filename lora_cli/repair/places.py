@@ -86,9 +86,11 @@ def _renamed(draft: Draft, moved: Mapping[str, str]) -> Draft:
 
 def _moved(name: str, moved: Mapping[str, str]) -> str:
     path = name.removeprefix(PEFT_PREFIX)
-    for old, new in moved.items():
-        if path.startswith(f"{old}."):
-            return PEFT_PREFIX + new + path[len(old) :]
+    old = path
+    while dot := old.rfind(".") + 1:
+        old = old[: dot - 1]
+        if old in moved:
+            return PEFT_PREFIX + moved[old] + path[len(old) :]
     return name
 
 

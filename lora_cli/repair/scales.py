@@ -11,7 +11,7 @@ from typing import Any
 
 from lora_cli.core.frozen import replace
 from lora_cli.core.lora_config import parse_config
-from lora_cli.core.patterns import Matcher
+from lora_cli.core.pattern_keys import PatternKeys
 from lora_cli.core.targets import scales
 from lora_cli.engines.mend import MERGE
 from lora_cli.errors import FormatError
@@ -134,10 +134,10 @@ def _keys(factors: Mapping[str, Factors], old: Iterable[str]) -> dict[str, str]:
 
     A key is good for modules that all have one rank and one scale.
     """
-    matcher, groups = Matcher("patterns"), dict[str, list[str]]()
+    keys, groups = PatternKeys(old, "patterns"), dict[str, list[str]]()
     for module in factors:
-        key = next((key for key in old if matcher.dotted_end(key, module)), module.rpartition(".")[2])
-        groups.setdefault(key, []).append(module)
+        key = keys.first(module)
+        groups.setdefault(module.rpartition(".")[2] if key is None else key, []).append(module)
     alike = {key: len({(factors[m].r, factors[m].scaling) for m in modules}) == 1 for key, modules in groups.items()}
     return {module: key if alike[key] else module for key, modules in groups.items() for module in modules}
 

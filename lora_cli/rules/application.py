@@ -5,15 +5,17 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
 from lora_cli.core.adapter import Adapter, LoraPair
 from lora_cli.core.base_model import BaseModel, BaseModule
+from lora_cli.core.endings import Endings
 from lora_cli.core.finding import Applied
-from lora_cli.core.frozen import dataclass, replace
-from lora_cli.core.keys import PEFT_PREFIX, Key
+from lora_cli.core.frozen import dataclass, field, replace
+from lora_cli.core.keys import PEFT_PREFIX, Key, without_wrappers
 from lora_cli.core.late import late
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.recent import Recent
 from lora_cli.core.targets import (
     EMBEDDING_NAMES,
     OUTPUT_NAMES,
+    Scale,
     replicated,
     scales,
     targeted,
@@ -32,6 +34,17 @@ SCALE_FIELDS = frozenset({"r", "lora_alpha", "rank_pattern", "alpha_pattern", "u
 
 
 @dataclass(frozen=True, slots=True)
+class Scaled:
+    """Rank, alpha and scale of each module as the config has them, matched once for all that ask.
+
+    ``by_module`` is empty where there is no config, and where ``error`` says why nobody can tell.
+    """
+
+    by_module: Mapping[str, Scale] = field(default_factory=dict)
+    error: FormatError | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Application:
     """An adapter's modules, sorted by what PEFT would do with them. Every module with a tensor stands in one of these.
 
@@ -42,7 +55,8 @@ class Application:
     does not target them; ``matched`` is what remains. ``missing`` are modules of the base that the config targets
     and that have no tensors. ``ranks`` is what the config wants of the tensors of each found module, ``expected`` what
     the base has in its place (nothing without a base; a fused parameter may be read in either of two orientations).
-    ``errors`` are why patterns of the config could not be matched; what depends on them is then empty.
+    ``errors`` are why patterns of the config could not be matched; what depends on them is then empty. ``scaled`` is of
+    the modules of the adapter as it is written.
     """
 
     adapter: Adapter
@@ -58,6 +72,7 @@ class Application:
     errors: tuple[FormatError, ...] = ()
     refused: FormatError | None = None
     unfit: tuple[tuple[str, str], ...] = ()
+    scaled: Scaled = Scaled()
 
     @property
     def applied(self) -> Applied:
@@ -93,6 +108,7 @@ def apply(adapter: Adapter, base: BaseModel | None) -> Application:
 def _apply(adapter: Adapter, base: BaseModel | None) -> Application:
     refused: FormatError | None = None
     unfit: tuple[tuple[str, str], ...] = ()
+    written, scaled = adapter.config, _scaled(adapter.config, adapter.pairs)
     if base is not None and base.parameters:  # no other base has experts: the module costs a start-up a millisecond
         from lora_cli.core.experts import as_loaded
 
@@ -121,12 +137,20 @@ def _apply(adapter: Adapter, base: BaseModel | None) -> Application:
         untargeted=untargeted,
         matched=tuple(module for module in found if module not in left_out),
         missing=_missing(config, base, chosen, wrapped, adapter),
-        ranks=_ranks(config, found, wrapped, base, errors),
+        ranks=_ranks(config, found, wrapped, base, errors, scaled if config is written else None),
         expected={} if base is None else {module: _expected(module, base, wrapped) for module in found},
         errors=tuple(errors),
         refused=refused,
         unfit=unfit,
+        scaled=scaled,
     )
+
+
+def _scaled(config: LoraConfig | None, modules: Iterable[str]) -> Scaled:
+    try:
+        return Scaled() if config is None else Scaled(scales(config, modules))
+    except FormatError as error:
+        return Scaled(error=error)
 
 
 def _wrapped(config: LoraConfig | None, base: BaseModel | None, modules: tuple[str, ...]) -> Mapping[str, str]:
@@ -134,7 +158,8 @@ def _wrapped(config: LoraConfig | None, base: BaseModel | None, modules: tuple[s
     if config is None or not config.target_parameters:
         return {}
     if base is None:
-        return {module: "" for module in modules if _names_parameter_of(config, module)}
+        parents = Endings(name.rpartition(".")[0] for name in config.target_parameters)
+        return {module: "" for module in modules if "" in parents.names or without_wrappers(module) in parents}
     return wrapped_parameters(config, base.parameters)
 
 
@@ -147,14 +172,6 @@ def _with_weights(config: LoraConfig, base: BaseModel) -> BaseModel:
         for path, one in base.modules.items()
     }
     return replace(base, parameters={**weights, **base.parameters})
-
-
-def _names_parameter_of(config: LoraConfig, module: str) -> bool:
-    """Whether ``target_parameters`` names a parameter that may belong to ``module``, as far as names tell."""
-    while module.endswith(".base_layer"):
-        module = module.removesuffix(".base_layer")
-    parents = [name.rpartition(".")[0] for name in config.target_parameters or ()]
-    return any(not parent or module == parent or module.endswith("." + parent) for parent in parents)
 
 
 def _beyond(modules: Sequence[str], base: BaseModel) -> frozenset[str]:
@@ -235,6 +252,7 @@ def _ranks(
     wrapped: Mapping[str, str],
     base: BaseModel | None,
     errors: list[FormatError],
+    known: Scaled | None,
 ) -> dict[str, int]:
     """The rank that the config wants the tensors of each module to have; nothing where its fields are broken."""
     if config is None or config.mistyped.keys() & SCALE_FIELDS:
@@ -242,11 +260,13 @@ def _ranks(
     if config.r <= 0 or any(rank <= 0 for rank in config.rank_pattern.values()):
         return {}
     places = {module: wrapped.get(module, module) for module in found}
-    try:
-        by_place = scales(config, [place for place in places.values() if place])
-    except FormatError as error:
-        errors.append(error)
+    named = [place for place in places.values() if place]
+    scaled = known if known is not None and not wrapped else _scaled(config, named)
+    if scaled.error is not None and named:
+        errors.append(scaled.error)
+    if scaled.error is not None:
         return {}
+    by_place = scaled.by_module
     # A fused parameter [experts, …] has its experts' factors side by side, so r rows for each.
     shapes = base.parameters if base is not None else {}
     experts = {path: shapes[path][0] if len(shapes[path]) == 3 else 1 for path in wrapped.values() if path}

@@ -1,6 +1,7 @@
 """LC31x: the adapter beside the base model that it is to be put on."""
 
 from collections.abc import Container, Iterator
+from itertools import accumulate
 
 from lora_cli.core.adapter import LoraPair
 from lora_cli.core.base_model import BaseModel, BaseModule
@@ -75,9 +76,11 @@ def _other_names(module: str, case: Case) -> str:
 def _of_experts(case: Case) -> bool:
     """Whether all that the base lacks are experts that PEFT cannot put on its fused ones."""
     application = case.application
-    within = tuple(container + "." for _, container in application.unfit)
-    return (application.refused is not None or bool(within)) and all(
-        ".experts." in module if application.refused is not None else module.startswith(within)
+    if application.refused is not None:
+        return all(".experts." in module for module in application.absent)
+    containers = {container for _, container in application.unfit}
+    return bool(containers) and all(
+        any(above in containers for above in accumulate(module.split(".")[:-1], "{}.{}".format))
         for module in application.absent
     )
 

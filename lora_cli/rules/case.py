@@ -129,7 +129,8 @@ class Case:
 
         gptq = self.base is not None and "quantised: gptq" in self.base.source
         try:
-            return {module: divisors(config, module, gptq=gptq) for module in self.application.adapter.pairs}
+            divided = divisors(config, gptq=gptq)
+            return {module: divided(module) for module in self.application.adapter.pairs}
         except FormatError:  # PEFT refuses the config, which LC209 says
             return {}
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Iterator
 
+from lora_cli.core.endings import Endings
 from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.targets import targeted_parameters
@@ -122,8 +123,9 @@ def _variants(case: Case, config: LoraConfig) -> Said:
         from lora_cli.core.blocks import divisors
 
         try:
+            divided = divisors(config)
             for module in case.application.adapter.pairs:
-                divisors(config, module)
+                divided(module)
         except FormatError as error:
             yield "use_bdlora", f"use_bdlora {clip(error.reason)}", AS_SAVED
         modules = case.base.modules if case.base is not None else {}
@@ -148,7 +150,8 @@ def _on_parameters(case: Case, config: LoraConfig) -> Iterator[Problem]:
         path.removesuffix(".weight")
         for path in targeted_parameters(loaded, (f"{one}.weight" for one in case.base.modules))
     ]
-    both = [path for path in own if any(path == name or path.endswith(f".{name}") for name in loaded.target_modules)]
+    named = Endings(loaded.target_modules)
+    both = [path for path in own if path in named]
     if both:
         message = f"target_modules and target_parameters both name {names(both)}: PEFT refuses it"
         yield Problem(message, Location(config.file, "target_parameters"), "name it in one of the two")

@@ -12,6 +12,10 @@ from lora_cli.rules.wording import clip, grouped, names
 PICKLED_FILES = ("adapter_model.bin", "adapter_model.pt")
 
 
+TRAINERS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler", "random_states", "sampler")
+"""How the names of files begin that a trainer writes for itself: its arguments and states, and no weights."""
+
+
 def _other_weights(case: Case) -> list[str]:
     ends = (".safetensors", ".bin", ".pt", ".npz", ".gguf", ".npy", ".tensors", ".ckpt", ".nemo")
     return [file.path for file in case.adapter.files if file.path.endswith(ends) and file.path not in PICKLED_FILES]
@@ -39,16 +43,19 @@ def weights_missing(case: Case) -> Iterator[Problem]:
     """
     if case.adapter.weight_files or case.adapter.unread or _foreign(case):
         return
-    others = _other_weights(case)
+    found = _other_weights(case)
+    others = [path for path in found if not path.rpartition("/")[2].startswith(TRAINERS)]
+    hint = "point at the folder that holds the weights, or save the adapter again with save_pretrained()"
     if others:
         message = f"there is no {WEIGHTS_FILE}; there is {names(others)}, which PEFT and engines do not look for"
         nested = next((path for path in others if path.endswith("/" + WEIGHTS_FILE)), "")
         folder = nested.rpartition("/")[0]
         hint = f"rename the file to {WEIGHTS_FILE} if it holds the LoRA weights"
         hint = f"point at the folder that holds them: {clip(folder)}" if nested else hint
+    elif found:
+        message = f"there is no {WEIGHTS_FILE}; what is in {names(found)} is a trainer's own, and no weights"
     else:
         message = f"there is no {WEIGHTS_FILE}, and no other file with weights"
-        hint = "point at the folder that holds the weights, or save the adapter again with save_pretrained()"
     yield Problem(message, Location(WEIGHTS_FILE), hint)
 
 
@@ -165,7 +172,9 @@ def unsafe_pickle(case: Case) -> Iterator[Problem | NotChecked]:
 
     Pickles are read opcode by opcode against a list of what torch writes for tensors, and beside the weights also of
     what a trainer writes for its arguments and states. Everything else is refused: any other name that is looked up,
-    any other call, and whatever cannot be followed to its end.
+    any other call, and whatever cannot be followed to its end. Of files on this disk the first bytes tell which are
+    pickles, whatever they are called, also in arrays of numpy, zip and tar files, gzip, zlib, bzip2 and xz; of remote
+    ones the names do.
 
     *Why is this bad?* Whoever loads it runs it: as your server, with your tokens and your users' data. Some engines
     load every ``.bin`` of the folder.

@@ -2,24 +2,37 @@
 
 from collections.abc import Iterator, Mapping
 
+from lora_cli.core.endings import endings
 from lora_cli.core.finding import Location, Problem, Severity
+from lora_cli.core.keys import WRAPPER
 from lora_cli.core.lora_config import LoraConfig
-from lora_cli.core.patterns import Matcher
+from lora_cli.core.pattern_keys import PatternKeys
 from lora_cli.core.targets import HEADS
 from lora_cli.errors import FormatError
 from lora_cli.rules.case import Case
-from lora_cli.rules.rule import rule
+from lora_cli.rules.rule import NotChecked, rule
 from lora_cli.rules.wording import clip, grouped, names, shown
 
 PATTERNS = ("rank_pattern", "alpha_pattern")
 
 
-def _places(case: Case) -> list[str]:
-    """What PEFT matches the keys of patterns against: the adapter's modules, and the parameters that it is put on."""
+MOST_PARAMETERS = 16
+"""Last names of ``target_parameters`` up to which patterns are matched with each on each module: experts have four."""
+
+TOO_MANY = f"target_parameters has more than {MOST_PARAMETERS} last names, which are not compared with patterns"
+
+
+def _places(case: Case) -> list[str] | None:
+    """What PEFT matches the keys of patterns against: the adapter's modules, and the parameters that it is put on.
+
+    None where these are too many.
+    """
     config = case.adapter.config
     assert config is not None
     leaves = {name.rpartition(".")[2] for name in config.target_parameters or ()}
-    modules = {module.removesuffix(".base_layer") for module in case.adapter.pairs}
+    if len(leaves) > MOST_PARAMETERS:
+        return None
+    modules = {module.removesuffix(WRAPPER) for module in case.adapter.pairs}
     return [*case.adapter.pairs, *(f"{module}.{leaf}" for module in sorted(modules) for leaf in sorted(leaves))]
 
 
@@ -28,7 +41,7 @@ def _patterns(config: LoraConfig) -> Iterator[tuple[str, Mapping[str, float]]]:
 
 
 @rule("LC210", "dead-pattern", Severity.WARNING, needs=("config", "weights"))
-def dead_pattern(case: Case) -> Iterator[Problem]:
+def dead_pattern(case: Case) -> Iterator[Problem | NotChecked]:
     """A name or pattern of the config matches nothing.
 
     *Why is this bad?* PEFT passes over it without a word: a rank, an alpha, a target or an exclusion that was meant is
@@ -38,22 +51,14 @@ def dead_pattern(case: Case) -> Iterator[Problem]:
     """
     config = case.adapter.config
     assert config is not None
-    places = _places(case)
-    said = []
+    places, said = _places(case), []
+    if places is None:
+        yield NotChecked(TOO_MANY)
     for field, pattern in _patterns(config):
-        matcher = Matcher(f"{config.file}: {field}")
-        dead = [key for key in pattern if not _any(matcher, key, places)]
+        dead = PatternKeys(pattern, f"{config.file}: {field}").dead(places) if places is not None else []
         said += [(f"{field} names what no module of the adapter is called", key) for key in dead]
     said += [(f"{field} names what no module of the base is called", name) for field, name in _dead_names(case)]
     yield from grouped(said, file=config.file, noun="name", hint="correct the name, or take it out")
-
-
-def _any(matcher: Matcher, key: str, places: list[str]) -> bool:
-    try:
-        return key in places or any(matcher.dotted_end(key, place) for place in places)
-    except FormatError:
-        # What is no regular expression, or takes too long, is LC208's.
-        return True
 
 
 def _dead_names(case: Case) -> Iterator[tuple[str, str]]:
@@ -65,14 +70,13 @@ def _dead_names(case: Case) -> Iterator[tuple[str, str]]:
         # Without a base there is nothing to name, and of another base's modules other rules tell.
         return
     heads = HEADS.get(config.task_type or "", ())
+    called = {ending for module in base.modules for ending in endings(module)}
     for field in ("target_modules", "exclude_modules"):
         listed = getattr(config, field)
         if isinstance(listed, str) or listed is None or field in config.mistyped:
             continue
         for name in listed:
-            if name.partition(".")[0] not in heads and not any(
-                module == name or module.endswith(f".{name}") for module in base.modules
-            ):
+            if name.partition(".")[0] not in heads and name not in called:
                 yield field, name
     layers = config.layers_to_transform
     chosen = (layers,) if isinstance(layers, int) else layers or ()
@@ -81,7 +85,7 @@ def _dead_names(case: Case) -> Iterator[tuple[str, str]]:
 
 
 @rule("LC211", "alpha-order", Severity.WARNING, needs=("config", "weights"))
-def alpha_order(case: Case) -> Iterator[Problem]:
+def alpha_order(case: Case) -> Iterator[Problem | NotChecked]:
     """Several keys of ``alpha_pattern`` match one module and say different things.
 
     *Why is this bad?* PEFT takes the first, and sorts the keys when it saves: which one was first in training is not
@@ -92,16 +96,18 @@ def alpha_order(case: Case) -> Iterator[Problem]:
     config = case.adapter.config
     assert config is not None
     pattern = config.alpha_pattern if "alpha_pattern" not in config.mistyped else {}
-    matcher = Matcher(f"{config.file}: alpha_pattern")
-    said = []
-    for place in _places(case) if len(set(pattern.values())) > 1 else ():
+    alphas = PatternKeys(pattern, f"{config.file}: alpha_pattern")
+    places, said = _places(case) if len(set(pattern.values())) > 1 else [], []
+    if places is None:
+        yield NotChecked(TOO_MANY)
+    for place in places or ():
         try:
-            keys = [key for key in pattern if matcher.dotted_end(key, place)]
+            matched = list(alphas.matching(place))
         except FormatError:
             return
-        if len({pattern[key] for key in keys}) > 1:
-            alphas = names([f"{clip(key)} ({shown(pattern[key])})" for key in keys])
-            said.append((f"{len(keys)} keys of alpha_pattern match, and PEFT takes the first: {alphas}", place))
+        if len({pattern[key] for key in matched}) > 1:
+            few = names([f"{clip(key)} ({shown(pattern[key])})" for key in matched])
+            said.append((f"{len(matched)} keys of alpha_pattern match, and PEFT takes the first: {few}", place))
     yield from (
         Problem(problem.message, Location(config.file, "alpha_pattern"), problem.hint)
         for problem in grouped(said, file=config.file, noun="module", hint="write keys that do not overlap")

@@ -2,30 +2,33 @@
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.finding import Location
+from lora_cli.core.keys import without_wrappers
 from lora_cli.rules.case import Case
 from lora_cli.rules.wording import clip
 
 
 def highest_rank(case: Case) -> tuple[str, int, Location] | None:
     """What has the highest rank, that rank, and where it says so; None where neither config nor tensors have any."""
-    config, file = case.adapter.config, case.weights_file
-    said: dict[str, tuple[int, Location]] = {}
+    adapter, config = case.adapter, case.adapter.config
+    said: list[tuple[int, str, Location]] = []
     if config is not None:
-        patterns = {f"rank_pattern {clip(pattern)}": rank for pattern, rank in config.rank_pattern.items()}
-        said = {where: (rank, Location(config.file, "r")) for where, rank in [*patterns.items(), ("r", config.r)]}
-    for module, pair in case.adapter.pairs.items():
-        if not is_fused(case.adapter, module):
-            said[module] = pair.rank or 0, Location(file, clip(module))
+        pattern = max(config.rank_pattern, key=lambda key: config.rank_pattern[key], default=None)
+        if pattern is not None:
+            said.append((config.rank_pattern[pattern], f"rank_pattern {clip(pattern)}", Location(config.file, "r")))
+        said.append((config.r, "r", Location(config.file, "r")))
+    plain = (module for module in adapter.pairs if not is_fused(adapter, module))
+    module = max(plain, key=lambda module: adapter.pairs[module].rank or 0, default=None)
+    if module is not None:
+        said.append((adapter.pairs[module].rank or 0, module, Location(case.weights_file, clip(module))))
     if not said:
         return None
-    where, (rank, at) = max(said.items(), key=lambda one: one[1][0])
+    rank, where, at = max(said, key=lambda one: one[0])
     return where, rank, at
 
 
 def is_fused(adapter: Adapter, module: str) -> bool:
     """Whether these are the factors of experts in one tensor, which have ``r`` rows for each."""
-    stem = module
-    while stem.endswith(".base_layer"):
-        stem = stem.removesuffix(".base_layer")
     config = adapter.config
-    return config is not None and bool(config.target_parameters) and stem.rpartition(".")[2] == "experts"
+    if config is None or not config.target_parameters:
+        return False
+    return without_wrappers(module).rpartition(".")[2] == "experts"

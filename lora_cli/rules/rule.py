@@ -1,11 +1,13 @@
 """What a rule is: one function over a ``Case``, its code, and what it must be able to see."""
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Literal
 
 from lora_cli.core.finding import Finding, Problem, Severity, Skipped
 from lora_cli.core.frozen import dataclass
 from lora_cli.rules.case import Case
+from lora_cli.rules.wording import LONGEST_MESSAGE, clip, clipped
 
 Need = Literal["config", "weights", "base", "values", "companions"]
 
@@ -59,6 +61,10 @@ def rule(code: str, name: str, severity: Severity, needs: tuple[Need, ...] = ())
     return made
 
 
+MOST_OUTCOMES = 200
+"""Findings of one rule about one adapter that are told one by one; of the rest there is a count."""
+
+
 def run(rule: Rule, case: Case) -> Iterator[Finding | Skipped]:
     """What ``rule`` says about ``case``: its findings, or one ``Skipped`` when it cannot see what it needs."""
     for need in rule.needs:
@@ -66,8 +72,24 @@ def run(rule: Rule, case: Case) -> Iterator[Finding | Skipped]:
         if reason:
             yield Skipped(rule.code, rule.name, reason)
             return
-    for said in rule.check(case):
-        if isinstance(said, NotChecked):
-            yield Skipped(rule.code, rule.name, said.reason)
-        else:
-            yield Finding(rule.code, rule.name, rule.severity, said)
+    said = rule.check(case)
+    for outcome in islice(said, MOST_OUTCOMES):
+        yield _outcome(rule, outcome)
+    yield from (_outcome(rule, outcome) for outcome in _counted(said))
+
+
+def _outcome(rule: Rule, said: Problem | NotChecked) -> Finding | Skipped:
+    if isinstance(said, NotChecked):
+        return Skipped(rule.code, rule.name, clip(said.reason, LONGEST_MESSAGE))
+    return Finding(rule.code, rule.name, rule.severity, clipped(said))
+
+
+def _counted(rest: Iterator[Problem | NotChecked]) -> Iterator[Problem | NotChecked]:
+    """How many are left of each."""
+    unseen = problems = 0
+    for said in rest:
+        unseen, problems = unseen + isinstance(said, NotChecked), problems + isinstance(said, Problem)
+    if problems:
+        yield Problem(f"there are {problems} more findings of this rule")
+    if unseen:
+        yield NotChecked(f"there are {unseen} more of these")

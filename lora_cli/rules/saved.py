@@ -6,8 +6,10 @@ from lora_cli.core.base_model import BaseModel, BaseModule
 from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.core.keys import PAIR_PARTS, Key
 from lora_cli.core.lora_config import LoraConfig
+from lora_cli.core.patterns import QUICK, Matcher
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.targets import EMBEDDING_NAMES, HEADS, OUTPUT_NAMES
+from lora_cli.errors import FormatError
 from lora_cli.rules.base import OTHER_BASE
 from lora_cli.rules.case import Case
 from lora_cli.rules.rule import NotChecked, rule
@@ -18,7 +20,7 @@ VECTORS = frozenset({"bias", "lora_bias", "magnitude"})
 
 
 @rule("LC316", "saved-module-missing", Severity.ERROR, needs=("config", "weights", "base"))
-def saved_module_missing(case: Case) -> Iterator[Problem]:
+def saved_module_missing(case: Case) -> Iterator[Problem | NotChecked]:
     """``modules_to_save``, ``trainable_token_indices`` or the task asks for trained tensors that the weights lack.
 
     *Why is this bad?* PEFT looks for its tensors and fails; an engine that does not look serves the base's own module
@@ -28,7 +30,11 @@ def saved_module_missing(case: Case) -> Iterator[Problem]:
     """
     config = case.adapter.config
     assert config is not None
-    missing = [name for name in dict.fromkeys(config.modules_to_save or ()) if _lacks(case, config, name)]
+    try:
+        missing = _lacking(case, config)
+    except FormatError as error:
+        yield NotChecked(f"modules_to_save: {error.reason}")
+        missing = []
     if missing:
         yield Problem(
             f"{names(missing)} of modules_to_save {'is' if len(missing) == 1 else 'are'} in the base, and the weights "
@@ -54,17 +60,30 @@ def saved_module_missing(case: Case) -> Iterator[Problem]:
         )
 
 
-def _lacks(case: Case, config: LoraConfig, name: str) -> bool:
-    """Whether a module of the base that ``name`` of ``modules_to_save`` means has no tensor."""
+def _lacking(case: Case, config: LoraConfig) -> list[str]:
+    """The names of ``modules_to_save`` that mean a module of the base without a tensor.
+
+    Raises:
+        FormatError: there are more names than can be compared in time.
+    """
     assert case.base is not None
+    base, matcher = case.base, Matcher(f"{config.file}: modules_to_save")
     saved = {key.module for key in case.adapter.keys.values() if key.part == "saved" and not key.adapter_name}
     tied = EMBEDDING_NAMES | OUTPUT_NAMES if config.ensure_weight_tying else frozenset()  # written once for both
-    meant = [path for path in case.base.modules if _is_within(path, name) and path.rpartition(".")[2] not in tied]
-    if meant or any(path.endswith(name) for path in saved):
-        return any(path not in saved for path in meant)
-    from lora_cli.core.architectures.norms import NORMS
+    named = [path for path in base.modules if path.rpartition(".")[2] not in tied]
+    text = "\n".join([*named, ""])
 
-    return any(norm.endswith(name.rpartition(".")[2]) for norm in NORMS.get(case.base.model_type, ()))
+    def lacks(name: str) -> bool:
+        matcher.charge((len(named) + len(saved)) // QUICK)
+        is_there = f"{name}\n" in text or f"{name}." in text
+        meant = [path for path in named if _is_within(path, name)] if is_there else []
+        if meant or any(path.endswith(name) for path in saved):
+            return any(path not in saved for path in meant)
+        from lora_cli.core.architectures.norms import NORMS
+
+        return any(norm.endswith(name.rpartition(".")[2]) for norm in NORMS.get(base.model_type, ()))
+
+    return [name for name in dict.fromkeys(config.modules_to_save or ()) if lacks(name)]
 
 
 def _is_within(path: str, name: str) -> bool:
@@ -89,7 +108,7 @@ def _of_vocabulary(key: Key, base: BaseModel) -> bool:
 
 
 @rule("LC321", "saved-shape", Severity.ERROR, needs=("weights", "base"))
-def saved_shape(case: Case) -> Iterator[Problem]:
+def saved_shape(case: Case) -> Iterator[Problem | NotChecked]:
     """A saved module, a copied weight, a bias or a DoRA magnitude does not have the shape that the base needs.
 
     *Why is this bad?* PEFT refuses it with a size mismatch. Engines that take such tensors serve them cut off or fail
@@ -99,10 +118,15 @@ def saved_shape(case: Case) -> Iterator[Problem]:
     """
     assert case.base is not None
     said = []
+    tokens = Matcher("trainable_token_indices")
     for key, tensor, module in _others(case):
         wanted = _wanted(key, module)
         if key.part == "trainable_tokens":
-            wanted = _of_tokens(case, key, module)
+            try:
+                wanted = _of_tokens(case, key, module, tokens)
+            except FormatError as error:
+                yield NotChecked(f"trainable_token_indices: {error.reason}")
+                break
         elif wanted is not None and _resized(tensor, wanted) and _of_vocabulary(key, case.base):
             continue
         if wanted is None or tensor.shape == wanted:
@@ -116,10 +140,15 @@ def _resized(tensor: TensorInfo, wanted: tuple[int, ...]) -> bool:
     return len(tensor.shape) == 2 and tensor.shape[1:] == wanted[1:]
 
 
-def _of_tokens(case: Case, key: Key, module: BaseModule) -> tuple[int, ...] | None:
-    """A row for each trained token of the module, as wide as the model."""
+def _of_tokens(case: Case, key: Key, module: BaseModule, matcher: Matcher) -> tuple[int, ...] | None:
+    """A row for each trained token of the module, as wide as the model.
+
+    Raises:
+        FormatError: there are more names than can be compared in time.
+    """
     chosen = case.adapter.config.trainable_token_indices if case.adapter.config is not None else None
     if chosen is not None and not isinstance(chosen, tuple):
+        matcher.charge(len(chosen) // QUICK)
         chosen = next((indices for name, indices in chosen.items() if key.module.endswith(name)), None)
     width = module.d_out if module.kind == "embedding" else module.d_in
     return None if chosen is None else (len(chosen), width)

@@ -1,15 +1,18 @@
 """One adapter × one engine → ``EngineOutcome``: the rows of a profile that hold for it, and what else is wrong."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 from lora_cli.core.deployment import Deployment
 from lora_cli.core.engine_outcome import EngineOutcome, Outcome, Reason
 from lora_cli.core.finding import Finding, Severity
 from lora_cli.core.frozen import replace
-from lora_cli.engines.landing import land
+from lora_cli.core.keys import PAIR_PARTS
+from lora_cli.engines.landing import land, oddities
 from lora_cli.engines.profile import APART, BY_NAMES, Profile, Row
 from lora_cli.rules.case import Case
-from lora_cli.rules.features import FEATURES, Found, Scaled, Served, scaled
+from lora_cli.rules.features import FEATURES, Found, Served
+from lora_cli.rules.wording import LONGEST_MESSAGE, MOST_PROBLEMS, clip, count
 
 PEFT = "peft"
 RANK = "rank-above-max"
@@ -28,22 +31,25 @@ def serve(
 
     ``findings`` are those of all rules that hold without an engine: a profile says which of them it survives.
     """
-    by_config = scaled(case.adapter)
-    return tuple(_on_one(case, profile, deployment, findings, by_config) for profile in profiles)
+    odd = oddities(case.adapter)
+    beside = tuple(key for key in case.adapter.keys.values() if key.part not in PAIR_PARTS)
+
+    def on(profile: Profile) -> Served:
+        is_there = case.base is not None and case.has_weights and profile.engine.name != PEFT
+        landing = land(case.adapter, case.base, profile, odd) if case.base is not None and is_there else None
+        return Served(case, profile, deployment, landing, beside)
+
+    return tuple(_outcome(on(profile), findings) for profile in profiles)
 
 
-def _on_one(
-    case: Case, profile: Profile, deployment: Deployment, findings: Sequence[Finding], by_config: Scaled
-) -> EngineOutcome:
-    is_peft = profile.engine.name == PEFT
-    known = case.base is not None and case.has_weights
-    landing = land(case.adapter, case.base, profile) if case.base is not None and known and not is_peft else None
-    served = Served(case, profile, deployment, landing, by_config)
+def _outcome(served: Served, findings: Sequence[Finding]) -> EngineOutcome:
+    case, profile, landing = served.case, served.profile, served.landing
+    is_peft = profile.engine.name == PEFT and case.base is not None and case.has_weights
     reasons = (*_by_rows(served), *_by_rules(served, findings))
     unread = [feature.title for name, feature in FEATURES.items() if name in profile.engine.unread
               and any(feature.detect(served))]  # fmt: skip
     notes = [profile.note, f"what it does with {', '.join(unread)} is not established" if unread else ""]
-    counted = case.application.applied if is_peft and known else landing.counted if landing is not None else None
+    counted = case.application.applied if is_peft else landing.counted if landing is not None else None
     return EngineOutcome(
         engine=profile.engine.name,
         title=profile.engine.title,
@@ -61,8 +67,12 @@ def _by_rows(served: Served) -> Iterator[Reason]:
     if served.adapter.foreign is not None and not served.adapter.pairs:  # no adapter at all, which other rules say
         return
     for row in served.profile.rows:
-        for found in FEATURES[row.feature].detect(served):
-            yield _reason(row, found, served.profile)
+        detected = FEATURES[row.feature].detect(served)
+        few = list(islice(detected, MOST_PROBLEMS))
+        yield from (_reason(row, found, served.profile) for found in few)
+        if left := sum(1 for _ in detected):
+            rest = replace(few[-1], message=f"the same holds in {count(left, 'more place')}")
+            yield _reason(row, rest, served.profile)
 
 
 def _reason(row: Row, found: Found, profile: Profile) -> Reason:
@@ -72,10 +82,10 @@ def _reason(row: Row, found: Found, profile: Profile) -> Reason:
         outcome=row.outcome,
         feature=row.feature,
         code="LC401" if is_rank else RULES_OF[row.outcome],
-        message=said,
+        message=clip(said, LONGEST_MESSAGE),
         at=found.at,
         limit=profile.allowed if is_rank else "",
-        mend=row.mend.format(**found.fields) if "{" in row.mend else row.mend,
+        mend=clip(row.mend.format(**found.fields), LONGEST_MESSAGE) if "{" in row.mend else row.mend,
         evidence=row.evidence,
     )
 

@@ -1,6 +1,5 @@
 """LC6xx: the supply chain. What comes along with an adapter, and how firmly it is tied to what it claims to be."""
 
-import re
 import unicodedata
 from collections.abc import Iterator
 
@@ -8,32 +7,19 @@ from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.rules.case import CONFIG_FILE, Case
 from lora_cli.rules.rule import NotChecked, rule
+from lora_cli.rules.templates import hostile_in
 from lora_cli.rules.wording import MOST_PROBLEMS, clip, grouped, names
 
 LIBRARIES = frozenset({"transformers", "diffusers", "sentence_transformers", "peft", "torch", "timm"})
 """Where PEFT's ``auto_mapping`` may have the class of a base model from."""
 
-CLOSING = {"{{": "}}", "{%": "%}", "{#": "#}"}
-"""How a tag of a template begins and ends; all else is text."""
+LONGEST_TEMPLATES = 1 << 20
+"""Characters of all chat templates of one adapter together: a long one has twenty thousand."""
 
-HOSTILE = (
-    (r"__\w+__", "reaches for Python's internals"),
-    (r"['\"]__[A-Za-z]|[A-Za-z]__['\"]|['\"]__['\"]|['\"]_['\"]\s*\*", "puts the names of Python's internals together"),
-    (r"(?i)\\(?:x5f|u005f|U0000005f|137|N\{low line\})|%c[^'\"]*['\"]\s*(?:\||%)", "hides names behind escapes"),
-    (r"\|\s*attr\b|\battr\s*\(", "looks up attributes by computed names"),
-    (
-        r"\|\s*(?:map|sort|sum|min|max|unique|groupby)\s*\(\s*attribute\s*=\s*[^'\"\s]"
-        r"|\|\s*(?:select|reject)attr\s*\(\s*[^'\"\s]",
-        "looks up attributes by computed names",
-    ),
-    (r"\{%[-+]?\s*(?:include|import|from|extends)\b", "loads other templates"),
-    (r"\blipsum\b", "uses a global of Jinja's that leads to its modules"),
-    (r"range\s*\(\s*(?:[^()]*,\s*)?\d{6,}|\*\s*\d{6,}|\*\*\s*\d", "makes something of millions of elements"),
-    (r"(?s)range\s*\(\s*\d{4,}.*range\s*\(\s*\d{4,}", "loops over thousands of thousands"),
-)
-"""What no template for chat needs. Sources: known ways out of Jinja's sandbox; CVE-2024-34359, CVE-2025-61620."""
+BEYOND = "there are more bytes or files beside the weights than any adapter has, and a template may not be read"
 
-LONGEST_TEMPLATE = 1 << 20
+LEAST_COUNTED = 1024
+"""So many characters a shorter one counts for, so that there are not many of them."""
 
 WINDOWS_DEVICES = frozenset(
     {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in "0123456789¹²³")}
@@ -89,7 +75,7 @@ def _megatron(config: LoraConfig | None) -> Iterator[Problem]:
 def hostile_template(case: Case) -> Iterator[Problem | NotChecked]:
     """A chat template has what no template needs: a way to Python's internals, other templates, endless loops.
 
-    Templates are read here, never rendered.
+    Templates are read here, never rendered; of all together a million characters are searched.
 
     *Why is this bad?* An engine renders the template for each request. What leaves Jinja's sandbox runs as the
     server; what does not may still hang it.
@@ -99,29 +85,19 @@ def hostile_template(case: Case) -> Iterator[Problem | NotChecked]:
     companions = case.companions
     assert companions is not None
     for path, reason in companions.unread.items():
-        yield NotChecked(f"{clip(path)} {reason}: whether its chat template is harmless is not known")
-    said = []
-    for where, template in companions.templates.items():
-        if len(template) > LONGEST_TEMPLATE:
-            yield NotChecked(f"{clip(where)} has {len(template)} characters, more than are searched")
+        if path in companions.beyond:
             continue
-        tags = "\n".join(_tags(template))
-        for pattern, what in HOSTILE:
-            if found := re.search(pattern, tags):
-                said.append((f"a chat template {what}: {clip(found.group())!r}", where))
+        yield NotChecked(f"{clip(path)} {clip(reason)}: whether its chat template is harmless is not known")
+    said, left = [(BEYOND, path) for path in companions.beyond], LONGEST_TEMPLATES
+    for where, template in companions.templates.items():
+        if len(template) > left:
+            told = f"the chat templates have over {LONGEST_TEMPLATES} characters, and what goes beyond is not searched"
+            said.append((told, where))
+            continue
+        left -= max(len(template), LEAST_COUNTED)
+        said += [(f"a chat template {what}: {clip(found)!r}", where) for what, found in hostile_in(template)]
     hint = "serve with the base model's own template (--chat-template), and report this one"
     yield from grouped(said, file="", noun="template", hint=hint)
-
-
-def _tags(template: str) -> Iterator[str]:
-    """What of a template is code, in one pass; what is never closed is taken for code to its end."""
-    at = 0
-    while opening := re.compile(r"\{[{%#]").search(template, at):
-        closing = CLOSING[opening.group()]
-        end = template.find(closing, opening.end())
-        at = len(template) if end < 0 else end + len(closing)
-        if closing != "#}":
-            yield template[opening.start() : at]
 
 
 @rule("LC603", "unsafe-name", Severity.WARNING)

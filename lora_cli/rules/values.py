@@ -5,10 +5,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 from lora_cli.core.adapter import LoraPair
 from lora_cli.core.finding import Location, Problem, Severity
-from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.recent import Recent
-from lora_cli.core.targets import scales
-from lora_cli.errors import FormatError
+from lora_cli.core.targets import Scale
 from lora_cli.rules.case import Case, Size
 from lora_cli.rules.rule import NotChecked, rule
 from lora_cli.rules.wording import clip, count, names
@@ -22,7 +20,6 @@ HUGE = 10.0
 NEGLIGIBLE = 1e-9
 """Root mean square of an update up to which float32 sums with a base's weights do not change."""
 
-_SCALINGS: Recent[Mapping[str, float]] = Recent()
 _SPREADS: Recent[list[tuple[str, str, str, float]]] = Recent()
 
 OUTLIER = 1000.0
@@ -135,29 +132,16 @@ def overflow(case: Case) -> Iterator[Problem | NotChecked]:
 def _beyond(case: Case, most: float) -> Iterator[tuple[str, float]]:
     """The factors with a value above ``most`` as an engine holds them, B times its scaling: (tensor, that value)."""
     assert case.stats is not None
-    scalings = _scalings(case)
+    by_module = case.application.scaled.by_module
     for pair in case.adapter.pairs.values():
-        for factor, scaling in ((pair.a, 1.0), (pair.b, abs(scalings.get(pair.module, 1.0)))):
+        scale = by_module.get(pair.module)
+        for factor, scaling in ((pair.a, 1.0), (pair.b, abs(scale.scaling) if scale is not None else 1.0)):
             values = case.stats.get(factor.name) if factor is not None else None
             if factor is None or values is None or values.magnitude is None:
                 continue
             times = max(1.0, scaling)
             if values.magnitude.most * times > most and (size := values.magnitude.largest * times) > most:
                 yield factor.name, size
-
-
-def _scalings(case: Case) -> Mapping[str, float]:
-    """The ``s`` of ``s * B @ A`` by module; nothing where the config's fields are broken, which other rules say."""
-    return _SCALINGS.of(_scaled, case.adapter.config, case.adapter.pairs)
-
-
-def _scaled(config: LoraConfig | None, pairs: Mapping[str, LoraPair]) -> Mapping[str, float]:
-    if config is None:
-        return {}
-    try:
-        return {module: scale.scaling for module, scale in scales(config, pairs).items()}
-    except FormatError:
-        return {}
 
 
 @rule("LC504", "huge-update", Severity.WARNING, needs=("config", "weights", "values"))
@@ -232,19 +216,18 @@ def _most(size: Size) -> float:
 def _updates(case: Case, norm: Callable[[Size], float]) -> Iterator[tuple[str, float]]:
     """The most that the root mean square of each module's update can be, where both factors were measured."""
     assert case.stats is not None
-    for module, a, b, factor in _SPREADS.of(_spread, case.adapter.config, case.adapter.pairs):
+    for module, a, b, factor in _SPREADS.of(_spread, case.application.scaled.by_module, case.adapter.pairs):
         first, second = case.stats.get(a), case.stats.get(b)
         if first is None or second is None or first.magnitude is None or second.magnitude is None:
             continue
         yield module, factor * norm(first.magnitude) * norm(second.magnitude)
 
 
-def _spread(config: LoraConfig | None, pairs: Mapping[str, LoraPair]) -> list[tuple[str, str, str, float]]:
+def _spread(scales: Mapping[str, Scale], pairs: Mapping[str, LoraPair]) -> list[tuple[str, str, str, float]]:
     """Of each module the names of A and B, and what the product of their norms is multiplied by."""
-    scalings = _SCALINGS.of(_scaled, config, pairs)
     return [
-        (module, pair.a.name, pair.b.name, abs(scalings[module]) / math.sqrt(elements))
+        (module, pair.a.name, pair.b.name, abs(scales[module].scaling) / math.sqrt(elements))
         for module, pair in pairs.items()
-        if pair.a is not None and pair.b is not None and module in scalings
+        if pair.a is not None and pair.b is not None and module in scales
         if len(pair.a.shape) == 2 and len(pair.b.shape) == 2 and (elements := pair.a.shape[1] * pair.b.shape[0])
     ]

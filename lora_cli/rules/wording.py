@@ -3,24 +3,36 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from lora_cli.core.finding import Location, Problem
+from lora_cli.core.parse import beginning
 
 LONGEST_NAME = 160
+LONGEST_MESSAGE = 2000
 MOST_PROBLEMS = 20
 
 
-def clip(text: str) -> str:
+def clip(text: str, longest: int = LONGEST_NAME) -> str:
     """``text``, or its two ends when it is longer than anybody reads."""
-    if len(text) <= LONGEST_NAME:
+    if len(text) <= longest:
         return text
-    half = LONGEST_NAME // 2
+    half = longest // 2
     return f"{text[:half]}…{text[-half:]}"
+
+
+def clipped(problem: Problem) -> Problem:
+    """``problem``, with no text in it longer than ``LONGEST_MESSAGE``."""
+    at = Location(clip(problem.at.file, LONGEST_MESSAGE), clip(problem.at.field, LONGEST_MESSAGE))
+    return Problem(clip(problem.message, LONGEST_MESSAGE), at, clip(problem.hint, LONGEST_MESSAGE), problem.by)
 
 
 def shown(value: object) -> str:
     """A config value as JSON wrote it, near enough: short, with strings in quotes."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
-    return clip(f'"{value}"' if isinstance(value, str) else repr(value))
+    if isinstance(value, str):
+        return clip(f'"{value}"')
+    # Only what is short is written as Python has it: a config holds lists of a hundred thousand names.
+    begun = beginning(value, 2 * LONGEST_NAME)
+    return clip(repr(value)) if len(begun) <= 2 * LONGEST_NAME else f"{begun[:LONGEST_NAME]}…"
 
 
 def names(items: Sequence[str], most: int = 3) -> str:

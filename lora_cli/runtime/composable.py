@@ -8,6 +8,7 @@ from lora_cli.core.experts import rewritten
 from lora_cli.core.frozen import dataclass, field, replace
 from lora_cli.core.keys import PAIR_PARTS, Key
 from lora_cli.core.lora_config import LoraConfig
+from lora_cli.core.patterns import Matcher
 from lora_cli.core.targets import scales, targeted_in, wrapped_parameters
 from lora_cli.errors import FormatError, Refused
 
@@ -91,31 +92,38 @@ def scalings(adapter: Adapter, base: BaseModel, *, whole: bool = False) -> dict[
 def named_beside(adapter: Adapter, base: BaseModel) -> dict[str, Named]:
     """What ``adapter``, which can be composed onto a whole model, has beside factors in a slot, by module path."""
     config = rewritten(_readable(adapter), base)
+    replaces = _replacing(config)
     found: dict[str, Named] = {}
     for name, key in adapter.keys.items():
-        held = found.get(key.module, Named())
         if key.part == "magnitude":
-            found[key.module] = replace(held, magnitude=name)
+            found[key.module] = replace(found.get(key.module, Named()), magnitude=name)
         elif key.part == "lora_bias":
-            found[key.module] = replace(held, shift=name)
-        elif _replaces(key, config):
-            found[key.module] = replace(held, params={**held.params, key.param: name})
+            found[key.module] = replace(found.get(key.module, Named()), shift=name)
+        elif replaces(key):
+            found.setdefault(key.module, Named()).params[key.param] = name
     wrapped = wrapped_parameters(config, base.parameters)
     scaling = scales(config, wrapped.values())
     for wrapper, parameter in wrapped.items():
         module, _, param = parameter.rpartition(".")
         if wrapper in adapter.pairs:
-            held = found.get(module, Named())
-            update = (wrapper, scaling[parameter].scaling)
-            found[module] = replace(held, updates={**held.updates, param: update})
+            found.setdefault(module, Named()).updates[param] = (wrapper, scaling[parameter].scaling)
     return found
 
 
-def _replaces(key: Key, config: LoraConfig) -> bool:
-    """Whether a tensor stands in place of a parameter of the base: a trained bias, or a module of modules_to_save."""
-    if key.part in {"bias", *COPY_PARTS} and key.param == "bias" and config.bias != "none":
-        return True
-    return key.part == "saved" and any(f".{name}." in f".{key.module}." for name in config.modules_to_save or ())
+def _replacing(config: LoraConfig) -> Callable[[Key], bool]:
+    """Whether a tensor stands in place of a parameter of the base: a trained bias, or a module of modules_to_save.
+
+    What is returned raises ``FormatError`` where there are more names than can be compared in time.
+    """
+    matcher = Matcher(f"{config.file}: modules_to_save")
+    saved = [f".{name}." for name in config.modules_to_save or ()]
+
+    def replaces(key: Key) -> bool:
+        if key.part in {"bias", *COPY_PARTS} and key.param == "bias" and config.bias != "none":
+            return True
+        return key.part == "saved" and matcher.within(saved, f".{key.module}.")
+
+    return replaces
 
 
 def copied_modules(adapter: Adapter, base: BaseModel) -> dict[str, str]:
@@ -124,11 +132,12 @@ def copied_modules(adapter: Adapter, base: BaseModel) -> dict[str, str]:
     They have the shape of the base's. Whether they are equal to it, only the values say (``copies``).
     """
     found: dict[str, str] = {}
+    replaces = _replacing(adapter.config) if adapter.config is not None else lambda _: False
     for name, key in adapter.keys.items():
         module = base.modules.get(key.module)
         if module is None or key.part not in COPY_PARTS or key.param != "weight" or name not in adapter.tensors:
             continue
-        if adapter.config is not None and _replaces(key, adapter.config):
+        if replaces(key):
             continue
         shape = (module.d_out, module.d_in) if module.kind == "linear" else (module.d_in, module.d_out)
         if adapter.tensors[name].shape == shape:
@@ -164,9 +173,9 @@ def _tensor_obstacles(adapter: Adapter, config: LoraConfig, base: BaseModel, *, 
     init = config.init_lora_weights
     if isinstance(init, str) and init.lower().startswith(CHANGES_THE_BASE):
         yield f"it was trained on base weights changed by its initialisation (init_lora_weights {init!r})"
-    copies = copied_modules(adapter, base)
+    copies, replaces = copied_modules(adapter, base), _replacing(config)
     for name, key in adapter.keys.items():
-        beside = whole and (key.part in WHOLE_PARTS or _replaces(key, config))
+        beside = whole and (key.part in WHOLE_PARTS or replaces(key))
         if key.part not in PAIR_PARTS and name not in copies and not beside:
             yield f"{name} is {PART_NAMES[key.part]}, which cannot be composed by the runtime yet"
     used = {info.name for pair in adapter.pairs.values() for info in (pair.a, pair.b) if info is not None}

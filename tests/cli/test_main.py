@@ -15,6 +15,7 @@ from lora_cli.cli.main import COMMANDS, hoist_global_options, main
 
 EXIT_TABLE = [
     (errors.FormatError("not JSON", where="adapter_config.json"), 1),
+    (errors.TooLarge("over 400000 values", where="adapter_config.json"), 1),
     (errors.UnsafePickle("calls os.system", opcode="REDUCE", position=3, global_name="os.system"), 1),
     (errors.Refused("a policy says no"), 1),
     (errors.UsageError("unknown key"), 2),

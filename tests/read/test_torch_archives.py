@@ -17,12 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_cli.core.pickles.allowed import WEIGHTS
-from lora_cli.core.pickles.opcodes import TABLE, can_begin
+from lora_cli.core.pickles.opcodes import TABLE, Effort, can_begin
 from lora_cli.core.pickles.reader import read_pickle
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError
-from lora_cli.read.pickled import examine, read_pickled
+from lora_cli.read.pickle_contents import look as look_at
+from lora_cli.read.pickled import opened, read_pickled
 
 EVIL = b"cposix\nsystem\n(S'id'\ntR."
 
@@ -49,7 +50,8 @@ def read(data: bytes, *, scheme: Literal["file", "hf"] = "file") -> None:
 def look(data: bytes) -> None:
     source = Bytes(data)
     revision = source.resolve(AdapterRef("file", "/x"))
-    examine(source, revision, revision.files[0])
+    with opened(source, revision, revision.files[0], Effort()) as readable:
+        look_at(readable, named=True)
 
 
 def saved(*, legacy: bool = False) -> bytes:

@@ -76,19 +76,28 @@ def _array(args: tuple[Value, ...]) -> Opaque:
 
 
 def _numpy_dtype(args: tuple[Value, ...]) -> Opaque:
-    if not args or not isinstance(args[0], str) or not re.fullmatch(r"[<>|=]?[biufcSUVmM]\d{0,9}", args[0]):
-        raise FormatError("is called with something else than a dtype of plain numbers or text")
-    return Opaque("a numpy dtype", buildable=True)
+    found = re.fullmatch(r"[<>|=]?([biufcSUVmMO])\d{0,9}", args[0]) if args and isinstance(args[0], str) else None
+    if found is None:
+        raise FormatError("is called with something else than a dtype of plain numbers, text or objects")
+    return Opaque(OBJECTS if found[1] == "O" else "a numpy dtype", buildable=True)
+
+
+OBJECTS = "a numpy dtype of objects"
+"""What an array may hold where its values are a list, which is data; never bytes, which would be taken for pointers."""
+
+
+def _is_plain_dtype(value: Value) -> bool:
+    return isinstance(value, Opaque) and value.what != OBJECTS
 
 
 def _frombuffer(args: tuple[Value, ...]) -> Opaque:
-    if len(args) != 4 or not isinstance(args[0], bytes) or not isinstance(args[1], Opaque):
+    if len(args) != 4 or not isinstance(args[0], bytes) or not _is_plain_dtype(args[1]):
         raise FormatError("is called with something else than bytes and a dtype")
     return Opaque("an array")
 
 
 def _numpy_scalar(args: tuple[Value, ...]) -> Opaque:
-    if len(args) != 2 or not isinstance(args[0], Opaque) or not isinstance(args[1], bytes | Opaque):
+    if len(args) != 2 or not _is_plain_dtype(args[0]) or not isinstance(args[1], bytes | Opaque):
         raise FormatError("is called with something else than a dtype and bytes")
     return Opaque("a numpy scalar")
 
@@ -213,6 +222,7 @@ TRAINER = Allowed(
         Global("pathlib", "PosixPath"): _plain("a path"),
         Global("pathlib", "WindowsPath"): _plain("a path"),
         Global("pathlib._local", "PosixPath"): _plain("a path"),
+        Global("torch.serialization", "_get_layout"): _plain("a layout", 1, 1),
     },
     data=WEIGHTS.data | _names("numpy", ("ndarray",)) | _names("builtins", ("dict", "list", "int")),
     objects=(
@@ -225,6 +235,10 @@ TRAINER = Allowed(
         re.compile(r"trl\.(trainer|experimental)(\.[a-z0-9_]+)* [A-Z]\w*Config", re.ASCII),
         # Trainers with arguments of their own; a name in __main__ is whatever the training script was.
         re.compile(r"(__main__|axolotl\.[a-z0-9_.]+|llamafactory\.[a-z0-9_.]+|swift\.[a-z0-9_.]+) [A-Z]\w*Arguments"),
+        re.compile(
+            r"torch\.distributed\.checkpoint\.(metadata|filesystem) "
+            r"((TensorStorage|BytesStorage|ChunkStorage|)Metadata|TensorProperties|MetadataIndex|StorageMeta|_StorageInfo)"
+        ),
         re.compile(r"(unsloth_compiled_cache\.)?Unsloth[A-Za-z]+Trainer Unsloth[A-Za-z0-9]+Config", re.ASCII),
     ),
     enums=(
@@ -232,6 +246,7 @@ TRAINER = Allowed(
         re.compile(r"transformers\.trainer_utils (SchedulerType|FSDPOption)"),
         re.compile(r"transformers\.training_args (OptimizerNames|ParallelMode)"),
         re.compile(r"transformers\.debug_utils DebugOption"),
+        re.compile(r"torch\.distributed\.checkpoint\.metadata _MEM_FORMAT_ENCODING"),
         re.compile(r"accelerate\.utils\.dataclasses [A-Z]\w*(Type|Backend|Precision)", re.ASCII),
     ),
     who="trainers",

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Mapping
 
 from lora_cli.core.frozen import dataclass
-from lora_cli.errors import FormatError
+from lora_cli.errors import FormatError, TooLarge
 
 MAGIC = b"PK\x03\x04"
 TAIL = 1 << 16
@@ -19,6 +19,9 @@ TAIL = 1 << 16
 
 MOST_BYTES = 1 << 25
 """Bytes of a directory: that of 100 000 tensors has 8 MiB."""
+
+MOST_ENTRIES = 200_000
+"""Entries of a directory: one for each storage, and a few more."""
 
 ALIGNMENT = 64
 """Bytes to which torch aligns an entry's data."""
@@ -85,7 +88,7 @@ def directory_range(tail: bytes, size: int, file: str) -> tuple[int, int]:
     if start + length != end:
         raise FormatError("the zip directory does not end where the end record begins", where=file)
     if length > MOST_BYTES:
-        raise FormatError(f"the zip directory has {length} bytes, more than any weights need", where=file)
+        raise TooLarge(f"the zip directory has {length} bytes, more than any weights need", where=file)
     return start, start + length
 
 
@@ -115,6 +118,8 @@ def parse_directory(directory: bytes, start: int, file: str) -> Archive:
     while at < len(directory):
         name, header, size, descriptor, at = _central(directory, at, file)
         found.append((name, header, size, descriptor))
+        if len(found) > MOST_ENTRIES:
+            raise TooLarge(f"the zip directory has over {MOST_ENTRIES} entries, more than any weights need", where=file)
     found.sort(key=lambda entry: entry[1])
     entries: dict[str, Entry] = {}
     folders = set()

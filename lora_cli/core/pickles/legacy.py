@@ -7,6 +7,7 @@ storage keys; then for each key, in that order, 8 bytes with its number of eleme
 from lora_cli.core.frozen import dataclass
 from lora_cli.core.pickles.allowed import Allowed
 from lora_cli.core.pickles.dtypes import item_bytes
+from lora_cli.core.pickles.opcodes import Effort
 from lora_cli.core.pickles.reader import read_pickle
 from lora_cli.core.pickles.values import Items, Storage, Value
 from lora_cli.errors import FormatError
@@ -25,25 +26,26 @@ class Legacy:
     stop: int
 
 
-def is_legacy(data: bytes, allowed: Allowed) -> bool:
+def is_legacy(data: bytes, allowed: Allowed, effort: Effort | None = None) -> bool:
     """Whether ``data`` begins with torch's magic number, as a pickle.
 
     Raises: as ``read_pickle`` does over the first pickle.
     """
-    value, _ = read_pickle(data, allowed)
+    value, _ = read_pickle(data, allowed, 0, effort)
     return type(value) is int and value == MAGIC_NUMBER
 
 
-def read_legacy(data: bytes, allowed: Allowed) -> Legacy:
+def read_legacy(data: bytes, allowed: Allowed, effort: Effort | None = None) -> Legacy:
     """The five pickles at the beginning of ``data``.
 
     Raises: as ``read_pickle`` does, and ``FormatError`` when they are not what torch writes.
     """
-    _, at = read_pickle(data, allowed)
-    version, at = read_pickle(data, allowed, at)
-    system, at = read_pickle(data, allowed, at)
-    value, at = read_pickle(data, allowed, at)
-    keys, at = read_pickle(data, allowed, at)
+    effort = effort or Effort()
+    _, at = read_pickle(data, allowed, 0, effort)
+    version, at = read_pickle(data, allowed, at, effort)
+    system, at = read_pickle(data, allowed, at, effort)
+    value, at = read_pickle(data, allowed, at, effort)
+    keys, at = read_pickle(data, allowed, at, effort)
     if type(version) is not int or version != PROTOCOL_VERSION or not isinstance(system, Items):
         raise FormatError("is a torch file of an unknown version")
     if ("little_endian", False) in [(key, one) for key, one in system.pairs[:16] if isinstance(key, str)]:

@@ -8,13 +8,46 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from lora_cli.errors import FormatError
+from lora_cli.errors import FormatError, TooLarge
 
 MOST_OPCODES = 2_000_000
-"""Opcodes of one pickle: a file with 36 864 tensors (three projections of 128 experts in 48 layers) has 1.5 million."""
+"""Opcodes of the weights, or of all pickles beside them: 36 864 tensors (128 experts in 48 layers) take 1.5 million."""
+
+MOST_BYTES = 128 << 20
+"""Bytes that are read of the weights' pickle and directory, or of all files beside the weights."""
 
 LONGEST_NUMBER = 256
 """Bytes, or digits, of one integer: no shape, count or random state has longer ones."""
+
+
+class Effort:
+    """What reading pickles may still take: opcodes (an entry of a directory is as one) and bytes."""
+
+    def __init__(self, opcodes: int | None = None, nbytes: int = MOST_BYTES) -> None:
+        """``opcodes`` are ``MOST_OPCODES`` when None."""
+        self.most = self.opcodes = MOST_OPCODES if opcodes is None else opcodes
+        self.bytes = nbytes
+
+    def step(self, opcodes: int) -> None:
+        """Take so many opcodes off.
+
+        Raises:
+            TooLarge: there are not so many left.
+        """
+        self.opcodes -= opcodes
+        if self.opcodes < 0:
+            raise TooLarge(f"there are over {self.most} opcodes, more than any weights need")
+
+    def read(self, nbytes: int) -> None:
+        """Take so many bytes off.
+
+        Raises:
+            TooLarge: there are not so many left.
+        """
+        self.bytes -= nbytes
+        if self.bytes < 0:
+            raise TooLarge("there are more bytes to read than any weights need")
+
 
 Reader = Callable[[bytes, int], tuple[Any, int]]
 """Reads the argument that begins at an offset: the argument, and the offset after it."""
@@ -54,7 +87,8 @@ def _counted(layout: str, decode: Callable[[bytes], Any], longest: int | None = 
     def read(data: bytes, at: int) -> tuple[Any, int]:
         length, at = length_of(data, at)
         if length < 0 or (longest is not None and length > longest):
-            raise FormatError(f"holds a value of {length} bytes, which no weights need")
+            kind = TooLarge if length > 0 else FormatError
+            raise kind(f"holds a value of {length} bytes, which no weights need")
         if at + length > len(data):
             raise Truncated(f"ends in a value of {length} bytes")
         return decode(data[at : at + length]), at + length
@@ -73,7 +107,7 @@ def _text_line(decode: Callable[[bytes], Any], longest: int | None = None) -> Re
     def read(data: bytes, at: int) -> tuple[Any, int]:
         line, end = _line(data, at)
         if longest is not None and len(line) > longest:
-            raise FormatError(f"holds a number of {len(line)} digits, which no weights need")
+            raise TooLarge(f"holds a number of {len(line)} digits, which no weights need")
         return decode(line), end
 
     return read
@@ -208,15 +242,18 @@ def can_begin(first: bytes) -> bool:
     return bool(first) and TABLE.get(first[0], ("STOP",))[0] not in _NEEDS_A_STACK
 
 
-def opcodes(data: bytes, start: int = 0) -> Iterator[Op]:
-    """The opcodes of the pickle that begins at ``start``, up to and with its STOP.
+def opcodes(data: bytes, start: int = 0, effort: Effort | None = None) -> Iterator[Op]:
+    """The opcodes of the pickle that begins at ``start``, up to and with its STOP, as far as ``effort`` goes.
 
     Raises:
         Truncated: the bytes end before STOP.
-        FormatError: a byte that is no opcode, an argument that cannot be read, or more opcodes than any weights have.
+        TooLarge: an argument is longer, or there are more opcodes, than any weights have.
+        FormatError: a byte that is no opcode, or an argument that cannot be read.
     """
+    effort = effort or Effort()
     at = start
-    for _ in range(MOST_OPCODES):
+    while True:
+        effort.step(1)
         if at >= len(data):
             raise Truncated(f"ends at byte {at} without STOP")
         name, read = TABLE.get(data[at], ("", _none))
@@ -224,14 +261,11 @@ def opcodes(data: bytes, start: int = 0) -> Iterator[Op]:
             raise FormatError(f"byte {at} is 0x{data[at]:02x}, which is no opcode of a pickle")
         try:
             arg, end = read(data, at + 1)
-        except Truncated as error:
-            raise Truncated(f"byte {at}: {name} {error.reason}") from error
         except FormatError as error:
-            raise FormatError(f"byte {at}: {name} {error.reason}") from error
+            raise type(error)(f"byte {at}: {name} {error.reason}") from error
         except ValueError as error:
             raise FormatError(f"byte {at}: {name} has an argument that cannot be read") from error
         yield Op(at, name, arg)
         if name == "STOP":
             return
         at = end
-    raise FormatError(f"has over {MOST_OPCODES} opcodes, more than any weights need")

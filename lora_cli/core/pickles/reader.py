@@ -4,23 +4,27 @@ from collections.abc import Mapping
 
 from lora_cli.core.pickles import containers, objects
 from lora_cli.core.pickles.allowed import Allowed
-from lora_cli.core.pickles.opcodes import Op, opcodes
+from lora_cli.core.pickles.opcodes import Effort, Op, opcodes
 from lora_cli.core.pickles.stack import Handler, Machine
 from lora_cli.core.pickles.values import Value
-from lora_cli.errors import FormatError, UnsafePickle
+from lora_cli.errors import FormatError, TooLarge, UnsafePickle
+
+MOST_ON_STACK = 100_000
+"""Values that wait at once to be put into something: pickle does so in thousands."""
 
 
-def read_pickle(data: bytes, allowed: Allowed, start: int = 0) -> tuple[Value, int]:
-    """The value that the pickle at ``start`` describes, and the offset after its STOP.
+def read_pickle(data: bytes, allowed: Allowed, start: int = 0, effort: Effort | None = None) -> tuple[Value, int]:
+    """The value that the pickle at ``start`` describes, and the offset after its STOP, as far as ``effort`` goes.
 
     Raises:
         UnsafePickle: it looks up or uses what is not in ``allowed``.
         Truncated: it goes on after the end of ``data``.
-        FormatError: it is malformed, or larger than any weights need.
+        TooLarge: it is larger than any weights need.
+        FormatError: it is malformed.
     """
     machine = Machine(allowed)
     foreign: Op | None = None
-    for op in opcodes(data, start):
+    for op in opcodes(data, start, effort):
         if op.name == "STOP":
             if len(machine.stack) != 1 or machine.marks:
                 raise FormatError(f"byte {op.at}: STOP leaves {len(machine.stack)} values instead of one")
@@ -33,6 +37,8 @@ def read_pickle(data: bytes, allowed: Allowed, start: int = 0) -> tuple[Value, i
         if foreign is None and allowed.opcodes and op.name not in allowed.opcodes:
             # Kept for the end: what the pickle reaches for matters more than how it is written.
             foreign = op
+        if len(machine.stack) > MOST_ON_STACK:
+            raise TooLarge(f"byte {op.at}: over {MOST_ON_STACK} values stand on the stack, more than any weights need")
         try:
             HANDLERS[op.name](machine, op)
         except UnsafePickle:

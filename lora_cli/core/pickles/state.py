@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from lora_cli.core.pickles.dtypes import item_bytes
 from lora_cli.core.pickles.tensors import is_contiguous, span
 from lora_cli.core.pickles.values import Items, Storage, TorchTensor, Value, kind_of
-from lora_cli.core.safetensors import TensorInfo
-from lora_cli.errors import FormatError
+from lora_cli.core.safetensors import MOST_TENSORS
+from lora_cli.core.tensor_info import LONGEST_NAME, TensorInfo
+from lora_cli.errors import FormatError, TooLarge
 
 
 def state_dict(value: Value) -> dict[str, TorchTensor]:
@@ -24,6 +25,8 @@ def state_dict(value: Value) -> dict[str, TorchTensor]:
             raise FormatError(f"holds {kind_of(tensor)}{under} among its tensors")
         if name in tensors:
             raise FormatError(f"has {name[:100]!a} twice")
+        if len(name) > LONGEST_NAME or len(tensors) >= MOST_TENSORS:
+            raise TooLarge(f"has over {MOST_TENSORS} tensors, or names of over {LONGEST_NAME} characters")
         tensors[name] = tensor
     return tensors
 

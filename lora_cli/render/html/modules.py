@@ -1,6 +1,7 @@
 """An adapter's modules on a page: by kind, one by one, and what each kind takes of memory."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
+from itertools import islice
 
 from lora_cli.core.base_model import HALF_BYTES
 from lora_cli.core.inspection import Inspection
@@ -12,6 +13,9 @@ from lora_cli.render.text import counted, size
 
 MOST_MODULES = 2000
 """Rows of the table of one adapter's modules; how many more there are is said."""
+
+MOST_KINDS = 200
+"""Rows of a table of kinds: no model has as many."""
 
 NOT_KNOWN = "–"
 
@@ -33,9 +37,16 @@ def modules(one: Inspection) -> Child:
             _each(each.d_out for each in held),
             ", ".join(dict.fromkeys(each.dtype for each in held)),
         )
-        for kind, held in kinds.items()
+        for kind, held in islice(kinds.items(), MOST_KINDS)
     ]
-    return [tag("h3", "Modules"), table("Modules by kind", header, rows, text=2), _all(one.by_module)]
+    by_kind = table("Modules by kind", header, rows, text=2)
+    return [tag("h3", "Modules"), by_kind, _more(kinds), _all(one.by_module)]
+
+
+def _more(kinds: Sized) -> Child:
+    """How many kinds are not in a table."""
+    more = len(kinds) - MOST_KINDS
+    return tag("p", f"and {counted(more, 'more kind')} of modules") if more > 0 else ""
 
 
 def _all(by_module: Sequence[ModuleFacts]) -> Markup:
@@ -70,14 +81,14 @@ def memory(one: Inspection) -> Child:
     }
     rows = [
         (kind, _bar(taken / whole), size(taken), f"{100 * taken / whole:.0f} %")
-        for kind, taken in sorted(shares.items(), key=lambda item: -item[1])
+        for kind, taken in sorted(shares.items(), key=lambda item: -item[1])[:MOST_KINDS]
     ]
     said = (
         f"{size(whole)} for its own modules at their own ranks, in half precision. An engine's slots are as large as "
         "the highest rank and every module that it puts LoRA on ask for: --engine-args says how large."
     )
     table_ = table("A slot, by kind of module", ("kind", "", "takes", "share"), rows, text=2)
-    return [tag("h3", "Memory"), tag("p", said), table_]
+    return [tag("h3", "Memory"), tag("p", said), table_, _more(shares)]
 
 
 def _bar(share: float) -> Markup:

@@ -6,10 +6,10 @@ A profile's rows name them. Adding one is a function here and a line in ``FEATUR
 from collections.abc import Mapping
 
 from lora_cli.rules.features import config, modules, numbers, places, tensors
-from lora_cli.rules.features.config import is_set, scaled
-from lora_cli.rules.features.feature import Feature, Found, Scaled, Served
+from lora_cli.rules.features.config import is_set
+from lora_cli.rules.features.feature import Feature, Found, Served
 
-__all__ = ["FEATURES", "Feature", "Found", "Scaled", "Served", "scaled"]
+__all__ = ["FEATURES", "Feature", "Found", "Served"]
 
 FEATURES: Mapping[str, Feature] = {
     "required-field-missing": Feature(

@@ -3,13 +3,12 @@
 import re
 from collections.abc import Iterator
 
-from lora_cli.core.adapter import Adapter
 from lora_cli.core.finding import Location
 from lora_cli.core.late import late
-from lora_cli.core.targets import ALL_LINEAR, scales, targeted_in
+from lora_cli.core.targets import ALL_LINEAR, targeted_in
 from lora_cli.engines.landing import HEADS
 from lora_cli.errors import FormatError
-from lora_cli.rules.features.feature import Detect, Found, Scaled, Served
+from lora_cli.rules.features.feature import Detect, Found, Served
 from lora_cli.rules.wording import clip, names, shown
 
 REQUIRED = ("r", "lora_alpha", "target_modules")
@@ -40,7 +39,7 @@ def lora_bias(served: Served) -> Iterator[Found]:
     """``lora_bias``, or a tensor ``lora_B.bias``."""
     yield from is_set("lora_bias")(served)
     if served.config is None or not served.config.lora_bias:
-        held = [key.name for key in served.adapter.keys.values() if key.part == "lora_bias"]
+        held = [key.name for key in served.beside if key.part == "lora_bias"]
         if held:
             yield Found(f"there is {names(held)}", Location(served.case.weights_file, clip(held[0])))
 
@@ -106,17 +105,6 @@ def targets_null(served: Served) -> Iterator[Found]:
         yield Found("target_modules is null", Location(config.file, "target_modules"))
 
 
-def scaled(adapter: Adapter) -> Scaled:
-    """What the patterns of ranks and alphas make of each module of ``adapter``."""
-    config = adapter.config
-    if config is None or not (config.rank_pattern or config.alpha_pattern) or config.r <= 0:
-        return Scaled()
-    try:
-        return Scaled(scales(config, adapter.pairs))
-    except FormatError as error:
-        return Scaled(error=clip(error.reason))
-
-
 def rslora(served: Served) -> Iterator[Found]:
     """rsLoRA, where it changes a scale: with rank 1 it does not."""
     config = served.config
@@ -130,7 +118,7 @@ def rslora(served: Served) -> Iterator[Found]:
 
 def module_scales(served: Served) -> Iterator[Found]:
     """A module with another scale than the config's, because of ``rank_pattern`` or ``alpha_pattern``."""
-    config, by_module = served.config, served.scaled.by_module
+    config, by_module = served.config, served.case.application.scaled.by_module
     if config is None or not by_module:  # with a rank of 0 there is no scale
         return
     common = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
@@ -145,7 +133,7 @@ def module_scales(served: Served) -> Iterator[Found]:
 
 def module_alphas(served: Served) -> Iterator[Found]:
     """A module with another alpha than the config's."""
-    config, by_module = served.config, served.scaled.by_module
+    config, by_module = served.config, served.case.application.scaled.by_module
     if config is None:
         return
     other = [module for module, scale in by_module.items() if scale.lora_alpha != config.lora_alpha]
@@ -159,10 +147,11 @@ def module_alphas(served: Served) -> Iterator[Found]:
 
 def pattern_broken(served: Served) -> Iterator[Found]:
     """A key of ``rank_pattern`` or ``alpha_pattern`` that is no regular expression."""
-    config = served.config
-    if config is not None and served.scaled.error:
+    config, error = served.config, served.case.application.scaled.error
+    patterned = config is not None and (config.rank_pattern or config.alpha_pattern) and config.r > 0
+    if config is not None and patterned and error is not None:
         field = "rank_pattern" if config.rank_pattern else "alpha_pattern"
-        yield Found(served.scaled.error, Location(config.file, field))
+        yield Found(clip(error.reason), Location(config.file, field))
 
 
 def number_mistyped(served: Served) -> Iterator[Found]:

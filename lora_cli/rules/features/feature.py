@@ -7,33 +7,26 @@ from lora_cli.core.deployment import Deployment
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.core.finding import Location
 from lora_cli.core.frozen import dataclass, field
+from lora_cli.core.keys import Key
 from lora_cli.core.lora_config import LoraConfig
-from lora_cli.core.targets import Scale
 from lora_cli.engines.landing import Landing
 from lora_cli.engines.profile import Profile
 from lora_cli.rules.case import Case
 
 
 @dataclass(frozen=True, slots=True)
-class Scaled:
-    """Rank, alpha and scale of each module as the config has them, matched once for all engines.
-
-    ``by_module`` is empty where no pattern makes a difference, and where ``error`` says that a pattern is none.
-    """
-
-    by_module: Mapping[str, Scale] = field(default_factory=dict)
-    error: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Served:
-    """One adapter on one engine: ``landing`` is where its modules go there, None without a base or without weights."""
+    """One adapter on one engine.
+
+    ``landing`` is where its modules go there, None without a base or without weights. ``beside`` are the names of its
+    tensors that are no factors.
+    """
 
     case: Case
     profile: Profile
     deployment: Deployment
     landing: Landing | None
-    scaled: Scaled
+    beside: tuple[Key, ...]
 
     @property
     def adapter(self) -> Adapter:

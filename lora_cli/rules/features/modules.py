@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from lora_cli.core.adapter import LoraPair
 from lora_cli.core.base_model import BaseModule
 from lora_cli.core.finding import Location
+from lora_cli.core.keys import WRAPPER
 from lora_cli.engines.landing import LAYER, VOCABULARY
 from lora_cli.engines.profile import PACKED
 from lora_cli.rules.features.feature import Found, Served
@@ -186,9 +187,7 @@ def experts_alone(served: Served) -> Iterator[Found]:
     fused = (
         {module for module in served.adapter.pairs if is_fused(served.adapter, module)} if _has_fused(served) else set()
     )
-    alone = [
-        one for one in sorted(fused) if not {one.removesuffix(".base_layer"), f"{one}.base_layer"} & (fused - {one})
-    ]
+    alone = [one for one in sorted(fused) if fused.isdisjoint({one.removesuffix(WRAPPER), f"{one}{WRAPPER}"} - {one})]
     yield from _found(served, "one of the experts' two parameters has no factors", alone)
 
 

@@ -6,7 +6,7 @@ from lora_cli.core.finding import Location
 from lora_cli.rules.features.feature import Found, Served
 from lora_cli.rules.features.modules import packed_name
 from lora_cli.rules.ranks import highest_rank
-from lora_cli.rules.wording import clip, count, names
+from lora_cli.rules.wording import MOST_PROBLEMS, clip, count, names
 
 
 def rank_above_max(served: Served) -> Iterator[Found]:
@@ -51,8 +51,11 @@ def names_outside_grammar(served: Served) -> Iterator[Found]:
     by_reason: dict[str, list[str]] = {}
     for name, why in outside.items():
         by_reason.setdefault(why, []).append(name)
-    for why, held in by_reason.items():
-        yield from _of(served, f"{count(len(held), 'tensor')}, {why}", held)
+    reasons = list(by_reason)
+    for why in reasons[:MOST_PROBLEMS]:
+        yield from _of(served, f"{count(len(by_reason[why]), 'tensor')}, {why}", by_reason[why])
+    rest = [name for why in reasons[MOST_PROBLEMS:] for name in by_reason[why]]
+    yield from _of(served, f"{count(len(rest), 'more tensor')}, for other reasons", rest)
 
 
 def unexpected_modules(served: Served) -> Iterator[Found]:

@@ -12,7 +12,7 @@ from lora_cli.rules.wording import clip, count, names
 
 
 def _held(served: Served, noun: str, is_meant: Callable[[Key], bool]) -> Iterator[Found]:
-    found = [key.name for key in served.adapter.keys.values() if is_meant(key)]
+    found = [key.name for key in served.beside if is_meant(key)]
     if found:
         said = f"there {'is' if len(found) == 1 else 'are'} {count(len(found), noun)}: {names(found, 2)}"
         yield Found(said, Location(served.case.weights_file, clip(found[0])))

@@ -1,0 +1,127 @@
+"""Chat templates that are made to be searched for hours: searched in a time that grows with their length."""
+
+import json
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from lora_cli.rules.supply import LONGEST_TEMPLATES
+from lora_cli.rules.templates import hostile_in
+from tests.attacks.measured import within
+from tests.making import write_adapter
+
+MIB = 1 << 20
+PUMPS = {
+    "codes": ("{{", "%c", ""),
+    "blanks in a range": ("{{ range(", " ", ""),
+    "digits in a range": ("{{ range(", "1", ""),
+    "digits that are none": ("{{ range(", "1", "x)"),
+    "ranges": ("{{", "range(1", ""),
+    "ranges and blanks": ("{{", "range( ", ""),
+    "ranges and commas": ("{{ range(", "1,", ")"),
+    "ranges and lines": ("{{", "range\n", ""),
+    "bars": ("{{", "|", ""),
+    "bars and blanks": ("{{", "| ", ""),
+    "a bar and blanks": ("{{ |", " ", "x"),
+    "attributes": ("{{", "| map(attribute =", "'"),
+    "an attribute and blanks": ("{{ | map(attribute =", " ", "'"),
+    "stars": ("{{", "* ", ""),
+    "stars and blanks": ("{{ *", " ", "x"),
+    "underscores": ("{{", "_", " "),
+    "underscores in words": ("{{", "__ ", ""),
+    "quotes": ("{{", "'", ""),
+    "quotes and underscores": ("{{ '_'", " ", "'"),
+    "tags": ("", "{{", ""),
+    "statements": ("", "{%", ""),
+    "statements and blanks": ("{%", " ", "x"),
+    "comments": ("", "{#", ""),
+    "closed tags": ("", "{{}}", ""),
+    "backslashes": ("{{", "\\", ""),
+    "attr": ("{{", "attr ", ""),
+    "lipsum": ("{{", "lipsu", ""),
+}
+WORDS = ["range", "(", ")", " ", ",", "1", "999999", "%c", "'", '"', "|", "_", "__", "x", "*", "{{", "}}", "{%", "%}"]
+WORDS += ["map", "attribute", "=", "attr", "selectattr", "\\x5f", "include", "lipsum", "\n", "-"]
+
+
+def seconds(template: str) -> float:
+    begun = time.process_time()
+    list(hostile_in(template))
+    return time.process_time() - begun
+
+
+@pytest.mark.parametrize("name", PUMPS)
+def test_a_megabyte_of_anything_is_searched_at_once(name: str) -> None:
+    before, pump, after = PUMPS[name]
+    room = LONGEST_TEMPLATES - len(before) - len(after)
+    assert seconds(before + pump * (room // len(pump)) + after) < 2
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_megabyte_of_any_mixture_is_searched_at_once(seed: int) -> None:
+    choose = random.Random(seed)
+    words = "".join(choose.choices(WORDS, k=choose.randint(1, 4)))
+    before = "{{" + "".join(choose.choices(WORDS, k=choose.randint(0, 3)))
+    template = before + words * (LONGEST_TEMPLATES // len(words) - 9) + choose.choice(WORDS)
+    assert seconds(template) < 2
+
+
+@pytest.mark.parametrize("pump", ["%c", "range( ", " "])
+def test_validate_and_inspect_are_not_held_up(pump: str, tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter")
+    (adapter / "chat_template.jinja").write_text("{{ range(" + pump * ((MIB - 10) // len(pump)))
+    within(2, 300, "validate", adapter, "--no-base")
+    within(2, 300, "inspect", adapter)
+
+
+def test_what_of_all_templates_together_is_not_searched_is_an_error(tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter")
+    named = [{"name": str(number), "template": "{{ x }}" + "y" * 200_000} for number in range(5)]
+    (adapter / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
+    (adapter / "chat_template.jinja").write_text("{{ x }}" + "y" * 200_000)
+    run = within(2, 300, "validate", adapter, "--no-base")
+    assert run.code == 1
+    assert "LC602" in run.out
+    assert "the chat templates have over 1048576 characters" in " ".join(run.out.split())
+
+
+def test_thousands_of_templates_are_no_way_around(tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter")
+    named = [{"name": "x", "template": "{{ x }}"}] * 90_000 + [{"name": "y", "template": "{{ x.__class__ }}"}]
+    (adapter / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
+    run = within(2, 300, "validate", adapter, "--no-base")
+    assert run.code == 1
+    assert "LC602" in run.out
+
+
+@pytest.mark.parametrize("decoy", ["added_tokens.json", "config.json", "additional_chat_templates/a.jinja"])
+def test_a_decoy_keeps_no_template_from_being_looked_at_unsaid(decoy: str, tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter")
+    (adapter / decoy).parent.mkdir(exist_ok=True)
+    (adapter / decoy).write_text('{"a": 1}' + " " * (8 * MIB - 20))
+    (adapter / "chat_template.jinja").write_text("{{ x.__class__ }}")
+    run = within(2, 300, "validate", adapter, "--no-base")
+    assert run.code == 1
+    assert "LC602" in run.out
+
+
+def test_a_thousand_template_files_are_an_error(tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter")
+    (adapter / "additional_chat_templates").mkdir()
+    for number in range(1000):
+        (adapter / "additional_chat_templates" / f"{number}.jinja").write_text("{{ x }}" * 1000)
+    run = within(2, 300, "validate", adapter, "--no-base")
+    assert run.code == 1
+    assert "there are more bytes or files beside the weights than any adapter has" in " ".join(run.out.split())
+
+
+@pytest.mark.parametrize(
+    "text", ["[" + "[]," * 2_000_000 + "[]]", "{" + '"a":{},' * 900_000 + '"b":1}', "[" * 7_000_000]
+)
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "added_tokens.json", "adapter_config.json", "config.json"])
+def test_json_of_millions_of_values_takes_no_memory(name: str, text: str, tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter")
+    (adapter / name).write_text(text)
+    within(2, 300, "validate", adapter, "--no-base")

@@ -1,0 +1,125 @@
+"""Headers as large as they may be, filled with the most work: judged within 2 s and 300 MB, or 10 s and 600 MB."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lora_cli.core.safetensors import MOST_HEADER, MOST_TENSORS, parse_header
+from lora_cli.core.tensor_info import LONGEST_NAME
+from lora_cli.errors import FormatError
+from lora_cli.settings import load_settings
+from tests.attacks.headers import CONFIG, MIB, QWEN3_235B, TENSORS, TEXTS, experts, header, of, write
+from tests.attacks.measured import Run, lora_cli, within
+from tests.making import write_base
+
+ENGINES = [word for engine in ("vllm", "sglang", "lorax", "tgi", "trtllm", "peft") for word in ("--engine", engine)]
+SMALL, LARGE = 4 * MIB - 64, MOST_HEADER - 64
+LONGEST_OUTPUT = 200_000
+LARGEST = ("a shape for each", "a name in memory for each", "layers that no base has", "embeddings")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    (folder / "config.json").write_text(json.dumps(QWEN3_235B))
+    return folder
+
+
+def is_clean(run: Run) -> None:
+    assert run.code in {0, 1}, run.out[-2000:]
+    assert "Traceback" not in run.out
+    assert len(run.out) < LONGEST_OUTPUT
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_a_header_of_4_mib_is_judged_in_2_seconds(name: str, tmp_path: Path, base: Path) -> None:
+    adapter = write(tmp_path / "adapter", *header(SMALL, of(TENSORS[name], 0)))
+    is_clean(within(2, 300, "validate", adapter, "--no-base"))
+    is_clean(within(3, 300, "validate", adapter, "--base", base, *ENGINES))
+    is_clean(within(2, 300, "inspect", adapter, "--base", base))
+
+
+@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize(("size", "cpu_s", "peak_mb"), [(SMALL, 2, 300), (LARGE, 10, 600)])
+def test_json_that_is_no_header_costs_no_more(
+    name: str, size: int, cpu_s: float, peak_mb: float, tmp_path: Path
+) -> None:
+    adapter = write(tmp_path / "adapter", TEXTS[name](size))
+    is_clean(within(cpu_s, peak_mb, "validate", adapter, "--no-base"))
+    is_clean(within(cpu_s, peak_mb, "inspect", adapter))
+
+
+@pytest.mark.parametrize("name", LARGEST)
+def test_a_header_at_the_limit_is_judged_in_10_seconds(name: str, tmp_path: Path, base: Path) -> None:
+    tensors = of(TENSORS[name], LARGE)
+    adapter = write(tmp_path / "adapter", *header(LARGE, tensors, MOST_TENSORS))
+    is_clean(within(10, 600, "validate", adapter, "--base", base, *ENGINES))
+    is_clean(within(10, 600, "inspect", adapter, "--base", base))
+
+
+def test_documents_of_the_largest_stay_within_the_same_memory(tmp_path: Path) -> None:
+    adapter = write(tmp_path / "adapter", *header(LARGE, of(TENSORS["embeddings"], LARGE), MOST_TENSORS))
+    for form in ("json", "html"):
+        assert within(12, 600, "inspect", adapter, "--format", form).code == 0
+    assert within(10, 600, "repair", adapter, "--engine", "vllm", "--check").code == 1
+
+
+def test_warm_refuses_the_largest_within_the_same_bounds(tmp_path: Path) -> None:
+    adapter = write(tmp_path / "adapter", *header(LARGE, of(TENSORS["embeddings"], LARGE), MOST_TENSORS))
+    tiny = write_base(tmp_path / "tiny")
+    assert within(10, 600, "warm", adapter, "--base", tiny, "--once", "--device", "cpu").code == 1
+
+
+@pytest.mark.parametrize("form", ["json", "sarif", "junit", "github", "markdown"])
+def test_reports_tell_a_bounded_number_of_findings(form: str, tmp_path: Path, base: Path) -> None:
+    adapter = write(tmp_path / "adapter", *header(SMALL, of(TENSORS["a name in memory for each"], 0)))
+    run = within(3, 300, "validate", adapter, "--base", base, *ENGINES, "--format", form)
+    assert len(run.out) < 10 * LONGEST_OUTPUT
+
+
+@pytest.mark.parametrize("name", ["empty", "A without B"])
+def test_more_tensors_than_any_adapter_has_are_refused(name: str, tmp_path: Path, base: Path) -> None:
+    adapter = write(tmp_path / "adapter", *header(LARGE, of(TENSORS[name], 0)))
+    run = within(10, 600, "validate", adapter, "--base", base)
+    assert run.code == 1
+    assert f"over {MOST_TENSORS} tensors" in " ".join(run.out.split())
+
+
+def test_factors_of_each_expert_of_a_model_of_235_billion_are_accepted(tmp_path: Path, base: Path) -> None:
+    text, nbytes = header(LARGE, experts(94, 128))
+    assert text.count('"dtype"') == 72_192
+    assert 10 * MIB < len(text) < 11 * MIB
+    adapter = write(tmp_path / "adapter", text, nbytes)
+    run = within(10, 600, "validate", adapter, "--base", base, "--engine", "vllm", "--no-values")
+    assert "LC102" not in run.out
+    run = within(10, 600, "inspect", adapter)
+    assert "36096 modules" in run.out
+
+
+def test_the_limit_of_headers_is_32_mib_unless_an_operator_says_otherwise(tmp_path: Path) -> None:
+    assert load_settings({}, {"HOME": "/"}).max_header_bytes == 32 * MIB
+    adapter = write(tmp_path / "adapter", "{" + " " * MOST_HEADER + "}")
+    for command in ("validate", "inspect"):
+        run = lora_cli(command, adapter, *(["--no-base"] if command == "validate" else []))
+        assert run.code == 1
+        assert "and 33554432 are allowed" in " ".join(run.out.split())
+
+
+def test_other_weights_beside_none_are_read_no_further_than_2_mib(tmp_path: Path) -> None:
+    for number in range(8):
+        folder = write(tmp_path / str(number), *header(LARGE, of(TENSORS["empty"], LARGE), MOST_TENSORS))
+        (folder / "adapter_model.safetensors").rename(tmp_path / f"other{number}.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps(CONFIG))
+    is_clean(within(2, 300, "validate", tmp_path, "--no-base"))
+
+
+@pytest.mark.parametrize("length", [LONGEST_NAME, LONGEST_NAME + 1])
+def test_a_name_is_read_up_to_1024_characters(length: int) -> None:
+    entry = '{"%s":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'
+    for text in (entry % ("x" * length), entry.replace(",", "  ,") % ("x" * length)):
+        if length <= LONGEST_NAME:
+            assert len(parse_header(text.encode(), None, "f").tensors) == 1
+        else:
+            with pytest.raises(FormatError, match="its name has 1025 characters, and at most 1024 are read"):
+                parse_header(text.encode(), None, "f")

@@ -1,0 +1,147 @@
+"""References that are written so that a policy's globs mean something else; and policies of thousands of globs."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from lora_cli.cli.main import main
+from lora_cli.core.globs import covers, touches
+from lora_cli.core.policy import MOST_GLOBS, Policy, load_policy, violations
+from lora_cli.core.reference import AdapterRef
+from lora_cli.errors import UsageError
+from tests.attacks.measured import lora_cli
+from tests.hub_server import Hub
+from tests.making import write_adapter
+
+HEAD = "apiVersion: lora-cli/v1\nkind: Policy\n"
+COMMIT = "0e9e" * 10
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    with Hub() as server:
+        server.add("acme/x", write_adapter(tmp_path / "served"))
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("glob", "ref", "covered"),
+    [
+        ("hf://evil/*@v1", AdapterRef("hf", "evil/x", revision="main@v1"), False),
+        ("hf://evil/*@v1", AdapterRef("hf", "evil/x", revision="v1"), True),
+        ("hf://evil/*@v1", AdapterRef("hf", "evil/x", revision="V1"), False),
+        ("hf://evil/*@v1", AdapterRef("hf", "evil/x", revision="x/v1"), False),
+        ("hf://evil/*@v1", AdapterRef("hf", "evil/x"), False),
+        ("hf://evil/*@*", AdapterRef("hf", "evil/x"), False),
+        ("hf://evil/*@v*", AdapterRef("hf", "evil/x", revision="v1@main"), True),
+        ("hf://*@v1", AdapterRef("hf", "evil/x", "a/b", "w@v1"), False),
+        ("hf://evil/x@v1", AdapterRef("hf", "evil/x", "below", "v1"), True),
+        ("hf://evil/x@v1", AdapterRef("hf", "evil/x", "at@v1"), False),
+        ("hf://acme/*@" + COMMIT.upper(), AdapterRef("hf", "acme/x", revision=COMMIT), True),
+        ("*@v1", AdapterRef("hf", "evil/x", revision="main@v1"), False),
+        ("oci://r/*@sha256:a*", AdapterRef("oci", "r/x", revision="sha256:" + "b" * 64), False),
+        ("https://h/*@v1", AdapterRef("https", "h/x@v1"), True),
+    ],
+)
+def test_a_revision_is_compared_with_what_stands_behind_the_at(glob: str, ref: AdapterRef, covered: bool) -> None:
+    assert covers(glob, ref) is covered
+    assert touches(glob, ref) is covered
+
+
+def written(endpoint: str) -> Iterator[str]:
+    """Ways to write the address of one repository at a Hub of this machine."""
+    port = urlsplit(endpoint).port
+    hosts = ("127.0.0.1", "localhost", "LOCALHOST", "localhost.", "[::1]", "127.1.2.3", "x.localhost")
+    paths = (
+        *("acme/x", "acme/x/resolve/main", "ACME/x/tree/main", "acme%2fx/resolve/main", "acme%2Fx", "acme%252fx"),
+        *("acme/x/raw/main", "api/models/acme/x", "api/resolve-cache/models/acme/x/main", "%61cme/x/blob/main"),
+        *("acme%2fx/raw/main", "acme%5cx/resolve/main", "acme//x", "acme/x/resolve/main/adapter_config.json"),
+    )
+    for host, path in itertools.product(hosts, paths):
+        yield f"http://{host}:{port}/{path}"
+
+
+def test_no_other_way_to_write_a_denied_repository_is_asked_for(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(tmp_path / "cache"))
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(f"{HEAD}deny_sources: ['hf://acme/*']\n")
+    for address in written(hub.endpoint):
+        for command in ("fetch", "validate"):
+            arguments = [command, address, "--policy", str(policy), *(["--no-base"] if command == "validate" else [])]
+            assert main(arguments) in {1, 2}, address
+    assert hub.count() == 0
+    policy.write_text(f"{HEAD}deny_sources: ['hf://other/*']\n")
+    assert main(["fetch", f"{hub.endpoint}/acme/x/resolve/main", "--policy", str(policy)]) == 0
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("host", ["localhost:8080", "127.0.0.1:8080", "[::1]:8080"])
+@pytest.mark.parametrize("glob", ["http://localhost:8080/*", "http://127.0.0.1:8080/*", "http://[[]::1]:8080/*"])
+def test_this_machine_is_denied_by_each_of_its_names_and_allowed_by_the_one_that_is_named(host: str, glob: str) -> None:
+    ref = AdapterRef("http", f"{host}/x")
+    assert [one.rule for one in violations(Policy(deny_sources=(glob,)), ref)] == ["deny_sources"]
+    found = [one.rule for one in violations(Policy(allow_sources=(glob,)), ref)]
+    assert found == ([] if host.removesuffix(":8080").strip("[]") in glob else ["allow_sources"])
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1", "127.9.9.9"])
+def test_a_denied_host_is_denied_by_each_of_its_names(host: str) -> None:
+    policy = Policy(deny_hosts=("localhost",))
+    assert [one.rule for one in violations(policy, AdapterRef("hf", "a/b"), host=host)] == ["deny_hosts"]
+
+
+@pytest.mark.parametrize(
+    "key", ["allow_sources", "deny_sources", "allow_hosts", "deny_hosts", "allow_sha256", "deny_sha256"]
+)
+def test_a_list_of_too_many_is_refused(key: str) -> None:
+    one, many = ("a" * 64, 100_001) if key.endswith("sha256") else ("acme.example", MOST_GLOBS + 1)
+    with pytest.raises(UsageError, match=f"{key}: {many} are more than the {many - 1} that are read"):
+        load_policy(f"{HEAD}{key}: [{', '.join([one] * many)}]\n", "p.yaml")
+
+
+def test_a_glob_of_any_length_is_refused() -> None:
+    with pytest.raises(UsageError, match="is not a glob of one line"):
+        load_policy(f"{HEAD}allow_sources: ['hf://{'*a' * 4000}']\n", "p.yaml")
+
+
+def test_a_manifest_with_a_policy_of_190_000_globs_costs_nothing(tmp_path: Path) -> None:
+    write_adapter(tmp_path / "sql")
+    globs = "\n".join(f"    - hf://org{number}/*" for number in range(190_000))
+    adapters = f"adapters:\n  - name: sql\n    source: {tmp_path}/sql\n"
+    (tmp_path / "set.yaml").write_text(
+        f"apiVersion: lora-cli/v1\nkind: AdapterSet\npolicy:\n  allow_sources:\n{globs}\n{adapters}"
+    )
+    run = lora_cli("fetch", "-f", tmp_path / "set.yaml")
+    assert run.code == 2
+    assert "190000 are more than the 1000 that are read" in " ".join(run.out.split())
+    assert run.cpu_s < 30
+
+
+def test_an_error_names_a_few_globs_and_how_many_more_there_are() -> None:
+    policy = Policy(
+        allow_sources=tuple(f"hf://org{number}/{'x' * 900}*" for number in range(1000)),
+        allow_hosts=tuple(f"h{number}.example" for number in range(1000)),
+    )
+    found = violations(policy, AdapterRef("hf", "acme/x"), host="evil.example")
+    assert [one.rule for one in found] == ["allow_sources", "allow_hosts"]
+    assert all(len(str(one)) < 1500 and "and 995 more" in str(one) for one in found)
+
+
+def test_a_thousand_globs_are_quick_for_thousands_of_adapters(tmp_path: Path) -> None:
+    names = tmp_path / "set.yaml"
+    write_adapter(tmp_path / "sql")
+    globs = ", ".join(f"/nowhere/{number}*x*y*z*" for number in range(999))
+    adapters = "".join(f"  - {{name: a{number}, source: {tmp_path}/sql}}\n" for number in range(300))
+    names.write_text(
+        f"apiVersion: lora-cli/v1\nkind: AdapterSet\npolicy:\n  allow_sources: [{globs}, '{tmp_path}/*']\n"
+        f"adapters:\n{adapters}"
+    )
+    run = lora_cli("validate", "-f", names, "--no-base")
+    assert run.code == 0, run.out[-2000:]
+    assert run.cpu_s < 20

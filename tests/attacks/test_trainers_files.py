@@ -1,0 +1,30 @@
+"""A folder with what a trainer left and no weights: nobody is told to call a pickle ``adapter_model.safetensors``."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.attacks.measured import lora_cli
+from tests.making import write_adapter
+
+
+@pytest.mark.parametrize("left", [["training_args.bin"], ["optimizer.pt", "rng_state_0.pth", "scheduler.pt"]])
+def test_the_hint_is_to_find_the_weights(left: list[str], tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter")
+    (adapter / "adapter_model.safetensors").unlink()
+    for name in left:
+        (adapter / name).write_bytes(b"\x80\x04N.")
+    said = " ".join(lora_cli("validate", adapter, "--no-base").out.split())
+    assert "LC101" in said
+    assert "rename the file" not in said
+    assert "is a trainer's own, and no weights" in said
+    assert "hint: point at the folder that holds the weights" in said
+
+
+def test_beside_it_what_may_be_weights_is_still_named(tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter")
+    (adapter / "adapter_model.safetensors").rename(adapter / "lora.safetensors")
+    (adapter / "training_args.bin").write_bytes(b"\x80\x04N.")
+    said = " ".join(lora_cli("validate", adapter, "--no-base").out.split())
+    assert "there is lora.safetensors, which PEFT and engines do not look for" in said
+    assert "rename the file to adapter_model.safetensors if it holds the LoRA weights" in said
