@@ -69,6 +69,7 @@ class Asked:
 
     line: str
     at: float
+    authorized: bool = False
 
     @property
     def start(self) -> int:
@@ -123,9 +124,9 @@ class FaultyProxy:
         self.faults.clear()
         self.asked.clear()
 
-    def _taken(self, line: str) -> Fault:
+    def _taken(self, line: str, *, authorized: bool = False) -> Fault:
         with self._lock:
-            self.asked.append(Asked(line, time.monotonic()))
+            self.asked.append(Asked(line, time.monotonic(), authorized))
             for fault in self.faults:
                 if fault.times and re.search(fault.match, line):
                     fault.times -= 1
@@ -187,7 +188,7 @@ class FaultyProxy:
         request, *lines = head.decode("latin-1").split("\r\n")
         method, target, _ = request.split(" ", 2)
         headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        fault = self._taken(f"{method} {target} {headers.get('range', '')}")
+        fault = self._taken(f"{method} {target} {headers.get('range', '')}", authorized="authorization" in headers)
         fault.before()
         if fault.status:
             answer = Answer(fault.status, dict(fault.headers), b"")

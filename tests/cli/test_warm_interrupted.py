@@ -23,11 +23,12 @@ def test_what_was_proved_until_an_interrupt_is_told(tmp_path: Path, capsys: pyte
     cache = tmp_path / "cache"
 
     def interrupt() -> None:
-        """When the first is proved: then it is packed."""
+        """When the first is proved: shortly after it was packed."""
         for _ in range(1200):
             if list(cache.glob("packed/*")):
                 break
             time.sleep(0.05)
+        time.sleep(0.2)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     watcher = threading.Thread(target=interrupt)

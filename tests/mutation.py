@@ -1,0 +1,151 @@
+"""Mutation testing: faults drawn from the code with a seed, each planted in a copy of the tree, and whether tests fail.
+
+``python -m tests.mutation --count 20 --seed 20 -- tests/recorded`` draws twenty faults from all packages and runs the
+tests behind ``--`` for each until one fails. Each fault is a line: caught or survived, where, and what became what.
+Mutation tools were looked at: none draws a sample by package and seed and leaves the tree as it is.
+"""
+
+import argparse
+import ast
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+ROOT = Path(__file__).resolve().parents[1]
+SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
+    ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt,
+    ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.And: ast.Or, ast.Or: ast.And,
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.FloorDiv, ast.FloorDiv: ast.Mult,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One change of one place in a file: ``old`` source text from ``start`` to ``stop`` becomes ``new``."""
+
+    file: str
+    line: int
+    start: int
+    stop: int
+    old: str
+    new: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {' '.join(self.old.split())[:90]} -> {' '.join(self.new.split())[:90]}"
+
+    def plant(self, root: Path) -> None:
+        """Changes the file below ``root``."""
+        path = root / self.file
+        data = path.read_bytes()
+        path.write_bytes(data[: self.start] + self.new.encode() + data[self.stop :])
+
+
+def faults_in(path: Path, *, branches: bool = False) -> Iterator[Fault]:
+    """Every fault that can be planted in a file, or in its conditions alone."""
+    data = path.read_bytes()
+    lines = [0]
+    for line in data.splitlines(keepends=True):
+        lines.append(lines[-1] + len(line))
+    tree = ast.parse(data)
+    skipped = {id(inner) for node in ast.walk(tree) if _says_nothing(node) for inner in ast.walk(node)}
+    conditions = {id(inner) for node in ast.walk(tree) if (test := _condition(node)) for inner in ast.walk(test)}
+    for node in ast.walk(tree):
+        wanted = id(node) not in skipped and (not branches or id(node) in conditions)
+        for new in _mutants(node) if wanted else ():
+            assert isinstance(node, ast.expr | ast.stmt)
+            start = lines[node.lineno - 1] + node.col_offset
+            stop = lines[(node.end_lineno or node.lineno) - 1] + (node.end_col_offset or 0)
+            yield Fault(str(path.relative_to(ROOT)), node.lineno, start, stop, data[start:stop].decode(), new)
+
+
+def _says_nothing(node: ast.AST) -> bool:
+    """Types, annotations and imports for types only: no test could tell."""
+    if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        return True
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+        return True
+    return isinstance(node, ast.AnnAssign | ast.arg) and isinstance(node.annotation, ast.BinOp)
+
+
+def _condition(node: ast.AST) -> ast.expr | None:
+    if isinstance(node, ast.If | ast.While | ast.IfExp | ast.Assert):
+        return node.test
+    return node if isinstance(node, ast.BoolOp | ast.Compare) else None
+
+
+def _mutants(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPPED:
+        ops = [SWAPPED[type(node.ops[0])](), *node.ops[1:]]
+        yield f"({ast.unparse(ast.Compare(node.left, ops, node.comparators))})"  # type: ignore[arg-type]
+    elif isinstance(node, ast.BoolOp):
+        yield f"({ast.unparse(ast.BoolOp(SWAPPED[type(node.op)](), node.values))})"  # type: ignore[arg-type]
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        yield f"({ast.unparse(node.operand)})"
+    elif isinstance(node, ast.IfExp):
+        yield f"({ast.unparse(ast.IfExp(node.test, node.orelse, node.body))})"
+    elif isinstance(node, ast.BinOp) and type(node.op) in SWAPPED:
+        yield f"({ast.unparse(ast.BinOp(node.left, SWAPPED[type(node.op)](), node.right))})"  # type: ignore[arg-type]
+    elif isinstance(node, ast.Constant) and type(node.value) is bool:
+        yield str(not node.value)
+    elif isinstance(node, ast.Constant) and type(node.value) is int:
+        yield str(node.value + 1)
+    elif isinstance(node, ast.Raise) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)):
+        yield "pass"
+    elif isinstance(node, ast.Return) and node.value is not None and not isinstance(node.value, ast.Constant):
+        yield "return None"
+
+
+def draw(seed: int, count: int, per_package: int = 0, *, branches: bool = False) -> list[Fault]:
+    """``count`` faults of the whole package, at least ``per_package`` in each folder directly below it.
+
+    With ``branches`` they are in conditions alone.
+    """
+    random = Random(seed)
+    by_package: dict[str, list[Fault]] = {}
+    for path in sorted((ROOT / "lora_cli").rglob("*.py")):
+        parts = path.relative_to(ROOT / "lora_cli").parts
+        by_package.setdefault(parts[0] if len(parts) > 1 else "", []).extend(faults_in(path, branches=branches))
+    drawn = [fault for faults in by_package.values() for fault in random.sample(faults, min(per_package, len(faults)))]
+    others = sorted({fault for faults in by_package.values() for fault in faults} - {*drawn}, key=str)
+    return [*drawn, *random.sample(others, max(0, count - len(drawn)))]
+
+
+def caught(fault: Fault, tests: Sequence[str], timeout_s: float) -> str:
+    """``caught`` when a test fails or nothing ends in time, else ``survived``."""
+    with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
+        copy = Path(folder) / "tree"
+        ignored = shutil.ignore_patterns(".git", ".venv*", ".assets", "__pycache__", ".*_cache", "dist")
+        shutil.copytree(ROOT, copy, ignore=ignored, symlinks=True)
+        fault.plant(copy)
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "2", "--dist", "loadfile", *tests]
+        try:
+            done = subprocess.run(command, cwd=copy, capture_output=True, timeout=timeout_s, check=False)
+        except subprocess.TimeoutExpired:
+            return "caught (no end)"
+        return "survived" if done.returncode == 0 else "caught"
+
+
+def main() -> int:
+    """Draws, plants and tells."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--count", type=int, default=20)
+    parser.add_argument("--per-package", type=int, default=0)
+    parser.add_argument("--branches", action="store_true", help="in conditions alone")
+    parser.add_argument("--timeout", type=float, default=900)
+    parser.add_argument("--only", type=int, nargs="*", help="these numbers of the list alone")
+    parser.add_argument("tests", nargs="*", default=["tests"])
+    given = parser.parse_args()
+    for number, fault in enumerate(draw(given.seed, given.count, given.per_package, branches=given.branches)):
+        if not given.only or number in given.only:
+            print(f"{number:3} {caught(fault, given.tests, given.timeout):9} {fault}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

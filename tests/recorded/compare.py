@@ -1,0 +1,87 @@
+"""What a command line did, beside what was recorded and the changes since that somebody entered.
+
+``python -m tests.recorded.compare`` runs all cases and prints the entries that ``changes.yaml`` lacks, each to be given
+a reason.
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.object_servers import seaweed
+from tests.recorded.machine import Case, observe
+
+FOLDER = Path(__file__).parent
+BASELINE, CHANGES = FOLDER / "baseline.jsonl", FOLDER / "changes.yaml"
+ABSENT = "<absent>"
+Difference = tuple[str, Any, Any]
+"""A field, what it was and what it is."""
+
+
+def recorded() -> dict[str, tuple[Case, dict[str, Any]]]:
+    """Each case, and what it did when it was recorded."""
+    lines = (json.loads(line) for line in BASELINE.read_text().splitlines())
+    return {line["id"]: (_case(line), line["result"]) for line in lines}
+
+
+def _case(line: Mapping[str, Any]) -> Case:
+    return Case(**{name: value for name, value in line.items() if name != "result"})
+
+
+def changes() -> list[dict[str, Any]]:
+    """The deliberate changes: cases, field, old, new, reason."""
+    return yaml.safe_load(CHANGES.read_text()) or []
+
+
+def differences(old: Any, new: Any, field: str = "") -> Iterator[Difference]:
+    """Where two results differ, in the order of the fields; a list of another length is one difference."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            yield from differences(old.get(key, ABSENT), new.get(key, ABSENT), f"{field}.{key}".lstrip("."))
+    elif field in {"files", "rules"} and isinstance(old, list) and isinstance(new, list):
+        yield from ((field, line, ABSENT) for line in old if line not in new)
+        yield from ((field, ABSENT, line) for line in new if line not in old)
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for number, (one, other) in enumerate(zip(old, new, strict=True)):
+            yield from differences(one, other, f"{field}.{number}")
+    elif old != new:
+        yield field, old, new
+
+
+def unexplained(id: str, found: Sequence[Difference], entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Differences that no entry explains, and entries of this case that explain none."""
+    explained = [(entry["field"], entry["old"], entry["new"]) for entry in entries if id in entry["cases"]]
+    new = [f"not in {CHANGES.name}: {_shown(one)}" for one in found if one not in explained]
+    return new + [f"in {CHANGES.name}, and not so: {_shown(one)}" for one in explained if one not in found]
+
+
+def _shown(difference: Difference) -> str:
+    field, old, new = difference
+    return f"{field}: {json.dumps(old)} became {json.dumps(new)}"
+
+
+def main() -> int:
+    """Prints entries for what differs and stands nowhere; 1 when something does."""
+    entries: dict[str, dict[str, Any]] = {}
+    known = changes()
+    with tempfile.TemporaryDirectory() as folder, seaweed(Path(folder)) as s3:
+        for id, (case, old) in recorded().items():
+            explained = [(entry["field"], entry["old"], entry["new"]) for entry in known if id in entry["cases"]]
+            for one in differences(old, observe(case, s3)):
+                if one not in explained:
+                    entry = dict(zip(("field", "old", "new"), one, strict=True))
+                    entries.setdefault(_shown(one), {"cases": [], **entry, "reason": "?"})["cases"].append(id)
+    print(
+        yaml.safe_dump(list(entries.values()), sort_keys=False, allow_unicode=True, width=120) if entries else "",
+        end="",
+    )
+    return int(bool(entries))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,26 @@
+"""Runs every command line of the matrix and writes the baseline, once; later changes go into ``changes.yaml``."""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.object_servers import seaweed
+from tests.recorded.compare import BASELINE
+from tests.recorded.machine import observe
+from tests.recorded.matrix import cases
+
+
+def main() -> int:
+    """Writes the baseline; 1 when there is one."""
+    if BASELINE.exists():
+        print(f"{BASELINE} is there, and is never written again", file=sys.stderr)
+        return 1
+    with tempfile.TemporaryDirectory() as folder, seaweed(Path(folder)) as s3:
+        lines = [json.dumps({**case.as_json(), "result": observe(case, s3)}) + "\n" for case in cases()]
+    BASELINE.write_text("".join(lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,26 @@
+"""A recorded command line, run again."""
+
+import pytest
+
+from tests.object_servers import S3Server
+from tests.recorded.compare import changes, differences, recorded, unexplained
+from tests.recorded.machine import observe
+
+RECORDED = recorded()
+CHANGES = changes()
+PARTS = ("fetch", "set", "validate", "inspect")
+
+
+def part(name: str) -> list[str]:
+    """The cases of one part of the suite; those of no part are ``others``."""
+    if name == "others":
+        return [id for id in RECORDED if id.partition("-")[0] not in PARTS]
+    return [id for id in RECORDED if id.partition("-")[0] == name]
+
+
+def check(id: str, request: pytest.FixtureRequest) -> None:
+    """Whether a command line does what it did, but for what somebody entered."""
+    case, old = RECORDED[id]
+    s3: S3Server | None = request.getfixturevalue("seaweed_server") if case.source == "s3" else None
+    found = list(differences(old, observe(case, s3)))
+    assert unexplained(id, found, CHANGES) == []
