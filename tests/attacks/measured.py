@@ -5,11 +5,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-
-import pytest
 
 LONGEST_S = 120.0
 MEASURED = """
@@ -55,11 +52,6 @@ def lora_cli(*arguments: object) -> Run:
     process.returncode = os.waitstatus_to_exitcode(status)
     peak_mb = int(told.read_text()) / 1000 if told.exists() else 0.0
     return Run(process.returncode, out.decode(errors="replace"), used.ru_utime + used.ru_stime, peak_mb)
-
-
-def in_long(names: Iterable[str], *kept: str) -> list[object]:
-    """Parameters of a test: ``make test`` runs it with those that are ``kept``, ``make test-long`` with all."""
-    return [name if name in kept else pytest.param(name, marks=pytest.mark.long) for name in names]
 
 
 def within(cpu_s: float, peak_mb: float, *arguments: object) -> Run:

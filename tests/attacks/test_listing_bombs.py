@@ -15,9 +15,11 @@ from lora_cli.sources.registry import open_source
 from lora_cli.sources.s3_listing import _Reader
 from tests.answering import Reply, answering
 from tests.attacks.peak_memory import run
+from tests.long import in_long
 from tests.making import write_base_config
 
 AT_ONCE, MOST_MIB = 32, 300
+NODES = ("without end", "of small objects", "of many files", "of deep paths")
 COMMIT = "a" * 40
 INFO = json.dumps({"sha": COMMIT, "private": False, "gated": False}).encode()
 EMOJI = "\U0001f600"
@@ -57,7 +59,8 @@ HUBS: dict[str, Callable[[], tuple[bytes, bytes]]] = {
 @pytest.mark.parametrize(
     ("command", "kind"),
     [
-        *(("fetch", kind) for kind in HUBS),
+        *(("fetch", kind) for kind in HUBS if kind != "a listing of deep paths"),
+        pytest.param("fetch", "a listing of deep paths", marks=pytest.mark.long),
         ("validate", "a description of numbers"),
         pytest.param("validate", "a listing just small enough", marks=pytest.mark.long),
     ],
@@ -106,7 +109,7 @@ def test_many_buckets_that_list_without_end_are_left_within_bounds(kind: str, tm
     assert done.err.count("error: ") == AT_ONCE
 
 
-@pytest.mark.parametrize("kind", ["without end", "of small objects", "of many files", "of deep paths"])
+@pytest.mark.parametrize("kind", in_long(NODES, *NODES[:3]))
 def test_many_name_nodes_that_answer_without_end_are_left_within_bounds(kind: str, tmp_path: Path) -> None:
     entry = {"type": "FILE", "length": 1, "modificationTime": 1, "pathSuffix": ""}
     listings = {

@@ -13,6 +13,7 @@ import pytest
 from lora_cli.bench.ranks import parse_ranks
 from lora_cli.cli.main import main
 from tests.cli.test_bench_results import valid
+from tests.long import in_long
 from tests.making import llama_modules, write_adapter, write_base_config
 from tests.runtime.families import save_model
 from tests.runtime.test_model import write_tokenizer
@@ -72,7 +73,7 @@ def test_adapters_that_nobody_trained_are_served_too(folder: Path, capsys: pytes
     assert (found["completed"], found["adapters"]) == (10, 4)
 
 
-@pytest.mark.parametrize("named", ["weightless", "weightless/config.json"])
+@pytest.mark.parametrize("named", in_long(("weightless", "weightless/config.json"), "weightless"))
 def test_a_base_of_a_config_alone_gets_random_weights_and_says_so(
     named: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -171,7 +172,7 @@ def gone(pids: list[int]) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="it looks for processes as Linux lists them")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", in_long((signal.SIGINT, signal.SIGKILL), signal.SIGKILL))
 def test_the_server_ends_with_whoever_measures_it(number: signal.Signals, folder: Path) -> None:
     """After Ctrl-C there is a result; after a kill there is nothing, and no server either."""
     with running(folder) as process:

@@ -13,6 +13,7 @@ from lora_cli.bench.replay import optimal_hits, replay
 from lora_cli.core.frozen import dataclass
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.eviction.registry import PolicyName
+from tests.long import in_long
 from tests.tiers.eviction.families import ADAPTERS, CHOSEN, HELD_OUT, SEEN
 
 SEEDS = (21, 22)
@@ -38,7 +39,7 @@ def ratios(name: str, slots: int, seed: int, requests: int) -> Ratios:
     return Ratios(lru, adaptive, optimal_hits(trace, slots) / requests)
 
 
-@pytest.mark.parametrize("slots", [8, 32])
+@pytest.mark.parametrize("slots", in_long((8, 32), 8))
 @pytest.mark.parametrize("popularity", ["zipf:0.8", "zipf:1.0", "zipf:1.2"])
 def test_nine_tenths_of_the_way_to_what_demand_caching_can_reach(popularity: str, slots: int) -> None:
     """With the most popular C - 1 always here; the last slot is for whoever comes."""
@@ -50,7 +51,7 @@ def test_nine_tenths_of_the_way_to_what_demand_caching_can_reach(popularity: str
     assert part >= 0.9
 
 
-@pytest.mark.parametrize("slots", [8, 32])
+@pytest.mark.parametrize("slots", in_long((8, 32), 8))
 @pytest.mark.parametrize("name", ["drift", "reshuffle", "scan"])
 def test_half_of_the_gap_to_the_best_there_is(name: str, slots: int) -> None:
     for seed in SEEDS:
@@ -60,7 +61,7 @@ def test_half_of_the_gap_to_the_best_there_is(name: str, slots: int) -> None:
         assert closed >= 0.5
 
 
-@pytest.mark.parametrize("slots", [8, 32])
+@pytest.mark.parametrize("slots", in_long((8, 32), 8))
 @pytest.mark.parametrize("name", FAMILIES)
 def test_never_below_lru(name: str, slots: int) -> None:
     """What has been run above counts here too; the families nothing was chosen by run shorter traces."""
