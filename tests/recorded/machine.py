@@ -184,7 +184,7 @@ def observe(case: Case, s3: "S3Server | None" = None) -> dict[str, Any]:
             code, out, err = run([spelt(word) for word in case.argv])
         assert "Traceback" not in err, err
         told: dict[str, Any] = {"exit": code, "error": ERRORS.get(code, str(code))}
-        paths = [*case.argv[:1]] in PATHS or [*case.argv[:2]] in PATHS
+        paths = "--help" not in case.argv and ([*case.argv[:1]] in PATHS or [*case.argv[:2]] in PATHS)
         if (said := normaliser.stdout(out, paths=paths)) is not None:
             told["stdout"] = said
         if found := codes(out):
