@@ -43,7 +43,8 @@ class Case:
     ``source`` is where adapters come from: ``folder``, ``hub``, ``s3``, ``web``, or ``cached`` (a Hub that they were
     fetched from). ``publish`` names those that are there. ``before`` has command lines, and changes of the world:
     ``{"change": [adapter, other]}`` gives an adapter the files of another one, ``{"damage": kind}`` damages the cache,
-    ``remove``, ``write``, ``edit`` and ``cut`` change files of the folder. ``<<name>>`` is the reference of an adapter.
+    ``remove``, ``write``, ``edit`` and ``cut`` change files of the folder, ``fault`` the server's answers. ``<<name>>``
+    is the reference of an adapter.
     """
 
     id: str
@@ -98,7 +99,8 @@ class Origin:
 
     def put(self, name: str, like: str) -> None:
         """Gives an adapter the files of a folder of the world."""
-        folder = WORLD / "adapters" / like.removesuffix(CLOSED[0]).removesuffix(CLOSED[1])
+        bare = like.removesuffix(CLOSED[0]).removesuffix(CLOSED[1])
+        folder = next(folder / bare for folder in (WORLD / "adapters", WORLD / "bases") if (folder / bare).is_dir())
         files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         if self.kind == "hub":
             self.hub.add(f"acme/{name}", files, private=name.endswith(CLOSED[0]), gated=name.endswith(CLOSED[1]))
@@ -111,6 +113,16 @@ class Origin:
                 target = self._here / "adapters" / name / path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(data)
+
+    def fault(self, match: str, how: Mapping[str, Any]) -> None:
+        """Every answer to a request that matches goes wrong."""
+        if self.kind == "hub":
+            self.hub.fault(match, times=-1, **how)
+        elif self.kind == "s3":
+            self.proxy.fault(match, times=-1, **how)
+        else:
+            name, _, file = match.partition(".*")
+            self.site.statuses[f"{name}/{file}"] = how["status"]
 
     def listen(self) -> None:
         """From now on requests count."""
@@ -213,6 +225,8 @@ def _do(step: Any, origin: Origin, here: Path, spelt: Any) -> None:
         run([spelt(word) for word in step])
     elif "change" in step:
         origin.put(*step["change"])
+    elif "fault" in step:
+        origin.fault(*step["fault"])
     elif "edit" in step:
         name, old, new = step["edit"]
         (here / name).write_text((here / name).read_text().replace(old, new, 1))

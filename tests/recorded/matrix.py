@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 from tests.recorded.machine import TOKEN, Case
+from tests.recorded.remote_cases import base_cases, fault_cases
 
 Row = Mapping[str, Any]
 SOURCES = ["folder", "hub", "s3", "web", "cached"]
@@ -494,6 +495,6 @@ def cases() -> Iterator[Case]:
     """All of them."""
     for some in (
         fetch_cases, set_cases, validate_cases, inspect_cases, repair_cases, warm_cases, bench_cases, cache_cases,
-        mistake_cases, catalogue_cases,
+        mistake_cases, catalogue_cases, fault_cases, base_cases,
     ):  # fmt: skip
         yield from some()
