@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from lora_cli.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from lora_cli.check import Checked, Terms
     from lora_cli.core.adapter import Adapter
     from lora_cli.core.base_model import BaseModel
     from lora_cli.core.finding import Verdict
     from lora_cli.core.snapshot import Snapshot
+    from lora_cli.validation import Checked, Terms
 
 
 def fetch(
@@ -35,11 +35,11 @@ def fetch(
     Raises:
         LoraCliError: the origin does not give it, a limit or policy forbids it, or this machine does not let us.
     """
-    from lora_cli.check import is_path
     from lora_cli.core.reference import override, parse
-    from lora_cli.fetch import Selection
-    from lora_cli.fetch.many import Wanted, bring_all
+    from lora_cli.fetching import Selection
+    from lora_cli.fetching.many import Wanted, bring_all
     from lora_cli.store import Store
+    from lora_cli.validation import is_path
 
     settings = _settings(cache_dir, offline=offline)
     asked = override(parse(ref, is_path=is_path), revision=revision, subfolder=subfolder)
@@ -59,7 +59,7 @@ def read_adapter(ref: str, *, cache_dir: str | Path | None = None, offline: bool
     Raises:
         LoraCliError: there is no such adapter, or its origin does not give it.
     """
-    from lora_cli.check import Terms
+    from lora_cli.validation import Terms
 
     adapter = _judged(ref, Terms(values=False, rules=()), _settings(cache_dir, offline=offline)).adapter
     assert adapter is not None
@@ -84,9 +84,9 @@ def check(
     Raises:
         LoraCliError: the adapter or the base cannot be read, or an engine is none.
     """
-    from lora_cli.check import Terms, open_base
     from lora_cli.core.deployment import Deployment
     from lora_cli.engines import choose_engine
+    from lora_cli.validation import Terms, open_base
 
     settings = _settings(cache_dir, offline=offline)
     profiles = tuple(map(choose_engine, engines))
@@ -103,7 +103,7 @@ def check(
 
 
 def _judged(ref: str, terms: "Terms", settings: Settings) -> "Checked":
-    from lora_cli.check import check_in_place
+    from lora_cli.validation import check_in_place
 
     checked = check_in_place(ref, terms, settings)
     if checked.error is not None:
@@ -116,7 +116,7 @@ def _settings(cache_dir: str | Path | None, *, offline: bool) -> Settings:
     settings = load_settings({"cache_dir": cache_dir, "offline": offline or None}, os.environ)
     if policy := os.environ.get("LORA_CLI_POLICY"):
         from lora_cli.core.frozen import replace
-        from lora_cli.read.manifest import read_policy
+        from lora_cli.reading.manifest import read_policy
 
         settings = replace(settings, policies=(read_policy(Path(policy)),))
     return settings

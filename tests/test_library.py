@@ -75,8 +75,8 @@ def test_the_import_costs_nothing_and_the_verbs_are_there_whatever_was_imported_
     }  # fmt: skip
     for before in (
         "import lora_cli",
-        "import lora_cli.fetch.many, lora_cli.check",
-        "from lora_cli.fetch import Selection",
+        "import lora_cli.fetching.many, lora_cli.validation",
+        "from lora_cli.fetching import Selection",
     ):
         done = f"{before}\nimport lora_cli\nfrom lora_cli import fetch, check, read_adapter\n"
         done += "assert callable(lora_cli.fetch) and callable(fetch) and callable(check)"

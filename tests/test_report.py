@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.check.report import Place, Report
+from lora_cli.validation.report import Place, Report
 from tests.render.reports import checked
 
 CONFIG = "adapter_config.json"

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.reference import AdapterRef
-from lora_cli.read.adapter import read_adapter
-from lora_cli.read.base import read_base
+from lora_cli.reading.adapter import read_adapter
+from lora_cli.reading.base import read_base
 from lora_cli.runtime.composable import scalings
 from lora_cli.runtime.loading import load_into
 from lora_cli.runtime.model import ComposedModel, load_model

@@ -13,7 +13,7 @@ from spectrum import LAYERS, LLAMA_3_8B, RANK, made, write_llama
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel, BaseModule
 from lora_cli.core.reference import AdapterRef
-from lora_cli.read.adapter import read_adapter
+from lora_cli.reading.adapter import read_adapter
 from lora_cli.runtime import loading
 from lora_cli.runtime.composable import scalings
 from lora_cli.runtime.loading import load_into

@@ -18,7 +18,7 @@ import torch, transformers, transformers.models.llama.modeling_llama, safetensor
 from warming.memory import rss
 from warming.forward import base_of, hush
 from lora_cli.core.reference import AdapterRef
-from lora_cli.read.adapter import read_adapter
+from lora_cli.reading.adapter import read_adapter
 from lora_cli.runtime.linear import PackedLinear
 from lora_cli.runtime.plan import Job, Limits, lay_out
 from lora_cli.runtime.worker import Worker

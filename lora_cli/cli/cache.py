@@ -17,7 +17,7 @@ from lora_cli.store.inventory import Item, blobs, find_items, inventory, tree_by
 from lora_cli.store.tag import check_cache
 
 if TYPE_CHECKING:
-    from lora_cli.fetch.mend import Mended
+    from lora_cli.fetching.mend import Mended
     from lora_cli.store.sweep import Removed
 
 FormatOption = Annotated[Format, typer.Option("--format", help="How to write the result.")]
@@ -62,7 +62,7 @@ def verify_all(
     rotten = [one for one in found if one.problem]
     mended: list[Mended] | None = None
     if repair:
-        from lora_cli.fetch.mend import mend
+        from lora_cli.fetching.mend import mend
 
         mended = list(mend(store, settings, rotten))
     if output_format is Format.JSON:
@@ -141,7 +141,7 @@ def _reaching(settings: Settings, manifest: Path | None) -> Settings:
     if manifest is None:
         return settings
     from lora_cli.cli.lineup import reaching
-    from lora_cli.read.manifest import read_manifest
+    from lora_cli.reading.manifest import read_manifest
 
     return reaching(settings, read_manifest(manifest))
 

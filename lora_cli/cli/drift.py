@@ -7,8 +7,8 @@ from lora_cli.cli.locking import LockFile
 from lora_cli.cli.output import Format, write
 from lora_cli.cli.wanted import Order
 from lora_cli.core.lock import Lock, mismatch
-from lora_cli.fetch.drift import Drift, look
-from lora_cli.fetch.plan import Selection
+from lora_cli.fetching.drift import Drift, look
+from lora_cli.fetching.plan import Selection
 from lora_cli.settings import Settings
 
 

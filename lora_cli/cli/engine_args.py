@@ -9,11 +9,11 @@ from lora_cli.errors import UsageError
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
-    from lora_cli.check import Checked
-    from lora_cli.check.engine_args import Deployed
     from lora_cli.cli.lineup import Lineup
     from lora_cli.core.reference import AdapterRef
     from lora_cli.engines import Profile
+    from lora_cli.validation import Checked
+    from lora_cli.validation.engine_args import Deployed
 
 EngineArgs = Annotated[
     str,
@@ -61,8 +61,8 @@ def deployed_of(
     Raises:
         UsageError: fewer adapters in memory than there are slots.
     """
-    from lora_cli.check.engine_args import Deployed
     from lora_cli.engines.fit import Limits
+    from lora_cli.validation.engine_args import Deployed
 
     spec = asked.engine if asked.engine is not None and asked.engine.name == profile.engine.name else None
     slots = max_loras or (spec.max_loras if spec is not None else None)
@@ -87,8 +87,8 @@ def deployed_of(
 
 def _called(base: "str | AdapterRef") -> tuple[str, str]:
     """What an engine on this machine is given as its model, and the commit; empty for what it cannot be given."""
-    from lora_cli.check import is_path
     from lora_cli.core.reference import parse
+    from lora_cli.validation import is_path
 
     if not base:
         return "", ""

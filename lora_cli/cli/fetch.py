@@ -1,6 +1,6 @@
 """``lora-cli fetch``: references in, directories out.
 
-The way through: ``wanted`` says what is asked for, ``fetch.many`` brings it, ``handing`` puts it where it is wanted,
+The way through: ``wanted`` says what is asked for, ``fetching.many`` brings it, ``handing`` puts it where it is wanted,
 and here it is said.
 """
 
@@ -15,8 +15,8 @@ from lora_cli.cli.output import Format, colour, width, write
 from lora_cli.cli.progress import Shown, shown_progress
 from lora_cli.cli.wanted import LockFlags, Order, check_flags, in_shard, order
 from lora_cli.core.frozen import dataclass
-from lora_cli.fetch import Selection
-from lora_cli.fetch.many import Handed, Outcome, bring_all
+from lora_cli.fetching import Selection
+from lora_cli.fetching.many import Handed, Outcome, bring_all
 from lora_cli.settings import Settings, with_flags
 from lora_cli.store import Store
 

@@ -10,11 +10,11 @@ from lora_cli.cli.wanted import Order
 from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import LoraCliError, MachineError, UsageError
-from lora_cli.fetch.many import Handed, Outcome
+from lora_cli.fetching.many import Handed, Outcome
 from lora_cli.store import Store
 
 if TYPE_CHECKING:
-    from lora_cli.fetch.publish import Served
+    from lora_cli.fetching.publish import Served
 
 _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 
@@ -50,7 +50,7 @@ class Handing:
                 keep_view(self.store, outcome.wanted.name, snapshot)
             if target is None:
                 return Handed(outcome, snapshot.directory.absolute())
-            from lora_cli.fetch.publish import publish_adapter
+            from lora_cli.fetching.publish import publish_adapter
             from lora_cli.store.handout import hand_out
 
             if self.served is None:
@@ -93,7 +93,7 @@ def handing(order: Order, store: Store, places: Places) -> Handing:
 
 def _served(order: Order, places: Places) -> "Served":
     """The base's name as an engine serves it: a flag, else the manifest's repository. A folder may have any name."""
-    from lora_cli.fetch.publish import Served
+    from lora_cli.fetching.publish import Served
 
     if places.fix_base:
         return Served(places.fix_base, fix=True)

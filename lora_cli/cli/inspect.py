@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from lora_cli.check import Checked, Terms, check_all
 from lora_cli.cli import engine_args as flags
 from lora_cli.cli import numbers, options, typer
 from lora_cli.cli.lineup import Lineup, base_model, lineup, reaching
@@ -15,11 +14,12 @@ from lora_cli.core.patterns import one_budget
 from lora_cli.render.text import safe
 from lora_cli.rules import choose
 from lora_cli.settings import Settings
+from lora_cli.validation import Checked, Terms, check_all
 
 if TYPE_CHECKING:
-    from lora_cli.check.engine_args import EngineArgs
     from lora_cli.core.base_model import BaseModel
     from lora_cli.engines import Profile
+    from lora_cli.validation.engine_args import EngineArgs
 
 OF_VALUES = "LC5"
 """What ``inspect`` does not look at, and so does not list as skipped."""
@@ -69,7 +69,7 @@ def command(
     if engine is None or deployed is None:
         code = _told(done, model, output_format, output)
     else:
-        from lora_cli.check.engine_args import engine_args as smallest
+        from lora_cli.validation.engine_args import engine_args as smallest
 
         done = list(done)
         named = [(item.name, one) for item, (one, _) in zip(asked.items, done, strict=True)]

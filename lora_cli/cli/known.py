@@ -4,12 +4,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_cli.check import Checked
-from lora_cli.check.report import Report
 from lora_cli.cli.output import writable, write
 from lora_cli.core.frozen import dataclass, replace
 from lora_cli.errors import UsageError
 from lora_cli.settings import Settings
+from lora_cli.validation import Checked
+from lora_cli.validation.report import Report
 
 if TYPE_CHECKING:
     from lora_cli.core.baseline import Baseline
@@ -42,7 +42,7 @@ def known_findings(baseline: Path | None, new: Path | None) -> Known:
     if baseline is None:
         return Known(None, new)
     from lora_cli.core.baseline import load_baseline
-    from lora_cli.read.manifest import read_text
+    from lora_cli.reading.manifest import read_text
 
     return Known(load_baseline(read_text(baseline, "baseline"), str(baseline)))
 
@@ -52,7 +52,7 @@ def accepting(judged: Iterable[Checked], known: Known, report: Report) -> Iterat
     if not known.where:
         yield from judged
         return
-    from lora_cli.check import acceptance
+    from lora_cli.validation import acceptance
 
     for one in judged:
         if known.baseline is not None:
@@ -69,7 +69,7 @@ def settled(report: Report, known: Known, settings: Settings) -> Report:
     """
     if not settings.suppressions and not known.where:
         return report
-    from lora_cli.check import acceptance
+    from lora_cli.validation import acceptance
 
     named = [(report.identity(one), one) for one in report.checked]
     notices = list(acceptance.idle(named, settings.suppressions, report.rules, acceptance.today()))
@@ -81,8 +81,8 @@ def settled(report: Report, known: Known, settings: Settings) -> Report:
 
 
 def _write(report: Report, file: Path) -> None:
-    from lora_cli.check.acceptance import entry_of
     from lora_cli.core.baseline import render_baseline
+    from lora_cli.validation.acceptance import entry_of
 
     found = report.found()
     known = [(one, finding) for one, finding in found if finding.accepted and finding.accepted.by == "baseline"]

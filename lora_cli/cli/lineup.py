@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lora_cli.core.base_model import BaseModel
     from lora_cli.core.lock import LockedAdapter
     from lora_cli.core.manifest import AdapterEntry, AdapterSet, EngineSpec
-    from lora_cli.fetch.demand import Demand
+    from lora_cli.fetching.demand import Demand
     from lora_cli.runtime.plan import Limits
 
 MAX_LORAS, MAX_CPU_LORAS = 8, 32
@@ -37,7 +37,7 @@ class Lineup:
 
     def demand(self, item: Item) -> "Demand":
         """What must hold for ``item``: the digest that the manifest names, and its lock."""
-        from lora_cli.fetch.demand import Demand
+        from lora_cli.fetching.demand import Demand
 
         return Demand(item.sha256, item.locked)
 
@@ -70,7 +70,7 @@ def manifest_of(
         if not refs and not may_be_empty:
             raise UsageError(f"there is nothing to {verb}", hint="name adapters, or an adapter set with -f")
         return None
-    from lora_cli.read.manifest import read_manifest
+    from lora_cli.reading.manifest import read_manifest
 
     return read_manifest(file)
 
@@ -147,8 +147,8 @@ def _folder_of(text: str) -> str:
 
 
 def _in_folder(text: str, folder: str) -> str | AdapterRef:
-    from lora_cli.check.place import is_path
     from lora_cli.core.reference import override, parse
+    from lora_cli.validation.place import is_path
 
     try:
         return override(parse(text, is_path=is_path), subfolder=folder)
@@ -185,11 +185,11 @@ def reaching(settings: Settings, manifest: "AdapterSet | None", policy: Path | N
         said = (manifest.policy,) if manifest.policy is not None else ()
         settings = replace(settings, sources=manifest.sources, policies=said, from_manifest=True)
     if policy is not None:
-        from lora_cli.read.manifest import read_policy
+        from lora_cli.reading.manifest import read_policy
 
         settings = replace(settings, policies=(*settings.policies, read_policy(policy)))
     if settings.suppressions:
-        from lora_cli.check.acceptance import check_rules
+        from lora_cli.validation.acceptance import check_rules
 
         check_rules(settings.suppressions)
     return settings
@@ -197,7 +197,7 @@ def reaching(settings: Settings, manifest: "AdapterSet | None", policy: Path | N
 
 def base_model(named: str | AdapterRef, settings: Settings) -> "BaseModel":
     """The base model that ``named`` means; a family without a table is asked of transformers, where it is installed."""
-    from lora_cli.check import open_base
+    from lora_cli.validation import open_base
 
     return open_base(named, settings, fallback=_from_transformers)
 

@@ -76,8 +76,8 @@ def _servable(stack: ExitStack, asked: Lineup, most: Limits, settings: Settings,
 
 def _dummy(base: str | AdapterRef, settings: Settings) -> Mapping[str, Any] | None:
     """The config of a base whose weights are not on this disk; what they are is the same to the clock."""
-    from lora_cli.check import open_config
-    from lora_cli.read.base import has_weights
+    from lora_cli.reading.base import has_weights
+    from lora_cli.validation import open_config
 
     directory = base_directory(base)
     return None if directory is not None and has_weights(directory) else open_config(base, settings)

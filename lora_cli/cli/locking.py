@@ -12,8 +12,8 @@ from lora_cli.core.manifest import AdapterSet
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import MachineError, NotFound, Refused, UsageError
-from lora_cli.fetch.many import Outcome, Wanted
-from lora_cli.read.manifest import STDIN, lock_path, read_lock, read_text
+from lora_cli.fetching.many import Outcome, Wanted
+from lora_cli.reading.manifest import STDIN, lock_path, read_lock, read_text
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.disk import on_disk, replace_file

@@ -3,11 +3,11 @@
 import os
 from collections.abc import Sequence
 
-from lora_cli.check import Checked, Terms
 from lora_cli.core.frozen import replace
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import UsageError
 from lora_cli.settings import Settings
+from lora_cli.validation import Checked, Terms
 
 ONE_THREAD = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 """What linear algebra asks for its threads when numpy is imported: modules are many and small, and share ours."""
@@ -30,11 +30,11 @@ def asking(
                 f"--diff compares one adapter with one other, and there are {len(dict.fromkeys(refs))} REFs",
                 hint="lora-cli inspect A --diff B",
             )
-        from lora_cli.check.comparison import open_other
+        from lora_cli.validation.comparison import open_other
 
         terms = replace(terms, other=open_other(diff, settings))
     if spectrum:
-        from lora_cli.check.spectrum import Weights, open_weights
+        from lora_cli.validation.spectrum import Weights, open_weights
 
         terms = replace(terms, spectrum=open_weights(base, terms.base, settings) if base and terms.base else Weights())
     return terms

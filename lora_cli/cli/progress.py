@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 from lora_cli.cli import typer
-from lora_cli.fetch.progress import Progress, Silent
+from lora_cli.fetching.progress import Progress, Silent
 from lora_cli.render.text import safe
 from lora_cli.settings import Settings
 

@@ -10,7 +10,7 @@ from lora_cli.errors import NotFound, Refused, UsageError
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
-    from lora_cli.check.repaired import Repaired
+    from lora_cli.validation.repaired import Repaired
 
 
 def command(
@@ -34,10 +34,10 @@ def command(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the report to this file.")] = None,
 ) -> None:
     """Write a copy of an adapter that a named engine serves as it was trained; say what was changed, and why."""
-    from lora_cli.check.repaired import Wish, repair_adapter
     from lora_cli.core.deployment import Deployment
     from lora_cli.engines import choose_engine
     from lora_cli.repair import DTYPES
+    from lora_cli.validation.repaired import Wish, repair_adapter
 
     if check == (to is not None):
         raise UsageError("repair writes a copy with --to, or only reports with --check", hint="give one of the two")

@@ -4,8 +4,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
-from lora_cli.check import Checked
-from lora_cli.check.report import Report
 from lora_cli.cli import typer
 from lora_cli.cli.output import DEFAULT_WIDTH, colour, width, writable, write
 from lora_cli.core.finding import Severity
@@ -13,6 +11,8 @@ from lora_cli.core.frozen import dataclass
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.errors import MachineError, UsageError
 from lora_cli.render.text import safe
+from lora_cli.validation import Checked
+from lora_cli.validation.report import Report
 
 HUMAN, GITHUB, MARKDOWN = "human", "github", "markdown"
 RENDERERS = {

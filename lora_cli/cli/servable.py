@@ -35,10 +35,10 @@ def servable(
     asked: Lineup, base: "BaseModel", most: "Limits", settings: Settings, hold: "Hold", failures: Failures
 ) -> "Iterator[Job]":
     """The adapters that can be served, held in the cache; the others are noted in ``failures``."""
-    from lora_cli.check import Terms
     from lora_cli.cli.warming import admitting
     from lora_cli.runtime.admitted import reported
     from lora_cli.runtime.composable import scalings
+    from lora_cli.validation import Terms
 
     admit = admitting(asked, Terms(base, max_lora_rank=most.max_lora_rank), settings, hold)
     for item in asked.items:

@@ -5,8 +5,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
-from lora_cli.check import Checked, Terms, check_all
-from lora_cli.check.report import Report
 from lora_cli.cli import engine_options, options, typer
 from lora_cli.cli.known import accepting, known_findings, settled
 from lora_cli.cli.lineup import Lineup, base_model, lineup, reaching, sharded
@@ -18,6 +16,8 @@ from lora_cli.errors import UsageError
 from lora_cli.render.text import safe
 from lora_cli.rules import choose
 from lora_cli.settings import Settings
+from lora_cli.validation import Checked, Terms, check_all
+from lora_cli.validation.report import Report
 
 FAIL_ON = {"error": Severity.ERROR, "warning": Severity.WARNING}
 Items = Sequence[tuple[str, str | AdapterRef]]

@@ -9,7 +9,7 @@ from lora_cli.core.checkpoint import LATEST, checked, folder_of
 from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.reference import override, parse
 from lora_cli.errors import UsageError
-from lora_cli.fetch.many import Wanted
+from lora_cli.fetching.many import Wanted
 
 if TYPE_CHECKING:
     from lora_cli.core.manifest import AdapterSet

@@ -14,13 +14,13 @@ from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
-    from lora_cli.check.admission import Admission
     from lora_cli.core.deployment import Deployment
     from lora_cli.endpoint.reconcile import Done, Wanted
     from lora_cli.endpoint.server import Server
     from lora_cli.engines import Profile
     from lora_cli.render.endpoints import Replica
     from lora_cli.store.holds import Hold
+    from lora_cli.validation.admission import Admission
 
 AT_ONCE = 8
 """Adapters that are fetched and judged at once."""
@@ -141,9 +141,9 @@ def _profiles(targets: Targets, kind: str, versions: Iterable[str]) -> "tuple[Pr
 def _judging(
     asked: Lineup, profiles: "tuple[Profile, ...]", targets: Targets, settings: Settings, hold: "Hold"
 ) -> "Callable[[Item], Admission]":
-    from lora_cli.check import Terms
     from lora_cli.cli.engine_options import deployment_of
     from lora_cli.cli.warming import admitting
+    from lora_cli.validation import Terms
 
     rank = targets.max_lora_rank or (asked.engine.max_lora_rank if asked.engine is not None else None)
     deployment: Deployment | None = deployment_of(

@@ -16,13 +16,13 @@ from lora_cli.errors import LoraCliError
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
-    from lora_cli.check.admission import Admission
     from lora_cli.core.adapter import Adapter
     from lora_cli.core.base_model import BaseModel
     from lora_cli.core.item import Item
     from lora_cli.core.snapshot import Snapshot
     from lora_cli.runtime.plan import Job, Plan
     from lora_cli.runtime.process import WarmProcess
+    from lora_cli.validation.admission import Admission
 
     Admitted = tuple[LoadReport, Job | None, Snapshot | None]
 
@@ -41,11 +41,11 @@ def warm_once(asked: Lineup, run: Run, once: Once, settings: Settings) -> tuple[
 
     What an interrupt leaves undone has a report that says so.
     """
-    from lora_cli.check import Terms
     from lora_cli.cli.warm_residency import Watched
     from lora_cli.runtime.process import require
     from lora_cli.store import Store
     from lora_cli.store.holds import holding
+    from lora_cli.validation import Terms
 
     require(run.forward.value)
     base = base_model(asked.base, settings)

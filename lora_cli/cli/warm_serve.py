@@ -143,7 +143,7 @@ def _check_weights(asked: Lineup) -> None:
     Raises:
         NotFound: the base has no weights on this disk.
     """
-    from lora_cli.read.base import WEIGHTS_FILE, has_weights
+    from lora_cli.reading.base import WEIGHTS_FILE, has_weights
 
     directory = base_directory(asked.base)
     if directory is None or not has_weights(directory):

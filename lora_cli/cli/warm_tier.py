@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from lora_cli.check.admission import Admission
 from lora_cli.core.frozen import replace
 from lora_cli.core.item import Item
 from lora_cli.core.results import LoadReport
@@ -18,6 +17,7 @@ from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.store import Store
 from lora_cli.store.memory import OPTION, MemoryFolder
+from lora_cli.validation.admission import Admission
 
 STAGE = "tier"
 KIND = "tmpfs:"

@@ -14,13 +14,13 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
-    from lora_cli.check import Terms
-    from lora_cli.check.admission import Admission
     from lora_cli.cli.warm_tier import Copies
     from lora_cli.core.snapshot import Snapshot
-    from lora_cli.fetch.progress import Progress
+    from lora_cli.fetching.progress import Progress
     from lora_cli.runtime.plan import Limits
     from lora_cli.store.holds import Hold
+    from lora_cli.validation import Terms
+    from lora_cli.validation.admission import Admission
 
 
 class Device(StrEnum):
@@ -81,9 +81,9 @@ def admitting(
     copies: "Copies | None" = None,
 ) -> "Callable[[Item], Admission]":
     """What brings one adapter into the cache, judges it there and copies it; ``hear`` and ``progress`` are told."""
-    from lora_cli.check.admission import admit
     from lora_cli.sources.registry import Sources
     from lora_cli.store import Store
+    from lora_cli.validation.admission import admit
 
     store, sources = Store(settings.cache_dir), Sources(settings)
 
@@ -112,8 +112,8 @@ def admitting(
 
 def base_directory(named: str | AdapterRef) -> Path | None:
     """Where the base's weights may be: a directory on this disk, else nowhere."""
-    from lora_cli.check import is_path
     from lora_cli.core.reference import parse
+    from lora_cli.validation import is_path
 
     ref = parse(named, is_path=is_path) if isinstance(named, str) else named
     directory = Path(ref.location) / ref.subfolder

@@ -85,7 +85,7 @@ def _gist(warmed: Warmed, *, afterwards: bool = False) -> object:
 
 def _stamp(file: Path) -> object:
     """What tells one version of the manifest and its lock from another."""
-    from lora_cli.read.manifest import lock_path
+    from lora_cli.reading.manifest import lock_path
 
     stamps: list[tuple[int, int, int] | None] = []
     for path in (file, lock_path(file)):

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from lora_cli.errors import MachineError
-from lora_cli.fetch.many import Outcome, Wanted, bring_all
-from lora_cli.fetch.plan import Selection
+from lora_cli.fetching.many import Outcome, Wanted, bring_all
+from lora_cli.fetching.plan import Selection
 from lora_cli.fleet.cluster import joined, spread
 from lora_cli.settings import Settings
 from lora_cli.store import Store

@@ -2,13 +2,13 @@
 
 from collections.abc import Container, Iterator, Mapping, Sequence
 
-from lora_cli.check.many import Item, check_all
-from lora_cli.check.outcome import Checked
-from lora_cli.check.verdict import Terms
 from lora_cli.errors import MachineError
-from lora_cli.fetch.demand import Demand
+from lora_cli.fetching.demand import Demand
 from lora_cli.fleet.cluster import joined, spread
 from lora_cli.settings import Settings
+from lora_cli.validation.many import Item, check_all
+from lora_cli.validation.outcome import Checked
+from lora_cli.validation.verdict import Terms
 
 
 def check_fleet(

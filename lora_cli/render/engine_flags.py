@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
-from lora_cli.check.engine_args import EngineArgs
 from lora_cli.engines.fit import Driver, Fit
 from lora_cli.engines.launch import for_shell
 from lora_cli.engines.slots import Flags
 from lora_cli.render.text import counted, safe, size
+from lora_cli.validation.engine_args import EngineArgs
 
 MOST = 8
 """So many adapters of one kind are named; how many more there are is said."""

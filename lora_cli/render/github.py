@@ -7,10 +7,10 @@ adapter comes before the second worst of any, and one notice counts them all.
 from collections import Counter
 from collections.abc import Iterator
 
-from lora_cli.check import Checked
-from lora_cli.check.report import Report
 from lora_cli.core.finding import Finding, Severity
 from lora_cli.render.text import safe, summary
+from lora_cli.validation import Checked
+from lora_cli.validation.report import Report
 
 COMMANDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "notice"}
 SHOWN = 10

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from lora_cli.check import Checked
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.card import LISTS, WORDS
 from lora_cli.core.finding import Severity
@@ -15,10 +14,11 @@ from lora_cli.core.frozen import replace
 from lora_cli.core.inspection import Inspection
 from lora_cli.render.json import document
 from lora_cli.render.json_verdicts import base_fields, checked_fields
+from lora_cli.validation import Checked
 
 if TYPE_CHECKING:
-    from lora_cli.check.engine_args import EngineArgs
     from lora_cli.engines.fit import Driver, Fit
+    from lora_cli.validation.engine_args import EngineArgs
 
 
 def render_inspections(

@@ -3,9 +3,9 @@
 from dataclasses import asdict
 from typing import Any
 
-from lora_cli.check.repaired import Repaired
 from lora_cli.core.engine_outcome import EngineOutcome
 from lora_cli.render.json import document
+from lora_cli.validation.repaired import Repaired
 
 
 def render_repaired(found: Repaired) -> str:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from lora_cli.core.lock import Changes
 from lora_cli.errors import UsageError
-from lora_cli.fetch.drift import Drift
-from lora_cli.fetch.many import Handed
+from lora_cli.fetching.drift import Drift
+from lora_cli.fetching.many import Handed
 from lora_cli.render.json import document
 from lora_cli.store import Store
 from lora_cli.store.inventory import Item
@@ -15,7 +15,7 @@ from lora_cli.store.sweep import Removed
 from lora_cli.store.verify import Verified
 
 if TYPE_CHECKING:
-    from lora_cli.fetch.mend import Mended
+    from lora_cli.fetching.mend import Mended
 
 
 def render_outcomes(done: Sequence[Handed], lock: Path | None = None, changes: Changes | None = None) -> str:

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from lora_cli.check import Checked
-from lora_cli.check.report import Report
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Finding, Severity, Verdict
 from lora_cli.render.json import document, error_fields
+from lora_cli.validation import Checked
+from lora_cli.validation.report import Report
 
 if TYPE_CHECKING:
     from lora_cli.core.engine_outcome import EngineOutcome

@@ -7,11 +7,11 @@ known or suppressed. A warning that refuses nothing stands in a case that passes
 from collections.abc import Sequence
 from xml.etree import ElementTree as ET
 
-from lora_cli.check import Checked
-from lora_cli.check.report import Report, findings_of
 from lora_cli.core.finding import Finding, Skipped
 from lora_cli.render.text import safe
 from lora_cli.rules.rule import Rule
+from lora_cli.validation import Checked
+from lora_cli.validation.report import Report, findings_of
 
 
 def render_report(report: Report) -> str:

@@ -6,11 +6,11 @@ Whatever an adapter calls itself or its tensors is text here: no link, no mentio
 import re
 from collections.abc import Iterator
 
-from lora_cli.check import Checked
-from lora_cli.check.report import Report, count, findings_of
 from lora_cli.core.engine_outcome import EngineOutcome, Outcome
 from lora_cli.core.finding import Finding, Verdict
 from lora_cli.render.text import counted, safe, summary
+from lora_cli.validation import Checked
+from lora_cli.validation.report import Report, count, findings_of
 
 STEP_LIMIT = 1024 * 1024
 """Bytes of the summary of one step: GitHub drops one that is longer."""

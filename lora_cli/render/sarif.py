@@ -12,12 +12,12 @@ from typing import Any
 from urllib.parse import quote
 
 from lora_cli import __version__
-from lora_cli.check import Checked
-from lora_cli.check.report import LOCAL, Place, Report
 from lora_cli.core.finding import Finding, Severity
 from lora_cli.render.json import encoded
 from lora_cli.render.text import safe, unmarked
 from lora_cli.rules.rule import Rule
+from lora_cli.validation import Checked
+from lora_cli.validation.report import LOCAL, Place, Report
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 MOST_RESULTS = 25_000

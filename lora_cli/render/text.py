@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from lora_cli.core.harmless import safe
 
 if TYPE_CHECKING:
-    from lora_cli.check.report import Counts
+    from lora_cli.validation.report import Counts
 
 __all__ = [
     "columns",

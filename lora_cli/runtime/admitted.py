@@ -1,11 +1,11 @@
 """From the judge's bench to the warm process: what was admitted, as a report and a job."""
 
-from lora_cli.check.admission import Admission
 from lora_cli.core.frozen import replace
 from lora_cli.core.item import Item
 from lora_cli.core.results import LoadReport
 from lora_cli.errors import LoraCliError
 from lora_cli.runtime.plan import Job
+from lora_cli.validation.admission import Admission
 
 
 def reported(item: Item, admission: Admission) -> tuple[LoadReport, Job | None]:

@@ -11,7 +11,7 @@ import torch
 from lora_cli.core.base_model import BaseModel, BaseModule
 from lora_cli.core.safetensors import TensorInfo, header_length, parse_header
 from lora_cli.errors import Corrupt, FormatError, MachineError, NotFound
-from lora_cli.read.base import INDEX_CAP, INDEX_FILE, WEIGHTS_FILE, has_weights, weight_map
+from lora_cli.reading.base import INDEX_CAP, INDEX_FILE, WEIGHTS_FILE, has_weights, weight_map
 from lora_cli.runtime.weights import DTYPES, read_tensors
 
 DAMAGED = "download the base again, or give --base its config.json alone: proofs then use synthetic weights"

@@ -13,7 +13,7 @@ import torch
 
 from lora_cli.core.results import Answers, LoadReport
 from lora_cli.errors import FormatError, LoraCliError, MachineError
-from lora_cli.read.base import has_weights
+from lora_cli.reading.base import has_weights
 from lora_cli.runtime.base_weights import BaseWeights, CheckpointWeights, SyntheticWeights
 from lora_cli.runtime.clock import AT_HAND, Clock, quiet
 from lora_cli.runtime.composable import largest_rank

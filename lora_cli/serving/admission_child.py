@@ -18,14 +18,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from lora_cli.check.admission import Admission, fetch_in, judge_in
-from lora_cli.check.verdict import Terms
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.frozen import replace
 from lora_cli.core.log import logger
 from lora_cli.core.results import LoadReport
 from lora_cli.errors import LoraCliError, MachineError, Refused
-from lora_cli.fetch.demand import Demand
+from lora_cli.fetching.demand import Demand
 from lora_cli.runtime.admitted import failed, reported
 from lora_cli.runtime.composable import largest_rank
 from lora_cli.runtime.plan import Failure, Logged, Stage
@@ -34,6 +32,8 @@ from lora_cli.serving.roots import allowed
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
 from lora_cli.store.holds import holding
+from lora_cli.validation.admission import Admission, fetch_in, judge_in
+from lora_cli.validation.verdict import Terms
 
 LONGEST_TEXT = 2000
 """Characters of a message or hint that leave this process: names in an adapter may have millions."""

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from lora_cli.check.admission import Admission
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.frozen import dataclass
 from lora_cli.core.item import Item
 from lora_cli.core.results import LoadReport
 from lora_cli.settings import Settings
 from lora_cli.store import Store
+from lora_cli.validation.admission import Admission
 
 Copy = Callable[[Store, Admission], Admission]
 """Copies an accepted adapter elsewhere; an error of it is the admission's."""

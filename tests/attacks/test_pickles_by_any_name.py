@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 import torch
 
-from lora_cli.check import Terms, check_in_place
 from lora_cli.core.finding import Finding, Skipped
 from lora_cli.settings import Settings
+from lora_cli.validation import Terms, check_in_place
 from tests.making import write_adapter
 
 

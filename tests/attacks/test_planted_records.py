@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.read.manifest import read_lock
+from lora_cli.reading.manifest import read_lock
 from tests.attacks.lying_s3 import lying_s3
 from tests.hub_content import Commit, entry
 from tests.hub_server import Hub

@@ -13,7 +13,7 @@ import pytest
 from lora_cli.core.policy import Policy
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import LoraCliError, Refused
-from lora_cli.fetch import fetch
+from lora_cli.fetching import fetch
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import open_source
 from lora_cli.sources.webhdfs import _Way

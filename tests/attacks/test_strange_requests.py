@@ -14,7 +14,7 @@ import pytest
 from lora_cli.core.addresses import check_nobody
 from lora_cli.core.frozen import replace
 from lora_cli.errors import LoraCliError, UsageError
-from lora_cli.read.manifest import read_policy
+from lora_cli.reading.manifest import read_policy
 from lora_cli.serving.requests import LONGEST_PATH
 from lora_cli.serving.roots import allowed
 from lora_cli.settings import load_settings

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from lora_cli.bench.synthetic import synthetic_bytes, write_synthetic
-from lora_cli.check import open_base
 from lora_cli.settings import load_settings
+from lora_cli.validation import open_base
 from tests.making import write_base_config
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from lora_cli.cli.main import main
 from lora_cli.core.lock import Lock, LockedAdapter, dump_lock
-from lora_cli.read.manifest import read_lock
+from lora_cli.reading.manifest import read_lock
 from tests.hub_content import Content
 from tests.hub_server import Hub
 

@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import hf_hub_download
 
 from lora_cli.cli.main import main
-from lora_cli.read.manifest import read_lock
+from lora_cli.reading.manifest import read_lock
 from tests.cli.locked_sets import (
     CONFIG,
     WEIGHTS,

@@ -10,7 +10,7 @@ import pytest
 
 from lora_cli.cli.main import main
 from lora_cli.core.lock import LockedAdapter
-from lora_cli.read.manifest import read_lock
+from lora_cli.reading.manifest import read_lock
 from tests.object_servers import S3Server
 from tests.web_server import Site, WebServer
 

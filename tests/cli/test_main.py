@@ -193,7 +193,7 @@ def test_a_path_that_may_not_be_read_is_this_machines_fault(tmp_path: Path) -> N
         parent.chmod(0o755)
 
     # The package is imported before the change of user: this interpreter may lie where nobody else may look.
-    preload = "import lora_cli.cli.main, lora_cli.cli.fetch, lora_cli.read.manifest, yaml; "
+    preload = "import lora_cli.cli.main, lora_cli.cli.fetch, lora_cli.reading.manifest, yaml; "
     done = subprocess.run(
         [sys.executable, "-c", preload + code, "fetch", "-f", str(tmp_path / "set.yaml")],
         capture_output=True,

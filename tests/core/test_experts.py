@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lora_cli.check import Terms, check_in_place
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.experts import MIXTRAL, OLD_NAMES, QWEN2_MOE, as_loaded
@@ -19,10 +18,11 @@ from lora_cli.core.finding import Severity, Verdict
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.targets import scales, targeted_in, wrapped_parameters
 from lora_cli.errors import Refused
-from lora_cli.read.adapter import read_adapter
+from lora_cli.reading.adapter import read_adapter
 from lora_cli.runtime.composable import scalings
 from lora_cli.settings import Settings
 from lora_cli.sources.local import LocalSource
+from lora_cli.validation import Terms, check_in_place
 from tests.core.peft_models import Layer, as_base, layers_of, tiny_model
 from tests.making import lora_config, raw, write_safetensors
 

@@ -7,7 +7,7 @@ import pytest
 from lora_cli.core.inspection import inspection_of
 from lora_cli.core.module_facts import LeafGroup, by_leaf, facts_of
 from lora_cli.core.reference import AdapterRef
-from lora_cli.read.adapter import read_adapter
+from lora_cli.reading.adapter import read_adapter
 from lora_cli.sources.local import LocalSource
 from tests.core.peft_models import Written
 

@@ -25,7 +25,7 @@ from lora_cli.core.lora_config import LoraConfig, parse_config, peft_fields
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.targets import replicated, scales, targeted, targeted_in, wrapped_parameters
 from lora_cli.errors import FormatError
-from lora_cli.read.adapter import read_adapter
+from lora_cli.reading.adapter import read_adapter
 from lora_cli.sources.local import LocalSource
 from tests.core.peft_cases import CASES, Case
 from tests.core.peft_models import Written, write_with_peft

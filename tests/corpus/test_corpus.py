@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from lora_cli.check import Terms, check_in_place, open_base
 from lora_cli.core.engine_outcome import Outcome as EngineOutcome
 from lora_cli.core.finding import Severity, Verdict
 from lora_cli.engines import choose_engine
 from lora_cli.settings import Settings
+from lora_cli.validation import Terms, check_in_place, open_base
 from tests.corpus.bases import FAMILIES, base_of, write_config
 from tests.corpus.breaks import BREAKS
 from tests.corpus.goods import NOT_FOR, OPTIONS, options

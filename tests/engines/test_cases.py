@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from lora_cli.check import Checked
 from lora_cli.core.engine_outcome import EngineOutcome, Outcome
 from lora_cli.engines import ENGINES, profiles_of
+from lora_cli.validation import Checked
 from tests.rules.test_cases import judged
 
 CASES = Path(__file__).parent / "cases"

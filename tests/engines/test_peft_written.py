@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from lora_cli.check import Terms, check_in_place, open_base
 from lora_cli.engines import choose_engine
 from lora_cli.settings import Settings
+from lora_cli.validation import Terms, check_in_place, open_base
 from tests.corpus.bases import base_of, write_config
 from tests.corpus.goods import OPTIONS, options
 from tests.corpus.peft_judge import write_adapter

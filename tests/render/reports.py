@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from lora_cli.check import Checked
-from lora_cli.check.report import Report
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.engine_outcome import EngineOutcome, Outcome, Reason
 from lora_cli.core.finding import Accepted, Applied, Finding, Location, Problem, Severity, Skipped, Verdict
@@ -13,6 +11,8 @@ from lora_cli.core.snapshot import Revision
 from lora_cli.errors import NotFound
 from lora_cli.rules.case import Case
 from lora_cli.rules.rule import NotChecked, Rule
+from lora_cli.validation import Checked
+from lora_cli.validation.report import Report
 
 HOSTILE = (
     "a\x1b[2J\u202e\n::set-output name=ok::1 ##[add-mask]x @octocat #1 <img src=x> | `x` [y](http://evil) {0} %0A,:\x00"

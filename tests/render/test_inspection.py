@@ -7,8 +7,6 @@ from typing import Any
 import jsonschema
 import pytest
 
-from lora_cli.check.engine_args import Deployed, EngineArgs
-from lora_cli.check.needs import Remark
 from lora_cli.core.architectures import base_from_config
 from lora_cli.core.card import Card
 from lora_cli.core.inspection import Inspection
@@ -21,6 +19,8 @@ from lora_cli.engines.launch import Located
 from lora_cli.render.human.engine_args import render_engine_args
 from lora_cli.render.human.inspection import render_inspection
 from lora_cli.render.json_inspection import render_inspections
+from lora_cli.validation.engine_args import Deployed, EngineArgs
+from lora_cli.validation.needs import Remark
 from tests.conftest import ROOT
 from tests.making import base_config
 from tests.render.reports import HOSTILE, everything

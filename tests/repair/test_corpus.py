@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from lora_cli.check import Checked, Terms, check_in_place, open_base
-from lora_cli.check.repaired import Repaired, Wish, repair_adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.deployment import Deployment
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.engines import Profile, choose_engine
 from lora_cli.errors import LoraCliError
 from lora_cli.settings import Settings
+from lora_cli.validation import Checked, Terms, check_in_place, open_base
+from lora_cli.validation.repaired import Repaired, Wish, repair_adapter
 from tests.corpus.bases import Base
 from tests.corpus.peft_judge import answers, logits, quiet
 from tests.real_engines.bases import SERVED, save

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.check.making import made_bits
 from lora_cli.core.tensor_info import TensorInfo
-from lora_cli.read.arrays import numbers, rounded
+from lora_cli.reading.arrays import numbers, rounded
 from lora_cli.repair.made import Made, cast, copy_of, diagonal, padded, rows_of, scaled, stacked, zeros
+from lora_cli.validation.making import made_bits
 
 Pair = tuple[Made, Any]
 

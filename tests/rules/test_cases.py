@@ -13,8 +13,6 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from lora_cli.check import Checked, Terms, check_in_place, judge, open_base
-from lora_cli.check.verdict import gather
 from lora_cli.core.deployment import Deployment
 from lora_cli.core.reference import parse
 from lora_cli.engines import choose_engine
@@ -25,6 +23,8 @@ from lora_cli.rules.case import Case
 from lora_cli.rules.rule import run
 from lora_cli.settings import Settings
 from lora_cli.sources.local import LocalSource
+from lora_cli.validation import Checked, Terms, check_in_place, judge, open_base
+from lora_cli.validation.verdict import gather
 from tests.making import (
     NAMES,
     Q_PROJ,

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lora_cli.check import Terms, check_in_place, open_base
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Severity
 from lora_cli.settings import Settings
+from lora_cli.validation import Terms, check_in_place, open_base
 from tests.making import llama_modules, lora_config, lora_tensors, safetensors_bytes, write_base_config
 
 MODULES = llama_modules()

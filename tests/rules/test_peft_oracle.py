@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lora_cli.check import Terms, check_in_place
 from lora_cli.core.architectures import base_from_config
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Severity
 from lora_cli.core.lora_config import peft_fields
 from lora_cli.settings import Settings
+from lora_cli.validation import Terms, check_in_place
 from tests.core.peft_cases import CASES
 from tests.core.peft_models import Written, as_base, layers_of, tiny_model
 from tests.making import base_config, llama_modules, write_adapter

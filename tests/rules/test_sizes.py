@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lora_cli.check import Terms, check_in_place
 from lora_cli.core.finding import Verdict
-from lora_cli.read.estimate import Estimate
+from lora_cli.reading.estimate import Estimate
 from lora_cli.settings import load_settings
+from lora_cli.validation import Terms, check_in_place
 from tests.making import lora_tensors, raw, without_numpy, write_adapter
 
 MODULES = {f"model.layers.{layer}.self_attn.q_proj": (64, 32) for layer in range(9)}

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.check import Terms, check_in_place
 from lora_cli.settings import Settings
+from lora_cli.validation import Terms, check_in_place
 from tests.making import write_adapter
 
 LIKE_REAL_ONES = r"""{%- if tools %}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel, BaseModule
 from lora_cli.core.reference import AdapterRef
-from lora_cli.read.adapter import read_adapter
+from lora_cli.reading.adapter import read_adapter
 from lora_cli.runtime.composable import scalings
 from lora_cli.sources.local import LocalSource
 from tests.making import HIDDEN, LAYERS, VOCAB, llama_modules

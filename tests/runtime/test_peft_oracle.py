@@ -9,7 +9,7 @@ import torch
 
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.reference import AdapterRef
-from lora_cli.read.base import read_base
+from lora_cli.reading.base import read_base
 from lora_cli.runtime.model import ComposedModel, load_model
 from lora_cli.runtime.proof import prove
 from lora_cli.runtime.slots import Slots

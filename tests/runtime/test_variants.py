@@ -12,7 +12,7 @@ from lora_cli.core.base_model import BaseModel
 from lora_cli.core.frozen import replace
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import LoraCliError, Refused
-from lora_cli.read.base import read_base
+from lora_cli.reading.base import read_base
 from lora_cli.runtime.beside import beside_bytes, read_beside
 from lora_cli.runtime.composable import largest_rank, scalings
 from lora_cli.runtime.loading import load_into

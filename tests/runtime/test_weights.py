@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.errors import Corrupt, FormatError, LoraCliError, MachineError, Refused
-from lora_cli.read.base import has_weights
+from lora_cli.reading.base import has_weights
 from lora_cli.runtime.base_weights import CheckpointWeights, SyntheticWeights
 from lora_cli.runtime.composable import largest_rank, scalings
 from lora_cli.runtime.copies import refuse_changed_copies

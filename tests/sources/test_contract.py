@@ -14,7 +14,7 @@ import pytest
 from lora_cli.core.reference import REMOTE, AdapterRef, Scheme, override
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import AccessDenied, Corrupt, NotFound, UsageError
-from lora_cli.fetch.checkpoint import latest
+from lora_cli.fetching.checkpoint import latest
 from lora_cli.settings import Settings
 from lora_cli.sources import NoRanges, Source, route
 from lora_cli.sources.registry import SOURCES, open_source

@@ -14,7 +14,7 @@ from lora_cli.core.frozen import replace
 from lora_cli.core.manifest import SourceRule
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, UsageError
-from lora_cli.fetch import fetch
+from lora_cli.fetching import fetch
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import open_source
 from lora_cli.store import Store

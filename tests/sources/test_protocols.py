@@ -11,7 +11,7 @@ import pytest
 
 from lora_cli.core.reference import REMOTE, AdapterRef, parse
 from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, Offline, Unreachable, UsageError
-from lora_cli.fetch import fetch
+from lora_cli.fetching import fetch
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import open_source
 from lora_cli.store import Store

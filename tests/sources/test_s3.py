@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.errors import Corrupt, LoraCliError, NotFound, Offline, Refused, UsageError
-from lora_cli.fetch import fetch
+from lora_cli.fetching import fetch
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import open_source

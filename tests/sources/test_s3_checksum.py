@@ -19,7 +19,7 @@ from lora_cli.core.manifest import SourceRule
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Corrupt, Unreachable
-from lora_cli.fetch import fetch
+from lora_cli.fetching import fetch
 from lora_cli.settings import Settings
 from lora_cli.sources import TellingSource
 from lora_cli.sources.aws import Keys

@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 
-from lora_cli.check import Checked
-from lora_cli.check.engine_args import EngineArgs
 from lora_cli.core.engine_outcome import EngineOutcome, Outcome
 from lora_cli.core.finding import Finding, Severity, Skipped
 from lora_cli.core.inspection import Inspection
@@ -15,6 +13,8 @@ from lora_cli.render.html.modules import memory, modules
 from lora_cli.render.html.page import badge, facts, folded, page, prose, table
 from lora_cli.render.html.spectrum import spectrum
 from lora_cli.render.text import counted, size
+from lora_cli.validation import Checked
+from lora_cli.validation.engine_args import EngineArgs
 
 KIND = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "note"}
 ENGINE_KIND = {Outcome.OK: "good", Outcome.SERVES_WRONG: "warning", Outcome.CRASHES: "error", Outcome.REJECTS: "error"}

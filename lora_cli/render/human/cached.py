@@ -9,7 +9,7 @@ from lora_cli.store.inventory import Item
 from lora_cli.store.verify import Verified
 
 if TYPE_CHECKING:
-    from lora_cli.fetch.mend import Mended
+    from lora_cli.fetching.mend import Mended
     from lora_cli.store.residency import Resident
     from lora_cli.store.sweep import Removed
 

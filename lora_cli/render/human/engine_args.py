@@ -1,8 +1,8 @@
 """What ``inspect --engine-args`` says to people: a command line to be copied, and what each of its numbers costs."""
 
-from lora_cli.check.engine_args import EngineArgs
 from lora_cli.render.engine_flags import command, costs, title
 from lora_cli.render.text import paint, pairs, wrap
+from lora_cli.validation.engine_args import EngineArgs
 
 
 def render_engine_args(args: EngineArgs, width: int, *, colour: bool = False) -> str:

@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING
 
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import LoraCliError, Refused, UsageError
-from lora_cli.fetch.many import Handed, Outcome
-from lora_cli.fetch.plan import LeftOut
+from lora_cli.fetching.many import Handed, Outcome
+from lora_cli.fetching.plan import LeftOut
 from lora_cli.render.text import counted, milliseconds, paint, safe, size, wrap
 
 if TYPE_CHECKING:
     from lora_cli.core.lock import Changes
-    from lora_cli.fetch.drift import Drift
-    from lora_cli.fetch.publish import Published
+    from lora_cli.fetching.drift import Drift
+    from lora_cli.fetching.publish import Published
 
 
 def render_line(handed: Handed) -> str:

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from lora_cli.check.repaired import Repaired
-from lora_cli.check.sameness import RECKONING, Sameness
 from lora_cli.core.engine_outcome import EngineOutcome
 from lora_cli.render.human.verdicts import skipped_checks
 from lora_cli.render.text import counted, paint, pairs, safe, wrap
+from lora_cli.validation.repaired import Repaired
+from lora_cli.validation.sameness import RECKONING, Sameness
 
 NO_BASE = "no base: names and shapes not checked; --base BASE tells them (its config.json is enough)"
 

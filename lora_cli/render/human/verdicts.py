@@ -3,10 +3,10 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from lora_cli.check import Checked
-from lora_cli.check.report import count, findings_of
 from lora_cli.core.finding import Accepted, Finding, Severity, Skipped, Verdict
 from lora_cli.render.text import columns, counted, paint, safe, summary, wrap
+from lora_cli.validation import Checked
+from lora_cli.validation.report import count, findings_of
 
 STYLE = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "blue"}
 

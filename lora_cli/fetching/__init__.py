@@ -1,0 +1,174 @@
+"""From a reference to a snapshot on this disk. Bytes are judged here, never their meaning.
+
+Two halves: ``at_hand`` is what needs no origin; ``fetch.origin`` asks, plans, downloads and publishes. Who has all at
+hand never imports the second one.
+"""
+
+from typing import TYPE_CHECKING
+
+from lora_cli.core.frozen import dataclass, replace
+from lora_cli.core.reference import AdapterRef
+from lora_cli.core.snapshot import Snapshot
+from lora_cli.fetching.demand import ANYTHING, Demand, check_reference, check_size, check_snapshot
+from lora_cli.fetching.memory import access_of, not_cached, remembered
+from lora_cli.fetching.plan import LeftOut, Selection, refuse_pickled
+from lora_cli.fetching.progress import Progress, Silent
+from lora_cli.settings import Settings
+from lora_cli.sources import Source
+from lora_cli.sources.registry import endpoint_of
+from lora_cli.store import Store
+from lora_cli.store.records import mark_used
+from lora_cli.store.tag import check_folder
+
+if TYPE_CHECKING:
+    from lora_cli.core.lock import LockedAdapter
+    from lora_cli.fetching.lanes import Lanes
+
+__all__ = ["ANYTHING", "Fetched", "Progress", "Selection", "at_hand", "bring", "fetch", "kept"]
+
+USUAL = Selection()
+SILENT = Silent()
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A snapshot, the id of the revision it is of, and whether all of it was here before.
+
+    ``left_out`` is what else its origin has; None when that was not asked for. With ``asks_again`` it may be handed out
+    only after its origin was asked.
+    """
+
+    snapshot: Snapshot
+    revision: str
+    cached: bool
+    left_out: LeftOut | None = None
+    asks_again: bool = False
+
+
+def fetch(
+    ref: AdapterRef,
+    source: Source,
+    store: Store,
+    settings: Settings,
+    *,
+    progress: Progress | None = None,
+    selection: Selection = USUAL,
+) -> Snapshot:
+    """The snapshot of what ``ref`` means now; see ``bring``."""
+    return bring(ref, source, store, settings, progress=progress or SILENT, selection=selection).snapshot
+
+
+def bring(
+    ref: AdapterRef,
+    source: Source,
+    store: Store,
+    settings: Settings,
+    *,
+    name: str = "",
+    progress: Progress = SILENT,
+    selection: Selection = USUAL,
+    lanes: "Lanes | None" = None,
+    demand: Demand = ANYTHING,
+    link: bool = False,
+) -> Fetched:
+    """The snapshot of what ``ref`` means now, fetched as far as it is not here.
+
+    A pinned reference that is here costs no request, and with ``settings.offline`` nothing costs one: then the cache of
+    the Hub's own client is asked instead, whose files are never downloaded again. ``name`` is what
+    ``progress`` and messages call the adapter. ``lanes`` are shared with other adapters; without them it has its own.
+    With ``link`` the weights of a folder become hard links in the cache, where the file system lets them.
+    ``demand`` and ``settings.policies`` are judged as early as they can be: before a request, before a byte, and before
+    anybody is given the result.
+    What it has locked is taken at the locked revision, costs no request when it is here, and is those bytes or nothing.
+
+    Raises:
+        NotFound, AccessDenied, Unreachable, Offline: the origin does not give it.
+        FormatError: there is no adapter, or a file of it can never be read.
+        Refused: pickled weights only, too many bytes, a path that leads out of it, what the policy forbids, or an
+            origin that has something else than is locked.
+        Corrupt: other bytes came than were promised, or the snapshot has another digest than is demanded.
+        MachineError: this machine does not let us.
+    """
+    found = at_hand(ref, store, settings, name=name, selection=selection, demand=demand)
+    if found is not None:
+        return found
+    from lora_cli.fetching.origin import from_origin
+
+    return from_origin(
+        ref,
+        source,
+        store,
+        settings,
+        name=name,
+        progress=progress,
+        selection=selection,
+        lanes=lanes,
+        demand=demand,
+        link=link,
+    )
+
+
+def at_hand(
+    ref: AdapterRef,
+    store: Store,
+    settings: Settings,
+    *,
+    name: str = "",
+    selection: Selection = USUAL,
+    demand: Demand = ANYTHING,
+) -> Fetched | None:
+    """What needs no request, as far as it is here; see ``bring``. None when the origin must be asked.
+
+    Raises:
+        Offline: it must be, and the network is switched off.
+        Refused, Corrupt, MachineError: see ``bring``.
+    """
+    found = kept(ref, store, settings, name=name, selection=selection, demand=demand)
+    return None if found is not None and found.asks_again else found
+
+
+def kept(
+    ref: AdapterRef, store: Store, settings: Settings, *, name: str, selection: Selection, demand: Demand
+) -> Fetched | None:
+    """As ``at_hand``, with what may be handed out only after its origin was asked who may have it."""
+    check_folder(store)
+    check_reference(demand, ref, settings)
+    if demand.locked is not None:
+        from lora_cli.core.lock import ref_at
+
+        ref = ref_at(ref, demand.locked)
+    fetched = _remembered(ref, store, settings, selection, demand.locked)
+    if fetched is not None:
+        check_size(name or str(ref), fetched.snapshot.size, settings.max_bytes)
+        check_snapshot(demand, ref, fetched.snapshot, settings, selection)
+        if settings.policies:
+            from lora_cli.fetching.access import asks_again
+
+            access = access_of(store, ref, selection, settings)
+            again = asks_again(ref, access, settings)
+            fetched = replace(fetched, asks_again=again)
+    return fetched
+
+
+def _remembered(
+    ref: AdapterRef, store: Store, settings: Settings, selection: Selection, locked: "LockedAdapter | None"
+) -> Fetched | None:
+    """What needs no request: what is locked or pinned and here, and everything when the network is switched off."""
+    offline = settings.offline and ref.scheme != "file"
+    if locked is not None and not selection.chosen:
+        from lora_cli.fetching.locked import held, is_there
+
+        if is_there(ref):
+            return None
+        refuse_pickled(locked.name, locked.files, selection)
+        if (snapshot := held(store, ref, endpoint_of(ref, settings), locked, selection)) is not None:
+            return Fetched(snapshot, locked.revision, cached=True)
+    # A policy is held against the folder that the latest checkpoint is, and only a listing says which.
+    elif (offline or ref.pinned) and not (selection.latest and settings.policies):
+        found = remembered(store, ref, selection, settings)
+        if found is not None:
+            mark_used(store, found.record)
+            return Fetched(found.snapshot, found.record.revision, cached=True)
+    if offline and ref.scheme != "hf":
+        raise not_cached(store, ref, settings)
+    return None

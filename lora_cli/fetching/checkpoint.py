@@ -1,0 +1,81 @@
+"""The checkpoints of a training run: folders ``checkpoint-N``, as the Trainer of transformers writes them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from lora_cli.core.checkpoint import FOLDER
+from lora_cli.core.frozen import replace
+from lora_cli.core.log import logger
+from lora_cli.core.reference import AdapterRef, override
+from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.errors import FormatError, UsageError
+from lora_cli.fetching.plan import elsewhere, is_adapter
+from lora_cli.sources import Source
+
+log = logger(__name__)
+
+
+def check_listed(ref: AdapterRef) -> None:
+    """Refuses to look for the latest checkpoint where folders are not listed.
+
+    Raises:
+        UsageError: the reference is to a web server, which is asked for names and never for what there is.
+    """
+    if ref.scheme in {"https", "http"}:
+        raise UsageError(
+            f"{ref}: a web server does not list its folders, so nobody can tell the latest checkpoint",
+            hint="name one: --checkpoint N",
+        )
+
+
+class LatestOf:
+    """A source of which a reference means its latest checkpoint, whatever that is at the moment."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def resolve(self, ref: AdapterRef) -> Revision:
+        """The revision of the latest checkpoint's folder; raises as ``latest``, and what the source raises."""
+        check_listed(ref)
+        return latest(self._source.resolve(ref))
+
+    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
+        """Bytes of a file in that folder."""
+        return self._source.read(revision, file, start, stop)
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else the source can do."""
+        return getattr(self._source, name)
+
+
+def latest(revision: Revision) -> Revision:
+    """``revision`` as the folder of its checkpoint with the highest number, as if that had been asked for.
+
+    A checkpoint without a config or weights, such as one that is being written, is passed over. Where there is none,
+    it is the adapter beside them.
+
+    Raises:
+        FormatError: there is no adapter either.
+        UsageError: its origin is a web server, which lists nothing.
+    """
+    if revision.ref.scheme in {"http", "https"}:
+        raise UsageError(f"{revision.ref}: a web server lists no folders", hint="name one: --checkpoint N")
+    folders = {file.path.partition("/")[0] for file in revision.files if "/" in file.path}
+    numbered = sorted((int(found[1]), folder) for folder in folders if (found := FOLDER.fullmatch(folder)))
+    for _, folder in reversed(numbered):
+        inside = _inside(revision, folder)
+        if is_adapter([file.path for file in inside.files]):
+            log.warning("%s: the latest checkpoint is %s", revision.ref, folder)
+            return inside
+        log.warning("%s: %s is passed over: it lacks a config or weights", revision.ref, folder)
+    paths = [file.path for file in revision.files]
+    if not is_adapter(paths):
+        raise FormatError("there is no checkpoint here", where=str(revision.ref), hint=elsewhere(paths))
+    log.warning("%s: there is no checkpoint, the adapter itself is taken", revision.ref)
+    return revision
+
+
+def _inside(revision: Revision, folder: str) -> Revision:
+    files = (file for file in revision.files if file.path.startswith(f"{folder}/"))
+    inside = tuple(replace(file, path=file.path.removeprefix(f"{folder}/")) for file in files)
+    return replace(revision, ref=override(revision.ref, subfolder=folder), files=inside)

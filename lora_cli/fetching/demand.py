@@ -1,0 +1,275 @@
+"""What must hold for an adapter, whatever its origin gives: the operators' policies, and a digest."""
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from lora_cli.core.frozen import dataclass, replace
+from lora_cli.core.reference import AdapterRef
+from lora_cli.core.snapshot import RemoteFile, Snapshot
+from lora_cli.core.web_address import DEEPEST_ENCODING
+from lora_cli.errors import Corrupt, Refused
+from lora_cli.fetching.plan import Selection
+from lora_cli.settings import Settings
+from lora_cli.store.disk import on_disk
+
+if TYPE_CHECKING:
+    from lora_cli.core.lock import LockedAdapter
+    from lora_cli.core.policy import Policy, Violation
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """The snapshot digest that a manifest demands (None: any), and what its lock says (None: nothing)."""
+
+    sha256: str | None = None
+    locked: "LockedAdapter | None" = None
+
+    @property
+    def known_sha256(self) -> str | None:
+        """The snapshot digest as it is known before a byte is fetched."""
+        return self.sha256 or (self.locked.digest if self.locked is not None else None)
+
+
+ANYTHING = Demand()
+
+
+def check_reference(demand: Demand, ref: AdapterRef, settings: Settings) -> None:
+    """Before anything is asked for: may this be fetched at all?
+
+    Raises:
+        Refused: a policy says no.
+    """
+    if settings.policies:
+        _judge(demand, ref, settings, host=_host_of(ref, settings))
+
+
+def check_files(demand: Demand, ref: AdapterRef, files: Iterable[RemoteFile], settings: Settings) -> None:
+    """Before a byte is fetched: may these files be?
+
+    Raises:
+        Refused: a policy says no.
+    """
+    if settings.policies:
+        _judge(demand, ref, settings, files=tuple(files))
+
+
+def check_size(name: str, total: int, most: int | None) -> None:
+    """Whether an adapter is within ``--max-bytes``, wherever its bytes are.
+
+    Raises:
+        Refused: it is larger than ``most`` bytes (None: no limit).
+    """
+    if most is not None and total > most:
+        raise Refused(f"{name} has {total} bytes, and {most} are allowed", hint="raise --max-bytes to take it")
+
+
+def check_count(name: str, count: int, most: int) -> None:
+    """Whether an adapter is within ``--max-files``.
+
+    Raises:
+        Refused: it has more than ``most`` files.
+    """
+    if count > most:
+        raise Refused(
+            f"{name}: {count} files are wanted, and {most} are allowed",
+            hint="--include takes fewer with a narrower glob; raise --max-files to take them all",
+        )
+
+
+def most_bytes(settings: Settings) -> int | None:
+    """The strictest limit that one adapter is under, None for no limit."""
+    limits = (settings.max_bytes, *(policy.max_bytes for policy in settings.policies))
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def check_snapshot(
+    demand: Demand, ref: AdapterRef, snapshot: Snapshot, settings: Settings, selection: Selection
+) -> None:
+    """Before anybody is given it: is it what it must be?
+
+    Raises:
+        Refused: a policy says no, or the header of its weights is too large.
+        Corrupt: it has another digest than the manifest says, or other files than its lock.
+    """
+    check_digest(demand, ref, snapshot.digest)
+    if demand.locked is not None:
+        _check_locked(demand.locked, snapshot, selection)
+    _check_headers(ref, snapshot, settings.max_header_bytes)
+    if settings.policies:
+        files = tuple(RemoteFile(path, blob.size, blob.sha256) for path, blob in snapshot.files.items())
+        _judge(demand, ref, settings, files=files, digest=snapshot.digest)
+
+
+def _check_locked(locked: "LockedAdapter", snapshot: Snapshot, selection: Selection) -> None:
+    """Whether a snapshot is what is locked, whatever way it came; of chosen files, those that the lock knows."""
+    wrong = sorted(path for path, blob in snapshot.files.items() if locked.files.get(path, blob) != blob)
+    if wrong or (not selection.chosen and snapshot.digest != locked.digest):
+        what = f"{wrong[0]} is {snapshot.files[wrong[0]].sha256}" if wrong else f"the snapshot is {snapshot.digest}"
+        raise Corrupt(
+            f"{locked.name}: {what}, and something else is locked",
+            hint="what was locked is not what came: look at both before --upgrade locks the new one",
+        )
+
+
+def _check_headers(ref: AdapterRef, snapshot: Snapshot, most: int) -> None:
+    """What a header claims stands in its first 8 bytes; whether it is one is for ``validate`` to judge.
+
+    What goes on after the end of its file is none, and nobody reads it.
+    """
+    for path, blob in snapshot.files.items():
+        if path.endswith(".safetensors") and blob.size > most:
+            with on_disk("reading", snapshot.directory / path), (snapshot.directory / path).open("rb") as stream:
+                length = int.from_bytes(stream.read(8), "little")
+            if most < length <= blob.size - 8:
+                raise Refused(
+                    f"{ref}: {path} claims a header of {length} bytes, and {most} are allowed",
+                    hint="an adapter has some hundred kilobytes; raise --max-header-bytes to take it",
+                )
+
+
+def check_digest(demand: Demand, ref: AdapterRef, digest: str) -> None:
+    """Whether it is the snapshot that the manifest demands, if it does.
+
+    Raises:
+        Corrupt: it is another one.
+    """
+    if demand.sha256 is not None and digest != demand.sha256:
+        raise Corrupt(
+            f"{ref}: the manifest says sha256 {demand.sha256}, and its files make {digest}",
+            hint="pin the revision that was meant, or write the new digest after you looked at what changed",
+        )
+
+
+def check_digest_allowed(demand: Demand, ref: AdapterRef, digest: str, settings: Settings) -> None:
+    """Whether the policies allow the snapshot of that digest.
+
+    Raises:
+        Refused: one of them does not.
+    """
+    if settings.policies:
+        _judge(demand, ref, settings, digest=digest)
+
+
+def _judge(
+    demand: Demand,
+    ref: AdapterRef,
+    settings: Settings,
+    *,
+    host: str | None = None,
+    files: tuple[RemoteFile, ...] | None = None,
+    digest: str | None = None,
+) -> None:
+    """Every policy over every name of the reference: all of them must allow it."""
+    from lora_cli.core.policy import denials, violations
+
+    found: list[Violation] = []
+    for policy in settings.policies:
+        known = _where_links_lead(policy) if ref.scheme == "file" else policy
+        for name in _names(ref, settings):
+            found += violations(known, name, sha256=demand.known_sha256, host=host, files=files, digest=digest)
+        for name in _repositories(ref, settings) if policy.deny_sources else ():
+            found += denials(known, name)
+    distinct = list(dict.fromkeys(found))
+    if distinct:
+        more = f" (and {len(distinct) - 1} more)" if len(distinct) > 1 else ""
+        raise Refused(f"{ref}: {distinct[0]}{more}", hint=distinct[0].hint)
+
+
+def _host_of(ref: AdapterRef, settings: Settings) -> str | None:
+    """The host that is asked for ``ref``, None for this machine's disks and where no policy speaks of hosts.
+
+    Raises:
+        Refused: nobody can tell, or a resolver and a reader of the policy would take it for two different ones.
+    """
+    from lora_cli.core.globs import host_in
+    from lora_cli.core.web_address import canonical_host
+    from lora_cli.sources.registry import endpoint_of
+
+    about = [key for policy in settings.policies for key in ("allow_hosts", "deny_hosts") if _says(policy, key)]
+    if ref.scheme == "file" or not about:
+        return None
+    parts = urlsplit(endpoint_of(ref, settings) or f"//{host_in(ref)}")
+    try:
+        return urlsplit(f"//{canonical_host(parts.netloc, parts.scheme)}").hostname
+    except ValueError as error:
+        raise Refused(f"{ref}: policy {about[0]}: which host it comes from cannot be told: {error}") from error
+
+
+def _says(policy: "Policy", key: str) -> bool:
+    return getattr(policy, key) not in (None, ())
+
+
+def _names(ref: AdapterRef, settings: Settings) -> Iterator[AdapterRef]:
+    """What the reference is also called: a path where its links lead, a page at the Hub's endpoint its repository."""
+    yield ref
+    if ref.scheme == "file":
+        real = os.path.realpath(ref.location)
+        if real != ref.location:
+            yield replace(ref, location=real)
+    elif ref.scheme in {"https", "http"}:
+        from lora_cli.core.addresses import hub_page
+        from lora_cli.errors import UsageError
+
+        path = _at_hub(ref, settings)
+        if path is not None:
+            try:
+                page = hub_page(f"hub/{path}", str(ref))
+            except UsageError:
+                return
+            yield AdapterRef("hf", *page)
+
+
+def _at_hub(ref: AdapterRef, settings: Settings) -> str | None:
+    """The path below the Hub's endpoint that an address means; this machine is the same by each of its names."""
+    from lora_cli.core.web_address import is_loopback
+
+    endpoint = settings.hub_endpoint.partition("://")[2].lower()
+    location = ref.location
+    ours, theirs = (text.partition("/")[0] for text in (endpoint, location))
+    if is_loopback(ours) and is_loopback(theirs) and _port(ours) == _port(theirs):
+        location = ours + location[len(theirs) :]
+    return location[len(endpoint) :].lstrip("/") if f"{location}/".startswith(f"{endpoint}/") else None
+
+
+def _port(host: str) -> str:
+    name, colon, port = host.rpartition(":")
+    return port if colon and not port.endswith("]") and name else ""
+
+
+def _repositories(ref: AdapterRef, settings: Settings) -> Iterator[AdapterRef]:
+    """The repository of the Hub whose files an address at its endpoint may give, however that is written."""
+    path = (_at_hub(ref, settings) if ref.scheme in {"https", "http"} else None) or ""
+    for _ in range(DEEPEST_ENCODING):
+        parts = [part for part in path.replace("\\", "/").split("/") if part]
+        parts = parts[parts.index("models") + 1 :] if "models" in parts[:3] else parts
+        if len(parts) > 1:
+            yield AdapterRef("hf", "/".join(parts[:2]))
+        path, before = unquote(path), path
+        if path == before:
+            return
+
+
+def _where_links_lead(policy: "Policy") -> "Policy":
+    """``policy`` with each folder that it names named a second time, without links."""
+
+    def both(globs: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for glob in globs for name in (glob, _real_glob(glob))))
+
+    allowed = policy.allow_sources
+    return replace(
+        policy,
+        allow_sources=None if allowed is None else both(allowed),
+        deny_sources=both(policy.deny_sources),
+    )
+
+
+def _real_glob(glob: str) -> str:
+    """A glob over paths whose part before the first wildcard is named without links."""
+    if not glob.startswith("file:///"):
+        return glob
+    path = glob.removeprefix("file://")
+    wild = next((at for at, character in enumerate(path) if character in "*?["), len(path))
+    stem = path if wild == len(path) else path[: path.rfind("/", 0, wild)]
+    return "file://" + os.path.realpath(stem or "/").rstrip("/") + path[len(stem) :]

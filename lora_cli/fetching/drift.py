@@ -1,0 +1,108 @@
+"""What a lock says beside what the origins say now; nothing is written, not even in the cache."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from lora_cli.core.frozen import dataclass
+from lora_cli.core.reference import AdapterRef
+from lora_cli.core.snapshot import Blob, RemoteFile, Revision
+from lora_cli.errors import LoraCliError, Offline
+from lora_cli.fetching.checkpoint import LatestOf
+from lora_cli.fetching.demand import Demand, check_reference
+from lora_cli.fetching.many import Wanted
+from lora_cli.fetching.plan import Selection, plan
+from lora_cli.fetching.side_by_side import side_by_side
+from lora_cli.settings import Settings
+from lora_cli.sources import Source
+from lora_cli.sources.registry import Sources
+from lora_cli.store import Store
+from lora_cli.store.contradictions import commit_of, contradicting
+from lora_cli.store.records import Record, all_records
+
+if TYPE_CHECKING:
+    from lora_cli.core.lock import LockedAdapter
+
+LOOK_BYTES = 16 << 20
+"""A remote file of which its origin tells no sha256 is read up to this size; of a larger one it is said that it may
+have changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """One adapter: ``changes`` in one sentence each, the revision that its origin has ``now`` ("" when not asked)."""
+
+    wanted: Wanted
+    changes: tuple[str, ...] = ()
+    now: str = ""
+    error: LoraCliError | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """What this adapter alone would end the command with: 1 for drift."""
+        return self.error.exit_code if self.error is not None else int(bool(self.changes))
+
+
+def look(wanted: Sequence[Wanted], settings: Settings, selection: Selection) -> Iterator[Drift]:
+    """What changed at each origin since it was locked, in the order of ``wanted``; all of them have ``locked``.
+
+    What the cache has of a locked commit is compared too: other bytes there are a server's lie.
+    """
+    sources = Sources(settings)
+    cached: dict[str, list[Record]] = {}
+    for record in all_records(Store(settings.cache_dir)):
+        cached.setdefault(commit_of(record), []).append(record)
+
+    def one(item: Wanted) -> Drift:
+        if not isinstance(item.ref, AdapterRef) or item.locked is None:
+            return Drift(item)
+        try:
+            check_reference(Demand(item.sha256, item.locked), item.ref, settings)
+            planted = tuple(_planted(item.ref, item.locked, cached))
+            if item.ref.pinned and item.ref.revision == item.locked.revision:
+                return Drift(item, planted, item.locked.revision)
+            if settings.offline and item.ref.scheme != "file":
+                raise Offline(f"{item.ref} cannot be asked, the network is switched off", hint="leave --offline out")
+            source = LatestOf(sources.of(item.ref)) if item.latest else sources.of(item.ref)
+            revision = source.resolve(item.ref)
+            return Drift(item, (*planted, *_changes(item.locked, revision, source, selection)), revision.id)
+        except LoraCliError as error:
+            return Drift(item, error=error)
+
+    yield from side_by_side(one, wanted, settings.jobs)
+
+
+def _planted(ref: AdapterRef, locked: "LockedAdapter", cached: Mapping[str, Sequence[Record]]) -> Iterator[str]:
+    """What the cache holds of the locked commit that cannot be of it."""
+    commit = commit_of(Record(str(ref), "", locked.revision, locked.digest, locked.files))
+    for found in contradicting(locked.files, cached.get(commit, ()) if commit else ()):
+        yield f"{found.path} of the locked commit has other bytes in the cache, which {found.server} sent"
+
+
+def _changes(locked: "LockedAdapter", revision: Revision, source: Source, selection: Selection) -> Iterator[str]:
+    if revision.id == locked.revision:
+        return
+    if revision.ref.scheme == "hf":
+        yield f"{revision.ref.revision or 'main'} moved from {locked.revision[:12]} to {revision.id[:12]}"
+    planned = {file.path for file in plan(revision, selection)}
+    for path in sorted(planned | locked.files.keys()):
+        file, blob = revision.file(path), locked.files.get(path)
+        if file is None:
+            yield f"{path} is gone"
+        elif blob is None:
+            yield f"{path} is new"
+        elif said := _change(file, blob, revision, source):
+            yield f"{path} {said}"
+
+
+def _change(file: RemoteFile, blob: Blob, revision: Revision, source: Source) -> str:
+    if file.size not in {None, blob.size}:
+        return f"has {file.size} bytes, and had {blob.size}"
+    if file.sha256 is not None:
+        return "" if file.sha256 == blob.sha256 else "has other bytes"
+    if revision.ref.scheme != "file" and blob.size > LOOK_BYTES:
+        return f"may have changed: the origin tells no sha256, and {blob.size} bytes are not read to know"
+    hasher = hashlib.sha256()
+    for chunk in source.read(revision, file, 0, blob.size):
+        hasher.update(chunk)
+    return "" if hasher.hexdigest() == blob.sha256 else "has other bytes"

@@ -1,0 +1,85 @@
+"""A lock's word on one adapter: which files, and that no other bytes will do."""
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+
+from lora_cli.core.frozen import replace
+from lora_cli.core.lock import LockedAdapter
+from lora_cli.core.reference import AdapterRef
+from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
+from lora_cli.errors import Offline, Refused
+from lora_cli.fetching.memory import mention
+from lora_cli.fetching.plan import Selection, check_sound
+from lora_cli.store import Store
+from lora_cli.store.blobs import LostBlob, has_blob
+from lora_cli.store.snapshots import find_snapshot, publish_snapshot
+
+ONLINE = "fetch it once where there is a network"
+
+
+def is_there(ref: AdapterRef) -> bool:
+    """Whether there is a folder to be compared; of one that is gone the cache may still have what is locked."""
+    return ref.scheme == "file" and os.path.lexists(ref.location)
+
+
+def held(store: Store, ref: AdapterRef, endpoint: str, locked: LockedAdapter, selection: Selection) -> Snapshot | None:
+    """The snapshot of the locked files, when all of their bytes are here, whatever they were fetched as.
+
+    Raises:
+        MachineError: this machine does not let us.
+    """
+    found = find_snapshot(store, locked.files)
+    if found is None and all(has_blob(store, blob) for blob in locked.files.values()):
+        with suppress(LostBlob):
+            found = publish_snapshot(store, locked.files)
+    if found is not None:
+        selections = (str(selection), str(replace(selection, locked=locked.digest)))
+        mention(store, str(ref), endpoint, locked.revision, found, selections)
+    return found
+
+
+def at_lock(
+    revision: Revision, locked: LockedAdapter, selection: Selection, planned: Sequence[RemoteFile]
+) -> tuple[tuple[RemoteFile, ...], Selection]:
+    """The files to fetch, each with the digest that the lock has for it, and the selection that they make.
+
+    They are the locked ones; where somebody chose others (``--include``), those, unless the lock contradicts.
+
+    Raises:
+        Refused: the origin says itself that it has something else than is locked.
+        Offline: it was not asked, and what is known of it here is not all that is locked.
+        FormatError: a file can never be read.
+    """
+    usual = [file.path for file in planned]
+    paths = usual if selection.chosen else sorted(locked.files)
+    files = tuple(_agreed(revision, path, locked) for path in paths)
+    check_sound(revision, files)
+    return files, selection if paths == usual else replace(selection, locked=locked.digest)
+
+
+def _agreed(revision: Revision, path: str, locked: LockedAdapter) -> RemoteFile:
+    file, blob = revision.file(path), locked.files.get(path)
+    if file is None and not revision.whole:
+        raise Offline(f"{locked.name}: the cache lacks {path}, and the network is switched off", hint=ONLINE)
+    if file is None:
+        raise moved(locked, f"{path} is locked, and not there any more")
+    if blob is None:
+        return file
+    if file.size not in {None, blob.size}:
+        raise moved(locked, f"{path} has {file.size} bytes now, and is locked with {blob.size}")
+    if file.sha256 not in {None, blob.sha256}:
+        raise moved(locked, f"{path} is {file.sha256} now, and is locked as {blob.sha256}")
+    return replace(file, size=blob.size, sha256=blob.sha256)
+
+
+def moved(locked: LockedAdapter, what: str) -> Refused:
+    """The refusal of an origin that has something else than is locked, and how that is locked instead."""
+    return Refused(f"{locked.name}: {what}", hint=upgrade_hint(locked))
+
+
+def upgrade_hint(locked: LockedAdapter) -> str:
+    """What to do when an origin has other bytes than are locked."""
+    return (
+        f"lora-cli fetch -f MANIFEST --upgrade {locked.name} locks what is there now, after you looked at what changed"
+    )

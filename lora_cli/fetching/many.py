@@ -1,0 +1,145 @@
+"""Many adapters at once. One that fails never stops the others."""
+
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_cli.core.frozen import dataclass, replace
+from lora_cli.core.reference import AdapterRef
+from lora_cli.errors import LoraCliError, UsageError
+from lora_cli.fetching import SILENT, USUAL, Fetched, at_hand
+from lora_cli.fetching.deadline import Deadline
+from lora_cli.fetching.demand import Demand
+from lora_cli.fetching.lanes import Lanes
+from lora_cli.fetching.plan import Selection
+from lora_cli.fetching.progress import Progress
+from lora_cli.fetching.room import Room
+from lora_cli.fetching.run import Run, Total, held
+from lora_cli.fetching.side_by_side import Overdue, side_by_side
+from lora_cli.settings import Settings
+from lora_cli.sources.registry import Sources
+from lora_cli.store import Store
+from lora_cli.store.holds import holding
+
+if TYPE_CHECKING:
+    from lora_cli.core.lock import LockedAdapter
+    from lora_cli.fetching.publish import Published
+
+SLACK_S = 2.0
+"""So long after its time an adapter is waited for, to leave its files well; then nobody waits for it any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One adapter to be fetched: what it is called, the snapshot digest that it must have (None: any), and its lock.
+
+    ``ref`` is why there is none when what was asked for is no reference. ``latest`` asks for its latest checkpoint.
+    ``typed`` is the reference as somebody typed it, where that is what the adapter is known by: two may have one name.
+    """
+
+    name: str
+    ref: AdapterRef | UsageError
+    sha256: str | None = None
+    locked: "LockedAdapter | None" = None
+    latest: bool = False
+    typed: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How it went: ``fetched`` or ``error``, after ``ms`` milliseconds."""
+
+    wanted: Wanted
+    fetched: Fetched | None
+    error: LoraCliError | None
+    ms: float
+
+    @property
+    def exit_code(self) -> int:
+        """What this adapter alone would end the command with."""
+        return self.error.exit_code if self.error is not None else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """The end of one adapter's fetch: how it went, the directory where it can be used, and what was published there."""
+
+    outcome: Outcome
+    directory: Path | None = None
+    published: "Published | None" = None
+
+
+def bring_all(
+    wanted: Sequence[Wanted],
+    store: Store,
+    settings: Settings,
+    *,
+    progress: Progress = SILENT,
+    selection: Selection = USUAL,
+    link: bool = False,
+) -> Iterator[Outcome]:
+    """Fetches all, and gives each outcome in their order, as soon as it is known.
+
+    ``settings.jobs`` ranges are in flight over all of them. An error that is no ``LoraCliError`` is raised here.
+    """
+    sources = Sources(settings, [item.ref for item in wanted if isinstance(item.ref, AdapterRef)])
+    room, total = Room(store, settings.keep_free, settings.cache_budget), Total(settings.max_total_bytes)
+    with Lanes(settings.jobs) as lanes, holding(store) as hold:
+        run = Run(room, total, hold)
+
+        def bring(item: Wanted, ref: AdapterRef, turn: int) -> Fetched:
+            demand, chosen = Demand(item.sha256, item.locked), replace(selection, latest=item.latest)
+            fetched = at_hand(ref, store, settings, name=item.name, selection=chosen, demand=demand)
+            if fetched is None:
+                from lora_cli.fetching.origin import from_origin
+
+                fetched = from_origin(
+                    ref,
+                    sources.of(ref),
+                    store,
+                    settings,
+                    name=item.name,
+                    progress=progress,
+                    selection=chosen,
+                    lanes=lanes,
+                    demand=demand,
+                    link=link,
+                    run=run,
+                    turn=turn,
+                )
+            total.spend(turn, item.name, fetched.snapshot.size)
+            return fetched
+
+        def one(numbered: tuple[int, Wanted]) -> Outcome:
+            turn, item = numbered
+            began = time.perf_counter()
+            fetched: Fetched | None = None
+            failure: LoraCliError | None = None
+            try:
+                if isinstance(item.ref, UsageError):
+                    raise item.ref
+                fetched = held(partial(bring, item, item.ref, turn), store, hold, item.name)
+            except LoraCliError as error:
+                failure = error
+            finally:
+                total.end(turn)
+            return Outcome(item, fetched, failure, (time.perf_counter() - began) * 1000)
+
+        yield from side_by_side(one, list(enumerate(wanted)), settings.jobs, _overdue(total, settings), lanes.distance)
+
+
+def _overdue(total: Total, settings: Settings) -> Overdue[tuple[int, Wanted], Outcome] | None:
+    """What is said of an adapter whose thread hangs where no deadline reaches it."""
+    timeout_s = settings.adapter_timeout_s
+    if timeout_s is None:
+        return None
+    limit_s = timeout_s + SLACK_S
+
+    def late(numbered: tuple[int, Wanted]) -> Outcome:
+        turn, item = numbered
+        total.end(turn)
+        return Outcome(item, None, Deadline.of(item.name, settings).error(), limit_s * 1000)
+
+    return Overdue(limit_s, late)

@@ -1,0 +1,119 @@
+"""Files on this machine's own disks: shared with the cache instead of copied, where the file system can."""
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from lora_cli.core.log import logger
+from lora_cli.core.snapshot import Blob, RemoteFile, Revision
+from lora_cli.errors import Corrupt
+from lora_cli.fetching.transfer import Transfer
+from lora_cli.sources import NearSource, Source, is_openable
+from lora_cli.store import Store
+from lora_cli.store.blobs import has_blob, keep_blob, sha256_of
+from lora_cli.store.disk import NO_LINK, make_folder, on_disk, reflink
+from lora_cli.store.handout import is_weights
+from lora_cli.store.writers import new_writer
+
+log = logger(__name__)
+
+
+def clone(source: Source, revision: Revision, transfer: Transfer) -> None:
+    """Lets an empty partial file share the bytes of a near one; it is hashed as what an earlier writer left is.
+
+    Where the file system cannot, nothing happens, and the bytes are read.
+
+    Raises:
+        Corrupt: the file changed meanwhile.
+        MachineError: this user may not read it.
+    """
+    partial = transfer.partial
+    if is_openable(source) and partial is not None and partial.size == 0 and transfer.file.size:
+        with source.opened(revision, transfer.file) as descriptor:
+            reflink(descriptor, partial.descriptor)
+
+
+def link_weights(
+    name: str, source: Source, revision: Revision, store: Store, files: Sequence[RemoteFile]
+) -> dict[str, Blob]:
+    """Path → blob of the near weights that are in the store now as hard links, or were there before.
+
+    A file that cannot be linked (another file system, or not allowed) is left to be copied, and the log says so.
+
+    Raises:
+        Corrupt: a file changed meanwhile.
+        MachineError: this machine does not let us.
+        LostBlob: somebody cleaned up behind us. Try again.
+    """
+    blobs = {}
+    if is_openable(source):
+        for file in files:
+            if is_weights(file.path):
+                blob = _linked(f"{name}: {file.path}", source, revision, store, file)
+                if blob is not None:
+                    blobs[file.path] = blob
+    return blobs
+
+
+def _linked(label: str, source: NearSource, revision: Revision, store: Store, file: RemoteFile) -> Blob | None:
+    """Hashes the inode that is open, and gives that very one a name in the store; nobody else's."""
+    path = Path(revision.ref.location, file.path)
+    with source.opened(revision, file, linked=True) as descriptor:
+        if not _may_link(path, descriptor, store):
+            log.info("%s lies on another file system than %s: it is copied", label, store.root)
+            return None
+        status = os.fstat(descriptor)
+        digest = sha256_of(descriptor)
+        if digest is None or _edited(status, os.fstat(descriptor)):
+            raise Corrupt(f"{path} changed while it was read", hint="try again when nobody writes to it any more")
+        blob = Blob(digest, status.st_size)
+        if has_blob(store, blob):
+            return blob
+        # A folder that no download takes a partial from: what is linked here must never be written to.
+        folder = store.partials / "links" / str(new_writer())
+        link = folder / "weights"
+        try:
+            with on_disk("linking", path):
+                make_folder(folder)
+                try:
+                    link.hardlink_to(path.resolve())
+                except OSError as error:
+                    if error.errno not in NO_LINK:
+                        raise
+                    log.info("%s cannot be linked (%s): it is copied", label, error.strerror)
+                    return None
+            keep_blob(store, link, descriptor, blob, foreign=status)
+        finally:
+            with suppress(OSError):
+                link.unlink()
+            for empty in (folder, folder.parent):
+                with suppress(OSError):
+                    empty.rmdir()
+    return blob
+
+
+def _edited(before: os.stat_result, after: os.stat_result) -> bool:
+    """Whether a file was written to; a hard link that came or went does not count."""
+    return (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns)
+
+
+def _may_link(path: Path, descriptor: int, store: Store) -> bool:
+    """Whether the cache is on the file's own file system, as far as can be told before it is hashed."""
+    folder = next(folder for folder in (store.root, *store.root.parents) if folder.exists())
+    with suppress(OSError):
+        return folder.stat().st_dev == os.fstat(descriptor).st_dev
+    return True
+
+
+def settled(source: Source, revision: Revision) -> Revision:
+    """``revision`` as it is found after its weights were linked, which changes the inodes' own times and nothing else.
+
+    One that changed otherwise is given back as it was.
+    """
+    again = source.resolve(revision.ref)
+    before, after = (
+        [(file.path, file.locator.rpartition(":")[0] if is_weights(file.path) else file.locator) for file in one.files]
+        for one in (revision, again)
+    )
+    return again if before == after else revision

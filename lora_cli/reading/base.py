@@ -1,0 +1,245 @@
+"""A base model, read from wherever its source has it: its config, else the headers of its checkpoint. Never weights."""
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from lora_cli.core import parse
+from lora_cli.core.architectures import UnknownArchitecture, base_from_config
+from lora_cli.core.base_model import BaseModel
+from lora_cli.core.safetensors import Header, TensorInfo, header_length, parse_header
+from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.errors import FormatError, MachineError, NotFound
+from lora_cli.reading.headers import FIRST_READ, read_header
+from lora_cli.reading.ranges import read_range
+from lora_cli.sources import Source
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+CONFIG_CAP = 8 << 20
+"""Bytes of a ``config.json``; the longest in use (thousands of labels) stay below 1 MiB."""
+INDEX_CAP = 64 << 20
+"""Bytes of an index; that of a model with 100 000 expert tensors has 10 MiB."""
+MAX_SHARDS = 4096
+MAX_TENSORS = 1_000_000
+HEADERS_AT_ONCE = 8
+
+Fallback = Callable[[Mapping[str, Any]], BaseModel]
+"""Makes a base model of a config whose family has no table here."""
+
+
+def read_base(source: Source, revision: Revision, name: str, *, fallback: Fallback | None = None) -> BaseModel:
+    """The base model at ``revision``: from ``config.json``, else from the headers of ``model.safetensors``.
+
+    Headers (of a single file, or of the shards that its index lists) are read only when there is no config or its
+    family has no table. ``fallback`` is the last resort: it is given the config when headers do not tell either.
+    Nothing but the config, the index and header ranges is read, in bounded memory.
+
+    Raises:
+        NotFound: there is neither a config nor a checkpoint that can be read.
+        UnknownArchitecture: there is a config of an unknown family, no checkpoint, and no ``fallback``.
+        FormatError: config, index or header is malformed, or hides the dimensions (some quantised checkpoints).
+        LoraCliError: what the source raises.
+    """
+    config = read_config(source, revision)
+    error: FormatError | None = None
+    if config is not None:
+        try:
+            return base_from_config(config, name)
+        except UnknownArchitecture as unknown:
+            error = _with_a_way_out(unknown)
+    try:
+        tensors = read_checkpoint(source, revision)
+        if tensors:
+            from lora_cli.core.architectures.checkpoint import base_from_tensors
+
+            return base_from_tensors(tensors, name, config)
+    except FormatError as unreadable:
+        error = unreadable
+    if config is not None and fallback is not None:
+        return fallback(config)
+    raise error or _nothing_to_read(revision, name)
+
+
+def read_base_file(path: Path, *, fallback: Fallback | None = None) -> BaseModel:
+    """The base model that one file describes: a ``config.json``, or a whole checkpoint as ``.safetensors``.
+
+    Raises:
+        NotFound: there is no such file.
+        UnknownArchitecture: the config is of an unknown family, and there is no ``fallback``.
+        FormatError: it is no regular file, or malformed.
+        MachineError: it may not be read.
+    """
+    if path.suffix == ".safetensors":
+        return _of_one_file(path)
+    config = read_config_file(path)
+    try:
+        return base_from_config(config, str(path))
+    except UnknownArchitecture as unknown:
+        if fallback is not None:
+            return fallback(config)
+        raise _with_a_way_out(unknown) from None
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """A ``config.json`` as it is.
+
+    Raises:
+        NotFound, MachineError: it is not there, or may not be read.
+        FormatError: it is no regular file, no JSON object, or too large.
+    """
+    stream, _ = _open(path)
+    with stream:
+        return _config(stream.read(CONFIG_CAP + 1), str(path))
+
+
+def _with_a_way_out(unknown: UnknownArchitecture) -> UnknownArchitecture:
+    way = "name a folder with the model's checkpoint, or pip install 'lora-cli[models]' for all that transformers knows"
+    hint = f"{unknown.hint} or {way}" if unknown.hint else way
+    return UnknownArchitecture(unknown.reason, where=unknown.where, hint=hint)
+
+
+def _open(path: Path) -> tuple[BinaryIO, int]:
+    """A regular file, open, and its size in bytes."""
+    try:
+        # O_NONBLOCK: opening a FIFO that nobody writes to would wait for ever.
+        opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFound(f"there is no file {path}", hint="check the path of the base model") from error
+    except OSError as error:
+        raise MachineError(f"{path} cannot be read: {error.strerror}") from error
+    status = os.fstat(opened)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(opened)
+        raise FormatError("is not a regular file", where=str(path), hint="name a config.json or a model's folder")
+    return os.fdopen(opened, "rb"), status.st_size
+
+
+def _of_one_file(path: Path) -> BaseModel:
+    from lora_cli.core.architectures.checkpoint import base_from_tensors
+
+    stream, size = _open(path)
+    with stream:
+        header = stream.read(header_length(stream.read(8), size, str(path)))
+    return base_from_tensors(parse_header(header, size, str(path)).tensors, str(path))
+
+
+def read_config(source: Source, revision: Revision) -> dict[str, Any] | None:
+    """The ``config.json`` at ``revision`` as it is; None where there is none.
+
+    Raises:
+        FormatError: it is no JSON object, or too large.
+        LoraCliError: what the source raises.
+    """
+    file = revision.file(CONFIG_FILE)
+    return None if file is None else _config(_read_small(source, revision, file, CONFIG_CAP), file.path)
+
+
+def _config(data: bytes, where: str) -> dict[str, Any]:
+    if len(data) > CONFIG_CAP:
+        raise FormatError(f"is longer than the {CONFIG_CAP} bytes that a config has", where=where)
+    return parse.json_object(data, where)
+
+
+def _read_small(source: Source, revision: Revision, file: RemoteFile, cap: int) -> bytes:
+    """A whole JSON file of at most ``cap`` bytes."""
+    if file.defect:
+        raise FormatError(file.defect, where=file.path)
+    # One byte more than the cap shows that there is more, where the size is not known.
+    data = read_range(source, revision, file, 0, cap + 1 if file.size is None else min(cap + 1, file.size))
+    if len(data) > cap:
+        raise FormatError(f"is longer than {cap} bytes", where=file.path)
+    return data
+
+
+def has_weights(directory: Path) -> bool:
+    """Whether a directory has a base's weights as safetensors."""
+    return (directory / WEIGHTS_FILE).is_file() or (directory / INDEX_FILE).is_file()
+
+
+def read_checkpoint(source: Source, revision: Revision) -> dict[str, TensorInfo]:
+    """Every tensor of the checkpoint, by its headers; empty when there is no safetensors checkpoint.
+
+    Raises:
+        FormatError: index or header is malformed, or a shard is missing.
+        LoraCliError: what the source raises.
+    """
+    single = revision.file(WEIGHTS_FILE)
+    if single is not None:
+        return read_header(source, revision, single).tensors
+    index = revision.file(INDEX_FILE)
+    if index is None:
+        return {}
+    shard_of = weight_map(_read_small(source, revision, index, INDEX_CAP))
+    shards = _shards(revision, shard_of)
+    tensors: dict[str, TensorInfo] = {}
+    for header in _headers(source, revision, shards):
+        # Where two shards have the same name, the one counts that the index names, as when transformers loads them.
+        tensors |= {
+            name: tensor for name, tensor in header.tensors.items() if shard_of.get(name, tensor.file) == tensor.file
+        }
+        if len(tensors) > MAX_TENSORS:
+            raise FormatError(f"lists over {MAX_TENSORS} tensors, more than any model has", where=INDEX_FILE)
+    missing = next((name for name in shard_of if name not in tensors), None)
+    if missing is not None:
+        raise FormatError(f"{shard_of[missing]} does not hold {missing}, which the index says", where=INDEX_FILE)
+    return tensors
+
+
+def weight_map(data: bytes) -> dict[str, str]:
+    """Tensor name to shard, from the bytes of an index.
+
+    Raises:
+        FormatError: it is no index, or lists more shards than any model has.
+    """
+    entries = parse.required(parse.json_object(data, INDEX_FILE), "weight_map", INDEX_FILE)
+    shard_of = parse.map_of(parse.text)(entries, f"{INDEX_FILE}: weight_map")
+    if (count := len(set(shard_of.values()))) > MAX_SHARDS:
+        raise FormatError(f"lists {count} shards, more than any model has", where=INDEX_FILE)
+    return shard_of
+
+
+def _shards(revision: Revision, shard_of: Mapping[str, str]) -> list[RemoteFile]:
+    """The shards, each once. A name is only ever looked up among the revision's own files: no path leads out."""
+    names = sorted(set(shard_of.values()))
+    files = {file.path: file for file in revision.files}
+    for name in names:
+        if name not in files:
+            raise FormatError(f"the shard {parse.shown(name)} is missing", where=INDEX_FILE)
+        if files[name].defect:
+            raise FormatError(files[name].defect, where=name)
+    return [files[name] for name in names]
+
+
+def _headers(source: Source, revision: Revision, shards: Sequence[RemoteFile]) -> Iterator[Header]:
+    """The shards' headers in order. First bytes come several at once; only an uncommonly long header is read again."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def first_bytes(file: RemoteFile) -> bytes:
+        return read_range(source, revision, file, 0, FIRST_READ if file.size is None else min(FIRST_READ, file.size))
+
+    with ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
+        for start in range(0, len(shards), HEADERS_AT_ONCE):
+            batch = shards[start : start + HEADERS_AT_ONCE]
+            for file, first in zip(batch, pool.map(first_bytes, batch), strict=True):
+                end = 8 + header_length(first[:8], file.size, file.path)
+                if end <= len(first):
+                    yield parse_header(first[8:end], file.size, file.path)
+                else:
+                    yield read_header(source, revision, file)
+
+
+def _nothing_to_read(revision: Revision, name: str) -> NotFound:
+    paths = {file.path for file in revision.files}
+    hint = f"a base model is a folder with {CONFIG_FILE} or {WEIGHTS_FILE}"
+    if "adapter_config.json" in paths:
+        hint = "this is an adapter: name the model that it was trained on"
+    elif any(path.endswith((".bin", ".pt", ".pth")) for path in paths):
+        hint = f"pickled weights are not read: add the model's {CONFIG_FILE}"
+    elif any(path.endswith(".gguf") for path in paths):
+        hint = f"GGUF is not read: add the model's {CONFIG_FILE}"
+    return NotFound(f"{name} holds neither {CONFIG_FILE} nor {WEIGHTS_FILE}", hint=hint)

@@ -1,0 +1,199 @@
+"""A torch file, read by ranges from wherever its source has it: the directory and the pickle, never a tensor."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from lora_cli.core.pickles import archive, legacy
+from lora_cli.core.pickles.allowed import TRAINER, WEIGHTS, Allowed
+from lora_cli.core.pickles.archive import Archive, Entry
+from lora_cli.core.pickles.dtypes import item_bytes
+from lora_cli.core.pickles.opcodes import Effort, Truncated
+from lora_cli.core.pickles.reader import read_pickle
+from lora_cli.core.pickles.state import located, state_dict, storages_of
+from lora_cli.core.pickles.values import Storage, Value
+from lora_cli.core.safetensors import TensorInfo
+from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.errors import FormatError, TooLarge
+from lora_cli.reading.headers import check_stand_in
+from lora_cli.reading.pickles import TAR, TAR_AT
+from lora_cli.reading.ranges import read_range
+from lora_cli.reading.readable import HEAD, Readable
+from lora_cli.sources import Source, is_near
+
+MOST_PICKLE = 1 << 25
+"""Bytes of one pickle: that of 36 864 tensors has 6 MiB."""
+
+FIRST_PICKLE = 1 << 18
+"""Bytes that are read first where nothing says how long a pickle is."""
+
+APART = 1 << 16
+"""Bytes between two entries up to which they are read together."""
+
+
+def read_pickled(
+    source: Source, revision: Revision, file: RemoteFile, effort: Effort | None = None
+) -> dict[str, TensorInfo]:
+    """The tensors of pickled weights, by name, in the order of their bytes. Nothing is unpickled.
+
+    Several files share an ``effort``.
+
+    Raises:
+        UnsafePickle: the file holds something else than tensors.
+        FormatError: it is malformed, something else was put in its place, or its ``defect``.
+        LoraCliError: what the source raises.
+    """
+    with opened(source, revision, file, effort or Effort()) as ranges:
+        check_stand_in(ranges.head, file)
+        return _zipped(ranges) if ranges.head.startswith(archive.MAGIC) else _legacy(ranges)
+
+
+def examine(ranges: Readable) -> None:
+    """Read a pickle that lies beside the weights against all that a trainer writes.
+
+    Raises: as ``read_pickled``.
+    """
+    if ranges.head.startswith(archive.MAGIC):
+        _value(ranges, _archive(ranges), TRAINER)
+        return
+    for data in _longer(ranges):
+        try:
+            _read_all(data, ranges.size, ranges.effort)
+        except Truncated:
+            if len(data) == ranges.size:
+                raise
+        else:
+            return
+
+
+def examine_first(ranges: Readable, start: int) -> None:
+    """The same of one pickle that begins at ``start``, whatever follows it."""
+    for data in _longer(ranges):
+        try:
+            read_pickle(data, TRAINER, start, ranges.effort)
+        except Truncated:
+            if len(data) == ranges.size:
+                raise
+        else:
+            return
+
+
+@contextmanager
+def opened(source: Source, revision: Revision, file: RemoteFile, effort: Effort) -> Iterator[Readable]:
+    """The file by ranges; whatever is wrong with its format says in which file it is."""
+    if file.defect:
+        raise FormatError(file.defect, where=file.path)
+    if file.size is None:
+        raise FormatError("its origin does not say how long it is, so that it is not read by ranges", where=file.path)
+    try:
+        head = read_range(source, revision, file, 0, min(HEAD, file.size))
+        fetch = partial(read_range, source, revision, file)
+        yield Readable(file.path, file.size, head, fetch, effort, is_near(source, revision))
+    except FormatError as error:
+        raise error.within(file.path) from error.__cause__
+
+
+def _zipped(ranges: Readable) -> dict[str, TensorInfo]:
+    directory = _archive(ranges)
+    tensors = state_dict(_value(ranges, directory, WEIGHTS))
+    starts = {key: _storage_start(ranges, directory, storage) for key, storage in storages_of(tensors).items()}
+    return located(tensors, starts, ranges.path)
+
+
+def _archive(ranges: Readable) -> Archive:
+    size, file = ranges.size, ranges.path
+    tail_at = max(0, size - archive.TAIL)
+    tail = ranges.read(tail_at, size)
+    start, stop = archive.directory_range(tail, size, file)
+    rest = ranges.read(start, min(stop, tail_at)) if start < tail_at else b""
+    return archive.parse_directory(rest + tail[max(0, start - tail_at) : max(0, stop - tail_at)], start, file)
+
+
+def _value(ranges: Readable, directory: Archive, allowed: Allowed) -> Value:
+    """What ``data.pkl`` describes."""
+    entries = [directory.entries[name] for name in ("data.pkl", "byteorder") if name in directory.entries]
+    if not entries or not entries[0].name.endswith("/data.pkl"):
+        raise FormatError("the zip holds no data.pkl")
+    data, *order = _contents(ranges, entries)
+    if order and order[0] != b"little":
+        raise FormatError("was written by a big-endian machine", hint=legacy.BIG_ENDIAN_HINT)
+    value, stop = read_pickle(data, allowed, 0, ranges.effort)
+    if stop != len(data):
+        raise FormatError(f"data.pkl goes on for {len(data) - stop} bytes after its pickle has ended")
+    return value
+
+
+def _contents(ranges: Readable, entries: list[Entry]) -> list[bytes]:
+    """The data of small entries, each found by its own header; those that lie side by side come in one range."""
+    for entry in entries:
+        if entry.stop - entry.at > MOST_PICKLE:
+            raise FormatError(f"{entry.name} takes {entry.stop - entry.at} bytes, more than any weights need")
+    start, stop = min(entry.at for entry in entries), max(entry.stop for entry in entries)
+    if stop - start > sum(entry.stop - entry.at for entry in entries) + APART:
+        return [_contents(ranges, [entry])[0] for entry in entries]
+    window = ranges.read(start, stop)
+    found = []
+    for entry in entries:
+        at = archive.data_start(window[entry.at - start : entry.stop - start], entry, ranges.path) - start
+        found.append(window[at : at + entry.size])
+    return found
+
+
+def _storage_start(ranges: Readable, directory: Archive, storage: Storage) -> int:
+    """Where a storage begins: by its entry's own header where the file is near, else as torch aligns it."""
+    entry = directory.entries.get(f"data/{storage.key}")
+    if entry is None:
+        raise FormatError(f"lacks the storage {storage.key[:40]!a}")
+    if entry.size != storage.numel * item_bytes(storage.dtype):
+        raise FormatError(f"has {entry.size} bytes for {storage.numel} elements of storage {storage.key[:40]}")
+    if not ranges.near:
+        return entry.start
+    local = ranges.read(entry.at, entry.at + archive.LOCAL_BYTES + len(entry.name.encode()))
+    return archive.data_start(local, entry, ranges.path)
+
+
+def _legacy(ranges: Readable) -> dict[str, TensorInfo]:
+    for data in _longer(ranges):
+        try:
+            if not legacy.is_legacy(data, WEIGHTS, ranges.effort):
+                raise FormatError("is a pickle, but not one that torch.save writes")
+            found = legacy.read_legacy(data, WEIGHTS, ranges.effort)
+        except Truncated:
+            if len(data) == ranges.size:
+                raise
+            continue
+        tensors = state_dict(found.value)
+        starts, stop = legacy.legacy_starts(found.keys, found.stop, storages_of(tensors))
+        if stop != ranges.size:
+            raise FormatError(f"its storages end at byte {stop}, the file at {ranges.size}")
+        return located(tensors, starts, ranges.path)
+    raise AssertionError("_longer() ends with the whole file or raises")
+
+
+def _longer(ranges: Readable) -> Iterator[bytes]:
+    """The beginning of a file, longer each time, to the whole of it.
+
+    Raises:
+        FormatError: more than a pickle may have was asked for, or it is a tar file.
+    """
+    data, stop = ranges.head, min(ranges.size, FIRST_PICKLE)
+    if data[TAR_AT : TAR_AT + len(TAR)] == TAR:
+        raise FormatError("is a tar file, which torch wrote before 0.2 and reads no more with weights_only")
+    while True:
+        data += ranges.read(len(data), stop)
+        yield data
+        if stop == ranges.size:
+            return
+        if stop >= MOST_PICKLE:
+            raise TooLarge(f"its pickle does not end within {MOST_PICKLE} bytes")
+        stop = min(ranges.size, 4 * stop, MOST_PICKLE)
+
+
+def _read_all(data: bytes, size: int, effort: Effort) -> None:
+    """A legacy torch file, or one pickle after the other, to the end of a file of ``size`` bytes."""
+    if legacy.is_legacy(data, TRAINER, effort):
+        legacy.read_legacy(data, TRAINER, effort)
+        return
+    at = 0
+    while at < size:
+        _, at = read_pickle(data, TRAINER, at, effort)

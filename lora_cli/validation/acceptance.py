@@ -1,0 +1,120 @@
+"""Which findings do not count: those that a policy suppresses in these very bytes, and those of a baseline."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from lora_cli.core.baseline import Baseline, Entry
+from lora_cli.core.finding import Accepted, Finding, Severity, Verdict
+from lora_cli.core.frozen import replace
+from lora_cli.core.suppression import Suppression
+from lora_cli.errors import UsageError
+from lora_cli.rules.rule import Rule
+from lora_cli.validation.outcome import Checked
+from lora_cli.validation.report import findings_of
+
+
+def check_rules(suppressions: Iterable[Suppression]) -> None:
+    """Whether each is about a rule that there is.
+
+    Raises:
+        UsageError: with file, line and the nearest rule.
+    """
+    from lora_cli.rules import find
+
+    for one in suppressions:
+        try:
+            find(one.rule)
+        except UsageError as error:
+            raise UsageError(f"{one.at}: {error.message}", hint=error.hint) from error
+
+
+def today() -> str:
+    """The day, in UTC, as ``until`` is written."""
+    return time.strftime("%Y-%m-%d", time.gmtime())
+
+
+def suppressed(verdict: Verdict, digest: str | None, suppressions: Sequence[Suppression], day: str) -> Verdict:
+    """``verdict`` with what is suppressed for ``digest`` on ``day`` accepted; None is a digest that nobody knows."""
+    holding = [one for one in suppressions if one.digest == digest and not one.expired(day)]
+
+    def accepted(finding: Finding) -> Accepted | None:
+        one = next((one for one in holding if one.covers(finding.code, finding.name)), None)
+        return None if one is None else Accepted("policy", one.at, one.reason)
+
+    return _accepting(verdict, accepted) if holding else verdict
+
+
+def known(one: Checked, adapter: str, baseline: Baseline) -> Checked:
+    """``one`` with the findings of the baseline accepted, each as often as it is there. A note is never in it."""
+    left = baseline.of(adapter)
+
+    def accepted(finding: Finding) -> Accepted | None:
+        entry = entry_of(adapter, finding)
+        left[entry] -= 1
+        return Accepted("baseline", baseline.where) if left[entry] >= 0 else None
+
+    return one if one.verdict is None or not left else replace(one, verdict=_accepting(one.verdict, accepted))
+
+
+def all_known(one: Checked, where: str) -> Checked:
+    """``one`` with all that counts accepted, as what is about to be the baseline ``where``."""
+    if one.verdict is None:
+        return one
+    return replace(one, verdict=_accepting(one.verdict, lambda _: Accepted("baseline", where)))
+
+
+def _accepting(verdict: Verdict, accepted: Callable[[Finding], Accepted | None]) -> Verdict:
+    findings = tuple(
+        finding
+        if finding.accepted is not None or finding.severity is Severity.NOTE
+        else replace(finding, accepted=accepted(finding))
+        for finding in verdict.findings
+    )
+    return replace(verdict, findings=findings)
+
+
+def entry_of(adapter: str, finding: Finding) -> Entry:
+    """What a baseline holds of a finding."""
+    return Entry(adapter, finding.code, finding.problem.at.file, finding.problem.at.field)
+
+
+def stale(checked: Sequence[tuple[str, Checked]], baseline: Baseline, codes: Iterable[str]) -> Iterator[str]:
+    """A sentence for each entry that is found no longer, in an adapter that was judged by its rule."""
+    judged = set(codes)
+    for adapter, one in checked:
+        if one.verdict is None:
+            continue
+        looked = judged - {skipped.code for skipped in one.verdict.skipped}
+        found = Counter(entry_of(adapter, finding) for finding in one.verdict.findings)
+        for entry, count in sorted(baseline.of(adapter).items()):
+            if entry.code in looked and found[entry] < count:
+                place = ": ".join(part for part in (entry.file, entry.field) if part)
+                yield f"{baseline.where}: {entry.code} is found no longer in {adapter}{place and f' ({place})'}"
+
+
+def idle(
+    checked: Sequence[tuple[str, Checked]], suppressions: Iterable[Suppression], rules: Sequence[Rule], day: str
+) -> Iterator[str]:
+    """A sentence for each suppression that has ended, that suppresses nothing, or that is for another digest."""
+    used = {finding.accepted.at for _, one in checked for finding in findings_of(one) if finding.accepted is not None}
+    for one in suppressions:
+        if one.expired(day):
+            yield f"{one.at}: the suppression of {one.rule} ended with {one.until}"
+        elif one.at not in used and any(one.covers(rule.code, rule.name) for rule in rules):
+            yield from _unused(one, checked)
+
+
+def _unused(one: Suppression, checked: Sequence[tuple[str, Checked]]) -> Iterator[str]:
+    """About the adapter that has the digest, where it was looked at; else about those in which the rule finds some."""
+    holder = next(((adapter, that) for adapter, that in checked if that.digest == one.digest), None)
+    if holder is not None:
+        adapter, that = holder
+        skipped = that.verdict.skipped if that.verdict is not None else ()
+        if not any(one.covers(left.code, left.name) for left in skipped):
+            yield f"{one.at}: nothing is suppressed: {one.rule} finds nothing in {adapter}"
+        return
+    for adapter, that in checked:
+        if any(one.covers(found.code, found.name) and found.accepted is None for found in findings_of(that)):
+            digest = that.digest or "not known before it is fetched"
+            yield f"{one.at}: {one.rule} is suppressed for another digest; that of {adapter} is {digest}"

@@ -1,0 +1,190 @@
+"""Adapters that are to be loaded: fetched into the cache, and judged there."""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_cli.core.adapter import Adapter
+from lora_cli.core.addresses import without_secrets
+from lora_cli.core.finding import Severity, Verdict
+from lora_cli.core.frozen import dataclass, field, replace
+from lora_cli.core.reference import AdapterRef, parse
+from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
+from lora_cli.errors import LoraCliError, Refused
+from lora_cli.reading.adapter import read_adapter
+from lora_cli.settings import Settings
+from lora_cli.sources import Source
+from lora_cli.sources.local import snapshot_at
+from lora_cli.sources.registry import Sources
+from lora_cli.validation.outcome import Stopwatch
+from lora_cli.validation.place import is_path
+from lora_cli.validation.verdict import Terms, gather, judge
+
+if TYPE_CHECKING:
+    from lora_cli.fetching.demand import Demand
+    from lora_cli.fetching.progress import Progress
+    from lora_cli.store import Store
+    from lora_cli.store.holds import Hold
+
+
+Hear = Callable[[str, Snapshot | None], None]
+"""Hears each stage as it begins, and the snapshot as soon as it is on this disk, before anything of it is read."""
+
+
+def unheard(_stage: str, _snapshot: Snapshot | None) -> None:
+    """For whoever does not want to know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """One adapter, fetched into the cache and judged there. ``stage`` names where ``error`` happened.
+
+    ``stage_ms`` maps resolve, fetch and validate to milliseconds, as far as it came. ``cached`` says that all of it was
+    in the cache before. ``copied_to`` is where else it lies. ``ref`` is what was asked for, as far as it could be read.
+    """
+
+    name: str
+    source: str
+    snapshot: Snapshot | None = None
+    adapter: Adapter | None = None
+    verdict: Verdict | None = None
+    stage_ms: Mapping[str, float] = field(default_factory=dict)
+    stage: str = ""
+    error: LoraCliError | None = None
+    cached: bool = False
+    copied_to: Path | None = None
+    ref: AdapterRef | None = None
+
+    @property
+    def refusal(self) -> LoraCliError | None:
+        """What kept it out, None if nothing: its error, or the first that the rules found and how many more."""
+        if self.error is not None or self.verdict is None:
+            return self.error
+        errors = [one for one in self.verdict.findings if one.severity is Severity.ERROR and one.accepted is None]
+        if not errors:
+            return None
+        first, problem = errors[0], errors[0].problem
+        where = f"{problem.at}: " if str(problem.at) else ""
+        more = f" (and {len(errors) - 1} more: lora-cli validate lists them)" if len(errors) > 1 else ""
+        return Refused(f"{first.code} {first.name}: {where}{problem.message}{more}", hint=problem.hint)
+
+
+class _Watched:
+    """A source that books the time of ``resolve`` apart from the time of the bytes."""
+
+    def __init__(self, source: Source, watch: Stopwatch, hear: Hear) -> None:
+        self._source, self._watch, self._hear = source, watch, hear
+
+    def resolve(self, ref: AdapterRef) -> Revision:
+        revision = self._source.resolve(ref)
+        self._watch.lap("resolve")
+        self._hear("fetch", None)
+        return revision
+
+    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
+        return self._source.read(revision, file, start, stop)
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else the source can do, such as open its files where they lie."""
+        return getattr(self._source, name)
+
+
+def admit(
+    text: str | AdapterRef,
+    name: str,
+    terms: Terms,
+    store: "Store",
+    settings: Settings,
+    *,
+    demand: "Demand | None" = None,
+    sources: Sources | None = None,
+    hold: "Hold | None" = None,
+    latest: bool = False,
+    hear: Hear = unheard,
+    progress: "Progress | None" = None,
+) -> Admission:
+    """Resolve, fetch and judge one adapter, with each stage's time. Never raises for what the adapter does wrong.
+
+    ``demand`` is what must hold for it whatever its origin gives: a policy, a digest. ``sources`` are shared with
+    other adapters. ``hold`` keeps what was fetched from being cleaned away as long as it lasts. With ``latest`` it is
+    the latest checkpoint of a training run. ``hear`` is told of each stage, ``progress`` of the bytes that come.
+    """
+    fetched = fetch_in(
+        text,
+        name,
+        store,
+        settings,
+        demand=demand,
+        sources=sources,
+        hold=hold,
+        latest=latest,
+        hear=hear,
+        progress=progress,
+    )
+    return fetched if fetched.error is not None else judge_in(fetched, terms, settings, hear=hear)
+
+
+def fetch_in(
+    text: str | AdapterRef,
+    name: str,
+    store: "Store",
+    settings: Settings,
+    *,
+    demand: "Demand | None" = None,
+    sources: Sources | None = None,
+    hold: "Hold | None" = None,
+    latest: bool = False,
+    hear: Hear = unheard,
+    progress: "Progress | None" = None,
+) -> Admission:
+    """The first half of ``admit``: it in the cache, not judged yet; or the error that kept it from that."""
+    from lora_cli.fetching import ANYTHING, SILENT, Selection, bring
+    from lora_cli.fetching.run import held
+
+    watch = Stopwatch()
+    stage, source_text = "resolve", without_secrets(str(text))
+    hear(stage, None)
+    try:
+        ref = parse(text, is_path=is_path) if isinstance(text, str) else text
+        source_text = str(ref)
+        source = _Watched((sources or Sources(settings)).of(ref), watch, hear)
+        selection, demand = Selection(latest=latest), demand or ANYTHING
+        bring_it = partial(bring, ref, source, store, settings, name=name, demand=demand, selection=selection)
+        fetched = held(partial(bring_it, progress=progress or SILENT), store, hold, name)
+        watch.lap("fetch")
+    except LoraCliError as error:
+        stage = "fetch" if "resolve" in watch.stage_ms else stage
+        watch.lap(stage)
+        return Admission(name, source_text, stage_ms=watch.stage_ms, stage=stage, error=error)
+    return Admission(name, source_text, fetched.snapshot, stage_ms=watch.stage_ms, cached=fetched.cached, ref=ref)
+
+
+def judge_in(fetched: Admission, terms: Terms, settings: Settings, *, hear: Hear = unheard) -> Admission:
+    """The second half of ``admit``: what the rules say about an adapter that is in the cache."""
+    snapshot, ref = fetched.snapshot, fetched.ref
+    assert snapshot is not None
+    assert ref is not None
+    watch, adapter = Stopwatch(), None
+    hear("validate", snapshot)
+    try:
+        local, revision = snapshot_at(snapshot.directory)
+        adapter = read_adapter(local, revision, fetched.name, settings.max_header_bytes)
+        verdict = _accepted(judge(adapter, terms, gather(local, revision, adapter, terms, ref)), snapshot, settings)
+    except LoraCliError as error:
+        watch.lap("validate")
+        stage_ms = {**fetched.stage_ms, **watch.stage_ms}
+        return replace(fetched, adapter=adapter, stage_ms=stage_ms, stage="validate", error=error)
+    watch.lap("validate")
+    stage = "validate" if verdict.refused() else ""
+    stage_ms = {**fetched.stage_ms, **watch.stage_ms}
+    return replace(fetched, adapter=adapter, verdict=verdict, stage_ms=stage_ms, stage=stage)
+
+
+def _accepted(verdict: Verdict, snapshot: Snapshot, settings: Settings) -> Verdict:
+    """The verdict without what the policies let pass."""
+    if not settings.suppressions:
+        return verdict
+    from lora_cli.validation.acceptance import suppressed, today
+
+    return suppressed(verdict, snapshot.digest, settings.suppressions, today())

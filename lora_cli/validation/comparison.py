@@ -1,0 +1,63 @@
+"""Another adapter beside the one that is inspected: opened where it lies, and compared with it."""
+
+from lora_cli.core.adapter import Adapter
+from lora_cli.core.addresses import without_secrets
+from lora_cli.core.base_model import BaseModel
+from lora_cli.core.comparison import Comparison
+from lora_cli.core.frozen import dataclass
+from lora_cli.core.reference import parse
+from lora_cli.core.snapshot import Revision
+from lora_cli.errors import Refused
+from lora_cli.reading.adapter import read_adapter
+from lora_cli.settings import Settings
+from lora_cli.sources import Source
+from lora_cli.sources.registry import Sources
+from lora_cli.validation.place import in_place, is_path
+from lora_cli.validation.spectrum import unreadable
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An adapter, read, and where its bytes are."""
+
+    name: str
+    source: Source
+    revision: Revision
+    adapter: Adapter
+
+
+def open_other(text: str, settings: Settings) -> Opened:
+    """The adapter that ``text`` names, from here or from its header alone.
+
+    Raises:
+        Refused: it is there, and its config or its weights cannot be read.
+        LoraCliError: what its source gives reason to.
+    """
+    ref = parse(text, is_path=is_path)
+    source = in_place(ref, settings, Sources(settings).of(ref), latest=False)
+    revision = source.resolve(ref)
+    name = without_secrets(text)
+    adapter = read_adapter(source, revision, name, settings.max_header_bytes)
+    for error in (adapter.config_error, adapter.weights_error):
+        if error is not None:
+            raise Refused(f"--diff {name}: {error.message}", hint=error.hint)
+    if not adapter.weight_files and not adapter.unread:
+        raise Refused(f"--diff {name} holds no weights of an adapter", hint="name the folder that they are in")
+    return Opened(name, source, revision, adapter)
+
+
+def compare_in_place(one: Opened, other: Opened, base: BaseModel | None) -> Comparison:
+    """How ``other`` differs from ``one``; of what is not on this disk config and header alone.
+
+    Raises:
+        LoraCliError: what the sources raise.
+    """
+    from lora_cli.reading.comparison import compare
+    from lora_cli.reading.distances import Place
+
+    unread, hint = "", ""
+    for side, opened in (("A", one), ("B", other)):
+        if not unread and (found := unreadable(opened.source, opened.revision, opened.adapter)) is not None:
+            unread, hint = f"of {side}, {found[0]}", found[1]
+    a, b = (Place(opened.source, opened.revision, opened.adapter) for opened in (one, other))
+    return compare(a, b, str(other.revision.ref), base, unread, hint)

@@ -1,0 +1,128 @@
+"""Recipes of tensors → their bits → a safetensors file, one tensor in memory at a time."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_cli.core.adapter import Adapter, pair_up
+from lora_cli.core.adapter_files import BESIDE, CONFIG, WEIGHTS
+from lora_cli.core.frozen import replace
+from lora_cli.core.keys import parse_keys
+from lora_cli.core.lora_config import parse_config
+from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.core.tensor_info import TensorInfo
+from lora_cli.reading.arrays import load, numbers, rounded
+from lora_cli.repair import Made, Rewrite
+from lora_cli.sources import Source
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Bits = NDArray[np.unsignedinteger[Any]]
+
+ALIGNMENT = 8
+"""The header's length is a multiple of it, so that every tensor's first byte is too."""
+
+
+class Originals:
+    """The tensors of an adapter, read as they are asked for; the last few are held, to be asked for again."""
+
+    KEPT = 2
+
+    def __init__(self, source: Source, revision: Revision, adapter: Adapter) -> None:
+        self._source, self._revision, self._adapter = source, revision, adapter
+        self._held: dict[str, Bits] = {}
+
+    def bits(self, name: str) -> "Bits":
+        """The bits of the tensor of that name. Raises as ``read.arrays.load``."""
+        if name not in self._held:
+            tensor = self._adapter.tensors[name]
+            file = self._revision.file(tensor.file)
+            assert file is not None
+            while len(self._held) >= self.KEPT:
+                self._held.pop(next(iter(self._held)))
+            self._held[name] = load(self._source, self._revision, file, tensor)
+        return self._held[name]
+
+
+def made_bits(made: Made, bits: "Callable[[str], Bits]") -> "Bits":
+    """The bits of a tensor by its recipe; what is only moved is not rounded.
+
+    Raises:
+        FormatError: a tensor holds no floats that are to be scaled or rounded.
+        LoraCliError: what reading raises.
+    """
+    import numpy as np
+
+    if made.untouched:
+        return bits(made.untouched)
+    if made.whole:
+        return rounded(numbers(bits(made.whole), made.source), made.dtype)
+    reckoned = made.reckoned
+    width = made.nbytes // max(1, made.shape[0] * made.shape[1]) if made.shape else 1
+    target: Any = np.zeros(made.shape, "<f8" if reckoned else f"<u{width}")
+    for block in made.blocks:
+        part: Any = bits(block.tensor)[slice(*block.rows), slice(*block.columns)]
+        top, left = block.at
+        place = (slice(top, top + part.shape[0]), slice(left, left + part.shape[1]))
+        target[place] = numbers(part, made.source).astype("f8") * block.factor if reckoned else part
+    return rounded(target, made.dtype) if reckoned else target
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Made], metadata: Mapping[str, str], originals: Originals) -> None:
+    """Writes the tensors as a safetensors file, durably. What is there of that name is written over.
+
+    Raises:
+        OSError: as it comes.
+        LoraCliError: what reading raises.
+    """
+    order = sorted(tensors)
+    with path.open("wb") as stream:
+        stream.write(_header(tensors, order, metadata))
+        for name in order:
+            stream.write(made_bits(tensors[name], originals.bits).tobytes())
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _header(tensors: Mapping[str, Made], order: list[str], metadata: Mapping[str, str]) -> bytes:
+    entries: dict[str, Any] = {"__metadata__": dict(metadata)}
+    for name, start, stop in spans(tensors, order):
+        made = tensors[name]
+        entries[name] = {"dtype": made.dtype, "shape": list(made.shape), "data_offsets": [start, stop]}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
+
+
+def spans(tensors: Mapping[str, Made], order: list[str]) -> Iterator[tuple[str, int, int]]:
+    """Each tensor with its first byte and the one behind its last, counted from the end of the header."""
+    start = 0
+    for name in order:
+        yield name, start, start + tensors[name].nbytes
+        start += tensors[name].nbytes
+
+
+def as_adapter(name: str, new: Rewrite, old: Adapter) -> Adapter:
+    """The adapter that ``new`` will be, before it is written: what the rules say of it can be asked first."""
+    order = sorted(new.tensors)
+    tensors = {
+        tensor: TensorInfo(tensor, new.tensors[tensor].dtype, new.tensors[tensor].shape, start, stop, WEIGHTS)
+        for tensor, start, stop in spans(new.tensors, order)
+    }
+    keys = parse_keys(tensors)
+    beside = tuple(file for file in old.files if file.path in BESIDE)
+    files = (RemoteFile(CONFIG, None), RemoteFile(WEIGHTS, None), *beside)
+    return replace(
+        old,
+        name=name,
+        files=files,
+        weight_files=(WEIGHTS,),
+        config=parse_config(new.config),
+        tensors=tensors,
+        keys=keys,
+        pairs=pair_up(tensors, keys),
+    )

@@ -1,0 +1,121 @@
+"""Many adapters judged in one run: remote ones in threads, many local ones in processes, always in their order."""
+
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from lora_cli.core.reference import AdapterRef
+from lora_cli.errors import MachineError
+from lora_cli.forks import forks, processors
+from lora_cli.settings import Settings
+from lora_cli.sources.registry import Sources
+from lora_cli.validation.outcome import Checked
+from lora_cli.validation.place import check_in_place, is_path
+from lora_cli.validation.verdict import Terms
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+    from lora_cli.fetching.demand import Demand
+
+Item = tuple[str, str | AdapterRef]
+"""A name (or nothing) and a reference."""
+
+WORTH_PROCESSES = 24
+"""So many local adapters keep a second processor busy for longer than it takes to start there."""
+
+TOGETHER = 8
+"""So many adapters at least are handed to a process at once: few, for all processes to end at about the same time."""
+
+AT_ONCE = 4
+"""So many files of one remote adapter are asked for at once, where there are not as many adapters to be read."""
+
+MOST_TOGETHER = 64
+"""So many at most: what alike verdicts share is sent, and held, once for all of a batch."""
+
+
+def check_all(
+    items: Sequence[Item],
+    terms: Terms,
+    settings: Settings,
+    *,
+    contents: bool = True,
+    demands: "Mapping[Item, Demand] | None" = None,
+    latest: Container[Item] = (),
+) -> Iterator[Checked]:
+    """Judge many adapters and give each verdict in their order; at most ``settings.jobs`` are read at once.
+
+    ``demands`` says what must hold for an item, if anything does but the policies. Of items in ``latest`` it is the
+    latest checkpoint that is judged.
+    Without ``contents`` only the verdicts are kept, so that memory does not grow with what the adapters hold.
+
+    Raises:
+        MachineError: a process that judged some of them was killed.
+    """
+    sources = Sources(settings)
+    threads = max(1, min(AT_ONCE, settings.jobs // max(1, len(items))))
+
+    def one(item: Item) -> Checked:
+        name, ref = item
+        demand = demands.get(item) if demands is not None else None
+        checked = check_in_place(
+            ref,
+            terms,
+            settings,
+            name=name,
+            sources=sources,
+            demand=demand,
+            latest=item in latest,
+            threads=threads,
+        )
+        return checked if contents else checked.without_contents()
+
+    if len(items) < 2:
+        yield from map(one, items)
+    elif not all(_is_local(ref) for _, ref in items):
+        yield from _in_threads(one, items, min(settings.jobs, len(items)))
+    elif len(items) >= WORTH_PROCESSES and (workers := min(processors(), settings.jobs)) > 1:
+        yield from in_processes(one, items, workers)
+    else:
+        yield from map(one, items)
+
+
+def _is_local(ref: str | AdapterRef) -> bool:
+    return ref.scheme == "file" if isinstance(ref, AdapterRef) else is_path(ref)
+
+
+def _in_threads(one: Callable[[Item], Checked], items: Sequence[Item], threads: int) -> Iterator[Checked]:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from lora_cli.fetching.arena import share_memory
+
+    share_memory()
+    with ThreadPoolExecutor(threads) as pool:
+        yield from pool.map(one, items)
+
+
+def in_processes(one: Callable[[Item], Checked], items: Sequence[Item], workers: int) -> Iterator[Checked]:
+    """Copies of this process, each of which judges every ``workers``-th batch and sends it through its own pipe."""
+    together = min(MOST_TOGETHER, max(TOGETHER, len(items) // (workers * 16)))
+    batches = [items[first : first + together] for first in range(0, len(items), together)]
+    with forks() as start:
+        pipes = [start(partial(_judge, one, batches[number::workers])) for number in range(workers)]
+        for number in range(len(batches)):
+            yield from _received(pipes[number % workers])
+
+
+def _judge(
+    one: Callable[[Item], Checked], batches: Sequence[Sequence[Item]], send: Callable[[list[Checked]], None]
+) -> None:
+    for batch in batches:
+        send([one(item) for item in batch])
+
+
+def _received(pipe: "Connection") -> list[Checked]:
+    try:
+        batch: list[Checked] = pipe.recv()
+    except EOFError as error:
+        raise MachineError(
+            "a process that judged some of the adapters was killed", hint="free some memory, or lower --jobs"
+        ) from error
+    return batch

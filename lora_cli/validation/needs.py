@@ -1,0 +1,105 @@
+"""An adapter that was judged × an engine → what it needs of the engine's slots, or why the engine cannot serve it."""
+
+from collections.abc import Mapping
+
+from lora_cli.core.adapter import Adapter
+from lora_cli.core.base_model import BaseModel
+from lora_cli.core.engine_outcome import EngineOutcome, Outcome
+from lora_cli.core.frozen import dataclass
+from lora_cli.core.module_facts import leaf_of, widths
+from lora_cli.engines.fit import Need
+from lora_cli.engines.landing import TOWERS
+from lora_cli.engines.profile import Profile
+from lora_cli.engines.slots import SlotLayout
+from lora_cli.rules.application import apply
+from lora_cli.rules.case import Case
+from lora_cli.rules.ranks import highest_rank
+from lora_cli.validation.outcome import Checked
+
+EXPERTS = "experts"
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """One adapter, and what is to be said of it; ``exit_code`` is what it alone would end the command with."""
+
+    name: str
+    reason: str
+    hint: str = ""
+    exit_code: int = 0
+
+
+def need_of(checked: Checked, profile: Profile, base: BaseModel | None, name: str) -> Need | Remark:
+    """What the adapter called ``name`` needs, or why there are no flags with which the engine serves it."""
+    if checked.error is not None:
+        return Remark(name, checked.error.message, checked.error.hint, checked.error.exit_code)
+    adapter = checked.adapter
+    if adapter is None or not adapter.pairs or adapter.config is None:
+        return Remark(name, _unreadable(checked, adapter), exit_code=1)
+    outcome = outcome_on(checked)
+    if outcome is not None and outcome.outcome in (Outcome.REJECTS, Outcome.CRASHES):
+        return _refused(name, outcome)
+    known = highest_rank(Case(adapter, apply(adapter, base)))
+    layout = profile.engine.slots
+    assert known is not None
+    assert layout is not None
+    modules = _modules(adapter)
+    targets = frozenset(target_of(module, layout) for module in modules)
+    if layout.choices:
+        targets |= frozenset(leaf for leaf in _configured(adapter) if leaf in layout.choices)
+        if unknown := sorted((targets | set(_configured(adapter))) - layout.choices):
+            title, flag = profile.engine.title, layout.flags.targets
+            return Remark(name, f"{title}'s {flag} does not take {', '.join(unknown)}", exit_code=1)
+    return Need(name, known[1], targets, modules)
+
+
+def outcome_on(checked: Checked) -> EngineOutcome | None:
+    """What the one engine that was judged by does with it."""
+    return checked.verdict.engines[0] if checked.verdict is not None and checked.verdict.engines else None
+
+
+def wrongly_served(checked: Checked, name: str) -> Remark | None:
+    """What the engine serves otherwise than it was trained, of an adapter that it does serve."""
+    outcome = outcome_on(checked)
+    if outcome is None or outcome.outcome is not Outcome.SERVES_WRONG:
+        return None
+    reason = next(one for one in outcome.reasons if one.outcome is outcome.outcome)
+    return Remark(name, reason.message, reason.mend)
+
+
+def _refused(name: str, outcome: EngineOutcome) -> Remark:
+    reason = next(one for one in outcome.reasons if one.outcome is outcome.outcome)
+    return Remark(name, f"{outcome} {outcome.outcome.phrase}: {reason.message}", reason.mend, exit_code=1)
+
+
+def _unreadable(checked: Checked, adapter: Adapter | None) -> str:
+    """Why nothing is known of its modules: what the rules say first, since they say it with a hint elsewhere."""
+    errors = checked.verdict.findings if checked.verdict is not None else ()
+    worst = max(errors, key=lambda finding: finding.severity, default=None)
+    if worst is not None:
+        return f"{worst.code}: {worst.problem.message}"
+    return adapter.unread if adapter is not None and adapter.unread else "it has no factors of LoRA"
+
+
+def _modules(adapter: Adapter) -> Mapping[str, tuple[int, int]]:
+    """The modules with both factors, outside towers of other senses, which these engines leave out."""
+    found = {}
+    for module, pair in adapter.pairs.items():
+        d_in, d_out = widths(pair)
+        if d_in is not None and d_out is not None and not TOWERS.search(module):
+            found[module] = d_in, d_out
+    return found
+
+
+def target_of(module: str, layout: SlotLayout) -> str:
+    """The name under which the engine targets an adapter's ``module``: its last one, or that of all experts."""
+    leaf = leaf_of(module)
+    if EXPERTS in layout.experts.values() and (f".{EXPERTS}." in module or leaf == EXPERTS):
+        return EXPERTS
+    return leaf
+
+
+def _configured(adapter: Adapter) -> list[str]:
+    """The last names of ``target_modules``, which some engines hold against those that they were started with."""
+    targets = adapter.config.target_modules if adapter.config is not None else None
+    return [name.rpartition(".")[2] for name in targets] if isinstance(targets, tuple) else []

@@ -1,0 +1,288 @@
+"""An adapter judged for an engine, written anew so that it serves it right, judged again, and proved to be the same."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_cli.core.adapter import Adapter
+from lora_cli.core.adapter_files import BESIDE, CONFIG, WEIGHTS
+from lora_cli.core.engine_outcome import EngineOutcome, Outcome, Reason
+from lora_cli.core.finding import Severity, Skipped, Verdict
+from lora_cli.core.frozen import dataclass, replace
+from lora_cli.core.lora_config import CONFIG_CAP, parse_config
+from lora_cli.core.parse import json_object
+from lora_cli.core.patterns import one_budget
+from lora_cli.core.reference import AdapterRef, parse
+from lora_cli.core.snapshot import Revision
+from lora_cli.errors import FormatError, Refused, UsageError
+from lora_cli.reading.adapter import read_adapter
+from lora_cli.reading.ranges import read_range
+from lora_cli.reading.shards import SHARD, joined
+from lora_cli.repair import Aim, Change, Refusal, Rewrite, as_it_is, rewrite
+from lora_cli.repair.copies import kept, weights
+from lora_cli.repair.fields import sound_fields
+from lora_cli.settings import Settings
+from lora_cli.sources import Source
+from lora_cli.sources.local import snapshot_at
+from lora_cli.sources.registry import Sources, open_source
+from lora_cli.store.disk import on_disk
+from lora_cli.store.exchange import clear
+from lora_cli.store.writers import new_writer
+from lora_cli.validation.making import Originals, as_adapter, write_tensors
+from lora_cli.validation.place import is_path
+from lora_cli.validation.sameness import Sameness, sameness
+from lora_cli.validation.verdict import ENGINE_RULES, Terms, gather, judge
+
+if TYPE_CHECKING:
+    from lora_cli.core.base_model import BaseModel
+    from lora_cli.core.deployment import Deployment
+    from lora_cli.engines import Profile
+
+BY_FLAG = frozenset({"rank-above-max", "filtered", "pinned-beyond-slots", "named-like-base", "tower"})
+"""What is mended by how the engine is started, and not in the adapter."""
+
+OF_VALUES = "LC5"
+"""Rules about values: what is wrong with them stays so, however they are written."""
+
+FILES = "files"
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What an adapter is to be repaired for, and how it is to be written.
+
+    ``dtype`` (``bfloat16``) and ``base_name`` are None to leave them. ``to`` is the folder to write, None to write
+    nothing. ``base_ref`` is where the base is: its weights, where they are on this disk, tell what is a copy of them.
+    """
+
+    profile: "Profile"
+    base: "BaseModel | None" = None
+    deployment: "Deployment | None" = None
+    to: Path | None = None
+    base_ref: str | AdapterRef | None = None
+    dtype: str | None = None
+    base_name: str | None = None
+    allow_pickle: bool = False
+    latest: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Repaired:
+    """What became of it: ``before`` and ``after`` are what the engine does with it as it was and as it is written.
+
+    ``changes`` are what was mended, ``refusals`` what keeps it from being written, and ``flags`` how the engine must be
+    started. ``same`` proves that the updates are what they were; None where nothing was written. ``directory`` is
+    where it is. ``skipped`` is what could not be looked at: without a base, whether its names and shapes exist.
+    """
+
+    name: str
+    source: str
+    before: EngineOutcome
+    after: EngineOutcome
+    changes: tuple[Change, ...]
+    refusals: tuple[Refusal, ...]
+    flags: tuple[Reason, ...] = ()
+    same: Sameness | None = None
+    directory: Path | None = None
+    skipped: tuple[Skipped, ...] = ()
+
+
+def repair_adapter(text: str | AdapterRef, wish: Wish, settings: Settings) -> Repaired:
+    """Repair one adapter: a local one is read in place, a remote one is fetched first. Neither is changed.
+
+    Raises:
+        LoraCliError: it cannot be fetched or read, it is none of LoRA's, or the folder cannot be written.
+    """
+    with one_budget():
+        return _repaired(text, wish, settings)
+
+
+def _repaired(text: str | AdapterRef, wish: Wish, settings: Settings) -> Repaired:
+    ref = parse(text, is_path=is_path) if isinstance(text, str) else text
+    if wish.to is not None:
+        _check_free(wish.to)
+    source, revision = _here(ref, wish, settings)
+    adapter = _read(source, revision, str(text), settings)
+    assert adapter.config is not None
+    terms = Terms(wish.base, engines=(wish.profile,), deployment=wish.deployment)
+    evidence = gather(source, revision, adapter, terms, ref)
+    verdict = judge(adapter, terms, evidence)
+    before = verdict.engines[0]
+    config, changes = sound_fields(_json(source, revision), adapter.config)
+    tp = wish.deployment.tp if wish.deployment is not None else 1
+    copies = _copies(source, revision, adapter, wish, settings) if before.outcome is not Outcome.OK else {}
+    aim = Aim(adapter, parse_config(config), wish.profile, wish.base, tp, wish.dtype, wish.base_name, copies)
+    new = rewrite(aim, config)
+    if new.refusals and before.outcome is Outcome.OK:
+        new = as_it_is(aim, config)
+    written = as_adapter(adapter.name, new, adapter)
+    planned = judge(written, terms, replace(evidence, stats=None, stats_reason="they are what they were"))
+    after = planned.engines[0]
+    found = Repaired(
+        name=str(text),
+        source=str(ref),
+        before=before,
+        after=after,
+        changes=(*_files_changed(adapter), *changes, *new.changes),
+        refusals=_refusals(new, aim, before, planned),
+        flags=tuple(reason for reason in after.reasons if reason.feature in BY_FLAG),
+        skipped=verdict.skipped,
+    )
+    if found.refusals or wish.to is None:
+        return found
+    return _written(found, new, source, revision, adapter, wish.to, settings)
+
+
+def _refusals(new: Rewrite, aim: Aim, before: EngineOutcome, planned: Verdict) -> tuple[Refusal, ...]:
+    """What keeps it from being written; where that may be whole weights, what is known of them too."""
+    found = new.refusals or tuple(_left(before, planned))
+    return (*found, *kept(aim)) if found and planned.engines[0].outcome is not Outcome.OK else found
+
+
+def _copies(source: Source, revision: Revision, adapter: Adapter, wish: Wish, settings: Settings) -> Mapping[str, bool]:
+    """Which of its tensors are the base's own weights; empty where these are not on this disk."""
+    own = weights(adapter)
+    if wish.base is None or wish.base_ref is None or not own:
+        return {}
+    from lora_cli.reading.copies import copies
+    from lora_cli.validation.base_weights import open_checkpoint, tied
+
+    ref = parse(wish.base_ref, is_path=is_path) if isinstance(wish.base_ref, str) else wish.base_ref
+    checkpoint = open_checkpoint(ref, settings)
+    return {} if checkpoint is None else copies(source, revision, own, checkpoint, tied(wish.base))
+
+
+def _left(before: EngineOutcome, planned: Verdict) -> Iterator[Refusal]:
+    """What is still wrong: with the values, for the engine, and whatever else is an error."""
+    after = planned.engines[0]
+    of_values = [reason for reason in before.reasons if reason.code.startswith(OF_VALUES)]
+    reasons = [*of_values, *(reason for reason in after.reasons if reason.feature not in BY_FLAG)]
+    yield from (Refusal(reason.message, reason.mend) for reason in reasons)
+    told = {reason.code for reason in after.reasons}
+    for finding in planned.findings:
+        if (
+            finding.severity is Severity.ERROR
+            and not finding.code.startswith(ENGINE_RULES)
+            and finding.code not in told
+        ):
+            yield Refusal(f"{finding.code} {finding.name}: {finding.problem.message}", finding.problem.hint)
+
+
+def _here(ref: AdapterRef, wish: Wish, settings: Settings) -> tuple[Source, Revision]:
+    """The adapter on this disk: where it is, or fetched into the cache."""
+    origin = Sources(settings).of(ref)
+    if wish.latest:
+        from lora_cli.fetching.checkpoint import LatestOf
+
+        origin = LatestOf(origin)
+    if ref.scheme == "file":
+        return origin, origin.resolve(ref)
+    from lora_cli.fetching import Selection, bring
+    from lora_cli.store import Store
+
+    selection = Selection(allow_pickle=wish.allow_pickle, latest=wish.latest)
+    snapshot = bring(ref, origin, Store(settings.cache_dir), settings, selection=selection).snapshot
+    return snapshot_at(snapshot.directory)
+
+
+def _read(source: Source, revision: Revision, name: str, settings: Settings) -> Adapter:
+    """The adapter with all its tensors.
+
+    Raises:
+        FormatError, Refused: it cannot be read, or is no adapter of LoRA.
+    """
+    most = settings.max_header_bytes
+    adapter = joined(source, revision, read_adapter(source, revision, name, most), most)
+    if adapter.config is None:
+        raise adapter.config_error or FormatError("there is none", where=f"{name}: {CONFIG}")
+    if adapter.weights_error is not None:
+        raise adapter.weights_error
+    if adapter.foreign is not None:
+        found = adapter.foreign
+        raise Refused(f"{name}: {found.file} is {found.format.title}, not a LoRA of PEFT", hint=found.format.advice)
+    if not adapter.pairs:
+        raise FormatError("there are no factors of LoRA", where=name, hint="lora-cli validate says what is there")
+    return adapter
+
+
+def _json(source: Source, revision: Revision) -> Mapping[str, Any]:
+    file = revision.file(CONFIG)
+    assert file is not None
+    return json_object(read_range(source, revision, file, 0, CONFIG_CAP), CONFIG)
+
+
+def _files_changed(adapter: Adapter) -> tuple[Change, ...]:
+    changes = []
+    if any(SHARD.fullmatch(path) for path in adapter.weight_files):
+        what = f"{len(adapter.weight_files)} shards joined in {WEIGHTS}"
+        changes.append(Change(FILES, what, "engines and PEFT read one file"))
+    if adapter.pickled:
+        what = f"{adapter.weight_files[0]} written as {WEIGHTS}"
+        changes.append(Change(FILES, what, "a pickle may run code where it is loaded; this one was read, and not run"))
+    return tuple(changes)
+
+
+def _check_free(to: Path) -> None:
+    """Whether a new folder can be made there: nothing is ever repaired in place."""
+    if os.path.lexists(to) and (not to.is_dir() or any(to.iterdir())):
+        raise UsageError(f"{to} is there already", hint="name a new folder with --to: nothing is repaired in place")
+
+
+def _written(
+    found: Repaired, new: Rewrite, source: Source, revision: Revision, adapter: Adapter, to: Path, settings: Settings
+) -> Repaired:
+    """Writes it beside ``to``, proves it there, and gives it its name in one step."""
+    building = to.with_name(f".{to.name[:100]}.{new_writer()}")
+    originals = Originals(source, revision, adapter)
+    with on_disk("writing", to, "--to"):
+        to.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            building.mkdir()
+            metadata = {**adapter.metadata, "format": "pt", "lora-cli": f"repaired for {found.after}"}
+            write_tensors(building / WEIGHTS, new.tensors, metadata, originals)
+            (building / CONFIG).write_bytes(_config_bytes(new.config))
+            for path in sorted(BESIDE & {file.path for file in revision.files}):
+                _copied(source, revision, path, building / path)
+            same = _proved(new, originals, building, settings)
+            if to.is_dir():
+                to.rmdir()
+            building.rename(to)
+        except BaseException:
+            clear(building)
+            raise
+    return replace(found, same=same, directory=to.absolute())
+
+
+def _config_bytes(config: Mapping[str, Any]) -> bytes:
+    import json
+
+    return json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"
+
+
+def _copied(source: Source, revision: Revision, path: str, to: Path) -> None:
+    file = revision.file(path)
+    assert file is not None
+    if file.defect:
+        return
+    with to.open("wb") as stream:
+        for chunk in source.read(revision, file, 0, None):
+            stream.write(chunk)
+
+
+def _proved(new: Rewrite, originals: Originals, building: Path, settings: Settings) -> Sameness:
+    """That what lies there has the updates that were read.
+
+    Raises:
+        Refused: a value left the range of its dtype, or was rounded further than that explains.
+    """
+    local = open_source("file", settings)
+    revision = local.resolve(AdapterRef("file", str(building.absolute())))
+    written = read_adapter(local, revision, building.name)
+    same = sameness(new, originals, written, Originals(local, revision, written))
+    if not same.holds:
+        raise Refused(
+            f"{same.module} would change by {same.worst:.2g} of its size, where rounding explains {same.allowed:.2g}",
+            hint="write it with --dtype float32 or bfloat16, which have the range",
+        )
+    return same

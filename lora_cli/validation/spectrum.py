@@ -1,0 +1,79 @@
+"""Where an adapter's values are at hand: its spectrum, beside the base's weights where those are on this disk too."""
+
+from typing import TYPE_CHECKING
+
+from lora_cli.core.adapter import Adapter
+from lora_cli.core.base_model import BaseModel
+from lora_cli.core.frozen import dataclass, replace
+from lora_cli.core.log import logger
+from lora_cli.core.reference import AdapterRef, parse
+from lora_cli.core.snapshot import Revision
+from lora_cli.core.spectrum import Spectrum
+from lora_cli.errors import LoraCliError
+from lora_cli.settings import Settings
+from lora_cli.sources import Source, is_near
+from lora_cli.validation.base_weights import open_checkpoint, tied
+from lora_cli.validation.place import is_path
+
+if TYPE_CHECKING:
+    from lora_cli.reading.base_norms import BaseNorms
+
+log = logger(__name__)
+
+LONG = 4 << 30
+"""Bytes of a base's weights from which it is said that they are read: that takes seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The base's weights to compare updates with: ``norms``, or ``reason`` why there are none where there is a base."""
+
+    norms: "BaseNorms | None" = None
+    reason: str = ""
+
+
+def open_weights(base: str | AdapterRef, model: BaseModel, settings: Settings) -> Weights:
+    """The weights of the base that ``base`` names, where they are on this disk."""
+    ref = parse(base, is_path=is_path) if isinstance(base, str) else base
+    try:
+        checkpoint = open_checkpoint(ref, settings)
+    except LoraCliError as error:
+        return Weights(reason=f"the base's weights cannot be read: {error.message}")
+    if checkpoint is None:
+        where = "are not all on this disk" if ref.scheme != "file" else f"are not in {ref.location} as safetensors"
+        return Weights(reason=f"the base's weights {where}; name a folder that has them with --base")
+    if checkpoint.nbytes > LONG:
+        told = "up to %.1f GiB of the base's weights are read for their norms; with its config.json as --base none are"
+        log.warning(told, checkpoint.nbytes / 2**30)
+    from lora_cli.reading.base_norms import BaseNorms
+
+    return Weights(BaseNorms(checkpoint, tied=tied(model)))
+
+
+def spectrum_in_place(
+    source: Source, revision: Revision, adapter: Adapter, base: BaseModel | None, weights: Weights
+) -> Spectrum:
+    """The spectrum of ``adapter``, or one that says why it is ``unread``.
+
+    Raises:
+        LoraCliError: what the source raises.
+    """
+    if (unread := unreadable(source, revision, adapter)) is not None:
+        reason, hint = unread
+        return Spectrum(unread=reason, hint=hint)
+    from lora_cli.reading.spectra import read_spectrum
+
+    spectrum = read_spectrum(source, revision, adapter, base, weights.norms)
+    return spectrum if weights.norms is not None else replace(spectrum, base_reason=weights.reason)
+
+
+def unreadable(source: Source, revision: Revision, adapter: Adapter) -> tuple[str, str] | None:
+    """Why no values of ``adapter`` can be read, and what to do; None where they can."""
+    if adapter.weights_error is not None:
+        return "the weights cannot be read", adapter.weights_error.message
+    if not adapter.weight_files:
+        return adapter.unread or "there are no weights", ""
+    if adapter.pairs and not is_near(source, revision):
+        hint = f"lora-cli fetch {revision.ref} brings them here, and then they are read from the cache"
+        return "its values are not on this disk: of a remote adapter only the header is read", hint
+    return None

@@ -1,6 +1,0 @@
-"""The places that the tests of faults are run at, and where others fetch."""
-
-from tests.fetch.desk import desk
-from tests.fetch.places import at_gs, at_https, at_hub, at_rclone, at_s3, at_sftp, patience, patient
-
-__all__ = ["at_gs", "at_https", "at_hub", "at_rclone", "at_s3", "at_sftp", "desk", "patience", "patient"]

@@ -1,0 +1,272 @@
+"""``--checkpoint N|latest``: one folder of a training run, wherever it lies."""
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_cli.cli.lineup import lineup
+from lora_cli.cli.main import main
+from lora_cli.core.reference import AdapterRef
+from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.errors import FormatError
+from lora_cli.fetching.checkpoint import latest
+from lora_cli.fetching.plan import Selection, plan
+from lora_cli.settings import load_settings
+from lora_cli.store import Store
+from lora_cli.validation import Terms
+from lora_cli.validation.admission import admit
+from tests.hub_server import Hub
+from tests.making import llama_modules, write_adapter, write_base
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+REF = AdapterRef("hf", "org/run", "", "main")
+
+
+def listing(*paths: str) -> Revision:
+    return Revision(REF, "c" * 40, tuple(RemoteFile(path, 1, locator=path) for path in paths))
+
+
+def complete(*folders: str) -> list[str]:
+    return [f"{folder}/{name}" for folder in folders for name in (CONFIG, WEIGHTS, "optimizer.pt")]
+
+
+def test_the_highest_number_is_the_latest_and_not_the_last_in_the_alphabet() -> None:
+    found = latest(listing(*complete("checkpoint-9", "checkpoint-100", "checkpoint-20"), CONFIG, WEIGHTS))
+    assert str(found.ref) == "hf://org/run/checkpoint-100@main"
+    assert [file.path for file in plan(found, Selection())] == [CONFIG, WEIGHTS]
+    assert found.files[0].locator == f"checkpoint-100/{CONFIG}"
+
+
+def test_one_that_is_being_written_is_passed_over(caplog: pytest.LogCaptureFixture) -> None:
+    run = listing(*complete("checkpoint-5"), f"checkpoint-7/{CONFIG}", f"checkpoint-8/{WEIGHTS}", "checkpoint-9/x")
+    assert latest(run).ref.subfolder == "checkpoint-5"
+    assert [record.message.partition(": ")[2] for record in caplog.records] == [
+        "checkpoint-9 is passed over: it lacks a config or weights",
+        "checkpoint-8 is passed over: it lacks a config or weights",
+        "checkpoint-7 is passed over: it lacks a config or weights",
+        "the latest checkpoint is checkpoint-5",
+    ]
+
+
+def test_only_folders_of_that_name_right_there_are_checkpoints(caplog: pytest.LogCaptureFixture) -> None:
+    odd = ("checkpoint-", "checkpoint-x", "Checkpoint-3", "checkpoint-3.old", "a/checkpoint-4", "checkpoint-٣")
+    run = listing(*complete(*odd), CONFIG, WEIGHTS, "checkpoint-99999999999999999999/x", "checkpoint-8")
+    assert latest(run) == run
+    assert "there is no checkpoint, the adapter itself is taken" in caplog.text
+
+
+def test_where_there_is_nothing_the_error_says_what_there_is() -> None:
+    with pytest.raises(FormatError, match="there is no checkpoint here") as caught:
+        latest(listing(*complete("run/checkpoint-10", "run/checkpoint-9", "best")))
+    assert caught.value.hint.endswith("there are adapters in best, run/checkpoint-9, run/checkpoint-10")
+
+
+def test_a_run_without_an_adapter_beside_its_checkpoints_says_how_to_ask() -> None:
+    with pytest.raises(FormatError) as caught:
+        plan(listing(*complete("checkpoint-10", "checkpoint-9")), Selection())
+    assert "--checkpoint latest" in caught.value.hint
+    assert "checkpoint-9, checkpoint-10" in caught.value.hint
+
+
+class Run:
+    """A training run that grows, and what is printed when it is fetched."""
+
+    def __init__(self, place: str, folder: Path, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self.hub, self.capsys = folder, hub, capsys
+        self.ref = "org/run" if place == "hub" else str(folder)
+        # Beside a manifest there is a folder of that name.
+        self.source = "hf://org/run" if place == "hub" else str(folder)
+
+    def save(self, *numbers: int) -> str:
+        for number in numbers:
+            folder = self.folder / f"checkpoint-{number}"
+            folder.mkdir(parents=True)
+            (folder / CONFIG).write_text(json.dumps({"r": number}))
+            (folder / WEIGHTS).write_bytes(b"weights %d" % number)
+            (folder / "optimizer.pt").write_bytes(bytes(100))
+        return self.hub.add("org/run", self.folder)
+
+    def fetch(self, *options: str, ref: str = "") -> dict[str, bytes]:
+        assert main(["fetch", ref or self.ref, *options]) == 0
+        found = Path(self.capsys.readouterr().out.strip())
+        return {path.name: path.read_bytes() for path in found.iterdir()}
+
+
+@pytest.fixture(params=["hub", "folder"])
+def run(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Run]:
+    monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(tmp_path / "cache"))
+    with Hub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        yield Run(request.param, tmp_path / "org" / "run", hub, capsys)
+
+
+def test_a_checkpoint_is_fetched_by_its_number_or_as_the_latest(run: Run) -> None:
+    run.save(9, 10)
+    assert run.fetch("--checkpoint", "9") == {CONFIG: b'{"r": 9}', WEIGHTS: b"weights 9"}
+    assert run.fetch("--checkpoint", "latest") == {CONFIG: b'{"r": 10}', WEIGHTS: b"weights 10"}
+    run.save(11)
+    assert run.fetch("--checkpoint", "latest")[WEIGHTS] == b"weights 11"
+    assert run.fetch("--checkpoint", "latest", "--link")[WEIGHTS] == b"weights 11"
+
+
+def test_a_number_that_is_not_there_is_not_found(run: Run) -> None:
+    run.save(9)
+    assert main(["fetch", run.ref, "--checkpoint", "8"]) == 3
+    assert "checkpoint-8" in run.capsys.readouterr().err
+
+
+def test_the_latest_of_a_commit_costs_no_request_once_it_is_here(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned = f"org/run@{run.save(9, 10)}"
+    first = run.fetch("--checkpoint", "latest", ref=pinned)
+    asked = run.hub.count()
+    assert asked == 4
+    assert run.fetch("--checkpoint", "latest", ref=pinned) == first
+    assert run.fetch("--checkpoint", "10", ref=pinned) == first
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert run.fetch("--checkpoint", "latest", ref=pinned) == first
+    assert run.hub.count() == asked
+
+
+def test_a_folder_and_a_checkpoint_in_it(run: Run) -> None:
+    run.folder = run.folder / "first"
+    run.save(1, 2)
+    run.hub.add("org/run", run.folder.parent)
+    for options in (["--subfolder", "first", "--checkpoint", "2"], ["--subfolder", "first/", "--checkpoint", "latest"]):
+        assert run.fetch(*options)[WEIGHTS] == b"weights 2"
+
+
+@pytest.mark.parametrize("word", ["last", "-1", "1.5", "checkpoint-1", "", "9" * 19])
+def test_any_other_word_is_refused_before_anything_is_asked(run: Run, word: str) -> None:
+    run.save(1)
+    code = main(["fetch", run.ref, f"--checkpoint={word}"])
+    assert code == (1 if word == "" else 2)
+    assert word == "" or run.hub.count() == 0
+
+
+def test_a_manifest_says_it_itself(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "set.yaml").write_text("apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters: []\n")
+    assert main(["fetch", "-f", str(tmp_path / "set.yaml"), "--checkpoint", "latest"]) == 2
+    assert "checkpoint: latest" in run.capsys.readouterr().err
+
+
+def manifest(tmp_path: Path, run: Run, checkpoint: str) -> Path:
+    """An adapter set with one adapter: a checkpoint of the run."""
+    file = tmp_path / "set.yaml"
+    entry = f"{{name: run, source: {json.dumps(run.source)}, checkpoint: {checkpoint}}}"
+    file.write_text(f"apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters:\n  - {entry}\n")
+    return file
+
+
+def fetch_set(run: Run, file: Path, *options: str) -> tuple[int, str]:
+    code = main(["fetch", "-f", str(file), *options])
+    return code, run.capsys.readouterr().out.strip()
+
+
+def test_a_manifest_names_a_checkpoint_and_its_lock_holds_it(run: Run, tmp_path: Path) -> None:
+    run.save(9, 10)
+    code, found = fetch_set(run, manifest(tmp_path, run, "9"))
+    assert (code, (Path(found) / WEIGHTS).read_bytes()) == (0, b"weights 9")
+    file = manifest(tmp_path, run, "latest")
+    code, found = fetch_set(run, file)
+    assert (code, (Path(found) / WEIGHTS).read_bytes()) == (0, b"weights 10")
+    assert 'checkpoint: "latest"' in file.with_name("set.lock.yaml").read_text()
+    assert fetch_set(run, file, "--check") == (0, "run: as locked")
+    run.save(11)
+    code, said = fetch_set(run, file, "--check")
+    assert code == 1
+    assert f"{WEIGHTS} has" in said
+    code, found = fetch_set(run, file, "--upgrade")
+    assert (code, (Path(found) / WEIGHTS).read_bytes()) == (0, b"weights 11")
+    assert fetch_set(run, file, "--locked") == (0, found)
+    assert fetch_set(run, manifest(tmp_path, run, "11"), "--locked") == (1, "")
+
+
+def test_what_is_locked_stays_when_a_later_checkpoint_comes(run: Run, tmp_path: Path) -> None:
+    if run.ref != "org/run":
+        pytest.skip("a folder is no revision to stay at")
+    run.save(9, 10)
+    file = manifest(tmp_path, run, "latest")
+    first = fetch_set(run, file)
+    run.save(11)
+    assert fetch_set(run, file) == first
+    assert fetch_set(run, file, "--locked", "--cache-dir", str(tmp_path / "empty"))[0] == 0
+
+
+@pytest.mark.parametrize("word", ["last", "[1]", "true", "-1", '""'])
+def test_a_manifest_with_another_word_says_where_it_stands(run: Run, tmp_path: Path, word: str) -> None:
+    assert main(["fetch", "-f", str(manifest(tmp_path, run, word))]) == 2
+    assert "set.yaml:4: adapters[0].checkpoint: " in run.capsys.readouterr().err
+
+
+def adapters(run: Run) -> str:
+    """A run whose checkpoints 9 and 10 are adapters of rank 9 and 10; and their base's config."""
+    for number in (9, 10):
+        write_adapter(run.folder / f"checkpoint-{number}", modules=llama_modules(), r=number)
+    run.hub.add("org/run", run.folder)
+    return str(write_base(run.folder.parents[1] / "base"))
+
+
+def said(run: Run, *argv: str) -> dict[str, Any]:
+    assert main([*argv, "--format", "json"]) == 0
+    (found,) = json.loads(run.capsys.readouterr().out)["adapters"]
+    return dict(found)
+
+
+@pytest.mark.parametrize(("asked", "folder"), [("9", "checkpoint-9"), ("latest", "checkpoint-10")])
+def test_validate_and_inspect_look_at_the_checkpoint(run: Run, asked: str, folder: str) -> None:
+    base = adapters(run)
+    for words in (["validate", "--base", base], ["inspect"]):
+        assert said(run, *words, run.ref, "--checkpoint", asked)["source"].partition("@")[0].endswith(folder)
+    assert main(["fetch", run.ref, "--checkpoint", asked]) == 0
+    run.capsys.readouterr()
+    found = said(run, "validate", "--base", base, run.ref, "--checkpoint", asked)
+    assert not found["skipped"] or "fetch it first" not in json.dumps(found["skipped"])
+
+
+def test_warm_admits_the_checkpoint_of_a_flag_or_a_manifest(run: Run, tmp_path: Path) -> None:
+    base = adapters(run)
+    (flagged,) = lineup(None, [run.ref], base, "warm", "warm", "latest").items
+    (named,) = lineup(manifest(tmp_path, run, "latest"), [], base, "warm", "warm").items
+    (numbered,) = lineup(None, [run.ref], base, "warm", "warm", "9").items
+    settings = load_settings({}, os.environ)
+    for item, rank in ((flagged, 10), (named, 10), (numbered, 9)):
+        admission = admit(item.source, item.name, Terms(), Store(settings.cache_dir), settings, latest=item.latest)
+        assert admission.refusal is None
+        assert admission.adapter is not None
+        assert admission.adapter.config is not None
+        assert admission.adapter.config.r == rank
+    assert main(["warm", "-f", str(tmp_path / "set.yaml"), "--once", "--base", base, "--checkpoint", "9"]) == 2
+    assert "checkpoint: latest" in run.capsys.readouterr().err
+
+
+def test_a_policy_speaks_of_the_folder_that_the_latest_one_is(run: Run, tmp_path: Path) -> None:
+    if run.ref != "org/run":
+        pytest.skip("denied are repositories here")
+    base, file = adapters(run), tmp_path / "policy.yaml"
+    pinned = f"org/run@{run.hub.commit('org/run').id}"
+    assert main(["fetch", pinned, "--checkpoint", "latest"]) == 0
+    file.write_text('{apiVersion: lora-cli/v1, kind: Policy, deny_sources: ["hf://org/run/checkpoint-10"]}')
+    for words in (["fetch"], ["fetch", "--offline"], ["validate", "--base", base]):
+        code = main([*words, pinned, "--checkpoint", "latest", "--policy", str(file)])
+        assert code == (3 if "--offline" in words else 1), words
+
+
+def test_the_latest_of_a_commit_is_asked_for_where_a_policy_wants_that(run: Run, tmp_path: Path) -> None:
+    pinned = f"org/run@{run.save(9, 10)}"
+    (tmp_path / "policy.yaml").write_text("apiVersion: lora-cli/v1\nkind: Policy\nrequire_access_check: true\n")
+    for _ in range(2):
+        options = ("--checkpoint", "latest", "--policy", str(tmp_path / "policy.yaml"))
+        assert run.fetch(*options, ref=pinned)[WEIGHTS] == b"weights 10"
+    assert run.hub.count("checkpoint-10/adapter_config.json") > 1
+
+
+@pytest.fixture(autouse=True)
+def _talk(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "lora_cli")

@@ -1,0 +1,261 @@
+"""The downloader: whatever order and shape bytes come in, what is kept is what was promised."""
+
+import hashlib
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lora_cli.core.snapshot import Blob, RemoteFile, Revision
+from lora_cli.errors import Corrupt, Unreachable
+from lora_cli.fetching import download as download_module
+from lora_cli.fetching import lanes as lanes_module
+from lora_cli.fetching.crew import ENOUGH
+from lora_cli.fetching.download import Job, download
+from lora_cli.fetching.lanes import Lanes
+from lora_cli.fetching.transfer import Transfer
+from lora_cli.store import Store
+from lora_cli.store.partials import drop_partial, open_partial
+from tests.fetching.downloading import MIB, WEIGHTS, Counting, downloaded, job_of, meet, mend, partials
+from tests.fetching.scripted import REF, Scripted
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from(["a", "b", "c"]), st.integers(0, 300_000), min_size=1),
+    st.integers(1, 6),
+    st.lists(st.integers(1, 40_000), min_size=1, max_size=20),
+    st.sets(st.integers(1, 300_000), max_size=3),
+    st.booleans(),
+    st.booleans(),
+)
+def test_bytes_arrive_whole_in_whatever_pieces_they_come(
+    sizes: dict[str, int], jobs: int, chunks: list[int], breaks: set[int], known: bool, digests: bool
+) -> None:
+    files = {path: os.urandom(size) for path, size in sizes.items()}
+    step = lanes_module.SMALLEST_RANGE, lanes_module.LARGEST_RANGE
+    small, download_module.SMALL = download_module.SMALL, 50_000
+    lanes_module.SMALLEST_RANGE = lanes_module.LARGEST_RANGE = 50_000
+    try:
+        source = Scripted(files, chunk=lambda at: chunks[at % len(chunks)], breaks=breaks, sizes=known, digests=digests)
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                found = downloaded(source, Path(folder), jobs)
+            except Unreachable:
+                # A stream that breaks before its first byte has been tried again by its source.
+                found = downloaded(source, Path(folder), jobs)
+            assert found == files
+            assert partials(Path(folder)) == []
+    finally:
+        lanes_module.SMALLEST_RANGE, lanes_module.LARGEST_RANGE = step
+        download_module.SMALL = small
+
+
+def test_ranges_of_one_file_are_in_flight_together(tmp_path: Path) -> None:
+    meeting = threading.Barrier(4, timeout=10)
+    source = Scripted({WEIGHTS: os.urandom(16 * MIB)}, before=lambda path, start: meet(meeting))
+    assert downloaded(source, tmp_path, jobs=4) == dict(source.files)
+    assert len(source.reads) == 4
+
+
+def test_one_thread_writes_what_is_next_while_another_hashes(tmp_path: Path) -> None:
+    data = os.urandom(3 * MIB)
+    file = RemoteFile(WEIGHTS, len(data), hashlib.sha256(data).hexdigest())
+    partial = open_partial(Store(tmp_path), "key", None)
+    hashing, go_on = threading.Event(), threading.Event()
+
+    def advanced(count: int) -> None:
+        hashing.set()
+        assert go_on.wait(10)
+
+    transfer = Transfer("a", file, partial, lambda start, stop: iter([data[start:stop]]), advanced)
+    transfer.run(MIB, 2 * MIB, lambda: False)
+    first = threading.Thread(target=transfer.run, args=(0, MIB, lambda: False))
+    first.start()
+    assert hashing.wait(10)
+    transfer.run(2 * MIB, 3 * MIB, lambda: False)
+    assert partial.path.stat().st_size == 3 * MIB
+    go_on.set()
+    first.join()
+    assert transfer.verified() == Blob(file.sha256 or "", len(data))
+    drop_partial(partial)
+
+
+def test_small_files_do_not_wait_for_a_large_one(tmp_path: Path) -> None:
+    small = {f"{number}.json": b"{}" for number in range(4)}
+    finished: list[str] = []
+
+    def slow(path: str, start: int) -> None:
+        if path == WEIGHTS:
+            time.sleep(0.3)
+        finished.append(path)
+
+    source = Scripted({WEIGHTS: os.urandom(40 * MIB), **small}, before=slow)
+    downloaded(source, tmp_path, jobs=2)
+    assert set(finished[:4]) == small.keys()
+
+
+def test_what_waits_for_a_slow_first_range_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes_module, "LARGEST_RANGE", MIB)
+    monkeypatch.setattr(lanes_module, "WINDOW", 5 * MIB)
+    seen: list[int] = []
+    source = Scripted({WEIGHTS: os.urandom(40 * MIB)})
+
+    def slow_first(path: str, start: int) -> None:
+        if start == 0:
+            time.sleep(0.5)
+            seen.append(len(source.reads))
+
+    source.before = slow_first
+    assert downloaded(source, tmp_path, jobs=3) == dict(source.files)
+    assert seen[0] == 5
+
+
+def test_a_stream_that_broke_after_it_gave_something_is_gone_on_with(tmp_path: Path) -> None:
+    source = Scripted({WEIGHTS: os.urandom(3 * MIB)}, breaks={MIB, 2 * MIB})
+    assert downloaded(source, tmp_path) == dict(source.files)
+    assert [start for _, start, _ in source.reads] == [0, MIB, 2 * MIB]
+
+
+def test_a_stream_that_gives_nothing_is_an_error_and_what_came_is_kept(tmp_path: Path) -> None:
+    source = Scripted({WEIGHTS: os.urandom(3 * MIB)})
+    source.before = lambda path, start: source.breaks.add(2 * MIB)
+    with pytest.raises(Unreachable, match="broke at"):
+        downloaded(source, tmp_path)
+    (partial,) = partials(tmp_path)
+    assert partial.read_bytes() == source.files[WEIGHTS][: 2 * MIB]
+
+
+def test_the_next_try_asks_only_for_the_rest(tmp_path: Path) -> None:
+    source = Scripted({WEIGHTS: os.urandom(3 * MIB)})
+    source.before = lambda path, start: source.breaks.add(2 * MIB)
+    with pytest.raises(Unreachable):
+        downloaded(source, tmp_path)
+    again = Scripted(source.files)
+    assert downloaded(again, tmp_path) == dict(source.files)
+    assert again.reads == [(WEIGHTS, 2 * MIB, 3 * MIB)]
+    assert partials(tmp_path) == []
+
+
+def test_of_a_small_file_that_broke_only_the_rest_is_asked_for_too(tmp_path: Path) -> None:
+    source = Scripted({WEIGHTS: os.urandom(300_000)}, chunk=lambda _: 100_000)
+    source.before = lambda path, start: source.breaks.add(200_000)
+    with pytest.raises(Unreachable, match="broke at"):
+        downloaded(source, tmp_path)
+    (partial,) = partials(tmp_path)
+    assert partial.read_bytes() == source.files[WEIGHTS][:200_000]
+    again = Scripted(source.files)
+    assert downloaded(again, tmp_path) == dict(source.files)
+    assert again.reads == [(WEIGHTS, 200_000, 300_000)]
+    assert partials(tmp_path) == []
+
+
+def near(lanes: Lanes) -> Lanes:
+    """Lanes that know that their origin is nearby."""
+    for _ in range(ENOUGH):
+        lanes.distance.saw(0, 0.0)
+    return lanes
+
+
+def test_small_files_of_a_server_nearby_are_read_by_who_wants_them(tmp_path: Path) -> None:
+    readers: set[str] = set()
+    source = Scripted({WEIGHTS: os.urandom(300_000), "adapter_config.json": b"{}", "README.md": b""})
+    source.before = lambda path, start: readers.add(threading.current_thread().name)
+    job = job_of(source, tmp_path)
+    with near(Lanes(4)) as lanes:
+        assert download(job, job.revision.files, lanes).keys() == source.files.keys()
+        source.served[WEIGHTS] = b"\0" * 300_000
+        with pytest.raises(Corrupt):
+            download(job_of(source, tmp_path / "other"), job.revision.files, lanes)
+    assert readers == {threading.current_thread().name}
+
+
+def test_no_more_than_the_jobs_are_in_flight_where_some_read_for_themselves(tmp_path: Path) -> None:
+    under_way: list[str] = []
+    most: list[int] = []
+
+    class Watched(Scripted):
+        def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
+            under_way.append(file.path)
+            most.append(len(under_way))
+            time.sleep(0.002)
+            yield from super().read(revision, file, start, stop)
+            under_way.remove(file.path)
+
+    def one(number: int) -> None:
+        size = 3 * MIB if number % 4 == 0 else 1000
+        job = job_of(Watched({WEIGHTS: os.urandom(size), "adapter_config.json": b"%d" % number}), tmp_path)
+        done.append(len(download(job, job.revision.files, lanes)))
+
+    done: list[int] = []
+    with near(Lanes(2)) as lanes:
+        threads = [threading.Thread(target=one, args=(number,)) for number in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+    assert done == [2] * 16
+    assert max(most) == 2
+
+
+def test_small_files_that_are_much_together_are_not_held_in_memory(tmp_path: Path) -> None:
+    most: list[int] = []
+    source = Scripted({f"{number}.json": os.urandom(MIB // 2) for number in range(12)})
+    source.before = lambda path, start: most.append(len(partials(tmp_path)))
+    assert downloaded(source, tmp_path) == dict(source.files)
+    assert max(most) == 12 - download_module.HELD // (MIB // 2)
+
+
+def test_what_is_known_to_be_the_same_is_not_read_again(tmp_path: Path) -> None:
+    source = Scripted({WEIGHTS: b"weights"}, digests=False)
+    first = downloaded(source, tmp_path)
+    job = job_of(source, tmp_path)
+    known = {WEIGHTS: Blob("9e" * 32, 7)}
+    with Lanes(1) as lanes:
+        blobs = download(job, job.revision.files, lanes)
+        again = download(replace(job, known=blobs), job.revision.files, lanes)
+        other = download(replace(job, known=known), job.revision.files, lanes)
+    assert again == blobs == other
+    assert len(source.reads) == 3
+    assert first == {WEIGHTS: b"weights"}
+
+
+def test_progress_adds_up_also_after_wrong_bytes(tmp_path: Path) -> None:
+    source = Scripted({WEIGHTS: os.urandom(3 * MIB)}, served={WEIGHTS: bytes(3 * MIB)})
+    source.before = lambda path, start: mend(source)
+    counting = Counting()
+    job = Job("org/name", source.resolve(REF), source, Store(tmp_path), counting, 2)
+    with Lanes(2) as lanes:
+        download(job, job.revision.files, lanes)
+    assert (counting.bytes, counting.open) == (3 * MIB, 0)
+
+
+def test_of_an_origin_far_away_as_many_ranges_are_in_flight_as_may_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes_module, "LARGEST_RANGE", MIB)
+    meeting = threading.Barrier(8, timeout=10)
+    source = Scripted({WEIGHTS: os.urandom(8 * MIB)}, before=lambda path, start: meet(meeting))
+    job = job_of(source, tmp_path)
+    with Lanes(8) as lanes:
+        for _ in range(ENOUGH):
+            lanes.distance.saw(0, 1.0)
+        download(job, job.revision.files, lanes)
+    assert len(source.reads) == 8
+
+
+def test_a_server_nearby_is_asked_for_few_large_ranges(tmp_path: Path) -> None:
+    source = Scripted({WEIGHTS: os.urandom(30 * MIB)})
+    job = job_of(source, tmp_path)
+    with Lanes(8) as lanes:
+        for _ in range(ENOUGH):
+            lanes.distance.saw(0, 0.0)
+        download(job, job.revision.files, lanes)
+    assert len(source.reads) == 4

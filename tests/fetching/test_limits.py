@@ -1,0 +1,274 @@
+"""What an operator limits: files, bytes of one and of all, the disk, the cache's budget, and time."""
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lora_cli.cli.main import main
+from lora_cli.core.reference import parse
+from lora_cli.errors import MachineError, Refused
+from lora_cli.fetching.lanes import FIRST_RANGE
+from lora_cli.fetching.many import Outcome, Wanted, bring_all
+from lora_cli.fetching.progress import Silent
+from lora_cli.fetching.room import LARGEST_RESERVE, RESERVED_PART, Room
+from lora_cli.settings import Settings
+from lora_cli.store import Store
+from lora_cli.store.handout import hand_out
+from lora_cli.store.inventory import inventory
+from lora_cli.store.records import record_path
+from lora_cli.store.usage import cache_bytes
+from lora_cli.store.verify import verify
+from lora_cli.store.views import keep_view
+from tests.hub_content import Content
+from tests.hub_server import Hub
+
+MIB = 1 << 20
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+class Desk:
+    """A cache, a Hub with adapters of 1 MiB, and the way to ask for several."""
+
+    def __init__(self, root: Path, hub: Hub) -> None:
+        self.hub = hub
+        self.settings = Settings(root / "cache", hub_endpoint=hub.endpoint, retries=0, timeout_s=5, keep_free=0)
+        self.store = Store(self.settings.cache_dir)
+        for name in "abcd":
+            hub.add(f"org/{name}", {CONFIG: {"name": name}, WEIGHTS: os.urandom(MIB)})
+
+    def ask(self, *names: str, **settings: object) -> list[Outcome]:
+        wanted = [Wanted(name, parse(f"org/{name}", is_path=lambda _: False)) for name in names]
+        return list(bring_all(wanted, self.store, replace(self.settings, **settings)))  # type: ignore[arg-type]
+
+    def codes(self, *names: str, **settings: object) -> list[int]:
+        return [outcome.exit_code for outcome in self.ask(*names, **settings)]
+
+    @property
+    def weights_requests(self) -> int:
+        return self.hub.count("GET cdn")
+
+    def cached(self) -> list[str]:
+        found = {record.ref for item in inventory(self.store) for record in item.records}
+        return sorted(ref.removeprefix("hf://org/") for ref in found if "@" not in ref)
+
+    def used(self, name: str, at_s: float) -> None:
+        """Says that an adapter was last used then."""
+        for item in inventory(self.store):
+            for record in item.records:
+                if f"org/{name}" in record.ref:
+                    os.utime(record_path(self.store, *record.key), (at_s, at_s))
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    with Hub() as hub:
+        yield Desk(tmp_path, hub)
+
+
+def error_of(outcome: Outcome) -> str:
+    assert outcome.error is not None
+    return f"{outcome.error.message} {outcome.error.hint}"
+
+
+def test_more_files_than_allowed_are_refused_before_a_byte_is_read(desk: Desk) -> None:
+    files: dict[str, Content] = {f"adapter_model-{n:05}-of-00020.safetensors": b"x" for n in range(1, 21)}
+    desk.hub.add("org/many", {CONFIG: {}, **files})
+    (outcome,) = desk.ask("many", max_files=20)
+    assert outcome.exit_code == 1
+    assert "21 files are wanted, and 20 are allowed" in error_of(outcome)
+    assert "--max-files" in error_of(outcome)
+    assert desk.hub.count("/resolve/") == 0
+    assert desk.codes("many", max_files=21) == [0]
+
+
+def test_a_header_that_is_larger_than_allowed_is_refused_cached_or_not_and_not_read_by_validate(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    desk.hub.add("org/wide", {CONFIG: {}, WEIGHTS: (100_000).to_bytes(8, "little") + b"{}" + b" " * 99_998})
+    for _ in ("cold", "warm"):
+        (outcome,) = desk.ask("wide", max_header_bytes=99_999)
+        assert outcome.exit_code == 1
+        assert "claims a header of 100000 bytes, and 99999 are allowed" in error_of(outcome)
+        assert "--max-header-bytes" in error_of(outcome)
+    assert desk.codes("wide", max_header_bytes=100_000) == [0]
+    monkeypatch.setenv("HF_ENDPOINT", desk.hub.endpoint)
+    monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(tmp_path / "other"))
+    assert main(["fetch", "org/wide", "--max-header-bytes", "1KB"]) == 1
+    monkeypatch.setenv("LORA_CLI_MAX_HEADER_BYTES", "99999")
+    capsys.readouterr()
+    assert main(["inspect", "org/wide"]) == 1
+    assert "its header has 100000 bytes" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_bytes_of_one_run_are_spent_in_the_order_of_its_adapters(desk: Desk) -> None:
+    desk.hub.fault("GET api /api/models/org/a", delay_s=0.4, times=-1)
+    for _ in ("cold", "warm"):
+        outcomes = desk.ask("a", "b", "c", "d", max_total_bytes=3 * MIB)
+        assert [outcome.exit_code for outcome in outcomes] == [0, 0, 1, 1]
+        assert "--max-total-bytes" in error_of(outcomes[2])
+    assert desk.weights_requests == 2
+    # What fails before it has a size stands in nobody's way.
+    assert desk.codes("none", "b", "a", max_total_bytes=3 * MIB) == [3, 0, 0]
+
+
+def test_a_limit_of_all_holds_for_what_is_cached_too_and_a_smaller_one_may_follow(desk: Desk) -> None:
+    desk.hub.add("org/small", {CONFIG: {}, WEIGHTS: b"x"})
+    assert desk.codes("a", "b", "small", max_total_bytes=MIB + 1000) == [0, 1, 0]
+
+
+def test_the_reserve_stays_free(desk: Desk) -> None:
+    status = os.statvfs(desk.settings.cache_dir.parent)
+    (outcome,) = desk.ask("a", keep_free=status.f_blocks * status.f_frsize)
+    assert outcome.exit_code == 6
+    assert "are to stay free" in error_of(outcome)
+    assert "--keep-free" in error_of(outcome)
+    assert desk.weights_requests == 0
+
+
+def test_without_a_word_a_part_of_the_disk_stays_free(tmp_path: Path) -> None:
+    status = os.statvfs(tmp_path)
+    reserve = min(LARGEST_RESERVE, status.f_blocks * status.f_frsize // RESERVED_PART)
+    free = status.f_bavail * status.f_frsize
+    room = Room(Store(tmp_path))
+    with pytest.raises(MachineError), room.reserved("a", free - reserve // 2, 0, Silent()):
+        pass
+    with room.reserved("a", free - 2 * reserve, 0, Silent()):
+        pass
+
+
+def test_the_adapters_of_a_run_share_the_disk_and_what_is_written_or_here_counts_no_more(tmp_path: Path) -> None:
+    status = os.statvfs(tmp_path)
+    free = status.f_bavail * status.f_frsize
+    most = free * 6 // 10
+    room = Room(Store(tmp_path), keep_free=0)
+    with room.reserved("a", most, 0, Silent()) as progress:
+        with pytest.raises(MachineError, match="promised to other adapters"), room.reserved("b", most, 0, Silent()):
+            pass
+        with room.reserved("b", most, most, Silent()):
+            pass
+        progress.began("a: weights", most, most // 2)
+        progress.advanced("a: weights", most - most // 2)
+        with room.reserved("b", most, 0, Silent()):
+            pass
+    with room.reserved("b", most, 0, Silent()):
+        pass
+
+
+def test_a_budget_makes_room_by_what_was_not_used_for_longest(desk: Desk) -> None:
+    assert desk.codes("a", "b") == [0, 0]
+    desk.used("a", 2000)
+    desk.used("b", 1000)
+    budget = 2 * MIB + MIB // 2
+    assert desk.codes("c", cache_budget=budget) == [0]
+    assert desk.cached() == ["a", "c"]
+    assert cache_bytes(desk.store) <= budget
+    assert not any(one.problem for one in verify(desk.store))
+
+
+def test_a_budget_takes_nothing_that_is_in_use(desk: Desk, tmp_path: Path) -> None:
+    outcomes = desk.ask("a", "b", "c")
+    found = {outcome.wanted.name: outcome.fetched.snapshot for outcome in outcomes if outcome.fetched is not None}
+    keep_view(desk.store, "a", found["a"])
+    hand_out(desk.store, found["b"], tmp_path / "out")
+    for number, name in enumerate("abc"):
+        desk.used(name, 1000 + number)
+    assert desk.codes("d", cache_budget=3 * MIB + MIB // 2) == [0]
+    assert desk.cached() == ["a", "b", "d"]
+    (outcome,) = desk.ask("c", cache_budget=2 * MIB + MIB // 2)
+    assert outcome.exit_code == 1
+    assert "--cache-budget" in error_of(outcome)
+    assert (tmp_path / "out" / WEIGHTS).is_file()
+
+
+def test_the_adapters_of_one_run_do_not_drive_each_other_out(desk: Desk) -> None:
+    outcomes = desk.ask("a", "b", "c", "d", cache_budget=2 * MIB + MIB // 2, jobs=1)
+    assert sorted(outcome.exit_code for outcome in outcomes) == [0, 0, 1, 1]
+    for outcome in outcomes:
+        assert outcome.fetched is None or outcome.fetched.snapshot.directory.is_dir()
+
+
+def test_an_adapter_that_takes_too_long_is_given_up_and_gone_on_with(desk: Desk) -> None:
+    weights = os.urandom(3 * MIB)
+    desk.hub.add("org/slow", {CONFIG: {}, WEIGHTS: weights})
+    desk.hub.fault("GET cdn .*", stall_at=2 * MIB, stall_s=30, times=1)
+    began = time.monotonic()
+    outcome, other = desk.ask("slow", "none", adapter_timeout_s=1.0, timeout_s=20)
+    assert time.monotonic() - began < 6
+    assert (outcome.exit_code, other.exit_code) == (4, 3)
+    assert "not complete after 1 s" in error_of(outcome)
+    assert "--adapter-timeout" in error_of(outcome)
+    kept = [path.stat().st_size for path in desk.store.partials.rglob("*") if path.is_file()]
+    assert max(kept) == 2 * MIB
+    (again,) = desk.ask("slow")
+    assert again.fetched is not None
+    assert (again.fetched.snapshot.directory / WEIGHTS).read_bytes() == weights
+
+
+def test_a_listing_that_hangs_is_given_up_in_time_and_the_others_go_on(desk: Desk) -> None:
+    desk.hub.fault("/api/models/org/a", delay_s=15, times=-1)
+    began = time.monotonic()
+    assert desk.codes("a", "b", "c", adapter_timeout_s=0.5, timeout_s=20, jobs=1) == [4, 0, 0]
+    assert time.monotonic() - began < 8
+
+
+def test_whoever_waits_for_another_process_waits_no_longer_than_an_adapter_may_take(desk: Desk) -> None:
+    desk.hub.fault("GET cdn .*", delay_s=3, times=1)
+    import threading
+
+    slow = threading.Thread(target=lambda: desk.codes("a"))
+    slow.start()
+    while not list(desk.store.leases.glob("[0-9a-f]*")):
+        time.sleep(0.01)
+    began = time.monotonic()
+    assert desk.codes("a", adapter_timeout_s=0.5) == [4]
+    assert time.monotonic() - began < 2.4
+    slow.join()
+
+
+def test_what_is_refused_leaves_nothing_reserved(desk: Desk) -> None:
+    room = Room(desk.store, keep_free=0, budget=10)
+    with pytest.raises(Refused), room.reserved("a", 11, 0, Silent()):
+        pass
+    with room.reserved("a", 10, 0, Silent()):
+        pass
+
+
+def test_a_server_that_knows_no_ranges_is_read_as_one_stream(desk: Desk) -> None:
+    weights = os.urandom(30 * MIB)
+    desk.hub.add("org/large", {CONFIG: {}, WEIGHTS: weights})
+    desk.hub.fault("GET cdn", ignore_range=True, times=-1)
+    (outcome,) = desk.ask("large", jobs=4)
+    assert outcome.fetched is not None, error_of(outcome)
+    assert (outcome.fetched.snapshot.directory / WEIGHTS).read_bytes() == weights
+    asked = [request.range for request in desk.hub.requests if request.origin == "cdn"]
+    # The first range, those beside it that gave nothing, and then the rest at once.
+    assert len(asked) <= 5
+    assert asked[-1] == f"bytes={FIRST_RANGE}-"
+
+
+def test_a_server_that_forgets_ranges_is_gone_on_with_where_it_was(desk: Desk) -> None:
+    weights = os.urandom(30 * MIB)
+    desk.hub.add("org/large", {CONFIG: {}, WEIGHTS: weights})
+    desk.hub.fault("GET cdn", ignore_range=True, times=-1, after=2)
+    (outcome,) = desk.ask("large", jobs=2)
+    assert outcome.fetched is not None, error_of(outcome)
+    assert (outcome.fetched.snapshot.directory / WEIGHTS).read_bytes() == weights
+
+
+def test_only_tries_that_bring_nothing_count_and_a_cut_after_every_mebibyte_is_none(desk: Desk) -> None:
+    weights = os.urandom(6 * MIB)
+    desk.hub.add("org/cut", {CONFIG: {}, WEIGHTS: weights})
+    desk.hub.fault("GET cdn", cut_at=MIB, times=-1)
+    (outcome,) = desk.ask("cut", retries=1)
+    assert outcome.fetched is not None, error_of(outcome)
+    assert (outcome.fetched.snapshot.directory / WEIGHTS).read_bytes() == weights
+    desk.hub.add("org/dead", {CONFIG: {}, WEIGHTS: os.urandom(6 * MIB)})
+    desk.hub.faults.clear()
+    desk.hub.fault("GET cdn", cut_at=0, times=-1)
+    before = desk.weights_requests
+    assert desk.codes("dead", retries=1, jobs=1) == [4]
+    assert desk.weights_requests - before == 2

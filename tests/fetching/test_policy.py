@@ -1,0 +1,246 @@
+"""What an operator forbids stays forbidden, however it is asked for; and a shared cache asks before it hands out."""
+
+import json
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from lora_cli.core.manifest import SourceRule
+from lora_cli.core.policy import Policy, load_policy
+from lora_cli.core.reference import parse
+from lora_cli.errors import LoraCliError, Refused, UsageError
+from lora_cli.fetching import Fetched, bring
+from lora_cli.fetching.demand import ANYTHING, Demand, check_reference
+from lora_cli.reading.manifest import read_policy
+from lora_cli.settings import Settings
+from lora_cli.sources.registry import Sources
+from lora_cli.store import Store
+from tests.making import write_adapter
+
+MANIFESTS = Path(__file__).parents[2] / "manifests"
+COMMIT = "0e9e" * 10
+FILES = {
+    "adapter_config.json": b'{"peft_type": "LORA"}',
+    "adapter_model.safetensors": bytes(range(256)) * 500,
+    "README.md": b"# SQL\n",
+}
+
+
+def allowed(text: str, *policies: str, settings: Settings | None = None) -> str:
+    """The rule that forbids ``text``, or "" when all ``policies`` allow it; "usage" when it is no reference at all."""
+    read = tuple(load_policy(f"apiVersion: lora-cli/v1\nkind: Policy\n{one}\n", "p.yaml") for one in policies)
+    settings = replace(settings or Settings(Path("/nowhere")), policies=read)
+    try:
+        check_reference(ANYTHING, parse(text, is_path=os.path.lexists), settings)
+    except Refused as error:
+        return error.message.partition("policy ")[2].partition(":")[0] or error.message
+    except UsageError:
+        return "usage"
+    return ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hf://evil/sql", "evil/sql", "EVIL/Sql", "hf://Evil/sql@main", "hf://evil/sql/folder", "HF://evil/sql",
+        "https://huggingface.co/evil/sql", "https://HuggingFace.CO:443/evil/sql", "https://huggingface.co./evil/sql",
+        "https://hf.co/evil/sql", "https://www.huggingface.co/evil/sql/tree/main", "http://huggingface.co/evil/sql",
+        f"https://huggingface.co/evil/sql/resolve/{COMMIT}/adapter_config.json", "https://huggingface.co//evil/sql",
+        "https://huggingface.co/evil/sql.git", "https://huggingface.co/evil/sql?x#y", "huggingface.co/evil/sql",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("glob", ["hf://evil/*", "evil/*", "https://huggingface.co/evil/*", "HF://EVIL/*"])
+def test_a_repository_is_denied_however_it_is_written(text: str, glob: str) -> None:
+    assert allowed(text, f"deny_sources: ['{glob}']") == "deny_sources"
+    other = re.sub("evil", "good", text, flags=re.IGNORECASE)
+    assert allowed(other, f"deny_sources: ['{glob}']") == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://files.example/evil/sql", "https://FILES.example/evil/sql", "https://files.example.:443/evil/sql",
+        "https://files.example//evil/sql", "https://files.example/%65vil/sql", "https://files.example/evil%2Fsql",
+        "https://files.example/%2fevil/sql", "https://files.example/evil%5csql", "https://files.example/evil\\sql",
+        "https://files.example/evil/sql/adapter_config.json", "https://files.example/evil/sql#good",
+    ],
+)  # fmt: skip
+def test_an_address_is_denied_however_it_is_written(text: str) -> None:
+    assert allowed(text, "deny_sources: ['https://files.example/evil/*']") == "deny_sources"
+    assert allowed(text, "deny_sources: ['https://Files.EXAMPLE.:443/%65vil/*']") == "deny_sources"
+    assert allowed(text, "deny_sources: ['https://files.example/other/*']") == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://files.example/good/../evil", "https://files.example/good/%2e%2e/evil",
+        "https://files.example/good/..%2fevil", "https://files.example/good/%252e%252e/evil",
+        "https://files.example/good/..\\evil", "https://files.example/good/%2e./evil",
+        "https://files.example@evil.example/good/x", "https://files.example:x@evil.example/good/x",
+        "https://evil.example/https://files.example/good/x", "https://files.example.evil.example/good/x",
+        "https://files.example/good%2fx%2f..%2f..%2fevil", "http://files.example/good/x",
+        "https://files.example/good;/../evil", "hf://files.example/good", "s3://files.example/good/x",
+        "https://files.example/good%2f%2e%2e%2fevil/x", "https://files.example/good%5c..%5cevil/x",
+    ],
+)  # fmt: skip
+def test_what_is_not_allowed_is_not_made_to_look_so(text: str) -> None:
+    assert allowed(text, "allow_sources: ['https://files.example/good/*']") in {"allow_sources", "usage"}
+    assert allowed("https://files.example/good/x", "allow_sources: ['https://files.example/good/*']") == ""
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "2130706433", "0x7f000001", "0x7f.0.0.1", "127.1", "0177.0.0.1", "[::ffff:127.0.0.1]", "127.0.0.1."],
+)
+def test_a_host_is_denied_however_it_is_written(host: str) -> None:
+    assert allowed(f"https://{host}/x", "deny_hosts: ['127.*']") in {"deny_hosts", "usage"}
+    hub = Settings(Path("/nowhere"), hub_endpoint=f"http://{host}:8080")
+    assert allowed("org/sql", "deny_hosts: ['127.*']", settings=hub) not in {"", "usage"}
+
+
+@pytest.mark.parametrize(
+    ("text", "glob", "rule"),
+    [
+        ("https://[0:0::1]/x", "[::1]", "deny_hosts"),
+        ("https://[::1]/x", "::1", "deny_hosts"),
+        ("https://[::2]/x", "[::1]", ""),
+        ("https://a.EVIL.example./x", "*.evil.example", "deny_hosts"),
+        ("https://evil.example.com/x", "*.evil.example", ""),
+        ("s3://bucket/x", "s3.amazonaws.com", "deny_hosts"),
+        ("org/sql", "huggingface.co", "deny_hosts"),
+        ("/srv/x", "*", ""),
+        ("sftp://me@Files.Example:2222/x", "files.example", "deny_hosts"),
+        ("gs://bucket/x", "storage.googleapis.com", "deny_hosts"),
+    ],
+)
+def test_hosts_are_those_that_are_asked(text: str, glob: str, rule: str) -> None:
+    assert allowed(text, f"deny_hosts: ['{glob}']") == rule
+    assert allowed(text, f"allow_hosts: ['{glob}']") == ("" if rule or text.startswith("/") else "allow_hosts")
+
+
+def test_a_profile_does_not_lead_to_a_host_that_is_not_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "aws"
+    config.write_text(
+        "[profile adapters]\nregion = eu-west-1\naws_access_key_id = a\naws_secret_access_key = b\n"
+        "endpoint_url = http://127.0.0.1:9\n"
+    )
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.setenv("AWS_PROFILE", "adapters")
+    settings = Settings(tmp_path / "cache", retries=0, policies=(Policy(allow_hosts=("s3.amazonaws.com",)),))
+    ref = parse("s3://bucket/sql", is_path=os.path.lexists)
+    with pytest.raises(Refused, match=r"policy allow_hosts: 127.0.0.1 matches none"):
+        bring(ref, Sources(settings).of(ref), Store(settings.cache_dir), settings)
+
+
+def test_a_host_that_nobody_can_tell_passes_no_list_of_hosts() -> None:
+    assert allowed("abfs://container/x", "allow_hosts: ['*']") == "allow_hosts"
+    assert allowed("abfs://container/x", "deny_hosts: [evil.example]") == "deny_hosts"
+    assert allowed("abfs://container/x", "allow_sources: ['abfs://container/*']") == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["sftp://files.example/evil/x", "sftp://me@FILES.example/evil/x", "ssh://files.example//evil/x"],
+)
+def test_another_machine_is_the_same_whoever_logs_in(text: str) -> None:
+    assert allowed(text, "deny_sources: ['sftp://files.example/evil/*']") == "deny_sources"
+    assert allowed(text, "deny_sources: ['ssh://you@files.example/evil/*']") == "deny_sources"
+    assert allowed(text, "allow_sources: ['sftp://files.example/evil/*']") == ""
+    assert allowed(text, "allow_sources: ['sftp://files.example/good/*']") == "allow_sources"
+
+
+def test_the_host_is_the_endpoint_that_a_rule_names() -> None:
+    rule = SourceRule("https://files.example/*", endpoint_url="http://10.0.0.7:8080")
+    settings = Settings(Path("/nowhere"), sources=(rule,))
+    assert allowed("https://files.example/x", "allow_hosts: [files.example]", settings=settings) == "allow_hosts"
+    assert allowed("https://files.example/x", "allow_hosts: ['10.0.0.7']", settings=settings) == ""
+
+
+def test_a_page_of_the_hubs_own_endpoint_is_its_repository() -> None:
+    settings = Settings(Path("/nowhere"), hub_endpoint="https://mirror.acme.internal/hub")
+    for path in ("evil/sql", "evil/sql/resolve/main/adapter_config.json"):
+        text = f"https://Mirror.acme.internal/hub/{path}"
+        assert allowed(text, "deny_sources: ['hf://evil/*']", settings=settings) == "deny_sources"
+    assert allowed("https://mirror.acme.internal/x", "deny_sources: ['hf://evil/*']", settings=settings) == ""
+
+
+def test_a_link_is_judged_by_its_name_and_by_where_it_leads(tmp_path: Path) -> None:
+    good, evil = tmp_path / "good", tmp_path / "evil"
+    write_adapter(good / "sql")
+    write_adapter(evil / "sql")
+    (good / "linked").symlink_to(evil / "sql")
+    (evil / "linked").symlink_to(good / "sql")
+    (tmp_path / "mount").symlink_to(good)
+    allow, deny = f"allow_sources: ['{good}/*']", f"deny_sources: ['{evil}/*']"
+    assert allowed(str(good / "sql"), allow, deny) == ""
+    assert allowed(str(good / "linked"), allow) == "allow_sources"
+    assert allowed(str(good / "linked"), deny) == "deny_sources"
+    assert allowed(str(evil / "linked"), allow) == "allow_sources"
+    assert allowed(str(evil / "linked"), deny) == "deny_sources"
+    assert allowed(f"{good}/x/../../evil/sql", allow) == "allow_sources"
+    assert allowed(f"{good}/linked/../sql", deny) == "deny_sources"
+    assert allowed(f"file://{good}/sql/%2e%2e/../evil/sql", allow) == "allow_sources"
+    assert allowed(str(tmp_path / "mount" / "sql"), f"allow_sources: ['{tmp_path}/mount/*']") == ""
+    assert allowed(str(good / "sql"), f"deny_sources: ['{tmp_path}/mount/*']") == "deny_sources"
+
+
+def test_two_policies_hold_both() -> None:
+    wide, narrow = "allow_sources: ['hf://*']\nmax_bytes: 5GiB", "allow_sources: ['hf://acme/*']\nmax_bytes: 1GiB"
+    assert allowed("acme/sql", wide, narrow) == ""
+    assert allowed("other/sql", wide, narrow) == "allow_sources"
+    assert allowed("other/sql", narrow, wide) == "allow_sources"
+    assert allowed("other/sql", wide) == ""
+
+
+def test_the_production_example_is_what_it_says() -> None:
+    policy = read_policy(MANIFESTS / "policy.yaml")
+    schema = json.loads((MANIFESTS / "schemas" / "policy.schema.json").read_text())
+    jsonschema.validate(yaml.safe_load((MANIFESTS / "policy.yaml").read_text()), schema)
+    settings = Settings(Path("/nowhere"), policies=(policy,))
+
+    def rule(text: str, demand: Demand = ANYTHING) -> str:
+        try:
+            check_reference(demand, parse(text, is_path=os.path.lexists), settings)
+        except Refused as error:
+            return error.message.partition("policy ")[2].partition(":")[0]
+        return ""
+
+    assert rule(f"hf://acme/sql@{COMMIT}") == ""
+    assert rule("hf://acme/sql") == "require_pinned"
+    assert rule("hf://acme/sql", Demand(sha256="a" * 64)) == ""
+    assert rule(f"hf://acme/playground-x@{COMMIT}") == "deny_sources"
+    assert rule(f"hf://other/sql@{COMMIT}") == "allow_sources"
+    assert rule("/srv/adapters/sql", Demand(sha256="a" * 64)) == ""
+    assert policy.require_access_check
+    assert policy.allow_private_redirects is False
+    assert policy.max_bytes == 2 << 30
+
+
+def test_pickled_weights_must_be_named_by_the_policy(tmp_path: Path) -> None:
+    from lora_cli.fetching import Selection
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "adapter_config.json").write_bytes(b"{}")
+    (tmp_path / "a" / "adapter_model.bin").write_bytes(b"pickled")
+    ref = parse(str(tmp_path / "a"), is_path=os.path.lexists)
+
+    def fetched(*policies: Policy, allow: bool = True) -> Fetched | LoraCliError:
+        settings = Settings(tmp_path / "cache", policies=policies)
+        selection = Selection(allow_pickle=allow)
+        try:
+            return bring(ref, Sources(settings).of(ref), Store(settings.cache_dir), settings, selection=selection)
+        except LoraCliError as error:
+            return error
+
+    assert isinstance(fetched(), Fetched)
+    assert isinstance(fetched(Policy(allow_formats=("pickle",))), Fetched)
+    for refused in (fetched(Policy(max_bytes=10**9)), fetched(Policy(allow_formats=("safetensors",)))):
+        assert isinstance(refused, Refused)
+        assert "policy allow_formats" in refused.message
+    assert isinstance(fetched(Policy(allow_formats=("pickle",)), allow=False), Refused)

@@ -1,0 +1,182 @@
+"""Where fetch, read and rules meet: adapters judged in place and over the wire."""
+
+import hashlib
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load
+
+from lora_cli.core.base_model import BaseModel
+from lora_cli.core.finding import Applied
+from lora_cli.core.lock import LockedAdapter
+from lora_cli.core.policy import Policy
+from lora_cli.core.snapshot import Blob
+from lora_cli.core.suppression import Suppression
+from lora_cli.errors import NotFound, UsageError
+from lora_cli.fetching.demand import Demand
+from lora_cli.rules import RULES
+from lora_cli.settings import Settings, load_settings
+from lora_cli.validation import Checked, Terms, check_all, check_in_place, open_base
+from tests.hub_server import Hub
+from tests.making import llama_modules, write_adapter, write_base
+
+
+def codes(checked: Checked) -> set[str]:
+    assert checked.verdict is not None
+    return {found.code for found in checked.verdict.findings}
+
+
+def test_a_good_adapter_is_judged_by_every_rule(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
+    write_adapter(tmp_path / "good", modules=llama_modules())
+
+    checked = check_in_place(str(tmp_path / "good"), Terms(base), settings)
+
+    assert checked.verdict is not None
+    assert (checked.verdict.findings, checked.verdict.skipped) == ((), ())
+    assert checked.verdict.applied == Applied(14, 14)
+    assert list(checked.stage_ms) == ["resolve", "read", "values", "rules"]
+    assert checked.exit_code() == 0
+
+
+def test_judging_in_place_writes_nothing(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
+    write_adapter(tmp_path / "good", modules=llama_modules())
+
+    check_in_place(str(tmp_path / "good"), Terms(base), settings)
+
+    assert not settings.cache_dir.exists()
+
+
+def test_a_path_that_does_not_exist_is_an_error_of_its_own(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
+    checked = check_in_place(str(tmp_path / "gone"), Terms(base), settings)
+
+    assert isinstance(checked.error, NotFound)
+    assert checked.exit_code() == 3
+
+
+def test_a_word_that_is_no_reference_is_kept_as_an_error(base: BaseModel, settings: Settings) -> None:
+    assert isinstance(check_in_place("sql", Terms(base), settings).error, UsageError)
+
+
+def test_without_a_base_nothing_is_said_to_apply(tmp_path: Path, settings: Settings) -> None:
+    write_adapter(tmp_path / "good", modules=llama_modules())
+
+    verdict = check_in_place(str(tmp_path / "good"), Terms(), settings).verdict
+
+    assert verdict is not None
+    assert verdict.applied is None
+    assert {one.reason for one in verdict.skipped} == {"no base model was given"}
+    assert {one.code for one in verdict.skipped} == {rule.code for rule in RULES if "base" in rule.needs}
+
+
+def test_many_are_judged_in_their_order(tmp_path: Path, base: BaseModel, settings: Settings) -> None:
+    write_adapter(tmp_path / "a", modules=llama_modules())
+    write_adapter(tmp_path / "c", modules=llama_modules(), drop=lambda name: "lora_B" in name)
+
+    items = [(name, str(tmp_path / name)) for name in ("a", "b", "c")]
+    done = list(check_all(items, Terms(base), settings))
+
+    assert [one.name for one in done] == ["a", "b", "c"]
+    assert [one.exit_code() for one in done] == [0, 3, 1]
+
+
+def test_a_base_is_a_folder_its_config_or_a_checkpoint(tmp_path: Path, settings: Settings) -> None:
+    folder = write_base(tmp_path / "base", shards=2)
+    by_folder = open_base(str(folder), settings)
+    by_config = open_base(str(folder / "config.json"), settings)
+    (folder / "config.json").unlink()
+    by_header = open_base(str(folder), settings)
+
+    assert by_folder.modules == by_config.modules
+    assert by_header.modules.keys() == by_folder.modules.keys()
+
+
+def test_a_remote_adapter_of_84_mb_costs_less_than_200_kb(tmp_path: Path, base: BaseModel) -> None:
+    files = remote_files(tmp_path, d_out=84_000_000 // (16 * 4))
+    assert len(files["adapter_model.safetensors"]) > 84_000_000
+    with Hub() as hub:
+        hub.add("acme/large", files)
+        settings = load_settings({"cache_dir": str(tmp_path / "cache")}, {"HF_ENDPOINT": hub.endpoint})
+        checked = check_in_place("hf://acme/large", Terms(base), settings)
+        asked = [request for request in hub.requests if "resolve" in request.target or "/lfs/" in request.target]
+
+    assert checked.verdict is not None
+    assert "LC314" in codes(checked)
+    bounds = [re.fullmatch(r"bytes=(\d+)-(\d+)", one.range) for one in asked if "adapter_model" in one.target]
+    assert bounds
+    assert sum(int(bound[2]) + 1 - int(bound[1]) for bound in bounds if bound) < 200_000
+    assert all(bounds)
+
+
+def test_a_remote_adapter_is_judged_by_its_header_alone(tmp_path: Path, base: BaseModel) -> None:
+    files = remote_files(tmp_path, d_out=4096)
+    with Hub() as hub:
+        hub.add("acme/sql", files)
+        settings = load_settings({"cache_dir": str(tmp_path / "cache")}, {"HF_ENDPOINT": hub.endpoint})
+        checked = check_in_place("hf://acme/sql", Terms(base), settings)
+
+    assert codes(checked) == {"LC314", "LC604"}
+    assert checked.verdict is not None
+    assert {one.code for one in checked.verdict.skipped} == {"LC501", "LC502", "LC503", "LC504", "LC505"}
+    assert checked.revision is not None
+    assert len(checked.revision.id) == 40
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_suppression_of_what_is_not_here_holds_where_the_lock_knows_the_digest_of_that_commit(
+    tmp_path: Path, base: BaseModel
+) -> None:
+    files = remote_files(tmp_path, d_out=4096)
+    blobs = {name: Blob(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()}
+    with Hub() as hub:
+        commit = hub.add("acme/sql", files)
+        settings = load_settings({"cache_dir": str(tmp_path / "cache")}, {"HF_ENDPOINT": hub.endpoint})
+        locked = LockedAdapter("sql", "acme/sql", commit, blobs)
+        suppressed = Policy(suppressions=(Suppression(locked.digest, "LC314", "it is meant for another base"),))
+        settings = replace(settings, policies=(suppressed,))
+
+        def refused(source: str, demand: Demand | None) -> bool:
+            verdict = check_in_place(source, Terms(base), settings, demand=demand).verdict
+            assert verdict is not None
+            return verdict.refused()
+
+        assert not refused(f"hf://acme/sql@{commit}", Demand(None, locked))
+        assert refused(f"hf://acme/sql@{commit}", None)
+        assert refused("hf://acme/sql", Demand(None, locked))
+        assert refused(f"hf://acme/sql@{commit}", Demand(None, replace(locked, revision="0" * 40)))
+
+
+def test_remote_pickled_weights_are_judged_from_a_few_ranges(tmp_path: Path, base: BaseModel) -> None:
+    files = remote_files(tmp_path, d_out=65_536)
+    torch.save(load(files.pop("adapter_model.safetensors")), tmp_path / "adapter_model.bin")
+    files["adapter_model.bin"] = (tmp_path / "adapter_model.bin").read_bytes()
+    with Hub() as hub:
+        hub.add("acme/sql", files)
+        settings = load_settings({"cache_dir": str(tmp_path / "cache")}, {"HF_ENDPOINT": hub.endpoint})
+        checked = check_in_place("hf://acme/sql", Terms(base), settings)
+        given = [one.range for one in hub.requests if one.origin == "cdn" and one.method == "GET"]
+
+    assert codes(checked) == {"LC103", "LC314", "LC604"}
+    ranges = [tuple(map(int, one.removeprefix("bytes=").split("-"))) for one in given]
+    assert len(ranges) <= 4
+    assert sum(stop + 1 - start for start, stop in ranges) < 150_000 < len(files["adapter_model.bin"])
+
+
+def remote_files(tmp_path: Path, d_out: int) -> dict[str, bytes]:
+    """An adapter's files, with weights larger than a header's range."""
+    modules = {"model.layers.0.self_attn.q_proj": (64, d_out)}
+    folder = write_adapter(tmp_path / "remote", modules=modules, r=16, config={"layers_to_transform": [0]})
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_weights_in_a_folder_below_are_pointed_at(tmp_path: Path, settings: Settings) -> None:
+    folder = write_adapter(tmp_path / "run")
+    (folder / "checkpoint-20").mkdir()
+    (folder / "adapter_model.safetensors").rename(folder / "checkpoint-20" / "adapter_model.safetensors")
+
+    checked = check_in_place(str(folder), Terms(), settings)
+
+    assert checked.verdict is not None
+    found = next(one for one in checked.verdict.findings if one.code == "LC101")
+    assert found.problem.hint == "point at the folder that holds them: checkpoint-20"
