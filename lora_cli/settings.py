@@ -3,11 +3,11 @@
 import os
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_cli.core import option_values
-from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.core.safetensors import MOST_HEADER
 from lora_cli.core.trust import endpoint_glob, profile, variable

@@ -2,10 +2,10 @@
 
 import operator
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from math import isfinite
 
 from lora_cli.bench.metrics import is_share
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.errors import UsageError
 

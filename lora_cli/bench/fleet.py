@@ -1,10 +1,10 @@
 """What is simulated besides the requests: the adapters' bytes, the two tiers, and the ways into them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from lora_cli.bench.links import BYTES_PER_RANK, Links
 from lora_cli.bench.ranks import Ranks
-from lora_cli.core.frozen import dataclass
 from lora_cli.tiers.budget import Budget
 
 

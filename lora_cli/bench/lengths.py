@@ -1,7 +1,8 @@
 """How many tokens a request has: a number, or each of a range as likely as every other."""
 
+from dataclasses import dataclass
+
 from lora_cli.bench.draws import Draws
-from lora_cli.core.frozen import dataclass
 from lora_cli.errors import UsageError
 
 MOST_TOKENS = 10_000_000

@@ -1,9 +1,9 @@
 """What a load costs: so many milliseconds, and the bytes at so many GB/s."""
 
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from math import inf
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.errors import UsageError
 
 BYTES_PER_RANK = 5_242_880

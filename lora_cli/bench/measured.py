@@ -1,12 +1,12 @@
 """A measured run as it is told: latencies by the tier that each request hit, by name."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import fmean, pstdev
 
 from lora_cli.bench.outcome import PERCENTILES
 from lora_cli.bench.quantiles import nearest_rank
 from lora_cli.bench.setting import Setting
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.results import BenchResult
 
 WORDS = {"gpu": "hot", "cpu": "warm", "disk": "cold", "remote": "cold"}

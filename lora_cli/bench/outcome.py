@@ -1,12 +1,12 @@
 """What a simulation found, by policy: small enough to be kept, compared and drawn."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from math import fsum
 
 from lora_cli.bench.quantiles import nearest_rank
 from lora_cli.bench.simulate import GPU, Course
-from lora_cli.core.frozen import dataclass, field
 
 WINDOWS = 40
 """Parts of the trace whose hit ratios are told."""

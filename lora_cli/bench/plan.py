@@ -1,12 +1,12 @@
 """The answer of ``--plan`` as it is told."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from lora_cli.bench.conditions import Condition
 from lora_cli.bench.fleet import Fleet
 from lora_cli.bench.setting import Setting
 from lora_cli.bench.sizing import Answer, Sizing
-from lora_cli.core.frozen import dataclass
 from lora_cli.tiers.view import Objective
 
 

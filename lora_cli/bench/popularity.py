@@ -5,9 +5,9 @@ ratio of Punica and SGLang (``a^-i``), and the power of S-LoRA (``((i+1)/n)^a - 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Context, Decimal, InvalidOperation
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.errors import UsageError
 

@@ -1,13 +1,13 @@
 """Popularity as somebody counted it: ``{"sql": 120, "chat": 3.5}``, or the weights alone as a list."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from lora_cli.bench.popularity import Popularity, parse_popularity, scaled
 from lora_cli.core import parse
-from lora_cli.core.frozen import dataclass
 from lora_cli.errors import FormatError, MachineError, NotFound, UsageError
 
 LARGEST_FILE = 64 << 20

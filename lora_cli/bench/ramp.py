@@ -1,7 +1,8 @@
 """``--ramp-up-strategy``: a rate that rises from one request to the next, as in ``vllm bench serve``."""
 
+from dataclasses import dataclass
+
 from lora_cli.bench.elementary import exp, log
-from lora_cli.core.frozen import dataclass
 from lora_cli.errors import UsageError
 
 STRATEGIES = ("linear", "exponential")

@@ -1,11 +1,11 @@
 """How large adapters are: ranks in given shares."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from itertools import accumulate
 
 from lora_cli.bench.draws import Draws
-from lora_cli.core.frozen import dataclass
 from lora_cli.errors import UsageError
 
 MOST_RANKS, LARGEST_RANK = 100, 100_000

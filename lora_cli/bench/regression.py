@@ -1,13 +1,13 @@
 """What changed since an older result, and what a run is failed for."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from lora_cli.bench.conditions import Condition
 from lora_cli.bench.metrics import more_is_better
 from lora_cli.bench.result_file import HINT, read_result
 from lora_cli.core import parse
-from lora_cli.core.frozen import dataclass
 from lora_cli.errors import FormatError, UsageError
 
 SAME = 0.02

@@ -1,9 +1,9 @@
 """A trace through the books of one tier: what a policy makes of it, and the best that any could."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from lora_cli.bench.belady import belady
-from lora_cli.core.frozen import dataclass
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.eviction.registry import POLICIES, PolicyName
 from lora_cli.tiers.history import History

@@ -4,9 +4,9 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from lora_cli import __version__
-from lora_cli.core.frozen import dataclass, field
 from lora_cli.core.results import BenchResult
 from lora_cli.errors import LoraCliError
 

@@ -1,10 +1,10 @@
 """What a run was of: the workload and where it was made, the same words for every way to run it."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import inf
 
 from lora_cli.bench.trace import Trace
-from lora_cli.core.frozen import dataclass
 
 
 @dataclass(frozen=True, slots=True)

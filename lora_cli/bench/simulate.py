@@ -6,10 +6,10 @@ disk before. Memory is asked only then, so each tier has its own history, and wh
 
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from lora_cli.bench.fleet import Fleet
 from lora_cli.bench.policies import make
-from lora_cli.core.frozen import dataclass
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.history import History
 from lora_cli.tiers.ledger import Ledger

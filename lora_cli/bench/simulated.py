@@ -1,9 +1,10 @@
 """A simulation as it is told: what was asked for, and what was found."""
 
+from dataclasses import dataclass
+
 from lora_cli.bench.fleet import Fleet
 from lora_cli.bench.setting import Setting
 from lora_cli.bench.simulation import Simulated
-from lora_cli.core.frozen import dataclass
 from lora_cli.tiers.view import Objective
 
 

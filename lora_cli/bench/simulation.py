@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 from lora_cli.bench.bounds import least_cost_ms, most_hits
 from lora_cli.bench.fleet import Fleet
@@ -12,7 +13,6 @@ from lora_cli.bench.simulate import GPU, simulate
 from lora_cli.bench.spread import spread
 from lora_cli.bench.stalls import stalls_ms
 from lora_cli.bench.trace import Trace
-from lora_cli.core.frozen import dataclass
 from lora_cli.tiers.view import Objective
 
 WORTH_PROCESSES = 200_000

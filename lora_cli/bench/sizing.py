@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 
 from lora_cli.bench.conditions import Condition
@@ -12,7 +13,6 @@ from lora_cli.bench.simulate import simulate
 from lora_cli.bench.spread import spread
 from lora_cli.bench.stalls import stalls_ms
 from lora_cli.bench.trace import Trace
-from lora_cli.core.frozen import dataclass, replace
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.view import Objective
 

@@ -2,9 +2,8 @@
 
 from array import array
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
-
-from lora_cli.core.frozen import dataclass
 
 
 class Request(NamedTuple):

@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from math import inf
 
 from lora_cli.bench.arrivals import arrival_times, ramped_times
@@ -11,7 +12,6 @@ from lora_cli.bench.popularity import Popularity
 from lora_cli.bench.ramp import Ramp
 from lora_cli.bench.trace import Trace
 from lora_cli.bench.workload import make_drift, make_scan, make_sessions, make_trace
-from lora_cli.core.frozen import dataclass
 from lora_cli.errors import UsageError
 
 MOST = 1_000_000

@@ -1,12 +1,12 @@
 """The options of ``serve-bench``, by what they are about, each with its help text; None is what that says it is."""
 
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 from lora_cli.cli import options, typer
 from lora_cli.cli.output import ReportFormat
-from lora_cli.core.frozen import dataclass
 
 
 class Objective(StrEnum):

@@ -1,6 +1,7 @@
 """What becomes of a result: it is printed, saved, compared and judged."""
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from lora_cli.cli import typer
 from lora_cli.cli.bench_flags import ResultFlags
 from lora_cli.cli.output import DEFAULT_WIDTH, ReportFormat, colour, drawable, width, writable, write
-from lora_cli.core.frozen import dataclass, field
 from lora_cli.errors import MachineError, UsageError
 
 if TYPE_CHECKING:

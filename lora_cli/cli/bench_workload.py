@@ -1,11 +1,11 @@
 """The workload that the command line of ``serve-bench`` asks for, made or read."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.cli.bench_flags import WorkloadFlags
-from lora_cli.core.frozen import dataclass
 from lora_cli.errors import UsageError
 from lora_cli.render.text import safe
 

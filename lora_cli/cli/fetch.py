@@ -6,6 +6,7 @@ and here it is said.
 
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,6 @@ from lora_cli.cli.handing import Handing, Places, handing, unchecked
 from lora_cli.cli.output import Format, colour, width, write
 from lora_cli.cli.progress import Shown, shown_progress
 from lora_cli.cli.wanted import LockFlags, Order, check_flags, in_shard, order
-from lora_cli.core.frozen import dataclass
 from lora_cli.fetching import Selection
 from lora_cli.fetching.many import Handed, Outcome, bring_all
 from lora_cli.settings import Settings, with_flags

@@ -3,11 +3,11 @@
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.cli.wanted import Order
-from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import LoraCliError, MachineError, UsageError
 from lora_cli.fetching.many import Handed, Outcome

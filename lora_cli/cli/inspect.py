@@ -1,6 +1,7 @@
 """``lora-cli inspect``: what an adapter is, from its config and header alone, and what it takes to serve some."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,7 +9,6 @@ from lora_cli.cli import engine_args as flags
 from lora_cli.cli import numbers, options, typer
 from lora_cli.cli.lineup import Lineup, base_model, lineup, reaching
 from lora_cli.cli.output import DEFAULT_WIDTH, ReportFormat, colour, drawable, width, writable, write
-from lora_cli.core.frozen import replace
 from lora_cli.core.inspection import Inspection, inspection_of
 from lora_cli.core.patterns import one_budget
 from lora_cli.render.text import safe

@@ -1,11 +1,11 @@
 """What is known before ``validate`` looks: ``--baseline`` and ``--write-baseline``, and what is said of them after."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.cli.output import writable, write
-from lora_cli.core.frozen import dataclass, replace
 from lora_cli.errors import UsageError
 from lora_cli.settings import Settings
 from lora_cli.validation import Checked

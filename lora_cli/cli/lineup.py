@@ -1,10 +1,10 @@
 """What a command works on: the adapters, the base and the limits that the command line and a manifest name together."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.item import Item
 from lora_cli.core.lora_config import CONFIG_FILE
 from lora_cli.core.reference import AdapterRef

@@ -1,6 +1,7 @@
 """``serve-bench --url``: requests at their times to a server that runs, for each seed."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 from lora_cli.bench.live.ask import PROMPTS, Ask, asks, body_of
@@ -22,7 +23,6 @@ from lora_cli.cli.bench_workload import Workload, save_trace, workload_of
 from lora_cli.cli.main import INTERRUPTED
 from lora_cli.cli.measuring import counter
 from lora_cli.cli.servable import Failures
-from lora_cli.core.frozen import dataclass, replace
 from lora_cli.endpoint.address import parse_address
 from lora_cli.errors import EndpointError, UsageError
 from lora_cli.render.human.live import render_live

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,7 +16,6 @@ from lora_cli.cli.measuring import chosen_device, chosen_eviction
 from lora_cli.cli.own_server import own_server
 from lora_cli.cli.servable import Failures, measured_lineup, servable
 from lora_cli.cli.warming import Device, Eviction, Forward, Run, base_directory
-from lora_cli.core.frozen import replace
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import ERRORS, MissingExtra, UsageError
 from lora_cli.runtime.plan import Limits

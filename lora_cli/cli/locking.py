@@ -3,10 +3,10 @@
 import hashlib
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lora_cli.cli.wanted import LockFlags, Order
-from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.lock import KIND, Changes, Lock, LockedAdapter, changes, drift, dump_lock, mismatch, ref_at, relocked
 from lora_cli.core.manifest import AdapterSet
 from lora_cli.core.nearest import did_you_mean

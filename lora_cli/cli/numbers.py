@@ -2,8 +2,8 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
-from lora_cli.core.frozen import replace
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import UsageError
 from lora_cli.settings import Settings

@@ -15,13 +15,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
 from lora_cli.cli.lineup import Lineup
 from lora_cli.cli.warming import Run
 from lora_cli.core import parse
-from lora_cli.core.frozen import dataclass, replace
 from lora_cli.errors import ERRORS, FormatError, LoraCliError, MachineError
 from lora_cli.settings import Settings
 

@@ -5,9 +5,8 @@ and ``cli.app`` read the fields as if the command had named them itself, and mak
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
 from typing import Any, NamedTuple
-
-from lora_cli.core.frozen import defaults_of
 
 REQUIRED: Any = object()
 """The default of a parameter that has none."""
@@ -29,7 +28,7 @@ def parameters(function: Callable[..., Any]) -> dict[str, Parameter]:
     found: dict[str, Parameter] = {}
     for name, hint in _hints(function).items():
         if _is_group(hint):
-            within = defaults_of(hint)
+            within = {one.name: one.default for one in fields(hint) if one.default is not MISSING}
             found |= {one: Parameter(hint.__annotations__[one], within[one]) for one in _options_of(hint)}
         else:
             found[name] = Parameter(hint, usual.get(name, REQUIRED))

@@ -1,13 +1,13 @@
 """What ``validate`` writes, and where: each format that was asked for, to its file or to standard output."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
 from lora_cli.cli import typer
 from lora_cli.cli.output import DEFAULT_WIDTH, colour, width, writable, write
 from lora_cli.core.finding import Severity
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.errors import MachineError, UsageError
 from lora_cli.render.text import safe

@@ -1,6 +1,7 @@
 """``lora-cli serve-bench``: what adapters cost, measured in a warm process or reckoned in a simulation."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from lora_cli.cli import bench_flags as bench
 from lora_cli.cli import typer
@@ -13,7 +14,6 @@ from lora_cli.cli.bench_flags import (
     TierFlags,
     WorkloadFlags,
 )
-from lora_cli.core.frozen import replace
 from lora_cli.errors import UsageError
 
 

@@ -7,11 +7,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lora_cli.cli.progress import is_drawn
 from lora_cli.cli.tally import Tally
-from lora_cli.core.frozen import replace
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.render.human.stages import Stages, render_stages
 from lora_cli.settings import Settings

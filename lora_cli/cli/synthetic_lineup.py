@@ -4,13 +4,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from lora_cli.bench.ranks import parse_ranks
 from lora_cli.bench.synthetic import total_bytes, write_synthetic
 from lora_cli.cli.bench_flags import LineupFlags
 from lora_cli.cli.lineup import Lineup, base_model
-from lora_cli.core.frozen import replace
 from lora_cli.core.item import Item
 from lora_cli.errors import MachineError, UsageError
 from lora_cli.render.text import size

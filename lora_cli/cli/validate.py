@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,6 @@ from lora_cli.cli.known import accepting, known_findings, settled
 from lora_cli.cli.lineup import Lineup, base_model, lineup, reaching, sharded
 from lora_cli.cli.reporting import outputs, stream, tell
 from lora_cli.core.finding import Severity
-from lora_cli.core.frozen import replace
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import UsageError
 from lora_cli.render.text import safe

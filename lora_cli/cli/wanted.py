@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.core.checkpoint import LATEST, checked, folder_of
-from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.reference import override, parse
 from lora_cli.errors import UsageError
 from lora_cli.fetching.many import Wanted

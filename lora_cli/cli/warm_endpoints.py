@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.cli.lineup import Lineup, base_model
 from lora_cli.cli.warm_serve import seconds, uniquely_named
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.item import Item
 from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.settings import Settings

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,6 @@ from lora_cli.cli.main import INTERRUPTED
 from lora_cli.cli.output import Format, colour, width
 from lora_cli.cli.stages import Staged, shown_stages
 from lora_cli.cli.warming import Run, admitting, base_directory, say, teller
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.results import Answers, LoadReport
 from lora_cli.errors import LoraCliError
 from lora_cli.settings import Settings

@@ -1,11 +1,11 @@
 """The options of ``lora-cli warm``, by what they are about, each with its help text."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from lora_cli.cli import engine_options, options, typer
 from lora_cli.cli.warming import Device, Eviction, Forward
-from lora_cli.core.frozen import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,10 @@
 """``warm --once --residency``: what of each adapter's files the page cache held before the run, and holds after it."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from lora_cli.cli.warm_tier import Copies
-from lora_cli.core.frozen import replace
 from lora_cli.core.results import LoadReport, PageCache
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.store import Store

@@ -4,13 +4,13 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.cli.lineup import Lineup, base_model
 from lora_cli.cli.warming import Run, base_directory, say, teller
-from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.item import Item
 from lora_cli.core.targets import all_linear
 from lora_cli.core.units import parse_duration

@@ -8,9 +8,9 @@ import os
 import re
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from lora_cli.core.frozen import replace
 from lora_cli.core.item import Item
 from lora_cli.core.results import LoadReport
 from lora_cli.core.snapshot import Snapshot

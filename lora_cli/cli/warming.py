@@ -1,6 +1,7 @@
 """What ``warm --once`` and ``warm --serve`` have in common: what the process is to do, and what people are told."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from lora_cli.cli import typer
 from lora_cli.cli.lineup import Lineup
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.item import Item
 from lora_cli.core.reference import AdapterRef
 from lora_cli.settings import Settings

@@ -1,9 +1,9 @@
 """What an adapter means: its config, its A/B pairs, and every other tensor, by name and shape."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from lora_cli.core.formats import Found
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.keys import PAIR_PARTS, Key
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.safetensors import TensorInfo

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from urllib.parse import unquote
 
 from lora_cli.core.adapter_files import CONFIG, WEIGHTS
-from lora_cli.core.late import late
 from lora_cli.core.web_address import DEFAULT_PORTS, canonical_host, canonical_path, is_loopback, quoted
 from lora_cli.errors import UsageError
 from lora_cli.redaction import without_passwords, without_tokens
@@ -20,20 +19,20 @@ HINT = "write ./NAME for a path, or ORG/NAME[@REVISION] for a repository on the 
 Parts = tuple[str, str, str | None]
 """Location, subfolder and revision, as ``AdapterRef`` has them."""
 
-COMMIT = late(r"[0-9a-f]{40}", re.IGNORECASE | re.ASCII)
+COMMIT = re.compile(r"[0-9a-f]{40}", re.IGNORECASE | re.ASCII)
 # The Hub's own rule for the parts of a repository id, ASCII only.
-_HUB_PART = late(r"\w(?:[\w.-]{0,94}\w)?", re.ASCII)
+_HUB_PART = re.compile(r"\w(?:[\w.-]{0,94}\w)?", re.ASCII)
 _NO_MODELS = frozenset({"datasets", "spaces", "buckets", "kernels"})
 # What git refuses in the name of a branch or tag.
-_NOT_IN_REVISION = late(r"[\s~^:?*\[\\]|\.\.|//|@\{|^[/-]|[/.]$|\.lock$")
-_PAGE_REVISION = late(r"(refs/(?:pr|convert)/[^/]+|[^/]+)(?:/(.*))?")
+_NOT_IN_REVISION = re.compile(r"[\s~^:?*\[\\]|\.\.|//|@\{|^[/-]|[/.]$|\.lock$")
+_PAGE_REVISION = re.compile(r"(refs/(?:pr|convert)/[^/]+|[^/]+)(?:/(.*))?")
 _PAGE_WITH_FOLDER = frozenset({"tree", "blob", "resolve"})
 _PAGES = _PAGE_WITH_FOLDER | {"commit", "commits"}
-_BUCKET = late(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", re.ASCII)
-_HOST = late(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?", re.ASCII)
-_OCI_NAME = late(r"[\w.-]+(?:/[\w.-]+)*(?::[\w.-]{1,128})?", re.ASCII)
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", re.ASCII)
+_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?", re.ASCII)
+_OCI_NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)*(?::[\w.-]{1,128})?", re.ASCII)
 _FILES = frozenset({CONFIG, WEIGHTS})
-_OCI_DIGEST = late(r"sha256:[0-9a-f]{64}")
+_OCI_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 _FSSPEC = "options and secrets are fsspec's own: ~/.config/fsspec/conf.json, or FSSPEC_… variables"
 

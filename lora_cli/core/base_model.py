@@ -1,9 +1,8 @@
 """A base model without weights: which modules it has, and their dimensions."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
-
-from lora_cli.core.frozen import dataclass, field
 
 HALF = ("bfloat16", "float16")
 HALF_BYTES = 2

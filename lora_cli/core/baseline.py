@@ -7,10 +7,10 @@ for the next version of the adapter too. ``count`` is how often the rule found s
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from lora_cli.core import parse
-from lora_cli.core.frozen import dataclass
 from lora_cli.errors import FormatError, UsageError
 
 SCHEMA = "lora_cli/baseline/1"

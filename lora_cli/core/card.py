@@ -6,9 +6,9 @@ keys, no deep nesting, and aliases that grow are refused, so that a card can nei
 
 import codecs
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.errors import UsageError
 
 if TYPE_CHECKING:

@@ -2,13 +2,11 @@
 
 import re
 
-from lora_cli.core.late import late
-
 LATEST = "latest"
 """What asks for the checkpoint with the highest number (``fetch.checkpoint`` finds it)."""
 
 _NUMBER = r"\d{1,18}"
-FOLDER = late(rf"checkpoint-({_NUMBER})", re.ASCII)
+FOLDER = re.compile(rf"checkpoint-({_NUMBER})", re.ASCII)
 """What the Trainer of transformers calls the folder of a checkpoint."""
 
 

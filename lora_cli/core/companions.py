@@ -1,8 +1,7 @@
 """What the files beside an adapter's weights say: chat templates, classes to import, added tokens."""
 
 from collections.abc import Mapping, Sequence
-
-from lora_cli.core.frozen import dataclass, field
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,9 @@ single modules that are equal, or multiples, make them ``related`` whatever the 
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from lora_cli.core.config_changes import FieldChange
-from lora_cli.core.frozen import dataclass
 
 EQUAL, SCALED, RELATED, UNRELATED, UNKNOWN = "equal", "scaled", "related", "unrelated", "unknown"
 WORDS = (UNKNOWN, UNRELATED, RELATED, SCALED, EQUAL)

@@ -1,9 +1,9 @@
 """How two configs differ: field by field, what changes the scale or the meaning of the factors first."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.lora_config import LoraConfig, peft_fields
 
 SCALING, MODULES, BASE, MEANING, TRAINING, UNKNOWN = "scaling", "modules", "base", "meaning", "training", "unknown"

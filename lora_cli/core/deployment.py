@@ -1,6 +1,6 @@
 """How an engine is started, as far as that decides what it does with an adapter."""
 
-from lora_cli.core.frozen import dataclass
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ points to: a document can neither run code nor grow beyond what was written time
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from lora_cli.core.frozen import dataclass, field
 from lora_cli.errors import UsageError
 
 if TYPE_CHECKING:

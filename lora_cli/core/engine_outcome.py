@@ -1,9 +1,9 @@
 """What a named version of a named engine does with one adapter, and why."""
 
+from dataclasses import dataclass
 from enum import IntEnum
 
 from lora_cli.core.finding import Applied, Location
-from lora_cli.core.frozen import dataclass
 
 
 class Outcome(IntEnum):

@@ -8,10 +8,10 @@ Source: PEFT 0.21 ``utils/transformers_weight_conversion.py``.
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from lora_cli.core.adapter import Adapter, LoraPair
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.keys import PEFT_PREFIX, Key
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.renamed import FAMILIES as RENAMED

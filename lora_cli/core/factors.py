@@ -9,12 +9,12 @@ a convolution's ``a [r, d_in, k, k]`` is read as ``[r, d_in * k * k]``; experts 
 
 import math
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
 
 from lora_cli.core.adapter import Adapter, LoraPair
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.blocks import Divisors, divisors
 from lora_cli.core.endings import endings
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.keys import WRAPPER, without_wrappers
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.targets import Scale, scales, targeted, wrapped_parameters

@@ -1,9 +1,8 @@
 """What a rule says about an adapter: ``Problem`` as it is yielded, ``Finding`` with its rule, ``Verdict`` over all."""
 
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Literal
-
-from lora_cli.core.frozen import dataclass
 
 if TYPE_CHECKING:
     from lora_cli.core.engine_outcome import EngineOutcome

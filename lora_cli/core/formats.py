@@ -8,9 +8,8 @@ Sources of the layouts: PEFT 0.21 (``tuners/*/layer.py``), mlx-lm (``tuner/utils
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import islice
-
-from lora_cli.core.frozen import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,12 @@ import posixpath
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from fnmatch import translate
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote
 
-from lora_cli.core.frozen import replace
-from lora_cli.core.late import late
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.web_address import DEFAULT_PORTS, is_loopback, unescaped, without_parameters
 
@@ -26,7 +25,7 @@ WITH_REVISIONS = frozenset({"hf", "oci"})
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 """How this machine is mostly called."""
 
-_HOST_GLOB = late(r"(?:[a-z0-9*?._-]+|\[[0-9a-f:.*?]+\])(?::[0-9*?]{1,5})?")
+_HOST_GLOB = re.compile(r"(?:[a-z0-9*?._-]+|\[[0-9a-f:.*?]+\])(?::[0-9*?]{1,5})?")
 
 
 def source_glob(glob: str, base_dir: Path) -> str:

@@ -3,13 +3,13 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import HALF_BYTES, BaseModel
 from lora_cli.core.card import Card
 from lora_cli.core.formats import dialects
-from lora_cli.core.frozen import dataclass, field
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.module_facts import ModuleFacts, facts_of, layer_of, leaf_of
 from lora_cli.core.writers import Writer, writers_of

@@ -1,8 +1,8 @@
 """One adapter that is asked for."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.reference import AdapterRef
 
 if TYPE_CHECKING:

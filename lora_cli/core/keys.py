@@ -5,10 +5,9 @@ those of PEFT 0.21 (``tuners/lora/layer.py``, ``tuners/lora/variants.py``, ``uti
 """
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
-
-from lora_cli.core.frozen import dataclass
 
 Part = Literal[
     "lora_A",

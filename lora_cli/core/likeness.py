@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from lora_cli.core.comparison import (
     EQUAL,
@@ -19,7 +20,6 @@ from lora_cli.core.comparison import (
     together,
 )
 from lora_cli.core.config_changes import BASE, MEANING, MODULES, FieldChange
-from lora_cli.core.frozen import replace
 from lora_cli.core.module_grid import places
 
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}

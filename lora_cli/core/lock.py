@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from lora_cli.core.checkpoint import checked
 from lora_cli.core.document import Node, parse_document, wrong
 from lora_cli.core.fields import API_VERSION, LARGEST_INT, fields, head, integer, items, text
-from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.manifest import AdapterEntry, AdapterSet
 from lora_cli.core.names import NAME, NAME_IN_WORDS
 from lora_cli.core.policy import SHA256

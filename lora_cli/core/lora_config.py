@@ -4,11 +4,11 @@ Fields and defaults are those of PEFT 0.21 (``tuners/lora/config.py``, ``config.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from lora_cli.core import parse
 from lora_cli.core.architectures.table import MAX_DIMENSION, MAX_LAYERS
-from lora_cli.core.frozen import dataclass, field
 from lora_cli.errors import FormatError
 
 CONFIG_FILE = "adapter_config.json"

@@ -1,13 +1,13 @@
 """``AdapterSet``: which adapters, for which base, under which policy; and the YAML that says so."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lora_cli.core.checkpoint import checked, folder_of
 from lora_cli.core.document import Node, parse_document, wrong
 from lora_cli.core.fields import boolean, few, fields, head, integer, items, secret_free, text, version
-from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.globs import covers
 from lora_cli.core.names import NAME, NAME_HINT, NAME_IN_WORDS
 from lora_cli.core.policy import DIGEST_HINT, MOST_GLOBS, SHA256, Policy, policy_from, read_glob

@@ -4,11 +4,10 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from lora_cli.core.adapter import Adapter, LoraPair
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.keys import WRAPPER, without_wrappers
-from lora_cli.core.late import late
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.targets import scales
 from lora_cli.errors import FormatError
@@ -16,7 +15,7 @@ from lora_cli.errors import FormatError
 EXPERTS = ("gate_up_proj", "down_proj")
 """The parameters of fused experts, in the order in which modules have them."""
 
-LAYER = late(r"(?:^|(?<=\.))\d{1,9}(?=\.|$)", re.ASCII)
+LAYER = re.compile(r"(?:^|(?<=\.))\d{1,9}(?=\.|$)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

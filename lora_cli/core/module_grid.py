@@ -1,8 +1,7 @@
 """Modules in rows and columns: a grid of layers by kinds of modules for each stack of layers, and those outside."""
 
 from collections.abc import Iterable, Mapping, Sequence
-
-from lora_cli.core.frozen import dataclass
+from dataclasses import dataclass
 
 USUAL = (
     "q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value", "c_attn", "o_proj", "out_proj", "dense", "c_proj",

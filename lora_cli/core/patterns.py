@@ -14,7 +14,6 @@ from contextvars import ContextVar
 from functools import lru_cache
 from typing import Protocol
 
-from lora_cli.core.late import late
 from lora_cli.errors import FormatError
 
 TIME_LIMIT_S = 3.0
@@ -37,12 +36,12 @@ TOO_SLOW = "PEFT itself would hang on it; write fewer patterns, without nested r
 SHORT = 1000
 """Characters up to which a compiled pattern that counts nothing is kept for other adapters."""
 
-LITERAL = late(r"[\w.\- ]*", re.ASCII)
+LITERAL = re.compile(r"[\w.\- ]*", re.ASCII)
 """A name, maybe with dots (which match any character): such a pattern needs no ``regex``, and mostly no ``re``."""
 
-_COUNTED = late(r"\{(\d*+)(,?)(\d*+)\}", re.ASCII)
-_OUTSIDE = late(r"\\.|\[\^?\]?|\{|[^\\\[{]+", re.DOTALL)
-_IN_SET = late(r"\\.|\[|\]|[^\\\[\]]+", re.DOTALL)
+_COUNTED = re.compile(r"\{(\d*+)(,?)(\d*+)\}", re.ASCII)
+_OUTSIDE = re.compile(r"\\.|\[\^?\]?|\{|[^\\\[{]+", re.DOTALL)
+_IN_SET = re.compile(r"\\.|\[|\]|[^\\\[\]]+", re.DOTALL)
 
 FULL = "{}"
 """The frame of a pattern that must match a whole name."""

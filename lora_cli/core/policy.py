@@ -2,13 +2,13 @@
 
 import posixpath
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 from lora_cli.core.document import Node, parse_document, wrong
 from lora_cli.core.fields import boolean, choice, few, fields, head, items, size, text, texts
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.globs import LOOPBACK, covers, host_glob, host_matches, source_glob, touches
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile

@@ -2,11 +2,10 @@
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from lora_cli.core.frozen import dataclass, replace
-from lora_cli.core.late import late
 from lora_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ REMOTE: tuple[Remote, ...] = get_args(Remote)
 """Protocols of folders on other machines that are read through fsspec. What reads this machine, an archive or another
 file system through a cache is not among them, and neither is what cannot read a range (FTP)."""
 
-_SCHEME = late(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _ALIASES: Mapping[str, Scheme] = {"s3a": "s3", "s3n": "s3", "gcs": "gs"}
 
 

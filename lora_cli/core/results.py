@@ -1,8 +1,7 @@
 """What the runtime and the benchmark hand to ``render``."""
 
 from collections.abc import Mapping
-
-from lora_cli.core.frozen import dataclass, field
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,12 @@ besides it a name that stands twice and fields that the format does not have.
 """
 
 import json
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NoReturn
 
-from lora_cli.core.frozen import dataclass
-from lora_cli.core.late import late
 from lora_cli.core.plain_header import read_plain
 from lora_cli.core.recent import MOST
 from lora_cli.core.tensor_entry import DECODER, read_entry
@@ -32,8 +32,8 @@ MOST_METADATA = 10_000
 
 __all__ = ["DTYPE_BITS", "HEADER_CAP", "LIMIT", "Header", "TensorInfo", "header_length", "parse_header"]
 
-_SPACE = late(r"[ \t\n\r]*")
-_KEY = late(r'"([^"\\\x00-\x1f]*)"[ \t\n\r]*:[ \t\n\r]*')
+_SPACE = re.compile(r"[ \t\n\r]*")
+_KEY = re.compile(r'"([^"\\\x00-\x1f]*)"[ \t\n\r]*:[ \t\n\r]*')
 """A key without escapes, and the colon behind it."""
 
 

@@ -2,8 +2,8 @@
 
 import hashlib
 import re
+from dataclasses import dataclass
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.errors import UsageError
 
 MOST = 100_000

@@ -1,10 +1,9 @@
 """What a source found (``Revision``) and what this disk holds (``Snapshot``)."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from lora_cli.core.frozen import dataclass
 
 if TYPE_CHECKING:
     from lora_cli.core.reference import AdapterRef

@@ -7,11 +7,11 @@ and 1 where there is one. The inverse of the energy in the first is the stable r
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.config_changes import ALTERING
 from lora_cli.core.factors import Factors, Unreadable
-from lora_cli.core.frozen import dataclass, field
 
 NEARLY_ALL = 0.99
 """The share of the energy that ``rank_99`` counts singular values for."""

@@ -1,10 +1,10 @@
 """Findings that an operator has looked at and accepts: of one rule, in exactly these bytes, for a reason."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from lora_cli.core.document import Node, wrong
 from lora_cli.core.fields import fields, items, text
-from lora_cli.core.frozen import dataclass
 
 _DIGEST = r"[0-9a-f]{64}"
 _RULE = r"LC[0-9]{3}|[a-z][a-z0-9-]{0,99}"

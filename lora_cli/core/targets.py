@@ -8,13 +8,12 @@ The modules of a mixture-of-experts model are those of transformers 5 (experts f
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.default_targets import DEFAULT_TARGETS
 from lora_cli.core.endings import Endings
-from lora_cli.core.frozen import dataclass, replace
-from lora_cli.core.late import late
 from lora_cli.core.lora_config import LoraConfig, type_error
 from lora_cli.core.pattern_keys import PatternKeys
 from lora_cli.core.patterns import LITERAL, Matcher
@@ -37,10 +36,10 @@ HEADS: Mapping[str, tuple[str, ...]] = {
 EMBEDDING_NAMES = frozenset({"embed_tokens", "lm_head"})
 """What ``ensure_weight_tying`` takes for an embedding."""
 
-FIRST_INDEX = late(r".*?\.[^.]*\.(?P<idx>\d+)\.", re.DOTALL)
+FIRST_INDEX = re.compile(r".*?\.[^.]*\.(?P<idx>\d+)\.", re.DOTALL)
 """The first numbered component: the layer, not the expert within it."""
 
-LAYERS = late(r"(?P<stack>(?:model\.)*layers)\.(?P<idx>\d+)\.(?P<rest>.+)", re.ASCII)
+LAYERS = re.compile(r"(?P<stack>(?:model\.)*layers)\.(?P<idx>\d+)\.(?P<rest>.+)", re.ASCII)
 """Where ``layer_replication`` finds the layers of a llama-like model."""
 
 

@@ -1,8 +1,7 @@
 """One tensor as a header describes it: its name, dtype, shape and bytes."""
 
 from collections.abc import Mapping
-
-from lora_cli.core.frozen import dataclass
+from dataclasses import dataclass
 
 LIMIT = 2**64 - 1
 """The largest count that the format knows: it is an unsigned 64-bit integer."""

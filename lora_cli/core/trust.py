@@ -5,14 +5,13 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from urllib.parse import urlsplit
 
-from lora_cli.core.late import late
 from lora_cli.core.web_address import DEFAULT_PORTS, canonical_host, is_loopback
 
 TOKEN_PREFIX = "LORA_CLI_TOKEN_"  # noqa: S105 - the beginning of a variable's name
 VARIABLE = r"[A-Z_][A-Z0-9_]{0,63}"
 PROFILE = r"[A-Za-z0-9][A-Za-z0-9._ -]{0,63}"
 
-_ENDPOINT = late(r"([a-z][a-z0-9+.-]{0,15}://)([a-z0-9*._-]{1,253}|\[[0-9a-f:.]+\])(?::([0-9]{1,5}|\*))?/?")
+_ENDPOINT = re.compile(r"([a-z][a-z0-9+.-]{0,15}://)([a-z0-9*._-]{1,253}|\[[0-9a-f:.]+\])(?::([0-9]{1,5}|\*))?/?")
 
 
 def is_for_manifests(variable: str) -> bool:

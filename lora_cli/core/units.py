@@ -2,12 +2,10 @@
 
 import re
 
-from lora_cli.core.late import late
-
 LARGEST = 2**63 - 1
 
-_SIZE = late(r"(\d+)(?:\.(\d+))?\s*(?:([KMGTP])(I)?)?B?", re.IGNORECASE | re.ASCII)
-_DURATION_PART = late(r"(?<![\d.])(\d++(?:\.\d++)?)(ms|s|m|h|d)", re.ASCII)
+_SIZE = re.compile(r"(\d+)(?:\.(\d+))?\s*(?:([KMGTP])(I)?)?B?", re.IGNORECASE | re.ASCII)
+_DURATION_PART = re.compile(r"(?<![\d.])(\d++(?:\.\d++)?)(ms|s|m|h|d)", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 

@@ -8,16 +8,14 @@ import re
 from collections.abc import Mapping
 from urllib.parse import quote, unquote
 
-from lora_cli.core.late import late
-
 DEFAULT_PORTS: Mapping[str, int] = {"http": 80, "https": 443}
 LOOPBACK_NAMES = ("localhost", "localhost.localdomain")
 DEEPEST_ENCODING = 8
 
-_AUTHORITY = late(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]@:]*)(?::(\d{1,5}))?", re.ASCII)
-_LABEL = late(r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?", re.ASCII)
-_NUMBER = late(r"\d+|0x[0-9a-f]*", re.ASCII)
-_ENCODED = late("%(?:([0-9A-Fa-f]{2}))?")
+_AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]@:]*)(?::(\d{1,5}))?", re.ASCII)
+_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?", re.ASCII)
+_NUMBER = re.compile(r"\d+|0x[0-9a-f]*", re.ASCII)
+_ENCODED = re.compile("%(?:([0-9A-Fa-f]{2}))?")
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 

@@ -8,10 +8,9 @@ tool left out the others. Sources: the cards that TRL (``trainer/utils.py``: ``g
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from lora_cli.core.card import CARD_FILE, Card
-from lora_cli.core.frozen import dataclass
-from lora_cli.core.late import late
 from lora_cli.core.lora_config import LoraConfig
 
 PEFT = "PEFT"
@@ -61,11 +60,11 @@ FILES = {
 TRAINER_TAG, TRAINER = "generated_from_trainer", "transformers Trainer"
 
 VERSIONS = {
-    PEFT: late(r"^- PEFT:? ([\w.+-]{1,40})", re.MULTILINE),
-    "TRL": late(r"^- TRL:? ([\w.+-]{1,40})", re.MULTILINE),
-    "ms-swift": late(r"^- SWIFT ([\w.+-]{1,40})", re.MULTILINE),
-    "axolotl": late(r"^axolotl version: `([\w.+-]{1,40})`", re.MULTILINE),
-    TRAINER: late(r"^- Transformers:? ([\w.+-]{1,40})", re.MULTILINE),
+    PEFT: re.compile(r"^- PEFT:? ([\w.+-]{1,40})", re.MULTILINE),
+    "TRL": re.compile(r"^- TRL:? ([\w.+-]{1,40})", re.MULTILINE),
+    "ms-swift": re.compile(r"^- SWIFT ([\w.+-]{1,40})", re.MULTILINE),
+    "axolotl": re.compile(r"^axolotl version: `([\w.+-]{1,40})`", re.MULTILINE),
+    TRAINER: re.compile(r"^- Transformers:? ([\w.+-]{1,40})", re.MULTILINE),
 }
 """How a card says the version of a tool."""
 

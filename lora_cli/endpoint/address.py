@@ -1,11 +1,11 @@
 """Where a server listens: a port, or a Unix socket."""
 
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from lora_cli.core.addresses import without_secrets
-from lora_cli.core.frozen import dataclass
 from lora_cli.errors import UsageError
 
 HOST, PORT = "127.0.0.1", 8321

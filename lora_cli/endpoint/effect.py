@@ -2,9 +2,9 @@
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import inf
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.endpoint.ours import Ours
 from lora_cli.endpoint.server import Prompt, Said, Server
 

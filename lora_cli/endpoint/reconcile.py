@@ -3,9 +3,9 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Literal
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.endpoint.client import Refusal
 from lora_cli.endpoint.effect import Effect, Proof
 from lora_cli.endpoint.server import Served, Server

@@ -8,9 +8,9 @@ SGLang 0.5.23 (``lora/mem_pool.py``) really make.
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 from lora_cli.core.base_model import HALF_BYTES, BaseModel, BaseModule
-from lora_cli.core.frozen import dataclass
 from lora_cli.engines.landing import FUSED, TOWERS, VOCABULARY
 from lora_cli.engines.profile import Profile
 from lora_cli.engines.slots import REPLICATED, ROW_PARALLEL, SlotLayout

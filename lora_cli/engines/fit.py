@@ -1,9 +1,9 @@
 """The least with which an engine serves a set of adapters: rank, modules and slots, and which adapters drive them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.frozen import dataclass, field
 from lora_cli.core.module_facts import leaf_of
 from lora_cli.engines.capacity import Group, groups_of, own_width, slot_bytes, width_of
 from lora_cli.engines.profile import Profile

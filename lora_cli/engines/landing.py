@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 from lora_cli.core.adapter import Adapter, LoraPair
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Applied
-from lora_cli.core.frozen import dataclass, field
 from lora_cli.core.keys import PEFT_PREFIX, Key, Part
 from lora_cli.core.targets import OUTPUT_NAMES
 from lora_cli.engines.profile import FACTORS, Grammar, Profile

@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.engines.fit import Fit
 from lora_cli.engines.slots import Flags
 

@@ -5,10 +5,10 @@ A row names its feature by the key of a detector in ``lora_cli.rules.features``;
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from lora_cli.core.engine_outcome import Outcome
-from lora_cli.core.frozen import dataclass, field
 from lora_cli.core.keys import PAIR_PARTS, Part
 from lora_cli.engines.slots import SlotLayout
 

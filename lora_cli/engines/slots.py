@@ -1,8 +1,7 @@
 """What an engine's LoRA slots are made of, and how it is told so: a part of its profile, as data."""
 
 from collections.abc import Mapping
-
-from lora_cli.core.frozen import dataclass, field
+from dataclasses import dataclass, field
 
 ROW_PARALLEL = frozenset({"o_proj", "out_proj", "dense", "down_proj", "fc2", "c_proj"})
 """Modules whose input tensor parallelism cuts, and with it their A; of the others it cuts the output, and their B."""

@@ -4,9 +4,9 @@ Two halves: ``at_hand`` is what needs no origin; ``fetch.origin`` asks, plans, d
 hand never imports the second one.
 """
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.fetching.demand import ANYTHING, Demand, check_reference, check_size, check_snapshot

@@ -1,10 +1,10 @@
 """The checkpoints of a training run: folders ``checkpoint-N``, as the Trainer of transformers writes them."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from lora_cli.core.checkpoint import FOLDER
-from lora_cli.core.frozen import replace
 from lora_cli.core.log import logger
 from lora_cli.core.reference import AdapterRef, override
 from lora_cli.core.snapshot import RemoteFile, Revision

@@ -1,8 +1,8 @@
 """When an adapter must be complete."""
 
 import time
+from dataclasses import dataclass
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.errors import Unreachable
 from lora_cli.settings import Settings
 

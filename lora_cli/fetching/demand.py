@@ -2,10 +2,10 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Snapshot
 from lora_cli.core.web_address import DEEPEST_ENCODING

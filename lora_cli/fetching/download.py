@@ -3,9 +3,9 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from functools import partial as bound
 
-from lora_cli.core.frozen import dataclass, field, replace
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import Corrupt, MachineError, Refused
 from lora_cli.fetching.adopt import adopt

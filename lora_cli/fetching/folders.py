@@ -2,8 +2,8 @@
 
 import hashlib
 from collections.abc import Container, Sequence
+from dataclasses import replace
 
-from lora_cli.core.frozen import replace
 from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.policy import format_of
 from lora_cli.core.snapshot import RemoteFile, Revision

@@ -3,8 +3,8 @@
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 
-from lora_cli.core.frozen import replace
 from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot

@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.fetching import SILENT, USUAL, Fetched, at_hand

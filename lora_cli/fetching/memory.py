@@ -2,8 +2,8 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision, Snapshot
 from lora_cli.errors import Offline

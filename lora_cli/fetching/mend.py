@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.reference import parse
 from lora_cli.core.snapshot import Blob, Snapshot

@@ -3,10 +3,10 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import wraps
 from typing import ParamSpec
 
-from lora_cli.core.frozen import replace
 from lora_cli.core.lock import LockedAdapter, ref_at
 from lora_cli.core.log import logger
 from lora_cli.core.reference import AdapterRef

@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Iterable, Sequence, Set
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from lora_cli.core.adapter_files import BESIDE, CONFIG
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError, Offline, Refused, UsageError
 from lora_cli.store.snapshots import check_paths

@@ -1,10 +1,10 @@
 """From a snapshot to a folder that an engine's resolver takes: it must be LoRA, and for the base that is served."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from lora_cli.core.adapter_files import CONFIG
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.parse import json_object, shown
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import FormatError, Refused

@@ -5,10 +5,10 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from lora_cli.core.frozen import dataclass, field
 from lora_cli.errors import MachineError, Refused
 from lora_cli.fetching.progress import Progress
 from lora_cli.store import Store

@@ -2,9 +2,9 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.errors import MachineError, Refused
 from lora_cli.fetching.room import Room
 from lora_cli.store import Store

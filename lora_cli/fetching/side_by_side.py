@@ -3,9 +3,9 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.fetching.crew import Crew, Distance
 
 AT_ONCE = 32

@@ -1,11 +1,11 @@
 """An adapter, read from wherever its source has it: the config and the header's byte ranges, never the weights."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 from lora_cli.core.adapter import Adapter, LoraPair, pair_up
-from lora_cli.core.frozen import dataclass, field
 from lora_cli.core.keys import Key, parse_keys
 from lora_cli.core.lora_config import CONFIG_CAP, CONFIG_FILE, LoraConfig, parse_config
 from lora_cli.core.recent import MOST, Recent

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.core.architectures.layouts import names_in_memory
 from lora_cli.core.factors import MOST_ELEMENTS
-from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Revision
 from lora_cli.core.tensor_info import DTYPE_BITS, TensorInfo

@@ -1,10 +1,10 @@
 """The factors of a module as numbers: one ``Update``, or one for each of its experts."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lora_cli.core.factors import Factors
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.snapshot import Revision
 from lora_cli.core.tensor_info import TensorInfo
 from lora_cli.errors import Corrupt

@@ -1,8 +1,8 @@
 """A file, or what lies within one, that is read by ranges and only so far."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.pickles.opcodes import Effort
 
 HEAD = 1 << 12

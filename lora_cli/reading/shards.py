@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from lora_cli.core.adapter import Adapter, pair_up
-from lora_cli.core.frozen import replace
 from lora_cli.core.keys import parse_keys
 from lora_cli.core.safetensors import MOST_HEADER, MOST_TENSORS, TensorInfo
 from lora_cli.core.snapshot import RemoteFile, Revision

@@ -9,9 +9,8 @@ value. Two updates are compared in one basis of both.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-from lora_cli.core.frozen import dataclass
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,11 +7,11 @@ imported. Above, numpy does the same with the same masks.
 
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
 from lora_cli.core.adapter import Adapter
-from lora_cli.core.frozen import dataclass, field
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.reading.estimate import SIZES, Estimate, estimate

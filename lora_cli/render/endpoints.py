@@ -1,9 +1,9 @@
 """Running servers that were warmed, as a table and as JSON."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from math import isfinite
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.endpoint.reconcile import Done
 from lora_cli.errors import LoraCliError
 from lora_cli.render.json import document, error_fields

@@ -4,13 +4,12 @@ Its JSON Schema is ``manifests/schemas/inspect.schema.json``.
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.card import LISTS, WORDS
 from lora_cli.core.finding import Severity
-from lora_cli.core.frozen import replace
 from lora_cli.core.inspection import Inspection
 from lora_cli.render.json import document
 from lora_cli.render.json_verdicts import base_fields, checked_fields

@@ -1,9 +1,8 @@
 """Prometheus' text format, version 0.0.4 (https://prometheus.io/docs/instrumenting/exposition_formats/)."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
-
-from lora_cli.core.frozen import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 from lora_cli.core.factors import Unreadable
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.module_grid import Grid, Place, grids, places
 from lora_cli.core.spectrum import OUTSTANDING, ModuleSpectrum, Spectrum, median, outstanding
 from lora_cli.render.figures import brief, cut, percent, span, times

@@ -5,9 +5,9 @@ adding one is that and a line in ``rewrite``. What the engine needs is read off 
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.keys import PEFT_PREFIX
 from lora_cli.repair.begin import begin
 from lora_cli.repair.copies import without_copies

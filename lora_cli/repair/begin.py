@@ -5,11 +5,11 @@ wrappers, a prefix that is missing or stands twice) is gone with this.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from lora_cli.core.adapter import LoraPair
 from lora_cli.core.endings import Endings
-from lora_cli.core.frozen import replace
 from lora_cli.core.keys import INFIXES, PAIR_PARTS, PEFT_PREFIX, Key, without_wrappers
 from lora_cli.core.targets import scales, wrapped_parameters
 from lora_cli.engines.mend import SAVE_AGAIN

@@ -4,10 +4,10 @@ PEFT saves the whole embedding wherever one is targeted. Where it equals the bas
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 
 from lora_cli.core.adapter import Adapter
-from lora_cli.core.frozen import replace
 from lora_cli.core.patterns import Matcher
 from lora_cli.core.tensor_info import TensorInfo
 from lora_cli.engines.mend import MERGE

@@ -4,11 +4,11 @@ The one thing that holds from the first step to the last: a module's ``scaling Â
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.frozen import dataclass, field, replace
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.engines.profile import Profile
 from lora_cli.repair.made import Made

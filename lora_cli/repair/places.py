@@ -5,9 +5,9 @@ that once and with the shapes of the factors: by names alone an adapter of anoth
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.frozen import replace
 from lora_cli.core.keys import PEFT_PREFIX
 from lora_cli.engines.landing import LAYER
 from lora_cli.engines.profile import PACKED

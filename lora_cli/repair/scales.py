@@ -7,9 +7,9 @@ What it does not read is folded: a scale that all modules have into ``lora_alpha
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from lora_cli.core.frozen import replace
 from lora_cli.core.lora_config import parse_config
 from lora_cli.core.pattern_keys import PatternKeys
 from lora_cli.core.targets import scales

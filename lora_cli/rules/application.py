@@ -2,14 +2,13 @@
 
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from lora_cli.core.adapter import Adapter, LoraPair
 from lora_cli.core.base_model import BaseModel, BaseModule
 from lora_cli.core.endings import Endings
 from lora_cli.core.finding import Applied
-from lora_cli.core.frozen import dataclass, field, replace
 from lora_cli.core.keys import PEFT_PREFIX, Key, without_wrappers
-from lora_cli.core.late import late
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.recent import Recent
 from lora_cli.core.targets import (
@@ -28,7 +27,7 @@ from lora_cli.rules.wording import clip, count
 DEFAULT_NAME = "default"
 """The name that PEFT gives an adapter in memory when it is given none; it looks tensors up under it."""
 
-_FIRST_INDEX = late(r"(?:^|(?<=\.))\d+(?=\.|$)")
+_FIRST_INDEX = re.compile(r"(?:^|(?<=\.))\d+(?=\.|$)")
 SCALE_FIELDS = frozenset({"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora"})
 """Without the right types in these there are no ranks."""
 

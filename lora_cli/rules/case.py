@@ -1,12 +1,12 @@
 """What rules look at: one adapter, and whatever else is known about it."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.companions import Companions
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import FormatError

@@ -1,11 +1,11 @@
 """What a rule is: one function over a ``Case``, its code, and what it must be able to see."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
 from lora_cli.core.finding import Finding, Problem, Severity, Skipped
-from lora_cli.core.frozen import dataclass
 from lora_cli.rules.case import Case
 from lora_cli.rules.wording import LONGEST_MESSAGE, clip, clipped
 

@@ -1,12 +1,12 @@
 """One adapter × one engine → ``EngineOutcome``: the rows of a profile that hold for it, and what else is wrong."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 
 from lora_cli.core.deployment import Deployment
 from lora_cli.core.engine_outcome import EngineOutcome, Outcome, Reason
 from lora_cli.core.finding import Finding, Severity
-from lora_cli.core.frozen import replace
 from lora_cli.core.keys import PAIR_PARTS
 from lora_cli.engines.landing import land, oddities
 from lora_cli.engines.profile import APART, BY_NAMES, Profile, Row

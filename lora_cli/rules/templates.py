@@ -5,15 +5,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice, pairwise
 
-from lora_cli.core.late import late
-
 CLOSING = {"{{": "}}", "{%": "%}", "{#": "#}"}
 """How a tag of a template begins and ends; all else is text."""
 
-_OPENING = late(r"\{[{%#]")
-_CALL = late(r"range\s*+\(([^()]*+)")
-_LARGE = late(r"(?:^|,)\s*+\d{6}")
-_LONG_LOOP = late(r"range\s*+\(\s*+\d{4}")
+_OPENING = re.compile(r"\{[{%#]")
+_CALL = re.compile(r"range\s*+\(([^()]*+)")
+_LARGE = re.compile(r"(?:^|,)\s*+\d{6}")
+_LONG_LOOP = re.compile(r"range\s*+\(\s*+\d{4}")
 
 Find = Callable[[str], str]
 """What of a template's code is hostile, or nothing."""

@@ -1,6 +1,7 @@
 """From the judge's bench to the warm process: what was admitted, as a report and a job."""
 
-from lora_cli.core.frozen import replace
+from dataclasses import replace
+
 from lora_cli.core.item import Item
 from lora_cli.core.results import LoadReport
 from lora_cli.errors import LoraCliError

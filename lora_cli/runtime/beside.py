@@ -4,13 +4,13 @@ It is read with the factors and kept beside their place, in the slots' dtype. ``
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.frozen import dataclass, field, replace
 from lora_cli.errors import Refused
 from lora_cli.runtime.composable import Named, named_beside, scalings
 from lora_cli.runtime.weights import factors, read_tensors

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 import torch
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.errors import FormatError, LoraCliError, Refused, UsageError
 from lora_cli.runtime.answering import Answering
 from lora_cli.runtime.completion import Complete, Completed, Heard, Placed, Row, Unanswered

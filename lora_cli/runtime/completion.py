@@ -1,8 +1,8 @@
 """What the parent asks of a whole model, and what it hears while the answers grow. Torch-free."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from lora_cli.core.frozen import dataclass, field
 from lora_cli.runtime.plan import Failure, Job
 
 

@@ -1,11 +1,11 @@
 """What of an adapter the runtime can compose onto a base. The rest is refused by name, never skipped. Torch-free."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from lora_cli.core.adapter import Adapter, LoraPair
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.experts import rewritten
-from lora_cli.core.frozen import dataclass, field, replace
 from lora_cli.core.keys import PAIR_PARTS, Key
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.patterns import Matcher

@@ -8,11 +8,11 @@ order give the right result; a batch sorted by slot gives it in the fewest produ
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import torch
 
-from lora_cli.core.frozen import dataclass, replace
 from lora_cli.runtime.slots import Slots, Stack
 
 

@@ -2,12 +2,12 @@
 
 import pickle
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.frozen import dataclass, field
 from lora_cli.runtime.composable import largest_rank
 from lora_cli.tiers.eviction.registry import PolicyName
 

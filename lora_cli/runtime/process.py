@@ -2,11 +2,11 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from types import TracebackType
 from typing import Self
 
-from lora_cli.core.frozen import replace
 from lora_cli.core.results import Answers, LoadReport
 from lora_cli.errors import LoraCliError, MissingExtra
 from lora_cli.runtime.channel import Asked

@@ -30,11 +30,11 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.results import ModuleProof, Proof
 from lora_cli.runtime.base_weights import BaseWeights
 from lora_cli.runtime.forward import add_lora, bind, lora_delta, route

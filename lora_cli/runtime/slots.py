@@ -12,12 +12,12 @@ import mmap
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
 from lora_cli.core.base_model import BaseModule
-from lora_cli.core.frozen import dataclass
 from lora_cli.errors import MachineError, Refused
 from lora_cli.runtime.weights import LoraWeights
 

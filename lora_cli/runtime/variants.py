@@ -6,13 +6,13 @@ its experts), ``utils/other.py`` (``ModulesToSaveWrapper``).
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.errors import Refused
 from lora_cli.runtime.beside import Beside, Update
 from lora_cli.runtime.linear import unpack

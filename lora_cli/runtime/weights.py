@@ -1,12 +1,12 @@
 """An adapter's factors in memory: views into one buffer per file, in the file's own dtype."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from lora_cli.core.adapter import Adapter
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.errors import Corrupt, FormatError, MachineError
 

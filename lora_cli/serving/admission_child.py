@@ -14,12 +14,12 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from lora_cli.core.adapter import Adapter
-from lora_cli.core.frozen import replace
 from lora_cli.core.log import logger
 from lora_cli.core.results import LoadReport
 from lora_cli.errors import LoraCliError, MachineError, Refused

@@ -1,10 +1,10 @@
 """What the server asks of the processes that fetch and validate, and what they answer."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.item import Item
 from lora_cli.core.results import LoadReport
 from lora_cli.settings import Settings

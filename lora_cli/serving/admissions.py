@@ -6,10 +6,10 @@ One process fetches, for all adapters at once. Up to ``JUDGES`` others validate,
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import cast
 
 from lora_cli.core.adapter import Adapter
-from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.item import Item
 from lora_cli.core.results import LoadReport
 from lora_cli.errors import LoraCliError, Refused, Unreachable

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from lora_cli import __version__
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.item import Item
 from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.runtime.plan import Served, ServeOnce

@@ -2,9 +2,9 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from time import monotonic
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.log import logger
 from lora_cli.errors import LoraCliError
 

@@ -1,10 +1,10 @@
 """``POST /v1/completions``: what a client asks, bounded and checked, and refused where the answer would be another."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from lora_cli.core import parse
-from lora_cli.core.frozen import dataclass
 from lora_cli.errors import UsageError
 from lora_cli.serving.requests import fields_of
 

@@ -2,9 +2,9 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from time import monotonic
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.results import LoadReport
 
 FIRST_S, LONGEST_S = 1.0, 300.0

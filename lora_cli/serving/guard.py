@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -12,7 +13,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.serving.answers import STATUS, Json, error_body
 from lora_cli.serving.connection import SMALL_BODY

@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lora_cli.core import parse
-from lora_cli.core.frozen import dataclass, field
 from lora_cli.core.log import logger
 from lora_cli.errors import FormatError
 from lora_cli.store.disk import read_small, replace_file

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 
-from lora_cli.core.frozen import replace
 from lora_cli.core.item import Item
 from lora_cli.core.results import LoadReport
 from lora_cli.errors import LoraCliError, Unreachable

@@ -4,9 +4,9 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from time import monotonic
 
-from lora_cli.core.frozen import dataclass, replace
 from lora_cli.errors import LoraCliError
 from lora_cli.runtime.plan import Holdings, Look
 from lora_cli.runtime.process import WarmProcess

@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 from lora_cli.core import parse
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.errors import FormatError, UsageError
 

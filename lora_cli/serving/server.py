@@ -12,11 +12,11 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import uvicorn
 
-from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.log import logger
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import LoraCliError, MachineError

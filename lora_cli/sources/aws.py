@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lora_cli.core.frozen import dataclass, field
 from lora_cli.core.manifest import SourceRule
 from lora_cli.errors import AccessDenied, LoraCliError, Unreachable, UsageError
 from lora_cli.redaction import remember

@@ -3,11 +3,11 @@
 import json
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC
 from pathlib import Path
 from typing import Any
 
-from lora_cli.core.frozen import dataclass, field
 from lora_cli.core.manifest import SourceRule
 from lora_cli.errors import AccessDenied, LoraCliError, MissingExtra, UsageError
 from lora_cli.redaction import remember

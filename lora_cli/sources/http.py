@@ -5,10 +5,10 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from lora_cli.core.frozen import dataclass, field
 from lora_cli.core.log import logger
 from lora_cli.errors import Corrupt, TooSlow, Unreachable
 from lora_cli.sources import NoRanges

@@ -3,10 +3,10 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.errors import Refused
 from lora_cli.sources.bounded_json import TooLarge, picked
 from lora_cli.sources.connection import Transient, chunks

@@ -6,11 +6,11 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_cli.core.digests import sha256
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Corrupt, LoraCliError, MachineError, NotFound, Refused, Unreachable, UsageError

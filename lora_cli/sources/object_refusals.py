@@ -1,8 +1,8 @@
 """What the refusals of an object store mean to a user: each its own message, hint and exit code."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from lora_cli.core.frozen import dataclass, field
 from lora_cli.errors import AccessDenied, LoraCliError, MachineError, NotFound, Unreachable
 from lora_cli.sources.object_errors import Answered
 

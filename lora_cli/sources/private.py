@@ -5,11 +5,11 @@ credentials. What counts is the address that is connected to, not the name, whic
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.errors import Refused
 from lora_cli.settings import Settings
 

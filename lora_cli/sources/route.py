@@ -4,10 +4,10 @@ import functools
 import os
 import ssl
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from lora_cli.core.frozen import dataclass, field
 from lora_cli.errors import UsageError
 from lora_cli.redaction import remember
 

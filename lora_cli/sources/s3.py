@@ -5,10 +5,10 @@ import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from lora_cli.core.frozen import replace
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.settings import Settings
 from lora_cli.sources.aws import Account, find_account

@@ -3,9 +3,9 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.errors import Changed, Corrupt
 from lora_cli.sources import NoRanges
 from lora_cli.sources.aws import TRUE, Account

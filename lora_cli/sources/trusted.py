@@ -5,9 +5,9 @@ environment and ``--policy``.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.trust import (
     TOKEN_PREFIX,
     is_among,

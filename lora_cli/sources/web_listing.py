@@ -5,9 +5,9 @@ A page about a folder is not read as one: servers write it for people, and each 
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 from lora_cli.core.adapter_files import BESIDE, CONFIG, INDEX_SUFFIX, PICKLED, WEIGHTS
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.snapshot import RemoteFile
 from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Refused
 

@@ -3,9 +3,8 @@
 Nothing in it is correct because of a lock: what has a final name was complete before it got it.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
-
-from lora_cli.core.frozen import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """Which snapshots go, and which blobs then: pure decisions over what ``usage`` saw."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.store.inventory import Item
 from lora_cli.store.usage import BlobFile, Inode, Usage
 

@@ -1,8 +1,8 @@
 """Records that contradict each other. A commit of the Hub is made of its files: of two that differ in one, one lies."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.reference import parse
 from lora_cli.core.snapshot import Blob
 from lora_cli.errors import UsageError

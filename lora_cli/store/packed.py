@@ -10,10 +10,10 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.safetensors import Header, TensorInfo, header_length, parse_header
 from lora_cli.errors import FormatError
 from lora_cli.store import Store

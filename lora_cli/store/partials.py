@@ -8,9 +8,9 @@ are copied, and only where a digest will tell whether the power went before they
 import os
 import stat
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.store import Store
 from lora_cli.store.disk import in_folder, on_disk, write_all
 from lora_cli.store.tag import tag_cache

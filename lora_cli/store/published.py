@@ -7,9 +7,9 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from lora_cli.core.frozen import dataclass, field
 from lora_cli.core.snapshot import Blob, Snapshot, snapshot_digest
 from lora_cli.errors import UsageError
 from lora_cli.store import Store

@@ -5,10 +5,10 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lora_cli.core.frozen import dataclass, field
 from lora_cli.core.snapshot import Blob
 from lora_cli.errors import MachineError
 from lora_cli.store import Store

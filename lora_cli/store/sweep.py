@@ -5,9 +5,9 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.store import Store
 from lora_cli.store.aside import aside, take_away
 from lora_cli.store.choose import GRACE_S, Limits, going, going_blobs

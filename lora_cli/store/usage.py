@@ -5,9 +5,9 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.store import Store
 from lora_cli.store.holds import held
 from lora_cli.store.inventory import Item, blobs, entries, inventory

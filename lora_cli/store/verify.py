@@ -5,10 +5,10 @@ import re
 import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.names import NAME
 from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.store import Store

@@ -5,10 +5,9 @@ import hashlib
 import os
 import re
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-
-from lora_cli.core.frozen import dataclass
 
 UNKNOWN = 0
 _NAME = re.compile(r"([0-9a-f]{12})\.(\d{1,10})\.(\d{1,20})\.([0-9a-f]{12})", re.ASCII)

@@ -1,6 +1,6 @@
 """What a tier may hold."""
 
-from lora_cli.core.frozen import dataclass
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """Who is in a tier, and who has to leave it: budget, leases, pins and look-ahead, without values, loads or threads."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import chain
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.errors import MachineError
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.eviction import Eviction

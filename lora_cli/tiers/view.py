@@ -1,8 +1,8 @@
 """What an eviction policy may look at besides what happens in its tier."""
 
+from dataclasses import dataclass
 from typing import Literal
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.history import History
 

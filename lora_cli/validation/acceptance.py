@@ -3,10 +3,10 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from lora_cli.core.baseline import Baseline, Entry
 from lora_cli.core.finding import Accepted, Finding, Severity, Verdict
-from lora_cli.core.frozen import replace
 from lora_cli.core.suppression import Suppression
 from lora_cli.errors import UsageError
 from lora_cli.rules.rule import Rule

@@ -1,6 +1,7 @@
 """Adapters that are to be loaded: fetched into the cache, and judged there."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.addresses import without_secrets
 from lora_cli.core.finding import Severity, Verdict
-from lora_cli.core.frozen import dataclass, field, replace
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
 from lora_cli.errors import LoraCliError, Refused

@@ -1,10 +1,10 @@
 """A base's own weights, where ``--base`` leads to them on this disk."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.frozen import replace
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import Offline
 from lora_cli.settings import Settings

@@ -1,10 +1,11 @@
 """Another adapter beside the one that is inspected: opened where it lies, and compared with it."""
 
+from dataclasses import dataclass
+
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.addresses import without_secrets
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.comparison import Comparison
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.reference import parse
 from lora_cli.core.snapshot import Revision
 from lora_cli.errors import Refused

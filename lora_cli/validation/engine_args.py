@@ -1,9 +1,9 @@
 """Adapters that were judged × an engine → the smallest legal flags that serve them all, and what they cost."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.frozen import dataclass, field
 from lora_cli.engines.fit import Driver, Fit, Limits, Need, Slots
 from lora_cli.engines.launch import Located, launch_words, options_of
 from lora_cli.engines.profile import Profile

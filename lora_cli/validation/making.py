@@ -3,12 +3,12 @@
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_cli.core.adapter import Adapter, pair_up
 from lora_cli.core.adapter_files import BESIDE, CONFIG, WEIGHTS
-from lora_cli.core.frozen import replace
 from lora_cli.core.keys import parse_keys
 from lora_cli.core.lora_config import parse_config
 from lora_cli.core.snapshot import RemoteFile, Revision

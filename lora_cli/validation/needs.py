@@ -1,11 +1,11 @@
 """An adapter that was judged × an engine → what it needs of the engine's slots, or why the engine cannot serve it."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.engine_outcome import EngineOutcome, Outcome
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.module_facts import leaf_of, widths
 from lora_cli.engines.fit import Need
 from lora_cli.engines.landing import TOWERS

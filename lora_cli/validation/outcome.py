@@ -1,12 +1,12 @@
 """How the judging of one adapter went: its verdict, or the error that kept it from being judged, and the time."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.finding import Severity, Verdict
-from lora_cli.core.frozen import dataclass, field, replace
 from lora_cli.core.snapshot import Revision
 from lora_cli.errors import LoraCliError, NotFound
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,6 @@ from lora_cli.core.adapter import Adapter
 from lora_cli.core.adapter_files import BESIDE, CONFIG, WEIGHTS
 from lora_cli.core.engine_outcome import EngineOutcome, Outcome, Reason
 from lora_cli.core.finding import Severity, Skipped, Verdict
-from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.lora_config import CONFIG_CAP, parse_config
 from lora_cli.core.parse import json_object
 from lora_cli.core.patterns import one_budget

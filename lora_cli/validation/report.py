@@ -2,11 +2,11 @@
 
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lora_cli.core.finding import Finding, Severity
-from lora_cli.core.frozen import dataclass, field
 from lora_cli.validation.outcome import Checked
 
 if TYPE_CHECKING:

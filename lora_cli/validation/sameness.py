@@ -6,10 +6,10 @@ nothing of the recipe but which rows of which old module stand where.
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lora_cli.core.adapter import Adapter
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.targets import scales
 from lora_cli.reading.arrays import numbers
 from lora_cli.reading.updates import Update, distance, norm

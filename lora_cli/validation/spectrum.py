@@ -1,10 +1,10 @@
 """Where an adapter's values are at hand: its spectrum, beside the base's weights where those are on this disk too."""
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.log import logger
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.snapshot import Revision

@@ -1,13 +1,13 @@
 """An adapter that was read × what it is judged against → its verdict."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.companions import Companions
 from lora_cli.core.finding import Finding, Location, Problem, Skipped, Verdict
-from lora_cli.core.frozen import dataclass, replace
 from lora_cli.core.patterns import TOO_SLOW, Budget, one_budget
 from lora_cli.core.recent import Recent
 from lora_cli.core.reference import AdapterRef

@@ -5,13 +5,13 @@ import pickle
 import resource
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lora_cli.cli.lineup import base_model
 from lora_cli.core.adapter import Adapter
-from lora_cli.core.frozen import replace
 from lora_cli.core.item import Item
 from lora_cli.core.keys import parse_key
 from lora_cli.core.results import LoadReport

@@ -6,13 +6,13 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
 import pytest
 
 from lora_cli.core.addresses import check_nobody
-from lora_cli.core.frozen import replace
 from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.reading.manifest import read_policy
 from lora_cli.serving.requests import LONGEST_PATH

@@ -1,5 +1,6 @@
 """The books of two tiers against real tiers, against theory, and against what nobody can beat."""
 
+from dataclasses import replace
 from itertools import product
 from math import exp
 
@@ -21,7 +22,6 @@ from lora_cli.bench.stalls import stalls_ms
 from lora_cli.bench.trace import Request, trace_of
 from lora_cli.bench.traffic import Shape, Traffic, make_requests
 from lora_cli.bench.workload import make_sessions, make_trace
-from lora_cli.core.frozen import replace
 from lora_cli.errors import UsageError
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.eviction.registry import POLICIES, PolicyName

@@ -1,6 +1,7 @@
 """How many slots and places a goal takes: what is found holds, and one fewer does not."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -17,7 +18,6 @@ from lora_cli.bench.simulate import simulate
 from lora_cli.bench.sizing import Sizing, fewest, size_all
 from lora_cli.bench.stalls import stalls_ms
 from lora_cli.bench.traffic import Shape, Traffic, make_requests
-from lora_cli.core.frozen import replace
 from lora_cli.tiers.budget import Budget
 
 NAMES = [f"a{i}" for i in range(60)]

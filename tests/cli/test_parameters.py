@@ -1,10 +1,10 @@
 """A command that takes a dataclass is told each of its fields as an option of its own."""
 
+from dataclasses import dataclass
 from typing import Annotated
 
 from lora_cli.cli import typer
 from lora_cli.cli.parameters import REQUIRED, Parameter, gathered, parameters
-from lora_cli.core.frozen import dataclass
 
 PORT = Annotated[int, typer.Option(min=1)]
 

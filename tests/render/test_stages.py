@@ -1,9 +1,10 @@
 """A warm run under way fits every terminal."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.core.frozen import replace
 from lora_cli.render.human.meter import Row
 from lora_cli.render.human.stages import Stages, render_stages
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ import pytest
 import torch
 
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.frozen import replace
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import LoraCliError, Refused
 from lora_cli.reading.base import read_base

@@ -5,12 +5,12 @@ import json
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
-from lora_cli.core.frozen import replace
 from lora_cli.core.manifest import SourceRule
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, UsageError

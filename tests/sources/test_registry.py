@@ -1,10 +1,10 @@
 """Which source a reference is read from, and how a manifest says that it is reached."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from lora_cli.core.frozen import replace
 from lora_cli.core.manifest import SourceRule
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import UsageError

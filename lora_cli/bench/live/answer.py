@@ -1,8 +1,7 @@
 """What came of one request."""
 
+from dataclasses import dataclass
 from math import inf
-
-from lora_cli.core.frozen import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,12 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import count
 
 from lora_cli.bench.live.answer import Answer
 from lora_cli.bench.live.ask import Ask
 from lora_cli.bench.live.streaming import Streaming
-from lora_cli.core.frozen import dataclass, field
 from lora_cli.endpoint.address import Address
 
 LEAD_S = 0.01

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from math import inf, isinf
 from statistics import fmean, pstdev
 
@@ -11,7 +12,6 @@ from lora_cli.bench.live.load import Course
 from lora_cli.bench.live.tiers import INFERRED, KINDS
 from lora_cli.bench.outcome import PERCENTILES
 from lora_cli.bench.quantiles import nearest_rank
-from lora_cli.core.frozen import dataclass
 
 MEASURES = ("ttft", "tpot", "itl", "e2el")
 SUMMARIES = ("mean", *(f"p{one}" for one in PERCENTILES), "max")

@@ -1,13 +1,13 @@
 """A live run as it is told: its numbers over all seeds, each with its interval, and by adapter."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from lora_cli.bench.live.goodput import Slo
 from lora_cli.bench.live.numbers import LATE_MS, Run, by_adapter, numbers
 from lora_cli.bench.live.seeds import intervals, together
 from lora_cli.bench.live.tiers import INFERRED, SERVER
 from lora_cli.bench.setting import Setting
-from lora_cli.core.frozen import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,12 @@
 import random
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from lora_cli.bench.live.ask import token_ids
 from lora_cli.bench.live.streaming import SILENCE_S
 from lora_cli.bench.trace import Request
 from lora_cli.core import parse
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.endpoint.address import Address
 from lora_cli.endpoint.client import Endpoint, Refusal

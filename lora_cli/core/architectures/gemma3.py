@@ -1,8 +1,9 @@
 """Gemma 3 with images: the text model and a SigLIP tower inside ``Gemma3ForConditionalGeneration``."""
 
+from dataclasses import replace
+
 from lora_cli.core.architectures.gemma3_text import TEXT
 from lora_cli.core.architectures.table import Bare, Family, Part, Row
-from lora_cli.core.frozen import replace
 
 SIGLIP = Part(
     section="vision_config",

@@ -1,8 +1,9 @@
 """Llama 4 with images: the text model with its own head inside ``Llama4ForConditionalGeneration``, and a tower."""
 
+from dataclasses import replace
+
 from lora_cli.core.architectures.llama4_text import TEXT
 from lora_cli.core.architectures.table import Bare, Family, Part, Row
-from lora_cli.core.frozen import replace
 
 VISION = Part(
     section="vision_config",

@@ -1,9 +1,10 @@
 """Qwen2.5-VL: Qwen2-VL with gated MLPs in its vision transformer."""
 
+from dataclasses import replace
+
 from lora_cli.core.architectures.decoder import gated
 from lora_cli.core.architectures.qwen2_vl import TEXT, block_attention, tower
 from lora_cli.core.architectures.table import Family, Number, Part
-from lora_cli.core.frozen import replace
 
 FAMILY = Family(
     parts=(

@@ -6,10 +6,10 @@ reads like the line of the modelling file that it describes. Its grammar: names 
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from lora_cli.core.base_model import ModuleKind
-from lora_cli.core.frozen import dataclass, field
 
 MAX_DIMENSION = 2**24
 """No width, vocabulary or position count of a model is larger; the largest vocabularies in use stay below 2**19."""

@@ -6,9 +6,9 @@ writes for its arguments and for the states of optimizers, schedulers and random
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.pickles.dtypes import DTYPES, STORAGES
 from lora_cli.core.pickles.tensors import rebuild_parameter, rebuild_v2, rebuild_v3
 from lora_cli.core.pickles.values import Global, Items, Opaque, Value, kind_of

@@ -9,8 +9,8 @@ the directory right before the end.
 import re
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.errors import FormatError, TooLarge
 
 MAGIC = b"PK\x03\x04"

@@ -4,7 +4,8 @@ Layout (``torch/serialization.py``, ``_legacy_save``): magic number, protocol ve
 storage keys; then for each key, in that order, 8 bytes with its number of elements and the elements themselves.
 """
 
-from lora_cli.core.frozen import dataclass
+from dataclasses import dataclass
+
 from lora_cli.core.pickles.allowed import Allowed
 from lora_cli.core.pickles.dtypes import item_bytes
 from lora_cli.core.pickles.opcodes import Effort

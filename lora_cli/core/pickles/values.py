@@ -1,8 +1,7 @@
 """What a pickle's opcodes add up to: descriptions of values. No class of the pickle is ever imported or called."""
 
+from dataclasses import dataclass
 from typing import Any
-
-from lora_cli.core.frozen import dataclass
 
 Value = Any
 """None, bool, int, float, str, bytes, tuple, list, or one of the classes below."""

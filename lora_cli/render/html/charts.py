@@ -1,9 +1,9 @@
 """Charts as inline SVG: curves and bars in the page's own colours, with their numbers in words for who sees neither."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import ceil, floor, log10
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.render.html.markup import Markup, joined, tag
 from lora_cli.render.html.page import wide
 from lora_cli.render.text import safe

@@ -1,8 +1,8 @@
 """A heat map: a table whose cells have a colour by their value, and the value in words, readable on that colour."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.render.html.markup import Markup, tag
 from lora_cli.render.html.page import wide
 

@@ -1,8 +1,8 @@
 """A heat map for a terminal: layers by kinds of modules, each with a shade and a number; with or without colour."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-from lora_cli.core.frozen import dataclass
 from lora_cli.core.module_grid import Grid
 from lora_cli.render.figures import brief, cut
 from lora_cli.render.text import paint, safe

@@ -1,6 +1,7 @@
 """A fetch under way, in a few lines that fit the terminal: who is on it, how far it is, how fast, how long still."""
 
-from lora_cli.core.frozen import dataclass
+from dataclasses import dataclass
+
 from lora_cli.render.figures import cut
 from lora_cli.render.text import safe, size
 

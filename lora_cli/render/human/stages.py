@@ -1,6 +1,7 @@
 """A warm run under way, in two lines that fit the terminal: who is in which stage, and how many are through."""
 
-from lora_cli.core.frozen import dataclass
+from dataclasses import dataclass
+
 from lora_cli.render.figures import cut
 from lora_cli.render.human.meter import AMOUNT, NARROWEST_BAR, WIDEST_BAR, Row, bar, duration, render_row
 from lora_cli.render.text import safe

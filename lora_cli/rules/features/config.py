@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterator
 
 from lora_cli.core.finding import Location
-from lora_cli.core.late import late
 from lora_cli.core.targets import ALL_LINEAR, targeted_in
 from lora_cli.engines.landing import HEADS
 from lora_cli.errors import FormatError
@@ -12,7 +11,7 @@ from lora_cli.rules.features.feature import Detect, Found, Served
 from lora_cli.rules.wording import clip, names, shown
 
 REQUIRED = ("r", "lora_alpha", "target_modules")
-CHANGES_BASE = late(r"(?:pissa|olora|corda|loftq).*", re.IGNORECASE | re.DOTALL)
+CHANGES_BASE = re.compile(r"(?:pissa|olora|corda|loftq).*", re.IGNORECASE | re.DOTALL)
 KNOWN = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
 
 

@@ -1,12 +1,12 @@
 """What a feature is: a detector over what is served, and what it finds."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.deployment import Deployment
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.core.finding import Location
-from lora_cli.core.frozen import dataclass, field
 from lora_cli.core.keys import Key
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.engines.landing import Landing

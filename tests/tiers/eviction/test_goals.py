@@ -3,6 +3,7 @@
 The margins are printed (``pytest -s``). Hit ratios are from an empty tier on, so the first loads are among the misses.
 """
 
+from dataclasses import dataclass
 from functools import cache
 from statistics import mean
 
@@ -10,7 +11,6 @@ import pytest
 
 from lora_cli.bench.popularity import parse_popularity, weights
 from lora_cli.bench.replay import optimal_hits, replay
-from lora_cli.core.frozen import dataclass
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.eviction.registry import PolicyName
 from tests.long import in_long
