@@ -13,7 +13,6 @@ from functools import lru_cache
 from typing import NoReturn
 
 from lora_cli.core.plain_header import read_plain
-from lora_cli.core.recent import MOST
 from lora_cli.core.tensor_entry import DECODER, read_entry
 from lora_cli.core.tensor_info import DTYPE_BITS, LIMIT, TensorInfo
 from lora_cli.errors import FormatError
@@ -101,7 +100,7 @@ def _parsed(header: bytes, file_size: int | None, file: str) -> Header:
 KEPT = 1 << 18
 """Bytes of a header up to which it is kept: a usual one has a tenth of them."""
 
-_kept = lru_cache(maxsize=MOST)(_parsed)
+_kept = lru_cache(maxsize=16)(_parsed)
 
 
 def _decoded(header: bytes, file: str) -> str:

@@ -14,7 +14,6 @@ from lora_cli.core.snapshot import Revision, Snapshot, snapshot_digest
 from lora_cli.errors import Changed, Corrupt, Offline, Unreachable
 from lora_cli.fetching import ANYTHING, SILENT, USUAL, Fetched, kept
 from lora_cli.fetching.access import asks_again, check_access, check_kept
-from lora_cli.fetching.arena import share_memory
 from lora_cli.fetching.checkpoint import LatestOf
 from lora_cli.fetching.crew import FAR_S
 from lora_cli.fetching.deadline import Deadline
@@ -79,7 +78,6 @@ def from_origin(
 
     ``run`` is shared with other adapters, of which this is number ``turn``.
     """
-    share_memory()
     name, deadline = name or str(ref), Deadline.of(name or str(ref), settings)
     run = run or Run(Room(store, settings.keep_free, settings.cache_budget), Total(settings.max_total_bytes))
     # Which folder the latest checkpoint is, only its origin's listing says.

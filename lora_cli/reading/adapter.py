@@ -8,7 +8,6 @@ from typing import Any
 from lora_cli.core.adapter import Adapter, LoraPair, pair_up
 from lora_cli.core.keys import Key, parse_keys
 from lora_cli.core.lora_config import CONFIG_CAP, CONFIG_FILE, LoraConfig, parse_config
-from lora_cli.core.recent import MOST, Recent
 from lora_cli.core.safetensors import MOST_HEADER, TensorInfo
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError
@@ -18,8 +17,7 @@ from lora_cli.reading.ranges import read_range
 from lora_cli.sources import Source
 
 WEIGHTS_FILE = "adapter_model.safetensors"
-_RECENT: Recent[tuple[Mapping[str, Key], Mapping[str, LoraPair]]] = Recent()
-_kept_config = lru_cache(maxsize=MOST)(parse_config)
+_kept_config = lru_cache(maxsize=16)(parse_config)
 PICKLED_FILES = ("adapter_model.bin", "adapter_model.pt")
 
 
@@ -56,7 +54,7 @@ def read_adapter(
         from lora_cli.sources.abreast import abreast
 
         (config, config_error), weights = abreast(lambda part: part(), parts, threads)
-    keys, pairs = _RECENT.of(_taken_apart, weights.tensors)
+    keys, pairs = _taken_apart(weights.tensors)
     return Adapter(
         name=name,
         files=revision.files,

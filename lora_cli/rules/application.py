@@ -10,7 +10,6 @@ from lora_cli.core.endings import Endings
 from lora_cli.core.finding import Applied
 from lora_cli.core.keys import PEFT_PREFIX, Key, without_wrappers
 from lora_cli.core.lora_config import LoraConfig
-from lora_cli.core.recent import Recent
 from lora_cli.core.targets import (
     EMBEDDING_NAMES,
     OUTPUT_NAMES,
@@ -89,22 +88,8 @@ class Application:
         return "; ".join(f"{reason} ({count(number, 'module')})" for number, reason in said if number)
 
 
-_RECENT: Recent[Application] = Recent()
-"""The adapters of a fleet have the same names and config, and so the same application."""
-
-
 def apply(adapter: Adapter, base: BaseModel | None) -> Application:
     """Sort the modules of ``adapter`` as PEFT would, beside ``base`` or, without one, by the config alone."""
-    known = _RECENT.find(base, adapter.config, adapter.keys)
-    if known is not None:
-        return replace(known, adapter=adapter)
-    application = _apply(adapter, base)
-    if application.adapter is adapter:  # where experts are stacked it is of another adapter
-        _RECENT.keep(application, base, adapter.config, adapter.keys)
-    return application
-
-
-def _apply(adapter: Adapter, base: BaseModel | None) -> Application:
     refused: FormatError | None = None
     unfit: tuple[tuple[str, str], ...] = ()
     written, scaled = adapter.config, _scaled(adapter.config, adapter.pairs)

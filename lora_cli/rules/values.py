@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping
 
 from lora_cli.core.adapter import LoraPair
 from lora_cli.core.finding import Location, Problem, Severity
-from lora_cli.core.recent import Recent
 from lora_cli.core.targets import Scale
 from lora_cli.rules.case import Case, Size
 from lora_cli.rules.rule import NotChecked, rule
@@ -19,8 +18,6 @@ HUGE = 10.0
 
 NEGLIGIBLE = 1e-9
 """Root mean square of an update up to which float32 sums with a base's weights do not change."""
-
-_SPREADS: Recent[list[tuple[str, str, str, float]]] = Recent()
 
 OUTLIER = 1000.0
 """So many times the median of all modules is no spread that training gives."""
@@ -216,7 +213,7 @@ def _most(size: Size) -> float:
 def _updates(case: Case, norm: Callable[[Size], float]) -> Iterator[tuple[str, float]]:
     """The most that the root mean square of each module's update can be, where both factors were measured."""
     assert case.stats is not None
-    for module, a, b, factor in _SPREADS.of(_spread, case.application.scaled.by_module, case.adapter.pairs):
+    for module, a, b, factor in _spread(case.application.scaled.by_module, case.adapter.pairs):
         first, second = case.stats.get(a), case.stats.get(b)
         if first is None or second is None or first.magnitude is None or second.magnitude is None:
             continue

@@ -16,7 +16,7 @@ from lora_cli.sources.urls import host
 if TYPE_CHECKING:
     from lora_cli.sources.pool import Response
 
-JSON_CAP = 4 * 1024 * 1024
+JSON_CAP = 2 * 1024 * 1024
 T = TypeVar("T")
 
 
@@ -30,7 +30,7 @@ class Answer(Generic[T]):
 
 
 def get_json(http: Http, url: str, what: str, pick: Callable[[Any], Any] = lambda value: value) -> Answer[Any]:
-    """What ``pick`` takes of the JSON at ``url``, of at most 4 MiB; else as ``get_body``."""
+    """What ``pick`` takes of the JSON at ``url``, of at most 2 MiB; else as ``get_body``."""
     return get_body(http, url, what, lambda body, _: picked(body, pick), JSON_CAP)
 
 

@@ -87,9 +87,6 @@ def _is_local(ref: str | AdapterRef) -> bool:
 def _in_threads(one: Callable[[Item], Checked], items: Sequence[Item], threads: int) -> Iterator[Checked]:
     from concurrent.futures import ThreadPoolExecutor
 
-    from lora_cli.fetching.arena import share_memory
-
-    share_memory()
     with ThreadPoolExecutor(threads) as pool:
         yield from pool.map(one, items)
 

@@ -9,11 +9,9 @@ from lora_cli.core.base_model import BaseModel
 from lora_cli.core.companions import Companions
 from lora_cli.core.finding import Finding, Location, Problem, Skipped, Verdict
 from lora_cli.core.patterns import TOO_SLOW, Budget, one_budget
-from lora_cli.core.recent import Recent
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Revision
 from lora_cli.rules import RULES
-from lora_cli.rules.alike import said_of
 from lora_cli.rules.application import apply
 from lora_cli.rules.case import CONFIG_FILE, Case, Values
 from lora_cli.rules.config import pattern_invalid
@@ -147,7 +145,7 @@ def _judge(adapter: Adapter, terms: Terms, evidence: Evidence) -> Verdict:
     if terms.engines:
         case, said = _on_engines(case, terms)
     else:
-        said = said_of(terms.rules, case)
+        said = [one for rule in terms.rules for one in run(rule, case)]
     return Verdict(
         adapter=adapter.name,
         findings=tuple(outcome for outcome in said if isinstance(outcome, Finding)),
@@ -157,10 +155,6 @@ def _judge(adapter: Adapter, terms: Terms, evidence: Evidence) -> Verdict:
     )
 
 
-_HEADED: Recent[BaseModel] = Recent()
-"""Adapters for one task share the base with its head, and with it all that is known of such adapters on it."""
-
-
 def _as_trained(adapter: Adapter, base: BaseModel | None) -> BaseModel | None:
     """The base with the head that the adapter's task has."""
     task = adapter.config.task_type if adapter.config is not None else None
@@ -168,7 +162,7 @@ def _as_trained(adapter: Adapter, base: BaseModel | None) -> BaseModel | None:
         return base
     from lora_cli.core.heads import for_task
 
-    return _HEADED.of(for_task, base, task, adapter.pairs)
+    return for_task(base, task, adapter.pairs)
 
 
 def _on_engines(case: Case, terms: Terms) -> tuple[Case, list[Finding | Skipped]]:

@@ -37,7 +37,7 @@ def tree(paths: Iterator[str], **more: object) -> bytes:
 
 
 def values() -> bytes:
-    numbers = ",".join(["12345678901234567"] * 199_000)
+    numbers = ",".join(["12345678901234567"] * 115_000)
     return f'{{"sha":"{COMMIT}","x":[{numbers},"{EMOJI}"]}}'.encode()
 
 

@@ -17,10 +17,6 @@ from lora_cli.core.deployment import Deployment
 from lora_cli.core.reference import parse
 from lora_cli.engines import choose_engine
 from lora_cli.rules import RULES
-from lora_cli.rules.alike import of_config_and_tensors
-from lora_cli.rules.application import apply
-from lora_cli.rules.case import Case
-from lora_cli.rules.rule import run
 from lora_cli.settings import Settings
 from lora_cli.sources.local import LocalSource
 from lora_cli.validation import Checked, Terms, check_in_place, judge, open_base
@@ -195,30 +191,6 @@ def change_files(case: Mapping[str, Any], directory: Path) -> None:
         (directory / name).symlink_to(target)
     for name in case.get("fifo", ()):
         os.mkfifo(directory / name)
-
-
-def test_rules_about_config_and_tensors_look_at_nothing_else(verdicts: Mapping[str, Checked], tmp_path: Path) -> None:
-    llama = open_base(str(write_base_config(tmp_path)), Settings(cache_dir=tmp_path / "cache"))
-    rules = [rule for rule in RULES if of_config_and_tensors(rule)]
-    said = 0
-    for checked in verdicts.values():
-        assert checked.adapter is not None
-        for base in (None, llama):
-            case = Case(checked.adapter, apply(checked.adapter, base), base=base)
-            elsewhere = replace(checked.adapter, name="another", files=())
-            other = replace(
-                case,
-                adapter=elsewhere,
-                commit="abc",
-                ref=parse("hf://acme/sql", is_path=lambda _: False),
-                max_lora_rank=1,
-                deployment=Deployment(max_lora_rank=1, served_model_name="another"),
-            )
-            for rule in rules:
-                found = list(run(rule, case))
-                assert list(run(rule, other)) == found, rule.code
-                said += len(found)
-    assert said > 100
 
 
 def test_an_adapter_like_the_last_one_is_told_the_same_and_one_that_differs_is_not(tmp_path: Path) -> None:
