@@ -1,4 +1,4 @@
-"""Writes the generated pages: rules, engines, and the references of manifest, policy and settings from their schemas.
+"""Writes the generated pages: rules, engines, settings, and the references of manifest and policy from their schemas.
 
 ``make docs`` runs it; a test compares what it would write with what is there.
 """
@@ -14,8 +14,10 @@ from lora_cli.render.human.engines import LEGEND, PROOFS, Ellipses, letter
 from lora_cli.render.human.rules import HUNDREDS
 from lora_cli.rules import RULES
 from lora_cli.rules.features import FEATURES
+from lora_cli.settings import SETTINGS
 
 HERE = Path(__file__).parent
+SETTINGS_SCHEMA = HERE.parent / "manifests" / "schemas" / "settings.schema.json"
 Entry = dict[str, Any]
 
 MANIFEST = (
@@ -28,9 +30,12 @@ POLICY = (
     "`trusted_endpoints`, `allow_token_env` and `allow_profiles` forbid nothing: they let manifests use credentials of "
     "yours. Only a file that you name has them, and the settings; a manifest's own block cannot."
 )
-SETTINGS = (
-    "`$XDG_CONFIG_HOME/lora-cli/config.toml`, or `--config FILE`. Environment variables `LORA_CLI_<KEY>` win over it, "
-    "and flags over both. In a variable a list has commas: `LORA_CLI_ALLOW_PROFILES=adapters,models`."
+ABOUT_SETTINGS = (
+    "Each can be set in three places; the later one wins: the settings file (`$XDG_CONFIG_HOME/lora-cli/config.toml`, "
+    "or `--config FILE`), the variable `LORA_CLI_<KEY>`, and, where a command has it, the flag. In a variable a list "
+    "has commas: `LORA_CLI_ALLOW_PROFILES=adapters,models`.",
+    "A size is a number of bytes, `2GiB` (powers of 1024) or `500MB` (powers of 1000); a time is a number of seconds, "
+    "`500ms`, `30s` or `1h30m`.",
 )
 
 
@@ -41,9 +46,33 @@ def pages() -> dict[str, str]:
         "engines.md": engines_page(),
         "manifest.md": reference_page("adapter-set", "The manifest", MANIFEST),
         "policy.md": reference_page("policy", "The policy", POLICY),
-        "settings.md": reference_page("settings", "The settings file", SETTINGS),
+        "settings.md": settings_page(),
     }
     return {name: "\n".join(lines) + "\n" for name, lines in made.items()}
+
+
+def settings_page() -> Iterator[str]:
+    """Every setting, with its key, variable and flag."""
+    yield from ("# Settings", "", "Generated from `lora_cli/settings.py` by `make docs`.", "")
+    for paragraph in ABOUT_SETTINGS:
+        yield from (paragraph, "")
+    yield from ("| key | value | default | |", "|---|---|---|---|")
+    for key, setting in SETTINGS.items():
+        default = "" if setting.default is None else f"`{json.dumps(setting.default).strip(chr(34))}`"
+        yield f"| `{key}` | {_kind(setting.schema)} | {default} | {setting.help} |"
+
+
+def settings_schema() -> str:
+    """The JSON Schema of a settings file."""
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "urn:lora-cli:v1:settings",
+        "title": "lora-cli config.toml",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {key: setting.schema for key, setting in SETTINGS.items()},
+    }
+    return json.dumps(schema, indent=2) + "\n"
 
 
 def reference_page(schema: str, title: str, about: str) -> Iterator[str]:
@@ -140,3 +169,4 @@ def _plain(text: str) -> str:
 if __name__ == "__main__":
     for file, text in pages().items():
         (HERE / file).write_text(text, encoding="utf-8")
+    SETTINGS_SCHEMA.write_text(settings_schema(), encoding="utf-8")

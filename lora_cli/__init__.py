@@ -1,22 +1,40 @@
 """The supply chain for LoRA adapters on their way to an inference engine.
 
-As a library it has three verbs, ``fetch``, ``read_adapter`` and ``check`` (``lora_cli.library`` says what they take).
-None of what they need is imported before it is called.
+``fetch``, ``validate`` and ``inspect`` are the public API (``lora_cli.api``). None of what they need is imported before
+one of them is asked for.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lora_cli.library import check, fetch, read_adapter
+    from lora_cli.api import fetch, inspect, validate
+    from lora_cli.core.adapter import Adapter
+    from lora_cli.core.finding import Verdict
+    from lora_cli.core.snapshot import Snapshot
+    from lora_cli.errors import LoraCliError
 
-__all__ = ["__version__", "check", "fetch", "read_adapter"]
+__all__ = ["Adapter", "LoraCliError", "Snapshot", "Verdict", "__version__", "fetch", "inspect", "validate"]
 
 __version__ = "0.1.0"
 
+_MODULES = {
+    "fetch": "lora_cli.api",
+    "inspect": "lora_cli.api",
+    "validate": "lora_cli.api",
+    "Adapter": "lora_cli.core.adapter",
+    "LoraCliError": "lora_cli.errors",
+    "Snapshot": "lora_cli.core.snapshot",
+    "Verdict": "lora_cli.core.finding",
+}
+
 
 def __getattr__(name: str) -> Any:
-    """The verbs, imported when they are asked for (PEP 562)."""
-    if name in {"check", "fetch", "read_adapter"}:
-        return getattr(import_module("lora_cli.library"), name)
+    """What the public API has, imported when it is asked for (PEP 562)."""
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from lora_cli.core import option_values
 from lora_cli.core.nearest import did_you_mean
+from lora_cli.core.option_values import DURATION, HUB, SIZE, SWITCH, Kind, whole
 from lora_cli.core.safetensors import MOST_HEADER
-from lora_cli.core.trust import endpoint_glob, profile, variable
 from lora_cli.core.units import advised, parse_duration, parse_size, shown
 from lora_cli.errors import UsageError
 
@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from lora_cli.core.policy import Policy
     from lora_cli.core.suppression import Suppression
 
-__all__ = ["HUB_ENDPOINT", "OPTIONS", "Settings", "load_settings", "parse_duration", "parse_size", "with_flags"]
+__all__ = [
+    "HUB_ENDPOINT",
+    "SETTINGS",
+    "Setting",
+    "Settings",
+    "load_settings",
+    "parse_duration",
+    "parse_size",
+    "with_flags",
+]
 
 HUB_ENDPOINT = "https://huggingface.co"
 CONFIG_CAP = 1_000_000
@@ -79,35 +88,82 @@ class Settings:
         return [one for policy in self.policies for one in policy.suppressions]
 
 
-# Option name (the flag without dashes, the key in the file, LORA_CLI_<NAME> in the environment): field, parser.
-OPTIONS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
-    "cache_dir": ("cache_dir", option_values.path),
-    "jobs": ("jobs", option_values.count(1, 256)),
-    "timeout": ("timeout_s", option_values.positive_duration),
-    "retries": ("retries", option_values.count(0, 100)),
-    "lease": ("lease_s", option_values.positive_duration),
-    "offline": ("offline", option_values.flag),
-    "quiet": ("quiet", option_values.flag),
-    "verbose": ("verbose", option_values.flag),
-    "no_progress": ("no_progress", option_values.flag),
-    "hub_endpoint": ("hub_endpoint", option_values.endpoint),
-    "max_bytes": ("max_bytes", parse_size),
-    "allow_private_redirects": ("allow_private_redirects", option_values.flag),
-    "max_total_bytes": ("max_total_bytes", parse_size),
-    "max_files": ("max_files", option_values.count(1, 10_000)),
-    "max_header_bytes": ("max_header_bytes", parse_size),
-    "keep_free": ("keep_free", parse_size),
-    "cache_budget": ("cache_budget", parse_size),
-    "adapter_timeout": ("adapter_timeout_s", option_values.positive_duration),
-    "trusted_endpoints": ("trusted_endpoints", option_values.words(endpoint_glob)),
-    "allow_token_env": ("allow_token_env", option_values.words(variable)),
-    "allow_profiles": ("allow_profiles", option_values.words(profile)),
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A setting's one declaration: flag, variable, key of the settings file and line of docs/settings.md come of it.
+
+    ``field`` is where ``Settings`` has it, ``default`` what a file would have to say for what is so without it.
+    """
+
+    field: str
+    kind: Kind
+    help: str
+    default: Any = None
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The JSON Schema of its key in a settings file."""
+        default = {} if self.default is None else {"default": self.default}
+        return {**self.kind.schema, "description": self.help, **default}
+
+
+SETTINGS: Mapping[str, Setting] = {
+    "cache_dir": Setting(
+        "cache_dir",
+        option_values.DIRECTORY,
+        "The disk cache; without it $XDG_CACHE_HOME/lora-cli, which is ~/.cache/lora-cli. In a file relative to that.",
+    ),
+    "jobs": Setting("jobs", whole(1, 256), "The most downloads or adapters in flight at once.", 32),
+    "timeout": Setting("timeout_s", DURATION, "The longest that one network operation may be silent.", "30s"),
+    "retries": Setting("retries", whole(0, 100), "How often a download is retried without progress.", 5),
+    "lease": Setting("lease_s", DURATION, "How long to wait for another process that downloads the same files.", "10m"),
+    "offline": Setting("offline", SWITCH, "Make no network request: use only what is in the cache.", False),
+    "quiet": Setting("quiet", SWITCH, "Print only errors on stderr.", False),
+    "verbose": Setting("verbose", SWITCH, "Print more on stderr.", False),
+    "no_progress": Setting("no_progress", SWITCH, "Show no progress bars.", False),
+    "allow_private_redirects": Setting(
+        "allow_private_redirects",
+        SWITCH,
+        "Follow a redirect to an address of a private network; never to a link-local one.",
+        False,
+    ),
+    "hub_endpoint": Setting("hub_endpoint", HUB, "The address of the Hub; HF_ENDPOINT sets it too.", HUB_ENDPOINT),
+    "max_bytes": Setting("max_bytes", SIZE, "Refuse an adapter larger than this."),
+    "max_total_bytes": Setting("max_total_bytes", SIZE, "Refuse adapters that together are larger than this."),
+    "max_files": Setting("max_files", whole(1, 10_000), "Refuse an adapter of more files than this.", 1000),
+    "max_header_bytes": Setting(
+        "max_header_bytes", SIZE, "Refuse weights whose safetensors header is larger than this.", "32MiB"
+    ),
+    "keep_free": Setting(
+        "keep_free", SIZE, "Leave this much of the cache's disk free; without it a twentieth of it, at most 1GiB."
+    ),
+    "cache_budget": Setting(
+        "cache_budget",
+        SIZE,
+        "Keep the cache within this size: before a download the least recently used snapshots are removed.",
+    ),
+    "adapter_timeout": Setting("adapter_timeout_s", DURATION, "The longest that fetching one adapter may take."),
+    "trusted_endpoints": Setting(
+        "trusted_endpoints",
+        option_values.SERVERS,
+        "Servers that a manifest may have your own credentials sent to: https://minio.acme.internal, "
+        "https://*.acme.internal, smb://files.acme.internal; http:// on this machine only.",
+        [],
+    ),
+    "allow_token_env": Setting(
+        "allow_token_env",
+        option_values.VARIABLES,
+        "Variables that a manifest's token_env may name, beside LORA_CLI_TOKEN_<NAME>, which any may.",
+        [],
+    ),
+    "allow_profiles": Setting(
+        "allow_profiles",
+        option_values.PROFILES,
+        "Profiles of the cloud's own credentials file that a manifest may name.",
+        [],
+    ),
 }
-# In a file these have a type of their own; a variable has only text.
-_UNQUOTED = frozenset(
-    {"jobs", "retries", "max_files", "offline", "quiet", "verbose", "no_progress", "allow_private_redirects"}
-)
-_LISTS = frozenset({"trusted_endpoints", "allow_token_env", "allow_profiles"})
+"""By name: the flag without its dashes, the key in the file, and in capitals the variable behind ``LORA_CLI_``."""
 
 
 def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
@@ -148,7 +204,7 @@ def with_flags(settings: Settings, flags: Mapping[str, Any]) -> Settings:
 
 
 def _flag_layer(flags: Mapping[str, Any]) -> dict[str, Any]:
-    return _layer({key: value for key, value in flags.items() if key in OPTIONS and value is not None}, _flag_name)
+    return _layer({key: value for key, value in flags.items() if key in SETTINGS and value is not None}, _flag_name)
 
 
 def _flag_name(key: str) -> str:
@@ -162,7 +218,7 @@ def _environment_layer(environ: Mapping[str, str]) -> dict[str, Any]:
     if offline := environ.get("HF_HUB_OFFLINE") or environ.get("TRANSFORMERS_OFFLINE"):
         # huggingface_hub reads both, and takes any other word as "no", and so do we: the variables are theirs.
         layer["offline"] = offline.strip().lower() in option_values.TRUE
-    ours = {key: environ[_variable(key)] for key in OPTIONS if environ.get(_variable(key))}
+    ours = {key: environ[_variable(key)] for key in SETTINGS if environ.get(_variable(key))}
     return layer | _layer(ours, _variable)
 
 
@@ -173,9 +229,9 @@ def _variable(key: str) -> str:
 def _layer(values: Mapping[str, Any], where: Callable[[str], str]) -> dict[str, Any]:
     layer = {}
     for key, value in values.items():
-        field, parse = OPTIONS[key]
+        setting = SETTINGS[key]
         try:
-            layer[field] = parse(value)
+            layer[setting.field] = setting.kind.parse(value)
         except ValueError as error:
             message, advice = advised(error)
             raise UsageError(f"{where(key)}: {message}", hint=advice) from error
@@ -198,11 +254,12 @@ def _file_layer(file: Path, text: str, environ: Mapping[str, str]) -> dict[str, 
         return f"{file}:{line}: {key}"
 
     for key in values:
-        if key not in OPTIONS:
-            raise UsageError(f"{where(key)}: unknown setting", hint=did_you_mean(key, OPTIONS))
-        if key in _UNQUOTED and isinstance(values[key], str):
+        if key not in SETTINGS:
+            raise UsageError(f"{where(key)}: unknown setting", hint=did_you_mean(key, SETTINGS))
+        kind = SETTINGS[key].kind.schema.get("type")
+        if kind in {"boolean", "integer"} and isinstance(values[key], str):
             raise UsageError(f"{where(key)}: {shown(values[key])} is text", hint="write it without quotes")
-        if key in _LISTS and isinstance(values[key], str):
+        if kind == "array" and isinstance(values[key], str):
             raise UsageError(f"{where(key)}: this is text", hint=f'write a list: {key} = ["…"]')
     layer = _layer(values, where)
     if "cache_dir" in layer:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.cli.main import COMMANDS
+from lora_cli.cli.app import COMMANDS
 from tests.making import write_adapter, write_base_config
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,214 +1,299 @@
-"""The command line as typer reads it: help, mistakes, completion, variables, and whatever else is not plain.
+"""The commands: typer reads a command line, and a command's module is imported when it is named.
 
-A subcommand is a line in ``COMMANDS`` and a module with a function ``command``; a group's module has ``COMMANDS`` too.
-The module is imported only when its command runs: ``lora-cli --help`` loads none of them.
+A command is a line in ``COMMANDS`` and a module with a function ``command`` and ``EXAMPLES``; a group's module has
+``COMMANDS`` too.
 """
 
-import inspect
 import os
 import re
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import wraps
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
-from typer._click.exceptions import ClickException
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from lora_cli.cli import typer as noted
-from lora_cli.cli.completion import Offer, offer_of
-from lora_cli.cli.main import COMMANDS, PREFIX, root
-from lora_cli.cli.parameters import REQUIRED, gathered, parameters
-from lora_cli.core.harmless import harmless
+from lora_cli import __version__
+from lora_cli.cli.options import GLOBAL, PREFIX, option, setting, variable_of
+from lora_cli.cli.output import DEFAULT_WIDTH, ReportFormat, to_stderr, width
 from lora_cli.core.nearest import nearest
 from lora_cli.core.trust import is_for_manifests
-from lora_cli.redaction import redact
-from lora_cli.settings import OPTIONS
+from lora_cli.errors import UsageError
+from lora_cli.settings import SETTINGS, load_settings
 
-if TYPE_CHECKING:
-    from typer._click import Command, Context
+Command = TyperCommand | TyperGroup
+
+COMMANDS = {
+    "fetch": "Download adapters into the cache, pinned and verified.",
+    "validate": "Check adapters against a base model and inference engines.",
+    "inspect": "Show what an adapter is, from its header alone, local or remote.",
+    "repair": "Write a copy of an adapter that an engine serves as it was trained.",
+    "warm": "Load adapters into a warm process or running engines, and prove that they work.",
+    "serve-bench": "Measure cold starts, tier hits, eviction and latency.",
+    "cache": "Manage the disk cache: ls, show, verify, gc, rm, path.",
+    "rules": "List the rules of validate, or explain one.",
+    "engines": "List what engines do with which adapters, or explain one engine.",
+}
+
+HELP = {"help_option_names": ["-h", "--help"]}
+VERSION = ("--version", "-V")
+SETUP = ("--install-completion", "--show-completion")
 
 
-class LazyGroup(TyperGroup):
-    """The root group: its commands are stubs until one is named on the command line."""
+class GroupedCommand(TyperCommand):
+    """A command whose help, where it is too narrow for panels, has the options in the same groups."""
 
-    def resolve_command(self, ctx: "Context", args: list[str]) -> "tuple[str | None, Command | None, list[str]]":
-        """The named command, with its module imported and its options bound to ``LORA_CLI_<OPTION>``."""
+    def get_params(self, ctx: Any) -> Any:
+        """Its parameters; of a switch no value is shown."""
+        return _without_values_of_switches(super().get_params(ctx))
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Writes the arguments and options, each panel as a section; nothing is cut at any width."""
+        _write_sections(self, ctx, formatter)
+
+
+class GroupedGroup(TyperGroup):
+    """A group of commands whose help is like that of ``GroupedCommand``; without a command it prints that and fails."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """Its parameters; of a switch no value is shown."""
+        return _without_values_of_switches(super().get_params(ctx))
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Writes the options, each panel as a section, and the commands."""
+        _write_sections(self, ctx, formatter)
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.get_short_help_str(1000)) for name, command in self.commands.items()])
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Reads the words behind the group's name."""
+        if not args and not ctx.resilient_parsing:
+            typer.echo(ctx.get_help())
+            raise typer.Exit(UsageError.exit_code)
+        return super().parse_args(ctx, args)
+
+
+def _without_values_of_switches(parameters: Any) -> Any:
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    return parameters
+
+
+def _write_sections(command: Command, ctx: Any, formatter: Any) -> None:
+    sections: dict[str, list[tuple[str, str]]] = {}
+    for parameter in command.get_params(ctx):
+        usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
+        if (row := parameter.get_help_record(ctx)) is not None:
+            sections.setdefault(getattr(parameter, "rich_help_panel", None) or usual, []).append(row)
+    for title, rows in sections.items():
+        with formatter.section(title):
+            formatter.write_dl(rows)
+
+
+class LazyGroup(GroupedGroup):
+    """The root group: its commands are stubs with a help text until one is named on the command line."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The named command, with its module imported."""
         name, command, rest = super().resolve_command(ctx, args)
         if name in COMMANDS:
             command = self.commands[name] = load_command(name)
         return name, command, rest
 
-    def make_context(self, *given: Any, **more: Any) -> "Context":
-        """Reads the words before the command."""
-        with _told_harmlessly():
-            return super().make_context(*given, **more)
 
-    def invoke(self, ctx: "Context") -> Any:
-        """Runs the command."""
-        with _told_harmlessly():
-            return super().invoke(ctx)
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"lora-cli {__version__}")
+        raise typer.Exit
 
 
-@contextmanager
-def _told_harmlessly() -> Iterator[None]:
-    """What is wrong with the words is said without a secret, and without what a terminal would obey, among them."""
-    try:
-        yield
-    except ClickException as error:
-        error.message = harmless(redact(error.message))
-        raise
+def root(
+    ctx: typer.Context,
+    cache_dir: Annotated[Path | None, setting("cache_dir", panel=GLOBAL)] = None,
+    config: Annotated[
+        Path | None,
+        option(
+            "--config",
+            panel=GLOBAL,
+            metavar="FILE",
+            help="The settings file (TOML); without it $XDG_CONFIG_HOME/lora-cli/config.toml.",
+        ),
+    ] = None,
+    offline: Annotated[bool, setting("offline", panel=GLOBAL)] = False,
+    quiet: Annotated[bool, setting("quiet", "-q", panel=GLOBAL)] = False,
+    verbose: Annotated[bool, setting("verbose", "-v", panel=GLOBAL)] = False,
+    no_progress: Annotated[bool, setting("no_progress", panel=GLOBAL)] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            *VERSION, callback=_print_version, is_eager=True, help="Print the version.", rich_help_panel=GLOBAL
+        ),
+    ] = False,
+) -> None:
+    """Fetch, validate, inspect, warm and measure LoRA adapters for inference engines.
+
+    Every option can also be set by the variable LORA_CLI_<OPTION>, for example LORA_CLI_CACHE_DIR. Global options may
+    stand before or after the command.
+    """
+    flags = {"cache_dir": cache_dir, "config": config}
+    switches = {"offline": offline, "quiet": quiet, "verbose": verbose, "no_progress": no_progress}
+    given = {name: value for name, value in (flags | switches).items() if value}
+    settings = load_settings(given, os.environ)
+    _check_cache_dir(settings.cache_dir)
+    if settings.quiet or settings.verbose:
+        _set_log_level("ERROR" if settings.quiet else "INFO")
+    if settings.verbose and settings.config_error:
+        from lora_cli.core.log import logger
+
+        logger(__name__).warning("%s; it is left out", settings.config_error)
+    ctx.obj = settings
+    if not settings.quiet:
+        warn_of_unknown_variables(ctx.command)
 
 
-def load_command(name: str) -> "Command":
-    """The subcommand of that name, with its module imported."""
+def _check_cache_dir(path: Path) -> None:
+    """The same answer of every command to a cache that is no folder, whether or not it needs one.
+
+    Raises:
+        MachineError: it is a file.
+    """
+    if os.path.lexists(path) and not os.path.isdir(path):  # noqa: PTH112 - what cannot be looked at is not judged
+        from lora_cli.store import Store
+        from lora_cli.store.tag import check_folder
+
+        check_folder(Store(path))
+
+
+def _set_log_level(level: str) -> None:
+    """What the floors below say through ``logging`` (a wait, a renamed repository) goes to stderr from ``level`` on."""
+    import logging
+
+    logger = logging.getLogger("lora_cli")
+    logger.setLevel(level)
+    logger.handlers = [logging.StreamHandler()]
+
+
+GLOBAL_FLAGS = {"--offline", "--quiet", "-q", "--verbose", "-v", "--no-progress"}
+GLOBAL_VALUES = {"--cache-dir", "--config"}
+
+
+def hoist_global_options(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The global options, which may stand before or after the subcommand, and the rest."""
+    front: list[str] = []
+    rest: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word == "--":
+            rest += [word, *words]
+        elif word in GLOBAL_FLAGS or word.split("=", 1)[0] in GLOBAL_VALUES:
+            front.append(word)
+            if word in GLOBAL_VALUES:
+                front += [value for value in [next(words, None)] if value is not None]
+        else:
+            rest.append(word)
+    return front, rest
+
+
+def build_app() -> TyperGroup:
+    """The root command with a stub for each subcommand."""
+    app = typer.Typer(cls=LazyGroup, context_settings=HELP, rich_markup_mode=_markup_mode())
+    app.callback(help=_help(root))(root)
+    for name, text in COMMANDS.items():
+        app.command(name, help=text)(lambda: None)
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    return group
+
+
+def load_command(name: str) -> Command:
+    """The subcommand of that name, with its module imported; its help shows the global options too."""
     module = import_module(f"lora_cli.cli.{name.replace('-', '_')}")
     below: Mapping[str, Callable[..., Any]] | None = getattr(module, "COMMANDS", None)
+    epilog = _epilog(module.EXAMPLES)
     if below is None:
-        group = typer.Typer(add_completion=False, rich_markup_mode=_markup_mode())
-        group.command(name, help=COMMANDS[name])(_spoken(module.command))
+        one = typer.Typer(add_completion=False, rich_markup_mode=_markup_mode())
+        declare = one.command(
+            name, cls=GroupedCommand, help=_help(module.command), epilog=epilog, context_settings=HELP
+        )
+        declare(module.command)
     else:
-        group = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, help=COMMANDS[name])
+        one = typer.Typer(
+            cls=GroupedGroup, help=COMMANDS[name], epilog=epilog, context_settings=HELP, add_completion=False,
+            rich_markup_mode=_markup_mode(),
+        )  # fmt: skip
         for word, function in below.items():
-            group.command(word)(_spoken(function))
-    command = typer.main.get_command(group)
+            one.command(word, cls=GroupedCommand, help=_help(function), context_settings=HELP)(function)
+    command: Command = typer.main.get_command(one)  # type: ignore[assignment]
     command.name = name
-    _bind_environment(command)
+    _add_global_options(command)
     return command
 
 
-def _spoken(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function`` with typer's own objects in the place of those that its parameters are declared with."""
-
-    @wraps(function)
-    def called(**given: Any) -> Any:
-        try:
-            return function(**gathered(function, given))
-        except noted.Exit as end:
-            raise typer.Exit(end.exit_code) from None
-
-    read = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if one.default is REQUIRED else one.default,
-            annotation=_hint(one.hint, _offered(offer_of(function.__module__, name))),
-        )
-        for name, one in parameters(function).items()
-    ]
-    called.__signature__ = inspect.Signature(read)  # type: ignore[attr-defined]
-    called.__annotations__ = {one.name: one.annotation for one in read}
-    return called
+def _markup_mode() -> Any:
+    """Typer's panels, which cut what does not fit, where there is room for the longest options; else plain text."""
+    return "rich" if width() >= DEFAULT_WIDTH else None
 
 
-def _hint(hint: Any, offered: Callable[..., Any] | None) -> Any:
-    if hint is noted.Context:
-        return typer.Context
-    for declared in getattr(hint, "__metadata__", ()):
-        if isinstance(declared, noted.Declared):
-            make = typer.Argument if isinstance(declared, noted.Argument) else typer.Option
-            return Annotated[hint.__origin__, make(*declared.names, autocompletion=offered, **declared.said)]
-    return hint
+def _help(function: Callable[..., Any]) -> str:
+    """The docstring of a command, each paragraph in one line, so that it is wrapped to the terminal."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in (function.__doc__ or "").split("\n\n"))
 
 
-def _offered(offer: Offer | None) -> Callable[..., Any] | None:
-    """``offer`` as typer calls it when a shell asks."""
-    if offer is None:
-        return None
+def _epilog(examples: Sequence[str]) -> str:
+    return "\n\n".join(["Examples:", *(f"  $ {line}" for line in examples)])
 
-    def offered(ctx: typer.Context, incomplete: str) -> Any:
-        return offer(ctx.find_root().params, incomplete)
 
-    return offered
+def _add_global_options(command: Command) -> None:
+    """Shows them in a command's help; read they are in front of it, where ``hoist_global_options`` puts them."""
+    for child in getattr(command, "commands", {}).values():
+        _add_global_options(child)
+    for parameter in build_app().params:
+        if not {*VERSION, *SETUP} & {*parameter.opts}:
+            parameter.expose_value = False
+            command.params.append(parameter)
+
+
+def forget_formats_of_validate(command: str) -> None:
+    """LORA_CLI_FORMAT, set for a whole job, may name formats that only ``validate`` has: to others it says nothing."""
+    given = os.environ.get(variable_of("--format"), "").split()
+    if command == "validate" or {*given} <= {*ReportFormat}:
+        return
+    from lora_cli.cli.reporting import FORMATS
+
+    if all(word.partition("=")[0] in FORMATS for word in given):
+        del os.environ[variable_of("--format")]
 
 
 _SERVICE = re.compile(r"(tcp|udp|sctp)://[^/]+", re.ASCII)
 _SERVICE_NAME = re.compile(
     PREFIX + r"(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)", re.ASCII
 )
-"""What Kubernetes puts into every container beside a Service called lora-cli: ``LORA_CLI_PORT=tcp://10.0.0.1:80``, …"""
 
 
-def _is_of_a_service(name: str) -> bool:
-    return bool(_SERVICE_NAME.fullmatch(name) or _SERVICE.fullmatch(os.environ[name]))
+def forget_services() -> None:
+    """Removes what Kubernetes sets in every container beside a Service called lora-cli (``LORA_CLI_PORT=tcp://…``)."""
+    for name, value in list(os.environ.items()):
+        if name.startswith(PREFIX) and (_SERVICE_NAME.fullmatch(name) or _SERVICE.fullmatch(value)):
+            del os.environ[name]
 
 
-def _bind_environment(command: Any) -> None:
-    """Gives every option its variable ``LORA_CLI_<OPTION>``, the same for every command.
-
-    Whether a path can be read is found out by whoever reads it: that it cannot is the machine's fault, not the
-    command line's.
-    """
-    for parameter in command.params:
-        if hasattr(parameter.type, "readable"):
-            parameter.type.readable = False
-        flags = [flag for flag in getattr(parameter, "opts", ()) if flag.startswith("--")]
-        if flags and flags[0] not in {"--help", "--version"} and parameter.param_type_name == "option":
-            parameter.envvar = PREFIX + flags[0].lstrip("-").replace("-", "_").upper()
-            parameter.show_envvar = False
-            if _is_for_validate(parameter) or _SERVICE.fullmatch(os.environ.get(parameter.envvar, "")):
-                parameter.envvar = None
-    for child in getattr(command, "commands", {}).values():
-        _bind_environment(child)
-
-
-def _is_for_validate(parameter: Any) -> bool:
-    """Whether its variable, set for a whole job, says formats that only ``validate`` has: here it says nothing then."""
-    said, own = os.environ.get(parameter.envvar, "").split(), getattr(parameter.type, "choices", None)
-    if parameter.envvar != PREFIX + "FORMAT" or own is None or set(said) <= set(own):
-        return False
-    from lora_cli.cli.reporting import FORMATS
-
-    return all(word.partition("=")[0] in FORMATS for word in said)
-
-
-def _markup_mode() -> Any:
-    """Rich help on a terminal; plain text, three times faster, in a pipe."""
-    return "rich" if sys.stdout.isatty() else None
-
-
-def name_unknown_variables(root_command: "Command") -> None:
-    """Says of each ``LORA_CLI_…`` in the environment that no command knows which one was probably meant."""
-    of_others = (_is_of_a_service, is_for_manifests)
-    given = {name for name in os.environ if name.startswith(PREFIX) and not any(one(name) for one in of_others)}
-    if not given - (known := variables(root_command) | {PREFIX + option.upper() for option in OPTIONS}):
+def warn_of_unknown_variables(root_command: Any) -> None:
+    """Warns of each ``LORA_CLI_…`` in the environment that no command knows, with the nearest one that is known."""
+    given = {name for name in os.environ if name.startswith(PREFIX) and not is_for_manifests(name)}
+    if not given - (known := variables(root_command) | {PREFIX + name.upper() for name in SETTINGS}):
         return
-    for command in COMMANDS:  # only now: other commands' modules take time to import
+    for command in COMMANDS:
         known |= variables(load_command(command))
     for name in sorted(given - known):
         close = nearest(name.removeprefix(PREFIX), (word.removeprefix(PREFIX) for word in known))
-        meant = f"; did you mean {PREFIX}{close}?" if close else ""
-        noted.echo(f"warning: {name} is set, and no option has that name{meant}", err=True)
+        to_stderr(
+            f"warning: {name} is set, and no option has that name{f'; did you mean {PREFIX}{close}?' if close else ''}"
+        )
 
 
 def variables(command: Any) -> set[str]:
     """The variables of a command's options and of those below it, as far as they are loaded."""
     own = {str(parameter.envvar) for parameter in command.params if getattr(parameter, "envvar", None)}
     return own.union(*(variables(child) for child in getattr(command, "commands", {}).values()))
-
-
-def build_app() -> "Command":
-    """The root command with a stub for each subcommand."""
-    app = typer.Typer(cls=LazyGroup, no_args_is_help=True, rich_markup_mode=_markup_mode())
-    app.callback()(_spoken(_root))
-    for name, text in COMMANDS.items():
-        app.command(name, help=text)(lambda: None)
-    command = typer.main.get_command(app)
-    _bind_environment(command)
-    if os.environ.get("_LORA_CLI_COMPLETE") == "complete_bash":
-        from typer._click.shell_completion import add_completion_class
-
-        from lora_cli.cli.bash import WholeWords
-
-        add_completion_class(WholeWords, "bash")
-    return command
-
-
-@wraps(root)
-def _root(ctx: Any, **given: Any) -> None:
-    root(ctx, **given)
-    if not ctx.obj.quiet:
-        name_unknown_variables(ctx.command)

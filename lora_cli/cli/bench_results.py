@@ -6,9 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_cli.cli import typer
-from lora_cli.cli.bench_flags import ResultFlags
-from lora_cli.cli.output import DEFAULT_WIDTH, ReportFormat, colour, drawable, width, writable, write
+from lora_cli.cli.bench_options import ResultFlags
+from lora_cli.cli.output import DEFAULT_WIDTH, ReportFormat, colour, drawable, to_stderr, width, writable, write
 from lora_cli.errors import MachineError, UsageError
 
 if TYPE_CHECKING:
@@ -98,7 +97,7 @@ def conclude(told: Told, trace: "Trace", wanted: Wanted, by_seed: "Mapping[int, 
     write(text, flags.output)
     failed = [one for one in verdicts if one.failed]
     for one in failed:
-        typer.echo(f"failed: {one}", err=True)
+        to_stderr(f"failed: {one}")
     return 1 if failed else 0
 
 
@@ -139,7 +138,7 @@ def _save(
     first = next(iter(files.values()))
     kept = {"date": now, "trace": first} | ({"traces": files} if len(files) > 1 else {})
     write(_encoded(told, wanted, compared, verdicts, kept), file)
-    typer.echo(f"saved {file} and {first}" + (", ..." if len(files) > 1 else ""), err=True)
+    to_stderr(f"saved {file} and {first}" + (", ..." if len(files) > 1 else ""))
 
 
 def _metadata(words: list[str]) -> dict[str, str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_cli.cli.bench_flags import WorkloadFlags
+from lora_cli.cli.bench_options import WorkloadFlags
 from lora_cli.errors import UsageError
 from lora_cli.render.text import safe
 

@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from lora_cli.cli import typer
-from lora_cli.cli.output import Format, colour, width, write
+import typer
+
+from lora_cli.cli import completion, options
+from lora_cli.cli.options import LIMITS, OUTPUT, option
+from lora_cli.cli.output import Format, colour, to_stderr, width, write
 from lora_cli.core.nearest import nearest
 from lora_cli.errors import Corrupt, NotFound, UsageError
 from lora_cli.settings import Settings, parse_duration, with_flags
@@ -20,25 +23,31 @@ if TYPE_CHECKING:
     from lora_cli.fetching.mend import Mended
     from lora_cli.store.sweep import Removed
 
-FormatOption = Annotated[Format, typer.Option("--format", help="How to write the result.")]
+REPAIR = "Repair"
+
 Names = Annotated[
-    list[str], typer.Argument(metavar="REF|DIGEST|NAME...", help="References, digests (8 or more digits), views.")
+    list[str],
+    typer.Argument(
+        metavar="REF|DIGEST|NAME...",
+        help="References, digests (8 or more digits), names of views.",
+        autocompletion=completion.snapshots,
+    ),
 ]
 
 
 def list_snapshots(
     ctx: typer.Context,
     residency: Annotated[
-        bool, typer.Option("--residency", help="How much of each is in the page cache, as show says it.")
+        bool, option("--residency", panel=OUTPUT, help="Show how much of each is in the page cache.")
     ] = False,
-    output_format: FormatOption = Format.HUMAN,
+    output_format: options.OutputFormat = Format.HUMAN,
 ) -> None:
     """List the snapshots, the last used first."""
     store = _store(ctx)
     _show(store, _inventory(store), output_format, one_by_one=False, residency=residency)
 
 
-def show(ctx: typer.Context, names: Names, output_format: FormatOption = Format.HUMAN) -> None:
+def show(ctx: typer.Context, names: Names, output_format: options.OutputFormat = Format.HUMAN) -> None:
     """Show snapshots: what means them, each file, and how much is in the page cache."""
     store = _store(ctx)
     _show(store, _found(store, names), output_format, one_by_one=True, residency=True)
@@ -46,11 +55,20 @@ def show(ctx: typer.Context, names: Names, output_format: FormatOption = Format.
 
 def verify_all(
     ctx: typer.Context,
-    repair: Annotated[bool, typer.Option("--repair", help="Fetch again what rotted, the same bytes or none.")] = False,
+    repair: Annotated[
+        bool, option("--repair", panel=REPAIR, help="Fetch corrupt files again, with the same digest.")
+    ] = False,
     manifest: Annotated[
-        Path | None, typer.Option("--manifest", "-f", help="With --repair: reach origins as this adapter set says.")
+        Path | None,
+        option(
+            "--manifest",
+            "-f",
+            panel=REPAIR,
+            metavar="FILE",
+            help="With --repair: use the endpoints and credentials of this manifest.",
+        ),
     ] = None,
-    output_format: FormatOption = Format.HUMAN,
+    output_format: options.OutputFormat = Format.HUMAN,
 ) -> None:
     """Hash every byte again; what is rotten goes to the quarantine, and the exit code is 5 unless all is repaired."""
     from lora_cli.store.verify import verify
@@ -74,9 +92,7 @@ def verify_all(
 
         write(render_verified(found, mended, colour=colour()))
     if manifest is None and any(one.error is not None for one in mended or ()) and not settings.quiet:
-        typer.echo(
-            "hint: what a manifest says of how origins are reached is heeded with --repair -f MANIFEST", err=True
-        )
+        to_stderr("hint: what a manifest says of how origins are reached is heeded with --repair -f MANIFEST")
     # What could not be moved away lies there still.
     well = not rotten or (
         mended is not None and all(one.error is None for one in mended) and all(one.moved_to for one in rotten)
@@ -88,12 +104,22 @@ def collect_garbage(
     ctx: typer.Context,
     cache_budget: Annotated[
         str | None,
-        typer.Option("--cache-budget", "--max-bytes", help="Keep the last used ones within this size: 50GiB."),
+        option(
+            "--cache-budget",
+            "--max-bytes",
+            panel=LIMITS,
+            metavar="SIZE",
+            help="Remove the least recently used snapshots until the cache is within this size.",
+        ),
     ] = None,
-    unused_for: Annotated[str | None, typer.Option(help="Also what was not used for so long: 30d.")] = None,
-    grace: Annotated[str, typer.Option(help="Keep what is newer, though no reference means it.")] = "1h",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
-    output_format: FormatOption = Format.HUMAN,
+    unused_for: Annotated[
+        str | None, option("--unused-for", panel=LIMITS, metavar="TIME", help="Remove what was not used for so long.")
+    ] = None,
+    grace: Annotated[
+        str, option("--grace", panel=LIMITS, metavar="TIME", help="Keep files that no reference means for so long.")
+    ] = "1h",
+    dry_run: Annotated[bool, option("--dry-run", panel=OUTPUT, help="Only show what would be removed.")] = False,
+    output_format: options.OutputFormat = Format.HUMAN,
 ) -> None:
     """Remove what no reference means any more, what dead processes left, and what is beyond the limits.
 
@@ -110,11 +136,11 @@ def collect_garbage(
     removed = collect(store, limits, dry_run=dry_run)
     left = cache_bytes(store) - (sum(one.size for one in removed) if dry_run else 0)
     if limits.max_bytes is not None and left > limits.max_bytes and not settings.quiet:
-        typer.echo(f"{left} bytes are left, over {limits.max_bytes}: the rest is in use, or new", err=True)
+        to_stderr(f"{left} bytes are left, over {limits.max_bytes}: the rest is in use, or new")
     _say_removed(removed, output_format, dry_run=dry_run)
 
 
-def remove_snapshots(ctx: typer.Context, names: Names, output_format: FormatOption = Format.HUMAN) -> None:
+def remove_snapshots(ctx: typer.Context, names: Names, output_format: options.OutputFormat = Format.HUMAN) -> None:
     """Remove snapshots, every reference that means them, and the blobs that no other snapshot has."""
     from lora_cli.store.sweep import remove
 
@@ -125,7 +151,12 @@ def remove_snapshots(ctx: typer.Context, names: Names, output_format: FormatOpti
 def show_path(
     ctx: typer.Context,
     name: Annotated[
-        str, typer.Argument(metavar="[REF|DIGEST|adapters]", help="A snapshot; without it, the cache.")
+        str,
+        typer.Argument(
+            metavar="[REF|DIGEST|adapters]",
+            help="A snapshot, or adapters for the views by name; without it, the cache.",
+            autocompletion=completion.snapshots,
+        ),
     ] = "",
 ) -> None:
     """Print where the cache lies, one snapshot's directory, or (adapters) the folder of the views by name."""
@@ -240,6 +271,12 @@ def _say_removed(removed: "Sequence[Removed]", output_format: Format, *, dry_run
 
     write(render_removed(removed, dry_run=dry_run))
 
+
+EXAMPLES = (
+    "lora-cli cache ls",
+    "lora-cli cache verify --repair",
+    "lora-cli cache gc --cache-budget 50GiB --unused-for 30d",
+)
 
 COMMANDS: Mapping[str, Callable[..., None]] = {
     "ls": list_snapshots,

@@ -1,14 +1,17 @@
-"""What a shell is offered after a TAB, beyond commands and options: adapters of the cache, engines, rules.
+"""What a shell offers after a TAB beyond commands and options: cached adapters, engines, rules.
 
-Typer asks for it with the word that is begun. Files are the shell's own to offer: it does so where we know nothing.
+Typer calls these with the word that is begun. Files are the shell's own to offer: it does so where we know nothing.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
 
 from lora_cli.errors import LoraCliError
 from lora_cli.settings import load_settings
@@ -19,90 +22,69 @@ if TYPE_CHECKING:
 MOST_RECORDS = 2000
 """Of a larger cache not all references are read: a TAB is answered at once, or not used."""
 
-Offer = Callable[[Mapping[str, Any], str], Sequence[str | tuple[str, str]]]
-"""The global options that were given, and the word that is begun → what it may become (with a word of help)."""
+BASH_SCRIPT = Path(__file__).with_name("completion.bash")
+"""Typer's own script takes bash's words as they are: ``hf://org/name`` is three, ``vllm@0.33`` two."""
 
 
-def references(given: Mapping[str, Any], begun: str) -> list[str]:
-    """Adapters that are in the cache, as one writes them; none where a path is begun."""
-    if begun.startswith((".", "/", "~")):
+def references(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Adapters in the cache, as one writes them; none where a path is begun."""
+    if incomplete.startswith((".", "/", "~")):
         return []
-    return _begun(_cached(given, partial(_references, begun)), begun)
+    return _begun(_cached(ctx, partial(_references, incomplete)), incomplete)
 
 
-def cached(given: Mapping[str, Any], begun: str) -> list[str]:
+def snapshots(ctx: typer.Context, incomplete: str) -> list[str]:
     """What ``cache show`` takes: references, names of views, and digests once one is begun."""
-    words = [*_cached(given, partial(_references, begun)), *_cached(given, lambda store: _names(store.adapters))]
-    if begun:
-        words += _cached(given, lambda store: _names(store.snapshots))
-    return _begun(words, begun)
+    found = [*_cached(ctx, partial(_references, incomplete)), *_cached(ctx, lambda store: _names(store.adapters))]
+    if incomplete:
+        found += _cached(ctx, lambda store: _names(store.snapshots))
+    return _begun(found, incomplete)
 
 
-def engines(_given: Mapping[str, Any], begun: str) -> list[str]:
+def engines(incomplete: str) -> list[str]:
     """Names of engines; behind ``@`` the versions that have a profile, newest first."""
     from lora_cli.engines import ENGINES, profiles_of
 
-    name, at, _ = begun.partition("@")
+    name, at, _ = incomplete.partition("@")
     if not at:
-        return [one for one in ENGINES if one.startswith(begun)]
-    words = [f"{name}@{profile.version}" for profile in profiles_of(ENGINES[name])] if name in ENGINES else []
-    return [word for word in words if word.startswith(begun)]
+        return [one for one in ENGINES if one.startswith(incomplete)]
+    known = [f"{name}@{profile.version}" for profile in profiles_of(ENGINES[name])] if name in ENGINES else []
+    return [word for word in known if word.startswith(incomplete)]
 
 
-def rules(_given: Mapping[str, Any], begun: str) -> list[tuple[str, str]]:
+def rules(incomplete: str) -> list[tuple[str, str]]:
     """Codes of rules, or their names where letters of one are begun."""
     from lora_cli.rules import RULES
 
-    codes = [(rule.code, rule.name) for rule in RULES if rule.code.startswith(begun.upper())]
-    return codes or [(rule.name, rule.code) for rule in RULES if rule.name.startswith(begun)]
+    codes = [(rule.code, rule.name) for rule in RULES if rule.code.startswith(incomplete.upper())]
+    return codes or [(rule.name, rule.code) for rule in RULES if rule.name.startswith(incomplete)]
 
 
-def _of(*words: str) -> Offer:
-    return lambda _given, begun: [word for word in words if word.startswith(begun)]
+def words(*known: str) -> Callable[[str], list[str]]:
+    """Offers these words."""
+
+    def offered(incomplete: str) -> list[str]:
+        return [word for word in known if word.startswith(incomplete)]
+
+    return offered
 
 
-OFFERS: Mapping[str, Offer] = {
-    "refs": references,
-    "ref": references,
-    "base": references,
-    "diff": references,
-    "names": cached,
-    "cache.name": cached,
-    "engine": engines,
-    "engine_args": engines,
-    "engines.name": engines,
-    "warm.engine": _of("vllm", "sglang", "lora-cli"),
-    "code": rules,
-    "select": rules,
-    "ignore": rules,
-    "fail_on": _of("error", "warning"),
-    "formats": _of("human", "json", "sarif", "junit", "github", "markdown"),
-    "checkpoint": _of("latest"),
-}
-"""What is offered for a parameter, by its name, or by its command's module and its name."""
-
-
-def offer_of(module: str, parameter: str) -> Offer | None:
-    """What is offered for that parameter of a function of ``module``, if anything is."""
-    return OFFERS.get(f"{module.rpartition('.')[2]}.{parameter}") or OFFERS.get(parameter)
-
-
-def _begun(words: Sequence[str], begun: str) -> list[str]:
+def _begun(found: Sequence[str], begun: str) -> list[str]:
     """The words that ``begun`` may become; a revision beside the name without one only once its ``@`` is there."""
-    known = set(words)
+    known = set(found)
     return [
         word
-        for word in words
+        for word in found
         if word.startswith(begun) and ("@" in begun or word.partition("@")[0] not in known - {word})
     ]
 
 
-def _cached(given: Mapping[str, Any], listed: "Callable[[Store], Iterator[str]]") -> list[str]:
+def _cached(ctx: typer.Context, listed: "Callable[[Store], Iterator[str]]") -> list[str]:
     """What is listed of the cache that is meant; nothing where that cannot be read: a TAB is no place for errors."""
     from lora_cli.store import Store
 
     with suppress(LoraCliError, OSError):
-        store = Store(load_settings(given, os.environ).cache_dir)
+        store = Store(load_settings(ctx.find_root().params, os.environ).cache_dir)
         return sorted(set(islice(listed(store), MOST_RECORDS)))
     return []
 
@@ -119,3 +101,37 @@ def _references(begun: str, store: "Store") -> Iterator[str]:
 def _names(folder: "os.PathLike[str]") -> Iterator[str]:
     with os.scandir(folder) as entries:
         yield from (entry.name for entry in entries if not entry.name.startswith("."))
+
+
+def set_up_bash(argv: Sequence[str]) -> bool:
+    """``--install-completion`` and ``--show-completion`` in bash, with our script; whether that was asked for.
+
+    Other shells are typer's to serve.
+    """
+    wanted = {"--install-completion", "--show-completion"} & {*argv}
+    if os.environ.get("_LORA_CLI_COMPLETE") != "source_bash" and not (wanted and _shell() == "bash"):
+        return False
+    script = BASH_SCRIPT.read_text(encoding="utf-8")
+    if "--install-completion" not in wanted:
+        typer.echo(script, nl=False)
+        return True
+    installed, rc = Path.home() / ".bash_completions" / "lora-cli.sh", Path.home() / ".bashrc"
+    installed.parent.mkdir(parents=True, exist_ok=True)
+    installed.write_text(script, encoding="utf-8")
+    line = f"source '{installed}'\n"
+    if not rc.exists() or line not in rc.read_text(encoding="utf-8"):
+        with rc.open("a", encoding="utf-8") as stream:
+            stream.write(line)
+    typer.echo(f"bash completion is installed in {installed}; it works in new terminals")
+    return True
+
+
+def _shell() -> str:
+    """The name of the shell that calls us, "" where there is none."""
+    import shellingham
+
+    try:
+        name: str = shellingham.detect_shell()[0]
+    except (shellingham.ShellDetectionFailure, OSError):
+        return ""
+    return name

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 
-from lora_cli.cli import typer
 from lora_cli.cli.locking import LockFile
-from lora_cli.cli.output import Format, write
+from lora_cli.cli.output import Format, to_stderr, write
 from lora_cli.cli.wanted import Order
 from lora_cli.core.lock import Lock, mismatch
 from lora_cli.fetching.drift import Drift, look
@@ -21,7 +20,7 @@ def report_drift(order: Order, file: LockFile, settings: Settings, selection: Se
             from lora_cli.render.human.fetched import render_drift
 
             line = render_drift(drift)
-            typer.echo(line, err=True) if drift.error is not None else write(f"{line}\n")
+            to_stderr(line) if drift.error is not None else write(f"{line}\n")
     removed = _left_over(order, file.lock or Lock(()))
     if output_format is Format.JSON:
         from lora_cli.render.json_store import render_drifts

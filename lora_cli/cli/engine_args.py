@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from lora_cli.cli import typer
+from lora_cli.cli import completion
+from lora_cli.cli.options import ENGINE, option
 from lora_cli.errors import UsageError
 from lora_cli.settings import Settings
 
@@ -17,17 +18,23 @@ if TYPE_CHECKING:
 
 EngineArgs = Annotated[
     str,
-    typer.Option(
+    option(
+        "--engine-args",
+        panel=ENGINE,
         metavar="NAME[@VERSION]",
-        help="The smallest flags with which vllm or sglang serves them all, and what they cost.",
-        show_default=False,
+        help="Print the smallest flags with which vllm or sglang serves all adapters, and what they cost.",
+        autocompletion=completion.engines,
     ),
 ]
 MaxSlots = Annotated[
-    int | None, typer.Option("--max-loras", min=1, help="With --engine-args: no more slots on the GPU than this.")
+    int | None,
+    option("--max-loras", panel=ENGINE, min=1, help="With --engine-args: the most slots on the GPU."),
 ]
-MaxCpuLoras = Annotated[int | None, typer.Option(min=1, help="With --engine-args: no more adapters in memory.")]
-Tp = Annotated[int, typer.Option("--tp", min=1, max=4096, help="With --engine-args: the tensor-parallel size.")]
+MaxCpuLoras = Annotated[
+    int | None,
+    option("--max-cpu-loras", panel=ENGINE, min=1, help="With --engine-args: the most adapters in memory."),
+]
+Tp = Annotated[int, option("--tp", panel=ENGINE, min=1, max=4096, help="With --engine-args: the tensor-parallel size.")]
 
 
 def engine_of(text: str, asked: "Lineup") -> "Profile | None":

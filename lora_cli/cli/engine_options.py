@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
-from lora_cli.cli import typer
+from lora_cli.cli import completion
+from lora_cli.cli.options import ENGINE, option
 from lora_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -14,17 +15,30 @@ if TYPE_CHECKING:
 
 Engines = Annotated[
     list[str] | None,
-    typer.Option("--engine", metavar="NAME[@VERSION]", help="Judge by what this engine does; several may be named."),
+    option(
+        "--engine",
+        panel=ENGINE,
+        metavar="NAME[@VERSION]",
+        help="Judge by what this engine does with the adapter; may be repeated.",
+        autocompletion=completion.engines,
+    ),
 ]
-MaxLoraRank = Annotated[int | None, typer.Option(min=1, help="The engine's largest rank.")]
-Tp = Annotated[int, typer.Option("--tp", min=1, max=4096, help="The engine's tensor-parallel size.")]
+MaxLoraRank = Annotated[
+    int | None, option("--max-lora-rank", panel=ENGINE, min=1, help="The engine's max_lora_rank: its largest rank.")
+]
+Tp = Annotated[int, option("--tp", panel=ENGINE, min=1, max=4096, help="The engine's tensor-parallel size.")]
 LoraTargetModules = Annotated[
-    list[str] | None, typer.Option(metavar="NAME", help="The only modules that the engine puts LoRA on.")
+    list[str] | None,
+    option(
+        "--lora-target-modules", panel=ENGINE, metavar="NAME", help="The only modules that the engine applies LoRA to."
+    ),
 ]
 ServedModelName = Annotated[
-    str, typer.Option(metavar="NAME", help="What the engine calls the base that it serves.", show_default=False)
+    str, option("--served-model-name", panel=ENGINE, metavar="NAME", help="The engine's name for the base model.")
 ]
-MaxLoras = Annotated[int | None, typer.Option(min=1, help="The adapters that one batch may hold.")]
+MaxLoras = Annotated[
+    int | None, option("--max-loras", panel=ENGINE, min=1, help="The engine's max_loras: adapters in one batch.")
+]
 
 
 def named_engines(named: Sequence[str] | None, manifest: "AdapterSet | None") -> "tuple[Profile, ...]":

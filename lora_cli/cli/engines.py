@@ -2,12 +2,21 @@
 
 from typing import Annotated
 
-from lora_cli.cli import options, typer
+import typer
+
+from lora_cli.cli import completion, options
 from lora_cli.cli.output import Format, colour, width, write
+
+EXAMPLES = ("lora-cli engines", "lora-cli engines vllm@0.31")
 
 
 def command(
-    name: Annotated[str, typer.Argument(metavar="[NAME[@VERSION]]", help="One engine: vllm, vllm@0.31.")] = "",
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="[NAME[@VERSION]]", help="One engine: vllm, vllm@0.31.", autocompletion=completion.engines
+        ),
+    ] = "",
     output_format: options.OutputFormat = Format.HUMAN,
 ) -> None:
     """List what engines do with which features of adapters, or explain one engine."""

@@ -8,11 +8,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from lora_cli.cli import options, typer
+import typer
+
+from lora_cli.cli import completion, options
 from lora_cli.cli.handing import Handing, Places, handing, unchecked
-from lora_cli.cli.output import Format, colour, width, write
+from lora_cli.cli.options import ADAPTERS, DESTINATION, LOCKING, option
+from lora_cli.cli.output import Format, colour, to_stderr, width, write
 from lora_cli.cli.progress import Shown, shown_progress
 from lora_cli.cli.wanted import LockFlags, Order, check_flags, in_shard, order
 from lora_cli.fetching import Selection
@@ -33,24 +36,92 @@ class Way:
     ray: str | None = None
 
 
+PIN = "Version"
+
+Revision = Annotated[
+    str | None, option("--revision", panel=PIN, metavar="REV", help="The branch, tag or commit of each REF.")
+]
+Subfolder = Annotated[str, option("--subfolder", panel=PIN, metavar="PATH", help="The adapter's folder in each REF.")]
+LockPath = Annotated[
+    Path | None,
+    option("--lock", panel=LOCKING, metavar="FILE", help="The lock file; without it beside the manifest."),
+]
+Locked = Annotated[
+    bool, option("--locked", panel=LOCKING, help="Fetch exactly what is locked, or fail; never write the lock.")
+]
+Check = Annotated[bool, option("--check", panel=LOCKING, help="Show what changed since the lock; fetch nothing.")]
+Upgrade = Annotated[
+    bool,
+    option("--upgrade", panel=LOCKING, help="Lock the newest versions: of all adapters, or of those named as REFs."),
+]
+To = Annotated[
+    str | None,
+    option(
+        "--to",
+        panel=DESTINATION,
+        metavar="DIRECTORY",
+        help="Put the files here, several adapters by name. Weights are hard links into the cache: do not edit them.",
+    ),
+]
+Publish = Annotated[
+    str | None,
+    option(
+        "--publish",
+        panel=DESTINATION,
+        metavar="DIRECTORY",
+        help="Put each adapter in DIRECTORY/NAME, for vLLM's filesystem resolver.",
+    ),
+]
+ServedBase = Annotated[
+    str,
+    option(
+        "--base",
+        panel=DESTINATION,
+        metavar="NAME",
+        help="With --publish: the base model's name as the engine serves it.",
+        autocompletion=completion.references,
+    ),
+]
+FixBase = Annotated[
+    str,
+    option(
+        "--fix-base", panel=DESTINATION, metavar="NAME", help="With --publish: write this base name into each config."
+    ),
+]
+Link = Annotated[
+    bool, option("--link", panel=DESTINATION, help="Hard-link the weights of local folders into the cache.")
+]
+Include = Annotated[
+    list[str] | None, option("--include", panel=ADAPTERS, metavar="GLOB", help="Also fetch files that match.")
+]
+Exclude = Annotated[
+    list[str] | None, option("--exclude", panel=ADAPTERS, metavar="GLOB", help="Do not fetch files that match.")
+]
+EXAMPLES = (
+    "lora-cli fetch acme/sql@v2 s3://acme-adapters/chat",
+    "lora-cli fetch -f set.yaml --locked",
+    "lora-cli fetch acme/sql --to ./adapters/sql",
+)
+
+
 def command(
     ctx: typer.Context,
     refs: options.Refs = None,
     manifest: options.Manifest = None,
-    revision: options.Revision = None,
-    subfolder: options.Subfolder = "",
+    revision: Revision = None,
+    subfolder: Subfolder = "",
     checkpoint: options.Checkpoint = "",
-    lock: options.LockPath = None,
-    locked: options.Locked = False,
-    check: options.Check = False,
-    upgrade: options.Upgrade = False,
-    to: options.To = None,
-    publish: options.Publish = None,
-    base: options.ServedBase = "",
-    fix_base: options.FixBase = "",
-    link: options.Link = False,
-    include: options.Include = None,
-    exclude: options.Exclude = None,
+    lock: LockPath = None,
+    locked: Locked = False,
+    check: Check = False,
+    upgrade: Upgrade = False,
+    to: To = None,
+    publish: Publish = None,
+    base: ServedBase = "",
+    fix_base: FixBase = "",
+    link: Link = False,
+    include: Include = None,
+    exclude: Exclude = None,
     allow_pickle: options.AllowPickle = False,
     policy: options.PolicyFile = None,
     max_bytes: options.MaxBytes = None,
@@ -59,7 +130,7 @@ def command(
     max_header_bytes: options.MaxHeaderBytes = None,
     keep_free: options.KeepFree = None,
     cache_budget: options.CacheBudget = None,
-    shard: options.ShardOf = None,
+    shard: options.Shard = None,
     ray: options.Ray = None,
     jobs: options.Jobs = None,
     timeout: options.Timeout = None,
@@ -67,7 +138,10 @@ def command(
     retries: options.Retries = None,
     output_format: options.OutputFormat = Format.HUMAN,
 ) -> None:
-    """Resolve adapters, pin their version and download them into the cache."""
+    """Download adapters into the cache, pinned and verified.
+
+    A pipe gets one absolute directory per adapter. With -f a lock is written beside the manifest.
+    """
     # The options that override settings have their names; a switch that is not given overrides nothing.
     settings = with_flags(ctx.obj, {name: value for name, value in ctx.params.items() if value is not False})
     names, refs = (tuple(refs or ()), []) if upgrade and manifest is not None else ((), refs or [])
@@ -85,7 +159,7 @@ def command(
     store = Store(settings.cache_dir)
     place = handing(asked, store, Places(to, publish, base, fix_base))
     if (note := unchecked(asked, place)) and not settings.quiet:
-        typer.echo(note, err=True)
+        to_stderr(note)
     done = _bring(asked, place, settings, selection, Way(link, ray), output_format)
     changes = _locked(asked, file, flags, done, store, settings)
     if output_format is Format.JSON:
@@ -134,7 +208,7 @@ def _locked(
 
     changes = write_lock(asked, file, flags, [handed.outcome for handed in done], store, settings)
     if changes and not settings.quiet:
-        typer.echo(render_changes(file.path, changes), err=True)
+        to_stderr(render_changes(file.path, changes))
     return changes
 
 
@@ -171,6 +245,6 @@ def _say(handed: Handed, settings: Settings, output_format: Format) -> None:
         write(render_outcome(handed, width(), colour=colour()))
         return
     if handed.outcome.error is not None or not settings.quiet:
-        typer.echo(render_line(handed), err=True)
+        to_stderr(render_line(handed))
     if output_format is Format.HUMAN and handed.directory is not None:
         write(f"{handed.directory}\n")

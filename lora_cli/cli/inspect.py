@@ -5,9 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from lora_cli.cli import completion, numbers, options
 from lora_cli.cli import engine_args as flags
-from lora_cli.cli import numbers, options, typer
 from lora_cli.cli.lineup import Lineup, base_model, lineup, reaching
+from lora_cli.cli.options import ADAPTERS, OUTPUT, option
 from lora_cli.cli.output import DEFAULT_WIDTH, ReportFormat, colour, drawable, width, writable, write
 from lora_cli.core.inspection import Inspection, inspection_of
 from lora_cli.core.patterns import one_budget
@@ -26,7 +29,37 @@ OF_VALUES = "LC5"
 
 Inspected = tuple[Checked, Inspection | None]
 
-InspectFormat = Annotated[ReportFormat, typer.Option("--format", help="How to write the result.")]
+VALUES = "Values of the tensors"
+
+InspectFormat = Annotated[ReportFormat, option("--format", panel=OUTPUT, help="The format of the result.")]
+InspectBase = Annotated[
+    str,
+    option(
+        "--base",
+        panel=ADAPTERS,
+        metavar="REF",
+        help="The base model: shows how many modules apply.",
+        autocompletion=completion.references,
+    ),
+]
+Spectrum = Annotated[
+    bool, option("--spectrum", panel=VALUES, help="Show how large each module's update is, and its singular values.")
+]
+Diff = Annotated[
+    str | None,
+    option(
+        "--diff",
+        panel=VALUES,
+        metavar="REF",
+        help="Show how each adapter differs from this one.",
+        autocompletion=completion.references,
+    ),
+]
+EXAMPLES = (
+    "lora-cli inspect acme/sql",
+    "lora-cli inspect -f set.yaml --engine-args vllm",
+    "lora-cli inspect ./v2 --diff ./v1",
+)
 
 
 def command(
@@ -34,24 +67,20 @@ def command(
     refs: options.Refs = None,
     manifest: options.Manifest = None,
     checkpoint: options.Checkpoint = "",
-    base: Annotated[str, typer.Option(help="A base model, to say how many modules apply.")] = "",
+    base: InspectBase = "",
     policy: options.PolicyFile = None,
     engine_args: flags.EngineArgs = "",
     max_loras: flags.MaxSlots = None,
     max_cpu_loras: flags.MaxCpuLoras = None,
     tp: flags.Tp = 1,
-    spectrum: Annotated[
-        bool, typer.Option("--spectrum", help="How large each module's update is, and over how many directions.")
-    ] = False,
-    diff: Annotated[
-        str | None, typer.Option(metavar="REF", help="How this adapter differs from REF.", show_default=False)
-    ] = None,
+    spectrum: Spectrum = False,
+    diff: Diff = None,
     output_format: InspectFormat = ReportFormat.HUMAN,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
+    output: options.OutputFile = None,
 ) -> None:
-    """Say what adapters are, from their headers alone, local or remote, and with which flags an engine serves them.
+    """Show what adapters are, from their headers alone, local or remote.
 
-    --spectrum and --diff look at values too.
+    With --engine-args also how to start an engine that serves them. --spectrum and --diff read the tensors.
     """
     if output is not None:
         writable(output)

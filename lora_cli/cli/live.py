@@ -16,12 +16,12 @@ from lora_cli.bench.run import environment
 from lora_cli.bench.setting import setting_of
 from lora_cli.bench.trace import Trace
 from lora_cli.bench.traffic import parse_rate
-from lora_cli.cli import typer
-from lora_cli.cli.bench_flags import LiveFlags, ResultFlags, WorkloadFlags
+from lora_cli.cli.bench_options import LiveFlags, ResultFlags, WorkloadFlags
 from lora_cli.cli.bench_results import Told, conclude, wanted_of
 from lora_cli.cli.bench_workload import Workload, save_trace, workload_of
 from lora_cli.cli.main import INTERRUPTED
 from lora_cli.cli.measuring import counter
+from lora_cli.cli.output import to_stderr
 from lora_cli.cli.servable import Failures
 from lora_cli.endpoint.address import parse_address
 from lora_cli.errors import EndpointError, UsageError
@@ -81,7 +81,7 @@ def live(
     if wanted.save_trace is not None:
         save_trace(plan.traces[workload.seed], wanted.save_trace)
     if not settings.quiet:
-        typer.echo(_announced(plan, asked), err=True)
+        to_stderr(_announced(plan, asked))
     runs, interrupted = _runs(plan, asked, settings)
     found = _result(plan, asked, runs, ours)
     told = Told(
@@ -92,16 +92,16 @@ def live(
     )
     code = conclude(told, plan.traces[workload.seed], checked, plan.traces)
     for line in _failures(found):
-        typer.echo(line, err=True)
+        to_stderr(line)
     if found.errors:
         code = EndpointError.exit_code
     if ours is not None:
         code = max(code, ours.failures.code)
     if found.is_late:
-        typer.echo("warning: the generator was late; see lateness", err=True)
+        to_stderr("warning: the generator was late; see lateness")
     if interrupted:
         sent, of = sum(len(run.course.answers) for run in runs), sum(map(len, plan.traces.values()))
-        typer.echo(f"interrupted after {sent} of {of} requests", err=True)
+        to_stderr(f"interrupted after {sent} of {of} requests")
         return INTERRUPTED
     return code
 

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from lora_cli.bench.live.numbers import live_names
-from lora_cli.cli.bench_flags import FleetFlags, LineupFlags, LiveFlags, ResultFlags, TierFlags, WorkloadFlags
+from lora_cli.cli.bench_options import FleetFlags, LineupFlags, LiveFlags, ResultFlags, TierFlags, WorkloadFlags
 from lora_cli.cli.bench_results import wanted_of
 from lora_cli.cli.bench_workload import workload_of
 from lora_cli.cli.lineup import Lineup, base_model, limits

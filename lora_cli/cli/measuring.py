@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from lora_cli.bench.measured import MEASURED, MeasuredRun, measured_metrics
 from lora_cli.bench.regression import Change, Judged
 from lora_cli.bench.setting import setting_of
-from lora_cli.cli import typer
-from lora_cli.cli.bench_flags import FleetFlags, LineupFlags, ResultFlags, TierFlags, WorkloadFlags
+from lora_cli.cli.bench_options import FleetFlags, LineupFlags, ResultFlags, TierFlags, WorkloadFlags
 from lora_cli.cli.bench_results import Told, Wanted, conclude, wanted_of
 from lora_cli.cli.bench_workload import Workload, save_trace, workload_of
 from lora_cli.cli.lineup import Lineup, base_model, limits
 from lora_cli.cli.main import INTERRUPTED
+from lora_cli.cli.output import to_stderr
 from lora_cli.cli.servable import Failures, measured_lineup, servable
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.errors import LoraCliError, MissingExtra, Refused, UsageError
@@ -91,7 +91,7 @@ def _told(asked: Lineup, workload: Workload, tiers: TierFlags, wanted: Wanted, s
     )
     code = max(failures.code, conclude(told, trace, wanted))
     if result.requests < len(trace):
-        typer.echo(f"interrupted after {result.requests} of {len(trace)} requests", err=True)
+        to_stderr(f"interrupted after {result.requests} of {len(trace)} requests")
         return INTERRUPTED
     return code
 

@@ -5,9 +5,9 @@ import sys
 from enum import StrEnum
 from pathlib import Path
 
-from lora_cli.cli import typer
-from lora_cli.core.harmless import unheard
+from lora_cli.core.harmless import harmless, unheard
 from lora_cli.errors import MachineError
+from lora_cli.redaction import redact
 
 DEFAULT_WIDTH = 80
 WIDEST = 120
@@ -65,7 +65,8 @@ def write(text: str, file: Path | None = None, *, commands: bool = False) -> Non
     if file is None or str(file) == "-":
         text = text if commands else unheard(text)
         encoding = sys.stdout.encoding or "utf-8"
-        typer.echo(text.encode(encoding, "backslashreplace").decode(encoding), nl=False)
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
         return
     try:
         if file.exists() and not file.is_file():
@@ -77,6 +78,12 @@ def write(text: str, file: Path | None = None, *, commands: bool = False) -> Non
 
         hint = "free some space there, or name a file on a larger disk" if error.errno in FULL else ""
         raise _unwritable(file, error.strerror or "", hint) from error
+
+
+def to_stderr(line: str) -> None:
+    """One line for people, at once: nothing in it is a secret, or a command to a terminal or a CI server."""
+    sys.stderr.write(f"{harmless(redact(line))}\n")
+    sys.stderr.flush()
 
 
 def _replace(file: Path, text: str) -> None:

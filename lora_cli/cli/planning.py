@@ -7,10 +7,10 @@ from lora_cli.bench.plan import PlannedRun, plan_metrics, planned_names
 from lora_cli.bench.policies import OPT, parse_policies
 from lora_cli.bench.regression import Change, Judged
 from lora_cli.bench.sizing import size_all
-from lora_cli.cli import typer
-from lora_cli.cli.bench_flags import FleetFlags, ResultFlags, TierFlags, WorkloadFlags
+from lora_cli.cli.bench_options import FleetFlags, ResultFlags, TierFlags, WorkloadFlags
 from lora_cli.cli.bench_results import Told, conclude, wanted_of
 from lora_cli.cli.bench_workload import save_trace
+from lora_cli.cli.output import to_stderr
 from lora_cli.cli.simulating import as_far_as_done, objective_of, scene
 from lora_cli.errors import UsageError
 from lora_cli.render.human.plan import render_plan
@@ -45,7 +45,7 @@ def planned(
     checked = wanted_of(wanted, planned_names(policies))
     trace, fleet, setting = scene(flags, tiers, fleet_flags)
     if of_waiting(goals) and not trace.timed and not settings.quiet:
-        typer.echo(f"warning: {NO_QUEUE}", err=True)
+        to_stderr(f"warning: {NO_QUEUE}")
     if wanted.save_trace is not None:
         save_trace(trace, wanted.save_trace)
     objective = objective_of(fleet_flags)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
-from lora_cli.cli import typer
+from lora_cli.cli.output import to_stderr
 from lora_cli.fetching.progress import Progress, Silent
 from lora_cli.render.text import safe
 from lora_cli.settings import Settings
@@ -62,4 +62,4 @@ class Lines(Nothing):
 
     def waiting(self, adapter: str) -> None:
         """One line."""
-        typer.echo(f"{safe(adapter)}: another process fetches it; waiting for it", err=True)
+        to_stderr(f"{safe(adapter)}: another process fetches it; waiting for it")

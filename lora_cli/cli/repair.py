@@ -3,8 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from lora_cli.cli import engine_options, options, typer
+import typer
+
+from lora_cli.cli import completion, engine_options, options
 from lora_cli.cli.lineup import base_model, from_refs, reaching
+from lora_cli.cli.options import ENGINE, option
 from lora_cli.cli.output import DEFAULT_WIDTH, Format, colour, width, writable, write
 from lora_cli.errors import NotFound, Refused, UsageError
 from lora_cli.settings import Settings
@@ -13,27 +16,65 @@ if TYPE_CHECKING:
     from lora_cli.validation.repaired import Repaired
 
 
+REPAIR = "Repair"
+
+Engine = Annotated[
+    str,
+    option(
+        "--engine",
+        panel=ENGINE,
+        metavar="NAME[@VERSION]",
+        help="The engine that will serve it.",
+        autocompletion=completion.engines,
+    ),
+]
+To = Annotated[
+    Path | None, option("--to", panel=REPAIR, metavar="DIRECTORY", help="Write the copy to this new folder.")
+]
+Check = Annotated[
+    bool, option("--check", panel=REPAIR, help="Only show what would be changed; exit code 1 if anything.")
+]
+RepairBase = Annotated[
+    str,
+    option(
+        "--base",
+        panel=REPAIR,
+        metavar="REF",
+        help="The base model, which has the names and shapes of modules.",
+        autocompletion=completion.references,
+    ),
+]
+Dtype = Annotated[
+    str, option("--dtype", panel=REPAIR, metavar="float32|float16|bfloat16", help="Convert the tensors to this type.")
+]
+BaseName = Annotated[
+    str, option("--base-name", panel=REPAIR, metavar="NAME", help="Write this as the base model's name.")
+]
+EXAMPLES = (
+    "lora-cli repair acme/sql --engine vllm --check",
+    "lora-cli repair ./adapter --engine sglang --base ./base --to ./repaired",
+)
+
+
 def command(
     ctx: typer.Context,
-    ref: Annotated[str, typer.Argument(metavar="REF", help="A path or reference.")],
-    engine: Annotated[str, typer.Option(metavar="NAME[@VERSION]", help="Which engine will serve it.")],
-    to: Annotated[Path | None, typer.Option(metavar="DIRECTORY", help="The new folder to write.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Only say what would be mended; exit 1 if anything.")] = False,
-    base: Annotated[str, typer.Option(help="The base model, which tells names and shapes.", show_default=False)] = "",
+    ref: Annotated[
+        str, typer.Argument(metavar="REF", help="A path or reference.", autocompletion=completion.references)
+    ],
+    engine: Engine,
+    to: To = None,
+    check: Check = False,
+    base: RepairBase = "",
     checkpoint: options.Checkpoint = "",
     policy: options.PolicyFile = None,
     allow_pickle: options.AllowPickle = False,
     tp: engine_options.Tp = 1,
-    dtype: Annotated[
-        str, typer.Option(metavar="float32|float16|bfloat16", help="Round the tensors to it.", show_default=False)
-    ] = "",
-    base_name: Annotated[
-        str, typer.Option(metavar="NAME", help="What the config shall call the base.", show_default=False)
-    ] = "",
+    dtype: Dtype = "",
+    base_name: BaseName = "",
     output_format: options.OutputFormat = Format.HUMAN,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the report to this file.")] = None,
+    output: options.OutputFile = None,
 ) -> None:
-    """Write a copy of an adapter that a named engine serves as it was trained; say what was changed, and why."""
+    """Write a copy of an adapter that an engine serves as it was trained, and show what was changed and why."""
     from lora_cli.core.deployment import Deployment
     from lora_cli.engines import choose_engine
     from lora_cli.repair import DTYPES

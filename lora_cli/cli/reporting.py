@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from lora_cli.cli import typer
-from lora_cli.cli.output import DEFAULT_WIDTH, colour, width, writable, write
+from lora_cli.cli.output import DEFAULT_WIDTH, colour, to_stderr, width, writable, write
 from lora_cli.core.finding import Severity
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.errors import MachineError, UsageError
@@ -113,14 +112,14 @@ def tell(report: Report, asked: Sequence[Output], *, quiet: bool = False) -> Non
     """
     annotated = any(output.format == GITHUB and output.file == STDOUT for output in asked)
     for notice in () if quiet or annotated else report.notices:
-        typer.echo(safe(f"warning: {notice}"), err=True)
+        to_stderr(safe(f"warning: {notice}"))
     for output in asked:
         if output.format == HUMAN:
             write(_human(report, output), output.file)
         elif output.appended:
             said = _append(report, output.file)
             if not quiet:
-                typer.echo(said, err=True)
+                to_stderr(said)
         else:
             text = import_module(RENDERERS[output.format]).render_report(report)
             write(text, output.file, commands=output.format == GITHUB)

@@ -2,13 +2,20 @@
 
 from typing import Annotated
 
-from lora_cli.cli import options, typer
+import typer
+
+from lora_cli.cli import completion, options
 from lora_cli.cli.output import Format, colour, width, write
 from lora_cli.rules import RULES, find
 
+EXAMPLES = ("lora-cli rules", "lora-cli rules LC301", "lora-cli rules --format json")
+
 
 def command(
-    code: Annotated[str, typer.Argument(metavar="[CODE]", help="A code, its beginning, or a name.")] = "",
+    code: Annotated[
+        str,
+        typer.Argument(metavar="[CODE]", help="A code, its beginning, or a name.", autocompletion=completion.rules),
+    ] = "",
     output_format: options.OutputFormat = Format.HUMAN,
 ) -> None:
     """List the rules of validate, or explain one."""

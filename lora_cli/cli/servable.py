@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lora_cli.cli.bench_flags import FleetFlags, LineupFlags
+from lora_cli.cli.bench_options import FleetFlags, LineupFlags
 from lora_cli.cli.bench_workload import Workload, adapter_names
 from lora_cli.cli.lineup import Lineup, lineup, reaching
 from lora_cli.errors import LoraCliError, UsageError

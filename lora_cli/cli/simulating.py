@@ -15,12 +15,12 @@ from lora_cli.bench.setting import Setting, setting_of
 from lora_cli.bench.simulated import SimulatedRun
 from lora_cli.bench.simulation import simulate_all
 from lora_cli.bench.trace import Trace
-from lora_cli.cli import typer
-from lora_cli.cli.bench_flags import FleetFlags, ResultFlags, TierFlags, WorkloadFlags
+from lora_cli.cli.bench_options import FleetFlags, ResultFlags, TierFlags, WorkloadFlags
 from lora_cli.cli.bench_results import Told, conclude, wanted_of
 from lora_cli.cli.bench_workload import adapter_names, save_trace, workload_of
 from lora_cli.cli.lineup import MAX_CPU_LORAS, MAX_LORAS
 from lora_cli.cli.main import INTERRUPTED
+from lora_cli.cli.output import to_stderr
 from lora_cli.cli.sizes import size_of
 from lora_cli.errors import UsageError
 from lora_cli.render.human.simulation import render_simulation
@@ -78,7 +78,7 @@ def as_far_as_done(policies: Sequence[str], done: Collection[str], tell: Callabl
     if done:
         tell()
     names = [", ".join(policy for policy in policies if (policy in done) is it) for it in (True, False)]
-    typer.echo(f"interrupted: {names[0] or 'no policy'} done, {names[1]} not", err=True)
+    to_stderr(f"interrupted: {names[0] or 'no policy'} done, {names[1]} not")
     return INTERRUPTED
 
 
@@ -143,7 +143,7 @@ def _teller(trace: Trace, policies: Sequence[str]) -> Callable[[str], None]:
     """Says on a terminal which policy is done, where that takes long; elsewhere nothing."""
     if len(trace) * len(policies) < 500_000 or not sys.stderr.isatty():
         return lambda _policy: None
-    return lambda policy: typer.echo(f"{policy}: done", err=True)
+    return lambda policy: to_stderr(f"{policy}: done")
 
 
 def _page(run: SimulatedRun, compared: tuple[Change, ...], verdicts: tuple[Judged, ...]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lora_cli.bench.ranks import parse_ranks
 from lora_cli.bench.synthetic import total_bytes, write_synthetic
-from lora_cli.cli.bench_flags import LineupFlags
+from lora_cli.cli.bench_options import LineupFlags
 from lora_cli.cli.lineup import Lineup, base_model
 from lora_cli.core.item import Item
 from lora_cli.errors import MachineError, UsageError

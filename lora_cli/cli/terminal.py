@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Protocol, Self
 
-from lora_cli.cli import typer
+from lora_cli.cli.output import to_stderr
 from lora_cli.cli.tally import Tally
 from lora_cli.render.human.meter import render_meter
 from lora_cli.render.text import safe
@@ -102,7 +102,7 @@ class OnTerminal(Tally):
     def waiting(self, adapter: str) -> None:
         """One line above the drawing."""
         with self.paused():
-            typer.echo(f"{safe(adapter)}: another process fetches it; waiting for it", err=True)
+            to_stderr(f"{safe(adapter)}: another process fetches it; waiting for it")
 
     def _lines(self, columns: int, rows: int, *, plain: bool) -> list[str]:
         return render_meter(self.meter(time.monotonic()), columns, rows, plain=plain)

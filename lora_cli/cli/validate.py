@@ -6,9 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-from lora_cli.cli import engine_options, options, typer
+import typer
+
+from lora_cli.cli import completion, engine_options, options
 from lora_cli.cli.known import accepting, known_findings, settled
 from lora_cli.cli.lineup import Lineup, base_model, lineup, reaching, sharded
+from lora_cli.cli.options import ADAPTERS, OUTPUT, option
 from lora_cli.cli.reporting import outputs, stream, tell
 from lora_cli.core.finding import Severity
 from lora_cli.core.reference import AdapterRef
@@ -18,6 +21,60 @@ from lora_cli.rules import choose
 from lora_cli.settings import Settings
 from lora_cli.validation import Checked, Terms, check_all
 from lora_cli.validation.report import Report
+
+FINDINGS = "Findings"
+
+NoBase = Annotated[
+    bool, option("--no-base", panel=ADAPTERS, help="Judge without a base model: rules that need one are skipped.")
+]
+FailOn = Annotated[
+    str,
+    option(
+        "--fail-on",
+        panel=FINDINGS,
+        metavar="error|warning",
+        help="The lowest severity that ends with exit code 1.",
+        autocompletion=completion.words("error", "warning"),
+    ),
+]
+Select = Annotated[
+    list[str] | None,
+    option(
+        "--select",
+        panel=FINDINGS,
+        metavar="RULE",
+        help="Only these rules: LC3, LC301, rank-mismatch.",
+        autocompletion=completion.rules,
+    ),
+]
+Ignore = Annotated[
+    list[str] | None,
+    option("--ignore", panel=FINDINGS, metavar="RULE", help="Not these rules.", autocompletion=completion.rules),
+]
+Values = Annotated[bool, option("--values/--no-values", panel=FINDINGS, help="Read the tensors' values.")]
+KnownFindings = Annotated[
+    Path | None,
+    option("--baseline", panel=FINDINGS, metavar="FILE", help="A file of known findings: only new ones count."),
+]
+WriteBaseline = Annotated[
+    Path | None, option("--write-baseline", panel=FINDINGS, metavar="FILE", help="Write the findings to this file.")
+]
+ReportFormats = Annotated[
+    list[str] | None,
+    option(
+        "--format",
+        panel=OUTPUT,
+        metavar="FORMAT[=FILE]",
+        help="human, json, sarif, junit, github or markdown; may be repeated, each into its file.",
+        show_default="human",
+        autocompletion=completion.words("human", "json", "sarif", "junit", "github", "markdown"),
+    ),
+]
+EXAMPLES = (
+    "lora-cli validate acme/sql --base meta-llama/Llama-3.1-8B-Instruct --engine vllm",
+    "lora-cli validate -f set.yaml --format sarif=findings.sarif",
+    "lora-cli validate ./adapter --no-base --fail-on warning",
+)
 
 FAIL_ON = {"error": Severity.ERROR, "warning": Severity.WARNING}
 Items = Sequence[tuple[str, str | AdapterRef]]
@@ -29,28 +86,26 @@ def command(
     manifest: options.Manifest = None,
     checkpoint: options.Checkpoint = "",
     base: options.Base = "",
-    no_base: Annotated[
-        bool, typer.Option("--no-base", help="Judge without a base: what needs one is skipped.")
-    ] = False,
+    no_base: NoBase = False,
     policy: options.PolicyFile = None,
-    fail_on: Annotated[str, typer.Option(help="The severity that refuses: error or warning.")] = "error",
-    select: Annotated[list[str] | None, typer.Option(help="Only these rules: LC3, LC301, rank-mismatch.")] = None,
-    ignore: Annotated[list[str] | None, typer.Option(help="Not these rules.")] = None,
-    values: Annotated[bool, typer.Option("--values/--no-values", help="Scan the tensors' values.")] = True,
+    fail_on: FailOn = "error",
+    select: Select = None,
+    ignore: Ignore = None,
+    values: Values = True,
     engine: engine_options.Engines = None,
     max_lora_rank: engine_options.MaxLoraRank = None,
     tp: engine_options.Tp = 1,
     lora_target_modules: engine_options.LoraTargetModules = None,
     served_model_name: engine_options.ServedModelName = "",
     max_loras: engine_options.MaxLoras = None,
-    baseline: options.KnownFindings = None,
-    write_baseline: options.WriteBaseline = None,
+    baseline: KnownFindings = None,
+    write_baseline: WriteBaseline = None,
     ray: options.Ray = None,
-    shard: options.ShardOf = None,
-    formats: options.ReportFormats = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
+    shard: options.Shard = None,
+    formats: ReportFormats = None,
+    output: options.OutputFile = None,
 ) -> None:
-    """Judge adapters: format, config, tensors and values, against a base model and engines."""
+    """Check adapters: format, config, tensors and values, against a base model and inference engines."""
     _check_flags(fail_on, base, no_base=no_base)
     chosen, wanted = choose(select or (), ignore or ()), outputs(formats or (), output, os.environ)
     known = known_findings(baseline, write_baseline)

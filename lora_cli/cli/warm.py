@@ -4,13 +4,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_cli.cli import options, typer
+import typer
+
+from lora_cli.cli import options, warm_options
 from lora_cli.cli.lineup import Lineup, limits, lineup, reaching, sharded
 from lora_cli.cli.output import Format, writable, write
 from lora_cli.cli.sizes import size_of
 from lora_cli.cli.termination import note, termination_log
 from lora_cli.cli.warm_options import Asking, Elsewhere, Holding, Leaving, Listening, Verb, Which
-from lora_cli.cli.warming import Forward, Run
+from lora_cli.cli.warming import Device, Eviction, Forward, Run
 from lora_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,20 +24,62 @@ if TYPE_CHECKING:
     from lora_cli.settings import Settings
 
 
+EXAMPLES = (
+    "lora-cli warm -f set.yaml --once",
+    "lora-cli warm acme/sql --base acme/llama-3-8b --once --prompt 'List all users'",
+    "lora-cli warm -f set.yaml --serve --port 8321",
+    "lora-cli warm -f set.yaml --endpoint http://127.0.0.1:8000 --engine vllm",
+)
+
+
 def command(
     ctx: typer.Context,
-    *,
-    which: Which,
-    verb: Verb,
-    elsewhere: Elsewhere,
-    shard: options.ShardOf = None,
-    listening: Listening,
-    holding: Holding,
-    asking: Asking,
-    leaving: Leaving,
+    refs: options.Refs = None,
+    manifest: options.Manifest = None,
+    checkpoint: options.Checkpoint = "",
+    base: options.Base = "",
+    policy: options.PolicyFile = None,
+    shard: options.Shard = None,
+    once: warm_options.Once = False,
+    serve: warm_options.Serve = False,
+    status: warm_options.Status = False,
+    stop: warm_options.Stop = False,
+    endpoint: warm_options.Endpoints = None,
+    engine: warm_options.Engine = "",
+    engine_path: warm_options.EnginePath = None,
+    prune: warm_options.Prune = False,
+    prove: warm_options.Prove = True,
+    wait: warm_options.Wait = "5m",
+    watch: warm_options.Watch = False,
+    tp: warm_options.Tp = 1,
+    host: warm_options.Host = "127.0.0.1",
+    port: warm_options.Port = 8321,
+    uds: warm_options.Uds = None,
+    api_key: warm_options.ApiKey = "",
+    root: warm_options.Root = None,
+    load_timeout: warm_options.LoadTimeout = "10m",
+    max_loras: warm_options.MaxLoras = None,
+    max_cpu_loras: warm_options.MaxCpuLoras = None,
+    max_cpu_bytes: warm_options.MaxCpuBytes = None,
+    max_lora_rank: warm_options.MaxLoraRank = None,
+    device: warm_options.OnDevice = Device.AUTO,
+    forward: warm_options.ForwardOf = Forward.MODULES,
+    eviction: warm_options.EvictionBy = Eviction.ADAPTIVE,
+    tier: warm_options.Tier = "",
+    prompt: warm_options.Prompt = "",
+    max_tokens: warm_options.MaxTokens = 40,
+    residency: warm_options.Residency = False,
+    ready_file: warm_options.ReadyFile = None,
+    metrics_file: warm_options.MetricsFile = None,
     output_format: options.OutputFormat = Format.HUMAN,
 ) -> None:
-    """Load adapters into a warm process and prove that they work; once, or for a server that stays up."""
+    """Load adapters into a warm process or running engines, and prove that they work."""
+    which = Which(refs, manifest, checkpoint, base, policy)
+    verb = Verb(once=once, serve=serve, status=status, stop=stop)
+    elsewhere = Elsewhere(endpoint, engine, engine_path, prune=prune, prove=prove, wait=wait, watch=watch, tp=tp)
+    listening = Listening(host, port, uds, api_key, root, load_timeout)
+    holding = Holding(max_loras, max_cpu_loras, max_cpu_bytes, max_lora_rank, device, forward, eviction)
+    asking, leaving = Asking(prompt, max_tokens, residency=residency), Leaving(tier, ready_file, metrics_file)
     _check(which, verb, elsewhere, holding, asking, leaving)
     if verb.status or verb.stop:
         with _endpoint(listening) as server:

@@ -1,113 +1,181 @@
-"""The options of ``lora-cli warm``, by what they are about, each with its help text."""
+"""The options that ``lora-cli warm`` alone has, and what they are once they are read."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from lora_cli.cli import engine_options, options, typer
+from lora_cli.cli import completion
+from lora_cli.cli.options import ENGINE, OUTPUT, option
 from lora_cli.cli.warming import Device, Eviction, Forward
+
+MODE = "What to do"
+SERVER = "Our server (--serve, --status, --stop)"
+ENGINES = "Running engines (--endpoint)"
+MEMORY = "Device and memory"
+PROOF = "Proof (--once)"
+
+Once = Annotated[bool, option("--once", panel=MODE, help="Load and prove all adapters, print a table, and exit.")]
+Serve = Annotated[bool, option("--serve", panel=MODE, help="Stay up and answer over HTTP.")]
+Status = Annotated[bool, option("--status", panel=MODE, help="Show what a running server holds.")]
+Stop = Annotated[bool, option("--stop", panel=MODE, help="Stop a running server.")]
+Endpoints = Annotated[
+    list[str] | None,
+    option("--endpoint", panel=ENGINES, metavar="URL", help="Load the adapters into this engine; may be repeated."),
+]
+Engine = Annotated[
+    str,
+    option(
+        "--engine",
+        panel=ENGINES,
+        metavar="NAME[@VERSION]",
+        help="What runs at the endpoint: vllm, sglang or lora-cli.",
+        autocompletion=completion.words("vllm", "sglang", "lora-cli"),
+    ),
+]
+EnginePath = Annotated[
+    list[str] | None,
+    option("--engine-path", panel=ENGINES, metavar="FROM=TO", help="Where the engine sees a folder of this machine."),
+]
+Prune = Annotated[bool, option("--prune", panel=ENGINES, help="Unload adapters that are not named here.")]
+Prove = Annotated[
+    bool, option("--prove/--no-prove", panel=ENGINES, help="Check that each adapter changes the engine's answers.")
+]
+Wait = Annotated[str, option("--wait", panel=ENGINES, metavar="TIME", help="How long to wait until it is ready.")]
+Watch = Annotated[
+    bool,
+    option("--watch", panel=ENGINES, help="Stay, and load again when the manifest changes or the engine restarts."),
+]
+Host = Annotated[str, option("--host", panel=SERVER, help="The address to listen at.")]
+Port = Annotated[int, option("--port", panel=SERVER, min=1, max=65535, help="The port to listen at.")]
+Uds = Annotated[
+    Path | None,
+    option("--uds", panel=SERVER, metavar="FILE", help="Listen at a Unix socket, for this user alone."),
+]
+ApiKey = Annotated[str, option("--api-key", panel=SERVER, metavar="TOKEN", help="The bearer token of the API.")]
+Root = Annotated[
+    list[str] | None,
+    option("--root", panel=SERVER, metavar="DIRECTORY", help="Clients may load adapters from folders below this one."),
+]
+LoadTimeout = Annotated[
+    str,
+    option("--load-timeout", panel=SERVER, metavar="TIME", help="End a load or request that takes longer."),
+]
+MaxLoras = Annotated[
+    int | None, option("--max-loras", panel=MEMORY, min=1, help="Slots: adapters on the device at once.")
+]
+MaxCpuLoras = Annotated[int | None, option("--max-cpu-loras", panel=MEMORY, min=1, help="Adapters in memory at once.")]
+MaxCpuBytes = Annotated[
+    str | None,
+    option("--max-cpu-bytes", panel=MEMORY, metavar="SIZE", help="The most bytes of adapters in memory."),
+]
+MaxLoraRank = Annotated[int | None, option("--max-lora-rank", panel=MEMORY, min=1, help="The largest rank of a slot.")]
+OnDevice = Annotated[Device, option("--device", panel=MEMORY, help="The device that holds the slots.")]
+ForwardOf = Annotated[
+    Forward, option("--forward", panel=MEMORY, help="Prove adapters on the modules alone, or on the whole model too.")
+]
+EvictionBy = Annotated[
+    Eviction,
+    option("--eviction", panel=MEMORY, help="Which adapter leaves a full tier; adaptive picks the best policy."),
+]
+Prompt = Annotated[str, option("--prompt", panel=PROOF, help="Answer this prompt without and with each adapter.")]
+MaxTokens = Annotated[int, option("--max-tokens", panel=PROOF, min=1, max=4096, help="The longest answer, in tokens.")]
+Residency = Annotated[
+    bool, option("--residency", panel=PROOF, help="Show how much of each adapter's files is in the page cache.")
+]
+Tier = Annotated[
+    str,
+    option(
+        "--tier", panel=MEMORY, metavar="tmpfs:DIRECTORY", help="Also copy each adapter to DIRECTORY/NAME, in memory."
+    ),
+]
+ReadyFile = Annotated[
+    Path | None,
+    option(
+        "--ready-file",
+        panel=OUTPUT,
+        metavar="FILE",
+        help="A file that is there while the server is ready, or once --once proved all adapters.",
+    ),
+]
+MetricsFile = Annotated[
+    Path | None, option("--metrics-file", panel=OUTPUT, metavar="FILE", help="Write Prometheus metrics to this file.")
+]
+Tp = Annotated[int, option("--tp", panel=ENGINE, min=1, max=4096, help="The engine's tensor-parallel size.")]
 
 
 @dataclass(frozen=True, slots=True)
 class Which:
     """Which adapters are meant, of which base, and what is allowed of them."""
 
-    refs: options.Refs = None
-    manifest: options.Manifest = None
-    checkpoint: options.Checkpoint = ""
-    base: options.Base = ""
-    policy: options.PolicyFile = None
+    refs: list[str] | None
+    manifest: Path | None
+    checkpoint: str
+    base: str
+    policy: Path | None
 
 
 @dataclass(frozen=True, slots=True)
 class Verb:
     """What is to be done: one of these, or ``--endpoint``."""
 
-    once: Annotated[bool, typer.Option("--once", help="Prove all, print a table, and end.")] = False
-    serve: Annotated[bool, typer.Option("--serve", help="Stay up and answer over HTTP.")] = False
-    status: Annotated[bool, typer.Option("--status", help="What a server that runs holds.")] = False
-    stop: Annotated[bool, typer.Option("--stop", help="End a server that runs.")] = False
+    once: bool
+    serve: bool
+    status: bool
+    stop: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
     """Running engines, and what they are to do."""
 
-    endpoint: Annotated[
-        list[str] | None, typer.Option(metavar="URL", help="Warm this running server instead; several may be named.")
-    ] = None
-    engine: Annotated[
-        str,
-        typer.Option(metavar="NAME[@VERSION]", help="What runs there: vllm, sglang or lora-cli.", show_default=False),
-    ] = ""
-    engine_path: Annotated[
-        list[str] | None, typer.Option(metavar="FROM=TO", help="Where those servers see a folder of this machine.")
-    ] = None
-    prune: Annotated[bool, typer.Option("--prune", help="Have them unload what is not named here.")] = False
-    prove: Annotated[bool, typer.Option("--prove/--no-prove", help="Ask them whether each adapter does something.")] = (
-        True
-    )
-    wait: Annotated[str, typer.Option(metavar="TIME", help="How long to wait until they are ready.")] = "5m"
-    watch: Annotated[bool, typer.Option("--watch", help="Stay, and do it again when the manifest changes.")] = False
-    tp: engine_options.Tp = 1
+    endpoint: list[str] | None
+    engine: str
+    engine_path: list[str] | None
+    prune: bool
+    prove: bool
+    wait: str
+    watch: bool
+    tp: int
 
 
 @dataclass(frozen=True, slots=True)
 class Listening:
     """Where our own server is, and who may ask it for what."""
 
-    host: Annotated[str, typer.Option(help="Where the server listens.")] = "127.0.0.1"
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Where the server listens.")] = 8321
-    uds: Annotated[Path | None, typer.Option(metavar="FILE", help="Listen at a Unix socket, for this user alone.")] = (
-        None
-    )
-    api_key: Annotated[str, typer.Option(metavar="TOKEN", help="The bearer token of the API.", show_default=False)] = ""
-    root: Annotated[
-        list[str] | None, typer.Option(metavar="DIRECTORY", help="Clients may load adapters from below it.")
-    ] = None
-    load_timeout: Annotated[
-        str, typer.Option(metavar="TIME", help="With --serve: end a child that takes longer over one request.")
-    ] = "10m"
+    host: str
+    port: int
+    uds: Path | None
+    api_key: str
+    root: list[str] | None
+    load_timeout: str
 
 
 @dataclass(frozen=True, slots=True)
 class Holding:
     """How many adapters the device and memory hold, and who leaves them."""
 
-    max_loras: Annotated[int | None, typer.Option(min=1, help="Slots: adapters on the device at once.")] = None
-    max_cpu_loras: Annotated[int | None, typer.Option(min=1, help="Adapters in memory at once.")] = None
-    max_cpu_bytes: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="Bytes that adapters in memory take at most: 8GiB.", show_default=False),
-    ] = None
-    max_lora_rank: Annotated[int | None, typer.Option(min=1, help="The largest rank that a slot takes.")] = None
-    device: Annotated[Device, typer.Option(help="What owns the slots.")] = Device.AUTO
-    forward: Annotated[Forward, typer.Option(help="Prove modules, or run the whole model too.")] = Forward.MODULES
-    eviction: Annotated[
-        Eviction, typer.Option(help="Who leaves slots or memory that are full; adaptive follows whichever does best.")
-    ] = Eviction.ADAPTIVE
+    max_loras: int | None
+    max_cpu_loras: int | None
+    max_cpu_bytes: str | None
+    max_lora_rank: int | None
+    device: Device
+    forward: Forward
+    eviction: Eviction
 
 
 @dataclass(frozen=True, slots=True)
 class Asking:
     """What ``--once`` asks each adapter, and whether it looks at memory."""
 
-    prompt: Annotated[str, typer.Option(help="Answer this without and with each adapter.")] = ""
-    max_tokens: Annotated[int, typer.Option(min=1, max=4096, help="The longest answer.")] = 40
-    residency: Annotated[
-        bool, typer.Option("--residency", help="With --once: what of each adapter's files is in the page cache.")
-    ] = False
+    prompt: str
+    max_tokens: int
+    residency: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Leaving:
     """What is left on this machine's disk and memory for others to read."""
 
-    tier: Annotated[
-        str, typer.Option(metavar="tmpfs:DIRECTORY", help="Copy each into DIRECTORY/NAME too, which is memory.")
-    ] = ""
-    ready_file: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="With --serve there while it is ready; with --once when all are proved."),
-    ] = None
-    metrics_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Write Prometheus metrics there.")] = None
+    tier: str
+    ready_file: Path | None
+    metrics_file: Path | None

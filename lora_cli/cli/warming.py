@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_cli.cli import typer
 from lora_cli.cli.lineup import Lineup
+from lora_cli.cli.output import to_stderr
 from lora_cli.core.item import Item
 from lora_cli.core.reference import AdapterRef
 from lora_cli.settings import Settings
@@ -135,4 +135,4 @@ def say(note: str, settings: Settings) -> None:
     if not settings.quiet:
         from lora_cli.render.text import safe
 
-        typer.echo(safe(note), err=True)
+        to_stderr(safe(note))

@@ -1,13 +1,29 @@
-"""What the values of options mean, in a file, in a variable and as a flag: each parser raises ``ValueError``."""
+"""The kinds of values that settings have: how a text is parsed, and what a settings file may hold."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_cli.core.units import parse_duration, shown
+from lora_cli.core.trust import endpoint_glob, profile, variable
+from lora_cli.core.units import LARGEST, parse_duration, parse_size, shown
 
 LONGEST_S = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """``parse`` reads a value and raises ``ValueError``; ``metavar`` stands for one in help ("" for a switch).
+
+    ``schema`` is the JSON Schema of a value in a settings file.
+    """
+
+    parse: Callable[[Any], Any]
+    metavar: str
+    schema: Mapping[str, Any]
+
+
 TRUE, FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off"})
 
 
@@ -77,3 +93,48 @@ def words(check: Callable[[str], str]) -> Callable[[Any], tuple[str, ...]]:
         return tuple(check(word) for word in given)
 
     return parse
+
+
+def _text(pattern: str, most: int = 0) -> dict[str, Any]:
+    return {"type": "string", **({"maxLength": most} if most else {}), "pattern": pattern}
+
+
+_NUMBER = r"[0-9]+(\.[0-9]+)?"
+_PRIVATE_NAMES = r"localhost|localhost\.localdomain|[A-Za-z0-9._-]+\.localhost|127(\.[0-9]{1,3}){3}|\[::1\]"
+_SERVER = rf"^(?![Hh][Tt][Tt][Pp]://(?!({_PRIVATE_NAMES})\.?(:|/|$)))" + (
+    r"([A-Za-z][A-Za-z0-9+.-]{0,15}://)([A-Za-z0-9*._-]{1,253}|\[[0-9A-Fa-f:.]+\])(:([0-9]{1,5}|\*))?/?$"
+)
+
+SWITCH = Kind(flag, "", {"type": "boolean"})
+DIRECTORY = Kind(path, "DIRECTORY", _text(r"^[^\x00]+$"))
+HUB = Kind(endpoint, "URL", _text(r"^https?://[^\s/?#@]+(/[^\s?#@]*)?$"))
+SIZE = Kind(
+    parse_size,
+    "SIZE",
+    {
+        "anyOf": [
+            {"type": "integer", "minimum": 0, "maximum": LARGEST},
+            _text(rf"^{_NUMBER} ?([KMGTPkmgtp][Ii]?)?[Bb]?$", 40),
+        ]
+    },
+)
+DURATION = Kind(
+    positive_duration,
+    "TIME",
+    {
+        "anyOf": [
+            {"type": "number", "exclusiveMinimum": 0, "maximum": LONGEST_S},
+            _text(rf"^({_NUMBER}|({_NUMBER}(ms|s|m|h|d))+)$", 40),
+        ]
+    },
+)
+SERVERS = Kind(words(endpoint_glob), "URL,...", {"type": "array", "items": _text(_SERVER)})
+VARIABLES = Kind(
+    words(variable), "NAME,...", {"type": "array", "items": _text("^(?!LORA_CLI_(?!TOKEN_.))[A-Z_][A-Z0-9_]{0,63}$")}
+)
+PROFILES = Kind(words(profile), "NAME,...", {"type": "array", "items": _text("^[A-Za-z0-9][A-Za-z0-9._ -]{0,63}$")})
+
+
+def whole(lowest: int, highest: int) -> Kind:
+    """A whole number from ``lowest`` to ``highest``."""
+    return Kind(count(lowest, highest), "N", {"type": "integer", "minimum": lowest, "maximum": highest})

@@ -5,17 +5,26 @@ PEFT 0.21 is the source: ``tuners/lora/dora.py`` (``y = m / |W + s*B*A| * (W + s
 its experts), ``utils/other.py`` (``ModulesToSaveWrapper``).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map
 
 from lora_cli.errors import Refused
 from lora_cli.runtime.beside import Beside, Update
 from lora_cli.runtime.linear import unpack
+
+
+def _mapped(function: Callable[..., Any], *trees: Any) -> Any:
+    """``function`` of what stands at each place of ``trees``, which are alike: mappings and sequences of tensors."""
+    first = trees[0]
+    if isinstance(first, Mapping):
+        return {name: _mapped(function, *(tree[name] for tree in trees)) for name in first}
+    if isinstance(first, tuple | list):
+        return tuple(_mapped(function, *parts) for parts in zip(*trees, strict=True))
+    return function(*trees)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +71,10 @@ class Variant:
         renewed = torch.func.functional_call(
             _Bare(module),
             {f"module.{name}": one for name, one in params.items()},
-            tree_map(part, args),
-            tree_map(part, dict(kwargs)),
+            _mapped(part, args),
+            _mapped(part, dict(kwargs)),
         )
-        tree_map(lambda mine, new: part(mine).copy_(new), output, renewed)
+        _mapped(lambda mine, new: part(mine).copy_(new), output, renewed)
 
     def finish(self, output: torch.Tensor, span: slice) -> None:
         """What is to be done to a span of the output after LoRA was added, in place."""

@@ -90,9 +90,9 @@ def entries_of(fs: Any, folder: str) -> Iterable[Mapping[str, Any]]:
 def _of_a_share(fs: Any, folder: str) -> Iterable[Mapping[str, Any]]:
     """What is in a folder of a share: its library reads the listing of a server on and on for a list of it."""
     import smbclient
-    from fsspec.implementations.smb import _as_unc_path
 
-    with smbclient.scandir(_as_unc_path(fs.host, folder), port=fs._port) as found:
+    unc = f"//{fs.host}{folder}".replace("/", "\\")
+    with smbclient.scandir(unc, port=fs.port or 445) as found:
         for entry in found:
             yield fs.info(f"{folder.rstrip('/')}/{entry.name}")
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.cli import typer
 from lora_cli.cli.main import main
-from lora_cli.cli.output import write
+from lora_cli.cli.output import to_stderr, write
 from lora_cli.core.harmless import harmless, safe, unheard
 from lora_cli.core.log import logger
 from lora_cli.render.json import encoded
@@ -152,7 +151,7 @@ def test_every_logger_of_ours_makes_its_records_harmless(caplog: pytest.LogCaptu
     assert isinstance(logging.getLogger("lora_cli"), logging.Logger)
 
 
-@pytest.mark.parametrize("say", [lambda text: typer.echo(text, err=True), write])
+@pytest.mark.parametrize("say", [to_stderr, write])
 def test_nothing_that_is_written_begins_a_command(
     say: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from lora_cli import __version__, errors
 from lora_cli.cli import app
-from lora_cli.cli.main import COMMANDS, hoist_global_options, main
+from lora_cli.cli.app import COMMANDS, hoist_global_options
+from lora_cli.cli.main import main
 
 EXIT_TABLE = [
     (errors.FormatError("not JSON", where="adapter_config.json"), 1),
@@ -42,7 +43,7 @@ def a_command_that_raises(error: Exception, monkeypatch: pytest.MonkeyPatch) -> 
         raise error
 
     monkeypatch.setitem(COMMANDS, "fail", "Fails.")
-    monkeypatch.setitem(sys.modules, "lora_cli.cli.fail", SimpleNamespace(command=command))
+    monkeypatch.setitem(sys.modules, "lora_cli.cli.fail", SimpleNamespace(command=command, EXAMPLES=()))
 
 
 @pytest.mark.parametrize(("error", "code"), EXIT_TABLE, ids=lambda value: repr(value)[:40])
@@ -109,7 +110,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_misspelt_command_is_a_usage_error_that_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fecth"]) == 2
-    assert "Did you mean 'fetch'?" in capsys.readouterr().err
+    assert capsys.readouterr().err == "error: no such command 'fecth'\nhint: did you mean 'fetch'?\n"
 
 
 def test_every_option_has_its_environment_variable() -> None:
@@ -193,7 +194,9 @@ def test_a_path_that_may_not_be_read_is_this_machines_fault(tmp_path: Path) -> N
         parent.chmod(0o755)
 
     # The package is imported before the change of user: this interpreter may lie where nobody else may look.
-    preload = "import lora_cli.cli.main, lora_cli.cli.fetch, lora_cli.reading.manifest, yaml; "
+    preload = (
+        "from lora_cli.cli.main import main; main(['fetch', '-f', 'nowhere.yaml']); import lora_cli.reading.manifest; "
+    )
     done = subprocess.run(
         [sys.executable, "-c", preload + code, "fetch", "-f", str(tmp_path / "set.yaml")],
         capture_output=True,
@@ -260,3 +263,45 @@ def test_a_size_or_duration_that_is_none_is_said_of_its_option(
 ) -> None:
     assert main(["--cache-dir", str(tmp_path / "cache"), *line]) == 2
     assert f"error: {said}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (["fetch", "x", "--lokced"], "error: no such option: --lokced\nhint: did you mean --lock, --locked?\n"),
+        (["fetch", "--zzz"], "error: no such option: --zzz\nhint: lora-cli fetch --help\n"),
+        (["repair"], "error: missing argument 'REF'\nhint: lora-cli repair --help\n"),
+        (["repair", "x"], "error: missing option '--engine'\nhint: lora-cli repair --help\n"),
+        (["fetch", "x", "--to"], "error: option '--to' requires an argument\nhint: lora-cli fetch --help\n"),
+        (["cache", "lss"], "error: no such command 'lss'\nhint: did you mean 'ls'?\n"),
+        (["warm", "x", "--port", "0"], "error: invalid value for '--port': 0 is not in the range 1<=x<=65535\n"),
+        (["fetch", "x", "--jobs", "0"], "error: --jobs: '0' is not a whole number from 1 to 256\n"),
+        (["rules", "--format", "yaml"], "error: invalid value for '--format': 'yaml' is not one of 'human', 'json'\n"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_told_as_every_other_error(
+    line: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(line) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(told)
+
+
+def test_a_mistake_in_a_variable_names_the_variable(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LORA_CLI_FORMAT", "yaml")
+    assert main(["rules"]) == 2
+    assert capsys.readouterr().err.startswith("error: LORA_CLI_FORMAT: 'yaml' is not one of 'human', 'json'\n")
+
+
+@pytest.mark.parametrize("line", [[], ["cache"]])
+def test_without_a_command_the_help_is_printed(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(line) == 2
+    assert "Usage: lora-cli" in capsys.readouterr().out
+
+
+def test_a_control_character_or_a_secret_in_a_wrong_word_is_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fetch", "--\x1b[31mred", "x"]) == 2
+    assert "\x1b" not in capsys.readouterr().err

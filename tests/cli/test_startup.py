@@ -36,19 +36,25 @@ def test_the_app_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize("argv", [["--version"], ["rules", "LC101"], ["fetch", "./nowhere"], ["inspect", "./nowhere"]])
-def test_a_plain_command_line_starts_without_typer_and_what_it_imports(argv: list[str]) -> None:
-    imported = modules_after(f"from lora_cli.cli.main import main\nmain({argv!r})")
-    assert not imported & {*HEAVY, "typer", "dataclasses", "inspect"} - ({"inspect"} if argv[0] == "rules" else set())
+def test_a_command_imports_nothing_heavy_that_it_does_not_need(argv: list[str]) -> None:
+    assert not modules_after(f"from lora_cli.cli.main import main\nmain({argv!r})") & ({*HEAVY})
 
 
-@pytest.mark.parametrize("argv", [["--version"], ["--help"], ["validate", "--help"], ["fetch", "--help"]])
-def test_help_imports_nothing_heavy(argv: list[str]) -> None:
-    assert not modules_after(f"from lora_cli.cli.main import main\nmain({argv!r})") & set(HEAVY)
+@pytest.mark.parametrize("argv", [["--help"], ["validate", "--help"], ["warm", "-h"]])
+def test_help_imports_nothing_heavy_but_what_draws_it(argv: list[str]) -> None:
+    assert not modules_after(f"from lora_cli.cli.main import main\nmain({argv!r})") & ({*HEAVY} - {"rich"})
 
 
-LOOP = ["-c", "total = 0\nfor number in range(2_000_000): total += number"]
-LOOP_S = 0.133
-"""Processor seconds of that loop, over a bare interpreter, on the quiet machine that the budgets are for."""
+BARE_APP = """
+import typer
+app = typer.Typer(add_completion=False)
+
+@app.command()
+def main(name: str = "x") -> None:
+    print(name)
+
+app(["--name", "y"])
+"""
 
 
 def spent(argv: list[str]) -> float:
@@ -60,25 +66,22 @@ def spent(argv: list[str]) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def is_within(argv: list[str], budget_s: float, *, over_bare: bool = False) -> bool:
-    """Whether the least of many runs is within the budget, which grows by as much as a plain loop is slower here now.
+def is_within(argv: list[str], times: float) -> bool:
+    """Whether it costs at most so many times what a typer app of one command costs; the least of each counts.
 
-    A neighbour on the same processor makes a run dearer, never cheaper; a slower processor does so to the loop as well.
+    A neighbour on the same processor makes a run dearer, never cheaper.
     """
-    bare, loop, least = float("inf"), float("inf"), float("inf")
-    for _ in range(30):
-        bare, loop, least = min(bare, spent(["-c", "pass"])), min(loop, spent(LOOP)), min(least, spent(argv))
-        slower = max(1.0, (loop - bare) / LOOP_S)
-        if least <= budget_s * slower + (bare if over_bare else 0.0):
-            return True
-    return False
+    bare, least = float("inf"), float("inf")
+    for _ in range(15):
+        bare, least = min(bare, spent(["-c", BARE_APP])), min(least, spent(argv))
+    return least <= times * bare
 
 
-def test_the_version_costs_at_most_40_ms_more_than_a_bare_interpreter() -> None:
-    assert is_within(["-m", "lora_cli", "--version"], 0.04, over_bare=True)
+def test_the_version_costs_at_most_twice_what_a_typer_app_of_one_command_does() -> None:
+    assert is_within(["-m", "lora_cli", "--version"], 2)
 
 
-def test_validating_a_small_adapter_costs_at_most_100_ms() -> None:
+def test_validating_a_small_adapter_costs_at_most_five_times_that() -> None:
     adapter, base = str(QUICKSTART / "pirate"), str(QUICKSTART / "smollm2-135m")
 
-    assert is_within(["-m", "lora_cli", "validate", adapter, "--base", base], 0.1)
+    assert is_within(["-m", "lora_cli", "validate", adapter, "--base", base], 5)

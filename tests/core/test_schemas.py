@@ -17,7 +17,8 @@ from lora_cli.core.manifest import load_manifest
 from lora_cli.core.policy import load_policy
 from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.errors import UsageError
-from lora_cli.settings import OPTIONS, Settings, load_settings
+from lora_cli.settings import SETTINGS as SETTINGS_TABLE
+from lora_cli.settings import Settings, load_settings
 
 PUBLISHED = ("adapter-set", "adapter-set-lock", "inspect", "policy", "repair", "serve-bench", "settings", "validate")
 SCHEMAS = Path(__file__).parents[2] / "manifests" / "schemas"
@@ -194,14 +195,14 @@ def test_a_policy_means_the_same_in_a_manifest_and_alone() -> None:
 
 
 def test_the_settings_schema_has_every_setting() -> None:
-    assert set(schema("settings")["properties"]) == set(OPTIONS)
+    assert set(schema("settings")["properties"]) == set(SETTINGS_TABLE)
 
 
 def test_the_settings_schema_tells_the_defaults() -> None:
     usual = Settings(Path("/"))
-    for key, (field, read) in OPTIONS.items():
-        said, is_ = schema("settings")["properties"][key].get("default"), getattr(usual, field)
-        assert (None if said is None else read(said)) == (None if key == "cache_dir" else is_), key
+    for key, setting in SETTINGS_TABLE.items():
+        said, is_ = schema("settings")["properties"][key].get("default"), getattr(usual, setting.field)
+        assert (None if said is None else setting.kind.parse(said)) == (None if key == "cache_dir" else is_), key
 
 
 @given(st.data())

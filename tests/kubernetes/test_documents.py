@@ -7,9 +7,9 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
-from lora_cli.cli.app import build_app, load_command, variables
-from lora_cli.cli.main import COMMANDS, PREFIX
-from lora_cli.settings import OPTIONS
+from lora_cli.cli.app import COMMANDS, build_app, load_command, variables
+from lora_cli.cli.options import PREFIX
+from lora_cli.settings import SETTINGS
 from tests.kubernetes.pods import FOLDER, OURS, Fields, containers, documents, pods
 
 VERSION = "1.33"
@@ -111,7 +111,7 @@ def test_no_secret_stands_in_a_manifest(container: Fields, pod: Fields) -> None:
 
 @named
 def test_a_variable_is_an_option_and_a_path_in_it_is_mounted(container: Fields, pod: Fields) -> None:
-    options = {PREFIX + name.upper() for name in OPTIONS} | variables(build_app())
+    options = {PREFIX + name.upper() for name in SETTINGS} | variables(build_app())
     options = options.union(*(variables(load_command(command)) for command in COMMANDS))
     mounted = [mount["mountPath"] for mount in container["volumeMounts"]]
     for variable in container["env"]:

@@ -1,11 +1,12 @@
-"""What ``import lora_cli`` gives: the way from a reference to a verdict, for programs.
+"""The public Python API: ``lora_cli.fetch``, ``lora_cli.validate`` and ``lora_cli.inspect``.
 
 Settings are those of the command line: ``LORA_CLI_…``, the settings file, ``HF_TOKEN`` and the clouds' own chains. What
-ends a command with a message is a ``lora_cli.errors.LoraCliError`` here; its ``exit_code`` is what scripts branch on.
+ends a command with a message is a ``LoraCliError`` here, with the exit code of that command.
 """
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +29,21 @@ def fetch(
     cache_dir: str | Path | None = None,
     offline: bool = False,
 ) -> "Snapshot":
-    """The adapter that ``ref`` means, complete and verified in the cache: its ``directory`` is what an engine is given.
+    """Downloads an adapter into the cache, complete and verified, unless it is there already.
 
-    ``ref`` is written as on the command line, and so is what each argument means.
+    Args:
+        ref: a path, a Hub id (``org/name``) or an address (``s3://…``), as on the command line.
+        revision: a branch, tag or commit.
+        subfolder: the adapter's folder in the repository.
+        allow_pickle: accept ``.bin`` weights where there are no safetensors.
+        cache_dir: the cache; without it that of the command line.
+        offline: make no network request.
+
+    Returns:
+        The snapshot; its ``directory`` is what an engine is given.
 
     Raises:
-        LoraCliError: the origin does not give it, a limit or policy forbids it, or this machine does not let us.
+        LoraCliError: there is no such adapter, a limit or policy refuses it, or this machine cannot store it.
     """
     from lora_cli.core.reference import override, parse
     from lora_cli.fetching import Selection
@@ -51,13 +61,19 @@ def fetch(
     return outcome.fetched.snapshot
 
 
-def read_adapter(ref: str, *, cache_dir: str | Path | None = None, offline: bool = False) -> "Adapter":
-    """What an adapter is, from its config and header alone: local, or of a remote one some kilobytes.
+def inspect(ref: str, *, cache_dir: str | Path | None = None, offline: bool = False) -> "Adapter":
+    """Reads what an adapter is from its config and header alone; of a remote one these are some kilobytes.
 
-    What is wrong inside it raises nothing: it stands in ``config_error`` and ``weights_error``.
+    Args:
+        ref: a path, a Hub id or an address, as on the command line.
+        cache_dir: the cache; without it that of the command line.
+        offline: make no network request.
+
+    Returns:
+        The adapter. What is wrong inside it raises nothing: it stands in ``config_error`` and ``weights_error``.
 
     Raises:
-        LoraCliError: there is no such adapter, or its origin does not give it.
+        LoraCliError: there is no such adapter, or it cannot be reached.
     """
     from lora_cli.validation import Terms
 
@@ -66,7 +82,7 @@ def read_adapter(ref: str, *, cache_dir: str | Path | None = None, offline: bool
     return adapter
 
 
-def check(
+def validate(
     ref: str,
     base: str | None = None,
     *,
@@ -76,20 +92,29 @@ def check(
     cache_dir: str | Path | None = None,
     offline: bool = False,
 ) -> "Verdict":
-    """What ``lora-cli validate`` finds in one adapter; ``refused()`` of it is exit 1.
+    """Checks an adapter against a base model and inference engines, as ``lora-cli validate`` does.
 
-    ``base`` is a directory, a ``config.json`` or a reference; without one what needs it is skipped. ``engines`` are
-    NAME or NAME@VERSION.
+    Args:
+        ref: a path, a Hub id or an address, as on the command line.
+        base: the base model: a directory, a ``config.json`` or a reference; without one, what needs it is skipped.
+        engines: ``NAME`` or ``NAME@VERSION`` of each engine; a string is one engine.
+        max_lora_rank: the engines' largest rank.
+        values: read the tensors' values.
+        cache_dir: the cache; without it that of the command line.
+        offline: make no network request.
+
+    Returns:
+        The verdict; ``refused()`` of it is what exit code 1 says.
 
     Raises:
-        LoraCliError: the adapter or the base cannot be read, or an engine is none.
+        LoraCliError: the adapter or the base cannot be read, or there is no such engine.
     """
     from lora_cli.core.deployment import Deployment
     from lora_cli.engines import choose_engine
     from lora_cli.validation import Terms, open_base
 
     settings = _settings(cache_dir, offline=offline)
-    profiles = tuple(map(choose_engine, engines))
+    profiles = tuple(map(choose_engine, [engines] if isinstance(engines, str) else engines))
     terms = Terms(
         open_base(base, settings, fallback=_from_transformers) if base is not None else None,
         values=values,
@@ -115,8 +140,6 @@ def _settings(cache_dir: str | Path | None, *, offline: bool) -> Settings:
     """This machine's settings, its policy (``LORA_CLI_POLICY``) among them."""
     settings = load_settings({"cache_dir": cache_dir, "offline": offline or None}, os.environ)
     if policy := os.environ.get("LORA_CLI_POLICY"):
-        from dataclasses import replace
-
         from lora_cli.reading.manifest import read_policy
 
         settings = replace(settings, policies=(read_policy(Path(policy)),))

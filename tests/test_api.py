@@ -1,5 +1,6 @@
 """``import lora_cli`` as a program uses it."""
 
+import inspect
 import re
 import subprocess
 import sys
@@ -9,9 +10,7 @@ from typing import assert_type
 import pytest
 
 import lora_cli
-from lora_cli.core.adapter import Adapter
-from lora_cli.core.finding import Verdict
-from lora_cli.core.snapshot import Snapshot
+from lora_cli import Adapter, Snapshot, Verdict
 from lora_cli.errors import NotFound, Refused
 from tests.cli.test_startup import HEAVY, modules_after
 from tests.conftest import QUICKSTART, ROOT
@@ -43,8 +42,8 @@ def test_a_remote_adapter_is_fetched_and_then_needs_no_network(adapter: Path, tm
 
 
 def test_an_adapter_is_read_and_judged(adapter: Path, base: str) -> None:
-    read = lora_cli.read_adapter(str(adapter))
-    verdict = lora_cli.check(str(adapter), base, engines=["vllm@0.33"])
+    read = lora_cli.inspect(str(adapter))
+    verdict = lora_cli.validate(str(adapter), base, engines=["vllm@0.33"])
 
     assert_type(read, Adapter)
     assert_type(verdict, Verdict)
@@ -53,40 +52,46 @@ def test_an_adapter_is_read_and_judged(adapter: Path, base: str) -> None:
     assert not verdict.refused()
     assert verdict.applied is not None
     assert [outcome.engine for outcome in verdict.engines] == ["vllm"]
-    assert lora_cli.check(str(adapter), base, max_lora_rank=2).refused()
+    assert lora_cli.validate(str(adapter), base, max_lora_rank=2).refused()
 
 
 def test_what_cannot_be_had_is_an_error_with_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for verb in (lora_cli.fetch, lora_cli.read_adapter, lora_cli.check):
+    for verb in (lora_cli.fetch, lora_cli.inspect, lora_cli.validate):
         with pytest.raises(NotFound) as raised:
             verb(str(tmp_path / "gone"))
         assert raised.value.exit_code == 3
     (tmp_path / "policy.yaml").write_text("apiVersion: lora-cli/v1\nkind: Policy\nallow_sources: ['hf://acme/*']\n")
     monkeypatch.setenv("LORA_CLI_POLICY", str(tmp_path / "policy.yaml"))
-    for verb in (lora_cli.fetch, lora_cli.read_adapter, lora_cli.check):
+    for verb in (lora_cli.fetch, lora_cli.inspect, lora_cli.validate):
         with pytest.raises(Refused, match="allow_sources"):
             verb(str(QUICKSTART / "pirate"))
 
 
-def test_the_import_costs_nothing_and_the_verbs_are_there_whatever_was_imported_before() -> None:
+def test_the_import_costs_nothing_and_a_function_imports_only_what_it_needs() -> None:
     assert not modules_after("import lora_cli") & {*HEAVY, "dataclasses", "inspect", "typer"}
-    assert not modules_after(f"import lora_cli\nlora_cli.check({str(QUICKSTART / 'pirate')!r}, values=False)") & {
+    assert not modules_after(f"import lora_cli\nlora_cli.validate({str(QUICKSTART / 'pirate')!r}, values=False)") & {
         "torch", "transformers", "typer", "huggingface_hub", "rich",
     }  # fmt: skip
-    for before in (
-        "import lora_cli",
-        "import lora_cli.fetching.many, lora_cli.validation",
-        "from lora_cli.fetching import Selection",
-    ):
-        done = f"{before}\nimport lora_cli\nfrom lora_cli import fetch, check, read_adapter\n"
-        done += "assert callable(lora_cli.fetch) and callable(fetch) and callable(check)"
-        modules_after(done)
+
+
+def test_the_functions_are_plain_ones_that_explain_themselves() -> None:
+    assert {"fetch", "inspect", "validate", "Snapshot", "Verdict", "Adapter", "LoraCliError"} <= {*dir(lora_cli)}
+    for function in (lora_cli.fetch, lora_cli.inspect, lora_cli.validate):
+        assert inspect.isfunction(function)
+        assert function.__module__ == "lora_cli.api"
+        said = inspect.getdoc(function) or ""
+        assert all(f"{name}: " in said for name in inspect.signature(function).parameters)
+    with pytest.raises(AttributeError, match="has no attribute 'fetsh'"):
+        lora_cli.fetsh  # noqa: B018
+
+
+def test_a_string_is_one_engine(adapter: Path, base: str) -> None:
+    verdict = lora_cli.validate(str(adapter), base, engines="vllm@0.33")
+    assert [outcome.engine for outcome in verdict.engines] == ["vllm"]
 
 
 def test_the_example_of_the_docs_runs(tmp_path: Path) -> None:
-    (example,) = re.findall(
-        r"```python\n(import lora_cli.*?)```", (ROOT / "docs" / "library.md").read_text(), re.DOTALL
-    )
+    (example,) = re.findall(r"```python\n(import lora_cli.*?)```", (ROOT / "docs" / "api.md").read_text(), re.DOTALL)
 
     done = subprocess.run(
         [sys.executable, "-c", example], cwd=ROOT, capture_output=True, text=True, check=False,
