@@ -7,6 +7,7 @@ A command is a line in ``COMMANDS`` and a module with a function ``command`` and
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -236,6 +237,15 @@ def _markup_mode() -> Any:
     return "rich" if width() >= DEFAULT_WIDTH else None
 
 
+@lru_cache
+def _global_options() -> list[Any]:
+    """The root command's options that go with every command."""
+    found = [one for one in build_app().params if not {*VERSION, *SETUP} & {*one.opts}]
+    for parameter in found:
+        parameter.expose_value = False
+    return found
+
+
 def _help(function: Callable[..., Any]) -> str:
     """The docstring of a command, each paragraph in one line, so that it is wrapped to the terminal."""
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in (function.__doc__ or "").split("\n\n"))
@@ -249,10 +259,7 @@ def _add_global_options(command: Command) -> None:
     """Shows them in a command's help; read they are in front of it, where ``hoist_global_options`` puts them."""
     for child in getattr(command, "commands", {}).values():
         _add_global_options(child)
-    for parameter in build_app().params:
-        if not {*VERSION, *SETUP} & {*parameter.opts}:
-            parameter.expose_value = False
-            command.params.append(parameter)
+    command.params.extend(_global_options())
 
 
 def forget_formats_of_validate(command: str) -> None:
