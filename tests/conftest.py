@@ -138,6 +138,6 @@ def real_adapters(real_model: Path) -> dict[str, Path]:
     with (ASSETS / ".training").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the other processes of a parallel run wait for it
         if not (trained / "adapter_model.safetensors").is_file():
-            train = [sys.executable, str(QUICKSTART / "train_adapters.py"), "json", "--steps", "6"]
+            train = [sys.executable, str(QUICKSTART / "train_adapters.py"), "json", "--steps", "2"]
             subprocess.run(train, check=True, capture_output=True)
     return {"pirate": QUICKSTART / "pirate", "zubrowka": QUICKSTART / "zubrowka", "json": trained}

@@ -64,6 +64,12 @@ def test_a_header_at_the_limit_is_judged_in_10_seconds(name: str, tmp_path: Path
     tensors = of(TENSORS[name], LARGE)
     adapter = write(tmp_path / "adapter", *header(LARGE, tensors, MOST_TENSORS))
     is_clean(within(10, 600, "validate", adapter, "--base", base, *ENGINES))
+
+
+@pytest.mark.parametrize("name", in_long(LARGEST, "embeddings"))
+def test_a_header_at_the_limit_is_inspected_in_10_seconds(name: str, tmp_path: Path, base: Path) -> None:
+    tensors = of(TENSORS[name], LARGE)
+    adapter = write(tmp_path / "adapter", *header(LARGE, tensors, MOST_TENSORS))
     is_clean(within(10, 600, "inspect", adapter, "--base", base))
 
 
