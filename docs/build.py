@@ -33,7 +33,7 @@ POLICY = (
 ABOUT_SETTINGS = (
     "Each can be set in three places; the later one wins: the settings file (`$XDG_CONFIG_HOME/lora-cli/config.toml`, "
     "or `--config FILE`), the variable `LORA_CLI_<KEY>`, and, where a command has it, the flag. In a variable a list "
-    "has commas: `LORA_CLI_ALLOW_PROFILES=adapters,models`.",
+    "has commas: `LORA_CLI_ALLOW_PROFILES=adapters,models`. A path in the file is relative to it; `~` is your home.",
     "A size is a number of bytes, `2GiB` (powers of 1024) or `500MB` (powers of 1000); a time is a number of seconds, "
     "`500ms`, `30s` or `1h30m`.",
 )

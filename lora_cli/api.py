@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def fetch(
-    ref: str,
+    ref: str | os.PathLike[str],
     *,
     revision: str | None = None,
     subfolder: str = "",
@@ -37,7 +37,7 @@ def fetch(
         subfolder: the adapter's folder in the repository.
         allow_pickle: accept ``.bin`` weights where there are no safetensors.
         cache_dir: the cache; without it that of the command line.
-        offline: make no network request.
+        offline: make no network request; without it as ``LORA_CLI_OFFLINE`` says.
 
     Returns:
         The snapshot; its ``directory`` is what an engine is given.
@@ -52,7 +52,7 @@ def fetch(
     from lora_cli.validation import is_path
 
     settings = _settings(cache_dir, offline=offline)
-    asked = override(parse(ref, is_path=is_path), revision=revision, subfolder=subfolder)
+    asked = override(parse(os.fspath(ref), is_path=is_path), revision=revision, subfolder=subfolder)
     selection = Selection(allow_pickle=allow_pickle)
     (outcome,) = bring_all([Wanted(asked.name, asked)], Store(settings.cache_dir), settings, selection=selection)
     if outcome.error is not None:
@@ -61,13 +61,13 @@ def fetch(
     return outcome.fetched.snapshot
 
 
-def inspect(ref: str, *, cache_dir: str | Path | None = None, offline: bool = False) -> "Adapter":
+def inspect(ref: str | os.PathLike[str], *, cache_dir: str | Path | None = None, offline: bool = False) -> "Adapter":
     """Reads what an adapter is from its config and header alone; of a remote one these are some kilobytes.
 
     Args:
         ref: a path, a Hub id or an address, as on the command line.
         cache_dir: the cache; without it that of the command line.
-        offline: make no network request.
+        offline: make no network request; without it as ``LORA_CLI_OFFLINE`` says.
 
     Returns:
         The adapter. What is wrong inside it raises nothing: it stands in ``config_error`` and ``weights_error``.
@@ -77,14 +77,14 @@ def inspect(ref: str, *, cache_dir: str | Path | None = None, offline: bool = Fa
     """
     from lora_cli.validation import Terms
 
-    adapter = _judged(ref, Terms(values=False, rules=()), _settings(cache_dir, offline=offline)).adapter
+    adapter = _judged(os.fspath(ref), Terms(values=False, rules=()), _settings(cache_dir, offline=offline)).adapter
     assert adapter is not None
     return adapter
 
 
 def validate(
-    ref: str,
-    base: str | None = None,
+    ref: str | os.PathLike[str],
+    base: str | os.PathLike[str] | None = None,
     *,
     engines: Sequence[str] = (),
     max_lora_rank: int | None = None,
@@ -97,11 +97,11 @@ def validate(
     Args:
         ref: a path, a Hub id or an address, as on the command line.
         base: the base model: a directory, a ``config.json`` or a reference; without one, what needs it is skipped.
-        engines: ``NAME`` or ``NAME@VERSION`` of each engine; a string is one engine.
+        engines: ``NAME`` or ``NAME@VERSION`` of each engine; a string may name several with commas between them.
         max_lora_rank: the engines' largest rank.
         values: read the tensors' values.
         cache_dir: the cache; without it that of the command line.
-        offline: make no network request.
+        offline: make no network request; without it as ``LORA_CLI_OFFLINE`` says.
 
     Returns:
         The verdict; ``refused()`` of it is what exit code 1 says.
@@ -110,19 +110,21 @@ def validate(
         LoraCliError: the adapter or the base cannot be read, or there is no such engine.
     """
     from lora_cli.core.deployment import Deployment
-    from lora_cli.engines import choose_engine
+    from lora_cli.core.units import words_of
+    from lora_cli.engines import check_max_lora_rank, choose_engine
     from lora_cli.validation import Terms, open_base
 
     settings = _settings(cache_dir, offline=offline)
-    profiles = tuple(map(choose_engine, [engines] if isinstance(engines, str) else engines))
+    profiles = tuple(map(choose_engine, words_of([engines] if isinstance(engines, str) else engines)))
+    check_max_lora_rank(profiles, max_lora_rank)
     terms = Terms(
-        open_base(base, settings, fallback=_from_transformers) if base is not None else None,
+        open_base(os.fspath(base), settings, fallback=_from_transformers) if base is not None else None,
         values=values,
         max_lora_rank=max_lora_rank,
         engines=profiles,
         deployment=Deployment(max_lora_rank=max_lora_rank) if profiles else None,
     )
-    verdict = _judged(ref, terms, settings).verdict
+    verdict = _judged(os.fspath(ref), terms, settings).verdict
     assert verdict is not None
     return verdict
 

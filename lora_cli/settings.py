@@ -111,7 +111,7 @@ SETTINGS: Mapping[str, Setting] = {
     "cache_dir": Setting(
         "cache_dir",
         option_values.DIRECTORY,
-        "The disk cache; without it $XDG_CACHE_HOME/lora-cli, which is ~/.cache/lora-cli. In a file relative to that.",
+        "The disk cache; without it $XDG_CACHE_HOME/lora-cli, which is ~/.cache/lora-cli.",
     ),
     "jobs": Setting("jobs", whole(1, 256), "The most downloads or adapters in flight at once.", 32),
     "timeout": Setting("timeout_s", DURATION, "The longest that one network operation may be silent.", "30s"),

@@ -11,7 +11,7 @@ import pytest
 
 import lora_cli
 from lora_cli import Adapter, Snapshot, Verdict
-from lora_cli.errors import NotFound, Refused
+from lora_cli.errors import NotFound, Refused, UsageError
 from tests.cli.test_startup import HEAVY, modules_after
 from tests.conftest import QUICKSTART, ROOT
 from tests.hub_server import Hub
@@ -102,3 +102,11 @@ def test_the_example_of_the_docs_runs(tmp_path: Path) -> None:
     shown = re.findall(r"# prints (.*)", example)
     assert [line.rstrip() for line in done.stdout.splitlines()] == shown
     assert len(example.splitlines()) <= 11
+
+
+def test_paths_may_be_paths_and_engines_a_string_with_commas(adapter: Path, base: str) -> None:
+    assert lora_cli.inspect(adapter).config is not None
+    verdict = lora_cli.validate(adapter, Path(base), engines="vllm@0.33, peft")
+    assert [outcome.engine for outcome in verdict.engines] == ["vllm", "peft"]
+    with pytest.raises(UsageError, match="does not start with a max_lora_rank of 7"):
+        lora_cli.validate(adapter, base, engines="vllm", max_lora_rank=7)

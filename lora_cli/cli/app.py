@@ -6,6 +6,7 @@ A command is a line in ``COMMANDS`` and a module with a function ``command`` and
 
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from importlib import import_module
@@ -16,6 +17,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from lora_cli import __version__
+from lora_cli.cli.completion import SETUP
 from lora_cli.cli.options import GLOBAL, PREFIX, option, setting, variable_of
 from lora_cli.cli.output import DEFAULT_WIDTH, ReportFormat, to_stderr, width
 from lora_cli.core.nearest import nearest
@@ -38,8 +40,11 @@ COMMANDS = {
 }
 
 HELP = {"help_option_names": ["-h", "--help"]}
+UNITS = {
+    "SIZE": "SIZE is a number of bytes, 2GiB (powers of 1024) or 500MB (powers of 1000).",
+    "TIME": "TIME is a number of seconds, 500ms, 30s or 1h30m.",
+}
 VERSION = ("--version", "-V")
-SETUP = ("--install-completion", "--show-completion")
 
 
 class GroupedCommand(TyperCommand):
@@ -70,7 +75,7 @@ class GroupedGroup(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Reads the words behind the group's name."""
         if not args and not ctx.resilient_parsing:
-            typer.echo(ctx.get_help())
+            typer.echo(ctx.get_help(), err=True)
             raise typer.Exit(UsageError.exit_code)
         return super().parse_args(ctx, args)
 
@@ -112,9 +117,9 @@ def _print_version(value: bool) -> None:
 
 def root(
     ctx: typer.Context,
-    cache_dir: Annotated[Path | None, setting("cache_dir", panel=GLOBAL)] = None,
+    cache_dir: Annotated[str | None, setting("cache_dir", panel=GLOBAL)] = None,
     config: Annotated[
-        Path | None,
+        str | None,
         option(
             "--config",
             panel=GLOBAL,
@@ -138,10 +143,11 @@ def root(
     Every option can also be set by the variable LORA_CLI_<OPTION>, for example LORA_CLI_CACHE_DIR. Global options may
     stand before or after the command.
     """
-    flags = {"cache_dir": cache_dir, "config": config}
-    switches = {"offline": offline, "quiet": quiet, "verbose": verbose, "no_progress": no_progress}
-    given = {name: value for name, value in (flags | switches).items() if value}
-    settings = load_settings(given, os.environ)
+    given = {"cache_dir": cache_dir, "config": config, "offline": offline, "quiet": quiet, "verbose": verbose}
+    given |= {"no_progress": no_progress}
+    # What a variable says, load_settings reads: below the flags, and above the file.
+    flags = {name: one for name, one in given.items() if is_flag(ctx, name)}
+    settings = load_settings(flags, os.environ)
     _check_cache_dir(settings.cache_dir)
     if settings.quiet or settings.verbose:
         _set_log_level("ERROR" if settings.quiet else "INFO")
@@ -152,6 +158,12 @@ def root(
     ctx.obj = settings
     if not settings.quiet:
         warn_of_unknown_variables(ctx.command)
+
+
+def is_flag(ctx: Any, name: str) -> bool:
+    """Whether a parameter was given on the command line, not by a variable or its default."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _check_cache_dir(path: Path) -> None:
@@ -181,17 +193,24 @@ GLOBAL_VALUES = {"--cache-dir", "--config"}
 
 
 def hoist_global_options(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The global options, which may stand before or after the subcommand, and the rest."""
+    """The global options, which may stand before or after the subcommand, and the rest.
+
+    Raises:
+        UsageError: the value of one is missing.
+    """
     front: list[str] = []
     rest: list[str] = []
     words = iter(argv)
     for word in words:
         if word == "--":
             rest += [word, *words]
-        elif word in GLOBAL_FLAGS or word.split("=", 1)[0] in GLOBAL_VALUES:
+        elif word in GLOBAL_FLAGS or re.fullmatch("-[qv]+", word) or word.split("=", 1)[0] in GLOBAL_VALUES:
             front.append(word)
             if word in GLOBAL_VALUES:
-                front += [value for value in [next(words, None)] if value is not None]
+                value = next(words, None)
+                if value is None:
+                    raise UsageError(f"option '{word}' requires an argument", hint="lora-cli --help")
+                front.append(value)
         else:
             rest.append(word)
     return front, rest
@@ -229,12 +248,14 @@ def load_command(name: str) -> Command:
     command: Command = typer.main.get_command(one)  # type: ignore[assignment]
     command.name = name
     _add_global_options(command)
+    metavars = {parameter.metavar for parameter in command.params}
+    command.epilog = "\n\n".join([*(text for metavar, text in UNITS.items() if metavar in metavars), epilog])
     return command
 
 
 def _markup_mode() -> Any:
-    """Typer's panels, which cut what does not fit, where there is room for the longest options; else plain text."""
-    return "rich" if width() >= DEFAULT_WIDTH else None
+    """Typer's panels on a terminal with room for the longest options, which they would cut; else plain text."""
+    return "rich" if sys.stdout.isatty() and width() >= DEFAULT_WIDTH else None
 
 
 @lru_cache
@@ -242,8 +263,23 @@ def _global_options() -> list[Any]:
     """The root command's options that go with every command."""
     found = [one for one in build_app().params if not {*VERSION, *SETUP} & {*one.opts}]
     for parameter in found:
-        parameter.expose_value = False
+        parameter.expose_value, parameter.callback = False, _behind_the_command
     return found
+
+
+def _behind_the_command(ctx: Any, parameter: Any, value: Any) -> Any:
+    """A global option that was not put in front: while completing it counts, else it stands in one word with another.
+
+    Raises:
+        UsageError: it does.
+    """
+    if ctx.resilient_parsing:
+        if value:
+            ctx.find_root().params[parameter.name] = value
+    elif is_flag(ctx, parameter.name):
+        flag = parameter.opts[-1]
+        raise UsageError(f"{flag} is a global option, and stands in one word with others", hint=f"write {flag} alone")
+    return value
 
 
 def _help(function: Callable[..., Any]) -> str:
@@ -275,14 +311,15 @@ def forget_formats_of_validate(command: str) -> None:
 
 _SERVICE = re.compile(r"(tcp|udp|sctp)://[^/]+", re.ASCII)
 _SERVICE_NAME = re.compile(
-    PREFIX + r"(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)", re.ASCII
+    PREFIX + r"(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)", re.ASCII
 )
+_SERVICE_PORT = re.compile(PREFIX + r"(\w+_)?PORT", re.ASCII)
 
 
 def forget_services() -> None:
-    """Removes what Kubernetes sets in every container beside a Service called lora-cli (``LORA_CLI_PORT=tcp://…``)."""
+    """Removes what Kubernetes sets in every container beside a Service called lora-cli or lora-cli-something."""
     for name, value in list(os.environ.items()):
-        if name.startswith(PREFIX) and (_SERVICE_NAME.fullmatch(name) or _SERVICE.fullmatch(value)):
+        if _SERVICE_NAME.fullmatch(name) or (_SERVICE_PORT.fullmatch(name) and _SERVICE.fullmatch(value)):
             del os.environ[name]
 
 

@@ -12,6 +12,7 @@ MODE = "What is measured"
 WORKLOAD = "Workload"
 TIERS = "Tiers"
 SIMULATION = "Simulation (--simulate)"
+SYNTHETIC = "Synthetic adapters"
 LIVE = "A server (--url, or the one that is started)"
 
 
@@ -97,7 +98,7 @@ RequestRate = Annotated[
         "--request-rate",
         panel=WORKLOAD,
         metavar="PER_SECOND",
-        help="Requests per second; inf sends one after the other, with --url all at once.",
+        help="Requests per second; inf sends all at once, with --simulate one after the other.",
     ),
 ]
 Burstiness = Annotated[
@@ -151,14 +152,14 @@ EvictionBy = Annotated[
         panel=TIERS,
         metavar="NAME,...",
         help="Which adapter leaves a full tier; with --simulate several of lru, fifo, lfu, gdsf, adaptive and opt.",
-        show_default="adaptive",
+        show_default="adaptive; with --simulate lru,lfu,gdsf,adaptive,opt",
     ),
 ]
 NumAdapters = Annotated[
     int | None,
     option(
         "--num-adapters",
-        panel=SIMULATION,
+        panel=SYNTHETIC,
         min=1,
         max=100_000,
         help="Measure so many synthetic adapters instead of REFs.",
@@ -168,7 +169,7 @@ NumAdapters = Annotated[
 RanksOf = Annotated[
     str | None,
     option(
-        "--ranks", panel=SIMULATION, metavar="RANK:SHARE,...", help="Ranks of synthetic adapters.", show_default="16"
+        "--ranks", panel=SYNTHETIC, metavar="RANK:SHARE,...", help="Ranks of synthetic adapters.", show_default="16"
     ),
 ]
 BytesPerRank = Annotated[
@@ -223,10 +224,10 @@ Plan = Annotated[
         "--plan",
         panel=SIMULATION,
         metavar="GOAL",
-        help='Find the smallest tiers that reach a goal: "hit_ratio>=0.95", "stall_p99_ms<300".',
+        help='Find the smallest tiers that reach a goal, for example "hit_ratio>=0.95"; may be repeated.',
     ),
 ]
-ApiKey = Annotated[str, option("--api-key", panel=LIVE, metavar="TOKEN", help="The server's bearer token.")]
+ApiKey = Annotated[str, option("--api-key", panel=LIVE, metavar="TOKEN", help="With --url: the server's bearer token.")]
 LoraModules = Annotated[
     list[str] | None,
     option(
@@ -245,7 +246,7 @@ Goodput = Annotated[
         "--goodput",
         panel=LIVE,
         metavar="MEASURE:MS...",
-        help="A request is good within these: ttft:500 tpot:50 e2el:9000.",
+        help="A request is good within these, for example ttft:500 tpot:50 e2el:9000.",
     ),
 ]
 Control = Annotated[bool, option("--control", panel=LIVE, help="Send the same requests to the base model too.")]
@@ -279,14 +280,20 @@ ResultFilename = Annotated[
     str | None, option("--result-filename", panel=OUTPUT, metavar="NAME", help="The name of the saved result.")
 ]
 Metadata = Annotated[
-    list[str] | None, option("--metadata", panel=OUTPUT, metavar="KEY=VALUE", help="Add this to the saved result.")
+    list[str] | None,
+    option("--metadata", panel=OUTPUT, metavar="KEY=VALUE", help="Add this to the saved result; may be repeated."),
 ]
 Baseline = Annotated[
     Path | None, option("--baseline", panel=OUTPUT, metavar="FILE", help="Compare with this saved result.")
 ]
 FailIf = Annotated[
     list[str] | None,
-    option("--fail-if", panel=OUTPUT, metavar="CONDITION", help='Exit with 1 if so: "adaptive.stall_p99_ms>500".'),
+    option(
+        "--fail-if",
+        panel=OUTPUT,
+        metavar="CONDITION",
+        help='Exit with 1 if so, for example "adaptive.stall_p99_ms>500"; may be repeated.',
+    ),
 ]
 OutputFormat = Annotated[ReportFormat, option("--format", panel=OUTPUT, help="The format of the result.")]
 

@@ -4,6 +4,7 @@ Typer calls these with the word that is begun. Files are the shell's own to offe
 """
 
 import os
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from lora_cli.errors import LoraCliError
+from lora_cli.errors import LoraCliError, MachineError
 from lora_cli.settings import load_settings
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 MOST_RECORDS = 2000
 """Of a larger cache not all references are read: a TAB is answered at once, or not used."""
 
+SETUP = ("--install-completion", "--show-completion")
 BASH_SCRIPT = Path(__file__).with_name("completion.bash")
 """Typer's own script takes bash's words as they are: ``hf://org/name`` is three, ``vllm@0.33`` two."""
 
@@ -56,7 +58,7 @@ def rules(incomplete: str) -> list[tuple[str, str]]:
     """Codes of rules, or their names where letters of one are begun."""
     from lora_cli.rules import RULES
 
-    codes = [(rule.code, rule.name) for rule in RULES if rule.code.startswith(incomplete.upper())]
+    codes = [(rule.code, rule.name) for rule in RULES if rule.code.startswith(incomplete)]
     return codes or [(rule.name, rule.code) for rule in RULES if rule.name.startswith(incomplete)]
 
 
@@ -108,22 +110,32 @@ def set_up_bash(argv: Sequence[str]) -> bool:
 
     Other shells are typer's to serve.
     """
-    wanted = {"--install-completion", "--show-completion"} & {*argv}
-    if os.environ.get("_LORA_CLI_COMPLETE") != "source_bash" and not (wanted and _shell() == "bash"):
+    printed = os.environ.get("_LORA_CLI_COMPLETE") == "source_bash"
+    if not printed and not (argv and argv[0] in SETUP and _shell() == "bash"):
         return False
-    script = BASH_SCRIPT.read_text(encoding="utf-8")
-    if "--install-completion" not in wanted:
-        typer.echo(script, nl=False)
+    if printed or argv[0] == "--show-completion":
+        typer.echo(BASH_SCRIPT.read_text(encoding="utf-8"), nl=False)
         return True
-    installed, rc = Path.home() / ".bash_completions" / "lora-cli.sh", Path.home() / ".bashrc"
-    installed.parent.mkdir(parents=True, exist_ok=True)
-    installed.write_text(script, encoding="utf-8")
-    line = f"source '{installed}'\n"
-    if not rc.exists() or line not in rc.read_text(encoding="utf-8"):
-        with rc.open("a", encoding="utf-8") as stream:
-            stream.write(line)
+    installed = Path.home() / ".bash_completions" / "lora-cli.sh"
+    try:
+        _install(installed, Path.home() / ".bashrc")
+    except OSError as error:
+        raise MachineError(
+            f"{error.filename}: {error.strerror}", hint="lora-cli --show-completion prints it"
+        ) from error
     typer.echo(f"bash completion is installed in {installed}; it works in new terminals")
     return True
+
+
+def _install(installed: Path, rc: Path) -> None:
+    """Writes the script, and a line into ``rc`` that reads it."""
+    installed.parent.mkdir(parents=True, exist_ok=True)
+    installed.write_bytes(BASH_SCRIPT.read_bytes())
+    line = f"source {shlex.quote(str(installed))}\n".encode()
+    known = rc.read_bytes() if rc.exists() else b""
+    if line not in known:
+        with rc.open("ab") as stream:
+            stream.write((b"\n" if known and not known.endswith(b"\n") else b"") + line)
 
 
 def _shell() -> str:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from lora_cli.cli import completion
 from lora_cli.cli.options import ENGINE, option
+from lora_cli.core.units import words_of
 from lora_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,7 +31,10 @@ Tp = Annotated[int, option("--tp", panel=ENGINE, min=1, max=4096, help="The engi
 LoraTargetModules = Annotated[
     list[str] | None,
     option(
-        "--lora-target-modules", panel=ENGINE, metavar="NAME", help="The only modules that the engine applies LoRA to."
+        "--lora-target-modules",
+        panel=ENGINE,
+        metavar="NAME",
+        help="The only modules that the engine applies LoRA to; may be repeated.",
     ),
 ]
 ServedModelName = Annotated[
@@ -47,7 +51,7 @@ def named_engines(named: Sequence[str] | None, manifest: "AdapterSet | None") ->
     Raises:
         UsageError: an engine or a version that is none.
     """
-    words = [word for text in named or () for word in _words(text)]
+    words = words_of(named or ())
     if named and not words:
         raise UsageError("--engine names no engine", hint="NAME or NAME@VERSION, or leave the option out")
     spec = manifest.engine if manifest is not None else None
@@ -81,24 +85,14 @@ def deployment_of(
     if not engines:
         return None
     from lora_cli.core.deployment import Deployment
+    from lora_cli.engines import check_max_lora_rank
 
-    for profile in engines:
-        allowed = profile.engine.ranks
-        if max_lora_rank is not None and allowed and max_lora_rank not in allowed:
-            larger = next((rank for rank in allowed if rank >= max_lora_rank), max(allowed))
-            raise UsageError(
-                f"{profile.engine.title} does not start with a max_lora_rank of {max_lora_rank}: {profile.allowed}",
-                hint=f"--max-lora-rank {larger}",
-            )
+    check_max_lora_rank(engines, max_lora_rank)
     return Deployment(
         tp=tp,
         max_lora_rank=max_lora_rank,
-        lora_target_modules=tuple(word for text in lora_target_modules for word in _words(text)) or None,
+        lora_target_modules=tuple(words_of(lora_target_modules)) or None,
         served_model_name=served_model_name or None,
         max_loras=max_loras if max_loras is not None or asked.engine is None else asked.engine.max_loras,
         pinned=sum(item.pinned for item in asked.items),
     )
-
-
-def _words(text: str) -> list[str]:
-    return text.replace(",", " ").split()

@@ -14,7 +14,9 @@ def command(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="[NAME[@VERSION]]", help="One engine: vllm, vllm@0.31.", autocompletion=completion.engines
+            metavar="[NAME[@VERSION]]",
+            help="One engine, for example vllm or vllm@0.31.",
+            autocompletion=completion.engines,
         ),
     ] = "",
     output_format: options.OutputFormat = Format.HUMAN,

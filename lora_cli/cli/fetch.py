@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lora_cli.cli import completion, options
+from lora_cli.cli import options
 from lora_cli.cli.handing import Handing, Places, handing, unchecked
 from lora_cli.cli.options import ADAPTERS, DESTINATION, LOCKING, option
 from lora_cli.cli.output import Format, colour, to_stderr, width, write
@@ -79,7 +79,6 @@ ServedBase = Annotated[
         panel=DESTINATION,
         metavar="NAME",
         help="With --publish: the base model's name as the engine serves it.",
-        autocompletion=completion.references,
     ),
 ]
 FixBase = Annotated[
@@ -92,10 +91,12 @@ Link = Annotated[
     bool, option("--link", panel=DESTINATION, help="Hard-link the weights of local folders into the cache.")
 ]
 Include = Annotated[
-    list[str] | None, option("--include", panel=ADAPTERS, metavar="GLOB", help="Also fetch files that match.")
+    list[str] | None,
+    option("--include", panel=ADAPTERS, metavar="GLOB", help="Also fetch files that match; may be repeated."),
 ]
 Exclude = Annotated[
-    list[str] | None, option("--exclude", panel=ADAPTERS, metavar="GLOB", help="Do not fetch files that match.")
+    list[str] | None,
+    option("--exclude", panel=ADAPTERS, metavar="GLOB", help="Do not fetch files that match; may be repeated."),
 ]
 EXAMPLES = (
     "lora-cli fetch acme/sql@v2 s3://acme-adapters/chat",

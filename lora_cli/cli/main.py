@@ -2,7 +2,6 @@
 
 import errno
 import os
-import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,6 +14,7 @@ from lora_cli.cli.completion import set_up_bash
 from lora_cli.cli.output import to_stderr
 from lora_cli.cli.several_values import one_by_one
 from lora_cli.core.harmless import safe
+from lora_cli.core.nearest import nearest
 from lora_cli.errors import LoraCliError, MachineError, UsageError
 
 # What the operating system says when the machine, not the program, is at fault.
@@ -70,18 +70,19 @@ def _run(argv: Sequence[str]) -> int:
 
 def _usage(error: typer.TyperException, argv: Sequence[str]) -> UsageError:
     """What typer found wrong with the command line, as our own errors are told."""
-    told = re.fullmatch(
-        r"(.*?)\.?(?: Did you mean (.*)\?| \(Possible options: (.*)\))?", error.format_message(), re.DOTALL
-    )
-    assert told is not None
-    message, likely, context = told[1][:1].lower() + told[1][1:], told[2] or told[3], getattr(error, "ctx", None)
+    message, context = error.format_message(), getattr(error, "ctx", None)
+    told, _, likely = message.partition(" Did you mean ")
+    told = told.partition(" (Possible options")[0].rstrip(".")
+    told = (told[:1].lower() + told[1:]).replace("is not a valid int range", "is not a whole number")
     if (variable := _variable_of(error)) is not None:
-        message = message.partition(": ")[2]
-        message = f"{variable}: {message}"
+        told = f"{variable}: {told.partition(': ')[2]}"
+    if context is not None and (wrong := told.removeprefix("no such option: ")) != told:
+        known = {flag for one in context.command.params for flag in (*one.opts, *one.secondary_opts)}
+        likely = nearest(wrong, known) or ""
     command = (
         context.command_path if context else " ".join(["lora-cli", *(word for word in argv if word in COMMANDS)][:2])
     )
-    return UsageError(message, hint=f"did you mean {likely}?" if likely else f"{command} --help")
+    return UsageError(told, hint=f"did you mean {likely.rstrip('?')}?" if likely else f"{command} --help")
 
 
 def _variable_of(error: typer.TyperException) -> str | None:

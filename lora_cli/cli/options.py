@@ -34,6 +34,8 @@ def option(*flags: str, panel: str, **given: Any) -> Any:
     flag = next(flag for flag in flags if flag.startswith("--")).partition("/")[0]
     if "min" in given:
         given.setdefault("metavar", "N")
+    if isinstance(default := given.get("show_default"), str):  # what is so without it, though its default is None
+        given |= {"help": f"{given['help']} (default: {default})", "show_default": False}
     given = {"show_envvar": False, "readable": False, "rich_help_panel": panel, **given}
     return typer.Option(*flags, envvar=variable_of(flag), **given)
 
@@ -45,12 +47,10 @@ def setting(name: str, *more_flags: str, panel: str) -> Any:
     variable and a file.
     """
     declared = SETTINGS[name]
-    shown: Any = declared.default if isinstance(declared.default, str | int) and declared.kind.metavar else False
+    default = str(declared.default) if declared.kind.metavar and declared.default is not None else False
+    given: dict[str, Any] = {"metavar": declared.kind.metavar} if declared.kind.metavar else {}
     flag = "--" + name.replace("_", "-")
-    return option(
-        flag, *more_flags, panel=panel, help=declared.help, metavar=declared.kind.metavar or None,
-        show_default=str(shown) if shown else False,
-    )  # fmt: skip
+    return option(flag, *more_flags, panel=panel, help=declared.help, show_default=default, **given)
 
 
 Refs = Annotated[
@@ -72,7 +72,7 @@ Base = Annotated[
 ]
 PolicyFile = Annotated[
     Path | None,
-    option("--policy", panel=ADAPTERS, metavar="FILE", help="A policy that adapters must pass, beside the manifest's."),
+    option("--policy", panel=ADAPTERS, metavar="FILE", help="A policy that adapters must pass."),
 ]
 Checkpoint = Annotated[
     str,
@@ -80,7 +80,7 @@ Checkpoint = Annotated[
         "--checkpoint",
         panel=ADAPTERS,
         metavar="N|latest",
-        help="Use the folder checkpoint-N of each REF, or the one with the highest number.",
+        help="Use the folder checkpoint-N, or the one with the highest number.",
         autocompletion=completion.words("latest"),
     ),
 ]

@@ -145,7 +145,7 @@ def _measured(
         _refuse(reckoned, "for --simulate only")
         return live_here(settings, lineup, there, workload, tiers, fleet, wanted)
     at_a_server = _flags(there, besides={"api_key", "prompts", "forward"})
-    _refuse(at_a_server, "for a server", "--url http://HOST:PORT, or without --forward modules")
+    _refuse(at_a_server, "for a server", f"--url URL, or without {'--simulate' if simulate else '--forward modules'}")
     if simulate:
         from lora_cli.cli.simulating import simulation
 

@@ -43,13 +43,19 @@ Select = Annotated[
         "--select",
         panel=FINDINGS,
         metavar="RULE",
-        help="Only these rules: LC3, LC301, rank-mismatch.",
+        help="Only these rules, for example LC3, LC301 or rank-mismatch; may be repeated.",
         autocompletion=completion.rules,
     ),
 ]
 Ignore = Annotated[
     list[str] | None,
-    option("--ignore", panel=FINDINGS, metavar="RULE", help="Not these rules.", autocompletion=completion.rules),
+    option(
+        "--ignore",
+        panel=FINDINGS,
+        metavar="RULE",
+        help="Not these rules; may be repeated.",
+        autocompletion=completion.rules,
+    ),
 ]
 Values = Annotated[bool, option("--values/--no-values", panel=FINDINGS, help="Read the tensors' values.")]
 KnownFindings = Annotated[

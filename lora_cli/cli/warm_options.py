@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Annotated
 
 from lora_cli.cli import completion
-from lora_cli.cli.options import ENGINE, OUTPUT, option
+from lora_cli.cli.options import OUTPUT, option
 from lora_cli.cli.warming import Device, Eviction, Forward
 
 MODE = "What to do"
-SERVER = "Our server (--serve, --status, --stop)"
+SERVER = "The server (--serve, --status, --stop)"
 ENGINES = "Running engines (--endpoint)"
 MEMORY = "Device and memory"
 PROOF = "Proof (--once)"
@@ -34,7 +34,12 @@ Engine = Annotated[
 ]
 EnginePath = Annotated[
     list[str] | None,
-    option("--engine-path", panel=ENGINES, metavar="FROM=TO", help="Where the engine sees a folder of this machine."),
+    option(
+        "--engine-path",
+        panel=ENGINES,
+        metavar="FROM=TO",
+        help="Where the engine sees a folder of this machine; may be repeated.",
+    ),
 ]
 Prune = Annotated[bool, option("--prune", panel=ENGINES, help="Unload adapters that are not named here.")]
 Prove = Annotated[
@@ -51,10 +56,20 @@ Uds = Annotated[
     Path | None,
     option("--uds", panel=SERVER, metavar="FILE", help="Listen at a Unix socket, for this user alone."),
 ]
-ApiKey = Annotated[str, option("--api-key", panel=SERVER, metavar="TOKEN", help="The bearer token of the API.")]
+ApiKey = Annotated[
+    str,
+    option(
+        "--api-key", panel=SERVER, metavar="TOKEN", help="The bearer token of the API; with --endpoint the engine's."
+    ),
+]
 Root = Annotated[
     list[str] | None,
-    option("--root", panel=SERVER, metavar="DIRECTORY", help="Clients may load adapters from folders below this one."),
+    option(
+        "--root",
+        panel=SERVER,
+        metavar="DIRECTORY",
+        help="Clients may load adapters from folders below this one; may be repeated.",
+    ),
 ]
 LoadTimeout = Annotated[
     str,
@@ -68,7 +83,10 @@ MaxCpuBytes = Annotated[
     str | None,
     option("--max-cpu-bytes", panel=MEMORY, metavar="SIZE", help="The most bytes of adapters in memory."),
 ]
-MaxLoraRank = Annotated[int | None, option("--max-lora-rank", panel=MEMORY, min=1, help="The largest rank of a slot.")]
+MaxLoraRank = Annotated[
+    int | None,
+    option("--max-lora-rank", panel=MEMORY, min=1, help="The largest rank of a slot; with --endpoint the engine's."),
+]
 OnDevice = Annotated[Device, option("--device", panel=MEMORY, help="The device that holds the slots.")]
 ForwardOf = Annotated[
     Forward, option("--forward", panel=MEMORY, help="Prove adapters on the modules alone, or on the whole model too.")
@@ -100,7 +118,7 @@ ReadyFile = Annotated[
 MetricsFile = Annotated[
     Path | None, option("--metrics-file", panel=OUTPUT, metavar="FILE", help="Write Prometheus metrics to this file.")
 ]
-Tp = Annotated[int, option("--tp", panel=ENGINE, min=1, max=4096, help="The engine's tensor-parallel size.")]
+Tp = Annotated[int, option("--tp", panel=ENGINES, min=1, max=4096, help="The engine's tensor-parallel size.")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,8 @@ class Kind:
     schema: Mapping[str, Any]
 
 
-TRUE, FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off"})
+TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
+FALSE = frozenset({"0", "false", "f", "no", "n", "off"})
 
 
 def flag(value: object) -> bool:

@@ -1,6 +1,7 @@
-"""Sizes and durations as operators write them, in bytes and seconds."""
+"""Sizes, durations and lists as operators write them."""
 
 import re
+from collections.abc import Iterable
 
 LARGEST = 2**63 - 1
 
@@ -43,6 +44,11 @@ def parse_duration(value: str | float) -> float:
         if parts and "".join(number + unit for number, unit in parts) == text:
             return sum(float(number) * _SECONDS[unit] for number, unit in parts)
     raise ValueError(f"{shown(value)} is not a duration: write 30s, 500ms, 1h30m or a number of seconds")
+
+
+def words_of(texts: Iterable[str]) -> list[str]:
+    """The words of texts in which commas and blanks separate them."""
+    return [word for text in texts for word in text.replace(",", " ").split()]
 
 
 def advised(error: ValueError) -> tuple[str, str]:

@@ -4,7 +4,7 @@ A profile says for each feature of an adapter what it leads to, how the engine r
 To add an engine, write its file and add it to ``ENGINES``; to add a row, add it to the engine's table.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.engines import lorax, peft, sglang, tgi, trtllm, vllm
@@ -59,3 +59,19 @@ def choose_engine(text: str) -> Profile:
     newest = found == engine.versions[-1]
     which = "newer than the newest profile" if newest else "between two profiles"
     return Profile(engine, found, asked, f"{which}: judged as {found}")
+
+
+def check_max_lora_rank(profiles: Iterable[Profile], max_lora_rank: int | None) -> None:
+    """Whether each engine starts with that ``max_lora_rank``.
+
+    Raises:
+        UsageError: one does not.
+    """
+    for profile in profiles:
+        allowed = profile.engine.ranks
+        if max_lora_rank is not None and allowed and max_lora_rank not in allowed:
+            larger = next((rank for rank in allowed if rank >= max_lora_rank), max(allowed))
+            raise UsageError(
+                f"{profile.engine.title} does not start with a max_lora_rank of {max_lora_rank}: {profile.allowed}",
+                hint=f"--max-lora-rank {larger}",
+            )

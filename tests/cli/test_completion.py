@@ -185,3 +185,42 @@ def test_a_tab_costs_little() -> None:
         asked = {"_LORA_CLI_COMPLETE": "complete_bash", "COMP_WORDS": f"lora-cli {words}", "COMP_CWORD": "2"}
         code = f"import os\nos.environ.update({asked!r})\nfrom lora_cli.cli.main import main\nmain([])"
         assert not modules_after(code) & ({*HEAVY} - {"yaml"}), words
+
+
+@pytest.mark.usefixtures("cached")
+@pytest.mark.parametrize("breaks", [":=@", "=@", ":@", ":=", ""])
+def test_bash_completes_whatever_splits_its_words(breaks: str, tmp_path: Path) -> None:
+    before = f"COMP_WORDBREAKS=$' \\t\\n{breaks}'; "
+    lines = {
+        "engines vllm@0.31\tx": "engines vllm@0.31 x",
+        "validate --engine=trt\tx": "validate --engine=trtllm x",
+        "validate hf://acme/s\t--no-base": "validate hf://acme/sql --no-base",
+    }
+    bash = ["bash", "--noprofile", "--norc", "-i"]
+    assert typed(bash, "source_bash", before, list(lines), tmp_path) == list(lines.values())
+
+
+@pytest.mark.usefixtures("cached")
+def test_the_cache_may_be_named_behind_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = os.environ["LORA_CLI_CACHE_DIR"]
+    monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(tmp_path / "empty"))
+    assert fish(f"lora-cli cache show --cache-dir {elsewhere} ") == ["acme/sql"]
+
+
+@pytest.mark.parametrize("rc", [b"", b"export A=1", b"export A=\xe9\n"])
+def test_completion_is_installed_in_bash_once_and_spoils_nothing(
+    rc: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("lora_cli.cli.completion._shell", lambda: "bash")
+    (tmp_path / ".bashrc").write_bytes(rc)
+    for _ in range(2):
+        assert main(["--install-completion"]) == 0
+    lines = (tmp_path / ".bashrc").read_bytes().splitlines()
+    assert lines == [*rc.splitlines(), f"source {tmp_path}/.bash_completions/lora-cli.sh".encode()]
+    assert main(["--show-completion"]) == 0
+    assert "_lora_cli_completion()" in capsys.readouterr().out
+    assert main(["fetch", "--", "--install-completion"]) == 2
+    (tmp_path / ".bashrc").unlink()
+    (tmp_path / ".bashrc").mkdir()
+    assert main(["--install-completion"]) == 6

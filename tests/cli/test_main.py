@@ -95,7 +95,7 @@ def test_a_missing_extra_names_the_install_that_mends_it(
         (["fetch", "--cache-dir", "/c", "x"], ["--cache-dir", "/c", "fetch", "x"]),
         (["fetch", "x", "--cache-dir=/c"], ["--cache-dir=/c", "fetch", "x"]),
         (["fetch", "--", "--quiet"], ["fetch", "--", "--quiet"]),
-        (["fetch", "x", "--config"], ["--config", "fetch", "x"]),
+        (["cache", "ls", "-qv"], ["-qv", "cache", "ls"]),
     ],
 )
 def test_global_options_stand_before_or_after_the_subcommand(argv: list[str], hoisted: list[str]) -> None:
@@ -268,11 +268,15 @@ def test_a_size_or_duration_that_is_none_is_said_of_its_option(
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        (["fetch", "x", "--lokced"], "error: no such option: --lokced\nhint: did you mean --lock, --locked?\n"),
+        (["fetch", "x", "--lokced"], "error: no such option: --lokced\nhint: did you mean --locked?\n"),
         (["fetch", "--zzz"], "error: no such option: --zzz\nhint: lora-cli fetch --help\n"),
         (["repair"], "error: missing argument 'REF'\nhint: lora-cli repair --help\n"),
         (["repair", "x"], "error: missing option '--engine'\nhint: lora-cli repair --help\n"),
         (["fetch", "x", "--to"], "error: option '--to' requires an argument\nhint: lora-cli fetch --help\n"),
+        (["cache", "path", "--cache-dir"], "error: option '--cache-dir' requires an argument\nhint: lora-cli --help\n"),
+        (["cache", "path", "--cache-dir="], "error: --cache-dir: '' is not a path\n"),
+        (["validate", "-qf", "x"], "error: -q is a global option, and stands in one word with others\n"),
+        (["warm", "x", "--tp", "abc"], "error: invalid value for '--tp': 'abc' is not a whole number\n"),
         (["cache", "lss"], "error: no such command 'lss'\nhint: did you mean 'ls'?\n"),
         (["warm", "x", "--port", "0"], "error: invalid value for '--port': 0 is not in the range 1<=x<=65535\n"),
         (["fetch", "x", "--jobs", "0"], "error: --jobs: '0' is not a whole number from 1 to 256\n"),
@@ -299,9 +303,46 @@ def test_a_mistake_in_a_variable_names_the_variable(
 @pytest.mark.parametrize("line", [[], ["cache"]])
 def test_without_a_command_the_help_is_printed(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(line) == 2
-    assert "Usage: lora-cli" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Usage: lora-cli" in err
 
 
 def test_a_control_character_or_a_secret_in_a_wrong_word_is_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fetch", "--\x1b[31mred", "x"]) == 2
     assert "\x1b" not in capsys.readouterr().err
+
+
+def test_a_flag_beats_a_variable_that_says_the_opposite(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LORA_CLI_QUIET", "1")
+    assert main(["-v", "cache", "path"]) == 0
+    monkeypatch.setenv("LORA_CLI_QUIET", "n")
+    assert main(["cache", "path"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LORA_CLI_PORT", "tcp://10.0.0.1:80"),
+        ("LORA_CLI_SERVICE_HOST", "10.0.0.1"),
+        ("LORA_CLI_PORT_80_TCP_ADDR", "10.0.0.1"),
+        ("LORA_CLI_API_PORT", "tcp://10.0.0.1:80"),
+    ],
+)
+def test_what_kubernetes_sets_beside_a_service_is_left_out(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert main(["cache", "path"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_an_option_that_is_wrongly_set_to_an_address_is_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LORA_CLI_HUB_ENDPOINT", "tcp://10.0.0.1:80")
+    assert main(["cache", "path"]) == 2
+    assert capsys.readouterr().err.startswith("error: LORA_CLI_HUB_ENDPOINT: ")
