@@ -5,6 +5,7 @@ import re
 import signal
 import sysconfig
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -143,7 +144,8 @@ def first_child(parent: int) -> int:
         pytest.skip("the kernel does not list children")
     while time.monotonic() < until:
         children = listed.read_text().split()
-        if children and Path(f"/proc/{children[0]}/comm").read_text().strip() in {"lora-cli", "python", "python3"}:
-            return int(children[0])
+        with suppress(FileNotFoundError, ProcessLookupError):  # what prepares the container ends meanwhile
+            if children and Path(f"/proc/{children[0]}/comm").read_text().strip() in {"lora-cli", "python", "python3"}:
+                return int(children[0])
         time.sleep(0.05)
     raise AssertionError("it did not start")

@@ -184,8 +184,8 @@ def test_json_cut_in_the_middle_is_tried_again(client: Client) -> None:
 
 
 def test_json_without_end_is_not_read_to_its_end(client: Client) -> None:
-    client.hub.fault("/revision/", status=200, body=" " * (4 * 1024 * 1024 + 1))
-    with pytest.raises(Refused, match="larger than 4194304 bytes"):
+    client.hub.fault("/revision/", status=200, body=" " * (2 * 1024 * 1024 + 1))
+    with pytest.raises(Refused, match="larger than 2097152 bytes"):
         client.json()
 
 
