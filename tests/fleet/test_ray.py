@@ -103,7 +103,8 @@ def test_a_fleet_fetches_into_the_cache_that_its_nodes_share(
 ) -> None:
     words = ["--cache-dir", tmp_path / "cache", "fetch", "-f", folder / "set.yaml", "--lock", tmp_path / "lock.yaml"]
     assert main([*map(str, words), "--ray", cluster.address, "--quiet"]) == 0
-    printed = capsys.readouterr().out.split()
+    # Ray prints there, too: that a node was lost, which an earlier test had killed.
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("/")]
     assert len(printed) == MANY
     assert all((Path(place) / "adapter_config.json").is_file() for place in printed)
     assert "a119" in (tmp_path / "lock.yaml").read_text()
