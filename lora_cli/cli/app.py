@@ -231,16 +231,13 @@ def load_command(name: str) -> Command:
     """The subcommand of that name, with its module imported; its help shows the global options too."""
     module = import_module(f"lora_cli.cli.{name.replace('-', '_')}")
     below: Mapping[str, Callable[..., Any]] | None = getattr(module, "COMMANDS", None)
-    epilog = _epilog(module.EXAMPLES)
     if below is None:
         one = typer.Typer(add_completion=False, rich_markup_mode=_markup_mode())
-        declare = one.command(
-            name, cls=GroupedCommand, help=_help(module.command), epilog=epilog, context_settings=HELP
-        )
+        declare = one.command(name, cls=GroupedCommand, help=_help(module.command), context_settings=HELP)
         declare(module.command)
     else:
         one = typer.Typer(
-            cls=GroupedGroup, help=COMMANDS[name], epilog=epilog, context_settings=HELP, add_completion=False,
+            cls=GroupedGroup, help=COMMANDS[name], context_settings=HELP, add_completion=False,
             rich_markup_mode=_markup_mode(),
         )  # fmt: skip
         for word, function in below.items():
@@ -248,8 +245,7 @@ def load_command(name: str) -> Command:
     command: Command = typer.main.get_command(one)  # type: ignore[assignment]
     command.name = name
     _add_global_options(command)
-    metavars = {parameter.metavar for parameter in command.params}
-    command.epilog = "\n\n".join([*(text for metavar, text in UNITS.items() if metavar in metavars), epilog])
+    _add_epilog(command, module.EXAMPLES)
     return command
 
 
@@ -287,8 +283,13 @@ def _help(function: Callable[..., Any]) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in (function.__doc__ or "").split("\n\n"))
 
 
-def _epilog(examples: Sequence[str]) -> str:
-    return "\n\n".join(["Examples:", *(f"  $ {line}" for line in examples)])
+def _add_epilog(command: Command, examples: Sequence[str]) -> None:
+    """Ends the help of a command, and of those below it, with the units of its values and its examples."""
+    for name, child in getattr(command, "commands", {}).items():
+        _add_epilog(child, [line for line in examples if line.split()[2] == name])
+    metavars = {parameter.metavar for parameter in command.params}
+    units = [text for metavar, text in UNITS.items() if metavar in metavars]
+    command.epilog = "\n\n".join([*units, "Examples:", *(f"  $ {line}" for line in examples)])
 
 
 def _add_global_options(command: Command) -> None:

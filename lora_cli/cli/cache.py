@@ -274,8 +274,11 @@ def _say_removed(removed: "Sequence[Removed]", output_format: Format, *, dry_run
 
 EXAMPLES = (
     "lora-cli cache ls",
+    "lora-cli cache show acme/sql",
     "lora-cli cache verify --repair",
     "lora-cli cache gc --cache-budget 50GiB --unused-for 30d",
+    "lora-cli cache rm acme/sql@v1",
+    "lora-cli cache path adapters",
 )
 
 COMMANDS: Mapping[str, Callable[..., None]] = {

@@ -56,11 +56,17 @@ def test_h_is_help_and_the_global_options_are_in_it(words: list[str], capsys: py
     assert {"--cache-dir", "--config", "--offline", "--quiet", "--verbose", "--no-progress"} <= set(text.split())
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_each_command_has_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([name, "--help"]) == 0
+@pytest.mark.parametrize("words", [*WORDS, ["cache"]], ids=" ".join)
+def test_each_command_has_examples(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "--help"]) == 0
     examples = capsys.readouterr().out.partition("Examples:")[2]
-    assert f"$ lora-cli {name}" in examples
+    assert f"$ lora-cli {' '.join(words)}" in examples
+
+
+def test_sizes_and_times_are_explained_where_they_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, told in ((["fetch"], True), (["cache", "gc"], True), (["rules"], False)):
+        assert main([*words, "--help"]) == 0
+        assert ("SIZE is a number of bytes" in capsys.readouterr().out) == told
 
 
 @pytest.mark.parametrize("columns", [40, 80])
