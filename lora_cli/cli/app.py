@@ -188,29 +188,30 @@ def _set_log_level(level: str) -> None:
     logger.handlers = [logging.StreamHandler()]
 
 
-GLOBAL_FLAGS = {"--offline", "--quiet", "-q", "--verbose", "-v", "--no-progress"}
-GLOBAL_VALUES = {"--cache-dir", "--config"}
-
-
 def hoist_global_options(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """The global options, which may stand before or after the subcommand, and the rest.
 
     Raises:
         UsageError: the value of one is missing.
     """
+    switches = {flag for one in _global_options() if one.is_flag for flag in one.opts}
+    with_values = {flag for one in _global_options() if not one.is_flag for flag in one.opts}
+    letters = {flag[1] for flag in switches if not flag.startswith("--")}
     front: list[str] = []
     rest: list[str] = []
     words = iter(argv)
     for word in words:
         if word == "--":
             rest += [word, *words]
-        elif word in GLOBAL_FLAGS or re.fullmatch("-[qv]+", word) or word.split("=", 1)[0] in GLOBAL_VALUES:
+        elif word in switches or (word[:1] == "-" and word[1:] and {*word[1:]} <= letters):
             front.append(word)
-            if word in GLOBAL_VALUES:
-                value = next(words, None)
-                if value is None:
-                    raise UsageError(f"option '{word}' requires an argument", hint="lora-cli --help")
-                front.append(value)
+        elif word in with_values:
+            value = next(words, None)
+            if value is None:
+                raise UsageError(f"option '{word}' requires an argument", hint="lora-cli --help")
+            front += [word, value]
+        elif word.partition("=")[0] in with_values:
+            front.append(word)
         else:
             rest.append(word)
     return front, rest
