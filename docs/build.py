@@ -4,11 +4,20 @@
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
+
 from lora_cli.core.engine_outcome import Outcome
+from lora_cli.documents.baseline import BaselineFile
+from lora_cli.documents.document import Model
+from lora_cli.documents.lockfile import LockFile
+from lora_cli.documents.manifest import ManifestFile
+from lora_cli.documents.policy import PolicyFile
 from lora_cli.engines import ENGINES, Profile, all_profiles, profiles_of
 from lora_cli.render.human.engines import LEGEND, PROOFS, Ellipses, letter
 from lora_cli.render.human.rules import HUNDREDS
@@ -17,7 +26,16 @@ from lora_cli.rules.features import FEATURES
 from lora_cli.settings import SETTINGS
 
 HERE = Path(__file__).parent
-SETTINGS_SCHEMA = HERE.parent / "manifests" / "schemas" / "settings.schema.json"
+SCHEMAS = HERE.parent / "manifests" / "schemas"
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+DOCUMENTS: dict[str, tuple[str, type[Model]]] = {
+    "adapter-set": ("lora-cli AdapterSet", ManifestFile),
+    "adapter-set-lock": ("lora-cli AdapterSetLock", LockFile),
+    "policy": ("lora-cli Policy", PolicyFile),
+    "baseline": ("lora-cli baseline", BaselineFile),
+}
+"""Title and model of each schema of a document that people write."""
+
 Entry = dict[str, Any]
 
 MANIFEST = (
@@ -62,33 +80,58 @@ def settings_page() -> Iterator[str]:
         yield f"| `{key}` | {_kind(setting.schema)} | {default} | {setting.help} |"
 
 
-def settings_schema() -> str:
+class _PlainSchema(GenerateJsonSchema):
+    """Without titles, which only repeat names, and without a default that is no value of the key."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        made = super().default_schema(schema)
+        return {key: value for key, value in made.items() if key != "default" or value not in (None, (), [], "")}
+
+
+def schemas() -> dict[str, str]:
+    """The text of each generated JSON Schema by its file name."""
+    made = {name: _document_schema(name, *document) for name, document in DOCUMENTS.items()}
+    made["settings"] = settings_schema()
+    return {f"{name}.schema.json": json.dumps(schema, indent=2) + "\n" for name, schema in made.items()}
+
+
+def _document_schema(name: str, title: str, model: type[Model]) -> Entry:
+    schema = model.model_json_schema(schema_generator=_PlainSchema)
+    for entry in schema.get("$defs", {}).values():
+        del entry["title"]
+    return {"$schema": DIALECT, "$id": f"urn:lora-cli:v1:{name}", **schema, "title": title}
+
+
+def settings_schema() -> Entry:
     """The JSON Schema of a settings file."""
-    schema = {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
+    return {
+        "$schema": DIALECT,
         "$id": "urn:lora-cli:v1:settings",
         "title": "lora-cli config.toml",
         "type": "object",
         "additionalProperties": False,
         "properties": {key: setting.schema for key, setting in SETTINGS.items()},
     }
-    return json.dumps(schema, indent=2) + "\n"
 
 
 def reference_page(schema: str, title: str, about: str) -> Iterator[str]:
     """Every key that a file may have, from its JSON schema."""
-    file = HERE.parent / "manifests" / "schemas" / f"{schema}.schema.json"
-    value = json.loads(file.read_text())
+    file = SCHEMAS / f"{schema}.schema.json"
+    value = _document_schema(schema, *DOCUMENTS[schema])
     yield from (f"# {title}", "", f"Generated from [its schema](../manifests/schemas/{file.name}) by `make docs`.", "")
     yield from (about, "", "| key | value | |", "|---|---|---|")
-    for key, entry, required in _keys(value, "", value.get("$defs", {})):
+    known = value.get("$defs", {})
+    for key, entry, required in _keys(value, "", known):
         told = entry.get("description", "").replace("|", "\\|")
         if "default" in entry:
             told = f"{told} Default: `{json.dumps(entry['default']).strip(chr(34))}`."
-        yield f"| `{key}` | {_kind(entry)}{', required' if required else ''} | {told} |"
+        yield f"| `{key}` | {_kind(entry, known)}{', required' if required else ''} | {told} |"
 
 
-def _keys(entry: Entry, path: str, known: Entry) -> Iterator[tuple[str, Entry, bool]]:
+def _keys(entry: Entry, path: str, known: Mapping[str, Entry]) -> Iterator[tuple[str, Entry, bool]]:
     """Each key below ``entry`` with its path (``adapters[].name``), its schema and whether it must be there."""
     for name, written in entry.get("properties", {}).items():
         one = _resolved(written, known)
@@ -97,13 +140,13 @@ def _keys(entry: Entry, path: str, known: Entry) -> Iterator[tuple[str, Entry, b
         yield from _keys(inner, f"{path}{name}{mark}.", known)
 
 
-def _resolved(entry: Entry, known: Entry) -> Entry:
+def _resolved(entry: Entry, known: Mapping[str, Entry]) -> Entry:
     """What a ``$ref`` stands for."""
     target = entry.get("$ref", "").rpartition("/")[2]
     return {**known[target], **entry} if target else entry
 
 
-def _kind(entry: Entry) -> str:
+def _kind(entry: Entry, known: Mapping[str, Entry] = MappingProxyType({})) -> str:
     """In a word or two, what a value may be."""
     if "const" in entry:
         return f"`{json.dumps(entry['const']).strip(chr(34))}`"
@@ -112,7 +155,7 @@ def _kind(entry: Entry) -> str:
     if "anyOf" in entry:
         return " or ".join(dict.fromkeys(_kind(one) for one in entry["anyOf"]))
     if entry.get("type") == "array":
-        items = entry.get("items", {})
+        items = _resolved(entry.get("items", {}), known)
         return "list of mappings" if items.get("type") == "object" else "list"
     words = {"object": "mapping", "string": "text", "integer": "whole number", "boolean": "true or false"}
     kind = words.get(entry.get("type", ""), str(entry.get("type", "text")))
@@ -169,4 +212,5 @@ def _plain(text: str) -> str:
 if __name__ == "__main__":
     for file, text in pages().items():
         (HERE / file).write_text(text, encoding="utf-8")
-    SETTINGS_SCHEMA.write_text(settings_schema(), encoding="utf-8")
+    for file, text in schemas().items():
+        (SCHEMAS / file).write_text(text, encoding="utf-8")

@@ -1,5 +1,6 @@
 """One exception tree: what happened, what to try, and the exit code that scripts branch on."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 from lora_cli.redaction import redact
@@ -75,6 +76,18 @@ class UsageError(LoraCliError):
     """The command line, a manifest, a policy or a settings file is wrong."""
 
     exit_code = 2
+
+
+class DocumentError(UsageError):
+    """What is wrong in a file that somebody wrote: ``mistakes`` has an error for each, at least one.
+
+    The message is that of the first one, and says how many follow.
+    """
+
+    def __init__(self, mistakes: Sequence[UsageError]) -> None:
+        first, more = mistakes[0], len(mistakes) - 1
+        super().__init__(f"{first.message} (and {more} more)" if more else first.message, hint=first.hint)
+        self.mistakes = tuple(mistakes)
 
 
 class MissingExtra(UsageError):

@@ -1,23 +1,20 @@
 """What an operator set, from four layers: defaults < file < environment < flag."""
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_cli.core import option_values
-from lora_cli.core.nearest import did_you_mean
 from lora_cli.core.option_values import DURATION, HUB, SIZE, SWITCH, Kind, whole
 from lora_cli.core.safetensors import MOST_HEADER
-from lora_cli.core.units import advised, parse_duration, parse_size, shown
+from lora_cli.core.units import advised, parse_duration, parse_size
 from lora_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from lora_cli.core.manifest import SourceRule
-    from lora_cli.core.policy import Policy
-    from lora_cli.core.suppression import Suppression
+    from lora_cli.documents.manifest import SourceRule
+    from lora_cli.documents.policy import Policy, Suppression
 
 __all__ = [
     "HUB_ENDPOINT",
@@ -240,28 +237,10 @@ def _layer(values: Mapping[str, Any], where: Callable[[str], str]) -> dict[str, 
 
 def _file_layer(file: Path, text: str, environ: Mapping[str, str]) -> dict[str, Any]:
     """The file's layer. Paths in it are relative to it."""
-    import tomllib
+    from lora_cli.documents.toml_file import read_toml
 
-    try:
-        values = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsageError(f"{file}: this is not TOML: {error}", hint="write NAME = VALUE, texts in quotes") from error
-
-    def where(key: str) -> str:
-        line = next(
-            (n for n, line in enumerate(text.splitlines(), 1) if re.match(rf"\s*[\[\"']*{re.escape(key)}\b", line)), 1
-        )
-        return f"{file}:{line}: {key}"
-
-    for key in values:
-        if key not in SETTINGS:
-            raise UsageError(f"{where(key)}: unknown setting", hint=did_you_mean(key, SETTINGS))
-        kind = SETTINGS[key].kind.schema.get("type")
-        if kind in {"boolean", "integer"} and isinstance(values[key], str):
-            raise UsageError(f"{where(key)}: {shown(values[key])} is text", hint="write it without quotes")
-        if kind == "array" and isinstance(values[key], str):
-            raise UsageError(f"{where(key)}: this is text", hint=f'write a list: {key} = ["…"]')
-    layer = _layer(values, where)
+    kinds = {key: setting.kind for key, setting in SETTINGS.items()}
+    layer = {SETTINGS[key].field: value for key, value in read_toml(text, str(file), kinds).items()}
     if "cache_dir" in layer:
         layer["cache_dir"] = file.parent / _expand(layer["cache_dir"], environ, absolute=False)
     return layer

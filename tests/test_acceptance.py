@@ -1,7 +1,7 @@
 """Which findings do not count, and what is said of a baseline and of suppressions."""
 
-from lora_cli.core.baseline import Baseline, load_baseline, render_baseline
 from lora_cli.core.finding import Accepted
+from lora_cli.documents.baseline import Baseline, load_baseline, render_baseline
 from lora_cli.validation.acceptance import all_known, entry_of, known, stale
 from tests.render.reports import checked, finding
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from lora_cli.cli.main import main
-from lora_cli.core.manifest import load_manifest
+from lora_cli.documents.manifest import load_manifest
 from tests.conftest import ROOT
 from tests.hub_server import Hub
 from tests.making import write_adapter, write_base_config

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.errors import UsageError
+from lora_cli.errors import DocumentError, UsageError
 from lora_cli.settings import HUB_ENDPOINT, Settings, load_settings, parse_duration, parse_size
 
 
@@ -84,7 +84,7 @@ def test_the_cache_directory_becomes_absolute(
 @pytest.mark.parametrize(
     ("text", "message", "hint"),
     [
-        ("\njobz = 1\n", "config.toml:2: jobz: unknown setting", "did you mean jobs?"),
+        ("\njobz = 1\n", "config.toml:2: jobz: unknown key", "did you mean jobs?"),
         ("retries = 1\njobs = 0\n", "config.toml:2: jobs: 0 is not a whole number from 1 to 256", ""),
         ("jobs = true\n", "config.toml:1: jobs: True is not", ""),
         (
@@ -104,6 +104,19 @@ def test_a_wrong_file_names_line_key_and_value(environ: dict[str, str], text: st
         load_settings({}, environ)
     assert message in caught.value.message
     assert caught.value.hint == hint
+
+
+def test_every_mistake_of_a_file_is_told(environ: dict[str, str]) -> None:
+    file = write_config(environ, 'jobz = 1\ntimeout = -1\n\noffline = "no"\nallow_profiles = "a"\nretries = 3\n')
+    with pytest.raises(DocumentError) as caught:
+        load_settings({}, environ)
+    assert [error.message.removeprefix(f"{file}:") for error in caught.value.mistakes] == [
+        "1: jobz: unknown key",
+        "2: timeout: -1 is not a duration",
+        "4: offline: 'no' is text",
+        "5: allow_profiles: this is text",
+    ]
+    assert all(error.hint for error in caught.value.mistakes)
 
 
 def test_a_named_file_must_exist(environ: dict[str, str], tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from lora_cli.cli.locking import LockFile
 from lora_cli.cli.output import Format, to_stderr, write
 from lora_cli.cli.wanted import Order
-from lora_cli.core.lock import Lock, mismatch
+from lora_cli.core.lock import Lock
+from lora_cli.documents.lockfile import mismatch
 from lora_cli.fetching.drift import Drift, look
 from lora_cli.fetching.plan import Selection
 from lora_cli.settings import Settings

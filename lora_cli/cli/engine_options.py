@@ -11,7 +11,7 @@ from lora_cli.errors import UsageError
 if TYPE_CHECKING:
     from lora_cli.cli.lineup import Lineup
     from lora_cli.core.deployment import Deployment
-    from lora_cli.core.manifest import AdapterSet
+    from lora_cli.documents.manifest import AdapterSet
     from lora_cli.engines import Profile
 
 Engines = Annotated[

@@ -12,7 +12,7 @@ from lora_cli.validation import Checked
 from lora_cli.validation.report import Report
 
 if TYPE_CHECKING:
-    from lora_cli.core.baseline import Baseline
+    from lora_cli.documents.baseline import Baseline
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def known_findings(baseline: Path | None, new: Path | None) -> Known:
         writable(new)
     if baseline is None:
         return Known(None, new)
-    from lora_cli.core.baseline import load_baseline
+    from lora_cli.documents.baseline import load_baseline
     from lora_cli.reading.manifest import read_text
 
     return Known(load_baseline(read_text(baseline, "baseline"), str(baseline)))
@@ -81,7 +81,7 @@ def settled(report: Report, known: Known, settings: Settings) -> Report:
 
 
 def _write(report: Report, file: Path) -> None:
-    from lora_cli.core.baseline import render_baseline
+    from lora_cli.documents.baseline import render_baseline
     from lora_cli.validation.acceptance import entry_of
 
     found = report.found()

@@ -14,7 +14,7 @@ from lora_cli.settings import Settings
 if TYPE_CHECKING:
     from lora_cli.core.base_model import BaseModel
     from lora_cli.core.lock import LockedAdapter
-    from lora_cli.core.manifest import AdapterEntry, AdapterSet, EngineSpec
+    from lora_cli.documents.manifest import AdapterEntry, AdapterSet, EngineSpec
     from lora_cli.fetching.demand import Demand
     from lora_cli.runtime.plan import Limits
 

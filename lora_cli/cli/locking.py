@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lora_cli.cli.wanted import LockFlags, Order
-from lora_cli.core.lock import KIND, Changes, Lock, LockedAdapter, changes, drift, dump_lock, mismatch, ref_at, relocked
-from lora_cli.core.manifest import AdapterSet
+from lora_cli.core.lock import Changes, Lock, LockedAdapter, changes, ref_at
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.core.reference import AdapterRef
+from lora_cli.documents.lockfile import KIND, drift, dump_lock, mismatch, relocked
+from lora_cli.documents.manifest import AdapterSet
 from lora_cli.errors import MachineError, NotFound, Refused, UsageError
 from lora_cli.fetching.many import Outcome, Wanted
 from lora_cli.reading.manifest import STDIN, lock_path, read_lock, read_text

@@ -15,7 +15,7 @@ from lora_cli.cli.output import to_stderr
 from lora_cli.cli.several_values import one_by_one
 from lora_cli.core.harmless import safe
 from lora_cli.core.nearest import nearest
-from lora_cli.errors import LoraCliError, MachineError, UsageError
+from lora_cli.errors import DocumentError, LoraCliError, MachineError, UsageError
 
 # What the operating system says when the machine, not the program, is at fault.
 MACHINE_ERRNOS = {
@@ -132,9 +132,10 @@ def _bug() -> int:
 
 def _report(error: LoraCliError) -> int:
     with suppress(OSError):  # stderr is full or gone: the exit code still says it
-        to_stderr(safe(f"error: {error.message}"))
-        if error.hint:
-            to_stderr(safe(f"hint: {error.hint}"))
+        for one in error.mistakes if isinstance(error, DocumentError) else (error,):
+            to_stderr(safe(f"error: {one.message}"))
+            if one.hint:
+                to_stderr(safe(f"hint: {one.hint}"))
     return error.exit_code
 
 

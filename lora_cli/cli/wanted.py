@@ -12,7 +12,7 @@ from lora_cli.errors import UsageError
 from lora_cli.fetching.many import Wanted
 
 if TYPE_CHECKING:
-    from lora_cli.core.manifest import AdapterSet
+    from lora_cli.documents.manifest import AdapterSet
 
 
 @dataclass(frozen=True, slots=True)

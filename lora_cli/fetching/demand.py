@@ -16,7 +16,8 @@ from lora_cli.store.disk import on_disk
 
 if TYPE_CHECKING:
     from lora_cli.core.lock import LockedAdapter
-    from lora_cli.core.policy import Policy, Violation
+    from lora_cli.documents.policy import Policy
+    from lora_cli.documents.policy_checks import Violation
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +163,7 @@ def _judge(
     digest: str | None = None,
 ) -> None:
     """Every policy over every name of the reference: all of them must allow it."""
-    from lora_cli.core.policy import denials, violations
+    from lora_cli.documents.policy_checks import denials, violations
 
     found: list[Violation] = []
     for policy in settings.policies:
@@ -257,12 +258,8 @@ def _where_links_lead(policy: "Policy") -> "Policy":
     def both(globs: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for glob in globs for name in (glob, _real_glob(glob))))
 
-    allowed = policy.allow_sources
-    return replace(
-        policy,
-        allow_sources=None if allowed is None else both(allowed),
-        deny_sources=both(policy.deny_sources),
-    )
+    allowed = None if policy.allow_sources is None else both(policy.allow_sources)
+    return policy.model_copy(update={"allow_sources": allowed, "deny_sources": both(policy.deny_sources)})
 
 
 def _real_glob(glob: str) -> str:

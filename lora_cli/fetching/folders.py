@@ -5,8 +5,8 @@ from collections.abc import Container, Sequence
 from dataclasses import replace
 
 from lora_cli.core.lock import LockedAdapter
-from lora_cli.core.policy import format_of
 from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.documents.policy_checks import format_of
 from lora_cli.fetching.locked import at_lock, moved
 from lora_cli.fetching.memory import Asked, known_blobs, recorded
 from lora_cli.fetching.plan import Selection

@@ -1,7 +1,8 @@
 """The model card beside an adapter's weights → ``Card``: the beginning of ``README.md``, and never more."""
 
-from lora_cli.core.card import CARD_FILE, Card, parse_card
+from lora_cli.core.card import CARD_FILE, Card
 from lora_cli.core.snapshot import Revision
+from lora_cli.documents.model_card import parse_card
 from lora_cli.errors import FormatError
 from lora_cli.reading.headers import check_stand_in
 from lora_cli.reading.ranges import read_range

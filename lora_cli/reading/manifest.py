@@ -4,10 +4,11 @@ import os
 import sys
 from pathlib import Path
 
-from lora_cli.core.document import SPLIT, TEXT_CAP
-from lora_cli.core.lock import Lock, load_lock
-from lora_cli.core.manifest import AdapterSet, load_manifest
-from lora_cli.core.policy import Policy, load_policy
+from lora_cli.core.lock import Lock
+from lora_cli.documents.lockfile import load_lock
+from lora_cli.documents.manifest import AdapterSet, load_manifest
+from lora_cli.documents.policy import Policy, load_policy
+from lora_cli.documents.yaml_nodes import SPLIT, TEXT_CAP
 from lora_cli.errors import MachineError, NotFound, UsageError
 
 STDIN = "-"

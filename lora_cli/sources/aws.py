@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lora_cli.core.manifest import SourceRule
+from lora_cli.documents.manifest import SourceRule
 from lora_cli.errors import AccessDenied, LoraCliError, Unreachable, UsageError
 from lora_cli.redaction import remember
 from lora_cli.sources.urls import checked_endpoint
@@ -67,7 +67,7 @@ def find_account(environ: Mapping[str, str], rule: SourceRule | None = None, tru
         UsageError: there is no such profile, or what AWS_CONFIG_FILE says is wrong.
         Unreachable: who gives out credentials does not answer.
     """
-    said = rule or SourceRule("")
+    said = rule or SourceRule(match="*")
     profile = said.profile
     endpoint = said.endpoint_url or endpoint_in(environ)
     region = said.region or _first(environ, ("AWS_REGION", "AWS_DEFAULT_REGION"))
@@ -115,7 +115,7 @@ def endpoint_for(environ: Mapping[str, str], rule: SourceRule | None) -> str:
     Raises:
         UsageError: it is no address, or there is no such profile.
     """
-    said = rule or SourceRule("")
+    said = rule or SourceRule(match="*")
     named = said.endpoint_url or endpoint_in(environ)
     keys = environ.get("AWS_ACCESS_KEY_ID") and environ.get("AWS_SECRET_ACCESS_KEY")
     anonymous = said.anonymous or environ.get("AWS_SKIP_SIGNATURE", "").lower() in TRUE

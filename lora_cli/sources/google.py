@@ -8,7 +8,7 @@ from datetime import UTC
 from pathlib import Path
 from typing import Any
 
-from lora_cli.core.manifest import SourceRule
+from lora_cli.documents.manifest import SourceRule
 from lora_cli.errors import AccessDenied, LoraCliError, MissingExtra, UsageError
 from lora_cli.redaction import remember
 from lora_cli.settings import home_of

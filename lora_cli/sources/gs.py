@@ -18,8 +18,8 @@ from lora_cli.sources.trusted import trust_of
 from lora_cli.sources.urls import host
 
 if TYPE_CHECKING:
-    from lora_cli.core.manifest import SourceRule
     from lora_cli.core.reference import AdapterRef
+    from lora_cli.documents.manifest import SourceRule
 
 _REFUSED = ("does not accept the credentials from {}", "renew them: `gcloud auth application-default login`")
 

@@ -27,7 +27,7 @@ from lora_cli.sources.tokens import token_of
 from lora_cli.sources.trusted import trust_of
 
 if TYPE_CHECKING:
-    from lora_cli.core.manifest import SourceRule
+    from lora_cli.documents.manifest import SourceRule
 
 MOST_PAGES = 200
 PAGE_CAP = 16 * 1024 * 1024
@@ -142,7 +142,7 @@ class HubSource:
     def _check_name(self, ref: AdapterRef, id: str) -> None:
         """What a policy forbids, it forbids also under the name that a repository had before."""
         for policy in self._settings.policies:
-            from lora_cli.core.policy import source_violations
+            from lora_cli.documents.policy_checks import source_violations
 
             for found in source_violations(policy, replace(ref, location=id)):
                 raise Refused(f"{ref} is now called {id}: {found}", hint=found.hint)

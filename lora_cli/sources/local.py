@@ -18,7 +18,7 @@ from lora_cli.settings import Settings
 from lora_cli.sources.places import homes, is_below, link_target, located
 
 if TYPE_CHECKING:
-    from lora_cli.core.manifest import SourceRule
+    from lora_cli.documents.manifest import SourceRule
 
 MOST_ENTRIES = 10_000
 CHUNK = 1 << 20

@@ -14,7 +14,7 @@ from lora_cli.errors import Refused
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
-    from lora_cli.core.policy import Policy
+    from lora_cli.documents.policy import Policy
 
 NAT64 = IPv6Network("64:ff9b::/96")
 METADATA = frozenset(
@@ -93,7 +93,7 @@ def check_host(bounds: Bounds, host: str, said: str) -> None:
         Refused: a policy denies it, or allows others only.
     """
     if bounds.policies:
-        from lora_cli.core.policy import host_violations
+        from lora_cli.documents.policy_checks import host_violations
 
         for policy in bounds.policies:
             for found in host_violations(policy, host):

@@ -20,7 +20,7 @@ from lora_cli.sources.http import AGAIN, wait_or_give_up
 from lora_cli.sources.listed import Room, check_listed
 
 if TYPE_CHECKING:
-    from lora_cli.core.manifest import SourceRule
+    from lora_cli.documents.manifest import SourceRule
 
 CHUNK = 1 << 20
 # What file systems call what tells one version of a file from another: the first that one has counts.

@@ -13,7 +13,7 @@ from lora_cli.settings import Settings
 from lora_cli.sources import Source, is_expecting
 
 if TYPE_CHECKING:
-    from lora_cli.core.manifest import SourceRule
+    from lora_cli.documents.manifest import SourceRule
 
 SOURCES: Mapping[Scheme, str] = {
     "file": "lora_cli.sources.local:LocalSource",
@@ -71,7 +71,7 @@ def rule_of(ref: AdapterRef, settings: Settings) -> "SourceRule | None":
     """What the manifest says of how ``ref`` is reached."""
     if not settings.sources:
         return None
-    from lora_cli.core.manifest import source_rule
+    from lora_cli.documents.manifest import source_rule
 
     return source_rule(settings.sources, ref)
 

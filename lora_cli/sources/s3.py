@@ -25,7 +25,7 @@ from lora_cli.sources.trusted import trust_of
 from lora_cli.sources.urls import host
 
 if TYPE_CHECKING:
-    from lora_cli.core.manifest import SourceRule
+    from lora_cli.documents.manifest import SourceRule
 
 ASKERS = 16
 """So many checksums are asked for at once, beside the bytes."""

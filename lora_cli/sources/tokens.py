@@ -9,7 +9,7 @@ from lora_cli.redaction import remember
 from lora_cli.sources.trusted import NOTHING, Trust, check_encrypted, check_variable
 
 if TYPE_CHECKING:
-    from lora_cli.core.manifest import SourceRule
+    from lora_cli.documents.manifest import SourceRule
 
 
 def token_of(rule: "SourceRule | None", environ: Mapping[str, str], trust: Trust = NOTHING) -> str:

@@ -21,8 +21,8 @@ from lora_cli.errors import Refused
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
-    from lora_cli.core.manifest import SourceRule
-    from lora_cli.core.policy import Policy
+    from lora_cli.documents.manifest import SourceRule
+    from lora_cli.documents.policy import Policy
 
 _WHERE = "in --policy FILE, in the settings, or as LORA_CLI_{}"
 

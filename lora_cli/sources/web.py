@@ -24,7 +24,7 @@ from lora_cli.sources.web_listing import GONE, INDEX_CAP, NOWHERE, Seen, list_fi
 from lora_cli.sources.web_pins import check_pin, conditions_of, names_a_version, pin_of, sha256_in, size_in
 
 if TYPE_CHECKING:
-    from lora_cli.core.manifest import SourceRule
+    from lora_cli.documents.manifest import SourceRule
 
 AT_ONCE = 8
 EMPTY_SHA256 = hashlib.sha256().hexdigest()

@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from lora_cli.core.baseline import Baseline, Entry
 from lora_cli.core.finding import Accepted, Finding, Severity, Verdict
-from lora_cli.core.suppression import Suppression
+from lora_cli.documents.baseline import Baseline, Entry
+from lora_cli.documents.policy import Suppression
 from lora_cli.errors import UsageError
 from lora_cli.rules.rule import Rule
 from lora_cli.validation.outcome import Checked

@@ -2,8 +2,8 @@
 
 import hashlib
 
-from lora_cli.core.policy import format_of
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision, snapshot_digest
+from lora_cli.documents.policy_checks import format_of
 from lora_cli.errors import LoraCliError
 from lora_cli.fetching.plan import Selection, plan
 from lora_cli.sources import Source

@@ -1,8 +1,8 @@
 """Whether an adapter that is judged where it lies is what a manifest demands, and the policies of a run allow it."""
 
-from lora_cli.core.policy import Policy
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Revision
+from lora_cli.documents.policy import Policy
 from lora_cli.errors import Refused
 from lora_cli.fetching.access import asks_again, check_kept
 from lora_cli.fetching.demand import Demand, check_digest, check_digest_allowed, check_files

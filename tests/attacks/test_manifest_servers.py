@@ -2,8 +2,8 @@
 
 import pytest
 
-from lora_cli.core.manifest import SourceRule
 from lora_cli.core.trust import endpoint_glob, is_among
+from lora_cli.documents.manifest import SourceRule
 from lora_cli.errors import Refused
 from lora_cli.sources.trusted import Trust, check_encrypted, check_endpoint
 from tests.attacks.evil import ANOTHER_MACHINE, KEYS, asked, evil
@@ -86,14 +86,14 @@ def test_what_only_looks_like_the_clouds_own_server_is_none(endpoint: str) -> No
     from lora_cli.sources.aws import find_account
 
     with pytest.raises(Refused):
-        find_account(KEYS, SourceRule("s3://*", endpoint_url=endpoint))
+        find_account(KEYS, SourceRule(match="s3://*", endpoint_url=endpoint))
     for own in ("https://s3.amazonaws.com", "https://s3.dualstack.eu-west-1.amazonaws.com/"):
-        assert find_account(KEYS, SourceRule("s3://*", endpoint_url=own)).keys is not None
+        assert find_account(KEYS, SourceRule(match="s3://*", endpoint_url=own)).keys is not None
 
 
 def test_trust_does_not_make_up_for_encryption() -> None:
     with pytest.raises(Refused, match="not encrypted"):
-        check_endpoint(SourceRule("*", ANOTHER_MACHINE), Trust(endpoints=("http://*",)), [], "keys")
+        check_endpoint(SourceRule(match="*", endpoint_url=ANOTHER_MACHINE), Trust(endpoints=("http://*",)), [], "keys")
     with pytest.raises(Refused, match="not encrypted"):
         check_encrypted("http://127.0.0.1@evil.example")
     check_encrypted("http://127.0.0.1:9")

@@ -10,8 +10,9 @@ import pytest
 
 from lora_cli.cli.main import main
 from lora_cli.core.globs import covers, touches
-from lora_cli.core.policy import Policy, violations
 from lora_cli.core.reference import AdapterRef, parse
+from lora_cli.documents.policy import Policy
+from lora_cli.documents.policy_checks import violations
 from lora_cli.errors import UsageError
 from tests.answering import Reply, answering
 from tests.making import write_adapter

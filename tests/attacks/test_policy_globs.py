@@ -9,8 +9,10 @@ import pytest
 
 from lora_cli.cli.main import main
 from lora_cli.core.globs import covers, touches
-from lora_cli.core.policy import MOST_GLOBS, Policy, load_policy, violations
 from lora_cli.core.reference import AdapterRef
+from lora_cli.documents.field_types import MOST_GLOBS
+from lora_cli.documents.policy import Policy, load_policy
+from lora_cli.documents.policy_checks import violations
 from lora_cli.errors import UsageError
 from tests.attacks.measured import lora_cli
 from tests.hub_server import Hub

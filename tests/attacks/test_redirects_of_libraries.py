@@ -10,8 +10,8 @@ from urllib.parse import parse_qs, urlsplit
 import fsspec.config
 import pytest
 
-from lora_cli.core.policy import Policy
 from lora_cli.core.reference import AdapterRef
+from lora_cli.documents.policy import Policy
 from lora_cli.errors import LoraCliError, Refused
 from lora_cli.fetching import fetch
 from lora_cli.settings import Settings

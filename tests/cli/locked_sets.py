@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.core.lock import Lock, LockedAdapter, dump_lock
+from lora_cli.core.lock import Lock, LockedAdapter
+from lora_cli.documents.lockfile import dump_lock
 from lora_cli.reading.manifest import read_lock
 from tests.hub_content import Content
 from tests.hub_server import Hub

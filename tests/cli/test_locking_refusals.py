@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.core.lock import Lock, LockedAdapter, dump_lock
+from lora_cli.core.lock import Lock, LockedAdapter
 from lora_cli.core.snapshot import Blob
+from lora_cli.documents.lockfile import dump_lock
 from tests.cli.locked_sets import (
     CONFIG,
     WEIGHTS,

@@ -20,6 +20,7 @@ EXIT_TABLE = [
     (errors.UnsafePickle("calls os.system", opcode="REDUCE", position=3, global_name="os.system"), 1),
     (errors.Refused("a policy says no"), 1),
     (errors.UsageError("unknown key"), 2),
+    (errors.DocumentError([errors.UsageError("unknown key"), errors.UsageError("not a name")]), 2),
     (errors.MissingExtra("warm", "warm", "torch"), 2),
     (errors.NotFound("no such repository"), 3),
     (errors.AccessDenied("gated"), 3),

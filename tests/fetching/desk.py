@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.policy import Policy
 from lora_cli.core.reference import parse
+from lora_cli.documents.policy import Policy
 from lora_cli.fetching import Fetched, Selection, bring
 from lora_cli.fetching.demand import Demand
 from lora_cli.settings import Settings

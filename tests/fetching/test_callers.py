@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from lora_cli.core.lock import LockedAdapter
-from lora_cli.core.manifest import SourceRule
-from lora_cli.core.policy import Policy
 from lora_cli.core.reference import parse
+from lora_cli.documents.manifest import SourceRule
+from lora_cli.documents.policy import Policy
 from lora_cli.errors import AccessDenied, NotFound, Offline
 from lora_cli.fetching import Fetched, bring
 from lora_cli.fetching.demand import ANYTHING, Demand
@@ -106,7 +106,7 @@ def test_a_listing_that_all_may_see_does_not_hand_out_what_is_gated(caller: Call
 
 def test_a_web_server_is_asked_with_the_callers_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with WebServer(Site({f"sql/{path}": content for path, content in FILES.items()}, token="alices")) as server:
-        rule = SourceRule(f"http://{server.place}/*", token_env="LORA_CLI_TOKEN_ACME")
+        rule = SourceRule(match=f"http://{server.place}/*", token_env="LORA_CLI_TOKEN_ACME")
         policy = Policy(require_access_check=True)
         settings = Settings(tmp_path / "cache", retries=0, sources=(rule,), policies=(policy,))
         ref = parse(f"http://{server.place}/sql", is_path=os.path.lexists)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.policy import Policy
 from lora_cli.core.reference import AdapterRef, parse
+from lora_cli.documents.policy import Policy
 from lora_cli.errors import AccessDenied, Corrupt, FormatError, NotFound, Offline, Refused, Unreachable
 from lora_cli.fetching import Selection, fetch
 from lora_cli.fetching.demand import Demand

@@ -10,9 +10,9 @@ import jsonschema
 import pytest
 import yaml
 
-from lora_cli.core.manifest import SourceRule
-from lora_cli.core.policy import Policy, load_policy
 from lora_cli.core.reference import parse
+from lora_cli.documents.manifest import SourceRule
+from lora_cli.documents.policy import Policy, load_policy
 from lora_cli.errors import LoraCliError, Refused, UsageError
 from lora_cli.fetching import Fetched, bring
 from lora_cli.fetching.demand import ANYTHING, Demand, check_reference
@@ -156,7 +156,7 @@ def test_another_machine_is_the_same_whoever_logs_in(text: str) -> None:
 
 
 def test_the_host_is_the_endpoint_that_a_rule_names() -> None:
-    rule = SourceRule("https://files.example/*", endpoint_url="http://10.0.0.7:8080")
+    rule = SourceRule(match="https://files.example/*", endpoint_url="http://10.0.0.7:8080")
     settings = Settings(Path("/nowhere"), sources=(rule,))
     assert allowed("https://files.example/x", "allow_hosts: [files.example]", settings=settings) == "allow_hosts"
     assert allowed("https://files.example/x", "allow_hosts: ['10.0.0.7']", settings=settings) == ""

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.lock import Lock, LockedAdapter, dump_lock
-from lora_cli.core.policy import Policy
+from lora_cli.core.lock import Lock, LockedAdapter
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Blob
+from lora_cli.documents.lockfile import dump_lock
+from lora_cli.documents.policy import Policy
 from lora_cli.errors import MachineError, NotFound, UsageError
 from lora_cli.reading.manifest import lock_path, read_lock, read_manifest, read_policy
 
@@ -83,7 +84,7 @@ def test_a_missing_file_a_folder_and_other_bytes_are_each_said(manifest: Path) -
 
 
 def test_an_endless_file_is_not_read_to_its_end() -> None:
-    with pytest.raises(UsageError, match="a policy of over 8388608 bytes is not read"):
+    with pytest.raises(UsageError, match="a policy of over 16777216 bytes is not read"):
         read_policy(Path("/dev/zero"))
 
 

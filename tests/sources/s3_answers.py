@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.manifest import SourceRule
 from lora_cli.core.reference import AdapterRef
+from lora_cli.documents.manifest import SourceRule
 from lora_cli.errors import LoraCliError
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
@@ -34,7 +34,7 @@ def refusal(status: int, code: str, rest: str = "") -> Reply:
 
 def source_at(endpoint: str, tmp_path: Path, *, retries: int = 0, timeout_s: float = 5) -> Source:
     settings = Settings(tmp_path / "cache", timeout_s=timeout_s, retries=retries)
-    return open_source("s3", settings, SourceRule("s3://abc/*", endpoint_url=endpoint, anonymous=True))
+    return open_source("s3", settings, SourceRule(match="s3://abc/*", endpoint_url=endpoint, anonymous=True))
 
 
 def error_of(call: Callable[[], object]) -> LoraCliError:

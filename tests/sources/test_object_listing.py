@@ -9,9 +9,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from lora_cli.core.manifest import SourceRule
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.documents.manifest import SourceRule
 from lora_cli.errors import NotFound
 from lora_cli.settings import Settings
 from lora_cli.sources import ExpectingSource
@@ -55,7 +55,7 @@ class Listed:
 def opened(bucket: Listed, tmp_path: Path, expected: Sequence[AdapterRef] = ()) -> Iterator[ExpectingSource]:
     with answering(bucket) as endpoint:
         settings = Settings(tmp_path / "cache", timeout_s=5, retries=0)
-        source = open_source("s3", settings, SourceRule("s3://abc/*", endpoint_url=endpoint, anonymous=True))
+        source = open_source("s3", settings, SourceRule(match="s3://abc/*", endpoint_url=endpoint, anonymous=True))
         assert isinstance(source, ExpectingSource)
         source.expect(expected)
         yield source

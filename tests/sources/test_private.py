@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.policy import Policy
 from lora_cli.core.reference import AdapterRef
+from lora_cli.documents.policy import Policy
 from lora_cli.errors import LoraCliError, Refused
 from lora_cli.settings import Settings
 from lora_cli.sources import private, route
@@ -250,7 +250,7 @@ IN_A_NETWORK = """
 import sys
 from pathlib import Path
 from dataclasses import replace
-from lora_cli.core.policy import Policy
+from lora_cli.documents.policy import Policy
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import Refused
 from lora_cli.settings import Settings

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.manifest import SourceRule
 from lora_cli.core.reference import AdapterRef
+from lora_cli.documents.manifest import SourceRule
 from lora_cli.errors import UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources, endpoint_of, open_source
@@ -41,7 +41,9 @@ def test_one_run_reads_from_servers_that_have_nothing_in_common(
     for server, profile in ((seaweed_server, "one"), (rclone_server, "two")):
         bucket = buckets[server.endpoint]
         server.put(bucket, {f"sql/{CONFIG}": server.endpoint.encode()})
-        rules.append(SourceRule(f"s3://{bucket}/*", server.endpoint, "eu-west-1", profile))
+        rules.append(
+            SourceRule(match=f"s3://{bucket}/*", endpoint_url=server.endpoint, region="eu-west-1", profile=profile)
+        )
     trusting = replace(settings, trusted_endpoints=tuple(buckets), allow_profiles=("one", "two"))
     reached = Sources(replace(trusting, sources=tuple(rules)))
     for endpoint, bucket in buckets.items():
@@ -60,16 +62,16 @@ def test_an_anonymous_rule_wins_over_the_keys_in_the_environment(
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     seaweed_server.put(OPEN_BUCKET, {f"rule/{CONFIG}": b"{}"})
-    source = open_source("s3", settings, SourceRule(f"s3://{OPEN_BUCKET}/*", anonymous=True))
+    source = open_source("s3", settings, SourceRule(match=f"s3://{OPEN_BUCKET}/*", anonymous=True))
     assert [file.path for file in source.resolve(AdapterRef("s3", f"{OPEN_BUCKET}/rule")).files] == [CONFIG]
 
 
 @pytest.mark.parametrize(
     ("scheme", "rule", "says"),
     [
-        ("s3", SourceRule("s3://a/*", token_env="TOKEN"), "token_env"),
-        ("hf", SourceRule("hf://a/*", profile="x"), "profile"),
-        ("file", SourceRule("file:///a", endpoint_url="https://h"), "endpoint_url"),
+        ("s3", SourceRule(match="s3://a/*", token_env="TOKEN"), "token_env"),
+        ("hf", SourceRule(match="hf://a/*", profile="x"), "profile"),
+        ("file", SourceRule(match="file:///a", endpoint_url="https://h"), "endpoint_url"),
     ],
 )
 def test_what_a_rule_says_and_nobody_would_heed_is_an_error(
@@ -86,7 +88,7 @@ def test_a_rule_names_the_endpoint_and_whose_token_goes_there(
     hub.token("hf_rule", "acme/sql")
     monkeypatch.setenv("HF_TOKEN", "hf_users-own")
     monkeypatch.setenv("LORA_CLI_TOKEN_ACME", "hf_rule")
-    rule = SourceRule("hf://acme/*", endpoint_url=hub.endpoint, token_env="LORA_CLI_TOKEN_ACME")
+    rule = SourceRule(match="hf://acme/*", endpoint_url=hub.endpoint, token_env="LORA_CLI_TOKEN_ACME")
     elsewhere = Settings(settings.cache_dir, timeout_s=5, retries=0, sources=(rule,))
     assert endpoint_of(HF, elsewhere) == hub.endpoint
     assert Sources(elsewhere).of(HF).resolve(HF).access == "private"
@@ -97,7 +99,7 @@ def test_the_users_own_token_is_not_sent_to_an_endpoint_that_only_a_manifest_nam
 ) -> None:
     hub.add("acme/sql", {CONFIG: b"{}"})
     monkeypatch.setenv("HF_TOKEN", "hf_users-own")
-    rule = SourceRule("hf://acme/*", endpoint_url=hub.endpoint)
+    rule = SourceRule(match="hf://acme/*", endpoint_url=hub.endpoint)
     Sources(Settings(settings.cache_dir, timeout_s=5, retries=0, sources=(rule,))).of(HF).resolve(HF)
     assert hub.requests
     assert not any(request.authorized for request in hub.requests)

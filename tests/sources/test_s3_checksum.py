@@ -15,9 +15,9 @@ import pytest
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from lora_cli.core.manifest import SourceRule
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.documents.manifest import SourceRule
 from lora_cli.errors import Corrupt, Unreachable
 from lora_cli.fetching import fetch
 from lora_cli.settings import Settings
@@ -134,7 +134,7 @@ class Bucket:
 
 
 def source_at(endpoint: str, settings: Settings) -> TellingSource:
-    source = open_source("s3", settings, SourceRule("s3://abc/*", endpoint_url=endpoint, anonymous=True))
+    source = open_source("s3", settings, SourceRule(match="s3://abc/*", endpoint_url=endpoint, anonymous=True))
     assert isinstance(source, TellingSource)
     return source
 

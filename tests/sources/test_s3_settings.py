@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.manifest import SourceRule
+from lora_cli.documents.manifest import SourceRule
 from lora_cli.errors import AccessDenied, Unreachable, UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources import TellingSource, route
@@ -57,7 +57,7 @@ def test_what_a_user_sets_is_in_every_request(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
     monkeypatch.setenv("AWS_SESSION_TOKEN", "session")
     with answering(reply) as endpoint:
-        rule = SourceRule("s3://abc/*", endpoint_url=endpoint, region="eu-west-7", requester_pays=True)
+        rule = SourceRule(match="s3://abc/*", endpoint_url=endpoint, region="eu-west-7", requester_pays=True)
         source = open_source("s3", trusting(tmp_path, endpoint), rule)
         assert isinstance(source, TellingSource)
         revision = source.resolve(REF)
@@ -92,7 +92,7 @@ def test_a_profile_that_gives_nothing_says_why_without_what_its_process_printed(
     (tmp_path / "config").write_text(f"[profile team]\n{profile}\n{session}")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    rule = SourceRule("s3://abc/*", endpoint_url="http://127.0.0.1:9", profile="team")
+    rule = SourceRule(match="s3://abc/*", endpoint_url="http://127.0.0.1:9", profile="team")
     source = open_source("s3", trusting(tmp_path, "http://127.0.0.1:9"), rule)
     error = error_of(lambda: source.resolve(REF))
     assert isinstance(error, UsageError if "is wrong" in says else AccessDenied)
@@ -112,7 +112,7 @@ def test_what_a_credential_process_prints_is_used(tmp_path: Path, monkeypatch: p
         return piece_of(request)
 
     with answering(reply) as endpoint:
-        rule = SourceRule("s3://abc/*", endpoint_url=endpoint, profile="team")
+        rule = SourceRule(match="s3://abc/*", endpoint_url=endpoint, profile="team")
         assert read(open_source("s3", trusting(tmp_path, endpoint), rule)) == CONTENT
     assert all("AKIAPROCESS" in authorization for authorization in seen)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.manifest import SourceRule
 from lora_cli.core.reference import AdapterRef
+from lora_cli.documents.manifest import SourceRule
 from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Offline, Refused, Unreachable, UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources.web import WebSource
@@ -205,7 +205,7 @@ def test_a_redirect_to_another_host_is_followed_without_the_token(
     with WebServer(Site(dict(FILES))) as storage:
         server.site.token = "s3cret"
         server.site.redirect = lambda target: f"http://{storage.place}{target}?X-Amz-Signature=abc"
-        rule = SourceRule(f"http://{server.place}/*", token_env="LORA_CLI_TOKEN_ACME")
+        rule = SourceRule(match=f"http://{server.place}/*", token_env="LORA_CLI_TOKEN_ACME")
         source = WebSource(settings, rule)
         revision = source.resolve(ref(server))
         assert whole(source, revision) == FILES[f"sql/{WEIGHTS}"]
@@ -217,7 +217,7 @@ def test_a_redirect_to_another_host_is_followed_without_the_token(
 
 
 def test_a_rule_names_the_server_that_answers_in_place_of_the_host(server: WebServer, settings: Settings) -> None:
-    rule = SourceRule("https://adapters.acme.internal/*", endpoint_url=f"http://{server.place}/")
+    rule = SourceRule(match="https://adapters.acme.internal/*", endpoint_url=f"http://{server.place}/")
     asked = AdapterRef("https", "adapters.acme.internal/sql")
     source = WebSource(settings, rule)
     revision = source.resolve(asked)
@@ -232,7 +232,7 @@ def test_a_token_that_is_none_is_said_without_its_value(
     if value is not None:
         monkeypatch.setenv("LORA_CLI_TOKEN_ACME", value)
     with pytest.raises(UsageError, match=message) as caught:
-        WebSource(settings, SourceRule("http://*", token_env="LORA_CLI_TOKEN_ACME")).resolve(ref(server))
+        WebSource(settings, SourceRule(match="http://*", token_env="LORA_CLI_TOKEN_ACME")).resolve(ref(server))
     assert "LORA_CLI_TOKEN_ACME" in caught.value.message
     assert "two words" not in str(caught.value)
     assert not server.asked

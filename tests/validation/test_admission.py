@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.policy import Policy
 from lora_cli.core.reference import AdapterRef
-from lora_cli.core.suppression import Suppression
+from lora_cli.documents.policy import Policy, Suppression
 from lora_cli.errors import NotFound
 from lora_cli.settings import Settings
 from lora_cli.store import Store
@@ -82,7 +81,7 @@ def test_what_a_policy_suppresses_in_these_bytes_is_admitted(
     assert refused.snapshot is not None
 
     for digest, stage in ((refused.snapshot.digest, ""), ("ab" * 32, "validate")):
-        suppressed = Policy(suppressions=(Suppression(digest, "LC302", "half of it is enough"),))
+        suppressed = Policy(suppressions=(Suppression(digest=digest, rule="LC302", reason="half of it is enough"),))
         admission = admit(ref, "bad", Terms(base), store, replace(settings, policies=(suppressed,)))
         assert admission.stage == stage
         assert (admission.refusal is None) == (stage == "")

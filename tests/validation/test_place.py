@@ -11,9 +11,8 @@ from safetensors.torch import load
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Applied
 from lora_cli.core.lock import LockedAdapter
-from lora_cli.core.policy import Policy
 from lora_cli.core.snapshot import Blob
-from lora_cli.core.suppression import Suppression
+from lora_cli.documents.policy import Policy, Suppression
 from lora_cli.errors import NotFound, UsageError
 from lora_cli.fetching.demand import Demand
 from lora_cli.rules import RULES
@@ -133,7 +132,9 @@ def test_a_suppression_of_what_is_not_here_holds_where_the_lock_knows_the_digest
         commit = hub.add("acme/sql", files)
         settings = load_settings({"cache_dir": str(tmp_path / "cache")}, {"HF_ENDPOINT": hub.endpoint})
         locked = LockedAdapter("sql", "acme/sql", commit, blobs)
-        suppressed = Policy(suppressions=(Suppression(locked.digest, "LC314", "it is meant for another base"),))
+        suppressed = Policy(
+            suppressions=(Suppression(digest=locked.digest, rule="LC314", reason="it is meant for another base"),)
+        )
         settings = replace(settings, policies=(suppressed,))
 
         def refused(source: str, demand: Demand | None) -> bool:

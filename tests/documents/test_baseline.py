@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_cli.core.baseline import Entry, load_baseline, render_baseline
-from lora_cli.errors import UsageError
+from lora_cli.documents.baseline import Entry, load_baseline, render_baseline
+from lora_cli.errors import DocumentError, UsageError
 
 TEXT = st.text(st.characters(codec=None), max_size=20)
 ONE = {"adapter": "a", "code": "LC504", "file": "", "field": "", "count": 1}
@@ -41,3 +41,17 @@ def test_what_is_no_baseline_ends_with_2_and_says_how_one_is_made(document: obje
         load_baseline(json.dumps(document), "b.json")
 
     assert "--write-baseline" in caught.value.hint
+
+
+def test_every_mistake_of_a_baseline_has_its_line() -> None:
+    rows = [{**ONE, "cod": 1}, {**ONE, "count": 0}, {**ONE, "code": 5, "file": "\ud800"}]
+    with pytest.raises(DocumentError) as caught:
+        load_baseline(
+            '{"schema": "lora_cli/baseline/1", "findings": [\n' + ",\n".join(map(json.dumps, rows)) + "\n]}", "b"
+        )
+
+    assert [error.message for error in caught.value.mistakes] == [
+        "b:2: findings[0].cod: unknown key",
+        "b:3: findings[1].count: 0 is not a whole number from 1 to 1000000000000000",
+        "b:4: findings[2].code: 5 is a number here",
+    ]

@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_cli.core.globs import covers
-from lora_cli.core.policy import Policy, load_policy, violations
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile
+from lora_cli.documents.policy import Policy, load_policy
+from lora_cli.documents.policy_checks import violations
 from lora_cli.errors import UsageError
 
 COMMIT = "0e9e" * 10

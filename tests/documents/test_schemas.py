@@ -12,15 +12,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_cli.core.lock import load_lock
-from lora_cli.core.manifest import load_manifest
-from lora_cli.core.policy import load_policy
 from lora_cli.core.snapshot import Blob, snapshot_digest
+from lora_cli.documents.lockfile import load_lock
+from lora_cli.documents.manifest import load_manifest
+from lora_cli.documents.policy import load_policy
 from lora_cli.errors import UsageError
 from lora_cli.settings import SETTINGS as SETTINGS_TABLE
 from lora_cli.settings import Settings, load_settings
 
-PUBLISHED = ("adapter-set", "adapter-set-lock", "inspect", "policy", "repair", "serve-bench", "settings", "validate")
+PUBLISHED = (
+    "adapter-set",
+    "adapter-set-lock",
+    "baseline",
+    "inspect",
+    "policy",
+    "repair",
+    "serve-bench",
+    "settings",
+    "validate",
+)
 SCHEMAS = Path(__file__).parents[2] / "manifests" / "schemas"
 Draw = st.DataObject
 
@@ -189,7 +199,7 @@ def test_nothing_else_is_published_as_a_schema() -> None:
 
 def test_a_policy_means_the_same_in_a_manifest_and_alone() -> None:
     alone = schema("policy")["properties"]
-    within = schema("adapter-set")["properties"]["policy"]["properties"]
+    within = schema("adapter-set")["$defs"]["ManifestPolicy"]["properties"]
     assert within.keys() == alone.keys() - {"apiVersion", "kind", *TRUSTED}
     assert {key for key, value in within.items() if value != alone[key]} == {"allow_private_redirects"}
 

@@ -2,9 +2,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.core.lock import Lock, LockedAdapter, drift, dump_lock, load_lock
-from lora_cli.core.manifest import load_manifest
+from lora_cli.core.lock import Lock, LockedAdapter
 from lora_cli.core.snapshot import Blob
+from lora_cli.documents.lockfile import drift, dump_lock, load_lock
+from lora_cli.documents.manifest import load_manifest
 from lora_cli.errors import UsageError
 
 COMMIT = "9f2c" * 10

@@ -6,20 +6,23 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_cli.core.document import DEPTH, NODES, parse_document
+from lora_cli.documents.yaml_nodes import DEPTH, NODES, TEXT_CAP, YamlPlaces, compose, plain
 from lora_cli.errors import UsageError
 
 
 def test_values_read_as_they_are_written() -> None:
-    node = parse_document("a: 1\nb: [x, 'no', 1.5, true, ~]\nc:\n  d: \"2\"\n", "f.yaml")
-    assert node.plain() == {"a": 1, "b": ["x", "no", 1.5, True, None], "c": {"d": "2"}}
+    node = compose("a: 1\nb: [x, 'no', 1.5, true, ~]\nc:\n  d: \"2\"\n", "f.yaml")
+    assert plain(node) == {"a": 1, "b": ["x", "no", 1.5, True, None], "c": {"d": "2"}}
 
 
-def test_every_node_knows_its_line_and_its_path() -> None:
-    node = parse_document("a:\n  - b:\n      c: 1\n", "f.yaml")
-    leaf = node.entries["a"].items[0].entries["b"].entries["c"]
-    assert (leaf.file, leaf.line, leaf.path) == ("f.yaml", 3, "a[0].b.c")
-    assert node.entries["a"].items[0].key_lines == {"b": 2}
+def test_a_decimal_keeps_its_digits() -> None:
+    assert str(plain(compose("0.30", "f"))) == "0.30"
+
+
+def test_what_is_at_a_path_is_found_with_its_line() -> None:
+    places = YamlPlaces(compose("a:\n  - b:\n      c: 1\n", "f.yaml"))
+    assert (places.line(("a", 0, "b", "c")), places.written(("a", 0, "b", "c"))) == (3, "1")
+    assert (places.line(("a", 0, "b")), places.line(("a", 0, "b"), key=True)) == (3, 2)
 
 
 @pytest.mark.parametrize(
@@ -47,16 +50,16 @@ def test_every_node_knows_its_line_and_its_path() -> None:
 )
 def test_what_is_wrong_is_said_with_its_line(text: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        parse_document(text, "f.yaml")
+        compose(text, "f.yaml")
     assert message in caught.value.message
     assert caught.value.hint
 
 
 def test_aliases_are_followed_but_never_multiply_beyond_the_bound() -> None:
-    assert parse_document("a: &x [1, 2]\nb: *x\n", "f").plain() == {"a": [1, 2], "b": [1, 2]}
+    assert plain(compose("a: &x [1, 2]\nb: *x\n", "f")) == {"a": [1, 2], "b": [1, 2]}
     levels = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 15)]
     with pytest.raises(UsageError, match=f"more than {NODES} values, aliases followed"):
-        parse_document("\n".join(["a0: &a0 [x]", *levels]), "f")
+        compose("\n".join(["a0: &a0 [x]", *levels]), "f")
 
 
 @pytest.mark.parametrize(
@@ -75,14 +78,14 @@ def test_aliases_are_followed_but_never_multiply_beyond_the_bound() -> None:
 def test_hostile_nesting_is_refused_at_once(text: str) -> None:
     start = time.monotonic()
     with pytest.raises(UsageError) as caught:
-        parse_document(text, "f")
+        compose(text, "f")
     assert caught.value.hint
     assert time.monotonic() - start < 5
 
 
 def test_a_document_beyond_the_bound_is_not_read() -> None:
     with pytest.raises(UsageError, match="is not read"):
-        parse_document("#" * (8 * 1024 * 1024 + 1), "f")
+        compose("#" * (TEXT_CAP + 1), "f")
 
 
 # JSON escapes characters beyond the first plane as surrogate pairs, which YAML has not.
@@ -96,19 +99,20 @@ JSON = st.recursive(
 
 @given(JSON)
 def test_what_json_writes_is_read_back(value: object) -> None:
-    assert parse_document(json.dumps(value), "f").plain() == value
+    assert plain(compose(json.dumps(value), "f")) == value
 
 
 @given(JSON)
 def test_what_pyyaml_writes_is_read_back(value: object) -> None:
-    assert parse_document(yaml.safe_dump(value), "f").plain() == value
+    assert plain(compose(yaml.safe_dump(value), "f")) == value
 
 
 @given(st.text(max_size=200) | st.text(alphabet="ab:-[]{}&*!|>'\"#%@`?, \n\t", max_size=60))
 @settings(max_examples=300)
 def test_any_text_is_a_document_or_a_usage_error_with_its_line(text: str) -> None:
     try:
-        said = parse_document(text, "some.yaml").file + ":"
+        compose(text, "some.yaml")
+        said = "some.yaml:"
     except UsageError as error:
         said = error.message
     assert said.startswith("some.yaml:")
@@ -118,7 +122,7 @@ def test_any_text_is_a_document_or_a_usage_error_with_its_line(text: str) -> Non
 @settings(max_examples=300)
 def test_what_both_read_means_what_pyyaml_says(text: str) -> None:
     try:
-        ours = parse_document(text, "f").plain()
+        ours = plain(compose(text, "f"))
     except UsageError:
         return
     loaded = yaml.load(text, Loader=yaml.BaseLoader)

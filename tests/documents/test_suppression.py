@@ -2,8 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.policy import load_policy
-from lora_cli.core.suppression import Suppression
+from lora_cli.documents.policy import Suppression, load_policy
 from lora_cli.errors import UsageError
 
 DIGEST = "ab" * 32
@@ -19,8 +18,8 @@ def test_a_suppression_is_read_with_its_line() -> None:
     )
 
     assert load_policy(text, "p.yaml", base_dir=Path("/")).suppressions == (
-        Suppression(DIGEST, "LC504", "meant so", "", "p.yaml:4"),
-        Suppression(DIGEST, "huge-update", "in two lines", "2027-03-31", "p.yaml:7"),
+        Suppression(digest=DIGEST, rule="LC504", reason="meant so").placed("p.yaml:4"),
+        Suppression(digest=DIGEST, rule="huge-update", reason="in two lines", until="2027-03-31").placed("p.yaml:7"),
     )
 
 
@@ -45,9 +44,9 @@ def test_what_is_wrong_names_line_and_key(text: str, said: str) -> None:
 
 
 def test_it_holds_on_its_last_day_and_for_its_rule_only() -> None:
-    one = Suppression(DIGEST, "LC504", "meant so", "2027-03-31")
+    one = Suppression(digest=DIGEST, rule="LC504", reason="meant so", until="2027-03-31")
 
     assert [one.expired(day) for day in ("2026-12-31", "2027-03-31", "2027-04-01")] == [False, False, True]
-    assert not Suppression(DIGEST, "LC504", "meant so").expired("9999-12-31")
+    assert not Suppression(digest=DIGEST, rule="LC504", reason="meant so").expired("9999-12-31")
     assert one.covers("LC504", "huge-update")
     assert not one.covers("LC505", "negligible-update")

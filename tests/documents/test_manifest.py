@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.core.manifest import AdapterEntry, AdapterSet, EngineSpec, SourceRule, load_manifest, source_rule
-from lora_cli.core.policy import Policy
 from lora_cli.core.reference import AdapterRef, parse
-from lora_cli.errors import LoraCliError, UsageError
+from lora_cli.documents.manifest import AdapterEntry, AdapterSet, EngineSpec, SourceRule, load_manifest, source_rule
+from lora_cli.documents.policy import Policy
+from lora_cli.errors import DocumentError, LoraCliError, UsageError
 
 COMMIT = "9f2c" * 10
 SHA256 = "ab" * 32
@@ -49,14 +49,19 @@ def minimal(adapters: str = "  - {name: a, source: org/a}", extra: str = "") -> 
 def test_a_manifest_with_every_key_is_read() -> None:
     found = load(WHOLE)
     assert found.base == AdapterRef("hf", "meta-llama/Llama-3.1-8B-Instruct", revision=COMMIT)
-    assert found.engine == EngineSpec("vllm", "0.30", max_lora_rank=64, max_loras=8, max_cpu_loras=32)
+    assert found.engine == EngineSpec(name="vllm", version="0.30", max_lora_rank=64, max_loras=8, max_cpu_loras=32)
     assert found.policy == Policy(
         allow_sources=("hf://acme/*", "s3://acme-adapters/*", "file:///etc/local/*"),
         max_bytes=2 << 30,
         require_pinned=True,
     )
     assert found.sources == (
-        SourceRule("s3://acme-adapters/*", "https://minio.acme.internal", None, "adapters", "ACME"),
+        SourceRule(
+            match="s3://acme-adapters/*",
+            endpoint_url="https://minio.acme.internal",
+            profile="adapters",
+            token_env="ACME",
+        ),
     )
     sql, tone, local = found.adapters
     assert sql == AdapterEntry(
@@ -174,7 +179,7 @@ def test_the_first_rule_that_covers_a_source_is_its_rule() -> None:
         ),
         (
             minimal(extra="engine: {name: vllm, max_loras: true}"),
-            ":5: engine.max_loras: True is not a whole number",
+            ":5: engine.max_loras: 'true' is not a whole number",
             "",
         ),
         (
@@ -204,6 +209,29 @@ def test_what_is_wrong_names_line_key_and_the_nearest_known_key(text: str, messa
     assert message in error.message
     assert hint in error.hint
     assert error.hint
+
+
+def test_every_mistake_is_told_in_the_order_of_lines() -> None:
+    adapters = "  - {name: a, sourc: org/a}\n  - {name: no, source: org/b, pinned: 1}\n  - {name: a, source: word}"
+    with pytest.raises(DocumentError) as caught:
+        load(minimal(adapters, "policy: {max_bytes: lots, trusted_endpoints: []}\nzzz: 1\n"))
+    assert [error.message.removeprefix("/etc/set.yaml:") for error in caught.value.mistakes] == [
+        "4: adapters[0].sourc: unknown key",
+        "5: adapters[1].name: no is a boolean here",
+        "5: adapters[1].pinned: this is a number, and must be true or false",
+        "6: adapters[2].name: a is the name of the adapter in line 4 already",
+        "6: adapters[2].source: 'word' is neither an existing path nor a repository on the Hub",
+        "7: policy.max_bytes: 'lots' is not a size",
+        "7: policy.trusted_endpoints: unknown key",
+        "8: zzz: unknown key",
+    ]
+    assert all(error.hint for error in caught.value.mistakes)
+    assert caught.value.message.endswith("adapters[0].sourc: unknown key (and 7 more)")
+
+
+@pytest.mark.parametrize("key", ["base", "engine", "policy"])
+def test_a_key_without_a_value_is_a_mistake(key: str) -> None:
+    assert f":5: {key}: this is empty, and must be " in refusal(minimal(extra=f"{key}:\n")).message
 
 
 def test_more_pinned_adapters_than_slots_are_refused() -> None:

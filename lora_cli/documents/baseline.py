@@ -1,0 +1,97 @@
+"""Known findings: a file of what was found before, so that only what is new refuses.
+
+An entry is a rule, an adapter and a place in it: no message, whose numbers may change, and no digest, so that it holds
+for the next version of the adapter too. ``count`` is how often the rule found something there.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
+
+from pydantic import Field, InstanceOf
+
+from lora_cli.core.parse import json_value
+from lora_cli.documents.document import Document, Model
+from lora_cli.documents.field_types import Choice, Context, Several, Whole
+from lora_cli.documents.yaml_nodes import YamlPlaces, compose, without_garbage_collection
+from lora_cli.errors import DocumentError, FormatError, UsageError
+
+SCHEMA = "lora_cli/baseline/1"
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+_HINT = "write it with lora-cli validate --write-baseline FILE"
+
+
+class Entry(NamedTuple):
+    """One thing that is known: what ``code`` finds in an adapter, at a file and a field, module or tensor in it."""
+
+    adapter: str
+    code: str
+    file: str
+    field: str
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """The entries of each adapter, and how often each was found; ``where`` is the file."""
+
+    where: str
+    counts: Mapping[str, Mapping[Entry, int]]
+
+    def of(self, adapter: str) -> Counter[Entry]:
+        """Those of one adapter."""
+        return Counter(self.counts.get(adapter, {}))
+
+
+Words = InstanceOf[str]
+"""Text, half surrogate pairs too: those are how Python has the bytes of a file's name that are no UTF-8."""
+
+
+class BaselineEntry(Model):
+    """What one rule finds at one place of an adapter."""
+
+    adapter: Words = Field(description="What the report calls the adapter.")
+    code: Words = Field(description="The rule.")
+    file: Words = Field(description="The file in the adapter, or empty.")
+    field: Words = Field(description="The field, module or tensor in the file, or empty.")
+    count: Annotated[int, Whole(1, 10**15)] = Field(description="How often it is found there.")
+
+
+class BaselineFile(Model):
+    """Findings that are known and do not count."""
+
+    format: Annotated[str, Choice((SCHEMA,))] = Field(alias="schema", description="The version of this format.")
+    findings: Several[BaselineEntry] = Field(description="One for each place.")
+
+
+def render_baseline(entries: Iterable[Entry]) -> str:
+    """The file, the same for the same entries, one to a line: a change of it can be read."""
+    counted = sorted(Counter(entries).items())
+    rows = [json.dumps({**entry._asdict(), "count": count}) for entry, count in counted]
+    body = ",\n".join(f"  {row}" for row in rows)
+    return f'{{"schema": {json.dumps(SCHEMA)}, "findings": [\n{body}\n]}}\n'
+
+
+@without_garbage_collection()
+def load_baseline(text: str, where: str) -> Baseline:
+    """The baseline in a file.
+
+    Raises:
+        UsageError: every mistake with file, line and key.
+    """
+    try:
+        # YAML, which tells the lines, has no half surrogate pairs.
+        value = json_value(text.encode(errors="surrogatepass"), where)
+        found = Document(where, value, lambda: YamlPlaces(compose(_SURROGATE.sub("?", text), where))).read(
+            BaselineFile, Context()
+        )
+    except DocumentError as error:
+        raise DocumentError([UsageError(one.message, hint=_HINT) for one in error.mistakes]) from error
+    except (FormatError, UsageError) as error:
+        raise UsageError(error.message, hint=_HINT) from error
+    counts: dict[str, dict[Entry, int]] = {}
+    for one in found.findings:
+        counts.setdefault(one.adapter, {})[Entry(one.adapter, one.code, one.file, one.field)] = one.count
+    return Baseline(where, counts)

@@ -1,0 +1,240 @@
+"""A document of ours against its pydantic model: every mistake with file, line, key, and what to write instead."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import islice
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from lora_cli.core.nearest import did_you_mean, nearest
+from lora_cli.core.units import advised, shown
+from lora_cli.documents.yaml_nodes import Path, YamlPlaces, compose, in_words, plain
+from lora_cli.errors import DocumentError, UsageError
+
+API_VERSION = "lora-cli/v1"
+
+READ_WITH = {"AdapterSet": "-f", "AdapterSetLock": "--lock", "Policy": "--policy"}
+"""The option for each kind of document."""
+
+UNKNOWN_KEY = "unknown key"
+
+MOST_MISTAKES = 100
+"""Mistakes of one document that are told."""
+
+
+class Model(BaseModel):
+    """A mapping of a document: only these keys, values of exactly these types, and no change later.
+
+    ``instead`` has, for keys that people try and that do not exist, what to write.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    instead: ClassVar[Mapping[str, str]] = {}
+
+
+class Head(Model):
+    """What every document of ours begins with."""
+
+    apiVersion: Literal["lora-cli/v1"] = Field(description="The version of this format.")  # noqa: N815 - as it is written
+    kind: str = Field(description="What this file is.")
+
+
+M = TypeVar("M", bound=Model)
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """What is wrong at ``path`` of a document, and what to write instead."""
+
+    path: Path
+    message: str
+    hint: str
+
+
+def mistake(message: str, hint: str = "", *below: str | int) -> PydanticCustomError:
+    """What a validator raises. ``below`` leads from the value that it was given to the one that is wrong."""
+    # The words travel as context: a brace in a template of pydantic's would be a placeholder.
+    return PydanticCustomError("mistake", "mistake", {"message": message, "hint": hint, "below": below})
+
+
+class Places(Protocol):
+    """Where the values of a document are, by their paths."""
+
+    def line(self, path: Path, *, key: bool = False) -> int:
+        """The line of a value, or of its ``key``."""
+
+    def written(self, path: Path) -> str:
+        """A value as it is written, cut short."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document that nobody has validated yet, what errors call its file, and where its values are."""
+
+    file: str
+    value: Any
+    places: Callable[[], Places]
+
+    def at(self, *path: str | int) -> str:
+        """``file:line`` of the value at ``path``."""
+        return f"{self.file}:{self.line(*path)}"
+
+    def line(self, *path: str | int) -> int:
+        """The line of the value at ``path``."""
+        return self.places().line(path)
+
+    def read(self, model: type[M], context: object, also: Callable[[Any], Iterable[Mistake]] = lambda _: ()) -> M:
+        """The document by its model, whose validators get ``context``.
+
+        ``also`` finds mistakes that concern several values at once, in the value that was not validated.
+
+        Raises:
+            DocumentError: all mistakes, in the order of their lines.
+        """
+        found = list(islice(also(self.value), MOST_MISTAKES + 1))
+        if len(found) > MOST_MISTAKES:
+            raise self.error(found)
+        try:
+            read = model.model_validate(self.value, context=context)
+        except ValidationError as error:
+            found += _in_words(error, model, self.places())
+        if found:
+            raise self.error(found)
+        return read
+
+    def error(self, mistakes: Iterable[Mistake]) -> DocumentError:
+        """The error that tells ``mistakes``, at most ``MOST_MISTAKES`` of them."""
+        found = list(mistakes)
+        places = self.places()
+        lines = ((places.line(one.path, key=one.message == UNKNOWN_KEY), one) for one in found[:MOST_MISTAKES])
+        placed = sorted(lines, key=lambda pair: pair[0])
+        errors = [
+            UsageError(": ".join(filter(None, (f"{self.file}:{line}", in_words(one.path), one.message))), hint=one.hint)
+            for line, one in placed
+        ]
+        if len(found) > len(placed):
+            errors.append(UsageError(f"{self.file}: more mistakes are not shown"))
+        return DocumentError(errors)
+
+
+def _in_words(error: ValidationError, model: type[Model], places: Places) -> Iterator[Mistake]:
+    """Pydantic's errors in our words. A key that is only misspelled is not missing, too."""
+    errors = error.errors(include_url=False)
+    missing = {one["loc"] for one in errors if one["type"] == "missing"}
+    unknown = {one["loc"] for one in errors if one["type"] == "extra_forbidden"}
+    misspelled = {(*loc[:-1], nearest(str(loc[-1]), _keys(_model_at(model, loc[:-1])))) for loc in unknown}
+    for one in errors:
+        path = one["loc"]
+        # Where members of a list are wrong, pydantic takes it for shorter.
+        if (path in misspelled and path in missing) or (one["type"] == "too_short" and one["input"]):
+            continue
+        yield _mistake(one, model, places)
+
+
+def _mistake(error: ErrorDetails, model: type[Model], places: Places) -> Mistake:
+    path, context = error["loc"], error.get("ctx", {})
+    match error["type"]:
+        case "missing":
+            return Mistake(path[:-1], f"the key {path[-1]} is missing", f"add {path[-1]}: …")
+        case "extra_forbidden":
+            around, key = _model_at(model, path[:-1]), str(path[-1])
+            return Mistake(path, UNKNOWN_KEY, around.instead.get(key) or did_you_mean(key, _keys(around)))
+        case "mistake":
+            return Mistake((*path, *context["below"]), context["message"], context["hint"])
+        case "value_error":
+            return Mistake(path, *advised(context["error"]))
+        case "model_type":
+            known = f"known keys: {', '.join(_keys(_model_at(model, path)))}"
+            return Mistake(path, f"this is {kind_of(error['input'])}, and must be a mapping", known)
+    return Mistake(path, *_wrong_value(error["type"], error["input"], places.written(path), context))
+
+
+def parse_document(text: str, file: str, kind: str) -> Document:
+    """A document of ours: ``apiVersion`` and ``kind`` are checked before any other key.
+
+    Raises:
+        UsageError: it cannot be parsed, or is of another version or kind.
+    """
+    root = compose(text, file)
+    document = Document(file, plain(root), lambda: YamlPlaces(root))
+    head = document.value if isinstance(document.value, dict) else {"apiVersion": API_VERSION, "kind": kind}
+    for key, value in (("apiVersion", API_VERSION), ("kind", kind)):
+        if key not in head:
+            raise document.error([Mistake((), f"the key {key} is missing", f"add {key}: {value}")])
+        if (word := head[key]) != value:
+            other = READ_WITH.get(str(word)) if key == "kind" else None
+            instead = f"{word} is read with {other}, {kind} with {READ_WITH[kind]}" if other else f"{key}: {value}"
+            raise document.error([Mistake((key,), f"{shown(word)} is not {value}", instead)])
+    return document
+
+
+def mappings(value: Any, key: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The mappings in the list under ``key`` of ``value``, with their positions, as far as there are any."""
+    members = value.get(key) if isinstance(value, dict) else None
+    for number, one in enumerate(members if isinstance(members, list) else ()):
+        if isinstance(one, dict):
+            yield number, one
+
+
+def _wrong_value(kind: str, value: Any, written: str, context: Mapping[str, Any]) -> tuple[str, str]:
+    """What is wrong with one value, ``written`` so, and the hint; ``context`` has what its type says of itself."""
+    this, what, hint = f"this is {kind_of(value)}", context.get("what", "text"), context.get("hint", "")
+    match kind:
+        case "tuple_type":
+            said = f"{this}, and must be a list", "write [ONE, TWO], or a line with - for each"
+        case "bool_type":
+            said = f"{this}, and must be true or false", "write true or false, without quotes"
+        case "too_short":
+            said = "the list is empty", "name at least one"
+        case "too_long":
+            said = f"{len(value)} are more than the {context['max_length']} that are read", "write fewer"
+        case "number":
+            one = shown(written if isinstance(value, bool) else value)
+            if isinstance(value, dict | list | None):
+                one = f"{this}, which"
+            said = f"{one} is not {what}", hint
+        case "secret":
+            said = f"this is not {what}", hint
+        case "choice" if isinstance(value, str):
+            said = f"{shown(value)} is not {what}", did_you_mean(value, context["words"].split())
+        case _ if isinstance(value, str):
+            said = f"{shown(value)} is not {what}", hint
+        case _ if isinstance(value, bool | int | Decimal):
+            said = f"{written} is {kind_of(value)} here", f'quote it: "{written}"'
+        case _:
+            said = f"{this}, and must be {what}", hint or "write one value, quoted"
+    return said
+
+
+def _model_at(model: type[Model], path: Path) -> type[Model]:
+    """The model of the mapping at ``path``."""
+    for part in path:
+        if isinstance(part, str):
+            model = next(_models_in(model.model_fields[part].annotation), model)
+    return model
+
+
+def _keys(model: type[Model]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _models_in(annotation: Any) -> Iterator[type[Model]]:
+    """The models in ``tuple[Model, ...]``, ``Model | None`` and the like."""
+    if isinstance(annotation, type) and issubclass(annotation, Model):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models_in(argument)
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, in words: ``a list``, ``a number``, ``empty``."""
+    if value is None:
+        return "empty"
+    if isinstance(value, bool):
+        return "a boolean"
+    kinds = {dict: "a mapping", list: "a list", str: "text", int: "a number", Decimal: "a number"}
+    return kinds.get(type(value), type(value).__name__)

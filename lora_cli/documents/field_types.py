@@ -1,0 +1,217 @@
+"""The types of values in documents: how each is written, what an error says that it must be, and its JSON Schema."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    GetCoreSchemaHandler,
+    Strict,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+)
+from pydantic_core import core_schema
+
+from lora_cli.core.checkpoint import checked
+from lora_cli.core.globs import source_glob
+from lora_cli.core.names import NAME, NAME_HINT, NAME_IN_WORDS
+from lora_cli.core.option_values import SIZE
+from lora_cli.core.reference import AdapterRef, parse
+from lora_cli.core.units import advised, parse_size
+from lora_cli.documents.document import MOST_MISTAKES, kind_of, mistake
+from lora_cli.errors import UsageError
+
+T = TypeVar("T")
+
+SHA256 = "[0-9a-f]{64}"
+GLOB_HINT = "write hf://ORG/*, s3://BUCKET/*, https://HOST/* or ./FOLDER"
+DIGEST_HINT = "the digest of the snapshot, as lora-cli cache ls tells it; not of one file"
+MOST_GLOBS, LONGEST_GLOB = 1000, 1024
+"""Globs of one list, and the characters of one."""
+
+
+@dataclass(slots=True)
+class Context:
+    """What relative paths in a document are relative to, whether one exists, and how many mistakes there are so far."""
+
+    base_dir: Path = Path()
+    is_path: Callable[[str], bool] = lambda _: False
+    mistakes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A string that ``pattern`` matches as a whole; ``what`` and ``hint`` are for errors.
+
+    Alternatives in it stand in parentheses.
+    ``kind`` is how errors show a wrong value. A secret is never repeated: people put secrets where their names belong.
+    """
+
+    pattern: str
+    what: str
+    hint: str = ""
+    kind: Literal["text", "number", "secret"] = "text"
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        """Pydantic's own check of the pattern, with our words."""
+        schema = core_schema.str_schema(pattern=f"^{self.pattern}$", strict=True)
+        return _worded(schema, self.kind, self.what, self.hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A whole number from ``lowest`` to ``highest``."""
+
+    lowest: int
+    highest: int
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        """Pydantic's own check of the range, with our words."""
+        schema = core_schema.int_schema(ge=self.lowest, le=self.highest, strict=True)
+        what = f"a whole number from {self.lowest} to {self.highest}"
+        return _worded(schema, "number", what, "write digits, without quotes")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of a few words."""
+
+    words: tuple[str, ...]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        """Pydantic's own check of the word, with our words."""
+        schema = core_schema.literal_schema(list(self.words))
+        return _worded(schema, "choice", " or ".join(self.words), "", words=" ".join(self.words))
+
+
+def _worded(
+    schema: core_schema.CoreSchema, kind: str, what: str, hint: str, **more: str
+) -> core_schema.CustomErrorSchema:
+    context: dict[str, str | int | float] = {"what": what, "hint": hint, **more}
+    return core_schema.custom_error_schema(
+        schema, custom_error_type=kind, custom_error_message=kind, custom_error_context=context
+    )
+
+
+class _NotNull:
+    """``T | None`` whose None is only the default: a key without a value is a mistake."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        """That of ``T``."""
+        (kind,) = (one for one in get_args(source) if one is not NoneType)
+        return handler.generate_schema(kind)
+
+
+Maybe = Annotated[T | None, _NotNull()]
+"""A key that may be missing."""
+
+
+def _member(value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    """A member of a list; once there are as many mistakes as are told, the rest is not looked at."""
+    context = info.context
+    if context is None:
+        return handler(value)
+    if context.mistakes > MOST_MISTAKES:
+        return value
+    try:
+        return handler(value)
+    except ValidationError as error:
+        context.mistakes += error.error_count()
+        raise
+
+
+Several = Annotated[tuple[Annotated[T, WrapValidator(_member)], ...], Strict(strict=False)]
+"""A list."""
+
+
+def _reference(value: str, info: ValidationInfo) -> str:
+    """``value`` itself, if it is a reference."""
+    try:
+        reference_of(value, info.context or Context())
+    except UsageError as error:
+        raise mistake(error.message, error.hint or "source: hf://ORG/NAME@COMMIT") from error
+    return value
+
+
+def reference_of(written: str, context: Context) -> AdapterRef:
+    """What is written means this from where the document is. Raises ``UsageError``."""
+    return parse(written, is_path=context.is_path, base_dir=context.base_dir)
+
+
+def _glob(value: str, info: ValidationInfo) -> str:
+    try:
+        return source_glob(value, (info.context or Context()).base_dir)
+    except ValueError as error:
+        raise mistake(str(error), GLOB_HINT) from error
+
+
+def _size(value: Any) -> int:
+    if not isinstance(value, int | str) or isinstance(value, bool):
+        raise mistake(f"this is {kind_of(value)}, and must be a size", "write 512MiB, 2GiB or a number of bytes")
+    try:
+        return parse_size(value)
+    except ValueError as error:
+        raise mistake(*advised(error)) from error
+
+
+def _unquoted(value: Any) -> Any:
+    """A number as it was written, for what may be quoted or not."""
+    return str(value) if isinstance(value, int | Decimal) and not isinstance(value, bool) else value
+
+
+def _checkpoint(value: Any) -> str:
+    """``latest``, or a number, quoted or not."""
+    try:
+        return checked(str(value) if isinstance(value, str | int) and not isinstance(value, bool) else "")
+    except ValueError as error:
+        raise mistake(str(error), "checkpoint: latest") from error
+
+
+Name = Annotated[str, Text(NAME, NAME_IN_WORDS, NAME_HINT)]
+Sha256 = Annotated[str, Text(SHA256, "a sha256: 64 hexadecimal digits in lower case", DIGEST_HINT)]
+Reference = Annotated[
+    str,
+    Text(".+", "text", "write one line that is not empty"),
+    AfterValidator(_reference),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 4096,
+            "pattern": r"^[^\x00-\x1f\x7f]+$",
+            "description": "hf://org/name[/subfolder][@revision], org/name[@revision], s3://, gs://, https://, oci://, "
+            "file:// or a path; relative paths are relative to this file.",
+        }
+    ),
+]
+Glob = Annotated[str, Text(f".{{1,{LONGEST_GLOB}}}", "a glob of one line", GLOB_HINT), AfterValidator(_glob)]
+Size = Annotated[int, BeforeValidator(_size), WithJsonSchema(dict(SIZE.schema))]
+Version = Annotated[
+    str,
+    Text(r"[0-9][A-Za-z0-9_.+-]{0,63}", "a version", 'version: "0.33"; lora-cli engines lists those known', "number"),
+    BeforeValidator(_unquoted),
+    WithJsonSchema(
+        {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": "^[0-9][A-Za-z0-9_.+-]{0,63}$"}]}
+    ),
+]
+Checkpoint = Annotated[
+    str,
+    BeforeValidator(_checkpoint),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"const": "latest"},
+                {"type": "integer", "minimum": 0, "maximum": 10**18 - 1},
+                {"type": "string", "pattern": "^[0-9]{1,18}$"},
+            ]
+        }
+    ),
+]

@@ -1,0 +1,253 @@
+"""``AdapterSet``: which adapters, for which base, under which policy; and the YAML that says so."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from lora_cli.core.checkpoint import folder_of
+from lora_cli.core.globs import covers
+from lora_cli.core.reference import AdapterRef, override
+from lora_cli.core.trust import PROFILE, VARIABLE
+from lora_cli.documents.document import Document, Head, Mistake, Model, mappings, mistake, parse_document
+from lora_cli.documents.field_types import (
+    MOST_GLOBS,
+    Checkpoint,
+    Context,
+    Glob,
+    Maybe,
+    Name,
+    Reference,
+    Several,
+    Sha256,
+    Text,
+    Version,
+    Whole,
+    reference_of,
+)
+from lora_cli.documents.policy import ManifestPolicy, Policy, policy_of, repeated
+from lora_cli.documents.yaml_nodes import without_garbage_collection
+from lora_cli.errors import UsageError
+
+Count = Annotated[int, Whole(1, 100_000)]
+
+
+class EngineSpec(Model):
+    """The engine that the set is for, and its limits."""
+
+    name: Annotated[
+        str, Text("[a-z][a-z0-9_-]{0,31}", "the name of an engine", "name: vllm; lora-cli engines lists them")
+    ] = Field(description="vllm, sglang, lorax, tgi, trtllm or peft.")
+    version: Maybe[Version] = Field(
+        default=None, description="The version that adapters are judged for; without one the newest that is known."
+    )
+    max_lora_rank: Maybe[Count] = Field(default=None, description="The engine's --max-lora-rank.")
+    max_loras: Maybe[Count] = Field(default=None, description="Adapters that one batch may hold: the slots of warm.")
+    max_cpu_loras: Maybe[Count] = Field(default=None, description="Adapters that memory may hold.")
+
+    @field_validator("max_cpu_loras")
+    @classmethod
+    def _at_least_max_loras(cls, value: int | None, info: ValidationInfo) -> int | None:
+        slots = info.data.get("max_loras")
+        if value and slots and value < slots:
+            raise mistake(f"{value} is less than max_loras, which is {slots}", f"max_cpu_loras: {slots}")
+        return value
+
+
+class SourceRule(Model):
+    """How to reach the sources that ``match`` covers. Names of secrets, never values.
+
+    ``profile`` and ``token_env`` may be named as far as the operator lets a manifest (``sources.trusted``).
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": {"required": ["anonymous"], "properties": {"anonymous": {"const": True}}},
+            "then": {"properties": {"profile": False, "token_env": False}},
+        }
+    )
+
+    match: Glob = Field(description="A glob over references, as in allow_sources; the first rule that matches counts.")
+    endpoint_url: Maybe[
+        Annotated[
+            str,
+            Text(
+                r"https?://[^\s/?#@]+(/[^\s?#@]*)?",
+                "an address without user, query or fragment: https://HOST[/PATH]",
+                "https://minio.example.com; profile or token_env say who asks",
+                kind="secret",
+            ),
+        ]
+    ] = Field(
+        default=None,
+        description="Where that store is, when it is not at its usual address. The operator's own credentials go there "
+        "only if trusted_endpoints says so.",
+    )
+    region: Maybe[
+        Annotated[str, Text("[a-z0-9][a-z0-9-]{0,31}", "the name of a region", "region: eu-west-1", kind="secret")]
+    ] = Field(default=None, description="The region of a bucket.")
+    profile: Maybe[
+        Annotated[str, Text(PROFILE, "the name of a profile", "its name in ~/.aws/config, never a key", kind="secret")]
+    ] = Field(
+        default=None,
+        description="A profile of the cloud's own credentials file, one of the operator's allow_profiles.",
+    )
+    token_env: Maybe[
+        Annotated[
+            str,
+            Text(
+                VARIABLE,
+                "the name of an environment variable",
+                "token_env: LORA_CLI_TOKEN_ACME; the token is its value",
+                kind="secret",
+            ),
+        ]
+    ] = Field(
+        default=None,
+        description="The environment variable that has the token: LORA_CLI_TOKEN_<NAME>, or one of the operator's "
+        "allow_token_env.",
+    )
+    anonymous: bool = Field(default=False, description="Requests carry no credentials.")
+    requester_pays: bool = Field(default=False, description="Whoever asks is charged (S3).")
+
+    @model_validator(mode="after")
+    def _anonymous_has_no_secret(self) -> "SourceRule":
+        secret = next((key for key in ("profile", "token_env") if getattr(self, key) is not None), None)
+        if self.anonymous and secret:
+            raise mistake(f"anonymous and {secret} exclude each other", "leave one of them out")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterEntry:
+    """One adapter of the set.
+
+    ``name`` is unique and safe as a path component. ``source`` is parsed, relative paths from the manifest's folder;
+    ``written`` is how the manifest has it. ``checkpoint`` is one of a training run by its number, whose folder
+    ``source`` then has, or ``latest``. ``sha256`` is the snapshot digest that it must have, ``pinned`` keeps it in the
+    GPU tier. ``at`` is ``file:line``, for messages.
+    """
+
+    name: str
+    source: AdapterRef
+    written: str
+    sha256: str | None = None
+    pinned: bool = False
+    at: str = ""
+    checkpoint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterSet:
+    """A manifest, parsed. ``base`` is None when it names none; ``file`` is what errors call it."""
+
+    file: str
+    base: AdapterRef | None
+    engine: EngineSpec | None
+    policy: Policy | None
+    sources: tuple[SourceRule, ...]
+    adapters: tuple[AdapterEntry, ...]
+
+
+class ManifestAdapter(Model):
+    """One adapter of the set, as it is written."""
+
+    instead: ClassVar = {
+        "revision": "it belongs to the source: hf://ORG/NAME@REVISION",
+        "subfolder": "it belongs to the source: hf://ORG/NAME/SUBFOLDER",
+        **dict.fromkeys(("path", "url", "repo", "repo_id", "lora_path"), "source: a path or a reference"),
+    }
+
+    name: Name = Field(description="What engines and people call it; safe as the name of a folder.")
+    source: Reference
+    checkpoint: Checkpoint = Field(
+        default="", description="The folder checkpoint-N in the source, or the one with the highest number."
+    )
+    sha256: Maybe[Sha256] = Field(default=None, description="The snapshot digest that it must have.")
+    pinned: bool = Field(default=False, description="Never evicted from the GPU tier.")
+
+    @field_validator("checkpoint")
+    @classmethod
+    def _in_the_source(cls, value: str, info: ValidationInfo) -> str:
+        if "source" in info.data:
+            try:
+                override(reference_of(info.data["source"], info.context or Context()), subfolder=folder_of(value))
+            except UsageError as error:
+                raise mistake(error.message, "leave checkpoint out") from error
+        return value
+
+
+class ManifestFile(Head):
+    """Which LoRA adapters, for which base, under which policy."""
+
+    kind: Literal["AdapterSet"] = Field(description="What this file is.")
+    base: Maybe[Reference] = None
+    engine: Maybe[EngineSpec] = Field(default=None, description="The engine that the set is for, and its limits.")
+    policy: Maybe[ManifestPolicy] = Field(default=None, description="What is allowed.")
+    sources: Annotated[Several[SourceRule], Field(max_length=MOST_GLOBS)] = Field(
+        default=(), description="How to reach sources: names of secrets, never values."
+    )
+    adapters: Annotated[Several[ManifestAdapter], Field(min_length=1)] = Field(description="Names are unique.")
+
+
+@without_garbage_collection()
+def load_manifest(text: str, where: str, *, is_path: Callable[[str], bool], base_dir: Path | None = None) -> AdapterSet:
+    """The adapter set in ``text``; ``where`` is what errors call the file.
+
+    ``is_path`` says whether a reference, as it is written, exists as a path seen from ``base_dir`` (None: the folder of
+    ``where``), from which all relative paths are taken.
+
+    Raises:
+        UsageError: every mistake with file, line, key, and the nearest known key.
+    """
+    context = Context(base_dir if base_dir is not None else Path(where).parent, is_path)
+    document = parse_document(text, where, "AdapterSet")
+    found = document.read(ManifestFile, context, lambda value: _across(document, value))
+    return AdapterSet(
+        file=where,
+        base=reference_of(found.base, context) if found.base is not None else None,
+        engine=found.engine,
+        policy=policy_of(found.policy, document, "policy") if found.policy is not None else None,
+        sources=found.sources,
+        adapters=tuple(_entry(one, document.at("adapters", i), context) for i, one in enumerate(found.adapters)),
+    )
+
+
+def source_rule(rules: Iterable[SourceRule], ref: AdapterRef) -> SourceRule | None:
+    """The first of a set's source rules that covers ``ref``, or None."""
+    return next((rule for rule in rules if covers(rule.match, ref)), None)
+
+
+def _entry(one: ManifestAdapter, at: str, context: Context) -> AdapterEntry:
+    return AdapterEntry(
+        name=one.name,
+        source=override(reference_of(one.source, context), subfolder=folder_of(one.checkpoint)),
+        written=one.source,
+        sha256=one.sha256,
+        pinned=one.pinned,
+        at=at,
+        checkpoint=one.checkpoint,
+    )
+
+
+def _across(document: Document, value: Any) -> Iterator[Mistake]:
+    """Names that stand twice, and more pinned adapters than slots, in a manifest that nobody has validated yet."""
+    first: dict[str, int] = {}
+    for number, one in mappings(value, "adapters"):
+        name = one.get("name")
+        if not isinstance(name, str):
+            continue
+        if name in first:
+            line = document.line("adapters", first[name], "name")
+            message = f"{name[:128]} is the name of the adapter in line {line} already"
+            yield Mistake(("adapters", number, "name"), message, f"name: {name[:128]}-2")
+        first.setdefault(name, number)
+    pinned = sum(one.get("pinned") is True for _, one in mappings(value, "adapters"))
+    engine = value.get("engine") if isinstance(value, dict) else None
+    slots = engine.get("max_loras") if isinstance(engine, dict) else None
+    if isinstance(slots, int) and 0 < slots < pinned:
+        message = f"{pinned} adapters are pinned, and max_loras is {slots}"
+        yield Mistake(("engine",), message, f"max_loras: {pinned}")
+    yield from repeated(document, value.get("policy") if isinstance(value, dict) else None, "policy")

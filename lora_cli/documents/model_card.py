@@ -1,0 +1,69 @@
+"""A model card: the YAML at the front of a ``README.md``, and the text behind it. Untrusted, and bounded in every way.
+
+YAML is read by ``documents.yaml_nodes``: no tags, no merge keys, no deep nesting, and aliases that grow are refused, so
+that a card can neither run code nor fill memory.
+"""
+
+import codecs
+from typing import Any
+
+import yaml
+
+from lora_cli.core.card import CARD_FILE, LISTS, WORDS, Card
+from lora_cli.documents.yaml_nodes import compose, plain
+from lora_cli.errors import UsageError
+
+LONGEST = 200
+"""Characters of one word of a card; licences, tags and the names of models have far fewer."""
+
+MOST = 100
+"""Words of one list; longer lists are cut."""
+
+
+def parse_card(data: bytes, *, whole: bool, file: str = CARD_FILE) -> Card:
+    """The card in ``data``, which are the first bytes of a file, or, if ``whole``, all of them.
+
+    Total: what is wrong with it stands in ``error``.
+    """
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(data, final=whole)
+    except UnicodeDecodeError:
+        return Card(error=f"{file} is not text in UTF-8")
+    front, body, error = _parted(text.removeprefix("\ufeff"), file, len(data), whole=whole)
+    if not front or error:
+        return Card(text=body, error=error)
+    try:
+        root = compose(front, file)
+    except UsageError as wrong:
+        return Card(text=body, error=wrong.message)
+    if not isinstance(root, yaml.MappingNode):
+        return Card(text=body, error=f"{file}: the front matter is no mapping")
+    entries = {key.value: _words(value) for key, value in root.value if key.value in {*WORDS, *LISTS}}
+    said: dict[str, Any] = {key: next(iter(entries.get(key, ())), "") for key in WORDS}
+    said |= {key: tuple(entries.get(key, ())) for key in LISTS}
+    return Card(**said, text=body)
+
+
+def _parted(text: str, file: str, size: int, *, whole: bool) -> tuple[str, str, str]:
+    """Front matter, the text behind it, and what is wrong. A line ``---`` begins the front matter and one ends it."""
+    lines = text.splitlines(keepends=True)
+    first = next((i for i, line in enumerate(lines) if line.strip()), len(lines))
+    if first == len(lines) or lines[first].rstrip() != "---":
+        return "", text, ""
+    for i in range(first + 1, len(lines)):
+        if lines[i].rstrip() == "---":
+            # Empty lines stand for what comes before, so that an error names the line of the file.
+            return "\n" * (first + 1) + "".join(lines[first + 1 : i]), "".join(lines[i + 1 :]), ""
+    if whole:
+        return "", text, f"{file}: the front matter, which begins with ---, does not end"
+    return "", text, f"{file}: the front matter does not end within the first {size} bytes, which are all that is read"
+
+
+def _words(node: yaml.Node) -> list[str]:
+    """The words of a list, or the one that stands in its place; whatever is nested deeper is none.
+
+    A word is as it is written: ``no`` is a language here, and 1.0 the name of a licence.
+    """
+    nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
+    scalars = (one for one in nodes[:MOST] if isinstance(one, yaml.ScalarNode) and plain(one) is not None)
+    return [word for one in scalars if (word := one.value.strip()[:LONGEST])]

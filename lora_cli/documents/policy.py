@@ -1,0 +1,210 @@
+"""``Policy``: what an operator allows of sources, hosts, formats, sizes, digests and pins."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, Field, PrivateAttr, WithJsonSchema
+
+from lora_cli.core.globs import host_glob
+from lora_cli.core.option_values import PROFILES, SERVERS, VARIABLES
+from lora_cli.core.trust import endpoint_glob, profile, variable
+from lora_cli.documents.document import Document, Head, Mistake, Model, mappings, mistake, parse_document
+from lora_cli.documents.field_types import (
+    MOST_GLOBS,
+    SHA256,
+    Choice,
+    Context,
+    Glob,
+    Maybe,
+    Several,
+    Sha256,
+    Size,
+    Text,
+)
+from lora_cli.documents.policy_checks import FORMATS
+from lora_cli.documents.yaml_nodes import without_garbage_collection
+
+MOST_DIGESTS = 100_000
+"""Digests of one list."""
+
+_OPERATORS_HINT = "only the operator says that: in --policy FILE, in the settings, or in the environment"
+_BYTES = "Bytes: a number, 2GiB (powers of 1024) or 500MB (powers of 1000)."
+
+
+class Suppression(Model):
+    """A finding that does not count: what ``rule`` finds in the snapshot ``digest``, for ``reason``."""
+
+    digest: Annotated[
+        str,
+        Text(
+            SHA256,
+            "a snapshot digest: 64 hexadecimal digits in lower case",
+            "validate --format json tells it",
+        ),
+    ] = Field(description="The snapshot digest that it is about.")
+    rule: Annotated[
+        str, Text("(LC[0-9]{3}|[a-z][a-z0-9-]{0,99})", "a rule: LC504, or its name", "lora-cli rules lists them")
+    ] = Field(description="A rule's code or name.")
+    reason: Annotated[
+        str,
+        Text(r"[\s\S]*\S[\s\S]*", "a reason in words", "say who looked at it, and why it is right"),
+        AfterValidator(lambda reason: " ".join(reason.split())),
+    ] = Field(description="Why it is accepted, in words.")
+    until: Annotated[
+        str,
+        Text(
+            "[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])",
+            "a day",
+            "until: 2027-03-31, the last day on which it holds",
+        ),
+    ] = Field(default="", description="The last day, in UTC, on which that holds. Missing: for ever.")
+    _at: str = PrivateAttr("")
+
+    @property
+    def at(self) -> str:
+        """``file:line`` of a document, for messages."""
+        return self._at
+
+    def placed(self, at: str) -> Self:
+        """The same, from ``at``."""
+        placed = self.model_copy()
+        placed._at = at
+        return placed
+
+    def covers(self, code: str, name: str) -> bool:
+        """Whether this is about the rule with that code and name."""
+        return self.rule in {code, name}
+
+    def expired(self, today: str) -> bool:
+        """Whether it held until a day before ``today``."""
+        return bool(self.until) and self.until < today
+
+
+Globs = Annotated[Several[Glob], Field(max_length=MOST_GLOBS)]
+Digests = Annotated[Several[Sha256], Field(max_length=MOST_DIGESTS)]
+Hosts = Annotated[
+    Several[
+        Annotated[
+            str,
+            Text(
+                r"[A-Za-z0-9*?_.:\[\]-]{1,253}",
+                "a host name or a glob over host names, without scheme and port",
+                "write huggingface.co, or '*.acme.internal'",
+            ),
+            AfterValidator(host_glob),
+        ]
+    ],
+    Field(max_length=MOST_GLOBS),
+]
+
+
+def _operators(value: bool) -> bool:
+    if value:
+        raise mistake("a manifest cannot allow that", _OPERATORS_HINT)
+    return value
+
+
+class ManifestPolicy(Model):
+    """What is allowed, as a manifest may say it: it narrows what the operator allows."""
+
+    instead: ClassVar = dict.fromkeys(("trusted_endpoints", "allow_token_env", "allow_profiles"), _OPERATORS_HINT)
+
+    allow_sources: Maybe[Globs] = Field(
+        default=None,
+        description="Globs over references without their revision (with it when the glob has an @). * crosses /. "
+        "Missing: all; empty: none.",
+    )
+    deny_sources: Globs = Field(default=(), description="As allow_sources; wins over it.")
+    allow_hosts: Maybe[Hosts] = Field(
+        default=None, description="Globs over the names of the hosts that bytes may come from."
+    )
+    deny_hosts: Hosts = Field(default=(), description="As allow_hosts; wins over it.")
+    allow_formats: Maybe[Several[Annotated[str, Choice(FORMATS)]]] = Field(
+        default=None, description="Formats that weights may have. Missing: all but pickle."
+    )
+    max_bytes: Maybe[Size] = Field(default=None, description=f"Largest size of one adapter. {_BYTES}")
+    max_file_bytes: Maybe[Size] = Field(default=None, description=f"Largest size of one file. {_BYTES}")
+    require_pinned: bool = Field(
+        default=False, description="Only a commit, an OCI digest or a known sha256; never a branch."
+    )
+    require_sha256: bool = Field(default=False, description="Only what a manifest or lock names a snapshot digest for.")
+    allow_sha256: Maybe[Digests] = Field(default=None, description="Snapshot digests. Missing: all; empty: none.")
+    deny_sha256: Digests = Field(default=(), description="Snapshot digests; wins over allow_sha256.")
+    require_access_check: bool = Field(
+        default=False,
+        description="What is not known to be public leaves a cache only after its origin let the caller read it.",
+    )
+    allow_private_redirects: Annotated[Maybe[bool], AfterValidator(_operators), WithJsonSchema({"const": False})] = (
+        Field(default=None, description="Only --policy and the settings can allow that.")
+    )
+    suppressions: Several[Suppression] = Field(
+        default=(), description="Findings that do not count: of one rule, in exactly these bytes."
+    )
+
+
+class Policy(ManifestPolicy):
+    """What an operator allows.
+
+    An ``allow_*`` of None allows everything, an empty one nothing; a ``deny_*`` wins over it. Globs are canonical.
+    ``allow_private_redirects`` of None says nothing. The last three let manifests use an operator's credentials.
+    """
+
+    instead: ClassVar = {}
+
+    allow_private_redirects: Maybe[bool] = Field(
+        default=None, description="A server may send us on to an address of a private network."
+    )
+    trusted_endpoints: Annotated[
+        Several[Annotated[str, Text(".+", "text"), AfterValidator(endpoint_glob)]], WithJsonSchema(dict(SERVERS.schema))
+    ] = Field(
+        default=(),
+        description="Servers that a manifest may have your own credentials sent to: https://minio.acme.internal, "
+        "https://*.acme.internal, smb://files.acme.internal; http:// on this machine only.",
+    )
+    allow_token_env: Annotated[
+        Several[Annotated[str, Text(".+", "text"), AfterValidator(variable)]], WithJsonSchema(dict(VARIABLES.schema))
+    ] = Field(
+        default=(),
+        description="Variables that a manifest's token_env may name, beside LORA_CLI_TOKEN_<NAME>, which any may.",
+    )
+    allow_profiles: Annotated[
+        Several[Annotated[str, Text(".+", "text"), AfterValidator(profile)]], WithJsonSchema(dict(PROFILES.schema))
+    ] = Field(default=(), description="Profiles of the cloud's own credentials file that a manifest may name.")
+
+
+class PolicyFile(Policy, Head):
+    """What an operator allows."""
+
+    kind: Literal["Policy"] = Field(description="What this file is.")
+
+
+@without_garbage_collection()
+def load_policy(text: str, where: str, *, base_dir: Path | None = None) -> Policy:
+    """The policy in a file of its own (``kind: Policy``). Relative globs are relative to ``base_dir``.
+
+    Raises:
+        UsageError: every mistake with file, line, key, and the nearest known key.
+    """
+    document = parse_document(text, where, "Policy")
+    found = document.read(PolicyFile, Context(base_dir or Path()), lambda value: repeated(document, value))
+    return policy_of(found, document)
+
+
+def policy_of(found: ManifestPolicy, document: Document, *path: str) -> Policy:
+    """``found``, which is at ``path`` of ``document``, as the policy of an operator; suppressions know their lines."""
+    said = {key: getattr(found, key) for key in found.model_fields_set if key in Policy.model_fields}
+    placed = (one.placed(document.at(*path, "suppressions", number)) for number, one in enumerate(found.suppressions))
+    return Policy.model_construct(**{**said, "suppressions": tuple(placed)})
+
+
+def repeated(document: Document, value: Any, *path: str) -> Iterator[Mistake]:
+    """Suppressions of one rule for one digest, after the first: ``value`` is the policy at ``path``."""
+    first: dict[tuple[str, str], int] = {}
+    for number, one in mappings(value, "suppressions"):
+        about = (str(one.get("digest")), str(one.get("rule")))
+        if about in first:
+            at = document.at(*path, "suppressions", first[about])
+            message = f"{about[1][:60]} is suppressed twice for that digest (first at {at})"
+            yield Mistake((*path, "suppressions", number), message, "leave one of them out")
+        first.setdefault(about, number)

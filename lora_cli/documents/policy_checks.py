@@ -1,0 +1,137 @@
+"""What a policy has against an adapter: its source, hosts, formats, sizes, digest and pins."""
+
+import posixpath
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from lora_cli.core.globs import LOOPBACK, covers, host_matches, touches
+from lora_cli.core.reference import AdapterRef
+from lora_cli.core.snapshot import RemoteFile
+from lora_cli.core.web_address import is_dots, is_loopback
+
+if TYPE_CHECKING:
+    from lora_cli.documents.policy import Policy
+
+FORMATS = ("safetensors", "pickle", "gguf")
+UNNAMED_FORMATS = ("safetensors", "gguf")
+MOST_TOLD, LONGEST_TOLD = 5, 200
+"""Globs that one message names, and their characters."""
+
+_FORMAT_OF = {
+    ".safetensors": "safetensors",
+    ".gguf": "gguf",
+    **dict.fromkeys((".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"), "pickle"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One rule of a policy that one adapter breaks: its key, what is so, and what mends it."""
+
+    rule: str
+    message: str
+    hint: str = "ask whoever keeps the policy, or choose what it allows"
+
+    def __str__(self) -> str:
+        return f"policy {self.rule}: {self.message}"
+
+
+def violations(
+    policy: "Policy",
+    ref: AdapterRef,
+    *,
+    sha256: str | None = None,
+    host: str | None = None,
+    files: Iterable[RemoteFile] | None = None,
+    digest: str | None = None,
+) -> tuple[Violation, ...]:
+    """What ``policy`` has against one adapter, as far as is known; asked again when more is known.
+
+    ``sha256`` is the snapshot digest that a manifest or lock demands, ``host`` the one that bytes come from (None: from
+    this machine), ``files`` what would be fetched, ``digest`` the snapshot digest that it turned out to have.
+    What is None is not judged, but a demanded ``sha256`` of None is none.
+    """
+    found = [*source_violations(policy, ref), *_pins(policy, ref, sha256)]
+    if host is not None:
+        found += host_violations(policy, host)
+    if files is not None:
+        found += _files(policy, tuple(files))
+    if digest is not None:
+        found += _digest(policy, digest)
+    return tuple(found)
+
+
+def source_violations(policy: "Policy", ref: AdapterRef) -> Iterator[Violation]:
+    """What ``policy`` has against the place alone that ``ref`` names."""
+    yield from denials(policy, ref)
+    if policy.allow_sources is None:
+        return
+    if ref.scheme != "file" and any(is_dots(part) for part in unquote(ref.location).split("/")):
+        # Some servers would follow it out of the folder that a glob allows.
+        yield Violation("allow_sources", f"{ref} has .. in its path", "write the path without it")
+    elif not any(covers(glob, ref) for glob in policy.allow_sources):
+        yield Violation("allow_sources", f"{ref} matches none of {_some(policy.allow_sources) or 'no sources'}")
+
+
+def denials(policy: "Policy", ref: AdapterRef) -> Iterator[Violation]:
+    """Which of the policy's ``deny_sources`` mean ``ref``."""
+    for glob in policy.deny_sources:
+        if touches(glob, ref):
+            yield Violation("deny_sources", f"{ref} matches {_some((glob,))}")
+
+
+def host_violations(policy: "Policy", host: str) -> Iterator[Violation]:
+    """What ``policy`` has against a host (without a port) that bytes come from."""
+    names = (host, *LOOPBACK) if is_loopback(f"[{host}]" if ":" in host else host) else (host,)
+    for glob in policy.deny_hosts:
+        if any(host_matches(glob, name) for name in names):
+            yield Violation("deny_hosts", f"{host} matches {_some((glob,))}")
+    if policy.allow_hosts is not None and not any(host_matches(glob, host) for glob in policy.allow_hosts):
+        yield Violation("allow_hosts", f"{host} matches none of {_some(policy.allow_hosts) or 'no hosts'}")
+
+
+def _some(globs: tuple[str, ...]) -> str:
+    """The first few globs, each cut, and how many more there are."""
+    told = [glob if len(glob) <= LONGEST_TOLD else f"{glob[:LONGEST_TOLD]}…" for glob in globs[:MOST_TOLD]]
+    return ", ".join(told) + (f" and {len(globs) - MOST_TOLD} more" if len(globs) > MOST_TOLD else "")
+
+
+def _pins(policy: "Policy", ref: AdapterRef, sha256: str | None) -> Iterator[Violation]:
+    if policy.require_sha256 and sha256 is None:
+        yield Violation(
+            "require_sha256", f"no sha256 is given for {ref}", "write its sha256 in the manifest, or use a lock"
+        )
+    if policy.require_pinned and sha256 is None and not ref.pinned:
+        hint = "add @COMMIT, or its sha256 in the manifest"
+        if ref.scheme != "hf":
+            what = "a folder" if ref.scheme == "file" else f"{ref.scheme}://"
+            hint = f"{what} has no commit to add: write its sha256 in the manifest, or lock it and fetch with --locked"
+        yield Violation("require_pinned", f"{ref} can mean something else tomorrow", hint)
+
+
+def _files(policy: "Policy", files: tuple[RemoteFile, ...]) -> Iterator[Violation]:
+    allowed = UNNAMED_FORMATS if policy.allow_formats is None else policy.allow_formats
+    for file in files:
+        kind = format_of(file.path)
+        if kind and kind not in allowed:
+            names = ", ".join(allowed) or "no format"
+            yield Violation("allow_formats", f"{file.path} is {kind}; allowed: {names}")
+        if policy.max_file_bytes is not None and (file.size or 0) > policy.max_file_bytes:
+            yield Violation("max_file_bytes", f"{file.path} has {file.size} bytes, over {policy.max_file_bytes}")
+    total = sum(file.size or 0 for file in files)
+    if policy.max_bytes is not None and total > policy.max_bytes:
+        yield Violation("max_bytes", f"the adapter has {total} bytes, over {policy.max_bytes}")
+
+
+def _digest(policy: "Policy", digest: str) -> Iterator[Violation]:
+    if digest in policy.deny_sha256:
+        yield Violation("deny_sha256", f"the snapshot {digest} is denied")
+    if policy.allow_sha256 is not None and digest not in policy.allow_sha256:
+        yield Violation("allow_sha256", f"the snapshot {digest} is not among those allowed")
+
+
+def format_of(path: str) -> str | None:
+    """The weight format that a file's name promises, one of ``FORMATS``; None for a file that is not weights."""
+    return _FORMAT_OF.get(posixpath.splitext(path)[1].lower())

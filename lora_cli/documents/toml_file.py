@@ -1,0 +1,65 @@
+"""The settings file, which is TOML, by the kinds of its keys: every mistake with its line, key and hint."""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, create_model
+
+from lora_cli.core.option_values import Kind
+from lora_cli.core.units import shown
+from lora_cli.documents.document import Document, Model, mistake
+from lora_cli.documents.yaml_nodes import Path
+from lora_cli.errors import UsageError
+
+
+def read_toml(text: str, file: str, kinds: Mapping[str, Kind]) -> dict[str, Any]:
+    """The values by key, parsed. ``file`` is what errors call it.
+
+    Raises:
+        UsageError: it is not TOML, or every mistake with its line.
+    """
+    try:
+        values = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise UsageError(f"{file}: this is not TOML: {error}", hint="write NAME = VALUE, texts in quotes") from error
+    fields: dict[str, Any] = {
+        key: (Annotated[Any, BeforeValidator(_Value(key, kind))], None) for key, kind in kinds.items()
+    }
+    model = create_model("SettingsFile", __base__=Model, **fields)
+    read = Document(file, values, lambda: TomlPlaces(text)).read(model, None)
+    return {key: getattr(read, key) for key in read.model_fields_set}
+
+
+@dataclass(frozen=True, slots=True)
+class TomlPlaces:
+    """Where the keys of a TOML file are, by a search: its parser does not tell."""
+
+    text: str
+
+    def line(self, path: Path, *, key: bool = False) -> int:
+        """The line of the first key of ``path``."""
+        pattern = re.compile(rf"\s*[\[\"']*{re.escape(str(path[0]))}\b")
+        return next((n for n, line in enumerate(self.text.splitlines(), 1) if pattern.match(line)), 1)
+
+    def written(self, path: Path) -> str:
+        """Nothing: values are shown as they were parsed."""
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Value:
+    """Parses the value of ``key``. A number or a list in quotes is a mistake, though a variable would have it so."""
+
+    key: str
+    kind: Kind
+
+    def __call__(self, value: Any) -> Any:
+        wanted = self.kind.schema.get("type")
+        if wanted in {"boolean", "integer"} and isinstance(value, str):
+            raise mistake(f"{shown(value)} is text", "write it without quotes")
+        if wanted == "array" and isinstance(value, str):
+            raise mistake("this is text", f'write a list: {self.key} = ["…"]')
+        return self.kind.parse(value)
