@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -100,6 +101,10 @@ def schemas() -> dict[str, str]:
 
 def _document_schema(name: str, title: str, model: type[Model]) -> Entry:
     schema = model.model_json_schema(schema_generator=_PlainSchema)
+    for entry in (schema, *schema.get("$defs", {}).values()):
+        for one in (entry, *entry["properties"].values()):
+            if "description" in one:
+                one["description"] = re.sub(r"\s*\n\s*", " ", one["description"]).replace("``", "`")
     for entry in schema.get("$defs", {}).values():
         del entry["title"]
     return {"$schema": DIALECT, "$id": f"urn:lora-cli:v1:{name}", **schema, "title": title}

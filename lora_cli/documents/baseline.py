@@ -52,18 +52,25 @@ Words = InstanceOf[str]
 class BaselineEntry(Model):
     """What one rule finds at one place of an adapter."""
 
-    adapter: Words = Field(description="What the report calls the adapter.")
-    code: Words = Field(description="The rule.")
-    file: Words = Field(description="The file in the adapter, or empty.")
-    field: Words = Field(description="The field, module or tensor in the file, or empty.")
-    count: Annotated[int, Whole(1, 10**15)] = Field(description="How often it is found there.")
+    adapter: Words
+    """What the report calls the adapter."""
+    code: Words
+    """The rule."""
+    file: Words
+    """The file in the adapter, or empty."""
+    field: Words
+    """The field, module or tensor in the file, or empty."""
+    count: Annotated[int, Whole(1, 10**15)]
+    """How often it is found there."""
 
 
 class BaselineFile(Model):
     """Findings that are known and do not count."""
 
-    format: Annotated[str, Choice((SCHEMA,))] = Field(alias="schema", description="The version of this format.")
-    findings: Several[BaselineEntry] = Field(description="One for each place.")
+    format: Annotated[str, Choice((SCHEMA,))] = Field(alias="schema")
+    """The version of this format."""
+    findings: Several[BaselineEntry]
+    """One for each place."""
 
 
 def render_baseline(entries: Iterable[Entry]) -> str:

@@ -6,7 +6,7 @@ from decimal import Decimal
 from itertools import islice
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from lora_cli.core.nearest import did_you_mean, nearest
@@ -31,7 +31,7 @@ class Model(BaseModel):
     ``instead`` has, for keys that people try and that do not exist, what to write.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
     instead: ClassVar[Mapping[str, str]] = {}
 
@@ -39,8 +39,10 @@ class Model(BaseModel):
 class Head(Model):
     """What every document of ours begins with."""
 
-    apiVersion: Literal["lora-cli/v1"] = Field(description="The version of this format.")  # noqa: N815 - as it is written
-    kind: str = Field(description="What this file is.")
+    apiVersion: Literal["lora-cli/v1"]  # noqa: N815 - as it is written
+    """The version of this format."""
+    kind: str
+    """What this file is."""
 
 
 M = TypeVar("M", bound=Model)

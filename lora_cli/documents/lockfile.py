@@ -38,24 +38,29 @@ class LockedFile(Model):
         Text(_LINE, "a path"),
         AfterValidator(_inside),
         Field(json_schema_extra={"not": {"pattern": r"^/|\\|(^|/)\.{0,2}(/|$)"}}),
-    ] = Field(description="A relative POSIX path inside the adapter.")
-    size: Annotated[int, Whole(0, LARGEST_FILE)] = Field(description="Bytes.")
-    sha256: Sha256 = Field(description="Of its bytes.")
+    ]
+    """A relative POSIX path inside the adapter."""
+    size: Annotated[int, Whole(0, LARGEST_FILE)]
+    """Bytes."""
+    sha256: Sha256
+    """Of its bytes."""
 
 
 class LockEntry(Model):
     """One adapter, pinned."""
 
-    name: Annotated[str, Text(NAME, NAME_IN_WORDS)] = Field(description="As in the AdapterSet.")
-    source: Annotated[str, Text(_LINE, "a reference")] = Field(description="As the AdapterSet writes it.")
-    checkpoint: Annotated[str, Text(rf"({LATEST}|[0-9]{{1,18}})", f"a number or {LATEST}")] = Field(
-        default="", description="As in the AdapterSet, when it says one."
-    )
-    revision: Annotated[str, Text(f"({_LINE})?", "a revision")] = Field(
-        description="The origin's immutable id; empty for a local folder."
-    )
-    files: Annotated[Several[LockedFile], Field(min_length=1)] = Field(description="All of its files.")
-    digest: Sha256 = Field(description="sha256 over the sorted lines '<sha256>  <size>  <path>' of the files.")
+    name: Annotated[str, Text(NAME, NAME_IN_WORDS)]
+    """As in the AdapterSet."""
+    source: Annotated[str, Text(_LINE, "a reference")]
+    """As the AdapterSet writes it."""
+    checkpoint: Annotated[str, Text(rf"({LATEST}|[0-9]{{1,18}})", f"a number or {LATEST}")] = ""
+    """As in the AdapterSet, when it says one."""
+    revision: Annotated[str, Text(f"({_LINE})?", "a revision")]
+    """The origin's immutable id; empty for a local folder."""
+    files: Annotated[Several[LockedFile], Field(min_length=1)]
+    """All of its files."""
+    digest: Sha256
+    """sha256 over the sorted lines '<sha256>  <size>  <path>' of the files."""
 
     @field_validator("digest")
     @classmethod
@@ -71,8 +76,10 @@ class LockEntry(Model):
 class LockFile(Head):
     """What an AdapterSet meant at one moment, file by file."""
 
-    kind: Literal["AdapterSetLock"] = Field(description="What this file is.")
-    adapters: Several[LockEntry] = Field(description="Names are unique.")
+    kind: Literal["AdapterSetLock"]
+    """What this file is."""
+    adapters: Several[LockEntry]
+    """Names are unique."""
 
 
 def dump_lock(lock: Lock) -> str:

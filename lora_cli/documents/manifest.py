@@ -39,13 +39,16 @@ class EngineSpec(Model):
 
     name: Annotated[
         str, Text("[a-z][a-z0-9_-]{0,31}", "the name of an engine", "name: vllm; lora-cli engines lists them")
-    ] = Field(description="vllm, sglang, lorax, tgi, trtllm or peft.")
-    version: Maybe[Version] = Field(
-        default=None, description="The version that adapters are judged for; without one the newest that is known."
-    )
-    max_lora_rank: Maybe[Count] = Field(default=None, description="The engine's --max-lora-rank.")
-    max_loras: Maybe[Count] = Field(default=None, description="Adapters that one batch may hold: the slots of warm.")
-    max_cpu_loras: Maybe[Count] = Field(default=None, description="Adapters that memory may hold.")
+    ]
+    """vllm, sglang, lorax, tgi, trtllm or peft."""
+    version: Maybe[Version] = None
+    """The version that adapters are judged for; without one the newest that is known."""
+    max_lora_rank: Maybe[Count] = None
+    """The engine's --max-lora-rank."""
+    max_loras: Maybe[Count] = None
+    """Adapters that one batch may hold: the slots of warm."""
+    max_cpu_loras: Maybe[Count] = None
+    """Adapters that memory may hold."""
 
     @field_validator("max_cpu_loras")
     @classmethod
@@ -54,6 +57,28 @@ class EngineSpec(Model):
         if value and slots and value < slots:
             raise mistake(f"{value} is less than max_loras, which is {slots}", f"max_cpu_loras: {slots}")
         return value
+
+
+_EndpointUrl = Annotated[
+    str,
+    Text(
+        r"https?://[^\s/?#@]+(/[^\s?#@]*)?",
+        "an address without user, query or fragment: https://HOST[/PATH]",
+        "https://minio.example.com; profile or token_env say who asks",
+        "secret",
+    ),
+]
+_Region = Annotated[str, Text("[a-z0-9][a-z0-9-]{0,31}", "the name of a region", "region: eu-west-1", "secret")]
+_Profile = Annotated[str, Text(PROFILE, "the name of a profile", "its name in ~/.aws/config, never a key", "secret")]
+_TokenEnv = Annotated[
+    str,
+    Text(
+        VARIABLE,
+        "the name of an environment variable",
+        "token_env: LORA_CLI_TOKEN_ACME; the token is its value",
+        "secret",
+    ),
+]
 
 
 class SourceRule(Model):
@@ -69,48 +94,22 @@ class SourceRule(Model):
         }
     )
 
-    match: Glob = Field(description="A glob over references, as in allow_sources; the first rule that matches counts.")
-    endpoint_url: Maybe[
-        Annotated[
-            str,
-            Text(
-                r"https?://[^\s/?#@]+(/[^\s?#@]*)?",
-                "an address without user, query or fragment: https://HOST[/PATH]",
-                "https://minio.example.com; profile or token_env say who asks",
-                kind="secret",
-            ),
-        ]
-    ] = Field(
-        default=None,
-        description="Where that store is, when it is not at its usual address. The operator's own credentials go there "
-        "only if trusted_endpoints says so.",
-    )
-    region: Maybe[
-        Annotated[str, Text("[a-z0-9][a-z0-9-]{0,31}", "the name of a region", "region: eu-west-1", kind="secret")]
-    ] = Field(default=None, description="The region of a bucket.")
-    profile: Maybe[
-        Annotated[str, Text(PROFILE, "the name of a profile", "its name in ~/.aws/config, never a key", kind="secret")]
-    ] = Field(
-        default=None,
-        description="A profile of the cloud's own credentials file, one of the operator's allow_profiles.",
-    )
-    token_env: Maybe[
-        Annotated[
-            str,
-            Text(
-                VARIABLE,
-                "the name of an environment variable",
-                "token_env: LORA_CLI_TOKEN_ACME; the token is its value",
-                kind="secret",
-            ),
-        ]
-    ] = Field(
-        default=None,
-        description="The environment variable that has the token: LORA_CLI_TOKEN_<NAME>, or one of the operator's "
-        "allow_token_env.",
-    )
-    anonymous: bool = Field(default=False, description="Requests carry no credentials.")
-    requester_pays: bool = Field(default=False, description="Whoever asks is charged (S3).")
+    match: Glob
+    """A glob over references, as in allow_sources; the first rule that matches counts."""
+    endpoint_url: Maybe[_EndpointUrl] = None
+    """Where that store is, when it is not at its usual address. The operator's own credentials go there only if
+    trusted_endpoints says so.
+    """
+    region: Maybe[_Region] = None
+    """The region of a bucket."""
+    profile: Maybe[_Profile] = None
+    """A profile of the cloud's own credentials file, one of the operator's allow_profiles."""
+    token_env: Maybe[_TokenEnv] = None
+    """The environment variable that has the token: LORA_CLI_TOKEN_<NAME>, or one of the operator's allow_token_env."""
+    anonymous: bool = False
+    """Requests carry no credentials."""
+    requester_pays: bool = False
+    """Whoever asks is charged (S3)."""
 
     @model_validator(mode="after")
     def _anonymous_has_no_secret(self) -> "SourceRule":
@@ -160,13 +159,15 @@ class ManifestAdapter(Model):
         **dict.fromkeys(("path", "url", "repo", "repo_id", "lora_path"), "source: a path or a reference"),
     }
 
-    name: Name = Field(description="What engines and people call it; safe as the name of a folder.")
+    name: Name
+    """What engines and people call it; safe as the name of a folder."""
     source: Reference
-    checkpoint: Checkpoint = Field(
-        default="", description="The folder checkpoint-N in the source, or the one with the highest number."
-    )
-    sha256: Maybe[Sha256] = Field(default=None, description="The snapshot digest that it must have.")
-    pinned: bool = Field(default=False, description="Never evicted from the GPU tier.")
+    checkpoint: Checkpoint = ""
+    """The folder checkpoint-N in the source, or the one with the highest number."""
+    sha256: Maybe[Sha256] = None
+    """The snapshot digest that it must have."""
+    pinned: bool = False
+    """Never evicted from the GPU tier."""
 
     @field_validator("checkpoint")
     @classmethod
@@ -182,14 +183,17 @@ class ManifestAdapter(Model):
 class ManifestFile(Head):
     """Which LoRA adapters, for which base, under which policy."""
 
-    kind: Literal["AdapterSet"] = Field(description="What this file is.")
+    kind: Literal["AdapterSet"]
+    """What this file is."""
     base: Maybe[Reference] = None
-    engine: Maybe[EngineSpec] = Field(default=None, description="The engine that the set is for, and its limits.")
-    policy: Maybe[ManifestPolicy] = Field(default=None, description="What is allowed.")
-    sources: Annotated[Several[SourceRule], Field(max_length=MOST_GLOBS)] = Field(
-        default=(), description="How to reach sources: names of secrets, never values."
-    )
-    adapters: Annotated[Several[ManifestAdapter], Field(min_length=1)] = Field(description="Names are unique.")
+    engine: Maybe[EngineSpec] = None
+    """The engine that the set is for, and its limits."""
+    policy: Maybe[ManifestPolicy] = None
+    """What is allowed."""
+    sources: Annotated[Several[SourceRule], Field(max_length=MOST_GLOBS)] = ()
+    """How to reach sources: names of secrets, never values."""
+    adapters: Annotated[Several[ManifestAdapter], Field(min_length=1)]
+    """Names are unique."""
 
 
 @without_garbage_collection()

@@ -42,15 +42,18 @@ class Suppression(Model):
             "a snapshot digest: 64 hexadecimal digits in lower case",
             "validate --format json tells it",
         ),
-    ] = Field(description="The snapshot digest that it is about.")
+    ]
+    """The snapshot digest that it is about."""
     rule: Annotated[
         str, Text("(LC[0-9]{3}|[a-z][a-z0-9-]{0,99})", "a rule: LC504, or its name", "lora-cli rules lists them")
-    ] = Field(description="A rule's code or name.")
+    ]
+    """A rule's code or name."""
     reason: Annotated[
         str,
         Text(r"[\s\S]*\S[\s\S]*", "a reason in words", "say who looked at it, and why it is right"),
         AfterValidator(lambda reason: " ".join(reason.split())),
-    ] = Field(description="Why it is accepted, in words.")
+    ]
+    """Why it is accepted, in words."""
     until: Annotated[
         str,
         Text(
@@ -58,7 +61,8 @@ class Suppression(Model):
             "a day",
             "until: 2027-03-31, the last day on which it holds",
         ),
-    ] = Field(default="", description="The last day, in UTC, on which that holds. Missing: for ever.")
+    ] = ""
+    """The last day, in UTC, on which that holds. Missing: for ever."""
     _at: str = PrivateAttr("")
 
     @property
@@ -110,37 +114,36 @@ class ManifestPolicy(Model):
 
     instead: ClassVar = dict.fromkeys(("trusted_endpoints", "allow_token_env", "allow_profiles"), _OPERATORS_HINT)
 
-    allow_sources: Maybe[Globs] = Field(
-        default=None,
-        description="Globs over references without their revision (with it when the glob has an @). * crosses /. "
-        "Missing: all; empty: none.",
-    )
-    deny_sources: Globs = Field(default=(), description="As allow_sources; wins over it.")
-    allow_hosts: Maybe[Hosts] = Field(
-        default=None, description="Globs over the names of the hosts that bytes may come from."
-    )
-    deny_hosts: Hosts = Field(default=(), description="As allow_hosts; wins over it.")
-    allow_formats: Maybe[Several[Annotated[str, Choice(FORMATS)]]] = Field(
-        default=None, description="Formats that weights may have. Missing: all but pickle."
-    )
-    max_bytes: Maybe[Size] = Field(default=None, description=f"Largest size of one adapter. {_BYTES}")
-    max_file_bytes: Maybe[Size] = Field(default=None, description=f"Largest size of one file. {_BYTES}")
-    require_pinned: bool = Field(
-        default=False, description="Only a commit, an OCI digest or a known sha256; never a branch."
-    )
-    require_sha256: bool = Field(default=False, description="Only what a manifest or lock names a snapshot digest for.")
-    allow_sha256: Maybe[Digests] = Field(default=None, description="Snapshot digests. Missing: all; empty: none.")
-    deny_sha256: Digests = Field(default=(), description="Snapshot digests; wins over allow_sha256.")
-    require_access_check: bool = Field(
-        default=False,
-        description="What is not known to be public leaves a cache only after its origin let the caller read it.",
-    )
-    allow_private_redirects: Annotated[Maybe[bool], AfterValidator(_operators), WithJsonSchema({"const": False})] = (
-        Field(default=None, description="Only --policy and the settings can allow that.")
-    )
-    suppressions: Several[Suppression] = Field(
-        default=(), description="Findings that do not count: of one rule, in exactly these bytes."
-    )
+    allow_sources: Maybe[Globs] = None
+    """Globs over references without their revision (with it when the glob has an @). * crosses /. Missing: all;
+    empty: none.
+    """
+    deny_sources: Globs = ()
+    """As allow_sources; wins over it."""
+    allow_hosts: Maybe[Hosts] = None
+    """Globs over the names of the hosts that bytes may come from."""
+    deny_hosts: Hosts = ()
+    """As allow_hosts; wins over it."""
+    allow_formats: Maybe[Several[Annotated[str, Choice(FORMATS)]]] = None
+    """Formats that weights may have. Missing: all but pickle."""
+    max_bytes: Maybe[Size] = None
+    """Largest size of one adapter. Bytes: a number, 2GiB (powers of 1024) or 500MB (powers of 1000)."""
+    max_file_bytes: Maybe[Size] = None
+    """Largest size of one file. Bytes: a number, 2GiB (powers of 1024) or 500MB (powers of 1000)."""
+    require_pinned: bool = False
+    """Only a commit, an OCI digest or a known sha256; never a branch."""
+    require_sha256: bool = False
+    """Only what a manifest or lock names a snapshot digest for."""
+    allow_sha256: Maybe[Digests] = None
+    """Snapshot digests. Missing: all; empty: none."""
+    deny_sha256: Digests = ()
+    """Snapshot digests; wins over allow_sha256."""
+    require_access_check: bool = False
+    """What is not known to be public leaves a cache only after its origin let the caller read it."""
+    allow_private_redirects: Annotated[Maybe[bool], AfterValidator(_operators), WithJsonSchema({"const": False})] = None
+    """Only --policy and the settings can allow that."""
+    suppressions: Several[Suppression] = ()
+    """Findings that do not count: of one rule, in exactly these bytes."""
 
 
 class Policy(ManifestPolicy):
@@ -152,31 +155,29 @@ class Policy(ManifestPolicy):
 
     instead: ClassVar = {}
 
-    allow_private_redirects: Maybe[bool] = Field(
-        default=None, description="A server may send us on to an address of a private network."
-    )
+    allow_private_redirects: Maybe[bool] = None
+    """A server may send us on to an address of a private network."""
     trusted_endpoints: Annotated[
         Several[Annotated[str, Text(".+", "text"), AfterValidator(endpoint_glob)]], WithJsonSchema(dict(SERVERS.schema))
-    ] = Field(
-        default=(),
-        description="Servers that a manifest may have your own credentials sent to: https://minio.acme.internal, "
-        "https://*.acme.internal, smb://files.acme.internal; http:// on this machine only.",
-    )
+    ] = ()
+    """Servers that a manifest may have your own credentials sent to: https://minio.acme.internal,
+    https://*.acme.internal, smb://files.acme.internal; http:// on this machine only.
+    """
     allow_token_env: Annotated[
         Several[Annotated[str, Text(".+", "text"), AfterValidator(variable)]], WithJsonSchema(dict(VARIABLES.schema))
-    ] = Field(
-        default=(),
-        description="Variables that a manifest's token_env may name, beside LORA_CLI_TOKEN_<NAME>, which any may.",
-    )
+    ] = ()
+    """Variables that a manifest's token_env may name, beside LORA_CLI_TOKEN_<NAME>, which any may."""
     allow_profiles: Annotated[
         Several[Annotated[str, Text(".+", "text"), AfterValidator(profile)]], WithJsonSchema(dict(PROFILES.schema))
-    ] = Field(default=(), description="Profiles of the cloud's own credentials file that a manifest may name.")
+    ] = ()
+    """Profiles of the cloud's own credentials file that a manifest may name."""
 
 
 class PolicyFile(Policy, Head):
     """What an operator allows."""
 
-    kind: Literal["Policy"] = Field(description="What this file is.")
+    kind: Literal["Policy"]
+    """What this file is."""
 
 
 @without_garbage_collection()
