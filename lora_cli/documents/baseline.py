@@ -15,7 +15,7 @@ from pydantic import Field, InstanceOf
 
 from lora_cli.core.parse import json_value
 from lora_cli.documents.document import Document, Model
-from lora_cli.documents.field_types import Choice, Context, Several, Whole
+from lora_cli.documents.field_types import Context, Several, choice, whole
 from lora_cli.documents.yaml_nodes import YamlPlaces, compose, without_garbage_collection
 from lora_cli.errors import DocumentError, FormatError, UsageError
 
@@ -60,14 +60,14 @@ class BaselineEntry(Model):
     """The file in the adapter, or empty."""
     field: Words
     """The field, module or tensor in the file, or empty."""
-    count: Annotated[int, Whole(1, 10**15)]
+    count: Annotated[int, whole(1, 10**15)]
     """How often it is found there."""
 
 
 class BaselineFile(Model):
     """Findings that are known and do not count."""
 
-    format: Annotated[str, Choice((SCHEMA,))] = Field(alias="schema")
+    format: Annotated[str, choice((SCHEMA,))] = Field(alias="schema")
     """The version of this format."""
     findings: Several[BaselineEntry]
     """One for each place."""

@@ -11,6 +11,7 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     GetCoreSchemaHandler,
+    GetPydanticSchema,
     Strict,
     ValidationError,
     ValidationInfo,
@@ -47,71 +48,45 @@ class Context:
     mistakes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A string that ``pattern`` matches as a whole; ``what`` and ``hint`` are for errors.
+def text(
+    pattern: str, what: str, hint: str = "", kind: Literal["text", "number", "secret"] = "text"
+) -> GetPydanticSchema:
+    """A string that ``pattern`` matches as a whole; alternatives in it stand in parentheses.
 
-    Alternatives in it stand in parentheses.
-    ``kind`` is how errors show a wrong value. A secret is never repeated: people put secrets where their names belong.
+    In errors ``what`` is what it must be, ``hint`` how to write it, and ``kind`` how a wrong value is shown. A secret
+    is never repeated: people put secrets where their names belong.
     """
-
-    pattern: str
-    what: str
-    hint: str = ""
-    kind: Literal["text", "number", "secret"] = "text"
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        """Pydantic's own check of the pattern, with our words."""
-        schema = core_schema.str_schema(pattern=f"^{self.pattern}$", strict=True)
-        return _worded(schema, self.kind, self.what, self.hint)
+    return _worded(core_schema.str_schema(pattern=f"^{pattern}$", strict=True), kind, what, hint)
 
 
-@dataclass(frozen=True, slots=True)
-class Whole:
+def whole(lowest: int, highest: int) -> GetPydanticSchema:
     """A whole number from ``lowest`` to ``highest``."""
-
-    lowest: int
-    highest: int
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        """Pydantic's own check of the range, with our words."""
-        schema = core_schema.int_schema(ge=self.lowest, le=self.highest, strict=True)
-        what = f"a whole number from {self.lowest} to {self.highest}"
-        return _worded(schema, "number", what, "write digits, without quotes")
+    schema = core_schema.int_schema(ge=lowest, le=highest, strict=True)
+    return _worded(schema, "number", f"a whole number from {lowest} to {highest}", "write digits, without quotes")
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+def choice(words: tuple[str, ...]) -> GetPydanticSchema:
     """One of a few words."""
-
-    words: tuple[str, ...]
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        """Pydantic's own check of the word, with our words."""
-        schema = core_schema.literal_schema(list(self.words))
-        return _worded(schema, "choice", " or ".join(self.words), "", words=" ".join(self.words))
+    schema = core_schema.literal_schema(list(words))
+    return _worded(schema, "choice", " or ".join(words), "", words=" ".join(words))
 
 
-def _worded(
-    schema: core_schema.CoreSchema, kind: str, what: str, hint: str, **more: str
-) -> core_schema.CustomErrorSchema:
+def _worded(schema: core_schema.CoreSchema, kind: str, what: str, hint: str, **more: str) -> GetPydanticSchema:
+    """Pydantic's own check, with our words for its error (``documents.document`` writes it)."""
     context: dict[str, str | int | float] = {"what": what, "hint": hint, **more}
-    return core_schema.custom_error_schema(
+    worded = core_schema.custom_error_schema(
         schema, custom_error_type=kind, custom_error_message=kind, custom_error_context=context
     )
+    return GetPydanticSchema(lambda source, handler: worded)
 
 
-class _NotNull:
-    """``T | None`` whose None is only the default: a key without a value is a mistake."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        """That of ``T``."""
-        (kind,) = (one for one in get_args(source) if one is not NoneType)
-        return handler.generate_schema(kind)
+def _without_null(source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+    (kind,) = (one for one in get_args(source) if one is not NoneType)
+    return handler.generate_schema(kind)
 
 
-Maybe = Annotated[T | None, _NotNull()]
-"""A key that may be missing."""
+Maybe = Annotated[T | None, GetPydanticSchema(_without_null)]
+"""``T``, or None where the key is missing; a key without a value is a mistake."""
 
 
 def _member(value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
@@ -175,11 +150,11 @@ def _checkpoint(value: Any) -> str:
         raise mistake(str(error), "checkpoint: latest") from error
 
 
-Name = Annotated[str, Text(NAME, NAME_IN_WORDS, NAME_HINT)]
-Sha256 = Annotated[str, Text(SHA256, "a sha256: 64 hexadecimal digits in lower case", DIGEST_HINT)]
+Name = Annotated[str, text(NAME, NAME_IN_WORDS, NAME_HINT)]
+Sha256 = Annotated[str, text(SHA256, "a sha256: 64 hexadecimal digits in lower case", DIGEST_HINT)]
 Reference = Annotated[
     str,
-    Text(".+", "text", "write one line that is not empty"),
+    text(".+", "text", "write one line that is not empty"),
     AfterValidator(_reference),
     WithJsonSchema(
         {
@@ -192,11 +167,11 @@ Reference = Annotated[
         }
     ),
 ]
-Glob = Annotated[str, Text(f".{{1,{LONGEST_GLOB}}}", "a glob of one line", GLOB_HINT), AfterValidator(_glob)]
+Glob = Annotated[str, text(f".{{1,{LONGEST_GLOB}}}", "a glob of one line", GLOB_HINT), AfterValidator(_glob)]
 Size = Annotated[int, BeforeValidator(_size), WithJsonSchema(dict(SIZE.schema))]
 Version = Annotated[
     str,
-    Text(r"[0-9][A-Za-z0-9_.+-]{0,63}", "a version", 'version: "0.33"; lora-cli engines lists those known', "number"),
+    text(r"[0-9][A-Za-z0-9_.+-]{0,63}", "a version", 'version: "0.33"; lora-cli engines lists those known', "number"),
     BeforeValidator(_unquoted),
     WithJsonSchema(
         {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": "^[0-9][A-Za-z0-9_.+-]{0,63}$"}]}

@@ -10,7 +10,7 @@ from lora_cli.core.lock import Lock, LockedAdapter
 from lora_cli.core.names import NAME, NAME_IN_WORDS
 from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.documents.document import API_VERSION, Head, Mistake, Model, mappings, mistake, parse_document
-from lora_cli.documents.field_types import SHA256, Context, Several, Text, Whole
+from lora_cli.documents.field_types import SHA256, Context, Several, text, whole
 from lora_cli.documents.manifest import AdapterEntry, AdapterSet
 from lora_cli.documents.yaml_nodes import without_garbage_collection
 from lora_cli.errors import DocumentError, UsageError
@@ -21,7 +21,7 @@ EDITED = "the lock was edited: write it anew with lora-cli fetch --upgrade"
 LARGEST_FILE = 10**15
 _LINE = r"[^\x00-\x1f\x7f]{1,4096}"
 
-Sha256 = Annotated[str, Text(SHA256, "a sha256: 64 hexadecimal digits in lower case")]
+Sha256 = Annotated[str, text(SHA256, "a sha256: 64 hexadecimal digits in lower case")]
 
 
 def _inside(path: str) -> str:
@@ -35,12 +35,12 @@ class LockedFile(Model):
 
     path: Annotated[
         str,
-        Text(_LINE, "a path"),
+        text(_LINE, "a path"),
         AfterValidator(_inside),
         Field(json_schema_extra={"not": {"pattern": r"^/|\\|(^|/)\.{0,2}(/|$)"}}),
     ]
     """A relative POSIX path inside the adapter."""
-    size: Annotated[int, Whole(0, LARGEST_FILE)]
+    size: Annotated[int, whole(0, LARGEST_FILE)]
     """Bytes."""
     sha256: Sha256
     """Of its bytes."""
@@ -49,13 +49,13 @@ class LockedFile(Model):
 class LockEntry(Model):
     """One adapter, pinned."""
 
-    name: Annotated[str, Text(NAME, NAME_IN_WORDS)]
+    name: Annotated[str, text(NAME, NAME_IN_WORDS)]
     """As in the AdapterSet."""
-    source: Annotated[str, Text(_LINE, "a reference")]
+    source: Annotated[str, text(_LINE, "a reference")]
     """As the AdapterSet writes it."""
-    checkpoint: Annotated[str, Text(rf"({LATEST}|[0-9]{{1,18}})", f"a number or {LATEST}")] = ""
+    checkpoint: Annotated[str, text(rf"({LATEST}|[0-9]{{1,18}})", f"a number or {LATEST}")] = ""
     """As in the AdapterSet, when it says one."""
-    revision: Annotated[str, Text(f"({_LINE})?", "a revision")]
+    revision: Annotated[str, text(f"({_LINE})?", "a revision")]
     """The origin's immutable id; empty for a local folder."""
     files: Annotated[Several[LockedFile], Field(min_length=1)]
     """All of its files."""

@@ -22,23 +22,23 @@ from lora_cli.documents.field_types import (
     Reference,
     Several,
     Sha256,
-    Text,
     Version,
-    Whole,
     reference_of,
+    text,
+    whole,
 )
 from lora_cli.documents.policy import ManifestPolicy, Policy, policy_of, repeated
 from lora_cli.documents.yaml_nodes import without_garbage_collection
 from lora_cli.errors import UsageError
 
-Count = Annotated[int, Whole(1, 100_000)]
+Count = Annotated[int, whole(1, 100_000)]
 
 
 class EngineSpec(Model):
     """The engine that the set is for, and its limits."""
 
     name: Annotated[
-        str, Text("[a-z][a-z0-9_-]{0,31}", "the name of an engine", "name: vllm; lora-cli engines lists them")
+        str, text("[a-z][a-z0-9_-]{0,31}", "the name of an engine", "name: vllm; lora-cli engines lists them")
     ]
     """vllm, sglang, lorax, tgi, trtllm or peft."""
     version: Maybe[Version] = None
@@ -61,18 +61,18 @@ class EngineSpec(Model):
 
 _EndpointUrl = Annotated[
     str,
-    Text(
+    text(
         r"https?://[^\s/?#@]+(/[^\s?#@]*)?",
         "an address without user, query or fragment: https://HOST[/PATH]",
         "https://minio.example.com; profile or token_env say who asks",
         "secret",
     ),
 ]
-_Region = Annotated[str, Text("[a-z0-9][a-z0-9-]{0,31}", "the name of a region", "region: eu-west-1", "secret")]
-_Profile = Annotated[str, Text(PROFILE, "the name of a profile", "its name in ~/.aws/config, never a key", "secret")]
+_Region = Annotated[str, text("[a-z0-9][a-z0-9-]{0,31}", "the name of a region", "region: eu-west-1", "secret")]
+_Profile = Annotated[str, text(PROFILE, "the name of a profile", "its name in ~/.aws/config, never a key", "secret")]
 _TokenEnv = Annotated[
     str,
-    Text(
+    text(
         VARIABLE,
         "the name of an environment variable",
         "token_env: LORA_CLI_TOKEN_ACME; the token is its value",

@@ -13,14 +13,14 @@ from lora_cli.documents.document import Document, Head, Mistake, Model, mappings
 from lora_cli.documents.field_types import (
     MOST_GLOBS,
     SHA256,
-    Choice,
     Context,
     Glob,
     Maybe,
     Several,
     Sha256,
     Size,
-    Text,
+    choice,
+    text,
 )
 from lora_cli.documents.policy_checks import FORMATS
 from lora_cli.documents.yaml_nodes import without_garbage_collection
@@ -37,7 +37,7 @@ class Suppression(Model):
 
     digest: Annotated[
         str,
-        Text(
+        text(
             SHA256,
             "a snapshot digest: 64 hexadecimal digits in lower case",
             "validate --format json tells it",
@@ -45,18 +45,18 @@ class Suppression(Model):
     ]
     """The snapshot digest that it is about."""
     rule: Annotated[
-        str, Text("(LC[0-9]{3}|[a-z][a-z0-9-]{0,99})", "a rule: LC504, or its name", "lora-cli rules lists them")
+        str, text("(LC[0-9]{3}|[a-z][a-z0-9-]{0,99})", "a rule: LC504, or its name", "lora-cli rules lists them")
     ]
     """A rule's code or name."""
     reason: Annotated[
         str,
-        Text(r"[\s\S]*\S[\s\S]*", "a reason in words", "say who looked at it, and why it is right"),
+        text(r"[\s\S]*\S[\s\S]*", "a reason in words", "say who looked at it, and why it is right"),
         AfterValidator(lambda reason: " ".join(reason.split())),
     ]
     """Why it is accepted, in words."""
     until: Annotated[
         str,
-        Text(
+        text(
             "[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])",
             "a day",
             "until: 2027-03-31, the last day on which it holds",
@@ -91,7 +91,7 @@ Hosts = Annotated[
     Several[
         Annotated[
             str,
-            Text(
+            text(
                 r"[A-Za-z0-9*?_.:\[\]-]{1,253}",
                 "a host name or a glob over host names, without scheme and port",
                 "write huggingface.co, or '*.acme.internal'",
@@ -124,7 +124,7 @@ class ManifestPolicy(Model):
     """Globs over the names of the hosts that bytes may come from."""
     deny_hosts: Hosts = ()
     """As allow_hosts; wins over it."""
-    allow_formats: Maybe[Several[Annotated[str, Choice(FORMATS)]]] = None
+    allow_formats: Maybe[Several[Annotated[str, choice(FORMATS)]]] = None
     """Formats that weights may have. Missing: all but pickle."""
     max_bytes: Maybe[Size] = None
     """Largest size of one adapter. Bytes: a number, 2GiB (powers of 1024) or 500MB (powers of 1000)."""
@@ -158,17 +158,17 @@ class Policy(ManifestPolicy):
     allow_private_redirects: Maybe[bool] = None
     """A server may send us on to an address of a private network."""
     trusted_endpoints: Annotated[
-        Several[Annotated[str, Text(".+", "text"), AfterValidator(endpoint_glob)]], WithJsonSchema(dict(SERVERS.schema))
+        Several[Annotated[str, text(".+", "text"), AfterValidator(endpoint_glob)]], WithJsonSchema(dict(SERVERS.schema))
     ] = ()
     """Servers that a manifest may have your own credentials sent to: https://minio.acme.internal,
     https://*.acme.internal, smb://files.acme.internal; http:// on this machine only.
     """
     allow_token_env: Annotated[
-        Several[Annotated[str, Text(".+", "text"), AfterValidator(variable)]], WithJsonSchema(dict(VARIABLES.schema))
+        Several[Annotated[str, text(".+", "text"), AfterValidator(variable)]], WithJsonSchema(dict(VARIABLES.schema))
     ] = ()
     """Variables that a manifest's token_env may name, beside LORA_CLI_TOKEN_<NAME>, which any may."""
     allow_profiles: Annotated[
-        Several[Annotated[str, Text(".+", "text"), AfterValidator(profile)]], WithJsonSchema(dict(PROFILES.schema))
+        Several[Annotated[str, text(".+", "text"), AfterValidator(profile)]], WithJsonSchema(dict(PROFILES.schema))
     ] = ()
     """Profiles of the cloud's own credentials file that a manifest may name."""
 
