@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from math import inf
+from typing import Literal
 
 from lora_cli.errors import UsageError
 
 BYTES_PER_RANK = 5_242_880
 """Llama-3-8B with all seven projections of 32 layers adapted, in two bytes: 2,621,440 parameters for each rank."""
+
+LinkOrigin = Literal["default", "given", "measured"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +19,7 @@ class Link:
 
     ms: float
     gb_per_s: float
-    origin: str = "default"
+    origin: LinkOrigin = "default"
 
     def load_ms(self, size: int) -> float:
         """Milliseconds that ``size`` bytes take."""

@@ -1,15 +1,17 @@
 """A measured run as it is told: latencies by the tier that each request hit, by name."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, pstdev
+from typing import Literal
 
 from lora_cli.bench.outcome import PERCENTILES
 from lora_cli.bench.quantiles import nearest_rank
 from lora_cli.bench.setting import Setting
 from lora_cli.core.results import BenchResult
 
-WORDS = {"gpu": "hot", "cpu": "warm", "disk": "cold", "remote": "cold"}
+Kind = Literal["hot", "warm", "cold"]
+WORDS: Mapping[str, Kind] = {"gpu": "hot", "cpu": "warm", "disk": "cold", "remote": "cold"}
 """What a request is called by the tier in which its adapter was."""
 
 KINDS = ("hot", "warm", "cold")

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import fsum
+from typing import Literal
 
 from lora_cli.bench.quantiles import nearest_rank
 from lora_cli.bench.simulate import GPU, Course
@@ -15,6 +16,7 @@ SHARES = (*(number / 100 for number in range(100)), 0.995, 0.999, 1.0)
 """Where the distribution of stalls is told."""
 
 PERCENTILES = (50, 90, 95, 99)
+PolicyKind = Literal["online", "exact", "bound"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class Outcome:
     """
 
     policy: str
-    kind: str
+    kind: PolicyKind
     requests: int
     hits: Mapping[str, int]
     miss_cost_ms: float
@@ -44,7 +46,7 @@ class Outcome:
         return self.hits["gpu"] / (self.requests or 1)
 
 
-def outcome(policy: str, kind: str, course: Course, stalls: Sequence[float]) -> Outcome:
+def outcome(policy: str, kind: PolicyKind, course: Course, stalls: Sequence[float]) -> Outcome:
     """The numbers of a course."""
     counts = [course.found.count(place) for place in range(3)]
     ordered = sorted(stalls)

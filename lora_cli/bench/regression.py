@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from lora_cli.bench.conditions import Condition
 from lora_cli.bench.metrics import more_is_better
@@ -12,6 +13,8 @@ from lora_cli.errors import FormatError, UsageError
 
 SAME = 0.02
 """A change by less than this part of the older value is none."""
+
+ChangeVerdict = Literal["better", "worse", "same"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ class Change:
         return (self.now - self.before) / abs(self.before) if self.before else None
 
     @property
-    def verdict(self) -> str:
+    def verdict(self) -> ChangeVerdict:
         """``better``, ``worse`` or ``same``."""
         if abs(self.now - self.before) <= SAME * abs(self.before):
             return "same"

@@ -3,8 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
+from typing import Literal
 
 from lora_cli.bench.trace import Trace
+
+Mode = Literal["simulate", "in-process", "live"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +19,7 @@ class Setting:
     the time from the start to the last arrival.
     """
 
-    mode: str
+    mode: Mode
     num_prompts: int
     adapters: int
     seed: int
@@ -30,7 +33,7 @@ class Setting:
 
 
 def setting_of(
-    mode: str,
+    mode: Mode,
     trace: Trace,
     seed: int,
     workload: Mapping[str, str],

@@ -17,11 +17,20 @@ single modules that are equal, or multiples, make them ``related`` whatever the 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final, Literal
 
 from lora_cli.core.config_changes import FieldChange
 
-EQUAL, SCALED, RELATED, UNRELATED, UNKNOWN = "equal", "scaled", "related", "unrelated", "unknown"
-WORDS = (UNKNOWN, UNRELATED, RELATED, SCALED, EQUAL)
+Relation = Literal["equal", "scaled", "related", "unrelated", "unknown"]
+Differing = Literal["rank", "scaling", "dtype", "shape"]
+Within = Literal["a", "b", "both"]
+
+EQUAL: Final = "equal"
+SCALED: Final = "scaled"
+RELATED: Final = "related"
+UNRELATED: Final = "unrelated"
+UNKNOWN: Final = "unknown"
+WORDS: tuple[Relation, ...] = (UNKNOWN, UNRELATED, RELATED, SCALED, EQUAL)
 
 ROUNDOFF = {
     "F64": 2.0**-53, "F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-8,
@@ -89,7 +98,7 @@ class Distance:
         return math.hypot(self.rounding, self.other_rounding, ARITHMETIC * self.norm)
 
     @property
-    def word(self) -> str:
+    def word(self) -> Relation:
         """What the two updates are to each other."""
         if self.identical and self.distance == 0:
             return EQUAL
@@ -115,14 +124,14 @@ class ModuleComparison:
     reason: str = ""
 
     @property
-    def word(self) -> str:
+    def word(self) -> Relation:
         """What the two updates are to each other."""
         return UNKNOWN if self.distance is None else self.distance.word
 
     @property
-    def differing(self) -> tuple[str, ...]:
+    def differing(self) -> tuple[Differing, ...]:
         """What differs between config and header of the two: ``rank``, ``scaling``, ``dtype``, ``shape``."""
-        found = {
+        found: dict[Differing, bool] = {
             "rank": self.a.r != self.b.r,
             "scaling": self.a.scaling != self.b.scaling,
             "dtype": self.a.dtypes != self.b.dtypes,
@@ -144,7 +153,7 @@ class TensorComparison:
 
     name: str
     part: str
-    within: str
+    within: Within
     equal: bool
     difference: float | None = None
     reason: str = ""
@@ -168,7 +177,7 @@ class Comparison:
     only_b: tuple[tuple[str, float | None], ...]
     tensors: tuple[TensorComparison, ...]
     total: Distance | None
-    word: str
+    word: Relation
     reason: str
     unread: str = ""
     hint: str = ""

@@ -2,13 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, Literal
 
 from lora_cli.core.lora_config import LoraConfig, peft_fields
 
-SCALING, MODULES, BASE, MEANING, TRAINING, UNKNOWN = "scaling", "modules", "base", "meaning", "training", "unknown"
+Effect = Literal["scaling", "meaning", "base", "modules", "unknown", "training"]
 
-EFFECTS: Mapping[str, str] = {
+SCALING: Final = "scaling"
+MODULES: Final = "modules"
+BASE: Final = "base"
+MEANING: Final = "meaning"
+TRAINING: Final = "training"
+UNKNOWN: Final = "unknown"
+
+EFFECTS: Mapping[str, Effect] = {
     **dict.fromkeys(("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"), SCALING),
     **dict.fromkeys(
         (
@@ -29,7 +36,7 @@ EFFECTS: Mapping[str, str] = {
 }
 """What a field of PEFT's has an effect on, in the order in which differences are told; of all others on training."""
 
-ORDER = (SCALING, MEANING, BASE, MODULES, UNKNOWN, TRAINING)
+ORDER: tuple[Effect, ...] = (SCALING, MEANING, BASE, MODULES, UNKNOWN, TRAINING)
 
 ALTERING = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Values of ``init_lora_weights`` with which PEFT changes the base's weights when it loads the adapter."""
@@ -47,7 +54,7 @@ class FieldChange:
     """
 
     field: str
-    effect: str
+    effect: Effect
     a: Any
     b: Any
     only_a: tuple[str, ...] = ()
@@ -77,7 +84,7 @@ def _value(config: LoraConfig, name: str) -> Any:
     return config.mistyped.get(name, getattr(config, name))
 
 
-def _effect(name: str, a: LoraConfig, b: LoraConfig) -> str:
+def _effect(name: str, a: LoraConfig, b: LoraConfig) -> Effect:
     if name == "init_lora_weights":
         starts = [str(_value(config, name)).lower() for config in (a, b)]
         return MEANING if any(start.startswith(ALTERING) for start in starts) else TRAINING
@@ -100,7 +107,7 @@ def _typed(value: Any) -> Any:
     return (bool, value) if isinstance(value, bool) else value
 
 
-def _change(name: str, effect: str, a: Any, b: Any) -> FieldChange:
+def _change(name: str, effect: Effect, a: Any, b: Any) -> FieldChange:
     if isinstance(_plain(a), frozenset) and isinstance(_plain(b), frozenset):
         return FieldChange(name, effect, a, b, tuple(sorted({*a} - {*b})), tuple(sorted({*b} - {*a})))
     return FieldChange(name, effect, a, b)

@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Literal
 
 from lora_cli.core.finding import Applied, Location
+
+OutcomeSlug = Literal["ok", "serves-wrong", "crashes", "rejects"]
+_SLUGS: tuple[OutcomeSlug, ...] = ("ok", "serves-wrong", "crashes", "rejects")
 
 
 class Outcome(IntEnum):
@@ -28,9 +32,9 @@ class Outcome(IntEnum):
         return ("serves it right", "serves it wrong", "crashes on it at first use", "rejects it")[self]
 
     @property
-    def slug(self) -> str:
+    def slug(self) -> OutcomeSlug:
         """As machines read it: ``ok``, ``serves-wrong``, ``crashes``, ``rejects``."""
-        return self.name.lower().replace("_", "-")
+        return _SLUGS[self]
 
 
 @dataclass(frozen=True, slots=True)

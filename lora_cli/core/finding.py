@@ -8,6 +8,10 @@ if TYPE_CHECKING:
     from lora_cli.core.engine_outcome import EngineOutcome
 
 
+SeverityLabel = Literal["note", "warning", "error"]
+_LABELS: tuple[SeverityLabel, ...] = ("note", "warning", "error")
+
+
 class Severity(IntEnum):
     """How bad a finding is, ordered so that ``>=`` means "at least as bad"."""
 
@@ -16,9 +20,9 @@ class Severity(IntEnum):
     ERROR = 2
 
     @property
-    def label(self) -> str:
+    def label(self) -> SeverityLabel:
         """Lower-case name, as it stands in every output."""
-        return self.name.lower()
+        return _LABELS[self]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from lora_cli.core.comparison import (
     Comparison,
     Distance,
     ModuleComparison,
+    Relation,
     alone,
     counted,
     together,
@@ -42,7 +43,7 @@ def judged(one: Comparison) -> Comparison:
     return replace(one, total=total, word=word, reason=reason + _besides(word, one.fields))
 
 
-def _nothing(one: Comparison) -> tuple[str, str]:
+def _nothing(one: Comparison) -> tuple[Relation, str]:
     if not one.modules and not one.only_a and not one.only_b:
         return UNRELATED, "neither has factors of a LoRA"
     if not one.modules:
@@ -63,7 +64,7 @@ def _elsewhere(one: Comparison) -> str:
     return f": A has its layers in {stacks[0][:80]}, B in {stacks[1][:80]}; under one name they would be compared"
 
 
-def _word(one: Comparison, total: Distance) -> tuple[str, str]:
+def _word(one: Comparison, total: Distance) -> tuple[Relation, str]:
     counts = Counter(module.word for module in one.modules)
     apart, shared = _apart(one), sum(map(_is_shared, one.modules))
     multiples = bool(counts[SCALED])
@@ -82,7 +83,7 @@ def _word(one: Comparison, total: Distance) -> tuple[str, str]:
     return word, "; ".join(filter(None, reasons))
 
 
-def _by_cosine(total: Distance, shared: int) -> tuple[str, str]:
+def _by_cosine(total: Distance, shared: int) -> tuple[Relation, str]:
     """The word and the reason where updates differ; ``shared`` modules are equal or multiples."""
     if total.cosine is None:
         return UNRELATED, "neither has an update" if not total.norm + total.other_norm else "the one update is zero"

@@ -6,7 +6,7 @@ wrappers, a prefix that is missing or stands twice) is gone with this.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from lora_cli.core.adapter import LoraPair
 from lora_cli.core.endings import Endings
@@ -17,7 +17,7 @@ from lora_cli.errors import FormatError
 from lora_cli.repair.draft import Aim, Draft, Factors
 from lora_cli.repair.made import Made, copy_of
 
-STEP = "names"
+STEP: Final = "names"
 MOST_REFUSALS = 20
 WHY = "engines and PEFT look tensors up by the names that PEFT writes to disk"
 

@@ -6,6 +6,7 @@ PEFT saves the whole embedding wherever one is targeted. Where it equals the bas
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
+from typing import Final
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.patterns import Matcher
@@ -14,7 +15,7 @@ from lora_cli.engines.mend import MERGE
 from lora_cli.repair.begin import canonical
 from lora_cli.repair.draft import Aim, Draft, Refusal
 
-STEP = "copies"
+STEP: Final = "copies"
 PARTS = frozenset({"base_layer", "saved"})
 """The parts of an adapter that may be a weight of the base."""
 

@@ -5,7 +5,7 @@ The one thing that holds from the first step to the last: a module's ``scaling Â
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
@@ -34,6 +34,10 @@ class Factors:
         return self.a.shape[0]
 
 
+Step = Literal["files", "fields", "names", "copies", "places", "zeros", "scales", "targets", "base", "dtype"]
+"""The steps of a repair, in their order; the JSON Schema of ``repair`` lists them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """One thing that was mended: ``what`` is otherwise now, ``why`` that is needed, and in how many ``modules``.
@@ -41,7 +45,7 @@ class Change:
     ``step`` is the name of the step that did it; ``modules`` is 0 where it is about the config or the files.
     """
 
-    step: str
+    step: Step
     what: str
     why: str
     modules: int = 0
@@ -69,7 +73,7 @@ class Draft:
     changes: tuple[Change, ...] = ()
     refusals: tuple[Refusal, ...] = ()
 
-    def changed(self, step: str, what: str, why: str, modules: int = 0, **fields: Any) -> "Draft":
+    def changed(self, step: Step, what: str, why: str, modules: int = 0, **fields: Any) -> "Draft":
         """The draft with other ``fields``, and a note of what changed."""
         return replace(self, changes=(*self.changes, Change(step, what, why, modules)), **fields)
 

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.repair.draft import Change
 
-STEP = "fields"
+STEP: Final = "fields"
 WHY = "its type is none that it may have, and engines reckon with it or refuse it"
 NUMBERS = ("r", "lora_alpha")
 EMPTY: Mapping[str, Any] = {"bias": "none", "rank_pattern": {}, "alpha_pattern": {}}

@@ -6,6 +6,7 @@ that once and with the shapes of the factors: by names alone an adapter of anoth
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.keys import PEFT_PREFIX
@@ -14,7 +15,7 @@ from lora_cli.engines.profile import PACKED
 from lora_cli.repair.draft import Aim, Draft, Factors
 from lora_cli.repair.made import diagonal, rows_of, scaled, stacked
 
-STEP = "places"
+STEP: Final = "places"
 
 
 def put_in_place(draft: Draft, aim: Aim) -> Draft:

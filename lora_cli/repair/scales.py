@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from lora_cli.core.lora_config import parse_config
 from lora_cli.core.pattern_keys import PatternKeys
@@ -18,7 +18,7 @@ from lora_cli.errors import FormatError
 from lora_cli.repair.draft import Aim, Draft, Factors
 from lora_cli.repair.made import padded, scaled
 
-STEP = "scales"
+STEP: Final = "scales"
 ONE_RANK = ("packed-ranks", "rank-not-r", "layer-ranks")
 """Rows of engines whose modules must have one rank."""
 

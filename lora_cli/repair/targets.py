@@ -1,7 +1,7 @@
 """``target_modules`` that name exactly the modules that have an update, in the form that the engine reads."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.lora_config import parse_config
@@ -9,7 +9,7 @@ from lora_cli.core.targets import targeted_in
 from lora_cli.errors import FormatError
 from lora_cli.repair.draft import Aim, Draft
 
-STEP = "targets"
+STEP: Final = "targets"
 CHOOSING: Mapping[str, Any] = {"exclude_modules": None, "layers_to_transform": None, "layers_pattern": None}
 """Fields that leave out some of what ``target_modules`` names."""
 

@@ -1,6 +1,7 @@
 """Modules that an engine must have beside others, and that were not trained: an update of zeros, which does nothing."""
 
 from collections.abc import Iterator
+from typing import Final
 
 from lora_cli.core.base_model import BaseModel
 from lora_cli.engines.landing import LAYER
@@ -9,7 +10,7 @@ from lora_cli.repair.draft import Aim, Draft, Factors
 from lora_cli.repair.made import zeros
 from lora_cli.repair.targets import chosen_of
 
-STEP = "zeros"
+STEP: Final = "zeros"
 NEEDED = (
     ("q-without-v", "q_proj", "v_proj"),
     ("kv-without-q", "k_proj", "q_proj"),

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.adapter_files import BESIDE, CONFIG, WEIGHTS
@@ -45,7 +45,7 @@ BY_FLAG = frozenset({"rank-above-max", "filtered", "pinned-beyond-slots", "named
 OF_VALUES = "LC5"
 """Rules about values: what is wrong with them stays so, however they are written."""
 
-FILES = "files"
+FILES: Final = "files"
 
 
 @dataclass(frozen=True, slots=True)

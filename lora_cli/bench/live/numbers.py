@@ -9,7 +9,7 @@ from statistics import fmean, pstdev
 from lora_cli.bench.live.answer import Answer
 from lora_cli.bench.live.goodput import Slo, is_good, keeps
 from lora_cli.bench.live.load import Course
-from lora_cli.bench.live.tiers import INFERRED, KINDS
+from lora_cli.bench.live.tiers import INFERRED, KINDS, LiveTier, TiersFrom
 from lora_cli.bench.outcome import PERCENTILES
 from lora_cli.bench.quantiles import nearest_rank
 
@@ -61,8 +61,8 @@ class Run:
 
     seed: int
     course: Course
-    kinds: Sequence[str]
-    tiers_from: str = INFERRED
+    kinds: Sequence[LiveTier]
+    tiers_from: TiersFrom = INFERRED
     timed: bool = True
     control: Sequence[Answer] | None = None
 

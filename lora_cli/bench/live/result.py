@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from lora_cli.bench.live.goodput import Slo
 from lora_cli.bench.live.numbers import LATE_MS, Run, by_adapter, numbers
 from lora_cli.bench.live.seeds import intervals, together
-from lora_cli.bench.live.tiers import INFERRED, SERVER
+from lora_cli.bench.live.tiers import INFERRED, SERVER, TiersFrom
 from lora_cli.bench.setting import Setting
 
 
@@ -32,7 +32,7 @@ class LiveRun:
     refused: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def tiers_from(self) -> str:
+    def tiers_from(self) -> TiersFrom:
         """``server`` where it says them, else ``inferred``."""
         return SERVER if any(run.tiers_from == SERVER for run in self.runs) else INFERRED
 

@@ -2,17 +2,22 @@
 
 from collections.abc import Sequence
 from math import inf
+from typing import Final, Literal
 
 from lora_cli.bench.live.answer import Answer
 from lora_cli.bench.measured import WORDS
 
-KINDS = ("hot", "warm", "cold", "later")
+LiveTier = Literal["hot", "warm", "cold", "later", ""]
+TiersFrom = Literal["server", "inferred"]
+
+KINDS: tuple[LiveTier, ...] = ("hot", "warm", "cold", "later")
 """``later`` is what nobody knows more of: the server does not say, and the adapter was asked for before."""
 
-INFERRED, SERVER = "inferred", "server"
+INFERRED: Final = "inferred"
+SERVER: Final = "server"
 
 
-def kinds(answers: Sequence[Answer], used: set[str], slots: int | None = None) -> tuple[list[str], str]:
+def kinds(answers: Sequence[Answer], used: set[str], slots: int | None = None) -> tuple[list[LiveTier], TiersFrom]:
     """The kind of each answer ("" where there is none), and who says so.
 
     A server that names tiers in ``x-lora-tier`` is believed. Elsewhere a request is ``cold`` when it was sent before
@@ -28,13 +33,13 @@ def kinds(answers: Sequence[Answer], used: set[str], slots: int | None = None) -
     used.update(first_s)
     if any(one.tier for one in answers):
         return [WORDS.get(one.tier, "") for one in answers], SERVER
-    found = [
+    found: list[LiveTier] = [
         "cold" if one.name not in before and one.sent_s <= first_s.get(one.name, inf) else "later" for one in answers
     ]
     return (found if slots is None else _by_recency(answers, found, slots)), INFERRED
 
 
-def _by_recency(answers: Sequence[Answer], found: Sequence[str], slots: int) -> list[str]:
+def _by_recency(answers: Sequence[Answer], found: Sequence[LiveTier], slots: int) -> list[LiveTier]:
     """The same, with each ``later`` told apart: whether its adapter is among the last ``slots`` that were asked for."""
     told = list(found)
     recent: dict[str, None] = {}
