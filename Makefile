@@ -35,7 +35,7 @@ check: $(READY)       ## format, lint, types, floors
 bench: $(READY)       ## every benchmark, each beside its peers
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
-docs: $(READY)        ## the generated pages: docs/rules.md and docs/engines.md
+docs: $(READY)        ## the generated pages and JSON Schemas
 	@$(BIN)/python docs/build.py
 
 dist: $(READY)        ## a release's wheel and sdist in dist/, checked for the registry (docs/releasing.md)

@@ -4,21 +4,12 @@
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
-from pydantic_core import core_schema
-
 from lora_cli.core.engine_outcome import Outcome
-from lora_cli.documents.baseline import BaselineFile
-from lora_cli.documents.document import Model
-from lora_cli.documents.lockfile import LockFile
-from lora_cli.documents.manifest import ManifestFile
-from lora_cli.documents.policy import PolicyFile
 from lora_cli.engines import ENGINES, Profile, all_profiles, profiles_of
 from lora_cli.render.human.engines import LEGEND, PROOFS, Ellipses, letter
 from lora_cli.render.human.rules import HUNDREDS
@@ -28,15 +19,6 @@ from lora_cli.settings import SETTINGS
 
 HERE = Path(__file__).parent
 SCHEMAS = HERE.parent / "manifests" / "schemas"
-DIALECT = "https://json-schema.org/draft/2020-12/schema"
-DOCUMENTS: dict[str, tuple[str, type[Model]]] = {
-    "adapter-set": ("lora-cli AdapterSet", ManifestFile),
-    "adapter-set-lock": ("lora-cli AdapterSetLock", LockFile),
-    "policy": ("lora-cli Policy", PolicyFile),
-    "baseline": ("lora-cli baseline", BaselineFile),
-}
-"""Title and model of each schema of a document that people write."""
-
 Entry = dict[str, Any]
 
 MANIFEST = (
@@ -81,51 +63,10 @@ def settings_page() -> Iterator[str]:
         yield f"| `{key}` | {_kind(setting.schema)} | {default} | {setting.help} |"
 
 
-class _PlainSchema(GenerateJsonSchema):
-    """Without titles, which only repeat names, and without a default that is no value of the key."""
-
-    def field_title_should_be_set(self, schema: Any) -> bool:
-        return False
-
-    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
-        made = super().default_schema(schema)
-        return {key: value for key, value in made.items() if key != "default" or value not in (None, (), [], "")}
-
-
-def schemas() -> dict[str, str]:
-    """The text of each generated JSON Schema by its file name."""
-    made = {name: _document_schema(name, *document) for name, document in DOCUMENTS.items()}
-    made["settings"] = settings_schema()
-    return {f"{name}.schema.json": json.dumps(schema, indent=2) + "\n" for name, schema in made.items()}
-
-
-def _document_schema(name: str, title: str, model: type[Model]) -> Entry:
-    schema = model.model_json_schema(schema_generator=_PlainSchema)
-    for entry in (schema, *schema.get("$defs", {}).values()):
-        for one in (entry, *entry["properties"].values()):
-            if "description" in one:
-                one["description"] = re.sub(r"\s*\n\s*", " ", one["description"]).replace("``", "`")
-    for entry in schema.get("$defs", {}).values():
-        del entry["title"]
-    return {"$schema": DIALECT, "$id": f"urn:lora-cli:v1:{name}", **schema, "title": title}
-
-
-def settings_schema() -> Entry:
-    """The JSON Schema of a settings file."""
-    return {
-        "$schema": DIALECT,
-        "$id": "urn:lora-cli:v1:settings",
-        "title": "lora-cli config.toml",
-        "type": "object",
-        "additionalProperties": False,
-        "properties": {key: setting.schema for key, setting in SETTINGS.items()},
-    }
-
-
 def reference_page(schema: str, title: str, about: str) -> Iterator[str]:
     """Every key that a file may have, from its JSON schema."""
     file = SCHEMAS / f"{schema}.schema.json"
-    value = _document_schema(schema, *DOCUMENTS[schema])
+    value = json.loads(file.read_text())
     yield from (f"# {title}", "", f"Generated from [its schema](../manifests/schemas/{file.name}) by `make docs`.", "")
     yield from (about, "", "| key | value | |", "|---|---|---|")
     known = value.get("$defs", {})
@@ -215,7 +156,8 @@ def _plain(text: str) -> str:
 
 
 if __name__ == "__main__":
+    from schemas import write
+
+    write()
     for file, text in pages().items():
         (HERE / file).write_text(text, encoding="utf-8")
-    for file, text in schemas().items():
-        (SCHEMAS / file).write_text(text, encoding="utf-8")

@@ -1,10 +1,10 @@
 """What becomes of a result: it is printed, saved, compared and judged."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lora_cli.cli.bench_options import ResultFlags
 from lora_cli.cli.output import DEFAULT_WIDTH, ReportFormat, colour, drawable, to_stderr, width, writable, write
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lora_cli.bench.conditions import Condition
     from lora_cli.bench.regression import Change, Judged
     from lora_cli.bench.trace import Trace
+    from lora_cli.render.bench_report import BenchReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +38,12 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A result, and the ways to tell it. ``metrics`` are its numbers by name; None is what is not known.
+    """A result, and the ways to tell it.
 
     A page in HTML has a place for what it was compared with and judged by; for people that follows the text.
     """
 
-    document: Mapping[str, Any]
-    metrics: Mapping[str, float | None]
+    report: "BenchReport"
     human: Callable[[Look], str]
     html: "Callable[[tuple[Change, ...], tuple[Judged, ...]], str]"
     name: str = "lora-cli"
@@ -82,8 +82,8 @@ def conclude(told: Told, trace: "Trace", wanted: Wanted, by_seed: "Mapping[int, 
     from lora_cli.render.human.bench_judgement import render_judgement
 
     flags = wanted.flags
-    compared = changes(wanted.before, told.metrics) if wanted.before is not None else ()
-    verdicts = judged(wanted.conditions, told.metrics)
+    compared = changes(wanted.before, told.report.metrics) if wanted.before is not None else ()
+    verdicts = judged(wanted.conditions, told.report.metrics)
     if flags.save_result:
         _save(told, by_seed or {0: trace}, wanted, compared, verdicts)
     if flags.output_format is ReportFormat.JSON:
@@ -106,15 +106,17 @@ def _encoded(
     wanted: Wanted,
     compared: "tuple[Change, ...]",
     verdicts: "tuple[Judged, ...]",
-    more: Mapping[str, Any] | None = None,
 ) -> str:
-    from lora_cli.render.json import document
-    from lora_cli.render.json_bench import comparison, judgement
+    from lora_cli.render.json import encoded
+    from lora_cli.render.json_bench import condition_results, metric_changes
 
-    body = {**told.document, "metrics": dict(told.metrics)}
-    body |= {"baseline": comparison(compared)} if wanted.before is not None else {}
-    body |= {"fail_if": judgement(verdicts)} if verdicts else {}
-    return document("serve-bench", {**body, **wanted.metadata, **(more or {})})
+    report = replace(
+        told.report,
+        baseline=metric_changes(compared) if wanted.before is not None else None,
+        fail_if=condition_results(verdicts) if verdicts else None,
+        metadata=wanted.metadata,
+    )
+    return encoded(report)
 
 
 def _save(
@@ -128,7 +130,7 @@ def _save(
     from lora_cli.cli.bench_workload import save_trace
 
     now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    rate = told.document["request_rate"]
+    rate = told.report.run.request_rate
     file = (wanted.flags.result_dir or Path()) / (wanted.flags.result_filename or f"{told.name}-{rate}qps-{now}.json")
     files = {}
     for seed, trace in traces.items():
@@ -136,20 +138,25 @@ def _save(
         save_trace(trace, beside)
         files[str(seed)] = beside.name
     first = next(iter(files.values()))
-    kept = {"date": now, "trace": first} | ({"traces": files} if len(files) > 1 else {})
-    write(_encoded(told, wanted, compared, verdicts, kept), file)
+    kept = replace(
+        told.report,
+        run=replace(told.report.run, date=now),
+        trace=first,
+        traces=files if len(files) > 1 else None,
+    )
+    write(_encoded(replace(told, report=kept), wanted, compared, verdicts), file)
     to_stderr(f"saved {file} and {first}" + (", ..." if len(files) > 1 else ""))
 
 
 def _metadata(words: list[str]) -> dict[str, str]:
-    from lora_cli.render.json_bench import OURS
+    from lora_cli.render.bench_report import KEYS
 
     found = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals or not key.strip():
             raise UsageError(f"--metadata {word[:60]}: must be KEY=VALUE", hint="--metadata gpu=H100")
-        if key.strip() in OURS:
+        if key.strip() in KEYS:
             raise UsageError(f"--metadata {key.strip()}: the result has that key already", hint="choose another key")
         found[key.strip()] = value.strip()
     return found

@@ -26,7 +26,7 @@ from lora_cli.cli.servable import Failures
 from lora_cli.endpoint.address import parse_address
 from lora_cli.errors import EndpointError, UsageError
 from lora_cli.render.human.live import render_live
-from lora_cli.render.json_live import live as document_of
+from lora_cli.render.json_live import live as report_of
 from lora_cli.render.text import counted
 from lora_cli.settings import Settings
 
@@ -85,8 +85,7 @@ def live(
     runs, interrupted = _runs(plan, asked, settings)
     found = _result(plan, asked, runs, ours)
     told = Told(
-        document_of(found),
-        found.metrics,
+        report_of(found),
         lambda look: render_live(found, look.width, colour=look.colour),
         partial(_page, found),
     )

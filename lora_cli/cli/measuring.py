@@ -7,7 +7,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from lora_cli.bench.measured import MEASURED, MeasuredRun, measured_metrics
+from lora_cli.bench.measured import MEASURED, MeasuredRun
 from lora_cli.bench.regression import Change, Judged
 from lora_cli.bench.setting import setting_of
 from lora_cli.cli.bench_options import FleetFlags, LineupFlags, ResultFlags, TierFlags, WorkloadFlags
@@ -20,7 +20,7 @@ from lora_cli.cli.servable import Failures, measured_lineup, servable
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.errors import LoraCliError, MissingExtra, Refused, UsageError
 from lora_cli.render.human.bench import render_bench
-from lora_cli.render.json_bench import measured as document_of
+from lora_cli.render.json_bench import measured as report_of
 from lora_cli.render.text import safe
 from lora_cli.settings import Settings
 
@@ -84,8 +84,7 @@ def _told(asked: Lineup, workload: Workload, tiers: TierFlags, wanted: Wanted, s
     result = _measure(Run(asked, most, device, eviction, seed, workload.words()), trace, settings, failures)
     run = MeasuredRun(setting_of("in-process", trace, seed, workload.words(), result.environment), result)
     told = Told(
-        document_of(run),
-        measured_metrics(result),
+        report_of(run),
         lambda look: render_bench(run.result, look.width, colour=look.colour),
         partial(_page, run),
     )

@@ -3,7 +3,7 @@
 from functools import partial
 
 from lora_cli.bench.goals import of_waiting, parse_goals
-from lora_cli.bench.plan import PlannedRun, plan_metrics, planned_names
+from lora_cli.bench.plan import PlannedRun, planned_names
 from lora_cli.bench.policies import OPT, parse_policies
 from lora_cli.bench.regression import Change, Judged
 from lora_cli.bench.sizing import size_all
@@ -14,7 +14,7 @@ from lora_cli.cli.output import to_stderr
 from lora_cli.cli.simulating import as_far_as_done, objective_of, scene
 from lora_cli.errors import UsageError
 from lora_cli.render.human.plan import render_plan
-from lora_cli.render.json_bench import plan as document_of
+from lora_cli.render.json_bench import plan as report_of
 from lora_cli.settings import Settings
 
 POLICIES = "lru,adaptive"
@@ -51,8 +51,7 @@ def planned(
     objective = objective_of(fleet_flags)
     run = PlannedRun(setting, fleet, objective, goals, size_all(trace, fleet, policies, goals, objective))
     told = Told(
-        document_of(run),
-        plan_metrics(run),
+        report_of(run),
         lambda look: render_plan(run, look.width, colour=look.colour),
         partial(_page, run),
     )

@@ -7,7 +7,7 @@ from functools import partial
 from lora_cli.bench.fleet import Fleet, sized
 from lora_cli.bench.links import BYTES_PER_RANK, DISK_LINK, GPU_LINK, Links, parse_link
 from lora_cli.bench.measured_links import read_links
-from lora_cli.bench.metrics import simulated_names, simulation_metrics
+from lora_cli.bench.metrics import simulated_names
 from lora_cli.bench.ranks import parse_ranks
 from lora_cli.bench.regression import Change, Judged
 from lora_cli.bench.run import environment
@@ -24,7 +24,7 @@ from lora_cli.cli.output import to_stderr
 from lora_cli.cli.sizes import size_of
 from lora_cli.errors import UsageError
 from lora_cli.render.human.simulation import render_simulation
-from lora_cli.render.json_bench import simulation as document_of
+from lora_cli.render.json_bench import simulation as report_of
 from lora_cli.settings import Settings
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.view import Objective
@@ -59,8 +59,7 @@ def simulation(
     found = simulate_all(trace, fleet, policies, objective, told=_teller(trace, policies))
     run = SimulatedRun(setting, fleet, objective, found)
     told = Told(
-        document_of(run),
-        simulation_metrics(found),
+        report_of(run),
         lambda look: render_simulation(run, look.width, colour=look.colour, plain=look.plain),
         partial(_page, run),
     )

@@ -4,8 +4,8 @@ A field may be added under the same schema number; a change of meaning makes a n
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
 from lora_cli import __version__
@@ -20,28 +20,44 @@ def document(thing: str, body: Mapping[str, Any]) -> str:
 
 
 def encoded(value: Any) -> str:
-    """``value`` as JSON text; on a CI server's console no line of it is taken for a command (``##[…]``).
+    """``value`` as JSON text; a report model is one object (``render.json_schema``).
 
+    On a CI server's console no line of it is taken for a command (``##[…]``).
     What does not show is escaped: a terminal may obey it, and some readers take it for the end of a line.
     """
-    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
     if not text.replace("\n", "").isprintable():
         text = "".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text)
         text = text.replace("\x7f", "\\u007f")
     return text.replace("##", "#\\u0023") + "\n"
 
 
-def _finite(value: Any) -> Any:
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {key: _plain(one) for key, one in _items(value)}
     if isinstance(value, Mapping):
-        return {str(key): _finite(one) for key, one in value.items()}
+        return {str(key): _plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
+        return [_plain(one) for one in value]
     if isinstance(value, str) and not value.isascii():
         # A lone surrogate (a path that is not UTF-8) has no bytes in a JSON file.
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, float) and (value != value or value in {float("inf"), float("-inf")}):  # noqa: PLR0124 - NaN
         return None
     return value
+
+
+def _items(value: Any) -> Iterator[tuple[str, Any]]:
+    """The keys of a report model with their values, as ``render.json_schema`` says."""
+    if isinstance(value, Mapping):
+        yield from value.items()
+        return
+    for field in fields(value):
+        one = getattr(value, field.name)
+        if field.metadata.get("inline"):
+            yield from _items(one)
+        elif one is not None or field.default is not None:
+            yield field.name.removesuffix("_"), one
 
 
 def error_fields(error: LoraCliError | None) -> dict[str, Any] | None:

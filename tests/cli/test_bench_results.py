@@ -12,8 +12,7 @@ import pytest
 
 from lora_cli.bench.live.numbers import VLLM_MEASURES
 from lora_cli.cli.main import main
-from lora_cli.render.json_bench import OURS
-from lora_cli.render.json_vllm import KEYS
+from lora_cli.render.bench_report import KEYS, VLLM_KEYS
 from tests.conftest import ROOT
 from tests.making import llama_modules, write_adapter, write_base_config
 
@@ -24,8 +23,8 @@ SMALL = ["serve-bench", "--simulate", "--num-prompts", "1500", "--num-adapters",
 def valid(text: str) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(text, parse_constant=pytest.fail)
     jsonschema.Draft202012Validator(SCHEMA).validate(document)
-    assert set(KEYS) <= set(document)
-    assert {key for key in document if not key.endswith(tuple(f"_{what}_ms" for what in VLLM_MEASURES))} <= OURS | {
+    assert set(VLLM_KEYS) <= set(document)
+    assert {key for key in document if not key.endswith(tuple(f"_{what}_ms" for what in VLLM_MEASURES))} <= KEYS | {
         "gpu"
     }
     return document

@@ -234,7 +234,7 @@ SETTING = Setting("in-process", 5, 3, 7, {}, {})
 
 def test_the_documents_of_warm_and_serve_bench_are_json_with_raw_numbers() -> None:
     warm = json.loads(as_json.render_load_reports([PROVED, REFUSED]))
-    bench = measured(MeasuredRun(SETTING, BENCH))
+    bench = json.loads(as_json.encoded(measured(MeasuredRun(SETTING, BENCH))))
 
     assert warm["schema"] == "lora_cli/warm/1"
     assert warm["adapters"][0]["proof"]["holds"] is True

@@ -1,0 +1,39 @@
+"""Types of the report models, with what their JSON Schema says beyond the Python type.
+
+A report model is a frozen dataclass that has the keys of a JSON document as fields, in their order. ``render.json``
+encodes it. ``docs/schemas.py`` generates the schema: it has pydantic read the models, so that no command needs
+pydantic to print JSON. A description is the docstring of a class or of a field. A field whose default is None is left
+out of the document where it is None. A field whose name would be a keyword of Python ends with ``_``.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+
+@dataclass(frozen=True, slots=True)
+class Keyword:
+    """A keyword of JSON Schema for the type that is annotated with it."""
+
+    name: str
+    value: str | float
+
+    def __get_pydantic_json_schema__(
+        self, core_schema: Any, handler: Callable[[Any], dict[str, Any]]
+    ) -> dict[str, Any]:
+        return {**handler(core_schema), self.name: self.value}
+
+
+INLINE: Mapping[str, Any] = {"inline": True}
+"""Metadata of a field: the keys of its value stand in the object that has the field."""
+
+Count = Annotated[int, Keyword("minimum", 0)]
+PositiveCount = Annotated[int, Keyword("minimum", 1)]
+NonNegative = Annotated[float, Keyword("minimum", 0)]
+Positive = Annotated[float, Keyword("exclusiveMinimum", 0)]
+Share = Annotated[float, Keyword("minimum", 0), Keyword("maximum", 1)]
+AtMostOne = Annotated[float, Keyword("maximum", 1)]
+Sha256 = Annotated[str, Keyword("pattern", "^[0-9a-f]{64}$")]
+Sha256OrEmpty = Annotated[str, Keyword("pattern", "^([0-9a-f]{64})?$")]
+RuleCode = Annotated[str, Keyword("pattern", "^LC[0-9]{3}$")]
+Fingerprint = Annotated[str, Keyword("pattern", "^[0-9a-f]{32}$")]
