@@ -20,7 +20,6 @@ from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.runtime.plan import Served, ServeOnce
 from lora_cli.runtime.process import Died
 from lora_cli.serving.answers import MODEL_FIELDS, Held, Json, described, error_of
-from lora_cli.serving.completion_request import completion_request
 from lora_cli.serving.completions import Completions
 from lora_cli.serving.front import Front
 from lora_cli.serving.guard import Guard, Handler, answering, http_error, parsed
@@ -28,7 +27,13 @@ from lora_cli.serving.having import had, taken_away, wait
 from lora_cli.serving.host import Host
 from lora_cli.serving.listing import listed
 from lora_cli.serving.metrics import metrics_text
-from lora_cli.serving.requests import load_request, name_request, names_request
+from lora_cli.serving.requests import (
+    CompletionRequest,
+    LoadRequest,
+    NameRequest,
+    PrefetchRequest,
+    UnloadRequest,
+)
 from lora_cli.serving.roots import allowed
 from lora_cli.settings import Settings
 
@@ -114,7 +119,7 @@ class Api:
 
     async def load(self, request: Request) -> Response:
         """As vLLM does at ``/v1/load_lora_adapter``: load and prove, then answer."""
-        asked = await parsed(request, load_request)
+        asked = await parsed(request, LoadRequest.read)
         if asked.lora_name == self.service.base:
             raise UsageError(f"{asked.lora_name} is the base's name")
         look = partial(allowed, asked.lora_path, self.service.roots, self.service.settings)
@@ -126,19 +131,19 @@ class Api:
 
     async def unload(self, request: Request) -> Response:
         """As vLLM does at ``/v1/unload_lora_adapter``."""
-        name = await parsed(request, partial(name_request, also={"lora_int_id"}))
+        name = (await parsed(request, UnloadRequest.read)).lora_name
         await wait(self.host, self.host.aside.submit(partial(self.host.remove, name)))
         return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
 
     async def prefetch(self, request: Request) -> Response:
         """Have adapters loaded ahead of their requests, by priority; answers before they are."""
-        names, priority = await parsed(request, names_request)
-        await wait(self.host, self.host.aside.submit(partial(self.host.prefetch, names, priority)))
-        return Json({"queued": list(names)}, 202)
+        asked = await parsed(request, PrefetchRequest.read)
+        await wait(self.host, self.host.aside.submit(partial(self.host.prefetch, asked.lora_names, asked.priority)))
+        return Json({"queued": asked.lora_names}, 202)
 
     async def probe(self, request: Request) -> Response:
         """One small request through an adapter: where it was found, and what it took."""
-        name = await parsed(request, name_request)
+        name = (await parsed(request, NameRequest.read)).lora_name
         served = await self._served(name)
         headers = {"x-lora-tier": served.tier, "x-lora-load-ms": f"{served.load_ms:.3f}"}
         return Json(
@@ -148,7 +153,7 @@ class Api:
 
     async def completions(self, request: Request) -> Response:
         """OpenAI's completions, by the base or by an adapter on it."""
-        return await self._completions.answer(await parsed(request, completion_request))
+        return await self._completions.answer(await parsed(request, CompletionRequest.read))
 
     async def stop(self, _request: Request) -> Response:
         """End the server, as SIGTERM does."""

@@ -13,10 +13,10 @@ from lora_cli.runtime.completion import Piece, Placed, Row, TokenLogprob
 from lora_cli.runtime.plan import Job
 from lora_cli.serving.answers import STATUS, Json, encoded, error_body, shortened
 from lora_cli.serving.batcher import Batcher, Waiting
-from lora_cli.serving.completion_request import CompletionRequest
 from lora_cli.serving.entry import Entry
 from lora_cli.serving.having import had, taken_away
 from lora_cli.serving.host import Host
+from lora_cli.serving.requests import CompletionRequest
 
 
 class Completions:
@@ -54,7 +54,7 @@ class Completions:
         for last in (False, True):
             found, load_ms = await had(self._host, entry) if entry is not None else ("", 0.0)
             job = entry.job if entry is not None else None
-            waiting = [self._batcher.submit(_row(asked, prompt, job)) for prompt in asked.prompts]
+            waiting = [self._batcher.submit(_row(asked, prompt, job)) for prompt in asked.prompt]
             try:
                 return waiting, [await one.placed() for one in waiting], found, load_ms
             except LoraCliError:
@@ -152,7 +152,7 @@ async def _events(
                 if asked.return_token_ids:
                     choice |= {"token_ids": list(piece.ids)}
                 yield _event({**head, "object": "text_completion", "choices": [choice]})
-        if asked.include_usage:
+        if asked.stream_options.include_usage:
             yield _event({**head, "object": "text_completion", "choices": [], "usage": _usage(placed, completed)})
         yield b"data: [DONE]\n\n"
     finally:

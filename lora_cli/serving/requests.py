@@ -1,92 +1,203 @@
-"""What clients say: JSON bodies, bounded and checked before anything is done with them."""
+"""Requests of clients: one pydantic model for each JSON body, strict and bounded."""
 
 import re
-from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    ValidationError,
+    model_validator,
+)
 
 from lora_cli.core import parse
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.errors import FormatError, UsageError
 
 LONGEST_NAME, LONGEST_PATH = 256, 4096
-MOST_NAMES = 10_000
+MOST_KEYS, MOST_MISTAKES, MOST_NAMES = 100, 8, 10_000
+MOST_PROMPTS, MOST_PROMPT_TOKENS, MOST_PROMPT_CHARACTERS = 64, 1 << 17, 1 << 19
+MOST_TOKENS, USUAL_TOKENS, MOST_LOGPROBS, MOST_STOPS, LONGEST_STOP = 4096, 16, 20, 4, 256
+
+NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "temperature": (0, None),
+    "n": (1, None),
+    "best_of": (1, None),
+    "echo": (False, None),
+    "suffix": ("", None),
+    "presence_penalty": (0, None),
+    "frequency_penalty": (0, None),
+    "repetition_penalty": (1, None),
+    "logit_bias": ({}, None),
+    "min_tokens": (0, None),
+    "top_k": (0, -1, 1, None),
+    "use_beam_search": (False, None),
+}
+"""Values that change nothing about a greedy answer; any other value would, so it is refused."""
+
+UNHEEDED = frozenset({"top_p", "min_p", "seed", "user", "skip_special_tokens", "request_id", "priority", "metadata"})
+"""What has no effect on a greedy answer, whatever it is."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./@:+-]*", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class LoadRequest:
-    """``POST /v1/load_lora_adapter``, with vLLM's field names."""
-
-    lora_name: str
-    lora_path: str
-    load_inplace: bool = False
+def _adapter_name(name: str) -> str:
+    if len(name) > LONGEST_NAME or not _NAME.fullmatch(name) or ".." in name:
+        said = f"1 to {LONGEST_NAME} letters, digits and _ . - / @ : +, which begin with a letter or digit"
+        raise ValueError(f"{parse.shown(name)} is no name of an adapter ({said})")
+    return name
 
 
-def load_request(body: bytes) -> LoadRequest:
-    """What is to be loaded under which name. Raises ``UsageError``."""
-    fields = fields_of(body, {"lora_name", "lora_path", "load_inplace", "base_model_name", "pinned"})
-    name = _name(_required(fields, "lora_name"))
-    path = _text(_required(fields, "lora_path"), "lora_path")
-    if not path or len(path) > LONGEST_PATH:
-        raise UsageError(f"lora_path must have 1 to {LONGEST_PATH} characters")
+def _path(path: str) -> str:
     try:
         path.encode(errors="surrogateescape")
     except UnicodeEncodeError as error:
-        raise UsageError(f"lora_path is no path: character {error.start} is half a surrogate pair") from error
-    inplace = fields.get("load_inplace", False)
-    if not isinstance(inplace, bool):
-        raise UsageError("load_inplace must be true or false")
-    return LoadRequest(name, path, inplace)
+        raise ValueError(f"lora_path is no path: character {error.start} is half a surrogate pair") from error
+    return path
 
 
-def name_request(body: bytes, *, also: Collection[str] = ()) -> str:
-    """The adapter that is meant, by ``lora_name``. Raises ``UsageError``."""
-    return _name(_required(fields_of(body, {"lora_name", *also}), "lora_name"))
+def _several(value: Any) -> Any:
+    """One text or a list of texts, as a tuple."""
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
 
 
-def names_request(body: bytes) -> tuple[tuple[str, ...], int]:
-    """``POST /v1/prefetch``: names, and their priority (the lowest goes first). Raises ``UsageError``."""
-    fields = fields_of(body, {"lora_names", "priority"})
-    names = _required(fields, "lora_names")
-    if not isinstance(names, list) or not 0 < len(names) <= MOST_NAMES:
-        raise UsageError(f"lora_names must be a list of 1 to {MOST_NAMES} names")
-    priority = fields.get("priority", 0)
-    if not isinstance(priority, int) or isinstance(priority, bool) or abs(priority) > 1_000_000:
-        raise UsageError("priority must be a whole number of at most a million")
-    return tuple(_name(name) for name in names), priority
+def _prompts(value: Any) -> Any:
+    """One prompt or several, as OpenAI has them, as a tuple: text, token ids, or a list of texts or of token ids."""
+    if isinstance(value, str) or (isinstance(value, list) and value and isinstance(value[0], int)):
+        value = [value]
+    return tuple(tuple(one) if isinstance(one, list) else one for one in value) if isinstance(value, list) else value
 
 
-def fields_of(body: bytes, known: Collection[str]) -> dict[str, Any]:
-    """The keys of a JSON object; one that is not ``known`` may be a mistake. Raises ``UsageError``."""
-    try:
-        fields = parse.json_object(body, "the request")
-    except FormatError as error:
-        raise UsageError(error.message, hint="send a JSON object") from error
-    for key in fields:
-        if key not in known:
-            raise UsageError(f"the request has an unknown key {parse.shown(key)}", hint=did_you_mean(key, known))
-    return fields
+Text = InstanceOf[str]
+"""A string that may have half a surrogate pair, which pydantic's own does not take."""
+
+Name = Annotated[Text, AfterValidator(_adapter_name)]
+AdapterPath = Annotated[Text, Field(min_length=1, max_length=LONGEST_PATH), AfterValidator(_path)]
+TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
+TokenIds = Annotated[tuple[TokenId, ...], Field(min_length=1, max_length=MOST_PROMPT_TOKENS, fail_fast=True)]
+Prompt = Annotated[Text, Field(min_length=1, max_length=MOST_PROMPT_CHARACTERS)] | TokenIds
+Stop = Annotated[Text, Field(min_length=1, max_length=LONGEST_STOP)]
 
 
-def _required(fields: dict[str, Any], key: str) -> Any:
-    if key not in fields:
-        raise UsageError(f"the request lacks {key}")
-    return fields[key]
+class ClientRequest(BaseModel):
+    """A JSON body. A field's description is what it must be; ``unheeded`` are keys that may have any value."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    unheeded: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def read(cls, body: bytes) -> Self:
+        """The request in ``body``. Raises ``UsageError``."""
+        try:
+            fields = parse.json_object(body, "the request")
+        except FormatError as error:
+            raise UsageError(error.message, hint="send a JSON object") from error
+        if len(fields) > MOST_KEYS:
+            raise UsageError(f"the request has {len(fields)} keys, more than any has")
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            raise _usage_error(error, cls) from error
+
+    @model_validator(mode="before")
+    @classmethod
+    def _heeded(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in fields.items() if key not in cls.unheeded}
 
 
-def _text(value: Any, key: str) -> str:
-    if not isinstance(value, str):
-        raise UsageError(f"{key} must be text, not {parse.kind_of(value)}")
-    return value
+class LoadRequest(ClientRequest):
+    """``POST /v1/load_lora_adapter``, with vLLM's field names."""
+
+    unheeded = frozenset({"base_model_name", "pinned"})
+    lora_name: Name = Field(description="text")
+    lora_path: AdapterPath = Field(description=f"text of 1 to {LONGEST_PATH} characters")
+    load_inplace: bool = Field(False, description="true or false")
 
 
-def _name(value: Any) -> str:
-    name = _text(value, "lora_name")
-    if len(name) > LONGEST_NAME or not _NAME.fullmatch(name) or ".." in name:
-        raise UsageError(
-            f"{parse.shown(name)} is no name of an adapter",
-            hint=f"1 to {LONGEST_NAME} letters, digits and _ . - / @ : +, which begin with a letter or digit",
-        )
-    return name
+class NameRequest(ClientRequest):
+    """``POST /v1/probe``."""
+
+    lora_name: Name = Field(description="text")
+
+
+class UnloadRequest(NameRequest):
+    """``POST /v1/unload_lora_adapter``, with vLLM's field names."""
+
+    unheeded = frozenset({"lora_int_id"})
+
+
+class PrefetchRequest(ClientRequest):
+    """``POST /v1/prefetch``: the lowest priority goes first."""
+
+    lora_names: list[Name] = Field(
+        min_length=1, max_length=MOST_NAMES, fail_fast=True, description=f"a list of 1 to {MOST_NAMES} names"
+    )
+    priority: int = Field(0, ge=-1_000_000, le=1_000_000, description="a whole number of at most a million")
+
+
+class StreamOptions(BaseModel):
+    """OpenAI's options of a stream; others than this one are passed over."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+    include_usage: bool | None = None
+
+
+class CompletionRequest(ClientRequest):
+    """``POST /v1/completions``, with OpenAI's and vLLM's field names. A null is as good as no value."""
+
+    unheeded = UNHEEDED | NEUTRAL.keys()
+    model: Text = Field(description="the name of an adapter, or of the base")
+    prompt: Annotated[tuple[Prompt, ...], BeforeValidator(_prompts)] = Field(
+        min_length=1,
+        max_length=MOST_PROMPTS,
+        fail_fast=True,
+        description=f"text, token ids, or a list of at most {MOST_PROMPTS} of these, "
+        f"each not empty and with at most {MOST_PROMPT_TOKENS} tokens",
+    )
+    max_tokens: int = Field(USUAL_TOKENS, ge=1, le=MOST_TOKENS, description=f"a whole number from 1 to {MOST_TOKENS}")
+    stream: bool = Field(False, description="true or false")
+    stream_options: StreamOptions = Field(StreamOptions(), description="an object, its include_usage true or false")
+    logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS, description=f"a whole number from 0 to {MOST_LOGPROBS}")
+    stop: Annotated[tuple[Stop, ...], BeforeValidator(_several)] = Field(
+        (),
+        max_length=MOST_STOPS,
+        fail_fast=True,
+        description=f"text or a list of at most {MOST_STOPS} texts of at most {LONGEST_STOP} characters",
+    )
+    ignore_eos: bool = Field(False, description="true or false")
+    return_token_ids: bool = Field(False, description="true or false")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _greedy(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """``fields`` without nulls. Raises ``ValueError``: one of them asks for what only sampling gives."""
+        for key, neutral in NEUTRAL.items():
+            if key in fields and fields[key] not in neutral:
+                raise ValueError(f"{key} {parse.shown(fields[key])} is not supported: answers are greedy")
+        return {key: value for key, value in fields.items() if value is not None or key not in cls.model_fields}
+
+
+def _usage_error(error: ValidationError, model: type[ClientRequest]) -> UsageError:
+    """What is wrong with a request: the first few fields, each once."""
+    by_field = {one["loc"][:1]: one for one in reversed(error.errors(include_url=False, include_input=False))}
+    first = list(reversed(by_field.values()))[:MOST_MISTAKES]
+    return UsageError("; ".join(_said(one["type"], one["loc"], one.get("ctx", {}), model) for one in first))
+
+
+def _said(kind: str, place: tuple[int | str, ...], context: Mapping[str, Any], model: type[ClientRequest]) -> str:
+    if kind == "value_error":
+        return str(context["error"])
+    if not place:
+        return "the request has a key that is no text"
+    field = str(place[0])
+    if kind == "missing":
+        return f"the request lacks {field}"
+    if kind == "extra_forbidden":
+        meant = did_you_mean(field, {*model.model_fields, *model.unheeded})
+        return f"the request has an unknown key {parse.shown(field)} ({meant})"
+    return f"{field} must be {model.model_fields[field].description}"

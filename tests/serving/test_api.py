@@ -172,6 +172,9 @@ def test_metrics_count_requests_by_tier_and_failures_by_stage(server: Running) -
         (b'{"lora_name": "x", "lora_path": "a0", "lora_pth": 1}', "did you mean"),
         (b'{"lora_name": "base", "lora_path": "a0"}', "the base"),
         (b'{"lora_name": "x", "lora_path": "a0", "load_inplace": 1}', "true or false"),
+        (b'{"load_inplace": 1, "lora_path": "a0"}', "the request lacks lora_name; load_inplace must be true or false"),
+        (b'{"lora_name": "x", "lora_path": "a0", "\\ud800": 1}', "a key that is no text"),
+        (b"{" + b", ".join(b'"%d": 1' % key for key in range(101)) + b"}", "101 keys"),
     ],
 )
 def test_what_is_no_request_is_answered_with_400_and_why(server: Running, body: bytes, said: str) -> None:
