@@ -15,6 +15,8 @@ KINDS = {"warm": "cpu", "cold": "disk"}
 
 HINT = "the result of serve-bench REF... --base BASE --save-result, with --forward modules or without"
 
+_MS = parse.number_within(0, 1e9, "ms")
+
 
 def read_links(file: Path, flag: str) -> Links:
     """The loads of a run in process, or of one at a server of ours, which says what each load took.
@@ -31,7 +33,7 @@ def read_links(file: Path, flag: str) -> Links:
         if document.get("mode") == "live":
             tiers = _loads(document, str(file))
         else:
-            tiers = parse.map_of(parse.list_of(_ms))(document.get("latency_ms"), f"{file}: latency_ms")
+            tiers = parse.map_of(parse.list_of(_MS))(document.get("latency_ms"), f"{file}: latency_ms")
     except FormatError as error:
         raise UsageError(f"{flag} {error.message}", hint=HINT) from error
     medians = {}
@@ -53,20 +55,8 @@ def _loads(document: Mapping[str, Any], where: str) -> Mapping[str, Sequence[flo
     for number, run in enumerate(parse.list_of(parse.mapping)(document.get("runs"), f"{where}: runs")):
         at = f"{where}: runs[{number}]"
         tiers = parse.list_of(parse.text)(run.get("tiers"), f"{at}: tiers")
-        loads = parse.list_of(_ms_or_none)(run.get("load_ms"), f"{at}: load_ms")
+        loads = parse.list_of(parse.optional(_MS))(run.get("load_ms"), f"{at}: load_ms")
         for tier, load_ms in zip(tiers, loads, strict=False):
             if tier in KINDS and load_ms is not None:
                 found[KINDS[tier]].append(load_ms)
     return found
-
-
-def _ms_or_none(value: Any, where: str) -> float | None:
-    """A request that failed has none."""
-    return None if value is None else _ms(value, where)
-
-
-def _ms(value: Any, where: str) -> float:
-    number = parse.number(value, where)
-    if not 0 <= number <= 1e9:
-        raise FormatError(f"must be from 0 to 1e9 ms, not {number:g}", where=where)
-    return number

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from lora_cli.bench.popularity import Popularity, parse_popularity, scaled
+from lora_cli.bench.result_file import read_bounded
 from lora_cli.core import parse
-from lora_cli.errors import FormatError, MachineError, NotFound, UsageError
+from lora_cli.errors import FormatError, UsageError
 
 LARGEST_FILE = 64 << 20
 MOST_ADAPTERS = 100_000
+
+_WEIGHT = parse.number_within(0, 1e18)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +52,7 @@ def read_popularity(text: str) -> Popularity | Counted:
     """
     if not text.endswith(".json"):
         return parse_popularity(text)
-    file = Path(text)
-    try:
-        with file.open("rb") as opened:
-            data = opened.read(LARGEST_FILE + 1)
-    except FileNotFoundError as error:
-        raise NotFound(f"--popularity {text}: there is no such file") from error
-    except OSError as error:
-        raise MachineError(f"{text} cannot be read: {error.strerror or error}") from error
-    if len(data) > LARGEST_FILE:
-        raise UsageError(f"{text}: is larger than {LARGEST_FILE >> 20} MiB")
+    data = read_bounded(Path(text), "--popularity", LARGEST_FILE)
     try:
         return _counted(parse.json_value(data, text), text)
     except FormatError as error:
@@ -79,7 +73,4 @@ def _counted(value: Any, where: str) -> Counted:
 
 
 def _weight(value: Any, where: str) -> Decimal:
-    number = parse.number(value, where)
-    if not 0 <= number <= 1e18:
-        raise FormatError(f"must be from 0 to 1e18, not {number:g}", where=where)
-    return Decimal(repr(number))
+    return Decimal(repr(_WEIGHT(value, where)))

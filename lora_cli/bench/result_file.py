@@ -18,16 +18,22 @@ def read_result(file: Path, flag: str) -> dict[str, Any]:
         UsageError: it is no JSON object, or too large.
         MachineError: it cannot be read.
     """
-    try:
-        with file.open("rb") as opened:
-            data = opened.read(LARGEST_FILE + 1)
-    except FileNotFoundError as error:
-        raise NotFound(f"{flag} {file}: there is no such file", hint=HINT) from error
-    except OSError as error:
-        raise MachineError(f"{file} cannot be read: {error.strerror or error}") from error
-    if len(data) > LARGEST_FILE:
-        raise UsageError(f"{flag} {file}: is larger than {LARGEST_FILE >> 20} MiB")
+    data = read_bounded(file, flag, LARGEST_FILE, HINT)
     try:
         return parse.json_object(data, str(file))
     except FormatError as error:
         raise UsageError(f"{flag} {error.message}", hint=HINT) from error
+
+
+def read_bounded(file: Path, flag: str, most: int, hint: str = "") -> bytes:
+    """The bytes of the file that ``flag`` names, at most ``most`` of them; raises as ``read_result``."""
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(most + 1)
+    except FileNotFoundError as error:
+        raise NotFound(f"{flag} {file}: there is no such file", hint=hint) from error
+    except OSError as error:
+        raise MachineError(f"{file} cannot be read: {error.strerror or error}") from error
+    if len(data) > most:
+        raise UsageError(f"{flag} {file}: is larger than {most >> 20} MiB")
+    return data

@@ -98,6 +98,19 @@ def number(value: Any, where: str) -> float:
     return value
 
 
+def number_within(lowest: float, highest: float, unit: str = "") -> Callable[[Any, str], float]:
+    """A getter for a finite number from ``lowest`` to ``highest``; ``unit`` is what the error counts in."""
+
+    def getter(value: Any, where: str) -> float:
+        found = number(value, where)
+        if not lowest <= found <= highest:
+            bounds = f"from {lowest:g} to {highest:g}".replace("e+0", "e").replace("e+", "e")
+            raise FormatError(f"must be {bounds}{unit and ' '}{unit}, not {found:g}", where=where)
+        return found
+
+    return getter
+
+
 def mapping(value: Any, where: str) -> dict[str, Any]:
     """An object whose keys are all strings (YAML allows others)."""
     if not isinstance(value, Mapping):
@@ -113,6 +126,12 @@ def sequence(value: Any, where: str) -> list[Any]:
     if isinstance(value, list | tuple):
         return list(value)
     raise _wrong("a list", value, where)
+
+
+def objects(value: Any, key: str) -> list[dict[str, Any]]:
+    """The objects in the list that an object has under ``key``; what is missing or of another kind is passed over."""
+    listed = value.get(key) if isinstance(value, dict) else None
+    return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
 
 
 def list_of(item: Callable[[Any, str], T]) -> Callable[[Any, str], tuple[T, ...]]:

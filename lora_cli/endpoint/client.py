@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import httpx2
 
 LARGEST_ANSWER = 64 << 20
+LONGEST_WORDS = 1000
 TIMEOUT_S = 30.0
 
 
@@ -125,7 +126,7 @@ class Endpoint:
             ) from error
 
     def _refusal(self, status: int, body: bytes) -> Refusal:
-        words = _words(body)
+        words = words_of_body(body)
         hint = "set LORA_CLI_API_KEY to the server's token" if status in {401, 403} else ""
         return Refusal(status, f"{self.address} answers {status}: {words}", words, hint=hint)
 
@@ -136,15 +137,20 @@ class Endpoint:
             raise EndpointError(error.message, hint="is this the right server?") from error
 
 
-def _words(body: bytes) -> str:
-    """The message of an error object (vLLM's, OpenAI's, FastAPI's), else the beginning of what was said."""
+def words_of_body(body: bytes) -> str:
+    """The message of an error object, else the beginning of what was said."""
     try:
-        value = parse.json_value(body, "")
+        said = words_of(parse.json_value(body, ""))
     except FormatError:
-        value = None
-    said = value.get("error", value) if isinstance(value, dict) else None
-    for key in ("message", "error_message", "detail"):
-        if isinstance(said, dict) and isinstance(said.get(key), str):
-            said = said[key]
-    text = said if isinstance(said, str) else body[:500].decode("utf-8", "replace")
-    return " ".join(text.split())[:1000] or "nothing more"
+        said = ""
+    return said or " ".join(body[:500].decode("utf-8", "replace").split()) or "nothing more"
+
+
+def words_of(value: Any) -> str:
+    """The message of an error object, however deep vLLM, SGLang, OpenAI and FastAPI put it; "" where it has none."""
+    if isinstance(value, str):
+        return " ".join(value.split())[:LONGEST_WORDS]
+    if not isinstance(value, dict):
+        return ""
+    keys = ("error", "message", "error_message", "detail")
+    return next((said for key in keys if (said := words_of(value.get(key)))), "")

@@ -1,5 +1,6 @@
 """``lora-cli warm --serve``: vLLM's paths, and its own proof of each adapter."""
 
+from lora_cli.core import parse
 from lora_cli.endpoint.vllm import Vllm
 
 
@@ -16,10 +17,8 @@ class Ours(Vllm):
 
     def proof(self, name: str) -> float | None:
         """The worst error of the forward that it composed, module by module; None when it has not proved it."""
-        answer = self.endpoint.get("/v1/adapters")
-        listed = answer.get("adapters") if isinstance(answer, dict) else None
-        for one in listed if isinstance(listed, list) else []:
-            if isinstance(one, dict) and one.get("name") == name and one.get("proved") is True:
+        for one in parse.objects(self.endpoint.get("/v1/adapters"), "adapters"):
+            if one.get("name") == name and one.get("proved") is True:
                 worst = one.get("worst_error")
                 return float(worst) if isinstance(worst, int | float) else None
         return None

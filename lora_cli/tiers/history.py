@@ -29,6 +29,9 @@ LARGEST_COST_MS = 1e9
 LOWEST_RATE, HIGHEST_RATE = -1e9, 16.0
 """Of rates relative to now: a key that was asked for at every request for ever has log2(20,000 / ln 2), 14.8."""
 
+_COST_MS = parse.number_within(0, LARGEST_COST_MS)
+_RATE = parse.number_within(LOWEST_RATE, HIGHEST_RATE)
+
 
 class _Known:
     """One adapter: log2 of its discounted requests by half-life (see ``History.rate``), bytes, milliseconds."""
@@ -160,16 +163,9 @@ def _read(row: Any, where: str) -> tuple[str, _Known]:
     if not 0 < len(key) <= LONGEST_KEY:
         raise FormatError(f"the key must have 1 to {LONGEST_KEY} characters, not {len(key)}", where=where)
     known.weight = parse.integer(values[1], where, minimum=0, maximum=LARGEST_WEIGHT)
-    known.cost_ms = None if values[2] is None else _within(values[2], 0, LARGEST_COST_MS, where)
+    known.cost_ms = parse.optional(_COST_MS)(values[2], where)
     rates = parse.sequence(values[3], where)
     if len(rates) != len(HALF_LIVES):
         raise FormatError(f"must have {len(HALF_LIVES)} rates, not {len(rates)}", where=where)
-    known.rates = [-inf if rate is None else _within(rate, LOWEST_RATE, HIGHEST_RATE, where) for rate in rates]
+    known.rates = [-inf if rate is None else _RATE(rate, where) for rate in rates]
     return key, known
-
-
-def _within(value: Any, lowest: float, highest: float, where: str) -> float:
-    number = float(parse.number(value, where))
-    if not lowest <= number <= highest:
-        raise FormatError(f"must be from {lowest:g} to {highest:g}, not {number:g}", where=where)
-    return number

@@ -17,7 +17,7 @@ from lora_cli.bench.live.load import Course, run_load
 from lora_cli.bench.live.numbers import Run, live_names, numbers
 from lora_cli.bench.live.result import live_run
 from lora_cli.bench.live.seeds import intervals, t_quantile, together
-from lora_cli.bench.live.streaming import Stream, words_of
+from lora_cli.bench.live.streaming import Stream
 from lora_cli.bench.live.target import find_target
 from lora_cli.bench.live.tiers import INFERRED, kinds
 from lora_cli.bench.metrics import more_is_better
@@ -188,8 +188,10 @@ def test_an_error_within_a_stream_is_the_requests_own() -> None:
     assert stream.error == "out of memory"
     with pytest.raises(FormatError):
         stream.feed(b"data: {nonsense\n\n", 0.2)
-    assert words_of({"error": "Unauthorized"}) == "Unauthorized"
-    assert words_of({"detail": ["x"]}) == "nothing more"
+    for said, told in (({"error": "Unauthorized"}, "Unauthorized"), ({"error": {"detail": ["x"]}}, "nothing more")):
+        stream = Stream()
+        stream.feed(b"data: " + json.dumps(said).encode() + b"\n\n", 0.1)
+        assert stream.error == told
 
 
 def test_prompts_have_the_lengths_of_the_trace_and_no_two_are_the_same() -> None:

@@ -122,7 +122,7 @@ def unlike(change: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
         (row(cost=1e300), "must be from 0 to 1e"),
         (row(cost=float("nan")), "must be finite"),
         (row(rates=[0.0]), "must have 4 rates, not 1"),
-        (row(rates=[0.0, 0.0, 0.0, 1e9]), "must be from -1e.09 to 16"),
+        (row(rates=[0.0, 0.0, 0.0, 1e9]), "must be from -1e9 to 16, not 1e"),
         (row(rates=[0.0, 0.0, 0.0, float("inf")]), "must be finite"),
         (row(rates="abcd"), "must be a list"),
     ],

@@ -1,9 +1,9 @@
 """One streamed completion, with the time of each of its pieces."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import httpx2
 
@@ -11,6 +11,7 @@ from lora_cli.bench.live.answer import Answer
 from lora_cli.bench.live.ask import Ask
 from lora_cli.core import parse
 from lora_cli.endpoint.address import Address
+from lora_cli.endpoint.client import words_of, words_of_body
 from lora_cli.errors import FormatError
 
 SILENCE_S = 300.0
@@ -48,7 +49,7 @@ class Stream:
             return
         fields = parse.mapping(parse.json_value(data, "an event"), "an event")
         if fields.get("error"):
-            self.error = self.error or words_of(fields)
+            self.error = self.error or words_of(fields)[:LONGEST_WORDS] or "nothing more"
         if fields.get("choices"):
             self.chunks_s.append(now_s)
         usage = fields.get("usage")
@@ -92,7 +93,7 @@ class Streaming:
             async with self._client.stream("POST", self._url, content=ask.body, headers=self._headers) as response:
                 headers = response.headers
                 if response.status_code != 200:
-                    stream.error = f"{response.status_code}: {_said(await response.aread())}"
+                    stream.error = f"{response.status_code}: {words_of_body(await response.aread())[:LONGEST_WORDS]}"
                 else:
                     async for data in response.aiter_raw():
                         stream.feed(data, self._clock())
@@ -128,25 +129,3 @@ def _milliseconds(text: str | None) -> float | None:
     except ValueError:
         return None
     return value if 0 <= value < 1e9 else None
-
-
-def _said(body: bytes) -> str:
-    try:
-        return words_of(parse.json_value(body, ""))
-    except FormatError:
-        return " ".join(body[:LONGEST_WORDS].decode("utf-8", "replace").split()) or "nothing more"
-
-
-def words_of(value: Any) -> str:
-    """The message of an error object, however deep vLLM, SGLang and OpenAI put it."""
-    texts = (text for text in _texts(value) if text.strip())
-    return " ".join(next(texts, "nothing more").split())[:LONGEST_WORDS]
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key in ("error", "message", "detail"):
-            if key in value:
-                yield from _texts(value[key])

@@ -73,13 +73,8 @@ def slots_of(target: Target) -> int | None:
 
 def _engine(endpoint: Endpoint) -> str:
     """Whose ``/v1/models`` it is: they sign it."""
-    answer = endpoint.get("/v1/models")
-    listed = answer.get("data") if isinstance(answer, dict) else None
-    for one in listed if isinstance(listed, list) else []:
-        owner = one.get("owned_by") if isinstance(one, dict) else None
-        if owner in SERVERS:
-            return str(owner)
-    return ""
+    listed = parse.objects(endpoint.get("/v1/models"), "data")
+    return next((owner for one in listed if (owner := str(one.get("owned_by"))) in SERVERS), "")
 
 
 def _chosen(served: Sequence[Served], names: Sequence[str], where: str) -> list[Served]:

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from lora_cli.core.pickles.dtypes import DTYPES, STORAGES
 from lora_cli.core.pickles.tensors import rebuild_parameter, rebuild_v2, rebuild_v3
-from lora_cli.core.pickles.values import Global, Items, Opaque, Value, kind_of
+from lora_cli.core.pickles.values import Global, Items, Opaque, Value, in_words
 from lora_cli.errors import FormatError
 
 Call = Callable[[tuple[Value, ...]], Value]
@@ -54,7 +54,7 @@ def _defaultdict(args: tuple[Value, ...]) -> Items:
 
 def _counter(args: tuple[Value, ...]) -> Opaque:
     if args and not isinstance(args[0], Items):
-        raise FormatError(f"is called with {kind_of(args[0])}")
+        raise FormatError(f"is called with {in_words(args[0])}")
     return Opaque("a Counter")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from lora_cli.core.pickles.opcodes import Op
 from lora_cli.core.pickles.stack import Handler, Machine, refusal
-from lora_cli.core.pickles.values import Items, Opaque, Value, kind_of
+from lora_cli.core.pickles.values import Items, Opaque, Value, in_words
 from lora_cli.errors import FormatError
 
 
@@ -136,7 +136,7 @@ def _extend(machine: Machine, op: Op, items: list[Value]) -> None:
     target = machine.top()
     # Python calls append() or extend() of whatever stands there.
     if type(target) is not list:
-        raise refusal(op, f"appends to {kind_of(target)}")
+        raise refusal(op, f"appends to {in_words(target)}")
     target.extend(items)
 
 
@@ -145,7 +145,7 @@ def add_items(machine: Machine, op: Op) -> None:
     machine.as_data(op, machine.pop_mark())
     target = machine.top()
     if not isinstance(target, Opaque) or target.what != "a set":
-        raise refusal(op, f"adds to {kind_of(target)}")
+        raise refusal(op, f"adds to {in_words(target)}")
 
 
 def marked_dict(machine: Machine, op: Op) -> None:
@@ -168,7 +168,7 @@ def _update(machine: Machine, op: Op, items: list[Value]) -> None:
     pairs = _pairs(machine, op, items)
     target = machine.top()
     if not isinstance(target, Items):
-        raise refusal(op, f"sets items of {kind_of(target)}")
+        raise refusal(op, f"sets items of {in_words(target)}")
     target.pairs.extend(pairs)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from lora_cli.core.pickles.dtypes import item_bytes
 from lora_cli.core.pickles.tensors import is_contiguous, span
-from lora_cli.core.pickles.values import Items, Storage, TorchTensor, Value, kind_of
+from lora_cli.core.pickles.values import Items, Storage, TorchTensor, Value, in_words
 from lora_cli.core.safetensors import MOST_TENSORS
 from lora_cli.core.tensor_info import LONGEST_NAME, TensorInfo
 from lora_cli.errors import FormatError, TooLarge
@@ -17,12 +17,12 @@ def state_dict(value: Value) -> dict[str, TorchTensor]:
         FormatError: it is no dictionary of tensors by name, or a name stands twice.
     """
     if not isinstance(value, Items):
-        raise FormatError(f"holds {kind_of(value)} instead of a dictionary of tensors")
+        raise FormatError(f"holds {in_words(value)} instead of a dictionary of tensors")
     tensors: dict[str, TorchTensor] = {}
     for name, tensor in value.pairs:
         if not isinstance(name, str) or not isinstance(tensor, TorchTensor):
             under = f" under {name[:100]!a}" if isinstance(name, str) else ""
-            raise FormatError(f"holds {kind_of(tensor)}{under} among its tensors")
+            raise FormatError(f"holds {in_words(tensor)}{under} among its tensors")
         if name in tensors:
             raise FormatError(f"has {name[:100]!a} twice")
         if len(name) > LONGEST_NAME or len(tensors) >= MOST_TENSORS:

@@ -3,7 +3,7 @@
 import math
 
 from lora_cli.core.pickles.dtypes import DTYPES, STORAGES, item_bytes
-from lora_cli.core.pickles.values import Global, Items, Storage, TorchTensor, Value, kind_of
+from lora_cli.core.pickles.values import Global, Items, Storage, TorchTensor, Value, in_words
 from lora_cli.errors import FormatError
 
 MOST_DIMENSIONS = 64
@@ -41,7 +41,7 @@ def rebuild_parameter(args: tuple[Value, ...]) -> TorchTensor:
 def dtype_of(value: Value) -> str:
     """Safetensors' name of a ``torch.<dtype>``."""
     if not isinstance(value, Global) or value.module != "torch" or value.name not in DTYPES:
-        raise FormatError(f"names the dtype {kind_of(value)}, which is not known")
+        raise FormatError(f"names the dtype {in_words(value)}, which is not known")
     return DTYPES[value.name]
 
 
@@ -60,7 +60,7 @@ def storage_of(reference: Value) -> Storage:
     elif kind.module == "torch" and kind.name in STORAGES:
         dtype = STORAGES[kind.name]
     else:
-        raise FormatError(f"refers to a storage of type {kind_of(kind)}")
+        raise FormatError(f"refers to a storage of type {in_words(kind)}")
     if view and view[0] is not None:
         raise FormatError("refers to a part of a storage, as torch did before 0.4")
     return Storage(dtype, key, _count(numel))
@@ -108,5 +108,5 @@ def is_contiguous(tensor: TorchTensor) -> bool:
 def _count(value: Value) -> int:
     # type() and not isinstance(): a bool is an int to Python.
     if type(value) is not int or not 0 <= value <= LARGEST:
-        raise FormatError(f"is given {kind_of(value)} where a count belongs")
+        raise FormatError(f"is given {in_words(value)} where a count belongs")
     return value

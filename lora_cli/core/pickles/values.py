@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from lora_cli.core import parse
+
 Value = Any
 """None, bool, int, float, str, bytes, tuple, list, or one of the classes below."""
 
@@ -59,21 +61,16 @@ class TorchTensor:
 
 KINDS = {
     type(None): "None",
-    bool: "a boolean",
-    int: "an integer",
-    float: "a number",
-    str: "a string",
     bytes: "bytes",
     tuple: "a tuple",
-    list: "a list",
     Items: "a dictionary",
     Storage: "a storage",
     TorchTensor: "a tensor",
 }
 
 
-def kind_of(value: Value) -> str:
+def in_words(value: Value) -> str:
     """What a value is, in words; never looks into it."""
     if isinstance(value, Global):
         return str(value)[:200]
-    return value.what if isinstance(value, Opaque) else KINDS.get(type(value), "a value")
+    return value.what if isinstance(value, Opaque) else KINDS.get(type(value)) or parse.kind_of(value)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from lora_cli.core import parse
 from lora_cli.render.human.meter import duration
 from lora_cli.render.text import columns, counted, paint, safe, size, wrap
 
@@ -16,7 +17,7 @@ def render_status(status: Mapping[str, Any], width: int, *, colour: bool = False
 
     ``status`` is the document ``lora_cli/status/1``, of a server that may be another version: what is missing is ``-``.
     """
-    adapters = [one for one in status.get("adapters") or [] if isinstance(one, dict)]
+    adapters = parse.objects(status, "adapters")
     lines = [*wrap(_process(status, colour), width), *wrap(_tiers(status), width)]
     if adapters:
         lines += ["", *_listed(adapters, width, colour)]
