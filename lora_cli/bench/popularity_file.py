@@ -9,6 +9,7 @@ from typing import Any
 from lora_cli.bench.popularity import Popularity, parse_popularity, scaled
 from lora_cli.bench.result_file import read_bounded
 from lora_cli.core import parse
+from lora_cli.core.text import shown
 from lora_cli.errors import FormatError, UsageError
 
 LARGEST_FILE = 64 << 20
@@ -38,7 +39,7 @@ class Counted:
         by_name = dict(zip(self.names, self.weights, strict=True))
         missing = [name for name in names if name not in by_name]
         if missing:
-            raise UsageError(f"{self.file} has no weight for {parse.shown(missing[0])}", hint="give it a 0 at least")
+            raise UsageError(f"{self.file} has no weight for {shown(missing[0])}", hint="give it a 0 at least")
         return Popularity(self.file, None, scaled([by_name[name] for name in names]))
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.cli.bench_options import WorkloadFlags
+from lora_cli.core.harmless import safe
 from lora_cli.errors import UsageError
-from lora_cli.render.text import safe
 
 if TYPE_CHECKING:
     from lora_cli.bench.popularity import Popularity

@@ -23,11 +23,11 @@ from lora_cli.cli.main import INTERRUPTED
 from lora_cli.cli.measuring import counter
 from lora_cli.cli.output import to_stderr
 from lora_cli.cli.servable import Failures
+from lora_cli.core.text import counted
 from lora_cli.endpoint.address import parse_address
 from lora_cli.errors import EndpointError, UsageError
 from lora_cli.render.human.live import render_live
 from lora_cli.render.json_live import live as report_of
-from lora_cli.render.text import counted
 from lora_cli.settings import Settings
 
 REQUESTS, SEEDS = 200, 3

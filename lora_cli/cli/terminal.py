@@ -10,8 +10,8 @@ from typing import Protocol, Self
 
 from lora_cli.cli.output import to_stderr
 from lora_cli.cli.tally import Tally
+from lora_cli.core.harmless import safe
 from lora_cli.render.human.meter import render_meter
-from lora_cli.render.text import safe
 
 REFRESH_S = 0.125
 MOST_ROWS = 12

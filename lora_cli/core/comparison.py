@@ -209,8 +209,3 @@ def _other_norm(one: Distance) -> float:
 def alone(norm: float, *, in_a: bool) -> Distance:
     """A module that one adapter alone has: the other's update is zero."""
     return Distance(norm if in_a else 0.0, 0.0 if in_a else norm, 0.0, 0.0, norm, 0.0 if in_a else norm, 0, 0)
-
-
-def counted(number: int, noun: str) -> str:
-    """``1 module``, ``2 modules``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"

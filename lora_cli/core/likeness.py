@@ -17,11 +17,11 @@ from lora_cli.core.comparison import (
     ModuleComparison,
     Relation,
     alone,
-    counted,
     together,
 )
 from lora_cli.core.config_changes import BASE, MEANING, MODULES, FieldChange
 from lora_cli.core.module_grid import places
+from lora_cli.core.text import counted
 
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -47,7 +47,7 @@ def _nothing(one: Comparison) -> tuple[Relation, str]:
     if not one.modules and not one.only_a and not one.only_b:
         return UNRELATED, "neither has factors of a LoRA"
     if not one.modules:
-        counts = f"{counted(len(one.only_a), 'module')} in A, {len(one.only_b)} in B"
+        counts = f"{counted(len(one.only_a), 'module', zero='0')} in A, {len(one.only_b)} in B"
         return UNRELATED, f"no module is in both ({counts}){_elsewhere(one)}"
     if all("shape" in module.differing for module in one.modules):
         return UNRELATED, "no module has the same shape in both"

@@ -9,6 +9,7 @@ from typing import Any
 
 from lora_cli.core import parse
 from lora_cli.core.architectures.table import MAX_DIMENSION, MAX_LAYERS
+from lora_cli.core.text import shown
 from lora_cli.errors import FormatError
 
 CONFIG_FILE = "adapter_config.json"
@@ -115,7 +116,7 @@ def _ranges(value: Any, where: str) -> tuple[tuple[int, ...], ...]:
         if len(one) != 2:
             raise FormatError(f"must be a pair [start, end), not {len(one)} numbers", where=f"{where}[{i}]")
         if one[0] < 0:
-            raise FormatError(f"must begin at layer 0 or above, not at {parse.shown(one[0])}", where=f"{where}[{i}]")
+            raise FormatError(f"must begin at layer 0 or above, not at {shown(one[0])}", where=f"{where}[{i}]")
     if sum(max(0, end - start) for start, end in ranges) > MAX_LAYERS:
         raise FormatError(f"asks for more than the {MAX_LAYERS} layers that a model may have", where=where)
     return ranges

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lora_cli.core.text import quoted
 from lora_cli.core.trust import endpoint_glob, profile, variable
-from lora_cli.core.units import LARGEST, parse_duration, parse_size, shown
+from lora_cli.core.units import LARGEST, parse_duration, parse_size
 
 LONGEST_S = 1_000_000
 
@@ -35,7 +36,7 @@ def flag(value: object) -> bool:
     word = value.strip().lower() if isinstance(value, str) else ""
     if word in TRUE | FALSE:
         return word in TRUE
-    raise ValueError(f"{shown(value)} is not true or false")
+    raise ValueError(f"{quoted(value)} is not true or false")
 
 
 def count(lowest: int, highest: int) -> Callable[[Any], int]:
@@ -45,7 +46,7 @@ def count(lowest: int, highest: int) -> Callable[[Any], int]:
         text = str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
         if re.fullmatch(r"\d{1,9}", text, re.ASCII) and lowest <= int(text) <= highest:
             return int(text)
-        raise ValueError(f"{shown(value)} is not a whole number from {lowest} to {highest}")
+        raise ValueError(f"{quoted(value)} is not a whole number from {lowest} to {highest}")
 
     return parse
 
@@ -54,14 +55,14 @@ def positive_duration(value: Any) -> float:
     """Seconds, more than none and at most 11 days."""
     seconds = parse_duration(value)
     if not 0 < seconds <= LONGEST_S:
-        raise ValueError(f"{shown(value)} is no time at all" if seconds <= 0 else f"{shown(value)} is over 11 days")
+        raise ValueError(f"{quoted(value)} is no time at all" if seconds <= 0 else f"{quoted(value)} is over 11 days")
     return seconds
 
 
 def path(value: Any) -> Path:
     """A path, as it is written."""
     if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
-        raise ValueError(f"{shown(value)} is not a path")
+        raise ValueError(f"{quoted(value)} is not a path")
     return Path(value)
 
 
@@ -90,7 +91,7 @@ def words(check: Callable[[str], str]) -> Callable[[Any], tuple[str, ...]]:
     def parse(value: Any) -> tuple[str, ...]:
         given = [word.strip() for word in value.split(",")] if isinstance(value, str) else value
         if not isinstance(given, list) or not all(isinstance(word, str) for word in given):
-            raise ValueError(f"{shown(value)} is not a list of texts")
+            raise ValueError(f"{quoted(value)} is not a list of texts")
         return tuple(check(word) for word in given)
 
     return parse

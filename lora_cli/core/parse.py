@@ -12,8 +12,11 @@ from collections.abc import Callable, Collection, Mapping
 from itertools import chain
 from typing import Any, TypeVar
 
+from lora_cli.core import text as wording
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.errors import FormatError, TooLarge
+
+shown = wording.shown  # as core.baseline calls it
 
 T = TypeVar("T")
 
@@ -40,26 +43,6 @@ KINDS = {
 def kind_of(value: Any) -> str:
     """What a JSON value is, in words: ``"a string"``, ``"null"``."""
     return KINDS.get(type(value), type(value).__name__)
-
-
-def shown(value: Any, limit: int = 60) -> str:
-    """A value as JSON for a message, on one line, cut to ``limit`` characters; no more of it is written."""
-    if isinstance(value, str):
-        value = value[: limit + 1]
-        text = json.dumps(value) if value.isprintable() else ascii(value)
-    else:
-        text = beginning(value, limit + 1)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def beginning(value: Any, length: int) -> str:
-    """At least the first ``length`` characters of a value as JSON, or all of it where it is shorter."""
-    text = ""
-    for chunk in json.JSONEncoder(default=str).iterencode(value):
-        text += chunk[: length + 1]
-        if len(text) > length:
-            break
-    return text
 
 
 def text(value: Any, where: str) -> str:

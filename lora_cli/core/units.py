@@ -3,6 +3,10 @@
 import re
 from collections.abc import Iterable
 
+from lora_cli.core.text import quoted
+
+shown = quoted  # as core.fields and settings call it
+
 LARGEST = 2**63 - 1
 
 _SIZE = re.compile(r"(\d+)(?:\.(\d+))?\s*(?:([KMGTP])(I)?)?B?", re.IGNORECASE | re.ASCII)
@@ -21,12 +25,12 @@ def parse_size(value: str | int) -> int:
     text = str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
     match = _SIZE.fullmatch(text) if len(text) <= 40 else None
     if match is None:
-        raise ValueError(f"{shown(value)} is not a size: write 2GiB, 500MB or a number of bytes")
+        raise ValueError(f"{quoted(value)} is not a size: write 2GiB, 500MB or a number of bytes")
     whole, fraction, unit, binary = match.group(1), match.group(2) or "", match.group(3), match.group(4)
     factor = (1024 if binary else 1000) ** ("KMGTP".index(unit.upper()) + 1) if unit else 1
     size: int = int(whole + fraction) * factor // 10 ** len(fraction)
     if size > LARGEST:
-        raise ValueError(f"{shown(value)} is more bytes than any disk has")
+        raise ValueError(f"{quoted(value)} is more bytes than any disk has")
     return size
 
 
@@ -43,7 +47,7 @@ def parse_duration(value: str | float) -> float:
         parts = _DURATION_PART.findall(text)
         if parts and "".join(number + unit for number, unit in parts) == text:
             return sum(float(number) * _SECONDS[unit] for number, unit in parts)
-    raise ValueError(f"{shown(value)} is not a duration: write 30s, 500ms, 1h30m or a number of seconds")
+    raise ValueError(f"{quoted(value)} is not a duration: write 30s, 500ms, 1h30m or a number of seconds")
 
 
 def words_of(texts: Iterable[str]) -> list[str]:
@@ -57,7 +61,26 @@ def advised(error: ValueError) -> tuple[str, str]:
     return message, f"write {advice}" if write else ""
 
 
-def shown(value: object, most: int = 60) -> str:
-    """``repr`` of an untrusted value for a message, cut to ``most`` characters."""
-    text = repr(value)
-    return text if len(text) <= most else text[: most - 3] + "..."
+def size(number: int) -> str:
+    """Bytes as people say them: ``512 B``, ``1.4 MiB``."""
+    value = float(number)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: ``4 s``, ``2 min 05 s``, ``1 h 02 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def milliseconds(value: float) -> str:
+    """Three significant digits or so: ``0.31``, ``12.4``, ``1830``."""
+    return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 100 else f"{value:.0f}"

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 
 from lora_cli.core.adapter_files import BESIDE, CONFIG
 from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.core.text import names
 from lora_cli.errors import FormatError, Offline, Refused, UsageError
 from lora_cli.store.snapshots import check_paths
 
@@ -158,9 +159,8 @@ def elsewhere(paths: Iterable[str]) -> str:
     folders = sorted({path.rpartition("/")[0] for path in paths if path.endswith(f"/{CONFIG}")}, key=_by_number)
     if not folders:
         return "it does not look like an adapter that PEFT wrote"
-    shown = ", ".join(folders[:5]) + (f" and {len(folders) - 5} more" if len(folders) > 5 else "")
     ways = "--subfolder, or --checkpoint latest" if all("checkpoint-" in name for name in folders) else "--subfolder"
-    return f"name its folder with {ways}: there are adapters in {shown}"
+    return f"name its folder with {ways}: there are adapters in {names(folders, 5, width=1024)}"
 
 
 def _by_number(folder: str) -> list[tuple[int, str]]:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_cli.core.adapter_files import CONFIG
-from lora_cli.core.parse import json_object, shown
+from lora_cli.core.parse import json_object
 from lora_cli.core.snapshot import Snapshot
+from lora_cli.core.text import shown
 from lora_cli.errors import FormatError, Refused
 from lora_cli.store import Store
 from lora_cli.store.disk import read_small

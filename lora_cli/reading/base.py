@@ -11,6 +11,7 @@ from lora_cli.core.architectures import UnknownArchitecture, base_from_config
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.safetensors import Header, TensorInfo, header_length, parse_header
 from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.core.text import shown
 from lora_cli.errors import FormatError, MachineError, NotFound
 from lora_cli.reading.headers import FIRST_READ, read_header
 from lora_cli.reading.ranges import read_range
@@ -209,7 +210,7 @@ def _shards(revision: Revision, shard_of: Mapping[str, str]) -> list[RemoteFile]
     files = {file.path: file for file in revision.files}
     for name in names:
         if name not in files:
-            raise FormatError(f"the shard {parse.shown(name)} is missing", where=INDEX_FILE)
+            raise FormatError(f"the shard {shown(name)} is missing", where=INDEX_FILE)
         if files[name].defect:
             raise FormatError(files[name].defect, where=name)
     return [files[name] for name in names]

@@ -7,6 +7,7 @@ from typing import Any
 from lora_cli.core import parse
 from lora_cli.core.companions import Companions
 from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.core.text import shown
 from lora_cli.errors import FormatError, TooLarge
 from lora_cli.reading.adapter import weights_of
 from lora_cli.reading.pickles import look_through
@@ -57,7 +58,7 @@ def read_companions(source: Source, revision: Revision, *, here: bool, threads: 
             else:
                 fields = parse.json_object(text, file.path)
                 templates |= dict(_templates(fields.get("chat_template"), f"{file.path}: chat_template"))
-                named = {name: parse.shown(fields[name]) for name in CODE_FIELDS if fields.get(name)}
+                named = {name: shown(fields[name]) for name in CODE_FIELDS if fields.get(name)}
                 code |= {f"{file.path}: {name}": classes for name, classes in named.items()}
         except UnicodeDecodeError:
             unread[file.path] = "is not text in UTF-8"

@@ -10,6 +10,7 @@ from lora_cli.core.base_model import BaseModel
 from lora_cli.core.factors import Factors, Unreadable, factors_of
 from lora_cli.core.snapshot import Revision
 from lora_cli.core.spectrum import ModuleSpectrum, Spectrum, left_out, spectrum_of
+from lora_cli.core.text import counted
 from lora_cli.errors import FormatError
 from lora_cli.reading.base_norms import BaseNorms
 from lora_cli.reading.factors import load_factors, not_finite, updates_of
@@ -61,4 +62,4 @@ def _of_one(source: Source, revision: Revision, factors: Factors, norms: BaseNor
 def _reasons(reasons: Sequence[str]) -> str:
     """Each reason once, with how many modules it is of."""
     counts = {reason: reasons.count(reason) for reason in dict.fromkeys(reasons)}
-    return "; ".join(f"{reason} ({count} module{'s' * (count > 1)})" for reason, count in counts.items())
+    return "; ".join(f"{reason} ({counted(count, 'module')})" for reason, count in counts.items())

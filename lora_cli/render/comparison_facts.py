@@ -5,11 +5,10 @@ from typing import Any
 
 from lora_cli.core.comparison import WORDS, Comparison, ModuleComparison
 from lora_cli.core.config_changes import FieldChange
+from lora_cli.core.harmless import safe
 from lora_cli.core.likeness import shown_cosine
 from lora_cli.core.module_grid import places
-from lora_cli.core.parse import shown
-from lora_cli.render.figures import brief, cut
-from lora_cli.render.text import safe
+from lora_cli.core.text import brief, cut, names, shown
 
 EFFECTS: Mapping[str, str] = {
     "scaling": "changes the scale",
@@ -44,20 +43,14 @@ def total(one: Comparison) -> list[tuple[str, str]]:
 def values(change: FieldChange) -> str:
     """What a field of the config is in A and in B."""
     if change.only_a or change.only_b:
-        said = [
-            f"only in {side}: {_some(names)}" for side, names in (("A", change.only_a), ("B", change.only_b)) if names
-        ]
+        sides = (("A", change.only_a), ("B", change.only_b))
+        said = [f"only in {side}: {safe(names(only, MOST_NAMES, 80))}" for side, only in sides if only]
         return "; ".join(said)
     return f"{_value(change.a)} -> {_value(change.b)}"
 
 
 def _value(value: Any) -> str:
     return shown(value, LONGEST_VALUE) if not isinstance(value, str) else shown(f'"{value}"', LONGEST_VALUE)
-
-
-def _some(names: Sequence[str]) -> str:
-    told = ", ".join(cut(safe(name), 80) for name in names[:MOST_NAMES])
-    return told + (f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else "")
 
 
 def by_kind(modules: Sequence[ModuleComparison]) -> list[tuple[str, ...]]:

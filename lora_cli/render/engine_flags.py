@@ -1,11 +1,13 @@
 """The flags with which an engine serves a set of adapters, in words: the command, and what its numbers cost."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
+from lora_cli.core.harmless import safe
+from lora_cli.core.text import counted, names
+from lora_cli.core.units import size
 from lora_cli.engines.fit import Driver, Fit
 from lora_cli.engines.launch import for_shell
 from lora_cli.engines.slots import Flags
-from lora_cli.render.text import counted, safe, size
 from lora_cli.validation.engine_args import EngineArgs
 
 MOST = 8
@@ -108,17 +110,12 @@ def _driver(one: Driver, fit: Fit) -> str:
         reasons.append(f"LoRA on {', '.join(mine)}")
     elif fit.targets is None and kept is not None:
         reasons.append(f"LoRA on more than {', '.join(kept)}")
-    who = f"{_named(one.adapters)} {'alone asks' if alone else 'together ask'} for"
+    who = f"{safe(names(one.adapters, MOST))} {'alone asks' if alone else 'together ask'} for"
     what = " and ".join(reasons) or "modules that no other has"
     return (
         f"{who} {what}: a slot takes {size(fit.slot_bytes)}, and {size(without.slot_bytes)} without "
         f"{'it' if alone else 'them'}; all slots {size(fit.total_bytes)}, and {size(without.total_bytes)}"
     )
-
-
-def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
-    return ", ".join(map(safe, names[:MOST])) + more
 
 
 def _rest(args: EngineArgs) -> Rows:
@@ -128,5 +125,5 @@ def _rest(args: EngineArgs) -> Rows:
             rows.append((label, f"and {len(remarks) - MOST} more: --format json has all"))
     if args.absent and args.deployed.named:
         resolver = ", or with --publish DIR for vLLM's resolver" if args.profile.engine.name == "vllm" else ""
-        rows.append(("not here", f"{_named(args.absent)}: lora-cli fetch -f brings them{resolver}"))
+        rows.append(("not here", f"{safe(names(args.absent, MOST))}: lora-cli fetch -f brings them{resolver}"))
     return rows

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from itertools import islice
 
 from lora_cli.core.factors import Unreadable
+from lora_cli.core.harmless import safe
 from lora_cli.core.module_grid import Grid, Place, grids, places
 from lora_cli.core.spectrum import OUTSTANDING, ModuleSpectrum, Spectrum, median, outstanding
-from lora_cli.render.figures import brief, cut, percent, span, times
-from lora_cli.render.text import counted, safe
+from lora_cli.core.text import brief, counted, cut, names, percent, span, times
 
 Rows = list[tuple[str, str]]
 
@@ -121,7 +121,7 @@ def summary(spectrum: Spectrum, far: Sequence[tuple[ModuleSpectrum, float]]) -> 
         rows += [("total", _total(spectrum)), ("largest", _named(trained[0])), ("smallest", _named(trained[-1]))]
         rows.append(("rank", _rank(trained)))
     if zero:
-        rows.append(("zero", f"{counted(len(zero), 'update')} of zeros: {_names(zero)}"))
+        rows.append(("zero", f"{counted(len(zero), 'update')} of zeros: {safe(names(zero, width=LONGEST))}"))
     rows += [
         ("stands out", f"{safe(one.path)}: {times(ratio)} the median of its kind")
         for one, ratio in islice(far, MOST_TOLD)
@@ -175,12 +175,7 @@ def _without(without: Sequence[Unreadable]) -> Iterator[str]:
     for one in without:
         by_reason.setdefault(one.reason, []).append(one.module)
     for reason, modules in islice(by_reason.items(), MOST_TOLD):
-        yield f"{reason} ({counted(len(modules), 'module')}: {_names(modules)})"
+        yield f"{reason} ({counted(len(modules), 'module')}: {safe(names(modules, width=LONGEST))})"
     if len(by_reason) > MOST_TOLD:
         rest = sum(map(len, list(by_reason.values())[MOST_TOLD:]))
         yield f"for other reasons: {counted(rest, 'module')}, in --format json"
-
-
-def _names(paths: Sequence[str]) -> str:
-    told = ", ".join(cut(safe(path), LONGEST) for path in paths[:3])
-    return told + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")

@@ -4,23 +4,10 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from lora_cli.core.harmless import safe
+from lora_cli.core.text import counted
 
 if TYPE_CHECKING:
     from lora_cli.validation.report import Counts
-
-__all__ = [
-    "columns",
-    "counted",
-    "milliseconds",
-    "paint",
-    "pairs",
-    "safe",
-    "share",
-    "size",
-    "summary",
-    "unmarked",
-    "wrap",
-]
 
 NARROWEST = 24
 CODES = {"red": "31", "green": "32", "yellow": "33", "blue": "34", "dim": "2", "bold": "1"}
@@ -73,34 +60,6 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[object]], left: int =
 def unmarked(documentation: str) -> str:
     """A rule's documentation, as it reads without markup."""
     return documentation.replace("``", "").replace("*Why is this bad?*", "Why is this bad?").replace("*Fix*", "Fix")
-
-
-def counted(number: int, noun: str) -> str:
-    """``1 error``, ``2 errors``, ``no errors``."""
-    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
-
-
-def milliseconds(value: float) -> str:
-    """Three significant digits or so: ``0.31``, ``12.4``, ``1830``."""
-    return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
-
-
-def size(number: int) -> str:
-    """Bytes as people say them: ``512 B``, ``1.4 MiB``."""
-    value = float(number)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"
-
-
-def share(part: int | None, whole: int) -> str:
-    """How much of ``whole`` bytes: ``37%``, and ``100%`` only for all of them; ``unknown`` for None."""
-    if part is None:
-        return "unknown"
-    percent = 100 * part // whole if whole else 100
-    return "<1%" if part and not percent else f"{percent}%"
 
 
 def summary(counts: "Counts") -> str:

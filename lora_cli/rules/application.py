@@ -20,8 +20,8 @@ from lora_cli.core.targets import (
     targeted_in,
     wrapped_parameters,
 )
+from lora_cli.core.text import counted, cut
 from lora_cli.errors import FormatError
-from lora_cli.rules.wording import clip, count
 
 DEFAULT_NAME = "default"
 """The name that PEFT gives an adapter in memory when it is given none; it looks tensors up under it."""
@@ -85,7 +85,7 @@ class Application:
             (len(self.misnamed), "the name is not as PEFT writes it"),
             (len(set(self.untargeted) - set(self.misnamed)), "the config does not target it"),
         )
-        return "; ".join(f"{reason} ({count(number, 'module')})" for number, reason in said if number)
+        return "; ".join(f"{reason} ({counted(number, 'module')})" for number, reason in said if number)
 
 
 def apply(adapter: Adapter, base: BaseModel | None) -> Application:
@@ -203,15 +203,15 @@ def dropped_for(key: Key) -> str:
     """Why PEFT would not find a tensor of this name in its model; empty when it would."""
     if key.infixes:
         wrappers = " and ".join(f"{infix}." for infix in key.infixes)
-        return f"the name holds {clip(wrappers)}, which a wrapper left there"
+        return f"the name holds {cut(wrappers)}, which a wrapper left there"
     if not key.prefix:
         return f"the name does not begin with {PEFT_PREFIX}"
     if key.prefix != PEFT_PREFIX:
-        return f"the name begins with {clip(key.prefix)}"
+        return f"the name begins with {cut(key.prefix)}"
     if key.adapter_name and key.part in {"saved", "trainable_tokens"}:
-        return f"the name holds {clip(key.adapter_name)}, as in memory, where PEFT looks for the module's own name"
+        return f"the name holds {cut(key.adapter_name)}, as in memory, where PEFT looks for the module's own name"
     if key.adapter_name not in {"", DEFAULT_NAME}:
-        return f"the name holds the name that the adapter had in memory, {clip(key.adapter_name)}"
+        return f"the name holds the name that the adapter had in memory, {cut(key.adapter_name)}"
     return ""
 
 

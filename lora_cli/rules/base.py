@@ -6,9 +6,10 @@ from itertools import accumulate
 from lora_cli.core.adapter import LoraPair
 from lora_cli.core.base_model import BaseModel, BaseModule
 from lora_cli.core.finding import Location, Problem, Severity
+from lora_cli.core.text import counted, cut, names
 from lora_cli.rules.case import Case
 from lora_cli.rules.rule import rule
-from lora_cli.rules.wording import clip, count, grouped, names, shape
+from lora_cli.rules.wording import grouped, shape
 
 LONGEST_ENDING = 8
 OTHER_BASE = "validate against the base that it was trained on"
@@ -30,8 +31,8 @@ def nothing_applies(case: Case) -> Iterator[Problem]:
         assert case.base is not None
         first = next(iter(case.application.adapter.pairs))
         yield Problem(
-            f"0 of {count(total, 'module')} apply to {clip(case.base.name)}: {application.reasons()}",
-            Location(case.weights_file, clip(first)),
+            f"0 of {counted(total, 'module')} apply to {cut(case.base.name)}: {application.reasons()}",
+            Location(case.weights_file, cut(first)),
             NOT_STACKED if _of_experts(case) else f"{OTHER_BASE}; {_namesake(first, case.base)}",
         )
 
@@ -60,9 +61,9 @@ def partly_applied(case: Case) -> Iterator[Problem]:
     application = case.application
     if application.matched and application.absent:
         yield Problem(
-            f"only {application.applied.matched} of {count(application.applied.total, 'module')} apply: the base has "
+            f"only {application.applied.matched} of {counted(application.applied.total, 'module')} apply: the base has "
             f"no {names(application.absent)}",
-            Location(case.weights_file, clip(application.absent[0])),
+            Location(case.weights_file, cut(application.absent[0])),
             NOT_STACKED if _of_experts(case) else _other_names(application.absent[0], case),
         )
 
@@ -98,9 +99,9 @@ def layer_out_of_range(case: Case) -> Iterator[Problem]:
         assert case.base is not None
         has = f"layers 0 to {case.base.num_layers - 1}" if case.base.num_layers > 1 else "layer 0 only"
         yield Problem(
-            f"{count(len(application.beyond), 'module is', 'modules are')} in layers that the base does not have "
+            f"{counted(len(application.beyond), 'module is', 'modules are')} in layers that the base does not have "
             f"(it has {has}): {names(application.beyond)}",
-            Location(case.weights_file, clip(application.beyond[0])),
+            Location(case.weights_file, cut(application.beyond[0])),
             OTHER_BASE,
         )
 
@@ -154,7 +155,7 @@ def targets_without_tensors(case: Case) -> Iterator[Problem]:
         config = case.adapter.config
         assert config is not None
         yield Problem(
-            f"the config targets {count(len(missing), 'module')} of the base without tensors: {names(missing)}",
+            f"the config targets {counted(len(missing), 'module')} of the base without tensors: {names(missing)}",
             Location(config.file, "target_modules"),
             "if only these layers were trained, name them in layers_to_transform; otherwise save the adapter again",
         )
@@ -174,5 +175,5 @@ def experts_not_fused(case: Case) -> Iterator[Problem]:
     hint = "target all projections of all experts with one rank, or load it with transformers 4"
     refused, unfit = case.application.refused, case.application.unfit
     if refused is not None:
-        yield Problem(clip(refused.reason), Location(config.file, "target_modules"), hint)
+        yield Problem(cut(refused.reason), Location(config.file, "target_modules"), hint)
     yield from grouped(unfit, file=case.weights_file, noun="module", hint=hint)

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.core.lora_config import LoraConfig, type_error
+from lora_cli.core.text import counted, cut, names
 from lora_cli.rules.case import Case
 from lora_cli.rules.rule import rule
-from lora_cli.rules.wording import clip, count, grouped, names, shown
+from lora_cli.rules.wording import grouped, shown
 
 RANK_AND_ALPHA = ("r", "lora_alpha", "rank_pattern", "alpha_pattern")
 TARGETS = ("target_modules", "target_parameters")
@@ -120,7 +121,7 @@ def _typed(field: str, config: LoraConfig) -> str:
     value = config.mistyped[field]
     if isinstance(value, float) and not math.isfinite(value):
         return f"is {value}, which is no number"
-    return clip(error.reason) if error is not None else f"is {shown(value)}"
+    return cut(error.reason) if error is not None else f"is {shown(value)}"
 
 
 @rule("LC204", "field-type", Severity.ERROR, needs=("config",))
@@ -198,10 +199,10 @@ def unknown_field(case: Case) -> Iterator[Problem]:
     if config.unknown:
         fields = sorted(config.unknown)
         yield Problem(
-            f"PEFT does not know {count(len(fields), 'field')} and ignores it: {names(fields, 5)}"
+            f"PEFT does not know {counted(len(fields), 'field')} and ignores it: {names(fields, 5)}"
             if len(fields) == 1
-            else f"PEFT does not know {count(len(fields), 'field')} and ignores them: {names(fields, 5)}",
-            _at(config, clip(fields[0])),
+            else f"PEFT does not know {counted(len(fields), 'field')} and ignores them: {names(fields, 5)}",
+            _at(config, cut(fields[0])),
             "correct a misspelt name; if a newer PEFT wrote it, check what it changes",
         )
 
@@ -217,4 +218,4 @@ def pattern_invalid(case: Case) -> Iterator[Problem]:
     config = _config(case)
     for error in dict.fromkeys(case.application.errors):
         field = error.where.removeprefix(f"{config.file}: ")
-        yield Problem(clip(error.reason), _at(config, clip(field)), error.hint or "list the modules by name")
+        yield Problem(cut(error.reason), _at(config, cut(field)), error.hint or "list the modules by name")

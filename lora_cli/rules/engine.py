@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 from lora_cli.core.finding import Location, Problem, Severity
+from lora_cli.core.text import cut
 from lora_cli.rules.case import Case
 from lora_cli.rules.ranks import highest_rank
 from lora_cli.rules.rule import rule
-from lora_cli.rules.wording import clip
 
 
 @rule("LC401", "rank-above-max", Severity.ERROR, needs=("config",))
@@ -27,7 +27,7 @@ def rank_above_max(case: Case) -> Iterator[Problem]:
     where, highest, at = known
     if highest > limit:
         yield Problem(
-            f"the rank is {highest} ({clip(where)}), and max_lora_rank is {limit}",
+            f"the rank is {highest} ({cut(where)}), and max_lora_rank is {limit}",
             at,
             f"start the engine with max_lora_rank {highest} or more",
         )
@@ -109,8 +109,8 @@ def served_base_name(case: Case) -> Iterator[Problem]:
         return
     if config.base_model_name_or_path != served:
         yield Problem(
-            f"base_model_name_or_path is {clip(str(config.base_model_name_or_path))}, and the base is served as "
-            f"{clip(served)}: vLLM's filesystem resolver does not take the adapter",
+            f"base_model_name_or_path is {cut(str(config.base_model_name_or_path))}, and the base is served as "
+            f"{cut(served)}: vLLM's filesystem resolver does not take the adapter",
             Location(config.file, "base_model_name_or_path"),
             "`lora-cli fetch --publish DIR --fix-base NAME` writes the name into the published copy",
         )

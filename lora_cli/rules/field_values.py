@@ -7,10 +7,11 @@ from lora_cli.core.endings import Endings
 from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.targets import targeted_parameters
+from lora_cli.core.text import cut, names
 from lora_cli.errors import FormatError
 from lora_cli.rules.case import Case
 from lora_cli.rules.rule import rule
-from lora_cli.rules.wording import clip, names, shown
+from lora_cli.rules.wording import shown
 
 BIASES = ("none", "all", "lora_only")
 TASKS = ("SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
@@ -118,7 +119,7 @@ def _variants(case: Case, config: LoraConfig) -> Said:
     embeddings = [pair.module for pair in case.adapter.pairs.values() if pair.embedding]
     for field in (*chosen, *(["lora_bias"] if config.lora_bias else [])):
         if embeddings and field != "use_dora":
-            yield field, f"{field} is set: PEFT refuses it on an embedding ({clip(embeddings[0])})", AS_SAVED
+            yield field, f"{field} is set: PEFT refuses it on an embedding ({cut(embeddings[0])})", AS_SAVED
     if config.use_bdlora is not None:
         from lora_cli.core.blocks import divisors
 
@@ -127,7 +128,7 @@ def _variants(case: Case, config: LoraConfig) -> Said:
             for module in case.application.adapter.pairs:
                 divided(module)
         except FormatError as error:
-            yield "use_bdlora", f"use_bdlora {clip(error.reason)}", AS_SAVED
+            yield "use_bdlora", f"use_bdlora {cut(error.reason)}", AS_SAVED
         modules = case.base.modules if case.base is not None else {}
         if any(modules[module].kind == "conv1d" for module in case.application.found if module in modules):
             yield "use_bdlora", "use_bdlora is set, and the base has Conv1D there: PEFT fails on it", AS_SAVED

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.core.formats import SHARDED
+from lora_cli.core.text import cut, names
 from lora_cli.errors import UnsafePickle
 from lora_cli.rules.case import CONFIG_FILE, WEIGHTS_FILE, Case
 from lora_cli.rules.rule import NotChecked, rule
-from lora_cli.rules.wording import clip, grouped, names
+from lora_cli.rules.wording import grouped
 
 PICKLED_FILES = ("adapter_model.bin", "adapter_model.pt")
 
@@ -29,7 +30,7 @@ def _foreign(case: Case) -> str:
 def _place(where: str, file: str) -> Location:
     """A ``FormatError``'s ``where``, taken apart into file and what in it."""
     head, _, field = where.partition(": ")
-    return Location(clip(head) or file, clip(field))
+    return Location(cut(head) or file, cut(field))
 
 
 @rule("LC101", "weights-missing", Severity.ERROR)
@@ -51,7 +52,7 @@ def weights_missing(case: Case) -> Iterator[Problem]:
         nested = next((path for path in others if path.endswith("/" + WEIGHTS_FILE)), "")
         folder = nested.rpartition("/")[0]
         hint = f"rename the file to {WEIGHTS_FILE} if it holds the LoRA weights"
-        hint = f"point at the folder that holds them: {clip(folder)}" if nested else hint
+        hint = f"point at the folder that holds them: {cut(folder)}" if nested else hint
     elif found:
         message = f"there is no {WEIGHTS_FILE}; what is in {names(found)} is a trainer's own, and no weights"
     else:
@@ -75,7 +76,7 @@ def weights_corrupt(case: Case) -> Iterator[Problem]:
     if file is not None and file.defect:
         return
     yield Problem(
-        clip(error.reason),
+        cut(error.reason),
         _place(error.where, case.weights_file),
         error.hint or "get the file again from where it was trained; an interrupted transfer is the usual cause",
     )
@@ -113,7 +114,7 @@ def weights_sharded(case: Case) -> Iterator[Problem]:
         assert case.adapter.foreign is not None
         yield Problem(
             "the weights are sharded: PEFT and vLLM read one file and find none",
-            Location(clip(case.adapter.foreign.file)),
+            Location(cut(case.adapter.foreign.file)),
             SHARDED.advice,
         )
 
@@ -127,7 +128,7 @@ def unreadable_file(case: Case) -> Iterator[Problem]:
 
     *Fix*: replace it with the file that it stands for.
     """
-    said = ((f"a file {clip(file.defect)}", file.path) for file in case.adapter.files if file.defect)
+    said = ((f"a file {cut(file.defect)}", file.path) for file in case.adapter.files if file.defect)
     hint = "replace it with a regular file inside the adapter's folder"
     yield from grouped(said, file="", noun="file", hint=hint)
 
@@ -161,9 +162,7 @@ def config_unreadable(case: Case) -> Iterator[Problem]:
     file = case.file(CONFIG_FILE)
     if error is None or (file is not None and file.defect):
         return
-    yield Problem(
-        clip(error.reason), _place(error.where, CONFIG_FILE), error.hint or "restore the file that PEFT wrote"
-    )
+    yield Problem(cut(error.reason), _place(error.where, CONFIG_FILE), error.hint or "restore the file that PEFT wrote")
 
 
 @rule("LC108", "unsafe-pickle", Severity.ERROR, needs=("companions",))
@@ -184,11 +183,11 @@ def unsafe_pickle(case: Case) -> Iterator[Problem | NotChecked]:
     hint = "do not load it; take the adapter from where it was trained, as safetensors"
     error = case.adapter.weights_error
     if isinstance(error, UnsafePickle):
-        yield Problem(clip(error.reason), Location(case.weights_file, clip(error.global_name)), hint)
+        yield Problem(cut(error.reason), Location(case.weights_file, cut(error.global_name)), hint)
     assert case.companions is not None
     for path, reason in case.companions.pickles.items():
         if reason:
-            yield Problem(clip(reason), Location(clip(path)), hint)
+            yield Problem(cut(reason), Location(cut(path)), hint)
     if case.companions.pickles_left:
         yield NotChecked(case.companions.pickles_left)
 
@@ -206,6 +205,6 @@ def foreign_format(case: Case) -> Iterator[Problem]:
         return
     yield Problem(
         f"this is {foreign.format.title}, and no LoRA adapter as PEFT writes it",
-        Location(clip(foreign.file)),
+        Location(cut(foreign.file)),
         foreign.format.advice,
     )

@@ -8,10 +8,11 @@ from lora_cli.core.keys import WRAPPER
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.pattern_keys import PatternKeys
 from lora_cli.core.targets import HEADS
+from lora_cli.core.text import cut, names
 from lora_cli.errors import FormatError
 from lora_cli.rules.case import Case
 from lora_cli.rules.rule import NotChecked, rule
-from lora_cli.rules.wording import clip, grouped, names, shown
+from lora_cli.rules.wording import grouped, shown
 
 PATTERNS = ("rank_pattern", "alpha_pattern")
 
@@ -106,7 +107,7 @@ def alpha_order(case: Case) -> Iterator[Problem | NotChecked]:
         except FormatError:
             return
         if len({pattern[key] for key in matched}) > 1:
-            few = names([f"{clip(key)} ({shown(pattern[key])})" for key in matched])
+            few = names([f"{cut(key)} ({shown(pattern[key])})" for key in matched])
             said.append((f"{len(matched)} keys of alpha_pattern match, and PEFT takes the first: {few}", place))
     yield from (
         Problem(problem.message, Location(config.file, "alpha_pattern"), problem.hint)

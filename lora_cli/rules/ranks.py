@@ -3,8 +3,8 @@
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.finding import Location
 from lora_cli.core.keys import without_wrappers
+from lora_cli.core.text import cut
 from lora_cli.rules.case import Case
-from lora_cli.rules.wording import clip
 
 
 def highest_rank(case: Case) -> tuple[str, int, Location] | None:
@@ -14,12 +14,12 @@ def highest_rank(case: Case) -> tuple[str, int, Location] | None:
     if config is not None:
         pattern = max(config.rank_pattern, key=lambda key: config.rank_pattern[key], default=None)
         if pattern is not None:
-            said.append((config.rank_pattern[pattern], f"rank_pattern {clip(pattern)}", Location(config.file, "r")))
+            said.append((config.rank_pattern[pattern], f"rank_pattern {cut(pattern)}", Location(config.file, "r")))
         said.append((config.r, "r", Location(config.file, "r")))
     plain = (module for module in adapter.pairs if not is_fused(adapter, module))
     module = max(plain, key=lambda module: adapter.pairs[module].rank or 0, default=None)
     if module is not None:
-        said.append((adapter.pairs[module].rank or 0, module, Location(case.weights_file, clip(module))))
+        said.append((adapter.pairs[module].rank or 0, module, Location(case.weights_file, cut(module))))
     if not said:
         return None
     rank, where, at = max(said, key=lambda one: one[0])

@@ -6,8 +6,9 @@ from itertools import islice
 from typing import Literal
 
 from lora_cli.core.finding import Finding, Problem, Severity, Skipped
+from lora_cli.core.text import cut
 from lora_cli.rules.case import Case
-from lora_cli.rules.wording import LONGEST_MESSAGE, clip, clipped
+from lora_cli.rules.wording import LONGEST_MESSAGE, clipped
 
 Need = Literal["config", "weights", "base", "values", "companions"]
 
@@ -80,7 +81,7 @@ def run(rule: Rule, case: Case) -> Iterator[Finding | Skipped]:
 
 def _outcome(rule: Rule, said: Problem | NotChecked) -> Finding | Skipped:
     if isinstance(said, NotChecked):
-        return Skipped(rule.code, rule.name, clip(said.reason, LONGEST_MESSAGE))
+        return Skipped(rule.code, rule.name, cut(said.reason, LONGEST_MESSAGE))
     return Finding(rule.code, rule.name, rule.severity, clipped(said))
 
 

@@ -9,11 +9,12 @@ from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.patterns import QUICK, Matcher
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.targets import EMBEDDING_NAMES, HEADS, OUTPUT_NAMES
+from lora_cli.core.text import counted, cut, names
 from lora_cli.errors import FormatError
 from lora_cli.rules.base import OTHER_BASE
 from lora_cli.rules.case import Case
 from lora_cli.rules.rule import NotChecked, rule
-from lora_cli.rules.wording import clip, count, grouped, names, shape, shown
+from lora_cli.rules.wording import grouped, shape, shown
 
 VECTORS = frozenset({"bias", "lora_bias", "magnitude"})
 """Parts with one number for each output of their module."""
@@ -199,9 +200,9 @@ def vocabulary(case: Case) -> Iterator[Problem | NotChecked]:
     beyond = sorted(token for token, index in (companions.added_tokens or {}).items() if index >= base.vocab_size)
     if beyond and not said:
         yield Problem(
-            f"{count(len(beyond), 'added token has', 'added tokens have')} an id beyond the base's {base.vocab_size}: "
-            f"{names(beyond)}",
-            Location("added_tokens.json", clip(beyond[0])),
+            f"{counted(len(beyond), 'added token has', 'added tokens have')} an id beyond the base's "
+            f"{base.vocab_size}: {names(beyond)}",
+            Location("added_tokens.json", cut(beyond[0])),
             hint,
         )
     yield from _trained_tokens(case, base.vocab_size)

@@ -8,11 +8,12 @@ from lora_cli.core.deployment import Deployment
 from lora_cli.core.engine_outcome import EngineOutcome, Outcome, Reason
 from lora_cli.core.finding import Finding, Severity
 from lora_cli.core.keys import PAIR_PARTS
+from lora_cli.core.text import counted, cut
 from lora_cli.engines.landing import land, oddities
 from lora_cli.engines.profile import APART, BY_NAMES, Profile, Row
 from lora_cli.rules.case import Case
 from lora_cli.rules.features import FEATURES, Found, Served
-from lora_cli.rules.wording import LONGEST_MESSAGE, MOST_PROBLEMS, clip, count
+from lora_cli.rules.wording import LONGEST_MESSAGE, MOST_PROBLEMS
 
 PEFT = "peft"
 RANK = "rank-above-max"
@@ -71,7 +72,7 @@ def _by_rows(served: Served) -> Iterator[Reason]:
         few = list(islice(detected, MOST_PROBLEMS))
         yield from (_reason(row, found, served.profile) for found in few)
         if left := sum(1 for _ in detected):
-            rest = replace(few[-1], message=f"the same holds in {count(left, 'more place')}")
+            rest = replace(few[-1], message=f"the same holds in {counted(left, 'more place')}")
             yield _reason(row, rest, served.profile)
 
 
@@ -82,10 +83,10 @@ def _reason(row: Row, found: Found, profile: Profile) -> Reason:
         outcome=row.outcome,
         feature=row.feature,
         code="LC401" if is_rank else RULES_OF[row.outcome],
-        message=clip(said, LONGEST_MESSAGE),
+        message=cut(said, LONGEST_MESSAGE),
         at=found.at,
         limit=profile.allowed if is_rank else "",
-        mend=clip(row.mend.format(**found.fields), LONGEST_MESSAGE) if "{" in row.mend else row.mend,
+        mend=cut(row.mend.format(**found.fields), LONGEST_MESSAGE) if "{" in row.mend else row.mend,
         evidence=row.evidence,
     )
 

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 
 from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.core.lora_config import LoraConfig
+from lora_cli.core.text import cut, names
 from lora_cli.rules.case import CONFIG_FILE, Case
 from lora_cli.rules.rule import NotChecked, rule
 from lora_cli.rules.templates import hostile_in
-from lora_cli.rules.wording import MOST_PROBLEMS, clip, grouped, names
+from lora_cli.rules.wording import MOST_PROBLEMS, grouped
 
 LIBRARIES = frozenset({"transformers", "diffusers", "sentence_transformers", "peft", "torch", "timm"})
 """Where PEFT's ``auto_mapping`` may have the class of a base model from."""
@@ -43,7 +44,7 @@ def names_code(case: Case) -> Iterator[Problem]:
     if shipped:
         yield Problem(
             f"it comes with code: {names(shipped)}",
-            Location(clip(shipped[0])),
+            Location(cut(shipped[0])),
             "nothing that serves LoRA needs it: leave it out with --exclude, and never set trust_remote_code",
         )
     hint = "take it out: with trust_remote_code a loader would import what it names"
@@ -55,7 +56,7 @@ def names_code(case: Case) -> Iterator[Problem]:
     library = (config.auto_mapping or {}).get("parent_library") if config is not None else None
     if library is not None and (not isinstance(library, str) or library.partition(".")[0] not in LIBRARIES):
         yield Problem(
-            f"AutoPeftModel would import {clip(repr(library))} to load it",
+            f"AutoPeftModel would import {cut(repr(library))} to load it",
             Location(CONFIG_FILE, "auto_mapping"),
             f"the class of a base model is from one of {', '.join(sorted(LIBRARIES))}",
         )
@@ -65,7 +66,7 @@ def _megatron(config: LoraConfig | None) -> Iterator[Problem]:
     """PEFT imports whatever ``megatron_core`` names as soon as there is a ``megatron_config``."""
     if config is not None and config.megatron_config and config.megatron_core not in {None, "megatron.core"}:
         yield Problem(
-            f"PEFT would import {clip(repr(config.megatron_core))} to load it",
+            f"PEFT would import {cut(repr(config.megatron_core))} to load it",
             Location(CONFIG_FILE, "megatron_core"),
             "Megatron's is megatron.core: take megatron_core and megatron_config out",
         )
@@ -87,7 +88,7 @@ def hostile_template(case: Case) -> Iterator[Problem | NotChecked]:
     for path, reason in companions.unread.items():
         if path in companions.beyond:
             continue
-        yield NotChecked(f"{clip(path)} {clip(reason)}: whether its chat template is harmless is not known")
+        yield NotChecked(f"{cut(path)} {cut(reason)}: whether its chat template is harmless is not known")
     said, left = [(BEYOND, path) for path in companions.beyond], LONGEST_TEMPLATES
     for where, template in companions.templates.items():
         if len(template) > left:
@@ -95,7 +96,7 @@ def hostile_template(case: Case) -> Iterator[Problem | NotChecked]:
             said.append((told, where))
             continue
         left -= max(len(template), LEAST_COUNTED)
-        said += [(f"a chat template {what}: {clip(found)!r}", where) for what, found in hostile_in(template)]
+        said += [(f"a chat template {what}: {cut(found)!r}", where) for what, found in hostile_in(template)]
     hint = "serve with the base model's own template (--chat-template), and report this one"
     yield from grouped(said, file="", noun="template", hint=hint)
 
@@ -113,7 +114,7 @@ def unsafe_name(case: Case) -> Iterator[Problem]:
     for file in case.adapter.files:
         folded = unicodedata.normalize("NFC", file.path).casefold()
         if folded in seen:
-            said.append((f"is the same as {clip(seen[folded])} where case or accents do not count", file.path))
+            said.append((f"is the same as {cut(seen[folded])} where case or accents do not count", file.path))
         seen.setdefault(folded, file.path)
     yield from grouped(
         ((f"a file's name {reason}", path) for reason, path in said),
@@ -152,8 +153,8 @@ def unpinned_revision(case: Case) -> Iterator[Problem]:
         meant = f"{ref.revision}, which can move" if ref.revision else "the default branch, which moves"
         commit = f"@{case.commit}" if case.commit else "@COMMIT"
         yield Problem(
-            f"the reference means {clip(meant)}",
-            Location(clip(str(ref))),
+            f"the reference means {cut(meant)}",
+            Location(cut(str(ref))),
             f"pin it: append {commit}" if ref.revision is None else f"pin it: {commit} instead of the name",
         )
 
@@ -171,7 +172,7 @@ def unpinned_base(case: Case) -> Iterator[Problem]:
     base = config.base_model_name_or_path
     if base and _is_repository(base) and not config.revision:
         yield Problem(
-            f"the base is {clip(base)}, whatever that is at the time",
+            f"the base is {cut(base)}, whatever that is at the time",
             Location(CONFIG_FILE, "revision"),
             "write the commit that it was trained on into revision",
         )

@@ -6,10 +6,11 @@ from lora_cli.core.adapter import LoraPair
 from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.core.keys import PAIR_PARTS
 from lora_cli.core.safetensors import TensorInfo
+from lora_cli.core.text import counted, cut, names
 from lora_cli.rules.application import DEFAULT_NAME, dropped_for
 from lora_cli.rules.case import Case
 from lora_cli.rules.rule import rule
-from lora_cli.rules.wording import clip, count, grouped, names, shape
+from lora_cli.rules.wording import grouped, shape
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 WHOLE = frozenset({"BOOL", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64"})
@@ -181,9 +182,9 @@ def no_lora_tensors(case: Case) -> Iterator[Problem]:
     if case.adapter.pairs:
         return
     held = list(case.adapter.tensors)
-    what = f"{count(len(held), 'tensor')}, none of which is a lora_A or lora_B: {names(held)}" if held else "no tensors"
+    what = f", none of which is a lora_A or lora_B: {names(held)}" if held else ""
     yield Problem(
-        f"the file holds {what}",
+        f"the file holds {counted(len(held), 'tensor')}{what}",
         Location(case.weights_file),
         "point at the adapter's own weights; a merged model is served as a model, not as an adapter",
     )
@@ -284,9 +285,7 @@ def tower_collision(case: Case) -> Iterator[Problem]:
     for module in case.application.adapter.pairs:
         stack, _, within = module.partition(".layers.")
         if within and owner.setdefault(within, stack) != stack:
-            said.append(
-                (f"layers of {clip(owner[within])} and of {clip(stack)} have modules of the same names", within)
-            )
+            said.append((f"layers of {cut(owner[within])} and of {cut(stack)} have modules of the same names", within))
     yield from grouped(
         said,
         file=case.weights_file,

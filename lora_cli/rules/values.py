@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from lora_cli.core.adapter import LoraPair
 from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.core.targets import Scale
+from lora_cli.core.text import counted, cut, names
 from lora_cli.rules.case import Case, Size
 from lora_cli.rules.rule import NotChecked, rule
-from lora_cli.rules.wording import clip, count, names
 
 LARGEST: Mapping[str, float] = {"float16": 65504.0, "bfloat16": 3.3895e38, "float32": 3.4028e38}
 """The largest finite value of each dtype that a model is served in."""
@@ -39,8 +39,8 @@ def nonfinite_values(case: Case) -> Iterator[Problem]:
     bad = [name for name, values in case.stats.items() if values.nonfinite]
     if bad:
         yield Problem(
-            f"{count(len(bad), 'tensor holds', 'tensors hold')} NaN or infinity: {names(bad)}",
-            Location(case.weights_file, clip(bad[0])),
+            f"{counted(len(bad), 'tensor holds', 'tensors hold')} NaN or infinity: {names(bad)}",
+            Location(case.weights_file, cut(bad[0])),
             "the training diverged: take an earlier checkpoint",
         )
 
@@ -69,7 +69,7 @@ def zero_update(case: Case) -> Iterator[Problem]:
         yield Problem(
             f"{factor} is zero in {'the only module' if len(zeros) == 1 else f'all {len(zeros)} modules'}: "
             "the adapter changes nothing",
-            Location(case.weights_file, clip(zeros[0])),
+            Location(case.weights_file, cut(zeros[0])),
             "it looks untrained: save it after training, and check that its parameters were in the optimiser",
         )
     yield from _emptied(case)
@@ -86,8 +86,8 @@ def _emptied(case: Case) -> Iterator[Problem]:
     ]
     if emptied:
         yield Problem(
-            f"{count(len(emptied), 'tensor')} of zeros would take the place of the base's: {names(emptied)}",
-            Location(case.weights_file, clip(emptied[0])),
+            f"{counted(len(emptied), 'tensor')} of zeros would take the place of the base's: {names(emptied)}",
+            Location(case.weights_file, cut(emptied[0])),
             "save the adapter again; with ZeRO-3 and FSDP gather the parameters first",
         )
 
@@ -113,15 +113,15 @@ def overflow(case: Case) -> Iterator[Problem | NotChecked]:
     dtype = case.base.dtype if case.base is not None else ""
     if dtype not in LARGEST:
         why = case.base_reason if case.base is None else "the base's config names no dtype that is known here"
-        yield NotChecked(f"{clip(beyond[0][0])} is beyond float16, and the dtype it is served in is not known: {why}")
+        yield NotChecked(f"{cut(beyond[0][0])} is beyond float16, and the dtype it is served in is not known: {why}")
         return
     too_large = list(_beyond(case, LARGEST[dtype]))
     if too_large:
         name, value = too_large[0]
         yield Problem(
-            f"{count(len(too_large), 'tensor holds', 'tensors hold')} values up to {value:.3g} once scaled, and "
+            f"{counted(len(too_large), 'tensor holds', 'tensors hold')} values up to {value:.3g} once scaled, and "
             f"{dtype} ends at {LARGEST[dtype]:.5g}: {names([one for one, _ in too_large])}",
-            Location(case.weights_file, clip(name)),
+            Location(case.weights_file, cut(name)),
             "serve it in bfloat16, or take an earlier checkpoint",
         )
 
@@ -162,9 +162,9 @@ def huge_update(case: Case) -> Iterator[Problem]:
         first = max(huge, key=lambda module: huge[module])
         beside = f", {huge[first] / usual:.3g} times the median" if usual and not math.isinf(usual) else ""
         yield Problem(
-            f"the update of {count(len(huge), 'module')} may have a root mean square of {huge[first]:.3g}"
+            f"the update of {counted(len(huge), 'module')} may have a root mean square of {huge[first]:.3g}"
             f"{beside}: {names(sorted(huge, key=lambda module: -huge[module]))}",
-            Location(case.weights_file, clip(first)),
+            Location(case.weights_file, cut(first)),
             "look at lora_alpha, use_rslora and how it was trained; take an earlier checkpoint",
         )
 
@@ -185,7 +185,7 @@ def negligible_update(case: Case) -> Iterator[Problem]:
         yield Problem(
             f"the largest update has a root mean square of at most {updates[first]:.3g}: nothing that float32 shows "
             "beside a base's weights",
-            Location(case.weights_file, clip(first)),
+            Location(case.weights_file, cut(first)),
             "look at lora_alpha and the learning rate; save it after training",
         )
 

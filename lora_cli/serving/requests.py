@@ -17,6 +17,7 @@ from pydantic import (
 
 from lora_cli.core import parse
 from lora_cli.core.nearest import did_you_mean
+from lora_cli.core.text import shown
 from lora_cli.errors import FormatError, UsageError
 
 LONGEST_NAME, LONGEST_PATH = 256, 4096
@@ -49,7 +50,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./@:+-]*", re.ASCII)
 def _adapter_name(name: str) -> str:
     if len(name) > LONGEST_NAME or not _NAME.fullmatch(name) or ".." in name:
         said = f"1 to {LONGEST_NAME} letters, digits and _ . - / @ : +, which begin with a letter or digit"
-        raise ValueError(f"{parse.shown(name)} is no name of an adapter ({said})")
+        raise ValueError(f"{shown(name)} is no name of an adapter ({said})")
     return name
 
 
@@ -178,7 +179,7 @@ class CompletionRequest(ClientRequest):
         """``fields`` without nulls. Raises ``ValueError``: one of them asks for what only sampling gives."""
         for key, neutral in NEUTRAL.items():
             if key in fields and fields[key] not in neutral:
-                raise ValueError(f"{key} {parse.shown(fields[key])} is not supported: answers are greedy")
+                raise ValueError(f"{key} {shown(fields[key])} is not supported: answers are greedy")
         return {key: value for key, value in fields.items() if value is not None or key not in cls.model_fields}
 
 
@@ -199,5 +200,5 @@ def _said(kind: str, place: tuple[int | str, ...], context: Mapping[str, Any], m
         return f"the request lacks {field}"
     if kind == "extra_forbidden":
         meant = did_you_mean(field, {*model.model_fields, *model.unheeded})
-        return f"the request has an unknown key {parse.shown(field)} ({meant})"
+        return f"the request has an unknown key {shown(field)} ({meant})"
     return f"{field} must be {model.model_fields[field].description}"

@@ -8,6 +8,7 @@ import pytest
 
 from lora_cli.core import parse
 from lora_cli.core.nearest import did_you_mean
+from lora_cli.core.text import shown
 from lora_cli.errors import FormatError
 
 RIGHT: list[tuple[Callable[[Any, str], Any], Any, Any]] = [
@@ -82,8 +83,8 @@ def test_a_mistyped_word_gets_the_nearest_known_one_as_a_hint() -> None:
 
 
 def test_a_long_or_unprintable_value_is_shown_short_and_on_one_line() -> None:
-    assert parse.shown("x" * 100) == '"' + "x" * 58 + "…"
-    assert parse.shown("a\nb\x1b[31m") == "'a\\nb\\x1b[31m'"
+    assert shown("x" * 100) == '"' + "x" * 58 + "…"
+    assert shown("a\nb\x1b[31m") == "'a\\nb\\x1b[31m'"
 
 
 MALFORMED = {

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.render.human.meter import Meter, Row, duration, render_meter
+from lora_cli.core.units import duration
+from lora_cli.render.human.meter import Meter, Row, render_meter
 
 MIB = 1 << 20
 ROWS = (Row("sql", 42 * MIB, 84 * MIB), Row("chat", 0, None), Row("a-name-that-is-rather-long-v2", 84 * MIB, 84 * MIB))

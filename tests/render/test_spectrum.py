@@ -15,7 +15,7 @@ from lora_cli.core.likeness import judged
 from lora_cli.core.lora_config import parse_config
 from lora_cli.core.module_grid import Place, places
 from lora_cli.core.spectrum import ModuleSpectrum, Spectrum
-from lora_cli.render.figures import brief, percent, times
+from lora_cli.core.text import brief, percent, times
 from lora_cli.render.human.comparison import render_comparison
 from lora_cli.render.human.spectrum import render_spectrum
 from lora_cli.validation import Checked

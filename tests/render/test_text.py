@@ -2,11 +2,11 @@
 
 import textwrap
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.render.text import NARROWEST, columns, counted, milliseconds, pairs, safe, size, wrap
+from lora_cli.core.harmless import safe
+from lora_cli.render.text import NARROWEST, columns, pairs, wrap
 
 
 @given(st.text())
@@ -40,21 +40,6 @@ def test_labelled_values_line_up_and_empty_ones_are_left_out() -> None:
 
 def test_a_column_is_as_wide_as_its_widest_cell() -> None:
     assert columns(("name", "n"), [("a", 10), ("longer", 2)]) == ["name     n", "a       10", "longer   2"]
-
-
-@pytest.mark.parametrize(("value", "text"), [(0.0, "0.00"), (0.314, "0.31"), (12.34, "12.3"), (1830.2, "1830")])
-def test_milliseconds_have_about_three_digits(value: float, text: str) -> None:
-    assert milliseconds(value) == text
-
-
-@pytest.mark.parametrize(("value", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 << 40, "3.0 TiB")])
-def test_sizes_are_in_powers_of_1024(value: int, text: str) -> None:
-    assert size(value) == text
-
-
-@pytest.mark.parametrize(("number", "text"), [(0, "no errors"), (1, "1 error"), (2, "2 errors")])
-def test_counts_agree_with_their_noun(number: int, text: str) -> None:
-    assert counted(number, "error") == text
 
 
 @given(

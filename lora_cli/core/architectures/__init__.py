@@ -13,6 +13,7 @@ from lora_cli.core.architectures.build import WHERE, build
 from lora_cli.core.architectures.table import Family
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.nearest import did_you_mean
+from lora_cli.core.text import shown
 from lora_cli.errors import FormatError
 
 FAMILIES = (
@@ -65,7 +66,7 @@ def family_of(model_type: str) -> Family:
     """
     if model_type not in FAMILIES:
         raise UnknownArchitecture(
-            f"the architecture {parse.shown(model_type)} is not known",
+            f"the architecture {shown(model_type)} is not known",
             where=f"{WHERE}: model_type",
             hint=did_you_mean(model_type, FAMILIES),
         )

@@ -8,6 +8,7 @@ from lora_cli.core.architectures.expression import evaluate
 from lora_cli.core.architectures.fields import read_fields, read_flag
 from lora_cli.core.architectures.table import MAX_DIMENSION, MAX_LAYERS, Bare, Family, Part, Row, Rows, Values
 from lora_cli.core.base_model import BaseModel, BaseModule
+from lora_cli.core.text import shown
 from lora_cli.errors import FormatError
 
 WHERE = "config.json"
@@ -83,7 +84,7 @@ def _read_part(part: Part, config: Mapping[str, Any]) -> Values:
         section = parse.mapping(config.get(part.section) or {}, where)
         own = section.get("model_type", part.model_type)
         if own not in (part.model_type, *part.also):
-            raise FormatError(f"is a {parse.shown(own)}, and only {part.model_type} is known here", where=where)
+            raise FormatError(f"is a {shown(own)}, and only {part.model_type} is known here", where=where)
     values = read_fields(part.fields, section, where)
     return values._replace(flags={**values.flags, **part.derived(values)}) if part.derived else values
 

@@ -6,12 +6,12 @@ from lora_cli.bench.measured import DEFINITIONS, MeasuredRun, by_kind
 from lora_cli.bench.outcome import SHARES
 from lora_cli.bench.quantiles import nearest_rank
 from lora_cli.bench.regression import Change, Judged
+from lora_cli.core.text import counted
 from lora_cli.render.html.bench_judgement import judgement
 from lora_cli.render.html.charts import Axis, curves
 from lora_cli.render.html.markup import Child, tag
 from lora_cli.render.html.page import facts, page, table
 from lora_cli.render.human.bench import HEADER, bench_facts, tier_rows
-from lora_cli.render.text import counted
 
 
 def render_bench(run: MeasuredRun, compared: Sequence[Change] = (), verdicts: Sequence[Judged] = ()) -> str:

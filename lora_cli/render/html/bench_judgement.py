@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from lora_cli.bench.regression import Change, Judged
+from lora_cli.core.text import counted
 from lora_cli.render.html.markup import Child, Markup, tag
 from lora_cli.render.html.page import badge, table
 from lora_cli.render.human.bench_judgement import by, ranked
-from lora_cli.render.text import counted
 
 KINDS = {"better": "good", "worse": "error"}
 FAILED, PASSED = badge("failed", "error"), badge("passed", "good")

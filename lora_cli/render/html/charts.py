@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10
 
+from lora_cli.core.harmless import safe
 from lora_cli.render.html.markup import Markup, joined, tag
 from lora_cli.render.html.page import wide
-from lora_cli.render.text import safe
 
 WIDTH, HEIGHT = 720, 300
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 40

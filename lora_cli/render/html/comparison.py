@@ -1,10 +1,10 @@
 """How an adapter differs from another, on a page: one word, the configs, and how far the modules lie apart."""
 
 from lora_cli.core.comparison import Comparison
+from lora_cli.core.text import counted
 from lora_cli.render.comparison_facts import EFFECTS, KINDS, by_kind, farthest, total, values
 from lora_cli.render.html.markup import Child, tag
 from lora_cli.render.html.page import badge, facts, folded, prose, table
-from lora_cli.render.text import counted
 
 BADGES = {"equal": "good", "scaled": "warning", "related": "warning", "unrelated": "error", "unknown": "error"}
 

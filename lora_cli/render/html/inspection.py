@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from lora_cli.core.engine_outcome import EngineOutcome, Outcome
 from lora_cli.core.finding import Finding, Severity, Skipped
 from lora_cli.core.inspection import Inspection
+from lora_cli.core.text import counted
+from lora_cli.core.units import size
 from lora_cli.render.described import identity, origin, shape
 from lora_cli.render.engine_flags import command, costs, title
 from lora_cli.render.html.comparison import comparison
@@ -12,7 +14,6 @@ from lora_cli.render.html.markup import Child, Markup, joined, tag
 from lora_cli.render.html.modules import memory, modules
 from lora_cli.render.html.page import badge, facts, folded, page, prose, table
 from lora_cli.render.html.spectrum import spectrum
-from lora_cli.render.text import counted, size
 from lora_cli.validation import Checked
 from lora_cli.validation.engine_args import EngineArgs
 

@@ -6,6 +6,9 @@ from lora_cli.bench.live.numbers import DEFINITIONS
 from lora_cli.bench.live.result import LiveRun
 from lora_cli.bench.outcome import SHARES
 from lora_cli.bench.regression import Change, Judged
+from lora_cli.core.harmless import safe
+from lora_cli.core.text import counted
+from lora_cli.core.units import milliseconds
 from lora_cli.render.html.bench_judgement import judgement
 from lora_cli.render.html.charts import Axis, curves
 from lora_cli.render.html.markup import Child, tag
@@ -13,7 +16,6 @@ from lora_cli.render.html.page import badge, facts, page, table
 from lora_cli.render.human.live import HEADER, rows
 from lora_cli.render.human.live import curves as points
 from lora_cli.render.human.live import facts as told
-from lora_cli.render.text import counted, milliseconds, safe
 
 ADAPTERS = ("adapter", "requests", "failed", "ttft p50", "ttft p99", "e2el p50", "e2el p99")
 MOST_ADAPTERS = 200

@@ -6,13 +6,14 @@ from lora_cli.bench.outcome import SHARES
 from lora_cli.bench.regression import Change, Judged
 from lora_cli.bench.simulated import DEFINITIONS, SimulatedRun
 from lora_cli.bench.simulation import Simulated
+from lora_cli.core.text import counted
+from lora_cli.core.units import milliseconds
 from lora_cli.render.html.bench_judgement import judgement
 from lora_cli.render.html.charts import Axis, curves, hbars
 from lora_cli.render.html.markup import Child, Markup, tag
 from lora_cli.render.html.page import facts, page, table
 from lora_cli.render.human.simulation import facts as told
 from lora_cli.render.human.simulation import row
-from lora_cli.render.text import counted, milliseconds
 
 HEADS = ("policy", "hits", "of the gap", "from disk", "ms a request", "of the gap", "p99 stall, ms")
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
+from lora_cli.core.harmless import safe
 from lora_cli.core.module_grid import Grid
 from lora_cli.core.spectrum import Spectrum
-from lora_cli.render.figures import brief
+from lora_cli.core.text import brief, counted, names
 from lora_cli.render.html.heat import Cell, heat
 from lora_cli.render.html.markup import Child, Markup, tag
 from lora_cli.render.html.page import facts, prose, table
 from lora_cli.render.spectrum_facts import EXPLAINED, Laid, columns_of, heads, laid, summary, title
-from lora_cli.render.text import counted, safe
 
 MOST_STACKS, MOST_LAYERS, MOST_KINDS, MOST_OUTSIDE = 8, 256, 40, 40
 """So many stacks, rows and columns of each, and modules outside of layers; how many more there are is said."""
@@ -45,8 +45,7 @@ def _cell(paths: Sequence[str], drawn: Laid, full: float, far: set[str]) -> Cell
     if size is None:
         return None
     star = "*" if far.intersection(paths) else ""
-    named = ", ".join(safe(path) for path in paths[:2]) + (f" and {len(paths) - 2} more" if len(paths) > 2 else "")
-    return Cell(size / full if full > 0 else 0.0, brief(size) + star, f"{named}: {size:.4g}")
+    return Cell(size / full if full > 0 else 0.0, brief(size) + star, f"{safe(names(paths, 2))}: {size:.4g}")
 
 
 def _outside(drawn: Laid) -> Child:

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from lora_cli.bench.regression import Change, Judged
-from lora_cli.render.figures import cut
-from lora_cli.render.text import columns, counted, paint, safe, wrap
+from lora_cli.core.harmless import safe
+from lora_cli.core.text import counted, cut
+from lora_cli.render.text import columns, paint, wrap
 
 STYLES = {"better": "green", "worse": "red"}
 MOST = 40

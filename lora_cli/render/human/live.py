@@ -7,9 +7,11 @@ from lora_cli.bench.live.result import LiveRun
 from lora_cli.bench.live.tiers import KINDS, SERVER
 from lora_cli.bench.outcome import SHARES
 from lora_cli.bench.quantiles import nearest_rank
+from lora_cli.core.harmless import safe
+from lora_cli.core.units import milliseconds
 from lora_cli.render.human.plots import distribution
 from lora_cli.render.human.simulation import work_facts
-from lora_cli.render.text import columns, milliseconds, paint, pairs, safe, wrap
+from lora_cli.render.text import columns, paint, pairs, wrap
 
 HEADER = ("ms", "requests", "ttft p50", "p99", "tpot p50", "e2el p50", "p99")
 COLUMNS = ("ttft_p50", "ttft_p99", "tpot_p50", "e2el_p50", "e2el_p99")

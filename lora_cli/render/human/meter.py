@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from lora_cli.render.figures import cut
-from lora_cli.render.text import safe, size
+from lora_cli.core.harmless import safe
+from lora_cli.core.text import cut
+from lora_cli.core.units import duration, size
 
 AMOUNT = len("1023.9 MiB of 1023.9 MiB")
 NARROWEST_BAR, WIDEST_BAR = 8, 30
@@ -76,13 +77,3 @@ def _sum(meter: Meter, width: int) -> str:
     while len(", ".join(parts)) > width and len(parts) > 1:
         parts.pop()
     return ", ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: ``4 s``, ``2 min 05 s``, ``1 h 02 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"

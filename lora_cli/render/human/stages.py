@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from lora_cli.render.figures import cut
-from lora_cli.render.human.meter import AMOUNT, NARROWEST_BAR, WIDEST_BAR, Row, bar, duration, render_row
-from lora_cli.render.text import safe
+from lora_cli.core.harmless import safe
+from lora_cli.core.text import cut
+from lora_cli.core.units import duration
+from lora_cli.render.human.meter import AMOUNT, NARROWEST_BAR, WIDEST_BAR, Row, bar, render_row
 
 
 @dataclass(frozen=True, slots=True)

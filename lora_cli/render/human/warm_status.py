@@ -4,8 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lora_cli.core import parse
-from lora_cli.render.human.meter import duration
-from lora_cli.render.text import columns, counted, paint, safe, size, wrap
+from lora_cli.core.harmless import safe
+from lora_cli.core.text import counted
+from lora_cli.core.units import duration, size
+from lora_cli.render.text import columns, paint, wrap
 
 NONE = "-"
 NARROW = 72

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 
 from lora_cli.core.finding import Location
 from lora_cli.core.targets import ALL_LINEAR, targeted_in
+from lora_cli.core.text import cut, names
 from lora_cli.engines.landing import HEADS
 from lora_cli.errors import FormatError
 from lora_cli.rules.features.feature import Detect, Found, Served
-from lora_cli.rules.wording import clip, names, shown
+from lora_cli.rules.wording import shown
 
 REQUIRED = ("r", "lora_alpha", "target_modules")
 CHANGES_BASE = re.compile(r"(?:pissa|olora|corda|loftq).*", re.IGNORECASE | re.DOTALL)
@@ -40,7 +41,7 @@ def lora_bias(served: Served) -> Iterator[Found]:
     if served.config is None or not served.config.lora_bias:
         held = [key.name for key in served.beside if key.part == "lora_bias"]
         if held:
-            yield Found(f"there is {names(held)}", Location(served.case.weights_file, clip(held[0])))
+            yield Found(f"there is {names(held)}", Location(served.case.weights_file, cut(held[0])))
 
 
 def not_lora(served: Served) -> Iterator[Found]:
@@ -124,7 +125,7 @@ def module_scales(served: Served) -> Iterator[Found]:
     other = [module for module, scale in by_module.items() if abs(scale.scaling - common) > 1e-9 * abs(common)]
     if other:
         yield Found(
-            f"the scale of {clip(other[0])} is {by_module[other[0]].scaling:.4g}, and {common:.4g} without the "
+            f"the scale of {cut(other[0])} is {by_module[other[0]].scaling:.4g}, and {common:.4g} without the "
             f"patterns ({len(other)} of {len(by_module)} modules)",
             Location(config.file, "alpha_pattern" if config.alpha_pattern else "rank_pattern"),
         )
@@ -139,7 +140,7 @@ def module_alphas(served: Served) -> Iterator[Found]:
     if other:
         alpha = by_module[other[0]].lora_alpha
         yield Found(
-            f"the alpha of {clip(other[0])} is {alpha:.4g}, and lora_alpha is {config.lora_alpha:.4g}",
+            f"the alpha of {cut(other[0])} is {alpha:.4g}, and lora_alpha is {config.lora_alpha:.4g}",
             Location(config.file, "alpha_pattern"),
         )
 
@@ -150,7 +151,7 @@ def pattern_broken(served: Served) -> Iterator[Found]:
     patterned = config is not None and (config.rank_pattern or config.alpha_pattern) and config.r > 0
     if config is not None and patterned and error is not None:
         field = "rank_pattern" if config.rank_pattern else "alpha_pattern"
-        yield Found(clip(error.reason), Location(config.file, field))
+        yield Found(cut(error.reason), Location(config.file, field))
 
 
 def number_mistyped(served: Served) -> Iterator[Found]:
@@ -172,7 +173,7 @@ def targets_nothing(served: Served) -> Iterator[Found]:
         chosen = targeted_in(config, base)
     except FormatError:
         if config.target_modules is None and "target_modules" not in config.mistyped:
-            yield Found(f"there is no target_modules, and PEFT has no default for {clip(base.model_type)}", at)
+            yield Found(f"there is no target_modules, and PEFT has no default for {cut(base.model_type)}", at)
         return
     if not chosen:
         yield Found(f"target_modules is {shown(config.target_modules)}", at)

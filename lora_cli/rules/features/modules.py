@@ -6,11 +6,12 @@ from lora_cli.core.adapter import LoraPair
 from lora_cli.core.base_model import BaseModule
 from lora_cli.core.finding import Location
 from lora_cli.core.keys import WRAPPER
+from lora_cli.core.text import counted, cut, names
 from lora_cli.engines.landing import LAYER, VOCABULARY
 from lora_cli.engines.profile import PACKED
 from lora_cli.rules.features.feature import Found, Served
 from lora_cli.rules.ranks import is_fused
-from lora_cli.rules.wording import clip, count, names, shape
+from lora_cli.rules.wording import shape
 
 QKV, GATE_UP = frozenset(PACKED["qkv_proj"]), frozenset(PACKED["gate_up_proj"])
 Siblings = Mapping[str, LoraPair]
@@ -30,8 +31,8 @@ def _found(served: Served, said: str, modules: Iterable[str]) -> Iterator[Found]
     """One finding for all the modules that it is true of."""
     all_of = list(modules)
     if all_of:
-        more = f" ({count(len(all_of), 'module')})" if len(all_of) > 1 else ""
-        yield Found(f"{said}: {clip(all_of[0])}{more}", Location(served.case.weights_file, clip(all_of[0])))
+        more = f" ({counted(len(all_of), 'module')})" if len(all_of) > 1 else ""
+        yield Found(f"{said}: {cut(all_of[0])}{more}", Location(served.case.weights_file, cut(all_of[0])))
 
 
 def _packed(served: Served, members: frozenset[str]) -> Iterator[tuple[str, Siblings]]:
@@ -127,7 +128,7 @@ def embedding_rows(served: Served) -> Iterator[Found]:
     for module, pair in served.adapter.pairs.items():
         if pair.embedding and pair.a and base and base.vocab_size and pair.a.shape[-1:] != (base.vocab_size,):
             said = f"lora_embedding_A is {shape(pair.a.shape)}, and the base has {base.vocab_size} tokens"
-            yield Found(said, Location(served.case.weights_file, clip(module)))
+            yield Found(said, Location(served.case.weights_file, cut(module)))
 
 
 def _compared(served: Served, is_meant: Callable[[int, int], bool]) -> Iterator[str]:

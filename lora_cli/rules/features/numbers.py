@@ -6,8 +6,9 @@ from typing import Any
 
 from lora_cli.core.finding import Location
 from lora_cli.core.lora_config import LoraConfig
+from lora_cli.core.text import cut
 from lora_cli.rules.features.feature import Found, Served
-from lora_cli.rules.wording import clip, shown
+from lora_cli.rules.wording import shown
 
 ITERATED = "pissa_niter_"
 
@@ -22,7 +23,7 @@ def _numbers(config: LoraConfig, common: str, pattern: str) -> Iterator[tuple[st
         yield common, common, _written(config, common)
     by_pattern = _written(config, pattern)
     if isinstance(by_pattern, Mapping):
-        yield from ((pattern, f"{pattern} {clip(key)}", value) for key, value in by_pattern.items())
+        yield from ((pattern, f"{pattern} {cut(key)}", value) for key, value in by_pattern.items())
 
 
 def _is_number(value: Any) -> bool:

@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Sequence
 
 from lora_cli.core.finding import Location
+from lora_cli.core.text import counted, cut, names
 from lora_cli.rules.features.feature import Found, Served
 from lora_cli.rules.features.modules import packed_name
 from lora_cli.rules.ranks import highest_rank
-from lora_cli.rules.wording import MOST_PROBLEMS, clip, count, names
+from lora_cli.rules.wording import MOST_PROBLEMS
 
 
 def rank_above_max(served: Served) -> Iterator[Found]:
@@ -23,7 +24,7 @@ def rank_above_max(served: Served) -> Iterator[Found]:
     mend = how if allowed is not None else f"it takes none above {max(engine.ranks)}: train with a smaller rank"
     whose = "" if given is not None else f", which is what {engine.title} has unless it is set"
     yield Found(
-        f"the rank is {highest} ({clip(where)}), and {engine.rank_flag} is {limit}{whose}",
+        f"the rank is {highest} ({cut(where)}), and {engine.rank_flag} is {limit}{whose}",
         at,
         {"mend": mend, "rank": str(highest)},
     )
@@ -42,7 +43,7 @@ def padded_rank(served: Served) -> Iterator[Found]:
 
 def _of(served: Served, said: str, modules: Sequence[str], **fields: str) -> Iterator[Found]:
     if modules:
-        yield Found(f"{said}: {names(modules)}", Location(served.case.weights_file, clip(modules[0])), fields)
+        yield Found(f"{said}: {names(modules)}", Location(served.case.weights_file, cut(modules[0])), fields)
 
 
 def names_outside_grammar(served: Served) -> Iterator[Found]:
@@ -53,9 +54,9 @@ def names_outside_grammar(served: Served) -> Iterator[Found]:
         by_reason.setdefault(why, []).append(name)
     reasons = list(by_reason)
     for why in reasons[:MOST_PROBLEMS]:
-        yield from _of(served, f"{count(len(by_reason[why]), 'tensor')}, {why}", by_reason[why])
+        yield from _of(served, f"{counted(len(by_reason[why]), 'tensor')}, {why}", by_reason[why])
     rest = [name for why in reasons[MOST_PROBLEMS:] for name in by_reason[why]]
-    yield from _of(served, f"{count(len(rest), 'more tensor')}, for other reasons", rest)
+    yield from _of(served, f"{counted(len(rest), 'more tensor')}, for other reasons", rest)
 
 
 def unexpected_modules(served: Served) -> Iterator[Found]:
@@ -63,7 +64,7 @@ def unexpected_modules(served: Served) -> Iterator[Found]:
     if served.landing is not None:
         found = served.landing.unexpected
         leaves = sorted({module.rpartition(".")[2] for module in found})
-        yield from _of(served, f"{count(len(found), 'module')} called {names(leaves)}", found)
+        yield from _of(served, f"{counted(len(found), 'module')} called {names(leaves)}", found)
 
 
 def nothing_lands(served: Served) -> Iterator[Found]:
@@ -74,7 +75,7 @@ def nothing_lands(served: Served) -> Iterator[Found]:
         why = next(iter(landing.nowhere.values()), "its kind is not there in every layer")
         total = landing.counted.total
         if missed:
-            yield from _of(served, f"0 of {count(total, 'module')} apply, {why}", missed)
+            yield from _of(served, f"0 of {counted(total, 'module')} apply, {why}", missed)
 
 
 def partly_lands(served: Served) -> Iterator[Found]:
@@ -97,7 +98,7 @@ def tower(served: Served) -> Iterator[Found]:
     """Modules of a part that LoRA does not reach unless the engine is told."""
     if served.landing is not None:
         found = served.landing.towers
-        yield from _of(served, f"{count(len(found), 'module is', 'modules are')} in a tower", found)
+        yield from _of(served, f"{counted(len(found), 'module is', 'modules are')} in a tower", found)
 
 
 def filtered(served: Served) -> Iterator[Found]:
@@ -124,14 +125,14 @@ def base_without_lora(served: Served) -> Iterator[Found]:
     """The base is of a family for which the engine has no LoRA."""
     base = served.case.base
     if base is not None and base.model_type in served.profile.engine.no_lora:
-        yield Found(f"the base is {clip(base.name)} ({base.model_type})", Location(served.case.weights_file))
+        yield Found(f"the base is {cut(base.name)} ({base.model_type})", Location(served.case.weights_file))
 
 
 def named_like_base(served: Served) -> Iterator[Found]:
     """The adapter's name is the one under which the base is served."""
     if served.deployment.served_model_name and served.adapter.name == served.deployment.served_model_name:
         yield Found(
-            f"the adapter is called {clip(served.adapter.name)}, as the base", Location(served.case.weights_file)
+            f"the adapter is called {cut(served.adapter.name)}, as the base", Location(served.case.weights_file)
         )
 
 
@@ -139,5 +140,5 @@ def pinned_beyond_slots(served: Served) -> Iterator[Found]:
     """As many adapters are pinned as one batch may hold."""
     pinned, slots = served.deployment.pinned, served.deployment.max_loras
     if slots is not None and pinned >= slots:
-        said = f"{count(pinned, 'adapter is', 'adapters are')} pinned, and max_loras is {slots}"
+        said = f"{counted(pinned, 'adapter is', 'adapters are')} pinned, and max_loras is {slots}"
         yield Found(said, Location(served.case.weights_file), {"slots": str(pinned + 1)})

@@ -5,17 +5,17 @@ from collections.abc import Callable, Iterator
 from lora_cli.core.finding import Location
 from lora_cli.core.formats import SHARDED
 from lora_cli.core.keys import Key
+from lora_cli.core.text import counted, cut, names
 from lora_cli.engines.landing import HEADS, VOCABULARY
 from lora_cli.rules.features.feature import Found, Served
 from lora_cli.rules.ranks import is_fused
-from lora_cli.rules.wording import clip, count, names
 
 
 def _held(served: Served, noun: str, is_meant: Callable[[Key], bool]) -> Iterator[Found]:
     found = [key.name for key in served.beside if is_meant(key)]
     if found:
-        said = f"there {'is' if len(found) == 1 else 'are'} {count(len(found), noun)}: {names(found, 2)}"
-        yield Found(said, Location(served.case.weights_file, clip(found[0])))
+        said = f"there {'is' if len(found) == 1 else 'are'} {counted(len(found), noun)}: {names(found, 2)}"
+        yield Found(said, Location(served.case.weights_file, cut(found[0])))
 
 
 def _leaf(key: Key) -> str:
@@ -59,8 +59,8 @@ def added_tokens(served: Served) -> Iterator[Found]:
     size = base.vocab_size
     beyond = sorted(token for token, index in (companions.added_tokens or {}).items() if index >= size)
     if beyond:
-        said = f"{count(len(beyond), 'added token has', 'added tokens have')} an id beyond the base's {size}"
-        yield Found(f"{said}: {names(beyond)}", Location("added_tokens.json", clip(beyond[0])))
+        said = f"{counted(len(beyond), 'added token has', 'added tokens have')} an id beyond the base's {size}"
+        yield Found(f"{said}: {names(beyond)}", Location("added_tokens.json", cut(beyond[0])))
 
 
 def pickled(served: Served) -> Iterator[Found]:
@@ -73,14 +73,14 @@ def pt_alone(served: Served) -> Iterator[Found]:
     """Weights in ``adapter_model.pt``, without one of the two files that PEFT writes."""
     weights = served.adapter.weight_files
     if weights and all(path.endswith(".pt") for path in weights):
-        yield Found(f"the weights are in {clip(weights[0])}", Location(clip(weights[0])))
+        yield Found(f"the weights are in {cut(weights[0])}", Location(cut(weights[0])))
 
 
 def sharded(served: Served) -> Iterator[Found]:
     """Weights split over several files."""
     foreign = served.adapter.foreign
     if foreign is not None and foreign.format is SHARDED:
-        yield Found("the weights are sharded", Location(clip(foreign.file)))
+        yield Found("the weights are sharded", Location(cut(foreign.file)))
 
 
 def stray_weights(served: Served) -> Iterator[Found]:
@@ -90,7 +90,7 @@ def stray_weights(served: Served) -> Iterator[Found]:
     stray = [path for path in paths if path.endswith(".safetensors") and "/" not in path and path not in weights]
     if stray and weights and not served.adapter.pickled:
         yield Found(
-            f"{names(stray)} {'lies' if len(stray) == 1 else 'lie'} beside {weights[0]}", Location(clip(stray[0]))
+            f"{names(stray)} {'lies' if len(stray) == 1 else 'lie'} beside {weights[0]}", Location(cut(stray[0]))
         )
 
 
@@ -103,5 +103,5 @@ def rank_not_r(served: Served) -> Iterator[Found]:
     other = [(module, rank) for module, rank in pairs if rank not in {None, config.r}]
     if other:
         module, rank = other[0]
-        whose = f"{clip(module)}{f' and {len(other) - 1} more' if len(other) > 1 else ''}"
+        whose = f"{cut(module)}{f' and {len(other) - 1} more' if len(other) > 1 else ''}"
         yield Found(f"the rank of {whose} is {rank}, and r is {config.r}", Location(config.file, "r"))
