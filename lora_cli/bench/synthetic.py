@@ -10,6 +10,7 @@ from typing import Any
 from lora_cli.bench.draws import Draws
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.targets import all_linear
+from lora_cli.store.disk import write_file
 
 BLOCK = 4_096
 """Values that are drawn; every tensor is made of them, from another one on."""
@@ -37,7 +38,7 @@ def write_synthetic(folder: Path, base: BaseModel, rank: int, name: str, seed: i
         "target_modules": sorted({path.rpartition(".")[2] for path in all_linear(base)}),
         "bias": "none",
     }
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    write_file(folder / "adapter_config.json", json.dumps(config, indent=2))
     with (folder / "adapter_model.safetensors").open("wb") as file:
         file.writelines(_weights(base, rank, _block(name, seed)))
 

@@ -129,8 +129,10 @@ def set_up_bash(argv: Sequence[str]) -> bool:
 
 def _install(installed: Path, rc: Path) -> None:
     """Writes the script, and a line into ``rc`` that reads it."""
+    from lora_cli.store.disk import write_file
+
     installed.parent.mkdir(parents=True, exist_ok=True)
-    installed.write_bytes(BASH_SCRIPT.read_bytes())
+    write_file(installed, BASH_SCRIPT.read_bytes())
     line = f"source {shlex.quote(str(installed))}\n".encode()
     known = rc.read_bytes() if rc.exists() else b""
     if line not in known:

@@ -68,14 +68,11 @@ def write(text: str, file: Path | None = None, *, commands: bool = False) -> Non
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
         return
-    try:
-        if file.exists() and not file.is_file():
-            file.write_text(text, encoding="utf-8")
-        else:
-            _replace(Path(os.path.realpath(file)), text)
-    except OSError as error:
-        from lora_cli.store.disk import FULL
+    from lora_cli.store.disk import FULL, write_file
 
+    try:
+        write_file(file, text)
+    except OSError as error:
         hint = "free some space there, or name a file on a larger disk" if error.errno in FULL else ""
         raise _unwritable(file, error.strerror or "", hint) from error
 
@@ -84,16 +81,6 @@ def to_stderr(line: str) -> None:
     """One line for people, at once: nothing in it is a secret, or a command to a terminal or a CI server."""
     sys.stderr.write(f"{harmless(redact(line))}\n")
     sys.stderr.flush()
-
-
-def _replace(file: Path, text: str) -> None:
-    temporary = file.with_name(f".{file.name[:100]}.{os.urandom(6).hex()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def writable(file: Path) -> None:

@@ -104,9 +104,26 @@ def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
     Raises:
         OSError: as it comes.
     """
+    in_folder(path.parent, lambda: _replace(path, data, 0o644, durable=durable))
+
+
+def write_file(path: Path, data: str | bytes) -> None:
+    """Writes what a person names: the file that a link leads to as ``replace_file``, a device or a pipe as it is.
+
+    Raises:
+        OSError: as it comes; its folder is not made.
+    """
+    data = data.encode() if isinstance(data, str) else data
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+    else:
+        _replace(Path(os.path.realpath(path)), data, 0o666, durable=False)
+
+
+def _replace(path: Path, data: bytes, mode: int, *, durable: bool) -> None:
     temporary = path.with_name(f".{path.name[:100]}.{os.urandom(6).hex()}")
-    descriptor = in_folder(path.parent, lambda: os.open(temporary, _NEW, 0o644))
     try:
+        descriptor = os.open(temporary, _NEW, mode)
         try:
             write_all(descriptor, data, 0)
             if durable:
@@ -114,7 +131,9 @@ def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
         finally:
             os.close(descriptor)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError):
+            error.filename = str(path)
         with suppress(OSError):
             temporary.unlink()
         raise

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from lora_cli.core.snapshot import Blob
 from lora_cli.errors import MachineError
 from lora_cli.store import Store
 from lora_cli.store.blobs import STAMP_NS, LostBlob, has_blob, keep_blob, keep_bytes
-from lora_cli.store.disk import on_disk, replace_file
+from lora_cli.store.disk import on_disk, replace_file, write_file
 from lora_cli.store.partials import drop_partial, open_partial
 from lora_cli.store.tag import is_cache
 from tests.store.keeping import edit_in_place, put_blob, tree
@@ -117,3 +118,19 @@ def test_a_small_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path: 
     with pytest.raises(OSError, match="directory"):
         replace_file(path, b"newer")
     assert [entry.name for entry in path.parent.iterdir()] == ["file"]
+
+
+def test_a_file_that_a_person_names_is_written_where_its_link_leads_and_a_pipe_as_it_is(tmp_path: Path) -> None:
+    file, link, pipe = tmp_path / "file", tmp_path / "link", tmp_path / "pipe"
+    link.symlink_to(file)
+    write_file(link, "é")
+    assert (link.is_symlink(), file.read_bytes()) == (True, "é".encode())
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as reader:
+        read = reader.submit(pipe.read_bytes)
+        write_file(pipe, b"all")
+        assert read.result() == b"all"
+    with pytest.raises(FileNotFoundError) as missing:
+        write_file(tmp_path / "nowhere" / "file", b"")
+    assert missing.value.filename == str(tmp_path / "nowhere" / "file")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "link", "pipe"]
