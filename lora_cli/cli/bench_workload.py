@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.cli.bench_options import WorkloadFlags
-from lora_cli.core.harmless import safe
+from lora_cli.core.text import safe
 from lora_cli.errors import UsageError
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from lora_cli.cli import engine_args as flags
 from lora_cli.cli.lineup import Lineup, base_model, lineup, reaching
 from lora_cli.cli.options import ADAPTERS, OUTPUT, option
 from lora_cli.cli.output import DEFAULT_WIDTH, ReportFormat, colour, drawable, width, writable, write
-from lora_cli.core.harmless import safe
 from lora_cli.core.inspection import Inspection, inspection_of
 from lora_cli.core.patterns import one_budget
+from lora_cli.core.text import safe
 from lora_cli.rules import choose
 from lora_cli.settings import Settings
 from lora_cli.validation import Checked, Terms, check_all

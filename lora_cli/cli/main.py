@@ -13,8 +13,8 @@ from lora_cli.cli.app import COMMANDS, build_app, forget_formats_of_validate, fo
 from lora_cli.cli.completion import set_up_bash
 from lora_cli.cli.output import to_stderr
 from lora_cli.cli.several_values import one_by_one
-from lora_cli.core.harmless import safe
 from lora_cli.core.nearest import nearest
+from lora_cli.core.text import safe
 from lora_cli.errors import DocumentError, LoraCliError, MachineError, UsageError
 
 # What the operating system says when the machine, not the program, is at fault.

@@ -17,8 +17,8 @@ from lora_cli.cli.lineup import Lineup, base_model, limits
 from lora_cli.cli.main import INTERRUPTED
 from lora_cli.cli.output import to_stderr
 from lora_cli.cli.servable import Failures, measured_lineup, servable
-from lora_cli.core.harmless import safe
 from lora_cli.core.nearest import did_you_mean
+from lora_cli.core.text import safe
 from lora_cli.errors import LoraCliError, MissingExtra, Refused, UsageError
 from lora_cli.render.human.bench import render_bench
 from lora_cli.render.json_bench import measured as report_of

@@ -5,7 +5,7 @@ import sys
 from enum import StrEnum
 from pathlib import Path
 
-from lora_cli.core.harmless import harmless, unheard
+from lora_cli.core.text import harmless, unheard
 from lora_cli.errors import MachineError
 from lora_cli.redaction import redact
 

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 from lora_cli.cli.output import to_stderr
-from lora_cli.core.harmless import safe
+from lora_cli.core.text import safe
 from lora_cli.fetching.progress import Progress, Silent
 from lora_cli.settings import Settings
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from lora_cli.cli.output import DEFAULT_WIDTH, colour, to_stderr, width, writable, write
 from lora_cli.core.finding import Severity
-from lora_cli.core.harmless import safe
 from lora_cli.core.nearest import did_you_mean
+from lora_cli.core.text import safe
 from lora_cli.errors import MachineError, UsageError
 from lora_cli.validation import Checked
 from lora_cli.validation.report import Report

@@ -12,7 +12,7 @@ from lora_cli.bench.synthetic import total_bytes, write_synthetic
 from lora_cli.cli.bench_options import LineupFlags
 from lora_cli.cli.lineup import Lineup, base_model
 from lora_cli.core.item import Item
-from lora_cli.core.units import size
+from lora_cli.core.text import size
 from lora_cli.errors import MachineError, UsageError
 from lora_cli.settings import Settings
 

@@ -10,7 +10,7 @@ from typing import Protocol, Self
 
 from lora_cli.cli.output import to_stderr
 from lora_cli.cli.tally import Tally
-from lora_cli.core.harmless import safe
+from lora_cli.core.text import safe
 from lora_cli.render.human.meter import render_meter
 
 REFRESH_S = 0.125

@@ -14,8 +14,8 @@ from lora_cli.cli.lineup import Lineup, base_model, lineup, reaching, sharded
 from lora_cli.cli.options import ADAPTERS, OUTPUT, option
 from lora_cli.cli.reporting import outputs, stream, tell
 from lora_cli.core.finding import Severity
-from lora_cli.core.harmless import safe
 from lora_cli.core.reference import AdapterRef
+from lora_cli.core.text import safe
 from lora_cli.errors import UsageError
 from lora_cli.rules import choose
 from lora_cli.settings import Settings

@@ -133,6 +133,6 @@ def teller(settings: Settings) -> Callable[[str, str], None]:
 def say(note: str, settings: Settings) -> None:
     """Talk for the user, on standard error."""
     if not settings.quiet:
-        from lora_cli.core.harmless import safe
+        from lora_cli.core.text import safe
 
         to_stderr(safe(note))

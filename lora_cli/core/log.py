@@ -2,7 +2,7 @@
 
 import logging
 
-from lora_cli.core.harmless import harmless
+from lora_cli.core.text import harmless
 from lora_cli.redaction import redact
 
 

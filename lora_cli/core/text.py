@@ -1,12 +1,44 @@
-"""Wording of messages: counts with their nouns, lists of names, shares and ratios, and values that nobody checked."""
+"""Text for people: made harmless for whoever reads it, and counts, sizes, times, shares and names in words."""
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
 LONGEST_NAME = 161
 """Columns of a name in a message: 80 characters of either end."""
+
+_LINE_BEGINS = "(^|[\r\v\f\x1c\x1d\x1e\x85\u2028\u2029])"
+
+
+def safe(text: object) -> str:
+    r"""``text`` on one line, with control, bidirectional and other invisible characters written as escapes.
+
+    What an adapter calls its tensors must not move the cursor of whoever reads about it.
+    """
+    string = str(text)
+    if string.isprintable():
+        return string
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in string)
+
+
+def unheard(text: str) -> str:
+    """``text`` for a console that a CI server listens to: no line of it is a command to that.
+
+    GitHub Actions takes one from a line that begins with ``::``, Azure Pipelines, TeamCity and GitHub too from ``##[``,
+    ``##vso[`` and ``##teamcity[`` wherever they stand; what an adapter is called must not set a variable there. A line
+    begins behind whatever some reader takes for the end of one.
+    """
+    if "::" not in text and "##" not in text:
+        return text
+    quiet = re.sub(rf"{_LINE_BEGINS}(\s*):(?=:)", r"\1\2\\x3a", text, flags=re.MULTILINE)
+    return re.sub(r"##(?=\w*\[)", r"#\\x23", quiet)
+
+
+def harmless(text: str) -> str:
+    r"""``text`` of one line or more, which only ``\n`` ends, as both of them may have it."""
+    return "\n".join(unheard(safe(line)) for line in text.split("\n"))
 
 
 def counted(number: int, noun: str, plural: str = "", *, zero: str = "no") -> str:
@@ -52,6 +84,31 @@ def quoted(value: object, width: int = 60) -> str:
     """``repr`` of a value that a person wrote, cut to ``width`` columns."""
     text = repr(value)
     return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def size(number: int) -> str:
+    """Bytes as people say them: ``512 B``, ``1.4 MiB``."""
+    value = float(number)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: ``4 s``, ``2 min 05 s``, ``1 h 02 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def milliseconds(value: float) -> str:
+    """Three significant digits or so: ``0.31``, ``12.4``, ``1830``."""
+    return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
 def brief(value: float) -> str:

@@ -59,28 +59,3 @@ def advised(error: ValueError) -> tuple[str, str]:
     """What is wrong, and what to write instead ("" where that is not said): the halves of what is raised here."""
     message, write, advice = str(error).partition(": write ")
     return message, f"write {advice}" if write else ""
-
-
-def size(number: int) -> str:
-    """Bytes as people say them: ``512 B``, ``1.4 MiB``."""
-    value = float(number)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: ``4 s``, ``2 min 05 s``, ``1 h 02 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-
-
-def milliseconds(value: float) -> str:
-    """Three significant digits or so: ``0.31``, ``12.4``, ``1830``."""
-    return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 100 else f"{value:.0f}"

@@ -5,10 +5,9 @@ from typing import Any
 
 from lora_cli.core.comparison import WORDS, Comparison, ModuleComparison
 from lora_cli.core.config_changes import FieldChange
-from lora_cli.core.harmless import safe
 from lora_cli.core.likeness import shown_cosine
 from lora_cli.core.module_grid import places
-from lora_cli.core.text import brief, cut, names, shown
+from lora_cli.core.text import brief, cut, names, safe, shown
 
 EFFECTS: Mapping[str, str] = {
     "scaling": "changes the scale",

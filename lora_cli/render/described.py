@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from lora_cli.core.card import Card
 from lora_cli.core.inspection import Inspection
 from lora_cli.core.module_facts import LeafGroup, ModuleFacts, by_leaf
-from lora_cli.core.text import counted
-from lora_cli.core.units import size
+from lora_cli.core.text import counted, size
 from lora_cli.core.writers import PEFT, Writer
 from lora_cli.validation import Checked
 

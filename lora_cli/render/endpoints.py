@@ -4,9 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
-from lora_cli.core.harmless import safe
-from lora_cli.core.text import counted
-from lora_cli.core.units import milliseconds
+from lora_cli.core.text import counted, milliseconds, safe
 from lora_cli.endpoint.reconcile import Done
 from lora_cli.errors import LoraCliError
 from lora_cli.render.json import document, error_fields

@@ -2,9 +2,7 @@
 
 from collections.abc import Iterator
 
-from lora_cli.core.harmless import safe
-from lora_cli.core.text import counted, names
-from lora_cli.core.units import size
+from lora_cli.core.text import counted, names, safe, size
 from lora_cli.engines.fit import Driver, Fit
 from lora_cli.engines.launch import for_shell
 from lora_cli.engines.slots import Flags

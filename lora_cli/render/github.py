@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from lora_cli.core.finding import Finding, Severity
-from lora_cli.core.harmless import safe
+from lora_cli.core.text import safe
 from lora_cli.render.text import summary
 from lora_cli.validation import Checked
 from lora_cli.validation.report import Report

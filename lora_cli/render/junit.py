@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from xml.etree import ElementTree as ET
 
 from lora_cli.core.finding import Finding, Skipped
-from lora_cli.core.harmless import safe
+from lora_cli.core.text import safe
 from lora_cli.rules.rule import Rule
 from lora_cli.validation import Checked
 from lora_cli.validation.report import Report, findings_of

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 
 from lora_cli.core.engine_outcome import EngineOutcome, Outcome
 from lora_cli.core.finding import Finding, Verdict
-from lora_cli.core.harmless import safe
-from lora_cli.core.text import counted
+from lora_cli.core.text import counted, safe
 from lora_cli.render.text import summary
 from lora_cli.validation import Checked
 from lora_cli.validation.report import Report, count, findings_of

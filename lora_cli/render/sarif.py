@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from lora_cli import __version__
 from lora_cli.core.finding import Finding, Severity
-from lora_cli.core.harmless import safe
+from lora_cli.core.text import safe
 from lora_cli.render.json import encoded
 from lora_cli.render.text import unmarked
 from lora_cli.rules.rule import Rule

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from itertools import islice
 
 from lora_cli.core.factors import Unreadable
-from lora_cli.core.harmless import safe
 from lora_cli.core.module_grid import Grid, Place, grids, places
 from lora_cli.core.spectrum import OUTSTANDING, ModuleSpectrum, Spectrum, median, outstanding
-from lora_cli.core.text import brief, counted, cut, names, percent, span, times
+from lora_cli.core.text import brief, counted, cut, names, percent, safe, span, times
 
 Rows = list[tuple[str, str]]
 

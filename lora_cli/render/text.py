@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from lora_cli.core.harmless import safe
-from lora_cli.core.text import counted
+from lora_cli.core.text import counted, safe
 
 if TYPE_CHECKING:
     from lora_cli.validation.report import Counts

@@ -11,8 +11,8 @@ import pytest
 
 from lora_cli.cli.main import main
 from lora_cli.cli.output import to_stderr, write
-from lora_cli.core.harmless import harmless, safe, unheard
 from lora_cli.core.log import logger
+from lora_cli.core.text import harmless, safe, unheard
 from lora_cli.render.json import encoded
 from tests.answering import answering
 from tests.making import write_adapter, write_base_config

@@ -2,8 +2,7 @@
 
 import pytest
 
-from lora_cli.core.text import counted, cut, names, quoted, shown
-from lora_cli.core.units import milliseconds, size
+from lora_cli.core.text import counted, cut, milliseconds, names, quoted, shown, size
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.0, "0.00"), (0.314, "0.31"), (12.34, "12.3"), (1830.2, "1830")])

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.core.units import duration
+from lora_cli.core.text import duration
 from lora_cli.render.human.meter import Meter, Row, render_meter
 
 MIB = 1 << 20

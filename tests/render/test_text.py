@@ -5,7 +5,7 @@ import textwrap
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.core.harmless import safe
+from lora_cli.core.text import safe
 from lora_cli.render.text import NARROWEST, columns, pairs, wrap
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10
 
-from lora_cli.core.harmless import safe
+from lora_cli.core.text import safe
 from lora_cli.render.html.markup import Markup, joined, tag
 from lora_cli.render.html.page import wide
 

@@ -5,8 +5,7 @@ from collections.abc import Iterator, Sequence
 from lora_cli.core.engine_outcome import EngineOutcome, Outcome
 from lora_cli.core.finding import Finding, Severity, Skipped
 from lora_cli.core.inspection import Inspection
-from lora_cli.core.text import counted
-from lora_cli.core.units import size
+from lora_cli.core.text import counted, size
 from lora_cli.render.described import identity, origin, shape
 from lora_cli.render.engine_flags import command, costs, title
 from lora_cli.render.html.comparison import comparison

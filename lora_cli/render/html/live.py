@@ -6,9 +6,7 @@ from lora_cli.bench.live.numbers import DEFINITIONS
 from lora_cli.bench.live.result import LiveRun
 from lora_cli.bench.outcome import SHARES
 from lora_cli.bench.regression import Change, Judged
-from lora_cli.core.harmless import safe
-from lora_cli.core.text import counted
-from lora_cli.core.units import milliseconds
+from lora_cli.core.text import counted, milliseconds, safe
 from lora_cli.render.html.bench_judgement import judgement
 from lora_cli.render.html.charts import Axis, curves
 from lora_cli.render.html.markup import Child, tag

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from html import escape
 from typing import TypeAlias
 
-from lora_cli.core.harmless import safe
+from lora_cli.core.text import safe
 
 VOID = frozenset({"meta", "col", "br"})
 

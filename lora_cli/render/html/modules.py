@@ -6,8 +6,7 @@ from itertools import islice
 from lora_cli.core.base_model import HALF_BYTES
 from lora_cli.core.inspection import Inspection
 from lora_cli.core.module_facts import ModuleFacts, layer_of, leaf_of
-from lora_cli.core.text import counted
-from lora_cli.core.units import size
+from lora_cli.core.text import counted, size
 from lora_cli.render.described import ranges
 from lora_cli.render.html.markup import Child, Markup, tag
 from lora_cli.render.html.page import folded, table

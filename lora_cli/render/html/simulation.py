@@ -6,8 +6,7 @@ from lora_cli.bench.outcome import SHARES
 from lora_cli.bench.regression import Change, Judged
 from lora_cli.bench.simulated import DEFINITIONS, SimulatedRun
 from lora_cli.bench.simulation import Simulated
-from lora_cli.core.text import counted
-from lora_cli.core.units import milliseconds
+from lora_cli.core.text import counted, milliseconds
 from lora_cli.render.html.bench_judgement import judgement
 from lora_cli.render.html.charts import Axis, curves, hbars
 from lora_cli.render.html.markup import Child, Markup, tag

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-from lora_cli.core.harmless import safe
 from lora_cli.core.module_grid import Grid
 from lora_cli.core.spectrum import Spectrum
-from lora_cli.core.text import brief, counted, names
+from lora_cli.core.text import brief, counted, names, safe
 from lora_cli.render.html.heat import Cell, heat
 from lora_cli.render.html.markup import Child, Markup, tag
 from lora_cli.render.html.page import facts, prose, table

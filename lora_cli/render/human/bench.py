@@ -6,8 +6,7 @@ from lora_cli.bench.measured import by_kind
 from lora_cli.bench.outcome import SHARES
 from lora_cli.bench.quantiles import nearest_rank
 from lora_cli.core.results import BenchResult
-from lora_cli.core.text import counted
-from lora_cli.core.units import milliseconds
+from lora_cli.core.text import counted, milliseconds
 from lora_cli.render.human.plots import distribution
 from lora_cli.render.text import columns, paint, pairs, wrap
 

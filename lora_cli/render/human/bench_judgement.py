@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from lora_cli.bench.regression import Change, Judged
-from lora_cli.core.harmless import safe
-from lora_cli.core.text import counted, cut
+from lora_cli.core.text import counted, cut, safe
 from lora_cli.render.text import columns, paint, wrap
 
 STYLES = {"better": "green", "worse": "red"}

@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from lora_cli.core.harmless import safe
-from lora_cli.core.text import counted, share
-from lora_cli.core.units import size
+from lora_cli.core.text import counted, safe, share, size
 from lora_cli.render.text import columns, paint, pairs
 from lora_cli.store.inventory import Item
 from lora_cli.store.verify import Verified

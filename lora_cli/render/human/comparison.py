@@ -4,9 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from lora_cli.core.comparison import Comparison, ModuleComparison, Side, TensorComparison
 from lora_cli.core.config_changes import FieldChange
-from lora_cli.core.harmless import safe
 from lora_cli.core.module_grid import ordered, places
-from lora_cli.core.text import counted, cut
+from lora_cli.core.text import counted, cut, safe
 from lora_cli.render.comparison_facts import EFFECTS, KINDS, MOST_NAMES, by_kind, farthest, share_of_a, total, values
 from lora_cli.render.described import ranges
 from lora_cli.render.text import columns, paint, pairs, wrap

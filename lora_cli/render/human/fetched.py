@@ -2,10 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from lora_cli.core.harmless import safe
 from lora_cli.core.snapshot import Snapshot
-from lora_cli.core.text import counted
-from lora_cli.core.units import milliseconds, size
+from lora_cli.core.text import counted, milliseconds, safe, size
 from lora_cli.errors import LoraCliError, Refused, UsageError
 from lora_cli.fetching.many import Handed, Outcome
 from lora_cli.fetching.plan import LeftOut

@@ -3,9 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lora_cli.core.harmless import safe
 from lora_cli.core.module_grid import Grid
-from lora_cli.core.text import brief, cut
+from lora_cli.core.text import brief, cut, safe
 from lora_cli.render.text import paint
 
 SHADES = ("░░", "░▒", "▒▒", "▒▓", "▓▓", "▓█", "██")

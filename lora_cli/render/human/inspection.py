@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from lora_cli.core.finding import Severity
-from lora_cli.core.harmless import safe
 from lora_cli.core.inspection import Inspection
+from lora_cli.core.text import safe
 from lora_cli.render.described import identity, origin, shape
 from lora_cli.render.text import paint, pairs, wrap
 from lora_cli.validation import Checked

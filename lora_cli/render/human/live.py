@@ -7,8 +7,7 @@ from lora_cli.bench.live.result import LiveRun
 from lora_cli.bench.live.tiers import KINDS, SERVER
 from lora_cli.bench.outcome import SHARES
 from lora_cli.bench.quantiles import nearest_rank
-from lora_cli.core.harmless import safe
-from lora_cli.core.units import milliseconds
+from lora_cli.core.text import milliseconds, safe
 from lora_cli.render.human.plots import distribution
 from lora_cli.render.human.simulation import work_facts
 from lora_cli.render.text import columns, paint, pairs, wrap

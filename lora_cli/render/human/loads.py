@@ -2,10 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from lora_cli.core.harmless import safe
 from lora_cli.core.results import Answers, LoadReport, Moved, PageCache
-from lora_cli.core.text import counted, share
-from lora_cli.core.units import milliseconds, size
+from lora_cli.core.text import counted, milliseconds, safe, share, size
 from lora_cli.render.text import columns, paint, pairs, wrap
 
 NARROW = 72

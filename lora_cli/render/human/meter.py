@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-from lora_cli.core.harmless import safe
-from lora_cli.core.text import cut
-from lora_cli.core.units import duration, size
+from lora_cli.core.text import cut, duration, safe, size
 
 AMOUNT = len("1023.9 MiB of 1023.9 MiB")
 NARROWEST_BAR, WIDEST_BAR = 8, 30

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from lora_cli.bench.plan import DEFINITIONS, PlannedRun
 from lora_cli.bench.sizing import Answer
-from lora_cli.core.units import milliseconds, size
+from lora_cli.core.text import milliseconds, size
 from lora_cli.render.human.simulation import load_facts, work_facts
 from lora_cli.render.text import columns, paint, pairs, wrap
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from math import log10
 
-from lora_cli.core.harmless import safe
+from lora_cli.core.text import safe
 
 BLOCKS, PLAIN_BLOCKS = "▁▂▃▄▅▆▇█", "_.-:=+*#"
 BAR, PLAIN_BAR = "█", "#"

@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 
 from lora_cli.core.engine_outcome import EngineOutcome
-from lora_cli.core.harmless import safe
-from lora_cli.core.text import counted
+from lora_cli.core.text import counted, safe
 from lora_cli.render.human.verdicts import skipped_checks
 from lora_cli.render.text import paint, pairs, wrap
 from lora_cli.validation.repaired import Repaired

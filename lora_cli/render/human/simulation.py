@@ -8,9 +8,7 @@ from lora_cli.bench.policies import OPT
 from lora_cli.bench.setting import Setting
 from lora_cli.bench.simulated import SimulatedRun
 from lora_cli.bench.simulation import Simulated
-from lora_cli.core.harmless import safe
-from lora_cli.core.text import counted
-from lora_cli.core.units import milliseconds, size
+from lora_cli.core.text import counted, milliseconds, safe, size
 from lora_cli.render.human.plots import bars, courses, distribution
 from lora_cli.render.text import columns, paint, pairs
 

@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
-from lora_cli.core.harmless import safe
 from lora_cli.core.module_grid import Grid
 from lora_cli.core.spectrum import ModuleSpectrum, Spectrum
-from lora_cli.core.text import cut
+from lora_cli.core.text import cut, safe
 from lora_cli.render.human.heat_map import MOST_KINDS, MOST_ROWS, Scale, heat_map
 from lora_cli.render.spectrum_facts import EXPLAINED, Laid, Sizes, columns_of, heads, laid, summary, title
 from lora_cli.render.text import columns, paint, pairs, wrap

@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-from lora_cli.core.harmless import safe
-from lora_cli.core.text import cut
-from lora_cli.core.units import duration
+from lora_cli.core.text import cut, duration, safe
 from lora_cli.render.human.meter import AMOUNT, NARROWEST_BAR, WIDEST_BAR, Row, bar, render_row
 
 

@@ -4,8 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from lora_cli.core.finding import Accepted, Finding, Severity, Skipped, Verdict
-from lora_cli.core.harmless import safe
-from lora_cli.core.text import counted
+from lora_cli.core.text import counted, safe
 from lora_cli.render.text import columns, paint, summary, wrap
 from lora_cli.validation import Checked
 from lora_cli.validation.report import count, findings_of

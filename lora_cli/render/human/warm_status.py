@@ -4,9 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lora_cli.core import parse
-from lora_cli.core.harmless import safe
-from lora_cli.core.text import counted
-from lora_cli.core.units import duration, size
+from lora_cli.core.text import counted, duration, safe, size
 from lora_cli.render.text import columns, paint, wrap
 
 NONE = "-"
