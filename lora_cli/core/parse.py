@@ -12,11 +12,9 @@ from collections.abc import Callable, Collection, Mapping
 from itertools import chain
 from typing import Any, TypeVar
 
-from lora_cli.core import text as wording
 from lora_cli.core.nearest import did_you_mean
+from lora_cli.core.text import shown
 from lora_cli.errors import FormatError, TooLarge
-
-shown = wording.shown  # as core.baseline calls it
 
 T = TypeVar("T")
 

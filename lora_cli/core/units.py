@@ -5,8 +5,6 @@ from collections.abc import Iterable
 
 from lora_cli.core.text import quoted
 
-shown = quoted  # as core.fields and settings call it
-
 LARGEST = 2**63 - 1
 
 _SIZE = re.compile(r"(\d+)(?:\.(\d+))?\s*(?:([KMGTP])(I)?)?B?", re.IGNORECASE | re.ASCII)

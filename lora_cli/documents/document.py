@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from lora_cli.core.nearest import did_you_mean, nearest
-from lora_cli.core.units import advised, shown
+from lora_cli.core.text import quoted
+from lora_cli.core.units import advised
 from lora_cli.documents.yaml_nodes import Path, YamlPlaces, compose, in_words, plain
 from lora_cli.errors import DocumentError, UsageError
 
@@ -170,7 +171,7 @@ def parse_document(text: str, file: str, kind: str) -> Document:
         if (word := head[key]) != value:
             other = READ_WITH.get(str(word)) if key == "kind" else None
             instead = f"{word} is read with {other}, {kind} with {READ_WITH[kind]}" if other else f"{key}: {value}"
-            raise document.error([Mistake((key,), f"{shown(word)} is not {value}", instead)])
+            raise document.error([Mistake((key,), f"{quoted(word)} is not {value}", instead)])
     return document
 
 
@@ -195,16 +196,16 @@ def _wrong_value(kind: str, value: Any, written: str, context: Mapping[str, Any]
         case "too_long":
             said = f"{len(value)} are more than the {context['max_length']} that are read", "write fewer"
         case "number":
-            one = shown(written if isinstance(value, bool) else value)
+            one = quoted(written if isinstance(value, bool) else value)
             if isinstance(value, dict | list | None):
                 one = f"{this}, which"
             said = f"{one} is not {what}", hint
         case "secret":
             said = f"this is not {what}", hint
         case "choice" if isinstance(value, str):
-            said = f"{shown(value)} is not {what}", did_you_mean(value, context["words"].split())
+            said = f"{quoted(value)} is not {what}", did_you_mean(value, context["words"].split())
         case _ if isinstance(value, str):
-            said = f"{shown(value)} is not {what}", hint
+            said = f"{quoted(value)} is not {what}", hint
         case _ if isinstance(value, bool | int | Decimal):
             said = f"{written} is {kind_of(value)} here", f'quote it: "{written}"'
         case _:

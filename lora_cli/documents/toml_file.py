@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, create_model
 
 from lora_cli.core.option_values import Kind
-from lora_cli.core.units import shown
+from lora_cli.core.text import quoted
 from lora_cli.documents.document import Document, Model, mistake
 from lora_cli.documents.yaml_nodes import Path
 from lora_cli.errors import UsageError
@@ -59,7 +59,7 @@ class _Value:
     def __call__(self, value: Any) -> Any:
         wanted = self.kind.schema.get("type")
         if wanted in {"boolean", "integer"} and isinstance(value, str):
-            raise mistake(f"{shown(value)} is text", "write it without quotes")
+            raise mistake(f"{quoted(value)} is text", "write it without quotes")
         if wanted == "array" and isinstance(value, str):
             raise mistake("this is text", f'write a list: {self.key} = ["…"]')
         return self.kind.parse(value)
