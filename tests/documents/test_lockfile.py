@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -93,6 +95,32 @@ def test_an_adapter_is_not_locked_twice() -> None:
     twice = dump_lock(Lock((SQL, TONE))).replace('"tone"', '"sql"')
     with pytest.raises(UsageError, match=r"l:15: adapters\[1\]: sql is locked twice"):
         load_lock(twice, "l")
+
+
+def many(count: int) -> str:
+    """A lock of so many adapters with two files each."""
+    head, _, one = DUMPED.partition("  - name")
+    digests = (f"{number:08x}" for number in range(count))
+    return head + "".join("  - name" + one.replace('"sql"', f'"{digest}"') for digest in digests)
+
+
+def test_a_lock_of_5000_adapters_is_read_within_a_second() -> None:
+    text, least = many(5000), 9.0
+    for _ in range(5):  # the least counts: a neighbour on the same processor makes a run dearer, never cheaper
+        start = time.process_time()
+        assert len(load_lock(text, "l").adapters) == 5000
+        least = min(least, time.process_time() - start)
+        if least <= 1:
+            break
+    assert least <= 1
+
+
+def test_a_lock_of_130000_adapters_is_refused_before_it_is_read() -> None:
+    text = many(130_000)
+    start = time.process_time()
+    with pytest.raises(UsageError, match="is not read"):
+        load_lock(text, "l")
+    assert time.process_time() - start < 1
 
 
 def test_drift_is_said_adapter_by_adapter() -> None:
