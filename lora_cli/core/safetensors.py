@@ -3,18 +3,18 @@
 The format: 8 bytes of little-endian length, that many bytes of JSON, then the tensors' bytes without gap or rest
 (https://github.com/huggingface/safetensors#format). We refuse all that the reference implementation refuses, and
 besides it a name that stands twice and fields that the format does not have.
+
+The JSON is read member by member, because a whole document of hostile JSON takes many times its size in memory.
 """
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NoReturn
+from typing import Any, NoReturn, cast
 
-from lora_cli.core.plain_header import read_plain
-from lora_cli.core.tensor_entry import DECODER, read_entry
-from lora_cli.core.tensor_info import DTYPE_BITS, LIMIT, TensorInfo
+from lora_cli.core.tensor_info import DTYPE_BITS, LIMIT, LONGEST_NAME, TensorInfo
 from lora_cli.errors import FormatError
 
 HEADER_CAP = 100_000_000
@@ -29,11 +29,13 @@ MOST_TENSORS = 150_000
 MOST_METADATA = 10_000
 """Entries of the metadata: trainers of images write a hundred or so."""
 
-__all__ = ["DTYPE_BITS", "HEADER_CAP", "LIMIT", "Header", "TensorInfo", "header_length", "parse_header"]
+ENTRY_CAP = 1 << 16
+"""Characters of JSON that one tensor's entry may have; with it, memory stays in proportion to the header."""
 
-_SPACE = re.compile(r"[ \t\n\r]*")
-_KEY = re.compile(r'"([^"\\\x00-\x1f]*)"[ \t\n\r]*:[ \t\n\r]*')
-"""A key without escapes, and the colon behind it."""
+CACHED_HEADER = 1 << 18
+"""Bytes of a header up to which it is cached: a usual one has a tenth of them."""
+
+__all__ = ["DTYPE_BITS", "HEADER_CAP", "LIMIT", "Header", "TensorInfo", "header_length", "parse_header"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,20 +71,31 @@ def header_length(first8: bytes, file_size: int | None, file: str) -> int:
 def parse_header(header: bytes, file_size: int | None, file: str) -> Header:
     """Read a header (its JSON bytes, without the 8 of the length) of a file of ``file_size`` bytes (None: not known).
 
-    Recent ones are kept: adapters that were trained alike have the same header, and then share one ``Header``.
+    The last few are cached: adapters that were trained alike have the same header, and then share one ``Header``.
     Linear in time. Takes no more memory than a small multiple of the header, whatever stands in it.
 
     Raises:
         FormatError: anything that the format does not allow, with the tensor's name or the byte where it is.
     """
-    return (_kept if len(header) <= KEPT else _parsed)(bytes(header), file_size, file)
+    return (_parse_cached if len(header) <= CACHED_HEADER else _parse)(bytes(header), file_size, file)
 
 
-def _parsed(header: bytes, file_size: int | None, file: str) -> Header:
-    text, offset = _decoded(header, file), 8 + len(header)
-    tensors, metadata = read_plain(text, offset, file) or _scan(text, offset, file)
+def _parse(header: bytes, file_size: int | None, file: str) -> Header:
+    try:
+        text = header.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"the header is not UTF-8 at byte {8 + error.start}", where=file) from error
+    tensors, metadata = _Scanner(text, 8 + len(header), file).read()
     ordered = sorted(tensors.values(), key=lambda tensor: (tensor.start, tensor.stop))
-    end = 8 + len(header)
+    _check_layout(ordered, 8 + len(header), file_size, file)
+    return Header({tensor.name: tensor for tensor in ordered}, metadata)
+
+
+_parse_cached = lru_cache(maxsize=16)(_parse)
+
+
+def _check_layout(ordered: list[TensorInfo], end: int, file_size: int | None, file: str) -> None:
+    """Raises ``FormatError`` unless the tensors' bytes follow each other from ``end`` to the end of the file."""
     for tensor in ordered:
         if tensor.start != end:
             what = "overlaps the tensor before it" if tensor.start < end else "leaves a gap after the tensor before it"
@@ -90,117 +103,186 @@ def _parsed(header: bytes, file_size: int | None, file: str) -> Header:
                 f"starts at byte {tensor.start} and {what}, which ends at {end}", where=_at(file, tensor.name)
             )
         end = tensor.stop
-    if file_size is not None and end != file_size:
-        if end > file_size:
-            raise FormatError(f"truncated: the tensors end at byte {end}, the file at {file_size}", where=file)
+    if file_size is not None and end > file_size:
+        raise FormatError(f"truncated: the tensors end at byte {end}, the file at {file_size}", where=file)
+    if file_size is not None and end < file_size:
         raise FormatError(f"{file_size - end} bytes follow the last tensor, which ends at byte {end}", where=file)
-    return Header({tensor.name: tensor for tensor in ordered}, metadata)
 
 
-KEPT = 1 << 18
-"""Bytes of a header up to which it is kept: a usual one has a tenth of them."""
-
-_kept = lru_cache(maxsize=16)(_parsed)
-
-
-def _decoded(header: bytes, file: str) -> str:
-    try:
-        text = header.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise FormatError(f"the header is not UTF-8 at byte {8 + error.start}", where=file) from error
-    if not text.startswith("{"):
-        raise FormatError("the header does not start with {", where=file)
-    return text
+def _unsigned(digits: str) -> int:
+    number = int(digits) if len(digits) <= 20 else LIMIT + 1
+    if number > LIMIT or digits[0] == "-":
+        _no_number(digits)
+    return number
 
 
-def _scan(text: str, offset: int, file: str) -> tuple[dict[str, TensorInfo], dict[str, str]]:
-    tensors: dict[str, TensorInfo] = {}
-    metadata: dict[str, str] | None = None
-    end = 0
-    for name, at in (members := _Members(text, 0, file)):
-        if name == "__metadata__":
-            if metadata is not None:
-                raise FormatError("__metadata__ stands twice in the header", where=file)
-            metadata, members.end = _metadata(text, at, file)
-            continue
-        try:
-            tensors[name], members.end = read_entry(text, at, name, tensors, offset, file)
-        except FormatError as error:
-            raise FormatError(error.reason, where=_at(file, name)) from error.__cause__
-        if len(tensors) > MOST_TENSORS:
-            raise FormatError(f"the header has over {MOST_TENSORS} tensors, more than any adapter", where=file)
-    end = _SPACE.match(text, members.end).end()  # type: ignore[union-attr]
-    if end != len(text):
-        raise FormatError(f"the header's JSON goes on after its end, at character {end}", where=file)
-    return tensors, metadata or {}
+def _no_number(digits: str) -> NoReturn:
+    raise FormatError(f"{digits[:24]} is not an unsigned 64-bit integer")
 
 
-class _Members:
-    """The members of the JSON object at ``start``: iterating gives each key and where its value begins.
+def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise FormatError("a field stands twice in its entry")
+    return fields
 
-    The consumer sets ``end`` to where the value ends; after the last member it is where the object ends.
-    """
 
-    def __init__(self, text: str, start: int, file: str) -> None:
-        self.text, self.start, self.end, self.file = text, start, start + 1, file
+_DECODER = json.JSONDecoder(
+    parse_int=_unsigned, parse_float=_no_number, parse_constant=_no_number, object_pairs_hook=_fields
+)
+_OPENING, _COLON, _SEPARATOR = (
+    re.compile(mark.replace("_", r"[ \t\n\r]*")) for mark in (r"\{_(}?)_", "_(:?)_", "_([,}]?)_")
+)
+"""What stands before, within and after a member of an object, with the white space around it."""
 
-    def __iter__(self) -> Iterator[tuple[str, int]]:
-        first = True
-        while True:
-            at = self._skip(self.end)
-            mark = self.text[at : at + 1]
-            if mark == "}":
-                self.end = at + 1
-                return
-            if not first:
-                if mark != ",":
-                    self._expected(", or }", at)
-                at = self._skip(at + 1)
-            first = False
-            if plain := _KEY.match(self.text, at):
-                yield plain[1], plain.end()
+
+class _Scanner:
+    """Reads the JSON ``text`` of a header from left to right; the tensors' bytes begin at ``offset`` of the file."""
+
+    def __init__(self, text: str, offset: int, file: str) -> None:
+        self.text, self.offset, self.file = text, offset, file
+        self.position = 0
+
+    def read(self) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+        """The tensors by name, and the metadata. Raises ``FormatError``."""
+        if not self.text.startswith("{"):
+            raise self._error("the header does not start with {")
+        tensors: dict[str, TensorInfo] = {}
+        metadata: dict[str, str] | None = None
+        for name in self._keys():
+            if name == "__metadata__":
+                if metadata is not None:
+                    raise self._error("__metadata__ stands twice in the header")
+                metadata = self._metadata()
                 continue
-            name, at = _string(self.text, at, self.file)
-            at = self._skip(at)
-            if self.text[at : at + 1] != ":":
-                self._expected(":", at)
-            yield name, self._skip(at + 1)
+            try:
+                _check_name(name, tensors)
+                tensors[name] = _tensor(name, self._entry(), self.offset, self.file)
+            except FormatError as error:
+                raise FormatError(error.reason, where=_at(self.file, name)) from error.__cause__
+            if len(tensors) > MOST_TENSORS:
+                raise self._error(f"the header has over {MOST_TENSORS} tensors, more than any adapter")
+        if self.position != len(self.text):
+            raise self._error(f"the header's JSON goes on after its end, at character {self.position}")
+        return tensors, metadata or {}
 
-    def _skip(self, at: int) -> int:
-        return _SPACE.match(self.text, at).end()  # type: ignore[union-attr]
+    def _keys(self) -> Iterator[str]:
+        """The keys of the object that begins here; the caller reads each value before it asks for the next key."""
+        mark = self._match(_OPENING)
+        while mark != "}":
+            name = self._string()
+            if not self._match(_COLON):
+                raise self._error(f"the header is not JSON: expected : at character {self.position}")
+            yield name
+            mark = self._match(_SEPARATOR)
+            if not mark:
+                raise self._error(f"the header is not JSON: expected , or }} at character {self.position}")
 
-    def _expected(self, what: str, at: int) -> NoReturn:
-        raise FormatError(f"the header is not JSON: expected {what} at character {at}", where=self.file)
+    def _match(self, pattern: re.Pattern[str]) -> str:
+        """The punctuation that ``pattern`` finds here, behind which ``position`` then is; empty if it is not there."""
+        found = pattern.match(self.text, self.position)
+        assert found is not None  # both the white space and the mark are optional
+        self.position = found.end()
+        return found[1]
+
+    def _metadata(self) -> dict[str, str]:
+        if self.text.startswith("null", self.position):
+            self.position += 4
+            return {}
+        if self.text[self.position : self.position + 1] != "{":
+            raise self._error("__metadata__ is not an object")
+        metadata: dict[str, str] = {}
+        for key in self._keys():
+            if self.text[self.position : self.position + 1] != '"':
+                raise self._error(f"__metadata__ holds something that is not a string, under {key[:100]!r}")
+            if key in metadata:
+                raise self._error(f"__metadata__ has {key[:100]!r} twice")
+            if len(metadata) >= MOST_METADATA:
+                raise self._error(f"__metadata__ has over {MOST_METADATA} entries")
+            metadata[key] = self._string()
+        return metadata
+
+    def _string(self) -> str:
+        start = self.position
+        if self.text[start : start + 1] != '"':
+            raise self._error(f"the header is not JSON: expected a string at character {start}")
+        try:
+            value, self.position = _DECODER.raw_decode(self.text, start)
+            value.encode("utf-8")
+        except json.JSONDecodeError as error:
+            raise self._error(f"the header is not JSON: {error.msg} at character {error.pos}") from error
+        except UnicodeEncodeError as error:
+            raise self._error(f"the string at character {start} holds half a surrogate pair") from error
+        return str(value)
+
+    def _entry(self) -> dict[str, Any]:
+        """The fields of one tensor: an object that holds no other object."""
+        start = self.position
+        if self.text[start : start + 1] != "{":
+            raise FormatError(f"its entry is not an object, at character {start}")
+        close = self.text.find("}", start, start + ENTRY_CAP)
+        if close < 0:
+            raise FormatError(f"its entry does not end within {ENTRY_CAP} characters")
+        self.position = close + 1
+        try:
+            entry, _ = _DECODER.raw_decode(self.text[start : close + 1])
+        except json.JSONDecodeError as error:
+            raise FormatError(f"not JSON: {error.msg} at character {start + error.pos}") from error
+        except RecursionError as error:
+            raise FormatError("its entry is nested too deep") from error
+        return cast("dict[str, Any]", entry)
+
+    def _error(self, reason: str) -> FormatError:
+        return FormatError(reason, where=self.file)
 
 
-def _metadata(text: str, at: int, file: str) -> tuple[dict[str, str], int]:
-    if text.startswith("null", at):
-        return {}, at + 4
-    if text[at : at + 1] != "{":
-        raise FormatError("__metadata__ is not an object", where=file)
-    metadata: dict[str, str] = {}
-    for key, value_at in (members := _Members(text, at, file)):
-        if text[value_at : value_at + 1] != '"':
-            raise FormatError(f"__metadata__ holds something that is not a string, under {key[:100]!r}", where=file)
-        if key in metadata:
-            raise FormatError(f"__metadata__ has {key[:100]!r} twice", where=file)
-        if len(metadata) >= MOST_METADATA:
-            raise FormatError(f"__metadata__ has over {MOST_METADATA} entries", where=file)
-        metadata[key], members.end = _string(text, value_at, file)
-    return metadata, members.end
+def _check_name(name: str, known: Container[str]) -> None:
+    if name in known:
+        raise FormatError("stands twice in the header")
+    if len(name) > LONGEST_NAME:
+        raise FormatError(f"its name has {len(name)} characters, and at most {LONGEST_NAME} are read")
 
 
-def _string(text: str, at: int, file: str) -> tuple[str, int]:
-    if text[at : at + 1] != '"':
-        raise FormatError(f"the header is not JSON: expected a string at character {at}", where=file)
-    try:
-        value, end = DECODER.raw_decode(text, at)
-        value.encode("utf-8")
-    except json.JSONDecodeError as error:
-        raise FormatError(f"the header is not JSON: {error.msg} at character {error.pos}", where=file) from error
-    except UnicodeEncodeError as error:
-        raise FormatError(f"the string at character {at} holds half a surrogate pair", where=file) from error
-    return value, end
+_FIELDS = frozenset({"dtype", "shape", "data_offsets"})
+
+
+def _tensor(name: str, entry: dict[str, Any], offset: int, file: str) -> TensorInfo:
+    if entry.keys() != _FIELDS:
+        missing = ", ".join(sorted(_FIELDS - entry.keys()))
+        extra = ", ".join(sorted(entry.keys() - _FIELDS))[:100]
+        raise FormatError(f"{missing} is missing" if missing else f"{extra} is not in the format")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
+        raise FormatError(f"unknown dtype {str(dtype)[:40]!r}")
+    if not _counts(shape):
+        raise FormatError("shape is not a list of unsigned integers")
+    if not _counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise FormatError("data_offsets are not [start, stop] with start <= stop")
+    start, stop = offsets
+    wanted = _nbytes(dtype, shape)
+    if stop - start != wanted:
+        raise FormatError(f"{dtype} {str(shape)[:60]} takes {wanted} bytes, and data_offsets span {stop - start}")
+    return TensorInfo(name, dtype, tuple(shape), offset + start, offset + stop, file)
+
+
+def _counts(value: Any) -> bool:
+    # type() and not isinstance(): a bool is an int to Python, and none to the format.
+    return isinstance(value, list) and {*map(type, value)} <= {int}
+
+
+def _nbytes(dtype: str, shape: list[int]) -> int:
+    # The running product must fit 64 bits at every step, even when a later dimension is 0: so the reference counts.
+    elements = 1
+    for dimension in shape:
+        elements *= dimension
+        if elements > LIMIT:
+            break
+    bits = elements * DTYPE_BITS[dtype]
+    if bits > LIMIT:
+        raise FormatError(f"its shape {str(shape)[:60]} overflows 64 bits")
+    if bits % 8:
+        raise FormatError(f"{dtype} {str(shape)[:60]} does not fill whole bytes")
+    return bits // 8
 
 
 def _at(file: str, name: str) -> str:
