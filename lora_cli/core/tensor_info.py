@@ -1,7 +1,8 @@
-"""One tensor as a header describes it: its name, dtype, shape and bytes."""
+"""One tensor: its name, dtype, shape and bytes, as a header describes them; and what a scan of its values found."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 LIMIT = 2**64 - 1
 """The largest count that the format knows: it is an unsigned 64-bit integer."""
@@ -52,3 +53,22 @@ class TensorInfo:
     def nbytes(self) -> int:
         """Bytes of the tensor's data."""
         return self.stop - self.start
+
+
+class Magnitude(NamedTuple):
+    """How large a tensor's values are: the ``largest`` absolute value, and the Frobenius ``norm``."""
+
+    largest: float
+    norm: float
+
+
+@dataclass(frozen=True, slots=True)
+class TensorStats:
+    """``nonfinite``: an infinity or NaN is among the values. ``zero``: every value is 0 (so is an empty tensor's).
+
+    ``magnitude`` is None where a value is not finite, and for dtypes whose elements mean nothing without their scales.
+    """
+
+    nonfinite: bool
+    zero: bool
+    magnitude: Magnitude | None = field(default=None, compare=False)

@@ -1,0 +1,156 @@
+"""The values of tensors: loaded as bits, decoded to floats, encoded, and scanned for NaN, infinities and zeros.
+
+numpy knows no bfloat16 and no float of 8 bits: importing ml_dtypes registers them with it by name. The names in
+``NUMPY`` are safetensors' dtypes and numpy's.
+"""
+
+import math
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import ml_dtypes  # noqa: F401
+import numpy as np
+from numpy.typing import NDArray
+
+from lora_cli.core.adapter import Adapter
+from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.core.tensor_info import DTYPE_BITS, Magnitude, TensorInfo, TensorStats
+from lora_cli.errors import Corrupt, FormatError
+from lora_cli.reading.pieces import pieces
+from lora_cli.reading.ranges import read_range
+from lora_cli.sources import Source
+
+Bits = NDArray[np.unsignedinteger[Any]]
+"""A tensor's elements as they are stored: unsigned integers of their width."""
+
+Floats = NDArray[np.floating[Any]]
+"""A tensor's values: float64 where it is stored so, otherwise float32, which holds every narrower float exactly."""
+
+NUMPY: Mapping[str, str] = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+}
+"""The dtypes whose elements can be decoded."""
+
+SCANNED: Mapping[str, str] = {**NUMPY, "F8_E8M0": "float8_e8m0fnu", "C64": "<f4", "C128": "<f8"}
+"""The dtypes that can hold NaN; a complex number is two floats."""
+
+MEASURED = frozenset({"F64", "F32", "F16", "BF16"})
+"""The dtypes whose elements are the values themselves; in narrower ones they mean something only with their scales."""
+
+FOUR_BITS = 0x77
+"""The bits of two 4-bit floats (F4) without their signs."""
+
+
+def load(source: Source, revision: Revision, file: RemoteFile, tensor: TensorInfo) -> Bits:
+    """The elements of ``tensor`` as they are stored, in its shape and in the order of its rows.
+
+    Raises:
+        FormatError: its elements do not fill whole bytes.
+        Corrupt: the file ends before the header says.
+        LoraCliError: what the source raises.
+    """
+    bits = DTYPE_BITS.get(tensor.dtype, 0)
+    if bits not in {8, 16, 32, 64}:
+        raise FormatError(f"{tensor.name} is stored as {tensor.dtype}, which is not read as numbers", where=file.path)
+    data = read_range(source, revision, file, tensor.start, tensor.stop)
+    if len(data) < tensor.nbytes:
+        missing = tensor.nbytes - len(data)
+        hint = "fetch it again; the file is shorter than its header says"
+        raise Corrupt(f"{file.path}: the bytes end {missing} bytes before the end of {tensor.name}", hint=hint)
+    elements = np.frombuffer(data, dtype=f"<u{bits // 8}")
+    if not tensor.strides:
+        return elements.reshape(tensor.shape)
+    strides = [stride * bits // 8 for stride in tensor.strides]
+    return np.ascontiguousarray(np.lib.stride_tricks.as_strided(elements, tensor.shape, strides, writeable=False))
+
+
+def decode(bits: Bits, dtype: str) -> Floats:
+    """The values of a tensor's bits.
+
+    Raises:
+        FormatError: they are no floats.
+    """
+    if dtype not in NUMPY:
+        raise FormatError(f"{dtype} holds no floats", hint="save the adapter again in bfloat16")
+    return _floats(bits, NUMPY[dtype])
+
+
+def encode(values: Floats, dtype: str) -> Bits:
+    """The bits of ``values`` in ``dtype`` (F64, F32, F16 or BF16), rounded to the nearest, ties to even."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return values.astype(NUMPY[dtype], order="C").view(f"<u{DTYPE_BITS[dtype] // 8}")
+
+
+def _floats(bits: NDArray[Any], dtype: str) -> Floats:
+    values: Floats = _eight_bits(dtype)[bits] if bits.itemsize == 1 else bits.view(dtype)
+    return values if values.itemsize >= 4 else values.astype("<f4")
+
+
+@cache
+def _eight_bits(dtype: str) -> Floats:
+    """All 256 values of a float of 8 bits, by their bits: looked up, they are decoded many times as fast."""
+    values: Floats = np.arange(256, dtype="u1").view(dtype).astype("<f4")
+    return values
+
+
+def scan_values(source: Source, revision: Revision, adapter: Adapter) -> dict[str, TensorStats]:
+    """Read every tensor of the adapter once and say what is wrong with its values, by full tensor name.
+
+    Takes memory for a few chunks, whatever the size of the file.
+
+    Raises:
+        Corrupt: the bytes end before the header says.
+        LoraCliError: what the source raises.
+    """
+    stats: dict[str, TensorStats] = {}
+    for path in adapter.weight_files:
+        file = revision.file(path)
+        tensors = [tensor for tensor in adapter.tensors.values() if tensor.file == path]
+        if file is None:
+            continue
+        for tensor in tensors:
+            stats[tensor.name] = stats_of(tensor.dtype, b"")
+        tensors.sort(key=lambda tensor: (tensor.start, tensor.stop))
+        for tensor, piece in pieces(source, revision, file, tensors):
+            stats[tensor.name] = _together(stats[tensor.name], stats_of(tensor.dtype, piece))
+    return stats
+
+
+def _together(one: TensorStats, other: TensorStats) -> TensorStats:
+    """What is known of two pieces of one tensor."""
+    magnitude = None
+    if one.magnitude is not None and other.magnitude is not None:
+        largest = max(one.magnitude.largest, other.magnitude.largest)
+        magnitude = Magnitude(largest, math.hypot(one.magnitude.norm, other.magnitude.norm))
+    return TensorStats(one.nonfinite or other.nonfinite, one.zero and other.zero, magnitude)
+
+
+def stats_of(dtype: str, piece: bytes | memoryview) -> TensorStats:
+    """What is known of whole elements of ``dtype`` in a row."""
+    if dtype not in SCANNED or not piece:
+        data = np.frombuffer(piece, "u1")
+        zero = not (data & FOUR_BITS if dtype == "F4" else data).any()
+        return TensorStats(nonfinite=False, zero=zero, magnitude=Magnitude(0.0, 0.0) if dtype in MEASURED else None)
+    magnitude = measure(dtype, piece)
+    finite = math.isfinite(magnitude.largest)
+    known = magnitude if finite and dtype in MEASURED else None
+    return TensorStats(nonfinite=not finite, zero=magnitude.largest == 0, magnitude=known)
+
+
+@np.errstate(all="ignore")
+def measure(dtype: str, piece: bytes | memoryview) -> Magnitude:
+    """The magnitude of whole elements, at least one, of a dtype of ``SCANNED``; not finite where one of them is not."""
+    size = np.dtype(SCANNED[dtype]).itemsize
+    values = _floats(np.frombuffer(piece, f"<u{size}"), SCANNED[dtype])
+    largest = float(max(-values.min(), values.max()))
+    unit = largest if largest and not 1e-10 < largest < 1e10 else 1.0  # the squares stay within float32
+    scaled = values if unit == 1 else values / values.dtype.type(unit)
+    return Magnitude(largest, unit * math.sqrt(scaled @ scaled))
