@@ -1,9 +1,7 @@
 """Builders for adapters and base models in ``tmp_path``: small, seeded, and exactly as wrong as a test asks for."""
 
 import json
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,16 +19,6 @@ REMOVE = object()
 """As a value in ``config=`` or ``overrides``: the field is left out."""
 
 NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
-
-
-@contextmanager
-def without_numpy() -> Iterator[None]:
-    """As in a process that has not imported it yet."""
-    numpy = sys.modules.pop("numpy")
-    try:
-        yield
-    finally:
-        sys.modules["numpy"] = numpy
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from lora_cli.core.factors import Factors
 from lora_cli.core.tensor_info import TensorInfo
 from lora_cli.errors import FormatError
 from lora_cli.reading.checkpoint import Checkpoint
-from lora_cli.reading.magnitude import MEASURED, measure, usual
 from lora_cli.reading.pieces import pieces
+from lora_cli.reading.tensor_values import MEASURED, measure
 
 
 class BaseNorms:
@@ -42,8 +42,7 @@ class BaseNorms:
             raise FormatError("is gone: it was there a moment ago", where=tensor.file)
         total = 0.0
         for _, piece in pieces(self.checkpoint.source, self.checkpoint.revision, file, [tensor]):
-            found = usual(tensor.dtype, piece) or measure(tensor.dtype, piece, numpy=True)
-            total += found.norm**2
+            total += measure(tensor.dtype, piece).norm ** 2
         return math.sqrt(total)
 
 

@@ -2,14 +2,16 @@
 
 import math
 
+import numpy as np
+
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.comparison import ROUNDOFF, TensorComparison
 from lora_cli.core.keys import PAIR_PARTS
 from lora_cli.core.tensor_info import TensorInfo
 from lora_cli.errors import FormatError
-from lora_cli.reading.arrays import numbers
 from lora_cli.reading.checkpoint import slices
 from lora_cli.reading.distances import Place
+from lora_cli.reading.tensor_values import decode
 
 IN_FACTORS = PAIR_PARTS | {"diag"}
 
@@ -63,17 +65,15 @@ def _compared(a: Place, b: Place, one: TensorInfo, other: TensorInfo, part: str)
 
 def _streamed(a: Place, b: Place, one: TensorInfo, other: TensorInfo) -> tuple[bool, float, float]:
     """Whether all bits are the same, the norm of the difference, and that of A's."""
-    import numpy as np
-
     same, apart, size = one.dtype == other.dtype, 0.0, 0.0
     for first, second in zip(slices(a.source, a.revision, one), slices(b.source, b.revision, other), strict=True):
         if same and np.array_equal(first, second):
             if one.dtype in ROUNDOFF:
-                size += float(np.linalg.norm(numbers(first, one.dtype).astype("f8"))) ** 2
+                size += float(np.linalg.norm(decode(first, one.dtype).astype("f8"))) ** 2
             continue
         same = False
         with np.errstate(all="ignore"):
-            x, y = numbers(first, one.dtype).astype("f8"), numbers(second, other.dtype).astype("f8")
+            x, y = decode(first, one.dtype).astype("f8"), decode(second, other.dtype).astype("f8")
             apart += float(np.linalg.norm(y - x)) ** 2
             size += float(np.linalg.norm(x)) ** 2
     return same, math.sqrt(apart) if apart >= 0 else math.nan, math.sqrt(size) if size >= 0 else math.nan

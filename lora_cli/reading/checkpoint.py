@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lora_cli.core.architectures.layouts import names_in_memory
 from lora_cli.core.factors import MOST_ELEMENTS
@@ -15,11 +14,9 @@ from lora_cli.errors import FormatError
 from lora_cli.reading.base import read_checkpoint
 from lora_cli.reading.factors import load_tensor
 from lora_cli.reading.headers import read_header
+from lora_cli.reading.tensor_values import Bits
 from lora_cli.sources import Source
 from lora_cli.sources.local import LocalSource
-
-if TYPE_CHECKING:
-    from lora_cli.reading.arrays import Bits
 
 PIECE = 1 << 18
 """Elements that are read at once."""
@@ -65,7 +62,7 @@ def checkpoint_of(path: Path) -> Checkpoint | None:
     return None if file is None else Checkpoint(source, revision, read_header(source, revision, file).tensors)
 
 
-def slices(source: Source, revision: Revision, tensor: TensorInfo) -> "Iterator[Bits]":
+def slices(source: Source, revision: Revision, tensor: TensorInfo) -> Iterator[Bits]:
     """The elements of ``tensor`` in order, some at a time; of one whose elements lie apart, all.
 
     Raises:

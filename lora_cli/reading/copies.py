@@ -6,11 +6,13 @@ had in memory; a copy is what the base's weight is in that dtype.
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from lora_cli.core.snapshot import Revision
 from lora_cli.core.tensor_info import TensorInfo
 from lora_cli.errors import FormatError
-from lora_cli.reading.arrays import numbers, rounded
 from lora_cli.reading.checkpoint import Checkpoint, slices
+from lora_cli.reading.tensor_values import decode, encode
 from lora_cli.sources import Source
 
 
@@ -38,13 +40,11 @@ def copies(
 
 
 def _is_copy(source: Source, revision: Revision, tensor: TensorInfo, base: Checkpoint, own: TensorInfo) -> bool:
-    import numpy as np
-
     if tensor.shape != own.shape:
         return False
     theirs = slices(base.source, base.revision, own)
     for ours, one in zip(slices(source, revision, tensor), theirs, strict=True):
-        same = one if own.dtype == tensor.dtype else rounded(numbers(one, own.dtype), tensor.dtype)
+        same = one if own.dtype == tensor.dtype else encode(decode(one, own.dtype), tensor.dtype)
         if not np.array_equal(ours, same):
             return False
     return True

@@ -2,19 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from lora_cli.core.factors import Factors
 from lora_cli.core.snapshot import Revision
 from lora_cli.core.tensor_info import TensorInfo
 from lora_cli.errors import Corrupt
-from lora_cli.reading.arrays import load, numbers
+from lora_cli.reading.tensor_values import Bits, Floats, decode, load
 from lora_cli.reading.updates import Update
 from lora_cli.sources import Source
-
-if TYPE_CHECKING:
-    from lora_cli.reading.arrays import Bits, Numbers
-
 
 OVERFLOW = "its values overflow"
 """Why an update is not finite whose factors are."""
@@ -24,9 +21,9 @@ OVERFLOW = "its values overflow"
 class Loaded:
     """The factors' elements as they are stored, and KaSA's diagonal where there is one."""
 
-    a: "Bits"
-    b: "Bits"
-    diagonal: "Bits | None" = None
+    a: Bits
+    b: Bits
+    diagonal: Bits | None = None
 
 
 def load_factors(source: Source, revision: Revision, factors: Factors) -> Loaded:
@@ -41,7 +38,7 @@ def load_factors(source: Source, revision: Revision, factors: Factors) -> Loaded
     return Loaded(a, b, None if factors.diagonal is None else load_tensor(source, revision, factors.diagonal))
 
 
-def load_tensor(source: Source, revision: Revision, tensor: TensorInfo) -> "Bits":
+def load_tensor(source: Source, revision: Revision, tensor: TensorInfo) -> Bits:
     """The tensor's elements as they are stored. Raises as ``load_factors``."""
     file = revision.file(tensor.file)
     if file is None:
@@ -55,42 +52,34 @@ def updates_of(factors: Factors, loaded: Loaded) -> Iterator[Update]:
     Raises:
         FormatError: they are no floats.
     """
-    import numpy as np
-
     if factors.experts > 1:
         yield from _of_experts(factors, loaded)
         return
-    a, b = _numbers(loaded.a, factors.a), _numbers(loaded.b, factors.b)
+    a, b = _decode(loaded.a, factors.a), _decode(loaded.b, factors.b)
     a, b = a.reshape(len(a), -1), b.reshape(b.shape[:2])
     if factors.diagonal is not None and loaded.diagonal is not None:
         with np.errstate(all="ignore"):
-            a = _numbers(loaded.diagonal, factors.diagonal).reshape(-1, 1) * a
+            a = _decode(loaded.diagonal, factors.diagonal).reshape(-1, 1) * a
     yield Update(in_blocks(a, factors.a_blocks), in_blocks(b, factors.b_blocks), factors.scaling)
 
 
 def _of_experts(factors: Factors, loaded: Loaded) -> Iterator[Update]:
     """One expert after the other: of all of them only the bits are in memory."""
-    import numpy as np
-
     rows = loaded.a.reshape(factors.experts, factors.r, -1)
     columns = loaded.b.reshape(factors.d_out, factors.r, factors.experts)
     columns = np.ascontiguousarray(columns.transpose(2, 0, 1))
     for expert in range(factors.experts):
-        a, b = _numbers(rows[expert], factors.a), _numbers(columns[expert], factors.b)
+        a, b = _decode(rows[expert], factors.a), _decode(columns[expert], factors.b)
         yield Update(a, b, factors.scaling)
 
 
-def _numbers(bits: "Bits", tensor: TensorInfo) -> "Numbers":
-    import numpy as np
-
+def _decode(bits: Bits, tensor: TensorInfo) -> Floats:
     with np.errstate(all="ignore"):  # which a NaN's conversion may speak of
-        return numbers(bits, tensor.dtype)
+        return decode(bits, tensor.dtype)
 
 
 def not_finite(factors: Factors, loaded: Loaded) -> str:
     """Why the update of ``factors`` is not finite, in words."""
-    import numpy as np
-
     told = (
         ("lora_A", loaded.a, factors.a),
         ("lora_B", loaded.b, factors.b),
@@ -99,15 +88,13 @@ def not_finite(factors: Factors, loaded: Loaded) -> str:
     bad = [
         name
         for name, bits, tensor in told
-        if bits is not None and tensor is not None and not np.isfinite(_numbers(bits, tensor)).all()
+        if bits is not None and tensor is not None and not np.isfinite(_decode(bits, tensor)).all()
     ]
     return f"{' and '.join(bad)} hold{'s' * (len(bad) == 1)} NaN or infinity" if bad else OVERFLOW
 
 
-def in_blocks(x: "Numbers", blocks: int) -> "Numbers":
+def in_blocks(x: Floats, blocks: int) -> Floats:
     """BD-LoRA's factor as the whole matrix: the blocks that stand below each other in ``x`` on a diagonal."""
-    import numpy as np
-
     if blocks == 1:
         return x
     rows, columns = len(x) // blocks, x.shape[1]

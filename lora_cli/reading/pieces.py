@@ -17,11 +17,11 @@ GATHERED = 1 << 22
 
 
 def pieces(
-    source: Source, revision: Revision, file: RemoteFile, tensors: list[TensorInfo], most: int = PIECE
+    source: Source, revision: Revision, file: RemoteFile, tensors: list[TensorInfo]
 ) -> Iterator[tuple[TensorInfo, memoryview]]:
     """Every element of ``tensors``, which are in the order of their first bytes: whole ones, never an empty piece.
 
-    A piece has at most ``most`` bytes, or where the elements of a tensor lie apart at most ``GATHERED``.
+    A piece has at most ``PIECE`` bytes, or where the elements of a tensor lie apart at most ``GATHERED``.
 
     Where the strides of a tensor make it shorter than its shape (it repeats itself), each element comes once.
 
@@ -36,7 +36,7 @@ def pieces(
             continue
         start, stop = first.start, run[-1].stop
         chunks = source.read(revision, file, start, stop) if stop > start else iter(())
-        yield from split(run, chunks, file.path, most)
+        yield from split(run, chunks, file.path)
 
 
 def _runs(tensors: list[TensorInfo]) -> Iterator[list[TensorInfo]]:
@@ -88,9 +88,9 @@ def _gathered(source: Source, revision: Revision, file: RemoteFile, tensor: Tens
 
 
 def split(
-    tensors: Iterable[TensorInfo], chunks: Iterator[bytes], where: str, most: int = PIECE
+    tensors: Iterable[TensorInfo], chunks: Iterator[bytes], where: str
 ) -> Iterator[tuple[TensorInfo, memoryview]]:
-    """Cut a stream of bytes at the tensors' borders, and into pieces of ``most`` bytes: whole lanes, never empty.
+    """Cut a stream of bytes at the tensors' borders, and into pieces of ``PIECE`` bytes: whole lanes, never empty.
 
     ``tensors`` are in the order of their bytes and without gaps; the stream begins with the first.
     """
@@ -98,7 +98,7 @@ def split(
     for tensor in tensors:
         left = tensor.nbytes
         while left:
-            wanted = min(left, most)
+            wanted = min(left, PIECE)
             if len(here) < wanted:
                 parts, have = [here], len(here)
                 while have < wanted:

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.companions import Companions
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile
+from lora_cli.core.tensor_info import TensorStats
 from lora_cli.errors import FormatError
 from lora_cli.rules.application import Application
 
@@ -18,49 +19,6 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
-
-
-class Size(Protocol):
-    """How large a tensor's values are."""
-
-    @property
-    def largest(self) -> float:
-        """The largest absolute value."""
-        ...
-
-    @property
-    def norm(self) -> float:
-        """The Frobenius norm: the root of the sum of squares."""
-        ...
-
-    @property
-    def least(self) -> float:
-        """What the norm is at least, without measuring."""
-        ...
-
-    @property
-    def most(self) -> float:
-        """What the norm, and so every value, is at most, without measuring."""
-        ...
-
-
-class Values(Protocol):
-    """What a scan of one tensor's values told: a NaN or infinity in it, nothing but zeros, and how large they are."""
-
-    @property
-    def nonfinite(self) -> bool:
-        """Whether any value is NaN or infinite."""
-        ...
-
-    @property
-    def zero(self) -> bool:
-        """Whether every value is zero."""
-        ...
-
-    @property
-    def magnitude(self) -> Size | None:
-        """None where a value is not finite, and for dtypes whose values are not their elements alone."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +36,7 @@ class Case:
     adapter: Adapter
     application: Application
     base: BaseModel | None = None
-    stats: Mapping[str, Values] | None = None
+    stats: Mapping[str, TensorStats] | None = None
     base_reason: str = "no base model was given"
     stats_reason: str = "the values were not read"
     max_lora_rank: int | None = None

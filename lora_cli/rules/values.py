@@ -1,13 +1,13 @@
 """LC5xx: the values of the tensors."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from lora_cli.core.adapter import LoraPair
 from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.core.targets import Scale
 from lora_cli.core.text import counted, cut, names
-from lora_cli.rules.case import Case, Size
+from lora_cli.rules.case import Case
 from lora_cli.rules.rule import NotChecked, rule
 
 LARGEST: Mapping[str, float] = {"float16": 65504.0, "bfloat16": 3.3895e38, "float32": 3.4028e38}
@@ -137,7 +137,7 @@ def _beyond(case: Case, most: float) -> Iterator[tuple[str, float]]:
             if factor is None or values is None or values.magnitude is None:
                 continue
             times = max(1.0, scaling)
-            if values.magnitude.most * times > most and (size := values.magnitude.largest * times) > most:
+            if (size := values.magnitude.largest * times) > most:
                 yield factor.name, size
 
 
@@ -153,9 +153,7 @@ def huge_update(case: Case) -> Iterator[Problem]:
 
     *Fix*: look at ``lora_alpha``, ``use_rslora`` and the module's training; take an earlier checkpoint.
     """
-    if _is_usual(case):
-        return
-    updates = dict(_updates(case, _norm))
+    updates = dict(_updates(case))
     usual = sorted(updates.values())[len(updates) // 2] if len(updates) >= FEWEST else math.inf
     huge = {module: size for module, size in updates.items() if size > HUGE or (usual and size > OUTLIER * usual)}
     if huge:
@@ -177,9 +175,7 @@ def negligible_update(case: Case) -> Iterator[Problem]:
 
     *Fix*: look at ``lora_alpha`` and at the learning rate; save the adapter after training.
     """
-    if max((size for _, size in _updates(case, _least)), default=NEGLIGIBLE) >= NEGLIGIBLE:
-        return
-    updates = dict(_updates(case, _norm))
+    updates = dict(_updates(case))
     if updates and 0 < max(updates.values()) < NEGLIGIBLE and not _trained_beside(case):
         first = max(updates, key=lambda module: updates[module])
         yield Problem(
@@ -190,34 +186,14 @@ def negligible_update(case: Case) -> Iterator[Problem]:
         )
 
 
-def _is_usual(case: Case) -> bool:
-    """Whether bounds alone tell that no update is huge, so that no norm need be known exactly."""
-    most = [size for _, size in _updates(case, _most)]
-    least = sorted(size for _, size in _updates(case, _least))
-    usual = least[len(least) // 2] if len(least) >= FEWEST else math.inf
-    return max(most, default=0.0) <= min(HUGE, OUTLIER * usual)
-
-
-def _norm(size: Size) -> float:
-    return size.norm
-
-
-def _least(size: Size) -> float:
-    return size.least
-
-
-def _most(size: Size) -> float:
-    return size.most
-
-
-def _updates(case: Case, norm: Callable[[Size], float]) -> Iterator[tuple[str, float]]:
+def _updates(case: Case) -> Iterator[tuple[str, float]]:
     """The most that the root mean square of each module's update can be, where both factors were measured."""
     assert case.stats is not None
     for module, a, b, factor in _spread(case.application.scaled.by_module, case.adapter.pairs):
         first, second = case.stats.get(a), case.stats.get(b)
         if first is None or second is None or first.magnitude is None or second.magnitude is None:
             continue
-        yield module, factor * norm(first.magnitude) * norm(second.magnitude)
+        yield module, factor * first.magnitude.norm * second.magnitude.norm
 
 
 def _spread(scales: Mapping[str, Scale], pairs: Mapping[str, LoraPair]) -> list[tuple[str, str, str, float]]:

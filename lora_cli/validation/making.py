@@ -5,7 +5,9 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from lora_cli.core.adapter import Adapter, pair_up
 from lora_cli.core.adapter_files import BESIDE, CONFIG, WEIGHTS
@@ -13,15 +15,9 @@ from lora_cli.core.keys import parse_keys
 from lora_cli.core.lora_config import parse_config
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.core.tensor_info import TensorInfo
-from lora_cli.reading.arrays import load, numbers, rounded
+from lora_cli.reading.tensor_values import Bits, decode, encode, load
 from lora_cli.repair import Made, Rewrite
 from lora_cli.sources import Source
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Bits = NDArray[np.unsignedinteger[Any]]
 
 ALIGNMENT = 8
 """The header's length is a multiple of it, so that every tensor's first byte is too."""
@@ -36,8 +32,8 @@ class Originals:
         self._source, self._revision, self._adapter = source, revision, adapter
         self._held: dict[str, Bits] = {}
 
-    def bits(self, name: str) -> "Bits":
-        """The bits of the tensor of that name. Raises as ``read.arrays.load``."""
+    def bits(self, name: str) -> Bits:
+        """The bits of the tensor of that name. Raises as ``reading.tensor_values.load``."""
         if name not in self._held:
             tensor = self._adapter.tensors[name]
             file = self._revision.file(tensor.file)
@@ -48,19 +44,17 @@ class Originals:
         return self._held[name]
 
 
-def made_bits(made: Made, bits: "Callable[[str], Bits]") -> "Bits":
+def made_bits(made: Made, bits: Callable[[str], Bits]) -> Bits:
     """The bits of a tensor by its recipe; what is only moved is not rounded.
 
     Raises:
         FormatError: a tensor holds no floats that are to be scaled or rounded.
         LoraCliError: what reading raises.
     """
-    import numpy as np
-
     if made.untouched:
         return bits(made.untouched)
     if made.whole:
-        return rounded(numbers(bits(made.whole), made.source), made.dtype)
+        return encode(decode(bits(made.whole), made.source), made.dtype)
     reckoned = made.reckoned
     width = made.nbytes // max(1, made.shape[0] * made.shape[1]) if made.shape else 1
     target: Any = np.zeros(made.shape, "<f8" if reckoned else f"<u{width}")
@@ -68,8 +62,8 @@ def made_bits(made: Made, bits: "Callable[[str], Bits]") -> "Bits":
         part: Any = bits(block.tensor)[slice(*block.rows), slice(*block.columns)]
         top, left = block.at
         place = (slice(top, top + part.shape[0]), slice(left, left + part.shape[1]))
-        target[place] = numbers(part, made.source).astype("f8") * block.factor if reckoned else part
-    return rounded(target, made.dtype) if reckoned else target
+        target[place] = decode(part, made.source).astype("f8") * block.factor if reckoned else part
+    return encode(target, made.dtype) if reckoned else target
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Made], metadata: Mapping[str, str], originals: Originals) -> None:

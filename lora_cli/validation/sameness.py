@@ -9,9 +9,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.targets import scales
-from lora_cli.reading.arrays import numbers
+from lora_cli.reading.tensor_values import decode
 from lora_cli.reading.updates import Update, distance, norm
 from lora_cli.repair import Factors, Rewrite, named
 
@@ -75,7 +77,7 @@ def _changes(
 ) -> Iterator[tuple[float, float]]:
     """For each old module whose rows stand in this one: how much they changed, and what rounding explains."""
     name_a, name_b = named(module, one)
-    a, b = numbers(rewritten.bits(name_a), one.a.dtype), numbers(rewritten.bits(name_b), one.b.dtype)
+    a, b = decode(rewritten.bits(name_a), one.a.dtype), decode(rewritten.bits(name_b), one.b.dtype)
     if not one.b.blocks:
         yield norm(Update(a, b, scaling)), 0.0
         return
@@ -84,8 +86,8 @@ def _changes(
         old = sources[block.tensor]
         top, height = block.at[0], block.rows[1] - block.rows[0]
         was = Update(
-            numbers(originals.bits(old.a.blocks[0].tensor), old.a.source),
-            numbers(originals.bits(block.tensor), old.b.source)[slice(*block.rows)],
+            decode(originals.bits(old.a.blocks[0].tensor), old.a.source),
+            decode(originals.bits(block.tensor), old.b.source)[slice(*block.rows)],
             old.scaling,
         )
         now = Update(a, b[top : top + height], scaling)
@@ -93,8 +95,6 @@ def _changes(
 
 
 def _relative(was: Update, now: Update, one: Factors) -> tuple[float, float]:
-    import numpy as np
-
     if not (np.isfinite(now.b).all() and np.isfinite(now.a).all()):
         return math.inf, 0.0
     size = norm(was)

@@ -11,9 +11,10 @@ from lora_cli.core.finding import Finding, Location, Problem, Skipped, Verdict
 from lora_cli.core.patterns import TOO_SLOW, Budget, one_budget
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Revision
+from lora_cli.core.tensor_info import TensorStats
 from lora_cli.rules import RULES
 from lora_cli.rules.application import apply
-from lora_cli.rules.case import CONFIG_FILE, Case, Values
+from lora_cli.rules.case import CONFIG_FILE, Case
 from lora_cli.rules.config import pattern_invalid
 from lora_cli.rules.rule import Rule, run
 from lora_cli.sources import Source, is_near
@@ -57,7 +58,7 @@ class Evidence:
     ``ref`` is what was asked for, and ``commit`` what that meant where it is a repository.
     """
 
-    stats: Mapping[str, Values] | None = None
+    stats: Mapping[str, TensorStats] | None = None
     stats_reason: str = "the values were not read"
     companions: Companions | None = None
     ref: AdapterRef | None = None
@@ -99,14 +100,14 @@ def companions_of(source: Source, revision: Revision, terms: Terms, threads: int
 
 def _stats(
     source: Source, revision: Revision, adapter: Adapter, terms: Terms, *, here: bool
-) -> tuple[Mapping[str, Values] | None, str]:
+) -> tuple[Mapping[str, TensorStats] | None, str]:
     if not terms.values:
         return None, "--no-values was given"
     if not here:
         return None, "the values of a remote adapter are not read; fetch it first"
     if adapter.weights_error is not None or not adapter.weight_files:
         return None, "the weights could not be read"
-    from lora_cli.reading.values import scan_values
+    from lora_cli.reading.tensor_values import scan_values
 
     return scan_values(source, revision, adapter), ""
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_cli.core.tensor_info import TensorInfo
-from lora_cli.reading.arrays import numbers, rounded
+from lora_cli.reading.tensor_values import decode, encode
 from lora_cli.repair.made import Made, cast, copy_of, diagonal, padded, rows_of, scaled, stacked, zeros
 from lora_cli.validation.making import made_bits
 
@@ -29,11 +29,11 @@ class Arrays:
 
     def matrix(self, rows: int, columns: int) -> Pair:
         name = f"t{len(self.bits)}"
-        self.bits[name] = rounded(self.random.normal(size=(rows, columns)).astype("f4"), self.dtype)
-        return copy_of(tensor(name, (rows, columns), self.dtype)), numbers(self.bits[name], self.dtype).astype("f8")
+        self.bits[name] = encode(self.random.normal(size=(rows, columns)).astype("f4"), self.dtype)
+        return copy_of(tensor(name, (rows, columns), self.dtype)), decode(self.bits[name], self.dtype).astype("f8")
 
     def value(self, made: Made) -> Any:
-        return numbers(made_bits(made, self.bits.__getitem__), made.dtype).astype("f8")
+        return decode(made_bits(made, self.bits.__getitem__), made.dtype).astype("f8")
 
 
 def test_what_is_only_copied_is_so_bit_by_bit_whatever_it_holds() -> None:
@@ -101,17 +101,17 @@ def test_a_scale_is_rounded_once_and_a_power_of_two_not_at_all(dtype: str) -> No
     made, value = arrays.matrix(5, 7)
     np.testing.assert_array_equal(arrays.value(scaled(scaled(made, 8.0), 0.25)), value * 2)
     third = arrays.value(scaled(made, 1 / 3))
-    np.testing.assert_array_equal(rounded(third.astype("f4"), dtype), rounded((value / 3).astype("f4"), dtype))
+    np.testing.assert_array_equal(encode(third.astype("f4"), dtype), encode((value / 3).astype("f4"), dtype))
 
 
 def test_another_dtype_is_the_nearest_number_of_it() -> None:
     arrays = Arrays(2)
     made, value = arrays.matrix(4, 4)
     np.testing.assert_array_equal(
-        made_bits(cast(made, "BF16"), arrays.bits.__getitem__), rounded(value.astype("f4"), "BF16")
+        made_bits(cast(made, "BF16"), arrays.bits.__getitem__), encode(value.astype("f4"), "BF16")
     )
     flat = copy_of(tensor("flat", (3,)))
-    arrays.bits["flat"] = rounded(np.array([1.0, 1e-8, 3.3], "f4"), "F32")
+    arrays.bits["flat"] = encode(np.array([1.0, 1e-8, 3.3], "f4"), "F32")
     assert arrays.value(cast(flat, "F16")).tolist() == [1.0, 0.0, np.float16(3.3)]
 
 

@@ -1,4 +1,4 @@
-"""The rules about sizes say the same, whether the norms were measured or only bounded where bounds are enough."""
+"""The rules about sizes speak of updates that are huge, far beyond the others, or negligible, and of no other."""
 
 from pathlib import Path
 
@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from lora_cli.core.finding import Verdict
-from lora_cli.reading.estimate import Estimate
 from lora_cli.settings import load_settings
 from lora_cli.validation import Terms, check_in_place
-from tests.making import lora_tensors, raw, without_numpy, write_adapter
+from tests.making import lora_tensors, raw, write_adapter
 
 MODULES = {f"model.layers.{layer}.self_attn.q_proj": (64, 32) for layer in range(9)}
 SETTINGS = load_settings({}, {"HOME": "/nowhere"})
@@ -21,7 +20,8 @@ SIZES = {
     "huge": (2, 2, 2, 2, 2, 2, 2, 2, 2),
     "beyond float16": (0, 0, 0, 0, 0, 0, 0, 0, 3.5),
     "negligible": (-8, -8, -8, -8, -8, -8, -8, -8, -8),
-    "nearly negligible": (-4.4, -4.4, -4.4, -4.4, -4.4, -4.4, -4.4, -4.4, -4.4),
+    "hardly negligible": (-3.6, -3.6, -3.6, -3.6, -3.6, -3.6, -3.6, -3.6, -3.6),
+    "hardly enough": (-3, -3, -3, -3, -3, -3, -3, -3, -3),
     "mostly zero": (0, -30, -30, -30, -30, -30, -30, -30, -30),
 }
 EXPECTED = {
@@ -29,13 +29,14 @@ EXPECTED = {
     "huge": {"LC504"},
     "beyond float16": {"LC504"},
     "negligible": {"LC505"},
+    "hardly negligible": {"LC505"},
     "mostly zero": {"LC504"},
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
 @pytest.mark.parametrize("name", SIZES)
-def test_a_bound_is_taken_only_where_it_decides(tmp_path: Path, name: str, dtype: str) -> None:
+def test_only_unusual_sizes_are_told(tmp_path: Path, name: str, dtype: str) -> None:
     powers = dict(zip(MODULES, SIZES[name], strict=True))
     random = np.random.default_rng(0)
     tensors = {}
@@ -45,19 +46,8 @@ def test_a_bound_is_taken_only_where_it_decides(tmp_path: Path, name: str, dtype
         tensors[key] = raw(values.clip(-6e4, 6e4), dtype)
     write_adapter(tmp_path, modules=MODULES, tensors=tensors)
 
-    measured = verdict(tmp_path)
-    with without_numpy():
-        assert verdict(tmp_path) == measured
-    if dtype in {"float32", "float64"}:
-        codes = {finding.code for finding in measured.findings if finding.code in {"LC504", "LC505"}}
-        assert codes == EXPECTED.get(name, codes if name == "nearly negligible" else set())
-
-
-def test_a_usual_adapter_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_adapter(tmp_path, modules=MODULES, dtype="bfloat16")
-    monkeypatch.setattr(Estimate, "exact", property(lambda self: pytest.fail("it was measured")))
-    with without_numpy():
-        assert verdict(tmp_path).worst() is None
+    codes = {finding.code for finding in verdict(tmp_path).findings}
+    assert codes & {"LC504", "LC505"} == EXPECTED.get(name, set())
 
 
 def verdict(directory: Path) -> Verdict:
