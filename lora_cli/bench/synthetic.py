@@ -1,16 +1,19 @@
 """Adapters that nobody trained, to be loaded and measured: on every linear module of a base, in bfloat16."""
 
 import json
-from array import array
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from sys import byteorder
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lora_cli.bench.draws import Draws
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.targets import all_linear
+from lora_cli.errors import MachineError
 from lora_cli.store.disk import write_file
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 BLOCK = 4_096
 """Values that are drawn; every tensor is made of them, from another one on."""
@@ -27,7 +30,12 @@ def synthetic_bytes(base: BaseModel, rank: int) -> int:
 
 
 def write_synthetic(folder: Path, base: BaseModel, rank: int, name: str, seed: int) -> None:
-    """An adapter of that rank in ``folder``, which is made; the same name and seed are the same adapter."""
+    """An adapter of that rank in ``folder``, which is made; the same name and seed are the same adapter.
+
+    Raises:
+        MachineError: the weights cannot be written.
+        OSError: the folder or the config cannot.
+    """
     folder.mkdir(parents=True)
     config = {
         "peft_type": "LORA",
@@ -39,27 +47,26 @@ def write_synthetic(folder: Path, base: BaseModel, rank: int, name: str, seed: i
         "bias": "none",
     }
     write_file(folder / "adapter_config.json", json.dumps(config, indent=2))
-    with (folder / "adapter_model.safetensors").open("wb") as file:
-        file.writelines(_weights(base, rank, _block(name, seed)))
+    _write_weights(folder / "adapter_model.safetensors", dict(_shapes(base, rank)), _block(name, seed))
 
 
-def _weights(base: BaseModel, rank: int, block: bytes) -> Iterator[bytes]:
-    """The file, piece by piece."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    shapes = dict(_shapes(base, rank))
-    for name, (rows, columns) in shapes.items():
-        start, end = end, end + BYTES * rows * columns
-        header[name] = {"dtype": "BF16", "shape": [rows, columns], "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    yield len(text).to_bytes(8, "little") + text
-    for number, (rows, columns) in enumerate(shapes.values()):
-        start, left = BYTES * (number * 97 % BLOCK), BYTES * rows * columns
-        turned = block[start:] + block[:start]
-        whole, rest = divmod(left, len(turned))
-        yield from (turned for _ in range(whole))
-        yield turned[:rest]
+def _write_weights(path: Path, shapes: Mapping[str, tuple[int, int]], block: "NDArray[np.uint16]") -> None:
+    """Every tensor is a view of one array: there is memory for the largest of them only."""
+    import ml_dtypes
+    import numpy as np
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    largest = max((rows * columns for rows, columns in shapes.values()), default=0)
+    values = np.resize(block, BLOCK + largest).view(ml_dtypes.bfloat16)
+    tensors = {}
+    for number, (name, (rows, columns)) in enumerate(shapes.items()):
+        start = number * 97 % BLOCK
+        tensors[name] = values[start : start + rows * columns].reshape(rows, columns)
+    try:
+        save_file(tensors, path, {"format": "pt"})
+    except SafetensorError as error:
+        raise MachineError(f"cannot write {path}: {error}") from error
 
 
 def _shapes(base: BaseModel, rank: int) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -69,12 +76,11 @@ def _shapes(base: BaseModel, rank: int) -> Iterator[tuple[str, tuple[int, int]]]
         yield f"base_model.model.{path}.lora_B.weight", (module.d_out, rank)
 
 
-def _block(name: str, seed: int) -> bytes:
+def _block(name: str, seed: int) -> "NDArray[np.uint16]":
+    import numpy as np
+
     draws = Draws.apart(f"weights {name}", seed)
-    values = array("H", (LEAST | draws.below(128) | draws.below(2) << 15 for _ in range(BLOCK)))
-    if byteorder == "big":
-        values.byteswap()
-    return values.tobytes()
+    return np.fromiter((LEAST | draws.below(128) | draws.below(2) << 15 for _ in range(BLOCK)), "<u2", BLOCK)
 
 
 def total_bytes(base: BaseModel, ranks: Mapping[str, int]) -> int:

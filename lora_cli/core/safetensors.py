@@ -1,15 +1,15 @@
-"""The header of a safetensors file: names, dtypes, shapes and byte ranges. Every malformation is one ``FormatError``.
+"""The header of a safetensors file: names, dtypes, shapes and byte ranges, read and written.
 
 The format: 8 bytes of little-endian length, that many bytes of JSON, then the tensors' bytes without gap or rest
 (https://github.com/huggingface/safetensors#format). We refuse all that the reference implementation refuses, and
-besides it a name that stands twice and fields that the format does not have.
+besides it a name that stands twice and fields that the format does not have. Every malformation is one ``FormatError``.
 
 The JSON is read member by member, because a whole document of hostile JSON takes many times its size in memory.
 """
 
 import json
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NoReturn, cast
@@ -35,7 +35,16 @@ ENTRY_CAP = 1 << 16
 CACHED_HEADER = 1 << 18
 """Bytes of a header up to which it is cached: a usual one has a tenth of them."""
 
-__all__ = ["DTYPE_BITS", "HEADER_CAP", "LIMIT", "Header", "TensorInfo", "header_length", "parse_header"]
+__all__ = [
+    "DTYPE_BITS",
+    "HEADER_CAP",
+    "LIMIT",
+    "Header",
+    "TensorInfo",
+    "format_header",
+    "header_length",
+    "parse_header",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +53,20 @@ class Header:
 
     tensors: dict[str, TensorInfo]
     metadata: dict[str, str]
+
+
+def format_header(tensors: Iterable[TensorInfo], metadata: Mapping[str, str], alignment: int = 8) -> bytes:
+    """The header of a file of those tensors, with its length before it; padded to a multiple of ``alignment`` bytes.
+
+    ``start`` and ``stop`` of the tensors count from the end of the header. For files that are streamed, or whose order
+    or alignment matters: the safetensors library takes all tensors in memory, orders them itself and aligns to 8 bytes.
+    """
+    entries: dict[str, Any] = {"__metadata__": dict(metadata)}
+    for one in tensors:
+        entries[one.name] = {"dtype": one.dtype, "shape": list(one.shape), "data_offsets": [one.start, one.stop]}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % alignment)
+    return len(text).to_bytes(8, "little") + text
 
 
 def header_length(first8: bytes, file_size: int | None, file: str) -> int:

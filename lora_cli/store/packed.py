@@ -10,11 +10,11 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lora_cli.core.safetensors import Header, TensorInfo, header_length, parse_header
+from lora_cli.core.safetensors import Header, TensorInfo, format_header, header_length, parse_header
 from lora_cli.errors import FormatError
 from lora_cli.store import Store
 from lora_cli.store.blobs import MODE, STAMP_NS
@@ -152,21 +152,18 @@ def _pieces(digest: str, factors: Sequence[Factor]) -> Iterator[bytes | memoryvi
     """The whole file, piece by piece: header, then factors with what aligns them in between."""
     sources = {one.info.name: [one.info.file, one.info.start, one.info.stop] for one in factors}
     metadata = {"format": FORMAT, "snapshot": digest, "sources": json.dumps(sources, separators=(",", ":"))}
-    header: dict[str, Any] = {"__metadata__": metadata}
+    tensors: list[TensorInfo] = []
     body: list[bytes | memoryview] = []
     at = 0
     for number, one in enumerate(factors):
         stop = at + len(one.data)
-        header[one.info.name] = {"dtype": one.info.dtype, "shape": list(one.info.shape), "data_offsets": [at, stop]}
+        tensors.append(replace(one.info, start=at, stop=stop))
         body.append(one.data)
-        at = stop
-        if gap := -at % ALIGNMENT:
-            header[f"{PADDING}{number}"] = {"dtype": "U8", "shape": [gap], "data_offsets": [at, at + gap]}
+        at = stop + -stop % ALIGNMENT
+        if gap := at - stop:
+            tensors.append(TensorInfo(f"{PADDING}{number}", "U8", (gap,), stop, at, FILE))
             body.append(bytes(gap))
-            at += gap
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text)) % ALIGNMENT)
-    yield len(text).to_bytes(8, "little") + text
+    yield format_header(tensors, metadata, ALIGNMENT)
     yield from body
 
 

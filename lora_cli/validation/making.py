@@ -1,8 +1,7 @@
 """Recipes of tensors → their bits → a safetensors file, one tensor in memory at a time."""
 
-import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,12 @@ from lora_cli.core.adapter import Adapter, pair_up
 from lora_cli.core.adapter_files import BESIDE, CONFIG, WEIGHTS
 from lora_cli.core.keys import parse_keys
 from lora_cli.core.lora_config import parse_config
+from lora_cli.core.safetensors import format_header
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.core.tensor_info import TensorInfo
 from lora_cli.reading.tensor_values import Bits, decode, encode, load
 from lora_cli.repair import Made, Rewrite
 from lora_cli.sources import Source
-
-ALIGNMENT = 8
-"""The header's length is a multiple of it, so that every tensor's first byte is too."""
 
 
 class Originals:
@@ -73,40 +70,28 @@ def write_tensors(path: Path, tensors: Mapping[str, Made], metadata: Mapping[str
         OSError: as it comes.
         LoraCliError: what reading raises.
     """
-    order = sorted(tensors)
+    placed = _placed(tensors)
     with path.open("wb") as stream:
-        stream.write(_header(tensors, order, metadata))
-        for name in order:
+        stream.write(format_header(placed.values(), metadata))
+        for name in placed:
             stream.write(made_bits(tensors[name], originals.bits).tobytes())
         stream.flush()
         os.fsync(stream.fileno())
 
 
-def _header(tensors: Mapping[str, Made], order: list[str], metadata: Mapping[str, str]) -> bytes:
-    entries: dict[str, Any] = {"__metadata__": dict(metadata)}
-    for name, start, stop in spans(tensors, order):
+def _placed(tensors: Mapping[str, Made]) -> dict[str, TensorInfo]:
+    """Each tensor in the order of their names, with its first byte and its last counted from the end of the header."""
+    placed, start = {}, 0
+    for name in sorted(tensors):
         made = tensors[name]
-        entries[name] = {"dtype": made.dtype, "shape": list(made.shape), "data_offsets": [start, stop]}
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % ALIGNMENT)
-    return len(text).to_bytes(8, "little") + text
-
-
-def spans(tensors: Mapping[str, Made], order: list[str]) -> Iterator[tuple[str, int, int]]:
-    """Each tensor with its first byte and the one behind its last, counted from the end of the header."""
-    start = 0
-    for name in order:
-        yield name, start, start + tensors[name].nbytes
-        start += tensors[name].nbytes
+        placed[name] = TensorInfo(name, made.dtype, made.shape, start, start + made.nbytes, WEIGHTS)
+        start += made.nbytes
+    return placed
 
 
 def as_adapter(name: str, new: Rewrite, old: Adapter) -> Adapter:
     """The adapter that ``new`` will be, before it is written: what the rules say of it can be asked first."""
-    order = sorted(new.tensors)
-    tensors = {
-        tensor: TensorInfo(tensor, new.tensors[tensor].dtype, new.tensors[tensor].shape, start, stop, WEIGHTS)
-        for tensor, start, stop in spans(new.tensors, order)
-    }
+    tensors = _placed(new.tensors)
     keys = parse_keys(tensors)
     beside = tuple(file for file in old.files if file.path in BESIDE)
     files = (RemoteFile(CONFIG, None), RemoteFile(WEIGHTS, None), *beside)

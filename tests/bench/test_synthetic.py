@@ -1,12 +1,15 @@
 """Adapters that nobody trained: PEFT's format, finite and different from each other."""
 
 import json
+import resource
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 from lora_cli.bench.synthetic import synthetic_bytes, write_synthetic
+from lora_cli.errors import MachineError
 from lora_cli.settings import load_settings
 from lora_cli.validation import open_base
 from tests.making import write_base_config
@@ -29,3 +32,14 @@ def test_they_are_on_every_linear_module_and_as_large_as_was_said(tmp_path: Path
     config = json.loads((tmp_path / "first" / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"]) == (4, 8)
     assert config["target_modules"][0] == "down_proj"
+
+
+def test_a_full_disk_is_an_error_of_this_machine(tmp_path: Path) -> None:
+    base = open_base(str(write_base_config(tmp_path / "base")), load_settings({}, {}))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, hard))
+    try:
+        with pytest.raises(MachineError, match=r"cannot write .*adapter_model\.safetensors"):
+            write_synthetic(tmp_path / "adapter", base, 4, "first", 7)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
 
-from lora_cli.core.safetensors import DTYPE_BITS, HEADER_CAP, Header, header_length, parse_header
+from lora_cli.core.safetensors import (
+    DTYPE_BITS,
+    HEADER_CAP,
+    Header,
+    TensorInfo,
+    format_header,
+    header_length,
+    parse_header,
+)
 from lora_cli.errors import FormatError
 from tests.core.headers import MALFORMED, entry, two, with_header
 from tests.making import Raw, safetensors_bytes
@@ -275,3 +283,20 @@ def test_memory_of_a_valid_header_is_a_small_multiple_of_it() -> None:
         tracemalloc.stop()
     assert len(header.tensors) == 20_000
     assert peak < 10 * len(data)
+
+
+@EXAMPLES
+@given(files, metadatas, st.sampled_from([8, 64]))
+def test_a_header_that_is_written_is_read_by_the_library_and_by_us(
+    tensors: Mapping[str, Raw], metadata: Mapping[str, str] | None, alignment: int
+) -> None:
+    placed, start = [], 0
+    for name, one in tensors.items():
+        placed.append(TensorInfo(name, one.dtype, one.shape, start, start + len(one.data), "f"))
+        start += len(one.data)
+    header = format_header(placed, metadata or {}, alignment)
+    assert len(header) % alignment == 0
+    data = header + b"".join(one.data for one in tensors.values())
+    assert meaning(data, ours(data)) == {name: (one.dtype, one.shape, one.data) for name, one in tensors.items()}
+    assert ours(data).metadata == (metadata or {})
+    assert theirs(data) == meaning(data, ours(data))
