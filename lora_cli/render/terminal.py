@@ -1,0 +1,87 @@
+"""What people read in a terminal, drawn by rich: text of others is made harmless, and is never read as markup."""
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from io import StringIO
+
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from lora_cli.core.text import safe
+
+NARROWEST = 24
+"""Columns that text is wrapped to at least."""
+
+
+def text(value: object, style: str = "") -> Text:
+    """``value`` on one line in a style of rich's (``"red"``, ``"bold"``, ``"dim"``); what is a ``Text`` stays so."""
+    return value if isinstance(value, Text) else Text(safe(value), style)
+
+
+class Paragraph:
+    """Text that is wrapped at blanks, behind a ``label``; the lines after the first begin two columns further in.
+
+    A longer word (a path, a tensor's name) stays whole, to be copied.
+    """
+
+    def __init__(self, value: object, label: Text | str = "", *, indent: int = 0, hanging: int | None = None) -> None:
+        self._value, self._label = safe(value), text(label)
+        self._indent, self._hanging = indent, indent + 2 if hanging is None else hanging
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The lines, the label in its style."""
+        first = " " * self._indent + self._label.plain
+        lines = textwrap.wrap(
+            self._value,
+            max(options.max_width, NARROWEST),
+            initial_indent=first,
+            subsequent_indent=" " * (self._hanging if first.strip() else self._indent),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for number, line in enumerate(lines or [first]):
+            written = Text(line, no_wrap=True, overflow="ignore")
+            if number == 0 and line.startswith(first):
+                written = Text(" " * self._indent, no_wrap=True, overflow="ignore")
+                written.append_text(self._label).append(line[len(first) :])
+            yield written
+
+
+def facts(rows: Iterable[tuple[str, object]], indent: int = 2) -> list[RenderableType]:
+    """Labelled values, one below the other, aligned; empty values are left out."""
+    kept = [(label, value) for label, value in rows if value not in ("", None)]
+    column = max((len(label) for label, _ in kept), default=0) + 2
+    return [Paragraph(value, f"{label:<{column}}", indent=indent, hanging=indent + column) for label, value in kept]
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, left: int = 1) -> Table:
+    """A table without lines: the first ``left`` columns to the left, folded where it is narrow; the others right."""
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for number, name in enumerate(header):
+        if number < left:
+            made.add_column(name, overflow="fold")
+        else:
+            made.add_column(name, justify="right", no_wrap=True, overflow="fold")
+    for row in rows:
+        made.add_row(*map(text, row))
+    return made
+
+
+def rendered(parts: Iterable[RenderableType], width: int, *, colour: bool = False) -> str:
+    """The lines of all ``parts``, of at most ``width`` columns where no word is longer; in colour where asked for."""
+    page = StringIO()
+    console = Console(
+        file=page,
+        width=max(width, NARROWEST),
+        force_terminal=colour,
+        color_system="standard" if colour else None,
+        no_color=not colour,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        legacy_windows=False,
+    )
+    for part in parts:
+        console.print(part, crop=False, overflow="ignore", no_wrap=None)
+    return "".join(line.rstrip() + "\n" for line in page.getvalue().splitlines())

@@ -1,0 +1,67 @@
+"""What is drawn in a terminal: nothing in it can move a cursor or be markup, and nothing worth copying is cut."""
+
+import re
+import textwrap
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.text import Text
+
+from lora_cli.core.text import safe
+from lora_cli.render.terminal import NARROWEST, Paragraph, facts, rendered, table, text
+from tests.render.reports import HOSTILE
+
+NAME = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+
+
+@given(
+    st.text(st.sampled_from("ab-\t\u3000   [/]:"), max_size=90),
+    st.integers(1, 60),
+    st.sampled_from([0, 4]),
+    st.sampled_from(["", "hint: "]),
+)
+def test_lines_break_where_the_standard_library_breaks_them(value: str, width: int, indent: int, label: str) -> None:
+    standard = textwrap.wrap(
+        safe(value),
+        max(width, NARROWEST),
+        initial_indent=" " * indent + label,
+        subsequent_indent=" " * (indent + 2 if label else indent),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    drawn = rendered([Paragraph(value, label, indent=indent)], width).splitlines()
+    assert drawn == [line.rstrip() for line in standard or [" " * indent + label]]
+
+
+def test_a_long_name_stays_whole() -> None:
+    assert NAME in rendered([Paragraph(f"the tensor {NAME} is odd")], 40)
+
+
+@pytest.mark.parametrize("colour", [True, False])
+def test_text_of_others_is_neither_markup_nor_a_command_to_the_terminal(colour: bool) -> None:
+    hostile = f"[red]{HOSTILE}[/red] :smile: [link=http://evil]x[/link]"
+    drawn = rendered(
+        [Paragraph(hostile), table(["a"], [[hostile]]), *facts([("name", hostile)]), text(hostile)], 4000, colour=colour
+    )
+    plain = re.sub(r"\x1b\[\d+(;\d+)*m", "", drawn)
+    assert plain.count(safe(hostile)) == 4
+    assert all(line.isprintable() for line in plain.splitlines())
+
+
+def test_colours_are_there_only_where_they_are_asked_for() -> None:
+    parts = [Paragraph("why", Text("error: ", "red")), table(["adapter"], [["sql"]])]
+    assert rendered(parts, 80) == "error: why\nadapter\nsql\n"
+    assert "\x1b[31merror: \x1b[0m" in rendered(parts, 80, colour=True)
+
+
+def test_labelled_values_line_up_and_empty_ones_are_left_out() -> None:
+    rows: list[tuple[str, object]] = [("rank", 4), ("task", ""), ("dtype", "BF16"), ("slot", None)]
+    assert rendered(facts(rows), 80) == "  rank   4\n  dtype  BF16\n"
+
+
+def test_a_column_is_as_wide_as_its_widest_cell_and_folded_where_it_is_narrow() -> None:
+    assert rendered([table(("name", "n"), [("a", 10), ("longer", 2)])], 80) == "name     n\na       10\nlonger   2\n"
+    narrow = rendered([table(("name", "n"), [("x" * 60, 10)])], 40)
+    assert all(len(line) <= 40 for line in narrow.splitlines())
+    assert narrow.count("x") == 60
