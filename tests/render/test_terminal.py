@@ -6,6 +6,7 @@ import textwrap
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import RenderableType
 from rich.text import Text
 
 from lora_cli.core.text import safe
@@ -50,7 +51,7 @@ def test_text_of_others_is_neither_markup_nor_a_command_to_the_terminal(colour: 
 
 
 def test_colours_are_there_only_where_they_are_asked_for() -> None:
-    parts = [Paragraph("why", Text("error: ", "red")), table(["adapter"], [["sql"]])]
+    parts: list[RenderableType] = [Paragraph("why", Text("error: ", "red")), table(["adapter"], [["sql"]])]
     assert rendered(parts, 80) == "error: why\nadapter\nsql\n"
     assert "\x1b[31merror: \x1b[0m" in rendered(parts, 80, colour=True)
 
