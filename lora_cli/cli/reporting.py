@@ -1,19 +1,17 @@
 """What ``validate`` writes, and where: each format that was asked for, to its file or to standard output."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
 from lora_cli.cli.output import DEFAULT_WIDTH, colour, to_stderr, width, writable, write
-from lora_cli.core.finding import Severity
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.core.text import safe
 from lora_cli.errors import MachineError, UsageError
-from lora_cli.validation import Checked
 from lora_cli.validation.report import Report
 
-HUMAN, GITHUB, MARKDOWN = "human", "github", "markdown"
+HUMAN, CONCISE, GITHUB, MARKDOWN = "human", "concise", "github", "markdown"
 RENDERERS = {
     "json": "lora_cli.render.json_verdicts",
     "sarif": "lora_cli.render.sarif",
@@ -23,7 +21,7 @@ RENDERERS = {
 }
 """Module of each machine format: imported when it is asked for, and not before."""
 
-FORMATS = (HUMAN, *RENDERERS)
+FORMATS = (HUMAN, CONCISE, *RENDERERS)
 
 STDOUT = Path("-")
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
@@ -36,11 +34,6 @@ class Output:
     format: str
     file: Path = STDOUT
     appended: bool = False
-
-    @property
-    def streamed(self) -> bool:
-        """Whether people see each adapter's block as soon as it is judged."""
-        return self.format == HUMAN and self.file == STDOUT
 
 
 def outputs(formats: Sequence[str], file: Path | None, environ: Mapping[str, str]) -> tuple[Output, ...]:
@@ -85,27 +78,11 @@ def _output(name: str, file: Path | None, environ: Mapping[str, str]) -> Output:
     return Output(name, file or STDOUT)
 
 
-def stream(judged: Iterable[Checked], asked: Sequence[Output], fail_on: Severity) -> tuple[Checked, ...]:
-    """All that were judged; people see each as it comes, where they asked to."""
-    if not any(output.streamed for output in asked):
-        return tuple(judged)
-    from lora_cli.render.human.verdicts import render_checked, separated
+def tell(report: Report, asked: Sequence[Output], *, quiet: bool = False, statistics: bool = False) -> None:
+    """Writes each format. What is to be said of the run itself goes to stderr.
 
-    done: list[Checked] = []
-    columns, coloured = width(), colour()
-
-    def blocks() -> Iterator[str]:
-        for checked in judged:
-            done.append(checked)
-            yield render_checked(checked, columns, fail_on=fail_on, colour=coloured)
-
-    for text in separated(blocks()):
-        write(text)
-    return tuple(done)
-
-
-def tell(report: Report, asked: Sequence[Output], *, quiet: bool = False) -> None:
-    """Writes each format; of what was streamed, the last line. What is to be said of the run itself goes to stderr.
+    ``quiet`` leaves out what is not wrong of what people read, and ``statistics`` all but how often each rule found
+    something.
 
     Raises:
         MachineError: a file cannot be written.
@@ -115,7 +92,11 @@ def tell(report: Report, asked: Sequence[Output], *, quiet: bool = False) -> Non
         to_stderr(safe(f"warning: {notice}"))
     for output in asked:
         if output.format == HUMAN:
-            write(_human(report, output), output.file)
+            write(_human(report, output, quiet, statistics), output.file)
+        elif output.format == CONCISE:
+            from lora_cli.render import concise
+
+            write(concise.render_report(report, quiet=quiet), output.file)
         elif output.appended:
             said = _append(report, output.file)
             if not quiet:
@@ -125,14 +106,14 @@ def tell(report: Report, asked: Sequence[Output], *, quiet: bool = False) -> Non
             write(text, output.file, commands=output.format == GITHUB)
 
 
-def _human(report: Report, output: Output) -> str:
-    from lora_cli.render.human.verdicts import render_checked, render_summary, separated
+def _human(report: Report, output: Output, quiet: bool, statistics: bool) -> str:
+    from lora_cli.render.terminal import rendered
+    from lora_cli.render.terminal_validate import report_parts, statistics_parts
 
-    last = render_summary(report.checked, width() if output.streamed else DEFAULT_WIDTH, fail_on=report.fail_on)
-    if output.streamed:
-        return last
-    blocks = (render_checked(one, DEFAULT_WIDTH, fail_on=report.fail_on) for one in report.checked)
-    return "".join(separated(blocks)) + last
+    parts = statistics_parts(report) if statistics else report_parts(report, quiet=quiet)
+    if output.file == STDOUT:
+        return rendered(parts, width(), colour=colour())
+    return rendered(parts, DEFAULT_WIDTH)
 
 
 def _append(report: Report, file: Path) -> str:

@@ -12,7 +12,7 @@ from lora_cli.cli import completion, engine_options, options
 from lora_cli.cli.known import accepting, known_findings, settled
 from lora_cli.cli.lineup import Lineup, base_model, lineup, reaching, sharded
 from lora_cli.cli.options import ADAPTERS, OUTPUT, option
-from lora_cli.cli.reporting import outputs, stream, tell
+from lora_cli.cli.reporting import outputs, tell
 from lora_cli.core.finding import Severity
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.text import safe
@@ -71,10 +71,13 @@ ReportFormats = Annotated[
         "--format",
         panel=OUTPUT,
         metavar="FORMAT[=FILE]",
-        help="human, json, sarif, junit, github or markdown; may be repeated, each into its file.",
+        help="human, concise, json, sarif, junit, github or markdown; may be repeated, each into its file.",
         show_default="human",
-        autocompletion=completion.words("human", "json", "sarif", "junit", "github", "markdown"),
+        autocompletion=completion.words("human", "concise", "json", "sarif", "junit", "github", "markdown"),
     ),
+]
+Statistics = Annotated[
+    bool, option("--statistics", panel=OUTPUT, help="Print how often each rule found something, instead of findings.")
 ]
 EXAMPLES = (
     "lora-cli validate acme/sql --base meta-llama/Llama-3.1-8B-Instruct --engine vllm",
@@ -108,6 +111,7 @@ def command(
     write_baseline: WriteBaseline = None,
     ray: options.Ray = None,
     shard: options.Shard = None,
+    statistics: Statistics = False,
     formats: ReportFormats = None,
     output: options.OutputFile = None,
 ) -> None:
@@ -137,9 +141,9 @@ def command(
         directory=Path.cwd(),
         manifest={entry.name: entry.at for entry in asked.manifest.adapters} if asked.manifest else {},
     )
-    checked = stream(accepting(judged, known, said), wanted, said.fail_on)
+    checked = tuple(accepting(judged, known, said))
     report = settled(replace(said, checked=checked), known, settings)
-    tell(report, wanted, quiet=settings.quiet)
+    tell(report, wanted, quiet=settings.quiet, statistics=statistics)
     raise typer.Exit(report.exit_code)
 
 

@@ -1,5 +1,6 @@
 """What people read in a terminal, drawn by rich: text of others is made harmless, and is never read as markup."""
 
+import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from io import StringIO
@@ -25,26 +26,30 @@ class Paragraph:
     A longer word (a path, a tensor's name) stays whole, to be copied.
     """
 
-    def __init__(self, value: object, label: Text | str = "", *, indent: int = 0, hanging: int | None = None) -> None:
-        self._value, self._label = safe(value), text(label)
+    def __init__(
+        self, value: object, label: Text | str = "", *, indent: int = 0, hanging: int | None = None, style: str = ""
+    ) -> None:
+        self._value, self._label, self._style = safe(value), text(label), style
         self._indent, self._hanging = indent, indent + 2 if hanging is None else hanging
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The lines, the label in its style."""
-        first = " " * self._indent + self._label.plain
+        first, value, width = " " * self._indent + self._label.plain, self._value, max(options.max_width, NARROWEST)
+        if len(first) > width:  # a label of others, a long name: it is wrapped, too
+            first, value = " " * self._indent, self._label.plain + value
         lines = textwrap.wrap(
-            self._value,
-            max(options.max_width, NARROWEST),
+            value,
+            width,
             initial_indent=first,
-            subsequent_indent=" " * (self._hanging if first.strip() else self._indent),
+            subsequent_indent=" " * (self._hanging if self._label else self._indent),
             break_long_words=False,
             break_on_hyphens=False,
         )
         for number, line in enumerate(lines or [first]):
-            written = Text(line, no_wrap=True, overflow="ignore")
-            if number == 0 and line.startswith(first):
+            written = Text(line, self._style, no_wrap=True, overflow="ignore")
+            if number == 0 and line.startswith(first) and first.strip():
                 written = Text(" " * self._indent, no_wrap=True, overflow="ignore")
-                written.append_text(self._label).append(line[len(first) :])
+                written.append_text(self._label).append(line[len(first) :], self._style)
             yield written
 
 
@@ -66,6 +71,21 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, left: int 
     for row in rows:
         made.add_row(*map(text, row))
     return made
+
+
+class Fitting:
+    """A table where it fits into the width, and ``instead`` where it would have to be folded."""
+
+    def __init__(self, whole: Table, instead: Iterable[RenderableType]) -> None:
+        self._whole, self._instead = whole, instead
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The one or the other."""
+        wanted = console.measure(self._whole, options=options.update(max_width=sys.maxsize)).maximum
+        if wanted <= options.max_width:
+            yield self._whole
+        else:
+            yield from self._instead
 
 
 def rendered(parts: Iterable[RenderableType], width: int, *, colour: bool = False) -> str:

@@ -63,7 +63,12 @@ def unmarked(documentation: str) -> str:
 
 def summary(counts: "Counts") -> str:
     """``3 adapters (1 ok, 2 refused); 2 errors; no warnings; no skipped checks``, and what does not count, if any."""
-    parts = [f"{counts.ok} ok", f"{counts.refused} refused", f"{counts.failed} failed"]
+    parts = [
+        f"{counts.ok} ok",
+        f"{counts.accepted} accepted",
+        f"{counts.refused} refused",
+        f"{counts.failed} failed",
+    ]
     outcome = ", ".join(part for part in parts if not part.startswith("0 "))
     said = [
         f"{counted(counts.adapters, 'adapter')} ({outcome})" if outcome else counted(0, "adapter"),

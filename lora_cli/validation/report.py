@@ -20,12 +20,14 @@ LOCAL = "file://"
 class Counts:
     """How the adapters of a run came out, and how much was found that counts (``errors``, ``warnings``, ``notes``).
 
-    ``refused`` have a finding that refuses, ``failed`` could not be read. ``known`` findings stand in the baseline,
-    ``suppressed`` ones in a policy; ``skipped`` checks could not look. ``engines`` maps each engine that was named to
-    how many adapters it does what with.
+    ``refused`` have a finding that refuses, ``accepted`` only ones that would if baseline or policy did not accept
+    them; ``failed`` could not be read. ``known`` findings stand in the baseline, ``suppressed`` ones in a policy;
+    ``skipped`` checks could not look. ``engines`` maps each engine that was named to how many adapters it does what
+    with.
     """
 
     adapters: int
+    accepted: int
     refused: int
     failed: int
     errors: int
@@ -38,8 +40,8 @@ class Counts:
 
     @property
     def ok(self) -> int:
-        """Adapters with nothing at or above ``fail_on``."""
-        return self.adapters - self.refused - self.failed
+        """Adapters with nothing at or above ``fail_on``, accepted or not."""
+        return self.adapters - self.accepted - self.refused - self.failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,15 +130,26 @@ def findings_of(one: Checked) -> Sequence[Finding]:
     return sorted(found, key=lambda finding: -finding.severity)
 
 
+def outcome_of(one: Checked, fail_on: Severity) -> Literal["ok", "accepted", "refused", "failed"]:
+    """How one adapter came out; ``accepted`` would be refused without what baseline or policy accept."""
+    if one.error is not None:
+        return "failed"
+    if one.exit_code(fail_on) != 0:
+        return "refused"
+    return "accepted" if any(found.accepted and found.severity >= fail_on for found in findings_of(one)) else "ok"
+
+
 def count(checked: Sequence[Checked], fail_on: Severity) -> Counts:
     """How ``checked`` came out."""
     findings = [finding for one in checked for finding in findings_of(one)]
     counting = [finding.severity for finding in findings if finding.accepted is None]
     accepted = [finding.accepted.by for finding in findings if finding.accepted is not None]
+    outcomes = [outcome_of(one, fail_on) for one in checked]
     return Counts(
         adapters=len(checked),
-        refused=sum(one.error is None and one.exit_code(fail_on) != 0 for one in checked),
-        failed=sum(one.error is not None for one in checked),
+        accepted=outcomes.count("accepted"),
+        refused=outcomes.count("refused"),
+        failed=outcomes.count("failed"),
         errors=counting.count(Severity.ERROR),
         warnings=counting.count(Severity.WARNING),
         notes=counting.count(Severity.NOTE),

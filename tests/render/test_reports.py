@@ -4,7 +4,7 @@ import json
 import os
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from sarif_kit.validate import validation_errors
 
 from lora_cli import __version__
 from lora_cli.core.finding import Severity
-from lora_cli.render import github, json_verdicts, junit, markdown, sarif
-from lora_cli.render.human.verdicts import render_checked, render_summary, separated
+from lora_cli.render import concise, github, json_verdicts, junit, markdown, sarif
+from lora_cli.render.terminal import rendered
+from lora_cli.render.terminal_validate import report_parts, statistics_parts
 from lora_cli.validation.report import Report
 from tests.conftest import ROOT
 from tests.render.reports import HOSTILE, checked, everything, finding
@@ -31,17 +32,23 @@ SCHEMA = json.loads((ROOT / "manifests" / "schemas" / "validate.schema.json").re
 
 
 def human(report: Report) -> str:
-    blocks = separated(render_checked(one, 80, fail_on=report.fail_on) for one in report.checked)
-    return "".join(blocks) + render_summary(report.checked, 80, fail_on=report.fail_on)
+    return rendered(report_parts(report), 80)
 
 
-RENDERERS = {
+RENDERERS: dict[str, Callable[[Report], str]] = {
     "report.json": json_verdicts.render_report,
     "report.sarif": sarif.render_report,
     "report.xml": junit.render_report,
     "report.github": github.render_report,
     "report.md": markdown.render_report,
     "report.txt": human,
+    "concise.txt": concise.render_report,
+    "statistics.txt": lambda report: rendered(statistics_parts(report), 80),
+    "quiet.txt": lambda report: rendered(report_parts(report, quiet=True), 80),
+    "several.txt": lambda report: rendered(
+        report_parts(replace(report, checked=(*report.checked[:2], *report.checked[3:]))), 80
+    ),
+    "one.txt": lambda report: rendered(report_parts(replace(report, checked=report.checked[1:2])), 80),
 }
 
 
@@ -223,8 +230,3 @@ def test_no_machine_format_has_a_command_for_a_console() -> None:
     for render in (json_verdicts.render_report, sarif.render_report, junit.render_report, markdown.render_report):
         assert "##[" not in render(hostile(HOSTILE))
         assert not any(line.lstrip().startswith("::") for line in render(hostile(HOSTILE)).splitlines())
-
-
-def test_adapters_that_have_nothing_to_say_stand_together() -> None:
-    assert "".join(separated(["a\n", "b\n", "c\n  x\n", "d\n", "e\n  y\n"])) == "a\nb\n\nc\n  x\n\nd\n\ne\n  y\n\n"
-    assert "".join(separated([])) == ""

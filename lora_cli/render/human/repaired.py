@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from lora_cli.core.engine_outcome import EngineOutcome
 from lora_cli.core.text import counted, safe
-from lora_cli.render.human.verdicts import skipped_checks
+from lora_cli.render.terminal import rendered
+from lora_cli.render.terminal_validate import skipped_checks
 from lora_cli.render.text import paint, pairs, wrap
 from lora_cli.validation.repaired import Repaired
 from lora_cli.validation.sameness import RECKONING, Sameness
@@ -24,7 +25,8 @@ def render_repaired(found: Repaired, width: int, *, check: bool, colour: bool = 
     lines += _refusals(found, width)
     for flag in found.flags:
         lines += ["", *wrap(flag.message, width, "  ", "  "), *wrap(flag.mend, width, "    ", "  hint: ")]
-    lines += skipped_checks(found.skipped, width, colour)
+    skipped = skipped_checks([(found.name, one) for one in found.skipped])
+    lines += rendered(skipped, width, colour=colour).splitlines()
     if found.after.applied is None:
         lines += wrap(NO_BASE, width, "    ", "    hint: ")
     if found.same is not None:
