@@ -43,12 +43,13 @@ def source_glob(glob: str, base_dir: Path) -> str:
     if scheme not in DEFAULT_PORTS:
         return f"{scheme}://{rest}"
     host, slash, path = rest.partition("/")
-    host = host.lower().removesuffix(f":{DEFAULT_PORTS[scheme]}").removesuffix(".")
+    host = host.lower().removesuffix(f":{DEFAULT_PORTS[scheme]}").removesuffix(".").replace("[[]", "[")
     if not _HOST_GLOB.fullmatch(host):
         raise ValueError("this is not the address of a host, or a glob over one; it has no user and no query")
     if slash and (page := f"{host}/").startswith(HUB_PAGES) and page in HUB_PAGES:
         return "hf://" + path
-    return f"{scheme}://{host}{slash}{unescaped(path)}"
+    bracketed = host.replace("[", "[[]")  # around the address of IPv6, not around a choice of characters
+    return f"{scheme}://{bracketed}{slash}{unescaped(path)}"
 
 
 def covers(glob: str, ref: AdapterRef) -> bool:

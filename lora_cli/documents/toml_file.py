@@ -41,8 +41,9 @@ class TomlPlaces:
 
     def line(self, path: Path, *, key: bool = False) -> int:
         """The line of the first key of ``path``."""
-        pattern = re.compile(rf"\s*[\[\"']*{re.escape(str(path[0]))}\b")
-        return next((n for n, line in enumerate(self.text.splitlines(), 1) if pattern.match(line)), 1)
+        first = str(path[0])
+        keys = (re.split(r"[\s=.\]\"']", line.lstrip("[\"' \t"), maxsplit=1)[0] for line in self.text.splitlines())
+        return next((number for number, key in enumerate(keys, 1) if key == first), 1)
 
     def written(self, path: Path) -> str:
         """Nothing: values are shown as they were parsed."""

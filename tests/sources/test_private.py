@@ -86,7 +86,7 @@ def test_nothing_leads_nearer_than_it_is_itself(sender: str, target: str, allowe
 def test_a_policy_that_says_no_wins(
     tmp_path: Path, setting: bool, said: tuple[bool | None, ...], allowed: bool
 ) -> None:
-    policies = tuple(Policy(allow_private_redirects=word) for word in said)
+    policies = tuple(Policy() if word is None else Policy(allow_private_redirects=word) for word in said)
     settings = Settings(tmp_path, allow_private_redirects=setting, policies=policies)
     assert bounds_of(settings).private is allowed
 
