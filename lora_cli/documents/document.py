@@ -171,7 +171,7 @@ def parse_document(text: str, file: str, kind: str) -> Document:
         if (word := head[key]) != value:
             other = READ_WITH.get(str(word)) if key == "kind" else None
             instead = f"{word} is read with {other}, {kind} with {READ_WITH[kind]}" if other else f"{key}: {value}"
-            raise document.error([Mistake((key,), f"{quoted(word)} is not {value}", instead)])
+            raise document.error([Mistake((key,), f"{quoted(str(word))} is not {value}", instead)])
     return document
 
 
@@ -196,9 +196,10 @@ def _wrong_value(kind: str, value: Any, written: str, context: Mapping[str, Any]
         case "too_long":
             said = f"{len(value)} are more than the {context['max_length']} that are read", "write fewer"
         case "number":
-            one = quoted(written if isinstance(value, bool) else value)
-            if isinstance(value, dict | list | None):
-                one = f"{this}, which"
+            is_number = isinstance(value, int | Decimal) and not isinstance(value, bool)
+            one = (
+                written if is_number else f"{this}, which" if isinstance(value, dict | list | None) else quoted(written)
+            )
             said = f"{one} is not {what}", hint
         case "secret":
             said = f"this is not {what}", hint

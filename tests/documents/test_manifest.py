@@ -183,6 +183,12 @@ def test_the_first_rule_that_covers_a_source_is_its_rule() -> None:
             "",
         ),
         (
+            minimal(extra="engine: {name: vllm, max_loras: 1.50}"),
+            ":5: engine.max_loras: 1.50 is not a whole number",
+            "",
+        ),
+        (minimal().replace("lora-cli/v1", "1.0"), ":1: apiVersion: '1.0' is not lora-cli/v1", ""),
+        (
             minimal(extra="engine: {name: v, max_loras: 4, max_cpu_loras: 2}"),
             ":5: engine.max_cpu_loras: 2 is less than",
             "",
