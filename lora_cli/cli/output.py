@@ -40,8 +40,11 @@ def width() -> int:
 
 
 def colour() -> bool:
-    """Whether to colour: on a terminal that can, unless ``NO_COLOR`` (https://no-color.org) says no."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    """Whether to colour, as rich decides: on a terminal that can, or with FORCE_COLOR; never with NO_COLOR."""
+    from rich.console import Console
+
+    console = Console(file=sys.stdout)
+    return console.color_system is not None and not console.no_color
 
 
 def drawable() -> bool:

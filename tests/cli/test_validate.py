@@ -278,6 +278,16 @@ def test_a_terminal_gets_colour_unless_told_not_to(bad: str, base: str) -> None:
     for width in ("40", "200"):  # the outcome on a line of its own, and beside the name
         assert b"\x1b[31mrefused" in on_a_terminal("validate", bad, "--base", base, COLUMNS=width)
     assert b"\x1b" not in on_a_terminal("validate", bad, "--base", base, NO_COLOR="1")
+    assert b"\x1b" not in on_a_terminal("validate", bad, "--base", base, TERM="dumb")
+
+
+@pytest.mark.parametrize(("environment", "coloured"), [({}, False), ({"FORCE_COLOR": "1"}, True)])
+def test_a_pipe_gets_colour_only_where_it_is_forced(
+    bad: str, base: str, environment: dict[str, str], coloured: bool
+) -> None:
+    line = [sys.executable, "-m", "lora_cli", "validate", bad, "--base", base]
+    done = subprocess.run(line, env=os.environ | environment, capture_output=True, check=False)
+    assert (b"\x1b[31mrefused" in done.stdout) is coloured
 
 
 def test_validate_of_a_small_adapter_imports_nothing_heavy(good: str, base: str) -> None:
