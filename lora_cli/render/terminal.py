@@ -23,13 +23,19 @@ def text(value: object, style: str = "") -> Text:
 class Paragraph:
     """Text that is wrapped at blanks, behind a ``label``; the lines after the first begin two columns further in.
 
-    A longer word (a path, a tensor's name) stays whole, to be copied.
+    A longer word (a path, a tensor's name) stays whole, to be copied. ``word`` of the value has a style.
     """
 
     def __init__(
-        self, value: object, label: Text | str = "", *, indent: int = 0, hanging: int | None = None, style: str = ""
+        self,
+        value: object,
+        label: Text | str = "",
+        *,
+        indent: int = 0,
+        hanging: int | None = None,
+        word: tuple[str, str] = ("", ""),
     ) -> None:
-        self._value, self._label, self._style = safe(value), text(label), style
+        self._value, self._label, self._word = safe(value), text(label), word
         self._indent, self._hanging = indent, indent + 2 if hanging is None else hanging
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -46,11 +52,14 @@ class Paragraph:
             break_on_hyphens=False,
         )
         for number, line in enumerate(lines or [first]):
-            written = Text(line, self._style, no_wrap=True, overflow="ignore")
-            if number == 0 and line.startswith(first) and first.strip():
-                written = Text(" " * self._indent, no_wrap=True, overflow="ignore")
-                written.append_text(self._label).append(line[len(first) :], self._style)
-            yield written
+            is_labelled = number == 0 and line.startswith(first) and bool(first.strip())
+            said = Text(line[len(first) :] if is_labelled else line)
+            if self._word[0]:
+                said.highlight_words([self._word[0]], self._word[1])
+            label = Text.assemble(" " * self._indent, self._label) if is_labelled else Text()
+            whole = label.append_text(said)
+            whole.no_wrap, whole.overflow = True, "ignore"
+            yield whole
 
 
 def facts(rows: Iterable[tuple[str, object]], indent: int = 2) -> list[RenderableType]:

@@ -97,7 +97,7 @@ def _outcome(checked: Checked, fail_on: Severity) -> Iterator[RenderableType]:
     word = outcome_of(checked, fail_on)
     applied = checked.verdict.applied if checked.verdict is not None else None
     tail = f", {applied} modules apply" if applied is not None else ""
-    yield Paragraph(f"{word}{tail}", f"{checked.name}: ", style=OUTCOMES[word])
+    yield Paragraph(f"{word}{tail}", f"{checked.name}: ", word=(word, OUTCOMES[word]))
     if not checked.source.endswith(checked.name.rstrip("/")):
         yield Paragraph(checked.source, indent=2)
     if checked.verdict is not None:
