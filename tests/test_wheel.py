@@ -51,11 +51,14 @@ def test_fetch_validate_and_inspect_work_without_extras(installed: Run, tmp_path
     fetched = installed("fetch", str(adapter))
     validated = installed("validate", str(adapter), "--base", str(base))
     inspected = installed("inspect", str(adapter), "--format", "json")
+    page = installed("inspect", str(adapter), "--format", "html")
 
     assert fetched.returncode == 0, fetched.stderr
     assert (Path(fetched.stdout.strip()) / "adapter_model.safetensors").is_file()
     assert validated.returncode == 0, validated.stdout
     assert inspected.returncode == 0, inspected.stderr
+    assert page.returncode == 0, page.stderr
+    assert "<style>" in page.stdout
 
 
 @pytest.mark.parametrize(

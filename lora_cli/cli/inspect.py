@@ -154,7 +154,7 @@ def _text(
 
         return render_inspections(done, base, args)
     if form is ReportFormat.HTML:
-        from lora_cli.render.html.inspection import render_inspections as render_page
+        from lora_cli.render.html import render_inspections as render_page
 
         return render_page(done, args)
     from lora_cli.render.human.engine_args import render_engine_args

@@ -230,6 +230,6 @@ def _add(tell: Callable[[int], None], before: int, done: int) -> None:
 
 
 def _page(run: LiveRun, compared: tuple[Change, ...], verdicts: tuple[Judged, ...]) -> str:
-    from lora_cli.render.html.live import render_live as render_page
+    from lora_cli.render.html import render_live as render_page
 
     return render_page(run, compared, verdicts)

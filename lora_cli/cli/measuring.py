@@ -186,6 +186,6 @@ def counter(total: int, settings: Settings) -> Callable[[int], None]:
 
 
 def _page(run: MeasuredRun, compared: tuple[Change, ...], verdicts: tuple[Judged, ...]) -> str:
-    from lora_cli.render.html.bench import render_bench as render_page
+    from lora_cli.render.html import render_bench as render_page
 
     return render_page(run, compared, verdicts)

@@ -60,6 +60,6 @@ def planned(
 
 
 def _page(run: PlannedRun, compared: tuple[Change, ...], verdicts: tuple[Judged, ...]) -> str:
-    from lora_cli.render.html.plan import render_plan as render_page
+    from lora_cli.render.html import render_plan as render_page
 
     return render_page(run, compared, verdicts)

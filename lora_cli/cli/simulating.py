@@ -146,6 +146,6 @@ def _teller(trace: Trace, policies: Sequence[str]) -> Callable[[str], None]:
 
 
 def _page(run: SimulatedRun, compared: tuple[Change, ...], verdicts: tuple[Judged, ...]) -> str:
-    from lora_cli.render.html.simulation import render_simulation as render_page
+    from lora_cli.render.html import render_simulation as render_page
 
     return render_page(run, compared, verdicts)

@@ -1,0 +1,289 @@
+"""Reports as HTML: each one self-contained page without a script, made by the templates in ``templates/``.
+
+Whatever enters a template passes ``safe`` and is escaped: no name of an adapter becomes markup.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from lora_cli import __version__
+from lora_cli.bench import measured, plan, simulated
+from lora_cli.bench.live import numbers as live_numbers
+from lora_cli.bench.live.result import LiveRun
+from lora_cli.bench.measured import MeasuredRun, by_kind
+from lora_cli.bench.outcome import SHARES
+from lora_cli.bench.plan import PlannedRun
+from lora_cli.bench.quantiles import nearest_rank
+from lora_cli.bench.regression import Change, Judged
+from lora_cli.bench.simulated import SimulatedRun
+from lora_cli.core.base_model import HALF_BYTES
+from lora_cli.core.inspection import Inspection
+from lora_cli.core.module_facts import ModuleFacts, layer_of, leaf_of
+from lora_cli.core.module_grid import Grid
+from lora_cli.core.spectrum import Spectrum
+from lora_cli.core.text import brief, counted, milliseconds, safe, size
+from lora_cli.render import charts, comparison_facts, described, engine_flags, spectrum_facts
+from lora_cli.render.human import bench, live, simulation
+from lora_cli.render.human import plan as plan_rows
+from lora_cli.render.human.bench_judgement import by, ranked
+from lora_cli.render.spectrum_facts import Laid
+from lora_cli.validation import Checked
+from lora_cli.validation.engine_args import EngineArgs
+
+MOST = {
+    "adapters": 200, "differences": 500, "files": 1000, "kinds": 200, "modules": 2000,
+    "stacks": 8, "layers": 256, "columns": 40, "outside": 40,
+}  # fmt: skip
+"""Rows of each table and columns of a heat map; how many more there are is said."""
+
+NO_VALUE = "–"
+
+Rows = Iterable[Sequence[object]]
+
+
+@cache
+def templates() -> Environment:
+    """The templates: text is escaped, a variable that is missing is an error, and nothing can be declared markup."""
+    made = Environment(
+        loader=PackageLoader("lora_cli.render"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_printable,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    del made.filters["safe"]
+    made.filters |= {"brief": brief, "counted": counted, "number": _number, "size": size}
+    made.globals |= {
+        "version": __version__,
+        "most": MOST,
+        "shades": charts.SHADES,
+        "half_bytes": HALF_BYTES,
+        "described": described,
+        "engine_flags": engine_flags,
+        "differences": comparison_facts,
+        "modules_by_kind": modules_by_kind,
+        "kind_rows": kind_rows,
+        "memory_rows": memory_rows,
+        "module_rows": module_rows,
+        "drawn": drawn,
+    }
+    return made
+
+
+def _printable(value: object) -> object:
+    """What a template prints: a macro's markup as it is, anything else on one line without control characters."""
+    return value if isinstance(value, Markup) else safe(value)
+
+
+def _rendered(template: str, **values: Any) -> str:
+    return templates().get_template(template).render(values)
+
+
+def render_inspections(done: Sequence[tuple[Checked, Inspection | None]], args: EngineArgs | None = None) -> str:
+    """The page of ``inspect``; ``args`` are the flags with which an engine serves the adapters, if asked for."""
+    title = done[0][0].name if len(done) == 1 else counted(len(done), "LoRA adapter")
+    return _rendered("inspect.html.j2", title=title, done=done, args=args)
+
+
+def modules_by_kind(modules: Iterable[ModuleFacts]) -> Mapping[str, Sequence[ModuleFacts]]:
+    """Modules by the last name of their paths."""
+    kinds: dict[str, list[ModuleFacts]] = {}
+    for one in modules:
+        kinds.setdefault(leaf_of(one.module), []).append(one)
+    return kinds
+
+
+def kind_rows(kinds: Mapping[str, Sequence[ModuleFacts]]) -> Iterator[Sequence[str]]:
+    """What the modules of each kind have in common."""
+    for kind, held in list(kinds.items())[: MOST["kinds"]]:
+        layers = sorted({layer for one in held if (layer := layer_of(one.module)) is not None})
+        sides = zip(*((one.r, one.scaling, one.d_in, one.d_out) for one in held), strict=True)
+        dtypes = ", ".join(dict.fromkeys(one.dtype for one in held))
+        yield kind, described.ranges(layers) or NO_VALUE, str(len(held)), *map(_range, sides), dtypes
+
+
+def module_rows(modules: Sequence[ModuleFacts]) -> Iterator[Sequence[str]]:
+    """The modules one by one, layer 2 before layer 10."""
+    for one in sorted(modules, key=lambda one: natural(one.module))[: MOST["modules"]]:
+        values = (one.r, one.scaling, one.d_in, one.d_out)
+        yield one.module, *(_range([value]) for value in values), one.dtype, _number(one.bytes)
+
+
+def memory_rows(kinds: Mapping[str, Sequence[ModuleFacts]]) -> list[tuple[str, float, Sequence[str]]]:
+    """The bytes of a slot that each kind takes, in half precision and as a share; empty without any."""
+    taken = {kind: HALF_BYTES * sum(one.parameters for one in held) for kind, held in kinds.items()}
+    whole = sum(taken.values())
+    largest = sorted(taken.items(), key=lambda item: -item[1])[: MOST["kinds"]]
+    return [(kind, part / whole, (size(part), f"{100 * part / whole:.0f} %")) for kind, part in largest if whole]
+
+
+def natural(path: str) -> list[tuple[int, str]]:
+    """A key that sorts numbers within names by value."""
+    parts = re.split(r"([0-9]+)", path)
+    return [(len(part.lstrip("0")), part.lstrip("0")) if at % 2 else (0, part) for at, part in enumerate(parts)]
+
+
+def _range(values: Sequence[float | None]) -> str:
+    """One value, or the least and the most."""
+    known = [value for value in values if value is not None]
+    return " to ".join(f"{value:.6g}" for value in dict.fromkeys((min(known), max(known)))) if known else NO_VALUE
+
+
+def _number(value: int | None) -> str:
+    return NO_VALUE if value is None else f"{value:,}"
+
+
+def drawn(spectrum: Spectrum) -> Mapping[str, object]:
+    """A spectrum as the page shows it."""
+    laid = spectrum_facts.laid(spectrum)
+    known = laid.sizes.by_path
+    outside = [path for path in laid.outside if path in known]
+    return {
+        "what": spectrum_facts.title(spectrum),
+        "full": laid.full(),
+        "header": spectrum_facts.heads(laid.sizes)[1:],
+        "stacks": [_stack(grid, laid) for grid in laid.maps[: MOST["stacks"]]],
+        "outside": [spectrum_facts.columns_of(path, [known[path]], laid.sizes) for path in outside[: MOST["outside"]]],
+        "notes": list(_notes(laid)),
+        "summary": spectrum_facts.summary(spectrum, laid.far),
+    }
+
+
+def _stack(grid: Grid, laid: Laid) -> Mapping[str, object]:
+    kinds = list(grid.kinds[: MOST["columns"]])
+    modules = laid.by_kind(grid, MOST["columns"])
+    return {
+        "name": f"{grid.stack}: " if len(laid.maps) > 1 else "",
+        "kinds": kinds,
+        "layers": charts.heat_map(grid, kinds, grid.layers[: MOST["layers"]], laid),
+        "by_kind": [spectrum_facts.columns_of(kind, found, laid.sizes) for kind, found in modules],
+        "chart": charts.singular_values(modules),
+    }
+
+
+def _notes(laid: Laid) -> Iterator[str]:
+    """What stands where, and what is not drawn."""
+    yield f"{spectrum_facts.EXPLAINED}."
+    if laid.far:
+        yield "* stands out: see below."
+    if any(len(paths) > 1 for grid in laid.maps for paths in grid.cells.values()):
+        yield "A cell of several modules (experts) shows them together."
+    shown = laid.maps[: MOST["stacks"]]
+    left = {
+        "stack of layers": len(laid.maps) - MOST["stacks"],
+        "layer": sum(max(0, len(grid.layers) - MOST["layers"]) for grid in shown),
+        "kind": sum(max(0, len(grid.kinds) - MOST["columns"]) for grid in shown),
+        "module outside of layers": len(laid.outside) - MOST["outside"],
+    }
+    for what, number in left.items():
+        if number > 0:
+            yield f"{counted(number, f'more {what}')} in --format json."
+
+
+def _bench_page(
+    title: str,
+    compared: Sequence[Change],
+    verdicts: Sequence[Judged],
+    table: tuple[str, Sequence[str], Rows],
+    told: Rows,
+    terms: Mapping[str, object],
+    **more: object,
+) -> str:
+    """A page of ``serve-bench``: its table, its charts, the workload, and what the words mean."""
+    changed = ranked(compared)
+    caption, header, rows = table
+    values: dict[str, object] = {
+        "late": False, "costs": (), "charts": (), "failed": (), "adapters": (), "more_adapters": 0,
+        "compared": [(one.metric, f"{one.before:.4g}", f"{one.now:.4g}", by(one), one.verdict) for one in changed]
+        if compared
+        else None,
+        "unchanged": len(compared) - len(changed),
+    }  # fmt: skip
+    values |= {"caption": caption, "header": header, "rows": list(rows), "told": list(told), "terms": terms.items()}
+    return _rendered("serve_bench.html.j2", title=title, verdicts=verdicts, **values | more)
+
+
+def render_bench(run: MeasuredRun, compared: Sequence[Change] = (), verdicts: Sequence[Judged] = ()) -> str:
+    """The page of a measured ``serve-bench``: latency by the tier that a request hit."""
+    result = run.result
+    kinds = {kind: values for kind, values in by_kind(result).items() if values}
+    curves = {kind: [nearest_rank(values, share) for share in SHARES] for kind, values in kinds.items()}
+    return _bench_page(
+        f"{counted(result.requests, 'request')} over {counted(result.adapters, 'adapter')}, in process",
+        compared,
+        verdicts,
+        ("Milliseconds by tier", bench.HEADER, bench.tier_rows(result)),
+        bench.bench_facts(result),
+        measured.DEFINITIONS,
+        charts=[charts.distribution("Share of requests that are answered within", "ms", curves)],
+        failed=result.failed.items(),
+    )
+
+
+def render_live(run: LiveRun, compared: Sequence[Change] = (), verdicts: Sequence[Judged] = ()) -> str:
+    """The page of ``serve-bench --url``: latency by where requests found their adapter."""
+    return _bench_page(
+        f"{counted(run.setting.num_prompts, 'request')} over {counted(run.setting.adapters, 'adapter')}, live",
+        compared,
+        verdicts,
+        ("Milliseconds by tier", live.HEADER, live.rows(run)),
+        live.facts(run),
+        live_numbers.DEFINITIONS,
+        late=run.is_late,
+        charts=[charts.distribution("Share of requests whose first token comes within", "ms", live.curves(run))],
+        failed=run.failures.items(),
+        adapters=list(_adapters(run)),
+        more_adapters=len(run.adapters) - MOST["adapters"],
+    )
+
+
+def _adapters(run: LiveRun) -> Iterator[Sequence[str]]:
+    slowest = sorted(run.adapters.items(), key=lambda one: -(one[1]["ttft_p99_ms"] or 0))
+    for name, numbers in slowest[: MOST["adapters"]]:
+        times = [numbers[f"{what}_ms"] for what in ("ttft_p50", "ttft_p99", "e2el_p50", "e2el_p99")]
+        counts = (f"{numbers[what]:.0f}" for what in ("requests", "failed"))
+        yield name, *counts, *("-" if value is None else milliseconds(value) for value in times)
+
+
+def render_simulation(run: SimulatedRun, compared: Sequence[Change] = (), verdicts: Sequence[Judged] = ()) -> str:
+    """The page of ``serve-bench --simulate``: each policy over the same requests."""
+    setting, found = run.setting, run.found
+    outcomes = found.outcomes.items()
+    costs = {name: one.miss_cost_ms / (one.requests or 1) for name, one in outcomes}
+    most = max(costs.values(), default=0.0) or 1.0
+    waits = {name: one.stall_cdf_ms for name, one in outcomes if one.stall_cdf_ms}
+    hits = {name: one.hit_ratio_over_time for name, one in outcomes if one.hit_ratio_over_time}
+    rows = [simulation.row(one, found.gap_closed(name), found.cost_gap_closed(name)) for name, one in outcomes]
+    return _bench_page(
+        f"{counted(setting.num_prompts, 'request')} over {counted(setting.adapters, 'adapter')}, simulated",
+        compared,
+        verdicts,
+        ("Each policy over the same requests", simulation.HEADER, rows),
+        simulation.facts(run),
+        dict(simulation.terms(run)) | simulated.DEFINITIONS,
+        costs=[(name, cost / most, [milliseconds(cost)]) for name, cost in costs.items()],
+        charts=[
+            charts.over_time(hits),
+            charts.distribution("Share of requests that wait at most", "stall in ms", waits),
+        ],
+    )
+
+
+def render_plan(run: PlannedRun, compared: Sequence[Change] = (), verdicts: Sequence[Judged] = ()) -> str:
+    """The page of ``serve-bench --simulate --plan``."""
+    told = [*simulation.work_facts(run.setting), *simulation.load_facts(run.fleet), ("objective", run.objective)]
+    return _bench_page(
+        f"Slots and memory for {plan_rows.goals(run)}",
+        compared,
+        verdicts,
+        ("The fewest slots first, then more slots with less memory", plan_rows.HEADER, plan_rows.rows(run)),
+        told,
+        plan.DEFINITIONS,
+        failed=[one.split(": ", 1) for one in plan_rows.unmet(run)],
+    )
