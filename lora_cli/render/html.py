@@ -43,8 +43,6 @@ MOST = {
 
 NO_VALUE = "–"
 
-Rows = Iterable[Sequence[object]]
-
 
 @cache
 def templates() -> Environment:
@@ -72,6 +70,7 @@ def templates() -> Environment:
         "memory_rows": memory_rows,
         "module_rows": module_rows,
         "drawn": drawn,
+        "by": by,
     }
     return made
 
@@ -186,27 +185,12 @@ def _notes(laid: Laid) -> Iterator[str]:
             yield f"{counted(number, f'more {what}')} in --format json."
 
 
-def _bench_page(
-    title: str,
-    compared: Sequence[Change],
-    verdicts: Sequence[Judged],
-    table: tuple[str, Sequence[str], Rows],
-    told: Rows,
-    terms: Mapping[str, object],
-    **more: object,
-) -> str:
+def _bench_page(title: str, compared: Sequence[Change], verdicts: Sequence[Judged], **values: object) -> str:
     """A page of ``serve-bench``: its table, its charts, the workload, and what the words mean."""
     changed = ranked(compared)
-    caption, header, rows = table
-    values: dict[str, object] = {
-        "late": False, "costs": (), "charts": (), "failed": (), "adapters": (), "more_adapters": 0,
-        "compared": [(one.metric, f"{one.before:.4g}", f"{one.now:.4g}", by(one), one.verdict) for one in changed]
-        if compared
-        else None,
-        "unchanged": len(compared) - len(changed),
-    }  # fmt: skip
-    values |= {"caption": caption, "header": header, "rows": list(rows), "told": list(told), "terms": terms.items()}
-    return _rendered("serve_bench.html.j2", title=title, verdicts=verdicts, **values | more)
+    return _rendered(
+        "serve_bench.html.j2", title=title, compared=compared, changed=changed, verdicts=verdicts, **values
+    )
 
 
 def render_bench(run: MeasuredRun, compared: Sequence[Change] = (), verdicts: Sequence[Judged] = ()) -> str:
@@ -218,9 +202,11 @@ def render_bench(run: MeasuredRun, compared: Sequence[Change] = (), verdicts: Se
         f"{counted(result.requests, 'request')} over {counted(result.adapters, 'adapter')}, in process",
         compared,
         verdicts,
-        ("Milliseconds by tier", bench.HEADER, bench.tier_rows(result)),
-        bench.bench_facts(result),
-        measured.DEFINITIONS,
+        caption="Milliseconds by tier",
+        header=bench.HEADER,
+        rows=bench.tier_rows(result),
+        told=bench.bench_facts(result),
+        terms=measured.DEFINITIONS,
         charts=[charts.distribution("Share of requests that are answered within", "ms", curves)],
         failed=result.failed.items(),
     )
@@ -232,9 +218,11 @@ def render_live(run: LiveRun, compared: Sequence[Change] = (), verdicts: Sequenc
         f"{counted(run.setting.num_prompts, 'request')} over {counted(run.setting.adapters, 'adapter')}, live",
         compared,
         verdicts,
-        ("Milliseconds by tier", live.HEADER, live.rows(run)),
-        live.facts(run),
-        live_numbers.DEFINITIONS,
+        caption="Milliseconds by tier",
+        header=live.HEADER,
+        rows=live.rows(run),
+        told=live.facts(run),
+        terms=live_numbers.DEFINITIONS,
         late=run.is_late,
         charts=[charts.distribution("Share of requests whose first token comes within", "ms", live.curves(run))],
         failed=run.failures.items(),
@@ -253,8 +241,7 @@ def _adapters(run: LiveRun) -> Iterator[Sequence[str]]:
 
 def render_simulation(run: SimulatedRun, compared: Sequence[Change] = (), verdicts: Sequence[Judged] = ()) -> str:
     """The page of ``serve-bench --simulate``: each policy over the same requests."""
-    setting, found = run.setting, run.found
-    outcomes = found.outcomes.items()
+    setting, found, outcomes = run.setting, run.found, run.found.outcomes.items()
     costs = {name: one.miss_cost_ms / (one.requests or 1) for name, one in outcomes}
     most = max(costs.values(), default=0.0) or 1.0
     waits = {name: one.stall_cdf_ms for name, one in outcomes if one.stall_cdf_ms}
@@ -264,9 +251,11 @@ def render_simulation(run: SimulatedRun, compared: Sequence[Change] = (), verdic
         f"{counted(setting.num_prompts, 'request')} over {counted(setting.adapters, 'adapter')}, simulated",
         compared,
         verdicts,
-        ("Each policy over the same requests", simulation.HEADER, rows),
-        simulation.facts(run),
-        dict(simulation.terms(run)) | simulated.DEFINITIONS,
+        caption="Each policy over the same requests",
+        header=simulation.HEADER,
+        rows=rows,
+        told=simulation.facts(run),
+        terms=dict(simulation.terms(run)) | simulated.DEFINITIONS,
         costs=[(name, cost / most, [milliseconds(cost)]) for name, cost in costs.items()],
         charts=[
             charts.over_time(hits),
@@ -282,8 +271,10 @@ def render_plan(run: PlannedRun, compared: Sequence[Change] = (), verdicts: Sequ
         f"Slots and memory for {plan_rows.goals(run)}",
         compared,
         verdicts,
-        ("The fewest slots first, then more slots with less memory", plan_rows.HEADER, plan_rows.rows(run)),
-        told,
-        plan.DEFINITIONS,
+        caption="The fewest slots first, then more slots with less memory",
+        header=plan_rows.HEADER,
+        rows=plan_rows.rows(run),
+        told=told,
+        terms=plan.DEFINITIONS,
         failed=[one.split(": ", 1) for one in plan_rows.unmet(run)],
     )

@@ -21,6 +21,7 @@ HEAVY = (
     "http.client",
     "yaml",
     "rich",
+    "jinja2",
 )
 
 
