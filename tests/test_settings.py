@@ -119,6 +119,22 @@ def test_every_mistake_of_a_file_is_told(environ: dict[str, str]) -> None:
     assert all(error.hint for error in caught.value.mistakes)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("jobs = " + "9" * 5000, "this is not TOML"),
+        ("max_files = 1979-05-27", "1: max_files: this is a date or a time"),
+        ('allow_token_env = [["supersecret"]]', "1: allow_token_env: this is not a list of texts"),
+    ],
+)
+def test_odd_values_of_a_file_are_told_and_not_repeated(environ: dict[str, str], text: str, said: str) -> None:
+    write_config(environ, text)
+    with pytest.raises(UsageError) as caught:
+        load_settings({}, environ)
+    assert said in caught.value.message
+    assert "supersecret" not in caught.value.message
+
+
 def test_a_named_file_must_exist(environ: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no settings file .*nowhere\.toml"):
         load_settings({"config": tmp_path / "nowhere.toml"}, environ)

@@ -91,7 +91,7 @@ def words(check: Callable[[str], str]) -> Callable[[Any], tuple[str, ...]]:
     def parse(value: Any) -> tuple[str, ...]:
         given = [word.strip() for word in value.split(",")] if isinstance(value, str) else value
         if not isinstance(given, list) or not all(isinstance(word, str) for word in given):
-            raise ValueError(f"{quoted(value)} is not a list of texts")
+            raise ValueError('this is not a list of texts: write ["ONE", "TWO"]')
         return tuple(check(word) for word in given)
 
     return parse

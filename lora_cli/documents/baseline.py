@@ -14,9 +14,9 @@ from typing import Annotated, NamedTuple
 from pydantic import Field, InstanceOf
 
 from lora_cli.core.parse import json_value
-from lora_cli.documents.document import Document, Model
+from lora_cli.documents.document import Document, Model, Places
 from lora_cli.documents.field_types import Context, Several, choice, whole
-from lora_cli.documents.yaml_nodes import YamlPlaces, compose, without_garbage_collection
+from lora_cli.documents.yaml_nodes import Path, YamlPlaces, compose, without_garbage_collection
 from lora_cli.errors import DocumentError, FormatError, UsageError
 
 SCHEMA = "lora_cli/baseline/1"
@@ -89,11 +89,8 @@ def load_baseline(text: str, where: str) -> Baseline:
         UsageError: every mistake with file, line and key.
     """
     try:
-        # YAML, which tells the lines, has no half surrogate pairs.
         value = json_value(text.encode(errors="surrogatepass"), where)
-        found = Document(where, value, lambda: YamlPlaces(compose(_SURROGATE.sub("?", text), where))).read(
-            BaselineFile, Context()
-        )
+        found = Document(where, value, lambda: _places(text, where)).read(BaselineFile, Context())
     except DocumentError as error:
         raise DocumentError([UsageError(one.message, hint=_HINT) for one in error.mistakes]) from error
     except (FormatError, UsageError) as error:
@@ -102,3 +99,23 @@ def load_baseline(text: str, where: str) -> Baseline:
     for one in found.findings:
         counts.setdefault(one.adapter, {})[Entry(one.adapter, one.code, one.file, one.field)] = one.count
     return Baseline(where, counts)
+
+
+def _places(text: str, where: str) -> Places:
+    """The lines of a JSON text, as YAML tells them, which has no half surrogate pairs, and not all of JSON."""
+    try:
+        return YamlPlaces(compose(_SURROGATE.sub("?", text), where))
+    except UsageError:
+        return Nowhere()
+
+
+class Nowhere:
+    """No line is known."""
+
+    def line(self, path: Path, *, key: bool = False) -> int:
+        """None."""
+        return 0
+
+    def written(self, path: Path) -> str:
+        """Nothing."""
+        return ""

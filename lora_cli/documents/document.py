@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from itertools import islice
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args
 
@@ -12,7 +11,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from lora_cli.core.nearest import did_you_mean, nearest
 from lora_cli.core.text import quoted
 from lora_cli.core.units import advised
-from lora_cli.documents.yaml_nodes import Path, YamlPlaces, compose, in_words, plain
+from lora_cli.documents.yaml_nodes import Number, Path, YamlPlaces, compose, in_words, plain
 from lora_cli.errors import DocumentError, UsageError
 
 API_VERSION = "lora-cli/v1"
@@ -68,7 +67,7 @@ class Places(Protocol):
     """Where the values of a document are, by their paths."""
 
     def line(self, path: Path, *, key: bool = False) -> int:
-        """The line of a value, or of its ``key``."""
+        """The line of a value, or of its ``key``; 0 where it is not known."""
 
     def written(self, path: Path) -> str:
         """A value as it is written, cut short."""
@@ -115,10 +114,10 @@ class Document:
         places = self.places()
         lines = ((places.line(one.path, key=one.message == UNKNOWN_KEY), one) for one in found[:MOST_MISTAKES])
         placed = sorted(lines, key=lambda pair: pair[0])
-        errors = [
-            UsageError(": ".join(filter(None, (f"{self.file}:{line}", in_words(one.path), one.message))), hint=one.hint)
-            for line, one in placed
-        ]
+        errors = []
+        for line, one in placed:
+            parts = (f"{self.file}:{line}" if line else self.file, in_words(one.path), one.message)
+            errors.append(UsageError(": ".join(filter(None, parts)), hint=one.hint))
         if len(found) > len(placed):
             errors.append(UsageError(f"{self.file}: more mistakes are not shown"))
         return DocumentError(errors)
@@ -126,16 +125,21 @@ class Document:
 
 def _in_words(error: ValidationError, model: type[Model], places: Places) -> Iterator[Mistake]:
     """Pydantic's errors in our words. A key that is only misspelled is not missing, too."""
-    errors = error.errors(include_url=False)
-    missing = {one["loc"] for one in errors if one["type"] == "missing"}
-    unknown = {one["loc"] for one in errors if one["type"] == "extra_forbidden"}
-    misspelled = {(*loc[:-1], nearest(str(loc[-1]), _keys(_model_at(model, loc[:-1])))) for loc in unknown}
-    for one in errors:
-        path = one["loc"]
-        # Where members of a list are wrong, pydantic takes it for shorter.
-        if (path in misspelled and path in missing) or (one["type"] == "too_short" and one["input"]):
-            continue
-        yield _mistake(one, model, places)
+    # Where members of a list are wrong, pydantic takes it for shorter.
+    errors = [one for one in error.errors(include_url=False) if one["type"] != "too_short" or not one["input"]]
+    told = errors[: MOST_MISTAKES + 1]
+    incomplete = {one["loc"][:-1] for one in told if one["type"] == "missing"}
+    unknown = [one["loc"] for one in told if one["type"] == "extra_forbidden" and one["loc"][:-1] in incomplete]
+    misspelled = {(*loc[:-1], _meant(str(loc[-1]), _model_at(model, loc[:-1]))) for loc in unknown}
+    for one in told:
+        if one["type"] != "missing" or one["loc"] not in misspelled:
+            yield _mistake(one, model, places)
+
+
+def _meant(key: str, model: type[Model]) -> str | None:
+    """The key that an unknown one stands for, if any."""
+    instead = model.instead.get(key, "").partition(":")[0]
+    return instead if instead in model.model_fields else nearest(key, _keys(model))
 
 
 def _mistake(error: ErrorDetails, model: type[Model], places: Places) -> Mistake:
@@ -169,9 +173,10 @@ def parse_document(text: str, file: str, kind: str) -> Document:
         if key not in head:
             raise document.error([Mistake((), f"the key {key} is missing", f"add {key}: {value}")])
         if (word := head[key]) != value:
-            other = READ_WITH.get(str(word)) if key == "kind" else None
+            other = READ_WITH.get(word) if key == "kind" and isinstance(word, str) else None
             instead = f"{word} is read with {other}, {kind} with {READ_WITH[kind]}" if other else f"{key}: {value}"
-            raise document.error([Mistake((key,), f"{quoted(str(word))} is not {value}", instead)])
+            message, _ = _wrong_value("text", word, document.places().written((key,)), {"what": value})
+            raise document.error([Mistake((key,), message, instead)])
     return document
 
 
@@ -196,10 +201,9 @@ def _wrong_value(kind: str, value: Any, written: str, context: Mapping[str, Any]
         case "too_long":
             said = f"{len(value)} are more than the {context['max_length']} that are read", "write fewer"
         case "number":
-            is_number = isinstance(value, int | Decimal) and not isinstance(value, bool)
-            one = (
-                written if is_number else f"{this}, which" if isinstance(value, dict | list | None) else quoted(written)
-            )
+            is_number = isinstance(value, int | float | Number) and not isinstance(value, bool)
+            shown = str(written or value) if is_number else quoted(written or value)
+            one = f"{this}, which" if isinstance(value, dict | list | None) else shown
             said = f"{one} is not {what}", hint
         case "secret":
             said = f"this is not {what}", hint
@@ -207,7 +211,7 @@ def _wrong_value(kind: str, value: Any, written: str, context: Mapping[str, Any]
             said = f"{quoted(value)} is not {what}", did_you_mean(value, context["words"].split())
         case _ if isinstance(value, str):
             said = f"{quoted(value)} is not {what}", hint
-        case _ if isinstance(value, bool | int | Decimal):
+        case _ if isinstance(value, bool | int | float | Number):
             said = f"{written} is {kind_of(value)} here", f'quote it: "{written}"'
         case _:
             said = f"{this}, and must be {what}", hint or "write one value, quoted"
@@ -240,5 +244,5 @@ def kind_of(value: Any) -> str:
         return "empty"
     if isinstance(value, bool):
         return "a boolean"
-    kinds = {dict: "a mapping", list: "a list", str: "text", int: "a number", Decimal: "a number"}
-    return kinds.get(type(value), type(value).__name__)
+    kinds: dict[type, str] = {dict: "a mapping", list: "a list", str: "text"}
+    return kinds.get(type(value), "a number")

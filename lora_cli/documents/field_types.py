@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -21,18 +20,19 @@ from pydantic import (
 )
 from pydantic_core import core_schema
 
-from lora_cli.core.checkpoint import checked
 from lora_cli.core.globs import source_glob
 from lora_cli.core.names import NAME, NAME_HINT, NAME_IN_WORDS
 from lora_cli.core.option_values import SIZE
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.units import advised, parse_size
 from lora_cli.documents.document import MOST_MISTAKES, kind_of, mistake
+from lora_cli.documents.yaml_nodes import Number
 from lora_cli.errors import UsageError
 
 T = TypeVar("T")
 
 SHA256 = "[0-9a-f]{64}"
+SIZE_HINT = "write 512MiB, 2GiB or a number of bytes"
 GLOB_HINT = "write hf://ORG/*, s3://BUCKET/*, https://HOST/* or ./FOLDER"
 DIGEST_HINT = "the digest of the snapshot, as lora-cli cache ls tells it; not of one file"
 MOST_GLOBS, LONGEST_GLOB = 1000, 1024
@@ -130,24 +130,19 @@ def _glob(value: str, info: ValidationInfo) -> str:
 
 def _size(value: Any) -> int:
     if not isinstance(value, int | str) or isinstance(value, bool):
-        raise mistake(f"this is {kind_of(value)}, and must be a size", "write 512MiB, 2GiB or a number of bytes")
+        raise mistake(f"this is {kind_of(value)}, and must be a size", SIZE_HINT)
     try:
         return parse_size(value)
     except ValueError as error:
-        raise mistake(*advised(error)) from error
+        message, advice = advised(error)
+        raise mistake(message, advice or SIZE_HINT) from error
 
 
 def _unquoted(value: Any) -> Any:
     """A number as it was written, for what may be quoted or not."""
-    return str(value) if isinstance(value, int | Decimal) and not isinstance(value, bool) else value
-
-
-def _checkpoint(value: Any) -> str:
-    """``latest``, or a number, quoted or not."""
-    try:
-        return checked(str(value) if isinstance(value, str | int) and not isinstance(value, bool) else "")
-    except ValueError as error:
-        raise mistake(str(error), "checkpoint: latest") from error
+    if isinstance(value, Number):
+        return value.text
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 Name = Annotated[str, text(NAME, NAME_IN_WORDS, NAME_HINT)]
@@ -179,7 +174,8 @@ Version = Annotated[
 ]
 Checkpoint = Annotated[
     str,
-    BeforeValidator(_checkpoint),
+    text("(latest|[0-9]{1,18})", "a number or 'latest'", "checkpoint: latest", "number"),
+    BeforeValidator(_unquoted),
     WithJsonSchema(
         {
             "anyOf": [

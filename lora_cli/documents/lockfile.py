@@ -12,7 +12,7 @@ from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.documents.document import API_VERSION, Head, Mistake, Model, mappings, mistake, parse_document
 from lora_cli.documents.field_types import SHA256, Context, Several, text, whole
 from lora_cli.documents.manifest import AdapterEntry, AdapterSet
-from lora_cli.documents.yaml_nodes import without_garbage_collection
+from lora_cli.documents.yaml_nodes import SPLIT, without_garbage_collection
 from lora_cli.errors import DocumentError, UsageError
 
 KIND = "AdapterSetLock"
@@ -110,7 +110,7 @@ def load_lock(text: str, where: str) -> Lock:
     except DocumentError:
         raise
     except UsageError as error:
-        raise UsageError(error.message, hint=BROKEN) from error
+        raise UsageError(error.message, hint=error.hint if error.hint == SPLIT else BROKEN) from error
     try:
         found = document.read(LockFile, Context(), _repeated)
     except DocumentError as error:  # nobody who edits one is told how: it is written by us
@@ -127,12 +127,15 @@ def _repeated(value: Any) -> Iterator[Mistake]:
     """Adapters that are locked twice, and files that stand twice in one."""
     names: set[str] = set()
     for number, adapter in mappings(value, "adapters"):
-        name, paths = str(adapter.get("name")), set[str]()
-        if name in names:
-            yield Mistake(("adapters", number), f"{name[:128]} is locked twice", "")
-        names.add(name)
+        name, paths = adapter.get("name"), set[str]()
+        if isinstance(name, str):
+            if name in names:
+                yield Mistake(("adapters", number), f"{name[:128]} is locked twice", "")
+            names.add(name)
         for place, file in mappings(adapter, "files"):
-            path = str(file.get("path"))
+            path = file.get("path")
+            if not isinstance(path, str):
+                continue
             if path in paths:
                 yield Mistake(("adapters", number, "files", place), f"{path[:4096]} stands twice", "")
             paths.add(path)

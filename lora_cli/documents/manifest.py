@@ -241,7 +241,7 @@ def _across(document: Document, value: Any) -> Iterator[Mistake]:
     first: dict[str, int] = {}
     for number, one in mappings(value, "adapters"):
         name = one.get("name")
-        if not isinstance(name, str):
+        if not isinstance(name, str) or not name:
             continue
         if name in first:
             line = document.line("adapters", first[name], "name")
@@ -251,7 +251,7 @@ def _across(document: Document, value: Any) -> Iterator[Mistake]:
     pinned = sum(one.get("pinned") is True for _, one in mappings(value, "adapters"))
     engine = value.get("engine") if isinstance(value, dict) else None
     slots = engine.get("max_loras") if isinstance(engine, dict) else None
-    if isinstance(slots, int) and 0 < slots < pinned:
+    if isinstance(slots, int) and not isinstance(slots, bool) and 0 < slots < pinned:
         message = f"{pinned} adapters are pinned, and max_loras is {slots}"
         yield Mistake(("engine",), message, f"max_loras: {pinned}")
     yield from repeated(document, value.get("policy") if isinstance(value, dict) else None, "policy")

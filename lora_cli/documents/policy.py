@@ -158,17 +158,38 @@ class Policy(ManifestPolicy):
     allow_private_redirects: Maybe[bool] = None
     """A server may send us on to an address of a private network."""
     trusted_endpoints: Annotated[
-        Several[Annotated[str, text(".+", "text"), AfterValidator(endpoint_glob)]], WithJsonSchema(dict(SERVERS.schema))
+        Several[
+            Annotated[
+                str,
+                text(".+", "the address of a server", "write https://HOST[:PORT]", "secret"),
+                AfterValidator(endpoint_glob),
+            ]
+        ],
+        WithJsonSchema(dict(SERVERS.schema)),
     ] = ()
     """Servers that a manifest may have your own credentials sent to: https://minio.acme.internal,
     https://*.acme.internal, smb://files.acme.internal; http:// on this machine only.
     """
     allow_token_env: Annotated[
-        Several[Annotated[str, text(".+", "text"), AfterValidator(variable)]], WithJsonSchema(dict(VARIABLES.schema))
+        Several[
+            Annotated[
+                str,
+                text(".+", "the name of a variable", "write ACME_TOKEN, never its value", "secret"),
+                AfterValidator(variable),
+            ]
+        ],
+        WithJsonSchema(dict(VARIABLES.schema)),
     ] = ()
     """Variables that a manifest's token_env may name, beside LORA_CLI_TOKEN_<NAME>, which any may."""
     allow_profiles: Annotated[
-        Several[Annotated[str, text(".+", "text"), AfterValidator(profile)]], WithJsonSchema(dict(PROFILES.schema))
+        Several[
+            Annotated[
+                str,
+                text(".+", "the name of a profile", "its name in ~/.aws/config, never a key", "secret"),
+                AfterValidator(profile),
+            ]
+        ],
+        WithJsonSchema(dict(PROFILES.schema)),
     ] = ()
     """Profiles of the cloud's own credentials file that a manifest may name."""
 
@@ -203,7 +224,10 @@ def repeated(document: Document, value: Any, *path: str) -> Iterator[Mistake]:
     """Suppressions of one rule for one digest, after the first: ``value`` is the policy at ``path``."""
     first: dict[tuple[str, str], int] = {}
     for number, one in mappings(value, "suppressions"):
-        about = (str(one.get("digest")), str(one.get("rule")))
+        digest, rule = one.get("digest"), one.get("rule")
+        if not (isinstance(digest, str) and isinstance(rule, str)):
+            continue
+        about = (digest, rule)
         if about in first:
             at = document.at(*path, "suppressions", first[about])
             message = f"{about[1][:60]} is suppressed twice for that digest (first at {at})"

@@ -23,7 +23,7 @@ def read_toml(text: str, file: str, kinds: Mapping[str, Kind]) -> dict[str, Any]
     """
     try:
         values = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{file}: this is not TOML: {error}", hint="write NAME = VALUE, texts in quotes") from error
     fields: dict[str, Any] = {
         key: (Annotated[Any, BeforeValidator(_Value(key, kind))], None) for key, kind in kinds.items()
@@ -42,7 +42,7 @@ class TomlPlaces:
     def line(self, path: Path, *, key: bool = False) -> int:
         """The line of the first key of ``path``."""
         first = str(path[0])
-        keys = (re.split(r"[\s=.\]\"']", line.lstrip("[\"' \t"), maxsplit=1)[0] for line in self.text.splitlines())
+        keys = (re.split(r"[\s=.\]\"']", line.lstrip("[\"' \t"), maxsplit=1)[0] for line in self.text.split("\n"))
         return next((number for number, key in enumerate(keys, 1) if key == first), 1)
 
     def written(self, path: Path) -> str:
@@ -59,6 +59,8 @@ class _Value:
 
     def __call__(self, value: Any) -> Any:
         wanted = self.kind.schema.get("type")
+        if not isinstance(value, bool | int | float | str | list | dict):
+            raise mistake("this is a date or a time", "write it in quotes" if wanted == "string" else "")
         if wanted in {"boolean", "integer"} and isinstance(value, str):
             raise mistake(f"{quoted(value)} is text", "write it without quotes")
         if wanted == "array" and isinstance(value, str):

@@ -6,10 +6,10 @@ are never guessed (``no`` is not a string), and aliases count as often as they a
 
 import gc
 import re
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Any, NoReturn
 
 import yaml
@@ -19,12 +19,14 @@ from lora_cli.errors import UsageError
 TEXT_CAP = 16 * 1024 * 1024
 """Bytes of one document."""
 
-NODES = 300_000
-"""Values of one document, keys counted, aliases followed."""
+NODES = 350_000
+"""Values of one document, aliases followed: each key counts as one, and each value for every ``LETTERS`` begun."""
+
+LETTERS = 128
 
 DEPTH = 16
 KEY_CAP = 200
-KEYS = 1000
+KEYS = 10_000
 """Keys of one mapping."""
 
 SPLIT = "split it into several files"
@@ -71,22 +73,43 @@ def compose(text: str, file: str) -> yaml.Node:
 def without_garbage_collection() -> Iterator[None]:
     """For while a document is read: nothing of it is garbage, and the collector would visit all of it again and again.
 
-    A lock of 5,000 adapters is read in a third of the time.
+    A lock of 5,000 adapters is read in a third of the time. The last of several threads switches it on again.
     """
-    enabled = gc.isenabled()
-    gc.disable()
+    with _reading.lock:
+        _reading.count += 1
+        if _reading.count == 1:
+            _reading.was_enabled = gc.isenabled()
+            gc.disable()
     try:
         yield
     finally:
-        if enabled:
-            gc.enable()
+        with _reading.lock:
+            _reading.count -= 1
+            if _reading.count == 0 and _reading.was_enabled:
+                gc.enable()
+
+
+@dataclass(slots=True)
+class _Reading:
+    """How many threads read a document now, and whether garbage was collected before."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    count: int = 0
+    was_enabled: bool = True
+
+
+_reading = _Reading()
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """An unquoted number that is no integer, as it is written: ``0.30`` stays ``0.30``."""
+
+    text: str
 
 
 def plain(node: yaml.Node) -> Any:
-    """The value as JSON would have it: dicts, lists, strings, integers, booleans, None; other numbers as ``Decimal``.
-
-    A decimal keeps its digits: ``0.30`` stays ``0.30``.
-    """
+    """The value as JSON would have it: dicts, lists, strings, integers, booleans, None; and a ``Number``."""
     if isinstance(node, yaml.MappingNode):
         return {key.value: plain(value) for key, value in node.value}
     if isinstance(node, yaml.SequenceNode):
@@ -107,7 +130,8 @@ class YamlPlaces:
 
     def written(self, path: Path) -> str:
         """A value as it is written, at most 60 characters."""
-        return str(self._find(path)[1].value)[:60]
+        value = self._find(path)[1].value
+        return value[:60] if isinstance(value, str) else ""
 
     def _find(self, path: Path) -> tuple[yaml.Node, yaml.Node]:
         """The key of a value and the value; of a list's member both are that itself."""
@@ -129,7 +153,7 @@ def in_words(path: Path) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
 
 
-def _resolved(text: str) -> bool | int | Decimal | str | None:
+def _resolved(text: str) -> bool | int | Number | str | None:
     """An unquoted word by YAML 1.2, and the booleans of 1.1 too, so that ``no`` is never taken for a string."""
     if text in _NULLS:
         return None
@@ -137,7 +161,7 @@ def _resolved(text: str) -> bool | int | Decimal | str | None:
         return _BOOLS[text]
     if _INT.fullmatch(text):
         return int(text)
-    return Decimal(text) if _FLOAT.fullmatch(text) else text
+    return Number(text) if _FLOAT.fullmatch(text) else text
 
 
 @dataclass(slots=True)
@@ -192,7 +216,7 @@ class _Bounds:
         if self._wants_key:
             self._key(event)
         else:
-            self._complete(event, 1, event.anchor)
+            self._complete(event, 1 + len(event.value) // LETTERS, event.anchor)
 
     def _key(self, event: yaml.ScalarEvent) -> None:
         parent, key = self.stack[-1], event.value
@@ -230,6 +254,9 @@ class _Bounds:
     def _complete(self, event: yaml.Event, size: int, anchor: str | None) -> None:
         """A value of ``size`` nodes is complete: it counts for the collection that it is in."""
         if anchor is not None:
+            if anchor in self.sizes:
+                name = f"&{anchor[:KEY_CAP]}"
+                self._refuse(event, f"the anchor {name} stands twice", "give each anchor a name of its own")
             self.sizes[anchor] = size
         if not self.stack:
             return

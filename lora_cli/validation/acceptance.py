@@ -111,7 +111,8 @@ def _unused(one: Suppression, checked: Sequence[tuple[str, Checked]]) -> Iterato
     if holder is not None:
         adapter, that = holder
         skipped = that.verdict.skipped if that.verdict is not None else ()
-        if not any(one.covers(left.code, left.name) for left in skipped):
+        # What another suppression accepts already is found all the same.
+        if not any(one.covers(rule.code, rule.name) for rule in (*skipped, *findings_of(that))):
             yield f"{one.at}: nothing is suppressed: {one.rule} finds nothing in {adapter}"
         return
     for adapter, that in checked:

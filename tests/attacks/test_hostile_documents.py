@@ -10,6 +10,7 @@ from tests.attacks.measured import within
 
 CPU_S, PEAK_MB = 2.0, 300.0
 
+MIB = "A" * (1 << 20)
 HEAD = "apiVersion: lora-cli/v1\nkind: AdapterSet\n"
 ONE = "adapters: [{name: a, source: org/a}]\n"
 
@@ -31,6 +32,15 @@ HOSTILE: list[tuple[str, Callable[[], str], str]] = [
     ("mistakes", lambda: HEAD + "adapters: [" + "1," * (NODES - 100) + "]", "more mistakes are not shown"),
     ("missing", lambda: HEAD + "adapters:\n" + "- {}\n" * (NODES - 100), "more mistakes are not shown"),
     ("the same name", lambda: HEAD + "adapters:\n" + "- {name: a, source: b/c}\n" * 59_000, "is the name of"),
+    ("a long word many times", lambda: HEAD + f'adapters: [&l "{MIB}",{"*l," * 5000}]', "aliases followed"),
+    (
+        "words many times",
+        lambda: HEAD + f'adapters: [&l "{"A" * 120}",{"*l," * 340_000}]',
+        "more mistakes are not shown",
+    ),
+    ("a long kind", lambda: f'apiVersion: lora-cli/v1\nkind: [&l "{MIB}",{"*l," * 40}]', "kind: this is a list"),
+    ("long names", lambda: HEAD + f'adapters: [{{name: [&l "{MIB}",{"*l," * 40}]}}]', "this is a list"),
+    ("unknown keys", lambda: HEAD + "".join(f"k{i}: 1\n" for i in range(9_990)), "more mistakes are not shown"),
     ("a long word", lambda: HEAD + "adapters: [{name: " + "a" * 15_000_000 + ", source: b/c}]", "is not a name"),
     ("a long key", lambda: HEAD + "k" * 15_000_000 + ": 1", "this is not YAML"),
     ("anchors", lambda: HEAD + "adapters: [" + "&a " * 1_000_000, "this is not YAML"),

@@ -55,3 +55,11 @@ def test_every_mistake_of_a_baseline_has_its_line() -> None:
         "b:3: findings[1].count: 0 is not a whole number from 1 to 1000000000000000",
         "b:4: findings[2].code: 5 is a number here",
     ]
+
+
+@pytest.mark.parametrize("odd", [r"\\u0090", "\x7f", "\ufffe"])
+def test_where_yaml_cannot_tell_the_line_the_mistake_is_told_without_it(odd: str) -> None:
+    rows = json.dumps([{**ONE, "count": 0, "field": odd}], ensure_ascii=False)
+    with pytest.raises(DocumentError) as caught:
+        load_baseline(f'{{"schema": "lora_cli/baseline/1", "findings": {rows}}}', "b")
+    assert caught.value.message.endswith("findings[0].count: 0 is not a whole number from 1 to 1000000000000000")

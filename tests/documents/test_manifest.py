@@ -187,7 +187,18 @@ def test_the_first_rule_that_covers_a_source_is_its_rule() -> None:
             ":5: engine.max_loras: 1.50 is not a whole number",
             "",
         ),
-        (minimal().replace("lora-cli/v1", "1.0"), ":1: apiVersion: '1.0' is not lora-cli/v1", ""),
+        (minimal().replace("lora-cli/v1", "1.0"), ":1: apiVersion: 1.0 is a number here", "apiVersion: lora-cli/v1"),
+        (minimal().replace("kind: AdapterSet", "kind:"), ":2: kind: this is empty, and must be AdapterSet", ""),
+        (
+            minimal("  - {name: a, source: org/a, checkpoint: 1.5}"),
+            ":4: adapters[0].checkpoint: '1.5' is not a number or",
+            "",
+        ),
+        (
+            minimal(extra="policy: {max_bytes: 99999999999TiB}"),
+            ":5: policy.max_bytes: '99999999999TiB' is more bytes",
+            "",
+        ),
         (
             minimal(extra="engine: {name: v, max_loras: 4, max_cpu_loras: 2}"),
             ":5: engine.max_cpu_loras: 2 is less than",
@@ -238,6 +249,29 @@ def test_every_mistake_is_told_in_the_order_of_lines() -> None:
 @pytest.mark.parametrize("key", ["base", "engine", "policy"])
 def test_a_key_without_a_value_is_a_mistake(key: str) -> None:
     assert f":5: {key}: this is empty, and must be " in refusal(minimal(extra=f"{key}:\n")).message
+
+
+@pytest.mark.parametrize("version", ["0.30", "1.", "1.0e5", "0.0000001", "1", '"0.33"', "1.0.0rc1+cu"])
+def test_a_version_is_taken_as_it_is_written(version: str) -> None:
+    engine = load(minimal(extra=f"engine: {{name: vllm, version: {version}}}")).engine
+    assert engine is not None
+    assert engine.version == version.strip('"')
+
+
+@pytest.mark.parametrize("key", ["path", "url", "sourc"])
+def test_a_key_that_stands_for_another_is_one_mistake(key: str) -> None:
+    with pytest.raises(DocumentError) as caught:
+        load(minimal(f"  - {{name: a, {key}: ./x}}"))
+    assert [error.message for error in caught.value.mistakes] == [f"/etc/set.yaml:4: adapters[0].{key}: unknown key"]
+
+
+def test_values_of_the_wrong_type_are_no_repetition() -> None:
+    text = minimal(
+        "  - {name: '', source: a/b}\n  - {name: '', source: a/b}", "engine: {name: vllm, max_loras: true}\n"
+    )
+    with pytest.raises(DocumentError) as caught:
+        load(text)
+    assert len(caught.value.mistakes) == 3
 
 
 def test_more_pinned_adapters_than_slots_are_refused() -> None:

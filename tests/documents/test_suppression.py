@@ -26,6 +26,7 @@ def test_a_suppression_is_read_with_its_line() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("  - {rule: LC504}\n  - {rule: LC504}\n", "p.yaml:4: suppressions[0]: the key digest is missing (and 3 more)"),
         (ONE + ONE, "p.yaml:7: suppressions[1]: LC504 is suppressed twice for that digest (first at p.yaml:4)"),
         (ONE.replace(DIGEST, "abc"), "p.yaml:4: suppressions[0].digest: 'abc' is not a snapshot digest"),
         (ONE.replace("LC504", "LC5"), "suppressions[0].rule: 'LC5' is not a rule"),

@@ -1,22 +1,34 @@
+import gc
 import json
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_cli.documents.yaml_nodes import DEPTH, NODES, TEXT_CAP, YamlPlaces, compose, plain
+from lora_cli.documents.yaml_nodes import (
+    DEPTH,
+    NODES,
+    TEXT_CAP,
+    Number,
+    YamlPlaces,
+    compose,
+    plain,
+    without_garbage_collection,
+)
 from lora_cli.errors import UsageError
 
 
 def test_values_read_as_they_are_written() -> None:
     node = compose("a: 1\nb: [x, 'no', 1.5, true, ~]\nc:\n  d: \"2\"\n", "f.yaml")
-    assert plain(node) == {"a": 1, "b": ["x", "no", 1.5, True, None], "c": {"d": "2"}}
+    assert plain(node) == {"a": 1, "b": ["x", "no", Number("1.5"), True, None], "c": {"d": "2"}}
 
 
 def test_a_decimal_keeps_its_digits() -> None:
-    assert str(plain(compose("0.30", "f"))) == "0.30"
+    assert plain(compose("0.30", "f")) == Number("0.30")
 
 
 def test_what_is_at_a_path_is_found_with_its_line() -> None:
@@ -38,6 +50,7 @@ def test_what_is_at_a_path_is_found_with_its_line() -> None:
         ("x: &x {a: 1}\ny:\n  <<: *x\n", "f.yaml:3: merge keys (<<) are not read"),
         ("a: &a [*a]\n", "f.yaml:1: the alias *a points to nothing that is complete before it"),
         ("a: *nothing\n", "f.yaml:1: "),
+        ("a: &x 1\nb: &x 2\n", "f.yaml:2: the anchor &x stands twice"),
         ("? [a]\n: 1\n", "f.yaml:1: a key is one word"),
         ("x: &k a\n? *k\n: 1\n", "f.yaml:2: a key is one word, not an alias"),
         ("k" * 201 + ": 1\n", "f.yaml:1: a key of over 200 characters"),
@@ -81,6 +94,23 @@ def test_hostile_nesting_is_refused_at_once(text: str) -> None:
         compose(text, "f")
     assert caught.value.hint
     assert time.monotonic() - start < 5
+
+
+def test_garbage_is_collected_again_when_the_last_of_several_threads_has_read() -> None:
+    assert gc.isenabled()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+
+    def read(_: int) -> None:
+        with without_garbage_collection():
+            compose("a: [1, 2, {b: c}]", "f")
+
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(read, range(400)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert gc.isenabled()
 
 
 def test_a_document_beyond_the_bound_is_not_read() -> None:
