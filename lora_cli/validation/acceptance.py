@@ -112,7 +112,8 @@ def _unused(one: Suppression, checked: Sequence[tuple[str, Checked]]) -> Iterato
         adapter, that = holder
         skipped = that.verdict.skipped if that.verdict is not None else ()
         # What another suppression accepts already is found all the same.
-        if not any(one.covers(rule.code, rule.name) for rule in (*skipped, *findings_of(that))):
+        left = [(rule.code, rule.name) for rule in skipped] + [(rule.code, rule.name) for rule in findings_of(that)]
+        if not any(one.covers(code, name) for code, name in left):
             yield f"{one.at}: nothing is suppressed: {one.rule} finds nothing in {adapter}"
         return
     for adapter, that in checked:
