@@ -50,9 +50,9 @@ def test_only_what_is_new_counts(here: Path, capsys: Capture) -> None:
     ]
     capsys.readouterr()
     assert validate("bad", "--baseline", "known.json") == 0
-    assert last(capsys) == "1 adapter (1 ok); no errors; no warnings; no skipped checks; 1 known"
+    assert last(capsys) == "1 adapter (1 accepted); no errors; no warnings; no skipped checks; 1 known"
     assert validate("bad", "loud", "--baseline", "known.json") == 1
-    assert last(capsys) == "2 adapters (1 ok, 1 refused); no errors; 1 warning; no skipped checks; 1 known"
+    assert last(capsys) == "2 adapters (1 accepted, 1 refused); no errors; 1 warning; no skipped checks; 1 known"
 
 
 def test_a_baseline_holds_for_the_next_version_and_from_a_manifest_by_name(here: Path) -> None:
