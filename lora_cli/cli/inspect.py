@@ -1,6 +1,7 @@
 """``lora-cli inspect``: what an adapter is, from its config and header alone, and what it takes to serve some."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,10 +12,19 @@ from lora_cli.cli import completion, numbers, options
 from lora_cli.cli import engine_args as flags
 from lora_cli.cli.lineup import Lineup, base_model, lineup, reaching
 from lora_cli.cli.options import ADAPTERS, OUTPUT, option
-from lora_cli.cli.output import DEFAULT_WIDTH, ReportFormat, colour, drawable, width, writable, write
+from lora_cli.cli.output import (
+    DEFAULT_WIDTH,
+    ReportFormat,
+    colour,
+    drawable,
+    to_stderr,
+    width,
+    writable,
+    write,
+    written,
+)
 from lora_cli.core.inspection import Inspection, inspection_of
 from lora_cli.core.patterns import one_budget
-from lora_cli.core.text import safe
 from lora_cli.rules import choose
 from lora_cli.settings import Settings
 from lora_cli.validation import Checked, Terms, check_all
@@ -94,18 +104,16 @@ def command(
         sources = [str(item.source) for item in asked.items]
         terms = numbers.asking(terms, sources, asked.base, settings, spectrum=spectrum, diff=diff)
     judged = _judged(asked, terms, settings)
-    done: Iterable[Inspected] = (_inspected(one, model, settings) for one in judged)
-    if engine is None or deployed is None:
-        code = _told(done, model, output_format, output)
-    else:
+    done = [_inspected(one, model, settings) for one in judged]
+    args = None
+    if engine is not None and deployed is not None:
         from lora_cli.validation.engine_args import engine_args as smallest
 
-        done = list(done)
         named = [(item.name, one) for item, (one, _) in zip(asked.items, done, strict=True)]
         deployed = replace(deployed, folders=flags.folders_of(named, settings))
         args = smallest(named, engine, model, deployed)
-        code = max(args.exit_code, _told(done, model, output_format, output, args))
-    raise typer.Exit(code)
+    code = _told(done, model, output_format, output, args, quiet=settings.quiet)
+    raise typer.Exit(code if args is None else max(code, args.exit_code))
 
 
 def _terms(base: "BaseModel | None", engine: "Profile | None", tp: int) -> Terms:
@@ -128,17 +136,20 @@ def _judged(asked: Lineup, terms: Terms, settings: Settings) -> Iterator[Checked
 
 
 def _told(
-    inspected: Iterable[Inspected],
+    done: Sequence[Inspected],
     base: "BaseModel | None",
     form: ReportFormat,
     output: Path | None,
-    args: "EngineArgs | None" = None,
+    args: "EngineArgs | None",
+    *,
+    quiet: bool,
 ) -> int:
-    """Write what is to be read; the exit code of what could not be read. People see each adapter as soon as it is."""
-    if form is ReportFormat.HUMAN and args is None:
-        return _one_by_one(inspected, output)
-    done = list(inspected)
-    write(_text(done, base, form, args, _look(output)), output)
+    """Write the result; the exit code of what could not be read."""
+    if form is ReportFormat.HUMAN and args is not None and output is None and not sys.stdout.isatty():
+        _command_alone(done, args, quiet=quiet)
+    else:
+        write(_text(done, base, form, args, output), output)
+        written(output, quiet=quiet)
     return max(checked.read_code for checked, _ in done)
 
 
@@ -147,46 +158,35 @@ def _text(
     base: "BaseModel | None",
     form: ReportFormat,
     args: "EngineArgs | None",
-    look: tuple[int, bool],
+    output: Path | None,
 ) -> str:
-    if form is ReportFormat.JSON:
-        from lora_cli.render.json_inspection import render_inspections
-
-        return render_inspections(done, base, args)
     if form is ReportFormat.HTML:
         from lora_cli.render.html import render_inspections as render_page
 
         return render_page(done, args)
-    from lora_cli.render.human.engine_args import render_engine_args
+    from lora_cli.render.json_inspection import inspect_report, render_inspections
 
-    assert args is not None
-    wide, coloured = look
-    values = [(checked, numbers.told(checked, wide, colour=coloured, plain=not drawable())) for checked, _ in done]
-    named = [f"\n{safe(checked.name)}\n{text}" for checked, text in values if text]
-    return render_engine_args(args, wide, colour=coloured) + "".join(named)
+    if form is ReportFormat.JSON:
+        return render_inspections(done, base, args)
+    from lora_cli.render.terminal_inspect import render_engine_args
+    from lora_cli.render.terminal_inspect import render_inspections as render_text
 
-
-def _one_by_one(inspected: Iterable[Inspected], output: Path | None) -> int:
-    from lora_cli.render.human.inspection import render_inspection
-
-    wide, coloured = _look(output)
-    code, blocks = 0, list[str]()
-    for number, one in enumerate(inspected):
-        text = ("\n" if number else "") + render_inspection(*one, wide, colour=coloured)
-        text += numbers.told(one[0], wide, colour=coloured, plain=output is None and not drawable())
-        code = max(code, one[0].read_code)
-        if output is None:
-            write(text)
-        else:
-            blocks.append(text)
-    if output is not None:
-        write("".join(blocks), output)
-    return code
+    checked = [one for one, _ in done]
+    wide, coloured = (width(), colour()) if output is None else (DEFAULT_WIDTH, False)
+    plain = output is None and not drawable()
+    if args is not None:
+        return "\n".join(filter(None, render_engine_args(args, checked, wide, colour=coloured, plain=plain)))
+    return render_text(inspect_report(done, base, None), checked, wide, colour=coloured, plain=plain)
 
 
-def _look(output: Path | None) -> tuple[int, bool]:
-    """How wide, and whether in colour."""
-    return (width(), colour()) if output is None else (DEFAULT_WIDTH, False)
+def _command_alone(done: Sequence[Inspected], args: "EngineArgs", *, quiet: bool) -> None:
+    """To a pipe the command that starts the engine, to be run by a shell; what it costs to standard error."""
+    from lora_cli.render.terminal_inspect import render_engine_args
+
+    above, command, below = render_engine_args(args, [one for one, _ in done], width())
+    write(command)
+    if not quiet:
+        to_stderr(f"{above}\n{below}".rstrip("\n"))
 
 
 def _inspected(checked: Checked, base: "BaseModel | None", settings: Settings) -> Inspected:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import UsageError
 from lora_cli.settings import Settings
-from lora_cli.validation import Checked, Terms
+from lora_cli.validation import Terms
 
 ONE_THREAD = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 """What linear algebra asks for its threads when numpy is imported: modules are many and small, and share ours."""
@@ -38,17 +38,3 @@ def asking(
 
         terms = replace(terms, spectrum=open_weights(base, terms.base, settings) if base and terms.base else Weights())
     return terms
-
-
-def told(checked: Checked, width: int, *, colour: bool, plain: bool) -> str:
-    """The spectrum and the comparison of ``checked`` for people, as far as there are any; ``plain`` draws in ASCII."""
-    text = ""
-    if checked.spectrum is not None:
-        from lora_cli.render.human.spectrum import render_spectrum
-
-        text += "\n" + render_spectrum(checked.spectrum, width, colour=colour, plain=plain)
-    if checked.comparison is not None:
-        from lora_cli.render.human.comparison import render_comparison
-
-        text += "\n" + render_comparison(checked.name, checked.comparison, width, colour=colour)
-    return text

@@ -86,6 +86,12 @@ def to_stderr(line: str) -> None:
     sys.stderr.flush()
 
 
+def written(file: Path | None, *, quiet: bool) -> None:
+    """Say on standard error that the result is in ``file``, if it is in one and anybody wants to know."""
+    if file is not None and str(file) != "-" and not quiet:
+        to_stderr(f"wrote {file}")
+
+
 def writable(file: Path) -> None:
     """Whether ``file`` can be written, as far as is known before: found out before the work, not after it.
 

@@ -112,14 +112,14 @@ def milliseconds(value: float) -> str:
 
 
 def brief(value: float) -> str:
-    """A number at least 0 in at most four columns: ``123``, ``1.23``, ``.042``, ``4e-3``."""
+    """A number at least 0 in at most five columns: ``123``, ``1.23``, ``0.042``, ``4e-3``."""
     if not math.isfinite(value):
         return "inf" if value > 0 else "nan"
     if value == 0:
         return "0"
     for least, digits in ((99.95, 0), (9.995, 1), (0.9995, 2), (0.00995, 3)):
         if least <= value < 9999.5:
-            return f"{value:.{digits}f}".removeprefix("0")
+            return f"{value:.{digits}f}"
     mantissa, _, exponent = f"{value:.0e}".partition("e")
     return f"{mantissa}e{int(exponent)}"
 

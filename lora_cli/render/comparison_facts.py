@@ -24,7 +24,7 @@ MULTIPLES = frozenset({"scaled", "related"})
 MOST_NAMES = 6
 LONGEST_VALUE = 200
 
-KINDS = ("kind", "modules", "B is", "cosine", "difference", "factor")
+KINDS = ("kind", "modules", "relation", "cosine", "difference", "factor")
 
 
 def total(one: Comparison) -> list[tuple[str, str]]:

@@ -7,9 +7,10 @@ from lora_cli.core.inspection import Inspection
 from lora_cli.core.module_facts import LeafGroup, ModuleFacts, by_leaf
 from lora_cli.core.text import counted, size
 from lora_cli.core.writers import PEFT, Writer
+from lora_cli.render.inspect_report import AdapterSummary, ModelCard, ModuleSummary, WriterReport
 from lora_cli.validation import Checked
 
-NOT_TOLD = "not told"
+UNKNOWN = "unknown"
 
 MOST_VALUES, MOST_PLACES, MOST_WORDS, MOST_METADATA = 6, 4, 12, 4
 """So many values, places of a value, words of a card and keys of a header are named, and how many more there are."""
@@ -30,10 +31,15 @@ def identity(checked: Checked, one: Inspection) -> Rows:
 def shape(checked: Checked, one: Inspection) -> Rows:
     """What is in them, and what that needs."""
     applied = checked.verdict.applied if checked.verdict is not None else None
+    return contents(one, f"{applied} modules" if applied is not None else "")
+
+
+def contents(one: Inspection | AdapterSummary, applied: str = "") -> Rows:
+    """What an adapter has in its files, what that needs, and how many of its modules are ``applied``."""
     return [
         ("format", one.format),
         ("base", one.base + (f" at {one.base_revision}" if one.base_revision else "")),
-        ("applies", f"{applied} modules" if applied is not None else ""),
+        ("applies", applied),
         ("rank", _by_value(one.by_module, lambda module: module.r, str)),
         ("scaling", _by_value(one.by_module, lambda module: module.scaling, "{:.6g}".format)),
         ("targets", _targets(one)),
@@ -47,18 +53,20 @@ def shape(checked: Checked, one: Inspection) -> Rows:
     ]
 
 
-def origin(one: Inspection) -> Rows:
+def origin(one: Inspection | AdapterSummary) -> Rows:
     """Who made it, and what stands beside it."""
     return [
         (PEFT, next((_writer(writer, ours=True) for writer in one.writers if writer.tool == PEFT), "")),
-        ("trainer", ", ".join(_writer(writer) for writer in one.writers if writer.tool != PEFT) or NOT_TOLD),
+        ("trainer", ", ".join(_writer(writer) for writer in one.writers if writer.tool != PEFT) or UNKNOWN),
         ("metadata", _some((f"{key}={value}" for key, value in one.metadata.items()), MOST_METADATA)),
         *_card(one.card, one.base),
     ]
 
 
 def _by_value(
-    modules: Sequence[ModuleFacts], value_of: Callable[[ModuleFacts], float | None], form: Callable[[float], str]
+    modules: Sequence[ModuleFacts | ModuleSummary],
+    value_of: Callable[[ModuleFacts | ModuleSummary], float | None],
+    form: Callable[[float], str],
 ) -> str:
     """One value alone; of several each with how many modules have it, and of all but the commonest with which."""
     by_value: dict[float, list[str]] = {}
@@ -95,42 +103,42 @@ def _spread(counts: Mapping[str, int], noun: str, most: int = MOST_VALUES) -> st
     return ", ".join(told) + (f" and {len(counts) - most} others" if len(counts) > most else "")
 
 
-def _targets(one: Inspection, most: int = 16) -> str:
+def _targets(one: Inspection | AdapterSummary, most: int = 16) -> str:
     told = ", ".join(sorted(one.targets)[:most]) + (" …" if len(one.targets) > most else "")
     return f"{told} ({counted(one.modules, 'module')})" if one.targets else ""
 
 
-def _size(one: Inspection) -> str:
+def _size(one: Inspection | AdapterSummary) -> str:
     tensors = f"{size(one.weight_bytes)} of tensors, " if one.weight_bytes else ""
     return f"{tensors}{size(one.total_bytes)} in {counted(one.files, 'file')}"
 
 
-def _slot(one: Inspection) -> str:
+def _slot(one: Inspection | AdapterSummary) -> str:
     """What it needs of a GPU by itself: no engine is as frugal."""
     if one.slot_bytes is None:
         return ""
     return (
-        f"{size(one.slot_bytes)} on the GPU for its own modules at their own ranks, in {one.slot_dtype}; "
+        f"{size(one.slot_bytes)} on the GPU at its own ranks, in {one.slot_dtype}; "
         "an engine's slots are larger (--engine-args)"
     )
 
 
-def _writer(writer: Writer, *, ours: bool = False) -> str:
+def _writer(writer: Writer | WriterReport, *, ours: bool = False) -> str:
     """Tool, version, and what told it; of ``ours`` the label names the tool, and its config usually tells it."""
     if ours:
         return writer.version if "config" in writer.told_by else f"{writer.version} ({writer.told_by})"
     return f"{writer.tool}{' ' + writer.version if writer.version else ''} ({writer.told_by})"
 
 
-def _card(card: Card | None, base: str) -> Rows:
+def _card(card: Card | ModelCard | None, base: str) -> Rows:
     """What the model card says. A base that it names otherwise than the config is told; the same one is not."""
     if card is None:
-        return [("license", f"{NOT_TOLD}: no README.md")]
+        return [("license", f"{UNKNOWN} (no README.md)")]
     if card.error:
-        return [("license", NOT_TOLD), ("card", f"not read: {card.error}")]
+        return [("license", UNKNOWN), ("card", f"not read: {card.error}")]
     words = [word for word in (card.license, card.license_name) if word]
     return [
-        ("license", " ".join((*words, f"({card.license_link})")) if card.license_link else " ".join(words) or NOT_TOLD),
+        ("license", " ".join((*words, f"({card.license_link})")) if card.license_link else " ".join(words) or UNKNOWN),
         ("card base", _some(card.base_model, MOST_WORDS) if set(card.base_model) - {base} else ""),
         ("library", card.library_name),
         ("pipeline", card.pipeline_tag),

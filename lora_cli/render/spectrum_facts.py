@@ -16,7 +16,9 @@ MOST_TOLD = 5
 """Modules that are named of those that stand out, and of those that have no spectrum for one reason."""
 LONGEST = 60
 
-EXPLAINED = "eff. rank is the median; in 1 and in 4: the share of the energy in so many directions, 99 %: in how many"
+EXPLAINED = (
+    "top-1, top-4: the energy in so many singular values; 99 %: in how many it is; all are medians but 99 %, the most"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +93,8 @@ def heads(sizes: Sizes) -> tuple[str, ...]:
         "most",
         "eff. rank",
         "r",
-        "in 1",
-        "in 4",
+        "top-1",
+        "top-4",
         "99 %",
     )
 

@@ -36,7 +36,8 @@ class Paragraph:
         word: tuple[str, str] = ("", ""),
     ) -> None:
         self._value, self._label, self._word = safe(value), text(label), word
-        self._indent, self._hanging = indent, indent + 2 if hanging is None else hanging
+        self._indent = indent
+        self._hanging = hanging if hanging is not None else indent + 2 * bool(self._label)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The lines, the label in its style."""
@@ -47,7 +48,7 @@ class Paragraph:
             value,
             width,
             initial_indent=first,
-            subsequent_indent=" " * (self._hanging if self._label else self._indent),
+            subsequent_indent=" " * self._hanging,
             break_long_words=False,
             break_on_hyphens=False,
         )
@@ -95,6 +96,17 @@ class Fitting:
             yield self._whole
         else:
             yield from self._instead
+
+
+def fitting(header: Sequence[str], rows: Iterable[Sequence[object]], *, left: int = 1) -> Fitting:
+    """A ``table``; where it is too wide, of each row the first cell, and below it the others that say anything."""
+    cells = [[text(cell) for cell in row] for row in rows]
+    blocks: list[RenderableType] = []
+    for first, *others in cells:
+        named = zip(header[1:], (cell.plain for cell in others), strict=True)
+        told = ", ".join(f"{name} {cell}".lstrip() for name, cell in named if cell not in {"", "-"})
+        blocks += [Paragraph(first.plain), Paragraph(told, indent=2)]
+    return Fitting(table(header, cells, left=left), blocks)
 
 
 def rendered(parts: Iterable[RenderableType], width: int, *, colour: bool = False) -> str:

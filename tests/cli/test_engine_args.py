@@ -57,7 +57,7 @@ def test_what_people_are_shown_is_what_a_shell_runs(folder: Path, capsys: Captur
     file = manifest(folder, "tone", "sql")
     found = asked(capsys, "-f", file, "--engine-args", "vllm")
     assert main(["inspect", "-f", file, "--engine-args", "vllm"]) == 0
-    shown = capsys.readouterr().out.split("\n\n")[1]
+    shown = capsys.readouterr().out
 
     fake = folder / "bin" / "vllm"
     fake.parent.mkdir()
@@ -109,11 +109,11 @@ def test_the_manifests_engine_bounds_it(folder: Path, capsys: Captured) -> None:
 
 def test_one_adapter_without_a_base_is_told_the_least(folder: Path, capsys: Captured) -> None:
     assert main(["inspect", str(folder / "tone"), "--engine-args", "vllm"]) == 0
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
 
     assert '  vllm serve "$MODEL" \\' in out
-    assert "at least 7.0 KiB on the GPU" in out
-    assert "not given: --base says which modules the engine has" in out
+    assert "at least 7.0 KiB on the GPU" in err
+    assert "not given: --base says which modules the engine has" in err
     assert "--lora-target-modules" not in out
     assert "--lora-modules" not in out  # what it will be called nobody said
 
@@ -172,7 +172,7 @@ def test_what_is_served_otherwise_than_trained_is_not_in_the_command(
     assert [one["name"] for one in found["served_wrong"]] == [wrong]
     assert found["flags"][found["flags"].index(flag) + 1 :] == [f"tone={folder}/tone"]
     assert main(["inspect", *words]) == 0
-    assert f"not in {flag}" in " ".join(capsys.readouterr().out.split())
+    assert f"not in {flag}" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_base_without_lora_serves_none(tmp_path: Path, capsys: Captured) -> None:
@@ -210,7 +210,7 @@ def test_an_adapter_of_the_hub_is_named_once_it_is_here(
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         cache = ["--cache-dir", str(tmp_path / "cache")]
         assert main([*cache, "inspect", "-f", str(file), "--engine-args", "vllm"]) == 0
-        said = " ".join(capsys.readouterr().out.split())
+        said = " ".join(capsys.readouterr().err.split())
         assert "not here sql: lora-cli fetch -f brings them, or with --publish DIR for vLLM's resolver" in said
         assert main([*cache, "fetch", "-f", str(file)]) == 0
         capsys.readouterr()

@@ -67,13 +67,13 @@ def test_the_card_and_who_wrote_it_are_told(carded: Path, capsys: Captured) -> N
     assert (said["language"], said["datasets"], said["tags"]) == ("en, pl", "acme/sql", "lora, sft, trl")
 
 
-def test_what_nobody_tells_is_said_to_be_not_told(tmp_path: Path, capsys: Captured) -> None:
+def test_what_nobody_tells_is_said_to_be_unknown(tmp_path: Path, capsys: Captured) -> None:
     adapter = write_adapter(tmp_path / "a", config={"base_model_name_or_path": "unsloth/llama-3-8b"})
     assert main(["inspect", str(adapter)]) == 0
 
     said = lines(capsys)
-    assert said["trainer"] == "not told"
-    assert said["license"] == "not told: no README.md"
+    assert said["trainer"] == "unknown"
+    assert said["license"] == "unknown (no README.md)"
 
 
 def test_machines_read_every_module(carded: Path, tmp_path: Path, capsys: Captured) -> None:
@@ -100,9 +100,12 @@ def test_a_manifest_is_inspected_by_name_with_its_base(carded: Path, tmp_path: P
 
     assert main(["inspect", "-f", str(file)]) == 3
     out = capsys.readouterr().out
-    assert out.startswith("sql\n  source ")
-    assert "applies     14/14 modules" in out
-    assert "\n\ngone\n" in out
+    table, first, second = out.split("\n\n")
+    assert [line.split()[0] for line in table.splitlines() if not line.startswith(" ")] == ["adapter", "sql", "gone"]
+    assert table.splitlines()[-1].split()[1:3] == ["not", "read"]
+    assert first.startswith("sql\n  source ")
+    assert "applies     14/14 modules" in first
+    assert second.startswith("gone\n  there is no folder")
 
 
 def test_what_a_policy_forbids_ends_with_1(carded: Path, tmp_path: Path, capsys: Captured) -> None:
@@ -136,7 +139,7 @@ def test_a_hostile_card_costs_nothing_but_itself(readme: bytes, why: str, carded
     assert main(["inspect", str(carded)]) == 0
 
     said = lines(capsys)
-    assert said["license"] == "not told"
+    assert said["license"] == "unknown"
     assert why in said["card"]
     assert said["rank"] == "4"
 

@@ -48,7 +48,7 @@ def test_nan_is_information_and_told_without_a_warning(tmp_path: Path) -> None:
     done = _process("inspect", str(folder), "--spectrum", "--diff", str(folder))
     assert (done.returncode, done.stderr) == (0, "")
     assert "lora_A holds NaN or infinity" in done.stdout
-    assert "\n    0     none" in done.stdout
+    assert "\n    0      none" in done.stdout
 
 
 @pytest.mark.parametrize("width", ["40", "80", "160"])
@@ -64,6 +64,25 @@ def test_where_blocks_cannot_be_written_the_shades_are_ascii() -> None:
     text = done.stdout.partition("\nspectrum")[2]
     assert "##" in text
     assert "\\u2588" not in text
+
+
+def test_to_a_pipe_the_command_alone_is_written_and_what_it_costs_to_standard_error(sql: Path, tmp_path: Path) -> None:
+    argv = ["inspect", str(sql), "--engine-args", "vllm"]
+    done = _process(*argv)
+    assert done.stdout.startswith('  vllm serve "$MODEL" \\\n    --enable-lora \\\n')
+    assert done.stderr.startswith("vLLM 0.33 for 1 adapter\n\n  slot ")
+    ran = subprocess.run(["sh", "-n", "-c", done.stdout], check=False, capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    quiet = _process(*argv, "-q")
+    assert (quiet.stdout, quiet.stderr) == (done.stdout, "")
+
+    file = tmp_path / "args.txt"
+    assert _process(*argv, "-o", str(file)).stderr == f"wrote {file}\n"
+    assert (
+        file.read_text()
+        == done.stderr.partition("\n\n")[0] + "\n\n" + done.stdout + "\n" + done.stderr.partition("\n\n")[2]
+    )
+    assert _process(*argv, "-q", "-o", str(file)).stderr == ""
 
 
 def _process(*argv: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -1,6 +1,7 @@
 """What ``inspect`` says to people and machines: its schema, narrow terminals, and hostile names."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,9 +17,9 @@ from lora_cli.core.writers import Writer
 from lora_cli.engines import choose_engine
 from lora_cli.engines.fit import Driver, Fit
 from lora_cli.engines.launch import Located
-from lora_cli.render.human.engine_args import render_engine_args
-from lora_cli.render.human.inspection import render_inspection
-from lora_cli.render.json_inspection import render_inspections
+from lora_cli.render import terminal_inspect
+from lora_cli.render.json_inspection import inspect_report, render_inspections
+from lora_cli.validation import Checked
 from lora_cli.validation.engine_args import Deployed, EngineArgs
 from lora_cli.validation.needs import Remark
 from tests.conftest import ROOT
@@ -67,6 +68,16 @@ def flags(word: str = "sql") -> EngineArgs:
     )
 
 
+def text_of(checked: Sequence[Checked], width: int, word: str = "sql", *, colour: bool = False) -> str:
+    """What people read of these adapters."""
+    report = inspect_report([(one, described(word)) for one in checked], BASE, None)
+    return terminal_inspect.render_inspections(report, checked, width, colour=colour)
+
+
+def flags_text(width: int, word: str = "sql") -> str:
+    return "\n".join(terminal_inspect.render_engine_args(flags(word), [], width))
+
+
 def documents(word: str) -> list[dict[str, Any]]:
     first = everything().checked[0]
     unread = replace(first, card=None, spectrum=Spectrum(unread=word, hint=word))
@@ -97,24 +108,45 @@ def test_the_published_schema_names_every_field() -> None:
 @pytest.mark.parametrize("width", [40, 80, 160])
 def test_people_read_it_in_any_width(width: int) -> None:
     checked = everything().checked[3]
-    for text in (render_inspection(checked, described(), width), render_engine_args(flags(), width)):
+    for text in (text_of([checked], width), flags_text(width)):
         # What is to be copied whole (digests, references, a command) is never broken.
         long = [line for line in text.splitlines() if len(line) > width]
         assert all(len(line.split()) == 2 or line.strip().startswith("--") or "vllm serve" in line for line in long)
-    said = " ".join(render_inspection(checked, described(), width).split())
+    said = " ".join(text_of([checked], width).split())
     assert "8 (5 modules), 16 (1 module: sql in layer 1)" in said
+
+
+def test_several_are_compared_in_a_table_and_what_they_share_is_told_once() -> None:
+    first, second, third = (replace(one, name=f"a{i}") for i, one in enumerate(everything().checked[:3]))
+    adapters = [(first, described()), (second, replace(described(), total_bytes=4096, ranks={4: 6})), (third, None)]
+    report = inspect_report(adapters, BASE, None)
+    text = terminal_inspect.render_inspections(report, [one for one, _ in adapters], 120)
+    lines = [line.split() for line in text.splitlines()]
+
+    assert lines[0] == ["adapter", "targets", "dtype", "rank", "scaling", "size"]
+    assert lines[1] == ["a0", "q_proj,", "sql", "BF16", "8-16", "2", "to", "4", "19.5", "KiB"]
+    assert lines[2] == ["a1", "q_proj,", "sql", "BF16", "4", "2", "to", "4", "4.0", "KiB"]
+    assert lines[3] == ["a2", "not", "read", "-", "-", "-", "-"]
+    assert "all 2 adapters that were read" in text
+    assert text.count("trainer ") == text.count("layers ") == text.count("datasets ") == 1
+    assert text.count("\n  size ") == 2
+    assert text_of([first], 120).startswith("a0\n  source ")
+    other = [adapters[0], (second, replace(described(), base="acme/other"))]
+    text = terminal_inspect.render_inspections(inspect_report(other, BASE, None), [first, second], 120)
+    assert [line.split()[:2] for line in text.splitlines()[:3]] == [["adapter", "base"], ["a0", "sql"], ["a1", "other"]]
+    assert text.count("\n  base ") == 2
 
 
 def test_no_name_moves_the_cursor_or_is_a_command() -> None:
     checked = everything().checked[2]
-    for text in (render_inspection(checked, described(HOSTILE), 80), render_engine_args(flags(HOSTILE), 80)):
+    for text in (text_of([checked], 80, HOSTILE), text_of([checked, checked], 80, HOSTILE), flags_text(80, HOSTILE)):
         assert all(line.isprintable() for line in text.splitlines())
     document = render_inspections([(checked, described(HOSTILE))], BASE, flags(HOSTILE))
     assert "##[" not in document
 
 
 def test_the_command_stands_in_lines_that_a_shell_joins() -> None:
-    lines = render_engine_args(flags(), 80).splitlines()
+    lines = flags_text(80).splitlines()
     start = lines.index("  vllm serve acme/base --revision 0e9e \\")
 
     assert lines[start + 1 : start + 8] == [
@@ -130,7 +162,7 @@ def test_the_command_stands_in_lines_that_a_shell_joins() -> None:
 
 
 def test_who_drives_the_slots_is_said_with_what_the_others_would_pay() -> None:
-    text = " ".join(render_engine_args(flags(), 160).split())
+    text = " ".join(flags_text(160).split())
 
     assert (
         "drives sql alone asks for rank 256 (else 16) and LoRA on v_proj: a slot takes 2.0 GiB, and 512.0 MiB" in text

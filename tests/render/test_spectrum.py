@@ -16,18 +16,26 @@ from lora_cli.core.lora_config import parse_config
 from lora_cli.core.module_grid import Place, places
 from lora_cli.core.spectrum import ModuleSpectrum, Spectrum
 from lora_cli.core.text import brief, percent, times
-from lora_cli.render.human.comparison import render_comparison
-from lora_cli.render.human.spectrum import render_spectrum
+from lora_cli.render.terminal import rendered
+from lora_cli.render.terminal_comparison import comparison_parts
+from lora_cli.render.terminal_spectrum import COLOURS, SHADES, spectrum_parts
 from lora_cli.validation import Checked
 
 GOLDEN = Path(__file__).parent / "golden"
 """``GOLDEN=write`` writes them anew: look at the difference before you commit it."""
 
-SHADES = {"░░", "░▒", "▒▒", "▒▓", "▓▓", "▓█", "██"}
 LLAMA = (
     *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
     *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
 )
+
+
+def render_spectrum(spectrum: Spectrum, width: int, *, colour: bool = False, plain: bool = False) -> str:
+    return rendered(spectrum_parts(spectrum, plain=plain), width, colour=colour)
+
+
+def render_comparison(name: str, one: Comparison, width: int) -> str:
+    return rendered(comparison_parts(name, one), width)
 
 
 def module(path: str, norm: float, *, base_norm: float | None = None, experts: int = 1, r: int = 16) -> ModuleSpectrum:
@@ -141,10 +149,19 @@ def test_a_shade_grows_with_the_number_and_an_outlier_does_not_bleach_the_others
     rows = [line.split() for line in lines if line.split()[:1] and line.split()[0].isdigit()]
     assert [row[0] for row in rows] == [str(i) for i in range(21)]
     shades = [row[1] for row in rows]
-    order = ["░░", "░▒", "▒▒", "▒▓", "▓▓", "▓█", "██"]
-    assert shades == sorted(shades, key=order.index)
+    assert shades == sorted(shades, key=SHADES.index)
     assert len(set(shades[:20])) > 2
     assert shades[20] == "██"
+
+
+def test_each_shade_has_a_colour_of_its_own_and_is_in_the_legend_with_it() -> None:
+    text = render_spectrum(everything(), 80, colour=True)
+    (legend,) = [line for line in text.splitlines() if line.startswith("shades from")]
+    assert len(set(COLOURS)) == len(SHADES)
+    assert all(shade in legend for shade in SHADES)
+    assert legend.count("\x1b[0m") == len(SHADES)
+    for line in render_spectrum(everything(), 40).splitlines():
+        assert len(line) <= 40 or "model." in line
 
 
 def test_in_ascii_there_are_shades_too() -> None:
@@ -156,9 +173,11 @@ def test_in_ascii_there_are_shades_too() -> None:
 
 def test_what_stands_out_is_coloured_where_there_is_colour() -> None:
     text = render_spectrum(everything(), 80, colour=True)
-    assert "\x1b[33m██ 9.50\x1b[0m" in text
+    assert "\x1b[7;31m██\x1b[0m\x1b[7m  9.50\x1b[0m" in text
+    assert text.count("\x1b[7;") == 1
     plain = "".join(part.partition("m")[2] if i else part for i, part in enumerate(text.split("\x1b[")))
-    assert plain == render_spectrum(everything(), 80)
+    lines = [line.rstrip() for line in plain.splitlines()]
+    assert lines == render_spectrum(everything(), 80).splitlines()
 
 
 def test_many_layers_are_drawn_together_and_their_largest_is_shown() -> None:
@@ -166,8 +185,8 @@ def test_many_layers_are_drawn_together_and_their_largest_is_shown() -> None:
     lines = render_spectrum(Spectrum(tuple(modules)), 80).splitlines()
     rows = [line for line in lines if "-" in line and line.strip()[0].isdigit()]
     assert len(rows) == 42
-    assert [row for row in rows if "7.00" in row] == [" 99-101  ██ 7.00"]
-    assert "  a row of several layers shows the largest" in lines
+    assert [row for row in rows if "7.00" in row] == [" 99-101  ██  7.00"]
+    assert "a row of several layers shows the largest" in lines
 
 
 def test_hundreds_of_kinds_and_stacks_do_not_fill_the_terminal() -> None:
@@ -197,7 +216,7 @@ def test_names_move_no_cursor() -> None:
     ("value", "text"),
     [
         (0.0, "0"), (123456.0, "1e5"), (1234.0, "1234"), (99.96, "100"), (99.94, "99.9"), (9.996, "10.0"),
-        (1.0, "1.00"), (0.9996, "1.00"), (0.5, ".500"), (0.0123, ".012"), (0.00996, ".010"), (0.004, "4e-3"),
+        (1.0, "1.00"), (0.9996, "1.00"), (0.5, "0.500"), (0.0123, "0.012"), (0.00996, "0.010"), (0.004, "4e-3"),
         (1e-300, "1e-300"), (math.inf, "inf"),
     ],
 )  # fmt: skip

@@ -1,0 +1,138 @@
+"""What ``inspect`` prints: a table of several adapters, what each one is, its findings, and the flags to serve them."""
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from lora_cli.core.text import cut, safe, size, span
+from lora_cli.render.described import contents, origin
+from lora_cli.render.engine_flags import command, costs, title
+from lora_cli.render.inspect_report import AdapterSummary, InspectedAdapter, InspectReport
+from lora_cli.render.terminal import Paragraph, facts, rendered, table, text
+from lora_cli.render.validate_report import FindingReport
+from lora_cli.validation import Checked
+from lora_cli.validation.engine_args import EngineArgs
+
+STYLES = {"error": "red", "warning": "yellow", "note": "blue"}
+HEADER = ("adapter", "base", "targets", "dtype", "rank", "scaling", "size")
+Rows = list[tuple[str, str]]
+
+
+def render_inspections(
+    report: InspectReport, checked: Sequence[Checked], width: int, *, colour: bool = False, plain: bool = False
+) -> str:
+    """All adapters of the report; ``checked`` has the values of the same adapters, where they were read."""
+    several = len(report.adapters) > 1
+    parts: list[RenderableType] = []
+    described = [_facts(one) for one in report.adapters]
+    common = _common([rows for rows in described if rows]) if several else []
+    if several:
+        parts += [_overview(report.adapters, width), ""]
+        parts += [Text(_whose(report.adapters), "bold"), *facts(common), ""] if common else []
+    for number, (one, rows, values) in enumerate(zip(report.adapters, described, checked, strict=True)):
+        told = {*common, *zip(HEADER[1:], _cells(one), strict=True)} if several else set()
+        parts += [""] * bool(number)
+        parts += [text(one.checked.name, "bold"), *facts(row for row in rows if row not in told), *_problems(one)]
+        parts += _values(values, plain=plain)
+    return rendered(parts, width, colour=colour)
+
+
+def _overview(adapters: Sequence[InspectedAdapter], width: int) -> Table:
+    """One row for each adapter, to compare them; without the base where it is the same for all."""
+    rows = [HEADER, *((cut(safe(one.checked.name), width // 4), *_cells(one)) for one in adapters)]
+    bases = {one.inspection.base for one in adapters if one.inspection is not None}
+    header, *cells = [(row[0], *row[2:]) for row in rows] if len(bases) < 2 else rows
+    compared = table(header, cells, left=len(header) - 3)
+    compared.columns[0].no_wrap = True
+    return compared
+
+
+def _cells(one: InspectedAdapter) -> tuple[str, ...]:
+    """The cells below ``HEADER`` after the name."""
+    found = one.inspection
+    if found is None:
+        return ("-", "not read", *["-"] * 4)
+    scalings = dict.fromkeys((min(found.scalings), max(found.scalings)) if found.scalings else ())
+    return (
+        found.base.rpartition("/")[2] or "-",
+        ", ".join(sorted(found.targets)) or "-",
+        ", ".join(found.dtypes) or "-",
+        span(list(found.ranks)) if found.ranks else "-",
+        " to ".join(f"{value:.6g}" for value in scalings) or "-",
+        size(found.total_bytes),
+    )
+
+
+def _facts(one: InspectedAdapter) -> Rows:
+    """What is known of an adapter, as labelled values; empty where it could not be read."""
+    found = one.inspection
+    return [] if found is None else [row for row in (*_identity(one, found), *_described(one, found)) if row[1]]
+
+
+def _identity(one: InspectedAdapter, found: AdapterSummary) -> Rows:
+    source, revision = one.checked.source, one.checked.revision or ""
+    return [("source", source), ("revision", revision), ("sha256", found.sha256), ("snapshot", found.snapshot)]
+
+
+def _described(one: InspectedAdapter, found: AdapterSummary) -> Rows:
+    applied = one.checked.applied
+    return [
+        *contents(found, f"{applied.matched}/{applied.total} modules" if applied is not None else ""),
+        *origin(found),
+    ]
+
+
+def _common(described: Sequence[Rows]) -> Rows:
+    """The facts that are the same of all adapters that could be read, if there are several."""
+    if len(described) < 2:
+        return []
+    return [row for row in described[0] if all(row in rows for rows in described[1:])]
+
+
+def _whose(adapters: Sequence[InspectedAdapter]) -> str:
+    read = sum(one.inspection is not None for one in adapters)
+    return f"all {read} adapters{' that were read' if read < len(adapters) else ''}"
+
+
+def _problems(one: InspectedAdapter) -> Iterable[RenderableType]:
+    """Why it could not be read, and the findings, the worst first."""
+    if (error := one.checked.error) is not None:
+        yield Paragraph(error.message, indent=2)
+        yield from [Paragraph(error.hint, "hint: ", indent=2)] if error.hint else []
+    order = list(STYLES)
+    for finding in sorted(one.checked.findings, key=lambda found: order.index(found.severity)):
+        yield Paragraph(finding.message, _label(finding), indent=2)
+
+
+def _label(finding: FindingReport) -> Text:
+    return Text.assemble((finding.severity, STYLES[finding.severity]), f" {finding.code}: ")
+
+
+def _values(checked: Checked, *, plain: bool) -> Iterable[RenderableType]:
+    """The spectrum and the comparison of an adapter, as far as there are any; ``plain`` draws in ASCII."""
+    if checked.spectrum is not None:
+        from lora_cli.render.terminal_spectrum import spectrum_parts
+
+        yield from ("", *spectrum_parts(checked.spectrum, plain=plain))
+    if checked.comparison is not None:
+        from lora_cli.render.terminal_comparison import comparison_parts
+
+        yield from ("", *comparison_parts(checked.name, checked.comparison))
+
+
+def render_engine_args(
+    args: EngineArgs, checked: Sequence[Checked], width: int, *, colour: bool = False, plain: bool = False
+) -> tuple[str, str, str]:
+    """What the command is for, the command, and what it costs, with the values of the adapters where they were read.
+
+    The command has an option on each line, as a shell takes it; it is empty where no adapter is served.
+    """
+    parts = facts(costs(args))
+    for one in checked:
+        if values := list(_values(one, plain=plain)):
+            parts += ["", text(one.name), Group(*values[1:])]
+    above = rendered([Text(safe(title(args)), "bold", overflow="fold")], width, colour=colour)
+    lines = "".join(f"  {line}\n" for line in command(args)) if args.fit is not None else ""
+    return above, lines, rendered(parts, width, colour=colour)

@@ -1,0 +1,159 @@
+"""What ``inspect --spectrum`` prints: a heat map for each stack of layers, a table of kinds, and what stands out."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.columns import Columns
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.text import Text
+
+from lora_cli.core.module_grid import Grid
+from lora_cli.core.spectrum import ModuleSpectrum, Spectrum
+from lora_cli.core.text import brief, cut, safe
+from lora_cli.render.spectrum_facts import EXPLAINED, Laid, Sizes, columns_of, heads, laid, summary, title
+from lora_cli.render.terminal import Fitting, Paragraph, facts, fitting, table, text
+
+SHADES = ("░░", "░▒", "▒▒", "▒▓", "▓▓", "▓█", "██")
+PLAIN_SHADES = ("..", ".:", "::", ":+", "++", "+#", "##")
+COLOURS = ("blue", "bright_blue", "cyan", "green", "yellow", "bright_red", "red")
+"""The colour of each shade, from the least to the most."""
+
+OUTLIER = "reverse"
+"""How a module that stands out is marked where there is colour."""
+
+MOST_STACKS, MOST_OUTSIDE = 4, 12
+MOST_ROWS, MOST_KINDS = 48, 40
+"""Rows of one map (of more layers some are drawn together), and columns of all maps of one stack."""
+
+CELL, GAP = 8, 2
+"""Columns of a shade with its number, and between two of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """What the shades stand for: sevenths of ``full``, the last for all above; ``plain`` draws them in ASCII."""
+
+    full: float
+    plain: bool = False
+
+    def shade(self, value: float) -> Text:
+        """Two characters for ``value`` in its colour; blank for 0."""
+        if value <= 0:
+            return Text("  ")
+        last = len(SHADES) - 1
+        return self._drawn(min(last, int((last + 1) * value / self.full)) if self.full > 0 else last)
+
+    def legend(self) -> Columns:
+        """The number from which each shade is drawn."""
+        parts = [self._drawn(i).append(f" {brief(self.full * i / len(SHADES))}") for i in range(len(SHADES))]
+        return Columns([Text("shades from"), *parts], padding=(0, 2))
+
+    def _drawn(self, i: int) -> Text:
+        return Text.assemble(((PLAIN_SHADES if self.plain else SHADES)[i], COLOURS[i]))
+
+
+@dataclass(frozen=True, slots=True)
+class HeatMap:
+    """Layers by kinds of modules, in as many blocks of columns below each other as the width asks for."""
+
+    grid: Grid
+    sizes: Sizes
+    scale: Scale
+    outliers: frozenset[str]
+    """The paths of the modules that stand out."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The blocks; of several layers in a row the largest number is shown."""
+        together = -(-len(self.grid.layers) // MOST_ROWS)
+        layers = self.grid.layers
+        rows = [layers[start : start + together] for start in range(0, len(layers), together)]
+        labels = [str(row[0]) if row[0] == row[-1] else f"{row[0]}-{row[-1]}" for row in rows]
+        column = max(len("layer"), *map(len, labels))
+        longest = max(CELL, min(options.max_width - column - GAP, 40))
+        names = {kind: cut(safe(kind), longest) for kind in self.grid.kinds[:MOST_KINDS]}
+        for number, block in enumerate(_blocks(names, options.max_width - column)):
+            yield from [""] * bool(number)
+            cells = [
+                [label, *(self._cell(row, kind) for kind in block)] for label, row in zip(labels, rows, strict=True)
+            ]
+            yield table(("layer", *(f"{names[kind]:>{CELL}}" for kind in block)), cells, left=0)
+
+    def _cell(self, row: Sequence[int], kind: str) -> Text:
+        found = [self.grid.cells[layer, kind] for layer in row if (layer, kind) in self.grid.cells]
+        numbers = [number for number in map(self.sizes.of_cell, found) if number is not None]
+        if not numbers:
+            return Text("none" if found else "", "red")
+        cell = self.scale.shade(max(numbers)).append(f" {brief(max(numbers)):>5}")
+        if any(path in self.outliers for paths in found for path in paths):
+            cell.stylize(OUTLIER)
+        return cell
+
+
+def _blocks(names: Mapping[str, str], width: int) -> list[list[str]]:
+    """Kinds as they fit next to each other."""
+    blocks: list[list[str]] = [[]]
+    used = 0
+    for kind, name in names.items():
+        wide = GAP + max(CELL, len(name))
+        if blocks[-1] and used + wide > width:
+            blocks.append([])
+            used = 0
+        blocks[-1].append(kind)
+        used += wide
+    return blocks
+
+
+def spectrum_parts(spectrum: Spectrum, *, plain: bool = False) -> Iterator[RenderableType]:
+    """The heat maps, a table of kinds for each, the modules outside of layers, and the summary."""
+    if spectrum.unread:
+        yield Text.assemble(("spectrum", "bold"), " (none)")
+        yield Paragraph(spectrum.unread, indent=2)
+        yield from [Paragraph(spectrum.hint, "hint: ", indent=2)] if spectrum.hint else []
+        return
+    drawn = laid(spectrum)
+    scale = Scale(drawn.full(), plain)
+    yield Paragraph(f"({title(spectrum)})", Text.assemble(("spectrum", "bold"), " "))
+    outliers = frozenset(one.path for one, _ in drawn.far)
+    for grid in drawn.maps[:MOST_STACKS]:
+        yield ""
+        yield from [text(grid.stack)] if len(drawn.maps) > 1 else []
+        yield HeatMap(grid, drawn.sizes, scale, outliers)
+        if groups := drawn.by_kind(grid, MOST_KINDS):
+            yield ""
+            yield _statistics(groups, drawn.sizes)
+        if (more := len(grid.kinds) - MOST_KINDS) > 0:
+            yield Paragraph(f"and {more} more kinds, in --format json")
+    if drawn.maps and scale.full > 0:
+        yield from ("", *_legend(drawn, scale))
+    yield from _outside(drawn)
+    yield from ("", *facts(summary(spectrum, drawn.far)))
+
+
+def _statistics(groups: Sequence[tuple[str, Sequence[ModuleSpectrum]]], sizes: Sizes) -> Fitting:
+    """The median, the least and the most of each group."""
+    return fitting(heads(sizes), [columns_of(name, found, sizes) for name, found in groups])
+
+
+def _outside(drawn: Laid) -> Iterator[RenderableType]:
+    """The modules outside of layers."""
+    known = [path for path in drawn.outside if path in drawn.sizes.by_path]
+    if not known:
+        return
+    yield from ("", "outside of layers")
+    rows = [columns_of(path, [drawn.sizes.by_path[path]], drawn.sizes) for path in known[:MOST_OUTSIDE]]
+    header, *single = [(row[0], row[2], *row[5:]) for row in (heads(drawn.sizes), *rows)]
+    yield fitting(header, single)
+    if len(known) > MOST_OUTSIDE:
+        yield Paragraph(f"and {len(known) - MOST_OUTSIDE} more, in --format json")
+
+
+def _legend(drawn: Laid, scale: Scale) -> Iterator[RenderableType]:
+    """What the shades and the columns mean."""
+    yield scale.legend()
+    yield Paragraph(EXPLAINED)
+    if any(len(grid.layers) > MOST_ROWS for grid in drawn.maps):
+        yield "a row of several layers shows the largest"
+    if any(len(paths) > 1 for grid in drawn.maps for paths in grid.cells.values()):
+        yield "a cell of several modules (experts) shows them together"
+    if len(drawn.maps) > MOST_STACKS:
+        yield f"{len(drawn.maps) - MOST_STACKS} more stacks of layers are in --format json"
