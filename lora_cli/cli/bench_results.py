@@ -1,29 +1,32 @@
 """What becomes of a result: it is printed, saved, compared and judged."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.cli.bench_options import ResultFlags
-from lora_cli.cli.output import DEFAULT_WIDTH, ReportFormat, colour, drawable, to_stderr, width, writable, write
+from lora_cli.cli.output import (
+    DEFAULT_WIDTH,
+    ReportFormat,
+    colour,
+    drawable,
+    to_stderr,
+    width,
+    writable,
+    write,
+    written,
+)
 from lora_cli.errors import MachineError, UsageError
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from lora_cli.bench.conditions import Condition
     from lora_cli.bench.regression import Change, Judged
     from lora_cli.bench.trace import Trace
     from lora_cli.render.bench_report import BenchReport
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """How a text for people is drawn."""
-
-    width: int
-    colour: bool
-    plain: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +37,24 @@ class Wanted:
     conditions: "tuple[Condition, ...]" = ()
     before: Mapping[str, float] | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    quiet: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
     """A result, and the ways to tell it.
 
-    A page in HTML has a place for what it was compared with and judged by; for people that follows the text.
+    A page in HTML has a place for what it was compared with and judged by; in a terminal that follows. ``human`` takes
+    the width, and whether to draw in ASCII alone.
     """
 
     report: "BenchReport"
-    human: Callable[[Look], str]
+    human: "Callable[[int, bool], Iterable[RenderableType]]"
     html: "Callable[[tuple[Change, ...], tuple[Judged, ...]], str]"
     name: str = "lora-cli"
 
 
-def wanted_of(flags: ResultFlags, known: Collection[str]) -> Wanted:
+def wanted_of(flags: ResultFlags, known: Collection[str], *, quiet: bool = False) -> Wanted:
     """Everything that can be wrong with what is asked for, found out before the work.
 
     Raises:
@@ -69,7 +74,7 @@ def wanted_of(flags: ResultFlags, known: Collection[str]) -> Wanted:
     elif flags.result_dir is not None or flags.result_filename is not None:
         name = "--result-dir" if flags.result_dir is not None else "--result-filename"
         raise UsageError(f"{name} is for --save-result", hint="say --save-result too")
-    return Wanted(flags, conditions, before, metadata)
+    return Wanted(flags, conditions, before, metadata, quiet)
 
 
 def conclude(told: Told, trace: "Trace", wanted: Wanted, by_seed: "Mapping[int, Trace] | None" = None) -> int:
@@ -79,7 +84,6 @@ def conclude(told: Told, trace: "Trace", wanted: Wanted, by_seed: "Mapping[int, 
         MachineError: a file cannot be written.
     """
     from lora_cli.bench.regression import changes, judged
-    from lora_cli.render.human.bench_judgement import render_judgement
 
     flags = wanted.flags
     compared = changes(wanted.before, told.report.metrics) if wanted.before is not None else ()
@@ -91,14 +95,22 @@ def conclude(told: Told, trace: "Trace", wanted: Wanted, by_seed: "Mapping[int, 
     elif flags.output_format is ReportFormat.HTML:
         text = told.html(compared, verdicts)
     else:
-        to_file = flags.output is not None
-        look = Look(DEFAULT_WIDTH, False, False) if to_file else Look(width(), colour(), not drawable())
-        text = told.human(look) + render_judgement(compared, verdicts, look.width, colour=look.colour)
+        text = _drawn(told, flags.output, compared, verdicts)
     write(text, flags.output)
+    written(flags.output, quiet=wanted.quiet)
     failed = [one for one in verdicts if one.failed]
     for one in failed:
         to_stderr(f"failed: {one}")
     return 1 if failed else 0
+
+
+def _drawn(told: Told, output: Path | None, compared: "tuple[Change, ...]", verdicts: "tuple[Judged, ...]") -> str:
+    from lora_cli.render.terminal import rendered
+    from lora_cli.render.terminal_bench import judgement_parts
+
+    wide, coloured = (width(), colour()) if output is None else (DEFAULT_WIDTH, False)
+    plain = output is None and not drawable()
+    return rendered([*told.human(wide, plain), *judgement_parts(compared, verdicts, wide)], wide, colour=coloured)
 
 
 def _encoded(

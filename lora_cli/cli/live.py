@@ -1,8 +1,9 @@
 """``serve-bench --url``: requests at their times to a server that runs, for each seed."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from lora_cli.bench.live.ask import PROMPTS, Ask, asks, body_of
 from lora_cli.bench.live.goodput import Slo, parse_goodput
@@ -26,9 +27,11 @@ from lora_cli.cli.servable import Failures
 from lora_cli.core.text import counted
 from lora_cli.endpoint.address import parse_address
 from lora_cli.errors import EndpointError, UsageError
-from lora_cli.render.human.live import render_live
 from lora_cli.render.json_live import live as report_of
 from lora_cli.settings import Settings
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 REQUESTS, SEEDS = 200, 3
 OWN = "warm --serve --forward model"
@@ -76,7 +79,7 @@ def live(
         UsageError: what is asked for is wrong.
         EndpointError: nobody answers there, or it serves other adapters.
     """
-    checked, asked = wanted_of(wanted, live_names()), workload_of(workload)
+    checked, asked = wanted_of(wanted, live_names(), quiet=settings.quiet), workload_of(workload)
     plan = _plan(flags, asked, ours=ours is not None)
     if wanted.save_trace is not None:
         save_trace(plan.traces[workload.seed], wanted.save_trace)
@@ -86,7 +89,7 @@ def live(
     found = _result(plan, asked, runs, ours)
     told = Told(
         report_of(found),
-        lambda look: render_live(found, look.width, colour=look.colour),
+        partial(_parts, found),
         partial(_page, found),
     )
     code = conclude(told, plan.traces[workload.seed], checked, plan.traces)
@@ -227,6 +230,12 @@ def _failures(found: LiveRun) -> list[str]:
 
 def _add(tell: Callable[[int], None], before: int, done: int) -> None:
     tell(before + done)
+
+
+def _parts(run: LiveRun, width: int, plain: bool) -> "Iterable[RenderableType]":
+    from lora_cli.render.terminal_live import live_parts
+
+    return live_parts(run, width)
 
 
 def _page(run: LiveRun, compared: tuple[Change, ...], verdicts: tuple[Judged, ...]) -> str:

@@ -1,7 +1,7 @@
 """``serve-bench --forward modules``: requests one after the other over the slots of a warm process of its own."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -20,11 +20,12 @@ from lora_cli.cli.servable import Failures, measured_lineup, servable
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.core.text import safe
 from lora_cli.errors import LoraCliError, MissingExtra, Refused, UsageError
-from lora_cli.render.human.bench import render_bench
 from lora_cli.render.json_bench import measured as report_of
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from lora_cli.bench.run import Served
     from lora_cli.bench.trace import Trace
     from lora_cli.core.results import BenchResult
@@ -68,7 +69,7 @@ def measurement(
             raise UsageError(
                 f"{flag} is not for --forward modules", hint="there the warm process is asked one request at a time"
             )
-    checked, workload = wanted_of(wanted, MEASURED), workload_of(flags)
+    checked, workload = wanted_of(wanted, MEASURED, quiet=settings.quiet), workload_of(flags)
     with measured_lineup(settings, named, workload, fleet) as (asked, own):
         return _told(asked, workload, tiers, checked, own)
 
@@ -85,7 +86,7 @@ def _told(asked: Lineup, workload: Workload, tiers: TierFlags, wanted: Wanted, s
     run = MeasuredRun(setting_of("in-process", trace, seed, workload.words(), result.environment), result)
     told = Told(
         report_of(run),
-        lambda look: render_bench(run.result, look.width, colour=look.colour),
+        partial(_parts, run),
         partial(_page, run),
     )
     code = max(failures.code, conclude(told, trace, wanted))
@@ -183,6 +184,12 @@ def counter(total: int, settings: Settings) -> Callable[[int], None]:
             sys.stderr.flush()
 
     return tell
+
+
+def _parts(run: MeasuredRun, width: int, plain: bool) -> "Iterable[RenderableType]":
+    from lora_cli.render.terminal_bench import measured_parts
+
+    return measured_parts(run.result, width)
 
 
 def _page(run: MeasuredRun, compared: tuple[Change, ...], verdicts: tuple[Judged, ...]) -> str:

@@ -1,6 +1,8 @@
 """``serve-bench --simulate --plan``: how many slots and places in memory a goal takes at this traffic."""
 
+from collections.abc import Iterable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from lora_cli.bench.goals import of_waiting, parse_goals
 from lora_cli.bench.plan import PlannedRun, planned_names
@@ -13,9 +15,11 @@ from lora_cli.cli.bench_workload import save_trace
 from lora_cli.cli.output import to_stderr
 from lora_cli.cli.simulating import as_far_as_done, objective_of, scene
 from lora_cli.errors import UsageError
-from lora_cli.render.human.plan import render_plan
 from lora_cli.render.json_bench import plan as report_of
 from lora_cli.settings import Settings
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 POLICIES = "lru,adaptive"
 NO_QUEUE = "without --request-rate, or times in --trace, no request queues: a stall is its own load alone"
@@ -42,7 +46,7 @@ def planned(
     policies = parse_policies(tiers.eviction or POLICIES)
     if OPT in policies:
         raise UsageError("--plan is for policies that can be had, and opt is none", hint=f"--eviction {POLICIES}")
-    checked = wanted_of(wanted, planned_names(policies))
+    checked = wanted_of(wanted, planned_names(policies), quiet=settings.quiet)
     trace, fleet, setting = scene(flags, tiers, fleet_flags)
     if of_waiting(goals) and not trace.timed and not settings.quiet:
         to_stderr(f"warning: {NO_QUEUE}")
@@ -52,11 +56,17 @@ def planned(
     run = PlannedRun(setting, fleet, objective, goals, size_all(trace, fleet, policies, goals, objective))
     told = Told(
         report_of(run),
-        lambda look: render_plan(run, look.width, colour=look.colour),
+        partial(_parts, run),
         partial(_page, run),
     )
     code = as_far_as_done(policies, run.found, lambda: conclude(told, trace, checked))
     return code or int(not all(one.answers for one in run.found.values()))
+
+
+def _parts(run: PlannedRun, width: int, plain: bool) -> "Iterable[RenderableType]":
+    from lora_cli.render.terminal_bench import plan_parts
+
+    return plan_parts(run)
 
 
 def _page(run: PlannedRun, compared: tuple[Change, ...], verdicts: tuple[Judged, ...]) -> str:

@@ -1,8 +1,9 @@
 """``serve-bench --simulate``: several policies over the same requests, in the books of the tiers alone."""
 
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from lora_cli.bench.fleet import Fleet, sized
 from lora_cli.bench.links import BYTES_PER_RANK, DISK_LINK, GPU_LINK, Links, parse_link
@@ -23,11 +24,13 @@ from lora_cli.cli.main import INTERRUPTED
 from lora_cli.cli.output import to_stderr
 from lora_cli.cli.sizes import size_of
 from lora_cli.errors import UsageError
-from lora_cli.render.human.simulation import render_simulation
 from lora_cli.render.json_bench import simulation as report_of
 from lora_cli.settings import Settings
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.view import Objective
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 REQUESTS, ADAPTERS, RANKS = 20_000, 500, "16"
 POLICIES = "lru,lfu,gdsf,adaptive,opt"
@@ -51,7 +54,7 @@ def simulation(
 
         return planned(settings, flags, tiers, fleet_flags, wanted)
     policies = parse_policies(tiers.eviction or POLICIES)
-    checked = wanted_of(wanted, simulated_names(policies))
+    checked = wanted_of(wanted, simulated_names(policies), quiet=settings.quiet)
     trace, fleet, setting = scene(flags, tiers, fleet_flags)
     if wanted.save_trace is not None:
         save_trace(trace, wanted.save_trace)
@@ -60,7 +63,7 @@ def simulation(
     run = SimulatedRun(setting, fleet, objective, found)
     told = Told(
         report_of(run),
-        lambda look: render_simulation(run, look.width, colour=look.colour, plain=look.plain),
+        partial(_parts, run),
         partial(_page, run),
     )
     return as_far_as_done(policies, found.outcomes, lambda: conclude(told, trace, checked))
@@ -143,6 +146,12 @@ def _teller(trace: Trace, policies: Sequence[str]) -> Callable[[str], None]:
     if len(trace) * len(policies) < 500_000 or not sys.stderr.isatty():
         return lambda _policy: None
     return lambda policy: to_stderr(f"{policy}: done")
+
+
+def _parts(run: SimulatedRun, width: int, plain: bool) -> "Iterable[RenderableType]":
+    from lora_cli.render.terminal_bench import simulation_parts
+
+    return simulation_parts(run, width, plain=plain)
 
 
 def _page(run: SimulatedRun, compared: tuple[Change, ...], verdicts: tuple[Judged, ...]) -> str:

@@ -27,10 +27,7 @@ from lora_cli.core.module_facts import ModuleFacts, layer_of, leaf_of
 from lora_cli.core.module_grid import Grid
 from lora_cli.core.spectrum import Spectrum
 from lora_cli.core.text import brief, counted, milliseconds, safe, size
-from lora_cli.render import charts, comparison_facts, described, engine_flags, spectrum_facts
-from lora_cli.render.human import bench, live, simulation
-from lora_cli.render.human import plan as plan_rows
-from lora_cli.render.human.bench_judgement import by, ranked
+from lora_cli.render import bench_facts, charts, comparison_facts, described, engine_flags, live_facts, spectrum_facts
 from lora_cli.render.spectrum_facts import Laid
 from lora_cli.validation import Checked
 from lora_cli.validation.engine_args import EngineArgs
@@ -70,7 +67,7 @@ def templates() -> Environment:
         "memory_rows": memory_rows,
         "module_rows": module_rows,
         "drawn": drawn,
-        "by": by,
+        "by": bench_facts.change_by,
     }
     return made
 
@@ -187,7 +184,7 @@ def _notes(laid: Laid) -> Iterator[str]:
 
 def _bench_page(title: str, compared: Sequence[Change], verdicts: Sequence[Judged], **values: object) -> str:
     """A page of ``serve-bench``: its table, its charts, the workload, and what the words mean."""
-    changed = ranked(compared)
+    changed = bench_facts.ranked(compared)
     return _rendered(
         "serve_bench.html.j2", title=title, compared=compared, changed=changed, verdicts=verdicts, **values
     )
@@ -203,9 +200,9 @@ def render_bench(run: MeasuredRun, compared: Sequence[Change] = (), verdicts: Se
         compared,
         verdicts,
         caption="Milliseconds by tier",
-        header=bench.HEADER,
-        rows=bench.tier_rows(result),
-        told=bench.bench_facts(result),
+        header=bench_facts.TIER_HEADER,
+        rows=bench_facts.tier_rows(result),
+        told=bench_facts.measured_facts(result),
         terms=measured.DEFINITIONS,
         charts=[charts.distribution("Share of requests that are answered within", "ms", curves)],
         failed=result.failed.items(),
@@ -219,12 +216,14 @@ def render_live(run: LiveRun, compared: Sequence[Change] = (), verdicts: Sequenc
         compared,
         verdicts,
         caption="Milliseconds by tier",
-        header=live.HEADER,
-        rows=live.rows(run),
-        told=live.facts(run),
+        header=live_facts.HEADER,
+        rows=live_facts.live_rows(run),
+        told=live_facts.live_facts(run),
         terms=live_numbers.DEFINITIONS,
         late=run.is_late,
-        charts=[charts.distribution("Share of requests whose first token comes within", "ms", live.curves(run))],
+        charts=[
+            charts.distribution("Share of requests whose first token comes within", "ms", live_facts.live_curves(run))
+        ],
         failed=run.failures.items(),
         adapters=list(_adapters(run)),
         more_adapters=len(run.adapters) - MOST["adapters"],
@@ -246,16 +245,18 @@ def render_simulation(run: SimulatedRun, compared: Sequence[Change] = (), verdic
     most = max(costs.values(), default=0.0) or 1.0
     waits = {name: one.stall_cdf_ms for name, one in outcomes if one.stall_cdf_ms}
     hits = {name: one.hit_ratio_over_time for name, one in outcomes if one.hit_ratio_over_time}
-    rows = [simulation.row(one, found.gap_closed(name), found.cost_gap_closed(name)) for name, one in outcomes]
+    rows = [
+        bench_facts.simulation_row(one, found.gap_closed(name), found.cost_gap_closed(name)) for name, one in outcomes
+    ]
     return _bench_page(
         f"{counted(setting.num_prompts, 'request')} over {counted(setting.adapters, 'adapter')}, simulated",
         compared,
         verdicts,
         caption="Each policy over the same requests",
-        header=simulation.HEADER,
+        header=bench_facts.SIMULATION_HEADER,
         rows=rows,
-        told=simulation.facts(run),
-        terms=dict(simulation.terms(run)) | simulated.DEFINITIONS,
+        told=bench_facts.simulation_facts(run),
+        terms=dict(bench_facts.simulation_terms(run)) | simulated.DEFINITIONS,
         costs=[(name, cost / most, [milliseconds(cost)]) for name, cost in costs.items()],
         charts=[
             charts.over_time(hits),
@@ -266,15 +267,15 @@ def render_simulation(run: SimulatedRun, compared: Sequence[Change] = (), verdic
 
 def render_plan(run: PlannedRun, compared: Sequence[Change] = (), verdicts: Sequence[Judged] = ()) -> str:
     """The page of ``serve-bench --simulate --plan``."""
-    told = [*simulation.work_facts(run.setting), *simulation.load_facts(run.fleet), ("objective", run.objective)]
+    told = [*bench_facts.work_facts(run.setting), *bench_facts.load_facts(run.fleet), ("objective", run.objective)]
     return _bench_page(
-        f"Slots and memory for {plan_rows.goals(run)}",
+        f"Slots and memory for {bench_facts.plan_goals(run)}",
         compared,
         verdicts,
         caption="The fewest slots first, then more slots with less memory",
-        header=plan_rows.HEADER,
-        rows=plan_rows.rows(run),
+        header=bench_facts.PLAN_HEADER,
+        rows=bench_facts.plan_rows(run),
         told=told,
         terms=plan.DEFINITIONS,
-        failed=[one.split(": ", 1) for one in plan_rows.unmet(run)],
+        failed=[one.split(": ", 1) for one in bench_facts.plan_unmet(run)],
     )

@@ -75,6 +75,14 @@ def test_a_run_that_fails_is_kept_and_ends_with_1(tmp_path: Path, capsys: pytest
     assert [one["failed"] for one in valid((tmp_path / "run.json").read_text())["fail_if"]] == [True, False]
 
 
+def test_where_a_result_was_written_is_said_unless_quiet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "run.txt"
+    for more, said in (((), f"wrote {file}\n"), (("-q",), "")):
+        assert main([*SMALL, "-o", str(file), *more]) == 0
+        assert capsys.readouterr() == ("", said)
+        assert file.read_text().startswith("policy ")
+
+
 def test_an_older_result_is_told_beside_this_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old = tmp_path / "old.json"
     assert main([*SMALL, "--format", "json", "-o", str(old)]) == 0

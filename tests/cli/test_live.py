@@ -111,6 +111,28 @@ def test_only_what_the_table_has_is_explained_below_it(
     assert "control_ratio" in found["definitions"]
 
 
+def test_people_see_the_numbers_of_vllm_and_intervals_only_over_several_seeds(
+    server: NullServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    few = ["--num-prompts", "12", "--output-len", "3"]
+    assert main(bench(server, *few, "--num-seeds", "1")) == 0
+    out = capsys.readouterr().out
+    block = out.partition("as in vllm bench serve")[2].split("\n\n")[0].splitlines()[1:]
+    numbers = {line[:33].strip(): line[33:].split() for line in block[:9]}
+    assert (numbers["Successful requests"], numbers["Failed requests"]) == (["12"], ["0"])
+    assert numbers["Total generated tokens"] == ["36"]
+    assert float(numbers["Benchmark duration (s)"][0]) > 0
+    assert float(numbers["Request throughput (req/s)"][0]) > 0
+    assert [line.split()[0] for line in block[9:]] == ["ms", "TTFT", "TPOT", "ITL", "E2EL"]
+    assert block[9].split() == ["ms", "mean", "median", "p90", "p99"]
+    assert all(float(number) > 0 for line in block[10:] for number in line.split()[1:])
+    assert "±" not in out
+
+    assert main(bench(server, *few, "--num-seeds", "2", "--format", "human")) == 0
+    assert "± is the 95 % interval" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("path", ["/v1", "/v1/"])
 def test_a_url_as_clients_of_openai_have_it_is_the_same_server(
     vllm: NullServer, path: str, capsys: pytest.CaptureFixture[str]

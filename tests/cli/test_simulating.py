@@ -48,11 +48,12 @@ def test_the_same_command_has_the_same_result_to_the_last_byte(capsys: pytest.Ca
     assert texts[0] == texts[1] != texts[2]
 
 
-def test_it_needs_neither_torch_nor_numpy() -> None:
+@pytest.mark.parametrize(("form", "drawn_by"), [((), {"rich"}), (("--format", "json"), set[str]())])
+def test_it_needs_neither_torch_nor_numpy(form: tuple[str, ...], drawn_by: set[str]) -> None:
     code = "import sys\nfrom lora_cli.cli.main import main\nmain(sys.argv[1:])\nprint(*sys.modules, file=sys.stderr)"
-    done = subprocess.run([sys.executable, "-c", code, *SMALL], capture_output=True, text=True, check=True)
-    assert not {"torch", "transformers", "numpy", "httpx2", "rich", "yaml"} & set(done.stderr.split())
-    assert done.stdout.startswith("policy ")
+    done = subprocess.run([sys.executable, "-c", code, *SMALL, *form], capture_output=True, text=True, check=True)
+    assert {"torch", "transformers", "numpy", "httpx2", "rich", "yaml"} & set(done.stderr.split()) == drawn_by
+    assert done.stdout.startswith("{" if form else "policy ")
 
 
 def test_the_table_is_read_in_60_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,10 +20,10 @@ from lora_cli.bench.setting import setting_of
 from lora_cli.bench.trace import Request, trace_of
 from lora_cli.cli.main import main
 from lora_cli.core.spectrum import Spectrum
+from lora_cli.render.bench_facts import SIMULATION_HEADER
 from lora_cli.render.charts import SHADES, Axis, Cell, Chart
 from lora_cli.render.engine_flags import costs
 from lora_cli.render.html import natural, render_inspections, render_live, templates
-from lora_cli.render.human.simulation import HEADER
 from tests.browser import DESK, PHONE, Page, browsing, opened
 from tests.conftest import ROOT
 from tests.render.reports import everything
@@ -254,7 +254,7 @@ def test_a_simulation_has_the_policies_the_charts_and_the_definitions(folder: Pa
     page = Reader((folder / "simulation.html").read_text())
     assert page.names.count("figure") == 2
     compared = ("failed lru.hit_ratio > 0: it is 0.", "Compared with the baseline", "better")
-    for said in (*compared, " ".join(HEADER), "Load time per request", "adaptive", "Belady's"):
+    for said in (*compared, " ".join(SIMULATION_HEADER), "Load time per request", "adaptive", "Belady's"):
         assert said in page.text
 
 

@@ -6,12 +6,14 @@ from dataclasses import replace
 import pytest
 
 from lora_cli.bench.measured import MeasuredRun
+from lora_cli.bench.quantiles import nearest_rank
 from lora_cli.bench.setting import Setting
 from lora_cli.core.results import Answers, BenchResult, LoadReport, ModuleProof, Moved, PageCache, Proof
 from lora_cli.render import json as as_json
-from lora_cli.render.human.bench import percentile, render_bench
 from lora_cli.render.human.loads import render_answers, render_load_reports
 from lora_cli.render.json_bench import measured
+from lora_cli.render.terminal import rendered
+from lora_cli.render.terminal_bench import measured_parts
 
 MODULE = ModuleProof("model.layers.0.self_attn.q_proj", error=1.2e-7, moved=0.4, tolerance=1e-5)
 PROVED = LoadReport(
@@ -189,7 +191,7 @@ BENCH = BenchResult(
 
 def test_the_table_of_serve_bench() -> None:
     assert (
-        render_bench(BENCH, 80)
+        rendered(measured_parts(BENCH, 80), 80)
         == """\
 ms by tier   requests   p50   p95   p99   max
 hot (gpu)           3   2.0   3.0   3.0   3.0
@@ -197,7 +199,7 @@ warm (cpu)          1  10.0  10.0  10.0  10.0
 cold (disk)         1   100   100   100   100
 
 % of requests that are answered within
- 100                  hhhhhhhhhhhhhhhhhhwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwc
+ 100                  h                 w                                 c
 
   75
                 hhhhhh
@@ -206,7 +208,7 @@ cold (disk)         1   100   100   100   100
   25
 
    0
-     1 ms                                                            100 ms
+     1 ms                            10 ms                           100 ms
      h hot  w warm  c cold
 
 hits       gpu 3 (60%), cpu 1 (20%), disk 1 (20%)
@@ -226,7 +228,7 @@ ms               from asked to answered whole: its loads, and a small batch
 
 @pytest.mark.parametrize(("share", "value"), [(0.5, 50), (0.95, 95), (0.99, 99), (1.0, 100), (0.001, 1)])
 def test_a_percentile_is_a_value_that_was_measured(share: float, value: int) -> None:
-    assert percentile([float(number) for number in range(100, 0, -1)], share) == value
+    assert nearest_rank([float(number) for number in range(1, 101)], share) == value
 
 
 SETTING = Setting("in-process", 5, 3, 7, {}, {})
