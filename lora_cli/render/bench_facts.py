@@ -54,17 +54,17 @@ def simulation_facts(run: SimulatedRun) -> Iterator[tuple[str, object]]:
 def simulation_terms(run: SimulatedRun) -> Iterator[tuple[str, object]]:
     """What the columns mean that have something in them."""
     outcomes = run.found.outcomes
-    yield "hits", "the share of requests whose adapter is in a slot already"
+    yield "hits", "the share of requests whose adapter is already in a slot"
     if any(run.found.gap_closed(name) is not None for name in outcomes):
-        yield "closed", "the part of the way from lru's hits to the most there can be"
+        yield "closed", "the share of the gap between lru's hits and the maximum"
     yield "disk", "the share of requests whose adapter is read from disk"
-    yield "ms/req", "what all loads take, by the number of requests"
+    yield "ms/req", "the time of all loads, divided by the number of requests"
     if any(run.found.cost_gap_closed(name) is not None for name in outcomes):
-        yield "ms closed", "the part of the way from lru's ms/req to the least there can be"
-    queue = "loads go one after the other" if run.setting.span_s else "without --request-rate none queues"
+        yield "ms closed", "the share of the gap between lru's ms/req and the minimum"
+    queue = "loads go one after the other" if run.setting.span_s else "without --request-rate no request queues"
     yield "p99 ms", f"how long a request waits for its adapter; {queue}"
     if (best := outcomes.get(OPT)) is not None:
-        yield OPT, "who knows all requests to come" + ("; a bound that none passes" if best.kind == "bound" else "")
+        yield OPT, "knows all future requests" + ("; an upper bound" if best.kind == "bound" else "")
 
 
 def work_facts(setting: Setting) -> Iterator[tuple[str, object]]:
@@ -78,7 +78,8 @@ def work_facts(setting: Setting) -> Iterator[tuple[str, object]]:
 def load_facts(fleet: Fleet) -> Iterator[tuple[str, object]]:
     """How large adapters are, and what their loads take."""
     sizes = fleet.sizes.values()
-    yield "adapters", f"{size(sum(sizes))}, from {size(min(sizes))} to {size(max(sizes))}"
+    low, high = size(min(sizes)), size(max(sizes))
+    yield "adapters", f"{size(sum(sizes))}, {f'{low} each' if low == high else f'from {low} to {high}'}"
     yield "from disk", fleet.links.disk
     yield "into a slot", fleet.links.gpu
 

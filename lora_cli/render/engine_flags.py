@@ -27,7 +27,7 @@ def costs(args: EngineArgs) -> Rows:
     rows: Rows = []
     if args.fit is not None:
         rows += _fit_rows(args, args.fit)
-        rows += [("drives", _driver(one, args.fit)) for one in args.drivers[:MOST]]
+        rows += [("cost driver", _driver(one, args.fit)) for one in args.drivers[:MOST]]
     rows += [
         ("left out", f"{one.name}: {one.reason}{f' ({one.hint})' if one.hint else ''}") for one in args.left_out[:MOST]
     ]
@@ -67,10 +67,8 @@ def _fit_rows(args: EngineArgs, fit: Fit) -> Rows:
     if fit.lower_bound:
         rows.append(("base", "not given: --base says which modules the engine has, and so what a slot really takes"))
     if fit.targets is not None and not _needed(args):
-        said = (
-            "an adapter that is loaded later is served without its modules that are not named here, and nothing says so"
-        )
-        rows.append(("later", said))
+        said = "an adapter that is loaded later is silently served without its modules that are not named here"
+        rows.append(("warning", said))
     return rows
 
 
@@ -93,9 +91,11 @@ def _slots(args: EngineArgs, fit: Fit, least: str) -> str:
         said += f": every adapter stays on the GPU{base}"
         if fit.slots > 1 + own:
             few = 1 + own
-            said += f"; with {flags.slots} {few} they take turns in {size(few * fit.slot_bytes)}, and a batch holds one"
+            said += (
+                f"; with {flags.slots} {few} they are swapped in {size(few * fit.slot_bytes)}, one adapter per batch"
+            )
         return said
-    return f"{said}: {len(args.served)} adapters take turns{base}; another slot is {size(fit.slot_bytes)} more"
+    return f"{said}: {len(args.served)} adapters are swapped{base}; another slot is {size(fit.slot_bytes)} more"
 
 
 def _driver(one: Driver, fit: Fit) -> str:
@@ -123,5 +123,5 @@ def _rest(args: EngineArgs) -> Rows:
             rows.append((label, f"and {len(remarks) - MOST} more: --format json has all"))
     if args.absent and args.deployed.named:
         resolver = ", or with --publish DIR for vLLM's resolver" if args.profile.engine.name == "vllm" else ""
-        rows.append(("not here", f"{safe(names(args.absent, MOST))}: lora-cli fetch -f brings them{resolver}"))
+        rows.append(("not cached", f"{safe(names(args.absent, MOST))}: lora-cli fetch -f downloads them{resolver}"))
     return rows

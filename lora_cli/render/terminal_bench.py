@@ -38,7 +38,7 @@ def simulation_parts(run: SimulatedRun, width: int, *, plain: bool = False) -> I
     waits = {name: one.stall_cdf_ms for name, one in outcomes.items() if one.stall_cdf_ms}
     yield from plot("loads per request (ms)", loads)
     yield from plot("hit ratio over time (first and last part)", courses(over_time, width, plain=plain))
-    yield from plot("% of requests that wait at most", distribution(waits, SHARES, width))
+    yield from plot("CDF of the wait for an adapter (% of requests)", distribution(waits, SHARES, width))
     yield from ("", *facts(told.simulation_facts(run), 0), "", *facts(told.simulation_terms(run), 0))
 
 
@@ -60,7 +60,7 @@ def measured_parts(result: BenchResult, width: int) -> Iterator[RenderableType]:
     yield fitting(told.TIER_HEADER, told.tier_rows(result))
     kinds = {kind: values for kind, values in by_kind(result).items() if values}
     curves = {kind: [nearest_rank(values, share) for share in SHARES] for kind, values in kinds.items()}
-    yield from plot("% of requests that are answered within", distribution(curves, SHARES, width))
+    yield from plot("CDF of the time to the answer (% of requests)", distribution(curves, SHARES, width))
     yield from ("", *facts(told.measured_facts(result), 0))
     for name, reason in result.failed.items():
         yield from ("", Paragraph(reason, f"{name}: "))

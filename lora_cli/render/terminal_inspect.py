@@ -9,7 +9,7 @@ from rich.text import Text
 from lora_cli.core.text import cut, safe, size, span
 from lora_cli.render.described import contents, origin
 from lora_cli.render.engine_flags import command, costs, title
-from lora_cli.render.inspect_report import AdapterSummary, InspectedAdapter, InspectReport
+from lora_cli.render.inspect_report import InspectedAdapter, InspectReport
 from lora_cli.render.terminal import Paragraph, facts, rendered, table, text
 from lora_cli.render.validate_report import FindingReport
 from lora_cli.validation import Checked
@@ -67,21 +67,19 @@ def _cells(one: InspectedAdapter) -> tuple[str, ...]:
 
 def _facts(one: InspectedAdapter) -> Rows:
     """What is known of an adapter, as labelled values; empty where it could not be read."""
-    found = one.inspection
-    return [] if found is None else [row for row in (*_identity(one, found), *_described(one, found)) if row[1]]
-
-
-def _identity(one: InspectedAdapter, found: AdapterSummary) -> Rows:
-    source, revision = one.checked.source, one.checked.revision or ""
-    return [("source", source), ("revision", revision), ("sha256", found.sha256), ("snapshot", found.snapshot)]
-
-
-def _described(one: InspectedAdapter, found: AdapterSummary) -> Rows:
-    applied = one.checked.applied
-    return [
-        *contents(found, f"{applied.matched}/{applied.total} modules" if applied is not None else ""),
+    checked, found = one.checked, one.inspection
+    if found is None:
+        return []
+    applied = f"{checked.applied.matched}/{checked.applied.total} modules" if checked.applied is not None else ""
+    rows = [
+        ("source", checked.source),
+        ("revision", checked.revision or ""),
+        ("sha256", found.sha256),
+        ("snapshot", found.snapshot),
+        *contents(found, applied),
         *origin(found),
     ]
+    return [row for row in rows if row[1]]
 
 
 def _common(described: Sequence[Rows]) -> Rows:

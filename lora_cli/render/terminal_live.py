@@ -27,7 +27,9 @@ INFERRED = {
 def live_parts(run: LiveRun, width: int) -> Iterator[RenderableType]:
     """A table by tier, curves, what ``vllm bench serve`` prints, facts, failures and what words mean."""
     yield fitting(told.HEADER, told.live_rows(run))
-    yield from plot("% of requests whose first token comes within", distribution(told.live_curves(run), SHARES, width))
+    yield from plot(
+        "CDF of the time to first token (% of requests)", distribution(told.live_curves(run), SHARES, width)
+    )
     yield from ("", Text(VLLM_TITLE, "bold", overflow="fold"), *facts(told.vllm_facts(run), 0))
     if rows := told.vllm_latencies(run):
         yield fitting(told.VLLM_HEADER, rows)

@@ -211,7 +211,7 @@ def test_an_adapter_of_the_hub_is_named_once_it_is_here(
         cache = ["--cache-dir", str(tmp_path / "cache")]
         assert main([*cache, "inspect", "-f", str(file), "--engine-args", "vllm"]) == 0
         said = " ".join(capsys.readouterr().err.split())
-        assert "not here sql: lora-cli fetch -f brings them, or with --publish DIR for vLLM's resolver" in said
+        assert "not cached sql: lora-cli fetch -f downloads them, or with --publish DIR for vLLM's resolver" in said
         assert main([*cache, "fetch", "-f", str(file)]) == 0
         capsys.readouterr()
         found = asked(capsys, *cache, "-f", str(file), "--engine-args", "vllm")

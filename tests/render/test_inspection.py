@@ -165,6 +165,7 @@ def test_who_drives_the_slots_is_said_with_what_the_others_would_pay() -> None:
     text = " ".join(flags_text(160).split())
 
     assert (
-        "drives sql alone asks for rank 256 (else 16) and LoRA on v_proj: a slot takes 2.0 GiB, and 512.0 MiB" in text
+        "cost driver sql alone asks for rank 256 (else 16) and LoRA on v_proj: a slot takes 2.0 GiB, and 512.0 MiB"
+        in text
     )
     assert "all slots 6.0 GiB, and 1.0 GiB" in text
