@@ -216,15 +216,24 @@ def _locked(
 def _bring(
     asked: Order, place: Handing, settings: Settings, selection: Selection, way: Way, output_format: Format
 ) -> list[Handed]:
-    """Brings all and hands each out; says of each how it went, as soon as that is known."""
+    """Fetches all and hands each out.
+
+    A terminal shows the results at the end; elsewhere each one is written as soon as it is known.
+    """
     done: list[Handed] = []
+    at_the_end = output_format is Format.HUMAN and sys.stdout.isatty()
     with shown_progress(settings, len(asked.adapters)) as progress:
         outcomes = _outcomes(asked, place, settings, selection, way, progress)
         for handed in place.hand_out_each(outcomes):
             done.append(handed)
             progress.through(handed.outcome.wanted.name)
-            with progress.paused():
-                _say(handed, settings, output_format)
+            if not at_the_end:
+                _write(handed, settings, output_format)
+    if at_the_end:
+        from lora_cli.render.human.fetched import render_outcome
+
+        for handed in done:
+            write(render_outcome(handed, width(), colour=colour()))
     return done
 
 
@@ -238,13 +247,10 @@ def _outcomes(
     return bring_all(asked.adapters, place.store, settings, progress=progress, selection=selection, link=way.link)
 
 
-def _say(handed: Handed, settings: Settings, output_format: Format) -> None:
-    """A directory on standard output; beside it a block on a terminal, and a line on standard error elsewhere."""
-    from lora_cli.render.human.fetched import render_line, render_outcome
+def _write(handed: Handed, settings: Settings, output_format: Format) -> None:
+    """A directory on standard output, and a line on standard error."""
+    from lora_cli.render.human.fetched import render_line
 
-    if output_format is Format.HUMAN and sys.stdout.isatty():
-        write(render_outcome(handed, width(), colour=colour()))
-        return
     if handed.outcome.error is not None or not settings.quiet:
         to_stderr(render_line(handed))
     if output_format is Format.HUMAN and handed.directory is not None:

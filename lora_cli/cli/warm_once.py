@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lora_cli.cli.lineup import Lineup, base_model
 from lora_cli.cli.main import INTERRUPTED
 from lora_cli.cli.output import Format, colour, width
-from lora_cli.cli.stages import Staged, shown_stages
+from lora_cli.cli.progress import Staged, shown_stages
 from lora_cli.cli.warming import Run, admitting, base_directory, say, teller
 from lora_cli.core.results import Answers, LoadReport
 from lora_cli.errors import LoraCliError
@@ -138,9 +138,8 @@ def _load_all(
     with WarmProcess(plan, tell=tell) as process:
         shown.hear("warm process", "start")
         notes = process.start().notes
-        with shown.paused():
-            for note in notes:
-                say(note, settings)
+        for note in notes:
+            say(note, settings)
         for place, (report, job, snapshot) in enumerate(admitted):
             if job is None or snapshot is None:
                 continue
