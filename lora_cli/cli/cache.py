@@ -1,7 +1,6 @@
 """``lora-cli cache``: look after the disk cache."""
 
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +9,7 @@ import typer
 
 from lora_cli.cli import completion, options
 from lora_cli.cli.options import LIMITS, OUTPUT, option
-from lora_cli.cli.output import Format, colour, to_stderr, width, write
+from lora_cli.cli.output import Format, colour, table_width, to_stderr, width, write
 from lora_cli.core.nearest import nearest
 from lora_cli.errors import Corrupt, NotFound, UsageError
 from lora_cli.settings import Settings, parse_duration, with_flags
@@ -88,9 +87,9 @@ def verify_all(
 
         write(as_json(found, mended))
     else:
-        from lora_cli.render.human.cached import render_verified
+        from lora_cli.render.terminal_cache import render_verified
 
-        write(render_verified(found, mended, colour=colour()))
+        write(render_verified(found, mended, table_width(), colour=colour()))
     if manifest is None and any(one.error is not None for one in mended or ()) and not settings.quiet:
         to_stderr("hint: what a manifest says of how origins are reached is heeded with --repair -f MANIFEST")
     # What could not be moved away lies there still.
@@ -137,7 +136,7 @@ def collect_garbage(
     left = cache_bytes(store) - (sum(one.size for one in removed) if dry_run else 0)
     if limits.max_bytes is not None and left > limits.max_bytes and not settings.quiet:
         to_stderr(f"{left} bytes are left, over {limits.max_bytes}: the rest is in use, or new")
-    _say_removed(removed, output_format, dry_run=dry_run)
+    _show_removed(removed, settings, output_format, dry_run=dry_run)
 
 
 def remove_snapshots(ctx: typer.Context, names: Names, output_format: options.OutputFormat = Format.HUMAN) -> None:
@@ -145,7 +144,7 @@ def remove_snapshots(ctx: typer.Context, names: Names, output_format: options.Ou
     from lora_cli.store.sweep import remove
 
     store = _store(ctx, cleaned=True)
-    _say_removed(remove(store, _found(store, names)), output_format, dry_run=False)
+    _show_removed(remove(store, _found(store, names)), ctx.obj, output_format)
 
 
 def show_path(
@@ -251,25 +250,25 @@ def _show(store: Store, items: Sequence[Item], output_format: Format, *, one_by_
 
         write(as_json(store, items, blob_bytes))
         return
-    from lora_cli.render.human.cached import render_item, render_items
+    from lora_cli.render.terminal_cache import render_item, render_items
 
     if one_by_one:
         write("\n".join(render_item(item, width()) for item in items))
     else:
-        # A pipe gets one line a snapshot, unless somebody says how wide it is.
-        limited = sys.stdout.isatty() or os.environ.get("COLUMNS")
-        write(render_items(items, blob_bytes, width() if limited else None))
+        write(render_items(items, blob_bytes, table_width()))
 
 
-def _say_removed(removed: "Sequence[Removed]", output_format: Format, *, dry_run: bool) -> None:
+def _show_removed(
+    removed: "Sequence[Removed]", settings: Settings, output_format: Format, *, dry_run: bool = False
+) -> None:
     if output_format is Format.JSON:
         from lora_cli.render.json_store import render_removed as as_json
 
         write(as_json(removed, dry_run=dry_run))
         return
-    from lora_cli.render.human.cached import render_removed
+    from lora_cli.render.terminal_cache import render_removed
 
-    write(render_removed(removed, dry_run=dry_run))
+    write(render_removed(removed, table_width(), dry_run=dry_run, verbose=settings.verbose))
 
 
 EXAMPLES = (

@@ -1,9 +1,10 @@
 """``fetch --check``: the lock beside the manifest and beside what the origins have now, and one code for CI."""
 
+import sys
 from collections.abc import Iterator
 
 from lora_cli.cli.locking import LockFile
-from lora_cli.cli.output import Format, to_stderr, write
+from lora_cli.cli.output import Format, colour, to_stderr, width, write
 from lora_cli.cli.wanted import Order
 from lora_cli.core.lock import Lock
 from lora_cli.documents.lockfile import mismatch
@@ -13,24 +14,31 @@ from lora_cli.settings import Settings
 
 
 def report_drift(order: Order, file: LockFile, settings: Settings, selection: Selection, output_format: Format) -> int:
-    """Writes what differs and gives the exit code: 1 for drift, else what kept an origin from being asked."""
+    """Writes what differs: a line for each adapter in a pipe, a table on a terminal.
+
+    Gives the exit code: 1 for drift, else that of what kept an origin from being asked.
+    """
+    from lora_cli.render.terminal_fetch import render_drift, render_drift_error, render_drifts
+
     done: list[Drift] = []
+    in_a_pipe = output_format is Format.HUMAN and not sys.stdout.isatty()
     for drift in _drifts(order, file.lock or Lock(()), settings, selection):
         done.append(drift)
-        if output_format is Format.HUMAN:
-            from lora_cli.render.human.fetched import render_drift
-
-            line = render_drift(drift)
-            to_stderr(line) if drift.error is not None else write(f"{line}\n")
+        if output_format is Format.HUMAN and drift.error is not None:
+            to_stderr(render_drift_error(drift))
+        elif in_a_pipe and (drift.changes or not settings.quiet):
+            write(render_drift(drift))
     removed = _left_over(order, file.lock or Lock(()))
+    code = max([drift.exit_code for drift in done] + [int(bool(removed))])
     if output_format is Format.JSON:
-        from lora_cli.render.json_store import render_drifts
+        from lora_cli.render import json_store
 
-        write(render_drifts(done, removed, file.path))
-    else:
-        for name in removed:
-            write(f"{name}: is locked, and not in the manifest\n")
-    return max([drift.exit_code for drift in done] + [int(bool(removed))])
+        write(json_store.render_drifts(done, removed, file.path))
+    elif in_a_pipe:
+        write("".join(f"{name}: is locked, and not in the manifest\n" for name in removed))
+    elif code or not settings.quiet:
+        write(render_drifts(done, removed, width(), colour=colour()))
+    return code
 
 
 def _drifts(order: Order, lock: Lock, settings: Settings, selection: Selection) -> Iterator[Drift]:

@@ -5,6 +5,7 @@ and here it is said.
 """
 
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,7 +206,7 @@ def _locked(
     if file is None or flags.locked:
         return None
     from lora_cli.cli.locking import write_lock
-    from lora_cli.render.human.fetched import render_changes
+    from lora_cli.render.terminal_fetch import render_changes
 
     changes = write_lock(asked, file, flags, [handed.outcome for handed in done], store, settings)
     if changes and not settings.quiet:
@@ -218,22 +219,24 @@ def _bring(
 ) -> list[Handed]:
     """Fetches all and hands each out.
 
-    A terminal shows the results at the end; elsewhere each one is written as soon as it is known.
+    A terminal shows errors as soon as they are known, and a table at the end. Elsewhere, and with ``--quiet``, each
+    directory is written as soon as it is known.
     """
     done: list[Handed] = []
-    at_the_end = output_format is Format.HUMAN and sys.stdout.isatty()
-    with shown_progress(settings, len(asked.adapters)) as progress:
-        outcomes = _outcomes(asked, place, settings, selection, way, progress)
-        for handed in place.hand_out_each(outcomes):
-            done.append(handed)
-            progress.through(handed.outcome.wanted.name)
-            if not at_the_end:
-                _write(handed, settings, output_format)
-    if at_the_end:
-        from lora_cli.render.human.fetched import render_outcome
+    tabular = output_format is Format.HUMAN and sys.stdout.isatty() and not settings.quiet
+    began_s = time.perf_counter()
+    try:
+        with shown_progress(settings, len(asked.adapters)) as progress:
+            outcomes = _outcomes(asked, place, settings, selection, way, progress)
+            for handed in place.hand_out_each(outcomes):
+                done.append(handed)
+                progress.through(handed.outcome.wanted.name)
+                _write(handed, settings, output_format, tabular=tabular)
+    finally:
+        if tabular and done:
+            from lora_cli.render.terminal_fetch import render_fetched
 
-        for handed in done:
-            write(render_outcome(handed, width(), colour=colour()))
+            write(render_fetched(done, time.perf_counter() - began_s, width(), colour=colour()))
     return done
 
 
@@ -247,11 +250,11 @@ def _outcomes(
     return bring_all(asked.adapters, place.store, settings, progress=progress, selection=selection, link=way.link)
 
 
-def _write(handed: Handed, settings: Settings, output_format: Format) -> None:
-    """A directory on standard output, and a line on standard error."""
-    from lora_cli.render.human.fetched import render_line
+def _write(handed: Handed, settings: Settings, output_format: Format, *, tabular: bool) -> None:
+    """A directory on standard output, and a line on standard error; of what a table will have only the error."""
+    from lora_cli.render.terminal_fetch import render_line
 
-    if handed.outcome.error is not None or not settings.quiet:
+    if handed.outcome.error is not None or not (settings.quiet or tabular):
         to_stderr(render_line(handed))
-    if output_format is Format.HUMAN and handed.directory is not None:
+    if output_format is Format.HUMAN and handed.directory is not None and not tabular:
         write(f"{handed.directory}\n")

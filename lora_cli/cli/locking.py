@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lora_cli.cli.wanted import LockFlags, Order
-from lora_cli.core.lock import Changes, Lock, LockedAdapter, changes, ref_at
+from lora_cli.core.lock import Changes, Lock, LockedAdapter, ref_at
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.core.reference import AdapterRef
 from lora_cli.documents.lockfile import KIND, drift, dump_lock, mismatch, relocked
@@ -147,7 +147,7 @@ def write_lock(
         if dump_lock(after) != dump_lock(now):
             with on_disk("writing", file.path, "--lock"):
                 replace_file(path, dump_lock(after).encode("ascii"))
-    return changes(now, after)
+    return Changes(now, after)
 
 
 def _new(adapter_set: AdapterSet, outcomes: Iterable[Outcome]) -> Iterator[tuple[str, LockedAdapter]]:

@@ -11,6 +11,7 @@ from lora_cli.redaction import redact
 
 DEFAULT_WIDTH = 80
 WIDEST = 120
+UNLIMITED = 10_000
 
 
 class Format(StrEnum):
@@ -37,6 +38,11 @@ def width() -> int:
         return min(os.get_terminal_size(sys.stdout.fileno()).columns or DEFAULT_WIDTH, WIDEST)
     except (OSError, ValueError):
         return DEFAULT_WIDTH
+
+
+def table_width() -> int:
+    """Columns of a table: ``width``, but in a pipe whose width is not given each row is one line, however long."""
+    return width() if sys.stdout.isatty() or os.environ.get("COLUMNS") else UNLIMITED
 
 
 def colour() -> bool:

@@ -42,6 +42,11 @@ class Lock:
 
     adapters: tuple[LockedAdapter, ...]
 
+    @property
+    def by_name(self) -> dict[str, LockedAdapter]:
+        """Its adapters by what they are called."""
+        return {adapter.name: adapter for adapter in self.adapters}
+
     def adapter(self, name: str) -> LockedAdapter | None:
         """The one of that name, or None."""
         return next((adapter for adapter in self.adapters if adapter.name == name), None)
@@ -65,22 +70,26 @@ def ref_at(ref: AdapterRef, locked: LockedAdapter) -> AdapterRef:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """How one lock differs from an earlier one, by the adapters' names; false when it does not."""
+    """How the lock ``after`` differs from the one ``before``, by the adapters' names; false when it does not."""
 
-    added: tuple[str, ...] = ()
-    changed: tuple[str, ...] = ()
-    removed: tuple[str, ...] = ()
+    before: Lock = Lock(())
+    after: Lock = Lock(())
+
+    @property
+    def added(self) -> list[str]:
+        """The adapters that are new."""
+        return sorted(self.after.by_name.keys() - self.before.by_name.keys())
+
+    @property
+    def changed(self) -> list[str]:
+        """The adapters that are locked differently."""
+        before, after = self.before.by_name, self.after.by_name
+        return sorted(name for name in before.keys() & after.keys() if before[name] != after[name])
+
+    @property
+    def removed(self) -> list[str]:
+        """The adapters that are no longer locked."""
+        return sorted(self.before.by_name.keys() - self.after.by_name.keys())
 
     def __bool__(self) -> bool:
         return bool(self.added or self.changed or self.removed)
-
-
-def changes(before: Lock, after: Lock) -> Changes:
-    """What became of ``before``."""
-    old = {locked.name: locked for locked in before.adapters}
-    new = {locked.name: locked for locked in after.adapters}
-    return Changes(
-        added=tuple(sorted(new.keys() - old.keys())),
-        changed=tuple(sorted(name for name in new.keys() & old.keys() if new[name] != old[name])),
-        removed=tuple(sorted(old.keys() - new.keys())),
-    )

@@ -32,9 +32,9 @@ def _lock(path: Path | None, changes: Changes | None) -> dict[str, Any] | None:
     told = changes or Changes()
     return {
         "file": str(path),
-        "added": list(told.added),
-        "changed": list(told.changed),
-        "removed": list(told.removed),
+        "added": told.added,
+        "changed": told.changed,
+        "removed": told.removed,
     }
 
 

@@ -4,13 +4,17 @@ import json
 import os
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lora_cli.cli.main import main
+from lora_cli.render.terminal_cache import render_items
 from lora_cli.store import Store
+from lora_cli.store.inventory import Item
 from lora_cli.store.mounts import MEMORY, file_system
+from lora_cli.store.records import Record
 from tests.making import write_adapter
 from tests.store.another_user import as_another_user, public_folder
 from tests.store.keeping import drop, edit_in_place, tree
@@ -102,10 +106,13 @@ def test_show_and_ls_say_what_of_a_snapshot_is_in_memory(
     assert "100% of it in the page cache" in said(capsys, "show", "./sql")
     assert ", 0% of it in the page cache" in said(capsys, "show", "./chat")
     monkeypatch.setenv("COLUMNS", "200")
-    assert [line.split()[-3] for line in said(capsys, "ls", "--residency").splitlines()[1:3]] == ["100%", "0%"]
+    assert [re.findall(r" (\d+%) ", line) for line in said(capsys, "ls", "--residency").splitlines()[1:3]] == [
+        ["100%"],
+        ["0%"],
+    ]
     assert "in memory" not in said(capsys, "ls")
     monkeypatch.setenv("COLUMNS", "40")
-    assert re.search(r"^ *in memory +100%$", said(capsys, "ls", "--residency"), re.MULTILINE)
+    assert "in memory 100%" in " ".join(said(capsys, "ls", "--residency").split())
     (one, other) = json.loads(said(capsys, "ls", "--residency", "--format", "json"))["snapshots"]
     assert (one["resident_bytes"], other["resident_bytes"]) == (one["bytes"], 0)
     assert one["packed_resident_bytes"] == 0
@@ -151,15 +158,15 @@ def test_verify_is_0_when_all_is_well_and_5_when_something_rotted(store: Store, 
     document = json.loads(said(capsys, "verify", "--format", "json", code=5))
     assert [one["kind"] for one in document["rotten"]] == ["blob", "snapshot"]
     assert all(Path(one["moved_to"]).parent == store.quarantine for one in document["rotten"])
-    assert "no rotten ones" in said(capsys, "verify")
+    assert "no corruption" in said(capsys, "verify")
     assert main(["fetch", "./sql"]) == 0
 
 
-def test_verify_says_what_is_rotten(capsys: Captured) -> None:
+def test_verify_says_what_is_corrupt(capsys: Captured) -> None:
     (directory(capsys, "./sql") / "extra").write_bytes(b"")
     text = said(capsys, "verify", code=5)
-    assert "rotten snapshot" in text
-    assert "1 rotten one" in text
+    assert "corrupt snapshot" in text
+    assert ", 1 corrupt\n" in text
 
 
 def test_gc_keeps_what_is_meant(store: Store, capsys: Captured) -> None:
@@ -240,13 +247,48 @@ def test_path_prints_one_directory_for_a_reference_the_usual_files_first(tmp_pat
     assert directory(capsys, "./sql") == usual
 
 
-def test_ls_is_no_wider_than_it_may_be(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-    assert len(said(capsys, "ls").splitlines()) == 4
-    monkeypatch.setenv("COLUMNS", "40")
-    lines = said(capsys, "ls").splitlines()
-    assert all(len(line) <= 40 for line in lines if "file://" not in line)
-    assert len(lines) > 8
+@pytest.mark.parametrize("width", [40, 80, 120])
+@pytest.mark.parametrize("residency", [True, False])
+def test_ls_is_no_wider_than_the_terminal(
+    width: int, residency: bool, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    digests = [directory(capsys, name).name for name in ("./sql", "./chat")]
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = said(capsys, "ls", *["--residency"] * residency).splitlines()
+    assert all(len(line) <= width for line in lines if "file://" not in line or width > 40)
+    assert len(lines) == 4 or width == 40
+    assert [word for line in lines for word in line.split()[:1] if word in {one[:12] for one in digests}] == [
+        one[:12] for one in digests
+    ]
+
+
+def test_ls_in_a_pipe_cuts_no_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert [line.split()[1] for line in said(capsys, "ls").splitlines()[1:3]] == [
+        f"file://{tmp_path}/{name}" for name in ("sql", "chat")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(10, "just now"), (100, "1 minute ago"), (7300, "2 hours ago"), (86400 * 3, "3 days ago"), (0, "1 year ago")],
+)
+def test_ls_tells_how_long_ago_each_was_used(seconds: int, told: str, tmp_path: Path) -> None:
+    record = Record("hf://org/sql", "", "", "ab" * 32, {}, used_s=1e9)
+    item = Item("ab" * 32, tmp_path, {}, (record,))
+    assert f" {told}\n" in render_items([item], 0, 100, now_s=1e9 + (seconds or 86400 * 400))
+    assert " unreferenced " in render_items([replace(item, records=())], 0, 100)
+
+
+def test_gc_names_snapshots_and_counts_blobs_unless_all_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    short = said(capsys, "gc", "--unused-for", "50s", "--dry-run")
+    assert "blob " not in short.replace(" blobs", "")
+    assert re.search(r"^1 snapshot and 2 blobs: \d.* would be freed$", short, re.MULTILINE)
+    assert main(["--verbose", "cache", "gc", "--unused-for", "50s", "--dry-run"]) == 0
+    assert capsys.readouterr().out.count("would remove blob ") == 2
 
 
 def test_rm_says_why_nothing_was_freed(tmp_path: Path, capsys: Captured) -> None:

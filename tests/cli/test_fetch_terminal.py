@@ -2,12 +2,21 @@
 
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from lora_cli.core.reference import AdapterRef
+from lora_cli.core.snapshot import Blob, Snapshot
+from lora_cli.errors import NotFound
+from lora_cli.fetching import Fetched
+from lora_cli.fetching.many import Handed, Outcome, Wanted
+from lora_cli.fetching.plan import LeftOut
+from lora_cli.fetching.publish import Published
+from lora_cli.render.terminal_fetch import render_fetched
 from tests.making import write_adapter
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -32,7 +41,7 @@ def chat(tmp_path: Path) -> Path:
     return write_adapter(tmp_path / "chat", seed=2)
 
 
-def on_a_terminal(argv: list[str], *, stdout_too: bool) -> tuple[str, str]:
+def on_a_terminal(argv: list[str], *, stdout_too: bool, code: int = 0) -> tuple[str, str]:
     """What a whole process writes to standard output, and to the terminal that its standard error is."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
@@ -52,7 +61,7 @@ def on_a_terminal(argv: list[str], *, stdout_too: bool) -> tuple[str, str]:
             shown += chunk
         out = process.stdout.read().decode() if process.stdout else ""
         os.close(ours)
-    assert process.returncode == 0
+    assert process.returncode == code
     return out, shown.decode()
 
 
@@ -64,10 +73,54 @@ def test_with_bars_on_a_terminal_standard_output_still_has_only_the_directory(sq
     assert line not in shown
 
 
-def test_on_a_terminal_people_see_what_and_where(sql: Path, tmp_path: Path) -> None:
-    _, shown = on_a_terminal(["fetch", "./sql"], stdout_too=True)
-    assert "2 files" in shown
-    assert str(tmp_path / "cache" / "snapshots" / "sha256") in shown
+def lines_of(shown: str) -> list[str]:
+    return re.sub(r"\x1b\[[?\d]*[A-Za-z]", "", shown).replace("\r", "").splitlines()
+
+
+def test_on_a_terminal_a_table_tells_what_came_of_each_and_where_it_is(sql: Path, chat: Path, tmp_path: Path) -> None:
+    on_a_terminal(["fetch", "./sql"], stdout_too=True)
+    _, shown = on_a_terminal(["fetch", "./sql", "./chat", "./none"], stdout_too=True, code=3)
+    lines = lines_of(shown)
+    at = next(number for number, line in enumerate(lines) if line.split()[:1] == ["adapter"])
+    assert lines[at].split() == ["adapter", "status", "revision", "files", "size", "time"]
+    assert [line.split()[:2] for line in lines[at + 1 : at + 4]] == [
+        ["./sql", "cached"],
+        ["./chat", "downloaded"],
+        ["./none", "failed"],
+    ]
+    assert lines[at + 1].split()[3] == "2"
+    folder = tmp_path / "cache" / "snapshots" / "sha256"
+    assert [Path(line.split()[1]).parent for line in lines[at + 5 : at + 7]] == [folder, folder]
+    assert re.fullmatch(r"3 adapters, \d+\.\d KiB: 1 downloaded, 1 cached, 1 failed in \d\.\d+ s", lines[-1])
+    assert any(line.startswith("error: ./none: there is no folder ") for line in lines)
+    assert any(line.startswith("hint: ") for line in lines)
+
+
+def test_a_quiet_terminal_gets_directories_alone(sql: Path, tmp_path: Path) -> None:
+    _, shown = on_a_terminal(["fetch", "./sql", "--quiet"], stdout_too=True)
+    (line,) = lines_of(shown)
+    assert Path(line).parent == tmp_path / "cache" / "snapshots" / "sha256"
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_no_directory_is_cut_and_no_name_is_a_command(width: int, tmp_path: Path) -> None:
+    name = "x\x1b[2J\u202e[red]" * 4
+    snapshot = Snapshot("ab" * 32, tmp_path, {CONFIG: Blob("0" * 64, 5)})
+    fetched = Fetched(snapshot, "etag-" + "cd" * 20, cached=True, left_out=LeftOut(2, 2048))
+    directory = tmp_path / ("d" * 90)
+    published = Published(directory, "acme/base", "", "ef" * 32)
+    ref = AdapterRef("file", str(tmp_path))
+    failed = Outcome(Wanted("bad", ref), None, NotFound("bad: gone"), 5.0)
+    done = [Handed(Outcome(Wanted(name, ref), fetched, None, 8442.0), directory, published), Handed(failed)]
+    shown = render_fetched(done, 90.4, width)
+    assert all(line.isprintable() for line in shown.splitlines())
+    assert str(directory) in shown
+    flat = "".join(shown.split())
+    assert "etag-cdcdcdcdcdcd" in flat
+    assert "8.4s" in flat
+    told = " ".join(shown.split())
+    assert "2.0 KiB in 2 files left out, published for acme/base (its config said nothing)" in told
+    assert told.endswith("2 adapters, 5 B: 1 cached, 1 failed in 1 min 30 s")
 
 
 def test_no_progress_shows_no_bars(sql: Path) -> None:

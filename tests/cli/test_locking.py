@@ -52,6 +52,24 @@ def test_what_is_locked_and_here_costs_no_request_and_the_lock_is_left_alone(hub
     assert "set.lock.yaml" not in capsys.readouterr().err
 
 
+def test_each_adapter_that_is_locked_anew_is_told_with_its_old_and_new_version(
+    hub: Hub, capsys: Capture, tmp_path: Path
+) -> None:
+    mine = write_adapter(tmp_path / "mine", seed=1)
+    set_of("sql=org/sql", "chat=org/chat", "mine=./mine")
+    assert fetch() == 0
+    old, was = locked("sql"), locked("mine")
+    hub.add("org/sql", files(3))
+    (mine / "README.md").write_text("new")
+    capsys.readouterr()
+    assert fetch("--upgrade", "sql") == 0
+    assert capsys.readouterr().err.splitlines()[-3:] == [
+        f"Updated mine {was.digest[:7]} -> {locked('mine').digest[:7]} (local folder changed)",
+        f"Updated sql {old.revision[:7]} -> {locked('sql').revision[:7]}",
+        "set.lock.yaml: 2 updated",
+    ]
+
+
 def test_a_branch_that_moved_stays_where_it_is_locked_until_it_is_upgraded(hub: Hub) -> None:
     assert fetch() == 0
     first = locked("sql")
@@ -116,7 +134,10 @@ def test_entries_that_are_new_changed_or_gone_are_the_only_ones_that_move(hub: H
     assert locked("sql") == first
     assert locked("chat").revision == hub.commit("org/chat").id
     assert [adapter.name for adapter in read_lock(Path("set.lock.yaml")).adapters] == ["chat", "new", "sql"]
-    assert capsys.readouterr().err.splitlines()[-1] == "set.lock.yaml: 1 added, 1 changed, 1 dropped"
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        "Updated chat org/chat@main -> org/chat",
+        "set.lock.yaml: 1 added, 1 updated, 1 removed",
+    ]
 
 
 def test_one_that_fails_keeps_its_entry_and_the_others_are_locked(hub: Hub) -> None:

@@ -60,7 +60,7 @@ def test_what_rotted_is_fetched_again_and_only_that(hub: Hub, directory: Path, c
     rot(directory / WEIGHTS)
     assert main(["cache", "verify", "--repair"]) == 0
     said = capsys.readouterr().out
-    assert "rotten blob" in said
+    assert "corrupt blob" in said
     assert "repaired snapshot" in said
     assert "repaired view sql" in said
     for folder in (directory, view_of(directory)):

@@ -1,0 +1,187 @@
+"""What ``fetch`` prints for people: a line for each adapter in a pipe, tables on a terminal."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lora_cli.core.snapshot import Snapshot
+from lora_cli.core.text import counted, duration, milliseconds, safe, size
+from lora_cli.errors import LoraCliError, Refused, UsageError
+from lora_cli.fetching.many import Handed, Wanted
+from lora_cli.fetching.plan import LeftOut
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
+
+    from lora_cli.core.lock import Changes, LockedAdapter
+    from lora_cli.fetching.drift import Drift
+    from lora_cli.fetching.publish import Published
+
+NONE = "-"
+
+
+def render_line(handed: Handed) -> str:
+    """One adapter for standard error: how it went on one line, or its error and, on a second one, the hint."""
+    outcome, fetched = handed.outcome, handed.outcome.fetched
+    if outcome.error is not None:
+        # What is no reference is named in the message.
+        label = "" if isinstance(outcome.wanted.ref, UsageError) else _name(outcome.wanted)
+        return _error(label, _message(outcome.wanted, outcome.error), outcome.error.hint)
+    if fetched is None:
+        return f"{_name(outcome.wanted)}: failed"
+    how = "in the cache" if fetched.cached else f"fetched in {milliseconds(outcome.ms)} ms"
+    which = f"revision {fetched.revision[:12]}" if fetched.revision else f"sha256 {fetched.snapshot.digest[:12]}"
+    parts = [describe(fetched.snapshot), how, which, *_notes(handed)]
+    return f"{_name(outcome.wanted)}: {', '.join(parts)}"
+
+
+def _name(wanted: Wanted) -> str:
+    return safe(wanted.typed or wanted.name)
+
+
+def _error(name: str, message: str, hint: str) -> str:
+    told = f"error: {name}: {safe(message)}" if name else f"error: {safe(message)}"
+    return f"{told}\nhint: {safe(hint)}" if hint else told
+
+
+def _message(wanted: Wanted, error: LoraCliError) -> str:
+    """What is wrong, without the adapter's name, which stands before it."""
+    message = error.message.removeprefix(f"{wanted.ref}: ").removeprefix(f"{wanted.name}: ")
+    if wanted.typed:
+        message = message.removeprefix(f"{wanted.ref} ")
+    return message.removeprefix(f"{wanted.name} ") if isinstance(error, Refused) else message
+
+
+def _notes(handed: Handed) -> list[str]:
+    """What was not downloaded, and the base that the adapter was published for."""
+    left_out = None if handed.outcome.fetched is None else handed.outcome.fetched.left_out
+    return [*_left_out(left_out), *_published(handed.published)]
+
+
+def _left_out(left_out: LeftOut | None) -> list[str]:
+    if left_out is None or not left_out.files:
+        return []
+    return [f"{size(left_out.bytes)} in {counted(left_out.files, 'file')} left out"]
+
+
+def _published(published: "Published | None") -> list[str]:
+    if published is None:
+        return []
+    was = f" (its config said {safe(published.was or 'nothing')})" if published.was != published.base else ""
+    return [f"published for {safe(published.base)}{was}"]
+
+
+def describe(snapshot: Snapshot) -> str:
+    """How many files, and how large."""
+    return f"{counted(len(snapshot.files), 'file')}, {size(snapshot.size)}"
+
+
+def render_fetched(done: Sequence[Handed], seconds: float, width: int, *, colour: bool = False) -> str:
+    """The table of a fetch that took ``seconds``, the directories and notes below it, and a line that sums it up."""
+    from lora_cli.render.terminal import Paragraph, facts, fitting, rendered
+
+    header = ("adapter", "status", "revision", "files", "size", "time")
+    notes = [Paragraph(", ".join(notes), f"{_name(one.outcome.wanted)}: ") for one in done if (notes := _notes(one))]
+    places = [(_name(one.outcome.wanted), one.directory) for one in done if one.directory is not None]
+    parts: list[RenderableType] = [fitting(header, map(_row, done), left=3), ""]
+    for below in (facts(places, 0), notes):
+        parts += [*below, ""] if below else []
+    return rendered([*parts, _summary(done, seconds)], width, colour=colour)
+
+
+def _row(handed: Handed) -> Sequence[object]:
+    outcome, fetched = handed.outcome, handed.outcome.fetched
+    took = _seconds(outcome.ms / 1000)
+    if fetched is None or outcome.error is not None:
+        return (_name(outcome.wanted), _status(handed), NONE, NONE, NONE, took)
+    which, snapshot = fetched.revision or fetched.snapshot.digest, fetched.snapshot
+    return (_name(outcome.wanted), _status(handed), _short(which, 12), len(snapshot.files), size(snapshot.size), took)
+
+
+def _status(handed: Handed) -> "Text":
+    from lora_cli.render.terminal import text
+
+    if handed.outcome.error is not None or handed.outcome.fetched is None:
+        return text("failed", "red")
+    return text("cached") if handed.outcome.fetched.cached else text("downloaded", "green")
+
+
+def _seconds(seconds: float) -> str:
+    return duration(seconds) if seconds >= 60 else f"{seconds:.{1 if seconds >= 0.1 else 2}f} s"
+
+
+def _summary(done: Sequence[Handed], seconds: float) -> str:
+    words = [_status(one).plain for one in done]
+    counts = ", ".join(f"{words.count(word)} {word}" for word in ("downloaded", "cached", "failed") if word in words)
+    taken = sum(one.outcome.fetched.snapshot.size for one in done if one.outcome.fetched and not one.outcome.error)
+    return f"{counted(len(done), 'adapter')}, {size(taken)}: {counts or 'nothing'} in {_seconds(seconds)}"
+
+
+def _short(revision: str, digits: int) -> str:
+    """The beginning of a revision, which may have a word before its digits (``etag-…``)."""
+    word, dash, hexadecimal = revision.rpartition("-")
+    return f"{word}{dash}{hexadecimal[:digits]}"
+
+
+def render_changes(lock: object, changes: "Changes") -> str:
+    """What became of a lock: a line for each adapter that was updated, and one that counts."""
+    before, after = changes.before.by_name, changes.after.by_name
+    lines = [f"Updated {safe(name)} {_moved(before[name], after[name])}" for name in changes.changed]
+    told = (("added", changes.added), ("updated", changes.changed), ("removed", changes.removed))
+    return "\n".join([*lines, f"{safe(lock)}: " + ", ".join(f"{len(names)} {what}" for what, names in told if names)])
+
+
+def _moved(before: "LockedAdapter", after: "LockedAdapter") -> str:
+    if before.source != after.source or before.checkpoint != after.checkpoint:
+        old, new = (safe(" ".join(filter(None, (one.source, one.checkpoint)))) for one in (before, after))
+        return f"{old} -> {new}"
+    if before.revision != after.revision:
+        return f"{_version(before, 7)} -> {_version(after, 7)}"
+    why = "local folder changed" if not after.revision else "other files"
+    return f"{before.digest[:7]} -> {after.digest[:7]} ({why})"
+
+
+def _version(locked: "LockedAdapter", digits: int) -> str:
+    return _short(locked.revision or locked.digest, digits)
+
+
+def render_drift(drift: "Drift") -> str:
+    """One adapter of ``--check`` on one line: what changed since it was locked."""
+    return f"{safe(drift.wanted.name)}: {safe('; '.join(drift.changes)) or 'as locked'}\n"
+
+
+def render_drift_error(drift: "Drift") -> str:
+    """Why an adapter of ``--check`` could not be compared with its lock, for standard error."""
+    assert drift.error is not None
+    return _error(safe(drift.wanted.name), drift.error.message.removeprefix(f"{drift.wanted.ref}: "), drift.error.hint)
+
+
+def render_drifts(drifts: Sequence["Drift"], left_over: Sequence[str], width: int, *, colour: bool = False) -> str:
+    """The table of ``fetch --check``, what changed in each adapter, and a line that sums it up."""
+    from lora_cli.render.terminal import Paragraph, fitting, rendered, text
+
+    rows: list[Sequence[object]] = [_drift_row(drift) for drift in drifts]
+    rows += [(name, text("removed", "yellow"), NONE, NONE) for name in left_over]
+    details = [Paragraph("; ".join(drift.changes), f"{safe(drift.wanted.name)}: ") for drift in drifts if drift.changes]
+    details += [Paragraph("is locked, and not in the manifest", f"{safe(name)}: ") for name in left_over]
+    unknown = sum(drift.error is not None for drift in drifts)
+    as_locked = f"{counted(len(rows) - unknown, 'adapter')} as locked"
+    told = f"{len(details)} of {len(rows)} changed; take them with --upgrade" if details else as_locked
+    told += f"; {unknown} not checked" if unknown else ""
+    parts: list[RenderableType] = [fitting(("adapter", "status", "from", "to"), rows, left=4), ""]
+    parts += [*details, ""] if details else []
+    return rendered([*parts, told], width, colour=colour)
+
+
+def _drift_row(drift: "Drift") -> Sequence[object]:
+    from lora_cli.render.terminal import text
+
+    locked = drift.wanted.locked
+    before = NONE if locked is None else _version(locked, 12)
+    if drift.error is not None:
+        return (drift.wanted.name, text("failed", "red"), before, NONE)
+    if not drift.changes:
+        return (drift.wanted.name, text("as locked", "green"), before, before)
+    status = "changed" if locked is not None else "not locked" if drift.changes == ("is not locked",) else "changed"
+    after = _short(drift.now, 12) if drift.now and locked is not None and locked.revision else NONE
+    return (drift.wanted.name, text(status, "yellow"), before, after)
