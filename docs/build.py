@@ -11,8 +11,7 @@ from typing import Any
 
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.engines import ENGINES, Profile, all_profiles, profiles_of
-from lora_cli.render.human.engines import LEGEND, PROOFS, Ellipses, letter
-from lora_cli.render.human.rules import HUNDREDS
+from lora_cli.render.terminal_catalog import HUNDREDS, LEGEND, PROOFS, Ellipses, letter
 from lora_cli.rules import RULES
 from lora_cli.rules.features import FEATURES
 from lora_cli.settings import SETTINGS

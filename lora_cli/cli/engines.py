@@ -30,6 +30,9 @@ def command(
 
         write(as_json(chosen))
         return
-    from lora_cli.render.human.engines import render_engine, render_matrix
+    from lora_cli.render.terminal_catalog import render_engine, render_matrix
 
-    write(render_engine(chosen[0], width(), colour=colour()) if name else render_matrix(chosen, width()))
+    if name:
+        write(render_engine(chosen[0], width(), colour=colour()))
+    else:
+        write(render_matrix(chosen, width(), colour=colour()))

@@ -105,7 +105,7 @@ def command(
 
         write(as_json(found), output)
     else:
-        from lora_cli.render.human.repaired import render_repaired
+        from lora_cli.render.terminal_repair import render_repaired
 
         wide, coloured = (width(), colour()) if output is None else (DEFAULT_WIDTH, False)
         write(render_repaired(found, wide, check=check, colour=coloured), output)

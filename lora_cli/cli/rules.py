@@ -25,7 +25,7 @@ def command(
 
         write(as_json(chosen))
         return
-    from lora_cli.render.human.rules import render_rule, render_rules
+    from lora_cli.render.terminal_catalog import render_rule, render_rules
 
     if code and len(chosen) == 1:
         write(render_rule(chosen[0], width(), colour=colour()))

@@ -15,10 +15,9 @@ from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
     from lora_cli.core.deployment import Deployment
-    from lora_cli.endpoint.reconcile import Done, Wanted
+    from lora_cli.endpoint.reconcile import Done, Replica, Wanted
     from lora_cli.endpoint.server import Server
     from lora_cli.engines import Profile
-    from lora_cli.render.endpoints import Replica
     from lora_cli.store.holds import Hold
     from lora_cli.validation.admission import Admission
 
@@ -198,7 +197,7 @@ def _replica(
     waited: "Mapping[Server, LoraCliError | None]",
     done: "Mapping[Server, tuple[list[Done], LoraCliError | None]]",
 ) -> "Replica":
-    from lora_cli.render.endpoints import Replica
+    from lora_cli.endpoint.reconcile import Replica
 
     told, error = done.get(server, ([], waited[server]))
     return Replica(str(server.endpoint.address), kind, versions.get(server, ""), tuple(told), error)

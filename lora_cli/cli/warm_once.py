@@ -170,7 +170,7 @@ def rendered(reports: Sequence[LoadReport], answers: Sequence[Answers], output_f
 
 
 def _human(reports: Sequence[LoadReport], answers: Sequence[Answers]) -> Iterator[str]:
-    from lora_cli.render.human.loads import render_answers, render_load_reports
+    from lora_cli.render.terminal_warm import render_answers, render_load_reports
 
     yield render_load_reports(reports, width(), colour=colour())
     if answers:

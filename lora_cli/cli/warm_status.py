@@ -22,7 +22,7 @@ def show_status(endpoint: "Endpoint", output_format: Format) -> str:
         from lora_cli.render.json import encoded
 
         return encoded(status)
-    from lora_cli.render.human.warm_status import render_status
+    from lora_cli.render.terminal_warm import render_status
 
     return render_status(status, width(), colour=colour())
 

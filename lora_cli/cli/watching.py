@@ -23,11 +23,13 @@ AGAIN_S = 30.0
 
 def warm_and_tell(warmed: Warmed, output_format: Format) -> int:
     """Write the result; gives its exit code."""
-    from lora_cli.render.endpoints import render_endpoints, render_endpoints_json
-
     if output_format is Format.JSON:
-        write(render_endpoints_json(warmed.replicas, warmed.refused))
+        from lora_cli.render import json_endpoints
+
+        write(json_endpoints.render_endpoints(warmed.replicas, warmed.refused))
     else:
+        from lora_cli.render.terminal_warm import render_endpoints
+
         write(render_endpoints(warmed.replicas, warmed.refused, width(), colour=colour()))
     return warmed.exit_code
 

@@ -46,6 +46,17 @@ class Done:
         return self.error.exit_code if self.error is not None else 0
 
 
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One server: its kind and version, what was done on it, and why that was not all."""
+
+    address: str
+    kind: str
+    version: str
+    done: tuple[Done, ...]
+    error: LoraCliError | None = None
+
+
 def wait_ready(server: Server, patience_s: float, is_over: Callable[[], bool] = lambda: False) -> None:
     """Wait until the server is ready. Raises ``EndpointError`` when the patience is over, or all of it."""
     until = time.monotonic() + patience_s

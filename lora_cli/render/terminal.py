@@ -98,10 +98,13 @@ class Fitting:
             yield from self._instead
 
 
-def fitting(header: Sequence[str], rows: Iterable[Sequence[object]], *, left: int = 1) -> Fitting:
-    """A ``table``; where it is too wide, of each row the first cell, and below it the others that say anything."""
+def fitting(header: Sequence[str], rows: Iterable[Sequence[object]], *, left: int = 1, title: str = "") -> Fitting:
+    """A ``table``; where it is too wide, of each row the first cell, and below it the others that say anything.
+
+    ``title`` stands above these.
+    """
     cells = [[text(cell) for cell in row] for row in rows]
-    blocks: list[RenderableType] = []
+    blocks: list[RenderableType] = [text(title, "bold")] if title else []
     for first, *others in cells:
         named = zip(header[1:], (cell.plain for cell in others), strict=True)
         told = ", ".join(f"{name} {cell}".lstrip() for name, cell in named if cell not in {"", "-"})

@@ -93,7 +93,7 @@ def test_without_a_base_nothing_is_called_ok_that_only_a_base_tells(
     assert main(["repair", *line]) == code
 
     told = " ".join(capsys.readouterr().out.split())
-    assert "nothing found to repair for vLLM 0.33 was not known without a base is not known without a base" in told
+    assert "nothing found to repair for vLLM 0.33 before unknown without a base after unknown without a base" in told
     assert "skipped 10 checks no base model was given: LC311" in told
     assert "hint: no base: names and shapes not checked" in told
     assert main(["repair", str(QUICKSTART / "misnested"), "--engine", "sglang", "--check"]) == 3
@@ -103,7 +103,7 @@ def test_without_a_base_nothing_is_called_ok_that_only_a_base_tells(
 def test_what_is_wrong_without_a_base_is_told_and_the_rest_is_not_called_ok(rslora: str, capsys: Capture) -> None:
     assert main(["repair", rslora, "--engine", "sglang", "--check"]) == 1
     told = " ".join(capsys.readouterr().out.split())
-    assert "was serves wrong is not known without a base" in told
+    assert "before serves wrong after unknown without a base" in told
     assert "names and shapes not checked" in told
 
 

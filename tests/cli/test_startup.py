@@ -36,7 +36,15 @@ def test_the_app_imports_nothing_heavy() -> None:
     assert not modules_after("import lora_cli.cli.main") & set(HEAVY)
 
 
-@pytest.mark.parametrize("argv", [["--version"], ["fetch", "./nowhere"], ["inspect", "./nowhere", "--format", "json"]])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--version"],
+        ["rules", "--format", "json"],
+        ["fetch", "./nowhere"],
+        ["inspect", "./nowhere", "--format", "json"],
+    ],
+)
 def test_a_command_imports_nothing_heavy_that_it_does_not_need(argv: list[str]) -> None:
     assert not modules_after(f"from lora_cli.cli.main import main\nmain({argv!r})") & ({*HEAVY})
 

@@ -1,6 +1,7 @@
 """The table of ``warm``, the answers, and the numbers of ``serve-bench``, as people read them."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,11 +10,16 @@ from lora_cli.bench.measured import MeasuredRun
 from lora_cli.bench.quantiles import nearest_rank
 from lora_cli.bench.setting import Setting
 from lora_cli.core.results import Answers, BenchResult, LoadReport, ModuleProof, Moved, PageCache, Proof
+from lora_cli.core.text import safe
+from lora_cli.endpoint.effect import Effect
+from lora_cli.endpoint.reconcile import Done, Replica
+from lora_cli.errors import EndpointError
 from lora_cli.render import json as as_json
-from lora_cli.render.human.loads import render_answers, render_load_reports
 from lora_cli.render.json_bench import measured
 from lora_cli.render.terminal import rendered
 from lora_cli.render.terminal_bench import measured_parts
+from lora_cli.render.terminal_warm import render_answers, render_endpoints, render_load_reports, render_status
+from tests.render.reports import HOSTILE
 
 MODULE = ModuleProof("model.layers.0.self_attn.q_proj", error=1.2e-7, moved=0.4, tolerance=1e-5)
 PROVED = LoadReport(
@@ -37,9 +43,9 @@ REFUSED = LoadReport(
 )
 
 AT_80 = """\
-adapter    digest        outcome  applied  rank  slot  worst error  tolerance
-pirate     abababababab  proved     60/60     4     1      4.5e-06    1.0e-05
-misnested  -             refused      0/4     -     -            -          -
+adapter    digest        outcome  applied  rank  slot  max error  tolerance
+pirate     abababababab  proved     60/60     4     1    4.5e-06    1.0e-05
+misnested  -             refused      0/4     -     -          -          -
 
 milliseconds  resolve  fetch  validate  read  slot  proof  total
 pirate           0.31   12.3       3.4   1.0  0.40   1204   1221
@@ -49,24 +55,25 @@ misnested: refused at validate
   LC311 nothing-applies: 0 of 4 modules apply
   hint: validate against the base that it was trained on
 
-2 adapters: 1 proved, 1 refused; proved on synthetic weights; 1226 ms in all
+2 adapters: 1 proved, 1 refused; proved on synthetic weights; 1226 ms in total
 """
 
 AT_40 = """\
-pirate: proved
-  digest   abababababab
-  applied  60/60
-  rank     4
-  slot     1
-  proof    worst error 4.5e-06 of
-           1.0e-05
-  ms       resolve 0.31, fetch 12.3,
-           validate 3.4, read 1.0, slot
-           0.40, proof 1204
-misnested: refused
-  applied  0/4
-  ms       resolve 0.20, fetch 3.2,
-           validate 1.1
+pirate
+  digest abababababab, outcome proved,
+  applied 60/60, rank 4, slot 1, max
+  error 4.5e-06, tolerance 1.0e-05
+misnested
+  outcome refused, applied 0/4
+
+milliseconds
+pirate
+  resolve 0.31, fetch 12.3, validate
+  3.4, read 1.0, slot 0.40, proof 1204,
+  total 1221
+misnested
+  resolve 0.20, fetch 3.2, validate 1.1,
+  total 4.5
 
 misnested: refused at validate
   LC311 nothing-applies: 0 of 4 modules
@@ -75,7 +82,7 @@ misnested: refused at validate
     it was trained on
 
 2 adapters: 1 proved, 1 refused; proved
-on synthetic weights; 1226 ms in all
+on synthetic weights; 1226 ms in total
 """
 
 
@@ -83,11 +90,11 @@ def test_how_far_the_next_token_moved_is_told_where_the_whole_model_was_run() ->
     reports = [replace(PROVED, moved=Moved(32.41, 0.01234, 3, 16)), REFUSED]
     table = render_load_reports(reports, 80).splitlines()[8:10]
     assert [" ".join(line.split()) for line in table] == [
-        "next token max |Δlogit| KL (nats) another is likeliest",
+        "next token max |Δlogit| KL (nats) top token differs",
         "pirate 32.4 0.0123 3 of 16",
     ]
     narrow = " ".join(render_load_reports(reports, 40).split())
-    assert "next token logits moved by at most 32.4, KL 0.0123 nats, another is likeliest in 3 of 16" in narrow
+    assert "next token pirate max |Δlogit| 32.4, KL (nats) 0.0123, top token differs 3 of 16" in narrow
     document = json.loads(as_json.render_load_reports(reports))["adapters"]
     assert document[0]["moved"] == {"max_abs_logit_delta": 32.41, "kl": 0.01234, "top1_changed": 3, "positions": 16}
     assert document[1]["moved"] is None
@@ -110,8 +117,8 @@ def test_what_is_in_memory_is_told_where_it_was_asked() -> None:
         line.split() for line in render_load_reports(reports, 80).splitlines()[10:14]
     ]
     narrow = " ".join(render_load_reports(reports, 40).split())
-    assert "snapshot 100% of 12.0 MiB in the page cache, 0% before" in narrow
-    assert "packed unknown of 11.9 MiB in the page cache, unknown before" in narrow
+    assert "in the page cache pirate files snapshot, size 12.0 MiB, before 0%, after 100%" in narrow
+    assert "pirate files packed, size 11.9 MiB, before unknown, after unknown" in narrow
     document = json.loads(as_json.render_load_reports(reports))["adapters"]
     assert document[0]["residency"]["packed"] == {"bytes": int(11.9 * mib), "before_bytes": None, "after_bytes": None}
     assert document[1]["residency"] == {}
@@ -127,7 +134,7 @@ def test_a_name_too_long_for_the_table_is_never_cut() -> None:
 
     text = render_load_reports([replace(PROVED, name=name)], 80)
 
-    assert f"{name}: proved" in text
+    assert text.startswith(f"{name}\n  digest abababababab, outcome proved, applied 60/60, ")
 
 
 def test_colour_changes_no_letter() -> None:
@@ -143,11 +150,11 @@ def test_colour_changes_no_letter() -> None:
 def test_an_adapter_called_like_an_outcome_is_coloured_where_the_outcome_stands() -> None:
     coloured = render_load_reports([replace(PROVED, name="proved")], 80, colour=True)
 
-    assert "abababababab  \x1b[32mproved\x1b[0m" in coloured
+    assert re.search(r"^proved +abababababab  \x1b\[32mproved *\x1b\[0m", coloured, re.MULTILINE)
 
 
 def test_no_adapters_are_told_too() -> None:
-    assert render_load_reports([], 80).endswith("no adapters: nothing; 0.00 ms in all\n")
+    assert render_load_reports([], 80).endswith("no adapters: nothing; 0.00 ms in total\n")
 
 
 def test_the_base_answers_once_and_each_adapter_below() -> None:
@@ -166,13 +173,70 @@ base
 pirate
   Arrr!
   Paris.
-  (another answer than the base; logits moved by at most 12.5)
+  (differs from the base; max logit change 12.5)
 
 plain
   Paris.
-  (the same answer as the base; logits moved by at most 0.25)
+  (same as the base; max logit change 0.25)
 """
     )
+
+
+STATUS = {
+    "base": "acme/base",
+    "ready": True,
+    "device": "cpu",
+    "dtype": "float32",
+    "up_s": 75,
+    "child_starts": 2,
+    "queued": 3,
+    "tiers": {"gpu": {"adapters": 1, "most": 2, "bytes": 2048, "hits": 5, "evictions": 1}},
+    "tiers_age_s": 12,
+    "adapters": [
+        {"name": "sql", "tier": "gpu", "proved": True, "rank": 4, "bytes": 2048, "requests": 7, "worst_error": 1.2e-7},
+        {"name": HOSTILE, "error": "gone", "hint": "look", "stage": "fetch", "retry_in_s": 9},
+    ],
+}
+
+
+@pytest.mark.parametrize("width", [50, 200])
+def test_the_status_of_a_server(width: int) -> None:
+    text = render_status(STATUS, width)
+    assert all(line.isprintable() for line in text.splitlines())
+    told = " ".join(text.split())
+    assert told.startswith("acme/base: ready, cpu float32, up 1 min 15 s, started 2 times, 3 queued tier")
+    assert "as of 12 s ago: the process that owns the device does not answer" in told
+    assert f"{' '.join(safe(HOSTILE).split())}: failed at fetch, tried again in 9 s gone hint: look" in told
+    if width == 200:
+        assert [line.split() for line in text.splitlines()[2:4]] == [
+            ["tier", "adapters", "size", "hits", "evictions"],
+            ["gpu", "1", "of", "2", "2.0", "KiB", "5", "1"],
+        ]
+        row = next(line for line in text.splitlines() if line.startswith("sql"))
+        assert row.split() == ["sql", "gpu", "proved", "4", "2.0", "KiB", "7", "1.2e-07"]
+
+
+def test_the_status_of_another_version_lacks_what_it_does_not_tell() -> None:
+    assert render_status({"adapters": [{"name": "sql"}]}, 80).splitlines()[0] == "-: not ready, -"
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_what_was_done_on_running_servers(width: int) -> None:
+    error = EndpointError("no such module", hint="look at its log")
+    effect = Effect(proved=True, how="other tokens", shift=1.0, noise=0.0)
+    done = (Done("", "sql", "loaded", 41.7, effect), Done("", "chat", "failed", 1.0, None, error))
+    replicas = [Replica("http://pod-0:8000", "vllm", "0.32.0", done), Replica("http://pod-1", "vllm", "", (), error)]
+    refused = [Done("", "bad", "failed", 0.0, None, EndpointError("not an adapter"))]
+    text = render_endpoints(replicas, refused, width)
+    assert text.startswith("http://pod-0:8000 (vllm 0.32.0)\n  adapter")
+    told = " ".join(text.split())
+    assert "chat: failed no such module hint: look at its log" in told
+    assert "http://pod-1 (vllm) no such module hint: look at its log" in told
+    assert "bad: failed, no server was asked to load it not an adapter" in told
+    assert told.endswith("2 servers: 1 loaded, 2 failed")
+    if width == 80:
+        assert "  sql      loaded  41.7  other tokens\n" in text
+    assert render_endpoints([Replica("http://x", "vllm", "", (), None)], [], width).endswith("0 of 1 server updated\n")
 
 
 BENCH = BenchResult(

@@ -1,0 +1,76 @@
+"""What ``repair`` prints for people: what the engine does with the adapter before and after, the changes, the proof."""
+
+from collections.abc import Iterator
+
+from rich.console import RenderableType
+
+from lora_cli.core.engine_outcome import EngineOutcome
+from lora_cli.core.text import counted, safe
+from lora_cli.render.terminal import Paragraph, facts, rendered, text
+from lora_cli.render.terminal_validate import skipped_checks
+from lora_cli.validation.repaired import Repaired
+from lora_cli.validation.sameness import RECKONING, Sameness
+
+NO_BASE = "no base: names and shapes not checked; --base BASE tells them (its config.json is enough)"
+
+
+def render_repaired(found: Repaired, width: int, *, check: bool, colour: bool = False) -> str:
+    """One adapter; with ``check`` nothing was to be written."""
+    word, style = _outcome(found, check)
+    parts: list[RenderableType] = [
+        Paragraph(f"{found.name}: {word} for {found.after}", word=(word, style), hanging=2),
+        *facts([("before", _does(found.before)), ("after", _does(found.after) if not found.refusals else "")]),
+        *_changes(found),
+        *_refusals(found),
+    ]
+    for flag in found.flags:
+        parts += ["", Paragraph(flag.message, indent=2), *_hint(flag.mend, 2)]
+    parts += skipped_checks([(found.name, one) for one in found.skipped])
+    parts += _hint(NO_BASE, 4) if found.after.applied is None else []
+    if found.same is not None:
+        parts += ["", *facts([("proof", _proof(found.same)), ("written", found.directory)])]
+    return rendered(parts, width, colour=colour)
+
+
+def _outcome(found: Repaired, check: bool) -> tuple[str, str]:
+    if found.refusals:
+        return "cannot be repaired", "red"
+    if not found.changes:
+        return ("nothing to repair", "green") if found.after.known else ("nothing found to repair", "yellow")
+    if check:
+        return "would be repaired", "yellow"
+    return "repaired", "green" if found.after.known else "yellow"
+
+
+def _does(one: EngineOutcome) -> str:
+    if not one.known:
+        return "unknown without a base"
+    return one.outcome.label + (f", {one.applied} modules apply" if one.applied is not None else "")
+
+
+def _hint(hint: str, indent: int) -> list[RenderableType]:
+    return [Paragraph(hint, "hint: ", indent=indent)] if hint else []
+
+
+def _changes(found: Repaired) -> Iterator[RenderableType]:
+    for change in found.changes:
+        many = f" ({counted(change.modules, 'module')})" if change.modules else ""
+        yield ""
+        yield Paragraph(f"{change.what}{many}", f"{change.step}: ", indent=2)
+        yield Paragraph(change.why, "why: ", indent=4, hanging=9)
+
+
+def _refusals(found: Repaired) -> Iterator[RenderableType]:
+    for refusal in found.refusals:
+        yield ""
+        yield Paragraph(refusal.what, text("cannot be repaired losslessly: ", "red"), indent=2)
+        yield from _hint(refusal.hint, 4)
+
+
+def _proof(same: Sameness) -> str:
+    if not same.moved:
+        return f"{counted(same.modules, 'update')}: bit-identical"
+    if same.worst <= RECKONING:
+        return f"{counted(same.modules, 'update')}: {same.moved} rewritten, none changed"
+    worst = f"by {same.worst:.2g} of its size at most ({safe(same.module)}), where rounding explains {same.allowed:.2g}"
+    return f"{counted(same.modules, 'update')}: {same.moved} rewritten and changed {worst}"
