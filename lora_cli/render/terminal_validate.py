@@ -46,7 +46,10 @@ def adapter_parts(checked: Checked, fail_on: Severity, *, quiet: bool = False) -
         return
     found = [(checked.name, finding) for finding in findings_of(checked) if not (quiet and _is_noise(finding))]
     for _, finding in found:
-        if finding.accepted is None:
+        if finding.accepted is None and finding.severity is Severity.NOTE:
+            said = "; ".join(filter(None, (finding.problem.message, finding.problem.hint)))
+            yield from ("", Paragraph(said, _head(finding).append(": "), hanging=4))
+        elif finding.accepted is None:
             yield from ("", _head(finding))
             yield from _problem(finding.problem, 4)
     if not quiet:
@@ -107,8 +110,10 @@ def _outcome(checked: Checked, fail_on: Severity) -> Iterator[RenderableType]:
 def _engines(verdict: Verdict) -> Iterator[RenderableType]:
     """A line for each named engine: what it does with the adapter, and how many modules apply by its rules."""
     width = max((len(str(one)) for one in verdict.engines), default=0)
+    wide = max((len(one.outcome.label) for one in verdict.engines), default=0)
     for one in verdict.engines:
-        yield Paragraph("", Text.assemble(f"{one!s:<{width}}  ", _on(one)), indent=2)
+        label = (f"{one.outcome.label:<{wide}}", "red" if one.outcome else "green")
+        yield Paragraph("", Text.assemble(f"{one!s:<{width}}  ", label, f"  {one.applied or '-'}"), indent=2)
         if one.note:
             yield Paragraph(one.note, indent=4)
         if one.outcome and not verdict.counts(one):
