@@ -189,6 +189,39 @@ def shown_stages(settings: Settings, count: int) -> Iterator[Staged]:
         yield staged
 
 
+@contextmanager
+def shown_count(settings: Settings, count: int, done: str) -> Iterator[Callable[[bool], None]]:
+    """How many of ``count`` adapters are ``done``, and how many failed: what is yielded is called with each.
+
+    It is drawn by the calling thread alone, which may fork meanwhile.
+    """
+    if count < 2 or not is_drawn(settings):
+        yield lambda failed: None
+        return
+    from rich.console import Console
+    from rich.live import Live
+
+    staged, console = Staged(count), Console(stderr=True, highlight=False)
+    staged.done = done
+    live = Live(
+        console=console,
+        get_renderable=lambda: drawn_stages(staged, time.monotonic(), console.width),
+        transient=True,
+        auto_refresh=False,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+
+    def passed(failed: bool) -> None:
+        staged.passed(failed=failed)
+        live.refresh()
+
+    with live:
+        live.refresh()
+        console.show_cursor(True)  # a kill leaves a terminal that shows it
+        yield passed
+
+
 def is_drawn(settings: Settings) -> bool:
     """Whether there is a terminal to draw on, and drawing is wanted."""
     if settings.quiet or settings.no_progress or settings.verbose or not sys.stderr.isatty():

@@ -12,6 +12,7 @@ from lora_cli.cli import completion, engine_options, options
 from lora_cli.cli.known import accepting, known_findings, settled
 from lora_cli.cli.lineup import Lineup, base_model, lineup, reaching, sharded
 from lora_cli.cli.options import ADAPTERS, OUTPUT, option
+from lora_cli.cli.progress import shown_count
 from lora_cli.cli.reporting import outputs, tell
 from lora_cli.core.finding import Severity
 from lora_cli.core.reference import AdapterRef
@@ -141,8 +142,12 @@ def command(
         directory=Path.cwd(),
         manifest={entry.name: entry.at for entry in asked.manifest.adapters} if asked.manifest else {},
     )
-    checked = tuple(accepting(judged, known, said))
-    report = settled(replace(said, checked=checked), known, settings)
+    checked = []
+    with shown_count(settings, len(asked.items), "validated") as passed:
+        for one in accepting(judged, known, said):
+            checked.append(one)
+            passed(one.error is not None)
+    report = settled(replace(said, checked=tuple(checked)), known, settings)
     tell(report, wanted, quiet=settings.quiet, statistics=statistics)
     raise typer.Exit(report.exit_code)
 

@@ -88,3 +88,17 @@ def test_bytes_that_come_slowly_are_shown_as_they_come(tmp_path: Path, monkeypat
     assert code == 0
     assert any(re.search(r"org/sql  fetch .* of \d", line) for line in drawn_in(shown))
     assert "0 of 1 accepted" in shown
+
+
+def test_validate_counts_adapters_on_a_terminal_and_leaves_its_table_alone(warm: list[str]) -> None:
+    adapters, base = warm[3:6], warm[7]
+    code, shown = on_a_terminal(["validate", *adapters, "--base", base], columns=200, rows=24)
+    assert code == 1
+    assert any("2 of 3 validated" in line for line in drawn_in(shown))
+    kept = [line.rstrip() for line in screen(shown)]
+    assert kept[0].split() == ["adapter", "result", "modules"]
+    assert not any("validated" in line for line in kept)
+    for words in (["--quiet"], ["--no-progress"]):
+        assert (
+            "validated" not in on_a_terminal([*words, "validate", *adapters, "--base", base], columns=200, rows=24)[1]
+        )
