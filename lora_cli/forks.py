@@ -26,6 +26,7 @@ def forks() -> "Iterator[Callable[[Work], Connection]]":
     A pipe that is full stops its writer, so that what waits to be taken is bounded. It ends with its copy.
     """
     import multiprocessing
+    import signal
 
     context = multiprocessing.get_context("fork")
     pipes: list[Connection] = []
@@ -35,7 +36,12 @@ def forks() -> "Iterator[Callable[[Work], Connection]]":
         ours, theirs = context.Pipe(duplex=False)
         pipes.append(ours)
         process = context.Process(target=_live, args=(work, ours, theirs), daemon=True)
-        process.start()
+        # A handler of this process that raises must not do so in a copy that does not yet have its own.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         processes.append(process)
         theirs.close()
         return ours
@@ -59,6 +65,7 @@ def _live(work: Work, ours: "Connection", theirs: "Connection") -> None:
     ours.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(BrokenPipeError):
         work(theirs.send)
