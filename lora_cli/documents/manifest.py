@@ -239,7 +239,9 @@ def _entry(one: ManifestAdapter, at: str, context: Context) -> AdapterEntry:
 def _across(document: Document, value: Any) -> Iterator[Mistake]:
     """Names that stand twice, and more pinned adapters than slots, in a manifest that nobody has validated yet."""
     first: dict[str, int] = {}
+    pinned = 0
     for number, one in mappings(value, "adapters"):
+        pinned += one.get("pinned") is True
         name = one.get("name")
         if not isinstance(name, str) or not name:
             continue
@@ -248,7 +250,6 @@ def _across(document: Document, value: Any) -> Iterator[Mistake]:
             message = f"{name[:128]} is the name of the adapter in line {line} already"
             yield Mistake(("adapters", number, "name"), message, f"name: {name[:128]}-2")
         first.setdefault(name, number)
-    pinned = sum(one.get("pinned") is True for _, one in mappings(value, "adapters"))
     engine = value.get("engine") if isinstance(value, dict) else None
     slots = engine.get("max_loras") if isinstance(engine, dict) else None
     if isinstance(slots, int) and not isinstance(slots, bool) and 0 < slots < pinned:
