@@ -89,6 +89,10 @@ class DocumentError(UsageError):
         super().__init__(f"{first.message} (and {more} more)" if more else first.message, hint=first.hint)
         self.mistakes = tuple(mistakes)
 
+    def with_hint(self, hint: str) -> "DocumentError":
+        """The same mistakes, each with this hint: of a file that a command writes, nobody is told how to edit it."""
+        return DocumentError([UsageError(one.message, hint=hint) for one in self.mistakes])
+
 
 class MissingExtra(UsageError):
     """A command needs a package of an extra that is not installed."""

@@ -92,7 +92,7 @@ def load_baseline(text: str, where: str) -> Baseline:
         value = json_value(text.encode(errors="surrogatepass"), where)
         found = Document(where, value, lambda: _places(text, where)).read(BaselineFile, Context())
     except DocumentError as error:
-        raise DocumentError([UsageError(one.message, hint=_HINT) for one in error.mistakes]) from error
+        raise error.with_hint(_HINT) from error
     except (FormatError, UsageError) as error:
         raise UsageError(error.message, hint=_HINT) from error
     counts: dict[str, dict[Entry, int]] = {}

@@ -113,8 +113,8 @@ def load_lock(text: str, where: str) -> Lock:
         raise UsageError(error.message, hint=error.hint if error.hint == SPLIT else BROKEN) from error
     try:
         found = document.read(LockFile, Context(), _repeated)
-    except DocumentError as error:  # nobody who edits one is told how: it is written by us
-        raise DocumentError([UsageError(one.message, hint=EDITED) for one in error.mistakes]) from error
+    except DocumentError as error:
+        raise error.with_hint(EDITED) from error
     return Lock(tuple(_adapter(one) for one in found.adapters))
 
 

@@ -29,7 +29,6 @@ MOST_DIGESTS = 100_000
 """Digests of one list."""
 
 _OPERATORS_HINT = "only the operator says that: in --policy FILE, in the settings, or in the environment"
-_BYTES = "Bytes: a number, 2GiB (powers of 1024) or 500MB (powers of 1000)."
 
 
 class Suppression(Model):

@@ -83,7 +83,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, left: int 
     return made
 
 
-class Fitting:
+class FittedTable:
     """A table where it fits into the width, and ``instead`` where it would have to be folded."""
 
     def __init__(self, whole: Table, instead: Iterable[RenderableType]) -> None:
@@ -98,7 +98,9 @@ class Fitting:
             yield from self._instead
 
 
-def fitting(header: Sequence[str], rows: Iterable[Sequence[object]], *, left: int = 1, title: str = "") -> Fitting:
+def table_or_blocks(
+    header: Sequence[str], rows: Iterable[Sequence[object]], *, left: int = 1, title: str = ""
+) -> FittedTable:
     """A ``table``; where it is too wide, of each row the first cell, and below it the others that say anything.
 
     ``title`` stands above these.
@@ -109,7 +111,7 @@ def fitting(header: Sequence[str], rows: Iterable[Sequence[object]], *, left: in
         named = zip(header[1:], (cell.plain for cell in others), strict=True)
         told = ", ".join(f"{name} {cell}".lstrip() for name, cell in named if cell not in {"", "-"})
         blocks += [Paragraph(first.plain), Paragraph(told, indent=2)]
-    return Fitting(table(header, cells, left=left), blocks)
+    return FittedTable(table(header, cells, left=left), blocks)
 
 
 def rendered(parts: Iterable[RenderableType], width: int, *, colour: bool = False) -> str:

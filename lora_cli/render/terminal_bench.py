@@ -15,7 +15,7 @@ from lora_cli.core.results import BenchResult
 from lora_cli.core.text import counted, cut, milliseconds, safe
 from lora_cli.render import bench_facts as told
 from lora_cli.render.plots import bars, courses, distribution
-from lora_cli.render.terminal import Paragraph, facts, fitting, text
+from lora_cli.render.terminal import Paragraph, facts, table_or_blocks, text
 
 TERMS = {
     "hot, warm, cold": "the request's adapter was in a slot, in memory, on disk",
@@ -31,7 +31,7 @@ def simulation_parts(run: SimulatedRun, width: int, *, plain: bool = False) -> I
     """A table of policies, three plots, then the workload, the tiers and what the columns mean."""
     found, outcomes = run.found, run.found.outcomes
     gaps = [(one, found.gap_closed(name), found.cost_gap_closed(name)) for name, one in outcomes.items()]
-    yield fitting(told.SIMULATION_HEADER, [told.simulation_row(*one) for one in gaps])
+    yield table_or_blocks(told.SIMULATION_HEADER, [told.simulation_row(*one) for one in gaps])
     costs = [(name, one.miss_cost_ms / (one.requests or 1)) for name, one in outcomes.items()]
     loads = bars([(name, cost, milliseconds(cost)) for name, cost in costs], width, plain=plain)
     over_time = {name: one.hit_ratio_over_time for name, one in outcomes.items() if one.hit_ratio_over_time}
@@ -47,7 +47,7 @@ def plan_parts(run: PlannedRun) -> Iterator[RenderableType]:
     rows = list(told.plan_rows(run))
     yield Paragraph(f"for {told.plan_goals(run)}")
     if rows:
-        yield from ("", fitting(told.PLAN_HEADER, rows))
+        yield from ("", table_or_blocks(told.PLAN_HEADER, rows))
     for unmet in told.plan_unmet(run):
         yield from ("", Paragraph(unmet, hanging=2))
     work = [*told.work_facts(run.setting), *told.load_facts(run.fleet), ("objective", run.objective)]
@@ -57,7 +57,7 @@ def plan_parts(run: PlannedRun) -> Iterator[RenderableType]:
 
 def measured_parts(result: BenchResult, width: int) -> Iterator[RenderableType]:
     """A table of milliseconds by tier, their curves, then hits, evictions, the run, and what the words mean."""
-    yield fitting(told.TIER_HEADER, told.tier_rows(result))
+    yield table_or_blocks(told.TIER_HEADER, told.tier_rows(result))
     kinds = {kind: values for kind, values in by_kind(result).items() if values}
     curves = {kind: [nearest_rank(values, share) for share in SHARES] for kind, values in kinds.items()}
     yield from plot("CDF of the time to the answer (% of requests)", distribution(curves, SHARES, width))
@@ -81,7 +81,7 @@ def judgement_parts(compared: Sequence[Change], verdicts: Sequence[Judged], widt
             )
             for one in changed[:MOST_CHANGES]
         ]
-        yield from ("", fitting(("metric", "before", "now", "by", ""), rows))
+        yield from ("", table_or_blocks(("metric", "before", "now", "by", ""), rows))
         yield f"{counted(len(changed), 'metric')} changed, {len(compared) - len(changed)} as before"
     for judged in verdicts:
         word = Text("failed", "red") if judged.failed else Text("passed", "green")

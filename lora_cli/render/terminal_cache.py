@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 
 from lora_cli.core.text import counted, cut, safe, share, size
-from lora_cli.render.terminal import Paragraph, facts, fitting, rendered, table, text
+from lora_cli.render.terminal import Paragraph, facts, rendered, table, table_or_blocks, text
 from lora_cli.store.inventory import Item
 from lora_cli.store.verify import Verified
 
@@ -34,7 +34,7 @@ def render_items(items: Sequence[Item], blob_bytes: int, width: int, *, now_s: f
     packed_bytes = sum(item.packed_bytes for item in items)
     total = f"{counted(len(items), 'snapshot')}, {size(blob_bytes + packed_bytes)} on this disk"
     total += f", {size(packed_bytes)} of it packed weights" if packed_bytes else ""
-    lines = [fitting(header, _shortened(header, rows, width), left=3)] if rows else []
+    lines = [table_or_blocks(header, _shortened(header, rows, width), left=3)] if rows else []
     return rendered([*lines, total], width)
 
 

@@ -11,7 +11,7 @@ from lora_cli.core.module_grid import ordered, places
 from lora_cli.core.text import counted, cut, safe
 from lora_cli.render.comparison_facts import EFFECTS, KINDS, MOST_NAMES, by_kind, farthest, share_of_a, total, values
 from lora_cli.render.described import ranges
-from lora_cli.render.terminal import Paragraph, facts, fitting
+from lora_cli.render.terminal import Paragraph, facts, table_or_blocks
 
 STYLES = {"equal": "green", "scaled": "yellow", "related": "yellow", "unrelated": "cyan", "unknown": "red"}
 MOST_MODULES = 10
@@ -120,7 +120,7 @@ def _groups(modules: Sequence[ModuleComparison]) -> Iterator[RenderableType]:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], most: int, more: str) -> Iterator[RenderableType]:
     yield ""
-    yield fitting(head, [[Text(cell, STYLES.get(cell, "")) for cell in row] for row in rows[:most]])
+    yield table_or_blocks(head, [[Text(cell, STYLES.get(cell, "")) for cell in row] for row in rows[:most]])
     yield from _more(len(rows) - most, more)
 
 

@@ -78,12 +78,12 @@ def describe(snapshot: Snapshot) -> str:
 
 def render_fetched(done: Sequence[Handed], seconds: float, width: int, *, colour: bool = False) -> str:
     """The table of a fetch that took ``seconds``, the directories and notes below it, and a line that sums it up."""
-    from lora_cli.render.terminal import Paragraph, facts, fitting, rendered
+    from lora_cli.render.terminal import Paragraph, facts, rendered, table_or_blocks
 
     header = ("adapter", "status", "revision", "files", "size", "time")
     notes = [Paragraph(", ".join(notes), f"{_name(one.outcome.wanted)}: ") for one in done if (notes := _notes(one))]
     places = [(_name(one.outcome.wanted), one.directory) for one in done if one.directory is not None]
-    parts: list[RenderableType] = [fitting(header, map(_row, done), left=3), ""]
+    parts: list[RenderableType] = [table_or_blocks(header, map(_row, done), left=3), ""]
     for below in (facts(places, 0), notes):
         parts += [*below, ""] if below else []
     return rendered([*parts, _summary(done, seconds)], width, colour=colour)
@@ -158,7 +158,7 @@ def render_drift_error(drift: "Drift") -> str:
 
 def render_drifts(drifts: Sequence["Drift"], left_over: Sequence[str], width: int, *, colour: bool = False) -> str:
     """The table of ``fetch --check``, what changed in each adapter, and a line that sums it up."""
-    from lora_cli.render.terminal import Paragraph, fitting, rendered, text
+    from lora_cli.render.terminal import Paragraph, rendered, table_or_blocks, text
 
     rows: list[Sequence[object]] = [_drift_row(drift) for drift in drifts]
     rows += [(name, text("removed", "yellow"), NONE, NONE) for name in left_over]
@@ -168,7 +168,7 @@ def render_drifts(drifts: Sequence["Drift"], left_over: Sequence[str], width: in
     as_locked = f"{counted(len(rows) - unknown, 'adapter')} as locked"
     told = f"{len(details)} of {len(rows)} changed; take them with --upgrade" if details else as_locked
     told += f"; {unknown} not checked" if unknown else ""
-    parts: list[RenderableType] = [fitting(("adapter", "status", "from", "to"), rows, left=4), ""]
+    parts: list[RenderableType] = [table_or_blocks(("adapter", "status", "from", "to"), rows, left=4), ""]
     parts += [*details, ""] if details else []
     return rendered([*parts, told], width, colour=colour)
 

@@ -11,7 +11,7 @@ from lora_cli.bench.outcome import SHARES
 from lora_cli.core.text import safe
 from lora_cli.render import live_facts as told
 from lora_cli.render.plots import distribution
-from lora_cli.render.terminal import Paragraph, facts, fitting
+from lora_cli.render.terminal import Paragraph, facts, table_or_blocks
 from lora_cli.render.terminal_bench import plot
 
 PLACES = {"hot": "in a slot", "warm": "in memory", "cold": "on disk or elsewhere"}
@@ -26,13 +26,13 @@ INFERRED = {
 
 def live_parts(run: LiveRun, width: int) -> Iterator[RenderableType]:
     """A table by tier, curves, what ``vllm bench serve`` prints, facts, failures and what words mean."""
-    yield fitting(told.HEADER, told.live_rows(run))
+    yield table_or_blocks(told.HEADER, told.live_rows(run))
     yield from plot(
         "CDF of the time to first token (% of requests)", distribution(told.live_curves(run), SHARES, width)
     )
     yield from ("", Text(VLLM_TITLE, "bold", overflow="fold"), *facts(told.vllm_facts(run), 0))
     if rows := told.vllm_latencies(run):
-        yield fitting(told.VLLM_HEADER, rows)
+        yield table_or_blocks(told.VLLM_HEADER, rows)
     yield from ("", *facts(told.run_facts(run), 0))
     for name, why in run.failures.items():
         yield from ("", Paragraph(why, f"{safe(name)}: "))

@@ -11,7 +11,7 @@ from lora_cli.core.module_grid import Grid
 from lora_cli.core.spectrum import ModuleSpectrum, Spectrum
 from lora_cli.core.text import brief, cut, safe
 from lora_cli.render.spectrum_facts import EXPLAINED, Laid, Sizes, columns_of, heads, laid, summary, title
-from lora_cli.render.terminal import Fitting, Paragraph, facts, fitting, table, text
+from lora_cli.render.terminal import FittedTable, Paragraph, facts, table, table_or_blocks, text
 
 SHADES = ("░░", "░▒", "▒▒", "▒▓", "▓▓", "▓█", "██")
 PLAIN_SHADES = ("..", ".:", "::", ":+", "++", "+#", "##")
@@ -129,9 +129,9 @@ def spectrum_parts(spectrum: Spectrum, *, plain: bool = False) -> Iterator[Rende
     yield from ("", *facts(summary(spectrum, drawn.far)))
 
 
-def _statistics(groups: Sequence[tuple[str, Sequence[ModuleSpectrum]]], sizes: Sizes) -> Fitting:
+def _statistics(groups: Sequence[tuple[str, Sequence[ModuleSpectrum]]], sizes: Sizes) -> FittedTable:
     """The median, the least and the most of each group."""
-    return fitting(heads(sizes), [columns_of(name, found, sizes) for name, found in groups])
+    return table_or_blocks(heads(sizes), [columns_of(name, found, sizes) for name, found in groups])
 
 
 def _outside(drawn: Laid) -> Iterator[RenderableType]:
@@ -142,7 +142,7 @@ def _outside(drawn: Laid) -> Iterator[RenderableType]:
     yield from ("", "outside of layers")
     rows = [columns_of(path, [drawn.sizes.by_path[path]], drawn.sizes) for path in known[:MOST_OUTSIDE]]
     header, *single = [(row[0], row[2], *row[5:]) for row in (heads(drawn.sizes), *rows)]
-    yield fitting(header, single)
+    yield table_or_blocks(header, single)
     if len(known) > MOST_OUTSIDE:
         yield Paragraph(f"and {len(known) - MOST_OUTSIDE} more, in --format json")
 

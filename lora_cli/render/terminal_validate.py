@@ -9,7 +9,7 @@ from rich.text import Text
 from lora_cli.core.engine_outcome import EngineOutcome
 from lora_cli.core.finding import Accepted, Finding, Problem, Severity, Skipped, Verdict
 from lora_cli.core.text import counted, safe
-from lora_cli.render.terminal import Fitting, Paragraph, table, text
+from lora_cli.render.terminal import FittedTable, Paragraph, table, text
 from lora_cli.render.text import summary
 from lora_cli.validation import Checked
 from lora_cli.validation.report import Report, findings_of, outcome_of
@@ -87,7 +87,7 @@ def _outcomes(checked: Sequence[Checked], fail_on: Severity) -> RenderableType:
         on = {str(engine): _on(engine) for engine in one.verdict.engines} if one.verdict is not None else {}
         rows.append((one.name, Text(word, OUTCOMES[word]), applied or "-", *(on.get(name, "-") for name in engines)))
     whole = table(("adapter", "result", "modules", *engines), rows, left=3 + len(engines))
-    return Fitting(whole, (part for one in checked for part in _outcome(one, fail_on)))
+    return FittedTable(whole, (part for one in checked for part in _outcome(one, fail_on)))
 
 
 def _on(engine: EngineOutcome) -> Text:

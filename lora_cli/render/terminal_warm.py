@@ -11,7 +11,7 @@ from lora_cli.core import parse
 from lora_cli.core.results import Answers, LoadReport, Moved, PageCache
 from lora_cli.core.text import counted, duration, milliseconds, safe, share, size
 from lora_cli.endpoint.reconcile import Done, Replica
-from lora_cli.render.terminal import Paragraph, fitting, rendered, text
+from lora_cli.render.terminal import Paragraph, rendered, table_or_blocks, text
 
 NONE = "-"
 DIGEST_SHOWN = 12
@@ -28,7 +28,7 @@ def render_load_reports(reports: Sequence[LoadReport], width: int, *, colour: bo
     parts: list[RenderableType] = []
     for header, rows, left in _tables(reports):
         title = header[0] if parts else ""
-        parts += [fitting(header, rows, left=left, title=title), ""] if rows else []
+        parts += [table_or_blocks(header, rows, left=left, title=title), ""] if rows else []
     for report in reports:
         if report.error:
             where = f" at {report.stage}" if report.stage else ""
@@ -139,14 +139,14 @@ def render_status(status: Mapping[str, Any], width: int, *, colour: bool = False
     parts: list[RenderableType] = [_process(status)]
     tiers = [_tier(name, tier) for name, tier in (status.get("tiers") or {}).items()]
     if tiers:
-        parts += ["", fitting(("tier", "adapters", "size", "hits", "evictions"), tiers)]
+        parts += ["", table_or_blocks(("tier", "adapters", "size", "hits", "evictions"), tiers)]
     age_s = status.get("tiers_age_s")
     if isinstance(age_s, int | float) and age_s > STALE_S:
         parts.append(Paragraph(f"as of {duration(age_s)} ago: the process that owns the device does not answer"))
     adapters = parse.objects(status, "adapters")
     if adapters:
         header = ("adapter", "tier", "state", "rank", "size", "requests", "max error")
-        parts += ["", fitting(header, map(_adapter, adapters), left=3)]
+        parts += ["", table_or_blocks(header, map(_adapter, adapters), left=3)]
     for one in adapters:
         if one.get("error"):
             where = f"failed at {one['stage']}" if one.get("stage") else "failed"
@@ -210,7 +210,7 @@ def _replica(replica: Replica) -> Iterator[RenderableType]:
         for one in replica.done
     ]
     if rows:
-        yield Padding(fitting(("adapter", "action", "ms", "effect"), rows, left=2), (0, 0, 0, 2), expand=False)
+        yield Padding(table_or_blocks(("adapter", "action", "ms", "effect"), rows, left=2), (0, 0, 0, 2), expand=False)
     for one in replica.done:
         if one.error is not None:
             yield from _failure(one)
