@@ -47,7 +47,7 @@ class Loads:
         self.adapter = _read(self.directory)
         self.scaling = scalings(self.adapter, BASE)
         self.slots = Slots(MODULES, 1, RANK, dtype=torch.bfloat16)
-        pack(self.store, DIGEST, self.adapter, read_weights(self.directory, self.adapter, self.scaling), BASE)
+        pack(self.store, DIGEST, self.adapter, read_weights(self.directory, self.adapter, self.scaling))
         self.file, self.packed = self.directory / "adapter_model.safetensors", packed_file(self.store, DIGEST)
         for file in (self.file, self.packed):
             make_resident(file)

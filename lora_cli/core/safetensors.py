@@ -55,17 +55,17 @@ class Header:
     metadata: dict[str, str]
 
 
-def format_header(tensors: Iterable[TensorInfo], metadata: Mapping[str, str], alignment: int = 8) -> bytes:
-    """The header of a file of those tensors, with its length before it; padded to a multiple of ``alignment`` bytes.
+def format_header(tensors: Iterable[TensorInfo], metadata: Mapping[str, str]) -> bytes:
+    """The header of a file of those tensors, with its length before it; ``start`` and ``stop`` count from its end.
 
-    ``start`` and ``stop`` of the tensors count from the end of the header. For files that are streamed, or whose order
-    or alignment matters: the safetensors library takes all tensors in memory, orders them itself and aligns to 8 bytes.
+    For a file that is written tensor by tensor and is always the same: the safetensors library takes all tensors in
+    memory and writes metadata in another order each time (https://github.com/huggingface/safetensors/issues/584).
     """
     entries: dict[str, Any] = {"__metadata__": dict(metadata)}
     for one in tensors:
         entries[one.name] = {"dtype": one.dtype, "shape": list(one.shape), "data_offsets": [one.start, one.stop]}
     text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text)) % alignment)
+    text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 
 

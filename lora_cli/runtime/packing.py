@@ -1,16 +1,17 @@
-"""Factors packed in the cache as they will lie in a slot, for the loads to come."""
+"""Factors packed in the cache, for the loads to come."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
-import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from lora_cli.core.adapter import Adapter
-from lora_cli.core.base_model import BaseModel
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.errors import Corrupt, MachineError
 from lora_cli.runtime.weights import LoraWeights, factors, read_weights
 from lora_cli.store import Store
-from lora_cli.store.packed import Factor, find_packed, packed_file, publish_packed
+from lora_cli.store.packed import find_packed, packed_file, publish_packed
 
 
 def packed_infos(
@@ -35,19 +36,21 @@ def read_packed(store: Store, digest: str, adapter: Adapter, scalings: Mapping[s
         return None
 
 
-def pack(store: Store, digest: str, adapter: Adapter, weights: LoraWeights, base: BaseModel) -> None:
-    """Keeps ``weights`` packed, in the order of the base's layers; where the cache may not be written, nothing happens.
+def pack(store: Store, digest: str, adapter: Adapter, weights: LoraWeights) -> None:
+    """Keeps ``weights`` packed; where the cache may not be written, nothing happens.
 
     They are the bytes of the snapshot; nothing is cast. What a pickle has in strides is not packed.
     """
-    order = {module: place for place, module in enumerate(base.modules)}
-    modules = sorted(weights.modules, key=lambda one: order.get(one, len(order)))
-    if not any(info.strides for module in modules for info in factors(adapter, module)):
-        publish_packed(store, digest, [factor for module in modules for factor in _pair(adapter, weights, module)])
+    infos = [info for module in weights.modules for info in factors(adapter, module)]
+    if any(info.strides for info in infos):
+        return
+    parts = (part for module in weights.modules.values() for part in (module.a, module.b))
+    tensors = {info.name: part for info, part in zip(infos, parts, strict=True)}
 
+    def write(path: Path, metadata: Mapping[str, str]) -> None:
+        try:
+            save_file(tensors, path, dict(metadata))
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
 
-def _pair(adapter: Adapter, weights: LoraWeights, module: str) -> Iterator[Factor]:
-    held = weights.modules[module]
-    a, b = factors(adapter, module)
-    for info, tensor in ((a, held.a), (b, held.b)):
-        yield Factor(info, tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    publish_packed(store, digest, infos, write)

@@ -83,7 +83,7 @@ class Shelf:
         """Pack what was read from its snapshot. It is for the next time, so nobody's load is made to wait for it."""
         self._unpacked.discard(job.key)
         assert self._store is not None
-        pack(self._store, job.digest, job.adapter, weights or self.weights(job), self._base)
+        pack(self._store, job.digest, job.adapter, weights or self.weights(job))
 
     def _load(self, job: Job, scaling: dict[str, float]) -> int:
         if self._store is not None and job.digest:

@@ -1,10 +1,12 @@
-"""An adapter's factors in memory: views into one buffer per file, in the file's own dtype."""
+"""An adapter's factors in memory, in the file's own dtype."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.safetensors import TensorInfo
@@ -58,12 +60,11 @@ def read_weights(
 ) -> LoraWeights:
     """Read the factors of the modules in ``scalings`` (module path to ``lora_alpha / r`` or as PEFT scales it).
 
-    Every file is read once into one buffer; the tensors are views of it and share its memory. ``placed`` says where
-    in ``directory`` each tensor is, by name, where that is not where the adapter's header has it.
+    ``placed`` says where in ``directory`` each tensor is, by name, where that is not where the adapter's header has it.
 
     Raises:
         FormatError: a factor has a dtype that is not a floating one, or is missing.
-        Corrupt: a file is shorter than its header says.
+        Corrupt: a file is not what its header said when it was judged.
         MachineError: a file cannot be read.
     """
     infos = {module: factors(adapter, module) for module in scalings}
@@ -88,14 +89,15 @@ def weight_bytes(adapter: Adapter) -> int:
 
 
 def read_tensors(path: Path, infos: Iterable[TensorInfo]) -> dict[str, torch.Tensor]:
-    """Tensors of one file by name, as views of one buffer that holds the bytes from the first to the last of them.
+    """Tensors of one file by name: of a safetensors file through its library, of a pickle as views of one buffer.
 
     Raises: as ``read_weights``.
     """
-    members = list(infos)
-    start = min(info.start for info in members)
-    buffer = _read(path, start, max(info.stop for info in members))
-    return {info.name: view(buffer[info.start - start : info.stop - start], info) for info in members}
+    read = _read_safetensors if path.suffix == ".safetensors" else _read_pickle
+    try:
+        return read(path, list(infos))
+    except OSError as error:
+        raise MachineError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def factors(adapter: Adapter, module: str) -> tuple[TensorInfo, TensorInfo]:
@@ -106,28 +108,39 @@ def factors(adapter: Adapter, module: str) -> tuple[TensorInfo, TensorInfo]:
     return pair.a, pair.b
 
 
-def _read(path: Path, start: int, stop: int) -> torch.Tensor:
-    """Bytes ``start`` to ``stop`` of a file, as a uint8 tensor ``[stop - start]``."""
-    buffer = torch.empty(stop - start, dtype=torch.uint8)
-    rest = buffer.numpy().data
+def _read_safetensors(path: Path, infos: Sequence[TensorInfo]) -> dict[str, torch.Tensor]:
+    described = {info.name: (dtype_of(info), info.shape) for info in infos}
     try:
-        with path.open("rb", buffering=0) as file:
-            file.seek(start)
-            while rest:
-                count = file.readinto(rest)
-                if not count:
-                    raise Corrupt(f"{path.name} ends {len(rest)} bytes before its header says", hint="fetch it again")
-                rest = rest[count:]
-    except OSError as error:
-        raise MachineError(f"cannot read {path}: {error.strerror}") from error
-    return buffer
+        # Read and not mapped: the process would end with a file that is cut while it is mapped.
+        with safe_open(path, "pt", backend="pread") as file:
+            tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in described}
+    except SafetensorError as error:
+        raise Corrupt(f"{path.name} is not what its header said: {error}", hint="fetch it again") from error
+    for name, tensor in tensors.items():
+        if (tensor.dtype, tensor.shape) != described[name]:
+            raise Corrupt(f"{path.name}: {name} is not what its header said", hint="fetch it again")
+    return tensors
+
+
+def _read_pickle(path: Path, infos: Sequence[TensorInfo]) -> dict[str, torch.Tensor]:
+    start, stop = min(info.start for info in infos), max(info.stop for info in infos)
+    buffer = torch.from_numpy(np.fromfile(path, np.uint8, stop - start, offset=start))
+    if missing := stop - start - len(buffer):
+        raise Corrupt(f"{path.name} ends {missing} bytes before its header says", hint="fetch it again")
+    return {info.name: view(buffer[info.start - start : info.stop - start], info) for info in infos}
+
+
+def dtype_of(info: TensorInfo) -> torch.dtype:
+    """The floating dtype of a tensor. Raises ``FormatError`` when it has another."""
+    dtype = DTYPES.get(info.dtype)
+    if dtype is None:
+        raise FormatError(f"has dtype {info.dtype}, which is no floating dtype", where=f"{info.file}: {info.name}")
+    return dtype
 
 
 def view(raw: torch.Tensor, info: TensorInfo) -> torch.Tensor:
     """``raw`` (uint8) as the tensor that ``info`` describes; copied only where it is not aligned for its dtype."""
-    dtype = DTYPES.get(info.dtype)
-    if dtype is None:
-        raise FormatError(f"has dtype {info.dtype}, which is no floating dtype", where=f"{info.file}: {info.name}")
+    dtype = dtype_of(info)
     if raw.storage_offset() % dtype.itemsize:
         raw = raw.clone()
     elements = raw.view(dtype)

@@ -1,4 +1,4 @@
-"""Packed weights: an adapter's factors once more, aligned and in the order of the layers, for one read.
+"""Packed weights: an adapter's factors once more, in one safetensors file and apart from all else that it has.
 
 ``packed/<snapshot digest>/factors.safetensors``, published by one rename. Never the only copy: what is missing, or is
 not as it was published, is made anew from the snapshot. Its modification time is that of blobs; with another one it
@@ -8,36 +8,26 @@ was touched, and is not served.
 import json
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_cli.core.safetensors import Header, TensorInfo, format_header, header_length, parse_header
+from lora_cli.core.safetensors import Header, TensorInfo, header_length, parse_header
 from lora_cli.errors import FormatError
 from lora_cli.store import Store
 from lora_cli.store.blobs import MODE, STAMP_NS
-from lora_cli.store.disk import make_folder, write_pieces
+from lora_cli.store.disk import make_folder
 from lora_cli.store.exchange import clear, put
 from lora_cli.store.inventory import entries
 from lora_cli.store.writers import new_writer
 
 FILE = "factors.safetensors"
-FORMAT = "lora_cli/packed/3"
-ALIGNMENT = 64
-"""Bytes: a cache line, and what a device's copy engine takes at once."""
+FORMAT = "lora_cli/packed/4"
 
-PADDING = "pad."
-"""What a safetensors file must not have is a gap: bytes between two factors are a tensor of this name and a number."""
-
-
-@dataclass(frozen=True, slots=True)
-class Factor:
-    """A tensor as it stands in the snapshot, and its bytes."""
-
-    info: TensorInfo
-    data: memoryview
+Write = Callable[[Path, Mapping[str, str]], None]
+"""Writes the factors as a safetensors file with that metadata. Raises ``OSError``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +40,6 @@ class Origin:
 
 
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK = 1 << 20
 
 
@@ -76,15 +65,17 @@ def find_packed(store: Store, digest: str, wanted: Iterable[TensorInfo]) -> dict
     return found
 
 
-def publish_packed(store: Store, digest: str, factors: Sequence[Factor]) -> bool:
-    """Packs ``factors``, in their order, for the snapshot; what is there already is replaced whole.
+def publish_packed(store: Store, digest: str, factors: Iterable[TensorInfo], write: Write) -> bool:
+    """Packs ``factors``, as they stand in the snapshot, by ``write``; what is there already is replaced whole.
 
     False where this user may not write, or the disk is full: nothing needs it.
     """
     building = store.partials / digest / str(new_writer())
     try:
         make_folder(building)
-        _write(building / FILE, digest, factors)
+        sources = {one.name: [one.file, one.start, one.stop] for one in factors}
+        write(building / FILE, {"format": FORMAT, "snapshot": digest, "sources": json.dumps(sources)})
+        _finish(building / FILE)
         store.packed.mkdir(parents=True, exist_ok=True)
         if (old := put(building, store.packed / digest)) is not None:
             clear(old)
@@ -110,7 +101,7 @@ def packed_problem(store: Store, digest: str, directory: Path) -> str:
     try:
         sources = {name: _source(said) for name, said in json.loads(header.metadata["sources"]).items()}
         for name, info in header.tensors.items():
-            if not name.startswith(PADDING) and not _same(store.snapshot(digest), directory, info, sources[name]):
+            if not _same(store.snapshot(digest), directory, info, sources[name]):
                 return f"{name} is not what the snapshot has"
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return f"{FILE} does not tell where in the snapshot its tensors are"
@@ -137,34 +128,15 @@ def _read_header(path: Path, digest: str, *, touched: bool = False) -> Header | 
     return header if ours else None
 
 
-def _write(path: Path, digest: str, factors: Sequence[Factor]) -> None:
-    descriptor = os.open(path, _NEW, MODE)
+def _finish(path: Path) -> None:
+    """Mode and time as everything in the cache has them, on the disk."""
+    descriptor = os.open(path, _READ)
     try:
-        write_pieces(descriptor, _pieces(digest, factors))
         os.fchmod(descriptor, MODE)
         os.utime(descriptor, ns=(STAMP_NS, STAMP_NS))
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _pieces(digest: str, factors: Sequence[Factor]) -> Iterator[bytes | memoryview]:
-    """The whole file, piece by piece: header, then factors with what aligns them in between."""
-    sources = {one.info.name: [one.info.file, one.info.start, one.info.stop] for one in factors}
-    metadata = {"format": FORMAT, "snapshot": digest, "sources": json.dumps(sources, separators=(",", ":"))}
-    tensors: list[TensorInfo] = []
-    body: list[bytes | memoryview] = []
-    at = 0
-    for number, one in enumerate(factors):
-        stop = at + len(one.data)
-        tensors.append(replace(one.info, start=at, stop=stop))
-        body.append(one.data)
-        at = stop + -stop % ALIGNMENT
-        if gap := at - stop:
-            tensors.append(TensorInfo(f"{PADDING}{number}", "U8", (gap,), stop, at, FILE))
-            body.append(bytes(gap))
-    yield format_header(tensors, metadata, ALIGNMENT)
-    yield from body
 
 
 def _source(said: Any) -> Origin:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from lora_cli.cli.main import main
 from tests.hub_server import Hub
@@ -71,6 +71,18 @@ def test_a_copy_is_written_and_the_adapter_is_left_as_it_is(
     ours = load_file(tmp_path / "out" / "adapter_model.safetensors")
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_the_same_repair_is_the_same_bytes_so_its_digest_can_be_pinned(rslora: str, base: str, tmp_path: Path) -> None:
+    weights = Path(rslora) / "adapter_model.safetensors"
+    save_file(load_file(weights), weights, {"format": "pt", **{f"ss_{number}": str(number) for number in range(8)}})
+    written = []
+    for to in (tmp_path / "one", tmp_path / "two"):
+        assert main(["repair", rslora, "--engine", "sglang", "--base", base, "--to", str(to)]) == 0
+        written.append((to / "adapter_model.safetensors").read_bytes())
+    assert written[0] == written[1]
+    with safe_open(tmp_path / "one" / "adapter_model.safetensors", "pt") as file:
+        assert file.metadata()["ss_7"] == "7"
 
 
 def test_check_writes_nothing_and_ends_with_1_where_something_would_be_mended(

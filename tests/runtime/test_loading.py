@@ -95,7 +95,7 @@ def test_where_reads_are_cut_does_not_matter(
     straight, folder, places = slots(), tmp_path / "a", None
     if packed:
         store = Store(tmp_path / "cache")
-        pack(store, "d" * 64, adapter, weights, LLAMA)
+        pack(store, "d" * 64, adapter, weights)
         folder, places = packed_file(store, "d" * 64).parent, packed_infos(store, "d" * 64, adapter, scaling)
         assert places is not None
     assert load_into(straight, folder, adapter, scaling, places) == slot

@@ -40,12 +40,6 @@ def test_the_factors_are_those_that_safetensors_itself_reads(tmp_path: Path, dty
     assert weights.size == weight_bytes(read(tmp_path)) == sum(tensor.nbytes for tensor in oracle.values())
 
 
-def test_all_factors_share_one_buffer_without_copies(tmp_path: Path) -> None:
-    weights = load(write_adapter(tmp_path, modules=llama_modules()))
-    starts = {part.untyped_storage().data_ptr() for one in weights.modules.values() for part in (one.a, one.b)}
-    assert len(starts) == 1
-
-
 def test_tensors_that_are_not_aligned_are_read_all_the_same(tmp_path: Path) -> None:
     a, b = np.arange(3, dtype=np.float32).reshape(1, 3), np.arange(10, dtype=np.float64).reshape(5, 2)
     path = write_safetensors(tmp_path / "odd.safetensors", {"a": a, "b": b})
@@ -91,7 +85,7 @@ def test_a_file_that_was_cut_after_it_was_judged_is_corrupt_not_a_crash(tmp_path
     adapter = read(tmp_path)
     file = tmp_path / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:-5])
-    with pytest.raises(Corrupt, match="ends 5 bytes before its header says"):
+    with pytest.raises(Corrupt, match="is not what its header said"):
         read_weights(tmp_path, adapter, scalings(adapter, LLAMA))
     file.unlink()
     with pytest.raises(MachineError, match="cannot read"):

@@ -14,13 +14,12 @@ from lora_cli.core.snapshot import Snapshot
 from lora_cli.store import Store, sweep
 from lora_cli.store.holds import holding
 from lora_cli.store.leases import lease
-from lora_cli.store.packed import publish_packed
 from lora_cli.store.records import read_record
 from lora_cli.store.snapshots import find_snapshot
 from lora_cli.store.sweep import Limits, collect
 from lora_cli.store.verify import verify
 from tests.store.keeping import put_snapshot
-from tests.store.test_packed import WEIGHTS, factors
+from tests.store.test_packed import WEIGHTS, publish
 
 FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights"}
 PACKABLE = {"adapter_model.safetensors": WEIGHTS}
@@ -166,7 +165,7 @@ def test_packed_weights_that_go_while_they_are_looked_at_are_not_rotten(
     while at <= step:
         step = 0
         snapshot = put_snapshot(store, PACKABLE, "hf://org/a")
-        assert publish_packed(store, snapshot.digest, factors())
+        assert publish(store, snapshot.digest)
         with at_each_step(TAKING if looks else PACKED, other):
             (gc if looks else look)()
         at += 1
@@ -187,8 +186,8 @@ def test_two_that_clean_at_once_do_not_disturb_each_other(tmp_path: Path) -> Non
     while at <= step:
         step = 0
         snapshot = put_snapshot(store, PACKABLE, "hf://org/a")
-        assert publish_packed(store, snapshot.digest, factors())
-        assert publish_packed(store, "0" * 64, factors())
+        assert publish(store, snapshot.digest)
+        assert publish(store, "0" * 64)
         with at_each_step(TAKING, another):
             collect(store, ALL)
         assert not any(path.is_file() for path in store.packed.rglob("*"))

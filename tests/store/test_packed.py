@@ -6,17 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load, save_file
 
 from lora_cli.core.safetensors import TensorInfo, header_length, parse_header
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.store import Store
 from lora_cli.store.inventory import inventory
-from lora_cli.store.packed import ALIGNMENT, Factor, find_packed, packed_file, publish_packed
+from lora_cli.store.packed import find_packed, packed_file, publish_packed
 from lora_cli.store.sweep import Limits, collect, remove
 from lora_cli.store.verify import verify
 from tests.making import lora_tensors, safetensors_bytes
@@ -36,41 +38,33 @@ def snapshot(store: Store) -> Snapshot:
     return put_snapshot(store, {"adapter_model.safetensors": WEIGHTS, "adapter_config.json": b"{}"}, "file:///a")
 
 
-def factors() -> list[Factor]:
-    """The tensors of the snapshot's weights, from the last to the first."""
-    header = parse_header(WEIGHTS[8 : 8 + header_length(WEIGHTS, None, "w")], len(WEIGHTS), "adapter_model.safetensors")
-    return [Factor(info, memoryview(WEIGHTS[info.start : info.stop])) for info in reversed(header.tensors.values())]
-
-
 def wanted() -> list[TensorInfo]:
-    return [one.info for one in factors()]
+    """The tensors of the snapshot's weights."""
+    header = parse_header(WEIGHTS[8 : 8 + header_length(WEIGHTS, None, "w")], len(WEIGHTS), "adapter_model.safetensors")
+    return list(header.tensors.values())
+
+
+def write(path: Path, metadata: Mapping[str, str]) -> None:
+    save_file(load(WEIGHTS), path, dict(metadata))
+
+
+def publish(store: Store, digest: str) -> bool:
+    return publish_packed(store, digest, wanted(), write)
 
 
 def published(store: Store, snapshot: Snapshot) -> Path:
-    assert publish_packed(store, snapshot.digest, factors())
+    assert publish(store, snapshot.digest)
     return packed_file(store, snapshot.digest)
 
 
-def test_the_bytes_are_the_snapshots_in_the_order_given_and_aligned(store: Store, snapshot: Snapshot) -> None:
-    path = published(store, snapshot)
+def test_the_bytes_are_the_snapshots(store: Store, snapshot: Snapshot) -> None:
+    data = published(store, snapshot).read_bytes()
     found = find_packed(store, snapshot.digest, wanted())
     assert found is not None
-    data = path.read_bytes()
-    for one in factors():
-        there = found[one.info.name]
-        assert (there.dtype, there.shape) == (one.info.dtype, one.info.shape)
-        assert data[there.start : there.stop] == bytes(one.data)
-        assert there.start % ALIGNMENT == 0
-    starts = [found[one.info.name].start for one in factors()]
-    assert starts == sorted(starts)
-
-
-def test_the_safetensors_library_reads_it(store: Store, snapshot: Snapshot) -> None:
-    from safetensors.numpy import load_file
-
-    tensors = load_file(published(store, snapshot))
-    for one in factors():
-        assert tensors[one.info.name].tobytes() == bytes(one.data)
+    for one in wanted():
+        there = found[one.name]
+        assert (there.dtype, there.shape) == (one.dtype, one.shape)
+        assert data[there.start : there.stop] == WEIGHTS[one.start : one.stop]
 
 
 def spoil(path: Path, how: str) -> None:
@@ -133,18 +127,18 @@ def test_where_the_cache_may_not_be_written_nothing_is_packed(
 
     before = tree(store.root)
     monkeypatch.setattr(os, "mkdir", read_only)
-    assert not publish_packed(store, snapshot.digest, factors())
+    assert not publish(store, snapshot.digest)
     assert tree(store.root) == before
 
 
-def test_a_full_disk_leaves_no_half_of_it(store: Store, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_no_half_of_it(store: Store, snapshot: Snapshot) -> None:
     before = tree(store.root)
 
-    def full(*_: Any) -> int:
+    def full(path: Path, _: Mapping[str, str]) -> None:
+        path.write_bytes(WEIGHTS[:100])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "pwritev", full)
-    assert not publish_packed(store, snapshot.digest, factors())
+    assert not publish_packed(store, snapshot.digest, wanted(), full)
     assert tree(store.root) == before
 
 
@@ -165,8 +159,8 @@ def test_verify_holds_each_byte_against_the_snapshot(store: Store, snapshot: Sna
 @pytest.mark.parametrize("sources", ['{"x": 1}', "[]", "nonsense", '{"%s": ["../../../etc/passwd", 0, 8, false]}'])
 def test_verify_looks_at_no_other_file(sources: str, store: Store, snapshot: Snapshot) -> None:
     path = published(store, snapshot)
-    name = factors()[0].info.name
-    metadata = {"format": "lora_cli/packed/2", "snapshot": snapshot.digest, "sources": sources.replace("%s", name)}
+    name = wanted()[0].name
+    metadata = {"format": "lora_cli/packed/4", "snapshot": snapshot.digest, "sources": sources.replace("%s", name)}
     path.chmod(0o644)
     path.write_bytes(safetensors_bytes({name: np.zeros(2, np.float32)}, metadata))
     assert [one.kind for one in verify(store) if one.problem] == ["packed"]
@@ -187,7 +181,7 @@ def test_gc_takes_what_belongs_to_no_snapshot_and_packed_weights_before_referenc
     published(store, snapshot)
     other = put_snapshot(store, {"adapter_model.safetensors": WEIGHTS, "x": b"1"}, "file:///b", used_s=time.time() - 99)
     published(store, other)
-    assert publish_packed(store, "0" * 64, factors())
+    assert publish(store, "0" * 64)
     (store.packed / "mine").mkdir()
     assert [(one.kind, one.name) for one in collect(store, Limits(), dry_run=True)] == [
         ("packed", f"packed/{'0' * 64}")
@@ -207,12 +201,11 @@ def test_gc_takes_what_belongs_to_no_snapshot_and_packed_weights_before_referenc
 KILLED = """
 import sys
 from lora_cli.store import Store
-from tests.store.test_packed import factors
-from lora_cli.store.packed import publish_packed
+from tests.store.test_packed import publish
 store, digest = Store(__import__("pathlib").Path(sys.argv[1])), sys.argv[2]
 print("begun", flush=True)
 while True:
-    publish_packed(store, digest, factors())
+    publish(store, digest)
 """
 
 
@@ -226,7 +219,7 @@ def test_a_writer_that_is_killed_leaves_nothing_wrong(store: Store, snapshot: Sn
             time.sleep(0.003 * attempt)
             process.send_signal(signal.SIGKILL)
         assert [one.problem for one in verify(store) if one.problem] == []
-    assert publish_packed(store, snapshot.digest, factors())
+    assert publish(store, snapshot.digest)
     assert find_packed(store, snapshot.digest, wanted()) is not None
     for folder in store.partials.glob("*"):
         for left in folder.iterdir():
