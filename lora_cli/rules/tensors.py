@@ -269,7 +269,8 @@ def variant_incomplete(case: Case) -> Iterator[Problem]:
 def tower_collision(case: Case) -> Iterator[Problem]:
     """A layer's number and a module's name stand for two modules: one in the language model, one in a tower.
 
-    ``target_modules: [q_proj]`` means the vision tower's as well as the language model's, and both have a layer 0.
+    ``target_modules: [q_proj]`` means the vision tower's as well as the language model's, and both have a layer 0. The
+    encoder and the decoder of one model (Whisper, BART) are no such two.
 
     *Why is this bad?* PEFT keeps them apart. SGLang goes by the number of the layer alone: one overwrites the other
     without a word, and what was trained for images answers in text.
@@ -278,7 +279,7 @@ def tower_collision(case: Case) -> Iterator[Problem]:
     with an engine that goes by full names.
     """
     stacks = dict.fromkeys(module.partition(".layers.")[0] for module in case.adapter.pairs if ".layers." in module)
-    if len(stacks) < 2:
+    if len(stacks) < 2 or {stack.rpartition(".")[2] for stack in stacks} == {"encoder", "decoder"}:
         return
     owner: dict[str, str] = {}
     said = []

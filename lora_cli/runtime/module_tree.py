@@ -7,14 +7,14 @@ from lora_cli.core.architectures import UnknownArchitecture
 from lora_cli.core.architectures.table import MAX_EXPERTS, MAX_LAYERS
 from lora_cli.core.base_model import BaseModel, BaseModule
 from lora_cli.errors import FormatError
-from lora_cli.runtime.from_config import WHERE, outline
+from lora_cli.runtime.from_config import WHERE, outline, whole_model
 
-COUNTS = {"layers": MAX_LAYERS, "layer": MAX_LAYERS, "experts": MAX_EXPERTS}
+COUNTS = {**dict.fromkeys(("layers", "layer", "depth", "depths", "blocks"), MAX_LAYERS), "experts": MAX_EXPERTS}
 """What a key's last word counts, and the most that is built: each one is Python objects, also on the meta device."""
 
 
 def base_from_transformers(config: Mapping[str, Any]) -> BaseModel:
-    """The base model of a config whose family has no table, as transformers' own class for text generation has it.
+    """The base model of a config whose family has no table, as transformers' own class has it.
 
     No weight is allocated, and none of the repository's code is run.
 
@@ -25,7 +25,7 @@ def base_from_transformers(config: Mapping[str, Any]) -> BaseModel:
     """
     _bound(config)
     try:
-        model = outline(config, sees=True)
+        model = outline(config, whole_model)
     except FormatError as error:
         hint = error.hint or "name a folder with the model's checkpoint"
         raise UnknownArchitecture(error.reason, where=error.where, hint=hint) from error
@@ -37,8 +37,9 @@ def _bound(config: Mapping[str, Any]) -> None:
         if isinstance(value, Mapping):
             _bound(value)
         most = COUNTS.get(name.rsplit("_", 1)[-1])
-        if most is not None and isinstance(value, int) and value > most:
-            raise FormatError(f"{value} is more than the {most} that any model has", where=f"{WHERE}: {name}")
+        for count in value if isinstance(value, list) else [value]:
+            if most is not None and isinstance(count, int) and count > most:
+                raise FormatError(f"{count} is more than the {most} that any model has", where=f"{WHERE}: {name}")
 
 
 def describe(model: Any, model_type: str) -> BaseModel:
@@ -54,15 +55,15 @@ def describe(model: Any, model_type: str) -> BaseModel:
             if parameter.dim() >= 2:
                 parameters[f"{path}.{name}"] = tuple(parameter.shape)
     text = model.config.get_text_config()
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    head = model.get_output_embeddings()
     return BaseModel(
         name=model_type,
         model_type=model_type,
         modules=modules,
-        num_layers=text.num_hidden_layers,
-        hidden_size=text.hidden_size,
-        vocab_size=text.vocab_size,
-        tied_embeddings=head is not None and head.weight is embedding.weight,
+        num_layers=getattr(text, "num_hidden_layers", None) or sum(getattr(text, "depths", ())),
+        hidden_size=getattr(text, "hidden_size", None) or max(getattr(text, "hidden_sizes", (0,))),
+        vocab_size=getattr(text, "vocab_size", None),
+        tied_embeddings=head is not None and head.weight is model.get_input_embeddings().weight,
         parameters=parameters,
         source=f"config.json ({model_type}, as transformers builds it)",
     )
