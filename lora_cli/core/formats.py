@@ -7,7 +7,7 @@ Sources of the layouts: PEFT 0.21 (``tuners/*/layer.py``), mlx-lm (``tuner/utils
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -212,6 +212,21 @@ METHODS: Mapping[str, Format] = {
 }
 """The same, as formats."""
 
+CONFIGS: Mapping[frozenset[str], Format] = {
+    frozenset({"lora_parameters"}): next(one for one in FORMATS if one.name == "mlx"),
+    frozenset({"config", "model_class"}): Format(
+        "adapterhub",
+        "an adapter of AdapterHub",
+        "its adapters library loads it; engines serve LoRA adapters of PEFT only",
+    ),
+    frozenset({"architectures", "model_type"}): Format(
+        "model-config",
+        "a model's own config under the adapter's name",
+        "get the adapter_config.json that was saved with the adapter; a model is served as a model",
+    ),
+}
+"""Configs that have no ``peft_type``, by fields that one of them has and PEFT's have not."""
+
 DIALECTS: Mapping[str, str] = {
     r"\.(qkv_proj|gate_up_proj|query_key_value|Wqkv|W_pack|qkv|c_attn)\.": "fused projections",
     r"\.experts\.\d+\.": "one module for each expert",
@@ -242,6 +257,11 @@ def by_keys(keys: Iterable[str], formats: Iterable[Format] = (*FORMATS, *METHODS
     """The first format which one of these names of tensors gives away, if any."""
     names = "\n".join(name for name in islice(keys, MOST_KEYS) if len(name) <= LONGEST_KEY)
     return next((one for one in formats if one.keys and re.search(one.keys, names, re.MULTILINE)), None)
+
+
+def by_fields(fields: Collection[str]) -> Format | None:
+    """The format whose config has these fields, if any."""
+    return next((one for marks, one in CONFIGS.items() if marks <= {*fields}), None)
 
 
 def dialects(keys: Iterable[str]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from lora_cli.core.adapter import LoraPair
-from lora_cli.core.formats import FORMATS, METHODS, Format, Found, by_keys, by_path, by_start
+from lora_cli.core.formats import FORMATS, METHODS, Format, Found, by_fields, by_keys, by_path, by_start
 from lora_cli.core.keys import Key
 from lora_cli.core.lora_config import CONFIG_FILE, LoraConfig
 from lora_cli.core.snapshot import RemoteFile, Revision
@@ -38,6 +38,20 @@ def recognise(
     method = METHODS.get(config.peft_type or "") if config is not None else None
     if method is not None:
         return Found(method, CONFIG_FILE)
+    found = _by_contents(source, revision, weights, keys, pairs)
+    if found is None and config is not None and config.peft_type is None and not pairs:
+        return _found(by_fields(config.given | config.unknown.keys()), CONFIG_FILE)
+    return found
+
+
+def _by_contents(
+    source: Source,
+    revision: Revision,
+    weights: RemoteFile | None,
+    keys: Mapping[str, Key],
+    pairs: Mapping[str, LoraPair],
+) -> Found | None:
+    """By the names of tensors and files, and by their first bytes."""
     if weights is None:
         return _by_headers(source, revision) or _by_files(source, revision)
     if keys:

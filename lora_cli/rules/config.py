@@ -10,6 +10,9 @@ from lora_cli.rules.case import Case
 from lora_cli.rules.rule import rule
 from lora_cli.rules.wording import grouped, shown
 
+OLD_FIELDS = frozenset({"enable_lora", "merge_weights"})
+"""Fields of PEFT 0.2, which say nothing where they are null or false."""
+
 RANK_AND_ALPHA = ("r", "lora_alpha", "rank_pattern", "alpha_pattern")
 TARGETS = ("target_modules", "target_parameters")
 
@@ -38,6 +41,8 @@ def not_lora(case: Case) -> Iterator[Problem]:
     if foreign is not None:
         if foreign.file == config.file:
             message = f"peft_type is {shown(config.peft_type)}: this is {foreign.format.title}, not of LoRA"
+            if config.peft_type is None:
+                message = f"peft_type is missing: this is {foreign.format.title}, not a config of PEFT"
             yield Problem(message, _at(config, "peft_type"), foreign.format.advice)
         return
     if config.peft_type is None:
@@ -196,14 +201,22 @@ def unknown_field(case: Case) -> Iterator[Problem]:
     *Fix*: correct the name, or upgrade PEFT, or remove the field.
     """
     config = _config(case)
-    if config.unknown:
-        fields = sorted(config.unknown)
+    if config.unknown.get("enable_lora"):
+        yield Problem(
+            f"enable_lora is {shown(config.unknown['enable_lora'])}: PEFT 0.2 put LoRA on some parts of a fused "
+            "layer only, and no later version does",
+            _at(config, "enable_lora"),
+            "load it with PEFT 0.2 and merge it into the base, or train it again",
+        )
+    fields = sorted(name for name, value in config.unknown.items() if name not in OLD_FIELDS or value)
+    fields = [name for name in fields if name != "enable_lora"]
+    if fields:
         yield Problem(
             f"PEFT does not know {counted(len(fields), 'field')} and ignores it: {names(fields, 5)}"
             if len(fields) == 1
             else f"PEFT does not know {counted(len(fields), 'field')} and ignores them: {names(fields, 5)}",
             _at(config, cut(fields[0])),
-            "correct a misspelt name; if a newer PEFT wrote it, check what it changes",
+            "correct a misspelt name; if another version of PEFT wrote it, check what it changes",
         )
 
 

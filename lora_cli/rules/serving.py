@@ -13,6 +13,7 @@ from lora_cli.engines.landing import land, oddities
 from lora_cli.engines.profile import APART, BY_NAMES, Profile, Row
 from lora_cli.rules.case import Case
 from lora_cli.rules.features import FEATURES, Found, Served
+from lora_cli.rules.model_class import other_than_generator
 from lora_cli.rules.wording import LONGEST_MESSAGE, MOST_PROBLEMS
 
 PEFT = "peft"
@@ -49,7 +50,10 @@ def _outcome(served: Served, findings: Sequence[Finding]) -> EngineOutcome:
     reasons = (*_by_rows(served), *_by_rules(served, findings))
     unread = [feature.title for name, feature in FEATURES.items() if name in profile.engine.unread
               and any(feature.detect(served))]  # fmt: skip
-    notes = [profile.note, f"what it does with {', '.join(unread)} is not established" if unread else ""]
+    unread_note = f"what it does with {', '.join(unread)} is not established" if unread else ""
+    other_model = other_than_generator(case.adapter) if case.base is None and profile.engine.name != PEFT else ""
+    model_note = f"without a base it is not established that it serves it: {other_model}" if other_model else ""
+    notes = [profile.note, unread_note, model_note]
     counted = case.application.applied if is_peft else landing.counted if landing is not None else None
     return EngineOutcome(
         engine=profile.engine.name,
@@ -60,7 +64,7 @@ def _outcome(served: Served, findings: Sequence[Finding]) -> EngineOutcome:
         applied=counted,
         reasons=reasons,
         note="; ".join(filter(None, notes)),
-        proven=profile.proven and not unread,
+        proven=profile.proven and not unread and not other_model,
     )
 
 

@@ -1,5 +1,6 @@
 """LC6xx: the supply chain. What comes along with an adapter, and how firmly it is tied to what it claims to be."""
 
+import re
 import unicodedata
 from collections.abc import Iterator
 
@@ -13,6 +14,11 @@ from lora_cli.rules.wording import MOST_PROBLEMS, grouped
 
 LIBRARIES = frozenset({"transformers", "diffusers", "sentence_transformers", "peft", "torch", "timm"})
 """Where PEFT's ``auto_mapping`` may have the class of a base model from."""
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+FOLDERS = frozenset({"model", "models", "ckpt", "ckpts", "checkpoint", "checkpoints", "output", "outputs"})
+"""What people call a folder of models; no organisation of the Hub that publishes any."""
 
 LONGEST_TEMPLATES = 1 << 20
 """Characters of all chat templates of one adapter together: a long one has twenty thousand."""
@@ -170,9 +176,10 @@ def unpinned_base(case: Case) -> Iterator[Problem]:
     config = case.adapter.config
     assert config is not None
     base = config.base_model_name_or_path
-    if base and _is_repository(base) and not config.revision:
+    if base and _is_repository(base) and not COMMIT.fullmatch(config.revision or ""):
+        meant = f"whatever {cut(config.revision)} of it is" if config.revision else "whatever that is"
         yield Problem(
-            f"the base is {cut(base)}, whatever that is at the time",
+            f"the base is {cut(base)}, {meant} at the time",
             Location(CONFIG_FILE, "revision"),
             "write the commit that it was trained on into revision",
         )
@@ -180,4 +187,4 @@ def unpinned_base(case: Case) -> Iterator[Problem]:
 
 def _is_repository(name: str) -> bool:
     """Whether it is a repository of the Hub, and no path."""
-    return name.count("/") == 1 and name[0] not in "/.~" and name[-1] != "/"
+    return name.count("/") == 1 and name[0] not in "/.~" and name[-1] != "/" and name.partition("/")[0] not in FOLDERS
