@@ -67,7 +67,7 @@ class OfDocument(Plain):
 
 
 class OfReport(Plain):
-    """Schemas of report models by the rules of ``lora_cli.render.json_schema``."""
+    """Schemas of report models by the rules of ``lora_cli.core.json_schema``."""
 
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
         """A key that may be left out is never null."""
@@ -75,10 +75,16 @@ class OfReport(Plain):
         return self.generate_inner(inner["schema"] if inner["type"] == "nullable" else inner)
 
     def dataclass_schema(self, schema: core_schema.DataclassSchema) -> JsonSchemaValue:
-        """The keys of a field that is inlined stand among those of the object; of a union one part must hold."""
+        """The keys of a field that is inlined stand among those of the object; of a union one part must hold.
+
+        Only a key whose default is None may be left out.
+        """
         made = super().dataclass_schema(schema)
-        written, required = made.pop("properties"), set(made.pop("required"))
-        inlined = {field.name for field in fields(schema["cls"]) if field.metadata.get("inline")}
+        kept = {field.name.removesuffix("_"): field for field in fields(schema["cls"])}
+        kept = {key: field for key, field in kept.items() if not field.metadata.get("excluded")}
+        written = {key: entry for key, entry in made.pop("properties").items() if key in kept}
+        required = {key for key, field in kept.items() if field.default is not None}
+        inlined = {key for key, field in kept.items() if field.metadata.get("inline")}
         properties: dict[str, Any] = {}
         for key, entry in written.items():
             if key not in inlined:

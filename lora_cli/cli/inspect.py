@@ -32,12 +32,10 @@ from lora_cli.validation import Checked, Terms, check_all
 if TYPE_CHECKING:
     from lora_cli.core.base_model import BaseModel
     from lora_cli.engines import Profile
-    from lora_cli.validation.engine_args import EngineArgs
+    from lora_cli.render.inspect_report import InspectReport
 
 OF_VALUES = "LC5"
 """What ``inspect`` does not look at, and so does not list as skipped."""
-
-Inspected = tuple[Checked, Inspection | None]
 
 VALUES = "Values of the tensors"
 
@@ -103,17 +101,20 @@ def command(
     if spectrum or diff is not None:
         sources = [str(item.source) for item in asked.items]
         terms = numbers.asking(terms, sources, asked.base, settings, spectrum=spectrum, diff=diff)
-    judged = _judged(asked, terms, settings)
-    done = [_inspected(one, model, settings) for one in judged]
+    judged = [(one, _inspection(one, model, settings)) for one in _judged(asked, terms, settings)]
+    checked = [one for one, _ in judged]
     args = None
     if engine is not None and deployed is not None:
         from lora_cli.validation.engine_args import engine_args as smallest
 
-        named = [(item.name, one) for item, (one, _) in zip(asked.items, done, strict=True)]
+        named = [(item.name, one) for item, one in zip(asked.items, checked, strict=True)]
         deployed = replace(deployed, folders=flags.folders_of(named, settings))
         args = smallest(named, engine, model, deployed)
-    code = _told(done, model, output_format, output, args, quiet=settings.quiet)
-    raise typer.Exit(code if args is None else max(code, args.exit_code))
+    from lora_cli.render.inspect_report import inspect_report
+
+    _write(inspect_report(judged, model, args), checked, output_format, output, quiet=settings.quiet)
+    codes = [one.read_code for one in checked]
+    raise typer.Exit(max(codes) if args is None else max(*codes, args.exit_code))
 
 
 def _terms(base: "BaseModel | None", engine: "Profile | None", tp: int) -> Terms:
@@ -135,66 +136,45 @@ def _judged(asked: Lineup, terms: Terms, settings: Settings) -> Iterator[Checked
     return check_all(items, terms, settings, demands=demands, latest=latest)
 
 
-def _told(
-    done: Sequence[Inspected],
-    base: "BaseModel | None",
-    form: ReportFormat,
-    output: Path | None,
-    args: "EngineArgs | None",
-    *,
-    quiet: bool,
-) -> int:
-    """Write the result; the exit code of what could not be read."""
-    if form is ReportFormat.HUMAN and args is not None and output is None and not sys.stdout.isatty():
-        _command_alone(done, args, quiet=quiet)
-    else:
-        write(_text(done, base, form, args, output), output)
-        written(output, quiet=quiet)
-    return max(checked.read_code for checked, _ in done)
+def _write(
+    report: "InspectReport", checked: Sequence[Checked], form: ReportFormat, output: Path | None, *, quiet: bool
+) -> None:
+    """Write the result. To a pipe the command that starts an engine goes alone, and what it costs to standard error."""
+    if form is ReportFormat.HUMAN and report.engine_args and output is None and not sys.stdout.isatty():
+        from lora_cli.render.terminal_inspect import render_engine_args
+
+        above, command, below = render_engine_args(report, report.engine_args, width())
+        write(command)
+        if not quiet:
+            to_stderr(f"{above}\n{below}".rstrip("\n"))
+        return
+    write(_text(report, checked, form, output), output)
+    written(output, quiet=quiet)
 
 
-def _text(
-    done: Sequence[Inspected],
-    base: "BaseModel | None",
-    form: ReportFormat,
-    args: "EngineArgs | None",
-    output: Path | None,
-) -> str:
+def _text(report: "InspectReport", checked: Sequence[Checked], form: ReportFormat, output: Path | None) -> str:
     if form is ReportFormat.HTML:
         from lora_cli.render.html import render_inspections as render_page
 
-        return render_page(done, args)
-    from lora_cli.render.json_inspection import inspect_report, render_inspections
-
+        return render_page(report, checked)
     if form is ReportFormat.JSON:
-        return render_inspections(done, base, args)
-    from lora_cli.render.terminal_inspect import render_engine_args
-    from lora_cli.render.terminal_inspect import render_inspections as render_text
+        from lora_cli.render.json import encoded
 
-    checked = [one for one, _ in done]
+        return encoded(report)
+    from lora_cli.render.terminal_inspect import render_engine_args, render_inspections
+
     wide, coloured = (width(), colour()) if output is None else (DEFAULT_WIDTH, False)
     plain = output is None and not drawable()
-    if args is not None:
-        return "\n".join(filter(None, render_engine_args(args, checked, wide, colour=coloured, plain=plain)))
-    return render_text(inspect_report(done, base, None), checked, wide, colour=coloured, plain=plain)
+    if (args := report.engine_args) is not None:
+        return "\n".join(filter(None, render_engine_args(report, args, wide, colour=coloured, plain=plain)))
+    return render_inspections(report, wide, colour=coloured, plain=plain)
 
 
-def _command_alone(done: Sequence[Inspected], args: "EngineArgs", *, quiet: bool) -> None:
-    """To a pipe the command that starts the engine, to be run by a shell; what it costs to standard error."""
-    from lora_cli.render.terminal_inspect import render_engine_args
-
-    above, command, below = render_engine_args(args, [one for one, _ in done], width())
-    write(command)
-    if not quiet:
-        to_stderr(f"{above}\n{below}".rstrip("\n"))
-
-
-def _inspected(checked: Checked, base: "BaseModel | None", settings: Settings) -> Inspected:
+def _inspection(checked: Checked, base: "BaseModel | None", settings: Settings) -> Inspection | None:
     if checked.adapter is None:
-        return checked, None
+        return None
     with one_budget():
-        inspection = inspection_of(checked.adapter, base, checked.card)
-    return checked, replace(inspection, snapshot=_cached(checked, settings))
+        return inspection_of(checked.adapter, base, checked.card, _cached(checked, settings))
 
 
 def _cached(checked: Checked, settings: Settings) -> str:

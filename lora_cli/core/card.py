@@ -1,17 +1,15 @@
 """What a model card says. The keys are the Hub's (``huggingface_hub``'s ``ModelCardData``)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from lora_cli.core.json_schema import EXCLUDED
 
 CARD_FILE = "README.md"
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What a model card says; what it does not say is empty.
-
-    ``text`` is what stands behind the front matter, as far as it was read. ``error`` says why the front matter could
-    not be read, if there is any.
-    """
+    """The front matter of README.md. What it does not say is empty."""
 
     license: str = ""
     license_name: str = ""
@@ -22,8 +20,10 @@ class Card:
     language: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
-    text: str = ""
+    text: str = field(default="", metadata=EXCLUDED)
+    """What stands behind the front matter, as far as it was read."""
     error: str = ""
+    """Why the front matter was not read; empty where it was."""
 
 
 WORDS = ("license", "license_name", "license_link", "library_name", "pipeline_tag")

@@ -16,10 +16,11 @@ single modules that are equal, or multiples, make them ``related`` whatever the 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from lora_cli.core.config_changes import FieldChange
+from lora_cli.core.json_schema import EXCLUDED, INLINE, Count
 
 Relation = Literal["equal", "scaled", "related", "unrelated", "unknown"]
 Differing = Literal["rank", "scaling", "dtype", "shape"]
@@ -53,13 +54,15 @@ ARITHMETIC = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One adapter's factors of a module, from config and header. ``r`` and ``scaling`` are None where not known."""
+    """One adapter's factors of a module."""
 
-    a: tuple[int, ...] | None
-    b: tuple[int, ...] | None
+    r: int | None
+    scaling: float | None
+    lora_A: tuple[Count, ...] | None  # noqa: N815 - PEFT's name
+    """The shape."""
+    lora_B: tuple[Count, ...] | None  # noqa: N815 - PEFT's name
+    """The shape."""
     dtypes: tuple[str, ...]
-    r: int | None = None
-    scaling: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,74 +116,127 @@ class Distance:
 
 
 @dataclass(frozen=True, slots=True)
+class UpdateDistance:
+    """How two updates differ, in numbers; all are null where the updates were not compared."""
+
+    norm_a: float | None
+    """The norm of A's update; all numbers are null where the updates were not compared."""
+    norm_b: float | None
+    cosine: float | None
+    difference: float | None
+    """The norm of the difference, as a share of A's norm."""
+    factor: float | None
+    """The multiple of A's update that is nearest to B's update."""
+    rounding: float | None
+    """The difference that the rounding of both dtypes explains, as a share of A's norm."""
+    identical: bool | None
+    """Whether all factors have the same bits."""
+
+
+def update_distance(one: Distance | None) -> UpdateDistance:
+    """The numbers of ``one``; relative ones are shares of A's norm."""
+    if one is None:
+        return UpdateDistance(None, None, None, None, None, None, None)
+    return UpdateDistance(
+        norm_a=one.norm,
+        norm_b=one.other_norm,
+        cosine=one.cosine,
+        difference=one.difference,
+        factor=one.factor if one.norm else None,
+        rounding=one.explained / one.norm if one.norm else None,
+        identical=one.identical,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ModuleComparison:
-    """A module that is in both. ``reason`` is why the updates were not compared, and ``distance`` is then None."""
+    """A module that both adapters have."""
 
     module: str
     path: str
+    word: Relation
+    """What the two updates are to each other."""
+    reason: str
+    """Why the updates were not compared; empty where they were."""
+    differing: tuple[Differing, ...]
+    """What differs between config and header of the two."""
     a: Side
     b: Side
-    distance: Distance | None = None
-    reason: str = ""
+    distance: UpdateDistance = field(metadata=INLINE)
+    update: Distance | None = field(metadata=EXCLUDED)
+    """What ``distance`` is made from; None where the updates were not compared."""
 
-    @property
-    def word(self) -> Relation:
-        """What the two updates are to each other."""
-        return UNKNOWN if self.distance is None else self.distance.word
 
-    @property
-    def differing(self) -> tuple[Differing, ...]:
-        """What differs between config and header of the two: ``rank``, ``scaling``, ``dtype``, ``shape``."""
-        found: dict[Differing, bool] = {
-            "rank": self.a.r != self.b.r,
-            "scaling": self.a.scaling != self.b.scaling,
-            "dtype": self.a.dtypes != self.b.dtypes,
-            "shape": _outer(self.a) != _outer(self.b),
-        }
-        return tuple(name for name, differs in found.items() if differs)
+def compared(module: str, path: str, a: Side, b: Side, update: Distance | None, reason: str = "") -> ModuleComparison:
+    """The comparison of one module; ``reason`` is why there is no ``update``."""
+    word = UNKNOWN if update is None else update.word
+    found: dict[Differing, bool] = {
+        "rank": a.r != b.r,
+        "scaling": a.scaling != b.scaling,
+        "dtype": a.dtypes != b.dtypes,
+        "shape": _outer(a) != _outer(b),
+    }
+    differing = tuple(name for name, differs in found.items() if differs)
+    return ModuleComparison(module, path, word, reason, differing, a, b, update_distance(update), update)
 
 
 def _outer(side: Side) -> tuple[tuple[int, ...] | None, int | None]:
-    return side.a and side.a[1:], side.b[0] if side.b else None
+    return side.lora_A and side.lora_A[1:], side.lora_B[0] if side.lora_B else None
 
 
 @dataclass(frozen=True, slots=True)
 class TensorComparison:
-    """A tensor beside the factors (a saved weight, DoRA's magnitude). ``within`` is ``both``, ``a`` or ``b``.
-
-    ``difference`` is the norm of the difference as a share of A's, None where it is not known; ``reason`` says why.
-    """
+    """A tensor that is saved beside the factors."""
 
     name: str
     part: str
     within: Within
     equal: bool
-    difference: float | None = None
+    difference: float | None
+    """The norm of the difference, as a share of A's norm; null where it is not known."""
     reason: str = ""
+    """Why it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """A and B. ``name`` and ``source`` are B's; ``fields`` what differs in the configs.
+class ModuleNorm:
+    """A module that one of the adapters has, with the norm of its update."""
 
-    ``only_a`` and ``only_b`` are modules of one alone, with the norm of their update (None: not known). ``total`` is
-    all updates as one vector. ``word`` and ``reason`` say what B is to A. ``unread`` is why values were not compared,
-    and ``hint`` what to do.
-    """
+    module: str
+    norm: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class OtherAdapter:
+    """The adapter that is compared with."""
 
     name: str
     source: str
     revision: str
-    fields: tuple[FieldChange, ...]
-    modules: tuple[ModuleComparison, ...]
-    only_a: tuple[tuple[str, float | None], ...]
-    only_b: tuple[tuple[str, float | None], ...]
-    tensors: tuple[TensorComparison, ...]
-    total: Distance | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The adapter, which is A, compared with another one, which is B."""
+
+    with_: OtherAdapter
+    """The adapter B. A is the adapter that has this comparison."""
     word: Relation
+    """What B is to A."""
     reason: str
-    unread: str = ""
-    hint: str = ""
+    distance: UpdateDistance = field(metadata=INLINE)
+    fields: tuple[FieldChange, ...]
+    """Fields of the configs that differ."""
+    only_a: tuple[ModuleNorm, ...]
+    only_b: tuple[ModuleNorm, ...]
+    modules: tuple[ModuleComparison, ...]
+    tensors: tuple[TensorComparison, ...]
+    """What is saved beside the factors."""
+    unread: str
+    """Why values were not compared, or empty."""
+    hint: str
+    total: Distance | None = field(metadata=EXCLUDED)
+    """All updates as one vector: what ``distance`` is made from."""
 
 
 def together(parts: Sequence[Distance]) -> Distance:

@@ -46,18 +46,16 @@ ABSENT = object()
 
 @dataclass(frozen=True, slots=True)
 class FieldChange:
-    """One field that differs: ``a`` and ``b`` are its values as JSON has them, None where a config has no such field.
-
-    ``effect`` is what it changes: ``scaling``, ``meaning`` (what is computed), ``base``, ``modules`` (which are
-    reached), ``training`` (nothing that is served), or ``unknown`` (PEFT has no such field). Of lists of names
-    ``only_a`` and ``only_b`` are those that stand in one of them.
-    """
+    """A field of the configs that differs: ``a`` and ``b`` are its values, null where a config has no such field."""
 
     field: str
     effect: Effect
+    """What it changes: scaling, meaning (what is computed), base, modules (which are reached), training (nothing that
+    is served), or unknown (PEFT has no such field)."""
     a: Any
     b: Any
     only_a: tuple[str, ...] = ()
+    """Of lists of names, those that are only in A's."""
     only_b: tuple[str, ...] = ()
 
 

@@ -71,7 +71,7 @@ class Factors:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A module whose update cannot be told in numbers, and why."""
+    """A module that has no spectrum, and why."""
 
     module: str
     reason: str

@@ -1,15 +1,16 @@
-"""What an adapter is, in numbers: from its config and header alone."""
+"""What an adapter is, in numbers: from its config and header alone. ``inspect --format json`` has these fields."""
 
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import HALF_BYTES, BaseModel
 from lora_cli.core.card import Card
 from lora_cli.core.formats import dialects
+from lora_cli.core.json_schema import Count, PositiveCount, Sha256OrEmpty
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.module_facts import ModuleFacts, facts_of, layer_of, leaf_of
 from lora_cli.core.writers import Writer, writers_of
@@ -26,49 +27,60 @@ VARIANTS = (
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """One adapter, described. Counts map a value to how many modules (or tensors, for ``dtypes``) have it.
-
-    ``format`` is how the weights are stored. ``layers`` are the numbers of the layers that have tensors.
-    ``parameters`` counts the elements of all tensors, ``weight_bytes`` their bytes, ``total_bytes`` those of all files
-    whose size the origin knows. ``sha256`` is the digest of the weights where the origin knows it, ``snapshot`` that of
-    the same revision in the cache, when it is there.
-    ``features`` name what goes beyond plain LoRA. What the config does not say, or says wrongly, is empty.
-    ``slot_bytes`` is what A and B of the adapter's own modules take at their own ranks, in ``slot_dtype``, which the
-    base is served in: None without a base. An engine's slots are larger: see ``engines.capacity``.
-    ``writers`` are the tools that are told to have had a hand in it, ``card`` is its model card, None where there is
-    none. ``metadata`` is that of the safetensors header, without PEFT's own ``format``.
-    """
+    """What the adapter is, from its config and headers."""
 
     format: str
-    base: str = ""
-    base_revision: str = ""
-    peft_version: str = ""
-    task_type: str = ""
-    modules: int = 0
-    ranks: Mapping[int, int] = field(default_factory=dict)
-    scalings: Mapping[float, int] = field(default_factory=dict)
-    targets: Mapping[str, int] = field(default_factory=dict)
-    layers: tuple[int, ...] = ()
-    dtypes: Mapping[str, int] = field(default_factory=dict)
-    parameters: int = 0
-    weight_bytes: int = 0
-    total_bytes: int = 0
-    files: int = 0
-    sha256: str = ""
-    snapshot: str = ""
-    features: tuple[str, ...] = ()
-    slot_bytes: int | None = None
-    slot_dtype: str = ""
-    writers: tuple[Writer, ...] = ()
-    card: Card | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    by_module: tuple[ModuleFacts, ...] = ()
+    """How the weights are stored, and what is unusual about their names."""
+    base: str
+    """The base model, as the config names it."""
+    base_revision: str
+    peft_version: str
+    """As the config says."""
+    task_type: str
+    modules: Count
+    """The number of modules that have a factor."""
+    ranks: Mapping[int, PositiveCount]
+    """For each rank, the number of modules that have it."""
+    scalings: Mapping[float, PositiveCount]
+    """For each scaling, the number of modules that have it."""
+    targets: Mapping[str, PositiveCount]
+    """For each last component of a module's path, the number of modules that have it."""
+    layers: tuple[Count, ...]
+    dtypes: Mapping[str, PositiveCount]
+    """For each dtype, the number of tensors that have it."""
+    parameters: Count
+    weight_bytes: Count
+    """The bytes of all tensors."""
+    total_bytes: Count
+    """The bytes of all files whose size the origin knows."""
+    files: Count
+    sha256: Sha256OrEmpty
+    """The digest of the weights, where the origin knows it; else empty."""
+    snapshot: Sha256OrEmpty
+    """The digest of the same revision in the cache, where it is cached; else empty."""
+    features: tuple[str, ...]
+    """What goes beyond plain LoRA."""
+    slot_bytes: Count | None
+    """What A and B of its own modules take on a GPU at their own ranks, in slot_dtype; null without a base model. An
+    engine's slots are larger: see engine_args."""
+    slot_dtype: str
+    """The dtype that the base model is served in; may be empty."""
+    writers: tuple[Writer, ...]
+    """The tools that helped to write the adapter, PEFT first; empty where none is named."""
+    card: Card | None
+    """The front matter of README.md, or null where there is none."""
+    metadata: Mapping[str, str]
+    """The metadata of the safetensors header, cut to a bound, without PEFT's own format key."""
+    by_module: tuple[ModuleFacts, ...]
+    """Every module, in the order of its tensors; at most the first 75000, while modules counts all."""
 
 
-def inspection_of(adapter: Adapter, base: BaseModel | None = None, card: Card | None = None) -> Inspection:
+def inspection_of(
+    adapter: Adapter, base: BaseModel | None = None, card: Card | None = None, snapshot: str = ""
+) -> Inspection:
     """Describe ``adapter``; pure, and total: what cannot be told is left empty.
 
-    ``base`` is what it is to be served on, ``card`` what stands beside it.
+    ``base`` is what it is to be served on, ``card`` what stands beside it, ``snapshot`` what it is in the cache.
     """
     config = adapter.config
     by_module = facts_of(adapter)
@@ -91,18 +103,20 @@ def inspection_of(adapter: Adapter, base: BaseModel | None = None, card: Card | 
         total_bytes=sum(file.size or 0 for file in adapter.files),
         files=len(adapter.files),
         sha256=next((file.sha256 for file in held if file.sha256), ""),
+        snapshot=snapshot,
         features=_features(config),
         slot_bytes=HALF_BYTES * sum(one.parameters for one in by_module) if base is not None and by_module else None,
         slot_dtype=base.served_dtype if base is not None and by_module else "",
         writers=writers_of(config, (file.path for file in adapter.files), card),
         card=card,
         metadata=_metadata(adapter),
-        by_module=by_module,
+        by_module=by_module[:MOST_MODULES],
     )
 
 
 LONGEST_METADATA = 200
 MOST_METADATA = 64
+MOST_MODULES = 75_000
 
 
 def _metadata(adapter: Adapter) -> Mapping[str, str]:

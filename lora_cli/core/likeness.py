@@ -18,6 +18,7 @@ from lora_cli.core.comparison import (
     Relation,
     alone,
     together,
+    update_distance,
 )
 from lora_cli.core.config_changes import BASE, MEANING, MODULES, FieldChange
 from lora_cli.core.module_grid import places
@@ -30,17 +31,18 @@ def judged(one: Comparison) -> Comparison:
     """``one`` with its total, its word and the reason; pure."""
     if one.unread:
         return replace(one, word=UNKNOWN, reason=f"the values were not compared: {one.unread}")
-    compared = [module for module in one.modules if module.distance is not None]
+    compared = [module for module in one.modules if module.update is not None]
     if not compared:
         word, reason = _nothing(one)
         return replace(one, word=word, reason=reason)
     total = together([
-        *(one.distance for one in compared if one.distance is not None and math.isfinite(one.distance.norm)),
-        *(alone(norm or 0.0, in_a=True) for _, norm in one.only_a),
-        *(alone(norm or 0.0, in_a=False) for _, norm in one.only_b),
+        *(one.update for one in compared if one.update is not None and math.isfinite(one.update.norm)),
+        *(alone(module.norm or 0.0, in_a=True) for module in one.only_a),
+        *(alone(module.norm or 0.0, in_a=False) for module in one.only_b),
     ])  # fmt: skip
     word, reason = _word(one, total)
-    return replace(one, total=total, word=word, reason=reason + _besides(word, one.fields))
+    reason += _besides(word, one.fields)
+    return replace(one, total=total, distance=update_distance(total), word=word, reason=reason)
 
 
 def _nothing(one: Comparison) -> tuple[Relation, str]:
@@ -56,7 +58,7 @@ def _nothing(one: Comparison) -> tuple[Relation, str]:
 
 def _elsewhere(one: Comparison) -> str:
     """Where both have the same kinds of modules in stacks of other names, as dialects and wrappers make them."""
-    ours, theirs = (places(module for module, _ in alone) for alone in (one.only_a, one.only_b))
+    ours, theirs = (places(only.module for only in alone) for alone in (one.only_a, one.only_b))
     same = {(place.layer, place.kind) for place in ours.values()} & {(p.layer, p.kind) for p in theirs.values()}
     stacks = [next((p.stack for p in placed.values() if (p.layer, p.kind) in same), "") for placed in (ours, theirs)]
     if not all(stacks):
@@ -98,14 +100,14 @@ def _by_cosine(total: Distance, shared: int) -> tuple[Relation, str]:
 
 def _is_shared(module: ModuleComparison) -> bool:
     """Whether the updates are equal or multiples, and not of zeros: no two trainings come upon that by chance."""
-    return module.word in {EQUAL, SCALED} and module.distance is not None and module.distance.norm > 0
+    return module.word in {EQUAL, SCALED} and module.update is not None and module.update.norm > 0
 
 
 def _apart(one: Comparison) -> str:
     """What the adapters have beside the updates of common modules that is not the same, in words."""
     said = []
     for side, modules in (("A", one.only_a), ("B", one.only_b)):
-        if trained := sum(norm is None or norm > 0 for _, norm in modules):
+        if trained := sum(only.norm is None or only.norm > 0 for only in modules):
             said.append(f"{counted(trained, 'module')} with an update {'is' if trained == 1 else 'are'} only in {side}")
     if others := sum(not tensor.equal for tensor in one.tensors):
         said.append(f"{counted(others, 'tensor')} beside the factors differ{'s' * (others == 1)}")
@@ -113,7 +115,7 @@ def _apart(one: Comparison) -> str:
 
 
 def _why_equal(one: Comparison) -> str:
-    distances = [module.distance for module in one.modules if module.distance is not None]
+    distances = [module.update for module in one.modules if module.update is not None]
     if all(distance.identical for distance in distances):
         return "every factor has the same bits, and every scale is the same"
     most = max((distance.difference or 0.0 for distance in distances), default=0.0)
@@ -125,7 +127,7 @@ def _why_equal(one: Comparison) -> str:
 def _why_scaled(one: Comparison, total: Distance) -> str:
     if total.word in {SCALED, EQUAL}:
         return f"every update of B is {total.factor:.4g} times that of A"
-    factors = [module.distance.factor for module in one.modules if module.distance is not None and module.distance.norm]
+    factors = [module.update.factor for module in one.modules if module.update is not None and module.update.norm]
     return f"each update of B is a multiple of A's: {min(factors):.4g} to {max(factors):.4g} times, module by module"
 
 

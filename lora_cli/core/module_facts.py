@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lora_cli.core.adapter import Adapter, LoraPair
+from lora_cli.core.json_schema import Count
 from lora_cli.core.keys import WRAPPER, without_wrappers
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.targets import scales
@@ -20,20 +21,22 @@ LAYER = re.compile(r"(?:^|(?<=\.))\d{1,9}(?=\.|$)", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class ModuleFacts:
-    """One module's factors. ``r`` is the rank that its tensors have, ``scaling`` the ``s`` in ``s * B @ A``.
-
-    What cannot be told (a factor is missing, or no matrix; the config says nothing) is None. ``dtype`` names both
-    where A and B differ. ``parameters`` and ``bytes`` are those of A and B together.
-    """
+    """What the adapter has for one module; null where its tensors or its config do not say."""
 
     module: str
-    r: int | None
+    """Its path in the base model."""
+    r: Count | None
+    """The rank that its tensors have."""
     scaling: float | None
-    d_in: int | None
-    d_out: int | None
+    """The s in s * B @ A."""
+    d_in: Count | None
+    d_out: Count | None
     dtype: str
-    parameters: int
-    bytes: int
+    """As safetensors names it; both where A and B differ."""
+    parameters: Count
+    """The number of elements of A and B."""
+    bytes: Count
+    """The bytes of A and B, as they are stored."""
 
 
 def facts_of(adapter: Adapter) -> tuple[ModuleFacts, ...]:

@@ -6,12 +6,15 @@ and 1 where there is one. The inverse of the energy in the first is the stable r
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from statistics import median
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.config_changes import ALTERING
 from lora_cli.core.factors import Factors, Unreadable
+from lora_cli.core.json_schema import Count
+from lora_cli.core.module_grid import places
 
 NEARLY_ALL = 0.99
 """The share of the energy that ``rank_99`` counts singular values for."""
@@ -39,33 +42,39 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class ModuleSpectrum:
-    """One module's update in numbers.
+    """The update of one module.
 
-    ``path`` is the module, or the fused parameter. Of experts in one parameter ``norm`` is over all of them, ``energy``
-    the share that the first k of each have in all, ``effective_rank`` and ``rank_99`` the mean and the most of those
-    that have an update, and ``expert_norms`` are one by one; ``singular_values`` (the largest first) are told of others
-    alone. ``base_norm`` is the Frobenius norm of the base's weight, where it was read.
+    Of experts in one parameter norm is over all of them, energy the share that the first k of each have in all, and
+    effective_rank and rank_99 the mean and the most of those that have an update.
     """
 
     module: str
     path: str
-    r: int
+    """The module, or the fused parameter."""
+    stack: str
+    """The stack of layers that contains it (model.layers), or empty."""
+    layer: int | None
+    kind: str
+    """Its column in the heat map."""
+    r: Count
     scaling: float
-    d_out: int
-    d_in: int
-    experts: int
+    d_out: Count
+    d_in: Count
+    experts: Count
     norm: float
+    base_norm: float | None
+    """The Frobenius norm of the base model's weight, where it was read."""
+    relative: float | None
+    """The update's norm as a share of base_norm."""
     effective_rank: float
-    rank_99: int
-    energy: Mapping[int, float] = field(default_factory=dict)
-    singular_values: tuple[float, ...] = ()
-    expert_norms: tuple[float, ...] = ()
-    base_norm: float | None = None
-
-    @property
-    def relative(self) -> float | None:
-        """The update's norm as a share of the base's weight."""
-        return self.norm / self.base_norm if self.base_norm else None
+    """The exponential of the entropy of the singular values, each taken as a share of their sum."""
+    rank_99: Count
+    """The number of singular values that hold 99 % of the energy."""
+    energy: Mapping[int, float]
+    """For each k, the share of the sum of squares that the first k singular values hold."""
+    singular_values: tuple[float, ...]
+    """The singular values, largest first; empty for several experts in one parameter."""
+    expert_norms: tuple[float, ...]
 
     @property
     def size(self) -> float:
@@ -75,31 +84,22 @@ class ModuleSpectrum:
 
 @dataclass(frozen=True, slots=True)
 class Spectrum:
-    """The spectra of an adapter's modules, in its order.
+    """The updates of one adapter's modules, in numbers."""
 
-    ``without`` are modules that have none. ``left_out`` says what else of the adapter has an effect and is not in it.
-    ``base_reason`` is why no weights of a base were compared with, or which were not. ``unread`` is why no values
-    could be read at all, and ``hint`` what to do.
-    """
-
+    norm: float | None
+    """The Frobenius norm of all updates s * B @ A together; null where no values were read."""
+    relative: float | None
+    """The same as a share of the norm of the base model's weights, where those were read."""
     modules: tuple[ModuleSpectrum, ...] = ()
     without: tuple[Unreadable, ...] = ()
+    """Modules that have no spectrum, and why."""
     left_out: tuple[str, ...] = ()
+    """What else has an effect and is not included."""
     base_reason: str = ""
+    """Why no weights of a base model were compared with."""
     unread: str = ""
+    """Why no values were read, or empty."""
     hint: str = ""
-
-    @property
-    def norm(self) -> float:
-        """The norm of all updates together."""
-        return math.hypot(*(one.norm for one in self.modules))
-
-    @property
-    def relative(self) -> float | None:
-        """That of all with a base's weight, as a share of the norm of those weights."""
-        held = [one for one in self.modules if one.base_norm]
-        whole = math.hypot(*(one.base_norm or 0.0 for one in held))
-        return math.hypot(*(one.norm for one in held)) / whole if whole else None
 
 
 def spread_of(values: Sequence[float]) -> Spread:
@@ -135,20 +135,44 @@ def spectrum_of(factors: Factors, values: Sequence[Sequence[float]], base_norm: 
         count: math.fsum(one.energy.get(count, 1.0) * (one.norm / norm) ** 2 for one in trained) for count in counts
     }
     return ModuleSpectrum(
-        factors.module,
-        factors.path,
-        factors.r,
-        factors.scaling,
-        factors.d_out,
-        factors.d_in,
-        factors.experts,
-        norm,
-        math.fsum(one.effective_rank for one in trained) / max(1, len(trained)),
-        max((one.rank_99 for one in trained), default=0),
-        energy,
-        tuple(values[0]) if factors.experts == 1 else (),
-        tuple(one.norm for one in spreads) if factors.experts > 1 else (),
-        base_norm,
+        module=factors.module,
+        path=factors.path,
+        stack="",
+        layer=None,
+        kind="",
+        r=factors.r,
+        scaling=factors.scaling,
+        d_out=factors.d_out,
+        d_in=factors.d_in,
+        experts=factors.experts,
+        norm=norm,
+        base_norm=base_norm,
+        relative=norm / base_norm if base_norm else None,
+        effective_rank=math.fsum(one.effective_rank for one in trained) / max(1, len(trained)),
+        rank_99=max((one.rank_99 for one in trained), default=0),
+        energy=energy,
+        singular_values=tuple(values[0]) if factors.experts == 1 else (),
+        expert_norms=tuple(one.norm for one in spreads) if factors.experts > 1 else (),
+    )
+
+
+def together(
+    modules: Sequence[ModuleSpectrum],
+    without: Sequence[Unreadable] = (),
+    left_out: tuple[str, ...] = (),
+    base_reason: str = "",
+) -> Spectrum:
+    """The spectrum of an adapter that has these modules, each with its place among the others."""
+    placed = places(one.path for one in modules)
+    held = [one for one in modules if one.base_norm]
+    whole = math.hypot(*(one.base_norm or 0.0 for one in held))
+    return Spectrum(
+        math.hypot(*(one.norm for one in modules)),
+        math.hypot(*(one.norm for one in held)) / whole if whole else None,
+        tuple(replace(one, **asdict(placed[one.path])) for one in modules),
+        tuple(without),
+        left_out,
+        base_reason,
     )
 
 
@@ -167,13 +191,6 @@ def outstanding(
     times = [(one, one.size / usual[kinds[one.path]]) for one in modules if one.norm and kinds[one.path] in usual]
     far = [(one, ratio) for one, ratio in times if not 1 / OUTSTANDING < ratio < OUTSTANDING]
     return tuple(sorted(far, key=lambda found: -abs(math.log(found[1]))))
-
-
-def median(values: Iterable[float]) -> float:
-    """The middle one; of an even number the mean of the two."""
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
 def left_out(adapter: Adapter) -> tuple[str, ...]:

@@ -18,11 +18,13 @@ PEFT = "PEFT"
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """One tool that had a hand in it. ``version`` is empty where none is told; ``told_by`` says what told the tool."""
+    """A tool that helped to write the adapter, as far as its files say."""
 
     tool: str
     version: str = ""
+    """May be empty."""
     told_by: str = ""
+    """The file that says so, and what in it."""
 
 
 TAGS = {

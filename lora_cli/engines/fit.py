@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lora_cli.core.base_model import BaseModel
+from lora_cli.core.json_schema import Count, PositiveCount
 from lora_cli.core.module_facts import leaf_of
 from lora_cli.engines.capacity import Group, groups_of, own_width, slot_bytes, width_of
 from lora_cli.engines.profile import Profile
@@ -38,32 +39,36 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """The smallest legal numbers for some adapters, and the bytes of one slot on one GPU.
+    """The smallest legal limits of an engine for some adapters, and what its slots then take."""
 
-    ``targets`` are the only modules with LoRA, None for all that the engine has. ``whole_bytes`` is what a slot takes
-    without them. With ``lower_bound`` there was no base: the bytes are those of the adapters' own modules.
-    """
-
-    rank: int
-    targets: tuple[str, ...] | None
-    slots: int
-    memory: int
-    slot_bytes: int
-    whole_bytes: int
-    lower_bound: bool = False
-
-    @property
-    def total_bytes(self) -> int:
-        """Bytes of all slots on one GPU."""
-        return self.slots * self.slot_bytes
+    max_lora_rank: PositiveCount
+    lora_target_modules: tuple[str, ...] | None
+    """Null where the engine needs no list, or no list makes a slot smaller."""
+    max_loras: PositiveCount
+    """The number of slots on the GPU, including those of the base model."""
+    max_cpu_loras: PositiveCount
+    """The number of adapters in the machine's memory."""
+    slot_bytes: Count
+    """The bytes of one slot on one GPU."""
+    total_bytes: Count
+    """The bytes of all slots on one GPU."""
+    whole_slot_bytes: Count
+    """The bytes of one slot without lora_target_modules."""
+    lower_bound: bool
+    """True where there was no base model: the bytes are then those of the adapters' own modules."""
 
 
 @dataclass(frozen=True, slots=True)
 class Driver:
-    """Adapters without which a slot would be smaller, and the fit of the others (None where there are none)."""
+    """Adapters without which a slot would be smaller."""
 
     adapters: tuple[str, ...]
     without: Fit
+    """The limits for the other adapters."""
+    saves_slot_bytes: Count
+    """The bytes saved in one slot."""
+    saves_bytes: Count
+    """The bytes saved in all slots."""
 
 
 class Slots:
@@ -100,23 +105,26 @@ class Slots:
             width = own_width(need.modules for need in needs)
             targets = names if self.layout.needs_targets else None
             own = slot_bytes(width, rank)
-            return Fit(rank, targets, slots, memory, own, own, lower_bound=True)
+            return Fit(rank, targets, slots, memory, own, slots * own, own, lower_bound=True)
         narrow, whole = (width_of(self.groups, chosen, self.layout) for chosen in (wanted, None))
         narrower = self.layout.needs_targets or narrow < whole
         width = narrow if narrower else whole
         targets = names if narrower else None
-        return Fit(rank, targets, slots, memory, slot_bytes(width, rank), slot_bytes(whole, rank))
+        each, every = slot_bytes(width, rank), slot_bytes(whole, rank)
+        return Fit(rank, targets, slots, memory, each, slots * each, every, lower_bound=False)
 
     def drivers(self, needs: Sequence[Need], limits: Limits) -> tuple[Driver, ...]:
         """The adapters that make a slot larger than the others need, alone or together; what saves most is first."""
         fit = self.fit(needs, limits)
         found = []
-        for names in self._suspects(needs, fit.rank):
+        for names in self._suspects(needs, fit.max_lora_rank):
             others = [need for need in needs if need.name not in names]
             if others and len(others) < len(needs):
                 without = self.fit(others, limits)
                 if without.slot_bytes < fit.slot_bytes:
-                    found.append(Driver(tuple(need.name for need in needs if need.name in names), without))
+                    adapters = tuple(need.name for need in needs if need.name in names)
+                    saved = fit.slot_bytes - without.slot_bytes, fit.total_bytes - without.total_bytes
+                    found.append(Driver(adapters, without, *saved))
         return tuple(sorted(found, key=lambda driver: driver.without.slot_bytes))
 
     def _suspects(self, needs: Sequence[Need], rank: int) -> list[frozenset[str]]:

@@ -1,7 +1,7 @@
 """An engine's command line: the flags that serve some adapters, as words for a shell."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from lora_cli.engines.fit import Fit
@@ -13,23 +13,24 @@ MODEL = "$MODEL"
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """An adapter that is loaded at start-up: its name, its folder, and whether it never leaves its slot."""
+    """An adapter that is loaded at start-up."""
 
     name: str
     path: str
     pinned: bool = False
+    """Whether it never leaves its slot."""
 
 
 def options_of(flags: Flags, fit: Fit, tp: int, adapters: Sequence[Located]) -> tuple[tuple[str, ...], ...]:
     """Each option with its values, in the order in which they are best read."""
     options: list[tuple[str, ...]] = [
         (flags.enable,),
-        (flags.rank, str(fit.rank)),
-        (flags.slots, str(fit.slots)),
-        (flags.memory, str(fit.memory)),
+        (flags.rank, str(fit.max_lora_rank)),
+        (flags.slots, str(fit.max_loras)),
+        (flags.memory, str(fit.max_cpu_loras)),
     ]
-    if fit.targets is not None:
-        options.append((flags.targets, *fit.targets))
+    if fit.lora_target_modules is not None:
+        options.append((flags.targets, *fit.lora_target_modules))
     if tp > 1:
         options.append((flags.tp, str(tp)))
     if adapters:
@@ -49,6 +50,18 @@ def launch_words(flags: Flags, model: str, revision: str) -> tuple[str, ...]:
     """The command before the options of LoRA; ``model`` is empty where nobody knows what the base is called."""
     words = [model or MODEL if word == "{base}" else word for word in flags.launch.split()]
     return (*words, flags.revision, revision) if revision else tuple(words)
+
+
+def command_lines(flags: Flags, launch: Sequence[str], options: Iterable[Sequence[str]]) -> Iterator[str]:
+    """The command with an option on each line; pasted whole, the lines are one command. None is ever wrapped."""
+    lines = [for_shell(launch)]
+    for flag, *values in options:
+        if flag == flags.adapters:
+            lines += [f"  {flag}", *(f"    {for_shell([value])}" for value in values)]
+        else:
+            lines.append(f"  {for_shell([flag, *values])}")
+    yield from (f"{line} \\" for line in lines[:-1])
+    yield lines[-1]
 
 
 def for_shell(words: Sequence[str]) -> str:

@@ -41,24 +41,26 @@ def compare_beside(a: Place, b: Place, *, values: bool) -> tuple[TensorCompariso
         if one is not None and other is not None:
             made += [_compared(a, b, one, other, key[1])] if values else []
         elif one is not None:
-            made.append(TensorComparison(one.name, key[1], "a", equal=False))
+            made.append(TensorComparison(one.name, key[1], "a", equal=False, difference=None))
         elif other is not None:
-            made.append(TensorComparison(other.name, key[1], "b", equal=False))
+            made.append(TensorComparison(other.name, key[1], "b", equal=False, difference=None))
     return tuple(made)
 
 
 def _compared(a: Place, b: Place, one: TensorInfo, other: TensorInfo, part: str) -> TensorComparison:
     if one.shape != other.shape:
         reason = f"it is {list(one.shape)} in A and {list(other.shape)} in B"
-        return TensorComparison(one.name, part, "both", equal=False, reason=reason)
+        return TensorComparison(one.name, part, "both", equal=False, difference=None, reason=reason)
     try:
         same, apart, size = _streamed(a, b, one, other)
     except FormatError as error:
-        return TensorComparison(one.name, part, "both", equal=False, reason=error.reason)
+        return TensorComparison(one.name, part, "both", equal=False, difference=None, reason=error.reason)
     if same:
         return TensorComparison(one.name, part, "both", equal=True, difference=0.0)
     if not math.isfinite(apart) or not math.isfinite(size):
-        return TensorComparison(one.name, part, "both", equal=False, reason="its values are not finite")
+        return TensorComparison(
+            one.name, part, "both", equal=False, difference=None, reason="its values are not finite"
+        )
     explained = math.hypot(ROUNDOFF.get(one.dtype, 0.0), ROUNDOFF.get(other.dtype, 0.0)) * size
     return TensorComparison(one.name, part, "both", equal=apart <= explained, difference=apart / size if size else None)
 

@@ -5,7 +5,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.comparison import UNKNOWN, Comparison, Distance, ModuleComparison, Side
+from lora_cli.core.comparison import (
+    UNKNOWN,
+    Comparison,
+    Distance,
+    ModuleComparison,
+    ModuleNorm,
+    OtherAdapter,
+    Side,
+    compared,
+    update_distance,
+)
 from lora_cli.core.config_changes import config_changes
 from lora_cli.core.factors import Factors, factors_of
 from lora_cli.core.likeness import judged
@@ -44,19 +54,18 @@ def compare(a: Place, b: Place, source: str, base: BaseModel | None, unread: str
         only_b = list(pool.map(lambda module: norm(b, theirs[module]), alone["b"]))
     return judged(
         Comparison(
-            b.adapter.name,
-            source,
-            b.revision.id,
-            config_changes(a.adapter.config, b.adapter.config),
-            tuple(_module(a.adapter, b.adapter, module, ours, theirs, distances[module]) for module in both),
-            tuple(zip(alone["a"], only_a, strict=True)),
-            tuple(zip(alone["b"], only_b, strict=True)),
-            compare_beside(a, b, values=not unread),
-            None,
-            UNKNOWN,
-            "",
-            unread,
-            hint,
+            with_=OtherAdapter(b.adapter.name, source, b.revision.id),
+            word=UNKNOWN,
+            reason="",
+            distance=update_distance(None),
+            fields=config_changes(a.adapter.config, b.adapter.config),
+            only_a=tuple(map(ModuleNorm, alone["a"], only_a)),
+            only_b=tuple(map(ModuleNorm, alone["b"], only_b)),
+            modules=tuple(_module(a.adapter, b.adapter, module, ours, theirs, distances[module]) for module in both),
+            tensors=compare_beside(a, b, values=not unread),
+            unread=unread,
+            hint=hint,
+            total=None,
         )
     )
 
@@ -76,7 +85,7 @@ def _module(
     distance: Distance | str,
 ) -> ModuleComparison:
     one = ours[module]
-    return ModuleComparison(
+    return compared(
         module,
         module if isinstance(one, str) else one.path,
         _side(a, module, one),
@@ -90,9 +99,9 @@ def _side(adapter: Adapter, module: str, factors: Factors | str) -> Side:
     pair = adapter.pairs[module]
     tensors = [one for one in (pair.a, pair.b) if one is not None]
     return Side(
-        pair.a.shape if pair.a is not None else None,
-        pair.b.shape if pair.b is not None else None,
-        tuple(dict.fromkeys(one.dtype for one in tensors)),
-        pair.rank if isinstance(factors, str) else factors.r,
-        None if isinstance(factors, str) else factors.scaling,
+        r=pair.rank if isinstance(factors, str) else factors.r,
+        scaling=None if isinstance(factors, str) else factors.scaling,
+        lora_A=pair.a.shape if pair.a is not None else None,
+        lora_B=pair.b.shape if pair.b is not None else None,
+        dtypes=tuple(dict.fromkeys(one.dtype for one in tensors)),
     )

@@ -9,7 +9,7 @@ from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.factors import Factors, Unreadable, factors_of
 from lora_cli.core.snapshot import Revision
-from lora_cli.core.spectrum import ModuleSpectrum, Spectrum, left_out, spectrum_of
+from lora_cli.core.spectrum import ModuleSpectrum, Spectrum, left_out, spectrum_of, together
 from lora_cli.core.text import counted
 from lora_cli.errors import FormatError
 from lora_cli.reading.base_norms import BaseNorms
@@ -39,9 +39,9 @@ def read_spectrum(
     with ThreadPoolExecutor(AT_ONCE) as pool:
         found = list(pool.map(lambda one: _of_one(source, revision, one, norms), factors))
     without = {one.module: one for one in (*unreadable, *(told for told, _ in found if isinstance(told, Unreadable)))}
-    return Spectrum(
-        tuple(told for told, _ in found if isinstance(told, ModuleSpectrum)),
-        tuple(without[module] for module in adapter.pairs if module in without),
+    return together(
+        [told for told, _ in found if isinstance(told, ModuleSpectrum)],
+        [without[module] for module in adapter.pairs if module in without],
         left_out(adapter),
         _reasons([reason for _, reason in found if reason]),
     )

@@ -9,7 +9,7 @@ from lora_cli.bench.live.tiers import LiveTier, TiersFrom
 from lora_cli.bench.outcome import PolicyKind
 from lora_cli.bench.regression import ChangeVerdict
 from lora_cli.bench.setting import Mode
-from lora_cli.render.json_schema import INLINE, AtMostOne, Count, Positive, Share
+from lora_cli.core.json_schema import INLINE, AtMostOne, Count, Positive, Share
 from lora_cli.tiers.view import Objective
 
 

@@ -4,12 +4,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from statistics import median
 
 from lora_cli.bench.outcome import SHARES
 from lora_cli.core.module_grid import Grid
-from lora_cli.core.spectrum import ModuleSpectrum, median
+from lora_cli.core.spectrum import ModuleSpectrum
 from lora_cli.core.text import brief, names
-from lora_cli.render.spectrum_facts import Laid
+from lora_cli.render.spectrum_facts import Layout
 
 COLOURS = 8
 """Curves that differ in colour and dashes (``templates/style.css``)."""
@@ -117,20 +118,20 @@ class Cell:
 
 
 def heat_map(
-    grid: Grid, kinds: Sequence[str], layers: Sequence[int], drawn: Laid
+    grid: Grid, kinds: Sequence[str], layers: Sequence[int], drawn: Layout
 ) -> list[tuple[int, list[Cell | None]]]:
     """The layers with a cell for each kind; None where there is no value."""
-    full, far = drawn.full(), {one.path for one, _ in drawn.far}
-    return [(layer, [_cell(grid.cells.get((layer, kind), ()), drawn, full, far) for kind in kinds]) for layer in layers]
+    full = drawn.full()
+    return [(layer, [_cell(grid.cells.get((layer, kind), ()), drawn, full) for kind in kinds]) for layer in layers]
 
 
-def _cell(paths: Sequence[str], drawn: Laid, full: float, far: set[str]) -> Cell | None:
+def _cell(paths: Sequence[str], drawn: Layout, full: float) -> Cell | None:
     """What stands out has a star, which is seen without colour too."""
-    size = drawn.sizes.of_cell(paths)
-    if size is None:
+    value = drawn.value(paths)
+    if value is None:
         return None
-    star = "*" if far.intersection(paths) else ""
-    return Cell(shade(size / full if full > 0 else 0.0), brief(size) + star, f"{names(paths, 2)}: {size:.4g}")
+    star = "*" if drawn.outliers.intersection(paths) else ""
+    return Cell(shade(value / full if full > 0 else 0.0), brief(value) + star, f"{names(paths, 2)}: {value:.4g}")
 
 
 def shade(level: float) -> int:

@@ -1,11 +1,10 @@
-"""The flags with which an engine serves a set of adapters, in words: the command, and what its numbers cost."""
-
-from collections.abc import Iterator
+"""What the flags with which an engine serves a set of adapters cost, as labelled values in words."""
 
 from lora_cli.core.text import counted, names, safe, size
+from lora_cli.engines import ENGINES
 from lora_cli.engines.fit import Driver, Fit
-from lora_cli.engines.launch import for_shell
-from lora_cli.engines.slots import Flags
+from lora_cli.engines.slots import SlotLayout
+from lora_cli.render.validate_report import BaseModelSummary
 from lora_cli.validation.engine_args import EngineArgs
 
 MOST = 8
@@ -14,99 +13,77 @@ MOST = 8
 Rows = list[tuple[str, str]]
 
 
-def title(args: EngineArgs) -> str:
+def title(args: EngineArgs, base: BaseModelSummary | None) -> str:
     """Which engine, for how many of the adapters."""
     number = len(args.served) + len(args.left_out)
-    base = f" on {args.base.name}" if args.base is not None else ""
     served = counted(number, "adapter") if not args.left_out else f"{len(args.served)} of {counted(number, 'adapter')}"
-    return f"{args.profile.title} for {served}{base}"
+    engine = f"{ENGINES[args.engine].title} {args.version or args.profile}"
+    return f"{engine} for {served}{f' on {base.name}' if base is not None else ''}"
 
 
 def costs(args: EngineArgs) -> Rows:
     """Everything but the command: what it costs, who makes it cost that, and who is not served, or wrongly."""
-    rows: Rows = []
-    if args.fit is not None:
-        rows += _fit_rows(args, args.fit)
-        rows += [("cost driver", _driver(one, args.fit)) for one in args.drivers[:MOST]]
+    layout = ENGINES[args.engine].slots
+    assert layout is not None
+    rows = _fit_rows(args, args.fit, layout) if args.fit is not None else []
     rows += [
         ("left out", f"{one.name}: {one.reason}{f' ({one.hint})' if one.hint else ''}") for one in args.left_out[:MOST]
     ]
-    apart = f"; not in {_flags(args).adapters}" if args.deployed.named else ""
-    rows += [("wrong", f"{one.name}: {one.reason}{apart}") for one in args.wrong[:MOST]]
-    return [*rows, *_rest(args)]
-
-
-def command(args: EngineArgs) -> Iterator[str]:
-    """Lines that end with a backslash, but for the last: pasted whole, they are one command. None is ever wrapped."""
-    lines = [for_shell(args.launch)]
-    for flag, *values in args.options:
-        if flag == _flags(args).adapters:
-            lines += [f"  {flag}", *(f"    {for_shell([value])}" for value in values)]
-        else:
-            lines.append(f"  {for_shell([flag, *values])}")
-    yield from (f"{line} \\" for line in lines[:-1])
-    yield lines[-1]
-
-
-def _flags(args: EngineArgs) -> Flags:
-    layout = args.profile.engine.slots
-    assert layout is not None
-    return layout.flags
-
-
-def _fit_rows(args: EngineArgs, fit: Fit) -> Rows:
-    flags = _flags(args)
-    dtype = args.base.served_dtype if args.base is not None else "half precision"
-    each = " on each GPU" if args.deployed.tp > 1 else " on the GPU"
-    least = "at least " if fit.lower_bound else ""
-    whose = "the adapters' own modules" if fit.lower_bound else _which(args, fit)
-    slot = f"{least}{size(fit.slot_bytes)}{each}: rank {fit.rank} in {dtype} for {whose}"
-    if fit.targets is not None and fit.whole_bytes > fit.slot_bytes and not _needed(args):
-        slot += f"; {size(fit.whole_bytes)} without {flags.targets}"
-    rows: Rows = [("slot", slot), ("slots", _slots(args, fit, least))]
-    if fit.lower_bound:
-        rows.append(("base", "not given: --base says which modules the engine has, and so what a slot really takes"))
-    if fit.targets is not None and not _needed(args):
-        said = "an adapter that is loaded later is silently served without its modules that are not named here"
-        rows.append(("warning", said))
+    apart = f"; not in {layout.flags.adapters}" if args.named else ""
+    rows += [("wrong", f"{one.name}: {one.reason}{apart}") for one in args.served_wrong[:MOST]]
+    rows += [("note", note) for note in args.notes]
+    for label, remarks in (("left out", args.left_out), ("wrong", args.served_wrong)):
+        if len(remarks) > MOST:
+            rows.append((label, f"and {len(remarks) - MOST} more: --format json has all"))
+    if args.absent:
+        resolver = ", or with --publish DIR for vLLM's resolver" if args.engine == "vllm" else ""
+        rows.append(("not cached", f"{safe(names(args.absent, MOST))}: lora-cli fetch -f downloads them{resolver}"))
     return rows
 
 
-def _needed(args: EngineArgs) -> bool:
-    return args.profile.engine.slots is not None and args.profile.engine.slots.needs_targets
+def _fit_rows(args: EngineArgs, fit: Fit, layout: SlotLayout) -> Rows:
+    """What a slot and all slots take, and what makes them so large."""
+    has_choice = fit.lora_target_modules is not None and not layout.needs_targets
+    least, whose = "", "every module that can have LoRA"
+    if fit.lower_bound:
+        least, whose = "at least ", "the adapters' own modules"
+    elif fit.lora_target_modules is not None:
+        whose = "these modules, and those that are packed with them"
+    each = " on each GPU" if args.tp > 1 else " on the GPU"
+    dtype = "half precision" if args.dtype is None else args.dtype
+    slot = f"{least}{size(fit.slot_bytes)}{each}: rank {fit.max_lora_rank} in {dtype} for {whose}"
+    if has_choice and fit.whole_slot_bytes > fit.slot_bytes:
+        slot += f"; {size(fit.whole_slot_bytes)} without {layout.flags.targets}"
+    rows: Rows = [("slot", slot), ("slots", _slots(args, fit, layout.flags.slots, least))]
+    if fit.lower_bound:
+        rows.append(("base", "not given: --base says which modules the engine has, and so what a slot really takes"))
+    if has_choice:
+        said = "an adapter that is loaded later is silently served without its modules that are not named here"
+        rows.append(("warning", said))
+    return [*rows, *(("cost driver", _driver(one, fit)) for one in args.drivers[:MOST])]
 
 
-def _which(args: EngineArgs, fit: Fit) -> str:
-    if fit.targets is not None:
-        return "these modules, and those that are packed with them"
-    return "every module that can have LoRA"
-
-
-def _slots(args: EngineArgs, fit: Fit, least: str) -> str:
+def _slots(args: EngineArgs, fit: Fit, flag: str, least: str) -> str:
     """How many, what all take, and what fewer would save: the trade between memory and adapters that take turns."""
-    flags, own = _flags(args), args.profile.engine.slots.base_slots if args.profile.engine.slots is not None else 0
-    said = f"{fit.slots} x {size(fit.slot_bytes)} = {least}{size(fit.total_bytes)}"
-    base = ", and one slot is for requests to the base alone" if own else ""
-    if fit.slots >= len(args.served) + own:
-        said += f": every adapter stays on the GPU{base}"
-        if fit.slots > 1 + own:
-            few = 1 + own
-            said += (
-                f"; with {flags.slots} {few} they are swapped in {size(few * fit.slot_bytes)}, one adapter per batch"
-            )
-        return said
-    return f"{said}: {len(args.served)} adapters are swapped{base}; another slot is {size(fit.slot_bytes)} more"
+    said = f"{fit.max_loras} x {size(fit.slot_bytes)} = {least}{size(fit.total_bytes)}"
+    base = ", and one slot is for requests to the base alone" if args.base_slots else ""
+    if fit.max_loras < len(args.served) + args.base_slots:
+        return f"{said}: {len(args.served)} adapters are swapped{base}; another slot is {size(fit.slot_bytes)} more"
+    said += f": every adapter stays on the GPU{base}"
+    few = 1 + args.base_slots
+    if fit.max_loras > few:
+        said += f"; with {flag} {few} they are swapped in {size(few * fit.slot_bytes)}, one adapter per batch"
+    return said
 
 
 def _driver(one: Driver, fit: Fit) -> str:
     """``sql alone asks for rank 256 …``: what a slot takes with it and without it, or with and without several."""
     without, alone = one.without, len(one.adapters) == 1
-    reasons = [f"rank {fit.rank} (else {without.rank})"] if without.rank < fit.rank else []
-    kept = without.targets
-    mine = [name for name in fit.targets or () if kept is not None and name not in kept]
-    if mine:
+    rank, kept, targets = fit.max_lora_rank, without.lora_target_modules, fit.lora_target_modules
+    reasons = [f"rank {rank} (else {without.max_lora_rank})"] if without.max_lora_rank < rank else []
+    if kept is not None and (mine := [name for name in targets or () if name not in kept]):
         reasons.append(f"LoRA on {', '.join(mine)}")
-    elif fit.targets is None and kept is not None:
+    elif targets is None and kept is not None:
         reasons.append(f"LoRA on more than {', '.join(kept)}")
     who = f"{safe(names(one.adapters, MOST))} {'alone asks' if alone else 'together ask'} for"
     what = " and ".join(reasons) or "modules that no other has"
@@ -114,14 +91,3 @@ def _driver(one: Driver, fit: Fit) -> str:
         f"{who} {what}: a slot takes {size(fit.slot_bytes)}, and {size(without.slot_bytes)} without "
         f"{'it' if alone else 'them'}; all slots {size(fit.total_bytes)}, and {size(without.total_bytes)}"
     )
-
-
-def _rest(args: EngineArgs) -> Rows:
-    rows: Rows = [("note", note) for note in args.notes]
-    for label, remarks in (("left out", args.left_out), ("wrong", args.wrong)):
-        if len(remarks) > MOST:
-            rows.append((label, f"and {len(remarks) - MOST} more: --format json has all"))
-    if args.absent and args.deployed.named:
-        resolver = ", or with --publish DIR for vLLM's resolver" if args.profile.engine.name == "vllm" else ""
-        rows.append(("not cached", f"{safe(names(args.absent, MOST))}: lora-cli fetch -f downloads them{resolver}"))
-    return rows

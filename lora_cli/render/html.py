@@ -22,15 +22,22 @@ from lora_cli.bench.quantiles import nearest_rank
 from lora_cli.bench.regression import Change, Judged
 from lora_cli.bench.simulated import SimulatedRun
 from lora_cli.core.base_model import HALF_BYTES
-from lora_cli.core.inspection import Inspection
 from lora_cli.core.module_facts import ModuleFacts, layer_of, leaf_of
 from lora_cli.core.module_grid import Grid
 from lora_cli.core.spectrum import Spectrum
 from lora_cli.core.text import brief, counted, milliseconds, safe, size
-from lora_cli.render import bench_facts, charts, comparison_facts, described, engine_flags, live_facts, spectrum_facts
-from lora_cli.render.spectrum_facts import Laid
+from lora_cli.render import (
+    bench_facts,
+    charts,
+    comparison_facts,
+    engine_flags,
+    inspect_facts,
+    live_facts,
+    spectrum_facts,
+)
+from lora_cli.render.inspect_report import InspectReport
+from lora_cli.render.spectrum_facts import Layout
 from lora_cli.validation import Checked
-from lora_cli.validation.engine_args import EngineArgs
 
 MOST = {
     "adapters": 200, "differences": 500, "files": 1000, "kinds": 200, "modules": 2000,
@@ -59,8 +66,8 @@ def templates() -> Environment:
         "most": MOST,
         "shades": charts.SHADES,
         "half_bytes": HALF_BYTES,
-        "described": described,
         "engine_flags": engine_flags,
+        "inspect": inspect_facts,
         "differences": comparison_facts,
         "modules_by_kind": modules_by_kind,
         "kind_rows": kind_rows,
@@ -81,10 +88,11 @@ def _rendered(template: str, **values: Any) -> str:
     return templates().get_template(template).render(values)
 
 
-def render_inspections(done: Sequence[tuple[Checked, Inspection | None]], args: EngineArgs | None = None) -> str:
-    """The page of ``inspect``; ``args`` are the flags with which an engine serves the adapters, if asked for."""
-    title = done[0][0].name if len(done) == 1 else counted(len(done), "LoRA adapter")
-    return _rendered("inspect.html.j2", title=title, done=done, args=args)
+def render_inspections(report: InspectReport, checked: Sequence[Checked]) -> str:
+    """The page of ``inspect``; ``checked`` has the verdicts and the files of the same adapters."""
+    title = checked[0].name if len(checked) == 1 else counted(len(checked), "LoRA adapter")
+    adapters = list(zip(report.adapters, checked, strict=True))
+    return _rendered("inspect.html.j2", title=title, report=report, adapters=adapters)
 
 
 def modules_by_kind(modules: Iterable[ModuleFacts]) -> Mapping[str, Sequence[ModuleFacts]]:
@@ -101,7 +109,7 @@ def kind_rows(kinds: Mapping[str, Sequence[ModuleFacts]]) -> Iterator[Sequence[s
         layers = sorted({layer for one in held if (layer := layer_of(one.module)) is not None})
         sides = zip(*((one.r, one.scaling, one.d_in, one.d_out) for one in held), strict=True)
         dtypes = ", ".join(dict.fromkeys(one.dtype for one in held))
-        yield kind, described.ranges(layers) or NO_VALUE, str(len(held)), *map(_range, sides), dtypes
+        yield kind, inspect_facts.ranges(layers) or NO_VALUE, str(len(held)), *map(_range, sides), dtypes
 
 
 def module_rows(modules: Sequence[ModuleFacts]) -> Iterator[Sequence[str]]:
@@ -137,45 +145,44 @@ def _number(value: int | None) -> str:
 
 def drawn(spectrum: Spectrum) -> Mapping[str, object]:
     """A spectrum as the page shows it."""
-    laid = spectrum_facts.laid(spectrum)
-    known = laid.sizes.by_path
-    outside = [path for path in laid.outside if path in known]
+    shown = spectrum_facts.layout(spectrum)
+    outside = [path for path in shown.outside if path in shown.modules]
     return {
         "what": spectrum_facts.title(spectrum),
-        "full": laid.full(),
-        "header": spectrum_facts.heads(laid.sizes)[1:],
-        "stacks": [_stack(grid, laid) for grid in laid.maps[: MOST["stacks"]]],
-        "outside": [spectrum_facts.columns_of(path, [known[path]], laid.sizes) for path in outside[: MOST["outside"]]],
-        "notes": list(_notes(laid)),
-        "summary": spectrum_facts.summary(spectrum, laid.far),
+        "full": shown.full(),
+        "header": shown.header()[1:],
+        "stacks": [_stack(grid, shown) for grid in shown.grids[: MOST["stacks"]]],
+        "outside": [shown.row(path, [shown.modules[path]]) for path in outside[: MOST["outside"]]],
+        "notes": list(_notes(shown)),
+        "summary": spectrum_facts.summary(spectrum, shown.far),
     }
 
 
-def _stack(grid: Grid, laid: Laid) -> Mapping[str, object]:
+def _stack(grid: Grid, shown: Layout) -> Mapping[str, object]:
     kinds = list(grid.kinds[: MOST["columns"]])
-    modules = laid.by_kind(grid, MOST["columns"])
+    modules = shown.by_kind(grid, MOST["columns"])
     return {
-        "name": f"{grid.stack}: " if len(laid.maps) > 1 else "",
+        "name": f"{grid.stack}: " if len(shown.grids) > 1 else "",
         "kinds": kinds,
-        "layers": charts.heat_map(grid, kinds, grid.layers[: MOST["layers"]], laid),
-        "by_kind": [spectrum_facts.columns_of(kind, found, laid.sizes) for kind, found in modules],
+        "layers": charts.heat_map(grid, kinds, grid.layers[: MOST["layers"]], shown),
+        "by_kind": [shown.row(*group) for group in modules],
         "chart": charts.singular_values(modules),
     }
 
 
-def _notes(laid: Laid) -> Iterator[str]:
+def _notes(shown: Layout) -> Iterator[str]:
     """What stands where, and what is not drawn."""
     yield f"{spectrum_facts.EXPLAINED}."
-    if laid.far:
+    if shown.far:
         yield "* stands out: see below."
-    if any(len(paths) > 1 for grid in laid.maps for paths in grid.cells.values()):
+    if any(len(paths) > 1 for grid in shown.grids for paths in grid.cells.values()):
         yield "A cell of several modules (experts) shows them together."
-    shown = laid.maps[: MOST["stacks"]]
+    stacks = shown.grids[: MOST["stacks"]]
     left = {
-        "stack of layers": len(laid.maps) - MOST["stacks"],
-        "layer": sum(max(0, len(grid.layers) - MOST["layers"]) for grid in shown),
-        "kind": sum(max(0, len(grid.kinds) - MOST["columns"]) for grid in shown),
-        "module outside of layers": len(laid.outside) - MOST["outside"],
+        "stack of layers": len(shown.grids) - MOST["stacks"],
+        "layer": sum(max(0, len(grid.layers) - MOST["layers"]) for grid in stacks),
+        "kind": sum(max(0, len(grid.kinds) - MOST["columns"]) for grid in stacks),
+        "module outside of layers": len(shown.outside) - MOST["outside"],
     }
     for what, number in left.items():
         if number > 0:

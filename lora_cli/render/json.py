@@ -20,7 +20,7 @@ def document(thing: str, body: Mapping[str, Any]) -> str:
 
 
 def encoded(value: Any) -> str:
-    """``value`` as JSON text; a report model is one object (``render.json_schema``).
+    """``value`` as JSON text; a report model is one object (``core.json_schema``).
 
     On a CI server's console no line of it is taken for a command (``##[…]``).
     What does not show is escaped: a terminal may obey it, and some readers take it for the end of a line.
@@ -48,7 +48,7 @@ def _plain(value: Any) -> Any:
 
 
 def _items(value: Any) -> Iterator[tuple[str, Any]]:
-    """The keys of a report model with their values, as ``render.json_schema`` says."""
+    """The keys of a report model with their values, as ``core.json_schema`` says."""
     if isinstance(value, Mapping):
         yield from value.items()
         return
@@ -56,7 +56,7 @@ def _items(value: Any) -> Iterator[tuple[str, Any]]:
         one = getattr(value, field.name)
         if field.metadata.get("inline"):
             yield from _items(one)
-        elif one is not None or field.default is not None:
+        elif not field.metadata.get("excluded") and (one is not None or field.default is not None):
             yield field.name.removesuffix("_"), one
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lora_cli.core.engine_outcome import OutcomeSlug
-from lora_cli.render.json_schema import Count, NonNegative
+from lora_cli.core.json_schema import Count, NonNegative
 from lora_cli.render.validate_report import AppliedModules, SkippedCheck
 from lora_cli.repair.draft import Step
 

@@ -10,7 +10,7 @@ from lora_cli.core.config_changes import FieldChange
 from lora_cli.core.module_grid import ordered, places
 from lora_cli.core.text import counted, cut, safe
 from lora_cli.render.comparison_facts import EFFECTS, KINDS, MOST_NAMES, by_kind, farthest, share_of_a, total, values
-from lora_cli.render.described import ranges
+from lora_cli.render.inspect_facts import ranges
 from lora_cli.render.terminal import Paragraph, facts, table_or_blocks
 
 STYLES = {"equal": "green", "scaled": "yellow", "related": "yellow", "unrelated": "cyan", "unknown": "red"}
@@ -20,12 +20,12 @@ MOST_MODULES = 10
 def comparison_parts(name: str, one: Comparison) -> Iterator[RenderableType]:
     """``name`` is A, the adapter that is inspected; B is the other."""
     yield Text("diff", "bold")
-    yield from facts([("A", name), ("B", one.name)])
+    yield from facts([("A", name), ("B", one.with_.name)])
     yield ""
     yield Paragraph(one.reason, Text.assemble((one.word, STYLES[one.word]), ": "), indent=2)
     yield from [Paragraph(one.hint, "hint: ", indent=2)] if one.hint else []
-    if one.total is not None:
-        yield from ("", *facts(total(one)))
+    if rows := total(one):
+        yield from ("", *facts(rows))
     yield from ("", *_config(one.fields), "", *_headers(one))
     yield from _tensors(one.tensors)
     yield from _groups(one.modules)
@@ -49,7 +49,7 @@ def _headers(one: Comparison) -> Iterator[RenderableType]:
     counts = f"{len(one.modules)} in both, {len(one.only_a)} only in A, {len(one.only_b)} only in B"
     yield Paragraph(counts, "modules: ")
     for side, alone in (("A", one.only_a), ("B", one.only_b)):
-        for told in _gathered([module for module, _ in alone]):
+        for told in _gathered([module.module for module in alone]):
             yield Paragraph(told, f"only in {side}: ", indent=2)
     for label, tell in CHANGES.items():
         by_change: dict[str, list[str]] = {}
@@ -66,7 +66,7 @@ CHANGES: dict[str, Callable[[Side], str]] = {
     "rank": lambda side: "none" if side.r is None else str(side.r),
     "scaling": lambda side: "none" if side.scaling is None else f"{side.scaling:.4g}",
     "dtype": lambda side: " and ".join(side.dtypes) or "none",
-    "shape": lambda side: f"A {list(side.a or ())}, B {list(side.b or ())}",
+    "shape": lambda side: f"A {list(side.lora_A or ())}, B {list(side.lora_B or ())}",
 }
 """How each thing that a header or the scale says is written."""
 
@@ -104,7 +104,7 @@ def _tensors(tensors: Sequence[TensorComparison]) -> Iterator[RenderableType]:
 
 def _groups(modules: Sequence[ModuleComparison]) -> Iterator[RenderableType]:
     """Kinds of modules by their relation, the farthest first; then single modules, and those that are not compared."""
-    compared = [one for one in modules if one.distance is not None]
+    compared = [one for one in modules if one.update is not None]
     if compared:
         yield from _table(KINDS, by_kind(compared), 4 * MOST_MODULES, "more groups")
     if apart := farthest(compared):

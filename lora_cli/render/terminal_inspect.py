@@ -7,23 +7,18 @@ from rich.table import Table
 from rich.text import Text
 
 from lora_cli.core.text import cut, safe, size, span
-from lora_cli.render.described import contents, origin
-from lora_cli.render.engine_flags import command, costs, title
+from lora_cli.render.engine_flags import costs, title
+from lora_cli.render.inspect_facts import Rows, contents, identity, origin
 from lora_cli.render.inspect_report import InspectedAdapter, InspectReport
 from lora_cli.render.terminal import Paragraph, facts, rendered, table, text
-from lora_cli.render.validate_report import FindingReport
-from lora_cli.validation import Checked
 from lora_cli.validation.engine_args import EngineArgs
 
 STYLES = {"error": "red", "warning": "yellow", "note": "blue"}
 HEADER = ("adapter", "base", "targets", "dtype", "rank", "scaling", "size")
-Rows = list[tuple[str, str]]
 
 
-def render_inspections(
-    report: InspectReport, checked: Sequence[Checked], width: int, *, colour: bool = False, plain: bool = False
-) -> str:
-    """All adapters of the report; ``checked`` has the values of the same adapters, where they were read."""
+def render_inspections(report: InspectReport, width: int, *, colour: bool = False, plain: bool = False) -> str:
+    """All adapters of the report; ``plain`` draws in ASCII."""
     several = len(report.adapters) > 1
     parts: list[RenderableType] = []
     described = [_facts(one) for one in report.adapters]
@@ -31,11 +26,11 @@ def render_inspections(
     if several:
         parts += [_overview(report.adapters, width), ""]
         parts += [Text(_whose(report.adapters), "bold"), *facts(common), ""] if common else []
-    for number, (one, rows, values) in enumerate(zip(report.adapters, described, checked, strict=True)):
+    for number, (one, rows) in enumerate(zip(report.adapters, described, strict=True)):
         told = {*common, *zip(HEADER[1:], _cells(one), strict=True)} if several else set()
         parts += [""] * bool(number)
         parts += [text(one.checked.name, "bold"), *facts(row for row in rows if row not in told), *_problems(one)]
-        parts += _values(values, plain=plain)
+        parts += _values(one, plain=plain)
     return rendered(parts, width, colour=colour)
 
 
@@ -70,16 +65,7 @@ def _facts(one: InspectedAdapter) -> Rows:
     checked, found = one.checked, one.inspection
     if found is None:
         return []
-    applied = f"{checked.applied.matched}/{checked.applied.total} modules" if checked.applied is not None else ""
-    rows = [
-        ("source", checked.source),
-        ("revision", checked.revision or ""),
-        ("sha256", found.sha256),
-        ("snapshot", found.snapshot),
-        *contents(found, applied),
-        *origin(found),
-    ]
-    return [row for row in rows if row[1]]
+    return [row for row in (*identity(checked, found), *contents(checked, found), *origin(found)) if row[1]]
 
 
 def _common(described: Sequence[Rows]) -> Rows:
@@ -100,37 +86,33 @@ def _problems(one: InspectedAdapter) -> Iterable[RenderableType]:
         yield Paragraph(error.message, indent=2)
         yield from [Paragraph(error.hint, "hint: ", indent=2)] if error.hint else []
     order = list(STYLES)
-    for finding in sorted(one.checked.findings, key=lambda found: order.index(found.severity)):
-        yield Paragraph(finding.message, _label(finding), indent=2)
+    for found in sorted(one.checked.findings, key=lambda one: order.index(one.severity)):
+        label = Text.assemble((found.severity, STYLES[found.severity]), f" {found.code}: ")
+        yield Paragraph(found.message, label, indent=2)
 
 
-def _label(finding: FindingReport) -> Text:
-    return Text.assemble((finding.severity, STYLES[finding.severity]), f" {finding.code}: ")
-
-
-def _values(checked: Checked, *, plain: bool) -> Iterable[RenderableType]:
-    """The spectrum and the comparison of an adapter, as far as there are any; ``plain`` draws in ASCII."""
-    if checked.spectrum is not None:
+def _values(one: InspectedAdapter, *, plain: bool) -> Iterable[RenderableType]:
+    """The spectrum and the comparison of an adapter, as far as there are any."""
+    if one.spectrum is not None:
         from lora_cli.render.terminal_spectrum import spectrum_parts
 
-        yield from ("", *spectrum_parts(checked.spectrum, plain=plain))
-    if checked.comparison is not None:
+        yield from ("", *spectrum_parts(one.spectrum, plain=plain))
+    if one.diff is not None:
         from lora_cli.render.terminal_comparison import comparison_parts
 
-        yield from ("", *comparison_parts(checked.name, checked.comparison))
+        yield from ("", *comparison_parts(one.checked.name, one.diff))
 
 
 def render_engine_args(
-    args: EngineArgs, checked: Sequence[Checked], width: int, *, colour: bool = False, plain: bool = False
+    report: InspectReport, args: EngineArgs, width: int, *, colour: bool = False, plain: bool = False
 ) -> tuple[str, str, str]:
     """What the command is for, the command, and what it costs, with the values of the adapters where they were read.
 
     The command has an option on each line, as a shell takes it; it is empty where no adapter is served.
     """
     parts = facts(costs(args))
-    for one in checked:
+    for one in report.adapters:
         if values := list(_values(one, plain=plain)):
-            parts += ["", text(one.name), Group(*values[1:])]
-    above = rendered([Text(safe(title(args)), "bold", overflow="fold")], width, colour=colour)
-    lines = "".join(f"  {line}\n" for line in command(args)) if args.fit is not None else ""
-    return above, lines, rendered(parts, width, colour=colour)
+            parts += ["", text(one.checked.name), Group(*values[1:])]
+    above = rendered([Text(safe(title(args, report.base)), "bold", overflow="fold")], width, colour=colour)
+    return above, "".join(f"  {line}\n" for line in args.lines), rendered(parts, width, colour=colour)

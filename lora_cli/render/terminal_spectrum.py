@@ -8,10 +8,10 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from lora_cli.core.module_grid import Grid
-from lora_cli.core.spectrum import ModuleSpectrum, Spectrum
+from lora_cli.core.spectrum import Spectrum
 from lora_cli.core.text import brief, cut, safe
-from lora_cli.render.spectrum_facts import EXPLAINED, Laid, Sizes, columns_of, heads, laid, summary, title
-from lora_cli.render.terminal import FittedTable, Paragraph, facts, table, table_or_blocks, text
+from lora_cli.render.spectrum_facts import EXPLAINED, Layout, layout, summary, title
+from lora_cli.render.terminal import Paragraph, facts, table, table_or_blocks, text
 
 SHADES = ("░░", "░▒", "▒▒", "▒▓", "▓▓", "▓█", "██")
 PLAIN_SHADES = ("..", ".:", "::", ":+", "++", "+#", "##")
@@ -30,42 +30,20 @@ CELL, GAP = 8, 2
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
-    """What the shades stand for: sevenths of ``full``, the last for all above; ``plain`` draws them in ASCII."""
-
-    full: float
-    plain: bool = False
-
-    def shade(self, value: float) -> Text:
-        """Two characters for ``value`` in its colour; blank for 0."""
-        if value <= 0:
-            return Text("  ")
-        last = len(SHADES) - 1
-        return self._drawn(min(last, int((last + 1) * value / self.full)) if self.full > 0 else last)
-
-    def legend(self) -> Columns:
-        """The number from which each shade is drawn."""
-        parts = [self._drawn(i).append(f" {brief(self.full * i / len(SHADES))}") for i in range(len(SHADES))]
-        return Columns([Text("shades from"), *parts], padding=(0, 2))
-
-    def _drawn(self, i: int) -> Text:
-        return Text.assemble(((PLAIN_SHADES if self.plain else SHADES)[i], COLOURS[i]))
-
-
-@dataclass(frozen=True, slots=True)
 class HeatMap:
-    """Layers by kinds of modules, in as many blocks of columns below each other as the width asks for."""
+    """Layers by kinds of modules, in as many blocks of columns below each other as the width asks for.
+
+    The shades are sevenths of ``full``, the last for all above; ``plain`` draws them in ASCII.
+    """
 
     grid: Grid
-    sizes: Sizes
-    scale: Scale
-    outliers: frozenset[str]
-    """The paths of the modules that stand out."""
+    drawn: Layout
+    full: float
+    plain: bool
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The blocks; of several layers in a row the largest number is shown."""
-        together = -(-len(self.grid.layers) // MOST_ROWS)
-        layers = self.grid.layers
+        layers, together = self.grid.layers, -(-len(self.grid.layers) // MOST_ROWS)
         rows = [layers[start : start + together] for start in range(0, len(layers), together)]
         labels = [str(row[0]) if row[0] == row[-1] else f"{row[0]}-{row[-1]}" for row in rows]
         column = max(len("layer"), *map(len, labels))
@@ -80,13 +58,24 @@ class HeatMap:
 
     def _cell(self, row: Sequence[int], kind: str) -> Text:
         found = [self.grid.cells[layer, kind] for layer in row if (layer, kind) in self.grid.cells]
-        numbers = [number for number in map(self.sizes.of_cell, found) if number is not None]
+        numbers = [number for number in map(self.drawn.value, found) if number is not None]
         if not numbers:
             return Text("none" if found else "", "red")
-        cell = self.scale.shade(max(numbers)).append(f" {brief(max(numbers)):>5}")
-        if any(path in self.outliers for paths in found for path in paths):
+        cell = self._shade(max(numbers)).append(f" {brief(max(numbers)):>5}")
+        if any(path in self.drawn.outliers for paths in found for path in paths):
             cell.stylize(OUTLIER)
         return cell
+
+    def _shade(self, value: float) -> Text:
+        """Two characters for ``value`` in its colour; blank for 0."""
+        last = len(SHADES) - 1
+        if value <= 0:
+            return Text("  ")
+        return _shade(min(last, int((last + 1) * value / self.full)) if self.full > 0 else last, plain=self.plain)
+
+
+def _shade(number: int, *, plain: bool) -> Text:
+    return Text.assemble(((PLAIN_SHADES if plain else SHADES)[number], COLOURS[number]))
 
 
 def _blocks(names: Mapping[str, str], width: int) -> list[list[str]]:
@@ -110,50 +99,45 @@ def spectrum_parts(spectrum: Spectrum, *, plain: bool = False) -> Iterator[Rende
         yield Paragraph(spectrum.unread, indent=2)
         yield from [Paragraph(spectrum.hint, "hint: ", indent=2)] if spectrum.hint else []
         return
-    drawn = laid(spectrum)
-    scale = Scale(drawn.full(), plain)
+    drawn = layout(spectrum)
+    full = drawn.full()
     yield Paragraph(f"({title(spectrum)})", Text.assemble(("spectrum", "bold"), " "))
-    outliers = frozenset(one.path for one, _ in drawn.far)
-    for grid in drawn.maps[:MOST_STACKS]:
+    for grid in drawn.grids[:MOST_STACKS]:
         yield ""
-        yield from [text(grid.stack)] if len(drawn.maps) > 1 else []
-        yield HeatMap(grid, drawn.sizes, scale, outliers)
+        yield from [text(grid.stack)] if len(drawn.grids) > 1 else []
+        yield HeatMap(grid, drawn, full, plain)
         if groups := drawn.by_kind(grid, MOST_KINDS):
-            yield ""
-            yield _statistics(groups, drawn.sizes)
+            # The median, the least and the most of each kind.
+            yield from ("", table_or_blocks(drawn.header(), [drawn.row(*group) for group in groups]))
         if (more := len(grid.kinds) - MOST_KINDS) > 0:
             yield Paragraph(f"and {more} more kinds, in --format json")
-    if drawn.maps and scale.full > 0:
-        yield from ("", *_legend(drawn, scale))
+    if drawn.grids and full > 0:
+        yield from ("", *_legend(drawn, full, plain=plain))
     yield from _outside(drawn)
     yield from ("", *facts(summary(spectrum, drawn.far)))
 
 
-def _statistics(groups: Sequence[tuple[str, Sequence[ModuleSpectrum]]], sizes: Sizes) -> FittedTable:
-    """The median, the least and the most of each group."""
-    return table_or_blocks(heads(sizes), [columns_of(name, found, sizes) for name, found in groups])
-
-
-def _outside(drawn: Laid) -> Iterator[RenderableType]:
+def _outside(drawn: Layout) -> Iterator[RenderableType]:
     """The modules outside of layers."""
-    known = [path for path in drawn.outside if path in drawn.sizes.by_path]
+    known = [path for path in drawn.outside if path in drawn.modules]
     if not known:
         return
     yield from ("", "outside of layers")
-    rows = [columns_of(path, [drawn.sizes.by_path[path]], drawn.sizes) for path in known[:MOST_OUTSIDE]]
-    header, *single = [(row[0], row[2], *row[5:]) for row in (heads(drawn.sizes), *rows)]
+    rows = [drawn.row(path, [drawn.modules[path]]) for path in known[:MOST_OUTSIDE]]
+    header, *single = [(row[0], row[2], *row[5:]) for row in (drawn.header(), *rows)]
     yield table_or_blocks(header, single)
     if len(known) > MOST_OUTSIDE:
         yield Paragraph(f"and {len(known) - MOST_OUTSIDE} more, in --format json")
 
 
-def _legend(drawn: Laid, scale: Scale) -> Iterator[RenderableType]:
-    """What the shades and the columns mean."""
-    yield scale.legend()
+def _legend(drawn: Layout, full: float, *, plain: bool) -> Iterator[RenderableType]:
+    """What the shades, with the number from which each is drawn, and the columns mean."""
+    shades = [_shade(i, plain=plain).append(f" {brief(full * i / len(SHADES))}") for i in range(len(SHADES))]
+    yield Columns([Text("shades from"), *shades], padding=(0, 2))
     yield Paragraph(EXPLAINED)
-    if any(len(grid.layers) > MOST_ROWS for grid in drawn.maps):
+    if any(len(grid.layers) > MOST_ROWS for grid in drawn.grids):
         yield "a row of several layers shows the largest"
-    if any(len(paths) > 1 for grid in drawn.maps for paths in grid.cells.values()):
+    if any(len(paths) > 1 for grid in drawn.grids for paths in grid.cells.values()):
         yield "a cell of several modules (experts) shows them together"
-    if len(drawn.maps) > MOST_STACKS:
-        yield f"{len(drawn.maps) - MOST_STACKS} more stacks of layers are in --format json"
+    if len(drawn.grids) > MOST_STACKS:
+        yield f"{len(drawn.grids) - MOST_STACKS} more stacks of layers are in --format json"

@@ -6,7 +6,7 @@ from typing import Generic, Literal, TypeVar
 
 from lora_cli.core.engine_outcome import OutcomeSlug
 from lora_cli.core.finding import SeverityLabel
-from lora_cli.render.json_schema import INLINE, Count, Fingerprint, PositiveCount, RuleCode, Sha256
+from lora_cli.core.json_schema import INLINE, Count, Fingerprint, PositiveCount, RuleCode, Sha256
 
 F = TypeVar("F")
 """What is reported of a finding."""

@@ -1,11 +1,12 @@
 """Adapters that were judged × an engine → the smallest legal flags that serve them all, and what they cost."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lora_cli.core.base_model import BaseModel
+from lora_cli.core.json_schema import EXCLUDED, Count, PositiveCount
 from lora_cli.engines.fit import Driver, Fit, Limits, Need, Slots
-from lora_cli.engines.launch import Located, launch_words, options_of
+from lora_cli.engines.launch import Located, command_lines, for_shell, launch_words, options_of
 from lora_cli.engines.profile import Profile
 from lora_cli.errors import UsageError
 from lora_cli.validation.needs import Remark, need_of, wrongly_served
@@ -33,38 +34,43 @@ class Deployed:
 
 @dataclass(frozen=True, slots=True)
 class EngineArgs:
-    """The flags for one engine, and what they are for.
+    """The smallest flags with which an engine serves the adapters."""
 
-    ``served`` are the adapters that they serve, ``left_out`` those that no flags would; ``wrong`` are served, otherwise
-    than they were trained, and are not loaded at start-up. ``fit`` is None where none is left. ``located`` are loaded
-    at start-up, ``absent`` have no folder that an engine could load them from. ``notes`` are sentences about the whole.
-    """
-
-    profile: Profile
-    base: BaseModel | None
-    deployed: Deployed
-    served: tuple[str, ...] = ()
-    left_out: tuple[Remark, ...] = ()
-    wrong: tuple[Remark, ...] = ()
-    fit: Fit | None = None
-    drivers: tuple[Driver, ...] = ()
-    located: tuple[Located, ...] = ()
-    absent: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    @property
-    def options(self) -> tuple[tuple[str, ...], ...]:
-        """Each option with its values; none where no adapter is served."""
-        layout = self.profile.engine.slots
-        assert layout is not None
-        return options_of(layout.flags, self.fit, self.deployed.tp, self.located) if self.fit is not None else ()
-
-    @property
-    def launch(self) -> tuple[str, ...]:
-        """The words of the command before its options."""
-        layout = self.profile.engine.slots
-        assert layout is not None
-        return launch_words(layout.flags, self.deployed.model, self.deployed.revision)
+    engine: str
+    """The engine's name, as --engine-args takes it."""
+    version: str | None
+    """The version that was asked for, or null for the newest."""
+    profile: str
+    """The version whose profile was used."""
+    proven: bool
+    flags: tuple[str, ...]
+    """The words of the flags, each a separate argument; empty where no adapter is served."""
+    command: str
+    """The whole command line for a shell; empty where no adapter is served."""
+    tp: PositiveCount
+    served: tuple[str, ...]
+    """The adapters that the flags serve."""
+    left_out: tuple[Remark, ...]
+    """Adapters that no flags would serve."""
+    served_wrong: tuple[Remark, ...]
+    """Adapters that are served differently from how they were trained."""
+    fit: Fit | None
+    """The smallest legal limits, or null where no adapter is served."""
+    dtype: str | None
+    """The dtype of the slots; null without a base model."""
+    base_slots: Count
+    """The number of slots that requests to the base model alone take."""
+    drivers: tuple[Driver, ...]
+    """Adapters without which a slot would be smaller; the largest saving is first."""
+    located: tuple[Located, ...]
+    """Adapters that are loaded at start-up."""
+    absent: tuple[str, ...]
+    """Adapters of a manifest that are not on this machine."""
+    notes: tuple[str, ...]
+    lines: tuple[str, ...] = field(metadata=EXCLUDED)
+    """The command with an option on each line; empty where no adapter is served."""
+    named: bool = field(metadata=EXCLUDED)
+    """Whether the adapters have the names of a manifest, and so those that requests use."""
 
     @property
     def exit_code(self) -> int:
@@ -92,24 +98,49 @@ def engine_args(
         needs.append(need)
         if (remark := wrongly_served(checked, name)) is not None:
             wrong.append(remark)
-    if not needs:
-        return EngineArgs(profile, base, deployed, left_out=tuple(left_out))
-    _check_pinned(slots, deployed)
-    fit = slots.fit(needs, deployed.limits)
-    as_trained = {need.name for need in needs} - {remark.name for remark in wrong}
-    located, absent = _located([need for need in needs if need.name in as_trained], fit, slots, deployed)
-    return EngineArgs(
-        profile=profile,
-        base=base,
-        deployed=deployed,
+    args = EngineArgs(
+        engine=profile.engine.name,
+        version=profile.asked or None,
+        profile=profile.version,
+        proven=profile.proven,
+        flags=(),
+        command="",
+        tp=deployed.tp,
         served=tuple(need.name for need in needs),
         left_out=tuple(left_out),
-        wrong=tuple(wrong),
+        served_wrong=tuple(wrong),
+        fit=None,
+        dtype=base.served_dtype if base is not None else None,
+        base_slots=slots.layout.base_slots,
+        drivers=(),
+        located=(),
+        absent=(),
+        notes=(),
+        lines=(),
+        named=deployed.named,
+    )
+    return _fitted(args, needs, slots, deployed) if needs else args
+
+
+def _fitted(args: EngineArgs, needs: Sequence[Need], slots: Slots, deployed: Deployed) -> EngineArgs:
+    """``args`` with the flags for ``needs``, of which there is at least one."""
+    _check_pinned(slots, deployed)
+    fit = slots.fit(needs, deployed.limits)
+    wrong = {remark.name for remark in args.served_wrong}
+    located, absent = _located([need for need in needs if need.name not in wrong], fit, slots, deployed)
+    flags = slots.layout.flags
+    launch, options = launch_words(flags, deployed.model, deployed.revision), options_of(flags, fit, args.tp, located)
+    words = tuple(word for option in options for word in option)
+    return replace(
+        args,
+        flags=words,
+        command=for_shell([*launch, *words]),
         fit=fit,
         drivers=slots.drivers(needs, deployed.limits),
         located=located,
         absent=absent,
         notes=tuple(_notes(slots, fit, deployed)),
+        lines=tuple(command_lines(flags, launch, options)),
     )
 
 
@@ -138,16 +169,16 @@ def _located(
     ]
     absent = tuple(name for name in names if name not in deployed.folders)
     # SGLang does not start with more of them than it may hold; vLLM lets the oldest go.
-    return (() if pins and len(found) > fit.memory else tuple(found)), absent
+    return (() if pins and len(found) > fit.max_cpu_loras else tuple(found)), absent
 
 
 def _notes(slots: Slots, fit: Fit, deployed: Deployed) -> Iterable[str]:
     engine, base = slots.profile.engine, slots.base
     if slots.profile.note:
         yield slots.profile.note
-    if deployed.rank is not None and deployed.rank != fit.rank:
-        enough = "is needed" if deployed.rank < fit.rank else "is enough"
-        yield f"the manifest's max_lora_rank is {deployed.rank}, and {fit.rank} {enough}"
+    if deployed.rank is not None and deployed.rank != fit.max_lora_rank:
+        enough = "is needed" if deployed.rank < fit.max_lora_rank else "is enough"
+        yield f"the manifest's max_lora_rank is {deployed.rank}, and {fit.max_lora_rank} {enough}"
     if base is not None and base.model_type not in slots.layout.compared:
         yield (
             f"the bytes are by {engine.title}'s general formula: its buffers for {base.model_type or 'this family'} "

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.engine_outcome import EngineOutcome, Outcome
+from lora_cli.core.json_schema import Count
 from lora_cli.core.module_facts import leaf_of, widths
 from lora_cli.engines.fit import Need
 from lora_cli.engines.landing import TOWERS
@@ -21,12 +22,14 @@ EXPERTS = "experts"
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """One adapter, and what is to be said of it; ``exit_code`` is what it alone would end the command with."""
+    """One adapter, and what is to be said about it."""
 
     name: str
     reason: str
     hint: str = ""
-    exit_code: int = 0
+    """May be empty."""
+    exit_code: Count = 0
+    """What it alone would end the command with."""
 
 
 def need_of(checked: Checked, profile: Profile, base: BaseModel | None, name: str) -> Need | Remark:

@@ -60,7 +60,7 @@ def spectrum_in_place(
     """
     if (unread := unreadable(source, revision, adapter)) is not None:
         reason, hint = unread
-        return Spectrum(unread=reason, hint=hint)
+        return Spectrum(None, None, unread=reason, hint=hint)
     from lora_cli.reading.spectra import read_spectrum
 
     spectrum = read_spectrum(source, revision, adapter, base, weights.norms)

@@ -24,24 +24,24 @@ def slots(engine: str = "vllm", *, base: bool = True, tp: int = 1) -> Slots:
 
 @pytest.mark.parametrize(("needed", "allowed"), [(1, 1), (2, 8), (9, 16), (24, 32), (64, 64), (257, 320), (512, 512)])
 def test_vllm_takes_the_next_rank_that_it_allows(needed: int, allowed: int) -> None:
-    assert slots().fit([need("a", needed)], Limits()).rank == allowed
+    assert slots().fit([need("a", needed)], Limits()).max_lora_rank == allowed
 
 
 def test_sglang_takes_the_rank_itself_and_a_slot_for_the_base() -> None:
     fit = slots("sglang").fit([need("a", 24), need("b", 5)], Limits())
 
-    assert (fit.rank, fit.slots, fit.memory) == (24, 3, 3)
-    assert fit.targets == ("q_proj", "v_proj")
+    assert (fit.max_lora_rank, fit.max_loras, fit.max_cpu_loras) == (24, 3, 3)
+    assert fit.lora_target_modules == ("q_proj", "v_proj")
 
 
 def test_all_adapters_stay_on_the_gpu_unless_that_is_limited() -> None:
     needs = [need(name, 8) for name in "abcde"]
 
-    assert slots().fit(needs, Limits()).slots == 5
+    assert slots().fit(needs, Limits()).max_loras == 5
     bound = slots().fit(needs, Limits(slots=2))
-    assert (bound.slots, bound.memory) == (2, 5)
-    assert slots().fit(needs, Limits(slots=2, memory=3)).memory == 3
-    assert slots().fit(needs, Limits(slots=100)).slots == 5
+    assert (bound.max_loras, bound.max_cpu_loras) == (2, 5)
+    assert slots().fit(needs, Limits(slots=2, memory=3)).max_cpu_loras == 3
+    assert slots().fit(needs, Limits(slots=100)).max_loras == 5
 
 
 def test_targets_are_named_where_that_makes_slots_smaller() -> None:
@@ -49,26 +49,26 @@ def test_targets_are_named_where_that_makes_slots_smaller() -> None:
     everything = [name for group in slots().groups for name in group.names]
     whole = slots().fit([need("a", 8, everything)], Limits())
 
-    assert some.targets == ("q_proj", "v_proj")
-    assert some.slot_bytes < some.whole_bytes == whole.slot_bytes == whole.whole_bytes
-    assert whole.targets is None
+    assert some.lora_target_modules == ("q_proj", "v_proj")
+    assert some.slot_bytes < some.whole_slot_bytes == whole.slot_bytes == whole.whole_slot_bytes
+    assert whole.lora_target_modules is None
 
 
 def test_without_a_base_the_adapters_own_modules_are_the_least() -> None:
     known, unknown = (slots(base=base).fit([need("a", 8)], Limits()) for base in (True, False))
 
     assert unknown.lower_bound
-    assert unknown.targets is None
+    assert unknown.lora_target_modules is None
     assert 0 < unknown.slot_bytes < known.slot_bytes  # which also has k_proj, packed with the two
-    assert slots("sglang", base=False).fit([need("a", 8)], Limits()).targets == ("q_proj", "v_proj")
+    assert slots("sglang", base=False).fit([need("a", 8)], Limits()).lora_target_modules == ("q_proj", "v_proj")
 
 
 def test_who_drives_the_rank_or_the_modules_is_told_with_what_the_others_need() -> None:
     needs = [need("tone", 8), need("support", 16), need("sql", 256), need("code", 8, ("gate_proj", "up_proj"))]
 
     rank, modules = slots().drivers(needs, Limits())
-    assert (rank.adapters, rank.without.rank, rank.without.slots) == (("sql",), 16, 3)
-    assert (modules.adapters, modules.without.targets) == (("code",), ("q_proj", "v_proj"))
+    assert (rank.adapters, rank.without.max_lora_rank, rank.without.max_loras) == (("sql",), 16, 3)
+    assert (modules.adapters, modules.without.lora_target_modules) == (("code",), ("q_proj", "v_proj"))
     assert rank.without.slot_bytes < modules.without.slot_bytes < slots().fit(needs, Limits()).slot_bytes
 
 

@@ -71,7 +71,7 @@ def test_cosine_and_difference_are_those_of_the_dense_updates(name: str, tmp_pat
     found = compared(tmp_path / "a", tmp_path / "b")
     assert {module.module for module in found.modules} == one.keys()
     for module in found.modules:
-        distance, x, y = module.distance, one[module.module], other[module.module]
+        distance, x, y = module.update, one[module.module], other[module.module]
         assert distance is not None
         size = float(np.linalg.norm(x))
         assert distance.norm == pytest.approx(size, rel=1e-6)
@@ -110,9 +110,9 @@ def test_saved_as_bfloat16_an_adapter_is_equal_and_its_differences_are_those_of_
     assert found.word == "equal"
     assert "float32 and bfloat16" in found.reason
     for module in found.modules:
-        assert module.distance is not None
         assert module.distance.difference is not None
-        assert 1e-4 < module.distance.difference < 0.5 * module.distance.explained / module.distance.norm
+        assert module.distance.rounding is not None
+        assert 1e-4 < module.distance.difference < 0.5 * module.distance.rounding
         assert module.differing == ("dtype",)
 
 
@@ -160,7 +160,7 @@ def test_modules_of_one_side_are_named_and_count_as_far_as_they_have_an_update(t
     write_adapter(tmp_path / "a", modules=llama_modules())
     fewer = changed(tmp_path / "a", tmp_path / "b", lambda t: {n: one for n, one in t.items() if "up_proj" not in n})
     found = compared(tmp_path / "a", fewer)
-    assert [module for module, _ in found.only_a] == [f"model.layers.{i}.mlp.up_proj" for i in range(2)]
+    assert [module.module for module in found.only_a] == [f"model.layers.{i}.mlp.up_proj" for i in range(2)]
     assert found.word == "related"
     assert "2 modules with an update are only in A" in found.reason
     assert found.total is not None

@@ -219,6 +219,7 @@ def test_beside_the_bases_weights_a_norm_is_a_share(dtype: str, shards: int, tmp
         assert one.base_norm == pytest.approx(float(np.linalg.norm(bits.view("<f4").astype("f8"))), rel=1e-6)
     assert len(spectrum.modules) == 15
     assert spectrum.base_reason == ""
+    assert spectrum.norm is not None
     assert spectrum.relative == pytest.approx(
         spectrum.norm / math.hypot(*(one.base_norm or 0.0 for one in spectrum.modules)), rel=1e-9
     )

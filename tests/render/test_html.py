@@ -24,10 +24,11 @@ from lora_cli.render.bench_facts import SIMULATION_HEADER
 from lora_cli.render.charts import SHADES, Axis, Cell, Chart
 from lora_cli.render.engine_flags import costs
 from lora_cli.render.html import natural, render_inspections, render_live, templates
+from lora_cli.render.inspect_report import inspect_report
 from tests.browser import DESK, PHONE, Page, browsing, opened
 from tests.conftest import ROOT
 from tests.render.reports import everything
-from tests.render.test_inspection import described, flags
+from tests.render.test_inspection import BASE, described, flags
 from tests.render.test_spectrum import valued
 
 QUICKSTART = ROOT / "manifests" / "quickstart.yaml"
@@ -158,7 +159,9 @@ def test_no_word_of_an_adapter_is_markup(word: str) -> None:
     def elements(said: str) -> list[str]:
         checked = [replace(one, name=said) for one in everything().checked]
         checked.append(valued(checked[0], said))
-        text = render_inspections([(one, described(said)) for one in checked], flags(said))
+        text = render_inspections(
+            inspect_report([(one, described(said)) for one in checked], BASE, flags(said)), checked
+        )
         return Reader(text.encode("utf-8", "backslashreplace").decode()).names
 
     # Numbers and dots stay: a path is laid out by them.
@@ -230,14 +233,15 @@ def test_inspect_has_the_spectrum_as_a_heat_map_and_curves_and_how_another_diffe
 
 
 def test_values_that_are_not_here_are_told_with_what_to_do() -> None:
-    spectrum = Spectrum(unread="the weights are at their origin", hint="fetch it first")
-    text = Reader(render_inspections([(replace(everything().checked[0], spectrum=spectrum), described())])).text
+    spectrum = Spectrum(None, None, unread="the weights are at their origin", hint="fetch it first")
+    checked = replace(everything().checked[0], spectrum=spectrum)
+    text = Reader(render_inspections(inspect_report([(checked, described())]), [checked])).text
     assert "none: the weights are at their origin" in text
     assert "hint: fetch it first" in text
 
 
 def test_all_that_is_computed_of_flags_is_on_it() -> None:
-    text = Reader(render_inspections([], flags())).text
+    text = Reader(render_inspections(inspect_report([], BASE, flags()), [])).text
     assert all(value in text for _, value in costs(flags()))
 
 

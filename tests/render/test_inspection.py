@@ -14,13 +14,14 @@ from lora_cli.core.inspection import Inspection
 from lora_cli.core.module_facts import ModuleFacts
 from lora_cli.core.spectrum import Spectrum
 from lora_cli.core.writers import Writer
-from lora_cli.engines import choose_engine
+from lora_cli.engines import ENGINES
 from lora_cli.engines.fit import Driver, Fit
-from lora_cli.engines.launch import Located
+from lora_cli.engines.launch import Located, command_lines, launch_words, options_of
 from lora_cli.render import terminal_inspect
-from lora_cli.render.json_inspection import inspect_report, render_inspections
+from lora_cli.render.inspect_report import inspect_report
+from lora_cli.render.json import encoded
 from lora_cli.validation import Checked
-from lora_cli.validation.engine_args import Deployed, EngineArgs
+from lora_cli.validation.engine_args import EngineArgs
 from lora_cli.validation.needs import Remark
 from tests.conftest import ROOT
 from tests.making import base_config
@@ -29,7 +30,8 @@ from tests.render.test_spectrum import valued
 
 SCHEMA = json.loads((ROOT / "manifests" / "schemas" / "inspect.schema.json").read_text())
 BASE = base_from_config(base_config("llama"), "tiny")
-FIT = Fit(256, ("q_proj", "v_proj"), 3, 4, 2 << 30, 3 << 30)
+FIT = Fit(256, ("q_proj", "v_proj"), 3, 4, 2 << 30, 6 << 30, 3 << 30, lower_bound=False)
+OTHERS = Fit(16, ("q_proj",), 2, 2, 1 << 29, 1 << 30, 3 << 28, lower_bound=False)
 
 
 def described(word: str = "sql") -> Inspection:
@@ -53,41 +55,54 @@ def described(word: str = "sql") -> Inspection:
 
 def flags(word: str = "sql") -> EngineArgs:
     """Flags with all that can be said of them."""
+    layout = ENGINES["vllm"].slots
+    assert layout is not None
+    located = (Located("tone", "/srv/tone"),)
+    launch, options = launch_words(layout.flags, "acme/base", "0e9e"), options_of(layout.flags, FIT, 2, located)
     return EngineArgs(
-        profile=choose_engine("vllm@0.40"),
-        base=BASE,
-        deployed=Deployed(model="acme/base", revision="0e9e", tp=2, named=True),
+        engine="vllm",
+        version="0.40",
+        profile="0.33",
+        proven=True,
+        flags=tuple(value for option in options for value in option),
+        command=word,
+        tp=2,
         served=(word, "tone"),
         left_out=(Remark(word, word, word, 1),),
-        wrong=(Remark(word, word),),
+        served_wrong=(Remark(word, word),),
         fit=FIT,
-        drivers=(Driver((word,), Fit(16, ("q_proj",), 2, 2, 1 << 29, 3 << 28)),),
-        located=(Located("tone", "/srv/tone"),),
+        dtype="bfloat16",
+        base_slots=0,
+        drivers=(Driver((word,), OTHERS, FIT.slot_bytes - OTHERS.slot_bytes, FIT.total_bytes - OTHERS.total_bytes),),
+        located=located,
         absent=(word,),
         notes=(word,),
+        lines=tuple(command_lines(layout.flags, launch, options)),
+        named=True,
     )
 
 
 def text_of(checked: Sequence[Checked], width: int, word: str = "sql", *, colour: bool = False) -> str:
     """What people read of these adapters."""
-    report = inspect_report([(one, described(word)) for one in checked], BASE, None)
-    return terminal_inspect.render_inspections(report, checked, width, colour=colour)
+    report = inspect_report([(one, described(word)) for one in checked], BASE)
+    return terminal_inspect.render_inspections(report, width, colour=colour)
 
 
 def flags_text(width: int, word: str = "sql") -> str:
-    return "\n".join(terminal_inspect.render_engine_args(flags(word), [], width))
+    args = flags(word)
+    return "\n".join(terminal_inspect.render_engine_args(inspect_report([], BASE, args), args, width))
 
 
 def documents(word: str) -> list[dict[str, Any]]:
     first = everything().checked[0]
-    unread = replace(first, card=None, spectrum=Spectrum(unread=word, hint=word))
+    unread = replace(first, card=None, spectrum=Spectrum(None, None, unread=word, hint=word))
     checked = [*everything().checked, unread, valued(first, word)]
-    texts = [
-        render_inspections([(one, described(word)) for one in checked], BASE, flags(word)),
-        render_inspections([(checked[-2], None)]),
-        render_inspections([], None, replace(flags(word), fit=None)),
+    reports = [
+        inspect_report([(one, described(word)) for one in checked], BASE, flags(word)),
+        inspect_report([(checked[-2], None)]),
+        inspect_report([], None, replace(flags(word), fit=None)),
     ]
-    return [json.loads(text) for text in texts]
+    return [json.loads(encoded(report)) for report in reports]
 
 
 @pytest.mark.parametrize("word", ["sql", HOSTILE, "\udc80"])
@@ -119,8 +134,7 @@ def test_people_read_it_in_any_width(width: int) -> None:
 def test_several_are_compared_in_a_table_and_what_they_share_is_told_once() -> None:
     first, second, third = (replace(one, name=f"a{i}") for i, one in enumerate(everything().checked[:3]))
     adapters = [(first, described()), (second, replace(described(), total_bytes=4096, ranks={4: 6})), (third, None)]
-    report = inspect_report(adapters, BASE, None)
-    text = terminal_inspect.render_inspections(report, [one for one, _ in adapters], 120)
+    text = terminal_inspect.render_inspections(inspect_report(adapters, BASE), 120)
     lines = [line.split() for line in text.splitlines()]
 
     assert lines[0] == ["adapter", "targets", "dtype", "rank", "scaling", "size"]
@@ -132,7 +146,7 @@ def test_several_are_compared_in_a_table_and_what_they_share_is_told_once() -> N
     assert text.count("\n  size ") == 2
     assert text_of([first], 120).startswith("a0\n  source ")
     other = [adapters[0], (second, replace(described(), base="acme/other"))]
-    text = terminal_inspect.render_inspections(inspect_report(other, BASE, None), [first, second], 120)
+    text = terminal_inspect.render_inspections(inspect_report(other, BASE), 120)
     assert [line.split()[:2] for line in text.splitlines()[:3]] == [["adapter", "base"], ["a0", "sql"], ["a1", "other"]]
     assert text.count("\n  base ") == 2
 
@@ -141,7 +155,7 @@ def test_no_name_moves_the_cursor_or_is_a_command() -> None:
     checked = everything().checked[2]
     for text in (text_of([checked], 80, HOSTILE), text_of([checked, checked], 80, HOSTILE), flags_text(80, HOSTILE)):
         assert all(line.isprintable() for line in text.splitlines())
-    document = render_inspections([(checked, described(HOSTILE))], BASE, flags(HOSTILE))
+    document = encoded(inspect_report([(checked, described(HOSTILE))], BASE, flags(HOSTILE)))
     assert "##[" not in document
 
 

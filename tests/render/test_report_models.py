@@ -1,4 +1,4 @@
-"""Report models as JSON: the rules of ``lora_cli.render.json_schema``, and that no command needs pydantic for them."""
+"""Report models as JSON: the rules of ``lora_cli.core.json_schema``, and that no command needs pydantic for them."""
 
 import json
 import subprocess
@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from lora_cli.core.json_schema import INLINE
 from lora_cli.render.json import encoded
-from lora_cli.render.json_schema import INLINE
 from tests.conftest import QUICKSTART
 
 
@@ -56,5 +56,5 @@ def test_json_is_printed_without_pydantic(command: list[str]) -> None:
     done = subprocess.run(argv, capture_output=True, text=True, check=True)
 
     assert json.loads(done.stdout)["adapters"][0]["error"] is None
-    assert "lora_cli.render.json_schema" in done.stderr.split()
+    assert "lora_cli.core.json_schema" in done.stderr.split()
     assert "pydantic" not in done.stderr.split()

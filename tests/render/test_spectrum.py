@@ -8,13 +8,23 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.comparison import Comparison, Distance, ModuleComparison, Side, TensorComparison
+from lora_cli.core.comparison import (
+    Comparison,
+    Distance,
+    ModuleComparison,
+    ModuleNorm,
+    OtherAdapter,
+    Side,
+    TensorComparison,
+    compared,
+    update_distance,
+)
 from lora_cli.core.config_changes import config_changes
 from lora_cli.core.factors import Unreadable
 from lora_cli.core.likeness import judged
 from lora_cli.core.lora_config import parse_config
 from lora_cli.core.module_grid import Place, places
-from lora_cli.core.spectrum import ModuleSpectrum, Spectrum
+from lora_cli.core.spectrum import ModuleSpectrum, Spectrum, together
 from lora_cli.core.text import brief, percent, times
 from lora_cli.render.terminal import rendered
 from lora_cli.render.terminal_comparison import comparison_parts
@@ -41,7 +51,9 @@ def render_comparison(name: str, one: Comparison, width: int) -> str:
 def module(path: str, norm: float, *, base_norm: float | None = None, experts: int = 1, r: int = 16) -> ModuleSpectrum:
     energy = {1: 0.5, 2: 0.7, 4: 0.9, 8: 0.97} if norm else {}
     ranks = (7.25, 11) if norm else (0.0, 0)
-    return ModuleSpectrum(path, path, r, 2.0, 64, 64, experts, norm, *ranks, energy, (), (), base_norm)
+    relative = norm / base_norm if base_norm else None
+    place = (path, path, "", None, "")
+    return ModuleSpectrum(*place, r, 2.0, 64, 64, experts, norm, base_norm, relative, *ranks, energy, (), ())
 
 
 def llama(layers: int, *, base: bool = False) -> tuple[ModuleSpectrum, ...]:
@@ -62,7 +74,7 @@ def everything() -> Spectrum:
         Unreadable("model.layers.0.mlp.router", "lora_B holds NaN or infinity"),
         Unreadable("score", "lora_A is missing"),
     )
-    return Spectrum(tuple(modules), without, ("DoRA's magnitudes (28 tensors)",), "the base's weights are quantised")
+    return together(modules, without, ("DoRA's magnitudes (28 tensors)",), "the base's weights are quantised")
 
 
 def comparison() -> Comparison:
@@ -74,12 +86,12 @@ def comparison() -> Comparison:
         "lora_dropout": 0.1,
     }
     other = {**config, "lora_alpha": 64, "target_modules": ["v_proj", "k_proj"], "lora_dropout": 0.0, "odd": [1, 2]}
-    side = Side((16, 64), (64, 16), ("BF16",), 16, 2.0)
-    wide = replace(side, a=(8, 64), b=(64, 8), r=8, scaling=4.0, dtypes=("F16",))
+    side = Side(16, 2.0, (16, 64), (64, 16), ("BF16",))
+    wide = Side(8, 4.0, (8, 64), (64, 8), ("F16",))
     near = Distance(1.0, 1.1, 1.0, 1.0, 0.45, 0.4, 0.003, 0.003)
 
     def each(path: str, distance: Distance | None, b: Side = side, reason: str = "") -> ModuleComparison:
-        return ModuleComparison(path, path, side, b, distance, reason)
+        return compared(path, path, side, b, distance, reason)
 
     attention = "model.layers.{}.self_attn.{}_proj".format
     modules = [
@@ -87,16 +99,15 @@ def comparison() -> Comparison:
         each("lm_head", Distance(2.0, 2.0, 4.0, 1.0, 0.0, 0.0, 0.01, 0.01)),
         each("score", Distance(2.0, 4.0, 8.0, 2.0, 2.0, 0.0, 0.01, 0.01), wide),
         each(attention(3, "v"), Distance(1.0, 1.0, 0.01, 0.01, 1.4, 1.0, 0.01, 0.01)),
-        each(attention(4, "v"), None, replace(side, a=None), "B: lora_A is missing"),
+        each(attention(4, "v"), None, replace(side, lora_A=None), "B: lora_A is missing"),
     ]
-    only = tuple((f"model.layers.{i}.self_attn.k_proj", 0.5) for i in range(12))
+    only = tuple(ModuleNorm(f"model.layers.{i}.self_attn.k_proj", 0.5) for i in range(12))
     return judged(
         Comparison(
-            "./sql-v2", "file:///srv/sql-v2", "ab" * 32,
-            config_changes(parse_config(config), parse_config(other)),
-            tuple(modules), (), only,
+            OtherAdapter("./sql-v2", "file:///srv/sql-v2", "ab" * 32), "unknown", "", update_distance(None),
+            config_changes(parse_config(config), parse_config(other)), (), only, tuple(modules),
             (TensorComparison("base_model.model.lm_head.weight", "saved", "both", equal=False, difference=0.25),),
-            None, "unknown", "",
+            "", "", None,
         )
     )  # fmt: skip
 
@@ -109,7 +120,12 @@ def valued(checked: Checked, word: str) -> Checked:
     modules = [*beside.modules, replace(beside.modules[-1], module=word, path=word, reason=word)]
     fields = [*beside.fields, replace(beside.fields[0], field=word, a=word, only_b=(word,))]
     beside = replace(
-        beside, name=word, source=word, reason=word, hint=word, modules=tuple(modules), fields=tuple(fields)
+        beside,
+        with_=OtherAdapter(word, word, word),
+        reason=word,
+        hint=word,
+        modules=tuple(modules),
+        fields=tuple(fields),
     )
     tensors = tuple(replace(one, name=word, reason=word) for one in beside.tensors)
     return replace(checked, spectrum=spectrum, comparison=replace(beside, tensors=tensors))
@@ -117,7 +133,7 @@ def valued(checked: Checked, word: str) -> Checked:
 
 TEXTS: dict[str, Callable[[int], str]] = {
     "spectrum": lambda width: render_spectrum(everything(), width),
-    "spectrum-of-base": lambda width: render_spectrum(Spectrum(llama(32, base=True)), width),
+    "spectrum-of-base": lambda width: render_spectrum(together(llama(32, base=True)), width),
     "comparison": lambda width: render_comparison("./sql", comparison(), width),
 }
 
@@ -145,7 +161,7 @@ def test_every_module_is_in_the_map_or_named() -> None:
 
 def test_a_shade_grows_with_the_number_and_an_outlier_does_not_bleach_the_others() -> None:
     modules = [module(f"model.layers.{i}.q_proj", 1.0 + i / 10) for i in range(20)]
-    lines = render_spectrum(Spectrum((*modules, module("model.layers.20.q_proj", 5000.0))), 80).splitlines()
+    lines = render_spectrum(together((*modules, module("model.layers.20.q_proj", 5000.0))), 80).splitlines()
     rows = [line.split() for line in lines if line.split()[:1] and line.split()[0].isdigit()]
     assert [row[0] for row in rows] == [str(i) for i in range(21)]
     shades = [row[1] for row in rows]
@@ -182,7 +198,7 @@ def test_what_stands_out_is_coloured_where_there_is_colour() -> None:
 
 def test_many_layers_are_drawn_together_and_their_largest_is_shown() -> None:
     modules = [module(f"model.layers.{i}.q_proj", 7.0 if i == 100 else 1.0) for i in range(126)]
-    lines = render_spectrum(Spectrum(tuple(modules)), 80).splitlines()
+    lines = render_spectrum(together(modules), 80).splitlines()
     rows = [line for line in lines if "-" in line and line.strip()[0].isdigit()]
     assert len(rows) == 42
     assert [row for row in rows if "7.00" in row] == [" 99-101  ██  7.00"]
@@ -191,25 +207,29 @@ def test_many_layers_are_drawn_together_and_their_largest_is_shown() -> None:
 
 def test_hundreds_of_kinds_and_stacks_do_not_fill_the_terminal() -> None:
     many = [module(f"stack{i}.{i}.kind{j}", 1.0) for i in range(200) for j in range(200)]
-    lines = render_spectrum(Spectrum(tuple(many)), 80).splitlines()
+    lines = render_spectrum(together(many), 80).splitlines()
     assert len(lines) < 500
     assert any("196 more stacks" in line for line in lines)
     assert any("160 more kinds" in line for line in lines)
 
 
 def test_nothing_of_a_spectrum_that_could_not_be_read_is_shown() -> None:
-    text = render_spectrum(Spectrum(unread="its values are far away", hint="lora-cli fetch hf://org/name"), 80)
+    text = render_spectrum(
+        Spectrum(None, None, unread="its values are far away", hint="lora-cli fetch hf://org/name"), 80
+    )
     assert text == "spectrum (none)\n  its values are far away\n  hint: lora-cli fetch hf://org/name\n"
 
 
 def test_names_move_no_cursor() -> None:
-    text = render_spectrum(Spectrum((module("model.layers.0.\x1b[2Jq\u202e", 1.0), module("\x07bell", 1.0))), 80)
+    text = render_spectrum(together((module("model.layers.0.\x1b[2Jq\u202e", 1.0), module("\x07bell", 1.0))), 80)
     assert "\x1b" not in text
     assert "\u202e" not in text
     assert "\x07" not in text
     one = comparison()
     renamed = tuple(replace(each, path="\x1b[2J") for each in one.modules)
-    assert "\x1b" not in render_comparison("\x1b[2J", replace(one, modules=renamed, name="\x07"), 80)
+    assert "\x1b" not in render_comparison(
+        "\x1b[2J", replace(one, modules=renamed, with_=OtherAdapter("\x07", "", "")), 80
+    )
 
 
 @pytest.mark.parametrize(

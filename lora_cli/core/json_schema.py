@@ -1,9 +1,10 @@
 """Types of the report models, with what their JSON Schema says beyond the Python type.
 
 A report model is a frozen dataclass that has the keys of a JSON document as fields, in their order. ``render.json``
-encodes it. ``docs/schemas.py`` generates the schema: it has pydantic read the models, so that no command needs
-pydantic to print JSON. A description is the docstring of a class or of a field. A field whose default is None is left
-out of the document where it is None. A field whose name would be a keyword of Python ends with ``_``.
+encodes it, and what people read is made from it. ``docs/schemas.py`` generates the schema: it has pydantic read the
+models, so that no command needs pydantic to print JSON. A description is the docstring of a class or of a field.
+A field whose default is None is left out of the document where it is None. A field whose name would be a keyword of
+Python ends with ``_``.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,6 +27,9 @@ class Keyword:
 
 INLINE: Mapping[str, Any] = {"inline": True}
 """Metadata of a field: the keys of its value stand in the object that has the field."""
+
+EXCLUDED: Mapping[str, Any] = {"excluded": True}
+"""Metadata of a field that the JSON document does not have."""
 
 Count = Annotated[int, Keyword("minimum", 0)]
 PositiveCount = Annotated[int, Keyword("minimum", 1)]
