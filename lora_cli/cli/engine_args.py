@@ -12,7 +12,6 @@ from lora_cli.settings import Settings
 if TYPE_CHECKING:
     from lora_cli.cli.lineup import Lineup
     from lora_cli.core.reference import AdapterRef
-    from lora_cli.engines import Profile
     from lora_cli.validation import Checked
     from lora_cli.validation.engine_args import Deployed
 
@@ -37,41 +36,28 @@ MaxCpuLoras = Annotated[
 Tp = Annotated[int, option("--tp", panel=ENGINE, min=1, max=4096, help="With --engine-args: the tensor-parallel size.")]
 
 
-def engine_of(text: str, asked: "Lineup") -> "Profile | None":
-    """The engine that the flags are for, None where none are asked for.
+def deployed_of(
+    text: str, asked: "Lineup", max_loras: int | None, max_cpu_loras: int | None, tp: int
+) -> "Deployed | None":
+    """How the engine is to be started, as far as that is known before the adapters are read; None for no engine.
 
-    A manifest that is for the same engine says the version, where the option does not.
+    A manifest that is for the same engine says the version and the limits, where the options do not.
 
     Raises:
-        UsageError: no such engine or version, or one whose flags are not known.
+        UsageError: no such engine or version, or one whose flags are not known; fewer adapters in memory than slots.
     """
     if not text:
         return None
     from lora_cli.engines import ENGINES, choose_engine
-
-    name, at, _ = text.strip().partition("@")
-    spec = asked.engine
-    if not at and spec is not None and spec.version and spec.name == name.lower():
-        text = f"{name}@{spec.version}"
-    profile = choose_engine(text)
-    if profile.engine.slots is None:
-        known = " or ".join(engine.name for engine in ENGINES.values() if engine.slots is not None)
-        raise UsageError(f"the flags of {profile.engine.title} are not known here", hint=f"--engine-args {known}")
-    return profile
-
-
-def deployed_of(
-    asked: "Lineup", profile: "Profile", max_loras: int | None, max_cpu_loras: int | None, tp: int
-) -> "Deployed":
-    """How the engine is to be started, as far as that is known before the adapters are read.
-
-    Raises:
-        UsageError: fewer adapters in memory than there are slots.
-    """
     from lora_cli.engines.fit import Limits
     from lora_cli.validation.engine_args import Deployed
 
-    spec = asked.engine if asked.engine is not None and asked.engine.name == profile.engine.name else None
+    name, at, _ = text.strip().partition("@")
+    spec = asked.engine if asked.engine is not None and asked.engine.name == name.lower() else None
+    profile = choose_engine(f"{name}@{spec.version}" if spec is not None and spec.version and not at else text)
+    if profile.engine.slots is None:
+        known = " or ".join(engine.name for engine in ENGINES.values() if engine.slots is not None)
+        raise UsageError(f"the flags of {profile.engine.title} are not known here", hint=f"--engine-args {known}")
     slots = max_loras or (spec.max_loras if spec is not None else None)
     memory = max_cpu_loras or (spec.max_cpu_loras if spec is not None else None)
     if max_cpu_loras is not None and slots is not None and max_cpu_loras < slots:
@@ -82,10 +68,11 @@ def deployed_of(
     pinned = frozenset(item.name for item in asked.items if item.pinned)
     model, revision = _called(asked.base)
     return Deployed(
-        model=model,
-        revision=revision,
-        tp=tp,
-        limits=Limits(slots, memory, len(pinned)),
+        profile,
+        model,
+        revision,
+        tp,
+        Limits(slots, memory, len(pinned)),
         named=asked.manifest is not None,
         pinned=pinned,
         rank=spec.max_lora_rank if spec is not None else None,

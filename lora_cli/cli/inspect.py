@@ -1,5 +1,6 @@
 """``lora-cli inspect``: what an adapter is, from its config and header alone, and what it takes to serve some."""
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lora_cli.cli import completion, numbers, options
+from lora_cli.cli import completion, options
 from lora_cli.cli import engine_args as flags
 from lora_cli.cli.lineup import Lineup, base_model, lineup, reaching
 from lora_cli.cli.options import ADAPTERS, OUTPUT, option
@@ -25,17 +26,21 @@ from lora_cli.cli.output import (
 )
 from lora_cli.core.inspection import Inspection, inspection_of
 from lora_cli.core.patterns import one_budget
+from lora_cli.errors import UsageError
 from lora_cli.rules import choose
 from lora_cli.settings import Settings
 from lora_cli.validation import Checked, Terms, check_all
 
 if TYPE_CHECKING:
     from lora_cli.core.base_model import BaseModel
-    from lora_cli.engines import Profile
     from lora_cli.render.inspect_report import InspectReport
+    from lora_cli.validation.engine_args import Deployed
 
 OF_VALUES = "LC5"
 """What ``inspect`` does not look at, and so does not list as skipped."""
+
+ONE_THREAD = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+"""What linear algebra asks for its threads when numpy is imported: modules are many and small, and share ours."""
 
 VALUES = "Values of the tensors"
 
@@ -94,22 +99,20 @@ def command(
         writable(output)
     asked = lineup(manifest, refs or [], base, "inspect", "inspect", checkpoint, needs_base=False)
     settings = reaching(ctx.obj, asked.manifest, policy)
-    engine = flags.engine_of(engine_args, asked)
-    deployed = flags.deployed_of(asked, engine, max_loras, max_cpu_loras, tp) if engine is not None else None
+    deployed = flags.deployed_of(engine_args, asked, max_loras, max_cpu_loras, tp)
     model = base_model(asked.base, settings) if asked.base else None
-    terms = _terms(model, engine, tp)
+    terms = _terms(model, deployed)
     if spectrum or diff is not None:
-        sources = [str(item.source) for item in asked.items]
-        terms = numbers.asking(terms, sources, asked.base, settings, spectrum=spectrum, diff=diff)
+        terms = _with_values(terms, asked, settings, spectrum=spectrum, diff=diff)
     judged = [(one, _inspection(one, model, settings)) for one in _judged(asked, terms, settings)]
     checked = [one for one, _ in judged]
     args = None
-    if engine is not None and deployed is not None:
+    if deployed is not None:
         from lora_cli.validation.engine_args import engine_args as smallest
 
         named = [(item.name, one) for item, one in zip(asked.items, checked, strict=True)]
         deployed = replace(deployed, folders=flags.folders_of(named, settings))
-        args = smallest(named, engine, model, deployed)
+        args = smallest(named, model, deployed)
     from lora_cli.render.inspect_report import inspect_report
 
     _write(inspect_report(judged, model, args), checked, output_format, output, quiet=settings.quiet)
@@ -117,15 +120,42 @@ def command(
     raise typer.Exit(max(codes) if args is None else max(*codes, args.exit_code))
 
 
-def _terms(base: "BaseModel | None", engine: "Profile | None", tp: int) -> Terms:
+def _terms(base: "BaseModel | None", deployed: "Deployed | None") -> Terms:
     """Judged by PEFT's rules, or by those of the engine that is to serve the adapters, at its widest."""
     terms = Terms(base, values=False, rules=choose(ignore=[OF_VALUES]), card=True)
-    if engine is None:
+    if deployed is None:
         return terms
     from lora_cli.core.deployment import Deployment
 
-    widest = Deployment(tp=tp, max_lora_rank=max(engine.engine.ranks, default=None))
-    return replace(terms, engines=(engine,), deployment=widest)
+    profile = deployed.profile
+    widest = Deployment(tp=deployed.tp, max_lora_rank=max(profile.engine.ranks, default=None))
+    return replace(terms, engines=(profile,), deployment=widest)
+
+
+def _with_values(terms: Terms, asked: Lineup, settings: Settings, *, spectrum: bool, diff: str | None) -> Terms:
+    """``terms`` that ask for the spectrum, beside the base's weights, and for how the one REF differs from ``diff``.
+
+    Raises:
+        UsageError: there are several REFs, and only one is compared.
+        LoraCliError: ``diff`` cannot be read.
+    """
+    for name in ONE_THREAD:
+        os.environ.setdefault(name, "1")
+    if diff is not None:
+        if (number := len({str(item.source) for item in asked.items})) > 1:
+            raise UsageError(
+                f"--diff compares one adapter with one other, and there are {number} REFs",
+                hint="lora-cli inspect A --diff B",
+            )
+        from lora_cli.validation.comparison import open_other
+
+        terms = replace(terms, other=open_other(diff, settings))
+    if spectrum:
+        from lora_cli.validation.spectrum import Weights, open_weights
+
+        base, model = asked.base, terms.base
+        terms = replace(terms, spectrum=open_weights(base, model, settings) if base and model else Weights())
+    return terms
 
 
 def _judged(asked: Lineup, terms: Terms, settings: Settings) -> Iterator[Checked]:

@@ -17,7 +17,7 @@ single modules that are equal, or multiples, make them ``related`` whatever the 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Literal
 
 from lora_cli.core.config_changes import FieldChange
 from lora_cli.core.json_schema import EXCLUDED, INLINE, Count
@@ -26,12 +26,7 @@ Relation = Literal["equal", "scaled", "related", "unrelated", "unknown"]
 Differing = Literal["rank", "scaling", "dtype", "shape"]
 Within = Literal["a", "b", "both"]
 
-EQUAL: Final = "equal"
-SCALED: Final = "scaled"
-RELATED: Final = "related"
-UNRELATED: Final = "unrelated"
-UNKNOWN: Final = "unknown"
-WORDS: tuple[Relation, ...] = (UNKNOWN, UNRELATED, RELATED, SCALED, EQUAL)
+WORDS: tuple[Relation, ...] = ("unknown", "unrelated", "related", "scaled", "equal")
 
 ROUNDOFF = {
     "F64": 2.0**-53, "F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-8,
@@ -104,15 +99,15 @@ class Distance:
     def word(self) -> Relation:
         """What the two updates are to each other."""
         if self.identical and self.distance == 0:
-            return EQUAL
+            return "equal"
         if not math.isfinite(self.norm) or not math.isfinite(self.other_norm):
-            return UNKNOWN
+            return "unknown"
         if self.distance <= self.explained:
-            return EQUAL
+            return "equal"
         explained = math.hypot(self.factor * self.rounding, self.other_rounding, ARITHMETIC * self.other_norm)
         if self.norm and self.other_norm and self.residual <= explained:
-            return SCALED
-        return RELATED if abs(self.cosine or 0.0) >= KINSHIP else UNRELATED
+            return "scaled"
+        return "related" if abs(self.cosine or 0.0) >= KINSHIP else "unrelated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +164,7 @@ class ModuleComparison:
 
 def compared(module: str, path: str, a: Side, b: Side, update: Distance | None, reason: str = "") -> ModuleComparison:
     """The comparison of one module; ``reason`` is why there is no ``update``."""
-    word = UNKNOWN if update is None else update.word
+    word = "unknown" if update is None else update.word
     found: dict[Differing, bool] = {
         "rank": a.r != b.r,
         "scaling": a.scaling != b.scaling,
@@ -241,7 +236,7 @@ class Comparison:
 
 def together(parts: Sequence[Distance]) -> Distance:
     """Several updates as one vector; the parts' residuals are taken anew with the one factor."""
-    norm, other = (math.hypot(*(value(one) for one in parts)) for value in (_norm, _other_norm))
+    norm, other = math.hypot(*(one.norm for one in parts)), math.hypot(*(one.other_norm for one in parts))
     inner = math.fsum(one.inner for one in parts)
     factor = inner / norm**2 if norm else 0.0
     return Distance(
@@ -252,14 +247,6 @@ def together(parts: Sequence[Distance]) -> Distance:
         math.hypot(*(one.other_rounding for one in parts)),
         all(one.identical for one in parts),
     )  # fmt: skip
-
-
-def _norm(one: Distance) -> float:
-    return one.norm
-
-
-def _other_norm(one: Distance) -> float:
-    return one.other_norm
 
 
 def alone(norm: float, *, in_a: bool) -> Distance:

@@ -2,41 +2,35 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from lora_cli.core.lora_config import LoraConfig, peft_fields
 
 Effect = Literal["scaling", "meaning", "base", "modules", "unknown", "training"]
 
-SCALING: Final = "scaling"
-MODULES: Final = "modules"
-BASE: Final = "base"
-MEANING: Final = "meaning"
-TRAINING: Final = "training"
-UNKNOWN: Final = "unknown"
 
 EFFECTS: Mapping[str, Effect] = {
-    **dict.fromkeys(("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"), SCALING),
+    **dict.fromkeys(("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"), "scaling"),
     **dict.fromkeys(
         (
             *("peft_type", "task_type", "use_dora", "lora_bias", "bias", "fan_in_fan_out", "use_qalora"),
             *("qalora_group_size", "use_bdlora", "arrow_config", "kasa_config", "monteclora_config"),
             *("alora_invocation_tokens", "trainable_token_indices", "ensure_weight_tying"),
         ),
-        MEANING,
+        "meaning",
     ),
-    **dict.fromkeys(("base_model_name_or_path", "revision"), BASE),
+    **dict.fromkeys(("base_model_name_or_path", "revision"), "base"),
     **dict.fromkeys(
         (
             *("target_modules", "target_parameters", "exclude_modules", "layers_to_transform", "layers_pattern"),
             *("layer_replication", "modules_to_save"),
         ),
-        MODULES,
+        "modules",
     ),
 }
 """What a field of PEFT's has an effect on, in the order in which differences are told; of all others on training."""
 
-ORDER: tuple[Effect, ...] = (SCALING, MEANING, BASE, MODULES, UNKNOWN, TRAINING)
+ORDER: tuple[Effect, ...] = ("scaling", "meaning", "base", "modules", "unknown", "training")
 
 ALTERING = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Values of ``init_lora_weights`` with which PEFT changes the base's weights when it loads the adapter."""
@@ -71,7 +65,7 @@ def config_changes(a: LoraConfig | None, b: LoraConfig | None) -> tuple[FieldCha
     for name in dict.fromkeys((*a.unknown, *b.unknown)):
         one, other = a.unknown.get(name, ABSENT), b.unknown.get(name, ABSENT)
         if one is ABSENT or other is ABSENT or _typed(one) != _typed(other):
-            changes.append(_change(name, UNKNOWN, None if one is ABSENT else one, None if other is ABSENT else other))
+            changes.append(_change(name, "unknown", None if one is ABSENT else one, None if other is ABSENT else other))
     place = {name: number for number, name in enumerate(EFFECTS)}
     return tuple(
         sorted(changes, key=lambda one: (ORDER.index(one.effect), place.get(one.field, len(place)), one.field))
@@ -85,8 +79,8 @@ def _value(config: LoraConfig, name: str) -> Any:
 def _effect(name: str, a: LoraConfig, b: LoraConfig) -> Effect:
     if name == "init_lora_weights":
         starts = [str(_value(config, name)).lower() for config in (a, b)]
-        return MEANING if any(start.startswith(ALTERING) for start in starts) else TRAINING
-    return EFFECTS.get(name, TRAINING)
+        return "meaning" if any(start.startswith(ALTERING) for start in starts) else "training"
+    return EFFECTS.get(name, "training")
 
 
 def _plain(value: Any) -> Any:

@@ -6,12 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lora_cli.core.comparison import (
-    EQUAL,
     KINSHIP,
-    RELATED,
-    SCALED,
-    UNKNOWN,
-    UNRELATED,
     Comparison,
     Distance,
     ModuleComparison,
@@ -20,7 +15,7 @@ from lora_cli.core.comparison import (
     together,
     update_distance,
 )
-from lora_cli.core.config_changes import BASE, MEANING, MODULES, FieldChange
+from lora_cli.core.config_changes import FieldChange
 from lora_cli.core.module_grid import places
 from lora_cli.core.text import counted
 
@@ -30,7 +25,7 @@ DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat1
 def judged(one: Comparison) -> Comparison:
     """``one`` with its total, its word and the reason; pure."""
     if one.unread:
-        return replace(one, word=UNKNOWN, reason=f"the values were not compared: {one.unread}")
+        return replace(one, word="unknown", reason=f"the values were not compared: {one.unread}")
     compared = [module for module in one.modules if module.update is not None]
     if not compared:
         word, reason = _nothing(one)
@@ -47,13 +42,13 @@ def judged(one: Comparison) -> Comparison:
 
 def _nothing(one: Comparison) -> tuple[Relation, str]:
     if not one.modules and not one.only_a and not one.only_b:
-        return UNRELATED, "neither has factors of a LoRA"
+        return "unrelated", "neither has factors of a LoRA"
     if not one.modules:
         counts = f"{counted(len(one.only_a), 'module', zero='0')} in A, {len(one.only_b)} in B"
-        return UNRELATED, f"no module is in both ({counts}){_elsewhere(one)}"
+        return "unrelated", f"no module is in both ({counts}){_elsewhere(one)}"
     if all("shape" in module.differing for module in one.modules):
-        return UNRELATED, "no module has the same shape in both"
-    return UNKNOWN, f"no update could be compared: {_reasons(one.modules)}"
+        return "unrelated", "no module has the same shape in both"
+    return "unknown", f"no update could be compared: {_reasons(one.modules)}"
 
 
 def _elsewhere(one: Comparison) -> str:
@@ -69,38 +64,38 @@ def _elsewhere(one: Comparison) -> str:
 def _word(one: Comparison, total: Distance) -> tuple[Relation, str]:
     counts = Counter(module.word for module in one.modules)
     apart, shared = _apart(one), sum(map(_is_shared, one.modules))
-    multiples = bool(counts[SCALED])
-    if counts.keys() <= {EQUAL, SCALED, UNKNOWN} and not apart:
-        if left := counts[UNKNOWN]:
+    multiples = bool(counts["scaled"])
+    if counts.keys() <= {"equal", "scaled", "unknown"} and not apart:
+        if left := counts["unknown"]:
             said = f"what was compared is {'a multiple' if multiples else 'equal'}"
-            return UNKNOWN, f"{said}, and {counted(left, 'module')} could not be: {_reasons(one.modules)}"
-        return (SCALED, _why_scaled(one, total)) if multiples else (EQUAL, _why_equal(one))
-    if counts.keys() <= {EQUAL, SCALED, UNKNOWN} and (shared or not total.norm + total.other_norm):
-        return RELATED, f"the updates that both have are {'multiples' if multiples else 'equal'}; but {apart}"
+            return "unknown", f"{said}, and {counted(left, 'module')} could not be: {_reasons(one.modules)}"
+        return ("scaled", _why_scaled(one, total)) if multiples else ("equal", _why_equal(one))
+    if counts.keys() <= {"equal", "scaled", "unknown"} and (shared or not total.norm + total.other_norm):
+        return "related", f"the updates that both have are {'multiples' if multiples else 'equal'}; but {apart}"
     word, why = _by_cosine(total, shared)
-    counted_words = [f"{counts[word]} {word}" for word in (EQUAL, SCALED, RELATED, UNRELATED) if counts[word]]
+    counted_words = [f"{counts[word]} {word}" for word in ("equal", "scaled", "related", "unrelated") if counts[word]]
     reasons = [why, f"modules: {', '.join(counted_words)}", apart]
-    if counts[UNKNOWN]:
-        reasons.append(f"{counted(counts[UNKNOWN], 'module')} could not be compared: {_reasons(one.modules)}")
+    if counts["unknown"]:
+        reasons.append(f"{counted(counts['unknown'], 'module')} could not be compared: {_reasons(one.modules)}")
     return word, "; ".join(filter(None, reasons))
 
 
 def _by_cosine(total: Distance, shared: int) -> tuple[Relation, str]:
     """The word and the reason where updates differ; ``shared`` modules are equal or multiples."""
     if total.cosine is None:
-        return UNRELATED, "neither has an update" if not total.norm + total.other_norm else "the one update is zero"
+        return "unrelated", "neither has an update" if not total.norm + total.other_norm else "the one update is zero"
     cosine = shown_cosine(total.cosine)
     if abs(total.cosine) >= KINSHIP:
-        return RELATED, f"{'opposite: ' * (total.cosine < 0)}the updates have a cosine of {cosine}"
+        return "related", f"{'opposite: ' * (total.cosine < 0)}the updates have a cosine of {cosine}"
     if shared:
         told = f"{counted(shared, 'module')} {'has' if shared == 1 else 'have'} the same update, or a multiple of it"
-        return RELATED, f"{told}, though all updates together have a cosine of {cosine}"
-    return UNRELATED, f"the updates have a cosine of {cosine} (related: from {KINSHIP} on)"
+        return "related", f"{told}, though all updates together have a cosine of {cosine}"
+    return "unrelated", f"the updates have a cosine of {cosine} (related: from {KINSHIP} on)"
 
 
 def _is_shared(module: ModuleComparison) -> bool:
     """Whether the updates are equal or multiples, and not of zeros: no two trainings come upon that by chance."""
-    return module.word in {EQUAL, SCALED} and module.update is not None and module.update.norm > 0
+    return module.word in {"equal", "scaled"} and module.update is not None and module.update.norm > 0
 
 
 def _apart(one: Comparison) -> str:
@@ -125,7 +120,7 @@ def _why_equal(one: Comparison) -> str:
 
 
 def _why_scaled(one: Comparison, total: Distance) -> str:
-    if total.word in {SCALED, EQUAL}:
+    if total.word in {"scaled", "equal"}:
         return f"every update of B is {total.factor:.4g} times that of A"
     factors = [module.update.factor for module in one.modules if module.update is not None and module.update.norm]
     return f"each update of B is a multiple of A's: {min(factors):.4g} to {max(factors):.4g} times, module by module"
@@ -133,15 +128,15 @@ def _why_scaled(one: Comparison, total: Distance) -> str:
 
 def _besides(word: str, fields: Sequence[FieldChange]) -> str:
     """What the configs say that makes equal factors mean something else."""
-    names = [change.field for change in fields if change.effect in {MEANING, BASE, MODULES}]
-    if word not in {EQUAL, SCALED} or not names:
+    names = [change.field for change in fields if change.effect in {"meaning", "base", "modules"}]
+    if word not in {"equal", "scaled"} or not names:
         return ""
     return f"; the configs differ all the same, in {', '.join(names)}"
 
 
 def _reasons(modules: Sequence[ModuleComparison]) -> str:
     said = Counter(
-        module.reason or "its values are not finite" for module in modules if module.word == UNKNOWN
+        module.reason or "its values are not finite" for module in modules if module.word == "unknown"
     ).most_common(3)
     return "; ".join(f"{reason} ({counted(number, 'module')})" if len(said) > 1 else reason for reason, number in said)
 

@@ -32,6 +32,15 @@ class Weights:
     unread: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An adapter, read, and where its bytes are."""
+
+    source: Source
+    revision: Revision
+    adapter: Adapter
+
+
 def read_adapter(
     source: Source, revision: Revision, name: str, most_header: int = MOST_HEADER, *, threads: int = 1
 ) -> Adapter:

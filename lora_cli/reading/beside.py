@@ -9,8 +9,8 @@ from lora_cli.core.comparison import ROUNDOFF, TensorComparison
 from lora_cli.core.keys import PAIR_PARTS
 from lora_cli.core.tensor_info import TensorInfo
 from lora_cli.errors import FormatError
+from lora_cli.reading.adapter import Opened
 from lora_cli.reading.checkpoint import slices
-from lora_cli.reading.distances import Place
 from lora_cli.reading.tensor_values import decode
 
 IN_FACTORS = PAIR_PARTS | {"diag"}
@@ -28,7 +28,7 @@ def named(adapter: Adapter) -> dict[tuple[str, str, str], TensorInfo]:
     return found
 
 
-def compare_beside(a: Place, b: Place, *, values: bool) -> tuple[TensorComparison, ...]:
+def compare_beside(a: Opened, b: Opened, *, values: bool) -> tuple[TensorComparison, ...]:
     """Each tensor beside the factors of either; without ``values`` those that are in one alone.
 
     Raises:
@@ -47,7 +47,7 @@ def compare_beside(a: Place, b: Place, *, values: bool) -> tuple[TensorCompariso
     return tuple(made)
 
 
-def _compared(a: Place, b: Place, one: TensorInfo, other: TensorInfo, part: str) -> TensorComparison:
+def _compared(a: Opened, b: Opened, one: TensorInfo, other: TensorInfo, part: str) -> TensorComparison:
     if one.shape != other.shape:
         reason = f"it is {list(one.shape)} in A and {list(other.shape)} in B"
         return TensorComparison(one.name, part, "both", equal=False, difference=None, reason=reason)
@@ -65,7 +65,7 @@ def _compared(a: Place, b: Place, one: TensorInfo, other: TensorInfo, part: str)
     return TensorComparison(one.name, part, "both", equal=apart <= explained, difference=apart / size if size else None)
 
 
-def _streamed(a: Place, b: Place, one: TensorInfo, other: TensorInfo) -> tuple[bool, float, float]:
+def _streamed(a: Opened, b: Opened, one: TensorInfo, other: TensorInfo) -> tuple[bool, float, float]:
     """Whether all bits are the same, the norm of the difference, and that of A's."""
     same, apart, size = one.dtype == other.dtype, 0.0, 0.0
     for first, second in zip(slices(a.source, a.revision, one), slices(b.source, b.revision, other), strict=True):

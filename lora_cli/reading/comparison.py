@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.comparison import (
-    UNKNOWN,
     Comparison,
     Distance,
     ModuleComparison,
@@ -19,12 +18,13 @@ from lora_cli.core.comparison import (
 from lora_cli.core.config_changes import config_changes
 from lora_cli.core.factors import Factors, factors_of
 from lora_cli.core.likeness import judged
+from lora_cli.reading.adapter import Opened
 from lora_cli.reading.beside import compare_beside
-from lora_cli.reading.distances import Place, distance_of, norm_of
+from lora_cli.reading.distances import distance_of, norm_of
 from lora_cli.reading.spectra import AT_ONCE
 
 
-def compare(a: Place, b: Place, source: str, base: BaseModel | None, unread: str, hint: str = "") -> Comparison:
+def compare(a: Opened, b: Opened, source: str, base: BaseModel | None, unread: str, hint: str = "") -> Comparison:
     """How ``b``, whose canonical reference is ``source``, differs from ``a``.
 
     ``base`` tells what the factors of experts are for. Where ``unread`` says why, no values are looked at.
@@ -45,7 +45,7 @@ def compare(a: Place, b: Place, source: str, base: BaseModel | None, unread: str
             return "; ".join(f"{side}: {why}" for side, why in (("A", one), ("B", other)) if isinstance(why, str))
         return unread or distance_of(a, b, one, other)
 
-    def norm(place: Place, factors: Factors | str) -> float | None:
+    def norm(place: Opened, factors: Factors | str) -> float | None:
         return None if isinstance(factors, str) or unread else norm_of(place, factors)
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -55,7 +55,7 @@ def compare(a: Place, b: Place, source: str, base: BaseModel | None, unread: str
     return judged(
         Comparison(
             with_=OtherAdapter(b.adapter.name, source, b.revision.id),
-            word=UNKNOWN,
+            word="unknown",
             reason="",
             distance=update_distance(None),
             fields=config_changes(a.adapter.config, b.adapter.config),

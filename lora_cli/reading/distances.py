@@ -1,27 +1,16 @@
 """How far the updates of two adapters lie apart, module by module, from their bytes on this disk."""
 
 import math
-from typing import NamedTuple
 
-from lora_cli.core.adapter import Adapter
 from lora_cli.core.comparison import ARITHMETIC, ROUNDOFF, SMALLEST, Distance, together
 from lora_cli.core.factors import Factors
-from lora_cli.core.snapshot import Revision
 from lora_cli.errors import FormatError
+from lora_cli.reading.adapter import Opened
 from lora_cli.reading.factors import OVERFLOW, Loaded, load_factors, not_finite, updates_of
 from lora_cli.reading.updates import Update, norm, relation
-from lora_cli.sources import Source
 
 
-class Place(NamedTuple):
-    """An adapter and where its bytes are."""
-
-    source: Source
-    revision: Revision
-    adapter: Adapter
-
-
-def distance_of(a: Place, b: Place, one: Factors, other: Factors) -> Distance | str:
+def distance_of(a: Opened, b: Opened, one: Factors, other: Factors) -> Distance | str:
     """How the update of ``other``, a module of ``b``, lies to that of ``one``, of ``a``; or why that cannot be told.
 
     Raises:
@@ -49,7 +38,7 @@ def _distance(one: Factors, other: Factors, x: Update, y: Update) -> Distance:
     return Distance(*found[:6], _rounding(one, x, found.spread), _rounding(other, y, found.other_spread))
 
 
-def norm_of(a: Place, one: Factors) -> float | None:
+def norm_of(a: Opened, one: Factors) -> float | None:
     """The norm of an update; None where it cannot be told. Raises as ``distance_of``."""
     try:
         found = math.hypot(*(norm(update) for update in updates_of(one, load_factors(a.source, a.revision, one))))

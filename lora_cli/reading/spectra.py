@@ -5,17 +5,15 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.factors import Factors, Unreadable, factors_of
-from lora_cli.core.snapshot import Revision
 from lora_cli.core.spectrum import ModuleSpectrum, Spectrum, left_out, spectrum_of, together
 from lora_cli.core.text import counted
 from lora_cli.errors import FormatError
+from lora_cli.reading.adapter import Opened
 from lora_cli.reading.base_norms import BaseNorms
 from lora_cli.reading.factors import load_factors, not_finite, updates_of
 from lora_cli.reading.updates import singular_values
-from lora_cli.sources import Source
 
 AT_ONCE = min(os.cpu_count() or 1, 4)
 """Modules that are read and reckoned at once: their factors are in memory."""
@@ -23,37 +21,33 @@ AT_ONCE = min(os.cpu_count() or 1, 4)
 Found = tuple[ModuleSpectrum | Unreadable, str]
 
 
-def read_spectrum(
-    source: Source,
-    revision: Revision,
-    adapter: Adapter,
-    base: BaseModel | None = None,
-    norms: BaseNorms | None = None,
-) -> Spectrum:
-    """The spectrum of ``adapter``. With ``norms`` each module's base weight is read too, as a stream.
+def read_spectrum(one: Opened, base: BaseModel | None = None, norms: BaseNorms | None = None) -> Spectrum:
+    """The spectrum of an adapter. With ``norms`` each module's base weight is read too, as a stream.
 
     Raises:
         LoraCliError: what the sources raise.
     """
-    factors, unreadable = factors_of(adapter, base)
+    factors, unreadable = factors_of(one.adapter, base)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        found = list(pool.map(lambda one: _of_one(source, revision, one, norms), factors))
-    without = {one.module: one for one in (*unreadable, *(told for told, _ in found if isinstance(told, Unreadable)))}
+        found = list(pool.map(lambda module: _of_one(one, module, norms), factors))
+    without = {
+        told.module: told for told in (*unreadable, *(told for told, _ in found if isinstance(told, Unreadable)))
+    }
     return together(
         [told for told, _ in found if isinstance(told, ModuleSpectrum)],
-        [without[module] for module in adapter.pairs if module in without],
-        left_out(adapter),
+        [without[module] for module in one.adapter.pairs if module in without],
+        left_out(one.adapter),
         _reasons([reason for _, reason in found if reason]),
     )
 
 
-def _of_one(source: Source, revision: Revision, factors: Factors, norms: BaseNorms | None) -> Found:
+def _of_one(one: Opened, factors: Factors, norms: BaseNorms | None) -> Found:
     try:
-        loaded = load_factors(source, revision, factors)
-        values = [tuple(map(float, singular_values(one))) for one in updates_of(factors, loaded)]
+        loaded = load_factors(one.source, one.revision, factors)
+        values = [tuple(map(float, singular_values(update))) for update in updates_of(factors, loaded)]
     except FormatError as error:
         return Unreadable(factors.module, error.reason), ""
-    if not all(math.isfinite(math.hypot(*one)) for one in values):
+    if not all(math.isfinite(math.hypot(*found)) for found in values):
         return Unreadable(factors.module, not_finite(factors, loaded)), ""
     base_norm, reason = norms.of(factors) if norms is not None else (None, "")
     return spectrum_of(factors, values, base_norm), reason

@@ -1,30 +1,15 @@
 """Another adapter beside the one that is inspected: opened where it lies, and compared with it."""
 
-from dataclasses import dataclass
-
-from lora_cli.core.adapter import Adapter
 from lora_cli.core.addresses import without_secrets
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.comparison import Comparison
 from lora_cli.core.reference import parse
-from lora_cli.core.snapshot import Revision
 from lora_cli.errors import Refused
-from lora_cli.reading.adapter import read_adapter
+from lora_cli.reading.adapter import Opened, read_adapter
 from lora_cli.settings import Settings
-from lora_cli.sources import Source
 from lora_cli.sources.registry import Sources
 from lora_cli.validation.place import in_place, is_path
 from lora_cli.validation.spectrum import unreadable
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """An adapter, read, and where its bytes are."""
-
-    name: str
-    source: Source
-    revision: Revision
-    adapter: Adapter
 
 
 def open_other(text: str, settings: Settings) -> Opened:
@@ -44,7 +29,7 @@ def open_other(text: str, settings: Settings) -> Opened:
             raise Refused(f"--diff {name}: {error.message}", hint=error.hint)
     if not adapter.weight_files and not adapter.unread:
         raise Refused(f"--diff {name} holds no weights of an adapter", hint="name the folder that they are in")
-    return Opened(name, source, revision, adapter)
+    return Opened(source, revision, adapter)
 
 
 def compare_in_place(one: Opened, other: Opened, base: BaseModel | None) -> Comparison:
@@ -54,11 +39,9 @@ def compare_in_place(one: Opened, other: Opened, base: BaseModel | None) -> Comp
         LoraCliError: what the sources raise.
     """
     from lora_cli.reading.comparison import compare
-    from lora_cli.reading.distances import Place
 
     unread, hint = "", ""
     for side, opened in (("A", one), ("B", other)):
-        if not unread and (found := unreadable(opened.source, opened.revision, opened.adapter)) is not None:
+        if not unread and (found := unreadable(opened)) is not None:
             unread, hint = f"of {side}, {found[0]}", found[1]
-    a, b = (Place(opened.source, opened.revision, opened.adapter) for opened in (one, other))
-    return compare(a, b, str(other.revision.ref), base, unread, hint)
+    return compare(one, other, str(other.revision.ref), base, unread, hint)

@@ -15,13 +15,15 @@ from lora_cli.validation.outcome import Checked
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """How the engine is to be started: what the base is called for it (empty: nobody knows), and with which limits.
+    """How the engine of ``profile`` is to be started, and with which limits.
 
-    ``folders`` maps the adapters' names to the folders that an engine can load them from; ``named`` says whether their
-    names are those of a manifest, and so those that requests will use. ``pinned`` never leave their slot. ``rank`` is
-    what the manifest says that ``max_lora_rank`` is, None where it says nothing.
+    ``model`` is what the base is called for it (empty: nobody knows). ``folders`` maps the adapters' names to the
+    folders that an engine can load them from; ``named`` says whether their names are those of a manifest, and so those
+    that requests will use. ``pinned`` never leave their slot. ``rank`` is what the manifest says that ``max_lora_rank``
+    is, None where it says nothing.
     """
 
+    profile: Profile
     model: str = ""
     revision: str = ""
     tp: int = 1
@@ -78,14 +80,13 @@ class EngineArgs:
         return max((remark.exit_code for remark in self.left_out), default=0)
 
 
-def engine_args(
-    judged: Iterable[tuple[str, Checked]], profile: Profile, base: BaseModel | None, deployed: Deployed
-) -> EngineArgs:
-    """The smallest flags with which the engine of ``profile`` serves the adapters, each judged by that engine.
+def engine_args(judged: Iterable[tuple[str, Checked]], base: BaseModel | None, deployed: Deployed) -> EngineArgs:
+    """The smallest flags with which an engine serves the adapters, each judged by that engine.
 
     Raises:
         UsageError: limits that cannot be kept, or a tensor parallelism that the base does not have.
     """
+    profile = deployed.profile
     slots = Slots(profile, base, deployed.tp)
     needs: list[Need] = []
     left_out: list[Remark] = []

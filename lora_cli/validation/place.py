@@ -11,7 +11,7 @@ from lora_cli.core.patterns import one_budget
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.snapshot import Revision
 from lora_cli.errors import LoraCliError
-from lora_cli.reading.adapter import read_adapter
+from lora_cli.reading.adapter import Opened, read_adapter
 from lora_cli.settings import Settings
 from lora_cli.sources import Source, is_near
 from lora_cli.sources.registry import Sources
@@ -80,7 +80,7 @@ def check_in_place(
         with one_budget():
             verdict, digest = _accepting(judge(adapter, terms, evidence), ref, revision, source, demand, settings)
             watch.lap("rules")
-            spectrum, comparison = _numbers(source, revision, adapter, terms, watch)
+            spectrum, comparison = _numbers(Opened(source, revision, adapter), terms, watch)
     except LoraCliError as error:
         return Checked(name or shown, source_text, revision, adapter, None, watch.stage_ms, error)
     return Checked(
@@ -89,20 +89,18 @@ def check_in_place(
     )  # fmt: skip
 
 
-def _numbers(
-    source: Source, revision: Revision, adapter: "Adapter", terms: Terms, watch: Stopwatch
-) -> "tuple[Spectrum | None, Comparison | None]":
+def _numbers(one: Opened, terms: Terms, watch: Stopwatch) -> "tuple[Spectrum | None, Comparison | None]":
     """What is asked for of the adapter's numbers: its spectrum, and how it differs from another adapter."""
     spectrum = comparison = None
     if terms.spectrum is not None:
         from lora_cli.validation.spectrum import spectrum_in_place
 
-        spectrum = spectrum_in_place(source, revision, adapter, terms.base, terms.spectrum)
+        spectrum = spectrum_in_place(one, terms.base, terms.spectrum)
         watch.lap("spectrum")
     if terms.other is not None:
-        from lora_cli.validation.comparison import Opened, compare_in_place
+        from lora_cli.validation.comparison import compare_in_place
 
-        comparison = compare_in_place(Opened(adapter.name, source, revision, adapter), terms.other, terms.base)
+        comparison = compare_in_place(one, terms.other, terms.base)
         watch.lap("comparison")
     return spectrum, comparison
 

@@ -3,15 +3,14 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.log import logger
 from lora_cli.core.reference import AdapterRef, parse
-from lora_cli.core.snapshot import Revision
 from lora_cli.core.spectrum import Spectrum
 from lora_cli.errors import LoraCliError
+from lora_cli.reading.adapter import Opened
 from lora_cli.settings import Settings
-from lora_cli.sources import Source, is_near
+from lora_cli.sources import is_near
 from lora_cli.validation.base_weights import open_checkpoint, tied
 from lora_cli.validation.place import is_path
 
@@ -50,30 +49,29 @@ def open_weights(base: str | AdapterRef, model: BaseModel, settings: Settings) -
     return Weights(BaseNorms(checkpoint, tied=tied(model)))
 
 
-def spectrum_in_place(
-    source: Source, revision: Revision, adapter: Adapter, base: BaseModel | None, weights: Weights
-) -> Spectrum:
-    """The spectrum of ``adapter``, or one that says why it is ``unread``.
+def spectrum_in_place(one: Opened, base: BaseModel | None, weights: Weights) -> Spectrum:
+    """The spectrum of an adapter, or one that says why it is ``unread``.
 
     Raises:
         LoraCliError: what the source raises.
     """
-    if (unread := unreadable(source, revision, adapter)) is not None:
+    if (unread := unreadable(one)) is not None:
         reason, hint = unread
         return Spectrum(None, None, unread=reason, hint=hint)
     from lora_cli.reading.spectra import read_spectrum
 
-    spectrum = read_spectrum(source, revision, adapter, base, weights.norms)
+    spectrum = read_spectrum(one, base, weights.norms)
     return spectrum if weights.norms is not None else replace(spectrum, base_reason=weights.reason)
 
 
-def unreadable(source: Source, revision: Revision, adapter: Adapter) -> tuple[str, str] | None:
-    """Why no values of ``adapter`` can be read, and what to do; None where they can."""
+def unreadable(one: Opened) -> tuple[str, str] | None:
+    """Why no values of an adapter can be read, and what to do; None where they can."""
+    adapter, revision = one.adapter, one.revision
     if adapter.weights_error is not None:
         return "the weights cannot be read", adapter.weights_error.message
     if not adapter.weight_files:
         return adapter.unread or "there are no weights", ""
-    if adapter.pairs and not is_near(source, revision):
+    if adapter.pairs and not is_near(one.source, revision):
         hint = f"lora-cli fetch {revision.ref} brings them here, and then they are read from the cache"
         return "its values are not on this disk: of a remote adapter only the header is read", hint
     return None

@@ -22,7 +22,7 @@ from lora_cli.sources import Source, is_near
 if TYPE_CHECKING:
     from lora_cli.core.deployment import Deployment
     from lora_cli.engines import Profile
-    from lora_cli.validation.comparison import Opened
+    from lora_cli.reading.adapter import Opened
     from lora_cli.validation.spectrum import Weights
 
 ENGINE_RULES = "LC4"

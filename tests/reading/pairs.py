@@ -10,9 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from lora_cli.core.comparison import Comparison
 from lora_cli.core.reference import AdapterRef
-from lora_cli.reading.adapter import read_adapter
+from lora_cli.reading.adapter import Opened, read_adapter
 from lora_cli.reading.comparison import compare
-from lora_cli.reading.distances import Place
 from lora_cli.sources.local import LocalSource
 
 PREFIX = "base_model.model."
@@ -23,10 +22,10 @@ WEIGHTS = "adapter_model.safetensors"
 Tensors = dict[str, torch.Tensor]
 
 
-def place(directory: Path) -> Place:
+def place(directory: Path) -> Opened:
     source = LocalSource()
     revision = source.resolve(AdapterRef("file", str(directory)))
-    return Place(source, revision, read_adapter(source, revision, directory.name))
+    return Opened(source, revision, read_adapter(source, revision, directory.name))
 
 
 def compared(a: Path, b: Path, unread: str = "") -> Comparison:

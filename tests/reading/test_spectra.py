@@ -10,7 +10,7 @@ import torch
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.spectrum import ModuleSpectrum, Spectrum, effective_rank, spread_of
-from lora_cli.reading.adapter import read_adapter
+from lora_cli.reading.adapter import Opened, read_adapter
 from lora_cli.reading.base import read_base_file
 from lora_cli.reading.base_norms import BaseNorms
 from lora_cli.reading.checkpoint import checkpoint_of
@@ -49,7 +49,7 @@ def spectrum_of(directory: Path, base: Path | None = None, norms: BaseNorms | No
     source = LocalSource()
     revision = source.resolve(AdapterRef("file", str(directory)))
     adapter = read_adapter(source, revision, "sql")
-    return read_spectrum(source, revision, adapter, None if base is None else read_base_file(base), norms)
+    return read_spectrum(Opened(source, revision, adapter), None if base is None else read_base_file(base), norms)
 
 
 def norms_of(directory: Path) -> BaseNorms:
