@@ -117,12 +117,13 @@ class Cell:
     title: str
 
 
-def heat_map(
-    grid: Grid, kinds: Sequence[str], layers: Sequence[int], drawn: Layout
-) -> list[tuple[int, list[Cell | None]]]:
-    """The layers with a cell for each kind; None where there is no value."""
-    full = drawn.full()
-    return [(layer, [_cell(grid.cells.get((layer, kind), ()), drawn, full) for kind in kinds]) for layer in layers]
+def heat_map(grid: Grid, drawn: Layout, most_kinds: int, most_layers: int) -> list[tuple[int, list[Cell | None]]]:
+    """The first layers with a cell for each of the first kinds; None where there is no value."""
+    full, kinds = drawn.full(), grid.kinds[:most_kinds]
+    return [
+        (layer, [_cell(grid.cells.get((layer, kind), ()), drawn, full) for kind in kinds])
+        for layer in grid.layers[:most_layers]
+    ]
 
 
 def _cell(paths: Sequence[str], drawn: Layout, full: float) -> Cell | None:

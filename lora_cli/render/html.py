@@ -23,8 +23,6 @@ from lora_cli.bench.regression import Change, Judged
 from lora_cli.bench.simulated import SimulatedRun
 from lora_cli.core.base_model import HALF_BYTES
 from lora_cli.core.module_facts import ModuleFacts, layer_of, leaf_of
-from lora_cli.core.module_grid import Grid
-from lora_cli.core.spectrum import Spectrum
 from lora_cli.core.text import brief, counted, milliseconds, safe, size
 from lora_cli.render import (
     bench_facts,
@@ -65,6 +63,8 @@ def templates() -> Environment:
         "version": __version__,
         "most": MOST,
         "shades": charts.SHADES,
+        "heat_map": charts.heat_map,
+        "singular_values": charts.singular_values,
         "half_bytes": HALF_BYTES,
         "engine_flags": engine_flags,
         "inspect": inspect_facts,
@@ -73,7 +73,8 @@ def templates() -> Environment:
         "kind_rows": kind_rows,
         "memory_rows": memory_rows,
         "module_rows": module_rows,
-        "drawn": drawn,
+        "spectrum_facts": spectrum_facts,
+        "spectrum_notes": spectrum_notes,
         "by": bench_facts.change_by,
     }
     return made
@@ -143,34 +144,7 @@ def _number(value: int | None) -> str:
     return NO_VALUE if value is None else f"{value:,}"
 
 
-def drawn(spectrum: Spectrum) -> Mapping[str, object]:
-    """A spectrum as the page shows it."""
-    shown = spectrum_facts.layout(spectrum)
-    outside = [path for path in shown.outside if path in shown.modules]
-    return {
-        "what": spectrum_facts.title(spectrum),
-        "full": shown.full(),
-        "header": shown.header()[1:],
-        "stacks": [_stack(grid, shown) for grid in shown.grids[: MOST["stacks"]]],
-        "outside": [shown.row(path, [shown.modules[path]]) for path in outside[: MOST["outside"]]],
-        "notes": list(_notes(shown)),
-        "summary": spectrum_facts.summary(spectrum, shown.far),
-    }
-
-
-def _stack(grid: Grid, shown: Layout) -> Mapping[str, object]:
-    kinds = list(grid.kinds[: MOST["columns"]])
-    modules = shown.by_kind(grid, MOST["columns"])
-    return {
-        "name": f"{grid.stack}: " if len(shown.grids) > 1 else "",
-        "kinds": kinds,
-        "layers": charts.heat_map(grid, kinds, grid.layers[: MOST["layers"]], shown),
-        "by_kind": [shown.row(*group) for group in modules],
-        "chart": charts.singular_values(modules),
-    }
-
-
-def _notes(shown: Layout) -> Iterator[str]:
+def spectrum_notes(shown: Layout) -> Iterator[str]:
     """What stands where, and what is not drawn."""
     yield f"{spectrum_facts.EXPLAINED}."
     if shown.far:

@@ -1,7 +1,7 @@
 """What the spectrum of an adapter says, in words and figures: the same on a terminal and on a page."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -61,8 +61,17 @@ class Layout:
         shown = "% of W" if self.relative else "norm"
         return ("", "modules", shown, "least", "most", "eff. rank", "r", "top-1", "top-4", "99 %")
 
-    def row(self, name: str, found: Sequence[ModuleSpectrum]) -> tuple[str, ...]:
-        """The cells under ``header`` for the modules ``found``: medians, the least and the most."""
+    def rows(self, groups: Iterable[tuple[str, Sequence[ModuleSpectrum]]]) -> list[tuple[str, ...]]:
+        """The rows under ``header`` for groups of modules."""
+        return [self._row(*group) for group in groups]
+
+    def single(self, most: int) -> list[tuple[str, ...]]:
+        """The rows under ``header`` for the first ``most`` modules outside of layers."""
+        known = [self.modules[path] for path in self.outside if path in self.modules]
+        return [self._row(one.path, [one]) for one in known[:most]]
+
+    def _row(self, name: str, found: Sequence[ModuleSpectrum]) -> tuple[str, ...]:
+        """Of the modules ``found`` the medians, the least and the most."""
         known = [value for one in found if (value := self.value([one.path])) is not None]
         numbers = [brief(of(known)) if known else "-" for of in (median, min, max)]
         r, trained = span([one.r for one in found]), [one for one in found if one.norm]

@@ -108,7 +108,7 @@ def spectrum_parts(spectrum: Spectrum, *, plain: bool = False) -> Iterator[Rende
         yield HeatMap(grid, drawn, full, plain)
         if groups := drawn.by_kind(grid, MOST_KINDS):
             # The median, the least and the most of each kind.
-            yield from ("", table_or_blocks(drawn.header(), [drawn.row(*group) for group in groups]))
+            yield from ("", table_or_blocks(drawn.header(), drawn.rows(groups)))
         if (more := len(grid.kinds) - MOST_KINDS) > 0:
             yield Paragraph(f"and {more} more kinds, in --format json")
     if drawn.grids and full > 0:
@@ -119,15 +119,14 @@ def spectrum_parts(spectrum: Spectrum, *, plain: bool = False) -> Iterator[Rende
 
 def _outside(drawn: Layout) -> Iterator[RenderableType]:
     """The modules outside of layers."""
-    known = [path for path in drawn.outside if path in drawn.modules]
+    known = sum(path in drawn.modules for path in drawn.outside)
     if not known:
         return
     yield from ("", "outside of layers")
-    rows = [drawn.row(path, [drawn.modules[path]]) for path in known[:MOST_OUTSIDE]]
-    header, *single = [(row[0], row[2], *row[5:]) for row in (drawn.header(), *rows)]
+    header, *single = [(row[0], row[2], *row[5:]) for row in (drawn.header(), *drawn.single(MOST_OUTSIDE))]
     yield table_or_blocks(header, single)
-    if len(known) > MOST_OUTSIDE:
-        yield Paragraph(f"and {len(known) - MOST_OUTSIDE} more, in --format json")
+    if known > MOST_OUTSIDE:
+        yield Paragraph(f"and {known - MOST_OUTSIDE} more, in --format json")
 
 
 def _legend(drawn: Layout, full: float, *, plain: bool) -> Iterator[RenderableType]:
