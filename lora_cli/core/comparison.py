@@ -162,9 +162,10 @@ class ModuleComparison:
     """What ``distance`` is made from; None where the updates were not compared."""
 
 
-def compared(module: str, path: str, a: Side, b: Side, update: Distance | None, reason: str = "") -> ModuleComparison:
-    """The comparison of one module; ``reason`` is why there is no ``update``."""
-    word = "unknown" if update is None else update.word
+def compared(module: str, path: str, a: Side, b: Side, update: Distance | str) -> ModuleComparison:
+    """The comparison of one module; ``update`` is how far the two updates lie apart, or why that is not known."""
+    distance, reason = (None, update) if isinstance(update, str) else (update, "")
+    word = "unknown" if distance is None else distance.word
     found: dict[Differing, bool] = {
         "rank": a.r != b.r,
         "scaling": a.scaling != b.scaling,
@@ -172,7 +173,7 @@ def compared(module: str, path: str, a: Side, b: Side, update: Distance | None, 
         "shape": _outer(a) != _outer(b),
     }
     differing = tuple(name for name, differs in found.items() if differs)
-    return ModuleComparison(module, path, word, reason, differing, a, b, update_distance(update), update)
+    return ModuleComparison(module, path, word, reason, differing, a, b, update_distance(distance), distance)
 
 
 def _outer(side: Side) -> tuple[tuple[int, ...] | None, int | None]:

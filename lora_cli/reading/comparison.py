@@ -1,6 +1,5 @@
 """Two adapters compared: configs and headers always, values where the bytes of both are on this disk."""
 
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from lora_cli.core.adapter import Adapter
@@ -33,25 +32,26 @@ def compare(a: Opened, b: Opened, source: str, base: BaseModel | None, unread: s
         LoraCliError: what the sources raise.
     """
     ours, theirs = _factors(a.adapter, base), _factors(b.adapter, base)
-    both = [module for module in a.adapter.pairs if module in b.adapter.pairs]
-    alone = {
-        "a": [module for module in a.adapter.pairs if module not in b.adapter.pairs],
-        "b": [module for module in b.adapter.pairs if module not in a.adapter.pairs],
-    }
 
-    def distance(module: str) -> Distance | str:
+    def in_both(module: str) -> ModuleComparison:
         one, other = ours[module], theirs[module]
         if isinstance(one, str) or isinstance(other, str):
-            return "; ".join(f"{side}: {why}" for side, why in (("A", one), ("B", other)) if isinstance(why, str))
-        return unread or distance_of(a, b, one, other)
+            reasons = (f"{side}: {why}" for side, why in (("A", one), ("B", other)) if isinstance(why, str))
+            found: Distance | str = "; ".join(reasons)
+        else:
+            found = unread or distance_of(a, b, one, other)
+        path = module if isinstance(one, str) else one.path
+        return compared(module, path, _side(a.adapter, module, one), _side(b.adapter, module, other), found)
 
-    def norm(place: Opened, factors: Factors | str) -> float | None:
-        return None if isinstance(factors, str) or unread else norm_of(place, factors)
+    def norm(opened: Opened, factors: Factors | str) -> float | None:
+        return None if isinstance(factors, str) or unread else norm_of(opened, factors)
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        distances = dict(zip(both, pool.map(distance, both), strict=True))
-        only_a = list(pool.map(lambda module: norm(a, ours[module]), alone["a"]))
-        only_b = list(pool.map(lambda module: norm(b, theirs[module]), alone["b"]))
+        modules = tuple(pool.map(in_both, [module for module in a.adapter.pairs if module in theirs]))
+        in_a = [module for module in a.adapter.pairs if module not in theirs]
+        in_b = [module for module in b.adapter.pairs if module not in ours]
+        only_a = tuple(pool.map(lambda module: ModuleNorm(module, norm(a, ours[module])), in_a))
+        only_b = tuple(pool.map(lambda module: ModuleNorm(module, norm(b, theirs[module])), in_b))
     return judged(
         Comparison(
             with_=OtherAdapter(b.adapter.name, source, b.revision.id),
@@ -59,9 +59,9 @@ def compare(a: Opened, b: Opened, source: str, base: BaseModel | None, unread: s
             reason="",
             distance=update_distance(None),
             fields=config_changes(a.adapter.config, b.adapter.config),
-            only_a=tuple(map(ModuleNorm, alone["a"], only_a)),
-            only_b=tuple(map(ModuleNorm, alone["b"], only_b)),
-            modules=tuple(_module(a.adapter, b.adapter, module, ours, theirs, distances[module]) for module in both),
+            only_a=only_a,
+            only_b=only_b,
+            modules=modules,
             tensors=compare_beside(a, b, values=not unread),
             unread=unread,
             hint=hint,
@@ -74,25 +74,6 @@ def _factors(adapter: Adapter, base: BaseModel | None) -> dict[str, Factors | st
     """Each module's factors, or why it has none that can be reckoned with."""
     factors, unreadable = factors_of(adapter, base)
     return {**{one.module: one for one in factors}, **{one.module: one.reason for one in unreadable}}
-
-
-def _module(
-    a: Adapter,
-    b: Adapter,
-    module: str,
-    ours: Mapping[str, Factors | str],
-    theirs: Mapping[str, Factors | str],
-    distance: Distance | str,
-) -> ModuleComparison:
-    one = ours[module]
-    return compared(
-        module,
-        module if isinstance(one, str) else one.path,
-        _side(a, module, one),
-        _side(b, module, theirs[module]),
-        None if isinstance(distance, str) else distance,
-        distance if isinstance(distance, str) else "",
-    )
 
 
 def _side(adapter: Adapter, module: str, factors: Factors | str) -> Side:

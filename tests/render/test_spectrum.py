@@ -91,7 +91,7 @@ def comparison() -> Comparison:
     near = Distance(1.0, 1.1, 1.0, 1.0, 0.45, 0.4, 0.003, 0.003)
 
     def each(path: str, distance: Distance | None, b: Side = side, reason: str = "") -> ModuleComparison:
-        return compared(path, path, side, b, distance, reason)
+        return compared(path, path, side, b, distance or reason)
 
     attention = "model.layers.{}.self_attn.{}_proj".format
     modules = [
