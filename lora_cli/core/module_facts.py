@@ -1,9 +1,8 @@
-"""What an adapter holds for each module, from its config and header alone; and in which modules a value stands."""
+"""What an adapter holds for each module, from its config and header alone."""
 
 import math
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lora_cli.core.adapter import Adapter, LoraPair
@@ -102,26 +101,3 @@ def layer_of(module: str) -> int | None:
     """The number of the layer that a module is in, None where its name has no number."""
     found = LAYER.search(module)
     return int(found.group()) if found else None
-
-
-@dataclass(frozen=True, slots=True)
-class LeafGroup:
-    """Modules of one last name: all that the adapter has of it, or, if not ``whole``, those in ``layers``."""
-
-    leaf: str
-    layers: tuple[int, ...]
-    whole: bool
-
-
-def by_leaf(modules: Iterable[str], among: Sequence[str]) -> tuple[LeafGroup, ...]:
-    """``modules`` drawn together by their last names; ``among`` are all that the adapter has."""
-    every = Counter(map(leaf_of, among))
-    found: dict[str, list[str]] = {}
-    for module in modules:
-        found.setdefault(leaf_of(module), []).append(module)
-    return tuple(
-        LeafGroup(
-            leaf, tuple(sorted({n for one in held if (n := layer_of(one)) is not None})), len(held) == every[leaf]
-        )
-        for leaf, held in found.items()
-    )

@@ -1,10 +1,11 @@
 """What an adapter is, as labelled values in words: the same on a terminal and on a page. Empty ones are not told."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from lora_cli.core.card import Card
 from lora_cli.core.inspection import Inspection
-from lora_cli.core.module_facts import LeafGroup, by_leaf
+from lora_cli.core.module_facts import layer_of, leaf_of
 from lora_cli.core.text import counted, size
 from lora_cli.core.writers import PEFT, Writer
 from lora_cli.render.validate_report import CheckedAdapter, FindingReport
@@ -68,17 +69,25 @@ def _by_value(modules: Mapping[str, float | None], form: str) -> str:
     if len(by_value) < 2:
         return "".join(map(form.format, by_value))
     common, *others = sorted(by_value, key=lambda value: -len(by_value[value]))
-    told = [f"{form.format(common)} ({counted(len(by_value[common]), 'module')})"]
+    told, every = (
+        [f"{form.format(common)} ({counted(len(by_value[common]), 'module')})"],
+        Counter(map(leaf_of, modules)),
+    )
     for value in others[: MOST_VALUES - 1]:
-        where = _some([_place(place) for place in by_leaf(by_value[value], list(modules))], MOST_PLACES)
+        where = _some(list(_places(by_value[value], every)), MOST_PLACES)
         told.append(f"{form.format(value)} ({counted(len(by_value[value]), 'module')}: {where})")
     return ", ".join(told) + (f" and {len(others) - MOST_VALUES + 1} others" if len(others) >= MOST_VALUES else "")
 
 
-def _place(place: LeafGroup) -> str:
-    if place.whole or not place.layers:
-        return place.leaf
-    return f"{place.leaf} in layer{'s' if len(place.layers) > 1 else ''} {ranges(place.layers)}"
+def _places(modules: Iterable[str], every: Mapping[str, int]) -> Iterator[str]:
+    """The last names of ``modules``, each with its layers where others of the ``every`` have that name, too."""
+    by_leaf: dict[str, list[str]] = {}
+    for module in modules:
+        by_leaf.setdefault(leaf_of(module), []).append(module)
+    for leaf, held in by_leaf.items():
+        layers = sorted({layer for module in held if (layer := layer_of(module)) is not None})
+        is_whole = len(held) == every[leaf] or not layers
+        yield leaf if is_whole else f"{leaf} in layer{'s' * (len(layers) > 1)} {ranges(layers)}"
 
 
 def _some(words: Sequence[str], most: int) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from lora_cli.core.inspection import inspection_of
-from lora_cli.core.module_facts import LeafGroup, by_leaf, facts_of
+from lora_cli.core.module_facts import facts_of
 from lora_cli.core.reference import AdapterRef
 from lora_cli.reading.adapter import read_adapter
 from lora_cli.sources.local import LocalSource
@@ -31,14 +31,3 @@ def test_rank_scaling_and_widths_are_those_of_peft(case: str, peft_wrote: "Calla
         assert one.bytes == 4 * one.parameters
     said = inspection_of(adapter)
     assert said.parameters == sum(one.parameters for one in said.by_module)
-
-
-def test_places_are_drawn_together_by_last_name_and_layer() -> None:
-    among = [f"model.layers.{layer}.self_attn.{leaf}_proj" for layer in range(4) for leaf in "qkv"] + ["lm_head"]
-    some = [name for name in among if name.endswith("q_proj") or (name.endswith("k_proj") and ".2." not in name)]
-
-    assert by_leaf([*some, "lm_head"], among) == (
-        LeafGroup("q_proj", (0, 1, 2, 3), whole=True),
-        LeafGroup("k_proj", (0, 1, 3), whole=False),
-        LeafGroup("lm_head", (), whole=True),
-    )

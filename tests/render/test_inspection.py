@@ -131,6 +131,20 @@ def test_people_read_it_in_any_width(width: int) -> None:
     assert "8 (5 modules), 16 (1 module: sql in layer 1)" in said
 
 
+def test_modules_of_a_rank_are_drawn_together_by_last_name_and_layer() -> None:
+    among = [f"model.layers.{layer}.self_attn.{leaf}_proj" for layer in range(4) for leaf in "qkv"] + ["lm_head"]
+    higher = {
+        name
+        for name in among
+        if name.endswith(("q_proj", "lm_head")) or (name.endswith("k_proj") and ".2." not in name)
+    }
+    modules = [ModuleFacts(name, 16 if name in higher else 32, 2.0, 64, 64, "BF16", 1024, 2048) for name in among]
+    modules += [replace(modules[0], module=f"m.{i}.fc1", r=32) for i in range(9)]
+    report = inspect_report([(everything().checked[3], replace(described(), by_module=tuple(modules)))])
+    said = " ".join(terminal_inspect.render_inspections(report, 200).split())
+    assert "32 (14 modules), 16 (8 modules: q_proj, k_proj in layers 0-1, 3, lm_head)" in said
+
+
 def test_several_are_compared_in_a_table_and_what_they_share_is_told_once() -> None:
     first, second, third = (replace(one, name=f"a{i}") for i, one in enumerate(everything().checked[:3]))
     adapters = [(first, described()), (second, replace(described(), total_bytes=4096, ranks={4: 6})), (third, None)]
