@@ -108,16 +108,22 @@ def kind_rows(kinds: Mapping[str, Sequence[ModuleFacts]]) -> Iterator[Sequence[s
     """What the modules of each kind have in common."""
     for kind, held in list(kinds.items())[: MOST["kinds"]]:
         layers = sorted({layer for one in held if (layer := layer_of(one.module)) is not None})
-        sides = zip(*((one.r, one.scaling, one.d_in, one.d_out) for one in held), strict=True)
         dtypes = ", ".join(dict.fromkeys(one.dtype for one in held))
-        yield kind, inspect_facts.ranges(layers) or NO_VALUE, str(len(held)), *map(_range, sides), dtypes
+        yield kind, inspect_facts.ranges(layers) or NO_VALUE, str(len(held)), *_spans(held), dtypes
 
 
 def module_rows(modules: Sequence[ModuleFacts]) -> Iterator[Sequence[str]]:
     """The modules one by one, layer 2 before layer 10."""
     for one in sorted(modules, key=lambda one: natural(one.module))[: MOST["modules"]]:
-        values = (one.r, one.scaling, one.d_in, one.d_out)
-        yield one.module, *(_range([value]) for value in values), one.dtype, _number(one.bytes)
+        yield one.module, *_spans([one]), one.dtype, _number(one.bytes)
+
+
+def _spans(modules: Sequence[ModuleFacts]) -> Iterator[str]:
+    """Of ranks, scalings and both widths the one value, or the least and the most."""
+    for values in zip(*((one.r, one.scaling, one.d_in, one.d_out) for one in modules), strict=True):
+        known = [value for value in values if value is not None]
+        ends = dict.fromkeys((min(known), max(known))) if known else ()
+        yield " to ".join(f"{value:.6g}" for value in ends) or NO_VALUE
 
 
 def memory_rows(kinds: Mapping[str, Sequence[ModuleFacts]]) -> list[tuple[str, float, Sequence[str]]]:
@@ -132,12 +138,6 @@ def natural(path: str) -> list[tuple[int, str]]:
     """A key that sorts numbers within names by value."""
     parts = re.split(r"([0-9]+)", path)
     return [(len(part.lstrip("0")), part.lstrip("0")) if at % 2 else (0, part) for at, part in enumerate(parts)]
-
-
-def _range(values: Sequence[float | None]) -> str:
-    """One value, or the least and the most."""
-    known = [value for value in values if value is not None]
-    return " to ".join(f"{value:.6g}" for value in dict.fromkeys((min(known), max(known)))) if known else NO_VALUE
 
 
 def _number(value: int | None) -> str:
