@@ -125,7 +125,9 @@ def effective_rank(values: Sequence[float]) -> float:
     return math.exp(-math.fsum(share * math.log(share) for share in shares)) if shares else 0.0
 
 
-def spectrum_of(factors: Factors, values: Sequence[Sequence[float]], base_norm: float | None = None) -> ModuleSpectrum:
+def module_spectrum(
+    factors: Factors, values: Sequence[Sequence[float]], base_norm: float | None = None
+) -> ModuleSpectrum:
     """The spectrum of one module, from the singular values of each of its experts, or of its only update."""
     spreads = [spread_of(one) for one in values]
     trained = [one for one in spreads if one.norm > 0]
@@ -156,7 +158,7 @@ def spectrum_of(factors: Factors, values: Sequence[Sequence[float]], base_norm: 
     )
 
 
-def together(
+def spectrum_of(
     modules: Sequence[ModuleSpectrum],
     without: Sequence[Unreadable] = (),
     left_out: tuple[str, ...] = (),

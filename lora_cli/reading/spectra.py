@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.factors import Factors, Unreadable, factors_of
-from lora_cli.core.spectrum import ModuleSpectrum, Spectrum, left_out, spectrum_of, together
+from lora_cli.core.spectrum import ModuleSpectrum, Spectrum, left_out, module_spectrum, spectrum_of
 from lora_cli.core.text import counted
 from lora_cli.errors import FormatError
 from lora_cli.reading.adapter import Opened
@@ -33,7 +33,7 @@ def read_spectrum(one: Opened, base: BaseModel | None = None, norms: BaseNorms |
     without = {
         told.module: told for told in (*unreadable, *(told for told, _ in found if isinstance(told, Unreadable)))
     }
-    return together(
+    return spectrum_of(
         [told for told, _ in found if isinstance(told, ModuleSpectrum)],
         [without[module] for module in one.adapter.pairs if module in without],
         left_out(one.adapter),
@@ -50,7 +50,7 @@ def _of_one(one: Opened, factors: Factors, norms: BaseNorms | None) -> Found:
     if not all(math.isfinite(math.hypot(*found)) for found in values):
         return Unreadable(factors.module, not_finite(factors, loaded)), ""
     base_norm, reason = norms.of(factors) if norms is not None else (None, "")
-    return spectrum_of(factors, values, base_norm), reason
+    return module_spectrum(factors, values, base_norm), reason
 
 
 def _reasons(reasons: Sequence[str]) -> str:

@@ -24,7 +24,7 @@ from lora_cli.core.factors import Unreadable
 from lora_cli.core.likeness import judged
 from lora_cli.core.lora_config import parse_config
 from lora_cli.core.module_grid import Place, places
-from lora_cli.core.spectrum import ModuleSpectrum, Spectrum, together
+from lora_cli.core.spectrum import ModuleSpectrum, Spectrum, spectrum_of
 from lora_cli.core.text import brief, percent, times
 from lora_cli.render.terminal import rendered
 from lora_cli.render.terminal_comparison import comparison_parts
@@ -74,7 +74,7 @@ def everything() -> Spectrum:
         Unreadable("model.layers.0.mlp.router", "lora_B holds NaN or infinity"),
         Unreadable("score", "lora_A is missing"),
     )
-    return together(modules, without, ("DoRA's magnitudes (28 tensors)",), "the base's weights are quantised")
+    return spectrum_of(modules, without, ("DoRA's magnitudes (28 tensors)",), "the base's weights are quantised")
 
 
 def comparison() -> Comparison:
@@ -133,7 +133,7 @@ def valued(checked: Checked, word: str) -> Checked:
 
 TEXTS: dict[str, Callable[[int], str]] = {
     "spectrum": lambda width: render_spectrum(everything(), width),
-    "spectrum-of-base": lambda width: render_spectrum(together(llama(32, base=True)), width),
+    "spectrum-of-base": lambda width: render_spectrum(spectrum_of(llama(32, base=True)), width),
     "comparison": lambda width: render_comparison("./sql", comparison(), width),
 }
 
@@ -161,7 +161,7 @@ def test_every_module_is_in_the_map_or_named() -> None:
 
 def test_a_shade_grows_with_the_number_and_an_outlier_does_not_bleach_the_others() -> None:
     modules = [module(f"model.layers.{i}.q_proj", 1.0 + i / 10) for i in range(20)]
-    lines = render_spectrum(together((*modules, module("model.layers.20.q_proj", 5000.0))), 80).splitlines()
+    lines = render_spectrum(spectrum_of((*modules, module("model.layers.20.q_proj", 5000.0))), 80).splitlines()
     rows = [line.split() for line in lines if line.split()[:1] and line.split()[0].isdigit()]
     assert [row[0] for row in rows] == [str(i) for i in range(21)]
     shades = [row[1] for row in rows]
@@ -198,7 +198,7 @@ def test_what_stands_out_is_coloured_where_there_is_colour() -> None:
 
 def test_many_layers_are_drawn_together_and_their_largest_is_shown() -> None:
     modules = [module(f"model.layers.{i}.q_proj", 7.0 if i == 100 else 1.0) for i in range(126)]
-    lines = render_spectrum(together(modules), 80).splitlines()
+    lines = render_spectrum(spectrum_of(modules), 80).splitlines()
     rows = [line for line in lines if "-" in line and line.strip()[0].isdigit()]
     assert len(rows) == 42
     assert [row for row in rows if "7.00" in row] == [" 99-101  ██  7.00"]
@@ -207,7 +207,7 @@ def test_many_layers_are_drawn_together_and_their_largest_is_shown() -> None:
 
 def test_hundreds_of_kinds_and_stacks_do_not_fill_the_terminal() -> None:
     many = [module(f"stack{i}.{i}.kind{j}", 1.0) for i in range(200) for j in range(200)]
-    lines = render_spectrum(together(many), 80).splitlines()
+    lines = render_spectrum(spectrum_of(many), 80).splitlines()
     assert len(lines) < 500
     assert any("196 more stacks" in line for line in lines)
     assert any("160 more kinds" in line for line in lines)
@@ -221,7 +221,7 @@ def test_nothing_of_a_spectrum_that_could_not_be_read_is_shown() -> None:
 
 
 def test_names_move_no_cursor() -> None:
-    text = render_spectrum(together((module("model.layers.0.\x1b[2Jq\u202e", 1.0), module("\x07bell", 1.0))), 80)
+    text = render_spectrum(spectrum_of((module("model.layers.0.\x1b[2Jq\u202e", 1.0), module("\x07bell", 1.0))), 80)
     assert "\x1b" not in text
     assert "\u202e" not in text
     assert "\x07" not in text
