@@ -23,9 +23,10 @@ EXPLAINED = (
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The modules by their paths, in grids and outside of them, and those that stand out, with how many times.
+    """Where the modules of a spectrum are drawn, and which stand out.
 
-    Shown of each is its norm or, if ``relative``, the share of the base's weight in percent.
+    ``modules`` has them by their paths. What is drawn of each is its norm or, with ``relative``, its share of the norm
+    of the base's weight in percent. ``far`` are those that stand out, each with its ratio to the median of its kind.
     """
 
     modules: Mapping[str, ModuleSpectrum]
