@@ -20,8 +20,9 @@ from fetching.servers import ROOT
 sys.path.insert(0, str(ROOT))
 
 from lora_cli.bench.lengths import Lengths
+from lora_cli.bench.live.answer import Course
 from lora_cli.bench.live.ask import asks
-from lora_cli.bench.live.load import Course, run_load
+from lora_cli.bench.live.load import run_load
 from lora_cli.bench.live.target import find_target
 from lora_cli.bench.popularity import parse_popularity
 from lora_cli.bench.quantiles import nearest_rank

@@ -47,7 +47,7 @@ def main() -> None:
     took, goal = time.perf_counter() - began, GOAL_S * requests / GOAL_REQUESTS
     parts = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     spent = sum(part.ru_utime + part.ru_stime for part in parts)
-    for name, one in found.outcomes.items():
+    for name, one in found.policies.items():
         cost = one.miss_cost_ms / requests
         print(f"{name:10} hits {one.hit_ratio:.3f}  {cost:5.1f} ms a request  stall p99 {one.stall_ms['p99']:6.1f} ms")
     print(f"{len(NAMES)} policies in {took:.1f} s (goal {goal:.0f} s, {'met' if took <= goal else 'MISSED'})")

@@ -13,12 +13,12 @@ from pydantic import ConfigDict, TypeAdapter, with_config
 from pydantic.json_schema import GenerateJsonSchema, JsonRef, JsonSchemaValue
 from pydantic_core import core_schema
 
+from lora_cli.bench.report import BenchReport
 from lora_cli.documents.baseline import BaselineFile
 from lora_cli.documents.document import Model
 from lora_cli.documents.lockfile import LockFile
 from lora_cli.documents.manifest import ManifestFile
 from lora_cli.documents.policy import PolicyFile
-from lora_cli.render.bench_report import BenchReport
 from lora_cli.render.inspect_report import InspectReport
 from lora_cli.render.repair_report import RepairReport
 from lora_cli.render.validate_report import ValidateReport

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from lora_cli.bench.links import BYTES_PER_RANK, Links
 from lora_cli.bench.ranks import Ranks
+from lora_cli.bench.report import AdapterBytes
 from lora_cli.tiers.budget import Budget
 
 
@@ -24,6 +25,11 @@ class Fleet:
     def read_ms(self, name: str) -> float:
         """Milliseconds from disk into memory."""
         return self.links.disk.load_ms(self.sizes[name])
+
+    def adapter_bytes(self) -> AdapterBytes:
+        """How large the adapters are."""
+        sizes = self.sizes.values()
+        return AdapterBytes(sum(sizes), max(sizes, default=0), min(sizes, default=0))
 
     @property
     def equal(self) -> bool:

@@ -1,12 +1,14 @@
 """What ``--plan`` is to reach: conditions on one policy's metrics that more slots or memory can make true."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 
 from lora_cli.bench.conditions import Condition, parse_condition
-from lora_cli.bench.metrics import OF_A_POLICY, more_is_better
+from lora_cli.bench.metrics import more_is_better
+from lora_cli.bench.report import PolicyMetrics
 from lora_cli.errors import UsageError
 
-PLANNED = tuple(name for name in OF_A_POLICY if not name.endswith("gap_closed"))
+PLANNED = tuple(one.name for one in fields(PolicyMetrics))
 
 
 def parse_goals(texts: Sequence[str]) -> tuple[Condition, ...]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from math import inf
+from math import isfinite
 from typing import Literal
 
 from lora_cli.errors import UsageError
@@ -15,25 +15,25 @@ LinkOrigin = Literal["default", "given", "measured"]
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """The way into a tier. ``origin`` says where its numbers are from: ``default``, ``given`` or ``measured``."""
+    """What a load into a tier takes: some milliseconds, and the bytes at some GB/s."""
 
     ms: float
-    gb_per_s: float
-    origin: LinkOrigin = "default"
+    gb_per_s: float | None
+    origin: LinkOrigin
 
     def load_ms(self, size: int) -> float:
         """Milliseconds that ``size`` bytes take."""
-        return self.ms + size / self.gb_per_s / 1e6
+        return self.ms + (size / self.gb_per_s / 1e6 if self.gb_per_s else 0.0)
 
     def __str__(self) -> str:
-        rate = "" if self.gb_per_s == inf else f" + bytes at {self.gb_per_s:g} GB/s"
+        rate = "" if self.gb_per_s is None else f" + bytes at {self.gb_per_s:g} GB/s"
         return f"{self.ms:g} ms{rate} ({self.origin})"
 
 
-DISK_LINK = Link(2.0, 7.0)
+DISK_LINK = Link(2.0, 7.0, "default")
 """NVMe of PCIe Gen4."""
 
-GPU_LINK = Link(1.0, 25.0)
+GPU_LINK = Link(1.0, 25.0, "default")
 """PCIe Gen4 with 16 lanes, out of pinned memory."""
 
 
@@ -59,4 +59,4 @@ def parse_link(text: str, flag: str) -> Link:
         good = False
     if not good:
         raise UsageError(f"{flag} {text[:60]}: must be milliseconds and GB/s", hint=f"{flag} 2,7")
-    return Link(float(ms), float(rate), "given")
+    return Link(float(ms), float(rate) if isfinite(float(rate)) else None, "given")

@@ -1,17 +1,15 @@
-"""A measured run as it is told: latencies by the tier that each request hit, by name."""
+"""The report of a run in process: latencies by the tier that each request hit, by name."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from statistics import fmean, pstdev
 from typing import Literal
 
 from lora_cli.bench.outcome import PERCENTILES
 from lora_cli.bench.quantiles import nearest_rank
-from lora_cli.bench.setting import Setting
-from lora_cli.core.results import BenchResult
+from lora_cli.bench.report import BenchReport, BenchSetting, MeasurementReport, VllmRun, bench_report
 
-Kind = Literal["hot", "warm", "cold"]
-WORDS: Mapping[str, Kind] = {"gpu": "hot", "cpu": "warm", "disk": "cold", "remote": "cold"}
+WORDS: Mapping[str, Literal["hot", "warm", "cold"]] = {"gpu": "hot", "cpu": "warm", "disk": "cold", "remote": "cold"}
 """What a request is called by the tier in which its adapter was."""
 
 KINDS = ("hot", "warm", "cold")
@@ -42,15 +40,16 @@ DEFINITIONS = {
 """What the numbers mean, printed beside them."""
 
 
-@dataclass(frozen=True, slots=True)
-class MeasuredRun:
-    """The workload, and what it cost."""
+def measured_report(run: VllmRun, setting: BenchSetting, result: MeasurementReport) -> BenchReport:
+    """The report of a run in process. An adapter answers a small batch at once: its first token is its last."""
+    metrics = measured_metrics(result)
+    ttft = {name: value for name, value in metrics.items() if name.endswith("_ttft_ms")}
+    e2el = {name.replace("_ttft_", "_e2el_"): value for name, value in ttft.items()}
+    run = replace(run, model_id=setting.environment.get("base"), max_concurrency=1)
+    return bench_report(run, setting, result, DEFINITIONS, metrics, ttft | e2el)
 
-    setting: Setting
-    result: BenchResult
 
-
-def by_kind(result: BenchResult) -> dict[str, list[float]]:
+def by_kind(result: MeasurementReport) -> dict[str, list[float]]:
     """Milliseconds of requests that were hot, warm and cold, the least first."""
     found: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for tier, values in result.latency_ms.items():
@@ -58,7 +57,7 @@ def by_kind(result: BenchResult) -> dict[str, list[float]]:
     return {kind: sorted(values) for kind, values in found.items()}
 
 
-def measured_metrics(result: BenchResult) -> dict[str, float | None]:
+def measured_metrics(result: MeasurementReport) -> dict[str, float | None]:
     """Every metric of ``MEASURED``; None where there was no such request."""
     kinds = by_kind(result)
     told: dict[str, float | None] = {}

@@ -44,7 +44,7 @@ def read_links(file: Path, flag: str) -> Links:
             )
         medians[tier] = nearest_rank(sorted(tiers[tier]), 0.5)
     read_ms, put_ms = medians["disk"] - medians["cpu"], medians["cpu"] - medians["gpu"]
-    return Links(Link(max(read_ms, 0.0), float("inf"), "measured"), Link(max(put_ms, 0.0), float("inf"), "measured"))
+    return Links(Link(max(read_ms, 0.0), None, "measured"), Link(max(put_ms, 0.0), None, "measured"))
 
 
 def _loads(document: Mapping[str, Any], where: str) -> Mapping[str, Sequence[float]]:

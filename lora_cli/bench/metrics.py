@@ -1,21 +1,12 @@
 """The numbers of a result by name: what a goal, ``--fail-if`` and a comparison with an older result speak of."""
 
 from collections.abc import Mapping
+from dataclasses import asdict, fields
 
-from lora_cli.bench.outcome import PERCENTILES, Outcome
-from lora_cli.bench.simulation import Simulated
+from lora_cli.bench.report import PolicyMetrics, PolicyReport
 
-STALLS = ("mean", *(f"p{one}" for one in PERCENTILES), "max")
-OF_A_POLICY = (
-    "hit_ratio",
-    "memory_hit_ratio",
-    "miss_cost_ms",
-    "miss_cost_ms_per_request",
-    "stalled_ratio",
-    *(f"stall_{one}_ms" for one in STALLS),
-    "gap_closed",
-    "cost_gap_closed",
-)
+STALLS = ("mean", "p50", "p90", "p95", "p99", "max")
+OF_A_POLICY = (*(one.name for one in fields(PolicyMetrics)), "gap_closed", "cost_gap_closed")
 
 GOOD_SHARES = ("hit_ratio", "gap_closed", "attainment")
 """What such a name ends in is at most 1, and should be large."""
@@ -34,32 +25,30 @@ def more_is_better(metric: str) -> bool:
     return metric.endswith(MORE_IS_BETTER)
 
 
-def policy_metrics(one: Outcome) -> dict[str, float | None]:
+def policy_metrics(one: PolicyReport) -> PolicyMetrics:
     """The metrics of one policy by itself; None is what is not known of it.
 
     ``memory_hit_ratio`` counts the requests that need no disk: their adapter is in a slot or in memory.
     """
-    requests = one.requests or 1
-    known = bool(one.stall_ms)
-    return {
-        "hit_ratio": one.hit_ratio,
-        "memory_hit_ratio": 1 - one.hits["disk"] / requests if "disk" in one.hits else None,
-        "miss_cost_ms": one.miss_cost_ms,
-        "miss_cost_ms_per_request": one.miss_cost_ms / requests,
-        "stalled_ratio": one.stalled / requests if known else None,
-        **{f"stall_{share}_ms": one.stall_ms.get(share) for share in STALLS},
-    }
+    requests, stall_ms = one.requests or 1, one.stall_ms
+    return PolicyMetrics(
+        hit_ratio=one.hit_ratio,
+        memory_hit_ratio=1 - one.hits_by_tier["disk"] / requests if "disk" in one.hits_by_tier else None,
+        miss_cost_ms=one.miss_cost_ms,
+        miss_cost_ms_per_request=one.miss_cost_ms_per_request,
+        stalled_ratio=one.stalled / requests if stall_ms else None,
+        **{f"stall_{share}_ms": stall_ms.get(share) for share in STALLS},
+    )
 
 
-def simulation_metrics(found: Simulated) -> dict[str, float | None]:
+def simulation_metrics(policies: Mapping[str, PolicyReport]) -> dict[str, float | None]:
     """The metrics of all policies, as ``lru.hit_ratio``; where there is one policy, without its name as well."""
-    told: dict[str, float | None] = {}
-    for name, one in found.outcomes.items():
-        gaps = {"gap_closed": found.gap_closed(name), "cost_gap_closed": found.cost_gap_closed(name)}
-        own = policy_metrics(one) | gaps
-        told |= {f"{name}.{metric}": value for metric, value in own.items()}
-        told |= own if len(found.outcomes) == 1 else {}
-    return told
+    found: dict[str, float | None] = {}
+    for name, one in policies.items():
+        own = asdict(policy_metrics(one)) | {"gap_closed": one.gap_closed, "cost_gap_closed": one.cost_gap_closed}
+        found |= {f"{name}.{metric}": value for metric, value in own.items()}
+        found |= own if len(policies) == 1 else {}
+    return found
 
 
 def simulated_names(policies: Mapping[str, object] | tuple[str, ...]) -> set[str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lora_cli import __version__
-from lora_cli.core.results import BenchResult
+from lora_cli.bench.report import MeasurementReport
 from lora_cli.errors import LoraCliError
 
 TIERS = ("gpu", "cpu", "disk")
@@ -22,25 +22,15 @@ class Served:
     evicted: Mapping[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """What a run is about, for its result: how many adapters and slots, the seed, and where it ran."""
-
-    adapters: int
-    max_loras: int
-    max_cpu_loras: int
-    seed: int
-    environment: Mapping[str, str]
-
-
 def run_trace(
     trace: Sequence[str],
     serve: Callable[[str], Served],
-    setup: Setup,
+    max_loras: int,
+    max_cpu_loras: int,
     *,
     failed: Mapping[str, str] | None = None,
     progress: Callable[[int], None] = lambda _done: None,
-) -> BenchResult:
+) -> MeasurementReport:
     """Each request of ``trace`` through ``serve``, one at a time: a request waits for the one before.
 
     An adapter whose request raises ``LoraCliError`` is reported, and is not asked again; the run goes on.
@@ -65,17 +55,14 @@ def run_trace(
             progress(done)
     except KeyboardInterrupt:
         pass
-    return BenchResult(
+    return MeasurementReport(
         requests=done,
-        adapters=setup.adapters,
-        max_loras=setup.max_loras,
-        max_cpu_loras=setup.max_cpu_loras,
-        latency_ms={tier: tuple(values) for tier, values in latency_ms.items()},
+        max_loras=max_loras,
+        max_cpu_loras=max_cpu_loras,
         hits={tier: len(values) for tier, values in latency_ms.items()},
         evictions=dict(evictions),
-        failed=broken,
-        seed=setup.seed,
-        environment=setup.environment,
+        latency_ms={tier: tuple(values) for tier, values in latency_ms.items()},
+        failures=broken,
     )
 
 

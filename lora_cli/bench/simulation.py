@@ -2,18 +2,31 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 
 from lora_cli.bench.bounds import least_cost_ms, most_hits
 from lora_cli.bench.fleet import Fleet
 from lora_cli.bench.optimum import best_course
-from lora_cli.bench.outcome import Outcome, outcome
+from lora_cli.bench.outcome import SHARES, outcome, policy_report
 from lora_cli.bench.policies import OPT, slowest_first
+from lora_cli.bench.report import Bounds, PolicyReport, SimulationReport, TierReport, TiersReport
 from lora_cli.bench.simulate import GPU, simulate
 from lora_cli.bench.spread import spread
 from lora_cli.bench.stalls import stalls_ms
 from lora_cli.bench.trace import Trace
 from lora_cli.tiers.view import Objective
+
+DEFINITIONS = {
+    "hit_ratio": "requests that find their adapter in a slot, of all; the first request of each is a miss",
+    "miss_cost_ms": "milliseconds of all loads, into memory and into slots, added up",
+    "stall_ms": "from a request's arrival until its adapter is in a slot; loads go one after the other",
+    "stall_ms (inf)": "with --request-rate inf a request comes when the one before is done: it waits for its own load",
+    "gap_closed": "(hits - LRU's) / (the most there can be - LRU's)",
+    "cost_gap_closed": "(LRU's - miss_cost_ms) / (LRU's - the least cost that there can be)",
+    "opt": "Belady's policy, who knows the whole trace: exact where slots are alike, else a bound that none passes",
+    "percentiles": "nearest rank: the smallest value that so many do not exceed, without interpolation",
+}
+"""What the numbers mean, printed beside them."""
 
 WORTH_PROCESSES = 200_000
 """So many requests, over all policies, take longer than a process does to start."""
@@ -23,28 +36,6 @@ ROUNDING = 1e-9
 """Costs are sums of fractions, added up in several orders: a distance of so little is none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Simulated:
-    """Outcomes by policy, in the order asked for; ``least_cost_ms`` is what no policy can go below, where OPT is."""
-
-    outcomes: Mapping[str, Outcome]
-    least_cost_ms: float | None = None
-
-    def gap_closed(self, policy: str) -> float | None:
-        """The part of the distance in hits from LRU to the best there is; None without both, or when LRU is that."""
-        lru, best = self.outcomes.get("lru"), self.outcomes.get(OPT)
-        if lru is None or best is None or best.hits["gpu"] <= lru.hits["gpu"]:
-            return None
-        return (self.outcomes[policy].hits["gpu"] - lru.hits["gpu"]) / (best.hits["gpu"] - lru.hits["gpu"])
-
-    def cost_gap_closed(self, policy: str) -> float | None:
-        """The same in milliseconds of loads, to the least that there can be."""
-        lru = self.outcomes.get("lru")
-        if lru is None or self.least_cost_ms is None or lru.miss_cost_ms <= self.least_cost_ms * (1 + ROUNDING):
-            return None
-        return (lru.miss_cost_ms - self.outcomes[policy].miss_cost_ms) / (lru.miss_cost_ms - self.least_cost_ms)
-
-
 def simulate_all(
     trace: Trace,
     fleet: Fleet,
@@ -52,7 +43,7 @@ def simulate_all(
     objective: Objective = "stall",
     *,
     told: Callable[[str], None] = lambda _policy: None,
-) -> Simulated:
+) -> SimulationReport:
     """Every policy over the same trace. ``told`` hears of each that is done. Ctrl-C leaves out those that are not.
 
     Raises:
@@ -60,29 +51,58 @@ def simulate_all(
     """
     tasks = [(trace, fleet, policy, objective) for policy in slowest_first(policies)]
     worth = len(trace) * len(tasks) >= WORTH_PROCESSES
-    found: dict[str, Outcome] = {}
+    found: dict[str, PolicyReport] = {}
     least: float | None = None
     with suppress(KeyboardInterrupt):
-        for one, cost in spread(_one, tasks, worth=worth):
-            found[one.policy] = one
+        for policy, one, cost in spread(_one, tasks, worth=worth):
+            found[policy] = one
             least = cost if cost is not None else least
-            told(one.policy)
-    return Simulated({policy: found[policy] for policy in policies if policy in found}, least)
+            told(policy)
+    gpu = TierReport(fleet.gpu.items, fleet.gpu.max_bytes, fleet.links.gpu)
+    cpu = TierReport(fleet.cpu.items, fleet.cpu.max_bytes, fleet.links.disk)
+    return SimulationReport(
+        objective=objective,
+        tiers=TiersReport(fleet.adapter_bytes(), gpu, cpu),
+        policies=_with_gaps({policy: found[policy] for policy in policies if policy in found}, least),
+        bounds=Bounds(least),
+        stall_cdf_shares=SHARES,
+    )
+
+
+def _with_gaps(found: Mapping[str, PolicyReport], least_ms: float | None) -> Mapping[str, PolicyReport]:
+    """Each policy with its part of the distance from LRU to the best, in hits and in milliseconds of loads.
+
+    They stay None without LRU or the best, and where LRU is the best.
+    """
+    lru = found.get("lru")
+    if lru is None:
+        return found
+    hits = found[OPT].hits - lru.hits if OPT in found else 0
+    cost_ms = lru.miss_cost_ms - least_ms if least_ms is not None else 0.0
+    known = least_ms is not None and lru.miss_cost_ms > least_ms * (1 + ROUNDING)
+    return {
+        name: replace(
+            one,
+            gap_closed=(one.hits - lru.hits) / hits if hits > 0 else None,
+            cost_gap_closed=(lru.miss_cost_ms - one.miss_cost_ms) / cost_ms if known else None,
+        )
+        for name, one in found.items()
+    }
 
 
 _Task = tuple[Trace, Fleet, str, Objective]
 
 
-def _one(task: _Task) -> tuple[Outcome, float | None]:
+def _one(task: _Task) -> tuple[str, PolicyReport, float | None]:
     trace, fleet, policy, objective = task
     keys = trace.keys()
     if policy != OPT:
         course = simulate(keys, fleet, policy, objective)
-        return outcome(policy, "online", course, stalls_ms(trace, course)), None
+        return policy, outcome("online", course, stalls_ms(trace, course)), None
     least = least_cost_ms(keys, fleet)
     if fleet.gpu.max_bytes is not None:
-        return Outcome(OPT, "bound", len(trace), {"gpu": int(most_hits(keys, fleet))}, least), least
+        return OPT, policy_report("bound", len(trace), {"gpu": int(most_hits(keys, fleet))}, least, {}), least
     course = best_course(keys, fleet)
     if fleet.cpu.max_bytes is not None:
-        return Outcome(OPT, "exact", len(trace), {"gpu": course.found.count(GPU)}, least), least
-    return outcome(OPT, "exact", course, stalls_ms(trace, course)), least
+        return OPT, policy_report("exact", len(trace), {"gpu": course.found.count(GPU)}, least, {}), least
+    return OPT, outcome("exact", course, stalls_ms(trace, course)), least

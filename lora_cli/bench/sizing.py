@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from lora_cli.bench.conditions import Condition
 from lora_cli.bench.fleet import Fleet
 from lora_cli.bench.metrics import policy_metrics
 from lora_cli.bench.outcome import outcome
+from lora_cli.bench.report import LoadsReport, Plan, PlanAnswer, PlanReport, PolicyPlan
 from lora_cli.bench.simulate import simulate
 from lora_cli.bench.spread import spread
 from lora_cli.bench.stalls import stalls_ms
@@ -19,44 +20,47 @@ from lora_cli.tiers.view import Objective
 OF_SLOTS_ALONE = frozenset({"hit_ratio"})
 """Metrics that memory changes nothing about."""
 
+DEFINITIONS = {
+    "slots": "the fewest adapters on the device at once with which all goals hold, found by halving: more is not worse",
+    "places": "the fewest adapters in memory at once beside so many slots; with more slots fewer may do",
+    "hits": "requests that find their adapter in a slot; the first request of each is a miss",
+    "p99 ms": "how long a request waits for its adapter, one load after the other; by the nearest rank",
+}
+"""What the numbers of a plan mean."""
+
+SIZES = ("slots", "places")
 MORE_SLOTS = (1, 2, 4)
 """What is tried besides the fewest slots: with more of them less memory may do."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """So many slots and places in memory, and the metrics that they have."""
-
-    slots: int
-    places: int
-    metrics: Mapping[str, float | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Sizing:
-    """The fewest slots with the least memory first; none when all adapters in slots at once do not meet the goal.
-
-    ``most`` is what they have then.
-    """
-
-    policy: str
-    answers: tuple[Answer, ...]
-    most: Answer
-
-
 def size_all(
     trace: Trace, fleet: Fleet, policies: Sequence[str], goals: Sequence[Condition], objective: Objective
-) -> dict[str, Sizing]:
+) -> PlanReport:
     """What each policy needs to meet all goals at once; limits in bytes are not looked at.
 
     Ctrl-C leaves out the policies that are not done.
     """
     tasks = [(trace, fleet, policy, tuple(goals), objective) for policy in policies]
-    found: dict[str, Sizing] = {}
+    found: dict[str, PolicyPlan] = {}
     with suppress(KeyboardInterrupt):
-        for one in spread(_size, tasks, worth=len(trace) >= 5_000):
-            found[one.policy] = one
-    return {policy: found[policy] for policy in policies if policy in found}
+        found.update(spread(_size, tasks, worth=len(trace) >= 5_000))
+    loads = LoadsReport(fleet.adapter_bytes(), fleet.links.gpu, fleet.links.disk)
+    ordered = {policy: found[policy] for policy in policies if policy in found}
+    return PlanReport(objective, loads, Plan(tuple(map(str, goals)), ordered))
+
+
+def plan_metrics(policies: Mapping[str, PolicyPlan]) -> dict[str, float | None]:
+    """``lru.slots`` and ``lru.places`` of the first answer; None where there is none."""
+    return {
+        f"{name}.{what}": getattr(one.answers[0], what) if one.answers else None
+        for name, one in policies.items()
+        for what in SIZES
+    }
+
+
+def planned_names(policies: Sequence[str]) -> set[str]:
+    """The names of these metrics."""
+    return {f"{policy}.{what}" for policy in policies for what in SIZES}
 
 
 def fewest(low: int, high: int, meets: Callable[[int], bool]) -> int:
@@ -67,29 +71,30 @@ def fewest(low: int, high: int, meets: Callable[[int], bool]) -> int:
     return high
 
 
-def _size(task: tuple[Trace, Fleet, str, tuple[Condition, ...], Objective]) -> Sizing:
+def _size(task: tuple[Trace, Fleet, str, tuple[Condition, ...], Objective]) -> tuple[str, PolicyPlan]:
     trace, fleet, policy, goals, objective = task
     keys, everybody = trace.keys(), len(fleet.sizes)
-    tried: dict[tuple[int, int], Answer] = {}
+    largest, total = max(fleet.sizes.values()), sum(fleet.sizes.values())
+    tried: dict[tuple[int, int], PlanAnswer] = {}
 
-    def with_places(slots: int, places: int) -> Answer:
+    def with_places(slots: int, places: int) -> PlanAnswer:
         if (slots, places) not in tried:
             course = simulate(keys, replace(fleet, gpu=Budget(slots), cpu=Budget(places)), policy, objective)
-            told = policy_metrics(outcome(policy, "online", course, stalls_ms(trace, course)))
-            tried[slots, places] = Answer(slots, places, told)
+            metrics = policy_metrics(outcome("online", course, stalls_ms(trace, course)))
+            tried[slots, places] = PlanAnswer(slots, places, slots * largest, places * total // everybody, metrics)
         return tried[slots, places]
 
     def meets(slots: int, places: int) -> bool:
-        told = with_places(slots, places).metrics
-        return all(goal.holds(told[goal.metric] or 0.0) for goal in goals)
+        metrics = with_places(slots, places).metrics
+        return all(goal.holds(getattr(metrics, goal.metric) or 0.0) for goal in goals)
 
     most = with_places(everybody, everybody)
     if not meets(everybody, everybody):
-        return Sizing(policy, (), most)
+        return policy, PolicyPlan((), most)
     least = fewest(1, everybody, lambda slots: meets(slots, everybody))
     if all(goal.metric in OF_SLOTS_ALONE for goal in goals):
-        return Sizing(policy, (with_places(least, least),), most)
-    answers: list[Answer] = []
+        return policy, PolicyPlan((with_places(least, least),), most)
+    answers: list[PlanAnswer] = []
     for slots in dict.fromkeys(min(least * times, everybody) for times in MORE_SLOTS):
         most_places = answers[-1].places if answers else everybody
         if slots > most_places or not meets(slots, most_places):
@@ -97,4 +102,4 @@ def _size(task: tuple[Trace, Fleet, str, tuple[Condition, ...], Objective]) -> S
         places = fewest(slots, most_places, partial(meets, slots))
         if not answers or places < most_places:
             answers.append(with_places(slots, places))
-    return Sizing(policy, tuple(answers), most)
+    return policy, PolicyPlan(tuple(answers), most)

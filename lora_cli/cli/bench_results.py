@@ -1,6 +1,6 @@
 """What becomes of a result: it is printed, saved, compared and judged."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,12 +21,9 @@ from lora_cli.cli.output import (
 from lora_cli.errors import MachineError, UsageError
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from lora_cli.bench.conditions import Condition
-    from lora_cli.bench.regression import Change, Judged
+    from lora_cli.bench.report import BenchReport
     from lora_cli.bench.trace import Trace
-    from lora_cli.render.bench_report import BenchReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +35,6 @@ class Wanted:
     before: Mapping[str, float] | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     quiet: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """A result, and the ways to tell it.
-
-    A page in HTML has a place for what it was compared with and judged by; in a terminal that follows. ``human`` takes
-    the width, and whether to draw in ASCII alone.
-    """
-
-    report: "BenchReport"
-    human: "Callable[[int, bool], Iterable[RenderableType]]"
-    html: "Callable[[tuple[Change, ...], tuple[Judged, ...]], str]"
-    name: str = "lora-cli"
 
 
 def wanted_of(flags: ResultFlags, known: Collection[str], *, quiet: bool = False) -> Wanted:
@@ -77,91 +60,66 @@ def wanted_of(flags: ResultFlags, known: Collection[str], *, quiet: bool = False
     return Wanted(flags, conditions, before, metadata, quiet)
 
 
-def conclude(told: Told, trace: "Trace", wanted: Wanted, by_seed: "Mapping[int, Trace] | None" = None) -> int:
-    """Write and save the result; 1 when a condition fails it, else 0. ``by_seed`` are the traces of several runs.
+def conclude(report: "BenchReport", traces: "Mapping[int, Trace]", wanted: Wanted) -> int:
+    """Write and save the report; 1 when a condition fails it, else 0. ``traces`` are the requests by seed.
 
     Raises:
         MachineError: a file cannot be written.
     """
     from lora_cli.bench.regression import changes, judged
+    from lora_cli.render.json import encoded
 
     flags = wanted.flags
-    compared = changes(wanted.before, told.report.metrics) if wanted.before is not None else ()
-    verdicts = judged(wanted.conditions, told.report.metrics)
+    report = replace(
+        report,
+        baseline=changes(wanted.before, report.metrics) if wanted.before is not None else None,
+        fail_if=judged(wanted.conditions, report.metrics) or None,
+        metadata=wanted.metadata,
+    )
     if flags.save_result:
-        _save(told, by_seed or {0: trace}, wanted, compared, verdicts)
+        _save(report, traces, flags)
     if flags.output_format is ReportFormat.JSON:
-        text = _encoded(told, wanted, compared, verdicts)
+        text = encoded(report)
     elif flags.output_format is ReportFormat.HTML:
-        text = told.html(compared, verdicts)
+        from lora_cli.render.html import render_bench
+
+        text = render_bench(report)
     else:
-        text = _drawn(told, flags.output, compared, verdicts)
+        from lora_cli.render.terminal import rendered
+        from lora_cli.render.terminal_bench import report_parts
+
+        to_file = flags.output is not None
+        wide, coloured = (DEFAULT_WIDTH, False) if to_file else (width(), colour())
+        text = rendered(report_parts(report, wide, plain=not (to_file or drawable())), wide, colour=coloured)
     write(text, flags.output)
     written(flags.output, quiet=wanted.quiet)
-    failed = [one for one in verdicts if one.failed]
+    failed = [one for one in report.fail_if or () if one.failed]
     for one in failed:
         to_stderr(f"failed: {one}")
     return 1 if failed else 0
 
 
-def _drawn(told: Told, output: Path | None, compared: "tuple[Change, ...]", verdicts: "tuple[Judged, ...]") -> str:
-    from lora_cli.render.terminal import rendered
-    from lora_cli.render.terminal_bench import judgement_parts
-
-    wide, coloured = (width(), colour()) if output is None else (DEFAULT_WIDTH, False)
-    plain = output is None and not drawable()
-    return rendered([*told.human(wide, plain), *judgement_parts(compared, verdicts, wide)], wide, colour=coloured)
-
-
-def _encoded(
-    told: Told,
-    wanted: Wanted,
-    compared: "tuple[Change, ...]",
-    verdicts: "tuple[Judged, ...]",
-) -> str:
-    from lora_cli.render.json import encoded
-    from lora_cli.render.json_bench import condition_results, metric_changes
-
-    report = replace(
-        told.report,
-        baseline=metric_changes(compared) if wanted.before is not None else None,
-        fail_if=condition_results(verdicts) if verdicts else None,
-        metadata=wanted.metadata,
-    )
-    return encoded(report)
-
-
-def _save(
-    told: Told,
-    traces: "Mapping[int, Trace]",
-    wanted: Wanted,
-    compared: "tuple[Change, ...]",
-    verdicts: "tuple[Judged, ...]",
-) -> None:
-    """The result and beside it the trace, or that of each seed, named as vLLM names its results."""
+def _save(report: "BenchReport", traces: "Mapping[int, Trace]", flags: ResultFlags) -> None:
+    """The report and beside it the trace, or that of each seed, named as vLLM names its results."""
     from lora_cli.cli.bench_workload import save_trace
+    from lora_cli.render.json import encoded
 
     now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    rate = told.report.run.request_rate
-    file = (wanted.flags.result_dir or Path()) / (wanted.flags.result_filename or f"{told.name}-{rate}qps-{now}.json")
+    name = flags.result_filename or f"lora-cli-{report.run.request_rate}qps-{now}.json"
+    file = (flags.result_dir or Path()) / name
     files = {}
     for seed, trace in traces.items():
         beside = file.with_name(f"{file.stem}{f'.seed-{seed}' if len(traces) > 1 else ''}.trace.jsonl")
         save_trace(trace, beside)
         files[str(seed)] = beside.name
     first = next(iter(files.values()))
-    kept = replace(
-        told.report,
-        run=replace(told.report.run, date=now),
-        trace=first,
-        traces=files if len(files) > 1 else None,
-    )
-    write(_encoded(replace(told, report=kept), wanted, compared, verdicts), file)
+    run = replace(report.run, date=now)
+    write(encoded(replace(report, run=run, trace=first, traces=files if len(files) > 1 else None)), file)
     to_stderr(f"saved {file} and {first}" + (", ..." if len(files) > 1 else ""))
 
 
 def _metadata(words: list[str]) -> dict[str, str]:
-    from lora_cli.render.bench_report import KEYS
+    from lora_cli.bench.report import KEYS
 
     found = {}
     for word in words:

@@ -1,24 +1,23 @@
 """``serve-bench --url``: requests at their times to a server that runs, for each seed."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
 
+from lora_cli.bench.live.answer import Course
 from lora_cli.bench.live.ask import PROMPTS, Ask, asks, body_of
 from lora_cli.bench.live.goodput import Slo, parse_goodput
-from lora_cli.bench.live.load import Course, Probing, run_load
+from lora_cli.bench.live.load import Probing, run_load
 from lora_cli.bench.live.numbers import Run, live_names
-from lora_cli.bench.live.result import LiveRun, live_run
+from lora_cli.bench.live.result import errors, live_report
 from lora_cli.bench.live.target import Target, find_target, find_vocabulary, slots_of
 from lora_cli.bench.live.tiers import kinds
-from lora_cli.bench.regression import Change, Judged
+from lora_cli.bench.report import BenchReport, LiveReport, run_of
 from lora_cli.bench.run import environment
-from lora_cli.bench.setting import setting_of
 from lora_cli.bench.trace import Trace
 from lora_cli.bench.traffic import parse_rate
 from lora_cli.cli.bench_options import LiveFlags, ResultFlags, WorkloadFlags
-from lora_cli.cli.bench_results import Told, conclude, wanted_of
+from lora_cli.cli.bench_results import conclude, wanted_of
 from lora_cli.cli.bench_workload import Workload, save_trace, workload_of
 from lora_cli.cli.main import INTERRUPTED
 from lora_cli.cli.measuring import counter
@@ -27,11 +26,7 @@ from lora_cli.cli.servable import Failures
 from lora_cli.core.text import counted
 from lora_cli.endpoint.address import parse_address
 from lora_cli.errors import EndpointError, UsageError
-from lora_cli.render.json_live import live as report_of
 from lora_cli.settings import Settings
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 REQUESTS, SEEDS = 200, 3
 OWN = "warm --serve --forward model"
@@ -86,20 +81,16 @@ def live(
     if not settings.quiet:
         to_stderr(_announced(plan, asked))
     runs, interrupted = _runs(plan, asked, settings)
-    found = _result(plan, asked, runs, ours)
-    told = Told(
-        report_of(found),
-        partial(_parts, found),
-        partial(_page, found),
-    )
-    code = conclude(told, plan.traces[workload.seed], checked, plan.traces)
-    for line in _failures(found):
+    report = _report(plan, asked, runs, ours)
+    code = conclude(report, plan.traces, checked)
+    refused, failed = ours.failures.reasons if ours is not None else {}, errors(runs, plan.target.base)
+    for line in _failures(refused, failed):
         to_stderr(line)
-    if found.errors:
+    if failed:
         code = EndpointError.exit_code
     if ours is not None:
         code = max(code, ours.failures.code)
-    if found.is_late:
+    if isinstance(report.result, LiveReport) and report.result.late:
         to_stderr("warning: the generator was late; see lateness")
     if interrupted:
         sent, of = sum(len(run.course.answers) for run in runs), sum(map(len, plan.traces.values()))
@@ -201,7 +192,7 @@ def _probing(plan: Plan, trace: Trace) -> Probing | None:
     return Probing(Ask(0.0, name, body_of(plan.target.models[name], list(PROBE), 1)), 1 / plan.probes_a_second)
 
 
-def _result(plan: Plan, asked: Workload, runs: Sequence[Run], ours: OwnServer | None) -> LiveRun:
+def _report(plan: Plan, asked: Workload, runs: Sequence[Run], ours: OwnServer | None) -> BenchReport:
     target, flags = plan.target, plan.flags
     first = next(iter(plan.traces.values()))
     words = asked.words() | {"prompts": flags.prompts}
@@ -211,34 +202,21 @@ def _result(plan: Plan, asked: Workload, runs: Sequence[Run], ours: OwnServer | 
     rate = asked.request_rate if asked.flags.trace is None and asked.ramp is None else None
     url = str(target.address) if ours is None else OWN
     facts = environment(url=url, base=target.base, **target.facts, **(ours.facts if ours else {}))
-    setting = setting_of("live", first, asked.flags.seed, words, facts, rate, asked.burstiness)
-    setting = replace(setting, num_prompts=sum(len(run.course.answers) for run in runs))
-    refused = ours.failures.reasons if ours else {}
-    return live_run(setting, url, target.base, flags.max_concurrency, plan.slo, runs, refused)
+    run, setting = run_of("live", first, asked.flags.seed, words, facts, rate, asked.burstiness)
+    run = replace(run, max_concurrency=flags.max_concurrency)
+    return live_report(run, setting, target.base, plan.slo, runs, ours.failures.reasons if ours else {})
 
 
-def _failures(found: LiveRun) -> list[str]:
+def _failures(refused: Mapping[str, str], failed: Mapping[str, tuple[int, str]]) -> list[str]:
     """One line for all that failed: how many, and what was said of the first."""
-    lines = [f"error: {name}: {why}" for name, why in found.refused.items()]
-    if not found.errors:
+    lines = [f"error: {name}: {why}" for name, why in refused.items()]
+    if not failed:
         return lines
-    count = sum(number for number, _ in found.errors.values())
-    name, (_, why) = next(iter(found.errors.items()))
-    more = f", of {len(found.errors)} models" if len(found.errors) > 1 else ""
+    count = sum(number for number, _ in failed.values())
+    name, (_, why) = next(iter(failed.items()))
+    more = f", of {len(failed)} models" if len(failed) > 1 else ""
     return [*lines, f"error: {count} requests failed{more}; the first of {name}: {why}"]
 
 
 def _add(tell: Callable[[int], None], before: int, done: int) -> None:
     tell(before + done)
-
-
-def _parts(run: LiveRun, width: int, plain: bool) -> "Iterable[RenderableType]":
-    from lora_cli.render.terminal_live import live_parts
-
-    return live_parts(run, width)
-
-
-def _page(run: LiveRun, compared: tuple[Change, ...], verdicts: tuple[Judged, ...]) -> str:
-    from lora_cli.render.html import render_live as render_page
-
-    return render_page(run, compared, verdicts)

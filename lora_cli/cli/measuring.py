@@ -1,17 +1,15 @@
 """``serve-bench --forward modules``: requests one after the other over the slots of a warm process of its own."""
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from lora_cli.bench.measured import MEASURED, MeasuredRun
-from lora_cli.bench.regression import Change, Judged
-from lora_cli.bench.setting import setting_of
+from lora_cli.bench.measured import MEASURED, measured_report
+from lora_cli.bench.report import run_of
 from lora_cli.cli.bench_options import FleetFlags, LineupFlags, ResultFlags, TierFlags, WorkloadFlags
-from lora_cli.cli.bench_results import Told, Wanted, conclude, wanted_of
+from lora_cli.cli.bench_results import Wanted, conclude, wanted_of
 from lora_cli.cli.bench_workload import Workload, save_trace, workload_of
 from lora_cli.cli.lineup import Lineup, base_model, limits
 from lora_cli.cli.main import INTERRUPTED
@@ -20,15 +18,12 @@ from lora_cli.cli.servable import Failures, measured_lineup, servable
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.core.text import safe
 from lora_cli.errors import LoraCliError, MissingExtra, Refused, UsageError
-from lora_cli.render.json_bench import measured as report_of
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
+    from lora_cli.bench.report import MeasurementReport
     from lora_cli.bench.run import Served
     from lora_cli.bench.trace import Trace
-    from lora_cli.core.results import BenchResult
     from lora_cli.runtime.plan import Device, Job, Limits
     from lora_cli.runtime.process import WarmProcess
     from lora_cli.tiers.eviction.registry import PolicyName
@@ -82,14 +77,9 @@ def _told(asked: Lineup, workload: Workload, tiers: TierFlags, wanted: Wanted, s
     if wanted.flags.save_trace is not None:
         save_trace(trace, wanted.flags.save_trace)
     failures = Failures()
-    result = _measure(Run(asked, most, device, eviction, seed, workload.words()), trace, settings, failures)
-    run = MeasuredRun(setting_of("in-process", trace, seed, workload.words(), result.environment), result)
-    told = Told(
-        report_of(run),
-        partial(_parts, run),
-        partial(_page, run),
-    )
-    code = max(failures.code, conclude(told, trace, wanted))
+    result, facts = _measure(Run(asked, most, device, eviction, seed, workload.words()), trace, settings, failures)
+    run, setting = run_of("in-process", trace, seed, workload.words(), facts)
+    code = max(failures.code, conclude(measured_report(run, setting, result), {seed: trace}, wanted))
     if result.requests < len(trace):
         to_stderr(f"interrupted after {result.requests} of {len(trace)} requests")
         return INTERRUPTED
@@ -117,9 +107,14 @@ def chosen_eviction(word: str) -> "PolicyName":
     )
 
 
-def _measure(run: Run, trace: "Trace", settings: Settings, failures: Failures) -> "BenchResult":
-    """Admit the adapters, start the warm process, and send the trace through it; what is used is held meanwhile."""
-    from lora_cli.bench.run import Setup, environment, run_trace
+def _measure(
+    run: Run, trace: "Trace", settings: Settings, failures: Failures
+) -> "tuple[MeasurementReport, Mapping[str, str]]":
+    """Admit the adapters, start the warm process, and send the trace through it; what is used is held meanwhile.
+
+    Gives what was measured, and where.
+    """
+    from lora_cli.bench.run import environment, run_trace
     from lora_cli.runtime.plan import lay_out
     from lora_cli.runtime.process import WarmProcess
     from lora_cli.store import Store
@@ -128,11 +123,11 @@ def _measure(run: Run, trace: "Trace", settings: Settings, failures: Failures) -
     asked, most, keys = run.asked, run.most, trace.keys()
     base = base_model(asked.base, settings)
     facts = {"base": str(asked.base), **run.words, "eviction": run.eviction}
-    setup = Setup(len(asked.items), most.max_loras, most.max_cpu_loras, run.seed, environment(**facts))
     with holding(Store(settings.cache_dir)) as hold:
         jobs = {job.name: job for job in servable(asked, base, most, settings, hold, failures)}
         if not jobs:
-            return run_trace(keys, _nothing, setup, failed=failures.reasons)
+            nothing = run_trace(keys, _nothing, most.max_loras, most.max_cpu_loras, failed=failures.reasons)
+            return nothing, environment(**facts)
         plan = lay_out(
             base,
             [job.adapter for job in jobs.values()],
@@ -144,9 +139,15 @@ def _measure(run: Run, trace: "Trace", settings: Settings, failures: Failures) -
         )
         with WarmProcess(plan) as process:
             ready = process.start()
-            setup = replace(setup, environment=environment(**facts, device=ready.device, dtype=ready.dtype))
-            serve, progress = _server(process, jobs, failures), counter(len(keys), settings)
-            return run_trace(keys, serve, setup, failed=dict(failures.reasons), progress=progress)
+            found = run_trace(
+                keys,
+                _server(process, jobs, failures),
+                most.max_loras,
+                most.max_cpu_loras,
+                failed=failures.reasons,
+                progress=counter(len(keys), settings),
+            )
+            return found, environment(**facts, device=ready.device, dtype=ready.dtype)
 
 
 def _server(process: "WarmProcess", jobs: "Mapping[str, Job]", failures: Failures) -> "Callable[[str], Served]":
@@ -184,15 +185,3 @@ def counter(total: int, settings: Settings) -> Callable[[int], None]:
             sys.stderr.flush()
 
     return tell
-
-
-def _parts(run: MeasuredRun, width: int, plain: bool) -> "Iterable[RenderableType]":
-    from lora_cli.render.terminal_bench import measured_parts
-
-    return measured_parts(run.result, width)
-
-
-def _page(run: MeasuredRun, compared: tuple[Change, ...], verdicts: tuple[Judged, ...]) -> str:
-    from lora_cli.render.html import render_bench as render_page
-
-    return render_page(run, compared, verdicts)

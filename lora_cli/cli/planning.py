@@ -1,25 +1,16 @@
 """``serve-bench --simulate --plan``: how many slots and places in memory a goal takes at this traffic."""
 
-from collections.abc import Iterable
-from functools import partial
-from typing import TYPE_CHECKING
-
 from lora_cli.bench.goals import of_waiting, parse_goals
-from lora_cli.bench.plan import PlannedRun, planned_names
 from lora_cli.bench.policies import OPT, parse_policies
-from lora_cli.bench.regression import Change, Judged
-from lora_cli.bench.sizing import size_all
+from lora_cli.bench.report import bench_report
+from lora_cli.bench.sizing import DEFINITIONS, plan_metrics, planned_names, size_all
 from lora_cli.cli.bench_options import FleetFlags, ResultFlags, TierFlags, WorkloadFlags
-from lora_cli.cli.bench_results import Told, conclude, wanted_of
+from lora_cli.cli.bench_results import conclude, wanted_of
 from lora_cli.cli.bench_workload import save_trace
 from lora_cli.cli.output import to_stderr
 from lora_cli.cli.simulating import as_far_as_done, objective_of, scene
 from lora_cli.errors import UsageError
-from lora_cli.render.json_bench import plan as report_of
 from lora_cli.settings import Settings
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 POLICIES = "lru,adaptive"
 NO_QUEUE = "without --request-rate, or times in --trace, no request queues: a stall is its own load alone"
@@ -47,29 +38,13 @@ def planned(
     if OPT in policies:
         raise UsageError("--plan is for policies that can be had, and opt is none", hint=f"--eviction {POLICIES}")
     checked = wanted_of(wanted, planned_names(policies), quiet=settings.quiet)
-    trace, fleet, setting = scene(flags, tiers, fleet_flags)
+    trace, fleet, run = scene(flags, tiers, fleet_flags)
     if of_waiting(goals) and not trace.timed and not settings.quiet:
         to_stderr(f"warning: {NO_QUEUE}")
     if wanted.save_trace is not None:
         save_trace(trace, wanted.save_trace)
-    objective = objective_of(fleet_flags)
-    run = PlannedRun(setting, fleet, objective, goals, size_all(trace, fleet, policies, goals, objective))
-    told = Told(
-        report_of(run),
-        partial(_parts, run),
-        partial(_page, run),
-    )
-    code = as_far_as_done(policies, run.found, lambda: conclude(told, trace, checked))
-    return code or int(not all(one.answers for one in run.found.values()))
-
-
-def _parts(run: PlannedRun, width: int, plain: bool) -> "Iterable[RenderableType]":
-    from lora_cli.render.terminal_bench import plan_parts
-
-    return plan_parts(run)
-
-
-def _page(run: PlannedRun, compared: tuple[Change, ...], verdicts: tuple[Judged, ...]) -> str:
-    from lora_cli.render.html import render_plan as render_page
-
-    return render_page(run, compared, verdicts)
+    found = size_all(trace, fleet, policies, goals, objective_of(fleet_flags))
+    answers = found.plan.policies
+    report = bench_report(*run, found, DEFINITIONS, plan_metrics(answers))
+    code = as_far_as_done(policies, answers, lambda: conclude(report, {flags.seed: trace}, checked))
+    return code or int(not all(one.answers for one in answers.values()))

@@ -1,36 +1,28 @@
 """``serve-bench --simulate``: several policies over the same requests, in the books of the tiers alone."""
 
 import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Sequence
 
 from lora_cli.bench.fleet import Fleet, sized
 from lora_cli.bench.links import BYTES_PER_RANK, DISK_LINK, GPU_LINK, Links, parse_link
 from lora_cli.bench.measured_links import read_links
-from lora_cli.bench.metrics import simulated_names
+from lora_cli.bench.metrics import simulated_names, simulation_metrics
 from lora_cli.bench.ranks import parse_ranks
-from lora_cli.bench.regression import Change, Judged
+from lora_cli.bench.report import BenchSetting, VllmRun, bench_report, run_of
 from lora_cli.bench.run import environment
-from lora_cli.bench.setting import Setting, setting_of
-from lora_cli.bench.simulated import SimulatedRun
-from lora_cli.bench.simulation import simulate_all
+from lora_cli.bench.simulation import DEFINITIONS, simulate_all
 from lora_cli.bench.trace import Trace
 from lora_cli.cli.bench_options import FleetFlags, ResultFlags, TierFlags, WorkloadFlags
-from lora_cli.cli.bench_results import Told, conclude, wanted_of
+from lora_cli.cli.bench_results import conclude, wanted_of
 from lora_cli.cli.bench_workload import adapter_names, save_trace, workload_of
 from lora_cli.cli.lineup import MAX_CPU_LORAS, MAX_LORAS
 from lora_cli.cli.main import INTERRUPTED
 from lora_cli.cli.output import to_stderr
 from lora_cli.cli.sizes import size_of
 from lora_cli.errors import UsageError
-from lora_cli.render.json_bench import simulation as report_of
 from lora_cli.settings import Settings
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.view import Objective
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 REQUESTS, ADAPTERS, RANKS = 20_000, 500, "16"
 POLICIES = "lru,lfu,gdsf,adaptive,opt"
@@ -55,18 +47,12 @@ def simulation(
         return planned(settings, flags, tiers, fleet_flags, wanted)
     policies = parse_policies(tiers.eviction or POLICIES)
     checked = wanted_of(wanted, simulated_names(policies), quiet=settings.quiet)
-    trace, fleet, setting = scene(flags, tiers, fleet_flags)
+    trace, fleet, run = scene(flags, tiers, fleet_flags)
     if wanted.save_trace is not None:
         save_trace(trace, wanted.save_trace)
-    objective = objective_of(fleet_flags)
-    found = simulate_all(trace, fleet, policies, objective, told=_teller(trace, policies))
-    run = SimulatedRun(setting, fleet, objective, found)
-    told = Told(
-        report_of(run),
-        partial(_parts, run),
-        partial(_page, run),
-    )
-    return as_far_as_done(policies, found.outcomes, lambda: conclude(told, trace, checked))
+    found = simulate_all(trace, fleet, policies, objective_of(fleet_flags), told=_teller(trace, policies))
+    report = bench_report(*run, found, DEFINITIONS, simulation_metrics(found.policies))
+    return as_far_as_done(policies, found.policies, lambda: conclude(report, {flags.seed: trace}, checked))
 
 
 def as_far_as_done(policies: Sequence[str], done: Collection[str], tell: Callable[[], int]) -> int:
@@ -84,7 +70,9 @@ def as_far_as_done(policies: Sequence[str], done: Collection[str], tell: Callabl
     return INTERRUPTED
 
 
-def scene(flags: WorkloadFlags, tiers: TierFlags, fleet_flags: FleetFlags) -> tuple[Trace, Fleet, Setting]:
+def scene(
+    flags: WorkloadFlags, tiers: TierFlags, fleet_flags: FleetFlags
+) -> tuple[Trace, Fleet, tuple[VllmRun, BenchSetting]]:
     """The requests, the fleet that they are put to, and both in words.
 
     Raises:
@@ -96,7 +84,7 @@ def scene(flags: WorkloadFlags, tiers: TierFlags, fleet_flags: FleetFlags) -> tu
     fleet = _fleet(names, tiers, fleet_flags, flags.seed)
     words = workload.words() | {"ranks": fleet_flags.ranks or RANKS}
     rate = workload.request_rate if flags.trace is None else None
-    return trace, fleet, setting_of("simulate", trace, flags.seed, words, environment(), rate, workload.burstiness)
+    return trace, fleet, run_of("simulate", trace, flags.seed, words, environment(), rate, workload.burstiness)
 
 
 def objective_of(flags: FleetFlags) -> Objective:
@@ -146,15 +134,3 @@ def _teller(trace: Trace, policies: Sequence[str]) -> Callable[[str], None]:
     if len(trace) * len(policies) < 500_000 or not sys.stderr.isatty():
         return lambda _policy: None
     return lambda policy: to_stderr(f"{policy}: done")
-
-
-def _parts(run: SimulatedRun, width: int, plain: bool) -> "Iterable[RenderableType]":
-    from lora_cli.render.terminal_bench import simulation_parts
-
-    return simulation_parts(run, width, plain=plain)
-
-
-def _page(run: SimulatedRun, compared: tuple[Change, ...], verdicts: tuple[Judged, ...]) -> str:
-    from lora_cli.render.html import render_simulation as render_page
-
-    return render_page(run, compared, verdicts)

@@ -102,22 +102,3 @@ class Answers:
     base: str
     adapted: str
     max_abs_logit_delta: float
-
-
-@dataclass(frozen=True, slots=True)
-class BenchResult:
-    """A workload, run: milliseconds per request by the tier it hit, and what the tiers did.
-
-    ``latency_ms`` maps tier (``gpu``, ``cpu``, ``disk``) to one value per request, in order of arrival.
-    """
-
-    requests: int
-    adapters: int
-    max_loras: int
-    max_cpu_loras: int
-    latency_ms: Mapping[str, tuple[float, ...]]
-    hits: Mapping[str, int]
-    evictions: Mapping[str, int]
-    failed: Mapping[str, str]
-    seed: int
-    environment: Mapping[str, str]

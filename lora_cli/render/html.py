@@ -12,27 +12,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lora_cli import __version__
-from lora_cli.bench import measured, plan, simulated
-from lora_cli.bench.live import numbers as live_numbers
-from lora_cli.bench.live.result import LiveRun
-from lora_cli.bench.measured import MeasuredRun, by_kind
-from lora_cli.bench.outcome import SHARES
-from lora_cli.bench.plan import PlannedRun
-from lora_cli.bench.quantiles import nearest_rank
-from lora_cli.bench.regression import Change, Judged
-from lora_cli.bench.simulated import SimulatedRun
+from lora_cli.bench.report import BenchReport, LiveReport, MeasurementReport, PlanReport, SimulationReport
 from lora_cli.core.base_model import HALF_BYTES
 from lora_cli.core.module_facts import ModuleFacts, layer_of, leaf_of
 from lora_cli.core.text import brief, counted, milliseconds, safe, size
-from lora_cli.render import (
-    bench_facts,
-    charts,
-    comparison_facts,
-    engine_flags,
-    inspect_facts,
-    live_facts,
-    spectrum_facts,
-)
+from lora_cli.render import bench_summary, charts, comparison_facts, engine_flags, inspect_facts, spectrum_facts
 from lora_cli.render.inspect_report import InspectReport
 from lora_cli.render.spectrum_facts import Layout
 from lora_cli.validation import Checked
@@ -75,7 +59,7 @@ def templates() -> Environment:
         "module_rows": module_rows,
         "spectrum_facts": spectrum_facts,
         "spectrum_notes": spectrum_notes,
-        "by": bench_facts.change_by,
+        "by": bench_summary.change_by,
     }
     return made
 
@@ -163,100 +147,62 @@ def spectrum_notes(shown: Layout) -> Iterator[str]:
             yield f"{counted(number, f'more {what}')} in --format json."
 
 
-def _bench_page(title: str, compared: Sequence[Change], verdicts: Sequence[Judged], **values: object) -> str:
-    """A page of ``serve-bench``: its table, its charts, the workload, and what the words mean."""
-    changed = bench_facts.ranked(compared)
+def render_bench(report: BenchReport) -> str:
+    """The page of ``serve-bench``: its table, its charts, the workload, and what the words mean."""
+    compared = report.baseline or ()
+    header, rows = bench_summary.table_of(report)
+    work = f"{counted(report.run.num_prompts, 'request')} over {counted(report.setting.adapters, 'adapter')}"
+    curves = bench_summary.curves_of(report)
+    values: dict[str, Any] = {"caption": "Milliseconds by tier"}
+    match report.result:
+        case SimulationReport() as result:
+            values = _simulation_values(report, result) | {"title": f"{work}, simulated"}
+        case PlanReport() as result:
+            values["title"] = f"Slots and memory for {bench_summary.goals_of(result)}"
+            values["caption"] = "The fewest slots first, then more slots with less memory"
+        case MeasurementReport() as result:
+            done = counted(result.requests, "request")
+            values["title"] = f"{done} over {counted(report.setting.adapters, 'adapter')}, in process"
+            values["charts"] = [charts.distribution("Share of requests that are answered within", "ms", curves)]
+        case LiveReport() as result:
+            values["title"] = f"{work}, live"
+            values["charts"] = [charts.distribution("Share of requests whose first token comes within", "ms", curves)]
+            values |= {"late": result.late, "adapters": list(_adapters(result))}
+            values["more_adapters"] = len(result.per_adapter) - MOST["adapters"]
     return _rendered(
-        "serve_bench.html.j2", title=title, compared=compared, changed=changed, verdicts=verdicts, **values
+        "serve_bench.html.j2",
+        **{
+            "compared": compared,
+            "changed": bench_summary.changed_metrics(compared),
+            "verdicts": report.fail_if or (),
+            "header": header,
+            "rows": rows,
+            "told": bench_summary.facts_of(report),
+            "terms": report.definitions,
+            "failed": bench_summary.failures_of(report).items(),
+        }
+        | values,
     )
 
 
-def render_bench(run: MeasuredRun, compared: Sequence[Change] = (), verdicts: Sequence[Judged] = ()) -> str:
-    """The page of a measured ``serve-bench``: latency by the tier that a request hit."""
-    result = run.result
-    kinds = {kind: values for kind, values in by_kind(result).items() if values}
-    curves = {kind: [nearest_rank(values, share) for share in SHARES] for kind, values in kinds.items()}
-    return _bench_page(
-        f"{counted(result.requests, 'request')} over {counted(result.adapters, 'adapter')}, in process",
-        compared,
-        verdicts,
-        caption="Milliseconds by tier",
-        header=bench_facts.TIER_HEADER,
-        rows=bench_facts.tier_rows(result),
-        told=bench_facts.measured_facts(result),
-        terms=measured.DEFINITIONS,
-        charts=[charts.distribution("Share of requests that are answered within", "ms", curves)],
-        failed=result.failed.items(),
-    )
-
-
-def render_live(run: LiveRun, compared: Sequence[Change] = (), verdicts: Sequence[Judged] = ()) -> str:
-    """The page of ``serve-bench --url``: latency by where requests found their adapter."""
-    return _bench_page(
-        f"{counted(run.setting.num_prompts, 'request')} over {counted(run.setting.adapters, 'adapter')}, live",
-        compared,
-        verdicts,
-        caption="Milliseconds by tier",
-        header=live_facts.HEADER,
-        rows=live_facts.live_rows(run),
-        told=live_facts.live_facts(run),
-        terms=live_numbers.DEFINITIONS,
-        late=run.is_late,
-        charts=[
-            charts.distribution("Share of requests whose first token comes within", "ms", live_facts.live_curves(run))
-        ],
-        failed=run.failures.items(),
-        adapters=list(_adapters(run)),
-        more_adapters=len(run.adapters) - MOST["adapters"],
-    )
-
-
-def _adapters(run: LiveRun) -> Iterator[Sequence[str]]:
-    slowest = sorted(run.adapters.items(), key=lambda one: -(one[1]["ttft_p99_ms"] or 0))
-    for name, numbers in slowest[: MOST["adapters"]]:
-        times = [numbers[f"{what}_ms"] for what in ("ttft_p50", "ttft_p99", "e2el_p50", "e2el_p99")]
-        counts = (f"{numbers[what]:.0f}" for what in ("requests", "failed"))
-        yield name, *counts, *("-" if value is None else milliseconds(value) for value in times)
-
-
-def render_simulation(run: SimulatedRun, compared: Sequence[Change] = (), verdicts: Sequence[Judged] = ()) -> str:
-    """The page of ``serve-bench --simulate``: each policy over the same requests."""
-    setting, found, outcomes = run.setting, run.found, run.found.outcomes.items()
-    costs = {name: one.miss_cost_ms / (one.requests or 1) for name, one in outcomes}
+def _simulation_values(report: BenchReport, result: SimulationReport) -> dict[str, Any]:
+    costs = {name: one.miss_cost_ms_per_request for name, one in result.policies.items()}
     most = max(costs.values(), default=0.0) or 1.0
-    waits = {name: one.stall_cdf_ms for name, one in outcomes if one.stall_cdf_ms}
-    hits = {name: one.hit_ratio_over_time for name, one in outcomes if one.hit_ratio_over_time}
-    rows = [
-        bench_facts.simulation_row(one, found.gap_closed(name), found.cost_gap_closed(name)) for name, one in outcomes
-    ]
-    return _bench_page(
-        f"{counted(setting.num_prompts, 'request')} over {counted(setting.adapters, 'adapter')}, simulated",
-        compared,
-        verdicts,
-        caption="Each policy over the same requests",
-        header=bench_facts.SIMULATION_HEADER,
-        rows=rows,
-        told=bench_facts.simulation_facts(run),
-        terms=dict(bench_facts.simulation_terms(run)) | simulated.DEFINITIONS,
-        costs=[(name, cost / most, [milliseconds(cost)]) for name, cost in costs.items()],
-        charts=[
+    hits = {name: one.hit_ratio_over_time for name, one in result.policies.items() if one.hit_ratio_over_time}
+    waits = bench_summary.curves_of(report)
+    return {
+        "caption": "Each policy over the same requests",
+        "terms": dict(bench_summary.simulation_terms(report, result)) | dict(report.definitions),
+        "costs": [(name, cost / most, [milliseconds(cost)]) for name, cost in costs.items()],
+        "charts": [
             charts.over_time(hits),
             charts.distribution("Share of requests that wait at most", "stall in ms", waits),
         ],
-    )
+    }
 
 
-def render_plan(run: PlannedRun, compared: Sequence[Change] = (), verdicts: Sequence[Judged] = ()) -> str:
-    """The page of ``serve-bench --simulate --plan``."""
-    told = [*bench_facts.work_facts(run.setting), *bench_facts.load_facts(run.fleet), ("objective", run.objective)]
-    return _bench_page(
-        f"Slots and memory for {bench_facts.plan_goals(run)}",
-        compared,
-        verdicts,
-        caption="The fewest slots first, then more slots with less memory",
-        header=bench_facts.PLAN_HEADER,
-        rows=bench_facts.plan_rows(run),
-        told=told,
-        terms=plan.DEFINITIONS,
-        failed=[one.split(": ", 1) for one in bench_facts.plan_unmet(run)],
-    )
+def _adapters(result: LiveReport) -> Iterator[Sequence[str]]:
+    for name, numbers in bench_summary.slowest_adapters(result)[: MOST["adapters"]]:
+        times = [numbers[f"{what}_ms"] for what in ("ttft_p50", "ttft_p99", "e2el_p50", "e2el_p99")]
+        counts = (f"{numbers[what]:.0f}" for what in ("requests", "failed"))
+        yield name, *counts, *("-" if value is None else milliseconds(value) for value in times)

@@ -5,89 +5,154 @@ from collections.abc import Iterator, Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
-from lora_cli.bench.measured import by_kind
+from lora_cli.bench.live.tiers import SERVER
 from lora_cli.bench.outcome import SHARES
-from lora_cli.bench.plan import DEFINITIONS, PlannedRun
-from lora_cli.bench.quantiles import nearest_rank
-from lora_cli.bench.regression import Change, Judged
-from lora_cli.bench.simulated import SimulatedRun
-from lora_cli.core.results import BenchResult
+from lora_cli.bench.report import (
+    BenchReport,
+    ConditionResult,
+    LiveReport,
+    MeasurementReport,
+    MetricChange,
+    PlanReport,
+    SimulationReport,
+)
 from lora_cli.core.text import counted, cut, milliseconds, safe
-from lora_cli.render import bench_facts as told
+from lora_cli.render import bench_summary as summary
 from lora_cli.render.plots import bars, courses, distribution
 from lora_cli.render.terminal import Paragraph, facts, table_or_blocks, text
 
-TERMS = {
+MEASURED_TERMS = {
     "hot, warm, cold": "the request's adapter was in a slot, in memory, on disk",
     "ms": "from asked to answered whole: its loads, and a small batch through the adapter's modules",
 }
 """What the words of a run in process mean; the JSON defines all of its numbers."""
 
+PLACES = {"hot": "in a slot", "warm": "in memory", "cold": "on disk or elsewhere"}
+VLLM_TITLE = "as in vllm bench serve: latencies from when a request was sent, without failed ones"
+INFERRED = {
+    "hot": "asked for lately: among the last as many adapters as there are slots",
+    "warm": "not asked for so lately",
+    "cold": "sent before its adapter had answered any request",
+    "later": "sent after that; its adapter may have been unloaded since",
+}
 STYLES = {"better": "green", "worse": "red"}
 MOST_CHANGES = 40
 
 
-def simulation_parts(run: SimulatedRun, width: int, *, plain: bool = False) -> Iterator[RenderableType]:
+def report_parts(report: BenchReport, width: int, *, plain: bool = False) -> Iterator[RenderableType]:
+    """The result, then what changed since the baseline, and a line for each condition of ``--fail-if``."""
+    match report.result:
+        case SimulationReport() as result:
+            yield from _simulation_parts(report, result, width, plain=plain)
+        case PlanReport() as result:
+            yield from _plan_parts(report, result)
+        case MeasurementReport():
+            yield from _measured_parts(report, width)
+        case LiveReport() as result:
+            yield from _live_parts(report, result, width)
+    yield from _change_parts(report.baseline or (), width)
+    yield from _condition_parts(report.fail_if or ())
+
+
+def _simulation_parts(
+    report: BenchReport, result: SimulationReport, width: int, *, plain: bool
+) -> Iterator[RenderableType]:
     """A table of policies, three plots, then the workload, the tiers and what the columns mean."""
-    found, outcomes = run.found, run.found.outcomes
-    gaps = [(one, found.gap_closed(name), found.cost_gap_closed(name)) for name, one in outcomes.items()]
-    yield table_or_blocks(told.SIMULATION_HEADER, [told.simulation_row(*one) for one in gaps])
-    costs = [(name, one.miss_cost_ms / (one.requests or 1)) for name, one in outcomes.items()]
+    yield table_or_blocks(*summary.table_of(report))
+    costs = [(name, one.miss_cost_ms_per_request) for name, one in result.policies.items()]
+    over_time = {name: one.hit_ratio_over_time for name, one in result.policies.items() if one.hit_ratio_over_time}
     loads = bars([(name, cost, milliseconds(cost)) for name, cost in costs], width, plain=plain)
-    over_time = {name: one.hit_ratio_over_time for name, one in outcomes.items() if one.hit_ratio_over_time}
-    waits = {name: one.stall_cdf_ms for name, one in outcomes.items() if one.stall_cdf_ms}
-    yield from plot("loads per request (ms)", loads)
-    yield from plot("hit ratio over time (first and last part)", courses(over_time, width, plain=plain))
-    yield from plot("CDF of the wait for an adapter (% of requests)", distribution(waits, SHARES, width))
-    yield from ("", *facts(told.simulation_facts(run), 0), "", *facts(told.simulation_terms(run), 0))
+    yield from _plot("loads per request (ms)", loads)
+    yield from _plot("hit ratio over time (first and last part)", courses(over_time, width, plain=plain))
+    yield from _distribution("CDF of the wait for an adapter (% of requests)", report, width)
+    yield from ("", *facts(summary.facts_of(report), 0), "", *facts(summary.simulation_terms(report, result), 0))
 
 
-def plan_parts(run: PlannedRun) -> Iterator[RenderableType]:
+def _plan_parts(report: BenchReport, result: PlanReport) -> Iterator[RenderableType]:
     """A table of answers, the policies that have none, then the workload and the definitions."""
-    rows = list(told.plan_rows(run))
-    yield Paragraph(f"for {told.plan_goals(run)}")
+    header, rows = summary.table_of(report)
+    yield Paragraph(f"for {summary.goals_of(result)}")
     if rows:
-        yield from ("", table_or_blocks(told.PLAN_HEADER, rows))
-    for unmet in told.plan_unmet(run):
-        yield from ("", Paragraph(unmet, hanging=2))
-    work = [*told.work_facts(run.setting), *told.load_facts(run.fleet), ("objective", run.objective)]
-    yield from ("", *facts(work, 0))
-    yield from ["", *facts(DEFINITIONS.items(), 0)] if rows else []
+        yield from ("", table_or_blocks(header, rows))
+    yield from _failure_parts(report)
+    yield from ("", *facts(summary.facts_of(report), 0))
+    yield from ["", *facts(report.definitions.items(), 0)] if rows else []
 
 
-def measured_parts(result: BenchResult, width: int) -> Iterator[RenderableType]:
+def _measured_parts(report: BenchReport, width: int) -> Iterator[RenderableType]:
     """A table of milliseconds by tier, their curves, then hits, evictions, the run, and what the words mean."""
-    yield table_or_blocks(told.TIER_HEADER, told.tier_rows(result))
-    kinds = {kind: values for kind, values in by_kind(result).items() if values}
-    curves = {kind: [nearest_rank(values, share) for share in SHARES] for kind, values in kinds.items()}
-    yield from plot("CDF of the time to the answer (% of requests)", distribution(curves, SHARES, width))
-    yield from ("", *facts(told.measured_facts(result), 0))
-    for name, reason in result.failed.items():
-        yield from ("", Paragraph(reason, f"{name}: "))
-    yield from ("", *facts(TERMS.items(), 0))
+    yield table_or_blocks(*summary.table_of(report))
+    yield from _distribution("CDF of the time to the answer (% of requests)", report, width)
+    yield from ("", *facts(summary.facts_of(report), 0))
+    yield from _failure_parts(report)
+    yield from ("", *facts(MEASURED_TERMS.items(), 0))
 
 
-def judgement_parts(compared: Sequence[Change], verdicts: Sequence[Judged], width: int) -> Iterator[RenderableType]:
-    """A table of the metrics that changed, and a line for each condition; nothing where none was asked for."""
+def _live_parts(report: BenchReport, result: LiveReport, width: int) -> Iterator[RenderableType]:
+    """A table by tier, curves, what ``vllm bench serve`` prints, facts, failures and what words mean."""
+    yield table_or_blocks(*summary.table_of(report))
+    yield from _distribution("CDF of the time to first token (% of requests)", report, width)
+    yield from ("", Text(VLLM_TITLE, "bold", overflow="fold"), *facts(summary.vllm_facts(report), 0))
+    if rows := summary.vllm_latencies(report):
+        yield table_or_blocks(summary.VLLM_HEADER, rows)
+    yield from ("", *facts(summary.live_facts(report, result), 0))
+    yield from _failure_parts(report)
+    yield from ("", *facts(_live_terms(report, result), 0))
+
+
+def _live_terms(report: BenchReport, result: LiveReport) -> Iterator[tuple[str, object]]:
+    """What the words mean that occur above; the JSON defines all of its numbers."""
+    metrics = report.metrics
+    yield "ttft, e2el", "from when a request was to be sent to the first and to the last piece of its answer"
+    yield "tpot", "from the first piece to the last, by the tokens after the first"
+    if result.tiers_from == SERVER:
+        kinds = [kind for kind in PLACES if metrics.get(f"{kind}_requests")]
+        yield ", ".join(kinds), f"its adapter was {', '.join(PLACES[kind] for kind in kinds)}"
+    else:
+        yield from ((kind, word) for kind, word in INFERRED.items() if metrics.get(f"{kind}_requests"))
+    if metrics.get("failed"):
+        yield "failures", "infinitely slow in percentiles, and missed in goodput"
+    if result.slo_ms:
+        yield "adapters do", "99 % of an adapter's requests keep it"
+    if metrics.get("stalled_others_ms") is not None:
+        yield "interference", "the median probe while another adapter was loaded, less that of all others"
+    if result.late:
+        yield "lateness", "by how much the generator was late to wake up for a request"
+
+
+def _failure_parts(report: BenchReport) -> Iterator[RenderableType]:
+    for name, why in summary.failures_of(report).items():
+        yield from ("", Paragraph(why, f"{name}: "))
+
+
+def _change_parts(compared: Sequence[MetricChange], width: int) -> Iterator[RenderableType]:
+    """A table of the metrics that changed; nothing where nothing is compared."""
     if compared:
-        changed = told.ranked(compared)
+        changed = summary.changed_metrics(compared)
         rows = [
             (
                 cut(safe(one.metric), max(width - 44, 12)),
                 f"{one.before:.4g}",
                 f"{one.now:.4g}",
-                told.change_by(one),
+                summary.change_by(one),
                 text(one.verdict, STYLES.get(one.verdict, "")),
             )
             for one in changed[:MOST_CHANGES]
         ]
         yield from ("", table_or_blocks(("metric", "before", "now", "by", ""), rows))
         yield f"{counted(len(changed), 'metric')} changed, {len(compared) - len(changed)} as before"
-    for judged in verdicts:
-        word = Text("failed", "red") if judged.failed else Text("passed", "green")
-        yield from ("", Paragraph(judged, word.append("  ")))
 
 
-def plot(title: str, lines: Sequence[RenderableType]) -> list[RenderableType]:
+def _condition_parts(results: Sequence[ConditionResult]) -> Iterator[RenderableType]:
+    for one in results:
+        word = Text("failed", "red") if one.failed else Text("passed", "green")
+        yield from ("", Paragraph(one, word.append("  ")))
+
+
+def _distribution(title: str, report: BenchReport, width: int) -> list[RenderableType]:
+    return _plot(title, distribution(summary.curves_of(report), SHARES, width))
+
+
+def _plot(title: str, lines: Sequence[RenderableType]) -> list[RenderableType]:
     """A plot below its title, or nothing."""
     return ["", Text(title, "bold"), *lines] if lines else []

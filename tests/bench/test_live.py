@@ -10,19 +10,19 @@ import pytest
 from scipy import stats  # type: ignore[import-untyped]
 
 from lora_cli.bench.lengths import Lengths
-from lora_cli.bench.live.answer import Answer
+from lora_cli.bench.live.answer import Answer, Course
 from lora_cli.bench.live.ask import asks
 from lora_cli.bench.live.goodput import is_good, keeps, parse_goodput
-from lora_cli.bench.live.load import Course, run_load
+from lora_cli.bench.live.load import run_load
 from lora_cli.bench.live.numbers import Run, live_names, numbers
-from lora_cli.bench.live.result import live_run
+from lora_cli.bench.live.result import errors, live_report
 from lora_cli.bench.live.seeds import intervals, t_quantile, together
 from lora_cli.bench.live.streaming import Stream
 from lora_cli.bench.live.target import find_target
 from lora_cli.bench.live.tiers import INFERRED, kinds
 from lora_cli.bench.metrics import more_is_better
 from lora_cli.bench.popularity import parse_popularity
-from lora_cli.bench.setting import setting_of
+from lora_cli.bench.report import LiveReport, run_of
 from lora_cli.bench.trace import Request, trace_of
 from lora_cli.bench.traffic import Traffic, make_requests
 from lora_cli.endpoint.address import parse_address
@@ -49,6 +49,12 @@ def answer(
 def run(*answers: Answer, used: set[str] | None = None, **more: object) -> Run:
     found, said_by = kinds(answers, set() if used is None else used)
     return Run(0, Course(list(answers)), found, said_by, **more)  # type: ignore[arg-type]
+
+
+def reported(*runs: Run) -> LiveReport:
+    report = live_report(*run_of("live", trace_of([Request(0.0, "a", 8, 3)]), 0, {}, {}), "tiny", {}, runs)
+    assert isinstance(report.result, LiveReport)
+    return report.result
 
 
 def test_latency_counts_from_the_time_that_a_request_was_to_be_sent() -> None:
@@ -118,19 +124,20 @@ def test_the_base_alone_is_what_adapters_are_compared_with() -> None:
 def test_what_failed_is_told_by_the_model_that_was_asked() -> None:
     broken = [answer("a", error="500: first"), answer("a", error="500: second"), answer("b")]
     told = run(*broken, control=[answer("a", error="503: busy")])
-    trace = trace_of([Request(0.0, "a", 8, 3)])
-    found = live_run(setting_of("live", trace, 0, {}, {}), "http://x", "tiny", None, {}, [told])
-    assert found.errors == {"a": (2, "500: first"), "tiny": (1, "503: busy")}
-    assert found.adapters["a"]["failed"] == 2
-    assert found.adapters["b"]["ttft_p99_ms"] == pytest.approx(100)
-    assert not found.is_late
+    found = reported(told)
+    assert errors([told], "tiny") == {"a": (2, "500: first"), "tiny": (1, "503: busy")}
+    assert found.failures == {
+        "a": "2 of its requests failed: 500: first", "tiny": "1 of its requests failed: 503: busy",
+    }  # fmt: skip
+    assert found.per_adapter["a"]["failed"] == 2
+    assert found.per_adapter["b"]["ttft_p99_ms"] == pytest.approx(100)
+    assert not found.late
 
 
 def test_a_late_generator_marks_the_run_unless_all_come_at_once() -> None:
     late = Answer("a", 0.0, 0.006, 0.006, (0.1,), 8, 1)
-    setting = setting_of("live", trace_of([Request(0.0, "a", 8, 3)]), 0, {}, {})
     for timed in (True, False):
-        assert live_run(setting, "http://x", "tiny", None, {}, [run(late, timed=timed)]).is_late is timed
+        assert reported(run(late, timed=timed)).late is timed
 
 
 def test_a_request_is_good_when_it_keeps_everything() -> None:

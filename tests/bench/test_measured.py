@@ -4,16 +4,15 @@ import pytest
 
 from lora_cli.bench.measured import MEASURED, measured_metrics
 from lora_cli.bench.metrics import OF_A_POLICY, simulated_names, simulation_metrics
-from lora_cli.bench.outcome import Outcome
-from lora_cli.bench.simulation import Simulated
-from lora_cli.core.results import BenchResult
+from lora_cli.bench.outcome import policy_report
+from lora_cli.bench.report import MeasurementReport
 
 LATENCY = {"gpu": (1.0, 3.0, 2.0), "cpu": (), "disk": (100.0, 40.0), "remote": (200.0,)}
 
 
-def result(latency_ms: dict[str, tuple[float, ...]]) -> BenchResult:
+def result(latency_ms: dict[str, tuple[float, ...]]) -> MeasurementReport:
     hits = {tier: len(values) for tier, values in latency_ms.items()}
-    return BenchResult(8, 3, 1, 2, latency_ms, hits, {}, {}, 0, {})
+    return MeasurementReport(8, 1, 2, hits, {}, latency_ms, {})
 
 
 def test_cold_is_what_was_on_disk_or_elsewhere() -> None:
@@ -34,10 +33,10 @@ def test_when_nothing_is_answered_nothing_is_known() -> None:
 
 
 def test_a_simulation_has_the_metrics_that_conditions_are_checked_against() -> None:
-    one = Outcome("lru", "online", 4, {"gpu": 1, "cpu": 2, "disk": 1}, 6.0, {}, {"mean": 1.5, "p99": 3.0}, 3)
-    alone = simulation_metrics(Simulated({"lru": one}))
+    one = policy_report("online", 4, {"gpu": 1, "cpu": 2, "disk": 1}, 6.0, {}, [0.0, 1.0, 2.0, 3.0])
+    alone = simulation_metrics({"lru": one})
     assert set(alone) == simulated_names(("lru",))
     assert (alone["hit_ratio"], alone["lru.memory_hit_ratio"], alone["stall_p99_ms"]) == (0.25, 0.75, 3)
-    both = simulation_metrics(Simulated({"lru": one, "lfu": one}))
+    both = simulation_metrics({"lru": one, "lfu": one})
     assert set(both) == simulated_names(("lru", "lfu"))
     assert not set(both) & set(OF_A_POLICY)

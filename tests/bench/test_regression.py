@@ -10,7 +10,7 @@ from lora_cli.bench.goals import parse_goals
 from lora_cli.bench.live.numbers import live_names
 from lora_cli.bench.measured import MEASURED
 from lora_cli.bench.metrics import OF_A_POLICY, is_share
-from lora_cli.bench.regression import Change, Judged, changes, judged, read_baseline
+from lora_cli.bench.regression import changes, judged, metric_change, read_baseline
 from lora_cli.errors import MachineError, NotFound, UsageError
 
 KNOWN = ("hit_ratio", "stall_p99_ms", "lru.hit_ratio")
@@ -58,7 +58,7 @@ def test_a_run_fails_for_what_is_true_and_not_for_what_is_not_known() -> None:
     found = judged(conditions, {"a": 2.0, "b": 1.0, "c": None})
     assert [one.failed for one in found] == [True, False, False]
     assert [str(one) for one in found] == ["a > 1: it is 2", "b > 1: it is 1", "c > 1: there is no value"]
-    assert not Judged(conditions[0], None).failed
+    assert not judged(conditions[:1], {})[0].failed
 
 
 @pytest.mark.parametrize(
@@ -77,13 +77,13 @@ def test_a_run_fails_for_what_is_true_and_not_for_what_is_not_known() -> None:
 def test_a_change_is_better_or_worse_by_what_the_metric_is(
     metric: str, before: float, now: float, verdict: str
 ) -> None:
-    assert Change(metric, before, now).verdict == verdict
+    assert metric_change(metric, before, now).verdict == verdict
 
 
 def test_only_what_both_have_is_compared() -> None:
     found = changes({"a": 1.0, "gone": 2.0}, {"b": 1.0, "a": 3.0, "none": None})
-    assert [(one.metric, one.by) for one in found] == [("a", 2.0)]
-    assert Change("a", 0, 1).by is None
+    assert [(one.metric, one.change) for one in found] == [("a", 2.0)]
+    assert metric_change("a", 0, 1).change is None
 
 
 def test_an_older_result_has_metrics_and_one_of_vllm_has_numbers_at_its_top(tmp_path: Path) -> None:

@@ -1,12 +1,10 @@
 from collections import OrderedDict
 
 from lora_cli.bench.popularity import parse_popularity
-from lora_cli.bench.run import Served, Setup, environment, run_trace
+from lora_cli.bench.report import MeasurementReport
+from lora_cli.bench.run import Served, environment, run_trace
 from lora_cli.bench.workload import make_trace
-from lora_cli.core.results import BenchResult
 from lora_cli.errors import FormatError, MachineError
-
-SETUP = Setup(adapters=3, max_loras=1, max_cpu_loras=2, seed=0, environment={})
 
 
 class TwoTiers:
@@ -31,18 +29,15 @@ class TwoTiers:
 
 
 def test_each_request_counts_where_its_adapter_was_found() -> None:
-    result = run_trace(["a", "a", "b", "a", "c", "b"], TwoTiers(1, 2), SETUP)
-    assert result == BenchResult(
+    result = run_trace(["a", "a", "b", "a", "c", "b"], TwoTiers(1, 2), 1, 2)
+    assert result == MeasurementReport(
         requests=6,
-        adapters=3,
         max_loras=1,
         max_cpu_loras=2,
         latency_ms={"gpu": (1.0,), "cpu": (5.0,), "disk": (50.0, 50.0, 50.0, 50.0)},
         hits={"gpu": 1, "cpu": 1, "disk": 4},
         evictions={"gpu": 4, "cpu": 2},
-        failed={},
-        seed=0,
-        environment={},
+        failures={},
     )
 
 
@@ -55,24 +50,24 @@ def test_one_bad_adapter_stops_nothing_and_is_asked_once() -> None:
             raise FormatError("header is truncated", where="adapter_model.safetensors")
         return inner(adapter)
 
-    result = run_trace(["a", "bad", "b", "bad", "a"], serve, SETUP)
+    result = run_trace(["a", "bad", "b", "bad", "a"], serve, 1, 2)
     assert inner.asked == ["a", "bad", "b", "a"]
-    assert result.failed == {"bad": "adapter_model.safetensors: header is truncated"}
+    assert result.failures == {"bad": "adapter_model.safetensors: header is truncated"}
     assert (result.requests, sum(result.hits.values())) == (5, 3)
 
 
 def test_an_adapter_known_to_be_broken_is_never_asked() -> None:
     server = TwoTiers(2, 2)
-    result = run_trace(["a", "bad"], server, SETUP, failed={"bad": "no weights"})
-    assert (server.asked, result.failed) == (["a"], {"bad": "no weights"})
+    result = run_trace(["a", "bad"], server, 1, 2, failed={"bad": "no weights"})
+    assert (server.asked, result.failures) == (["a"], {"bad": "no weights"})
 
 
 def test_when_all_fail_there_is_still_a_result() -> None:
     def serve(adapter: str) -> Served:
         raise MachineError(f"no room for {adapter}")
 
-    result = run_trace(["a", "b"], serve, SETUP)
-    assert (result.hits, result.failed) == (
+    result = run_trace(["a", "b"], serve, 1, 2)
+    assert (result.hits, result.failures) == (
         {"gpu": 0, "cpu": 0, "disk": 0},
         {"a": "no room for a", "b": "no room for b"},
     )
@@ -80,14 +75,14 @@ def test_when_all_fail_there_is_still_a_result() -> None:
 
 def test_progress_is_told_after_each_request() -> None:
     told: list[int] = []
-    run_trace(["a", "b", "a"], TwoTiers(2, 2), SETUP, progress=told.append)
+    run_trace(["a", "b", "a"], TwoTiers(2, 2), 1, 2, progress=told.append)
     assert told == [1, 2, 3]
 
 
 def test_more_slots_never_hit_less_on_the_same_trace() -> None:
     names = [f"a{i}" for i in range(50)]
     trace = make_trace(names, parse_popularity("zipf:1.0"), 3000, seed=1)
-    hits = [run_trace(trace, TwoTiers(slots, 50), SETUP).hits["gpu"] for slots in (1, 2, 4, 8, 16, 50)]
+    hits = [run_trace(trace, TwoTiers(slots, 50), 1, 2).hits["gpu"] for slots in (1, 2, 4, 8, 16, 50)]
     assert hits == sorted(hits)
     assert hits[-1] == 3000 - 50
 
@@ -106,5 +101,5 @@ def test_an_interrupt_ends_the_run_and_what_was_done_is_its_result() -> None:
             raise KeyboardInterrupt
         return server(adapter)
 
-    result = run_trace(["a", "b", "a", "b"], serve, SETUP)
+    result = run_trace(["a", "b", "a", "b"], serve, 1, 2)
     assert (result.requests, result.hits) == (2, {"gpu": 0, "cpu": 0, "disk": 2})

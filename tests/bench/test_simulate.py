@@ -32,9 +32,9 @@ BYTES = 9_765_625
 """A rank takes 1/1024 s on a link of 10 GB/s: a clock that adds up such loads is exact, and equals stay equal."""
 
 SIZES = sized(NAMES, parse_ranks("8:.4,16:.4,64:.2"), 3, BYTES)
-FLEET = Fleet(SIZES, Budget(6), Budget(20), Links(Link(0, 5), Link(0, 10)))
+FLEET = Fleet(SIZES, Budget(6), Budget(20), Links(Link(0, 5, "given"), Link(0, 10, "given")))
 TRACE = make_sessions(NAMES, parse_popularity("zipf:0.9"), 3_000, 5, users=12, turns=6)
-LETTERS = Fleet(dict.fromkeys("abcdef", 10), Budget(2), Budget(3), Links(Link(5, 1), Link(1, 1)))
+LETTERS = Fleet(dict.fromkeys("abcdef", 10), Budget(2), Budget(3), Links(Link(5, 1, "given"), Link(1, 1, "given")))
 
 
 def test_a_request_finds_its_adapter_in_a_slot_in_memory_or_on_disk() -> None:
@@ -135,7 +135,7 @@ def test_no_choice_of_who_leaves_beats_the_bound(trace: list[str], slots: int, s
 
 @given(TINY, st.integers(1, 2), st.integers(0, 2), st.lists(st.integers(1, 4), min_size=5, max_size=5))
 def test_no_policy_costs_less_than_the_least(trace: list[str], slots: int, more: int, sizes: list[int]) -> None:
-    links = Links(Link(5, 1e-6), Link(1, 1e-6))
+    links = Links(Link(5, 1e-6, "given"), Link(1, 1e-6, "given"))
     fleet = Fleet(dict(zip("abcde", sizes, strict=True)), Budget(slots), Budget(slots + more), links)
     least = least_cost_ms(trace, fleet)
     for policy in ONLINE:
@@ -156,8 +156,8 @@ def test_an_outcome_is_what_became_of_the_requests_in_numbers() -> None:
         bytearray([DISK] * 40 + [GPU, GPU, GPU, CPU] * 10), simulate("a" * 80, LETTERS, "lru").load_ms, (3, 1)
     )
     waits = [float(number) for number in range(80)]
-    found = outcome("lru", "online", course, waits)
-    assert (found.hits, found.evictions) == ({"gpu": 30, "cpu": 10, "disk": 40}, {"gpu": 3, "cpu": 1})
+    found = outcome("online", course, waits)
+    assert (found.hits_by_tier, found.evictions) == ({"gpu": 30, "cpu": 10, "disk": 40}, {"gpu": 3, "cpu": 1})
     assert found.hit_ratio_over_time == (0.0,) * 20 + (1.0, 0.5) * 10
     assert (found.stall_ms["p50"], found.stall_ms["p99"], found.stall_ms["mean"]) == (39, 79, 39.5)
     assert (found.stalled, found.stall_cdf_ms[0], found.stall_cdf_ms[-1]) == (79, 0, 79)
@@ -182,25 +182,29 @@ def test_all_policies_over_one_trace_in_processes_are_what_they_are_one_by_one()
     trace = make_requests(NAMES, Traffic(parse_popularity("zipf:0.9"), 34_000, 2, Shape("scan", (10,)), 50.0, 0.5))
     policies = ("opt", "lru", "fifo", "lfu", "gdsf", "adaptive")
     together = simulate_all(trace, FLEET, policies)
-    assert tuple(together.outcomes) == policies
-    alone = [simulate_all(trace, FLEET, [policy]).outcomes[policy] for policy in policies]
-    assert list(together.outcomes.values()) == alone
-    assert (together.gap_closed("lru"), together.gap_closed("opt")) == (0, 1)
-    assert 0.2 < (together.gap_closed("adaptive") or 0) < 1
-    assert 0 < (together.cost_gap_closed("adaptive") or 0) < 1
+    assert tuple(together.policies) == policies
+    alone = [simulate_all(trace, FLEET, [policy]).policies[policy] for policy in policies]
+    without_gaps = [replace(one, gap_closed=None, cost_gap_closed=None) for one in together.policies.values()]
+    assert without_gaps == alone
+    lru, best, adaptive = (together.policies[name] for name in ("lru", "opt", "adaptive"))
+    assert (lru.gap_closed, best.gap_closed) == (0, 1)
+    assert 0.2 < (adaptive.gap_closed or 0) < 1
+    assert 0 < (adaptive.cost_gap_closed or 0) < 1
 
 
 def test_without_lru_or_the_best_there_is_no_gap() -> None:
     trace = make_requests(NAMES, Traffic(parse_popularity("uniform"), 200))
-    assert simulate_all(trace, FLEET, ["opt", "lfu"]).gap_closed("lfu") is None
-    assert simulate_all(trace, FLEET, ["lru", "lfu"]).cost_gap_closed("lfu") is None
+    assert simulate_all(trace, FLEET, ["opt", "lfu"]).policies["lfu"].gap_closed is None
+    assert simulate_all(trace, FLEET, ["lru", "lfu"]).policies["lfu"].cost_gap_closed is None
 
 
 def test_where_lru_is_the_best_there_is_no_gap() -> None:
     trace = make_requests(["a"], Traffic(parse_popularity("uniform"), 300))
-    fleet = Fleet({"a": 83_886_080}, Budget(1), Budget(1), Links(Link(2, 7), Link(1, 25)))  # costs are not exact
-    found = simulate_all(trace, fleet, ["lru", "opt"])
-    assert (found.gap_closed("opt"), found.cost_gap_closed("opt")) == (None, None)
+    fleet = Fleet(
+        {"a": 83_886_080}, Budget(1), Budget(1), Links(Link(2, 7, "given"), Link(1, 25, "given"))
+    )  # costs are not exact
+    found = simulate_all(trace, fleet, ["lru", "opt"]).policies["opt"]
+    assert (found.gap_closed, found.cost_gap_closed) == (None, None)
 
 
 def test_policies_are_named_once_each() -> None:

@@ -1,6 +1,6 @@
 """How many slots and places a goal takes: what is found holds, and one fewer does not."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -14,8 +14,9 @@ from lora_cli.bench.metrics import policy_metrics
 from lora_cli.bench.outcome import outcome
 from lora_cli.bench.popularity import parse_popularity
 from lora_cli.bench.ranks import parse_ranks
+from lora_cli.bench.report import PolicyPlan
 from lora_cli.bench.simulate import simulate
-from lora_cli.bench.sizing import Sizing, fewest, size_all
+from lora_cli.bench.sizing import fewest, size_all
 from lora_cli.bench.stalls import stalls_ms
 from lora_cli.bench.traffic import Shape, Traffic, make_requests
 from lora_cli.tiers.budget import Budget
@@ -27,19 +28,19 @@ TRACE = make_requests(NAMES, Traffic(parse_popularity("zipf:1.0"), 3_000, 1, Sha
 
 def holds(policy: str, goal: str, slots: int, places: int) -> bool:
     course = simulate(TRACE.keys(), replace(FLEET, gpu=Budget(slots), cpu=Budget(places)), policy)
-    told = policy_metrics(outcome(policy, "online", course, stalls_ms(TRACE, course)))
-    return all(one.holds(told[one.metric] or 0) for one in parse_goals([goal]))
+    told = policy_metrics(outcome("online", course, stalls_ms(TRACE, course)))
+    return all(one.holds(getattr(told, one.metric) or 0) for one in parse_goals([goal]))
 
 
-def sizing(goals: Sequence[str], policies: Sequence[str] = ("lru",)) -> dict[str, Sizing]:
-    return size_all(TRACE, FLEET, policies, parse_goals(goals), "stall")
+def sizing(goals: Sequence[str], policies: Sequence[str] = ("lru",)) -> Mapping[str, PolicyPlan]:
+    return size_all(TRACE, FLEET, policies, parse_goals(goals), "stall").plan.policies
 
 
 @pytest.mark.parametrize("policy", ["lru", "lfu"])
 def test_one_slot_fewer_does_not_meet_a_hit_ratio(policy: str) -> None:
     (answer,) = sizing(["hit_ratio>=0.8"], [policy])[policy].answers
     assert answer.slots == answer.places
-    assert (answer.metrics["hit_ratio"] or 0) >= 0.8
+    assert (answer.metrics.hit_ratio or 0) >= 0.8
     assert not holds(policy, "hit_ratio>=0.8", answer.slots - 1, 60)
 
 
@@ -57,7 +58,7 @@ def test_one_slot_or_place_fewer_does_not_meet_a_stall() -> None:
 def test_a_goal_that_nothing_meets_has_what_there_is_at_most() -> None:
     found = sizing(["hit_ratio>=0.999"])["lru"]
     assert found.answers == ()
-    assert (found.most.slots, found.most.metrics["hit_ratio"]) == (60, 1 - 60 / 3_000)
+    assert (found.with_all.slots, found.with_all.metrics.hit_ratio) == (60, 1 - 60 / 3_000)
 
 
 def test_several_goals_hold_at_once() -> None:

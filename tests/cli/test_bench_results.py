@@ -11,8 +11,8 @@ import jsonschema
 import pytest
 
 from lora_cli.bench.live.numbers import VLLM_MEASURES
+from lora_cli.bench.report import KEYS, VLLM_KEYS
 from lora_cli.cli.main import main
-from lora_cli.render.bench_report import KEYS, VLLM_KEYS
 from tests.conftest import ROOT
 from tests.making import llama_modules, write_adapter, write_base_config
 

@@ -11,19 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.bench.live.answer import Answer
-from lora_cli.bench.live.load import Course
+from lora_cli.bench.live.answer import Answer, Course
 from lora_cli.bench.live.numbers import Run
-from lora_cli.bench.live.result import LiveRun, live_run
+from lora_cli.bench.live.result import live_report
 from lora_cli.bench.live.tiers import kinds
-from lora_cli.bench.setting import setting_of
+from lora_cli.bench.report import BenchReport, run_of
 from lora_cli.bench.trace import Request, trace_of
 from lora_cli.cli.main import main
 from lora_cli.core.spectrum import Spectrum
-from lora_cli.render.bench_facts import SIMULATION_HEADER
+from lora_cli.render.bench_summary import SIMULATION_HEADER
 from lora_cli.render.charts import SHADES, Axis, Cell, Chart
 from lora_cli.render.engine_flags import costs
-from lora_cli.render.html import natural, render_inspections, render_live, templates
+from lora_cli.render.html import natural, render_bench, render_inspections, templates
 from lora_cli.render.inspect_report import inspect_report
 from tests.browser import DESK, PHONE, Page, browsing, opened
 from tests.conftest import ROOT
@@ -94,7 +93,7 @@ def whole(name: str) -> str:
     return templates().from_string(ELEMENTS).render(values)
 
 
-def live(name: str, said: str) -> LiveRun:
+def live(name: str, said: str) -> BenchReport:
     """Two seeds over two adapters, one of which fails now and then, beside the base."""
     runs = []
     for seed in (0, 1):
@@ -106,7 +105,7 @@ def live(name: str, said: str) -> LiveRun:
         found, said_by = kinds(answers, set())
         runs.append(Run(seed, Course(answers, [answers[0]]), found, said_by, control=answers[:2]))
     trace = trace_of([Request(0.5, name, 8, 2), Request(0.5, "a", 8, 2)])
-    return live_run(setting_of("live", trace, 0, {"x": said}, {"y": said}), said, name, 4, {"ttft": 9.0}, runs)
+    return live_report(*run_of("live", trace, 0, {"x": said}, {"y": said}), name, {"ttft": 9.0}, runs)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +119,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page of each report, as the commands write them."""
     made = tmp_path_factory.mktemp("pages")
     (made / "elements.html").write_text(whole(HOSTILE), encoding="utf-8")
-    (made / "live.html").write_text(render_live(live("an-adapter-with-quite-a-long-name" * 3, "it broke")))
+    (made / "live.html").write_text(render_bench(live("an-adapter-with-quite-a-long-name" * 3, "it broke")))
 
     inspect = ["inspect", "--format", "html", "-o"]
     assert main([*inspect, str(made / "inspect.html"), "-f", str(QUICKSTART), "--engine-args", "vllm"]) == 0
@@ -169,8 +168,8 @@ def test_no_word_of_an_adapter_is_markup(word: str) -> None:
 
 
 def test_what_a_server_says_is_text() -> None:
-    page = Reader(render_live(live(HOSTILE, HOSTILE)))
-    assert page.names == Reader(render_live(live("x", "y"))).names
+    page = Reader(render_bench(live(HOSTILE, HOSTILE)))
+    assert page.names == Reader(render_bench(live("x", "y"))).names
     for said in ("hot", "warm", "cold", "base alone", "2 of its requests failed", "Student"):
         assert said in page.text
 

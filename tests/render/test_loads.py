@@ -6,18 +6,18 @@ from dataclasses import replace
 
 import pytest
 
-from lora_cli.bench.measured import MeasuredRun
+from lora_cli.bench.measured import measured_report
 from lora_cli.bench.quantiles import nearest_rank
-from lora_cli.bench.setting import Setting
-from lora_cli.core.results import Answers, BenchResult, LoadReport, ModuleProof, Moved, PageCache, Proof
+from lora_cli.bench.report import MeasurementReport, run_of
+from lora_cli.bench.trace import Request, trace_of
+from lora_cli.core.results import Answers, LoadReport, ModuleProof, Moved, PageCache, Proof
 from lora_cli.core.text import safe
 from lora_cli.endpoint.effect import Effect
 from lora_cli.endpoint.reconcile import Done, Replica
 from lora_cli.errors import EndpointError
 from lora_cli.render import json as as_json
-from lora_cli.render.json_bench import measured
 from lora_cli.render.terminal import rendered
-from lora_cli.render.terminal_bench import measured_parts
+from lora_cli.render.terminal_bench import report_parts
 from lora_cli.render.terminal_warm import render_answers, render_endpoints, render_load_reports, render_status
 from tests.render.reports import HOSTILE
 
@@ -239,23 +239,22 @@ def test_what_was_done_on_running_servers(width: int) -> None:
     assert render_endpoints([Replica("http://x", "vllm", "", (), None)], [], width).endswith("0 of 1 server updated\n")
 
 
-BENCH = BenchResult(
+MEASURED = MeasurementReport(
     requests=5,
-    adapters=3,
     max_loras=1,
     max_cpu_loras=2,
     latency_ms={"gpu": (1.0, 3.0, 2.0), "cpu": (10.0,), "disk": (100.0,)},
     hits={"gpu": 3, "cpu": 1, "disk": 1},
     evictions={"gpu": 2, "cpu": 1},
-    failed={"broken": "no such module"},
-    seed=7,
-    environment={"device": "cpu"},
+    failures={"broken": "no such module"},
 )
+TRACE = trace_of([Request(0.0, name, 8, 2) for name in ("a", "b", "broken", "a", "a")])
+BENCH = measured_report(*run_of("in-process", TRACE, 7, {}, {"device": "cpu"}), MEASURED)
 
 
 def test_the_table_of_serve_bench() -> None:
     assert (
-        rendered(measured_parts(BENCH, 80), 80)
+        rendered(report_parts(BENCH, 80), 80)
         == """\
 ms by tier   requests   p50   p95   p99   max
 hot (gpu)           3   2.0   3.0   3.0   3.0
@@ -295,12 +294,9 @@ def test_a_percentile_is_a_value_that_was_measured(share: float, value: int) -> 
     assert nearest_rank([float(number) for number in range(1, 101)], share) == value
 
 
-SETTING = Setting("in-process", 5, 3, 7, {}, {})
-
-
 def test_the_documents_of_warm_and_serve_bench_are_json_with_raw_numbers() -> None:
     warm = json.loads(as_json.render_load_reports([PROVED, REFUSED]))
-    bench = json.loads(as_json.encoded(measured(MeasuredRun(SETTING, BENCH))))
+    bench = json.loads(as_json.encoded(BENCH))
 
     assert warm["schema"] == "lora_cli/warm/1"
     assert warm["adapters"][0]["proof"]["holds"] is True

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from lora_cli.core.json_schema import INLINE
+from lora_cli.core.json_schema import EXCLUDED, INLINE
 from lora_cli.render.json import encoded
 from tests.conftest import QUICKSTART
 
@@ -27,6 +27,7 @@ class Report:
     more: Mapping[str, str] = field(metadata=INLINE)
     left_out: str | None = None
     kept: str | None = None
+    only_shown: str = field(default="", metadata=EXCLUDED)
 
 
 def test_a_model_is_an_object_with_its_fields_in_their_order() -> None:

@@ -1,6 +1,6 @@
-"""What came of one request."""
+"""What came of one request, and of a whole load."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 
 
@@ -58,3 +58,11 @@ class Answer:
         if self.error:
             return []
         return [later - earlier for earlier, later in zip(self.chunks_s, self.chunks_s[1:], strict=False)]
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What came of a load so far: filled while it runs, so that an interrupt leaves what there is."""
+
+    answers: list[Answer] = field(default_factory=list)
+    probes: list[Answer] = field(default_factory=list)

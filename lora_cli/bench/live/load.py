@@ -5,10 +5,10 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 
-from lora_cli.bench.live.answer import Answer
+from lora_cli.bench.live.answer import Course
 from lora_cli.bench.live.ask import Ask
 from lora_cli.bench.live.streaming import Streaming
 from lora_cli.endpoint.address import Address
@@ -23,14 +23,6 @@ class Probing:
 
     ask: Ask
     every_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Course:
-    """What came of a load so far: filled while it runs, so that an interrupt leaves what there is."""
-
-    answers: list[Answer] = field(default_factory=list)
-    probes: list[Answer] = field(default_factory=list)
 
 
 def run_load(

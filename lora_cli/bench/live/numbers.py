@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from math import inf, isinf
 from statistics import fmean, pstdev
 
-from lora_cli.bench.live.answer import Answer
+from lora_cli.bench.live.answer import Answer, Course
 from lora_cli.bench.live.goodput import Slo, is_good, keeps
-from lora_cli.bench.live.load import Course
-from lora_cli.bench.live.tiers import INFERRED, KINDS, LiveTier, TiersFrom
+from lora_cli.bench.live.tiers import INFERRED, KINDS
 from lora_cli.bench.outcome import PERCENTILES
 from lora_cli.bench.quantiles import nearest_rank
+from lora_cli.bench.report import LiveTier, TiersFrom
 
 MEASURES = ("ttft", "tpot", "itl", "e2el")
 SUMMARIES = ("mean", *(f"p{one}" for one in PERCENTILES), "max")

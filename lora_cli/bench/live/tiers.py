@@ -2,13 +2,11 @@
 
 from collections.abc import Sequence
 from math import inf
-from typing import Final, Literal
+from typing import Final
 
 from lora_cli.bench.live.answer import Answer
 from lora_cli.bench.measured import WORDS
-
-LiveTier = Literal["hot", "warm", "cold", "later", ""]
-TiersFrom = Literal["server", "inferred"]
+from lora_cli.bench.report import LiveTier, TiersFrom
 
 KINDS: tuple[LiveTier, ...] = ("hot", "warm", "cold", "later")
 """``later`` is what nobody knows more of: the server does not say, and the adapter was asked for before."""

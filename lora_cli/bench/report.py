@@ -1,16 +1,27 @@
 """The JSON document of ``serve-bench``: the keys of a result of ``vllm bench serve`` (0.33), and our own."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Literal
+from dataclasses import dataclass, field, fields, replace
+from math import inf, isfinite
+from typing import Any, Literal
 
-from lora_cli.bench.links import LinkOrigin
-from lora_cli.bench.live.tiers import LiveTier, TiersFrom
-from lora_cli.bench.outcome import PolicyKind
-from lora_cli.bench.regression import ChangeVerdict
-from lora_cli.bench.setting import Mode
-from lora_cli.core.json_schema import INLINE, AtMostOne, Count, Positive, Share
+from lora_cli import __version__
+from lora_cli.bench.links import Link
+from lora_cli.bench.trace import Trace
+from lora_cli.core.json_schema import EXCLUDED, INLINE, AtMostOne, Count, Positive, Share
 from lora_cli.tiers.view import Objective
+
+Mode = Literal["simulate", "in-process", "live"]
+PolicyKind = Literal["online", "exact", "bound"]
+ChangeVerdict = Literal["better", "worse", "same"]
+LiveTier = Literal["hot", "warm", "cold", "later", ""]
+TiersFrom = Literal["server", "inferred"]
+
+BACKENDS: Mapping[Mode, str] = {
+    "simulate": "lora-cli simulation",
+    "in-process": "lora-cli warm process",
+    "live": "openai",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,29 +89,28 @@ class BenchSetting:
 
 
 @dataclass(frozen=True, slots=True)
-class LinkReport:
-    """What a load into a tier takes: some milliseconds, and the bytes at some GB/s."""
-
-    ms: float
-    gb_per_s: float | None
-    origin: LinkOrigin
-
-
-@dataclass(frozen=True, slots=True)
 class TierReport:
     """What a tier may hold, and what a load into it takes."""
 
     places: Count
     max_bytes: int | None
-    load: LinkReport
+    load: Link
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterBytes:
+    """The bytes of all adapters, of the largest and of the smallest one."""
+
+    adapter_bytes: Count
+    largest_adapter_bytes: Count
+    smallest_adapter_bytes: Count = field(metadata=EXCLUDED)
 
 
 @dataclass(frozen=True, slots=True)
 class TiersReport:
     """The adapters' bytes, and the tiers."""
 
-    adapter_bytes: Count
-    largest_adapter_bytes: Count
+    sizes: AdapterBytes = field(metadata=INLINE)
     gpu: TierReport
     cpu: TierReport
 
@@ -109,10 +119,9 @@ class TiersReport:
 class LoadsReport:
     """The adapters' bytes, and what a load into each tier takes."""
 
-    adapter_bytes: Count
-    largest_adapter_bytes: Count
-    gpu: LinkReport
-    cpu: LinkReport
+    sizes: AdapterBytes = field(metadata=INLINE)
+    gpu: Link
+    cpu: Link
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +259,8 @@ class SeedReport:
     errors: tuple[str, ...]
     probes: tuple[tuple[float, float | None], ...]
     """For each probe, the seconds when it was sent and the milliseconds until its token."""
+    control_ttft_ms: tuple[float | None, ...] | None = field(metadata=EXCLUDED)
+    """For each request to the base, the milliseconds from its scheduled time; None where there was no --control."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +301,9 @@ class ConditionResult:
     condition: str
     value: float | None
     failed: bool
+
+    def __str__(self) -> str:
+        return f"{self.condition}: {'there is no value' if self.value is None else f'it is {self.value:.6g}'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,3 +347,64 @@ KEYS = frozenset(VLLM_KEYS).union(
     one.name for part in OWN_PARTS for one in fields(part) if not one.metadata.get("inline")
 )
 """Every key at the top of a result, of whatever mode: what --metadata adds is none of them."""
+
+
+WHOLE_NUMBERS = ("completed", "failed", "total_input_tokens", "total_output_tokens", "max_concurrent_requests")
+
+
+def run_of(
+    mode: Mode,
+    trace: Trace,
+    seed: int,
+    workload: Mapping[str, str],
+    environment: Mapping[str, str],
+    request_rate: float | None = None,
+    burstiness: float = 1.0,
+) -> tuple[VllmRun, BenchSetting]:
+    """What is run, before anything is measured: vLLM's keys, and ours.
+
+    The times of ``trace`` say how many requests come in a second where ``request_rate`` is None.
+    """
+    span_s = trace.times_s[-1] if trace.timed else 0.0
+    unknown: dict[str, Any] = dict.fromkeys(one.name for one in fields(VllmRun))
+    run = VllmRun(
+        **unknown
+        | {
+            "backend": BACKENDS[mode],
+            "num_prompts": len(trace),
+            "request_rate": _or_inf(request_rate or (len(trace) / span_s if span_s else inf)),
+            "burstiness": _or_inf(burstiness),
+            "total_input_tokens": sum(trace.prompt_tokens),
+            "total_output_tokens": sum(trace.output_tokens),
+        }
+    )
+    return run, BenchSetting(mode, span_s, len(trace.names), seed, workload, environment)
+
+
+def _or_inf(value: float) -> float | Literal["inf"]:
+    return value if isfinite(value) else "inf"
+
+
+def bench_report(
+    run: VllmRun,
+    setting: BenchSetting,
+    result: SimulationReport | PlanReport | MeasurementReport | LiveReport,
+    definitions: Mapping[str, str],
+    metrics: Mapping[str, float | None],
+    summaries: Mapping[str, float | None] | None = None,
+) -> BenchReport:
+    """The report of one run; ``summaries`` are of latencies, under vLLM's names."""
+    latencies = summaries or {}
+    measured: dict[str, Any] = {one.name: metrics[one.name] for one in fields(VllmRun) if one.name in metrics}
+    measured |= {name: int(measured[name] or 0) for name in WHOLE_NUMBERS if name in measured}
+    return BenchReport(
+        schema="lora_cli/serve-bench/1",
+        version=__version__,
+        run=replace(run, **measured),
+        latencies=VllmLatencies(**{one.name: latencies.get(one.name) for one in fields(VllmLatencies)}),
+        setting=setting,
+        summaries={name: value for name, value in latencies.items() if name not in VLLM_KEYS},
+        result=result,
+        definitions=definitions,
+        metrics=metrics,
+    )

@@ -1,0 +1,334 @@
+"""A report of ``serve-bench`` as cells, facts and curves: a terminal and a page lay out the same ones."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from lora_cli.bench.links import Link
+from lora_cli.bench.live.numbers import LATE_MS, MEASURES
+from lora_cli.bench.live.tiers import KINDS, SERVER
+from lora_cli.bench.measured import by_kind
+from lora_cli.bench.outcome import SHARES
+from lora_cli.bench.quantiles import nearest_rank
+from lora_cli.bench.report import (
+    AdapterBytes,
+    BenchReport,
+    LiveReport,
+    MeasurementReport,
+    MetricChange,
+    PlanAnswer,
+    PlanReport,
+    PolicyReport,
+    SimulationReport,
+)
+from lora_cli.core.text import counted, milliseconds, safe, size
+
+SIMULATION_HEADER = ("policy", "hits", "closed", "disk", "ms/req", "ms closed", "p99 ms")
+PLAN_HEADER = ("policy", "slots", "gpu", "places", "cpu", "hits", "disk", "p99 ms")
+TIER_HEADER = ("ms by tier", "requests", "p50", "p95", "p99", "max")
+LIVE_HEADER = ("ms", "requests", "ttft p50", "p99", "tpot p50", "e2el p50", "p99")
+LIVE_COLUMNS = ("ttft_p50", "ttft_p99", "tpot_p50", "e2el_p50", "e2el_p99")
+VLLM_HEADER = ("ms", "mean", "median", "p90", "p99")
+TIERS = {"gpu": "hot (gpu)", "cpu": "warm (cpu)", "disk": "cold (disk)", "remote": "cold (remote)"}
+VLLM_LABELS = {
+    "completed": "Successful requests",
+    "failed": "Failed requests",
+    "duration": "Benchmark duration (s)",
+    "total_input_tokens": "Total input tokens",
+    "total_output_tokens": "Total generated tokens",
+    "request_throughput": "Request throughput (req/s)",
+    "output_throughput": "Output token throughput (tok/s)",
+    "total_token_throughput": "Total token throughput (tok/s)",
+    "max_concurrent_requests": "Peak concurrent requests",
+}
+"""The keys of vLLM's result about a whole run, and what ``vllm bench serve`` calls them."""
+
+SLOWEST = 5
+"""So many adapters are named, the slowest first."""
+
+Rows = Sequence[Sequence[object]]
+Facts = Iterator[tuple[str, object]]
+
+
+def table_of(report: BenchReport) -> tuple[Sequence[str], Rows]:
+    """The header and the rows of the main table."""
+    match report.result:
+        case SimulationReport() as result:
+            return SIMULATION_HEADER, [_policy_row(name, one) for name, one in result.policies.items()]
+        case PlanReport() as result:
+            policies = result.plan.policies.items()
+            return PLAN_HEADER, [_answer_row(name, answer) for name, one in policies for answer in one.answers]
+        case MeasurementReport() as result:
+            return TIER_HEADER, [_tier_row(*one) for one in result.latency_ms.items() if one[1]]
+        case LiveReport() as result:
+            return LIVE_HEADER, list(_live_rows(report, result))
+
+
+def facts_of(report: BenchReport) -> Facts:
+    """What was run, as labelled values."""
+    match report.result:
+        case SimulationReport() as result:
+            yield from _simulation_facts(report, result)
+        case PlanReport() as result:
+            yield from _run_facts(report)
+            yield from _load_facts(result.loads.sizes, result.loads.gpu, result.loads.cpu)
+            yield "objective", result.objective
+        case MeasurementReport() as result:
+            yield from _measured_facts(report, result)
+        case LiveReport() as result:
+            yield from _live_facts(report, result)
+
+
+def curves_of(report: BenchReport) -> Mapping[str, Sequence[float]]:
+    """Milliseconds at each of ``SHARES``: the waits of each policy, else latencies by where adapters were."""
+    found: Mapping[str, Sequence[float]]
+    match report.result:
+        case SimulationReport() as result:
+            return {name: one.stall_cdf_ms for name, one in result.policies.items() if one.stall_cdf_ms}
+        case MeasurementReport() as result:
+            found = by_kind(result)
+        case LiveReport() as result:
+            found = _ttft_by_kind(result)
+        case _:
+            return {}
+    return {kind: [nearest_rank(sorted(values), share) for share in SHARES] for kind, values in found.items() if values}
+
+
+def failures_of(report: BenchReport) -> Mapping[str, str]:
+    """What failed: adapters, or policies that do not meet the goals of ``--plan`` however many slots there are."""
+    if isinstance(report.result, MeasurementReport | LiveReport):
+        return report.result.failures
+    if not isinstance(report.result, PlanReport):
+        return {}
+    found = {}
+    for name, one in report.result.plan.policies.items():
+        if not one.answers:
+            metrics = [goal.partition(" ")[0] for goal in report.result.plan.goals]
+            reached = ", ".join(f"{metric} {getattr(one.with_all.metrics, metric) or 0:.4g}" for metric in metrics)
+            found[name] = f"not with all {one.with_all.slots} adapters in slots at once: {reached}"
+    return found
+
+
+def goals_of(result: PlanReport) -> str:
+    """All goals in words."""
+    return " and ".join(result.plan.goals)
+
+
+def simulation_terms(report: BenchReport, result: SimulationReport) -> Facts:
+    """What the columns mean that have something in them."""
+    policies = result.policies
+    yield "hits", "the share of requests whose adapter is already in a slot"
+    if any(one.gap_closed is not None for one in policies.values()):
+        yield "closed", "the share of the gap between lru's hits and the maximum"
+    yield "disk", "the share of requests whose adapter is read from disk"
+    yield "ms/req", "the time of all loads, divided by the number of requests"
+    if any(one.cost_gap_closed is not None for one in policies.values()):
+        yield "ms closed", "the share of the gap between lru's ms/req and the minimum"
+    queue = "loads go one after the other" if report.setting.span_s else "without --request-rate no request queues"
+    yield "p99 ms", f"how long a request waits for its adapter; {queue}"
+    for name, one in policies.items():
+        if one.kind != "online":
+            yield name, "knows all future requests" + ("; an upper bound" if one.kind == "bound" else "")
+
+
+def vllm_facts(report: BenchReport) -> Facts:
+    """Counts and rates over the whole run, as ``vllm bench serve`` calls them."""
+    for name, label in VLLM_LABELS.items():
+        if (number := report.metrics.get(name)) is not None:
+            yield label, f"{number:.2f}" if label.endswith(")") else f"{number:.0f}"
+
+
+def vllm_latencies(report: BenchReport) -> Rows:
+    """Rows under ``VLLM_HEADER``, from vLLM's own keys; of what was measured."""
+    rows = [
+        (what.upper(), *(_ms(report.metrics.get(f"{name}_{what}_ms")) for name in VLLM_HEADER[1:])) for what in MEASURES
+    ]
+    return [row for row in rows if set(row[1:]) != {"-"}]
+
+
+def slowest_adapters(result: LiveReport) -> list[tuple[str, Mapping[str, float | None]]]:
+    """The numbers of each adapter, the highest p99 of ttft first."""
+    return sorted(result.per_adapter.items(), key=lambda one: -(one[1]["ttft_p99_ms"] or 0))
+
+
+def changed_metrics(compared: Sequence[MetricChange]) -> list[MetricChange]:
+    """Those that are not the same, the worse ones first, each kind by how much it changed."""
+    changed = [one for one in compared if one.verdict != "same"]
+    return sorted(changed, key=lambda one: (one.verdict != "worse", -abs(one.change or 0)))
+
+
+def change_by(one: MetricChange) -> str:
+    """The change as people say it."""
+    return "from 0" if one.change is None else f"{one.change:+.1%}"
+
+
+def _policy_row(name: str, one: PolicyReport) -> Sequence[str]:
+    return (
+        name,
+        f"{'<=' if one.kind == 'bound' else ''}{one.hit_ratio:.3f}",
+        _share(one.gap_closed),
+        f"{one.hits_by_tier['disk'] / (one.requests or 1):.3f}" if "disk" in one.hits_by_tier else "-",
+        f"{'' if one.stall_ms else '>='}{milliseconds(one.miss_cost_ms_per_request)}",
+        _share(one.cost_gap_closed),
+        milliseconds(one.stall_ms["p99"]) if one.stall_ms else "-",
+    )
+
+
+def _share(gap: float | None) -> str:
+    return "-" if gap is None else f"{gap + 0.0:.0%}".replace("-0%", "0%")
+
+
+def _answer_row(policy: str, answer: PlanAnswer) -> Sequence[str]:
+    return (
+        policy,
+        str(answer.slots),
+        size(answer.gpu_bytes).replace(" ", ""),
+        str(answer.places),
+        size(answer.cpu_bytes).replace(" ", ""),
+        f"{answer.metrics.hit_ratio or 0:.3f}",
+        f"{1 - (answer.metrics.memory_hit_ratio or 0):.3f}",
+        milliseconds(answer.metrics.stall_p99_ms or 0),
+    )
+
+
+def _tier_row(tier: str, values: Sequence[float]) -> Sequence[object]:
+    ordered = sorted(values)
+    ranks = (milliseconds(nearest_rank(ordered, share)) for share in (0.5, 0.95, 0.99, 1.0))
+    return TIERS.get(tier, tier), len(values), *ranks
+
+
+def _live_rows(report: BenchReport, result: LiveReport) -> Iterator[Sequence[object]]:
+    """All requests, those of each kind that there was, and the base."""
+    metrics = report.metrics
+    for kind in KINDS:
+        if number := int(metrics.get(f"{kind}_requests") or 0):
+            mark = "" if result.tiers_from == SERVER else " (inferred)"
+            yield f"{kind}{mark}", number, *(_interval(report, result, f"{kind}_{name}_ms") for name in LIVE_COLUMNS)
+    number = int((metrics.get("completed") or 0) + (metrics.get("failed") or 0))
+    yield "all", number, *(_interval(report, result, f"{name}_ms") for name in LIVE_COLUMNS)
+    control = [run.control_ttft_ms for run in result.runs if run.control_ttft_ms is not None]
+    if control:
+        columns = (_interval(report, result, f"control_{name}_ms") for name in LIVE_COLUMNS)
+        yield "base alone", sum(map(len, control)), *columns
+
+
+def _interval(report: BenchReport, result: LiveReport, name: str) -> str:
+    """A metric and half the width of its interval, as far as they are known."""
+    number, half = report.metrics.get(name), result.interval_95.get(name)
+    if number is None:
+        return "-"
+    sign = "-" if number < 0 else ""
+    return sign + milliseconds(abs(number)) + (f"±{milliseconds(half)}" if half is not None else "")
+
+
+def _ms(number: float | None) -> str:
+    return "-" if number is None else milliseconds(number)
+
+
+def _work(report: BenchReport, requests: int) -> str:
+    setting = report.setting
+    return f"{counted(requests, 'request')} over {counted(setting.adapters, 'adapter')}, seed {setting.seed}"
+
+
+def _environment(report: BenchReport) -> str:
+    return ", ".join(f"{key} {value}" for key, value in report.setting.environment.items())
+
+
+def _run_facts(report: BenchReport) -> Facts:
+    """The workload, and where it was run."""
+    yield "requests", _work(report, report.run.num_prompts)
+    yield "workload", ", ".join(f"{key} {safe(value)}" for key, value in report.setting.workload.items())
+    yield "on", _environment(report)
+
+
+def _load_facts(sizes: AdapterBytes, gpu: Link, cpu: Link) -> Facts:
+    """How large adapters are, and what their loads take."""
+    low, high = size(sizes.smallest_adapter_bytes), size(sizes.largest_adapter_bytes)
+    yield "adapters", f"{size(sizes.adapter_bytes)}, {f'{low} each' if low == high else f'from {low} to {high}'}"
+    yield "from disk", cpu
+    yield "into a slot", gpu
+
+
+def _simulation_facts(report: BenchReport, result: SimulationReport) -> Facts:
+    tiers, least_ms = result.tiers, result.bounds.miss_cost_ms
+    yield from _run_facts(report)
+    for name, tier in (("slots", tiers.gpu), ("memory", tiers.cpu)):
+        limit = f", {size(tier.max_bytes)}" if tier.max_bytes is not None else ""
+        yield name, f"{counted(tier.places, 'adapter')}{limit}"
+    yield from _load_facts(tiers.sizes, tiers.gpu.load, tiers.cpu.load)
+    if least_ms is not None:
+        yield "lower bound", f"{milliseconds(least_ms / (report.run.num_prompts or 1))} ms/req, whatever the policy"
+    yield "objective", result.objective
+
+
+def _measured_facts(report: BenchReport, result: MeasurementReport) -> Facts:
+    hits = sum(result.hits.values()) or 1
+    yield "hits", ", ".join(f"{tier} {number} ({number / hits:.0%})" for tier, number in result.hits.items()) or "0"
+    yield "evictions", ", ".join(f"{tier} {number}" for tier, number in result.evictions.items()) or "0"
+    yield "workload", _work(report, result.requests)
+    yield "tiers", f"max_loras {result.max_loras}, max_cpu_loras {result.max_cpu_loras}"
+    yield "on", _environment(report)
+
+
+def live_facts(report: BenchReport, result: LiveReport) -> Facts:
+    """What was run, and what was measured that ``vllm bench serve`` does not."""
+    metrics = report.metrics
+    yield from _run_facts(report)
+    several = "; ± is the 95 % interval over them (Student's t)" if len(result.seeds) > 1 else ""
+    yield "seeds", ", ".join(map(str, result.seeds)) + several
+    yield "tiers", "as the server says" if result.tiers_from == SERVER else "inferred: by who was asked for first"
+    if result.slo_ms:
+        yield "goodput", _goodput(report, result)
+    yield from _cost_facts(report, result)
+    if metrics.get("lateness_p99_ms") is not None:
+        late = f"unreliable, the load generator lagged (limit {LATE_MS:g} ms): " if result.late else ""
+        p50, p99, most = (_ms(metrics[f"lateness_{name}_ms"]) for name in ("p50", "p99", "max"))
+        yield "lateness", f"{late}p50 {p50}, p99 {p99}, max {most} ms"
+    known = [(name, numbers["ttft_p99_ms"]) for name, numbers in slowest_adapters(result)]
+    named = [(name, p99) for name, p99 in known if p99 is not None][:SLOWEST]
+    yield "slowest", ", ".join(f"{safe(name)} {_ms(p99)} ms" for name, p99 in named)
+
+
+def _live_facts(report: BenchReport, result: LiveReport) -> Facts:
+    yield from vllm_facts(report)
+    yield from live_facts(report, result)
+
+
+def _goodput(report: BenchReport, result: LiveReport) -> str:
+    metrics, limits = report.metrics, " ".join(f"{name}:{most:g}" for name, most in result.slo_ms.items())
+    requests, adapters = metrics.get("slo_attainment"), metrics.get("adapters_slo_attainment")
+    if requests is None or adapters is None:
+        return limits
+    rate = metrics.get("request_goodput") or 0.0
+    return f"{requests:.1%} of requests keep {limits}, {rate:.1f} a second; {adapters:.1%} of adapters do"
+
+
+def _cost_facts(report: BenchReport, result: LiveReport) -> Facts:
+    """What loads cost their own requests and others, and what adapters cost beside the base."""
+    metrics = report.metrics
+    shown = {
+        name: _interval(report, result, f"{name}_ms")
+        for name in ("cold_penalty", "load_p50", "load_p99", "stalled_others", "probe_loading_p50", "probe_quiet_p50")
+    }
+    if metrics.get("cold_penalty_ms") is not None:
+        yield "cold costs", f"{shown['cold_penalty']} ms to the first token"
+    if metrics.get("load_p50_ms") is not None:
+        yield "loads", f"p50 {shown['load_p50']} ms, p99 {shown['load_p99']} ms, as the server says"
+    if metrics.get("probe_quiet_p50_ms") is not None or metrics.get("probe_loading_p50_ms") is not None:
+        probes = f"a probe takes {shown['probe_loading_p50']} ms during a load, {shown['probe_quiet_p50']} ms otherwise"
+        yield "interference", f"{shown['stalled_others']} ms: {probes}"
+    ratios = {what: metrics.get(f"control_ratio_{what}_p50") for what in ("ttft", "tpot", "e2el")}
+    if any(ratio is not None for ratio in ratios.values()):
+        medians = ", ".join(f"{what} {ratio:.2f}×" for what, ratio in ratios.items() if ratio is not None)
+        yield "vs. the base", f"medians: {medians}"
+
+
+def _ttft_by_kind(result: LiveReport) -> Mapping[str, Sequence[float]]:
+    """Milliseconds from the scheduled time to the first token, of what did not fail."""
+    found: dict[str, list[float]] = {kind: [] for kind in (*KINDS, "base")}
+    for run in result.runs:
+        for kind, scheduled_s, start_s, ttft_s in zip(
+            run.tiers, run.scheduled_times, run.start_times, run.ttfts, strict=True
+        ):
+            if kind and ttft_s is not None:
+                found[kind].append((start_s + ttft_s - scheduled_s) * 1e3)
+        found["base"] += [ttft_ms for ttft_ms in run.control_ttft_ms or () if ttft_ms is not None]
+    return found
