@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_cli.cli.bench_options import ResultFlags
+from lora_cli.cli.bench_options import BenchOptions
 from lora_cli.cli.output import (
     DEFAULT_WIDTH,
     ReportFormat,
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What was asked for, read and checked before the run."""
+    """What is to become of the result, read and checked before the run."""
 
-    flags: ResultFlags
+    options: BenchOptions
     conditions: "tuple[Condition, ...]" = ()
     before: Mapping[str, float] | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     quiet: bool = False
 
 
-def wanted_of(flags: ResultFlags, known: Collection[str], *, quiet: bool = False) -> Wanted:
+def wanted_of(options: BenchOptions, known: Collection[str], *, quiet: bool = False) -> Wanted:
     """Everything that can be wrong with what is asked for, found out before the work.
 
     Raises:
@@ -46,18 +46,22 @@ def wanted_of(flags: ResultFlags, known: Collection[str], *, quiet: bool = False
     from lora_cli.bench.conditions import parse_condition
     from lora_cli.bench.regression import read_baseline
 
-    for file in (flags.output, flags.save_trace):
+    for file in (options.output, options.save_trace):
         if file is not None:
             writable(file)
-    conditions = tuple(parse_condition(text, "--fail-if", known) for text in flags.fail_if or ())
-    before = read_baseline(flags.baseline) if flags.baseline is not None else None
-    metadata = _metadata(flags.metadata or [])
-    if flags.save_result:
-        _make(flags.result_dir or Path())
-    elif flags.result_dir is not None or flags.result_filename is not None:
-        name = "--result-dir" if flags.result_dir is not None else "--result-filename"
+    conditions = tuple(parse_condition(text, "--fail-if", known) for text in options.fail_if or ())
+    before = read_baseline(options.baseline) if options.baseline is not None else None
+    metadata = _metadata(options.metadata or [])
+    folder = options.result_dir or Path()
+    if options.save_result:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise MachineError(f"--result-dir {folder} cannot be made: {error.strerror}") from error
+    elif options.result_dir is not None or options.result_filename is not None:
+        name = "--result-dir" if options.result_dir is not None else "--result-filename"
         raise UsageError(f"{name} is for --save-result", hint="say --save-result too")
-    return Wanted(flags, conditions, before, metadata, quiet)
+    return Wanted(options, conditions, before, metadata, quiet)
 
 
 def conclude(report: "BenchReport", traces: "Mapping[int, Trace]", wanted: Wanted) -> int:
@@ -69,18 +73,18 @@ def conclude(report: "BenchReport", traces: "Mapping[int, Trace]", wanted: Wante
     from lora_cli.bench.regression import changes, judged
     from lora_cli.render.json import encoded
 
-    flags = wanted.flags
+    options = wanted.options
     report = replace(
         report,
         baseline=changes(wanted.before, report.metrics) if wanted.before is not None else None,
         fail_if=judged(wanted.conditions, report.metrics) or None,
         metadata=wanted.metadata,
     )
-    if flags.save_result:
-        _save(report, traces, flags)
-    if flags.output_format is ReportFormat.JSON:
+    if options.save_result:
+        _save(report, traces, options)
+    if options.output_format is ReportFormat.JSON:
         text = encoded(report)
-    elif flags.output_format is ReportFormat.HTML:
+    elif options.output_format is ReportFormat.HTML:
         from lora_cli.render.html import render_bench
 
         text = render_bench(report)
@@ -88,25 +92,25 @@ def conclude(report: "BenchReport", traces: "Mapping[int, Trace]", wanted: Wante
         from lora_cli.render.terminal import rendered
         from lora_cli.render.terminal_bench import report_parts
 
-        to_file = flags.output is not None
+        to_file = options.output is not None
         wide, coloured = (DEFAULT_WIDTH, False) if to_file else (width(), colour())
         text = rendered(report_parts(report, wide, plain=not (to_file or drawable())), wide, colour=coloured)
-    write(text, flags.output)
-    written(flags.output, quiet=wanted.quiet)
+    write(text, options.output)
+    written(options.output, quiet=wanted.quiet)
     failed = [one for one in report.fail_if or () if one.failed]
     for one in failed:
         to_stderr(f"failed: {one}")
     return 1 if failed else 0
 
 
-def _save(report: "BenchReport", traces: "Mapping[int, Trace]", flags: ResultFlags) -> None:
+def _save(report: "BenchReport", traces: "Mapping[int, Trace]", options: BenchOptions) -> None:
     """The report and beside it the trace, or that of each seed, named as vLLM names its results."""
     from lora_cli.cli.bench_workload import save_trace
     from lora_cli.render.json import encoded
 
     now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    name = flags.result_filename or f"lora-cli-{report.run.request_rate}qps-{now}.json"
-    file = (flags.result_dir or Path()) / name
+    name = options.result_filename or f"lora-cli-{report.run.request_rate}qps-{now}.json"
+    file = (options.result_dir or Path()) / name
     files = {}
     for seed, trace in traces.items():
         beside = file.with_name(f"{file.stem}{f'.seed-{seed}' if len(traces) > 1 else ''}.trace.jsonl")
@@ -130,10 +134,3 @@ def _metadata(words: list[str]) -> dict[str, str]:
             raise UsageError(f"--metadata {key.strip()}: the result has that key already", hint="choose another key")
         found[key.strip()] = value.strip()
     return found
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MachineError(f"--result-dir {folder} cannot be made: {error.strerror}") from error

@@ -1,11 +1,11 @@
 """The workload that the command line of ``serve-bench`` asks for, made or read."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_cli.cli.bench_options import WorkloadFlags
+from lora_cli.cli.bench_options import BenchOptions
 from lora_cli.core.text import safe
 from lora_cli.errors import UsageError
 
@@ -17,11 +17,15 @@ if TYPE_CHECKING:
     from lora_cli.bench.traffic import Shape
 
 
+RANKS = "16"
+"""The ranks of synthetic adapters where nobody says."""
+
+
 @dataclass(frozen=True, slots=True)
 class Workload:
     """What was said of it, read: a trace is replayed, or made when the adapters are known."""
 
-    flags: WorkloadFlags
+    options: BenchOptions
     popularity: "Popularity | Counted"
     shape: "Shape"
     request_rate: float
@@ -38,18 +42,18 @@ class Workload:
 
     def words(self) -> dict[str, str]:
         """What a reader of the result needs to know of it."""
-        flags = self.flags
-        if flags.trace is not None:
-            return {"trace": safe(flags.trace)}
-        said = {"popularity": safe(flags.popularity)}
+        options = self.options
+        if options.trace is not None:
+            return {"trace": safe(options.trace)}
+        said = {"popularity": safe(options.popularity)}
         said |= {self.shape.kind: ",".join(map(str, self.shape.numbers))} if self.shape.numbers else {}
-        if flags.request_rate != "inf":
-            said |= {"request_rate": flags.request_rate, "burstiness": flags.burstiness}
+        if options.request_rate != "inf":
+            said |= {"request_rate": options.request_rate, "burstiness": options.burstiness}
         if self.ramp is not None:
-            said |= {"ramp_up": str(self.ramp), "burstiness": flags.burstiness}
-        return said | {"input_len": flags.input_len, "output_len": flags.output_len}
+            said |= {"ramp_up": str(self.ramp), "burstiness": options.burstiness}
+        return said | {"input_len": options.input_len, "output_len": options.output_len}
 
-    def over(self, names: Sequence[str], usual: int) -> "Trace":
+    def over(self, names: Sequence[str], usual: int, seed: int) -> "Trace":
         """The trace over these adapters, of ``usual`` requests where nobody says how many.
 
         Raises:
@@ -60,24 +64,28 @@ class Workload:
         from lora_cli.bench.traffic import Traffic, make_requests
 
         if self.replayed is not None:
-            _only(self.replayed.names, names, f"{self.flags.trace}")
+            known = frozenset(names)
+            for name in self.replayed.names:
+                if name not in known:
+                    none = f"is none of the {len(names)} adapters that are measured"
+                    raise UsageError(f"{self.options.trace}: {safe(name)} {none}")
             return self.replayed
         popularity = self.popularity
         traffic = Traffic(
             popularity.over(names) if isinstance(popularity, Counted) else popularity,
-            self.flags.num_prompts or usual,
-            self.flags.seed,
+            self.options.num_prompts or usual,
+            seed,
             self.shape,
             self.request_rate,
             self.burstiness,
-            parse_lengths(self.flags.input_len, "--input-len"),
-            parse_lengths(self.flags.output_len, "--output-len"),
+            parse_lengths(self.options.input_len, "--input-len"),
+            parse_lengths(self.options.output_len, "--output-len"),
             self.ramp,
         )
         return make_requests(names, traffic)
 
 
-def workload_of(flags: WorkloadFlags) -> Workload:
+def workload_of(options: BenchOptions) -> Workload:
     """The workload that is asked for.
 
     Raises:
@@ -88,19 +96,22 @@ def workload_of(flags: WorkloadFlags) -> Workload:
     from lora_cli.bench.trace_file import read_trace
     from lora_cli.bench.traffic import parse_rate, shape_of
 
-    shape = shape_of(flags.drift, flags.scan, flags.sessions)
-    popularity = read_popularity(flags.popularity)
-    rate, burstiness = parse_rate(flags.request_rate, "--request-rate"), parse_rate(flags.burstiness, "--burstiness")
-    ramp = ramp_of(flags.ramp_up_strategy, flags.ramp_up_start_rps, flags.ramp_up_end_rps)
-    if ramp is not None and flags.request_rate != "inf":
+    shape = shape_of(options.drift, options.scan, options.sessions)
+    popularity = read_popularity(options.popularity)
+    rate, burstiness = (
+        parse_rate(options.request_rate, "--request-rate"),
+        parse_rate(options.burstiness, "--burstiness"),
+    )
+    ramp = ramp_of(options.ramp_up_strategy, options.ramp_up_start_rps, options.ramp_up_end_rps)
+    if ramp is not None and options.request_rate != "inf":
         raise UsageError("--request-rate and --ramp-up-strategy exclude each other", hint="a ramp has its own rates")
-    if flags.trace is None:
-        return Workload(flags, popularity, shape, rate, burstiness, None, ramp)
-    made: dict[str, object] = {"--num-prompts": flags.num_prompts, f"--{shape.kind}": shape.numbers}
-    made |= {"--request-rate": flags.request_rate != "inf", "--ramp-up-strategy": ramp}
+    if options.trace is None:
+        return Workload(options, popularity, shape, rate, burstiness, None, ramp)
+    made: dict[str, object] = {"--num-prompts": options.num_prompts, f"--{shape.kind}": shape.numbers}
+    made |= {"--request-rate": options.request_rate != "inf", "--ramp-up-strategy": ramp}
     for flag in (flag for flag, said in made.items() if said):
         raise UsageError(f"{flag} and --trace exclude each other", hint="a trace says who is asked for, and when")
-    return Workload(flags, popularity, shape, rate, burstiness, read_trace(flags.trace))
+    return Workload(options, popularity, shape, rate, burstiness, read_trace(options.trace))
 
 
 def adapter_names(named: Sequence[str], number: int | None, usual: int = 1) -> Sequence[str]:
@@ -117,20 +128,15 @@ def adapter_names(named: Sequence[str], number: int | None, usual: int = 1) -> S
     return named or [f"a{place}" for place in range(number or usual)]
 
 
-def save_trace(trace: "Trace", file: Path) -> None:
-    """Write every request as a line.
+def save_trace(trace: "Trace", file: Path | None) -> None:
+    """Write every request as a line, where a file is named.
 
     Raises:
         MachineError: it cannot be written.
     """
+    if file is None:
+        return
     from lora_cli.bench.trace_file import trace_lines
     from lora_cli.cli.output import write
 
     write("".join(trace_lines(trace)), file)
-
-
-def _only(asked: Iterable[str], names: Sequence[str], where: str) -> None:
-    known = frozenset(names)
-    for name in asked:
-        if name not in known:
-            raise UsageError(f"{where}: {safe(name)} is none of the {len(names)} adapters that are measured")

@@ -1,30 +1,42 @@
-"""``lora-cli serve-bench``: what adapters cost, measured in a warm process or reckoned in a simulation."""
+"""``lora-cli serve-bench``: what adapters cost, measured at a server or in a warm process, or simulated."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import fields
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from lora_cli.cli import bench_options as bench
 from lora_cli.cli import options
-from lora_cli.cli.bench_options import (
-    Answering,
-    FleetFlags,
-    LineupFlags,
-    LiveFlags,
-    ResultFlags,
-    TierFlags,
-    WorkloadFlags,
-)
+from lora_cli.cli.bench_options import BenchOptions, Objective
+from lora_cli.cli.options import OUTPUT, option
 from lora_cli.cli.output import ReportFormat
-from lora_cli.errors import UsageError
+from lora_cli.cli.warming import Forward
 from lora_cli.settings import Settings
+
+MODE = "What is measured"
+WORKLOAD = "Workload"
+TIERS = "Tiers"
+SIMULATION = "Simulation (--simulate)"
+SYNTHETIC = "Synthetic adapters"
+LIVE = "A server (--url, or the one that is started)"
 
 EXAMPLES = (
     "lora-cli serve-bench --simulate --num-adapters 500 --ranks 8:.4,16:.4,64:.2",
     "lora-cli serve-bench -f set.yaml --request-rate 20 --save-result",
     "lora-cli serve-bench --url http://127.0.0.1:8000 --lora-modules sql chat --goodput ttft:500",
 )
+
+PLAIN = "it loads no adapters: --num-adapters 500 --ranks 8:.4,16:.4,64:.2, or --trace FILE"
+SERVED = "it asks for adapters that the server has: --lora-modules NAME..."
+
+ADAPTER_OPTIONS = ("refs", "manifest", "base", "policy")
+TIER_OPTIONS = ("max_loras", "max_cpu_loras", "max_lora_rank", "device", "eviction")
+SYNTHETIC_OPTIONS = ("num_adapters", "ranks")
+SIMULATION_OPTIONS = (
+    "bytes_per_rank", "max_gpu_bytes", "max_cpu_bytes", "disk_link", "gpu_link", "measured", "objective", "plan",
+)  # fmt: skip
+SERVER_OPTIONS = (
+    "lora_modules", "max_concurrency", "goodput", "control", "probe_request_rate", "probe_adapter", "num_seeds",
+)  # fmt: skip
 
 
 def command(
@@ -33,55 +45,296 @@ def command(
     manifest: options.Manifest = None,
     base: options.Base = "",
     policy: options.PolicyFile = None,
-    simulate: bench.Simulate = False,
-    url: bench.Url = None,
-    forward: bench.ForwardBy = None,
-    num_prompts: bench.NumPrompts = None,
-    popularity: bench.Popularity = "zipf:1.0",
-    drift: bench.Drift = None,
-    scan: bench.Scan = None,
-    sessions: bench.Sessions = None,
-    request_rate: bench.RequestRate = "inf",
-    burstiness: bench.Burstiness = "1",
-    ramp_up_strategy: bench.RampUpStrategy = None,
-    ramp_up_start_rps: bench.RampUpStart = None,
-    ramp_up_end_rps: bench.RampUpEnd = None,
-    input_len: bench.InputLen = "128",
-    output_len: bench.OutputLen = "16",
-    seed: bench.Seed = 0,
-    trace: bench.Trace = None,
-    api_key: bench.ApiKey = "",
-    lora_modules: bench.LoraModules = None,
-    max_concurrency: bench.MaxConcurrency = None,
-    prompts: bench.Prompts = "ids",
-    goodput: bench.Goodput = None,
-    control: bench.Control = False,
-    probe_request_rate: bench.ProbeRequestRate = None,
-    probe_adapter: bench.ProbeAdapter = None,
-    num_seeds: bench.NumSeeds = None,
-    max_loras: bench.MaxLoras = None,
-    max_cpu_loras: bench.MaxCpuLoras = None,
-    max_lora_rank: bench.MaxLoraRank = None,
-    device: bench.OnDevice = None,
-    eviction: bench.EvictionBy = None,
-    num_adapters: bench.NumAdapters = None,
-    ranks: bench.RanksOf = None,
-    bytes_per_rank: bench.BytesPerRank = None,
-    max_gpu_bytes: bench.MaxGpuBytes = None,
-    max_cpu_bytes: bench.MaxCpuBytes = None,
-    disk_link: bench.DiskLink = None,
-    gpu_link: bench.GpuLink = None,
-    measured: bench.Measured = None,
-    objective: bench.ObjectiveOf = None,
-    plan: bench.Plan = None,
-    save_trace: bench.SaveTrace = None,
-    save_result: bench.SaveResult = False,
-    result_dir: bench.ResultDir = None,
-    result_filename: bench.ResultFilename = None,
-    metadata: bench.Metadata = None,
-    baseline: bench.Baseline = None,
-    fail_if: bench.FailIf = None,
-    output_format: bench.OutputFormat = ReportFormat.HUMAN,
+    simulate: Annotated[
+        bool, option("--simulate", panel=MODE, help="Simulate the tiers alone: no adapters, no device, no server.")
+    ] = False,
+    url: Annotated[
+        str | None,
+        option("--url", panel=MODE, metavar="URL", help="Measure this server: http://HOST:PORT or unix:PATH."),
+    ] = None,
+    forward: Annotated[
+        Forward | None,
+        option(
+            "--forward",
+            panel=MODE,
+            help="Without --url: a whole model behind a server that is started, or modules without one.",
+            show_default="model",
+        ),
+    ] = None,
+    num_prompts: Annotated[
+        int | None,
+        option(
+            "--num-prompts",
+            panel=WORKLOAD,
+            min=1,
+            max=10_000_000,
+            help="The requests of each seed.",
+            show_default="200; 20000 with --simulate",
+        ),
+    ] = None,
+    popularity: Annotated[
+        str,
+        option(
+            "--popularity",
+            panel=WORKLOAD,
+            metavar="MODEL",
+            help="How often each adapter is asked for: zipf:S, geometric:A, slora-power:A, uniform, distinct, "
+            "round-robin or a file weights.json.",
+        ),
+    ] = "zipf:1.0",
+    drift: Annotated[
+        str | None,
+        option(
+            "--drift",
+            panel=WORKLOAD,
+            metavar="PERCENT,EVERY",
+            help="PERCENT of the adapters change places each EVERY requests.",
+        ),
+    ] = None,
+    scan: Annotated[
+        str | None,
+        option(
+            "--scan", panel=WORKLOAD, metavar="PERCENT", help="PERCENT of the requests go through all adapters in turn."
+        ),
+    ] = None,
+    sessions: Annotated[
+        str | None,
+        option(
+            "--sessions",
+            panel=WORKLOAD,
+            metavar="USERS,TURNS",
+            help="So many users, who stay with an adapter for about TURNS requests.",
+        ),
+    ] = None,
+    request_rate: Annotated[
+        str,
+        option(
+            "--request-rate",
+            panel=WORKLOAD,
+            metavar="PER_SECOND",
+            help="Requests per second; inf sends all at once, with --simulate one after the other.",
+        ),
+    ] = "inf",
+    burstiness: Annotated[
+        str,
+        option(
+            "--burstiness",
+            panel=WORKLOAD,
+            metavar="X",
+            help="Shape of the Gamma gaps, as in vLLM: 1 is Poisson, less is burstier.",
+        ),
+    ] = "1",
+    ramp_up_strategy: Annotated[
+        str | None,
+        option("--ramp-up-strategy", panel=WORKLOAD, metavar="linear|exponential", help="How the request rate rises."),
+    ] = None,
+    ramp_up_start_rps: Annotated[
+        int | None, option("--ramp-up-start-rps", panel=WORKLOAD, min=1, help="The request rate at the beginning.")
+    ] = None,
+    ramp_up_end_rps: Annotated[
+        int | None, option("--ramp-up-end-rps", panel=WORKLOAD, min=1, help="The request rate at the end.")
+    ] = None,
+    input_len: Annotated[
+        str, option("--input-len", panel=WORKLOAD, metavar="N|LOW-HIGH", help="Prompt tokens.")
+    ] = "128",
+    output_len: Annotated[
+        str, option("--output-len", panel=WORKLOAD, metavar="N|LOW-HIGH", help="Output tokens.")
+    ] = "16",
+    seed: Annotated[
+        int, option("--seed", panel=WORKLOAD, min=0, help="The same seed draws the same workload on every machine.")
+    ] = 0,
+    trace: Annotated[
+        Path | None,
+        option("--trace", panel=WORKLOAD, metavar="FILE", help="Replay the requests of this JSON lines file."),
+    ] = None,
+    api_key: Annotated[
+        str, option("--api-key", panel=LIVE, metavar="TOKEN", help="With --url: the server's bearer token.")
+    ] = "",
+    lora_modules: Annotated[
+        list[str] | None,
+        option(
+            "--lora-modules", panel=LIVE, metavar="NAME...", help="Adapters to ask for; else all that the server lists."
+        ),
+    ] = None,
+    max_concurrency: Annotated[
+        int | None, option("--max-concurrency", panel=LIVE, min=1, max=100_000, help="The most requests at once.")
+    ] = None,
+    prompts: Annotated[
+        str, option("--prompts", panel=LIVE, metavar="ids|text", help="Prompts are token ids, or as many words.")
+    ] = "ids",
+    goodput: Annotated[
+        list[str] | None,
+        option(
+            "--goodput",
+            panel=LIVE,
+            metavar="MEASURE:MS...",
+            help="A request is good within these, for example ttft:500 tpot:50 e2el:9000.",
+        ),
+    ] = None,
+    control: Annotated[
+        bool, option("--control", panel=LIVE, help="Send the same requests to the base model too.")
+    ] = False,
+    probe_request_rate: Annotated[
+        str | None,
+        option(
+            "--probe-request-rate",
+            panel=LIVE,
+            metavar="PER_SECOND",
+            help="Send requests of one token beside the load.",
+        ),
+    ] = None,
+    probe_adapter: Annotated[
+        str | None,
+        option(
+            "--probe-adapter",
+            panel=LIVE,
+            metavar="NAME",
+            help="The adapter that these ask for.",
+            show_default="the first",
+        ),
+    ] = None,
+    num_seeds: Annotated[
+        int | None,
+        option("--num-seeds", panel=LIVE, min=1, max=100, help="Runs, each with the next seed.", show_default="3"),
+    ] = None,
+    max_loras: Annotated[
+        int | None,
+        option("--max-loras", panel=TIERS, min=1, help="Slots: adapters on the device at once.", show_default="8"),
+    ] = None,
+    max_cpu_loras: Annotated[
+        int | None, option("--max-cpu-loras", panel=TIERS, min=1, help="Adapters in memory at once.", show_default="32")
+    ] = None,
+    max_lora_rank: Annotated[
+        int | None, option("--max-lora-rank", panel=TIERS, min=1, help="The largest rank of a slot.")
+    ] = None,
+    device: Annotated[
+        str | None,
+        option(
+            "--device",
+            panel=TIERS,
+            metavar="auto|cpu|cuda",
+            help="The device that holds the slots.",
+            show_default="auto",
+        ),
+    ] = None,
+    eviction: Annotated[
+        str | None,
+        option(
+            "--eviction",
+            panel=TIERS,
+            metavar="NAME,...",
+            help="Which adapter leaves a full tier; with --simulate several of lru, fifo, lfu, gdsf, adaptive and opt.",
+            show_default="adaptive; with --simulate lru,lfu,gdsf,adaptive,opt",
+        ),
+    ] = None,
+    num_adapters: Annotated[
+        int | None,
+        option(
+            "--num-adapters",
+            panel=SYNTHETIC,
+            min=1,
+            max=100_000,
+            help="Measure so many synthetic adapters instead of REFs.",
+            show_default="500 with --simulate",
+        ),
+    ] = None,
+    ranks: Annotated[
+        str | None,
+        option(
+            "--ranks", panel=SYNTHETIC, metavar="RANK:SHARE,...", help="Ranks of synthetic adapters.", show_default="16"
+        ),
+    ] = None,
+    bytes_per_rank: Annotated[
+        str | None,
+        option(
+            "--bytes-per-rank",
+            panel=SIMULATION,
+            metavar="SIZE",
+            help="Bytes of an adapter for each rank, as of Llama-3-8B.",
+            show_default="5MiB",
+        ),
+    ] = None,
+    max_gpu_bytes: Annotated[
+        str | None,
+        option(
+            "--max-gpu-bytes", panel=SIMULATION, metavar="SIZE", help="Bytes of all slots; else all are equally large."
+        ),
+    ] = None,
+    max_cpu_bytes: Annotated[
+        str | None,
+        option(
+            "--max-cpu-bytes", panel=SIMULATION, metavar="SIZE", help="Bytes in memory; else only their number counts."
+        ),
+    ] = None,
+    disk_link: Annotated[
+        str | None,
+        option(
+            "--disk-link",
+            panel=SIMULATION,
+            metavar="MS,GB/S",
+            help="What a load from disk into memory takes.",
+            show_default="2,7",
+        ),
+    ] = None,
+    gpu_link: Annotated[
+        str | None,
+        option(
+            "--gpu-link",
+            panel=SIMULATION,
+            metavar="MS,GB/S",
+            help="What a load from memory into a slot takes.",
+            show_default="1,25",
+        ),
+    ] = None,
+    measured: Annotated[
+        Path | None,
+        option("--measured", panel=SIMULATION, metavar="FILE", help="Loads take what this saved result measured."),
+    ] = None,
+    objective: Annotated[
+        Objective | None,
+        option("--objective", panel=SIMULATION, help="What adaptive and gdsf make small.", show_default="stall"),
+    ] = None,
+    plan: Annotated[
+        list[str] | None,
+        option(
+            "--plan",
+            panel=SIMULATION,
+            metavar="GOAL",
+            help='Find the smallest tiers that reach a goal, for example "hit_ratio>=0.95"; may be repeated.',
+        ),
+    ] = None,
+    save_trace: Annotated[
+        Path | None, option("--save-trace", panel=OUTPUT, metavar="FILE", help="Write the requests as JSON lines.")
+    ] = None,
+    save_result: Annotated[
+        bool, option("--save-result", panel=OUTPUT, help="Save the result as JSON, and the requests beside it.")
+    ] = False,
+    result_dir: Annotated[
+        Path | None,
+        option("--result-dir", panel=OUTPUT, metavar="DIRECTORY", help="Where to save the result.", show_default="."),
+    ] = None,
+    result_filename: Annotated[
+        str | None, option("--result-filename", panel=OUTPUT, metavar="NAME", help="The name of the saved result.")
+    ] = None,
+    metadata: Annotated[
+        list[str] | None,
+        option("--metadata", panel=OUTPUT, metavar="KEY=VALUE", help="Add this to the saved result; may be repeated."),
+    ] = None,
+    baseline: Annotated[
+        Path | None, option("--baseline", panel=OUTPUT, metavar="FILE", help="Compare with this saved result.")
+    ] = None,
+    fail_if: Annotated[
+        list[str] | None,
+        option(
+            "--fail-if",
+            panel=OUTPUT,
+            metavar="CONDITION",
+            help='Exit with 1 if so, for example "adaptive.stall_p99_ms>500"; may be repeated.',
+        ),
+    ] = None,
+    output_format: Annotated[
+        ReportFormat, option("--format", panel=OUTPUT, help="The format of the result.")
+    ] = ReportFormat.HUMAN,
     output: options.OutputFile = None,
 ) -> None:
     """Measure cold starts, tier hits, eviction and latency.
@@ -90,97 +343,46 @@ def command(
     measured. With --forward modules requests go through the slots of a warm process one after the other, without a
     model. With --simulate only the tiers are simulated, for several eviction policies over the same requests.
     """
-    lineup = LineupFlags(refs, manifest, base, policy)
-    workload = WorkloadFlags(
-        num_prompts, popularity, drift, scan, sessions, request_rate, burstiness, ramp_up_strategy, ramp_up_start_rps,
-        ramp_up_end_rps, input_len, output_len, seed, trace,
-    )  # fmt: skip
-    there = LiveFlags(
-        url, forward, api_key, lora_modules, max_concurrency, prompts, goodput, control=control,
+    chosen = BenchOptions(
+        refs=refs, manifest=manifest, base=base, policy=policy, simulate=simulate, url=url, forward=forward,
+        num_prompts=num_prompts, popularity=popularity, drift=drift, scan=scan, sessions=sessions,
+        request_rate=request_rate, burstiness=burstiness, ramp_up_strategy=ramp_up_strategy,
+        ramp_up_start_rps=ramp_up_start_rps, ramp_up_end_rps=ramp_up_end_rps, input_len=input_len,
+        output_len=output_len, seed=seed, trace=trace, api_key=api_key, lora_modules=lora_modules,
+        max_concurrency=max_concurrency, prompts=prompts, goodput=goodput, control=control,
         probe_request_rate=probe_request_rate, probe_adapter=probe_adapter, num_seeds=num_seeds,
+        max_loras=max_loras, max_cpu_loras=max_cpu_loras, max_lora_rank=max_lora_rank, device=device,
+        eviction=eviction, num_adapters=num_adapters, ranks=ranks, bytes_per_rank=bytes_per_rank,
+        max_gpu_bytes=max_gpu_bytes, max_cpu_bytes=max_cpu_bytes, disk_link=disk_link, gpu_link=gpu_link,
+        measured=measured, objective=objective, plan=plan, save_trace=save_trace, save_result=save_result,
+        result_dir=result_dir, result_filename=result_filename, metadata=metadata, baseline=baseline,
+        fail_if=fail_if, output_format=output_format, output=output,
     )  # fmt: skip
-    tiers = TierFlags(max_loras, max_cpu_loras, max_lora_rank, device, eviction)
-    fleet = FleetFlags(
-        num_adapters,
-        ranks,
-        bytes_per_rank,
-        max_gpu_bytes,
-        max_cpu_bytes,
-        disk_link,
-        gpu_link,
-        measured,
-        objective,
-        plan,
-    )
-    wanted = ResultFlags(
-        save_trace, save_result=save_result, result_dir=result_dir, result_filename=result_filename, metadata=metadata,
-        baseline=baseline, fail_if=fail_if, output_format=output_format, output=output,
-    )  # fmt: skip
-    raise typer.Exit(_measured(ctx.obj, lineup, workload, there, tiers, fleet, wanted, simulate=simulate))
+    raise typer.Exit(_measured(ctx.obj, chosen))
 
 
-def _measured(
-    settings: Settings,
-    lineup: LineupFlags,
-    workload: WorkloadFlags,
-    there: LiveFlags,
-    tiers: TierFlags,
-    fleet: FleetFlags,
-    wanted: ResultFlags,
-    *,
-    simulate: bool,
-) -> int:
+def _measured(settings: Settings, chosen: BenchOptions) -> int:
     """Measures in the way that the options ask for; gives the exit code."""
-    if there.url is not None:
-        from lora_cli.cli.live import live
+    if chosen.url is not None:
+        from lora_cli.cli.bench_live import live
 
-        _refuse(_named(lineup), "not for --url", SERVED)
-        elsewhere = {"--simulate": simulate, "--forward": there.forward, **_flags(tiers), **_flags(fleet)}
-        _refuse(elsewhere, "not for --url", "the server has its own")
-        return live(there, workload, wanted, settings)
-    reckoned = _flags(fleet, besides={"num_adapters", "ranks"})
-    if there.forward is not Answering.MODULES and not simulate:
-        from lora_cli.cli.live_here import live_here
+        chosen.refuse(ADAPTER_OPTIONS, "not for --url", SERVED)
+        elsewhere = ("simulate", "forward", *TIER_OPTIONS, *SYNTHETIC_OPTIONS, *SIMULATION_OPTIONS)
+        chosen.refuse(elsewhere, "not for --url", "the server has its own")
+        return live(settings, chosen)
+    if chosen.forward is not Forward.MODULES and not chosen.simulate:
+        from lora_cli.cli.bench_server import own_server_measured
 
-        _refuse(reckoned, "for --simulate only")
-        return live_here(settings, lineup, there, workload, tiers, fleet, wanted)
-    at_a_server = _flags(there, besides={"api_key", "prompts", "forward"})
-    _refuse(at_a_server, "for a server", f"--url URL, or without {'--simulate' if simulate else '--forward modules'}")
-    if simulate:
-        from lora_cli.cli.simulating import simulation
+        chosen.refuse(SIMULATION_OPTIONS, "for --simulate only")
+        return own_server_measured(settings, chosen)
+    instead = "--simulate" if chosen.simulate else "--forward modules"
+    chosen.refuse(SERVER_OPTIONS, "for a server", f"--url URL, or without {instead}")
+    if chosen.simulate:
+        from lora_cli.cli.bench_simulate import simulation
 
-        _refuse(_named(lineup) | {"--forward": there.forward}, "not for --simulate", PLAIN)
-        return simulation(settings, workload, tiers, fleet, wanted)
-    from lora_cli.cli.measuring import measurement
+        chosen.refuse((*ADAPTER_OPTIONS, "forward"), "not for --simulate", PLAIN)
+        return simulation(settings, chosen)
+    from lora_cli.cli.bench_in_process import measurement
 
-    _refuse(reckoned, "for --simulate only")
-    return measurement(settings, lineup, workload, tiers, fleet, wanted)
-
-
-PLAIN = "it loads no adapters: --num-adapters 500 --ranks 8:.4,16:.4,64:.2, or --trace FILE"
-SERVED = "it asks for adapters that the server has: --lora-modules NAME..."
-
-
-def _named(lineup: LineupFlags) -> dict[str, object]:
-    """What names adapters, a base or a policy, by how that is written."""
-    return {"REFs": lineup.refs, "-f": lineup.manifest, "--base": lineup.base, "--policy": lineup.policy}
-
-
-def _flags(said: LiveFlags | TierFlags | FleetFlags, besides: Collection[str] = ()) -> dict[str, object]:
-    """What was said in one class of options, by their flags."""
-    return {
-        f"--{name.replace('_', '-')}": getattr(said, name)
-        for name in (one.name for one in fields(said))
-        if name not in besides
-    }
-
-
-def _refuse(given: Mapping[str, object], why: str, hint: str = "") -> None:
-    """Whoever gave one of these meant something else than what would happen.
-
-    Raises:
-        UsageError: one was given.
-    """
-    for name, value in given.items():
-        if value:
-            raise UsageError(f"{name} {'are' if name == 'REFs' else 'is'} {why}", hint=hint)
+    chosen.refuse(SIMULATION_OPTIONS, "for --simulate only")
+    return measurement(settings, chosen)

@@ -2,19 +2,19 @@
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from lora_cli.bench.measured import MEASURED, measured_report
 from lora_cli.bench.report import run_of
-from lora_cli.cli.bench_options import FleetFlags, LineupFlags, ResultFlags, TierFlags, WorkloadFlags
-from lora_cli.cli.bench_results import Wanted, conclude, wanted_of
-from lora_cli.cli.bench_workload import Workload, save_trace, workload_of
+from lora_cli.cli.bench_adapters import Failures, measured_lineup, servable
+from lora_cli.cli.bench_options import BenchOptions
+from lora_cli.cli.bench_results import conclude, wanted_of
+from lora_cli.cli.bench_workload import save_trace, workload_of
 from lora_cli.cli.lineup import Lineup, base_model, limits
 from lora_cli.cli.main import INTERRUPTED
 from lora_cli.cli.output import to_stderr
-from lora_cli.cli.servable import Failures, measured_lineup, servable
+from lora_cli.cli.warming import Device, Eviction, Forward, Run
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.core.text import safe
 from lora_cli.errors import LoraCliError, MissingExtra, Refused, UsageError
@@ -24,91 +24,71 @@ if TYPE_CHECKING:
     from lora_cli.bench.report import MeasurementReport
     from lora_cli.bench.run import Served
     from lora_cli.bench.trace import Trace
-    from lora_cli.runtime.plan import Device, Job, Limits
+    from lora_cli.runtime.plan import Job
     from lora_cli.runtime.process import WarmProcess
-    from lora_cli.tiers.eviction.registry import PolicyName
 
 REQUESTS = 200
 """How many there are when nobody says."""
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What is measured: the adapters, the tiers, and the workload in words."""
-
-    asked: Lineup
-    most: "Limits"
-    device: "Device"
-    eviction: "PolicyName"
-    seed: int
-    words: Mapping[str, str]
-
-
-def measurement(
-    settings: Settings,
-    named: LineupFlags,
-    flags: WorkloadFlags,
-    tiers: TierFlags,
-    fleet: FleetFlags,
-    wanted: ResultFlags,
-) -> int:
-    """Measure what is asked for in a warm process, and tell it; the exit code.
+def measurement(settings: Settings, options: BenchOptions) -> int:
+    """Measure what is asked for in a warm process, and report it; the exit code.
 
     Raises:
         LoraCliError: what is asked for is wrong, or there is no base or no torch.
     """
     if find_spec("torch") is None:
         raise MissingExtra("serve-bench", "warm", "torch")
-    for flag, said in (("--request-rate", flags.request_rate != "inf"), ("--ramp-up-strategy", flags.ramp_up_strategy)):
-        if said:
-            raise UsageError(
-                f"{flag} is not for --forward modules", hint="there the warm process is asked one request at a time"
-            )
-    checked, workload = wanted_of(wanted, MEASURED, quiet=settings.quiet), workload_of(flags)
-    with measured_lineup(settings, named, workload, fleet) as (asked, own):
-        return _told(asked, workload, tiers, checked, own)
-
-
-def _told(asked: Lineup, workload: Workload, tiers: TierFlags, wanted: Wanted, settings: Settings) -> int:
-    """Measure the lineup and tell it; the exit code."""
-    trace, seed = workload.over([item.name for item in asked.items], REQUESTS), workload.flags.seed
-    device, eviction = chosen_device(tiers.device or "auto"), chosen_eviction(tiers.eviction or "adaptive")
-    most = limits(asked, tiers.max_loras, tiers.max_cpu_loras, tiers.max_lora_rank)
-    if wanted.flags.save_trace is not None:
-        save_trace(trace, wanted.flags.save_trace)
+    rates = {"--request-rate": options.request_rate != "inf", "--ramp-up-strategy": options.ramp_up_strategy}
+    for flag in (flag for flag, given in rates.items() if given):
+        raise UsageError(
+            f"{flag} is not for --forward modules", hint="there the warm process is asked one request at a time"
+        )
+    wanted, workload = wanted_of(options, MEASURED, quiet=settings.quiet), workload_of(options)
     failures = Failures()
-    result, facts = _measure(Run(asked, most, device, eviction, seed, workload.words()), trace, settings, failures)
-    run, setting = run_of("in-process", trace, seed, workload.words(), facts)
-    code = max(failures.code, conclude(measured_report(run, setting, result), {seed: trace}, wanted))
+    with measured_lineup(settings, options, workload) as (asked, own):
+        trace = workload.over([item.name for item in asked.items], REQUESTS, options.seed)
+        device, eviction = chosen_device(options), chosen_eviction(options)
+        most = limits(asked, options.max_loras, options.max_cpu_loras, options.max_lora_rank)
+        save_trace(trace, options.save_trace)
+        facts = {"base": str(asked.base), **workload.words(), "eviction": eviction.value}
+        run = Run(most, device, Forward.MODULES, eviction)
+        result, where = _measure(asked, run, trace, options.seed, facts, own, failures)
+        report = measured_report(*run_of("in-process", trace, options.seed, workload.words(), where), result)
+        code = max(failures.code, conclude(report, {options.seed: trace}, wanted))
     if result.requests < len(trace):
         to_stderr(f"interrupted after {result.requests} of {len(trace)} requests")
         return INTERRUPTED
     return code
 
 
-def chosen_device(word: str) -> "Device":
+def chosen_device(options: BenchOptions) -> Device:
     """What ``--device`` says. Raises ``UsageError``."""
-    for known in ("auto", "cpu", "cuda"):
-        if word == known:
-            return known
-    raise UsageError(f"--device is auto, cpu or cuda, not {safe(word)}")
+    word = options.device or "auto"
+    if word not in list(Device):
+        raise UsageError(f"--device is auto, cpu or cuda, not {safe(word)}")
+    return Device(word)
 
 
-def chosen_eviction(word: str) -> "PolicyName":
+def chosen_eviction(options: BenchOptions) -> Eviction:
     """What ``--eviction`` says of one process. Raises ``UsageError``."""
-    from lora_cli.tiers.eviction.registry import POLICIES
-
-    for known in POLICIES:
-        if word == known:
-            return known
-    raise UsageError(
-        f"--eviction {safe(word)}: a warm process has one of {', '.join(POLICIES)}",
-        hint="--simulate compares several, and opt" if "," in word or word == "opt" else did_you_mean(word, POLICIES),
-    )
+    word, known = options.eviction or "adaptive", list(Eviction)
+    if word not in known:
+        raise UsageError(
+            f"--eviction {safe(word)}: a warm process has one of {', '.join(known)}",
+            hint="--simulate compares several, and opt" if "," in word or word == "opt" else did_you_mean(word, known),
+        )
+    return Eviction(word)
 
 
 def _measure(
-    run: Run, trace: "Trace", settings: Settings, failures: Failures
+    asked: Lineup,
+    run: Run,
+    trace: "Trace",
+    seed: int,
+    facts: Mapping[str, str],
+    settings: Settings,
+    failures: Failures,
 ) -> "tuple[MeasurementReport, Mapping[str, str]]":
     """Admit the adapters, start the warm process, and send the trace through it; what is used is held meanwhile.
 
@@ -120,30 +100,28 @@ def _measure(
     from lora_cli.store import Store
     from lora_cli.store.holds import holding
 
-    asked, most, keys = run.asked, run.most, trace.keys()
-    base = base_model(asked.base, settings)
-    facts = {"base": str(asked.base), **run.words, "eviction": run.eviction}
+    base, keys = base_model(asked.base, settings), trace.keys()
+    tiers = (run.limits.max_loras, run.limits.max_cpu_loras)
     with holding(Store(settings.cache_dir)) as hold:
-        jobs = {job.name: job for job in servable(asked, base, most, settings, hold, failures)}
+        jobs = {job.name: job for job in servable(asked, base, run.limits, settings, hold, failures)}
         if not jobs:
-            nothing = run_trace(keys, _nothing, most.max_loras, most.max_cpu_loras, failed=failures.reasons)
+            nothing = run_trace(keys, _nothing, *tiers, failed=failures.reasons)
             return nothing, environment(**facts)
         plan = lay_out(
             base,
             [job.adapter for job in jobs.values()],
-            most,
-            device=run.device,
-            seed=run.seed,
+            run.limits,
+            device=run.device.value,
+            seed=seed,
             cache_dir=settings.cache_dir,
-            eviction=run.eviction,
+            eviction=run.eviction.value,
         )
         with WarmProcess(plan) as process:
             ready = process.start()
             found = run_trace(
                 keys,
                 _server(process, jobs, failures),
-                most.max_loras,
-                most.max_cpu_loras,
+                *tiers,
                 failed=failures.reasons,
                 progress=counter(len(keys), settings),
             )

@@ -16,13 +16,13 @@ from lora_cli.bench.report import BenchReport, LiveReport, run_of
 from lora_cli.bench.run import environment
 from lora_cli.bench.trace import Trace
 from lora_cli.bench.traffic import parse_rate
-from lora_cli.cli.bench_options import LiveFlags, ResultFlags, WorkloadFlags
+from lora_cli.cli.bench_adapters import Failures
+from lora_cli.cli.bench_in_process import counter
+from lora_cli.cli.bench_options import BenchOptions
 from lora_cli.cli.bench_results import conclude, wanted_of
 from lora_cli.cli.bench_workload import Workload, save_trace, workload_of
 from lora_cli.cli.main import INTERRUPTED
-from lora_cli.cli.measuring import counter
 from lora_cli.cli.output import to_stderr
-from lora_cli.cli.servable import Failures
 from lora_cli.core.text import counted
 from lora_cli.endpoint.address import parse_address
 from lora_cli.errors import EndpointError, UsageError
@@ -52,7 +52,8 @@ class Plan:
     times to a server of our own, which one client alone asks where nobody says how many.
     """
 
-    flags: LiveFlags
+    options: BenchOptions
+    workload: Workload
     closed: bool
     slo: Slo
     probes_a_second: float | None
@@ -61,28 +62,21 @@ class Plan:
     vocabulary: int
 
 
-def live(
-    flags: LiveFlags,
-    workload: WorkloadFlags,
-    wanted: ResultFlags,
-    settings: Settings,
-    ours: OwnServer | None = None,
-) -> int:
-    """Measure the server and tell it; the exit code. It is ``ours`` where we started it for this.
+def live(settings: Settings, options: BenchOptions, ours: OwnServer | None = None) -> int:
+    """Measure the server and report it; the exit code. It is ``ours`` where we started it for this.
 
     Raises:
         UsageError: what is asked for is wrong.
         EndpointError: nobody answers there, or it serves other adapters.
     """
-    checked, asked = wanted_of(wanted, live_names(), quiet=settings.quiet), workload_of(workload)
-    plan = _plan(flags, asked, ours=ours is not None)
-    if wanted.save_trace is not None:
-        save_trace(plan.traces[workload.seed], wanted.save_trace)
+    wanted, workload = wanted_of(options, live_names(), quiet=settings.quiet), workload_of(options)
+    plan = _plan(options, workload, ours=ours is not None)
+    save_trace(plan.traces[options.seed], options.save_trace)
     if not settings.quiet:
-        to_stderr(_announced(plan, asked))
-    runs, interrupted = _runs(plan, asked, settings)
-    report = _report(plan, asked, runs, ours)
-    code = conclude(report, plan.traces, checked)
+        to_stderr(_announced(plan))
+    runs, interrupted = _runs(plan, settings)
+    report = _report(plan, runs, ours)
+    code = conclude(report, plan.traces, wanted)
     refused, failed = ours.failures.reasons if ours is not None else {}, errors(runs, plan.target.base)
     for line in _failures(refused, failed):
         to_stderr(line)
@@ -93,117 +87,112 @@ def live(
     if isinstance(report.result, LiveReport) and report.result.late:
         to_stderr("warning: the generator was late; see lateness")
     if interrupted:
-        sent, of = sum(len(run.course.answers) for run in runs), sum(map(len, plan.traces.values()))
-        to_stderr(f"interrupted after {sent} of {of} requests")
+        to_stderr(f"interrupted after {report.run.num_prompts} of {sum(map(len, plan.traces.values()))} requests")
         return INTERRUPTED
     return code
 
 
-def _plan(flags: LiveFlags, asked: Workload, *, ours: bool) -> Plan:
-    assert flags.url is not None
-    if flags.prompts not in PROMPTS:
-        raise UsageError(f"--prompts is ids or text, not {flags.prompts[:60]}")
-    slo = parse_goodput(flags.goodput or [])
-    rate = parse_rate(flags.probe_request_rate, "--probe-request-rate") if flags.probe_request_rate else None
-    if rate is None and flags.probe_adapter is not None:
+def _plan(options: BenchOptions, workload: Workload, *, ours: bool) -> Plan:
+    assert options.url is not None
+    if options.prompts not in PROMPTS:
+        raise UsageError(f"--prompts is ids or text, not {options.prompts[:60]}")
+    slo, probe = parse_goodput(options.goodput or []), options.probe_adapter
+    rate = parse_rate(options.probe_request_rate, "--probe-request-rate") if options.probe_request_rate else None
+    if rate is None and probe is not None:
         raise UsageError("--probe-adapter is for --probe-request-rate", hint="--probe-request-rate 5")
     if rate is not None and rate > 1000:
         raise UsageError("--probe-request-rate is at most 1000", hint="--probe-request-rate 5")
-    names = [name for text in flags.lora_modules or () for name in text.split(",") if name] or list(asked.names)
-    more = [flags.probe_adapter] if flags.probe_adapter is not None and names else []
-    target = find_target(parse_address(flags.url), flags.api_key.strip(), [*names, *more])
+    names = [name for text in options.lora_modules or () for name in text.split(",") if name] or list(workload.names)
+    more = [probe] if probe is not None and names else []
+    target = find_target(parse_address(options.url), options.api_key.strip(), [*names, *more])
     names = names or list(target.models)
-    if flags.control and not target.base:
+    if options.control and not target.base:
         raise EndpointError(f"{target.address} lists no base, which --control is about", hint="leave --control out")
-    if flags.probe_adapter is not None and flags.probe_adapter not in target.models:
-        raise EndpointError(f"{target.address} serves no model {flags.probe_adapter!r}", hint="see /v1/models")
-    seeds = range(asked.flags.seed, asked.flags.seed + (flags.num_seeds or SEEDS))
-    traces = {seed: replace(asked, flags=replace(asked.flags, seed=seed)).over(names, REQUESTS) for seed in seeds}
-    vocabulary = find_vocabulary(target, next(iter(traces[asked.flags.seed])))
+    if probe is not None and probe not in target.models:
+        raise EndpointError(f"{target.address} serves no model {probe!r}", hint="see /v1/models")
+    seeds = range(options.seed, options.seed + (options.num_seeds or SEEDS))
+    traces = {seed: workload.over(names, REQUESTS, seed) for seed in seeds}
+    vocabulary = find_vocabulary(target, next(iter(traces[options.seed])))
     closed = ours and not any(trace.timed for trace in traces.values())
-    flags = replace(flags, max_concurrency=flags.max_concurrency or 1) if closed else flags
-    return Plan(flags, closed, slo, rate, traces, target, vocabulary)
+    options = replace(options, max_concurrency=options.max_concurrency or 1) if closed else options
+    return Plan(options, workload, closed, slo, rate, traces, target, vocabulary)
 
 
-def _announced(plan: Plan, asked: Workload) -> str:
+def _announced(plan: Plan) -> str:
     """What will be sent, and when."""
-    first, most = next(iter(plan.traces.values())), plan.flags.max_concurrency
+    first, most, ramp = next(iter(plan.traces.values())), plan.options.max_concurrency, plan.workload.ramp
     if plan.closed:
         pace = "one after the other" if most == 1 else f"{most} under way all the time"
     elif not first.timed:
         pace = "all at once"
-    elif asked.flags.trace is not None:
+    elif plan.options.trace is not None:
         pace = "at the times of the trace"
     else:
-        pace = (
-            f"at {asked.flags.request_rate} a second" if asked.ramp is None else f"at a rate of {asked.ramp} a second"
-        )
+        pace = f"at {plan.options.request_rate} a second" if ramp is None else f"at a rate of {ramp} a second"
     held = f", at most {most} under way" if most and not plan.closed else ""
-    base = ", and the same to the base" if plan.flags.control else ""
+    base = ", and the same to the base" if plan.options.control else ""
     return f"sending {len(plan.traces)} x {counted(len(first), 'request')}, {pace}{held}{base}"
 
 
-def _runs(plan: Plan, asked: Workload, settings: Settings) -> tuple[list[Run], bool]:
+def _runs(plan: Plan, settings: Settings) -> tuple[list[Run], bool]:
     """Each seed's run, and whether they were interrupted; what there was until then is a run, too."""
     runs: list[Run] = []
     used: set[str] = set()
     slots: int | None = None
-    tell = counter(sum(map(len, plan.traces.values())) * (2 if plan.flags.control else 1), settings)
+    tell = counter(sum(map(len, plan.traces.values())) * (2 if plan.options.control else 1), settings)
     done = 0
     for seed, trace in plan.traces.items():
         course, control = Course(), Course()
         interrupted = False
         try:
-            _run_one(plan, trace, seed, course, control, partial(_add, tell, done))
+            _run_one(plan, seed, course, control, tell, done)
         except KeyboardInterrupt:
             interrupted = True
         slots = slots_of(plan.target) if slots is None else slots
         found, tiers_from = kinds(course.answers, used, slots)
         done += len(course.answers) + len(control.answers)
-        runs.append(Run(seed, course, found, tiers_from, trace.timed, control.answers if plan.flags.control else None))
+        runs.append(
+            Run(seed, course, found, tiers_from, trace.timed, control.answers if plan.options.control else None)
+        )
         if interrupted:
             return runs, True
     return runs, False
 
 
-def _run_one(plan: Plan, trace: Trace, seed: int, course: Course, control: Course, tell: Callable[[int], None]) -> None:
-    target = plan.target
-    load = asks(trace, target.models, seed, plan.vocabulary, plan.flags.prompts)
+def _run_one(plan: Plan, seed: int, course: Course, control: Course, tell: Callable[[int], None], before: int) -> None:
+    """The requests of one seed, then the same ones to the base; ``before`` were done by earlier seeds."""
+    target, trace, most = plan.target, plan.traces[seed], plan.options.max_concurrency
+    made = partial(asks, trace, seed=seed, vocabulary=plan.vocabulary, prompts=plan.options.prompts)
+    send = partial(run_load, target.address, target.token, max_concurrency=most, closed=plan.closed)
     probing = _probing(plan, trace)
-    most, closed = plan.flags.max_concurrency, plan.closed
-    send = partial(run_load, target.address, target.token, max_concurrency=most, closed=closed)
     if probing is not None:
         # Whom a probe asks for is there before the load begins: its own load stalls nobody.
         send([probing.ask], Course())
-    send(load, course, probing=probing, told=tell)
-    if plan.flags.control:
-        base = dict.fromkeys(target.models, target.base)
-        send(
-            asks(trace, base, seed, plan.vocabulary, plan.flags.prompts),
-            control,
-            told=lambda done: tell(len(load) + done),
-        )
+    send(made(target.models), course, probing=probing, told=lambda done: tell(before + done))
+    if plan.options.control:
+        of_base = made(dict.fromkeys(target.models, target.base))
+        send(of_base, control, told=lambda done: tell(before + len(trace) + done))
 
 
 def _probing(plan: Plan, trace: Trace) -> Probing | None:
     if plan.probes_a_second is None:
         return None
-    name = plan.flags.probe_adapter or trace.names[0]
+    name = plan.options.probe_adapter or trace.names[0]
     return Probing(Ask(0.0, name, body_of(plan.target.models[name], list(PROBE), 1)), 1 / plan.probes_a_second)
 
 
-def _report(plan: Plan, asked: Workload, runs: Sequence[Run], ours: OwnServer | None) -> BenchReport:
-    target, flags = plan.target, plan.flags
-    first = next(iter(plan.traces.values()))
-    words = asked.words() | {"prompts": flags.prompts}
+def _report(plan: Plan, runs: Sequence[Run], ours: OwnServer | None) -> BenchReport:
+    target, options, workload = plan.target, plan.options, plan.workload
+    words = workload.words() | {"prompts": options.prompts}
     words |= {"goodput": " ".join(f"{name}:{most:g}" for name, most in plan.slo.items())} if plan.slo else {}
-    words |= {"max_concurrency": str(flags.max_concurrency)} if flags.max_concurrency else {}
+    words |= {"max_concurrency": str(options.max_concurrency)} if options.max_concurrency else {}
     words |= {"loop": "closed, the next when one is answered"} if plan.closed else {}
-    rate = asked.request_rate if asked.flags.trace is None and asked.ramp is None else None
+    rate = workload.request_rate if options.trace is None and workload.ramp is None else None
     url = str(target.address) if ours is None else OWN
     facts = environment(url=url, base=target.base, **target.facts, **(ours.facts if ours else {}))
-    run, setting = run_of("live", first, asked.flags.seed, words, facts, rate, asked.burstiness)
-    run = replace(run, max_concurrency=flags.max_concurrency)
+    trace = plan.traces[options.seed]
+    run, setting = run_of("live", trace, options.seed, words, facts, rate, workload.burstiness)
+    run = replace(run, max_concurrency=options.max_concurrency)
     return live_report(run, setting, target.base, plan.slo, runs, ours.failures.reasons if ours else {})
 
 
@@ -216,7 +205,3 @@ def _failures(refused: Mapping[str, str], failed: Mapping[str, tuple[int, str]])
     name, (_, why) = next(iter(failed.items()))
     more = f", of {len(failed)} models" if len(failed) > 1 else ""
     return [*lines, f"error: {count} requests failed{more}; the first of {name}: {why}"]
-
-
-def _add(tell: Callable[[int], None], before: int, done: int) -> None:
-    tell(before + done)

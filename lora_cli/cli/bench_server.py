@@ -1,0 +1,190 @@
+"""``serve-bench`` without a URL: ``warm --serve --forward model`` as a child, measured as any other server.
+
+The child listens at a Unix socket that only we know. It gets what it serves as a pickle on its standard input, and
+ends when that closes: it outlives nobody. What keeps it from serving comes back on its standard output.
+"""
+
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, Any
+
+from lora_cli.bench.live.numbers import live_names
+from lora_cli.bench.ranks import parse_ranks
+from lora_cli.cli.bench_adapters import Failures, measured_lineup, servable
+from lora_cli.cli.bench_in_process import chosen_device, chosen_eviction
+from lora_cli.cli.bench_live import OwnServer, live
+from lora_cli.cli.bench_options import BenchOptions
+from lora_cli.cli.bench_results import wanted_of
+from lora_cli.cli.bench_workload import RANKS, workload_of
+from lora_cli.cli.lineup import Lineup, base_model, limits
+from lora_cli.cli.warming import Forward, Run, base_directory
+from lora_cli.core import parse
+from lora_cli.core.reference import AdapterRef
+from lora_cli.errors import ERRORS, FormatError, LoraCliError, MachineError, MissingExtra, UsageError
+from lora_cli.runtime.plan import Limits
+from lora_cli.settings import Settings
+
+STARTED_S = 0.02
+ENDED_S = 15.0
+LOAD_TIMEOUT = "10m"
+START = "from lora_cli.cli.bench_server import run_child; run_child()"
+
+
+def own_server_measured(settings: Settings, options: BenchOptions) -> int:
+    """Start the server, measure it and report it; the exit code. A base without weights gets random ones.
+
+    Raises:
+        LoraCliError: what is asked for is wrong, or keeps the server from serving.
+    """
+    for package in ("torch", "transformers"):
+        if find_spec(package) is None:
+            raise MissingExtra("serve-bench without --forward modules", "models", package)
+    if options.lora_modules:
+        raise UsageError("--lora-modules is for --url", hint="REFs or a manifest name the adapters here")
+    wanted_of(options, live_names())
+    device, eviction = chosen_device(options), chosen_eviction(options)
+    with ExitStack() as stack:
+        asked, own = stack.enter_context(measured_lineup(settings, options, workload_of(options)))
+        most = limits(asked, options.max_loras, options.max_cpu_loras, options.max_lora_rank or _largest_rank(options))
+        dummy = _dummy(asked.base, settings)
+        failures = Failures()
+        asked = _servable(stack, asked, most, own, failures)
+        run = Run(most, device, Forward.MODEL, eviction, dummy=dummy)
+        url = stack.enter_context(own_server(asked, run, own))
+        facts = {"max_loras": str(most.max_loras), "max_cpu_loras": str(most.max_cpu_loras), "eviction": eviction.value}
+        facts |= {"weights": "dummy"} if dummy is not None else {}
+        return live(settings, replace(options, url=url, api_key=""), OwnServer(facts, failures))
+
+
+def _servable(stack: ExitStack, asked: Lineup, most: Limits, settings: Settings, failures: Failures) -> Lineup:
+    """Those of the adapters that can be served, held until the end.
+
+    Raises:
+        LoraCliError: none can; the reason of the first.
+    """
+    from lora_cli.store import Store
+    from lora_cli.store.holds import holding
+
+    hold = stack.enter_context(holding(Store(settings.cache_dir)))
+    names = {job.name for job in servable(asked, base_model(asked.base, settings), most, settings, hold, failures)}
+    if not names:
+        (name, reason), *more = failures.reasons.items()
+        hint = "; ".join(filter(None, (failures.hints[name], f"nor can {len(more)} more" if more else "")))
+        raise ERRORS[failures.code](f"{name} cannot be served: {reason}", hint=hint)
+    return replace(asked, items=tuple(item for item in asked.items if item.name in names))
+
+
+def _dummy(base: str | AdapterRef, settings: Settings) -> Mapping[str, Any] | None:
+    """The config of a base whose weights are not on this disk; what they are is the same to the clock."""
+    from lora_cli.reading.base import has_weights
+    from lora_cli.validation import open_config
+
+    directory = base_directory(base)
+    return None if directory is not None and has_weights(directory) else open_config(base, settings)
+
+
+def _largest_rank(options: BenchOptions) -> int | None:
+    """What a slot must take for synthetic adapters; of others the server knows it once they are read."""
+    if options.num_adapters is None:
+        return None
+    return max(rank for rank, _ in parse_ranks(options.ranks or RANKS).shares)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What the child is to serve, and where."""
+
+    asked: Lineup
+    run: Run
+    settings: Settings
+    uds: Path
+    ready_file: Path
+
+
+@contextmanager
+def own_server(asked: Lineup, run: Run, settings: Settings) -> Iterator[str]:
+    """The address of a server of these adapters, which is ready; it ends with the block.
+
+    Raises:
+        LoraCliError: what keeps it from serving.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="lora-cli-serve-"))
+    served = Served(asked, run, replace(settings, quiet=not settings.verbose), folder / "socket", folder / "ready")
+    # A session of its own: Ctrl-C is for us, and the server answers until we have told what there is.
+    child = subprocess.Popen(  # noqa: S603 - our own interpreter
+        [sys.executable, "-c", START], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    try:
+        with suppress(BrokenPipeError):
+            pickle.dump(served, child.stdin)
+            child.stdin.flush()
+        while not served.ready_file.exists():
+            if child.poll() is not None:
+                raise _reason(child.stdout)
+            time.sleep(STARTED_S)
+        yield f"unix:{served.uds}"
+    finally:
+        _end(child, child.stdin, child.stdout)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def run_child() -> None:
+    """The child's life: serve until standard input closes."""
+    served: Served = pickle.load(sys.stdin.buffer)  # noqa: S301 - of our own parent
+    threading.Thread(target=_watch, daemon=True).start()
+    from lora_cli.cli.warm_serve import Serve, warm_serve
+    from lora_cli.endpoint.address import Address
+    from lora_cli.endpoint.client import Endpoint
+
+    endpoint = Endpoint(Address(uds=served.uds))
+    try:
+        warm_serve(
+            served.asked, served.run, Serve(endpoint, (), LOAD_TIMEOUT, served.ready_file, None), served.settings
+        )
+    except LoraCliError as error:
+        from lora_cli.render.json import encoded
+
+        sys.stdout.write(encoded({"code": error.exit_code, "message": error.message, "hint": error.hint}))
+        sys.stdout.flush()
+
+
+def _watch() -> None:
+    """Ends this process, in order, when its parent closes the pipe or is gone."""
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _reason(said: IO[bytes]) -> LoraCliError:
+    """What the child said before it ended."""
+    try:
+        fields = parse.json_object(said.read(), "the server")
+        kind = ERRORS.get(parse.integer(fields.get("code"), "code"), LoraCliError)
+        return kind(parse.text(fields.get("message"), "message"), hint=parse.text(fields.get("hint"), "hint"))
+    except FormatError:
+        return MachineError("the server ended before it was ready", hint="--verbose says how far it came")
+
+
+def _end(child: "subprocess.Popen[bytes]", stdin: IO[bytes], stdout: IO[bytes]) -> None:
+    """In order, and after some time without."""
+    with suppress(BrokenPipeError):
+        stdin.close()
+    try:
+        child.wait(ENDED_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+    stdout.close()

@@ -1,0 +1,152 @@
+"""``serve-bench --simulate``: several policies over the same requests; with ``--plan``, the tiers that a goal takes."""
+
+import sys
+from collections.abc import Callable, Collection, Sequence
+
+from lora_cli.bench.fleet import Fleet, sized
+from lora_cli.bench.goals import of_waiting, parse_goals
+from lora_cli.bench.links import BYTES_PER_RANK, DISK_LINK, GPU_LINK, Links, parse_link
+from lora_cli.bench.measured_links import read_links
+from lora_cli.bench.metrics import simulated_names, simulation_metrics
+from lora_cli.bench.policies import OPT, parse_policies
+from lora_cli.bench.ranks import parse_ranks
+from lora_cli.bench.report import BenchSetting, VllmRun, bench_report, run_of
+from lora_cli.bench.run import environment
+from lora_cli.bench.simulation import DEFINITIONS, simulate_all
+from lora_cli.bench.sizing import DEFINITIONS as PLAN_DEFINITIONS
+from lora_cli.bench.sizing import plan_metrics, planned_names, size_all
+from lora_cli.bench.trace import Trace
+from lora_cli.cli.bench_options import BenchOptions
+from lora_cli.cli.bench_results import conclude, wanted_of
+from lora_cli.cli.bench_workload import RANKS, adapter_names, save_trace, workload_of
+from lora_cli.cli.lineup import MAX_CPU_LORAS, MAX_LORAS
+from lora_cli.cli.main import INTERRUPTED
+from lora_cli.cli.output import to_stderr
+from lora_cli.cli.sizes import size_of
+from lora_cli.errors import UsageError
+from lora_cli.settings import Settings
+from lora_cli.tiers.budget import Budget
+
+REQUESTS, ADAPTERS = 20_000, 500
+POLICIES = "lru,lfu,gdsf,adaptive,opt"
+PLAN_POLICIES = "lru,adaptive"
+NO_QUEUE = "without --request-rate, or times in --trace, no request queues: a stall is its own load alone"
+PLANNED_OPTIONS = ("max_loras", "max_cpu_loras", "max_gpu_bytes", "max_cpu_bytes")
+
+
+def simulation(settings: Settings, options: BenchOptions) -> int:
+    """Simulate what is asked for, and report it; the exit code.
+
+    Raises:
+        LoraCliError: what is asked for is wrong or too large, or a file cannot be read or written.
+    """
+    options.refuse(("device", "max_lora_rank"), "not for --simulate", "there is no device")
+    if options.plan:
+        return _plan(settings, options)
+    policies = parse_policies(options.eviction or POLICIES)
+    wanted = wanted_of(options, simulated_names(policies), quiet=settings.quiet)
+    trace, fleet, run = _scene(options)
+    save_trace(trace, options.save_trace)
+    found = simulate_all(trace, fleet, policies, options.objective_or_default, told=_teller(trace, policies))
+    report = bench_report(*run, found, DEFINITIONS, simulation_metrics(found.policies))
+    return _as_far_as_done(policies, found.policies, lambda: conclude(report, {options.seed: trace}, wanted))
+
+
+def _plan(settings: Settings, options: BenchOptions) -> int:
+    """Find out what the goals take, and report it; 1 when a policy meets them with no number of slots.
+
+    Raises:
+        LoraCliError: what is asked for is wrong, or a file cannot be read or written.
+    """
+    for name in PLANNED_OPTIONS:
+        if getattr(options, name) is not None:
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{flag} and --plan exclude each other", hint="it is what --plan finds out")
+    goals = parse_goals(options.plan or ())
+    policies = parse_policies(options.eviction or PLAN_POLICIES)
+    if OPT in policies:
+        raise UsageError("--plan is for policies that can be had, and opt is none", hint=f"--eviction {PLAN_POLICIES}")
+    wanted = wanted_of(options, planned_names(policies), quiet=settings.quiet)
+    trace, fleet, run = _scene(options)
+    if of_waiting(goals) and not trace.timed and not settings.quiet:
+        to_stderr(f"warning: {NO_QUEUE}")
+    save_trace(trace, options.save_trace)
+    found = size_all(trace, fleet, policies, goals, options.objective_or_default)
+    plans = found.plan.policies
+    report = bench_report(*run, found, PLAN_DEFINITIONS, plan_metrics(plans))
+    code = _as_far_as_done(policies, plans, lambda: conclude(report, {options.seed: trace}, wanted))
+    return code or int(not all(one.answers for one in plans.values()))
+
+
+def _as_far_as_done(policies: Sequence[str], done: Collection[str], tell: Callable[[], int]) -> int:
+    """Tells what there is, and which policies an interrupt left out of it; the exit code.
+
+    Raises:
+        LoraCliError: a file cannot be written.
+    """
+    if len(done) == len(policies):
+        return tell()
+    if done:
+        tell()
+    names = [", ".join(policy for policy in policies if (policy in done) is it) for it in (True, False)]
+    to_stderr(f"interrupted: {names[0] or 'no policy'} done, {names[1]} not")
+    return INTERRUPTED
+
+
+def _scene(options: BenchOptions) -> tuple[Trace, Fleet, tuple[VllmRun, BenchSetting]]:
+    """The requests, the adapters and tiers that they are put to, and what the report says of them.
+
+    Raises:
+        LoraCliError: what is asked for is wrong, or a file cannot be read.
+    """
+    workload = workload_of(options)
+    names = adapter_names(workload.names, options.num_adapters, ADAPTERS)
+    trace = workload.over(names, REQUESTS, options.seed)
+    fleet = _fleet(names, options)
+    words = workload.words() | {"ranks": options.ranks or RANKS}
+    rate = workload.request_rate if options.trace is None else None
+    return trace, fleet, run_of("simulate", trace, options.seed, words, environment(), rate, workload.burstiness)
+
+
+def _fleet(names: Sequence[str], options: BenchOptions) -> Fleet:
+    """The adapters' bytes, the two tiers and the ways into them."""
+    per_rank = size_of(options.bytes_per_rank, "--bytes-per-rank") or BYTES_PER_RANK
+    sizes = sized(names, parse_ranks(options.ranks or RANKS), options.seed, per_rank)
+    gpu, cpu = _budgets(len(names), options)
+    largest = max(sizes.values())
+    for flag, budget in (("--max-gpu-bytes", gpu), ("--max-cpu-bytes", cpu)):
+        if budget.max_bytes is not None and budget.max_bytes < largest:
+            raise UsageError(f"{flag} is {budget.max_bytes}, and the largest adapter has {largest} bytes")
+    return Fleet(sizes, gpu, cpu, _links(options))
+
+
+def _budgets(count: int, options: BenchOptions) -> tuple[Budget, Budget]:
+    """What slots and memory hold. Bytes alone bind where they are given and numbers are not."""
+    gpu_bytes = size_of(options.max_gpu_bytes, "--max-gpu-bytes")
+    cpu_bytes = size_of(options.max_cpu_bytes, "--max-cpu-bytes")
+    slots = options.max_loras or (min(MAX_LORAS, count) if gpu_bytes is None else count)
+    places = options.max_cpu_loras or (max(slots, min(MAX_CPU_LORAS, count)) if cpu_bytes is None else count)
+    if places < slots and gpu_bytes is None:
+        raise UsageError(
+            f"--max-cpu-loras is {places}, less than max_loras, which is {slots}", hint=f"--max-cpu-loras {slots}"
+        )
+    return Budget(slots, gpu_bytes), Budget(places, cpu_bytes)
+
+
+def _links(options: BenchOptions) -> Links:
+    """What loads cost: measured, given or the defaults."""
+    if options.measured is not None:
+        if options.disk_link or options.gpu_link:
+            raise UsageError("--measured and --disk-link or --gpu-link exclude each other")
+        return read_links(options.measured, "--measured")
+    return Links(
+        parse_link(options.disk_link, "--disk-link") if options.disk_link else DISK_LINK,
+        parse_link(options.gpu_link, "--gpu-link") if options.gpu_link else GPU_LINK,
+    )
+
+
+def _teller(trace: Trace, policies: Sequence[str]) -> Callable[[str], None]:
+    """Says on a terminal which policy is done, where that takes long; elsewhere nothing."""
+    if len(trace) * len(policies) < 500_000 or not sys.stderr.isatty():
+        return lambda _policy: None
+    return lambda policy: to_stderr(f"{policy}: done")
