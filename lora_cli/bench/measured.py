@@ -1,33 +1,16 @@
 """The report of a run in process: latencies by the tier that each request hit, by name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from statistics import fmean, pstdev
 from typing import Literal
 
-from lora_cli.bench.outcome import PERCENTILES
-from lora_cli.bench.quantiles import nearest_rank
+from lora_cli.bench.quantiles import summary, vllm_summary
 from lora_cli.bench.report import BenchReport, BenchSetting, MeasurementReport, VllmRun, bench_report
 
 WORDS: Mapping[str, Literal["hot", "warm", "cold"]] = {"gpu": "hot", "cpu": "warm", "disk": "cold", "remote": "cold"}
 """What a request is called by the tier in which its adapter was."""
 
 KINDS = ("hot", "warm", "cold")
-SUMMARIES = ("mean", *(f"p{one}" for one in PERCENTILES), "max")
-MEASURED = frozenset(
-    {
-        *(f"{kind}_ttft_{one}_ms" for kind in KINDS for one in SUMMARIES),
-        *(f"{one}_ttft_ms" for one in ("mean", "median", "std", *(f"p{one}" for one in PERCENTILES))),
-        "hit_ratio",
-        "memory_hit_ratio",
-        "cold_penalty_ms",
-        "completed",
-        "failed",
-        "duration",
-        "request_throughput",
-    }
-)
-"""The names of all metrics that a measured run has."""
 
 DEFINITIONS = {
     "hot, warm, cold": "the request's adapter was in a slot, in memory, on disk",
@@ -60,18 +43,14 @@ def by_kind(result: MeasurementReport) -> dict[str, list[float]]:
 def measured_metrics(result: MeasurementReport) -> dict[str, float | None]:
     """Every metric of ``MEASURED``; None where there was no such request."""
     kinds = by_kind(result)
-    told: dict[str, float | None] = {}
-    for kind, ordered in kinds.items():
-        told |= {f"{kind}_ttft_{name}_ms": value for name, value in _summary(ordered).items()}
+    found = {
+        f"{kind}_ttft_{name}_ms": value for kind, values in kinds.items() for name, value in summary(values).items()
+    }
     everything = sorted(value for values in kinds.values() for value in values)
-    whole, completed = _summary(everything), len(everything)
-    hot, cold = told["hot_ttft_p50_ms"], told["cold_ttft_p50_ms"]
-    duration = sum(everything) / 1e3
-    return told | {
-        "mean_ttft_ms": whole["mean"],
-        "median_ttft_ms": whole["p50"],
-        "std_ttft_ms": pstdev(everything) if everything else None,
-        **{f"p{one}_ttft_ms": whole[f"p{one}"] for one in PERCENTILES},
+    completed, duration = len(everything), sum(everything) / 1e3
+    hot, cold = found["hot_ttft_p50_ms"], found["cold_ttft_p50_ms"]
+    found |= {f"{name}_ttft_ms": value for name, value in vllm_summary(everything).items()}
+    return found | {
         "hit_ratio": len(kinds["hot"]) / completed if completed else None,
         "memory_hit_ratio": 1 - len(kinds["cold"]) / completed if completed else None,
         "cold_penalty_ms": cold - hot if hot is not None and cold is not None else None,
@@ -82,8 +61,5 @@ def measured_metrics(result: MeasurementReport) -> dict[str, float | None]:
     }
 
 
-def _summary(ordered: Sequence[float]) -> dict[str, float | None]:
-    if not ordered:
-        return dict.fromkeys(SUMMARIES)
-    shares = {f"p{one}": nearest_rank(ordered, one / 100) for one in PERCENTILES}
-    return {"mean": fmean(ordered), **shares, "max": ordered[-1]}
+MEASURED = frozenset(measured_metrics(MeasurementReport(0, 0, 0, {}, {}, {}, {})))
+"""The names of all metrics that a measured run has."""

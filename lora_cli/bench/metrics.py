@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 
+from lora_cli.bench.quantiles import SUMMARIES
 from lora_cli.bench.report import PolicyMetrics, PolicyReport
 
-STALLS = ("mean", "p50", "p90", "p95", "p99", "max")
 OF_A_POLICY = (*(one.name for one in fields(PolicyMetrics)), "gap_closed", "cost_gap_closed")
 
 GOOD_SHARES = ("hit_ratio", "gap_closed", "attainment")
@@ -37,7 +37,7 @@ def policy_metrics(one: PolicyReport) -> PolicyMetrics:
         miss_cost_ms=one.miss_cost_ms,
         miss_cost_ms_per_request=one.miss_cost_ms_per_request,
         stalled_ratio=one.stalled / requests if stall_ms else None,
-        **{f"stall_{share}_ms": stall_ms.get(share) for share in STALLS},
+        **{f"stall_{share}_ms": stall_ms.get(share) for share in SUMMARIES},
     )
 
 

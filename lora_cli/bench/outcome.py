@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import fsum
 
-from lora_cli.bench.quantiles import nearest_rank
+from lora_cli.bench.quantiles import nearest_rank, summary
 from lora_cli.bench.report import PolicyKind, PolicyReport
 from lora_cli.bench.simulate import GPU, Course
 
@@ -13,8 +13,6 @@ WINDOWS = 40
 
 SHARES = (*(number / 100 for number in range(100)), 0.995, 0.999, 1.0)
 """Where the distribution of stalls is reported."""
-
-PERCENTILES = (50, 90, 95, 99)
 
 
 def outcome(kind: PolicyKind, course: Course, stalls: Sequence[float]) -> PolicyReport:
@@ -31,16 +29,13 @@ def policy_report(
     hits_by_tier: Mapping[str, int],
     miss_cost_ms: float,
     evictions: Mapping[str, int],
-    stalls: Sequence[float] | None = None,
+    stalls: Sequence[float] = (),
     hit_ratio_over_time: tuple[float, ...] = (),
 ) -> PolicyReport:
     """One policy, without the gaps that it closes: they are known once all policies are done.
 
-    ``stalls`` has the least first; None where only the hits in slots and the least cost are known.
+    ``stalls`` has the least first, and is empty where only the hits in slots and the least cost are known.
     """
-    stall_ms = {"mean": fsum(stalls) / (len(stalls) or 1)} if stalls is not None else {}
-    if stalls:
-        stall_ms |= {f"p{one}": nearest_rank(stalls, one / 100) for one in PERCENTILES} | {"max": stalls[-1]}
     return PolicyReport(
         kind=kind,
         requests=requests,
@@ -50,8 +45,8 @@ def policy_report(
         evictions=evictions,
         miss_cost_ms=miss_cost_ms,
         miss_cost_ms_per_request=miss_cost_ms / (requests or 1),
-        stalled=sum(one > 0 for one in stalls or ()),
-        stall_ms=stall_ms,
+        stalled=sum(one > 0 for one in stalls),
+        stall_ms={name: value for name, value in summary(stalls).items() if value is not None},
         gap_closed=None,
         cost_gap_closed=None,
         hit_ratio_over_time=hit_ratio_over_time,

@@ -1,8 +1,7 @@
 """The policies that a simulation knows: those of the tiers, FIFO, and the best that there could be."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from lora_cli.bench.fifo import Fifo
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.errors import UsageError
 from lora_cli.tiers.eviction import Eviction
@@ -40,3 +39,25 @@ def parse_policies(text: str) -> tuple[str, ...]:
 def slowest_first(policies: Sequence[str]) -> list[str]:
     """In the order to start them in, so that all end at about the same time."""
     return sorted(policies, key=lambda name: name != "adaptive")
+
+
+class Fifo:
+    """First in, first out: what SGLang has besides LRU. For simulations only: it has fewer hits than LRU."""
+
+    def __init__(self) -> None:
+        self._order: dict[str, None] = {}
+
+    def hit(self, key: str) -> None:
+        """Nothing to do."""
+
+    def loaded(self, key: str, *, ahead: bool) -> None:
+        """``key`` is the last to leave."""
+        self._order[key] = None
+
+    def left(self, key: str, *, evicted: bool) -> None:
+        """Forget ``key``."""
+        del self._order[key]
+
+    def leaving(self) -> Iterator[str]:
+        """The one that was loaded first."""
+        return iter(self._order)

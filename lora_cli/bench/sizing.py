@@ -10,9 +10,8 @@ from lora_cli.bench.fleet import Fleet
 from lora_cli.bench.metrics import policy_metrics
 from lora_cli.bench.outcome import outcome
 from lora_cli.bench.report import LoadsReport, Plan, PlanAnswer, PlanReport, PolicyPlan
-from lora_cli.bench.simulate import simulate
+from lora_cli.bench.simulate import simulate, stalls_ms
 from lora_cli.bench.spread import spread
-from lora_cli.bench.stalls import stalls_ms
 from lora_cli.bench.trace import Trace
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.view import Objective

@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Callable, Collection, Sequence
 
+from lora_cli.bench.conditions import of_waiting, parse_goals
 from lora_cli.bench.fleet import Fleet, sized
-from lora_cli.bench.goals import of_waiting, parse_goals
 from lora_cli.bench.links import BYTES_PER_RANK, DISK_LINK, GPU_LINK, Links, parse_link
 from lora_cli.bench.measured_links import read_links
 from lora_cli.bench.metrics import simulated_names, simulation_metrics

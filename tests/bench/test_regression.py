@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.bench.conditions import Condition, parse_condition
-from lora_cli.bench.goals import parse_goals
+from lora_cli.bench.conditions import Condition, parse_condition, parse_goals
 from lora_cli.bench.live.numbers import live_names
 from lora_cli.bench.measured import MEASURED
 from lora_cli.bench.metrics import OF_A_POLICY, is_share

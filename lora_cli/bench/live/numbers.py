@@ -3,20 +3,16 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, isinf
-from statistics import fmean, pstdev
+from math import isinf
 
 from lora_cli.bench.live.answer import Answer, Course
 from lora_cli.bench.live.goodput import Slo, is_good, keeps
 from lora_cli.bench.live.tiers import INFERRED, KINDS
-from lora_cli.bench.outcome import PERCENTILES
-from lora_cli.bench.quantiles import nearest_rank
+from lora_cli.bench.quantiles import nearest_rank, summary, vllm_summary
 from lora_cli.bench.report import LiveTier, TiersFrom
 
 MEASURES = ("ttft", "tpot", "itl", "e2el")
-SUMMARIES = ("mean", *(f"p{one}" for one in PERCENTILES), "max")
 VLLM_MEASURES = (*MEASURES, "client_queue_time", "e2el_including_client_queue")
-VLLM_SUMMARIES = ("mean", "median", "std", *(f"p{one}" for one in PERCENTILES))
 COMPARED = ("ttft", "tpot", "e2el")
 """What an adapter's run and the base's are compared by, and probes beside loads and without."""
 
@@ -83,16 +79,6 @@ def live_names() -> set[str]:
     return set(numbers(Run(0, Course(), ()), {}))
 
 
-def summary(values: Iterable[float], failures: int = 0) -> dict[str, float | None]:
-    """Mean, percentiles and maximum; ``failures`` more of them are infinite, and in no mean."""
-    finite = sorted(values)
-    ordered = finite + [inf] * failures
-    if not ordered:
-        return dict.fromkeys(SUMMARIES)
-    shares = {f"p{one}": nearest_rank(ordered, one / 100) for one in PERCENTILES}
-    return {"mean": fmean(finite) if finite else None, **shares, "max": ordered[-1]}
-
-
 def by_adapter(runs: Iterable[Run], slo: Slo) -> dict[str, dict[str, float | None]]:
     """Requests, failures and slowest of each adapter over all runs, by its name."""
     found = _by_name(one for run in runs for one in run.course.answers)
@@ -145,14 +131,8 @@ def _as_vllm(answers: Sequence[Answer]) -> dict[str, float | None]:
     return {
         f"{name}_{measure}_ms": value
         for measure, seconds in values.items()
-        for name, value in _vllm_summary([one * 1e3 for one in seconds]).items()
+        for name, value in vllm_summary([one * 1e3 for one in seconds]).items()
     }
-
-
-def _vllm_summary(values: Sequence[float]) -> dict[str, float | None]:
-    found = summary(values)
-    std = pstdev(values) if values else None
-    return {"mean": found["mean"], "median": found["p50"], "std": std, **{f"p{n}": found[f"p{n}"] for n in PERCENTILES}}
 
 
 def _throughput(answers: Sequence[Answer], slo: Slo) -> dict[str, float | None]:

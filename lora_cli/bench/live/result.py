@@ -4,17 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from lora_cli.bench.live.goodput import Slo
-from lora_cli.bench.live.numbers import (
-    DEFINITIONS,
-    LATE_MS,
-    VLLM_MEASURES,
-    VLLM_SUMMARIES,
-    Run,
-    by_adapter,
-    numbers,
-)
+from lora_cli.bench.live.numbers import DEFINITIONS, LATE_MS, VLLM_MEASURES, Run, by_adapter, numbers
 from lora_cli.bench.live.seeds import intervals, together
 from lora_cli.bench.live.tiers import INFERRED, KINDS, SERVER
+from lora_cli.bench.quantiles import VLLM_SUMMARIES
 from lora_cli.bench.report import BenchReport, BenchSetting, LiveReport, SeedReport, VllmRun, bench_report
 
 
