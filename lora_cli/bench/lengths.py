@@ -15,9 +15,6 @@ class Lengths:
     least: int
     most: int
 
-    def __str__(self) -> str:
-        return str(self.least) if self.least == self.most else f"{self.least}-{self.most}"
-
     def drawn(self, draws: Draws) -> int:
         """One of them."""
         return self.least if self.least == self.most else self.least + draws.below(self.most - self.least + 1)

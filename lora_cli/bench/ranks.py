@@ -18,9 +18,6 @@ class Ranks:
 
     shares: tuple[tuple[int, Decimal], ...]
 
-    def __str__(self) -> str:
-        return ",".join(f"{rank}:{share}" for rank, share in self.shares)
-
     def of(self, names: Sequence[str], seed: int) -> dict[str, int]:
         """Each adapter's rank: chance, by its name and the seed alone, so that a trace replayed finds it again."""
         upto = list(accumulate(int(share * SHARE_SCALE) for _, share in self.shares))

@@ -24,9 +24,6 @@ class Shape:
     kind: str = "independent"
     numbers: tuple[int, ...] = ()
 
-    def __str__(self) -> str:
-        return self.kind + (":" + ",".join(map(str, self.numbers)) if self.numbers else "")
-
 
 @dataclass(frozen=True, slots=True)
 class _Kind:

@@ -1,6 +1,7 @@
 """A report of ``serve-bench`` as cells, facts and curves: a terminal and a page lay out the same ones."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 from lora_cli.bench.links import Link
 from lora_cli.bench.live.numbers import LATE_MS, MEASURES
@@ -74,7 +75,8 @@ def facts_of(report: BenchReport) -> Facts:
         case MeasurementReport() as result:
             yield from _measured_facts(report, result)
         case LiveReport() as result:
-            yield from _live_facts(report, result)
+            yield from vllm_facts(report)
+            yield from live_facts(report, result)
 
 
 def curves_of(report: BenchReport) -> Mapping[str, Sequence[float]]:
@@ -105,11 +107,6 @@ def failures_of(report: BenchReport) -> Mapping[str, str]:
             reached = ", ".join(f"{metric} {getattr(one.with_all.metrics, metric) or 0:.4g}" for metric in metrics)
             found[name] = f"not with all {one.with_all.slots} adapters in slots at once: {reached}"
     return found
-
-
-def goals_of(result: PlanReport) -> str:
-    """All goals in words."""
-    return " and ".join(result.plan.goals)
 
 
 def simulation_terms(report: BenchReport, result: SimulationReport) -> Facts:
@@ -197,17 +194,18 @@ def _tier_row(tier: str, values: Sequence[float]) -> Sequence[object]:
 
 def _live_rows(report: BenchReport, result: LiveReport) -> Iterator[Sequence[object]]:
     """All requests, those of each kind that there was, and the base."""
-    metrics = report.metrics
+    metrics, mark = report.metrics, "" if result.tiers_from == SERVER else " (inferred)"
+
+    def cells(prefix: str) -> Iterator[str]:
+        return (_interval(report, result, f"{prefix}{name}_ms") for name in LIVE_COLUMNS)
+
     for kind in KINDS:
         if number := int(metrics.get(f"{kind}_requests") or 0):
-            mark = "" if result.tiers_from == SERVER else " (inferred)"
-            yield f"{kind}{mark}", number, *(_interval(report, result, f"{kind}_{name}_ms") for name in LIVE_COLUMNS)
-    number = int((metrics.get("completed") or 0) + (metrics.get("failed") or 0))
-    yield "all", number, *(_interval(report, result, f"{name}_ms") for name in LIVE_COLUMNS)
+            yield f"{kind}{mark}", number, *cells(f"{kind}_")
+    yield "all", int((metrics.get("completed") or 0) + (metrics.get("failed") or 0)), *cells("")
     control = [run.control_ttft_ms for run in result.runs if run.control_ttft_ms is not None]
     if control:
-        columns = (_interval(report, result, f"control_{name}_ms") for name in LIVE_COLUMNS)
-        yield "base alone", sum(map(len, control)), *columns
+        yield "base alone", sum(map(len, control)), *cells("control_")
 
 
 def _interval(report: BenchReport, result: LiveReport, name: str) -> str:
@@ -287,11 +285,6 @@ def live_facts(report: BenchReport, result: LiveReport) -> Facts:
     yield "slowest", ", ".join(f"{safe(name)} {_ms(p99)} ms" for name, p99 in named)
 
 
-def _live_facts(report: BenchReport, result: LiveReport) -> Facts:
-    yield from vllm_facts(report)
-    yield from live_facts(report, result)
-
-
 def _goodput(report: BenchReport, result: LiveReport) -> str:
     metrics, limits = report.metrics, " ".join(f"{name}:{most:g}" for name, most in result.slo_ms.items())
     requests, adapters = metrics.get("slo_attainment"), metrics.get("adapters_slo_attainment")
@@ -303,22 +296,19 @@ def _goodput(report: BenchReport, result: LiveReport) -> str:
 
 def _cost_facts(report: BenchReport, result: LiveReport) -> Facts:
     """What loads cost their own requests and others, and what adapters cost beside the base."""
-    metrics = report.metrics
-    shown = {
-        name: _interval(report, result, f"{name}_ms")
-        for name in ("cold_penalty", "load_p50", "load_p99", "stalled_others", "probe_loading_p50", "probe_quiet_p50")
-    }
+    metrics, shown = report.metrics, partial(_interval, report, result)
     if metrics.get("cold_penalty_ms") is not None:
-        yield "cold costs", f"{shown['cold_penalty']} ms to the first token"
+        yield "cold costs", f"{shown('cold_penalty_ms')} ms to the first token"
     if metrics.get("load_p50_ms") is not None:
-        yield "loads", f"p50 {shown['load_p50']} ms, p99 {shown['load_p99']} ms, as the server says"
+        yield "loads", f"p50 {shown('load_p50_ms')} ms, p99 {shown('load_p99_ms')} ms, as the server says"
     if metrics.get("probe_quiet_p50_ms") is not None or metrics.get("probe_loading_p50_ms") is not None:
-        probes = f"a probe takes {shown['probe_loading_p50']} ms during a load, {shown['probe_quiet_p50']} ms otherwise"
-        yield "interference", f"{shown['stalled_others']} ms: {probes}"
+        beside, apart = shown("probe_loading_p50_ms"), shown("probe_quiet_p50_ms")
+        probes = f"a probe takes {beside} ms during a load, {apart} ms otherwise"
+        yield "interference", f"{shown('stalled_others_ms')} ms: {probes}"
     ratios = {what: metrics.get(f"control_ratio_{what}_p50") for what in ("ttft", "tpot", "e2el")}
-    if any(ratio is not None for ratio in ratios.values()):
-        medians = ", ".join(f"{what} {ratio:.2f}×" for what, ratio in ratios.items() if ratio is not None)
-        yield "vs. the base", f"medians: {medians}"
+    known = [f"{what} {ratio:.2f}×" for what, ratio in ratios.items() if ratio is not None]
+    if known:
+        yield "vs. the base", f"medians: {', '.join(known)}"
 
 
 def _ttft_by_kind(result: LiveReport) -> Mapping[str, Sequence[float]]:

@@ -59,7 +59,7 @@ def templates() -> Environment:
         "module_rows": module_rows,
         "spectrum_facts": spectrum_facts,
         "spectrum_notes": spectrum_notes,
-        "by": bench_summary.change_by,
+        "bench": bench_summary,
     }
     return made
 
@@ -149,40 +149,24 @@ def spectrum_notes(shown: Layout) -> Iterator[str]:
 
 def render_bench(report: BenchReport) -> str:
     """The page of ``serve-bench``: its table, its charts, the workload, and what the words mean."""
-    compared = report.baseline or ()
-    header, rows = bench_summary.table_of(report)
-    work = f"{counted(report.run.num_prompts, 'request')} over {counted(report.setting.adapters, 'adapter')}"
-    curves = bench_summary.curves_of(report)
-    values: dict[str, Any] = {"caption": "Milliseconds by tier"}
-    match report.result:
-        case SimulationReport() as result:
-            values = _simulation_values(report, result) | {"title": f"{work}, simulated"}
-        case PlanReport() as result:
-            values["title"] = f"Slots and memory for {bench_summary.goals_of(result)}"
+    result, curves = report.result, bench_summary.curves_of(report)
+    requests = result.requests if isinstance(result, MeasurementReport) else report.run.num_prompts
+    work = f"{counted(requests, 'request')} over {counted(report.setting.adapters, 'adapter')}"
+    values: dict[str, Any] = {"caption": "Milliseconds by tier", "terms": report.definitions}
+    match result:
+        case SimulationReport():
+            values = {"title": f"{work}, simulated", **_simulation_values(report, result)}
+        case PlanReport():
+            values["title"] = f"Slots and memory for {' and '.join(result.plan.goals)}"
             values["caption"] = "The fewest slots first, then more slots with less memory"
-        case MeasurementReport() as result:
-            done = counted(result.requests, "request")
-            values["title"] = f"{done} over {counted(report.setting.adapters, 'adapter')}, in process"
+        case MeasurementReport():
+            values["title"] = f"{work}, in process"
             values["charts"] = [charts.distribution("Share of requests that are answered within", "ms", curves)]
-        case LiveReport() as result:
+        case LiveReport():
             values["title"] = f"{work}, live"
             values["charts"] = [charts.distribution("Share of requests whose first token comes within", "ms", curves)]
-            values |= {"late": result.late, "adapters": list(_adapters(result))}
-            values["more_adapters"] = len(result.per_adapter) - MOST["adapters"]
-    return _rendered(
-        "serve_bench.html.j2",
-        **{
-            "compared": compared,
-            "changed": bench_summary.changed_metrics(compared),
-            "verdicts": report.fail_if or (),
-            "header": header,
-            "rows": rows,
-            "told": bench_summary.facts_of(report),
-            "terms": report.definitions,
-            "failed": bench_summary.failures_of(report).items(),
-        }
-        | values,
-    )
+            values |= {"late": result.late, "adapters": list(_adapters(result)), "all_adapters": result.per_adapter}
+    return _rendered("serve_bench.html.j2", report=report, **values)
 
 
 def _simulation_values(report: BenchReport, result: SimulationReport) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def _simulation_parts(
 def _plan_parts(report: BenchReport, result: PlanReport) -> Iterator[RenderableType]:
     """A table of answers, the policies that have none, then the workload and the definitions."""
     header, rows = summary.table_of(report)
-    yield Paragraph(f"for {summary.goals_of(result)}")
+    yield Paragraph(f"for {' and '.join(result.plan.goals)}")
     if rows:
         yield from ("", table_or_blocks(header, rows))
     yield from _failure_parts(report)
