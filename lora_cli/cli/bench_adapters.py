@@ -93,9 +93,8 @@ def _synthetic_lineup(
     from lora_cli.bench.ranks import parse_ranks
     from lora_cli.bench.synthetic import total_bytes, write_synthetic
 
-    for flag, given in (("REFs", options.refs), ("-f", options.manifest), ("--policy", options.policy)):
-        if given:
-            raise UsageError(f"{flag} and --num-adapters exclude each other", hint="leave one of them out")
+    for flag in options.given(("refs", "manifest", "policy")):
+        raise UsageError(f"{flag} and --num-adapters exclude each other", hint="leave one of them out")
     if not options.base:
         raise UsageError("serve-bench needs a base model", hint="--base DIRECTORY, config.json or ORG/NAME")
     base = base_model(options.base, settings)

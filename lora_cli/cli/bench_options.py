@@ -1,6 +1,6 @@
 """What the command line of ``lora-cli serve-bench`` asks for."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -83,13 +83,17 @@ class BenchOptions:
         """What eviction policies are to make small."""
         return self.objective.value if self.objective is not None else "stall"
 
+    def given(self, names: Iterable[str]) -> Iterator[str]:
+        """The flags of those of these options that were given."""
+        for name in names:
+            if getattr(self, name):
+                yield {"refs": "REFs", "manifest": "-f"}.get(name, f"--{name.replace('_', '-')}")
+
     def refuse(self, names: Iterable[str], why: str, hint: str = "") -> None:
         """End the command where one of these options was given: it would change nothing.
 
         Raises:
             UsageError: one was given.
         """
-        for name in names:
-            if getattr(self, name):
-                flag = {"refs": "REFs", "manifest": "-f"}.get(name, f"--{name.replace('_', '-')}")
-                raise UsageError(f"{flag} {'are' if name == 'refs' else 'is'} {why}", hint=hint)
+        for flag in self.given(names):
+            raise UsageError(f"{flag} {'are' if flag == 'REFs' else 'is'} {why}", hint=hint)

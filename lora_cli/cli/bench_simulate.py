@@ -31,7 +31,6 @@ REQUESTS, ADAPTERS = 20_000, 500
 POLICIES = "lru,lfu,gdsf,adaptive,opt"
 PLAN_POLICIES = "lru,adaptive"
 NO_QUEUE = "without --request-rate, or times in --trace, no request queues: a stall is its own load alone"
-PLANNED_OPTIONS = ("max_loras", "max_cpu_loras", "max_gpu_bytes", "max_cpu_bytes")
 
 
 def simulation(settings: Settings, options: BenchOptions) -> int:
@@ -58,10 +57,8 @@ def _plan(settings: Settings, options: BenchOptions) -> int:
     Raises:
         LoraCliError: what is asked for is wrong, or a file cannot be read or written.
     """
-    for name in PLANNED_OPTIONS:
-        if getattr(options, name) is not None:
-            flag = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{flag} and --plan exclude each other", hint="it is what --plan finds out")
+    for flag in options.given(("max_loras", "max_cpu_loras", "max_gpu_bytes", "max_cpu_bytes")):
+        raise UsageError(f"{flag} and --plan exclude each other", hint="it is what --plan finds out")
     goals = parse_goals(options.plan or ())
     policies = parse_policies(options.eviction or PLAN_POLICIES)
     if OPT in policies:

@@ -98,10 +98,8 @@ def workload_of(options: BenchOptions) -> Workload:
 
     shape = shape_of(options.drift, options.scan, options.sessions)
     popularity = read_popularity(options.popularity)
-    rate, burstiness = (
-        parse_rate(options.request_rate, "--request-rate"),
-        parse_rate(options.burstiness, "--burstiness"),
-    )
+    rate = parse_rate(options.request_rate, "--request-rate")
+    burstiness = parse_rate(options.burstiness, "--burstiness")
     ramp = ramp_of(options.ramp_up_strategy, options.ramp_up_start_rps, options.ramp_up_end_rps)
     if ramp is not None and options.request_rate != "inf":
         raise UsageError("--request-rate and --ramp-up-strategy exclude each other", hint="a ramp has its own rates")
