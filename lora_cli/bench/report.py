@@ -348,8 +348,8 @@ KEYS = frozenset(VLLM_KEYS).union(
 )
 """Every key at the top of a result, of whatever mode: what --metadata adds is none of them."""
 
-
 WHOLE_NUMBERS = ("completed", "failed", "total_input_tokens", "total_output_tokens", "max_concurrent_requests")
+"""The keys of ``VllmRun`` that are counts; among the metrics, which may be means over seeds, they are floats."""
 
 
 def run_of(
@@ -367,16 +367,14 @@ def run_of(
     """
     span_s = trace.times_s[-1] if trace.timed else 0.0
     unknown: dict[str, Any] = dict.fromkeys(one.name for one in fields(VllmRun))
-    run = VllmRun(
-        **unknown
-        | {
-            "backend": BACKENDS[mode],
-            "num_prompts": len(trace),
-            "request_rate": _or_inf(request_rate or (len(trace) / span_s if span_s else inf)),
-            "burstiness": _or_inf(burstiness),
-            "total_input_tokens": sum(trace.prompt_tokens),
-            "total_output_tokens": sum(trace.output_tokens),
-        }
+    run = replace(
+        VllmRun(**unknown),
+        backend=BACKENDS[mode],
+        num_prompts=len(trace),
+        request_rate=_or_inf(request_rate or (len(trace) / span_s if span_s else inf)),
+        burstiness=_or_inf(burstiness),
+        total_input_tokens=sum(trace.prompt_tokens),
+        total_output_tokens=sum(trace.output_tokens),
     )
     return run, BenchSetting(mode, span_s, len(trace.names), seed, workload, environment)
 
