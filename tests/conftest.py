@@ -4,6 +4,7 @@ import fcntl
 import itertools
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from lora_cli import redaction
-from tests.object_servers import GcsServer, S3Server, fake_gcs, rclone, seaweed, sftp, smb
+from tests.object_servers import AzureServer, GcsServer, S3Server, azurite, fake_gcs, rclone, seaweed, sftp, smb
 
 if TYPE_CHECKING:
     from tests.core.peft_models import Written
@@ -28,7 +29,7 @@ HOMES = itertools.count()
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 # The same examples at every run, so that a gate does not depend on luck; make test-long draws new ones.
-OURS = ("LORA_CLI_", "HF_", "HUGGING", "TRANSFORMERS_OFFLINE", "AWS_", "GOOGLE_", "STORAGE_")
+OURS = ("LORA_CLI_", "HF_", "HUGGING", "TRANSFORMERS_OFFLINE", "AWS_", "GOOGLE_", "STORAGE_", "AZURE_")
 LENIENT = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 hypothesis_settings.register_profile("same", LENIENT, derandomize=True)
 hypothesis_settings.register_profile("new", LENIENT)
@@ -100,6 +101,15 @@ def rclone_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server
 def gcs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GcsServer]:
     """fake-gcs-server, which speaks Google Cloud Storage."""
     with fake_gcs(tmp_path_factory.mktemp("gcs")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def azure_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureServer]:
+    """Azurite, which speaks Azure Blob Storage."""
+    if shutil.which("npm") is None:
+        pytest.skip("npm, which installs Azurite, is not there")
+    with azurite(tmp_path_factory.mktemp("azure")) as server:
         yield server
 
 

@@ -1,4 +1,4 @@
-"""Object stores for tests: SeaweedFS, rclone's S3 and fake-gcs-server, each a process of its own on loopback.
+"""Object stores for tests: SeaweedFS, rclone's S3, fake-gcs-server and Azurite, each a process of its own on loopback.
 
 In a test::
 
@@ -8,8 +8,10 @@ In a test::
         ...                                     # server.endpoint, server.keys
 """
 
+import fcntl
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +25,11 @@ from tests.processes import listens, numbers, running, wait
 ADMIN = ("testadmin", "testsecret")
 READER = ("testreader", "readersecret")
 OPEN_BUCKET = "open-to-all"
+AZURITE = "3.35.0"
+AZURITE_ACCOUNT = "devstoreaccount1"
+AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+"""The key of every Azurite, which its documentation publishes."""
+
 _SCRIPTS = Path(sys.executable).parent
 
 
@@ -91,6 +98,36 @@ class GcsServer:
         from urllib.request import Request
 
         urlopen(Request(self.endpoint + path, data=body, headers={"Content-Type": kind})).close()
+
+
+@dataclass(frozen=True)
+class AzureServer:
+    """A running Azurite. ``client`` is Azure's own; ``account`` and its key are those that Azurite always has."""
+
+    endpoint: str
+    client: Any
+    account: str = AZURITE_ACCOUNT
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """What a user of this server has in the environment."""
+        return {
+            "AZURE_STORAGE_ACCOUNT_NAME": self.account,
+            "AZURE_STORAGE_ACCOUNT_KEY": AZURITE_KEY,
+            "AZURE_STORAGE_ENDPOINT": self.endpoint,
+        }
+
+    def container(self) -> str:
+        """A new, empty container."""
+        name = f"loras-{os.getpid()}-{next(numbers)}"
+        self.client.create_container(name)
+        return name
+
+    def put(self, container: str, blobs: Mapping[str, bytes], metadata: Mapping[str, str] | None = None) -> None:
+        """Writes blobs, each with this metadata."""
+        for name, content in blobs.items():
+            blob = self.client.get_blob_client(container, name)
+            blob.upload_blob(content, overwrite=True, metadata=dict(metadata or {}))
 
 
 @contextmanager
@@ -194,6 +231,40 @@ def fake_gcs(folder: Path) -> Iterator[GcsServer]:
 
     with running(command, folder / "gcs.log", [0]) as endpoint:
         yield GcsServer(endpoint)
+
+
+@contextmanager
+def azurite(folder: Path) -> Iterator[AzureServer]:
+    """Azurite, Microsoft's emulator of Blob Storage: shared keys, ETags and conditions as Azure has them."""
+    from azure.storage.blob import BlobServiceClient
+
+    script = _installed_azurite()
+
+    def command(port: int) -> Sequence[str]:
+        return [
+            "node", str(script), "--blobHost", "127.0.0.1", "--blobPort", str(port), "--inMemoryPersistence",
+            "--disableTelemetry", "--silent", "--skipApiVersionCheck",
+        ]  # fmt: skip
+
+    with running(command, folder / "azurite.log", [0]) as address:
+        endpoint = f"{address}/{AZURITE_ACCOUNT}"
+        credential = {"account_name": AZURITE_ACCOUNT, "account_key": AZURITE_KEY}
+        with BlobServiceClient(endpoint, credential=credential) as client:
+            yield AzureServer(endpoint, client)
+
+
+def _installed_azurite() -> Path:
+    """Azurite's own script, installed by npm into the git-ignored assets once for all runs."""
+    folder = Path(__file__).resolve().parents[1] / ".assets" / f"azurite-{AZURITE}"
+    script = folder / "node_modules/azurite/dist/src/blob/main.js"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the other processes of a parallel run wait for it
+        if not (folder / ".ready").exists():
+            install = ["npm", "install", "--no-audit", "--no-fund", "--loglevel=error", f"azurite@{AZURITE}"]
+            subprocess.run(install, cwd=folder, check=True)
+            (folder / ".ready").touch()
+    return script
 
 
 def _credentials(key: str, secret: str) -> dict[str, str]:

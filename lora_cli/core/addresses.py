@@ -30,6 +30,7 @@ _PAGE_WITH_FOLDER = frozenset({"tree", "blob", "resolve"})
 _PAGES = _PAGE_WITH_FOLDER | {"commit", "commits"}
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", re.ASCII)
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?", re.ASCII)
+_AZURE_HOST = re.compile(r"([a-z0-9]{3,24})\.(?:dfs|blob)\.core\.windows\.net", re.IGNORECASE | re.ASCII)
 _OCI_NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)*(?::[\w.-]{1,128})?", re.ASCII)
 _FILES = frozenset({CONFIG, WEIGHTS})
 _OCI_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -94,8 +95,8 @@ def without_secrets(text: str) -> str:
         return re.sub(r"^[^/@:]+:[^/@]*@", "***@", text) if "@" in text else text
     host, slash, path = rest.partition("?")[0].partition("/")
     user, at, name = host.rpartition("@")
-    if scheme.lower() == "hf" and ":" not in user:
-        # hf://NAME@REVISION has no user.
+    if scheme.lower() in {"hf", "az", "abfs", "abfss"} and ":" not in user:
+        # hf://NAME@REVISION and abfs://CONTAINER@HOST have no user.
         user, name = "", f"{user}{at}{name}"
     return f"{scheme}://{name}{slash}{path}"
 
@@ -183,7 +184,24 @@ def revision(name: str, text: str) -> str:
     return name.lower() if COMMIT.fullmatch(name) else name
 
 
-def bucket(rest: str, text: str) -> Parts:
+def azure(rest: str, text: str) -> Parts:
+    """``container[@account.dfs.core.windows.net][/path]``, the path as it stands. ``blob`` is the same host."""
+    shown = without_secrets(text)
+    if "?" in rest:
+        hint = "leave out ? and all behind it; a shared access signature is read from AZURE_STORAGE_SAS_TOKEN"
+        raise UsageError(f"{shown}: a query is not kept, because it may hold a secret", hint=hint)
+    authority, slash, path = rest.partition("/")
+    container, at, host = authority.partition("@")
+    account = _AZURE_HOST.fullmatch(host)
+    if at and account is None:
+        hint = "write CONTAINER@ACCOUNT.dfs.core.windows.net; another server is named by AZURE_STORAGE_ENDPOINT"
+        raise UsageError(f"{shown}: {host!r} is no storage account of Azure", hint=hint)
+    location = bucket(f"{container}{slash}{path}", shown, "container")[0]
+    where = f"@{account[1].lower()}.dfs.core.windows.net" if account else ""
+    return f"{container}{where}{location.removeprefix(container)}", "", None
+
+
+def bucket(rest: str, text: str, kind: str = "bucket") -> Parts:
     """``bucket[/key]``, the key as it stands: object stores do not percent-encode."""
     if re.search(r"\?(versionId|generation)=", rest):
         hint = "a folder has no version, only its files have: pin it with its sha256 in a manifest, or with a lock"
@@ -191,7 +209,7 @@ def bucket(rest: str, text: str) -> Parts:
     name, _, key = rest.partition("/")
     key = key.rstrip("/")
     if not _BUCKET.fullmatch(name):
-        raise UsageError(f"{text}: {name!r} cannot be the name of a bucket")
+        raise UsageError(f"{text}: {name!r} cannot be the name of a {kind}")
     if {".", ".."} & set(key.split("/")):
         raise UsageError(f"{text}: a key must not have . or .. as a part")
     if key.startswith("/") or "//" in key:

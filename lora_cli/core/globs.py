@@ -11,10 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote
 
-from lora_cli.core.reference import AdapterRef
+from lora_cli.core.reference import ALIASES, AdapterRef
 from lora_cli.core.web_address import DEFAULT_PORTS, is_loopback, unescaped, without_parameters
 
-ALIASES = {"s3a": "s3", "s3n": "s3", "gcs": "gs"}
 HUB_PAGES = ("huggingface.co/", "www.huggingface.co/", "hf.co/")
 WITH_HOST = frozenset({"sftp", "ssh", "smb", "hdfs", "webhdfs"})
 """The schemes of other machines' file systems that begin with ``[user@]host``."""
@@ -40,9 +39,11 @@ def source_glob(glob: str, base_dir: Path) -> str:
             return "file://" + posixpath.normpath(posixpath.join(base_dir.absolute(), glob))
         return glob if glob.startswith("*") else "hf://" + glob
     scheme = ALIASES.get(scheme.lower(), scheme.lower())
+    host, slash, path = rest.partition("/")
+    if scheme == "az":
+        return f"az://{host.lower().replace('.blob.core.windows.net', '.dfs.core.windows.net')}{slash}{path}"
     if scheme not in DEFAULT_PORTS:
         return f"{scheme}://{rest}"
-    host, slash, path = rest.partition("/")
     host = host.lower().removesuffix(f":{DEFAULT_PORTS[scheme]}").removesuffix(".").replace("[[]", "[")
     if not _HOST_GLOB.fullmatch(host):
         raise ValueError("this is not the address of a host, or a glob over one; it has no user and no query")

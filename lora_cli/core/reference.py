@@ -11,15 +11,15 @@ from lora_cli.errors import UsageError
 if TYPE_CHECKING:
     from lora_cli.core.addresses import Parts
 
-Remote = Literal["abfs", "az", "dbfs", "hdfs", "lakefs", "oss", "sftp", "smb", "ssh", "tos", "webhdfs"]
-Scheme = Literal["file", "hf", "s3", "gs", "https", "http", "oci", Remote]
+Remote = Literal["dbfs", "hdfs", "lakefs", "oss", "sftp", "smb", "ssh", "tos", "webhdfs"]
+Scheme = Literal["file", "hf", "s3", "gs", "az", "https", "http", "oci", Remote]
 
 REMOTE: tuple[Remote, ...] = get_args(Remote)
 """Protocols of folders on other machines that are read through fsspec. What reads this machine, an archive or another
 file system through a cache is not among them, and neither is what cannot read a range (FTP)."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_ALIASES: Mapping[str, Scheme] = {"s3a": "s3", "s3n": "s3", "gcs": "gs"}
+ALIASES: Mapping[str, Scheme] = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,8 @@ class AdapterRef:
     """A reference to one adapter.
 
     ``location`` is by ``scheme``: an absolute path (``file``), ``org/name`` (``hf``), ``bucket/key`` (``s3``, ``gs``),
-    ``host/path`` as in the URL (``https``, ``http`` and ``REMOTE``), ``registry/name[:tag]`` (``oci``). ``subfolder``
+    ``container[@account.dfs.core.windows.net]/path`` (``az``), ``host/path`` as in the URL (``https``, ``http`` and
+    ``REMOTE``), ``registry/name[:tag]`` (``oci``). ``subfolder``
     (POSIX, relative) is only for ``hf``: elsewhere a folder is part of the location. ``revision`` is a branch, tag or
     commit for ``hf`` and a digest for ``oci``; None is the origin's default. ``str()`` is canonical:
     ``parse(str(ref)) == ref``.
@@ -63,12 +64,12 @@ class AdapterRef:
 def parse(text: str, *, is_path: Callable[[str], bool], base_dir: Path | None = None) -> AdapterRef:
     """The reference that ``text`` is, in any of the ways that users write one.
 
-    A scheme decides (``hf://org/name/sub/folder@rev``, ``s3://``, ``gs://``, ``file://``, ``https://``, ``oci://``;
-    a page of ``https://huggingface.co`` is ``hf://``; ``http://`` only for this machine). Without one, ``/``, ``./``,
-    ``../`` and ``~`` begin a path; what ``is_path`` says exists is a path; ``org/name[@rev]`` and
-    ``org/name/sub/folder@rev`` are on the Hub; other words with two or more slashes are a path that does not exist.
-    Nothing is looked up but by ``is_path``, which is asked for ``text`` as it stands. Relative paths are relative to
-    ``base_dir`` (None: the working directory).
+    A scheme decides (``hf://org/name/sub/folder@rev``, ``s3://``, ``gs://``, ``az://`` or ``abfss://``, ``file://``,
+    ``https://``, ``oci://``; a page of ``https://huggingface.co`` is ``hf://``; ``http://`` only for this machine).
+    Without one, ``/``, ``./``, ``../`` and ``~`` begin a path; what ``is_path`` says exists is a path;
+    ``org/name[@rev]`` and ``org/name/sub/folder@rev`` are on the Hub; other words with two or more slashes are a path
+    that does not exist. Nothing is looked up but by ``is_path``, which is asked for ``text`` as it stands. Relative
+    paths are relative to ``base_dir`` (None: the working directory).
 
     Raises:
         UsageError: it is none of these.
@@ -140,13 +141,14 @@ def _with_scheme(scheme: str, rest: str, text: str) -> AdapterRef:
         "hf": addresses.hub,
         "s3": addresses.bucket,
         "gs": addresses.bucket,
+        "az": addresses.azure,
         "https": addresses.web,
         "http": addresses.plain_web,
         "oci": addresses.oci,
         **dict.fromkeys(REMOTE, addresses.remote),
     }
     for name, form in forms.items():
-        if _ALIASES.get(scheme, scheme) == name:
+        if ALIASES.get(scheme, scheme) == name:
             return AdapterRef(name, *form(rest, text))
     known = ", ".join(f"{name}://" for name in ("file", *forms))
     raise UsageError(f"{text}: {scheme}:// is not read", hint=f"known are {known}")

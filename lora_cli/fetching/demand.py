@@ -170,7 +170,7 @@ def _judge(
         known = _where_links_lead(policy) if ref.scheme == "file" else policy
         for name in _names(ref, settings):
             found += violations(known, name, sha256=demand.known_sha256, host=host, files=files, digest=digest)
-        for name in _repositories(ref, settings) if policy.deny_sources else ():
+        for name in (*_repositories(ref, settings), *_containers(ref)) if policy.deny_sources else ():
             found += denials(known, name)
     distinct = list(dict.fromkeys(found))
     if distinct:
@@ -250,6 +250,20 @@ def _repositories(ref: AdapterRef, settings: Settings) -> Iterator[AdapterRef]:
         path, before = unquote(path), path
         if path == before:
             return
+
+
+def _containers(ref: AdapterRef) -> Iterator[AdapterRef]:
+    """A container of Azure with its storage account named, and without, where that is the environment's own."""
+    if ref.scheme != "az":
+        return
+    from lora_cli.sources.credentials import azure_account
+
+    authority, slash, path = ref.location.partition("/")
+    container, account = authority.partition("@")[0], azure_account(ref.location, os.environ)
+    if account:
+        yield replace(ref, location=f"{container}@{account}.dfs.core.windows.net{slash}{path}")
+        if account == azure_account("", os.environ):
+            yield replace(ref, location=f"{container}{slash}{path}")
 
 
 def _where_links_lead(policy: "Policy") -> "Policy":

@@ -19,6 +19,7 @@ _OTHER_ENDPOINT = {
     "hf": f"HF_ENDPOINT, or {_IN_MANIFEST}",
     "s3": f"AWS_ENDPOINT_URL, or {_IN_MANIFEST}",
     "gs": f"STORAGE_EMULATOR_HOST, or {_IN_MANIFEST}",
+    "az": f"AZURE_STORAGE_ENDPOINT, or {_IN_MANIFEST}",
 }
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from lora_cli.core.globs import WITH_HOST
+from lora_cli.core.globs import host_in
 from lora_cli.core.redaction import is_secret
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import UsageError
@@ -17,8 +17,7 @@ from lora_cli.sources.trusted import check_encrypted, raise_unless_trusted, trus
 _BY_KEY = frozenset({"sftp", "ssh"})
 """The protocols whose hosts the user vouches for in ``~/.ssh/known_hosts``."""
 
-_AZURE = frozenset({"abfs", "az"})
-_BY_ITSELF = frozenset({"abfs", "az", "hdfs", "smb"})
+_BY_ITSELF = frozenset({"hdfs", "smb"})
 """The protocols whose packages find credentials of this machine where none are configured."""
 
 
@@ -60,7 +59,7 @@ def opened(ref: AdapterRef, settings: Settings) -> Any:
 
 def _check_server(ref: AdapterRef, settings: Settings, configured: Mapping[str, Any]) -> None:
     """Whether a server that a manifest names may be sent what is configured for its protocol; raises as ``opened``."""
-    server = _server_in(ref)
+    server = host_in(ref)
     if not server or ref.scheme in _BY_KEY or not (configured or ref.scheme in _BY_ITSELF):
         return
     trust, address = trust_of(settings), f"{ref.scheme}://{server}"
@@ -69,12 +68,6 @@ def _check_server(ref: AdapterRef, settings: Settings, configured: Mapping[str, 
     )
     if ref.scheme == "webhdfs" and str(configured.get("use_https", "")).lower() not in {"true", "1"}:
         check_encrypted(f"http://{server}")
-
-
-def _server_in(ref: AdapterRef) -> str:
-    """The ``host[:port]`` that a reference itself names, "" where its protocol's configuration does."""
-    user, at, name = ref.location.partition("/")[0].rpartition("@")
-    return name if ref.scheme in WITH_HOST or (ref.scheme in _AZURE and at and user) else ""
 
 
 def entries_of(fs: Any, folder: str) -> Iterable[Mapping[str, Any]]:

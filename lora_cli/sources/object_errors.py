@@ -11,7 +11,7 @@ from lora_cli.sources.object_wishes import BUSY, Busy
 
 _STATUS = re.compile(r"Server returned (?:non-2xx status code|error response): (\d{3})")
 _CODE = re.compile(r"<Code>([A-Za-z0-9.]{1,64})</Code>")
-_MESSAGE = re.compile(r"<Message>([^<]{1,200})")
+_MESSAGE = re.compile(r"<Message>([^<\n]{1,200})")
 _REGION = re.compile(r"<Region>([a-z0-9-]{1,32})</Region>|expecting (?:'|&apos;|&#39;)([a-z0-9-]{1,32})")
 _A_REGION = re.compile(r"[a-z0-9-]{1,32}")
 # The names of these errors are obstore's; those of Python are raised as they are.
@@ -40,8 +40,8 @@ def meaning(error: Exception, server: str, timeout_s: float) -> Answered | Trans
     told, _, cause = str(error).partition("\n\nDebug source:")
     found = _STATUS.search(told)
     status = int(found[1]) if found else _STATUS_OF.get(type(error).__name__, 0)
-    if "performing token request" in told or "token response" in told:
-        # The server that gives out tokens, and not the store: when it is not there or says no, no other try helps.
+    if "External" in told and "credential provider" in told:
+        # Whoever gives out tokens, and not the store: when it is not there or says no, no other try helps.
         return Answered(401, "NoToken")
     if "redirect without LOCATION" in told:
         status = 301

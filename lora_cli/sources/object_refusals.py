@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from lora_cli.errors import AccessDenied, LoraCliError, MachineError, NotFound, Unreachable
 from lora_cli.sources.object_errors import Answered
 
+NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound"})
 _WRONG_REGION = frozenset({"AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect", "Redirect"})
 
 
@@ -14,7 +15,7 @@ class Words:
     """What hints call things at one kind of store.
 
     ``credentials`` maps a code of the server to what it says of them and what to try; ``{}`` stands for where they are
-    from. ``rights`` is what a reader needs, ``{}`` stands for the bucket.
+    from. ``rights`` is what a reader needs, ``{}`` stands for the bucket. ``bucket`` is what the store calls one.
     """
 
     endpoint: str
@@ -22,6 +23,7 @@ class Words:
     anonymous: str
     rights: str
     credentials: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    bucket: str = "bucket"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +38,9 @@ class Asker:
 def explained(answer: Answered, asker: Asker, what: str, words: Words) -> LoraCliError:
     """What an answer that another try would not change means; ``what`` begins the message."""
     server, bucket, code = asker.server, asker.bucket, answer.code
-    if code == "NoSuchBucket":
+    if code in NO_BUCKET:
         hint = f"check its spelling, and the endpoint ({words.endpoint})"
-        return NotFound(f"{what}: there is no bucket {bucket} at {server}", hint=hint)
+        return NotFound(f"{what}: there is no {words.bucket} {bucket} at {server}", hint=hint)
     if answer.status in (301, 307) or code in _WRONG_REGION:
         region = answer.region or "REGION, the bucket's own"
         return NotFound(f"{what}: the bucket {bucket} is in another region", hint=f"set {words.region}={region}")

@@ -18,7 +18,7 @@ from lora_cli.sources.http import AGAIN, wait_or_give_up
 from lora_cli.sources.listed import check_listed
 from lora_cli.sources.object_errors import Answered
 from lora_cli.sources.object_listing import Neighbours, listed
-from lora_cli.sources.object_refusals import Words, explained
+from lora_cli.sources.object_refusals import NO_BUCKET, Words, explained
 
 B = TypeVar("B", bound=Bucket)
 SHA256 = re.compile(r"[0-9a-f]{64}", re.IGNORECASE | re.ASCII)
@@ -149,12 +149,16 @@ class ObjectSource(ABC, Generic[B]):
         """Why a listing was empty: the one other request that may tell is made here."""
         key = ref.location.partition("/")[2]
         if not key:
-            return NotFound(f"{ref}: the bucket is empty", hint=f"look at it with the tools of {bucket.server}")
+            return NotFound(
+                f"{ref}: the {self.words.bucket} is empty", hint=f"look at it with the tools of {bucket.server}"
+            )
         if not bucket.has(key):
             hint = "check the spelling: a folder is named in full, up to the / before its files"
             if "@" in key:
                 hint += ", and an object store has no revisions: what follows the @ is part of the name"
-            return NotFound(f"{ref}: there is nothing below {key}/ in the bucket {bucket.asker.bucket}", hint=hint)
+            return NotFound(
+                f"{ref}: there is nothing below {key}/ in the {self.words.bucket} {bucket.asker.bucket}", hint=hint
+            )
         folder = ref.location.rpartition("/")[0]
         return UsageError(f"{ref} is an object, not a folder", hint=f"write {ref.scheme}://{folder}")
 
@@ -167,7 +171,7 @@ class ObjectSource(ABC, Generic[B]):
         """Why a listed object could not be read."""
         if answer.status == 412:
             return Changed(f"{what}: it was overwritten after it was listed", hint=AGAIN)
-        if answer.status == 404 and answer.code != "NoSuchBucket":
+        if answer.status == 404 and answer.code not in NO_BUCKET:
             return Changed(f"{what} is gone: it was listed a moment ago", hint=AGAIN)
         if answer.status == 416:
             return Changed(f"{what}: it is shorter than it was listed", hint=AGAIN)

@@ -1,4 +1,4 @@
-"""Folders over remote protocols that fsspec knows and no source of ours does: Azure, SFTP, SMB, HDFS and more."""
+"""Folders over remote protocols that fsspec knows and no source of ours does: SFTP, SMB, HDFS and more."""
 
 import errno
 import hashlib

@@ -21,7 +21,8 @@ SOURCES: Mapping[Scheme, str] = {
     "s3": "lora_cli.sources.s3:S3Source",
     "https": "lora_cli.sources.web:WebSource",
     "http": "lora_cli.sources.web:WebSource",
-    "gs": "lora_cli.sources.gs:GsSource",
+    "gs": "lora_cli.sources.object_store:GoogleStorage",
+    "az": "lora_cli.sources.object_store:AzureStorage",
     **dict.fromkeys(REMOTE, "lora_cli.sources.protocols:FsspecSource"),
 }
 """Scheme → ``module:Class``. The class takes the settings, and a manifest's rule or None.
@@ -32,6 +33,7 @@ Its module is imported only when it is needed.
 RULE_KEYS: Mapping[Scheme, tuple[str, ...]] = {
     "s3": ("endpoint_url", "region", "profile", "anonymous", "requester_pays"),
     "gs": ("endpoint_url", "token_env", "anonymous"),
+    "az": ("endpoint_url", "token_env", "anonymous"),
     "hf": ("endpoint_url", "token_env"),
     "https": ("endpoint_url", "token_env"),
     "http": ("endpoint_url", "token_env"),
@@ -89,10 +91,10 @@ def endpoint_of(ref: AdapterRef, settings: Settings) -> str:
         return settings.hub_endpoint
     if ref.scheme in {"https", "http"}:
         return f"{ref.scheme}://{ref.location.partition('/')[0]}"
-    if ref.scheme == "gs":
-        from lora_cli.sources.google import GOOGLE, google_endpoint_in
+    if ref.scheme in {"gs", "az"}:
+        from lora_cli.sources.credentials import azure_endpoint, google_endpoint
 
-        return google_endpoint_in(os.environ) or GOOGLE
+        return google_endpoint(os.environ) if ref.scheme == "gs" else azure_endpoint(ref.location, os.environ)
     return ""
 
 

@@ -10,21 +10,39 @@ from tests.attacks.evil import ANOTHER_MACHINE, KEYS, asked, evil
 from tests.planted import SECRET, Machine
 
 
-@pytest.mark.parametrize("scheme", ["webhdfs", "smb", "abfs", "az"])
+@pytest.mark.parametrize("scheme", ["webhdfs", "smb"])
 def test_what_is_configured_for_a_protocol_is_not_sent_where_only_a_manifest_says(
     machine: Machine, scheme: str
 ) -> None:
-    options = {"FSSPEC_WEBHDFS_USER": "alice", "FSSPEC_WEBHDFS_PASSWORD": SECRET, "FSSPEC_ABFS_ACCOUNT_KEY": SECRET}
+    options = {"FSSPEC_WEBHDFS_USER": "alice", "FSSPEC_WEBHDFS_PASSWORD": SECRET}
     with evil() as server:
         place = server.endpoint.removeprefix("http://")
-        name = f"container@{place}" if scheme in {"abfs", "az"} else place
-        code = asked(machine, "match: 'hf://*'", f"{scheme}://{name}/share/x", **options)
+        code = asked(machine, "match: 'hf://*'", f"{scheme}://{place}/share/x", **options)
         assert not server.heard
         if code == 2:
             assert "is not installed" in machine.said[-1]
             return
         assert code == 1
         assert "trusted_endpoints" in machine.said[-1]
+    assert machine.leaks() == []
+
+
+@pytest.mark.parametrize("scheme", ["az", "abfs", "abfss"])
+def test_a_container_is_at_azure_whatever_a_manifest_says(machine: Machine, scheme: str) -> None:
+    account = {"AZURE_STORAGE_ACCOUNT_NAME": "acme", "AZURE_STORAGE_SAS_TOKEN": f"sv=2026&sig={SECRET}"}
+    with evil() as server:
+        place = server.endpoint.removeprefix("http://")
+        assert asked(machine, "match: 'hf://*'", f"{scheme}://container@{place}/x", **account) == 2
+        assert "is no storage account of Azure" in machine.said[-1]
+        for more in ("", ", anonymous: true"):
+            rule = f"match: 'az://*', endpoint_url: '{server.endpoint}'{more}"
+            assert asked(machine, rule, f"{scheme}://container/x", **account) == 1
+            assert "trusted_endpoints" in machine.said[-1]
+        assert not server.heard
+        rule = f"match: 'az://*', endpoint_url: '{server.endpoint}'"
+        trusted = {**account, "LORA_CLI_TRUSTED_ENDPOINTS": server.endpoint}
+        assert asked(machine, rule, f"{scheme}://container/x", **trusted) in {3, 4}
+        assert server.heard
     assert machine.leaks() == []
 
 

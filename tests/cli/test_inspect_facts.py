@@ -10,7 +10,7 @@ import pytest
 from lora_cli.cli.main import main
 from tests.hub_server import Hub
 from tests.making import llama_modules, write_adapter, write_base_config
-from tests.object_servers import GcsServer, S3Server
+from tests.object_servers import AzureServer, GcsServer, S3Server
 from tests.traffic import Traffic, counted
 from tests.web_server import Site, WebServer
 
@@ -173,7 +173,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return files
 
 
-@pytest.fixture(params=["on_the_hub", "on_s3", "on_gcs", "on_the_web"])
+@pytest.fixture(params=["on_the_hub", "on_s3", "on_gcs", "on_azure", "on_the_web"])
 def remote(request: pytest.FixtureRequest) -> tuple[str, Traffic]:
     """The adapter on each kind of server: how to name it, and what counts the bytes that the server sends."""
     found: tuple[str, Traffic] = request.getfixturevalue(request.param)
@@ -212,6 +212,20 @@ def on_gcs(
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{passing.ports[0]}")
         monkeypatch.setenv("GOOGLE_SKIP_SIGNATURE", "true")
         yield f"gs://{bucket}/large", passing
+
+
+@pytest.fixture
+def on_azure(
+    large: dict[str, bytes], azure_server: AzureServer, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, Traffic]]:
+    container = azure_server.container()
+    azure_server.put(container, {f"large/{name}": content for name, content in large.items()})
+    for name, value in azure_server.environ.items():
+        monkeypatch.setenv(name, value)
+    with counted(azure_server.endpoint.rpartition("/")[0]) as passing:
+        place = f"http://127.0.0.1:{passing.ports[0]}/{azure_server.account}"
+        monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", place)
+        yield f"az://{container}/large", passing
 
 
 @pytest.fixture

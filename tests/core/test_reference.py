@@ -72,6 +72,9 @@ def test_the_hub_is_named_in_many_ways(text: str, location: str, subfolder: str,
         ("s3a://acme-adapters/sql@v1", "s3", "acme-adapters/sql@v1", None),
         ("gs://acme_adapters/a b?c#d", "gs", "acme_adapters/a b?c#d", None),
         ("gcs://acme/sql", "gs", "acme/sql", None),
+        ("az://loras/a b#żółw/", "az", "loras/a b#żółw", None),
+        ("abfs://loras", "az", "loras", None),
+        ("abfss://loras@ACME.blob.core.windows.net/sql", "az", "loras@acme.dfs.core.windows.net/sql", None),
         ("https://Example.com/a b/sql/", "https", "example.com/a%20b/sql", None),
         ("https://example.com:8443/sql@2", "https", "example.com:8443/sql@2", None),
         ("https://example.com/%7Eme/sql#top", "https", "example.com/~me/sql", None),
@@ -176,6 +179,12 @@ def test_a_word_that_is_nothing_is_an_error_with_a_hint(word: str) -> None:
         "s3://bucket//sql",
         "gs://bucket/a//sql",
         "gs://bucket/sql?generation=12",
+        "az://loras@acme.dfs.core.windows.net.evil.example/sql",
+        "az://loras@127.0.0.1:10000/sql",
+        "az://loras@/sql",
+        "az://@acme.dfs.core.windows.net/sql",
+        "az://loras/a/../b",
+        "az://loras//a",
         "oci://ghcr.io",
         "oci://ghcr.io/acme/sql@sha256:12",
         "oci://ghcr.io/../sql",
@@ -189,7 +198,12 @@ def test_what_cannot_be_meant_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["https://me:hunter2@example.com/a", "https://example.com/a?sig=hunter2", "http://example.com/a?token=hunter2"],
+    [
+        "https://me:hunter2@example.com/a",
+        "https://example.com/a?sig=hunter2",
+        "az://c?sig=hunter2",
+        "http://example.com/a?token=hunter2",
+    ],
 )
 def test_a_secret_in_an_address_is_refused_and_not_repeated(text: str) -> None:
     with pytest.raises(UsageError) as caught:

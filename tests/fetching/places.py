@@ -21,7 +21,7 @@ from lora_cli.store import Store
 from lora_cli.store.verify import verify
 from tests.faulty_proxy import Answer, FaultyProxy
 from tests.hub_server import Hub
-from tests.object_servers import GcsServer, S3Server
+from tests.object_servers import AzureServer, GcsServer, S3Server
 from tests.sources.conftest import trust_host
 from tests.web_server import Site, WebServer
 
@@ -236,6 +236,38 @@ def at_gs(gcs_server: GcsServer, patient: Settings, monkeypatch: pytest.MonkeyPa
         )
 
 
+def _more_of_azure(answer: Answer) -> Answer:
+    """A page of Azure's XML that another one follows."""
+    body = re.sub(rb"<NextMarker ?/>|<NextMarker>[^<]*</NextMarker>", b"", answer.body)
+    more = b"<NextMarker>again</NextMarker></EnumerationResults>"
+    return Answer(answer.status, answer.headers, body.replace(b"</EnumerationResults>", more))
+
+
+@pytest.fixture
+def at_az(azure_server: AzureServer, patient: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    container = azure_server.container()
+
+    def write(files: Mapping[str, bytes]) -> None:
+        for path, data in files.items():
+            azure_server.put(container, {f"sql/{path}": data}, {"sha256": hashlib.sha256(data).hexdigest()})
+
+    with FaultyProxy(azure_server.endpoint.rpartition("/")[0]) as proxy:
+        environ = {**azure_server.environ, "AZURE_STORAGE_ENDPOINT": f"{proxy.url}/{azure_server.account}"}
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        yield Place(
+            AdapterRef("az", f"{container}/sql"),
+            patient,
+            proxy,
+            proxy,
+            write,
+            listing="comp=list",
+            weights="GET .*adapter.{1,3}model",
+            endless=_more_of_azure,
+            environ=environ,
+        )
+
+
 @pytest.fixture
 def at_https(patient: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
@@ -283,12 +315,12 @@ def at_sftp(
         yield Place(ref, replace(patient, jobs=1), proxy, proxy, write)
 
 
-PLACES = ("at_hub", "at_s3", "at_rclone", "at_gs", "at_https", "at_sftp")
+PLACES = ("at_hub", "at_s3", "at_rclone", "at_gs", "at_az", "at_https", "at_sftp")
 """Every remote source; the local one has no network that could break."""
 WEB = PLACES[:-1]
 """Those that speak HTTP."""
-CLIENTS = tuple(place for place in WEB if place != "at_rclone")
-"""One for each client of ours: where the fault is in how it waits, a second server says nothing new."""
+CLIENTS = tuple(place for place in WEB if place not in {"at_rclone", "at_az"})
+"""One for each client of ours: where the fault is in how it waits, a second server of it says nothing new."""
 
 
 def place_of(request: pytest.FixtureRequest) -> Place:

@@ -117,6 +117,7 @@ def test_a_host_is_denied_however_it_is_written(host: str) -> None:
         ("/srv/x", "*", ""),
         ("sftp://me@Files.Example:2222/x", "files.example", "deny_hosts"),
         ("gs://bucket/x", "storage.googleapis.com", "deny_hosts"),
+        ("abfs://loras@acme.dfs.core.windows.net/x", "acme.blob.core.windows.net", "deny_hosts"),
     ],
 )
 def test_hosts_are_those_that_are_asked(text: str, glob: str, rule: str) -> None:
@@ -142,6 +143,19 @@ def test_a_host_that_nobody_can_tell_passes_no_list_of_hosts() -> None:
     assert allowed("abfs://container/x", "allow_hosts: ['*']") == "allow_hosts"
     assert allowed("abfs://container/x", "deny_hosts: [evil.example]") == "deny_hosts"
     assert allowed("abfs://container/x", "allow_sources: ['abfs://container/*']") == ""
+
+
+@pytest.mark.parametrize(
+    "text", ["az://loras/evil/x", "abfs://loras/evil/x", "abfss://loras@ACME.blob.core.windows.net/evil/x"]
+)
+@pytest.mark.parametrize("glob", ["az://loras/evil/*", "abfss://loras@acme.blob.core.windows.net/evil/*"])
+def test_a_container_is_denied_whether_its_account_is_named_or_not(
+    text: str, glob: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "acme")
+    assert allowed(text, f"deny_sources: ['{glob}']") == "deny_sources"
+    assert allowed(text, "deny_sources: ['abfs://loras@other.dfs.core.windows.net/*']") == ""
+    assert allowed(text, "allow_sources: ['abfs://*']") == ""
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from lora_cli.sources import NoRanges, Source, route
 from lora_cli.sources.registry import SOURCES, open_source
 from tests.hub_content import git_blob_id
 from tests.hub_server import Hub
-from tests.object_servers import ADMIN, GcsServer, S3Server
+from tests.object_servers import ADMIN, AzureServer, GcsServer, S3Server
 from tests.smb_server import SHARE
 from tests.sources.conftest import trust_host
 from tests.web_server import Site, WebServer
@@ -140,6 +140,19 @@ def on_gcs(gcs_server: GcsServer, settings: Settings, monkeypatch: pytest.Monkey
     return Origin(open_source("gs", settings), here, missing, write)
 
 
+@pytest.fixture
+def on_azure(azure_server: AzureServer, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Origin:
+    container = azure_server.container()
+    for name, value in azure_server.environ.items():
+        monkeypatch.setenv(name, value)
+
+    def write(files: dict[str, bytes]) -> None:
+        azure_server.put(container, {f"adapter_1/{path}": content for path, content in files.items()})
+
+    here, missing = AdapterRef("az", f"{container}/adapter_1"), AdapterRef("az", f"{container}/missing")
+    return Origin(open_source("az", settings), here, missing, write)
+
+
 def _folder_of_another(scheme: Scheme, place: str, served: Path, settings: Settings) -> Origin:
     """A folder that another machine serves, whose times are told by the second: each write is an hour later."""
     folder, hours = served / "adapter_1", itertools.count(1_700_000_000, 3600)
@@ -171,7 +184,18 @@ def on_smb(smb_server: tuple[str, Path], settings: Settings, tmp_path: Path, mon
     return _folder_of_another("smb", f"{place}/{SHARE}/{tmp_path.name}", served / tmp_path.name, settings)
 
 
-PLACES = ("on_disk", "on_the_hub", "on_seaweed", "on_rclone", "on_gcs", "on_http", "on_https", "on_sftp", "on_smb")
+PLACES = (
+    "on_disk",
+    "on_the_hub",
+    "on_seaweed",
+    "on_rclone",
+    "on_gcs",
+    "on_azure",
+    "on_http",
+    "on_https",
+    "on_sftp",
+    "on_smb",
+)
 
 
 @pytest.fixture(params=PLACES)
@@ -183,7 +207,7 @@ def origin(request: pytest.FixtureRequest) -> Origin:
 
 
 def test_every_source_is_held_to_the_contract() -> None:
-    assert set(SOURCES) == {"file", "hf", "s3", "gs", "http", "https", *REMOTE}
+    assert set(SOURCES) == {"file", "hf", "s3", "gs", "az", "http", "https", *REMOTE}
 
 
 def test_every_file_is_listed_once_in_order_with_its_size(origin: Origin) -> None:

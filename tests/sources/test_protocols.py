@@ -133,10 +133,10 @@ def test_what_a_share_answers_is_told_apart(
 
 
 def test_a_package_that_is_missing_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "adlfs", None)
-    error = error_of(lambda: open_source("az", settings).resolve(AdapterRef("az", "container/sql")))
+    monkeypatch.setitem(sys.modules, "ossfs", None)
+    error = error_of(lambda: open_source("oss", settings).resolve(AdapterRef("oss", "bucket/sql")))
     assert isinstance(error, UsageError)
-    assert "adlfs" in error.hint
+    assert "ossfs" in error.hint
 
 
 def test_offline_nothing_is_opened(adapter: AdapterRef, settings: Settings) -> None:

@@ -1,0 +1,368 @@
+"""Google Cloud Storage and Azure, read through obstore.
+
+obstore follows redirects, and cannot be told not to: it asks the providers' own servers, and those that the operator
+named. It waits for as long as a server sends anything, so it is asked in threads, which nobody waits for.
+"""
+
+import os
+import queue
+import threading
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from lora_cli import __version__
+from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.errors import Changed, Corrupt, LoraCliError, MachineError, Refused, UsageError
+from lora_cli.settings import Settings
+from lora_cli.sources import NoRanges
+from lora_cli.sources.buckets import PAGE, Bucket, Entry, Page, version_of
+from lora_cli.sources.connection import CONNECT_TIMEOUT_S, Transient, steady
+from lora_cli.sources.credentials import (
+    GOOGLE,
+    GOOGLE_FILE,
+    CloudAccount,
+    azure_account,
+    find_azure_account,
+    find_google_account,
+)
+from lora_cli.sources.http import AGAIN, FAR
+from lora_cli.sources.object_errors import meaning
+from lora_cli.sources.object_refusals import Asker, Words
+from lora_cli.sources.object_wishes import Wishes
+from lora_cli.sources.objects import ObjectSource, object_key
+from lora_cli.sources.trusted import trust_of
+from lora_cli.sources.urls import host
+
+if TYPE_CHECKING:
+    from obstore import GetOptions, GetResult, ObjectMeta
+    from obstore.store import ObjectStore
+
+    from lora_cli.core.reference import AdapterRef
+    from lora_cli.documents.manifest import SourceRule
+
+CHUNK = 1 << 20
+PIECE = 256 * 1024
+T = TypeVar("T")
+
+
+class _Ended(NamedTuple):
+    """The end of what a thread reads, and the error that ended it."""
+
+    error: Exception | None
+
+
+class ObstoreBucket(Bucket):
+    """A bucket of obstore's. A forked process must not use it: obstore's threads do not follow into the child."""
+
+    def __init__(self, store: "ObjectStore", asker: Asker, wishes: Wishes, timeout_s: float) -> None:
+        """``wishes`` are what its server asks for when it is busy; it may be silent for ``timeout_s``."""
+        self.asker = asker
+        self._store, self._wishes, self._timeout_s = store, wishes, timeout_s
+        self._piece_bytes = PIECE
+
+    def pages(self, prefix: str) -> Iterator[Page]:
+        """As every bucket."""
+        import obstore
+
+        # The request itself has a limit of nearly the same length: it is told first, if it is the reason.
+        found = _in_a_thread(obstore.list(self._store, prefix or None, chunk_size=PAGE), self._timeout_s + 1)
+        try:
+            for page in found:
+                yield Page([Entry(one["path"], one["size"], _version(one)) for one in page], last=len(page) < PAGE)
+        except queue.Empty:
+            raise Transient(f"{self.server} listed nothing for {self._timeout_s:g} s") from None
+        except Exception as error:
+            raise meaning(error, self.server, self._timeout_s) from error
+        yield Page([], last=True)
+
+    def has(self, key: str) -> bool:
+        """As every bucket."""
+        import obstore
+        from obstore.exceptions import BaseError
+
+        try:
+            return bool(obstore.head(self._store, key)["e_tag"])
+        except (BaseError, OSError):  # whatever it is, there is none to be had
+            return False
+
+    def wished(self, failure: Transient) -> Transient:
+        """As every bucket: obstore does not tell how long a server asks to wait, so that is asked."""
+        return self._wishes.of(failure)
+
+    def stream(
+        self, key: str, file: RemoteFile, start: int, end: int, what: str, note: Callable[[str], None], *, rest: bool
+    ) -> Iterator[bytes]:
+        """Bytes ``start`` to ``end`` of an object, checked to be of the version and range that were asked for.
+
+        ``note`` is told what the object's metadata says of its sha256, "" for nothing. With ``rest`` they are the rest
+        of the file, for which a server that knows no ranges may send all of it.
+
+        Raises:
+            Transient: network or server; also that the bytes break off, are silent, or trickle.
+            Answered: an answer that another try would not change.
+            Changed: the object is another version.
+            Corrupt: another range was sent.
+            NoRanges: all was sent, and what is wanted is neither near its beginning nor the ``rest``.
+        """
+        try:
+            answer = _ask(self._store, key, file, start, end, rest=rest)
+            skip = start - _check_version(answer, file, (start, end), what)
+            note(str(answer.attributes.get("sha256", "")))
+            yield from _cut(self._body(answer), skip, end - start)
+        except (LoraCliError, Transient):
+            raise
+        except Exception as error:
+            raise meaning(error, self.server, self._timeout_s) from error
+
+    def _body(self, answer: "GetResult") -> Iterator[bytes]:
+        """The answer in pieces of at least 256 KiB; once a stream broke, as they come, so that no byte is lost.
+
+        Raises:
+            Transient: it trickles at less than 1 KiB/s over the timeout, or at less than a piece.
+        """
+        pieces = (bytes(piece) for piece in answer.stream(min_chunk_size=self._piece_bytes))
+        try:
+            yield from steady(_in_a_thread(pieces, self._timeout_s + 1), self.server, self._timeout_s)
+        except queue.Empty:
+            self._piece_bytes = 1
+            said = f"{self.server} sent less than {PIECE >> 10} KiB in {self._timeout_s:g} s"
+            raise Transient(said, slow=True) from None
+        except Exception:
+            self._piece_bytes = 1
+            raise
+
+
+class ObjectStoreSource(ObjectSource[ObstoreBucket]):
+    """Buckets that obstore opens. Credentials are looked for when the first bucket of an account is opened."""
+
+    def __init__(self, settings: Settings, rule: "SourceRule | None" = None) -> None:
+        """Opens no connection and looks for no credentials yet; ``rule`` says whose are used, and where."""
+        super().__init__(settings)
+        self._rule = rule
+        self._accounts: dict[str, CloudAccount] = {}
+        self._process = os.getpid()
+
+    @abstractmethod
+    def _account(self, name: str) -> CloudAccount:
+        """Who asks for the bucket ``name``, and where; an account is looked for once."""
+
+    @abstractmethod
+    def _store(self, name: str, account: CloudAccount, **how: Any) -> "ObjectStore":
+        """Obstore's own bucket."""
+
+    def _bucket(self, ref: "AdapterRef") -> ObstoreBucket:
+        if os.getpid() != self._process:
+            # obstore's threads do not follow into a child, which would wait for them for ever.
+            raise MachineError(f"{ref}: {ref.scheme}:// cannot be read in a forked process", hint="start a new process")
+        return super()._bucket(ref)
+
+    def _stream(
+        self, bucket: ObstoreBucket, revision: Revision, file: RemoteFile, start: int, end: int, *, rest: bool
+    ) -> Iterator[bytes]:
+        def note(said: str) -> None:
+            self._note(revision, file, said)
+
+        key, what = object_key(revision.ref, file), f"{revision.ref}: {file.path}"
+        return bucket.stream(key, file, start, end, what, note, rest=rest)
+
+    def _open(self, name: str) -> ObstoreBucket:
+        from obstore.exceptions import BaseError
+
+        account, timeout_s = self._account(name), self._settings.timeout_s
+        server = "Google Cloud Storage" if account.endpoint == GOOGLE else host(account.endpoint)
+        if not account.is_at_provider and any(policy.allow_hosts is not None for policy in self._settings.policies):
+            hint = f"leave out {self.words.endpoint}, or the policy's allow_hosts"
+            raise Refused(
+                f"{name}: policy allow_hosts: {server} could redirect to any host, and obstore would follow", hint=hint
+            )
+        try:
+            store = self._store(
+                name,
+                account,
+                credential_provider=account.provider,
+                skip_signature=account.provider is None,
+                retry_config={"max_retries": 0, "retry_timeout": timedelta(0)},
+                client_options={
+                    "allow_http": account.endpoint.lower().startswith("http://"),
+                    # The longest time of a whole answer; how long it is silent is what counts.
+                    "timeout": timedelta(days=7),
+                    "read_timeout": timedelta(seconds=timeout_s),
+                    "connect_timeout": timedelta(seconds=min(timeout_s, CONNECT_TIMEOUT_S)),
+                    "user_agent": f"lora-cli/{__version__}",
+                },
+            )
+        except (BaseError, ValueError) as error:
+            raise UsageError(
+                f"{name} cannot be opened with the credentials from {account.found_in} ({type(error).__name__})",
+                hint=f"check {account.found_in}, and the other variables of its kind",
+            ) from error
+        # Who is busy says so to anybody.
+        url = f"{account.endpoint}/{name.partition('@')[0]}"
+        wishes = Wishes(server, lambda: (url, {}), timeout_s)
+        return ObstoreBucket(store, Asker(name, server, account.found_in), wishes, timeout_s)
+
+
+_GOOGLE_REFUSED = ("does not accept the credentials from {}", "renew them: `gcloud auth application-default login`")
+
+
+class GoogleStorage(ObjectStoreSource):
+    """Buckets of Google Cloud Storage, and of every server that speaks its XML API."""
+
+    words = Words(
+        endpoint="STORAGE_EMULATOR_HOST",
+        region="the region",
+        anonymous="unset GOOGLE_SKIP_SIGNATURE",
+        rights="storage.objects.list and storage.objects.get on {0}: the role Storage Object Viewer",
+        credentials={
+            "InvalidAuthentication": _GOOGLE_REFUSED,
+            "AuthenticationRequired": _GOOGLE_REFUSED,
+            "NoToken": (
+                "got no token: nobody gives one for the credentials from {}",
+                f"run `gcloud auth application-default login`, or set {GOOGLE_FILE}",
+            ),
+        },
+    )
+
+    def _account(self, name: str) -> CloudAccount:
+        if not self._accounts:
+            self._accounts[""] = find_google_account(os.environ, self._rule, trust_of(self._settings))
+        return self._accounts[""]
+
+    def _store(self, name: str, account: CloudAccount, **how: Any) -> "ObjectStore":
+        from obstore.store import GCSStore
+
+        return GCSStore(name, base_url=account.endpoint, **how)
+
+
+_AZURE_REFUSED = (
+    "does not accept the credentials from {}",
+    "check which account they are for, and whether they have expired",
+)
+_NOT_PUBLIC = ("lets nobody in without credentials", "unset AZURE_SKIP_SIGNATURE, and give credentials")
+
+
+class AzureStorage(ObjectStoreSource):
+    """Containers of Azure Blob Storage and Data Lake Storage."""
+
+    words = Words(
+        endpoint="AZURE_STORAGE_ENDPOINT",
+        region="the region",
+        anonymous="unset AZURE_SKIP_SIGNATURE",
+        rights="the role Storage Blob Data Reader on {0}",
+        credentials={
+            "AuthenticationFailed": _AZURE_REFUSED,
+            "InvalidAuthenticationInfo": _AZURE_REFUSED,
+            "PublicAccessNotPermitted": _NOT_PUBLIC,
+            "NoToken": (
+                "was not asked: the credentials from {} cannot be used",
+                "run `az login`, or check AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN",
+            ),
+        },
+        bucket="container",
+    )
+
+    def _account(self, name: str) -> CloudAccount:
+        account = azure_account(name, os.environ)
+        if account not in self._accounts:
+            self._accounts[account] = find_azure_account(name, os.environ, self._rule, trust_of(self._settings))
+        return self._accounts[account]
+
+    def _store(self, name: str, account: CloudAccount, **how: Any) -> "ObjectStore":
+        from obstore.store import AzureStore
+
+        return AzureStore(
+            name.partition("@")[0],
+            account_name=azure_account(name, os.environ),
+            endpoint=account.endpoint,
+            use_emulator=False,
+            use_fabric_endpoint=False,
+            **how,
+        )
+
+
+def _ask(store: "ObjectStore", key: str, file: RemoteFile, start: int, end: int, *, rest: bool = True) -> "GetResult":
+    """The answer to one request: the range, or all of it from a server that does not know ranges.
+
+    Raises:
+        NoRanges: it does not, and the range is neither near the beginning nor the ``rest`` of the file.
+    """
+    import obstore
+
+    options: GetOptions = {}
+    kind, _, etag = file.version.partition(":")
+    if kind == "etag":
+        options["if_match"] = f'"{etag}"'
+    if (start, end) == (0, file.size):
+        return obstore.get(store, key, options=options)
+    try:
+        return obstore.get(store, key, options={**options, "range": (start, end)})
+    except obstore.exceptions.GenericError as error:
+        if "non-partial response" not in str(error):
+            raise
+        if not rest and start >= FAR:
+            hint = "fetch it: lora-cli fetch reads it as one stream"
+            raise NoRanges(f"{key}: its server sends whole files only", hint=hint) from error
+        return obstore.get(store, key, options=options)
+
+
+def _version(meta: "ObjectMeta") -> str:
+    return version_of(meta["e_tag"] or "", meta["last_modified"])
+
+
+def _check_version(answer: "GetResult", file: RemoteFile, wanted: tuple[int, int], what: str) -> int:
+    """Where the answer starts, once it is of the version that was listed: some servers ignore the condition.
+
+    Raises:
+        Corrupt: it is of another version, or of another range than was asked for.
+    """
+    if _version(answer.meta) != file.version or answer.meta["size"] != file.size:
+        raise Changed(f"{what}: it was overwritten after it was listed", hint=AGAIN)
+    start, stop = answer.range
+    if (start, stop) not in (wanted, (0, file.size)):
+        raise Corrupt(f"{what}: bytes {wanted[0]} to {wanted[1]} were asked for, and the server sent others")
+    return start
+
+
+def _cut(pieces: Iterator[bytes], skip: int, left: int) -> Iterator[bytes]:
+    """``left`` bytes of an answer after the first ``skip``, at most 1 MiB at a time."""
+    for piece in pieces:
+        kept = piece[skip : skip + left]
+        skip, left = max(0, skip - len(piece)), left - len(kept)
+        for offset in range(0, len(kept), CHUNK):
+            yield kept[offset : offset + CHUNK]
+        if not left:
+            return
+
+
+def _in_a_thread(items: Iterable[T], longest_s: float) -> Iterator[T]:
+    """``items``, asked for in a thread, a few ahead of the reader; each must come within ``longest_s``.
+
+    Raises:
+        queue.Empty: one does not. Nobody waits for the thread then.
+    """
+    found: queue.Queue[T | _Ended] = queue.Queue(maxsize=2)
+    left = threading.Event()
+
+    def ask() -> None:
+        try:
+            for item in items:
+                found.put(item)
+                if left.is_set():
+                    return
+            found.put(_Ended(None))
+        except BaseException as error:  # noqa: BLE001 - a panic of the library is none of Python's usual errors
+            found.put(_Ended(error if isinstance(error, Exception) else RuntimeError(type(error).__name__)))
+
+    threading.Thread(target=ask, name="obstore", daemon=True).start()
+    try:
+        while not isinstance(item := found.get(timeout=longest_s), _Ended):
+            yield item
+        if item.error is not None:
+            raise item.error
+    finally:
+        left.set()
+        with suppress(queue.Empty):
+            found.get_nowait()
