@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from lora_cli import __version__
 from lora_cli.core.snapshot import RemoteFile, Revision
@@ -136,7 +136,13 @@ class ObstoreBucket(Bucket):
 
 
 class ObjectStoreSource(ObjectSource[ObstoreBucket]):
-    """Buckets that obstore opens. Credentials are looked for when the first bucket of an account is opened."""
+    """Buckets that obstore opens. Credentials are looked for when the first bucket of an account is opened.
+
+    ``variables`` is how the names of those begin that obstore reads.
+    """
+
+    scheme: ClassVar[str]
+    variables: ClassVar[str]
 
     def __init__(self, settings: Settings, rule: "SourceRule | None" = None) -> None:
         """Opens no connection and looks for no credentials yet; ``rule`` says whose are used, and where."""
@@ -176,7 +182,8 @@ class ObjectStoreSource(ObjectSource[ObstoreBucket]):
         if not account.is_at_provider and any(policy.allow_hosts is not None for policy in self._settings.policies):
             hint = f"leave out {self.words.endpoint}, or the policy's allow_hosts"
             raise Refused(
-                f"{name}: policy allow_hosts: {server} could redirect to any host, and obstore would follow", hint=hint
+                f"{self.scheme}://{name}: policy allow_hosts: {server} could redirect to any host, and obstore follows",
+                hint=hint,
             )
         try:
             store = self._store(
@@ -196,12 +203,11 @@ class ObjectStoreSource(ObjectSource[ObstoreBucket]):
             )
         except (BaseError, ValueError) as error:
             raise UsageError(
-                f"{name} cannot be opened with the credentials from {account.found_in} ({type(error).__name__})",
-                hint=f"check {account.found_in}, and the other variables of its kind",
+                f"{self.scheme}://{name} cannot be opened with the credentials from {account.found_in} "
+                f"({type(error).__name__})",
+                hint=f"check the {self.variables} variables, which obstore reads too",
             ) from error
-        # Who is busy says so to anybody.
-        url = f"{account.endpoint}/{name.partition('@')[0]}"
-        wishes = Wishes(server, lambda: (url, {}), timeout_s)
+        wishes = Wishes(server, f"{account.endpoint}/{name.partition('@')[0]}", timeout_s)
         return ObstoreBucket(store, Asker(name, server, account.found_in), wishes, timeout_s)
 
 
@@ -211,6 +217,7 @@ _GOOGLE_REFUSED = ("does not accept the credentials from {}", "renew them: `gclo
 class GoogleStorage(ObjectStoreSource):
     """Buckets of Google Cloud Storage, and of every server that speaks its XML API."""
 
+    scheme, variables = "gs", "GOOGLE_"
     words = Words(
         endpoint="STORAGE_EMULATOR_HOST",
         region="the region",
@@ -247,6 +254,7 @@ _NOT_PUBLIC = ("lets nobody in without credentials", "unset AZURE_SKIP_SIGNATURE
 class AzureStorage(ObjectStoreSource):
     """Containers of Azure Blob Storage and Data Lake Storage."""
 
+    scheme, variables = "az", "AZURE_"
     words = Words(
         endpoint="AZURE_STORAGE_ENDPOINT",
         region="the region",

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 
 from lora_cli.errors import LoraCliError
@@ -15,8 +15,6 @@ FRESH_S = 1.0
 """So long all ranges in flight share one answer: whoever is busy is not asked by each of them."""
 
 Headers = Mapping[str, str]
-Head = Callable[[], tuple[str, Headers]]
-"""The address and the headers of a HEAD of a bucket, signed as of now."""
 
 
 class Busy(Transient):
@@ -28,10 +26,10 @@ class Busy(Transient):
 
 
 class Wishes:
-    """What the server of one bucket asks for. Threads share it."""
+    """What the server of one bucket asks for; who is busy says so to anybody. Threads share it."""
 
-    def __init__(self, server: str, head: Head, timeout_s: float) -> None:
-        self._server, self._head, self._timeout_s = server, head, timeout_s
+    def __init__(self, server: str, url: str, timeout_s: float) -> None:
+        self._server, self._url, self._timeout_s = server, url, timeout_s
         self._headers: Headers = {}
         self._until = 0.0
         self._lock = threading.Lock()
@@ -48,8 +46,7 @@ class Wishes:
 
     def _ask(self) -> Headers:
         try:
-            url, headers = self._head()
-            with closing(send(url, headers, self._timeout_s, method="HEAD")) as response:
+            with closing(send(self._url, {}, self._timeout_s, method="HEAD")) as response:
                 return response.headers if response.status in BUSY else {}
         except (Transient, LoraCliError):
             return {}

@@ -1,6 +1,7 @@
 """Azure over Azurite; what it cannot say, a server of a few lines says."""
 
 import hashlib
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from lora_cli.errors import (
     UsageError,
 )
 from lora_cli.fetching import fetch
+from lora_cli.redaction import redact
 from lora_cli.settings import Settings
 from lora_cli.sources.credentials import azure_endpoint, find_azure_account
 from lora_cli.sources.registry import open_source
@@ -208,6 +210,53 @@ def test_an_identity_that_gets_no_token_is_told_so(
     assert "az login" in error.hint
 
 
+def test_the_identity_of_a_machine_gives_the_token(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def reply(request: BaseHTTPRequestHandler) -> Reply:
+        if request.path.startswith("/identity"):
+            token = {
+                "access_token": "tokenOfTheMachine",
+                "expires_on": "4102444800",
+                "resource": "r",
+                "token_type": "B",
+            }
+            return 200, json.dumps(token).encode(), {"Content-Type": "application/json"}
+        seen.append(request.headers.get("Authorization", ""))
+        return 200, listing(1, ""), {}
+
+    with answering(reply) as endpoint:
+        monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "acme")
+        monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", endpoint)
+        monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "ManagedIdentityCredential")
+        monkeypatch.setenv("IDENTITY_ENDPOINT", f"{endpoint}/identity")
+        monkeypatch.setenv("IDENTITY_HEADER", "x")
+        assert [file.path for file in open_source("az", settings).resolve(at("abc")).files] == ["0"]
+    assert set(seen) == {"Bearer tokenOfTheMachine"}
+    assert "tokenOfTheMachine" not in redact("the server says tokenOfTheMachine")
+
+
+def test_no_other_variable_sends_requests_elsewhere(
+    container: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[str] = []
+
+    def hear(request: BaseHTTPRequestHandler) -> Reply:
+        heard.append(request.path)
+        return 404, b"", {}
+
+    with answering(hear) as elsewhere:
+        for name, value in {
+            "AZURE_ENDPOINT": elsewhere,
+            "AZURE_STORAGE_USE_EMULATOR": "true",
+            "AZURITE_BLOB_STORAGE_URL": elsewhere,
+            "AZURE_CONTAINER_NAME": "another",
+        }.items():
+            monkeypatch.setenv(name, value)
+        assert open_source("az", settings).resolve(at(container)).files
+    assert not heard
+
+
 def test_the_token_of_a_rule_is_sent_and_a_refusal_does_not_repeat_it(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,7 +283,8 @@ def listing(count: int, after: str) -> bytes:
     properties = "<Last-Modified>Fri, 27 Nov 2026 17:20:28 GMT</Last-Modified><Etag>0x1</Etag><Content-Length>1</Content-Length><Content-Type>x</Content-Type>"  # noqa: E501
     names = (f"sql/{after}{number}" for number in range(count))
     blobs = "".join(f"<Blob><Name>{name}</Name><Properties>{properties}</Properties></Blob>" for name in names)
-    return f"<EnumerationResults><Blobs>{blobs}</Blobs><NextMarker>{after}x</NextMarker></EnumerationResults>".encode()
+    marker = f"<NextMarker>{after}</NextMarker>" if after else ""
+    return f"<EnumerationResults><Blobs>{blobs}</Blobs>{marker}</EnumerationResults>".encode()
 
 
 def test_a_listing_without_end_is_bounded(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

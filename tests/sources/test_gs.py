@@ -3,6 +3,7 @@
 import hashlib
 import json
 import socket
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -111,6 +112,33 @@ def test_a_file_that_holds_no_credentials_is_named(
     assert isinstance(error, UsageError)
     assert says in error.message
     assert str(file) in error.message
+
+
+def test_without_google_auth_the_extra_is_named(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
+    monkeypatch.setitem(sys.modules, "google.auth", None)
+    error = error_of(lambda: open_source("gs", settings).resolve(at("some-bucket")))
+    assert error.exit_code == 2
+    assert "lora-cli[gcs]" in error.hint
+
+
+def test_no_other_variable_sends_requests_elsewhere(
+    server: GcsServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket, heard = server.bucket(), list[str]()
+    server.put(bucket, {f"sql/{CONFIG}": b"{}"})
+
+    def hear(request: BaseHTTPRequestHandler) -> Reply:
+        heard.append(request.path)
+        return 404, b"", {}
+
+    with answering(hear) as elsewhere:
+        monkeypatch.setenv("GOOGLE_BASE_URL", elsewhere)
+        monkeypatch.setenv("GOOGLE_BUCKET", "another")
+        assert open_source("gs", settings).resolve(at(bucket)).files
+    assert not heard
 
 
 LISTING = b"<ListBucketResult><Contents><Key>sql/a</Key><LastModified>2026-01-01T00:00:00Z</LastModified><ETag>e</ETag><Size>1</Size></Contents></ListBucketResult>"  # noqa: E501
