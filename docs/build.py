@@ -118,7 +118,7 @@ def rules_page() -> Iterator[str]:
             hundred = rule.code[:3]
             yield from ("", f"## {hundred}xx: {HUNDREDS[hundred]}")
         needs = f"; needs {', '.join(rule.needs)}" if rule.needs else ""
-        yield from ("", f"### {rule.code} {rule.name}", f"{rule.severity.label}{needs}", "")
+        yield from ("", f"### {rule.code} {rule.name}", f"{rule.severity}{needs}", "")
         yield rule.documentation.replace("``", "`")
 
 

@@ -21,8 +21,8 @@ from lora_cli.documents.manifest import ManifestFile
 from lora_cli.documents.policy import PolicyFile
 from lora_cli.render.inspect_report import InspectReport
 from lora_cli.render.repair_report import RepairReport
-from lora_cli.render.validate_report import ValidateReport
 from lora_cli.settings import SETTINGS
+from lora_cli.validation.report import ValidateReport
 
 SCHEMAS = Path(__file__).parents[1] / "manifests" / "schemas"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -73,6 +73,10 @@ class OfReport(Plain):
         """A key that may be left out is never null."""
         inner = schema["schema"]
         return self.generate_inner(inner["schema"] if inner["type"] == "nullable" else inner)
+
+    def enum_schema(self, schema: core_schema.EnumSchema) -> JsonSchemaValue:
+        """A member is written as its text."""
+        return {"type": "string", "enum": [str(one) for one in schema["members"]]}
 
     def dataclass_schema(self, schema: core_schema.DataclassSchema) -> JsonSchemaValue:
         """The keys of a field that is inlined stand among those of the object; of a union one part must hold.
@@ -131,6 +135,8 @@ def _of_document(title: str, model: type[Model]) -> JsonSchemaValue:
 def _of_report(name: str, model: type[Any]) -> JsonSchemaValue:
     adapter = TypeAdapter(with_config(CONFIG)(model))
     schema = adapter.json_schema(mode="serialization", schema_generator=OfReport, union_format="primitive_type_array")
+    for entry in schema.get("$defs", {}).values():
+        entry.pop("title", None)
     return _last({"title": f"lora-cli {name} --format json", **schema})
 
 

@@ -1,11 +1,10 @@
 """Where a report says that things are."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from lora_cli.validation.report import Place, Report
+from lora_cli.validation.report import Naming, Place
 from tests.render.reports import checked
 
 CONFIG = "adapter_config.json"
@@ -28,7 +27,7 @@ CONFIG = "adapter_config.json"
     ],
 )
 def test_a_place_is_below_the_folder_elsewhere_or_remote(source: str, file: str, place: Place) -> None:
-    assert Report((), directory=Path("/srv/work")).place(checked("a", source), file) == place
+    assert Naming(Path("/srv/work")).place(checked("a", source), file) == place
 
 
 @pytest.mark.parametrize(
@@ -42,17 +41,17 @@ def test_a_place_is_below_the_folder_elsewhere_or_remote(source: str, file: str,
     ],
 )
 def test_what_lies_elsewhere_is_at_its_line_of_a_manifest_below(at: str, path: str | None) -> None:
-    report = Report((), directory=Path("/srv/work"), manifest={"a": at})
+    naming = Naming(Path("/srv/work"), {"a": at})
 
-    place = report.place(checked("a", "hf://acme/sql"), CONFIG)
+    place = naming.place(checked("a", "hf://acme/sql"), CONFIG)
     assert place == (Place(path, "below", 7) if path else Place("hf/acme/sql/adapter_config.json", "remote"))
 
 
 def test_what_an_adapter_is_called_does_not_depend_on_where_it_lies() -> None:
-    report = Report((), directory=Path("/srv/work"))
-    named = replace(report, manifest={"sql": "set.yaml:3"})
+    naming = Naming(Path("/srv/work"))
+    named = Naming(Path("/srv/work"), {"sql": "set.yaml:3"})
 
-    assert report.identity(checked("x", "file:///srv/work/./a/b")) == "a/b"
-    assert report.identity(checked("x", "hf://acme/sql@main")) == "hf://acme/sql"
-    assert report.identity(checked("x", "file:///elsewhere/a")) == "file:///elsewhere/a"
+    assert naming.identity(checked("x", "file:///srv/work/./a/b")) == "a/b"
+    assert naming.identity(checked("x", "hf://acme/sql@main")) == "hf://acme/sql"
+    assert naming.identity(checked("x", "file:///elsewhere/a")) == "file:///elsewhere/a"
     assert named.identity(checked("sql", "file:///anywhere/a")) == "sql"

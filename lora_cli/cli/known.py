@@ -1,7 +1,7 @@
 """What is known before ``validate`` looks: ``--baseline`` and ``--write-baseline``, and what is said of them after."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,10 +9,11 @@ from lora_cli.cli.output import writable, write
 from lora_cli.errors import UsageError
 from lora_cli.settings import Settings
 from lora_cli.validation import Checked
-from lora_cli.validation.report import Report
+from lora_cli.validation.report import Naming
 
 if TYPE_CHECKING:
     from lora_cli.documents.baseline import Baseline
+    from lora_cli.rules.rule import Rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +48,8 @@ def known_findings(baseline: Path | None, new: Path | None) -> Known:
     return Known(load_baseline(read_text(baseline, "baseline"), str(baseline)))
 
 
-def accepting(judged: Iterable[Checked], known: Known, report: Report) -> Iterator[Checked]:
-    """Each adapter with what is known of it accepted; ``report`` says what it is called."""
+def accepting(judged: Iterable[Checked], known: Known, naming: Naming) -> Iterator[Checked]:
+    """Each adapter with what is known of it accepted; ``naming`` says what it is called."""
     if not known.where:
         yield from judged
         return
@@ -56,34 +57,31 @@ def accepting(judged: Iterable[Checked], known: Known, report: Report) -> Iterat
 
     for one in judged:
         if known.baseline is not None:
-            yield acceptance.known(one, report.identity(one), known.baseline)
+            yield acceptance.known(one, naming.identity(one), known.baseline)
         else:
             yield acceptance.all_known(one, known.where)
 
 
-def settled(report: Report, known: Known, settings: Settings) -> Report:
-    """``report`` with what baseline and policies say that is no longer so; a new baseline is written.
+def settled(
+    checked: Sequence[Checked], known: Known, naming: Naming, rules: "Sequence[Rule]", settings: Settings
+) -> list[str]:
+    """What baseline and policies say that is no longer so, a sentence each; a new baseline is written.
 
     Raises:
         MachineError: it cannot be.
     """
     if not settings.suppressions and not known.where:
-        return report
+        return []
     from lora_cli.validation import acceptance
 
-    named = [(report.identity(one), one) for one in report.checked]
-    notices = list(acceptance.idle(named, settings.suppressions, report.rules, acceptance.today()))
+    named = [(naming.identity(one), one) for one in checked]
+    notices = list(acceptance.idle(named, settings.suppressions, rules, acceptance.today()))
     if known.baseline is not None:
-        notices += acceptance.stale(named, known.baseline, [rule.code for rule in report.rules])
+        notices += acceptance.stale(named, known.baseline, [rule.code for rule in rules])
     if known.new is not None:
-        _write(report, known.new)
-    return replace(report, baseline=known.where, notices=tuple(notices))
+        from lora_cli.documents.baseline import render_baseline
 
-
-def _write(report: Report, file: Path) -> None:
-    from lora_cli.documents.baseline import render_baseline
-    from lora_cli.validation.acceptance import entry_of
-
-    found = report.found()
-    known = [(one, finding) for one, finding in found if finding.accepted and finding.accepted.by == "baseline"]
-    write(render_baseline(entry_of(report.identity(one), finding) for one, finding in known), file)
+        found = ((name, finding, finding.accepted) for name, one in named for finding in one.findings)
+        entries = [(name, finding) for name, finding, accepted in found if accepted and accepted.by == "baseline"]
+        write(render_baseline(acceptance.entry_of(*one) for one in entries), known.new)
+    return notices

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 
 from lora_cli.cli.output import DEFAULT_WIDTH, colour, to_stderr, width, writable, write
 from lora_cli.core.nearest import did_you_mean
@@ -13,13 +13,13 @@ from lora_cli.validation.report import Report
 
 HUMAN, CONCISE, GITHUB, MARKDOWN = "human", "concise", "github", "markdown"
 RENDERERS = {
-    "json": "lora_cli.render.json_verdicts",
-    "sarif": "lora_cli.render.sarif",
-    "junit": "lora_cli.render.junit",
-    GITHUB: "lora_cli.render.github",
-    MARKDOWN: "lora_cli.render.markdown",
+    "json": "lora_cli.render.json:encoded",
+    "sarif": "lora_cli.render.sarif:render_report",
+    "junit": "lora_cli.render.junit:render_report",
+    GITHUB: "lora_cli.render.github:render_report",
+    MARKDOWN: "lora_cli.render.markdown:render_report",
 }
-"""Module of each machine format: imported when it is asked for, and not before."""
+"""What writes each machine format: its module is imported when it is asked for, and not before."""
 
 FORMATS = (HUMAN, CONCISE, *RENDERERS)
 
@@ -102,7 +102,7 @@ def tell(report: Report, asked: Sequence[Output], *, quiet: bool = False, statis
             if not quiet:
                 to_stderr(said)
         else:
-            text = import_module(RENDERERS[output.format]).render_report(report)
+            text = resolve_name(RENDERERS[output.format])(report)
             write(text, output.file, commands=output.format == GITHUB)
 
 

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +20,7 @@ from lora_cli.errors import UsageError
 from lora_cli.rules import choose
 from lora_cli.settings import Settings
 from lora_cli.validation import Checked, Terms, check_all
-from lora_cli.validation.report import Report
+from lora_cli.validation.report import Naming, validate_report
 
 FINDINGS = "Findings"
 
@@ -134,22 +133,19 @@ def command(
         model, values=values, max_lora_rank=max_lora_rank, rules=chosen, engines=engines, deployment=deployment
     )
     judged = _judged(asked, terms, settings, ray)
-    said = Report(
-        (),
-        FAIL_ON[fail_on],
-        base=model,
-        rules=chosen,
-        directory=Path.cwd(),
-        manifest={entry.name: entry.at for entry in asked.manifest.adapters} if asked.manifest else {},
-    )
+    entries = asked.manifest.adapters if asked.manifest else ()
+    naming = Naming(Path.cwd(), {entry.name: entry.at for entry in entries})
     checked = []
     with shown_count(settings, len(asked.items), "validated") as passed:
-        for one in accepting(judged, known, said):
+        for one in accepting(judged, known, naming):
             checked.append(one)
             passed(one.error is not None)
-    report = settled(replace(said, checked=tuple(checked)), known, settings)
+    notices = settled(checked, known, naming, chosen, settings)
+    report = validate_report(
+        checked, FAIL_ON[fail_on], base=model, rules=chosen, naming=naming, baseline=known.where, notices=notices
+    )
     tell(report, wanted, quiet=settings.quiet, statistics=statistics)
-    raise typer.Exit(report.exit_code)
+    raise typer.Exit(report.summary.exit_code)
 
 
 def _check_flags(fail_on: str, base: str, *, no_base: bool) -> None:

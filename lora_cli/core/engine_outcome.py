@@ -1,20 +1,14 @@
 """What a named version of a named engine does with one adapter, and why."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Literal
 
 from lora_cli.core.finding import Applied, Location
-
-OutcomeSlug = Literal["ok", "serves-wrong", "crashes", "rejects"]
-_SLUGS: tuple[OutcomeSlug, ...] = ("ok", "serves-wrong", "crashes", "rejects")
+from lora_cli.core.json_schema import EXCLUDED, INLINE, RuleCode
 
 
 class Outcome(IntEnum):
-    """What becomes of the adapter, ordered by how early it does: what is rejected is never served, right or wrong.
-
-    The larger of two therefore hides the smaller, and ``max`` over an adapter's reasons is its outcome.
-    """
+    """What becomes of the adapter. Of several outcomes the largest holds: what is rejected is never served."""
 
     OK = 0
     SERVES_WRONG = 1
@@ -24,57 +18,57 @@ class Outcome(IntEnum):
     @property
     def label(self) -> str:
         """As people read it: ``serves wrong``, ``crashes on first use``."""
-        return "crashes on first use" if self is Outcome.CRASHES else self.slug.replace("-", " ")
+        return "crashes on first use" if self is Outcome.CRASHES else str(self).replace("-", " ")
 
     @property
     def phrase(self) -> str:
         """What an engine does with "it", to be put behind the engine's name."""
         return ("serves it right", "serves it wrong", "crashes on it at first use", "rejects it")[self]
 
-    @property
-    def slug(self) -> OutcomeSlug:
+    def __str__(self) -> str:
         """As machines read it: ``ok``, ``serves-wrong``, ``crashes``, ``rejects``."""
-        return _SLUGS[self]
+        return self.name.lower().replace("_", "-")
 
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One thing about an adapter that an engine does not serve as it was trained.
-
-    ``feature`` names the row of the engine's profile (``rslora``), or is the code of a rule that holds for every
-    engine (``LC102``); ``code`` is the rule under which it is a finding. ``limit`` is the engine's own limit in words,
-    where it has one; ``mend`` the flag or the repair that mends it; ``evidence`` where the behaviour was read.
-    """
+    """One thing about the adapter that the engine does not serve as it was trained."""
 
     outcome: Outcome
     feature: str
-    code: str
+    """The row of the engine's profile, or the code of a rule that holds without an engine."""
+    code: RuleCode
+    """The rule under which it is a finding."""
     message: str
-    at: Location
+    at: Location = field(metadata=INLINE)
     limit: str = ""
+    """The engine's own limit, in words; may be empty."""
     mend: str = ""
+    """The flag or the repair that fixes it; may be empty."""
     evidence: str = ""
+    """The engine's source file in which this was read; may be empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOutcome:
-    """One adapter on one engine.
-
-    ``engine`` is its name (``vllm``), ``title`` how it writes itself (``vLLM``), ``version`` what was asked for (empty:
-    the newest), ``profile`` the version whose profile judged, and ``note`` says why where that is another one.
-    ``applied`` counts modules by the engine's own name rules, None where there was no base to count them on.
-    ``proven`` is False where no version was read that is as old as the one that was asked for.
-    """
+    """What one engine does with the adapter."""
 
     engine: str
-    title: str
-    version: str
+    """The engine's name, as --engine takes it."""
+    title: str = field(metadata=EXCLUDED)
+    """The name as the engine writes it, vLLM."""
+    version: str | None
+    """The version that was asked for, or null for the newest."""
     profile: str
+    """The version whose profile judged the adapter."""
+    proven: bool
+    """Whether the source of a version as old as that was read."""
+    note: str
+    """Why the profile is that of another version; may be empty."""
     outcome: Outcome
-    applied: Applied | None = None
-    reasons: tuple[Reason, ...] = ()
-    note: str = ""
-    proven: bool = True
+    applied: Applied | None
+    """How many modules apply by the engine's own naming rules, or null."""
+    reasons: tuple[Reason, ...]
 
     @property
     def known(self) -> bool:

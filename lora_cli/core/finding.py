@@ -1,28 +1,25 @@
 """What a rule says about an adapter: ``Problem`` as it is yielded, ``Finding`` with its rule, ``Verdict`` over all."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Literal
+
+from lora_cli.core.json_schema import EXCLUDED, INLINE, Count, RuleCode
 
 if TYPE_CHECKING:
     from lora_cli.core.engine_outcome import EngineOutcome
 
 
-SeverityLabel = Literal["note", "warning", "error"]
-_LABELS: tuple[SeverityLabel, ...] = ("note", "warning", "error")
-
-
 class Severity(IntEnum):
-    """How bad a finding is, ordered so that ``>=`` means "at least as bad"."""
+    """How bad a finding is."""
 
     NOTE = 0
     WARNING = 1
     ERROR = 2
 
-    @property
-    def label(self) -> SeverityLabel:
+    def __str__(self) -> str:
         """Lower-case name, as it stands in every output."""
-        return _LABELS[self]
+        return self.name.lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +27,9 @@ class Location:
     """Where in an adapter: a file, and what in it (a tensor, a module path, a config field)."""
 
     file: str = ""
+    """The adapter's file, relative to its folder; empty where the finding is about no file."""
     field: str = ""
+    """The field, module or tensor in the file; may be empty."""
 
     def __str__(self) -> str:
         return ": ".join(part for part in (self.file, self.field) if part)
@@ -38,26 +37,24 @@ class Location:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong: what is so (with the numbers), where, and what mends it.
-
-    ``by`` names the engine for which it is, where it is for one: for another engine it is another problem.
-    """
+    """One thing that is wrong."""
 
     message: str
-    at: Location = Location()
+    """What was found, with the numbers. The wording may change."""
+    at: Location = field(default=Location(), metadata=INLINE)
     hint: str = ""
-    by: str = ""
+    """What fixes it; may be empty."""
+    by: str = field(default="", metadata=EXCLUDED)
+    """The engine for which it is a problem, where it is for one: for another engine it is another problem."""
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """Why a finding does not count: it stands in a baseline, or a policy suppresses it for a ``reason``.
-
-    ``at`` is where that is written: a file, and the line where there is one.
-    """
+    """Why a finding does not count."""
 
     by: Literal["baseline", "policy"]
     at: str
+    """The file that says so, and the line where there is one."""
     reason: str = ""
 
     @property
@@ -68,18 +65,21 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A problem under the rule that found it. One that is ``accepted`` is told, and refuses nothing."""
+    """One finding of a rule."""
 
-    code: str
+    code: RuleCode
+    """The rule: LC and three digits. A code never changes its meaning."""
     name: str
+    """The rule in words."""
     severity: Severity
-    problem: Problem
-    accepted: Accepted | None = None
+    problem: Problem = field(metadata=INLINE)
+    accepted: Accepted | None
+    """Why the finding does not count, or null."""
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A rule that could not look, and why. Nothing read is never reported as clean."""
+    """A rule that could not check, and why."""
 
     code: str
     name: str
@@ -88,10 +88,10 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """How many of an adapter's modules exist in the base by PEFT's name rules: ``matched`` of ``total``."""
+    """How many of the adapter's modules exist in the base model."""
 
-    matched: int
-    total: int
+    matched: Count
+    total: Count
 
     def __str__(self) -> str:
         return f"{self.matched}/{self.total}"
@@ -113,11 +113,6 @@ class Verdict:
     def worst(self) -> Severity | None:
         """The highest severity of what counts, or None for a clean adapter."""
         return max((finding.severity for finding in self.findings if finding.accepted is None), default=None)
-
-    def counts(self, engine: "EngineOutcome") -> bool:
-        """Whether a reason for what ``engine`` does is a finding that counts: asked for, and not accepted."""
-        found = {one.code for one in self.findings if one.accepted is None and one.problem.by in {"", engine.engine}}
-        return not found.isdisjoint(reason.code for reason in engine.reasons)
 
     def refused(self, fail_on: Severity = Severity.ERROR) -> bool:
         """Whether any finding that counts is at or above ``fail_on``."""

@@ -4,7 +4,7 @@ A report model is a frozen dataclass that has the keys of a JSON document as fie
 encodes it, and what people read is made from it. ``docs/schemas.py`` generates the schema: it has pydantic read the
 models, so that no command needs pydantic to print JSON. A description is the docstring of a class or of a field.
 A field whose default is None is left out of the document where it is None. A field whose name would be a keyword of
-Python ends with ``_``.
+Python ends with ``_``. A member of an enumeration is written as its ``str``.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ class Keyword:
     """A keyword of JSON Schema for the type that is annotated with it."""
 
     name: str
-    value: str | float
+    value: object
 
     def __get_pydantic_json_schema__(
         self, core_schema: Any, handler: Callable[[Any], dict[str, Any]]

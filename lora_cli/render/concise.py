@@ -8,11 +8,11 @@ from lora_cli.validation.report import Report
 def render_report(report: Report, *, quiet: bool = False) -> str:
     """A line for what ended the work on an adapter, and for each finding that counts; ``quiet`` leaves out notes."""
     lines = []
-    for one in report.checked:
+    for one in report.adapters:
         if one.error is not None:
             hint = f" (hint: {one.error.hint})" if one.error.hint else ""
             lines.append(f"{one.name}: error: {one.error.message}{hint}")
-        for finding in one.verdict.findings if one.verdict is not None else ():
+        for finding in (found.finding for found in one.findings):
             if finding.accepted is None and not (quiet and finding.severity is Severity.NOTE):
                 at = finding.problem.at
                 place = ":".join(filter(None, (one.name, at.file, at.field)))

@@ -4,8 +4,8 @@ from lora_cli.core.text import counted, names, safe, size
 from lora_cli.engines import ENGINES
 from lora_cli.engines.fit import Driver, Fit
 from lora_cli.engines.slots import SlotLayout
-from lora_cli.render.validate_report import BaseModelSummary
 from lora_cli.validation.engine_args import EngineArgs
+from lora_cli.validation.report import BaseModelSummary
 
 MOST = 8
 """So many adapters of one kind are named; how many more there are is said."""

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from lora_cli.core.finding import Finding, Severity
 from lora_cli.core.text import safe
 from lora_cli.render.text import summary
-from lora_cli.validation import Checked
-from lora_cli.validation.report import Report
+from lora_cli.validation.report import Report, Validated
 
 COMMANDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "notice"}
 SHOWN = 10
@@ -20,21 +19,21 @@ TITLE = {"title": "lora-cli validate"}
 
 def render_report(report: Report) -> str:
     """One command to a line. What is known or suppressed is counted, and not annotated."""
-    lines = [_unread(report, one) for one in report.checked if one.error is not None]
-    found = [(one, finding) for one, finding in report.found() if finding.accepted is None]
+    lines = [_unread(report, one) for one in report.adapters if one.error is not None]
+    found = [(one, found.finding) for one, found in report.found() if found.finding.accepted is None]
     lines += [_annotation(report, one, finding) for one, finding in _by_turns(found)]
-    errors = report.counts.errors + report.counts.failed
+    errors = report.summary.errors + report.summary.failed
     more = f"; GitHub shows {SHOWN} errors of a step, the log has all" if errors > SHOWN else ""
     first_notice = next((number for number, line in enumerate(lines) if line.startswith("::notice")), len(lines))
     said = [_command("warning", TITLE, safe(notice)) for notice in report.notices]
-    said.append(_command("notice", TITLE, summary(report.counts) + more))
+    said.append(_command("notice", TITLE, summary(report.summary) + more))
     return "\n".join([*lines[:first_notice], *said, *lines[first_notice:]]) + "\n"
 
 
-def _by_turns(found: list[tuple[Checked, Finding]]) -> Iterator[tuple[Checked, Finding]]:
+def _by_turns(found: list[tuple[Validated, Finding]]) -> Iterator[tuple[Validated, Finding]]:
     """The worst first; among equals the first of each adapter, then the second of each."""
     turns: Counter[tuple[int, Severity]] = Counter()
-    ranked: list[tuple[int, int, int, Checked, Finding]] = []
+    ranked: list[tuple[int, int, int, Validated, Finding]] = []
     for one, finding in found:
         turn = turns[id(one), finding.severity]
         turns[id(one), finding.severity] += 1
@@ -43,24 +42,24 @@ def _by_turns(found: list[tuple[Checked, Finding]]) -> Iterator[tuple[Checked, F
         yield one, finding
 
 
-def _annotation(report: Report, one: Checked, finding: Finding) -> str:
+def _annotation(report: Report, one: Validated, finding: Finding) -> str:
     problem = finding.problem
     lines = [problem.message, f"at: {problem.at}" if str(problem.at) else "", f"hint: {problem.hint}"]
-    title = f"{finding.code} {finding.name} ({report.identity(one)})"
+    title = f"{finding.code} {finding.name} ({report.naming.identity(one)})"
     text = "\n".join(safe(line) for line in lines if line and line != "hint: ")
     return _command(COMMANDS[finding.severity], {**_file(report, one, problem.at.file), "title": title}, text)
 
 
-def _unread(report: Report, one: Checked) -> str:
+def _unread(report: Report, one: Validated) -> str:
     assert one.error is not None
     hint = f"\nhint: {safe(one.error.hint)}" if one.error.hint else ""
-    title = f"not read ({report.identity(one)})"
+    title = f"not read ({report.naming.identity(one)})"
     return _command("error", {**_file(report, one, ""), "title": title}, safe(one.error.message) + hint)
 
 
-def _file(report: Report, one: Checked, file: str) -> dict[str, str]:
+def _file(report: Report, one: Validated, file: str) -> dict[str, str]:
     """The file that GitHub puts the annotation beside, where it is one of the repository."""
-    place = report.place(one, file)
+    place = report.naming.place(one, file)
     if place.kind != "below":
         return {}
     return {"file": place.path} | ({"line": str(place.line)} if place.line else {})

@@ -4,11 +4,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from lora_cli.core.card import Card
+from lora_cli.core.finding import Finding
 from lora_cli.core.inspection import Inspection
 from lora_cli.core.module_facts import layer_of, leaf_of
 from lora_cli.core.text import counted, size
 from lora_cli.core.writers import PEFT, Writer
-from lora_cli.render.validate_report import CheckedAdapter, FindingReport
+from lora_cli.validation.report import CheckedAdapter
 
 UNKNOWN = "unknown"
 
@@ -18,7 +19,7 @@ MOST_VALUES, MOST_PLACES, MOST_WORDS, MOST_METADATA, MOST_TARGETS = 6, 4, 12, 4,
 Rows = list[tuple[str, str]]
 
 
-def identity(checked: CheckedAdapter[FindingReport], one: Inspection) -> Rows:
+def identity(checked: CheckedAdapter[Finding], one: Inspection) -> Rows:
     """Which bytes these are."""
     return [
         ("source", checked.source),
@@ -28,7 +29,7 @@ def identity(checked: CheckedAdapter[FindingReport], one: Inspection) -> Rows:
     ]
 
 
-def contents(checked: CheckedAdapter[FindingReport], one: Inspection) -> Rows:
+def contents(checked: CheckedAdapter[Finding], one: Inspection) -> Rows:
     """What an adapter has in its files, what that needs, and how many of its modules the base model has."""
     applied = checked.applied
     targets = ", ".join(sorted(one.targets)[:MOST_TARGETS]) + (" …" if len(one.targets) > MOST_TARGETS else "")

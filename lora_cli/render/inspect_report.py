@@ -7,20 +7,20 @@ from typing import Literal
 from lora_cli import __version__
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.comparison import Comparison
+from lora_cli.core.finding import Finding
 from lora_cli.core.inspection import Inspection
 from lora_cli.core.json_schema import INLINE
 from lora_cli.core.spectrum import Spectrum
-from lora_cli.render.json_verdicts import base_summary, checked_adapter, finding_report
-from lora_cli.render.validate_report import BaseModelSummary, CheckedAdapter, FindingReport
 from lora_cli.validation import Checked
 from lora_cli.validation.engine_args import EngineArgs
+from lora_cli.validation.report import BaseModelSummary, CheckedAdapter, base_summary, checked_adapter
 
 
 @dataclass(frozen=True, slots=True)
 class InspectedAdapter:
     """One adapter. Its exit_code is 1 where config or weights cannot be read; a finding is not a failure here."""
 
-    checked: CheckedAdapter[FindingReport] = field(metadata=INLINE)
+    checked: CheckedAdapter[Finding] = field(metadata=INLINE)
     inspection: Inspection | None
     """What the adapter is, or null where it could not be read."""
     spectrum: Spectrum | None
@@ -59,9 +59,8 @@ def inspect_report(
 
 
 def _inspected(one: Checked, inspection: Inspection | None) -> InspectedAdapter:
-    findings = one.verdict.findings if one.verdict is not None else ()
     return InspectedAdapter(
-        checked=checked_adapter(one, one.read_code, tuple(map(finding_report, findings))),
+        checked=checked_adapter(one, one.read_code, one.findings),
         inspection=inspection,
         spectrum=one.spectrum,
         diff=one.comparison,

@@ -6,6 +6,7 @@ A field may be added under the same schema number; a change of meaning makes a n
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
+from enum import Enum
 from typing import Any
 
 from lora_cli import __version__
@@ -39,9 +40,9 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
-    if isinstance(value, str) and not value.isascii():
+    if isinstance(value, str | Enum):
         # A lone surrogate (a path that is not UTF-8) has no bytes in a JSON file.
-        return value.encode("utf-8", "backslashreplace").decode()
+        return str(value).encode("utf-8", "backslashreplace").decode()
     if isinstance(value, float) and (value != value or value in {float("inf"), float("-inf")}):  # noqa: PLR0124 - NaN
         return None
     return value
@@ -84,7 +85,7 @@ def render_rules(rules: Sequence[Rule]) -> str:
         {
             "code": rule.code,
             "name": rule.name,
-            "severity": rule.severity.label,
+            "severity": rule.severity,
             "needs": list(rule.needs),
             "summary": rule.summary,
             "documentation": rule.documentation,

@@ -29,7 +29,7 @@ def _profile(profile: Profile) -> dict[str, Any]:
             {
                 "feature": name,
                 "title": feature.title,
-                "outcome": outcome.slug if (outcome := feature.outcome(name, profile)) is not None else None,
+                "outcome": feature.outcome(name, profile),
                 "reason": rows[name].reason if name in rows else "",
                 "mend": rows[name].mend if name in rows else "",
                 "evidence": rows[name].evidence if name in rows else "",
@@ -37,5 +37,5 @@ def _profile(profile: Profile) -> dict[str, Any]:
             }
             for name, feature in FEATURES.items()
         ],
-        "rules": {code: outcome.slug for code, outcome in sorted(engine.generic.items())},
+        "rules": dict(sorted(engine.generic.items())),
     }

@@ -3,7 +3,6 @@
 from lora_cli import __version__
 from lora_cli.core.engine_outcome import EngineOutcome
 from lora_cli.render.json import encoded
-from lora_cli.render.json_verdicts import applied_modules, skipped_checks
 from lora_cli.render.repair_report import (
     EngineFlag,
     OutcomeReason,
@@ -37,7 +36,7 @@ def repair_report(found: Repaired) -> RepairReport:
         changes=tuple(RepairChange(one.step, one.what, one.why, one.modules) for one in found.changes),
         refusals=tuple(RepairRefusal(one.what, one.hint) for one in found.refusals),
         flags=tuple(EngineFlag(one.message, one.mend) for one in found.flags),
-        skipped=skipped_checks(found.skipped),
+        skipped=tuple(found.skipped),
         proof=None if found.same is None else _proof(found.same),
         directory=str(found.directory) if found.directory is not None else None,
     )
@@ -55,4 +54,4 @@ def _proof(same: Sameness) -> RepairProof:
 
 def _outcome(one: EngineOutcome) -> OutcomeReport:
     reasons = tuple(OutcomeReason(reason.feature, reason.message) for reason in one.reasons)
-    return OutcomeReport(one.outcome.slug, applied_modules(one.applied), reasons)
+    return OutcomeReport(one.outcome, one.applied, reasons)

@@ -10,14 +10,13 @@ from xml.etree import ElementTree as ET
 from lora_cli.core.finding import Finding, Skipped
 from lora_cli.core.text import safe
 from lora_cli.rules.rule import Rule
-from lora_cli.validation import Checked
-from lora_cli.validation.report import Report, findings_of
+from lora_cli.validation.report import Report, Validated, findings_of
 
 
 def render_report(report: Report) -> str:
     """The document; names out of an adapter have no character that XML does not take."""
     root = ET.Element("testsuites", name="lora-cli validate")
-    for one in report.checked:
+    for one in report.adapters:
         root.append(_suite(report, one))
     for total in ("tests", "failures", "errors"):
         root.set(total, str(sum(int(suite.get(total, "0")) for suite in root)))
@@ -30,13 +29,11 @@ def _unheard(text: str) -> str:
     return text.replace("##", "#&#35;")
 
 
-def _suite(report: Report, one: Checked) -> ET.Element:
-    name = safe(report.identity(one))
+def _suite(report: Report, one: Validated) -> ET.Element:
+    name = safe(report.naming.identity(one))
     suite = ET.Element("testsuite", name=name)
-    facts = {"source": one.source, "revision": one.revision.id if one.revision is not None else ""}
-    if one.verdict is not None:
-        facts["modules applied"] = str(one.verdict.applied or "")
-        facts |= {str(engine): engine.outcome.label for engine in one.verdict.engines}
+    facts = {"source": one.source, "revision": one.revision, "modules applied": str(one.applied or "")}
+    facts |= {str(engine): engine.outcome.label for engine in one.engines}
     properties = ET.SubElement(suite, "properties")
     for key, value in facts.items():
         if value:
@@ -50,20 +47,19 @@ def _suite(report: Report, one: Checked) -> ET.Element:
     return suite
 
 
-def _unread(one: Checked, name: str) -> list[ET.Element]:
+def _unread(one: Validated, name: str) -> list[ET.Element]:
     assert one.error is not None
     case = ET.Element("testcase", classname=name, name="read the adapter")
-    error = ET.SubElement(case, "error", type=type(one.error).__name__, message=safe(one.error.message))
+    error = ET.SubElement(case, "error", type=one.error.kind, message=safe(one.error.message))
     error.text = _lines(one.error.message, *([f"hint: {one.error.hint}"] if one.error.hint else []))
     return [case]
 
 
-def _cases(report: Report, one: Checked, name: str) -> list[ET.Element]:
-    assert one.verdict is not None
+def _cases(report: Report, one: Validated, name: str) -> list[ET.Element]:
     found: dict[str, list[Finding]] = {}
     for finding in findings_of(one):
         found.setdefault(finding.code, []).append(finding)
-    skipped = {said.code: said for said in one.verdict.skipped}
+    skipped = {said.code: said for said in one.skipped}
     return [_case(report, name, rule, found.get(rule.code, ()), skipped.get(rule.code)) for rule in report.rules]
 
 
@@ -74,7 +70,7 @@ def _case(report: Report, name: str, rule: Rule, found: Sequence[Finding], skipp
     if refusing:
         first = refusing[0]
         message = safe(first.problem.message) + (f" (and {len(refusing) - 1} more)" if len(refusing) > 1 else "")
-        failure = ET.SubElement(case, "failure", type=first.severity.label, message=message)
+        failure = ET.SubElement(case, "failure", type=str(first.severity), message=message)
         failure.text = "\n".join(map(_paragraph, refusing))
     elif found and not counting:
         ET.SubElement(case, "skipped", message=safe(_why(found[0])))
@@ -95,7 +91,7 @@ def _why(finding: Finding) -> str:
 def _paragraph(finding: Finding) -> str:
     problem = finding.problem
     mark = f" ({_why(finding)})" if finding.accepted is not None else ""
-    lines = [f"{finding.severity.label} {finding.code} {finding.name}{mark}: {problem.message}"]
+    lines = [f"{finding.severity} {finding.code} {finding.name}{mark}: {problem.message}"]
     lines += [f"at: {problem.at}"] * bool(str(problem.at)) + [f"hint: {problem.hint}"] * bool(problem.hint)
     return _lines(*lines)
 

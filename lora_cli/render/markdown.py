@@ -7,11 +7,10 @@ import re
 from collections.abc import Iterator
 
 from lora_cli.core.engine_outcome import EngineOutcome, Outcome
-from lora_cli.core.finding import Finding, Verdict
+from lora_cli.core.finding import Finding
 from lora_cli.core.text import counted, safe
 from lora_cli.render.text import summary
-from lora_cli.validation import Checked
-from lora_cli.validation.report import Report, count, findings_of
+from lora_cli.validation.report import Report, Validated, engine_counts, findings_of, summarize
 
 STEP_LIMIT = 1024 * 1024
 """Bytes of the summary of one step: GitHub drops one that is longer."""
@@ -21,7 +20,7 @@ _ACTIVE = re.compile(r"[&<>\\`*\[\]#|~@$]|(?<!\w)_|_(?!\w)|:(?=\S)|(?<=www)\.", 
 
 def render_report(report: Report, limit: int = STEP_LIMIT) -> str:
     """The page, of at most ``limit`` bytes: what is too much is left out, and a sentence says so."""
-    blocks = [block for block in (_head(report), *(_details(report, one) for one in report.checked)) if block]
+    blocks = [block for block in (_head(report), *(_details(report, one) for one in report.adapters)) if block]
     sizes = [len(block.encode()) for block in blocks]
     if sum(sizes) <= limit:
         return "".join(blocks)
@@ -39,17 +38,17 @@ def _cut(left: int) -> str:
 def _head(report: Report) -> str:
     engines = _engines(report)
     columns = ["", "adapter", "modules", *engines, "errors", "warnings", "skipped"]
-    lines = ["### lora-cli validate", "", f"**{_text(summary(report.counts))}**", ""]
+    lines = ["### lora-cli validate", "", f"**{_text(summary(report.summary))}**", ""]
     lines += [f"> {_text(notice)}\n" for notice in report.notices]
     lines += [_row(columns), _row(["---"] * len(columns))]
-    for one in report.checked:
+    for one in report.adapters:
         lines.append(_row([*_outcome(report, one, engines)]))
     return "\n".join(lines) + "\n"
 
 
 def _engines(report: Report) -> list[str]:
     """The engines that were named, as the columns of the table."""
-    named = (str(engine) for one in report.checked if one.verdict is not None for engine in one.verdict.engines)
+    named = (str(engine) for one in report.adapters for engine in one.engines)
     return [_text(engine) for engine in dict.fromkeys(named)]
 
 
@@ -57,37 +56,36 @@ def _row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _outcome(report: Report, one: Checked, engines: list[str]) -> Iterator[str]:
-    counts = count([one], report.fail_on)
+def _outcome(report: Report, one: Validated, engines: list[str]) -> Iterator[str]:
+    counts = summarize([one], report.fail_on)
     yield "⚠️ not read" if counts.failed else "❌ refused" if counts.refused else "✅ ok"
-    yield _code(report.identity(one))
-    verdict = one.verdict
-    yield str(verdict.applied) if verdict is not None and verdict.applied is not None else "–"
-    outcomes = {_text(str(one)): _engine(verdict, one) for one in verdict.engines} if verdict is not None else {}
+    yield _code(report.naming.identity(one))
+    yield str(one.applied) if one.applied is not None else "–"
+    outcomes = {_text(str(engine)): _engine(one, engine) for engine in one.engines}
     yield from (outcomes.get(engine, "–") for engine in engines)
     yield from (str(number) for number in (counts.errors, counts.warnings, counts.skipped))
 
 
-def _engine(verdict: Verdict, engine: EngineOutcome) -> str:
-    counts = engine.outcome is Outcome.OK or verdict.counts(engine)
+def _engine(one: Validated, engine: EngineOutcome) -> str:
+    counts = engine.outcome is Outcome.OK or engine_counts(one, engine)
     return engine.outcome.label + ("" if counts else " (does not count)")
 
 
-def _details(report: Report, one: Checked) -> str:
+def _details(report: Report, one: Validated) -> str:
     if one.error is not None:
         body = [f"- **not read**: {_text(one.error.message)}{_hint(one.error.hint)}"]
     else:
         body = [_item(finding) for finding in findings_of(one)]
     if not body:
         return ""
-    opened = " open" if one.exit_code(report.fail_on) else ""
-    head = f"<details{opened}><summary>{_code(report.identity(one))}</summary>"
+    opened = " open" if one.exit_code else ""
+    head = f"<details{opened}><summary>{_code(report.naming.identity(one))}</summary>"
     return "\n".join(["", head, "", *body, "", "</details>", ""])
 
 
 def _item(finding: Finding) -> str:
     problem, accepted = finding.problem, finding.accepted
-    head = f"**{finding.severity.label} {finding.code}** {_text(finding.name)}"
+    head = f"**{finding.severity} {finding.code}** {_text(finding.name)}"
     if accepted is not None:
         head += f" ({accepted.label}{': ' + _text(accepted.reason) if accepted.reason else ''})"
     at = f"<br>at {_code(str(problem.at))}" if str(problem.at) else ""

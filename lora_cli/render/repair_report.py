@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from lora_cli.core.engine_outcome import OutcomeSlug
+from lora_cli.core.engine_outcome import Outcome
+from lora_cli.core.finding import Applied, Skipped
 from lora_cli.core.json_schema import Count, NonNegative
-from lora_cli.render.validate_report import AppliedModules, SkippedCheck
 from lora_cli.repair.draft import Step
 
 
@@ -29,8 +29,8 @@ class OutcomeReason:
 class OutcomeReport:
     """What the engine does with the adapter."""
 
-    outcome: OutcomeSlug
-    applied: AppliedModules | None
+    outcome: Outcome
+    applied: Applied | None
     """How many modules apply by the engine's own naming rules; null where no base was given. Then "ok" only means that
     nothing else is wrong."""
     reasons: tuple[OutcomeReason, ...]
@@ -101,7 +101,7 @@ class RepairReport:
     """What cannot be repaired without changing what the adapter does."""
     flags: tuple[EngineFlag, ...]
     """What is fixed by how the engine is started."""
-    skipped: tuple[SkippedCheck, ...]
+    skipped: tuple[Skipped, ...]
     """What could not be checked; without a base, whether the names and shapes exist."""
     proof: RepairProof | None
     """The proof that every update is what it was; null where nothing was written."""

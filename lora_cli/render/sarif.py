@@ -17,8 +17,7 @@ from lora_cli.core.text import safe
 from lora_cli.render.json import encoded
 from lora_cli.render.text import unmarked
 from lora_cli.rules.rule import Rule
-from lora_cli.validation import Checked
-from lora_cli.validation.report import LOCAL, Place, Report
+from lora_cli.validation.report import LOCAL, FingerprintedFinding, Place, Report, Validated
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 MOST_RESULTS = 25_000
@@ -34,7 +33,7 @@ PROBLEM = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: 
 
 def render_report(report: Report) -> str:
     """The log of one run, the worst results first."""
-    found = sorted(report.found(), key=lambda pair: -pair[1].severity)
+    found = sorted(report.found(), key=lambda pair: -pair[1].finding.severity)
     rules = _used(report)
     driver = {"name": "lora-cli", "version": __version__, "rules": [_rule(rule) for rule in rules]}
     run = {
@@ -49,8 +48,8 @@ def render_report(report: Report) -> str:
 
 def _used(report: Report) -> list[Rule]:
     """The rules that are spoken of, in their own order."""
-    said = {finding.code for _, finding in report.found()}
-    said |= {one.code for checked in report.checked if checked.verdict is not None for one in checked.verdict.skipped}
+    said = {found.finding.code for _, found in report.found()}
+    said |= {skipped.code for one in report.adapters for skipped in one.skipped}
     return [rule for rule in report.rules if rule.code in said]
 
 
@@ -62,21 +61,20 @@ def _rule(rule: Rule) -> dict[str, Any]:
         "shortDescription": {"text": summary[:LONGEST]},
         "fullDescription": {"text": whole.replace("\n\n", "\0").replace("\n", " ").replace("\0", "\n\n")[:LONGEST]},
         "help": {"text": whole, "markdown": f"**{rule.code} {rule.name}**\n\n{rule.documentation.replace('``', '`')}"},
-        "defaultConfiguration": {"level": rule.severity.label},
+        "defaultConfiguration": {"level": str(rule.severity)},
         "properties": {"tags": ["lora", rule.name], "problem.severity": PROBLEM[rule.severity]},
     }
 
 
 def _results(
-    report: Report, found: Iterable[tuple[Checked, Finding]], rules: Iterable[Rule]
+    report: Report, found: Iterable[tuple[Validated, FingerprintedFinding]], rules: Iterable[Rule]
 ) -> Iterator[dict[str, Any]]:
     index = {rule.code: number for number, rule in enumerate(rules)}
     times: Counter[str] = Counter()
-    for one, finding in found:
-        result = _result(report, one, finding)
-        if finding.code in index:
-            result["ruleIndex"] = index[finding.code]
-        fingerprint = report.fingerprint(one, finding)
+    for one, said in found:
+        result, fingerprint = _result(report, one, said.finding), said.fingerprint
+        if said.finding.code in index:
+            result["ruleIndex"] = index[said.finding.code]
         times[fingerprint] += 1
         # GitHub tells alerts apart by the second one, and would make it of a line of the weights.
         once = f"{fingerprint}:{times[fingerprint]}"
@@ -84,17 +82,17 @@ def _results(
         yield result
 
 
-def _result(report: Report, one: Checked, finding: Finding) -> dict[str, Any]:
+def _result(report: Report, one: Validated, finding: Finding) -> dict[str, Any]:
     problem = finding.problem
-    properties = {"adapter": report.identity(one), "hint": problem.hint}
+    properties = {"adapter": report.naming.identity(one), "hint": problem.hint}
     if one.revision is not None and not one.source.startswith(LOCAL):
-        properties |= {"source": one.source, "revision": one.revision.id}
+        properties |= {"source": one.source, "revision": one.revision}
     if one.digest is not None:
         properties["digest"] = one.digest
     result: dict[str, Any] = {
         "ruleId": finding.code,
-        "level": finding.severity.label,
-        "message": {"text": _message(f"{report.identity(one)}: {problem.message}", problem.hint)},
+        "level": str(finding.severity),
+        "message": {"text": _message(f"{report.naming.identity(one)}: {problem.message}", problem.hint)},
         "locations": [_location(report, one, problem.at.file, problem.at.field)],
         "properties": properties,
     }
@@ -105,10 +103,10 @@ def _result(report: Report, one: Checked, finding: Finding) -> dict[str, Any]:
     return result
 
 
-def _location(report: Report, one: Checked, file: str, where: str) -> dict[str, Any]:
-    place = report.place(one, file)
+def _location(report: Report, one: Validated, file: str, where: str) -> dict[str, Any]:
+    place = report.naming.place(one, file)
     physical: dict[str, Any] = {"artifactLocation": _artifact(place), "region": {"startLine": place.line or 1}}
-    parts = [part for part in (report.identity(one), file, where) if part]
+    parts = [part for part in (report.naming.identity(one), file, where) if part]
     logical = {"fullyQualifiedName": "/".join(parts), "kind": "property" if file.endswith(".json") else "module"}
     return {"physicalLocation": physical, "logicalLocations": [{"name": where or file or one.name, **logical}]}
 
@@ -122,31 +120,31 @@ def _artifact(place: Place) -> dict[str, str]:
 def _invocation(report: Report, results: int) -> dict[str, Any]:
     notifications = [*_unread(report), *_skipped(report), *_run(report, results)]
     return {
-        "executionSuccessful": not any(one.error is not None for one in report.checked),
-        "exitCode": report.exit_code,
+        "executionSuccessful": not any(one.error is not None for one in report.adapters),
+        "exitCode": report.summary.exit_code,
         "toolExecutionNotifications": notifications,
     }
 
 
 def _unread(report: Report) -> Iterator[dict[str, Any]]:
-    for one in report.checked:
+    for one in report.adapters:
         if one.error is not None:
             yield {
                 "level": "error",
                 "descriptor": {"id": "not-read"},
-                "message": {"text": _message(f"{report.identity(one)}: {one.error.message}", one.error.hint)},
+                "message": {"text": _message(f"{report.naming.identity(one)}: {one.error.message}", one.error.hint)},
                 "locations": [_location(report, one, "", "")],
             }
 
 
 def _skipped(report: Report) -> Iterator[dict[str, Any]]:
-    for one in report.checked:
-        for skipped in one.verdict.skipped if one.verdict is not None else ():
+    for one in report.adapters:
+        for skipped in one.skipped:
             yield {
                 "level": "note",
                 "descriptor": {"id": "not-checked"},
                 "associatedRule": {"id": skipped.code},
-                "message": {"text": _message(f"{report.identity(one)}: not checked: {skipped.reason}")},
+                "message": {"text": _message(f"{report.naming.identity(one)}: not checked: {skipped.reason}")},
                 "locations": [_location(report, one, "", "")],
             }
 

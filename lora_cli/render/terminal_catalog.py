@@ -97,7 +97,7 @@ def render_rules(rules: Sequence[Rule], width: int, *, colour: bool = False) -> 
             hundred = rule.code[:3]
             parts += [*([""] if parts else []), text(HUNDREDS.get(hundred, hundred), "bold")]
         parts += [
-            f"  {rule.code}  {rule.severity.label:<7}  {rule.name}",
+            f"  {rule.code}  {rule.severity!s:<7}  {rule.name}",
             Paragraph(unmarked(rule.summary), indent=9),
         ]
     return rendered(parts, width, colour=colour)
@@ -106,7 +106,7 @@ def render_rules(rules: Sequence[Rule], width: int, *, colour: bool = False) -> 
 def render_rule(rule: Rule, width: int, *, colour: bool = False) -> str:
     """One rule's documentation: what it checks, why that is bad, how to fix it."""
     needs = f"; needs {', '.join(rule.needs)}" if rule.needs else ""
-    parts: list[RenderableType] = [text(f"{rule.code} {rule.name}", "bold"), f"{rule.severity.label}{needs}"]
+    parts: list[RenderableType] = [text(f"{rule.code} {rule.name}", "bold"), f"{rule.severity}{needs}"]
     for paragraph in rule.documentation.split("\n\n"):
         parts += ["", Paragraph(unmarked(" ".join(paragraph.split())))]
     return rendered(parts, width, colour=colour)

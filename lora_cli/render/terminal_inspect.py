@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from lora_cli.core.finding import Severity
 from lora_cli.core.text import cut, safe, size, span
 from lora_cli.render.engine_flags import costs, title
 from lora_cli.render.inspect_facts import Rows, contents, identity, origin
@@ -13,7 +14,7 @@ from lora_cli.render.inspect_report import InspectedAdapter, InspectReport
 from lora_cli.render.terminal import Paragraph, facts, rendered, table, text
 from lora_cli.validation.engine_args import EngineArgs
 
-STYLES = {"error": "red", "warning": "yellow", "note": "blue"}
+STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "blue"}
 HEADER = ("adapter", "base", "targets", "dtype", "rank", "scaling", "size")
 
 
@@ -85,10 +86,9 @@ def _problems(one: InspectedAdapter) -> Iterable[RenderableType]:
     if (error := one.checked.error) is not None:
         yield Paragraph(error.message, indent=2)
         yield from [Paragraph(error.hint, "hint: ", indent=2)] if error.hint else []
-    order = list(STYLES)
-    for found in sorted(one.checked.findings, key=lambda one: order.index(one.severity)):
-        label = Text.assemble((found.severity, STYLES[found.severity]), f" {found.code}: ")
-        yield Paragraph(found.message, label, indent=2)
+    for finding in sorted(one.checked.findings, key=lambda found: -found.severity):
+        label = Text.assemble((str(finding.severity), STYLES[finding.severity]), f" {finding.code}: ")
+        yield Paragraph(finding.problem.message, label, indent=2)
 
 
 def _values(one: InspectedAdapter, *, plain: bool) -> Iterable[RenderableType]:

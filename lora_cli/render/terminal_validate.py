@@ -7,14 +7,13 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from lora_cli.core.engine_outcome import EngineOutcome
-from lora_cli.core.finding import Accepted, Finding, Problem, Severity, Skipped, Verdict
+from lora_cli.core.finding import Accepted, Finding, Problem, Severity, Skipped
 from lora_cli.core.text import counted, safe
 from lora_cli.render.terminal import FittedTable, Paragraph, table, text
 from lora_cli.render.text import summary
-from lora_cli.validation import Checked
-from lora_cli.validation.report import Report, findings_of, outcome_of
+from lora_cli.validation.report import Report, Validated, engine_counts, findings_of, outcome_of
 
-STYLES = {"error": "red", "warning": "yellow", "note": "blue"}
+STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "blue"}
 OUTCOMES = {"ok": "green", "accepted": "yellow", "refused": "red", "failed": "red"}
 NOT_COUNTED = "does not count: what is wrong is left out, known or suppressed"
 MOST_NAMES = 20
@@ -26,24 +25,22 @@ Found = Sequence[tuple[str, Finding]]
 
 def report_parts(report: Report, *, quiet: bool = False) -> Iterator[RenderableType]:
     """All that is said; ``quiet`` leaves out what is not wrong: notes, skipped checks, and the last line."""
-    several = len(report.checked) > 1
-    for one in report.checked if not several else ():
-        if not quiet or _is_wrong(one, report.fail_on):
+    several = len(report.adapters) > 1
+    for one in report.adapters if not several else ():
+        if not quiet or _is_wrong(one):
             yield from adapter_parts(one, report.fail_on, quiet=quiet)
     if several:
         yield from _several(report, quiet)
     if not quiet:
-        yield from ("", Paragraph(summary(report.counts)))
+        yield from ("", Paragraph(summary(report.summary)))
 
 
-def adapter_parts(checked: Checked, fail_on: Severity, *, quiet: bool = False) -> Iterator[RenderableType]:
+def adapter_parts(checked: Validated, fail_on: Severity, *, quiet: bool = False) -> Iterator[RenderableType]:
     """One adapter: its outcome, engine by engine, then what, where and hint of each finding, then what was skipped."""
     yield from _outcome(checked, fail_on)
     if checked.error is not None:
         yield Paragraph(checked.error.message, indent=2)
         yield from _hint(checked.error.hint, 2)
-    if checked.verdict is None:
-        return
     found = [(checked.name, finding) for finding in findings_of(checked) if not (quiet and _is_noise(finding))]
     for _, finding in found:
         if finding.accepted is None and finding.severity is Severity.NOTE:
@@ -54,11 +51,11 @@ def adapter_parts(checked: Checked, fail_on: Severity, *, quiet: bool = False) -
             yield from _problem(finding.problem, 4)
     if not quiet:
         yield from _accepted(found)
-        yield from skipped_checks([(checked.name, one) for one in checked.verdict.skipped])
+        yield from skipped_checks([(checked.name, one) for one in checked.skipped])
 
 
 def _several(report: Report, quiet: bool) -> Iterator[RenderableType]:
-    shown = [one for one in report.checked if not quiet or _is_wrong(one, report.fail_on)]
+    shown = [one for one in report.adapters if not quiet or _is_wrong(one)]
     if shown:
         yield _outcomes(shown, report.fail_on)
     for one in shown:
@@ -73,19 +70,18 @@ def _several(report: Report, quiet: bool) -> Iterator[RenderableType]:
             yield from _problem(problem, 4, names)
     if not quiet:
         yield from _accepted(found)
-        skipped = [(one.name, left) for one in shown if one.verdict is not None for left in one.verdict.skipped]
-        yield from skipped_checks(skipped)
+        yield from skipped_checks((one.name, left) for one in shown for left in one.skipped)
 
 
-def _outcomes(checked: Sequence[Checked], fail_on: Severity) -> RenderableType:
+def _outcomes(checked: Sequence[Validated], fail_on: Severity) -> RenderableType:
     """Adapter by engine: what becomes of it, and how many of its modules apply by the engine's rules."""
-    engines = list(dict.fromkeys(str(engine) for one in checked if one.verdict for engine in one.verdict.engines))
+    engines = list(dict.fromkeys(str(engine) for one in checked for engine in one.engines))
     rows = []
     for one in checked:
         word = outcome_of(one, fail_on)
-        applied = one.verdict.applied if one.verdict is not None else None
-        on = {str(engine): _on(engine) for engine in one.verdict.engines} if one.verdict is not None else {}
-        rows.append((one.name, Text(word, OUTCOMES[word]), applied or "-", *(on.get(name, "-") for name in engines)))
+        on = {str(engine): _on(engine) for engine in one.engines}
+        cells = (one.name, Text(word, OUTCOMES[word]), one.applied or "-")
+        rows.append((*cells, *(on.get(name, "-") for name in engines)))
     whole = table(("adapter", "result", "modules", *engines), rows, left=3 + len(engines))
     return FittedTable(whole, (part for one in checked for part in _outcome(one, fail_on)))
 
@@ -95,28 +91,26 @@ def _on(engine: EngineOutcome) -> Text:
     return Text.assemble((engine.outcome.label, "red" if engine.outcome else "green"), tail)
 
 
-def _outcome(checked: Checked, fail_on: Severity) -> Iterator[RenderableType]:
+def _outcome(checked: Validated, fail_on: Severity) -> Iterator[RenderableType]:
     """How one adapter came out, where it is if its name does not tell, and a line for each engine."""
     word = outcome_of(checked, fail_on)
-    applied = checked.verdict.applied if checked.verdict is not None else None
-    tail = f", {applied} modules apply" if applied is not None else ""
+    tail = f", {checked.applied} modules apply" if checked.applied is not None else ""
     yield Paragraph(f"{word}{tail}", f"{checked.name}: ", word=(word, OUTCOMES[word]))
     if not checked.source.endswith(checked.name.rstrip("/")):
         yield Paragraph(checked.source, indent=2)
-    if checked.verdict is not None:
-        yield from _engines(checked.verdict)
+    yield from _engines(checked)
 
 
-def _engines(verdict: Verdict) -> Iterator[RenderableType]:
+def _engines(checked: Validated) -> Iterator[RenderableType]:
     """A line for each named engine: what it does with the adapter, and how many modules apply by its rules."""
-    width = max((len(str(one)) for one in verdict.engines), default=0)
-    wide = max((len(one.outcome.label) for one in verdict.engines), default=0)
-    for one in verdict.engines:
+    width = max((len(str(one)) for one in checked.engines), default=0)
+    wide = max((len(one.outcome.label) for one in checked.engines), default=0)
+    for one in checked.engines:
         label = (f"{one.outcome.label:<{wide}}", "red" if one.outcome else "green")
         yield Paragraph("", Text.assemble(f"{one!s:<{width}}  ", label, f"  {one.applied or '-'}"), indent=2)
         if one.note:
             yield Paragraph(one.note, indent=4)
-        if one.outcome and not verdict.counts(one):
+        if one.outcome and not engine_counts(checked, one):
             yield Paragraph(NOT_COUNTED, indent=4)
 
 
@@ -134,8 +128,8 @@ def _by_rule(found: Found) -> Iterator[tuple[RenderableType, Mapping[Problem, li
 
 
 def _head(finding: Finding) -> Text:
-    label = finding.severity.label
-    return Text.assemble("  ", (label, STYLES[label]), f" {finding.code} {safe(finding.name)}")
+    label = (str(finding.severity), STYLES[finding.severity])
+    return Text.assemble("  ", label, f" {finding.code} {safe(finding.name)}")
 
 
 def _problem(problem: Problem, indent: int, names: Sequence[str] = ()) -> Iterator[RenderableType]:
@@ -182,9 +176,8 @@ def _accepted(found: Found) -> Iterator[RenderableType]:
         yield Paragraph(f"{reason}{_names(codes)} ({accepted.at})", indent=4)
 
 
-def _is_wrong(checked: Checked, fail_on: Severity) -> bool:
-    worst = checked.verdict.worst() if checked.verdict is not None else None
-    return checked.exit_code(fail_on) != 0 or (worst is not None and worst > Severity.NOTE)
+def _is_wrong(checked: Validated) -> bool:
+    return checked.exit_code != 0 or not all(map(_is_noise, findings_of(checked)))
 
 
 def _is_noise(finding: Finding) -> bool:
@@ -193,17 +186,17 @@ def _is_noise(finding: Finding) -> bool:
 
 def statistics_parts(report: Report) -> Iterator[RenderableType]:
     """How often each rule found something that counts, the most often first, and in how many adapters."""
-    counting = [(one.name, finding) for one, finding in report.found() if finding.accepted is None]
-    times = Counter((finding.code, finding.name, finding.severity.label) for _, finding in counting)
+    counting = [(one.name, found.finding) for one, found in report.found() if found.finding.accepted is None]
+    times = Counter((finding.code, finding.name, finding.severity) for _, finding in counting)
     rows = [
         (
-            text(label, STYLES[label]),
+            text(severity, STYLES[severity]),
             f"{code} {name}",
             number,
             len({one for one, found in counting if found.code == code}),
         )
-        for (code, name, label), number in sorted(times.items(), key=lambda pair: (-pair[1], pair[0]))
+        for (code, name, severity), number in sorted(times.items(), key=lambda pair: (-pair[1], pair[0]))
     ]
     if rows:
         yield from (table(("severity", "rule", "findings", "adapters"), rows, left=2), "")
-    yield Paragraph(summary(report.counts))
+    yield Paragraph(summary(report.summary))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from lora_cli.core.text import counted
 
 if TYPE_CHECKING:
-    from lora_cli.validation.report import Counts
+    from lora_cli.validation.report import ValidateSummary
 
 
 def unmarked(documentation: str) -> str:
@@ -13,7 +13,7 @@ def unmarked(documentation: str) -> str:
     return documentation.replace("``", "").replace("*Why is this bad?*", "Why is this bad?").replace("*Fix*", "Fix")
 
 
-def summary(counts: "Counts") -> str:
+def summary(counts: "ValidateSummary") -> str:
     """``3 adapters (1 ok, 2 refused); 2 errors; no warnings; no skipped checks``, and what does not count, if any."""
     parts = [
         f"{counts.ok} ok",

@@ -82,7 +82,7 @@ def run(rule: Rule, case: Case) -> Iterator[Finding | Skipped]:
 def _outcome(rule: Rule, said: Problem | NotChecked) -> Finding | Skipped:
     if isinstance(said, NotChecked):
         return Skipped(rule.code, rule.name, cut(said.reason, LONGEST_MESSAGE))
-    return Finding(rule.code, rule.name, rule.severity, clipped(said))
+    return Finding(rule.code, rule.name, rule.severity, clipped(said), None)
 
 
 def _counted(rest: Iterator[Problem | NotChecked]) -> Iterator[Problem | NotChecked]:

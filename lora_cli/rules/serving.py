@@ -58,13 +58,13 @@ def _outcome(served: Served, findings: Sequence[Finding]) -> EngineOutcome:
     return EngineOutcome(
         engine=profile.engine.name,
         title=profile.engine.title,
-        version=profile.asked,
+        version=profile.asked or None,
         profile=profile.version,
+        proven=profile.proven and not unread and not other_model,
+        note="; ".join(filter(None, notes)),
         outcome=max((reason.outcome for reason in reasons), default=Outcome.OK),
         applied=counted,
         reasons=reasons,
-        note="; ".join(filter(None, notes)),
-        proven=profile.proven and not unread and not other_model,
     )
 
 

@@ -11,7 +11,6 @@ from lora_cli.documents.policy import Suppression
 from lora_cli.errors import UsageError
 from lora_cli.rules.rule import Rule
 from lora_cli.validation.outcome import Checked
-from lora_cli.validation.report import findings_of
 
 
 def check_rules(suppressions: Iterable[Suppression]) -> None:
@@ -97,7 +96,7 @@ def idle(
     checked: Sequence[tuple[str, Checked]], suppressions: Iterable[Suppression], rules: Sequence[Rule], day: str
 ) -> Iterator[str]:
     """A sentence for each suppression that has ended, that suppresses nothing, or that is for another digest."""
-    used = {finding.accepted.at for _, one in checked for finding in findings_of(one) if finding.accepted is not None}
+    used = {finding.accepted.at for _, one in checked for finding in one.findings if finding.accepted is not None}
     for one in suppressions:
         if one.expired(day):
             yield f"{one.at}: the suppression of {one.rule} ended with {one.until}"
@@ -112,11 +111,11 @@ def _unused(one: Suppression, checked: Sequence[tuple[str, Checked]]) -> Iterato
         adapter, that = holder
         skipped = that.verdict.skipped if that.verdict is not None else ()
         # What another suppression accepts already is found all the same.
-        left = [(rule.code, rule.name) for rule in skipped] + [(rule.code, rule.name) for rule in findings_of(that)]
+        left = [(rule.code, rule.name) for rule in skipped] + [(rule.code, rule.name) for rule in that.findings]
         if not any(one.covers(code, name) for code, name in left):
             yield f"{one.at}: nothing is suppressed: {one.rule} finds nothing in {adapter}"
         return
     for adapter, that in checked:
-        if any(one.covers(found.code, found.name) and found.accepted is None for found in findings_of(that)):
+        if any(one.covers(found.code, found.name) and found.accepted is None for found in that.findings):
             digest = that.digest or "not known before it is fetched"
             yield f"{one.at}: {one.rule} is suppressed for another digest; that of {adapter} is {digest}"

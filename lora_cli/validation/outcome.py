@@ -6,7 +6,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from lora_cli.core.adapter import Adapter
-from lora_cli.core.finding import Severity, Verdict
+from lora_cli.core.finding import Finding, Severity, Verdict
 from lora_cli.core.snapshot import Revision
 from lora_cli.errors import LoraCliError, NotFound
 
@@ -42,6 +42,11 @@ class Checked:
         """The verdict without what was read: of many adapters that is nearly all the memory."""
         bare = None if self.revision is None else replace(self.revision, files=())
         return replace(self, adapter=None, revision=bare, spectrum=None, comparison=None, card=None)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What was found, nothing where it was not judged."""
+        return self.verdict.findings if self.verdict is not None else ()
 
     def exit_code(self, fail_on: Severity = Severity.ERROR) -> int:
         """What this adapter alone would end the command with."""

@@ -1,12 +1,17 @@
-"""All that one run of ``validate`` has to say, whatever it is rendered as."""
+"""The report of ``validate``: the one model that all its formats read. JSON is its fields."""
 
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
+from urllib.parse import unquote
 
-from lora_cli.core.finding import Finding, Severity
+from lora_cli import __version__
+from lora_cli.core.engine_outcome import EngineOutcome
+from lora_cli.core.finding import Applied, Finding, Severity, Skipped
+from lora_cli.core.json_schema import EXCLUDED, INLINE, Count, Fingerprint, Keyword, PositiveCount, Sha256
+from lora_cli.errors import LoraCliError
 from lora_cli.validation.outcome import Checked
 
 if TYPE_CHECKING:
@@ -14,34 +19,109 @@ if TYPE_CHECKING:
     from lora_cli.rules.rule import Rule
 
 LOCAL = "file://"
+F = TypeVar("F")
+"""What is reported of a finding."""
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
-    """How the adapters of a run came out, and how much was found that counts (``errors``, ``warnings``, ``notes``).
+class BaseModelSummary:
+    """The base model that adapters are compared with."""
 
-    ``refused`` have a finding that refuses, ``accepted`` only ones that would if baseline or policy did not accept
-    them; ``failed`` could not be read. ``known`` findings stand in the baseline, ``suppressed`` ones in a policy;
-    ``skipped`` checks could not look. ``engines`` maps each engine that was named to how many adapters it does what
-    with.
-    """
+    name: str
+    model_type: str
+    source: str
+    """Where its facts come from."""
 
-    adapters: int
-    accepted: int
-    refused: int
-    failed: int
-    errors: int
-    warnings: int
-    notes: int
-    known: int
-    suppressed: int
-    skipped: int
-    engines: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+@dataclass(frozen=True, slots=True)
+class ErrorReport:
+    """An error that ended the work on one adapter."""
+
+    message: str
+    hint: str
+    exit_code: Count
+    kind: str = field(metadata=EXCLUDED)
+    """The name of its class."""
+
+
+@dataclass(frozen=True, slots=True)
+class FingerprintedFinding:
+    """One finding of a rule, with an identity that can be compared between runs."""
+
+    finding: Finding = field(metadata=INLINE)
+    fingerprint: Fingerprint
+    """The same as long as the rule finds something there, on every machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedAdapter(Generic[F]):
+    """One adapter, its findings, and what could not be checked."""
+
+    name: str
+    """As it was asked for, or as the manifest calls it."""
+    source: str
+    """The canonical reference."""
+    revision: str | None
+    """What the reference was resolved to: a commit, or a fingerprint of the folder."""
+    digest: Sha256 | None
+    """The snapshot digest, where a policy with suppressions needed it."""
+    exit_code: Count
+    """The exit code of the command for this adapter alone."""
+    applied: Applied | None
+    """How many of its modules the base model has, by PEFT's naming rules."""
+    findings: tuple[F, ...]
+    skipped: tuple[Skipped, ...]
+    engines: tuple[EngineOutcome, ...]
+    """What each engine that was named does with it."""
+    error: ErrorReport | None
+    """What prevented the adapter from being read, or null."""
+    stage_ms: Mapping[str, float]
+    """Milliseconds by stage."""
+
+
+Validated = CheckedAdapter[FingerprintedFinding]
+
+
+@dataclass(frozen=True, slots=True)
+class ValidateSummary:
+    """Counts over all adapters. Errors, warnings and notes are those that count; known and suppressed do not."""
+
+    adapters: Count
+    refused: Count
+    failed: Count
+    errors: Count
+    warnings: Count
+    notes: Count
+    known: Count
+    suppressed: Count
+    skipped: Count
+    engines: Mapping[str, Mapping[str, PositiveCount]]
+    """For each engine, how many adapters have each outcome."""
+    exit_code: Count
+    accepted: int = field(metadata=EXCLUDED)
+    """Adapters that would be refused if baseline or policy did not accept a finding."""
 
     @property
     def ok(self) -> int:
         """Adapters with nothing at or above ``fail_on``, accepted or not."""
         return self.adapters - self.accepted - self.refused - self.failed
+
+
+@dataclass(frozen=True, slots=True)
+class ValidateReport:
+    """What validate found. A field may be added under the same number; a change of meaning makes a new number."""
+
+    schema: Literal["lora_cli/validate/1"]
+    version: str
+    """The version of lora-cli."""
+    base: BaseModelSummary | None
+    """The base model that the adapters were judged against, or null."""
+    fail_on: Annotated[Severity, Keyword("enum", ("error", "warning"))]
+    """The lowest severity that refuses an adapter."""
+    adapters: tuple[Validated, ...]
+    notices: tuple[str, ...]
+    """Notices about the run itself."""
+    summary: ValidateSummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,40 +137,17 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """Each adapter in the order asked for, and what all were judged against.
+class Naming:
+    """What an adapter is called on every machine, and where its files are.
 
     ``directory`` is the folder that shown paths are relative to. ``manifest`` maps the names that a manifest gives to
-    where it does (``set.yaml:12``). ``rules`` are those that judged. ``baseline`` is the file of known findings, if
-    there is one. ``notices`` are sentences about the run itself: what baseline or policy say that is no longer so.
+    where it does (``set.yaml:12``).
     """
 
-    checked: tuple[Checked, ...]
-    fail_on: Severity = Severity.ERROR
-    base: "BaseModel | None" = None
-    rules: "tuple[Rule, ...]" = ()
     directory: Path = Path()
     manifest: Mapping[str, str] = field(default_factory=dict)
-    baseline: str = ""
-    notices: tuple[str, ...] = ()
 
-    @property
-    def exit_code(self) -> int:
-        """What the run ends with: the largest of its adapters'."""
-        return max((one.exit_code(self.fail_on) for one in self.checked), default=0)
-
-    @property
-    def counts(self) -> Counts:
-        """How all came out."""
-        return count(self.checked, self.fail_on)
-
-    def found(self) -> Iterator[tuple[Checked, Finding]]:
-        """Each finding with its adapter, in their order."""
-        for one in self.checked:
-            for finding in findings_of(one):
-                yield one, finding
-
-    def identity(self, one: Checked) -> str:
+    def identity(self, one: Checked | CheckedAdapter[Any]) -> str:
         """What an adapter is called on every machine, whatever is in it.
 
         Its name in the manifest, else its path from ``directory``, else its reference without the revision.
@@ -108,7 +165,7 @@ class Report:
         parts = (self.identity(one), finding.code, at.file, at.field, *([by] if by else ()))
         return hashlib.sha256("\0".join(parts).encode(errors="backslashreplace")).hexdigest()[:32]
 
-    def place(self, one: Checked, file: str) -> Place:
+    def place(self, one: Checked | CheckedAdapter[Any], file: str) -> Place:
         """Where ``file`` of an adapter is: itself where it lies below ``directory``, else the manifest's line."""
         inside = _inside(one.source, self.directory)
         if inside is not None:
@@ -118,36 +175,124 @@ class Report:
             return Place(below, "below", int(line))
         scheme, _, address = _unpinned(one.source).rpartition("://")
         if scheme == "file":
-            from urllib.parse import unquote
-
             return Place(_joined(unquote(address), file), "elsewhere")
         return Place(_joined(posixpath.join(scheme, address), file), "remote")
 
 
-def findings_of(one: Checked) -> Sequence[Finding]:
+@dataclass(frozen=True, slots=True)
+class Report(ValidateReport):
+    """The report of one run, with what other formats than JSON need besides.
+
+    ``rules`` are those that judged. ``baseline`` is the file of known findings, if there is one.
+    """
+
+    rules: "tuple[Rule, ...]" = field(metadata=EXCLUDED)
+    naming: Naming = field(metadata=EXCLUDED)
+    baseline: str = field(metadata=EXCLUDED)
+
+    def found(self) -> Iterator[tuple[Validated, FingerprintedFinding]]:
+        """Each finding with its adapter, in their order, the worst of an adapter first."""
+        for one in self.adapters:
+            for found in sorted(one.findings, key=lambda found: -found.finding.severity):
+                yield one, found
+
+
+def validate_report(
+    checked: Sequence[Checked],
+    fail_on: Severity = Severity.ERROR,
+    *,
+    base: "BaseModel | None" = None,
+    rules: "tuple[Rule, ...]" = (),
+    naming: Naming = Naming(),
+    baseline: str = "",
+    notices: Sequence[str] = (),
+) -> Report:
+    """The report of one run of ``validate`` that judged ``checked``, in the order asked for.
+
+    ``notices`` are sentences about the run itself: what baseline or policy say that is no longer so.
+    """
+    adapters = [
+        checked_adapter(
+            one,
+            one.exit_code(fail_on),
+            [FingerprintedFinding(found, naming.fingerprint(one, found)) for found in one.findings],
+        )
+        for one in checked
+    ]
+    return Report(
+        schema="lora_cli/validate/1",
+        version=__version__,
+        base=base_summary(base),
+        fail_on=fail_on,
+        adapters=tuple(adapters),
+        notices=tuple(notices),
+        summary=summarize(adapters, fail_on),
+        rules=rules,
+        naming=naming,
+        baseline=baseline,
+    )
+
+
+def base_summary(base: "BaseModel | None") -> BaseModelSummary | None:
+    """The base model that adapters were judged against, or None."""
+    return None if base is None else BaseModelSummary(base.name, base.model_type, base.source)
+
+
+def checked_adapter(one: Checked, exit_code: int, findings: Sequence[F]) -> CheckedAdapter[F]:
+    """One adapter: its name and source, its ``findings``, and what could not be checked."""
+    verdict = one.verdict
+    return CheckedAdapter(
+        name=one.name,
+        source=one.source,
+        revision=one.revision.id if one.revision is not None else None,
+        digest=one.digest,
+        exit_code=exit_code,
+        applied=verdict.applied if verdict is not None else None,
+        findings=tuple(findings),
+        skipped=verdict.skipped if verdict is not None else (),
+        engines=verdict.engines if verdict is not None else (),
+        error=_error(one.error),
+        stage_ms=one.stage_ms,
+    )
+
+
+def _error(error: LoraCliError | None) -> ErrorReport | None:
+    return None if error is None else ErrorReport(error.message, error.hint, error.exit_code, type(error).__name__)
+
+
+def findings_of(one: Validated) -> list[Finding]:
     """What was found, the worst first."""
-    found = one.verdict.findings if one.verdict is not None else ()
-    return sorted(found, key=lambda finding: -finding.severity)
+    return sorted((found.finding for found in one.findings), key=lambda finding: -finding.severity)
 
 
-def outcome_of(one: Checked, fail_on: Severity) -> Literal["ok", "accepted", "refused", "failed"]:
+def outcome_of(one: Validated, fail_on: Severity) -> Literal["ok", "accepted", "refused", "failed"]:
     """How one adapter came out; ``accepted`` would be refused without what baseline or policy accept."""
     if one.error is not None:
         return "failed"
-    if one.exit_code(fail_on) != 0:
+    if one.exit_code != 0:
         return "refused"
     return "accepted" if any(found.accepted and found.severity >= fail_on for found in findings_of(one)) else "ok"
 
 
-def count(checked: Sequence[Checked], fail_on: Severity) -> Counts:
-    """How ``checked`` came out."""
-    findings = [finding for one in checked for finding in findings_of(one)]
+def engine_counts(one: Validated, engine: EngineOutcome) -> bool:
+    """Whether a reason for what ``engine`` does is a finding that counts: asked for, and not accepted."""
+    counting = [found.finding for found in one.findings if found.finding.accepted is None]
+    codes = {finding.code for finding in counting if finding.problem.by in {"", engine.engine}}
+    return not codes.isdisjoint(reason.code for reason in engine.reasons)
+
+
+def summarize(adapters: Sequence[Validated], fail_on: Severity) -> ValidateSummary:
+    """How ``adapters`` came out."""
+    findings = [found.finding for one in adapters for found in one.findings]
     counting = [finding.severity for finding in findings if finding.accepted is None]
     accepted = [finding.accepted.by for finding in findings if finding.accepted is not None]
-    outcomes = [outcome_of(one, fail_on) for one in checked]
-    return Counts(
-        adapters=len(checked),
-        accepted=outcomes.count("accepted"),
+    outcomes = [outcome_of(one, fail_on) for one in adapters]
+    engines: dict[str, dict[str, int]] = {}
+    for engine in (engine for one in adapters for engine in one.engines):
+        of_engine = engines.setdefault(str(engine), {})
+        of_engine[engine.outcome.label] = of_engine.get(engine.outcome.label, 0) + 1
+    return ValidateSummary(
+        adapters=len(adapters),
         refused=outcomes.count("refused"),
         failed=outcomes.count("failed"),
         errors=counting.count(Severity.ERROR),
@@ -155,26 +300,17 @@ def count(checked: Sequence[Checked], fail_on: Severity) -> Counts:
         notes=counting.count(Severity.NOTE),
         known=accepted.count("baseline"),
         suppressed=accepted.count("policy"),
-        skipped=sum(len(one.verdict.skipped) for one in checked if one.verdict is not None),
-        engines=_by_engine(checked),
+        skipped=sum(len(one.skipped) for one in adapters),
+        engines=engines,
+        exit_code=max((one.exit_code for one in adapters), default=0),
+        accepted=outcomes.count("accepted"),
     )
-
-
-def _by_engine(checked: Sequence[Checked]) -> dict[str, dict[str, int]]:
-    """Engine to outcome to how many adapters have it."""
-    found: dict[str, dict[str, int]] = {}
-    for engine in (engine for one in checked if one.verdict is not None for engine in one.verdict.engines):
-        outcomes = found.setdefault(str(engine), {})
-        outcomes[engine.outcome.label] = outcomes.get(engine.outcome.label, 0) + 1
-    return found
 
 
 def _inside(source: str, directory: Path) -> str | None:
     """A local adapter's folder from ``directory``, with slashes; None for one that is not below it."""
     if not source.startswith(LOCAL):
         return None
-    from urllib.parse import unquote
-
     return _below(unquote(source.removeprefix(LOCAL), errors="surrogateescape"), directory)
 
 

@@ -125,7 +125,7 @@ def _told_of_time(verdict: Verdict, budget: Budget) -> Verdict:
     if any(finding.code == rule.code for finding in verdict.findings):
         return verdict
     problem = Problem(f"matching takes longer than {budget.limit_s:g} s", Location(CONFIG_FILE), TOO_SLOW)
-    return replace(verdict, findings=(*verdict.findings, Finding(rule.code, rule.name, rule.severity, problem)))
+    return replace(verdict, findings=(*verdict.findings, Finding(rule.code, rule.name, rule.severity, problem, None)))
 
 
 def _judge(adapter: Adapter, terms: Terms, evidence: Evidence) -> Verdict:

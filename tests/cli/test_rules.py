@@ -12,7 +12,7 @@ def test_every_rule_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["rules"]) == 0
 
     out = capsys.readouterr().out
-    assert all(f"{rule.code}  {rule.severity.label:<7}  {rule.name}" in out for rule in RULES)
+    assert all(f"{rule.code}  {rule.severity!s:<7}  {rule.name}" in out for rule in RULES)
 
 
 def test_one_rule_is_explained(capsys: pytest.CaptureFixture[str]) -> None:

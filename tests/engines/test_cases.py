@@ -61,7 +61,7 @@ def test_each_engine_does_what_the_case_says(
 def summary(one: EngineOutcome) -> str:
     """Outcome and features: ``rejects dora``."""
     features = dict.fromkeys(reason.feature for reason in one.reasons)
-    return " ".join([one.outcome.slug, *features])
+    return " ".join([str(one.outcome), *features])
 
 
 def within(wanted: str, said: str) -> bool:

@@ -45,6 +45,6 @@ def test_what_each_engine_does_with_what_peft_wrote(option: str, tmp_path: Path)
 
     assert checked.verdict is not None
     said: dict[str, Any] = {str(one): one for one in checked.verdict.engines}
-    letters = "".join(LETTERS[one.outcome.slug] for one in checked.verdict.engines)
+    letters = "".join(LETTERS[str(one.outcome)] for one in checked.verdict.engines)
     reasons = {name: [reason.feature for reason in one.reasons] for name, one in said.items() if one.reasons}
     assert letters == WANTED[option], reasons

@@ -69,7 +69,7 @@ def judged(directory: Path) -> Checked:
 
 def errors(checked: Checked) -> list[str]:
     assert checked.verdict is not None
-    return [found.code for found in checked.verdict.findings if found.severity.label == "error"]
+    return [found.code for found in checked.verdict.findings if str(found.severity) == "error"]
 
 
 def known_as(checked: Checked) -> str:

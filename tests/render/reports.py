@@ -1,6 +1,6 @@
 """One report with everything in it that a report can have, the same on every machine."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lora_cli.core.base_model import BaseModel
@@ -12,7 +12,7 @@ from lora_cli.errors import NotFound
 from lora_cli.rules.case import Case
 from lora_cli.rules.rule import NotChecked, Rule
 from lora_cli.validation import Checked
-from lora_cli.validation.report import Report
+from lora_cli.validation.report import Naming, Report, validate_report
 
 HOSTILE = (
     "a\x1b[2J\u202e\n::set-output name=ok::1 ##[add-mask]x @octocat #1 <img src=x> | `x` [y](http://evil) {0} %0A,:\x00"
@@ -43,6 +43,7 @@ def _check(_: Case) -> Iterator[Problem | NotChecked]:
 
 RULES = tuple(Rule(code, name, severity, (), _check) for code, (name, severity) in SEVERITIES.items())
 COMMIT = "0e9e" * 10
+NOTICES = ("known.json: 1 finding is no longer there",)
 
 
 def finding(
@@ -62,42 +63,53 @@ def checked(
     return Checked(name, source, None, None, verdict, {"read": 1.25, "rules": 0.5})
 
 
-def everything() -> Report:
+def all_checked() -> tuple[Checked, ...]:
     """Good, bad, hostile, remote, from a manifest, known, suppressed, skipped and unreadable."""
     remote = AdapterRef("hf", "acme/sql", revision=COMMIT)
     from_hub = checked("acme/sql", str(remote), finding("LC605", "main moves"), skipped="the values are not read")
-    return Report(
-        (
-            checked("good", "file:///srv/work/adapters/good", engines=(_on("vllm", Outcome.OK),)),
-            checked(
-                "bad",
-                "file:///srv/work/adapters/bad%20one",
-                finding("LC504", "the update is 7 times the median", WEIGHTS, "model.layers.0.mlp.up_proj"),
-                finding("LC204", 'r must be an integer, not a string: "8"', "adapter_config.json", "r", "write 8"),
-                finding("LC302", "there is lora_A without its lora_B", WEIGHTS, "q_proj", "save it again"),
-                finding("LC302", "there is lora_A without its lora_B", WEIGHTS, "q_proj"),
-                engines=(_on("vllm", Outcome.REJECTS),),
-            ),
-            checked(HOSTILE, "file:///elsewhere/é", finding("LC302", HOSTILE, HOSTILE, HOSTILE, HOSTILE)),
-            Checked(from_hub.name, from_hub.source, Revision(remote, COMMIT, (), "public"), None, from_hub.verdict, {}),
-            checked(
-                "tone",
-                "s3://acme/tone",
-                finding("LC504", "large", WEIGHTS, "up_proj", accepted=Accepted("policy", "policy.yaml:9", "meant so")),
-                finding("LC302", "half", WEIGHTS, "q_proj", accepted=Accepted("baseline", "known.json")),
-            ),
-            Checked("gone", "gone", error=NotFound("there is no gone", hint="check the path")),
+    return (
+        checked("good", "file:///srv/work/adapters/good", engines=(_on("vllm", Outcome.OK),)),
+        checked(
+            "bad",
+            "file:///srv/work/adapters/bad%20one",
+            finding("LC504", "the update is 7 times the median", WEIGHTS, "model.layers.0.mlp.up_proj"),
+            finding("LC204", 'r must be an integer, not a string: "8"', "adapter_config.json", "r", "write 8"),
+            finding("LC302", "there is lora_A without its lora_B", WEIGHTS, "q_proj", "save it again"),
+            finding("LC302", "there is lora_A without its lora_B", WEIGHTS, "q_proj"),
+            engines=(_on("vllm", Outcome.REJECTS),),
         ),
-        Severity.ERROR,
-        BaseModel("tiny", "llama", {}, 2, 64, source="config.json (llama)"),
-        RULES,
-        Path("/srv/work"),
-        {"tone": "manifests/set.yaml:12"},
-        "known.json",
-        ("known.json: 1 finding is no longer there",),
+        checked(HOSTILE, "file:///elsewhere/é", finding("LC302", HOSTILE, HOSTILE, HOSTILE, HOSTILE)),
+        Checked(from_hub.name, from_hub.source, Revision(remote, COMMIT, (), "public"), None, from_hub.verdict, {}),
+        checked(
+            "tone",
+            "s3://acme/tone",
+            finding("LC504", "large", WEIGHTS, "up_proj", accepted=Accepted("policy", "policy.yaml:9", "meant so")),
+            finding("LC302", "half", WEIGHTS, "q_proj", accepted=Accepted("baseline", "known.json")),
+        ),
+        Checked("gone", "gone", error=NotFound("there is no gone", hint="check the path")),
     )
+
+
+def report(
+    *adapters: Checked, fail_on: Severity = Severity.ERROR, folder: str = "/srv/work", notices: Sequence[str] = NOTICES
+) -> Report:
+    """The report of these, as it is beside a manifest and a baseline."""
+    return validate_report(
+        adapters,
+        fail_on,
+        base=BaseModel("tiny", "llama", {}, 2, 64, source="config.json (llama)"),
+        rules=RULES,
+        naming=Naming(Path(folder), {"tone": "manifests/set.yaml:12"}),
+        baseline="known.json",
+        notices=notices,
+    )
+
+
+def everything() -> Report:
+    """The report of ``all_checked``."""
+    return report(*all_checked())
 
 
 def _on(engine: str, outcome: Outcome) -> EngineOutcome:
     half = Reason(outcome, "LC302", "LC302", "there is lora_A without its lora_B", Location(WEIGHTS, "q_proj"))
-    return EngineOutcome(engine, "vLLM", "0.33", "0.33", outcome, reasons=(half,) if outcome else ())
+    return EngineOutcome(engine, "vLLM", "0.33", "0.33", True, "", outcome, None, (half,) if outcome else ())

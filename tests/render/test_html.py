@@ -26,7 +26,7 @@ from lora_cli.render.html import natural, render_bench, render_inspections, temp
 from lora_cli.render.inspect_report import inspect_report
 from tests.browser import DESK, PHONE, Page, browsing, opened
 from tests.conftest import ROOT
-from tests.render.reports import everything
+from tests.render.reports import all_checked
 from tests.render.test_inspection import BASE, described, flags
 from tests.render.test_spectrum import valued
 
@@ -156,7 +156,7 @@ def test_no_template_can_declare_text_markup() -> None:
 @pytest.mark.parametrize("word", [HOSTILE, "\udc80", "`"])
 def test_no_word_of_an_adapter_is_markup(word: str) -> None:
     def elements(said: str) -> list[str]:
-        checked = [replace(one, name=said) for one in everything().checked]
+        checked = [replace(one, name=said) for one in all_checked()]
         checked.append(valued(checked[0], said))
         text = render_inspections(
             inspect_report([(one, described(said)) for one in checked], BASE, flags(said)), checked
@@ -165,6 +165,12 @@ def test_no_word_of_an_adapter_is_markup(word: str) -> None:
 
     # Numbers and dots stay: a path is laid out by them.
     assert elements(word) == elements(re.sub(r"[^a-z0-9.]", "x", word))
+
+
+def test_a_badge_counts_the_findings_of_the_worst_severity() -> None:
+    page = render_inspections(inspect_report([(one, None) for one in all_checked()]), all_checked())
+    badges = re.findall(r'<span class="badge (\w+)">(\d errors?|not read|header ok)<', page)
+    assert badges[:4] == [("good", "header ok"), ("error", "3 errors"), ("error", "1 error"), ("good", "header ok")]
 
 
 def test_what_a_server_says_is_text() -> None:
@@ -233,7 +239,7 @@ def test_inspect_has_the_spectrum_as_a_heat_map_and_curves_and_how_another_diffe
 
 def test_values_that_are_not_here_are_told_with_what_to_do() -> None:
     spectrum = Spectrum(None, None, unread="the weights are at their origin", hint="fetch it first")
-    checked = replace(everything().checked[0], spectrum=spectrum)
+    checked = replace(all_checked()[0], spectrum=spectrum)
     text = Reader(render_inspections(inspect_report([(checked, described())]), [checked])).text
     assert "none: the weights are at their origin" in text
     assert "hint: fetch it first" in text

@@ -25,7 +25,7 @@ from lora_cli.validation.engine_args import EngineArgs
 from lora_cli.validation.needs import Remark
 from tests.conftest import ROOT
 from tests.making import base_config
-from tests.render.reports import HOSTILE, everything
+from tests.render.reports import HOSTILE, all_checked
 from tests.render.test_spectrum import valued
 
 SCHEMA = json.loads((ROOT / "manifests" / "schemas" / "inspect.schema.json").read_text())
@@ -94,9 +94,9 @@ def flags_text(width: int, word: str = "sql") -> str:
 
 
 def documents(word: str) -> list[dict[str, Any]]:
-    first = everything().checked[0]
+    first = all_checked()[0]
     unread = replace(first, card=None, spectrum=Spectrum(None, None, unread=word, hint=word))
-    checked = [*everything().checked, unread, valued(first, word)]
+    checked = [*all_checked(), unread, valued(first, word)]
     reports = [
         inspect_report([(one, described(word)) for one in checked], BASE, flags(word)),
         inspect_report([(checked[-2], None)]),
@@ -122,7 +122,7 @@ def test_the_published_schema_names_every_field() -> None:
 
 @pytest.mark.parametrize("width", [40, 80, 160])
 def test_people_read_it_in_any_width(width: int) -> None:
-    checked = everything().checked[3]
+    checked = all_checked()[3]
     for text in (text_of([checked], width), flags_text(width)):
         # What is to be copied whole (digests, references, a command) is never broken.
         long = [line for line in text.splitlines() if len(line) > width]
@@ -140,13 +140,13 @@ def test_modules_of_a_rank_are_drawn_together_by_last_name_and_layer() -> None:
     }
     modules = [ModuleFacts(name, 16 if name in higher else 32, 2.0, 64, 64, "BF16", 1024, 2048) for name in among]
     modules += [replace(modules[0], module=f"m.{i}.fc1", r=32) for i in range(9)]
-    report = inspect_report([(everything().checked[3], replace(described(), by_module=tuple(modules)))])
+    report = inspect_report([(all_checked()[3], replace(described(), by_module=tuple(modules)))])
     said = " ".join(terminal_inspect.render_inspections(report, 200).split())
     assert "32 (14 modules), 16 (8 modules: q_proj, k_proj in layers 0-1, 3, lm_head)" in said
 
 
 def test_several_are_compared_in_a_table_and_what_they_share_is_told_once() -> None:
-    first, second, third = (replace(one, name=f"a{i}") for i, one in enumerate(everything().checked[:3]))
+    first, second, third = (replace(one, name=f"a{i}") for i, one in enumerate(all_checked()[:3]))
     adapters = [(first, described()), (second, replace(described(), total_bytes=4096, ranks={4: 6})), (third, None)]
     text = terminal_inspect.render_inspections(inspect_report(adapters, BASE), 120)
     lines = [line.split() for line in text.splitlines()]
@@ -166,7 +166,7 @@ def test_several_are_compared_in_a_table_and_what_they_share_is_told_once() -> N
 
 
 def test_no_name_moves_the_cursor_or_is_a_command() -> None:
-    checked = everything().checked[2]
+    checked = all_checked()[2]
     for text in (text_of([checked], 80, HOSTILE), text_of([checked, checked], 80, HOSTILE), flags_text(80, HOSTILE)):
         assert all(line.isprintable() for line in text.splitlines())
     document = encoded(inspect_report([(checked, described(HOSTILE))], BASE, flags(HOSTILE)))

@@ -18,12 +18,13 @@ from sarif_kit.validate import validation_errors
 
 from lora_cli import __version__
 from lora_cli.core.finding import Severity
-from lora_cli.render import concise, github, json_verdicts, junit, markdown, sarif
+from lora_cli.render import concise, github, junit, markdown, sarif
+from lora_cli.render.json import encoded
 from lora_cli.render.terminal import rendered
 from lora_cli.render.terminal_validate import report_parts, statistics_parts
 from lora_cli.validation.report import Report
 from tests.conftest import ROOT
-from tests.render.reports import HOSTILE, checked, everything, finding
+from tests.render.reports import HOSTILE, all_checked, checked, everything, finding, report
 
 GOLDEN = Path(__file__).parent / "golden"
 """``GOLDEN=write`` writes them anew: look at the difference before you commit it."""
@@ -36,7 +37,7 @@ def human(report: Report) -> str:
 
 
 RENDERERS: dict[str, Callable[[Report], str]] = {
-    "report.json": json_verdicts.render_report,
+    "report.json": encoded,
     "report.sarif": sarif.render_report,
     "report.xml": junit.render_report,
     "report.github": github.render_report,
@@ -45,17 +46,15 @@ RENDERERS: dict[str, Callable[[Report], str]] = {
     "concise.txt": concise.render_report,
     "statistics.txt": lambda report: rendered(statistics_parts(report), 80),
     "quiet.txt": lambda report: rendered(report_parts(report, quiet=True), 80),
-    "several.txt": lambda report: rendered(
-        report_parts(replace(report, checked=(*report.checked[:2], *report.checked[3:]))), 80
-    ),
-    "one.txt": lambda report: rendered(report_parts(replace(report, checked=report.checked[1:2])), 80),
+    "several.txt": lambda _: human(report(*all_checked()[:2], *all_checked()[3:])),
+    "one.txt": lambda _: human(report(all_checked()[1])),
 }
 
 
 def hostile(name: str) -> Report:
     """A report whose every word from outside is ``name``."""
     one = checked(name, f"s3://acme/{name}", finding("LC302", name, name, name, name), skipped=name)
-    return replace(everything(), checked=(one,), notices=(name,))
+    return report(one, notices=(name,))
 
 
 @pytest.mark.parametrize("file", RENDERERS)
@@ -67,17 +66,17 @@ def test_each_format_is_as_its_golden_file_says(file: str) -> None:
     assert text == (GOLDEN / file).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("report", [everything(), replace(everything(), checked=()), hostile(HOSTILE)])
-def test_sarif_and_junit_and_json_are_valid_by_their_schemas(report: Report) -> None:
-    assert validation_errors(json.loads(sarif.render_report(report))) == []
-    JUNIT.validate(junit.render_report(report))
-    jsonschema.validate(json.loads(json_verdicts.render_report(report)), SCHEMA)
+@pytest.mark.parametrize("said", [everything(), report(), hostile(HOSTILE)])
+def test_sarif_and_junit_and_json_are_valid_by_their_schemas(said: Report) -> None:
+    assert validation_errors(json.loads(sarif.render_report(said))) == []
+    JUNIT.validate(junit.render_report(said))
+    jsonschema.validate(json.loads(encoded(said)), SCHEMA)
 
 
 def test_the_published_schema_names_every_field() -> None:
     strict = json.loads(json.dumps(SCHEMA), object_hook=_closed)
 
-    jsonschema.validate(json.loads(json_verdicts.render_report(everything())), strict)
+    jsonschema.validate(json.loads(encoded(everything())), strict)
 
 
 def _closed(node: dict[str, Any]) -> dict[str, Any]:
@@ -87,31 +86,27 @@ def _closed(node: dict[str, Any]) -> dict[str, Any]:
 @given(st.text(st.characters(codec=None), max_size=40))
 @settings(max_examples=60)
 def test_no_name_breaks_a_format(name: str) -> None:
-    report = hostile(name)
+    said = hostile(name)
 
-    assert validation_errors(json.loads(sarif.render_report(report))) == []
-    assert [one.get("name") for one in ET.fromstring(junit.render_report(report))] != []
-    for line in github.render_report(report).splitlines():
+    assert validation_errors(json.loads(sarif.render_report(said))) == []
+    assert [one.get("name") for one in ET.fromstring(junit.render_report(said))] != []
+    for line in github.render_report(said).splitlines():
         assert re.match(r"::(error|warning|notice) ", line)
 
 
-def results(report: Report) -> list[dict[str, Any]]:
-    listed: list[dict[str, Any]] = json.loads(sarif.render_report(report))["runs"][0]["results"]
+def results(said: Report) -> list[dict[str, Any]]:
+    listed: list[dict[str, Any]] = json.loads(sarif.render_report(said))["runs"][0]["results"]
     return listed
 
 
 def test_a_fingerprint_is_of_adapter_rule_and_place_and_of_no_machine() -> None:
-    report = everything()
-    elsewhere = replace(
-        report,
-        directory=Path("/home/ci"),
-        checked=tuple(replace(one, source=one.source.replace("/srv/work/", "/home/ci/")) for one in report.checked),
-    )
+    moved = (replace(one, source=one.source.replace("/srv/work/", "/home/ci/")) for one in all_checked())
+    elsewhere = report(*moved, folder="/home/ci")
 
-    prints = [one["partialFingerprints"] for one in results(report)]
+    prints = [one["partialFingerprints"] for one in results(everything())]
     assert len({json.dumps(one) for one in prints}) == len(prints)
     assert [one["partialFingerprints"] for one in results(elsewhere)] == prints
-    assert "/srv" not in sarif.render_report(report)
+    assert "/srv" not in sarif.render_report(everything())
 
 
 def test_sarif_keeps_to_what_code_scanning_takes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,14 +142,13 @@ def test_junit_counts_what_refuses_and_says_why_a_case_is_skipped() -> None:
         "known: known.json",
         "suppressed: meant so",
     ]
-    strict = junit.render_report(replace(everything(), fail_on=Severity.WARNING))
+    strict = junit.render_report(report(*all_checked(), fail_on=Severity.WARNING))
     assert ET.fromstring(strict).get("failures") == "4"
 
 
 def test_the_worst_of_each_adapter_is_annotated_first() -> None:
-    report = everything()
     many = [checked(f"a{i}", f"file:///srv/work/a{i}", *[finding("LC302", f"{j}") for j in range(9)]) for i in range(3)]
-    lines = github.render_report(replace(report, checked=tuple(many), notices=())).splitlines()
+    lines = github.render_report(report(*many, notices=())).splitlines()
 
     assert [re.findall(r"\((a\d)\)::(\d)", line)[0] for line in lines[:4]] == [
         ("a0", "0"), ("a1", "0"), ("a2", "0"), ("a0", "1"),
@@ -203,11 +197,11 @@ def test_markdown_has_no_markup_but_its_own() -> None:
 
 
 def test_a_summary_that_is_too_long_says_so() -> None:
-    report = replace(everything(), checked=everything().checked * 12)
-    whole = len(markdown.render_report(report).encode())
+    said = report(*all_checked() * 12)
+    whole = len(markdown.render_report(said).encode())
 
     for limit in (*range(whole - 400, whole, 13), whole - 1, whole, 5000, 60, 0):
-        text = markdown.render_report(report, limit)
+        text = markdown.render_report(said, limit)
         assert len(text.encode()) <= limit
         assert ("This summary is cut" in text) == (60 < limit < whole)
 
@@ -227,6 +221,6 @@ def test_a_message_of_sarif_has_no_link_and_no_placeholder() -> None:
 
 
 def test_no_machine_format_has_a_command_for_a_console() -> None:
-    for render in (json_verdicts.render_report, sarif.render_report, junit.render_report, markdown.render_report):
+    for render in (encoded, sarif.render_report, junit.render_report, markdown.render_report):
         assert "##[" not in render(hostile(HOSTILE))
         assert not any(line.lstrip().startswith("::") for line in render(hostile(HOSTILE)).splitlines())
