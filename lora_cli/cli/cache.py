@@ -10,9 +10,10 @@ import typer
 from lora_cli.cli import completion, options
 from lora_cli.cli.options import LIMITS, OUTPUT, option
 from lora_cli.cli.output import Format, colour, table_width, to_stderr, width, write
+from lora_cli.cli.sizes import seconds
 from lora_cli.core.nearest import nearest
 from lora_cli.errors import Corrupt, NotFound, UsageError
-from lora_cli.settings import Settings, parse_duration, with_flags
+from lora_cli.settings import Settings, with_flags
 from lora_cli.store import Store
 from lora_cli.store.disk import on_disk
 from lora_cli.store.inventory import Item, blobs, find_items, inventory, tree_bytes, with_residency
@@ -129,8 +130,8 @@ def collect_garbage(
     from lora_cli.store.usage import cache_bytes
 
     settings = with_flags(ctx.obj, {"cache_budget": cache_budget})
-    unused_for_s = None if unused_for is None else _duration("--unused-for", unused_for)
-    limits = Limits(unused_for_s, settings.cache_budget, _duration("--grace", grace))
+    unused_for_s = None if unused_for is None else seconds(unused_for, "--unused-for", "")
+    limits = Limits(unused_for_s, settings.cache_budget, seconds(grace, "--grace", ""))
     store = _store(ctx)
     removed = collect(store, limits, dry_run=dry_run)
     left = cache_bytes(store) - (sum(one.size for one in removed) if dry_run else 0)
@@ -174,13 +175,6 @@ def _reaching(settings: Settings, manifest: Path | None) -> Settings:
     from lora_cli.reading.manifest import read_manifest
 
     return reaching(settings, read_manifest(manifest))
-
-
-def _duration(option: str, text: str) -> float:
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise UsageError(f"{option}: {error}") from error
 
 
 def _store(ctx: typer.Context, *, cleaned: bool = False) -> Store:

@@ -1,6 +1,7 @@
 """``lora-cli warm --once``: every adapter fetched, validated, loaded and proved, one after the other."""
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from lora_cli.cli.lineup import Lineup, base_model
 from lora_cli.cli.main import INTERRUPTED
-from lora_cli.cli.output import Format, colour, width
+from lora_cli.cli.output import Format, colour, width, write
 from lora_cli.cli.progress import Staged, shown_stages
+from lora_cli.cli.termination import note
 from lora_cli.cli.warming import Run, admitting, base_directory, say, teller
 from lora_cli.core.results import Answers, LoadReport
 from lora_cli.errors import LoraCliError
 from lora_cli.settings import Settings
+from lora_cli.store.disk import on_disk
 
 if TYPE_CHECKING:
     from lora_cli.core.adapter import Adapter
@@ -29,11 +32,51 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Once:
-    """What is asked without and with each adapter, nothing when the prompt is empty; whether memory is looked at."""
+    """What is asked without and with each adapter, nothing when the prompt is empty; whether memory is looked at.
 
-    prompt: str = ""
-    max_tokens: int = 40
-    residency: bool = False
+    ``ready_file`` is written once all adapters are proved, ``metrics_file`` always.
+    """
+
+    prompt: str
+    max_tokens: int
+    residency: bool
+    ready_file: Path | None
+    metrics_file: Path | None
+
+
+def prove_once(asked: Lineup, run: Run, once: Once, output_format: Format, settings: Settings) -> int:
+    """Report every adapter; gives the largest of their exit codes.
+
+    Raises:
+        MachineError: a file cannot be written, or the ready file of an earlier run cannot be removed.
+    """
+    if once.ready_file is not None:
+        with on_disk("removing", once.ready_file, "--ready-file"):
+            if once.ready_file.is_file():
+                once.ready_file.unlink()
+    reports, answers = warm_once(asked, run, once, settings)
+    write(_rendered(reports, answers, output_format, quiet=settings.quiet))
+    if once.metrics_file is not None:
+        from lora_cli.render.load_metrics import render_load_metrics
+
+        write(render_load_metrics(reports), once.metrics_file)
+    if failed := [report for report in reports if report.error]:
+        note("\n".join(f"{report.name}: {report.stage}: {report.error}" for report in failed))
+    code = max((report.exit_code for report in reports), default=0)
+    if once.ready_file is not None and code == 0:
+        write(json.dumps({"pid": None, "proved": len(reports)}) + "\n", once.ready_file)
+    return code
+
+
+def _rendered(reports: Sequence[LoadReport], answers: Sequence[Answers], output_format: Format, *, quiet: bool) -> str:
+    if output_format is Format.JSON:
+        from lora_cli.render.json import render_load_reports as as_json
+
+        return as_json(reports, answers)
+    from lora_cli.render.terminal_warm import render_answers, render_load_reports
+
+    told = render_load_reports(reports, width(), colour=colour(), quiet=quiet)
+    return told + (f"\n{render_answers(answers, width(), colour=colour())}" if answers and not quiet else "")
 
 
 def warm_once(asked: Lineup, run: Run, once: Once, settings: Settings) -> tuple[list[LoadReport], list[Answers]]:
@@ -158,50 +201,3 @@ def _load(report: LoadReport, job: "Job", process: "WarmProcess", once: Once, an
         except LoraCliError as error:
             return failed(loaded, "answer", error)
     return loaded
-
-
-def rendered(reports: Sequence[LoadReport], answers: Sequence[Answers], output_format: Format) -> str:
-    """What is written to standard output."""
-    if output_format is Format.JSON:
-        from lora_cli.render import json
-
-        return json.render_load_reports(reports, answers)
-    return "\n".join(_human(reports, answers))
-
-
-def _human(reports: Sequence[LoadReport], answers: Sequence[Answers]) -> Iterator[str]:
-    from lora_cli.render.terminal_warm import render_answers, render_load_reports
-
-    yield render_load_reports(reports, width(), colour=colour())
-    if answers:
-        yield render_answers(answers, width(), colour=colour())
-
-
-def write_metrics(file: Path, reports: Sequence[LoadReport]) -> None:
-    """The run as Prometheus reads it: for the textfile collector of its node exporter."""
-    from lora_cli.cli.output import write
-    from lora_cli.render.load_metrics import render_load_metrics
-
-    write(render_load_metrics(reports), file)
-
-
-def not_ready(file: Path) -> None:
-    """Takes away what an earlier run left: nobody shall take that one's word for this one's.
-
-    Raises:
-        MachineError: it cannot be taken away.
-    """
-    from lora_cli.store.disk import on_disk
-
-    with on_disk("removing", file, "--ready-file"):
-        if file.is_file():
-            file.unlink()
-
-
-def write_ready(file: Path, reports: Sequence[LoadReport]) -> None:
-    """That all were proved, as a server says it that is ready."""
-    import json
-
-    from lora_cli.cli.output import write
-
-    write(json.dumps({"pid": None, "proved": len(reports)}) + "\n", file)

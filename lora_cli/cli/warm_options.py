@@ -1,6 +1,5 @@
-"""The options that ``lora-cli warm`` alone has, and what they are once they are read."""
+"""The options that ``lora-cli warm`` alone has."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -119,81 +118,3 @@ MetricsFile = Annotated[
     Path | None, option("--metrics-file", panel=OUTPUT, metavar="FILE", help="Write Prometheus metrics to this file.")
 ]
 Tp = Annotated[int, option("--tp", panel=ENGINES, min=1, max=4096, help="The engine's tensor-parallel size.")]
-
-
-@dataclass(frozen=True, slots=True)
-class Which:
-    """Which adapters are meant, of which base, and what is allowed of them."""
-
-    refs: list[str] | None
-    manifest: Path | None
-    checkpoint: str
-    base: str
-    policy: Path | None
-
-
-@dataclass(frozen=True, slots=True)
-class Verb:
-    """What is to be done: one of these, or ``--endpoint``."""
-
-    once: bool
-    serve: bool
-    status: bool
-    stop: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Elsewhere:
-    """Running engines, and what they are to do."""
-
-    endpoint: list[str] | None
-    engine: str
-    engine_path: list[str] | None
-    prune: bool
-    prove: bool
-    wait: str
-    watch: bool
-    tp: int
-
-
-@dataclass(frozen=True, slots=True)
-class Listening:
-    """Where our own server is, and who may ask it for what."""
-
-    host: str
-    port: int
-    uds: Path | None
-    api_key: str
-    root: list[str] | None
-    load_timeout: str
-
-
-@dataclass(frozen=True, slots=True)
-class Holding:
-    """How many adapters the device and memory hold, and who leaves them."""
-
-    max_loras: int | None
-    max_cpu_loras: int | None
-    max_cpu_bytes: str | None
-    max_lora_rank: int | None
-    device: Device
-    forward: Forward
-    eviction: Eviction
-
-
-@dataclass(frozen=True, slots=True)
-class Asking:
-    """What ``--once`` asks each adapter, and whether it looks at memory."""
-
-    prompt: str
-    max_tokens: int
-    residency: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Leaving:
-    """What is left on this machine's disk and memory for others to read."""
-
-    tier: str
-    ready_file: Path | None
-    metrics_file: Path | None

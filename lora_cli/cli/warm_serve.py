@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.cli.lineup import Lineup, base_model
+from lora_cli.cli.sizes import seconds
 from lora_cli.cli.warming import Run, base_directory, say, teller
 from lora_cli.core.item import Item
 from lora_cli.core.targets import all_linear
-from lora_cli.core.units import parse_duration
 from lora_cli.errors import MissingExtra, NotFound, UsageError
 from lora_cli.settings import Settings
 
@@ -182,11 +182,3 @@ def _folders(roots: Sequence[str]) -> list[Path]:
         if not folder.is_dir():
             raise UsageError(f"--root {folder} is no folder", hint="name the folder that adapters lie in")
     return folders
-
-
-def seconds(text: str, option: str) -> float:
-    """What a duration on the command line says. Raises ``UsageError``."""
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise UsageError(f"{option}: {error}", hint="write 30s, 10m or 1h") from error

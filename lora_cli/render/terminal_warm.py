@@ -20,20 +20,20 @@ DIGEST_SHOWN = 12
 STALE_S = 2.0
 
 
-def render_load_reports(reports: Sequence[LoadReport], width: int, *, colour: bool = False) -> str:
+def render_load_reports(reports: Sequence[LoadReport], width: int, *, colour: bool = False, quiet: bool = False) -> str:
     """Each adapter's outcome, applied modules and proof; each stage's milliseconds; next tokens, copies, page cache.
 
-    The error and hint of each that failed stand below.
+    The error and hint of each that failed stand below; with ``quiet`` nothing else is said.
     """
     parts: list[RenderableType] = []
-    for header, rows, left in _tables(reports):
+    for header, rows, left in () if quiet else _tables(reports):
         title = header[0] if parts else ""
         parts += [table_or_blocks(header, rows, left=left, title=title), ""] if rows else []
     for report in reports:
         if report.error:
             where = f" at {report.stage}" if report.stage else ""
             parts += [*_problem(report.name, f"{outcome(report)}{where}", report.error, report.hint), ""]
-    return rendered([*parts, Paragraph(_summary(reports))], width, colour=colour)
+    return rendered(parts[:-1] if quiet else [*parts, Paragraph(_summary(reports))], width, colour=colour)
 
 
 def outcome(report: LoadReport) -> str:
@@ -192,24 +192,28 @@ def state(one: Mapping[str, Any]) -> str:
     return ("pinned" if one.get("pinned") else "proved") if one.get("proved") else "waiting"
 
 
-def render_endpoints(replicas: Sequence[Replica], refused: Sequence[Done], width: int, *, colour: bool = False) -> str:
-    """A table for each server, then what failed, and a line that sums it up."""
+def render_endpoints(
+    replicas: Sequence[Replica], refused: Sequence[Done], width: int, *, colour: bool = False, quiet: bool = False
+) -> str:
+    """A table for each server, then what failed, and a line that sums it up; with ``quiet`` only what failed."""
     parts: list[RenderableType] = []
     for replica in replicas:
-        parts += [*_replica(replica), ""]
+        if quiet and replica.error is None and all(one.error is None for one in replica.done):
+            continue
+        parts += [*_replica(replica, quiet=quiet), ""]
     for one in refused:
         parts += [*_failure(one, ", no server was asked to load it"), ""]
-    return rendered([*parts, Paragraph(_done(replicas, refused))], width, colour=colour)
+    return rendered(parts[:-1] if quiet else [*parts, Paragraph(_done(replicas, refused))], width, colour=colour)
 
 
-def _replica(replica: Replica) -> Iterator[RenderableType]:
+def _replica(replica: Replica, *, quiet: bool) -> Iterator[RenderableType]:
     version = f" {replica.version}" if replica.version else ""
     yield text(f"{replica.address} ({replica.kind}{version})", "bold")
     rows = [
         (one.name, one.action, milliseconds(one.ms), NONE if one.effect is None else one.effect.how)
         for one in replica.done
     ]
-    if rows:
+    if rows and not quiet:
         yield Padding(table_or_blocks(("adapter", "action", "ms", "effect"), rows, left=2), (0, 0, 0, 2), expand=False)
     for one in replica.done:
         if one.error is not None:

@@ -71,6 +71,25 @@ def test_every_adapter_is_reported_in_order_and_a_broken_one_stops_no_other(tmp_
     assert all(report["hint"] for report in reports[1:4])
 
 
+def test_quiet_prints_only_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_base(tmp_path / "base")
+    write_adapter(tmp_path / "good", modules=QUERIES)
+    write_adapter(tmp_path / "bad", modules=QUERIES, drop=lambda name: "lora_B" in name)
+
+    def said(*names: str) -> tuple[int, str, str]:
+        words = ["--cache-dir", str(tmp_path / "cache"), "-q", "warm", *(str(tmp_path / name) for name in names)]
+        code = main([*words, "--base", str(tmp_path / "base"), "--once", "--device", "cpu"])
+        return (code, *capsys.readouterr())
+
+    assert said("good") == (0, "", "")
+    code, out, err = said("good", "bad")
+    assert (code, err) == (1, "")
+    lines = out.splitlines()
+    assert lines[0] == f"{tmp_path / 'bad'}: refused at validate"
+    assert all(line.startswith("  ") for line in lines[1:])
+    assert "LC302" in lines[1]
+
+
 def test_a_manifest_names_base_limits_and_pins_and_relative_paths_are_its_own(tmp_path: Path, warm: Warm) -> None:
     write_base(tmp_path / "set" / "base")
     for number in range(3):

@@ -194,6 +194,18 @@ def test_the_table_says_what_happened_on_each_replica(folder: Path, capsys: pyte
         assert "1 server: 2 loaded" in said
 
 
+def test_quiet_prints_only_what_failed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Engine() as engine:
+        words = ["--cache-dir", str(folder / "cache"), "-q", "warm", "-f", str(folder / "set.yaml")]
+        argv = [*words, "--endpoint", engine.url, "--engine", "vllm"]
+        assert (main(argv), *capsys.readouterr()) == (0, "", "")
+        write_adapter(folder / "sql", modules=QUERIES, drop=lambda name: "lora_B" in name)
+        assert main(argv) == 1
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == "sql: failed, no server was asked to load it"
+        assert all(line.startswith("  ") for line in lines[1:])
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
