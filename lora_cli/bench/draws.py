@@ -29,7 +29,7 @@ class Draws:
         """Another sequence of the same seed, so that what is drawn for one purpose moves nothing of another."""
         from hashlib import sha256
 
-        return cls(int.from_bytes(sha256(f"{purpose} {seed}".encode()).digest()[:8], "big"))
+        return cls(int.from_bytes(sha256(f"{purpose} {seed}".encode(errors="surrogatepass")).digest()[:8], "big"))
 
     def below(self, bound: int) -> int:
         """A whole number from 0 to ``bound - 1``."""

@@ -10,6 +10,8 @@ LONGEST_NAME = 161
 """Columns of a name in a message: 80 characters of either end."""
 
 _LINE_BEGINS = "(^|[\r\v\f\x1c\x1d\x1e\x85\u2028\u2029])"
+_BLANK = r"(?:\s|\x1b\[[0-9;]*m)*"
+"""What may stand before a command: colours, too, which a log may be shown without."""
 
 
 def safe(text: object) -> str:
@@ -32,7 +34,7 @@ def unheard(text: str) -> str:
     """
     if "::" not in text and "##" not in text:
         return text
-    quiet = re.sub(rf"{_LINE_BEGINS}(\s*):(?=:)", r"\1\2\\x3a", text, flags=re.MULTILINE)
+    quiet = re.sub(rf"{_LINE_BEGINS}({_BLANK}):(?=:)", r"\1\2\\x3a", text, flags=re.MULTILINE)
     return re.sub(r"##(?=\w*\[)", r"#\\x23", quiet)
 
 

@@ -75,9 +75,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, left: int 
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for number, name in enumerate(header):
         if number < left:
-            made.add_column(name, overflow="fold")
+            made.add_column(text(name), overflow="fold")
         else:
-            made.add_column(name, justify="right", no_wrap=True, overflow="fold")
+            made.add_column(text(name), justify="right", no_wrap=True, overflow="fold")
     for row in rows:
         made.add_row(*map(text, row))
     return made

@@ -15,23 +15,13 @@ from lora_cli.core.log import logger
 from lora_cli.core.text import harmless, safe, unheard
 from lora_cli.render.json import encoded
 from tests.answering import answering
+from tests.hostile_names import ALL_BREAKS as HOSTILE
+from tests.hostile_names import BREAKS, COMMAND, obeyed
 from tests.making import write_adapter, write_base_config
 from tests.planted import Machine
 
-BREAKS = "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
-HOSTILE = (
-    f"x\x1b]0;owned\x07\x1b[2J\u202e\u2066{''.join(f'{one}::error file=a::INJECTED' for one in BREAKS)}\r##vso[x]y"
-)
-COMMAND = re.compile(r"^\s*::\w|##\w*\[")
 HEAD = "apiVersion: lora-cli/v1\nkind: AdapterSet\n"
 ONE = "adapters:\n  - {name: a, source: ./sql}\n"
-
-
-def obeyed(text: str) -> list[str]:
-    """What a terminal or a runner would obey in ``text``, whatever it takes for the end of a line."""
-    lines = re.split(r"\r\n|[\n" + BREAKS + "]", text)
-    controls = {repr(char) for char in text if not char.isprintable() and char != "\n"}
-    return sorted(controls) + [line for line in lines if COMMAND.search(line)]
 
 
 def test_the_looking_finds_what_is_there() -> None:

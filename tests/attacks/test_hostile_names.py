@@ -1,0 +1,271 @@
+"""Hostile names of adapters, files, tensors and fields, in every format of every command that prints them."""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from lora_cli.cli.main import main
+from lora_cli.cli.output import write
+from lora_cli.core.results import Answers, LoadReport, ModuleProof, Proof
+from lora_cli.core.text import safe
+from lora_cli.endpoint.effect import Effect
+from lora_cli.endpoint.reconcile import Done, Replica
+from lora_cli.errors import EndpointError
+from lora_cli.render import json as as_json
+from lora_cli.render.json_endpoints import render_endpoints as endpoints_as_json
+from lora_cli.render.load_metrics import render_load_metrics
+from lora_cli.render.terminal_warm import render_answers, render_endpoints, render_load_reports, render_status
+from tests.hostile_names import NAMES, STYLE, file_name, markup_of_markdown, markup_of_page, obeyed, texts
+from tests.making import HIDDEN, Q_PROJ, write_adapter, write_base_config
+
+Capture = pytest.CaptureFixture[str]
+LOOKS = [(width, colour) for width in (60, 120) for colour in (False, True)]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A folder with an adapter for each hostile name, their base, and a cache that has them."""
+
+    folder: Path
+    adapters: tuple[str, ...]
+
+
+def folder_name(name: str) -> str:
+    """``name`` without the control characters for which a path is refused (exit code 2)."""
+    return file_name("".join(char for char in name if ord(char) >= 32 and ord(char) != 127))
+
+
+def write_hostile(folder: Path, name: str) -> str:
+    """An adapter that has ``name`` wherever one can have a name; gives how it is asked for."""
+    adapter = folder / folder_name(name)
+    modules = {Q_PROJ: (HIDDEN, HIDDEN), f"model.layers.0.self_attn.{name}": (HIDDEN, HIDDEN), name: (HIDDEN, HIDDEN)}
+    fields = {"base_model_name_or_path": name, name: name, "task_type": name, "rank_pattern": {name: 8}}
+    write_adapter(adapter, modules=modules, r=5, config=fields, drop=lambda tensor: tensor.startswith(name))
+    card = {"license": name, "base_model": name, "tags": [name], "datasets": [name], "library_name": name}
+    (adapter / "README.md").write_text(f"---\n{json.dumps(card)}\n---\n")
+    for ending in (".bin", ".gguf", ".txt"):
+        (adapter / (file_name(name) + ending)).write_bytes(b"x")
+    return str(adapter)
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    folder = tmp_path_factory.mktemp("hostile")
+    write_base_config(folder / "base")
+    return Machine(folder, tuple(write_hostile(folder, name) for name in NAMES.values()))
+
+
+@pytest.fixture
+def say(machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> Callable[..., str]:
+    """Runs one command line, and looks at what a terminal or a runner would obey; gives standard output."""
+    monkeypatch.setenv("LORA_CLI_CACHE_DIR", str(machine.folder / "cache"))
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+
+    def run(*argv: str, width: int = 120, colour: bool = False, commands: bool = False) -> str:
+        monkeypatch.setenv("COLUMNS", str(width))
+        for variable, value in (("FORCE_COLOR", colour), ("NO_COLOR", not colour)):
+            monkeypatch.setenv(variable, "1" if value else "")
+        code = main(argv)
+        out, err = capsys.readouterr()
+        assert code in {0, 1, 3}, err
+        plain = STYLE.sub("", out) if colour else out
+        assert commands or obeyed(plain) == []
+        assert obeyed(err) == []
+        return plain
+
+    return run
+
+
+Words = Callable[[Machine], list[str]]
+
+
+def as_typed(text: str) -> str:
+    """``text`` without blanks, which wrapping moves."""
+    return "".join(text.split())
+
+
+def validated(machine: Machine, *more: str) -> list[str]:
+    return ["validate", *machine.adapters, "--base", str(machine.folder / "base"), "--engine", "vllm", *more]
+
+
+HUMAN: dict[str, Words] = {
+    "validate": validated,
+    "validate concise": lambda at: validated(at, "--format", "concise"),
+    "validate statistics": lambda at: validated(at, "--statistics"),
+    "inspect": lambda at: ["inspect", *at.adapters, "--base", str(at.folder / "base")],
+    "inspect spectrum": lambda at: ["inspect", *at.adapters, "--spectrum"],
+    "inspect engine args": lambda at: ["inspect", *at.adapters, "--engine-args", "vllm"],
+    "fetch": lambda at: ["fetch", *at.adapters],
+    "warm": lambda at: ["warm", *at.adapters, "--base", str(at.folder / "base"), "--once"],
+    "cache ls": lambda at: ["cache", "ls", "--residency"],
+    "cache show": lambda at: ["cache", "show", *at.adapters],
+    "cache verify": lambda at: ["cache", "verify"],
+    "cache gc": lambda at: ["cache", "gc", "--cache-budget", "1", "--dry-run", "--grace", "0"],
+}
+TELLING = {"warm", "validate", "validate concise", "inspect", "inspect spectrum"}
+"""Commands that write each name whole."""
+
+
+@pytest.mark.parametrize("command", HUMAN)
+@pytest.mark.parametrize(("width", "colour"), LOOKS)
+def test_no_terminal_obeys_a_name(
+    command: str, width: int, colour: bool, machine: Machine, say: Callable[..., str]
+) -> None:
+    say("fetch", *machine.adapters)
+    told = as_typed(say(*HUMAN[command](machine), width=width, colour=colour))
+    for name in ("rich markup", "HTML", "templates") if command in TELLING else ():
+        assert as_typed(safe(folder_name(NAMES[name]))) in told
+
+
+@pytest.mark.parametrize(("width", "colour"), LOOKS)
+def test_no_terminal_obeys_the_tables_of_fetch(
+    width: int, colour: bool, machine: Machine, say: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    sources = [one for one in machine.adapters if one.isprintable()]  # YAML takes no surrogates
+    entries = [{"name": f"a{i}", "source": one} for i, one in enumerate(sources)]
+    manifest = machine.folder / "set.yaml"
+    manifest.write_text(json.dumps({"apiVersion": "lora-cli/v1", "kind": "AdapterSet", "adapters": entries}))
+    for argv in ([*machine.adapters], ["-f", str(manifest)], ["--check", "-f", str(manifest)]):
+        assert say("fetch", *argv, width=width, colour=colour)
+
+
+@pytest.mark.parametrize("number", range(len(NAMES)), ids=list(NAMES))
+@pytest.mark.parametrize(("width", "colour"), LOOKS)
+def test_no_terminal_obeys_what_one_adapter_holds(
+    number: int, width: int, colour: bool, machine: Machine, say: Callable[..., str]
+) -> None:
+    adapter, base = machine.adapters[number], ["--base", str(machine.folder / "base")]
+    for command in (["validate"], ["inspect"], ["inspect", "--engine-args", "vllm"]):
+        say(*command, adapter, *base, width=width, colour=colour)
+    say("inspect", adapter, "--diff", machine.adapters[number - 1], width=width, colour=colour)
+    say("repair", adapter, "--engine", "vllm", "--check", *base, width=width, colour=colour)
+
+
+WITH_JSON = [name for name in HUMAN if name in {"validate", "inspect", "fetch", "warm"} or name.startswith("cache")]
+DOCUMENTS: dict[str, Words] = {
+    "validate sarif": lambda at: validated(at, "--format", "sarif"),
+    "inspect diff": lambda at: ["inspect", at.adapters[0], "--diff", at.adapters[1], "--format", "json"],
+    "repair": lambda at: ["repair", at.adapters[0], "--engine", "vllm", "--check", "--format", "json"],
+}
+
+
+@pytest.mark.parametrize("command", [*WITH_JSON, *DOCUMENTS])
+def test_a_document_for_machines_has_names_as_they_are(command: str, machine: Machine, say: Callable[..., str]) -> None:
+    say("fetch", *machine.adapters)
+    argv = DOCUMENTS[command](machine) if command in DOCUMENTS else [*HUMAN[command](machine), "--format", "json"]
+    document = json.loads(say(*argv))
+    words = list(texts(document))
+    if command in {"validate", "inspect"}:
+        for name in NAMES.values():
+            assert any(written(folder_name(name)) in word for word in words)
+
+
+def test_a_page_has_no_markup_of_a_name(machine: Machine, say: Callable[..., str]) -> None:
+    page = say("inspect", *machine.adapters, "--base", str(machine.folder / "base"), "--spectrum", "--format", "html")
+    assert markup_of_page(page) == []
+    assert markup_of_page('<a href="#x"><p onclick="y"><script>') == ["onclick=y", "script"]
+
+
+def test_markdown_has_no_markup_of_a_name(machine: Machine, say: Callable[..., str]) -> None:
+    text = say(*validated(machine, "--format", "markdown"))
+    assert markup_of_markdown(text) == []
+    assert markup_of_markdown("[a](b) <img src=x>\n\n<p>") == ["<img src=x>", "<p>", "link_open"]
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert {row.count("|") for row in rows} == {rows[0].count("|")}
+
+
+def test_junit_is_xml_whatever_the_names_are(machine: Machine, say: Callable[..., str]) -> None:
+    root = ET.fromstring(say(*validated(machine, "--format", "junit")))
+    assert len(root.findall("testsuite")) == len(NAMES)
+
+
+def test_workflow_commands_are_our_own(machine: Machine, say: Callable[..., str]) -> None:
+    text = say(*validated(machine, "--format", "github"), commands=True)
+    for line in text.split("\n")[:-1]:
+        assert re.match(r"::(error|warning|notice) (file|title)=[^:]*::", line)
+        assert line.isprintable()
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=list(NAMES))
+@pytest.mark.parametrize(("width", "colour"), LOOKS)
+@pytest.mark.parametrize("quiet", [False, True])
+def test_no_terminal_obeys_what_warm_tells(name: str, width: int, colour: bool, quiet: bool, capsys: Capture) -> None:
+    def told() -> Iterator[str]:
+        yield render_load_reports(loads(name), width, colour=colour, quiet=quiet)
+        yield render_answers([Answers(name, name, name, name, 0.5)], width, colour=colour)
+        yield render_status(status(name), width, colour=colour)
+        yield render_endpoints([replica(name)], replica(name).done, width, colour=colour, quiet=quiet)
+
+    for text in told():
+        write(text)
+        out = capsys.readouterr().out
+        assert obeyed(STYLE.sub("", out) if colour else out) == []
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=list(NAMES))
+def test_machines_read_what_warm_tells(name: str) -> None:
+    for text in (
+        as_json.render_load_reports(loads(name), [Answers(name, name, name, name, 0.5)]),
+        endpoints_as_json([replica(name)], replica(name).done),
+    ):
+        assert obeyed(text) == []
+        assert written(name) in texts_of(text)
+    metrics = render_load_metrics(loads(name))
+    assert all(re.fullmatch(r"# .*|\w+(\{(\w+=\"([^\"\\]|\\.)*\",?)*\})? [\d.]+", line) for line in lines(metrics))
+
+
+def written(name: str) -> str:
+    """``name`` as a document has it: what is not Unicode is escaped."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def texts_of(document: str) -> list[str]:
+    return list(texts(json.loads(document)))
+
+
+def lines(metrics: str) -> list[str]:
+    """As Prometheus reads lines: each ends with a line feed, and with nothing else."""
+    return metrics.rstrip("\n").split("\n")
+
+
+def loads(name: str) -> list[LoadReport]:
+    proof = Proof((ModuleProof(name, 1e-7, 0.4, 1e-5),), "synthetic", name)
+    good = LoadReport(name, "ab" * 32, 1, 4, name, 8, name, {name: 1.0}, proof, copied_to=name)
+    return [good, LoadReport(name, stage=name, error=name, hint=name, exit_code=1)]
+
+
+def status(name: str) -> dict[str, Any]:
+    failing = {"name": name, "tier": name, "error": name, "stage": name, "hint": name, "retry_in_s": 3}
+    good = {"name": name, "tier": name, "proved": True, "rank": name, "bytes": 8, "requests": name, "worst_error": 1.0}
+    tiers = {name: {"adapters": name, "most": name, "bytes": 8, "hits": name, "evictions": name}}
+    return {"base": name, "ready": True, "device": name, "dtype": name, "up_s": 3, "tiers": tiers,
+            "adapters": [failing, good]}  # fmt: skip
+
+
+def replica(name: str) -> Replica:
+    error = EndpointError(name, hint=name)
+    done = (Done(name, name, "loaded", 1.0, Effect(True, 0.5, 0.1, name)), Done(name, name, "failed", 1.0, None, error))
+    return Replica(name, name, name, done, error)
+
+
+@pytest.mark.parametrize("output_format", ["human", "json", "html"])
+@pytest.mark.parametrize(("width", "colour"), LOOKS)
+def test_names_in_a_simulation_are_text(
+    output_format: str, width: int, colour: bool, tmp_path: Path, say: Callable[..., str]
+) -> None:
+    weights = dict.fromkeys(NAMES.values(), 1.0)
+    (tmp_path / "weights.json").write_text(json.dumps(weights))
+    argv = ["serve-bench", "--simulate", "--popularity", str(tmp_path / "weights.json"), "--num-prompts", "200"]
+    told = say(*argv, "--format", output_format, width=width, colour=colour)
+    if output_format == "html":
+        assert markup_of_page(told) == []
+    elif output_format == "json":
+        json.loads(told)
