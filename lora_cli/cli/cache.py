@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lora_cli.cli import completion, options
+from lora_cli.cli.lineup import reaching
 from lora_cli.cli.options import LIMITS, OUTPUT, option
 from lora_cli.cli.output import Format, colour, table_width, to_stderr, width, write
 from lora_cli.cli.sizes import seconds
@@ -75,7 +76,11 @@ def verify_all(
 
     if manifest is not None and not repair:
         raise UsageError("-f says how origins are reached, and only --repair asks them", hint="add --repair")
-    store, settings = _store(ctx), _reaching(ctx.obj, manifest)
+    store, settings = _store(ctx), ctx.obj
+    if manifest is not None:
+        from lora_cli.reading.manifest import read_manifest
+
+        settings = reaching(settings, read_manifest(manifest))
     found = list(verify(store))
     rotten = [one for one in found if one.problem]
     mended: list[Mended] | None = None
@@ -165,16 +170,6 @@ def show_path(
         write(f"{store.adapters}\n")
         return
     write(f"{_one(store, name).directory if name else store.root}\n")
-
-
-def _reaching(settings: Settings, manifest: Path | None) -> Settings:
-    """``settings`` with a manifest's endpoints and credentials, and its policy."""
-    if manifest is None:
-        return settings
-    from lora_cli.cli.lineup import reaching
-    from lora_cli.reading.manifest import read_manifest
-
-    return reaching(settings, read_manifest(manifest))
 
 
 def _store(ctx: typer.Context, *, cleaned: bool = False) -> Store:

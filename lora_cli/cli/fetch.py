@@ -1,40 +1,28 @@
-"""``lora-cli fetch``: references in, directories out.
-
-The way through: ``wanted`` says what is asked for, ``fetching.many`` brings it, ``handing`` puts it where it is wanted,
-and here it is said.
-"""
+"""``lora-cli fetch``: references in, directories out."""
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lora_cli.cli import options
-from lora_cli.cli.handing import Handing, Places, handing, unchecked
+from lora_cli.cli.handing import Handing, handing, unchecked
+from lora_cli.cli.lineup import reaching
 from lora_cli.cli.options import ADAPTERS, DESTINATION, LOCKING, option
 from lora_cli.cli.output import Format, colour, to_stderr, width, write
-from lora_cli.cli.progress import Shown, shown_progress
+from lora_cli.cli.progress import shown_progress
 from lora_cli.cli.wanted import LockFlags, Order, check_flags, in_shard, order
 from lora_cli.fetching import Selection
-from lora_cli.fetching.many import Handed, Outcome, bring_all
+from lora_cli.fetching.many import Handed, bring_all
 from lora_cli.settings import Settings, with_flags
 from lora_cli.store import Store
 
 if TYPE_CHECKING:
     from lora_cli.cli.locking import LockFile
     from lora_cli.core.lock import Changes
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """How bytes come: folders' weights as hard links, and by whose processors (``ray`` None: our own)."""
-
-    link: bool = False
-    ray: str | None = None
 
 
 PIN = "Version"
@@ -151,7 +139,7 @@ def command(
     selection = Selection(tuple(include or ()), tuple(exclude or ()), allow_pickle)
     check_flags(flags, manifest, chosen=selection.chosen)
     asked = order(refs, manifest, revision=revision, subfolder=subfolder, checkpoint=checkpoint)
-    settings = _reaching(settings, asked, policy)
+    settings = reaching(settings, asked.manifest, policy)
     asked, file = _pinned(asked, manifest, flags)
     asked = in_shard(asked, shard)
     if check and file is not None:
@@ -159,25 +147,16 @@ def command(
 
         raise typer.Exit(report_drift(asked, file, settings, selection, output_format))
     store = Store(settings.cache_dir)
-    place = handing(asked, store, Places(to, publish, base, fix_base))
+    place = handing(asked, store, to, publish, base, fix_base)
     if (note := unchecked(asked, place)) and not settings.quiet:
         to_stderr(note)
-    done = _bring(asked, place, settings, selection, Way(link, ray), output_format)
+    done = _bring(asked, place, settings, selection, output_format, link=link, ray=ray)
     changes = _locked(asked, file, flags, done, store, settings)
     if output_format is Format.JSON:
         from lora_cli.render.json_store import render_outcomes
 
         write(render_outcomes(done, None if file is None else file.path, changes))
     raise typer.Exit(max((handed.outcome.exit_code for handed in done), default=0))
-
-
-def _reaching(settings: Settings, asked: Order, policy: Path | None) -> Settings:
-    """``settings`` with what the manifest and ``--policy`` say; nothing is imported where neither is given."""
-    if asked.manifest is None and policy is None:
-        return settings
-    from lora_cli.cli.lineup import reaching
-
-    return reaching(settings, asked.manifest, policy)
 
 
 def _pinned(asked: Order, manifest: Path | None, flags: LockFlags) -> "tuple[Order, LockFile | None]":
@@ -215,9 +194,16 @@ def _locked(
 
 
 def _bring(
-    asked: Order, place: Handing, settings: Settings, selection: Selection, way: Way, output_format: Format
+    asked: Order,
+    place: Handing,
+    settings: Settings,
+    selection: Selection,
+    output_format: Format,
+    *,
+    link: bool,
+    ray: str | None,
 ) -> list[Handed]:
-    """Fetches all and hands each out.
+    """Fetches all, here or on a Ray cluster, and hands each out.
 
     A terminal shows errors as soon as they are known, and a table at the end. Elsewhere, and with ``--quiet``, each
     directory is written as soon as it is known.
@@ -227,7 +213,14 @@ def _bring(
     began_s = time.perf_counter()
     try:
         with shown_progress(settings, len(asked.adapters)) as progress:
-            outcomes = _outcomes(asked, place, settings, selection, way, progress)
+            if ray is not None:
+                from lora_cli.fleet.fetching import bring_fleet
+
+                outcomes = bring_fleet(ray, asked.adapters, settings, selection, link=link)
+            else:
+                outcomes = bring_all(
+                    asked.adapters, place.store, settings, progress=progress, selection=selection, link=link
+                )
             for handed in place.hand_out_each(outcomes):
                 done.append(handed)
                 progress.through(handed.outcome.wanted.name)
@@ -238,16 +231,6 @@ def _bring(
 
             write(render_fetched(done, time.perf_counter() - began_s, width(), colour=colour()))
     return done
-
-
-def _outcomes(
-    asked: Order, place: Handing, settings: Settings, selection: Selection, way: Way, progress: Shown
-) -> Iterator[Outcome]:
-    if way.ray is not None:
-        from lora_cli.fleet.fetching import bring_fleet
-
-        return bring_fleet(way.ray, asked.adapters, settings, selection, link=way.link)
-    return bring_all(asked.adapters, place.store, settings, progress=progress, selection=selection, link=way.link)
 
 
 def _write(handed: Handed, settings: Settings, output_format: Format, *, tabular: bool) -> None:

@@ -64,42 +64,32 @@ class Handing:
         return Handed(replace(outcome, error=error))
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
-    """What the command line says about where to: ``--to``, ``--publish``, ``--base`` and ``--fix-base``."""
-
-    to: str | None = None
-    publish: str | None = None
-    base: str = ""
-    fix_base: str = ""
-
-
-def handing(order: Order, store: Store, places: Places) -> Handing:
-    """Where the adapters of ``order`` go.
+def handing(
+    order: Order, store: Store, to: str | None, publish: str | None, base: str = "", fix_base: str = ""
+) -> Handing:
+    """Where the adapters of ``order`` go: the options of ``fetch`` by their names.
 
     Raises:
         UsageError: two places at once, none, or a name that cannot be the folder of one adapter.
     """
-    if places.to is not None and places.publish is not None:
+    if to is not None and publish is not None:
         raise UsageError("--to and --publish exclude each other", hint="fetch twice: the second one costs nothing")
-    if places.fix_base and places.publish is None:
+    if fix_base and publish is None:
         raise UsageError("--fix-base is for what is published", hint="--publish DIRECTORY")
-    if places.publish is not None:
-        published = folders("--publish", places.publish, order, by_name=True)
-        return Handing(store, published, order.named, _served(order, places))
-    targets = None if places.to is None else folders("--to", places.to, order, by_name=not order.alone)
+    if publish is not None:
+        from lora_cli.fetching.publish import Served
+
+        published = folders("--publish", publish, order, by_name=True)
+        served = Served(fix_base, fix=True) if fix_base else Served(base or _repository(order))
+        return Handing(store, published, order.named, served)
+    targets = None if to is None else folders("--to", to, order, by_name=not order.alone)
     return Handing(store, targets, order.named)
 
 
-def _served(order: Order, places: Places) -> "Served":
-    """The base's name as an engine serves it: a flag, else the manifest's repository. A folder may have any name."""
-    from lora_cli.fetching.publish import Served
-
-    if places.fix_base:
-        return Served(places.fix_base, fix=True)
+def _repository(order: Order) -> str | None:
+    """The base's name as an engine serves it: the manifest's repository. A folder may have any name."""
     base = order.manifest.base if order.manifest is not None else None
-    named = base.location if base is not None and base.scheme == "hf" and not base.subfolder else None
-    return Served(places.base or named)
+    return base.location if base is not None and base.scheme == "hf" and not base.subfolder else None
 
 
 def unchecked(order: Order, place: Handing) -> str:

@@ -18,6 +18,7 @@ from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.live import Live
 
 REFRESH_PER_S = 8.0
 MOST_ROWS = 12
@@ -198,27 +199,14 @@ def shown_count(settings: Settings, count: int, done: str) -> Iterator[Callable[
     if count < 2 or not is_drawn(settings):
         yield lambda failed: None
         return
-    from rich.console import Console
-    from rich.live import Live
-
-    staged, console = Staged(count), Console(stderr=True, highlight=False)
+    staged = Staged(count)
     staged.done = done
-    live = Live(
-        console=console,
-        get_renderable=lambda: drawn_stages(staged, time.monotonic(), console.width),
-        transient=True,
-        auto_refresh=False,
-        redirect_stdout=False,
-        redirect_stderr=False,
-    )
+    with _drawn(lambda console: drawn_stages(staged, time.monotonic(), console.width), threaded=False) as live:
 
-    def passed(failed: bool) -> None:
-        staged.passed(failed=failed)
-        live.refresh()
+        def passed(failed: bool) -> None:
+            staged.passed(failed=failed)
+            live.refresh()
 
-    with live:
-        live.refresh()
-        console.show_cursor(True)  # a kill leaves a terminal that shows it
         yield passed
 
 
@@ -230,23 +218,28 @@ def is_drawn(settings: Settings) -> bool:
 
 
 @contextmanager
-def _drawn(drawing: "Callable[[Console], RenderableType]") -> Iterator[None]:
-    """Draws again and again; what is written to standard error meanwhile stands above it."""
+def _drawn(drawing: "Callable[[Console], RenderableType]", *, threaded: bool = True) -> "Iterator[Live]":
+    """Draws again and again, in a thread or when it is told to.
+
+    With a thread, what is written to standard error meanwhile stands above it.
+    """
     from rich.console import Console
     from rich.live import Live
 
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console = Console(stderr=True, soft_wrap=threaded, highlight=False)
     live = Live(
         console=console,
         get_renderable=lambda: drawing(console),
         transient=True,
+        auto_refresh=threaded,
         refresh_per_second=REFRESH_PER_S,
         redirect_stdout=False,
+        redirect_stderr=threaded,
     )
-    live.start()
+    live.start(refresh=not threaded)
     console.show_cursor(True)  # a kill leaves a terminal that shows it
     try:
-        yield
+        yield live
     finally:
         with suppress(OSError):  # the terminal is gone
             live.stop()

@@ -71,7 +71,7 @@ class Warmed:
     def exit_code(self) -> int:
         """The largest of all."""
         codes = [one.exit_code for one in self.refused]
-        codes += [one.exit_code for replica in self.replicas for one in replica.done]
+        codes += [one.exit_code for replica in self.replicas for one in replica.adapters]
         codes += [replica.error.exit_code for replica in self.replicas if replica.error is not None]
         return max(codes, default=0)
 
@@ -92,9 +92,9 @@ def warm_engines(
 def _tell(warmed: Warmed, output_format: Format, settings: Settings) -> int:
     """Write the result; gives its exit code."""
     if output_format is Format.JSON:
-        from lora_cli.render import json_endpoints
+        from lora_cli.render.json import document
 
-        write(json_endpoints.render_endpoints(warmed.replicas, warmed.refused))
+        write(document("endpoints", {"servers": warmed.replicas, "refused": warmed.refused}))
     else:
         from lora_cli.render.terminal_warm import render_endpoints
 
@@ -139,7 +139,7 @@ def _gist(warmed: Warmed, *, afterwards: bool = False) -> object:
     """What of a result is news."""
     rows: list[tuple[str, str, str, str | None]] = []
     for replica in warmed.replicas:
-        for one in replica.done:
+        for one in replica.adapters:
             if afterwards and one.action == "pruned":
                 continue
             action = "kept" if afterwards and one.action in {"loaded", "replaced"} else one.action
@@ -271,7 +271,7 @@ def _admitted(
     refused: list[Done] = []
     for item, admission in zip(items, admissions, strict=False):
         if admission.refusal is not None:
-            refused.append(Done("", item.name, "failed", sum(admission.stage_ms.values()), None, admission.refusal))
+            refused.append(Done(item.name, "failed", sum(admission.stage_ms.values()), None, admission.refusal))
         else:
             assert admission.snapshot is not None
             snapshot = admission.snapshot
@@ -302,7 +302,7 @@ def _replica(
     from lora_cli.endpoint.reconcile import Replica
 
     told, error = done.get(server, ([], waited[server]))
-    return Replica(str(server.endpoint.address), kind, versions.get(server, ""), tuple(told), error)
+    return Replica(str(server.endpoint.address), kind, versions.get(server, ""), error, tuple(told))
 
 
 def _mapping(paths: Sequence[str]) -> Callable[[Path], str]:

@@ -12,15 +12,13 @@ from lora_cli.cli.main import INTERRUPTED
 from lora_cli.cli.output import Format, colour, width, write
 from lora_cli.cli.progress import Staged, shown_stages
 from lora_cli.cli.termination import note
-from lora_cli.cli.warming import Run, admitting, base_directory, say, teller
+from lora_cli.cli.warming import Run, admitting, planning, say, teller
 from lora_cli.core.results import Answers, LoadReport
 from lora_cli.errors import LoraCliError
 from lora_cli.settings import Settings
 from lora_cli.store.disk import on_disk
 
 if TYPE_CHECKING:
-    from lora_cli.core.adapter import Adapter
-    from lora_cli.core.base_model import BaseModel
     from lora_cli.core.item import Item
     from lora_cli.core.snapshot import Snapshot
     from lora_cli.runtime.plan import Job, Plan
@@ -115,7 +113,7 @@ def warm_once(asked: Lineup, run: Run, once: Once, settings: Settings) -> tuple[
             admitted = _admitted(asked, admit, shown, reports)
             adapters = [job.adapter for _, job, _ in admitted if job is not None]
             if adapters:
-                plan = _plan(base, adapters, asked, run, settings)
+                plan = planning(asked, run, settings)(base, adapters, run.limits)
                 _load_all(admitted, plan, once, answers, shown, finished, settings, reports)
         if watched is not None:
             reports = [watched.told(report) for report in reports]
@@ -141,21 +139,6 @@ def _admitted(
             reports[place] = report
         shown.passed(failed=job is None)
     return admitted
-
-
-def _plan(base: "BaseModel", adapters: "Sequence[Adapter]", asked: Lineup, run: Run, settings: Settings) -> "Plan":
-    from lora_cli.runtime.plan import lay_out
-
-    return lay_out(
-        base,
-        adapters,
-        run.limits,
-        base_directory=base_directory(asked.base),
-        device=run.device.value,
-        forward=run.forward.value,
-        cache_dir=settings.cache_dir,
-        eviction=run.eviction.value,
-    )
 
 
 def _load_all(

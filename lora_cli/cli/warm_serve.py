@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from lora_cli.cli.lineup import Lineup, base_model
 from lora_cli.cli.sizes import seconds
-from lora_cli.cli.warming import Run, base_directory, say, teller
+from lora_cli.cli.warming import Run, base_directory, planning, say, teller
 from lora_cli.core.item import Item
 from lora_cli.core.targets import all_linear
 from lora_cli.errors import MissingExtra, NotFound, UsageError
@@ -108,22 +108,15 @@ def _process(
     settings: Settings,
 ) -> "WarmProcess":
     """Slots for all that is known by now, and for the modules that most adapters are on."""
-    from lora_cli.runtime.plan import lay_out
     from lora_cli.runtime.process import WarmProcess
 
-    plan = lay_out(
+    plan = planning(asked, run, settings)(
         base,
         (),
         run.limits,
-        base_directory=base_directory(asked.base),
-        device=run.device.value,
-        forward=run.forward.value,
-        cache_dir=settings.cache_dir,
-        eviction=run.eviction.value,
         history=history,
         more=frozenset(all_linear(base)).union(*(one.modules for one in needs)),
         more_ranks=[one.rank for one in needs],
-        dummy=run.dummy,
     )
     return WarmProcess(plan, deadline_s=timeout_s, stop_deadline_s=STOP_S, tell=teller(settings))
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lora_cli.cli.warm_tier import Copies
     from lora_cli.core.snapshot import Snapshot
     from lora_cli.fetching.progress import Progress
-    from lora_cli.runtime.plan import Limits
+    from lora_cli.runtime.plan import Limits, Plan
     from lora_cli.store.holds import Hold
     from lora_cli.validation import Terms
     from lora_cli.validation.admission import Admission
@@ -83,25 +83,17 @@ def admitting(
     """What brings one adapter into the cache, judges it there and copies it; ``hear`` and ``progress`` are told."""
     from lora_cli.sources.registry import Sources
     from lora_cli.store import Store
-    from lora_cli.validation.admission import admit
+    from lora_cli.validation.admission import fetch_in, judge_in
 
     store, sources = Store(settings.cache_dir), Sources(settings)
 
     def admitted(item: Item) -> "Admission":
-        demand = asked.demand(item)
-        admission = admit(
-            item.source,
-            item.name,
-            terms,
-            store,
-            settings,
-            demand=demand,
-            sources=sources,
-            hold=hold,
-            latest=item.latest,
-            hear=partial(hear, item.name),
-            progress=progress,
-        )
+        heard = partial(hear, item.name)
+        fetched = fetch_in(
+            item.source, item.name, store, settings, demand=asked.demand(item), sources=sources, hold=hold,
+            latest=item.latest, hear=heard, progress=progress,
+        )  # fmt: skip
+        admission = judge_in(fetched, terms, settings, hear=heard)
         if copies is None or admission.refusal is not None:
             return admission
         hear(item.name, "tier", admission.snapshot)
@@ -118,6 +110,21 @@ def base_directory(named: str | AdapterRef) -> Path | None:
     ref = parse(named, is_path=is_path) if isinstance(named, str) else named
     directory = Path(ref.location) / ref.subfolder
     return directory if ref.scheme == "file" and directory.is_dir() else None
+
+
+def planning(asked: Lineup, run: Run, settings: Settings) -> "partial[Plan]":
+    """``lay_out`` with what the command line says of the warm process and of the base."""
+    from lora_cli.runtime.plan import lay_out
+
+    return partial(
+        lay_out,
+        base_directory=base_directory(asked.base),
+        device=run.device.value,
+        forward=run.forward.value,
+        cache_dir=settings.cache_dir,
+        eviction=run.eviction.value,
+        dummy=run.dummy,
+    )
 
 
 def teller(settings: Settings) -> Callable[[str, str], None]:

@@ -30,9 +30,9 @@ class Effect:
     """
 
     proved: bool | None
+    how: str
     shift: float = 0.0
     noise: float = 0.0
-    how: str = ""
 
 
 class Proof:
@@ -52,7 +52,7 @@ class Proof:
         if isinstance(self._server, Ours):
             worst = self._server.proof(name)
             how = "it has not proved it" if worst is None else f"every module proved, worst error {worst:.1e}"
-            return Effect(worst is not None, how=how)
+            return Effect(worst is not None, how)
         shifts: list[float] = []
         noises: list[float] = []
         for prompt in self._prompts:
@@ -64,10 +64,10 @@ class Proof:
             noises.append(noise)
             if shift > max(LEAST, NOISE * noise):
                 how = "other tokens" if shift == inf else f"log-probabilities by {shift:.2g}"
-                return Effect(True, shift, noise, how)
+                return Effect(True, how, shift, noise)
         if not shifts:
-            return Effect(None, 0.0, inf, "the base's own answers change from one request to the next")
-        return Effect(False, max(shifts), max(noises), "answers as the base does")
+            return Effect(None, "the base's own answers change from one request to the next", noise=inf)
+        return Effect(False, "answers as the base does", max(shifts), max(noises))
 
     def _base(self, prompt: Prompt) -> tuple[Said, float]:
         """What the base says, and how far it is from itself."""

@@ -33,12 +33,11 @@ class Wanted:
 class Done:
     """What was done about one adapter on one server. ``error`` says why it is not served as it should be."""
 
-    server: str
     name: str
     action: Action
-    ms: float = 0.0
-    effect: Effect | None = None
-    error: LoraCliError | None = None
+    ms: float
+    effect: Effect | None
+    error: LoraCliError | None
 
     @property
     def exit_code(self) -> int:
@@ -53,8 +52,8 @@ class Replica:
     address: str
     kind: str
     version: str
-    done: tuple[Done, ...]
-    error: LoraCliError | None = None
+    error: LoraCliError | None
+    adapters: tuple[Done, ...]
 
 
 def wait_ready(server: Server, patience_s: float, is_over: Callable[[], bool] = lambda: False) -> None:
@@ -107,7 +106,7 @@ def _done(server: Server, one: Wanted, served: Served | None, proof: Proof | Non
                 raise _no_effect(one.name, effect)
     except LoraCliError as failure:
         error = _explained(failure, one)
-    return Done(str(server.endpoint.address), one.name, action, (time.perf_counter() - began) * 1e3, effect, error)
+    return Done(one.name, action, (time.perf_counter() - began) * 1e3, effect, error)
 
 
 def _have(server: Server, one: Wanted, served: Served | None, proof: Proof | None) -> Action:
@@ -144,7 +143,7 @@ def _prune(server: Server, served: dict[str, Served], wanted: set[str]) -> Itera
         except EndpointError as failure:
             error = failure
         action: Action = "failed" if error is not None else "pruned"
-        yield Done(str(server.endpoint.address), name, action, (time.perf_counter() - began) * 1e3, None, error)
+        yield Done(name, action, (time.perf_counter() - began) * 1e3, None, error)
 
 
 def _no_effect(name: str, effect: Effect) -> Refused:

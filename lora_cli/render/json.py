@@ -34,7 +34,7 @@ def encoded(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if is_dataclass(value):
+    if is_dataclass(value) or isinstance(value, LoraCliError):
         return {key: _plain(one) for key, one in _items(value)}
     if isinstance(value, Mapping):
         return {str(key): _plain(one) for key, one in value.items()}
@@ -49,7 +49,10 @@ def _plain(value: Any) -> Any:
 
 
 def _items(value: Any) -> Iterator[tuple[str, Any]]:
-    """The keys of a report model with their values, as ``core.json_schema`` says."""
+    """The keys of a report model with their values, as ``core.json_schema`` says, or those of an error."""
+    if isinstance(value, LoraCliError):
+        yield from (("message", value.message), ("hint", value.hint), ("exit_code", value.exit_code))
+        return
     if isinstance(value, Mapping):
         yield from value.items()
         return
@@ -59,13 +62,6 @@ def _items(value: Any) -> Iterator[tuple[str, Any]]:
             yield from _items(one)
         elif not field.metadata.get("excluded") and (one is not None or field.default is not None):
             yield field.name.removesuffix("_"), one
-
-
-def error_fields(error: LoraCliError | None) -> dict[str, Any] | None:
-    """An error as the documents have it, or None."""
-    if error is None:
-        return None
-    return {"message": error.message, "hint": error.hint, "exit_code": error.exit_code}
 
 
 def render_load_reports(reports: Sequence[LoadReport], answers: Sequence[Answers] = ()) -> str:

@@ -198,7 +198,7 @@ def render_endpoints(
     """A table for each server, then what failed, and a line that sums it up; with ``quiet`` only what failed."""
     parts: list[RenderableType] = []
     for replica in replicas:
-        if quiet and replica.error is None and all(one.error is None for one in replica.done):
+        if quiet and replica.error is None and all(one.error is None for one in replica.adapters):
             continue
         parts += [*_replica(replica, quiet=quiet), ""]
     for one in refused:
@@ -211,11 +211,11 @@ def _replica(replica: Replica, *, quiet: bool) -> Iterator[RenderableType]:
     yield text(f"{replica.address} ({replica.kind}{version})", "bold")
     rows = [
         (one.name, one.action, milliseconds(one.ms), NONE if one.effect is None else one.effect.how)
-        for one in replica.done
+        for one in replica.adapters
     ]
     if rows and not quiet:
         yield Padding(table_or_blocks(("adapter", "action", "ms", "effect"), rows, left=2), (0, 0, 0, 2), expand=False)
-    for one in replica.done:
+    for one in replica.adapters:
         if one.error is not None:
             yield from _failure(one)
     if replica.error is not None:
@@ -228,7 +228,7 @@ def _failure(one: Done, note: str = "") -> Iterator[RenderableType]:
 
 
 def _done(replicas: Sequence[Replica], refused: Sequence[Done]) -> str:
-    words = [one.action for replica in replicas for one in replica.done] + [one.action for one in refused]
+    words = [one.action for replica in replicas for one in replica.adapters] + [one.action for one in refused]
     told = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
     servers = counted(len(replicas), "server")
     return f"{servers}: {told}" if told else f"0 of {servers} updated"

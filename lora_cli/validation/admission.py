@@ -90,41 +90,6 @@ class _Watched:
         return getattr(self._source, name)
 
 
-def admit(
-    text: str | AdapterRef,
-    name: str,
-    terms: Terms,
-    store: "Store",
-    settings: Settings,
-    *,
-    demand: "Demand | None" = None,
-    sources: Sources | None = None,
-    hold: "Hold | None" = None,
-    latest: bool = False,
-    hear: Hear = unheard,
-    progress: "Progress | None" = None,
-) -> Admission:
-    """Resolve, fetch and judge one adapter, with each stage's time. Never raises for what the adapter does wrong.
-
-    ``demand`` is what must hold for it whatever its origin gives: a policy, a digest. ``sources`` are shared with
-    other adapters. ``hold`` keeps what was fetched from being cleaned away as long as it lasts. With ``latest`` it is
-    the latest checkpoint of a training run. ``hear`` is told of each stage, ``progress`` of the bytes that come.
-    """
-    fetched = fetch_in(
-        text,
-        name,
-        store,
-        settings,
-        demand=demand,
-        sources=sources,
-        hold=hold,
-        latest=latest,
-        hear=hear,
-        progress=progress,
-    )
-    return fetched if fetched.error is not None else judge_in(fetched, terms, settings, hear=hear)
-
-
 def fetch_in(
     text: str | AdapterRef,
     name: str,
@@ -138,7 +103,12 @@ def fetch_in(
     hear: Hear = unheard,
     progress: "Progress | None" = None,
 ) -> Admission:
-    """The first half of ``admit``: it in the cache, not judged yet; or the error that kept it from that."""
+    """Resolve and fetch one adapter, with each stage's time; or the error that kept it from that.
+
+    ``demand`` is what must hold for it whatever its origin gives: a policy, a digest. ``sources`` are shared with
+    other adapters. ``hold`` keeps what was fetched from being cleaned away as long as it lasts. With ``latest`` it is
+    the latest checkpoint of a training run. ``hear`` is told of each stage, ``progress`` of the bytes that come.
+    """
     from lora_cli.fetching import ANYTHING, SILENT, Selection, bring
     from lora_cli.fetching.run import held
 
@@ -161,7 +131,9 @@ def fetch_in(
 
 
 def judge_in(fetched: Admission, terms: Terms, settings: Settings, *, hear: Hear = unheard) -> Admission:
-    """The second half of ``admit``: what the rules say about an adapter that is in the cache."""
+    """What the rules say about an adapter that is in the cache; what could not be fetched stays as it is."""
+    if fetched.error is not None:
+        return fetched
     snapshot, ref = fetched.snapshot, fetched.ref
     assert snapshot is not None
     assert ref is not None

@@ -19,7 +19,6 @@ from lora_cli.endpoint.effect import Effect
 from lora_cli.endpoint.reconcile import Done, Replica
 from lora_cli.errors import EndpointError
 from lora_cli.render import json as as_json
-from lora_cli.render.json_endpoints import render_endpoints as endpoints_as_json
 from lora_cli.render.load_metrics import render_load_metrics
 from lora_cli.render.terminal_warm import render_answers, render_endpoints, render_load_reports, render_status
 from tests.hostile_names import NAMES, STYLE, file_name, markup_of_markdown, markup_of_page, obeyed, texts
@@ -202,7 +201,7 @@ def test_no_terminal_obeys_what_warm_tells(name: str, width: int, colour: bool, 
         yield render_load_reports(loads(name), width, colour=colour, quiet=quiet)
         yield render_answers([Answers(name, name, name, name, 0.5)], width, colour=colour)
         yield render_status(status(name), width, colour=colour)
-        yield render_endpoints([replica(name)], replica(name).done, width, colour=colour, quiet=quiet)
+        yield render_endpoints([replica(name)], replica(name).adapters, width, colour=colour, quiet=quiet)
 
     for text in told():
         write(text)
@@ -214,7 +213,7 @@ def test_no_terminal_obeys_what_warm_tells(name: str, width: int, colour: bool, 
 def test_machines_read_what_warm_tells(name: str) -> None:
     for text in (
         as_json.render_load_reports(loads(name), [Answers(name, name, name, name, 0.5)]),
-        endpoints_as_json([replica(name)], replica(name).done),
+        as_json.document("endpoints", {"servers": [replica(name)]}),
     ):
         assert obeyed(text) == []
         assert written(name) in texts_of(text)
@@ -252,8 +251,8 @@ def status(name: str) -> dict[str, Any]:
 
 def replica(name: str) -> Replica:
     error = EndpointError(name, hint=name)
-    done = (Done(name, name, "loaded", 1.0, Effect(True, 0.5, 0.1, name)), Done(name, name, "failed", 1.0, None, error))
-    return Replica(name, name, name, done, error)
+    done = (Done(name, "loaded", 1.0, Effect(True, name, 0.5, 0.1), None), Done(name, "failed", 1.0, None, error))
+    return Replica(name, name, name, error, done)
 
 
 @pytest.mark.parametrize("output_format", ["human", "json", "html"])

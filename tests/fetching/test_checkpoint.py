@@ -19,7 +19,7 @@ from lora_cli.fetching.plan import Selection, plan
 from lora_cli.settings import load_settings
 from lora_cli.store import Store
 from lora_cli.validation import Terms
-from lora_cli.validation.admission import admit
+from lora_cli.validation.admission import fetch_in, judge_in
 from tests.hub_server import Hub
 from tests.making import llama_modules, write_adapter, write_base
 
@@ -237,7 +237,8 @@ def test_warm_admits_the_checkpoint_of_a_flag_or_a_manifest(run: Run, tmp_path: 
     (numbered,) = lineup(None, [run.ref], base, "warm", "warm", "9").items
     settings = load_settings({}, os.environ)
     for item, rank in ((flagged, 10), (named, 10), (numbered, 9)):
-        admission = admit(item.source, item.name, Terms(), Store(settings.cache_dir), settings, latest=item.latest)
+        fetched = fetch_in(item.source, item.name, Store(settings.cache_dir), settings, latest=item.latest)
+        admission = judge_in(fetched, Terms(), settings)
         assert admission.refusal is None
         assert admission.adapter is not None
         assert admission.adapter.config is not None

@@ -224,9 +224,12 @@ def test_the_status_of_another_version_lacks_what_it_does_not_tell() -> None:
 def test_what_was_done_on_running_servers(width: int) -> None:
     error = EndpointError("no such module", hint="look at its log")
     effect = Effect(proved=True, how="other tokens", shift=1.0, noise=0.0)
-    done = (Done("", "sql", "loaded", 41.7, effect), Done("", "chat", "failed", 1.0, None, error))
-    replicas = [Replica("http://pod-0:8000", "vllm", "0.32.0", done), Replica("http://pod-1", "vllm", "", (), error)]
-    refused = [Done("", "bad", "failed", 0.0, None, EndpointError("not an adapter"))]
+    done = (Done("sql", "loaded", 41.7, effect, None), Done("chat", "failed", 1.0, None, error))
+    replicas = [
+        Replica("http://pod-0:8000", "vllm", "0.32.0", None, done),
+        Replica("http://pod-1", "vllm", "", error, ()),
+    ]
+    refused = [Done("bad", "failed", 0.0, None, EndpointError("not an adapter"))]
     text = render_endpoints(replicas, refused, width)
     assert text.startswith("http://pod-0:8000 (vllm 0.32.0)\n  adapter")
     told = " ".join(text.split())
@@ -236,7 +239,7 @@ def test_what_was_done_on_running_servers(width: int) -> None:
     assert told.endswith("2 servers: 1 loaded, 2 failed")
     if width == 80:
         assert "  sql      loaded  41.7  other tokens\n" in text
-    assert render_endpoints([Replica("http://x", "vllm", "", (), None)], [], width).endswith("0 of 1 server updated\n")
+    assert render_endpoints([Replica("http://x", "vllm", "", None, ())], [], width).endswith("0 of 1 server updated\n")
 
 
 MEASURED = MeasurementReport(

@@ -17,8 +17,14 @@ from lora_cli.store.holds import Hold, held, holding
 from lora_cli.store.sweep import Limits, collect
 from lora_cli.store.usage import clock
 from lora_cli.validation import Terms
-from lora_cli.validation.admission import Admission, admit
+from lora_cli.validation.admission import Admission, fetch_in, judge_in
 from tests.making import llama_modules, write_adapter
+
+
+def admit(
+    ref: AdapterRef, name: str, terms: Terms, store: Store, settings: Settings, hold: Hold | None = None
+) -> Admission:
+    return judge_in(fetch_in(ref, name, store, settings, hold=hold), terms, settings)
 
 
 def test_an_admitted_adapter_is_on_this_disk_with_each_stage_timed(
