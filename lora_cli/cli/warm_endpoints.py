@@ -6,9 +6,9 @@ With ``--watch`` again and again: when the manifest changes, and when a server l
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,14 +19,16 @@ from lora_cli.cli.sizes import seconds
 from lora_cli.cli.warm_serve import uniquely_named
 from lora_cli.cli.warming import say
 from lora_cli.core.item import Item
+from lora_cli.endpoint.address import parse_address
+from lora_cli.endpoint.client import Endpoint
+from lora_cli.endpoint.reconcile import Done, Replica, Wanted, reconcile, wait_ready
+from lora_cli.endpoint.server import Server, open_server
 from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.serving.signals import ending_signals
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
     from lora_cli.core.deployment import Deployment
-    from lora_cli.endpoint.reconcile import Done, Replica, Wanted
-    from lora_cli.endpoint.server import Server
     from lora_cli.engines import Profile
     from lora_cli.store.holds import Hold
     from lora_cli.validation.admission import Admission
@@ -64,8 +66,8 @@ class Targets:
 class Warmed:
     """How it went: every replica, and the adapters that no server was asked to load."""
 
-    replicas: "Sequence[Replica]"
-    refused: "Sequence[Done]"
+    replicas: Sequence[Replica]
+    refused: Sequence[Done]
 
     @property
     def exit_code(self) -> int:
@@ -152,14 +154,11 @@ def _stamp(file: Path) -> object:
     """What tells one version of the manifest and its lock from another."""
     from lora_cli.reading.manifest import lock_path
 
-    stamps: list[tuple[int, int, int] | None] = []
+    stamps: list[tuple[object, ...]] = []
     for path in (file, lock_path(file)):
-        try:
-            said = path.stat()
-        except OSError:
-            stamps.append(None)
-        else:
-            stamps.append((said.st_mtime_ns, said.st_size, said.st_ino))
+        with suppress(OSError):
+            found = path.stat()
+            stamps.append((path, found.st_mtime_ns, found.st_size, found.st_ino))
     return stamps
 
 
@@ -180,7 +179,9 @@ def warm_endpoints(
     mapped, patience_s = _mapping(targets.paths), seconds(targets.wait, "--wait")
     items = uniquely_named(asked.items)
     with ExitStack() as stack, holding(Store(settings.cache_dir)) as hold:
-        servers = _opened(targets, kind, stack)
+        addresses = dict.fromkeys(map(parse_address, targets.endpoints))
+        endpoints = [stack.enter_context(Endpoint(one, targets.token, LOAD_TIMEOUT_S)) for one in addresses]
+        servers = [open_server(kind, one) for one in endpoints]
         pool = stack.enter_context(ThreadPoolExecutor(len(servers) + AT_ONCE))
         waited = dict(zip(servers, pool.map(lambda one: _waited(one, patience_s, is_over), servers), strict=True))
         ready = [server for server, error in waited.items() if error is None]
@@ -188,7 +189,12 @@ def warm_endpoints(
         admit = _judging(asked, _profiles(targets, kind, versions.values()), targets, settings, hold)
         wanted, refused = _admitted(items, pool.map(admit, items) if ready else (), mapped)
         done = dict(zip(ready, pool.map(lambda one: _served(one, wanted, targets), ready), strict=True))
-    return Warmed([_replica(one, kind, versions, waited, done) for one in servers], refused)
+    replicas = []
+    for server in servers:
+        told, error = done.get(server, ([], waited[server]))
+        version = versions.get(server, "")
+        replicas.append(Replica(str(server.endpoint.address), kind, version, error, tuple(told)))
+    return Warmed(replicas, refused)
 
 
 def kind_of(engine: str, asked: Lineup) -> str:
@@ -204,22 +210,8 @@ def kind_of(engine: str, asked: Lineup) -> str:
     return asked.engine.name
 
 
-def _opened(targets: Targets, kind: str, stack: ExitStack) -> "list[Server]":
-    from lora_cli.endpoint.address import parse_address
-    from lora_cli.endpoint.client import Endpoint
-    from lora_cli.endpoint.server import open_server
-
-    addresses = dict.fromkeys(map(parse_address, targets.endpoints))
-    return [
-        open_server(kind, stack.enter_context(Endpoint(address, targets.token, LOAD_TIMEOUT_S)))
-        for address in addresses
-    ]
-
-
-def _waited(server: "Server", patience_s: float, is_over: Callable[[], bool]) -> LoraCliError | None:
+def _waited(server: Server, patience_s: float, is_over: Callable[[], bool]) -> LoraCliError | None:
     """Why it is not ready, if it is not."""
-    from lora_cli.endpoint.reconcile import wait_ready
-
     try:
         wait_ready(server, patience_s, is_over)
     except LoraCliError as error:
@@ -263,10 +255,8 @@ def _judging(
 
 def _admitted(
     items: Sequence[Item], admissions: "Iterable[Admission]", mapped: Callable[[Path], str]
-) -> "tuple[list[Wanted], list[Done]]":
+) -> tuple[list[Wanted], list[Done]]:
     """What the servers are to serve, and what none of them is asked for."""
-    from lora_cli.endpoint.reconcile import Done, Wanted
-
     wanted: list[Wanted] = []
     refused: list[Done] = []
     for item, admission in zip(items, admissions, strict=False):
@@ -279,10 +269,8 @@ def _admitted(
     return wanted, refused
 
 
-def _served(server: "Server", wanted: "Sequence[Wanted]", targets: Targets) -> "tuple[list[Done], LoraCliError | None]":
+def _served(server: Server, wanted: Sequence[Wanted], targets: Targets) -> tuple[list[Done], LoraCliError | None]:
     """What was done on one server, and why there is no more."""
-    from lora_cli.endpoint.reconcile import reconcile
-
     done: list[Done] = []
     try:
         for one in reconcile(server, wanted, prune=targets.prune, prove=targets.prove):
@@ -290,19 +278,6 @@ def _served(server: "Server", wanted: "Sequence[Wanted]", targets: Targets) -> "
     except LoraCliError as error:
         return done, error
     return done, None
-
-
-def _replica(
-    server: "Server",
-    kind: str,
-    versions: "Mapping[Server, str]",
-    waited: "Mapping[Server, LoraCliError | None]",
-    done: "Mapping[Server, tuple[list[Done], LoraCliError | None]]",
-) -> "Replica":
-    from lora_cli.endpoint.reconcile import Replica
-
-    told, error = done.get(server, ([], waited[server]))
-    return Replica(str(server.endpoint.address), kind, versions.get(server, ""), error, tuple(told))
 
 
 def _mapping(paths: Sequence[str]) -> Callable[[Path], str]:

@@ -1,9 +1,9 @@
 """``lora-cli warm --once``: every adapter fetched, validated, loaded and proved, one after the other."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,15 +12,18 @@ from lora_cli.cli.main import INTERRUPTED
 from lora_cli.cli.output import Format, colour, width, write
 from lora_cli.cli.progress import Staged, shown_stages
 from lora_cli.cli.termination import note
+from lora_cli.cli.warm_tier import Copies
 from lora_cli.cli.warming import Run, admitting, planning, say, teller
-from lora_cli.core.results import Answers, LoadReport
+from lora_cli.core.results import Answers, LoadReport, PageCache
+from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import LoraCliError
 from lora_cli.settings import Settings
+from lora_cli.store import Store
 from lora_cli.store.disk import on_disk
+from lora_cli.store.residency import Resident, folder_residency
 
 if TYPE_CHECKING:
     from lora_cli.core.item import Item
-    from lora_cli.core.snapshot import Snapshot
     from lora_cli.runtime.plan import Job, Plan
     from lora_cli.runtime.process import WarmProcess
     from lora_cli.validation.admission import Admission
@@ -82,9 +85,7 @@ def warm_once(asked: Lineup, run: Run, once: Once, settings: Settings) -> tuple[
 
     What an interrupt leaves undone has a report that says so.
     """
-    from lora_cli.cli.warm_residency import Watched
     from lora_cli.runtime.process import require
-    from lora_cli.store import Store
     from lora_cli.store.holds import holding
     from lora_cli.validation import Terms
 
@@ -96,12 +97,12 @@ def warm_once(asked: Lineup, run: Run, once: Once, settings: Settings) -> tuple[
     watched = Watched(store, run.copies) if once.residency else None
     with holding(store) as hold, shown_stages(settings, len(asked.items)) as shown:
 
-        def hear(name: str, stage: str, snapshot: "Snapshot | None") -> None:
+        def hear(name: str, stage: str, snapshot: Snapshot | None) -> None:
             shown.hear(name, stage)
             if watched is not None:
                 watched.hear(name, stage, snapshot)
 
-        def finished(report: LoadReport, snapshot: "Snapshot") -> LoadReport:
+        def finished(report: LoadReport, snapshot: Snapshot) -> LoadReport:
             if run.copies is None or report.error:
                 return report
             shown.hear(report.name, "tier")
@@ -147,7 +148,7 @@ def _load_all(
     once: Once,
     answers: list[Answers],
     shown: Staged,
-    finished: "Callable[[LoadReport, Snapshot], LoadReport]",
+    finished: Callable[[LoadReport, Snapshot], LoadReport],
     settings: Settings,
     reports: list[LoadReport],
 ) -> None:
@@ -184,3 +185,34 @@ def _load(report: LoadReport, job: "Job", process: "WarmProcess", once: Once, an
         except LoraCliError as error:
             return failed(loaded, "answer", error)
     return loaded
+
+
+class Watched:
+    """What of each adapter's files was in memory when they were first seen, for ``--residency``."""
+
+    def __init__(self, store: Store, copies: Copies | None) -> None:
+        self._store, self._copies = store, copies
+        self._before: dict[str, Mapping[Path, Resident]] = {}
+
+    def hear(self, name: str, _stage: str, snapshot: Snapshot | None) -> None:
+        """Looks at an adapter's files once they are on this disk, before the run reads them."""
+        if snapshot is not None and name not in self._before:
+            places = self._places(name, snapshot.digest).values()
+            self._before[name] = {place: folder_residency(place) for place in places}
+
+    def told(self, report: LoadReport) -> LoadReport:
+        """The report with what is in memory now, beside what was; without it where nothing came to this disk."""
+        before = self._before.get(report.name)
+        if before is None:
+            return report
+        seen: dict[str, PageCache] = {}
+        for kind, place in self._places(report.name, report.digest).items():
+            now = folder_residency(place)
+            if now.bytes:
+                seen[kind] = PageCache(now.bytes, before[place].resident_bytes, now.resident_bytes)
+        return replace(report, residency=seen)
+
+    def _places(self, name: str, digest: str) -> Mapping[str, Path]:
+        copy = self._copies.place(name) if self._copies is not None else None
+        places = {"snapshot": self._store.snapshot(digest), "packed": self._store.packed / digest}
+        return places if copy is None else {**places, "copy": copy}

@@ -66,38 +66,29 @@ Heard = Callable[[str, str, "Snapshot | None"], None]
 """Hears an adapter's name and stage as that begins, and its snapshot once that is on this disk."""
 
 
-def unheard(_name: str, _stage: str, _snapshot: "Snapshot | None") -> None:
-    """For whoever does not want to know."""
-
-
 def admitting(
     asked: Lineup,
     terms: "Terms",
     settings: Settings,
     hold: "Hold",
     *,
-    hear: Heard = unheard,
+    hear: Heard | None = None,
     progress: "Progress | None" = None,
-    copies: "Copies | None" = None,
 ) -> "Callable[[Item], Admission]":
-    """What brings one adapter into the cache, judges it there and copies it; ``hear`` and ``progress`` are told."""
+    """What brings one adapter into the cache and judges it there; ``hear`` and ``progress`` are told."""
     from lora_cli.sources.registry import Sources
     from lora_cli.store import Store
-    from lora_cli.validation.admission import fetch_in, judge_in
+    from lora_cli.validation.admission import fetch_in, judge_in, unheard
 
     store, sources = Store(settings.cache_dir), Sources(settings)
 
     def admitted(item: Item) -> "Admission":
-        heard = partial(hear, item.name)
+        heard = unheard if hear is None else partial(hear, item.name)
         fetched = fetch_in(
             item.source, item.name, store, settings, demand=asked.demand(item), sources=sources, hold=hold,
             latest=item.latest, hear=heard, progress=progress,
         )  # fmt: skip
-        admission = judge_in(fetched, terms, settings, hear=heard)
-        if copies is None or admission.refusal is not None:
-            return admission
-        hear(item.name, "tier", admission.snapshot)
-        return copies.admitted(store, admission)
+        return judge_in(fetched, terms, settings, hear=heard)
 
     return admitted
 

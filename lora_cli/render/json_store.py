@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from lora_cli.core.lock import Changes
 from lora_cli.errors import UsageError
 from lora_cli.fetching.drift import Drift
-from lora_cli.fetching.many import Handed
+from lora_cli.fetching.many import Handed, Wanted
 from lora_cli.render.json import document
 from lora_cli.store import Store
 from lora_cli.store.inventory import Item
@@ -21,21 +21,9 @@ if TYPE_CHECKING:
 def render_outcomes(done: Sequence[Handed], lock: Path | None = None, changes: Changes | None = None) -> str:
     """The document of ``fetch``: each adapter's snapshot and where it can be used, or its error; and the lock."""
     adapters = [_outcome(handed) for handed in done]
-    code = max((handed.outcome.exit_code for handed in done), default=0)
-    return document("fetch", {"adapters": adapters, "lock": _lock(lock, changes), "exit_code": code})
-
-
-def _lock(path: Path | None, changes: Changes | None) -> dict[str, Any] | None:
-    """The lock that was used, and how it differs now; None where there is none."""
-    if path is None:
-        return None
-    told = changes or Changes()
-    return {
-        "file": str(path),
-        "added": told.added,
-        "changed": told.changed,
-        "removed": told.removed,
-    }
+    code, told = max((handed.outcome.exit_code for handed in done), default=0), changes or Changes()
+    locked = {"file": str(lock), "added": told.added, "changed": told.changed, "removed": told.removed}
+    return document("fetch", {"adapters": adapters, "lock": None if lock is None else locked, "exit_code": code})
 
 
 def render_drifts(drifts: Sequence[Drift], left_over: Sequence[str], lock: Path) -> str:
@@ -43,7 +31,7 @@ def render_drifts(drifts: Sequence[Drift], left_over: Sequence[str], lock: Path)
     adapters = [
         {
             "name": drift.wanted.name,
-            "ref": None if isinstance(drift.wanted.ref, UsageError) else str(drift.wanted.ref),
+            "ref": _ref(drift.wanted),
             "locked": None if drift.wanted.locked is None else drift.wanted.locked.revision,
             "now": drift.now or None,
             "drift": list(drift.changes),
@@ -57,11 +45,15 @@ def render_drifts(drifts: Sequence[Drift], left_over: Sequence[str], lock: Path)
     return document("fetch-check", body)
 
 
+def _ref(wanted: Wanted) -> str | None:
+    return None if isinstance(wanted.ref, UsageError) else str(wanted.ref)
+
+
 def _outcome(handed: Handed) -> dict[str, Any]:
     outcome, directory, published = handed.outcome, handed.directory, handed.published
     body: dict[str, Any] = {
         "name": outcome.wanted.name,
-        "ref": None if isinstance(outcome.wanted.ref, UsageError) else str(outcome.wanted.ref),
+        "ref": _ref(outcome.wanted),
         "milliseconds": outcome.ms,
         "exit_code": outcome.exit_code,
         "error": None,

@@ -1,6 +1,6 @@
 """The only place where fetch, read and rules meet: references × a base model → verdicts.
 
-What is to be loaded is admitted by ``check.admission``.
+What is to be loaded is admitted by ``validation.admission``.
 """
 
 from lora_cli.validation.base import Fallback, open_base, open_config
