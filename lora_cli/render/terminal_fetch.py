@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lora_cli.core.snapshot import Snapshot
 from lora_cli.core.text import counted, duration, milliseconds, safe, size
 from lora_cli.errors import LoraCliError, Refused, UsageError
 from lora_cli.fetching.many import Handed, Wanted
-from lora_cli.fetching.plan import LeftOut
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -15,7 +13,6 @@ if TYPE_CHECKING:
 
     from lora_cli.core.lock import Changes, LockedAdapter
     from lora_cli.fetching.drift import Drift
-    from lora_cli.fetching.publish import Published
 
 NONE = "-"
 
@@ -31,7 +28,8 @@ def render_line(handed: Handed) -> str:
         return f"{_name(outcome.wanted)}: failed"
     how = "in the cache" if fetched.cached else f"fetched in {milliseconds(outcome.ms)} ms"
     which = f"revision {fetched.revision[:12]}" if fetched.revision else f"sha256 {fetched.snapshot.digest[:12]}"
-    parts = [describe(fetched.snapshot), how, which, *_notes(handed)]
+    snapshot = fetched.snapshot
+    parts = [counted(len(snapshot.files), "file"), size(snapshot.size), how, which, *_notes(handed)]
     return f"{_name(outcome.wanted)}: {', '.join(parts)}"
 
 
@@ -54,26 +52,15 @@ def _message(wanted: Wanted, error: LoraCliError) -> str:
 
 def _notes(handed: Handed) -> list[str]:
     """What was not downloaded, and the base that the adapter was published for."""
-    left_out = None if handed.outcome.fetched is None else handed.outcome.fetched.left_out
-    return [*_left_out(left_out), *_published(handed.published)]
-
-
-def _left_out(left_out: LeftOut | None) -> list[str]:
-    if left_out is None or not left_out.files:
-        return []
-    return [f"{size(left_out.bytes)} in {counted(left_out.files, 'file')} left out"]
-
-
-def _published(published: "Published | None") -> list[str]:
-    if published is None:
-        return []
-    was = f" (its config said {safe(published.was or 'nothing')})" if published.was != published.base else ""
-    return [f"published for {safe(published.base)}{was}"]
-
-
-def describe(snapshot: Snapshot) -> str:
-    """How many files, and how large."""
-    return f"{counted(len(snapshot.files), 'file')}, {size(snapshot.size)}"
+    fetched, published = handed.outcome.fetched, handed.published
+    notes: list[str] = []
+    if fetched is not None and fetched.left_out is not None and fetched.left_out.files:
+        left_out = fetched.left_out
+        notes.append(f"{size(left_out.bytes)} in {counted(left_out.files, 'file')} left out")
+    if published is not None:
+        was = f" (its config said {safe(published.was or 'nothing')})" if published.was != published.base else ""
+        notes.append(f"published for {safe(published.base)}{was}")
+    return notes
 
 
 def render_fetched(done: Sequence[Handed], seconds: float, width: int, *, colour: bool = False) -> str:
