@@ -23,8 +23,9 @@ EMBEDDINGS = {
 }
 """Families whose class has ``embedding_modules``; the others take no LoRA on the embedding or the head."""
 
-NO_LORA = frozenset({"bert", "bloom", "falcon", "gpt2", "gpt_neox", "gptj", "roberta", "stablelm"})
-"""Families whose class has no LoRA (``docs/models/supported_models.md``): with it the engine does not start."""
+NO_LORA = frozenset({"bert", "bloom", "falcon", "gpt2", "gptj", "roberta", "stablelm"})
+"""Families whose class has no LoRA: with it the engine does not start. 0.32 was run with tiny models: bloom, falcon,
+gpt2, gptj and stablelm end with "does not support LoRA yet", and gpt_neox answers as PEFT does."""
 
 FUSED_EXPERTS = frozenset({"gpt_oss", "qwen3_5_moe", "qwen3_omni_moe", "qwen3_vl_moe"})
 """Families whose class holds its experts in one tensor (``is_3d_moe_weight``)."""
