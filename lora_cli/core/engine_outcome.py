@@ -75,5 +75,10 @@ class EngineOutcome:
         """Whether the outcome is sure: without a base, modules that exist nowhere look like any others."""
         return self.outcome is not Outcome.OK or self.applied is not None
 
+    @property
+    def label(self) -> str:
+        """The outcome as people read it; what is not proven is not called ok."""
+        return self.outcome.label if self.outcome or self.proven else "unknown"
+
     def __str__(self) -> str:
         return f"{self.title} {self.version or self.profile}"

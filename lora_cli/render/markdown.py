@@ -68,7 +68,7 @@ def _outcome(report: Report, one: Validated, engines: list[str]) -> Iterator[str
 
 def _engine(one: Validated, engine: EngineOutcome) -> str:
     counts = engine.outcome is Outcome.OK or engine_counts(one, engine)
-    return engine.outcome.label + ("" if counts else " (does not count)")
+    return engine.label + ("" if counts else " (does not count)")
 
 
 def _details(report: Report, one: Validated) -> str:

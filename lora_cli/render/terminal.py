@@ -70,7 +70,7 @@ def facts(rows: Iterable[tuple[str, object]], indent: int = 2) -> list[Renderabl
     return [Paragraph(value, f"{label:<{column}}", indent=indent, hanging=indent + column) for label, value in kept]
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, left: int = 1) -> Table:
+def table(header: Sequence[str | Text], rows: Iterable[Sequence[object]], *, left: int = 1) -> Table:
     """A table without lines: the first ``left`` columns to the left, folded where it is narrow; the others right."""
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for number, name in enumerate(header):

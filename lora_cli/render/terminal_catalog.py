@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import RenderableType
+from rich.text import Text
 
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.engines import Profile
@@ -38,7 +39,7 @@ HUNDREDS = {
 
 def render_matrix(profiles: Sequence[Profile], width: int, *, colour: bool = False) -> str:
     """Every feature with what each profile does with it, in letters that a legend explains."""
-    heads = [f"{SHORT.get(one.engine.name, one.engine.title)}\n{one.version}" for one in profiles]
+    heads = [Text(f"{SHORT.get(one.engine.name, one.engine.title)}\n{one.version}") for one in profiles]
     rows = [
         (feature.title, *(text(cell, STYLES.get(cell, "")) for cell in (letter(name, one) for one in profiles)))
         for name, feature in FEATURES.items()

@@ -88,7 +88,11 @@ def _outcomes(checked: Sequence[Validated], fail_on: Severity) -> RenderableType
 
 def _on(engine: EngineOutcome) -> Text:
     tail = f" {engine.applied}" if engine.applied is not None else ""
-    return Text.assemble((engine.outcome.label, "red" if engine.outcome else "green"), tail)
+    return Text.assemble((engine.label, _style(engine)), tail)
+
+
+def _style(engine: EngineOutcome) -> str:
+    return "red" if engine.outcome else "green" if engine.proven else "yellow"
 
 
 def _outcome(checked: Validated, fail_on: Severity) -> Iterator[RenderableType]:
@@ -104,9 +108,9 @@ def _outcome(checked: Validated, fail_on: Severity) -> Iterator[RenderableType]:
 def _engines(checked: Validated) -> Iterator[RenderableType]:
     """A line for each named engine: what it does with the adapter, and how many modules apply by its rules."""
     width = max((len(str(one)) for one in checked.engines), default=0)
-    wide = max((len(one.outcome.label) for one in checked.engines), default=0)
+    wide = max((len(one.label) for one in checked.engines), default=0)
     for one in checked.engines:
-        label = (f"{one.outcome.label:<{wide}}", "red" if one.outcome else "green")
+        label = (f"{one.label:<{wide}}", _style(one))
         yield Paragraph("", Text.assemble(f"{one!s:<{width}}  ", label, f"  {one.applied or '-'}"), indent=2)
         if one.note:
             yield Paragraph(one.note, indent=4)

@@ -290,7 +290,7 @@ def summarize(adapters: Sequence[Validated], fail_on: Severity) -> ValidateSumma
     engines: dict[str, dict[str, int]] = {}
     for engine in (engine for one in adapters for engine in one.engines):
         of_engine = engines.setdefault(str(engine), {})
-        of_engine[engine.outcome.label] = of_engine.get(engine.outcome.label, 0) + 1
+        of_engine[engine.label] = of_engine.get(engine.label, 0) + 1
     return ValidateSummary(
         adapters=len(adapters),
         refused=outcomes.count("refused"),
