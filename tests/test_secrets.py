@@ -252,13 +252,12 @@ def test_the_token_of_a_rule_goes_to_its_host_and_to_no_other(machine: Machine) 
 
 BUG = """
 import sys
-import lora_cli.sources.connection as connection
-import lora_cli.sources.http as http
+import lora_cli.sources.http_transport as http_transport
 
 def send(url, headers, *more, **options):
     raise RuntimeError(f"no one foresaw {url} with {headers} and {sys.argv}")
 
-connection.send = http.send = send
+http_transport.send = send
 from lora_cli.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import NamedTuple
 
-from lora_cli.sources.connection import Transient
 from lora_cli.sources.object_refusals import Asker
+from lora_cli.sources.retries import Transient
 
 PAGE = 1000
 """The most objects of one answer to a question for a listing."""

@@ -11,7 +11,7 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import UsageError
 from lora_cli.redaction import remember
 from lora_cli.settings import Settings, home_of
-from lora_cli.sources.connection import printable
+from lora_cli.sources.retries import printable
 from lora_cli.sources.trusted import check_encrypted, raise_unless_trusted, trust_of
 
 _BY_KEY = frozenset({"sftp", "ssh"})

@@ -1,6 +1,5 @@
 """The one HTTP client: pooled, bounded in time and bytes, tried again, and careful where a token goes."""
 
-import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -9,25 +8,35 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from lora_cli.core.log import logger
-from lora_cli.errors import Corrupt, TooSlow, Unreachable
+from lora_cli.errors import Corrupt, Unreachable
 from lora_cli.sources import NoRanges
-from lora_cli.sources.connection import StatusError, Transient, chunks, from_status, pause_before, send
-from lora_cli.sources.private import Bounds, Guard, check_host, guard
+from lora_cli.sources.retries import Retries, from_status, printable
+from lora_cli.sources.ssrf_guard import Bounds, Guard, check_host, guard
 from lora_cli.sources.urls import following, host, origin
 
 if TYPE_CHECKING:
-    from lora_cli.sources.pool import Response
+    from lora_cli.sources.http_transport import Response
 
 LINK_LIFETIME_S = 300.0
 MAX_REDIRECTS, LINKS_CAP = 5, 4096
 FAR = 1 << 20  # so many bytes are not read in vain to come to a range of a server that knows none
 BOUNDS, AGAIN = Bounds(), "it changed at its origin: run it again"
 
-log = logger(__name__)
-
 Headers = Mapping[str, str]
 Check = Callable[[Headers], None]
+
+
+class StatusError(Exception):
+    """An answer of 300 or more that another try would not change.
+
+    ``code`` and ``message`` are what the server says in ``X-Error-Code`` and ``X-Error-Message``, made printable.
+    """
+
+    def __init__(self, status: int, url: str, headers: Headers) -> None:
+        super().__init__(f"{host(url)} answered {status}")
+        self.status, self.url, self.headers = status, url, headers
+        self.code = printable(headers.get("X-Error-Code", ""))
+        self.message = printable(headers.get("X-Error-Message", ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +44,15 @@ class Http:
     """How requests are made for one endpoint.
 
     ``token`` is sent to the scheme, host and port of ``endpoint`` and nowhere else. No answer may be silent for longer
-    than ``timeout_s``; an operation is tried again ``retries`` times without progress, and ``pause`` waits between.
+    than ``timeout_s``; ``retries`` says how often an operation is tried again.
     ``links`` remembers for minutes where the endpoint redirected to (and which address did), so that the ranges of one
     file ask it once. ``bounds`` say where redirects may lead.
     """
 
     endpoint: str
     timeout_s: float
-    retries: int
+    retries: Retries
     token: str = field(default="", repr=False)
-    pause: Callable[[float], None] = time.sleep
     bounds: Bounds = BOUNDS
     links: dict[str, tuple[str, float, str]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -59,14 +67,12 @@ def get_headers(http: Http, url: str, what: str) -> tuple[int, Headers]:
         Unreachable: network or server, after the retries.
         Refused: a redirect gives up encryption.
     """
-    failures = 0
-    while True:
-        try:
-            with closing(open_answer(http, url, {"Range": "bytes=0-0"}, what, None)) as response:
-                return response.status, response.headers
-        except Transient as failure:
-            failures += 1
-            wait_or_give_up(http.retries, http.pause, what, failure, failures)
+
+    def ask() -> tuple[int, Headers]:
+        with closing(open_answer(http, url, {"Range": "bytes=0-0"}, what, None)) as response:
+            return response.status, response.headers
+
+    return http.retries.call(what, ask)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,41 +113,17 @@ def get_bytes(
         NoRanges: it sends everything, and over 1 MiB of that comes before a piece that ends.
         Unreachable: network or server, after the retries.
     """
-    position, failures, slow = piece.start, 0, 0
-    while piece.end is None or position < piece.end:
-        try:
-            asked = {**(conditions or {}), **_range_header(position, piece)}
-            with closing(open_answer(http, url, asked, what, check)) as response:
-                if accept is not None:
-                    accept(response.headers)
-                if response.status == 200 and position >= FAR and piece.stop is not None:
-                    raise NoRanges(f"{what}: {host(url)} sends whole files only")
-                for chunk in _wanted(http, response, position, piece, what):
-                    position, failures = position + len(chunk), 0
-                    yield chunk
-                if piece.end is None or position >= piece.end:
-                    return
-                failure = Transient(f"{host(url)} ended the file early, at byte {position} of {piece.end}")
-        except Transient as broken:
-            failure = broken
-        failures, slow = max(failures, slow) + 1, slow + 1 if failure.slow else 0
-        wait_or_give_up(http.retries, http.pause, what, failure, failures)
 
+    def read(position: int) -> Iterator[bytes]:
+        asked = {**(conditions or {}), **_range_header(position, piece)}
+        with closing(open_answer(http, url, asked, what, check)) as response:
+            if accept is not None:
+                accept(response.headers)
+            if response.status == 200 and position >= FAR and piece.stop is not None:
+                raise NoRanges(f"{what}: {host(url)} sends whole files only")
+            yield from _wanted(response, position, piece, what)
 
-def wait_or_give_up(retries: int, pause: Callable[[float], None], what: str, failure: Transient, failures: int) -> None:
-    """After so many ``failures`` without progress: waits before the next try, or says why there is none.
-
-    Raises:
-        Unreachable: the retries are used up, or no other try would help.
-    """
-    wait_s = pause_before(failures, failure.wait_s)
-    if failures > retries or failure.final or wait_s is None:
-        tries = f" (tried {failures} times)" if failures > 1 else ""
-        raise (TooSlow if failure.slow else Unreachable)(
-            f"{what}: {failure.reason}{tries}", hint=failure.hint
-        ) from failure
-    log.log(logging.WARNING if wait_s > 5 else logging.INFO, "%s: %s; next try in %.1f s", what, failure.reason, wait_s)
-    pause(wait_s)
+    return http.retries.stream(what, host(url), piece.start, piece.end, read)
 
 
 def open_answer(http: Http, url: str, headers: Headers, what: str, check: Check | None = None) -> "Response":
@@ -202,6 +184,8 @@ def _guard(http: Http, sender: str, url: str, target: str, what: str) -> Guard:
 
 def _ask(http: Http, url: str, headers: Headers, allowed: Guard | None) -> "Response":
     own = {"Authorization": f"Bearer {http.token}"} if http.token and origin(url) == origin(http.endpoint) else {}
+    from lora_cli.sources.http_transport import send
+
     return send(url, {**headers, **own}, http.timeout_s, allowed)
 
 
@@ -219,9 +203,9 @@ def _range_header(position: int, piece: Piece) -> Headers:
     return {"Range": f"bytes={position}-" + (str(piece.stop - 1) if piece.stop is not None else "")}
 
 
-def _wanted(http: Http, response: "Response", position: int, piece: Piece, what: str) -> Iterator[bytes]:
+def _wanted(response: "Response", position: int, piece: Piece, what: str) -> Iterator[bytes]:
     """The body from ``position`` to the piece's end, whether the server honoured the range or not."""
-    body = chunks(response, http.timeout_s)
+    body = response.chunks()
     skip, total = placement(response, position, what)
     if piece.size is not None and total not in (None, piece.size):
         raise Corrupt(f"{what}: it has {total} bytes now, where {piece.size} were listed", hint=AGAIN)

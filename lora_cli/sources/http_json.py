@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from lora_cli.errors import Refused
 from lora_cli.sources.bounded_json import TooLarge, picked
-from lora_cli.sources.connection import Transient, chunks
-from lora_cli.sources.http import Headers, Http, open_answer, wait_or_give_up
+from lora_cli.sources.http import Headers, Http, open_answer
+from lora_cli.sources.retries import Transient
 from lora_cli.sources.urls import host
 
 if TYPE_CHECKING:
-    from lora_cli.sources.pool import Response
+    from lora_cli.sources.http_transport import Response
 
 JSON_CAP = 2 * 1024 * 1024
 T = TypeVar("T")
@@ -45,21 +45,19 @@ def get_body(http: Http, url: str, what: str, read: Callable[[Iterator[bytes], s
         Unreachable: network, server, or something that is not JSON, after the retries.
         Refused: the answer is too large, or a redirect gives up encryption.
     """
-    failures = 0
-    while True:
-        try:
-            with closing(open_answer(http, url, {}, what)) as response:
-                body = _bounded(http, response, what, most)
-                return Answer(_made(partial(read, body, response.url), what), response.url, response.headers)
-        except Transient as failure:
-            failures += 1
-            wait_or_give_up(http.retries, http.pause, what, failure, failures)
+
+    def ask() -> Answer[T]:
+        with closing(open_answer(http, url, {}, what)) as response:
+            body = _bounded(http, response, what, most)
+            return Answer(_made(partial(read, body, response.url), what), response.url, response.headers)
+
+    return http.retries.call(what, ask)
 
 
 def _bounded(http: Http, response: "Response", what: str, most: int) -> Iterator[bytes]:
     """The body, of which at most so many bytes are read, and for so long."""
     deadline, left = time.monotonic() + http.timeout_s, most
-    for chunk in chunks(response, http.timeout_s):
+    for chunk in response.chunks():
         left -= len(chunk)
         if left < 0:
             raise Refused(f"{what}: the answer is larger than {most} bytes", hint="name a subfolder of it")

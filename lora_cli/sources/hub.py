@@ -15,14 +15,14 @@ from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Corrupt, LoraCliError, NotFound, Offline, Refused, Unreachable
 from lora_cli.settings import Settings
 from lora_cli.sources.bounded_json import NoList, elements
-from lora_cli.sources.connection import StatusError
-from lora_cli.sources.http import Headers, Http, Piece, get_bytes
+from lora_cli.sources.http import Headers, Http, Piece, StatusError, get_bytes
 from lora_cli.sources.http_json import get_body, get_json
 from lora_cli.sources.hub_access import Token, access_in, explained, find_token
 from lora_cli.sources.hub_cache import COMMIT, ONLINE, HubCache, hub_cache_folder
 from lora_cli.sources.hub_listing import file_of, in_order
 from lora_cli.sources.listed import Room
-from lora_cli.sources.private import bounds_of
+from lora_cli.sources.retries import Retries
+from lora_cli.sources.ssrf_guard import bounds_of
 from lora_cli.sources.tokens import token_of
 from lora_cli.sources.trusted import trust_of
 
@@ -73,7 +73,7 @@ class HubSource:
         return Http(
             settings.hub_endpoint,
             settings.timeout_s,
-            settings.retries,
+            Retries(settings.retries),
             token=self._token.value,
             bounds=bounds_of(settings),
         )

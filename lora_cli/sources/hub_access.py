@@ -9,7 +9,7 @@ from typing import Any
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Unreachable, UsageError
 from lora_cli.redaction import remember
-from lora_cli.sources.connection import StatusError
+from lora_cli.sources.http import StatusError
 from lora_cli.sources.urls import host
 
 TOKEN_CAP = 4096

@@ -6,8 +6,8 @@ These are text only: status and code are taken from it, and nothing else is show
 import re
 from collections.abc import Mapping
 
-from lora_cli.sources.connection import Transient, from_status, printable
 from lora_cli.sources.object_wishes import BUSY, Busy
+from lora_cli.sources.retries import Transient, from_status, printable
 
 _STATUS = re.compile(r"Server returned (?:non-2xx status code|error response): (\d{3})")
 _CODE = re.compile(r"<Code>([A-Za-z0-9.]{1,64})</Code>")

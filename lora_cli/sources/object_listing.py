@@ -8,9 +8,9 @@ from itertools import pairwise
 
 from lora_cli.core.log import logger
 from lora_cli.sources.buckets import Bucket, Entry, Page
-from lora_cli.sources.connection import Transient
 from lora_cli.sources.listed import Room
 from lora_cli.sources.object_errors import Answered
+from lora_cli.sources.retries import Transient
 
 SPARED = 4
 """So many folders a page must list whole, else each is asked for by itself: a bucket may have any number of others."""

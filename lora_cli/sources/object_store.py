@@ -19,7 +19,6 @@ from lora_cli.errors import Changed, Corrupt, LoraCliError, MachineError, Refuse
 from lora_cli.settings import Settings
 from lora_cli.sources import NoRanges
 from lora_cli.sources.buckets import PAGE, Bucket, Entry, Page, version_of
-from lora_cli.sources.connection import CONNECT_TIMEOUT_S, Transient, steady
 from lora_cli.sources.credentials import (
     GOOGLE,
     GOOGLE_FILE,
@@ -33,6 +32,7 @@ from lora_cli.sources.object_errors import meaning
 from lora_cli.sources.object_refusals import Asker, Words
 from lora_cli.sources.object_wishes import Wishes
 from lora_cli.sources.objects import ObjectSource, object_key
+from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, steady
 from lora_cli.sources.trusted import trust_of
 from lora_cli.sources.urls import host
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import closing
 
 from lora_cli.errors import LoraCliError
-from lora_cli.sources.connection import Transient, from_status, send
+from lora_cli.sources.retries import Transient, from_status
 
 BUSY = (408, 429, 503)
 """The answers that may say when to come back."""
@@ -45,6 +45,8 @@ class Wishes:
             return from_status(self._server, failure.status, self._headers)
 
     def _ask(self) -> Headers:
+        from lora_cli.sources.http_transport import send
+
         try:
             with closing(send(self._url, {}, self._timeout_s, method="HEAD")) as response:
                 return response.headers if response.status in BUSY else {}

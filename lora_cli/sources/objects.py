@@ -3,7 +3,6 @@
 import hashlib
 import re
 import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from typing import ClassVar, Generic, TypeVar
@@ -13,12 +12,12 @@ from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Changed, LoraCliError, NotFound, Offline, Refused, UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources.buckets import Bucket, Entry
-from lora_cli.sources.connection import Transient
-from lora_cli.sources.http import AGAIN, wait_or_give_up
+from lora_cli.sources.http import AGAIN
 from lora_cli.sources.listed import check_listed
 from lora_cli.sources.object_errors import Answered
 from lora_cli.sources.object_listing import Neighbours, listed
 from lora_cli.sources.object_refusals import NO_BUCKET, Words, explained
+from lora_cli.sources.retries import Retries, Transient
 
 B = TypeVar("B", bound=Bucket)
 SHA256 = re.compile(r"[0-9a-f]{64}", re.IGNORECASE | re.ASCII)
@@ -95,20 +94,18 @@ class ObjectSource(ABC, Generic[B]):
         """
         bucket, what = self._bucket(revision.ref), f"{revision.ref}: {file.path}"
         end = file.size if stop is None or file.size is None else min(stop, file.size)
-        failures, slow, patience = 0, 0, self._settings
-        while end is not None and start < end:
+        if end is None:
+            return
+
+        def read(position: int) -> Iterator[bytes]:
             try:
-                for chunk in self._stream(bucket, revision, file, start, end, rest=stop is None):
-                    start, failures = start + len(chunk), 0
-                    yield chunk
-                failure = Transient(f"{bucket.server} ended the file early, at byte {start} of {end}")
+                yield from self._stream(bucket, revision, file, position, end, rest=stop is None)
             except Transient as broken:
-                failure = bucket.wished(broken)
+                raise bucket.wished(broken) from broken
             except Answered as answer:
                 raise self._unread(answer, bucket, what) from answer
-            if start < end:
-                failures, slow = max(failures, slow) + 1, slow + 1 if failure.slow else 0
-                wait_or_give_up(patience.retries, time.sleep, what, failure, failures)
+
+        yield from Retries(self._settings.retries).stream(what, bucket.server, start, end, read)
 
     def told(self, revision: Revision, file: RemoteFile) -> Mapping[str, str]:
         """What the origin says of the file's sha256 beside the listing: the header's name → hexadecimal digits."""
@@ -126,18 +123,19 @@ class ObjectSource(ABC, Generic[B]):
 
     def _tried(self, bucket: B, prefix: str, what: str) -> list[Entry]:
         """All objects below ``prefix``, asked for again after what may pass."""
-        failures = 0
-        while True:
+
+        def ask() -> list[Entry]:
             try:
                 return self._listed(bucket, prefix, what)
             except Transient as failure:
-                failures += 1
-                wait_or_give_up(self._settings.retries, time.sleep, what, bucket.wished(failure), failures)
+                raise bucket.wished(failure) from failure
             except Answered as answer:
                 if answer.code == "InvalidPath":
                     hint = "nothing of it was read; whoever keeps the bucket must mend that"
                     raise Refused(f"{what}: a key below it is no path of a file", hint=hint) from answer
                 raise explained(answer, bucket.asker, what, self.words) from answer
+
+        return Retries(self._settings.retries).call(what, ask)
 
     def _listed(self, bucket: B, prefix: str, what: str) -> list[Entry]:
         """All objects below ``prefix``: listed with those beside it, or asked for by itself."""

@@ -4,7 +4,6 @@ import errno
 import hashlib
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -14,10 +13,10 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import AccessDenied, Changed, Corrupt, LoraCliError, NotFound, Offline, UsageError
 from lora_cli.settings import Settings
-from lora_cli.sources.connection import Transient, printable
 from lora_cli.sources.file_systems import entries_of, opened
-from lora_cli.sources.http import AGAIN, wait_or_give_up
+from lora_cli.sources.http import AGAIN
 from lora_cli.sources.listed import Room, check_listed
+from lora_cli.sources.retries import Retries, Transient, printable
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import SourceRule
@@ -116,20 +115,19 @@ class FsspecSource:
         if self._settings.offline:
             hint = "leave out --offline, LORA_CLI_OFFLINE and HF_HUB_OFFLINE, or fetch it where there is a network"
             raise Offline(f"{ref} is not in the cache, and the network is switched off", hint=hint)
-        failures = 0
-        while True:
+
+        def attempt() -> T:
             try:
                 with self._borrowed(ref) as fs:
                     fs.invalidate_cache()
                     answer = partial(ask, fs, str(fs._strip_protocol(str(ref))).rstrip("/"))
                     return _within(answer, self._settings.timeout_s, ref.scheme)
-            except Transient as failure:
-                failures += 1
-                wait_or_give_up(self._settings.retries, time.sleep, what, failure, failures)
-            except LoraCliError:
+            except (Transient, LoraCliError):
                 raise
             except Exception as error:
                 raise _refusal(error, ref, what) from error
+
+        return Retries(self._settings.retries).call(what, attempt)
 
     @contextmanager
     def _borrowed(self, ref: AdapterRef) -> Iterator[Any]:

@@ -13,14 +13,14 @@ from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.settings import Settings
 from lora_cli.sources.aws import Account, find_account
 from lora_cli.sources.buckets import Bucket, Page
-from lora_cli.sources.connection import Transient
 from lora_cli.sources.object_errors import Answered
 from lora_cli.sources.object_refusals import Asker, Words
 from lora_cli.sources.objects import ObjectSource, object_key, version_key
-from lora_cli.sources.private import bounds_of, check_host
+from lora_cli.sources.retries import Retries, Transient
 from lora_cli.sources.s3_checksum import checksum, hexadecimal, may_have_one
 from lora_cli.sources.s3_listing import pages
 from lora_cli.sources.s3_requests import Place, asked, reading
+from lora_cli.sources.ssrf_guard import bounds_of, check_host
 from lora_cli.sources.trusted import trust_of
 from lora_cli.sources.urls import host
 
@@ -131,7 +131,7 @@ class S3Source(ObjectSource[S3Bucket]):
         def ask() -> None:
             try:
                 with self._askers:
-                    answer.set_result(checksum(place, key, file, what, self._settings.retries))
+                    answer.set_result(checksum(place, key, file, what, Retries(self._settings.retries)))
             except BaseException as error:  # noqa: BLE001 - it is raised again where the answer is wanted
                 answer.set_exception(error)
 

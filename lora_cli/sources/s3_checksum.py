@@ -5,14 +5,12 @@ It comes along with a whole object, and is asked for where an object is read in 
 
 import base64
 import binascii
-import time
 from collections.abc import Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 from lora_cli.core.log import logger
-from lora_cli.sources.connection import Transient, from_status
-from lora_cli.sources.http import wait_or_give_up
+from lora_cli.sources.retries import Retries, from_status
 from lora_cli.sources.s3_requests import CHECKSUM, Place, asked, pinned
 from lora_cli.sources.urls import host
 
@@ -29,19 +27,13 @@ def may_have_one(file: "RemoteFile") -> bool:
     return file.version.startswith("etag:") and "-" not in file.version
 
 
-def checksum(place: Place, key: str, file: "RemoteFile", what: str, retries: int) -> Mapping[str, str]:
+def checksum(place: Place, key: str, file: "RemoteFile", what: str, retries: Retries) -> Mapping[str, str]:
     """``x-amz-checksum-sha256`` → hexadecimal digits, as S3 has it for this version of the object; empty for none.
 
     Raises:
         Unreachable: network or server, after the retries.
     """
-    failures = 0
-    while True:
-        try:
-            return _from_head(place, key, file)
-        except Transient as failure:
-            failures += 1
-            wait_or_give_up(retries, time.sleep, what, failure, failures)
+    return retries.call(what, lambda: _from_head(place, key, file))
 
 
 def hexadecimal(headers: Mapping[str, str]) -> Mapping[str, str]:

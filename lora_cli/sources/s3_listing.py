@@ -10,9 +10,9 @@ from urllib.parse import quote
 from xml.parsers import expat
 
 from lora_cli.sources.buckets import PAGE, Entry, Page, version_of
-from lora_cli.sources.connection import Transient, paced
 from lora_cli.sources.listed import Room
 from lora_cli.sources.object_errors import NETWORK, refusal
+from lora_cli.sources.retries import Transient
 from lora_cli.sources.s3_requests import Place, asked, told
 from lora_cli.sources.urls import host
 
@@ -61,10 +61,10 @@ def _page(place: Place, prefix: str, token: str) -> tuple[Page, str]:
     with closing(asked(place, "GET", "", query=query)) as response:
         server = host(response.url)
         if response.status != 200:
-            raise refusal(server, response.status, response.headers, told(response, place.timeout_s))
+            raise refusal(server, response.status, response.headers, told(response))
         reader, left, until = _Reader(prefix, place.bucket), MOST_BYTES, time.monotonic() + place.timeout_s
         try:
-            for chunk in paced(response, place.timeout_s):
+            for chunk in response.encoded_chunks():
                 left -= len(chunk)
                 if left < 0 or time.monotonic() > until:
                     raise _NoListing

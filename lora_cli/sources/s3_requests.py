@@ -11,14 +11,13 @@ from lora_cli.sources import NoRanges
 from lora_cli.sources.aws import TRUE, Account
 from lora_cli.sources.aws_signature import object_url, signed
 from lora_cli.sources.buckets import version_of
-from lora_cli.sources.connection import paced, send
 from lora_cli.sources.http import AGAIN, FAR, Headers, placement
 from lora_cli.sources.object_errors import refusal
 from lora_cli.sources.urls import host
 
 if TYPE_CHECKING:
     from lora_cli.core.snapshot import RemoteFile
-    from lora_cli.sources.pool import Response
+    from lora_cli.sources.http_transport import Response
 
 REFUSAL_BYTES = 16 * 1024
 CHECKSUM = {"x-amz-checksum-mode": "ENABLED"}
@@ -56,6 +55,8 @@ def asked(place: Place, method: str, key: str, more: Mapping[str, str] | None = 
     }
     if account.keys is not None:
         headers = signed(method, url, headers, account.keys(), account.region)
+    from lora_cli.sources.http_transport import send
+
     return send(url, headers, place.timeout_s, method=method)
 
 
@@ -77,9 +78,9 @@ def reading(
     start, stop = span
     with _answer(place, key, file, span, what, rest=rest) as response:
         if response.status not in (200, 206):
-            raise refusal(host(response.url), response.status, response.headers, told(response, place.timeout_s))
+            raise refusal(host(response.url), response.status, response.headers, told(response))
         skip = _check(response, file, start, what)
-        yield response.headers, _body(response, skip, stop - start, what, place.timeout_s)
+        yield response.headers, _body(response, skip, stop - start, what)
 
 
 @contextmanager
@@ -108,10 +109,10 @@ def _check(response: "Response", file: "RemoteFile", start: int, what: str) -> i
     return skip
 
 
-def _body(response: "Response", skip: int, left: int, what: str, timeout_s: float) -> Iterator[bytes]:
+def _body(response: "Response", skip: int, left: int, what: str) -> Iterator[bytes]:
     """``left`` bytes of the body after the first ``skip``; what follows where all was sent is left there."""
     exact = response.status == 206
-    for chunk in paced(response, timeout_s):
+    for chunk in response.encoded_chunks():
         kept = chunk[skip:] if skip else chunk
         skip = max(0, skip - len(chunk))
         if len(kept) > left:
@@ -137,10 +138,10 @@ def _version(response: "Response") -> str:
         return ""
 
 
-def told(response: "Response", timeout_s: float) -> str:
+def told(response: "Response") -> str:
     """The beginning of what a refusal says."""
     text = b""
-    for chunk in paced(response, timeout_s):
+    for chunk in response.encoded_chunks():
         text += chunk
         if len(text) >= REFUSAL_BYTES:
             break

@@ -15,10 +15,10 @@ from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import AccessDenied, Changed, LoraCliError, NotFound, Offline, Unreachable
 from lora_cli.settings import Settings
 from lora_cli.sources.abreast import abreast
-from lora_cli.sources.connection import StatusError
-from lora_cli.sources.http import AGAIN, Headers, Http, Piece, get_bytes, get_headers
+from lora_cli.sources.http import AGAIN, Headers, Http, Piece, StatusError, get_bytes, get_headers
 from lora_cli.sources.http_json import get_body
-from lora_cli.sources.private import bounds_of
+from lora_cli.sources.retries import Retries
+from lora_cli.sources.ssrf_guard import bounds_of
 from lora_cli.sources.urls import host, origin
 from lora_cli.sources.web_listing import GONE, INDEX_CAP, NOWHERE, Seen, list_files, shards_in
 from lora_cli.sources.web_pins import check_pin, conditions_of, names_a_version, pin_of, sha256_in, size_in
@@ -110,7 +110,7 @@ class WebSource:
         site = "{}://{}:{}".format(*origin(base))
         if site not in self._sites:
             self._sites[site] = Http(
-                base, settings.timeout_s, settings.retries, token=self._token, bounds=bounds_of(settings)
+                base, settings.timeout_s, Retries(settings.retries), token=self._token, bounds=bounds_of(settings)
             )
         return self._sites[site]
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,10 +18,10 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from lora_cli.errors import Refused
 from lora_cli.settings import Settings
 from lora_cli.sources.bounded_json import picked
-from lora_cli.sources.connection import CONNECT_TIMEOUT_S, Transient
+from lora_cli.sources.http_transport import NoConnection, resolve
 from lora_cli.sources.listed import MOST_ENTRIES
-from lora_cli.sources.pool import addresses
-from lora_cli.sources.private import bounds_of, check_host, guard
+from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient
+from lora_cli.sources.ssrf_guard import bounds_of, check_host, guard
 from lora_cli.sources.urls import following, host, origin
 
 MOST_BYTES = 2 << 20
@@ -147,7 +148,7 @@ class _Adapter(HTTPAdapter):
                 request.headers.pop(name, None)
             name, port = _place(url)
             self._judges[name, port] = judge = self._way.check(url, self._sender)
-            for address in [name] if select_proxy(url, options.get("proxies") or {}) else addresses(name, port):
+            for address in [name] if select_proxy(url, options.get("proxies") or {}) else _addresses(name, port):
                 judge(address)
         options |= {"stream": True, "timeout": (min(timeout_s, CONNECT_TIMEOUT_S), timeout_s)}
         response = super().send(request, *given, **options)
@@ -161,6 +162,13 @@ class _Adapter(HTTPAdapter):
             judge(address)
         else:
             self._sender = address
+
+
+def _addresses(name: str, port: int) -> tuple[str, ...]:
+    """Where a connection may go; none when the name is not known, as the connection itself will find."""
+    with suppress(NoConnection):
+        return resolve(name, port)
+    return ()
 
 
 def _place(url: str) -> tuple[str, int]:

@@ -15,7 +15,7 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import LoraCliError
 from lora_cli.fetching import Fetched, bring
 from lora_cli.settings import Settings
-from lora_cli.sources import connection, route
+from lora_cli.sources import retries
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
 from lora_cli.store.verify import verify
@@ -23,6 +23,7 @@ from tests.faulty_proxy import Answer, FaultyProxy
 from tests.hub_server import Hub
 from tests.object_servers import AzureServer, GcsServer, S3Server
 from tests.sources.conftest import trust_host
+from tests.sources.raw_servers import forget_environment
 from tests.web_server import Site, WebServer
 
 MIB = 1 << 20
@@ -131,7 +132,7 @@ def check_cache(cache: Path, *, whole: bool) -> None:
 @pytest.fixture
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same pauses between tries, in less time."""
-    monkeypatch.setattr(connection, "LONGEST_BACKOFF_S", 0.02)
+    monkeypatch.setattr(retries, "LONGEST_BACKOFF_S", 0.02)
 
 
 @pytest.fixture
@@ -272,8 +273,7 @@ def at_az(azure_server: AzureServer, patient: Settings, monkeypatch: pytest.Monk
 def at_https(patient: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
     site = Site(more=lambda data: {"X-Checksum-Sha256": hashlib.sha256(data).hexdigest()})
-    route.tls.cache_clear()
-    route.route_to.cache_clear()
+    forget_environment()
 
     def write(files: Mapping[str, bytes]) -> None:
         site.files.update({f"sql/{path}": data for path, data in files.items()})
@@ -289,8 +289,7 @@ def at_https(patient: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pla
             weights=f"GET .*{WEIGHTS} (?!bytes=0-0$)",
             environ={"SSL_CERT_FILE": str(CERTIFICATE)},
         )
-    route.tls.cache_clear()
-    route.route_to.cache_clear()
+    forget_environment()
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import pytest
 from lora_cli.errors import LoraCliError
 from lora_cli.sources.http import Http, Piece, get_bytes
 from lora_cli.sources.http_json import get_json
+from lora_cli.sources.retries import Retries
 from tests.hub_server import Hub
 
 WEIGHTS = bytes(range(256)) * 4000
@@ -16,7 +17,7 @@ class Client:
 
     def __init__(self, hub: Hub, *, retries: int = 5, timeout_s: float = 5) -> None:
         self.hub, self.waits = hub, list[float]()
-        self.http = Http(hub.endpoint, timeout_s, retries, pause=self.waits.append)
+        self.http = Http(hub.endpoint, timeout_s, Retries(retries, self.waits.append))
 
     def read(self, start: int = 0, stop: int | None = None, size: int | None = len(WEIGHTS)) -> bytes:
         return b"".join(get_bytes(self.http, f"{self.hub.endpoint}/{NAME}", Piece(start, stop, size), "weights"))

@@ -1,5 +1,6 @@
 """Servers of a few lines, which answer each connection as a test says, and the client's question."""
 
+import gc
 import os
 import socket
 import ssl
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.sources import pool, route
+from lora_cli.sources import http_transport
 from lora_cli.sources.http import Http
 from lora_cli.sources.http_json import get_json
+from lora_cli.sources.retries import Retries
 
 CERTIFICATE = Path(__file__).parent / "tls/localhost.pem"
 OK = b"HTTP/1.1 200 .\r\nContent-Length: 2\r\n\r\n{}"
@@ -45,9 +47,18 @@ def server(serve: Callable[[socket.socket], None]) -> Iterator[str]:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
         listener.shutdown(socket.SHUT_RDWR)
         thread.join()
-        pool._idle.leave_to_parent()
+        close_idle()
         for thread in threads:
             thread.join()
+
+
+def close_idle() -> None:
+    """Closes the connections of this process that wait for their next request."""
+    pools = http_transport.manager(None, os.getpid()).pools
+    for key in pools.keys():  # noqa: SIM118 - it is no mapping that could be iterated
+        pools[key].close()
+    http_transport.manager.cache_clear()
+    gc.collect()
 
 
 def head(connection: socket.socket) -> str:
@@ -69,7 +80,7 @@ def serve_tls(connection: socket.socket) -> None:
 
 
 def ask(endpoint: str, token: str = "") -> object:
-    return get_json(Http(endpoint, 5, 0, token=token), endpoint, "info").value
+    return get_json(Http(endpoint, 5, Retries(0), token=token), endpoint, "info").value
 
 
 @contextmanager
@@ -100,8 +111,13 @@ def fresh_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing of this machine's ways to the network, and none that an earlier test found."""
     for name in [name for name in os.environ if name.lower().endswith("_proxy") or name.startswith("SSL_CERT")]:
         monkeypatch.delenv(name)
-    route.route_to.cache_clear()
-    route.tls.cache_clear()
+    forget_environment()
     yield
-    route.route_to.cache_clear()
-    route.tls.cache_clear()
+    forget_environment()
+
+
+def forget_environment() -> None:
+    """The proxies and certificates of the environment are looked for anew."""
+    http_transport.manager.cache_clear()
+    http_transport.proxy_for.cache_clear()
+    http_transport.tls.cache_clear()

@@ -16,13 +16,14 @@ from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import AccessDenied, Corrupt, NotFound, UsageError
 from lora_cli.fetching.checkpoint import latest
 from lora_cli.settings import Settings
-from lora_cli.sources import NoRanges, Source, route
+from lora_cli.sources import NoRanges, Source
 from lora_cli.sources.registry import SOURCES, open_source
 from tests.hub_content import git_blob_id
 from tests.hub_server import Hub
 from tests.object_servers import ADMIN, AzureServer, GcsServer, S3Server
 from tests.smb_server import SHARE
 from tests.sources.conftest import trust_host
+from tests.sources.raw_servers import forget_environment
 from tests.web_server import Site, WebServer
 
 FILES = {
@@ -120,12 +121,10 @@ def on_http(settings: Settings) -> Iterator[Origin]:
 @pytest.fixture
 def on_https(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Origin]:
     monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
-    route.tls.cache_clear()
-    route.route_to.cache_clear()
+    forget_environment()
     with WebServer(Site(), CERTIFICATE) as server:
         yield _on_the_web(server, "https", settings)
-    route.tls.cache_clear()
-    route.route_to.cache_clear()
+    forget_environment()
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_cli.errors import Refused, Unreachable
-from lora_cli.sources.connection import StatusError, asked_wait, pause_before
-from lora_cli.sources.http import Http, Piece, get_bytes
+from lora_cli.sources.http import Http, Piece, StatusError, get_bytes
 from lora_cli.sources.http_json import get_json
+from lora_cli.sources.retries import Retries, asked_wait, pause_before
 from tests.hub_server import Hub
 from tests.sources.http_client import NAME, WEIGHTS, Client
 
@@ -71,7 +71,7 @@ def test_what_the_server_asks_is_what_is_waited(client: Client, headers: dict[st
 
 def test_it_really_waits(hub: Hub, client: Client) -> None:
     hub.fault("/revision/", status=429, headers={"Retry-After": "1"})
-    get_json(Http(hub.endpoint, 5, 1), f"{hub.endpoint}/api/models/acme/sql-lora/revision/main", "info")
+    get_json(Http(hub.endpoint, 5, Retries(1)), f"{hub.endpoint}/api/models/acme/sql-lora/revision/main", "info")
     assert hub.requests[1].at - hub.requests[0].at >= 1
 
 
@@ -194,8 +194,9 @@ def test_an_environment_that_cannot_be_used_is_said_without_its_password(name: s
     program = """
 from lora_cli.errors import UsageError
 from lora_cli.sources.http_json import *
+from lora_cli.sources.retries import Retries
 try:
-    get_json(Http("http://127.0.0.1:9", 5, 0), "http://127.0.0.1:9", "")
+    get_json(Http("http://127.0.0.1:9", 5, Retries(0)), "http://127.0.0.1:9", "")
 except UsageError as error:
     print(error)
 """

@@ -14,6 +14,7 @@ import pytest
 from lora_cli.errors import Corrupt, LoraCliError, Refused, Unreachable
 from lora_cli.sources.http import Http, Piece, get_bytes
 from lora_cli.sources.http_json import get_json
+from lora_cli.sources.retries import Retries
 from lora_cli.sources.urls import following
 from tests.hub_server import Hub
 from tests.sources.http_client import NAME, WEIGHTS, Client
@@ -94,12 +95,12 @@ def test_an_answer_that_is_not_the_range_is_not_taken_for_it(
     answer: bytes, kind: type[LoraCliError], said: str
 ) -> None:
     with raw_server(answer) as endpoint, pytest.raises(kind, match=said):
-        list(get_bytes(Http(endpoint, 2, 0), f"{endpoint}/x", Piece(2, 7, 100), "weights"))
+        list(get_bytes(Http(endpoint, 2, Retries(0)), f"{endpoint}/x", Piece(2, 7, 100), "weights"))
 
 
 def test_a_whole_file_longer_than_listed_is_noticed_without_its_length() -> None:
     with raw_server(b"HTTP/1.1 200 .\r\nConnection: close\r\n\r\n0123456") as endpoint:
-        read = get_bytes(Http(endpoint, 2, 0), f"{endpoint}/x", Piece(0, None, 5), "weights")
+        read = get_bytes(Http(endpoint, 2, Retries(0)), f"{endpoint}/x", Piece(0, None, 5), "weights")
         with pytest.raises(Corrupt, match="more bytes came"):
             list(read)
 
@@ -108,7 +109,7 @@ def test_a_body_that_ends_early_without_saying_so_is_gone_on_with() -> None:
     first = b"HTTP/1.1 200 .\r\nConnection: close\r\n\r\n012"
     rest = b"HTTP/1.1 206 .\r\nContent-Length: 2\r\nContent-Range: bytes 3-4/5\r\n\r\n34"
     with raw_server(first, rest) as endpoint:
-        http = Http(endpoint, 2, 1, pause=lambda _: None)
+        http = Http(endpoint, 2, Retries(1, lambda _: None))
         assert b"".join(get_bytes(http, f"{endpoint}/x", Piece(0, None, 5), "weights")) == b"01234"
 
 
@@ -142,12 +143,13 @@ def tls_server() -> Iterator[str]:
 def test_a_certificate_that_is_not_trusted_is_refused_at_once_and_trusted_by_name() -> None:
     with tls_server() as endpoint:
         with pytest.raises(Unreachable, match=r"certificate of 127\.0\.0\.1:\d+ is not trusted") as caught:
-            get_json(Http(endpoint, 5, 5, pause=lambda _: pytest.fail("waited")), endpoint, "info")
+            get_json(Http(endpoint, 5, Retries(5, lambda _: pytest.fail("waited"))), endpoint, "info")
         assert "SSL_CERT_FILE" in caught.value.hint
         program = """
 import sys
 from lora_cli.sources.http_json import *
-print(get_json(Http(sys.argv[1], 5, 0), sys.argv[1], "").value)
+from lora_cli.sources.retries import Retries
+print(get_json(Http(sys.argv[1], 5, Retries(0)), sys.argv[1], "").value)
 """
         command = [sys.executable, "-W", "error", "-c", program, endpoint]
         done = subprocess.run(

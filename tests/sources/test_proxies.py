@@ -1,6 +1,7 @@
 """The way through proxies: which one is asked, with which password, and what it sees."""
 
 import socket
+import ssl
 import threading
 from base64 import b64encode
 from collections.abc import Iterator
@@ -9,7 +10,16 @@ import pytest
 
 from lora_cli.errors import Unreachable, UsageError
 from tests.hub_server import Hub
-from tests.sources.raw_servers import CERTIFICATE, OK, ask, fresh_environment, head, serve_tls, server
+from tests.sources.raw_servers import (
+    CERTIFICATE,
+    OK,
+    ask,
+    forget_environment,
+    fresh_environment,
+    head,
+    serve_tls,
+    server,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -67,12 +77,27 @@ def test_a_proxy_without_a_scheme_and_without_a_user_is_one_all_the_same(monkeyp
     assert "Proxy-Authorization" not in proxy.asked[0]
 
 
-def test_a_proxy_over_tls_is_refused_with_what_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HTTPS_PROXY", "https://me:secret@proxy.invalid:3129")
-    with pytest.raises(UsageError, match="spoken to over TLS") as caught:
-        ask("https://hub.invalid")
-    assert "http://HOST:PORT" in caught.value.hint
-    assert "secret" not in caught.value.message + caught.value.hint
+def test_a_proxy_over_tls_is_told_its_password_and_the_way_in_tls_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = Proxy("me:secret")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+
+    def encrypted(client: socket.socket) -> None:
+        with context.wrap_socket(client, server_side=True) as stream:
+            proxy(stream)
+
+    with server(serve_tls) as origin, server(encrypted) as address:
+        monkeypatch.setenv("ALL_PROXY", f"https://me:secret@{address}")
+        with pytest.raises(Unreachable, match="certificate of") as caught:
+            ask("http://hub.invalid:81/api")
+        assert proxy.asked == []
+        assert "secret" not in caught.value.message + caught.value.hint
+        monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+        forget_environment()
+        assert ask("http://hub.invalid:81/api") == {}
+        assert ask(f"https://{origin}/api", "hf_secret") == {}
+    assert [asked.split(" HTTP/")[0] for asked in proxy.asked] == ["GET http://hub.invalid:81/api", f"CONNECT {origin}"]
+    assert all("Proxy-Authorization: Basic" in asked and "hf_secret" not in asked for asked in proxy.asked)
 
 
 def test_through_a_tunnel_the_proxy_sees_nothing_but_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +128,7 @@ def test_no_proxy_goes_straight(monkeypatch: pytest.MonkeyPatch, hub: Hub, names
     assert ask(f"{hub.endpoint}/api/models/acme/sql-lora/revision/main")
 
 
-@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "https://127.0.0.1:1", "http://", "http://127.0.0.1:x"])
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "https://", "http://", "http://127.0.0.1:x"])
 def test_a_proxy_that_cannot_be_used_is_a_usage_error(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
     monkeypatch.setenv("HTTP_PROXY", proxy)
     with pytest.raises(UsageError, match="cannot be used") as caught:

@@ -19,7 +19,7 @@ from lora_cli.errors import Refused, Unreachable
 from lora_cli.sources import s3_listing
 from lora_cli.sources.aws import Account, Keys
 from lora_cli.sources.buckets import Entry, Page
-from lora_cli.sources.connection import Transient
+from lora_cli.sources.retries import Transient
 from lora_cli.sources.s3_listing import pages
 from lora_cli.sources.s3_requests import Place
 from tests.answering import Reply, answering

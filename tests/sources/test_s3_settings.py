@@ -9,10 +9,11 @@ import pytest
 from lora_cli.documents.manifest import SourceRule
 from lora_cli.errors import AccessDenied, Unreachable, UsageError
 from lora_cli.settings import Settings
-from lora_cli.sources import TellingSource, route
+from lora_cli.sources import TellingSource
 from lora_cli.sources.registry import open_source
 from tests.answering import Reply, answering
 from tests.sources.certificates import localhost_certificate
+from tests.sources.raw_servers import forget_environment
 from tests.sources.s3_answers import CONTENT, REF, error_of, piece_of, read, source_at
 
 
@@ -35,9 +36,9 @@ def test_a_certificate_that_is_not_trusted_is_refused_and_trusted_by_name(
         assert "SSL_CERT_FILE" in error.hint
         monkeypatch.setenv("SSL_CERT_FILE", str(authority))
         # A process looks there once; an earlier test may have done so.
-        route.tls.cache_clear()
+        forget_environment()
         assert read(source_at(endpoint, tmp_path)) == CONTENT
-        route.tls.cache_clear()
+        forget_environment()
 
 
 def trusting(tmp_path: Path, endpoint: str) -> Settings:

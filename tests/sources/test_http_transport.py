@@ -1,17 +1,21 @@
-"""The pool of connections: what is used again, what is not, and the way through proxies and certificates."""
+"""The transport: which connections are used again, which certificates are trusted, and how answers are bounded."""
 
 import os
 import socket
+import struct
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lora_cli.errors import Unreachable
-from lora_cli.sources import pool, route
+from lora_cli.sources import http_transport
 from lora_cli.sources.http import Http, Piece, get_bytes
+from lora_cli.sources.http_json import get_json
+from lora_cli.sources.retries import Retries
 from tests.hub_server import Hub
 from tests.sources.raw_servers import CERTIFICATE, OK, ask, fresh_environment, head, serve_tls, server
 
@@ -26,7 +30,7 @@ def test_certificates_are_those_of_a_folder_too(monkeypatch: pytest.MonkeyPatch,
         monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
         with pytest.raises(Unreachable, match="is not trusted"):
             ask(f"https://{origin}")
-        route.tls.cache_clear()
+        http_transport.tls.cache_clear()
         hashed = ["openssl", "x509", "-hash", "-noout", "-in", str(CERTIFICATE)]
         name = subprocess.run(hashed, capture_output=True, text=True, check=True).stdout.strip()
         (tmp_path / f"{name}.0").write_bytes(CERTIFICATE.read_bytes())
@@ -73,18 +77,103 @@ def test_a_redirect_that_has_a_text_costs_no_connection() -> None:
         assert len(connections) == 1
 
 
-def test_a_connection_over_which_more_came_than_was_said_is_not_used_again() -> None:
-    connections: list[socket.socket] = []
+@pytest.mark.parametrize("more", [0, 100_000])
+def test_what_comes_after_an_answer_is_never_taken_for_the_next_one(more: int) -> None:
+    smuggled = b"HTTP/1.1 200 .\r\nContent-Length: 7\r\n\r\n[1,2,3]"
 
     def serve(connection: socket.socket) -> None:
-        connections.append(connection)
         while head(connection):
-            connection.sendall(OK + b"HTTP/1.1 200 .\r\nContent-Length: 7\r\n\r\n[1,2,3]")
+            connection.sendall(OK + smuggled + more * b"x" + smuggled)
 
     with server(serve) as address:
-        for number in range(2):
+        for _ in range(3):
             assert ask(f"http://{address}") == {}
-            assert len(connections) == number + 1
+
+
+HEAD = b"HTTP/1.1 200 .\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"nonsense\r\n\r\n",
+        b"HTTP/1.1 20 OK\r\n\r\n{}",
+        HEAD + b"Content-Length: 2\r\nX: never ends",
+        HEAD + b"Content-Length: 2\r\n",
+        HEAD + b"X: y\r\n" * 201 + b"\r\n{}",
+        HEAD + b"X: " + b"y" * 70_000 + b"\r\n\r\n{}",
+        HEAD + (b"X: " + b"y" * 9000 + b"\r\n") * 9 + b"\r\n{}",
+        HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+        HEAD + b"Content-Length: 20\r\n\r\n{}",
+        HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        CHUNKED + b"2\r\n{",
+        CHUNKED + b"2\r\n{}\r\n",
+        CHUNKED + b"two\r\n{}\r\n0\r\n\r\n",
+        CHUNKED + b"2\r\n{}\r\n" + b"1" * 100_000,
+        b"HTTP/1.1 100 .\r\n\r\n" * 10_000 + OK,
+    ],
+)
+def test_what_is_no_whole_answer_is_never_taken_for_one(answer: bytes) -> None:
+    def serve(connection: socket.socket) -> None:
+        head(connection)
+        connection.sendall(answer)
+
+    with server(serve) as address, pytest.raises(Unreachable, match="was cut"):
+        ask(f"http://{address}")
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (b"", b"H"),
+        (HEAD, b"X"),
+        (HEAD + b"Content-Length: 1000000\r\n\r\n{", b" "),
+        (HEAD + b"\r\n{", b" "),
+        (CHUNKED + b"2\r\n{}\r\n", b"1"),
+        (CHUNKED + b"2\r\n{}\r\n0\r\n", b"X: y\r\n"),
+        (b"", b"HTTP/1.1 100 .\r\n\r\n"),
+    ],
+    ids=["status", "head", "body", "body without a length", "size of a chunk", "trailers", "interim answers"],
+)
+def test_an_answer_that_trickles_is_given_up(first: bytes, then: bytes) -> None:
+    ended = threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        head(connection)
+        connection.sendall(first)
+        while not ended.wait(0.02):
+            connection.sendall(then)
+
+    with server(serve) as address:
+        began = time.monotonic()
+        with pytest.raises(Unreachable, match=r"was silent|sent only|did not finish"):
+            get_json(Http(f"http://{address}", 0.3, Retries(0)), f"http://{address}", "info")
+        ended.set()
+        assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_what_came_before_a_connection_broke_is_kept(reset: bool) -> None:
+    """However often it breaks: each try goes on where the one before it ended."""
+    weights = bytes(range(256)) * 40
+
+    def serve(connection: socket.socket) -> None:
+        start = int(head(connection).partition("bytes=")[2].partition("-")[0] or 0)
+        left = len(weights) - start
+        placed = f"Content-Range: bytes {start}-{len(weights) - 1}/{len(weights)}"
+        told = f"HTTP/1.1 206 .\r\nContent-Length: {left}\r\n{placed}\r\n\r\n"
+        connection.sendall(told.encode() + weights[start : start + 100])
+        time.sleep(0.05)
+        connection.sendall(weights[start + 100 : start + 3000])
+        time.sleep(0.05)
+        if reset:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    with server(serve) as address:
+        url = f"http://{address}/x"
+        read = get_bytes(Http(url, 5, Retries(1, lambda _: None)), url, Piece(0, len(weights), len(weights)), "weights")
+        assert b"".join(read) == weights
 
 
 @pytest.mark.parametrize("token", ["one\r\nX: two", "one\ntwo", "one\0two"])
@@ -115,7 +204,9 @@ def test_a_body_in_chunks_is_read_to_its_end() -> None:
 
     with server(serve) as address:
         for _ in range(2):
-            read = get_bytes(Http(f"http://{address}", 5, 0), f"http://{address}/x", Piece(0, None, 5), "weights")
+            read = get_bytes(
+                Http(f"http://{address}", 5, Retries(0)), f"http://{address}/x", Piece(0, None, 5), "weights"
+            )
             assert b"".join(read) == b"01234"
 
 
@@ -140,9 +231,9 @@ def test_more_servers_than_are_kept_in_mind_do_not_hinder_a_new_one(hub: Hub) ->
         connection.recv(1)
 
     with server(serve) as address:
-        answers = [pool.get(f"http://{address}/", {}, 5, 5) for _ in range(pool.MOST_IDLE)]
+        answers = [http_transport.send(f"http://{address}/", {}, 5) for _ in range(http_transport.MOST_IDLE + 1)]
         for answer in answers:
-            answer.read(2)
+            assert list(answer.chunks()) == [b"{}"]
             answer.close()
         for _ in range(3):
             assert ask(f"{hub.endpoint}/api/models/acme/sql-lora/revision/main")

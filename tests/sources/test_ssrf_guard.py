@@ -12,14 +12,15 @@ import pytest
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.documents.policy import Policy
-from lora_cli.errors import LoraCliError, Refused
+from lora_cli.errors import LoraCliError, Refused, Unreachable
 from lora_cli.settings import Settings
-from lora_cli.sources import private, route
-from lora_cli.sources.connection import send
+from lora_cli.sources import ssrf_guard
+from lora_cli.sources.http_transport import send
 from lora_cli.sources.hub import HubSource
-from lora_cli.sources.private import Bounds, Reach, bounds_of, guard, reach_of
+from lora_cli.sources.ssrf_guard import Bounds, Reach, bounds_of, guard, reach_of
 from tests.hub_content import Content
 from tests.hub_server import Hub
+from tests.sources.raw_servers import forget_environment
 
 FILES: dict[str, Content] = {"adapter_config.json": b"{}", "adapter_model.safetensors": bytes(3_000_000)}
 ACME = AdapterRef("hf", "acme/sql-lora")
@@ -133,7 +134,7 @@ def test_a_policy_holds_for_the_new_name_of_a_repository(hub: Hub, settings: Set
 def far(monkeypatch: pytest.MonkeyPatch) -> None:
     """What listens at 127.0.0.1 is on the open network, as far as anybody is concerned."""
     real = reach_of
-    monkeypatch.setattr(private, "reach_of", lambda a: Reach.PUBLIC if a == "127.0.0.1" else real(a))
+    monkeypatch.setattr(ssrf_guard, "reach_of", lambda a: Reach.PUBLIC if a == "127.0.0.1" else real(a))
 
 
 def fails(settings: Settings, ref: AdapterRef = ACME) -> LoraCliError:
@@ -191,9 +192,11 @@ def test_nothing_is_sent_there_and_a_setting_allows_it(hub: Hub, settings: Setti
 
 
 @pytest.mark.usefixtures("far")
-def test_a_name_that_is_given_another_address_meanwhile_is_noticed(
-    hub: Hub, settings: Settings, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("addresses", [["127.0.0.1"], ["127.0.0.1", "127.0.0.2"]], ids=["one", "two"])
+def test_only_addresses_that_were_judged_are_connected_to(
+    hub: Hub, settings: Settings, monkeypatch: pytest.MonkeyPatch, addresses: list[str]
 ) -> None:
+    """A name may be given another address at any time: it is resolved once, and each address is judged."""
     hub.add("acme/sql-lora", FILES)
     real, asked = socket.getaddrinfo, []
 
@@ -201,19 +204,21 @@ def test_a_name_that_is_given_another_address_meanwhile_is_noticed(
         if host != "cdn.example":
             return real(host, *args, **options)
         asked.append(host)
-        return real("127.0.0.1" if len(asked) == 1 else "127.0.0.2", *args, **options)
+        now = addresses if len(asked) == 1 else ["127.0.0.2"]
+        return [found for address in now for found in real(address, *args, **options)]
 
     monkeypatch.setattr(socket, "getaddrinfo", rebound)
     with socket.create_server(("127.0.0.2", 0)) as inside:
+        inside.settimeout(0.2)
         where = f"http://cdn.example:{inside.getsockname()[1]}/"
         hub.fault("/tree/", times=-1, status=302, headers={"Location": where})
         error = fails(replace(settings, retries=0))
-        assert isinstance(error, Refused)
         assert "cdn.example" in str(error)
-        assert "at 127.0.0.2" in str(error)
-        connection, _ = inside.accept()
-        with connection:
-            assert connection.recv(10) == b""
+        assert isinstance(error, Unreachable if len(addresses) == 1 else Refused)
+        assert ("at 127.0.0.2" in str(error)) == (len(addresses) == 2)
+        with pytest.raises(TimeoutError):
+            inside.accept()
+        assert asked == ["cdn.example"]
 
 
 def test_a_connection_that_is_open_already_is_judged_too(hub: Hub) -> None:
@@ -238,10 +243,10 @@ def test_a_proxy_is_told_a_name_and_never_an_address_inside(
     hub.fault("/tree/", times=-1, status=302, headers={"Location": "http://169.254.169.254/latest"})
     monkeypatch.setenv("http_proxy", hub.endpoint)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    route.route_to.cache_clear()
+    forget_environment()
     error = fails(settings)
     monkeypatch.undo()
-    route.route_to.cache_clear()
+    forget_environment()
     assert isinstance(error, Refused)
     assert not any("169.254" in request.target for request in hub.requests)
 
@@ -254,6 +259,7 @@ from lora_cli.documents.policy import Policy
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import Refused
 from lora_cli.settings import Settings
+from lora_cli.sources.http_transport import send
 from lora_cli.sources.hub import HubSource
 from tests import hub_server
 real = hub_server.ThreadingHTTPServer.__init__

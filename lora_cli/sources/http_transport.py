@@ -1,0 +1,487 @@
+"""HTTP requests over urllib3: addresses are judged before they are connected to, and answers are bounded.
+
+The environment's proxies and certificates are used. Redirects and retries are the caller's (``sources.http``). It
+imports urllib3, so it is imported with the first request.
+"""
+
+import functools
+import io
+import os
+import re
+import socket
+import ssl
+import sys
+import time
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http.client import HTTPException, IncompleteRead
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError, InvalidHeader, ProtocolError, ReadTimeoutError, SSLError
+
+from lora_cli import __version__
+from lora_cli.errors import UsageError
+from lora_cli.redaction import remember
+from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, printable, steady
+from lora_cli.sources.urls import host, origin
+
+if TYPE_CHECKING:
+    from lora_cli.sources.ssrf_guard import Guard
+
+CHUNK = 256 * 1024
+WHOLE = 1 << 20
+"""A body of at most so many bytes is asked for as one piece: fewer turns. Of many larger ones each would hold much."""
+
+MOST_HEAD = 64 * 1024
+MOST_IDLE = 64
+IDLE_S = 30.0
+DRAINED = 16 * 1024
+DRAIN_S = 0.5
+RESOLVED_S = 30.0
+"""So long the addresses of a name are used before it is resolved again."""
+
+ADDRESS = "the address (HF_ENDPOINT for the Hub, AWS_ENDPOINT_URL for S3)"
+OWN_HEADERS = {"User-Agent": f"lora-cli/{__version__}", "Accept": "*/*", "Accept-Encoding": "identity"}
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class NoConnection(Exception):
+    """There was none to the server; the cause says why. ``by_proxy`` when a proxy did not pass us on."""
+
+    def __init__(self, *, by_proxy: bool = False) -> None:
+        super().__init__()
+        self.by_proxy = by_proxy
+
+
+class _ClosedMeanwhile(ConnectionError):
+    """A connection that was kept open was closed at the very moment of the next request, which another may answer."""
+
+
+class _AnswerReader(io.RawIOBase):
+    """What http.client reads an answer from: bounded in time, and in bytes until its head has come.
+
+    http.client takes the end of a connection for the end of the head (``ended``), and discards what came before an
+    error. With ``keeps``, an error ends the piece that is being read, and is raised with the next one.
+    """
+
+    def __init__(self, raw: io.RawIOBase, timeout_s: float) -> None:
+        self._raw = raw
+        self.error: OSError | None = None
+        self.ended = False
+        self._left: int | None = MOST_HEAD
+        self.begin(timeout_s)
+
+    def begin(self, timeout_s: float, *, keeps: bool = False) -> None:
+        """What is read from here on comes within ``timeout_s``; with ``keeps``, what came till then is returned."""
+        self._until, self._keeps = time.monotonic() + timeout_s, keeps
+
+    def end_head(self) -> None:
+        """The head has come: there is no bound for the bytes of its body."""
+        self._left = None
+
+    def readable(self) -> bool:
+        """As every stream."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """As every stream.
+
+        Raises:
+            OSError: the connection broke or is silent, or the time is over.
+            HTTPException: the head is too large.
+        """
+        try:
+            count = self._read(buffer)
+        except OSError as error:
+            if not self._keeps:
+                raise
+            self.error = error
+            return 0
+        self.ended = not count
+        if self._left is not None:
+            self._left -= count
+            if self._left < 0:
+                raise HTTPException("the head of an answer is too large")
+        return count
+
+    def _read(self, buffer: Any) -> int:
+        if self.error is not None:
+            raise self.error
+        if time.monotonic() < self._until:
+            return self._raw.readinto(buffer) or 0
+        if self._keeps:
+            return 0
+        raise TimeoutError
+
+    def close(self) -> None:
+        """As every stream."""
+        self._raw.close()
+        super().close()
+
+
+class _Socket:
+    """The socket of a connection, whose answers are read by an ``_AnswerReader``."""
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+        self.reader: _AnswerReader | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        """What http.client reads the next answer from."""
+        self.reader = _AnswerReader(self._sock.makefile(mode, buffering=0), self._sock.gettimeout())
+        return io.BufferedReader(self.reader)
+
+
+class _Connection(HTTPConnection):
+    """A connection of urllib3 that says what its failures mean, and whose answers are bounded."""
+
+    reader: _AnswerReader
+    _answered_at = 0.0
+    """When the last answer came over it; 0 before the first one."""
+
+    def connect(self) -> None:
+        """As every connection.
+
+        Raises:
+            NoConnection: there is none.
+        """
+        self._answered_at = 0.0
+        try:
+            super().connect()
+        except (OSError, ValueError, HTTPError, HTTPException) as error:
+            by_proxy = self.proxy is not None and not isinstance(error, HTTPError | TimeoutError | ssl.SSLError)
+            raise NoConnection(by_proxy=by_proxy) from error
+        self.sock = cast(socket.socket, _Socket(self.sock))
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it can be used again: one that was idle for long may have been forgotten on the way."""
+        is_idle = self._answered_at and time.monotonic() - self._answered_at > IDLE_S
+        return super().is_connected and not is_idle
+
+    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as urllib3's own
+        """As every connection; the whole head comes within the timeout."""
+        sock: Any = self.sock
+        try:
+            response = super().getresponse()
+        except ConnectionError as error:
+            if self._answered_at:
+                raise _ClosedMeanwhile from error
+            raise
+        self.reader = sock.reader
+        encoded = response.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked"
+        if self.reader.ended or encoded:
+            response.close()
+            told = (
+                "the body is encoded in a way that was not asked for"
+                if encoded
+                else "the head of an answer ended early"
+            )
+            raise HTTPException(told)
+        self.reader.end_head()
+        self._answered_at = time.monotonic()
+        return response
+
+
+class _TlsConnection(_Connection, HTTPSConnection):
+    """The same over TLS."""
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _TlsPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _TlsConnection
+
+
+class Response:
+    """An answer of ``url`` whose body is still to be read. Whoever has it closes it.
+
+    ``peer`` is the address that it came from, "" through a proxy.
+    """
+
+    def __init__(self, raw: urllib3.HTTPResponse, url: str, peer: str, timeout_s: float) -> None:
+        connection = raw.connection
+        assert isinstance(connection, _Connection)
+        self._raw, self._reader, self._timeout_s = raw, connection.reader, timeout_s
+        self.url, self.peer, self.status = url, peer, raw.status
+        self.headers: Mapping[str, str] = raw.headers
+
+    def chunks(self) -> Iterator[bytes]:
+        """The body as it comes, at most 1 MiB at a time.
+
+        Raises:
+            Transient: it is compressed, broke, is silent for the timeout, or trickles at less than 1 KiB/s over that.
+        """
+        server = host(self.url)
+        if self.headers.get("Content-Encoding", "identity") != "identity":
+            raise Transient(f"{server} sent a compressed body that was not asked for", hint="check for a proxy between")
+        return self.encoded_chunks()
+
+    def encoded_chunks(self) -> Iterator[bytes]:
+        """As ``chunks``, of a body that is what it is, however it is encoded."""
+        length = self._raw.length_remaining
+        most = WHOLE if length is not None and length <= WHOLE else CHUNK
+        pieces = iter(functools.partial(self._read, most), b"")
+        return steady(pieces, host(self.url), self._timeout_s, lambda: self._reader.error is not None)
+
+    def _read(self, most: int) -> bytes:
+        """At most so many bytes: those that came within the timeout, or before an error. None at the end."""
+        # Where no length is said, the end of the connection is the end of the body: nothing may look like it.
+        is_sized = self._raw.length_remaining is not None
+        self._reader.begin(self._timeout_s, keeps=is_sized)
+        read = self._raw.read if is_sized else self._raw.read1
+        try:
+            return read(most, decode_content=False)
+        except (HTTPError, OSError, ValueError) as error:
+            raise _broken(self._reader.error or error, self.url, self._timeout_s) from error
+
+    def close(self) -> None:
+        """Keeps the connection for the next request when the body is read, or as good as read; else closes it."""
+        left = self._raw.length_remaining
+        if left is not None and left <= DRAINED and self._reader.error is None and not self._raw.isclosed():
+            # The few words of a redirect are cheaper to read than a new connection is to make; not those that trickle.
+            self._reader.begin(DRAIN_S, keeps=True)
+            connection: Any = self._raw.connection
+            if connection.sock is not None:
+                connection.sock.settimeout(DRAIN_S)
+            with suppress(HTTPError, OSError):
+                self._raw.read(DRAINED, decode_content=False)
+        self._raw.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A proxy that the environment names, and what it is told of us."""
+
+    url: str
+    authorization: str = field(default="", repr=False)
+
+
+def send(
+    url: str, headers: Mapping[str, str], timeout_s: float, allowed: "Guard | None" = None, *, method: str = "GET"
+) -> Response:
+    """The answer to a GET (or a HEAD) as far as its headers; redirects are the caller's. The caller closes it.
+
+    ``allowed`` judges each address that the server's name stands for, one of which is then connected to; of a server
+    behind a proxy, its name.
+
+    Raises:
+        Transient: the network failed.
+        Refused: the address is not allowed.
+        UsageError: the environment names proxies or certificates that cannot be used.
+    """
+    scheme, name, port = origin(url)
+    proxy = proxy_for(scheme, name, port)
+    try:
+        addresses = resolve(name, port) if proxy is None else (_ascii(name),)
+        if allowed is not None:
+            for address in addresses:
+                allowed(address)
+        return _first_answer(addresses, proxy, method, url, headers, timeout_s)
+    except NoConnection as error:
+        raise _no_connection(error, url, timeout_s) from error
+    except (HTTPError, OSError, ValueError) as error:
+        raise _broken(error, url, timeout_s) from error
+
+
+def resolve(name: str, port: int) -> tuple[str, ...]:
+    """The addresses of a server, in the order in which they are tried.
+
+    Raises:
+        NoConnection: its name is not known.
+    """
+    try:
+        return _resolved(name, port, int(time.monotonic() / RESOLVED_S))
+    except (OSError, UnicodeError) as error:
+        raise NoConnection from error
+
+
+@functools.lru_cache(1024)
+def _resolved(name: str, port: int, _: int) -> tuple[str, ...]:
+    found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    return tuple(dict.fromkeys(str(one[4][0]) for one in found))
+
+
+def _first_answer(
+    addresses: tuple[str, ...], proxy: Proxy | None, method: str, url: str, headers: Mapping[str, str], timeout_s: float
+) -> Response:
+    """The answer of the first address that can be connected to."""
+    scheme, name, port = origin(url)
+    sent = {"Host": _authority(scheme, name, port), **OWN_HEADERS, **headers}
+    if re.search(r"[\r\n\0]", "".join(sent.values())):
+        raise ValueError("a header holds a control character")
+    parts = urlsplit(url)
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    options: dict[str, Any] = {}
+    if scheme == "https" or (proxy is not None and proxy.url.startswith("https:")):
+        options["ssl_context"] = tls()
+    if proxy is None and scheme == "https":
+        options["server_hostname"] = name
+    if proxy is not None and scheme == "http":
+        target = f"http://{sent['Host']}{target}"
+    timeout = urllib3.Timeout(connect=min(timeout_s, CONNECT_TIMEOUT_S), read=timeout_s)
+    failures = []
+    for address in addresses:
+        pool = manager(proxy, os.getpid()).connection_from_host(address, port, scheme, options)
+        try:
+            raw = _answer(pool, method, target, sent, timeout)
+            return Response(raw, url, "" if proxy is not None else address, timeout_s)
+        except NoConnection as error:
+            failures.append(error)
+    raise failures[0]
+
+
+def _answer(
+    pool: urllib3.HTTPConnectionPool, method: str, target: str, headers: Mapping[str, str], timeout: urllib3.Timeout
+) -> urllib3.HTTPResponse:
+    while True:
+        try:
+            answer = pool.urlopen(
+                method,
+                target,
+                headers=headers,
+                timeout=timeout,
+                retries=False,
+                redirect=False,
+                assert_same_host=False,
+                preload_content=False,
+                decode_content=False,
+            )
+        except ProtocolError as error:
+            if not isinstance(error.args[-1], _ClosedMeanwhile):
+                raise
+        else:
+            assert isinstance(answer, urllib3.HTTPResponse)
+            return answer
+
+
+@functools.cache
+def manager(proxy: Proxy | None, process: int) -> urllib3.PoolManager:
+    """The connections of a process, direct ones or those through a proxy. A fork must not speak on its parent's."""
+    options: dict[str, Any] = {"num_pools": MOST_IDLE, "maxsize": MOST_IDLE}
+    if proxy is None:
+        made = urllib3.PoolManager(**options)
+    else:
+        told = {"Proxy-Authorization": proxy.authorization} if proxy.authorization else {}
+        context = tls() if proxy.url.startswith("https:") else None
+        made = urllib3.ProxyManager(proxy.url, proxy_headers=told, proxy_ssl_context=context, **options)
+    made.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
+    return made
+
+
+def _authority(scheme: str, name: str, port: int) -> str:
+    """What the server is called in a request: its port is left out where it goes without saying."""
+    called = f"[{name}]" if ":" in name else _ascii(name)
+    return called if port == _DEFAULT_PORTS[scheme] else f"{called}:{port}"
+
+
+def _ascii(name: str) -> str:
+    return name if name.isascii() else name.encode("idna").decode()
+
+
+@functools.lru_cache(1024)
+def proxy_for(scheme: str, name: str, port: int) -> Proxy | None:
+    """The proxy that ``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY`` and ``NO_PROXY`` demand for a server, if any.
+
+    Raises:
+        UsageError: what the environment names cannot be used.
+    """
+    certificates = os.environ.get("SSL_CERT_FILE")
+    if certificates and not Path(certificates).is_file():
+        raise _unusable("certificates", "check SSL_CERT_FILE")
+    proxies = getproxies()
+    url = proxies.get(scheme) or proxies.get("all") or ""
+    if not url or proxy_bypass(f"{name}:{port}"):
+        return None
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        usable = parts.scheme in _DEFAULT_PORTS and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        hint = "check HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY: a proxy is written http://HOST:PORT"
+        raise _unusable("proxy", hint)
+    address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    return Proxy(address, _basic(parts.username, parts.password))
+
+
+def _basic(user: str | None, password: str | None) -> str:
+    """The ``Basic`` credentials of RFC 7617; nothing without a user."""
+    if user is None:
+        return ""
+    encoded = b64encode(f"{unquote(user)}:{unquote(password or '')}".encode()).decode()
+    for secret in (unquote(password or ""), encoded):
+        remember(secret)
+    return f"Basic {encoded}"
+
+
+@functools.cache
+def tls() -> ssl.SSLContext:
+    """Which certificates are trusted: those of ``SSL_CERT_FILE`` and ``SSL_CERT_DIR``, else those of this system.
+
+    truststore knows where these are, and does one handshake at a time: it is for where OpenSSL does not find them.
+
+    Raises:
+        UsageError: they cannot be read.
+    """
+    file, folder = os.environ.get("SSL_CERT_FILE") or None, os.environ.get("SSL_CERT_DIR") or None
+    try:
+        context = ssl.create_default_context(cafile=file, capath=folder)
+    except (OSError, ValueError) as error:
+        raise _unusable("certificates", "check SSL_CERT_FILE and SSL_CERT_DIR") from error
+    if file or folder or (sys.platform == "linux" and context.cert_store_stats()["x509_ca"]):
+        return context
+    import truststore
+
+    return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def _unusable(what: str, hint: str) -> UsageError:
+    return UsageError(f"the {what} that the environment names cannot be used", hint=hint)
+
+
+def _no_connection(error: NoConnection, url: str, timeout_s: float) -> Transient:
+    """Why there was no connection, in our words: the library's own may hold a proxy's password."""
+    cause = error.__cause__
+    if isinstance(cause, HTTPError) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    server, told = host(url), printable(str(cause))
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        hint = "name the certificates to trust with SSL_CERT_FILE"
+        return Transient(f"the certificate of {server} is not trusted: {told}", hint=hint, final=True)
+    if isinstance(cause, TimeoutError):
+        return Transient(f"{server} did not accept a connection in {min(timeout_s, CONNECT_TIMEOUT_S):g} s")
+    if error.by_proxy:
+        hint = "check HTTPS_PROXY and NO_PROXY"
+        return Transient(f"the proxy did not pass the request on to {server}", hint=hint)
+    return Transient(f"no connection to {server}: {told}", hint=f"check {ADDRESS}, the network and HTTPS_PROXY")
+
+
+def _broken(error: Exception, url: str, timeout_s: float) -> Transient:
+    """What a failure means, in our words: the library's own may hold headers or a signed link."""
+    server = host(url)
+    cause = error.args[-1] if isinstance(error, ProtocolError | SSLError) and error.args else error
+    if isinstance(cause, TimeoutError | ReadTimeoutError):
+        return Transient(f"{server} was silent for {timeout_s:g} s")
+    if isinstance(cause, OSError | SSLError):
+        return Transient(f"the connection to {server} was cut")
+    if isinstance(cause, HTTPException | InvalidHeader):
+        told = str(cause) if type(cause) is HTTPException else "what came is no answer of HTTP/1.1"
+        if isinstance(cause, IncompleteRead):
+            told = f"the body ended {cause.expected} bytes early" if cause.expected else "the body ended early"
+        hint = f"try again later; if it stays, check {ADDRESS}, and for a proxy between"
+        return Transient(f"the connection to {server} was cut: {told}", hint=hint)
+    reason = f"the exchange with {server} failed ({type(cause).__name__})"
+    return Transient(reason, hint=f"check {ADDRESS}", final=True)

@@ -1,0 +1,174 @@
+"""Failures that another try may fix: which they are, how long to wait, and when to give up."""
+
+import logging
+import random
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from lora_cli.core.log import logger
+from lora_cli.errors import TooSlow, Unreachable
+
+CONNECT_TIMEOUT_S = 10.0
+SLOWEST_BYTES_PER_S = 1024
+LONGEST_WAIT_S = 330.0
+LONGEST_BACKOFF_S = 8.0
+
+T = TypeVar("T")
+log = logger(__name__)
+
+
+class Transient(Exception):
+    """A failure that may be gone at the next try: ``wait_s`` is how long the server asks to wait (None: not said).
+
+    ``final`` failures are of the network too, but no second try will mend them. ``slow`` ones brought bytes, and so few
+    that this is no progress.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        hint: str = "try again later",
+        wait_s: float | None = None,
+        final: bool = False,
+        slow: bool = False,
+    ) -> None:
+        super().__init__(reason)
+        self.reason, self.hint, self.wait_s, self.final, self.slow = reason, hint, wait_s, final, slow
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """How often an operation is tried again: ``count`` times without progress. ``pause`` waits between the tries."""
+
+    count: int
+    pause: Callable[[float], None] = time.sleep
+
+    def call(self, what: str, attempt: Callable[[], T]) -> T:
+        """What ``attempt`` returns, which is called again after a ``Transient``. ``what`` begins the error message.
+
+        Raises:
+            Unreachable: the retries are used up, or no other try would help.
+        """
+        failures = 0
+        while True:
+            try:
+                return attempt()
+            except Transient as failure:
+                failures += 1
+                self._wait(what, failure, failures)
+
+    def stream(
+        self, what: str, server: str, start: int, end: int | None, read: Callable[[int], Iterator[bytes]]
+    ) -> Iterator[bytes]:
+        """Bytes ``start`` to ``end`` (None: to the end), resumed where a stream broke: ``read`` begins at a position.
+
+        Raises:
+            Unreachable: the retries are used up without progress, or no other try would help.
+        """
+        failures, slow = 0, 0
+        while end is None or start < end:
+            try:
+                for chunk in read(start):
+                    start, failures = start + len(chunk), 0
+                    yield chunk
+                if end is None or start >= end:
+                    return
+                failure = Transient(f"{server} ended the file early, at byte {start} of {end}")
+            except Transient as broken:
+                failure = broken
+            failures, slow = max(failures, slow) + 1, slow + 1 if failure.slow else 0
+            self._wait(what, failure, failures)
+
+    def _wait(self, what: str, failure: Transient, failures: int) -> None:
+        """Waits before the next try, or says why there is none."""
+        wait_s = pause_before(failures, failure.wait_s)
+        if failures > self.count or failure.final or wait_s is None:
+            tries = f" (tried {failures} times)" if failures > 1 else ""
+            kind = TooSlow if failure.slow else Unreachable
+            raise kind(f"{what}: {failure.reason}{tries}", hint=failure.hint) from failure
+        level = logging.WARNING if wait_s > 5 else logging.INFO
+        log.log(level, "%s: %s; next try in %.1f s", what, failure.reason, wait_s)
+        self.pause(wait_s)
+
+
+def from_status(server: str, status: int, headers: Mapping[str, str]) -> Transient:
+    """What an answer of 408, 429 or 5xx of ``server`` means."""
+    wait_s = asked_wait(headers) if status in (408, 429, 503) else None
+    if status != 429:
+        return Transient(f"{server} answered {status}", wait_s=wait_s)
+    asks = f" and asks to wait {wait_s:.0f} s" if wait_s else ""
+    hint = "wait, or lower --jobs; a server allows more to those who send a token (HF_TOKEN for the Hub)"
+    return Transient(f"{server} limits the rate of requests (429){asks}", hint=hint, wait_s=wait_s)
+
+
+def printable(text: str) -> str:
+    """At most 200 characters of what a server wrote, without anything that a terminal would obey."""
+    return "".join(character if character.isprintable() else " " for character in text[:200]).strip()
+
+
+def asked_wait(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the server asks to wait: the longer of ``RateLimit: …;t=`` and ``Retry-After``; None if neither.
+
+    ``RateLimit`` is draft-ietf-httpapi-ratelimit-headers-09; ``Retry-After`` holds seconds or an HTTP date (RFC 9110).
+    """
+    asked = []
+    if found := re.search(r";\s*t\s*=\s*(\d{1,9})\b", headers.get("RateLimit", "")[:1000], re.ASCII):
+        asked.append(float(found[1]))
+    after = headers.get("Retry-After", "").strip()[:100]
+    if re.fullmatch(r"\d{1,9}", after, re.ASCII):
+        asked.append(float(after))
+    elif after:
+        asked.extend(_until(after))
+    return max(asked, default=None)
+
+
+def _until(date: str) -> list[float]:
+    from email.utils import parsedate_to_datetime
+
+    try:
+        return [max(0.0, parsedate_to_datetime(date).timestamp() - time.time())]
+    except (ValueError, OverflowError):
+        return []
+
+
+def pause_before(failures: int, asked_s: float | None) -> float | None:
+    """Seconds to wait after so many failures in a row; None when the server asks for longer than is sensible.
+
+    Without a wish of the server: 0.5 s, doubled up to 8 s, halved by chance. With one: all of it and up to a tenth
+    more, so that forty waiting processes do not come back in the same instant.
+    """
+    chance = random.random()  # noqa: S311 - spreads load, keeps no secret
+    if asked_s is not None and asked_s > LONGEST_WAIT_S:
+        return None
+    if asked_s:
+        return asked_s + chance * (0.2 + 0.1 * asked_s)
+    return float(min(LONGEST_BACKOFF_S, 0.5 * 2 ** min(failures - 1, 10)) * (0.5 + 0.5 * chance))
+
+
+def steady(
+    body: Iterator[bytes], server: str, timeout_s: float, broken: Callable[[], bool] = lambda: False
+) -> Iterator[bytes]:
+    """``body`` as it comes from ``server``, as long as it does not trickle.
+
+    A chunk that came late because the body is ``broken`` after it says nothing of the server's pace.
+
+    Raises:
+        Transient: it brought less than 1 KiB/s over ``timeout_s``.
+    """
+    waited_s, received = 0.0, 0
+    while True:
+        began = time.monotonic()
+        chunk = next(body, None)
+        if chunk is None:
+            return
+        # Only time spent waiting for the server counts: the reader may take as long as it likes.
+        waited_s, received = waited_s + time.monotonic() - began, received + len(chunk)
+        if waited_s >= timeout_s and not broken():
+            if received < SLOWEST_BYTES_PER_S * waited_s:
+                raise Transient(f"{server} sent only {received} bytes in {waited_s:.0f} s", slow=True)
+            waited_s, received = 0.0, 0
+        yield chunk
