@@ -80,7 +80,8 @@ class _AnswerReader(io.RawIOBase):
 
     def begin(self, timeout_s: float, *, keeps: bool = False) -> None:
         """What is read from here on comes within ``timeout_s``; with ``keeps``, what came till then is returned."""
-        self._until, self._keeps = time.monotonic() + timeout_s, keeps
+        self.began_at = time.monotonic()
+        self._until, self._keeps = self.began_at + timeout_s, keeps
 
     def end_head(self) -> None:
         """The head has come: there is no bound for the bytes of its body."""
@@ -145,9 +146,8 @@ class _Socket:
 class _Connection(HTTPConnection):
     """A connection of urllib3 that says what its failures mean, and whose answers are bounded."""
 
-    reader: _AnswerReader
-    _answered_at = 0.0
-    """When the last answer came over it; 0 before the first one."""
+    reader: _AnswerReader | None = None
+    """Of the last answer that came over it; None before the first one."""
 
     def connect(self) -> None:
         """As every connection.
@@ -155,7 +155,7 @@ class _Connection(HTTPConnection):
         Raises:
             NoConnection: there is none.
         """
-        self._answered_at = 0.0
+        self.reader = None
         try:
             super().connect()
         except (OSError, ValueError, HTTPError, HTTPException) as error:
@@ -166,7 +166,7 @@ class _Connection(HTTPConnection):
     @property
     def is_connected(self) -> bool:
         """Whether it can be used again: one that was idle for long may have been forgotten on the way."""
-        is_idle = self._answered_at and time.monotonic() - self._answered_at > IDLE_S
+        is_idle = self.reader is not None and time.monotonic() - self.reader.began_at > IDLE_S
         return super().is_connected and not is_idle
 
     def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as urllib3's own
@@ -175,21 +175,17 @@ class _Connection(HTTPConnection):
         try:
             response = super().getresponse()
         except ConnectionError as error:
-            if self._answered_at:
+            if self.reader is not None:
                 raise _ClosedMeanwhile from error
             raise
-        self.reader = sock.reader
+        reader: _AnswerReader = sock.reader
         encoded = response.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked"
-        if self.reader.ended or encoded:
+        if encoded or reader.ended:
             response.close()
-            told = (
-                "the body is encoded in a way that was not asked for"
-                if encoded
-                else "the head of an answer ended early"
-            )
-            raise HTTPException(told)
-        self.reader.end_head()
-        self._answered_at = time.monotonic()
+            encoding = "the body is encoded in a way that was not asked for"
+            raise HTTPException(encoding if encoded else "the head of an answer ended early")
+        reader.end_head()
+        self.reader = reader
         return response
 
 
@@ -214,6 +210,7 @@ class Response:
     def __init__(self, raw: urllib3.HTTPResponse, url: str, peer: str, timeout_s: float) -> None:
         connection = raw.connection
         assert isinstance(connection, _Connection)
+        assert connection.reader is not None
         self._raw, self._reader, self._timeout_s = raw, connection.reader, timeout_s
         self.url, self.peer, self.status = url, peer, raw.status
         self.headers: Mapping[str, str] = raw.headers
