@@ -9,7 +9,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.errors import Changed, LoraCliError, NotFound, Offline, Refused, UsageError
+from lora_cli.errors import Changed, LoraCliError, NotFound, Refused, UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources.buckets import Bucket, Entry
 from lora_cli.sources.http import AGAIN
@@ -70,7 +70,6 @@ class ObjectSource(ABC, Generic[B]):
             AccessDenied: there are no credentials, or they may not list it.
             Refused: there are over 10 000 objects, or a key that could not be a file.
             Unreachable: network or server, after the retries.
-            Offline: the network is switched off.
         """
         bucket, prefix = self._bucket(ref), _prefix(ref)
         found = self._tried(bucket, prefix, str(ref))
@@ -90,7 +89,6 @@ class ObjectSource(ABC, Generic[B]):
             AccessDenied: the credentials may list it and not read it.
             NoRanges: before a byte, when the server sends whole files only, and ``stop`` is not None.
             Unreachable: network or server, after the retries.
-            Offline: the network is switched off.
         """
         bucket, what = self._bucket(revision.ref), f"{revision.ref}: {file.path}"
         end = file.size if stop is None or file.size is None else min(stop, file.size)
@@ -112,9 +110,6 @@ class ObjectSource(ABC, Generic[B]):
         return self._told.get(version_key(revision, file), {})
 
     def _bucket(self, ref: AdapterRef) -> B:
-        if self._settings.offline:
-            hint = "leave out --offline, LORA_CLI_OFFLINE and HF_HUB_OFFLINE, or fetch it where there is a network"
-            raise Offline(f"{ref} is not in the cache, and the network is switched off", hint=hint)
         name = ref.location.partition("/")[0]
         with self._lock:
             if name not in self._buckets:

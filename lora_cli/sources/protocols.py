@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.errors import AccessDenied, Changed, Corrupt, LoraCliError, NotFound, Offline, UsageError
+from lora_cli.errors import AccessDenied, Changed, Corrupt, LoraCliError, NotFound, UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources.file_systems import entries_of, opened
 from lora_cli.sources.http import AGAIN
@@ -56,7 +56,6 @@ class FsspecSource:
             AccessDenied: the server does not let this user in.
             Refused: there are over 10 000 entries, or a path that could not be written.
             Unreachable: network or server, after the retries.
-            Offline: the network is switched off.
         """
         files = self._tried(ref, str(ref), lambda fs, root: _files(fs, root, str(ref)))
         lines = "".join(f"{file.size} {file.version} {file.path}\n" for file in files)
@@ -68,7 +67,6 @@ class FsspecSource:
         Raises:
             Corrupt: it has changed, or is gone.
             Unreachable: network or server, after the retries without progress.
-            Offline: the network is switched off.
         """
         what = f"{revision.ref}: {file.path}"
         if file.defect:
@@ -112,9 +110,6 @@ class FsspecSource:
 
     def _tried(self, ref: AdapterRef, what: str, ask: Callable[[Any, str], T]) -> T:
         """What ``ask`` gives of a file system and the folder's path in it, asked again after what may pass."""
-        if self._settings.offline:
-            hint = "leave out --offline, LORA_CLI_OFFLINE and HF_HUB_OFFLINE, or fetch it where there is a network"
-            raise Offline(f"{ref} is not in the cache, and the network is switched off", hint=hint)
 
         def attempt() -> T:
             try:

@@ -2,13 +2,14 @@
 
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.core.reference import REMOTE, AdapterRef, Scheme
-from lora_cli.errors import UsageError
+from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.errors import Offline, UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources import Source, is_expecting
 
@@ -41,6 +42,24 @@ RULE_KEYS: Mapping[Scheme, tuple[str, ...]] = {
 """Scheme → the keys of a manifest's rule that its source heeds."""
 
 
+LOCAL = frozenset({"file", "hf"})
+"""Schemes that are read on this machine too: files, and what the Hub's own client has cached."""
+
+
+class OfflineSource:
+    """Stands for a source that needs the network while that is switched off."""
+
+    def resolve(self, ref: AdapterRef) -> Revision:
+        """Raises ``Offline``."""
+        hint = "leave out --offline, LORA_CLI_OFFLINE and HF_HUB_OFFLINE, or fetch it where there is a network"
+        raise Offline(f"{ref} is not in the cache, and the network is switched off", hint=hint)
+
+    def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
+        """Raises ``Offline``."""
+        self.resolve(revision.ref)
+        return iter(())
+
+
 def open_source(scheme: Scheme, settings: Settings, rule: "SourceRule | None" = None) -> Source:
     """The source of ``scheme``, reached as ``rule`` says, if there is one. Opens no connection.
 
@@ -56,6 +75,8 @@ def open_source(scheme: Scheme, settings: Settings, rule: "SourceRule | None" = 
         known = ", ".join(f"{name}://" for name in SOURCES)
         raise UsageError(f"this version of lora-cli does not read {scheme}://", hint=f"it reads {known}")
     _check_rule(scheme, rule)
+    if settings.offline and scheme not in LOCAL:
+        return OfflineSource()
     module, _, name = SOURCES[scheme].partition(":")
     source: Source = getattr(import_module(module), name)(settings, rule)
     return source

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from lora_cli.core.log import logger
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.errors import AccessDenied, Changed, LoraCliError, NotFound, Offline, Unreachable
+from lora_cli.errors import AccessDenied, Changed, LoraCliError, NotFound, Unreachable
 from lora_cli.settings import Settings
 from lora_cli.sources.abreast import abreast
 from lora_cli.sources.http import AGAIN, Headers, Http, Piece, StatusError, get_bytes, get_headers
@@ -55,7 +55,6 @@ class WebSource:
             AccessDenied: the server wants to know who asks, or forbids a file.
             UsageError: the variable of the token is not set.
             Unreachable: network or server, after the retries.
-            Offline: the network is switched off.
         """
         http, folder = self._site(ref), self._folder(ref)
 
@@ -86,7 +85,6 @@ class WebSource:
             Corrupt: it has another size.
             AccessDenied: the server forbids it.
             Unreachable: network or server, after the retries.
-            Offline: the network is switched off.
         """
         http, url = self._site(revision.ref), f"{self._folder(revision.ref)}/{quote(file.path)}"
         what, pin = f"{revision.ref}: {file.path}", file.locator
@@ -103,9 +101,6 @@ class WebSource:
             raise _explained(error, what) from error
 
     def _site(self, ref: AdapterRef) -> Http:
-        if self._settings.offline:
-            hint = "leave out --offline, LORA_CLI_OFFLINE and HF_HUB_OFFLINE, or fetch it where there is a network"
-            raise Offline(f"{ref} is not in the cache, and the network is switched off", hint=hint)
         settings, base = self._settings, self._folder(ref)
         site = "{}://{}:{}".format(*origin(base))
         if site not in self._sites:

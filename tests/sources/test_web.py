@@ -14,6 +14,7 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.documents.manifest import SourceRule
 from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Offline, Refused, Unreachable, UsageError
 from lora_cli.settings import Settings
+from lora_cli.sources.registry import open_source
 from lora_cli.sources.web import WebSource
 from tests.sources.web_files import ALL, FILES, WEIGHTS, ref, sizes, weights, whole
 from tests.web_server import Site, WebServer
@@ -239,7 +240,7 @@ def test_a_token_that_is_none_is_said_without_its_value(
 
 
 def test_offline_no_request_is_made(server: WebServer, settings: Settings) -> None:
-    source = WebSource(Settings(settings.cache_dir, offline=True))
+    source = open_source("http", Settings(settings.cache_dir, offline=True))
     with pytest.raises(Offline):
         source.resolve(ref(server))
     assert not server.asked
