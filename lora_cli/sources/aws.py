@@ -23,10 +23,10 @@ _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """An access key with its secret, and the token of a session if it is one's; never shown."""
+    """What botocore's signer reads of credentials; never shown. ``token`` is a session's, or empty."""
 
     access_key: str = field(repr=False)
-    secret: str = field(repr=False)
+    secret_key: str = field(repr=False)
     token: str = field(default="", repr=False)
 
 

@@ -5,11 +5,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from lora_cli.errors import Changed, Corrupt
+from lora_cli.redaction import remember
 from lora_cli.sources import NoRanges
-from lora_cli.sources.aws import TRUE, Account
-from lora_cli.sources.aws_signature import object_url, signed
+from lora_cli.sources.aws import TRUE, Account, Keys
 from lora_cli.sources.buckets import version_of
 from lora_cli.sources.http import AGAIN, FAR, Headers, placement
 from lora_cli.sources.object_errors import refusal
@@ -54,7 +55,7 @@ def asked(place: Place, method: str, key: str, more: Mapping[str, str] | None = 
         **({"x-amz-request-payer": "requester"} if account.requester_pays else {}),
     }
     if account.keys is not None:
-        headers = signed(method, url, headers, account.keys(), account.region)
+        headers = _signed(method, url, headers, account.keys(), account.region)
     from lora_cli.sources.http_transport import send
 
     return send(url, headers, place.timeout_s, method=method)
@@ -156,3 +157,20 @@ def _url(place: Place, key: str) -> str:
         return object_url(account.endpoint, bucket, key, in_host=in_host)
     aws = f"https://{f'{bucket}.' if in_host else ''}s3.{account.region}.amazonaws.com"
     return object_url(aws, bucket, key, in_host=in_host)
+
+
+def object_url(base: str, bucket: str, key: str, *, in_host: bool = False) -> str:
+    """The address of an object at ``base``; with ``in_host`` the bucket is in its name already, else in the path."""
+    path = key if in_host else f"{bucket}/{key}"
+    return f"{base.rstrip('/')}/{quote(path, safe='/-_.~')}"
+
+
+def _signed(method: str, url: str, headers: Mapping[str, str], keys: Keys, region: str) -> Mapping[str, str]:
+    """``headers``, and those that sign a request without a body for S3 in ``region`` (Signature Version 4)."""
+    from botocore.auth import S3SigV4Auth
+    from botocore.awsrequest import AWSRequest
+
+    request = AWSRequest(method, url, headers=dict(headers), data=b"")
+    S3SigV4Auth(keys, "s3", region).add_auth(request)
+    remember(request.headers["Authorization"].rpartition("=")[2], passing=True)
+    return dict(request.headers.items())

@@ -1,19 +1,15 @@
-"""The checksum that S3 keeps of an object: asked for with a signature of our own, and compared."""
+"""The checksum that S3 keeps of an object: asked for, and compared."""
 
 import base64
 import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
-import botocore.auth
 import pytest
-from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
@@ -22,8 +18,6 @@ from lora_cli.errors import Corrupt, Unreachable
 from lora_cli.fetching import fetch
 from lora_cli.settings import Settings
 from lora_cli.sources import TellingSource
-from lora_cli.sources.aws import Keys
-from lora_cli.sources.aws_signature import object_url, signed
 from lora_cli.sources.registry import open_source
 from lora_cli.store import Store
 from tests.answering import Reply, answering
@@ -31,7 +25,6 @@ from tests.making import write_adapter
 from tests.object_servers import S3Server
 
 HEADER = "x-amz-checksum-sha256"
-NOW = datetime(2026, 11, 24, 12, 30, 5, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -54,21 +47,6 @@ def told(bucket: str, settings: Settings) -> Mapping[str, str]:
     for _ in source.read(revision, revision.files[0], 0, None):
         pass
     return source.told(revision, revision.files[0])
-
-
-@pytest.mark.parametrize("token", ["", "FwoGZXIvYXdzEBY/token+with=signs"])
-@pytest.mark.parametrize("key", ["a/b.json", "sub folder/żubrówka %41+&.txt", "a/x~y_z-1.(2)'!*"])
-@pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_a_request_is_signed_as_amazons_own_library_signs_it(
-    monkeypatch: pytest.MonkeyPatch, token: str, key: str, method: str
-) -> None:
-    monkeypatch.setattr(botocore.auth, "get_current_datetime", lambda: NOW)
-    url = object_url("http://127.0.0.1:8333", "bucket", key)
-    headers = {"x-amz-checksum-mode": "ENABLED", "if-match": '"abc"'}
-    request = AWSRequest(method, url, headers=dict(headers), data=b"")
-    botocore.auth.S3SigV4Auth(Credentials("AKIA", "secret", token or None), "s3", "eu-west-1").add_auth(request)
-    sent = signed(method, url, headers, Keys("AKIA", "secret", token), "eu-west-1", NOW)
-    assert sent["Authorization"] == request.headers["Authorization"]
 
 
 def test_a_checksum_of_all_bytes_is_told(server: S3Server, settings: Settings) -> None:
