@@ -69,6 +69,11 @@ class Bench:
         """SeaweedFS on loopback."""
         return self._stack.enter_context(servers.s3(self.folder / "weed", self.adapters))
 
+    @property
+    def tls_s3(self) -> dict[str, str]:
+        """What a user of it has in the environment who speaks to it over TLS."""
+        return servers.over_tls(self.s3, self.folder / "weed")
+
     @cached_property
     def far_s3(self) -> dict[str, str]:
         """What a user of it has in the environment, when the slow network is before it."""
@@ -152,13 +157,15 @@ def far_large(bench: Bench) -> Compared:
     return bench.pair(ours_from_hub(hub, ["large"]), lambda place: peers.one_stream(place, url), 2)
 
 
-def from_s3(what: str, peer: Callable[..., Command], *, far: bool = False) -> Callable[[Bench], Compared]:
+def from_s3(
+    what: str, peer: Callable[..., Command], *, far: bool = False, tls: bool = False
+) -> Callable[[Bench], Compared]:
     """One adapter, or with ``many`` all the small ones, from S3."""
 
     def run(bench: Bench) -> Compared:
         names = [f"many/{name}" for name in bench.sizes.crowd] if what == "many" else [what]
         refs = [f"s3://loras/{name}" for name in names]
-        environ = bench.far_s3 if far else bench.s3.environ
+        environ = bench.far_s3 if far else bench.tls_s3 if tls else bench.s3.environ
         return bench.pair(
             lambda place: peers.ours(place, refs, **environ),
             lambda place: peer(place, f"s3://loras/{what}", environ),
@@ -205,6 +212,11 @@ ROWS = (
     Row("s3 cold: 200 x 1 MB, against aws", 0.8, from_s3("many", peers.aws)),
     Row("s3 cold: 1 GiB, against s5cmd", 2.0, from_s3("large", peers.s5cmd)),
     Row("s3 cold: 200 x 1 MB, against s5cmd", 1.2, from_s3("many", peers.s5cmd)),
+    Row("s3 over TLS: 84 MB, against aws", 0.8, from_s3("medium", peers.aws, tls=True)),
+    Row("s3 over TLS: 1 GiB, against aws", 0.9, from_s3("large", peers.aws, tls=True)),
+    Row("s3 over TLS: 200 x 1 MB, against aws", 0.8, from_s3("many", peers.aws, tls=True)),
+    Row("s3 over TLS: 1 GiB, against s5cmd", 2.2, from_s3("large", peers.s5cmd, tls=True)),
+    Row("s3 over TLS: 200 x 1 MB, against s5cmd", 2.5, from_s3("many", peers.s5cmd, tls=True)),
     Row("far hub: 1 GiB, against one stream", 0.125, far_large),
     Row("far hub: 200 x 1 MB, against snapshot_download", 1.5, far_crowd),
     Row("far s3: 1 GiB, against one stream", 0.125, far_s3_large),
