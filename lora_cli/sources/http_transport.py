@@ -52,6 +52,10 @@ OWN_HEADERS = {"User-Agent": f"lora-cli/{__version__}", "Accept": "*/*", "Accept
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
+_reached: dict[tuple[str, int], str] = {}
+"""The address of a server that could be connected to where another could not, which would cost each request time."""
+
+
 class NoConnection(Exception):
     """There was none to the server; the cause says why. ``by_proxy`` when a proxy did not pass us on."""
 
@@ -81,7 +85,7 @@ class _AnswerReader(io.RawIOBase):
     def begin(self, timeout_s: float, *, keeps: bool = False) -> None:
         """What is read from here on comes within ``timeout_s``; with ``keeps``, what came till then is returned."""
         self.began_at = time.monotonic()
-        self._until, self._keeps = self.began_at + timeout_s, keeps
+        self._until, self._keeps, self._is_first = self.began_at + timeout_s, keeps, True
 
     def end_head(self) -> None:
         """The head has come: there is no bound for the bytes of its body."""
@@ -115,7 +119,8 @@ class _AnswerReader(io.RawIOBase):
     def _read(self, buffer: Any) -> int:
         if self.error is not None:
             raise self.error
-        if time.monotonic() < self._until:
+        if self._is_first or time.monotonic() < self._until:
+            self._is_first = False
             return self._raw.readinto(buffer) or 0
         if self._keeps:
             return 0
@@ -294,15 +299,17 @@ def send(
 
 
 def resolve(name: str, port: int) -> tuple[str, ...]:
-    """The addresses of a server, in the order in which they are tried.
+    """The addresses of a server, in the order in which they are tried: the one that was connected to last is first.
 
     Raises:
         NoConnection: its name is not known.
     """
     try:
-        return _resolved(name, port, int(time.monotonic() / RESOLVED_S))
+        found = _resolved(name, port, int(time.monotonic() / RESOLVED_S))
     except (OSError, UnicodeError) as error:
         raise NoConnection from error
+    reached = _reached.get((name, port))
+    return tuple(sorted(found, key=lambda address: address != reached))
 
 
 @functools.lru_cache(1024)
@@ -334,9 +341,12 @@ def _first_answer(
         pool = manager(proxy, os.getpid()).connection_from_host(address, port, scheme, options)
         try:
             raw = _answer(pool, method, target, sent, timeout)
-            return Response(raw, url, "" if proxy is not None else address, timeout_s)
         except NoConnection as error:
             failures.append(error)
+            continue
+        if failures:
+            _reached[name, port] = address
+        return Response(raw, url, "" if proxy is not None else address, timeout_s)
     raise failures[0]
 
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,6 +61,29 @@ def test_a_connection_that_is_closed_at_the_next_request_is_not_an_error() -> No
     with server(serve) as address:
         for _ in range(3):
             assert ask(f"http://{address}") == {}
+
+
+def test_an_address_that_cannot_be_reached_is_not_tried_at_each_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = socket.getaddrinfo
+
+    def two(name: str, port: int, *more: Any, **options: Any) -> Any:
+        addresses = ["127.0.0.2", "127.0.0.1"] if name == "two.example" else [name]
+        return [found for address in addresses for found in real(address, port, *more, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", two)
+
+    def serve(connection: socket.socket) -> None:
+        while head(connection):
+            connection.sendall(OK)
+
+    with server(serve) as address:
+        port = int(address.rpartition(":")[2])
+        assert ask(f"http://two.example:{port}") == {}
+        with socket.create_server(("127.0.0.2", port)) as other:
+            other.settimeout(0.1)
+            assert ask(f"http://two.example:{port}") == {}
+            with pytest.raises(TimeoutError):
+                other.accept()
 
 
 def test_a_redirect_that_has_a_text_costs_no_connection() -> None:
