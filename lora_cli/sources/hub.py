@@ -108,7 +108,7 @@ class HubSource:
         return Revision(ref, commit, files, access)
 
     def read(self, revision: Revision, file: RemoteFile, start: int, stop: int | None) -> Iterator[bytes]:
-        """Bytes ``start`` to ``stop`` of the file in exactly that commit, in chunks of at most 64 KiB.
+        """Bytes ``start`` to ``stop`` of the file in exactly that commit, in chunks of at most 1 MiB.
 
         A stream that breaks is resumed here, ``retries`` times without progress.
 
