@@ -125,6 +125,7 @@ CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
         b"HTTP/1.1 20 OK\r\n\r\n{}",
         HEAD + b"Content-Length: 2\r\nX: never ends",
         HEAD + b"Content-Length: 2\r\n",
+        HEAD + b"X: never ends",
         HEAD + b"X: y\r\n" * 201 + b"\r\n{}",
         HEAD + b"X: " + b"y" * 70_000 + b"\r\n\r\n{}",
         HEAD + (b"X: " + b"y" * 9000 + b"\r\n") * 9 + b"\r\n{}",
