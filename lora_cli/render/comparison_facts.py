@@ -1,13 +1,15 @@
 """How two adapters differ, in words and figures: the same on a terminal and on a page."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from lora_cli.core.comparison import WORDS, Comparison, ModuleComparison
+from lora_cli.core.comparison import WORDS, Comparison, ModuleComparison, Side, TensorComparison
 from lora_cli.core.config_changes import FieldChange
 from lora_cli.core.likeness import shown_cosine
-from lora_cli.core.module_grid import places
-from lora_cli.core.text import brief, cut, names, safe, shown
+from lora_cli.core.module_grid import ordered, places
+from lora_cli.core.text import brief, counted, cut, names, safe, shown
+from lora_cli.render.inspect_facts import ranges
 
 EFFECTS: Mapping[str, str] = {
     "scaling": "changes the scale",
@@ -24,7 +26,100 @@ MULTIPLES = frozenset({"scaled", "related"})
 MOST_NAMES = 6
 LONGEST_VALUE = 200
 
-KINDS = ("kind", "modules", "relation", "cosine", "difference", "factor")
+NUMBERS = ("relation", "cosine", "difference", "factor")
+
+CHANGES: Mapping[str, Callable[[Side], str]] = {
+    "rank": lambda side: "none" if side.r is None else str(side.r),
+    "scaling": lambda side: "none" if side.scaling is None else f"{side.scaling:.4g}",
+    "dtype": lambda side: " and ".join(side.dtypes) or "none",
+    "shape": lambda side: f"A {list(side.lora_A or ())}, B {list(side.lora_B or ())}",
+}
+"""How each thing that a header or the scale says is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows below a header, the most important first; the first columns, so many as ``text``, are words."""
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    text: int = 1
+
+
+def facts_of(name: str, one: Comparison) -> Iterator[tuple[str, str]]:
+    """What all updates and the headers say, as labelled values; ``name`` is A, the adapter that is inspected."""
+    yield from (("A", name), ("B", one.with_.name), ("source of B", one.with_.source))
+    yield from total(one)
+    number = len(one.fields)
+    yield "config", f"{counted(number, 'field')} differ{'s' * (number == 1)}" if number else "no field differs"
+    yield "modules", f"{len(one.modules)} in both, {len(one.only_a)} only in A, {len(one.only_b)} only in B"
+    for side, alone in (("A", one.only_a), ("B", one.only_b)):
+        yield f"only in {side}", "; ".join(_gathered([module.module for module in alone]))
+    for label, tell in CHANGES.items():
+        by_change = _grouped(
+            (f"{tell(module.a)} -> {tell(module.b)}", module.path)
+            for module in one.modules
+            if label in module.differing
+        )
+        for change, paths in list(by_change.items())[:MOST_NAMES]:
+            whose = "all" if len(paths) == len(one.modules) else "; ".join(_gathered(paths))
+            yield label, f"{change}: {whose}"
+        if len(by_change) > MOST_NAMES:
+            yield label, f"and {len(by_change) - MOST_NAMES} other changes, in --format json"
+    unknown = _grouped((module.reason, module.path) for module in one.modules if module.reason)
+    for reason, paths in list(unknown.items())[:MOST_NAMES]:
+        yield "not compared", f"{'; '.join(_gathered(paths))}: {reason}"
+
+
+def tables_of(one: Comparison) -> Iterator[Table]:
+    """What differs: fields, tensors, kinds of modules and single modules; those that have rows."""
+    changes = [(change.field, EFFECTS[change.effect], values(change)) for change in one.fields]
+    apart = sorted((tensor for tensor in one.tensors if not tensor.equal), key=_by_difference)
+    compared = [module for module in one.modules if module.update is not None]
+    single = farthest(compared)
+    told = f"other tensors: {len(apart)} of {counted(len(one.tensors), 'tensor')} differ"
+    tables = (
+        Table("fields of the config that differ", ("field", "effect", "A -> B"), changes, 3),
+        Table(told, ("tensor", "how"), [(cut(safe(tensor.name), 160), _how(tensor)) for tensor in apart], 2),
+        Table("modules by kind", ("kind", "modules", *NUMBERS), by_kind(compared)),
+        Table(f"{counted(len(single), 'module')} not equal", ("module", *NUMBERS), single),
+    )
+    yield from (table for table in tables if table.rows)
+
+
+def _by_difference(one: TensorComparison) -> float:
+    return -(one.difference if one.difference is not None else float("inf"))
+
+
+def _how(one: TensorComparison) -> str:
+    """How a tensor beside the factors differs."""
+    if one.within != "both":
+        return f"only in {one.within.upper()}"
+    return one.reason or (f"differs by {share_of_a(one.difference)}" if one.difference is not None else "differs")
+
+
+def _grouped(pairs: Iterable[tuple[str, str]]) -> Mapping[str, list[str]]:
+    """The second of each pair by the first."""
+    found: dict[str, list[str]] = {}
+    for key, value in pairs:
+        found.setdefault(key, []).append(value)
+    return found
+
+
+def _gathered(paths: Sequence[str]) -> list[str]:
+    """Modules by kind, with their layers: ``q_proj in layers 0-15 (16)``."""
+    placed = places(paths)
+    by_kind = _grouped((place.kind, path) for path, place in placed.items())
+    told = []
+    first = ordered(by_kind)[:MOST_NAMES]
+    for kind in first:
+        layers = sorted({layer for path in by_kind[kind] if (layer := placed[path].layer) is not None})
+        where = f" in layer{'s' * (len(layers) > 1)} {cut(ranges(layers), 100)}" if layers else ""
+        told.append(cut(safe(kind), 80) + where + (f" ({len(by_kind[kind])})" if len(by_kind[kind]) > 1 else ""))
+    if len(by_kind) > MOST_NAMES:
+        told.append(f"{len(paths) - sum(len(by_kind[kind]) for kind in first)} others")
+    return told
 
 
 def total(one: Comparison) -> list[tuple[str, str]]:
@@ -55,7 +150,7 @@ def _value(value: Any) -> str:
 
 
 def by_kind(modules: Sequence[ModuleComparison]) -> list[tuple[str, ...]]:
-    """Rows under ``KINDS``: kinds of modules by what they are to each other, the worst first."""
+    """Rows of kinds of modules by what they are to each other, the worst first."""
     placed = places(one.path for one in modules)
     groups: dict[tuple[str, str], list[ModuleComparison]] = {}
     for one in modules:
@@ -65,7 +160,7 @@ def by_kind(modules: Sequence[ModuleComparison]) -> list[tuple[str, ...]]:
 
 
 def farthest(modules: Sequence[ModuleComparison]) -> list[tuple[str, ...]]:
-    """Rows of the single modules that are not equal, the worst first: as under ``KINDS`` without ``modules``."""
+    """Rows of the single modules that are not equal, the worst first."""
     apart = sorted((one for one in modules if one.word != "equal"), key=lambda one: _worst([one]))
     return [(cut(safe(one.path), 120), *_numbers([one])) for one in apart]
 
