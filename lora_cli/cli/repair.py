@@ -1,5 +1,6 @@
 """``lora-cli repair``: an adapter, written so that a named engine serves it right."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from lora_cli.validation.repaired import Repaired
 
 
-REPAIR = "Repair"
+repair_option = partial(option, panel="Repair")
 
 Engine = Annotated[
     str,
@@ -28,28 +29,21 @@ Engine = Annotated[
         autocompletion=completion.engines,
     ),
 ]
-To = Annotated[
-    Path | None, option("--to", panel=REPAIR, metavar="DIRECTORY", help="Write the copy to this new folder.")
-]
-Check = Annotated[
-    bool, option("--check", panel=REPAIR, help="Only show what would be changed; exit code 1 if anything.")
-]
+To = Annotated[Path | None, repair_option("--to", metavar="DIRECTORY", help="Write the copy to this new folder.")]
+Check = Annotated[bool, repair_option("--check", help="Only show what would be changed; exit code 1 if anything.")]
 RepairBase = Annotated[
     str,
-    option(
+    repair_option(
         "--base",
-        panel=REPAIR,
         metavar="REF",
         help="The base model, which has the names and shapes of modules.",
         autocompletion=completion.references,
     ),
 ]
 Dtype = Annotated[
-    str, option("--dtype", panel=REPAIR, metavar="float32|float16|bfloat16", help="Convert the tensors to this type.")
+    str, repair_option("--dtype", metavar="float32|float16|bfloat16", help="Convert the tensors to this type.")
 ]
-BaseName = Annotated[
-    str, option("--base-name", panel=REPAIR, metavar="NAME", help="Write this as the base model's name.")
-]
+BaseName = Annotated[str, repair_option("--base-name", metavar="NAME", help="Write this as the base model's name.")]
 EXAMPLES = (
     "lora-cli repair acme/sql --engine vllm --check",
     "lora-cli repair ./adapter --engine sglang --base ./base --to ./repaired",

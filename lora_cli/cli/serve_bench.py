@@ -1,5 +1,6 @@
 """``lora-cli serve-bench``: what adapters cost, measured at a server or in a warm process, or simulated."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,12 +13,13 @@ from lora_cli.cli.output import ReportFormat
 from lora_cli.cli.warming import Forward
 from lora_cli.settings import Settings
 
-MODE = "What is measured"
-WORKLOAD = "Workload"
-TIERS = "Tiers"
-SIMULATION = "Simulation (--simulate)"
-SYNTHETIC = "Synthetic adapters"
-LIVE = "A server (--url, or the one that is started)"
+mode = partial(option, panel="What is measured")
+workload = partial(option, panel="Workload")
+tier = partial(option, panel="Tiers")
+simulated = partial(option, panel="Simulation (--simulate)")
+synthetic = partial(option, panel="Synthetic adapters")
+server = partial(option, panel="A server (--url, or the one that is started)")
+result = partial(option, panel=OUTPUT)
 
 EXAMPLES = (
     "lora-cli serve-bench --simulate --num-adapters 500 --ranks 8:.4,16:.4,64:.2",
@@ -46,26 +48,23 @@ def command(
     base: options.Base = "",
     policy: options.PolicyFile = None,
     simulate: Annotated[
-        bool, option("--simulate", panel=MODE, help="Simulate the tiers alone: no adapters, no device, no server.")
+        bool, mode("--simulate", help="Simulate the tiers alone: no adapters, no device, no server.")
     ] = False,
     url: Annotated[
-        str | None,
-        option("--url", panel=MODE, metavar="URL", help="Measure this server: http://HOST:PORT or unix:PATH."),
+        str | None, mode("--url", metavar="URL", help="Measure this server: http://HOST:PORT or unix:PATH.")
     ] = None,
     forward: Annotated[
         Forward | None,
-        option(
+        mode(
             "--forward",
-            panel=MODE,
             help="Without --url: a whole model behind a server that is started, or modules without one.",
             show_default="model",
         ),
     ] = None,
     num_prompts: Annotated[
         int | None,
-        option(
+        workload(
             "--num-prompts",
-            panel=WORKLOAD,
             min=1,
             max=10_000_000,
             help="The requests of each seed.",
@@ -74,9 +73,8 @@ def command(
     ] = None,
     popularity: Annotated[
         str,
-        option(
+        workload(
             "--popularity",
-            panel=WORKLOAD,
             metavar="MODEL",
             help="How often each adapter is asked for: zipf:S, geometric:A, slora-power:A, uniform, distinct, "
             "round-robin or a file weights.json.",
@@ -84,144 +82,95 @@ def command(
     ] = "zipf:1.0",
     drift: Annotated[
         str | None,
-        option(
-            "--drift",
-            panel=WORKLOAD,
-            metavar="PERCENT,EVERY",
-            help="PERCENT of the adapters change places each EVERY requests.",
-        ),
+        workload("--drift", metavar="PERCENT,EVERY", help="PERCENT of the adapters change places each EVERY requests."),
     ] = None,
     scan: Annotated[
         str | None,
-        option(
-            "--scan", panel=WORKLOAD, metavar="PERCENT", help="PERCENT of the requests go through all adapters in turn."
-        ),
+        workload("--scan", metavar="PERCENT", help="PERCENT of the requests go through all adapters in turn."),
     ] = None,
     sessions: Annotated[
         str | None,
-        option(
+        workload(
             "--sessions",
-            panel=WORKLOAD,
             metavar="USERS,TURNS",
             help="So many users, who stay with an adapter for about TURNS requests.",
         ),
     ] = None,
     request_rate: Annotated[
         str,
-        option(
+        workload(
             "--request-rate",
-            panel=WORKLOAD,
             metavar="PER_SECOND",
             help="Requests per second; inf sends all at once, with --simulate one after the other.",
         ),
     ] = "inf",
     burstiness: Annotated[
         str,
-        option(
-            "--burstiness",
-            panel=WORKLOAD,
-            metavar="X",
-            help="Shape of the Gamma gaps, as in vLLM: 1 is Poisson, less is burstier.",
+        workload(
+            "--burstiness", metavar="X", help="Shape of the Gamma gaps, as in vLLM: 1 is Poisson, less is burstier."
         ),
     ] = "1",
     ramp_up_strategy: Annotated[
-        str | None,
-        option("--ramp-up-strategy", panel=WORKLOAD, metavar="linear|exponential", help="How the request rate rises."),
+        str | None, workload("--ramp-up-strategy", metavar="linear|exponential", help="How the request rate rises.")
     ] = None,
     ramp_up_start_rps: Annotated[
-        int | None, option("--ramp-up-start-rps", panel=WORKLOAD, min=1, help="The request rate at the beginning.")
+        int | None, workload("--ramp-up-start-rps", min=1, help="The request rate at the beginning.")
     ] = None,
     ramp_up_end_rps: Annotated[
-        int | None, option("--ramp-up-end-rps", panel=WORKLOAD, min=1, help="The request rate at the end.")
+        int | None, workload("--ramp-up-end-rps", min=1, help="The request rate at the end.")
     ] = None,
-    input_len: Annotated[
-        str, option("--input-len", panel=WORKLOAD, metavar="N|LOW-HIGH", help="Prompt tokens.")
-    ] = "128",
-    output_len: Annotated[
-        str, option("--output-len", panel=WORKLOAD, metavar="N|LOW-HIGH", help="Output tokens.")
-    ] = "16",
-    seed: Annotated[
-        int, option("--seed", panel=WORKLOAD, min=0, help="The same seed draws the same workload on every machine.")
-    ] = 0,
+    input_len: Annotated[str, workload("--input-len", metavar="N|LOW-HIGH", help="Prompt tokens.")] = "128",
+    output_len: Annotated[str, workload("--output-len", metavar="N|LOW-HIGH", help="Output tokens.")] = "16",
+    seed: Annotated[int, workload("--seed", min=0, help="The same seed draws the same workload on every machine.")] = 0,
     trace: Annotated[
-        Path | None,
-        option("--trace", panel=WORKLOAD, metavar="FILE", help="Replay the requests of this JSON lines file."),
+        Path | None, workload("--trace", metavar="FILE", help="Replay the requests of this JSON lines file.")
     ] = None,
-    api_key: Annotated[
-        str, option("--api-key", panel=LIVE, metavar="TOKEN", help="With --url: the server's bearer token.")
-    ] = "",
+    api_key: Annotated[str, server("--api-key", metavar="TOKEN", help="With --url: the server's bearer token.")] = "",
     lora_modules: Annotated[
         list[str] | None,
-        option(
-            "--lora-modules", panel=LIVE, metavar="NAME...", help="Adapters to ask for; else all that the server lists."
-        ),
+        server("--lora-modules", metavar="NAME...", help="Adapters to ask for; else all that the server lists."),
     ] = None,
     max_concurrency: Annotated[
-        int | None, option("--max-concurrency", panel=LIVE, min=1, max=100_000, help="The most requests at once.")
+        int | None, server("--max-concurrency", min=1, max=100_000, help="The most requests at once.")
     ] = None,
     prompts: Annotated[
-        str, option("--prompts", panel=LIVE, metavar="ids|text", help="Prompts are token ids, or as many words.")
+        str, server("--prompts", metavar="ids|text", help="Prompts are token ids, or as many words.")
     ] = "ids",
     goodput: Annotated[
         list[str] | None,
-        option(
+        server(
             "--goodput",
-            panel=LIVE,
             metavar="MEASURE:MS...",
             help="A request is good within these, for example ttft:500 tpot:50 e2el:9000.",
         ),
     ] = None,
-    control: Annotated[
-        bool, option("--control", panel=LIVE, help="Send the same requests to the base model too.")
-    ] = False,
+    control: Annotated[bool, server("--control", help="Send the same requests to the base model too.")] = False,
     probe_request_rate: Annotated[
         str | None,
-        option(
-            "--probe-request-rate",
-            panel=LIVE,
-            metavar="PER_SECOND",
-            help="Send requests of one token beside the load.",
-        ),
+        server("--probe-request-rate", metavar="PER_SECOND", help="Send requests of one token beside the load."),
     ] = None,
     probe_adapter: Annotated[
         str | None,
-        option(
-            "--probe-adapter",
-            panel=LIVE,
-            metavar="NAME",
-            help="The adapter that these ask for.",
-            show_default="the first",
-        ),
+        server("--probe-adapter", metavar="NAME", help="The adapter that these ask for.", show_default="the first"),
     ] = None,
     num_seeds: Annotated[
-        int | None,
-        option("--num-seeds", panel=LIVE, min=1, max=100, help="Runs, each with the next seed.", show_default="3"),
+        int | None, server("--num-seeds", min=1, max=100, help="Runs, each with the next seed.", show_default="3")
     ] = None,
     max_loras: Annotated[
-        int | None,
-        option("--max-loras", panel=TIERS, min=1, help="Slots: adapters on the device at once.", show_default="8"),
+        int | None, tier("--max-loras", min=1, help="Slots: adapters on the device at once.", show_default="8")
     ] = None,
     max_cpu_loras: Annotated[
-        int | None, option("--max-cpu-loras", panel=TIERS, min=1, help="Adapters in memory at once.", show_default="32")
+        int | None, tier("--max-cpu-loras", min=1, help="Adapters in memory at once.", show_default="32")
     ] = None,
-    max_lora_rank: Annotated[
-        int | None, option("--max-lora-rank", panel=TIERS, min=1, help="The largest rank of a slot.")
-    ] = None,
+    max_lora_rank: Annotated[int | None, tier("--max-lora-rank", min=1, help="The largest rank of a slot.")] = None,
     device: Annotated[
         str | None,
-        option(
-            "--device",
-            panel=TIERS,
-            metavar="auto|cpu|cuda",
-            help="The device that holds the slots.",
-            show_default="auto",
-        ),
+        tier("--device", metavar="auto|cpu|cuda", help="The device that holds the slots.", show_default="auto"),
     ] = None,
     eviction: Annotated[
         str | None,
-        option(
+        tier(
             "--eviction",
-            panel=TIERS,
             metavar="NAME,...",
             help="Which adapter leaves a full tier; with --simulate several of lru, fifo, lfu, gdsf, adaptive and opt.",
             show_default="adaptive; with --simulate lru,lfu,gdsf,adaptive,opt",
@@ -229,9 +178,8 @@ def command(
     ] = None,
     num_adapters: Annotated[
         int | None,
-        option(
+        synthetic(
             "--num-adapters",
-            panel=SYNTHETIC,
             min=1,
             max=100_000,
             help="Measure so many synthetic adapters instead of REFs.",
@@ -240,15 +188,12 @@ def command(
     ] = None,
     ranks: Annotated[
         str | None,
-        option(
-            "--ranks", panel=SYNTHETIC, metavar="RANK:SHARE,...", help="Ranks of synthetic adapters.", show_default="16"
-        ),
+        synthetic("--ranks", metavar="RANK:SHARE,...", help="Ranks of synthetic adapters.", show_default="16"),
     ] = None,
     bytes_per_rank: Annotated[
         str | None,
-        option(
+        simulated(
             "--bytes-per-rank",
-            panel=SIMULATION,
             metavar="SIZE",
             help="Bytes of an adapter for each rank, as of Llama-3-8B.",
             show_default="5MiB",
@@ -256,85 +201,66 @@ def command(
     ] = None,
     max_gpu_bytes: Annotated[
         str | None,
-        option(
-            "--max-gpu-bytes", panel=SIMULATION, metavar="SIZE", help="Bytes of all slots; else all are equally large."
-        ),
+        simulated("--max-gpu-bytes", metavar="SIZE", help="Bytes of all slots; else all are equally large."),
     ] = None,
     max_cpu_bytes: Annotated[
         str | None,
-        option(
-            "--max-cpu-bytes", panel=SIMULATION, metavar="SIZE", help="Bytes in memory; else only their number counts."
-        ),
+        simulated("--max-cpu-bytes", metavar="SIZE", help="Bytes in memory; else only their number counts."),
     ] = None,
     disk_link: Annotated[
         str | None,
-        option(
-            "--disk-link",
-            panel=SIMULATION,
-            metavar="MS,GB/S",
-            help="What a load from disk into memory takes.",
-            show_default="2,7",
+        simulated(
+            "--disk-link", metavar="MS,GB/S", help="What a load from disk into memory takes.", show_default="2,7"
         ),
     ] = None,
     gpu_link: Annotated[
         str | None,
-        option(
-            "--gpu-link",
-            panel=SIMULATION,
-            metavar="MS,GB/S",
-            help="What a load from memory into a slot takes.",
-            show_default="1,25",
+        simulated(
+            "--gpu-link", metavar="MS,GB/S", help="What a load from memory into a slot takes.", show_default="1,25"
         ),
     ] = None,
     measured: Annotated[
-        Path | None,
-        option("--measured", panel=SIMULATION, metavar="FILE", help="Loads take what this saved result measured."),
+        Path | None, simulated("--measured", metavar="FILE", help="Loads take what this saved result measured.")
     ] = None,
     objective: Annotated[
-        Objective | None,
-        option("--objective", panel=SIMULATION, help="What adaptive and gdsf make small.", show_default="stall"),
+        Objective | None, simulated("--objective", help="What adaptive and gdsf make small.", show_default="stall")
     ] = None,
     plan: Annotated[
         list[str] | None,
-        option(
+        simulated(
             "--plan",
-            panel=SIMULATION,
             metavar="GOAL",
             help='Find the smallest tiers that reach a goal, for example "hit_ratio>=0.95"; may be repeated.',
         ),
     ] = None,
     save_trace: Annotated[
-        Path | None, option("--save-trace", panel=OUTPUT, metavar="FILE", help="Write the requests as JSON lines.")
+        Path | None, result("--save-trace", metavar="FILE", help="Write the requests as JSON lines.")
     ] = None,
     save_result: Annotated[
-        bool, option("--save-result", panel=OUTPUT, help="Save the result as JSON, and the requests beside it.")
+        bool, result("--save-result", help="Save the result as JSON, and the requests beside it.")
     ] = False,
     result_dir: Annotated[
-        Path | None,
-        option("--result-dir", panel=OUTPUT, metavar="DIRECTORY", help="Where to save the result.", show_default="."),
+        Path | None, result("--result-dir", metavar="DIRECTORY", help="Where to save the result.", show_default=".")
     ] = None,
     result_filename: Annotated[
-        str | None, option("--result-filename", panel=OUTPUT, metavar="NAME", help="The name of the saved result.")
+        str | None, result("--result-filename", metavar="NAME", help="The name of the saved result.")
     ] = None,
     metadata: Annotated[
         list[str] | None,
-        option("--metadata", panel=OUTPUT, metavar="KEY=VALUE", help="Add this to the saved result; may be repeated."),
+        result("--metadata", metavar="KEY=VALUE", help="Add this to the saved result; may be repeated."),
     ] = None,
     baseline: Annotated[
-        Path | None, option("--baseline", panel=OUTPUT, metavar="FILE", help="Compare with this saved result.")
+        Path | None, result("--baseline", metavar="FILE", help="Compare with this saved result.")
     ] = None,
     fail_if: Annotated[
         list[str] | None,
-        option(
+        result(
             "--fail-if",
-            panel=OUTPUT,
             metavar="CONDITION",
             help='Exit with 1 if so, for example "adaptive.stall_p99_ms>500"; may be repeated.',
         ),
     ] = None,
-    output_format: Annotated[
-        ReportFormat, option("--format", panel=OUTPUT, help="The format of the result.")
-    ] = ReportFormat.HUMAN,
+    output_format: Annotated[ReportFormat, result("--format", help="The format of the result.")] = ReportFormat.HUMAN,
     output: options.OutputFile = None,
 ) -> None:
     """Measure cold starts, tier hits, eviction and latency.
