@@ -6,7 +6,6 @@ ends when that closes: it outlives nobody. What keeps it from serving comes back
 
 import os
 import pickle
-import shutil
 import signal
 import subprocess
 import sys
@@ -120,26 +119,26 @@ def own_server(asked: Lineup, run: Run, settings: Settings) -> Iterator[str]:
     Raises:
         LoraCliError: what keeps it from serving.
     """
-    folder = Path(tempfile.mkdtemp(prefix="lora-cli-serve-"))
-    served = Served(asked, run, replace(settings, quiet=not settings.verbose), folder / "socket", folder / "ready")
-    # A session of its own: Ctrl-C is for us, and the server answers until we have told what there is.
-    child = subprocess.Popen(  # noqa: S603 - our own interpreter
-        [sys.executable, "-c", START], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
-    )
-    assert child.stdin is not None
-    assert child.stdout is not None
-    try:
-        with suppress(BrokenPipeError):
-            pickle.dump(served, child.stdin)
-            child.stdin.flush()
-        while not served.ready_file.exists():
-            if child.poll() is not None:
-                raise _reason(child.stdout)
-            time.sleep(STARTED_S)
-        yield f"unix:{served.uds}"
-    finally:
-        _end(child, child.stdin, child.stdout)
-        shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="lora-cli-serve-", ignore_cleanup_errors=True) as temporary:
+        folder = Path(temporary)
+        served = Served(asked, run, replace(settings, quiet=not settings.verbose), folder / "socket", folder / "ready")
+        # A session of its own: Ctrl-C is for us, and the server answers until we have told what there is.
+        child = subprocess.Popen(  # noqa: S603 - our own interpreter
+            [sys.executable, "-c", START], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        )
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            with suppress(BrokenPipeError):
+                pickle.dump(served, child.stdin)
+                child.stdin.flush()
+            while not served.ready_file.exists():
+                if child.poll() is not None:
+                    raise _reason(child.stdout)
+                time.sleep(STARTED_S)
+            yield f"unix:{served.uds}"
+        finally:
+            _end(child, child.stdin, child.stdout)
 
 
 def run_child() -> None:

@@ -19,7 +19,7 @@ from lora_cli.bench.trace import Trace
 from lora_cli.cli.bench_options import BenchOptions
 from lora_cli.cli.bench_results import conclude, wanted_of
 from lora_cli.cli.bench_workload import RANKS, adapter_names, save_trace, workload_of
-from lora_cli.cli.lineup import MAX_CPU_LORAS, MAX_LORAS
+from lora_cli.cli.lineup import MAX_CPU_LORAS, MAX_LORAS, check_max_cpu_loras
 from lora_cli.cli.main import INTERRUPTED
 from lora_cli.cli.output import to_stderr
 from lora_cli.cli.sizes import size_of
@@ -123,10 +123,7 @@ def _budgets(count: int, options: BenchOptions) -> tuple[Budget, Budget]:
     cpu_bytes = size_of(options.max_cpu_bytes, "--max-cpu-bytes")
     slots = options.max_loras or (min(MAX_LORAS, count) if gpu_bytes is None else count)
     places = options.max_cpu_loras or (max(slots, min(MAX_CPU_LORAS, count)) if cpu_bytes is None else count)
-    if places < slots and gpu_bytes is None:
-        raise UsageError(
-            f"--max-cpu-loras is {places}, less than max_loras, which is {slots}", hint=f"--max-cpu-loras {slots}"
-        )
+    check_max_cpu_loras(places, slots if gpu_bytes is None else None)
     return Budget(slots, gpu_bytes), Budget(places, cpu_bytes)
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from lora_cli.cli import completion
+from lora_cli.cli.lineup import Lineup, check_max_cpu_loras
 from lora_cli.cli.options import ENGINE, option
 from lora_cli.errors import UsageError
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
-    from lora_cli.cli.lineup import Lineup
     from lora_cli.core.reference import AdapterRef
     from lora_cli.validation import Checked
     from lora_cli.validation.engine_args import Deployed
@@ -37,7 +37,7 @@ Tp = Annotated[int, option("--tp", panel=ENGINE, min=1, max=4096, help="With --e
 
 
 def deployed_of(
-    text: str, asked: "Lineup", max_loras: int | None, max_cpu_loras: int | None, tp: int
+    text: str, asked: Lineup, max_loras: int | None, max_cpu_loras: int | None, tp: int
 ) -> "Deployed | None":
     """How the engine is to be started, as far as that is known before the adapters are read; None for no engine.
 
@@ -60,11 +60,7 @@ def deployed_of(
         raise UsageError(f"the flags of {profile.engine.title} are not known here", hint=f"--engine-args {known}")
     slots = max_loras or (spec.max_loras if spec is not None else None)
     memory = max_cpu_loras or (spec.max_cpu_loras if spec is not None else None)
-    if max_cpu_loras is not None and slots is not None and max_cpu_loras < slots:
-        raise UsageError(
-            f"--max-cpu-loras is {max_cpu_loras}, less than max_loras, which is {slots}",
-            hint=f"--max-cpu-loras {slots}",
-        )
+    check_max_cpu_loras(max_cpu_loras, slots)
     pinned = frozenset(item.name for item in asked.items if item.pinned)
     model, revision = _called(asked.base)
     return Deployed(

@@ -208,6 +208,19 @@ def _from_transformers(config: Mapping[str, Any]) -> "BaseModel":
     return base_from_transformers(config)
 
 
+def check_max_cpu_loras(max_cpu_loras: int | None, max_loras: int | None) -> None:
+    """Memory holds at least what the slots do, as in vLLM.
+
+    Raises:
+        UsageError: it holds less.
+    """
+    if max_cpu_loras is not None and max_loras is not None and max_cpu_loras < max_loras:
+        raise UsageError(
+            f"--max-cpu-loras is {max_cpu_loras}, less than max_loras, which is {max_loras}",
+            hint=f"--max-cpu-loras {max_loras}",
+        )
+
+
 def limits(
     asked: Lineup,
     max_loras: int | None,
@@ -219,20 +232,14 @@ def limits(
 ) -> "Limits":
     """Flags, else the manifest's engine, else as many as there are adapters, up to a bound, or to it if more may come.
 
-    Memory holds at least what the slots do, as in vLLM.
-
     Raises:
-        UsageError: the flags say that it holds less.
+        UsageError: the flags say that memory holds less than the slots do.
     """
     from lora_cli.runtime.plan import Limits
 
     engine, count = asked.engine, MAX_CPU_LORAS if more_may_come else len(asked.items)
     loras = max_loras or (engine and engine.max_loras) or min(MAX_LORAS, count)
-    if max_cpu_loras is not None and max_cpu_loras < loras:
-        raise UsageError(
-            f"--max-cpu-loras is {max_cpu_loras}, less than max_loras, which is {loras}",
-            hint=f"--max-cpu-loras {loras}",
-        )
+    check_max_cpu_loras(max_cpu_loras, loras)
     asked_for = max_cpu_loras or (engine and engine.max_cpu_loras)
     cpu_loras = max_cpu_loras or max(loras, asked_for or min(MAX_CPU_LORAS, count))
     rank = max_lora_rank or (engine.max_lora_rank if engine is not None else None)
