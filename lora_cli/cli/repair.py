@@ -95,9 +95,10 @@ def command(
     )
     found = repair_adapter(item.source, wish, settings)
     if output_format is Format.JSON:
-        from lora_cli.render.json_repaired import render_repaired as as_json
+        from lora_cli.render.json import encoded
+        from lora_cli.render.repair_report import repair_report
 
-        write(as_json(found), output)
+        write(encoded(repair_report(found)), output)
     else:
         from lora_cli.render.terminal_repair import render_repaired
 

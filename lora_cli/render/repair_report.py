@@ -1,12 +1,14 @@
-"""The JSON document of ``repair``."""
+"""The report of ``repair``: JSON has its fields."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from lora_cli.core.engine_outcome import Outcome
+from lora_cli import __version__
+from lora_cli.core.engine_outcome import EngineOutcome, Outcome
 from lora_cli.core.finding import Applied, Skipped
-from lora_cli.core.json_schema import Count, NonNegative
-from lora_cli.repair.draft import Step
+from lora_cli.repair import Change, Refusal
+from lora_cli.validation.repaired import Repaired
+from lora_cli.validation.sameness import Sameness
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,44 +39,11 @@ class OutcomeReport:
 
 
 @dataclass(frozen=True, slots=True)
-class RepairChange:
-    """One thing that was repaired."""
-
-    step: Step
-    what: str
-    why: str
-    modules: Count
-    """The number of modules that changed; 0 for the config or the files."""
-
-
-@dataclass(frozen=True, slots=True)
-class RepairRefusal:
-    """One thing that cannot be repaired without changing what the adapter does."""
-
-    what: str
-    hint: str
-
-
-@dataclass(frozen=True, slots=True)
 class EngineFlag:
     """One thing that is fixed by how the engine is started."""
 
     message: str
     mend: str
-
-
-@dataclass(frozen=True, slots=True)
-class RepairProof:
-    """The comparison of every update before and after the repair."""
-
-    modules: Count
-    rewritten: Count
-    """The number of modules whose bits differ from before."""
-    worst_change: NonNegative
-    """The largest change of an update, relative to the norm of that update."""
-    allowed_change: NonNegative
-    """The change there that rounding to its dtype explains."""
-    worst_module: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +64,40 @@ class RepairReport:
     """What the engine does with the adapter as it is written, or would be."""
     repairable: bool
     """False where refusals has entries: then nothing was written."""
-    changes: tuple[RepairChange, ...]
+    changes: tuple[Change, ...]
     """What was repaired, in order."""
-    refusals: tuple[RepairRefusal, ...]
+    refusals: tuple[Refusal, ...]
     """What cannot be repaired without changing what the adapter does."""
     flags: tuple[EngineFlag, ...]
     """What is fixed by how the engine is started."""
     skipped: tuple[Skipped, ...]
     """What could not be checked; without a base, whether the names and shapes exist."""
-    proof: RepairProof | None
+    proof: Sameness | None
     """The proof that every update is what it was; null where nothing was written."""
     directory: str | None
     """The absolute path of the folder that was written; null with --check and where the repair was refused."""
+
+
+def repair_report(found: Repaired) -> RepairReport:
+    """The report of one repair; ``manifests/schemas/repair.schema.json`` is its schema."""
+    return RepairReport(
+        schema="lora_cli/repair/1",
+        version=__version__,
+        name=found.name,
+        source=found.source,
+        engine=TargetEngine(found.after.engine, found.after.version or found.after.profile),
+        before=_outcome(found.before),
+        after=_outcome(found.after),
+        repairable=not found.refusals,
+        changes=found.changes,
+        refusals=found.refusals,
+        flags=tuple(EngineFlag(one.message, one.mend) for one in found.flags),
+        skipped=found.skipped,
+        proof=found.same,
+        directory=str(found.directory) if found.directory is not None else None,
+    )
+
+
+def _outcome(one: EngineOutcome) -> OutcomeReport:
+    reasons = tuple(OutcomeReason(reason.feature, reason.message) for reason in one.reasons)
+    return OutcomeReport(one.outcome, one.applied, reasons)

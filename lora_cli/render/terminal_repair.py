@@ -68,9 +68,10 @@ def _refusals(found: Repaired) -> Iterator[RenderableType]:
 
 
 def _proof(same: Sameness) -> str:
-    if not same.moved:
-        return f"{counted(same.modules, 'update')}: bit-identical"
-    if same.worst <= RECKONING:
-        return f"{counted(same.modules, 'update')}: {same.moved} rewritten, none changed"
-    worst = f"by {same.worst:.2g} of its size at most ({safe(same.module)}), where rounding explains {same.allowed:.2g}"
-    return f"{counted(same.modules, 'update')}: {same.moved} rewritten and changed {worst}"
+    proved = f"{counted(same.modules, 'update')}: "
+    if not same.rewritten:
+        return f"{proved}bit-identical"
+    if same.worst_change <= RECKONING:
+        return f"{proved}{same.rewritten} rewritten, none changed"
+    worst = f"by {same.worst_change:.2g} of its size at most ({safe(same.worst_module)})"
+    return f"{proved}{same.rewritten} rewritten and changed {worst}, where rounding explains {same.allowed_change:.2g}"

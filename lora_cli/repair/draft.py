@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
+from lora_cli.core.json_schema import Count
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.engines.profile import Profile
 from lora_cli.repair.made import Made
@@ -40,20 +41,18 @@ Step = Literal["files", "fields", "names", "copies", "places", "zeros", "scales"
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One thing that was mended: ``what`` is otherwise now, ``why`` that is needed, and in how many ``modules``.
-
-    ``step`` is the name of the step that did it; ``modules`` is 0 where it is about the config or the files.
-    """
+    """One thing that was repaired."""
 
     step: Step
     what: str
     why: str
-    modules: int = 0
+    modules: Count = 0
+    """The number of modules that changed; 0 for the config or the files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What cannot be mended without changing what the adapter does, and what can be done instead."""
+    """One thing that cannot be repaired without changing what the adapter does."""
 
     what: str
     hint: str

@@ -282,7 +282,8 @@ def _proved(new: Rewrite, originals: Originals, building: Path, settings: Settin
     same = sameness(new, originals, written, Originals(local, revision, written))
     if not same.holds:
         raise Refused(
-            f"{same.module} would change by {same.worst:.2g} of its size, where rounding explains {same.allowed:.2g}",
+            f"{same.worst_module} would change by {same.worst_change:.2g} of its size, "
+            f"where rounding explains {same.allowed_change:.2g}",
             hint="write it with --dtype float32 or bfloat16, which have the range",
         )
     return same

@@ -6,12 +6,13 @@ nothing of the recipe but which rows of which old module stand where.
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lora_cli.core.adapter import Adapter
+from lora_cli.core.json_schema import EXCLUDED, Count, NonNegative
 from lora_cli.core.targets import scales
 from lora_cli.reading.tensor_values import decode
 from lora_cli.reading.updates import Update, distance, norm
@@ -29,17 +30,17 @@ RECKONING = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Sameness:
-    """``worst`` is the largest change of an update by its own norm, in ``module``, where rounding explains ``allowed``.
+    """The comparison of every update before and after the repair."""
 
-    ``modules`` were compared, of which ``moved`` have other bits than before.
-    """
-
-    modules: int
-    moved: int
-    worst: float = 0.0
-    allowed: float = 0.0
-    module: str = ""
-    holds: bool = True
+    modules: Count
+    rewritten: Count
+    """The number of modules whose bits differ from before."""
+    worst_change: NonNegative
+    """The largest change of an update, relative to the norm of that update."""
+    allowed_change: NonNegative
+    """The change there that rounding to its dtype explains."""
+    worst_module: str | None
+    holds: bool = field(default=True, metadata=EXCLUDED)
 
 
 def sameness(new: Rewrite, originals: "Originals", written: Adapter, rewritten: "Originals") -> Sameness:
@@ -50,7 +51,7 @@ def sameness(new: Rewrite, originals: "Originals", written: Adapter, rewritten: 
     """
     assert written.config is not None
     scaling = {module: scale.scaling for module, scale in scales(written.config, _plain(new.after)).items()}
-    worst = Sameness(len(new.after), 0)
+    worst = Sameness(len(new.after), 0, 0.0, 0.0, None)
     moved = 0
     for module, one in new.after.items():
         if not one.plain or _is_untouched(one, new.before.get(module), scaling[module]):
@@ -58,9 +59,9 @@ def sameness(new: Rewrite, originals: "Originals", written: Adapter, rewritten: 
         moved += 1
         for change, allowed in _changes(module, one, scaling[module], new, originals, rewritten):
             holds = change <= allowed
-            if (not holds, change) > (not worst.holds, worst.worst):
+            if (not holds, change) > (not worst.holds, worst.worst_change):
                 worst = Sameness(0, 0, change, allowed, module, holds)
-    return Sameness(len(new.after), moved, worst.worst, worst.allowed, worst.module, worst.holds)
+    return replace(worst, modules=len(new.after), rewritten=moved)
 
 
 def _plain(factors: Mapping[str, Factors]) -> list[str]:
