@@ -2,13 +2,14 @@
 
 import json
 import re
+import secrets
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
-from tests.hub_content import Commit, Entry, Repo
+from tests.hub_content import Commit, Entry, Repo, xet_hash
 
 if TYPE_CHECKING:
     from tests.hub_server import Hub
@@ -77,6 +78,12 @@ def answer(hub: "Hub", request: Request) -> Reply:
     if found := re.fullmatch(r"(?:/api/resolve-cache/models)?/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", request.path):
         id, revision, path = (unquote(part) for part in found.groups())
         return _file(hub, request, id, revision, path)
+    if found := re.fullmatch(r"/api/buckets/([^/]+/[^/]+)/(tree|xet-read-token)(?:/(.+))?", request.path):
+        id, what, prefix = (unquote(part or "") for part in found.groups())
+        return _bucket(hub, request, id, what, prefix)
+    if found := re.fullmatch(r"/buckets/([^/]+/[^/]+)/resolve/(.+)", request.path):
+        id, path = (unquote(part) for part in found.groups())
+        return _bucket(hub, request, id, "resolve", path)
     return _error(404, "", "Sorry, we can't find the page you are looking for.")
 
 
@@ -122,9 +129,35 @@ def _api(hub: "Hub", request: Request, id: str, what: str, revision: str, folder
 
 def _xet_token(hub: "Hub") -> Reply:
     """Who asks may read from Xet storage for an hour: said twice, as the Hub does."""
-    expiry = int(time.time()) + 3600
-    headers = {"X-Xet-Cas-Url": hub.cas, "X-Xet-Access-Token": "x", "X-Xet-Token-Expiration": str(expiry)}
-    return _json({"casUrl": hub.cas, "accessToken": "x", "exp": expiry}, **headers)
+    expiry, token = int(time.time()) + 3600, f"xet_{secrets.token_hex(16)}"
+    hub.xet_tokens.add(token)
+    headers = {"X-Xet-Cas-Url": hub.cas, "X-Xet-Access-Token": token, "X-Xet-Token-Expiration": str(expiry)}
+    return _json({"casUrl": hub.cas, "accessToken": token, "exp": expiry}, **headers)
+
+
+def _bucket(hub: "Hub", request: Request, id: str, what: str, path: str) -> Reply:
+    """A storage bucket: no versions, and a listing of what begins with a prefix, as the Hub's own client asks."""
+    readable = id not in hub.private_buckets or id in hub.tokens.get(request.token, ())
+    if id not in hub.buckets or not readable:
+        return _error(404 if request.token else 401, "RepoNotFound", "Repository not found")
+    files = hub.buckets[id]
+    if what == "xet-read-token":
+        return _xet_token(hub)
+    if what == "resolve":
+        if path not in files:
+            return _error(404, "EntryNotFound", "Entry not found")
+        link = f'<{hub.endpoint}/api/buckets/{quote(id)}/xet-read-token>; rel="xet-auth"'
+        named = {"X-Xet-Hash": xet_hash(files[path]), "X-Linked-Size": str(len(files[path])), "Link": link}
+        return Reply(302, {**named, "Location": f"{hub.cdn}/nowhere"})
+    found = {name: content for name, content in files.items() if name.startswith(path)}
+    folders = {name[:at] for name in found for at, character in enumerate(name) if character == "/"}
+    listing: list[dict[str, Any]] = [{"type": "directory", "path": folder} for folder in sorted(folders)]
+    listing += [
+        {"type": "file", "path": name, "size": len(content), "xetHash": xet_hash(content),
+         "mtime": "2026-09-25T15:31:02.346Z", "uploadedAt": "2026-09-25T15:31:02.346Z"}
+        for name, content in sorted(found.items())
+    ]  # fmt: skip
+    return _page(hub, request, listing)
 
 
 def _paths(body: bytes) -> list[str]:
@@ -159,6 +192,11 @@ def _tree(hub: "Hub", request: Request, commit: Commit, folder: str) -> Reply:
     listing = _shown(hub, commit.listing(folder, recursive=recursive))
     if folder and not listing:
         return _error(404, "EntryNotFound", f"{folder} does not exist on {commit.id}")
+    return _page(hub, request, listing)
+
+
+def _page(hub: "Hub", request: Request, listing: list[dict[str, Any]]) -> Reply:
+    """A page of a listing, and a link to the next one."""
     start = int(request.query.get("cursor") or 0)
     stop = start + hub.page_size
     if stop >= len(listing):
@@ -187,7 +225,7 @@ def _file(hub: "Hub", request: Request, id: str, revision: str, path: str) -> Re
         if entry.sha256 in hub.xet:
             token = f"{hub.endpoint}/api/models/{quote(id)}/xet-read-token/{commit.id}"
             linked |= {"X-Xet-Hash": hub.xet[entry.sha256], "Link": f'<{token}>; rel="xet-auth"'}
-            if hub.cas:
+            if hub.xet_only:
                 return Reply(404, {**named, **linked})
         location = f"{hub.cdn}/lfs/{entry.sha256}?sig={hub.signature(entry.sha256)}"
         return Reply(302, {**named, **linked, "Location": location})
@@ -211,18 +249,23 @@ def _storage(hub: "Hub", request: Request) -> Reply:
 
 
 def _bytes(request: Request, entry: Entry, headers: dict[str, str]) -> Reply:
+    return in_range(request, entry.content, headers, entry.size)
+
+
+def in_range(request: Request, content: bytes | Path, headers: dict[str, str], size: int = -1) -> Reply:
     """The whole file (200), a range of it (206), or that there is no such range (416)."""
+    size = len(content) if isinstance(content, bytes) else size
     headers = {**headers, "Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"}
     asked = re.fullmatch(r"bytes=(\d*)-(\d*)", request.range)
     if asked is None or asked.groups() == ("", ""):
-        return Reply(200, headers, entry.content, 0, entry.size)
+        return Reply(200, headers, content, 0, size)
     first, last = asked.groups()
-    start = int(first) if first else max(0, entry.size - int(last))
-    stop = min(int(last) + 1, entry.size) if first and last else entry.size
-    if start >= entry.size or start >= stop:
-        return Reply(416, {**headers, "Content-Range": f"bytes */{entry.size}"})
-    shown = f"bytes {start}-{stop - 1}/{entry.size}"
-    return Reply(206, {**headers, "Content-Range": shown}, entry.content, start, stop)
+    start = int(first) if first else max(0, size - int(last))
+    stop = min(int(last) + 1, size) if first and last else size
+    if start >= size or start >= stop:
+        return Reply(416, {**headers, "Content-Range": f"bytes */{size}"})
+    shown = f"bytes {start}-{stop - 1}/{size}"
+    return Reply(206, {**headers, "Content-Range": shown}, content, start, stop)
 
 
 def control(hub: "Hub", name: str, body: bytes) -> Reply:

@@ -133,10 +133,29 @@ def hub(rest: str, text: str) -> Parts:
     place, at, rev = rest.partition("@")
     parts = place.strip("/").split("/")
     if parts[0] in _NO_MODELS:
-        raise UsageError(f"{text}: {parts[0]} hold no adapters", hint="adapters are in model repositories")
+        hint = "adapters are in model repositories (ORG/NAME) and in buckets (hf://buckets/ORG/BUCKET/FOLDER)"
+        raise UsageError(f"{text}: this is no model repository", hint=hint)
     location = _repository("/".join(parts[:2]), text)
     folder = subfolder(unquote("/".join(parts[2:])), text)
     return location, folder, revision(unquote(rev), text) if at else None
+
+
+def hub_bucket(rest: str, text: str) -> Parts:
+    """``org/bucket[/path]`` of the Hub's storage buckets, the path as it stands: nothing in it is percent-encoded."""
+    org, _, rest = rest.partition("/")
+    name, _, path = rest.partition("/")
+    if not _HUB_PART.fullmatch(org) or not _HUB_PART.fullmatch(name):
+        hint = "write hf://buckets/ORG/BUCKET/FOLDER; a bucket has no revisions"
+        raise UsageError(f"{text}: {f'{org}/{name}'!r} cannot be the name of a bucket on the Hub", hint=hint)
+    _check_key(path.rstrip("/"), text)
+    return f"{org}/{name}/{path}".rstrip("/"), "", None
+
+
+def bucket_in_page(rest: str) -> str | None:
+    """``org/bucket[/path]`` of a bucket's page on the Hub's site, None for any other page."""
+    address = re.split("[?#]", rest, maxsplit=1)[0]
+    page = re.fullmatch(r"[^/@]+/buckets/([^/]+/[^/]+)(?:/tree/(.*))?/?", address)
+    return f"{page[1]}/{unquote(page[2] or '')}" if page else None
 
 
 def _repository(location: str, text: str) -> str:
@@ -210,11 +229,15 @@ def bucket(rest: str, text: str, kind: str = "bucket") -> Parts:
     key = key.rstrip("/")
     if not _BUCKET.fullmatch(name):
         raise UsageError(f"{text}: {name!r} cannot be the name of a {kind}")
+    _check_key(key, text)
+    return f"{name}/{key}" if key else name, "", None
+
+
+def _check_key(key: str, text: str) -> None:
     if {".", ".."} & set(key.split("/")):
         raise UsageError(f"{text}: a key must not have . or .. as a part")
     if key.startswith("/") or "//" in key:
         raise UsageError(f"{text}: a key with an empty part between slashes is not read", hint="write one / there")
-    return f"{name}/{key}" if key else name, "", None
 
 
 def web(rest: str, text: str) -> Parts:

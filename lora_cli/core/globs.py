@@ -90,7 +90,7 @@ def _matches(glob: str, ref: AdapterRef) -> Iterator[bool]:
             yield False
             return
     globs = [glob, glob.rstrip("/") + "/*"]
-    if ref.scheme == "hf":
+    if ref.scheme in {"hf", "hf-bucket"}:
         # The Hub takes ACME/x for acme/x; a policy that did not would be walked around.
         name, globs = name.casefold(), [one.casefold() for one in globs]
     yield any(fits(name, one) for one in globs)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from lora_cli.core.addresses import Parts
 
 Remote = Literal["dbfs", "hdfs", "lakefs", "oss", "sftp", "smb", "ssh", "tos", "webhdfs"]
-Scheme = Literal["file", "hf", "s3", "gs", "az", "https", "http", "oci", Remote]
+Scheme = Literal["file", "hf", "hf-bucket", "s3", "gs", "az", "https", "http", "oci", Remote]
 
 REMOTE: tuple[Remote, ...] = get_args(Remote)
 """Protocols of folders on other machines that are read through fsspec. What reads this machine, an archive or another
@@ -26,9 +26,9 @@ ALIASES: Mapping[str, Scheme] = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "abfs": 
 class AdapterRef:
     """A reference to one adapter.
 
-    ``location`` is by ``scheme``: an absolute path (``file``), ``org/name`` (``hf``), ``bucket/key`` (``s3``, ``gs``),
-    ``container[@account.dfs.core.windows.net]/path`` (``az``), ``host/path`` as in the URL (``https``, ``http`` and
-    ``REMOTE``), ``registry/name[:tag]`` (``oci``). ``subfolder``
+    ``location`` is by ``scheme``: an absolute path (``file``), ``org/name`` (``hf``), ``org/bucket/path``
+    (``hf-bucket``), ``bucket/key`` (``s3``, ``gs``), ``container[@account.dfs.core.windows.net]/path`` (``az``),
+    ``host/path`` as in the URL (``https``, ``http`` and ``REMOTE``), ``registry/name[:tag]`` (``oci``). ``subfolder``
     (POSIX, relative) is only for ``hf``: elsewhere a folder is part of the location. ``revision`` is a branch, tag or
     commit for ``hf`` and a digest for ``oci``; None is the origin's default. ``str()`` is canonical:
     ``parse(str(ref)) == ref``.
@@ -44,10 +44,15 @@ class AdapterRef:
             from urllib.parse import quote
 
             return "file://" + quote(self.location, errors="surrogateescape")
-        text = f"{self.scheme}://{self.location}"
+        text = f"{self.prefix}{self.location}"
         if self.subfolder:
             text += "/" + _escaped(self.subfolder)
         return text if self.revision is None else f"{text}@{self.revision.replace('%', '%25')}"
+
+    @property
+    def prefix(self) -> str:
+        """What references of its kind begin with: ``s3://``, ``hf://buckets/``."""
+        return "hf://buckets/" if self.scheme == "hf-bucket" else f"{self.scheme}://"
 
     @property
     def pinned(self) -> bool:
@@ -64,9 +69,10 @@ class AdapterRef:
 def parse(text: str, *, is_path: Callable[[str], bool], base_dir: Path | None = None) -> AdapterRef:
     """The reference that ``text`` is, in any of the ways that users write one.
 
-    A scheme decides (``hf://org/name/sub/folder@rev``, ``s3://``, ``gs://``, ``az://`` or ``abfss://``, ``file://``,
-    ``https://``, ``oci://``; a page of ``https://huggingface.co`` is ``hf://``; ``http://`` only for this machine).
-    Without one, ``/``, ``./``, ``../`` and ``~`` begin a path; what ``is_path`` says exists is a path;
+    A scheme decides (``hf://org/name/sub/folder@rev``, ``hf://buckets/org/name/folder``, ``s3://``, ``gs://``,
+    ``az://`` or ``abfss://``, ``file://``, ``https://``, ``oci://``; a page of ``https://huggingface.co`` is ``hf://``;
+    ``http://`` only for this machine). Without one, ``/``, ``./``, ``../`` and ``~`` begin a path; what ``is_path``
+    says exists is a path;
     ``org/name[@rev]`` and ``org/name/sub/folder@rev`` are on the Hub; other words with two or more slashes are a path
     that does not exist. Nothing is looked up but by ``is_path``, which is asked for ``text`` as it stands. Relative
     paths are relative to ``base_dir`` (None: the working directory).
@@ -86,7 +92,7 @@ def parse(text: str, *, is_path: Callable[[str], bool], base_dir: Path | None = 
         return _path(_home(text), base_dir)
     addresses.check_encodable(text)
     if text.partition("/")[0].lower() in addresses.HUB_HOSTS:
-        return AdapterRef("hf", *addresses.hub_page(text, text))
+        return _hub_page(text, text)
     if addresses.hub_words(text):
         return AdapterRef("hf", *addresses.hub(text, text))
     if text.strip("/").count("/") > 1:
@@ -136,7 +142,9 @@ def _with_scheme(scheme: str, rest: str, text: str) -> AdapterRef:
     addresses.check_encodable(rest)
     addresses.check_nobody(rest, text)
     if addresses.is_hub_page(rest, scheme):
-        return AdapterRef("hf", *addresses.hub_page(rest, text))
+        return _hub_page(rest, text)
+    if scheme == "hf" and rest.startswith("buckets/"):
+        return AdapterRef("hf-bucket", *addresses.hub_bucket(rest.removeprefix("buckets/"), text))
     forms: Mapping[Scheme, Callable[[str, str], Parts]] = {
         "hf": addresses.hub,
         "s3": addresses.bucket,
@@ -152,6 +160,14 @@ def _with_scheme(scheme: str, rest: str, text: str) -> AdapterRef:
             return AdapterRef(name, *form(rest, text))
     known = ", ".join(f"{name}://" for name in ("file", *forms))
     raise UsageError(f"{text}: {scheme}:// is not read", hint=f"known are {known}")
+
+
+def _hub_page(rest: str, text: str) -> AdapterRef:
+    from lora_cli.core import addresses
+
+    if (bucket := addresses.bucket_in_page(rest)) is not None:
+        return AdapterRef("hf-bucket", *addresses.hub_bucket(bucket, text))
+    return AdapterRef("hf", *addresses.hub_page(rest, text))
 
 
 def _path(text: str, base_dir: Path | None) -> AdapterRef:

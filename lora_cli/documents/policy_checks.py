@@ -106,7 +106,7 @@ def _pins(policy: "Policy", ref: AdapterRef, sha256: str | None) -> Iterator[Vio
     if policy.require_pinned and sha256 is None and not ref.pinned:
         hint = "add @COMMIT, or its sha256 in the manifest"
         if ref.scheme != "hf":
-            what = "a folder" if ref.scheme == "file" else f"{ref.scheme}://"
+            what = "a folder" if ref.scheme == "file" else ref.prefix
             hint = f"{what} has no commit to add: write its sha256 in the manifest, or lock it and fetch with --locked"
         yield Violation("require_pinned", f"{ref} can mean something else tomorrow", hint)
 

@@ -17,7 +17,7 @@ from lora_cli.fetching.plan import identity
 from lora_cli.fetching.progress import Progress
 from lora_cli.fetching.room import Room
 from lora_cli.fetching.transfer import Transfer
-from lora_cli.sources import Source, is_openable, is_telling
+from lora_cli.sources import Source, is_hashing, is_openable, is_telling
 from lora_cli.store import Store
 from lora_cli.store.blobs import has_blob, keep_blob, keep_bytes
 from lora_cli.store.disk import FULL, on_disk, write_pieces
@@ -137,6 +137,7 @@ def _kept(job: Job, transfer: Transfer, tries: int) -> Blob | None:
     try:
         blob = transfer.verified()
         _check_told(job, transfer, blob)
+        _check_xet_hash(job, transfer)
     except Corrupt:
         # What somebody else began may be wrong without the origin being so.
         if tries >= min(WRONG_TRIES, job.retries) + transfer.resumed:
@@ -177,6 +178,16 @@ def _check_told(job: Job, transfer: Transfer, blob: Blob) -> None:
                 raise Corrupt(f"{transfer.label}: its {place} is {sha256}, and {blob.sha256} came", hint=hint)
 
 
+def _check_xet_hash(job: Job, transfer: Transfer) -> None:
+    """Compares with the Xet hash that was listed, where no sha256 was; raises Corrupt when it is another one."""
+    file, partial = transfer.file, transfer.partial
+    if file.sha256 is not None or file.xet_hash is None or partial is None or not is_hashing(job.source):
+        return
+    if (found := job.source.xet_hash(partial.path, transfer.label)) != file.xet_hash:
+        hint = "the Hub, or something between it and here, serves other bytes than it lists"
+        raise Corrupt(f"{transfer.label}: Xet hash {file.xet_hash} was promised, {found} came", hint=hint)
+
+
 @contextmanager
 def _opened(job: Job, files: Sequence[RemoteFile]) -> Iterator[list[Transfer]]:
     """The files' transfers, each with its partial unless it is small; whoever takes one out closes that.
@@ -207,6 +218,8 @@ def _opened(job: Job, files: Sequence[RemoteFile]) -> Iterator[list[Transfer]]:
 def _is_small(job: Job, file: RemoteFile, room: int) -> bool:
     """Whether a file is held in memory until it is complete: not where a file on this disk can be shared, or is."""
     known = file.size is not None and file.size <= min(room, SMALL)
+    # A Xet hash is computed of a file on the disk.
+    known = known and (file.xet_hash is None or file.sha256 is not None)
     return known and not is_openable(job.source) and not job.left.get(file.path)
 
 
@@ -222,7 +235,7 @@ def _leave(job: Job, transfer: Transfer, *, wanted: bool) -> None:
 def _transfer(job: Job, file: RemoteFile, *, held: bool) -> Transfer:
     label = f"{job.name}: {file.path}"
     # Where no size is known, nobody can say whether what is here is all of it.
-    digest_known = file.sha256 is not None or file.git_sha1 is not None
+    digest_known = any(digest is not None for digest in (file.sha256, file.git_sha1, file.xet_hash))
     partial = None
     if not held:
         partial = open_partial(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Protocol, TypeGuard, runtime_checkable
 
 from lora_cli.core.reference import AdapterRef
@@ -74,6 +75,15 @@ class TellingSource(Source, Protocol):
 
 
 @runtime_checkable
+class HashingSource(Source, Protocol):
+    """A source whose files have a Xet hash, which it can compute."""
+
+    def xet_hash(self, path: Path, what: str) -> str:
+        """The Xet hash of a file on this disk; ``what`` begins the message of an error."""
+        ...
+
+
+@runtime_checkable
 class ExpectingSource(Source, Protocol):
     """A source that can ask for many folders at once, when it knows which."""
 
@@ -95,6 +105,11 @@ def is_openable(source: Source) -> TypeGuard[NearSource]:
 def is_holding(source: Source) -> TypeGuard[HoldingSource]:
     """Whether it is one."""
     return hasattr(source, "held")
+
+
+def is_hashing(source: Source) -> TypeGuard[HashingSource]:
+    """Whether it is one."""
+    return hasattr(source, "xet_hash")
 
 
 def is_expecting(source: Source) -> TypeGuard[ExpectingSource]:

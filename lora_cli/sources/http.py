@@ -133,7 +133,7 @@ def open_answer(http: Http, url: str, headers: Headers, what: str, check: Check 
     """
     known, until, sender = http.links.get(url, ("", 0.0, ""))
     if known and time.monotonic() < until:
-        response = _ask(http, known, headers, _guard(http, sender, url, known, what))
+        response = _ask(http, known, headers, redirect_guard(http, sender, url, known, what))
         if response.status in (200, 206):
             return response
         # A link that was handed out may expire at any time: the endpoint gives a fresh one.
@@ -153,7 +153,7 @@ def open_answer(http: Http, url: str, headers: Headers, what: str, check: Check 
         sender, before = response.peer, target
         response.close()
         target = following(before, location, what)
-        allowed = _guard(http, sender, before, target, what)
+        allowed = redirect_guard(http, sender, before, target, what)
     raise Unreachable(
         f"{what}: {host(url)} redirects more than {MAX_REDIRECTS} times",
         hint="check the address (HF_ENDPOINT for the Hub)",
@@ -176,7 +176,12 @@ def _redirect_of(http: Http, url: str, response: "Response", check: Check | None
     raise StatusError(status, url, response.headers)
 
 
-def _guard(http: Http, sender: str, url: str, target: str, what: str) -> Guard:
+def redirect_guard(http: Http, sender: str, url: str, target: str, what: str) -> Guard:
+    """What judges each address of ``target``, to which ``url`` at the address ``sender`` redirects.
+
+    Raises:
+        Refused: a policy denies its host.
+    """
     said = f"{what}: {host(url)} redirects to {host(target)}"
     check_host(http.bounds, urlsplit(target).hostname or "", said)
     return guard(http.bounds, sender, said)

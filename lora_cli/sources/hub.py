@@ -1,7 +1,6 @@
 """Repositories on the Hugging Face Hub, or on any server that speaks like it. Two GETs list, one more reads."""
 
 import re
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
@@ -14,69 +13,31 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Corrupt, LoraCliError, NotFound, Offline, Refused, Unreachable
 from lora_cli.settings import Settings
-from lora_cli.sources.bounded_json import NoList, elements
-from lora_cli.sources.http import Headers, Http, Piece, StatusError, get_bytes
-from lora_cli.sources.http_json import get_body, get_json
-from lora_cli.sources.hub_access import Token, access_in, explained, find_token
+from lora_cli.sources.http import Headers, Piece, StatusError, get_bytes
+from lora_cli.sources.http_json import get_json
+from lora_cli.sources.hub_access import access_in
 from lora_cli.sources.hub_cache import COMMIT, ONLINE, HubCache, hub_cache_folder
-from lora_cli.sources.hub_listing import file_of, in_order
-from lora_cli.sources.listed import Room
-from lora_cli.sources.retries import Retries
-from lora_cli.sources.ssrf_guard import bounds_of
-from lora_cli.sources.tokens import token_of
-from lora_cli.sources.trusted import trust_of
+from lora_cli.sources.hub_client import HubClient
+from lora_cli.sources.hub_listing import XET_HASH, file_of, in_order, listed
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import SourceRule
-
-MOST_PAGES = 200
-PAGE_CAP = 16 * 1024 * 1024
-"""So many bytes a page of a listing has at most; a mirror may send all 10 000 entries in one."""
-
-LISTING_TIMEOUTS = 10
-"""All pages of a listing together take at most so many times the timeout."""
 
 log = logger(__name__)
 
 
 class HubSource:
-    """The Hub as a source. A revision is a commit; sizes and digests are those that its tree lists.
-
-    The token is looked up once, when the first request is made, and sent to the Hub's own endpoint only. At an endpoint
-    that a manifest's rule names, nobody is logged in but by the rule's own ``token_env``.
-    """
+    """The Hub as a source. A revision is a commit; sizes and digests are those that its tree lists."""
 
     def __init__(self, settings: Settings, rule: "SourceRule | None" = None) -> None:
         """Opens no connection and reads no token yet; ``rule`` says at which endpoint, and whose token."""
-        self._rule = rule
-        self._elsewhere = rule is not None and bool(rule.endpoint_url)
-        endpoint = (rule.endpoint_url if rule is not None else None) or settings.hub_endpoint
-        self._settings = replace(settings, hub_endpoint=endpoint.rstrip("/"))
-
-    @cached_property
-    def _token(self) -> Token:
-        import os
-
-        if self._rule is not None and self._rule.token_env:
-            return Token(token_of(self._rule, os.environ, trust_of(self._settings)), self._rule.token_env)
-        return Token() if self._elsewhere else find_token(os.environ)
+        self._hub = HubClient(settings, rule)
+        self._settings = self._hub.settings
+        self._only_in_xet: dict[str, str] = {}
 
     @cached_property
     def _cache(self) -> HubCache:
-        import os
-
-        return HubCache(hub_cache_folder(os.environ))
-
-    @cached_property
-    def _http(self) -> Http:
-        settings = self._settings
-        return Http(
-            settings.hub_endpoint,
-            settings.timeout_s,
-            Retries(settings.retries),
-            token=self._token.value,
-            bounds=bounds_of(settings),
-        )
+        return HubCache(hub_cache_folder())
 
     def resolve(self, ref: AdapterRef) -> Revision:
         """The commit that ``ref`` means now, and its files: one request for a branch or tag, then one a page.
@@ -94,15 +55,15 @@ class HubSource:
             return self._known(ref)
         try:
             id, commit, access = self._commit(ref)
-            id, listed = self._files(ref, id, commit)
+            id, found = self._files(ref, id, commit)
         except StatusError as error:
-            raise explained(error, ref, self._token, self._settings.hub_endpoint) from error
+            raise self._hub.explained(error, ref) from error
         except Unreachable as error:
             raise self._without_it(error, ref) from error
         if id != ref.location:
             log.warning("%s is now called %s; write hf://%s", ref, id, id)
             self._check_name(ref, id)
-        files = in_order(listed, str(ref))
+        files = in_order(found, str(ref))
         if ref.subfolder and not files:
             raise NotFound(f"{ref}: there is no folder {ref.subfolder} in {commit}", hint="check its spelling")
         return Revision(ref, commit, files, access)
@@ -122,18 +83,33 @@ class HubSource:
             yield from self._cache.read(revision, file, start, stop)
             return
         what = f"{revision.ref}: {file.path}"
-        place = _place_of(revision, file)
+        try:
+            yield from self._read(revision, file, Piece(start, stop, file.size), what)
+        except StatusError as error:
+            if error.status == 416:
+                raise Corrupt(f"{what}: it ends before byte {start}", hint="the origin serves another file") from error
+            raise self._hub.explained(error, revision.ref, file.path) from error
+
+    def _read(self, revision: Revision, file: RemoteFile, piece: Piece, what: str) -> Iterator[bytes]:
+        """The piece over https or, where the Hub has the file in Xet storage only, from there."""
+        commit = file.locator or f"{_quoted(revision.ref.location)}/resolve/{revision.id}"
+        place = f"{commit}/{_quoted(f'{revision.ref.subfolder}/{file.path}'.lstrip('/'))}"
 
         def check(headers: Headers) -> None:
             _check_version(headers, revision, file, what)
 
-        try:
-            piece = Piece(start, stop, file.size)
-            yield from get_bytes(self._http, f"{self._settings.hub_endpoint}/{place}", piece, what, check)
-        except StatusError as error:
-            if error.status == 416:
-                raise Corrupt(f"{what}: it ends before byte {start}", hint="the origin serves another file") from error
-            raise explained(error, revision.ref, self._token, self._settings.hub_endpoint, file.path) from error
+        if place not in self._only_in_xet:
+            try:
+                yield from get_bytes(self._hub.http, f"{self._hub.endpoint}/{place}", piece, what, check)
+            except StatusError as error:
+                xet_hash = error.headers.get("X-Xet-Hash", "")
+                if error.status not in (404, 410) or piece.size is None or not XET_HASH.fullmatch(xet_hash):
+                    raise
+                self._only_in_xet[place] = xet_hash
+        if place in self._only_in_xet:
+            id, _, commit = commit.rpartition("/resolve/")
+            route = f"/api/models/{id}/xet-read-token/{commit}"
+            yield from self._hub.xet.read(route, self._only_in_xet[place], piece, what)
 
     def held(self, revision: Revision, file: RemoteFile) -> AbstractContextManager[int | None]:
         """A descriptor of the file as the Hub's own client has cached it, to be hashed; None when it has not."""
@@ -166,52 +142,23 @@ class HubSource:
         if ref.revision is not None and COMMIT.fullmatch(ref.revision):
             return ref.location, ref.revision, ""
         path = f"/api/models/{_quoted(ref.location)}/revision/{quote(ref.revision or 'main', safe='')}"
-        answer = get_json(self._http, self._settings.hub_endpoint + path, str(ref), _commit_and_access)
+        answer = get_json(self._hub.http, self._hub.endpoint + path, str(ref), _commit_and_access)
         commit, access = answer.value
         if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
             raise _unlike_a_hub(ref, "named no commit")
         return _name_in(answer.url, ref.location), commit, access
 
     def _files(self, ref: AdapterRef, id: str, commit: str) -> tuple[str, list[RemoteFile]]:
-        """The repository's name, which a redirect may have changed, and the files of the commit's tree.
+        """The repository's name, which a redirect may have changed, and the files of the commit's tree."""
+        tree = f"{self._hub.endpoint}/api/models/{_quoted(id)}/tree/{commit}"
+        tree += f"/{_quoted(ref.subfolder)}" if ref.subfolder else ""
 
-        It is read entry by entry: however much a server lists, little of it is in memory.
-        """
-        tree = f"{self._settings.hub_endpoint}/api/models/{_quoted(id)}/tree/{commit}"
-        folder = f"/{_quoted(ref.subfolder)}" if ref.subfolder else ""
-        query, hint = "recursive=true&expand=false", "name the adapter's folder: hf://ORG/NAME/FOLDER"
-        files, room = list[RemoteFile](), Room(str(ref), hint)
+        def read(entry: Any, url: str) -> RemoteFile | None:
+            return file_of(entry, str(ref), ref.subfolder, f"{_quoted(_name_in(url, id))}/resolve/{commit}")
 
-        def read(body: Iterator[bytes], url: str) -> tuple[list[RemoteFile], Room]:
-            found, left = list[RemoteFile](), room.copy()
-            locator = f"{_quoted(_name_in(url, id))}/resolve/{commit}"
-            for entry in elements(body):
-                if (file := file_of(entry, str(ref), ref.subfolder, locator)) is not None:
-                    found.append(file)
-                left.take(*((file.path,) if file is not None else ()))
-            return found, left
-
-        until = time.monotonic() + LISTING_TIMEOUTS * self._settings.timeout_s
-        for _ in range(MOST_PAGES):
-            try:
-                answer = get_body(self._http, f"{tree}{folder}?{query}", str(ref), read, PAGE_CAP)
-            except NoList as error:
-                raise _unlike_a_hub(ref, "sent no listing") from error
-            found, room = answer.value
-            files += found
-            query = _next_query(answer.headers)
-            if not query:
-                return _name_in(answer.url, id), files
-            if time.monotonic() > until:
-                break
-        told = f"{ref}: its listing has over {MOST_PAGES} pages, or takes over {LISTING_TIMEOUTS} times --timeout"
-        raise Refused(told, hint=hint)
-
-
-def _place_of(revision: Revision, file: RemoteFile) -> str:
-    """Where a file is at the endpoint; of one that was never listed, its reference and commit say in what."""
-    commit = file.locator or f"{_quoted(revision.ref.location)}/resolve/{revision.id}"
-    return f"{commit}/{_quoted(f'{revision.ref.subfolder}/{file.path}'.lstrip('/'))}"
+        hint = "name the adapter's folder: hf://ORG/NAME/FOLDER"
+        url, files = listed(self._hub.http, tree, "recursive=true&expand=false", str(ref), read, hint=hint)
+        return _name_in(url, id), files
 
 
 def _quoted(path: str) -> str:
@@ -232,13 +179,6 @@ def _name_in(url: str, name: str) -> str:
     found = re.search(r"/api/models/([^/]+(?:/[^/]+)?)/(?:revision|tree)/", urlsplit(url).path)
     new = unquote(found[1]) if found else name
     return new if re.fullmatch(r"[\w.-]{1,96}(/[\w.-]{1,96})?", new, re.ASCII) and ".." not in new else name
-
-
-def _next_query(headers: Headers) -> str:
-    """The query of the next page, or nothing. The link's host and path are not used: a mirror may send its origin's."""
-    found = re.search(r"<([^<>]{1,8192})>\s*;[^,<]*\brel=\"?next\"?", headers.get("Link", "")[:16_384])
-    query = found[1].partition("?")[2].partition("#")[0] if found else ""
-    return query if re.fullmatch(r"[!-~]*", query) else ""
 
 
 def _check_version(headers: Headers, revision: Revision, file: RemoteFile, what: str) -> None:

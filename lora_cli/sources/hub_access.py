@@ -1,5 +1,6 @@
 """Who asks the Hub, and what its refusals mean."""
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,9 +13,6 @@ from lora_cli.redaction import remember
 from lora_cli.sources.http import StatusError
 from lora_cli.sources.urls import host
 
-TOKEN_CAP = 4096
-_TRUE = frozenset({"1", "true", "yes", "on"})
-
 
 @dataclass(frozen=True, slots=True)
 class Token:
@@ -24,55 +22,21 @@ class Token:
     found_in: str = ""
 
 
-def find_token(environ: Mapping[str, str]) -> Token:
-    """The Hub token of this user, found as ``huggingface_hub`` finds it.
-
-    ``HF_TOKEN`` (or ``HUGGING_FACE_HUB_TOKEN``), else the file ``HF_TOKEN_PATH`` or ``$HF_HOME/token``;
-    ``HF_HUB_DISABLE_IMPLICIT_TOKEN`` means none. What that library exchanges or renews (``HF_OIDC_RESOURCE``, a login
-    through the browser) is asked of it.
+def find_token() -> Token:
+    """The token of this user as ``huggingface_hub`` finds it.
 
     Raises:
         UsageError: what was found cannot be a token.
         AccessDenied: ``HF_OIDC_RESOURCE`` is set, and no token was given for it.
     """
-    if environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").strip().lower() in _TRUE:
+    from huggingface_hub import constants
+
+    named = ("HF_OIDC_RESOURCE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+    found_in = next((name for name in named if os.environ.get(name, "").strip()), constants.HF_TOKEN_PATH)
+    is_there = found_in in named or (Path(found_in).is_file() and os.access(found_in, os.R_OK))
+    if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN or not is_there:
         return Token()
-    if environ.get("HF_OIDC_RESOURCE"):
-        return _checked(_from_library(), "HF_OIDC_RESOURCE")
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        if token := environ.get(name, "").strip():
-            return _checked(token, name)
-    file = token_file(environ)
-    if (file.parent / "stored_tokens").is_file() and file.is_file():
-        return _checked(_from_library(), str(file))
-    try:
-        with file.open("rb") as stream:
-            text = stream.read(TOKEN_CAP).decode("ascii", errors="replace").strip()
-    except OSError:
-        return Token()
-    return _checked(text, str(file)) if text else Token()
-
-
-def token_file(environ: Mapping[str, str]) -> Path:
-    """Where ``hf auth login`` leaves the token: ``HF_TOKEN_PATH``, else ``token`` in ``HF_HOME``."""
-    named = environ.get("HF_TOKEN_PATH")
-    return expanded(named, environ) if named else hub_home(environ) / "token"
-
-
-def hub_home(environ: Mapping[str, str]) -> Path:
-    """The folder of ``huggingface_hub``: ``HF_HOME``, else ``huggingface`` among the caches."""
-    caches = environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return expanded(environ.get("HF_HOME") or f"{caches}/huggingface", environ)
-
-
-def expanded(path: str, environ: Mapping[str, str]) -> Path:
-    """``path`` with the home folder in the place of ``~``."""
-    if path.startswith("~/") and environ.get("HOME"):
-        return Path(environ["HOME"], path[2:])
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        return Path(path)
+    return _checked(_from_library(), found_in)
 
 
 def _from_library() -> str:
@@ -110,6 +74,14 @@ def access_in(info: Mapping[str, Any]) -> str:
     return "public" if private is False and gated is False else ""
 
 
+def named(ref: AdapterRef) -> tuple[str, str, str]:
+    """What ``ref`` is in: ``repository`` or ``bucket``, its name, and its page below the Hub's endpoint."""
+    if ref.scheme == "hf-bucket":
+        id = "/".join(ref.location.split("/")[:2])
+        return "bucket", id, f"buckets/{id}"
+    return "repository", ref.location, ref.location
+
+
 def explained(error: StatusError, ref: AdapterRef, token: Token, endpoint: str, path: str = "") -> LoraCliError:
     """The Hub's refusal in words: each case its own message and hint. ``path`` is the file that was read, if any.
 
@@ -124,7 +96,7 @@ def explained(error: StatusError, ref: AdapterRef, token: Token, endpoint: str, 
         return NotFound(f"{ref}: {ref.location} has no branch, tag or commit {ref.revision or 'main'!r}", hint=see)
     if error.code == "EntryNotFound":
         missing = f"file {path}" if path else f"folder {ref.subfolder}"
-        return NotFound(f"{ref}: there is no {missing}", hint=f"see {endpoint}/{ref.location} for what is there")
+        return NotFound(f"{ref}: there is no {missing}", hint=f"see {endpoint}/{named(ref)[2]} for what is there")
     if said.startswith("Invalid credentials") or (error.status == 401 and token.value and not error.code):
         hint = "renew it with `hf auth login`, or unset it: a public repository needs none"
         return AccessDenied(f"{ref}: {host(error.url)} does not accept the token in {token.found_in}", hint=hint)
@@ -142,18 +114,13 @@ def _gated(ref: AdapterRef, token: Token, endpoint: str) -> LoraCliError:
     return AccessDenied(denied, hint=f"ask for access at {page}, or use a token that may read gated repositories")
 
 
-def _only_in_xet(error: StatusError, ref: AdapterRef, path: str) -> LoraCliError:
-    revision = f" --revision {ref.revision}" if ref.revision else ""
-    hint = f"run `hf download {ref.location}{revision}`, which reads Xet storage: what it caches is taken from there"
-    return NotFound(f"{ref}: {host(error.url)} has {path} in Xet storage, and offers no https way to it", hint=hint)
-
-
 def _missing(ref: AdapterRef, token: Token) -> LoraCliError:
+    kind, id, _ = named(ref)
     if not token.value:
         hint = "check the spelling; if it is private, set HF_TOKEN or run `hf auth login`"
-        return AccessDenied(f"{ref}: there is no repository {ref.location}, or it is private", hint=hint)
-    hidden = f"{ref}: there is no repository {ref.location}, or it is private and the token in {token.found_in} "
-    hint = "check the spelling, and which repositories the token may read"
+        return AccessDenied(f"{ref}: there is no {kind} {id}, or it is private", hint=hint)
+    hidden = f"{ref}: there is no {kind} {id}, or it is private and the token in {token.found_in} "
+    hint = f"check the spelling, and which {'buckets' if kind == 'bucket' else 'repositories'} the token may read"
     return NotFound(hidden + "may not read it", hint=hint)
 
 
@@ -164,8 +131,6 @@ def _other(error: StatusError, ref: AdapterRef, said: str, path: str) -> LoraCli
     if error.status in (403, 451):
         hint = "check what the token may read, and whether a proxy forbids it"
         return AccessDenied(f"{ref}: {server} forbids it ({error.status}){told}", hint=hint)
-    if error.headers.get("X-Xet-Hash"):
-        return _only_in_xet(error, ref, path)
     if error.status in (404, 410):
         hint = "check the spelling, and HF_ENDPOINT"
         return NotFound(f"{ref}: {server} has no such page ({error.status}){told}", hint=hint)

@@ -19,7 +19,6 @@ from typing import Any
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import MachineError, NotFound, Offline
-from lora_cli.sources.hub_access import expanded, hub_home
 from lora_cli.sources.hub_listing import files_of
 from lora_cli.sources.listed import MOST_ENTRIES
 
@@ -30,10 +29,11 @@ COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}", re.ASCII)
 
 
-def hub_cache_folder(environ: Mapping[str, str]) -> Path:
-    """Where ``huggingface_hub`` caches: ``HF_HUB_CACHE`` (or its older name), else ``hub`` in ``HF_HOME``."""
-    named = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE")
-    return expanded(named, environ) if named else hub_home(environ) / "hub"
+def hub_cache_folder() -> Path:
+    """Where ``huggingface_hub`` caches on this machine."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,72 @@
-"""The tree of a repository, as a server lists it, made into files. Nothing in it is trusted."""
+"""What a repository or a bucket of the Hub lists, made into files. Nothing in it is trusted."""
 
 import re
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from lora_cli.core.snapshot import RemoteFile
-from lora_cli.errors import Unreachable
-from lora_cli.sources.listed import check_listed, check_path
+from lora_cli.errors import Refused, Unreachable
+from lora_cli.sources.bounded_json import NoList, elements
+from lora_cli.sources.http import Headers, Http
+from lora_cli.sources.http_json import get_body
+from lora_cli.sources.listed import Room, check_listed, check_path
+
+MOST_PAGES = 200
+PAGE_CAP = 16 * 1024 * 1024
+"""So many bytes a page of a listing has at most; a mirror may send all 10 000 entries in one."""
+
+LISTING_S = 60.0
+"""After so many seconds no other page of a listing is asked for."""
+
+XET_HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_NO_LISTING = "the server sent no listing: it does not answer like a Hub"
+
+
+def listed(
+    http: Http, url: str, query: str, what: str, file_of: Callable[[Any, str], RemoteFile | None], *, hint: str
+) -> tuple[str, list[RemoteFile]]:
+    """The URL that answered in the end, and the files that ``file_of`` makes of the entries and that URL.
+
+    It is read entry by entry: however much a server lists, little of it is in memory. Each page is asked of ``url``
+    itself: of the link to the next one only the query is used, so that no other server is sent the token.
+
+    Raises:
+        StatusError: the server refuses.
+        Refused: there are too many entries or pages, or they take too long; ``hint`` says what to name instead.
+        Unreachable: network or server, after the retries, or something that is no listing.
+    """
+    files, room, until = list[RemoteFile](), Room(what, hint), time.monotonic() + LISTING_S
+
+    def read(body: Iterator[bytes], answered: str) -> tuple[list[RemoteFile], Room]:
+        found, left = list[RemoteFile](), room.copy()
+        for entry in elements(body):
+            if (file := file_of(entry, answered)) is not None:
+                found.append(file)
+            left.take(*((file.path,) if file is not None else ()))
+        return found, left
+
+    for _ in range(MOST_PAGES):
+        try:
+            answer = get_body(http, f"{url}?{query}", what, read, PAGE_CAP)
+        except NoList as error:
+            raise Unreachable(f"{what}: {_NO_LISTING}", hint="check HF_ENDPOINT") from error
+        found, room = answer.value
+        files += found
+        query = _next_query(answer.headers)
+        if not query:
+            return answer.url, files
+        if time.monotonic() > until:
+            break
+    told = f"{what}: its listing has over {MOST_PAGES} pages, or takes over {LISTING_S:.0f} s"
+    raise Refused(told, hint=hint)
+
+
+def _next_query(headers: Headers) -> str:
+    """The query of the next page, or nothing. The link's host and path are not used: a mirror may send its origin's."""
+    found = re.search(r"<([^<>]{1,8192})>\s*;[^,<]*\brel=\"?next\"?", headers.get("Link", "")[:16_384])
+    query = found[1].partition("?")[2].partition("#")[0] if found else ""
+    return query if re.fullmatch(r"[!-~]*", query) else ""
 
 
 def files_of(entries: Iterable[Any], what: str, folder: str, locator: str) -> tuple[RemoteFile, ...]:
@@ -25,13 +85,19 @@ def files_of(entries: Iterable[Any], what: str, folder: str, locator: str) -> tu
 
 def file_of(entry: Any, what: str, folder: str, locator: str) -> RemoteFile | None:
     """The file that an entry is; None for a folder, and for what lies elsewhere. Raises as ``files_of``."""
+    path = path_in(entry, what, folder)
+    return _file(entry, path, locator) if path is not None else None
+
+
+def path_in(entry: Any, what: str, folder: str) -> str | None:
+    """The path of a file below ``folder``; None for a folder, and for what lies elsewhere. Raises as ``files_of``."""
     if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
-        raise Unreachable(f"{what}: the server sent no listing", hint="check HF_ENDPOINT")
+        raise Unreachable(f"{what}: {_NO_LISTING}", hint="check HF_ENDPOINT")
     path, inside = entry["path"], f"{folder}/" if folder else ""
     if entry.get("type") != "file":
         return None
     check_path(path, what)
-    return _file(entry, path.removeprefix(inside), locator) if path.startswith(inside) else None
+    return path.removeprefix(inside) if path.startswith(inside) else None
 
 
 def in_order(files: "list[RemoteFile]", what: str) -> tuple[RemoteFile, ...]:
@@ -43,13 +109,15 @@ def in_order(files: "list[RemoteFile]", what: str) -> tuple[RemoteFile, ...]:
 def _file(entry: dict[str, Any], path: str, locator: str) -> RemoteFile:
     lfs = entry.get("lfs")
     if not isinstance(lfs, dict):
-        return RemoteFile(path, _size(entry.get("size")), git_sha1=_digest(entry.get("oid"), 40), locator=locator)
-    size = _size(lfs.get("size"))
+        return RemoteFile(path, size_in(entry), git_sha1=_digest(entry.get("oid"), 40), locator=locator)
+    size = size_in(lfs)
     oid = lfs.get("oid", lfs.get("sha256"))
-    return RemoteFile(path, _size(entry.get("size")) if size is None else size, _digest(oid, 64), locator=locator)
+    return RemoteFile(path, size_in(entry) if size is None else size, _digest(oid, 64), locator=locator)
 
 
-def _size(value: Any) -> int | None:
+def size_in(entry: dict[str, Any]) -> int | None:
+    """The size that an entry has, None where that is none."""
+    value = entry.get("size")
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63 else None
 
 

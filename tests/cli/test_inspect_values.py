@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 import subprocess
 import sys
@@ -109,7 +108,7 @@ def test_a_base_of_the_hub_is_compared_with_where_its_own_client_has_cached_the_
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         spectrum = inspected(capsys, sql, "--spectrum", "--base", "acme/base")["spectrum"]
         assert "are not all on this disk" in spectrum["base_reason"]
-        folder = hub_cache_folder(os.environ)
+        folder = hub_cache_folder()
         for name in sorted(path.name for path in base.iterdir()):
             spectrum = inspected(capsys, sql, "--spectrum", "--base", "acme/base")["spectrum"]
             assert "are not all on this disk" in spectrum["base_reason"]

@@ -22,6 +22,7 @@ from tests.cli.locked_sets import (
     locked,
     set_of,
 )
+from tests.hf_variables import set_variables
 from tests.hub_server import Hub
 from tests.making import write_adapter
 
@@ -261,7 +262,7 @@ def test_offline_the_cache_of_the_hubs_own_client_is_enough_only_when_it_has_all
 
     download(CONFIG)
     download(WEIGHTS)
-    monkeypatch.setenv("HF_HOME", str(theirs.parent))
+    set_variables(monkeypatch, HF_HOME=str(theirs.parent))
     forget_the_cache(monkeypatch, tmp_path)
     before = hub.connections
     capsys.readouterr()

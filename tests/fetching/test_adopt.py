@@ -17,6 +17,7 @@ from lora_cli.settings import Settings
 from lora_cli.sources.registry import open_source
 from lora_cli.store import Store
 from lora_cli.store.partials import leave_partial, open_partial
+from tests.hf_variables import set_variables
 from tests.hub_content import Content, git_blob_id
 from tests.hub_server import Hub
 
@@ -67,8 +68,7 @@ class Desk:
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
-    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    set_variables(monkeypatch, HF_HOME=str(tmp_path / "huggingface"), HF_HUB_DISABLE_XET="1")
     with Hub() as hub:
         yield Desk(tmp_path, hub)
 
@@ -104,7 +104,7 @@ def test_the_place_of_the_cache_is_the_one_that_its_owner_reads(desk: Desk, monk
     desk.download()
     moved = desk.theirs.parent / "elsewhere"
     desk.theirs.rename(moved)
-    monkeypatch.setenv("HF_HUB_CACHE", str(moved))
+    set_variables(monkeypatch, HF_HUB_CACHE=str(moved))
     desk.bring()
     assert len(desk.asked) == 2
 

@@ -20,6 +20,7 @@ from lora_cli.fetching import Fetched, bring
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import open_source
 from lora_cli.store import Store
+from tests.hf_variables import set_variables
 from tests.hub_content import Content
 from tests.hub_server import Hub
 
@@ -101,37 +102,17 @@ def test_a_file_in_xet_storage_comes_over_the_bridge(hub: Hub, settings: Setting
     assert hub.count("xet-read-token") == 0
 
 
-UPLOAD = """
-import sys
-import hf_xet
-commit = hf_xet.XetSession().new_upload_commit(endpoint=sys.argv[1])
-upload = commit.start_upload_file(sys.argv[2])
-commit.wait_to_finish()
-print(upload.result().xet_info.hash)
-"""
 DOWNLOAD = (
     "import sys; from huggingface_hub import snapshot_download; snapshot_download('org/sql', endpoint=sys.argv[1])"
 )
 
 
-def test_what_lies_in_xet_storage_only_is_taken_from_the_hubs_own_client(
+def test_what_the_hubs_own_client_has_read_from_xet_storage_is_taken_from_it(
     hub: Hub, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
-    (tmp_path / "cas").mkdir()
-    (tmp_path / "file").write_bytes(BYTES)
-    hub.cas = f"local://{tmp_path}/cas"
-
-    def run(program: str, *arguments: str) -> str:
-        command = [sys.executable, "-c", program, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-    xet_hash = run(UPLOAD, hub.cas, str(tmp_path / "file"))
-    hub.xet[hub.commit("org/sql").files[WEIGHTS].sha256] = xet_hash
-    with pytest.raises(NotFound, match="in Xet storage, and offers no https way to it") as caught:
-        fetched(settings)
-    assert "hf download org/sql" in caught.value.hint
-    run(DOWNLOAD, hub.endpoint)
+    set_variables(monkeypatch, HF_HOME=str(tmp_path / "huggingface"))
+    hub.keep_in_xet("org/sql", WEIGHTS)
+    subprocess.run([sys.executable, "-c", DOWNLOAD, hub.endpoint], check=True, capture_output=True)
     assert hub.count("xet-read-token") == 1
     blob = tmp_path / "huggingface/hub/models--org--sql/blobs" / hub.commit("org/sql").files[WEIGHTS].sha256
     assert blob.is_symlink(), "repositories share it"

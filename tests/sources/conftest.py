@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.settings import Settings
+from tests.hf_variables import set_variables
 from tests.hub_server import Hub
 from tests.object_servers import ADMIN
 
@@ -15,8 +16,7 @@ from tests.object_servers import ADMIN
 def _nobody_is_logged_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [name for name in os.environ if name.startswith(("HF_", "HUGGING", "LORA_CLI"))]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf-home"))
-    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+    set_variables(monkeypatch, HF_HUB_DISABLE_TELEMETRY="1", HF_HOME=str(tmp_path / "hf-home"))
 
 
 @pytest.fixture

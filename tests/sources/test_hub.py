@@ -272,7 +272,7 @@ source = HubSource(Settings(Path("/nowhere"), hub_endpoint=sys.argv[1]))
 assert "http.client" not in sys.modules
 assert len(source.resolve(AdapterRef("hf", "acme/sql-lora")).files) == 1
 assert "httpx2" not in sys.modules
-assert "huggingface_hub" not in sys.modules
+assert "huggingface_hub.utils" not in sys.modules
 """
     with hub_process(tmp_path) as endpoint:
         subprocess.run([sys.executable, "-W", "error", "-c", program, endpoint], check=True)

@@ -1,5 +1,6 @@
 """Private, gated, missing: each refusal of the Hub has its own words and a hint, and no token is ever in them."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from lora_cli.errors import AccessDenied, LoraCliError, NotFound, Unreachable, U
 from lora_cli.settings import Settings
 from lora_cli.sources.hub import HubSource
 from lora_cli.sources.hub_access import access_in, find_token
+from tests.hf_variables import set_variables
 from tests.hub_content import Content
 from tests.hub_server import Hub
 
@@ -170,28 +172,36 @@ def test_no_error_of_the_network_holds_the_token(settings: Settings, monkeypatch
     assert "no connection to 127.0.0.1:9" in str(error)
 
 
-def test_a_token_is_found_where_the_origins_own_client_finds_it(tmp_path: Path) -> None:
-    home = {"HF_HOME": str(tmp_path)}
-    assert find_token(home).value == ""
+def test_a_token_is_found_where_the_origins_own_client_finds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(**variables: str) -> tuple[str, str]:
+        with monkeypatch.context() as patch:
+            set_variables(patch, HF_HOME=str(tmp_path), **variables)
+            token = find_token()
+            return token.value, token.found_in
+
+    assert found() == ("", "")
     (tmp_path / "token").write_text("hf_file\n")
-    assert find_token(home).value == "hf_file"
-    assert find_token(home).found_in == str(tmp_path / "token")
-    assert find_token({**home, "HUGGING_FACE_HUB_TOKEN": "hf_old"}).value == "hf_old"
-    assert find_token({**home, "HUGGING_FACE_HUB_TOKEN": "hf_old", "HF_TOKEN": " hf_env\n"}).value == "hf_env"
-    assert find_token({**home, "HF_TOKEN": "hf_env", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}).value == ""
+    assert found() == ("hf_file", str(tmp_path / "token"))
+    assert found(HUGGING_FACE_HUB_TOKEN="hf_old") == ("hf_old", "HUGGING_FACE_HUB_TOKEN")
+    assert found(HUGGING_FACE_HUB_TOKEN="hf_old", HF_TOKEN=" hf_env\n") == ("hf_env", "HF_TOKEN")
+    assert found(HF_TOKEN="hf_env", HF_HUB_DISABLE_IMPLICIT_TOKEN="1") == ("", "")
     (tmp_path / "elsewhere").write_text("hf_elsewhere")
-    assert find_token({**home, "HF_TOKEN_PATH": str(tmp_path / "elsewhere")}).value == "hf_elsewhere"
-    (tmp_path / ".cache/huggingface").mkdir(parents=True)
-    (tmp_path / ".cache/huggingface/token").write_text("hf_default")
-    assert find_token({"XDG_CACHE_HOME": str(tmp_path / ".cache")}).value == "hf_default"
+    assert found(HF_TOKEN_PATH=str(tmp_path / "elsewhere"))[0] == "hf_elsewhere"
+    os.mkfifo(tmp_path / "fifo")
+    assert found(HF_TOKEN_PATH=str(tmp_path / "fifo")) == ("", "")
 
 
-def test_a_token_is_never_shown_when_it_is_printed(tmp_path: Path) -> None:
-    assert TOKEN not in repr(find_token({"HF_TOKEN": TOKEN}))
+def test_a_token_is_never_shown_when_it_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert find_token().value == TOKEN
+    assert TOKEN not in repr(find_token())
 
 
 @pytest.mark.parametrize("token", ["hf_a b", "hf_a\r\nHost: evil", "hf_ü", "h" * 5000])
-def test_what_cannot_be_a_token_is_refused_without_repeating_it(token: str) -> None:
+def test_what_cannot_be_a_token_is_refused_without_repeating_it(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", token)
     with pytest.raises(UsageError, match="what is in HF_TOKEN cannot be a token") as caught:
-        find_token({"HF_TOKEN": token})
+        find_token()
     assert token not in str(caught.value)

@@ -263,7 +263,7 @@ from lora_cli.sources.http_transport import send
 from lora_cli.sources.hub import HubSource
 from tests import hub_server
 real = hub_server.ThreadingHTTPServer.__init__
-address = iter(["8.8.8.8", sys.argv[1]])
+address = iter(["8.8.8.8", sys.argv[1], "127.0.0.1"])
 def listen(self, where, handler):
     self.at = next(address)
     real(self, (self.at, where[1]), handler)
