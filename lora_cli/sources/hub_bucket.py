@@ -11,6 +11,7 @@ from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import NotFound, Unreachable
 from lora_cli.settings import Settings
 from lora_cli.sources.http import Piece, StatusError
+from lora_cli.sources.http_json import JSON_CAP
 from lora_cli.sources.hub_access import named
 from lora_cli.sources.hub_client import HubClient
 from lora_cli.sources.hub_listing import XET_HASH, in_order, listed, path_in, size_in
@@ -48,16 +49,16 @@ class HubBucketSource:
         def file_of(entry: Any, _: str) -> RemoteFile | None:
             return bucket_file(entry, str(ref), folder)
 
+        hint, query = "name the adapter's folder in the bucket", "recursive=true"
         try:
-            _, found = listed(
-                self._hub.http, url, "recursive=true", str(ref), file_of, hint="name the adapter's folder in the bucket"
-            )
+            _, found = listed(self._hub.http, url, query, str(ref), file_of, hint=hint, page_bytes=JSON_CAP)
         except StatusError as error:
             raise self._hub.explained(error, ref) from error
         files = in_order(found, str(ref))
         if not files:
             where = f"below {folder}/ in the bucket {id}" if folder else f"in the bucket {id}"
-            raise NotFound(f"{ref}: there is nothing {where}", hint="check the spelling")
+            hint = "check the spelling: a folder is named, not a file, and a bucket has no revisions"
+            raise NotFound(f"{ref}: there is nothing {where}", hint=hint)
         lines = "".join(f"{file.size} {file.xet_hash} {file.path}\n" for file in files)
         return Revision(ref, hashlib.sha256(lines.encode()).hexdigest(), files)
 

@@ -24,7 +24,14 @@ _NO_LISTING = "the server sent no listing: it does not answer like a Hub"
 
 
 def listed(
-    http: Http, url: str, query: str, what: str, file_of: Callable[[Any, str], RemoteFile | None], *, hint: str
+    http: Http,
+    url: str,
+    query: str,
+    what: str,
+    file_of: Callable[[Any, str], RemoteFile | None],
+    *,
+    hint: str,
+    page_bytes: int = PAGE_CAP,
 ) -> tuple[str, list[RemoteFile]]:
     """The URL that answered in the end, and the files that ``file_of`` makes of the entries and that URL.
 
@@ -33,7 +40,8 @@ def listed(
 
     Raises:
         StatusError: the server refuses.
-        Refused: there are too many entries or pages, or they take too long; ``hint`` says what to name instead.
+        Refused: a page has over ``page_bytes``, or there are too many entries or pages, or they take too long; ``hint``
+            says what to name instead.
         Unreachable: network or server, after the retries, or something that is no listing.
     """
     files, room, until = list[RemoteFile](), Room(what, hint), time.monotonic() + LISTING_S
@@ -48,7 +56,7 @@ def listed(
 
     for _ in range(MOST_PAGES):
         try:
-            answer = get_body(http, f"{url}?{query}", what, read, PAGE_CAP)
+            answer = get_body(http, f"{url}?{query}", what, read, page_bytes)
         except NoList as error:
             raise Unreachable(f"{what}: {_NO_LISTING}", hint="check HF_ENDPOINT") from error
         found, room = answer.value

@@ -22,7 +22,7 @@ from lora_cli.sources.retries import Transient, steady
 from lora_cli.sources.urls import following, host, origin
 from lora_cli.sources.xet_process import DATA, DONE, FAILED, LONGEST
 
-PROCESSES = 4
+PROCESSES = 2
 """So many files or ranges are read at once; hf_xet makes many requests for each."""
 
 EXPIRY_MARGIN_S = 60
@@ -78,10 +78,13 @@ class XetStorage:
             asked |= {"endpoint": access.endpoint, "token": access.token, "expires": access.expires}
             try:
                 answer = self._answer(asked, self._http.timeout_s, host(access.endpoint), what)
-                yield from steady(answer, host(access.endpoint), self._http.timeout_s)
-            except Transient:
-                self._access.pop(route, None)
-                raise
+                for chunk in steady(answer, host(access.endpoint), self._http.timeout_s):
+                    position += len(chunk)
+                    yield chunk
+            finally:
+                # Of a token that has expired hf_xet says so, or nothing: then the stream ends early.
+                if position < end:
+                    self._access.pop(route, None)
 
         left = end - piece.start
         for chunk in self._http.retries.stream(what, host(self._http.endpoint), piece.start, end, read):

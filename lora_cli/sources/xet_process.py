@@ -16,7 +16,7 @@ DATA, DONE, FAILED = b"d", b".", b"!"
 """The first byte of each message: bytes of the file, the end of the answer, the name of an error."""
 
 LONGEST = 1 << 20
-MEMORY = 64_000_000
+MEMORY = 16_000_000
 CONFIG = {
     "client.retry_max_attempts": 1,  # retries are the parent's
     "telemetry.enabled": False,

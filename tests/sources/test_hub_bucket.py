@@ -17,6 +17,8 @@ from lora_cli.documents.manifest import SourceRule
 from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, Refused, Unreachable, UsageError
 from lora_cli.fetching import Fetched, bring
 from lora_cli.settings import Settings
+from lora_cli.sources import hub_listing
+from lora_cli.sources.hub import HubSource
 from lora_cli.sources.hub_bucket import HubBucketSource
 from lora_cli.sources.registry import open_source
 from lora_cli.store import Store
@@ -167,7 +169,7 @@ def test_a_foreign_link_to_the_next_page_is_not_sent_the_token(
     [
         ({"Link": '<http://127.0.0.1/?cursor=1>; rel="next"'}, "[]", "over 200 pages, or takes over 60 s"),
         ({}, json.dumps([{"type": "directory", "path": "x"}] * 10_001), "over 10000 entries"),
-        ({}, "[" + " " * (17 << 20), "larger than"),
+        ({}, "[" + " " * (3 << 20), "larger than"),
     ],
     ids=["pages", "entries", "bytes"],
 )
@@ -187,6 +189,17 @@ def test_a_server_that_only_a_manifest_names_is_not_read_through_hf_xet(hub: Hub
         revision = source.resolve(REF)
         with pytest.raises(Refused, match="only the manifest names") if refused else nullcontext():
             assert b"".join(source.read(revision, revision.files[1], 0, None)) == BYTES
+
+
+def test_no_page_is_asked_for_after_a_minute(hub: Hub, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_listing, "LISTING_S", 0.3)
+    link = '<http://127.0.0.1/?cursor=1>; rel="next"'
+    hub.fault("/tree/", times=-1, status=200, headers={"Link": link}, body="[]", delay_s=0.2)
+    repository = AdapterRef("hf", "org/sql", revision="a" * 40)
+    for source, ref in ((HubBucketSource(settings), REF), (HubSource(settings), repository)):
+        with pytest.raises(Refused, match="or takes over"):
+            source.resolve(ref)
+    assert hub.count("/tree/") == 4
 
 
 def test_a_lock_holds_the_bytes_and_check_says_what_changed(
