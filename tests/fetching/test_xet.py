@@ -4,6 +4,7 @@ import gc
 import multiprocessing
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -59,9 +60,9 @@ def weights_at(settings: Settings) -> tuple[Source, Revision, RemoteFile]:
     return source, revision, file
 
 
-def processes() -> list[str]:
-    """The ids of those that read Xet storage for this process."""
-    command = ["pgrep", "-P", str(os.getpid()), "-f", "xet_process"]
+def processes(parent: int = 0) -> list[str]:
+    """The ids of those that read Xet storage for ``parent``, which is this process unless it is said."""
+    command = ["pgrep", "-P", str(parent or os.getpid()), "-f", "xet_process"]
     return subprocess.run(command, check=False, capture_output=True, text=True).stdout.split()
 
 
@@ -174,3 +175,21 @@ def test_a_fork_reads_with_a_process_of_its_own(hub: Hub, settings: Settings) ->
     assert ours.recv() == (BYTES[9:99], 1)
     child.join()
     assert b"".join(source.read(revision, file, 99, 999)) == BYTES[99:999]
+
+
+def test_a_process_whose_parent_was_killed_ends_and_leaves_nothing(hub: Hub, tmp_path: Path) -> None:
+    hub.fault("GET cas /xorbs/", times=-1, stall_at=1000)
+    (tmp_path / "tmp").mkdir()
+    environ = {**os.environ, "HF_ENDPOINT": hub.endpoint, "TMPDIR": str(tmp_path / "tmp")}
+    command = [sys.executable, "-m", "lora_cli", "fetch", "org/sql", "--cache-dir", str(tmp_path / "cache")]
+    with subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as parent:
+        until = time.monotonic() + 30
+        while not hub.count("GET cas /xorbs/") and time.monotonic() < until:
+            time.sleep(0.05)
+        children = processes(parent.pid)
+        parent.kill()
+    assert children
+    while any(Path("/proc", child).exists() for child in children) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(Path("/proc", child).exists() for child in children)
+    assert list((tmp_path / "tmp").iterdir()) == []
