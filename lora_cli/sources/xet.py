@@ -198,12 +198,13 @@ def _ask_for_access(http: Http, route: str, what: str) -> XetAccess:
     remember(token)
     endpoint = following(url, address, what)
     judge = redirect_guard(http, peer, url, endpoint, what)
-    if proxy_for(*origin(endpoint)) is None:
-        try:
-            for ip in resolve(*origin(endpoint)[1:]):
-                judge(ip)
-        except NoConnection as error:
-            raise Transient(f"the name {host(endpoint)} is not known") from error
+    scheme, name, port = origin(endpoint)
+    try:
+        addresses = resolve(name, port) if proxy_for(scheme, name, port) is None else (name,)
+    except NoConnection as error:
+        raise Transient(f"the name {name} is not known") from error
+    for ip in addresses:
+        judge(ip)
     return XetAccess(endpoint.rstrip("/"), token, int(expires))
 
 

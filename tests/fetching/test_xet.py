@@ -22,6 +22,7 @@ from lora_cli.sources.registry import open_source
 from lora_cli.store import Store
 from tests.hub_content import Content
 from tests.hub_server import Hub
+from tests.sources.raw_servers import forget_environment
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BYTES = os.urandom(3_000_000)
@@ -150,14 +151,22 @@ def test_an_address_that_is_none_is_not_given_to_hf_xet(hub: Hub, settings: Sett
     assert processes() == before
 
 
+@pytest.mark.parametrize("proxy", ["", "http://127.0.0.1:9"])
 @pytest.mark.parametrize("address", ["http://169.254.169.254", "http://[fe80::1]:80"])
-def test_a_storage_at_a_forbidden_address_is_refused(hub: Hub, settings: Settings, address: str) -> None:
+def test_a_storage_at_a_forbidden_address_is_refused(
+    hub: Hub, settings: Settings, address: str, proxy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", proxy)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    forget_environment()
     told = {"X-Xet-Cas-Url": address, "X-Xet-Access-Token": "x", "X-Xet-Token-Expiration": "9999999999"}
     hub.fault("xet-read-token", times=-1, status=200, headers=told)
     before = processes()
     with pytest.raises(Refused, match="credentials"):
         fetched(settings)
     assert processes() == before
+    monkeypatch.undo()
+    forget_environment()
 
 
 def test_a_fork_reads_with_a_process_of_its_own(hub: Hub, settings: Settings) -> None:
