@@ -137,14 +137,14 @@ def spectrum_notes(shown: Layout) -> Iterator[str]:
         yield "A cell of several modules (experts) shows them together."
     stacks = shown.grids[: MOST["stacks"]]
     left = {
-        "stack of layers": len(shown.grids) - MOST["stacks"],
-        "layer": sum(max(0, len(grid.layers) - MOST["layers"]) for grid in stacks),
-        "kind": sum(max(0, len(grid.kinds) - MOST["columns"]) for grid in stacks),
-        "module outside of layers": len(shown.outside) - MOST["outside"],
+        ("stack of layers", "stacks of layers"): len(shown.grids) - MOST["stacks"],
+        ("layer", "layers"): sum(max(0, len(grid.layers) - MOST["layers"]) for grid in stacks),
+        ("kind", "kinds"): sum(max(0, len(grid.kinds) - MOST["columns"]) for grid in stacks),
+        ("module outside of layers", "modules outside of layers"): len(shown.outside) - MOST["outside"],
     }
-    for what, number in left.items():
+    for (one, many), number in left.items():
         if number > 0:
-            yield f"{counted(number, f'more {what}')} in --format json."
+            yield f"{counted(number, f'more {one}', f'more {many}')} in --format json."
 
 
 def render_bench(report: BenchReport) -> str:
