@@ -19,7 +19,7 @@ from lora_cli.errors import UsageError
 TEXT_CAP = 16 * 1024 * 1024
 """Bytes of one document."""
 
-NODES = 300_000
+NODES = 250_000
 """Values of one document, aliases followed: each key counts as one, and each value for every ``LETTERS`` begun."""
 
 LETTERS = 128
