@@ -5,8 +5,10 @@ import itertools
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +30,10 @@ ASSETS = ROOT / ".assets"
 HOMES = itertools.count()
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+# A shell has SIGINT ignored in what it starts in the background, and tests send it.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples at every run, so that a gate does not depend on luck; make test-long draws new ones.
 OURS = ("LORA_CLI_", "HF_", "HUGGING", "TRANSFORMERS_OFFLINE", "AWS_", "GOOGLE_", "STORAGE_", "AZURE_")
