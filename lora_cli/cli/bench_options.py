@@ -21,7 +21,7 @@ class Objective(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BenchOptions:
-    """Each option as it was given; what is None was not."""
+    """Each option as it was given; what is None, False or an empty list was not, nor an empty base or API key."""
 
     refs: list[str] | None
     manifest: Path | None
@@ -86,7 +86,9 @@ class BenchOptions:
     def given(self, names: Iterable[str]) -> Iterator[str]:
         """The flags of those of these options that were given."""
         for name in names:
-            if getattr(self, name):
+            value = getattr(self, name)
+            unset = value is None or value is False or value == [] or (value == "" and name in {"base", "api_key"})
+            if not unset:
                 yield {"refs": "REFs", "manifest": "-f"}.get(name, f"--{name.replace('_', '-')}")
 
     def refuse(self, names: Iterable[str], why: str, hint: str = "") -> None:

@@ -12,8 +12,8 @@ ROOTS = frozenset({"model", "language_model", "lm_head", "thinker"})
 """How the names of modules begin in the classes for text generation that engines put LoRA on."""
 
 
-def other_than_generator(adapter: Adapter) -> str:
-    """What says that it may be of no language model that engines serve with LoRA; empty where nothing does."""
+def not_a_language_model(adapter: Adapter) -> str:
+    """Why the adapter may not be one of a language model that engines serve with LoRA; empty where nothing says so."""
     config = adapter.config
     named = (config.auto_mapping or {}).get("base_model_class") if config is not None else None
     if isinstance(named, str) and not GENERATORS.search(named):

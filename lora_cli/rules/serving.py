@@ -13,7 +13,7 @@ from lora_cli.engines.landing import land, oddities
 from lora_cli.engines.profile import APART, BY_NAMES, Profile, Row
 from lora_cli.rules.case import Case
 from lora_cli.rules.features import FEATURES, Found, Served
-from lora_cli.rules.model_class import other_than_generator
+from lora_cli.rules.model_class import not_a_language_model
 from lora_cli.rules.wording import LONGEST_MESSAGE, MOST_PROBLEMS
 
 PEFT = "peft"
@@ -51,8 +51,8 @@ def _outcome(served: Served, findings: Sequence[Finding]) -> EngineOutcome:
     unread = [feature.title for name, feature in FEATURES.items() if name in profile.engine.unread
               and any(feature.detect(served))]  # fmt: skip
     unread_note = f"what it does with {', '.join(unread)} is not established" if unread else ""
-    other_model = other_than_generator(case.adapter) if case.base is None and profile.engine.name != PEFT else ""
-    model_note = f"without a base it is not established that it serves it: {other_model}" if other_model else ""
+    other_model = not_a_language_model(case.adapter) if case.base is None and profile.engine.name != PEFT else ""
+    model_note = f"without a base it is not known whether it serves the adapter: {other_model}" if other_model else ""
     notes = [profile.note, unread_note, model_note]
     counted = case.application.applied if is_peft else landing.counted if landing is not None else None
     return EngineOutcome(
