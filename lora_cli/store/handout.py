@@ -50,11 +50,14 @@ def is_weights(path: str) -> bool:
 
 
 def holds(store: Store, target: Path, files: Mapping[str, Blob]) -> bool:
-    """Whether ``target`` holds these files and no others, byte for byte."""
+    """Whether ``target`` holds these files and no others, byte for byte; not, when it is taken away meanwhile."""
     if not target.is_dir() or target.is_symlink():
         return False
-    found = {path.relative_to(target).as_posix() for path in target.rglob("*") if not path.is_dir()}
-    return found == files.keys() and all(_is(store, target / path, blob) for path, blob in files.items())
+    try:
+        found = {path.relative_to(target).as_posix() for path in target.rglob("*") if not path.is_dir()}
+        return found == files.keys() and all(_is(store, target / path, blob) for path, blob in files.items())
+    except FileNotFoundError:
+        return False
 
 
 def _is(store: Store, path: Path, blob: Blob) -> bool:
