@@ -1,4 +1,4 @@
-"""The header of a safetensors file: names, dtypes, shapes and byte ranges, read and written.
+"""The header of a safetensors file: names, dtypes, shapes and byte ranges.
 
 The format: 8 bytes of little-endian length, that many bytes of JSON, then the tensors' bytes without gap or rest
 (https://github.com/huggingface/safetensors#format). We refuse all that the reference implementation refuses, and
@@ -9,7 +9,7 @@ The JSON is read member by member, because a whole document of hostile JSON take
 
 import json
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NoReturn, cast
@@ -41,7 +41,6 @@ __all__ = [
     "LIMIT",
     "Header",
     "TensorInfo",
-    "format_header",
     "header_length",
     "parse_header",
 ]
@@ -53,20 +52,6 @@ class Header:
 
     tensors: dict[str, TensorInfo]
     metadata: dict[str, str]
-
-
-def format_header(tensors: Iterable[TensorInfo], metadata: Mapping[str, str]) -> bytes:
-    """The header of a file of those tensors, with its length before it; ``start`` and ``stop`` count from its end.
-
-    For a file that is written tensor by tensor and is always the same: the safetensors library takes all tensors in
-    memory and writes metadata in another order each time (https://github.com/huggingface/safetensors/issues/584).
-    """
-    entries: dict[str, Any] = {"__metadata__": dict(metadata)}
-    for one in tensors:
-        entries[one.name] = {"dtype": one.dtype, "shape": list(one.shape), "data_offsets": [one.start, one.stop]}
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
 
 
 def header_length(first8: bytes, file_size: int | None, file: str) -> int:

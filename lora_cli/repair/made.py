@@ -33,7 +33,7 @@ class Made:
     dtype: str
     shape: tuple[int, ...]
     blocks: tuple[Block, ...] = ()
-    whole: str = ""
+    whole: str | None = None
     source: str = ""
 
     @property
@@ -45,14 +45,14 @@ class Made:
         return count * DTYPE_BITS[self.dtype] // 8
 
     @property
-    def untouched(self) -> str:
-        """The name of the tensor that it is, bit by bit; empty when it is not any."""
+    def untouched(self) -> str | None:
+        """The name of the tensor that it is, bit by bit; None when it is not any."""
         if self.dtype != self.source:
-            return ""
-        if self.whole or len(self.blocks) != 1:
+            return None
+        if self.whole is not None or len(self.blocks) != 1:
             return self.whole
         block = self.blocks[0]
-        return block.tensor if block == _all(block.tensor, self.shape) else ""
+        return block.tensor if block == _all(block.tensor, self.shape) else None
 
     @property
     def reckoned(self) -> bool:
@@ -68,12 +68,12 @@ def copy_of(tensor: TensorInfo) -> Made:
     """The tensor as it is."""
     if len(tensor.shape) != 2:
         return Made(tensor.dtype, tensor.shape, (), tensor.name, tensor.dtype)
-    return Made(tensor.dtype, tensor.shape, (_all(tensor.name, tensor.shape),), "", tensor.dtype)
+    return Made(tensor.dtype, tensor.shape, (_all(tensor.name, tensor.shape),), None, tensor.dtype)
 
 
 def zeros(dtype: str, shape: Span) -> Made:
     """A matrix of zeros."""
-    return Made(dtype, shape, (), "", dtype)
+    return Made(dtype, shape, (), None, dtype)
 
 
 def scaled(made: Made, factor: float) -> Made:

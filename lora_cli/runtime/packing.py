@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.errors import Corrupt, MachineError
+from lora_cli.reading.safetensors_writer import write_errors
 from lora_cli.runtime.weights import LoraWeights, factors, read_weights
 from lora_cli.store import Store
 from lora_cli.store.packed import find_packed, packed_file, publish_packed
@@ -48,9 +48,7 @@ def pack(store: Store, digest: str, adapter: Adapter, weights: LoraWeights) -> N
     tensors = {info.name: part for info, part in zip(infos, parts, strict=True)}
 
     def write(path: Path, metadata: Mapping[str, str]) -> None:
-        try:
+        with write_errors():
             save_file(tensors, path, dict(metadata))
-        except SafetensorError as error:
-            raise OSError(str(error)) from error
 
     publish_packed(store, digest, infos, write)

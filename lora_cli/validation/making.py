@@ -1,20 +1,24 @@
-"""Recipes of tensors → their bits → a safetensors file, one tensor in memory at a time."""
+"""Recipes of tensors → their bits → a safetensors file, with one tensor at a time in memory of its own."""
 
+import json
 import os
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import TensorSpec, serialize_file
 
 from lora_cli.core.adapter import Adapter, pair_up
 from lora_cli.core.adapter_files import BESIDE, CONFIG, WEIGHTS
 from lora_cli.core.keys import parse_keys
 from lora_cli.core.lora_config import parse_config
-from lora_cli.core.safetensors import format_header
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.core.tensor_info import TensorInfo
+from lora_cli.reading.safetensors_writer import LIBRARY_DTYPES, write_errors
 from lora_cli.reading.tensor_values import Bits, decode, encode, load
 from lora_cli.repair import Made, Rewrite
 from lora_cli.sources import Source
@@ -48,9 +52,9 @@ def made_bits(made: Made, bits: Callable[[str], Bits]) -> Bits:
         FormatError: a tensor holds no floats that are to be scaled or rounded.
         LoraCliError: what reading raises.
     """
-    if made.untouched:
+    if made.untouched is not None:
         return bits(made.untouched)
-    if made.whole:
+    if made.whole is not None:
         return encode(decode(bits(made.whole), made.source), made.dtype)
     reckoned = made.reckoned
     width = made.nbytes // max(1, made.shape[0] * made.shape[1]) if made.shape else 1
@@ -63,18 +67,56 @@ def made_bits(made: Made, bits: Callable[[str], Bits]) -> Bits:
     return encode(target, made.dtype) if reckoned else target
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Made], metadata: Mapping[str, str], originals: Originals) -> None:
-    """Writes the tensors as a safetensors file, durably. What is there of that name is written over.
+def write_tensors(
+    path: Path, tensors: Mapping[str, Made], metadata: Mapping[str, str], bits: Callable[[str], Bits]
+) -> None:
+    """Writes the tensors as a safetensors file, durably; the same tensors and metadata are always the same bytes.
+
+    ``bits`` gives the original of a name. The safetensors library takes all tensors at once: their bytes alone are
+    written first, and mapped. It puts its own file in the place of that one, readable by its owner only.
 
     Raises:
         OSError: as it comes.
         LoraCliError: what reading raises.
     """
-    placed = _placed(tensors)
-    with path.open("wb") as stream:
-        stream.write(format_header(placed.values(), metadata))
-        for name in placed:
-            stream.write(made_bits(tensors[name], originals.bits).tobytes())
+    with path.open("w+b") as stream:
+        for name in sorted(tensors):
+            stream.write(made_bits(tensors[name], bits).tobytes())
+        stream.write(b"\0")  # an empty file cannot be mapped
+        stream.flush()
+        mapped = np.frombuffer(mmap(stream.fileno(), 0, access=ACCESS_READ), "u1")
+        specs = {
+            name: TensorSpec(
+                dtype=LIBRARY_DTYPES[info.dtype],
+                shape=info.shape,
+                data_ptr=mapped.ctypes.data + info.start,
+                data_len=info.nbytes,
+            )
+            for name, info in _placed(tensors).items()
+        }
+        with write_errors():
+            serialize_file(specs, path, dict(metadata))
+        path.chmod(stat.S_IMODE(os.fstat(stream.fileno()).st_mode))
+    _sort_metadata(path)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Puts the metadata of a safetensors file in the order of its keys, durably.
+
+    The library writes it in another order each time (https://github.com/huggingface/safetensors/issues/584), and what
+    is repaired is pinned by its digest.
+
+    Raises:
+        OSError: as it comes.
+    """
+    with path.open("r+b") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
+        assert len(text) == length
+        stream.seek(8)
+        stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
 

@@ -240,7 +240,7 @@ def _written(
         try:
             building.mkdir()
             metadata = {**adapter.metadata, "format": "pt", "lora-cli": f"repaired for {found.after}"}
-            write_tensors(building / WEIGHTS, new.tensors, metadata, originals)
+            write_tensors(building / WEIGHTS, new.tensors, metadata, originals.bits)
             (building / CONFIG).write_bytes(_config_bytes(new.config))
             for path in sorted(BESIDE & {file.path for file in revision.files}):
                 _copied(source, revision, path, building / path)

@@ -69,7 +69,8 @@ def _plain(factors: Mapping[str, Factors]) -> list[str]:
 
 
 def _is_untouched(one: Factors, before: Factors | None, scaling: float) -> bool:
-    same = before is not None and bool(one.a.untouched and one.b.untouched) and (one.a, one.b) == (before.a, before.b)
+    untouched = one.a.untouched is not None and one.b.untouched is not None
+    same = before is not None and untouched and (one.a, one.b) == (before.a, before.b)
     return same and before is not None and math.isclose(before.scaling, scaling, rel_tol=RECKONING)
 
 
