@@ -9,9 +9,15 @@ Reply = tuple[int, bytes, Mapping[str, str]]
 """Status, body and headers."""
 
 
+class Asked(BaseHTTPRequestHandler):
+    """One request, with its body."""
+
+    body = b""
+
+
 @contextmanager
 def answering(
-    reply: Callable[[BaseHTTPRequestHandler], Reply],
+    reply: Callable[[Asked], Reply],
     *,
     keep: threading.Event | None = None,
     prepare: Callable[[ThreadingHTTPServer], None] = lambda _: None,
@@ -22,12 +28,12 @@ def answering(
     it is asked anything.
     """
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Asked):
         def log_message(self, format: str, *args: object) -> None:
             """Quiet."""
 
         def do_GET(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             status, body, headers = reply(self)
             self.send_response(status)
             for name, value in {"Content-Length": str(len(body)), **headers}.items():

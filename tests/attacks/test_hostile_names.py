@@ -21,6 +21,7 @@ from lora_cli.errors import EndpointError
 from lora_cli.render import json as as_json
 from lora_cli.render.load_metrics import render_load_metrics
 from lora_cli.render.terminal_warm import render_answers, render_endpoints, render_load_reports, render_status
+from tests.answering import Asked, Reply, answering
 from tests.hostile_names import NAMES, STYLE, file_name, markup_of_markdown, markup_of_page, obeyed, texts
 from tests.making import HIDDEN, Q_PROJ, write_adapter, write_base_config
 
@@ -73,7 +74,7 @@ def say(machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> C
             monkeypatch.setenv(variable, "1" if value else "")
         code = main(argv)
         out, err = capsys.readouterr()
-        assert code in {0, 1, 3}, err
+        assert code in {0, 1, 3, 7}, err
         plain = STYLE.sub("", out) if colour else out
         assert commands or obeyed(plain) == []
         assert obeyed(err) == []
@@ -268,3 +269,40 @@ def test_names_in_a_simulation_are_text(
         assert markup_of_page(told) == []
     elif output_format == "json":
         json.loads(told)
+
+
+def hostile_server(asked: Asked) -> Reply:
+    """A server of hostile names: it lists them, completes for one half, and refuses the other in their words."""
+    if asked.command == "GET":
+        base = {"id": NAMES["rich markup"], "owned_by": "vllm", "max_model_len": 4096}
+        adapters = [{"id": name, "parent": base["id"], "root": name} for name in NAMES.values()]
+        return 200, json.dumps({"data": [base, *adapters], "version": NAMES["ANSI escapes"]}).encode(), {}
+    body = json.loads(asked.body)
+    words = list(NAMES.values())
+    number = words.index(body["model"]) if body.get("model") in words else 0
+    if number % 2:
+        error = {"message": words[number], "type": words[number], "code": words[number]}
+        return 400, json.dumps({"error": error, "detail": words[number]}).encode(), {}
+    choice = {"index": 0, "text": words[number], "finish_reason": words[number], "logprobs": {words[number]: [-1.0]}}
+    event = {"id": words[number], "choices": [choice], "usage": {"prompt_tokens": 8, "completion_tokens": 1}}
+    if not body.get("stream"):
+        return 200, json.dumps(event).encode(), {}
+    head = {"Content-Type": "text/event-stream", "x-lora-tier": "[red]gpu[/red]<b>", "x-lora-load-ms": "nan"}
+    return 200, f"data: {json.dumps(event)}\n\ndata: [DONE]\n\n".encode(), head
+
+
+@pytest.mark.parametrize("output_format", ["human", "json", "html"])
+@pytest.mark.parametrize(("width", "colour"), LOOKS)
+def test_names_and_words_of_a_measured_server_are_text(
+    output_format: str, width: int, colour: bool, say: Callable[..., str]
+) -> None:
+    with answering(hostile_server) as url:
+        argv = ["serve-bench", "--url", url, "--num-prompts", "30", "--num-seeds", "1", "--max-concurrency", "4"]
+        told = say(*argv, "--format", output_format, width=width, colour=colour)
+    if output_format == "html":
+        assert markup_of_page(told) == []
+    elif output_format == "json":
+        words = list(texts(json.loads(told)))
+        assert any(written(NAMES["workflow commands"]) in word for word in words)
+    else:
+        assert as_typed(safe(NAMES["HTML"])) in as_typed(told)
