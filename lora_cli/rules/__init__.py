@@ -50,6 +50,7 @@ RULES: tuple[Rule, ...] = (
     base.experts_not_fused,
     tensors.narrow_factor,
     tensors.tower_collision,
+    saved.head_not_saved,
     saved.saved_shape,
     saved.vocabulary,
     saved.tied_embeddings,
@@ -64,11 +65,13 @@ RULES: tuple[Rule, ...] = (
     values.overflow,
     values.huge_update,
     values.negligible_update,
+    values.untrained_part,
     supply.names_code,
     supply.hostile_template,
     supply.unsafe_name,
     supply.unpinned_revision,
     supply.unpinned_base,
+    supply.base_unclear,
 )
 """Every rule, in the order in which they are run and listed."""
 

@@ -1,5 +1,6 @@
 """LC316 and LC32x: tensors that are no factors, and the vocabulary, beside the base model."""
 
+import re
 from collections.abc import Iterator
 
 from lora_cli.core.base_model import BaseModel, BaseModule
@@ -18,6 +19,12 @@ from lora_cli.rules.wording import grouped, shape, shown
 
 VECTORS = frozenset({"bias", "lora_bias", "magnitude"})
 """Parts with one number for each output of their module."""
+
+
+OWN_HEAD = re.compile(r"For(\w*Classification|QuestionAnswering|MultipleChoice|\w*Segmentation|ObjectDetection)$")
+"""Classes of transformers whose head is made anew for each task."""
+
+HEAD_NAMES = frozenset({"classifier", "score", "qa_outputs", "decode_head"})
 
 
 @rule("LC316", "saved-module-missing", Severity.ERROR, needs=("config", "weights", "base"))
@@ -58,6 +65,31 @@ def saved_module_missing(case: Case) -> Iterator[Problem | NotChecked]:
             "trainable_token_indices names tokens, and the weights do not hold them",
             Location(config.file, "trainable_token_indices"),
             "save the adapter again, or take the field out",
+        )
+
+
+@rule("LC320", "head-not-saved", Severity.WARNING, needs=("config", "weights"))
+def head_not_saved(case: Case) -> Iterator[Problem]:
+    """``auto_mapping`` names a class with a head of its own (``BertForSequenceClassification``), which is not saved.
+
+    *Why is this bad?* PEFT saves a head where ``task_type`` or ``modules_to_save`` names it. Without either the trained
+    head stays behind, and whoever loads the adapter answers with a new one of random weights.
+
+    *Fix*: train with ``task_type`` set (``SEQ_CLS``), or with the head in ``modules_to_save``.
+    """
+    config = case.adapter.config
+    assert config is not None
+    named = (config.auto_mapping or {}).get("base_model_class")
+    head = OWN_HEAD.search(named[-100:]) if isinstance(named, str) else None
+    if head is None or config.task_type in HEADS or config.modules_to_save:
+        return
+    factors = {factor.name for pair in case.adapter.pairs.values() for factor in (pair.a, pair.b) if factor is not None}
+    is_saved = any(key.part == "saved" and name not in factors for name, key in case.adapter.keys.items())
+    if not is_saved and not any(HEAD_NAMES & {*module.split(".")} for module in case.adapter.pairs):
+        yield Problem(
+            f"it was trained on {shown(named)}, and the weights hold no head: it would be a new one of random weights",
+            Location(config.file, "auto_mapping"),
+            "train with task_type set, or with the head in modules_to_save",
         )
 
 

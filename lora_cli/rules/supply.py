@@ -17,6 +17,11 @@ LIBRARIES = frozenset({"transformers", "diffusers", "sentence_transformers", "pe
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
+CACHED = re.compile(r"(?:^|[/\\])models--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})(?:[/\\]|$)")
+"""A snapshot in huggingface_hub's cache: repository and commit."""
+
+QUANTISED = re.compile(r"-(bnb-[48]bit|AWQ|GPTQ(-Int[48])?|GGUF)$", re.IGNORECASE)
+
 FOLDERS = frozenset({"model", "models", "ckpt", "ckpts", "checkpoint", "checkpoints", "output", "outputs"})
 """What people call a folder of models; no organisation of the Hub that publishes any."""
 
@@ -183,6 +188,35 @@ def unpinned_base(case: Case) -> Iterator[Problem]:
             Location(CONFIG_FILE, "revision"),
             "write the commit that it was trained on into revision",
         )
+
+
+@rule("LC606", "base-unclear", Severity.NOTE, needs=("config",))
+def base_unclear(case: Case) -> Iterator[Problem]:
+    """``base_model_name_or_path`` is empty, a path of the machine that it was trained on, or a quantised copy.
+
+    *Why is this bad?* ``AutoPeftModel``, vLLM's resolver and readers look for the base by this name. Elsewhere a path
+    leads nowhere, and a quantised copy (``…-bnb-4bit``) has another name than the base that is served.
+
+    *Fix*: ``lora-cli repair --base-name ORG/NAME`` writes the base's name into a copy.
+    """
+    config = case.adapter.config
+    assert config is not None
+    base = config.base_model_name_or_path
+    cached = CACHED.search(base or "")
+    hint = "`lora-cli repair --base-name ORG/NAME` writes the base's name into a copy"
+    if not base:
+        wrapped = (config.auto_mapping or {}).get("base_model_class") == "PeftModel"
+        said = "no base is named" + (", and it was put on a PeftModel: the adapter is wrapped twice" if wrapped else "")
+    elif cached:
+        said = f"the base is in a Hub cache of the machine that it was trained on: {cut(base)}"
+        hint = f"it is {cached[1].replace('--', '/', 1)} at commit {cached[2]}: write the two instead"
+    elif base[0] in "/.~" or "\\" in base or base.partition("/")[0] in FOLDERS:
+        said = f"the base is a folder of the machine that it was trained on: {cut(base)}"
+    elif QUANTISED.search(base):
+        said = f"the base is {cut(base)}, a quantised copy: the base that is served has another name"
+    else:
+        return
+    yield Problem(said, Location(CONFIG_FILE, "base_model_name_or_path"), hint)
 
 
 def _is_repository(name: str) -> bool:

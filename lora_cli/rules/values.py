@@ -1,7 +1,8 @@
 """LC5xx: the values of the tensors."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 
 from lora_cli.core.adapter import LoraPair
 from lora_cli.core.finding import Location, Problem, Severity
@@ -184,6 +185,44 @@ def negligible_update(case: Case) -> Iterator[Problem]:
             Location(case.weights_file, cut(first)),
             "look at lora_alpha and the learning rate; save it after training",
         )
+
+
+@rule("LC506", "untrained-part", Severity.NOTE, needs=("weights", "values"))
+def untrained_part(case: Case) -> Iterator[Problem]:
+    """B is zero in some modules, and not in the others.
+
+    *Why is this bad?* These modules change nothing. Training did not reach them: an encoder whose inputs have no
+    gradient under gradient checkpointing, or a part that the training never ran. Experts are left out, for a router
+    may never choose one.
+
+    *Fix*: take them out of ``target_modules``, or train them (``enable_input_require_grads()``).
+    """
+    assert case.stats is not None
+    zero = {
+        module: case.stats[pair.b.name].zero
+        for module, pair in case.adapter.pairs.items()
+        if pair.b is not None and pair.b.name in case.stats and ".experts." not in f".{module}."
+    }
+    untrained = [module for module, is_zero in zero.items() if is_zero]
+    if untrained and len(untrained) < len(zero):
+        whole = _whole_part(untrained, [module for module in zero if not zero[module]])
+        yield Problem(
+            f"B is zero in {len(untrained)} of {counted(len(zero), 'module')}: "
+            + (f"all of {cut(whole)}" if whole else names(untrained)),
+            Location(case.weights_file, cut(untrained[0])),
+            "take them out of target_modules, or train them",
+        )
+
+
+def _whole_part(untrained: Sequence[str], trained: Sequence[str]) -> str:
+    """The shortest path that all of ``untrained`` are within and none of ``trained`` is; empty where there is none."""
+    components = zip(*(module.split(".") for module in untrained), strict=False)
+    shared = [same[0] for same in takewhile(lambda some: len({*some}) == 1, components)]
+    for length in range(1, len(shared) + 1):
+        path = ".".join(shared[:length])
+        if not any(f"{module}.".startswith(f"{path}.") for module in trained):
+            return path
+    return ""
 
 
 def _updates(case: Case) -> Iterator[tuple[str, float]]:

@@ -95,7 +95,7 @@ def test_values_that_were_not_read_are_told(good: str, base: str, capsys: pytest
 
     out = capsys.readouterr().out
     assert "--no-values was given: LC501, LC502" in out
-    assert out.splitlines()[-1].endswith("5 skipped checks")
+    assert out.splitlines()[-1].endswith("6 skipped checks")
 
 
 def test_only_the_selected_rules_judge(bad: str, base: str) -> None:

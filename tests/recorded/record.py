@@ -1,4 +1,8 @@
-"""Runs every command line of the matrix and writes the baseline, once; later changes go into ``changes.yaml``."""
+"""Runs every command line of the matrix and writes the baseline; later changes go into ``changes.yaml``.
+
+It is removed and written again only where a change is in the results of hundreds of cases, as a new rule is in their
+lists of rules; what differs is then looked at as a whole (``compare.differences``).
+"""
 
 import json
 import sys
@@ -14,7 +18,7 @@ from tests.recorded.matrix import cases
 def main() -> int:
     """Writes the baseline; 1 when there is one."""
     if BASELINE.exists():
-        print(f"{BASELINE} is there, and is never written again", file=sys.stderr)
+        print(f"{BASELINE} is there; later changes go into changes.yaml", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory() as folder, seaweed(Path(folder)) as s3:
         lines = [json.dumps({**case.as_json(), "result": observe(case, s3)}) + "\n" for case in cases()]
