@@ -23,6 +23,14 @@ ROWS = (
     Row("rank-fraction", Outcome.REJECTS, "it has no such factors", NUMBER, LAYER, "run"),
     Row("alpha-unusable", Outcome.REJECTS, "nothing can be divided that is no number", NUMBER, LAYER, "run"),
     Row(
+        "pattern-empty",
+        Outcome.REJECTS,
+        "it asks for its keys",
+        repair("peft", "writes an empty object"),
+        TUNERS,
+        "run",
+    ),
+    Row(
         "pattern-untyped",
         Outcome.REJECTS,
         "it asks for its keys",

@@ -69,6 +69,9 @@ ROWS = (
         "pattern-broken", Outcome.REJECTS, "the pattern is matched when it loads", "", PEFT_HELPER, "run", since="0.32"
     ),
     Row(
+        "pattern-untyped", Outcome.REJECTS, "it asks for its keys", "write an object", PEFT_HELPER, "run", since="0.32"
+    ),
+    Row(
         "init-changes-base",
         Outcome.REJECTS,
         "it may have changed the base's weights in training",

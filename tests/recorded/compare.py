@@ -39,16 +39,20 @@ def changes() -> list[dict[str, Any]]:
 
 
 def differences(old: Any, new: Any, field: str = "") -> Iterator[Difference]:
-    """Where two results differ, in the order of the fields; a list of another length is one difference."""
+    """Where two results differ, in the order of the fields; of lists of another length, what only one of them has."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
             yield from differences(old.get(key, ABSENT), new.get(key, ABSENT), f"{field}.{key}".lstrip("."))
-    elif field in {"files", "rules"} and isinstance(old, list) and isinstance(new, list):
-        yield from ((field, line, ABSENT) for line in old if line not in new)
-        yield from ((field, ABSENT, line) for line in new if line not in old)
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new) and field not in {"files", "rules"}:
         for number, (one, other) in enumerate(zip(old, new, strict=True)):
             yield from differences(one, other, f"{field}.{number}")
+    elif (
+        isinstance(old, list)
+        and isinstance(new, list)
+        and (gone := [one for one in old if one not in new]) + (come := [one for one in new if one not in old])
+    ):
+        yield from ((field, one, ABSENT) for one in gone)
+        yield from ((field, ABSENT, one) for one in come)
     elif old != new:
         yield field, old, new
 

@@ -64,12 +64,21 @@ def alpha_harmful(served: Served) -> Iterator[Found]:
                 yield Found(f"{called} is {shown(value)}", Location(config.file, field))
 
 
+def pattern_empty(served: Served) -> Iterator[Found]:
+    """``rank_pattern`` or ``alpha_pattern`` that is no object, and empty: null, 0, an empty list."""
+    return _patterns_of_another_type(served, is_empty=True)
+
+
 def pattern_untyped(served: Served) -> Iterator[Found]:
-    """``rank_pattern`` or ``alpha_pattern`` that is no object, null among them."""
+    """``rank_pattern`` or ``alpha_pattern`` that is a list, a word or a number."""
+    return _patterns_of_another_type(served, is_empty=False)
+
+
+def _patterns_of_another_type(served: Served, *, is_empty: bool) -> Iterator[Found]:
     if (config := served.config) is not None:
         for field in ("rank_pattern", "alpha_pattern"):
             value = _written(config, field)
-            if not isinstance(value, Mapping):
+            if not isinstance(value, Mapping) and is_empty != bool(value):
                 yield Found(f"{field} is {shown(value)}", Location(config.file, field))
 
 
