@@ -10,6 +10,7 @@ from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.core.text import shown
 from lora_cli.errors import FormatError, TooLarge
 from lora_cli.reading.adapter import weights_of
+from lora_cli.reading.headers import check_stand_in
 from lora_cli.reading.pickles import look_through
 from lora_cli.reading.ranges import read_range
 from lora_cli.sources import Source
@@ -56,6 +57,7 @@ def read_companions(source: Source, revision: Revision, *, here: bool, threads: 
             elif file.path.endswith(".jinja"):
                 templates[file.path] = text.decode()
             else:
+                check_stand_in(text, file)
                 fields = parse.json_object(text, file.path)
                 templates |= dict(_templates(fields.get("chat_template"), f"{file.path}: chat_template"))
                 named = {name: shown(fields[name]) for name in CODE_FIELDS if fields.get(name)}

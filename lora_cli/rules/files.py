@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.core.formats import SHARDED
 from lora_cli.core.text import cut, names
-from lora_cli.errors import UnsafePickle
+from lora_cli.errors import FormatError, UnsafePickle
 from lora_cli.rules.case import CONFIG_FILE, WEIGHTS_FILE, Case
 from lora_cli.rules.rule import NotChecked, rule
 from lora_cli.rules.wording import grouped
@@ -25,6 +25,11 @@ def _other_weights(case: Case) -> list[str]:
 def _foreign(case: Case) -> str:
     """The name of the other format that this is, or nothing."""
     return case.adapter.foreign.format.name if case.adapter.foreign is not None else ""
+
+
+def _sentence(error: FormatError, file: str) -> str:
+    """What is wrong with a file, with the file as its subject where it has none."""
+    return cut(f"{file} {error.reason}" if error.reason.startswith("is ") else error.reason)
 
 
 def _place(where: str, file: str) -> Location:
@@ -76,7 +81,7 @@ def weights_corrupt(case: Case) -> Iterator[Problem]:
     if file is not None and file.defect:
         return
     yield Problem(
-        cut(error.reason),
+        _sentence(error, case.weights_file),
         _place(error.where, case.weights_file),
         error.hint or "get the file again from where it was trained; an interrupted transfer is the usual cause",
     )
@@ -162,7 +167,11 @@ def config_unreadable(case: Case) -> Iterator[Problem]:
     file = case.file(CONFIG_FILE)
     if error is None or (file is not None and file.defect):
         return
-    yield Problem(cut(error.reason), _place(error.where, CONFIG_FILE), error.hint or "restore the file that PEFT wrote")
+    yield Problem(
+        _sentence(error, CONFIG_FILE),
+        _place(error.where, CONFIG_FILE),
+        error.hint or "restore the file that PEFT wrote",
+    )
 
 
 @rule("LC108", "unsafe-pickle", Severity.ERROR, needs=("companions",))

@@ -62,6 +62,14 @@ def test_what_cannot_be_read_is_told_and_stops_nothing(tmp_path: Path) -> None:
     }
 
 
+def test_a_pointer_in_a_files_place_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0")
+    (tmp_path / "chat_template.jinja").write_text("<html>{{ messages }}")
+    found = read(tmp_path)
+    assert found.unread == {"tokenizer_config.json": "is a git-lfs pointer, not the file itself"}
+    assert found.templates == {"chat_template.jinja": "<html>{{ messages }}"}
+
+
 def test_a_large_file_is_not_read_from_afar_nor_a_huge_one_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
