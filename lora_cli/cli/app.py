@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -303,7 +303,7 @@ def _add_global_options(command: Command) -> None:
 def forget_formats_of_validate(command: str) -> None:
     """LORA_CLI_FORMAT, set for a whole job, may name formats that only ``validate`` has: to others it says nothing."""
     given = os.environ.get(variable_of("--format"), "").split()
-    if command == "validate" or {*given} <= {*ReportFormat}:
+    if command == "validate" or {*given} <= {*get_args(ReportFormat)}:
         return
     from lora_cli.cli.reporting import FORMATS
 

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast, get_args
 
 from lora_cli.bench.measured import MEASURED, measured_report
 from lora_cli.bench.report import run_of
@@ -14,7 +14,7 @@ from lora_cli.cli.bench_workload import save_trace, workload_of
 from lora_cli.cli.lineup import Lineup, base_model, limits
 from lora_cli.cli.main import INTERRUPTED
 from lora_cli.cli.output import to_stderr
-from lora_cli.cli.warming import Device, Eviction, Forward, Run
+from lora_cli.cli.warming import Device, Eviction, Run
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.core.text import safe
 from lora_cli.errors import LoraCliError, MissingExtra, Refused, UsageError
@@ -51,8 +51,8 @@ def measurement(settings: Settings, options: BenchOptions) -> int:
         device, eviction = chosen_device(options), chosen_eviction(options)
         most = limits(asked, options.max_loras, options.max_cpu_loras, options.max_lora_rank)
         save_trace(trace, options.save_trace)
-        facts = {"base": str(asked.base), **workload.words(), "eviction": eviction.value}
-        run = Run(most, device, Forward.MODULES, eviction)
+        facts = {"base": str(asked.base), **workload.words(), "eviction": eviction}
+        run = Run(most, device, "modules", eviction)
         result, where = _measure(asked, run, trace, options.seed, facts, own, failures)
         report = measured_report(*run_of("in-process", trace, options.seed, workload.words(), where), result)
         code = max(failures.code, conclude(report, {options.seed: trace}, wanted))
@@ -65,20 +65,20 @@ def measurement(settings: Settings, options: BenchOptions) -> int:
 def chosen_device(options: BenchOptions) -> Device:
     """What ``--device`` says. Raises ``UsageError``."""
     word = options.device or "auto"
-    if word not in list(Device):
+    if word not in get_args(Device):
         raise UsageError(f"--device is auto, cpu or cuda, not {safe(word)}")
-    return Device(word)
+    return cast(Device, word)
 
 
 def chosen_eviction(options: BenchOptions) -> Eviction:
     """What ``--eviction`` says of one process. Raises ``UsageError``."""
-    word, known = options.eviction or "adaptive", list(Eviction)
+    word, known = options.eviction or "adaptive", get_args(Eviction)
     if word not in known:
         raise UsageError(
             f"--eviction {safe(word)}: a warm process has one of {', '.join(known)}",
             hint="--simulate compares several, and opt" if "," in word or word == "opt" else did_you_mean(word, known),
         )
-    return Eviction(word)
+    return cast(Eviction, word)
 
 
 def _measure(
@@ -111,10 +111,10 @@ def _measure(
             base,
             [job.adapter for job in jobs.values()],
             run.limits,
-            device=run.device.value,
+            device=run.device,
             seed=seed,
             cache_dir=settings.cache_dir,
-            eviction=run.eviction.value,
+            eviction=run.eviction,
         )
         with WarmProcess(plan) as process:
             ready = process.start()

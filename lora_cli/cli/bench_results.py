@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from lora_cli.cli.bench_options import BenchOptions
 from lora_cli.cli.output import (
     DEFAULT_WIDTH,
-    ReportFormat,
     colour,
     drawable,
     to_stderr,
@@ -82,9 +81,9 @@ def conclude(report: "BenchReport", traces: "Mapping[int, Trace]", wanted: Wante
     )
     if options.save_result:
         _save(report, traces, options)
-    if options.output_format is ReportFormat.JSON:
+    if options.output_format == "json":
         text = encoded(report)
-    elif options.output_format is ReportFormat.HTML:
+    elif options.output_format == "html":
         from lora_cli.render.html import render_bench
 
         text = render_bench(report)

@@ -28,7 +28,7 @@ from lora_cli.cli.bench_options import BenchOptions
 from lora_cli.cli.bench_results import wanted_of
 from lora_cli.cli.bench_workload import RANKS, workload_of
 from lora_cli.cli.lineup import Lineup, base_model, limits
-from lora_cli.cli.warming import Forward, Run, base_directory
+from lora_cli.cli.warming import Run, base_directory
 from lora_cli.core import parse
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import ERRORS, FormatError, LoraCliError, MachineError, MissingExtra, UsageError
@@ -60,9 +60,9 @@ def own_server_measured(settings: Settings, options: BenchOptions) -> int:
         dummy = _dummy(asked.base, settings)
         failures = Failures()
         asked = _servable(stack, asked, most, own, failures)
-        run = Run(most, device, Forward.MODEL, eviction, dummy=dummy)
+        run = Run(most, device, "model", eviction, dummy=dummy)
         url = stack.enter_context(own_server(asked, run, own))
-        facts = {"max_loras": str(most.max_loras), "max_cpu_loras": str(most.max_cpu_loras), "eviction": eviction.value}
+        facts = {"max_loras": str(most.max_loras), "max_cpu_loras": str(most.max_cpu_loras), "eviction": eviction}
         facts |= {"weights": "dummy"} if dummy is not None else {}
         return live(settings, replace(options, url=url, api_key=""), OwnServer(facts, failures))
 

@@ -46,7 +46,7 @@ def simulation(settings: Settings, options: BenchOptions) -> int:
     wanted = wanted_of(options, simulated_names(policies), quiet=settings.quiet)
     trace, fleet, run = _scene(options)
     save_trace(trace, options.save_trace)
-    found = simulate_all(trace, fleet, policies, options.objective_or_default, told=_teller(trace, policies))
+    found = simulate_all(trace, fleet, policies, options.objective or "stall", told=_teller(trace, policies))
     report = bench_report(*run, found, DEFINITIONS, simulation_metrics(found.policies))
     return _as_far_as_done(policies, found.policies, lambda: conclude(report, {options.seed: trace}, wanted))
 
@@ -68,7 +68,7 @@ def _plan(settings: Settings, options: BenchOptions) -> int:
     if of_waiting(goals) and not trace.timed and not settings.quiet:
         to_stderr(f"warning: {NO_QUEUE}")
     save_trace(trace, options.save_trace)
-    found = size_all(trace, fleet, policies, goals, options.objective_or_default)
+    found = size_all(trace, fleet, policies, goals, options.objective or "stall")
     plans = found.plan.policies
     report = bench_report(*run, found, PLAN_DEFINITIONS, plan_metrics(plans))
     code = _as_far_as_done(policies, plans, lambda: conclude(report, {options.seed: trace}, wanted))

@@ -41,14 +41,14 @@ def list_snapshots(
     residency: Annotated[
         bool, option("--residency", panel=OUTPUT, help="Show how much of each is in the page cache.")
     ] = False,
-    output_format: options.OutputFormat = Format.HUMAN,
+    output_format: options.OutputFormat = "human",
 ) -> None:
     """List the snapshots, the last used first."""
     store = _store(ctx)
     _show(store, _inventory(store), output_format, one_by_one=False, residency=residency)
 
 
-def show(ctx: typer.Context, names: Names, output_format: options.OutputFormat = Format.HUMAN) -> None:
+def show(ctx: typer.Context, names: Names, output_format: options.OutputFormat = "human") -> None:
     """Show snapshots: what means them, each file, and how much is in the page cache."""
     store = _store(ctx)
     _show(store, _found(store, names), output_format, one_by_one=True, residency=True)
@@ -69,7 +69,7 @@ def verify_all(
             help="With --repair: use the endpoints and credentials of this manifest.",
         ),
     ] = None,
-    output_format: options.OutputFormat = Format.HUMAN,
+    output_format: options.OutputFormat = "human",
 ) -> None:
     """Hash every byte again; what is rotten goes to the quarantine, and the exit code is 5 unless all is repaired."""
     from lora_cli.store.verify import verify
@@ -88,7 +88,7 @@ def verify_all(
         from lora_cli.fetching.mend import mend
 
         mended = list(mend(store, settings, rotten))
-    if output_format is Format.JSON:
+    if output_format == "json":
         from lora_cli.render.json_store import render_verified as as_json
 
         write(as_json(found, mended))
@@ -124,7 +124,7 @@ def collect_garbage(
         str, option("--grace", panel=LIMITS, metavar="TIME", help="Keep files that no reference means for so long.")
     ] = "1h",
     dry_run: Annotated[bool, option("--dry-run", panel=OUTPUT, help="Only show what would be removed.")] = False,
-    output_format: options.OutputFormat = Format.HUMAN,
+    output_format: options.OutputFormat = "human",
 ) -> None:
     """Remove what no reference means any more, what dead processes left, and what is beyond the limits.
 
@@ -145,7 +145,7 @@ def collect_garbage(
     _show_removed(removed, settings, output_format, dry_run=dry_run)
 
 
-def remove_snapshots(ctx: typer.Context, names: Names, output_format: options.OutputFormat = Format.HUMAN) -> None:
+def remove_snapshots(ctx: typer.Context, names: Names, output_format: options.OutputFormat = "human") -> None:
     """Remove snapshots, every reference that means them, and the blobs that no other snapshot has."""
     from lora_cli.store.sweep import remove
 
@@ -234,7 +234,7 @@ def _show(store: Store, items: Sequence[Item], output_format: Format, *, one_by_
     blob_bytes = sum(tree_bytes(path) for path in blobs(store))
     if residency:
         items = [with_residency(store, item) for item in items]
-    if output_format is Format.JSON:
+    if output_format == "json":
         from lora_cli.render.json_store import render_items as as_json
 
         write(as_json(store, items, blob_bytes))
@@ -250,7 +250,7 @@ def _show(store: Store, items: Sequence[Item], output_format: Format, *, one_by_
 def _show_removed(
     removed: "Sequence[Removed]", settings: Settings, output_format: Format, *, dry_run: bool = False
 ) -> None:
-    if output_format is Format.JSON:
+    if output_format == "json":
         from lora_cli.render.json_store import render_removed as as_json
 
         write(as_json(removed, dry_run=dry_run))

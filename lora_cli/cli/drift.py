@@ -21,16 +21,16 @@ def report_drift(order: Order, file: LockFile, settings: Settings, selection: Se
     from lora_cli.render.terminal_fetch import render_drift, render_drift_error, render_drifts
 
     done: list[Drift] = []
-    in_a_pipe = output_format is Format.HUMAN and not sys.stdout.isatty()
+    in_a_pipe = output_format == "human" and not sys.stdout.isatty()
     for drift in _drifts(order, file.lock or Lock(()), settings, selection):
         done.append(drift)
-        if output_format is Format.HUMAN and drift.error is not None:
+        if output_format == "human" and drift.error is not None:
             to_stderr(render_drift_error(drift))
         elif in_a_pipe and (drift.changes or not settings.quiet):
             write(render_drift(drift))
     removed = _left_over(order, file.lock or Lock(()))
     code = max([drift.exit_code for drift in done] + [int(bool(removed))])
-    if output_format is Format.JSON:
+    if output_format == "json":
         from lora_cli.render import json_store
 
         write(json_store.render_drifts(done, removed, file.path))

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from lora_cli.cli import completion, options
-from lora_cli.cli.output import Format, colour, width, write
+from lora_cli.cli.output import colour, width, write
 
 EXAMPLES = ("lora-cli engines", "lora-cli engines vllm@0.31")
 
@@ -19,13 +19,13 @@ def command(
             autocompletion=completion.engines,
         ),
     ] = "",
-    output_format: options.OutputFormat = Format.HUMAN,
+    output_format: options.OutputFormat = "human",
 ) -> None:
     """List what engines do with which features of adapters, or explain one engine."""
     from lora_cli.engines import all_profiles, choose_engine
 
     chosen = (choose_engine(name),) if name else all_profiles()
-    if output_format is Format.JSON:
+    if output_format == "json":
         from lora_cli.render.json_engines import render_engines as as_json
 
         write(as_json(chosen))

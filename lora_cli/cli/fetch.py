@@ -126,7 +126,7 @@ def command(
     timeout: options.Timeout = None,
     adapter_timeout: options.AdapterTimeout = None,
     retries: options.Retries = None,
-    output_format: options.OutputFormat = Format.HUMAN,
+    output_format: options.OutputFormat = "human",
 ) -> None:
     """Download adapters into the cache, pinned and verified.
 
@@ -152,7 +152,7 @@ def command(
         to_stderr(note)
     done = _bring(asked, place, settings, selection, output_format, link=link, ray=ray)
     changes = _locked(asked, file, flags, done, store, settings)
-    if output_format is Format.JSON:
+    if output_format == "json":
         from lora_cli.render.json_store import render_outcomes
 
         write(render_outcomes(done, None if file is None else file.path, changes))
@@ -209,7 +209,7 @@ def _bring(
     directory is written as soon as it is known.
     """
     done: list[Handed] = []
-    tabular = output_format is Format.HUMAN and sys.stdout.isatty() and not settings.quiet
+    tabular = output_format == "human" and sys.stdout.isatty() and not settings.quiet
     began_s = time.perf_counter()
     try:
         with shown_progress(settings, len(asked.adapters)) as progress:
@@ -239,5 +239,5 @@ def _write(handed: Handed, settings: Settings, output_format: Format, *, tabular
 
     if handed.outcome.error is not None or not (settings.quiet or tabular):
         to_stderr(render_line(handed))
-    if output_format is Format.HUMAN and handed.directory is not None and not tabular:
+    if output_format == "human" and handed.directory is not None and not tabular:
         write(f"{handed.directory}\n")

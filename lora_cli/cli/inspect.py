@@ -88,7 +88,7 @@ def command(
     tp: flags.Tp = 1,
     spectrum: Spectrum = False,
     diff: Diff = None,
-    output_format: InspectFormat = ReportFormat.HUMAN,
+    output_format: InspectFormat = "human",
     output: options.OutputFile = None,
 ) -> None:
     """Show what adapters are, from their headers alone, local or remote.
@@ -170,7 +170,7 @@ def _write(
     report: "InspectReport", checked: Sequence[Checked], form: ReportFormat, output: Path | None, *, quiet: bool
 ) -> None:
     """Write the result. To a pipe the command that starts an engine goes alone, and what it costs to standard error."""
-    if form is ReportFormat.HUMAN and report.engine_args and output is None and not sys.stdout.isatty():
+    if form == "human" and report.engine_args and output is None and not sys.stdout.isatty():
         from lora_cli.render.terminal_inspect import render_engine_args
 
         above, command, below = render_engine_args(report, report.engine_args, width())
@@ -183,11 +183,11 @@ def _write(
 
 
 def _text(report: "InspectReport", checked: Sequence[Checked], form: ReportFormat, output: Path | None) -> str:
-    if form is ReportFormat.HTML:
+    if form == "html":
         from lora_cli.render.html import render_inspections as render_page
 
         return render_page(report, checked)
-    if form is ReportFormat.JSON:
+    if form == "json":
         from lora_cli.render.json import encoded
 
         return encoded(report)

@@ -2,8 +2,8 @@
 
 import os
 import sys
-from enum import StrEnum
 from pathlib import Path
+from typing import Literal
 
 from lora_cli.core.text import harmless, unheard
 from lora_cli.errors import MachineError
@@ -14,19 +14,11 @@ WIDEST = 120
 UNLIMITED = 10_000
 
 
-class Format(StrEnum):
-    """How a command writes its result."""
+Format = Literal["human", "json"]
+"""How a command writes its result."""
 
-    HUMAN = "human"
-    JSON = "json"
-
-
-class ReportFormat(StrEnum):
-    """How a command writes a result that is also a page to be read in a browser."""
-
-    HUMAN = "human"
-    JSON = "json"
-    HTML = "html"
+ReportFormat = Literal["human", "json", "html"]
+"""How a command writes a result that is also a page to be read in a browser."""
 
 
 def width() -> int:

@@ -9,7 +9,7 @@ import typer
 from lora_cli.cli import completion, engine_options, options
 from lora_cli.cli.lineup import base_model, from_refs, reaching
 from lora_cli.cli.options import ENGINE, option
-from lora_cli.cli.output import DEFAULT_WIDTH, Format, colour, width, writable, write
+from lora_cli.cli.output import DEFAULT_WIDTH, colour, width, writable, write
 from lora_cli.errors import NotFound, Refused, UsageError
 from lora_cli.settings import Settings
 
@@ -65,7 +65,7 @@ def command(
     tp: engine_options.Tp = 1,
     dtype: Dtype = "",
     base_name: BaseName = "",
-    output_format: options.OutputFormat = Format.HUMAN,
+    output_format: options.OutputFormat = "human",
     output: options.OutputFile = None,
 ) -> None:
     """Write a copy of an adapter that an engine serves as it was trained, and show what was changed and why."""
@@ -94,7 +94,7 @@ def command(
         latest=item.latest,
     )
     found = repair_adapter(item.source, wish, settings)
-    if output_format is Format.JSON:
+    if output_format == "json":
         from lora_cli.render.json import encoded
         from lora_cli.render.repair_report import repair_report
 

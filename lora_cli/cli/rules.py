@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from lora_cli.cli import completion, options
-from lora_cli.cli.output import Format, colour, width, write
+from lora_cli.cli.output import colour, width, write
 from lora_cli.rules import RULES, find
 
 EXAMPLES = ("lora-cli rules", "lora-cli rules LC301", "lora-cli rules --format json")
@@ -16,11 +16,11 @@ def command(
         str,
         typer.Argument(metavar="[CODE]", help="A code, its beginning, or a name.", autocompletion=completion.rules),
     ] = "",
-    output_format: options.OutputFormat = Format.HUMAN,
+    output_format: options.OutputFormat = "human",
 ) -> None:
     """List the rules of validate, or explain one."""
     chosen = find(code) if code else RULES
-    if output_format is Format.JSON:
+    if output_format == "json":
         from lora_cli.render.json import render_rules as as_json
 
         write(as_json(chosen))

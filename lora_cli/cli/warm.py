@@ -1,21 +1,21 @@
 """``lora-cli warm``: fetch, validate, load and prove adapters in a process that owns the device."""
 
 import time
-from collections.abc import Mapping
-from pathlib import Path
+from functools import wraps
+from typing import Any
 
 import typer
 
-from lora_cli.cli import options, warm_options
 from lora_cli.cli.lineup import Lineup, limits, lineup, reaching, sharded
 from lora_cli.cli.output import Format, colour, width, writable, write
 from lora_cli.cli.sizes import size_of
 from lora_cli.cli.termination import termination_log
-from lora_cli.cli.warm_endpoints import Targets, kind_of, warm_engines
-from lora_cli.cli.warm_once import Once, prove_once
+from lora_cli.cli.warm_endpoints import kind_of, warm_engines
+from lora_cli.cli.warm_once import prove_once
+from lora_cli.cli.warm_options import WarmOptions
 from lora_cli.cli.warm_serve import Serve, warm_serve
 from lora_cli.cli.warm_tier import Copies
-from lora_cli.cli.warming import Device, Eviction, Forward, Run
+from lora_cli.cli.warming import Run
 from lora_cli.endpoint.address import Address, is_host
 from lora_cli.endpoint.client import Endpoint
 from lora_cli.errors import EndpointError, UsageError
@@ -32,109 +32,77 @@ EXAMPLES = (
 )
 
 
-def command(
-    ctx: typer.Context,
-    refs: options.Refs = None,
-    manifest: options.Manifest = None,
-    checkpoint: options.Checkpoint = "",
-    base: options.Base = "",
-    policy: options.PolicyFile = None,
-    shard: options.Shard = None,
-    once: warm_options.Once = False,
-    serve: warm_options.Serve = False,
-    status: warm_options.Status = False,
-    stop: warm_options.Stop = False,
-    endpoint: warm_options.Endpoints = None,
-    engine: warm_options.Engine = "",
-    engine_path: warm_options.EnginePath = None,
-    prune: warm_options.Prune = False,
-    prove: warm_options.Prove = True,
-    wait: warm_options.Wait = "5m",
-    watch: warm_options.Watch = False,
-    tp: warm_options.Tp = 1,
-    host: warm_options.Host = "127.0.0.1",
-    port: warm_options.Port = 8321,
-    uds: warm_options.Uds = None,
-    api_key: warm_options.ApiKey = "",
-    root: warm_options.Root = None,
-    load_timeout: warm_options.LoadTimeout = "10m",
-    max_loras: warm_options.MaxLoras = None,
-    max_cpu_loras: warm_options.MaxCpuLoras = None,
-    max_cpu_bytes: warm_options.MaxCpuBytes = None,
-    max_lora_rank: warm_options.MaxLoraRank = None,
-    device: warm_options.OnDevice = Device.AUTO,
-    forward: warm_options.ForwardOf = Forward.MODULES,
-    eviction: warm_options.EvictionBy = Eviction.ADAPTIVE,
-    tier: warm_options.Tier = "",
-    prompt: warm_options.Prompt = "",
-    max_tokens: warm_options.MaxTokens = 40,
-    residency: warm_options.Residency = False,
-    ready_file: warm_options.ReadyFile = None,
-    metrics_file: warm_options.MetricsFile = None,
-    output_format: options.OutputFormat = Format.HUMAN,
-) -> None:
+@wraps(WarmOptions, assigned=(), updated=())  # typer reads the options off its fields
+def command(**given: Any) -> None:
     """Load adapters into a warm process or running engines, and prove that they work."""
-    settings: Settings = ctx.obj
-    modes = {"--once": once, "--serve": serve, "--status": status, "--stop": stop, "--endpoint": bool(endpoint)}
-    _check_mode([flag for flag, is_given in modes.items() if is_given])
-    _check_flags({"--prompt": prompt, "--residency": residency}, once, "for --once")
-    left = {"--tier": tier, "--ready-file": ready_file, "--metrics-file": metrics_file}
-    _check_flags(left, once or serve, "for --once and --serve")
-    _check_flags({"--watch": watch}, bool(endpoint and manifest), "for --endpoint with a manifest (-f)")
-    if prompt and forward is not Forward.MODEL:
-        raise UsageError("--prompt needs the whole model", hint="--forward model")
-    if status or stop:
-        with _endpoint(host, port, uds, api_key) as server:
-            write(_stop(server) if stop else _status(server, output_format))
+    options = WarmOptions(**given)
+    settings: Settings = options.ctx.obj
+    _check_flags(options)
+    if options.status or options.stop:
+        with _endpoint(options) as server:
+            write(_stop(server) if options.stop else _status(server, options.output_format))
         return
-    for file in (ready_file, metrics_file):
+    for file in (options.ready_file, options.metrics_file):
         if file is not None:
             writable(file)
-    may_be_empty = serve and bool(root or policy)
+    may_be_empty = options.serve and bool(options.root or options.policy)
 
     def named() -> tuple[Lineup, Settings]:
-        asked = lineup(manifest, refs or [], base, "warm", "warm", checkpoint, may_be_empty=may_be_empty)
-        return sharded(asked, shard), reaching(settings, asked.manifest, policy)
+        asked = lineup(
+            options.manifest, options.refs or [], options.base, "warm", "warm", options.checkpoint,
+            may_be_empty=may_be_empty,
+        )  # fmt: skip
+        return sharded(asked, options.shard), reaching(settings, asked.manifest, options.policy)
 
     with termination_log():
         asked, reached = named()
-        if endpoint:
-            kind, token = kind_of(engine, asked), api_key.strip()
-            targets = Targets(endpoint, kind, engine_path or [], prune, prove, wait, token, tp, max_lora_rank)
-            raise typer.Exit(warm_engines(targets, named, manifest if watch else None, output_format))
-        cpu_bytes = size_of(max_cpu_bytes, "--max-cpu-bytes")
-        most = limits(asked, max_loras, max_cpu_loras, max_lora_rank, more_may_come=serve, max_cpu_bytes=cpu_bytes)
-        run = Run(most, device, forward, eviction, Copies(tier, asked.items) if tier else None)
-        if not serve:
-            what = Once(prompt, max_tokens, residency, ready_file, metrics_file)
-            raise typer.Exit(prove_once(asked, run, what, output_format, reached))
-        server = _endpoint(host, port, uds, api_key)
-        warm_serve(asked, run, Serve(server, root or [], load_timeout, ready_file, metrics_file), reached)
+        if options.endpoint:
+            raise typer.Exit(warm_engines(options, kind_of(options.engine, asked), named))
+        most = limits(
+            asked, options.max_loras, options.max_cpu_loras, options.max_lora_rank, more_may_come=options.serve,
+            max_cpu_bytes=size_of(options.max_cpu_bytes, "--max-cpu-bytes"),
+        )  # fmt: skip
+        copies = Copies(options.tier, asked.items) if options.tier else None
+        run = Run(most, options.device, options.forward, options.eviction, copies)
+        if not options.serve:
+            raise typer.Exit(prove_once(asked, run, options, reached))
+        serve = Serve(
+            _endpoint(options), options.root or [], options.load_timeout, options.ready_file, options.metrics_file
+        )
+        warm_serve(asked, run, serve, reached)
 
 
-def _check_mode(given: list[str]) -> None:
-    """Raises ``UsageError`` unless exactly one is given."""
-    if not given:
+def _check_flags(options: WarmOptions) -> None:
+    """Raises ``UsageError`` unless exactly one mode is given, and for a flag that would have no effect in it."""
+    modes = [flag for flag in ("once", "serve", "status", "stop", "endpoint") if getattr(options, flag)]
+    if not modes:
         raise UsageError(
             "warm has nothing to do",
             hint="--once proves all adapters and ends, --serve stays up, --endpoint URL warms a running engine; "
             "--status and --stop ask our own server",
         )
-    if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} exclude each other", hint="leave all but one out")
+    if len(modes) > 1:
+        told = " and ".join(f"--{mode}" for mode in modes)
+        raise UsageError(f"{told} exclude each other", hint="leave all but one out")
+    once, left = options.once, options.once or options.serve
+    for flag, fits, where in (
+        ("prompt", once, "for --once"),
+        ("residency", once, "for --once"),
+        ("tier", left, "for --once and --serve"),
+        ("ready_file", left, "for --once and --serve"),
+        ("metrics_file", left, "for --once and --serve"),
+        ("watch", options.endpoint and options.manifest, "for --endpoint with a manifest (-f)"),
+    ):
+        if getattr(options, flag) and not fits:
+            raise UsageError(f"--{flag.replace('_', '-')} is {where}", hint="leave one of them out")
+    if options.prompt and options.forward != "model":
+        raise UsageError("--prompt needs the whole model", hint="--forward model")
 
 
-def _check_flags(given: Mapping[str, object], fits: bool, where: str) -> None:
-    """Raises ``UsageError`` for a flag that would have no effect."""
-    for flag, value in given.items():
-        if value and not fits:
-            raise UsageError(f"{flag} is {where}", hint="leave one of them out")
-
-
-def _endpoint(host: str, port: int, uds: Path | None, api_key: str) -> Endpoint:
-    if not is_host(host):
-        raise UsageError(f"--host {host!r} is no name of a host", hint="--host 127.0.0.1")
-    return Endpoint(Address(host, port, uds), api_key.strip())
+def _endpoint(options: WarmOptions) -> Endpoint:
+    if not is_host(options.host):
+        raise UsageError(f"--host {options.host!r} is no name of a host", hint="--host 127.0.0.1")
+    return Endpoint(Address(options.host, options.port, options.uds), options.api_key.strip())
 
 
 def _status(server: Endpoint, output_format: Format) -> str:
@@ -142,7 +110,7 @@ def _status(server: Endpoint, output_format: Format) -> str:
     status = server.get("/v1/status")
     if not isinstance(status, dict) or status.get("schema") != "lora_cli/status/1":
         raise EndpointError(f"{server.address} is no lora-cli server", hint="--host, --port or --uds name another")
-    if output_format is Format.JSON:
+    if output_format == "json":
         from lora_cli.render.json import encoded
 
         return encoded(status)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from lora_cli.cli.lineup import Lineup, base_model
 from lora_cli.cli.output import Format, colour, width, write
 from lora_cli.cli.sizes import seconds
+from lora_cli.cli.warm_options import WarmOptions
 from lora_cli.cli.warm_serve import uniquely_named
 from lora_cli.cli.warming import say
 from lora_cli.core.item import Item
@@ -45,24 +46,6 @@ AGAIN_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Targets:
-    """Which servers, of which kind, and what is to be done besides loading.
-
-    ``engine`` is NAME or NAME@VERSION. ``paths`` are FROM=TO: our folder, and where the servers see it.
-    """
-
-    endpoints: Sequence[str]
-    engine: str
-    paths: Sequence[str]
-    prune: bool
-    prove: bool
-    wait: str
-    token: str
-    tp: int
-    max_lora_rank: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class Warmed:
     """How it went: every replica, and the adapters that no server was asked to load."""
 
@@ -78,22 +61,20 @@ class Warmed:
         return max(codes, default=0)
 
 
-def warm_engines(
-    targets: Targets, named: Callable[[], tuple[Lineup, Settings]], watched: Path | None, output_format: Format
-) -> int:
-    """Warm running engines with what is ``named``, once or for as long as the manifest is ``watched``.
+def warm_engines(options: WarmOptions, engine: str, named: Callable[[], tuple[Lineup, Settings]]) -> int:
+    """Warm running engines with what is ``named``, once or, with ``--watch``, for as long as nobody ends it.
 
-    Gives the exit code.
+    ``engine`` is NAME or NAME@VERSION. Gives the exit code.
     """
-    if watched is not None:
-        return _watch(watched, named, targets, output_format)
+    if options.watch and options.manifest is not None:
+        return _watch(options.manifest, named, options, engine)
     asked, settings = named()
-    return _tell(warm_endpoints(asked, targets, settings), output_format, settings)
+    return _tell(warm_endpoints(asked, options, engine, settings), options.output_format, settings)
 
 
 def _tell(warmed: Warmed, output_format: Format, settings: Settings) -> int:
     """Write the result; gives its exit code."""
-    if output_format is Format.JSON:
+    if output_format == "json":
         from lora_cli.render.json import document
 
         write(document("endpoints", {"servers": warmed.replicas, "refused": warmed.refused}))
@@ -104,7 +85,7 @@ def _tell(warmed: Warmed, output_format: Format, settings: Settings) -> int:
     return warmed.exit_code
 
 
-def _watch(file: Path, named: Callable[[], tuple[Lineup, Settings]], targets: Targets, output_format: Format) -> int:
+def _watch(file: Path, named: Callable[[], tuple[Lineup, Settings]], options: WarmOptions, engine: str) -> int:
     """Until SIGTERM, SIGHUP or Ctrl-C: warm, tell when something was done or failed, and look again.
 
     Raises:
@@ -120,7 +101,7 @@ def _watch(file: Path, named: Callable[[], tuple[Lineup, Settings]], targets: Ta
         seen = _stamp(file)
         try:
             asked, settings = named()
-            warmed = warm_endpoints(asked, targets, settings, ended.is_set)
+            warmed = warm_endpoints(asked, options, engine, settings, ended.is_set)
         except LoraCliError as error:
             if settings is None:
                 raise
@@ -128,7 +109,7 @@ def _watch(file: Path, named: Callable[[], tuple[Lineup, Settings]], targets: Ta
         else:
             now = _gist(warmed)
             if now != told:
-                _tell(warmed, output_format, settings)
+                _tell(warmed, options.output_format, settings)
             # What was loaded is kept the next time, which is no news.
             told = _gist(warmed, afterwards=True)
         until = time.monotonic() + AGAIN_S
@@ -163,7 +144,7 @@ def _stamp(file: Path) -> object:
 
 
 def warm_endpoints(
-    asked: Lineup, targets: Targets, settings: Settings, is_over: Callable[[], bool] = lambda: False
+    asked: Lineup, options: WarmOptions, engine: str, settings: Settings, is_over: Callable[[], bool] = lambda: False
 ) -> Warmed:
     """Wait for the servers, judge every adapter for their version, and have each server serve those that pass.
 
@@ -175,20 +156,20 @@ def warm_endpoints(
     from lora_cli.store import Store
     from lora_cli.store.holds import holding
 
-    kind = targets.engine.partition("@")[0]
-    mapped, patience_s = _mapping(targets.paths), seconds(targets.wait, "--wait")
+    kind = engine.partition("@")[0]
+    mapped, patience_s = _mapping(options.engine_path or ()), seconds(options.wait, "--wait")
     items = uniquely_named(asked.items)
     with ExitStack() as stack, holding(Store(settings.cache_dir)) as hold:
-        addresses = dict.fromkeys(map(parse_address, targets.endpoints))
-        endpoints = [stack.enter_context(Endpoint(one, targets.token, LOAD_TIMEOUT_S)) for one in addresses]
+        addresses = dict.fromkeys(map(parse_address, options.endpoint or ()))
+        endpoints = [stack.enter_context(Endpoint(one, options.api_key.strip(), LOAD_TIMEOUT_S)) for one in addresses]
         servers = [open_server(kind, one) for one in endpoints]
         pool = stack.enter_context(ThreadPoolExecutor(len(servers) + AT_ONCE))
         waited = dict(zip(servers, pool.map(lambda one: _waited(one, patience_s, is_over), servers), strict=True))
         ready = [server for server, error in waited.items() if error is None]
         versions = {server: server.version() for server in ready}
-        admit = _judging(asked, _profiles(targets, kind, versions.values()), targets, settings, hold)
+        admit = _judging(asked, _profiles(engine, kind, versions.values()), options, settings, hold)
         wanted, refused = _admitted(items, pool.map(admit, items) if ready else (), mapped)
-        done = dict(zip(ready, pool.map(lambda one: _served(one, wanted, targets), ready), strict=True))
+        done = dict(zip(ready, pool.map(lambda one: _served(one, wanted, options), ready), strict=True))
     replicas = []
     for server in servers:
         told, error = done.get(server, ([], waited[server]))
@@ -219,30 +200,30 @@ def _waited(server: Server, patience_s: float, is_over: Callable[[], bool]) -> L
     return None
 
 
-def _profiles(targets: Targets, kind: str, versions: Iterable[str]) -> "tuple[Profile, ...]":
+def _profiles(engine: str, kind: str, versions: Iterable[str]) -> "tuple[Profile, ...]":
     """The engine's profiles for the version that was named, else for those that the servers tell."""
     from lora_cli.engines import ENGINES, choose_engine
 
     if kind not in ENGINES:
         return ()
-    if "@" in targets.engine:
-        return (choose_engine(targets.engine),)
+    if "@" in engine:
+        return (choose_engine(engine),)
     told = [f"{kind}@{version}" for version in dict.fromkeys(versions) if version]
     return tuple(choose_engine(one) for one in told) or (choose_engine(kind),)
 
 
 def _judging(
-    asked: Lineup, profiles: "tuple[Profile, ...]", targets: Targets, settings: Settings, hold: "Hold"
+    asked: Lineup, profiles: "tuple[Profile, ...]", options: WarmOptions, settings: Settings, hold: "Hold"
 ) -> "Callable[[Item], Admission]":
     from lora_cli.cli.engine_options import deployment_of
     from lora_cli.cli.warming import admitting
     from lora_cli.validation import Terms
 
-    rank = targets.max_lora_rank or (asked.engine.max_lora_rank if asked.engine is not None else None)
+    rank = options.max_lora_rank or (asked.engine.max_lora_rank if asked.engine is not None else None)
     deployment: Deployment | None = deployment_of(
         profiles,
         asked,
-        tp=targets.tp,
+        tp=options.tp,
         max_lora_rank=rank,
         lora_target_modules=(),
         served_model_name="",
@@ -269,11 +250,11 @@ def _admitted(
     return wanted, refused
 
 
-def _served(server: Server, wanted: Sequence[Wanted], targets: Targets) -> tuple[list[Done], LoraCliError | None]:
+def _served(server: Server, wanted: Sequence[Wanted], options: WarmOptions) -> tuple[list[Done], LoraCliError | None]:
     """What was done on one server, and why there is no more."""
     done: list[Done] = []
     try:
-        for one in reconcile(server, wanted, prune=targets.prune, prove=targets.prove):
+        for one in reconcile(server, wanted, prune=options.prune, prove=options.prove):
             done.append(one)  # noqa: PERF402 - what was done before an error stays told
     except LoraCliError as error:
         return done, error

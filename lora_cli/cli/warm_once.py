@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from lora_cli.cli.main import INTERRUPTED
 from lora_cli.cli.output import Format, colour, width, write
 from lora_cli.cli.progress import Staged, shown_stages
 from lora_cli.cli.termination import note
+from lora_cli.cli.warm_options import WarmOptions
 from lora_cli.cli.warm_tier import Copies
 from lora_cli.cli.warming import Run, admitting, planning, say, teller
 from lora_cli.core.results import Answers, LoadReport, PageCache
@@ -31,21 +32,7 @@ if TYPE_CHECKING:
     Admitted = tuple[LoadReport, Job | None, Snapshot | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Once:
-    """What is asked without and with each adapter, nothing when the prompt is empty; whether memory is looked at.
-
-    ``ready_file`` is written once all adapters are proved, ``metrics_file`` always.
-    """
-
-    prompt: str
-    max_tokens: int
-    residency: bool
-    ready_file: Path | None
-    metrics_file: Path | None
-
-
-def prove_once(asked: Lineup, run: Run, once: Once, output_format: Format, settings: Settings) -> int:
+def prove_once(asked: Lineup, run: Run, once: WarmOptions, settings: Settings) -> int:
     """Report every adapter; gives the largest of their exit codes.
 
     Raises:
@@ -56,7 +43,7 @@ def prove_once(asked: Lineup, run: Run, once: Once, output_format: Format, setti
             if once.ready_file.is_file():
                 once.ready_file.unlink()
     reports, answers = warm_once(asked, run, once, settings)
-    write(_rendered(reports, answers, output_format, quiet=settings.quiet))
+    write(_rendered(reports, answers, once.output_format, quiet=settings.quiet))
     if once.metrics_file is not None:
         from lora_cli.render.load_metrics import render_load_metrics
 
@@ -70,7 +57,7 @@ def prove_once(asked: Lineup, run: Run, once: Once, output_format: Format, setti
 
 
 def _rendered(reports: Sequence[LoadReport], answers: Sequence[Answers], output_format: Format, *, quiet: bool) -> str:
-    if output_format is Format.JSON:
+    if output_format == "json":
         from lora_cli.render.json import render_load_reports as as_json
 
         return as_json(reports, answers)
@@ -80,7 +67,7 @@ def _rendered(reports: Sequence[LoadReport], answers: Sequence[Answers], output_
     return told + (f"\n{render_answers(answers, width(), colour=colour())}" if answers and not quiet else "")
 
 
-def warm_once(asked: Lineup, run: Run, once: Once, settings: Settings) -> tuple[list[LoadReport], list[Answers]]:
+def warm_once(asked: Lineup, run: Run, once: WarmOptions, settings: Settings) -> tuple[list[LoadReport], list[Answers]]:
     """Every adapter's report, in the order asked for, and the answers of those that were proved.
 
     What an interrupt leaves undone has a report that says so.
@@ -89,7 +76,7 @@ def warm_once(asked: Lineup, run: Run, once: Once, settings: Settings) -> tuple[
     from lora_cli.store.holds import holding
     from lora_cli.validation import Terms
 
-    require(run.forward.value)
+    require(run.forward)
     base = base_model(asked.base, settings)
     answers: list[Answers] = []
     terms = Terms(base, max_lora_rank=run.limits.max_lora_rank)
@@ -145,7 +132,7 @@ def _admitted(
 def _load_all(
     admitted: "Sequence[Admitted]",
     plan: "Plan",
-    once: Once,
+    once: WarmOptions,
     answers: list[Answers],
     shown: Staged,
     finished: Callable[[LoadReport, Snapshot], LoadReport],
@@ -174,7 +161,9 @@ def _load_all(
             shown.passed(failed=bool(reports[place].error))
 
 
-def _load(report: LoadReport, job: "Job", process: "WarmProcess", once: Once, answers: list[Answers]) -> LoadReport:
+def _load(
+    report: LoadReport, job: "Job", process: "WarmProcess", once: WarmOptions, answers: list[Answers]
+) -> LoadReport:
     """The report of an accepted adapter, loaded and proved; its answer is added to ``answers``."""
     from lora_cli.runtime.admitted import continued, failed
 

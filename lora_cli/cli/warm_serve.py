@@ -48,7 +48,7 @@ def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> Non
     from lora_cli.store import Store
 
     _check_extra(run)
-    if run.forward.value == "model" and run.dummy is None:
+    if run.forward == "model" and run.dummy is None:
         _check_weights(asked)
     address, token = serve.endpoint.address, serve.endpoint.token
     if not address.is_local and not token:
@@ -91,7 +91,7 @@ def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> Non
             roots,
             stop=lambda: None,
             slots=slots,
-            has_model=run.forward.value == "model",
+            has_model=run.forward == "model",
             token=token,
             hosts=hosts,
         )
@@ -124,7 +124,7 @@ def _process(
 def _check_extra(run: Run) -> None:
     from lora_cli.runtime.process import require
 
-    require(run.forward.value)
+    require(run.forward)
     for package in ("starlette", "uvicorn"):
         if find_spec(package) is None:
             raise MissingExtra("warm --serve", "warm", package)

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lora_cli.cli.lineup import Lineup
 from lora_cli.cli.output import to_stderr
@@ -23,28 +22,14 @@ if TYPE_CHECKING:
     from lora_cli.validation.admission import Admission
 
 
-class Device(StrEnum):
-    """What owns the slots; ``auto`` is CUDA where there is one."""
+Device = Literal["auto", "cpu", "cuda"]
+"""What owns the slots; ``auto`` is CUDA where there is one."""
 
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
+Forward = Literal["modules", "model"]
+"""What is run: every targeted module on its own, or also the whole model through transformers."""
 
-
-class Forward(StrEnum):
-    """What is run: every targeted module on its own, or also the whole model through transformers."""
-
-    MODULES = "modules"
-    MODEL = "model"
-
-
-class Eviction(StrEnum):
-    """Who leaves the slots or the memory when they are full; the names of ``tiers.eviction.registry``."""
-
-    LRU = "lru"
-    LFU = "lfu"
-    GDSF = "gdsf"
-    ADAPTIVE = "adaptive"
+Eviction = Literal["lru", "lfu", "gdsf", "adaptive"]
+"""Who leaves the slots or the memory when they are full; the names of ``tiers.eviction.registry``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +95,10 @@ def planning(asked: Lineup, run: Run, settings: Settings) -> "partial[Plan]":
     return partial(
         lay_out,
         base_directory=base_directory(asked.base),
-        device=run.device.value,
-        forward=run.forward.value,
+        device=run.device,
+        forward=run.forward,
         cache_dir=settings.cache_dir,
-        eviction=run.eviction.value,
+        eviction=run.eviction,
         dummy=run.dummy,
     )
 
