@@ -122,9 +122,9 @@ def root(
         str | None,
         option(
             "--config",
+            "The settings file (TOML); without it $XDG_CONFIG_HOME/lora-cli/config.toml.",
             panel=GLOBAL,
             metavar="FILE",
-            help="The settings file (TOML); without it $XDG_CONFIG_HOME/lora-cli/config.toml.",
         ),
     ] = None,
     offline: Annotated[bool, setting("offline", panel=GLOBAL)] = False,

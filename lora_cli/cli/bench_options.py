@@ -33,17 +33,17 @@ class BenchOptions:
     manifest: options.Manifest = None
     base: options.Base = ""
     policy: options.PolicyFile = None
-    simulate: Annotated[
-        bool, mode("--simulate", help="Simulate the tiers alone: no adapters, no device, no server.")
-    ] = False
-    url: Annotated[
-        str | None, mode("--url", metavar="URL", help="Measure this server: http://HOST:PORT or unix:PATH.")
-    ] = None
+    simulate: Annotated[bool, mode("--simulate", "Simulate the tiers alone: no adapters, no device, no server.")] = (
+        False
+    )
+    url: Annotated[str | None, mode("--url", "Measure this server: http://HOST:PORT or unix:PATH.", metavar="URL")] = (
+        None
+    )
     forward: Annotated[
         Forward | None,
         mode(
             "--forward",
-            help="Without --url: a whole model behind a server that is started, or modules without one.",
+            "Without --url: a whole model behind a server that is started, or modules without one.",
             show_default="model",
         ),
     ] = None
@@ -51,9 +51,9 @@ class BenchOptions:
         int | None,
         workload(
             "--num-prompts",
+            "The requests of each seed.",
             min=1,
             max=10_000_000,
-            help="The requests of each seed.",
             show_default="200; 20000 with --simulate",
         ),
     ] = None
@@ -61,104 +61,93 @@ class BenchOptions:
         str,
         workload(
             "--popularity",
-            metavar="MODEL",
-            help="How often each adapter is asked for: zipf:S, geometric:A, slora-power:A, uniform, distinct, "
+            "How often each adapter is asked for: zipf:S, geometric:A, slora-power:A, uniform, distinct, "
             "round-robin or a file weights.json.",
+            metavar="MODEL",
         ),
     ] = "zipf:1.0"
     drift: Annotated[
         str | None,
-        workload("--drift", metavar="PERCENT,EVERY", help="PERCENT of the adapters change places each EVERY requests."),
+        workload("--drift", "PERCENT of the adapters change places each EVERY requests.", metavar="PERCENT,EVERY"),
     ] = None
     scan: Annotated[
-        str | None,
-        workload("--scan", metavar="PERCENT", help="PERCENT of the requests go through all adapters in turn."),
+        str | None, workload("--scan", "PERCENT of the requests go through all adapters in turn.", metavar="PERCENT")
     ] = None
     sessions: Annotated[
         str | None,
         workload(
-            "--sessions",
-            metavar="USERS,TURNS",
-            help="So many users, who stay with an adapter for about TURNS requests.",
+            "--sessions", "So many users, who stay with an adapter for about TURNS requests.", metavar="USERS,TURNS"
         ),
     ] = None
     request_rate: Annotated[
         str,
         workload(
             "--request-rate",
+            "Requests per second; inf sends all at once, with --simulate one after the other.",
             metavar="PER_SECOND",
-            help="Requests per second; inf sends all at once, with --simulate one after the other.",
         ),
     ] = "inf"
     burstiness: Annotated[
         str,
-        workload(
-            "--burstiness", metavar="X", help="Shape of the Gamma gaps, as in vLLM: 1 is Poisson, less is burstier."
-        ),
+        workload("--burstiness", "Shape of the Gamma gaps, as in vLLM: 1 is Poisson, less is burstier.", metavar="X"),
     ] = "1"
     ramp_up_strategy: Annotated[
-        str | None, workload("--ramp-up-strategy", metavar="linear|exponential", help="How the request rate rises.")
+        str | None, workload("--ramp-up-strategy", "How the request rate rises.", metavar="linear|exponential")
     ] = None
     ramp_up_start_rps: Annotated[
-        int | None, workload("--ramp-up-start-rps", min=1, help="The request rate at the beginning.")
+        int | None, workload("--ramp-up-start-rps", "The request rate at the beginning.", min=1)
     ] = None
-    ramp_up_end_rps: Annotated[
-        int | None, workload("--ramp-up-end-rps", min=1, help="The request rate at the end.")
-    ] = None
-    input_len: Annotated[str, workload("--input-len", metavar="N|LOW-HIGH", help="Prompt tokens.")] = "128"
-    output_len: Annotated[str, workload("--output-len", metavar="N|LOW-HIGH", help="Output tokens.")] = "16"
-    seed: Annotated[int, workload("--seed", min=0, help="The same seed draws the same workload on every machine.")] = 0
+    ramp_up_end_rps: Annotated[int | None, workload("--ramp-up-end-rps", "The request rate at the end.", min=1)] = None
+    input_len: Annotated[str, workload("--input-len", "Prompt tokens.", metavar="N|LOW-HIGH")] = "128"
+    output_len: Annotated[str, workload("--output-len", "Output tokens.", metavar="N|LOW-HIGH")] = "16"
+    seed: Annotated[int, workload("--seed", "The same seed draws the same workload on every machine.", min=0)] = 0
     trace: Annotated[
-        Path | None, workload("--trace", metavar="FILE", help="Replay the requests of this JSON lines file.")
+        Path | None, workload("--trace", "Replay the requests of this JSON lines file.", metavar="FILE")
     ] = None
-    api_key: Annotated[str, server("--api-key", metavar="TOKEN", help="With --url: the server's bearer token.")] = ""
+    api_key: Annotated[str, server("--api-key", "With --url: the server's bearer token.", metavar="TOKEN")] = ""
     lora_modules: Annotated[
         list[str] | None,
-        server("--lora-modules", metavar="NAME...", help="Adapters to ask for; else all that the server lists."),
+        server("--lora-modules", "Adapters to ask for; else all that the server lists.", metavar="NAME..."),
     ] = None
     max_concurrency: Annotated[
-        int | None, server("--max-concurrency", min=1, max=100_000, help="The most requests at once.")
+        int | None, server("--max-concurrency", "The most requests at once.", min=1, max=100_000)
     ] = None
-    prompts: Annotated[
-        str, server("--prompts", metavar="ids|text", help="Prompts are token ids, or as many words.")
-    ] = "ids"
+    prompts: Annotated[str, server("--prompts", "Prompts are token ids, or as many words.", metavar="ids|text")] = "ids"
     goodput: Annotated[
         list[str] | None,
         server(
             "--goodput",
+            "A request is good within these, for example ttft:500 tpot:50 e2el:9000.",
             metavar="MEASURE:MS...",
-            help="A request is good within these, for example ttft:500 tpot:50 e2el:9000.",
         ),
     ] = None
-    control: Annotated[bool, server("--control", help="Send the same requests to the base model too.")] = False
+    control: Annotated[bool, server("--control", "Send the same requests to the base model too.")] = False
     probe_request_rate: Annotated[
-        str | None,
-        server("--probe-request-rate", metavar="PER_SECOND", help="Send requests of one token beside the load."),
+        str | None, server("--probe-request-rate", "Send requests of one token beside the load.", metavar="PER_SECOND")
     ] = None
     probe_adapter: Annotated[
         str | None,
-        server("--probe-adapter", metavar="NAME", help="The adapter that these ask for.", show_default="the first"),
+        server("--probe-adapter", "The adapter that these ask for.", metavar="NAME", show_default="the first"),
     ] = None
     num_seeds: Annotated[
-        int | None, server("--num-seeds", min=1, max=100, help="Runs, each with the next seed.", show_default="3")
+        int | None, server("--num-seeds", "Runs, each with the next seed.", min=1, max=100, show_default="3")
     ] = None
     max_loras: Annotated[
-        int | None, tier("--max-loras", min=1, help="Slots: adapters on the device at once.", show_default="8")
+        int | None, tier("--max-loras", "Slots: adapters on the device at once.", min=1, show_default="8")
     ] = None
     max_cpu_loras: Annotated[
-        int | None, tier("--max-cpu-loras", min=1, help="Adapters in memory at once.", show_default="32")
+        int | None, tier("--max-cpu-loras", "Adapters in memory at once.", min=1, show_default="32")
     ] = None
-    max_lora_rank: Annotated[int | None, tier("--max-lora-rank", min=1, help="The largest rank of a slot.")] = None
+    max_lora_rank: Annotated[int | None, tier("--max-lora-rank", "The largest rank of a slot.", min=1)] = None
     device: Annotated[
-        str | None,
-        tier("--device", metavar="auto|cpu|cuda", help="The device that holds the slots.", show_default="auto"),
+        str | None, tier("--device", "The device that holds the slots.", metavar="auto|cpu|cuda", show_default="auto")
     ] = None
     eviction: Annotated[
         str | None,
         tier(
             "--eviction",
+            "Which adapter leaves a full tier; with --simulate several of lru, fifo, lfu, gdsf, adaptive and opt.",
             metavar="NAME,...",
-            help="Which adapter leaves a full tier; with --simulate several of lru, fifo, lfu, gdsf, adaptive and opt.",
             show_default="adaptive; with --simulate lru,lfu,gdsf,adaptive,opt",
         ),
     ] = None
@@ -166,87 +155,77 @@ class BenchOptions:
         int | None,
         synthetic(
             "--num-adapters",
+            "Measure so many synthetic adapters instead of REFs.",
             min=1,
             max=100_000,
-            help="Measure so many synthetic adapters instead of REFs.",
             show_default="500 with --simulate",
         ),
     ] = None
     ranks: Annotated[
-        str | None,
-        synthetic("--ranks", metavar="RANK:SHARE,...", help="Ranks of synthetic adapters.", show_default="16"),
+        str | None, synthetic("--ranks", "Ranks of synthetic adapters.", metavar="RANK:SHARE,...", show_default="16")
     ] = None
     bytes_per_rank: Annotated[
         str | None,
         simulated(
             "--bytes-per-rank",
+            "Bytes of an adapter for each rank, as of Llama-3-8B.",
             metavar="SIZE",
-            help="Bytes of an adapter for each rank, as of Llama-3-8B.",
             show_default="5MiB",
         ),
     ] = None
     max_gpu_bytes: Annotated[
-        str | None,
-        simulated("--max-gpu-bytes", metavar="SIZE", help="Bytes of all slots; else all are equally large."),
+        str | None, simulated("--max-gpu-bytes", "Bytes of all slots; else all are equally large.", metavar="SIZE")
     ] = None
     max_cpu_bytes: Annotated[
-        str | None,
-        simulated("--max-cpu-bytes", metavar="SIZE", help="Bytes in memory; else only their number counts."),
+        str | None, simulated("--max-cpu-bytes", "Bytes in memory; else only their number counts.", metavar="SIZE")
     ] = None
     disk_link: Annotated[
         str | None,
-        simulated(
-            "--disk-link", metavar="MS,GB/S", help="What a load from disk into memory takes.", show_default="2,7"
-        ),
+        simulated("--disk-link", "What a load from disk into memory takes.", metavar="MS,GB/S", show_default="2,7"),
     ] = None
     gpu_link: Annotated[
         str | None,
-        simulated(
-            "--gpu-link", metavar="MS,GB/S", help="What a load from memory into a slot takes.", show_default="1,25"
-        ),
+        simulated("--gpu-link", "What a load from memory into a slot takes.", metavar="MS,GB/S", show_default="1,25"),
     ] = None
     measured: Annotated[
-        Path | None, simulated("--measured", metavar="FILE", help="Loads take what this saved result measured.")
+        Path | None, simulated("--measured", "Loads take what this saved result measured.", metavar="FILE")
     ] = None
     objective: Annotated[
-        Objective | None, simulated("--objective", help="What adaptive and gdsf make small.", show_default="stall")
+        Objective | None, simulated("--objective", "What adaptive and gdsf make small.", show_default="stall")
     ] = None
     plan: Annotated[
         list[str] | None,
         simulated(
             "--plan",
+            'Find the smallest tiers that reach a goal, for example "hit_ratio>=0.95"; may be repeated.',
             metavar="GOAL",
-            help='Find the smallest tiers that reach a goal, for example "hit_ratio>=0.95"; may be repeated.',
         ),
     ] = None
-    save_trace: Annotated[
-        Path | None, result("--save-trace", metavar="FILE", help="Write the requests as JSON lines.")
-    ] = None
-    save_result: Annotated[
-        bool, result("--save-result", help="Save the result as JSON, and the requests beside it.")
-    ] = False
-    result_dir: Annotated[
-        Path | None, result("--result-dir", metavar="DIRECTORY", help="Where to save the result.", show_default=".")
-    ] = None
-    result_filename: Annotated[
-        str | None, result("--result-filename", metavar="NAME", help="The name of the saved result.")
-    ] = None
-    metadata: Annotated[
-        list[str] | None,
-        result("--metadata", metavar="KEY=VALUE", help="Add this to the saved result; may be repeated."),
-    ] = None
-    baseline: Annotated[Path | None, result("--baseline", metavar="FILE", help="Compare with this saved result.")] = (
+    save_trace: Annotated[Path | None, result("--save-trace", "Write the requests as JSON lines.", metavar="FILE")] = (
         None
     )
+    save_result: Annotated[bool, result("--save-result", "Save the result as JSON, and the requests beside it.")] = (
+        False
+    )
+    result_dir: Annotated[
+        Path | None, result("--result-dir", "Where to save the result.", metavar="DIRECTORY", show_default=".")
+    ] = None
+    result_filename: Annotated[
+        str | None, result("--result-filename", "The name of the saved result.", metavar="NAME")
+    ] = None
+    metadata: Annotated[
+        list[str] | None, result("--metadata", "Add this to the saved result; may be repeated.", metavar="KEY=VALUE")
+    ] = None
+    baseline: Annotated[Path | None, result("--baseline", "Compare with this saved result.", metavar="FILE")] = None
     fail_if: Annotated[
         list[str] | None,
         result(
             "--fail-if",
+            'Exit with 1 if so, for example "adaptive.stall_p99_ms>500"; may be repeated.',
             metavar="CONDITION",
-            help='Exit with 1 if so, for example "adaptive.stall_p99_ms>500"; may be repeated.',
         ),
     ] = None
-    output_format: Annotated[ReportFormat, result("--format", help="The format of the result.")] = "human"
+    output_format: Annotated[ReportFormat, result("--format", "The format of the result.")] = "human"
     output: options.OutputFile = None
 
     def given(self, names: Iterable[str]) -> Iterator[str]:

@@ -39,7 +39,7 @@ Names = Annotated[
 def list_snapshots(
     ctx: typer.Context,
     residency: Annotated[
-        bool, option("--residency", panel=OUTPUT, help="Show how much of each is in the page cache.")
+        bool, option("--residency", "Show how much of each is in the page cache.", panel=OUTPUT)
     ] = False,
     output_format: options.OutputFormat = "human",
 ) -> None:
@@ -57,16 +57,15 @@ def show(ctx: typer.Context, names: Names, output_format: options.OutputFormat =
 def verify_all(
     ctx: typer.Context,
     repair: Annotated[
-        bool, option("--repair", panel=REPAIR, help="Fetch corrupt files again, with the same digest.")
+        bool, option("--repair", "Fetch corrupt files again, with the same digest.", panel=REPAIR)
     ] = False,
     manifest: Annotated[
         Path | None,
         option(
-            "--manifest",
-            "-f",
+            "--manifest -f",
+            "With --repair: use the endpoints and credentials of this manifest.",
             panel=REPAIR,
             metavar="FILE",
-            help="With --repair: use the endpoints and credentials of this manifest.",
         ),
     ] = None,
     output_format: options.OutputFormat = "human",
@@ -110,20 +109,19 @@ def collect_garbage(
     cache_budget: Annotated[
         str | None,
         option(
-            "--cache-budget",
-            "--max-bytes",
+            "--cache-budget --max-bytes",
+            "Remove the least recently used snapshots until the cache is within this size.",
             panel=LIMITS,
             metavar="SIZE",
-            help="Remove the least recently used snapshots until the cache is within this size.",
         ),
     ] = None,
     unused_for: Annotated[
-        str | None, option("--unused-for", panel=LIMITS, metavar="TIME", help="Remove what was not used for so long.")
+        str | None, option("--unused-for", "Remove what was not used for so long.", panel=LIMITS, metavar="TIME")
     ] = None,
     grace: Annotated[
-        str, option("--grace", panel=LIMITS, metavar="TIME", help="Keep files that no reference means for so long.")
+        str, option("--grace", "Keep files that no reference means for so long.", panel=LIMITS, metavar="TIME")
     ] = "1h",
-    dry_run: Annotated[bool, option("--dry-run", panel=OUTPUT, help="Only show what would be removed.")] = False,
+    dry_run: Annotated[bool, option("--dry-run", "Only show what would be removed.", panel=OUTPUT)] = False,
     output_format: options.OutputFormat = "human",
 ) -> None:
     """Remove what no reference means any more, what dead processes left, and what is beyond the limits.

@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -60,6 +60,12 @@ def rules(incomplete: str) -> list[tuple[str, str]]:
 
     codes = [(rule.code, rule.name) for rule in RULES if rule.code.startswith(incomplete)]
     return codes or [(rule.name, rule.code) for rule in RULES if rule.name.startswith(incomplete)]
+
+
+REF: dict[str, Any] = {"metavar": "REF", "autocompletion": references}
+ENGINE: dict[str, Any] = {"metavar": "NAME[@VERSION]", "autocompletion": engines}
+RULE: dict[str, Any] = {"metavar": "RULE", "autocompletion": rules}
+"""What an option takes that names one of these: how ``--help`` calls it, and what a TAB offers."""
 
 
 def words(*known: str) -> Callable[[str], list[str]]:

@@ -19,21 +19,18 @@ EngineArgs = Annotated[
     str,
     option(
         "--engine-args",
+        "Print the smallest flags with which vllm or sglang serves all adapters, and what they cost.",
         panel=ENGINE,
-        metavar="NAME[@VERSION]",
-        help="Print the smallest flags with which vllm or sglang serves all adapters, and what they cost.",
-        autocompletion=completion.engines,
+        **completion.ENGINE,
     ),
 ]
 MaxSlots = Annotated[
-    int | None,
-    option("--max-loras", panel=ENGINE, min=1, help="With --engine-args: the most slots on the GPU."),
+    int | None, option("--max-loras", "With --engine-args: the most slots on the GPU.", panel=ENGINE, min=1)
 ]
 MaxCpuLoras = Annotated[
-    int | None,
-    option("--max-cpu-loras", panel=ENGINE, min=1, help="With --engine-args: the most adapters in memory."),
+    int | None, option("--max-cpu-loras", "With --engine-args: the most adapters in memory.", panel=ENGINE, min=1)
 ]
-Tp = Annotated[int, option("--tp", panel=ENGINE, min=1, max=4096, help="With --engine-args: the tensor-parallel size.")]
+Tp = Annotated[int, option("--tp", "With --engine-args: the tensor-parallel size.", panel=ENGINE, min=1, max=4096)]
 
 
 def deployed_of(

@@ -18,30 +18,29 @@ Engines = Annotated[
     list[str] | None,
     option(
         "--engine",
+        "Judge by what this engine does with the adapter; may be repeated.",
         panel=ENGINE,
-        metavar="NAME[@VERSION]",
-        help="Judge by what this engine does with the adapter; may be repeated.",
-        autocompletion=completion.engines,
+        **completion.ENGINE,
     ),
 ]
 MaxLoraRank = Annotated[
-    int | None, option("--max-lora-rank", panel=ENGINE, min=1, help="The engine's max_lora_rank: its largest rank.")
+    int | None, option("--max-lora-rank", "The engine's max_lora_rank: its largest rank.", panel=ENGINE, min=1)
 ]
-Tp = Annotated[int, option("--tp", panel=ENGINE, min=1, max=4096, help="The engine's tensor-parallel size.")]
+Tp = Annotated[int, option("--tp", "The engine's tensor-parallel size.", panel=ENGINE, min=1, max=4096)]
 LoraTargetModules = Annotated[
     list[str] | None,
     option(
         "--lora-target-modules",
+        "The only modules that the engine applies LoRA to; may be repeated.",
         panel=ENGINE,
         metavar="NAME",
-        help="The only modules that the engine applies LoRA to; may be repeated.",
     ),
 ]
 ServedModelName = Annotated[
-    str, option("--served-model-name", panel=ENGINE, metavar="NAME", help="The engine's name for the base model.")
+    str, option("--served-model-name", "The engine's name for the base model.", panel=ENGINE, metavar="NAME")
 ]
 MaxLoras = Annotated[
-    int | None, option("--max-loras", panel=ENGINE, min=1, help="The engine's max_loras: adapters in one batch.")
+    int | None, option("--max-loras", "The engine's max_loras: adapters in one batch.", panel=ENGINE, min=1)
 ]
 
 

@@ -28,64 +28,55 @@ if TYPE_CHECKING:
 PIN = "Version"
 
 Revision = Annotated[
-    str | None, option("--revision", panel=PIN, metavar="REV", help="The branch, tag or commit of each REF.")
+    str | None, option("--revision", "The branch, tag or commit of each REF.", panel=PIN, metavar="REV")
 ]
-Subfolder = Annotated[str, option("--subfolder", panel=PIN, metavar="PATH", help="The adapter's folder in each REF.")]
+Subfolder = Annotated[str, option("--subfolder", "The adapter's folder in each REF.", panel=PIN, metavar="PATH")]
 LockPath = Annotated[
-    Path | None,
-    option("--lock", panel=LOCKING, metavar="FILE", help="The lock file; without it beside the manifest."),
+    Path | None, option("--lock", "The lock file; without it beside the manifest.", panel=LOCKING, metavar="FILE")
 ]
 Locked = Annotated[
-    bool, option("--locked", panel=LOCKING, help="Fetch exactly what is locked, or fail; never write the lock.")
+    bool, option("--locked", "Fetch exactly what is locked, or fail; never write the lock.", panel=LOCKING)
 ]
-Check = Annotated[bool, option("--check", panel=LOCKING, help="Show what changed since the lock; fetch nothing.")]
+Check = Annotated[bool, option("--check", "Show what changed since the lock; fetch nothing.", panel=LOCKING)]
 Upgrade = Annotated[
-    bool,
-    option("--upgrade", panel=LOCKING, help="Lock the newest versions: of all adapters, or of those named as REFs."),
+    bool, option("--upgrade", "Lock the newest versions: of all adapters, or of those named as REFs.", panel=LOCKING)
 ]
 To = Annotated[
     str | None,
     option(
         "--to",
+        "Put the files here, several adapters by name. Weights are hard links into the cache: do not edit them.",
         panel=DESTINATION,
         metavar="DIRECTORY",
-        help="Put the files here, several adapters by name. Weights are hard links into the cache: do not edit them.",
     ),
 ]
 Publish = Annotated[
     str | None,
     option(
         "--publish",
+        "Put each adapter in DIRECTORY/NAME, for vLLM's filesystem resolver.",
         panel=DESTINATION,
         metavar="DIRECTORY",
-        help="Put each adapter in DIRECTORY/NAME, for vLLM's filesystem resolver.",
     ),
 ]
 ServedBase = Annotated[
     str,
     option(
-        "--base",
-        panel=DESTINATION,
-        metavar="NAME",
-        help="With --publish: the base model's name as the engine serves it.",
+        "--base", "With --publish: the base model's name as the engine serves it.", panel=DESTINATION, metavar="NAME"
     ),
 ]
 FixBase = Annotated[
     str,
-    option(
-        "--fix-base", panel=DESTINATION, metavar="NAME", help="With --publish: write this base name into each config."
-    ),
+    option("--fix-base", "With --publish: write this base name into each config.", panel=DESTINATION, metavar="NAME"),
 ]
-Link = Annotated[
-    bool, option("--link", panel=DESTINATION, help="Hard-link the weights of local folders into the cache.")
-]
+Link = Annotated[bool, option("--link", "Hard-link the weights of local folders into the cache.", panel=DESTINATION)]
 Include = Annotated[
     list[str] | None,
-    option("--include", panel=ADAPTERS, metavar="GLOB", help="Also fetch files that match; may be repeated."),
+    option("--include", "Also fetch files that match; may be repeated.", panel=ADAPTERS, metavar="GLOB"),
 ]
 Exclude = Annotated[
     list[str] | None,
-    option("--exclude", panel=ADAPTERS, metavar="GLOB", help="Do not fetch files that match; may be repeated."),
+    option("--exclude", "Do not fetch files that match; may be repeated.", panel=ADAPTERS, metavar="GLOB"),
 ]
 EXAMPLES = (
     "lora-cli fetch acme/sql@v2 s3://acme-adapters/chat",
@@ -174,12 +165,7 @@ def _pinned(asked: Order, manifest: Path | None, flags: LockFlags) -> "tuple[Ord
 
 
 def _locked(
-    asked: Order,
-    file: "LockFile | None",
-    flags: LockFlags,
-    done: Sequence[Handed],
-    store: Store,
-    settings: Settings,
+    asked: Order, file: "LockFile | None", flags: LockFlags, done: Sequence[Handed], store: Store, settings: Settings
 ) -> "Changes | None":
     """Brings the lock up to date, and says how."""
     if file is None or flags.locked:

@@ -44,29 +44,15 @@ ONE_THREAD = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS
 
 VALUES = "Values of the tensors"
 
-InspectFormat = Annotated[ReportFormat, option("--format", panel=OUTPUT, help="The format of the result.")]
+InspectFormat = Annotated[ReportFormat, option("--format", "The format of the result.", panel=OUTPUT)]
 InspectBase = Annotated[
-    str,
-    option(
-        "--base",
-        panel=ADAPTERS,
-        metavar="REF",
-        help="The base model: shows how many modules apply.",
-        autocompletion=completion.references,
-    ),
+    str, option("--base", "The base model: shows how many modules apply.", panel=ADAPTERS, **completion.REF)
 ]
 Spectrum = Annotated[
-    bool, option("--spectrum", panel=VALUES, help="Show how large each module's update is, and its singular values.")
+    bool, option("--spectrum", "Show how large each module's update is, and its singular values.", panel=VALUES)
 ]
 Diff = Annotated[
-    str | None,
-    option(
-        "--diff",
-        panel=VALUES,
-        metavar="REF",
-        help="Show how each adapter differs from this one.",
-        autocompletion=completion.references,
-    ),
+    str | None, option("--diff", "Show how each adapter differs from this one.", panel=VALUES, **completion.REF)
 ]
 EXAMPLES = (
     "lora-cli inspect acme/sql",

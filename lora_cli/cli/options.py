@@ -26,31 +26,31 @@ def variable_of(flag: str) -> str:
     return PREFIX + flag.lstrip("-").replace("-", "_").upper()
 
 
-def option(*flags: str, panel: str, **given: Any) -> Any:
-    """A ``typer.Option`` with the variable ``LORA_CLI_<OPTION>``, in a panel of the command's help.
+def option(flags: str, text: str, *, panel: str, **given: Any) -> Any:
+    """A ``typer.Option`` with the variable ``LORA_CLI_<OPTION>``, and ``text`` in a panel of the command's help.
 
     A path that cannot be read is reported by what reads it: it is this machine's fault (exit 6), not a mistake (2).
     """
-    flag = next(flag for flag in flags if flag.startswith("--")).partition("/")[0]
+    names = flags.split()
     if "min" in given:
         given.setdefault("metavar", "N")
     if isinstance(default := given.get("show_default"), str):  # what is so without it, though its default is None
-        given |= {"help": f"{given['help']} (default: {default})", "show_default": False}
-    given = {"show_envvar": False, "readable": False, "rich_help_panel": panel, **given}
-    return typer.Option(*flags, envvar=variable_of(flag), **given)
+        text, given["show_default"] = f"{text} (default: {default})", False
+    given = {"help": text, "show_envvar": False, "readable": False, "rich_help_panel": panel, **given}
+    return typer.Option(*names, envvar=variable_of(names[0].partition("/")[0]), **given)
 
 
-def setting(name: str, *more_flags: str, panel: str) -> Any:
+def setting(name: str, short: str = "", *, panel: str) -> Any:
     """The option of a setting: its flag, help and default are those of ``SETTINGS``.
 
     The value is text (a switch is a bool): ``with_flags`` parses it, so that a mistake reads the same in a flag, a
     variable and a file.
     """
     declared = SETTINGS[name]
-    default = str(declared.default) if declared.kind.metavar and declared.default is not None else False
-    given: dict[str, Any] = {"metavar": declared.kind.metavar} if declared.kind.metavar else {}
-    flag = "--" + name.replace("_", "-")
-    return option(flag, *more_flags, panel=panel, help=declared.help, show_default=default, **given)
+    metavar = declared.kind.metavar or None
+    default = str(declared.default) if metavar and declared.default is not None else False
+    flags = f"--{name.replace('_', '-')} {short}"
+    return option(flags, declared.help, panel=panel, show_default=default, metavar=metavar)
 
 
 Refs = Annotated[
@@ -58,46 +58,43 @@ Refs = Annotated[
     typer.Argument(metavar="REF...", help="Paths or references.", autocompletion=completion.references),
 ]
 Manifest = Annotated[
-    Path | None, option("--manifest", "-f", panel=ADAPTERS, metavar="FILE", help="Use the adapters of this manifest.")
+    Path | None, option("--manifest -f", "Use the adapters of this manifest.", panel=ADAPTERS, metavar="FILE")
 ]
 Base = Annotated[
     str,
     option(
         "--base",
+        "The base model: a directory, a config.json, a Hub id or a reference.",
         panel=ADAPTERS,
-        metavar="REF",
-        help="The base model: a directory, a config.json, a Hub id or a reference.",
-        autocompletion=completion.references,
+        **completion.REF,
     ),
 ]
 PolicyFile = Annotated[
-    Path | None,
-    option("--policy", panel=ADAPTERS, metavar="FILE", help="A policy that adapters must pass."),
+    Path | None, option("--policy", "A policy that adapters must pass.", panel=ADAPTERS, metavar="FILE")
 ]
 Checkpoint = Annotated[
     str,
     option(
         "--checkpoint",
+        "Use the folder checkpoint-N, or the one with the highest number.",
         panel=ADAPTERS,
         metavar="N|latest",
-        help="Use the folder checkpoint-N, or the one with the highest number.",
         autocompletion=completion.words("latest"),
     ),
 ]
 Shard = Annotated[
-    str | None,
-    option("--shard", panel=ADAPTERS, metavar="I/N", help="Only part I (counted from 0) of N, by name."),
+    str | None, option("--shard", "Only part I (counted from 0) of N, by name.", panel=ADAPTERS, metavar="I/N")
 ]
 Ray = Annotated[
     str | None,
-    option("--ray", panel=NETWORK, metavar="ADDRESS", help="Run on a Ray cluster: auto, or HOST:PORT of its head."),
+    option("--ray", "Run on a Ray cluster: auto, or HOST:PORT of its head.", panel=NETWORK, metavar="ADDRESS"),
 ]
 AllowPickle = Annotated[
-    bool, option("--allow-pickle", panel=LIMITS, help="Accept .bin weights where there are no safetensors.")
+    bool, option("--allow-pickle", "Accept .bin weights where there are no safetensors.", panel=LIMITS)
 ]
-OutputFormat = Annotated[Format, option("--format", panel=OUTPUT, help="The format of the result.")]
+OutputFormat = Annotated[Format, option("--format", "The format of the result.", panel=OUTPUT)]
 OutputFile = Annotated[
-    Path | None, option("--output", "-o", panel=OUTPUT, metavar="FILE", help="Write the result to this file.")
+    Path | None, option("--output -o", "Write the result to this file.", panel=OUTPUT, metavar="FILE")
 ]
 MaxBytes = Annotated[str | None, setting("max_bytes", panel=LIMITS)]
 MaxTotalBytes = Annotated[str | None, setting("max_total_bytes", panel=LIMITS)]

@@ -19,31 +19,16 @@ if TYPE_CHECKING:
 
 repair_option = partial(option, panel="Repair")
 
-Engine = Annotated[
-    str,
-    option(
-        "--engine",
-        panel=ENGINE,
-        metavar="NAME[@VERSION]",
-        help="The engine that will serve it.",
-        autocompletion=completion.engines,
-    ),
-]
-To = Annotated[Path | None, repair_option("--to", metavar="DIRECTORY", help="Write the copy to this new folder.")]
-Check = Annotated[bool, repair_option("--check", help="Only show what would be changed; exit code 1 if anything.")]
+Engine = Annotated[str, option("--engine", "The engine that will serve it.", panel=ENGINE, **completion.ENGINE)]
+To = Annotated[Path | None, repair_option("--to", "Write the copy to this new folder.", metavar="DIRECTORY")]
+Check = Annotated[bool, repair_option("--check", "Only show what would be changed; exit code 1 if anything.")]
 RepairBase = Annotated[
-    str,
-    repair_option(
-        "--base",
-        metavar="REF",
-        help="The base model, which has the names and shapes of modules.",
-        autocompletion=completion.references,
-    ),
+    str, repair_option("--base", "The base model, which has the names and shapes of modules.", **completion.REF)
 ]
 Dtype = Annotated[
-    str, repair_option("--dtype", metavar="float32|float16|bfloat16", help="Convert the tensors to this type.")
+    str, repair_option("--dtype", "Convert the tensors to this type.", metavar="float32|float16|bfloat16")
 ]
-BaseName = Annotated[str, repair_option("--base-name", metavar="NAME", help="Write this as the base model's name.")]
+BaseName = Annotated[str, repair_option("--base-name", "Write this as the base model's name.", metavar="NAME")]
 EXAMPLES = (
     "lora-cli repair acme/sql --engine vllm --check",
     "lora-cli repair ./adapter --engine sglang --base ./base --to ./repaired",

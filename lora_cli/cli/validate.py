@@ -25,15 +25,15 @@ from lora_cli.validation.report import Naming, validate_report
 FINDINGS = "Findings"
 
 NoBase = Annotated[
-    bool, option("--no-base", panel=ADAPTERS, help="Judge without a base model: rules that need one are skipped.")
+    bool, option("--no-base", "Judge without a base model: rules that need one are skipped.", panel=ADAPTERS)
 ]
 FailOn = Annotated[
     str,
     option(
         "--fail-on",
+        "The lowest severity that ends with exit code 1.",
         panel=FINDINGS,
         metavar="error|warning",
-        help="The lowest severity that ends with exit code 1.",
         autocompletion=completion.words("error", "warning"),
     ),
 ]
@@ -41,43 +41,34 @@ Select = Annotated[
     list[str] | None,
     option(
         "--select",
+        "Only these rules, for example LC3, LC301 or rank-mismatch; may be repeated.",
         panel=FINDINGS,
-        metavar="RULE",
-        help="Only these rules, for example LC3, LC301 or rank-mismatch; may be repeated.",
-        autocompletion=completion.rules,
+        **completion.RULE,
     ),
 ]
 Ignore = Annotated[
-    list[str] | None,
-    option(
-        "--ignore",
-        panel=FINDINGS,
-        metavar="RULE",
-        help="Not these rules; may be repeated.",
-        autocompletion=completion.rules,
-    ),
+    list[str] | None, option("--ignore", "Not these rules; may be repeated.", panel=FINDINGS, **completion.RULE)
 ]
-Values = Annotated[bool, option("--values/--no-values", panel=FINDINGS, help="Read the tensors' values.")]
+Values = Annotated[bool, option("--values/--no-values", "Read the tensors' values.", panel=FINDINGS)]
 KnownFindings = Annotated[
-    Path | None,
-    option("--baseline", panel=FINDINGS, metavar="FILE", help="A file of known findings: only new ones count."),
+    Path | None, option("--baseline", "A file of known findings: only new ones count.", panel=FINDINGS, metavar="FILE")
 ]
 WriteBaseline = Annotated[
-    Path | None, option("--write-baseline", panel=FINDINGS, metavar="FILE", help="Write the findings to this file.")
+    Path | None, option("--write-baseline", "Write the findings to this file.", panel=FINDINGS, metavar="FILE")
 ]
 ReportFormats = Annotated[
     list[str] | None,
     option(
         "--format",
+        "human, concise, json, sarif, junit, github or markdown; may be repeated, each into its file.",
         panel=OUTPUT,
         metavar="FORMAT[=FILE]",
-        help="human, concise, json, sarif, junit, github or markdown; may be repeated, each into its file.",
         show_default="human",
         autocompletion=completion.words("human", "concise", "json", "sarif", "junit", "github", "markdown"),
     ),
 ]
 Statistics = Annotated[
-    bool, option("--statistics", panel=OUTPUT, help="Print how often each rule found something, instead of findings.")
+    bool, option("--statistics", "Print how often each rule found something, instead of findings.", panel=OUTPUT)
 ]
 EXAMPLES = (
     "lora-cli validate acme/sql --base meta-llama/Llama-3.1-8B-Instruct --engine vllm",

@@ -28,23 +28,21 @@ class WarmOptions:
     base: options.Base = ""
     policy: options.PolicyFile = None
     shard: options.Shard = None
-    once: Annotated[
-        bool, option("--once", panel=MODE, help="Load and prove all adapters, print a table, and exit.")
-    ] = False
-    serve: Annotated[bool, option("--serve", panel=MODE, help="Stay up and answer over HTTP.")] = False
-    status: Annotated[bool, option("--status", panel=MODE, help="Show what a running server holds.")] = False
-    stop: Annotated[bool, option("--stop", panel=MODE, help="Stop a running server.")] = False
+    once: Annotated[bool, option("--once", "Load and prove all adapters, print a table, and exit.", panel=MODE)] = False
+    serve: Annotated[bool, option("--serve", "Stay up and answer over HTTP.", panel=MODE)] = False
+    status: Annotated[bool, option("--status", "Show what a running server holds.", panel=MODE)] = False
+    stop: Annotated[bool, option("--stop", "Stop a running server.", panel=MODE)] = False
     endpoint: Annotated[
         list[str] | None,
-        option("--endpoint", panel=ENGINES, metavar="URL", help="Load the adapters into this engine; may be repeated."),
+        option("--endpoint", "Load the adapters into this engine; may be repeated.", panel=ENGINES, metavar="URL"),
     ] = None
     engine: Annotated[
         str,
         option(
             "--engine",
+            "What runs at the endpoint: vllm, sglang or lora-cli.",
             panel=ENGINES,
             metavar="NAME[@VERSION]",
-            help="What runs at the endpoint: vllm, sglang or lora-cli.",
             autocompletion=completion.words("vllm", "sglang", "lora-cli"),
         ),
     ] = ""
@@ -52,105 +50,87 @@ class WarmOptions:
         list[str] | None,
         option(
             "--engine-path",
+            "Where the engine sees a folder of this machine; may be repeated.",
             panel=ENGINES,
             metavar="FROM=TO",
-            help="Where the engine sees a folder of this machine; may be repeated.",
         ),
     ] = None
-    prune: Annotated[bool, option("--prune", panel=ENGINES, help="Unload adapters that are not named here.")] = False
+    prune: Annotated[bool, option("--prune", "Unload adapters that are not named here.", panel=ENGINES)] = False
     prove: Annotated[
-        bool, option("--prove/--no-prove", panel=ENGINES, help="Check that each adapter changes the engine's answers.")
+        bool, option("--prove/--no-prove", "Check that each adapter changes the engine's answers.", panel=ENGINES)
     ] = True
-    wait: Annotated[
-        str, option("--wait", panel=ENGINES, metavar="TIME", help="How long to wait until it is ready.")
-    ] = "5m"
+    wait: Annotated[str, option("--wait", "How long to wait until it is ready.", panel=ENGINES, metavar="TIME")] = "5m"
     watch: Annotated[
-        bool,
-        option("--watch", panel=ENGINES, help="Stay, and load again when the manifest changes or the engine restarts."),
+        bool, option("--watch", "Stay, and load again when the manifest changes or the engine restarts.", panel=ENGINES)
     ] = False
-    tp: Annotated[int, option("--tp", panel=ENGINES, min=1, max=4096, help="The engine's tensor-parallel size.")] = 1
-    host: Annotated[str, option("--host", panel=SERVER, help="The address to listen at.")] = "127.0.0.1"
-    port: Annotated[int, option("--port", panel=SERVER, min=1, max=65535, help="The port to listen at.")] = 8321
+    tp: Annotated[int, option("--tp", "The engine's tensor-parallel size.", panel=ENGINES, min=1, max=4096)] = 1
+    host: Annotated[str, option("--host", "The address to listen at.", panel=SERVER)] = "127.0.0.1"
+    port: Annotated[int, option("--port", "The port to listen at.", panel=SERVER, min=1, max=65535)] = 8321
     uds: Annotated[
-        Path | None,
-        option("--uds", panel=SERVER, metavar="FILE", help="Listen at a Unix socket, for this user alone."),
+        Path | None, option("--uds", "Listen at a Unix socket, for this user alone.", panel=SERVER, metavar="FILE")
     ] = None
     api_key: Annotated[
         str,
         option(
-            "--api-key",
-            panel=SERVER,
-            metavar="TOKEN",
-            help="The bearer token of the API; with --endpoint the engine's.",
+            "--api-key", "The bearer token of the API; with --endpoint the engine's.", panel=SERVER, metavar="TOKEN"
         ),
     ] = ""
     root: Annotated[
         list[str] | None,
         option(
             "--root",
+            "Clients may load adapters from folders below this one; may be repeated.",
             panel=SERVER,
             metavar="DIRECTORY",
-            help="Clients may load adapters from folders below this one; may be repeated.",
         ),
     ] = None
     load_timeout: Annotated[
-        str,
-        option("--load-timeout", panel=SERVER, metavar="TIME", help="End a load or request that takes longer."),
+        str, option("--load-timeout", "End a load or request that takes longer.", panel=SERVER, metavar="TIME")
     ] = "10m"
     max_loras: Annotated[
-        int | None, option("--max-loras", panel=MEMORY, min=1, help="Slots: adapters on the device at once.")
+        int | None, option("--max-loras", "Slots: adapters on the device at once.", panel=MEMORY, min=1)
     ] = None
     max_cpu_loras: Annotated[
-        int | None, option("--max-cpu-loras", panel=MEMORY, min=1, help="Adapters in memory at once.")
+        int | None, option("--max-cpu-loras", "Adapters in memory at once.", panel=MEMORY, min=1)
     ] = None
     max_cpu_bytes: Annotated[
-        str | None,
-        option("--max-cpu-bytes", panel=MEMORY, metavar="SIZE", help="The most bytes of adapters in memory."),
+        str | None, option("--max-cpu-bytes", "The most bytes of adapters in memory.", panel=MEMORY, metavar="SIZE")
     ] = None
     max_lora_rank: Annotated[
         int | None,
-        option(
-            "--max-lora-rank", panel=MEMORY, min=1, help="The largest rank of a slot; with --endpoint the engine's."
-        ),
+        option("--max-lora-rank", "The largest rank of a slot; with --endpoint the engine's.", panel=MEMORY, min=1),
     ] = None
-    device: Annotated[Device, option("--device", panel=MEMORY, help="The device that holds the slots.")] = "auto"
+    device: Annotated[Device, option("--device", "The device that holds the slots.", panel=MEMORY)] = "auto"
     forward: Annotated[
-        Forward,
-        option("--forward", panel=MEMORY, help="Prove adapters on the modules alone, or on the whole model too."),
+        Forward, option("--forward", "Prove adapters on the modules alone, or on the whole model too.", panel=MEMORY)
     ] = "modules"
     eviction: Annotated[
         Eviction,
-        option("--eviction", panel=MEMORY, help="Which adapter leaves a full tier; adaptive picks the best policy."),
+        option("--eviction", "Which adapter leaves a full tier; adaptive picks the best policy.", panel=MEMORY),
     ] = "adaptive"
     tier: Annotated[
         str,
         option(
-            "--tier",
-            panel=MEMORY,
-            metavar="tmpfs:DIRECTORY",
-            help="Also copy each adapter to DIRECTORY/NAME, in memory.",
+            "--tier", "Also copy each adapter to DIRECTORY/NAME, in memory.", panel=MEMORY, metavar="tmpfs:DIRECTORY"
         ),
     ] = ""
-    prompt: Annotated[
-        str, option("--prompt", panel=PROOF, help="Answer this prompt without and with each adapter.")
-    ] = ""
+    prompt: Annotated[str, option("--prompt", "Answer this prompt without and with each adapter.", panel=PROOF)] = ""
     max_tokens: Annotated[
-        int, option("--max-tokens", panel=PROOF, min=1, max=4096, help="The longest answer, in tokens.")
+        int, option("--max-tokens", "The longest answer, in tokens.", panel=PROOF, min=1, max=4096)
     ] = 40
     residency: Annotated[
-        bool, option("--residency", panel=PROOF, help="Show how much of each adapter's files is in the page cache.")
+        bool, option("--residency", "Show how much of each adapter's files is in the page cache.", panel=PROOF)
     ] = False
     ready_file: Annotated[
         Path | None,
         option(
             "--ready-file",
+            "A file that is there while the server is ready, or once --once proved all adapters.",
             panel=OUTPUT,
             metavar="FILE",
-            help="A file that is there while the server is ready, or once --once proved all adapters.",
         ),
     ] = None
     metrics_file: Annotated[
-        Path | None,
-        option("--metrics-file", panel=OUTPUT, metavar="FILE", help="Write Prometheus metrics to this file."),
+        Path | None, option("--metrics-file", "Write Prometheus metrics to this file.", panel=OUTPUT, metavar="FILE")
     ] = None
     output_format: options.OutputFormat = "human"
