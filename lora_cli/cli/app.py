@@ -118,15 +118,13 @@ def _print_version(value: bool) -> None:
 def root(
     ctx: typer.Context,
     cache_dir: Annotated[str | None, setting("cache_dir", panel=GLOBAL)] = None,
-    config: Annotated[
-        str | None,
-        option(
-            "--config",
-            "The settings file (TOML); without it $XDG_CONFIG_HOME/lora-cli/config.toml.",
-            panel=GLOBAL,
-            metavar="FILE",
-        ),
-    ] = None,
+    config: str | None = option(
+        "--config",
+        "The settings file (TOML); without it $XDG_CONFIG_HOME/lora-cli/config.toml.",
+        None,
+        panel=GLOBAL,
+        metavar="FILE",
+    ),
     offline: Annotated[bool, setting("offline", panel=GLOBAL)] = False,
     quiet: Annotated[bool, setting("quiet", "-q", panel=GLOBAL)] = False,
     verbose: Annotated[bool, setting("verbose", "-v", panel=GLOBAL)] = False,

@@ -38,9 +38,7 @@ Names = Annotated[
 
 def list_snapshots(
     ctx: typer.Context,
-    residency: Annotated[
-        bool, option("--residency", "Show how much of each is in the page cache.", panel=OUTPUT)
-    ] = False,
+    residency: bool = option("--residency", "Show how much of each is in the page cache.", False, panel=OUTPUT),
     output_format: options.OutputFormat = "human",
 ) -> None:
     """List the snapshots, the last used first."""
@@ -56,18 +54,14 @@ def show(ctx: typer.Context, names: Names, output_format: options.OutputFormat =
 
 def verify_all(
     ctx: typer.Context,
-    repair: Annotated[
-        bool, option("--repair", "Fetch corrupt files again, with the same digest.", panel=REPAIR)
-    ] = False,
-    manifest: Annotated[
-        Path | None,
-        option(
-            "--manifest -f",
-            "With --repair: use the endpoints and credentials of this manifest.",
-            panel=REPAIR,
-            metavar="FILE",
-        ),
-    ] = None,
+    repair: bool = option("--repair", "Fetch corrupt files again, with the same digest.", False, panel=REPAIR),
+    manifest: Path | None = option(
+        "--manifest -f",
+        "With --repair: use the endpoints and credentials of this manifest.",
+        None,
+        panel=REPAIR,
+        metavar="FILE",
+    ),
     output_format: options.OutputFormat = "human",
 ) -> None:
     """Hash every byte again; what is rotten goes to the quarantine, and the exit code is 5 unless all is repaired."""
@@ -106,22 +100,20 @@ def verify_all(
 
 def collect_garbage(
     ctx: typer.Context,
-    cache_budget: Annotated[
-        str | None,
-        option(
-            "--cache-budget --max-bytes",
-            "Remove the least recently used snapshots until the cache is within this size.",
-            panel=LIMITS,
-            metavar="SIZE",
-        ),
-    ] = None,
-    unused_for: Annotated[
-        str | None, option("--unused-for", "Remove what was not used for so long.", panel=LIMITS, metavar="TIME")
-    ] = None,
-    grace: Annotated[
-        str, option("--grace", "Keep files that no reference means for so long.", panel=LIMITS, metavar="TIME")
-    ] = "1h",
-    dry_run: Annotated[bool, option("--dry-run", "Only show what would be removed.", panel=OUTPUT)] = False,
+    cache_budget: str | None = option(
+        "--cache-budget --max-bytes",
+        "Remove the least recently used snapshots until the cache is within this size.",
+        None,
+        panel=LIMITS,
+        metavar="SIZE",
+    ),
+    unused_for: str | None = option(
+        "--unused-for", "Remove what was not used for so long.", None, panel=LIMITS, metavar="TIME"
+    ),
+    grace: str = option(
+        "--grace", "Keep files that no reference means for so long.", "1h", panel=LIMITS, metavar="TIME"
+    ),
+    dry_run: bool = option("--dry-run", "Only show what would be removed.", False, panel=OUTPUT),
     output_format: options.OutputFormat = "human",
 ) -> None:
     """Remove what no reference means any more, what dead processes left, and what is beyond the limits.

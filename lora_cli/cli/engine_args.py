@@ -2,11 +2,9 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from lora_cli.cli import completion
 from lora_cli.cli.lineup import Lineup, check_max_cpu_loras
-from lora_cli.cli.options import ENGINE, option
 from lora_cli.errors import UsageError
 from lora_cli.settings import Settings
 
@@ -14,23 +12,6 @@ if TYPE_CHECKING:
     from lora_cli.core.reference import AdapterRef
     from lora_cli.validation import Checked
     from lora_cli.validation.engine_args import Deployed
-
-EngineArgs = Annotated[
-    str,
-    option(
-        "--engine-args",
-        "Print the smallest flags with which vllm or sglang serves all adapters, and what they cost.",
-        panel=ENGINE,
-        **completion.ENGINE,
-    ),
-]
-MaxSlots = Annotated[
-    int | None, option("--max-loras", "With --engine-args: the most slots on the GPU.", panel=ENGINE, min=1)
-]
-MaxCpuLoras = Annotated[
-    int | None, option("--max-cpu-loras", "With --engine-args: the most adapters in memory.", panel=ENGINE, min=1)
-]
-Tp = Annotated[int, option("--tp", "With --engine-args: the tensor-parallel size.", panel=ENGINE, min=1, max=4096)]
 
 
 def deployed_of(

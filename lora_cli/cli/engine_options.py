@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
-from lora_cli.cli import completion
 from lora_cli.cli.options import ENGINE, option
 from lora_cli.core.units import words_of
 from lora_cli.errors import UsageError
@@ -14,34 +13,7 @@ if TYPE_CHECKING:
     from lora_cli.documents.manifest import AdapterSet
     from lora_cli.engines import Profile
 
-Engines = Annotated[
-    list[str] | None,
-    option(
-        "--engine",
-        "Judge by what this engine does with the adapter; may be repeated.",
-        panel=ENGINE,
-        **completion.ENGINE,
-    ),
-]
-MaxLoraRank = Annotated[
-    int | None, option("--max-lora-rank", "The engine's max_lora_rank: its largest rank.", panel=ENGINE, min=1)
-]
 Tp = Annotated[int, option("--tp", "The engine's tensor-parallel size.", panel=ENGINE, min=1, max=4096)]
-LoraTargetModules = Annotated[
-    list[str] | None,
-    option(
-        "--lora-target-modules",
-        "The only modules that the engine applies LoRA to; may be repeated.",
-        panel=ENGINE,
-        metavar="NAME",
-    ),
-]
-ServedModelName = Annotated[
-    str, option("--served-model-name", "The engine's name for the base model.", panel=ENGINE, metavar="NAME")
-]
-MaxLoras = Annotated[
-    int | None, option("--max-loras", "The engine's max_loras: adapters in one batch.", panel=ENGINE, min=1)
-]
 
 
 def named_engines(named: Sequence[str] | None, manifest: "AdapterSet | None") -> "tuple[Profile, ...]":

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -27,57 +27,6 @@ if TYPE_CHECKING:
 
 PIN = "Version"
 
-Revision = Annotated[
-    str | None, option("--revision", "The branch, tag or commit of each REF.", panel=PIN, metavar="REV")
-]
-Subfolder = Annotated[str, option("--subfolder", "The adapter's folder in each REF.", panel=PIN, metavar="PATH")]
-LockPath = Annotated[
-    Path | None, option("--lock", "The lock file; without it beside the manifest.", panel=LOCKING, metavar="FILE")
-]
-Locked = Annotated[
-    bool, option("--locked", "Fetch exactly what is locked, or fail; never write the lock.", panel=LOCKING)
-]
-Check = Annotated[bool, option("--check", "Show what changed since the lock; fetch nothing.", panel=LOCKING)]
-Upgrade = Annotated[
-    bool, option("--upgrade", "Lock the newest versions: of all adapters, or of those named as REFs.", panel=LOCKING)
-]
-To = Annotated[
-    str | None,
-    option(
-        "--to",
-        "Put the files here, several adapters by name. Weights are hard links into the cache: do not edit them.",
-        panel=DESTINATION,
-        metavar="DIRECTORY",
-    ),
-]
-Publish = Annotated[
-    str | None,
-    option(
-        "--publish",
-        "Put each adapter in DIRECTORY/NAME, for vLLM's filesystem resolver.",
-        panel=DESTINATION,
-        metavar="DIRECTORY",
-    ),
-]
-ServedBase = Annotated[
-    str,
-    option(
-        "--base", "With --publish: the base model's name as the engine serves it.", panel=DESTINATION, metavar="NAME"
-    ),
-]
-FixBase = Annotated[
-    str,
-    option("--fix-base", "With --publish: write this base name into each config.", panel=DESTINATION, metavar="NAME"),
-]
-Link = Annotated[bool, option("--link", "Hard-link the weights of local folders into the cache.", panel=DESTINATION)]
-Include = Annotated[
-    list[str] | None,
-    option("--include", "Also fetch files that match; may be repeated.", panel=ADAPTERS, metavar="GLOB"),
-]
-Exclude = Annotated[
-    list[str] | None,
-    option("--exclude", "Do not fetch files that match; may be repeated.", panel=ADAPTERS, metavar="GLOB"),
-]
 EXAMPLES = (
     "lora-cli fetch acme/sql@v2 s3://acme-adapters/chat",
     "lora-cli fetch -f set.yaml --locked",
@@ -89,20 +38,52 @@ def command(
     ctx: typer.Context,
     refs: options.Refs = None,
     manifest: options.Manifest = None,
-    revision: Revision = None,
-    subfolder: Subfolder = "",
+    revision: str | None = option(
+        "--revision", "The branch, tag or commit of each REF.", None, panel=PIN, metavar="REV"
+    ),
+    subfolder: str = option("--subfolder", "The adapter's folder in each REF.", "", panel=PIN, metavar="PATH"),
     checkpoint: options.Checkpoint = "",
-    lock: LockPath = None,
-    locked: Locked = False,
-    check: Check = False,
-    upgrade: Upgrade = False,
-    to: To = None,
-    publish: Publish = None,
-    base: ServedBase = "",
-    fix_base: FixBase = "",
-    link: Link = False,
-    include: Include = None,
-    exclude: Exclude = None,
+    lock: Path | None = option(
+        "--lock", "The lock file; without it beside the manifest.", None, panel=LOCKING, metavar="FILE"
+    ),
+    locked: bool = option(
+        "--locked", "Fetch exactly what is locked, or fail; never write the lock.", False, panel=LOCKING
+    ),
+    check: bool = option("--check", "Show what changed since the lock; fetch nothing.", False, panel=LOCKING),
+    upgrade: bool = option(
+        "--upgrade", "Lock the newest versions: of all adapters, or of those named as REFs.", False, panel=LOCKING
+    ),
+    to: str | None = option(
+        "--to",
+        "Put the files here, several adapters by name. Weights are hard links into the cache: do not edit them.",
+        None,
+        panel=DESTINATION,
+        metavar="DIRECTORY",
+    ),
+    publish: str | None = option(
+        "--publish",
+        "Put each adapter in DIRECTORY/NAME, for vLLM's filesystem resolver.",
+        None,
+        panel=DESTINATION,
+        metavar="DIRECTORY",
+    ),
+    base: str = option(
+        "--base",
+        "With --publish: the base model's name as the engine serves it.",
+        "",
+        panel=DESTINATION,
+        metavar="NAME",
+    ),
+    fix_base: str = option(
+        "--fix-base", "With --publish: write this base name into each config.", "", panel=DESTINATION, metavar="NAME"
+    ),
+    link: bool = option("--link", "Hard-link the weights of local folders into the cache.", False, panel=DESTINATION),
+    include: list[str] | None = option(
+        "--include", "Also fetch files that match; may be repeated.", None, panel=ADAPTERS, metavar="GLOB"
+    ),
+    exclude: list[str] | None = option(
+        "--exclude", "Do not fetch files that match; may be repeated.", None, panel=ADAPTERS, metavar="GLOB"
+    ),
     allow_pickle: options.AllowPickle = False,
     policy: options.PolicyFile = None,
     max_bytes: options.MaxBytes = None,

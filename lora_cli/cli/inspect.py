@@ -5,14 +5,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from lora_cli.cli import completion, options
 from lora_cli.cli import engine_args as flags
 from lora_cli.cli.lineup import Lineup, base_model, lineup, reaching
-from lora_cli.cli.options import ADAPTERS, OUTPUT, option
+from lora_cli.cli.options import ADAPTERS, ENGINE, OUTPUT, option
 from lora_cli.cli.output import (
     DEFAULT_WIDTH,
     ReportFormat,
@@ -44,16 +44,6 @@ ONE_THREAD = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS
 
 VALUES = "Values of the tensors"
 
-InspectFormat = Annotated[ReportFormat, option("--format", "The format of the result.", panel=OUTPUT)]
-InspectBase = Annotated[
-    str, option("--base", "The base model: shows how many modules apply.", panel=ADAPTERS, **completion.REF)
-]
-Spectrum = Annotated[
-    bool, option("--spectrum", "Show how large each module's update is, and its singular values.", panel=VALUES)
-]
-Diff = Annotated[
-    str | None, option("--diff", "Show how each adapter differs from this one.", panel=VALUES, **completion.REF)
-]
 EXAMPLES = (
     "lora-cli inspect acme/sql",
     "lora-cli inspect -f set.yaml --engine-args vllm",
@@ -66,15 +56,29 @@ def command(
     refs: options.Refs = None,
     manifest: options.Manifest = None,
     checkpoint: options.Checkpoint = "",
-    base: InspectBase = "",
+    base: str = option("--base", "The base model: shows how many modules apply.", "", panel=ADAPTERS, **completion.REF),
     policy: options.PolicyFile = None,
-    engine_args: flags.EngineArgs = "",
-    max_loras: flags.MaxSlots = None,
-    max_cpu_loras: flags.MaxCpuLoras = None,
-    tp: flags.Tp = 1,
-    spectrum: Spectrum = False,
-    diff: Diff = None,
-    output_format: InspectFormat = "human",
+    engine_args: str = option(
+        "--engine-args",
+        "Print the smallest flags with which vllm or sglang serves all adapters, and what they cost.",
+        "",
+        panel=ENGINE,
+        **completion.ENGINE,
+    ),
+    max_loras: int | None = option(
+        "--max-loras", "With --engine-args: the most slots on the GPU.", None, panel=ENGINE, min=1
+    ),
+    max_cpu_loras: int | None = option(
+        "--max-cpu-loras", "With --engine-args: the most adapters in memory.", None, panel=ENGINE, min=1
+    ),
+    tp: int = option("--tp", "With --engine-args: the tensor-parallel size.", 1, panel=ENGINE, min=1, max=4096),
+    spectrum: bool = option(
+        "--spectrum", "Show how large each module's update is, and its singular values.", False, panel=VALUES
+    ),
+    diff: str | None = option(
+        "--diff", "Show how each adapter differs from this one.", None, panel=VALUES, **completion.REF
+    ),
+    output_format: ReportFormat = option("--format", "The format of the result.", "human", panel=OUTPUT),
     output: options.OutputFile = None,
 ) -> None:
     """Show what adapters are, from their headers alone, local or remote.

@@ -26,18 +26,19 @@ def variable_of(flag: str) -> str:
     return PREFIX + flag.lstrip("-").replace("-", "_").upper()
 
 
-def option(flags: str, text: str, *, panel: str, **given: Any) -> Any:
+def option(flags: str, text: str, default: Any = ..., *, panel: str, **given: Any) -> Any:
     """A ``typer.Option`` with the variable ``LORA_CLI_<OPTION>``, and ``text`` in a panel of the command's help.
 
+    Within ``Annotated`` it has no ``default``.
     A path that cannot be read is reported by what reads it: it is this machine's fault (exit 6), not a mistake (2).
     """
     names = flags.split()
     if "min" in given:
         given.setdefault("metavar", "N")
-    if isinstance(default := given.get("show_default"), str):  # what is so without it, though its default is None
-        text, given["show_default"] = f"{text} (default: {default})", False
+    if isinstance(shown := given.get("show_default"), str):  # what is so without it, though its default is None
+        text, given["show_default"] = f"{text} (default: {shown})", False
     given = {"help": text, "show_envvar": False, "readable": False, "rich_help_panel": panel, **given}
-    return typer.Option(*names, envvar=variable_of(names[0].partition("/")[0]), **given)
+    return typer.Option(default, *names, envvar=variable_of(names[0].partition("/")[0]), **given)
 
 
 def setting(name: str, short: str = "", *, panel: str) -> Any:

@@ -1,6 +1,5 @@
 """``lora-cli repair``: an adapter, written so that a named engine serves it right."""
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,18 +16,9 @@ if TYPE_CHECKING:
     from lora_cli.validation.repaired import Repaired
 
 
-repair_option = partial(option, panel="Repair")
+REPAIR = "Repair"
 
 Engine = Annotated[str, option("--engine", "The engine that will serve it.", panel=ENGINE, **completion.ENGINE)]
-To = Annotated[Path | None, repair_option("--to", "Write the copy to this new folder.", metavar="DIRECTORY")]
-Check = Annotated[bool, repair_option("--check", "Only show what would be changed; exit code 1 if anything.")]
-RepairBase = Annotated[
-    str, repair_option("--base", "The base model, which has the names and shapes of modules.", **completion.REF)
-]
-Dtype = Annotated[
-    str, repair_option("--dtype", "Convert the tensors to this type.", metavar="float32|float16|bfloat16")
-]
-BaseName = Annotated[str, repair_option("--base-name", "Write this as the base model's name.", metavar="NAME")]
 EXAMPLES = (
     "lora-cli repair acme/sql --engine vllm --check",
     "lora-cli repair ./adapter --engine sglang --base ./base --to ./repaired",
@@ -41,15 +31,19 @@ def command(
         str, typer.Argument(metavar="REF", help="A path or reference.", autocompletion=completion.references)
     ],
     engine: Engine,
-    to: To = None,
-    check: Check = False,
-    base: RepairBase = "",
+    to: Path | None = option("--to", "Write the copy to this new folder.", None, panel=REPAIR, metavar="DIRECTORY"),
+    check: bool = option("--check", "Only show what would be changed; exit code 1 if anything.", False, panel=REPAIR),
+    base: str = option(
+        "--base", "The base model, which has the names and shapes of modules.", "", panel=REPAIR, **completion.REF
+    ),
     checkpoint: options.Checkpoint = "",
     policy: options.PolicyFile = None,
     allow_pickle: options.AllowPickle = False,
     tp: engine_options.Tp = 1,
-    dtype: Dtype = "",
-    base_name: BaseName = "",
+    dtype: str = option(
+        "--dtype", "Convert the tensors to this type.", "", panel=REPAIR, metavar="float32|float16|bfloat16"
+    ),
+    base_name: str = option("--base-name", "Write this as the base model's name.", "", panel=REPAIR, metavar="NAME"),
     output_format: options.OutputFormat = "human",
     output: options.OutputFile = None,
 ) -> None:

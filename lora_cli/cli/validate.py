@@ -3,16 +3,15 @@
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from lora_cli.cli import completion, engine_options, options
 from lora_cli.cli.known import accepting, known_findings, settled
 from lora_cli.cli.lineup import Lineup, base_model, lineup, reaching, sharded
-from lora_cli.cli.options import ADAPTERS, OUTPUT, option
+from lora_cli.cli.options import ADAPTERS, ENGINE, OUTPUT, option
 from lora_cli.cli.progress import shown_count
-from lora_cli.cli.reporting import outputs, tell
+from lora_cli.cli.reporting import FORMATS, outputs, tell
 from lora_cli.core.finding import Severity
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.text import safe
@@ -24,52 +23,6 @@ from lora_cli.validation.report import Naming, validate_report
 
 FINDINGS = "Findings"
 
-NoBase = Annotated[
-    bool, option("--no-base", "Judge without a base model: rules that need one are skipped.", panel=ADAPTERS)
-]
-FailOn = Annotated[
-    str,
-    option(
-        "--fail-on",
-        "The lowest severity that ends with exit code 1.",
-        panel=FINDINGS,
-        metavar="error|warning",
-        autocompletion=completion.words("error", "warning"),
-    ),
-]
-Select = Annotated[
-    list[str] | None,
-    option(
-        "--select",
-        "Only these rules, for example LC3, LC301 or rank-mismatch; may be repeated.",
-        panel=FINDINGS,
-        **completion.RULE,
-    ),
-]
-Ignore = Annotated[
-    list[str] | None, option("--ignore", "Not these rules; may be repeated.", panel=FINDINGS, **completion.RULE)
-]
-Values = Annotated[bool, option("--values/--no-values", "Read the tensors' values.", panel=FINDINGS)]
-KnownFindings = Annotated[
-    Path | None, option("--baseline", "A file of known findings: only new ones count.", panel=FINDINGS, metavar="FILE")
-]
-WriteBaseline = Annotated[
-    Path | None, option("--write-baseline", "Write the findings to this file.", panel=FINDINGS, metavar="FILE")
-]
-ReportFormats = Annotated[
-    list[str] | None,
-    option(
-        "--format",
-        "human, concise, json, sarif, junit, github or markdown; may be repeated, each into its file.",
-        panel=OUTPUT,
-        metavar="FORMAT[=FILE]",
-        show_default="human",
-        autocompletion=completion.words("human", "concise", "json", "sarif", "junit", "github", "markdown"),
-    ),
-]
-Statistics = Annotated[
-    bool, option("--statistics", "Print how often each rule found something, instead of findings.", panel=OUTPUT)
-]
 EXAMPLES = (
     "lora-cli validate acme/sql --base meta-llama/Llama-3.1-8B-Instruct --engine vllm",
     "lora-cli validate -f set.yaml --format sarif=findings.sarif",
@@ -86,24 +39,73 @@ def command(
     manifest: options.Manifest = None,
     checkpoint: options.Checkpoint = "",
     base: options.Base = "",
-    no_base: NoBase = False,
+    no_base: bool = option(
+        "--no-base", "Judge without a base model: rules that need one are skipped.", False, panel=ADAPTERS
+    ),
     policy: options.PolicyFile = None,
-    fail_on: FailOn = "error",
-    select: Select = None,
-    ignore: Ignore = None,
-    values: Values = True,
-    engine: engine_options.Engines = None,
-    max_lora_rank: engine_options.MaxLoraRank = None,
+    fail_on: str = option(
+        "--fail-on",
+        "The lowest severity that ends with exit code 1.",
+        "error",
+        panel=FINDINGS,
+        metavar="error|warning",
+        autocompletion=completion.words("error", "warning"),
+    ),
+    select: list[str] | None = option(
+        "--select",
+        "Only these rules, for example LC3, LC301 or rank-mismatch; may be repeated.",
+        None,
+        panel=FINDINGS,
+        **completion.RULE,
+    ),
+    ignore: list[str] | None = option(
+        "--ignore", "Not these rules; may be repeated.", None, panel=FINDINGS, **completion.RULE
+    ),
+    values: bool = option("--values/--no-values", "Read the tensors' values.", True, panel=FINDINGS),
+    engine: list[str] | None = option(
+        "--engine",
+        "Judge by what this engine does with the adapter; may be repeated.",
+        None,
+        panel=ENGINE,
+        **completion.ENGINE,
+    ),
+    max_lora_rank: int | None = option(
+        "--max-lora-rank", "The engine's max_lora_rank: its largest rank.", None, panel=ENGINE, min=1
+    ),
     tp: engine_options.Tp = 1,
-    lora_target_modules: engine_options.LoraTargetModules = None,
-    served_model_name: engine_options.ServedModelName = "",
-    max_loras: engine_options.MaxLoras = None,
-    baseline: KnownFindings = None,
-    write_baseline: WriteBaseline = None,
+    lora_target_modules: list[str] | None = option(
+        "--lora-target-modules",
+        "The only modules that the engine applies LoRA to; may be repeated.",
+        None,
+        panel=ENGINE,
+        metavar="NAME",
+    ),
+    served_model_name: str = option(
+        "--served-model-name", "The engine's name for the base model.", "", panel=ENGINE, metavar="NAME"
+    ),
+    max_loras: int | None = option(
+        "--max-loras", "The engine's max_loras: adapters in one batch.", None, panel=ENGINE, min=1
+    ),
+    baseline: Path | None = option(
+        "--baseline", "A file of known findings: only new ones count.", None, panel=FINDINGS, metavar="FILE"
+    ),
+    write_baseline: Path | None = option(
+        "--write-baseline", "Write the findings to this file.", None, panel=FINDINGS, metavar="FILE"
+    ),
     ray: options.Ray = None,
     shard: options.Shard = None,
-    statistics: Statistics = False,
-    formats: ReportFormats = None,
+    statistics: bool = option(
+        "--statistics", "Print how often each rule found something, instead of findings.", False, panel=OUTPUT
+    ),
+    formats: list[str] | None = option(
+        "--format",
+        "human, concise, json, sarif, junit, github or markdown; may be repeated, each into its file.",
+        None,
+        panel=OUTPUT,
+        metavar="FORMAT[=FILE]",
+        show_default="human",
+        autocompletion=completion.words(*FORMATS),
+    ),
     output: options.OutputFile = None,
 ) -> None:
     """Check adapters: format, config, tensors and values, against a base model and inference engines."""
