@@ -6,21 +6,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from lora_cli.bench.ranks import parse_ranks
+from lora_cli.bench.synthetic import total_bytes, write_synthetic
 from lora_cli.cli.bench_options import BenchOptions
 from lora_cli.cli.bench_workload import RANKS, Workload, adapter_names
 from lora_cli.cli.lineup import Lineup, base_model, lineup, reaching
+from lora_cli.cli.warming import admitting
+from lora_cli.core.base_model import BaseModel
 from lora_cli.core.item import Item
 from lora_cli.core.text import size
 from lora_cli.errors import LoraCliError, MachineError, UsageError
+from lora_cli.runtime.admitted import reported
+from lora_cli.runtime.composable import scalings
+from lora_cli.runtime.plan import Job, Limits
 from lora_cli.settings import Settings
-
-if TYPE_CHECKING:
-    from lora_cli.core.base_model import BaseModel
-    from lora_cli.runtime.plan import Job, Limits
-    from lora_cli.store.holds import Hold
-
+from lora_cli.store.holds import Hold
+from lora_cli.validation import Terms
 
 COPIES = 3
 """Each synthetic adapter is on the disk as it was written, as the cache has it, and packed."""
@@ -41,14 +43,9 @@ class Failures:
 
 
 def servable(
-    asked: Lineup, base: "BaseModel", most: "Limits", settings: Settings, hold: "Hold", failures: Failures
-) -> "Iterator[Job]":
+    asked: Lineup, base: BaseModel, most: Limits, settings: Settings, hold: Hold, failures: Failures
+) -> Iterator[Job]:
     """The adapters that can be served, held in the cache; the others are noted in ``failures``."""
-    from lora_cli.cli.warming import admitting
-    from lora_cli.runtime.admitted import reported
-    from lora_cli.runtime.composable import scalings
-    from lora_cli.validation import Terms
-
     admit = admitting(asked, Terms(base, max_lora_rank=most.max_lora_rank), settings, hold)
     for item in asked.items:
         report, job = reported(item, admit(item))
@@ -90,9 +87,6 @@ def _synthetic_lineup(
         UsageError: there is no base, or adapters are named as well.
         MachineError: the disk has no room for them.
     """
-    from lora_cli.bench.ranks import parse_ranks
-    from lora_cli.bench.synthetic import total_bytes, write_synthetic
-
     for flag in options.given(("refs", "manifest", "policy")):
         raise UsageError(f"{flag} and --num-adapters exclude each other", hint="leave one of them out")
     if not options.base:

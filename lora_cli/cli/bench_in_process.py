@@ -3,29 +3,29 @@
 import sys
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, cast, get_args
+from typing import cast, get_args
 
 from lora_cli.bench.measured import MEASURED, measured_report
-from lora_cli.bench.report import run_of
+from lora_cli.bench.report import MeasurementReport, run_of
+from lora_cli.bench.run import Served, environment, run_trace
+from lora_cli.bench.trace import Trace
 from lora_cli.cli.bench_adapters import Failures, measured_lineup, servable
 from lora_cli.cli.bench_options import BenchOptions
 from lora_cli.cli.bench_results import conclude, wanted_of
 from lora_cli.cli.bench_workload import save_trace, workload_of
 from lora_cli.cli.lineup import Lineup, base_model, limits
 from lora_cli.cli.main import INTERRUPTED
+from lora_cli.cli.options import Device, Eviction
 from lora_cli.cli.output import to_stderr
-from lora_cli.cli.warming import Device, Eviction, Run
+from lora_cli.cli.warming import Run
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.core.text import safe
 from lora_cli.errors import LoraCliError, MissingExtra, Refused, UsageError
+from lora_cli.runtime.plan import Job, lay_out
+from lora_cli.runtime.process import WarmProcess
 from lora_cli.settings import Settings
-
-if TYPE_CHECKING:
-    from lora_cli.bench.report import MeasurementReport
-    from lora_cli.bench.run import Served
-    from lora_cli.bench.trace import Trace
-    from lora_cli.runtime.plan import Job
-    from lora_cli.runtime.process import WarmProcess
+from lora_cli.store import Store
+from lora_cli.store.holds import holding
 
 REQUESTS = 200
 """How many there are when nobody says."""
@@ -84,22 +84,16 @@ def chosen_eviction(options: BenchOptions) -> Eviction:
 def _measure(
     asked: Lineup,
     run: Run,
-    trace: "Trace",
+    trace: Trace,
     seed: int,
     facts: Mapping[str, str],
     settings: Settings,
     failures: Failures,
-) -> "tuple[MeasurementReport, Mapping[str, str]]":
+) -> tuple[MeasurementReport, Mapping[str, str]]:
     """Admit the adapters, start the warm process, and send the trace through it; what is used is held meanwhile.
 
     Gives what was measured, and where.
     """
-    from lora_cli.bench.run import environment, run_trace
-    from lora_cli.runtime.plan import lay_out
-    from lora_cli.runtime.process import WarmProcess
-    from lora_cli.store import Store
-    from lora_cli.store.holds import holding
-
     base, keys = base_model(asked.base, settings), trace.keys()
     tiers = (run.limits.max_loras, run.limits.max_cpu_loras)
     with holding(Store(settings.cache_dir)) as hold:
@@ -128,9 +122,8 @@ def _measure(
             return found, environment(**facts, device=ready.device, dtype=ready.dtype)
 
 
-def _server(process: "WarmProcess", jobs: "Mapping[str, Job]", failures: Failures) -> "Callable[[str], Served]":
+def _server(process: WarmProcess, jobs: Mapping[str, Job], failures: Failures) -> Callable[[str], Served]:
     """What a trace is run against: the adapter into its slot, and a small batch through it."""
-    from lora_cli.bench.run import Served
 
     def serve(name: str) -> Served:
         job = jobs[name]
@@ -147,7 +140,7 @@ def _server(process: "WarmProcess", jobs: "Mapping[str, Job]", failures: Failure
     return serve
 
 
-def _nothing(name: str) -> "Served":
+def _nothing(name: str) -> Served:
     raise Refused(f"{name} cannot be served")
 
 

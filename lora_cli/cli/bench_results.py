@@ -4,9 +4,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from lora_cli.bench.conditions import Condition, parse_condition
+from lora_cli.bench.regression import changes, judged, read_baseline
+from lora_cli.bench.report import KEYS, BenchReport
+from lora_cli.bench.trace import Trace
 from lora_cli.cli.bench_options import BenchOptions
+from lora_cli.cli.bench_workload import save_trace
 from lora_cli.cli.output import (
     DEFAULT_WIDTH,
     colour,
@@ -18,11 +22,7 @@ from lora_cli.cli.output import (
     written,
 )
 from lora_cli.errors import MachineError, UsageError
-
-if TYPE_CHECKING:
-    from lora_cli.bench.conditions import Condition
-    from lora_cli.bench.report import BenchReport
-    from lora_cli.bench.trace import Trace
+from lora_cli.render.json import encoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Wanted:
     """What is to become of the result, read and checked before the run."""
 
     options: BenchOptions
-    conditions: "tuple[Condition, ...]" = ()
+    conditions: tuple[Condition, ...] = ()
     before: Mapping[str, float] | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     quiet: bool = False
@@ -42,9 +42,6 @@ def wanted_of(options: BenchOptions, known: Collection[str], *, quiet: bool = Fa
     Raises:
         LoraCliError: a condition is wrong, or a file cannot be read or written.
     """
-    from lora_cli.bench.conditions import parse_condition
-    from lora_cli.bench.regression import read_baseline
-
     for file in (options.output, options.save_trace):
         if file is not None:
             writable(file)
@@ -63,15 +60,12 @@ def wanted_of(options: BenchOptions, known: Collection[str], *, quiet: bool = Fa
     return Wanted(options, conditions, before, metadata, quiet)
 
 
-def conclude(report: "BenchReport", traces: "Mapping[int, Trace]", wanted: Wanted) -> int:
+def conclude(report: BenchReport, traces: Mapping[int, Trace], wanted: Wanted) -> int:
     """Write and save the report; 1 when a condition fails it, else 0. ``traces`` are the requests by seed.
 
     Raises:
         MachineError: a file cannot be written.
     """
-    from lora_cli.bench.regression import changes, judged
-    from lora_cli.render.json import encoded
-
     options = wanted.options
     report = replace(
         report,
@@ -102,11 +96,8 @@ def conclude(report: "BenchReport", traces: "Mapping[int, Trace]", wanted: Wante
     return 1 if failed else 0
 
 
-def _save(report: "BenchReport", traces: "Mapping[int, Trace]", options: BenchOptions) -> None:
+def _save(report: BenchReport, traces: Mapping[int, Trace], options: BenchOptions) -> None:
     """The report and beside it the trace, or that of each seed, named as vLLM names its results."""
-    from lora_cli.cli.bench_workload import save_trace
-    from lora_cli.render.json import encoded
-
     now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     name = options.result_filename or f"lora-cli-{report.run.request_rate}qps-{now}.json"
     file = (options.result_dir or Path()) / name
@@ -122,8 +113,6 @@ def _save(report: "BenchReport", traces: "Mapping[int, Trace]", options: BenchOp
 
 
 def _metadata(words: list[str]) -> dict[str, str]:
-    from lora_cli.bench.report import KEYS
-
     found = {}
     for word in words:
         key, equals, value = word.partition("=")

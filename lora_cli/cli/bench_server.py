@@ -28,12 +28,20 @@ from lora_cli.cli.bench_options import BenchOptions
 from lora_cli.cli.bench_results import wanted_of
 from lora_cli.cli.bench_workload import RANKS, workload_of
 from lora_cli.cli.lineup import Lineup, base_model, limits
+from lora_cli.cli.warm_serve import Serve, warm_serve
 from lora_cli.cli.warming import Run, base_directory
 from lora_cli.core import parse
 from lora_cli.core.reference import AdapterRef
+from lora_cli.endpoint.address import Address
+from lora_cli.endpoint.client import Endpoint
 from lora_cli.errors import ERRORS, FormatError, LoraCliError, MachineError, MissingExtra, UsageError
+from lora_cli.reading.base import has_weights
+from lora_cli.render.json import encoded
 from lora_cli.runtime.plan import Limits
 from lora_cli.settings import Settings
+from lora_cli.store import Store
+from lora_cli.store.holds import holding
+from lora_cli.validation import open_config
 
 STARTED_S = 0.02
 ENDED_S = 15.0
@@ -73,9 +81,6 @@ def _servable(stack: ExitStack, asked: Lineup, most: Limits, settings: Settings,
     Raises:
         LoraCliError: none can; the reason of the first.
     """
-    from lora_cli.store import Store
-    from lora_cli.store.holds import holding
-
     hold = stack.enter_context(holding(Store(settings.cache_dir)))
     names = {job.name for job in servable(asked, base_model(asked.base, settings), most, settings, hold, failures)}
     if not names:
@@ -87,9 +92,6 @@ def _servable(stack: ExitStack, asked: Lineup, most: Limits, settings: Settings,
 
 def _dummy(base: str | AdapterRef, settings: Settings) -> Mapping[str, Any] | None:
     """The config of a base whose weights are not on this disk; what they are is the same to the clock."""
-    from lora_cli.reading.base import has_weights
-    from lora_cli.validation import open_config
-
     directory = base_directory(base)
     return None if directory is not None and has_weights(directory) else open_config(base, settings)
 
@@ -145,9 +147,6 @@ def run_child() -> None:
     """The child's life: serve until standard input closes."""
     served: Served = pickle.load(sys.stdin.buffer)  # noqa: S301 - of our own parent
     threading.Thread(target=_watch, daemon=True).start()
-    from lora_cli.cli.warm_serve import Serve, warm_serve
-    from lora_cli.endpoint.address import Address
-    from lora_cli.endpoint.client import Endpoint
 
     endpoint = Endpoint(Address(uds=served.uds))
     try:
@@ -155,8 +154,6 @@ def run_child() -> None:
             served.asked, served.run, Serve(endpoint, (), LOAD_TIMEOUT, served.ready_file, None), served.settings
         )
     except LoraCliError as error:
-        from lora_cli.render.json import encoded
-
         sys.stdout.write(encoded({"code": error.exit_code, "message": error.message, "hint": error.hint}))
         sys.stdout.flush()
 
@@ -177,7 +174,7 @@ def _reason(said: IO[bytes]) -> LoraCliError:
         return MachineError("the server ended before it was ready", hint="--verbose says how far it came")
 
 
-def _end(child: "subprocess.Popen[bytes]", stdin: IO[bytes], stdout: IO[bytes]) -> None:
+def _end(child: subprocess.Popen[bytes], stdin: IO[bytes], stdout: IO[bytes]) -> None:
     """In order, and after some time without."""
     with suppress(BrokenPipeError):
         stdin.close()

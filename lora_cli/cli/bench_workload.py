@@ -3,19 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from lora_cli.bench.lengths import parse_lengths
+from lora_cli.bench.popularity import Popularity
+from lora_cli.bench.popularity_file import Counted, read_popularity
+from lora_cli.bench.ramp import Ramp, ramp_of
+from lora_cli.bench.trace import Trace
+from lora_cli.bench.trace_file import read_trace, trace_lines
+from lora_cli.bench.traffic import Shape, Traffic, make_requests, parse_rate, shape_of
 from lora_cli.cli.bench_options import BenchOptions
+from lora_cli.cli.output import write
 from lora_cli.core.text import safe
 from lora_cli.errors import UsageError
-
-if TYPE_CHECKING:
-    from lora_cli.bench.popularity import Popularity
-    from lora_cli.bench.popularity_file import Counted
-    from lora_cli.bench.ramp import Ramp
-    from lora_cli.bench.trace import Trace
-    from lora_cli.bench.traffic import Shape
-
 
 RANKS = "16"
 """The ranks of synthetic adapters where nobody says."""
@@ -26,12 +25,12 @@ class Workload:
     """What was said of it, read: a trace is replayed, or made when the adapters are known."""
 
     options: BenchOptions
-    popularity: "Popularity | Counted"
-    shape: "Shape"
+    popularity: Popularity | Counted
+    shape: Shape
     request_rate: float
     burstiness: float
-    replayed: "Trace | None"
-    ramp: "Ramp | None" = None
+    replayed: Trace | None
+    ramp: Ramp | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -53,16 +52,12 @@ class Workload:
             said |= {"ramp_up": str(self.ramp), "burstiness": options.burstiness}
         return said | {"input_len": options.input_len, "output_len": options.output_len}
 
-    def over(self, names: Sequence[str], usual: int, seed: int) -> "Trace":
+    def over(self, names: Sequence[str], usual: int, seed: int) -> Trace:
         """The trace over these adapters, of ``usual`` requests where nobody says how many.
 
         Raises:
             UsageError: the trace or the weights are of others.
         """
-        from lora_cli.bench.lengths import parse_lengths
-        from lora_cli.bench.popularity_file import Counted
-        from lora_cli.bench.traffic import Traffic, make_requests
-
         if self.replayed is not None:
             known = frozenset(names)
             for name in self.replayed.names:
@@ -91,11 +86,6 @@ def workload_of(options: BenchOptions) -> Workload:
     Raises:
         LoraCliError: a word is wrong, or a file cannot be read.
     """
-    from lora_cli.bench.popularity_file import read_popularity
-    from lora_cli.bench.ramp import ramp_of
-    from lora_cli.bench.trace_file import read_trace
-    from lora_cli.bench.traffic import parse_rate, shape_of
-
     shape = shape_of(options.drift, options.scan, options.sessions)
     popularity = read_popularity(options.popularity)
     rate = parse_rate(options.request_rate, "--request-rate")
@@ -126,7 +116,7 @@ def adapter_names(named: Sequence[str], number: int | None, usual: int = 1) -> S
     return named or [f"a{place}" for place in range(number or usual)]
 
 
-def save_trace(trace: "Trace", file: Path | None) -> None:
+def save_trace(trace: Trace, file: Path | None) -> None:
     """Write every request as a line, where a file is named.
 
     Raises:
@@ -134,7 +124,5 @@ def save_trace(trace: "Trace", file: Path | None) -> None:
     """
     if file is None:
         return
-    from lora_cli.bench.trace_file import trace_lines
-    from lora_cli.cli.output import write
 
     write("".join(trace_lines(trace)), file)

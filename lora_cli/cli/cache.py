@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,16 +13,17 @@ from lora_cli.cli.options import LIMITS, OUTPUT, option
 from lora_cli.cli.output import Format, colour, table_width, to_stderr, width, write
 from lora_cli.cli.sizes import seconds
 from lora_cli.core.nearest import nearest
+from lora_cli.core.reference import parse
 from lora_cli.errors import Corrupt, NotFound, UsageError
+from lora_cli.fetching.mend import Mended, mend
 from lora_cli.settings import Settings, with_flags
 from lora_cli.store import Store
 from lora_cli.store.disk import on_disk
 from lora_cli.store.inventory import Item, blobs, find_items, inventory, tree_bytes, with_residency
+from lora_cli.store.sweep import Limits, Removed, collect, remove
 from lora_cli.store.tag import check_cache
-
-if TYPE_CHECKING:
-    from lora_cli.fetching.mend import Mended
-    from lora_cli.store.sweep import Removed
+from lora_cli.store.usage import cache_bytes
+from lora_cli.store.verify import verify
 
 REPAIR = "Repair"
 
@@ -65,8 +66,6 @@ def verify_all(
     output_format: options.OutputFormat = "human",
 ) -> None:
     """Hash every byte again; what is rotten goes to the quarantine, and the exit code is 5 unless all is repaired."""
-    from lora_cli.store.verify import verify
-
     if manifest is not None and not repair:
         raise UsageError("-f says how origins are reached, and only --repair asks them", hint="add --repair")
     store, settings = _store(ctx), ctx.obj
@@ -78,8 +77,6 @@ def verify_all(
     rotten = [one for one in found if one.problem]
     mended: list[Mended] | None = None
     if repair:
-        from lora_cli.fetching.mend import mend
-
         mended = list(mend(store, settings, rotten))
     if output_format == "json":
         from lora_cli.render.json_store import render_verified as as_json
@@ -121,9 +118,6 @@ def collect_garbage(
     What is in use stays: what has a name in the cache (fetch -f), was handed out (fetch --to, --publish), or is being
     fetched now.
     """
-    from lora_cli.store.sweep import Limits, collect
-    from lora_cli.store.usage import cache_bytes
-
     settings = with_flags(ctx.obj, {"cache_budget": cache_budget})
     unused_for_s = None if unused_for is None else seconds(unused_for, "--unused-for", "")
     limits = Limits(unused_for_s, settings.cache_budget, seconds(grace, "--grace", ""))
@@ -137,8 +131,6 @@ def collect_garbage(
 
 def remove_snapshots(ctx: typer.Context, names: Names, output_format: options.OutputFormat = "human") -> None:
     """Remove snapshots, every reference that means them, and the blobs that no other snapshot has."""
-    from lora_cli.store.sweep import remove
-
     store = _store(ctx, cleaned=True)
     _show_removed(remove(store, _found(store, names)), ctx.obj, output_format)
 
@@ -212,8 +204,6 @@ def _meaning(item: Item, ref: str) -> list[tuple[bool, float]]:
 
 
 def _reference(name: str) -> str:
-    from lora_cli.core.reference import parse
-
     try:
         return str(parse(name, is_path=os.path.lexists))
     except UsageError:
@@ -238,7 +228,7 @@ def _show(store: Store, items: Sequence[Item], output_format: Format, *, one_by_
 
 
 def _show_removed(
-    removed: "Sequence[Removed]", settings: Settings, output_format: Format, *, dry_run: bool = False
+    removed: Sequence[Removed], settings: Settings, output_format: Format, *, dry_run: bool = False
 ) -> None:
     if output_format == "json":
         from lora_cli.render.json_store import render_removed as as_json

@@ -106,7 +106,7 @@ def _references(begun: str, store: "Store") -> Iterator[str]:
         yield ref if "%" in ref else ref.removeprefix("file://")
 
 
-def _names(folder: "os.PathLike[str]") -> Iterator[str]:
+def _names(folder: os.PathLike[str]) -> Iterator[str]:
     with os.scandir(folder) as entries:
         yield from (entry.name for entry in entries if not entry.name.startswith("."))
 

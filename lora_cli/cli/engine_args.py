@@ -2,21 +2,18 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lora_cli.cli.lineup import Lineup, check_max_cpu_loras
+from lora_cli.core.reference import AdapterRef, parse
+from lora_cli.engines import ENGINES, choose_engine
+from lora_cli.engines.fit import Limits
 from lora_cli.errors import UsageError
 from lora_cli.settings import Settings
-
-if TYPE_CHECKING:
-    from lora_cli.core.reference import AdapterRef
-    from lora_cli.validation import Checked
-    from lora_cli.validation.engine_args import Deployed
+from lora_cli.validation import Checked, is_path
+from lora_cli.validation.engine_args import Deployed
 
 
-def deployed_of(
-    text: str, asked: Lineup, max_loras: int | None, max_cpu_loras: int | None, tp: int
-) -> "Deployed | None":
+def deployed_of(text: str, asked: Lineup, max_loras: int | None, max_cpu_loras: int | None, tp: int) -> Deployed | None:
     """How the engine is to be started, as far as that is known before the adapters are read; None for no engine.
 
     A manifest that is for the same engine says the version and the limits, where the options do not.
@@ -26,9 +23,6 @@ def deployed_of(
     """
     if not text:
         return None
-    from lora_cli.engines import ENGINES, choose_engine
-    from lora_cli.engines.fit import Limits
-    from lora_cli.validation.engine_args import Deployed
 
     name, at, _ = text.strip().partition("@")
     spec = asked.engine if asked.engine is not None and asked.engine.name == name.lower() else None
@@ -53,11 +47,8 @@ def deployed_of(
     )
 
 
-def _called(base: "str | AdapterRef") -> tuple[str, str]:
+def _called(base: str | AdapterRef) -> tuple[str, str]:
     """What an engine on this machine is given as its model, and the commit; empty for what it cannot be given."""
-    from lora_cli.core.reference import parse
-    from lora_cli.validation import is_path
-
     if not base:
         return "", ""
     ref = parse(base, is_path=is_path) if isinstance(base, str) else base
@@ -68,7 +59,7 @@ def _called(base: "str | AdapterRef") -> tuple[str, str]:
     return "", ""
 
 
-def folders_of(judged: Iterable[tuple[str, "Checked"]], settings: Settings) -> Mapping[str, str]:
+def folders_of(judged: Iterable[tuple[str, Checked]], settings: Settings) -> Mapping[str, str]:
     """The folder of each adapter that an engine on this machine can load: its own, or its view in the cache."""
     found = {}
     for name, checked in judged:

@@ -3,20 +3,20 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
+from lora_cli.cli.lineup import Lineup
 from lora_cli.cli.options import ENGINE, option
+from lora_cli.core.deployment import Deployment
 from lora_cli.core.units import words_of
+from lora_cli.engines import Profile, check_max_lora_rank, choose_engine
 from lora_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from lora_cli.cli.lineup import Lineup
-    from lora_cli.core.deployment import Deployment
     from lora_cli.documents.manifest import AdapterSet
-    from lora_cli.engines import Profile
 
 Tp = Annotated[int, option("--tp", "The engine's tensor-parallel size.", panel=ENGINE, min=1, max=4096)]
 
 
-def named_engines(named: Sequence[str] | None, manifest: "AdapterSet | None") -> "tuple[Profile, ...]":
+def named_engines(named: Sequence[str] | None, manifest: "AdapterSet | None") -> tuple[Profile, ...]:
     """The profiles of ``--engine``, else of the manifest's engine, each once.
 
     Raises:
@@ -28,7 +28,6 @@ def named_engines(named: Sequence[str] | None, manifest: "AdapterSet | None") ->
     spec = manifest.engine if manifest is not None else None
     if not words and spec is None:
         return ()
-    from lora_cli.engines import choose_engine
 
     if words or spec is None or manifest is None:
         return tuple(map(choose_engine, dict.fromkeys(words)))
@@ -39,15 +38,15 @@ def named_engines(named: Sequence[str] | None, manifest: "AdapterSet | None") ->
 
 
 def deployment_of(
-    engines: "Sequence[Profile]",
-    asked: "Lineup",
+    engines: Sequence[Profile],
+    asked: Lineup,
     *,
     tp: int,
     max_lora_rank: int | None,
     lora_target_modules: Sequence[str],
     served_model_name: str,
     max_loras: int | None,
-) -> "Deployment | None":
+) -> Deployment | None:
     """How the engines are started, None where there are none. What no flag says, the manifest of ``asked`` may.
 
     Raises:
@@ -55,8 +54,6 @@ def deployment_of(
     """
     if not engines:
         return None
-    from lora_cli.core.deployment import Deployment
-    from lora_cli.engines import check_max_lora_rank
 
     check_max_lora_rank(engines, max_lora_rank)
     return Deployment(

@@ -6,6 +6,7 @@ import typer
 
 from lora_cli.cli import completion, options
 from lora_cli.cli.output import colour, width, write
+from lora_cli.engines import all_profiles, choose_engine
 
 EXAMPLES = ("lora-cli engines", "lora-cli engines vllm@0.31")
 
@@ -22,8 +23,6 @@ def command(
     output_format: options.OutputFormat = "human",
 ) -> None:
     """List what engines do with which features of adapters, or explain one engine."""
-    from lora_cli.engines import all_profiles, choose_engine
-
     chosen = (choose_engine(name),) if name else all_profiles()
     if output_format == "json":
         from lora_cli.render.json_engines import render_engines as as_json

@@ -15,6 +15,7 @@ from lora_cli.cli.options import ADAPTERS, DESTINATION, LOCKING, option
 from lora_cli.cli.output import Format, colour, to_stderr, width, write
 from lora_cli.cli.progress import shown_progress
 from lora_cli.cli.wanted import LockFlags, Order, check_flags, in_shard, order
+from lora_cli.core.lock import Changes
 from lora_cli.fetching import Selection
 from lora_cli.fetching.many import Handed, bring_all
 from lora_cli.settings import Settings, with_flags
@@ -22,7 +23,6 @@ from lora_cli.store import Store
 
 if TYPE_CHECKING:
     from lora_cli.cli.locking import LockFile
-    from lora_cli.core.lock import Changes
 
 
 PIN = "Version"
@@ -147,7 +147,7 @@ def _pinned(asked: Order, manifest: Path | None, flags: LockFlags) -> "tuple[Ord
 
 def _locked(
     asked: Order, file: "LockFile | None", flags: LockFlags, done: Sequence[Handed], store: Store, settings: Settings
-) -> "Changes | None":
+) -> Changes | None:
     """Brings the lock up to date, and says how."""
     if file is None or flags.locked:
         return None

@@ -5,16 +5,16 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lora_cli.cli.wanted import Order
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import LoraCliError, MachineError, UsageError
 from lora_cli.fetching.many import Handed, Outcome
+from lora_cli.fetching.publish import Served, publish_adapter
 from lora_cli.store import Store
-
-if TYPE_CHECKING:
-    from lora_cli.fetching.publish import Served
+from lora_cli.store.blobs import LostBlob
+from lora_cli.store.handout import hand_out
+from lora_cli.store.views import keep_view
 
 _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 
@@ -30,7 +30,7 @@ class Handing:
     store: Store
     targets: Sequence[Path] | None
     views: bool = False
-    served: "Served | None" = None
+    served: Served | None = None
 
     def hand_out_each(self, outcomes: Iterator[Outcome]) -> Iterator[Handed]:
         """Each outcome with its directory; one that cannot be handed out has failed."""
@@ -41,17 +41,11 @@ class Handing:
                 yield self._handed(outcome, outcome.fetched.snapshot, self.targets[number] if self.targets else None)
 
     def _handed(self, outcome: Outcome, snapshot: Snapshot, target: Path | None) -> Handed:
-        from lora_cli.store.blobs import LostBlob
-
         try:
             if self.views:
-                from lora_cli.store.views import keep_view
-
                 keep_view(self.store, outcome.wanted.name, snapshot)
             if target is None:
                 return Handed(outcome, snapshot.directory.absolute())
-            from lora_cli.fetching.publish import publish_adapter
-            from lora_cli.store.handout import hand_out
 
             if self.served is None:
                 return Handed(outcome, hand_out(self.store, snapshot, target))
@@ -77,8 +71,6 @@ def handing(
     if fix_base and publish is None:
         raise UsageError("--fix-base is for what is published", hint="--publish DIRECTORY")
     if publish is not None:
-        from lora_cli.fetching.publish import Served
-
         published = folders("--publish", publish, order, by_name=True)
         served = Served(fix_base, fix=True) if fix_base else Served(base or _repository(order))
         return Handing(store, published, order.named, served)

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
@@ -24,17 +23,22 @@ from lora_cli.cli.output import (
     write,
     written,
 )
+from lora_cli.core.base_model import BaseModel
+from lora_cli.core.deployment import Deployment
 from lora_cli.core.inspection import Inspection, inspection_of
 from lora_cli.core.patterns import one_budget
 from lora_cli.errors import UsageError
+from lora_cli.render.inspect_report import InspectReport, inspect_report
 from lora_cli.rules import choose
 from lora_cli.settings import Settings
+from lora_cli.sources.registry import endpoint_of
+from lora_cli.store import Store
+from lora_cli.store.records import read_record
 from lora_cli.validation import Checked, Terms, check_all
-
-if TYPE_CHECKING:
-    from lora_cli.core.base_model import BaseModel
-    from lora_cli.render.inspect_report import InspectReport
-    from lora_cli.validation.engine_args import Deployed
+from lora_cli.validation.comparison import open_other
+from lora_cli.validation.engine_args import Deployed
+from lora_cli.validation.engine_args import engine_args as smallest
+from lora_cli.validation.spectrum import Weights, open_weights
 
 OF_VALUES = "LC5"
 """What ``inspect`` does not look at, and so does not list as skipped."""
@@ -98,24 +102,20 @@ def command(
     checked = [one for one, _ in judged]
     args = None
     if deployed is not None:
-        from lora_cli.validation.engine_args import engine_args as smallest
-
         named = [(item.name, one) for item, one in zip(asked.items, checked, strict=True)]
         deployed = replace(deployed, folders=flags.folders_of(named, settings))
         args = smallest(named, model, deployed)
-    from lora_cli.render.inspect_report import inspect_report
 
     _write(inspect_report(judged, model, args), checked, output_format, output, quiet=settings.quiet)
     codes = [one.read_code for one in checked]
     raise typer.Exit(max(codes) if args is None else max(*codes, args.exit_code))
 
 
-def _terms(base: "BaseModel | None", deployed: "Deployed | None") -> Terms:
+def _terms(base: BaseModel | None, deployed: Deployed | None) -> Terms:
     """Judged by PEFT's rules, or by those of the engine that is to serve the adapters, at its widest."""
     terms = Terms(base, values=False, rules=choose(ignore=[OF_VALUES]), card=True)
     if deployed is None:
         return terms
-    from lora_cli.core.deployment import Deployment
 
     profile = deployed.profile
     widest = Deployment(tp=deployed.tp, max_lora_rank=max(profile.engine.ranks, default=None))
@@ -137,12 +137,9 @@ def _with_values(terms: Terms, asked: Lineup, settings: Settings, *, spectrum: b
                 f"--diff compares one adapter with one other, and there are {number} REFs",
                 hint="lora-cli inspect A --diff B",
             )
-        from lora_cli.validation.comparison import open_other
 
         terms = replace(terms, other=open_other(diff, settings))
     if spectrum:
-        from lora_cli.validation.spectrum import Weights, open_weights
-
         base, model = asked.base, terms.base
         terms = replace(terms, spectrum=open_weights(base, model, settings) if base and model else Weights())
     return terms
@@ -157,7 +154,7 @@ def _judged(asked: Lineup, terms: Terms, settings: Settings) -> Iterator[Checked
 
 
 def _write(
-    report: "InspectReport", checked: Sequence[Checked], form: ReportFormat, output: Path | None, *, quiet: bool
+    report: InspectReport, checked: Sequence[Checked], form: ReportFormat, output: Path | None, *, quiet: bool
 ) -> None:
     """Write the result. To a pipe the command that starts an engine goes alone, and what it costs to standard error."""
     if form == "human" and report.engine_args and output is None and not sys.stdout.isatty():
@@ -172,7 +169,7 @@ def _write(
     written(output, quiet=quiet)
 
 
-def _text(report: "InspectReport", checked: Sequence[Checked], form: ReportFormat, output: Path | None) -> str:
+def _text(report: InspectReport, checked: Sequence[Checked], form: ReportFormat, output: Path | None) -> str:
     if form == "html":
         from lora_cli.render.html import render_inspections as render_page
 
@@ -190,7 +187,7 @@ def _text(report: "InspectReport", checked: Sequence[Checked], form: ReportForma
     return render_inspections(report, wide, colour=coloured, plain=plain)
 
 
-def _inspection(checked: Checked, base: "BaseModel | None", settings: Settings) -> Inspection | None:
+def _inspection(checked: Checked, base: BaseModel | None, settings: Settings) -> Inspection | None:
     if checked.adapter is None:
         return None
     with one_budget():
@@ -201,9 +198,6 @@ def _cached(checked: Checked, settings: Settings) -> str:
     """The digest of the snapshot that ``fetch`` made of this very revision, if it did."""
     if checked.revision is None or not settings.cache_dir.is_dir():
         return ""
-    from lora_cli.sources.registry import endpoint_of
-    from lora_cli.store import Store
-    from lora_cli.store.records import read_record
 
     endpoint = endpoint_of(checked.revision.ref, settings)
     record = read_record(Store(settings.cache_dir), checked.source, endpoint=endpoint)

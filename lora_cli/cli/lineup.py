@@ -5,17 +5,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_cli.core.addresses import without_secrets
+from lora_cli.core.base_model import BaseModel
 from lora_cli.core.item import Item
+from lora_cli.core.lock import LockedAdapter, ref_at
 from lora_cli.core.lora_config import CONFIG_FILE
-from lora_cli.core.reference import AdapterRef
+from lora_cli.core.reference import AdapterRef, override, parse
+from lora_cli.core.shard import parse_shard
 from lora_cli.errors import UsageError
+from lora_cli.fetching.demand import Demand
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
-    from lora_cli.core.base_model import BaseModel
-    from lora_cli.core.lock import LockedAdapter
     from lora_cli.documents.manifest import AdapterEntry, AdapterSet, EngineSpec
-    from lora_cli.fetching.demand import Demand
     from lora_cli.runtime.plan import Limits
 
 MAX_LORAS, MAX_CPU_LORAS = 8, 32
@@ -35,15 +37,13 @@ class Lineup:
         """The engine that the manifest is for."""
         return self.manifest.engine if self.manifest is not None else None
 
-    def demand(self, item: Item) -> "Demand":
+    def demand(self, item: Item) -> Demand:
         """What must hold for ``item``: the digest that the manifest names, and its lock."""
-        from lora_cli.fetching.demand import Demand
-
         return Demand(item.sha256, item.locked)
 
     def demands(
-        self, keys: "Sequence[tuple[str, str | AdapterRef]]", settings: Settings, *, digests: bool = False
-    ) -> "Mapping[Any, Demand]":
+        self, keys: Sequence[tuple[str, str | AdapterRef]], settings: Settings, *, digests: bool = False
+    ) -> Mapping[Any, Demand]:
         """What must hold for each of ``keys``, one for each item, where anything must: a policy's word, or a lock.
 
         With ``digests`` the digest that the manifest names must too, where neither is: all bytes are read for it.
@@ -115,8 +115,6 @@ def sharded(asked: Lineup, shard: str | None) -> Lineup:
     """
     if shard is None:
         return asked
-    from lora_cli.core.shard import parse_shard
-
     part = parse_shard(shard)
     return replace(asked, items=tuple(item for item in asked.items if part.has(item.name)))
 
@@ -129,8 +127,6 @@ def from_refs(refs: Sequence[str], checkpoint: str = "") -> tuple[Item, ...]:
     Raises:
         UsageError: there is no such checkpoint.
     """
-    from lora_cli.core.addresses import without_secrets
-
     named = dict.fromkeys(map(_folder_of, refs))
     if not checkpoint:
         return tuple(Item(without_secrets(ref), ref) for ref in named)
@@ -147,7 +143,6 @@ def _folder_of(text: str) -> str:
 
 
 def _in_folder(text: str, folder: str) -> str | AdapterRef:
-    from lora_cli.core.reference import override, parse
     from lora_cli.validation.place import is_path
 
     try:
@@ -156,7 +151,7 @@ def _in_folder(text: str, folder: str) -> str | AdapterRef:
         return text
 
 
-def _held(manifest: "AdapterSet", file: Path) -> "Mapping[str, LockedAdapter]":
+def _held(manifest: "AdapterSet", file: Path) -> Mapping[str, LockedAdapter]:
     from lora_cli.cli.locking import held, open_lock
     from lora_cli.cli.wanted import LockFlags
 
@@ -168,9 +163,7 @@ def _held(manifest: "AdapterSet", file: Path) -> "Mapping[str, LockedAdapter]":
     )
 
 
-def _item(entry: "AdapterEntry", locked: "LockedAdapter | None") -> Item:
-    from lora_cli.core.lock import ref_at
-
+def _item(entry: "AdapterEntry", locked: LockedAdapter | None) -> Item:
     source = entry.source if locked is None else ref_at(entry.source, locked)
     return Item(entry.name, source, entry.sha256, entry.pinned, locked, latest=entry.checkpoint == "latest")
 
@@ -195,14 +188,14 @@ def reaching(settings: Settings, manifest: "AdapterSet | None", policy: Path | N
     return settings
 
 
-def base_model(named: str | AdapterRef, settings: Settings) -> "BaseModel":
+def base_model(named: str | AdapterRef, settings: Settings) -> BaseModel:
     """The base model that ``named`` means; a family without a table is asked of transformers, where it is installed."""
     from lora_cli.validation import open_base
 
     return open_base(named, settings, fallback=_from_transformers)
 
 
-def _from_transformers(config: Mapping[str, Any]) -> "BaseModel":
+def _from_transformers(config: Mapping[str, Any]) -> BaseModel:
     from lora_cli.runtime.module_tree import base_from_transformers
 
     return base_from_transformers(config)

@@ -9,12 +9,13 @@ from lora_cli.cli import completion, engine_options, options
 from lora_cli.cli.lineup import base_model, from_refs, reaching
 from lora_cli.cli.options import ENGINE, option
 from lora_cli.cli.output import DEFAULT_WIDTH, colour, width, writable, write
+from lora_cli.core.deployment import Deployment
+from lora_cli.engines import choose_engine
 from lora_cli.errors import NotFound, Refused, UsageError
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
     from lora_cli.validation.repaired import Repaired
-
 
 REPAIR = "Repair"
 
@@ -48,8 +49,6 @@ def command(
     output: options.OutputFile = None,
 ) -> None:
     """Write a copy of an adapter that an engine serves as it was trained, and show what was changed and why."""
-    from lora_cli.core.deployment import Deployment
-    from lora_cli.engines import choose_engine
     from lora_cli.repair import DTYPES
     from lora_cli.validation.repaired import Wish, repair_adapter
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_cli.core.addresses import without_secrets
 from lora_cli.core.checkpoint import LATEST, checked, folder_of
 from lora_cli.core.reference import override, parse
+from lora_cli.core.shard import parse_shard
 from lora_cli.errors import UsageError
 from lora_cli.fetching.many import Wanted
 
@@ -117,7 +119,6 @@ def in_shard(order: Order, shard: str | None) -> Order:
     """
     if shard is None:
         return order
-    from lora_cli.core.shard import parse_shard
 
     part = parse_shard(shard)
     return replace(order, adapters=tuple(item for item in order.adapters if part.has(_key(order, item))))
@@ -129,8 +130,6 @@ def _key(order: Order, item: Wanted) -> str:
 
 def _asked(text: str, revision: str | None, subfolder: str, *, latest: bool) -> Wanted:
     """What one word asks for; what is no reference is an outcome of its own, and stops no other one."""
-    from lora_cli.core.addresses import without_secrets
-
     typed = without_secrets(text)
     try:
         ref = override(parse(text, is_path=os.path.lexists), revision=revision, subfolder=subfolder)

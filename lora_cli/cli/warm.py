@@ -19,6 +19,7 @@ from lora_cli.cli.warming import Run
 from lora_cli.endpoint.address import Address, is_host
 from lora_cli.endpoint.client import Endpoint
 from lora_cli.errors import EndpointError, UsageError
+from lora_cli.render.json import encoded
 from lora_cli.settings import Settings
 
 STOP_S = 30.0
@@ -111,8 +112,6 @@ def _status(server: Endpoint, output_format: Format) -> str:
     if not isinstance(status, dict) or status.get("schema") != "lora_cli/status/1":
         raise EndpointError(f"{server.address} is no lora-cli server", hint="--host, --port or --uds name another")
     if output_format == "json":
-        from lora_cli.render.json import encoded
-
         return encoded(status)
     from lora_cli.render.terminal_warm import render_status
 

@@ -11,28 +11,29 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from lora_cli.cli.engine_options import deployment_of
 from lora_cli.cli.lineup import Lineup, base_model
 from lora_cli.cli.output import Format, colour, width, write
 from lora_cli.cli.sizes import seconds
 from lora_cli.cli.warm_options import WarmOptions
 from lora_cli.cli.warm_serve import uniquely_named
-from lora_cli.cli.warming import say
+from lora_cli.cli.warming import admitting, say
+from lora_cli.core.deployment import Deployment
 from lora_cli.core.item import Item
 from lora_cli.endpoint.address import parse_address
 from lora_cli.endpoint.client import Endpoint
 from lora_cli.endpoint.reconcile import Done, Replica, Wanted, reconcile, wait_ready
 from lora_cli.endpoint.server import Server, open_server
+from lora_cli.engines import ENGINES, Profile, choose_engine
 from lora_cli.errors import LoraCliError, UsageError
+from lora_cli.render.json import document
 from lora_cli.serving.signals import ending_signals
 from lora_cli.settings import Settings
-
-if TYPE_CHECKING:
-    from lora_cli.core.deployment import Deployment
-    from lora_cli.engines import Profile
-    from lora_cli.store.holds import Hold
-    from lora_cli.validation.admission import Admission
+from lora_cli.store import Store
+from lora_cli.store.holds import Hold, holding
+from lora_cli.validation import Terms
+from lora_cli.validation.admission import Admission
 
 AT_ONCE = 8
 """Adapters that are fetched and judged at once."""
@@ -75,8 +76,6 @@ def warm_engines(options: WarmOptions, engine: str, named: Callable[[], tuple[Li
 def _tell(warmed: Warmed, output_format: Format, settings: Settings) -> int:
     """Write the result; gives its exit code."""
     if output_format == "json":
-        from lora_cli.render.json import document
-
         write(document("endpoints", {"servers": warmed.replicas, "refused": warmed.refused}))
     else:
         from lora_cli.render.terminal_warm import render_endpoints
@@ -153,9 +152,6 @@ def warm_endpoints(
     Raises:
         UsageError: an address, engine or path that is none.
     """
-    from lora_cli.store import Store
-    from lora_cli.store.holds import holding
-
     kind = engine.partition("@")[0]
     mapped, patience_s = _mapping(options.engine_path or ()), seconds(options.wait, "--wait")
     items = uniquely_named(asked.items)
@@ -200,10 +196,8 @@ def _waited(server: Server, patience_s: float, is_over: Callable[[], bool]) -> L
     return None
 
 
-def _profiles(engine: str, kind: str, versions: Iterable[str]) -> "tuple[Profile, ...]":
+def _profiles(engine: str, kind: str, versions: Iterable[str]) -> tuple[Profile, ...]:
     """The engine's profiles for the version that was named, else for those that the servers tell."""
-    from lora_cli.engines import ENGINES, choose_engine
-
     if kind not in ENGINES:
         return ()
     if "@" in engine:
@@ -213,12 +207,8 @@ def _profiles(engine: str, kind: str, versions: Iterable[str]) -> "tuple[Profile
 
 
 def _judging(
-    asked: Lineup, profiles: "tuple[Profile, ...]", options: WarmOptions, settings: Settings, hold: "Hold"
-) -> "Callable[[Item], Admission]":
-    from lora_cli.cli.engine_options import deployment_of
-    from lora_cli.cli.warming import admitting
-    from lora_cli.validation import Terms
-
+    asked: Lineup, profiles: tuple[Profile, ...], options: WarmOptions, settings: Settings, hold: Hold
+) -> Callable[[Item], Admission]:
     rank = options.max_lora_rank or (asked.engine.max_lora_rank if asked.engine is not None else None)
     deployment: Deployment | None = deployment_of(
         profiles,
@@ -235,7 +225,7 @@ def _judging(
 
 
 def _admitted(
-    items: Sequence[Item], admissions: "Iterable[Admission]", mapped: Callable[[Path], str]
+    items: Sequence[Item], admissions: Iterable[Admission], mapped: Callable[[Path], str]
 ) -> tuple[list[Wanted], list[Done]]:
     """What the servers are to serve, and what none of them is asked for."""
     wanted: list[Wanted] = []

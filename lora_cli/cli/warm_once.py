@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lora_cli.cli.lineup import Lineup, base_model
 from lora_cli.cli.main import INTERRUPTED
@@ -15,21 +14,23 @@ from lora_cli.cli.termination import note
 from lora_cli.cli.warm_options import WarmOptions
 from lora_cli.cli.warm_tier import Copies
 from lora_cli.cli.warming import Run, admitting, planning, say, teller
+from lora_cli.core.item import Item
 from lora_cli.core.results import Answers, LoadReport, PageCache
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import LoraCliError
+from lora_cli.render.load_metrics import render_load_metrics
+from lora_cli.runtime.admitted import continued, failed, reported
+from lora_cli.runtime.plan import Job, Plan
+from lora_cli.runtime.process import WarmProcess, require
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.disk import on_disk
+from lora_cli.store.holds import holding
 from lora_cli.store.residency import Resident, folder_residency
+from lora_cli.validation import Terms
+from lora_cli.validation.admission import Admission
 
-if TYPE_CHECKING:
-    from lora_cli.core.item import Item
-    from lora_cli.runtime.plan import Job, Plan
-    from lora_cli.runtime.process import WarmProcess
-    from lora_cli.validation.admission import Admission
-
-    Admitted = tuple[LoadReport, Job | None, Snapshot | None]
+Admitted = tuple[LoadReport, Job | None, Snapshot | None]
 
 
 def prove_once(asked: Lineup, run: Run, once: WarmOptions, settings: Settings) -> int:
@@ -45,8 +46,6 @@ def prove_once(asked: Lineup, run: Run, once: WarmOptions, settings: Settings) -
     reports, answers = warm_once(asked, run, once, settings)
     write(_rendered(reports, answers, once.output_format, quiet=settings.quiet))
     if once.metrics_file is not None:
-        from lora_cli.render.load_metrics import render_load_metrics
-
         write(render_load_metrics(reports), once.metrics_file)
     if failed := [report for report in reports if report.error]:
         note("\n".join(f"{report.name}: {report.stage}: {report.error}" for report in failed))
@@ -72,10 +71,6 @@ def warm_once(asked: Lineup, run: Run, once: WarmOptions, settings: Settings) ->
 
     What an interrupt leaves undone has a report that says so.
     """
-    from lora_cli.runtime.process import require
-    from lora_cli.store.holds import holding
-    from lora_cli.validation import Terms
-
     require(run.forward)
     base = base_model(asked.base, settings)
     answers: list[Answers] = []
@@ -108,16 +103,14 @@ def warm_once(asked: Lineup, run: Run, once: WarmOptions, settings: Settings) ->
     return reports, answers
 
 
-def _undone(item: "Item") -> LoadReport:
+def _undone(item: Item) -> LoadReport:
     return LoadReport(item.name, error="not done: interrupted", exit_code=INTERRUPTED)
 
 
 def _admitted(
-    asked: Lineup, admit: "Callable[[Item], Admission]", shown: Staged, reports: list[LoadReport]
-) -> "list[Admitted]":
+    asked: Lineup, admit: Callable[[Item], Admission], shown: Staged, reports: list[LoadReport]
+) -> list[Admitted]:
     """Each adapter's report as far as it came, and where nothing kept it out its job. Refusals go into ``reports``."""
-    from lora_cli.runtime.admitted import reported
-
     admitted: list[Admitted] = []
     for place, item in enumerate(asked.items):
         admission = admit(item)
@@ -130,8 +123,8 @@ def _admitted(
 
 
 def _load_all(
-    admitted: "Sequence[Admitted]",
-    plan: "Plan",
+    admitted: Sequence[Admitted],
+    plan: Plan,
     once: WarmOptions,
     answers: list[Answers],
     shown: Staged,
@@ -140,8 +133,6 @@ def _load_all(
     reports: list[LoadReport],
 ) -> None:
     """Those that have a job go through a warm process of their own and ``finished``; their reports are replaced."""
-    from lora_cli.runtime.process import WarmProcess
-
     heard = teller(settings)
 
     def tell(name: str, stage: str) -> None:
@@ -161,12 +152,8 @@ def _load_all(
             shown.passed(failed=bool(reports[place].error))
 
 
-def _load(
-    report: LoadReport, job: "Job", process: "WarmProcess", once: WarmOptions, answers: list[Answers]
-) -> LoadReport:
+def _load(report: LoadReport, job: Job, process: WarmProcess, once: WarmOptions, answers: list[Answers]) -> LoadReport:
     """The report of an accepted adapter, loaded and proved; its answer is added to ``answers``."""
-    from lora_cli.runtime.admitted import continued, failed
-
     loaded = continued(report, process.load(job))
     if once.prompt and not loaded.error:
         try:

@@ -6,8 +6,7 @@ from pathlib import Path
 import typer
 
 from lora_cli.cli import completion, options
-from lora_cli.cli.options import OUTPUT, option
-from lora_cli.cli.warming import Device, Eviction, Forward
+from lora_cli.cli.options import OUTPUT, Device, Eviction, Forward, option
 
 MODE = "What to do"
 SERVER = "The server (--serve, --status, --stop)"

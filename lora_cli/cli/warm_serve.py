@@ -7,22 +7,21 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lora_cli.cli.lineup import Lineup, base_model
 from lora_cli.cli.sizes import seconds
 from lora_cli.cli.warming import Run, base_directory, planning, say, teller
+from lora_cli.core.base_model import BaseModel
 from lora_cli.core.item import Item
 from lora_cli.core.targets import all_linear
+from lora_cli.endpoint.client import Endpoint
 from lora_cli.errors import MissingExtra, NotFound, UsageError
+from lora_cli.reading.base import WEIGHTS_FILE, has_weights
+from lora_cli.runtime.plan import Needs
+from lora_cli.runtime.process import WarmProcess, require
 from lora_cli.settings import Settings
-
-if TYPE_CHECKING:
-    from lora_cli.core.base_model import BaseModel
-    from lora_cli.endpoint.client import Endpoint
-    from lora_cli.runtime.plan import Needs
-    from lora_cli.runtime.process import WarmProcess
-
+from lora_cli.store import Store
+from lora_cli.store.holds import holding
 
 STOP_S = 0.5
 """So long the process that owns the device may take to end by itself, and again after SIGTERM."""
@@ -32,7 +31,7 @@ STOP_S = 0.5
 class Serve:
     """What the server is told besides what the warm process is: where it listens, and what it writes."""
 
-    endpoint: "Endpoint"
+    endpoint: Endpoint
     roots: Sequence[str]
     load_timeout: str
     ready_file: Path | None
@@ -45,8 +44,6 @@ def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> Non
     Raises:
         LoraCliError: why it cannot, or could not go on.
     """
-    from lora_cli.store import Store
-
     _check_extra(run)
     if run.forward == "model" and run.dummy is None:
         _check_weights(asked)
@@ -67,13 +64,12 @@ def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> Non
     from lora_cli.serving.host import Host
     from lora_cli.serving.server import Files
     from lora_cli.serving.server import serve as listen
-    from lora_cli.store.holds import holding
 
     base = base_model(asked.base, settings)
     kept = settings.cache_dir / "history" / f"{hashlib.sha256(str(asked.base).encode()).hexdigest()[:32]}.json"
     past = read_past(kept)
 
-    def open_process(needs: "Sequence[Needs]") -> "WarmProcess":
+    def open_process(needs: Sequence[Needs]) -> WarmProcess:
         return _process(asked, run, base, needs, past.tiers, timeout_s, settings)
 
     copy = run.copies.admitted if run.copies is not None else None
@@ -101,15 +97,13 @@ def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> Non
 def _process(
     asked: Lineup,
     run: Run,
-    base: "BaseModel",
-    needs: "Sequence[Needs]",
+    base: BaseModel,
+    needs: Sequence[Needs],
     history: Mapping[str, object],
     timeout_s: float,
     settings: Settings,
-) -> "WarmProcess":
+) -> WarmProcess:
     """Slots for all that is known by now, and for the modules that most adapters are on."""
-    from lora_cli.runtime.process import WarmProcess
-
     plan = planning(asked, run, settings)(
         base,
         (),
@@ -122,8 +116,6 @@ def _process(
 
 
 def _check_extra(run: Run) -> None:
-    from lora_cli.runtime.process import require
-
     require(run.forward)
     for package in ("starlette", "uvicorn"):
         if find_spec(package) is None:
@@ -136,8 +128,6 @@ def _check_weights(asked: Lineup) -> None:
     Raises:
         NotFound: the base has no weights on this disk.
     """
-    from lora_cli.reading.base import WEIGHTS_FILE, has_weights
-
     directory = base_directory(asked.base)
     if directory is None or not has_weights(directory):
         raise NotFound(

@@ -15,6 +15,7 @@ from lora_cli.core.item import Item
 from lora_cli.core.results import LoadReport
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import LoraCliError, UsageError
+from lora_cli.runtime.admitted import failed
 from lora_cli.store import Store
 from lora_cli.store.memory import OPTION, MemoryFolder
 from lora_cli.validation.admission import Admission
@@ -54,8 +55,6 @@ class Copies:
 
     def proved(self, store: Store, report: LoadReport, snapshot: Snapshot) -> LoadReport:
         """The report of an adapter that was proved, with its copy; where there can be none, that is its error."""
-        from lora_cli.runtime.admitted import failed
-
         copied_to, error, ms = self._keep(store, report.name, snapshot)
         report = replace(report, stage_ms={**report.stage_ms, STAGE: ms})
         return replace(report, copied_to=str(copied_to)) if error is None else failed(report, STAGE, error)

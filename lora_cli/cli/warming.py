@@ -4,32 +4,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from lora_cli.cli.lineup import Lineup
+from lora_cli.cli.options import Device, Eviction, Forward
 from lora_cli.cli.output import to_stderr
+from lora_cli.cli.warm_tier import Copies
 from lora_cli.core.item import Item
-from lora_cli.core.reference import AdapterRef
+from lora_cli.core.reference import AdapterRef, parse
+from lora_cli.core.snapshot import Snapshot
+from lora_cli.core.text import safe
+from lora_cli.fetching.progress import Progress
+from lora_cli.runtime.plan import Limits, Plan, lay_out
 from lora_cli.settings import Settings
-
-if TYPE_CHECKING:
-    from lora_cli.cli.warm_tier import Copies
-    from lora_cli.core.snapshot import Snapshot
-    from lora_cli.fetching.progress import Progress
-    from lora_cli.runtime.plan import Limits, Plan
-    from lora_cli.store.holds import Hold
-    from lora_cli.validation import Terms
-    from lora_cli.validation.admission import Admission
-
-
-Device = Literal["auto", "cpu", "cuda"]
-"""What owns the slots; ``auto`` is CUDA where there is one."""
-
-Forward = Literal["modules", "model"]
-"""What is run: every targeted module on its own, or also the whole model through transformers."""
-
-Eviction = Literal["lru", "lfu", "gdsf", "adaptive"]
-"""Who leaves the slots or the memory when they are full; the names of ``tiers.eviction.registry``."""
+from lora_cli.sources.registry import Sources
+from lora_cli.store import Store
+from lora_cli.store.holds import Hold
+from lora_cli.validation import Terms, is_path
+from lora_cli.validation.admission import Admission, fetch_in, judge_in, unheard
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,35 +31,31 @@ class Run:
     ``dummy`` is the config of a base without weights that is timed all the same.
     """
 
-    limits: "Limits"
+    limits: Limits
     device: Device
     forward: Forward
     eviction: Eviction
-    copies: "Copies | None" = None
-    dummy: "Mapping[str, Any] | None" = None
+    copies: Copies | None = None
+    dummy: Mapping[str, Any] | None = None
 
 
-Heard = Callable[[str, str, "Snapshot | None"], None]
+Heard = Callable[[str, str, Snapshot | None], None]
 """Hears an adapter's name and stage as that begins, and its snapshot once that is on this disk."""
 
 
 def admitting(
     asked: Lineup,
-    terms: "Terms",
+    terms: Terms,
     settings: Settings,
-    hold: "Hold",
+    hold: Hold,
     *,
     hear: Heard | None = None,
-    progress: "Progress | None" = None,
-) -> "Callable[[Item], Admission]":
+    progress: Progress | None = None,
+) -> Callable[[Item], Admission]:
     """What brings one adapter into the cache and judges it there; ``hear`` and ``progress`` are told."""
-    from lora_cli.sources.registry import Sources
-    from lora_cli.store import Store
-    from lora_cli.validation.admission import fetch_in, judge_in, unheard
-
     store, sources = Store(settings.cache_dir), Sources(settings)
 
-    def admitted(item: Item) -> "Admission":
+    def admitted(item: Item) -> Admission:
         heard = unheard if hear is None else partial(hear, item.name)
         fetched = fetch_in(
             item.source, item.name, store, settings, demand=asked.demand(item), sources=sources, hold=hold,
@@ -80,18 +68,13 @@ def admitting(
 
 def base_directory(named: str | AdapterRef) -> Path | None:
     """Where the base's weights may be: a directory on this disk, else nowhere."""
-    from lora_cli.core.reference import parse
-    from lora_cli.validation import is_path
-
     ref = parse(named, is_path=is_path) if isinstance(named, str) else named
     directory = Path(ref.location) / ref.subfolder
     return directory if ref.scheme == "file" and directory.is_dir() else None
 
 
-def planning(asked: Lineup, run: Run, settings: Settings) -> "partial[Plan]":
+def planning(asked: Lineup, run: Run, settings: Settings) -> partial[Plan]:
     """``lay_out`` with what the command line says of the warm process and of the base."""
-    from lora_cli.runtime.plan import lay_out
-
     return partial(
         lay_out,
         base_directory=base_directory(asked.base),
@@ -116,6 +99,4 @@ def teller(settings: Settings) -> Callable[[str, str], None]:
 def say(note: str, settings: Settings) -> None:
     """Talk for the user, on standard error."""
     if not settings.quiet:
-        from lora_cli.core.text import safe
-
         to_stderr(safe(note))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.cli.warming import Eviction
+from lora_cli.cli.options import Eviction
 from lora_cli.store.mounts import MEMORY, file_system
 from lora_cli.tiers.eviction.registry import POLICIES
 from tests.making import HIDDEN, Q_PROJ, llama_modules, write_adapter, write_base, write_base_config
