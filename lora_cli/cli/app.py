@@ -50,10 +50,6 @@ VERSION = ("--version", "-V")
 class GroupedCommand(TyperCommand):
     """A command whose help, where it is too narrow for panels, has the options in the same groups."""
 
-    def get_params(self, ctx: Any) -> Any:
-        """Its parameters; of a switch no value is shown."""
-        return _without_values_of_switches(super().get_params(ctx))
-
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Writes the arguments and options, each panel as a section; nothing is cut at any width."""
         _write_sections(self, ctx, formatter)
@@ -61,10 +57,6 @@ class GroupedCommand(TyperCommand):
 
 class GroupedGroup(TyperGroup):
     """A group of commands whose help is like that of ``GroupedCommand``; without a command it prints that and fails."""
-
-    def get_params(self, ctx: Any) -> Any:
-        """Its parameters; of a switch no value is shown."""
-        return _without_values_of_switches(super().get_params(ctx))
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Writes the options, each panel as a section, and the commands."""
@@ -78,13 +70,6 @@ class GroupedGroup(TyperGroup):
             typer.echo(ctx.get_help(), err=True)
             raise typer.Exit(UsageError.exit_code)
         return super().parse_args(ctx, args)
-
-
-def _without_values_of_switches(parameters: Any) -> Any:
-    for parameter in parameters:
-        if getattr(parameter, "is_flag", False):
-            parameter.metavar = ""
-    return parameters
 
 
 def _write_sections(command: Command, ctx: Any, formatter: Any) -> None:
@@ -141,11 +126,8 @@ def root(
     Every option can also be set by the variable LORA_CLI_<OPTION>, for example LORA_CLI_CACHE_DIR. Global options may
     stand before or after the command.
     """
-    given = {"cache_dir": cache_dir, "config": config, "offline": offline, "quiet": quiet, "verbose": verbose}
-    given |= {"no_progress": no_progress}
     # What a variable says, load_settings reads: below the flags, and above the file.
-    flags = {name: one for name, one in given.items() if is_flag(ctx, name)}
-    settings = load_settings(flags, os.environ)
+    settings = load_settings({name: one for name, one in ctx.params.items() if is_flag(ctx, name)}, os.environ)
     _check_cache_dir(settings.cache_dir)
     if settings.quiet or settings.verbose:
         _set_log_level("ERROR" if settings.quiet else "INFO")

@@ -1,10 +1,10 @@
 """The console script, and the one place where errors become messages and exit codes."""
 
-import errno
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from errno import EACCES, EDQUOT, EFBIG, EIO, EMFILE, ENFILE, ENOMEM, ENOSPC, EPERM, EROFS
 from pathlib import Path
 
 import typer
@@ -18,18 +18,7 @@ from lora_cli.core.text import safe
 from lora_cli.errors import DocumentError, LoraCliError, MachineError, UsageError
 
 # What the operating system says when the machine, not the program, is at fault.
-MACHINE_ERRNOS = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EMFILE,
-    errno.ENFILE,
-    errno.ENOMEM,
-    errno.EIO,
-    errno.EFBIG,
-}
+MACHINE_ERRNOS = {ENOSPC, EDQUOT, EROFS, EACCES, EPERM, EMFILE, ENFILE, ENOMEM, EIO, EFBIG}
 
 READER_GONE = 141
 """What a shell says of a program that writes into a pipe that nobody reads any more: 128 + SIGPIPE."""
