@@ -12,11 +12,9 @@ from lora_cli.bench.trace import Trace
 from lora_cli.cli.bench_options import BenchOptions
 from lora_cli.cli.bench_workload import save_trace
 from lora_cli.cli.output import (
-    DEFAULT_WIDTH,
-    colour,
     drawable,
+    page,
     to_stderr,
-    width,
     writable,
     write,
     written,
@@ -85,9 +83,9 @@ def conclude(report: BenchReport, traces: Mapping[int, Trace], wanted: Wanted) -
         from lora_cli.render.terminal import rendered
         from lora_cli.render.terminal_bench import report_parts
 
-        to_file = options.output is not None
-        wide, coloured = (DEFAULT_WIDTH, False) if to_file else (width(), colour())
-        text = rendered(report_parts(report, wide, plain=not (to_file or drawable())), wide, colour=coloured)
+        wide, coloured = page(options.output)
+        plain = options.output is None and not drawable()
+        text = rendered(report_parts(report, wide, plain=plain), wide, colour=coloured)
     write(text, options.output)
     written(options.output, quiet=wanted.quiet)
     failed = [one for one in report.fail_if or () if one.failed]

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,9 @@ from lora_cli.cli.lineup import reaching
 from lora_cli.cli.options import ADAPTERS, DESTINATION, LOCKING, option
 from lora_cli.cli.output import Format, colour, to_stderr, width, write
 from lora_cli.cli.progress import shown_progress
-from lora_cli.cli.wanted import LockFlags, Order, check_flags, in_shard, order
+from lora_cli.cli.wanted import LockFlags, Order, check_flags, order
 from lora_cli.core.lock import Changes
+from lora_cli.core.shard import in_shard
 from lora_cli.fetching import Selection
 from lora_cli.fetching.many import Handed, bring_all
 from lora_cli.settings import Settings, with_flags
@@ -113,7 +115,7 @@ def command(
     asked = order(refs, manifest, revision=revision, subfolder=subfolder, checkpoint=checkpoint)
     settings = reaching(settings, asked.manifest, policy)
     asked, file = _pinned(asked, manifest, flags)
-    asked = in_shard(asked, shard)
+    asked = replace(asked, adapters=tuple(in_shard(asked.adapters, shard, asked.key)))
     if check and file is not None:
         from lora_cli.cli.drift import report_drift
 

@@ -2,21 +2,20 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import typer
 
 from lora_cli.cli import completion, options
-from lora_cli.cli import engine_args as flags
+from lora_cli.cli.engine_options import deployed_of, folders_of
 from lora_cli.cli.lineup import Lineup, base_model, lineup, reaching
 from lora_cli.cli.options import ADAPTERS, ENGINE, OUTPUT, option
 from lora_cli.cli.output import (
-    DEFAULT_WIDTH,
     ReportFormat,
-    colour,
     drawable,
+    page,
     to_stderr,
     width,
     writable,
@@ -93,17 +92,19 @@ def command(
         writable(output)
     asked = lineup(manifest, refs or [], base, "inspect", "inspect", checkpoint, needs_base=False)
     settings = reaching(ctx.obj, asked.manifest, policy)
-    deployed = flags.deployed_of(engine_args, asked, max_loras, max_cpu_loras, tp)
+    deployed = deployed_of(engine_args, asked, max_loras, max_cpu_loras, tp)
     model = base_model(asked.base, settings) if asked.base else None
     terms = _terms(model, deployed)
     if spectrum or diff is not None:
         terms = _with_values(terms, asked, settings, spectrum=spectrum, diff=diff)
-    judged = [(one, _inspection(one, model, settings)) for one in _judged(asked, terms, settings)]
+    items, demands, latest = asked.to_judge(settings)
+    checks = check_all(items, terms, settings, demands=demands, latest=latest)
+    judged = [(one, _inspection(one, model, settings)) for one in checks]
     checked = [one for one, _ in judged]
     args = None
     if deployed is not None:
         named = [(item.name, one) for item, one in zip(asked.items, checked, strict=True)]
-        deployed = replace(deployed, folders=flags.folders_of(named, settings))
+        deployed = replace(deployed, folders=folders_of(named, settings))
         args = smallest(named, model, deployed)
 
     _write(inspect_report(judged, model, args), checked, output_format, output, quiet=settings.quiet)
@@ -145,14 +146,6 @@ def _with_values(terms: Terms, asked: Lineup, settings: Settings, *, spectrum: b
     return terms
 
 
-def _judged(asked: Lineup, terms: Terms, settings: Settings) -> Iterator[Checked]:
-    """Each adapter, read and judged."""
-    items = [(item.name if asked.manifest else "", item.source) for item in asked.items]
-    demands = asked.demands(items, settings)
-    latest = {one for one, item in zip(items, asked.items, strict=True) if item.latest}
-    return check_all(items, terms, settings, demands=demands, latest=latest)
-
-
 def _write(
     report: InspectReport, checked: Sequence[Checked], form: ReportFormat, output: Path | None, *, quiet: bool
 ) -> None:
@@ -180,7 +173,7 @@ def _text(report: InspectReport, checked: Sequence[Checked], form: ReportFormat,
         return encoded(report)
     from lora_cli.render.terminal_inspect import render_engine_args, render_inspections
 
-    wide, coloured = (width(), colour()) if output is None else (DEFAULT_WIDTH, False)
+    wide, coloured = page(output)
     plain = output is None and not drawable()
     if (args := report.engine_args) is not None:
         return "\n".join(filter(None, render_engine_args(report, args, wide, colour=coloured, plain=plain)))

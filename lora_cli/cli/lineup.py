@@ -11,7 +11,7 @@ from lora_cli.core.item import Item
 from lora_cli.core.lock import LockedAdapter, ref_at
 from lora_cli.core.lora_config import CONFIG_FILE
 from lora_cli.core.reference import AdapterRef, override, parse
-from lora_cli.core.shard import parse_shard
+from lora_cli.core.shard import in_shard
 from lora_cli.errors import UsageError
 from lora_cli.fetching.demand import Demand
 from lora_cli.settings import Settings
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 MAX_LORAS, MAX_CPU_LORAS = 8, 32
 """How many slots and places in memory there are at most, when nobody says."""
+
+
+Named = tuple[str, str | AdapterRef]
+"""An adapter's name in a manifest, "" for none, and what it is fetched from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +45,21 @@ class Lineup:
         """What must hold for ``item``: the digest that the manifest names, and its lock."""
         return Demand(item.sha256, item.locked)
 
-    def demands(
-        self, keys: Sequence[tuple[str, str | AdapterRef]], settings: Settings, *, digests: bool = False
-    ) -> Mapping[Any, Demand]:
-        """What must hold for each of ``keys``, one for each item, where anything must: a policy's word, or a lock.
+    def to_judge(
+        self, settings: Settings, *, digests: bool = False
+    ) -> tuple[list[Named], dict[Named, Demand], set[Named]]:
+        """The adapters as ``check_all`` takes them, what must hold for some, and those that are a latest checkpoint.
 
-        With ``digests`` the digest that the manifest names must too, where neither is: all bytes are read for it.
+        A policy and a lock must hold. With ``digests`` the digest that the manifest names must too, where neither is:
+        all bytes are read for it.
         """
-        held_to = zip(keys, self.items, strict=True)
-        return {
+        keyed = [((item.name if self.manifest else "", item.source), item) for item in self.items]
+        demands = {
             key: self.demand(item)
-            for key, item in held_to
+            for key, item in keyed
             if settings.policies or item.locked is not None or (digests and item.sha256 is not None)
         }
+        return [key for key, _ in keyed], demands, {key for key, item in keyed if item.latest}
 
 
 def manifest_of(
@@ -113,10 +119,7 @@ def sharded(asked: Lineup, shard: str | None) -> Lineup:
     Raises:
         UsageError: it is no shard.
     """
-    if shard is None:
-        return asked
-    part = parse_shard(shard)
-    return replace(asked, items=tuple(item for item in asked.items if part.has(item.name)))
+    return replace(asked, items=tuple(in_shard(asked.items, shard, lambda item: item.name)))
 
 
 def from_refs(refs: Sequence[str], checkpoint: str = "") -> tuple[Item, ...]:

@@ -45,6 +45,11 @@ def colour() -> bool:
     return console.color_system is not None and not console.no_color
 
 
+def page(file: Path | None) -> tuple[int, bool]:
+    """The columns of a text that goes to ``file``, or to standard output, and whether it is coloured."""
+    return (width(), colour()) if file is None else (DEFAULT_WIDTH, False)
+
+
 def drawable() -> bool:
     """Whether standard output has the characters that shades are drawn with."""
     try:

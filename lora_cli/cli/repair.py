@@ -8,7 +8,7 @@ import typer
 from lora_cli.cli import completion, engine_options, options
 from lora_cli.cli.lineup import base_model, from_refs, reaching
 from lora_cli.cli.options import ENGINE, option
-from lora_cli.cli.output import DEFAULT_WIDTH, colour, width, writable, write
+from lora_cli.cli.output import page, writable, write
 from lora_cli.core.deployment import Deployment
 from lora_cli.engines import choose_engine
 from lora_cli.errors import NotFound, Refused, UsageError
@@ -80,7 +80,7 @@ def command(
     else:
         from lora_cli.render.terminal_repair import render_repaired
 
-        wide, coloured = (width(), colour()) if output is None else (DEFAULT_WIDTH, False)
+        wide, coloured = page(output)
         write(render_repaired(found, wide, check=check, colour=coloured), output)
     raise typer.Exit(_exit_code(found, check=check))
 

@@ -1,7 +1,7 @@
 """``lora-cli validate``: judge adapters where they lie, and end with what CI branches on."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import typer
@@ -13,7 +13,6 @@ from lora_cli.cli.options import ADAPTERS, ENGINE, OUTPUT, option
 from lora_cli.cli.progress import shown_count
 from lora_cli.cli.reporting import FORMATS, outputs, tell
 from lora_cli.core.finding import Severity
-from lora_cli.core.reference import AdapterRef
 from lora_cli.core.text import safe
 from lora_cli.errors import UsageError
 from lora_cli.rules import choose
@@ -30,7 +29,6 @@ EXAMPLES = (
 )
 
 FAIL_ON = {"error": Severity.ERROR, "warning": Severity.WARNING}
-Items = Sequence[tuple[str, str | AdapterRef]]
 
 
 def command(
@@ -150,9 +148,7 @@ def _check_flags(fail_on: str, base: str, *, no_base: bool) -> None:
 
 def _judged(asked: Lineup, terms: Terms, settings: Settings, ray: str | None) -> Iterator[Checked]:
     """Each adapter, read and judged: here, or on the cluster at ``ray``."""
-    items: Items = [(item.name if asked.manifest else "", item.source) for item in asked.items]
-    demands = asked.demands(items, settings, digests=True)
-    latest = {one for one, item in zip(items, asked.items, strict=True) if item.latest}
+    items, demands, latest = asked.to_judge(settings, digests=True)
     if ray is None:
         return check_all(items, terms, settings, contents=False, demands=demands, latest=latest)
     from lora_cli.fleet.judging import check_fleet

@@ -2,14 +2,13 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.core.addresses import without_secrets
 from lora_cli.core.checkpoint import LATEST, checked, folder_of
 from lora_cli.core.reference import override, parse
-from lora_cli.core.shard import parse_shard
 from lora_cli.errors import UsageError
 from lora_cli.fetching.many import Wanted
 
@@ -32,6 +31,10 @@ class Order:
     def named(self) -> bool:
         """Whether each adapter has a name that is its own."""
         return self.manifest is not None
+
+    def key(self, item: Wanted) -> str:
+        """What an adapter is told from the others by: its name in the manifest, else its reference."""
+        return item.name if self.named or isinstance(item.ref, UsageError) else str(item.ref)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,23 +112,6 @@ def checkpoint_folder(checkpoint: str) -> str:
         return folder_of(checked(checkpoint)) if checkpoint else ""
     except ValueError as error:
         raise UsageError(f"--checkpoint {error}", hint="--checkpoint latest") from error
-
-
-def in_shard(order: Order, shard: str | None) -> Order:
-    """The part of ``order`` that ``--shard I/N`` asks for: by name in a manifest, else by reference.
-
-    Raises:
-        UsageError: it is no shard.
-    """
-    if shard is None:
-        return order
-
-    part = parse_shard(shard)
-    return replace(order, adapters=tuple(item for item in order.adapters if part.has(_key(order, item))))
-
-
-def _key(order: Order, item: Wanted) -> str:
-    return item.name if order.manifest is not None or isinstance(item.ref, UsageError) else str(item.ref)
 
 
 def _asked(text: str, revision: str | None, subfolder: str, *, latest: bool) -> Wanted:

@@ -19,7 +19,6 @@ from lora_cli.cli.sizes import seconds
 from lora_cli.cli.warm_options import WarmOptions
 from lora_cli.cli.warm_serve import uniquely_named
 from lora_cli.cli.warming import admitting, say
-from lora_cli.core.deployment import Deployment
 from lora_cli.core.item import Item
 from lora_cli.endpoint.address import parse_address
 from lora_cli.endpoint.client import Endpoint
@@ -210,15 +209,7 @@ def _judging(
     asked: Lineup, profiles: tuple[Profile, ...], options: WarmOptions, settings: Settings, hold: Hold
 ) -> Callable[[Item], Admission]:
     rank = options.max_lora_rank or (asked.engine.max_lora_rank if asked.engine is not None else None)
-    deployment: Deployment | None = deployment_of(
-        profiles,
-        asked,
-        tp=options.tp,
-        max_lora_rank=rank,
-        lora_target_modules=(),
-        served_model_name="",
-        max_loras=None,
-    )
+    deployment = deployment_of(profiles, asked, tp=options.tp, max_lora_rank=rank)
     base = base_model(asked.base, settings)
     terms = Terms(base, max_lora_rank=rank, engines=profiles, deployment=deployment)
     return admitting(asked, terms, settings, hold)

@@ -2,11 +2,14 @@
 
 import hashlib
 import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from lora_cli.errors import UsageError
 
 MOST = 100_000
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +44,9 @@ def parse_shard(text: str) -> Shard:
     if index >= count:
         raise UsageError(f"--shard {index}/{count}: they count from 0", hint=f"0/{count} to {count - 1}/{count}")
     return Shard(index, count)
+
+
+def in_shard(items: Iterable[T], shard: str | None, name: Callable[[T], str]) -> Iterator[T]:
+    """The ``items`` whose ``name`` is in the shard ``"I/N"``; all of them without one. Raises as ``parse_shard``."""
+    part = parse_shard(shard) if shard is not None else None
+    return (item for item in items if part is None or part.has(name(item)))
