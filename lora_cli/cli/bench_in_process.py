@@ -15,17 +15,17 @@ from lora_cli.cli.bench_results import conclude, wanted_of
 from lora_cli.cli.bench_workload import save_trace, workload_of
 from lora_cli.cli.lineup import Lineup, base_model, limits
 from lora_cli.cli.main import INTERRUPTED
-from lora_cli.cli.options import Device, Eviction
 from lora_cli.cli.output import to_stderr
 from lora_cli.cli.warming import Run
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.core.text import safe
 from lora_cli.errors import LoraCliError, MissingExtra, Refused, UsageError
-from lora_cli.runtime.plan import Job, lay_out
+from lora_cli.runtime.plan import Device, Job, lay_out
 from lora_cli.runtime.process import WarmProcess
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.holds import holding
+from lora_cli.tiers.eviction.registry import PolicyName
 
 REQUESTS = 200
 """How many there are when nobody says."""
@@ -70,15 +70,15 @@ def chosen_device(options: BenchOptions) -> Device:
     return cast(Device, word)
 
 
-def chosen_eviction(options: BenchOptions) -> Eviction:
+def chosen_eviction(options: BenchOptions) -> PolicyName:
     """What ``--eviction`` says of one process. Raises ``UsageError``."""
-    word, known = options.eviction or "adaptive", get_args(Eviction)
+    word, known = options.eviction or "adaptive", get_args(PolicyName)
     if word not in known:
         raise UsageError(
             f"--eviction {safe(word)}: a warm process has one of {', '.join(known)}",
             hint="--simulate compares several, and opt" if "," in word or word == "opt" else did_you_mean(word, known),
         )
-    return cast(Eviction, word)
+    return cast(PolicyName, word)
 
 
 def _measure(

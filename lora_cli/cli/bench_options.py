@@ -7,9 +7,10 @@ from pathlib import Path
 import typer
 
 from lora_cli.cli import options
-from lora_cli.cli.options import OUTPUT, Forward, option
+from lora_cli.cli.options import OUTPUT, option
 from lora_cli.cli.output import ReportFormat
 from lora_cli.errors import UsageError
+from lora_cli.runtime.plan import Forward
 from lora_cli.tiers.view import Objective
 
 MEASURED = "What is measured"

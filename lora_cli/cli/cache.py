@@ -43,13 +43,13 @@ def list_snapshots(
     output_format: options.OutputFormat = "human",
 ) -> None:
     """List the snapshots, the last used first."""
-    store = _store(ctx)
+    store = Store(ctx.obj.cache_dir)
     _show(store, _inventory(store), output_format, one_by_one=False, residency=residency)
 
 
 def show(ctx: typer.Context, names: Names, output_format: options.OutputFormat = "human") -> None:
     """Show snapshots: what means them, each file, and how much is in the page cache."""
-    store = _store(ctx)
+    store = Store(ctx.obj.cache_dir)
     _show(store, _found(store, names), output_format, one_by_one=True, residency=True)
 
 
@@ -68,7 +68,7 @@ def verify_all(
     """Hash every byte again; what is rotten goes to the quarantine, and the exit code is 5 unless all is repaired."""
     if manifest is not None and not repair:
         raise UsageError("-f says how origins are reached, and only --repair asks them", hint="add --repair")
-    store, settings = _store(ctx), ctx.obj
+    store, settings = Store(ctx.obj.cache_dir), ctx.obj
     if manifest is not None:
         from lora_cli.reading.manifest import read_manifest
 
@@ -121,7 +121,7 @@ def collect_garbage(
     settings = with_flags(ctx.obj, {"cache_budget": cache_budget})
     unused_for_s = None if unused_for is None else seconds(unused_for, "--unused-for", "")
     limits = Limits(unused_for_s, settings.cache_budget, seconds(grace, "--grace", ""))
-    store = _store(ctx)
+    store = Store(ctx.obj.cache_dir)
     removed = collect(store, limits, dry_run=dry_run)
     left = cache_bytes(store) - (sum(one.size for one in removed) if dry_run else 0)
     if limits.max_bytes is not None and left > limits.max_bytes and not settings.quiet:
@@ -131,7 +131,8 @@ def collect_garbage(
 
 def remove_snapshots(ctx: typer.Context, names: Names, output_format: options.OutputFormat = "human") -> None:
     """Remove snapshots, every reference that means them, and the blobs that no other snapshot has."""
-    store = _store(ctx, cleaned=True)
+    store = Store(ctx.obj.cache_dir)
+    check_cache(store)  # before anything else is said about it
     _show_removed(remove(store, _found(store, names)), ctx.obj, output_format)
 
 
@@ -147,20 +148,11 @@ def show_path(
     ] = "",
 ) -> None:
     """Print where the cache lies, one snapshot's directory, or (adapters) the folder of the views by name."""
-    store = _store(ctx)
+    store = Store(ctx.obj.cache_dir)
     if name == "adapters":
         write(f"{store.adapters}\n")
         return
     write(f"{_one(store, name).directory if name else store.root}\n")
-
-
-def _store(ctx: typer.Context, *, cleaned: bool = False) -> Store:
-    """The store; one that is ``cleaned`` must be a cache of ours, before anything else is said about it."""
-    settings: Settings = ctx.obj
-    store = Store(settings.cache_dir)
-    if cleaned:
-        check_cache(store)
-    return store
 
 
 def _inventory(store: Store) -> list[Item]:

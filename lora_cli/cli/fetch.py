@@ -2,10 +2,8 @@
 
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
@@ -16,16 +14,11 @@ from lora_cli.cli.options import ADAPTERS, DESTINATION, LOCKING, option
 from lora_cli.cli.output import Format, colour, to_stderr, width, write
 from lora_cli.cli.progress import shown_progress
 from lora_cli.cli.wanted import LockFlags, Order, check_flags, order
-from lora_cli.core.lock import Changes
 from lora_cli.core.shard import in_shard
 from lora_cli.fetching import Selection
 from lora_cli.fetching.many import Handed, bring_all
 from lora_cli.settings import Settings, with_flags
 from lora_cli.store import Store
-
-if TYPE_CHECKING:
-    from lora_cli.cli.locking import LockFile
-
 
 PIN = "Version"
 
@@ -114,52 +107,28 @@ def command(
     check_flags(flags, manifest, chosen=selection.chosen)
     asked = order(refs, manifest, revision=revision, subfolder=subfolder, checkpoint=checkpoint)
     settings = reaching(settings, asked.manifest, policy)
-    asked, file = _pinned(asked, manifest, flags)
+    file = None
+    if manifest is not None:
+        from lora_cli.cli import locking
+
+        asked, file = locking.pinned(asked, manifest, flags)
     asked = replace(asked, adapters=tuple(in_shard(asked.adapters, shard, asked.key)))
     if check and file is not None:
-        from lora_cli.cli.drift import report_drift
-
-        raise typer.Exit(report_drift(asked, file, settings, selection, output_format))
+        raise typer.Exit(locking.report_drift(asked, file, settings, selection, output_format))
     store = Store(settings.cache_dir)
     place = handing(asked, store, to, publish, base, fix_base)
     if (note := unchecked(asked, place)) and not settings.quiet:
         to_stderr(note)
     done = _bring(asked, place, settings, selection, output_format, link=link, ray=ray)
-    changes = _locked(asked, file, flags, done, store, settings)
+    changes = None
+    if file is not None and not flags.locked:
+        outcomes = [handed.outcome for handed in done]
+        changes = locking.write_lock(asked, file, flags, outcomes, store, settings)
     if output_format == "json":
         from lora_cli.render.json_store import render_outcomes
 
         write(render_outcomes(done, None if file is None else file.path, changes))
     raise typer.Exit(max((handed.outcome.exit_code for handed in done), default=0))
-
-
-def _pinned(asked: Order, manifest: Path | None, flags: LockFlags) -> "tuple[Order, LockFile | None]":
-    """What is asked for at what is locked, and the lock, if there is a place for one."""
-    if manifest is None:
-        return asked, None
-    from lora_cli.cli.locking import check_writable, open_lock, pinned
-
-    file = open_lock(manifest, flags)
-    if file is not None:
-        asked = pinned(asked, file, flags)
-        if not flags.check:
-            check_writable(asked, file, flags)
-    return asked, file
-
-
-def _locked(
-    asked: Order, file: "LockFile | None", flags: LockFlags, done: Sequence[Handed], store: Store, settings: Settings
-) -> Changes | None:
-    """Brings the lock up to date, and says how."""
-    if file is None or flags.locked:
-        return None
-    from lora_cli.cli.locking import write_lock
-    from lora_cli.render.terminal_fetch import render_changes
-
-    changes = write_lock(asked, file, flags, [handed.outcome for handed in done], store, settings)
-    if changes and not settings.quiet:
-        to_stderr(render_changes(file.path, changes))
-    return changes
 
 
 def _bring(

@@ -1,9 +1,9 @@
 """What a command works on: the adapters, the base and the limits that the command line and a manifest name together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lora_cli.core.addresses import without_secrets
 from lora_cli.core.base_model import BaseModel
@@ -109,8 +109,19 @@ def lineup(
         return Lineup(from_refs(refs, checkpoint), named)
     if checkpoint:
         raise UsageError("--checkpoint is for REFs", hint="write it into the manifest: checkpoint: latest")
-    held = _held(manifest, file) if file is not None else {}
-    return Lineup(tuple(_item(entry, held.get(entry.name)) for entry in manifest.adapters), named, manifest)
+    from lora_cli.cli.locking import held, open_lock
+    from lora_cli.cli.wanted import LockFlags
+
+    assert file is not None
+    lock_file = open_lock(file, LockFlags())
+    lock = lock_file.lock if lock_file is not None else None
+    kept = held(manifest, lock, LockFlags(locked=True)) if lock is not None else {}
+    return Lineup(tuple(_item(entry, kept.get(entry.name)) for entry in manifest.adapters), named, manifest)
+
+
+def _item(entry: "AdapterEntry", locked: LockedAdapter | None) -> Item:
+    source = entry.source if locked is None else ref_at(entry.source, locked)
+    return Item(entry.name, source, entry.sha256, entry.pinned, locked, latest=entry.checkpoint == "latest")
 
 
 def sharded(asked: Lineup, shard: str | None) -> Lineup:
@@ -154,23 +165,6 @@ def _in_folder(text: str, folder: str) -> str | AdapterRef:
         return text
 
 
-def _held(manifest: "AdapterSet", file: Path) -> Mapping[str, LockedAdapter]:
-    from lora_cli.cli.locking import held, open_lock
-    from lora_cli.cli.wanted import LockFlags
-
-    lock_file = open_lock(file, LockFlags())
-    return (
-        held(manifest, lock_file.lock, LockFlags(locked=True))
-        if lock_file is not None and lock_file.lock is not None
-        else {}
-    )
-
-
-def _item(entry: "AdapterEntry", locked: LockedAdapter | None) -> Item:
-    source = entry.source if locked is None else ref_at(entry.source, locked)
-    return Item(entry.name, source, entry.sha256, entry.pinned, locked, latest=entry.checkpoint == "latest")
-
-
 def reaching(settings: Settings, manifest: "AdapterSet | None", policy: Path | None = None) -> Settings:
     """``settings`` with the manifest's rules for how origins are reached, and what it and ``--policy`` allow.
 
@@ -193,15 +187,10 @@ def reaching(settings: Settings, manifest: "AdapterSet | None", policy: Path | N
 
 def base_model(named: str | AdapterRef, settings: Settings) -> BaseModel:
     """The base model that ``named`` means; a family without a table is asked of transformers, where it is installed."""
+    from lora_cli.runtime.module_tree import base_from_transformers
     from lora_cli.validation import open_base
 
-    return open_base(named, settings, fallback=_from_transformers)
-
-
-def _from_transformers(config: Mapping[str, Any]) -> BaseModel:
-    from lora_cli.runtime.module_tree import base_from_transformers
-
-    return base_from_transformers(config)
+    return open_base(named, settings, fallback=base_from_transformers)
 
 
 def check_max_cpu_loras(max_cpu_loras: int | None, max_loras: int | None) -> None:

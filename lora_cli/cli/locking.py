@@ -1,11 +1,13 @@
-"""The lock of a manifest: read before a fetch, which it pins, and written after it."""
+"""The lock of a manifest: read before a fetch, which it pins, written after it, and compared with what origins have."""
 
 import hashlib
 import os
+import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lora_cli.cli.output import Format, colour, to_stderr, width, write
 from lora_cli.cli.wanted import LockFlags, Order
 from lora_cli.core.lock import Changes, Lock, LockedAdapter, ref_at
 from lora_cli.core.nearest import did_you_mean
@@ -13,8 +15,12 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.documents.lockfile import KIND, drift, dump_lock, mismatch, relocked
 from lora_cli.documents.manifest import AdapterSet
 from lora_cli.errors import MachineError, NotFound, Refused, UsageError
+from lora_cli.fetching.drift import Drift, look
 from lora_cli.fetching.many import Outcome, Wanted
+from lora_cli.fetching.plan import Selection
 from lora_cli.reading.manifest import STDIN, lock_path, read_lock, read_text
+from lora_cli.render.json_store import render_drifts as drifts_as_json
+from lora_cli.render.terminal_fetch import render_changes, render_drift, render_drift_error, render_drifts
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.disk import on_disk, replace_file
@@ -61,8 +67,8 @@ def _read(path: Path, flags: LockFlags) -> Lock | None:
         return None
 
 
-def pinned(order: Order, file: LockFile, flags: LockFlags) -> Order:
-    """``order`` with each adapter at what is locked.
+def pinned(order: Order, manifest: Path, flags: LockFlags) -> tuple[Order, LockFile | None]:
+    """``order`` with each adapter at what is locked, and the lock, if there is a place for one.
 
     With ``--locked`` that is every one. Otherwise it is those of which the lock still speaks and that are not to be
     upgraded; a folder on this machine is no revision to stay at: it is locked as it is now.
@@ -70,7 +76,11 @@ def pinned(order: Order, file: LockFile, flags: LockFlags) -> Order:
     Raises:
         UsageError: a name that is not in the manifest, or a locked revision that is none.
         Refused: ``--locked``, and lock and manifest disagree.
+        MachineError: it is known already that the lock must be written, and cannot be.
     """
+    file = open_lock(manifest, flags)
+    if file is None:
+        return order, None
     assert order.manifest is not None
     lock = file.lock or Lock(())
     _check_names(flags.names, order.manifest)
@@ -79,7 +89,10 @@ def pinned(order: Order, file: LockFile, flags: LockFlags) -> Order:
         hint = f"lora-cli fetch -f {order.manifest.file} brings the lock up to date"
         raise Refused(f"{file.path} does not fit {order.manifest.file}: {found[0]}{more}", hint=hint)
     kept = held(order.manifest, lock, flags)
-    return replace(order, adapters=tuple(replace(item, locked=kept.get(item.name)) for item in order.adapters))
+    order = replace(order, adapters=tuple(replace(item, locked=kept.get(item.name)) for item in order.adapters))
+    if not (flags.locked or flags.check):
+        _check_writable(order, file)
+    return order, file
 
 
 def _check_names(names: Collection[str], adapter_set: AdapterSet) -> None:
@@ -106,14 +119,13 @@ def held(adapter_set: AdapterSet, lock: Lock, flags: LockFlags) -> Mapping[str, 
     return kept
 
 
-def check_writable(order: Order, file: LockFile, flags: LockFlags) -> None:
+def _check_writable(order: Order, file: LockFile) -> None:
     """Says before anything is fetched that a lock cannot be written, where it is known that it must be.
 
     Raises:
         MachineError: its folder does not take a file.
     """
-    new = any(item.locked is None and not _is_folder(item) for item in order.adapters)
-    if flags.locked or not (file.lock is None or new):
+    if file.lock is not None and all(item.locked is not None or _is_folder(item) for item in order.adapters):
         return
     folder = Path(os.path.realpath(file.path)).parent
     if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
@@ -130,7 +142,7 @@ def _is_folder(item: Wanted) -> bool:
 def write_lock(
     order: Order, file: LockFile, flags: LockFlags, outcomes: Iterable[Outcome], store: Store, settings: Settings
 ) -> Changes:
-    """Brings the lock up to date with what was fetched; it is replaced whole, and only when that changes it.
+    """Brings the lock up to date with what was fetched, and says how; it is replaced whole, and only when it changes.
 
     What failed, and what another shard fetches, stays locked as it was; what another process locked meanwhile, too.
 
@@ -147,7 +159,10 @@ def write_lock(
         if dump_lock(after) != dump_lock(now):
             with on_disk("writing", file.path, "--lock"):
                 replace_file(path, dump_lock(after).encode("ascii"))
-    return Changes(now, after)
+    changes = Changes(now, after)
+    if changes and not settings.quiet:
+        to_stderr(render_changes(file.path, changes))
+    return changes
 
 
 def _new(adapter_set: AdapterSet, outcomes: Iterable[Outcome]) -> Iterator[tuple[str, LockedAdapter]]:
@@ -163,3 +178,43 @@ def _new(adapter_set: AdapterSet, outcomes: Iterable[Outcome]) -> Iterator[tuple
             locked = LockedAdapter(wanted.name, entry.written, revision, files, entry.checkpoint)
             if locked != wanted.locked:
                 yield wanted.name, locked
+
+
+def report_drift(order: Order, file: LockFile, settings: Settings, selection: Selection, output_format: Format) -> int:
+    """Writes what differs: a line for each adapter in a pipe, a table on a terminal.
+
+    Gives the exit code: 1 for drift, else that of what kept an origin from being asked.
+    """
+    assert order.manifest is not None
+    lock = file.lock or Lock(())
+    done: list[Drift] = []
+    in_a_pipe = output_format == "human" and not sys.stdout.isatty()
+    for one in _drifts(order, lock, settings, selection):
+        done.append(one)
+        if output_format == "human" and one.error is not None:
+            to_stderr(render_drift_error(one))
+        elif in_a_pipe and (one.changes or not settings.quiet):
+            write(render_drift(one))
+    names = {entry.name for entry in order.manifest.adapters}
+    removed = [locked.name for locked in lock.adapters if locked.name not in names]
+    code = max([one.exit_code for one in done] + [int(bool(removed))])
+    if output_format == "json":
+        write(drifts_as_json(done, removed, file.path))
+    elif in_a_pipe:
+        write("".join(f"{name}: is locked, and not in the manifest\n" for name in removed))
+    elif code or not settings.quiet:
+        write(render_drifts(done, removed, width(), colour=colour()))
+    return code
+
+
+def _drifts(order: Order, lock: Lock, settings: Settings, selection: Selection) -> Iterator[Drift]:
+    """Each adapter in order; an origin is asked only where lock and manifest agree."""
+    assert order.manifest is not None
+    entries = {entry.name: entry for entry in order.manifest.adapters}
+    looked = look([item for item in order.adapters if item.locked is not None], settings, selection)
+    for item in order.adapters:
+        if item.locked is not None:
+            yield next(looked)
+        else:
+            said = mismatch(entries[item.name], lock.adapter(item.name))
+            yield Drift(item, (said.removeprefix(f"{item.name} "),))

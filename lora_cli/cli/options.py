@@ -1,7 +1,7 @@
 """The options of all commands: what declares one, and those that several commands have."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -19,15 +19,6 @@ NETWORK = "Network"
 ENGINE = "Engine"
 OUTPUT = "Output"
 GLOBAL = "Global options"
-
-Device = Literal["auto", "cpu", "cuda"]
-"""What owns the slots; ``auto`` is CUDA where there is one."""
-
-Forward = Literal["modules", "model"]
-"""What is run: every targeted module on its own, or also the whole model through transformers."""
-
-Eviction = Literal["lru", "lfu", "gdsf", "adaptive"]
-"""Who leaves the slots or the memory when they are full; the names of ``tiers.eviction.registry``."""
 
 
 def variable_of(flag: str) -> str:

@@ -6,7 +6,9 @@ from pathlib import Path
 import typer
 
 from lora_cli.cli import completion, options
-from lora_cli.cli.options import OUTPUT, Device, Eviction, Forward, option
+from lora_cli.cli.options import OUTPUT, option
+from lora_cli.runtime.plan import Device, Forward
+from lora_cli.tiers.eviction.registry import PolicyName
 
 MODE = "What to do"
 SERVER = "The server (--serve, --status, --stop)"
@@ -87,7 +89,7 @@ class WarmOptions:
     forward: Forward = option(
         "--forward", "Prove adapters on the modules alone, or on the whole model too.", "modules", panel=MEMORY
     )
-    eviction: Eviction = option(
+    eviction: PolicyName = option(
         "--eviction", "Which adapter leaves a full tier; adaptive picks the best policy.", "adaptive", panel=MEMORY
     )
     tier: str = option(

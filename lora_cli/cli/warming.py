@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from lora_cli.cli.lineup import Lineup
-from lora_cli.cli.options import Device, Eviction, Forward
 from lora_cli.cli.output import to_stderr
 from lora_cli.cli.warm_tier import Copies
 from lora_cli.core.item import Item
@@ -15,11 +14,12 @@ from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.core.text import safe
 from lora_cli.fetching.progress import Progress
-from lora_cli.runtime.plan import Limits, Plan, lay_out
+from lora_cli.runtime.plan import Device, Forward, Limits, Plan, lay_out
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
 from lora_cli.store.holds import Hold
+from lora_cli.tiers.eviction.registry import PolicyName
 from lora_cli.validation import Terms, is_path
 from lora_cli.validation.admission import Admission, fetch_in, judge_in, unheard
 
@@ -34,7 +34,7 @@ class Run:
     limits: Limits
     device: Device
     forward: Forward
-    eviction: Eviction
+    eviction: PolicyName
     copies: Copies | None = None
     dummy: Mapping[str, Any] | None = None
 

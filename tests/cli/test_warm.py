@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 from lora_cli.cli.main import main
-from lora_cli.cli.options import Eviction
 from lora_cli.store.mounts import MEMORY, file_system
-from lora_cli.tiers.eviction.registry import POLICIES
+from lora_cli.tiers.eviction.registry import POLICIES, PolicyName
 from tests.making import HIDDEN, Q_PROJ, llama_modules, write_adapter, write_base, write_base_config
 from tests.runtime.families import save_model
 from tests.runtime.test_model import write_tokenizer
@@ -156,7 +155,7 @@ def test_who_leaves_a_full_tier_is_an_option(
     code, said = refused(capsys, ["warm", str(adapters[0]), "--base", str(base), "--once", "--eviction", "fifo"])
     assert code == 2
     assert "'lru', 'lfu', 'gdsf', 'adaptive'" in said.replace("\n", " ")
-    assert get_args(Eviction) == tuple(POLICIES)
+    assert get_args(PolicyName) == tuple(POLICIES)
     monkeypatch.setenv("LORA_CLI_EVICTION", "mru")
     assert refused(capsys, ["warm", str(adapters[0]), "--base", str(base), "--once"])[0] == 2
 
