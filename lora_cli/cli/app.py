@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Any, get_args
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -102,24 +102,21 @@ def _print_version(value: bool) -> None:
 
 def root(
     ctx: typer.Context,
-    cache_dir: Annotated[str | None, setting("cache_dir", panel=GLOBAL)] = None,
+    cache_dir: str | None = setting("cache_dir", None, GLOBAL),
     config: str | None = option(
         "--config",
         "The settings file (TOML); without it $XDG_CONFIG_HOME/lora-cli/config.toml.",
         None,
-        panel=GLOBAL,
+        GLOBAL,
         metavar="FILE",
     ),
-    offline: Annotated[bool, setting("offline", panel=GLOBAL)] = False,
-    quiet: Annotated[bool, setting("quiet", "-q", panel=GLOBAL)] = False,
-    verbose: Annotated[bool, setting("verbose", "-v", panel=GLOBAL)] = False,
-    no_progress: Annotated[bool, setting("no_progress", panel=GLOBAL)] = False,
-    version: Annotated[
-        bool,
-        typer.Option(
-            *VERSION, callback=_print_version, is_eager=True, help="Print the version.", rich_help_panel=GLOBAL
-        ),
-    ] = False,
+    offline: bool = setting("offline", False, GLOBAL),
+    quiet: bool = setting("quiet", False, GLOBAL, "-q"),
+    verbose: bool = setting("verbose", False, GLOBAL, "-v"),
+    no_progress: bool = setting("no_progress", False, GLOBAL),
+    version: bool = typer.Option(
+        False, *VERSION, callback=_print_version, is_eager=True, help="Print the version.", rich_help_panel=GLOBAL
+    ),
 ) -> None:
     """Fetch, validate, inspect, warm and measure LoRA adapters for inference engines.
 

@@ -31,23 +31,23 @@ class BenchOptions:
     base: options.Base = ""
     policy: options.PolicyFile = None
     simulate: bool = option(
-        "--simulate", "Simulate the tiers alone: no adapters, no device, no server.", False, panel=MEASURED
+        "--simulate", "Simulate the tiers alone: no adapters, no device, no server.", False, MEASURED
     )
     url: str | None = option(
-        "--url", "Measure this server: http://HOST:PORT or unix:PATH.", None, panel=MEASURED, metavar="URL"
+        "--url", "Measure this server: http://HOST:PORT or unix:PATH.", None, MEASURED, metavar="URL"
     )
     forward: Forward | None = option(
         "--forward",
         "Without --url: a whole model behind a server that is started, or modules without one.",
         None,
-        panel=MEASURED,
+        MEASURED,
         show_default="model",
     )
     num_prompts: int | None = option(
         "--num-prompts",
         "The requests of each seed.",
         None,
-        panel=WORKLOAD,
+        WORKLOAD,
         min=1,
         max=10_000_000,
         show_default="200; 20000 with --simulate",
@@ -57,102 +57,89 @@ class BenchOptions:
         "How often each adapter is asked for: zipf:S, geometric:A, slora-power:A, uniform, distinct, "
         "round-robin or a file weights.json.",
         "zipf:1.0",
-        panel=WORKLOAD,
+        WORKLOAD,
         metavar="MODEL",
     )
     drift: str | None = option(
-        "--drift",
-        "PERCENT of the adapters change places each EVERY requests.",
-        None,
-        panel=WORKLOAD,
-        metavar="PERCENT,EVERY",
+        "--drift", "PERCENT of the adapters change places each EVERY requests.", None, WORKLOAD, metavar="PERCENT,EVERY"
     )
     scan: str | None = option(
-        "--scan", "PERCENT of the requests go through all adapters in turn.", None, panel=WORKLOAD, metavar="PERCENT"
+        "--scan", "PERCENT of the requests go through all adapters in turn.", None, WORKLOAD, metavar="PERCENT"
     )
     sessions: str | None = option(
         "--sessions",
         "So many users, who stay with an adapter for about TURNS requests.",
         None,
-        panel=WORKLOAD,
+        WORKLOAD,
         metavar="USERS,TURNS",
     )
     request_rate: str = option(
         "--request-rate",
         "Requests per second; inf sends all at once, with --simulate one after the other.",
         "inf",
-        panel=WORKLOAD,
+        WORKLOAD,
         metavar="PER_SECOND",
     )
     burstiness: str = option(
         "--burstiness",
         "Shape of the Gamma gaps, as in vLLM: 1 is Poisson, less is burstier.",
         "1",
-        panel=WORKLOAD,
+        WORKLOAD,
         metavar="X",
     )
     ramp_up_strategy: str | None = option(
-        "--ramp-up-strategy", "How the request rate rises.", None, panel=WORKLOAD, metavar="linear|exponential"
+        "--ramp-up-strategy", "How the request rate rises.", None, WORKLOAD, metavar="linear|exponential"
     )
     ramp_up_start_rps: int | None = option(
-        "--ramp-up-start-rps", "The request rate at the beginning.", None, panel=WORKLOAD, min=1
+        "--ramp-up-start-rps", "The request rate at the beginning.", None, WORKLOAD, min=1
     )
-    ramp_up_end_rps: int | None = option(
-        "--ramp-up-end-rps", "The request rate at the end.", None, panel=WORKLOAD, min=1
-    )
-    input_len: str = option("--input-len", "Prompt tokens.", "128", panel=WORKLOAD, metavar="N|LOW-HIGH")
-    output_len: str = option("--output-len", "Output tokens.", "16", panel=WORKLOAD, metavar="N|LOW-HIGH")
-    seed: int = option("--seed", "The same seed draws the same workload on every machine.", 0, panel=WORKLOAD, min=0)
+    ramp_up_end_rps: int | None = option("--ramp-up-end-rps", "The request rate at the end.", None, WORKLOAD, min=1)
+    input_len: str = option("--input-len", "Prompt tokens.", "128", WORKLOAD, metavar="N|LOW-HIGH")
+    output_len: str = option("--output-len", "Output tokens.", "16", WORKLOAD, metavar="N|LOW-HIGH")
+    seed: int = option("--seed", "The same seed draws the same workload on every machine.", 0, WORKLOAD, min=0)
     trace: Path | None = option(
-        "--trace", "Replay the requests of this JSON lines file.", None, panel=WORKLOAD, metavar="FILE"
+        "--trace", "Replay the requests of this JSON lines file.", None, WORKLOAD, metavar="FILE"
     )
-    api_key: str = option("--api-key", "With --url: the server's bearer token.", "", panel=SERVER, metavar="TOKEN")
+    api_key: str = option("--api-key", "With --url: the server's bearer token.", "", SERVER, metavar="TOKEN")
     lora_modules: list[str] | None = option(
-        "--lora-modules", "Adapters to ask for; else all that the server lists.", None, panel=SERVER, metavar="NAME..."
+        "--lora-modules", "Adapters to ask for; else all that the server lists.", None, SERVER, metavar="NAME..."
     )
     max_concurrency: int | None = option(
-        "--max-concurrency", "The most requests at once.", None, panel=SERVER, min=1, max=100_000
+        "--max-concurrency", "The most requests at once.", None, SERVER, min=1, max=100_000
     )
-    prompts: str = option(
-        "--prompts", "Prompts are token ids, or as many words.", "ids", panel=SERVER, metavar="ids|text"
-    )
+    prompts: str = option("--prompts", "Prompts are token ids, or as many words.", "ids", SERVER, metavar="ids|text")
     goodput: list[str] | None = option(
         "--goodput",
         "A request is good within these, for example ttft:500 tpot:50 e2el:9000.",
         None,
-        panel=SERVER,
+        SERVER,
         metavar="MEASURE:MS...",
     )
-    control: bool = option("--control", "Send the same requests to the base model too.", False, panel=SERVER)
+    control: bool = option("--control", "Send the same requests to the base model too.", False, SERVER)
     probe_request_rate: str | None = option(
-        "--probe-request-rate", "Send requests of one token beside the load.", None, panel=SERVER, metavar="PER_SECOND"
+        "--probe-request-rate", "Send requests of one token beside the load.", None, SERVER, metavar="PER_SECOND"
     )
     probe_adapter: str | None = option(
-        "--probe-adapter",
-        "The adapter that these ask for.",
-        None,
-        panel=SERVER,
-        metavar="NAME",
-        show_default="the first",
+        "--probe-adapter", "The adapter that these ask for.", None, SERVER, metavar="NAME", show_default="the first"
     )
     num_seeds: int | None = option(
-        "--num-seeds", "Runs, each with the next seed.", None, panel=SERVER, min=1, max=100, show_default="3"
+        "--num-seeds", "Runs, each with the next seed.", None, SERVER, min=1, max=100, show_default="3"
     )
     max_loras: int | None = option(
-        "--max-loras", "Slots: adapters on the device at once.", None, panel=TIERS, min=1, show_default="8"
+        "--max-loras", "Slots: adapters on the device at once.", None, TIERS, min=1, show_default="8"
     )
     max_cpu_loras: int | None = option(
-        "--max-cpu-loras", "Adapters in memory at once.", None, panel=TIERS, min=1, show_default="32"
+        "--max-cpu-loras", "Adapters in memory at once.", None, TIERS, min=1, show_default="32"
     )
-    max_lora_rank: int | None = option("--max-lora-rank", "The largest rank of a slot.", None, panel=TIERS, min=1)
+    max_lora_rank: int | None = option("--max-lora-rank", "The largest rank of a slot.", None, TIERS, min=1)
     device: str | None = option(
-        "--device", "The device that holds the slots.", None, panel=TIERS, metavar="auto|cpu|cuda", show_default="auto"
+        "--device", "The device that holds the slots.", None, TIERS, metavar="auto|cpu|cuda", show_default="auto"
     )
     eviction: str | None = option(
         "--eviction",
         "Which adapter leaves a full tier; with --simulate several of lru, fifo, lfu, gdsf, adaptive and opt.",
         None,
-        panel=TIERS,
+        TIERS,
         metavar="NAME,...",
         show_default="adaptive; with --simulate lru,lfu,gdsf,adaptive,opt",
     )
@@ -160,33 +147,33 @@ class BenchOptions:
         "--num-adapters",
         "Measure so many synthetic adapters instead of REFs.",
         None,
-        panel=SYNTHETIC,
+        SYNTHETIC,
         min=1,
         max=100_000,
         show_default="500 with --simulate",
     )
     ranks: str | None = option(
-        "--ranks", "Ranks of synthetic adapters.", None, panel=SYNTHETIC, metavar="RANK:SHARE,...", show_default="16"
+        "--ranks", "Ranks of synthetic adapters.", None, SYNTHETIC, metavar="RANK:SHARE,...", show_default="16"
     )
     bytes_per_rank: str | None = option(
         "--bytes-per-rank",
         "Bytes of an adapter for each rank, as of Llama-3-8B.",
         None,
-        panel=SIMULATION,
+        SIMULATION,
         metavar="SIZE",
         show_default="5MiB",
     )
     max_gpu_bytes: str | None = option(
-        "--max-gpu-bytes", "Bytes of all slots; else all are equally large.", None, panel=SIMULATION, metavar="SIZE"
+        "--max-gpu-bytes", "Bytes of all slots; else all are equally large.", None, SIMULATION, metavar="SIZE"
     )
     max_cpu_bytes: str | None = option(
-        "--max-cpu-bytes", "Bytes in memory; else only their number counts.", None, panel=SIMULATION, metavar="SIZE"
+        "--max-cpu-bytes", "Bytes in memory; else only their number counts.", None, SIMULATION, metavar="SIZE"
     )
     disk_link: str | None = option(
         "--disk-link",
         "What a load from disk into memory takes.",
         None,
-        panel=SIMULATION,
+        SIMULATION,
         metavar="MS,GB/S",
         show_default="2,7",
     )
@@ -194,47 +181,43 @@ class BenchOptions:
         "--gpu-link",
         "What a load from memory into a slot takes.",
         None,
-        panel=SIMULATION,
+        SIMULATION,
         metavar="MS,GB/S",
         show_default="1,25",
     )
     measured: Path | None = option(
-        "--measured", "Loads take what this saved result measured.", None, panel=SIMULATION, metavar="FILE"
+        "--measured", "Loads take what this saved result measured.", None, SIMULATION, metavar="FILE"
     )
     objective: Objective | None = option(
-        "--objective", "What adaptive and gdsf make small.", None, panel=SIMULATION, show_default="stall"
+        "--objective", "What adaptive and gdsf make small.", None, SIMULATION, show_default="stall"
     )
     plan: list[str] | None = option(
         "--plan",
         'Find the smallest tiers that reach a goal, for example "hit_ratio>=0.95"; may be repeated.',
         None,
-        panel=SIMULATION,
+        SIMULATION,
         metavar="GOAL",
     )
-    save_trace: Path | None = option(
-        "--save-trace", "Write the requests as JSON lines.", None, panel=OUTPUT, metavar="FILE"
-    )
-    save_result: bool = option(
-        "--save-result", "Save the result as JSON, and the requests beside it.", False, panel=OUTPUT
-    )
+    save_trace: Path | None = option("--save-trace", "Write the requests as JSON lines.", None, OUTPUT, metavar="FILE")
+    save_result: bool = option("--save-result", "Save the result as JSON, and the requests beside it.", False, OUTPUT)
     result_dir: Path | None = option(
-        "--result-dir", "Where to save the result.", None, panel=OUTPUT, metavar="DIRECTORY", show_default="."
+        "--result-dir", "Where to save the result.", None, OUTPUT, metavar="DIRECTORY", show_default="."
     )
     result_filename: str | None = option(
-        "--result-filename", "The name of the saved result.", None, panel=OUTPUT, metavar="NAME"
+        "--result-filename", "The name of the saved result.", None, OUTPUT, metavar="NAME"
     )
     metadata: list[str] | None = option(
-        "--metadata", "Add this to the saved result; may be repeated.", None, panel=OUTPUT, metavar="KEY=VALUE"
+        "--metadata", "Add this to the saved result; may be repeated.", None, OUTPUT, metavar="KEY=VALUE"
     )
-    baseline: Path | None = option("--baseline", "Compare with this saved result.", None, panel=OUTPUT, metavar="FILE")
+    baseline: Path | None = option("--baseline", "Compare with this saved result.", None, OUTPUT, metavar="FILE")
     fail_if: list[str] | None = option(
         "--fail-if",
         'Exit with 1 if so, for example "adaptive.stall_p99_ms>500"; may be repeated.',
         None,
-        panel=OUTPUT,
+        OUTPUT,
         metavar="CONDITION",
     )
-    output_format: ReportFormat = option("--format", "The format of the result.", "human", panel=OUTPUT)
+    output_format: ReportFormat = option("--format", "The format of the result.", "human", OUTPUT)
     output: options.OutputFile = None
 
     def given(self, names: Iterable[str]) -> Iterator[str]:

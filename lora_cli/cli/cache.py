@@ -39,7 +39,7 @@ Names = Annotated[
 
 def list_snapshots(
     ctx: typer.Context,
-    residency: bool = option("--residency", "Show how much of each is in the page cache.", False, panel=OUTPUT),
+    residency: bool = option("--residency", "Show how much of each is in the page cache.", False, OUTPUT),
     output_format: options.OutputFormat = "human",
 ) -> None:
     """List the snapshots, the last used first."""
@@ -55,12 +55,12 @@ def show(ctx: typer.Context, names: Names, output_format: options.OutputFormat =
 
 def verify_all(
     ctx: typer.Context,
-    repair: bool = option("--repair", "Fetch corrupt files again, with the same digest.", False, panel=REPAIR),
+    repair: bool = option("--repair", "Fetch corrupt files again, with the same digest.", False, REPAIR),
     manifest: Path | None = option(
         "--manifest -f",
         "With --repair: use the endpoints and credentials of this manifest.",
         None,
-        panel=REPAIR,
+        REPAIR,
         metavar="FILE",
     ),
     output_format: options.OutputFormat = "human",
@@ -101,16 +101,14 @@ def collect_garbage(
         "--cache-budget --max-bytes",
         "Remove the least recently used snapshots until the cache is within this size.",
         None,
-        panel=LIMITS,
+        LIMITS,
         metavar="SIZE",
     ),
     unused_for: str | None = option(
-        "--unused-for", "Remove what was not used for so long.", None, panel=LIMITS, metavar="TIME"
+        "--unused-for", "Remove what was not used for so long.", None, LIMITS, metavar="TIME"
     ),
-    grace: str = option(
-        "--grace", "Keep files that no reference means for so long.", "1h", panel=LIMITS, metavar="TIME"
-    ),
-    dry_run: bool = option("--dry-run", "Only show what would be removed.", False, panel=OUTPUT),
+    grace: str = option("--grace", "Keep files that no reference means for so long.", "1h", LIMITS, metavar="TIME"),
+    dry_run: bool = option("--dry-run", "Only show what would be removed.", False, OUTPUT),
     output_format: options.OutputFormat = "human",
 ) -> None:
     """Remove what no reference means any more, what dead processes left, and what is beyond the limits.

@@ -19,7 +19,7 @@ from lora_cli.validation.engine_args import Deployed
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import AdapterSet
 
-Tp = Annotated[int, option("--tp", "The engine's tensor-parallel size.", panel=ENGINE, min=1, max=4096)]
+Tp = Annotated[int, option("--tp", "The engine's tensor-parallel size.", ..., ENGINE, min=1, max=4096)]
 
 
 def named_engines(named: Sequence[str] | None, manifest: "AdapterSet | None") -> tuple[Profile, ...]:

@@ -10,7 +10,7 @@ import typer
 from lora_cli.cli import options
 from lora_cli.cli.handing import Handing, handing, unchecked
 from lora_cli.cli.lineup import reaching
-from lora_cli.cli.options import ADAPTERS, DESTINATION, LOCKING, option
+from lora_cli.cli.options import ADAPTERS, DESTINATION, LIMITS, LOCKING, NETWORK, option, setting
 from lora_cli.cli.output import Format, colour, to_stderr, width, write
 from lora_cli.cli.progress import shown_progress
 from lora_cli.cli.wanted import LockFlags, Order, check_flags, order
@@ -33,66 +33,58 @@ def command(
     ctx: typer.Context,
     refs: options.Refs = None,
     manifest: options.Manifest = None,
-    revision: str | None = option(
-        "--revision", "The branch, tag or commit of each REF.", None, panel=PIN, metavar="REV"
-    ),
-    subfolder: str = option("--subfolder", "The adapter's folder in each REF.", "", panel=PIN, metavar="PATH"),
+    revision: str | None = option("--revision", "The branch, tag or commit of each REF.", None, PIN, metavar="REV"),
+    subfolder: str = option("--subfolder", "The adapter's folder in each REF.", "", PIN, metavar="PATH"),
     checkpoint: options.Checkpoint = "",
     lock: Path | None = option(
-        "--lock", "The lock file; without it beside the manifest.", None, panel=LOCKING, metavar="FILE"
+        "--lock", "The lock file; without it beside the manifest.", None, LOCKING, metavar="FILE"
     ),
-    locked: bool = option(
-        "--locked", "Fetch exactly what is locked, or fail; never write the lock.", False, panel=LOCKING
-    ),
-    check: bool = option("--check", "Show what changed since the lock; fetch nothing.", False, panel=LOCKING),
+    locked: bool = option("--locked", "Fetch exactly what is locked, or fail; never write the lock.", False, LOCKING),
+    check: bool = option("--check", "Show what changed since the lock; fetch nothing.", False, LOCKING),
     upgrade: bool = option(
-        "--upgrade", "Lock the newest versions: of all adapters, or of those named as REFs.", False, panel=LOCKING
+        "--upgrade", "Lock the newest versions: of all adapters, or of those named as REFs.", False, LOCKING
     ),
     to: str | None = option(
         "--to",
         "Put the files here, several adapters by name. Weights are hard links into the cache: do not edit them.",
         None,
-        panel=DESTINATION,
+        DESTINATION,
         metavar="DIRECTORY",
     ),
     publish: str | None = option(
         "--publish",
         "Put each adapter in DIRECTORY/NAME, for vLLM's filesystem resolver.",
         None,
-        panel=DESTINATION,
+        DESTINATION,
         metavar="DIRECTORY",
     ),
     base: str = option(
-        "--base",
-        "With --publish: the base model's name as the engine serves it.",
-        "",
-        panel=DESTINATION,
-        metavar="NAME",
+        "--base", "With --publish: the base model's name as the engine serves it.", "", DESTINATION, metavar="NAME"
     ),
     fix_base: str = option(
-        "--fix-base", "With --publish: write this base name into each config.", "", panel=DESTINATION, metavar="NAME"
+        "--fix-base", "With --publish: write this base name into each config.", "", DESTINATION, metavar="NAME"
     ),
-    link: bool = option("--link", "Hard-link the weights of local folders into the cache.", False, panel=DESTINATION),
+    link: bool = option("--link", "Hard-link the weights of local folders into the cache.", False, DESTINATION),
     include: list[str] | None = option(
-        "--include", "Also fetch files that match; may be repeated.", None, panel=ADAPTERS, metavar="GLOB"
+        "--include", "Also fetch files that match; may be repeated.", None, ADAPTERS, metavar="GLOB"
     ),
     exclude: list[str] | None = option(
-        "--exclude", "Do not fetch files that match; may be repeated.", None, panel=ADAPTERS, metavar="GLOB"
+        "--exclude", "Do not fetch files that match; may be repeated.", None, ADAPTERS, metavar="GLOB"
     ),
     allow_pickle: options.AllowPickle = False,
     policy: options.PolicyFile = None,
-    max_bytes: options.MaxBytes = None,
-    max_total_bytes: options.MaxTotalBytes = None,
-    max_files: options.MaxFiles = None,
-    max_header_bytes: options.MaxHeaderBytes = None,
-    keep_free: options.KeepFree = None,
-    cache_budget: options.CacheBudget = None,
+    max_bytes: str | None = setting("max_bytes", None, LIMITS),
+    max_total_bytes: str | None = setting("max_total_bytes", None, LIMITS),
+    max_files: str | None = setting("max_files", None, LIMITS),
+    max_header_bytes: str | None = setting("max_header_bytes", None, LIMITS),
+    keep_free: str | None = setting("keep_free", None, LIMITS),
+    cache_budget: str | None = setting("cache_budget", None, LIMITS),
     shard: options.Shard = None,
     ray: options.Ray = None,
-    jobs: options.Jobs = None,
-    timeout: options.Timeout = None,
-    adapter_timeout: options.AdapterTimeout = None,
-    retries: options.Retries = None,
+    jobs: str | None = setting("jobs", None, NETWORK),
+    timeout: str | None = setting("timeout", None, NETWORK),
+    adapter_timeout: str | None = setting("adapter_timeout", None, LIMITS),
+    retries: str | None = setting("retries", None, NETWORK),
     output_format: options.OutputFormat = "human",
 ) -> None:
     """Download adapters into the cache, pinned and verified.

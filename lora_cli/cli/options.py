@@ -26,10 +26,10 @@ def variable_of(flag: str) -> str:
     return PREFIX + flag.lstrip("-").replace("-", "_").upper()
 
 
-def option(flags: str, text: str, default: Any = ..., *, panel: str, **given: Any) -> Any:
+def option(flags: str, text: str, default: Any, panel: str, **given: Any) -> Any:
     """A ``typer.Option`` with the variable ``LORA_CLI_<OPTION>``, and ``text`` in a panel of the command's help.
 
-    Within ``Annotated`` it has no ``default``.
+    The ``default`` is ``...`` within ``Annotated``, where the parameter has it.
     A path that cannot be read is reported by what reads it: it is this machine's fault (exit 6), not a mistake (2).
     """
     names = flags.split()
@@ -41,7 +41,7 @@ def option(flags: str, text: str, default: Any = ..., *, panel: str, **given: An
     return typer.Option(default, *names, envvar=variable_of(names[0].partition("/")[0]), **given)
 
 
-def setting(name: str, short: str = "", *, panel: str) -> Any:
+def setting(name: str, default: Any, panel: str, short: str = "") -> Any:
     """The option of a setting: its flag, help and default are those of ``SETTINGS``.
 
     The value is text (a switch is a bool): ``with_flags`` parses it, so that a mistake reads the same in a flag, a
@@ -49,9 +49,9 @@ def setting(name: str, short: str = "", *, panel: str) -> Any:
     """
     declared = SETTINGS[name]
     metavar = declared.kind.metavar or None
-    default = str(declared.default) if metavar and declared.default is not None else False
+    shown = str(declared.default) if metavar and declared.default is not None else False
     flags = f"--{name.replace('_', '-')} {short}"
-    return option(flags, declared.help, panel=panel, show_default=default, metavar=metavar)
+    return option(flags, declared.help, default, panel, show_default=shown, metavar=metavar)
 
 
 Refs = Annotated[
@@ -59,51 +59,43 @@ Refs = Annotated[
     typer.Argument(metavar="REF...", help="Paths or references.", autocompletion=completion.references),
 ]
 Manifest = Annotated[
-    Path | None, option("--manifest -f", "Use the adapters of this manifest.", panel=ADAPTERS, metavar="FILE")
+    Path | None, option("--manifest -f", "Use the adapters of this manifest.", ..., ADAPTERS, metavar="FILE")
 ]
 Base = Annotated[
     str,
     option(
         "--base",
         "The base model: a directory, a config.json, a Hub id or a reference.",
-        panel=ADAPTERS,
+        ...,
+        ADAPTERS,
         **completion.REF,
     ),
 ]
 PolicyFile = Annotated[
-    Path | None, option("--policy", "A policy that adapters must pass.", panel=ADAPTERS, metavar="FILE")
+    Path | None, option("--policy", "A policy that adapters must pass.", ..., ADAPTERS, metavar="FILE")
 ]
 Checkpoint = Annotated[
     str,
     option(
         "--checkpoint",
         "Use the folder checkpoint-N, or the one with the highest number.",
-        panel=ADAPTERS,
+        ...,
+        ADAPTERS,
         metavar="N|latest",
         autocompletion=completion.words("latest"),
     ),
 ]
 Shard = Annotated[
-    str | None, option("--shard", "Only part I (counted from 0) of N, by name.", panel=ADAPTERS, metavar="I/N")
+    str | None, option("--shard", "Only part I (counted from 0) of N, by name.", ..., ADAPTERS, metavar="I/N")
 ]
 Ray = Annotated[
     str | None,
-    option("--ray", "Run on a Ray cluster: auto, or HOST:PORT of its head.", panel=NETWORK, metavar="ADDRESS"),
+    option("--ray", "Run on a Ray cluster: auto, or HOST:PORT of its head.", ..., NETWORK, metavar="ADDRESS"),
 ]
 AllowPickle = Annotated[
-    bool, option("--allow-pickle", "Accept .bin weights where there are no safetensors.", panel=LIMITS)
+    bool, option("--allow-pickle", "Accept .bin weights where there are no safetensors.", ..., LIMITS)
 ]
-OutputFormat = Annotated[Format, option("--format", "The format of the result.", panel=OUTPUT)]
+OutputFormat = Annotated[Format, option("--format", "The format of the result.", ..., OUTPUT)]
 OutputFile = Annotated[
-    Path | None, option("--output -o", "Write the result to this file.", panel=OUTPUT, metavar="FILE")
+    Path | None, option("--output -o", "Write the result to this file.", ..., OUTPUT, metavar="FILE")
 ]
-MaxBytes = Annotated[str | None, setting("max_bytes", panel=LIMITS)]
-MaxTotalBytes = Annotated[str | None, setting("max_total_bytes", panel=LIMITS)]
-MaxFiles = Annotated[str | None, setting("max_files", panel=LIMITS)]
-MaxHeaderBytes = Annotated[str | None, setting("max_header_bytes", panel=LIMITS)]
-KeepFree = Annotated[str | None, setting("keep_free", panel=LIMITS)]
-CacheBudget = Annotated[str | None, setting("cache_budget", panel=LIMITS)]
-AdapterTimeout = Annotated[str | None, setting("adapter_timeout", panel=LIMITS)]
-Jobs = Annotated[str | None, setting("jobs", panel=NETWORK)]
-Timeout = Annotated[str | None, setting("timeout", panel=NETWORK)]
-Retries = Annotated[str | None, setting("retries", panel=NETWORK)]

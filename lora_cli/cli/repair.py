@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 REPAIR = "Repair"
 
-Engine = Annotated[str, option("--engine", "The engine that will serve it.", panel=ENGINE, **completion.ENGINE)]
+Engine = Annotated[str, option("--engine", "The engine that will serve it.", ..., ENGINE, **completion.ENGINE)]
 EXAMPLES = (
     "lora-cli repair acme/sql --engine vllm --check",
     "lora-cli repair ./adapter --engine sglang --base ./base --to ./repaired",
@@ -32,19 +32,17 @@ def command(
         str, typer.Argument(metavar="REF", help="A path or reference.", autocompletion=completion.references)
     ],
     engine: Engine,
-    to: Path | None = option("--to", "Write the copy to this new folder.", None, panel=REPAIR, metavar="DIRECTORY"),
-    check: bool = option("--check", "Only show what would be changed; exit code 1 if anything.", False, panel=REPAIR),
+    to: Path | None = option("--to", "Write the copy to this new folder.", None, REPAIR, metavar="DIRECTORY"),
+    check: bool = option("--check", "Only show what would be changed; exit code 1 if anything.", False, REPAIR),
     base: str = option(
-        "--base", "The base model, which has the names and shapes of modules.", "", panel=REPAIR, **completion.REF
+        "--base", "The base model, which has the names and shapes of modules.", "", REPAIR, **completion.REF
     ),
     checkpoint: options.Checkpoint = "",
     policy: options.PolicyFile = None,
     allow_pickle: options.AllowPickle = False,
     tp: engine_options.Tp = 1,
-    dtype: str = option(
-        "--dtype", "Convert the tensors to this type.", "", panel=REPAIR, metavar="float32|float16|bfloat16"
-    ),
-    base_name: str = option("--base-name", "Write this as the base model's name.", "", panel=REPAIR, metavar="NAME"),
+    dtype: str = option("--dtype", "Convert the tensors to this type.", "", REPAIR, metavar="float32|float16|bfloat16"),
+    base_name: str = option("--base-name", "Write this as the base model's name.", "", REPAIR, metavar="NAME"),
     output_format: options.OutputFormat = "human",
     output: options.OutputFile = None,
 ) -> None:

@@ -38,14 +38,14 @@ def command(
     checkpoint: options.Checkpoint = "",
     base: options.Base = "",
     no_base: bool = option(
-        "--no-base", "Judge without a base model: rules that need one are skipped.", False, panel=ADAPTERS
+        "--no-base", "Judge without a base model: rules that need one are skipped.", False, ADAPTERS
     ),
     policy: options.PolicyFile = None,
     fail_on: str = option(
         "--fail-on",
         "The lowest severity that ends with exit code 1.",
         "error",
-        panel=FINDINGS,
+        FINDINGS,
         metavar="error|warning",
         autocompletion=completion.words("error", "warning"),
     ),
@@ -53,53 +53,53 @@ def command(
         "--select",
         "Only these rules, for example LC3, LC301 or rank-mismatch; may be repeated.",
         None,
-        panel=FINDINGS,
+        FINDINGS,
         **completion.RULE,
     ),
     ignore: list[str] | None = option(
-        "--ignore", "Not these rules; may be repeated.", None, panel=FINDINGS, **completion.RULE
+        "--ignore", "Not these rules; may be repeated.", None, FINDINGS, **completion.RULE
     ),
-    values: bool = option("--values/--no-values", "Read the tensors' values.", True, panel=FINDINGS),
+    values: bool = option("--values/--no-values", "Read the tensors' values.", True, FINDINGS),
     engine: list[str] | None = option(
         "--engine",
         "Judge by what this engine does with the adapter; may be repeated.",
         None,
-        panel=ENGINE,
+        ENGINE,
         **completion.ENGINE,
     ),
     max_lora_rank: int | None = option(
-        "--max-lora-rank", "The engine's max_lora_rank: its largest rank.", None, panel=ENGINE, min=1
+        "--max-lora-rank", "The engine's max_lora_rank: its largest rank.", None, ENGINE, min=1
     ),
     tp: engine_options.Tp = 1,
     lora_target_modules: list[str] | None = option(
         "--lora-target-modules",
         "The only modules that the engine applies LoRA to; may be repeated.",
         None,
-        panel=ENGINE,
+        ENGINE,
         metavar="NAME",
     ),
     served_model_name: str = option(
-        "--served-model-name", "The engine's name for the base model.", "", panel=ENGINE, metavar="NAME"
+        "--served-model-name", "The engine's name for the base model.", "", ENGINE, metavar="NAME"
     ),
     max_loras: int | None = option(
-        "--max-loras", "The engine's max_loras: adapters in one batch.", None, panel=ENGINE, min=1
+        "--max-loras", "The engine's max_loras: adapters in one batch.", None, ENGINE, min=1
     ),
     baseline: Path | None = option(
-        "--baseline", "A file of known findings: only new ones count.", None, panel=FINDINGS, metavar="FILE"
+        "--baseline", "A file of known findings: only new ones count.", None, FINDINGS, metavar="FILE"
     ),
     write_baseline: Path | None = option(
-        "--write-baseline", "Write the findings to this file.", None, panel=FINDINGS, metavar="FILE"
+        "--write-baseline", "Write the findings to this file.", None, FINDINGS, metavar="FILE"
     ),
     ray: options.Ray = None,
     shard: options.Shard = None,
     statistics: bool = option(
-        "--statistics", "Print how often each rule found something, instead of findings.", False, panel=OUTPUT
+        "--statistics", "Print how often each rule found something, instead of findings.", False, OUTPUT
     ),
     formats: list[str] | None = option(
         "--format",
         "human, concise, json, sarif, junit, github or markdown; may be repeated, each into its file.",
         None,
-        panel=OUTPUT,
+        OUTPUT,
         metavar="FORMAT[=FILE]",
         show_default="human",
         autocompletion=completion.words(*FORMATS),

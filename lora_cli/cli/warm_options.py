@@ -28,18 +28,18 @@ class WarmOptions:
     base: options.Base = ""
     policy: options.PolicyFile = None
     shard: options.Shard = None
-    once: bool = option("--once", "Load and prove all adapters, print a table, and exit.", False, panel=MODE)
-    serve: bool = option("--serve", "Stay up and answer over HTTP.", False, panel=MODE)
-    status: bool = option("--status", "Show what a running server holds.", False, panel=MODE)
-    stop: bool = option("--stop", "Stop a running server.", False, panel=MODE)
+    once: bool = option("--once", "Load and prove all adapters, print a table, and exit.", False, MODE)
+    serve: bool = option("--serve", "Stay up and answer over HTTP.", False, MODE)
+    status: bool = option("--status", "Show what a running server holds.", False, MODE)
+    stop: bool = option("--stop", "Stop a running server.", False, MODE)
     endpoint: list[str] | None = option(
-        "--endpoint", "Load the adapters into this engine; may be repeated.", None, panel=ENGINES, metavar="URL"
+        "--endpoint", "Load the adapters into this engine; may be repeated.", None, ENGINES, metavar="URL"
     )
     engine: str = option(
         "--engine",
         "What runs at the endpoint: vllm, sglang or lora-cli.",
         "",
-        panel=ENGINES,
+        ENGINES,
         metavar="NAME[@VERSION]",
         autocompletion=completion.words("vllm", "sglang", "lora-cli"),
     )
@@ -47,67 +47,61 @@ class WarmOptions:
         "--engine-path",
         "Where the engine sees a folder of this machine; may be repeated.",
         None,
-        panel=ENGINES,
+        ENGINES,
         metavar="FROM=TO",
     )
-    prune: bool = option("--prune", "Unload adapters that are not named here.", False, panel=ENGINES)
-    prove: bool = option(
-        "--prove/--no-prove", "Check that each adapter changes the engine's answers.", True, panel=ENGINES
-    )
-    wait: str = option("--wait", "How long to wait until it is ready.", "5m", panel=ENGINES, metavar="TIME")
+    prune: bool = option("--prune", "Unload adapters that are not named here.", False, ENGINES)
+    prove: bool = option("--prove/--no-prove", "Check that each adapter changes the engine's answers.", True, ENGINES)
+    wait: str = option("--wait", "How long to wait until it is ready.", "5m", ENGINES, metavar="TIME")
     watch: bool = option(
-        "--watch", "Stay, and load again when the manifest changes or the engine restarts.", False, panel=ENGINES
+        "--watch", "Stay, and load again when the manifest changes or the engine restarts.", False, ENGINES
     )
-    tp: int = option("--tp", "The engine's tensor-parallel size.", 1, panel=ENGINES, min=1, max=4096)
-    host: str = option("--host", "The address to listen at.", "127.0.0.1", panel=SERVER)
-    port: int = option("--port", "The port to listen at.", 8321, panel=SERVER, min=1, max=65535)
-    uds: Path | None = option(
-        "--uds", "Listen at a Unix socket, for this user alone.", None, panel=SERVER, metavar="FILE"
-    )
+    tp: int = option("--tp", "The engine's tensor-parallel size.", 1, ENGINES, min=1, max=4096)
+    host: str = option("--host", "The address to listen at.", "127.0.0.1", SERVER)
+    port: int = option("--port", "The port to listen at.", 8321, SERVER, min=1, max=65535)
+    uds: Path | None = option("--uds", "Listen at a Unix socket, for this user alone.", None, SERVER, metavar="FILE")
     api_key: str = option(
-        "--api-key", "The bearer token of the API; with --endpoint the engine's.", "", panel=SERVER, metavar="TOKEN"
+        "--api-key", "The bearer token of the API; with --endpoint the engine's.", "", SERVER, metavar="TOKEN"
     )
     root: list[str] | None = option(
         "--root",
         "Clients may load adapters from folders below this one; may be repeated.",
         None,
-        panel=SERVER,
+        SERVER,
         metavar="DIRECTORY",
     )
     load_timeout: str = option(
-        "--load-timeout", "End a load or request that takes longer.", "10m", panel=SERVER, metavar="TIME"
+        "--load-timeout", "End a load or request that takes longer.", "10m", SERVER, metavar="TIME"
     )
-    max_loras: int | None = option("--max-loras", "Slots: adapters on the device at once.", None, panel=MEMORY, min=1)
-    max_cpu_loras: int | None = option("--max-cpu-loras", "Adapters in memory at once.", None, panel=MEMORY, min=1)
+    max_loras: int | None = option("--max-loras", "Slots: adapters on the device at once.", None, MEMORY, min=1)
+    max_cpu_loras: int | None = option("--max-cpu-loras", "Adapters in memory at once.", None, MEMORY, min=1)
     max_cpu_bytes: str | None = option(
-        "--max-cpu-bytes", "The most bytes of adapters in memory.", None, panel=MEMORY, metavar="SIZE"
+        "--max-cpu-bytes", "The most bytes of adapters in memory.", None, MEMORY, metavar="SIZE"
     )
     max_lora_rank: int | None = option(
-        "--max-lora-rank", "The largest rank of a slot; with --endpoint the engine's.", None, panel=MEMORY, min=1
+        "--max-lora-rank", "The largest rank of a slot; with --endpoint the engine's.", None, MEMORY, min=1
     )
-    device: Device = option("--device", "The device that holds the slots.", "auto", panel=MEMORY)
+    device: Device = option("--device", "The device that holds the slots.", "auto", MEMORY)
     forward: Forward = option(
-        "--forward", "Prove adapters on the modules alone, or on the whole model too.", "modules", panel=MEMORY
+        "--forward", "Prove adapters on the modules alone, or on the whole model too.", "modules", MEMORY
     )
     eviction: PolicyName = option(
-        "--eviction", "Which adapter leaves a full tier; adaptive picks the best policy.", "adaptive", panel=MEMORY
+        "--eviction", "Which adapter leaves a full tier; adaptive picks the best policy.", "adaptive", MEMORY
     )
     tier: str = option(
-        "--tier", "Also copy each adapter to DIRECTORY/NAME, in memory.", "", panel=MEMORY, metavar="tmpfs:DIRECTORY"
+        "--tier", "Also copy each adapter to DIRECTORY/NAME, in memory.", "", MEMORY, metavar="tmpfs:DIRECTORY"
     )
-    prompt: str = option("--prompt", "Answer this prompt without and with each adapter.", "", panel=PROOF)
-    max_tokens: int = option("--max-tokens", "The longest answer, in tokens.", 40, panel=PROOF, min=1, max=4096)
-    residency: bool = option(
-        "--residency", "Show how much of each adapter's files is in the page cache.", False, panel=PROOF
-    )
+    prompt: str = option("--prompt", "Answer this prompt without and with each adapter.", "", PROOF)
+    max_tokens: int = option("--max-tokens", "The longest answer, in tokens.", 40, PROOF, min=1, max=4096)
+    residency: bool = option("--residency", "Show how much of each adapter's files is in the page cache.", False, PROOF)
     ready_file: Path | None = option(
         "--ready-file",
         "A file that is there while the server is ready, or once --once proved all adapters.",
         None,
-        panel=OUTPUT,
+        OUTPUT,
         metavar="FILE",
     )
     metrics_file: Path | None = option(
-        "--metrics-file", "Write Prometheus metrics to this file.", None, panel=OUTPUT, metavar="FILE"
+        "--metrics-file", "Write Prometheus metrics to this file.", None, OUTPUT, metavar="FILE"
     )
     output_format: options.OutputFormat = "human"
