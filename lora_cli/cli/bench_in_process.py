@@ -44,7 +44,7 @@ def measurement(settings: Settings, options: BenchOptions) -> int:
         raise UsageError(
             f"{flag} is not for --forward modules", hint="there the warm process is asked one request at a time"
         )
-    wanted, workload = wanted_of(options, MEASURED, quiet=settings.quiet), workload_of(options)
+    wanted, workload = wanted_of(options, MEASURED), workload_of(options)
     failures = Failures()
     with measured_lineup(settings, options, workload) as (asked, own):
         trace = workload.over([item.name for item in asked.items], REQUESTS, options.seed)
@@ -82,13 +82,7 @@ def chosen_eviction(options: BenchOptions) -> PolicyName:
 
 
 def _measure(
-    asked: Lineup,
-    run: Run,
-    trace: Trace,
-    seed: int,
-    facts: Mapping[str, str],
-    settings: Settings,
-    failures: Failures,
+    asked: Lineup, run: Run, trace: Trace, seed: int, facts: Mapping[str, str], settings: Settings, failures: Failures
 ) -> tuple[MeasurementReport, Mapping[str, str]]:
     """Admit the adapters, start the warm process, and send the trace through it; what is used is held meanwhile.
 

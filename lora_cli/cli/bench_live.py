@@ -32,16 +32,11 @@ REQUESTS, SEEDS = 200, 3
 OWN = "warm --serve --forward model"
 """What stands for the address of a server of our own, which is a temporary one."""
 
+NONE = Failures()
+"""What of a server that is not ours cannot be served: nobody looks."""
+
 PROBE = tuple(range(3, 11))
 """A short prompt of token ids that every vocabulary has."""
-
-
-@dataclass(frozen=True, slots=True)
-class OwnServer:
-    """What is known of a server that we started to be measured, and the adapters that it was spared."""
-
-    facts: Mapping[str, str]
-    failures: Failures
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,28 +57,31 @@ class Plan:
     vocabulary: int
 
 
-def live(settings: Settings, options: BenchOptions, ours: OwnServer | None = None) -> int:
-    """Measure the server and report it; the exit code. It is ``ours`` where we started it for this.
+def live(
+    settings: Settings, options: BenchOptions, facts: Mapping[str, str] | None = None, failures: Failures = NONE
+) -> int:
+    """Measure the server and report it; the exit code.
+
+    Of a server that we started for this there are ``facts``, and ``failures`` are the adapters that it was spared.
 
     Raises:
         UsageError: what is asked for is wrong.
         EndpointError: nobody answers there, or it serves other adapters.
     """
-    wanted, workload = wanted_of(options, live_names(), quiet=settings.quiet), workload_of(options)
-    plan = _plan(options, workload, ours=ours is not None)
+    wanted, workload = wanted_of(options, live_names()), workload_of(options)
+    plan = _plan(options, workload, ours=facts is not None)
     save_trace(plan.traces[options.seed], options.save_trace)
     if not settings.quiet:
         to_stderr(_announced(plan))
     runs, interrupted = _runs(plan, settings)
-    report = _report(plan, runs, ours)
+    report = _report(plan, runs, facts, failures.reasons)
     code = conclude(report, plan.traces, wanted)
-    refused, failed = ours.failures.reasons if ours is not None else {}, errors(runs, plan.target.base)
-    for line in _failures(refused, failed):
+    failed = errors(runs, plan.target.base)
+    for line in _failures(failures.reasons, failed):
         to_stderr(line)
     if failed:
         code = EndpointError.exit_code
-    if ours is not None:
-        code = max(code, ours.failures.code)
+    code = max(code, failures.code)
     if isinstance(report.result, LiveReport) and report.result.late:
         to_stderr("warning: the generator was late; see lateness")
     if interrupted:
@@ -181,19 +179,19 @@ def _probing(plan: Plan, trace: Trace) -> Probing | None:
     return Probing(Ask(0.0, name, body_of(plan.target.models[name], list(PROBE), 1)), 1 / plan.probes_a_second)
 
 
-def _report(plan: Plan, runs: Sequence[Run], ours: OwnServer | None) -> BenchReport:
+def _report(plan: Plan, runs: Sequence[Run], own: Mapping[str, str] | None, refused: Mapping[str, str]) -> BenchReport:
     target, options, workload = plan.target, plan.options, plan.workload
     words = workload.words() | {"prompts": options.prompts}
     words |= {"goodput": " ".join(f"{name}:{most:g}" for name, most in plan.slo.items())} if plan.slo else {}
     words |= {"max_concurrency": str(options.max_concurrency)} if options.max_concurrency else {}
     words |= {"loop": "closed, the next when one is answered"} if plan.closed else {}
     rate = workload.request_rate if options.trace is None and workload.ramp is None else None
-    url = str(target.address) if ours is None else OWN
-    facts = environment(url=url, base=target.base, **target.facts, **(ours.facts if ours else {}))
+    url = str(target.address) if own is None else OWN
+    facts = environment(url=url, base=target.base, **target.facts, **(own or {}))
     trace = plan.traces[options.seed]
     run, setting = run_of("live", trace, options.seed, words, facts, rate, workload.burstiness)
     run = replace(run, max_concurrency=options.max_concurrency)
-    return live_report(run, setting, target.base, plan.slo, runs, ours.failures.reasons if ours else {})
+    return live_report(run, setting, target.base, plan.slo, runs, refused)
 
 
 def _failures(refused: Mapping[str, str], failed: Mapping[str, tuple[int, str]]) -> list[str]:

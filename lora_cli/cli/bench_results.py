@@ -11,14 +11,7 @@ from lora_cli.bench.report import KEYS, BenchReport
 from lora_cli.bench.trace import Trace
 from lora_cli.cli.bench_options import BenchOptions
 from lora_cli.cli.bench_workload import save_trace
-from lora_cli.cli.output import (
-    drawable,
-    page,
-    to_stderr,
-    writable,
-    write,
-    written,
-)
+from lora_cli.cli.output import drawable, page, to_stderr, writable, write, written
 from lora_cli.errors import MachineError, UsageError
 from lora_cli.render.json import encoded
 
@@ -31,10 +24,9 @@ class Wanted:
     conditions: tuple[Condition, ...] = ()
     before: Mapping[str, float] | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
-    quiet: bool = False
 
 
-def wanted_of(options: BenchOptions, known: Collection[str], *, quiet: bool = False) -> Wanted:
+def wanted_of(options: BenchOptions, known: Collection[str]) -> Wanted:
     """Everything that can be wrong with what is asked for, found out before the work.
 
     Raises:
@@ -55,7 +47,7 @@ def wanted_of(options: BenchOptions, known: Collection[str], *, quiet: bool = Fa
     elif options.result_dir is not None or options.result_filename is not None:
         name = "--result-dir" if options.result_dir is not None else "--result-filename"
         raise UsageError(f"{name} is for --save-result", hint="say --save-result too")
-    return Wanted(options, conditions, before, metadata, quiet)
+    return Wanted(options, conditions, before, metadata)
 
 
 def conclude(report: BenchReport, traces: Mapping[int, Trace], wanted: Wanted) -> int:
@@ -87,7 +79,7 @@ def conclude(report: BenchReport, traces: Mapping[int, Trace], wanted: Wanted) -
         plain = options.output is None and not drawable()
         text = rendered(report_parts(report, wide, plain=plain), wide, colour=coloured)
     write(text, options.output)
-    written(options.output, quiet=wanted.quiet)
+    written(options.output, quiet=options.ctx.obj.quiet)
     failed = [one for one in report.fail_if or () if one.failed]
     for one in failed:
         to_stderr(f"failed: {one}")

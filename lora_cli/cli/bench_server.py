@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
@@ -23,7 +23,7 @@ from lora_cli.bench.live.numbers import live_names
 from lora_cli.bench.ranks import parse_ranks
 from lora_cli.cli.bench_adapters import Failures, measured_lineup, servable
 from lora_cli.cli.bench_in_process import chosen_device, chosen_eviction
-from lora_cli.cli.bench_live import OwnServer, live
+from lora_cli.cli.bench_live import live
 from lora_cli.cli.bench_options import BenchOptions
 from lora_cli.cli.bench_results import wanted_of
 from lora_cli.cli.bench_workload import RANKS, workload_of
@@ -33,7 +33,6 @@ from lora_cli.cli.warming import Run, base_directory
 from lora_cli.core import parse
 from lora_cli.core.reference import AdapterRef
 from lora_cli.endpoint.address import Address
-from lora_cli.endpoint.client import Endpoint
 from lora_cli.errors import ERRORS, FormatError, LoraCliError, MachineError, MissingExtra, UsageError
 from lora_cli.reading.base import has_weights
 from lora_cli.render.json import encoded
@@ -72,7 +71,7 @@ def own_server_measured(settings: Settings, options: BenchOptions) -> int:
         url = stack.enter_context(own_server(asked, run, own))
         facts = {"max_loras": str(most.max_loras), "max_cpu_loras": str(most.max_cpu_loras), "eviction": eviction}
         facts |= {"weights": "dummy"} if dummy is not None else {}
-        return live(settings, replace(options, url=url, api_key=""), OwnServer(facts, failures))
+        return live(settings, replace(options, url=url, api_key=""), facts, failures)
 
 
 def _servable(stack: ExitStack, asked: Lineup, most: Limits, settings: Settings, failures: Failures) -> Lineup:
@@ -103,17 +102,6 @@ def _largest_rank(options: BenchOptions) -> int | None:
     return max(rank for rank, _ in parse_ranks(options.ranks or RANKS).shares)
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
-    """What the child is to serve, and where."""
-
-    asked: Lineup
-    run: Run
-    settings: Settings
-    uds: Path
-    ready_file: Path
-
-
 @contextmanager
 def own_server(asked: Lineup, run: Run, settings: Settings) -> Iterator[str]:
     """The address of a server of these adapters, which is ready; it ends with the block.
@@ -123,7 +111,7 @@ def own_server(asked: Lineup, run: Run, settings: Settings) -> Iterator[str]:
     """
     with tempfile.TemporaryDirectory(prefix="lora-cli-serve-", ignore_cleanup_errors=True) as temporary:
         folder = Path(temporary)
-        served = Served(asked, run, replace(settings, quiet=not settings.verbose), folder / "socket", folder / "ready")
+        serve = Serve(Address(uds=folder / "socket"), "", (), LOAD_TIMEOUT, folder / "ready", None)
         # A session of its own: Ctrl-C is for us, and the server answers until we have told what there is.
         child = subprocess.Popen(  # noqa: S603 - our own interpreter
             [sys.executable, "-c", START], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
@@ -132,27 +120,23 @@ def own_server(asked: Lineup, run: Run, settings: Settings) -> Iterator[str]:
         assert child.stdout is not None
         try:
             with suppress(BrokenPipeError):
-                pickle.dump(served, child.stdin)
+                pickle.dump((asked, run, serve, replace(settings, quiet=not settings.verbose)), child.stdin)
                 child.stdin.flush()
-            while not served.ready_file.exists():
+            while not (folder / "ready").exists():
                 if child.poll() is not None:
                     raise _reason(child.stdout)
                 time.sleep(STARTED_S)
-            yield f"unix:{served.uds}"
+            yield str(serve.address)
         finally:
             _end(child, child.stdin, child.stdout)
 
 
 def run_child() -> None:
     """The child's life: serve until standard input closes."""
-    served: Served = pickle.load(sys.stdin.buffer)  # noqa: S301 - of our own parent
+    served = pickle.load(sys.stdin.buffer)  # noqa: S301 - of our own parent
     threading.Thread(target=_watch, daemon=True).start()
-
-    endpoint = Endpoint(Address(uds=served.uds))
     try:
-        warm_serve(
-            served.asked, served.run, Serve(endpoint, (), LOAD_TIMEOUT, served.ready_file, None), served.settings
-        )
+        warm_serve(*served)
     except LoraCliError as error:
         sys.stdout.write(encoded({"code": error.exit_code, "message": error.message, "hint": error.hint}))
         sys.stdout.flush()

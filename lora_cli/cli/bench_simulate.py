@@ -43,7 +43,7 @@ def simulation(settings: Settings, options: BenchOptions) -> int:
     if options.plan:
         return _plan(settings, options)
     policies = parse_policies(options.eviction or POLICIES)
-    wanted = wanted_of(options, simulated_names(policies), quiet=settings.quiet)
+    wanted = wanted_of(options, simulated_names(policies))
     trace, fleet, run = _scene(options)
     save_trace(trace, options.save_trace)
     found = simulate_all(trace, fleet, policies, options.objective or "stall", told=_teller(trace, policies))
@@ -63,7 +63,7 @@ def _plan(settings: Settings, options: BenchOptions) -> int:
     policies = parse_policies(options.eviction or PLAN_POLICIES)
     if OPT in policies:
         raise UsageError("--plan is for policies that can be had, and opt is none", hint=f"--eviction {PLAN_POLICIES}")
-    wanted = wanted_of(options, planned_names(policies), quiet=settings.quiet)
+    wanted = wanted_of(options, planned_names(policies))
     trace, fleet, run = _scene(options)
     if of_waiting(goals) and not trace.timed and not settings.quiet:
         to_stderr(f"warning: {NO_QUEUE}")

@@ -93,13 +93,12 @@ def workload_of(options: BenchOptions) -> Workload:
     ramp = ramp_of(options.ramp_up_strategy, options.ramp_up_start_rps, options.ramp_up_end_rps)
     if ramp is not None and options.request_rate != "inf":
         raise UsageError("--request-rate and --ramp-up-strategy exclude each other", hint="a ramp has its own rates")
-    if options.trace is None:
-        return Workload(options, popularity, shape, rate, burstiness, None, ramp)
     made: dict[str, object] = {"--num-prompts": options.num_prompts, f"--{shape.kind}": shape.numbers}
     made |= {"--request-rate": options.request_rate != "inf", "--ramp-up-strategy": ramp}
-    for flag in (flag for flag, said in made.items() if said):
+    for flag in (flag for flag, said in made.items() if said and options.trace is not None):
         raise UsageError(f"{flag} and --trace exclude each other", hint="a trace says who is asked for, and when")
-    return Workload(options, popularity, shape, rate, burstiness, read_trace(options.trace))
+    replayed = read_trace(options.trace) if options.trace is not None else None
+    return Workload(options, popularity, shape, rate, burstiness, replayed, ramp)
 
 
 def adapter_names(named: Sequence[str], number: int | None, usual: int = 1) -> Sequence[str]:

@@ -67,9 +67,9 @@ def command(**given: Any) -> None:
         run = Run(most, options.device, options.forward, options.eviction, copies)
         if not options.serve:
             raise typer.Exit(prove_once(asked, run, options, reached))
-        serve = Serve(
-            _endpoint(options), options.root or [], options.load_timeout, options.ready_file, options.metrics_file
-        )
+        files = (options.ready_file, options.metrics_file)
+        at = _endpoint(options)
+        serve = Serve(at.address, at.token, options.root or [], options.load_timeout, *files)
         warm_serve(asked, run, serve, reached)
 
 

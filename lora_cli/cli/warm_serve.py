@@ -14,7 +14,7 @@ from lora_cli.cli.warming import Run, base_directory, planning, say, teller
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.item import Item
 from lora_cli.core.targets import all_linear
-from lora_cli.endpoint.client import Endpoint
+from lora_cli.endpoint.address import Address
 from lora_cli.errors import MissingExtra, NotFound, UsageError
 from lora_cli.reading.base import WEIGHTS_FILE, has_weights
 from lora_cli.runtime.plan import Needs
@@ -31,7 +31,8 @@ STOP_S = 0.5
 class Serve:
     """What the server is told besides what the warm process is: where it listens, and what it writes."""
 
-    endpoint: Endpoint
+    address: Address
+    token: str
     roots: Sequence[str]
     load_timeout: str
     ready_file: Path | None
@@ -47,7 +48,7 @@ def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> Non
     _check_extra(run)
     if run.forward == "model" and run.dummy is None:
         _check_weights(asked)
-    address, token = serve.endpoint.address, serve.endpoint.token
+    address, token = serve.address, serve.token
     if not address.is_local and not token:
         raise UsageError(
             f"{address} can be reached from elsewhere, and there is no token",
