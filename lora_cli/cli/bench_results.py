@@ -33,8 +33,7 @@ def wanted_of(options: BenchOptions, known: Collection[str]) -> Wanted:
         LoraCliError: a condition is wrong, or a file cannot be read or written.
     """
     for file in (options.output, options.save_trace):
-        if file is not None:
-            writable(file)
+        writable(file)
     conditions = tuple(parse_condition(text, "--fail-if", known) for text in options.fail_if or ())
     before = read_baseline(options.baseline) if options.baseline is not None else None
     metadata = _metadata(options.metadata or [])

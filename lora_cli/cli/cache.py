@@ -16,6 +16,7 @@ from lora_cli.core.nearest import nearest
 from lora_cli.core.reference import parse
 from lora_cli.errors import Corrupt, NotFound, UsageError
 from lora_cli.fetching.mend import Mended, mend
+from lora_cli.render import json_store
 from lora_cli.settings import Settings, with_flags
 from lora_cli.store import Store
 from lora_cli.store.disk import on_disk
@@ -79,9 +80,7 @@ def verify_all(
     if repair:
         mended = list(mend(store, settings, rotten))
     if output_format == "json":
-        from lora_cli.render.json_store import render_verified as as_json
-
-        write(as_json(found, mended))
+        write(json_store.render_verified(found, mended))
     else:
         from lora_cli.render.terminal_cache import render_verified
 
@@ -205,9 +204,7 @@ def _show(store: Store, items: Sequence[Item], output_format: Format, *, one_by_
     if residency:
         items = [with_residency(store, item) for item in items]
     if output_format == "json":
-        from lora_cli.render.json_store import render_items as as_json
-
-        write(as_json(store, items, blob_bytes))
+        write(json_store.render_items(store, items, blob_bytes))
         return
     from lora_cli.render.terminal_cache import render_item, render_items
 
@@ -221,9 +218,7 @@ def _show_removed(
     removed: Sequence[Removed], settings: Settings, output_format: Format, *, dry_run: bool = False
 ) -> None:
     if output_format == "json":
-        from lora_cli.render.json_store import render_removed as as_json
-
-        write(as_json(removed, dry_run=dry_run))
+        write(json_store.render_removed(removed, dry_run=dry_run))
         return
     from lora_cli.render.terminal_cache import render_removed
 

@@ -9,20 +9,19 @@ from lora_cli.cli.options import ENGINE, option
 from lora_cli.core.deployment import Deployment
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.units import words_of
-from lora_cli.engines import ENGINES, Profile, check_max_lora_rank, choose_engine
-from lora_cli.engines.fit import Limits
 from lora_cli.errors import UsageError
 from lora_cli.settings import Settings
 from lora_cli.validation import Checked, is_path
-from lora_cli.validation.engine_args import Deployed
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import AdapterSet
+    from lora_cli.engines import Profile
+    from lora_cli.validation.engine_args import Deployed
 
 Tp = Annotated[int, option("--tp", "The engine's tensor-parallel size.", ..., ENGINE, min=1, max=4096)]
 
 
-def named_engines(named: Sequence[str] | None, manifest: "AdapterSet | None") -> tuple[Profile, ...]:
+def named_engines(named: Sequence[str] | None, manifest: "AdapterSet | None") -> "tuple[Profile, ...]":
     """The profiles of ``--engine``, else of the manifest's engine, each once.
 
     Raises:
@@ -34,6 +33,8 @@ def named_engines(named: Sequence[str] | None, manifest: "AdapterSet | None") ->
     spec = manifest.engine if manifest is not None else None
     if not words and spec is None:
         return ()
+    from lora_cli.engines import choose_engine
+
     if words or spec is None or manifest is None:
         return tuple(map(choose_engine, dict.fromkeys(words)))
     try:
@@ -43,7 +44,7 @@ def named_engines(named: Sequence[str] | None, manifest: "AdapterSet | None") ->
 
 
 def deployment_of(
-    engines: Sequence[Profile],
+    engines: "Sequence[Profile]",
     asked: Lineup,
     *,
     tp: int,
@@ -59,6 +60,8 @@ def deployment_of(
     """
     if not engines:
         return None
+    from lora_cli.engines import check_max_lora_rank
+
     check_max_lora_rank(engines, max_lora_rank)
     return Deployment(
         tp=tp,
@@ -70,7 +73,9 @@ def deployment_of(
     )
 
 
-def deployed_of(text: str, asked: Lineup, max_loras: int | None, max_cpu_loras: int | None, tp: int) -> Deployed | None:
+def deployed_of(
+    text: str, asked: Lineup, max_loras: int | None, max_cpu_loras: int | None, tp: int
+) -> "Deployed | None":
     """How the engine is to be started, as far as that is known before the adapters are read; None for no engine.
 
     A manifest that is for the same engine says the version and the limits, where the options do not.
@@ -80,6 +85,10 @@ def deployed_of(text: str, asked: Lineup, max_loras: int | None, max_cpu_loras: 
     """
     if not text:
         return None
+    from lora_cli.engines import ENGINES, choose_engine
+    from lora_cli.engines.fit import Limits
+    from lora_cli.validation.engine_args import Deployed
+
     name, at, _ = text.strip().partition("@")
     spec = asked.engine if asked.engine is not None and asked.engine.name == name.lower() else None
     profile = choose_engine(f"{name}@{spec.version}" if spec is not None and spec.version and not at else text)

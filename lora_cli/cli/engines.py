@@ -7,6 +7,7 @@ import typer
 from lora_cli.cli import completion, options
 from lora_cli.cli.output import colour, width, write
 from lora_cli.engines import all_profiles, choose_engine
+from lora_cli.render import json_engines
 
 EXAMPLES = ("lora-cli engines", "lora-cli engines vllm@0.31")
 
@@ -25,9 +26,7 @@ def command(
     """List what engines do with which features of adapters, or explain one engine."""
     chosen = (choose_engine(name),) if name else all_profiles()
     if output_format == "json":
-        from lora_cli.render.json_engines import render_engines as as_json
-
-        write(as_json(chosen))
+        write(json_engines.render_engines(chosen))
         return
     from lora_cli.render.terminal_catalog import render_engine, render_matrix
 

@@ -19,6 +19,7 @@ from lora_cli.core.inspection import Inspection, inspection_of
 from lora_cli.core.patterns import one_budget
 from lora_cli.errors import UsageError
 from lora_cli.render.inspect_report import InspectReport, inspect_report
+from lora_cli.render.json import encoded
 from lora_cli.rules import choose
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import endpoint_of
@@ -77,8 +78,7 @@ def command(
 
     With --engine-args also how to start an engine that serves them. --spectrum and --diff read the tensors.
     """
-    if output is not None:
-        writable(output)
+    writable(output)
     asked = lineup(manifest, refs or [], base, "inspect", "inspect", checkpoint, needs_base=False)
     settings = reaching(ctx.obj, asked.manifest, policy)
     deployed = deployed_of(engine_args, asked, max_loras, max_cpu_loras, tp)
@@ -157,8 +157,6 @@ def _text(report: InspectReport, checked: Sequence[Checked], form: ReportFormat,
 
         return render_page(report, checked)
     if form == "json":
-        from lora_cli.render.json import encoded
-
         return encoded(report)
     from lora_cli.render.terminal_inspect import render_engine_args, render_inspections
 

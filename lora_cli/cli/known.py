@@ -38,8 +38,7 @@ def known_findings(baseline: Path | None, new: Path | None) -> Known:
     """
     if baseline is not None and new is not None:
         raise UsageError("--baseline and --write-baseline exclude each other", hint="leave one of them out")
-    if new is not None:
-        writable(new)
+    writable(new)
     if baseline is None:
         return Known(None, new)
     from lora_cli.documents.baseline import load_baseline

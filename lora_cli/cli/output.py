@@ -95,17 +95,17 @@ def written(file: Path | None, *, quiet: bool) -> None:
         to_stderr(f"wrote {file}")
 
 
-def writable(file: Path) -> None:
-    """Whether ``file`` can be written, as far as is known before: found out before the work, not after it.
+def writable(file: Path | None) -> None:
+    """Whether ``file``, if there is one, can be written, as far as is known: found out before the work, not after it.
 
     Raises:
         MachineError: it is a folder, or the folder that it would be in is not there or not to be written to.
     """
-    folder = Path(os.path.realpath(file)).parent
-    if str(file) == "-" or (file.exists() and not file.is_file() and not file.is_dir()):
+    if file is None or str(file) == "-" or (file.exists() and not file.is_file() and not file.is_dir()):
         return
     if file.is_dir():
         raise _unwritable(file, "it is a folder")
+    folder = Path(os.path.realpath(file)).parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise _unwritable(file, "there is no such folder" if not folder.is_dir() else "its folder is read-only")
 

@@ -1,7 +1,7 @@
 """``lora-cli repair``: an adapter, written so that a named engine serves it right."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,9 +13,6 @@ from lora_cli.core.deployment import Deployment
 from lora_cli.engines import choose_engine
 from lora_cli.errors import NotFound, Refused, UsageError
 from lora_cli.settings import Settings
-
-if TYPE_CHECKING:
-    from lora_cli.validation.repaired import Repaired
 
 REPAIR = "Repair"
 
@@ -54,8 +51,7 @@ def command(
         raise UsageError("repair writes a copy with --to, or only reports with --check", hint="give one of the two")
     if dtype and dtype not in DTYPES:
         raise UsageError(f"--dtype is one of {', '.join(DTYPES)}")
-    if output is not None:
-        writable(output)
+    writable(output)
     settings: Settings = reaching(ctx.obj, None, policy)
     profile, (item,) = choose_engine(engine), from_refs([ref], checkpoint)
     wish = Wish(
@@ -80,11 +76,7 @@ def command(
 
         wide, coloured = page(output)
         write(render_repaired(found, wide, check=check, colour=coloured), output)
-    raise typer.Exit(_exit_code(found, check=check))
-
-
-def _exit_code(found: "Repaired", *, check: bool) -> int:
-    """1 where it cannot be repaired, or was only to be checked and needs it; 3 where a check lacks the base to tell."""
     if found.refusals or (check and found.changes):
-        return Refused.exit_code
-    return NotFound.exit_code if check and not found.after.known else 0
+        raise typer.Exit(Refused.exit_code)
+    # A check that lacks the base cannot tell.
+    raise typer.Exit(NotFound.exit_code if check and not found.after.known else 0)

@@ -6,6 +6,7 @@ import typer
 
 from lora_cli.cli import completion, options
 from lora_cli.cli.output import colour, width, write
+from lora_cli.render import json
 from lora_cli.rules import RULES, find
 
 EXAMPLES = ("lora-cli rules", "lora-cli rules LC301", "lora-cli rules --format json")
@@ -20,9 +21,7 @@ def command(
     """List the rules of validate, or explain one."""
     chosen = find(code) if code else RULES
     if output_format == "json":
-        from lora_cli.render.json import render_rules as as_json
-
-        write(as_json(chosen))
+        write(json.render_rules(chosen))
         return
     from lora_cli.render.terminal_catalog import render_rule, render_rules
 

@@ -44,8 +44,7 @@ def command(**given: Any) -> None:
             write(_stop(server) if options.stop else _status(server, options.output_format))
         return
     for file in (options.ready_file, options.metrics_file):
-        if file is not None:
-            writable(file)
+        writable(file)
     may_be_empty = options.serve and bool(options.root or options.policy)
 
     def named() -> tuple[Lineup, Settings]:

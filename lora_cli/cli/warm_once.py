@@ -18,6 +18,7 @@ from lora_cli.core.item import Item
 from lora_cli.core.results import Answers, LoadReport, PageCache
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import LoraCliError
+from lora_cli.render import json as json_documents
 from lora_cli.render.load_metrics import render_load_metrics
 from lora_cli.runtime.admitted import continued, failed, reported
 from lora_cli.runtime.plan import Job, Plan
@@ -57,9 +58,7 @@ def prove_once(asked: Lineup, run: Run, once: WarmOptions, settings: Settings) -
 
 def _rendered(reports: Sequence[LoadReport], answers: Sequence[Answers], output_format: Format, *, quiet: bool) -> str:
     if output_format == "json":
-        from lora_cli.render.json import render_load_reports as as_json
-
-        return as_json(reports, answers)
+        return json_documents.render_load_reports(reports, answers)
     from lora_cli.render.terminal_warm import render_answers, render_load_reports
 
     told = render_load_reports(reports, width(), colour=colour(), quiet=quiet)
