@@ -123,5 +123,4 @@ def save_trace(trace: Trace, file: Path | None) -> None:
     """
     if file is None:
         return
-
     write("".join(trace_lines(trace)), file)

@@ -17,6 +17,7 @@ from lora_cli.cli.wanted import LockFlags, Order, check_flags, order
 from lora_cli.core.shard import in_shard
 from lora_cli.fetching import Selection
 from lora_cli.fetching.many import Handed, bring_all
+from lora_cli.render.terminal_fetch import render_fetched, render_line
 from lora_cli.settings import Settings, with_flags
 from lora_cli.store import Store
 
@@ -124,14 +125,7 @@ def command(
 
 
 def _bring(
-    asked: Order,
-    place: Handing,
-    settings: Settings,
-    selection: Selection,
-    output_format: Format,
-    *,
-    link: bool,
-    ray: str | None,
+    asked: Order, place: Handing, settings: Settings, selection: Selection, form: Format, *, link: bool, ray: str | None
 ) -> list[Handed]:
     """Fetches all, here or on a Ray cluster, and hands each out.
 
@@ -139,7 +133,7 @@ def _bring(
     directory is written as soon as it is known.
     """
     done: list[Handed] = []
-    tabular = output_format == "human" and sys.stdout.isatty() and not settings.quiet
+    tabular = form == "human" and sys.stdout.isatty() and not settings.quiet
     began_s = time.perf_counter()
     try:
         with shown_progress(settings, len(asked.adapters)) as progress:
@@ -154,20 +148,16 @@ def _bring(
             for handed in place.hand_out_each(outcomes):
                 done.append(handed)
                 progress.through(handed.outcome.wanted.name)
-                _write(handed, settings, output_format, tabular=tabular)
+                _write(handed, settings, form, tabular=tabular)
     finally:
         if tabular and done:
-            from lora_cli.render.terminal_fetch import render_fetched
-
             write(render_fetched(done, time.perf_counter() - began_s, width(), colour=colour()))
     return done
 
 
-def _write(handed: Handed, settings: Settings, output_format: Format, *, tabular: bool) -> None:
+def _write(handed: Handed, settings: Settings, form: Format, *, tabular: bool) -> None:
     """A directory on standard output, and a line on standard error; of what a table will have only the error."""
-    from lora_cli.render.terminal_fetch import render_line
-
     if handed.outcome.error is not None or not (settings.quiet or tabular):
         to_stderr(render_line(handed))
-    if output_format == "human" and handed.directory is not None and not tabular:
+    if form == "human" and handed.directory is not None and not tabular:
         write(f"{handed.directory}\n")

@@ -46,7 +46,6 @@ class Handing:
                 keep_view(self.store, outcome.wanted.name, snapshot)
             if target is None:
                 return Handed(outcome, snapshot.directory.absolute())
-
             if self.served is None:
                 return Handed(outcome, hand_out(self.store, snapshot, target))
 

@@ -95,7 +95,6 @@ def command(
         named = [(item.name, one) for item, one in zip(asked.items, checked, strict=True)]
         deployed = replace(deployed, folders=folders_of(named, settings))
         args = smallest(named, model, deployed)
-
     _write(inspect_report(judged, model, args), checked, output_format, output, quiet=settings.quiet)
     codes = [one.read_code for one in checked]
     raise typer.Exit(max(codes) if args is None else max(*codes, args.exit_code))
@@ -106,7 +105,6 @@ def _terms(base: BaseModel | None, deployed: Deployed | None) -> Terms:
     terms = Terms(base, values=False, rules=choose(ignore=[OF_VALUES]), card=True)
     if deployed is None:
         return terms
-
     profile = deployed.profile
     widest = Deployment(tp=deployed.tp, max_lora_rank=max(profile.engine.ranks, default=None))
     return replace(terms, engines=(profile,), deployment=widest)
@@ -147,24 +145,24 @@ def _write(
         if not quiet:
             to_stderr(f"{above}\n{below}".rstrip("\n"))
         return
-    write(_text(report, checked, form, output), output)
-    written(output, quiet=quiet)
-
-
-def _text(report: InspectReport, checked: Sequence[Checked], form: ReportFormat, output: Path | None) -> str:
     if form == "html":
         from lora_cli.render.html import render_inspections as render_page
 
-        return render_page(report, checked)
-    if form == "json":
-        return encoded(report)
-    from lora_cli.render.terminal_inspect import render_engine_args, render_inspections
+        text = render_page(report, checked)
+    elif form == "json":
+        text = encoded(report)
+    else:
+        from lora_cli.render.terminal_inspect import render_engine_args, render_inspections
 
-    wide, coloured = page(output)
-    plain = output is None and not drawable()
-    if (args := report.engine_args) is not None:
-        return "\n".join(filter(None, render_engine_args(report, args, wide, colour=coloured, plain=plain)))
-    return render_inspections(report, wide, colour=coloured, plain=plain)
+        wide, coloured = page(output)
+        plain = output is None and not drawable()
+        if (args := report.engine_args) is not None:
+            parts = render_engine_args(report, args, wide, colour=coloured, plain=plain)
+            text = "\n".join(filter(None, parts))
+        else:
+            text = render_inspections(report, wide, colour=coloured, plain=plain)
+    write(text, output)
+    written(output, quiet=quiet)
 
 
 def _inspection(checked: Checked, base: BaseModel | None, settings: Settings) -> Inspection | None:
@@ -178,7 +176,6 @@ def _cached(checked: Checked, settings: Settings) -> str:
     """The digest of the snapshot that ``fetch`` made of this very revision, if it did."""
     if checked.revision is None or not settings.cache_dir.is_dir():
         return ""
-
     endpoint = endpoint_of(checked.revision.ref, settings)
     record = read_record(Store(settings.cache_dir), checked.source, endpoint=endpoint)
     return record.snapshot if record is not None and record.revision == checked.revision.id else ""

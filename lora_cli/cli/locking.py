@@ -42,7 +42,7 @@ def open_lock(manifest: Path, flags: LockFlags) -> LockFile | None:
         UsageError: an option of a lock for a manifest without a folder, or a lock that is wrong.
         NotFound: ``--locked``, and there is none.
     """
-    place = flags.file or (lock_path(manifest) if str(manifest) != STDIN and manifest.is_file() else None)
+    place = flags.lock or (lock_path(manifest) if str(manifest) != STDIN and manifest.is_file() else None)
     if place is None:
         if flags.given:
             raise UsageError(f"{manifest} has no folder for its lock", hint="name a file with --lock")

@@ -107,7 +107,10 @@ def command(
     output: options.OutputFile = None,
 ) -> None:
     """Check adapters: format, config, tensors and values, against a base model and inference engines."""
-    _check_flags(fail_on, base, no_base=no_base)
+    if fail_on not in FAIL_ON:
+        raise UsageError(f"--fail-on is error or warning, not {safe(fail_on)}")
+    if base and no_base:
+        raise UsageError("--base and --no-base exclude each other", hint="leave one of them out")
     chosen, wanted = choose(select or (), ignore or ()), outputs(formats or (), output, os.environ)
     known = known_findings(baseline, write_baseline)
     whole = lineup(manifest, refs or [], base, "validate", "validate", checkpoint, needs_base=not no_base)
@@ -137,13 +140,6 @@ def command(
     )
     tell(report, wanted, quiet=settings.quiet, statistics=statistics)
     raise typer.Exit(report.summary.exit_code)
-
-
-def _check_flags(fail_on: str, base: str, *, no_base: bool) -> None:
-    if fail_on not in FAIL_ON:
-        raise UsageError(f"--fail-on is error or warning, not {safe(fail_on)}")
-    if base and no_base:
-        raise UsageError("--base and --no-base exclude each other", hint="leave one of them out")
 
 
 def _judged(asked: Lineup, terms: Terms, settings: Settings, ray: str | None) -> Iterator[Checked]:

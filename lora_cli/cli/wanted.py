@@ -41,7 +41,7 @@ class Order:
 class LockFlags:
     """What the command line says about a manifest's lock: where it is, that it holds as it is, what may leave it."""
 
-    file: Path | None = None
+    lock: Path | None = None
     locked: bool = False
     check: bool = False
     upgrade: bool = False
@@ -50,7 +50,7 @@ class LockFlags:
     @property
     def given(self) -> list[str]:
         """The options that were given."""
-        return [name for name in ("file", "locked", "check", "upgrade") if getattr(self, name)]
+        return [name for name in ("lock", "locked", "check", "upgrade") if getattr(self, name)]
 
 
 def check_flags(flags: LockFlags, manifest: Path | None, *, chosen: bool) -> None:
@@ -59,10 +59,9 @@ def check_flags(flags: LockFlags, manifest: Path | None, *, chosen: bool) -> Non
     Raises:
         UsageError: they do not.
     """
-    given = ["lock" if name == "file" else name for name in flags.given]
-    if manifest is None and given:
-        raise UsageError(f"--{given[0]} is for an adapter set", hint="name it with -f")
-    exclusive = [name for name in given if name != "lock"]
+    if manifest is None and flags.given:
+        raise UsageError(f"--{flags.given[0]} is for an adapter set", hint="name it with -f")
+    exclusive = [name for name in flags.given if name != "lock"]
     if len(exclusive) > 1:
         raise UsageError(f"--{exclusive[0]} and --{exclusive[1]} exclude each other", hint="leave one of them out")
     if flags.locked and chosen:

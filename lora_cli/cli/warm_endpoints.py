@@ -30,7 +30,7 @@ from lora_cli.render.json import document
 from lora_cli.serving.signals import ending_signals
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.holds import Hold, holding
+from lora_cli.store.holds import holding
 from lora_cli.validation import Terms
 from lora_cli.validation.admission import Admission
 
@@ -162,7 +162,12 @@ def warm_endpoints(
         waited = dict(zip(servers, pool.map(lambda one: _waited(one, patience_s, is_over), servers), strict=True))
         ready = [server for server, error in waited.items() if error is None]
         versions = {server: server.version() for server in ready}
-        admit = _judging(asked, _profiles(engine, kind, versions.values()), options, settings, hold)
+        profiles = _profiles(engine, kind, versions.values())
+        rank = options.max_lora_rank or (asked.engine.max_lora_rank if asked.engine is not None else None)
+        deployment = deployment_of(profiles, asked, tp=options.tp, max_lora_rank=rank)
+        base = base_model(asked.base, settings)
+        terms = Terms(base, max_lora_rank=rank, engines=profiles, deployment=deployment)
+        admit = admitting(asked, terms, settings, hold)
         wanted, refused = _admitted(items, pool.map(admit, items) if ready else (), mapped)
         done = dict(zip(ready, pool.map(lambda one: _served(one, wanted, options), ready), strict=True))
     replicas = []
@@ -205,16 +210,6 @@ def _profiles(engine: str, kind: str, versions: Iterable[str]) -> tuple[Profile,
     return tuple(choose_engine(one) for one in told) or (choose_engine(kind),)
 
 
-def _judging(
-    asked: Lineup, profiles: tuple[Profile, ...], options: WarmOptions, settings: Settings, hold: Hold
-) -> Callable[[Item], Admission]:
-    rank = options.max_lora_rank or (asked.engine.max_lora_rank if asked.engine is not None else None)
-    deployment = deployment_of(profiles, asked, tp=options.tp, max_lora_rank=rank)
-    base = base_model(asked.base, settings)
-    terms = Terms(base, max_lora_rank=rank, engines=profiles, deployment=deployment)
-    return admitting(asked, terms, settings, hold)
-
-
 def _admitted(
     items: Sequence[Item], admissions: Iterable[Admission], mapped: Callable[[Path], str]
 ) -> tuple[list[Wanted], list[Done]]:
@@ -248,18 +243,17 @@ def _mapping(paths: Sequence[str]) -> Callable[[Path], str]:
     Raises:
         UsageError: one is not FROM=TO.
     """
-    pairs: list[tuple[Path, str]] = []
+    pairs: dict[Path, str] = {}
     for text in paths:
         ours, at, theirs = text.partition("=")
         if not at or not ours or not theirs.startswith("/"):
             raise UsageError(f"--engine-path {text} is not FROM=TO", hint="--engine-path ~/.cache/lora-cli=/adapters")
-        pairs.append((Path(ours).expanduser().absolute(), theirs.rstrip("/")))
-    pairs.sort(key=lambda pair: -len(pair[0].parts))
+        pairs.setdefault(Path(ours).expanduser().absolute(), theirs.rstrip("/"))
 
     def mapped(path: Path) -> str:
-        for ours, theirs in pairs:
-            if path.is_relative_to(ours):
-                return f"{theirs}/{path.relative_to(ours).as_posix()}".rstrip("/")
+        for ours in (path, *path.parents):
+            if ours in pairs:
+                return f"{pairs[ours]}/{path.relative_to(ours).as_posix()}".rstrip("/")
         return str(path)
 
     return mapped
