@@ -7,7 +7,7 @@ A command is a line in ``COMMANDS`` and a module with a function ``command`` and
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -45,6 +45,8 @@ UNITS = {
     "TIME": "TIME is a number of seconds, 500ms, 30s or 1h30m.",
 }
 VERSION = ("--version", "-V")
+SEVERAL_VALUES = {"serve-bench": ("--lora-modules", "--goodput")}
+"""The options of each command that take several values after one flag, as in ``vllm bench serve``; typer takes one."""
 
 
 class GroupedCommand(TyperCommand):
@@ -194,6 +196,20 @@ def hoist_global_options(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return front, rest
 
 
+def one_by_one(words: Sequence[str]) -> list[str]:
+    """``words`` with the flag before each of its values; up to the next option, or ``--``."""
+    flags = SEVERAL_VALUES.get(words[0], ()) if words else ()
+    found: list[str] = []
+    flag = ""
+    for word in words:
+        if flag and not word.startswith("-") and found[-1] != flag:
+            found.append(flag)
+        elif word.startswith("-"):
+            flag = word if word in flags else ""
+        found.append(word)
+    return found
+
+
 def build_app() -> TyperGroup:
     """The root command with a stub for each subcommand."""
     app = typer.Typer(cls=LazyGroup, context_settings=HELP, rich_markup_mode=_markup_mode())
@@ -208,20 +224,12 @@ def build_app() -> TyperGroup:
 def load_command(name: str) -> Command:
     """The subcommand of that name, with its module imported; its help shows the global options too."""
     module = import_module(f"lora_cli.cli.{name.replace('-', '_')}")
-    below: Mapping[str, Callable[..., Any]] | None = getattr(module, "COMMANDS", None)
-    if below is None:
-        one = typer.Typer(add_completion=False, rich_markup_mode=_markup_mode())
-        declare = one.command(name, cls=GroupedCommand, help=_help(module.command), context_settings=HELP)
-        declare(module.command)
-    else:
-        one = typer.Typer(
-            cls=GroupedGroup, help=COMMANDS[name], context_settings=HELP, add_completion=False,
-            rich_markup_mode=_markup_mode(),
-        )  # fmt: skip
-        for word, function in below.items():
-            one.command(word, cls=GroupedCommand, help=_help(function), context_settings=HELP)(function)
+    one = typer.Typer(cls=GroupedGroup, help=COMMANDS[name], add_completion=False, rich_markup_mode=_markup_mode())
+    functions = module.COMMANDS if hasattr(module, "COMMANDS") else {name: module.command}
+    for word, function in functions.items():
+        one.command(word, cls=GroupedCommand, help=_help(function), context_settings=HELP)(function)
     command: Command = typer.main.get_command(one)  # type: ignore[assignment]
-    command.name = name
+    command.name, command.context_settings = name, HELP
     _add_global_options(command)
     _add_epilog(command, module.EXAMPLES)
     return command

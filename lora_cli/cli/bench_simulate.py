@@ -21,8 +21,8 @@ from lora_cli.cli.bench_results import conclude, wanted_of
 from lora_cli.cli.bench_workload import RANKS, adapter_names, save_trace, workload_of
 from lora_cli.cli.lineup import MAX_CPU_LORAS, MAX_LORAS, check_max_cpu_loras
 from lora_cli.cli.main import INTERRUPTED
+from lora_cli.cli.options import size_of
 from lora_cli.cli.output import to_stderr
-from lora_cli.cli.sizes import size_of
 from lora_cli.errors import UsageError
 from lora_cli.settings import Settings
 from lora_cli.tiers.budget import Budget

@@ -9,9 +9,8 @@ import typer
 
 from lora_cli.cli import completion, options
 from lora_cli.cli.lineup import reaching
-from lora_cli.cli.options import LIMITS, OUTPUT, option
+from lora_cli.cli.options import LIMITS, OUTPUT, option, seconds
 from lora_cli.cli.output import Format, colour, table_width, to_stderr, width, write
-from lora_cli.cli.sizes import seconds
 from lora_cli.core.nearest import nearest
 from lora_cli.core.reference import parse
 from lora_cli.errors import Corrupt, NotFound, UsageError
@@ -135,14 +134,12 @@ def remove_snapshots(ctx: typer.Context, names: Names, output_format: options.Ou
 
 def show_path(
     ctx: typer.Context,
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="[REF|DIGEST|adapters]",
-            help="A snapshot, or adapters for the views by name; without it, the cache.",
-            autocompletion=completion.snapshots,
-        ),
-    ] = "",
+    name: str = typer.Argument(
+        "",
+        metavar="[REF|DIGEST|adapters]",
+        help="A snapshot, or adapters for the views by name; without it, the cache.",
+        autocompletion=completion.snapshots,
+    ),
 ) -> None:
     """Print where the cache lies, one snapshot's directory, or (adapters) the folder of the views by name."""
     store = Store(ctx.obj.cache_dir)

@@ -1,7 +1,5 @@
 """``lora-cli engines``: what each engine does with which feature of an adapter, or all that one of them does."""
 
-from typing import Annotated
-
 import typer
 
 from lora_cli.cli import completion, options
@@ -13,14 +11,12 @@ EXAMPLES = ("lora-cli engines", "lora-cli engines vllm@0.31")
 
 
 def command(
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="[NAME[@VERSION]]",
-            help="One engine, for example vllm or vllm@0.31.",
-            autocompletion=completion.engines,
-        ),
-    ] = "",
+    name: str = typer.Argument(
+        "",
+        metavar="[NAME[@VERSION]]",
+        help="One engine, for example vllm or vllm@0.31.",
+        autocompletion=completion.engines,
+    ),
     output_format: options.OutputFormat = "human",
 ) -> None:
     """List what engines do with which features of adapters, or explain one engine."""

@@ -11,7 +11,6 @@ from lora_cli.core.item import Item
 from lora_cli.core.lock import LockedAdapter, ref_at
 from lora_cli.core.lora_config import CONFIG_FILE
 from lora_cli.core.reference import AdapterRef, override, parse
-from lora_cli.core.shard import in_shard
 from lora_cli.errors import UsageError
 from lora_cli.fetching.demand import Demand
 from lora_cli.settings import Settings
@@ -122,15 +121,6 @@ def lineup(
 def _item(entry: "AdapterEntry", locked: LockedAdapter | None) -> Item:
     source = entry.source if locked is None else ref_at(entry.source, locked)
     return Item(entry.name, source, entry.sha256, entry.pinned, locked, latest=entry.checkpoint == "latest")
-
-
-def sharded(asked: Lineup, shard: str | None) -> Lineup:
-    """The part of the adapters that ``--shard I/N`` asks for, by name.
-
-    Raises:
-        UsageError: it is no shard.
-    """
-    return replace(asked, items=tuple(in_shard(asked.items, shard, lambda item: item.name)))
 
 
 def from_refs(refs: Sequence[str], checkpoint: str = "") -> tuple[Item, ...]:

@@ -9,10 +9,16 @@ from pathlib import Path
 
 import typer
 
-from lora_cli.cli.app import COMMANDS, build_app, forget_formats_of_validate, forget_services, hoist_global_options
+from lora_cli.cli.app import (
+    COMMANDS,
+    build_app,
+    forget_formats_of_validate,
+    forget_services,
+    hoist_global_options,
+    one_by_one,
+)
 from lora_cli.cli.completion import set_up_bash
 from lora_cli.cli.output import to_stderr
-from lora_cli.cli.several_values import one_by_one
 from lora_cli.core.nearest import nearest
 from lora_cli.core.text import safe
 from lora_cli.errors import DocumentError, LoraCliError, MachineError, UsageError

@@ -1,7 +1,5 @@
 """``lora-cli rules``: the list of rules, or one rule's documentation."""
 
-from typing import Annotated
-
 import typer
 
 from lora_cli.cli import completion, options
@@ -13,9 +11,9 @@ EXAMPLES = ("lora-cli rules", "lora-cli rules LC301", "lora-cli rules --format j
 
 
 def command(
-    code: Annotated[
-        str, typer.Argument(metavar="[CODE]", help="A code, its beginning, or a name.", autocompletion=completion.rules)
-    ] = "",
+    code: str = typer.Argument(
+        "", metavar="[CODE]", help="A code, its beginning, or a name.", autocompletion=completion.rules
+    ),
     output_format: options.OutputFormat = "human",
 ) -> None:
     """List the rules of validate, or explain one."""

@@ -2,17 +2,19 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import typer
 
 from lora_cli.cli import completion, engine_options, options
 from lora_cli.cli.known import accepting, known_findings, settled
-from lora_cli.cli.lineup import Lineup, base_model, lineup, reaching, sharded
+from lora_cli.cli.lineup import Lineup, base_model, lineup, reaching
 from lora_cli.cli.options import ADAPTERS, ENGINE, OUTPUT, option
 from lora_cli.cli.progress import shown_count
 from lora_cli.cli.reporting import FORMATS, outputs, tell
 from lora_cli.core.finding import Severity
+from lora_cli.core.shard import in_shard
 from lora_cli.core.text import safe
 from lora_cli.errors import UsageError
 from lora_cli.rules import choose
@@ -114,7 +116,7 @@ def command(
     chosen, wanted = choose(select or (), ignore or ()), outputs(formats or (), output, os.environ)
     known = known_findings(baseline, write_baseline)
     whole = lineup(manifest, refs or [], base, "validate", "validate", checkpoint, needs_base=not no_base)
-    asked = sharded(whole, shard)
+    asked = replace(whole, items=tuple(in_shard(whole.items, shard, lambda item: item.name)))
     settings = reaching(ctx.obj, asked.manifest, policy)
     max_lora_rank = max_lora_rank or (asked.engine.max_lora_rank if asked.engine else None)
     engines = engine_options.named_engines(engine, asked.manifest)

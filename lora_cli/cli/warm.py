@@ -1,14 +1,15 @@
 """``lora-cli warm``: fetch, validate, load and prove adapters in a process that owns the device."""
 
 import time
+from dataclasses import replace
 from functools import wraps
 from typing import Any
 
 import typer
 
-from lora_cli.cli.lineup import Lineup, limits, lineup, reaching, sharded
+from lora_cli.cli.lineup import Lineup, limits, lineup, reaching
+from lora_cli.cli.options import size_of
 from lora_cli.cli.output import Format, colour, width, writable, write
-from lora_cli.cli.sizes import size_of
 from lora_cli.cli.termination import termination_log
 from lora_cli.cli.warm_endpoints import kind_of, warm_engines
 from lora_cli.cli.warm_once import prove_once
@@ -16,6 +17,7 @@ from lora_cli.cli.warm_options import WarmOptions
 from lora_cli.cli.warm_serve import Serve, warm_serve
 from lora_cli.cli.warm_tier import Copies
 from lora_cli.cli.warming import Run
+from lora_cli.core.shard import in_shard
 from lora_cli.endpoint.address import Address, is_host
 from lora_cli.endpoint.client import Endpoint
 from lora_cli.errors import EndpointError, UsageError
@@ -52,7 +54,8 @@ def command(**given: Any) -> None:
             options.manifest, options.refs or [], options.base, "warm", "warm", options.checkpoint,
             may_be_empty=may_be_empty,
         )  # fmt: skip
-        return sharded(asked, options.shard), reaching(settings, asked.manifest, options.policy)
+        asked = replace(asked, items=tuple(in_shard(asked.items, options.shard, lambda item: item.name)))
+        return asked, reaching(settings, asked.manifest, options.policy)
 
     with termination_log():
         asked, reached = named()

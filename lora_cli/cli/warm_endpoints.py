@@ -14,8 +14,8 @@ from pathlib import Path
 
 from lora_cli.cli.engine_options import deployment_of
 from lora_cli.cli.lineup import Lineup, base_model
+from lora_cli.cli.options import seconds
 from lora_cli.cli.output import Format, colour, width, write
-from lora_cli.cli.sizes import seconds
 from lora_cli.cli.warm_options import WarmOptions
 from lora_cli.cli.warm_serve import uniquely_named
 from lora_cli.cli.warming import admitting, say

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lora_cli.cli.lineup import Lineup, base_model
-from lora_cli.cli.sizes import seconds
+from lora_cli.cli.options import seconds
 from lora_cli.cli.warming import Run, base_directory, planning, say, teller
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.item import Item

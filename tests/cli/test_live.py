@@ -12,8 +12,8 @@ from typing import Any
 import httpx2
 import pytest
 
+from lora_cli.cli.app import one_by_one
 from lora_cli.cli.main import main
-from lora_cli.cli.several_values import one_by_one
 from tests.bench.null_server import NullServer
 from tests.cli.test_bench_results import valid
 from tests.cli.test_simulating import explained
