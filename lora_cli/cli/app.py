@@ -230,8 +230,7 @@ def load_command(name: str) -> Command:
         one.command(word, cls=GroupedCommand, help=_help(function), context_settings=HELP)(function)
     command: Command = typer.main.get_command(one)  # type: ignore[assignment]
     command.name, command.context_settings = name, HELP
-    _add_global_options(command)
-    _add_epilog(command, module.EXAMPLES)
+    _complete_help(command, module.EXAMPLES)
     return command
 
 
@@ -269,19 +268,16 @@ def _help(function: Callable[..., Any]) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in (function.__doc__ or "").split("\n\n"))
 
 
-def _add_epilog(command: Command, examples: Sequence[str]) -> None:
-    """Ends the help of a command, and of those below it, with the units of its values and its examples."""
+def _complete_help(command: Command, examples: Sequence[str]) -> None:
+    """Ends the help of a command, and of those below it, with the units of its values and its examples.
+
+    The global options are shown too; read they are in front of the command, where ``hoist_global_options`` puts them.
+    """
     for name, child in getattr(command, "commands", {}).items():
-        _add_epilog(child, [line for line in examples if line.split()[2] == name])
+        _complete_help(child, [line for line in examples if line.split()[2] == name])
     metavars = {parameter.metavar for parameter in command.params}
     units = [text for metavar, text in UNITS.items() if metavar in metavars]
     command.epilog = "\n\n".join([*units, "Examples:", *(f"  $ {line}" for line in examples)])
-
-
-def _add_global_options(command: Command) -> None:
-    """Shows them in a command's help; read they are in front of it, where ``hoist_global_options`` puts them."""
-    for child in getattr(command, "commands", {}).values():
-        _add_global_options(child)
     command.params.extend(_global_options())
 
 

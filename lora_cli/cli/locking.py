@@ -3,7 +3,7 @@
 import hashlib
 import os
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -83,7 +83,9 @@ def pinned(order: Order, manifest: Path, flags: LockFlags) -> tuple[Order, LockF
         return order, None
     assert order.manifest is not None
     lock = file.lock or Lock(())
-    _check_names(flags.names, order.manifest)
+    known = [entry.name for entry in order.manifest.adapters]
+    for name in (name for name in flags.names if name not in known):
+        raise UsageError(f"{order.manifest.file} has no adapter {name!r}", hint=did_you_mean(name, known))
     if flags.locked and (found := list(drift(order.manifest, lock))):
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         hint = f"lora-cli fetch -f {order.manifest.file} brings the lock up to date"
@@ -93,13 +95,6 @@ def pinned(order: Order, manifest: Path, flags: LockFlags) -> tuple[Order, LockF
     if not (flags.locked or flags.check):
         _check_writable(order, file)
     return order, file
-
-
-def _check_names(names: Collection[str], adapter_set: AdapterSet) -> None:
-    known = [entry.name for entry in adapter_set.adapters]
-    for name in names:
-        if name not in known:
-            raise UsageError(f"{adapter_set.file} has no adapter {name!r}", hint=did_you_mean(name, known))
 
 
 def held(adapter_set: AdapterSet, lock: Lock, flags: LockFlags) -> Mapping[str, LockedAdapter]:

@@ -9,14 +9,7 @@ from pathlib import Path
 
 import typer
 
-from lora_cli.cli.app import (
-    COMMANDS,
-    build_app,
-    forget_formats_of_validate,
-    forget_services,
-    hoist_global_options,
-    one_by_one,
-)
+from lora_cli.cli import app
 from lora_cli.cli.completion import set_up_bash
 from lora_cli.cli.output import to_stderr
 from lora_cli.core.nearest import nearest
@@ -54,12 +47,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    forget_services()
+    app.forget_services()
     if set_up_bash(argv):
         return 0
-    front, rest = hoist_global_options(argv)
-    forget_formats_of_validate(rest[0] if rest else "")
-    code = build_app().main(args=[*front, *one_by_one(rest)], prog_name="lora-cli", standalone_mode=False)
+    front, rest = app.hoist_global_options(argv)
+    app.forget_formats_of_validate(rest[0] if rest else "")
+    code = app.build_app().main(args=[*front, *app.one_by_one(rest)], prog_name="lora-cli", standalone_mode=False)
     return code if isinstance(code, int) else 0
 
 
@@ -74,9 +67,8 @@ def _usage(error: typer.TyperException, argv: Sequence[str]) -> UsageError:
     if context is not None and (wrong := told.removeprefix("no such option: ")) != told:
         known = {flag for one in context.command.params for flag in (*one.opts, *one.secondary_opts)}
         likely = nearest(wrong, known) or ""
-    command = (
-        context.command_path if context else " ".join(["lora-cli", *(word for word in argv if word in COMMANDS)][:2])
-    )
+    named = [word for word in argv if word in app.COMMANDS][:1]
+    command = context.command_path if context else " ".join(["lora-cli", *named])
     return UsageError(told, hint=f"did you mean {likely.rstrip('?')}?" if likely else f"{command} --help")
 
 

@@ -89,7 +89,8 @@ def warm_once(asked: Lineup, run: Run, once: WarmOptions, settings: Settings) ->
             shown.hear(report.name, "tier")
             return run.copies.proved(store, report, snapshot)
 
-        reports = [_undone(item) for item in asked.items]
+        undone = LoadReport("", error="not done: interrupted", exit_code=INTERRUPTED)
+        reports = [replace(undone, name=item.name) for item in asked.items]
         with suppress(KeyboardInterrupt):
             admit = admitting(asked, terms, settings, hold, hear=hear, progress=shown)
             admitted = _admitted(asked, admit, shown, reports)
@@ -100,10 +101,6 @@ def warm_once(asked: Lineup, run: Run, once: WarmOptions, settings: Settings) ->
         if watched is not None:
             reports = [watched.told(report) for report in reports]
     return reports, answers
-
-
-def _undone(item: Item) -> LoadReport:
-    return LoadReport(item.name, error="not done: interrupted", exit_code=INTERRUPTED)
 
 
 def _admitted(
@@ -141,8 +138,7 @@ def _load_all(
     shown.go_on("proved", sum(job is not None for _, job, _ in admitted))
     with WarmProcess(plan, tell=tell) as process:
         shown.hear("warm process", "start")
-        notes = process.start().notes
-        for note in notes:
+        for note in process.start().notes:
             say(note, settings)
         for place, (report, job, snapshot) in enumerate(admitted):
             if job is None or snapshot is None:
