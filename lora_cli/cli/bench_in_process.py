@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from typing import cast, get_args
 
 from lora_cli.bench.measured import MEASURED, measured_report
@@ -11,15 +10,15 @@ from lora_cli.bench.run import Served, environment, run_trace
 from lora_cli.bench.trace import Trace
 from lora_cli.cli.bench_adapters import Failures, measured_lineup, servable
 from lora_cli.cli.bench_options import BenchOptions
-from lora_cli.cli.bench_results import conclude, wanted_of
+from lora_cli.cli.bench_results import concluding
 from lora_cli.cli.bench_workload import save_trace, workload_of
 from lora_cli.cli.lineup import Lineup, base_model, limits
 from lora_cli.cli.main import INTERRUPTED
 from lora_cli.cli.output import to_stderr
-from lora_cli.cli.warming import Run
+from lora_cli.cli.warming import Run, require_packages
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.core.text import safe
-from lora_cli.errors import LoraCliError, MissingExtra, Refused, UsageError
+from lora_cli.errors import LoraCliError, Refused, UsageError
 from lora_cli.runtime.plan import Device, Job, lay_out
 from lora_cli.runtime.process import WarmProcess
 from lora_cli.settings import Settings
@@ -37,14 +36,13 @@ def measurement(settings: Settings, options: BenchOptions) -> int:
     Raises:
         LoraCliError: what is asked for is wrong, or there is no base or no torch.
     """
-    if find_spec("torch") is None:
-        raise MissingExtra("serve-bench", "warm", "torch")
+    require_packages("serve-bench", "warm", "torch")
     rates = {"--request-rate": options.request_rate != "inf", "--ramp-up-strategy": options.ramp_up_strategy}
     for flag in (flag for flag, given in rates.items() if given):
         raise UsageError(
             f"{flag} is not for --forward modules", hint="there the warm process is asked one request at a time"
         )
-    wanted, workload = wanted_of(options, MEASURED), workload_of(options)
+    conclude, workload = concluding(options, MEASURED), workload_of(options)
     failures = Failures()
     with measured_lineup(settings, options, workload) as (asked, own):
         trace = workload.over([item.name for item in asked.items], REQUESTS, options.seed)
@@ -55,7 +53,7 @@ def measurement(settings: Settings, options: BenchOptions) -> int:
         run = Run(most, device, "modules", eviction)
         result, where = _measure(asked, run, trace, options.seed, facts, own, failures)
         report = measured_report(*run_of("in-process", trace, options.seed, workload.words(), where), result)
-        code = max(failures.code, conclude(report, {options.seed: trace}, wanted))
+        code = max(failures.code, conclude(report, {options.seed: trace}))
     if result.requests < len(trace):
         to_stderr(f"interrupted after {result.requests} of {len(trace)} requests")
         return INTERRUPTED

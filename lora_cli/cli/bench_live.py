@@ -19,7 +19,7 @@ from lora_cli.bench.traffic import parse_rate
 from lora_cli.cli.bench_adapters import Failures
 from lora_cli.cli.bench_in_process import counter
 from lora_cli.cli.bench_options import BenchOptions
-from lora_cli.cli.bench_results import conclude, wanted_of
+from lora_cli.cli.bench_results import concluding
 from lora_cli.cli.bench_workload import Workload, save_trace, workload_of
 from lora_cli.cli.main import INTERRUPTED
 from lora_cli.cli.output import to_stderr
@@ -68,14 +68,14 @@ def live(
         UsageError: what is asked for is wrong.
         EndpointError: nobody answers there, or it serves other adapters.
     """
-    wanted, workload = wanted_of(options, live_names()), workload_of(options)
+    conclude, workload = concluding(options, live_names()), workload_of(options)
     plan = _plan(options, workload, ours=facts is not None)
     save_trace(plan.traces[options.seed], options.save_trace)
     if not settings.quiet:
         to_stderr(_announced(plan))
     runs, interrupted = _runs(plan, settings)
     report = _report(plan, runs, facts, failures.reasons)
-    code = conclude(report, plan.traces, wanted)
+    code = conclude(report, plan.traces)
     failed = errors(runs, plan.target.base)
     for line in _failures(failures.reasons, failed):
         to_stderr(line)

@@ -1,8 +1,9 @@
 """What becomes of a result: it is printed, saved, compared and judged."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from lora_cli.bench.conditions import Condition, parse_condition
@@ -16,18 +17,8 @@ from lora_cli.errors import MachineError, UsageError
 from lora_cli.render.json import encoded
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is to become of the result, read and checked before the run."""
-
-    options: BenchOptions
-    conditions: tuple[Condition, ...] = ()
-    before: Mapping[str, float] | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
-
-
-def wanted_of(options: BenchOptions, known: Collection[str]) -> Wanted:
-    """Everything that can be wrong with what is asked for, found out before the work.
+def concluding(options: BenchOptions, known: Collection[str]) -> Callable[[BenchReport, Mapping[int, Trace]], int]:
+    """What ends the run with its report. Everything that can be wrong with what is asked for is found out before it.
 
     Raises:
         LoraCliError: a condition is wrong, or a file cannot be read or written.
@@ -46,21 +37,27 @@ def wanted_of(options: BenchOptions, known: Collection[str]) -> Wanted:
     elif options.result_dir is not None or options.result_filename is not None:
         name = "--result-dir" if options.result_dir is not None else "--result-filename"
         raise UsageError(f"{name} is for --save-result", hint="say --save-result too")
-    return Wanted(options, conditions, before, metadata)
+    return partial(_conclude, options, conditions, before, metadata)
 
 
-def conclude(report: BenchReport, traces: Mapping[int, Trace], wanted: Wanted) -> int:
+def _conclude(
+    options: BenchOptions,
+    conditions: Sequence[Condition],
+    before: Mapping[str, float] | None,
+    metadata: Mapping[str, str],
+    report: BenchReport,
+    traces: Mapping[int, Trace],
+) -> int:
     """Write and save the report; 1 when a condition fails it, else 0. ``traces`` are the requests by seed.
 
     Raises:
         MachineError: a file cannot be written.
     """
-    options = wanted.options
     report = replace(
         report,
-        baseline=changes(wanted.before, report.metrics) if wanted.before is not None else None,
-        fail_if=judged(wanted.conditions, report.metrics) or None,
-        metadata=wanted.metadata,
+        baseline=changes(before, report.metrics) if before is not None else None,
+        fail_if=judged(conditions, report.metrics) or None,
+        metadata=metadata,
     )
     if options.save_result:
         _save(report, traces, options)

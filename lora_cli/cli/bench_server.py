@@ -12,12 +12,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from lora_cli.bench.live.numbers import live_names
 from lora_cli.bench.ranks import parse_ranks
@@ -25,16 +24,14 @@ from lora_cli.cli.bench_adapters import Failures, measured_lineup, servable
 from lora_cli.cli.bench_in_process import chosen_device, chosen_eviction
 from lora_cli.cli.bench_live import live
 from lora_cli.cli.bench_options import BenchOptions
-from lora_cli.cli.bench_results import wanted_of
+from lora_cli.cli.bench_results import concluding
 from lora_cli.cli.bench_workload import RANKS, workload_of
 from lora_cli.cli.lineup import Lineup, base_model, limits
 from lora_cli.cli.warm_serve import Serve, warm_serve
-from lora_cli.cli.warming import Run, base_directory
+from lora_cli.cli.warming import Run, has_base_weights, require_packages
 from lora_cli.core import parse
-from lora_cli.core.reference import AdapterRef
 from lora_cli.endpoint.address import Address
-from lora_cli.errors import ERRORS, FormatError, LoraCliError, MachineError, MissingExtra, UsageError
-from lora_cli.reading.base import has_weights
+from lora_cli.errors import ERRORS, FormatError, LoraCliError, MachineError, UsageError
 from lora_cli.render.json import encoded
 from lora_cli.runtime.plan import Limits
 from lora_cli.settings import Settings
@@ -54,17 +51,20 @@ def own_server_measured(settings: Settings, options: BenchOptions) -> int:
     Raises:
         LoraCliError: what is asked for is wrong, or keeps the server from serving.
     """
-    for package in ("torch", "transformers"):
-        if find_spec(package) is None:
-            raise MissingExtra("serve-bench without --forward modules", "models", package)
+    require_packages("serve-bench without --forward modules", "models", "torch", "transformers")
     if options.lora_modules:
         raise UsageError("--lora-modules is for --url", hint="REFs or a manifest name the adapters here")
-    wanted_of(options, live_names())
+    concluding(options, live_names())
     device, eviction = chosen_device(options), chosen_eviction(options)
     with ExitStack() as stack:
         asked, own = stack.enter_context(measured_lineup(settings, options, workload_of(options)))
-        most = limits(asked, options.max_loras, options.max_cpu_loras, options.max_lora_rank or _largest_rank(options))
-        dummy = _dummy(asked.base, settings)
+        rank = options.max_lora_rank
+        if rank is None and options.num_adapters is not None:
+            # What a slot must take for synthetic adapters; of others the server knows it once they are read.
+            rank = max(rank for rank, _ in parse_ranks(options.ranks or RANKS).shares)
+        most = limits(asked, options.max_loras, options.max_cpu_loras, rank)
+        # The config of a base whose weights are not on this disk; what they are is the same to the clock.
+        dummy = None if has_base_weights(asked.base) else open_config(asked.base, settings)
         failures = Failures()
         asked = _servable(stack, asked, most, own, failures)
         run = Run(most, device, "model", eviction, dummy=dummy)
@@ -87,19 +87,6 @@ def _servable(stack: ExitStack, asked: Lineup, most: Limits, settings: Settings,
         hint = "; ".join(filter(None, (failures.hints[name], f"nor can {len(more)} more" if more else "")))
         raise ERRORS[failures.code](f"{name} cannot be served: {reason}", hint=hint)
     return replace(asked, items=tuple(item for item in asked.items if item.name in names))
-
-
-def _dummy(base: str | AdapterRef, settings: Settings) -> Mapping[str, Any] | None:
-    """The config of a base whose weights are not on this disk; what they are is the same to the clock."""
-    directory = base_directory(base)
-    return None if directory is not None and has_weights(directory) else open_config(base, settings)
-
-
-def _largest_rank(options: BenchOptions) -> int | None:
-    """What a slot must take for synthetic adapters; of others the server knows it once they are read."""
-    if options.num_adapters is None:
-        return None
-    return max(rank for rank, _ in parse_ranks(options.ranks or RANKS).shares)
 
 
 @contextmanager

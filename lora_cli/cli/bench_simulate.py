@@ -17,7 +17,7 @@ from lora_cli.bench.sizing import DEFINITIONS as PLAN_DEFINITIONS
 from lora_cli.bench.sizing import plan_metrics, planned_names, size_all
 from lora_cli.bench.trace import Trace
 from lora_cli.cli.bench_options import BenchOptions
-from lora_cli.cli.bench_results import conclude, wanted_of
+from lora_cli.cli.bench_results import concluding
 from lora_cli.cli.bench_workload import RANKS, adapter_names, save_trace, workload_of
 from lora_cli.cli.lineup import MAX_CPU_LORAS, MAX_LORAS, check_max_cpu_loras
 from lora_cli.cli.main import INTERRUPTED
@@ -43,12 +43,12 @@ def simulation(settings: Settings, options: BenchOptions) -> int:
     if options.plan:
         return _plan(settings, options)
     policies = parse_policies(options.eviction or POLICIES)
-    wanted = wanted_of(options, simulated_names(policies))
+    conclude = concluding(options, simulated_names(policies))
     trace, fleet, run = _scene(options)
     save_trace(trace, options.save_trace)
     found = simulate_all(trace, fleet, policies, options.objective or "stall", told=_teller(trace, policies))
     report = bench_report(*run, found, DEFINITIONS, simulation_metrics(found.policies))
-    return _as_far_as_done(policies, found.policies, lambda: conclude(report, {options.seed: trace}, wanted))
+    return _as_far_as_done(policies, found.policies, lambda: conclude(report, {options.seed: trace}))
 
 
 def _plan(settings: Settings, options: BenchOptions) -> int:
@@ -63,7 +63,7 @@ def _plan(settings: Settings, options: BenchOptions) -> int:
     policies = parse_policies(options.eviction or PLAN_POLICIES)
     if OPT in policies:
         raise UsageError("--plan is for policies that can be had, and opt is none", hint=f"--eviction {PLAN_POLICIES}")
-    wanted = wanted_of(options, planned_names(policies))
+    conclude = concluding(options, planned_names(policies))
     trace, fleet, run = _scene(options)
     if of_waiting(goals) and not trace.timed and not settings.quiet:
         to_stderr(f"warning: {NO_QUEUE}")
@@ -71,7 +71,7 @@ def _plan(settings: Settings, options: BenchOptions) -> int:
     found = size_all(trace, fleet, policies, goals, options.objective or "stall")
     plans = found.plan.policies
     report = bench_report(*run, found, PLAN_DEFINITIONS, plan_metrics(plans))
-    code = _as_far_as_done(policies, plans, lambda: conclude(report, {options.seed: trace}, wanted))
+    code = _as_far_as_done(policies, plans, lambda: conclude(report, {options.seed: trace}))
     return code or int(not all(one.answers for one in plans.values()))
 
 

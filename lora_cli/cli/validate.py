@@ -1,7 +1,6 @@
 """``lora-cli validate``: judge adapters where they lie, and end with what CI branches on."""
 
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import typer
 
 from lora_cli.cli import completion, engine_options, options
 from lora_cli.cli.known import accepting, known_findings, settled
-from lora_cli.cli.lineup import Lineup, base_model, lineup, reaching
+from lora_cli.cli.lineup import base_model, lineup, reaching
 from lora_cli.cli.options import ADAPTERS, ENGINE, OUTPUT, option
 from lora_cli.cli.progress import shown_count
 from lora_cli.cli.reporting import FORMATS, outputs, tell
@@ -18,8 +17,7 @@ from lora_cli.core.shard import in_shard
 from lora_cli.core.text import safe
 from lora_cli.errors import UsageError
 from lora_cli.rules import choose
-from lora_cli.settings import Settings
-from lora_cli.validation import Checked, Terms, check_all
+from lora_cli.validation import Terms, check_all
 from lora_cli.validation.report import Naming, validate_report
 
 FINDINGS = "Findings"
@@ -128,7 +126,13 @@ def command(
     terms = Terms(
         model, values=values, max_lora_rank=max_lora_rank, rules=chosen, engines=engines, deployment=deployment
     )
-    judged = _judged(asked, terms, settings, ray)
+    items, demands, latest = asked.to_judge(settings, digests=True)
+    if ray is None:
+        judged = check_all(items, terms, settings, contents=False, demands=demands, latest=latest)
+    else:
+        from lora_cli.fleet.judging import check_fleet
+
+        judged = check_fleet(ray, items, terms, settings, demands=demands, latest=latest)
     entries = asked.manifest.adapters if asked.manifest else ()
     naming = Naming(Path.cwd(), {entry.name: entry.at for entry in entries})
     checked = []
@@ -142,13 +146,3 @@ def command(
     )
     tell(report, wanted, quiet=settings.quiet, statistics=statistics)
     raise typer.Exit(report.summary.exit_code)
-
-
-def _judged(asked: Lineup, terms: Terms, settings: Settings, ray: str | None) -> Iterator[Checked]:
-    """Each adapter, read and judged: here, or on the cluster at ``ray``."""
-    items, demands, latest = asked.to_judge(settings, digests=True)
-    if ray is None:
-        return check_all(items, terms, settings, contents=False, demands=demands, latest=latest)
-    from lora_cli.fleet.judging import check_fleet
-
-    return check_fleet(ray, items, terms, settings, demands=demands, latest=latest)

@@ -2,21 +2,20 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
 
 from lora_cli.cli.lineup import Lineup, base_model
 from lora_cli.cli.options import seconds
-from lora_cli.cli.warming import Run, base_directory, planning, say, teller
-from lora_cli.core.base_model import BaseModel
+from lora_cli.cli.warming import Run, has_base_weights, planning, require_packages, say, teller
 from lora_cli.core.item import Item
 from lora_cli.core.targets import all_linear
 from lora_cli.endpoint.address import Address
-from lora_cli.errors import MissingExtra, NotFound, UsageError
-from lora_cli.reading.base import WEIGHTS_FILE, has_weights
+from lora_cli.errors import NotFound, UsageError
+from lora_cli.reading.base import WEIGHTS_FILE
 from lora_cli.runtime.plan import Needs
 from lora_cli.runtime.process import WarmProcess, require
 from lora_cli.settings import Settings
@@ -45,9 +44,14 @@ def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> Non
     Raises:
         LoraCliError: why it cannot, or could not go on.
     """
-    _check_extra(run)
-    if run.forward == "model" and run.dummy is None:
-        _check_weights(asked)
+    require(run.forward)
+    require_packages("warm --serve", "warm", "starlette", "uvicorn")
+    if run.forward == "model" and run.dummy is None and not has_base_weights(asked.base):
+        # The child would say it later: that there is no model to answer with.
+        raise NotFound(
+            f"--forward model needs the base's weights, and {asked.base} has no {WEIGHTS_FILE} on this disk",
+            hint="name the folder that has them with --base, or leave --forward model out",
+        )
     address, token = serve.address, serve.token
     if not address.is_local and not token:
         raise UsageError(
@@ -69,9 +73,13 @@ def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> Non
     base = base_model(asked.base, settings)
     kept = settings.cache_dir / "history" / f"{hashlib.sha256(str(asked.base).encode()).hexdigest()[:32]}.json"
     past = read_past(kept)
+    plan = partial(planning(asked, run, settings), base, (), run.limits, history=past.tiers)
+    process = partial(WarmProcess, deadline_s=timeout_s, stop_deadline_s=STOP_S, tell=teller(settings))
 
     def open_process(needs: Sequence[Needs]) -> WarmProcess:
-        return _process(asked, run, base, needs, past.tiers, timeout_s, settings)
+        """Slots for all that is known by now, and for the modules that most adapters are on."""
+        more = frozenset(all_linear(base)).union(*(one.modules for one in needs))
+        return process(plan(more=more, more_ranks=[one.rank for one in needs]))
 
     copy = run.copies.admitted if run.copies is not None else None
     level = logging.getLogger("lora_cli").getEffectiveLevel()
@@ -93,48 +101,6 @@ def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> Non
             hosts=hosts,
         )
         listen(service, address, Files(serve.ready_file, serve.metrics_file, kept), lambda note: say(note, settings))
-
-
-def _process(
-    asked: Lineup,
-    run: Run,
-    base: BaseModel,
-    needs: Sequence[Needs],
-    history: Mapping[str, object],
-    timeout_s: float,
-    settings: Settings,
-) -> WarmProcess:
-    """Slots for all that is known by now, and for the modules that most adapters are on."""
-    plan = planning(asked, run, settings)(
-        base,
-        (),
-        run.limits,
-        history=history,
-        more=frozenset(all_linear(base)).union(*(one.modules for one in needs)),
-        more_ranks=[one.rank for one in needs],
-    )
-    return WarmProcess(plan, deadline_s=timeout_s, stop_deadline_s=STOP_S, tell=teller(settings))
-
-
-def _check_extra(run: Run) -> None:
-    require(run.forward)
-    for package in ("starlette", "uvicorn"):
-        if find_spec(package) is None:
-            raise MissingExtra("warm --serve", "warm", package)
-
-
-def _check_weights(asked: Lineup) -> None:
-    """What the child would say later: that there is no model to answer with.
-
-    Raises:
-        NotFound: the base has no weights on this disk.
-    """
-    directory = base_directory(asked.base)
-    if directory is None or not has_weights(directory):
-        raise NotFound(
-            f"--forward model needs the base's weights, and {asked.base} has no {WEIGHTS_FILE} on this disk",
-            hint="name the folder that has them with --base, or leave --forward model out",
-        )
 
 
 def _base_name(asked: Lineup) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from lora_cli.core.item import Item
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.core.text import safe
+from lora_cli.errors import MissingExtra
 from lora_cli.fetching.progress import Progress
+from lora_cli.reading.base import has_weights
 from lora_cli.runtime.plan import Device, Forward, Limits, Plan, lay_out
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
@@ -71,6 +74,19 @@ def base_directory(named: str | AdapterRef) -> Path | None:
     ref = parse(named, is_path=is_path) if isinstance(named, str) else named
     directory = Path(ref.location) / ref.subfolder
     return directory if ref.scheme == "file" and directory.is_dir() else None
+
+
+def has_base_weights(named: str | AdapterRef) -> bool:
+    """Whether the base's weights are on this disk."""
+    directory = base_directory(named)
+    return directory is not None and has_weights(directory)
+
+
+def require_packages(command: str, extra: str, *packages: str) -> None:
+    """Raises ``MissingExtra`` where one of them is not installed."""
+    for package in packages:
+        if find_spec(package) is None:
+            raise MissingExtra(command, extra, package)
 
 
 def planning(asked: Lineup, run: Run, settings: Settings) -> partial[Plan]:
