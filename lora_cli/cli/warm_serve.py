@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,12 +11,13 @@ from pathlib import Path
 from lora_cli.cli.lineup import Lineup, base_model
 from lora_cli.cli.options import seconds
 from lora_cli.cli.warming import Run, has_base_weights, planning, require_packages, say, teller
+from lora_cli.core.base_model import BaseModel
 from lora_cli.core.item import Item
 from lora_cli.core.targets import all_linear
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import NotFound, UsageError
 from lora_cli.reading.base import WEIGHTS_FILE
-from lora_cli.runtime.plan import Needs
+from lora_cli.runtime.plan import Needs, Plan
 from lora_cli.runtime.process import WarmProcess, require
 from lora_cli.settings import Settings
 from lora_cli.store import Store
@@ -75,12 +76,7 @@ def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> Non
     past = read_past(kept)
     plan = partial(planning(asked, run, settings), base, (), run.limits, history=past.tiers)
     process = partial(WarmProcess, deadline_s=timeout_s, stop_deadline_s=STOP_S, tell=teller(settings))
-
-    def open_process(needs: Sequence[Needs]) -> WarmProcess:
-        """Slots for all that is known by now, and for the modules that most adapters are on."""
-        more = frozenset(all_linear(base)).union(*(one.modules for one in needs))
-        return process(plan(more=more, more_ranks=[one.rank for one in needs]))
-
+    open_process = partial(_open_process, base, plan, process)
     copy = run.copies.admitted if run.copies is not None else None
     level = logging.getLogger("lora_cli").getEffectiveLevel()
     setup = Setup(settings, base, run.limits.max_lora_rank, tuple(roots), copy, level)
@@ -101,6 +97,14 @@ def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> Non
             hosts=hosts,
         )
         listen(service, address, Files(serve.ready_file, serve.metrics_file, kept), lambda note: say(note, settings))
+
+
+def _open_process(
+    base: BaseModel, plan: Callable[..., Plan], process: Callable[[Plan], WarmProcess], needs: Sequence[Needs]
+) -> WarmProcess:
+    """Slots for all that is known by now, and for the modules that most adapters are on."""
+    more = frozenset(all_linear(base)).union(*(one.modules for one in needs))
+    return process(plan(more=more, more_ranks=[one.rank for one in needs]))
 
 
 def _base_name(asked: Lineup) -> str:
