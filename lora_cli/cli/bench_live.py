@@ -162,21 +162,16 @@ def _run_one(plan: Plan, seed: int, course: Course, control: Course, tell: Calla
     target, trace, most = plan.target, plan.traces[seed], plan.options.max_concurrency
     made = partial(asks, trace, seed=seed, vocabulary=plan.vocabulary, prompts=plan.options.prompts)
     send = partial(run_load, target.address, target.token, max_concurrency=most, closed=plan.closed)
-    probing = _probing(plan, trace)
-    if probing is not None:
+    probing = None
+    if plan.probes_a_second is not None:
+        name = plan.options.probe_adapter or trace.names[0]
+        probing = Probing(Ask(0.0, name, body_of(target.models[name], list(PROBE), 1)), 1 / plan.probes_a_second)
         # Whom a probe asks for is there before the load begins: its own load stalls nobody.
         send([probing.ask], Course())
     send(made(target.models), course, probing=probing, told=lambda done: tell(before + done))
     if plan.options.control:
         of_base = made(dict.fromkeys(target.models, target.base))
         send(of_base, control, told=lambda done: tell(before + len(trace) + done))
-
-
-def _probing(plan: Plan, trace: Trace) -> Probing | None:
-    if plan.probes_a_second is None:
-        return None
-    name = plan.options.probe_adapter or trace.names[0]
-    return Probing(Ask(0.0, name, body_of(plan.target.models[name], list(PROBE), 1)), 1 / plan.probes_a_second)
 
 
 def _report(plan: Plan, runs: Sequence[Run], own: Mapping[str, str] | None, refused: Mapping[str, str]) -> BenchReport:

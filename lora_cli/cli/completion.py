@@ -70,11 +70,7 @@ RULE: dict[str, Any] = {"metavar": "RULE", "autocompletion": rules}
 
 def words(*known: str) -> Callable[[str], list[str]]:
     """Offers these words."""
-
-    def offered(incomplete: str) -> list[str]:
-        return [word for word in known if word.startswith(incomplete)]
-
-    return offered
+    return lambda incomplete: [word for word in known if word.startswith(incomplete)]
 
 
 def _begun(found: Sequence[str], begun: str) -> list[str]:

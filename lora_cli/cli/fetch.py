@@ -148,16 +148,12 @@ def _bring(
             for handed in place.hand_out_each(outcomes):
                 done.append(handed)
                 progress.through(handed.outcome.wanted.name)
-                _write(handed, settings, form, tabular=tabular)
+                # Of what a table will have only the error is written meanwhile.
+                if handed.outcome.error is not None or not (settings.quiet or tabular):
+                    to_stderr(render_line(handed))
+                if form == "human" and handed.directory is not None and not tabular:
+                    write(f"{handed.directory}\n")
     finally:
         if tabular and done:
             write(render_fetched(done, time.perf_counter() - began_s, width(), colour=colour()))
     return done
-
-
-def _write(handed: Handed, settings: Settings, form: Format, *, tabular: bool) -> None:
-    """A directory on standard output, and a line on standard error; of what a table will have only the error."""
-    if handed.outcome.error is not None or not (settings.quiet or tabular):
-        to_stderr(render_line(handed))
-    if form == "human" and handed.directory is not None and not tabular:
-        write(f"{handed.directory}\n")

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lora_cli.cli.wanted import Order
-from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import LoraCliError, MachineError, UsageError
 from lora_cli.fetching.many import Handed, Outcome
 from lora_cli.fetching.publish import Served, publish_adapter
@@ -35,12 +34,12 @@ class Handing:
     def hand_out_each(self, outcomes: Iterator[Outcome]) -> Iterator[Handed]:
         """Each outcome with its directory; one that cannot be handed out has failed."""
         for number, outcome in enumerate(outcomes):
-            if outcome.fetched is None:
-                yield Handed(outcome)
-            else:
-                yield self._handed(outcome, outcome.fetched.snapshot, self.targets[number] if self.targets else None)
+            yield self._handed(outcome, self.targets[number] if self.targets else None)
 
-    def _handed(self, outcome: Outcome, snapshot: Snapshot, target: Path | None) -> Handed:
+    def _handed(self, outcome: Outcome, target: Path | None) -> Handed:
+        if outcome.fetched is None:
+            return Handed(outcome)
+        snapshot = outcome.fetched.snapshot
         try:
             if self.views:
                 keep_view(self.store, outcome.wanted.name, snapshot)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lora_cli.core.addresses import without_secrets
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.item import Item
-from lora_cli.core.lock import LockedAdapter, ref_at
+from lora_cli.core.lock import ref_at
 from lora_cli.core.lora_config import CONFIG_FILE
 from lora_cli.core.reference import AdapterRef, override, parse
 from lora_cli.errors import UsageError
@@ -16,7 +16,7 @@ from lora_cli.fetching.demand import Demand
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
-    from lora_cli.documents.manifest import AdapterEntry, AdapterSet, EngineSpec
+    from lora_cli.documents.manifest import AdapterSet, EngineSpec
     from lora_cli.runtime.plan import Limits
 
 MAX_LORAS, MAX_CPU_LORAS = 8, 32
@@ -115,12 +115,12 @@ def lineup(
     lock_file = open_lock(file, LockFlags())
     lock = lock_file.lock if lock_file is not None else None
     kept = held(manifest, lock, LockFlags(locked=True)) if lock is not None else {}
-    return Lineup(tuple(_item(entry, kept.get(entry.name)) for entry in manifest.adapters), named, manifest)
-
-
-def _item(entry: "AdapterEntry", locked: LockedAdapter | None) -> Item:
-    source = entry.source if locked is None else ref_at(entry.source, locked)
-    return Item(entry.name, source, entry.sha256, entry.pinned, locked, latest=entry.checkpoint == "latest")
+    items = []
+    for entry in manifest.adapters:
+        locked = kept.get(entry.name)
+        source = entry.source if locked is None else ref_at(entry.source, locked)
+        items.append(Item(entry.name, source, entry.sha256, entry.pinned, locked, latest=entry.checkpoint == "latest"))
+    return Lineup(tuple(items), named, manifest)
 
 
 def from_refs(refs: Sequence[str], checkpoint: str = "") -> tuple[Item, ...]:

@@ -16,7 +16,7 @@ from lora_cli.documents.lockfile import KIND, drift, dump_lock, mismatch, relock
 from lora_cli.documents.manifest import AdapterSet
 from lora_cli.errors import MachineError, NotFound, Refused, UsageError
 from lora_cli.fetching.drift import Drift, look
-from lora_cli.fetching.many import Outcome, Wanted
+from lora_cli.fetching.many import Outcome
 from lora_cli.fetching.plan import Selection
 from lora_cli.reading.manifest import STDIN, lock_path, read_lock, read_text
 from lora_cli.render.json_store import render_drifts as drifts_as_json
@@ -120,7 +120,8 @@ def _check_writable(order: Order, file: LockFile) -> None:
     Raises:
         MachineError: its folder does not take a file.
     """
-    if file.lock is not None and all(item.locked is not None or _is_folder(item) for item in order.adapters):
+    new = [item.ref for item in order.adapters if item.locked is None]
+    if file.lock is not None and all(isinstance(ref, AdapterRef) and ref.scheme == "file" for ref in new):
         return
     folder = Path(os.path.realpath(file.path)).parent
     if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
@@ -128,10 +129,6 @@ def _check_writable(order: Order, file: LockFile) -> None:
             f"{file.path}: the lock cannot be written there",
             hint="--lock FILE writes it elsewhere; --locked takes one that is there, and writes nothing",
         )
-
-
-def _is_folder(item: Wanted) -> bool:
-    return isinstance(item.ref, AdapterRef) and item.ref.scheme == "file"
 
 
 def write_lock(

@@ -40,7 +40,8 @@ def main(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         return _reader_gone()
     except SystemExit as stop:
-        return READER_GONE if isinstance(stop.__context__, BrokenPipeError) else _code(stop)
+        code = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
+        return READER_GONE if isinstance(stop.__context__, BrokenPipeError) else code
     except Exception as error:  # noqa: BLE001 - the one boundary
         expected = _expected(error)
         return _bug() if expected is None else _report(expected)
@@ -88,10 +89,6 @@ def _reader_gone() -> int:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(nowhere, stream.fileno())
     return READER_GONE
-
-
-def _code(stop: SystemExit) -> int:
-    return stop.code if isinstance(stop.code, int) else int(bool(stop.code))
 
 
 def _expected(error: Exception) -> LoraCliError | None:

@@ -181,7 +181,7 @@ def shown_progress(settings: Settings, count: int) -> Iterator[Shown]:
 
 @contextmanager
 def shown_stages(settings: Settings, count: int) -> Iterator[Staged]:
-    """What is shown while ``count`` adapters are warmed; with ``--verbose`` ``warming.teller`` writes lines instead."""
+    """What is shown while ``count`` adapters are warmed; with ``--verbose`` ``tell_stage`` writes lines instead."""
     staged = Staged(count)
     if not is_drawn(settings):
         yield staged

@@ -50,7 +50,13 @@ def outputs(formats: Sequence[str], file: Path | None, environ: Mapping[str, str
     if file is not None and len(bare) != 1:
         hint = "give each its own: --format sarif=FILE" if bare else "leave -o out"
         raise UsageError("-o is for the one format that has no file", hint=hint)
-    found = tuple(_output(name, given or file, environ) for name, given in asked)
+    summary = environ.get(STEP_SUMMARY, "")
+    found = tuple(
+        Output(name, Path(summary), appended=True)
+        if name == MARKDOWN and summary and (given or file) is None
+        else Output(name, given or file or STDOUT)
+        for name, given in asked
+    )
     for output in found:
         same = [other.format for other in found if other.file == output.file]
         if len(same) > 1:
@@ -69,13 +75,6 @@ def _named(word: str) -> tuple[str, Path | None]:
     if has_file and not file:
         raise UsageError(f"--format {word} names no file", hint=f"--format {name}=FILE, or --format {name}")
     return name, Path(file) if file else None
-
-
-def _output(name: str, file: Path | None, environ: Mapping[str, str]) -> Output:
-    summary = environ.get(STEP_SUMMARY, "")
-    if file is None and name == MARKDOWN and summary:
-        return Output(name, Path(summary), appended=True)
-    return Output(name, file or STDOUT)
 
 
 def tell(report: Report, asked: Sequence[Output], *, quiet: bool = False, statistics: bool = False) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from lora_cli.cli.lineup import Lineup, base_model
 from lora_cli.cli.main import INTERRUPTED
-from lora_cli.cli.output import Format, colour, width, write
+from lora_cli.cli.output import colour, width, write
 from lora_cli.cli.progress import Staged, shown_stages
 from lora_cli.cli.termination import note
 from lora_cli.cli.warm_options import WarmOptions
 from lora_cli.cli.warm_tier import Copies
-from lora_cli.cli.warming import Run, admitting, planning, say, teller
+from lora_cli.cli.warming import Run, admitting, planning, say, tell_stage
 from lora_cli.core.item import Item
 from lora_cli.core.results import Answers, LoadReport, PageCache
 from lora_cli.core.snapshot import Snapshot
@@ -45,7 +45,15 @@ def prove_once(asked: Lineup, run: Run, once: WarmOptions, settings: Settings) -
             if once.ready_file.is_file():
                 once.ready_file.unlink()
     reports, answers = warm_once(asked, run, once, settings)
-    write(_rendered(reports, answers, once.output_format, quiet=settings.quiet))
+    if once.output_format == "json":
+        write(json_documents.render_load_reports(reports, answers))
+    else:
+        from lora_cli.render.terminal_warm import render_answers, render_load_reports
+
+        told = render_load_reports(reports, width(), colour=colour(), quiet=settings.quiet)
+        if answers and not settings.quiet:
+            told += f"\n{render_answers(answers, width(), colour=colour())}"
+        write(told)
     if once.metrics_file is not None:
         write(render_load_metrics(reports), once.metrics_file)
     if failed := [report for report in reports if report.error]:
@@ -54,15 +62,6 @@ def prove_once(asked: Lineup, run: Run, once: WarmOptions, settings: Settings) -
     if once.ready_file is not None and code == 0:
         write(json.dumps({"pid": None, "proved": len(reports)}) + "\n", once.ready_file)
     return code
-
-
-def _rendered(reports: Sequence[LoadReport], answers: Sequence[Answers], output_format: Format, *, quiet: bool) -> str:
-    if output_format == "json":
-        return json_documents.render_load_reports(reports, answers)
-    from lora_cli.render.terminal_warm import render_answers, render_load_reports
-
-    told = render_load_reports(reports, width(), colour=colour(), quiet=quiet)
-    return told + (f"\n{render_answers(answers, width(), colour=colour())}" if answers and not quiet else "")
 
 
 def warm_once(asked: Lineup, run: Run, once: WarmOptions, settings: Settings) -> tuple[list[LoadReport], list[Answers]]:
@@ -129,11 +128,10 @@ def _load_all(
     reports: list[LoadReport],
 ) -> None:
     """Those that have a job go through a warm process of their own and ``finished``; their reports are replaced."""
-    heard = teller(settings)
 
     def tell(name: str, stage: str) -> None:
         shown.hear(name, stage)
-        heard(name, stage)
+        tell_stage(settings, name, stage)
 
     shown.go_on("proved", sum(job is not None for _, job, _ in admitted))
     with WarmProcess(plan, tell=tell) as process:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lora_cli.cli.lineup import Lineup, base_model
 from lora_cli.cli.options import seconds
-from lora_cli.cli.warming import Run, has_base_weights, planning, require_packages, say, teller
+from lora_cli.cli.warming import Run, has_base_weights, planning, require_packages, say, tell_stage
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.item import Item
 from lora_cli.core.targets import all_linear
@@ -75,7 +75,7 @@ def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> Non
     kept = settings.cache_dir / "history" / f"{hashlib.sha256(str(asked.base).encode()).hexdigest()[:32]}.json"
     past = read_past(kept)
     plan = partial(planning(asked, run, settings), base, (), run.limits, history=past.tiers)
-    process = partial(WarmProcess, deadline_s=timeout_s, stop_deadline_s=STOP_S, tell=teller(settings))
+    process = partial(WarmProcess, deadline_s=timeout_s, stop_deadline_s=STOP_S, tell=partial(tell_stage, settings))
     open_process = partial(_open_process, base, plan, process)
     copy = run.copies.admitted if run.copies is not None else None
     level = logging.getLogger("lora_cli").getEffectiveLevel()

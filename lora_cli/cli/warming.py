@@ -102,14 +102,10 @@ def planning(asked: Lineup, run: Run, settings: Settings) -> partial[Plan]:
     )
 
 
-def teller(settings: Settings) -> Callable[[str, str], None]:
-    """Each stage as it begins, with ``--verbose``."""
-
-    def tell(name: str, stage: str) -> None:
-        if settings.verbose:
-            say(f"{name}: {stage}", settings)
-
-    return tell
+def tell_stage(settings: Settings, name: str, stage: str) -> None:
+    """A stage of an adapter as it begins, with ``--verbose``."""
+    if settings.verbose:
+        say(f"{name}: {stage}", settings)
 
 
 def say(note: str, settings: Settings) -> None:
