@@ -106,11 +106,7 @@ def root(
     ctx: typer.Context,
     cache_dir: str | None = setting("cache_dir", None, GLOBAL),
     config: str | None = option(
-        "--config",
-        "The settings file (TOML); without it $XDG_CONFIG_HOME/lora-cli/config.toml.",
-        None,
-        GLOBAL,
-        metavar="FILE",
+        "--config FILE", "The settings file (TOML); without it $XDG_CONFIG_HOME/lora-cli/config.toml.", None, GLOBAL
     ),
     offline: bool = setting("offline", False, GLOBAL),
     quiet: bool = setting("quiet", False, GLOBAL, "-q"),

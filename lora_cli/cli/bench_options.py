@@ -33,9 +33,7 @@ class BenchOptions:
     simulate: bool = option(
         "--simulate", "Simulate the tiers alone: no adapters, no device, no server.", False, MEASURED
     )
-    url: str | None = option(
-        "--url", "Measure this server: http://HOST:PORT or unix:PATH.", None, MEASURED, metavar="URL"
-    )
+    url: str | None = option("--url URL", "Measure this server: http://HOST:PORT or unix:PATH.", None, MEASURED)
     forward: Forward | None = option(
         "--forward",
         "Without --url: a whole model behind a server that is started, or modules without one.",
@@ -53,74 +51,61 @@ class BenchOptions:
         show_default="200; 20000 with --simulate",
     )
     popularity: str = option(
-        "--popularity",
+        "--popularity MODEL",
         "How often each adapter is asked for: zipf:S, geometric:A, slora-power:A, uniform, distinct, "
         "round-robin or a file weights.json.",
         "zipf:1.0",
         WORKLOAD,
-        metavar="MODEL",
     )
     drift: str | None = option(
-        "--drift", "PERCENT of the adapters change places each EVERY requests.", None, WORKLOAD, metavar="PERCENT,EVERY"
+        "--drift PERCENT,EVERY", "PERCENT of the adapters change places each EVERY requests.", None, WORKLOAD
     )
     scan: str | None = option(
-        "--scan", "PERCENT of the requests go through all adapters in turn.", None, WORKLOAD, metavar="PERCENT"
+        "--scan PERCENT", "PERCENT of the requests go through all adapters in turn.", None, WORKLOAD
     )
     sessions: str | None = option(
-        "--sessions",
-        "So many users, who stay with an adapter for about TURNS requests.",
-        None,
-        WORKLOAD,
-        metavar="USERS,TURNS",
+        "--sessions USERS,TURNS", "So many users, who stay with an adapter for about TURNS requests.", None, WORKLOAD
     )
     request_rate: str = option(
-        "--request-rate",
+        "--request-rate PER_SECOND",
         "Requests per second; inf sends all at once, with --simulate one after the other.",
         "inf",
         WORKLOAD,
-        metavar="PER_SECOND",
     )
     burstiness: str = option(
-        "--burstiness",
-        "Shape of the Gamma gaps, as in vLLM: 1 is Poisson, less is burstier.",
-        "1",
-        WORKLOAD,
-        metavar="X",
+        "--burstiness X", "Shape of the Gamma gaps, as in vLLM: 1 is Poisson, less is burstier.", "1", WORKLOAD
     )
     ramp_up_strategy: str | None = option(
-        "--ramp-up-strategy", "How the request rate rises.", None, WORKLOAD, metavar="linear|exponential"
+        "--ramp-up-strategy linear|exponential", "How the request rate rises.", None, WORKLOAD
     )
     ramp_up_start_rps: int | None = option(
         "--ramp-up-start-rps", "The request rate at the beginning.", None, WORKLOAD, min=1
     )
     ramp_up_end_rps: int | None = option("--ramp-up-end-rps", "The request rate at the end.", None, WORKLOAD, min=1)
-    input_len: str = option("--input-len", "Prompt tokens.", "128", WORKLOAD, metavar="N|LOW-HIGH")
-    output_len: str = option("--output-len", "Output tokens.", "16", WORKLOAD, metavar="N|LOW-HIGH")
+    input_len: str = option("--input-len N|LOW-HIGH", "Prompt tokens.", "128", WORKLOAD)
+    output_len: str = option("--output-len N|LOW-HIGH", "Output tokens.", "16", WORKLOAD)
     seed: int = option("--seed", "The same seed draws the same workload on every machine.", 0, WORKLOAD, min=0)
-    trace: Path | None = option(
-        "--trace", "Replay the requests of this JSON lines file.", None, WORKLOAD, metavar="FILE"
-    )
-    api_key: str = option("--api-key", "With --url: the server's bearer token.", "", SERVER, metavar="TOKEN")
+    trace: Path | None = option("--trace FILE", "Replay the requests of this JSON lines file.", None, WORKLOAD)
+    api_key: str = option("--api-key TOKEN", "With --url: the server's bearer token.", "", SERVER)
     lora_modules: list[str] | None = option(
-        "--lora-modules", "Adapters to ask for; else all that the server lists.", None, SERVER, metavar="NAME..."
+        "--lora-modules NAME...", "Adapters to ask for; else all that the server lists.", None, SERVER
     )
     max_concurrency: int | None = option(
         "--max-concurrency", "The most requests at once.", None, SERVER, min=1, max=100_000
     )
-    prompts: str = option("--prompts", "Prompts are token ids, or as many words.", "ids", SERVER, metavar="ids|text")
+    prompts: str = option("--prompts ids|text", "Prompts are token ids, or as many words.", "ids", SERVER)
     goodput: list[str] | None = option(
-        "--goodput",
+        "--goodput MEASURE:MS...",
         "A request is good within these, for example ttft:500 tpot:50 e2el:9000.",
         None,
         SERVER,
-        metavar="MEASURE:MS...",
     )
     control: bool = option("--control", "Send the same requests to the base model too.", False, SERVER)
     probe_request_rate: str | None = option(
-        "--probe-request-rate", "Send requests of one token beside the load.", None, SERVER, metavar="PER_SECOND"
+        "--probe-request-rate PER_SECOND", "Send requests of one token beside the load.", None, SERVER
     )
     probe_adapter: str | None = option(
-        "--probe-adapter", "The adapter that these ask for.", None, SERVER, metavar="NAME", show_default="the first"
+        "--probe-adapter NAME", "The adapter that these ask for.", None, SERVER, show_default="the first"
     )
     num_seeds: int | None = option(
         "--num-seeds", "Runs, each with the next seed.", None, SERVER, min=1, max=100, show_default="3"
@@ -133,14 +118,13 @@ class BenchOptions:
     )
     max_lora_rank: int | None = option("--max-lora-rank", "The largest rank of a slot.", None, TIERS, min=1)
     device: str | None = option(
-        "--device", "The device that holds the slots.", None, TIERS, metavar="auto|cpu|cuda", show_default="auto"
+        "--device auto|cpu|cuda", "The device that holds the slots.", None, TIERS, show_default="auto"
     )
     eviction: str | None = option(
-        "--eviction",
+        "--eviction NAME,...",
         "Which adapter leaves a full tier; with --simulate several of lru, fifo, lfu, gdsf, adaptive and opt.",
         None,
         TIERS,
-        metavar="NAME,...",
         show_default="adaptive; with --simulate lru,lfu,gdsf,adaptive,opt",
     )
     num_adapters: int | None = option(
@@ -153,69 +137,52 @@ class BenchOptions:
         show_default="500 with --simulate",
     )
     ranks: str | None = option(
-        "--ranks", "Ranks of synthetic adapters.", None, SYNTHETIC, metavar="RANK:SHARE,...", show_default="16"
+        "--ranks RANK:SHARE,...", "Ranks of synthetic adapters.", None, SYNTHETIC, show_default="16"
     )
     bytes_per_rank: str | None = option(
-        "--bytes-per-rank",
+        "--bytes-per-rank SIZE",
         "Bytes of an adapter for each rank, as of Llama-3-8B.",
         None,
         SIMULATION,
-        metavar="SIZE",
         show_default="5MiB",
     )
     max_gpu_bytes: str | None = option(
-        "--max-gpu-bytes", "Bytes of all slots; else all are equally large.", None, SIMULATION, metavar="SIZE"
+        "--max-gpu-bytes SIZE", "Bytes of all slots; else all are equally large.", None, SIMULATION
     )
     max_cpu_bytes: str | None = option(
-        "--max-cpu-bytes", "Bytes in memory; else only their number counts.", None, SIMULATION, metavar="SIZE"
+        "--max-cpu-bytes SIZE", "Bytes in memory; else only their number counts.", None, SIMULATION
     )
     disk_link: str | None = option(
-        "--disk-link",
-        "What a load from disk into memory takes.",
-        None,
-        SIMULATION,
-        metavar="MS,GB/S",
-        show_default="2,7",
+        "--disk-link MS,GB/S", "What a load from disk into memory takes.", None, SIMULATION, show_default="2,7"
     )
     gpu_link: str | None = option(
-        "--gpu-link",
-        "What a load from memory into a slot takes.",
-        None,
-        SIMULATION,
-        metavar="MS,GB/S",
-        show_default="1,25",
+        "--gpu-link MS,GB/S", "What a load from memory into a slot takes.", None, SIMULATION, show_default="1,25"
     )
-    measured: Path | None = option(
-        "--measured", "Loads take what this saved result measured.", None, SIMULATION, metavar="FILE"
-    )
+    measured: Path | None = option("--measured FILE", "Loads take what this saved result measured.", None, SIMULATION)
     objective: Objective | None = option(
         "--objective", "What adaptive and gdsf make small.", None, SIMULATION, show_default="stall"
     )
     plan: list[str] | None = option(
-        "--plan",
+        "--plan GOAL",
         'Find the smallest tiers that reach a goal, for example "hit_ratio>=0.95"; may be repeated.',
         None,
         SIMULATION,
-        metavar="GOAL",
     )
-    save_trace: Path | None = option("--save-trace", "Write the requests as JSON lines.", None, OUTPUT, metavar="FILE")
+    save_trace: Path | None = option("--save-trace FILE", "Write the requests as JSON lines.", None, OUTPUT)
     save_result: bool = option("--save-result", "Save the result as JSON, and the requests beside it.", False, OUTPUT)
     result_dir: Path | None = option(
-        "--result-dir", "Where to save the result.", None, OUTPUT, metavar="DIRECTORY", show_default="."
+        "--result-dir DIRECTORY", "Where to save the result.", None, OUTPUT, show_default="."
     )
-    result_filename: str | None = option(
-        "--result-filename", "The name of the saved result.", None, OUTPUT, metavar="NAME"
-    )
+    result_filename: str | None = option("--result-filename NAME", "The name of the saved result.", None, OUTPUT)
     metadata: list[str] | None = option(
-        "--metadata", "Add this to the saved result; may be repeated.", None, OUTPUT, metavar="KEY=VALUE"
+        "--metadata KEY=VALUE", "Add this to the saved result; may be repeated.", None, OUTPUT
     )
-    baseline: Path | None = option("--baseline", "Compare with this saved result.", None, OUTPUT, metavar="FILE")
+    baseline: Path | None = option("--baseline FILE", "Compare with this saved result.", None, OUTPUT)
     fail_if: list[str] | None = option(
-        "--fail-if",
+        "--fail-if CONDITION",
         'Exit with 1 if so, for example "adaptive.stall_p99_ms>500"; may be repeated.',
         None,
         OUTPUT,
-        metavar="CONDITION",
     )
     output_format: ReportFormat = option("--format", "The format of the result.", "human", OUTPUT)
     output: options.OutputFile = None

@@ -57,11 +57,7 @@ def verify_all(
     ctx: typer.Context,
     repair: bool = option("--repair", "Fetch corrupt files again, with the same digest.", False, REPAIR),
     manifest: Path | None = option(
-        "--manifest -f",
-        "With --repair: use the endpoints and credentials of this manifest.",
-        None,
-        REPAIR,
-        metavar="FILE",
+        "--manifest -f FILE", "With --repair: use the endpoints and credentials of this manifest.", None, REPAIR
     ),
     output_format: options.OutputFormat = "human",
 ) -> None:
@@ -96,16 +92,13 @@ def verify_all(
 def collect_garbage(
     ctx: typer.Context,
     cache_budget: str | None = option(
-        "--cache-budget --max-bytes",
+        "--cache-budget --max-bytes SIZE",
         "Remove the least recently used snapshots until the cache is within this size.",
         None,
         LIMITS,
-        metavar="SIZE",
     ),
-    unused_for: str | None = option(
-        "--unused-for", "Remove what was not used for so long.", None, LIMITS, metavar="TIME"
-    ),
-    grace: str = option("--grace", "Keep files that no reference means for so long.", "1h", LIMITS, metavar="TIME"),
+    unused_for: str | None = option("--unused-for TIME", "Remove what was not used for so long.", None, LIMITS),
+    grace: str = option("--grace TIME", "Keep files that no reference means for so long.", "1h", LIMITS),
     dry_run: bool = option("--dry-run", "Only show what would be removed.", False, OUTPUT),
     output_format: options.OutputFormat = "human",
 ) -> None:

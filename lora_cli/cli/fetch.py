@@ -34,43 +34,36 @@ def command(
     ctx: typer.Context,
     refs: options.Refs = None,
     manifest: options.Manifest = None,
-    revision: str | None = option("--revision", "The branch, tag or commit of each REF.", None, PIN, metavar="REV"),
-    subfolder: str = option("--subfolder", "The adapter's folder in each REF.", "", PIN, metavar="PATH"),
+    revision: str | None = option("--revision REV", "The branch, tag or commit of each REF.", None, PIN),
+    subfolder: str = option("--subfolder PATH", "The adapter's folder in each REF.", "", PIN),
     checkpoint: options.Checkpoint = "",
-    lock: Path | None = option(
-        "--lock", "The lock file; without it beside the manifest.", None, LOCKING, metavar="FILE"
-    ),
+    lock: Path | None = option("--lock FILE", "The lock file; without it beside the manifest.", None, LOCKING),
     locked: bool = option("--locked", "Fetch exactly what is locked, or fail; never write the lock.", False, LOCKING),
     check: bool = option("--check", "Show what changed since the lock; fetch nothing.", False, LOCKING),
     upgrade: bool = option(
         "--upgrade", "Lock the newest versions: of all adapters, or of those named as REFs.", False, LOCKING
     ),
     to: str | None = option(
-        "--to",
+        "--to DIRECTORY",
         "Put the files here, several adapters by name. Weights are hard links into the cache: do not edit them.",
         None,
         DESTINATION,
-        metavar="DIRECTORY",
     ),
     publish: str | None = option(
-        "--publish",
-        "Put each adapter in DIRECTORY/NAME, for vLLM's filesystem resolver.",
-        None,
-        DESTINATION,
-        metavar="DIRECTORY",
+        "--publish DIRECTORY", "Put each adapter in DIRECTORY/NAME, for vLLM's filesystem resolver.", None, DESTINATION
     ),
     base: str = option(
-        "--base", "With --publish: the base model's name as the engine serves it.", "", DESTINATION, metavar="NAME"
+        "--base NAME", "With --publish: the base model's name as the engine serves it.", "", DESTINATION
     ),
     fix_base: str = option(
-        "--fix-base", "With --publish: write this base name into each config.", "", DESTINATION, metavar="NAME"
+        "--fix-base NAME", "With --publish: write this base name into each config.", "", DESTINATION
     ),
     link: bool = option("--link", "Hard-link the weights of local folders into the cache.", False, DESTINATION),
     include: list[str] | None = option(
-        "--include", "Also fetch files that match; may be repeated.", None, ADAPTERS, metavar="GLOB"
+        "--include GLOB", "Also fetch files that match; may be repeated.", None, ADAPTERS
     ),
     exclude: list[str] | None = option(
-        "--exclude", "Do not fetch files that match; may be repeated.", None, ADAPTERS, metavar="GLOB"
+        "--exclude GLOB", "Do not fetch files that match; may be repeated.", None, ADAPTERS
     ),
     allow_pickle: options.AllowPickle = False,
     policy: options.PolicyFile = None,

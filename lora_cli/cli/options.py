@@ -28,19 +28,19 @@ def variable_of(flag: str) -> str:
     return PREFIX + flag.lstrip("-").replace("-", "_").upper()
 
 
-def option(flags: str, text: str, default: Any, panel: str, **given: Any) -> Any:
+def option(spec: str, text: str, default: Any, panel: str, **given: Any) -> Any:
     """A ``typer.Option`` with the variable ``LORA_CLI_<OPTION>``, and ``text`` in a panel of the command's help.
 
+    ``spec`` is what ``--help`` shows on the left: the flags, and what their value is called (``--output -o FILE``).
     The ``default`` is ``...`` within ``Annotated``, where the parameter has it.
     A path that cannot be read is reported by what reads it: it is this machine's fault (exit 6), not a mistake (2).
     """
-    names = flags.split()
-    if "min" in given:
-        given.setdefault("metavar", "N")
+    flags = [word for word in spec.split() if word.startswith("-")]
+    metavar = " ".join(spec.split()[len(flags) :]) or ("N" if "min" in given else None)
     if isinstance(shown := given.get("show_default"), str):  # what is so without it, though its default is None
         text, given["show_default"] = f"{text} (default: {shown})", False
-    given = {"help": text, "show_envvar": False, "readable": False, "rich_help_panel": panel, **given}
-    return typer.Option(default, *names, envvar=variable_of(names[0].partition("/")[0]), **given)
+    given = {"metavar": metavar, "help": text, "show_envvar": False, "readable": False, **given}
+    return typer.Option(default, *flags, envvar=variable_of(flags[0].partition("/")[0]), rich_help_panel=panel, **given)
 
 
 def setting(name: str, default: Any, panel: str, short: str = "") -> Any:
@@ -50,10 +50,10 @@ def setting(name: str, default: Any, panel: str, short: str = "") -> Any:
     variable and a file.
     """
     declared = SETTINGS[name]
-    metavar = declared.kind.metavar or None
+    metavar = declared.kind.metavar
     shown = str(declared.default) if metavar and declared.default is not None else False
-    flags = f"--{name.replace('_', '-')} {short}"
-    return option(flags, declared.help, default, panel, show_default=shown, metavar=metavar)
+    spec = f"--{name.replace('_', '-')} {short} {metavar}"
+    return option(spec, declared.help, default, panel, show_default=shown)
 
 
 def size_of(text: str | None, flag: str) -> int | None:
@@ -81,9 +81,7 @@ Refs = Annotated[
     list[str] | None,
     typer.Argument(metavar="REF...", help="Paths or references.", autocompletion=completion.references),
 ]
-Manifest = Annotated[
-    Path | None, option("--manifest -f", "Use the adapters of this manifest.", ..., ADAPTERS, metavar="FILE")
-]
+Manifest = Annotated[Path | None, option("--manifest -f FILE", "Use the adapters of this manifest.", ..., ADAPTERS)]
 Base = Annotated[
     str,
     option(
@@ -94,31 +92,23 @@ Base = Annotated[
         **completion.REF,
     ),
 ]
-PolicyFile = Annotated[
-    Path | None, option("--policy", "A policy that adapters must pass.", ..., ADAPTERS, metavar="FILE")
-]
+PolicyFile = Annotated[Path | None, option("--policy FILE", "A policy that adapters must pass.", ..., ADAPTERS)]
 Checkpoint = Annotated[
     str,
     option(
-        "--checkpoint",
+        "--checkpoint N|latest",
         "Use the folder checkpoint-N, or the one with the highest number.",
         ...,
         ADAPTERS,
-        metavar="N|latest",
         autocompletion=completion.words("latest"),
     ),
 ]
-Shard = Annotated[
-    str | None, option("--shard", "Only part I (counted from 0) of N, by name.", ..., ADAPTERS, metavar="I/N")
-]
+Shard = Annotated[str | None, option("--shard I/N", "Only part I (counted from 0) of N, by name.", ..., ADAPTERS)]
 Ray = Annotated[
-    str | None,
-    option("--ray", "Run on a Ray cluster: auto, or HOST:PORT of its head.", ..., NETWORK, metavar="ADDRESS"),
+    str | None, option("--ray ADDRESS", "Run on a Ray cluster: auto, or HOST:PORT of its head.", ..., NETWORK)
 ]
 AllowPickle = Annotated[
     bool, option("--allow-pickle", "Accept .bin weights where there are no safetensors.", ..., LIMITS)
 ]
 OutputFormat = Annotated[Format, option("--format", "The format of the result.", ..., OUTPUT)]
-OutputFile = Annotated[
-    Path | None, option("--output -o", "Write the result to this file.", ..., OUTPUT, metavar="FILE")
-]
+OutputFile = Annotated[Path | None, option("--output -o FILE", "Write the result to this file.", ..., OUTPUT)]

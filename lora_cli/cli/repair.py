@@ -29,7 +29,7 @@ def command(
         str, typer.Argument(metavar="REF", help="A path or reference.", autocompletion=completion.references)
     ],
     engine: Engine,
-    to: Path | None = option("--to", "Write the copy to this new folder.", None, REPAIR, metavar="DIRECTORY"),
+    to: Path | None = option("--to DIRECTORY", "Write the copy to this new folder.", None, REPAIR),
     check: bool = option("--check", "Only show what would be changed; exit code 1 if anything.", False, REPAIR),
     base: str = option(
         "--base", "The base model, which has the names and shapes of modules.", "", REPAIR, **completion.REF
@@ -38,8 +38,8 @@ def command(
     policy: options.PolicyFile = None,
     allow_pickle: options.AllowPickle = False,
     tp: engine_options.Tp = 1,
-    dtype: str = option("--dtype", "Convert the tensors to this type.", "", REPAIR, metavar="float32|float16|bfloat16"),
-    base_name: str = option("--base-name", "Write this as the base model's name.", "", REPAIR, metavar="NAME"),
+    dtype: str = option("--dtype float32|float16|bfloat16", "Convert the tensors to this type.", "", REPAIR),
+    base_name: str = option("--base-name NAME", "Write this as the base model's name.", "", REPAIR),
     output_format: options.OutputFormat = "human",
     output: options.OutputFile = None,
 ) -> None:

@@ -42,11 +42,10 @@ def command(
     ),
     policy: options.PolicyFile = None,
     fail_on: str = option(
-        "--fail-on",
+        "--fail-on error|warning",
         "The lowest severity that ends with exit code 1.",
         "error",
         FINDINGS,
-        metavar="error|warning",
         autocompletion=completion.words("error", "warning"),
     ),
     select: list[str] | None = option(
@@ -72,35 +71,24 @@ def command(
     ),
     tp: engine_options.Tp = 1,
     lora_target_modules: list[str] | None = option(
-        "--lora-target-modules",
-        "The only modules that the engine applies LoRA to; may be repeated.",
-        None,
-        ENGINE,
-        metavar="NAME",
+        "--lora-target-modules NAME", "The only modules that the engine applies LoRA to; may be repeated.", None, ENGINE
     ),
-    served_model_name: str = option(
-        "--served-model-name", "The engine's name for the base model.", "", ENGINE, metavar="NAME"
-    ),
+    served_model_name: str = option("--served-model-name NAME", "The engine's name for the base model.", "", ENGINE),
     max_loras: int | None = option(
         "--max-loras", "The engine's max_loras: adapters in one batch.", None, ENGINE, min=1
     ),
-    baseline: Path | None = option(
-        "--baseline", "A file of known findings: only new ones count.", None, FINDINGS, metavar="FILE"
-    ),
-    write_baseline: Path | None = option(
-        "--write-baseline", "Write the findings to this file.", None, FINDINGS, metavar="FILE"
-    ),
+    baseline: Path | None = option("--baseline FILE", "A file of known findings: only new ones count.", None, FINDINGS),
+    write_baseline: Path | None = option("--write-baseline FILE", "Write the findings to this file.", None, FINDINGS),
     ray: options.Ray = None,
     shard: options.Shard = None,
     statistics: bool = option(
         "--statistics", "Print how often each rule found something, instead of findings.", False, OUTPUT
     ),
     formats: list[str] | None = option(
-        "--format",
+        "--format FORMAT[=FILE]",
         "human, concise, json, sarif, junit, github or markdown; may be repeated, each into its file.",
         None,
         OUTPUT,
-        metavar="FORMAT[=FILE]",
         show_default="human",
         autocompletion=completion.words(*FORMATS),
     ),
