@@ -9,9 +9,10 @@ from dataclasses import replace
 from fnmatch import translate
 from functools import lru_cache
 from pathlib import Path
+from typing import cast
 from urllib.parse import unquote
 
-from lora_cli.core.reference import ALIASES, AdapterRef
+from lora_cli.core.reference import ALIASES, FSSPEC, REMOTE, AdapterRef, Scheme
 from lora_cli.core.web_address import DEFAULT_PORTS, is_loopback, unescaped, without_parameters
 
 HUB_PAGES = ("huggingface.co/", "www.huggingface.co/", "hf.co/")
@@ -39,6 +40,8 @@ def source_glob(glob: str, base_dir: Path) -> str:
             return "file://" + posixpath.normpath(posixpath.join(base_dir.absolute(), glob))
         return glob if glob.startswith("*") else "hf://" + glob
     scheme = ALIASES.get(scheme.lower(), scheme.lower())
+    if (protocol := scheme.removeprefix("fsspec+")) in REMOTE:
+        scheme = protocol
     host, slash, path = rest.partition("/")
     if scheme == "az":
         return f"az://{host.lower().replace('.blob.core.windows.net', '.dfs.core.windows.net')}{slash}{path}"
@@ -70,7 +73,10 @@ def touches(glob: str, ref: AdapterRef) -> bool:
 
 
 def _also_here(ref: AdapterRef) -> Iterator[AdapterRef]:
-    """The addresses of this machine that mean what ``ref`` does."""
+    """The addresses of this machine that mean what ``ref`` does; the bucket that is read through fsspec."""
+    if ref.scheme == FSSPEC:
+        protocol, _, location = ref.location.partition("://")
+        yield AdapterRef(ALIASES.get(protocol, cast(Scheme, protocol)), location)
     if ref.scheme in DEFAULT_PORTS:
         host, slash, path = ref.location.partition("/")
         if is_loopback(host):

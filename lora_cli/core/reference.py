@@ -12,11 +12,15 @@ if TYPE_CHECKING:
     from lora_cli.core.addresses import Parts
 
 Remote = Literal["dbfs", "hdfs", "lakefs", "oss", "sftp", "smb", "ssh", "tos", "webhdfs"]
-Scheme = Literal["file", "hf", "hf-bucket", "s3", "gs", "az", "https", "http", "oci", Remote]
+Scheme = Literal["file", "hf", "hf-bucket", "s3", "gs", "az", "https", "http", "oci", Remote, "fsspec"]
 
 REMOTE: tuple[Remote, ...] = get_args(Remote)
 """Protocols of folders on other machines that are read through fsspec. What reads this machine, an archive or another
 file system through a cache is not among them, and neither is what cannot read a range (FTP)."""
+
+FSSPEC: Literal["fsspec"] = "fsspec"
+BY_FSSPEC = frozenset({"s3", "gcs", "gs", "abfs", "az", "adl", "box", "dropbox", "gdrive", "oci", "tosfs", "webdav"})
+"""The other protocols of ``fsspec+PROTOCOL://``: none reads this machine, an archive or an address of the web."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 ALIASES: Mapping[str, Scheme] = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
@@ -28,7 +32,8 @@ class AdapterRef:
 
     ``location`` is by ``scheme``: an absolute path (``file``), ``org/name`` (``hf``), ``org/bucket/path``
     (``hf-bucket``), ``bucket/key`` (``s3``, ``gs``), ``container[@account.dfs.core.windows.net]/path`` (``az``),
-    ``host/path`` as in the URL (``https``, ``http`` and ``REMOTE``), ``registry/name[:tag]`` (``oci``). ``subfolder``
+    ``host/path`` as in the URL (``https``, ``http`` and ``REMOTE``), ``registry/name[:tag]`` (``oci``), the URL without
+    ``fsspec+`` (``fsspec``). ``subfolder``
     (POSIX, relative) is only for ``hf``: elsewhere a folder is part of the location. ``revision`` is a branch, tag or
     commit for ``hf`` and a digest for ``oci``; None is the origin's default. ``str()`` is canonical:
     ``parse(str(ref)) == ref``.
@@ -44,7 +49,7 @@ class AdapterRef:
             from urllib.parse import quote
 
             return "file://" + quote(self.location, errors="surrogateescape")
-        text = f"{self.prefix}{self.location}"
+        text = f"fsspec+{self.location}" if self.scheme == FSSPEC else f"{self.prefix}{self.location}"
         if self.subfolder:
             text += "/" + _escaped(self.subfolder)
         return text if self.revision is None else f"{text}@{self.revision.replace('%', '%25')}"
@@ -52,6 +57,8 @@ class AdapterRef:
     @property
     def prefix(self) -> str:
         """What references of its kind begin with: ``s3://``, ``hf://buckets/``."""
+        if self.scheme == FSSPEC:
+            return f"fsspec+{self.location.partition('://')[0]}://"
         return "hf://buckets/" if self.scheme == "hf-bucket" else f"{self.scheme}://"
 
     @property
@@ -141,6 +148,8 @@ def _with_scheme(scheme: str, rest: str, text: str) -> AdapterRef:
         return _path(addresses.file_url(rest, text)[0], None)
     addresses.check_encodable(rest)
     addresses.check_nobody(rest, text)
+    if scheme.startswith("fsspec+"):
+        return _by_fsspec(scheme.removeprefix("fsspec+"), rest, text)
     if addresses.is_hub_page(rest, scheme):
         return _hub_page(rest, text)
     if scheme == "hf" and rest.startswith("buckets/"):
@@ -160,6 +169,22 @@ def _with_scheme(scheme: str, rest: str, text: str) -> AdapterRef:
             return AdapterRef(name, *form(rest, text))
     known = ", ".join(f"{name}://" for name in ("file", *forms))
     raise UsageError(f"{text}: {scheme}:// is not read", hint=f"known are {known}")
+
+
+def _by_fsspec(protocol: str, rest: str, text: str) -> AdapterRef:
+    """``fsspec+PROTOCOL://…``; a protocol that is always read by fsspec is written without it."""
+    from lora_cli.core import addresses
+
+    location = addresses.remote(rest, text)[0]
+    for name in REMOTE:
+        if protocol == name:
+            return AdapterRef(name, location)
+    if protocol not in BY_FSSPEC:
+        known = ", ".join(f"fsspec+{name}://" for name in sorted({*BY_FSSPEC, *REMOTE}))
+        raise UsageError(
+            f"{addresses.without_secrets(text)}: fsspec+{protocol}:// is not read", hint=f"known are {known}"
+        )
+    return AdapterRef(FSSPEC, f"{protocol}://{location}")
 
 
 def _hub_page(rest: str, text: str) -> AdapterRef:

@@ -1,17 +1,18 @@
 """``AdapterSet``: which adapters, for which base, under which policy; and the YAML that says so."""
 
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
 from lora_cli.core.checkpoint import folder_of
 from lora_cli.core.globs import covers
 from lora_cli.core.reference import AdapterRef, override
 from lora_cli.core.trust import PROFILE, VARIABLE
-from lora_cli.documents.document import Document, Head, Mistake, Model, mappings, mistake, parse_document
+from lora_cli.documents.document import Document, Head, Mistake, Model, kind_of, mappings, mistake, parse_document
 from lora_cli.documents.field_types import (
     MOST_GLOBS,
     Checkpoint,
@@ -81,6 +82,39 @@ _TokenEnv = Annotated[
 ]
 
 
+_SECRET_OPTION = re.compile("pass|secret|token|key|credential|signature|sas|auth|connection_string", re.IGNORECASE)
+MOST_OPTIONS, LONGEST_OPTION = 64, 1024
+
+
+def _without_secrets(options: Mapping[str, Any], path: tuple[str, ...] = ()) -> Mapping[str, Any]:
+    """The options of a file system; a mapping among them may hold mappings of values, and none a secret."""
+    if len(options) > MOST_OPTIONS or len(path) > 2:
+        raise mistake(f"these are more than {MOST_OPTIONS} options, or nested too deeply", "write fewer", *path)
+    for name, value in options.items():
+        here = (*path, name)
+        if isinstance(value, Mapping):
+            _without_secrets(value, here)
+        elif isinstance(value, bool):
+            if not value and re.search("verify|ssl|https", name):
+                raise mistake("a manifest does not switch encryption off", f"leave {name} out", *here)
+        elif name.endswith("_env"):
+            if not isinstance(value, str) or not re.fullmatch(VARIABLE, value, re.ASCII):
+                raise mistake("this is not the name of an environment variable", f"{name}: LORA_CLI_TOKEN_ACME", *here)
+        elif _SECRET_OPTION.search(name):
+            hint = f"use {name}_env: LORA_CLI_TOKEN_NAME, the variable that has the value"
+            raise mistake("a manifest does not hold secrets", hint, *here)
+        elif not isinstance(value, int | str) or len(str(value)) > LONGEST_OPTION:
+            raise mistake(f"this is {kind_of(value)}, and must be text, a number, a boolean or a mapping", "", *here)
+    return options
+
+
+StorageOptions = Annotated[
+    Mapping[str, Any],
+    AfterValidator(_without_secrets),
+    WithJsonSchema({"type": "object", "maxProperties": MOST_OPTIONS}),
+]
+
+
 class SourceRule(Model):
     """How to reach the sources that ``match`` covers. Names of secrets, never values.
 
@@ -110,6 +144,10 @@ class SourceRule(Model):
     """Requests carry no credentials."""
     requester_pays: bool = False
     """Whoever asks is charged (S3)."""
+    storage_options: StorageOptions = Field(default={})
+    """Options of the file system, for what fsspec reads (fsspec+s3://, sftp://). NAME_env names the variable that has
+    the value of NAME. The operator's trusted_endpoints must have the place, and each address among the options.
+    """
 
     @model_validator(mode="after")
     def _anonymous_has_no_secret(self) -> "SourceRule":

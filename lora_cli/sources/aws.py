@@ -94,7 +94,7 @@ def _check(rule: SourceRule, environ: Mapping[str, str], trust: "Trust | None") 
     from lora_cli.sources.trusted import NOTHING, check_endpoint, check_profile
 
     if rule.profile is not None:
-        check_profile(rule, trust or NOTHING)
+        check_profile(rule.profile, rule.match, trust or NOTHING)
     if not _AMAZON.fullmatch(rule.endpoint_url or ""):
         check_endpoint(rule, trust or NOTHING, [endpoint_in(environ)], "AWS credentials")
 

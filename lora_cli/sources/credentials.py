@@ -12,8 +12,7 @@ from lora_cli.documents.manifest import SourceRule
 from lora_cli.errors import AccessDenied, MissingExtra, UsageError
 from lora_cli.redaction import remember
 from lora_cli.settings import home_of
-from lora_cli.sources.tokens import token_of
-from lora_cli.sources.trusted import NOTHING, Trust, check_endpoint
+from lora_cli.sources.trusted import NOTHING, Trust, check_endpoint, token_of
 from lora_cli.sources.urls import checked_endpoint
 
 PROBE_S = 2.0

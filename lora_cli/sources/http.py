@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from lora_cli.errors import Corrupt, Unreachable
+from lora_cli.errors import Corrupt, Refused, Unreachable
 from lora_cli.sources import NoRanges
-from lora_cli.sources.retries import Retries, from_status, printable
+from lora_cli.sources.retries import Retries, Transient, from_status, printable
 from lora_cli.sources.ssrf_guard import Bounds, Guard, check_host, guard
 from lora_cli.sources.urls import following, host, origin
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lora_cli.sources.http_transport import Response
 
 LINK_LIFETIME_S = 300.0
-MAX_REDIRECTS, LINKS_CAP = 5, 4096
+MAX_REDIRECTS, LINKS_CAP, REFUSAL_BYTES = 5, 4096, 16 * 1024
 FAR = 1 << 20  # so many bytes are not read in vain to come to a range of a server that knows none
 BOUNDS, AGAIN = Bounds(), "it changed at its origin: run it again"
 
@@ -174,6 +174,33 @@ def _redirect_of(http: Http, url: str, response: "Response", check: Check | None
     if stale or status in (408, 429) or status >= 500 or status < 300:
         raise from_status(host(url), status, response.headers)
     raise StatusError(status, url, response.headers)
+
+
+def bounded(response: "Response", timeout_s: float, what: str, most: int) -> Iterator[bytes]:
+    """The body, of at most ``most`` bytes, which comes within ``timeout_s``.
+
+    Raises:
+        Refused: it is larger.
+        Transient: it takes longer, is compressed, or broke.
+    """
+    deadline, left = time.monotonic() + timeout_s, most
+    for chunk in response.chunks():
+        left -= len(chunk)
+        if left < 0:
+            raise Refused(f"{what}: the answer is larger than {most} bytes", hint="name a subfolder of it")
+        if time.monotonic() > deadline:
+            raise Transient(f"{host(response.url)} did not finish its answer in {timeout_s:g} s")
+        yield chunk
+
+
+def beginning(response: "Response") -> bytes:
+    """The first 16 KiB of a refusal's body."""
+    text = b""
+    for chunk in response.encoded_chunks():
+        text += chunk
+        if len(text) >= REFUSAL_BYTES:
+            break
+    return text[:REFUSAL_BYTES]
 
 
 def redirect_guard(http: Http, sender: str, url: str, target: str, what: str) -> Guard:

@@ -1,20 +1,15 @@
 """JSON over HTTP: bounded in bytes, time and memory, and tried again."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from lora_cli.errors import Refused
 from lora_cli.sources.bounded_json import TooLarge, picked
-from lora_cli.sources.http import Headers, Http, open_answer
+from lora_cli.sources.http import Headers, Http, bounded, open_answer
 from lora_cli.sources.retries import Transient
-from lora_cli.sources.urls import host
-
-if TYPE_CHECKING:
-    from lora_cli.sources.http_transport import Response
 
 JSON_CAP = 2 * 1024 * 1024
 T = TypeVar("T")
@@ -48,22 +43,10 @@ def get_body(http: Http, url: str, what: str, read: Callable[[Iterator[bytes], s
 
     def ask() -> Answer[T]:
         with closing(open_answer(http, url, {}, what)) as response:
-            body = _bounded(http, response, what, most)
+            body = bounded(response, http.timeout_s, what, most)
             return Answer(_made(partial(read, body, response.url), what), response.url, response.headers)
 
     return http.retries.call(what, ask)
-
-
-def _bounded(http: Http, response: "Response", what: str, most: int) -> Iterator[bytes]:
-    """The body, of which at most so many bytes are read, and for so long."""
-    deadline, left = time.monotonic() + http.timeout_s, most
-    for chunk in response.chunks():
-        left -= len(chunk)
-        if left < 0:
-            raise Refused(f"{what}: the answer is larger than {most} bytes", hint="name a subfolder of it")
-        if time.monotonic() > deadline:
-            raise Transient(f"{host(response.url)} did not finish its answer in {http.timeout_s:g} s")
-        yield chunk
 
 
 def _made(read: Callable[[], T], what: str) -> T:

@@ -51,7 +51,6 @@ ADDRESS = "the address (HF_ENDPOINT for the Hub, AWS_ENDPOINT_URL for S3)"
 OWN_HEADERS = {"User-Agent": f"lora-cli/{__version__}", "Accept": "*/*", "Accept-Encoding": "identity"}
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
-
 _reached: dict[tuple[str, int], str] = {}
 """The address of a server that could be connected to where another could not, which would cost each request time."""
 
@@ -79,17 +78,13 @@ class _AnswerReader(io.RawIOBase):
         self._raw = raw
         self.error: OSError | None = None
         self.ended = False
-        self._left: int | None = MOST_HEAD
+        self.left: int | None = MOST_HEAD  # None once the head has come: a body may have any length
         self.begin(timeout_s)
 
     def begin(self, timeout_s: float, *, keeps: bool = False) -> None:
         """What is read from here on comes within ``timeout_s``; with ``keeps``, what came till then is returned."""
         self.began_at = time.monotonic()
         self._until, self._keeps, self._is_first = self.began_at + timeout_s, keeps, True
-
-    def end_head(self) -> None:
-        """The head has come: there is no bound for the bytes of its body."""
-        self._left = None
 
     def readable(self) -> bool:
         """As every stream."""
@@ -110,9 +105,9 @@ class _AnswerReader(io.RawIOBase):
             self.error = error
             return 0
         self.ended = not count
-        if self._left is not None:
-            self._left -= count
-            if self._left < 0:
+        if self.left is not None:
+            self.left -= count
+            if self.left < 0:
                 raise HTTPException("the head of an answer is too large")
         return count
 
@@ -189,7 +184,7 @@ class _Connection(HTTPConnection):
             response.close()
             encoding = "the body is encoded in a way that was not asked for"
             raise HTTPException(encoding if encoded else "the head of an answer ended early")
-        reader.end_head()
+        reader.left = None
         self.reader = reader
         return response
 
@@ -272,12 +267,18 @@ class Proxy:
 
 
 def send(
-    url: str, headers: Mapping[str, str], timeout_s: float, allowed: "Guard | None" = None, *, method: str = "GET"
+    url: str,
+    headers: Mapping[str, str],
+    timeout_s: float,
+    allowed: "Guard | None" = None,
+    *,
+    method: str = "GET",
+    tls_context: ssl.SSLContext | None = None,
 ) -> Response:
     """The answer to a GET (or a HEAD) as far as its headers; redirects are the caller's. The caller closes it.
 
     ``allowed`` judges each address that the server's name stands for, one of which is then connected to; of a server
-    behind a proxy, its name.
+    behind a proxy, its name. ``tls_context`` is used instead of the environment's certificates.
 
     Raises:
         Transient: the network failed.
@@ -291,7 +292,7 @@ def send(
         if allowed is not None:
             for address in addresses:
                 allowed(address)
-        return _first_answer(addresses, proxy, method, url, headers, timeout_s)
+        return _first_answer(addresses, proxy, method, url, headers, timeout_s, tls_context)
     except NoConnection as error:
         raise _no_connection(error, url, timeout_s) from error
     except (HTTPError, OSError, ValueError) as error:
@@ -319,7 +320,13 @@ def _resolved(name: str, port: int, _: int) -> tuple[str, ...]:
 
 
 def _first_answer(
-    addresses: tuple[str, ...], proxy: Proxy | None, method: str, url: str, headers: Mapping[str, str], timeout_s: float
+    addresses: tuple[str, ...],
+    proxy: Proxy | None,
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    timeout_s: float,
+    tls_context: ssl.SSLContext | None,
 ) -> Response:
     """The answer of the first address that can be connected to."""
     scheme, name, port = origin(url)
@@ -330,7 +337,7 @@ def _first_answer(
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     options: dict[str, Any] = {}
     if scheme == "https" or (proxy is not None and proxy.url.startswith("https:")):
-        options["ssl_context"] = tls()
+        options["ssl_context"] = tls_context or tls()
     if proxy is None and scheme == "https":
         options["server_hostname"] = name
     if proxy is not None and scheme == "http":
@@ -405,8 +412,7 @@ def proxy_for(scheme: str, name: str, port: int) -> Proxy | None:
     Raises:
         UsageError: what the environment names cannot be used.
     """
-    certificates = os.environ.get("SSL_CERT_FILE")
-    if certificates and not Path(certificates).is_file():
+    if (certificates := os.environ.get("SSL_CERT_FILE")) and not Path(certificates).is_file():
         raise _unusable("certificates", "check SSL_CERT_FILE")
     proxies = getproxies()
     url = proxies.get(scheme) or proxies.get("all") or ""

@@ -13,8 +13,7 @@ from lora_cli.sources.http import Http, StatusError
 from lora_cli.sources.hub_access import Token, explained, find_token
 from lora_cli.sources.retries import Retries
 from lora_cli.sources.ssrf_guard import bounds_of
-from lora_cli.sources.tokens import token_of
-from lora_cli.sources.trusted import raise_unless_trusted, trust_of
+from lora_cli.sources.trusted import raise_unless_trusted, token_of, trust_of
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import SourceRule

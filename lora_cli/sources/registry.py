@@ -1,5 +1,6 @@
 """Which class reads which scheme. A source is listed here, in one line, and nowhere else."""
 
+import json
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -7,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_cli.core.reference import REMOTE, AdapterRef, Scheme
+from lora_cli.core.reference import FSSPEC, REMOTE, AdapterRef, Scheme
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Offline, UsageError
 from lora_cli.settings import Settings
@@ -25,7 +26,7 @@ SOURCES: Mapping[Scheme, str] = {
     "http": "lora_cli.sources.web:WebSource",
     "gs": "lora_cli.sources.object_store:GoogleStorage",
     "az": "lora_cli.sources.object_store:AzureStorage",
-    **dict.fromkeys(REMOTE, "lora_cli.sources.protocols:FsspecSource"),
+    **dict.fromkeys((*REMOTE, FSSPEC), "lora_cli.sources.fsspec_source:FsspecSource"),
 }
 """Scheme → ``module:Class``. The class takes the settings, and a manifest's rule or None.
 
@@ -40,6 +41,7 @@ RULE_KEYS: Mapping[Scheme, tuple[str, ...]] = {
     "hf-bucket": ("endpoint_url", "token_env"),
     "https": ("endpoint_url", "token_env"),
     "http": ("endpoint_url", "token_env"),
+    **dict.fromkeys((*REMOTE, FSSPEC), ("storage_options",)),
 }
 """Scheme → the keys of a manifest's rule that its source heeds."""
 
@@ -86,7 +88,7 @@ def open_source(scheme: Scheme, settings: Settings, rule: "SourceRule | None" = 
 
 def _check_rule(scheme: Scheme, rule: "SourceRule | None") -> None:
     """What a rule says and nobody would heed is an error, not a surprise."""
-    for key in ("endpoint_url", "region", "profile", "token_env", "anonymous", "requester_pays"):
+    for key in ("endpoint_url", "region", "profile", "token_env", "anonymous", "requester_pays", "storage_options"):
         if rule is not None and getattr(rule, key) and key not in RULE_KEYS.get(scheme, ()):
             known = ", ".join(RULE_KEYS.get(scheme, ())) or "no keys"
             raise UsageError(f"the rule for {rule.match} says {key}", hint=f"{scheme}:// sources heed {known}")
@@ -108,8 +110,8 @@ def endpoint_of(ref: AdapterRef, settings: Settings) -> str:
         from lora_cli.sources.aws import endpoint_for
 
         return endpoint_for(os.environ, rule).rstrip("/") or "https://s3.amazonaws.com"
-    if rule is not None and rule.endpoint_url:
-        return rule.endpoint_url.rstrip("/")
+    if rule is not None and (rule.endpoint_url or ref.scheme == FSSPEC):
+        return (rule.endpoint_url or json.dumps(rule.storage_options, sort_keys=True)).rstrip("/")
     if ref.scheme in {"hf", "hf-bucket"}:
         return settings.hub_endpoint
     if ref.scheme in {"https", "http"}:
@@ -142,7 +144,7 @@ class Sources:
         self, settings: Settings, expected: Iterable[AdapterRef] = (), *, roots: tuple[Path, ...] = ()
     ) -> None:
         self._settings, self._expected, self._roots = settings, tuple(expected), roots
-        self._opened: dict[tuple[Scheme, SourceRule | None], Source] = {}
+        self._opened: dict[tuple[Scheme, str], Source] = {}
         self._lock = threading.Lock()
 
     def of(self, ref: AdapterRef) -> Source:
@@ -152,12 +154,13 @@ class Sources:
 
             return LocalSource(self._settings, roots=self._roots)
         rule = rule_of(ref, self._settings)
+        key = ref.scheme, rule.match if rule is not None else ""
         with self._lock:
-            if (ref.scheme, rule) not in self._opened:
-                source = self._opened[ref.scheme, rule] = open_source(ref.scheme, self._settings, rule)
+            if key not in self._opened:
+                source = self._opened[key] = open_source(ref.scheme, self._settings, rule)
                 if is_expecting(source):
                     source.expect(one for one in self._expected if self._is_of(one, ref.scheme, rule))
-            return self._opened[ref.scheme, rule]
+            return self._opened[key]
 
     def _is_of(self, ref: AdapterRef, scheme: Scheme, rule: "SourceRule | None") -> bool:
         return ref.scheme == scheme and rule_of(ref, self._settings) == rule

@@ -12,7 +12,7 @@ from lora_cli.redaction import remember
 from lora_cli.sources import NoRanges
 from lora_cli.sources.aws import TRUE, Account, Keys
 from lora_cli.sources.buckets import version_of
-from lora_cli.sources.http import AGAIN, FAR, Headers, placement
+from lora_cli.sources.http import AGAIN, FAR, Headers, beginning, placement
 from lora_cli.sources.object_errors import refusal
 from lora_cli.sources.urls import host
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from lora_cli.core.snapshot import RemoteFile
     from lora_cli.sources.http_transport import Response
 
-REFUSAL_BYTES = 16 * 1024
 CHECKSUM = {"x-amz-checksum-mode": "ENABLED"}
 """Asks for the checksum, which comes with all of an object only."""
 
@@ -141,12 +140,7 @@ def _version(response: "Response") -> str:
 
 def told(response: "Response") -> str:
     """The beginning of what a refusal says."""
-    text = b""
-    for chunk in response.encoded_chunks():
-        text += chunk
-        if len(text) >= REFUSAL_BYTES:
-            break
-    return text[:REFUSAL_BYTES].decode("utf-8", "replace")
+    return beginning(response).decode("utf-8", "replace")
 
 
 def _url(place: Place, key: str) -> str:

@@ -4,7 +4,8 @@ Whoever writes a manifest writes its ``sources`` and its ``policy``. The operato
 environment and ``--policy``.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,8 @@ from lora_cli.core.trust import (
     server_at,
     variable,
 )
-from lora_cli.errors import Refused
+from lora_cli.errors import Refused, UsageError
+from lora_cli.redaction import remember
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -52,34 +54,62 @@ def trust_of(settings: Settings) -> Trust:
     )
 
 
-def check_variable(rule: "SourceRule", trust: Trust) -> None:
+def token_of(rule: "SourceRule | None", environ: Mapping[str, str], trust: Trust = NOTHING) -> str:
+    """The value of the variable that ``rule`` names, for the server that it names; "" where it names none.
+
+    Raises:
+        Refused: a manifest may not read that variable, or everybody on the way could read the token.
+        UsageError: the variable is not set, or what is in it cannot be a token.
+    """
+    if rule is None or rule.token_env is None:
+        return ""
+    _check_variable(rule.token_env, "token_env", trust)
+    if rule.endpoint_url:
+        check_encrypted(rule.endpoint_url)
+    return secret_in(rule.token_env, "token_env", rule.match, environ, trust)
+
+
+def secret_in(name: str, key: str, match: str, environ: Mapping[str, str], trust: Trust) -> str:
+    """The value of the variable ``name``, which ``key`` of the rule for ``match`` names; raises as ``token_of``."""
+    _check_variable(name, key, trust)
+    secret = environ.get(name, "").strip()
+    if not secret:
+        hint = f"set it, or leave {key} out of the rule for {match}"
+        raise UsageError(f"the manifest names the variable {name} for a token, and it is not set", hint=hint)
+    # The value is not repeated, and never reaches a library that would repeat it in its own error.
+    if not re.fullmatch(r"[!-~]{1,4000}", secret):
+        raise UsageError(f"what is in {name} cannot be a token", hint="a token is one word of printable ASCII")
+    remember(secret)
+    return secret
+
+
+def _check_variable(name: str, key: str, trust: Trust) -> None:
     """Whether a manifest may read the variable that it names.
 
     Raises:
         Refused: nobody set it for manifests, and no operator allowed it.
     """
-    name = rule.token_env or ""
     if is_for_manifests(name):
         return
     try:
         variable(name)
     except ValueError as error:
-        raise Refused(f"the manifest's token_env: {error}", hint=f"token_env: {TOKEN_PREFIX}NAME") from error
+        raise Refused(f"the manifest's {key}: {error}", hint=f"{key}: {TOKEN_PREFIX}NAME") from error
     if name not in trust.token_env:
         hint = f"call it {TOKEN_PREFIX}NAME, or allow it: allow_token_env: [{name}] {_WHERE.format('ALLOW_TOKEN_ENV')}"
         raise Refused(f"the manifest may not read the variable {name} for a token", hint=hint)
 
 
-def check_profile(rule: "SourceRule", trust: Trust) -> None:
-    """Whether a manifest may use the profile that it names.
+def check_profile(profile: str, match: str, trust: Trust) -> None:
+    """Whether a manifest may use the profile that its rule for ``match`` names.
 
     Raises:
         Refused: no operator allowed it.
     """
-    if rule.profile not in trust.profiles:
+    if profile not in trust.profiles:
         where = _WHERE.format("ALLOW_PROFILES")
-        hint = f"allow it: allow_profiles: [{rule.profile}] {where}; or leave profile out of the rule for {rule.match}"
-        raise Refused(f"the manifest may not use the profile {rule.profile}", hint=hint)
+        hint = f"allow it: allow_profiles: [{profile}] {where}; or leave profile out of the rule for {match}"
+        raise Refused(f"the manifest may not use the profile {profile}", hint=hint)
 
 
 def check_endpoint(rule: "SourceRule", trust: Trust, own: Iterable[str], whose: str) -> None:

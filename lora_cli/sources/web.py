@@ -118,8 +118,7 @@ class WebSource:
 
     @cached_property
     def _token(self) -> str:
-        from lora_cli.sources.tokens import token_of
-        from lora_cli.sources.trusted import trust_of
+        from lora_cli.sources.trusted import token_of, trust_of
 
         return token_of(self._rule, os.environ, trust_of(self._settings))
 

@@ -15,8 +15,10 @@ from lora_cli.documents.policy import Policy
 from lora_cli.errors import LoraCliError, Refused
 from lora_cli.fetching import fetch
 from lora_cli.settings import Settings
+from lora_cli.sources.http import Http, redirect_guard
 from lora_cli.sources.registry import open_source
-from lora_cli.sources.webhdfs import _Way
+from lora_cli.sources.retries import Retries
+from lora_cli.sources.ssrf_guard import bounds_of
 from lora_cli.store import Store
 from tests.answering import Reply, answering
 from tests.making import write_adapter
@@ -128,15 +130,13 @@ def test_a_data_node_sends_us_nowhere(cluster: Cluster, tmp_path: Path) -> None:
 
 
 def test_an_open_network_does_not_lead_into_a_private_one(tmp_path: Path) -> None:
-    way = _Way("http://namenode.example:9870/webhdfs/v1", settings(tmp_path))
+    open_network = Http("http://namenode.example:9870/webhdfs/v1", 5, Retries(0), bounds=bounds_of(settings(tmp_path)))
+    elsewhere = "http://elsewhere.example/x"
     for address in ("10.0.0.1", "127.0.0.1", "169.254.169.254", "::ffff:10.0.0.1"):
         with pytest.raises(Refused):
-            way.check("http://elsewhere.example/x", "8.8.8.8")(address)
-    way.check("http://elsewhere.example/x", "8.8.8.8")("9.9.9.9")
-    way.check("http://elsewhere.example/x", "10.0.0.1")("10.0.0.2")
-    secure = _Way("https://namenode.example:9871/webhdfs/v1", settings(tmp_path))
-    with pytest.raises(Refused, match="from https to http"):
-        secure.check("http://elsewhere.example/x", "8.8.8.8")
+            redirect_guard(open_network, "8.8.8.8", open_network.endpoint, elsewhere, "x")(address)
+    redirect_guard(open_network, "8.8.8.8", open_network.endpoint, elsewhere, "x")("9.9.9.9")
+    redirect_guard(open_network, "10.0.0.1", open_network.endpoint, elsewhere, "x")("10.0.0.2")
 
 
 @pytest.mark.parametrize("more", ["", ", anonymous: true"])

@@ -318,3 +318,38 @@ def test_any_damage_is_a_usage_error_or_another_manifest(data: st.DataObject) ->
         assert (error.exit_code, error.message[:14]) == (2, "/etc/set.yaml:")  # noqa: PT017 - also a right outcome
         return
     assert len({adapter.name for adapter in found.adapters}) == len(found.adapters)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("password: x", "storage_options.password: a manifest does not hold secrets"),
+        ("key: AKIA", "storage_options.key: a manifest does not hold secrets"),
+        (
+            "client_kwargs: {aws_secret_access_key: x}",
+            "storage_options.client_kwargs.aws_secret_access_key: a manifest",
+        ),
+        ("token_env: 'not a name'", "storage_options.token_env: this is not the name of an environment variable"),
+        ("client_kwargs: {verify: false}", "a manifest does not switch encryption off"),
+        ("hosts: [a, b]", "storage_options.hosts: this is a list, and must be text, a number, a boolean or a mapping"),
+        ("a: {b: {c: {d: 1}}}", "nested too deeply"),
+        (", ".join(f"a{n}: 1" for n in range(65)), "more than 64 options"),
+    ],
+)
+def test_the_options_of_a_file_system_hold_no_secrets_and_are_bounded(options: str, says: str) -> None:
+    error = refusal(minimal(extra=f"sources: [{{match: 'sftp://*', storage_options: {{{options}}}}}]\n"))
+    assert says in str(error)
+    if "secrets" in str(error):
+        assert "_env: LORA_CLI_TOKEN_NAME" in error.hint
+
+
+def test_the_options_of_a_file_system_are_kept_as_they_are_written() -> None:
+    options = "{port: 2222, username: me, password_env: LORA_CLI_TOKEN_ACME, look_for_keys: false, a: {b: c}}"
+    (rule,) = load(minimal(extra=f"sources: [{{match: 'sftp://*', storage_options: {options}}}]\n")).sources
+    assert rule.storage_options == {
+        "port": 2222,
+        "username": "me",
+        "password_env": "LORA_CLI_TOKEN_ACME",
+        "look_for_keys": False,
+        "a": {"b": "c"},
+    }

@@ -13,6 +13,7 @@ import pytest
 
 from lora_cli.core.reference import REMOTE, AdapterRef, Scheme, override
 from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.documents.manifest import SourceRule
 from lora_cli.errors import AccessDenied, Corrupt, NotFound, UsageError
 from lora_cli.fetching.checkpoint import latest
 from lora_cli.settings import Settings
@@ -162,6 +163,25 @@ def on_azure(azure_server: AzureServer, settings: Settings, monkeypatch: pytest.
     return Origin(open_source("az", settings), here, missing, write)
 
 
+@pytest.fixture
+def on_s3fs(seaweed_server: S3Server, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Origin:
+    server, place = seaweed_server, seaweed_server.place()
+    for name, value in zip(("KEY", "SECRET"), ADMIN, strict=True):
+        monkeypatch.setenv(f"LORA_CLI_TOKEN_{name}", value)
+    options = {
+        "key_env": "LORA_CLI_TOKEN_KEY",
+        "secret_env": "LORA_CLI_TOKEN_SECRET",
+        "client_kwargs": {"endpoint_url": server.endpoint, "region_name": "us-east-1"},
+    }
+
+    def write(files: dict[str, bytes]) -> None:
+        server.put(place, {f"adapter_1/{path}": content for path, content in files.items()})
+
+    rule = SourceRule(match="fsspec+s3://*", storage_options=options)
+    here, missing = AdapterRef("fsspec", f"s3://{place}/adapter_1"), AdapterRef("fsspec", f"s3://{place}/missing")
+    return Origin(open_source("fsspec", settings, rule), here, missing, write)
+
+
 def _folder_of_another(scheme: Scheme, place: str, served: Path, settings: Settings) -> Origin:
     """A folder that another machine serves, whose times are told by the second: each write is an hour later."""
     folder, hours = served / "adapter_1", itertools.count(1_700_000_000, 3600)
@@ -205,6 +225,7 @@ PLACES = (
     "on_https",
     "on_sftp",
     "on_smb",
+    "on_s3fs",
 )
 
 
@@ -217,7 +238,7 @@ def origin(request: pytest.FixtureRequest) -> Origin:
 
 
 def test_every_source_is_held_to_the_contract() -> None:
-    assert set(SOURCES) == {"file", "hf", "hf-bucket", "s3", "gs", "az", "http", "https", *REMOTE}
+    assert set(SOURCES) == {"file", "hf", "hf-bucket", "s3", "gs", "az", "http", "https", "fsspec", *REMOTE}
 
 
 def test_every_file_is_listed_once_in_order_with_its_size(origin: Origin) -> None:

@@ -3,20 +3,23 @@
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import fsspec.config
 import pytest
 
-from lora_cli.core.reference import REMOTE, AdapterRef, parse
-from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, Offline, Unreachable, UsageError
+from lora_cli.core.globs import covers, source_glob, touches
+from lora_cli.core.reference import BY_FSSPEC, REMOTE, AdapterRef, parse
+from lora_cli.documents.manifest import SourceRule
+from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, Offline, Refused, Unreachable, UsageError
 from lora_cli.fetching import fetch
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import open_source
 from lora_cli.store import Store
 from tests.making import write_adapter
-from tests.object_servers import ADMIN
+from tests.object_servers import ADMIN, S3Server
 from tests.smb_server import SHARE
 from tests.sources.conftest import trust_host
 
@@ -144,6 +147,76 @@ def test_offline_nothing_is_opened(adapter: AdapterRef, settings: Settings) -> N
     assert isinstance(error_of(lambda: source.resolve(adapter)), Offline)
 
 
+@pytest.mark.parametrize("scheme", sorted(BY_FSSPEC))
+def test_what_is_asked_of_fsspec_has_its_protocol_in_the_reference(scheme: str) -> None:
+    ref = parse(f"fsspec+{scheme}://bucket/a b/", is_path=lambda _: False)
+    assert ref == AdapterRef("fsspec", f"{scheme}://bucket/a b")
+    assert str(ref) == f"fsspec+{scheme}://bucket/a b"
+    assert parse(str(ref), is_path=lambda _: False) == ref
+
+
+def test_a_protocol_that_is_always_read_by_fsspec_has_one_reference() -> None:
+    assert parse("fsspec+sftp://me@host/x", is_path=lambda _: False) == AdapterRef("sftp", "me@host/x")
+    assert source_glob("fsspec+sftp://host/*", Path()) == "sftp://host/*"
+
+
+def test_a_bucket_that_is_denied_is_denied_through_fsspec_too() -> None:
+    ref = parse("fsspec+s3://acme/x", is_path=lambda _: False)
+    assert touches("s3://acme/*", ref)
+    assert not covers("s3://acme/*", ref)
+
+
+@pytest.fixture
+def s3fs_rule(seaweed_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Callable[..., SourceRule]:
+    """The rule of a manifest for ``fsspec+s3://``, with other variables for the keys where a test gives some."""
+    monkeypatch.setenv("LORA_CLI_TOKEN_KEY", ADMIN[0])
+    monkeypatch.setenv("LORA_CLI_TOKEN_SECRET", ADMIN[1])
+    client = {"endpoint_url": seaweed_server.endpoint, "region_name": "us-east-1"}
+    options = {"key_env": "LORA_CLI_TOKEN_KEY", "secret_env": "LORA_CLI_TOKEN_SECRET", "client_kwargs": client}
+    return lambda **other: SourceRule(match="fsspec+s3://*", storage_options={**options, **other})
+
+
+def test_what_s3fs_is_refused_is_told_apart(
+    seaweed_server: S3Server, s3fs_rule: Callable[..., SourceRule], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = AdapterRef("fsspec", f"s3://{seaweed_server.place()}/x")
+    assert isinstance(error_of(lambda: open_source("fsspec", settings, s3fs_rule()).resolve(ref)), NotFound)
+    monkeypatch.setenv("LORA_CLI_TOKEN_WRONG", "hunter2hunter2")
+    wrong = open_source("fsspec", settings, s3fs_rule(secret_env="LORA_CLI_TOKEN_WRONG"))
+    error = error_of(lambda: wrong.resolve(ref))
+    assert isinstance(error, AccessDenied)
+    assert "hunter2" not in error.message + error.hint
+    nobody = open_source("fsspec", settings, s3fs_rule(client_kwargs={"endpoint_url": "http://127.0.0.1:9"}))
+    assert isinstance(error_of(lambda: nobody.resolve(ref)), Unreachable)
+
+
+def test_a_manifest_needs_the_operators_word_for_what_fsspec_reads(
+    seaweed_server: S3Server, s3fs_rule: Callable[..., SourceRule], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, server = seaweed_server.place(), seaweed_server.endpoint
+    seaweed_server.put(place, {"x/adapter_config.json": b"{}"})
+    ref = AdapterRef("fsspec", f"s3://{place}/x")
+    for trusted in ((), (server,), (f"fsspec+s3://{place.partition('/')[0]}",)):
+        manifest = replace(settings, from_manifest=True, trusted_endpoints=trusted)
+        error = error_of(partial(open_source("fsspec", manifest, s3fs_rule()).resolve, ref))
+        assert isinstance(error, Refused)
+        assert "trusted_endpoints" in error.hint
+    manifest = replace(
+        settings, from_manifest=True, trusted_endpoints=(server, f"fsspec+s3://{place.partition('/')[0]}")
+    )
+    assert open_source("fsspec", manifest, s3fs_rule()).resolve(ref).files
+    monkeypatch.setenv("ACME_KEY", ADMIN[0])
+    error = error_of(lambda: open_source("fsspec", manifest, s3fs_rule(key_env="ACME_KEY")).resolve(ref))
+    assert isinstance(error, Refused)
+    assert "allow_token_env" in error.hint
+    error = error_of(lambda: open_source("fsspec", manifest, s3fs_rule(profile="team")).resolve(ref))
+    assert "allow_profiles" in error.hint
+    error = error_of(lambda: open_source("fsspec", manifest, s3fs_rule(endpoint="evil.example")).resolve(ref))
+    assert "https://evil.example" in error.hint
+    error = error_of(lambda: open_source("fsspec", manifest, s3fs_rule(key_env="LORA_CLI_TOKEN_NONE")).resolve(ref))
+    assert isinstance(error, UsageError)
+
+
 @pytest.mark.parametrize("scheme", REMOTE)
 def test_every_protocol_is_one_that_fsspec_knows(scheme: str) -> None:
     from fsspec.registry import known_implementations
@@ -157,6 +230,7 @@ def test_every_protocol_is_one_that_fsspec_knows(scheme: str) -> None:
     [
         "sftp://me:hunter2@host/a", "sftp:///a", "az://c/a?sig=hunter2", "sftp://h/a/../b", "az://c::zip://a",
         "ftp://host/a", "memory://a", "zip://a", "simplecache://a", "reference://a", "local://a",
+        "fsspec+file:///etc", "fsspec+https://host/a", "fsspec+s3://me:hunter2@b/a",
     ],
 )  # fmt: skip
 def test_what_is_no_folder_on_another_machine_is_refused_without_repeating_a_secret(text: str) -> None:

@@ -1,22 +1,29 @@
-"""Folders over remote protocols that fsspec knows and no source of ours does: SFTP, SMB, HDFS and more."""
+"""Folders over remote protocols that fsspec reads: SFTP, SMB, HDFS and more, and ``fsspec+PROTOCOL://``."""
 
 import errno
 import hashlib
+import os
 import queue
+import re
+import stat
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lora_cli.core.reference import AdapterRef
+from lora_cli.core.globs import host_in
+from lora_cli.core.redaction import is_secret
+from lora_cli.core.reference import FSSPEC, AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import AccessDenied, Changed, Corrupt, LoraCliError, NotFound, UsageError
-from lora_cli.settings import Settings
-from lora_cli.sources.file_systems import entries_of, opened
+from lora_cli.redaction import remember
+from lora_cli.settings import Settings, home_of
 from lora_cli.sources.http import AGAIN
 from lora_cli.sources.listed import Room, check_listed
 from lora_cli.sources.retries import Retries, Transient, printable
+from lora_cli.sources.trusted import check_encrypted, check_profile, raise_unless_trusted, secret_in, trust_of
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import SourceRule
@@ -28,6 +35,12 @@ _VERSIONS = (
     *("updated", "modify", "modificationTime", "last_write_time"),
 )
 _SETTINGS = "say it in ~/.config/fsspec/conf.json or as FSSPEC_{}_…: see fsspec's documentation of this protocol"
+_BY_KEY = frozenset({"sftp", "ssh"})
+"""The protocols whose hosts the user vouches for in ``~/.ssh/known_hosts``."""
+
+_BY_ITSELF = frozenset({"hdfs", "smb", FSSPEC})
+"""The schemes whose packages find credentials of this machine where none are configured."""
+
 # What Windows calls the absence of a file, a folder or a share, and a refusal: smbprotocol knows only some by number.
 _NT = dict.fromkeys((0xC000000F, 0xC0000034, 0xC000003A, 0xC00000CC), errno.ENOENT) | {0xC0000022: errno.EACCES}
 T = TypeVar("T")
@@ -37,13 +50,13 @@ class FsspecSource:
     """A folder that one of fsspec's file systems opens. A revision is a fingerprint of paths, sizes and versions.
 
     A ``version`` is an ETag or a time of change, whichever the protocol has; it is looked at before the first and after
-    the last byte of a range. Credentials and options are fsspec's own configuration. Each range in flight has a file
-    system of its own: not all of them can be shared by threads.
+    the last byte of a range. Credentials and options are fsspec's own configuration and the ``storage_options`` of a
+    manifest's rule. Each range in flight has a file system of its own: not all of them can be shared by threads.
     """
 
     def __init__(self, settings: Settings, rule: "SourceRule | None" = None) -> None:
         """Opens no connection and imports nothing yet."""
-        self._settings = settings
+        self._settings, self._rule = settings, rule
         self._idle: dict[str, list[Any]] = {}
         self._lock = threading.Lock()
 
@@ -114,9 +127,11 @@ class FsspecSource:
         def attempt() -> T:
             try:
                 with self._borrowed(ref) as fs:
+                    from fsspec.core import strip_protocol
+
                     fs.invalidate_cache()
-                    answer = partial(ask, fs, str(fs._strip_protocol(str(ref))).rstrip("/"))
-                    return _within(answer, self._settings.timeout_s, ref.scheme)
+                    answer = partial(ask, fs, str(strip_protocol(_url(ref))).rstrip("/"))
+                    return _within(answer, self._settings.timeout_s, _protocol(ref))
             except (Transient, LoraCliError):
                 raise
             except Exception as error:
@@ -127,15 +142,100 @@ class FsspecSource:
     @contextmanager
     def _borrowed(self, ref: AdapterRef) -> Iterator[Any]:
         """A file system that nobody else uses meanwhile; one that failed is not used again."""
-        place = ref.location.partition("/")[0]
         with self._lock:
-            waiting = self._idle.setdefault(f"{ref.scheme}://{place}", [])
+            waiting = self._idle.setdefault("/".join(_url(ref).split("/")[:3]), [])
             fs = waiting.pop() if waiting else None
         if fs is None:
-            fs = _within(lambda: opened(ref, self._settings), self._settings.timeout_s, ref.scheme)
+            fs = _within(lambda: _opened(ref, self._settings, self._rule), self._settings.timeout_s, _protocol(ref))
         yield fs
         with self._lock:
             waiting.append(fs)
+
+
+def _url(ref: AdapterRef) -> str:
+    """The reference as fsspec has it."""
+    return str(ref).removeprefix(f"{FSSPEC}+")
+
+
+def _protocol(ref: AdapterRef) -> str:
+    return _url(ref).partition("://")[0]
+
+
+def _opened(ref: AdapterRef, settings: Settings, rule: "SourceRule | None") -> Any:
+    """The file system that ``ref`` is on, with fsspec's own configuration and the options of ``rule``.
+
+    Raises:
+        UsageError: its package is not installed, or a variable that ``rule`` names is not set.
+        Refused: only a manifest names its server, and there are credentials that it would be sent; or the manifest
+            may not read that variable.
+    """
+    import fsspec
+
+    protocol = _protocol(ref)
+    try:
+        kind = fsspec.get_filesystem_class(protocol)
+    except (ImportError, ValueError) as error:
+        told = printable(str(error).splitlines()[0] if str(error) else "")
+        raise UsageError(f"{ref}: a package for {protocol}:// is not installed", hint=f"fsspec says: {told}") from error
+    configured = fsspec.config.apply_config(kind, {})
+    if settings.from_manifest:
+        _check_server(ref, settings, rule, configured)
+    for name, value in configured.items():
+        if is_secret(name):
+            remember(str(value))
+    options = _resolved(rule.storage_options, rule, settings) if rule is not None else {}
+    if protocol in _BY_KEY:
+        options["host_key_policy"] = _known_hosts()
+    elif protocol == "smb":
+        import smbclient
+
+        # A server that refers us to another one would be sent the credentials there.
+        smbclient.ClientConfig(skip_dfs=True)
+    fs, _ = fsspec.url_to_fs(_url(ref), **options, skip_instance_cache=True)
+    if protocol == "webhdfs":
+        from lora_cli.sources.webhdfs import bound
+
+        bound(fs, settings)
+    return fs
+
+
+def _resolved(options: Mapping[str, Any], rule: "SourceRule", settings: Settings) -> dict[str, Any]:
+    """The options with the values of the variables that ``NAME_env`` names; raises as ``_opened``."""
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            found[name] = _resolved(value, rule, settings)
+        elif name.endswith("_env"):
+            found[name.removesuffix("_env")] = secret_in(value, name, rule.match, os.environ, trust_of(settings))
+        else:
+            found[name] = value
+    return found
+
+
+def _check_server(
+    ref: AdapterRef, settings: Settings, rule: "SourceRule | None", configured: Mapping[str, Any]
+) -> None:
+    """Whether a server that a manifest names may be sent what is configured for its protocol; raises as ``_opened``."""
+    options = rule.storage_options if rule is not None else {}
+    server = _url(ref).split("/")[2] if ref.scheme == FSSPEC else host_in(ref)
+    if not options and (not server or ref.scheme in _BY_KEY or not (configured or ref.scheme in _BY_ITSELF)):
+        return
+    trust, address = trust_of(settings), f"{ref.prefix}{server}"
+    if rule is not None and (profile := options.get("profile")):
+        check_profile(str(profile), rule.match, trust)
+    for one in (address, *_addresses(options)):
+        raise_unless_trusted(one, trust, f"{ref}: the credentials for {ref.prefix} are not sent to {{}} for a manifest")
+    if ref.scheme == "webhdfs" and str({**configured, **options}.get("use_https", "")).lower() not in {"true", "1"}:
+        check_encrypted(f"http://{server}")
+
+
+def _addresses(options: Mapping[str, Any]) -> Iterator[str]:
+    """The servers that options name."""
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            yield from _addresses(value)
+        elif isinstance(value, str) and ("://" in value or re.search("host|endpoint|server", name)):
+            yield value if "://" in value else f"https://{value}"
 
 
 def _within(call: Callable[[], T], timeout_s: float, scheme: str) -> T:
@@ -176,8 +276,9 @@ def _plain(error: BaseException) -> BaseException:
 def _raise_transient(error: BaseException, scheme: str) -> None:
     """Raises what may be gone at the next try; anything else has an answer in it."""
     said = FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError | LoraCliError
-    # What paramiko says of a connection that broke is no OSError; of who is let in it says so.
-    broke = type(error).__name__ == "SSHException" and "authentication" not in str(error)
+    # What paramiko and botocore say of a connection that broke is no OSError; of who is let in paramiko says so.
+    kinds = {kind.__name__ for kind in type(error).__mro__} & {"HTTPClientError", "ConnectionError"}
+    broke = kinds or (type(error).__name__ == "SSHException" and "authentication" not in str(error))
     if broke or (isinstance(error, OSError | EOFError) and not isinstance(error, said)):
         hint = "check the network, and the host's name and port"
         raise Transient(f"no answer from the {scheme} server ({type(error).__name__})", hint=hint) from error
@@ -185,14 +286,61 @@ def _raise_transient(error: BaseException, scheme: str) -> None:
 
 def _refusal(error: Exception, ref: AdapterRef, what: str) -> LoraCliError:
     """Why the server, or the library, does not do it. The library's own words may hold options: they are not told."""
-    kind, hint = type(error).__name__, _SETTINGS.format(ref.scheme.upper())
+    kind, hint = type(error).__name__, _SETTINGS.format(_protocol(ref).upper())
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return NotFound(f"{what}: there is no such thing", hint="check the spelling, and who may see it")
     if kind == "UnknownHost":
         return AccessDenied(f"{what}: {error}", hint="compare its key, and add it to ~/.ssh/known_hosts (ssh-keyscan)")
-    if isinstance(error, PermissionError) or "Auth" in kind or "Logon" in kind:
+    if isinstance(error, PermissionError) or re.search("Auth|Logon|Credentials", kind):
         return AccessDenied(f"{what}: the server does not let this user in ({kind})", hint=hint)
-    return UsageError(f"{what}: it cannot be read over {ref.scheme}:// ({kind})", hint=hint)
+    return UsageError(f"{what}: it cannot be read over {ref.prefix} ({kind})", hint=hint)
+
+
+def _known_hosts() -> Any:
+    """A policy that trusts the hosts of ``~/.ssh/known_hosts`` alone: fsspec would trust any."""
+    import paramiko
+
+    class UnknownHost(paramiko.SSHException):  # type: ignore[misc]
+        """No one vouches for this host's key."""
+
+    class KnownHosts(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]
+        """Asks the user's own file, as ssh does."""
+
+        def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
+            known = paramiko.HostKeys()
+            with suppress(OSError):
+                known.load(str(home_of(os.environ) / ".ssh" / "known_hosts"))
+            if not known.check(hostname, key):
+                raise UnknownHost(f"the key of the host {hostname} is not known")
+
+    return KnownHosts()
+
+
+def _entries(fs: Any, folder: str) -> Iterable[Mapping[str, Any]]:
+    """What is in ``folder``, one by one where the library can do so: whoever has enough stops."""
+    if fs.protocol == "smb":
+        return _of_a_share(fs, folder)
+    if "sftp" in fs.protocol:
+        return (_stated(found, folder) for found in fs.ftp.listdir_iter(folder))
+    found: Iterable[Mapping[str, Any]] = fs.ls(folder, detail=True)
+    return found
+
+
+def _of_a_share(fs: Any, folder: str) -> Iterable[Mapping[str, Any]]:
+    """What is in a folder of a share: its library reads the listing of a server on and on for a list of it."""
+    import smbclient
+
+    unc = f"//{fs.host}{folder}".replace("/", "\\")
+    with smbclient.scandir(unc, port=fs.port or 445) as found:
+        for entry in found:
+            yield fs.info(f"{folder.rstrip('/')}/{entry.name}")
+
+
+def _stated(found: Any, folder: str) -> Mapping[str, Any]:
+    """What paramiko says of a file, as ``fs.info`` has it."""
+    kind = {stat.S_IFDIR: "directory", stat.S_IFLNK: "link"}.get(stat.S_IFMT(found.st_mode), "file")
+    changed = datetime.fromtimestamp(found.st_mtime, UTC)
+    return {"name": f"{folder.rstrip('/')}/{found.filename}", "type": kind, "size": found.st_size, "mtime": changed}
 
 
 def _files(fs: Any, root: str, what: str) -> tuple[RemoteFile, ...]:
@@ -202,7 +350,7 @@ def _files(fs: Any, root: str, what: str) -> tuple[RemoteFile, ...]:
     files: dict[str, RemoteFile] = {}
     folders, inside, room = [root], f"{root.strip('/')}/", Room(what, "name the folder of one adapter")
     while folders:
-        for entry in entries_of(fs, folders.pop() or "/"):
+        for entry in _entries(fs, folders.pop() or "/"):
             name = str(entry["name"]).strip("/")
             path = name.removeprefix(inside if inside != "/" else "")
             room.take(path)
