@@ -1,10 +1,13 @@
-"""Who asks S3, and where: keys, region and endpoint, found as the origin's own tools find them."""
+"""Who asks S3, and where: a client of botocore's, with the credentials, region and endpoint that it finds."""
 
+import functools
+import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from lora_cli import __version__
 from lora_cli.documents.manifest import SourceRule
 from lora_cli.errors import AccessDenied, LoraCliError, Unreachable, UsageError
 from lora_cli.redaction import remember
@@ -13,53 +16,34 @@ from lora_cli.sources.urls import checked_endpoint
 if TYPE_CHECKING:
     from lora_cli.sources.trusted import Trust
 
-DEFAULT_REGION = "us-east-1"
 TRUE = frozenset({"1", "true", "yes", "on", "y", "requester"})
+NOBODY = "nobody"
 _AMAZON = re.compile(r"https://s3(?:-fips)?(?:\.dualstack)?(?:\.[a-z0-9-]{1,32})?\.amazonaws\.com(?:\.cn)?/?", re.ASCII)
 """Where S3 itself is; what else is below that domain may be anybody's."""
 
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-
-
-@dataclass(frozen=True, slots=True)
-class Keys:
-    """What botocore's signer reads of credentials; never shown. ``token`` is a session's, or empty."""
-
-    access_key: str = field(repr=False)
-    secret_key: str = field(repr=False)
-    token: str = field(default="", repr=False)
-
-
-def _kept(access_key: str, secret: str, token: str) -> Keys:
-    """Keys that no message repeats."""
-    for value in (access_key, secret, token):
-        remember(value)
-    return Keys(access_key, secret, token)
+_CONFIGURATION = ("AWS_CONFIG_FILE", "AWS_PROFILE", "AWS_DEFAULT_PROFILE", "HOME")
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
     """Whose requests they are, and where they go.
 
-    ``keys`` gives the keys of this moment (None: requests are anonymous), ``found_in`` says where they are from.
-    ``endpoint`` is "" for AWS itself. ``lasting`` keys never change.
+    ``client`` is botocore's client of S3, ``found_in`` says where its credentials are from (``NOBODY``: requests are
+    anonymous). ``endpoint`` is "" for AWS itself.
     """
 
-    keys: Callable[[], Keys] | None
+    client: Any = field(repr=False)
     found_in: str
-    region: str
     endpoint: str
     requester_pays: bool = False
-    lasting: bool = True
 
 
 def find_account(environ: Mapping[str, str], rule: SourceRule | None = None, trust: "Trust | None" = None) -> Account:
     """The account for a source: what ``rule`` says, else the environment's keys, else botocore's whole chain.
 
-    ``trust`` is what the operator lets a rule use of all this (None: nothing).
-
-    botocore is imported only for the last: profiles, SSO, processes, web identities, containers and instances. It
-    waits for an instance's metadata for two seconds at most.
+    ``trust`` is what the operator lets a rule use of all this (None: nothing). The chain has profiles, SSO, processes,
+    web identities, containers and instances; botocore waits for an instance's metadata for two seconds at most.
 
     Raises:
         Refused: the rule may not name that profile, or have credentials sent to that server.
@@ -68,25 +52,22 @@ def find_account(environ: Mapping[str, str], rule: SourceRule | None = None, tru
         Unreachable: who gives out credentials does not answer.
     """
     said = rule or SourceRule(match="*")
-    profile = said.profile
-    endpoint = said.endpoint_url or endpoint_in(environ)
     region = said.region or _first(environ, ("AWS_REGION", "AWS_DEFAULT_REGION"))
     if not re.fullmatch(r"[a-z0-9-]{0,32}", region):
         raise UsageError("AWS_REGION: this is not the name of a region", hint="write one such as eu-west-1")
-    pays = said.requester_pays or environ.get("AWS_REQUEST_PAYER", "").lower() in TRUE
-    anonymous = said.anonymous or environ.get("AWS_SKIP_SIGNATURE", "").lower() in TRUE
-    if profile is None and anonymous:
-        return Account(None, "nobody", region or DEFAULT_REGION, endpoint, pays)
-    if rule is not None:
+    skips = said.anonymous or environ.get("AWS_SKIP_SIGNATURE", "").lower() in TRUE
+    anonymous = skips and said.profile is None
+    named = said.endpoint_url or endpoint_in(environ)
+    if rule is not None and not anonymous:
         _check(rule, environ, trust)
-    key, secret = environ.get("AWS_ACCESS_KEY_ID", ""), environ.get("AWS_SECRET_ACCESS_KEY", "")
-    if profile is None and key and secret:
-        keys = _kept(key, secret, environ.get("AWS_SESSION_TOKEN", ""))
-        return Account(lambda: keys, "AWS_ACCESS_KEY_ID", region or DEFAULT_REGION, endpoint, pays)
-    chain = _Chain(profile)
-    region = region or chain.said("region") or DEFAULT_REGION
-    endpoint = endpoint or _profile_endpoint(profile)
-    return Account(chain.keys, chain.found_in, region, endpoint, pays, lasting=False)
+    try:
+        session = _session(said.profile)
+        found_in = NOBODY if anonymous else _found_in(session, environ, said.profile)
+        client = _client(session, region, named, anonymous=anonymous)
+    except failures() as error:
+        raise untranslated(error, said.profile) from error
+    pays = said.requester_pays or environ.get("AWS_REQUEST_PAYER", "").lower() in TRUE
+    return Account(client, found_in, named or _elsewhere(client), pays)
 
 
 def _check(rule: SourceRule, environ: Mapping[str, str], trust: "Trust | None") -> None:
@@ -117,82 +98,81 @@ def endpoint_for(environ: Mapping[str, str], rule: SourceRule | None) -> str:
     """
     said = rule or SourceRule(match="*")
     named = said.endpoint_url or endpoint_in(environ)
-    keys = environ.get("AWS_ACCESS_KEY_ID") and environ.get("AWS_SECRET_ACCESS_KEY")
-    anonymous = said.anonymous or environ.get("AWS_SKIP_SIGNATURE", "").lower() in TRUE
-    if named or (said.profile is None and (keys or anonymous)):
-        return named
-    return _profile_endpoint(said.profile)
+    return named or _configured(said.profile, tuple(map(os.environ.get, _CONFIGURATION)))
 
 
-def _profile_endpoint(profile: str | None) -> str:
-    """The ``endpoint_url`` of a profile (None: the default one), "" where it has none."""
+@functools.lru_cache(64)
+def _configured(profile: str | None, _: tuple[str | None, ...]) -> str:
+    """The address that the configuration has for S3; raises as ``endpoint_for``."""
+    try:
+        return _elsewhere(_client(_session(profile), "", "", anonymous=True))
+    except failures() as error:
+        raise untranslated(error, profile) from error
+
+
+def _elsewhere(client: Any) -> str:
+    """The address that a client asks, "" for AWS itself; raises as ``endpoint_for``."""
+    endpoint = str(client.meta.endpoint_url)
+    return "" if _AMAZON.fullmatch(endpoint) else checked_endpoint(endpoint, "endpoint_url of the AWS profile")
+
+
+def _session(profile: str | None) -> Any:
     from botocore.session import Session
 
-    try:
-        named = Session(profile=profile).get_scoped_config().get("endpoint_url")
-    except _failures() as error:
-        raise _untranslated(error, profile or "") from error
-    return checked_endpoint(named, "endpoint_url of the AWS profile") if isinstance(named, str) else ""
+    return Session(profile=profile)
 
 
-class _Chain:
-    """botocore's chain of credentials, opened once."""
+def _client(session: Any, region: str, endpoint: str, *, anonymous: bool) -> Any:
+    """Botocore's client; it tries nothing again, as we do that."""
+    from botocore import UNSIGNED
+    from botocore.config import Config
 
-    def __init__(self, profile: str | None) -> None:
-        from botocore.session import Session
-
-        self._profile = profile
-        try:
-            self._session: Any = Session(profile=profile)
-            self._config: Mapping[str, Any] = self._session.get_scoped_config()
-            self._credentials = self._session.get_credentials()
-            if self._credentials is None:
-                raise _no_credentials()
-            self.keys()
-        except _failures() as error:
-            raise _untranslated(error, profile or self._named()) from error
-        name = profile or self._named()
-        self.found_in = f"the profile {name}" if name else f"the {self._credentials.method} credentials"
-
-    def keys(self) -> Keys:
-        """The keys of this moment; those that expire are renewed here."""
-        try:
-            frozen = self._credentials.get_frozen_credentials()
-        except _failures() as error:
-            raise _untranslated(error, self._profile or self._named()) from error
-        return _kept(frozen.access_key or "", frozen.secret_key or "", frozen.token or "")
-
-    def said(self, name: str) -> str:
-        """What the profile has under a name."""
-        value = self._config.get(name)
-        return value if isinstance(value, str) else ""
-
-    def _named(self) -> str:
-        import os
-
-        return os.environ.get("AWS_PROFILE") or os.environ.get("AWS_DEFAULT_PROFILE") or ""
+    config = Config(
+        retries={"total_max_attempts": 1},
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        user_agent=f"lora-cli/{__version__}",
+        **({"signature_version": UNSIGNED} if anonymous else {}),
+    )
+    return session.create_client("s3", region_name=region or None, endpoint_url=endpoint or None, config=config)
 
 
-def _failures() -> tuple[type[Exception], ...]:
-    """What botocore lets out: its own errors, those of its services, and what a credential process makes of it."""
+def _found_in(session: Any, environ: Mapping[str, str], profile: str | None) -> str:
+    """Finds the credentials, and says where; raises as botocore does, and ``AccessDenied`` where there are none."""
+    key, secret = environ.get("AWS_ACCESS_KEY_ID", ""), environ.get("AWS_SECRET_ACCESS_KEY", "")
+    from_environment = profile is None and key and secret
+    if from_environment:
+        session.set_credentials(key, secret, environ.get("AWS_SESSION_TOKEN") or None)
+    if (credentials := session.get_credentials()) is None:
+        keys = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        hint = f"set {keys}, or AWS_PROFILE; for a public bucket AWS_SKIP_SIGNATURE=true"
+        raise AccessDenied("no AWS credentials were found", hint=hint)
+    for value in credentials.get_frozen_credentials():
+        remember(value or "")
+    if from_environment:
+        return "AWS_ACCESS_KEY_ID"
+    name = profile or _named_profile()
+    return f"the profile {name}" if name else f"the {credentials.method} credentials"
+
+
+def _named_profile() -> str:
+    return _first(os.environ, ("AWS_PROFILE", "AWS_DEFAULT_PROFILE"))
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """What botocore lets out beside ``ClientError``: its own errors, and what a credential process makes of it."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     return BotoCoreError, ClientError, ValueError, KeyError, OSError
 
 
-def _no_credentials() -> LoraCliError:
-    hint = (
-        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a public bucket AWS_SKIP_SIGNATURE=true"
-    )
-    return AccessDenied("no AWS credentials were found", hint=hint)
-
-
-def _untranslated(error: Exception, profile: str) -> LoraCliError:
+def untranslated(error: Exception, profile: str | None = None) -> LoraCliError:
     """Botocore's own words may hold what a credential process printed: only the kind of its error is told."""
+    profile = profile or _named_profile()
     kind, named = type(error).__name__, f"the profile {profile}" if profile else "the default profile"
     if kind == "ProfileNotFound":
         return UsageError(f"there is no AWS profile {profile}", hint="see `aws configure list-profiles`")
-    if kind in {"ConfigParseError", "ConfigNotFound", "InvalidConfigError"}:
+    if kind in {"ConfigParseError", "ConfigNotFound", "InvalidConfigError", "InvalidRegionError"}:
         return UsageError(f"the AWS configuration of {named} is wrong", hint="check AWS_CONFIG_FILE and ~/.aws/config")
     if "Connect" in kind or "Timeout" in kind or "HTTPClient" in kind:
         return Unreachable(f"nobody answers who gives {named} its credentials ({kind})", hint="check the network")

@@ -1,10 +1,6 @@
-"""What the refusals of an object store mean, as answers and as obstore's errors.
-
-These are text only: status and code are taken from it, and nothing else is shown.
-"""
+"""What obstore's errors mean. They are text only: status and code are taken from it, and nothing else is shown."""
 
 import re
-from collections.abc import Mapping
 
 from lora_cli.sources.object_wishes import BUSY, Busy
 from lora_cli.sources.retries import Transient, from_status, printable
@@ -12,8 +8,6 @@ from lora_cli.sources.retries import Transient, from_status, printable
 _STATUS = re.compile(r"Server returned (?:non-2xx status code|error response): (\d{3})")
 _CODE = re.compile(r"<Code>([A-Za-z0-9.]{1,64})</Code>")
 _MESSAGE = re.compile(r"<Message>([^<\n]{1,200})")
-_REGION = re.compile(r"<Region>([a-z0-9-]{1,32})</Region>|expecting (?:'|&apos;|&#39;)([a-z0-9-]{1,32})")
-_A_REGION = re.compile(r"[a-z0-9-]{1,32}")
 # The names of these errors are obstore's; those of Python are raised as they are.
 _STATUS_OF = {
     "FileNotFoundError": 404,
@@ -49,24 +43,11 @@ def meaning(error: Exception, server: str, timeout_s: float) -> Answered | Trans
         return Answered(200, "InvalidPath")
     if not status:
         return _of_the_network(told, cause, server, timeout_s)
-    said = refusal(server, status, {}, told)
-    return Busy(said, status) if status in BUSY and isinstance(said, Transient) else said
-
-
-def refusal(server: str, status: int, headers: Mapping[str, str], told: str) -> Answered | Transient:
-    """What an answer means that is no 2xx, by its status, its headers and what stands in it."""
     if status in (408, 429) or status >= 500:
-        return from_status(server, status, headers)
+        said = from_status(server, status, {})
+        return Busy(said, status) if status in BUSY else said
     code, message = _CODE.search(told), _MESSAGE.search(told)
-    return Answered(status, code[1] if code else "", printable(message[1]) if message else "", _region(headers, told))
-
-
-def _region(headers: Mapping[str, str], told: str) -> str:
-    """The region that an answer names as the bucket's own."""
-    if found := _REGION.search(told):
-        return found[1] or found[2]
-    said = headers.get("x-amz-bucket-region", "")
-    return said if _A_REGION.fullmatch(said) else ""
+    return Answered(status, code[1] if code else "", printable(message[1]) if message else "")
 
 
 def _of_the_network(told: str, cause: str, server: str, timeout_s: float) -> Transient:

@@ -1,31 +1,40 @@
-"""Amazon S3, and every server that speaks like it."""
+"""Amazon S3, and every server that speaks like it: botocore's client, whose requests go over our transport."""
 
+import base64
+import binascii
+import io
 import os
+import re
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import closing
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, closing
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from lora_cli.core.log import logger
 from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.errors import Changed, Corrupt, Refused
+from lora_cli.redaction import remember
 from lora_cli.settings import Settings
-from lora_cli.sources.aws import Account, find_account
-from lora_cli.sources.buckets import Bucket, Page
-from lora_cli.sources.object_errors import Answered
+from lora_cli.sources import NoRanges
+from lora_cli.sources.aws import Account, failures, find_account, untranslated
+from lora_cli.sources.buckets import PAGE, Bucket, Entry, Page, version_of
+from lora_cli.sources.http import AGAIN, FAR, beginning, bounded, placement
+from lora_cli.sources.listed import Room
+from lora_cli.sources.object_errors import NETWORK, Answered
 from lora_cli.sources.object_refusals import Asker, Words
 from lora_cli.sources.objects import ObjectSource, object_key, version_key
-from lora_cli.sources.retries import Retries, Transient
-from lora_cli.sources.s3_checksum import checksum, hexadecimal, may_have_one
-from lora_cli.sources.s3_listing import pages
-from lora_cli.sources.s3_requests import Place, asked, reading
+from lora_cli.sources.retries import Retries, Transient, from_status, printable
 from lora_cli.sources.ssrf_guard import bounds_of, check_host
 from lora_cli.sources.trusted import trust_of
 from lora_cli.sources.urls import host
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import SourceRule
+    from lora_cli.sources.http_transport import Response
 
 ASKERS = 16
 """So many checksums are asked for at once, beside the bytes."""
@@ -33,6 +42,18 @@ ASKERS = 16
 A_LOOK = 1 << 20
 """Whoever reads less than this from the beginning of a larger file looks at its header, and will not ask."""
 
+CHECKSUM = "x-amz-checksum-sha256"
+MOST_BYTES = 4 << 20
+"""A page of 1000 keys of 1024 bytes, most of them escaped, has fewer."""
+
+MOST_TAGS = 60_000
+"""So many tags and attributes has one page: one of 1000 objects has some 28 000."""
+
+_LISTING = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]{0,200}>\s*)?<ListBucketResult[\s/>]")
+"""How a listing begins: there is no DTD, whose entities could grow."""
+
+_NO_SIZE = re.compile(rb"<Size>(?![0-9]{1,19}</Size>)")
+_CODE, _REGION = re.compile(r"[A-Za-z0-9.]{1,64}"), re.compile(r"[a-z0-9-]{1,32}")
 _EXPIRED = ("no longer accepts the session from {}", "renew it: `aws sso login`, or new keys")
 _KEYS = {
     "InvalidAccessKeyId": ("does not know the access key from {}", "check which account and endpoint it is for"),
@@ -52,35 +73,224 @@ WORDS = Words(
     rights="s3:ListBucket on {0} and s3:GetObject on what is in it",
     credentials=_KEYS,
 )
+log = logger(__name__)
+_parsing = threading.Lock()
+"""One listing at a time is parsed: it takes many times the memory of its text."""
+
+
+class S3Client:
+    """botocore's client, whose requests our transport sends, within its bounds. Threads share it."""
+
+    def __init__(self, account: Account, timeout_s: float) -> None:
+        """Asks for nothing yet; a server may be silent for ``timeout_s``."""
+        self.account, self.timeout_s = account, timeout_s
+        self._sent = threading.local()
+        account.client.meta.events.register("before-send.s3", self._send)
+
+    def ask(self, operation: str, **parameters: Any) -> tuple[Mapping[str, Any], "Response"]:
+        """What botocore makes of the answer to ``operation``, and the answer; that of ``get_object`` is to be closed.
+
+        Raises:
+            Transient: network or server, or what came is no listing.
+            Answered: an answer that another try would not change.
+            LoraCliError: the credentials can no longer be used.
+        """
+        from botocore.exceptions import ClientError
+        from botocore.parsers import ResponseParserError
+
+        if self.account.requester_pays:
+            parameters["RequestPayer"] = "requester"
+        self._sent.response = None
+        with ExitStack() as self._sent.until_parsed:
+            try:
+                return getattr(self.account.client, operation)(**parameters), self._sent.response
+            except (ClientError, ResponseParserError, *failures()) as error:
+                response = self._sent.response
+                if response is None:
+                    raise untranslated(error) from error
+                if response.status < 300:
+                    raise _no_listing(response) from error
+                # What is no ClientError is a region that is none: nobody can follow there.
+                raise (_answered(error) if isinstance(error, ClientError) else Answered(response.status)) from error
+
+    def _send(self, request: Any, event_name: str, **_: Any) -> Any:
+        """Botocore's request as our transport sends it, and the answer as botocore reads it."""
+        from botocore.awsrequest import AWSResponse
+
+        from lora_cli.sources.http_transport import send
+
+        if event_name.endswith(".HeadBucket"):
+            # botocore asks for the region that a redirect does not name: for ever, where that is redirected too.
+            return AWSResponse(request.url, 200, {}, _Body(b""))
+        headers = {name: value if isinstance(value, str) else value.decode() for name, value in request.headers.items()}
+        remember(headers.get("Authorization", "").rpartition("=")[2], passing=True)
+        remember(headers.get("X-Amz-Security-Token", ""))
+        response = self._sent.response = send(request.url, headers, self.timeout_s, method=request.method)
+        if event_name.endswith(".GetObject") and response.status in (200, 206):
+            body = b""
+        else:
+            with closing(response):
+                body = self._body(response, is_head=request.method == "HEAD")
+        return AWSResponse(request.url, response.status, response.headers, _Body(body))
+
+    def _body(self, response: "Response", *, is_head: bool) -> bytes:
+        """A listing, or the beginning of a refusal."""
+        if response.status in (408, 429) or response.status >= 500:
+            raise from_status(host(response.url), response.status, response.headers)
+        if response.status != 200 or is_head:
+            return beginning(response)
+        body = bytearray()
+        try:
+            for chunk in bounded(response, self.timeout_s, "", MOST_BYTES):
+                body += chunk
+        except Refused as error:
+            raise _no_listing(response) from error
+        tags = body.count(b"<") + body.count(b"=")
+        if tags > MOST_TAGS or _NO_SIZE.search(body) or not _LISTING.match(body):
+            raise _no_listing(response)
+        self._sent.until_parsed.enter_context(_parsing)
+        return bytes(body)
+
+
+class _Body(io.BytesIO):
+    """A body that was read, as botocore reads one; it is not copied."""
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__()
+        self._body = body
+
+    def stream(self) -> Iterable[bytes]:
+        """As urllib3's answers have it."""
+        return [self._body]
+
+
+def _no_listing(response: "Response") -> Transient:
+    return Transient(f"{host(response.url)} sent no listing", hint=NETWORK)
+
+
+def _answered(error: Any) -> Answered:
+    """A refusal as botocore reads it."""
+    said, about = error.response.get("Error", {}), error.response["ResponseMetadata"]
+    status, code, message = about["HTTPStatusCode"], str(said.get("Code", "")), printable(str(said.get("Message", "")))
+    if code == str(status):  # it says no more
+        code = message = ""
+    region = str(said.get("Region") or about["HTTPHeaders"].get("x-amz-bucket-region", ""))
+    return Answered(
+        status,
+        code if _CODE.fullmatch(code) else "",
+        message,
+        region if _REGION.fullmatch(region) else "",
+    )
 
 
 class S3Bucket(Bucket):
-    """A bucket of S3, and how it is asked."""
+    """A bucket of S3, and how it is asked. One that is in another region is asked there from then on, by botocore."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, client: S3Client, name: str) -> None:
         """Asks for nothing yet."""
-        account = place.account
-        self.place = place
-        self.asker = Asker(place.bucket, host(account.endpoint) if account.endpoint else "S3", account.found_in)
+        account = client.account
+        self._client = client
+        self.asker = Asker(name, host(account.endpoint) if account.endpoint else "S3", account.found_in)
+
+    def ask(self, operation: str, **parameters: Any) -> tuple[Mapping[str, Any], "Response"]:
+        """As ``S3Client.ask``, in this bucket."""
+        return self._client.ask(operation, Bucket=self.asker.bucket, **parameters)
 
     def pages(self, prefix: str) -> Iterator[Page]:
-        """As every bucket. One that is in another region is asked there from then on, as other tools do it."""
+        """As every bucket.
+
+        Raises:
+            Transient: also where fewer than ``PAGE`` are listed in the time: pages may be short, and there may be any
+                number of them.
+        """
+        token, count, spent_s = "", 0, 0.0
+        while True:
+            began_s, more = time.monotonic(), {"ContinuationToken": token} if token else {}
+            listed, response = self.ask("list_objects_v2", Prefix=prefix, MaxKeys=PAGE, **more)
+            token = listed.get("NextContinuationToken", "")
+            page = Page(self._entries(listed, prefix, response), not listed.get("IsTruncated"))
+            count, spent_s = count + len(page.entries), spent_s + time.monotonic() - began_s
+            if "ResponseMetadata" not in listed or not (page.last or token):
+                raise _no_listing(response)
+            if page.entries or page.last:
+                yield page
+            if page.last:
+                return
+            if count >= PAGE:
+                count, spent_s = 0, 0.0
+            elif spent_s > self._client.timeout_s:
+                said = f"the server of {self.asker.bucket} listed only {count} objects in {spent_s:.0f} s"
+                raise Transient(said, hint=NETWORK)
+
+    def _entries(self, listed: Mapping[str, Any], prefix: str, response: "Response") -> list[Entry]:
+        """The objects of one page that are below the prefix: some servers list others as well."""
+        found, room = list[Entry](), Room(f"s3://{self.asker.bucket}", "name the folder of one adapter")
+        objects = listed.get("Contents", [])
         try:
-            yield from pages(self.place, prefix)
-        except Answered as answer:
-            account = self.place.account
-            if answer.region in ("", account.region):
-                raise
-            self.place = replace(self.place, account=replace(account, region=answer.region))
-            yield from pages(self.place, prefix)
+            for one in objects:
+                key, size, etag, changed = (one.get(name) for name in ("Key", "Size", "ETag", "LastModified"))
+                if not key or size is None or not (etag or changed):
+                    raise _no_listing(response)
+                if key.startswith(prefix):
+                    entry = Entry(key, size, version_of(etag or "", changed))
+                    room.take(entry.key, entry.version)
+                    found.append(entry)
+        finally:
+            objects.clear()  # an error may be kept for long, and keeps what this frame has
+        return found
 
     def has(self, key: str) -> bool:
         """As every bucket."""
         try:
-            with closing(asked(self.place, "HEAD", key)) as response:
-                return response.status == 200 and "ETag" in response.headers
-        except Transient:
+            return "ETag" in self.ask("head_object", Key=key)[0]
+        except (Answered, Transient):
             return False
+
+    def open(self, key: str, file: RemoteFile, span: tuple[int, int], what: str, *, rest: bool) -> "Response":
+        """The answer to a request for the range, else for all of the object: some servers say 200 and send the range.
+
+        Raises:
+            NoRanges: all would be sent, and what is wanted is neither near its beginning nor the ``rest``.
+        """
+        pinned = _pinned(file)
+        if span != (0, file.size):
+            response = self.ask("get_object", Key=key, Range=f"bytes={span[0]}-{span[1] - 1}", **pinned)[1]
+            if response.status != 200:
+                return response
+            response.close()
+            if span[0] >= FAR and not rest:
+                hint = "fetch it: lora-cli fetch reads it as one stream"
+                raise NoRanges(f"{what}: its server sends whole files only", hint=hint)
+        return self.ask("get_object", Key=key, ChecksumMode="ENABLED", **pinned)[1]
+
+    def checksum(self, key: str, file: RemoteFile) -> Mapping[str, str]:
+        """``x-amz-checksum-sha256`` → hexadecimal digits, as S3 has it for this version of the object; empty for none.
+
+        Raises:
+            Transient: network or server.
+        """
+        try:
+            _, response = self.ask("head_object", Key=key, ChecksumMode="ENABLED", **_pinned(file))
+        except Answered as answer:
+            # Whoever may not ask for a checksum may still read the object.
+            log.debug("%s answers %d to the question for a checksum", self.server, answer.status)
+            return {}
+        return _hexadecimal(response.headers)
+
+
+def _pinned(file: RemoteFile) -> Mapping[str, str]:
+    """What asks for this version of an object, as far as it is told apart from others before it comes."""
+    kind, _, etag = file.version.partition(":")
+    return {"IfMatch": f'"{etag}"'} if kind == "etag" else {}
+
+
+def _hexadecimal(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """The checksum among the headers of an answer as hexadecimal digits; empty for none, and for what is no sha256."""
+    try:
+        digest = base64.b64decode(headers.get(CHECKSUM, ""), validate=True)
+    except (binascii.Error, ValueError):
+        return {}
+    return {CHECKSUM: digest.hex()} if len(digest) == 32 else {}
 
 
 class S3Source(ObjectSource[S3Bucket]):
@@ -92,7 +302,7 @@ class S3Source(ObjectSource[S3Bucket]):
         """Opens no connection and looks for no credentials yet; ``rule`` says whose are used, and where."""
         super().__init__(settings)
         self._rule = rule
-        self._account: Account | None = None
+        self._client: S3Client | None = None
         self._checksums: dict[tuple[str, str, str], Future[Mapping[str, str]]] = {}
         self._askers = threading.BoundedSemaphore(ASKERS)
 
@@ -107,12 +317,13 @@ class S3Source(ObjectSource[S3Bucket]):
     ) -> Iterator[bytes]:
         """As every object store; a checksum comes along with all of an object."""
         key, what = object_key(revision.ref, file), f"{revision.ref}: {file.path}"
-        with reading(bucket.place, key, file, (start, end), what, rest=rest) as (headers, body):
-            self._note(revision, file, headers.get("x-amz-meta-sha256", ""))
+        with closing(bucket.open(key, file, (start, end), what, rest=rest)) as response:
+            skip = _check(response, file, start, what)
+            self._note(revision, file, response.headers.get("x-amz-meta-sha256", ""))
             if (start, end) == (0, file.size) and _unsaid(file):
                 said = self._checksums[version_key(revision, file)] = Future()
-                said.set_result(hexadecimal(headers))
-            yield from body
+                said.set_result(_hexadecimal(response.headers))
+            yield from _wanted(response, skip, end - start, what)
 
     def told(self, revision: Revision, file: RemoteFile) -> Mapping[str, str]:
         """The sha256 in the object's metadata, and the checksum that S3 keeps, if it has one of all the bytes."""
@@ -123,7 +334,7 @@ class S3Source(ObjectSource[S3Bucket]):
         """The checksum, asked for once, in a thread that nobody waits for at the end of the process."""
         if not _unsaid(file):
             return None
-        place = self._bucket(revision.ref).place
+        bucket, retries = self._bucket(revision.ref), Retries(self._settings.retries)
         key, what = object_key(revision.ref, file), f"{revision.ref}: {file.path}"
         answer = Future[Mapping[str, str]]()
         known = self._checksums.setdefault(version_key(revision, file), answer)
@@ -131,7 +342,7 @@ class S3Source(ObjectSource[S3Bucket]):
         def ask() -> None:
             try:
                 with self._askers:
-                    answer.set_result(checksum(place, key, file, what, Retries(self._settings.retries)))
+                    answer.set_result(retries.call(what, lambda: bucket.checksum(key, file)))
             except BaseException as error:  # noqa: BLE001 - it is raised again where the answer is wanted
                 answer.set_exception(error)
 
@@ -140,15 +351,55 @@ class S3Source(ObjectSource[S3Bucket]):
         return known
 
     def _open(self, name: str) -> S3Bucket:
-        trust = trust_of(self._settings)
-        account = self._account = self._account or find_account(os.environ, self._rule, trust)
+        if self._client is None:
+            account = find_account(os.environ, self._rule, trust_of(self._settings))
+            self._client = S3Client(account, self._settings.timeout_s)
+        account = self._client.account
         if account.endpoint:
             # A profile may name another server than the environment does, by which the reference was judged.
             server = urlsplit(account.endpoint).hostname or ""
             check_host(bounds_of(self._settings), server, f"s3://{name}: {account.found_in} names {server}")
-        return S3Bucket(Place(account, name, self._settings.timeout_s))
+        return S3Bucket(self._client, name)
 
 
 def _unsaid(file: RemoteFile) -> bool:
-    """Whether S3 may have a checksum that says something new: what a lock promises is compared anyway."""
-    return file.sha256 is None and may_have_one(file)
+    """Whether S3 may have a sha256 that says something new: what a lock promises is compared anyway.
+
+    An object that came in parts (``etag-N``) has none of all its bytes.
+    """
+    return file.sha256 is None and file.version.startswith("etag:") and "-" not in file.version
+
+
+def _check(response: "Response", file: RemoteFile, start: int, what: str) -> int:
+    """How many bytes of the body come before byte ``start`` of this version of the object; raises when it is not."""
+    skip, total = placement(response, start, what)
+    if _version(response) != file.version or total not in (None, file.size):
+        raise Changed(f"{what}: it was overwritten after it was listed", hint=AGAIN)
+    return skip
+
+
+def _version(response: "Response") -> str:
+    """The version of the object that an answer is of, as far as its headers say."""
+    if etag := response.headers.get("ETag", ""):
+        return version_of(etag, None)
+    try:
+        return version_of("", parsedate_to_datetime(response.headers.get("Last-Modified", "")))
+    except (ValueError, OverflowError):
+        return ""
+
+
+def _wanted(response: "Response", skip: int, left: int, what: str) -> Iterator[bytes]:
+    """``left`` bytes of the body after the first ``skip``; what follows where all was sent is left there."""
+    exact = response.status == 206
+    for chunk in response.encoded_chunks():
+        kept = chunk[skip:] if skip else chunk
+        skip = max(0, skip - len(chunk))
+        if len(kept) > left:
+            if exact:
+                raise Corrupt(f"{what}: more bytes came than were asked for", hint=AGAIN)
+            kept = kept[:left]
+        left -= len(kept)
+        if kept:
+            yield kept
+        if not left and not exact:
+            return

@@ -12,11 +12,11 @@ from lora_cli.errors import LoraCliError, Refused
 from lora_cli.settings import Settings
 from lora_cli.sources.listed import check_listed
 from lora_cli.sources.registry import open_source
-from lora_cli.sources.s3_listing import _Reader
 from tests.answering import Reply, answering
 from tests.attacks.peak_memory import run
 from tests.long import in_long
 from tests.making import write_base_config
+from tests.sources.s3_answers import source_at
 
 AT_ONCE, MOST_MIB = 32, 300
 NODES = ("without end", "of small objects", "of many files", "of deep paths")
@@ -181,12 +181,20 @@ def test_an_honest_repository_of_ten_thousand_files_is_listed_in_one_page_and_in
     assert "hf://ORG/NAME/FOLDER" in caught.value.hint
 
 
-def test_an_honest_page_of_a_bucket_is_listed() -> None:
-    reader = _Reader("x")
-    reader.read(b"<ListBucketResult>" + objects(1000, Key="x{n}" + "&amp;" * 200) + b"</ListBucketResult>")
-    page, _ = reader.end()
-    assert len(page.entries) == 1000
-    assert page.entries[0].key == "x0" + "&" * 200
+def test_an_honest_page_of_a_bucket_is_listed(tmp_path: Path) -> None:
+    more = {
+        "StorageClass": "STANDARD",
+        "ChecksumAlgorithm": "CRC64NVME",
+        "ChecksumType": "FULL_OBJECT",
+        "Owner": "<ID>x</ID>",
+    }
+    entries = objects(
+        1000, Key="x/{n}" + "&amp;" * 200, ETag="&quot;e&quot;", LastModified="2026-11-24T12:00:00.000Z", **more
+    )
+    with answering(lambda _: (200, b"<ListBucketResult>" + entries + b"</ListBucketResult>", {})) as endpoint:
+        found = source_at(endpoint, tmp_path).resolve(AdapterRef("s3", "abc/x")).files
+    assert len(found) == 1000
+    assert found[0].path == "0" + "&" * 200
 
 
 def test_a_path_within_a_path_is_found_without_a_table_of_all_folders() -> None:

@@ -106,7 +106,7 @@ def test_what_only_looks_like_the_clouds_own_server_is_none(endpoint: str) -> No
     with pytest.raises(Refused):
         find_account(KEYS, SourceRule(match="s3://*", endpoint_url=endpoint))
     for own in ("https://s3.amazonaws.com", "https://s3.dualstack.eu-west-1.amazonaws.com/"):
-        assert find_account(KEYS, SourceRule(match="s3://*", endpoint_url=own)).keys is not None
+        assert find_account(KEYS, SourceRule(match="s3://*", endpoint_url=own)).found_in == "AWS_ACCESS_KEY_ID"
 
 
 def test_trust_does_not_make_up_for_encryption() -> None:

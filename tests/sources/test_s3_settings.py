@@ -1,15 +1,18 @@
 """What a user sets for S3: certificates, profiles, processes that give credentials, variables."""
 
+import os
 import ssl
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from botocore.awsrequest import AWSPreparedRequest
 
 from lora_cli.documents.manifest import SourceRule
 from lora_cli.errors import AccessDenied, Unreachable, UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources import TellingSource
+from lora_cli.sources.aws import endpoint_for, find_account
 from lora_cli.sources.registry import open_source
 from tests.answering import Reply, answering
 from tests.sources.certificates import localhost_certificate
@@ -139,3 +142,60 @@ def test_a_variable_that_cannot_be_used_is_named_and_not_repeated(
     assert isinstance(error, UsageError)
     assert variable in error.message
     assert value not in error.message + error.hint
+
+
+KEYS = {"AWS_ACCESS_KEY_ID": "AKIASOMEBODY", "AWS_SECRET_ACCESS_KEY": "hunter2"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "config", "url", "endpoint"),
+    [
+        ({"AWS_REGION": "eu-west-1"}, "", "https://abc.s3.eu-west-1.amazonaws.com/x", ""),
+        ({}, "region = eu-west-1", "https://abc.s3.eu-west-1.amazonaws.com/x", ""),
+        ({}, "region = eu-west-1\ns3 =\n  addressing_style = path", "https://s3.eu-west-1.amazonaws.com/abc/x", ""),
+        (
+            {"AWS_REGION": "us-west-2", "AWS_USE_FIPS_ENDPOINT": "true"},
+            "",
+            "https://abc.s3-fips.us-west-2.amazonaws.com/x",
+            "",
+        ),
+        (
+            {"AWS_REGION": "us-west-2", "AWS_USE_DUALSTACK_ENDPOINT": "true"},
+            "",
+            "https://abc.s3.dualstack.us-west-2.amazonaws.com/x",
+            "",
+        ),
+        ({"AWS_ENDPOINT_URL": "https://minio.acme"}, "", "https://minio.acme/abc/x", "https://minio.acme"),
+        (
+            {"AWS_ENDPOINT_URL": "https://no.acme", "AWS_ENDPOINT_URL_S3": "https://minio.acme"},
+            "s3 =\n  addressing_style = virtual",
+            "https://abc.minio.acme/x",
+            "https://minio.acme",
+        ),
+        ({}, "endpoint_url = https://minio.acme", "https://minio.acme/abc/x", "https://minio.acme"),
+        (
+            {},
+            "services = here\n[services here]\ns3 =\n  endpoint_url = https://minio.acme",
+            "https://minio.acme/abc/x",
+            "https://minio.acme",
+        ),
+    ],
+)
+def test_the_endpoint_is_found_as_the_aws_tools_find_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], config: str, url: str, endpoint: str
+) -> None:
+    (tmp_path / "config").write_text(f"[default]\n{config}\n")
+    for name, value in {"AWS_CONFIG_FILE": str(tmp_path / "config"), **KEYS, **variables}.items():
+        monkeypatch.setenv(name, value)
+    account = find_account(os.environ)
+    asked: list[str] = []
+
+    def hear(request: AWSPreparedRequest, **_: object) -> None:
+        asked.append(request.url)
+        raise ConnectionError
+
+    account.client.meta.events.register_first("before-send.s3", hear)
+    with pytest.raises(ConnectionError):
+        account.client.head_object(Bucket="abc", Key="x")
+    assert asked == [url]
+    assert (account.endpoint, endpoint_for(os.environ, None)) == (endpoint, endpoint)
