@@ -139,8 +139,17 @@ class Origin:
         if self.kind == "web":
             return [f"{one.method} web {one.target}{_known('Authorization' in one.headers)}" for one in self.web.asked]
         if self.kind == "s3":
-            return [f"{one.line.rpartition(' ')[0]}{_known(one.authorized)}" for one in self.proxy.asked]
+            return [f"{_question(one.line.rpartition(' ')[0])}{_known(one.authorized)}" for one in self.proxy.asked]
         return []
+
+
+def _question(line: str) -> str:
+    """A request to S3; of one for a listing neither the order of its query counts nor how keys are to be encoded."""
+    path, mark, query = line.partition("?")
+    if not mark:
+        return line
+    parts = sorted(part for part in query.split("&") if part != "encoding-type=url")
+    return f"{path.rstrip('/')}/?{'&'.join(parts)}"
 
 
 def _known(authorized: bool) -> str:
