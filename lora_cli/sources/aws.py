@@ -11,7 +11,7 @@ from lora_cli import __version__
 from lora_cli.documents.manifest import SourceRule
 from lora_cli.errors import AccessDenied, LoraCliError, Unreachable, UsageError
 from lora_cli.redaction import remember
-from lora_cli.sources.urls import checked_endpoint
+from lora_cli.sources.http import checked_endpoint
 
 if TYPE_CHECKING:
     from lora_cli.sources.trusted import Trust

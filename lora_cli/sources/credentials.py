@@ -12,8 +12,8 @@ from lora_cli.documents.manifest import SourceRule
 from lora_cli.errors import AccessDenied, MissingExtra, UsageError
 from lora_cli.redaction import remember
 from lora_cli.settings import home_of
+from lora_cli.sources.http import checked_endpoint
 from lora_cli.sources.trusted import NOTHING, Trust, check_endpoint, token_of
-from lora_cli.sources.urls import checked_endpoint
 
 PROBE_S = 2.0
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_only"

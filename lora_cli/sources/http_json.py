@@ -1,18 +1,145 @@
-"""JSON over HTTP: bounded in bytes, time and memory, and tried again."""
+"""JSON over HTTP: bounded in bytes, time and memory, and tried again. Few bytes of it can be many in memory."""
 
-from collections.abc import Callable, Iterator
+import codecs
+import json
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 from lora_cli.errors import Refused
-from lora_cli.sources.bounded_json import TooLarge, picked
 from lora_cli.sources.http import Headers, Http, bounded, open_answer
 from lora_cli.sources.retries import Transient
 
-JSON_CAP = 2 * 1024 * 1024
+MOST_NESTED = 100_000
+"""The most objects and lists of one answer; those of a listing of 10 000 files are fewer."""
+
+MOST_VALUES = 200_000
+"""The most values of one answer."""
+
+LONGEST_ELEMENT = 64 * 1024
+"""The longest element of a list that is read one by one; an entry of a listing has some hundred bytes."""
+
+_turn = threading.Lock()
+_BLANKS = re.compile(r"[ \t\n\r]*")
 T = TypeVar("T")
+
+
+class TooLarge(ValueError):
+    """What came has more values than any answer that is meant to be read."""
+
+
+class NoList(Exception):
+    """What came is JSON, and no list of objects."""
+
+
+def picked(body: Iterable[bytes], pick: Callable[[Any], T]) -> T:
+    """What ``pick`` takes of the JSON that ``body`` is; one answer at a time is built, whatever threads there are.
+
+    Raises:
+        TooLarge: it holds too many values.
+        ValueError: it is not JSON.
+    """
+    data = bytearray()
+    for chunk in body:
+        data += chunk
+    if data.count(b"{") + data.count(b"[") > MOST_NESTED or data.count(b",") > MOST_VALUES:
+        raise TooLarge(f"more than {MOST_NESTED} objects or {MOST_VALUES} values")
+    with _turn:
+        try:
+            return pick(json.loads(data))
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
+
+
+def elements(body: Iterable[bytes]) -> Iterator[Any]:
+    """The objects of the JSON array that ``body`` is, each as soon as it has come, and none kept.
+
+    Raises:
+        NoList: it is JSON, and no array of objects.
+        TooLarge: an element is longer than ``LONGEST_ELEMENT``.
+        ValueError: it is not JSON.
+    """
+    text = _Text(body)
+    first = text.next()
+    if first != "[":
+        raise (NoList if first and first in '{"-0123456789tfn' else ValueError)("no array")
+    text.at += 1
+    if text.next() == "]":
+        text.at += 1
+    else:
+        yield from _members(text)
+    if text.next():
+        raise ValueError("more than one value")
+
+
+def _members(text: "_Text") -> Iterator[Any]:
+    while True:
+        if text.next() != "{":
+            raise NoList("no object") if text.next() else ValueError("it ends early")
+        yield text.value()
+        mark = text.next()
+        text.at += 1
+        if mark == "]":
+            return
+        if mark != ",":
+            raise ValueError("neither , nor ]")
+
+
+class _Text:
+    """What has come of a text and was not taken yet; ``at`` is where in it the next character stands."""
+
+    def __init__(self, body: Iterable[bytes]) -> None:
+        self._body, self._decoder = iter(body), codecs.getincrementaldecoder("utf-8")()
+        self._json = json.JSONDecoder()
+        self._text, self.at, self._ended = "", 0, False
+
+    def next(self) -> str:
+        """The next character that is no blank; "" at the end."""
+        while True:
+            self.at = _BLANKS.match(self._text, self.at).end()  # type: ignore[union-attr]
+            if self.at < len(self._text):
+                return self._text[self.at]
+            if not self._more():
+                return ""
+
+    def value(self) -> Any:
+        """The object that begins here."""
+        wanted = 0
+        while True:
+            window = self._text[self.at : self.at + LONGEST_ELEMENT]
+            if len(window) >= wanted or self._ended:
+                try:
+                    value, length = self._json.raw_decode(window)
+                except RecursionError as error:
+                    raise ValueError("nested too deeply") from error
+                except json.JSONDecodeError:
+                    if len(window) == LONGEST_ELEMENT:
+                        raise TooLarge(f"an entry of more than {LONGEST_ELEMENT} characters") from None
+                    if self._ended:
+                        raise
+                    # Not at each byte that comes: all the tries together are as long as twice the element.
+                    wanted = min(2 * len(window), LONGEST_ELEMENT)
+                else:
+                    self.at += length
+                    return value
+            self._more()
+
+    def _more(self) -> bool:
+        """Takes what comes next; False at the end."""
+        chunk = next(self._body, None)
+        if self._ended:
+            return False
+        self._ended = chunk is None
+        fresh = self._decoder.decode(chunk or b"", final=self._ended)
+        self._text, self.at = self._text[self.at :] + fresh, 0
+        return not self._ended or bool(fresh)
+
+
+JSON_CAP = 2 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)

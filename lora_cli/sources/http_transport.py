@@ -29,8 +29,8 @@ from urllib3.exceptions import HTTPError, InvalidHeader, ProtocolError, ReadTime
 from lora_cli import __version__
 from lora_cli.errors import UsageError
 from lora_cli.redaction import remember
+from lora_cli.sources.http import host, origin
 from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, printable, steady
-from lora_cli.sources.urls import host, origin
 
 if TYPE_CHECKING:
     from lora_cli.sources.ssrf_guard import Guard

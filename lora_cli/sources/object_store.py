@@ -6,10 +6,12 @@ named. It waits for as long as a server sends anything, so it is asked in thread
 
 import os
 import queue
+import re
 import threading
+import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
@@ -18,7 +20,6 @@ from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Changed, Corrupt, LoraCliError, MachineError, Refused, UsageError
 from lora_cli.settings import Settings
 from lora_cli.sources import NoRanges
-from lora_cli.sources.buckets import PAGE, Bucket, Entry, Page, version_of
 from lora_cli.sources.credentials import (
     GOOGLE,
     GOOGLE_FILE,
@@ -27,14 +28,22 @@ from lora_cli.sources.credentials import (
     find_azure_account,
     find_google_account,
 )
-from lora_cli.sources.http import AGAIN, FAR
-from lora_cli.sources.object_errors import meaning
-from lora_cli.sources.object_refusals import Asker, Words
-from lora_cli.sources.object_wishes import Wishes
-from lora_cli.sources.objects import ObjectSource, object_key
-from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, steady
+from lora_cli.sources.http import AGAIN, FAR, host
+from lora_cli.sources.objects import (
+    NETWORK,
+    PAGE,
+    Answered,
+    Asker,
+    Bucket,
+    Entry,
+    ObjectSource,
+    Page,
+    Words,
+    object_key,
+    version_of,
+)
+from lora_cli.sources.retries import CONNECT_TIMEOUT_S, Transient, from_status, printable, steady
 from lora_cli.sources.trusted import trust_of
-from lora_cli.sources.urls import host
 
 if TYPE_CHECKING:
     from obstore import GetOptions, GetResult, ObjectMeta
@@ -42,6 +51,109 @@ if TYPE_CHECKING:
 
     from lora_cli.core.reference import AdapterRef
     from lora_cli.documents.manifest import SourceRule
+
+BUSY = (408, 429, 503)
+"""The answers that may say when to come back."""
+
+FRESH_S = 1.0
+"""So long all ranges in flight share one answer: whoever is busy is not asked by each of them."""
+
+Headers = Mapping[str, str]
+
+
+class Busy(Transient):
+    """A server that answered with one of ``BUSY`` to a request of obstore's."""
+
+    def __init__(self, failure: Transient, status: int) -> None:
+        super().__init__(failure.reason, hint=failure.hint)
+        self.status = status
+
+
+class Wishes:
+    """What the server of one bucket asks for; who is busy says so to anybody. Threads share it."""
+
+    def __init__(self, server: str, url: str, timeout_s: float) -> None:
+        self._server, self._url, self._timeout_s = server, url, timeout_s
+        self._headers: Headers = {}
+        self._until = 0.0
+        self._lock = threading.Lock()
+
+    def of(self, failure: Transient) -> Transient:
+        """``failure`` with the time to wait in it, when there is one."""
+        if not isinstance(failure, Busy):
+            return failure
+        with self._lock:
+            if time.monotonic() >= self._until:
+                self._headers = self._ask()
+                self._until = time.monotonic() + FRESH_S
+            return from_status(self._server, failure.status, self._headers)
+
+    def _ask(self) -> Headers:
+        from lora_cli.sources.http_transport import send
+
+        try:
+            with closing(send(self._url, {}, self._timeout_s, method="HEAD")) as response:
+                return response.headers if response.status in BUSY else {}
+        except (Transient, LoraCliError):
+            return {}
+
+
+_STATUS = re.compile(r"Server returned (?:non-2xx status code|error response): (\d{3})")
+_CODE = re.compile(r"<Code>([A-Za-z0-9.]{1,64})</Code>")
+_MESSAGE = re.compile(r"<Message>([^<\n]{1,200})")
+# The names of these errors are obstore's; those of Python are raised as they are.
+_STATUS_OF = {
+    "FileNotFoundError": 404,
+    "NotFoundError": 404,
+    "PreconditionError": 412,
+    "PermissionDeniedError": 403,
+    "UnauthenticatedError": 401,
+}
+
+
+def meaning(error: Exception, server: str, timeout_s: float) -> Answered | Transient:
+    """An error that obstore raised, in our words."""
+    told, _, cause = str(error).partition("\n\nDebug source:")
+    found = _STATUS.search(told)
+    status = int(found[1]) if found else _STATUS_OF.get(type(error).__name__, 0)
+    if "External" in told and "credential provider" in told:
+        # Whoever gives out tokens, and not the store: when it is not there or says no, no other try helps.
+        return Answered(401, "NoToken")
+    if "redirect without LOCATION" in told:
+        status = 301
+    if "invalid path" in told:
+        return Answered(200, "InvalidPath")
+    if not status:
+        return _of_the_network(told, cause, server, timeout_s)
+    if status in (408, 429) or status >= 500:
+        said = from_status(server, status, {})
+        return Busy(said, status) if status in BUSY else said
+    code, message = _CODE.search(told), _MESSAGE.search(told)
+    return Answered(status, code[1] if code else "", printable(message[1]) if message else "")
+
+
+def _of_the_network(told: str, cause: str, server: str, timeout_s: float) -> Transient:
+    """Why there was no answer. obstore says it only in how it prints the chain of its causes."""
+    meanings = (
+        (r"invalid peer certificate|InvalidCertificate", f"the certificate of {server} is not trusted", _TRUST),
+        (r"dns error|failed to lookup", f"no connection to {server}: its name is not known", NETWORK),
+        (r"ConnectionRefused", f"no connection to {server}: it was refused", NETWORK),
+        (r"TimedOut|timed out|kind: Timeout", f"{server} was silent for {timeout_s:g} s", ""),
+        (r"kind: Connect", f"no connection to {server}", NETWORK),
+        (r"hyper::Error\(\s*Parse\(", f"{server} sent no answer of HTTP", NETWORK),
+        (r"IncompleteMessage|UnexpectedEof|ConnectionReset|BrokenPipe|kind: Decode|kind: Body|kind: Interrupted",
+         f"the connection to {server} was cut", ""),
+        (r"invalid XML|got invalid list|DeError|list response", f"{server} sent no listing", NETWORK),
+    )  # fmt: skip
+    text = f"{told}\n{cause}"
+    for pattern, reason, hint in meanings:
+        if re.search(pattern, text):
+            return Transient(reason, hint=hint or "try again later", final=hint is _TRUST)
+    return Transient(f"the exchange with {server} failed: {printable(told.splitlines()[0] if told else '')}")
+
+
+_TRUST = "name the certificates to trust with SSL_CERT_FILE"
+
 
 CHUNK = 1 << 20
 PIECE = 256 * 1024

@@ -3,21 +3,248 @@
 import hashlib
 import re
 import threading
+import time
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
-from typing import ClassVar, Generic, TypeVar
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import pairwise
+from typing import ClassVar, Generic, NamedTuple, TypeVar
 
+from lora_cli.core.log import logger
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.errors import Changed, LoraCliError, NotFound, Refused, UsageError
+from lora_cli.errors import (
+    AccessDenied,
+    Changed,
+    LoraCliError,
+    MachineError,
+    NotFound,
+    Refused,
+    Unreachable,
+    UsageError,
+)
 from lora_cli.settings import Settings
-from lora_cli.sources.buckets import Bucket, Entry
 from lora_cli.sources.http import AGAIN
-from lora_cli.sources.listed import check_listed
-from lora_cli.sources.object_errors import Answered
-from lora_cli.sources.object_listing import Neighbours, listed
-from lora_cli.sources.object_refusals import NO_BUCKET, Words, explained
+from lora_cli.sources.listed import Room, check_listed
 from lora_cli.sources.retries import Retries, Transient
+
+NETWORK = "check the network, HTTPS_PROXY and the endpoint (AWS_ENDPOINT_URL for S3)"
+NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound"})
+_WRONG_REGION = frozenset({"AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect", "Redirect"})
+
+
+class Answered(Exception):
+    """An answer of the server that another try would not change.
+
+    ``code`` and ``message`` are the server's own, made printable; ``region`` is the one that it names, if any.
+    """
+
+    def __init__(self, status: int, code: str = "", message: str = "", region: str = "") -> None:
+        super().__init__(f"{status} {code}".strip())
+        self.status, self.code, self.message, self.region = status, code, message, region
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What hints call things at one kind of store.
+
+    ``credentials`` maps a code of the server to what it says of them and what to try; ``{}`` stands for where they are
+    from. ``rights`` is what a reader needs, ``{}`` stands for the bucket. ``bucket`` is what the store calls one.
+    """
+
+    endpoint: str
+    region: str
+    anonymous: str
+    rights: str
+    credentials: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    bucket: str = "bucket"
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asked which bucket: ``server`` and ``user`` are what messages call the server and the credentials' place."""
+
+    bucket: str
+    server: str
+    user: str
+
+
+def explained(answer: Answered, asker: Asker, what: str, words: Words) -> LoraCliError:
+    """What an answer that another try would not change means; ``what`` begins the message."""
+    server, bucket, code = asker.server, asker.bucket, answer.code
+    if code in NO_BUCKET:
+        hint = f"check its spelling, and the endpoint ({words.endpoint})"
+        return NotFound(f"{what}: there is no {words.bucket} {bucket} at {server}", hint=hint)
+    if answer.status in (301, 307) or code in _WRONG_REGION:
+        region = answer.region or "REGION, the bucket's own"
+        return NotFound(f"{what}: the bucket {bucket} is in another region", hint=f"set {words.region}={region}")
+    if code == "RequestTimeTooSkewed":
+        return MachineError(f"{what}: {server} has another time than this machine", hint="set the clock")
+    if answer.status in (401, 403) or code in words.credentials or code == "AccessDenied":
+        return _denied(answer, asker, what, words)
+    said = " ".join(filter(None, (str(answer.status), code, answer.message)))
+    if answer.status == 404:
+        hint = f"check its spelling, and whether the endpoint ({words.endpoint}) is the right one"
+        return NotFound(f"{what}: {server} has no such thing ({said})", hint=hint)
+    hint = f"check the endpoint ({words.endpoint}), or try again later"
+    return Unreachable(f"{what}: {server} answered {said}", hint=hint)
+
+
+def _denied(answer: Answered, asker: Asker, what: str, words: Words) -> LoraCliError:
+    if answer.code in words.credentials:
+        wrong, hint = words.credentials[answer.code]
+        return AccessDenied(f"{what}: {asker.server} {wrong.format(asker.user)}", hint=hint)
+    told = f": {answer.message}" if answer.message else ""
+    if asker.user == "nobody":
+        hint = f"it is not public: {words.anonymous}, and give credentials"
+        return AccessDenied(f"{what}: {asker.server} lets nobody in without credentials{told}", hint=hint)
+    forbidden = f"{what}: {asker.server} forbids it to the credentials from {asker.user}{told}"
+    return AccessDenied(forbidden, hint=f"it needs {words.rights.format(asker.bucket)}")
+
+
+PAGE = 1000
+"""The most objects of one answer to a question for a listing."""
+
+
+class Entry(NamedTuple):
+    """One object as it is listed; ``version`` is its ETag (``etag:…``), else its time of change (``time:…``)."""
+
+    key: str
+    size: int
+    version: str
+
+
+class Page(NamedTuple):
+    """At most ``PAGE`` objects of a listing, in its order; ``last`` when no more follow."""
+
+    entries: list[Entry]
+    last: bool
+
+
+class Bucket(ABC):
+    """One bucket, open. Threads share it."""
+
+    asker: Asker
+
+    @property
+    def server(self) -> str:
+        """What messages call its server."""
+        return self.asker.server
+
+    @abstractmethod
+    def pages(self, prefix: str) -> Iterator[Page]:
+        """All objects below ``prefix``, page by page, each asked for when it is wanted.
+
+        Raises:
+            Transient: network or server; each page must come within the timeout.
+            Answered: an answer that another try would not change.
+        """
+
+    @abstractmethod
+    def has(self, key: str) -> bool:
+        """Whether there is such an object, as far as the server says."""
+
+    def wished(self, failure: Transient) -> Transient:
+        """``failure`` with the time that the server asks to wait, where that is not known yet."""
+        return failure
+
+
+def version_of(etag: str, changed: datetime | None) -> str:
+    """What tells a version of an object from any other; some servers leave out the quotes of an ETag."""
+    plain = etag.removeprefix("W/").strip('"')
+    return f"etag:{plain}" if plain else f"time:{changed.isoformat(timespec='seconds') if changed else ''}"
+
+
+SPARED = 4
+"""So many folders a page must list whole, else each is asked for by itself: a bucket may have any number of others."""
+
+END = Page([], last=True)
+
+FRESH_S = 60.0
+"""So long a folder is as it was listed; what changed since costs another question."""
+
+log = logger(__name__)
+
+
+def listed(bucket: Bucket, prefix: str, what: str) -> list[Entry]:
+    """All objects below ``prefix``.
+
+    Raises:
+        Transient, Answered: what the server says.
+        Refused: there are over 10 000, or their names take over 2 MiB.
+    """
+    found, room = list[Entry](), Room(what, "name the folder of one adapter")
+    for page in bucket.pages(prefix):
+        for entry in page.entries:
+            room.take(entry.key, entry.version)
+        found += page.entries
+    return found
+
+
+class Neighbours:
+    """Folders of one bucket that are asked for in one run: a page of their listing stands for many questions.
+
+    ``folders`` are their prefixes, each with a slash at its end. Each is given once: who asks again wants to know what
+    is there now. Threads share it.
+    """
+
+    def __init__(self, folders: Iterable[str]) -> None:
+        self._left = sorted({folder for folder in folders if folder})
+        self._above, self._last = _common(self._left), ""
+        self._pages: Iterator[Page] | None = None
+        self._found: dict[str, tuple[float, list[Entry]]] = {}
+        self._lock = threading.Lock()
+
+    def take(self, bucket: Bucket, folder: str) -> list[Entry] | None:
+        """The objects below ``folder`` as of a moment ago; None when it must be asked for by itself."""
+        with self._lock:
+            while folder not in self._found and self._is_left(folder):
+                if len(self._left) < SPARED:
+                    self._left = []
+                    break
+                try:
+                    self._turn_page(bucket)
+                except (Transient, Answered) as failure:
+                    # Whoever may list a folder need not be allowed to list those beside it.
+                    log.debug("%s: folders are listed one by one (%s)", bucket.server, failure)
+                    self._left = []
+            asked_at, found = self._found.pop(folder, (0.0, None))
+        return found if found is not None and time.monotonic() - asked_at < FRESH_S else None
+
+    def _is_left(self, folder: str) -> bool:
+        at = bisect_left(self._left, folder)
+        return at < len(self._left) and self._left[at] == folder
+
+    def _turn_page(self, bucket: Bucket) -> None:
+        """One page more of what lies above all of them. A folder that it does not hold whole is left out."""
+        self._pages = self._pages or bucket.pages(self._above)
+        asked_at, page = time.monotonic(), next(self._pages, END)
+        entries = page.entries
+        if page.last:
+            entries, passed, left = sorted(entries), self._left, []
+        else:
+            last = entries[-1].key
+            at = bisect_left(self._left, last)
+            passed, left = [folder for folder in self._left[:at] if not last.startswith(folder)], self._left[at:]
+        keys = [entry.key for entry in entries]
+        in_order = all(one <= other for one, other in pairwise([self._last, *keys]))
+        self._last = keys[-1] if keys else ""
+        self._left = left if in_order and len(passed) >= SPARED else []
+        for folder in passed if in_order else ():
+            start, stop = bisect_left(keys, folder), bisect_left(keys, f"{folder}\U0010ffff")
+            self._found[folder] = asked_at, entries[start:stop]
+
+
+def _common(folders: "list[str]") -> str:
+    """The longest folder that all of them are in, "" for the bucket."""
+    if not folders:
+        return ""
+    first, last = folders[0], folders[-1]
+    same = next((at for at, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
+    return first[: first.rfind("/", 0, same) + 1]
+
 
 B = TypeVar("B", bound=Bucket)
 SHA256 = re.compile(r"[0-9a-f]{64}", re.IGNORECASE | re.ASCII)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SOURCES: Mapping[Scheme, str] = {
     "file": "lora_cli.sources.local:LocalSource",
     "hf": "lora_cli.sources.hub:HubSource",
-    "hf-bucket": "lora_cli.sources.hub_bucket:HubBucketSource",
+    "hf-bucket": "lora_cli.sources.hub:HubBucketSource",
     "s3": "lora_cli.sources.s3:S3Source",
     "https": "lora_cli.sources.web:WebSource",
     "http": "lora_cli.sources.web:WebSource",

@@ -21,16 +21,25 @@ from lora_cli.redaction import remember
 from lora_cli.settings import Settings
 from lora_cli.sources import NoRanges
 from lora_cli.sources.aws import Account, failures, find_account, untranslated
-from lora_cli.sources.buckets import PAGE, Bucket, Entry, Page, version_of
-from lora_cli.sources.http import AGAIN, FAR, beginning, bounded, placement
+from lora_cli.sources.http import AGAIN, FAR, beginning, bounded, host, placement
 from lora_cli.sources.listed import Room
-from lora_cli.sources.object_errors import NETWORK, Answered
-from lora_cli.sources.object_refusals import Asker, Words
-from lora_cli.sources.objects import ObjectSource, object_key, version_key
+from lora_cli.sources.objects import (
+    NETWORK,
+    PAGE,
+    Answered,
+    Asker,
+    Bucket,
+    Entry,
+    ObjectSource,
+    Page,
+    Words,
+    object_key,
+    version_key,
+    version_of,
+)
 from lora_cli.sources.retries import Retries, Transient, from_status, printable
 from lora_cli.sources.ssrf_guard import bounds_of, check_host
 from lora_cli.sources.trusted import trust_of
-from lora_cli.sources.urls import host
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import SourceRule

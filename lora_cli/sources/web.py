@@ -1,30 +1,210 @@
 """Adapters on any web server: config and weights below one address, each range of exactly the version that was seen."""
 
+import base64
 import hashlib
 import os
+import re
 import secrets
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from lora_cli.core.adapter_files import BESIDE, CONFIG, INDEX_SUFFIX, PICKLED, WEIGHTS
 from lora_cli.core.log import logger
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.errors import AccessDenied, Changed, LoraCliError, NotFound, Unreachable
+from lora_cli.errors import AccessDenied, Changed, LoraCliError, NotFound, Refused, Unreachable
 from lora_cli.settings import Settings
 from lora_cli.sources.abreast import abreast
-from lora_cli.sources.http import AGAIN, Headers, Http, Piece, StatusError, get_bytes, get_headers
+from lora_cli.sources.http import AGAIN, Headers, Http, Piece, StatusError, get_bytes, get_headers, host, origin
 from lora_cli.sources.http_json import get_body
 from lora_cli.sources.retries import Retries
 from lora_cli.sources.ssrf_guard import bounds_of
-from lora_cli.sources.urls import host, origin
-from lora_cli.sources.web_listing import GONE, INDEX_CAP, NOWHERE, Seen, list_files, shards_in
-from lora_cli.sources.web_pins import check_pin, conditions_of, names_a_version, pin_of, sha256_in, size_in
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import SourceRule
+
+SETTLED_S = 2.0
+"""A time of change has whole seconds: a file younger than that could change again and keep it."""
+
+_STRONG = re.compile(r'"[!#-~]{1,512}"')
+_WEAK = re.compile(r'W/"[!#-~]{1,512}"')
+_DATE = re.compile(r"[A-Za-z]{3}, \d{2} [A-Za-z]{3} \d{4} \d{2}:\d{2}:\d{2} GMT", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+# Artifactory and Nexus; an object's own metadata behind a web address.
+_DIGEST_HEADERS = ("X-Checksum-Sha256", "x-amz-meta-sha256", "x-goog-meta-sha256")
+
+
+def pin_of(headers: Headers) -> str:
+    """What the answer says that tells its version from others: ``etag "…"``, ``date …``, ``weak W/"…"`` or "".
+
+    A strong ETag names a version (RFC 9110, 8.8.3), and ``If-Match`` asks for it and no other. Without one, the time of
+    the last change has to do, with ``If-Unmodified-Since``, and else the size alone.
+    """
+    etag, date = headers.get("ETag", "").strip(), headers.get("Last-Modified", "").strip()
+    if _STRONG.fullmatch(etag):
+        return f"etag {etag}"
+    if _DATE.fullmatch(date):
+        return f"date {date}"
+    return f"weak {etag}" if _WEAK.fullmatch(etag) else ""
+
+
+def names_a_version(pin: str, headers: Headers) -> bool:
+    """Whether the pin will have changed when the file has: it is an ETag, or a time that is past for good."""
+    if not pin.startswith("date "):
+        return pin.startswith("etag ")
+    from email.utils import parsedate_to_datetime
+
+    try:
+        now, then = (parsedate_to_datetime(text) for text in (headers.get("Date", ""), pin.removeprefix("date ")))
+        return (now - then).total_seconds() >= SETTLED_S
+    except (ValueError, TypeError, OverflowError):
+        return False
+
+
+def conditions_of(pin: str) -> Headers:
+    """The header that asks for this version only."""
+    kind, _, value = pin.partition(" ")
+    names = {"etag": "If-Match", "date": "If-Unmodified-Since"}
+    return {names[kind]: value} if kind in names else {}
+
+
+def check_pin(pin: str, headers: Headers, what: str) -> None:
+    """Compares an answer's version with the listed one: not every server obeys a condition.
+
+    Raises:
+        Changed: it is another one.
+    """
+    found = pin_of(headers)
+    if pin and found != pin:
+        raise Changed(
+            f"{what}: it is not the version that was listed any more ({found or 'unnamed'}, it was {pin})",
+            hint="it changed at its origin, or several servers answer for it: run it again",
+        )
+
+
+def sha256_in(headers: Headers) -> str | None:
+    """The sha256 of the whole file, where the answer says it: ``Repr-Digest`` (RFC 9530), or as repositories do."""
+    if found := re.search(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/]{43}=):", headers.get("Repr-Digest", "")[:1000]):
+        return base64.b64decode(found[1]).hex()
+    said = (headers.get(name, "").strip().lower() for name in _DIGEST_HEADERS)
+    return next((digest for digest in said if _SHA256.fullmatch(digest)), None)
+
+
+def size_in(status: int, headers: Headers) -> int | None:
+    """The size of the whole file in bytes; None where the answer does not say it."""
+    if headers.get("Content-Encoding", "identity") != "identity":
+        return None
+    if status == 206:
+        total = headers.get("Content-Range", "").rpartition("/")[2].strip()
+    else:
+        total = headers.get("Content-Length", "")
+    return int(total) if re.fullmatch(r"\d{1,18}", total, re.ASCII) else None
+
+
+NOWHERE = "no-such-file.lora-cli"
+"""A name that no adapter has: what a server says to it is what it says when there is nothing."""
+
+MOST_SHARDS = 1000
+GONE, FORBIDDEN = frozenset({404, 410}), frozenset({401, 403})
+INDEX_CAP = 16 * 1024 * 1024
+LONGEST_SHARD = 64
+_SHARD = re.compile(rb'"(adapter_model-[0-9]{5}-of-[0-9]{5}\.(?:safetensors|bin))"')
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a server answered to one name: its status, whether that was a web page, and the file, if it is one."""
+
+    name: str
+    status: int
+    page: bool = False
+    file: RemoteFile | None = None
+
+
+Look = Callable[[Iterable[str]], Mapping[str, Seen]]
+"""Asks for names, several at once."""
+
+
+def list_files(look: Look, index: Callable[[str], set[str]], what: str, server: str) -> tuple[RemoteFile, ...]:
+    """The files of an adapter that are there: config and weights first, then what may lie beside them.
+
+    There is no listing to ask for: every name is asked for. A page about a folder is not read as one: servers write it
+    for people, and each in its own way. ``index`` gives the shards that a file names. Pickled weights are asked for
+    only where there are no others.
+
+    Raises:
+        NotFound: there is neither config nor weights, or the server has something for every name.
+        AccessDenied: the server wants to know who asks, or forbids a file.
+        Refused: an index names over 1000 shards.
+    """
+    seen = dict(look((CONFIG, WEIGHTS, WEIGHTS + INDEX_SUFFIX, NOWHERE)))
+    weights: tuple[str, ...] = (WEIGHTS,)
+    if not any(seen[name].file for name in (WEIGHTS, WEIGHTS + INDEX_SUFFIX)):
+        weights = PICKLED
+        seen |= look(name + suffix for name in PICKLED for suffix in ("", INDEX_SUFFIX))
+    _check_server(seen, what, server)
+    found = [name + suffix for name in weights for suffix in ("", INDEX_SUFFIX) if seen[name + suffix].file]
+    if not found:
+        for one in seen.values():
+            if one.name not in {CONFIG, NOWHERE} and one.status in FORBIDDEN:
+                raise _denied(one, what, server)
+    if not found and not seen[CONFIG].file:
+        raise _nothing(seen, what, server)
+    shards = sorted({shard for name in found if name.endswith(INDEX_SUFFIX) for shard in index(name)})
+    if len(shards) > MOST_SHARDS:
+        raise Refused(f"{what}: its index names over {MOST_SHARDS} shards", hint="an adapter is a few files")
+    seen |= look((*sorted(BESIDE), *shards))
+    _check_server(seen, what, server)
+    missing = [RemoteFile(name, None, defect="is named by the index, and is not there") for name in shards]
+    files = {file.path: file for file in missing} | {one.name: one.file for one in seen.values() if one.file}
+    return tuple(file for _, file in sorted(files.items()))
+
+
+def shards_in(index: Iterable[bytes], _: str = "") -> set[str]:
+    """The shards that an index names, as it comes; whatever else it names is no file of an adapter."""
+    found: set[str] = set()
+    before = b""
+    for chunk in index:
+        text = before + chunk
+        found.update(name.decode() for name in _SHARD.findall(text))
+        if len(found) > MOST_SHARDS:
+            break
+        before = text[-LONGEST_SHARD:]
+    return found
+
+
+def _check_server(seen: Mapping[str, Seen], what: str, server: str) -> None:
+    """Whether the answers say what is there at all."""
+    if seen[NOWHERE].file is not None:
+        hint = "give the address of a server of files"
+        raise NotFound(f"{what}: {server} has a file for every name, so nobody can tell which are there", hint=hint)
+    # Object stores forbid what is not there to those who may not list.
+    forbidden = FORBIDDEN - {seen[NOWHERE].status}
+    for one in seen.values():
+        if one.status in (FORBIDDEN if one.name == CONFIG else forbidden):
+            raise _denied(one, what, server)
+
+
+def _denied(one: Seen, what: str, server: str) -> LoraCliError:
+    if one.status == 401:
+        hint = "name the variable that holds a token: sources: [{match: …, token_env: LORA_CLI_TOKEN_NAME}]"
+        return AccessDenied(f"{what}: {server} wants to know who asks (401, at {one.name})", hint=hint)
+    hint = "check the path and who may read it; some servers say that of what is not there"
+    return AccessDenied(f"{what}: {server} forbids {one.name} ({one.status})", hint=hint)
+
+
+def _nothing(seen: Mapping[str, Seen], what: str, server: str) -> LoraCliError:
+    if seen[CONFIG].page:
+        hint = "it may be a login page or an application: give the address that the files themselves are at"
+        return NotFound(f"{what}: {server} answers with a web page where {CONFIG} should be", hint=hint)
+    status = seen[CONFIG].status
+    hint = f"give the folder that {CONFIG} is in; archives are not unpacked"
+    return NotFound(f"{what}: there is neither {CONFIG} nor {WEIGHTS} ({server} answered {status})", hint=hint)
+
 
 AT_ONCE = 8
 EMPTY_SHA256 = hashlib.sha256().hexdigest()

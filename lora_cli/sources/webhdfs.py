@@ -12,13 +12,12 @@ from requests.adapters import BaseAdapter
 
 from lora_cli.errors import Refused
 from lora_cli.settings import Settings
-from lora_cli.sources.bounded_json import picked
-from lora_cli.sources.http import Http, beginning, bounded, redirect_guard
+from lora_cli.sources.http import Http, beginning, bounded, following, host, origin, redirect_guard
+from lora_cli.sources.http_json import picked
 from lora_cli.sources.http_transport import send
 from lora_cli.sources.listed import MOST_ENTRIES
 from lora_cli.sources.retries import Retries
 from lora_cli.sources.ssrf_guard import bounds_of
-from lora_cli.sources.urls import following, host, origin
 
 MOST_BYTES = 2 << 20
 """So many bytes has one answer: a listing of some 7000 files, or a mebibyte that was asked for."""

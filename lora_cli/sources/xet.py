@@ -17,9 +17,8 @@ from typing import Any
 
 from lora_cli.errors import Corrupt, UsageError
 from lora_cli.redaction import remember
-from lora_cli.sources.http import AGAIN, Http, Piece, open_answer, redirect_guard
+from lora_cli.sources.http import AGAIN, Http, Piece, following, host, open_answer, origin, redirect_guard
 from lora_cli.sources.retries import Transient, steady
-from lora_cli.sources.urls import following, host, origin
 from lora_cli.sources.xet_process import DATA, DONE, FAILED, LONGEST
 
 PROCESSES = 2

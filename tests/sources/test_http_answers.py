@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 
 from lora_cli.errors import Corrupt, LoraCliError, Refused, Unreachable
-from lora_cli.sources.http import Http, Piece, get_bytes
+from lora_cli.sources.http import Http, Piece, following, get_bytes
 from lora_cli.sources.http_json import get_json
 from lora_cli.sources.retries import Retries
-from lora_cli.sources.urls import following
 from tests.hub_server import Hub
 from tests.sources.http_client import NAME, WEIGHTS, Client
 from tests.sources.raw_servers import raw_server

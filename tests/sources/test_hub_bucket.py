@@ -18,8 +18,7 @@ from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, Refus
 from lora_cli.fetching import Fetched, bring
 from lora_cli.settings import Settings
 from lora_cli.sources import hub_listing
-from lora_cli.sources.hub import HubSource
-from lora_cli.sources.hub_bucket import HubBucketSource
+from lora_cli.sources.hub import HubBucketSource, HubSource
 from lora_cli.sources.registry import open_source
 from lora_cli.store import Store
 from tests.hub_server import Hub
