@@ -1,47 +1,44 @@
-"""A question for each of several names, a few at once."""
+"""Calls in daemon threads: an interrupt does not wait for a network that is silent."""
 
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from concurrent.futures import Future, as_completed
 from typing import TypeVar
 
 Name = TypeVar("Name")
 Reply = TypeVar("Reply")
 
 
-def abreast(ask: Callable[[Name], Reply], names: Iterable[Name], threads: int) -> list[Reply]:
-    """The answers, in the order of ``names``. The first error that comes is raised; nothing more is asked then.
+def started(call: Callable[[], Reply], name: str) -> "Future[Reply]":
+    """What ``call`` will give, which runs in a daemon thread with that name."""
+    future = Future[Reply]()
 
-    Daemon threads, because an interrupt must not wait for a network that is silent.
-    """
-    left = list(names)
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - it is raised again in the thread that asks for the result
+            future.set_exception(error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return future
+
+
+def abreast(ask: Callable[[Name], Reply], names: Iterable[Name], threads: int) -> list[Reply]:
+    """The answers, in the order of ``names``. The first error that comes is raised; nothing more is asked then."""
+    left, answers = deque(enumerate(names)), dict[int, Reply]()
     count = len(left)
-    work, done = queue.SimpleQueue[tuple[int, Name]](), queue.SimpleQueue[tuple[int, Reply | BaseException]]()
-    for item in enumerate(left):
-        work.put(item)
 
     def run() -> None:
         while True:
             try:
-                number, name = work.get_nowait()
-            except queue.Empty:
+                number, name = left.popleft()
+            except IndexError:
                 return
-            try:
-                done.put((number, ask(name)))
-            except BaseException as error:  # noqa: BLE001 - it is raised again in the thread that asked
-                done.put((number, error))
-                return
+            answers[number] = ask(name)
 
-    for _ in range(min(threads, count)):
-        threading.Thread(target=run, name="abreast", daemon=True).start()
-    found: dict[int, Reply] = {}
-    while len(found) < count:
-        number, reply = done.get()
-        if isinstance(reply, BaseException):
-            with suppress(queue.Empty):
-                while True:
-                    work.get_nowait()
-            raise reply
-        found[number] = reply
-    return [found[number] for number in range(count)]
+    for worker in as_completed([started(run, "abreast") for _ in range(min(threads, count))]):
+        if (error := worker.exception()) is not None:
+            left.clear()
+            raise error
+    return [answers[number] for number in range(count)]

@@ -3,11 +3,11 @@
 import errno
 import hashlib
 import os
-import queue
 import re
 import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import wait
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -20,6 +20,7 @@ from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import AccessDenied, Changed, Corrupt, LoraCliError, NotFound, UsageError
 from lora_cli.redaction import remember
 from lora_cli.settings import Settings, home_of
+from lora_cli.sources.abreast import started
 from lora_cli.sources.http import AGAIN
 from lora_cli.sources.listed import Room, check_listed
 from lora_cli.sources.retries import Retries, Transient, printable
@@ -240,24 +241,15 @@ def _addresses(options: Mapping[str, Any]) -> Iterator[str]:
 
 def _within(call: Callable[[], T], timeout_s: float, scheme: str) -> T:
     """What ``call`` gives, if that is within ``timeout_s``: not every file system has a timeout of its own."""
-    done: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            done.put((call(), None))
-        except BaseException as error:  # noqa: BLE001 - it is raised again in the thread that asked
-            done.put((None, error))
-
-    threading.Thread(target=run, name=scheme, daemon=True).start()
-    try:
-        given, error = done.get(timeout=timeout_s)
-    except queue.Empty:
-        raise Transient(f"the {scheme} server was silent for {timeout_s:g} s") from None
-    if error is not None:
+    asked = started(call, scheme)
+    wait([asked], timeout_s)
+    if not asked.done():
+        raise Transient(f"the {scheme} server was silent for {timeout_s:g} s")
+    if (error := asked.exception()) is not None:
         error = _plain(error)
         _raise_transient(error, scheme)
         raise error
-    return given  # type: ignore[return-value]
+    return asked.result()
 
 
 def _plain(error: BaseException) -> BaseException:

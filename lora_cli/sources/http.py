@@ -3,7 +3,7 @@
 import functools
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -304,18 +304,28 @@ def _wanted(response: "Response", position: int, piece: Piece, what: str) -> Ite
         raise Corrupt(f"{what}: it has {total} bytes now, where {piece.size} were listed", hint=AGAIN)
     # Of a whole file that was sent instead of a range, what follows the piece is not waited for.
     surplus_is_normal = response.status == 200 and piece.end not in (total, piece.size)
-    left = None if piece.end is None else piece.end - position
-    for chunk in body:
+    yield from trimmed(
+        body, skip, None if piece.end is None else piece.end - position, what, exact=not surplus_is_normal
+    )
+
+
+def trimmed(chunks: Iterable[bytes], skip: int, left: int | None, what: str, *, exact: bool) -> Iterator[bytes]:
+    """``left`` bytes (None: all) of ``chunks`` after the first ``skip``; unless ``exact``, what follows is left there.
+
+    Raises:
+        Corrupt: more come than ``left``, and they are to be ``exact``.
+    """
+    for chunk in chunks:
         kept = chunk[skip:] if skip else chunk
         skip = max(0, skip - len(chunk))
         if left is not None:
-            if len(kept) > left and not surplus_is_normal:
+            if len(kept) > left and exact:
                 raise Corrupt(f"{what}: more bytes came than were asked for", hint=AGAIN)
             kept = kept[:left]
             left -= len(kept)
         if kept:
             yield kept
-        if left == 0 and surplus_is_normal:
+        if left == 0 and not exact:
             return
 
 

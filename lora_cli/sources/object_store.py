@@ -28,7 +28,7 @@ from lora_cli.sources.credentials import (
     find_azure_account,
     find_google_account,
 )
-from lora_cli.sources.http import AGAIN, FAR, host
+from lora_cli.sources.http import AGAIN, FAR, host, trimmed
 from lora_cli.sources.objects import (
     NETWORK,
     PAGE,
@@ -223,7 +223,9 @@ class ObstoreBucket(Bucket):
             answer = _ask(self._store, key, file, start, end, rest=rest)
             skip = start - _check_version(answer, file, (start, end), what)
             note(str(answer.attributes.get("sha256", "")))
-            yield from _cut(self._body(answer), skip, end - start)
+            for piece in trimmed(self._body(answer), skip, end - start, what, exact=False):
+                for offset in range(0, len(piece), CHUNK):
+                    yield piece[offset : offset + CHUNK]
         except (LoraCliError, Transient):
             raise
         except Exception as error:
@@ -444,17 +446,6 @@ def _check_version(answer: "GetResult", file: RemoteFile, wanted: tuple[int, int
     if (start, stop) not in (wanted, (0, file.size)):
         raise Corrupt(f"{what}: bytes {wanted[0]} to {wanted[1]} were asked for, and the server sent others")
     return start
-
-
-def _cut(pieces: Iterator[bytes], skip: int, left: int) -> Iterator[bytes]:
-    """``left`` bytes of an answer after the first ``skip``, at most 1 MiB at a time."""
-    for piece in pieces:
-        kept = piece[skip : skip + left]
-        skip, left = max(0, skip - len(piece)), left - len(kept)
-        for offset in range(0, len(kept), CHUNK):
-            yield kept[offset : offset + CHUNK]
-        if not left:
-            return
 
 
 def _in_a_thread(items: Iterable[T], longest_s: float) -> Iterator[T]:

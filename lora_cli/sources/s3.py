@@ -16,12 +16,13 @@ from urllib.parse import urlsplit
 
 from lora_cli.core.log import logger
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.errors import Changed, Corrupt, Refused
+from lora_cli.errors import Changed, Refused
 from lora_cli.redaction import remember
 from lora_cli.settings import Settings
 from lora_cli.sources import NoRanges
+from lora_cli.sources.abreast import started
 from lora_cli.sources.aws import Account, failures, find_account, untranslated
-from lora_cli.sources.http import AGAIN, FAR, beginning, bounded, host, placement
+from lora_cli.sources.http import AGAIN, FAR, beginning, bounded, host, placement, trimmed
 from lora_cli.sources.listed import Room
 from lora_cli.sources.objects import (
     NETWORK,
@@ -332,7 +333,7 @@ class S3Source(ObjectSource[S3Bucket]):
             if (start, end) == (0, file.size) and _unsaid(file):
                 said = self._checksums[version_key(revision, file)] = Future()
                 said.set_result(_hexadecimal(response.headers))
-            yield from _wanted(response, skip, end - start, what)
+            yield from trimmed(response.encoded_chunks(), skip, end - start, what, exact=response.status == 206)
 
     def told(self, revision: Revision, file: RemoteFile) -> Mapping[str, str]:
         """The sha256 in the object's metadata, and the checksum that S3 keeps, if it has one of all the bytes."""
@@ -345,19 +346,16 @@ class S3Source(ObjectSource[S3Bucket]):
             return None
         bucket, retries = self._bucket(revision.ref), Retries(self._settings.retries)
         key, what = object_key(revision.ref, file), f"{revision.ref}: {file.path}"
-        answer = Future[Mapping[str, str]]()
-        known = self._checksums.setdefault(version_key(revision, file), answer)
 
-        def ask() -> None:
-            try:
-                with self._askers:
-                    answer.set_result(retries.call(what, lambda: bucket.checksum(key, file)))
-            except BaseException as error:  # noqa: BLE001 - it is raised again where the answer is wanted
-                answer.set_exception(error)
+        def ask() -> Mapping[str, str]:
+            with self._askers:
+                return retries.call(what, lambda: bucket.checksum(key, file))
 
-        if known is answer:
-            threading.Thread(target=ask, name="checksum", daemon=True).start()
-        return known
+        with self._lock:
+            version = version_key(revision, file)
+            if version not in self._checksums:
+                self._checksums[version] = started(ask, "checksum")
+            return self._checksums[version]
 
     def _open(self, name: str) -> S3Bucket:
         if self._client is None:
@@ -395,20 +393,3 @@ def _version(response: "Response") -> str:
         return version_of("", parsedate_to_datetime(response.headers.get("Last-Modified", "")))
     except (ValueError, OverflowError):
         return ""
-
-
-def _wanted(response: "Response", skip: int, left: int, what: str) -> Iterator[bytes]:
-    """``left`` bytes of the body after the first ``skip``; what follows where all was sent is left there."""
-    exact = response.status == 206
-    for chunk in response.encoded_chunks():
-        kept = chunk[skip:] if skip else chunk
-        skip = max(0, skip - len(chunk))
-        if len(kept) > left:
-            if exact:
-                raise Corrupt(f"{what}: more bytes came than were asked for", hint=AGAIN)
-            kept = kept[:left]
-        left -= len(kept)
-        if kept:
-            yield kept
-        if not left and not exact:
-            return
