@@ -84,7 +84,7 @@ WORDS = Words(
     credentials=_KEYS,
 )
 log = logger(__name__)
-_parsing = threading.Lock()
+_parsing = threading.RLock()
 """One listing at a time is parsed: it takes many times the memory of its text."""
 
 
@@ -118,6 +118,8 @@ class S3Client:
                 response = self._sent.response
                 if response is None:
                     raise untranslated(error) from error
+                if response.status < 300 and operation != "list_objects_v2":
+                    return {}, response  # of an object only the bytes and our own reading of its headers count
                 if response.status < 300:
                     raise _no_listing(response) from error
                 # What is no ClientError is a region that is none: nobody can follow there.
@@ -252,7 +254,7 @@ class S3Bucket(Bucket):
     def has(self, key: str) -> bool:
         """As every bucket."""
         try:
-            return "ETag" in self.ask("head_object", Key=key)[0]
+            return "ETag" in self.ask("head_object", Key=key)[1].headers
         except (Answered, Transient):
             return False
 

@@ -117,6 +117,16 @@ def test_a_listing_of_the_same_page_without_end_is_refused_with_the_number(tmp_p
     assert "10000" in error.message
 
 
+def test_an_object_with_headers_that_botocore_cannot_read_is_read_by_its_etag(tmp_path: Path) -> None:
+    def reply(request: BaseHTTPRequestHandler) -> Reply:
+        status, body, headers = piece_of(request)
+        return status, body, {**headers, "Last-Modified": "yesterday", "x-amz-mp-parts-count": "many"}
+
+    with answering(reply) as endpoint:
+        assert read(source_at(endpoint, tmp_path)) == CONTENT
+        assert read(source_at(endpoint, tmp_path), 5, 1000) == CONTENT[5:1000]
+
+
 def test_a_server_that_ignores_ranges_is_read_from_the_right_offset(tmp_path: Path) -> None:
     def reply(request: BaseHTTPRequestHandler) -> Reply:
         return piece_of(request) if "list-type" in request.path else (200, CONTENT, HEADERS)
