@@ -92,6 +92,8 @@ def _without_secrets(options: Mapping[str, Any], path: tuple[str, ...] = ()) -> 
         raise mistake(f"these are more than {MOST_OPTIONS} options, or nested too deeply", "write fewer", *path)
     for name, value in options.items():
         here = (*path, name)
+        if re.search("prox(y|ies)", name, re.IGNORECASE):
+            raise mistake("a manifest does not lead requests to another server", f"leave {name} out", *here)
         if isinstance(value, Mapping):
             _without_secrets(value, here)
         elif isinstance(value, bool):

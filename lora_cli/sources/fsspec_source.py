@@ -192,7 +192,8 @@ def _opened(ref: AdapterRef, settings: Settings, rule: "SourceRule | None") -> A
 
         # A server that refers us to another one would be sent the credentials there.
         smbclient.ClientConfig(skip_dfs=True)
-    fs, _ = fsspec.url_to_fs(_url(ref), **options, skip_instance_cache=True)
+    # The last two win over options of these names: another protocol would read this machine.
+    fs, _ = fsspec.url_to_fs(_url(ref), **{**options, "protocol": protocol, "skip_instance_cache": True})
     if protocol == "webhdfs":
         from lora_cli.sources.webhdfs import bound
 
@@ -235,7 +236,7 @@ def _addresses(options: Mapping[str, Any]) -> Iterator[str]:
     for name, value in options.items():
         if isinstance(value, Mapping):
             yield from _addresses(value)
-        elif isinstance(value, str) and ("://" in value or re.search("host|endpoint|server", name)):
+        elif isinstance(value, str) and ("://" in value or re.search("host|endpoint|server|instance|address", name)):
             yield value if "://" in value else f"https://{value}"
 
 

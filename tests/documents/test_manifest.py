@@ -330,6 +330,11 @@ def test_any_damage_is_a_usage_error_or_another_manifest(data: st.DataObject) ->
             "storage_options.client_kwargs.aws_secret_access_key: a manifest",
         ),
         ("token_env: 'not a name'", "storage_options.token_env: this is not the name of an environment variable"),
+        ("data_proxy: {namenode: evil.example}", "a manifest does not lead requests to another server"),
+        (
+            "config_kwargs: {proxies: {https: evil.example}}",
+            "storage_options.config_kwargs.proxies: a manifest does not",
+        ),
         ("client_kwargs: {verify: false}", "a manifest does not switch encryption off"),
         ("hosts: [a, b]", "storage_options.hosts: this is a list, and must be text, a number, a boolean or a mapping"),
         ("a: {b: {c: {d: 1}}}", "nested too deeply"),

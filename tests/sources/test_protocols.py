@@ -205,6 +205,7 @@ def test_a_manifest_needs_the_operators_word_for_what_fsspec_reads(
         settings, from_manifest=True, trusted_endpoints=(server, f"fsspec+s3://{place.partition('/')[0]}")
     )
     assert open_source("fsspec", manifest, s3fs_rule()).resolve(ref).files
+    assert open_source("fsspec", manifest, s3fs_rule(protocol="file")).resolve(ref).files
     monkeypatch.setenv("ACME_KEY", ADMIN[0])
     error = error_of(lambda: open_source("fsspec", manifest, s3fs_rule(key_env="ACME_KEY")).resolve(ref))
     assert isinstance(error, Refused)
