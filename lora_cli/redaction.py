@@ -2,7 +2,7 @@
 
 import re
 from collections import deque
-from typing import Any
+from collections.abc import Iterator
 
 SHORTEST = 6
 """A shorter value is no secret: it would be found in any word."""
@@ -10,8 +10,9 @@ SHORTEST = 6
 WINDOW = 12
 """So many characters in a row of a longer secret are taken for it: a server may repeat a part."""
 
-_known: dict[str, None] = {}
-_passing: deque[str] = deque(maxlen=64)
+_known: dict[str, frozenset[str]] = {}
+_passing: deque[tuple[str, frozenset[str]]] = deque(maxlen=64)
+"""Each secret with its parts."""
 
 _OF_THE_HUB = r"\b(?:hf|api_org)_(?:(?:oauth|jwt)_[\w.-]{8,}|[A-Za-z0-9]{20,})"
 _PASSWORDS = (
@@ -33,10 +34,12 @@ def remember(secret: str, *, passing: bool = False) -> None:
     """Says that ``secret`` is one from now on; one that is ``passing`` goes with a single request."""
     if len(secret) < SHORTEST:
         return
+    plain = secret.casefold()
+    parts = frozenset(_windows(plain, min(len(plain), WINDOW)))
     if passing:
-        _passing.append(secret)
+        _passing.append((secret, parts))
     else:
-        _known[secret] = None
+        _known[secret] = parts
 
 
 def forget() -> None:
@@ -58,11 +61,11 @@ def without_passwords(text: str) -> str:
 def redact(text: str) -> str:
     """``text`` as it may be told: without what is known to be a secret, and without what looks like one."""
     text = _without(_SHAPES, text)
-    if _known or _passing:
-        secrets = [*_known, *_passing]
-        for secret in secrets:
+    secrets = [*_known.items(), *_passing]
+    if secrets:
+        for secret, _ in secrets:
             text = text.replace(secret, "***")
-        parts = _parts(secrets)
+        parts = frozenset[str]().union(*(parts for _, parts in secrets))
         text = re.sub(r"\S{6,}", lambda found: "***" if _echoes(found[0], parts) else found[0], text)
     return text
 
@@ -74,24 +77,16 @@ def _without(shapes: tuple[tuple[tuple[str, ...], str, str], ...], text: str) ->
     return text
 
 
-def _parts(secrets: list[str]) -> dict[int, set[str]]:
-    """What is looked for, by its length: short secrets, and every part of ``WINDOW`` characters of longer ones."""
-    parts: dict[int, set[str]] = {}
-    for secret in map(str.casefold, secrets):
-        length = min(len(secret), WINDOW)
-        parts.setdefault(length, set()).update(_windows(secret, length))
-    return parts
-
-
-def _windows(text: str, length: int) -> Any:
+def _windows(text: str, length: int) -> Iterator[str]:
+    """Every ``length`` characters in a row of ``text``."""
     return (text[at : at + length] for at in range(len(text) - length + 1))
 
 
-def _echoes(word: str, parts: dict[int, set[str]]) -> bool:
+def _echoes(word: str, parts: frozenset[str]) -> bool:
     """Whether a part of a secret is in ``word``, in any of the forms that servers give a text."""
     from html import unescape
     from urllib.parse import unquote
 
     plain = re.sub(r"\\u00([0-9a-fA-F]{2})", lambda found: chr(int(found[1], 16)), word)
     forms = {word.casefold(), unquote(unescape(plain)).casefold()}
-    return any(part in known for length, known in parts.items() for form in forms for part in _windows(form, length))
+    return not all(parts.isdisjoint(_windows(form, length)) for length in range(SHORTEST, WINDOW + 1) for form in forms)
