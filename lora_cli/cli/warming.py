@@ -15,7 +15,8 @@ from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.core.text import safe
 from lora_cli.errors import MissingExtra
-from lora_cli.fetching.progress import Progress
+from lora_cli.fetching import FetchContext
+from lora_cli.fetching.progress import SILENT, Progress
 from lora_cli.reading.base import has_weights
 from lora_cli.runtime.plan import Device, Forward, Limits, Plan, lay_out
 from lora_cli.settings import Settings
@@ -60,10 +61,16 @@ def admitting(
 
     def admitted(item: Item) -> Admission:
         heard = unheard if hear is None else partial(hear, item.name)
-        fetched = fetch_in(
-            item.source, item.name, store, settings, demand=asked.demand(item), sources=sources, hold=hold,
-            latest=item.latest, hear=heard, progress=progress,
-        )  # fmt: skip
+        with FetchContext(store, settings, progress or SILENT, sources=sources) as context:
+            fetched = fetch_in(
+                item.source,
+                item.name,
+                context,
+                demand=asked.demand(item),
+                hold=hold,
+                latest=item.latest,
+                hear=heard,
+            )
         return judge_in(fetched, terms, settings, hear=heard)
 
     return admitted

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Snapshot
+from lora_cli.fetching.context import AdapterRequest, FetchContext
 from lora_cli.fetching.demand import ANYTHING, Demand, check_reference, check_size, check_snapshot
 from lora_cli.fetching.memory import access_of, not_cached, remembered
 from lora_cli.fetching.plan import LeftOut, Selection, refuse_pickled
-from lora_cli.fetching.progress import Progress, Silent
+from lora_cli.fetching.progress import Progress
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import endpoint_of
@@ -22,12 +23,19 @@ from lora_cli.store.tag import check_folder
 
 if TYPE_CHECKING:
     from lora_cli.core.lock import LockedAdapter
-    from lora_cli.fetching.lanes import Lanes
 
-__all__ = ["ANYTHING", "Fetched", "Progress", "Selection", "at_hand", "bring", "fetch", "kept"]
-
-USUAL = Selection()
-SILENT = Silent()
+__all__ = [
+    "ANYTHING",
+    "AdapterRequest",
+    "Demand",
+    "FetchContext",
+    "Fetched",
+    "Progress",
+    "Selection",
+    "at_hand",
+    "bring",
+    "kept",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,40 +53,13 @@ class Fetched:
     asks_again: bool = False
 
 
-def fetch(
-    ref: AdapterRef,
-    source: Source,
-    store: Store,
-    settings: Settings,
-    *,
-    progress: Progress | None = None,
-    selection: Selection = USUAL,
-) -> Snapshot:
-    """The snapshot of what ``ref`` means now; see ``bring``."""
-    return bring(ref, source, store, settings, progress=progress or SILENT, selection=selection).snapshot
-
-
-def bring(
-    ref: AdapterRef,
-    source: Source,
-    store: Store,
-    settings: Settings,
-    *,
-    name: str = "",
-    progress: Progress = SILENT,
-    selection: Selection = USUAL,
-    lanes: "Lanes | None" = None,
-    demand: Demand = ANYTHING,
-    link: bool = False,
-) -> Fetched:
-    """The snapshot of what ``ref`` means now, fetched as far as it is not here.
+def bring(request: AdapterRequest, source: Source, context: FetchContext) -> Fetched:
+    """The snapshot of what ``request.ref`` means now, fetched from ``source`` as far as it is not here.
 
     A pinned reference that is here costs no request, and with ``settings.offline`` nothing costs one: then the cache of
-    the Hub's own client is asked instead, whose files are never downloaded again. ``name`` is what
-    ``progress`` and messages call the adapter. ``lanes`` are shared with other adapters; without them it has its own.
-    With ``link`` the weights of a folder become hard links in the cache, where the file system lets them.
-    ``demand`` and ``settings.policies`` are judged as early as they can be: before a request, before a byte, and before
-    anybody is given the result.
+    the Hub's own client is asked instead, whose files are never downloaded again.
+    ``request.demand`` and ``settings.policies`` are judged as early as they can be: before a request, before a byte,
+    and before anybody is given the result.
     What it has locked is taken at the locked revision, costs no request when it is here, and is those bytes or nothing.
 
     Raises:
@@ -89,62 +70,42 @@ def bring(
         Corrupt: other bytes came than were promised, or the snapshot has another digest than is demanded.
         MachineError: this machine does not let us.
     """
-    found = at_hand(ref, store, settings, name=name, selection=selection, demand=demand)
+    found = at_hand(request, context)
     if found is not None:
         return found
     from lora_cli.fetching.origin import from_origin
 
-    return from_origin(
-        ref,
-        source,
-        store,
-        settings,
-        name=name,
-        progress=progress,
-        selection=selection,
-        lanes=lanes,
-        demand=demand,
-        link=link,
-    )
+    return from_origin(request, source, context)
 
 
-def at_hand(
-    ref: AdapterRef,
-    store: Store,
-    settings: Settings,
-    *,
-    name: str = "",
-    selection: Selection = USUAL,
-    demand: Demand = ANYTHING,
-) -> Fetched | None:
+def at_hand(request: AdapterRequest, context: FetchContext) -> Fetched | None:
     """What needs no request, as far as it is here; see ``bring``. None when the origin must be asked.
 
     Raises:
         Offline: it must be, and the network is switched off.
         Refused, Corrupt, MachineError: see ``bring``.
     """
-    found = kept(ref, store, settings, name=name, selection=selection, demand=demand)
+    found = kept(request, context)
     return None if found is not None and found.asks_again else found
 
 
-def kept(
-    ref: AdapterRef, store: Store, settings: Settings, *, name: str, selection: Selection, demand: Demand
-) -> Fetched | None:
+def kept(request: AdapterRequest, context: FetchContext) -> Fetched | None:
     """As ``at_hand``, with what may be handed out only after its origin was asked who may have it."""
+    ref, demand, store, settings = request.ref, request.demand, context.store, context.settings
     check_folder(store)
     check_reference(demand, ref, settings)
     if demand.locked is not None:
         from lora_cli.core.lock import ref_at
 
         ref = ref_at(ref, demand.locked)
-    fetched = _remembered(ref, store, settings, selection, demand.locked)
+    fetched = _remembered(ref, store, settings, request.selection, demand.locked)
     if fetched is not None:
-        check_size(name or str(ref), fetched.snapshot.size, settings.max_bytes)
-        check_snapshot(demand, ref, fetched.snapshot, settings, selection)
+        check_size(request.label, fetched.snapshot.size, settings.max_bytes)
+        check_snapshot(demand, ref, fetched.snapshot, settings, request.selection)
         if settings.policies:
             from lora_cli.fetching.access import asks_again
 
-            access = access_of(store, ref, selection, settings)
+            access = access_of(store, ref, request.selection, settings)
             again = asks_again(ref, access, settings)
             fetched = replace(fetched, asks_again=again)
     return fetched

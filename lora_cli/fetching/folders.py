@@ -9,11 +9,9 @@ from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.documents.policy_checks import format_of
 from lora_cli.fetching.locked import at_lock, moved
 from lora_cli.fetching.memory import Asked, known_blobs, recorded
-from lora_cli.fetching.plan import Selection
+from lora_cli.fetching.plan import USUAL, Selection
 from lora_cli.sources import Source
 from lora_cli.store import Store
-
-USUAL = Selection()
 
 
 def check_folder(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.fetching.memory import access_of, recorded_blob, remembered
-from lora_cli.fetching.plan import Selection
+from lora_cli.fetching.plan import USUAL, Selection
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.local import LocalSource, snapshot_at
@@ -15,8 +15,6 @@ from lora_cli.store.snapshots import find_snapshot
 
 if TYPE_CHECKING:
     from lora_cli.core.lock import LockedAdapter
-
-USUAL = Selection()
 
 
 def here_first(

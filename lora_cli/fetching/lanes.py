@@ -54,6 +54,10 @@ class Lanes:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stops the threads; what they are reading is given up."""
         with self._lock:
             self._stopped = True
             for condition in {self._more, *self._waiting.values()}:

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import LoraCliError, UsageError
-from lora_cli.fetching import SILENT, USUAL, Fetched, at_hand
+from lora_cli.fetching import Fetched, at_hand
+from lora_cli.fetching.context import AdapterRequest, FetchContext, Total, held
 from lora_cli.fetching.deadline import Deadline
 from lora_cli.fetching.demand import Demand
-from lora_cli.fetching.lanes import Lanes
-from lora_cli.fetching.plan import Selection
-from lora_cli.fetching.progress import Progress
-from lora_cli.fetching.room import Room
-from lora_cli.fetching.run import Run, Total, held
+from lora_cli.fetching.plan import USUAL, Selection
+from lora_cli.fetching.progress import SILENT, Progress
 from lora_cli.fetching.side_by_side import Overdue, side_by_side
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
@@ -85,31 +83,18 @@ def bring_all(
     ``settings.jobs`` ranges are in flight over all of them. An error that is no ``LoraCliError`` is raised here.
     """
     sources = Sources(settings, [item.ref for item in wanted if isinstance(item.ref, AdapterRef)])
-    room, total = Room(store, settings.keep_free, settings.cache_budget), Total(settings.max_total_bytes)
-    with Lanes(settings.jobs) as lanes, holding(store) as hold:
-        run = Run(room, total, hold)
+    with (
+        holding(store) as hold,
+        FetchContext(store, settings, progress, link=link, hold=hold, sources=sources) as context,
+    ):
 
-        def bring(item: Wanted, ref: AdapterRef, turn: int) -> Fetched:
-            demand, chosen = Demand(item.sha256, item.locked), replace(selection, latest=item.latest)
-            fetched = at_hand(ref, store, settings, name=item.name, selection=chosen, demand=demand)
+        def get(request: AdapterRequest) -> Fetched:
+            fetched = at_hand(request, context)
             if fetched is None:
                 from lora_cli.fetching.origin import from_origin
 
-                fetched = from_origin(
-                    ref,
-                    sources.of(ref),
-                    store,
-                    settings,
-                    name=item.name,
-                    progress=progress,
-                    selection=chosen,
-                    lanes=lanes,
-                    demand=demand,
-                    link=link,
-                    run=run,
-                    turn=turn,
-                )
-            total.spend(turn, item.name, fetched.snapshot.size)
+                fetched = from_origin(request, sources.of(request.ref), context)
+            context.total.spend(request.turn, request.name, fetched.snapshot.size)
             return fetched
 
         def one(numbered: tuple[int, Wanted]) -> Outcome:
@@ -120,14 +105,17 @@ def bring_all(
             try:
                 if isinstance(item.ref, UsageError):
                     raise item.ref
-                fetched = held(partial(bring, item, item.ref, turn), store, hold, item.name)
+                chosen = replace(selection, latest=item.latest)
+                request = AdapterRequest(item.ref, item.name, chosen, Demand(item.sha256, item.locked), turn)
+                fetched = held(partial(get, request), store, hold, item.name)
             except LoraCliError as error:
                 failure = error
             finally:
-                total.end(turn)
+                context.total.end(turn)
             return Outcome(item, fetched, failure, (time.perf_counter() - began) * 1000)
 
-        yield from side_by_side(one, list(enumerate(wanted)), settings.jobs, _overdue(total, settings), lanes.distance)
+        overdue, distance = _overdue(context.total, settings), context.lanes.distance
+        yield from side_by_side(one, list(enumerate(wanted)), settings.jobs, overdue, distance)
 
 
 def _overdue(total: Total, settings: Settings) -> Overdue[tuple[int, Wanted], Outcome] | None:

@@ -43,6 +43,9 @@ class Selection:
         return " ".join([*parts, *(["pickle"] if self.allow_pickle else []), *(["latest"] if self.latest else [])])
 
 
+USUAL = Selection()
+
+
 @dataclass(frozen=True, slots=True)
 class LeftOut:
     """What an origin has and an adapter does not need: how many files, and their bytes as far as they are known."""

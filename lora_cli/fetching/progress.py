@@ -37,3 +37,6 @@ class Silent:
 
     def waiting(self, adapter: str) -> None:
         """Nothing."""
+
+
+SILENT = Silent()

@@ -16,15 +16,12 @@ from lora_cli.reading.adapter import read_adapter
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.local import snapshot_at
-from lora_cli.sources.registry import Sources
 from lora_cli.validation.outcome import Stopwatch
 from lora_cli.validation.place import is_path
 from lora_cli.validation.verdict import Terms, gather, judge
 
 if TYPE_CHECKING:
-    from lora_cli.fetching.demand import Demand
-    from lora_cli.fetching.progress import Progress
-    from lora_cli.store import Store
+    from lora_cli.fetching import Demand, FetchContext
     from lora_cli.store.holds import Hold
 
 
@@ -93,24 +90,21 @@ class _Watched:
 def fetch_in(
     text: str | AdapterRef,
     name: str,
-    store: "Store",
-    settings: Settings,
+    context: "FetchContext",
     *,
     demand: "Demand | None" = None,
-    sources: Sources | None = None,
     hold: "Hold | None" = None,
     latest: bool = False,
     hear: Hear = unheard,
-    progress: "Progress | None" = None,
 ) -> Admission:
     """Resolve and fetch one adapter, with each stage's time; or the error that kept it from that.
 
-    ``demand`` is what must hold for it whatever its origin gives: a policy, a digest. ``sources`` are shared with
-    other adapters. ``hold`` keeps what was fetched from being cleaned away as long as it lasts. With ``latest`` it is
-    the latest checkpoint of a training run. ``hear`` is told of each stage, ``progress`` of the bytes that come.
+    ``demand`` is what must hold for it whatever its origin gives: a policy, a digest. ``hold`` keeps what was fetched
+    from being cleaned away as long as it lasts. With ``latest`` it is the latest checkpoint of a training run. ``hear``
+    is told of each stage.
     """
-    from lora_cli.fetching import ANYTHING, SILENT, Selection, bring
-    from lora_cli.fetching.run import held
+    from lora_cli.fetching import ANYTHING, AdapterRequest, Selection, bring
+    from lora_cli.fetching.context import held
 
     watch = Stopwatch()
     stage, source_text = "resolve", without_secrets(str(text))
@@ -118,10 +112,9 @@ def fetch_in(
     try:
         ref = parse(text, is_path=is_path) if isinstance(text, str) else text
         source_text = str(ref)
-        source = _Watched((sources or Sources(settings)).of(ref), watch, hear)
-        selection, demand = Selection(latest=latest), demand or ANYTHING
-        bring_it = partial(bring, ref, source, store, settings, name=name, demand=demand, selection=selection)
-        fetched = held(partial(bring_it, progress=progress or SILENT), store, hold, name)
+        source = _Watched(context.sources.of(ref), watch, hear)
+        request = AdapterRequest(ref, name, Selection(latest=latest), demand or ANYTHING)
+        fetched = held(partial(bring, request, source, context), context.store, hold, name)
         watch.lap("fetch")
     except LoraCliError as error:
         stage = "fetch" if "resolve" in watch.stage_ms else stage

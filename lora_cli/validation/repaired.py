@@ -178,12 +178,12 @@ def _here(ref: AdapterRef, wish: Wish, settings: Settings) -> tuple[Source, Revi
         origin = LatestOf(origin)
     if ref.scheme == "file":
         return origin, origin.resolve(ref)
-    from lora_cli.fetching import Selection, bring
+    from lora_cli.fetching import AdapterRequest, FetchContext, Selection, bring
     from lora_cli.store import Store
 
     selection = Selection(allow_pickle=wish.allow_pickle, latest=wish.latest)
-    snapshot = bring(ref, origin, Store(settings.cache_dir), settings, selection=selection).snapshot
-    return snapshot_at(snapshot.directory)
+    with FetchContext(Store(settings.cache_dir), settings) as context:
+        return snapshot_at(bring(AdapterRequest(ref, selection=selection), origin, context).snapshot.directory)
 
 
 def _read(source: Source, revision: Revision, name: str, settings: Settings) -> Adapter:

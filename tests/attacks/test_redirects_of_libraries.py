@@ -13,7 +13,6 @@ import pytest
 from lora_cli.core.reference import AdapterRef
 from lora_cli.documents.policy import Policy
 from lora_cli.errors import LoraCliError, Refused
-from lora_cli.fetching import fetch
 from lora_cli.settings import Settings
 from lora_cli.sources.http import Http, redirect_guard
 from lora_cli.sources.registry import open_source
@@ -21,6 +20,7 @@ from lora_cli.sources.retries import Retries
 from lora_cli.sources.ssrf_guard import bounds_of
 from lora_cli.store import Store
 from tests.answering import Reply, answering
+from tests.bringing import fetch
 from tests.making import write_adapter
 from tests.planted import SECRET, Machine
 

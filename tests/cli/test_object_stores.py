@@ -13,12 +13,12 @@ from lora_cli.cli.main import main
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Corrupt, Unreachable
-from lora_cli.fetching import fetch
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import open_source
 from lora_cli.sources.s3 import S3Source
 from lora_cli.store import Store
+from tests.bringing import fetch
 from tests.faulty_proxy import FaultyProxy
 from tests.making import Q_PROJ, write_adapter, write_base_config
 from tests.object_servers import S3Server

@@ -13,12 +13,13 @@ import pytest
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import LoraCliError
-from lora_cli.fetching import Fetched, bring
+from lora_cli.fetching import Fetched
 from lora_cli.settings import Settings
 from lora_cli.sources import retries
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
 from lora_cli.store.verify import verify
+from tests.bringing import bring
 from tests.faulty_proxy import Answer, FaultyProxy
 from tests.hub_server import Hub
 from tests.object_servers import AzureServer, GcsServer, S3Server

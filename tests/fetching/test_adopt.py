@@ -12,11 +12,12 @@ from huggingface_hub import hf_hub_download, snapshot_download
 
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.errors import Corrupt, LoraCliError, NotFound, Offline, Refused, Unreachable
-from lora_cli.fetching import Fetched, bring
+from lora_cli.fetching import Fetched
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import open_source
 from lora_cli.store import Store
 from lora_cli.store.partials import leave_partial, open_partial
+from tests.bringing import bring
 from tests.hf_variables import set_variables
 from tests.hub_content import Content, git_blob_id
 from tests.hub_server import Hub

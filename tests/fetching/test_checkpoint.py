@@ -14,6 +14,7 @@ from lora_cli.cli.main import main
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError
+from lora_cli.fetching import FetchContext
 from lora_cli.fetching.checkpoint import latest
 from lora_cli.fetching.plan import Selection, plan
 from lora_cli.settings import load_settings
@@ -237,7 +238,8 @@ def test_warm_admits_the_checkpoint_of_a_flag_or_a_manifest(run: Run, tmp_path: 
     (numbered,) = lineup(None, [run.ref], base, "warm", "warm", "9").items
     settings = load_settings({}, os.environ)
     for item, rank in ((flagged, 10), (named, 10), (numbered, 9)):
-        fetched = fetch_in(item.source, item.name, Store(settings.cache_dir), settings, latest=item.latest)
+        with FetchContext(Store(settings.cache_dir), settings) as context:
+            fetched = fetch_in(item.source, item.name, context, latest=item.latest)
         admission = judge_in(fetched, Terms(), settings)
         assert admission.refusal is None
         assert admission.adapter is not None

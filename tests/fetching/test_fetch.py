@@ -10,12 +10,13 @@ import pytest
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.documents.policy import Policy
 from lora_cli.errors import AccessDenied, Corrupt, FormatError, NotFound, Offline, Refused, Unreachable
-from lora_cli.fetching import Selection, fetch
+from lora_cli.fetching import Selection
 from lora_cli.fetching.demand import Demand
 from lora_cli.fetching.many import Wanted, bring_all
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.verify import verify
+from tests.bringing import fetch
 from tests.fetching.desk import CONFIG, FILES, WEIGHTS, Desk
 from tests.fetching.scripted import REF, Scripted
 from tests.making import write_adapter

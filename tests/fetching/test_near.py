@@ -16,7 +16,7 @@ from lora_cli.cli.main import main
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Corrupt
-from lora_cli.fetching import Fetched, bring
+from lora_cli.fetching import Fetched
 from lora_cli.settings import Settings
 from lora_cli.sources import NearSource
 from lora_cli.sources.local import LocalSource
@@ -27,6 +27,7 @@ from lora_cli.store.inventory import inventory, views
 from lora_cli.store.sweep import Limits, collect, remove
 from lora_cli.store.verify import verify
 from lora_cli.store.views import keep_view
+from tests.bringing import bring
 from tests.making import write_adapter
 from tests.store.keeping import tree
 

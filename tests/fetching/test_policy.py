@@ -14,12 +14,13 @@ from lora_cli.core.reference import parse
 from lora_cli.documents.manifest import SourceRule
 from lora_cli.documents.policy import Policy, load_policy
 from lora_cli.errors import LoraCliError, Refused, UsageError
-from lora_cli.fetching import Fetched, bring
+from lora_cli.fetching import Fetched
 from lora_cli.fetching.demand import ANYTHING, Demand, check_reference
 from lora_cli.reading.manifest import read_policy
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
+from tests.bringing import bring
 from tests.making import write_adapter
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"

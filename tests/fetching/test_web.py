@@ -10,11 +10,13 @@ import pytest
 
 from lora_cli.core.reference import parse
 from lora_cli.errors import Changed, Corrupt, Offline, UsageError
-from lora_cli.fetching import USUAL, Fetched, Selection, bring, lanes
+from lora_cli.fetching import Fetched, Selection, lanes
+from lora_cli.fetching.plan import USUAL
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
 from lora_cli.store.verify import verify
+from tests.bringing import bring
 from tests.web_server import Site, WebServer
 
 WEIGHTS = "adapter_model.safetensors"

@@ -15,11 +15,12 @@ import pytest
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Corrupt, Refused, Unreachable
-from lora_cli.fetching import Fetched, bring
+from lora_cli.fetching import Fetched
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import open_source
 from lora_cli.store import Store
+from tests.bringing import bring
 from tests.hub_content import Content
 from tests.hub_server import Hub
 from tests.sources.raw_servers import forget_environment

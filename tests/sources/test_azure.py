@@ -26,13 +26,13 @@ from lora_cli.errors import (
     Unreachable,
     UsageError,
 )
-from lora_cli.fetching import fetch
 from lora_cli.redaction import redact
 from lora_cli.settings import Settings
 from lora_cli.sources.credentials import azure_endpoint, find_azure_account
 from lora_cli.sources.registry import open_source
 from lora_cli.store import Store
 from tests.answering import Reply, answering
+from tests.bringing import fetch
 from tests.faulty_proxy import FaultyProxy
 from tests.making import write_adapter, write_base_config
 from tests.object_servers import AZURITE_KEY, AzureServer

@@ -15,11 +15,11 @@ import pytest
 from lora_cli.core.reference import AdapterRef
 from lora_cli.documents.manifest import SourceRule
 from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, UsageError
-from lora_cli.fetching import fetch
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import open_source
 from lora_cli.store import Store
 from tests.answering import Reply, answering
+from tests.bringing import fetch
 from tests.making import write_adapter
 from tests.object_servers import GcsServer
 

@@ -15,12 +15,13 @@ from lora_cli.cli.main import main
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.documents.manifest import SourceRule
 from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, Refused, Unreachable, UsageError
-from lora_cli.fetching import Fetched, bring
+from lora_cli.fetching import Fetched
 from lora_cli.settings import Settings
 from lora_cli.sources import hub_listing
 from lora_cli.sources.hub import HubBucketSource, HubSource
 from lora_cli.sources.registry import open_source
 from lora_cli.store import Store
+from tests.bringing import bring
 from tests.hub_server import Hub
 from tests.making import write_adapter
 

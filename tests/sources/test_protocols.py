@@ -14,10 +14,10 @@ from lora_cli.core.globs import covers, source_glob, touches
 from lora_cli.core.reference import BY_FSSPEC, REMOTE, AdapterRef, parse
 from lora_cli.documents.manifest import SourceRule
 from lora_cli.errors import AccessDenied, Corrupt, LoraCliError, NotFound, Offline, Refused, Unreachable, UsageError
-from lora_cli.fetching import fetch
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import open_source
 from lora_cli.store import Store
+from tests.bringing import fetch
 from tests.making import write_adapter
 from tests.object_servers import ADMIN, S3Server
 from tests.smb_server import SHARE

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from lora_cli.errors import Corrupt, LoraCliError, NotFound, Offline, Refused, UsageError
-from lora_cli.fetching import fetch
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import open_source
 from lora_cli.store import Store
+from tests.bringing import fetch
 from tests.object_servers import S3Server
 from tests.sources.buckets import CONFIG, at, error_of, put_adapter
 

@@ -15,12 +15,12 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.documents.manifest import SourceRule
 from lora_cli.errors import Corrupt, Unreachable
-from lora_cli.fetching import fetch
 from lora_cli.settings import Settings
 from lora_cli.sources import TellingSource
 from lora_cli.sources.registry import open_source
 from lora_cli.store import Store
 from tests.answering import Reply, answering
+from tests.bringing import fetch
 from tests.making import write_adapter
 from tests.object_servers import S3Server
 

@@ -11,6 +11,7 @@ from lora_cli.core.base_model import BaseModel
 from lora_cli.core.reference import AdapterRef
 from lora_cli.documents.policy import Policy, Suppression
 from lora_cli.errors import NotFound
+from lora_cli.fetching import FetchContext
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.holds import Hold, held, holding
@@ -24,7 +25,8 @@ from tests.making import llama_modules, write_adapter
 def admit(
     ref: AdapterRef, name: str, terms: Terms, store: Store, settings: Settings, hold: Hold | None = None
 ) -> Admission:
-    return judge_in(fetch_in(ref, name, store, settings, hold=hold), terms, settings)
+    with FetchContext(store, settings) as context:
+        return judge_in(fetch_in(ref, name, context, hold=hold), terms, settings)
 
 
 def test_an_admitted_adapter_is_on_this_disk_with_each_stage_timed(

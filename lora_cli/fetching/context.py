@@ -1,12 +1,19 @@
-"""What the adapters of one run share beside the lanes: room, a hold on the cache, and bytes for all of them."""
+"""What one fetch is about, and what the fetches of one run share: cache, settings, threads, room, and a limit."""
 
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
+from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import MachineError, Refused
+from lora_cli.fetching.demand import ANYTHING, Demand
+from lora_cli.fetching.lanes import Lanes
+from lora_cli.fetching.plan import USUAL, Selection
+from lora_cli.fetching.progress import SILENT, Progress
 from lora_cli.fetching.room import Room
+from lora_cli.settings import Settings
+from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
 from lora_cli.store.holds import Hold
 
@@ -15,6 +22,25 @@ if TYPE_CHECKING:
 
 LOST_TRIES = 3
 """So often what others clean away meanwhile is fetched again."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRequest:
+    """One adapter that is asked for: which files of it, and what must hold for it whatever its origin gives.
+
+    ``name`` is what progress and messages call it, "" for the reference itself. ``turn`` is its number in the run.
+    """
+
+    ref: AdapterRef
+    name: str = ""
+    selection: Selection = USUAL
+    demand: Demand = ANYTHING
+    turn: int = 0
+
+    @property
+    def label(self) -> str:
+        """What it is called."""
+        return self.name or str(self.ref)
 
 
 class Total:
@@ -56,13 +82,34 @@ class Total:
             self._changed.notify_all()
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """``hold`` keeps what was fetched from being cleaned away (None: nothing does)."""
+class FetchContext:
+    """What the adapters of one run share; closed when the run is over.
 
-    room: Room
-    total: Total
-    hold: Hold | None = None
+    With ``link`` the weights of a folder become hard links in the cache, where the file system lets them. ``hold``
+    keeps what is fetched from being cleaned away meanwhile (None: nothing does).
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        progress: Progress = SILENT,
+        *,
+        link: bool = False,
+        hold: Hold | None = None,
+        sources: Sources | None = None,
+    ) -> None:
+        self.store, self.settings, self.progress, self.link, self.hold = store, settings, progress, link, hold
+        self.sources = sources or Sources(settings)
+        self.lanes = Lanes(settings.jobs)
+        self.room = Room(store, settings.keep_free, settings.cache_budget)
+        self.total = Total(settings.max_total_bytes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.lanes.close()
 
 
 def held(bring: "Callable[[], Fetched]", store: Store, hold: Hold | None, name: str) -> "Fetched":

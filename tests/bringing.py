@@ -1,0 +1,30 @@
+"""One adapter brought into a cache, as a run of its own does it."""
+
+from lora_cli.core.reference import AdapterRef
+from lora_cli.core.snapshot import Snapshot
+from lora_cli.fetching import ANYTHING, AdapterRequest, Demand, FetchContext, Fetched, Selection
+from lora_cli.fetching import bring as bring_request
+from lora_cli.fetching.plan import USUAL
+from lora_cli.settings import Settings
+from lora_cli.sources import Source
+from lora_cli.store import Store
+
+
+def bring(
+    ref: AdapterRef,
+    source: Source,
+    store: Store,
+    settings: Settings,
+    *,
+    selection: Selection = USUAL,
+    demand: Demand = ANYTHING,
+    link: bool = False,
+) -> Fetched:
+    with FetchContext(store, settings, link=link) as context:
+        return bring_request(AdapterRequest(ref, selection=selection, demand=demand), source, context)
+
+
+def fetch(
+    ref: AdapterRef, source: Source, store: Store, settings: Settings, *, selection: Selection = USUAL
+) -> Snapshot:
+    return bring(ref, source, store, settings, selection=selection).snapshot
