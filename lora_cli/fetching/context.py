@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Self
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import MachineError, Refused
 from lora_cli.fetching.demand import ANYTHING, Demand
-from lora_cli.fetching.lanes import Lanes
 from lora_cli.fetching.plan import USUAL, Selection
 from lora_cli.fetching.progress import SILENT, Progress
 from lora_cli.fetching.room import Room
+from lora_cli.fetching.scheduler import RangeScheduler
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
@@ -101,7 +101,7 @@ class FetchContext:
     ) -> None:
         self.store, self.settings, self.progress, self.link, self.hold = store, settings, progress, link, hold
         self.sources = sources or Sources(settings)
-        self.lanes = Lanes(settings.jobs)
+        self.scheduler = RangeScheduler(settings.jobs)
         self.room = Room(store, settings.keep_free, settings.cache_budget)
         self.total = Total(settings.max_total_bytes)
 
@@ -109,7 +109,7 @@ class FetchContext:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.lanes.close()
+        self.scheduler.close()
 
 
 def held(bring: "Callable[[], Fetched]", store: Store, hold: Hold | None, name: str) -> "Fetched":

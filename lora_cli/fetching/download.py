@@ -11,11 +11,11 @@ from lora_cli.errors import Corrupt, MachineError, Refused
 from lora_cli.fetching.adopt import adopt
 from lora_cli.fetching.deadline import Deadline
 from lora_cli.fetching.demand import check_size
-from lora_cli.fetching.lanes import Lanes
 from lora_cli.fetching.near import clone, link_weights
 from lora_cli.fetching.plan import identity
 from lora_cli.fetching.progress import Progress
 from lora_cli.fetching.room import Room
+from lora_cli.fetching.scheduler import RangeScheduler
 from lora_cli.fetching.transfer import Transfer
 from lora_cli.sources import Source, is_hashing, is_openable, is_telling
 from lora_cli.store import Store
@@ -61,7 +61,7 @@ class Job:
     left: Mapping[str, int] = field(default_factory=dict)
 
 
-def download(job: Job, files: Sequence[RemoteFile], lanes: Lanes) -> Mapping[str, Blob]:
+def download(job: Job, files: Sequence[RemoteFile], scheduler: RangeScheduler) -> Mapping[str, Blob]:
     """Path → blob, when all of ``files`` are here and what was promised.
 
     A file whose blob is here already is not fetched. What is left behind by an error or a kill is gone on with by the
@@ -89,7 +89,7 @@ def download(job: Job, files: Sequence[RemoteFile], lanes: Lanes) -> Mapping[str
             wrong: list[RemoteFile] = []
             for first in range(0, len(missing), TOGETHER):
                 batch = missing[first : first + TOGETHER]
-                blobs.update(_batch(job, batch, lanes, wrong, tries))
+                blobs.update(_batch(job, batch, scheduler, wrong, tries))
             missing, tries = wrong, tries + 1
     return blobs
 
@@ -106,7 +106,7 @@ def _left(job: Job, file: RemoteFile) -> int:
 
 
 def _batch(
-    job: Job, files: Sequence[RemoteFile], lanes: Lanes, wrong: list[RemoteFile], tries: int
+    job: Job, files: Sequence[RemoteFile], scheduler: RangeScheduler, wrong: list[RemoteFile], tries: int
 ) -> Mapping[str, Blob]:
     """Fetches some files together. Those that had other bytes than promised are added to ``wrong``."""
     blobs: dict[str, Blob] = {}
@@ -117,7 +117,7 @@ def _batch(
                 adopt(job.source, job.revision, transfer)
             transfer.rehash()
             job.progress.began(transfer.label, transfer.file.size, transfer.frontier)
-        lanes.run(transfers, job.deadline)
+        scheduler.run(transfers, job.deadline)
         while transfers:
             transfer = transfers[-1]
             blob = _kept(job, transfer, tries)

@@ -114,7 +114,7 @@ def bring_all(
                 context.total.end(turn)
             return Outcome(item, fetched, failure, (time.perf_counter() - began) * 1000)
 
-        overdue, distance = _overdue(context.total, settings), context.lanes.distance
+        overdue, distance = _overdue(context.total, settings), context.scheduler.distance
         yield from side_by_side(one, list(enumerate(wanted)), settings.jobs, overdue, distance)
 
 

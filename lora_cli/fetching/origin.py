@@ -1,6 +1,5 @@
 """From an origin to a snapshot on this disk: ask, plan, download, publish."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -14,7 +13,6 @@ from lora_cli.fetching import Fetched, kept
 from lora_cli.fetching.access import asks_again, check_access, check_kept
 from lora_cli.fetching.checkpoint import LatestOf
 from lora_cli.fetching.context import LOST_TRIES, AdapterRequest, FetchContext, cleaned
-from lora_cli.fetching.crew import FAR_S
 from lora_cli.fetching.deadline import Deadline
 from lora_cli.fetching.demand import check_count, check_files, check_size, check_snapshot, most_bytes
 from lora_cli.fetching.download import Job, download
@@ -23,7 +21,7 @@ from lora_cli.fetching.locked import at_lock, upgrade_hint
 from lora_cli.fetching.memory import Asked, known_blobs, not_cached, recall, recorded, remember, remembered
 from lora_cli.fetching.near import settled
 from lora_cli.fetching.plan import Selection, left_out, plan
-from lora_cli.sources import Source, is_expecting
+from lora_cli.sources import Source
 from lora_cli.sources.registry import endpoints_of
 from lora_cli.store import Store
 from lora_cli.store.blobs import LostBlob, has_blob
@@ -140,9 +138,8 @@ def _fetched(job: Job, asked: Asked, context: FetchContext) -> Fetched:
 
 
 def _resolved(ref: AdapterRef, source: Source, selection: Selection, context: FetchContext) -> Revision:
-    began = time.monotonic()
     try:
-        revision = source.resolve(ref)
+        return source.resolve(ref)
     except Offline as error:
         raise not_cached(context.store, ref, context.settings, error.hint) from error
     except Unreachable as error:
@@ -150,17 +147,12 @@ def _resolved(ref: AdapterRef, source: Source, selection: Selection, context: Fe
             hint = f"--offline takes what it was when it was last fetched: revision {found.record.revision}"
             raise Unreachable(error.message, hint=hint) from error
         raise
-    took_s = time.monotonic() - began
-    # What was listed with others came at once, however far away it is.
-    if took_s > FAR_S or not is_expecting(source):
-        context.lanes.distance.saw(0, took_s)
-    return revision
 
 
 def _published(job: Job, asked: Asked, context: FetchContext) -> Snapshot:
     for _ in range(LOST_TRIES):
         with suppress(LostBlob):
-            blobs = download(job, asked.files, context.lanes)
+            blobs = download(job, asked.files, context.scheduler)
             if job.hold is not None:
                 job.hold.add(snapshot_digest(blobs.items()))
             return publish_snapshot(job.store, blobs)

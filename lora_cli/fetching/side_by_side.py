@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from lora_cli.fetching.crew import Crew, Distance
+from lora_cli.fetching.scheduler import Distance, WorkerThreads
 
 AT_ONCE = 32
 NEAR = 8
@@ -77,19 +77,13 @@ def _in_threads(
                 done[index] = overdue.instead(wanted[index])
                 threading.Thread(target=work, name=f"instead-{index}", daemon=True).start()
 
-    crew = Crew(work, "fetch", most)
-    if distance is None:
-        crew.at_least(most)
-    else:
-        # The first one alone shows how far away it is: with others beside it everything takes long.
-        crew.at_least(1)
-        distance.tell(lambda far: crew.at_least(most if far else NEAR))
+    threads = WorkerThreads(work, "fetch", most)
     for index in range(len(wanted)):
         with changed:
             while index not in done:
+                threads.at_least(most if distance is None or distance.far else NEAR)
                 changed.wait(LOOK_S)
                 give_up()
-                crew.at_least(NEAR)
             outcome = done.pop(index)
         if isinstance(outcome, BaseException):
             raise outcome

@@ -237,7 +237,7 @@ def test_what_a_broken_run_left_is_gone_on_with_also_when_another_file_changed(
     broken = Meddled(open_source("s3", settings), WEIGHTS, 8 << 20, breaks)
     again = Meddled(open_source("s3", settings), WEIGHTS)
     with pytest.raises(Unreachable):
-        # The lanes go on where a stream broke, as long as it gave something: it must break at once, too.
+        # The scheduler goes on where a stream broke, as long as it gave something: it must break at once, too.
         fetch(ref, BrokenFor(broken), store, settings)
     server.put(bucket, {"sql/README.md": b"two"})
     snapshot = fetch(ref, again, store, settings)

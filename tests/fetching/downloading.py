@@ -4,8 +4,8 @@ import threading
 from pathlib import Path
 
 from lora_cli.fetching.download import Job, download
-from lora_cli.fetching.lanes import Lanes
 from lora_cli.fetching.progress import Silent
+from lora_cli.fetching.scheduler import RangeScheduler
 from lora_cli.store import Store
 from tests.fetching.scripted import REF, Scripted
 
@@ -34,8 +34,8 @@ class Counting(Silent):
 def downloaded(source: Scripted, root: Path, jobs: int = 4, **how: int) -> dict[str, bytes]:
     """Path → bytes that are in the store afterwards."""
     job = job_of(source, root, **how)
-    with Lanes(jobs) as lanes:
-        blobs = download(job, job.revision.files, lanes)
+    with RangeScheduler(jobs) as scheduler:
+        blobs = download(job, job.revision.files, scheduler)
     return {path: job.store.blob(blob.sha256).read_bytes() for path, blob in blobs.items()}
 
 

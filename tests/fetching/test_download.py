@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import Corrupt, Unreachable
 from lora_cli.fetching import download as download_module
-from lora_cli.fetching import lanes as lanes_module
-from lora_cli.fetching.crew import ENOUGH
+from lora_cli.fetching import scheduler as scheduler_module
 from lora_cli.fetching.download import Job, download
-from lora_cli.fetching.lanes import Lanes
+from lora_cli.fetching.scheduler import ENOUGH, RangeScheduler
 from lora_cli.fetching.transfer import Transfer
 from lora_cli.store import Store
 from lora_cli.store.partials import drop_partial, open_partial
@@ -40,9 +39,9 @@ def test_bytes_arrive_whole_in_whatever_pieces_they_come(
     sizes: dict[str, int], jobs: int, chunks: list[int], breaks: set[int], known: bool, digests: bool
 ) -> None:
     files = {path: os.urandom(size) for path, size in sizes.items()}
-    step = lanes_module.SMALLEST_RANGE, lanes_module.LARGEST_RANGE
+    step = scheduler_module.SMALLEST_RANGE, scheduler_module.LARGEST_RANGE
     small, download_module.SMALL = download_module.SMALL, 50_000
-    lanes_module.SMALLEST_RANGE = lanes_module.LARGEST_RANGE = 50_000
+    scheduler_module.SMALLEST_RANGE = scheduler_module.LARGEST_RANGE = 50_000
     try:
         source = Scripted(files, chunk=lambda at: chunks[at % len(chunks)], breaks=breaks, sizes=known, digests=digests)
         with tempfile.TemporaryDirectory() as folder:
@@ -54,7 +53,7 @@ def test_bytes_arrive_whole_in_whatever_pieces_they_come(
             assert found == files
             assert partials(Path(folder)) == []
     finally:
-        lanes_module.SMALLEST_RANGE, lanes_module.LARGEST_RANGE = step
+        scheduler_module.SMALLEST_RANGE, scheduler_module.LARGEST_RANGE = step
         download_module.SMALL = small
 
 
@@ -103,8 +102,8 @@ def test_small_files_do_not_wait_for_a_large_one(tmp_path: Path) -> None:
 
 
 def test_what_waits_for_a_slow_first_range_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes_module, "LARGEST_RANGE", MIB)
-    monkeypatch.setattr(lanes_module, "WINDOW", 5 * MIB)
+    monkeypatch.setattr(scheduler_module, "LARGEST_RANGE", MIB)
+    monkeypatch.setattr(scheduler_module, "WINDOW", 5 * MIB)
     seen: list[int] = []
     source = Scripted({WEIGHTS: os.urandom(40 * MIB)})
 
@@ -157,11 +156,11 @@ def test_of_a_small_file_that_broke_only_the_rest_is_asked_for_too(tmp_path: Pat
     assert partials(tmp_path) == []
 
 
-def near(lanes: Lanes) -> Lanes:
-    """Lanes that know that their origin is nearby."""
+def near(scheduler: RangeScheduler) -> RangeScheduler:
+    """One that knows that its origin is nearby."""
     for _ in range(ENOUGH):
-        lanes.distance.saw(0, 0.0)
-    return lanes
+        scheduler.distance.saw(0, 0.0)
+    return scheduler
 
 
 def test_small_files_of_a_server_nearby_are_read_by_who_wants_them(tmp_path: Path) -> None:
@@ -169,11 +168,11 @@ def test_small_files_of_a_server_nearby_are_read_by_who_wants_them(tmp_path: Pat
     source = Scripted({WEIGHTS: os.urandom(300_000), "adapter_config.json": b"{}", "README.md": b""})
     source.before = lambda path, start: readers.add(threading.current_thread().name)
     job = job_of(source, tmp_path)
-    with near(Lanes(4)) as lanes:
-        assert download(job, job.revision.files, lanes).keys() == source.files.keys()
+    with near(RangeScheduler(4)) as scheduler:
+        assert download(job, job.revision.files, scheduler).keys() == source.files.keys()
         source.served[WEIGHTS] = b"\0" * 300_000
         with pytest.raises(Corrupt):
-            download(job_of(source, tmp_path / "other"), job.revision.files, lanes)
+            download(job_of(source, tmp_path / "other"), job.revision.files, scheduler)
     assert readers == {threading.current_thread().name}
 
 
@@ -192,10 +191,10 @@ def test_no_more_than_the_jobs_are_in_flight_where_some_read_for_themselves(tmp_
     def one(number: int) -> None:
         size = 3 * MIB if number % 4 == 0 else 1000
         job = job_of(Watched({WEIGHTS: os.urandom(size), "adapter_config.json": b"%d" % number}), tmp_path)
-        done.append(len(download(job, job.revision.files, lanes)))
+        done.append(len(download(job, job.revision.files, scheduler)))
 
     done: list[int] = []
-    with near(Lanes(2)) as lanes:
+    with near(RangeScheduler(2)) as scheduler:
         threads = [threading.Thread(target=one, args=(number,)) for number in range(16)]
         for thread in threads:
             thread.start()
@@ -218,10 +217,10 @@ def test_what_is_known_to_be_the_same_is_not_read_again(tmp_path: Path) -> None:
     first = downloaded(source, tmp_path)
     job = job_of(source, tmp_path)
     known = {WEIGHTS: Blob("9e" * 32, 7)}
-    with Lanes(1) as lanes:
-        blobs = download(job, job.revision.files, lanes)
-        again = download(replace(job, known=blobs), job.revision.files, lanes)
-        other = download(replace(job, known=known), job.revision.files, lanes)
+    with RangeScheduler(1) as scheduler:
+        blobs = download(job, job.revision.files, scheduler)
+        again = download(replace(job, known=blobs), job.revision.files, scheduler)
+        other = download(replace(job, known=known), job.revision.files, scheduler)
     assert again == blobs == other
     assert len(source.reads) == 3
     assert first == {WEIGHTS: b"weights"}
@@ -232,30 +231,30 @@ def test_progress_adds_up_also_after_wrong_bytes(tmp_path: Path) -> None:
     source.before = lambda path, start: mend(source)
     counting = Counting()
     job = Job("org/name", source.resolve(REF), source, Store(tmp_path), counting, 2)
-    with Lanes(2) as lanes:
-        download(job, job.revision.files, lanes)
+    with RangeScheduler(2) as scheduler:
+        download(job, job.revision.files, scheduler)
     assert (counting.bytes, counting.open) == (3 * MIB, 0)
 
 
 def test_of_an_origin_far_away_as_many_ranges_are_in_flight_as_may_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lanes_module, "LARGEST_RANGE", MIB)
+    monkeypatch.setattr(scheduler_module, "LARGEST_RANGE", MIB)
     meeting = threading.Barrier(8, timeout=10)
     source = Scripted({WEIGHTS: os.urandom(8 * MIB)}, before=lambda path, start: meet(meeting))
     job = job_of(source, tmp_path)
-    with Lanes(8) as lanes:
+    with RangeScheduler(8) as scheduler:
         for _ in range(ENOUGH):
-            lanes.distance.saw(0, 1.0)
-        download(job, job.revision.files, lanes)
+            scheduler.distance.saw(0, 1.0)
+        download(job, job.revision.files, scheduler)
     assert len(source.reads) == 8
 
 
 def test_a_server_nearby_is_asked_for_few_large_ranges(tmp_path: Path) -> None:
     source = Scripted({WEIGHTS: os.urandom(30 * MIB)})
     job = job_of(source, tmp_path)
-    with Lanes(8) as lanes:
+    with RangeScheduler(8) as scheduler:
         for _ in range(ENOUGH):
-            lanes.distance.saw(0, 0.0)
-        download(job, job.revision.files, lanes)
+            scheduler.distance.saw(0, 0.0)
+        download(job, job.revision.files, scheduler)
     assert len(source.reads) == 4

@@ -14,8 +14,8 @@ from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Corrupt, MachineError, Unreachable
 from lora_cli.fetching import transfer as transfer_module
 from lora_cli.fetching.download import Job, download
-from lora_cli.fetching.lanes import Lanes
 from lora_cli.fetching.progress import Silent
+from lora_cli.fetching.scheduler import RangeScheduler
 from lora_cli.store import Store
 from tests.fetching.downloading import MIB, WEIGHTS, downloaded, partials
 from tests.fetching.scripted import REF, Scripted
@@ -40,8 +40,11 @@ def test_a_disk_that_is_too_small_is_said_so_before_a_byte_is_read(tmp_path: Pat
     source = Scripted({WEIGHTS: b"x"})
     file = RemoteFile(WEIGHTS, 1 << 60)
     job = Job("org/name", Revision(REF, "r", (file,)), source, Store(tmp_path / "cache"), Silent(), 0)
-    with Lanes(1) as lanes, pytest.raises(MachineError, match=r"1152921504606846976 bytes are needed") as caught:
-        download(job, [file], lanes)
+    with (
+        RangeScheduler(1) as scheduler,
+        pytest.raises(MachineError, match=r"1152921504606846976 bytes are needed") as caught,
+    ):
+        download(job, [file], scheduler)
     assert "cache gc" in caught.value.hint
     assert source.reads == []
 

@@ -8,8 +8,8 @@ import pytest
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Corrupt, Refused, Unreachable
 from lora_cli.fetching.download import Job, download, partial_key
-from lora_cli.fetching.lanes import Lanes
 from lora_cli.fetching.progress import Silent
+from lora_cli.fetching.scheduler import RangeScheduler
 from lora_cli.store import Store
 from lora_cli.store.partials import leave_partial, open_partial
 from tests.fetching.downloading import MIB, WEIGHTS, downloaded, mend, partials
@@ -65,12 +65,12 @@ def test_a_git_blob_id_is_verified_where_no_sha256_is_known(tmp_path: Path) -> N
         source.served["README.md"] = served
         file = RemoteFile("README.md", 6, git_sha1=right)
         job = Job("org/name", Revision(REF, "r", (file,)), source, Store(tmp_path), Silent(), 0)
-        with Lanes(1) as lanes:
+        with RangeScheduler(1) as scheduler:
             if fits:
-                assert download(job, [file], lanes)["README.md"].size == 6
+                assert download(job, [file], scheduler)["README.md"].size == 6
             else:
                 with pytest.raises(Corrupt, match="git blob"):
-                    download(job, [file], lanes)
+                    download(job, [file], scheduler)
 
 
 def test_more_bytes_than_promised_are_an_error(tmp_path: Path) -> None:

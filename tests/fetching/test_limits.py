@@ -11,10 +11,10 @@ import pytest
 from lora_cli.cli.main import main
 from lora_cli.core.reference import parse
 from lora_cli.errors import MachineError, Refused
-from lora_cli.fetching.lanes import FIRST_RANGE
 from lora_cli.fetching.many import Outcome, Wanted, bring_all
 from lora_cli.fetching.progress import Silent
 from lora_cli.fetching.room import LARGEST_RESERVE, RESERVED_PART, Room
+from lora_cli.fetching.scheduler import FIRST_RANGE
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.handout import hand_out

@@ -10,7 +10,7 @@ import pytest
 
 from lora_cli.core.reference import parse
 from lora_cli.errors import Changed, Corrupt, Offline, UsageError
-from lora_cli.fetching import Fetched, Selection, lanes
+from lora_cli.fetching import Fetched, Selection, scheduler
 from lora_cli.fetching.plan import USUAL
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
@@ -47,7 +47,7 @@ class Desk:
 
 @pytest.fixture(autouse=True)
 def _ranges_of_1_mib(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes, "LARGEST_RANGE", 1 << 20)
+    monkeypatch.setattr(scheduler, "LARGEST_RANGE", 1 << 20)
 
 
 @pytest.fixture

@@ -1,23 +1,39 @@
-"""Lanes: so many ranges in flight at once, across the files of all adapters."""
+"""The range scheduler: so many ranges in flight at once, across the files of all adapters.
 
+One connection carries little where an answer takes its time, or where the network gives each one its share; many carry
+much. To a server nearby few are enough, and more threads are in each other's way.
+"""
+
+import math
 import threading
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Self
-
-from lora_cli.fetching.crew import Crew, Distance, Look
 
 if TYPE_CHECKING:
     from lora_cli.fetching.deadline import Deadline
     from lora_cli.fetching.transfer import Transfer
 
+FAR_S = 0.01
+"""An answer that never comes sooner comes from far away."""
+
+SLOW_BYTES_PER_S = 100e6
+"""A connection that never carries more leaves room for others beside it."""
+
+SMALL = 2 << 20
+"""What is smaller says nothing of how much a connection carries: a busy machine may make it slow."""
+
+ENOUGH = 4
+"""So many reads it takes to know; a machine that is busy makes one of them wrong, and rarely the best of them."""
+
 LARGEST_RANGE = 32 << 20
 SMALLEST_RANGE = 1 << 20
 FIRST_RANGE = 4 << 20
-"""So large a range of a large file is as long as nobody knows how far away its origin is."""
+"""So large a range of a large file is unless its origin is known to be nearby."""
 
 USUAL_RANGE = 8 << 20
 PARTS = 32
-"""A server nearby is asked for so many parts of a large file: each question costs it something."""
+"""A server nearby is asked for so many parts of a large file: each request costs it something."""
 
 WINDOW = 80 << 20
 """Bytes that may be in flight or wait in memory for those before them, of all files together."""
@@ -25,15 +41,60 @@ WINDOW = 80 << 20
 STOP_S = 1.0
 WAKE_S = 60.0
 FIRST = 4
-"""So many lanes there are at once, as long as nobody knows that the origin is far away."""
+"""So many threads there are at once, as long as nobody knows that the origin is far away."""
 
 Work = tuple["Transfer", int, int | None]
 
 
-class Lanes:
+class Distance:
+    """What the reads of one run say about how far away their origin is: its soonest answer, its fastest connection."""
+
+    def __init__(self) -> None:
+        self._answers, self._soonest_s = 0, math.inf
+        self._ranges, self._fastest = 0, 0.0
+
+    def saw(self, count: int, seconds: float) -> None:
+        """A read brought ``count`` bytes in so many ``seconds``; with 0 bytes that is when its answer began."""
+        if count == 0:
+            self._answers, self._soonest_s = self._answers + 1, min(self._soonest_s, seconds)
+        elif count >= SMALL:
+            self._ranges, self._fastest = self._ranges + 1, max(self._fastest, count / max(seconds, 1e-9))
+
+    @property
+    def far(self) -> bool | None:
+        """Whether it is far away; None as long as nobody knows."""
+        if max(self._answers, self._ranges) < ENOUGH:
+            return None
+        late = self._answers >= ENOUGH and self._soonest_s > FAR_S
+        return late or (self._ranges >= ENOUGH and self._fastest < SLOW_BYTES_PER_S)
+
+
+class WorkerThreads:
+    """At most ``most`` threads that run ``work``. They are daemons: an interrupt must not wait for a silent network."""
+
+    def __init__(self, work: Callable[[], None], name: str, most: int) -> None:
+        self._work, self._name, self._most = work, name, most
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+
+    def at_least(self, count: int) -> None:
+        """Starts threads until there are so many."""
+        with self._lock:
+            while len(self._threads) < min(count, self._most):
+                thread = threading.Thread(target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def join(self, longest_s: float) -> None:
+        """Waits for each, for so long. One that hangs in a connection ends with the process."""
+        for thread in self._threads:
+            thread.join(longest_s)
+
+
+class RangeScheduler:
     """Threads that read ranges, ``jobs`` at once at most. Each takes the next range of the file with the fewest.
 
-    What is small is read by the thread that wants it, with up to ``FIRST`` lanes beside it unless its origin is known
+    What is small is read by the thread that wants it, with up to ``FIRST`` threads beside it unless its origin is known
     to be nearby, or half of what may be in flight is. What is large has ``FIRST`` of them, and as many as there may be
     when its origin is far away.
     """
@@ -41,14 +102,13 @@ class Lanes:
     def __init__(self, jobs: int) -> None:
         self.distance = Distance()
         self._jobs = jobs
-        self._in_flight = self._queued = 0
+        self._in_flight = 0
         self._stopped = False
-        # Who waits for a file is woken when something of it is done; a lane, when there is something to do for one.
+        # Who waits for a file is woken when something of it is done; a thread, when there is something for it to read.
         self._lock = threading.Lock()
         self._more = threading.Condition(self._lock)
         self._waiting: dict[Transfer, threading.Condition] = {}
-        self._crew = Crew(self._work, "lane", jobs)
-        self.distance.tell(lambda _: self._start())
+        self._threads = WorkerThreads(self._work, "range", jobs)
 
     def __enter__(self) -> Self:
         return self
@@ -62,7 +122,7 @@ class Lanes:
             self._stopped = True
             for condition in {self._more, *self._waiting.values()}:
                 condition.notify_all()
-        self._crew.join(STOP_S)
+        self._threads.join(STOP_S)
 
     def run(self, transfers: "Sequence[Transfer]", deadline: "Deadline | None" = None) -> None:
         """Reads these files to their end. When one fails, or the deadline passes, the others stop where they are.
@@ -71,22 +131,21 @@ class Lanes:
 
         Raises:
             LoraCliError: the first that went wrong.
-            KeyboardInterrupt: the lanes were closed meanwhile.
+            KeyboardInterrupt: the scheduler was closed meanwhile.
         """
-        # Who reads a range itself cannot look at the clock.
-        itself = deadline is None or deadline.at_s is None
-        crowded = self.distance.far is False or self._in_flight + self._queued >= self._jobs // 2
-        if itself and crowded and all(transfer.partial is None for transfer in transfers):
-            self._alone(transfers)
-            return
-        ranges = self._ranges_left(transfers)
         done = threading.Condition(self._lock)
-        small = itself and ranges <= len(transfers)
+        ranges = self._ranges_left(transfers)
+        # Who reads a range itself cannot look at the clock.
+        small = (deadline is None or deadline.at_s is None) and ranges <= len(transfers)
+        crowded = self.distance.far is False or self._in_flight >= self._jobs // 2
+        alone = small and crowded and all(transfer.partial is None for transfer in transfers)
         with self._lock:
             self._waiting |= dict.fromkeys(transfers, done)
-            self._wake(ranges - small)
-        self._crew.at_least(min(FIRST, len(transfers) - 1) if small else FIRST)
-        self._start()
+            if not alone:
+                self._wake(ranges - small)
+        if not alone:
+            self._threads.at_least(min(FIRST, len(transfers) - 1) if small else FIRST)
+            self._start()
         try:
             while (work := self._own(transfers, done, deadline, small=small)) is not None:
                 self._read(work)
@@ -103,39 +162,9 @@ class Lanes:
         if not all(transfer.finished for transfer in transfers):
             raise KeyboardInterrupt
 
-    def _alone(self, transfers: "Sequence[Transfer]") -> None:
-        """Reads small files where a thread beside this one costs more than it brings."""
-        for transfer in transfers:
-            while (work := self._turn(transfer)) is not None:
-                try:
-                    self._read(work)
-                except BaseException as interrupt:
-                    self._stop_all(transfers, interrupt)
-                    raise
-            if transfer.error is not None:
-                self._stop_all(transfers, transfer.error)
-                raise transfer.error
-            if not transfer.finished:
-                raise KeyboardInterrupt
-
-    def _turn(self, transfer: "Transfer") -> Work | None:
-        """Its next range, as soon as one more may be in flight; None when there is none, or the lanes are closed."""
-        with self._lock:
-            self._queued += 1
-            self._more.wait_for(lambda: self._stopped or self._in_flight < self._jobs)
-            self._queued -= 1
-            taken = None if self._stopped else transfer.take(self._step(transfer))
-            if taken is None:
-                return None
-            transfer.in_flight += 1
-            self._in_flight += 1
-            return transfer, *taken
-
     def _wake(self, count: int = 1) -> None:
-        """Wakes so many lanes if there is work; everybody where others wait beside them, who might be woken instead."""
-        if self._queued:
-            self._more.notify_all()
-        elif any(transfer.has_more for transfer in self._waiting):
+        """Wakes so many threads if there is work."""
+        if any(transfer.has_more for transfer in self._waiting):
             self._more.notify(count)
 
     def _own(
@@ -149,7 +178,7 @@ class Lanes:
                     return None
                 if small and (work := self._take(transfers)) is not None:
                     return work
-                self._crew.at_least(1)
+                self._threads.at_least(1)
                 done.wait(None if deadline is None else deadline.left_s(WAKE_S))
                 if deadline is not None and deadline.passed:
                     self._stop_all(transfers, deadline.error())
@@ -160,20 +189,20 @@ class Lanes:
     def _step(self, transfer: "Transfer") -> int:
         """How large its next range is: small where many are to be in flight, large where one more costs most."""
         size = transfer.file.size or 0
-        if self.distance.far is None:
-            step = FIRST_RANGE if size > USUAL_RANGE else USUAL_RANGE
-        elif self.distance.far:
-            step = min(USUAL_RANGE, max(WINDOW // self._jobs, self.distance.worthwhile))
-        else:
+        if self.distance.far is False:
             step = max(USUAL_RANGE, size // PARTS)
+        elif size > USUAL_RANGE or self.distance.far:
+            step = FIRST_RANGE
+        else:
+            step = USUAL_RANGE
         return max(SMALLEST_RANGE, min(LARGEST_RANGE, step))
 
     def _start(self) -> None:
-        """More lanes, when they would have something to do and it is far away."""
+        """More threads, when they would have something to do and it is far away."""
         if self.distance.far:
             with self._lock:
                 busy = self._in_flight + self._ranges_left(self._waiting)
-            self._crew.at_least(busy)
+            self._threads.at_least(busy)
 
     @staticmethod
     def _stop_all(transfers: "Sequence[Transfer]", error: BaseException | None) -> None:
@@ -189,10 +218,21 @@ class Lanes:
 
     def _read(self, work: Work) -> None:
         transfer, start, stop = work
-        look = Look(self.distance)
+        began_s, first_s, received = time.monotonic(), 0.0, 0
+
+        def came(count: int) -> None:
+            nonlocal first_s, received
+            if first_s:
+                received += count
+                return
+            first_s = time.monotonic()
+            self.distance.saw(0, first_s - began_s)
+            self._start()
+
         try:
-            transfer.run(start, stop, lambda: self._stopped, look.came)
-            look.end()
+            transfer.run(start, stop, lambda: self._stopped, came)
+            if received:
+                self.distance.saw(received, time.monotonic() - first_s)
         except BaseException as error:
             transfer.error = transfer.error or error
             if not isinstance(error, Exception):
@@ -206,7 +246,7 @@ class Lanes:
                     done.notify_all()
 
     def _next(self) -> Work | None:
-        """The next range to read; waits for one. None when the lanes are closed."""
+        """The next range to read; waits for one. None when the scheduler is closed."""
         with self._lock:
             while not self._stopped:
                 if (work := self._take(self._waiting)) is not None:
