@@ -8,10 +8,9 @@ from functools import partial as bound
 
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import Corrupt, MachineError, Refused
-from lora_cli.fetching.adopt import adopt
 from lora_cli.fetching.deadline import Deadline
 from lora_cli.fetching.demand import check_size
-from lora_cli.fetching.near import clone, link_weights
+from lora_cli.fetching.local_reuse import adopt, clone, link_weights
 from lora_cli.fetching.plan import identity
 from lora_cli.fetching.progress import Progress
 from lora_cli.fetching.room import Room

@@ -17,9 +17,9 @@ from lora_cli.fetching.deadline import Deadline
 from lora_cli.fetching.demand import check_count, check_files, check_size, check_snapshot, most_bytes
 from lora_cli.fetching.download import Job, download
 from lora_cli.fetching.folders import check_bytes, check_folder
+from lora_cli.fetching.local_reuse import settled
 from lora_cli.fetching.locked import at_lock, upgrade_hint
 from lora_cli.fetching.memory import Asked, known_blobs, not_cached, recall, recorded, remember, remembered
-from lora_cli.fetching.near import settled
 from lora_cli.fetching.plan import Selection, left_out, plan
 from lora_cli.sources import Source
 from lora_cli.sources.registry import endpoints_of

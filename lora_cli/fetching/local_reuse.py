@@ -1,4 +1,7 @@
-"""Files on this machine's own disks: shared with the cache instead of copied, where the file system can."""
+"""Files that are on this machine already: a folder's, or what another tool has downloaded.
+
+They are shared with the cache instead of copied, where the file system can, and hashed before they are believed.
+"""
 
 import os
 from collections.abc import Sequence
@@ -9,12 +12,15 @@ from lora_cli.core.log import logger
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import Corrupt
 from lora_cli.fetching.transfer import Transfer
-from lora_cli.sources import NearSource, Source, is_openable
+from lora_cli.sources import NearSource, Source, is_holding, is_openable
 from lora_cli.store import Store
 from lora_cli.store.blobs import has_blob, keep_blob, sha256_of
-from lora_cli.store.disk import NO_LINK, make_folder, on_disk, reflink
+from lora_cli.store.disk import NO_LINK, make_folder, on_disk, reflink, write_all
 from lora_cli.store.handout import is_weights
+from lora_cli.store.partials import Partial
 from lora_cli.store.writers import new_writer
+
+CHUNK = 1 << 20
 
 log = logger(__name__)
 
@@ -32,6 +38,51 @@ def clone(source: Source, revision: Revision, transfer: Transfer) -> None:
     if is_openable(source) and partial is not None and partial.size == 0 and transfer.file.size:
         with source.opened(revision, transfer.file) as descriptor:
             reflink(descriptor, partial.descriptor)
+
+
+def adopt(source: Source, revision: Revision, transfer: Transfer) -> None:
+    """Lets a partial file go on with what this machine has of it; it is hashed as an earlier writer's bytes are.
+
+    Only a file with a digest and a size to be held to is taken. Where there is none, nothing happens.
+
+    Raises:
+        MachineError: it cannot be written.
+    """
+    file, target = transfer.file, transfer.partial
+    promised = file.sha256 or file.git_sha1
+    have = 0 if target is None else target.size
+    if not is_holding(source) or not promised or not file.size or have >= file.size:
+        return
+    # It is kept under the name that its origin has for it: a lock may have told more of it.
+    with source.held(revision, revision.file(file.path) or file) as descriptor:
+        if descriptor is None:
+            return
+        log.info("%s: taken from the cache of the Hub's own client", transfer.label)
+        if target is None:
+            _take(descriptor, transfer)
+        elif target.size or not reflink(descriptor, target.descriptor):
+            _copy(descriptor, transfer, target)
+
+
+def _take(descriptor: int, transfer: Transfer) -> None:
+    with suppress(OSError):
+        transfer.held.append(os.pread(descriptor, transfer.file.size or 0, 0))
+
+
+def _copy(descriptor: int, transfer: Transfer, target: Partial) -> None:
+    """As far as it can be read: the rest is fetched."""
+    size = transfer.file.size or 0
+    at = target.size
+    while at < size:
+        try:
+            chunk = os.pread(descriptor, min(CHUNK, size - at), at)
+        except OSError:
+            return
+        if not chunk:
+            return
+        with on_disk("writing", target.path):
+            write_all(target.descriptor, chunk, at)
+        at += len(chunk)
 
 
 def link_weights(
