@@ -1,42 +1,34 @@
 """Prometheus' text format, version 0.0.4 (https://prometheus.io/docs/instrumenting/exposition_formats/)."""
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One value, by its labels."""
-
-    value: float
-    labels: Mapping[str, str] = field(default_factory=dict)
+from lora_cli.core.results import LoadReport
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric and its samples. ``name`` has its unit at its end, and ``_total`` when it only grows."""
+    """A value, or values by the label ``by``. ``name`` ends with its unit; that of a counter ends with ``_total``."""
 
     name: str
-    kind: Literal["counter", "gauge"]
     help: str
-    samples: Sequence[Sample]
+    values: float | Mapping[str, float]
+    by: str = ""
 
 
 def render_metrics(metrics: Sequence[Metric]) -> str:
-    """The exposition of all of them; one without samples is left out."""
+    """The exposition of all of them; one without values is left out."""
     lines: list[str] = []
     for metric in metrics:
-        if metric.samples:
-            lines += [f"# HELP {metric.name} {metric.help}", f"# TYPE {metric.name} {metric.kind}"]
-            lines += [f"{metric.name}{_labels(sample.labels)} {_number(sample.value)}" for sample in metric.samples]
+        name, values = metric.name, metric.values if isinstance(metric.values, Mapping) else {"": metric.values}
+        if values:
+            kind = "counter" if name.endswith("_total") else "gauge"
+            lines += [f"# HELP {name} {metric.help}", f"# TYPE {name} {kind}"]
+        for label, value in values.items():
+            labels = f'{{{metric.by}="{_escaped(label)}"}}' if metric.by else ""
+            lines.append(f"{name}{labels} {_number(value)}")
     return "\n".join(lines) + "\n"
-
-
-def _labels(labels: Mapping[str, str]) -> str:
-    if not labels:
-        return ""
-    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items()) + "}"
 
 
 def _escaped(value: str) -> str:
@@ -46,3 +38,23 @@ def _escaped(value: str) -> str:
 
 def _number(value: float) -> str:
     return str(int(value)) if value == int(value) and abs(value) < 1 << 53 else repr(value)
+
+
+def render_load_metrics(reports: Sequence[LoadReport]) -> str:
+    """The metrics of ``warm --once``: how many adapters were proved and how many failed, and where the time went."""
+    seconds: dict[str, float] = defaultdict(float)
+    for report in reports:
+        for stage, ms in report.stage_ms.items():
+            seconds[stage] += ms / 1e3
+    failed = Counter(report.stage or "load" for report in reports if report.error)
+    proved = [report.bytes for report in reports if not report.error]
+    codes = {report.name: report.exit_code for report in reports}
+    return render_metrics(
+        [
+            Metric("lora_cli_loads_total", "Adapters loaded and proved.", len(proved)),
+            Metric("lora_cli_load_bytes_total", "Bytes of factors loaded.", sum(proved)),
+            Metric("lora_cli_load_seconds_total", "Seconds of loads by stage.", seconds, "stage"),
+            Metric("lora_cli_load_failures_total", "Loads that failed, by stage.", failed, "stage"),
+            Metric("lora_cli_load_exit_code", "What each adapter alone would end the run with.", codes, "adapter"),
+        ]
+    )

@@ -19,7 +19,7 @@ from lora_cli.endpoint.effect import Effect
 from lora_cli.endpoint.reconcile import Done, Replica
 from lora_cli.errors import EndpointError
 from lora_cli.render import json as as_json
-from lora_cli.render.load_metrics import render_load_metrics
+from lora_cli.render.prometheus import render_load_metrics
 from lora_cli.render.terminal_warm import render_answers, render_endpoints, render_load_reports, render_status
 from tests.hostile_names import NAMES, STYLE, file_name, markup_of_markdown, markup_of_page, obeyed, texts
 from tests.making import HIDDEN, Q_PROJ, write_adapter, write_base_config
