@@ -1,15 +1,16 @@
 """How two adapters differ, in words and figures: the same on a terminal and on a page."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lora_cli.core.comparison import WORDS, Comparison, ModuleComparison, Side, TensorComparison
 from lora_cli.core.config_changes import FieldChange
+from lora_cli.core.grouping import by_key
 from lora_cli.core.likeness import shown_cosine
 from lora_cli.core.module_grid import ordered, places
 from lora_cli.core.text import brief, counted, cut, names, safe, shown
-from lora_cli.render.inspect_facts import ranges
+from lora_cli.render.inspect_facts import in_layers
 
 EFFECTS: Mapping[str, str] = {
     "scaling": "changes the scale",
@@ -57,17 +58,14 @@ def facts_of(name: str, one: Comparison) -> Iterator[tuple[str, str]]:
     for side, alone in (("A", one.only_a), ("B", one.only_b)):
         yield f"only in {side}", "; ".join(_gathered([module.module for module in alone]))
     for label, tell in CHANGES.items():
-        by_change = _grouped(
-            (f"{tell(module.a)} -> {tell(module.b)}", module.path)
-            for module in one.modules
-            if label in module.differing
-        )
+        differing = [module for module in one.modules if label in module.differing]
+        by_change = by_key((f"{tell(module.a)} -> {tell(module.b)}", module.path) for module in differing)
         for change, paths in list(by_change.items())[:MOST_NAMES]:
             whose = "all" if len(paths) == len(one.modules) else "; ".join(_gathered(paths))
             yield label, f"{change}: {whose}"
         if len(by_change) > MOST_NAMES:
             yield label, f"and {len(by_change) - MOST_NAMES} other changes, in --format json"
-    unknown = _grouped((module.reason, module.path) for module in one.modules if module.reason)
+    unknown = by_key((module.reason, module.path) for module in one.modules if module.reason)
     for reason, paths in list(unknown.items())[:MOST_NAMES]:
         yield "not compared", f"{'; '.join(_gathered(paths))}: {reason}"
 
@@ -99,42 +97,28 @@ def _how(one: TensorComparison) -> str:
     return one.reason or (f"differs by {share_of_a(one.difference)}" if one.difference is not None else "differs")
 
 
-def _grouped(pairs: Iterable[tuple[str, str]]) -> Mapping[str, list[str]]:
-    """The second of each pair by the first."""
-    found: dict[str, list[str]] = {}
-    for key, value in pairs:
-        found.setdefault(key, []).append(value)
-    return found
-
-
 def _gathered(paths: Sequence[str]) -> list[str]:
     """Modules by kind, with their layers: ``q_proj in layers 0-15 (16)``."""
     placed = places(paths)
-    by_kind = _grouped((place.kind, path) for path, place in placed.items())
-    told = []
-    first = ordered(by_kind)[:MOST_NAMES]
-    for kind in first:
-        layers = sorted({layer for path in by_kind[kind] if (layer := placed[path].layer) is not None})
-        where = f" in layer{'s' * (len(layers) > 1)} {cut(ranges(layers), 100)}" if layers else ""
-        told.append(cut(safe(kind), 80) + where + (f" ({len(by_kind[kind])})" if len(by_kind[kind]) > 1 else ""))
-    if len(by_kind) > MOST_NAMES:
-        told.append(f"{len(paths) - sum(len(by_kind[kind]) for kind in first)} others")
-    return told
+    by_kind = by_key((place.kind, place.layer) for place in placed.values())
+    told, left = [], len(paths)
+    for kind in ordered(by_kind)[:MOST_NAMES]:
+        found = by_kind[kind]
+        left -= len(found)
+        number = f" ({len(found)})" if len(found) > 1 else ""
+        told.append(cut(safe(kind), 80) + in_layers({layer for layer in found if layer is not None}, 100) + number)
+    return [*told, f"{left} others"] if len(by_kind) > MOST_NAMES else told
 
 
-def total(one: Comparison) -> list[tuple[str, str]]:
+def total(one: Comparison) -> Iterator[tuple[str, str]]:
     """How far all updates as one vector lie apart, as labelled values."""
     found = one.distance
-    if found.norm_a is None:
-        return []
-    return [
-        ("cosine", "" if found.cosine is None else f"{shown_cosine(found.cosine)}, of all updates as one vector"),
-        (
-            "difference",
-            "" if found.difference is None else f"{share_of_a(found.difference)} of the norm of A's updates",
-        ),
-        ("norms", f"A {found.norm_a:.4g}, B {found.norm_b:.4g}"),
-    ]
+    if found.norm_a is not None:
+        if found.cosine is not None:
+            yield "cosine", f"{shown_cosine(found.cosine)}, of all updates as one vector"
+        if found.difference is not None:
+            yield "difference", f"{share_of_a(found.difference)} of the norm of A's updates"
+        yield "norms", f"A {found.norm_a:.4g}, B {found.norm_b:.4g}"
 
 
 def values(change: FieldChange) -> str:
@@ -152,11 +136,9 @@ def _value(value: Any) -> str:
 def by_kind(modules: Sequence[ModuleComparison]) -> list[tuple[str, ...]]:
     """Rows of kinds of modules by what they are to each other, the worst first."""
     placed = places(one.path for one in modules)
-    groups: dict[tuple[str, str], list[ModuleComparison]] = {}
-    for one in modules:
-        groups.setdefault((one.word, placed[one.path].kind), []).append(one)
-    ordered = sorted(groups.items(), key=lambda group: _worst(group[1]))
-    return [(cut(safe(kind), 40), str(len(found)), *_numbers(found)) for (_, kind), found in ordered]
+    groups = by_key(((one.word, placed[one.path].kind), one) for one in modules)
+    worst = sorted(groups.items(), key=lambda group: _worst(group[1]))
+    return [(cut(safe(kind), 40), str(len(found)), *_numbers(found)) for (_, kind), found in worst]
 
 
 def farthest(modules: Sequence[ModuleComparison]) -> list[tuple[str, ...]]:

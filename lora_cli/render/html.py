@@ -14,6 +14,7 @@ from markupsafe import Markup
 from lora_cli import __version__
 from lora_cli.bench.report import BenchReport, LiveReport, MeasurementReport, PlanReport, SimulationReport
 from lora_cli.core.base_model import HALF_BYTES
+from lora_cli.core.grouping import by_key
 from lora_cli.core.module_facts import ModuleFacts, layer_of, leaf_of
 from lora_cli.core.text import brief, counted, milliseconds, safe, size
 from lora_cli.render import bench_summary, charts, comparison_facts, engine_flags, inspect_facts, spectrum_facts
@@ -82,10 +83,7 @@ def render_inspections(report: InspectReport, checked: Sequence[Checked]) -> str
 
 def modules_by_kind(modules: Iterable[ModuleFacts]) -> Mapping[str, Sequence[ModuleFacts]]:
     """Modules by the last name of their paths."""
-    kinds: dict[str, list[ModuleFacts]] = {}
-    for one in modules:
-        kinds.setdefault(leaf_of(one.module), []).append(one)
-    return kinds
+    return by_key((leaf_of(one.module), one) for one in modules)
 
 
 def kind_rows(kinds: Mapping[str, Sequence[ModuleFacts]]) -> Iterator[Sequence[str]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from lora_cli.core.factors import Unreadable
+from lora_cli.core.grouping import by_key
 from lora_cli.core.module_grid import Grid, grids, places
 from lora_cli.core.spectrum import OUTSTANDING, ModuleSpectrum, Spectrum, outstanding
 from lora_cli.core.text import brief, counted, cut, names, percent, safe, span, times
@@ -145,10 +146,7 @@ def _rank(trained: Sequence[ModuleSpectrum]) -> str:
 
 
 def _without(without: Sequence[Unreadable]) -> Iterator[str]:
-    by_reason: dict[str, list[str]] = {}
-    for one in without:
-        by_reason.setdefault(one.reason, []).append(one.module)
-    reasons = list(by_reason.items())
+    reasons = list(by_key((one.reason, one.module) for one in without).items())
     for reason, modules in reasons[:MOST_TOLD]:
         yield f"{reason} ({counted(len(modules), 'module')}: {safe(names(modules, width=LONGEST))})"
     if rest := sum(len(modules) for _, modules in reasons[MOST_TOLD:]):

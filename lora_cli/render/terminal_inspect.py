@@ -6,15 +6,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lora_cli.core.finding import Severity
 from lora_cli.core.text import cut, safe, size, span
 from lora_cli.render.engine_flags import costs, title
 from lora_cli.render.inspect_facts import Rows, contents, identity, origin
 from lora_cli.render.inspect_report import InspectedAdapter, InspectReport
-from lora_cli.render.terminal import Paragraph, facts, rendered, table, text
+from lora_cli.render.terminal import Paragraph, facts, hint, rendered, table, text
+from lora_cli.render.terminal_validate import STYLES
 from lora_cli.validation.engine_args import EngineArgs
 
-STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "blue"}
 HEADER = ("adapter", "base", "targets", "dtype", "rank", "scaling", "size")
 
 
@@ -84,8 +83,7 @@ def _whose(adapters: Sequence[InspectedAdapter]) -> str:
 def _problems(one: InspectedAdapter) -> Iterable[RenderableType]:
     """Why it could not be read, and the findings, the worst first."""
     if (error := one.checked.error) is not None:
-        yield Paragraph(error.message, indent=2)
-        yield from [Paragraph(error.hint, "hint: ", indent=2)] if error.hint else []
+        yield from (Paragraph(error.message, indent=2), *hint(error.hint))
     for finding in sorted(one.checked.findings, key=lambda found: -found.severity):
         label = Text.assemble((str(finding.severity), STYLES[finding.severity]), f" {finding.code}: ")
         yield Paragraph(finding.problem.message, label, indent=2)

@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 
 from rich.console import RenderableType
+from rich.text import Text
 
 from lora_cli.core.engine_outcome import EngineOutcome
 from lora_cli.core.text import counted, safe
-from lora_cli.render.terminal import Paragraph, facts, rendered, text
+from lora_cli.render.terminal import Paragraph, facts, hint, rendered, text
 from lora_cli.render.terminal_validate import skipped_checks
 from lora_cli.validation.repaired import Repaired
 from lora_cli.validation.sameness import RECKONING, Sameness
@@ -18,15 +19,15 @@ def render_repaired(found: Repaired, width: int, *, check: bool, colour: bool = 
     """One adapter; with ``check`` nothing was to be written."""
     word, style = _outcome(found, check)
     parts: list[RenderableType] = [
-        Paragraph(f"{found.name}: {word} for {found.after}", word=(word, style), hanging=2),
+        Paragraph(f" for {found.after}", Text.assemble(safe(found.name), ": ", (word, style))),
         *facts([("before", _does(found.before)), ("after", _does(found.after) if not found.refusals else "")]),
         *_changes(found),
         *_refusals(found),
     ]
     for flag in found.flags:
-        parts += ["", Paragraph(flag.message, indent=2), *_hint(flag.mend, 2)]
-    parts += skipped_checks([(found.name, one) for one in found.skipped])
-    parts += _hint(NO_BASE, 4) if found.after.applied is None else []
+        parts += ["", Paragraph(flag.message, indent=2), *hint(flag.mend)]
+    parts += skipped_checks(found.skipped)
+    parts += hint(NO_BASE, 4) if found.after.applied is None else []
     if found.same is not None:
         parts += ["", *facts([("proof", _proof(found.same)), ("written", found.directory)])]
     return rendered(parts, width, colour=colour)
@@ -48,10 +49,6 @@ def _does(one: EngineOutcome) -> str:
     return one.outcome.label + (f", {one.applied} modules apply" if one.applied is not None else "")
 
 
-def _hint(hint: str, indent: int) -> list[RenderableType]:
-    return [Paragraph(hint, "hint: ", indent=indent)] if hint else []
-
-
 def _changes(found: Repaired) -> Iterator[RenderableType]:
     for change in found.changes:
         many = f" ({counted(change.modules, 'module')})" if change.modules else ""
@@ -64,7 +61,7 @@ def _refusals(found: Repaired) -> Iterator[RenderableType]:
     for refusal in found.refusals:
         yield ""
         yield Paragraph(refusal.what, text("cannot be repaired losslessly: ", "red"), indent=2)
-        yield from _hint(refusal.hint, 4)
+        yield from hint(refusal.hint, 4)
 
 
 def _proof(same: Sameness) -> str:
