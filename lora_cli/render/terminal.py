@@ -16,8 +16,8 @@ NARROWEST = 24
 
 
 def text(value: object, style: str = "") -> Text:
-    """``value`` on one line in a style of rich's (``"red"``, ``"bold"``, ``"dim"``); what is a ``Text`` stays so."""
-    return value if isinstance(value, Text) else Text(safe(value), style)
+    """``value`` on one line in a style of rich's (``"red"``); a ``Text`` stays as it is, and None is ``-``."""
+    return value if isinstance(value, Text) else Text("-" if value is None else safe(value), style)
 
 
 class Paragraph:
@@ -46,7 +46,7 @@ class Paragraph:
         yield Text.assemble(first, "\n".join(lines)[len(first) :], no_wrap=True, overflow="ignore")
 
 
-def hint(words: str, indent: int = 2, style: str = "") -> list[RenderableType]:
+def hints(words: str, indent: int = 2, style: str = "") -> list[RenderableType]:
     """What to try, where anything is known."""
     return [Paragraph(words, text("hint: ", style), indent=indent)] if words else []
 

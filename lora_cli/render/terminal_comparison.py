@@ -7,7 +7,7 @@ from rich.text import Text
 
 from lora_cli.core.comparison import Comparison
 from lora_cli.render.comparison_facts import facts_of, tables_of
-from lora_cli.render.terminal import Paragraph, facts, hint, in_json, table_or_blocks
+from lora_cli.render.terminal import Paragraph, facts, hints, in_json, table_or_blocks
 
 STYLES = {"equal": "green", "scaled": "yellow", "related": "yellow", "unrelated": "cyan", "unknown": "red"}
 MOST_ROWS = 20
@@ -17,7 +17,7 @@ def comparison_parts(name: str, one: Comparison) -> Iterator[RenderableType]:
     """``name`` is A, the adapter that is inspected; B is the other."""
     yield Text("diff", "bold")
     yield Paragraph(one.reason, Text.assemble((one.word, STYLES[one.word]), ": "), indent=2)
-    yield from (*hint(one.hint), "", *facts(facts_of(name, one)))
+    yield from (*hints(one.hint), "", *facts(facts_of(name, one)))
     for table in tables_of(one):
         rows = [[Text(cell, STYLES.get(cell, "")) for cell in row] for row in table.rows[:MOST_ROWS]]
         yield from ("", Text(table.caption, "bold"), table_or_blocks(table.header, rows, left=table.text))

@@ -10,7 +10,7 @@ from lora_cli.core.text import cut, safe, size, span
 from lora_cli.render.engine_flags import costs, title
 from lora_cli.render.inspect_facts import Rows, contents, identity, origin
 from lora_cli.render.inspect_report import InspectedAdapter, InspectReport
-from lora_cli.render.terminal import Paragraph, facts, hint, rendered, table, text
+from lora_cli.render.terminal import Paragraph, facts, hints, rendered, table, text
 from lora_cli.render.terminal_validate import STYLES
 from lora_cli.validation.engine_args import EngineArgs
 
@@ -83,7 +83,7 @@ def _whose(adapters: Sequence[InspectedAdapter]) -> str:
 def _problems(one: InspectedAdapter) -> Iterable[RenderableType]:
     """Why it could not be read, and the findings, the worst first."""
     if (error := one.checked.error) is not None:
-        yield from (Paragraph(error.message, indent=2), *hint(error.hint))
+        yield from (Paragraph(error.message, indent=2), *hints(error.hint))
     for finding in sorted(one.checked.findings, key=lambda found: -found.severity):
         label = Text.assemble((str(finding.severity), STYLES[finding.severity]), f" {finding.code}: ")
         yield Paragraph(finding.problem.message, label, indent=2)

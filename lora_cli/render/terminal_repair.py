@@ -7,7 +7,7 @@ from rich.text import Text
 
 from lora_cli.core.engine_outcome import EngineOutcome
 from lora_cli.core.text import counted, safe
-from lora_cli.render.terminal import Paragraph, facts, hint, rendered, text
+from lora_cli.render.terminal import Paragraph, facts, hints, rendered, text
 from lora_cli.render.terminal_validate import skipped_checks
 from lora_cli.validation.repaired import Repaired
 from lora_cli.validation.sameness import RECKONING, Sameness
@@ -25,9 +25,9 @@ def render_repaired(found: Repaired, width: int, *, check: bool, colour: bool = 
         *_refusals(found),
     ]
     for flag in found.flags:
-        parts += ["", Paragraph(flag.message, indent=2), *hint(flag.mend)]
+        parts += ["", Paragraph(flag.message, indent=2), *hints(flag.mend)]
     parts += skipped_checks(found.skipped)
-    parts += hint(NO_BASE, 4) if found.after.applied is None else []
+    parts += hints(NO_BASE, 4) if found.after.applied is None else []
     if found.same is not None:
         parts += ["", *facts([("proof", _proof(found.same)), ("written", found.directory)])]
     return rendered(parts, width, colour=colour)
@@ -61,7 +61,7 @@ def _refusals(found: Repaired) -> Iterator[RenderableType]:
     for refusal in found.refusals:
         yield ""
         yield Paragraph(refusal.what, text("cannot be repaired losslessly: ", "red"), indent=2)
-        yield from hint(refusal.hint, 4)
+        yield from hints(refusal.hint, 4)
 
 
 def _proof(same: Sameness) -> str:

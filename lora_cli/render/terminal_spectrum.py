@@ -11,7 +11,7 @@ from lora_cli.core.module_grid import Grid
 from lora_cli.core.spectrum import Spectrum
 from lora_cli.core.text import brief, cut, safe
 from lora_cli.render.spectrum_facts import EXPLAINED, Layout, layout, summary, title
-from lora_cli.render.terminal import Paragraph, facts, hint, in_json, table, table_or_blocks, text
+from lora_cli.render.terminal import Paragraph, facts, hints, in_json, table, table_or_blocks, text
 
 SHADES = ("░░", "░▒", "▒▒", "▒▓", "▓▓", "▓█", "██")
 PLAIN_SHADES = ("..", ".:", "::", ":+", "++", "+#", "##")
@@ -96,7 +96,7 @@ def spectrum_parts(spectrum: Spectrum, *, plain: bool = False) -> Iterator[Rende
     """The heat maps, a table of kinds for each, the modules outside of layers, and the summary."""
     if spectrum.unread:
         yield Text.assemble(("spectrum", "bold"), " (none)")
-        yield from (Paragraph(spectrum.unread, indent=2), *hint(spectrum.hint))
+        yield from (Paragraph(spectrum.unread, indent=2), *hints(spectrum.hint))
         return
     drawn = layout(spectrum)
     full = drawn.full()

@@ -10,7 +10,7 @@ from lora_cli.core.engine_outcome import EngineOutcome
 from lora_cli.core.finding import Finding, Problem, Severity, Skipped
 from lora_cli.core.grouping import by_key
 from lora_cli.core.text import counted, safe
-from lora_cli.render.terminal import FittedTable, Paragraph, hint, table, text
+from lora_cli.render.terminal import FittedTable, Paragraph, hints, table, text
 from lora_cli.render.text import summary
 from lora_cli.validation.report import Report, Validated, engine_counts, findings_of, outcome_of
 
@@ -34,7 +34,7 @@ def report_parts(report: Report, *, quiet: bool = False) -> Iterator[RenderableT
         for one in shown:
             yield from _outcome(one, report.fail_on)
             if one.error is not None:
-                yield from (Paragraph(one.error.message, indent=2), *hint(one.error.hint, style="dim"))
+                yield from (Paragraph(one.error.message, indent=2), *hints(one.error.hint, style="dim"))
         yield from _findings(finding for _, finding in found)
     if not quiet:
         for accepted, codes in by_key((one.accepted, one.code) for _, one in found if one.accepted).items():
@@ -62,7 +62,7 @@ def _several(shown: Sequence[Validated], found: Found, fail_on: Severity) -> Ite
     for one in shown:
         if one.error is not None:
             yield from ("", Paragraph(one.error.message, Text.assemble(safe(one.name), ": ", ("failed", "red"), ": ")))
-            yield from hint(one.error.hint, style="dim")
+            yield from hints(one.error.hint, style="dim")
     rules = by_key(((-one.severity, one.code), (name, one)) for name, one in found if one.accepted is None)
     for _, group in sorted(rules.items(), key=lambda item: item[0]):
         hit = counted(len({name for name, _ in group}), "adapter")
@@ -124,7 +124,7 @@ def _problem(problem: Problem, names: Sequence[str] = ()) -> Iterator[Renderable
         yield Paragraph(problem.at, Text("at: ", "dim"), indent=4)
     if names:
         yield Paragraph(_names(names, MOST_NAMES), Text("in: ", "dim"), indent=4)
-    yield from hint(problem.hint, 4, "dim")
+    yield from hints(problem.hint, 4, "dim")
 
 
 def _names(names: Sequence[str], most: int | None = None) -> str:
