@@ -147,40 +147,32 @@ def spectrum_notes(shown: Layout) -> Iterator[str]:
 
 def render_bench(report: BenchReport) -> str:
     """The page of ``serve-bench``: its table, its charts, the workload, and what the words mean."""
-    result, curves = report.result, bench_summary.curves_of(report)
-    requests = result.requests if isinstance(result, MeasurementReport) else report.run.num_prompts
-    work = f"{counted(requests, 'request')} over {counted(report.setting.adapters, 'adapter')}"
-    values: dict[str, Any] = {"caption": "Milliseconds by tier", "terms": report.definitions}
-    match result:
-        case SimulationReport():
-            values = {"title": f"{work}, simulated", **_simulation_values(report, result)}
-        case PlanReport():
+    curves, work = bench_summary.curves_of(report), bench_summary.work(report)
+    values: dict[str, Any] = {"terms": report.definitions, "costs": (), "charts": (), "adapters": None}
+    match report.result:
+        case SimulationReport() as result:
+            costs = {name: one.miss_cost_ms_per_request for name, one in result.policies.items()}
+            most = max(costs.values(), default=0.0) or 1.0
+            values |= {
+                "title": f"{work}, simulated",
+                "caption": "Each policy over the same requests",
+                "terms": dict(bench_summary.simulation_terms(report, result)) | dict(report.definitions),
+                "costs": [(name, cost / most, [milliseconds(cost)]) for name, cost in costs.items()],
+                "charts": [
+                    charts.over_time(bench_summary.hits_over_time(result)),
+                    charts.distribution("Share of requests that wait at most", "stall in ms", curves),
+                ],
+            }
+        case PlanReport() as result:
             values["title"] = f"Slots and memory for {' and '.join(result.plan.goals)}"
             values["caption"] = "The fewest slots first, then more slots with less memory"
         case MeasurementReport():
-            values["title"] = f"{work}, in process"
+            values |= {"title": f"{work}, in process", "caption": "Milliseconds by tier"}
             values["charts"] = [charts.distribution("Share of requests that are answered within", "ms", curves)]
-        case LiveReport():
-            values["title"] = f"{work}, live"
+        case LiveReport() as result:
+            values |= {"title": f"{work}, live", "caption": "Milliseconds by tier", "adapters": list(_adapters(result))}
             values["charts"] = [charts.distribution("Share of requests whose first token comes within", "ms", curves)]
-            values |= {"late": result.late, "adapters": list(_adapters(result)), "all_adapters": result.per_adapter}
     return _rendered("serve_bench.html.j2", report=report, **values)
-
-
-def _simulation_values(report: BenchReport, result: SimulationReport) -> dict[str, Any]:
-    costs = {name: one.miss_cost_ms_per_request for name, one in result.policies.items()}
-    most = max(costs.values(), default=0.0) or 1.0
-    hits = {name: one.hit_ratio_over_time for name, one in result.policies.items() if one.hit_ratio_over_time}
-    waits = bench_summary.curves_of(report)
-    return {
-        "caption": "Each policy over the same requests",
-        "terms": dict(bench_summary.simulation_terms(report, result)) | dict(report.definitions),
-        "costs": [(name, cost / most, [milliseconds(cost)]) for name, cost in costs.items()],
-        "charts": [
-            charts.over_time(hits),
-            charts.distribution("Share of requests that wait at most", "stall in ms", waits),
-        ],
-    }
 
 
 def _adapters(result: LiveReport) -> Iterator[Sequence[str]]:
