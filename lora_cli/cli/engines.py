@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from lora_cli.cli import completion, options
-from lora_cli.cli.output import Format, colour, width, write
+from lora_cli.cli.output import Format, drawn, write
 
 EXAMPLES = ("lora-cli engines", "lora-cli engines vllm@0.31")
 
@@ -30,9 +30,6 @@ def command(
 
         write(as_json(chosen))
         return
-    from lora_cli.render.terminal_catalog import render_engine, render_matrix
+    from lora_cli.render.terminal_catalog import engine_parts, matrix_parts
 
-    if name:
-        write(render_engine(chosen[0], width(), colour=colour()))
-    else:
-        write(render_matrix(chosen, width(), colour=colour()))
+    write(drawn(engine_parts(chosen[0]) if name else matrix_parts(chosen)))

@@ -4,10 +4,16 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lora_cli.core.text import harmless, unheard
 from lora_cli.errors import MachineError
 from lora_cli.redaction import redact
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.console import RenderableType
 
 DEFAULT_WIDTH = 80
 WIDEST = 120
@@ -51,6 +57,15 @@ def colour() -> bool:
 
     console = Console(file=sys.stdout)
     return console.color_system is not None and not console.no_color
+
+
+def drawn(parts: "Iterable[RenderableType]", file: Path | None = None) -> str:
+    """``parts`` for standard output, in its width and colour; for a ``file`` in 80 columns without colour."""
+    from lora_cli.render.terminal import rendered
+
+    if file is not None:
+        return rendered(parts, DEFAULT_WIDTH)
+    return rendered(parts, width(), colour=colour())
 
 
 def drawable() -> bool:

@@ -9,7 +9,7 @@ import typer
 from lora_cli.cli import completion, engine_options, options
 from lora_cli.cli.lineup import base_model, from_refs, reaching
 from lora_cli.cli.options import ENGINE, option
-from lora_cli.cli.output import DEFAULT_WIDTH, Format, colour, width, writable, write
+from lora_cli.cli.output import Format, drawn, writable, write
 from lora_cli.errors import NotFound, Refused, UsageError
 from lora_cli.settings import Settings
 
@@ -100,10 +100,9 @@ def command(
 
         write(encoded(repair_report(found)), output)
     else:
-        from lora_cli.render.terminal_repair import render_repaired
+        from lora_cli.render.terminal_repair import repair_parts
 
-        wide, coloured = (width(), colour()) if output is None else (DEFAULT_WIDTH, False)
-        write(render_repaired(found, wide, check=check, colour=coloured), output)
+        write(drawn(repair_parts(found, check=check), output), output)
     raise typer.Exit(_exit_code(found, check=check))
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from lora_cli.cli import completion, options
-from lora_cli.cli.output import Format, colour, width, write
+from lora_cli.cli.output import Format, drawn, write
 from lora_cli.rules import RULES, find
 
 EXAMPLES = ("lora-cli rules", "lora-cli rules LC301", "lora-cli rules --format json")
@@ -25,9 +25,6 @@ def command(
 
         write(as_json(chosen))
         return
-    from lora_cli.render.terminal_catalog import render_rule, render_rules
+    from lora_cli.render.terminal_catalog import rule_parts, rules_parts
 
-    if code and len(chosen) == 1:
-        write(render_rule(chosen[0], width(), colour=colour()))
-    else:
-        write(render_rules(chosen, width(), colour=colour()))
+    write(drawn(rule_parts(chosen[0]) if code and len(chosen) == 1 else rules_parts(chosen)))

@@ -8,7 +8,7 @@ import typer
 
 from lora_cli.cli import options, warm_options
 from lora_cli.cli.lineup import Lineup, limits, lineup, reaching, sharded
-from lora_cli.cli.output import Format, colour, width, writable, write
+from lora_cli.cli.output import Format, drawn, writable, write
 from lora_cli.cli.sizes import size_of
 from lora_cli.cli.termination import termination_log
 from lora_cli.cli.warm_endpoints import Targets, kind_of, warm_engines
@@ -146,9 +146,9 @@ def _status(server: Endpoint, output_format: Format) -> str:
         from lora_cli.render.json import encoded
 
         return encoded(status)
-    from lora_cli.render.terminal_warm import render_status
+    from lora_cli.render.terminal_warm import status_parts
 
-    return render_status(status, width(), colour=colour())
+    return drawn(status_parts(status))
 
 
 def _stop(server: Endpoint) -> str:

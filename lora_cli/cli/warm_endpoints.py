@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.cli.lineup import Lineup, base_model
-from lora_cli.cli.output import Format, colour, width, write
+from lora_cli.cli.output import Format, drawn, write
 from lora_cli.cli.sizes import seconds
 from lora_cli.cli.warm_serve import uniquely_named
 from lora_cli.cli.warming import say
@@ -98,9 +98,9 @@ def _tell(warmed: Warmed, output_format: Format, settings: Settings) -> int:
 
         write(document("endpoints", {"servers": warmed.replicas, "refused": warmed.refused}))
     else:
-        from lora_cli.render.terminal_warm import render_endpoints
+        from lora_cli.render.terminal_warm import endpoint_parts
 
-        write(render_endpoints(warmed.replicas, warmed.refused, width(), colour=colour(), quiet=settings.quiet))
+        write(drawn(endpoint_parts(warmed.replicas, warmed.refused, quiet=settings.quiet)))
     return warmed.exit_code
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lora_cli.cli.lineup import Lineup, base_model
 from lora_cli.cli.main import INTERRUPTED
-from lora_cli.cli.output import Format, colour, width, write
+from lora_cli.cli.output import Format, drawn, write
 from lora_cli.cli.progress import Staged, shown_stages
 from lora_cli.cli.termination import note
 from lora_cli.cli.warm_tier import Copies
@@ -74,10 +74,10 @@ def _rendered(reports: Sequence[LoadReport], answers: Sequence[Answers], output_
         from lora_cli.render.json import render_load_reports as as_json
 
         return as_json(reports, answers)
-    from lora_cli.render.terminal_warm import render_answers, render_load_reports
+    from lora_cli.render.terminal import apart
+    from lora_cli.render.terminal_warm import answer_parts, load_parts
 
-    told = render_load_reports(reports, width(), colour=colour(), quiet=quiet)
-    return told + (f"\n{render_answers(answers, width(), colour=colour())}" if answers and not quiet else "")
+    return drawn(apart(load_parts(reports, quiet=quiet), answer_parts(() if quiet else answers)))
 
 
 def warm_once(asked: Lineup, run: Run, once: Once, settings: Settings) -> tuple[list[LoadReport], list[Answers]]:

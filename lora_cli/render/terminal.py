@@ -2,7 +2,7 @@
 
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from io import StringIO
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -103,6 +103,14 @@ def table_or_blocks(
         told = ", ".join(f"{name} {cell}".lstrip() for name, cell in named if cell not in {"", "-"})
         blocks += [Paragraph(first.plain), Paragraph(told, indent=2)]
     return FittedTable(table(header, cells, left=left), blocks)
+
+
+def apart(*blocks: Iterable[RenderableType]) -> Iterator[RenderableType]:
+    """The parts of all blocks that have any, a blank line between two blocks."""
+    filled = [block for block in map(list, blocks) if block]
+    for number, block in enumerate(filled):
+        yield from [""] * bool(number)
+        yield from block
 
 
 def rendered(parts: Iterable[RenderableType], width: int, *, colour: bool = False) -> str:

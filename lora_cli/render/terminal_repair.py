@@ -7,7 +7,7 @@ from rich.text import Text
 
 from lora_cli.core.engine_outcome import EngineOutcome
 from lora_cli.core.text import counted, safe
-from lora_cli.render.terminal import Paragraph, facts, hints, rendered, text
+from lora_cli.render.terminal import Paragraph, facts, hints, text
 from lora_cli.render.terminal_validate import skipped_checks
 from lora_cli.validation.repaired import Repaired
 from lora_cli.validation.sameness import RECKONING, Sameness
@@ -15,22 +15,24 @@ from lora_cli.validation.sameness import RECKONING, Sameness
 NO_BASE = "no base: names and shapes not checked; --base BASE tells them (its config.json is enough)"
 
 
-def render_repaired(found: Repaired, width: int, *, check: bool, colour: bool = False) -> str:
+def repair_parts(found: Repaired, *, check: bool) -> Iterator[RenderableType]:
     """One adapter; with ``check`` nothing was to be written."""
-    word, style = _outcome(found, check)
-    parts: list[RenderableType] = [
-        Paragraph(f" for {found.after}", Text.assemble(safe(found.name), ": ", (word, style))),
-        *facts([("before", _does(found.before)), ("after", _does(found.after) if not found.refusals else "")]),
-        *_changes(found),
-        *_refusals(found),
-    ]
+    after = _does(found.after) if not found.refusals else ""
+    yield Paragraph(f" for {found.after}", Text.assemble(safe(found.name), ": ", _outcome(found, check)))
+    yield from facts([("before", _does(found.before)), ("after", after)])
+    for change in found.changes:
+        many = f" ({counted(change.modules, 'module')})" if change.modules else ""
+        yield from ("", Paragraph(f"{change.what}{many}", f"{change.step}: ", indent=2))
+        yield Paragraph(change.why, "why: ", indent=4, hanging=9)
+    for refusal in found.refusals:
+        yield from ("", Paragraph(refusal.what, text("cannot be repaired losslessly: ", "red"), indent=2))
+        yield from hints(refusal.hint, 4)
     for flag in found.flags:
-        parts += ["", Paragraph(flag.message, indent=2), *hints(flag.mend)]
-    parts += skipped_checks(found.skipped)
-    parts += hints(NO_BASE, 4) if found.after.applied is None else []
+        yield from ("", Paragraph(flag.message, indent=2), *hints(flag.mend))
+    yield from skipped_checks(found.skipped)
+    yield from hints(NO_BASE, 4) if found.after.applied is None else []
     if found.same is not None:
-        parts += ["", *facts([("proof", _proof(found.same)), ("written", found.directory)])]
-    return rendered(parts, width, colour=colour)
+        yield from ("", *facts([("proof", _proof(found.same)), ("written", found.directory)]))
 
 
 def _outcome(found: Repaired, check: bool) -> tuple[str, str]:
@@ -47,21 +49,6 @@ def _does(one: EngineOutcome) -> str:
     if not one.known:
         return "unknown without a base"
     return one.outcome.label + (f", {one.applied} modules apply" if one.applied is not None else "")
-
-
-def _changes(found: Repaired) -> Iterator[RenderableType]:
-    for change in found.changes:
-        many = f" ({counted(change.modules, 'module')})" if change.modules else ""
-        yield ""
-        yield Paragraph(f"{change.what}{many}", f"{change.step}: ", indent=2)
-        yield Paragraph(change.why, "why: ", indent=4, hanging=9)
-
-
-def _refusals(found: Repaired) -> Iterator[RenderableType]:
-    for refusal in found.refusals:
-        yield ""
-        yield Paragraph(refusal.what, text("cannot be repaired losslessly: ", "red"), indent=2)
-        yield from hints(refusal.hint, 4)
 
 
 def _proof(same: Sameness) -> str:
