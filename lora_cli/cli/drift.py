@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 
 from lora_cli.cli.locking import LockFile
-from lora_cli.cli.output import Format, colour, to_stderr, width, write
+from lora_cli.cli.output import Format, drawn, to_stderr, write
 from lora_cli.cli.wanted import Order
 from lora_cli.core.lock import Lock
 from lora_cli.documents.lockfile import mismatch
@@ -18,7 +18,7 @@ def report_drift(order: Order, file: LockFile, settings: Settings, selection: Se
 
     Gives the exit code: 1 for drift, else that of what kept an origin from being asked.
     """
-    from lora_cli.render.terminal_fetch import render_drift, render_drift_error, render_drifts
+    from lora_cli.render.terminal_fetch import drift_parts, render_drift, render_drift_error
 
     done: list[Drift] = []
     in_a_pipe = output_format is Format.HUMAN and not sys.stdout.isatty()
@@ -37,7 +37,7 @@ def report_drift(order: Order, file: LockFile, settings: Settings, selection: Se
     elif in_a_pipe:
         write("".join(f"{name}: is locked, and not in the manifest\n" for name in removed))
     elif code or not settings.quiet:
-        write(render_drifts(done, removed, width(), colour=colour()))
+        write(drawn(drift_parts(done, removed)))
     return code
 
 

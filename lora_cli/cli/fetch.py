@@ -12,7 +12,7 @@ from lora_cli.cli import options
 from lora_cli.cli.handing import Handing, handing, unchecked
 from lora_cli.cli.lineup import reaching
 from lora_cli.cli.options import ADAPTERS, DESTINATION, LOCKING, option
-from lora_cli.cli.output import Format, colour, to_stderr, width, write
+from lora_cli.cli.output import Format, drawn, to_stderr, write
 from lora_cli.cli.progress import shown_progress
 from lora_cli.cli.wanted import LockFlags, Order, check_flags, in_shard, order
 from lora_cli.fetching import Selection
@@ -227,9 +227,9 @@ def _bring(
                 _write(handed, settings, output_format, tabular=tabular)
     finally:
         if tabular and done:
-            from lora_cli.render.terminal_fetch import render_fetched
+            from lora_cli.render.terminal_fetch import fetched_parts
 
-            write(render_fetched(done, time.perf_counter() - began_s, width(), colour=colour()))
+            write(drawn(fetched_parts(done, time.perf_counter() - began_s)))
     return done
 
 
