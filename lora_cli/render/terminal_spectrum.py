@@ -57,21 +57,18 @@ class HeatMap:
             yield table(("layer", *(f"{names[kind]:>{CELL}}" for kind in block)), cells, left=0)
 
     def _cell(self, row: Sequence[int], kind: str) -> Text:
+        """The shade of the largest value with that as a number: blank for 0, ``none`` where no module has a value."""
         found = [self.grid.cells[layer, kind] for layer in row if (layer, kind) in self.grid.cells]
         numbers = [number for number in map(self.drawn.value, found) if number is not None]
         if not numbers:
             return Text("none" if found else "", "red")
-        cell = self._shade(max(numbers)).append(f" {brief(max(numbers)):>5}")
+        most, last = max(numbers), len(SHADES) - 1
+        number = min(last, int((last + 1) * most / self.full)) if self.full > 0 else last
+        cell = _shade(number, plain=self.plain) if most > 0 else Text("  ")
+        cell.append(f" {brief(most):>5}")
         if any(path in self.drawn.outliers for paths in found for path in paths):
             cell.stylize(OUTLIER)
         return cell
-
-    def _shade(self, value: float) -> Text:
-        """Two characters for ``value`` in its colour; blank for 0."""
-        last = len(SHADES) - 1
-        if value <= 0:
-            return Text("  ")
-        return _shade(min(last, int((last + 1) * value / self.full)) if self.full > 0 else last, plain=self.plain)
 
 
 def _shade(number: int, *, plain: bool) -> Text:
