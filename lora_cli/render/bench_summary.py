@@ -84,7 +84,13 @@ def run_facts(report: BenchReport) -> Facts:
             yield from _load_facts(result.loads.sizes, result.loads.gpu, result.loads.cpu)
             yield "objective", result.objective
         case MeasurementReport() as result:
-            yield from _measured_facts(report, result)
+            hits = sum(result.hits.values()) or 1
+            by_tier = (f"{tier} {number} ({number / hits:.0%})" for tier, number in result.hits.items())
+            yield "hits", ", ".join(by_tier) or "0"
+            yield "evictions", ", ".join(f"{tier} {number}" for tier, number in result.evictions.items()) or "0"
+            yield "workload", f"{work(report)}, seed {report.setting.seed}"
+            yield "tiers", f"max_loras {result.max_loras}, max_cpu_loras {result.max_cpu_loras}"
+            yield "on", _environment(report)
         case LiveReport() as result:
             yield from _live_facts(report, result)
 
@@ -266,15 +272,6 @@ def _simulation_facts(report: BenchReport, result: SimulationReport) -> Facts:
     if least_ms is not None:
         yield "lower bound", f"{milliseconds(least_ms / (report.run.num_prompts or 1))} ms/req, whatever the policy"
     yield "objective", result.objective
-
-
-def _measured_facts(report: BenchReport, result: MeasurementReport) -> Facts:
-    hits = sum(result.hits.values()) or 1
-    yield "hits", ", ".join(f"{tier} {number} ({number / hits:.0%})" for tier, number in result.hits.items()) or "0"
-    yield "evictions", ", ".join(f"{tier} {number}" for tier, number in result.evictions.items()) or "0"
-    yield "workload", f"{work(report)}, seed {report.setting.seed}"
-    yield "tiers", f"max_loras {result.max_loras}, max_cpu_loras {result.max_cpu_loras}"
-    yield "on", _environment(report)
 
 
 def _live_facts(report: BenchReport, result: LiveReport) -> Facts:

@@ -1,8 +1,8 @@
 """How two adapters differ, in words and figures: the same on a terminal and on a page."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lora_cli.core.comparison import WORDS, Comparison, ModuleComparison, Side, TensorComparison
 from lora_cli.core.config_changes import FieldChange
@@ -73,7 +73,8 @@ def facts_of(name: str, one: Comparison) -> Iterator[tuple[str, str]]:
 def tables_of(one: Comparison) -> Iterator[Table]:
     """What differs: fields, tensors, kinds of modules and single modules; those that have rows."""
     changes = [(change.field, EFFECTS[change.effect], values(change)) for change in one.fields]
-    apart = sorted((tensor for tensor in one.tensors if not tensor.equal), key=_by_difference)
+    apart = [tensor for tensor in one.tensors if not tensor.equal]
+    apart.sort(key=lambda tensor: -math.inf if tensor.difference is None else -tensor.difference)
     compared = [module for module in one.modules if module.update is not None]
     single = farthest(compared)
     told = f"other tensors: {len(apart)} of {counted(len(one.tensors), 'tensor')} differ"
@@ -84,10 +85,6 @@ def tables_of(one: Comparison) -> Iterator[Table]:
         Table(f"{counted(len(single), 'module')} not equal", ("module", *NUMBERS), single),
     )
     yield from (table for table in tables if table.rows)
-
-
-def _by_difference(one: TensorComparison) -> float:
-    return -(one.difference if one.difference is not None else float("inf"))
 
 
 def _how(one: TensorComparison) -> str:
@@ -124,13 +121,10 @@ def total(one: Comparison) -> Iterator[tuple[str, str]]:
 def values(change: FieldChange) -> str:
     """What a field of the config is in A and in B."""
     if change.only_a or change.only_b:
-        sides = (("A", change.only_a), ("B", change.only_b))
-        return "; ".join(f"only in {side}: {safe(names(only, MOST_NAMES, 80))}" for side, only in sides if only)
-    return " -> ".join(map(_value, (change.a, change.b)))
-
-
-def _value(value: Any) -> str:
-    return shown(f'"{value}"' if isinstance(value, str) else value, LONGEST_VALUE)
+        alone = (("A", change.only_a), ("B", change.only_b))
+        return "; ".join(f"only in {side}: {safe(names(only, MOST_NAMES, 80))}" for side, only in alone if only)
+    sides = (f'"{one}"' if isinstance(one, str) else one for one in (change.a, change.b))
+    return " -> ".join(shown(one, LONGEST_VALUE) for one in sides)
 
 
 def by_kind(modules: Sequence[ModuleComparison]) -> list[tuple[str, ...]]:
@@ -150,7 +144,7 @@ def farthest(modules: Sequence[ModuleComparison]) -> list[tuple[str, ...]]:
 def _worst(modules: Sequence[ModuleComparison]) -> tuple[int, float]:
     """What sorts groups of one word: the worst word first, and the largest difference."""
     found = [one.distance.difference for one in modules]
-    return WORDS.index(modules[0].word), -max(float("inf") if value is None else value for value in found)
+    return WORDS.index(modules[0].word), -max(math.inf if value is None else value for value in found)
 
 
 def _numbers(found: Sequence[ModuleComparison]) -> tuple[str, ...]:

@@ -38,7 +38,8 @@ def templates() -> Environment:
         loader=PackageLoader("lora_cli.render"),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_printable,
+        # A macro's markup stays as it is; anything else is on one line without control characters.
+        finalize=lambda value: value if isinstance(value, Markup) else safe(value),
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -63,11 +64,6 @@ def templates() -> Environment:
         "bench": bench_summary,
     }
     return made
-
-
-def _printable(value: object) -> object:
-    """What a template prints: a macro's markup as it is, anything else on one line without control characters."""
-    return value if isinstance(value, Markup) else safe(value)
 
 
 def _rendered(template: str, **values: Any) -> str:

@@ -9,7 +9,7 @@ from lora_cli.core.grouping import by_key
 from lora_cli.core.inspection import Inspection
 from lora_cli.core.module_facts import layer_of, leaf_of
 from lora_cli.core.text import counted, cut, size, span
-from lora_cli.core.writers import PEFT, Writer
+from lora_cli.core.writers import PEFT
 from lora_cli.validation.report import CheckedAdapter
 
 UNKNOWN = "unknown"
@@ -34,6 +34,10 @@ def contents(checked: CheckedAdapter[Finding], one: Inspection) -> Rows:
     """What an adapter has in its files, what that needs, and how many of its modules the base model has."""
     applied = checked.applied
     targets = ", ".join(sorted(one.targets)[:MOST_TARGETS]) + (" …" if len(one.targets) > MOST_TARGETS else "")
+    slot = ""
+    if one.slot_bytes is not None:  # what it needs of a GPU by itself: no engine is as frugal
+        needs = f"{size(one.slot_bytes)} on the GPU at its own ranks, in {one.slot_dtype}"
+        slot = f"{needs}; an engine's slots are larger (--engine-args)"
     tensors = f"{size(one.weight_bytes)} of tensors, " if one.weight_bytes else ""
     return [
         ("format", one.format),
@@ -46,17 +50,19 @@ def contents(checked: CheckedAdapter[Finding], one: Inspection) -> Rows:
         ("dtype", _dtypes(one.dtypes)),
         ("parameters", f"{one.parameters:,}" if one.modules else ""),
         ("size", f"{tensors}{size(one.total_bytes)} in {counted(one.files, 'file')}"),
-        ("slot", _slot(one.slot_bytes, one.slot_dtype)),
+        ("slot", slot),
         ("features", ", ".join(one.features)),
         ("task", one.task_type),
     ]
 
 
 def origin(one: Inspection) -> Rows:
-    """Who made it, and what stands beside it."""
+    """Who made it, and what stands beside it. The version of PEFT usually is in the config."""
+    told = {by.tool: f"{by.version} ({by.told_by})".lstrip() for by in one.writers}
+    peft = next((by.version for by in one.writers if by.tool == PEFT and "config" in by.told_by), told.pop(PEFT, ""))
     return [
-        (PEFT, next((_peft(writer) for writer in one.writers if writer.tool == PEFT), "")),
-        ("trainer", ", ".join(_trainer(writer) for writer in one.writers if writer.tool != PEFT) or UNKNOWN),
+        (PEFT, peft),
+        ("trainer", ", ".join(f"{tool} {version}" for tool, version in told.items()) or UNKNOWN),
         ("metadata", _some([f"{key}={value}" for key, value in one.metadata.items()], MOST_METADATA)),
         *_card(one.card, one.base),
     ]
@@ -96,22 +102,6 @@ def _dtypes(counts: Mapping[str, int]) -> str:
         return next(iter(counts))
     told = [f"{dtype} ({counted(number, 'tensor')})" for dtype, number in list(counts.items())[:MOST_VALUES]]
     return ", ".join(told) + _others(len(counts))
-
-
-def _slot(nbytes: int | None, dtype: str) -> str:
-    """What it needs of a GPU by itself: no engine is as frugal."""
-    if nbytes is None:
-        return ""
-    return f"{size(nbytes)} on the GPU at its own ranks, in {dtype}; an engine's slots are larger (--engine-args)"
-
-
-def _peft(writer: Writer) -> str:
-    """The version of PEFT, and what told it, which usually is the config."""
-    return writer.version if "config" in writer.told_by else f"{writer.version} ({writer.told_by})"
-
-
-def _trainer(writer: Writer) -> str:
-    return f"{writer.tool}{' ' + writer.version if writer.version else ''} ({writer.told_by})"
 
 
 def _card(card: Card | None, base: str) -> Rows:

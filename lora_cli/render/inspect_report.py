@@ -53,15 +53,9 @@ def inspect_report(
         schema="lora_cli/inspect/1",
         version=__version__,
         base=base_summary(base),
-        adapters=tuple(_inspected(one, inspection) for one, inspection in inspected),
+        adapters=tuple(
+            InspectedAdapter(checked_adapter(one, one.read_code, one.findings), found, one.spectrum, one.comparison)
+            for one, found in inspected
+        ),
         engine_args=args,
-    )
-
-
-def _inspected(one: Checked, inspection: Inspection | None) -> InspectedAdapter:
-    return InspectedAdapter(
-        checked=checked_adapter(one, one.read_code, one.findings),
-        inspection=inspection,
-        spectrum=one.spectrum,
-        diff=one.comparison,
     )

@@ -26,18 +26,12 @@ def render_metrics(metrics: Sequence[Metric]) -> str:
             kind = "counter" if name.endswith("_total") else "gauge"
             lines += [f"# HELP {name} {metric.help}", f"# TYPE {name} {kind}"]
         for label, value in values.items():
-            labels = f'{{{metric.by}="{_escaped(label)}"}}' if metric.by else ""
-            lines.append(f"{name}{labels} {_number(value)}")
+            printable = label.encode("utf-8", "backslashreplace").decode()
+            escaped = printable.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+            labels = f'{{{metric.by}="{escaped}"}}' if metric.by else ""
+            is_whole = value == int(value) and abs(value) < 1 << 53
+            lines.append(f"{name}{labels} {int(value) if is_whole else repr(value)}")
     return "\n".join(lines) + "\n"
-
-
-def _escaped(value: str) -> str:
-    printable = value.encode("utf-8", "backslashreplace").decode()
-    return printable.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
-
-
-def _number(value: float) -> str:
-    return str(int(value)) if value == int(value) and abs(value) < 1 << 53 else repr(value)
 
 
 def render_load_metrics(reports: Sequence[LoadReport]) -> str:

@@ -78,16 +78,14 @@ def _outcomes(checked: Sequence[Validated], fail_on: Severity) -> RenderableType
     rows = []
     for one in checked:
         word = outcome_of(one, fail_on)
-        on = {str(engine): _on(engine) for engine in one.engines}
-        cells = (one.name, Text(word, OUTCOMES[word]), one.applied or "-")
-        rows.append((*cells, *(on.get(name, "-") for name in engines)))
+        on = {
+            str(engine): Text.assemble((engine.label, _style(engine)), f" {engine.applied or ''}".rstrip())
+            for engine in one.engines
+        }
+        cells = (one.name, Text(word, OUTCOMES[word]), one.applied)
+        rows.append((*cells, *map(on.get, engines)))
     whole = table(("adapter", "result", "modules", *engines), rows, left=3 + len(engines))
     return FittedTable(whole, (part for one in checked for part in _outcome(one, fail_on)))
-
-
-def _on(engine: EngineOutcome) -> Text:
-    tail = f" {engine.applied}" if engine.applied is not None else ""
-    return Text.assemble((engine.label, _style(engine)), tail)
 
 
 def _style(engine: EngineOutcome) -> str:
