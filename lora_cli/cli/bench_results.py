@@ -7,17 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.cli.bench_options import BenchOptions
-from lora_cli.cli.output import (
-    DEFAULT_WIDTH,
-    ReportFormat,
-    colour,
-    drawable,
-    to_stderr,
-    width,
-    writable,
-    write,
-    written,
-)
+from lora_cli.cli.output import ReportFormat, drawable, drawn, to_stderr, width, writable, write, written
 from lora_cli.errors import MachineError, UsageError
 
 if TYPE_CHECKING:
@@ -89,12 +79,10 @@ def conclude(report: "BenchReport", traces: "Mapping[int, Trace]", wanted: Wante
 
         text = render_bench(report)
     else:
-        from lora_cli.render.terminal import rendered
         from lora_cli.render.terminal_bench import report_parts
 
-        to_file = options.output is not None
-        wide, coloured = (DEFAULT_WIDTH, False) if to_file else (width(), colour())
-        text = rendered(report_parts(report, wide, plain=not (to_file or drawable())), wide, colour=coloured)
+        plain = options.output is None and not drawable()
+        text = drawn(report_parts(report, width(options.output), plain=plain), options.output)
     write(text, options.output)
     written(options.output, quiet=wanted.quiet)
     failed = [one for one in report.fail_if or () if one.failed]

@@ -13,17 +13,7 @@ from lora_cli.cli import completion, options
 from lora_cli.cli import engine_args as flags
 from lora_cli.cli.lineup import Lineup, base_model, lineup, reaching
 from lora_cli.cli.options import ADAPTERS, OUTPUT, option
-from lora_cli.cli.output import (
-    DEFAULT_WIDTH,
-    ReportFormat,
-    colour,
-    drawable,
-    to_stderr,
-    width,
-    writable,
-    write,
-    written,
-)
+from lora_cli.cli.output import ReportFormat, drawable, drawn, to_stderr, width, writable, write, written
 from lora_cli.core.inspection import Inspection, inspection_of
 from lora_cli.core.patterns import one_budget
 from lora_cli.errors import UsageError
@@ -171,12 +161,12 @@ def _write(
 ) -> None:
     """Write the result. To a pipe the command that starts an engine goes alone, and what it costs to standard error."""
     if form is ReportFormat.HUMAN and report.engine_args and output is None and not sys.stdout.isatty():
-        from lora_cli.render.terminal_inspect import render_engine_args
+        from lora_cli.render.terminal import rendered
+        from lora_cli.render.terminal_inspect import engine_args_parts
 
-        above, command, below = render_engine_args(report, report.engine_args, width())
-        write(command)
+        write("".join(f"  {line}\n" for line in report.engine_args.lines))
         if not quiet:
-            to_stderr(f"{above}\n{below}".rstrip("\n"))
+            to_stderr(rendered(engine_args_parts(report, report.engine_args, command=False), width()).rstrip("\n"))
         return
     write(_text(report, checked, form, output), output)
     written(output, quiet=quiet)
@@ -191,13 +181,12 @@ def _text(report: "InspectReport", checked: Sequence[Checked], form: ReportForma
         from lora_cli.render.json import encoded
 
         return encoded(report)
-    from lora_cli.render.terminal_inspect import render_engine_args, render_inspections
+    from lora_cli.render.terminal_inspect import engine_args_parts, inspection_parts
 
-    wide, coloured = (width(), colour()) if output is None else (DEFAULT_WIDTH, False)
     plain = output is None and not drawable()
-    if (args := report.engine_args) is not None:
-        return "\n".join(filter(None, render_engine_args(report, args, wide, colour=coloured, plain=plain)))
-    return render_inspections(report, wide, colour=coloured, plain=plain)
+    if report.engine_args is not None:
+        return drawn(engine_args_parts(report, report.engine_args, plain=plain), output)
+    return drawn(inspection_parts(report, width(output), plain=plain), output)
 
 
 def _inspection(checked: Checked, base: "BaseModel | None", settings: Settings) -> Inspection | None:

@@ -35,8 +35,13 @@ class ReportFormat(StrEnum):
     HTML = "html"
 
 
-def width() -> int:
-    """Columns to write in: ``COLUMNS``, the terminal's, or 80 in a pipe; lines longer than 120 are hard to read."""
+def width(file: Path | None = None) -> int:
+    """Columns to write in: ``COLUMNS``, the terminal's, or 80 in a pipe; lines longer than 120 are hard to read.
+
+    In a ``file`` they are 80.
+    """
+    if file is not None:
+        return DEFAULT_WIDTH
     set_by_hand = os.environ.get("COLUMNS", "")
     if set_by_hand.isdecimal() and int(set_by_hand) > 0:
         return int(set_by_hand)
@@ -63,9 +68,7 @@ def drawn(parts: "Iterable[RenderableType]", file: Path | None = None) -> str:
     """``parts`` for standard output, in its width and colour; for a ``file`` in 80 columns without colour."""
     from lora_cli.render.terminal import rendered
 
-    if file is not None:
-        return rendered(parts, DEFAULT_WIDTH)
-    return rendered(parts, width(), colour=colour())
+    return rendered(parts, width(file), colour=file is None and colour())
 
 
 def drawable() -> bool:

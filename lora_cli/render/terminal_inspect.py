@@ -11,7 +11,7 @@ from lora_cli.core.text import cut, safe, size, span
 from lora_cli.render.engine_flags import costs, title
 from lora_cli.render.inspect_facts import Rows, contents, identity, origin
 from lora_cli.render.inspect_report import InspectedAdapter, InspectReport
-from lora_cli.render.terminal import Paragraph, apart, facts, hints, in_json, rendered, table, table_or_blocks, text
+from lora_cli.render.terminal import Paragraph, apart, facts, hints, in_json, table, table_or_blocks, text
 from lora_cli.render.terminal_validate import STYLES
 from lora_cli.validation.engine_args import EngineArgs
 
@@ -20,8 +20,8 @@ MOST_ROWS = 20
 HEADER = ("adapter", "base", "targets", "dtype", "rank", "scaling", "size")
 
 
-def render_inspections(report: InspectReport, width: int, *, colour: bool = False, plain: bool = False) -> str:
-    """All adapters of the report; ``plain`` draws in ASCII."""
+def inspection_parts(report: InspectReport, width: int, *, plain: bool = False) -> Iterator[RenderableType]:
+    """All adapters of the report, in a table that has names of a fourth of ``width``; ``plain`` draws in ASCII."""
     several = len(report.adapters) > 1
     described = [_facts(one) for one in report.adapters]
     read = [rows for rows in described if rows]
@@ -33,7 +33,7 @@ def render_inspections(report: InspectReport, width: int, *, colour: bool = Fals
         told = {*common, *zip(HEADER[1:], _cells(one), strict=True)} if several else set()
         own = facts(row for row in rows if row not in told)
         blocks += [[text(one.checked.name, "bold"), *own, *_problems(one)], *_values(one, plain=plain)]
-    return rendered(apart(*blocks), width, colour=colour)
+    return apart(*blocks)
 
 
 def _overview(adapters: Sequence[InspectedAdapter], width: int) -> Table:
@@ -102,16 +102,16 @@ def comparison_parts(name: str, one: Comparison) -> Iterator[RenderableType]:
         yield from in_json(len(part.rows) - MOST_ROWS)
 
 
-def render_engine_args(
-    report: InspectReport, args: EngineArgs, width: int, *, colour: bool = False, plain: bool = False
-) -> tuple[str, str, str]:
+def engine_args_parts(
+    report: InspectReport, args: EngineArgs, *, plain: bool = False, command: bool = True
+) -> Iterator[RenderableType]:
     """What the command is for, the command, and what it costs, with the values of the adapters where they were read.
 
-    The command has an option on each line, as a shell takes it; it is empty where no adapter is served.
+    The command has an option on each line, as a shell takes it; there is none where no adapter is served.
     """
-    parts = facts(costs(args))
+    below = facts(costs(args))
     for one in report.adapters:
         if values := list(apart(*_values(one, plain=plain))):
-            parts += ["", text(one.checked.name), *values]
-    above = rendered([Text(safe(title(args, report.base)), "bold", overflow="fold")], width, colour=colour)
-    return above, "".join(f"  {line}\n" for line in args.lines), rendered(parts, width, colour=colour)
+            below += ["", text(one.checked.name), *values]
+    lines = [Text(f"  {line}", no_wrap=True, overflow="ignore") for line in args.lines if command]
+    return apart([Text(safe(title(args, report.base)), "bold", overflow="fold")], lines, below)
