@@ -51,7 +51,13 @@ class Table:
 def facts_of(name: str, one: Comparison) -> Iterator[tuple[str, str]]:
     """What all updates and the headers say, as labelled values; ``name`` is A, the adapter that is inspected."""
     yield from (("A", name), ("B", one.with_.name), ("source of B", one.with_.source))
-    yield from total(one)
+    all_updates = one.distance
+    if all_updates.norm_a is not None:
+        if all_updates.cosine is not None:
+            yield "cosine", f"{shown_cosine(all_updates.cosine)}, of all updates as one vector"
+        if all_updates.difference is not None:
+            yield "difference", f"{share_of_a(all_updates.difference)} of the norm of A's updates"
+        yield "norms", f"A {all_updates.norm_a:.4g}, B {all_updates.norm_b:.4g}"
     number = len(one.fields)
     yield "config", f"{counted(number, 'field')} differ{'s' * (number == 1)}" if number else "no field differs"
     yield "modules", f"{len(one.modules)} in both, {len(one.only_a)} only in A, {len(one.only_b)} only in B"
@@ -71,17 +77,22 @@ def facts_of(name: str, one: Comparison) -> Iterator[tuple[str, str]]:
 
 
 def tables_of(one: Comparison) -> Iterator[Table]:
-    """What differs: fields, tensors, kinds of modules and single modules; those that have rows."""
+    """What differs: fields, tensors, kinds of modules and single modules, the worst first; those that have rows."""
     changes = [(change.field, EFFECTS[change.effect], values(change)) for change in one.fields]
     apart = [tensor for tensor in one.tensors if not tensor.equal]
     apart.sort(key=lambda tensor: -math.inf if tensor.difference is None else -tensor.difference)
-    compared = [module for module in one.modules if module.update is not None]
-    single = farthest(compared)
     told = f"other tensors: {len(apart)} of {counted(len(one.tensors), 'tensor')} differ"
+    compared = [module for module in one.modules if module.update is not None]
+    placed = places(module.path for module in compared)
+    groups = by_key(((module.word, placed[module.path].kind), module) for module in compared)
+    kinds = sorted(((kind, found) for (_, kind), found in groups.items()), key=lambda group: _worst(group[1]))
+    unequal = sorted((module for module in compared if module.word != "equal"), key=lambda one: _worst([one]))
+    single = [(cut(safe(module.path), 120), *_numbers([module])) for module in unequal]
+    by_kind = [(cut(safe(kind), 40), str(len(found)), *_numbers(found)) for kind, found in kinds]
     tables = (
         Table("fields of the config that differ", ("field", "effect", "A -> B"), changes, 3),
         Table(told, ("tensor", "how"), [(cut(safe(tensor.name), 160), _how(tensor)) for tensor in apart], 2),
-        Table("modules by kind", ("kind", "modules", *NUMBERS), by_kind(compared)),
+        Table("modules by kind", ("kind", "modules", *NUMBERS), by_kind),
         Table(f"{counted(len(single), 'module')} not equal", ("module", *NUMBERS), single),
     )
     yield from (table for table in tables if table.rows)
@@ -107,17 +118,6 @@ def _gathered(paths: Sequence[str]) -> list[str]:
     return [*told, f"{left} others"] if len(by_kind) > MOST_NAMES else told
 
 
-def total(one: Comparison) -> Iterator[tuple[str, str]]:
-    """How far all updates as one vector lie apart, as labelled values."""
-    found = one.distance
-    if found.norm_a is not None:
-        if found.cosine is not None:
-            yield "cosine", f"{shown_cosine(found.cosine)}, of all updates as one vector"
-        if found.difference is not None:
-            yield "difference", f"{share_of_a(found.difference)} of the norm of A's updates"
-        yield "norms", f"A {found.norm_a:.4g}, B {found.norm_b:.4g}"
-
-
 def values(change: FieldChange) -> str:
     """What a field of the config is in A and in B."""
     if change.only_a or change.only_b:
@@ -125,20 +125,6 @@ def values(change: FieldChange) -> str:
         return "; ".join(f"only in {side}: {safe(names(only, MOST_NAMES, 80))}" for side, only in alone if only)
     sides = (f'"{one}"' if isinstance(one, str) else one for one in (change.a, change.b))
     return " -> ".join(shown(one, LONGEST_VALUE) for one in sides)
-
-
-def by_kind(modules: Sequence[ModuleComparison]) -> list[tuple[str, ...]]:
-    """Rows of kinds of modules by what they are to each other, the worst first."""
-    placed = places(one.path for one in modules)
-    groups = by_key(((one.word, placed[one.path].kind), one) for one in modules)
-    worst = sorted(groups.items(), key=lambda group: _worst(group[1]))
-    return [(cut(safe(kind), 40), str(len(found)), *_numbers(found)) for (_, kind), found in worst]
-
-
-def farthest(modules: Sequence[ModuleComparison]) -> list[tuple[str, ...]]:
-    """Rows of the single modules that are not equal, the worst first."""
-    apart = sorted((one for one in modules if one.word != "equal"), key=lambda one: _worst([one]))
-    return [(cut(safe(one.path), 120), *_numbers([one])) for one in apart]
 
 
 def _worst(modules: Sequence[ModuleComparison]) -> tuple[int, float]:
