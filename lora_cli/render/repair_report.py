@@ -46,12 +46,12 @@ class EngineFlag:
     mend: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RepairReport:
     """What repair did. A field may be added under the same number; a change of meaning makes a new number."""
 
-    schema: Literal["lora_cli/repair/1"]
-    version: str
+    schema: Literal["lora_cli/repair/1"] = "lora_cli/repair/1"
+    version: str = __version__
     """The version of lora-cli."""
     name: str
     """The adapter as it was written on the command line."""
@@ -81,8 +81,6 @@ class RepairReport:
 def repair_report(found: Repaired) -> RepairReport:
     """The report of one repair; ``manifests/schemas/repair.schema.json`` is its schema."""
     return RepairReport(
-        schema="lora_cli/repair/1",
-        version=__version__,
         name=found.name,
         source=found.source,
         engine=TargetEngine(found.after.engine, found.after.version or found.after.profile),

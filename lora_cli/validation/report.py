@@ -107,12 +107,12 @@ class ValidateSummary:
         return self.adapters - self.accepted - self.refused - self.failed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ValidateReport:
     """What validate found. A field may be added under the same number; a change of meaning makes a new number."""
 
-    schema: Literal["lora_cli/validate/1"]
-    version: str
+    schema: Literal["lora_cli/validate/1"] = "lora_cli/validate/1"
+    version: str = __version__
     """The version of lora-cli."""
     base: BaseModelSummary | None
     """The base model that the adapters were judged against, or null."""
@@ -179,7 +179,7 @@ class Naming:
         return Place(_joined(posixpath.join(scheme, address), file), "remote")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report(ValidateReport):
     """The report of one run, with what other formats than JSON need besides.
 
@@ -220,8 +220,6 @@ def validate_report(
         for one in checked
     ]
     return Report(
-        schema="lora_cli/validate/1",
-        version=__version__,
         base=base_summary(base),
         fail_on=fail_on,
         adapters=tuple(adapters),

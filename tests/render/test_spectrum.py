@@ -107,7 +107,7 @@ def comparison() -> Comparison:
             OtherAdapter("./sql-v2", "file:///srv/sql-v2", "ab" * 32), "unknown", "", update_distance(None),
             config_changes(parse_config(config), parse_config(other)), (), only, tuple(modules),
             (TensorComparison("base_model.model.lm_head.weight", "saved", "both", equal=False, difference=0.25),),
-            "", "", None,
+            "", "",
         )
     )  # fmt: skip
 
