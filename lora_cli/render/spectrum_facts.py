@@ -52,11 +52,11 @@ class Layout:
 
     def by_kind(self, grid: Grid, most: int) -> list[tuple[str, list[ModuleSpectrum]]]:
         """The modules of the first ``most`` kinds."""
-        groups: dict[str, list[ModuleSpectrum]] = {kind: [] for kind in grid.kinds[:most]}
-        for (_, kind), paths in grid.cells.items():
-            if kind in groups:
-                groups[kind] += [self.modules[path] for path in paths if path in self.modules]
-        return [(kind, found) for kind, found in groups.items() if found]
+        paths = by_key((kind, path) for (_, kind), paths in grid.cells.items() for path in paths)
+        known = {
+            kind: [self.modules[path] for path in paths[kind] if path in self.modules] for kind in grid.kinds[:most]
+        }
+        return [(kind, found) for kind, found in known.items() if found]
 
     def header(self) -> tuple[str, ...]:
         """The header of a table of modules; the first column is what they are called."""
