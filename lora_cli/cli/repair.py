@@ -14,7 +14,7 @@ from lora_cli.errors import NotFound, Refused, UsageError
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
-    from lora_cli.validation.repaired import Repaired
+    from lora_cli.validation.repair_report import RepairReport
 
 
 repair_option = partial(option, panel="Repair")
@@ -96,9 +96,8 @@ def command(
     found = repair_adapter(item.source, wish, settings)
     if output_format is Format.JSON:
         from lora_cli.render.json import encoded
-        from lora_cli.render.repair_report import repair_report
 
-        write(encoded(repair_report(found)), output)
+        write(encoded(found), output)
     else:
         from lora_cli.render.terminal_repair import repair_parts
 
@@ -106,8 +105,8 @@ def command(
     raise typer.Exit(_exit_code(found, check=check))
 
 
-def _exit_code(found: "Repaired", *, check: bool) -> int:
+def _exit_code(found: "RepairReport", *, check: bool) -> int:
     """1 where it cannot be repaired, or was only to be checked and needs it; 3 where a check lacks the base to tell."""
     if found.refusals or (check and found.changes):
         return Refused.exit_code
-    return NotFound.exit_code if check and not found.after.known else 0
+    return NotFound.exit_code if check and not found.after.judged.known else 0

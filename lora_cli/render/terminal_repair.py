@@ -9,17 +9,17 @@ from lora_cli.core.engine_outcome import EngineOutcome
 from lora_cli.core.text import counted, safe
 from lora_cli.render.terminal import Paragraph, facts, hints, text
 from lora_cli.render.terminal_validate import skipped_checks
-from lora_cli.validation.repaired import Repaired
+from lora_cli.validation.repair_report import RepairReport
 from lora_cli.validation.sameness import RECKONING, Sameness
 
 NO_BASE = "no base: names and shapes not checked; --base BASE tells them (its config.json is enough)"
 
 
-def repair_parts(found: Repaired, *, check: bool) -> Iterator[RenderableType]:
+def repair_parts(found: RepairReport, *, check: bool) -> Iterator[RenderableType]:
     """One adapter; with ``check`` nothing was to be written."""
-    after = _does(found.after) if not found.refusals else ""
-    yield Paragraph(f" for {found.after}", Text.assemble(safe(found.name), ": ", _outcome(found, check)))
-    yield from facts([("before", _does(found.before)), ("after", after)])
+    after = _does(found.after.judged) if not found.refusals else ""
+    yield Paragraph(f" for {found.after.judged}", Text.assemble(safe(found.name), ": ", _outcome(found, check)))
+    yield from facts([("before", _does(found.before.judged)), ("after", after)])
     for change in found.changes:
         many = f" ({counted(change.modules, 'module')})" if change.modules else ""
         yield from ("", Paragraph(f"{change.what}{many}", f"{change.step}: ", indent=2))
@@ -31,18 +31,18 @@ def repair_parts(found: Repaired, *, check: bool) -> Iterator[RenderableType]:
         yield from ("", Paragraph(flag.message, indent=2), *hints(flag.mend))
     yield from skipped_checks(found.skipped)
     yield from hints(NO_BASE, 4) if found.after.applied is None else []
-    if found.same is not None:
-        yield from ("", *facts([("proof", _proof(found.same)), ("written", found.directory)]))
+    if found.proof is not None:
+        yield from ("", *facts([("proof", _proof(found.proof)), ("written", found.directory)]))
 
 
-def _outcome(found: Repaired, check: bool) -> tuple[str, str]:
+def _outcome(found: RepairReport, check: bool) -> tuple[str, str]:
     if found.refusals:
         return "cannot be repaired", "red"
     if not found.changes:
-        return ("nothing to repair", "green") if found.after.known else ("nothing found to repair", "yellow")
+        return ("nothing to repair", "green") if found.after.judged.known else ("nothing found to repair", "yellow")
     if check:
         return "would be repaired", "yellow"
-    return "repaired", "green" if found.after.known else "yellow"
+    return "repaired", "green" if found.after.judged.known else "yellow"
 
 
 def _does(one: EngineOutcome) -> str:
