@@ -64,11 +64,11 @@ def colour() -> bool:
     return console.color_system is not None and not console.no_color
 
 
-def drawn(parts: "Iterable[RenderableType]", file: Path | None = None) -> str:
+def drawn(parts: "Iterable[RenderableType]", file: Path | None = None, *, columns: int | None = None) -> str:
     """``parts`` for standard output, in its width and colour; for a ``file`` in 80 columns without colour."""
     from lora_cli.render.terminal import rendered
 
-    return rendered(parts, width(file), colour=file is None and colour())
+    return rendered(parts, columns or width(file), colour=file is None and colour())
 
 
 def drawable() -> bool:

@@ -66,15 +66,11 @@ def templates() -> Environment:
     return made
 
 
-def _rendered(template: str, **values: Any) -> str:
-    return templates().get_template(template).render(values)
-
-
 def render_inspections(report: InspectReport, checked: Sequence[Checked]) -> str:
     """The page of ``inspect``; ``checked`` has the verdicts and the files of the same adapters."""
     title = checked[0].name if len(checked) == 1 else counted(len(checked), "LoRA adapter")
     adapters = list(zip(report.adapters, checked, strict=True))
-    return _rendered("inspect.html.j2", title=title, report=report, adapters=adapters)
+    return templates().get_template("inspect.html.j2").render(title=title, report=report, adapters=adapters)
 
 
 def modules_by_kind(modules: Iterable[ModuleFacts]) -> Mapping[str, Sequence[ModuleFacts]]:
@@ -168,7 +164,7 @@ def render_bench(report: BenchReport) -> str:
         case LiveReport() as result:
             values |= {"title": f"{work}, live", "caption": "Milliseconds by tier", "adapters": list(_adapters(result))}
             values["charts"] = [charts.distribution("Share of requests whose first token comes within", "ms", curves)]
-    return _rendered("serve_bench.html.j2", report=report, **values)
+    return templates().get_template("serve_bench.html.j2").render(values, report=report)
 
 
 def _adapters(result: LiveReport) -> Iterator[Sequence[str]]:

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -81,28 +81,24 @@ def render_item(item: Item, width: int) -> str:
     return rendered([*parts, "", table(("file", "sha256", "size"), rows, left=2)], width)
 
 
-def render_verified(
-    found: Sequence[Verified], mended: "Sequence[Mended] | None", width: int, *, colour: bool = False
-) -> str:
+def verified_parts(found: Sequence[Verified], mended: "Sequence[Mended] | None") -> Iterator[RenderableType]:
     """What is corrupt, what was repaired (None: nothing was tried), and a last line that counts."""
-    parts: list[RenderableType] = [
-        Paragraph(f"{one.kind} {one.path}: {one.problem}; {_moved(one)}", text("corrupt ", "red"))
-        for one in found
-        if one.problem
-    ]
-    told = f"{len(parts)} corrupt" if parts else "no corruption"
-    for one in mended or ():
-        what = f"{one.kind} {one.name}"
-        if one.error is None:
-            parts.append(Paragraph(what + (f" from {one.ref}" if one.ref else ""), text("repaired ", "green")))
+    corrupt = [one for one in found if one.problem]
+    for one in corrupt:
+        yield Paragraph(f"{one.kind} {one.path}: {one.problem}; {_moved(one)}", text("corrupt ", "red"))
+    for again in mended or ():
+        what = f"{again.kind} {again.name}"
+        if again.error is None:
+            yield Paragraph(what + (f" from {again.ref}" if again.ref else ""), text("repaired ", "green"))
         else:
-            hint = f" (hint: {one.error.hint})" if one.error.hint else ""
-            parts.append(Paragraph(f"{what}: {one.error.message}{hint}", text("not repaired: ", "red")))
+            hint = f" (hint: {again.error.hint})" if again.error.hint else ""
+            yield Paragraph(f"{what}: {again.error.message}{hint}", text("not repaired: ", "red"))
     kinds = Counter(one.kind for one in found)
     blobs = f"{counted(kinds['blob'], 'blob')} ({size(sum(one.size for one in found if one.kind == 'blob'))})"
     counts = [blobs, counted(kinds["snapshot"], "snapshot"), counted(kinds["view"], "view")]
     counts += [f"{kinds['packed']} packed"] * ("packed" in kinds)
-    return rendered([*parts, f"{', '.join(counts[:-1])} and {counts[-1]} hashed, {told}"], width, colour=colour)
+    told = f"{len(corrupt)} corrupt" if corrupt else "no corruption"
+    yield f"{', '.join(counts[:-1])} and {counts[-1]} hashed, {told}"
 
 
 def _moved(one: Verified) -> str:
@@ -112,20 +108,19 @@ def _moved(one: Verified) -> str:
     return f"moved to {one.moved_to}" if one.moved_to is not None else "it could not be moved away"
 
 
-def render_removed(removed: "Sequence[Removed]", width: int, *, dry_run: bool = False, verbose: bool = False) -> str:
+def removed_parts(
+    removed: "Sequence[Removed]", *, dry_run: bool = False, verbose: bool = False
+) -> Iterator[RenderableType]:
     """What was removed, and how many bytes that freed; each single blob only if ``verbose``."""
-    word = "would remove" if dry_run else "removed"
-    parts: list[RenderableType] = [
-        Paragraph(f"{one.kind} {one.name}" + (f" ({size(one.size)})" if one.size else ""), f"{word} ")
-        for one in removed
-        if verbose or one.kind != "blob"
-    ]
-    kinds = [one.kind for one in removed]
+    for one in removed:
+        if verbose or one.kind != "blob":
+            taken = f" ({size(one.size)})" if one.size else ""
+            yield Paragraph(f"{one.kind} {one.name}{taken}", "would remove " if dry_run else "removed ")
+    kinds = Counter(one.kind for one in removed)
     why = ": their files wait for cache gc, or others need them" if "snapshot" in kinds and "blob" not in kinds else ""
-    counts = [counted(kinds.count(kind), kind) for kind in ("snapshot", "blob") if kind in kinds]
-    told = f"{' and '.join(counts)}: " if counts else ""
+    told = " and ".join(counted(kinds[kind], kind) for kind in ("snapshot", "blob") if kind in kinds)
     freed = f"{size(sum(one.size for one in removed))} {'would be ' if dry_run else ''}freed"
-    return rendered([*parts, told + freed + why], width)
+    yield f"{told}: {freed}{why}" if told else freed
 
 
 def _with_memory(taken: int, resident: "Resident | None") -> str:
