@@ -58,7 +58,7 @@ def prove_once(asked: Lineup, run: Run, once: Once, output_format: Format, setti
     reports, answers = warm_once(asked, run, once, settings)
     write(_rendered(reports, answers, output_format, quiet=settings.quiet))
     if once.metrics_file is not None:
-        from lora_cli.render.prometheus import render_load_metrics
+        from lora_cli.render.prometheus_metrics import render_load_metrics
 
         write(render_load_metrics(reports), once.metrics_file)
     if failed := [report for report in reports if report.error]:

@@ -2,7 +2,7 @@
 
 from operator import attrgetter
 
-from lora_cli.render.prometheus import Metric, render_metrics
+from lora_cli.render.prometheus_metrics import Metric, render_metrics
 from lora_cli.serving.host import Host
 
 

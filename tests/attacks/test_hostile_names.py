@@ -19,7 +19,7 @@ from lora_cli.endpoint.effect import Effect
 from lora_cli.endpoint.reconcile import Done, Replica
 from lora_cli.errors import EndpointError
 from lora_cli.render import json as as_json
-from lora_cli.render.prometheus import render_load_metrics
+from lora_cli.render.prometheus_metrics import render_load_metrics
 from lora_cli.render.terminal import rendered
 from lora_cli.render.terminal_warm import answer_parts, endpoint_parts, load_parts, status_parts
 from tests.hostile_names import NAMES, STYLE, file_name, markup_of_markdown, markup_of_page, obeyed, texts

@@ -11,7 +11,7 @@ from lora_cli.cli.termination import note, termination_log
 from lora_cli.core.results import LoadReport
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import NotFound, Refused
-from lora_cli.render.prometheus import Metric, render_metrics
+from lora_cli.render.prometheus_metrics import Metric, render_metrics
 from lora_cli.serving.chores import Chore, Chores
 from lora_cli.serving.crew import Crew
 from lora_cli.serving.failures import Failures
