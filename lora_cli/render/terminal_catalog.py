@@ -1,5 +1,6 @@
 """What ``engines`` and ``rules`` print for people."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import RenderableType
@@ -76,15 +77,9 @@ def _row(row: Row) -> Iterator[RenderableType]:
     reason = f": {row.reason}" if row.reason else ""
     yield Paragraph(FEATURES[row.feature].title + reason, indent=2)
     if row.mend and not row.mend.startswith("{"):
-        yield Paragraph(row.mend.format_map(Ellipses()), "fix: ", indent=4)
+        # The values of its fields only an adapter has.
+        yield Paragraph(row.mend.format_map(defaultdict(lambda: "…")), "fix: ", indent=4)
     yield Paragraph(f"{row.evidence} ({PROOFS[row.proof]})", "source: ", indent=4)
-
-
-class Ellipses(dict[str, str]):
-    """The fields of a text whose values only an adapter has."""
-
-    def __missing__(self, key: str) -> str:
-        return "…"
 
 
 def rules_parts(rules: Sequence[Rule]) -> Iterator[RenderableType]:
