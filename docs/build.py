@@ -4,6 +4,7 @@
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -11,7 +12,7 @@ from typing import Any
 
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.engines import ENGINES, Profile, all_profiles, profiles_of
-from lora_cli.render.terminal_catalog import HUNDREDS, LEGEND, PROOFS, Ellipses, letter
+from lora_cli.render.terminal_catalog import HUNDREDS, LEGEND, PROOFS, letter
 from lora_cli.rules import RULES
 from lora_cli.rules.features import FEATURES
 from lora_cli.settings import SETTINGS
@@ -144,7 +145,7 @@ def _rows(profile: Profile) -> Iterator[str]:
     for outcome in (Outcome.REJECTS, Outcome.CRASHES, Outcome.SERVES_WRONG):
         for row in profile.rows:
             if row.outcome is outcome:
-                mend = row.mend.format_map(Ellipses()).removeprefix("…")
+                mend = row.mend.format_map(defaultdict(lambda: "…")).removeprefix("…")
                 evidence = f"`{row.evidence}`; {PROOFS[row.proof]}"
                 cells = (FEATURES[row.feature].title, outcome.label, row.reason, mend, evidence)
                 yield f"| {' | '.join(map(_plain, cells))} |"

@@ -20,8 +20,8 @@ from lora_cli.documents.lockfile import LockFile
 from lora_cli.documents.manifest import ManifestFile
 from lora_cli.documents.policy import PolicyFile
 from lora_cli.render.inspect_report import InspectReport
-from lora_cli.render.repair_report import RepairReport
 from lora_cli.settings import SETTINGS
+from lora_cli.validation.repair_report import RepairReport
 from lora_cli.validation.report import ValidateReport
 
 SCHEMAS = Path(__file__).parents[1] / "manifests" / "schemas"

@@ -306,7 +306,7 @@ class ConditionResult:
         return f"{self.condition}: {'there is no value' if self.value is None else f'it is {self.value:.6g}'}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BenchReport:
     """What adapters cost.
 
@@ -314,8 +314,8 @@ class BenchReport:
     be added under the same number; a change of meaning makes a new number.
     """
 
-    schema: Literal["lora_cli/serve-bench/1"]
-    version: str
+    schema: Literal["lora_cli/serve-bench/1"] = "lora_cli/serve-bench/1"
+    version: str = __version__
     """The version of lora-cli."""
     run: VllmRun = field(metadata=INLINE)
     latencies: VllmLatencies = field(metadata=INLINE)
@@ -396,8 +396,6 @@ def bench_report(
     measured: dict[str, Any] = {one.name: metrics[one.name] for one in fields(VllmRun) if one.name in metrics}
     measured |= {name: int(measured[name] or 0) for name in WHOLE_NUMBERS if name in measured}
     return BenchReport(
-        schema="lora_cli/serve-bench/1",
-        version=__version__,
         run=replace(run, **measured),
         latencies=VllmLatencies(**{one.name: latencies.get(one.name) for one in fields(VllmLatencies)}),
         setting=setting,

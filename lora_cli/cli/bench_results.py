@@ -12,7 +12,7 @@ from lora_cli.bench.report import KEYS, BenchReport
 from lora_cli.bench.trace import Trace
 from lora_cli.cli.bench_options import BenchOptions
 from lora_cli.cli.bench_workload import save_trace
-from lora_cli.cli.output import drawable, page, to_stderr, writable, write, written
+from lora_cli.cli.output import drawable, drawn, to_stderr, width, writable, write, written
 from lora_cli.errors import MachineError, UsageError
 from lora_cli.render.json import encoded
 
@@ -68,12 +68,10 @@ def _conclude(
 
         text = render_bench(report)
     else:
-        from lora_cli.render.terminal import rendered
         from lora_cli.render.terminal_bench import report_parts
 
-        wide, coloured = page(options.output)
         plain = options.output is None and not drawable()
-        text = rendered(report_parts(report, wide, plain=plain), wide, colour=coloured)
+        text = drawn(report_parts(report, width(options.output), plain=plain), options.output)
     write(text, options.output)
     written(options.output, quiet=options.ctx.obj.quiet)
     failed = [one for one in report.fail_if or () if one.failed]

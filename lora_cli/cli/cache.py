@@ -10,7 +10,7 @@ import typer
 from lora_cli.cli import completion, options
 from lora_cli.cli.lineup import reaching
 from lora_cli.cli.options import LIMITS, OUTPUT, option, seconds
-from lora_cli.cli.output import Format, colour, table_width, to_stderr, width, write
+from lora_cli.cli.output import Format, drawn, table_width, to_stderr, width, write
 from lora_cli.core.nearest import nearest
 from lora_cli.core.reference import parse
 from lora_cli.errors import Corrupt, NotFound, UsageError
@@ -77,9 +77,9 @@ def verify_all(
     if output_format == "json":
         write(json_store.render_verified(found, mended))
     else:
-        from lora_cli.render.terminal_cache import render_verified
+        from lora_cli.render.terminal_cache import verified_parts
 
-        write(render_verified(found, mended, table_width(), colour=colour()))
+        write(drawn(verified_parts(found, mended), columns=table_width()))
     if manifest is None and any(one.error is not None for one in mended or ()) and not settings.quiet:
         to_stderr("hint: what a manifest says of how origins are reached is heeded with --repair -f MANIFEST")
     # What could not be moved away lies there still.
@@ -210,9 +210,9 @@ def _show_removed(
     if output_format == "json":
         write(json_store.render_removed(removed, dry_run=dry_run))
         return
-    from lora_cli.render.terminal_cache import render_removed
+    from lora_cli.render.terminal_cache import removed_parts
 
-    write(render_removed(removed, table_width(), dry_run=dry_run, verbose=settings.verbose))
+    write(drawn(removed_parts(removed, dry_run=dry_run, verbose=settings.verbose), columns=table_width()))
 
 
 EXAMPLES = (

@@ -3,7 +3,7 @@
 import typer
 
 from lora_cli.cli import completion, options
-from lora_cli.cli.output import colour, width, write
+from lora_cli.cli.output import drawn, write
 from lora_cli.engines import all_profiles, choose_engine
 from lora_cli.render import json_engines
 
@@ -24,9 +24,6 @@ def command(
     if output_format == "json":
         write(json_engines.render_engines(chosen))
         return
-    from lora_cli.render.terminal_catalog import render_engine, render_matrix
+    from lora_cli.render.terminal_catalog import engine_parts, matrix_parts
 
-    if name:
-        write(render_engine(chosen[0], width(), colour=colour()))
-    else:
-        write(render_matrix(chosen, width(), colour=colour()))
+    write(drawn(engine_parts(chosen[0]) if name else matrix_parts(chosen)))

@@ -11,13 +11,13 @@ from lora_cli.cli import options
 from lora_cli.cli.handing import Handing, handing, unchecked
 from lora_cli.cli.lineup import reaching
 from lora_cli.cli.options import ADAPTERS, DESTINATION, LIMITS, LOCKING, NETWORK, option, setting
-from lora_cli.cli.output import Format, colour, to_stderr, width, write
+from lora_cli.cli.output import Format, drawn, to_stderr, write
 from lora_cli.cli.progress import shown_progress
 from lora_cli.cli.wanted import LockFlags, Order, check_flags, order
 from lora_cli.core.shard import in_shard
 from lora_cli.fetching import Selection
 from lora_cli.fetching.many import Handed, bring_all
-from lora_cli.render.terminal_fetch import render_fetched, render_line
+from lora_cli.render.terminal_fetch import fetched_parts, render_line
 from lora_cli.settings import Settings, with_flags
 from lora_cli.store import Store
 
@@ -148,5 +148,5 @@ def _bring(
                     write(f"{handed.directory}\n")
     finally:
         if tabular and done:
-            write(render_fetched(done, time.perf_counter() - began_s, width(), colour=colour()))
+            write(drawn(fetched_parts(done, time.perf_counter() - began_s)))
     return done

@@ -12,7 +12,7 @@ from lora_cli.cli import completion, options
 from lora_cli.cli.engine_options import deployed_of, folders_of
 from lora_cli.cli.lineup import Lineup, base_model, lineup, reaching
 from lora_cli.cli.options import ADAPTERS, ENGINE, OUTPUT, option
-from lora_cli.cli.output import ReportFormat, drawable, page, to_stderr, width, writable, write, written
+from lora_cli.cli.output import ReportFormat, drawable, drawn, to_stderr, width, writable, write, written
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.deployment import Deployment
 from lora_cli.core.inspection import Inspection, inspection_of
@@ -138,12 +138,12 @@ def _write(
 ) -> None:
     """Write the result. To a pipe the command that starts an engine goes alone, and what it costs to standard error."""
     if form == "human" and report.engine_args and output is None and not sys.stdout.isatty():
-        from lora_cli.render.terminal_inspect import render_engine_args
+        from lora_cli.render.terminal import rendered
+        from lora_cli.render.terminal_inspect import engine_args_parts
 
-        above, command, below = render_engine_args(report, report.engine_args, width())
-        write(command)
+        write("".join(f"  {line}\n" for line in report.engine_args.lines))
         if not quiet:
-            to_stderr(f"{above}\n{below}".rstrip("\n"))
+            to_stderr(rendered(engine_args_parts(report, report.engine_args, command=False), width()).rstrip("\n"))
         return
     if form == "html":
         from lora_cli.render.html import render_inspections as render_page
@@ -152,15 +152,14 @@ def _write(
     elif form == "json":
         text = encoded(report)
     else:
-        from lora_cli.render.terminal_inspect import render_engine_args, render_inspections
+        from lora_cli.render.terminal_inspect import engine_args_parts, inspection_parts
 
-        wide, coloured = page(output)
         plain = output is None and not drawable()
-        if (args := report.engine_args) is not None:
-            parts = render_engine_args(report, args, wide, colour=coloured, plain=plain)
-            text = "\n".join(filter(None, parts))
+        if report.engine_args is not None:
+            parts = engine_args_parts(report, report.engine_args, plain=plain)
         else:
-            text = render_inspections(report, wide, colour=coloured, plain=plain)
+            parts = inspection_parts(report, width(output), plain=plain)
+        text = drawn(parts, output)
     write(text, output)
     written(output, quiet=quiet)
 

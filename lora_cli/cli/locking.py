@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lora_cli.cli.output import Format, colour, to_stderr, width, write
+from lora_cli.cli.output import Format, drawn, to_stderr, write
 from lora_cli.cli.wanted import LockFlags, Order
 from lora_cli.core.lock import Changes, Lock, LockedAdapter, ref_at
 from lora_cli.core.nearest import did_you_mean
@@ -20,7 +20,7 @@ from lora_cli.fetching.many import Outcome
 from lora_cli.fetching.plan import Selection
 from lora_cli.reading.manifest import STDIN, lock_path, read_lock, read_text
 from lora_cli.render.json_store import render_drifts as drifts_as_json
-from lora_cli.render.terminal_fetch import render_changes, render_drift, render_drift_error, render_drifts
+from lora_cli.render.terminal_fetch import drift_parts, render_changes, render_drift, render_drift_error
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.disk import on_disk, replace_file
@@ -195,7 +195,7 @@ def report_drift(order: Order, file: LockFile, settings: Settings, selection: Se
     elif in_a_pipe:
         write("".join(f"{name}: is locked, and not in the manifest\n" for name in removed))
     elif code or not settings.quiet:
-        write(render_drifts(done, removed, width(), colour=colour()))
+        write(drawn(drift_parts(done, removed)))
     return code
 
 

@@ -3,11 +3,16 @@
 import os
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from lora_cli.core.text import harmless, unheard
 from lora_cli.errors import MachineError
 from lora_cli.redaction import redact
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.console import RenderableType
 
 DEFAULT_WIDTH = 80
 WIDEST = 120
@@ -21,8 +26,13 @@ ReportFormat = Literal["human", "json", "html"]
 """How a command writes a result that is also a page to be read in a browser."""
 
 
-def width() -> int:
-    """Columns to write in: ``COLUMNS``, the terminal's, or 80 in a pipe; lines longer than 120 are hard to read."""
+def width(file: Path | None = None) -> int:
+    """Columns to write in: ``COLUMNS``, the terminal's, or 80 in a pipe; lines longer than 120 are hard to read.
+
+    In a ``file`` they are 80.
+    """
+    if file is not None:
+        return DEFAULT_WIDTH
     set_by_hand = os.environ.get("COLUMNS", "")
     if set_by_hand.isdecimal() and int(set_by_hand) > 0:
         return int(set_by_hand)
@@ -45,9 +55,11 @@ def colour() -> bool:
     return console.color_system is not None and not console.no_color
 
 
-def page(file: Path | None) -> tuple[int, bool]:
-    """The columns of a text that goes to ``file``, or to standard output, and whether it is coloured."""
-    return (width(), colour()) if file is None else (DEFAULT_WIDTH, False)
+def drawn(parts: "Iterable[RenderableType]", file: Path | None = None, *, columns: int | None = None) -> str:
+    """``parts`` for standard output, in its width and colour; for a ``file`` in 80 columns without colour."""
+    from lora_cli.render.terminal import rendered
+
+    return rendered(parts, columns or width(file), colour=file is None and colour())
 
 
 def drawable() -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lora_cli.cli.output import to_stderr
+from lora_cli.core.grouping import by_key
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.core.text import counted, cut, duration, safe, size
 from lora_cli.fetching.progress import Silent
@@ -104,9 +105,7 @@ class Tally(Lines):
     def meter(self, now_s: float) -> Meter:
         """All of it at this moment of a monotonic clock."""
         with self._lock:
-            by_adapter: dict[str, list[tuple[int, int | None]]] = {}
-            for file, amount in self._files.items():
-                by_adapter.setdefault(_adapter(file), []).append(amount)
+            by_adapter = by_key((_adapter(file), amount) for file, amount in self._files.items())
             busy = dict.fromkeys(_adapter(file) for file in self._files if file in self._under_way)
             rows = {name: self._row(name, by_adapter[name], self._arrived[name], now_s) for name in busy}
             every = [amount for amounts in by_adapter.values() for amount in amounts]

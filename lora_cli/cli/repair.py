@@ -8,7 +8,7 @@ import typer
 from lora_cli.cli import completion, engine_options, options
 from lora_cli.cli.lineup import base_model, from_refs, reaching
 from lora_cli.cli.options import ENGINE, option
-from lora_cli.cli.output import page, writable, write
+from lora_cli.cli.output import drawn, writable, write
 from lora_cli.core.deployment import Deployment
 from lora_cli.engines import choose_engine
 from lora_cli.errors import NotFound, Refused, UsageError
@@ -68,15 +68,13 @@ def command(
     found = repair_adapter(item.source, wish, settings)
     if output_format == "json":
         from lora_cli.render.json import encoded
-        from lora_cli.render.repair_report import repair_report
 
-        write(encoded(repair_report(found)), output)
+        write(encoded(found), output)
     else:
-        from lora_cli.render.terminal_repair import render_repaired
+        from lora_cli.render.terminal_repair import repair_parts
 
-        wide, coloured = page(output)
-        write(render_repaired(found, wide, check=check, colour=coloured), output)
+        write(drawn(repair_parts(found, check=check), output), output)
     if found.refusals or (check and found.changes):
         raise typer.Exit(Refused.exit_code)
     # A check that lacks the base cannot tell.
-    raise typer.Exit(NotFound.exit_code if check and not found.after.known else 0)
+    raise typer.Exit(NotFound.exit_code if check and not found.after.judged.known else 0)

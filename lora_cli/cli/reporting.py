@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
 
-from lora_cli.cli.output import page, to_stderr, writable, write
+from lora_cli.cli.output import drawn, to_stderr, writable, write
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.core.text import safe
 from lora_cli.errors import MachineError, UsageError
@@ -106,12 +106,10 @@ def tell(report: Report, asked: Sequence[Output], *, quiet: bool = False, statis
 
 
 def _human(report: Report, output: Output, quiet: bool, statistics: bool) -> str:
-    from lora_cli.render.terminal import rendered
     from lora_cli.render.terminal_validate import report_parts, statistics_parts
 
     parts = statistics_parts(report) if statistics else report_parts(report, quiet=quiet)
-    wide, coloured = page(None if output.file == STDOUT else output.file)
-    return rendered(parts, wide, colour=coloured)
+    return drawn(parts, None if output.file == STDOUT else output.file)
 
 
 def _append(report: Report, file: Path) -> str:

@@ -3,7 +3,7 @@
 import typer
 
 from lora_cli.cli import completion, options
-from lora_cli.cli.output import colour, width, write
+from lora_cli.cli.output import drawn, write
 from lora_cli.render import json
 from lora_cli.rules import RULES, find
 
@@ -21,9 +21,6 @@ def command(
     if output_format == "json":
         write(json.render_rules(chosen))
         return
-    from lora_cli.render.terminal_catalog import render_rule, render_rules
+    from lora_cli.render.terminal_catalog import rule_parts, rules_parts
 
-    if code and len(chosen) == 1:
-        write(render_rule(chosen[0], width(), colour=colour()))
-    else:
-        write(render_rules(chosen, width(), colour=colour()))
+    write(drawn(rule_parts(chosen[0]) if code and len(chosen) == 1 else rules_parts(chosen)))

@@ -9,7 +9,7 @@ import typer
 
 from lora_cli.cli.lineup import Lineup, limits, lineup, reaching
 from lora_cli.cli.options import size_of
-from lora_cli.cli.output import Format, colour, width, writable, write
+from lora_cli.cli.output import Format, drawn, writable, write
 from lora_cli.cli.termination import termination_log
 from lora_cli.cli.warm_endpoints import kind_of, warm_engines
 from lora_cli.cli.warm_once import prove_once
@@ -115,9 +115,9 @@ def _status(server: Endpoint, output_format: Format) -> str:
         raise EndpointError(f"{server.address} is no lora-cli server", hint="--host, --port or --uds name another")
     if output_format == "json":
         return encoded(status)
-    from lora_cli.render.terminal_warm import render_status
+    from lora_cli.render.terminal_warm import status_parts
 
-    return render_status(status, width(), colour=colour())
+    return drawn(status_parts(status))
 
 
 def _stop(server: Endpoint) -> str:

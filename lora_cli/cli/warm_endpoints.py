@@ -15,7 +15,7 @@ from pathlib import Path
 from lora_cli.cli.engine_options import deployment_of
 from lora_cli.cli.lineup import Lineup, base_model
 from lora_cli.cli.options import seconds
-from lora_cli.cli.output import Format, colour, width, write
+from lora_cli.cli.output import Format, drawn, write
 from lora_cli.cli.warm_options import WarmOptions
 from lora_cli.cli.warm_serve import uniquely_named
 from lora_cli.cli.warming import admitting, say
@@ -77,9 +77,9 @@ def _tell(warmed: Warmed, output_format: Format, settings: Settings) -> int:
     if output_format == "json":
         write(document("endpoints", {"servers": warmed.replicas, "refused": warmed.refused}))
     else:
-        from lora_cli.render.terminal_warm import render_endpoints
+        from lora_cli.render.terminal_warm import endpoint_parts
 
-        write(render_endpoints(warmed.replicas, warmed.refused, width(), colour=colour(), quiet=settings.quiet))
+        write(drawn(endpoint_parts(warmed.replicas, warmed.refused, quiet=settings.quiet)))
     return warmed.exit_code
 
 

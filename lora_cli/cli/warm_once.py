@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lora_cli.cli.lineup import Lineup, base_model
 from lora_cli.cli.main import INTERRUPTED
-from lora_cli.cli.output import colour, width, write
+from lora_cli.cli.output import drawn, write
 from lora_cli.cli.progress import Staged, shown_stages
 from lora_cli.cli.termination import note
 from lora_cli.cli.warm_options import WarmOptions
@@ -19,7 +19,7 @@ from lora_cli.core.results import Answers, LoadReport, PageCache
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import LoraCliError
 from lora_cli.render import json as json_documents
-from lora_cli.render.load_metrics import render_load_metrics
+from lora_cli.render.prometheus_metrics import render_load_metrics
 from lora_cli.runtime.admitted import continued, failed, reported
 from lora_cli.runtime.plan import Job, Plan
 from lora_cli.runtime.process import WarmProcess, require
@@ -48,12 +48,11 @@ def prove_once(asked: Lineup, run: Run, once: WarmOptions, settings: Settings) -
     if once.output_format == "json":
         write(json_documents.render_load_reports(reports, answers))
     else:
-        from lora_cli.render.terminal_warm import render_answers, render_load_reports
+        from lora_cli.render.terminal import apart
+        from lora_cli.render.terminal_warm import answer_parts, load_parts
 
-        told = render_load_reports(reports, width(), colour=colour(), quiet=settings.quiet)
-        if answers and not settings.quiet:
-            told += f"\n{render_answers(answers, width(), colour=colour())}"
-        write(told)
+        quiet = settings.quiet
+        write(drawn(apart(load_parts(reports, quiet=quiet), answer_parts(() if quiet else answers))))
     if once.metrics_file is not None:
         write(render_load_metrics(reports), once.metrics_file)
     if failed := [report for report in reports if report.error]:

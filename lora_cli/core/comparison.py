@@ -231,8 +231,6 @@ class Comparison:
     unread: str
     """Why values were not compared, or empty."""
     hint: str
-    total: Distance | None = field(metadata=EXCLUDED)
-    """All updates as one vector: what ``distance`` is made from."""
 
 
 def together(parts: Sequence[Distance]) -> Distance:

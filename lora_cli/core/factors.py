@@ -15,6 +15,7 @@ from lora_cli.core.adapter import Adapter, LoraPair
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.blocks import Divisors, divisors
 from lora_cli.core.endings import endings
+from lora_cli.core.grouping import by_key
 from lora_cli.core.keys import WRAPPER, without_wrappers
 from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.targets import Scale, scales, targeted, wrapped_parameters
@@ -123,10 +124,8 @@ def _wrapped(config: LoraConfig, modules: Mapping[str, LoraPair], base: BaseMode
     if base is not None:
         known = wrapped_parameters(config, [*(f"{path}.weight" for path in base.modules), *base.parameters])
     plain = _targeted(config, tuple(modules))
-    named: dict[str, list[tuple[int, str]]] = {}
-    for place, name in enumerate(config.target_parameters):
-        parent, _, leaf = name.rpartition(".")
-        named.setdefault(parent, []).append((place, leaf))
+    parts = [name.rpartition(".") for name in config.target_parameters]
+    named = by_key((parent, (place, leaf)) for place, (parent, _, leaf) in enumerate(parts))
     guessed = {module: _candidates(named, module, modules, plain) for module in modules if module not in known}
     return {
         **{module: (known[module],) for module in modules if module in known},

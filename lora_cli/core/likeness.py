@@ -37,7 +37,7 @@ def judged(one: Comparison) -> Comparison:
     ])  # fmt: skip
     word, reason = _word(one, total)
     reason += _besides(word, one.fields)
-    return replace(one, total=total, distance=update_distance(total), word=word, reason=reason)
+    return replace(one, distance=update_distance(total), word=word, reason=reason)
 
 
 def _nothing(one: Comparison) -> tuple[Relation, str]:

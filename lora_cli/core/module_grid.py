@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from lora_cli.core.grouping import by_key
+
 USUAL = (
     "q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value", "c_attn", "o_proj", "out_proj", "dense", "c_proj",
     "gate_proj", "up_proj", "gate_up_proj", "down_proj", "fc1", "fc2", "c_fc", "dense_h_to_4h", "dense_4h_to_h",
@@ -66,9 +68,7 @@ def _short(rests: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
     short: dict[tuple[str, ...], str] = {}
     left = list(rests)
     for depth in range(1, DEEPEST + 1):
-        endings: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
-        for rest in left:
-            endings.setdefault(rest[-depth:], []).append(rest)
+        endings = by_key((rest[-depth:], rest) for rest in left)
         short |= {found[0]: ".".join(ending) for ending, found in endings.items() if len(found) == 1}
         left = [rest for found in endings.values() if len(found) > 1 for rest in found]
     return short | {rest: ".".join(rest) for rest in left}

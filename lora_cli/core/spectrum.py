@@ -13,6 +13,7 @@ from statistics import median
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.config_changes import ALTERING
 from lora_cli.core.factors import Factors, Unreadable
+from lora_cli.core.grouping import by_key
 from lora_cli.core.json_schema import Count
 from lora_cli.core.module_grid import places
 
@@ -185,10 +186,7 @@ def outstanding(
 
     ``kinds`` maps the path of a module to its kind. Updates of zeros are not among them.
     """
-    sizes: dict[str, list[float]] = {}
-    for one in modules:
-        if one.norm:
-            sizes.setdefault(kinds[one.path], []).append(one.size)
+    sizes = by_key((kinds[one.path], one.size) for one in modules if one.norm)
     usual = {kind: median(found) for kind, found in sizes.items() if len(found) >= FEWEST}
     times = [(one, one.size / usual[kinds[one.path]]) for one in modules if one.norm and kinds[one.path] in usual]
     far = [(one, ratio) for one, ratio in times if not 1 / OUTSTANDING < ratio < OUTSTANDING]

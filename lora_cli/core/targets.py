@@ -14,6 +14,7 @@ from typing import TypeVar
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.default_targets import DEFAULT_TARGETS
 from lora_cli.core.endings import Endings
+from lora_cli.core.grouping import by_key
 from lora_cli.core.lora_config import LoraConfig, type_error
 from lora_cli.core.pattern_keys import PatternKeys
 from lora_cli.core.patterns import LITERAL, Matcher
@@ -108,9 +109,7 @@ def wrapped_parameters(config: LoraConfig, parameters: Iterable[str]) -> dict[st
     PEFT nests one wrapper per parameter around the module, the first parameter innermost: of two, the first has its
     factors under ``<module>.base_layer`` and the second under ``<module>``. ``parameters`` are in the module's order.
     """
-    by_module: dict[str, list[str]] = {}
-    for path in targeted_parameters(config, parameters):
-        by_module.setdefault(path.rpartition(".")[0], []).append(path)
+    by_module = by_key((path.rpartition(".")[0], path) for path in targeted_parameters(config, parameters))
     return {
         module + ".base_layer" * depth: path
         for module, paths in by_module.items()

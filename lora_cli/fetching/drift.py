@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lora_cli.core.grouping import by_key
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import LoraCliError, Offline
@@ -49,9 +50,7 @@ def look(wanted: Sequence[Wanted], settings: Settings, selection: Selection) -> 
     What the cache has of a locked commit is compared too: other bytes there are a server's lie.
     """
     sources = Sources(settings)
-    cached: dict[str, list[Record]] = {}
-    for record in all_records(Store(settings.cache_dir)):
-        cached.setdefault(commit_of(record), []).append(record)
+    cached = by_key((commit_of(record), record) for record in all_records(Store(settings.cache_dir)))
 
     def one(item: Wanted) -> Drift:
         if not isinstance(item.ref, AdapterRef) or item.locked is None:

@@ -65,7 +65,6 @@ def compare(a: Opened, b: Opened, source: str, base: BaseModel | None, unread: s
             tensors=compare_beside(a, b, values=not unread),
             unread=unread,
             hint=hint,
-            total=None,
         )
     )
 

@@ -58,25 +58,46 @@ def table_of(report: BenchReport) -> tuple[Sequence[str], Rows]:
             policies = result.plan.policies.items()
             return PLAN_HEADER, [_answer_row(name, answer) for name, one in policies for answer in one.answers]
         case MeasurementReport() as result:
-            return TIER_HEADER, [_tier_row(*one) for one in result.latency_ms.items() if one[1]]
+            timed = [(tier, sorted(values)) for tier, values in result.latency_ms.items() if values]
+            ranks = (0.5, 0.95, 0.99, 1.0)
+            return TIER_HEADER, [
+                (TIERS.get(tier, tier), len(ms), *(milliseconds(nearest_rank(ms, share)) for share in ranks))
+                for tier, ms in timed
+            ]
         case LiveReport() as result:
             return LIVE_HEADER, list(_live_rows(report, result))
 
 
 def facts_of(report: BenchReport) -> Facts:
     """What was run, as labelled values."""
+    yield from vllm_facts(report) if isinstance(report.result, LiveReport) else ()
+    yield from run_facts(report)
+
+
+def run_facts(report: BenchReport) -> Facts:
+    """What was run, without what ``vllm bench serve`` says of a run."""
     match report.result:
         case SimulationReport() as result:
             yield from _simulation_facts(report, result)
         case PlanReport() as result:
-            yield from _run_facts(report)
+            yield from _workload_facts(report)
             yield from _load_facts(result.loads.sizes, result.loads.gpu, result.loads.cpu)
             yield "objective", result.objective
         case MeasurementReport() as result:
-            yield from _measured_facts(report, result)
+            hits = sum(result.hits.values()) or 1
+            by_tier = (f"{tier} {number} ({number / hits:.0%})" for tier, number in result.hits.items())
+            yield "hits", ", ".join(by_tier) or "0"
+            yield "evictions", ", ".join(f"{tier} {number}" for tier, number in result.evictions.items()) or "0"
+            yield "workload", f"{work(report)}, seed {report.setting.seed}"
+            yield "tiers", f"max_loras {result.max_loras}, max_cpu_loras {result.max_cpu_loras}"
+            yield "on", _environment(report)
         case LiveReport() as result:
-            yield from vllm_facts(report)
-            yield from live_facts(report, result)
+            yield from _live_facts(report, result)
+
+
+def hits_over_time(result: SimulationReport) -> Mapping[str, Sequence[float]]:
+    """The hit ratio of each part of the requests, by policy."""
+    return {name: one.hit_ratio_over_time for name, one in result.policies.items() if one.hit_ratio_over_time}
 
 
 def curves_of(report: BenchReport) -> Mapping[str, Sequence[float]]:
@@ -165,7 +186,7 @@ def _policy_row(name: str, one: PolicyReport) -> Sequence[str]:
         f"{one.hits_by_tier['disk'] / (one.requests or 1):.3f}" if "disk" in one.hits_by_tier else "-",
         f"{'' if one.stall_ms else '>='}{milliseconds(one.miss_cost_ms_per_request)}",
         _share(one.cost_gap_closed),
-        milliseconds(one.stall_ms["p99"]) if one.stall_ms else "-",
+        _ms(one.stall_ms.get("p99")),
     )
 
 
@@ -184,12 +205,6 @@ def _answer_row(policy: str, answer: PlanAnswer) -> Sequence[str]:
         f"{1 - (answer.metrics.memory_hit_ratio or 0):.3f}",
         milliseconds(answer.metrics.stall_p99_ms or 0),
     )
-
-
-def _tier_row(tier: str, values: Sequence[float]) -> Sequence[object]:
-    ordered = sorted(values)
-    ranks = (milliseconds(nearest_rank(ordered, share)) for share in (0.5, 0.95, 0.99, 1.0))
-    return TIERS.get(tier, tier), len(values), *ranks
 
 
 def _live_rows(report: BenchReport, result: LiveReport) -> Iterator[Sequence[object]]:
@@ -221,18 +236,20 @@ def _ms(number: float | None) -> str:
     return "-" if number is None else milliseconds(number)
 
 
-def _work(report: BenchReport, requests: int) -> str:
-    setting = report.setting
-    return f"{counted(requests, 'request')} over {counted(setting.adapters, 'adapter')}, seed {setting.seed}"
+def work(report: BenchReport) -> str:
+    """How many requests over how many adapters."""
+    result = report.result
+    requests = result.requests if isinstance(result, MeasurementReport) else report.run.num_prompts
+    return f"{counted(requests, 'request')} over {counted(report.setting.adapters, 'adapter')}"
 
 
 def _environment(report: BenchReport) -> str:
     return ", ".join(f"{key} {value}" for key, value in report.setting.environment.items())
 
 
-def _run_facts(report: BenchReport) -> Facts:
+def _workload_facts(report: BenchReport) -> Facts:
     """The workload, and where it was run."""
-    yield "requests", _work(report, report.run.num_prompts)
+    yield "requests", f"{work(report)}, seed {report.setting.seed}"
     yield "workload", ", ".join(f"{key} {safe(value)}" for key, value in report.setting.workload.items())
     yield "on", _environment(report)
 
@@ -247,7 +264,7 @@ def _load_facts(sizes: AdapterBytes, gpu: Link, cpu: Link) -> Facts:
 
 def _simulation_facts(report: BenchReport, result: SimulationReport) -> Facts:
     tiers, least_ms = result.tiers, result.bounds.miss_cost_ms
-    yield from _run_facts(report)
+    yield from _workload_facts(report)
     for name, tier in (("slots", tiers.gpu), ("memory", tiers.cpu)):
         limit = f", {size(tier.max_bytes)}" if tier.max_bytes is not None else ""
         yield name, f"{counted(tier.places, 'adapter')}{limit}"
@@ -257,19 +274,10 @@ def _simulation_facts(report: BenchReport, result: SimulationReport) -> Facts:
     yield "objective", result.objective
 
 
-def _measured_facts(report: BenchReport, result: MeasurementReport) -> Facts:
-    hits = sum(result.hits.values()) or 1
-    yield "hits", ", ".join(f"{tier} {number} ({number / hits:.0%})" for tier, number in result.hits.items()) or "0"
-    yield "evictions", ", ".join(f"{tier} {number}" for tier, number in result.evictions.items()) or "0"
-    yield "workload", _work(report, result.requests)
-    yield "tiers", f"max_loras {result.max_loras}, max_cpu_loras {result.max_cpu_loras}"
-    yield "on", _environment(report)
-
-
-def live_facts(report: BenchReport, result: LiveReport) -> Facts:
+def _live_facts(report: BenchReport, result: LiveReport) -> Facts:
     """What was run, and what was measured that ``vllm bench serve`` does not."""
     metrics = report.metrics
-    yield from _run_facts(report)
+    yield from _workload_facts(report)
     several = "; ± is the 95 % interval over them (Student's t)" if len(result.seeds) > 1 else ""
     yield "seeds", ", ".join(map(str, result.seeds)) + several
     yield "tiers", "as the server says" if result.tiers_from == SERVER else "inferred: by who was asked for first"

@@ -1,15 +1,16 @@
 """How two adapters differ, in words and figures: the same on a terminal and on a page."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lora_cli.core.comparison import WORDS, Comparison, ModuleComparison, Side, TensorComparison
 from lora_cli.core.config_changes import FieldChange
+from lora_cli.core.grouping import by_key
 from lora_cli.core.likeness import shown_cosine
 from lora_cli.core.module_grid import ordered, places
 from lora_cli.core.text import brief, counted, cut, names, safe, shown
-from lora_cli.render.inspect_facts import ranges
+from lora_cli.render.inspect_facts import in_layers
 
 EFFECTS: Mapping[str, str] = {
     "scaling": "changes the scale",
@@ -50,46 +51,51 @@ class Table:
 def facts_of(name: str, one: Comparison) -> Iterator[tuple[str, str]]:
     """What all updates and the headers say, as labelled values; ``name`` is A, the adapter that is inspected."""
     yield from (("A", name), ("B", one.with_.name), ("source of B", one.with_.source))
-    yield from total(one)
+    all_updates = one.distance
+    if all_updates.norm_a is not None:
+        if all_updates.cosine is not None:
+            yield "cosine", f"{shown_cosine(all_updates.cosine)}, of all updates as one vector"
+        if all_updates.difference is not None:
+            yield "difference", f"{share_of_a(all_updates.difference)} of the norm of A's updates"
+        yield "norms", f"A {all_updates.norm_a:.4g}, B {all_updates.norm_b:.4g}"
     number = len(one.fields)
     yield "config", f"{counted(number, 'field')} differ{'s' * (number == 1)}" if number else "no field differs"
     yield "modules", f"{len(one.modules)} in both, {len(one.only_a)} only in A, {len(one.only_b)} only in B"
     for side, alone in (("A", one.only_a), ("B", one.only_b)):
         yield f"only in {side}", "; ".join(_gathered([module.module for module in alone]))
     for label, tell in CHANGES.items():
-        by_change = _grouped(
-            (f"{tell(module.a)} -> {tell(module.b)}", module.path)
-            for module in one.modules
-            if label in module.differing
-        )
+        differing = [module for module in one.modules if label in module.differing]
+        by_change = by_key((f"{tell(module.a)} -> {tell(module.b)}", module.path) for module in differing)
         for change, paths in list(by_change.items())[:MOST_NAMES]:
             whose = "all" if len(paths) == len(one.modules) else "; ".join(_gathered(paths))
             yield label, f"{change}: {whose}"
         if len(by_change) > MOST_NAMES:
             yield label, f"and {len(by_change) - MOST_NAMES} other changes, in --format json"
-    unknown = _grouped((module.reason, module.path) for module in one.modules if module.reason)
+    unknown = by_key((module.reason, module.path) for module in one.modules if module.reason)
     for reason, paths in list(unknown.items())[:MOST_NAMES]:
         yield "not compared", f"{'; '.join(_gathered(paths))}: {reason}"
 
 
 def tables_of(one: Comparison) -> Iterator[Table]:
-    """What differs: fields, tensors, kinds of modules and single modules; those that have rows."""
+    """What differs: fields, tensors, kinds of modules and single modules, the worst first; those that have rows."""
     changes = [(change.field, EFFECTS[change.effect], values(change)) for change in one.fields]
-    apart = sorted((tensor for tensor in one.tensors if not tensor.equal), key=_by_difference)
-    compared = [module for module in one.modules if module.update is not None]
-    single = farthest(compared)
+    apart = [tensor for tensor in one.tensors if not tensor.equal]
+    apart.sort(key=lambda tensor: -math.inf if tensor.difference is None else -tensor.difference)
     told = f"other tensors: {len(apart)} of {counted(len(one.tensors), 'tensor')} differ"
+    compared = [module for module in one.modules if module.update is not None]
+    placed = places(module.path for module in compared)
+    groups = by_key(((module.word, placed[module.path].kind), module) for module in compared)
+    kinds = sorted(((kind, found) for (_, kind), found in groups.items()), key=lambda group: _worst(group[1]))
+    unequal = sorted((module for module in compared if module.word != "equal"), key=lambda one: _worst([one]))
+    single = [(cut(safe(module.path), 120), *_numbers([module])) for module in unequal]
+    by_kind = [(cut(safe(kind), 40), str(len(found)), *_numbers(found)) for kind, found in kinds]
     tables = (
         Table("fields of the config that differ", ("field", "effect", "A -> B"), changes, 3),
         Table(told, ("tensor", "how"), [(cut(safe(tensor.name), 160), _how(tensor)) for tensor in apart], 2),
-        Table("modules by kind", ("kind", "modules", *NUMBERS), by_kind(compared)),
+        Table("modules by kind", ("kind", "modules", *NUMBERS), by_kind),
         Table(f"{counted(len(single), 'module')} not equal", ("module", *NUMBERS), single),
     )
     yield from (table for table in tables if table.rows)
-
-
-def _by_difference(one: TensorComparison) -> float:
-    return -(one.difference if one.difference is not None else float("inf"))
 
 
 def _how(one: TensorComparison) -> str:
@@ -99,76 +105,32 @@ def _how(one: TensorComparison) -> str:
     return one.reason or (f"differs by {share_of_a(one.difference)}" if one.difference is not None else "differs")
 
 
-def _grouped(pairs: Iterable[tuple[str, str]]) -> Mapping[str, list[str]]:
-    """The second of each pair by the first."""
-    found: dict[str, list[str]] = {}
-    for key, value in pairs:
-        found.setdefault(key, []).append(value)
-    return found
-
-
 def _gathered(paths: Sequence[str]) -> list[str]:
     """Modules by kind, with their layers: ``q_proj in layers 0-15 (16)``."""
     placed = places(paths)
-    by_kind = _grouped((place.kind, path) for path, place in placed.items())
-    told = []
-    first = ordered(by_kind)[:MOST_NAMES]
-    for kind in first:
-        layers = sorted({layer for path in by_kind[kind] if (layer := placed[path].layer) is not None})
-        where = f" in layer{'s' * (len(layers) > 1)} {cut(ranges(layers), 100)}" if layers else ""
-        told.append(cut(safe(kind), 80) + where + (f" ({len(by_kind[kind])})" if len(by_kind[kind]) > 1 else ""))
-    if len(by_kind) > MOST_NAMES:
-        told.append(f"{len(paths) - sum(len(by_kind[kind]) for kind in first)} others")
-    return told
-
-
-def total(one: Comparison) -> list[tuple[str, str]]:
-    """How far all updates as one vector lie apart, as labelled values."""
-    found = one.distance
-    if found.norm_a is None:
-        return []
-    return [
-        ("cosine", "" if found.cosine is None else f"{shown_cosine(found.cosine)}, of all updates as one vector"),
-        (
-            "difference",
-            "" if found.difference is None else f"{share_of_a(found.difference)} of the norm of A's updates",
-        ),
-        ("norms", f"A {found.norm_a:.4g}, B {found.norm_b:.4g}"),
-    ]
+    by_kind = by_key((place.kind, place.layer) for place in placed.values())
+    told, left = [], len(paths)
+    for kind in ordered(by_kind)[:MOST_NAMES]:
+        found = by_kind[kind]
+        left -= len(found)
+        number = f" ({len(found)})" if len(found) > 1 else ""
+        told.append(cut(safe(kind), 80) + in_layers({layer for layer in found if layer is not None}, 100) + number)
+    return [*told, f"{left} others"] if len(by_kind) > MOST_NAMES else told
 
 
 def values(change: FieldChange) -> str:
     """What a field of the config is in A and in B."""
     if change.only_a or change.only_b:
-        sides = (("A", change.only_a), ("B", change.only_b))
-        return "; ".join(f"only in {side}: {safe(names(only, MOST_NAMES, 80))}" for side, only in sides if only)
-    return " -> ".join(map(_value, (change.a, change.b)))
-
-
-def _value(value: Any) -> str:
-    return shown(f'"{value}"' if isinstance(value, str) else value, LONGEST_VALUE)
-
-
-def by_kind(modules: Sequence[ModuleComparison]) -> list[tuple[str, ...]]:
-    """Rows of kinds of modules by what they are to each other, the worst first."""
-    placed = places(one.path for one in modules)
-    groups: dict[tuple[str, str], list[ModuleComparison]] = {}
-    for one in modules:
-        groups.setdefault((one.word, placed[one.path].kind), []).append(one)
-    ordered = sorted(groups.items(), key=lambda group: _worst(group[1]))
-    return [(cut(safe(kind), 40), str(len(found)), *_numbers(found)) for (_, kind), found in ordered]
-
-
-def farthest(modules: Sequence[ModuleComparison]) -> list[tuple[str, ...]]:
-    """Rows of the single modules that are not equal, the worst first."""
-    apart = sorted((one for one in modules if one.word != "equal"), key=lambda one: _worst([one]))
-    return [(cut(safe(one.path), 120), *_numbers([one])) for one in apart]
+        alone = (("A", change.only_a), ("B", change.only_b))
+        return "; ".join(f"only in {side}: {safe(names(only, MOST_NAMES, 80))}" for side, only in alone if only)
+    sides = (f'"{one}"' if isinstance(one, str) else one for one in (change.a, change.b))
+    return " -> ".join(shown(one, LONGEST_VALUE) for one in sides)
 
 
 def _worst(modules: Sequence[ModuleComparison]) -> tuple[int, float]:
     """What sorts groups of one word: the worst word first, and the largest difference."""
     found = [one.distance.difference for one in modules]
-    return WORDS.index(modules[0].word), -max(float("inf") if value is None else value for value in found)
+    return WORDS.index(modules[0].word), -max(math.inf if value is None else value for value in found)
 
 
 def _numbers(found: Sequence[ModuleComparison]) -> tuple[str, ...]:

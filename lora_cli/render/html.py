@@ -14,6 +14,7 @@ from markupsafe import Markup
 from lora_cli import __version__
 from lora_cli.bench.report import BenchReport, LiveReport, MeasurementReport, PlanReport, SimulationReport
 from lora_cli.core.base_model import HALF_BYTES
+from lora_cli.core.grouping import by_key
 from lora_cli.core.module_facts import ModuleFacts, layer_of, leaf_of
 from lora_cli.core.text import brief, counted, milliseconds, safe, size
 from lora_cli.render import bench_summary, charts, comparison_facts, engine_flags, inspect_facts, spectrum_facts
@@ -37,7 +38,8 @@ def templates() -> Environment:
         loader=PackageLoader("lora_cli.render"),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_printable,
+        # A macro's markup stays as it is; anything else is on one line without control characters.
+        finalize=lambda value: value if isinstance(value, Markup) else safe(value),
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -64,28 +66,16 @@ def templates() -> Environment:
     return made
 
 
-def _printable(value: object) -> object:
-    """What a template prints: a macro's markup as it is, anything else on one line without control characters."""
-    return value if isinstance(value, Markup) else safe(value)
-
-
-def _rendered(template: str, **values: Any) -> str:
-    return templates().get_template(template).render(values)
-
-
 def render_inspections(report: InspectReport, checked: Sequence[Checked]) -> str:
     """The page of ``inspect``; ``checked`` has the verdicts and the files of the same adapters."""
     title = checked[0].name if len(checked) == 1 else counted(len(checked), "LoRA adapter")
     adapters = list(zip(report.adapters, checked, strict=True))
-    return _rendered("inspect.html.j2", title=title, report=report, adapters=adapters)
+    return templates().get_template("inspect.html.j2").render(title=title, report=report, adapters=adapters)
 
 
 def modules_by_kind(modules: Iterable[ModuleFacts]) -> Mapping[str, Sequence[ModuleFacts]]:
     """Modules by the last name of their paths."""
-    kinds: dict[str, list[ModuleFacts]] = {}
-    for one in modules:
-        kinds.setdefault(leaf_of(one.module), []).append(one)
-    return kinds
+    return by_key((leaf_of(one.module), one) for one in modules)
 
 
 def kind_rows(kinds: Mapping[str, Sequence[ModuleFacts]]) -> Iterator[Sequence[str]]:
@@ -149,40 +139,32 @@ def spectrum_notes(shown: Layout) -> Iterator[str]:
 
 def render_bench(report: BenchReport) -> str:
     """The page of ``serve-bench``: its table, its charts, the workload, and what the words mean."""
-    result, curves = report.result, bench_summary.curves_of(report)
-    requests = result.requests if isinstance(result, MeasurementReport) else report.run.num_prompts
-    work = f"{counted(requests, 'request')} over {counted(report.setting.adapters, 'adapter')}"
-    values: dict[str, Any] = {"caption": "Milliseconds by tier", "terms": report.definitions}
-    match result:
-        case SimulationReport():
-            values = {"title": f"{work}, simulated", **_simulation_values(report, result)}
-        case PlanReport():
+    curves, work = bench_summary.curves_of(report), bench_summary.work(report)
+    values: dict[str, Any] = {"terms": report.definitions, "costs": (), "charts": (), "adapters": None}
+    match report.result:
+        case SimulationReport() as result:
+            costs = {name: one.miss_cost_ms_per_request for name, one in result.policies.items()}
+            most = max(costs.values(), default=0.0) or 1.0
+            values |= {
+                "title": f"{work}, simulated",
+                "caption": "Each policy over the same requests",
+                "terms": dict(bench_summary.simulation_terms(report, result)) | dict(report.definitions),
+                "costs": [(name, cost / most, [milliseconds(cost)]) for name, cost in costs.items()],
+                "charts": [
+                    charts.over_time(bench_summary.hits_over_time(result)),
+                    charts.distribution("Share of requests that wait at most", "stall in ms", curves),
+                ],
+            }
+        case PlanReport() as result:
             values["title"] = f"Slots and memory for {' and '.join(result.plan.goals)}"
             values["caption"] = "The fewest slots first, then more slots with less memory"
         case MeasurementReport():
-            values["title"] = f"{work}, in process"
+            values |= {"title": f"{work}, in process", "caption": "Milliseconds by tier"}
             values["charts"] = [charts.distribution("Share of requests that are answered within", "ms", curves)]
-        case LiveReport():
-            values["title"] = f"{work}, live"
+        case LiveReport() as result:
+            values |= {"title": f"{work}, live", "caption": "Milliseconds by tier", "adapters": list(_adapters(result))}
             values["charts"] = [charts.distribution("Share of requests whose first token comes within", "ms", curves)]
-            values |= {"late": result.late, "adapters": list(_adapters(result)), "all_adapters": result.per_adapter}
-    return _rendered("serve_bench.html.j2", report=report, **values)
-
-
-def _simulation_values(report: BenchReport, result: SimulationReport) -> dict[str, Any]:
-    costs = {name: one.miss_cost_ms_per_request for name, one in result.policies.items()}
-    most = max(costs.values(), default=0.0) or 1.0
-    hits = {name: one.hit_ratio_over_time for name, one in result.policies.items() if one.hit_ratio_over_time}
-    waits = bench_summary.curves_of(report)
-    return {
-        "caption": "Each policy over the same requests",
-        "terms": dict(bench_summary.simulation_terms(report, result)) | dict(report.definitions),
-        "costs": [(name, cost / most, [milliseconds(cost)]) for name, cost in costs.items()],
-        "charts": [
-            charts.over_time(hits),
-            charts.distribution("Share of requests that wait at most", "stall in ms", waits),
-        ],
-    }
+    return templates().get_template("serve_bench.html.j2").render(values, report=report)
 
 
 def _adapters(result: LiveReport) -> Iterator[Sequence[str]]:

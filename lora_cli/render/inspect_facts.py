@@ -1,14 +1,15 @@
 """What an adapter is, as labelled values in words: the same on a terminal and on a page. Empty ones are not told."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from lora_cli.core.card import Card
 from lora_cli.core.finding import Finding
+from lora_cli.core.grouping import by_key
 from lora_cli.core.inspection import Inspection
 from lora_cli.core.module_facts import layer_of, leaf_of
-from lora_cli.core.text import counted, size
-from lora_cli.core.writers import PEFT, Writer
+from lora_cli.core.text import counted, cut, size, span
+from lora_cli.core.writers import PEFT
 from lora_cli.validation.report import CheckedAdapter
 
 UNKNOWN = "unknown"
@@ -33,6 +34,10 @@ def contents(checked: CheckedAdapter[Finding], one: Inspection) -> Rows:
     """What an adapter has in its files, what that needs, and how many of its modules the base model has."""
     applied = checked.applied
     targets = ", ".join(sorted(one.targets)[:MOST_TARGETS]) + (" …" if len(one.targets) > MOST_TARGETS else "")
+    slot = ""
+    if one.slot_bytes is not None:  # what it needs of a GPU by itself: no engine is as frugal
+        needs = f"{size(one.slot_bytes)} on the GPU at its own ranks, in {one.slot_dtype}"
+        slot = f"{needs}; an engine's slots are larger (--engine-args)"
     tensors = f"{size(one.weight_bytes)} of tensors, " if one.weight_bytes else ""
     return [
         ("format", one.format),
@@ -45,17 +50,19 @@ def contents(checked: CheckedAdapter[Finding], one: Inspection) -> Rows:
         ("dtype", _dtypes(one.dtypes)),
         ("parameters", f"{one.parameters:,}" if one.modules else ""),
         ("size", f"{tensors}{size(one.total_bytes)} in {counted(one.files, 'file')}"),
-        ("slot", _slot(one.slot_bytes, one.slot_dtype)),
+        ("slot", slot),
         ("features", ", ".join(one.features)),
         ("task", one.task_type),
     ]
 
 
 def origin(one: Inspection) -> Rows:
-    """Who made it, and what stands beside it."""
+    """Who made it, and what stands beside it. The version of PEFT usually is in the config."""
+    told = {by.tool: f"{by.version} ({by.told_by})".lstrip() for by in one.writers}
+    peft = next((by.version for by in one.writers if by.tool == PEFT and "config" in by.told_by), told.pop(PEFT, ""))
     return [
-        (PEFT, next((_peft(writer) for writer in one.writers if writer.tool == PEFT), "")),
-        ("trainer", ", ".join(_trainer(writer) for writer in one.writers if writer.tool != PEFT) or UNKNOWN),
+        (PEFT, peft),
+        ("trainer", ", ".join(f"{tool} {version}" for tool, version in told.items()) or UNKNOWN),
         ("metadata", _some([f"{key}={value}" for key, value in one.metadata.items()], MOST_METADATA)),
         *_card(one.card, one.base),
     ]
@@ -63,32 +70,26 @@ def origin(one: Inspection) -> Rows:
 
 def _by_value(modules: Mapping[str, float | None], form: str) -> str:
     """One value alone; of several each with how many modules have it, and of all but the commonest with which."""
-    by_value: dict[float, list[str]] = {}
-    for module, value in modules.items():
-        if value is not None:
-            by_value.setdefault(value, []).append(module)
+    by_value = by_key((value, module) for module, value in modules.items() if value is not None)
     if len(by_value) < 2:
         return "".join(map(form.format, by_value))
-    common, *others = sorted(by_value, key=lambda value: -len(by_value[value]))
-    told, every = (
-        [f"{form.format(common)} ({counted(len(by_value[common]), 'module')})"],
-        Counter(map(leaf_of, modules)),
-    )
-    for value in others[: MOST_VALUES - 1]:
-        where = _some(list(_places(by_value[value], every)), MOST_PLACES)
-        told.append(f"{form.format(value)} ({counted(len(by_value[value]), 'module')}: {where})")
-    return ", ".join(told) + (f" and {len(others) - MOST_VALUES + 1} others" if len(others) >= MOST_VALUES else "")
+    told: list[str] = []
+    every = Counter(map(leaf_of, modules))
+    for value, found in sorted(by_value.items(), key=lambda item: -len(item[1]))[:MOST_VALUES]:
+        where = f": {_some(list(_places(found, every)), MOST_PLACES)}" if told else ""
+        told.append(f"{form.format(value)} ({counted(len(found), 'module')}{where})")
+    return ", ".join(told) + _others(len(by_value))
+
+
+def _others(number: int) -> str:
+    return f" and {number - MOST_VALUES} others" if number > MOST_VALUES else ""
 
 
 def _places(modules: Iterable[str], every: Mapping[str, int]) -> Iterator[str]:
     """The last names of ``modules``, each with its layers where others of the ``every`` have that name, too."""
-    by_leaf: dict[str, list[str]] = {}
-    for module in modules:
-        by_leaf.setdefault(leaf_of(module), []).append(module)
-    for leaf, held in by_leaf.items():
-        layers = sorted({layer for module in held if (layer := layer_of(module)) is not None})
-        is_whole = len(held) == every[leaf] or not layers
-        yield leaf if is_whole else f"{leaf} in layer{'s' * (len(layers) > 1)} {ranges(layers)}"
+    for leaf, layers in by_key((leaf_of(module), layer_of(module)) for module in modules).items():
+        is_whole = len(layers) == every[leaf]
+        yield leaf if is_whole else leaf + in_layers({layer for layer in layers if layer is not None})
 
 
 def _some(words: Sequence[str], most: int) -> str:
@@ -100,23 +101,7 @@ def _dtypes(counts: Mapping[str, int]) -> str:
     if len(counts) == 1:
         return next(iter(counts))
     told = [f"{dtype} ({counted(number, 'tensor')})" for dtype, number in list(counts.items())[:MOST_VALUES]]
-    return ", ".join(told) + (f" and {len(counts) - MOST_VALUES} others" if len(counts) > MOST_VALUES else "")
-
-
-def _slot(nbytes: int | None, dtype: str) -> str:
-    """What it needs of a GPU by itself: no engine is as frugal."""
-    if nbytes is None:
-        return ""
-    return f"{size(nbytes)} on the GPU at its own ranks, in {dtype}; an engine's slots are larger (--engine-args)"
-
-
-def _peft(writer: Writer) -> str:
-    """The version of PEFT, and what told it, which usually is the config."""
-    return writer.version if "config" in writer.told_by else f"{writer.version} ({writer.told_by})"
-
-
-def _trainer(writer: Writer) -> str:
-    return f"{writer.tool}{' ' + writer.version if writer.version else ''} ({writer.told_by})"
+    return ", ".join(told) + _others(len(counts))
 
 
 def _card(card: Card | None, base: str) -> Rows:
@@ -137,12 +122,13 @@ def _card(card: Card | None, base: str) -> Rows:
     ]
 
 
+def in_layers(layers: Collection[int], width: int | None = None) -> str:
+    """`` in layers 0-15, 18``, cut to ``width`` columns; empty without any."""
+    told = ranges(sorted(layers))
+    return f" in layer{'s' * (len(layers) > 1)} {told if width is None else cut(told, width)}" if layers else ""
+
+
 def ranges(numbers: Iterable[int]) -> str:
     """Sorted numbers, with runs drawn together: ``0-15, 18``."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1] = [runs[-1][0], number]
-        else:
-            runs.append([number])
-    return ", ".join("-".join(str(end) for end in run) for run in runs)
+    runs = by_key((number - place, number) for place, number in enumerate(numbers)).values()
+    return ", ".join(span(run) for run in runs)

@@ -29,12 +29,12 @@ class InspectedAdapter:
     """The result of --diff; null where it was not asked for."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InspectReport:
     """What adapters are. A field may be added under the same number; a change of meaning makes a new number."""
 
-    schema: Literal["lora_cli/inspect/1"]
-    version: str
+    schema: Literal["lora_cli/inspect/1"] = "lora_cli/inspect/1"
+    version: str = __version__
     """The version of lora-cli."""
     base: BaseModelSummary | None
     """The base model that the adapters were compared with, or null."""
@@ -50,18 +50,10 @@ def inspect_report(
 ) -> InspectReport:
     """The report of one run of ``inspect``: what each adapter is, or the error that kept it from being read."""
     return InspectReport(
-        schema="lora_cli/inspect/1",
-        version=__version__,
         base=base_summary(base),
-        adapters=tuple(_inspected(one, inspection) for one, inspection in inspected),
+        adapters=tuple(
+            InspectedAdapter(checked_adapter(one, one.read_code, one.findings), found, one.spectrum, one.comparison)
+            for one, found in inspected
+        ),
         engine_args=args,
-    )
-
-
-def _inspected(one: Checked, inspection: Inspection | None) -> InspectedAdapter:
-    return InspectedAdapter(
-        checked=checked_adapter(one, one.read_code, one.findings),
-        inspection=inspection,
-        spectrum=one.spectrum,
-        diff=one.comparison,
     )

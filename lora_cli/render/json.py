@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from lora_cli import __version__
@@ -34,13 +35,13 @@ def encoded(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if is_dataclass(value) or isinstance(value, LoraCliError):
-        return {key: _plain(one) for key, one in _items(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, LoraCliError):
+        value = {"message": value.message, "hint": value.hint, "exit_code": value.exit_code}
+    if is_dataclass(value) or isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in _items(value)}
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
-    if isinstance(value, str | Enum):
+    if isinstance(value, str | Enum | Path):
         # A lone surrogate (a path that is not UTF-8) has no bytes in a JSON file.
         return str(value).encode("utf-8", "backslashreplace").decode()
     if isinstance(value, float) and (value != value or value in {float("inf"), float("-inf")}):  # noqa: PLR0124 - NaN
@@ -49,10 +50,7 @@ def _plain(value: Any) -> Any:
 
 
 def _items(value: Any) -> Iterator[tuple[str, Any]]:
-    """The keys of a report model with their values, as ``core.json_schema`` says, or those of an error."""
-    if isinstance(value, LoraCliError):
-        yield from (("message", value.message), ("hint", value.hint), ("exit_code", value.exit_code))
-        return
+    """The keys of a mapping with their values, or those of a report model as ``core.json_schema`` says."""
     if isinstance(value, Mapping):
         yield from value.items()
         return
@@ -66,26 +64,13 @@ def _items(value: Any) -> Iterator[tuple[str, Any]]:
 
 def render_load_reports(reports: Sequence[LoadReport], answers: Sequence[Answers] = ()) -> str:
     """The document of ``warm``: each adapter's stages and proof, and the answers where a prompt was given."""
-    adapters = []
-    for report in reports:
-        fields = asdict(report)
-        if report.proof is not None:
-            fields["proof"]["holds"] = report.proof.holds
-        adapters.append(fields)
-    return document("warm", {"adapters": adapters, "answers": [asdict(answer) for answer in answers]})
+    adapters = [
+        {**asdict(one), "proof": one.proof and {**asdict(one.proof), "holds": one.proof.holds}} for one in reports
+    ]
+    return document("warm", {"adapters": adapters, "answers": list(answers)})
 
 
 def render_rules(rules: Sequence[Rule]) -> str:
     """The document of ``rules``."""
-    listed = [
-        {
-            "code": rule.code,
-            "name": rule.name,
-            "severity": rule.severity,
-            "needs": list(rule.needs),
-            "summary": rule.summary,
-            "documentation": rule.documentation,
-        }
-        for rule in rules
-    ]
-    return document("rules", {"rules": listed})
+    keys = ("code", "name", "severity", "needs", "summary", "documentation")
+    return document("rules", {"rules": [{key: getattr(rule, key) for key in keys} for rule in rules]})

@@ -30,10 +30,7 @@ def _profile(profile: Profile) -> dict[str, Any]:
                 "feature": name,
                 "title": feature.title,
                 "outcome": feature.outcome(name, profile),
-                "reason": rows[name].reason if name in rows else "",
-                "mend": rows[name].mend if name in rows else "",
-                "evidence": rows[name].evidence if name in rows else "",
-                "proof": rows[name].proof if name in rows else "",
+                **{key: getattr(rows.get(name), key, "") for key in ("reason", "mend", "evidence", "proof")},
             }
             for name, feature in FEATURES.items()
         ],

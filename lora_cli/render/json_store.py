@@ -1,11 +1,12 @@
 """What ``fetch`` and ``cache`` say to machines."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_cli.core.lock import Changes
-from lora_cli.errors import UsageError
+from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.fetching.drift import Drift
 from lora_cli.fetching.many import Handed, Wanted
 from lora_cli.render.json import document
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 
 def render_outcomes(done: Sequence[Handed], lock: Path | None = None, changes: Changes | None = None) -> str:
     """The document of ``fetch``: each adapter's snapshot and where it can be used, or its error; and the lock."""
-    adapters = [_outcome(handed) for handed in done]
     code, told = max((handed.outcome.exit_code for handed in done), default=0), changes or Changes()
-    locked = {"file": str(lock), "added": told.added, "changed": told.changed, "removed": told.removed}
+    locked = {"file": lock, "added": told.added, "changed": told.changed, "removed": told.removed}
+    adapters = [_outcome(handed) for handed in done]
     return document("fetch", {"adapters": adapters, "lock": None if lock is None else locked, "exit_code": code})
 
 
@@ -30,51 +31,47 @@ def render_drifts(drifts: Sequence[Drift], left_over: Sequence[str], lock: Path)
     """The document of ``fetch --check``: what changed of each adapter since it was locked, or its error."""
     adapters = [
         {
-            "name": drift.wanted.name,
-            "ref": _ref(drift.wanted),
-            "locked": None if drift.wanted.locked is None else drift.wanted.locked.revision,
+            **_wanted(drift.wanted),
+            "locked": drift.wanted.locked and drift.wanted.locked.revision,
             "now": drift.now or None,
-            "drift": list(drift.changes),
+            "drift": drift.changes,
             "exit_code": drift.exit_code,
-            "error": None if drift.error is None else {"message": drift.error.message, "hint": drift.error.hint},
+            "error": _error(drift.error),
         }
         for drift in drifts
     ]
     code = max([drift.exit_code for drift in drifts] + [int(bool(left_over))])
-    body = {"lock": str(lock), "adapters": adapters, "left_over": list(left_over), "exit_code": code}
-    return document("fetch-check", body)
+    return document("fetch-check", {"lock": lock, "adapters": adapters, "left_over": left_over, "exit_code": code})
 
 
-def _ref(wanted: Wanted) -> str | None:
-    return None if isinstance(wanted.ref, UsageError) else str(wanted.ref)
+def _wanted(wanted: Wanted) -> dict[str, str | None]:
+    return {"name": wanted.name, "ref": None if isinstance(wanted.ref, UsageError) else str(wanted.ref)}
+
+
+def _error(error: LoraCliError | None) -> dict[str, str] | None:
+    return None if error is None else {"message": error.message, "hint": error.hint}
 
 
 def _outcome(handed: Handed) -> dict[str, Any]:
-    outcome, directory, published = handed.outcome, handed.directory, handed.published
+    outcome, fetched, published = handed.outcome, handed.outcome.fetched, handed.published
     body: dict[str, Any] = {
-        "name": outcome.wanted.name,
-        "ref": _ref(outcome.wanted),
+        **_wanted(outcome.wanted),
         "milliseconds": outcome.ms,
         "exit_code": outcome.exit_code,
-        "error": None,
+        "error": _error(outcome.error),
     }
-    if outcome.error is not None:
-        body["error"] = {"message": outcome.error.message, "hint": outcome.error.hint}
-    if outcome.fetched is not None:
-        snapshot, left = outcome.fetched.snapshot, outcome.fetched.left_out
+    if fetched is not None:
+        copy = published and {"base": published.base, "was": published.was, "sha256": published.digest}
+        files = fetched.snapshot.files.items()
         body |= {
-            "revision": outcome.fetched.revision,
-            "cached": outcome.fetched.cached,
-            "sha256": snapshot.digest,
-            "bytes": snapshot.size,
-            "left_out": None if left is None else {"files": left.files, "bytes": left.bytes},
-            "directory": None if directory is None else str(directory),
-            "published": None
-            if published is None
-            else {"base": published.base, "was": published.was, "sha256": published.digest},
-            "files": [
-                {"path": path, "sha256": blob.sha256, "bytes": blob.size} for path, blob in snapshot.files.items()
-            ],
+            "revision": fetched.revision,
+            "cached": fetched.cached,
+            "sha256": fetched.snapshot.digest,
+            "bytes": fetched.snapshot.size,
+            "left_out": fetched.left_out,
+            "directory": handed.directory,
+            "published": copy,
+            "files": [{"path": path, "sha256": blob.sha256, "bytes": blob.size} for path, blob in files],
         }
     return body
 
@@ -85,18 +82,19 @@ def render_items(store: Store, items: Sequence[Item], blob_bytes: int) -> str:
     ``bytes`` is all blobs' and the packed weights of ``items``. How much is in memory stands where it was asked.
     """
     total = blob_bytes + sum(item.packed_bytes for item in items)
-    body = {"cache": str(store.root), "bytes": total, "snapshots": [_item(item) for item in items]}
-    return document("cache", body)
+    return document("cache", {"cache": store.root, "bytes": total, "snapshots": [_item(item) for item in items]})
 
 
 def _item(item: Item) -> dict[str, Any]:
+    memory = {"resident_bytes": item.resident, "packed_resident_bytes": item.packed_resident}
     return {
         "sha256": item.digest,
-        "names": list(item.names),
-        "directory": str(item.directory),
+        "names": item.names,
+        "directory": item.directory,
         "bytes": item.size,
         "packed_bytes": item.packed_bytes,
-        **_residency(item),
+        # Null where the system hides it; nothing where nobody asked.
+        **{key: resident.resident_bytes for key, resident in memory.items() if resident is not None},
         "used_s": item.used_s,
         "references": [
             {
@@ -113,43 +111,29 @@ def _item(item: Item) -> dict[str, Any]:
     }
 
 
-def _residency(item: Item) -> dict[str, int | None]:
-    """Bytes in the page cache, null where the system hides them; nothing where nobody asked."""
-    if item.resident is None or item.packed_resident is None:
-        return {}
-    resident, packed = item.resident.resident_bytes, item.packed_resident.resident_bytes
-    return {"resident_bytes": resident, "packed_resident_bytes": packed}
-
-
 def render_verified(found: Sequence[Verified], mended: "Sequence[Mended] | None" = None) -> str:
     """The document of ``verify``: how much was hashed, what is rotten, and what was ``mended`` (None: not tried)."""
-    rotten = [
-        {
-            "kind": one.kind,
-            "path": str(one.path),
-            "problem": one.problem,
-            "moved_to": None if one.moved_to is None else str(one.moved_to),
-        }
-        for one in found
-        if one.problem
+    kinds = Counter(one.kind for one in found)
+    repaired = [
+        {"kind": one.kind, "name": one.name, "ref": one.ref or None, "error": _error(one.error)} for one in mended or ()
     ]
-    blobs = [one for one in found if one.kind == "blob"]
-    counts: dict[str, Any] = {
-        f"{kind}s": sum(one.kind == kind for one in found) for kind in ("blob", "snapshot", "view")
+    body = {
+        "blobs": kinds["blob"],
+        "snapshots": kinds["snapshot"],
+        "views": kinds["view"],
+        "packed": kinds["packed"],
+        "bytes": sum(one.size for one in found if one.kind == "blob"),
+        "rotten": [
+            {"kind": one.kind, "path": one.path, "problem": one.problem, "moved_to": one.moved_to}
+            for one in found
+            if one.problem
+        ],
+        "repaired": None if mended is None else repaired,
     }
-    counts["packed"] = sum(one.kind == "packed" for one in found)
-    counts["bytes"] = sum(one.size for one in blobs)
-    repaired = None if mended is None else [_mended(one) for one in mended]
-    return document("cache-verify", {**counts, "rotten": rotten, "repaired": repaired})
-
-
-def _mended(one: "Mended") -> dict[str, Any]:
-    error = None if one.error is None else {"message": one.error.message, "hint": one.error.hint}
-    return {"kind": one.kind, "name": one.name, "ref": one.ref or None, "error": error}
+    return document("cache-verify", body)
 
 
 def render_removed(removed: Sequence[Removed], *, dry_run: bool = False) -> str:
     """The document of ``gc`` and ``rm``."""
     things = [{"kind": one.kind, "name": one.name, "bytes": one.size} for one in removed]
-    body = {"dry_run": dry_run, "bytes": sum(one.size for one in removed), "removed": things}
-    return document("cache-removed", body)
+    return document("cache-removed", {"dry_run": dry_run, "bytes": sum(one.size for one in removed), "removed": things})

@@ -4,9 +4,10 @@ Whatever an adapter calls itself or its tensors is text here: no link, no mentio
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
-from lora_cli.core.engine_outcome import EngineOutcome, Outcome
+from lora_cli.core.engine_outcome import Outcome
 from lora_cli.core.finding import Finding
 from lora_cli.core.text import counted, safe
 from lora_cli.render.text import summary
@@ -21,61 +22,41 @@ _ACTIVE = re.compile(r"[&<>\\`*\[\]#|~@$]|(?<!\w)_|_(?!\w)|:(?=\S)|(?<=www)\.", 
 def render_report(report: Report, limit: int = STEP_LIMIT) -> str:
     """The page, of at most ``limit`` bytes: what is too much is left out, and a sentence says so."""
     blocks = [block for block in (_head(report), *(_details(report, one) for one in report.adapters)) if block]
-    sizes = [len(block.encode()) for block in blocks]
-    if sum(sizes) <= limit:
-        return "".join(blocks)
-    kept = len(blocks)
-    while kept and sum(sizes[:kept]) + len(_cut(len(blocks) - kept)) > limit:
-        kept -= 1
-    text = "".join(blocks[:kept]) + _cut(len(blocks) - kept)
-    return text if len(text) <= limit else ""
-
-
-def _cut(left: int) -> str:
-    return f"\nThis summary is cut: {counted(left, 'part')} left out; `--format json` has all.\n"
+    sizes = list(accumulate((len(block.encode()) for block in blocks), initial=0))
+    for kept in range(len(blocks), -1, -1):
+        left = counted(len(blocks) - kept, "part")
+        cut = f"\nThis summary is cut: {left} left out; `--format json` has all.\n" if kept < len(blocks) else ""
+        if sizes[kept] + len(cut) <= limit:
+            return "".join(blocks[:kept]) + cut
+    return ""
 
 
 def _head(report: Report) -> str:
-    engines = _engines(report)
-    columns = ["", "adapter", "modules", *engines, "errors", "warnings", "skipped"]
+    """The counts, the notices, and a row for each adapter."""
+    engines = list(dict.fromkeys(str(engine) for one in report.adapters for engine in one.engines))
+    columns = ["", "adapter", "modules", *map(_text, engines), "errors", "warnings", "skipped"]
+    rows = [columns, ["---"] * len(columns), *(_row(report, one, engines) for one in report.adapters)]
     lines = ["### lora-cli validate", "", f"**{_text(summary(report.summary))}**", ""]
     lines += [f"> {_text(notice)}\n" for notice in report.notices]
-    lines += [_row(columns), _row(["---"] * len(columns))]
-    for one in report.adapters:
-        lines.append(_row([*_outcome(report, one, engines)]))
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
 
 
-def _engines(report: Report) -> list[str]:
-    """The engines that were named, as the columns of the table."""
-    named = (str(engine) for one in report.adapters for engine in one.engines)
-    return [_text(engine) for engine in dict.fromkeys(named)]
-
-
-def _row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _outcome(report: Report, one: Validated, engines: list[str]) -> Iterator[str]:
+def _row(report: Report, one: Validated, engines: Sequence[str]) -> Iterator[str]:
     counts = summarize([one], report.fail_on)
     yield "⚠️ not read" if counts.failed else "❌ refused" if counts.refused else "✅ ok"
     yield _code(report.naming.identity(one))
     yield str(one.applied) if one.applied is not None else "–"
-    outcomes = {_text(str(engine)): _engine(one, engine) for engine in one.engines}
-    yield from (outcomes.get(engine, "–") for engine in engines)
-    yield from (str(number) for number in (counts.errors, counts.warnings, counts.skipped))
-
-
-def _engine(one: Validated, engine: EngineOutcome) -> str:
-    counts = engine.outcome is Outcome.OK or engine_counts(one, engine)
-    return engine.label + ("" if counts else " (does not count)")
+    known = {str(engine): engine for engine in one.engines}
+    for engine in map(known.get, engines):
+        is_counted = engine is None or engine.outcome is Outcome.OK or engine_counts(one, engine)
+        yield (engine.label if engine is not None else "–") + ("" if is_counted else " (does not count)")
+    yield from map(str, (counts.errors, counts.warnings, counts.skipped))
 
 
 def _details(report: Report, one: Validated) -> str:
+    body = [_item(finding) for finding in findings_of(one)]
     if one.error is not None:
         body = [f"- **not read**: {_text(one.error.message)}{_hint(one.error.hint)}"]
-    else:
-        body = [_item(finding) for finding in findings_of(one)]
     if not body:
         return ""
     opened = " open" if one.exit_code else ""

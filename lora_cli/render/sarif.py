@@ -6,18 +6,18 @@ says of an adapter that something is wrong with it because nobody looked. What c
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 from urllib.parse import quote
 
 from lora_cli import __version__
-from lora_cli.core.finding import Finding, Severity
+from lora_cli.core.finding import Finding, Problem, Severity
 from lora_cli.core.text import safe
 from lora_cli.render.json import encoded
 from lora_cli.render.text import unmarked
 from lora_cli.rules.rule import Rule
-from lora_cli.validation.report import LOCAL, FingerprintedFinding, Place, Report, Validated
+from lora_cli.validation.report import LOCAL, FingerprintedFinding, Report, Validated
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 MOST_RESULTS = 25_000
@@ -34,23 +34,22 @@ PROBLEM = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: 
 def render_report(report: Report) -> str:
     """The log of one run, the worst results first."""
     found = sorted(report.found(), key=lambda pair: -pair[1].finding.severity)
-    rules = _used(report)
-    driver = {"name": "lora-cli", "version": __version__, "rules": [_rule(rule) for rule in rules]}
+    said = {one.finding.code for _, one in found} | {check.code for one in report.adapters for check in one.skipped}
+    rules = [rule for rule in report.rules if rule.code in said]
     run = {
-        "tool": {"driver": driver},
-        "invocations": [_invocation(report, len(found))],
+        "tool": {"driver": {"name": "lora-cli", "version": __version__, "rules": [_rule(rule) for rule in rules]}},
+        "invocations": [
+            {
+                "executionSuccessful": not any(one.error is not None for one in report.adapters),
+                "exitCode": report.summary.exit_code,
+                "toolExecutionNotifications": list(_notifications(report, len(found))),
+            }
+        ],
         "originalUriBaseIds": {ROOT: {"description": {"text": "the folder that lora-cli ran in"}}},
         "columnKind": "unicodeCodePoints",
-        "results": list(_results(report, found[:MOST_RESULTS], rules)),
+        "results": list(_results(report, found[:MOST_RESULTS], [rule.code for rule in rules])),
     }
     return encoded({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]})
-
-
-def _used(report: Report) -> list[Rule]:
-    """The rules that are spoken of, in their own order."""
-    said = {found.finding.code for _, found in report.found()}
-    said |= {skipped.code for one in report.adapters for skipped in one.skipped}
-    return [rule for rule in report.rules if rule.code in said]
 
 
 def _rule(rule: Rule) -> dict[str, Any]:
@@ -67,14 +66,13 @@ def _rule(rule: Rule) -> dict[str, Any]:
 
 
 def _results(
-    report: Report, found: Iterable[tuple[Validated, FingerprintedFinding]], rules: Iterable[Rule]
+    report: Report, found: Iterable[tuple[Validated, FingerprintedFinding]], codes: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    index = {rule.code: number for number, rule in enumerate(rules)}
     times: Counter[str] = Counter()
     for one, said in found:
-        result, fingerprint = _result(report, one, said.finding), said.fingerprint
-        if said.finding.code in index:
-            result["ruleIndex"] = index[said.finding.code]
+        result, code, fingerprint = _result(report, one, said.finding), said.finding.code, said.fingerprint
+        if code in codes:
+            result["ruleIndex"] = codes.index(code)
         times[fingerprint] += 1
         # GitHub tells alerts apart by the second one, and would make it of a line of the weights.
         once = f"{fingerprint}:{times[fingerprint]}"
@@ -83,7 +81,7 @@ def _results(
 
 
 def _result(report: Report, one: Validated, finding: Finding) -> dict[str, Any]:
-    problem = finding.problem
+    problem, accepted = finding.problem, finding.accepted
     properties = {"adapter": report.naming.identity(one), "hint": problem.hint}
     if one.revision is not None and not one.source.startswith(LOCAL):
         properties |= {"source": one.source, "revision": one.revision}
@@ -92,69 +90,53 @@ def _result(report: Report, one: Validated, finding: Finding) -> dict[str, Any]:
     result: dict[str, Any] = {
         "ruleId": finding.code,
         "level": str(finding.severity),
-        "message": {"text": _message(f"{report.naming.identity(one)}: {problem.message}", problem.hint)},
-        "locations": [_location(report, one, problem.at.file, problem.at.field)],
+        **_said(report, one, problem),
         "properties": properties,
     }
-    if (accepted := finding.accepted) is not None and accepted.by == "policy":
+    if accepted is not None and accepted.by == "policy":
         result["suppressions"] = [{"kind": "external", "status": "accepted", "justification": safe(accepted.reason)}]
     if report.baseline:
         result["baselineState"] = "unchanged" if accepted is not None and accepted.by == "baseline" else "new"
     return result
 
 
-def _location(report: Report, one: Validated, file: str, where: str) -> dict[str, Any]:
-    place = report.naming.place(one, file)
-    physical: dict[str, Any] = {"artifactLocation": _artifact(place), "region": {"startLine": place.line or 1}}
-    parts = [part for part in (report.naming.identity(one), file, where) if part]
-    logical = {"fullyQualifiedName": "/".join(parts), "kind": "property" if file.endswith(".json") else "module"}
-    return {"physicalLocation": physical, "logicalLocations": [{"name": where or file or one.name, **logical}]}
+def _said(report: Report, one: Validated, problem: Problem) -> dict[str, Any]:
+    """A message about an adapter, and the place that it is about.
 
-
-def _artifact(place: Place) -> dict[str, str]:
-    """What is remote has an address without its scheme: of a run with any but ``file`` GitHub takes nothing at all."""
+    What is remote has an address without its scheme: of a run with any but ``file`` GitHub takes nothing at all.
+    """
+    at, identity = problem.at, report.naming.identity(one)
+    place = report.naming.place(one, at.file)
     path = quote(place.path.encode(errors="surrogatepass"))
-    return {"uri": f"file://{path}"} if place.kind == "elsewhere" else {"uri": path, "uriBaseId": ROOT}
-
-
-def _invocation(report: Report, results: int) -> dict[str, Any]:
-    notifications = [*_unread(report), *_skipped(report), *_run(report, results)]
+    artifact = {"uri": f"file://{path}"} if place.kind == "elsewhere" else {"uri": path, "uriBaseId": ROOT}
+    logical = {
+        "name": at.field or at.file or one.name,
+        "fullyQualifiedName": "/".join(filter(None, (identity, at.file, at.field))),
+        "kind": "property" if at.file.endswith(".json") else "module",
+    }
+    physical = {"artifactLocation": artifact, "region": {"startLine": place.line or 1}}
     return {
-        "executionSuccessful": not any(one.error is not None for one in report.adapters),
-        "exitCode": report.summary.exit_code,
-        "toolExecutionNotifications": notifications,
+        "message": {"text": _message(f"{identity}: {problem.message}", problem.hint)},
+        "locations": [{"physicalLocation": physical, "logicalLocations": [logical]}],
     }
 
 
-def _unread(report: Report) -> Iterator[dict[str, Any]]:
+def _notifications(report: Report, results: int) -> Iterator[dict[str, Any]]:
+    """What could not be read, what was not checked, and what is to be said of the run."""
     for one in report.adapters:
         if one.error is not None:
-            yield {
-                "level": "error",
-                "descriptor": {"id": "not-read"},
-                "message": {"text": _message(f"{report.naming.identity(one)}: {one.error.message}", one.error.hint)},
-                "locations": [_location(report, one, "", "")],
-            }
-
-
-def _skipped(report: Report) -> Iterator[dict[str, Any]]:
+            said = _said(report, one, Problem(one.error.message, hint=one.error.hint))
+            yield {"level": "error", "descriptor": {"id": "not-read"}, **said}
     for one in report.adapters:
         for skipped in one.skipped:
-            yield {
-                "level": "note",
-                "descriptor": {"id": "not-checked"},
-                "associatedRule": {"id": skipped.code},
-                "message": {"text": _message(f"{report.naming.identity(one)}: not checked: {skipped.reason}")},
-                "locations": [_location(report, one, "", "")],
-            }
-
-
-def _run(report: Report, results: int) -> Iterator[dict[str, Any]]:
-    sentences: Iterable[str] = report.notices
+            said = _said(report, one, Problem(f"not checked: {skipped.reason}"))
+            rule = {"id": skipped.code}
+            yield {"level": "note", "descriptor": {"id": "not-checked"}, "associatedRule": rule, **said}
+    notices = list(report.notices)
     if results > MOST_RESULTS:
-        sentences = [*sentences, f"{results - MOST_RESULTS} more results are left out: a run may have {MOST_RESULTS}"]
-    for sentence in sentences:
-        yield {"level": "warning", "descriptor": {"id": "run"}, "message": {"text": _message(sentence)}}
+        notices.append(f"{results - MOST_RESULTS} more results are left out: a run may have {MOST_RESULTS}")
+    for notice in notices:
+        yield {"level": "warning", "descriptor": {"id": "run"}, "message": {"text": _message(notice)}}
 
 
 def _message(text: str, hint: str = "") -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from lora_cli.core.factors import Unreadable
+from lora_cli.core.grouping import by_key
 from lora_cli.core.module_grid import Grid, grids, places
 from lora_cli.core.spectrum import OUTSTANDING, ModuleSpectrum, Spectrum, outstanding
 from lora_cli.core.text import brief, counted, cut, names, percent, safe, span, times
@@ -51,11 +52,11 @@ class Layout:
 
     def by_kind(self, grid: Grid, most: int) -> list[tuple[str, list[ModuleSpectrum]]]:
         """The modules of the first ``most`` kinds."""
-        groups: dict[str, list[ModuleSpectrum]] = {kind: [] for kind in grid.kinds[:most]}
-        for (_, kind), paths in grid.cells.items():
-            if kind in groups:
-                groups[kind] += [self.modules[path] for path in paths if path in self.modules]
-        return [(kind, found) for kind, found in groups.items() if found]
+        paths = by_key((kind, path) for (_, kind), paths in grid.cells.items() for path in paths)
+        known = {
+            kind: [self.modules[path] for path in paths[kind] if path in self.modules] for kind in grid.kinds[:most]
+        }
+        return [(kind, found) for kind, found in known.items() if found]
 
     def header(self) -> tuple[str, ...]:
         """The header of a table of modules; the first column is what they are called."""
@@ -145,10 +146,7 @@ def _rank(trained: Sequence[ModuleSpectrum]) -> str:
 
 
 def _without(without: Sequence[Unreadable]) -> Iterator[str]:
-    by_reason: dict[str, list[str]] = {}
-    for one in without:
-        by_reason.setdefault(one.reason, []).append(one.module)
-    reasons = list(by_reason.items())
+    reasons = list(by_key((one.reason, one.module) for one in without).items())
     for reason, modules in reasons[:MOST_TOLD]:
         yield f"{reason} ({counted(len(modules), 'module')}: {safe(names(modules, width=LONGEST))})"
     if rest := sum(len(modules) for _, modules in reasons[MOST_TOLD:]):

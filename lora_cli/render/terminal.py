@@ -2,7 +2,7 @@
 
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from io import StringIO
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -16,51 +16,44 @@ NARROWEST = 24
 
 
 def text(value: object, style: str = "") -> Text:
-    """``value`` on one line in a style of rich's (``"red"``, ``"bold"``, ``"dim"``); what is a ``Text`` stays so."""
-    return value if isinstance(value, Text) else Text(safe(value), style)
+    """``value`` on one line in a style of rich's (``"red"``); a ``Text`` stays as it is, and None is ``-``."""
+    return value if isinstance(value, Text) else Text("-" if value is None else safe(value), style)
 
 
 class Paragraph:
     """Text that is wrapped at blanks, behind a ``label``; the lines after the first begin two columns further in.
 
-    A longer word (a path, a tensor's name) stays whole, to be copied. ``word`` of the value has a style.
+    A longer word (a path, a tensor's name) stays whole, to be copied.
     """
 
-    def __init__(
-        self,
-        value: object,
-        label: Text | str = "",
-        *,
-        indent: int = 0,
-        hanging: int | None = None,
-        word: tuple[str, str] = ("", ""),
-    ) -> None:
-        self._value, self._label, self._word = safe(value), text(label), word
-        self._indent = indent
-        self._hanging = hanging if hanging is not None else indent + 2 * bool(self._label)
+    def __init__(self, value: object, label: Text | str = "", *, indent: int = 0, hanging: int | None = None) -> None:
+        self._value, self._label, self._indent = safe(value), text(label), " " * indent
+        self._hanging = " " * (hanging if hanging is not None else indent + 2 * bool(self._label))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The lines, the label in its style."""
-        first, value, width = " " * self._indent + self._label.plain, self._value, max(options.max_width, NARROWEST)
+        first, value, width = Text.assemble(self._indent, self._label), self._value, max(options.max_width, NARROWEST)
         if len(first) > width:  # a label of others, a long name: it is wrapped, too
-            first, value = " " * self._indent, self._label.plain + value
+            first, value = Text(self._indent), self._label.plain + value
         lines = textwrap.wrap(
             value,
             width,
-            initial_indent=first,
-            subsequent_indent=" " * self._hanging,
+            initial_indent=first.plain,
+            subsequent_indent=self._hanging,
             break_long_words=False,
             break_on_hyphens=False,
         )
-        for number, line in enumerate(lines or [first]):
-            is_labelled = number == 0 and line.startswith(first) and bool(first.strip())
-            said = Text(line[len(first) :] if is_labelled else line)
-            if self._word[0]:
-                said.highlight_words([self._word[0]], self._word[1])
-            label = Text.assemble(" " * self._indent, self._label) if is_labelled else Text()
-            whole = label.append_text(said)
-            whole.no_wrap, whole.overflow = True, "ignore"
-            yield whole
+        yield Text.assemble(first, "\n".join(lines)[len(first) :], no_wrap=True, overflow="ignore")
+
+
+def hints(words: str, indent: int = 2, style: str = "") -> list[RenderableType]:
+    """What to try, where anything is known."""
+    return [Paragraph(words, text("hint: ", style), indent=indent)] if words else []
+
+
+def in_json(more: int, what: str = "") -> list[RenderableType]:
+    """How many rows a table leaves out."""
+    return [Paragraph(f"and {more} more{what}, in --format json")] if more > 0 else []
 
 
 def facts(rows: Iterable[tuple[str, object]], indent: int = 2) -> list[RenderableType]:
@@ -74,10 +67,8 @@ def table(header: Sequence[str | Text], rows: Iterable[Sequence[object]], *, lef
     """A table without lines: the first ``left`` columns to the left, folded where it is narrow; the others right."""
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for number, name in enumerate(header):
-        if number < left:
-            made.add_column(text(name), overflow="fold")
-        else:
-            made.add_column(text(name), justify="right", no_wrap=True, overflow="fold")
+        is_text = number < left
+        made.add_column(text(name), justify="left" if is_text else "right", no_wrap=not is_text, overflow="fold")
     for row in rows:
         made.add_row(*map(text, row))
     return made
@@ -112,6 +103,14 @@ def table_or_blocks(
         told = ", ".join(f"{name} {cell}".lstrip() for name, cell in named if cell not in {"", "-"})
         blocks += [Paragraph(first.plain), Paragraph(told, indent=2)]
     return FittedTable(table(header, cells, left=left), blocks)
+
+
+def apart(*blocks: Iterable[RenderableType]) -> Iterator[RenderableType]:
+    """The parts of all blocks that have any, a blank line between two blocks."""
+    filled = [block for block in map(list, blocks) if block]
+    for number, block in enumerate(filled):
+        yield from [""] * bool(number)
+        yield from block
 
 
 def rendered(parts: Iterable[RenderableType], width: int, *, colour: bool = False) -> str:

@@ -1,6 +1,6 @@
 """What ``serve-bench`` prints: tables, plots, what was run, what the words mean, and how it compares with goals."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rich.console import RenderableType
 from rich.text import Text
@@ -9,7 +9,6 @@ from lora_cli.bench.live.tiers import SERVER
 from lora_cli.bench.outcome import SHARES
 from lora_cli.bench.report import (
     BenchReport,
-    ConditionResult,
     LiveReport,
     MeasurementReport,
     MetricChange,
@@ -35,37 +34,25 @@ INFERRED = {
     "cold": "sent before its adapter had answered any request",
     "later": "sent after that; its adapter may have been unloaded since",
 }
+CURVES: Mapping[type, str] = {
+    SimulationReport: "CDF of the wait for an adapter (% of requests)",
+    MeasurementReport: "CDF of the time to the answer (% of requests)",
+    LiveReport: "CDF of the time to first token (% of requests)",
+}
 STYLES = {"better": "green", "worse": "red"}
 MOST_CHANGES = 40
 
 
 def report_parts(report: BenchReport, width: int, *, plain: bool = False) -> Iterator[RenderableType]:
     """The result, then what changed since the baseline, and a line for each condition of ``--fail-if``."""
-    match report.result:
-        case SimulationReport() as result:
-            yield from _simulation_parts(report, result, width, plain=plain)
-        case PlanReport() as result:
-            yield from _plan_parts(report, result)
-        case MeasurementReport():
-            yield from _measured_parts(report, width)
-        case LiveReport() as result:
-            yield from _live_parts(report, result, width)
+    if isinstance(report.result, PlanReport):
+        yield from _plan_parts(report, report.result)
+    else:
+        yield from _run_parts(report, width, plain=plain)
     yield from _change_parts(report.baseline or (), width)
-    yield from _condition_parts(report.fail_if or ())
-
-
-def _simulation_parts(
-    report: BenchReport, result: SimulationReport, width: int, *, plain: bool
-) -> Iterator[RenderableType]:
-    """A table of policies, three plots, then the workload, the tiers and what the columns mean."""
-    yield table_or_blocks(*summary.table_of(report))
-    costs = [(name, one.miss_cost_ms_per_request) for name, one in result.policies.items()]
-    over_time = {name: one.hit_ratio_over_time for name, one in result.policies.items() if one.hit_ratio_over_time}
-    loads = bars([(name, cost, milliseconds(cost)) for name, cost in costs], width, plain=plain)
-    yield from _plot("loads per request (ms)", loads)
-    yield from _plot("hit ratio over time (first and last part)", courses(over_time, width, plain=plain))
-    yield from _distribution("CDF of the wait for an adapter (% of requests)", report, width)
-    yield from ("", *facts(summary.facts_of(report), 0), "", *facts(summary.simulation_terms(report, result), 0))
+    for one in report.fail_if or ():
+        word = Text("failed  ", "red") if one.failed else Text("passed  ", "green")
+        yield from ("", Paragraph(one, word))
 
 
 def _plan_parts(report: BenchReport, result: PlanReport) -> Iterator[RenderableType]:
@@ -79,25 +66,30 @@ def _plan_parts(report: BenchReport, result: PlanReport) -> Iterator[RenderableT
     yield from ["", *facts(report.definitions.items(), 0)] if rows else []
 
 
-def _measured_parts(report: BenchReport, width: int) -> Iterator[RenderableType]:
-    """A table of milliseconds by tier, their curves, then hits, evictions, the run, and what the words mean."""
+def _run_parts(report: BenchReport, width: int, *, plain: bool) -> Iterator[RenderableType]:
+    """A table, plots, what ``vllm bench serve`` prints of a live run, the workload, failures, and what words mean."""
     yield table_or_blocks(*summary.table_of(report))
-    yield from _distribution("CDF of the time to the answer (% of requests)", report, width)
-    yield from ("", *facts(summary.facts_of(report), 0))
+    terms: Iterable[tuple[str, object]] = MEASURED_TERMS.items()
+    if isinstance(report.result, SimulationReport):
+        yield from _simulation_plots(report.result, width, plain=plain)
+        terms = summary.simulation_terms(report, report.result)
+    yield from _plot(CURVES[type(report.result)], distribution(summary.curves_of(report), SHARES, width))
+    if isinstance(report.result, LiveReport):
+        yield from ("", Text(VLLM_TITLE, "bold", overflow="fold"), *facts(summary.vllm_facts(report), 0))
+        if rows := summary.vllm_latencies(report):
+            yield table_or_blocks(summary.VLLM_HEADER, rows)
+        terms = _live_terms(report, report.result)
+    yield from ("", *facts(summary.run_facts(report), 0))
     yield from _failure_parts(report)
-    yield from ("", *facts(MEASURED_TERMS.items(), 0))
+    yield from ("", *facts(terms, 0))
 
 
-def _live_parts(report: BenchReport, result: LiveReport, width: int) -> Iterator[RenderableType]:
-    """A table by tier, curves, what ``vllm bench serve`` prints, facts, failures and what words mean."""
-    yield table_or_blocks(*summary.table_of(report))
-    yield from _distribution("CDF of the time to first token (% of requests)", report, width)
-    yield from ("", Text(VLLM_TITLE, "bold", overflow="fold"), *facts(summary.vllm_facts(report), 0))
-    if rows := summary.vllm_latencies(report):
-        yield table_or_blocks(summary.VLLM_HEADER, rows)
-    yield from ("", *facts(summary.live_facts(report, result), 0))
-    yield from _failure_parts(report)
-    yield from ("", *facts(_live_terms(report, result), 0))
+def _simulation_plots(result: SimulationReport, width: int, *, plain: bool) -> Iterator[RenderableType]:
+    costs = [(name, one.miss_cost_ms_per_request) for name, one in result.policies.items()]
+    loads = bars([(name, cost, milliseconds(cost)) for name, cost in costs], width, plain=plain)
+    yield from _plot("loads per request (ms)", loads)
+    over_time = courses(summary.hits_over_time(result), width, plain=plain)
+    yield from _plot("hit ratio over time (first and last part)", over_time)
 
 
 def _live_terms(report: BenchReport, result: LiveReport) -> Iterator[tuple[str, object]]:
@@ -141,16 +133,6 @@ def _change_parts(compared: Sequence[MetricChange], width: int) -> Iterator[Rend
         ]
         yield from ("", table_or_blocks(("metric", "before", "now", "by", ""), rows))
         yield f"{counted(len(changed), 'metric')} changed, {len(compared) - len(changed)} as before"
-
-
-def _condition_parts(results: Sequence[ConditionResult]) -> Iterator[RenderableType]:
-    for one in results:
-        word = Text("failed", "red") if one.failed else Text("passed", "green")
-        yield from ("", Paragraph(one, word.append("  ")))
-
-
-def _distribution(title: str, report: BenchReport, width: int) -> list[RenderableType]:
-    return _plot(title, distribution(summary.curves_of(report), SHARES, width))
 
 
 def _plot(title: str, lines: Sequence[RenderableType]) -> list[RenderableType]:

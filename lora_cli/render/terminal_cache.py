@@ -1,7 +1,8 @@
 """What ``cache`` prints for people."""
 
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -34,23 +35,21 @@ def render_items(items: Sequence[Item], blob_bytes: int, width: int, *, now_s: f
     packed_bytes = sum(item.packed_bytes for item in items)
     total = f"{counted(len(items), 'snapshot')}, {size(blob_bytes + packed_bytes)} on this disk"
     total += f", {size(packed_bytes)} of it packed weights" if packed_bytes else ""
-    lines = [table_or_blocks(header, _shortened(header, rows, width), left=3)] if rows else []
-    return rendered([*lines, total], width)
-
-
-def _row(item: Item, now_s: float) -> list[str]:
-    in_memory = [_in_memory(item.resident)] if item.resident is not None else []
-    taken = (str(len(item.files)), size(item.size), *in_memory, _ago(now_s - item.used_s) if item.used_s else "-")
-    return [item.digest[:SHORT], safe(" ".join(item.names)), _references(item), *taken]
-
-
-def _shortened(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[list[str]]:
-    """``rows`` with references that are short enough for a table, where that is enough to make it fit."""
     widths = [max(map(len, column)) + 2 for column in zip(header, *rows, strict=True)]
     room = width - sum(widths) + widths[2]
-    if room < SHORTEST_REFERENCE:
-        return [list(row) for row in rows]
-    return [[*row[:2], cut(row[2], room), *row[3:]] for row in rows]
+    if room >= SHORTEST_REFERENCE:
+        rows = [(*row[:2], cut(row[2], room), *row[3:]) for row in rows]
+    return rendered([*([table_or_blocks(header, rows, left=3)] if rows else []), total], width)
+
+
+def _row(item: Item, now_s: float) -> tuple[str, ...]:
+    """The cells of ``ls``: the reference is the shortest one, with how many more there are."""
+    first, *others = sorted({record.ref for record in item.records}, key=lambda ref: (len(ref), ref)) or [""]
+    reference = (safe(first) or "unreferenced") + (f" (+{len(others)})" if others else "")
+    in_memory = [_in_memory(item.resident)] if item.resident is not None else []
+    used = _ago(now_s - item.used_s) if item.used_s else "-"
+    names = safe(" ".join(item.names))
+    return (item.digest[:SHORT], names, reference, str(len(item.files)), size(item.size), *in_memory, used)
 
 
 def _ago(seconds: float) -> str:
@@ -82,35 +81,24 @@ def render_item(item: Item, width: int) -> str:
     return rendered([*parts, "", table(("file", "sha256", "size"), rows, left=2)], width)
 
 
-def render_verified(
-    found: Sequence[Verified], mended: "Sequence[Mended] | None", width: int, *, colour: bool = False
-) -> str:
+def verified_parts(found: Sequence[Verified], mended: "Sequence[Mended] | None") -> Iterator[RenderableType]:
     """What is corrupt, what was repaired (None: nothing was tried), and a last line that counts."""
     corrupt = [one for one in found if one.problem]
-    parts: list[RenderableType] = [
-        Paragraph(f"{one.kind} {one.path}: {one.problem}; {_moved(one)}", text("corrupt ", "red")) for one in corrupt
-    ]
-    for one in mended or ():
-        what = f"{one.kind} {one.name}"
-        if one.error is None:
-            parts.append(Paragraph(what + (f" from {one.ref}" if one.ref else ""), text("repaired ", "green")))
+    for one in corrupt:
+        yield Paragraph(f"{one.kind} {one.path}: {one.problem}; {_moved(one)}", text("corrupt ", "red"))
+    for again in mended or ():
+        what = f"{again.kind} {again.name}"
+        if again.error is None:
+            yield Paragraph(what + (f" from {again.ref}" if again.ref else ""), text("repaired ", "green"))
         else:
-            hint = f" (hint: {one.error.hint})" if one.error.hint else ""
-            parts.append(Paragraph(f"{what}: {one.error.message}{hint}", text("not repaired: ", "red")))
+            hint = f" (hint: {again.error.hint})" if again.error.hint else ""
+            yield Paragraph(f"{what}: {again.error.message}{hint}", text("not repaired: ", "red"))
+    kinds = Counter(one.kind for one in found)
+    blobs = f"{counted(kinds['blob'], 'blob')} ({size(sum(one.size for one in found if one.kind == 'blob'))})"
+    counts = [blobs, counted(kinds["snapshot"], "snapshot"), counted(kinds["view"], "view")]
+    counts += [f"{kinds['packed']} packed"] * ("packed" in kinds)
     told = f"{len(corrupt)} corrupt" if corrupt else "no corruption"
-    return rendered([*parts, f"{_hashed(found)} hashed, {told}"], width, colour=colour)
-
-
-def _hashed(found: Sequence[Verified]) -> str:
-    kinds = [one.kind for one in found]
-    taken = sum(one.size for one in found if one.kind == "blob")
-    counts = [
-        f"{counted(kinds.count('blob'), 'blob')} ({size(taken)})",
-        counted(kinds.count("snapshot"), "snapshot"),
-        counted(kinds.count("view"), "view"),
-        *([f"{kinds.count('packed')} packed"] if "packed" in kinds else []),
-    ]
-    return f"{', '.join(counts[:-1])} and {counts[-1]}"
+    yield f"{', '.join(counts[:-1])} and {counts[-1]} hashed, {told}"
 
 
 def _moved(one: Verified) -> str:
@@ -120,20 +108,19 @@ def _moved(one: Verified) -> str:
     return f"moved to {one.moved_to}" if one.moved_to is not None else "it could not be moved away"
 
 
-def render_removed(removed: "Sequence[Removed]", width: int, *, dry_run: bool = False, verbose: bool = False) -> str:
+def removed_parts(
+    removed: "Sequence[Removed]", *, dry_run: bool = False, verbose: bool = False
+) -> Iterator[RenderableType]:
     """What was removed, and how many bytes that freed; each single blob only if ``verbose``."""
-    word = "would remove" if dry_run else "removed"
-    parts: list[RenderableType] = [
-        Paragraph(f"{one.kind} {one.name}" + (f" ({size(one.size)})" if one.size else ""), f"{word} ")
-        for one in removed
-        if verbose or one.kind != "blob"
-    ]
-    kinds = [one.kind for one in removed]
+    for one in removed:
+        if verbose or one.kind != "blob":
+            taken = f" ({size(one.size)})" if one.size else ""
+            yield Paragraph(f"{one.kind} {one.name}{taken}", "would remove " if dry_run else "removed ")
+    kinds = Counter(one.kind for one in removed)
     why = ": their files wait for cache gc, or others need them" if "snapshot" in kinds and "blob" not in kinds else ""
-    counts = [counted(kinds.count(kind), kind) for kind in ("snapshot", "blob") if kind in kinds]
-    told = f"{' and '.join(counts)}: " if counts else ""
+    told = " and ".join(counted(kinds[kind], kind) for kind in ("snapshot", "blob") if kind in kinds)
     freed = f"{size(sum(one.size for one in removed))} {'would be ' if dry_run else ''}freed"
-    return rendered([*parts, told + freed + why], width)
+    yield f"{told}: {freed}{why}" if told else freed
 
 
 def _with_memory(taken: int, resident: "Resident | None") -> str:
@@ -143,11 +130,3 @@ def _with_memory(taken: int, resident: "Resident | None") -> str:
 
 def _in_memory(resident: "Resident") -> str:
     return share(resident.resident_bytes, resident.bytes)
-
-
-def _references(item: Item) -> str:
-    """The shortest reference, and how many more there are."""
-    refs = sorted({record.ref for record in item.records}, key=lambda ref: (len(ref), ref))
-    if not refs:
-        return "unreferenced"
-    return safe(refs[0]) + (f" (+{len(refs) - 1})" if len(refs) > 1 else "")

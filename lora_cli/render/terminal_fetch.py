@@ -1,6 +1,6 @@
 """What ``fetch`` prints for people: a line for each adapter in a pipe, tables on a terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from lora_cli.core.text import counted, duration, milliseconds, safe, size
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lora_cli.core.lock import Changes, LockedAdapter
     from lora_cli.fetching.drift import Drift
 
-NONE = "-"
+STYLES = {"failed": "red", "cached": "", "downloaded": "green", "as locked": "green"}
 
 
 def render_line(handed: Handed) -> str:
@@ -63,34 +63,37 @@ def _notes(handed: Handed) -> list[str]:
     return notes
 
 
-def render_fetched(done: Sequence[Handed], seconds: float, width: int, *, colour: bool = False) -> str:
+def fetched_parts(done: Sequence[Handed], seconds: float) -> "Iterator[RenderableType]":
     """The table of a fetch that took ``seconds``, the directories and notes below it, and a line that sums it up."""
-    from lora_cli.render.terminal import Paragraph, facts, rendered, table_or_blocks
+    from lora_cli.render.terminal import Paragraph, apart, facts, table_or_blocks
 
     header = ("adapter", "status", "revision", "files", "size", "time")
-    notes = [Paragraph(", ".join(notes), f"{_name(one.outcome.wanted)}: ") for one in done if (notes := _notes(one))]
     places = [(_name(one.outcome.wanted), one.directory) for one in done if one.directory is not None]
-    parts: list[RenderableType] = [table_or_blocks(header, map(_row, done), left=3), ""]
-    for below in (facts(places, 0), notes):
-        parts += [*below, ""] if below else []
-    return rendered([*parts, _summary(done, seconds)], width, colour=colour)
+    notes = [Paragraph(", ".join(notes), f"{_name(one.outcome.wanted)}: ") for one in done if (notes := _notes(one))]
+    table = table_or_blocks(header, map(_row, done), left=3)
+    return apart([table], facts(places, 0), notes, [_summary(done, seconds)])
 
 
 def _row(handed: Handed) -> Sequence[object]:
     outcome, fetched = handed.outcome, handed.outcome.fetched
-    took = _seconds(outcome.ms / 1000)
+    label, took = (_name(outcome.wanted), _styled(_status(handed))), _seconds(outcome.ms / 1000)
     if fetched is None or outcome.error is not None:
-        return (_name(outcome.wanted), _status(handed), NONE, NONE, NONE, took)
+        return (*label, None, None, None, took)
     which, snapshot = fetched.revision or fetched.snapshot.digest, fetched.snapshot
-    return (_name(outcome.wanted), _status(handed), _short(which, 12), len(snapshot.files), size(snapshot.size), took)
+    return (*label, _short(which, 12), len(snapshot.files), size(snapshot.size), took)
 
 
-def _status(handed: Handed) -> "Text":
+def _status(handed: Handed) -> str:
+    fetched = handed.outcome.fetched
+    if handed.outcome.error is not None or fetched is None:
+        return "failed"
+    return "cached" if fetched.cached else "downloaded"
+
+
+def _styled(status: str) -> "Text":
     from lora_cli.render.terminal import text
 
-    if handed.outcome.error is not None or handed.outcome.fetched is None:
-        return text("failed", "red")
-    return text("cached") if handed.outcome.fetched.cached else text("downloaded", "green")
+    return text(status, STYLES.get(status, "yellow"))
 
 
 def _seconds(seconds: float) -> str:
@@ -98,7 +101,7 @@ def _seconds(seconds: float) -> str:
 
 
 def _summary(done: Sequence[Handed], seconds: float) -> str:
-    words = [_status(one).plain for one in done]
+    words = [_status(one) for one in done]
     counts = ", ".join(f"{words.count(word)} {word}" for word in ("downloaded", "cached", "failed") if word in words)
     taken = sum(one.outcome.fetched.snapshot.size for one in done if one.outcome.fetched and not one.outcome.error)
     return f"{counted(len(done), 'adapter')}, {size(taken)}: {counts or 'nothing'} in {_seconds(seconds)}"
@@ -143,32 +146,27 @@ def render_drift_error(drift: "Drift") -> str:
     return _error(safe(drift.wanted.name), drift.error.message.removeprefix(f"{drift.wanted.ref}: "), drift.error.hint)
 
 
-def render_drifts(drifts: Sequence["Drift"], left_over: Sequence[str], width: int, *, colour: bool = False) -> str:
+def drift_parts(drifts: Sequence["Drift"], left_over: Sequence[str]) -> "Iterator[RenderableType]":
     """The table of ``fetch --check``, what changed in each adapter, and a line that sums it up."""
-    from lora_cli.render.terminal import Paragraph, rendered, table_or_blocks, text
+    from lora_cli.render.terminal import Paragraph, apart, table_or_blocks
 
-    rows: list[Sequence[object]] = [_drift_row(drift) for drift in drifts]
-    rows += [(name, text("removed", "yellow"), NONE, NONE) for name in left_over]
+    rows = [(drift.wanted.name, *_drift_row(drift)) for drift in drifts]
+    rows += [(name, _styled("removed"), None, None) for name in left_over]
     details = [Paragraph("; ".join(drift.changes), f"{safe(drift.wanted.name)}: ") for drift in drifts if drift.changes]
     details += [Paragraph("is locked, and not in the manifest", f"{safe(name)}: ") for name in left_over]
     unknown = sum(drift.error is not None for drift in drifts)
     as_locked = f"{counted(len(rows) - unknown, 'adapter')} as locked"
     told = f"{len(details)} of {len(rows)} changed; take them with --upgrade" if details else as_locked
     told += f"; {unknown} not checked" if unknown else ""
-    parts: list[RenderableType] = [table_or_blocks(("adapter", "status", "from", "to"), rows, left=4), ""]
-    parts += [*details, ""] if details else []
-    return rendered([*parts, told], width, colour=colour)
+    return apart([table_or_blocks(("adapter", "status", "from", "to"), rows, left=4)], details, [told])
 
 
-def _drift_row(drift: "Drift") -> Sequence[object]:
-    from lora_cli.render.terminal import text
-
-    locked = drift.wanted.locked
-    before = NONE if locked is None else _version(locked, 12)
+def _drift_row(drift: "Drift") -> tuple["Text", str | None, str | None]:
+    locked, now = drift.wanted.locked, drift.now
+    before = None if locked is None else _version(locked, 12)
     if drift.error is not None:
-        return (drift.wanted.name, text("failed", "red"), before, NONE)
+        return _styled("failed"), before, None
     if not drift.changes:
-        return (drift.wanted.name, text("as locked", "green"), before, before)
-    status = "changed" if locked is not None else "not locked" if drift.changes == ("is not locked",) else "changed"
-    after = _short(drift.now, 12) if drift.now and locked is not None and locked.revision else NONE
-    return (drift.wanted.name, text(status, "yellow"), before, after)
+        return _styled("as locked"), before, before
+    status = "not locked" if locked is None and drift.changes == ("is not locked",) else "changed"
+    return _styled(status), before, _short(now, 12) if now and locked is not None and locked.revision else None

@@ -1,38 +1,39 @@
 """What ``inspect`` prints: a table of several adapters, what each one is, its findings, and the flags to serve them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lora_cli.core.finding import Severity
+from lora_cli.core.comparison import Comparison
 from lora_cli.core.text import cut, safe, size, span
 from lora_cli.render.engine_flags import costs, title
 from lora_cli.render.inspect_facts import Rows, contents, identity, origin
 from lora_cli.render.inspect_report import InspectedAdapter, InspectReport
-from lora_cli.render.terminal import Paragraph, facts, rendered, table, text
+from lora_cli.render.terminal import Paragraph, apart, facts, hints, in_json, table, table_or_blocks, text
+from lora_cli.render.terminal_validate import STYLES
 from lora_cli.validation.engine_args import EngineArgs
 
-STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "blue"}
+WORDS = {"equal": "green", "scaled": "yellow", "related": "yellow", "unrelated": "cyan", "unknown": "red"}
+MOST_ROWS = 20
 HEADER = ("adapter", "base", "targets", "dtype", "rank", "scaling", "size")
 
 
-def render_inspections(report: InspectReport, width: int, *, colour: bool = False, plain: bool = False) -> str:
-    """All adapters of the report; ``plain`` draws in ASCII."""
+def inspection_parts(report: InspectReport, width: int, *, plain: bool = False) -> Iterator[RenderableType]:
+    """All adapters of the report, in a table that has names of a fourth of ``width``; ``plain`` draws in ASCII."""
     several = len(report.adapters) > 1
-    parts: list[RenderableType] = []
     described = [_facts(one) for one in report.adapters]
-    common = _common([rows for rows in described if rows]) if several else []
-    if several:
-        parts += [_overview(report.adapters, width), ""]
-        parts += [Text(_whose(report.adapters), "bold"), *facts(common), ""] if common else []
-    for number, (one, rows) in enumerate(zip(report.adapters, described, strict=True)):
+    read = [rows for rows in described if rows]
+    common = [row for row in read[0] if all(row in rows for rows in read)] if several and len(read) > 1 else []
+    whose = f"all {len(read)} adapters{' that were read' if len(read) < len(described) else ''}"
+    blocks: list[Iterable[RenderableType]] = [[_overview(report.adapters, width)]] if several else []
+    blocks += [[Text(whose, "bold"), *facts(common)]] if common else []
+    for one, rows in zip(report.adapters, described, strict=True):
         told = {*common, *zip(HEADER[1:], _cells(one), strict=True)} if several else set()
-        parts += [""] * bool(number)
-        parts += [text(one.checked.name, "bold"), *facts(row for row in rows if row not in told), *_problems(one)]
-        parts += _values(one, plain=plain)
-    return rendered(parts, width, colour=colour)
+        own = facts(row for row in rows if row not in told)
+        blocks += [[text(one.checked.name, "bold"), *own, *_problems(one)], *_values(one, plain=plain)]
+    return apart(*blocks)
 
 
 def _overview(adapters: Sequence[InspectedAdapter], width: int) -> Table:
@@ -69,50 +70,48 @@ def _facts(one: InspectedAdapter) -> Rows:
     return [row for row in (*identity(checked, found), *contents(checked, found), *origin(found)) if row[1]]
 
 
-def _common(described: Sequence[Rows]) -> Rows:
-    """The facts that are the same of all adapters that could be read, if there are several."""
-    if len(described) < 2:
-        return []
-    return [row for row in described[0] if all(row in rows for rows in described[1:])]
-
-
-def _whose(adapters: Sequence[InspectedAdapter]) -> str:
-    read = sum(one.inspection is not None for one in adapters)
-    return f"all {read} adapters{' that were read' if read < len(adapters) else ''}"
-
-
 def _problems(one: InspectedAdapter) -> Iterable[RenderableType]:
     """Why it could not be read, and the findings, the worst first."""
     if (error := one.checked.error) is not None:
-        yield Paragraph(error.message, indent=2)
-        yield from [Paragraph(error.hint, "hint: ", indent=2)] if error.hint else []
+        yield from (Paragraph(error.message, indent=2), *hints(error.hint))
     for finding in sorted(one.checked.findings, key=lambda found: -found.severity):
         label = Text.assemble((str(finding.severity), STYLES[finding.severity]), f" {finding.code}: ")
         yield Paragraph(finding.problem.message, label, indent=2)
 
 
-def _values(one: InspectedAdapter, *, plain: bool) -> Iterable[RenderableType]:
+def _values(one: InspectedAdapter, *, plain: bool) -> Iterator[Iterable[RenderableType]]:
     """The spectrum and the comparison of an adapter, as far as there are any."""
     if one.spectrum is not None:
         from lora_cli.render.terminal_spectrum import spectrum_parts
 
-        yield from ("", *spectrum_parts(one.spectrum, plain=plain))
+        yield spectrum_parts(one.spectrum, plain=plain)
     if one.diff is not None:
-        from lora_cli.render.terminal_comparison import comparison_parts
-
-        yield from ("", *comparison_parts(one.checked.name, one.diff))
+        yield comparison_parts(one.checked.name, one.diff)
 
 
-def render_engine_args(
-    report: InspectReport, args: EngineArgs, width: int, *, colour: bool = False, plain: bool = False
-) -> tuple[str, str, str]:
+def comparison_parts(name: str, one: Comparison) -> Iterator[RenderableType]:
+    """One word, how far all updates are apart, and tables of what differs; ``name`` is A, B is the other."""
+    from lora_cli.render.comparison_facts import facts_of, tables_of
+
+    yield Text("diff", "bold")
+    yield Paragraph(one.reason, Text.assemble((one.word, WORDS[one.word]), ": "), indent=2)
+    yield from (*hints(one.hint), "", *facts(facts_of(name, one)))
+    for part in tables_of(one):
+        rows = [[Text(cell, WORDS.get(cell, "")) for cell in row] for row in part.rows[:MOST_ROWS]]
+        yield from ("", Text(part.caption, "bold"), table_or_blocks(part.header, rows, left=part.text))
+        yield from in_json(len(part.rows) - MOST_ROWS)
+
+
+def engine_args_parts(
+    report: InspectReport, args: EngineArgs, *, plain: bool = False, command: bool = True
+) -> Iterator[RenderableType]:
     """What the command is for, the command, and what it costs, with the values of the adapters where they were read.
 
-    The command has an option on each line, as a shell takes it; it is empty where no adapter is served.
+    The command has an option on each line, as a shell takes it; there is none where no adapter is served.
     """
-    parts = facts(costs(args))
+    below = facts(costs(args))
     for one in report.adapters:
-        if values := list(_values(one, plain=plain)):
-            parts += ["", text(one.checked.name), Group(*values[1:])]
-    above = rendered([Text(safe(title(args, report.base)), "bold", overflow="fold")], width, colour=colour)
-    return above, "".join(f"  {line}\n" for line in args.lines), rendered(parts, width, colour=colour)
+        if values := list(apart(*_values(one, plain=plain))):
+            below += ["", text(one.checked.name), *values]
+    lines = [Text(f"  {line}", no_wrap=True, overflow="ignore") for line in args.lines if command]
+    return apart([Text(safe(title(args, report.base)), "bold", overflow="fold")], lines, below)

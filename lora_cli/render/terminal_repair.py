@@ -3,68 +3,52 @@
 from collections.abc import Iterator
 
 from rich.console import RenderableType
+from rich.text import Text
 
 from lora_cli.core.engine_outcome import EngineOutcome
 from lora_cli.core.text import counted, safe
-from lora_cli.render.terminal import Paragraph, facts, rendered, text
+from lora_cli.render.terminal import Paragraph, facts, hints, text
 from lora_cli.render.terminal_validate import skipped_checks
-from lora_cli.validation.repaired import Repaired
+from lora_cli.validation.repair_report import RepairReport
 from lora_cli.validation.sameness import RECKONING, Sameness
 
 NO_BASE = "no base: names and shapes not checked; --base BASE tells them (its config.json is enough)"
 
 
-def render_repaired(found: Repaired, width: int, *, check: bool, colour: bool = False) -> str:
+def repair_parts(found: RepairReport, *, check: bool) -> Iterator[RenderableType]:
     """One adapter; with ``check`` nothing was to be written."""
-    word, style = _outcome(found, check)
-    parts: list[RenderableType] = [
-        Paragraph(f"{found.name}: {word} for {found.after}", word=(word, style), hanging=2),
-        *facts([("before", _does(found.before)), ("after", _does(found.after) if not found.refusals else "")]),
-        *_changes(found),
-        *_refusals(found),
-    ]
+    after = _does(found.after.judged) if not found.refusals else ""
+    yield Paragraph(f" for {found.after.judged}", Text.assemble(safe(found.name), ": ", _outcome(found, check)))
+    yield from facts([("before", _does(found.before.judged)), ("after", after)])
+    for change in found.changes:
+        many = f" ({counted(change.modules, 'module')})" if change.modules else ""
+        yield from ("", Paragraph(f"{change.what}{many}", f"{change.step}: ", indent=2))
+        yield Paragraph(change.why, "why: ", indent=4, hanging=9)
+    for refusal in found.refusals:
+        yield from ("", Paragraph(refusal.what, text("cannot be repaired losslessly: ", "red"), indent=2))
+        yield from hints(refusal.hint, 4)
     for flag in found.flags:
-        parts += ["", Paragraph(flag.message, indent=2), *_hint(flag.mend, 2)]
-    parts += skipped_checks([(found.name, one) for one in found.skipped])
-    parts += _hint(NO_BASE, 4) if found.after.applied is None else []
-    if found.same is not None:
-        parts += ["", *facts([("proof", _proof(found.same)), ("written", found.directory)])]
-    return rendered(parts, width, colour=colour)
+        yield from ("", Paragraph(flag.message, indent=2), *hints(flag.mend))
+    yield from skipped_checks(found.skipped)
+    yield from hints(NO_BASE, 4) if found.after.applied is None else []
+    if found.proof is not None:
+        yield from ("", *facts([("proof", _proof(found.proof)), ("written", found.directory)]))
 
 
-def _outcome(found: Repaired, check: bool) -> tuple[str, str]:
+def _outcome(found: RepairReport, check: bool) -> tuple[str, str]:
     if found.refusals:
         return "cannot be repaired", "red"
     if not found.changes:
-        return ("nothing to repair", "green") if found.after.known else ("nothing found to repair", "yellow")
+        return ("nothing to repair", "green") if found.after.judged.known else ("nothing found to repair", "yellow")
     if check:
         return "would be repaired", "yellow"
-    return "repaired", "green" if found.after.known else "yellow"
+    return "repaired", "green" if found.after.judged.known else "yellow"
 
 
 def _does(one: EngineOutcome) -> str:
     if not one.known:
         return "unknown without a base"
     return one.outcome.label + (f", {one.applied} modules apply" if one.applied is not None else "")
-
-
-def _hint(hint: str, indent: int) -> list[RenderableType]:
-    return [Paragraph(hint, "hint: ", indent=indent)] if hint else []
-
-
-def _changes(found: Repaired) -> Iterator[RenderableType]:
-    for change in found.changes:
-        many = f" ({counted(change.modules, 'module')})" if change.modules else ""
-        yield ""
-        yield Paragraph(f"{change.what}{many}", f"{change.step}: ", indent=2)
-        yield Paragraph(change.why, "why: ", indent=4, hanging=9)
-
-
-def _refusals(found: Repaired) -> Iterator[RenderableType]:
-    for refusal in found.refusals:
-        yield ""
-        yield Paragraph(refusal.what, text("cannot be repaired losslessly: ", "red"), indent=2)
-        yield from _hint(refusal.hint, 4)
 
 
 def _proof(same: Sameness) -> str:

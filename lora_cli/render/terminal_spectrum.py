@@ -11,7 +11,7 @@ from lora_cli.core.module_grid import Grid
 from lora_cli.core.spectrum import Spectrum
 from lora_cli.core.text import brief, cut, safe
 from lora_cli.render.spectrum_facts import EXPLAINED, Layout, layout, summary, title
-from lora_cli.render.terminal import Paragraph, facts, table, table_or_blocks, text
+from lora_cli.render.terminal import Paragraph, facts, hints, in_json, table, table_or_blocks, text
 
 SHADES = ("░░", "░▒", "▒▒", "▒▓", "▓▓", "▓█", "██")
 PLAIN_SHADES = ("..", ".:", "::", ":+", "++", "+#", "##")
@@ -57,21 +57,18 @@ class HeatMap:
             yield table(("layer", *(f"{names[kind]:>{CELL}}" for kind in block)), cells, left=0)
 
     def _cell(self, row: Sequence[int], kind: str) -> Text:
+        """The shade of the largest value with that as a number: blank for 0, ``none`` where no module has a value."""
         found = [self.grid.cells[layer, kind] for layer in row if (layer, kind) in self.grid.cells]
         numbers = [number for number in map(self.drawn.value, found) if number is not None]
         if not numbers:
             return Text("none" if found else "", "red")
-        cell = self._shade(max(numbers)).append(f" {brief(max(numbers)):>5}")
+        most, last = max(numbers), len(SHADES) - 1
+        number = min(last, int((last + 1) * most / self.full)) if self.full > 0 else last
+        cell = _shade(number, plain=self.plain) if most > 0 else Text("  ")
+        cell.append(f" {brief(most):>5}")
         if any(path in self.drawn.outliers for paths in found for path in paths):
             cell.stylize(OUTLIER)
         return cell
-
-    def _shade(self, value: float) -> Text:
-        """Two characters for ``value`` in its colour; blank for 0."""
-        last = len(SHADES) - 1
-        if value <= 0:
-            return Text("  ")
-        return _shade(min(last, int((last + 1) * value / self.full)) if self.full > 0 else last, plain=self.plain)
 
 
 def _shade(number: int, *, plain: bool) -> Text:
@@ -96,8 +93,7 @@ def spectrum_parts(spectrum: Spectrum, *, plain: bool = False) -> Iterator[Rende
     """The heat maps, a table of kinds for each, the modules outside of layers, and the summary."""
     if spectrum.unread:
         yield Text.assemble(("spectrum", "bold"), " (none)")
-        yield Paragraph(spectrum.unread, indent=2)
-        yield from [Paragraph(spectrum.hint, "hint: ", indent=2)] if spectrum.hint else []
+        yield from (Paragraph(spectrum.unread, indent=2), *hints(spectrum.hint))
         return
     drawn = layout(spectrum)
     full = drawn.full()
@@ -109,8 +105,7 @@ def spectrum_parts(spectrum: Spectrum, *, plain: bool = False) -> Iterator[Rende
         if groups := drawn.by_kind(grid, MOST_KINDS):
             # The median, the least and the most of each kind.
             yield from ("", table_or_blocks(drawn.header(), drawn.rows(groups)))
-        if (more := len(grid.kinds) - MOST_KINDS) > 0:
-            yield Paragraph(f"and {more} more kinds, in --format json")
+        yield from in_json(len(grid.kinds) - MOST_KINDS, " kinds")
     if drawn.grids and full > 0:
         yield from ("", *_legend(drawn, full, plain=plain))
     yield from _outside(drawn)
@@ -125,8 +120,7 @@ def _outside(drawn: Layout) -> Iterator[RenderableType]:
     yield from ("", "outside of layers")
     header, *single = [(row[0], row[2], *row[5:]) for row in (drawn.header(), *drawn.single(MOST_OUTSIDE))]
     yield table_or_blocks(header, single)
-    if known > MOST_OUTSIDE:
-        yield Paragraph(f"and {known - MOST_OUTSIDE} more, in --format json")
+    yield from in_json(known - MOST_OUTSIDE)
 
 
 def _legend(drawn: Layout, full: float, *, plain: bool) -> Iterator[RenderableType]:

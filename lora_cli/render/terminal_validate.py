@@ -1,15 +1,16 @@
 """What ``validate`` says to people: of one adapter its facts, of several a table and findings by rule, and a total."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import RenderableType
 from rich.text import Text
 
 from lora_cli.core.engine_outcome import EngineOutcome
-from lora_cli.core.finding import Accepted, Finding, Problem, Severity, Skipped
+from lora_cli.core.finding import Finding, Problem, Severity, Skipped
+from lora_cli.core.grouping import by_key
 from lora_cli.core.text import counted, safe
-from lora_cli.render.terminal import FittedTable, Paragraph, table, text
+from lora_cli.render.terminal import FittedTable, Paragraph, hints, table, text
 from lora_cli.render.text import summary
 from lora_cli.validation.report import Report, Validated, engine_counts, findings_of, outcome_of
 
@@ -25,52 +26,50 @@ Found = Sequence[tuple[str, Finding]]
 
 def report_parts(report: Report, *, quiet: bool = False) -> Iterator[RenderableType]:
     """All that is said; ``quiet`` leaves out what is not wrong: notes, skipped checks, and the last line."""
-    several = len(report.adapters) > 1
-    for one in report.adapters if not several else ():
-        if not quiet or _is_wrong(one):
-            yield from adapter_parts(one, report.fail_on, quiet=quiet)
-    if several:
-        yield from _several(report, quiet)
+    shown = [one for one in report.adapters if not quiet or _is_wrong(one)]
+    found = [(one.name, finding) for one in shown for finding in findings_of(one) if not (quiet and _is_noise(finding))]
+    if len(report.adapters) > 1:
+        yield from _several(shown, found, report.fail_on)
+    else:
+        for one in shown:
+            yield from _outcome(one, report.fail_on)
+            if one.error is not None:
+                yield from (Paragraph(one.error.message, indent=2), *hints(one.error.hint, style="dim"))
+        yield from _findings(finding for _, finding in found)
     if not quiet:
+        for accepted, codes in by_key((one.accepted, one.code) for _, one in found if one.accepted).items():
+            reason = f"{accepted.reason}: " if accepted.reason else ""
+            yield from _group(accepted.label, "finding", codes, reason, f" ({accepted.at})")
+        yield from skipped_checks(check for one in shown for check in one.skipped)
         yield from ("", Paragraph(summary(report.summary)))
 
 
-def adapter_parts(checked: Validated, fail_on: Severity, *, quiet: bool = False) -> Iterator[RenderableType]:
-    """One adapter: its outcome, engine by engine, then what, where and hint of each finding, then what was skipped."""
-    yield from _outcome(checked, fail_on)
-    if checked.error is not None:
-        yield Paragraph(checked.error.message, indent=2)
-        yield from _hint(checked.error.hint, 2)
-    found = [(checked.name, finding) for finding in findings_of(checked) if not (quiet and _is_noise(finding))]
-    for _, finding in found:
+def _findings(found: Iterable[Finding]) -> Iterator[RenderableType]:
+    """What, where and hint of each finding of one adapter that counts."""
+    for finding in found:
+        problem = finding.problem
         if finding.accepted is None and finding.severity is Severity.NOTE:
-            said = "; ".join(filter(None, (finding.problem.message, finding.problem.hint)))
+            said = "; ".join(filter(None, (problem.message, problem.hint)))
             yield from ("", Paragraph(said, _head(finding).append(": "), hanging=4))
         elif finding.accepted is None:
-            yield from ("", _head(finding))
-            yield from _problem(finding.problem, 4)
-    if not quiet:
-        yield from _accepted(found)
-        yield from skipped_checks([(checked.name, one) for one in checked.skipped])
+            yield from ("", _head(finding), *_problem(problem))
 
 
-def _several(report: Report, quiet: bool) -> Iterator[RenderableType]:
-    shown = [one for one in report.adapters if not quiet or _is_wrong(one)]
+def _several(shown: Sequence[Validated], found: Found, fail_on: Severity) -> Iterator[RenderableType]:
+    """A table, the errors, then for each rule, the worst first, its problems and which adapters have each."""
     if shown:
-        yield _outcomes(shown, report.fail_on)
+        yield _outcomes(shown, fail_on)
     for one in shown:
         if one.error is not None:
             yield from ("", Paragraph(one.error.message, Text.assemble(safe(one.name), ": ", ("failed", "red"), ": ")))
-            yield from _hint(one.error.hint, 2)
-    found = [(one.name, finding) for one in shown for finding in findings_of(one)]
-    for head, group in _by_rule([pair for pair in found if not (quiet and _is_noise(pair[1]))]):
-        yield from ("", head)
-        for number, (problem, names) in enumerate(group.items()):
-            yield from ("",) * bool(number)
-            yield from _problem(problem, 4, names)
-    if not quiet:
-        yield from _accepted(found)
-        yield from skipped_checks((one.name, left) for one in shown for left in one.skipped)
+            yield from hints(one.error.hint, style="dim")
+    rules = by_key(((-one.severity, one.code), (name, one)) for name, one in found if one.accepted is None)
+    for _, group in sorted(rules.items(), key=lambda item: item[0]):
+        hit = counted(len({name for name, _ in group}), "adapter")
+        yield from ("", _head(group[0][1]).append(f": {counted(len(group), 'finding')} in {hit}"))
+        for number, (problem, names) in enumerate(by_key((one.problem, name) for name, one in group).items()):
+            yield from [""] * bool(number)
+            yield from _problem(problem, names)
 
 
 def _outcomes(checked: Sequence[Validated], fail_on: Severity) -> RenderableType:
@@ -79,16 +78,14 @@ def _outcomes(checked: Sequence[Validated], fail_on: Severity) -> RenderableType
     rows = []
     for one in checked:
         word = outcome_of(one, fail_on)
-        on = {str(engine): _on(engine) for engine in one.engines}
-        cells = (one.name, Text(word, OUTCOMES[word]), one.applied or "-")
-        rows.append((*cells, *(on.get(name, "-") for name in engines)))
+        on = {
+            str(engine): Text.assemble((engine.label, _style(engine)), f" {engine.applied or ''}".rstrip())
+            for engine in one.engines
+        }
+        cells = (one.name, Text(word, OUTCOMES[word]), one.applied)
+        rows.append((*cells, *map(on.get, engines)))
     whole = table(("adapter", "result", "modules", *engines), rows, left=3 + len(engines))
     return FittedTable(whole, (part for one in checked for part in _outcome(one, fail_on)))
-
-
-def _on(engine: EngineOutcome) -> Text:
-    tail = f" {engine.applied}" if engine.applied is not None else ""
-    return Text.assemble((engine.label, _style(engine)), tail)
 
 
 def _style(engine: EngineOutcome) -> str:
@@ -99,14 +96,9 @@ def _outcome(checked: Validated, fail_on: Severity) -> Iterator[RenderableType]:
     """How one adapter came out, where it is if its name does not tell, and a line for each engine."""
     word = outcome_of(checked, fail_on)
     tail = f", {checked.applied} modules apply" if checked.applied is not None else ""
-    yield Paragraph(f"{word}{tail}", f"{checked.name}: ", word=(word, OUTCOMES[word]))
+    yield Paragraph(tail, Text.assemble(safe(checked.name), ": ", (word, OUTCOMES[word])))
     if not checked.source.endswith(checked.name.rstrip("/")):
         yield Paragraph(checked.source, indent=2)
-    yield from _engines(checked)
-
-
-def _engines(checked: Validated) -> Iterator[RenderableType]:
-    """A line for each named engine: what it does with the adapter, and how many modules apply by its rules."""
     width = max((len(str(one)) for one in checked.engines), default=0)
     wide = max((len(one.label) for one in checked.engines), default=0)
     for one in checked.engines:
@@ -118,66 +110,36 @@ def _engines(checked: Validated) -> Iterator[RenderableType]:
             yield Paragraph(NOT_COUNTED, indent=4)
 
 
-def _by_rule(found: Found) -> Iterator[tuple[RenderableType, Mapping[Problem, list[str]]]]:
-    """For each rule that found something that counts, the worst first: its problems, and which adapters have each."""
-    counting = [(name, finding) for name, finding in found if finding.accepted is None]
-    rules = dict.fromkeys((-finding.severity, finding.code) for _, finding in counting)
-    for _, code in sorted(rules):
-        group = [(name, finding) for name, finding in counting if finding.code == code]
-        problems: dict[Problem, list[str]] = {}
-        for name, finding in group:
-            problems.setdefault(finding.problem, []).append(name)
-        hit = len({name for name, _ in group})
-        yield _head(group[0][1]).append(f": {counted(len(group), 'finding')} in {counted(hit, 'adapter')}"), problems
-
-
 def _head(finding: Finding) -> Text:
     label = (str(finding.severity), STYLES[finding.severity])
     return Text.assemble("  ", label, f" {finding.code} {safe(finding.name)}")
 
 
-def _problem(problem: Problem, indent: int, names: Sequence[str] = ()) -> Iterator[RenderableType]:
+def _problem(problem: Problem, names: Sequence[str] = ()) -> Iterator[RenderableType]:
     """What is wrong, where, in which adapters if several were judged, and what to do."""
-    yield Paragraph(problem.message, indent=indent, hanging=indent)
+    yield Paragraph(problem.message, indent=4)
     if str(problem.at):
-        yield Paragraph(problem.at, Text("at: ", "dim"), indent=indent)
+        yield Paragraph(problem.at, Text("at: ", "dim"), indent=4)
     if names:
-        yield Paragraph(_names(names, MOST_NAMES), Text("in: ", "dim"), indent=indent)
-    yield from _hint(problem.hint, indent)
-
-
-def _hint(hint: str, indent: int) -> Iterator[RenderableType]:
-    if hint:
-        yield Paragraph(hint, Text("hint: ", "dim"), indent=indent)
+        yield Paragraph(_names(names, MOST_NAMES), Text("in: ", "dim"), indent=4)
+    yield from hints(problem.hint, 4, "dim")
 
 
 def _names(names: Sequence[str], most: int | None = None) -> str:
-    counts = Counter(names)
-    named = [name if times == 1 else f"{name} ×{times}" for name, times in counts.items()]
+    named = [name if times == 1 else f"{name} ×{times}" for name, times in Counter(names).items()]
     more = f" and {len(named) - most} more" if most is not None and len(named) > most else ""
     return ", ".join(named[:most]) + more
 
 
-def skipped_checks(skipped: Iterable[tuple[str, Skipped]]) -> Iterator[RenderableType]:
+def skipped_checks(skipped: Iterable[Skipped]) -> Iterator[RenderableType]:
     """What could not be checked, by reason: the same reason is given once, for all the rules that it stopped."""
-    by_reason: dict[str, list[str]] = {}
-    for _, one in skipped:
-        by_reason.setdefault(one.reason, []).append(one.code)
-    for reason, codes in by_reason.items():
-        yield from ("", Text.assemble("  ", ("skipped", "dim"), f" {counted(len(codes), 'check')}"))
-        yield Paragraph(f"{reason}: {_names(codes)}", indent=4)
+    for reason, codes in by_key((one.reason, one.code) for one in skipped).items():
+        yield from _group("skipped", "check", codes, f"{reason}: ")
 
 
-def _accepted(found: Found) -> Iterator[RenderableType]:
-    """What does not count: known findings by their number, suppressed ones by their reason."""
-    by_reason: dict[Accepted, list[str]] = {}
-    for _, finding in found:
-        if finding.accepted is not None:
-            by_reason.setdefault(finding.accepted, []).append(finding.code)
-    for accepted, codes in by_reason.items():
-        yield from ("", Text.assemble("  ", (accepted.label, "dim"), f" {counted(len(codes), 'finding')}"))
-        reason = f"{accepted.reason}: " if accepted.reason else ""
-        yield Paragraph(f"{reason}{_names(codes)} ({accepted.at})", indent=4)
+def _group(label: str, noun: str, codes: Sequence[str], before: str, after: str = "") -> Iterator[RenderableType]:
+    yield from ("", Text.assemble("  ", (label, "dim"), f" {counted(len(codes), noun)}"))
+    yield Paragraph(f"{before}{_names(codes)}{after}", indent=4)
 
 
 def _is_wrong(checked: Validated) -> bool:
@@ -192,13 +154,9 @@ def statistics_parts(report: Report) -> Iterator[RenderableType]:
     """How often each rule found something that counts, the most often first, and in how many adapters."""
     counting = [(one.name, found.finding) for one, found in report.found() if found.finding.accepted is None]
     times = Counter((finding.code, finding.name, finding.severity) for _, finding in counting)
+    adapters = {code: len(set(named)) for code, named in by_key((one.code, name) for name, one in counting).items()}
     rows = [
-        (
-            text(severity, STYLES[severity]),
-            f"{code} {name}",
-            number,
-            len({one for one, found in counting if found.code == code}),
-        )
+        (text(severity, STYLES[severity]), f"{code} {name}", number, adapters[code])
         for (code, name, severity), number in sorted(times.items(), key=lambda pair: (-pair[1], pair[0]))
     ]
     if rows:

@@ -1,8 +1,8 @@
-"""Sentences that several formats have: a rule's documentation without markup, and the counts of a validation."""
+"""Text that several formats have: a rule's documentation, a problem line by line, and the counts of a validation."""
 
 from typing import TYPE_CHECKING
 
-from lora_cli.core.text import counted
+from lora_cli.core.text import counted, safe
 
 if TYPE_CHECKING:
     from lora_cli.validation.report import ValidateSummary
@@ -13,25 +13,27 @@ def unmarked(documentation: str) -> str:
     return documentation.replace("``", "").replace("*Why is this bad?*", "Why is this bad?").replace("*Fix*", "Fix")
 
 
+def paragraph(message: str, hint: str, at: object = "") -> str:
+    """What is wrong, where and what to do, a line each."""
+    lines = (message, f"at: {at}" if str(at) else "", f"hint: {hint}" if hint else "")
+    return "\n".join(safe(line) for line in lines if line)
+
+
 def summary(counts: "ValidateSummary") -> str:
     """``3 adapters (1 ok, 2 refused); 2 errors; no warnings; no skipped checks``, and what does not count, if any."""
-    parts = [
-        f"{counts.ok} ok",
-        f"{counts.accepted} accepted",
-        f"{counts.refused} refused",
-        f"{counts.failed} failed",
-    ]
-    outcome = ", ".join(part for part in parts if not part.startswith("0 "))
-    said = [
-        f"{counted(counts.adapters, 'adapter')} ({outcome})" if outcome else counted(0, "adapter"),
-        *(
-            f"{engine}: {', '.join(f'{label} {number}' for label, number in outcomes.items())}"
-            for engine, outcomes in counts.engines.items()
-        ),
-        counted(counts.errors, "error"),
-        counted(counts.warnings, "warning"),
-        counted(counts.skipped, "skipped check"),
-    ]
-    said += [f"{counts.known} known"] * bool(counts.known)
-    said += [f"{counts.suppressed} suppressed"] * bool(counts.suppressed)
-    return "; ".join(said)
+    outcomes = [(name, getattr(counts, name)) for name in ("ok", "accepted", "refused", "failed")]
+    outcome = ", ".join(f"{number} {name}" for name, number in outcomes if number)
+    return "; ".join(
+        [
+            f"{counted(counts.adapters, 'adapter')} ({outcome})" if outcome else counted(0, "adapter"),
+            *(
+                f"{engine}: {', '.join(f'{label} {number}' for label, number in labels.items())}"
+                for engine, labels in counts.engines.items()
+            ),
+            counted(counts.errors, "error"),
+            counted(counts.warnings, "warning"),
+            counted(counts.skipped, "skipped check"),
+            *[f"{counts.known} known"] * bool(counts.known),
+            *[f"{counts.suppressed} suppressed"] * bool(counts.suppressed),
+        ]
+    )

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from lora_cli.core.base_model import BaseModel
+from lora_cli.core.grouping import by_key
 from lora_cli.core.keys import PEFT_PREFIX
 from lora_cli.engines.landing import LAYER
 from lora_cli.engines.profile import PACKED
@@ -38,10 +39,7 @@ def put_in_place(draft: Draft, aim: Aim) -> Draft:
 
 def _parents(base: BaseModel) -> Mapping[str, list[str]]:
     """What follows the name of the layers → the paths of the base that end so: ``layers.0.mlp`` → all of that."""
-    found: dict[str, list[str]] = {}
-    for path in dict.fromkeys(module.rpartition(".")[0] for module in base.modules):
-        found.setdefault(_tail(path), []).append(path)
-    return found
+    return by_key((_tail(path), path) for path in dict.fromkeys(name.rpartition(".")[0] for name in base.modules))
 
 
 def _tail(parent: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
+from lora_cli.core.grouping import by_key
 from lora_cli.core.lora_config import parse_config
 from lora_cli.core.pattern_keys import PatternKeys
 from lora_cli.core.targets import scales
@@ -134,10 +135,9 @@ def _keys(factors: Mapping[str, Factors], old: Iterable[str]) -> dict[str, str]:
 
     A key is good for modules that all have one rank and one scale.
     """
-    keys, groups = PatternKeys(old, "patterns"), dict[str, list[str]]()
-    for module in factors:
-        key = keys.first(module)
-        groups.setdefault(module.rpartition(".")[2] if key is None else key, []).append(module)
+    keys = PatternKeys(old, "patterns")
+    first = {module: keys.first(module) for module in factors}
+    groups = by_key((module.rpartition(".")[2] if key is None else key, module) for module, key in first.items())
     alike = {key: len({(factors[m].r, factors[m].scaling) for m in modules}) == 1 for key, modules in groups.items()}
     return {module: key if alike[key] else module for key, modules in groups.items() for module in modules}
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from lora_cli.core.finding import Location, Problem
+from lora_cli.core.grouping import by_key
 from lora_cli.core.text import LONGEST_NAME, beginning, counted, cut, names
 
 LONGEST_MESSAGE = 2000
@@ -38,9 +39,7 @@ def grouped(said: Iterable[tuple[str, str]], *, file: str, noun: str, hint: str 
     At most ``MOST_PROBLEMS`` are given, the last of which counts the rest. Without a ``file`` the names are those of
     files.
     """
-    by_message: dict[str, list[str]] = {}
-    for message, name in said:
-        by_message.setdefault(message, []).append(name)
+    by_message = by_key(said)
     messages = list(by_message)
     for message in messages[:MOST_PROBLEMS]:
         found = by_message[message]

@@ -11,6 +11,7 @@ import torch
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
+from lora_cli.core.grouping import by_key
 from lora_cli.errors import Refused
 from lora_cli.runtime.composable import Named, named_beside, scalings
 from lora_cli.runtime.weights import factors, read_tensors
@@ -70,11 +71,8 @@ def _names(named: Named, adapter: Adapter) -> list[str]:
 
 
 def _read(directory: Path, adapter: Adapter, names: list[str], dtype: torch.dtype) -> Mapping[str, torch.Tensor]:
-    by_file: dict[str, list[str]] = {}
-    for name in names:
-        by_file.setdefault(adapter.tensors[name].file, []).append(name)
     held: dict[str, torch.Tensor] = {}
-    for file, members in by_file.items():
+    for file, members in by_key((adapter.tensors[name].file, name) for name in names).items():
         read = read_tensors(directory / file, [adapter.tensors[name] for name in members])
         held |= {name: read[name].to(dtype, copy=True) for name in members}
     for name, tensor in held.items():

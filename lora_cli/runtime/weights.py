@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from lora_cli.core.adapter import Adapter
+from lora_cli.core.grouping import by_key
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.errors import Corrupt, FormatError, MachineError
 
@@ -68,13 +69,9 @@ def read_weights(
         MachineError: a file cannot be read.
     """
     infos = {module: factors(adapter, module) for module in scalings}
-    by_file: dict[str, list[TensorInfo]] = {}
-    for pair in infos.values():
-        for info in pair:
-            there = info if placed is None else placed[info.name]
-            by_file.setdefault(there.file, []).append(there)
+    there = [info if placed is None else placed[info.name] for pair in infos.values() for info in pair]
     tensors: dict[str, torch.Tensor] = {}
-    for file, members in by_file.items():
+    for file, members in by_key((info.file, info) for info in there).items():
         tensors.update(read_tensors(directory / file, members))
     modules = {
         module: ModuleWeights(tensors[a.name], tensors[b.name], scalings[module], adapter.pairs[module].embedding)

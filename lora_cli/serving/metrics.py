@@ -1,6 +1,8 @@
 """What a server measures, as Prometheus reads it."""
 
-from lora_cli.render.prometheus import Metric, Sample, render_metrics
+from operator import attrgetter
+
+from lora_cli.render.prometheus_metrics import Metric, render_metrics
 from lora_cli.serving.host import Host
 
 
@@ -13,41 +15,21 @@ def metrics_text(host: Host) -> str:
 
 
 def _server(host: Host) -> list[Metric]:
-    counters, process = host.counters, host.process
-    known, failing = host.known, len(host.failures)
+    counters, starts = host.counters, host.process.starts if host.process is not None else 0
+    requests, stage_s, failures = (
+        dict(sorted(one.items())) for one in (counters.requests, counters.stage_s, counters.failures)
+    )
     return [
-        Metric("lora_cli_ready", "gauge", "Whether the first adapters were tried.", [Sample(host.ready)]),
-        Metric("lora_cli_adapters", "gauge", "Adapters that the server knows.", [Sample(known)]),
-        Metric("lora_cli_failing_adapters", "gauge", "Adapters whose last load failed.", [Sample(failing)]),
-        Metric(
-            "lora_cli_queue", "gauge", "Adapters that wait to be loaded or are being loaded.", [Sample(host.queued)]
-        ),
-        Metric(
-            "lora_cli_starts_total",
-            "counter",
-            "Starts of the process that owns the device.",
-            [Sample(process.starts if process is not None else 0)],
-        ),
-        Metric(
-            "lora_cli_requests_total",
-            "counter",
-            "Requests by the tier where their adapter was found.",
-            [Sample(count, {"tier": tier}) for tier, count in sorted(counters.requests.items())],
-        ),
-        Metric("lora_cli_loads_total", "counter", "Adapters loaded and proved.", [Sample(counters.loads)]),
-        Metric("lora_cli_load_bytes_total", "counter", "Bytes of factors loaded.", [Sample(counters.load_bytes)]),
-        Metric(
-            "lora_cli_load_seconds_total",
-            "counter",
-            "Seconds of loads by stage.",
-            [Sample(seconds, {"stage": stage}) for stage, seconds in sorted(counters.stage_s.items())],
-        ),
-        Metric(
-            "lora_cli_load_failures_total",
-            "counter",
-            "Loads that failed, by stage.",
-            [Sample(count, {"stage": stage}) for stage, count in sorted(counters.failures.items())],
-        ),
+        Metric("lora_cli_ready", "Whether the first adapters were tried.", host.ready),
+        Metric("lora_cli_adapters", "Adapters that the server knows.", host.known),
+        Metric("lora_cli_failing_adapters", "Adapters whose last load failed.", len(host.failures)),
+        Metric("lora_cli_queue", "Adapters that wait to be loaded or are being loaded.", host.queued),
+        Metric("lora_cli_starts_total", "Starts of the process that owns the device.", starts),
+        Metric("lora_cli_requests_total", "Requests by the tier where their adapter was found.", requests, "tier"),
+        Metric("lora_cli_loads_total", "Adapters loaded and proved.", counters.loads),
+        Metric("lora_cli_load_bytes_total", "Bytes of factors loaded.", counters.load_bytes),
+        Metric("lora_cli_load_seconds_total", "Seconds of loads by stage.", stage_s, "stage"),
+        Metric("lora_cli_load_failures_total", "Loads that failed, by stage.", failures, "stage"),
     ]
 
 
@@ -55,19 +37,17 @@ def _tiers(host: Host) -> list[Metric]:
     holdings, age_s = host.looking.last()
     if holdings is None or age_s is None:
         return []
-    held = {"gpu": holdings.gpu, "cpu": holdings.cpu}
 
-    def by_tier(field: str) -> list[Sample]:
-        return [Sample(getattr(one, field), {"tier": tier}) for tier, one in held.items()]
+    def by_tier(name: str, told: str, field: str) -> Metric:
+        value = attrgetter(field)
+        return Metric(name, told, {"gpu": value(holdings.gpu), "cpu": value(holdings.cpu)}, "tier")
 
-    adapters = [Sample(len(one.keys), {"tier": tier}) for tier, one in held.items()]
+    adapters = {"gpu": len(holdings.gpu.keys), "cpu": len(holdings.cpu.keys)}
     return [
-        Metric(
-            "lora_cli_tiers_age_seconds", "gauge", "Seconds since the tiers were last asked.", [Sample(round(age_s, 3))]
-        ),
-        Metric("lora_cli_resident_adapters", "gauge", "Adapters in a tier.", adapters),
-        Metric("lora_cli_resident_bytes", "gauge", "Bytes of the adapters in a tier.", by_tier("used_bytes")),
-        Metric("lora_cli_tier_hits_total", "counter", "Requests of a tier that found their adapter.", by_tier("hits")),
-        Metric("lora_cli_tier_misses_total", "counter", "Requests of a tier that loaded it.", by_tier("loads")),
-        Metric("lora_cli_tier_evictions_total", "counter", "Adapters that left a tier.", by_tier("evictions")),
+        Metric("lora_cli_tiers_age_seconds", "Seconds since the tiers were last asked.", round(age_s, 3)),
+        Metric("lora_cli_resident_adapters", "Adapters in a tier.", adapters, "tier"),
+        by_tier("lora_cli_resident_bytes", "Bytes of the adapters in a tier.", "used_bytes"),
+        by_tier("lora_cli_tier_hits_total", "Requests of a tier that found their adapter.", "hits"),
+        by_tier("lora_cli_tier_misses_total", "Requests of a tier that loaded it.", "loads"),
+        by_tier("lora_cli_tier_evictions_total", "Adapters that left a tier.", "evictions"),
     ]

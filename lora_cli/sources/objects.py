@@ -12,6 +12,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import ClassVar, Generic, NamedTuple, TypeVar
 
+from lora_cli.core.grouping import by_key
 from lora_cli.core.log import logger
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
@@ -281,9 +282,7 @@ class ObjectSource(ABC, Generic[B]):
 
     def expect(self, refs: Iterable[AdapterRef]) -> None:
         """These will most likely be resolved: what lies side by side can be listed together. Asks for nothing yet."""
-        folders: dict[str, list[str]] = {}
-        for ref in refs:
-            folders.setdefault(ref.location.partition("/")[0], []).append(_prefix(ref))
+        folders = by_key((ref.location.partition("/")[0], _prefix(ref)) for ref in refs)
         self._neighbours = {bucket: Neighbours(prefixes) for bucket, prefixes in folders.items()}
 
     def resolve(self, ref: AdapterRef) -> Revision:

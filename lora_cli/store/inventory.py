@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_cli.core.grouping import by_key
 from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.store import Store
 from lora_cli.store.blobs import sha256_of
@@ -48,10 +49,7 @@ class Item:
 
 def inventory(store: Store) -> list[Item]:
     """Every snapshot, the last used one first."""
-    records: dict[str, list[Record]] = {}
-    named = views(store)
-    for record in all_records(store):
-        records.setdefault(record.snapshot, []).append(record)
+    records, named = by_key((record.snapshot, record) for record in all_records(store)), views(store)
     items = [
         Item(
             path.name,

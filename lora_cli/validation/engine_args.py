@@ -34,7 +34,7 @@ class Deployed:
     rank: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineArgs:
     """The smallest flags with which an engine serves the adapters."""
 
@@ -45,9 +45,9 @@ class EngineArgs:
     profile: str
     """The version whose profile was used."""
     proven: bool
-    flags: tuple[str, ...]
+    flags: tuple[str, ...] = ()
     """The words of the flags, each a separate argument; empty where no adapter is served."""
-    command: str
+    command: str = ""
     """The whole command line for a shell; empty where no adapter is served."""
     tp: PositiveCount
     served: tuple[str, ...]
@@ -62,14 +62,14 @@ class EngineArgs:
     """The dtype of the slots; null without a base model."""
     base_slots: Count
     """The number of slots that requests to the base model alone take."""
-    drivers: tuple[Driver, ...]
+    drivers: tuple[Driver, ...] = ()
     """Adapters without which a slot would be smaller; the largest saving is first."""
-    located: tuple[Located, ...]
+    located: tuple[Located, ...] = ()
     """Adapters that are loaded at start-up."""
-    absent: tuple[str, ...]
+    absent: tuple[str, ...] = ()
     """Adapters of a manifest that are not on this machine."""
-    notes: tuple[str, ...]
-    lines: tuple[str, ...] = field(metadata=EXCLUDED)
+    notes: tuple[str, ...] = ()
+    lines: tuple[str, ...] = field(default=(), metadata=EXCLUDED)
     """The command with an option on each line; empty where no adapter is served."""
     named: bool = field(metadata=EXCLUDED)
     """Whether the adapters have the names of a manifest, and so those that requests use."""
@@ -104,8 +104,6 @@ def engine_args(judged: Iterable[tuple[str, Checked]], base: BaseModel | None, d
         version=profile.asked or None,
         profile=profile.version,
         proven=profile.proven,
-        flags=(),
-        command="",
         tp=deployed.tp,
         served=tuple(need.name for need in needs),
         left_out=tuple(left_out),
@@ -113,11 +111,6 @@ def engine_args(judged: Iterable[tuple[str, Checked]], base: BaseModel | None, d
         fit=None,
         dtype=base.served_dtype if base is not None else None,
         base_slots=slots.layout.base_slots,
-        drivers=(),
-        located=(),
-        absent=(),
-        notes=(),
-        lines=(),
         named=deployed.named,
     )
     return _fitted(args, needs, slots, deployed) if needs else args

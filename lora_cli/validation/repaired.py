@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.adapter_files import BESIDE, CONFIG, WEIGHTS
-from lora_cli.core.engine_outcome import EngineOutcome, Outcome, Reason
-from lora_cli.core.finding import Severity, Skipped, Verdict
+from lora_cli.core.engine_outcome import EngineOutcome, Outcome
+from lora_cli.core.finding import Severity, Verdict
 from lora_cli.core.lora_config import CONFIG_CAP, parse_config
 from lora_cli.core.parse import json_object
 from lora_cli.core.patterns import one_budget
@@ -31,6 +31,7 @@ from lora_cli.store.exchange import clear
 from lora_cli.store.writers import new_writer
 from lora_cli.validation.making import Originals, as_adapter, write_tensors
 from lora_cli.validation.place import is_path
+from lora_cli.validation.repair_report import EngineFlag, RepairReport, TargetEngine, outcome_report
 from lora_cli.validation.sameness import Sameness, sameness
 from lora_cli.validation.verdict import ENGINE_RULES, Terms, gather, judge
 
@@ -67,28 +68,7 @@ class Wish:
     latest: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Repaired:
-    """What became of it: ``before`` and ``after`` are what the engine does with it as it was and as it is written.
-
-    ``changes`` are what was mended, ``refusals`` what keeps it from being written, and ``flags`` how the engine must be
-    started. ``same`` proves that the updates are what they were; None where nothing was written. ``directory`` is
-    where it is. ``skipped`` is what could not be looked at: without a base, whether its names and shapes exist.
-    """
-
-    name: str
-    source: str
-    before: EngineOutcome
-    after: EngineOutcome
-    changes: tuple[Change, ...]
-    refusals: tuple[Refusal, ...]
-    flags: tuple[Reason, ...] = ()
-    same: Sameness | None = None
-    directory: Path | None = None
-    skipped: tuple[Skipped, ...] = ()
-
-
-def repair_adapter(text: str | AdapterRef, wish: Wish, settings: Settings) -> Repaired:
+def repair_adapter(text: str | AdapterRef, wish: Wish, settings: Settings) -> RepairReport:
     """Repair one adapter: a local one is read in place, a remote one is fetched first. Neither is changed.
 
     Raises:
@@ -98,7 +78,7 @@ def repair_adapter(text: str | AdapterRef, wish: Wish, settings: Settings) -> Re
         return _repaired(text, wish, settings)
 
 
-def _repaired(text: str | AdapterRef, wish: Wish, settings: Settings) -> Repaired:
+def _repaired(text: str | AdapterRef, wish: Wish, settings: Settings) -> RepairReport:
     ref = parse(text, is_path=is_path) if isinstance(text, str) else text
     if wish.to is not None:
         _check_free(wish.to)
@@ -118,16 +98,20 @@ def _repaired(text: str | AdapterRef, wish: Wish, settings: Settings) -> Repaire
         new = as_it_is(aim, config)
     written = as_adapter(adapter.name, new, adapter)
     planned = judge(written, terms, replace(evidence, stats=None, stats_reason="they are what they were"))
-    after = planned.engines[0]
-    found = Repaired(
+    after, refusals = planned.engines[0], _refusals(new, aim, before, planned)
+    found = RepairReport(
         name=str(text),
         source=str(ref),
-        before=before,
-        after=after,
+        engine=TargetEngine(after.engine, after.version or after.profile),
+        before=outcome_report(before),
+        after=outcome_report(after),
+        repairable=not refusals,
         changes=(*_files_changed(adapter), *changes, *new.changes),
-        refusals=_refusals(new, aim, before, planned),
-        flags=tuple(reason for reason in after.reasons if reason.feature in BY_FLAG),
+        refusals=refusals,
+        flags=tuple(EngineFlag(reason.message, reason.mend) for reason in after.reasons if reason.feature in BY_FLAG),
         skipped=verdict.skipped,
+        proof=None,
+        directory=None,
     )
     if found.refusals or wish.to is None:
         return found
@@ -230,8 +214,14 @@ def _check_free(to: Path) -> None:
 
 
 def _written(
-    found: Repaired, new: Rewrite, source: Source, revision: Revision, adapter: Adapter, to: Path, settings: Settings
-) -> Repaired:
+    found: RepairReport,
+    new: Rewrite,
+    source: Source,
+    revision: Revision,
+    adapter: Adapter,
+    to: Path,
+    settings: Settings,
+) -> RepairReport:
     """Writes it beside ``to``, proves it there, and gives it its name in one step."""
     building = to.with_name(f".{to.name[:100]}.{new_writer()}")
     originals = Originals(source, revision, adapter)
@@ -239,7 +229,7 @@ def _written(
         to.parent.mkdir(parents=True, exist_ok=True)
         try:
             building.mkdir()
-            metadata = {**adapter.metadata, "format": "pt", "lora-cli": f"repaired for {found.after}"}
+            metadata = {**adapter.metadata, "format": "pt", "lora-cli": f"repaired for {found.after.judged}"}
             write_tensors(building / WEIGHTS, new.tensors, metadata, originals.bits)
             (building / CONFIG).write_bytes(_config_bytes(new.config))
             for path in sorted(BESIDE & {file.path for file in revision.files}):
@@ -251,7 +241,7 @@ def _written(
         except BaseException:
             clear(building)
             raise
-    return replace(found, same=same, directory=to.absolute())
+    return replace(found, proof=same, directory=str(to.absolute()))
 
 
 def _config_bytes(config: Mapping[str, Any]) -> bytes:

@@ -1,6 +1,7 @@
 """The report of ``validate``: the one model that all its formats read. JSON is its fields."""
 
 import posixpath
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +11,8 @@ from urllib.parse import unquote
 from lora_cli import __version__
 from lora_cli.core.engine_outcome import EngineOutcome
 from lora_cli.core.finding import Applied, Finding, Severity, Skipped
+from lora_cli.core.grouping import by_key
 from lora_cli.core.json_schema import EXCLUDED, INLINE, Count, Fingerprint, Keyword, PositiveCount, Sha256
-from lora_cli.errors import LoraCliError
 from lora_cli.validation.outcome import Checked
 
 if TYPE_CHECKING:
@@ -107,12 +108,12 @@ class ValidateSummary:
         return self.adapters - self.accepted - self.refused - self.failed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ValidateReport:
     """What validate found. A field may be added under the same number; a change of meaning makes a new number."""
 
-    schema: Literal["lora_cli/validate/1"]
-    version: str
+    schema: Literal["lora_cli/validate/1"] = "lora_cli/validate/1"
+    version: str = __version__
     """The version of lora-cli."""
     base: BaseModelSummary | None
     """The base model that the adapters were judged against, or null."""
@@ -179,7 +180,7 @@ class Naming:
         return Place(_joined(posixpath.join(scheme, address), file), "remote")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report(ValidateReport):
     """The report of one run, with what other formats than JSON need besides.
 
@@ -220,8 +221,6 @@ def validate_report(
         for one in checked
     ]
     return Report(
-        schema="lora_cli/validate/1",
-        version=__version__,
         base=base_summary(base),
         fail_on=fail_on,
         adapters=tuple(adapters),
@@ -240,7 +239,7 @@ def base_summary(base: "BaseModel | None") -> BaseModelSummary | None:
 
 def checked_adapter(one: Checked, exit_code: int, findings: Sequence[F]) -> CheckedAdapter[F]:
     """One adapter: its name and source, its ``findings``, and what could not be checked."""
-    verdict = one.verdict
+    verdict, error = one.verdict, one.error
     return CheckedAdapter(
         name=one.name,
         source=one.source,
@@ -251,13 +250,9 @@ def checked_adapter(one: Checked, exit_code: int, findings: Sequence[F]) -> Chec
         findings=tuple(findings),
         skipped=verdict.skipped if verdict is not None else (),
         engines=verdict.engines if verdict is not None else (),
-        error=_error(one.error),
+        error=None if error is None else ErrorReport(error.message, error.hint, error.exit_code, type(error).__name__),
         stage_ms=one.stage_ms,
     )
-
-
-def _error(error: LoraCliError | None) -> ErrorReport | None:
-    return None if error is None else ErrorReport(error.message, error.hint, error.exit_code, type(error).__name__)
 
 
 def findings_of(one: Validated) -> list[Finding]:
@@ -287,10 +282,7 @@ def summarize(adapters: Sequence[Validated], fail_on: Severity) -> ValidateSumma
     counting = [finding.severity for finding in findings if finding.accepted is None]
     accepted = [finding.accepted.by for finding in findings if finding.accepted is not None]
     outcomes = [outcome_of(one, fail_on) for one in adapters]
-    engines: dict[str, dict[str, int]] = {}
-    for engine in (engine for one in adapters for engine in one.engines):
-        of_engine = engines.setdefault(str(engine), {})
-        of_engine[engine.label] = of_engine.get(engine.label, 0) + 1
+    labels = by_key((str(engine), engine.label) for one in adapters for engine in one.engines)
     return ValidateSummary(
         adapters=len(adapters),
         refused=outcomes.count("refused"),
@@ -301,7 +293,7 @@ def summarize(adapters: Sequence[Validated], fail_on: Severity) -> ValidateSumma
         known=accepted.count("baseline"),
         suppressed=accepted.count("policy"),
         skipped=sum(len(one.skipped) for one in adapters),
-        engines=engines,
+        engines={engine: Counter(found) for engine, found in labels.items()},
         exit_code=max((one.exit_code for one in adapters), default=0),
         accepted=outcomes.count("accepted"),
     )

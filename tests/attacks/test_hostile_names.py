@@ -19,8 +19,9 @@ from lora_cli.endpoint.effect import Effect
 from lora_cli.endpoint.reconcile import Done, Replica
 from lora_cli.errors import EndpointError
 from lora_cli.render import json as as_json
-from lora_cli.render.load_metrics import render_load_metrics
-from lora_cli.render.terminal_warm import render_answers, render_endpoints, render_load_reports, render_status
+from lora_cli.render.prometheus_metrics import render_load_metrics
+from lora_cli.render.terminal import rendered
+from lora_cli.render.terminal_warm import answer_parts, endpoint_parts, load_parts, status_parts
 from tests.answering import Asked, Reply, answering
 from tests.hostile_names import NAMES, STYLE, file_name, markup_of_markdown, markup_of_page, obeyed, texts
 from tests.making import HIDDEN, Q_PROJ, write_adapter, write_base_config
@@ -199,10 +200,10 @@ def test_workflow_commands_are_our_own(machine: Machine, say: Callable[..., str]
 @pytest.mark.parametrize("quiet", [False, True])
 def test_no_terminal_obeys_what_warm_tells(name: str, width: int, colour: bool, quiet: bool, capsys: Capture) -> None:
     def told() -> Iterator[str]:
-        yield render_load_reports(loads(name), width, colour=colour, quiet=quiet)
-        yield render_answers([Answers(name, name, name, name, 0.5)], width, colour=colour)
-        yield render_status(status(name), width, colour=colour)
-        yield render_endpoints([replica(name)], replica(name).adapters, width, colour=colour, quiet=quiet)
+        yield rendered(load_parts(loads(name), quiet=quiet), width, colour=colour)
+        yield rendered(answer_parts([Answers(name, name, name, name, 0.5)]), width, colour=colour)
+        yield rendered(status_parts(status(name)), width, colour=colour)
+        yield rendered(endpoint_parts([replica(name)], replica(name).adapters, quiet=quiet), width, colour=colour)
 
     for text in told():
         write(text)

@@ -16,7 +16,8 @@ from lora_cli.fetching import Fetched
 from lora_cli.fetching.many import Handed, Outcome, Wanted
 from lora_cli.fetching.plan import LeftOut
 from lora_cli.fetching.publish import Published
-from lora_cli.render.terminal_fetch import render_fetched
+from lora_cli.render.terminal import rendered
+from lora_cli.render.terminal_fetch import fetched_parts
 from tests.making import write_adapter
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -112,7 +113,7 @@ def test_no_directory_is_cut_and_no_name_is_a_command(width: int, tmp_path: Path
     ref = AdapterRef("file", str(tmp_path))
     failed = Outcome(Wanted("bad", ref), None, NotFound("bad: gone"), 5.0)
     done = [Handed(Outcome(Wanted(name, ref), fetched, None, 8442.0), directory, published), Handed(failed)]
-    shown = render_fetched(done, 90.4, width)
+    shown = rendered(fetched_parts(done, 90.4), width)
     assert all(line.isprintable() for line in shown.splitlines())
     assert str(directory) in shown
     flat = "".join(shown.split())

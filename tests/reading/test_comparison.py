@@ -81,11 +81,10 @@ def test_cosine_and_difference_are_those_of_the_dense_updates(name: str, tmp_pat
         rest = float(np.linalg.norm(y - distance.factor * x))
         assert distance.residual == pytest.approx(rest, rel=1e-6)
     whole, theirs = (np.concatenate([update[module].ravel() for module in one]) for update in (one, other))
-    assert found.total is not None
-    assert found.total.cosine == pytest.approx(
+    assert found.distance.cosine == pytest.approx(
         float(whole @ theirs / np.linalg.norm(whole) / np.linalg.norm(theirs)), abs=1e-6
     )
-    assert found.total.difference == pytest.approx(
+    assert found.distance.difference == pytest.approx(
         float(np.linalg.norm(theirs - whole) / np.linalg.norm(whole)), rel=1e-6
     )
 
@@ -97,8 +96,7 @@ def test_experts_scaled_alike_are_scaled_and_equal_where_nothing_changed(tmp_pat
     tripled = changed(tmp_path / "a", tmp_path / "b", each(lambda a, b: (a, 3 * b)))
     found = compared(tmp_path / "a", tripled)
     assert found.word == "scaled"
-    assert found.total is not None
-    assert found.total.factor == pytest.approx(3.0, rel=1e-3)
+    assert found.distance.factor == pytest.approx(3.0, rel=1e-3)
 
 
 def test_saved_as_bfloat16_an_adapter_is_equal_and_its_differences_are_those_of_rounding(tmp_path: Path) -> None:
@@ -121,8 +119,7 @@ def test_a_change_that_rounding_does_not_explain_is_no_equal_one(tmp_path: Path)
     nudged = changed(tmp_path / "a", tmp_path / "b", each(lambda a, b: (a, b * (1 + 1e-5 * torch.randn_like(b)))))
     found = compared(tmp_path / "a", nudged)
     assert found.word == "related"
-    assert found.total is not None
-    assert found.total.difference == pytest.approx(1e-5, rel=0.1)
+    assert found.distance.difference == pytest.approx(1e-5, rel=0.1)
 
 
 def test_a_change_of_a_few_units_in_the_last_place_is_no_rounding(tmp_path: Path) -> None:
@@ -163,9 +160,8 @@ def test_modules_of_one_side_are_named_and_count_as_far_as_they_have_an_update(t
     assert [module.module for module in found.only_a] == [f"model.layers.{i}.mlp.up_proj" for i in range(2)]
     assert found.word == "related"
     assert "2 modules with an update are only in A" in found.reason
-    assert found.total is not None
-    assert found.total.cosine is not None
-    assert found.total.cosine < 0.97
+    assert found.distance.cosine is not None
+    assert found.distance.cosine < 0.97
 
     zero = changed(
         tmp_path / "a", tmp_path / "c", lambda t: {n: 0 * one if "up_proj.lora_B" in n else one for n, one in t.items()}
@@ -242,7 +238,7 @@ def test_without_values_configs_and_headers_are_compared_all_the_same(tmp_path: 
     assert "far away" in found.reason
     assert found.modules[0].differing == ("rank", "scaling")
     assert {change.field for change in found.fields} == {"r", "use_rslora"}
-    assert found.total is None
+    assert found.distance.norm_a is None
 
 
 def test_equal_factors_whose_configs_mean_something_else_are_told_with_that(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def repaired(family: str, base: Path, folder: Path) -> list[Case]:
             except LoraCliError:
                 continue
             if made.directory is not None and made.changes and not made.flags and name not in OTHER_NUMBERS:
-                found.append(replace(cases[name], name=f"{engine} {name}", directory=made.directory))
+                found.append(replace(cases[name], name=f"{engine} {name}", directory=Path(made.directory)))
     return found
 
 

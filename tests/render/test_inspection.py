@@ -17,9 +17,10 @@ from lora_cli.core.writers import Writer
 from lora_cli.engines import ENGINES
 from lora_cli.engines.fit import Driver, Fit
 from lora_cli.engines.launch import Located, command_lines, launch_words, options_of
-from lora_cli.render import terminal_inspect
 from lora_cli.render.inspect_report import inspect_report
 from lora_cli.render.json import encoded
+from lora_cli.render.terminal import rendered
+from lora_cli.render.terminal_inspect import engine_args_parts, inspection_parts
 from lora_cli.validation import Checked
 from lora_cli.validation.engine_args import EngineArgs
 from lora_cli.validation.needs import Remark
@@ -85,12 +86,12 @@ def flags(word: str = "sql") -> EngineArgs:
 def text_of(checked: Sequence[Checked], width: int, word: str = "sql", *, colour: bool = False) -> str:
     """What people read of these adapters."""
     report = inspect_report([(one, described(word)) for one in checked], BASE)
-    return terminal_inspect.render_inspections(report, width, colour=colour)
+    return rendered(inspection_parts(report, width), width, colour=colour)
 
 
 def flags_text(width: int, word: str = "sql") -> str:
     args = flags(word)
-    return "\n".join(terminal_inspect.render_engine_args(inspect_report([], BASE, args), args, width))
+    return rendered(engine_args_parts(inspect_report([], BASE, args), args), width)
 
 
 def documents(word: str) -> list[dict[str, Any]]:
@@ -141,14 +142,14 @@ def test_modules_of_a_rank_are_drawn_together_by_last_name_and_layer() -> None:
     modules = [ModuleFacts(name, 16 if name in higher else 32, 2.0, 64, 64, "BF16", 1024, 2048) for name in among]
     modules += [replace(modules[0], module=f"m.{i}.fc1", r=32) for i in range(9)]
     report = inspect_report([(all_checked()[3], replace(described(), by_module=tuple(modules)))])
-    said = " ".join(terminal_inspect.render_inspections(report, 200).split())
+    said = " ".join(rendered(inspection_parts(report, 200), 200).split())
     assert "32 (14 modules), 16 (8 modules: q_proj, k_proj in layers 0-1, 3, lm_head)" in said
 
 
 def test_several_are_compared_in_a_table_and_what_they_share_is_told_once() -> None:
     first, second, third = (replace(one, name=f"a{i}") for i, one in enumerate(all_checked()[:3]))
     adapters = [(first, described()), (second, replace(described(), total_bytes=4096, ranks={4: 6})), (third, None)]
-    text = terminal_inspect.render_inspections(inspect_report(adapters, BASE), 120)
+    text = rendered(inspection_parts(inspect_report(adapters, BASE), 120), 120)
     lines = [line.split() for line in text.splitlines()]
 
     assert lines[0] == ["adapter", "targets", "dtype", "rank", "scaling", "size"]
@@ -160,7 +161,7 @@ def test_several_are_compared_in_a_table_and_what_they_share_is_told_once() -> N
     assert text.count("\n  size ") == 2
     assert text_of([first], 120).startswith("a0\n  source ")
     other = [adapters[0], (second, replace(described(), base="acme/other"))]
-    text = terminal_inspect.render_inspections(inspect_report(other, BASE), 120)
+    text = rendered(inspection_parts(inspect_report(other, BASE), 120), 120)
     assert [line.split()[:2] for line in text.splitlines()[:3]] == [["adapter", "base"], ["a0", "sql"], ["a1", "other"]]
     assert text.count("\n  base ") == 2
 

@@ -18,7 +18,7 @@ from lora_cli.errors import EndpointError
 from lora_cli.render import json as as_json
 from lora_cli.render.terminal import rendered
 from lora_cli.render.terminal_bench import report_parts
-from lora_cli.render.terminal_warm import render_answers, render_endpoints, render_load_reports, render_status
+from lora_cli.render.terminal_warm import answer_parts, endpoint_parts, load_parts, status_parts
 from tests.render.reports import HOSTILE
 
 MODULE = ModuleProof("model.layers.0.self_attn.q_proj", error=1.2e-7, moved=0.4, tolerance=1e-5)
@@ -88,12 +88,12 @@ on synthetic weights; 1226 ms in total
 
 def test_how_far_the_next_token_moved_is_told_where_the_whole_model_was_run() -> None:
     reports = [replace(PROVED, moved=Moved(32.41, 0.01234, 3, 16)), REFUSED]
-    table = render_load_reports(reports, 80).splitlines()[8:10]
+    table = rendered(load_parts(reports), 80).splitlines()[8:10]
     assert [" ".join(line.split()) for line in table] == [
         "next token max |Δlogit| KL (nats) top token differs",
         "pirate 32.4 0.0123 3 of 16",
     ]
-    narrow = " ".join(render_load_reports(reports, 40).split())
+    narrow = " ".join(rendered(load_parts(reports), 40).split())
     assert "next token pirate max |Δlogit| 32.4, KL (nats) 0.0123, top token differs 3 of 16" in narrow
     document = json.loads(as_json.render_load_reports(reports))["adapters"]
     assert document[0]["moved"] == {"max_abs_logit_delta": 32.41, "kl": 0.01234, "top1_changed": 3, "positions": 16}
@@ -114,9 +114,9 @@ def test_what_is_in_memory_is_told_where_it_was_asked() -> None:
     other = replace(PROVED, name="other", residency={"snapshot": PageCache(1000, 1, 999)})
     reports = [replace(PROVED, residency=seen), REFUSED, other]
     assert [line.split() for line in MEMORY_AT_80.splitlines()][1:] == [
-        line.split() for line in render_load_reports(reports, 80).splitlines()[10:14]
+        line.split() for line in rendered(load_parts(reports), 80).splitlines()[10:14]
     ]
-    narrow = " ".join(render_load_reports(reports, 40).split())
+    narrow = " ".join(rendered(load_parts(reports), 40).split())
     assert "in the page cache pirate files snapshot, size 12.0 MiB, before 0%, after 100%" in narrow
     assert "pirate files packed, size 11.9 MiB, before unknown, after unknown" in narrow
     document = json.loads(as_json.render_load_reports(reports))["adapters"]
@@ -126,20 +126,20 @@ def test_what_is_in_memory_is_told_where_it_was_asked() -> None:
 
 @pytest.mark.parametrize(("width", "expected"), [(80, AT_80), (40, AT_40)])
 def test_the_table_of_warm(width: int, expected: str) -> None:
-    assert render_load_reports([PROVED, REFUSED], width) == expected
+    assert rendered(load_parts([PROVED, REFUSED]), width) == expected
 
 
 def test_a_name_too_long_for_the_table_is_never_cut() -> None:
     name = "a" * 70
 
-    text = render_load_reports([replace(PROVED, name=name)], 80)
+    text = rendered(load_parts([replace(PROVED, name=name)]), 80)
 
     assert text.startswith(f"{name}\n  digest abababababab, outcome proved, applied 60/60, ")
 
 
 def test_colour_changes_no_letter() -> None:
-    plain = render_load_reports([PROVED, REFUSED], 80)
-    coloured = render_load_reports([PROVED, REFUSED], 80, colour=True)
+    plain = rendered(load_parts([PROVED, REFUSED]), 80)
+    coloured = rendered(load_parts([PROVED, REFUSED]), 80, colour=True)
 
     for code in ("\x1b[0m", "\x1b[1m", "\x1b[31m", "\x1b[32m"):
         assert code in coloured
@@ -148,13 +148,13 @@ def test_colour_changes_no_letter() -> None:
 
 
 def test_an_adapter_called_like_an_outcome_is_coloured_where_the_outcome_stands() -> None:
-    coloured = render_load_reports([replace(PROVED, name="proved")], 80, colour=True)
+    coloured = rendered(load_parts([replace(PROVED, name="proved")]), 80, colour=True)
 
     assert re.search(r"^proved +abababababab  \x1b\[32mproved *\x1b\[0m", coloured, re.MULTILINE)
 
 
 def test_no_adapters_are_told_too() -> None:
-    assert render_load_reports([], 80).endswith("no adapters: nothing; 0.00 ms in total\n")
+    assert rendered(load_parts([]), 80).endswith("no adapters: nothing; 0.00 ms in total\n")
 
 
 def test_the_base_answers_once_and_each_adapter_below() -> None:
@@ -164,7 +164,7 @@ def test_the_base_answers_once_and_each_adapter_below() -> None:
     ]
 
     assert (
-        render_answers(answers, 80)
+        rendered(answer_parts(answers), 80)
         == """\
 prompt
   The capital of France?
@@ -201,7 +201,7 @@ STATUS = {
 
 @pytest.mark.parametrize("width", [50, 200])
 def test_the_status_of_a_server(width: int) -> None:
-    text = render_status(STATUS, width)
+    text = rendered(status_parts(STATUS), width)
     assert all(line.isprintable() for line in text.splitlines())
     told = " ".join(text.split())
     assert told.startswith("acme/base: ready, cpu float32, up 1 min 15 s, started 2 times, 3 queued tier")
@@ -217,7 +217,9 @@ def test_the_status_of_a_server(width: int) -> None:
 
 
 def test_the_status_of_another_version_lacks_what_it_does_not_tell() -> None:
-    assert render_status({"adapters": [{"name": "sql"}]}, 80).splitlines()[0] == "-: not ready, -"
+    lines = rendered(status_parts({"adapters": [{"name": "sql"}]}), 80).splitlines()
+    assert lines[0] == "-: not ready, -"
+    assert lines[-1].split() == ["sql", "-", "waiting", "-", "-", "-", "-"]
 
 
 @pytest.mark.parametrize("width", [40, 80])
@@ -230,7 +232,7 @@ def test_what_was_done_on_running_servers(width: int) -> None:
         Replica("http://pod-1", "vllm", "", error, ()),
     ]
     refused = [Done("bad", "failed", 0.0, None, EndpointError("not an adapter"))]
-    text = render_endpoints(replicas, refused, width)
+    text = rendered(endpoint_parts(replicas, refused), width)
     assert text.startswith("http://pod-0:8000 (vllm 0.32.0)\n  adapter")
     told = " ".join(text.split())
     assert "chat: failed no such module hint: look at its log" in told
@@ -239,7 +241,9 @@ def test_what_was_done_on_running_servers(width: int) -> None:
     assert told.endswith("2 servers: 1 loaded, 2 failed")
     if width == 80:
         assert "  sql      loaded  41.7  other tokens\n" in text
-    assert render_endpoints([Replica("http://x", "vllm", "", None, ())], [], width).endswith("0 of 1 server updated\n")
+    assert rendered(endpoint_parts([Replica("http://x", "vllm", "", None, ())], []), width).endswith(
+        "0 of 1 server updated\n"
+    )
 
 
 MEASURED = MeasurementReport(

@@ -158,6 +158,15 @@ def test_the_worst_of_each_adapter_is_annotated_first() -> None:
     )
 
 
+def test_a_rule_of_two_severities_is_told_once_for_each() -> None:
+    warned = replace(finding("LC302", "y"), severity=Severity.WARNING)
+    two = report(
+        checked("a", "file:///srv/a", finding("LC302", "x")), checked("b", "file:///srv/b", warned), notices=()
+    )
+    heads = [line.strip() for line in human(two).splitlines() if "LC302" in line]
+    assert heads == [f"{word} LC302 pair-incomplete: 1 finding in 1 adapter" for word in ("error", "warning")]
+
+
 def runner(line: str) -> tuple[str, Mapping[str, str], str] | None:
     """What the runner of GitHub Actions makes of a line: command, properties and data, by its own rules."""
     match = re.match(r"\s*::([^ :]*)(?: (.*?))?::(.*)$", line, re.DOTALL)

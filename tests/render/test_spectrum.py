@@ -27,7 +27,7 @@ from lora_cli.core.module_grid import Place, places
 from lora_cli.core.spectrum import ModuleSpectrum, Spectrum, spectrum_of
 from lora_cli.core.text import brief, percent, times
 from lora_cli.render.terminal import rendered
-from lora_cli.render.terminal_comparison import comparison_parts
+from lora_cli.render.terminal_inspect import comparison_parts
 from lora_cli.render.terminal_spectrum import COLOURS, SHADES, spectrum_parts
 from lora_cli.validation import Checked
 
@@ -107,7 +107,7 @@ def comparison() -> Comparison:
             OtherAdapter("./sql-v2", "file:///srv/sql-v2", "ab" * 32), "unknown", "", update_distance(None),
             config_changes(parse_config(config), parse_config(other)), (), only, tuple(modules),
             (TensorComparison("base_model.model.lm_head.weight", "saved", "both", equal=False, difference=0.25),),
-            "", "", None,
+            "", "",
         )
     )  # fmt: skip
 

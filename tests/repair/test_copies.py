@@ -12,7 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from lora_cli.engines import choose_engine
 from lora_cli.settings import Settings
 from lora_cli.validation import open_base
-from lora_cli.validation.repaired import Repaired, Wish, repair_adapter
+from lora_cli.validation.repair_report import RepairReport
+from lora_cli.validation.repaired import Wish, repair_adapter
 
 TOKENS = torch.arange(1, 12).reshape(1, -1)
 
@@ -38,7 +39,7 @@ def trained(base: Path, to: Path, dtype: torch.dtype = torch.float32, **config: 
     return to
 
 
-def repaired(adapter: Path, base: Path, to: Path | None = None, engine: str = "vllm") -> Repaired:
+def repaired(adapter: Path, base: Path, to: Path | None = None, engine: str = "vllm") -> RepairReport:
     settings = Settings(cache_dir=base.parent / "cache")
     wish = Wish(choose_engine(engine), open_base(str(base), settings), to=to, base_ref=str(base))
     return repair_adapter(str(adapter), wish, settings)

@@ -20,7 +20,8 @@ from lora_cli.engines import Profile, choose_engine
 from lora_cli.errors import LoraCliError
 from lora_cli.settings import Settings
 from lora_cli.validation import Checked, Terms, check_in_place, open_base
-from lora_cli.validation.repaired import Repaired, Wish, repair_adapter
+from lora_cli.validation.repair_report import RepairReport
+from lora_cli.validation.repaired import Wish, repair_adapter
 from tests.corpus.bases import Base
 from tests.corpus.peft_judge import answers, logits, quiet
 from tests.real_engines.bases import SERVED, save
@@ -107,7 +108,7 @@ class Bench:
         terms = Terms(self.base, engines=(profile,), deployment=self.deployment(profile))
         return check_in_place(str(directory), terms, self.settings)
 
-    def repaired(self, case: Case, engine: str) -> Repaired | LoraCliError:
+    def repaired(self, case: Case, engine: str) -> RepairReport | LoraCliError:
         profile, self.to = choose_engine(engine), self.folder / "repaired" / str(next(self.tries))
         wish = Wish(profile, self.base, self.deployment(profile), self.to)
         try:
@@ -128,7 +129,7 @@ def benches(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return of
 
 
-def check(bench: Bench, case: Case, engine: str) -> Repaired | None:
+def check(bench: Bench, case: Case, engine: str) -> RepairReport | None:
     """Holds one repair to what it must be; what was written, None where nothing was."""
     found = bench.repaired(case, engine)
     before = bench.judged(case.directory, engine)
@@ -140,15 +141,15 @@ def check(bench: Bench, case: Case, engine: str) -> Repaired | None:
         assert not bench.to.exists()
         return None
     assert found.directory is not None
-    after = bench.judged(found.directory, engine)
+    after = bench.judged(Path(found.directory), engine)
     assert after.verdict is not None
     assert after.verdict.engines[0].outcome is Outcome.OK, (case.name, engine)
     assert not after.verdict.refused(), (case.name, engine)
-    assert found.same is not None
-    assert found.same.holds
+    assert found.proof is not None
+    assert found.proof.holds
     if case.intended is not None and case.name not in OTHER_NUMBERS:
         # An engine may serve right what PEFT refuses or misreads: that is then not PEFT's to judge.
-        right = answers_right(case, found.directory)
+        right = answers_right(case, Path(found.directory))
         assert right or (was_right and not answers_right(case, case.directory)), (case.name, engine)
     return found
 
@@ -163,7 +164,7 @@ def test_what_is_promised_is_mended(name: str, benches: Any) -> None:
     assert written is not None, name
     assert written.changes or name in {"a module without the model"}
     assert written.directory is not None
-    assert answers_right(case, written.directory)
+    assert answers_right(case, Path(written.directory))
 
 
 @pytest.mark.parametrize("start", range(SOME))
@@ -192,7 +193,7 @@ def test_what_cannot_be_said_in_factors_is_refused_with_what_can_be_done(name: s
     bench = benches(FAMILY)
     found = bench.repaired(bench.cases[name], engine)
 
-    assert isinstance(found, Repaired)
+    assert isinstance(found, RepairReport)
     assert found.refusals
     hints: Mapping[str, str] = {refusal.what: refusal.hint for refusal in found.refusals}
     assert all(hints.values())

@@ -11,7 +11,7 @@ from lora_cli.cli.termination import note, termination_log
 from lora_cli.core.results import LoadReport
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import NotFound, Refused
-from lora_cli.render.prometheus import Metric, Sample, render_metrics
+from lora_cli.render.prometheus_metrics import Metric, render_metrics
 from lora_cli.serving.chores import Chore, Chores
 from lora_cli.serving.crew import Crew
 from lora_cli.serving.failures import Failures
@@ -148,13 +148,12 @@ def test_addresses_are_written_as_clients_need_them() -> None:
 
 
 def test_prometheus_text_is_as_its_format_says() -> None:
-    text = render_metrics(
-        [
-            Metric("a_total", "counter", "As.", [Sample(3, {"x": 'q"\\\n'}), Sample(0.25)]),
-            Metric("none", "gauge", "No samples.", []),
-        ]
+    counted = Metric("a_total", "As.", {'q"\\\n': 3, "b": 0.25}, "x")
+    text = render_metrics([counted, Metric("none", "No values.", {}, "x"), Metric("now_s", "A value.", 1.0)])
+    assert text == (
+        '# HELP a_total As.\n# TYPE a_total counter\na_total{x="q\\"\\\\\\n"} 3\na_total{x="b"} 0.25\n'
+        "# HELP now_s A value.\n# TYPE now_s gauge\nnow_s 1\n"
     )
-    assert text == '# HELP a_total As.\n# TYPE a_total counter\na_total{x="q\\"\\\\\\n"} 3\na_total 0.25\n'
 
 
 def test_the_reason_stands_in_the_termination_log_where_there_is_one(tmp_path: Path) -> None:

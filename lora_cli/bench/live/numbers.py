@@ -1,6 +1,6 @@
 """The numbers of one run by name, each beside what it means."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isinf
@@ -10,6 +10,7 @@ from lora_cli.bench.live.goodput import Slo, is_good, keeps
 from lora_cli.bench.live.tiers import INFERRED, KINDS
 from lora_cli.bench.quantiles import nearest_rank, summary, vllm_summary
 from lora_cli.bench.report import LiveTier, TiersFrom
+from lora_cli.core.grouping import by_key
 
 MEASURES = ("ttft", "tpot", "itl", "e2el")
 VLLM_MEASURES = (*MEASURES, "client_queue_time", "e2el_including_client_queue")
@@ -81,15 +82,8 @@ def live_names() -> set[str]:
 
 def by_adapter(runs: Iterable[Run], slo: Slo) -> dict[str, dict[str, float | None]]:
     """Requests, failures and slowest of each adapter over all runs, by its name."""
-    found = _by_name(one for run in runs for one in run.course.answers)
+    found = by_key((one.name, one) for run in runs for one in run.course.answers)
     return {name: _of_one(answers, slo) for name, answers in sorted(found.items())}
-
-
-def _by_name(answers: Iterable[Answer]) -> Mapping[str, list[Answer]]:
-    found: dict[str, list[Answer]] = defaultdict(list)
-    for one in answers:
-        found[one.name].append(one)
-    return found
 
 
 def _of_one(answers: Sequence[Answer], slo: Slo) -> dict[str, float | None]:
@@ -140,7 +134,7 @@ def _throughput(answers: Sequence[Answer], slo: Slo) -> dict[str, float | None]:
     duration = max((one.last_s for one in answers), default=0.0)
     tokens_in, tokens_out = sum(one.prompt_tokens for one in whole), sum(one.output_tokens for one in whole)
     good = sum(is_good(one, slo) for one in answers) if slo else None
-    own = _by_name(answers)
+    own = by_key((one.name, one) for one in answers)
     met = sum(keeps(each, slo) for each in own.values()) if slo else None
 
     def rate(number: float | None) -> float | None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from lora_cli.core.finding import Location
+from lora_cli.core.grouping import by_key
 from lora_cli.core.text import counted, cut, names
 from lora_cli.rules.features.feature import Found, Served
 from lora_cli.rules.features.modules import packed_name
@@ -49,9 +50,7 @@ def _of(served: Served, said: str, modules: Sequence[str], **fields: str) -> Ite
 def names_outside_grammar(served: Served) -> Iterator[Found]:
     """Names of tensors that a strict engine does not parse."""
     outside = dict(served.landing.outside) if served.landing is not None else {}
-    by_reason: dict[str, list[str]] = {}
-    for name, why in outside.items():
-        by_reason.setdefault(why, []).append(name)
+    by_reason = by_key((why, name) for name, why in outside.items())
     reasons = list(by_reason)
     for why in reasons[:MOST_PROBLEMS]:
         yield from _of(served, f"{counted(len(by_reason[why]), 'tensor')}, {why}", by_reason[why])

@@ -1,13 +1,13 @@
-"""The report of ``repair``: JSON has its fields."""
+"""The report of ``repair``, of which JSON is the fields."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from lora_cli import __version__
 from lora_cli.core.engine_outcome import EngineOutcome, Outcome
 from lora_cli.core.finding import Applied, Skipped
+from lora_cli.core.json_schema import EXCLUDED
 from lora_cli.repair import Change, Refusal
-from lora_cli.validation.repaired import Repaired
 from lora_cli.validation.sameness import Sameness
 
 
@@ -36,6 +36,14 @@ class OutcomeReport:
     """How many modules apply by the engine's own naming rules; null where no base was given. Then "ok" only means that
     nothing else is wrong."""
     reasons: tuple[OutcomeReason, ...]
+    judged: EngineOutcome = field(metadata=EXCLUDED)
+    """All that was found of the engine."""
+
+
+def outcome_report(one: EngineOutcome) -> OutcomeReport:
+    """What one engine does with the adapter, and why."""
+    reasons = tuple(OutcomeReason(reason.feature, reason.message) for reason in one.reasons)
+    return OutcomeReport(one.outcome, one.applied, reasons, one)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +54,12 @@ class EngineFlag:
     mend: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RepairReport:
     """What repair did. A field may be added under the same number; a change of meaning makes a new number."""
 
-    schema: Literal["lora_cli/repair/1"]
-    version: str
+    schema: Literal["lora_cli/repair/1"] = "lora_cli/repair/1"
+    version: str = __version__
     """The version of lora-cli."""
     name: str
     """The adapter as it was written on the command line."""
@@ -76,28 +84,3 @@ class RepairReport:
     """The proof that every update is what it was; null where nothing was written."""
     directory: str | None
     """The absolute path of the folder that was written; null with --check and where the repair was refused."""
-
-
-def repair_report(found: Repaired) -> RepairReport:
-    """The report of one repair; ``manifests/schemas/repair.schema.json`` is its schema."""
-    return RepairReport(
-        schema="lora_cli/repair/1",
-        version=__version__,
-        name=found.name,
-        source=found.source,
-        engine=TargetEngine(found.after.engine, found.after.version or found.after.profile),
-        before=_outcome(found.before),
-        after=_outcome(found.after),
-        repairable=not found.refusals,
-        changes=found.changes,
-        refusals=found.refusals,
-        flags=tuple(EngineFlag(one.message, one.mend) for one in found.flags),
-        skipped=found.skipped,
-        proof=found.same,
-        directory=str(found.directory) if found.directory is not None else None,
-    )
-
-
-def _outcome(one: EngineOutcome) -> OutcomeReport:
-    reasons = tuple(OutcomeReason(reason.feature, reason.message) for reason in one.reasons)
-    return OutcomeReport(one.outcome, one.applied, reasons)
