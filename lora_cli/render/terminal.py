@@ -5,14 +5,20 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from io import StringIO
 
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from lora_cli.core.text import safe
+from lora_cli.core.text import cut, safe
 
 NARROWEST = 24
 """Columns that text is wrapped to at least."""
+
+SHORTEST_NAME = 12
+"""Characters of a name that is cut."""
+
+SAYS_NOTHING = frozenset({"", "-"})
+"""Cells of what is not known, or is not so."""
 
 
 def text(value: object, style: str = "") -> Text:
@@ -33,7 +39,7 @@ class Paragraph:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The lines, the label in its style."""
         first, value, width = Text.assemble(self._indent, self._label), self._value, max(options.max_width, NARROWEST)
-        if len(first) > width:  # a label of others, a long name: it is wrapped, too
+        if is_long := len(first) > width:  # a label of others, a long name: it is wrapped, too
             first, value = Text(self._indent), self._label.plain + value
         lines = textwrap.wrap(
             value,
@@ -43,7 +49,10 @@ class Paragraph:
             break_long_words=False,
             break_on_hyphens=False,
         )
-        yield Text.assemble(first, "\n".join(lines)[len(first) :], no_wrap=True, overflow="ignore")
+        whole = Text.assemble(first, "\n".join(lines)[len(first) :], no_wrap=True, overflow="ignore")
+        for start, stop, style in self._label.spans if is_long else ():
+            whole.highlight_words([self._label.plain[start:stop]], style)
+        yield whole
 
 
 def hints(words: str, indent: int = 2, style: str = "") -> list[RenderableType]:
@@ -68,41 +77,64 @@ def table(header: Sequence[str | Text], rows: Iterable[Sequence[object]], *, lef
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for number, name in enumerate(header):
         is_text = number < left
-        made.add_column(text(name), justify="left" if is_text else "right", no_wrap=not is_text, overflow="fold")
+        justify: JustifyMethod = "left" if is_text else "right"
+        made.add_column(text(name), justify=justify, no_wrap=not is_text, overflow="fold", min_width=len(name))
     for row in rows:
         made.add_row(*map(text, row))
     return made
 
 
 class FittedTable:
-    """A table where it fits into the width, and ``instead`` where it would have to be folded."""
+    """A ``table`` where it fits into the width, and ``instead`` where it would have to be folded.
 
-    def __init__(self, whole: Table, instead: Iterable[RenderableType]) -> None:
-        self._whole, self._instead = whole, instead
+    With ``names`` those in the first column are cut in the middle before that, as long as they stay different.
+    """
+
+    def __init__(
+        self,
+        header: Sequence[str],
+        rows: Iterable[Sequence[object]],
+        instead: Iterable[RenderableType],
+        *,
+        left: int = 1,
+        names: bool = False,
+    ) -> None:
+        self._header, self._instead, self._left, self._names = header, instead, left, names
+        self._rows = [[text(cell) for cell in row] for row in rows]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The one or the other."""
-        wanted = console.measure(self._whole, options=options.update(max_width=sys.maxsize)).maximum
-        if wanted <= options.max_width:
-            yield self._whole
-        else:
-            yield from self._instead
+        shown = [row[0].plain for row in self._rows]
+        short = [cut(name, max(SHORTEST_NAME, options.max_width // 4 - 3)) for name in shown]
+        for names in (shown, short) if self._names and len({*short}) == len({*shown}) else (shown,):
+            rows = [[Text(name, row[0].style), *row[1:]] for name, row in zip(names, self._rows, strict=True)]
+            whole = table(self._header, rows, left=self._left)
+            if console.measure(whole, options=options.update(max_width=sys.maxsize)).maximum <= options.max_width:
+                yield whole
+                return
+        yield from self._instead
 
 
 def table_or_blocks(
-    header: Sequence[str], rows: Iterable[Sequence[object]], *, left: int = 1, title: str = ""
+    header: Sequence[str], rows: Iterable[Sequence[object]], *, left: int = 1, title: str = "", names: bool = False
 ) -> FittedTable:
-    """A ``table``; where it is too wide, of each row the first cell, and below it the others that say anything.
+    """A ``FittedTable``; where it is too wide, of each row the first cell, and below it the others that say anything.
 
-    ``title`` stands above these.
+    ``title`` stands above these. A column in which no row says anything is left out.
     """
     cells = [[text(cell) for cell in row] for row in rows]
+    empty = {
+        number for number in range(1, len(header)) if all(row[number].plain in SAYS_NOTHING for row in cells) and cells
+    }
+    kept = [number for number in range(len(header)) if number not in empty]
     blocks: list[RenderableType] = [text(title, "bold")] if title else []
     for first, *others in cells:
         named = zip(header[1:], (cell.plain for cell in others), strict=True)
-        told = ", ".join(f"{name} {cell}".lstrip() for name, cell in named if cell not in {"", "-"})
+        told = ", ".join(f"{name} {cell}".lstrip() for name, cell in named if cell not in SAYS_NOTHING)
         blocks += [Paragraph(first.plain), Paragraph(told, indent=2)]
-    return FittedTable(table(header, cells, left=left), blocks)
+    whole = [[row[number] for number in kept] for row in cells]
+    left = sum(number < left for number in kept)
+    return FittedTable([header[number] for number in kept], whole, blocks, left=left, names=names)
 
 
 def apart(*blocks: Iterable[RenderableType]) -> Iterator[RenderableType]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 
 from lora_cli.core.text import counted, cut, safe, share, size
-from lora_cli.render.terminal import Paragraph, facts, rendered, table, table_or_blocks, text
+from lora_cli.render.terminal import FittedTable, Paragraph, facts, rendered, table, table_or_blocks, text
 from lora_cli.store.inventory import Item
+from lora_cli.store.snapshots import is_digest
 from lora_cli.store.verify import Verified
 
 if TYPE_CHECKING:
@@ -112,10 +113,15 @@ def removed_parts(
     removed: "Sequence[Removed]", *, dry_run: bool = False, verbose: bool = False
 ) -> Iterator[RenderableType]:
     """What was removed, and how many bytes that freed; each single blob only if ``verbose``."""
-    for one in removed:
-        if verbose or one.kind != "blob":
-            taken = f" ({size(one.size)})" if one.size else ""
-            yield Paragraph(f"{one.kind} {one.name}{taken}", "would remove " if dry_run else "removed ")
+    rows = [
+        (one.kind, one.name[:SHORT] if is_digest(one.name) else one.name, size(one.size) if one.size else "-")
+        for one in removed
+        if verbose or one.kind != "blob"
+    ]
+    if rows:
+        title = "would remove" if dry_run else "removed"
+        lines = [Paragraph(f"{kind} {name} ({taken})".removesuffix(" (-)"), indent=2) for kind, name, taken in rows]
+        yield FittedTable((title, "name", "size"), rows, [text(title, "bold"), *lines], left=2)
     kinds = Counter(one.kind for one in removed)
     why = ": their files wait for cache gc, or others need them" if "snapshot" in kinds and "blob" not in kinds else ""
     told = " and ".join(counted(kinds[kind], kind) for kind in ("snapshot", "blob") if kind in kinds)

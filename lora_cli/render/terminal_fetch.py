@@ -70,7 +70,7 @@ def fetched_parts(done: Sequence[Handed], seconds: float) -> "Iterator[Renderabl
     header = ("adapter", "status", "revision", "files", "size", "time")
     places = [(_name(one.outcome.wanted), one.directory) for one in done if one.directory is not None]
     notes = [Paragraph(", ".join(notes), f"{_name(one.outcome.wanted)}: ") for one in done if (notes := _notes(one))]
-    table = table_or_blocks(header, map(_row, done), left=3)
+    table = table_or_blocks(header, map(_row, done), left=3, names=True)
     return apart([table], facts(places, 0), notes, [_summary(done, seconds)])
 
 
@@ -158,7 +158,7 @@ def drift_parts(drifts: Sequence["Drift"], left_over: Sequence[str]) -> "Iterato
     as_locked = f"{counted(len(rows) - unknown, 'adapter')} as locked"
     told = f"{len(details)} of {len(rows)} changed; take them with --upgrade" if details else as_locked
     told += f"; {unknown} not checked" if unknown else ""
-    return apart([table_or_blocks(("adapter", "status", "from", "to"), rows, left=4)], details, [told])
+    return apart([table_or_blocks(("adapter", "status", "from", "to"), rows, left=4, names=True)], details, [told])
 
 
 def _drift_row(drift: "Drift") -> tuple["Text", str | None, str | None]:

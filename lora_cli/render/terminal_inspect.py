@@ -11,7 +11,17 @@ from lora_cli.core.text import cut, safe, size, span
 from lora_cli.render.engine_flags import costs, title
 from lora_cli.render.inspect_facts import Rows, contents, identity, origin
 from lora_cli.render.inspect_report import InspectedAdapter, InspectReport
-from lora_cli.render.terminal import Paragraph, apart, facts, hints, in_json, table, table_or_blocks, text
+from lora_cli.render.terminal import (
+    SHORTEST_NAME,
+    Paragraph,
+    apart,
+    facts,
+    hints,
+    in_json,
+    table,
+    table_or_blocks,
+    text,
+)
 from lora_cli.render.terminal_validate import STYLES
 from lora_cli.validation.engine_args import EngineArgs
 
@@ -21,7 +31,7 @@ HEADER = ("adapter", "base", "targets", "dtype", "rank", "scaling", "size")
 
 
 def inspection_parts(report: InspectReport, width: int, *, plain: bool = False) -> Iterator[RenderableType]:
-    """All adapters of the report, in a table that has names of a fourth of ``width``; ``plain`` draws in ASCII."""
+    """All adapters of the report, in a table of ``width`` that cuts long names; ``plain`` draws in ASCII."""
     several = len(report.adapters) > 1
     described = [_facts(one) for one in report.adapters]
     read = [rows for rows in described if rows]
@@ -38,7 +48,10 @@ def inspection_parts(report: InspectReport, width: int, *, plain: bool = False) 
 
 def _overview(adapters: Sequence[InspectedAdapter], width: int) -> Table:
     """One row for each adapter, to compare them; without the base where it is the same for all."""
-    rows = [HEADER, *((cut(safe(one.checked.name), width // 4), *_cells(one)) for one in adapters)]
+    rows = [
+        HEADER,
+        *((cut(safe(one.checked.name), max(SHORTEST_NAME, width // 4 - 3)), *_cells(one)) for one in adapters),
+    ]
     bases = {one.inspection.base for one in adapters if one.inspection is not None}
     header, *cells = [(row[0], *row[2:]) for row in rows] if len(bases) < 2 else rows
     compared = table(header, cells, left=len(header) - 3)

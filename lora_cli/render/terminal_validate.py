@@ -84,8 +84,8 @@ def _outcomes(checked: Sequence[Validated], fail_on: Severity) -> RenderableType
         }
         cells = (one.name, Text(word, OUTCOMES[word]), one.applied)
         rows.append((*cells, *map(on.get, engines)))
-    whole = table(("adapter", "result", "modules", *engines), rows, left=3 + len(engines))
-    return FittedTable(whole, (part for one in checked for part in _outcome(one, fail_on)))
+    blocks = [part for one in checked for part in _outcome(one, fail_on)]
+    return FittedTable(("adapter", "result", "modules", *engines), rows, blocks, left=3 + len(engines))
 
 
 def _style(engine: EngineOutcome) -> str:

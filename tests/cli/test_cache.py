@@ -80,7 +80,7 @@ def test_adapters_are_found_by_the_names_of_their_views(store: Store, capsys: Ca
     shown = json.loads(said(capsys, "ls", "--format", "json"))["snapshots"]
     assert [one["names"] for one in shown] == [["nightly"], []]
     assert "1 view hashed" in said(capsys, "verify")
-    assert "removed view nightly" in said(capsys, "rm", "./sql")
+    assert re.search("view +nightly", said(capsys, "rm", "./sql"))
     assert not (store.adapters / "nightly").exists()
 
 
@@ -178,7 +178,8 @@ def test_gc_keeps_what_is_meant(store: Store, capsys: Captured) -> None:
 def test_gc_frees_what_was_not_used_for_long(store: Store, capsys: Captured) -> None:
     before = tree(store.root)
     dry = said(capsys, "gc", "--unused-for", "50s", "--dry-run")
-    assert "would remove" in dry
+    assert dry.startswith("would remove")
+    assert "would be freed" in dry
     assert tree(store.root) == before
     document = json.loads(said(capsys, "gc", "--unused-for", "50s", "--format", "json"))
     assert [one["kind"] for one in document["removed"]] == ["reference", "snapshot", "blob", "blob"]
@@ -200,7 +201,7 @@ def test_gc_is_not_limited_by_what_one_adapter_may_have(monkeypatch: pytest.Monk
 
 def test_rm_removes_an_adapter_and_only_that(store: Store, capsys: Captured) -> None:
     text = said(capsys, "rm", "./chat")
-    assert "removed reference" in text
+    assert re.search(r"^removed.*\n *reference\s", text)
     assert "freed" in text
     assert main(["cache", "path", "./sql"]) == 0
     assert main(["cache", "verify"]) == 0
@@ -288,7 +289,7 @@ def test_gc_names_snapshots_and_counts_blobs_unless_all_are_asked_for(
     assert "blob " not in short.replace(" blobs", "")
     assert re.search(r"^1 snapshot and 2 blobs: \d.* would be freed$", short, re.MULTILINE)
     assert main(["--verbose", "cache", "gc", "--unused-for", "50s", "--dry-run"]) == 0
-    assert capsys.readouterr().out.count("would remove blob ") == 2
+    assert len(re.findall("^blob ", capsys.readouterr().out, re.MULTILINE)) == 2
 
 
 def test_rm_says_why_nothing_was_freed(tmp_path: Path, capsys: Captured) -> None:

@@ -219,7 +219,7 @@ def test_the_status_of_a_server(width: int) -> None:
 def test_the_status_of_another_version_lacks_what_it_does_not_tell() -> None:
     lines = rendered(status_parts({"adapters": [{"name": "sql"}]}), 80).splitlines()
     assert lines[0] == "-: not ready, -"
-    assert lines[-1].split() == ["sql", "-", "waiting", "-", "-", "-", "-"]
+    assert [line.split() for line in lines[-2:]] == [["adapter", "state"], ["sql", "waiting"]]
 
 
 @pytest.mark.parametrize("width", [40, 80])

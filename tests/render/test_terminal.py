@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from lora_cli.core.text import safe
-from lora_cli.render.terminal import NARROWEST, Paragraph, facts, rendered, table, text
+from lora_cli.render.terminal import NARROWEST, Paragraph, facts, rendered, table, table_or_blocks, text
 from tests.render.reports import HOSTILE
 
 NAME = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
@@ -66,3 +66,29 @@ def test_a_column_is_as_wide_as_its_widest_cell_and_folded_where_it_is_narrow() 
     narrow = rendered([table(("name", "n"), [("x" * 60, 10)])], 40)
     assert all(len(line) <= 40 for line in narrow.splitlines())
     assert narrow.count("x") == 60
+
+
+def test_a_column_in_which_no_row_says_anything_is_left_out() -> None:
+    rows = [("sql", "-", None, "8/8"), ("chat", "", None, "-")]
+    assert rendered([table_or_blocks(("adapter", "rank", "slot", "applied"), rows)], 80) == (
+        "adapter  applied\nsql          8/8\nchat           -\n"
+    )
+
+
+def test_names_are_cut_where_a_table_is_too_wide_as_long_as_they_stay_different() -> None:
+    def drawn(*names: str, width: int) -> list[str]:
+        rows = [(name, "downloaded", "1.5 MiB") for name in names]
+        return rendered([table_or_blocks(("adapter", "status", "size"), rows, names=True)], width).splitlines()
+
+    one, other = "customer-support-german-2026", "customer-support-french-2026"
+    assert drawn(one, other, width=60)[1].startswith(one)
+    assert [line.split()[0] for line in drawn(one, "sql", width=40)] == ["adapter", "custom…-2026", "sql"]
+    assert drawn("a" + one, "b" + one, width=40)[1].startswith("acusto…")
+    assert drawn(one, other.replace("french", "frgman"), width=40) == [
+        one, "  status downloaded, size 1.5 MiB", other.replace("french", "frgman"), "  status downloaded, size 1.5 MiB"
+    ]  # fmt: skip
+
+
+def test_what_is_coloured_stays_so_where_it_is_too_long_for_a_line() -> None:
+    label = Text.assemble("/a/path/that/is/long/enough: ", ("refused", "red"))
+    assert "\x1b[31mrefused" in rendered([Paragraph(", 0/1 modules apply", label)], 30, colour=True)
