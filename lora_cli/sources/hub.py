@@ -17,7 +17,7 @@ from lora_cli.errors import Corrupt, LoraCliError, NotFound, Offline, Refused, U
 from lora_cli.settings import Settings
 from lora_cli.sources.http import Headers, Piece, StatusError, get_bytes
 from lora_cli.sources.http_json import JSON_CAP, get_json
-from lora_cli.sources.hub_access import HubClient, access_in, named
+from lora_cli.sources.hub_access import HubClient, access_in, mistyped, named
 from lora_cli.sources.hub_cache import COMMIT, ONLINE, HubCache, hub_cache_folder
 from lora_cli.sources.hub_listing import XET_HASH, file_of, in_order, listed, path_in, size_in
 
@@ -130,7 +130,7 @@ class HubSource:
             if (known := self._cache.revision(ref)) is not None:
                 hint = f"--offline takes what the Hub's own client has cached of it: revision {known.id}"
                 return Unreachable(error.message, hint=hint)
-        return error
+        return Unreachable(error.message, hint=mistyped(ref) + error.hint) if mistyped(ref) else error
 
     def _known(self, ref: AdapterRef) -> Revision:
         revision = self._cache.revision(ref)

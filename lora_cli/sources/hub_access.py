@@ -91,6 +91,12 @@ def named(ref: AdapterRef) -> tuple[str, str, str]:
     return "repository", ref.location, ref.location
 
 
+def mistyped(ref: AdapterRef) -> str:
+    """The beginning of a hint where a reference may have been meant as a path: its first folder is on this machine."""
+    is_near = Path(ref.location.partition("/")[0]).is_dir()
+    return f"if a path is meant: there is no {ref.location} in this folder; " if is_near else ""
+
+
 def explained(error: StatusError, ref: AdapterRef, token: Token, endpoint: str, path: str = "") -> LoraCliError:
     """The Hub's refusal in words: each case its own message and hint. ``path`` is the file that was read, if any.
 
@@ -126,10 +132,10 @@ def _gated(ref: AdapterRef, token: Token, endpoint: str) -> LoraCliError:
 def _missing(ref: AdapterRef, token: Token) -> LoraCliError:
     kind, id, _ = named(ref)
     if not token.value:
-        hint = "check the spelling; if it is private, set HF_TOKEN or run `hf auth login`"
+        hint = f"{mistyped(ref)}check the spelling; if it is private, set HF_TOKEN or run `hf auth login`"
         return AccessDenied(f"{ref}: there is no {kind} {id}, or it is private", hint=hint)
     hidden = f"{ref}: there is no {kind} {id}, or it is private and the token in {token.found_in} "
-    hint = f"check the spelling, and which {'buckets' if kind == 'bucket' else 'repositories'} the token may read"
+    hint = f"{mistyped(ref)}check the spelling, and which {'buckets' if kind == 'bucket' else 'repositories'} the token may read"
     return NotFound(hidden + "may not read it", hint=hint)
 
 

@@ -60,6 +60,19 @@ def test_a_repository_that_is_missing_or_private_says_both_to_a_stranger(hub: Hu
         assert "HF_TOKEN" in error.hint
 
 
+def test_a_reference_that_may_be_a_mistyped_path_says_so(
+    hub: Hub, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path)
+    said = "if a path is meant: there is no out/sql in this folder; "
+    assert fails(settings, AdapterRef("hf", "out/sql")).hint.startswith(said)
+    assert not fails(settings, AdapterRef("hf", "elsewhere/sql")).hint.startswith("if a path")
+    error = fails(replace(settings, hub_endpoint="http://127.0.0.1:9", retries=0), AdapterRef("hf", "out/sql"))
+    assert isinstance(error, Unreachable)
+    assert error.hint.startswith(said)
+
+
 def test_a_private_repository_is_read_with_its_token(
     hub: Hub, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
