@@ -30,14 +30,7 @@ ROWS = (
         TUNERS,
         "run",
     ),
-    Row(
-        "pattern-untyped",
-        Outcome.REJECTS,
-        "it asks for its keys",
-        repair("peft", "writes an empty object"),
-        TUNERS,
-        "run",
-    ),
+    Row("pattern-untyped", Outcome.REJECTS, "it asks for its keys", "write an object", TUNERS, "run"),
     Row(
         "bias-untyped", Outcome.REJECTS, "it asks how it ends", repair("peft", 'writes "none" for null'), TUNERS, "run"
     ),

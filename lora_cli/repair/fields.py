@@ -1,5 +1,6 @@
 """Fields of the config that say the right thing in the wrong type: a number as text, null where a word belongs."""
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any, Final
@@ -11,7 +12,7 @@ STEP: Final = "fields"
 WHY = "its type is none that it may have, and engines reckon with it or refuse it"
 NUMBERS = ("r", "lora_alpha")
 EMPTY: Mapping[str, Any] = {"bias": "none", "rank_pattern": {}, "alpha_pattern": {}}
-"""What PEFT means by null in these."""
+"""What PEFT means by null in these, and by whatever else is empty in a pattern."""
 
 
 def sound_fields(config: Mapping[str, Any], parsed: LoraConfig) -> tuple[dict[str, Any], tuple[Change, ...]]:
@@ -22,9 +23,11 @@ def sound_fields(config: Mapping[str, Any], parsed: LoraConfig) -> tuple[dict[st
             sound[name] = number
             changes.append(Change(STEP, f"{name} written as the number {number}", WHY))
     for name, empty in EMPTY.items():
-        if name in config and config[name] is None:
+        value = config.get(name, empty)
+        if value is None or (empty == {} and not value and not isinstance(value, Mapping)):
             sound[name] = empty
-            changes.append(Change(STEP, f"{name} written as {empty!r} instead of null".replace("'", '"'), WHY))
+            was = json.dumps(value)
+            changes.append(Change(STEP, f"{name} written as {json.dumps(empty)} instead of {was}", WHY))
     method = config.get("peft_type")
     if method is None or (isinstance(method, str) and method != "LORA" and method.strip().upper() == "LORA"):
         sound["peft_type"] = "LORA"

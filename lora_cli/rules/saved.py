@@ -1,6 +1,5 @@
 """LC316 and LC32x: tensors that are no factors, and the vocabulary, beside the base model."""
 
-import re
 from collections.abc import Iterator
 
 from lora_cli.core.base_model import BaseModel, BaseModule
@@ -21,8 +20,8 @@ VECTORS = frozenset({"bias", "lora_bias", "magnitude"})
 """Parts with one number for each output of their module."""
 
 
-OWN_HEAD = re.compile(r"For(\w*Classification|QuestionAnswering|MultipleChoice|\w*Segmentation|ObjectDetection)$")
-"""Classes of transformers whose head is made anew for each task."""
+OWN_HEADS = ("Classification", "QuestionAnswering", "MultipleChoice", "Segmentation", "ObjectDetection")
+"""How classes of transformers end whose head is made anew for each task."""
 
 HEAD_NAMES = frozenset({"classifier", "score", "qa_outputs", "decode_head"})
 
@@ -80,8 +79,8 @@ def head_not_saved(case: Case) -> Iterator[Problem]:
     config = case.adapter.config
     assert config is not None
     named = (config.auto_mapping or {}).get("base_model_class")
-    head = OWN_HEAD.search(named[-100:]) if isinstance(named, str) else None
-    if head is None or config.task_type in HEADS or config.modules_to_save:
+    has_head = isinstance(named, str) and "For" in named and named.endswith(OWN_HEADS)
+    if not has_head or config.task_type in HEADS or config.modules_to_save:
         return
     factors = {factor.name for pair in case.adapter.pairs.values() for factor in (pair.a, pair.b) if factor is not None}
     is_saved = any(key.part == "saved" and name not in factors for name, key in case.adapter.keys.items())
