@@ -14,7 +14,7 @@ from safetensors import TensorSpec, serialize_file
 
 from lora_cli.core.adapter import Adapter, pair_up
 from lora_cli.core.adapter_files import BESIDE, CONFIG, WEIGHTS
-from lora_cli.core.keys import parse_keys
+from lora_cli.core.keys import parse_key
 from lora_cli.core.lora_config import parse_config
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.core.tensor_info import TensorInfo
@@ -134,7 +134,7 @@ def _placed(tensors: Mapping[str, Made]) -> dict[str, TensorInfo]:
 def as_adapter(name: str, new: Rewrite, old: Adapter) -> Adapter:
     """The adapter that ``new`` will be, before it is written: what the rules say of it can be asked first."""
     tensors = _placed(new.tensors)
-    keys = parse_keys(tensors)
+    keys = {name: old.keys.get(name) or parse_key(name) for name in tensors}
     beside = tuple(file for file in old.files if file.path in BESIDE)
     files = (RemoteFile(CONFIG, None), RemoteFile(WEIGHTS, None), *beside)
     return replace(
