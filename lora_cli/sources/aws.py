@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lora_cli import __version__
-from lora_cli.documents.manifest import SourceRule
 from lora_cli.errors import AccessDenied, LoraCliError, Unreachable, UsageError
 from lora_cli.redaction import remember
 from lora_cli.sources.http import checked_endpoint
 
 if TYPE_CHECKING:
+    from lora_cli.documents.manifest import SourceRule
     from lora_cli.sources.trusted import Trust
 
 TRUE = frozenset({"1", "true", "yes", "on", "y", "requester"})
@@ -39,7 +39,7 @@ class Account:
     requester_pays: bool = False
 
 
-def find_account(environ: Mapping[str, str], rule: SourceRule | None = None, trust: "Trust | None" = None) -> Account:
+def find_account(environ: Mapping[str, str], rule: "SourceRule | None" = None, trust: "Trust | None" = None) -> Account:
     """The account for a source: what ``rule`` says, else the environment's keys, else botocore's whole chain.
 
     ``trust`` is what the operator lets a rule use of all this (None: nothing). The chain has profiles, SSO, processes,
@@ -51,26 +51,26 @@ def find_account(environ: Mapping[str, str], rule: SourceRule | None = None, tru
         UsageError: there is no such profile, or what AWS_CONFIG_FILE says is wrong.
         Unreachable: who gives out credentials does not answer.
     """
-    said = rule or SourceRule(match="*")
-    region = said.region or _first(environ, ("AWS_REGION", "AWS_DEFAULT_REGION"))
+    profile = rule.profile if rule else None
+    region = (rule and rule.region) or _first(environ, ("AWS_REGION", "AWS_DEFAULT_REGION"))
     if not re.fullmatch(r"[a-z0-9-]{0,32}", region):
         raise UsageError("AWS_REGION: this is not the name of a region", hint="write one such as eu-west-1")
-    skips = said.anonymous or environ.get("AWS_SKIP_SIGNATURE", "").lower() in TRUE
-    anonymous = skips and said.profile is None
-    named = said.endpoint_url or endpoint_in(environ)
+    skips = (rule and rule.anonymous) or environ.get("AWS_SKIP_SIGNATURE", "").lower() in TRUE
+    anonymous = bool(skips) and profile is None
+    named = (rule and rule.endpoint_url) or endpoint_in(environ)
     if rule is not None and not anonymous:
         _check(rule, environ, trust)
     try:
-        session = _session(said.profile)
-        found_in = NOBODY if anonymous else _found_in(session, environ, said.profile)
+        session = _session(profile)
+        found_in = NOBODY if anonymous else _found_in(session, environ, profile)
         client = _client(session, region, named, anonymous=anonymous)
     except failures() as error:
-        raise untranslated(error, said.profile) from error
-    pays = said.requester_pays or environ.get("AWS_REQUEST_PAYER", "").lower() in TRUE
-    return Account(client, found_in, named or _elsewhere(client), pays)
+        raise untranslated(error, profile) from error
+    pays = (rule and rule.requester_pays) or environ.get("AWS_REQUEST_PAYER", "").lower() in TRUE
+    return Account(client, found_in, named or _elsewhere(client), bool(pays))
 
 
-def _check(rule: SourceRule, environ: Mapping[str, str], trust: "Trust | None") -> None:
+def _check(rule: "SourceRule", environ: Mapping[str, str], trust: "Trust | None") -> None:
     """Whether a manifest may have these credentials used, and sent where it says; raises as ``find_account``."""
     from lora_cli.sources.trusted import NOTHING, check_endpoint, check_profile
 
@@ -90,15 +90,15 @@ def endpoint_in(environ: Mapping[str, str]) -> str:
     return checked_endpoint(environ[variable], variable) if variable else ""
 
 
-def endpoint_for(environ: Mapping[str, str], rule: SourceRule | None) -> str:
+def endpoint_for(environ: Mapping[str, str], rule: "SourceRule | None") -> str:
     """The address of the S3 server that ``find_account`` asks, "" for AWS itself; no credentials are looked for.
 
     Raises:
         UsageError: it is no address, or there is no such profile.
     """
-    said = rule or SourceRule(match="*")
-    named = said.endpoint_url or endpoint_in(environ)
-    return named or _configured(said.profile, tuple(map(os.environ.get, _CONFIGURATION)))
+    named = (rule and rule.endpoint_url) or endpoint_in(environ)
+    profile = rule.profile if rule else None
+    return named or _configured(profile, tuple(map(os.environ.get, _CONFIGURATION)))
 
 
 @functools.lru_cache(64)
