@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import typer
@@ -13,12 +14,13 @@ from lora_cli.errors import UsageError
 from lora_cli.runtime.plan import Forward
 from lora_cli.tiers.view import Objective
 
-MEASURED = "What is measured"
-WORKLOAD = "Workload"
-TIERS = "Tiers"
-SIMULATION = "Simulation (--simulate)"
-SYNTHETIC = "Synthetic adapters"
-SERVER = "A server (--url, or the one that is started)"
+mode_option = partial(option, default=None, panel="What is measured")
+workload_option = partial(option, default=None, panel="Workload")
+tier_option = partial(option, default=None, panel="Tiers")
+simulation_option = partial(option, default=None, panel="Simulation (--simulate)")
+synthetic_option = partial(option, default=None, panel="Synthetic adapters")
+server_option = partial(option, default=None, panel="A server (--url, or the one that is started)")
+"""``option`` for the panels of ``serve-bench``; without ``default`` an option is None until it is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,143 +32,107 @@ class BenchOptions:
     manifest: options.Manifest = None
     base: options.Base = ""
     policy: options.PolicyFile = None
-    simulate: bool = option(
-        "--simulate", "Simulate the tiers alone: no adapters, no device, no server.", False, MEASURED
+    simulate: bool = mode_option(
+        "--simulate", "Simulate the tiers alone: no adapters, no device, no server.", default=False
     )
-    url: str | None = option("--url URL", "Measure this server: http://HOST:PORT or unix:PATH.", None, MEASURED)
-    forward: Forward | None = option(
+    url: str | None = mode_option("--url URL", "Measure this server: http://HOST:PORT or unix:PATH.")
+    forward: Forward | None = mode_option(
         "--forward",
         "Without --url: a whole model behind a server that is started, or modules without one.",
-        None,
-        MEASURED,
         show_default="model",
     )
-    num_prompts: int | None = option(
-        "--num-prompts",
-        "The requests of each seed.",
-        None,
-        WORKLOAD,
-        min=1,
-        max=10_000_000,
-        show_default="200; 20000 with --simulate",
+    num_prompts: int | None = workload_option(
+        "--num-prompts", "The requests of each seed.", min=1, max=10_000_000, show_default="200; 20000 with --simulate"
     )
-    popularity: str = option(
+    popularity: str = workload_option(
         "--popularity MODEL",
         "How often each adapter is asked for: zipf:S, geometric:A, slora-power:A, uniform, distinct, "
         "round-robin or a file weights.json.",
-        "zipf:1.0",
-        WORKLOAD,
+        default="zipf:1.0",
     )
-    drift: str | None = option(
-        "--drift PERCENT,EVERY", "PERCENT of the adapters change places each EVERY requests.", None, WORKLOAD
+    drift: str | None = workload_option(
+        "--drift PERCENT,EVERY", "PERCENT of the adapters change places each EVERY requests."
     )
-    scan: str | None = option(
-        "--scan PERCENT", "PERCENT of the requests go through all adapters in turn.", None, WORKLOAD
+    scan: str | None = workload_option("--scan PERCENT", "PERCENT of the requests go through all adapters in turn.")
+    sessions: str | None = workload_option(
+        "--sessions USERS,TURNS", "So many users, who stay with an adapter for about TURNS requests."
     )
-    sessions: str | None = option(
-        "--sessions USERS,TURNS", "So many users, who stay with an adapter for about TURNS requests.", None, WORKLOAD
-    )
-    request_rate: str = option(
+    request_rate: str = workload_option(
         "--request-rate PER_SECOND",
         "Requests per second; inf sends all at once, with --simulate one after the other.",
-        "inf",
-        WORKLOAD,
+        default="inf",
     )
-    burstiness: str = option(
-        "--burstiness X", "Shape of the Gamma gaps, as in vLLM: 1 is Poisson, less is burstier.", "1", WORKLOAD
+    burstiness: str = workload_option(
+        "--burstiness X", "Shape of the Gamma gaps, as in vLLM: 1 is Poisson, less is burstier.", default="1"
     )
-    ramp_up_strategy: str | None = option(
-        "--ramp-up-strategy linear|exponential", "How the request rate rises.", None, WORKLOAD
+    ramp_up_strategy: str | None = workload_option(
+        "--ramp-up-strategy linear|exponential", "How the request rate rises."
     )
-    ramp_up_start_rps: int | None = option(
-        "--ramp-up-start-rps", "The request rate at the beginning.", None, WORKLOAD, min=1
+    ramp_up_start_rps: int | None = workload_option("--ramp-up-start-rps", "The request rate at the beginning.", min=1)
+    ramp_up_end_rps: int | None = workload_option("--ramp-up-end-rps", "The request rate at the end.", min=1)
+    input_len: str = workload_option("--input-len N|LOW-HIGH", "Prompt tokens.", default="128")
+    output_len: str = workload_option("--output-len N|LOW-HIGH", "Output tokens.", default="16")
+    seed: int = workload_option("--seed", "The same seed draws the same workload on every machine.", default=0, min=0)
+    trace: Path | None = workload_option("--trace FILE", "Replay the requests of this JSON lines file.")
+    api_key: str = server_option("--api-key TOKEN", "With --url: the server's bearer token.", default="")
+    lora_modules: list[str] | None = server_option(
+        "--lora-modules NAME...", "Adapters to ask for; else all that the server lists."
     )
-    ramp_up_end_rps: int | None = option("--ramp-up-end-rps", "The request rate at the end.", None, WORKLOAD, min=1)
-    input_len: str = option("--input-len N|LOW-HIGH", "Prompt tokens.", "128", WORKLOAD)
-    output_len: str = option("--output-len N|LOW-HIGH", "Output tokens.", "16", WORKLOAD)
-    seed: int = option("--seed", "The same seed draws the same workload on every machine.", 0, WORKLOAD, min=0)
-    trace: Path | None = option("--trace FILE", "Replay the requests of this JSON lines file.", None, WORKLOAD)
-    api_key: str = option("--api-key TOKEN", "With --url: the server's bearer token.", "", SERVER)
-    lora_modules: list[str] | None = option(
-        "--lora-modules NAME...", "Adapters to ask for; else all that the server lists.", None, SERVER
+    max_concurrency: int | None = server_option("--max-concurrency", "The most requests at once.", min=1, max=100_000)
+    prompts: str = server_option("--prompts ids|text", "Prompts are token ids, or as many words.", default="ids")
+    goodput: list[str] | None = server_option(
+        "--goodput MEASURE:MS...", "A request is good within these, for example ttft:500 tpot:50 e2el:9000."
     )
-    max_concurrency: int | None = option(
-        "--max-concurrency", "The most requests at once.", None, SERVER, min=1, max=100_000
+    control: bool = server_option("--control", "Send the same requests to the base model too.", default=False)
+    probe_request_rate: str | None = server_option(
+        "--probe-request-rate PER_SECOND", "Send requests of one token beside the load."
     )
-    prompts: str = option("--prompts ids|text", "Prompts are token ids, or as many words.", "ids", SERVER)
-    goodput: list[str] | None = option(
-        "--goodput MEASURE:MS...",
-        "A request is good within these, for example ttft:500 tpot:50 e2el:9000.",
-        None,
-        SERVER,
+    probe_adapter: str | None = server_option(
+        "--probe-adapter NAME", "The adapter that these ask for.", show_default="the first"
     )
-    control: bool = option("--control", "Send the same requests to the base model too.", False, SERVER)
-    probe_request_rate: str | None = option(
-        "--probe-request-rate PER_SECOND", "Send requests of one token beside the load.", None, SERVER
+    num_seeds: int | None = server_option(
+        "--num-seeds", "Runs, each with the next seed.", min=1, max=100, show_default="3"
     )
-    probe_adapter: str | None = option(
-        "--probe-adapter NAME", "The adapter that these ask for.", None, SERVER, show_default="the first"
+    max_loras: int | None = tier_option(
+        "--max-loras", "Slots: adapters on the device at once.", min=1, show_default="8"
     )
-    num_seeds: int | None = option(
-        "--num-seeds", "Runs, each with the next seed.", None, SERVER, min=1, max=100, show_default="3"
-    )
-    max_loras: int | None = option(
-        "--max-loras", "Slots: adapters on the device at once.", None, TIERS, min=1, show_default="8"
-    )
-    max_cpu_loras: int | None = option(
-        "--max-cpu-loras", "Adapters in memory at once.", None, TIERS, min=1, show_default="32"
-    )
-    max_lora_rank: int | None = option("--max-lora-rank", "The largest rank of a slot.", None, TIERS, min=1)
-    device: str | None = option(
-        "--device auto|cpu|cuda", "The device that holds the slots.", None, TIERS, show_default="auto"
-    )
-    eviction: str | None = option(
+    max_cpu_loras: int | None = tier_option("--max-cpu-loras", "Adapters in memory at once.", min=1, show_default="32")
+    max_lora_rank: int | None = tier_option("--max-lora-rank", "The largest rank of a slot.", min=1)
+    device: str | None = tier_option("--device auto|cpu|cuda", "The device that holds the slots.", show_default="auto")
+    eviction: str | None = tier_option(
         "--eviction NAME,...",
         "Which adapter leaves a full tier; with --simulate several of lru, fifo, lfu, gdsf, adaptive and opt.",
-        None,
-        TIERS,
         show_default="adaptive; with --simulate lru,lfu,gdsf,adaptive,opt",
     )
-    num_adapters: int | None = option(
+    num_adapters: int | None = synthetic_option(
         "--num-adapters",
         "Measure so many synthetic adapters instead of REFs.",
-        None,
-        SYNTHETIC,
         min=1,
         max=100_000,
         show_default="500 with --simulate",
     )
-    ranks: str | None = option(
-        "--ranks RANK:SHARE,...", "Ranks of synthetic adapters.", None, SYNTHETIC, show_default="16"
+    ranks: str | None = synthetic_option("--ranks RANK:SHARE,...", "Ranks of synthetic adapters.", show_default="16")
+    bytes_per_rank: str | None = simulation_option(
+        "--bytes-per-rank SIZE", "Bytes of an adapter for each rank, as of Llama-3-8B.", show_default="5MiB"
     )
-    bytes_per_rank: str | None = option(
-        "--bytes-per-rank SIZE",
-        "Bytes of an adapter for each rank, as of Llama-3-8B.",
-        None,
-        SIMULATION,
-        show_default="5MiB",
+    max_gpu_bytes: str | None = simulation_option(
+        "--max-gpu-bytes SIZE", "Bytes of all slots; else all are equally large."
     )
-    max_gpu_bytes: str | None = option(
-        "--max-gpu-bytes SIZE", "Bytes of all slots; else all are equally large.", None, SIMULATION
+    max_cpu_bytes: str | None = simulation_option(
+        "--max-cpu-bytes SIZE", "Bytes in memory; else only their number counts."
     )
-    max_cpu_bytes: str | None = option(
-        "--max-cpu-bytes SIZE", "Bytes in memory; else only their number counts.", None, SIMULATION
+    disk_link: str | None = simulation_option(
+        "--disk-link MS,GB/S", "What a load from disk into memory takes.", show_default="2,7"
     )
-    disk_link: str | None = option(
-        "--disk-link MS,GB/S", "What a load from disk into memory takes.", None, SIMULATION, show_default="2,7"
+    gpu_link: str | None = simulation_option(
+        "--gpu-link MS,GB/S", "What a load from memory into a slot takes.", show_default="1,25"
     )
-    gpu_link: str | None = option(
-        "--gpu-link MS,GB/S", "What a load from memory into a slot takes.", None, SIMULATION, show_default="1,25"
+    measured: Path | None = simulation_option("--measured FILE", "Loads take what this saved result measured.")
+    objective: Objective | None = simulation_option(
+        "--objective", "What adaptive and gdsf make small.", show_default="stall"
     )
-    measured: Path | None = option("--measured FILE", "Loads take what this saved result measured.", None, SIMULATION)
-    objective: Objective | None = option(
-        "--objective", "What adaptive and gdsf make small.", None, SIMULATION, show_default="stall"
-    )
-    plan: list[str] | None = option(
-        "--plan GOAL",
-        'Find the smallest tiers that reach a goal, for example "hit_ratio>=0.95"; may be repeated.',
-        None,
-        SIMULATION,
+    plan: list[str] | None = simulation_option(
+        "--plan GOAL", 'Find the smallest tiers that reach a goal, for example "hit_ratio>=0.95"; may be repeated.'
     )
     save_trace: Path | None = option("--save-trace FILE", "Write the requests as JSON lines.", None, OUTPUT)
     save_result: bool = option("--save-result", "Save the result as JSON, and the requests beside it.", False, OUTPUT)
