@@ -4,7 +4,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from lora_cli.bench.ranks import parse_ranks
@@ -28,18 +28,8 @@ COPIES = 3
 """Each synthetic adapter is on the disk as it was written, as the cache has it, and packed."""
 
 
-@dataclass(slots=True)
-class Failures:
-    """Adapters that cannot be served: why, what can be done, and the exit code that each would end the command with."""
-
-    reasons: dict[str, str] = field(default_factory=dict)
-    hints: dict[str, str] = field(default_factory=dict)
-    code: int = 0
-
-    def add(self, name: str, reason: str, hint: str, code: int) -> None:
-        """One more."""
-        self.reasons[name], self.hints[name] = reason, hint
-        self.code = max(self.code, code)
+Failures = dict[str, LoraCliError]
+"""Adapters that cannot be served, and why."""
 
 
 def servable(
@@ -48,14 +38,15 @@ def servable(
     """The adapters that can be served, held in the cache; the others are noted in ``failures``."""
     admit = admitting(asked, Terms(base, max_lora_rank=most.max_lora_rank), settings, hold)
     for item in asked.items:
-        report, job = reported(item, admit(item))
-        if job is None:
-            failures.add(item.name, report.error, report.hint, report.exit_code)
-            continue
         try:
+            admission = admit(item)
+            _, job = reported(item, admission)
+            if job is None:
+                assert admission.refusal is not None
+                raise admission.refusal
             scalings(job.adapter, base)
         except LoraCliError as error:
-            failures.add(item.name, error.message, error.hint, error.exit_code)
+            failures[item.name] = error
         else:
             yield job
 

@@ -43,7 +43,7 @@ def measurement(settings: Settings, options: BenchOptions) -> int:
             f"{flag} is not for --forward modules", hint="there the warm process is asked one request at a time"
         )
     conclude, workload = concluding(options, MEASURED), workload_of(options)
-    failures = Failures()
+    failures: Failures = {}
     with measured_lineup(settings, options, workload) as (asked, own):
         trace = workload.over([item.name for item in asked.items], REQUESTS, options.seed)
         device, eviction = chosen_device(options), chosen_eviction(options)
@@ -53,7 +53,7 @@ def measurement(settings: Settings, options: BenchOptions) -> int:
         run = Run(most, device, "modules", eviction)
         result, where = _measure(asked, run, trace, options.seed, facts, own, failures)
         report = measured_report(*run_of("in-process", trace, options.seed, workload.words(), where), result)
-        code = max(failures.code, conclude(report, {options.seed: trace}))
+        code = max([conclude(report, {options.seed: trace}), *(one.exit_code for one in failures.values())])
     if result.requests < len(trace):
         to_stderr(f"interrupted after {result.requests} of {len(trace)} requests")
         return INTERRUPTED
@@ -90,8 +90,9 @@ def _measure(
     tiers = (run.limits.max_loras, run.limits.max_cpu_loras)
     with holding(Store(settings.cache_dir)) as hold:
         jobs = {job.name: job for job in servable(asked, base, run.limits, settings, hold, failures)}
+        broken = {name: one.message for name, one in failures.items()}
         if not jobs:
-            nothing = run_trace(keys, _nothing, *tiers, failed=failures.reasons)
+            nothing = run_trace(keys, _nothing, *tiers, failed=broken)
             return nothing, environment(**facts)
         plan = lay_out(
             base,
@@ -108,7 +109,7 @@ def _measure(
                 keys,
                 _server(process, jobs, failures),
                 *tiers,
-                failed=failures.reasons,
+                failed=broken,
                 progress=counter(len(keys), settings),
             )
             return found, environment(**facts, device=ready.device, dtype=ready.dtype)
@@ -124,7 +125,7 @@ def _server(process: WarmProcess, jobs: Mapping[str, Job], failures: Failures) -
         except LoraCliError as error:
             # The tiers know an adapter by its digest; people know it by its name.
             error.message = error.message.replace(job.key, name)
-            failures.add(name, error.message, error.hint, error.exit_code)
+            failures[name] = error
             raise
         evicted = {str(tier): count for tier, count in served.evicted.items()}
         return Served(served.tier, served.load_ms + served.forward_ms, evicted)

@@ -32,9 +32,6 @@ REQUESTS, SEEDS = 200, 3
 OWN = "warm --serve --forward model"
 """What stands for the address of a server of our own, which is a temporary one."""
 
-NONE = Failures()
-"""What of a server that is not ours cannot be served: nobody looks."""
-
 PROBE = tuple(range(3, 11))
 """A short prompt of token ids that every vocabulary has."""
 
@@ -58,7 +55,7 @@ class Plan:
 
 
 def live(
-    settings: Settings, options: BenchOptions, facts: Mapping[str, str] | None = None, failures: Failures = NONE
+    settings: Settings, options: BenchOptions, facts: Mapping[str, str] | None = None, failures: Failures | None = None
 ) -> int:
     """Measure the server and report it; the exit code.
 
@@ -74,14 +71,15 @@ def live(
     if not settings.quiet:
         to_stderr(_announced(plan))
     runs, interrupted = _runs(plan, settings)
-    report = _report(plan, runs, facts, failures.reasons)
+    refused = {name: one.message for name, one in (failures or {}).items()}
+    report = _report(plan, runs, facts, refused)
     code = conclude(report, plan.traces)
     failed = errors(runs, plan.target.base)
-    for line in _failures(failures.reasons, failed):
+    for line in _failures(refused, failed):
         to_stderr(line)
     if failed:
         code = EndpointError.exit_code
-    code = max(code, failures.code)
+    code = max([code, *(one.exit_code for one in (failures or {}).values())])
     if isinstance(report.result, LiveReport) and report.result.late:
         to_stderr("warning: the generator was late; see lateness")
     if interrupted:

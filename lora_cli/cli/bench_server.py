@@ -65,7 +65,7 @@ def own_server_measured(settings: Settings, options: BenchOptions) -> int:
         most = limits(asked, options.max_loras, options.max_cpu_loras, rank)
         # The config of a base whose weights are not on this disk; what they are is the same to the clock.
         dummy = None if has_base_weights(asked.base) else open_config(asked.base, settings)
-        failures = Failures()
+        failures: Failures = {}
         asked = _servable(stack, asked, most, own, failures)
         run = Run(most, device, "model", eviction, dummy=dummy)
         url = stack.enter_context(own_server(asked, run, own))
@@ -83,9 +83,10 @@ def _servable(stack: ExitStack, asked: Lineup, most: Limits, settings: Settings,
     hold = stack.enter_context(holding(Store(settings.cache_dir)))
     names = {job.name for job in servable(asked, base_model(asked.base, settings), most, settings, hold, failures)}
     if not names:
-        (name, reason), *more = failures.reasons.items()
-        hint = "; ".join(filter(None, (failures.hints[name], f"nor can {len(more)} more" if more else "")))
-        raise ERRORS[failures.code](f"{name} cannot be served: {reason}", hint=hint)
+        (name, error), *more = failures.items()
+        hint = "; ".join(filter(None, (error.hint, f"nor can {len(more)} more" if more else "")))
+        code = max(one.exit_code for one in failures.values())
+        raise ERRORS[code](f"{name} cannot be served: {error.message}", hint=hint)
     return replace(asked, items=tuple(item for item in asked.items if item.name in names))
 
 
