@@ -86,8 +86,7 @@ def command(
     terms = _terms(model, deployed)
     if spectrum or diff is not None:
         terms = _with_values(terms, asked, settings, spectrum=spectrum, diff=diff)
-    items, demands, latest = asked.to_judge(settings)
-    checks = check_all(items, terms, settings, demands=demands, latest=latest)
+    checks = check_all(asked.to_judge(settings), terms, settings)
     judged = [(one, _inspection(one, model, settings)) for one in checks]
     checked = [one for one, _ in judged]
     args = None

@@ -23,10 +23,6 @@ MAX_LORAS, MAX_CPU_LORAS = 8, 32
 """How many slots and places in memory there are at most, when nobody says."""
 
 
-Named = tuple[str, str | AdapterRef]
-"""An adapter's name in a manifest, "" for none, and what it is fetched from."""
-
-
 @dataclass(frozen=True, slots=True)
 class Lineup:
     """The adapters in the order asked for, their base, and the manifest that they are from, if any."""
@@ -44,21 +40,20 @@ class Lineup:
         """What must hold for ``item``: the digest that the manifest names, and its lock."""
         return Demand(item.sha256, item.locked)
 
-    def to_judge(
-        self, settings: Settings, *, digests: bool = False
-    ) -> tuple[list[Named], dict[Named, Demand], set[Named]]:
-        """The adapters as ``check_all`` takes them, what must hold for some, and those that are a latest checkpoint.
+    def to_judge(self, settings: Settings, *, digests: bool = False) -> list[Item]:
+        """The adapters as ``check_all`` takes them: by their names in a manifest, and with the digests that must hold.
 
-        A policy and a lock must hold. With ``digests`` the digest that the manifest names must too, where neither is:
-        all bytes are read for it.
+        With ``digests`` that is what the manifest says even where neither a policy nor a lock is: all bytes are read.
         """
-        keyed = [((item.name if self.manifest else "", item.source), item) for item in self.items]
-        demands = {
-            key: self.demand(item)
-            for key, item in keyed
-            if settings.policies or item.locked is not None or (digests and item.sha256 is not None)
-        }
-        return [key for key, _ in keyed], demands, {key for key, item in keyed if item.latest}
+        checked = digests or bool(settings.policies)
+        return [
+            replace(
+                item,
+                name=item.name if self.manifest else "",
+                sha256=item.sha256 if checked or item.locked is not None else None,
+            )
+            for item in self.items
+        ]
 
 
 def manifest_of(

@@ -114,13 +114,13 @@ def command(
     terms = Terms(
         model, values=values, max_lora_rank=max_lora_rank, rules=chosen, engines=engines, deployment=deployment
     )
-    items, demands, latest = asked.to_judge(settings, digests=True)
+    items = asked.to_judge(settings, digests=True)
     if ray is None:
-        judged = check_all(items, terms, settings, contents=False, demands=demands, latest=latest)
+        judged = check_all(items, terms, settings, contents=False)
     else:
         from lora_cli.fleet.judging import check_fleet
 
-        judged = check_fleet(ray, items, terms, settings, demands=demands, latest=latest)
+        judged = check_fleet(ray, items, terms, settings)
     entries = asked.manifest.adapters if asked.manifest else ()
     naming = Naming(Path.cwd(), {entry.name: entry.at for entry in entries})
     checked = []

@@ -1,11 +1,13 @@
 """Many adapters judged in one run: remote ones in threads, many local ones in processes, always in their order."""
 
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from lora_cli.core.item import Item
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import MachineError
+from lora_cli.fetching.demand import Demand
 from lora_cli.forks import forks, processors
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
@@ -15,11 +17,6 @@ from lora_cli.validation.verdict import Terms
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
-
-    from lora_cli.fetching.demand import Demand
-
-Item = tuple[str, str | AdapterRef]
-"""A name (or nothing) and a reference."""
 
 WORTH_PROCESSES = 24
 """So many local adapters keep a second processor busy for longer than it takes to start there."""
@@ -34,19 +31,10 @@ MOST_TOGETHER = 64
 """So many at most: what alike verdicts share is sent, and held, once for all of a batch."""
 
 
-def check_all(
-    items: Sequence[Item],
-    terms: Terms,
-    settings: Settings,
-    *,
-    contents: bool = True,
-    demands: "Mapping[Item, Demand] | None" = None,
-    latest: Container[Item] = (),
-) -> Iterator[Checked]:
+def check_all(items: Sequence[Item], terms: Terms, settings: Settings, *, contents: bool = True) -> Iterator[Checked]:
     """Judge many adapters and give each verdict in their order; at most ``settings.jobs`` are read at once.
 
-    ``demands`` says what must hold for an item, if anything does but the policies. Of items in ``latest`` it is the
-    latest checkpoint that is judged.
+    One whose name is empty is called what its source is. A digest and a lock that an item has must hold, as policies.
     Without ``contents`` only the verdicts are kept, so that memory does not grow with what the adapters hold.
 
     Raises:
@@ -56,23 +44,16 @@ def check_all(
     threads = max(1, min(AT_ONCE, settings.jobs // max(1, len(items))))
 
     def one(item: Item) -> Checked:
-        name, ref = item
-        demand = demands.get(item) if demands is not None else None
+        demand = Demand(item.sha256, item.locked)
         checked = check_in_place(
-            ref,
-            terms,
-            settings,
-            name=name,
-            sources=sources,
-            demand=demand,
-            latest=item in latest,
+            item.source, terms, settings, name=item.name, sources=sources, demand=demand, latest=item.latest,
             threads=threads,
-        )
+        )  # fmt: skip
         return checked if contents else checked.without_contents()
 
     if len(items) < 2:
         yield from map(one, items)
-    elif not all(_is_local(ref) for _, ref in items):
+    elif not all(_is_local(item.source) for item in items):
         yield from _in_threads(one, items, min(settings.jobs, len(items)))
     elif len(items) >= WORTH_PROCESSES and (workers := min(processors(), settings.jobs)) > 1:
         yield from in_processes(one, items, workers)

@@ -5,15 +5,17 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from lora_cli.core.item import Item
 from lora_cli.core.reference import parse
 from lora_cli.errors import MachineError
 from lora_cli.settings import Settings
 from lora_cli.validation import Checked, Terms, check_all, check_in_place, open_base
-from lora_cli.validation.many import TOGETHER, WORTH_PROCESSES, Item, in_processes
+from lora_cli.validation.many import TOGETHER, WORTH_PROCESSES, in_processes
 from lora_cli.validation.place import is_path
 from tests.making import llama_modules, write_adapter, write_base_config
 
@@ -28,7 +30,7 @@ def items(tmp_path: Path) -> list[Item]:
         if number % 7 == 0:
             (directory / "adapter_config.json").unlink()
     (tmp_path / "gone").symlink_to("nowhere")
-    return [*(("", str(tmp_path / f"a{number}")) for number in range(MANY)), ("", str(tmp_path / "gone"))]
+    return [*(Item("", str(tmp_path / f"a{number}")) for number in range(MANY)), Item("", str(tmp_path / "gone"))]
 
 
 def told(checked: Checked) -> tuple[object, ...]:
@@ -41,7 +43,7 @@ def test_many_are_judged_as_each_one_alone_and_in_their_order(items: list[Item],
 
     together = list(check_all(items, terms, settings))
 
-    assert [told(one) for one in together] == [told(check_in_place(str(ref), terms, settings)) for _, ref in items]
+    assert [told(one) for one in together] == [told(check_in_place(item.source, terms, settings)) for item in items]
     assert all(one.adapter is not None for one in together[:-1])
     assert not multiprocessing.active_children()
 
@@ -57,7 +59,7 @@ def test_without_contents_the_verdicts_are_the_same(items: list[Item], tmp_path:
 
 @pytest.mark.parametrize("parsed", [False, True], ids=["from the command line", "from a manifest"])
 def test_who_stops_listening_leaves_no_process(items: list[Item], tmp_path: Path, *, parsed: bool) -> None:
-    asked = [(name, parse(str(text), is_path=is_path) if parsed else text) for name, text in items]
+    asked = [replace(one, source=parse(str(one.source), is_path=is_path) if parsed else one.source) for one in items]
     verdicts = check_all(asked, Terms(), Settings(cache_dir=tmp_path / "cache"))
     next(verdicts)
     assert multiprocessing.active_children()
@@ -68,20 +70,20 @@ def test_who_stops_listening_leaves_no_process(items: list[Item], tmp_path: Path
 
 
 def checked(item: Item) -> Checked:
-    return Checked(item[0], str(item[1]))
+    return Checked(item.name, str(item.source))
 
 
 def killed_at(number: int) -> Sequence[Checked]:
     """What comes before a process is killed as the kernel kills what takes too much memory."""
 
     def one(item: Item) -> Checked:
-        if item[0] == str(number):
+        if item.name == str(number):
             os.kill(os.getpid(), signal.SIGKILL)
         return checked(item)
 
     got: list[Checked] = []
     with pytest.raises(MachineError, match="killed"):
-        got.extend(in_processes(one, [(str(index), "x") for index in range(100)], 2))
+        got.extend(in_processes(one, [Item(str(index), "x") for index in range(100)], 2))
     return got
 
 
@@ -94,9 +96,9 @@ def test_what_nobody_takes_yet_is_bounded(tmp_path: Path) -> None:
     def one(item: Item) -> Checked:
         with (tmp_path / "begun").open("a") as log:
             log.write("x")
-        return Checked(item[0], "y" * 100_000)
+        return Checked(item.name, "y" * 100_000)
 
-    verdicts = in_processes(one, [(str(index), "x") for index in range(400)], 2)
+    verdicts = in_processes(one, [Item(str(index), "x") for index in range(400)], 2)
     next(verdicts)
     time.sleep(0.5)
     begun = (tmp_path / "begun").stat().st_size
@@ -107,12 +109,12 @@ def test_what_nobody_takes_yet_is_bounded(tmp_path: Path) -> None:
 
 def test_processes_end_when_the_one_that_asked_is_killed(tmp_path: Path) -> None:
     def one(item: Item) -> Checked:
-        with (tmp_path / item[0]).open("w") as log:
+        with (tmp_path / item.name).open("w") as log:
             log.write(str(os.getpid()))
-        return Checked(item[0], "y" * 100_000)
+        return Checked(item.name, "y" * 100_000)
 
     def ask() -> None:
-        for _ in in_processes(one, [(str(index), "x") for index in range(400)], 2):
+        for _ in in_processes(one, [Item(str(index), "x") for index in range(400)], 2):
             os.kill(os.getpid(), signal.SIGKILL)
 
     asking = multiprocessing.get_context("fork").Process(target=ask)

@@ -10,6 +10,7 @@ from safetensors.torch import load
 
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.finding import Applied
+from lora_cli.core.item import Item
 from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.snapshot import Blob
 from lora_cli.documents.policy import Policy, Suppression
@@ -73,7 +74,7 @@ def test_many_are_judged_in_their_order(tmp_path: Path, base: BaseModel, setting
     write_adapter(tmp_path / "a", modules=llama_modules())
     write_adapter(tmp_path / "c", modules=llama_modules(), drop=lambda name: "lora_B" in name)
 
-    items = [(name, str(tmp_path / name)) for name in ("a", "b", "c")]
+    items = [Item(name, str(tmp_path / name)) for name in ("a", "b", "c")]
     done = list(check_all(items, Terms(base), settings))
 
     assert [one.name for one in done] == ["a", "b", "c"]
