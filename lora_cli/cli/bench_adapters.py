@@ -36,7 +36,7 @@ def servable(
     asked: Lineup, base: BaseModel, most: Limits, settings: Settings, hold: Hold, failures: Failures
 ) -> Iterator[Job]:
     """The adapters that can be served, held in the cache; the others are noted in ``failures``."""
-    admit = admitting(asked, Terms(base, max_lora_rank=most.max_lora_rank), settings, hold)
+    admit = admitting(Terms(base, max_lora_rank=most.max_lora_rank), settings, hold)
     for item in asked.items:
         try:
             admission = admit(item)

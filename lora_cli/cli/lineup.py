@@ -12,7 +12,6 @@ from lora_cli.core.lock import ref_at
 from lora_cli.core.lora_config import CONFIG_FILE
 from lora_cli.core.reference import AdapterRef, override, parse
 from lora_cli.errors import UsageError
-from lora_cli.fetching.demand import Demand
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -35,10 +34,6 @@ class Lineup:
     def engine(self) -> "EngineSpec | None":
         """The engine that the manifest is for."""
         return self.manifest.engine if self.manifest is not None else None
-
-    def demand(self, item: Item) -> Demand:
-        """What must hold for ``item``: the digest that the manifest names, and its lock."""
-        return Demand(item.sha256, item.locked)
 
     def to_judge(self, settings: Settings, *, digests: bool = False) -> list[Item]:
         """The adapters as ``check_all`` takes them: by their names in a manifest, and with the digests that must hold.

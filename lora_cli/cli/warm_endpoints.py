@@ -167,7 +167,7 @@ def warm_endpoints(
         deployment = deployment_of(profiles, asked, tp=options.tp, max_lora_rank=rank)
         base = base_model(asked.base, settings)
         terms = Terms(base, max_lora_rank=rank, engines=profiles, deployment=deployment)
-        admit = admitting(asked, terms, settings, hold)
+        admit = admitting(terms, settings, hold)
         wanted, refused = _admitted(items, pool.map(admit, items) if ready else (), mapped)
         done = dict(zip(ready, pool.map(lambda one: _served(one, wanted, options), ready), strict=True))
     replicas = []

@@ -90,7 +90,7 @@ def warm_once(asked: Lineup, run: Run, once: WarmOptions, settings: Settings) ->
         undone = LoadReport("", error="not done: interrupted", exit_code=INTERRUPTED)
         reports = [replace(undone, name=item.name) for item in asked.items]
         with suppress(KeyboardInterrupt):
-            admit = admitting(asked, terms, settings, hold, hear=hear, progress=shown)
+            admit = admitting(terms, settings, hold, hear=hear, progress=shown)
             admitted = _admitted(asked, admit, shown, reports)
             adapters = [job.adapter for _, job, _ in admitted if job is not None]
             if adapters:

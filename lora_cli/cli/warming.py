@@ -48,29 +48,15 @@ Heard = Callable[[str, str, Snapshot | None], None]
 
 
 def admitting(
-    asked: Lineup,
-    terms: Terms,
-    settings: Settings,
-    hold: Hold,
-    *,
-    hear: Heard | None = None,
-    progress: Progress | None = None,
+    terms: Terms, settings: Settings, hold: Hold, *, hear: Heard | None = None, progress: Progress = SILENT
 ) -> Callable[[Item], Admission]:
     """What brings one adapter into the cache and judges it there; ``hear`` and ``progress`` are told."""
     store, sources = Store(settings.cache_dir), Sources(settings)
 
     def admitted(item: Item) -> Admission:
         heard = unheard if hear is None else partial(hear, item.name)
-        with FetchContext(store, settings, progress or SILENT, sources=sources) as context:
-            fetched = fetch_in(
-                item.source,
-                item.name,
-                context,
-                demand=asked.demand(item),
-                hold=hold,
-                latest=item.latest,
-                hear=heard,
-            )
+        with FetchContext(store, settings, progress, sources=sources) as context:
+            fetched = fetch_in(item, context, hold=hold, hear=heard)
         return judge_in(fetched, terms, settings, hear=heard)
 
     return admitted

@@ -23,7 +23,7 @@ from lora_cli.core.adapter import Adapter
 from lora_cli.core.log import logger
 from lora_cli.core.results import LoadReport
 from lora_cli.errors import LoraCliError, MachineError, Refused
-from lora_cli.fetching import Demand, FetchContext
+from lora_cli.fetching import FetchContext
 from lora_cli.runtime.admitted import failed, reported
 from lora_cli.runtime.composable import largest_rank
 from lora_cli.runtime.plan import Failure, Logged, Stage
@@ -62,15 +62,8 @@ class AdmissionWorker:
             source = allowed(str(source), self._setup.roots, settings)
         sources = self._below_roots if request.by_client else self._sources
         with FetchContext(self._store, settings, sources=sources) as context:
-            admission = fetch_in(
-                source,
-                item.name,
-                context,
-                demand=Demand(item.sha256, item.locked),
-                hold=self._hold,
-                latest=item.latest,
-                hear=lambda stage, _snapshot: hear(stage),
-            )
+            asked = replace(item, source=source)
+            admission = fetch_in(asked, context, hold=self._hold, hear=lambda stage, _snapshot: hear(stage))
         report = LoadReport(item.name, stage_ms=admission.stage_ms)
         if admission.error is not None:
             return Fetched(failed(report, admission.stage, admission.error))

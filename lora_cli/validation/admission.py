@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.addresses import without_secrets
 from lora_cli.core.finding import Severity, Verdict
+from lora_cli.core.item import Item
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
 from lora_cli.errors import LoraCliError, Refused
@@ -21,7 +22,7 @@ from lora_cli.validation.place import is_path
 from lora_cli.validation.verdict import Terms, gather, judge
 
 if TYPE_CHECKING:
-    from lora_cli.fetching import Demand, FetchContext
+    from lora_cli.fetching import FetchContext
     from lora_cli.store.holds import Hold
 
 
@@ -87,33 +88,23 @@ class _Watched:
         return getattr(self._source, name)
 
 
-def fetch_in(
-    text: str | AdapterRef,
-    name: str,
-    context: "FetchContext",
-    *,
-    demand: "Demand | None" = None,
-    hold: "Hold | None" = None,
-    latest: bool = False,
-    hear: Hear = unheard,
-) -> Admission:
+def fetch_in(item: Item, context: "FetchContext", *, hold: "Hold | None" = None, hear: Hear = unheard) -> Admission:
     """Resolve and fetch one adapter, with each stage's time; or the error that kept it from that.
 
-    ``demand`` is what must hold for it whatever its origin gives: a policy, a digest. ``hold`` keeps what was fetched
-    from being cleaned away as long as it lasts. With ``latest`` it is the latest checkpoint of a training run. ``hear``
-    is told of each stage.
+    ``hold`` keeps what was fetched from being cleaned away as long as it lasts. ``hear`` is told of each stage.
     """
-    from lora_cli.fetching import ANYTHING, AdapterRequest, Selection, bring
+    from lora_cli.fetching import AdapterRequest, Demand, Selection, bring
     from lora_cli.fetching.context import held
 
     watch = Stopwatch()
-    stage, source_text = "resolve", without_secrets(str(text))
+    name, stage, source_text = item.name, "resolve", without_secrets(str(item.source))
     hear(stage, None)
     try:
-        ref = parse(text, is_path=is_path) if isinstance(text, str) else text
+        ref = parse(item.source, is_path=is_path) if isinstance(item.source, str) else item.source
         source_text = str(ref)
         source = _Watched(context.sources.of(ref), watch, hear)
-        request = AdapterRequest(ref, name, Selection(latest=latest), demand or ANYTHING)
+        demand = Demand(item.sha256, item.locked)
+        request = AdapterRequest(ref, name, Selection(latest=item.latest), demand)
         fetched = held(partial(bring, request, source, context), context.store, hold, name)
         watch.lap("fetch")
     except LoraCliError as error:

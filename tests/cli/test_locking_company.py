@@ -90,8 +90,8 @@ def test_warm_and_serve_bench_work_on_what_is_locked(hub: Hub, tmp_path: Path) -
     asked = lineup(Path("set.yaml"), [], "acme/base", "warm", "warm")
     sql, mine, chat = asked.items
     assert str(sql.source) == f"hf://org/sql@{locked('sql').revision}"
-    assert asked.demand(sql).locked == locked("sql")
-    assert asked.demand(mine).locked == locked("mine")
+    assert sql.locked == locked("sql")
+    assert mine.locked == locked("mine")
     assert (chat.locked, str(chat.source)) == (None, "hf://org/chat")
 
 

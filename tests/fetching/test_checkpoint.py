@@ -239,7 +239,7 @@ def test_warm_admits_the_checkpoint_of_a_flag_or_a_manifest(run: Run, tmp_path: 
     settings = load_settings({}, os.environ)
     for item, rank in ((flagged, 10), (named, 10), (numbered, 9)):
         with FetchContext(Store(settings.cache_dir), settings) as context:
-            fetched = fetch_in(item.source, item.name, context, latest=item.latest)
+            fetched = fetch_in(item, context)
         admission = judge_in(fetched, Terms(), settings)
         assert admission.refusal is None
         assert admission.adapter is not None

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.core.base_model import BaseModel
+from lora_cli.core.item import Item
 from lora_cli.core.reference import AdapterRef
 from lora_cli.documents.policy import Policy, Suppression
 from lora_cli.errors import NotFound
@@ -26,7 +27,7 @@ def admit(
     ref: AdapterRef, name: str, terms: Terms, store: Store, settings: Settings, hold: Hold | None = None
 ) -> Admission:
     with FetchContext(store, settings) as context:
-        return judge_in(fetch_in(ref, name, context, hold=hold), terms, settings)
+        return judge_in(fetch_in(Item(name, ref), context, hold=hold), terms, settings)
 
 
 def test_an_admitted_adapter_is_on_this_disk_with_each_stage_timed(
