@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 LONGEST_NAME = 161
@@ -143,6 +143,12 @@ def share(part: int | None, whole: int) -> str:
 def times(ratio: float) -> str:
     """``4.1 times``, or ``1/5.2``."""
     return f"{ratio:.2g} times" if ratio >= 1 else f"1/{1 / ratio:.2g}"
+
+
+def between(values: Iterable[float | None], told: Callable[[float], str], unknown: str = "-") -> str:
+    """The least and the most of the values that are known, as ``told``: ``0.5 to 2``; one where both read the same."""
+    known = [value for value in values if value is not None]
+    return " to ".join(dict.fromkeys((told(min(known)), told(max(known))))) if known else unknown
 
 
 def span(numbers: Sequence[int]) -> str:

@@ -9,7 +9,7 @@ from lora_cli.core.config_changes import FieldChange
 from lora_cli.core.grouping import by_key
 from lora_cli.core.likeness import shown_cosine
 from lora_cli.core.module_grid import ordered, places
-from lora_cli.core.text import brief, counted, cut, names, safe, shown
+from lora_cli.core.text import between, brief, counted, cut, names, safe, shown
 from lora_cli.render.inspect_facts import in_layers
 
 EFFECTS: Mapping[str, str] = {
@@ -138,15 +138,10 @@ def _numbers(found: Sequence[ModuleComparison]) -> tuple[str, ...]:
     distances = [one.distance for one in found]
     return (
         found[0].word,
-        _between([one.cosine for one in distances], shown_cosine),
-        _between([one.difference for one in distances], share_of_a),
-        _between([one.factor for one in distances if found[0].word in MULTIPLES], "{:.3g}".format),
+        between((one.cosine for one in distances), shown_cosine),
+        between((one.difference for one in distances), share_of_a),
+        between((one.factor for one in distances if found[0].word in MULTIPLES), "{:.3g}".format),
     )
-
-
-def _between(values: Sequence[float | None], told: Callable[[float], str]) -> str:
-    known = [value for value in values if value is not None]
-    return " to ".join(dict.fromkeys((told(min(known)), told(max(known))))) if known else "-"
 
 
 def share_of_a(value: float) -> str:

@@ -16,7 +16,7 @@ from lora_cli.bench.report import BenchReport, LiveReport, MeasurementReport, Pl
 from lora_cli.core.base_model import HALF_BYTES
 from lora_cli.core.grouping import by_key
 from lora_cli.core.module_facts import ModuleFacts, layer_of, leaf_of
-from lora_cli.core.text import brief, counted, milliseconds, safe, size
+from lora_cli.core.text import between, brief, counted, milliseconds, safe, size
 from lora_cli.render import bench_summary, charts, comparison_facts, engine_flags, inspect_facts, spectrum_facts
 from lora_cli.render.inspect_report import InspectReport
 from lora_cli.render.spectrum_facts import Layout
@@ -95,9 +95,7 @@ def module_rows(modules: Sequence[ModuleFacts]) -> Iterator[Sequence[str]]:
 def _spans(modules: Sequence[ModuleFacts]) -> Iterator[str]:
     """Of ranks, scalings and both widths the one value, or the least and the most."""
     for values in zip(*((one.r, one.scaling, one.d_in, one.d_out) for one in modules), strict=True):
-        known = [value for value in values if value is not None]
-        ends = dict.fromkeys((min(known), max(known))) if known else ()
-        yield " to ".join(f"{value:.6g}" for value in ends) or NO_VALUE
+        yield between(values, "{:.6g}".format, NO_VALUE)
 
 
 def memory_rows(kinds: Mapping[str, Sequence[ModuleFacts]]) -> list[tuple[str, float, Sequence[str]]]:

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lora_cli.core.comparison import Comparison
-from lora_cli.core.text import cut, safe, size, span
+from lora_cli.core.text import between, cut, safe, size, span
 from lora_cli.render.engine_flags import costs, title
 from lora_cli.render.inspect_facts import Rows, contents, identity, origin
 from lora_cli.render.inspect_report import InspectedAdapter, InspectReport
@@ -64,13 +64,12 @@ def _cells(one: InspectedAdapter) -> tuple[str, ...]:
     found = one.inspection
     if found is None:
         return ("-", "not read", *["-"] * 4)
-    scalings = dict.fromkeys((min(found.scalings), max(found.scalings)) if found.scalings else ())
     return (
         found.base.rpartition("/")[2] or "-",
         ", ".join(sorted(found.targets)) or "-",
         ", ".join(found.dtypes) or "-",
         span(list(found.ranks)) if found.ranks else "-",
-        " to ".join(f"{value:.6g}" for value in scalings) or "-",
+        between(found.scalings, "{:.6g}".format),
         size(found.total_bytes),
     )
 
