@@ -15,11 +15,11 @@ from lora_cli.cli.bench_workload import save_trace, workload_of
 from lora_cli.cli.lineup import Lineup, base_model, limits
 from lora_cli.cli.main import INTERRUPTED
 from lora_cli.cli.output import to_stderr
-from lora_cli.cli.warming import Run, require_packages
+from lora_cli.cli.warming import Run, planning, require_packages
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.core.text import safe
 from lora_cli.errors import LoraCliError, Refused, UsageError
-from lora_cli.runtime.plan import Device, Job, lay_out
+from lora_cli.runtime.plan import Device, Job
 from lora_cli.runtime.process import WarmProcess
 from lora_cli.settings import Settings
 from lora_cli.store import Store
@@ -94,15 +94,8 @@ def _measure(
         if not jobs:
             nothing = run_trace(keys, _nothing, *tiers, failed=broken)
             return nothing, environment(**facts)
-        plan = lay_out(
-            base,
-            [job.adapter for job in jobs.values()],
-            run.limits,
-            device=run.device,
-            seed=seed,
-            cache_dir=settings.cache_dir,
-            eviction=run.eviction,
-        )
+        adapters = [job.adapter for job in jobs.values()]
+        plan = planning(asked, run, settings)(base, adapters, run.limits, seed=seed, base_directory=None)
         with WarmProcess(plan) as process:
             ready = process.start()
             found = run_trace(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lora_cli.cli.wanted import Order
+from lora_cli.core.names import NAME
 from lora_cli.errors import LoraCliError, MachineError, UsageError
 from lora_cli.fetching.many import Handed, Outcome
 from lora_cli.fetching.publish import Served, publish_adapter
@@ -14,8 +15,6 @@ from lora_cli.store import Store
 from lora_cli.store.blobs import LostBlob
 from lora_cli.store.handout import hand_out
 from lora_cli.store.views import keep_view
-
-_FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +104,7 @@ def folders(option: str, folder: str, order: Order, *, by_name: bool) -> list[Pa
         return [root] * len(order.adapters)
     names = [item.name for item in order.adapters]
     for name in (item.name for item in order.adapters if not isinstance(item.ref, UsageError)):
-        if not _FOLDER.fullmatch(name) or names.count(name) > 1:
+        if not re.fullmatch(NAME, name, re.ASCII) or names.count(name) > 1:
             raise UsageError(
                 f"{name!r} cannot be the folder of one adapter in {root}",
                 hint="give each a name in a manifest, with -f",

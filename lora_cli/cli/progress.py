@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from lora_cli.cli.output import to_stderr
 from lora_cli.core.grouping import by_key
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.core.text import counted, cut, duration, safe, size
-from lora_cli.fetching.progress import Silent
+from lora_cli.fetching.progress import SILENT, Progress
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -52,14 +52,7 @@ class Meter:
     exact: bool
 
 
-class Shown(Silent):
-    """Progress of a fetch that shows nothing."""
-
-    def through(self, adapter: str) -> None:
-        """Nothing more comes of that adapter."""
-
-
-class Lines(Shown):
+class Lines(Progress):
     """Writes only what a log should have: that another process is waited for."""
 
     def waiting(self, adapter: str) -> None:
@@ -168,10 +161,10 @@ class Staged(Tally):
 
 
 @contextmanager
-def shown_progress(settings: Settings, count: int) -> Iterator[Shown]:
+def shown_progress(settings: Settings, count: int) -> Iterator[Progress]:
     """What is shown while ``count`` adapters are fetched; gone afterwards."""
     if not is_drawn(settings):
-        yield Shown() if settings.quiet else Lines()
+        yield SILENT if settings.quiet else Lines()
         return
     tally = Tally(count)
     with _drawn(lambda console: drawn_meter(tally.meter(time.monotonic()), console.width, console.height)):
@@ -182,10 +175,8 @@ def shown_progress(settings: Settings, count: int) -> Iterator[Shown]:
 def shown_stages(settings: Settings, count: int) -> Iterator[Staged]:
     """What is shown while ``count`` adapters are warmed; with ``--verbose`` ``tell_stage`` writes lines instead."""
     staged = Staged(count)
-    if not is_drawn(settings):
-        yield staged
-        return
-    with _drawn(lambda console: drawn_stages(staged, time.monotonic(), console.width)):
+    drawing = _drawn(lambda console: drawn_stages(staged, time.monotonic(), console.width))
+    with drawing if is_drawn(settings) else nullcontext():
         yield staged
 
 

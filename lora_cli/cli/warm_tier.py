@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lora_cli.core.item import Item
+from lora_cli.core.names import NAME
 from lora_cli.core.results import LoadReport
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import LoraCliError, UsageError
@@ -22,7 +23,6 @@ from lora_cli.validation.admission import Admission
 
 STAGE = "tier"
 KIND = "tmpfs:"
-_FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 
 
 class Copies:
@@ -42,7 +42,7 @@ class Copies:
     def place(self, name: str) -> Path | None:
         """Where the adapter of that name lies, or would; None where it cannot lie anywhere."""
         folder = self._names.get(name, name)
-        return self._folder.root / folder if _FOLDER.fullmatch(folder) else None
+        return self._folder.root / folder if re.fullmatch(NAME, folder, re.ASCII) else None
 
     def admitted(self, store: Store, admission: Admission) -> Admission:
         """An admission that was not refused, with its copy; where there can be none, that is its error."""
@@ -77,7 +77,7 @@ def _names(items: Iterable[Item]) -> Mapping[str, str]:
     names = {item.name: item.name.rstrip("/").rpartition("/")[2] for item in items}
     folders = list(names.values())
     for name, folder in names.items():
-        if not _FOLDER.fullmatch(folder) or folders.count(folder) > 1:
+        if not re.fullmatch(NAME, folder, re.ASCII) or folders.count(folder) > 1:
             raise UsageError(
                 f"{OPTION}: {name!r} cannot be the folder of one adapter",
                 hint="give each a name in a manifest, with -f",

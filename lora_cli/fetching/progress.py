@@ -1,42 +1,26 @@
 """How a fetch tells what it does, to whoever wants to show it."""
 
-from typing import Protocol
 
+class Progress:
+    """Shows nothing; what shows something overrides this. Called from many threads.
 
-class Progress(Protocol):
-    """Called from many threads. ``file`` is the adapter's name and the path in it."""
+    ``file`` is the adapter's name and the path in it.
+    """
 
     def began(self, file: str, size: int | None, have: int) -> None:
         """A file of ``size`` bytes is fetched, of which ``have`` were here from an earlier try."""
-        ...
 
     def advanced(self, file: str, count: int) -> None:
         """So many more bytes of it are here; a negative ``count`` takes wrong ones back."""
-        ...
 
     def ended(self, file: str) -> None:
         """It is complete, or given up."""
-        ...
 
     def waiting(self, adapter: str) -> None:
         """Another process fetches the same adapter: this one waits for it."""
-        ...
+
+    def through(self, adapter: str) -> None:
+        """Nothing more comes of that adapter."""
 
 
-class Silent:
-    """Shows nothing."""
-
-    def began(self, file: str, size: int | None, have: int) -> None:
-        """Nothing."""
-
-    def advanced(self, file: str, count: int) -> None:
-        """Nothing."""
-
-    def ended(self, file: str) -> None:
-        """Nothing."""
-
-    def waiting(self, adapter: str) -> None:
-        """Nothing."""
-
-
-SILENT = Silent()
+SILENT = Progress()

@@ -127,7 +127,7 @@ def _room_at(root: Path) -> os.statvfs_result:
 
 
 @dataclass(frozen=True, slots=True)
-class _Watched:
+class _Watched(Progress):
     """``progress``, and what is written leaves the reservation; ``ahead`` is what files of unknown size still have."""
 
     progress: Progress

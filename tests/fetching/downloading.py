@@ -4,7 +4,7 @@ import threading
 from pathlib import Path
 
 from lora_cli.fetching.download import Job, download
-from lora_cli.fetching.progress import Silent
+from lora_cli.fetching.progress import Progress
 from lora_cli.fetching.scheduler import RangeScheduler
 from lora_cli.store import Store
 from tests.fetching.scripted import REF, Scripted
@@ -13,7 +13,7 @@ MIB = 1 << 20
 WEIGHTS = "adapter_model.safetensors"
 
 
-class Counting(Silent):
+class Counting(Progress):
     """Adds up what it is told."""
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ def downloaded(source: Scripted, root: Path, jobs: int = 4, **how: int) -> dict[
 
 
 def job_of(source: Scripted, root: Path, retries: int = 2, max_bytes: int | None = None) -> Job:
-    return Job("org/name", source.resolve(REF), source, Store(root), Silent(), retries, max_bytes)
+    return Job("org/name", source.resolve(REF), source, Store(root), Progress(), retries, max_bytes)
 
 
 def partials(root: Path) -> list[Path]:

@@ -8,7 +8,7 @@ import pytest
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Corrupt, Refused, Unreachable
 from lora_cli.fetching.download import Job, download, partial_key
-from lora_cli.fetching.progress import Silent
+from lora_cli.fetching.progress import Progress
 from lora_cli.fetching.scheduler import RangeScheduler
 from lora_cli.store import Store
 from lora_cli.store.partials import leave_partial, open_partial
@@ -64,7 +64,7 @@ def test_a_git_blob_id_is_verified_where_no_sha256_is_known(tmp_path: Path) -> N
     for served, fits in ((b"hello\n", True), (b"jello\n", False)):
         source.served["README.md"] = served
         file = RemoteFile("README.md", 6, git_sha1=right)
-        job = Job("org/name", Revision(REF, "r", (file,)), source, Store(tmp_path), Silent(), 0)
+        job = Job("org/name", Revision(REF, "r", (file,)), source, Store(tmp_path), Progress(), 0)
         with RangeScheduler(1) as scheduler:
             if fits:
                 assert download(job, [file], scheduler)["README.md"].size == 6

@@ -12,7 +12,7 @@ from lora_cli.cli.main import main
 from lora_cli.core.reference import parse
 from lora_cli.errors import MachineError, Refused
 from lora_cli.fetching.many import Outcome, Wanted, bring_all
-from lora_cli.fetching.progress import Silent
+from lora_cli.fetching.progress import Progress
 from lora_cli.fetching.room import LARGEST_RESERVE, RESERVED_PART, Room
 from lora_cli.fetching.scheduler import FIRST_RANGE
 from lora_cli.settings import Settings
@@ -134,9 +134,9 @@ def test_without_a_word_a_part_of_the_disk_stays_free(tmp_path: Path) -> None:
     reserve = min(LARGEST_RESERVE, status.f_blocks * status.f_frsize // RESERVED_PART)
     free = status.f_bavail * status.f_frsize
     room = Room(Store(tmp_path))
-    with pytest.raises(MachineError), room.reserved("a", free - reserve // 2, 0, Silent()):
+    with pytest.raises(MachineError), room.reserved("a", free - reserve // 2, 0, Progress()):
         pass
-    with room.reserved("a", free - 2 * reserve, 0, Silent()):
+    with room.reserved("a", free - 2 * reserve, 0, Progress()):
         pass
 
 
@@ -145,16 +145,16 @@ def test_the_adapters_of_a_run_share_the_disk_and_what_is_written_or_here_counts
     free = status.f_bavail * status.f_frsize
     most = free * 6 // 10
     room = Room(Store(tmp_path), keep_free=0)
-    with room.reserved("a", most, 0, Silent()) as progress:
-        with pytest.raises(MachineError, match="promised to other adapters"), room.reserved("b", most, 0, Silent()):
+    with room.reserved("a", most, 0, Progress()) as progress:
+        with pytest.raises(MachineError, match="promised to other adapters"), room.reserved("b", most, 0, Progress()):
             pass
-        with room.reserved("b", most, most, Silent()):
+        with room.reserved("b", most, most, Progress()):
             pass
         progress.began("a: weights", most, most // 2)
         progress.advanced("a: weights", most - most // 2)
-        with room.reserved("b", most, 0, Silent()):
+        with room.reserved("b", most, 0, Progress()):
             pass
-    with room.reserved("b", most, 0, Silent()):
+    with room.reserved("b", most, 0, Progress()):
         pass
 
 
@@ -231,9 +231,9 @@ def test_whoever_waits_for_another_process_waits_no_longer_than_an_adapter_may_t
 
 def test_what_is_refused_leaves_nothing_reserved(desk: Desk) -> None:
     room = Room(desk.store, keep_free=0, budget=10)
-    with pytest.raises(Refused), room.reserved("a", 11, 0, Silent()):
+    with pytest.raises(Refused), room.reserved("a", 11, 0, Progress()):
         pass
-    with room.reserved("a", 10, 0, Silent()):
+    with room.reserved("a", 10, 0, Progress()):
         pass
 
 
