@@ -14,12 +14,13 @@ from lora_cli.errors import UsageError
 from lora_cli.runtime.plan import Forward
 from lora_cli.tiers.view import Objective
 
-mode_option = partial(option, default=None, panel="What is measured")
-workload_option = partial(option, default=None, panel="Workload")
-tier_option = partial(option, default=None, panel="Tiers")
-simulation_option = partial(option, default=None, panel="Simulation (--simulate)")
-synthetic_option = partial(option, default=None, panel="Synthetic adapters")
-server_option = partial(option, default=None, panel="A server (--url, or the one that is started)")
+mode = partial(option, default=None, panel="What is measured")
+workload = partial(option, default=None, panel="Workload")
+tier = partial(option, default=None, panel="Tiers")
+simulation = partial(option, default=None, panel="Simulation (--simulate)")
+synthetic = partial(option, default=None, panel="Synthetic adapters")
+server = partial(option, default=None, panel="A server (--url, or the one that is started)")
+result = partial(option, default=None, panel=OUTPUT)
 """``option`` for the panels of ``serve-bench``; without ``default`` an option is None until it is given."""
 
 
@@ -32,125 +33,102 @@ class BenchOptions:
     manifest: options.Manifest = None
     base: options.Base = ""
     policy: options.PolicyFile = None
-    simulate: bool = mode_option(
-        "--simulate", "Simulate the tiers alone: no adapters, no device, no server.", default=False
-    )
-    url: str | None = mode_option("--url URL", "Measure this server: http://HOST:PORT or unix:PATH.")
-    forward: Forward | None = mode_option(
+    simulate: bool = mode("--simulate", "Simulate the tiers alone: no adapters, no device, no server.", default=False)
+    url: str | None = mode("--url URL", "Measure this server: http://HOST:PORT or unix:PATH.")
+    forward: Forward | None = mode(
         "--forward",
         "Without --url: a whole model behind a server that is started, or modules without one.",
         show_default="model",
     )
-    num_prompts: int | None = workload_option(
+    num_prompts: int | None = workload(
         "--num-prompts", "The requests of each seed.", min=1, max=10_000_000, show_default="200; 20000 with --simulate"
     )
-    popularity: str = workload_option(
+    popularity: str = workload(
         "--popularity MODEL",
         "How often each adapter is asked for: zipf:S, geometric:A, slora-power:A, uniform, distinct, "
         "round-robin or a file weights.json.",
         default="zipf:1.0",
     )
-    drift: str | None = workload_option(
-        "--drift PERCENT,EVERY", "PERCENT of the adapters change places each EVERY requests."
-    )
-    scan: str | None = workload_option("--scan PERCENT", "PERCENT of the requests go through all adapters in turn.")
-    sessions: str | None = workload_option(
+    drift: str | None = workload("--drift PERCENT,EVERY", "PERCENT of the adapters change places each EVERY requests.")
+    scan: str | None = workload("--scan PERCENT", "PERCENT of the requests go through all adapters in turn.")
+    sessions: str | None = workload(
         "--sessions USERS,TURNS", "So many users, who stay with an adapter for about TURNS requests."
     )
-    request_rate: str = workload_option(
+    request_rate: str = workload(
         "--request-rate PER_SECOND",
         "Requests per second; inf sends all at once, with --simulate one after the other.",
         default="inf",
     )
-    burstiness: str = workload_option(
+    burstiness: str = workload(
         "--burstiness X", "Shape of the Gamma gaps, as in vLLM: 1 is Poisson, less is burstier.", default="1"
     )
-    ramp_up_strategy: str | None = workload_option(
-        "--ramp-up-strategy linear|exponential", "How the request rate rises."
-    )
-    ramp_up_start_rps: int | None = workload_option("--ramp-up-start-rps", "The request rate at the beginning.", min=1)
-    ramp_up_end_rps: int | None = workload_option("--ramp-up-end-rps", "The request rate at the end.", min=1)
-    input_len: str = workload_option("--input-len N|LOW-HIGH", "Prompt tokens.", default="128")
-    output_len: str = workload_option("--output-len N|LOW-HIGH", "Output tokens.", default="16")
-    seed: int = workload_option("--seed", "The same seed draws the same workload on every machine.", default=0, min=0)
-    trace: Path | None = workload_option("--trace FILE", "Replay the requests of this JSON lines file.")
-    api_key: str = server_option("--api-key TOKEN", "With --url: the server's bearer token.", default="")
-    lora_modules: list[str] | None = server_option(
+    ramp_up_strategy: str | None = workload("--ramp-up-strategy linear|exponential", "How the request rate rises.")
+    ramp_up_start_rps: int | None = workload("--ramp-up-start-rps", "The request rate at the beginning.", min=1)
+    ramp_up_end_rps: int | None = workload("--ramp-up-end-rps", "The request rate at the end.", min=1)
+    input_len: str = workload("--input-len N|LOW-HIGH", "Prompt tokens.", default="128")
+    output_len: str = workload("--output-len N|LOW-HIGH", "Output tokens.", default="16")
+    seed: int = workload("--seed", "The same seed draws the same workload on every machine.", default=0, min=0)
+    trace: Path | None = workload("--trace FILE", "Replay the requests of this JSON lines file.")
+    api_key: str = server("--api-key TOKEN", "With --url: the server's bearer token.", default="")
+    lora_modules: list[str] | None = server(
         "--lora-modules NAME...", "Adapters to ask for; else all that the server lists."
     )
-    max_concurrency: int | None = server_option("--max-concurrency", "The most requests at once.", min=1, max=100_000)
-    prompts: str = server_option("--prompts ids|text", "Prompts are token ids, or as many words.", default="ids")
-    goodput: list[str] | None = server_option(
+    max_concurrency: int | None = server("--max-concurrency", "The most requests at once.", min=1, max=100_000)
+    prompts: str = server("--prompts ids|text", "Prompts are token ids, or as many words.", default="ids")
+    goodput: list[str] | None = server(
         "--goodput MEASURE:MS...", "A request is good within these, for example ttft:500 tpot:50 e2el:9000."
     )
-    control: bool = server_option("--control", "Send the same requests to the base model too.", default=False)
-    probe_request_rate: str | None = server_option(
+    control: bool = server("--control", "Send the same requests to the base model too.", default=False)
+    probe_request_rate: str | None = server(
         "--probe-request-rate PER_SECOND", "Send requests of one token beside the load."
     )
-    probe_adapter: str | None = server_option(
+    probe_adapter: str | None = server(
         "--probe-adapter NAME", "The adapter that these ask for.", show_default="the first"
     )
-    num_seeds: int | None = server_option(
-        "--num-seeds", "Runs, each with the next seed.", min=1, max=100, show_default="3"
-    )
-    max_loras: int | None = tier_option(
-        "--max-loras", "Slots: adapters on the device at once.", min=1, show_default="8"
-    )
-    max_cpu_loras: int | None = tier_option("--max-cpu-loras", "Adapters in memory at once.", min=1, show_default="32")
-    max_lora_rank: int | None = tier_option("--max-lora-rank", "The largest rank of a slot.", min=1)
-    device: str | None = tier_option("--device auto|cpu|cuda", "The device that holds the slots.", show_default="auto")
-    eviction: str | None = tier_option(
+    num_seeds: int | None = server("--num-seeds", "Runs, each with the next seed.", min=1, max=100, show_default="3")
+    max_loras: int | None = tier("--max-loras", "Slots: adapters on the device at once.", min=1, show_default="8")
+    max_cpu_loras: int | None = tier("--max-cpu-loras", "Adapters in memory at once.", min=1, show_default="32")
+    max_lora_rank: int | None = tier("--max-lora-rank", "The largest rank of a slot.", min=1)
+    device: str | None = tier("--device auto|cpu|cuda", "The device that holds the slots.", show_default="auto")
+    eviction: str | None = tier(
         "--eviction NAME,...",
         "Which adapter leaves a full tier; with --simulate several of lru, fifo, lfu, gdsf, adaptive and opt.",
         show_default="adaptive; with --simulate lru,lfu,gdsf,adaptive,opt",
     )
-    num_adapters: int | None = synthetic_option(
+    num_adapters: int | None = synthetic(
         "--num-adapters",
         "Measure so many synthetic adapters instead of REFs.",
         min=1,
         max=100_000,
         show_default="500 with --simulate",
     )
-    ranks: str | None = synthetic_option("--ranks RANK:SHARE,...", "Ranks of synthetic adapters.", show_default="16")
-    bytes_per_rank: str | None = simulation_option(
+    ranks: str | None = synthetic("--ranks RANK:SHARE,...", "Ranks of synthetic adapters.", show_default="16")
+    bytes_per_rank: str | None = simulation(
         "--bytes-per-rank SIZE", "Bytes of an adapter for each rank, as of Llama-3-8B.", show_default="5MiB"
     )
-    max_gpu_bytes: str | None = simulation_option(
-        "--max-gpu-bytes SIZE", "Bytes of all slots; else all are equally large."
-    )
-    max_cpu_bytes: str | None = simulation_option(
-        "--max-cpu-bytes SIZE", "Bytes in memory; else only their number counts."
-    )
-    disk_link: str | None = simulation_option(
+    max_gpu_bytes: str | None = simulation("--max-gpu-bytes SIZE", "Bytes of all slots; else all are equally large.")
+    max_cpu_bytes: str | None = simulation("--max-cpu-bytes SIZE", "Bytes in memory; else only their number counts.")
+    disk_link: str | None = simulation(
         "--disk-link MS,GB/S", "What a load from disk into memory takes.", show_default="2,7"
     )
-    gpu_link: str | None = simulation_option(
+    gpu_link: str | None = simulation(
         "--gpu-link MS,GB/S", "What a load from memory into a slot takes.", show_default="1,25"
     )
-    measured: Path | None = simulation_option("--measured FILE", "Loads take what this saved result measured.")
-    objective: Objective | None = simulation_option(
-        "--objective", "What adaptive and gdsf make small.", show_default="stall"
-    )
-    plan: list[str] | None = simulation_option(
+    measured: Path | None = simulation("--measured FILE", "Loads take what this saved result measured.")
+    objective: Objective | None = simulation("--objective", "What adaptive and gdsf make small.", show_default="stall")
+    plan: list[str] | None = simulation(
         "--plan GOAL", 'Find the smallest tiers that reach a goal, for example "hit_ratio>=0.95"; may be repeated.'
     )
-    save_trace: Path | None = option("--save-trace FILE", "Write the requests as JSON lines.", None, OUTPUT)
-    save_result: bool = option("--save-result", "Save the result as JSON, and the requests beside it.", False, OUTPUT)
-    result_dir: Path | None = option(
-        "--result-dir DIRECTORY", "Where to save the result.", None, OUTPUT, show_default="."
+    save_trace: Path | None = result("--save-trace FILE", "Write the requests as JSON lines.")
+    save_result: bool = result("--save-result", "Save the result as JSON, and the requests beside it.", default=False)
+    result_dir: Path | None = result("--result-dir DIRECTORY", "Where to save the result.", show_default=".")
+    result_filename: str | None = result("--result-filename NAME", "The name of the saved result.")
+    metadata: list[str] | None = result("--metadata KEY=VALUE", "Add this to the saved result; may be repeated.")
+    baseline: Path | None = result("--baseline FILE", "Compare with this saved result.")
+    fail_if: list[str] | None = result(
+        "--fail-if CONDITION", 'Exit with 1 if so, for example "adaptive.stall_p99_ms>500"; may be repeated.'
     )
-    result_filename: str | None = option("--result-filename NAME", "The name of the saved result.", None, OUTPUT)
-    metadata: list[str] | None = option(
-        "--metadata KEY=VALUE", "Add this to the saved result; may be repeated.", None, OUTPUT
-    )
-    baseline: Path | None = option("--baseline FILE", "Compare with this saved result.", None, OUTPUT)
-    fail_if: list[str] | None = option(
-        "--fail-if CONDITION",
-        'Exit with 1 if so, for example "adaptive.stall_p99_ms>500"; may be repeated.',
-        None,
-        OUTPUT,
-    )
-    output_format: ReportFormat = option("--format", "The format of the result.", "human", OUTPUT)
+    output_format: ReportFormat = result("--format", "The format of the result.", default="human")
     output: options.OutputFile = None
 
     def given(self, names: Iterable[str]) -> Iterator[str]:
