@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from lora_cli.cli import options
-from lora_cli.cli.options import OUTPUT, option
+from lora_cli.cli.options import option, result
 from lora_cli.cli.output import ReportFormat
 from lora_cli.errors import UsageError
 from lora_cli.runtime.plan import Forward
@@ -20,7 +20,6 @@ tier = partial(option, default=None, panel="Tiers")
 simulation = partial(option, default=None, panel="Simulation (--simulate)")
 synthetic = partial(option, default=None, panel="Synthetic adapters")
 server = partial(option, default=None, panel="A server (--url, or the one that is started)")
-result = partial(option, default=None, panel=OUTPUT)
 """``option`` for the panels of ``serve-bench``; without ``default`` an option is None until it is given."""
 
 

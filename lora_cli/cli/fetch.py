@@ -3,6 +3,7 @@
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import typer
@@ -10,7 +11,7 @@ import typer
 from lora_cli.cli import options
 from lora_cli.cli.handing import Handing, handing, unchecked
 from lora_cli.cli.lineup import reaching
-from lora_cli.cli.options import ADAPTERS, DESTINATION, LIMITS, LOCKING, NETWORK, option, setting
+from lora_cli.cli.options import ADAPTERS, LIMITS, LOCKING, NETWORK, option, setting
 from lora_cli.cli.output import Format, drawn, to_stderr, write
 from lora_cli.cli.progress import shown_progress
 from lora_cli.cli.wanted import LockFlags, Order, check_flags, order
@@ -22,6 +23,7 @@ from lora_cli.settings import Settings, with_flags
 from lora_cli.store import Store
 
 PIN = "Version"
+destination = partial(option, default=None, panel="Where adapters go")
 
 EXAMPLES = (
     "lora-cli fetch acme/sql@v2 s3://acme-adapters/chat",
@@ -43,22 +45,20 @@ def command(
     upgrade: bool = option(
         "--upgrade", "Lock the newest versions: of all adapters, or of those named as REFs.", False, LOCKING
     ),
-    to: str | None = option(
+    to: str | None = destination(
         "--to DIRECTORY",
         "Put the files here, several adapters by name. Weights are hard links into the cache: do not edit them.",
-        None,
-        DESTINATION,
     ),
-    publish: str | None = option(
-        "--publish DIRECTORY", "Put each adapter in DIRECTORY/NAME, for vLLM's filesystem resolver.", None, DESTINATION
+    publish: str | None = destination(
+        "--publish DIRECTORY", "Put each adapter in DIRECTORY/NAME, for vLLM's filesystem resolver."
     ),
-    base: str = option(
-        "--base NAME", "With --publish: the base model's name as the engine serves it.", "", DESTINATION
+    base: str = destination(
+        "--base NAME", "With --publish: the base model's name as the engine serves it.", default=""
     ),
-    fix_base: str = option(
-        "--fix-base NAME", "With --publish: write this base name into each config.", "", DESTINATION
+    fix_base: str = destination(
+        "--fix-base NAME", "With --publish: write this base name into each config.", default=""
     ),
-    link: bool = option("--link", "Hard-link the weights of local folders into the cache.", False, DESTINATION),
+    link: bool = destination("--link", "Hard-link the weights of local folders into the cache.", default=False),
     include: list[str] | None = option(
         "--include GLOB", "Also fetch files that match; may be repeated.", None, ADAPTERS
     ),

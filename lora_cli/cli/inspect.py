@@ -11,7 +11,7 @@ import typer
 from lora_cli.cli import completion, options
 from lora_cli.cli.engine_options import deployed_of, folders_of
 from lora_cli.cli.lineup import Lineup, base_model, lineup, reaching
-from lora_cli.cli.options import ADAPTERS, ENGINE, OUTPUT, option
+from lora_cli.cli.options import ADAPTERS, for_engine, option, result
 from lora_cli.cli.output import ReportFormat, drawable, drawn, to_stderr, width, writable, write, written
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.deployment import Deployment
@@ -53,25 +53,22 @@ def command(
     checkpoint: options.Checkpoint = "",
     base: str = option("--base", "The base model: shows how many modules apply.", "", ADAPTERS, **completion.REF),
     policy: options.PolicyFile = None,
-    engine_args: str = option(
+    engine_args: str = for_engine(
         "--engine-args",
         "Print the smallest flags with which vllm or sglang serves all adapters, and what they cost.",
-        "",
-        ENGINE,
+        default="",
         **completion.ENGINE,
     ),
-    max_loras: int | None = option(
-        "--max-loras", "With --engine-args: the most slots on the GPU.", None, ENGINE, min=1
+    max_loras: int | None = for_engine("--max-loras", "With --engine-args: the most slots on the GPU.", min=1),
+    max_cpu_loras: int | None = for_engine(
+        "--max-cpu-loras", "With --engine-args: the most adapters in memory.", min=1
     ),
-    max_cpu_loras: int | None = option(
-        "--max-cpu-loras", "With --engine-args: the most adapters in memory.", None, ENGINE, min=1
-    ),
-    tp: int = option("--tp", "With --engine-args: the tensor-parallel size.", 1, ENGINE, min=1, max=4096),
+    tp: int = for_engine("--tp", "With --engine-args: the tensor-parallel size.", default=1, min=1, max=4096),
     spectrum: bool = option(
         "--spectrum", "Show how large each module's update is, and its singular values.", False, VALUES
     ),
     diff: str | None = option("--diff", "Show how each adapter differs from this one.", None, VALUES, **completion.REF),
-    output_format: ReportFormat = option("--format", "The format of the result.", "human", OUTPUT),
+    output_format: ReportFormat = result("--format", "The format of the result.", default="human"),
     output: options.OutputFile = None,
 ) -> None:
     """Show what adapters are, from their headers alone, local or remote.

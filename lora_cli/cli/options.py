@@ -1,5 +1,6 @@
 """The options of all commands: what declares one, and those that several commands have."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,6 @@ PREFIX = "LORA_CLI_"
 
 ADAPTERS = "Which adapters"
 LOCKING = "Locking"
-DESTINATION = "Where adapters go"
 LIMITS = "Limits"
 NETWORK = "Network"
 ENGINE = "Engine"
@@ -41,6 +41,11 @@ def option(spec: str, text: str, default: Any, panel: str, **given: Any) -> Any:
         text, given["show_default"] = f"{text} (default: {shown})", False
     given = {"metavar": metavar, "help": text, "show_envvar": False, "readable": False, **given}
     return typer.Option(default, *flags, envvar=variable_of(flags[0].partition("/")[0]), rich_help_panel=panel, **given)
+
+
+for_engine = partial(option, default=None, panel=ENGINE)
+result = partial(option, default=None, panel=OUTPUT)
+"""``option`` for a panel; without ``default`` an option is None until it is given."""
 
 
 def setting(name: str, default: Any, panel: str, short: str = "") -> Any:

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import typer
@@ -9,7 +10,7 @@ import typer
 from lora_cli.cli import completion, engine_options, options
 from lora_cli.cli.known import accepting, known_findings, settled
 from lora_cli.cli.lineup import base_model, lineup, reaching
-from lora_cli.cli.options import ADAPTERS, ENGINE, OUTPUT, option
+from lora_cli.cli.options import ADAPTERS, for_engine, option, result
 from lora_cli.cli.progress import shown_count
 from lora_cli.cli.reporting import FORMATS, outputs, tell
 from lora_cli.core.finding import Severity
@@ -20,7 +21,7 @@ from lora_cli.rules import choose
 from lora_cli.validation import Terms, check_all
 from lora_cli.validation.report import Naming, validate_report
 
-FINDINGS = "Findings"
+finding = partial(option, default=None, panel="Findings")
 
 EXAMPLES = (
     "lora-cli validate acme/sql --base meta-llama/Llama-3.1-8B-Instruct --engine vllm",
@@ -41,54 +42,39 @@ def command(
         "--no-base", "Judge without a base model: rules that need one are skipped.", False, ADAPTERS
     ),
     policy: options.PolicyFile = None,
-    fail_on: str = option(
+    fail_on: str = finding(
         "--fail-on error|warning",
         "The lowest severity that ends with exit code 1.",
-        "error",
-        FINDINGS,
+        default="error",
         autocompletion=completion.words("error", "warning"),
     ),
-    select: list[str] | None = option(
-        "--select",
-        "Only these rules, for example LC3, LC301 or rank-mismatch; may be repeated.",
-        None,
-        FINDINGS,
-        **completion.RULE,
+    select: list[str] | None = finding(
+        "--select", "Only these rules, for example LC3, LC301 or rank-mismatch; may be repeated.", **completion.RULE
     ),
-    ignore: list[str] | None = option(
-        "--ignore", "Not these rules; may be repeated.", None, FINDINGS, **completion.RULE
+    ignore: list[str] | None = finding("--ignore", "Not these rules; may be repeated.", **completion.RULE),
+    values: bool = finding("--values/--no-values", "Read the tensors' values.", default=True),
+    engine: list[str] | None = for_engine(
+        "--engine", "Judge by what this engine does with the adapter; may be repeated.", **completion.ENGINE
     ),
-    values: bool = option("--values/--no-values", "Read the tensors' values.", True, FINDINGS),
-    engine: list[str] | None = option(
-        "--engine",
-        "Judge by what this engine does with the adapter; may be repeated.",
-        None,
-        ENGINE,
-        **completion.ENGINE,
-    ),
-    max_lora_rank: int | None = option(
-        "--max-lora-rank", "The engine's max_lora_rank: its largest rank.", None, ENGINE, min=1
-    ),
+    max_lora_rank: int | None = for_engine("--max-lora-rank", "The engine's max_lora_rank: its largest rank.", min=1),
     tp: engine_options.Tp = 1,
-    lora_target_modules: list[str] | None = option(
-        "--lora-target-modules NAME", "The only modules that the engine applies LoRA to; may be repeated.", None, ENGINE
+    lora_target_modules: list[str] | None = for_engine(
+        "--lora-target-modules NAME", "The only modules that the engine applies LoRA to; may be repeated."
     ),
-    served_model_name: str = option("--served-model-name NAME", "The engine's name for the base model.", "", ENGINE),
-    max_loras: int | None = option(
-        "--max-loras", "The engine's max_loras: adapters in one batch.", None, ENGINE, min=1
+    served_model_name: str = for_engine(
+        "--served-model-name NAME", "The engine's name for the base model.", default=""
     ),
-    baseline: Path | None = option("--baseline FILE", "A file of known findings: only new ones count.", None, FINDINGS),
-    write_baseline: Path | None = option("--write-baseline FILE", "Write the findings to this file.", None, FINDINGS),
+    max_loras: int | None = for_engine("--max-loras", "The engine's max_loras: adapters in one batch.", min=1),
+    baseline: Path | None = finding("--baseline FILE", "A file of known findings: only new ones count."),
+    write_baseline: Path | None = finding("--write-baseline FILE", "Write the findings to this file."),
     ray: options.Ray = None,
     shard: options.Shard = None,
-    statistics: bool = option(
-        "--statistics", "Print how often each rule found something, instead of findings.", False, OUTPUT
+    statistics: bool = result(
+        "--statistics", "Print how often each rule found something, instead of findings.", default=False
     ),
-    formats: list[str] | None = option(
+    formats: list[str] | None = result(
         "--format FORMAT[=FILE]",
         "human, concise, json, sarif, junit, github or markdown; may be repeated, each into its file.",
-        None,
-        OUTPUT,
         show_default="human",
         autocompletion=completion.words(*FORMATS),
     ),
