@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from lora_cli.cli.engine_options import deployment_of
@@ -23,7 +24,7 @@ from lora_cli.core.item import Item
 from lora_cli.endpoint.address import parse_address
 from lora_cli.endpoint.client import Endpoint
 from lora_cli.endpoint.reconcile import Done, Replica, Wanted, reconcile, wait_ready
-from lora_cli.endpoint.server import Server, open_server
+from lora_cli.endpoint.server import open_server
 from lora_cli.engines import ENGINES, Profile, choose_engine
 from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.render.json import document
@@ -118,14 +119,14 @@ def _watch(file: Path, named: Callable[[], tuple[Lineup, Settings]], options: Wa
 
 def _gist(warmed: Warmed, *, afterwards: bool = False) -> object:
     """What of a result is news."""
-    rows: list[tuple[str, str, str, str | None]] = []
-    for replica in warmed.replicas:
-        for one in replica.adapters:
-            if afterwards and one.action == "pruned":
-                continue
-            action = "kept" if afterwards and one.action in {"loaded", "replaced"} else one.action
-            rows.append((replica.address, one.name, action, one.error.message if one.error else None))
-        rows.append((replica.address, "", "", replica.error.message if replica.error else None))
+    later = {"loaded": "kept", "replaced": "kept", "pruned": ""} if afterwards else {}
+    rows = [
+        (replica.address, one.name, later.get(one.action, one.action), one.error and one.error.message)
+        for replica in warmed.replicas
+        for one in replica.adapters
+        if later.get(one.action, one.action)
+    ]
+    rows += [(replica.address, "", "", replica.error and replica.error.message) for replica in warmed.replicas]
     return rows, [(one.name, one.error and one.error.message) for one in warmed.refused]
 
 
@@ -159,7 +160,7 @@ def warm_endpoints(
         endpoints = [stack.enter_context(Endpoint(one, options.api_key.strip(), LOAD_TIMEOUT_S)) for one in addresses]
         servers = [open_server(kind, one) for one in endpoints]
         pool = stack.enter_context(ThreadPoolExecutor(len(servers) + AT_ONCE))
-        waited = dict(zip(servers, pool.map(lambda one: _waited(one, patience_s, is_over), servers), strict=True))
+        waited = dict(zip(servers, pool.map(lambda one: wait_ready(one, patience_s, is_over), servers), strict=True))
         ready = [server for server, error in waited.items() if error is None]
         versions = {server: server.version() for server in ready}
         profiles = _profiles(engine, kind, versions.values())
@@ -169,7 +170,8 @@ def warm_endpoints(
         terms = Terms(base, max_lora_rank=rank, engines=profiles, deployment=deployment)
         admit = admitting(terms, settings, hold)
         wanted, refused = _admitted(items, pool.map(admit, items) if ready else (), mapped)
-        done = dict(zip(ready, pool.map(lambda one: _served(one, wanted, options), ready), strict=True))
+        serve = partial(reconcile, wanted=wanted, prune=options.prune, prove=options.prove)
+        done = dict(zip(ready, pool.map(serve, ready), strict=True))
     replicas = []
     for server in servers:
         told, error = done.get(server, ([], waited[server]))
@@ -189,15 +191,6 @@ def kind_of(engine: str, asked: Lineup) -> str:
     if asked.engine is None:
         raise UsageError("--endpoint needs to know what runs there", hint="--engine vllm, sglang or lora-cli")
     return asked.engine.name
-
-
-def _waited(server: Server, patience_s: float, is_over: Callable[[], bool]) -> LoraCliError | None:
-    """Why it is not ready, if it is not."""
-    try:
-        wait_ready(server, patience_s, is_over)
-    except LoraCliError as error:
-        return error
-    return None
 
 
 def _profiles(engine: str, kind: str, versions: Iterable[str]) -> tuple[Profile, ...]:
@@ -224,17 +217,6 @@ def _admitted(
             snapshot = admission.snapshot
             wanted.append(Wanted(item.name, snapshot.digest, mapped(snapshot.directory)))
     return wanted, refused
-
-
-def _served(server: Server, wanted: Sequence[Wanted], options: WarmOptions) -> tuple[list[Done], LoraCliError | None]:
-    """What was done on one server, and why there is no more."""
-    done: list[Done] = []
-    try:
-        for one in reconcile(server, wanted, prune=options.prune, prove=options.prove):
-            done.append(one)  # noqa: PERF402 - what was done before an error stays told
-    except LoraCliError as error:
-        return done, error
-    return done, None
 
 
 def _mapping(paths: Sequence[str]) -> Callable[[Path], str]:

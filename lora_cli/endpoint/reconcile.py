@@ -56,41 +56,48 @@ class Replica:
     adapters: tuple[Done, ...]
 
 
-def wait_ready(server: Server, patience_s: float, is_over: Callable[[], bool] = lambda: False) -> None:
-    """Wait until the server is ready. Raises ``EndpointError`` when the patience is over, or all of it."""
+def wait_ready(server: Server, patience_s: float, is_over: Callable[[], bool]) -> LoraCliError | None:
+    """Wait until the server is ready; why it is not when the patience is over, or all of it."""
     until = time.monotonic() + patience_s
     while True:
         try:
             server.check_ready()
         except EndpointError as error:
             if is_over():
-                raise EndpointError(f"{server.endpoint.address} was not ready yet when this was told to end") from error
+                return EndpointError(f"{server.endpoint.address} was not ready yet when this was told to end")
             if time.monotonic() >= until:
-                raise EndpointError(
+                return EndpointError(
                     f"{server.endpoint.address} is not ready after {patience_s:g} s: {error.message}",
                     hint="look at its log; --wait gives it longer",
-                ) from error
+                )
+        except LoraCliError as error:
+            return error
         else:
-            return
+            return None
         time.sleep(POLL_S)
 
 
-def reconcile(server: Server, wanted: Sequence[Wanted], *, prune: bool, prove: bool) -> Iterator[Done]:
+def reconcile(
+    server: Server, wanted: Sequence[Wanted], *, prune: bool, prove: bool
+) -> tuple[list[Done], LoraCliError | None]:
     """Load, replace and prove, a few adapters at a time; what else the server serves goes with ``prune``.
 
-    What is served from the right path already stays as it is. One adapter that fails stops no other.
-
-    Raises:
-        EndpointError: the server does not say what it serves.
+    What is served from the right path already stays as it is. One adapter that fails stops no other. Gives what was
+    done, and why there is no more.
     """
-    models = server.models()
-    base = next((one.name for one in models if not one.parent), "")
-    served = {one.name: one for one in models if one.parent}
-    proof = Proof(server, base) if prove else None
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        yield from pool.map(lambda one: _done(server, one, served.get(one.name), proof), wanted)
-    if prune:
-        yield from _prune(server, served, {one.name for one in wanted})
+    done: list[Done] = []
+    try:
+        models = server.models()
+        base = next((one.name for one in models if not one.parent), "")
+        served = {one.name: one for one in models if one.parent}
+        proof = Proof(server, base) if prove else None
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            done.extend(pool.map(lambda one: _done(server, one, served.get(one.name), proof), wanted))
+        if prune:
+            done.extend(_prune(server, served, {one.name for one in wanted}))
+    except LoraCliError as error:
+        return done, error
+    return done, None
 
 
 def _done(server: Server, one: Wanted, served: Served | None, proof: Proof | None) -> Done:
