@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lora_cli.cli.lineup import LockFlags, Order
 from lora_cli.cli.output import Format, drawn, to_stderr, write
-from lora_cli.cli.wanted import LockFlags, Order
 from lora_cli.core.lock import Changes, Lock, LockedAdapter, ref_at
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.core.reference import AdapterRef

@@ -27,8 +27,7 @@ from lora_cli.core.module_grid import Place, places
 from lora_cli.core.spectrum import ModuleSpectrum, Spectrum, spectrum_of
 from lora_cli.core.text import brief, percent, times
 from lora_cli.render.terminal import rendered
-from lora_cli.render.terminal_inspect import comparison_parts
-from lora_cli.render.terminal_spectrum import COLOURS, SHADES, spectrum_parts
+from lora_cli.render.terminal_inspect import COLOURS, SHADES, comparison_parts, spectrum_parts
 from lora_cli.validation import Checked
 
 GOLDEN = Path(__file__).parent / "golden"
