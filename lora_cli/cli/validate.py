@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,7 +93,7 @@ def command(
     if base and no_base:
         raise UsageError("--base and --no-base exclude each other", hint="leave one of them out")
     chosen, wanted = choose(select or (), ignore or ()), outputs(formats or (), output, os.environ)
-    known = known_findings(baseline, write_baseline)
+    known, where = known_findings(baseline, write_baseline)
     whole = lineup(manifest, refs or [], base, "validate", "validate", checkpoint, needs_base=not no_base)
     asked = replace(whole, items=tuple(in_shard(whole.items, shard, lambda item: item.name)))
     settings = reaching(ctx.obj, asked.manifest, policy)
@@ -118,32 +118,19 @@ def command(
     naming = Naming(Path.cwd(), {entry.name: entry.at for entry in entries})
     checked = []
     with shown_count(settings, len(asked.items), "validated") as passed:
-        for one in accepting(judged, known, naming):
+        for one in accepting(judged, known, where, naming):
             checked.append(one)
             passed(one.error is not None)
-    notices = settled(checked, known, naming, chosen, settings)
+    notices = settled(checked, known, write_baseline, naming, chosen, settings)
     report = validate_report(
-        checked, FAIL_ON[fail_on], base=model, rules=chosen, naming=naming, baseline=known.where, notices=notices
+        checked, FAIL_ON[fail_on], base=model, rules=chosen, naming=naming, baseline=where, notices=notices
     )
     tell(report, wanted, quiet=settings.quiet, statistics=statistics)
     raise typer.Exit(report.summary.exit_code)
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """The baseline that was read, or the file that is to be one; at most one of the two."""
-
-    baseline: "Baseline | None" = None
-    new: Path | None = None
-
-    @property
-    def where(self) -> str:
-        """The file of known findings, if there is one."""
-        return self.baseline.where if self.baseline is not None else str(self.new or "")
-
-
-def known_findings(baseline: Path | None, new: Path | None) -> Known:
-    """What ``--baseline`` and ``--write-baseline`` ask for.
+def known_findings(baseline: Path | None, new: Path | None) -> "tuple[Baseline | None, str]":
+    """The baseline that was read, and the file of known findings: that one, the one to be written, or "" for none.
 
     Raises:
         UsageError: both, or a baseline that is wrong.
@@ -153,47 +140,49 @@ def known_findings(baseline: Path | None, new: Path | None) -> Known:
         raise UsageError("--baseline and --write-baseline exclude each other", hint="leave one of them out")
     writable(new)
     if baseline is None:
-        return Known(None, new)
+        return None, str(new or "")
     from lora_cli.documents.baseline import load_baseline
     from lora_cli.reading.manifest import read_text
 
-    return Known(load_baseline(read_text(baseline, "baseline"), str(baseline)))
+    return load_baseline(read_text(baseline, "baseline"), str(baseline)), str(baseline)
 
 
-def accepting(judged: Iterable[Checked], known: Known, naming: Naming) -> Iterator[Checked]:
+def accepting(judged: Iterable[Checked], known: "Baseline | None", where: str, naming: Naming) -> Iterator[Checked]:
     """Each adapter with what is known of it accepted; ``naming`` says what it is called."""
-    if not known.where:
+    if not where:
         yield from judged
         return
     from lora_cli.validation import acceptance
 
     for one in judged:
-        if known.baseline is not None:
-            yield acceptance.known(one, naming.identity(one), known.baseline)
-        else:
-            yield acceptance.all_known(one, known.where)
+        yield acceptance.known(one, naming.identity(one), known, where)
 
 
 def settled(
-    checked: Sequence[Checked], known: Known, naming: Naming, rules: "Sequence[Rule]", settings: Settings
+    checked: Sequence[Checked],
+    known: "Baseline | None",
+    new: Path | None,
+    naming: Naming,
+    rules: "Sequence[Rule]",
+    settings: Settings,
 ) -> list[str]:
     """What baseline and policies say that is no longer so, a sentence each; a new baseline is written.
 
     Raises:
         MachineError: it cannot be.
     """
-    if not settings.suppressions and not known.where:
+    if not settings.suppressions and known is None and new is None:
         return []
     from lora_cli.validation import acceptance
 
     named = [(naming.identity(one), one) for one in checked]
     notices = list(acceptance.idle(named, settings.suppressions, rules, acceptance.today()))
-    if known.baseline is not None:
-        notices += acceptance.stale(named, known.baseline, [rule.code for rule in rules])
-    if known.new is not None:
+    if known is not None:
+        notices += acceptance.stale(named, known, [rule.code for rule in rules])
+    if new is not None:
         from lora_cli.documents.baseline import render_baseline
 
         found = ((name, finding, finding.accepted) for name, one in named for finding in one.findings)
-        entries = [(name, finding) for name, finding, accepted in found if accepted and accepted.by == "baseline"]
-        write(render_baseline(acceptance.entry_of(*one) for one in entries), known.new)
+        entries = (acceptance.entry_of(name, one) for name, one, by in found if by is not None and by.by == "baseline")
+        write(render_baseline(entries), new)
     return notices

@@ -48,9 +48,7 @@ def templates() -> Environment:
     made.globals |= {
         "version": __version__,
         "most": MOST,
-        "shades": charts.SHADES,
-        "heat_map": charts.heat_map,
-        "singular_values": charts.singular_values,
+        "drawings": charts,
         "half_bytes": HALF_BYTES,
         "engine_flags": engine_flags,
         "inspect": inspect_facts,

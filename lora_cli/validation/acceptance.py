@@ -44,23 +44,20 @@ def suppressed(verdict: Verdict, digest: str | None, suppressions: Sequence[Supp
     return _accepting(verdict, accepted) if holding else verdict
 
 
-def known(one: Checked, adapter: str, baseline: Baseline) -> Checked:
-    """``one`` with the findings of the baseline accepted, each as often as it is there. A note is never in it."""
-    left = baseline.of(adapter)
+def known(one: Checked, adapter: str, baseline: Baseline | None, where: str) -> Checked:
+    """``one`` with the findings of the baseline accepted, each as often as it is there. A note is never in it.
+
+    Without a baseline all that counts is accepted: it is what is about to be the baseline ``where``.
+    """
+    left = baseline.of(adapter) if baseline is not None else None
 
     def accepted(finding: Finding) -> Accepted | None:
-        entry = entry_of(adapter, finding)
-        left[entry] -= 1
-        return Accepted("baseline", baseline.where) if left[entry] >= 0 else None
+        if left is not None:
+            left[entry_of(adapter, finding)] -= 1
+        is_known = left is None or left[entry_of(adapter, finding)] >= 0
+        return Accepted("baseline", where) if is_known else None
 
-    return one if one.verdict is None or not left else replace(one, verdict=_accepting(one.verdict, accepted))
-
-
-def all_known(one: Checked, where: str) -> Checked:
-    """``one`` with all that counts accepted, as what is about to be the baseline ``where``."""
-    if one.verdict is None:
-        return one
-    return replace(one, verdict=_accepting(one.verdict, lambda _: Accepted("baseline", where)))
+    return one if one.verdict is None else replace(one, verdict=_accepting(one.verdict, accepted))
 
 
 def _accepting(verdict: Verdict, accepted: Callable[[Finding], Accepted | None]) -> Verdict:
