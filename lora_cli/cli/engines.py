@@ -5,7 +5,7 @@ import typer
 from lora_cli.cli import completion, options
 from lora_cli.cli.output import drawn, write
 from lora_cli.engines import all_profiles, choose_engine
-from lora_cli.render import json_engines
+from lora_cli.render import json
 
 EXAMPLES = ("lora-cli engines", "lora-cli engines vllm@0.31")
 
@@ -22,7 +22,7 @@ def command(
     """List what engines do with which features of adapters, or explain one engine."""
     chosen = (choose_engine(name),) if name else all_profiles()
     if output_format == "json":
-        write(json_engines.render_engines(chosen))
+        write(json.render_engines(chosen))
         return
     from lora_cli.render.terminal_catalog import engine_parts, matrix_parts
 

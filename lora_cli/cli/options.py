@@ -86,29 +86,21 @@ Refs = Annotated[
     list[str] | None,
     typer.Argument(metavar="REF...", help="Paths or references.", autocompletion=completion.references),
 ]
-Manifest = Annotated[Path | None, option("--manifest -f FILE", "Use the adapters of this manifest.", ..., ADAPTERS)]
+which = partial(option, default=..., panel=ADAPTERS)
+Manifest = Annotated[Path | None, which("--manifest -f FILE", "Use the adapters of this manifest.")]
 Base = Annotated[
-    str,
-    option(
-        "--base",
-        "The base model: a directory, a config.json, a Hub id or a reference.",
-        ...,
-        ADAPTERS,
-        **completion.REF,
-    ),
+    str, which("--base", "The base model: a directory, a config.json, a Hub id or a reference.", **completion.REF)
 ]
-PolicyFile = Annotated[Path | None, option("--policy FILE", "A policy that adapters must pass.", ..., ADAPTERS)]
+PolicyFile = Annotated[Path | None, which("--policy FILE", "A policy that adapters must pass.")]
 Checkpoint = Annotated[
     str,
-    option(
+    which(
         "--checkpoint N|latest",
         "Use the folder checkpoint-N, or the one with the highest number.",
-        ...,
-        ADAPTERS,
         autocompletion=completion.words("latest"),
     ),
 ]
-Shard = Annotated[str | None, option("--shard I/N", "Only part I (counted from 0) of N, by name.", ..., ADAPTERS)]
+Shard = Annotated[str | None, which("--shard I/N", "Only part I (counted from 0) of N, by name.")]
 Ray = Annotated[
     str | None, option("--ray ADDRESS", "Run on a Ray cluster: auto, or HOST:PORT of its head.", ..., NETWORK)
 ]

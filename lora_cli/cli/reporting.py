@@ -91,7 +91,10 @@ def tell(report: Report, asked: Sequence[Output], *, quiet: bool = False, statis
         to_stderr(safe(f"warning: {notice}"))
     for output in asked:
         if output.format == HUMAN:
-            write(_human(report, output, quiet, statistics), output.file)
+            from lora_cli.render.terminal_validate import report_parts, statistics_parts
+
+            parts = statistics_parts(report) if statistics else report_parts(report, quiet=quiet)
+            write(drawn(parts, None if output.file == STDOUT else output.file), output.file)
         elif output.format == CONCISE:
             from lora_cli.render import concise
 
@@ -103,13 +106,6 @@ def tell(report: Report, asked: Sequence[Output], *, quiet: bool = False, statis
         else:
             text = resolve_name(RENDERERS[output.format])(report)
             write(text, output.file, commands=output.format == GITHUB)
-
-
-def _human(report: Report, output: Output, quiet: bool, statistics: bool) -> str:
-    from lora_cli.render.terminal_validate import report_parts, statistics_parts
-
-    parts = statistics_parts(report) if statistics else report_parts(report, quiet=quiet)
-    return drawn(parts, None if output.file == STDOUT else output.file)
 
 
 def _append(report: Report, file: Path) -> str:

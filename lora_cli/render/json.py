@@ -8,12 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lora_cli import __version__
 from lora_cli.core.results import Answers, LoadReport
 from lora_cli.errors import LoraCliError
 from lora_cli.rules.rule import Rule
+
+if TYPE_CHECKING:
+    from lora_cli.engines import Profile
 
 
 def document(thing: str, body: Mapping[str, Any]) -> str:
@@ -74,3 +77,35 @@ def render_rules(rules: Sequence[Rule]) -> str:
     """The document of ``rules``."""
     keys = ("code", "name", "severity", "needs", "summary", "documentation")
     return document("rules", {"rules": [{key: getattr(rule, key) for key in keys} for rule in rules]})
+
+
+def render_engines(profiles: "Sequence[Profile]") -> str:
+    """The document of ``engines``: one entry for each profile, one row for each feature."""
+    return document("engines", {"engines": [_profile(profile) for profile in profiles]})
+
+
+def _profile(profile: "Profile") -> dict[str, Any]:
+    from lora_cli.rules.features import FEATURES
+
+    engine = profile.engine
+    rows = {row.feature: row for row in profile.rows}
+    return {
+        "name": engine.name,
+        "title": engine.title,
+        "version": profile.version,
+        "asked": profile.asked or None,
+        "note": profile.note,
+        "proven": profile.proven,
+        "ranks": list(engine.ranks) or None,
+        "default_rank": engine.default_rank,
+        "features": [
+            {
+                "feature": name,
+                "title": feature.title,
+                "outcome": feature.outcome(name, profile),
+                **{key: getattr(rows.get(name), key, "") for key in ("reason", "mend", "evidence", "proof")},
+            }
+            for name, feature in FEATURES.items()
+        ],
+        "rules": dict(sorted(engine.generic.items())),
+    }
