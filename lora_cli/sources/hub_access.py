@@ -135,7 +135,8 @@ def _missing(ref: AdapterRef, token: Token) -> LoraCliError:
         hint = f"{mistyped(ref)}check the spelling; if it is private, set HF_TOKEN or run `hf auth login`"
         return AccessDenied(f"{ref}: there is no {kind} {id}, or it is private", hint=hint)
     hidden = f"{ref}: there is no {kind} {id}, or it is private and the token in {token.found_in} "
-    hint = f"{mistyped(ref)}check the spelling, and which {'buckets' if kind == 'bucket' else 'repositories'} the token may read"
+    kinds = "buckets" if kind == "bucket" else "repositories"
+    hint = f"{mistyped(ref)}check the spelling, and which {kinds} the token may read"
     return NotFound(hidden + "may not read it", hint=hint)
 
 
