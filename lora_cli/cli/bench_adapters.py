@@ -9,8 +9,7 @@ from pathlib import Path
 
 from lora_cli.bench.ranks import parse_ranks
 from lora_cli.bench.synthetic import total_bytes, write_synthetic
-from lora_cli.cli.bench_options import BenchOptions
-from lora_cli.cli.bench_workload import RANKS, Workload, adapter_names
+from lora_cli.cli.bench_options import RANKS, BenchOptions, Workload, adapter_names
 from lora_cli.cli.lineup import Lineup, base_model, lineup, reaching
 from lora_cli.cli.warming import admitting
 from lora_cli.core.base_model import BaseModel

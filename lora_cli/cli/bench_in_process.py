@@ -9,9 +9,8 @@ from lora_cli.bench.report import MeasurementReport, run_of
 from lora_cli.bench.run import Served, environment, run_trace
 from lora_cli.bench.trace import Trace
 from lora_cli.cli.bench_adapters import Failures, measured_lineup, servable
-from lora_cli.cli.bench_options import BenchOptions
+from lora_cli.cli.bench_options import BenchOptions, save_trace, workload_of
 from lora_cli.cli.bench_results import concluding
-from lora_cli.cli.bench_workload import save_trace, workload_of
 from lora_cli.cli.lineup import Lineup, base_model, limits
 from lora_cli.cli.main import INTERRUPTED
 from lora_cli.cli.output import to_stderr

@@ -10,8 +10,7 @@ from lora_cli.bench.conditions import Condition, parse_condition
 from lora_cli.bench.regression import changes, judged, read_baseline
 from lora_cli.bench.report import KEYS, BenchReport
 from lora_cli.bench.trace import Trace
-from lora_cli.cli.bench_options import BenchOptions
-from lora_cli.cli.bench_workload import save_trace
+from lora_cli.cli.bench_options import BenchOptions, save_trace
 from lora_cli.cli.output import drawable, drawn, to_stderr, width, writable, write, written
 from lora_cli.errors import MachineError, UsageError
 from lora_cli.render.json import encoded

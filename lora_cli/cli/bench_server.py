@@ -23,9 +23,8 @@ from lora_cli.bench.ranks import parse_ranks
 from lora_cli.cli.bench_adapters import Failures, measured_lineup, servable
 from lora_cli.cli.bench_in_process import chosen_device, chosen_eviction
 from lora_cli.cli.bench_live import live
-from lora_cli.cli.bench_options import BenchOptions
+from lora_cli.cli.bench_options import RANKS, BenchOptions, workload_of
 from lora_cli.cli.bench_results import concluding
-from lora_cli.cli.bench_workload import RANKS, workload_of
 from lora_cli.cli.lineup import Lineup, base_model, limits
 from lora_cli.cli.warm_serve import Serve, warm_serve
 from lora_cli.cli.warming import Run, has_base_weights, require_packages
@@ -101,22 +100,27 @@ def own_server(asked: Lineup, run: Run, settings: Settings) -> Iterator[str]:
         folder = Path(temporary)
         serve = Serve(Address(uds=folder / "socket"), "", (), LOAD_TIMEOUT, folder / "ready", None)
         # A session of its own: Ctrl-C is for us, and the server answers until we have told what there is.
-        child = subprocess.Popen(  # noqa: S603 - our own interpreter
+        with subprocess.Popen(  # noqa: S603 - our own interpreter
             [sys.executable, "-c", START], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
-        )
-        assert child.stdin is not None
-        assert child.stdout is not None
-        try:
-            with suppress(BrokenPipeError):
-                pickle.dump((asked, run, serve, replace(settings, quiet=not settings.verbose)), child.stdin)
-                child.stdin.flush()
-            while not (folder / "ready").exists():
-                if child.poll() is not None:
-                    raise _reason(child.stdout)
-                time.sleep(STARTED_S)
-            yield str(serve.address)
-        finally:
-            _end(child, child.stdin, child.stdout)
+        ) as child:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            try:
+                with suppress(BrokenPipeError):
+                    pickle.dump((asked, run, serve, replace(settings, quiet=not settings.verbose)), child.stdin)
+                    child.stdin.flush()
+                while not (folder / "ready").exists():
+                    if child.poll() is not None:
+                        raise _reason(child.stdout)
+                    time.sleep(STARTED_S)
+                yield str(serve.address)
+            finally:  # it ends in order when its standard input closes, and after some time without
+                with suppress(BrokenPipeError):
+                    child.stdin.close()
+                try:
+                    child.wait(ENDED_S)
+                except subprocess.TimeoutExpired:
+                    child.kill()
 
 
 def run_child() -> None:
@@ -144,15 +148,3 @@ def _reason(said: IO[bytes]) -> LoraCliError:
         return kind(parse.text(fields.get("message"), "message"), hint=parse.text(fields.get("hint"), "hint"))
     except FormatError:
         return MachineError("the server ended before it was ready", hint="--verbose says how far it came")
-
-
-def _end(child: subprocess.Popen[bytes], stdin: IO[bytes], stdout: IO[bytes]) -> None:
-    """In order, and after some time without."""
-    with suppress(BrokenPipeError):
-        stdin.close()
-    try:
-        child.wait(ENDED_S)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
-    stdout.close()

@@ -16,9 +16,8 @@ from lora_cli.bench.simulation import DEFINITIONS, simulate_all
 from lora_cli.bench.sizing import DEFINITIONS as PLAN_DEFINITIONS
 from lora_cli.bench.sizing import plan_metrics, planned_names, size_all
 from lora_cli.bench.trace import Trace
-from lora_cli.cli.bench_options import BenchOptions
+from lora_cli.cli.bench_options import RANKS, BenchOptions, adapter_names, save_trace, workload_of
 from lora_cli.cli.bench_results import concluding
-from lora_cli.cli.bench_workload import RANKS, adapter_names, save_trace, workload_of
 from lora_cli.cli.lineup import MAX_CPU_LORAS, MAX_LORAS, check_max_cpu_loras
 from lora_cli.cli.main import INTERRUPTED
 from lora_cli.cli.options import size_of

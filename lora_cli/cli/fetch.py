@@ -30,6 +30,7 @@ from lora_cli.store.handout import hand_out
 from lora_cli.store.views import keep_view
 
 PIN = "Version"
+files = partial(option, default=None, panel=ADAPTERS)
 destination = partial(option, default=None, panel="Where adapters go")
 
 EXAMPLES = (
@@ -66,12 +67,8 @@ def command(
         "--fix-base NAME", "With --publish: write this base name into each config.", default=""
     ),
     link: bool = destination("--link", "Hard-link the weights of local folders into the cache.", default=False),
-    include: list[str] | None = option(
-        "--include GLOB", "Also fetch files that match; may be repeated.", None, ADAPTERS
-    ),
-    exclude: list[str] | None = option(
-        "--exclude GLOB", "Do not fetch files that match; may be repeated.", None, ADAPTERS
-    ),
+    include: list[str] | None = files("--include GLOB", "Also fetch files that match; may be repeated."),
+    exclude: list[str] | None = files("--exclude GLOB", "Do not fetch files that match; may be repeated."),
     allow_pickle: options.AllowPickle = False,
     policy: options.PolicyFile = None,
     max_bytes: str | None = setting("max_bytes", None, LIMITS),
