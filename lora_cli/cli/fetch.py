@@ -174,9 +174,9 @@ def handing(
     if publish is not None:
         published = folders("--publish", publish, order, by_name=True)
         served = Served(fix_base, fix=True) if fix_base else Served(base or _repository(order))
-        return Handing(store, published, order.named, served)
+        return Handing(store, published, order.manifest is not None, served)
     targets = None if to is None else folders("--to", to, order, by_name=not order.alone)
-    return Handing(store, targets, order.named)
+    return Handing(store, targets, order.manifest is not None)
 
 
 def _repository(order: Order) -> str | None:

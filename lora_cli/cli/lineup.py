@@ -222,14 +222,9 @@ class Order:
     manifest: "AdapterSet | None" = None
     alone: bool = False
 
-    @property
-    def named(self) -> bool:
-        """Whether each adapter has a name that is its own."""
-        return self.manifest is not None
-
     def key(self, item: Wanted) -> str:
         """What an adapter is told from the others by: its name in the manifest, else its reference."""
-        return item.name if self.named or isinstance(item.ref, UsageError) else str(item.ref)
+        return item.name if self.manifest is not None or isinstance(item.ref, UsageError) else str(item.ref)
 
 
 @dataclass(frozen=True, slots=True)

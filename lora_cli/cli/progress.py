@@ -131,10 +131,10 @@ def _adapter(file: str) -> str:
 class Staged(Tally):
     """A warm run: the adapter at hand and its ``stage``, its bytes, and how many are ``done`` (accepted, say)."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, done: str = "accepted") -> None:
         super().__init__(1)
         self._began_s = time.monotonic()
-        self.name, self.stage, self.done = "", "", "accepted"
+        self.name, self.stage, self.done = "", "", done
         self.passes, self.count, self.failed = 0, count, 0
 
     def hear(self, name: str, stage: str, _snapshot: Snapshot | None = None) -> None:
@@ -189,8 +189,7 @@ def shown_count(settings: Settings, count: int, done: str) -> Iterator[Callable[
     if count < 2 or not is_drawn(settings):
         yield lambda failed: None
         return
-    staged = Staged(count)
-    staged.done = done
+    staged = Staged(count, done)
     with _drawn(lambda console: drawn_stages(staged, time.monotonic(), console.width), threaded=False) as live:
 
         def passed(failed: bool) -> None:
