@@ -27,10 +27,10 @@ if any("admission_child" in word for word in sys.orig_argv):
         elif "slow" in name:
             time.sleep(1.5)
 
-    def fetch(source, name, *args, **more):
-        if name.startswith("fetch-"):
-            busy(name)
-        return fetch_in(source, name, *args, **more)
+    def fetch(item, *args, **more):
+        if item.name.startswith("fetch-"):
+            busy(item.name)
+        return fetch_in(item, *args, **more)
 
     def judge(fetched, *args, **more):
         if not fetched.name.startswith("fetch-"):
