@@ -78,7 +78,8 @@ def table(header: Sequence[str | Text], rows: Iterable[Sequence[object]], *, lef
     for number, name in enumerate(header):
         is_text = number < left
         justify: JustifyMethod = "left" if is_text else "right"
-        made.add_column(text(name), justify=justify, no_wrap=not is_text, overflow="fold", min_width=len(name))
+        longest = max(map(len, str(name).split("\n")))
+        made.add_column(text(name), justify=justify, no_wrap=not is_text, overflow="fold", min_width=longest)
     for row in rows:
         made.add_row(*map(text, row))
     return made

@@ -109,7 +109,7 @@ def test_check_ends_with_what_kept_an_origin_from_being_asked(
     assert fetch("--check", "--offline") == 3
     out, err = capsys.readouterr()
     assert "error: sql: hf://org/sql cannot be asked" in err
-    assert out.splitlines()[1].split() == ["sql", "failed", locked("sql").revision[:12], "-"]
+    assert out.splitlines()[1].split() == ["sql", "failed", locked("sql").revision[:12]]
     assert out.splitlines()[-1].endswith("; 2 not checked")
 
 
