@@ -96,8 +96,11 @@ def _repaired(text: str | AdapterRef, wish: Wish, settings: Settings) -> RepairR
     new = rewrite(aim, config)
     if new.refusals and before.outcome is Outcome.OK:
         new = as_it_is(aim, config)
-    written = as_adapter(adapter.name, new, adapter)
-    planned = judge(written, terms, replace(evidence, stats=None, stats_reason="they are what they were"))
+    changed = (*_files_changed(adapter), *changes, *new.changes)
+    planned = verdict
+    if changed or not new.refusals:
+        written = as_adapter(adapter.name, new, adapter)
+        planned = judge(written, terms, replace(evidence, stats=None, stats_reason="they are what they were"))
     after, refusals = planned.engines[0], _refusals(new, aim, before, planned)
     found = RepairReport(
         name=str(text),
@@ -106,7 +109,7 @@ def _repaired(text: str | AdapterRef, wish: Wish, settings: Settings) -> RepairR
         before=outcome_report(before),
         after=outcome_report(after),
         repairable=not refusals,
-        changes=(*_files_changed(adapter), *changes, *new.changes),
+        changes=changed,
         refusals=refusals,
         flags=tuple(EngineFlag(reason.message, reason.mend) for reason in after.reasons if reason.feature in BY_FLAG),
         skipped=verdict.skipped,
