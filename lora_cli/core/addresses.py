@@ -28,6 +28,7 @@ _NOT_IN_REVISION = re.compile(r"[\s~^:?*\[\\]|\.\.|//|@\{|^[/-]|[/.]$|\.lock$")
 _PAGE_REVISION = re.compile(r"(refs/(?:pr|convert)/[^/]+|[^/]+)(?:/(.*))?")
 _PAGE_WITH_FOLDER = frozenset({"tree", "blob", "resolve"})
 _PAGES = _PAGE_WITH_FOLDER | {"commit", "commits"}
+_NO_DOTS = "write the whole path of the folder"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", re.ASCII)
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?", re.ASCII)
 _AZURE_HOST = re.compile(r"([a-z0-9]{3,24})\.(?:dfs|blob)\.core\.windows\.net", re.IGNORECASE | re.ASCII)
@@ -228,14 +229,15 @@ def bucket(rest: str, text: str, kind: str = "bucket") -> Parts:
     name, _, key = rest.partition("/")
     key = key.rstrip("/")
     if not _BUCKET.fullmatch(name):
-        raise UsageError(f"{text}: {name!r} cannot be the name of a {kind}")
+        hint = "a name has at least 3 characters: lower-case letters, digits, dots and hyphens"
+        raise UsageError(f"{text}: {name!r} cannot be the name of a {kind}", hint=hint)
     _check_key(key, text)
     return f"{name}/{key}" if key else name, "", None
 
 
 def _check_key(key: str, text: str) -> None:
     if {".", ".."} & set(key.split("/")):
-        raise UsageError(f"{text}: a key must not have . or .. as a part")
+        raise UsageError(f"{text}: a key must not have . or .. as a part", hint=_NO_DOTS)
     if key.startswith("/") or "//" in key:
         raise UsageError(f"{text}: a key with an empty part between slashes is not read", hint="write one / there")
 
@@ -291,7 +293,7 @@ def remote(rest: str, text: str) -> Parts:
     if "?" in rest or "::" in rest:
         raise UsageError(f"{shown}: neither a query nor a chain of protocols is read", hint=_FSSPEC)
     if {".", ".."} & set(path.split("/")):
-        raise UsageError(f"{shown}: a path must not have . or .. as a part")
+        raise UsageError(f"{shown}: a path must not have . or .. as a part", hint=_NO_DOTS)
     return rest.rstrip("/"), "", None
 
 

@@ -175,16 +175,14 @@ def _by_fsspec(protocol: str, rest: str, text: str) -> AdapterRef:
     """``fsspec+PROTOCOL://…``; a protocol that is always read by fsspec is written without it."""
     from lora_cli.core import addresses
 
-    location = addresses.remote(rest, text)[0]
-    for name in REMOTE:
-        if protocol == name:
-            return AdapterRef(name, location)
-    if protocol not in BY_FSSPEC:
+    always = next((name for name in REMOTE if name == protocol), None)
+    if always is None and protocol not in BY_FSSPEC:
         known = ", ".join(f"fsspec+{name}://" for name in sorted({*BY_FSSPEC, *REMOTE}))
         raise UsageError(
             f"{addresses.without_secrets(text)}: fsspec+{protocol}:// is not read", hint=f"known are {known}"
         )
-    return AdapterRef(FSSPEC, f"{protocol}://{location}")
+    location = addresses.remote(rest, text)[0]
+    return AdapterRef(FSSPEC, f"{protocol}://{location}") if always is None else AdapterRef(always, location)
 
 
 def _hub_page(rest: str, text: str) -> AdapterRef:

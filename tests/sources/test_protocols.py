@@ -238,3 +238,5 @@ def test_what_is_no_folder_on_another_machine_is_refused_without_repeating_a_sec
     error = error_of(lambda: parse(text, is_path=lambda _: False))
     assert isinstance(error, UsageError)
     assert "hunter2" not in error.message + error.hint
+    assert error.hint
+    assert ("fsspec+file:// is not read" in error.message) == text.startswith("fsspec+file:")
