@@ -1,7 +1,7 @@
 """From a reference to a snapshot on this disk. Bytes are judged here, never their meaning.
 
-Two halves: ``at_hand`` is what needs no origin; ``fetch.origin`` asks, plans, downloads and publishes. Who has all at
-hand never imports the second one.
+Two halves: ``at_hand`` is what needs no origin; ``fetching.origin`` asks, plans, downloads and publishes. Who has all
+at hand never imports the second one.
 """
 
 from dataclasses import dataclass, replace

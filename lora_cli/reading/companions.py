@@ -98,7 +98,7 @@ def _texts(
 
     if here or threads == 1 or len(files) < 2:
         return [partial(text, file) for file in files]
-    from lora_cli.sources.abreast import abreast
+    from lora_cli.sources.daemon_threads import map_in_threads
 
     def kept(file: RemoteFile) -> Callable[[], bytes]:
         try:
@@ -107,7 +107,7 @@ def _texts(
             return partial(_raise, error)
         return lambda: read
 
-    return abreast(kept, files, threads)
+    return map_in_threads(kept, files, threads)
 
 
 def _raise(error: FormatError) -> bytes:

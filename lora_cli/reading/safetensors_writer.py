@@ -1,11 +1,18 @@
-"""Writing through the safetensors library: its names of dtypes, and its errors as the operating system's."""
+"""A safetensors file, written by the safetensors library: the same tensors and metadata are always the same bytes."""
 
+import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
 
-from safetensors import SafetensorError
+import numpy as np
+from safetensors import SafetensorError, TensorSpec, serialize_file
+
+from lora_cli.core.tensor_info import TensorInfo
 
 LIBRARY_DTYPES: Mapping[str, str] = {
     "BOOL": "bool",
@@ -43,3 +50,50 @@ def write_errors() -> Iterator[None]:
     except SafetensorError as error:
         number = re.search(r"\(os error (\d+)\)", str(error))
         raise OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error)) from error
+
+
+def write_file(path: Path, infos: Iterable[TensorInfo], data: Iterable[bytes], metadata: Mapping[str, str]) -> None:
+    """Writes tensors with the ``data`` of each, durably; their ``start`` counts from the first byte of all data.
+
+    The library takes all tensors at once: their bytes alone are written first, one tensor in memory at a time, and
+    mapped. It puts its own file in the place of that one, readable by its owner only.
+
+    Raises:
+        OSError: as it comes.
+    """
+    with path.open("w+b") as stream:
+        stream.writelines(data)
+        stream.write(b"\0")  # an empty file cannot be mapped
+        stream.flush()
+        mapped = np.frombuffer(mmap(stream.fileno(), 0, access=ACCESS_READ), "u1")
+        specs = {
+            info.name: TensorSpec(
+                dtype=LIBRARY_DTYPES[info.dtype],
+                shape=info.shape,
+                data_ptr=mapped.ctypes.data + info.start,
+                data_len=info.nbytes,
+            )
+            for info in infos
+        }
+        with write_errors():
+            serialize_file(specs, path, dict(metadata))
+        path.chmod(stat.S_IMODE(os.fstat(stream.fileno()).st_mode))
+    _sort_metadata(path)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Puts the metadata of a safetensors file in the order of its keys, durably; it has some.
+
+    The library writes it in another order each time (https://github.com/huggingface/safetensors/issues/584), and what
+    is repaired is pinned by its digest.
+    """
+    with path.open("r+b") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
+        assert len(text) == length
+        stream.seek(8)
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())

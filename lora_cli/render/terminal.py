@@ -124,15 +124,13 @@ def table_or_blocks(
     ``title`` stands above these. A column in which no row says anything is left out.
     """
     cells = [[text(cell) for cell in row] for row in rows]
-    empty = {
-        number for number in range(1, len(header)) if all(row[number].plain in SAYS_NOTHING for row in cells) and cells
-    }
-    kept = [number for number in range(len(header)) if number not in empty]
+    told = [any(row[number].plain not in SAYS_NOTHING for row in cells) for number in range(1, len(header))]
+    kept = [0, *(number for number, says in enumerate(told, 1) if says or not cells)]
     blocks: list[RenderableType] = [text(title, "bold")] if title else []
     for first, *others in cells:
         named = zip(header[1:], (cell.plain for cell in others), strict=True)
-        told = ", ".join(f"{name} {cell}".lstrip() for name, cell in named if cell not in SAYS_NOTHING)
-        blocks += [Paragraph(first.plain), Paragraph(told, indent=2)]
+        rest = ", ".join(f"{name} {cell}".lstrip() for name, cell in named if cell not in SAYS_NOTHING)
+        blocks += [Paragraph(first.plain), Paragraph(rest, indent=2)]
     whole = [[row[number] for number in kept] for row in cells]
     left = sum(number < left for number in kept)
     return FittedTable([header[number] for number in kept], whole, blocks, left=left, names=names)

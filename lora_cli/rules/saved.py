@@ -23,7 +23,8 @@ VECTORS = frozenset({"bias", "lora_bias", "magnitude"})
 OWN_HEADS = ("Classification", "QuestionAnswering", "MultipleChoice", "Segmentation", "ObjectDetection")
 """How classes of transformers end whose head is made anew for each task."""
 
-HEAD_NAMES = frozenset({"classifier", "score", "qa_outputs", "decode_head"})
+HEAD_NAMES = frozenset(name for names in HEADS.values() for name in names) | {"decode_head"}
+"""What the heads of such classes are called."""
 
 
 @rule("LC316", "saved-module-missing", Severity.ERROR, needs=("config", "weights", "base"))

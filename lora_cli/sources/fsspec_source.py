@@ -20,7 +20,7 @@ from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import AccessDenied, Changed, Corrupt, LoraCliError, NotFound, UsageError
 from lora_cli.redaction import remember
 from lora_cli.settings import Settings, home_of
-from lora_cli.sources.abreast import started
+from lora_cli.sources.daemon_threads import run_in_thread
 from lora_cli.sources.http import AGAIN
 from lora_cli.sources.listed import Room, check_listed
 from lora_cli.sources.retries import Retries, Transient, printable
@@ -242,7 +242,7 @@ def _addresses(options: Mapping[str, Any]) -> Iterator[str]:
 
 def _within(call: Callable[[], T], timeout_s: float, scheme: str) -> T:
     """What ``call`` gives, if that is within ``timeout_s``: not every file system has a timeout of its own."""
-    asked = started(call, scheme)
+    asked = run_in_thread(call, scheme)
     wait([asked], timeout_s)
     if not asked.done():
         raise Transient(f"the {scheme} server was silent for {timeout_s:g} s")

@@ -20,8 +20,8 @@ from lora_cli.errors import Changed, Refused
 from lora_cli.redaction import remember
 from lora_cli.settings import Settings
 from lora_cli.sources import NoRanges
-from lora_cli.sources.abreast import started
 from lora_cli.sources.aws import Account, failures, find_account, untranslated
+from lora_cli.sources.daemon_threads import run_in_thread
 from lora_cli.sources.http import AGAIN, FAR, beginning, bounded, host, placement, trimmed
 from lora_cli.sources.listed import Room
 from lora_cli.sources.objects import (
@@ -356,7 +356,7 @@ class S3Source(ObjectSource[S3Bucket]):
         with self._lock:
             version = version_key(revision, file)
             if version not in self._checksums:
-                self._checksums[version] = started(ask, "checksum")
+                self._checksums[version] = run_in_thread(ask, "checksum")
             return self._checksums[version]
 
     def _open(self, name: str) -> S3Bucket:

@@ -18,7 +18,7 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import AccessDenied, Changed, LoraCliError, NotFound, Refused, Unreachable
 from lora_cli.settings import Settings
-from lora_cli.sources.abreast import abreast
+from lora_cli.sources.daemon_threads import map_in_threads
 from lora_cli.sources.http import AGAIN, Headers, Http, Piece, StatusError, get_bytes, get_headers, host, origin
 from lora_cli.sources.http_json import get_body
 from lora_cli.sources.retries import Retries
@@ -244,7 +244,7 @@ class WebSource:
 
         def look(names: Iterable[str]) -> Mapping[str, Seen]:
             threads = min(AT_ONCE, self._settings.jobs)
-            return {seen.name: seen for seen in abreast(ask, names, threads)}
+            return {seen.name: seen for seen in map_in_threads(ask, names, threads)}
 
         def index(name: str) -> set[str]:
             try:

@@ -57,12 +57,8 @@ class _Adapter(BaseAdapter):
             Refused: the policy or the redirect rules do not let us ask that server, or the answer is too large.
             Transient: network or server.
         """
-        http, url, headers, allowed = (
-            self._http,
-            request.url or "",
-            {name: str(value) for name, value in request.headers.items()},
-            None,
-        )
+        http, url, allowed = self._http, request.url or "", None
+        headers = {name: str(value) for name, value in request.headers.items()}
         what, at_home = f"webhdfs://{host(http.endpoint)}", origin(url) == origin(http.endpoint)
         if not at_home:
             following(http.endpoint, url, what)

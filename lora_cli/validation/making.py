@@ -1,16 +1,11 @@
 """Recipes of tensors → their bits → a safetensors file, with one tensor at a time in memory of its own."""
 
-import json
-import os
-import stat
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import TensorSpec, serialize_file
 
 from lora_cli.core.adapter import Adapter, pair_up
 from lora_cli.core.adapter_files import BESIDE, CONFIG, WEIGHTS
@@ -18,7 +13,7 @@ from lora_cli.core.keys import parse_key
 from lora_cli.core.lora_config import parse_config
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.core.tensor_info import TensorInfo
-from lora_cli.reading.safetensors_writer import LIBRARY_DTYPES, write_errors
+from lora_cli.reading.safetensors_writer import write_file
 from lora_cli.reading.tensor_values import Bits, decode, encode, load
 from lora_cli.repair import Made, Rewrite
 from lora_cli.sources import Source
@@ -70,55 +65,14 @@ def made_bits(made: Made, bits: Callable[[str], Bits]) -> Bits:
 def write_tensors(
     path: Path, tensors: Mapping[str, Made], metadata: Mapping[str, str], bits: Callable[[str], Bits]
 ) -> None:
-    """Writes the tensors as a safetensors file, durably; the same tensors and metadata are always the same bytes.
-
-    ``bits`` gives the original of a name. The safetensors library takes all tensors at once: their bytes alone are
-    written first, and mapped. It puts its own file in the place of that one, readable by its owner only.
+    """Writes the tensors as a safetensors file, durably; ``bits`` gives the original of a name.
 
     Raises:
         OSError: as it comes.
         LoraCliError: what reading raises.
     """
-    with path.open("w+b") as stream:
-        for name in sorted(tensors):
-            stream.write(made_bits(tensors[name], bits).tobytes())
-        stream.write(b"\0")  # an empty file cannot be mapped
-        stream.flush()
-        mapped = np.frombuffer(mmap(stream.fileno(), 0, access=ACCESS_READ), "u1")
-        specs = {
-            name: TensorSpec(
-                dtype=LIBRARY_DTYPES[info.dtype],
-                shape=info.shape,
-                data_ptr=mapped.ctypes.data + info.start,
-                data_len=info.nbytes,
-            )
-            for name, info in _placed(tensors).items()
-        }
-        with write_errors():
-            serialize_file(specs, path, dict(metadata))
-        path.chmod(stat.S_IMODE(os.fstat(stream.fileno()).st_mode))
-    _sort_metadata(path)
-
-
-def _sort_metadata(path: Path) -> None:
-    """Puts the metadata of a safetensors file in the order of its keys, durably.
-
-    The library writes it in another order each time (https://github.com/huggingface/safetensors/issues/584), and what
-    is repaired is pinned by its digest.
-
-    Raises:
-        OSError: as it comes.
-    """
-    with path.open("r+b") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        header = json.loads(stream.read(length))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
-        assert len(text) == length
-        stream.seek(8)
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
+    placed = _placed(tensors)
+    write_file(path, placed.values(), (made_bits(tensors[name], bits).tobytes() for name in placed), metadata)
 
 
 def _placed(tensors: Mapping[str, Made]) -> dict[str, TensorInfo]:

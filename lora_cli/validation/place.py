@@ -126,9 +126,9 @@ def _read(
     if threads == 1:
         adapter, companions, found = (part() for part in parts)
     else:
-        from lora_cli.sources.abreast import abreast
+        from lora_cli.sources.daemon_threads import map_in_threads
 
-        adapter, companions, found = abreast(lambda part: part(), parts, threads)
+        adapter, companions, found = map_in_threads(lambda part: part(), parts, threads)
     return adapter, companions, found
 
 

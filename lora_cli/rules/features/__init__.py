@@ -21,7 +21,7 @@ FEATURES: Mapping[str, Feature] = {
     "module-scales": Feature("rank_pattern or alpha_pattern that changes a scale", config.module_scales),
     "module-alphas": Feature("alpha_pattern", config.module_alphas, "", ("module-scales",)),
     "pattern-broken": Feature("a pattern of ranks or alphas that is none", config.pattern_broken, "LC208"),
-    "pattern-empty": Feature("a pattern that is null, or empty and no object", numbers.pattern_empty, "LC202"),
+    "pattern-empty": Feature("a pattern that is null or an empty list", numbers.pattern_empty, "LC202"),
     "pattern-untyped": Feature("a pattern that is a list, a word or a number", numbers.pattern_untyped, "LC202"),
     "rank-unusable": Feature("a rank that is no whole number above 0", numbers.rank_unusable, "LC202"),
     "rank-fraction": Feature("an r that is a fraction", numbers.rank_fraction, "LC202"),

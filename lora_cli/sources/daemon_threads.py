@@ -10,7 +10,7 @@ Name = TypeVar("Name")
 Reply = TypeVar("Reply")
 
 
-def started(call: Callable[[], Reply], name: str) -> "Future[Reply]":
+def run_in_thread(call: Callable[[], Reply], name: str) -> "Future[Reply]":
     """What ``call`` will give, which runs in a daemon thread with that name."""
     future = Future[Reply]()
 
@@ -24,7 +24,7 @@ def started(call: Callable[[], Reply], name: str) -> "Future[Reply]":
     return future
 
 
-def abreast(ask: Callable[[Name], Reply], names: Iterable[Name], threads: int) -> list[Reply]:
+def map_in_threads(ask: Callable[[Name], Reply], names: Iterable[Name], threads: int) -> list[Reply]:
     """The answers, in the order of ``names``. The first error that comes is raised; nothing more is asked then."""
     left, answers = deque(enumerate(names)), dict[int, Reply]()
     count = len(left)
@@ -37,7 +37,7 @@ def abreast(ask: Callable[[Name], Reply], names: Iterable[Name], threads: int) -
                 return
             answers[number] = ask(name)
 
-    for worker in as_completed([started(run, "abreast") for _ in range(min(threads, count))]):
+    for worker in as_completed([run_in_thread(run, "map") for _ in range(min(threads, count))]):
         if (error := worker.exception()) is not None:
             left.clear()
             raise error
