@@ -150,7 +150,7 @@ def measure(dtype: str, piece: bytes | memoryview) -> Magnitude:
     """The magnitude of whole elements, at least one, of a dtype of ``SCANNED``; not finite where one of them is not."""
     size = np.dtype(SCANNED[dtype]).itemsize
     values = _floats(np.frombuffer(piece, f"<u{size}"), SCANNED[dtype])
-    largest = float(max(-values.min(), values.max()))
+    largest = float(max(-np.min(values), np.max(values)))
     unit = largest if largest and not 1e-10 < largest < 1e10 else 1.0  # the squares stay within float32
     scaled = values if unit == 1 else values / values.dtype.type(unit)
     return Magnitude(largest, unit * math.sqrt(scaled @ scaled))
