@@ -16,7 +16,7 @@ from pydantic import Field, InstanceOf
 from lora_cli.core.parse import json_value
 from lora_cli.documents.document import Document, Model, Places
 from lora_cli.documents.field_types import Context, Several, choice, whole
-from lora_cli.documents.yaml_nodes import Path, YamlPlaces, compose, without_garbage_collection
+from lora_cli.documents.yaml_nodes import Path, YamlPlaces, compose
 from lora_cli.errors import DocumentError, FormatError, UsageError
 
 SCHEMA = "lora_cli/baseline/1"
@@ -81,7 +81,6 @@ def render_baseline(entries: Iterable[Entry]) -> str:
     return f'{{"schema": {json.dumps(SCHEMA)}, "findings": [\n{body}\n]}}\n'
 
 
-@without_garbage_collection()
 def load_baseline(text: str, where: str) -> Baseline:
     """The baseline in a file.
 

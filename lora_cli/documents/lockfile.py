@@ -12,7 +12,7 @@ from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.documents.document import API_VERSION, Head, Mistake, Model, mappings, mistake, parse_document
 from lora_cli.documents.field_types import SHA256, Context, Several, text, whole
 from lora_cli.documents.manifest import AdapterEntry, AdapterSet
-from lora_cli.documents.yaml_nodes import SPLIT, without_garbage_collection
+from lora_cli.documents.yaml_nodes import SPLIT
 from lora_cli.errors import DocumentError, UsageError
 
 KIND = "AdapterSetLock"
@@ -98,7 +98,6 @@ def dump_lock(lock: Lock) -> str:
     return "\n".join(lines) + "\n"
 
 
-@without_garbage_collection()
 def load_lock(text: str, where: str) -> Lock:
     """The lock in ``text``; strict: every key must be there, names and paths are unique and safe, digests agree.
 

@@ -29,7 +29,6 @@ from lora_cli.documents.field_types import (
     whole,
 )
 from lora_cli.documents.policy import ManifestPolicy, Policy, policy_of, repeated
-from lora_cli.documents.yaml_nodes import without_garbage_collection
 from lora_cli.errors import UsageError
 
 Count = Annotated[int, whole(1, 100_000)]
@@ -236,7 +235,6 @@ class ManifestFile(Head):
     """Names are unique."""
 
 
-@without_garbage_collection()
 def load_manifest(text: str, where: str, *, is_path: Callable[[str], bool], base_dir: Path | None = None) -> AdapterSet:
     """The adapter set in ``text``; ``where`` is what errors call the file.
 

@@ -23,7 +23,6 @@ from lora_cli.documents.field_types import (
     text,
 )
 from lora_cli.documents.policy_checks import FORMATS
-from lora_cli.documents.yaml_nodes import without_garbage_collection
 
 MOST_DIGESTS = 100_000
 """Digests of one list."""
@@ -200,7 +199,6 @@ class PolicyFile(Policy, Head):
     """What this file is."""
 
 
-@without_garbage_collection()
 def load_policy(text: str, where: str, *, base_dir: Path | None = None) -> Policy:
     """The policy in a file of its own (``kind: Policy``). Relative globs are relative to ``base_dir``.
 

@@ -4,11 +4,8 @@ Every bound is checked over the events of the parser, before a node is built. No
 are never guessed (``no`` is not a string), and aliases count as often as they are used.
 """
 
-import gc
 import re
-import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -67,38 +64,6 @@ def compose(text: str, file: str) -> yaml.Node:
     except (yaml.YAMLError, UnicodeEncodeError) as error:
         message = f"{file}:1: this is not YAML: a character that may not stand in it"
         raise UsageError(message, hint="save the file as UTF-8 text") from error
-
-
-@contextmanager
-def without_garbage_collection() -> Iterator[None]:
-    """For while a document is read: nothing of it is garbage, and the collector would visit all of it again and again.
-
-    A lock of 5,000 adapters is read in a third of the time. The last of several threads switches it on again.
-    """
-    with _reading.lock:
-        _reading.count += 1
-        if _reading.count == 1:
-            _reading.was_enabled = gc.isenabled()
-            gc.disable()
-    try:
-        yield
-    finally:
-        with _reading.lock:
-            _reading.count -= 1
-            if _reading.count == 0 and _reading.was_enabled:
-                gc.enable()
-
-
-@dataclass(slots=True)
-class _Reading:
-    """How many threads read a document now, and whether garbage was collected before."""
-
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    count: int = 0
-    was_enabled: bool = True
-
-
-_reading = _Reading()
 
 
 @dataclass(frozen=True, slots=True)

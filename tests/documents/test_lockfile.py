@@ -1,9 +1,12 @@
+import gc
 import time
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lora_cli.cli.main import OBJECTS_PER_COLLECTION
 from lora_cli.core.lock import Lock, LockedAdapter
 from lora_cli.core.snapshot import Blob
 from lora_cli.documents.lockfile import drift, dump_lock, load_lock
@@ -104,6 +107,15 @@ def many(count: int) -> str:
     return head + "".join("  - name" + one.replace('"sql"', f'"{digest}"') for digest in digests)
 
 
+@pytest.fixture
+def _as_in_the_command_line() -> Iterator[None]:
+    before = gc.get_threshold()
+    gc.set_threshold(OBJECTS_PER_COLLECTION)
+    yield
+    gc.set_threshold(*before)
+
+
+@pytest.mark.usefixtures("_as_in_the_command_line")
 def test_a_lock_of_5000_adapters_is_read_within_a_second() -> None:
     text, least = many(5000), 9.0
     for _ in range(5):  # the least counts: a neighbour on the same processor makes a run dearer, never cheaper

@@ -1,8 +1,5 @@
-import gc
 import json
-import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
@@ -17,7 +14,6 @@ from lora_cli.documents.yaml_nodes import (
     YamlPlaces,
     compose,
     plain,
-    without_garbage_collection,
 )
 from lora_cli.errors import UsageError
 
@@ -94,23 +90,6 @@ def test_hostile_nesting_is_refused_at_once(text: str) -> None:
         compose(text, "f")
     assert caught.value.hint
     assert time.monotonic() - start < 5
-
-
-def test_garbage_is_collected_again_when_the_last_of_several_threads_has_read() -> None:
-    assert gc.isenabled()
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-
-    def read(_: int) -> None:
-        with without_garbage_collection():
-            compose("a: [1, 2, {b: c}]", "f")
-
-    try:
-        with ThreadPoolExecutor(8) as pool:
-            list(pool.map(read, range(400)))
-    finally:
-        sys.setswitchinterval(interval)
-    assert gc.isenabled()
 
 
 def test_a_document_beyond_the_bound_is_not_read() -> None:
