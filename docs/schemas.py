@@ -19,7 +19,12 @@ from lora_cli.documents.document import Model
 from lora_cli.documents.lockfile import LockFile
 from lora_cli.documents.manifest import ManifestFile
 from lora_cli.documents.policy import PolicyFile
+from lora_cli.errors import LoraCliError
+from lora_cli.render.cache_report import CacheReport, RemovedReport, VerifyReport
+from lora_cli.render.catalog_report import EnginesReport, RulesReport
+from lora_cli.render.fetch_report import CheckReport, FetchReport
 from lora_cli.render.inspect_report import InspectReport
+from lora_cli.render.warm_report import EndpointsReport, WarmReport
 from lora_cli.settings import SETTINGS
 from lora_cli.validation.repair_report import RepairReport
 from lora_cli.validation.report import ValidateReport
@@ -35,14 +40,25 @@ DOCUMENTS: dict[str, tuple[str, type[Model]]] = {
 """Title and model of each document that people write."""
 
 REPORTS = {
+    "cache": CacheReport,
+    "cache-removed": RemovedReport,
+    "cache-verify": VerifyReport,
+    "endpoints": EndpointsReport,
+    "engines": EnginesReport,
+    "fetch": FetchReport,
+    "fetch-check": CheckReport,
     "inspect": InspectReport,
     "repair": RepairReport,
+    "rules": RulesReport,
     "serve-bench": BenchReport,
     "validate": ValidateReport,
+    "warm": WarmReport,
 }
-"""The report model of each command's JSON."""
+"""The report model of each JSON document that a command writes."""
 
-CONFIG = ConfigDict(use_attribute_docstrings=True, alias_generator=lambda name: name.removesuffix("_"))
+CONFIG = ConfigDict(
+    use_attribute_docstrings=True, arbitrary_types_allowed=True, alias_generator=lambda name: name.removesuffix("_")
+)
 
 
 class Plain(GenerateJsonSchema):
@@ -72,7 +88,14 @@ class OfReport(Plain):
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
         """A key that may be left out is never null."""
         inner = schema["schema"]
-        return self.generate_inner(inner["schema"] if inner["type"] == "nullable" else inner)
+        left_out = inner["type"] == "nullable" and "default" in schema
+        return self.generate_inner(inner["schema"] if left_out else inner)
+
+    def is_instance_schema(self, schema: core_schema.IsInstanceSchema) -> JsonSchemaValue:
+        """An error is written as an object; no other class of ours is in a report."""
+        assert schema["cls"] is LoraCliError
+        properties = {"message": {"type": "string"}, "hint": {"type": "string"}, "exit_code": {"type": "integer"}}
+        return {"type": "object", "required": list(properties), "properties": properties}
 
     def enum_schema(self, schema: core_schema.EnumSchema) -> JsonSchemaValue:
         """A member is written as its text."""
@@ -98,7 +121,7 @@ class OfReport(Plain):
             if "$ref" in entry:
                 part = self.get_schema_from_definitions(JsonRef(entry["$ref"])) or {}
                 properties |= part["properties"]
-                required |= set(part["required"])
+                required |= set(part["required"]) if kept[key].default is not None else set()
             elif "anyOf" in entry:
                 made["oneOf"] = entry["anyOf"]
         about = {"description": made["description"]} if "description" in made else {}

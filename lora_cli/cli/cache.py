@@ -15,7 +15,8 @@ from lora_cli.core.nearest import nearest
 from lora_cli.core.reference import parse
 from lora_cli.errors import Corrupt, NotFound, UsageError
 from lora_cli.fetching.mend import Mended, mend
-from lora_cli.render import json_store
+from lora_cli.render.cache_report import cache_report, removed_report, verify_report
+from lora_cli.render.json import encoded
 from lora_cli.settings import Settings, with_flags
 from lora_cli.store import Store
 from lora_cli.store.disk import on_disk
@@ -74,12 +75,13 @@ def verify_all(
     mended: list[Mended] | None = None
     if repair:
         mended = list(mend(store, settings, rotten))
+    report = verify_report(found, mended)
     if output_format == "json":
-        write(json_store.render_verified(found, mended))
+        write(encoded(report))
     else:
         from lora_cli.render.terminal_cache import verified_parts
 
-        write(drawn(verified_parts(found, mended), columns=table_width()))
+        write(drawn(verified_parts(report), columns=table_width()))
     if manifest is None and any(one.error is not None for one in mended or ()) and not settings.quiet:
         to_stderr("hint: what a manifest says of how origins are reached is heeded with --repair -f MANIFEST")
     # What could not be moved away lies there still.
@@ -112,7 +114,7 @@ def collect_garbage(
     limits = Limits(unused_for_s, settings.cache_budget, seconds(grace, "--grace", ""))
     store = Store(ctx.obj.cache_dir)
     removed = collect(store, limits, dry_run=dry_run)
-    left = cache_bytes(store) - (sum(one.size for one in removed) if dry_run else 0)
+    left = cache_bytes(store) - (sum(one.bytes for one in removed) if dry_run else 0)
     if limits.max_bytes is not None and left > limits.max_bytes and not settings.quiet:
         to_stderr(f"{left} bytes are left, over {limits.max_bytes}: the rest is in use, or new")
     _show_removed(removed, settings, output_format, dry_run=dry_run)
@@ -193,26 +195,28 @@ def _show(store: Store, items: Sequence[Item], output_format: Format, *, one_by_
     blob_bytes = sum(tree_bytes(path) for path in blobs(store))
     if residency:
         items = [with_residency(store, item) for item in items]
+    report = cache_report(store, items, blob_bytes)
     if output_format == "json":
-        write(json_store.render_items(store, items, blob_bytes))
+        write(encoded(report))
         return
-    from lora_cli.render.terminal_cache import render_item, render_items
+    from lora_cli.render.terminal_cache import render_snapshot, render_snapshots
 
     if one_by_one:
-        write("\n".join(render_item(item, width()) for item in items))
+        write("\n".join(render_snapshot(one, width()) for one in report.snapshots))
     else:
-        write(render_items(items, blob_bytes, table_width()))
+        write(render_snapshots(report, table_width()))
 
 
 def _show_removed(
     removed: Sequence[Removed], settings: Settings, output_format: Format, *, dry_run: bool = False
 ) -> None:
+    report = removed_report(removed, dry_run=dry_run)
     if output_format == "json":
-        write(json_store.render_removed(removed, dry_run=dry_run))
+        write(encoded(report))
         return
     from lora_cli.render.terminal_cache import removed_parts
 
-    write(drawn(removed_parts(removed, dry_run=dry_run, verbose=settings.verbose), columns=table_width()))
+    write(drawn(removed_parts(report, verbose=settings.verbose), columns=table_width()))
 
 
 EXAMPLES = (

@@ -5,7 +5,8 @@ import typer
 from lora_cli.cli import completion, options
 from lora_cli.cli.output import drawn, write
 from lora_cli.engines import all_profiles, choose_engine
-from lora_cli.render import json
+from lora_cli.render.catalog_report import engines_report
+from lora_cli.render.json import encoded
 
 EXAMPLES = ("lora-cli engines", "lora-cli engines vllm@0.31")
 
@@ -22,7 +23,7 @@ def command(
     """List what engines do with which features of adapters, or explain one engine."""
     chosen = (choose_engine(name),) if name else all_profiles()
     if output_format == "json":
-        write(json.render_engines(chosen))
+        write(encoded(engines_report(chosen)))
         return
     from lora_cli.render.terminal_catalog import engine_parts, matrix_parts
 

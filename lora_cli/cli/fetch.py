@@ -22,6 +22,7 @@ from lora_cli.errors import LoraCliError, MachineError, UsageError
 from lora_cli.fetching import Selection
 from lora_cli.fetching.many import Handed, Outcome, bring_all
 from lora_cli.fetching.publish import Served, publish_adapter
+from lora_cli.render.fetch_report import fetch_report, fetched_adapter
 from lora_cli.render.terminal_fetch import fetched_parts, render_line
 from lora_cli.settings import Settings, with_flags
 from lora_cli.store import Store
@@ -115,9 +116,10 @@ def command(
         outcomes = [handed.outcome for handed in done]
         changes = locking.write_lock(asked, file, flags, outcomes, store, settings)
     if output_format == "json":
-        from lora_cli.render.json_store import render_outcomes
+        from lora_cli.render.json import encoded
 
-        write(render_outcomes(done, None if file is None else file.path, changes))
+        told = [fetched_adapter(handed) for handed in done]
+        write(encoded(fetch_report(told, None if file is None else file.path, changes)))
     raise typer.Exit(max((handed.outcome.exit_code for handed in done), default=0))
 
 
@@ -242,10 +244,10 @@ def _bring(
                 progress.through(handed.outcome.wanted.name)
                 # Of what a table will have only the error is written meanwhile.
                 if handed.outcome.error is not None or not (settings.quiet or tabular):
-                    to_stderr(render_line(handed))
+                    to_stderr(render_line(fetched_adapter(handed)))
                 if form == "human" and handed.directory is not None and not tabular:
                     write(f"{handed.directory}\n")
     finally:
         if tabular and done:
-            write(drawn(fetched_parts(done, time.perf_counter() - began_s)))
+            write(drawn(fetched_parts(list(map(fetched_adapter, done)), time.perf_counter() - began_s)))
     return done

@@ -19,7 +19,8 @@ from lora_cli.fetching.drift import Drift, look
 from lora_cli.fetching.many import Outcome
 from lora_cli.fetching.plan import Selection
 from lora_cli.reading.manifest import STDIN, lock_path, read_lock, read_text
-from lora_cli.render.json_store import render_drifts as drifts_as_json
+from lora_cli.render.fetch_report import CheckedAdapter, check_report, checked_adapter
+from lora_cli.render.json import encoded
 from lora_cli.render.terminal_fetch import drift_parts, render_changes, render_drift, render_drift_error
 from lora_cli.settings import Settings
 from lora_cli.store import Store
@@ -179,24 +180,24 @@ def report_drift(order: Order, file: LockFile, settings: Settings, selection: Se
     """
     assert order.manifest is not None
     lock = file.lock or Lock(())
-    done: list[Drift] = []
+    done: list[CheckedAdapter] = []
     in_a_pipe = output_format == "human" and not sys.stdout.isatty()
-    for one in _drifts(order, lock, settings, selection):
+    for one in map(checked_adapter, _drifts(order, lock, settings, selection)):
         done.append(one)
         if output_format == "human" and one.error is not None:
             to_stderr(render_drift_error(one))
-        elif in_a_pipe and (one.changes or not settings.quiet):
+        elif in_a_pipe and (one.drift or not settings.quiet):
             write(render_drift(one))
     names = {entry.name for entry in order.manifest.adapters}
     removed = [locked.name for locked in lock.adapters if locked.name not in names]
-    code = max([one.exit_code for one in done] + [int(bool(removed))])
+    report = check_report(done, removed, file.path)
     if output_format == "json":
-        write(drifts_as_json(done, removed, file.path))
+        write(encoded(report))
     elif in_a_pipe:
         write("".join(f"{name}: is locked, and not in the manifest\n" for name in removed))
-    elif code or not settings.quiet:
-        write(drawn(drift_parts(done, removed)))
-    return code
+    elif report.exit_code or not settings.quiet:
+        write(drawn(drift_parts(report)))
+    return report.exit_code
 
 
 def _drifts(order: Order, lock: Lock, settings: Settings, selection: Selection) -> Iterator[Drift]:

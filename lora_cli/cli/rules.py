@@ -4,7 +4,8 @@ import typer
 
 from lora_cli.cli import completion, options
 from lora_cli.cli.output import drawn, write
-from lora_cli.render import json
+from lora_cli.render.catalog_report import rules_report
+from lora_cli.render.json import encoded
 from lora_cli.rules import RULES, find
 
 EXAMPLES = ("lora-cli rules", "lora-cli rules LC301", "lora-cli rules --format json")
@@ -19,7 +20,7 @@ def command(
     """List the rules of validate, or explain one."""
     chosen = find(code) if code else RULES
     if output_format == "json":
-        write(json.render_rules(chosen))
+        write(encoded(rules_report(chosen)))
         return
     from lora_cli.render.terminal_catalog import rule_parts, rules_parts
 

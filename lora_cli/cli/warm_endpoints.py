@@ -27,7 +27,8 @@ from lora_cli.endpoint.reconcile import Done, Replica, Wanted, reconcile, wait_r
 from lora_cli.endpoint.server import open_server
 from lora_cli.engines import ENGINES, Profile, choose_engine
 from lora_cli.errors import LoraCliError, UsageError
-from lora_cli.render.json import document
+from lora_cli.render.json import encoded
+from lora_cli.render.warm_report import EndpointsReport
 from lora_cli.serving.signals import ending_signals
 from lora_cli.settings import Settings
 from lora_cli.store import Store
@@ -76,7 +77,7 @@ def warm_engines(options: WarmOptions, engine: str, named: Callable[[], tuple[Li
 def _tell(warmed: Warmed, output_format: Format, settings: Settings) -> int:
     """Write the result; gives its exit code."""
     if output_format == "json":
-        write(document("endpoints", {"servers": warmed.replicas, "refused": warmed.refused}))
+        write(encoded(EndpointsReport(servers=warmed.replicas, refused=warmed.refused)))
     else:
         from lora_cli.render.terminal_warm import endpoint_parts
 

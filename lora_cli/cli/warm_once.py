@@ -18,8 +18,9 @@ from lora_cli.core.item import Item
 from lora_cli.core.results import Answers, LoadReport, PageCache
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import LoraCliError
-from lora_cli.render import json as json_documents
+from lora_cli.render.json import encoded
 from lora_cli.render.prometheus_metrics import render_load_metrics
+from lora_cli.render.warm_report import WarmReport
 from lora_cli.runtime.admitted import continued, failed, reported
 from lora_cli.runtime.plan import Job, Plan
 from lora_cli.runtime.process import WarmProcess, require
@@ -46,7 +47,7 @@ def prove_once(asked: Lineup, run: Run, once: WarmOptions, settings: Settings) -
                 once.ready_file.unlink()
     reports, answers = warm_once(asked, run, once, settings)
     if once.output_format == "json":
-        write(json_documents.render_load_reports(reports, answers))
+        write(encoded(WarmReport(adapters=reports, answers=answers)))
     else:
         from lora_cli.render.terminal import apart
         from lora_cli.render.terminal_warm import answer_parts, load_parts

@@ -3,7 +3,8 @@
 A report model is a frozen dataclass that has the keys of a JSON document as fields, in their order. ``render.json``
 encodes it, and what people read is made from it. ``docs/schemas.py`` generates the schema: it has pydantic read the
 models, so that no command needs pydantic to print JSON. A description is the docstring of a class or of a field.
-A field whose default is None is left out of the document where it is None. A field whose name would be a keyword of
+A field whose default is None is left out of the document where it is None; it is null there where ``NoneType`` is its
+``default_factory``. A field whose name would be a keyword of
 Python ends with ``_``. A member of an enumeration is written as its ``str``.
 """
 
@@ -26,7 +27,7 @@ class Keyword:
 
 
 INLINE: Mapping[str, Any] = {"inline": True}
-"""Metadata of a field: the keys of its value stand in the object that has the field."""
+"""Metadata of a field: the keys of its value stand in the object that has the field; none of them where it is None."""
 
 EXCLUDED: Mapping[str, Any] = {"excluded": True}
 """Metadata of a field that the JSON document does not have."""

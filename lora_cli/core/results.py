@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import NoneType
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,16 +23,15 @@ class ModuleProof:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """Every targeted module's forward. ``weights`` is ``"base"`` (the checkpoint's own) or ``"synthetic"`` (seeded)."""
+    """Every targeted module's forward. ``weights`` is ``"base"`` (the checkpoint's own) or ``"synthetic"`` (seeded).
+
+    It ``holds`` when there is at least one module and none failed.
+    """
 
     modules: tuple[ModuleProof, ...]
     weights: str
     dtype: str
-
-    @property
-    def holds(self) -> bool:
-        """True when there is at least one module and none failed."""
-        return bool(self.modules) and all(not module.reason for module in self.modules)
+    holds: bool
 
     @property
     def worst(self) -> ModuleProof | None:
@@ -77,14 +77,14 @@ class LoadReport:
 
     name: str
     digest: str = ""
-    slot: int | None = None
-    rank: int | None = None
+    slot: int | None = field(default_factory=NoneType)
+    rank: int | None = field(default_factory=NoneType)
     applied: str = ""
     bytes: int = 0
     tier: str = ""
     stage_ms: Mapping[str, float] = field(default_factory=dict)
-    proof: Proof | None = None
-    moved: Moved | None = None
+    proof: Proof | None = field(default_factory=NoneType)
+    moved: Moved | None = field(default_factory=NoneType)
     stage: str = ""
     error: str = ""
     hint: str = ""

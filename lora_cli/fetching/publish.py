@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_cli.core.adapter_files import CONFIG
+from lora_cli.core.json_schema import Sha256
 from lora_cli.core.parse import json_object
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.core.text import shown
@@ -32,10 +33,9 @@ class Served:
 class Published:
     """What was published: the base that its config names, the one that it ``was``, and the digest of its files."""
 
-    directory: Path
     base: str
     was: str
-    digest: str
+    sha256: Sha256
 
 
 def publish_adapter(store: Store, snapshot: Snapshot, target: Path, served: Served) -> Published:
@@ -70,4 +70,4 @@ def publish_adapter(store: Store, snapshot: Snapshot, target: Path, served: Serv
     edited = {} if name == was else {CONFIG: json.dumps({**config, BASE: name}, indent=2).encode() + b"\n"}
     publication = Publication(snapshot, edited)
     publish(store, publication, target)
-    return Published(target, name, was if isinstance(was, str) else "", publication.digest)
+    return Published(name, was if isinstance(was, str) else "", publication.digest)

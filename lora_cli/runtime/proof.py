@@ -84,7 +84,8 @@ def prove(
         for path, module in weights.modules.items():
             with turn():
                 modules.append(_prove_module(path, slots, slot, module, base, seed))
-    return Proof(tuple(modules), base.origin, str(slots.dtype).removeprefix("torch."))
+    holds = bool(modules) and all(not module.reason for module in modules)
+    return Proof(tuple(modules), base.origin, str(slots.dtype).removeprefix("torch."), holds)
 
 
 def tolerances(dtype: torch.dtype, d_in: int, r: int) -> tuple[float, float, float]:

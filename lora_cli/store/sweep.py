@@ -45,7 +45,7 @@ class Removed:
 
     kind: str
     name: str
-    size: int
+    bytes: int
 
 
 def collect(store: Store, limits: Limits, *, dry_run: bool = False) -> list[Removed]:

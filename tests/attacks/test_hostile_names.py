@@ -18,13 +18,15 @@ from lora_cli.core.text import safe
 from lora_cli.endpoint.effect import Effect
 from lora_cli.endpoint.reconcile import Done, Replica
 from lora_cli.errors import EndpointError
-from lora_cli.render import json as as_json
+from lora_cli.render.json import encoded
 from lora_cli.render.prometheus_metrics import render_load_metrics
 from lora_cli.render.terminal import rendered
 from lora_cli.render.terminal_warm import answer_parts, endpoint_parts, load_parts, status_parts
+from lora_cli.render.warm_report import EndpointsReport, WarmReport
 from tests.answering import Asked, Reply, answering
 from tests.hostile_names import NAMES, STYLE, file_name, markup_of_markdown, markup_of_page, obeyed, texts
 from tests.making import HIDDEN, Q_PROJ, write_adapter, write_base_config
+from tests.schemas import check_schema
 
 Capture = pytest.CaptureFixture[str]
 LOOKS = [(width, colour) for width in (60, 120) for colour in (False, True)]
@@ -214,11 +216,12 @@ def test_no_terminal_obeys_what_warm_tells(name: str, width: int, colour: bool, 
 @pytest.mark.parametrize("name", NAMES.values(), ids=list(NAMES))
 def test_machines_read_what_warm_tells(name: str) -> None:
     for text in (
-        as_json.render_load_reports(loads(name), [Answers(name, name, name, name, 0.5)]),
-        as_json.document("endpoints", {"servers": [replica(name)]}),
+        encoded(WarmReport(adapters=loads(name), answers=[Answers(name, name, name, name, 0.5)])),
+        encoded(EndpointsReport(servers=[replica(name)], refused=())),
     ):
         assert obeyed(text) == []
         assert written(name) in texts_of(text)
+        check_schema(json.loads(text))
     metrics = render_load_metrics(loads(name))
     assert all(re.fullmatch(r"# .*|\w+(\{(\w+=\"([^\"\\]|\\.)*\",?)*\})? [\d.]+", line) for line in lines(metrics))
 
@@ -238,7 +241,7 @@ def lines(metrics: str) -> list[str]:
 
 
 def loads(name: str) -> list[LoadReport]:
-    proof = Proof((ModuleProof(name, 1e-7, 0.4, 1e-5),), "synthetic", name)
+    proof = Proof((ModuleProof(name, 1e-7, 0.4, 1e-5),), "synthetic", name, holds=True)
     good = LoadReport(name, "ab" * 32, 1, 4, name, 8, name, {name: 1.0}, proof, copied_to=name)
     return [good, LoadReport(name, stage=name, error=name, hint=name, exit_code=1)]
 

@@ -7,22 +7,20 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 
 from lora_cli.bench.live.numbers import VLLM_MEASURES
 from lora_cli.bench.report import KEYS, VLLM_KEYS
 from lora_cli.cli.main import main
-from tests.conftest import ROOT
 from tests.making import llama_modules, write_adapter, write_base_config
+from tests.schemas import check_schema
 
-SCHEMA = json.loads((ROOT / "manifests" / "schemas" / "serve-bench.schema.json").read_text())
 SMALL = ["serve-bench", "--simulate", "--num-prompts", "1500", "--num-adapters", "60", "--ranks", "8,64"]
 
 
 def valid(text: str) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(text, parse_constant=pytest.fail)
-    jsonschema.Draft202012Validator(SCHEMA).validate(document)
+    check_schema(document)
     assert set(VLLM_KEYS) <= set(document)
     assert {key for key in document if not key.endswith(tuple(f"_{what}_ms" for what in VLLM_MEASURES))} <= KEYS | {
         "gpu"

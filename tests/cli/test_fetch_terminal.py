@@ -16,6 +16,7 @@ from lora_cli.fetching import Fetched
 from lora_cli.fetching.many import Handed, Outcome, Wanted
 from lora_cli.fetching.plan import LeftOut
 from lora_cli.fetching.publish import Published
+from lora_cli.render.fetch_report import fetched_adapter
 from lora_cli.render.terminal import rendered
 from lora_cli.render.terminal_fetch import fetched_parts
 from tests.making import write_adapter
@@ -109,11 +110,11 @@ def test_no_directory_is_cut_and_no_name_is_a_command(width: int, tmp_path: Path
     snapshot = Snapshot("ab" * 32, tmp_path, {CONFIG: Blob("0" * 64, 5)})
     fetched = Fetched(snapshot, "etag-" + "cd" * 20, cached=True, left_out=LeftOut(2, 2048))
     directory = tmp_path / ("d" * 90)
-    published = Published(directory, "acme/base", "", "ef" * 32)
+    published = Published("acme/base", "", "ef" * 32)
     ref = AdapterRef("file", str(tmp_path))
     failed = Outcome(Wanted("bad", ref), None, NotFound("bad: gone"), 5.0)
     done = [Handed(Outcome(Wanted(name, ref), fetched, None, 8442.0), directory, published), Handed(failed)]
-    shown = rendered(fetched_parts(done, 90.4), width)
+    shown = rendered(fetched_parts(list(map(fetched_adapter, done)), 90.4), width)
     assert all(line.isprintable() for line in shown.splitlines())
     assert str(directory) in shown
     flat = "".join(shown.split())

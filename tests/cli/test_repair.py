@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -15,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from lora_cli.cli.main import main
 from tests.hub_server import Hub
 from tests.making import llama_modules, lora_tensors, raw, write_adapter, write_base_config
+from tests.schemas import check_schema
 
 Capture = pytest.CaptureFixture[str]
 ROOT = Path(__file__).parents[2]
-SCHEMA = json.loads((ROOT / "manifests" / "schemas" / "repair.schema.json").read_text())
 QUICKSTART = ROOT / "manifests" / "quickstart"
 
 
@@ -36,12 +35,8 @@ def rslora(tmp_path: Path) -> str:
 def document(capsys: Capture, *words: str) -> tuple[int, dict[str, Any]]:
     code = main(["repair", *words, "--format", "json"])
     found = json.loads(capsys.readouterr().out)
-    jsonschema.validate(found, json.loads(json.dumps(SCHEMA), object_hook=closed))
+    check_schema(found)
     return code, found
-
-
-def closed(node: dict[str, Any]) -> dict[str, Any]:
-    return {**node, "additionalProperties": False} if "properties" in node else node
 
 
 def test_a_copy_is_written_and_the_adapter_is_left_as_it_is(

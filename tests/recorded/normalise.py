@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree as ET
 
+from tests.schemas import check_schema
+
 TEXT = "<text>"
 NUMBER = "<number>"
 VERSIONED = frozenset({"version", "semanticVersion"})
@@ -53,7 +55,9 @@ class Normaliser:
     def stdout(self, text: str, *, paths: bool) -> Any:
         """A JSON or XML document, workflow commands, or lines that are ``paths``; None for what people read."""
         if text.startswith(("{", "[")):
-            return self.json(json.loads(text))
+            document = json.loads(text)
+            check_schema(document)
+            return self.json(document)
         if text.startswith("<?xml"):
             return self.xml(text)
         if text.startswith("::"):

@@ -171,7 +171,7 @@ def test_its_bytes_count_and_go_with_the_snapshot(store: Store, snapshot: Snapsh
     (item,) = inventory(store)
     assert item.packed_bytes == size
     removed = remove(store, [item])
-    assert [(one.kind, one.size) for one in removed if one.kind == "packed"] == [("packed", size)]
+    assert [(one.kind, one.bytes) for one in removed if one.kind == "packed"] == [("packed", size)]
     assert tree(store.root) == set()
 
 

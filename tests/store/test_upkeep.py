@@ -92,7 +92,7 @@ def test_what_a_reference_means_stays_and_the_rest_goes(store: Store) -> None:
         ("blob", gone.files["adapter_model.safetensors"].sha256),
         ("blob", orphan.sha256),
     }
-    assert sum(one.size for one in removed) == len(b"chat weights") + len(b"orphan")
+    assert sum(one.bytes for one in removed) == len(b"chat weights") + len(b"orphan")
     assert find_snapshot(store, kept.files) == kept
     assert not any(one.problem for one in verify(store))
 

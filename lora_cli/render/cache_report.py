@@ -1,0 +1,187 @@
+"""The reports of ``cache``, of which JSON is the fields."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from lora_cli import __version__
+from lora_cli.core.json_schema import EXCLUDED, INLINE, Count, NonNegative, Sha256
+from lora_cli.render.error_report import ErrorReport, error_report
+from lora_cli.store import Store
+from lora_cli.store.inventory import Item
+from lora_cli.store.sweep import Removed
+from lora_cli.store.verify import Verified
+
+if TYPE_CHECKING:
+    from lora_cli.fetching.mend import Mended
+
+
+@dataclass(frozen=True, slots=True)
+class CachedFile:
+    """One file of a snapshot: its path in the adapter's folder."""
+
+    path: str
+    bytes: Count
+    sha256: str = field(default="", metadata=EXCLUDED)
+    """Empty where no reference means the snapshot."""
+
+
+@dataclass(frozen=True, slots=True)
+class CachedReference:
+    """One reference that means a snapshot."""
+
+    ref: str
+    selection: str
+    """Which files were wanted; empty for the usual ones."""
+    revision: str
+    origin: str
+    """The server that was asked; empty for this machine."""
+    access: str
+    """public, gated, private, local, or empty where it is not known."""
+    used_s: NonNegative
+    """When it was last used, in seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class Residency:
+    """What of a snapshot and of its packed weights is in the page cache; null where the system does not tell."""
+
+    resident_bytes: Count | None
+    packed_resident_bytes: Count | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedSnapshot:
+    """One snapshot on this disk."""
+
+    sha256: Sha256
+    names: Sequence[str]
+    """The names of its views."""
+    directory: str
+    bytes: Count
+    packed_bytes: Count
+    """What its packed weights take beside it."""
+    residency: Residency | None = field(default=None, metadata=INLINE)
+    used_s: NonNegative
+    """When it was last used, in seconds since 1970; 0 where no reference means it."""
+    references: Sequence[CachedReference]
+    files: Sequence[CachedFile]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheReport:
+    """What is in the cache. A field may be added under the same number; a change of meaning makes a new number."""
+
+    schema: Literal["lora_cli/cache/1"] = "lora_cli/cache/1"
+    version: str = __version__
+    """The version of lora-cli."""
+    cache: str
+    bytes: Count
+    """What all blobs take, and the packed weights of these snapshots."""
+    snapshots: Sequence[CachedSnapshot]
+
+
+def cache_report(store: Store, items: Sequence[Item], blob_bytes: int) -> CacheReport:
+    """The report of ``ls`` and ``show``; ``blob_bytes`` are those of all blobs."""
+    total = blob_bytes + sum(item.packed_bytes for item in items)
+    return CacheReport(cache=str(store.root), bytes=total, snapshots=[_snapshot(item) for item in items])
+
+
+def _snapshot(item: Item) -> CachedSnapshot:
+    digests = {path: blob.sha256 for record in item.records for path, blob in record.files.items()}
+    residency = None
+    if item.resident is not None and item.packed_resident is not None:
+        residency = Residency(item.resident.resident_bytes, item.packed_resident.resident_bytes)
+    return CachedSnapshot(
+        sha256=item.digest,
+        names=item.names,
+        directory=str(item.directory),
+        bytes=item.size,
+        packed_bytes=item.packed_bytes,
+        residency=residency,
+        used_s=item.used_s,
+        references=[
+            CachedReference(one.ref, one.selection, one.revision, one.endpoint, one.access, one.used_s)
+            for one in item.records
+        ],
+        files=[CachedFile(path, size, digests.get(path, "")) for path, size in sorted(item.files.items())],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CorruptThing:
+    """A blob, snapshot, view or record, or packed weights, that is not what it should be."""
+
+    kind: str
+    path: str
+    problem: str
+    moved_to: str | None
+    """Where it is in the quarantine; null where it was not moved."""
+
+
+@dataclass(frozen=True, slots=True)
+class RepairedThing:
+    """A snapshot or view that is sound again, or why it is not."""
+
+    kind: str
+    name: str
+    ref: str | None
+    """Where it was fetched from; null where that was not needed."""
+    error: ErrorReport | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyReport:
+    """What was hashed. A field may be added under the same number; a change of meaning makes a new number."""
+
+    schema: Literal["lora_cli/cache-verify/1"] = "lora_cli/cache-verify/1"
+    version: str = __version__
+    """The version of lora-cli."""
+    blobs: Count
+    snapshots: Count
+    views: Count
+    packed: Count
+    bytes: Count
+    """Those of all blobs."""
+    rotten: Sequence[CorruptThing]
+    repaired: Sequence[RepairedThing] | None
+    """Null without --repair."""
+
+
+def verify_report(found: Sequence[Verified], mended: "Sequence[Mended] | None") -> VerifyReport:
+    """The report of ``verify``; ``mended`` is None where nothing was repaired."""
+    kinds = Counter(one.kind for one in found)
+    return VerifyReport(
+        blobs=kinds["blob"],
+        snapshots=kinds["snapshot"],
+        views=kinds["view"],
+        packed=kinds["packed"],
+        bytes=sum(one.size for one in found if one.kind == "blob"),
+        rotten=[
+            CorruptThing(one.kind, str(one.path), one.problem, None if one.moved_to is None else str(one.moved_to))
+            for one in found
+            if one.problem
+        ],
+        repaired=None
+        if mended is None
+        else [RepairedThing(one.kind, one.name, one.ref or None, error_report(one.error)) for one in mended],
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemovedReport:
+    """What gc or rm removed. A field may be added under the same number; a change of meaning makes a new number."""
+
+    schema: Literal["lora_cli/cache-removed/1"] = "lora_cli/cache-removed/1"
+    version: str = __version__
+    """The version of lora-cli."""
+    dry_run: bool
+    """True where nothing was removed."""
+    bytes: Count
+    removed: Sequence[Removed]
+
+
+def removed_report(removed: Sequence[Removed], *, dry_run: bool = False) -> RemovedReport:
+    """The report of ``gc`` and ``rm``."""
+    return RemovedReport(dry_run=dry_run, bytes=sum(one.bytes for one in removed), removed=removed)

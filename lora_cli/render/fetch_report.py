@@ -1,0 +1,178 @@
+"""The reports of ``fetch`` and ``fetch --check``, of which JSON is the fields."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from lora_cli import __version__
+from lora_cli.core.json_schema import EXCLUDED, INLINE, Count, NonNegative, Sha256
+from lora_cli.core.lock import Changes
+from lora_cli.errors import UsageError
+from lora_cli.fetching.drift import Drift
+from lora_cli.fetching.many import Handed, Wanted
+from lora_cli.fetching.plan import LeftOut
+from lora_cli.fetching.publish import Published
+from lora_cli.render.error_report import ErrorReport, error_report
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedFile:
+    """One file of a snapshot: its path in the adapter's folder."""
+
+    path: str
+    sha256: Sha256
+    bytes: Count
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedSnapshot:
+    """What was fetched."""
+
+    revision: str
+    """What the source calls this version; empty where it has no name for it."""
+    cached: bool
+    """Whether all of it was in the cache already."""
+    sha256: Sha256
+    """The snapshot's digest."""
+    bytes: Count
+    left_out: LeftOut | None
+    """What the source has and an adapter does not need; null where that is not known."""
+    directory: str | None
+    """Where the adapter can be used; null where it could not be put there."""
+    published: Published | None
+    files: tuple[FetchedFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedAdapter:
+    """One adapter: its snapshot and where it can be used, or its error."""
+
+    name: str
+    ref: str | None
+    """Its canonical reference; null where it is no reference."""
+    milliseconds: NonNegative
+    exit_code: Count
+    error: ErrorReport | None
+    fetched: FetchedSnapshot | None = field(default=None, metadata=INLINE)
+    typed: str = field(default="", metadata=EXCLUDED)
+    """The reference as it was typed, where the adapter is known by that."""
+
+
+@dataclass(frozen=True, slots=True)
+class LockChanges:
+    """A lock file, and the adapters that were changed in it."""
+
+    file: str
+    added: Sequence[str]
+    changed: Sequence[str]
+    removed: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchReport:
+    """What fetch did. A field may be added under the same number; a change of meaning makes a new number."""
+
+    schema: Literal["lora_cli/fetch/1"] = "lora_cli/fetch/1"
+    version: str = __version__
+    """The version of lora-cli."""
+    adapters: Sequence[FetchedAdapter]
+    lock: LockChanges | None
+    """Null where there is no lock."""
+    exit_code: Count
+
+
+def fetch_report(adapters: Sequence[FetchedAdapter], lock: Path | None, changes: Changes | None) -> FetchReport:
+    """The report of a whole run."""
+    told = changes or Changes()
+    locked = None if lock is None else LockChanges(str(lock), told.added, told.changed, told.removed)
+    code = max((one.exit_code for one in adapters), default=0)
+    return FetchReport(adapters=adapters, lock=locked, exit_code=code)
+
+
+def fetched_adapter(handed: Handed) -> FetchedAdapter:
+    """What is said of one adapter."""
+    outcome = handed.outcome
+    return FetchedAdapter(
+        name=outcome.wanted.name,
+        ref=_ref(outcome.wanted),
+        milliseconds=outcome.ms,
+        exit_code=outcome.exit_code,
+        error=error_report(outcome.error),
+        fetched=_snapshot(handed),
+        typed=outcome.wanted.typed,
+    )
+
+
+def _ref(wanted: Wanted) -> str | None:
+    return None if isinstance(wanted.ref, UsageError) else str(wanted.ref)
+
+
+def _snapshot(handed: Handed) -> FetchedSnapshot | None:
+    fetched = handed.outcome.fetched
+    if fetched is None:
+        return None
+    snapshot = fetched.snapshot
+    return FetchedSnapshot(
+        revision=fetched.revision,
+        cached=fetched.cached,
+        sha256=snapshot.digest,
+        bytes=snapshot.size,
+        left_out=fetched.left_out,
+        directory=None if handed.directory is None else str(handed.directory),
+        published=handed.published,
+        files=tuple(FetchedFile(path, blob.sha256, blob.size) for path, blob in snapshot.files.items()),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedAdapter:
+    """One locked adapter beside what its source has now."""
+
+    name: str
+    ref: str | None
+    locked: str | None
+    """The revision in the lock; null where it is not locked."""
+    now: str | None
+    """The revision that its source has now; null where it was not asked."""
+    drift: Sequence[str]
+    """What changed since it was locked, a sentence each."""
+    exit_code: Count
+    error: ErrorReport | None
+    locked_version: str | None = field(default=None, metadata=EXCLUDED)
+    """The revision in the lock, or the digest of what has none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckReport:
+    """What changed since a lock was written. A field may be added under the same number."""
+
+    schema: Literal["lora_cli/fetch-check/1"] = "lora_cli/fetch-check/1"
+    version: str = __version__
+    """The version of lora-cli."""
+    lock: str
+    adapters: Sequence[CheckedAdapter]
+    left_over: Sequence[str]
+    """Adapters that are locked and not in the manifest."""
+    exit_code: Count
+
+
+def check_report(adapters: Sequence[CheckedAdapter], left_over: Sequence[str], lock: Path) -> CheckReport:
+    """The report of a whole check: 1 for drift, else the code of what kept a source from being asked."""
+    code = max([one.exit_code for one in adapters] + [int(bool(left_over))])
+    return CheckReport(lock=str(lock), adapters=adapters, left_over=left_over, exit_code=code)
+
+
+def checked_adapter(drift: Drift) -> CheckedAdapter:
+    """What is said of one adapter."""
+    locked = drift.wanted.locked
+    return CheckedAdapter(
+        name=drift.wanted.name,
+        ref=_ref(drift.wanted),
+        locked=None if locked is None else locked.revision,
+        now=drift.now or None,
+        drift=drift.changes,
+        exit_code=drift.exit_code,
+        error=error_report(drift.error),
+        locked_version=None if locked is None else locked.revision or locked.digest,
+    )
