@@ -9,7 +9,7 @@ from pathlib import Path
 from lora_cli.cli.lineup import Lineup, base_model
 from lora_cli.cli.main import INTERRUPTED
 from lora_cli.cli.output import drawn, write
-from lora_cli.cli.progress import Staged, shown_stages
+from lora_cli.cli.progress import RunProgress, shown_stages
 from lora_cli.cli.termination import note
 from lora_cli.cli.warm_options import WarmOptions
 from lora_cli.cli.warm_tier import Copies
@@ -103,7 +103,7 @@ def warm_once(asked: Lineup, run: Run, once: WarmOptions, settings: Settings) ->
 
 
 def _admitted(
-    asked: Lineup, admit: Callable[[Item], Admission], shown: Staged, reports: list[LoadReport]
+    asked: Lineup, admit: Callable[[Item], Admission], shown: RunProgress, reports: list[LoadReport]
 ) -> list[Admitted]:
     """Each adapter's report as far as it came, and where nothing kept it out its job. Refusals go into ``reports``."""
     admitted: list[Admitted] = []
@@ -122,7 +122,7 @@ def _load_all(
     plan: Plan,
     once: WarmOptions,
     answers: list[Answers],
-    shown: Staged,
+    shown: RunProgress,
     finished: Callable[[LoadReport, Snapshot], LoadReport],
     settings: Settings,
     reports: list[LoadReport],

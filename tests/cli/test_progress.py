@@ -10,80 +10,110 @@ import struct
 import subprocess
 import sys
 import termios
-import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
-from rich.console import Console, RenderableType
+from rich.console import Console
 
-from lora_cli.cli.progress import Meter, Row, Staged, Tally, drawn_meter, drawn_stages
+from lora_cli.cli.progress import FetchProgress, RunProgress
 from lora_cli.core.text import duration
 from tests.hub_server import Hub
 
 MIB = 1 << 20
-ROWS = (
-    Row("sql", 42 * MIB, 84 * MIB, 21 * MIB),
-    Row("chat", 0, None),
-    Row("a-name-that-is-rather-long-v2", 84 * MIB, 84 * MIB, MIB),
-)
-METER = Meter(ROWS, Row("", 1300 * MIB, 4200 * MIB, 85.3 * MIB), 12, 200, exact=False)
+LONG = "a-name-that-is-rather-long-v2"
 
 
-def drawn(drawing: RenderableType, width: int, height: int = 24, encoding: str = "utf-8") -> list[str]:
+class Clock:
+    """A clock that stands still until it is told to go on."""
+
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def fetching() -> FetchProgress:
+    """Twelve of 200 adapters are here, and three come; after a second."""
+    fetch = FetchProgress(200, clock := Clock())
+    for number in range(12):
+        fetch.through(str(number))
+    fetch.began("sql: x", 84 * MIB, 0)
+    fetch.began("chat: x", None, 0)
+    fetch.began(f"{LONG}: x", 84 * MIB, 82 * MIB)
+    for clock.now_s in (0, 1):
+        fetch.advanced("sql: x", 21 * MIB)
+        fetch.advanced(f"{LONG}: x", MIB)
+        fetch.drawn(80, 24)
+    return fetch
+
+
+def drawn(shown: FetchProgress, width: int, height: int = 24, encoding: str = "utf-8") -> list[str]:
     """The lines of a drawing, as the console of a terminal of that size writes them."""
     file = io.TextIOWrapper(io.BytesIO(), encoding, newline="\n")
-    Console(file=file, width=width, height=height, soft_wrap=True, highlight=False).print(drawing)
+    console = Console(file=file, width=width, height=height, soft_wrap=True, highlight=False)
+    console.print(shown.drawn(width, height))
     file.seek(0)
     return [line.rstrip() for line in file.read().splitlines()]
 
 
 def test_a_fetch_shows_bars_bytes_rates_and_what_is_left() -> None:
-    assert drawn(drawn_meter(METER, 100, 24), 100) == [
-        "sql                  ━━━━━━━━━━━━             42.0 MiB of 84.0 MiB 21.0 MiB/s   2 s left",
-        "chat                                                           0 B",
-        "a-name-tha…r-long-v2 ━━━━━━━━━━━━━━━━━━━━━━━━ 84.0 MiB of 84.0 MiB  1.0 MiB/s",
-        "12 of 200 adapters   ━━━━━━━                   1.3 GiB of ~4.1 GiB 85.3 MiB/s ~34 s left",
+    assert drawn(fetching(), 100) == [
+        "sql                  ━━━━━━━━━━━━              42.0 MiB of 84.0 MiB 21.0 MiB/s         2 s left",
+        "chat                                                            0 B",
+        "a-name-tha…r-long-v2 ━━━━━━━━━━━━━━━━━━━━━━━━  84.0 MiB of 84.0 MiB  1.0 MiB/s",
+        "12 of 200 adapters   ━                        126.0 MiB of ~2.2 GiB 22.0 MiB/s ~1 min 36 s left",
     ]
 
 
 def test_on_a_narrow_terminal_the_bars_go_first_and_the_end_of_a_name_stays() -> None:
-    assert drawn(drawn_meter(METER, 60, 24), 60)[0].endswith(" 42.0 MiB of 84.0 MiB 21.0 MiB/s")
-    lines = drawn(drawn_meter(METER, 48, 24), 48)
+    assert drawn(fetching(), 60)[0].endswith(" 42.0 MiB of 84.0 MiB 21.0 MiB/s")
+    lines = drawn(fetching(), 48)
     assert lines[0].split() == ["sql", "42.0", "MiB", "of", "84.0", "MiB"]
     assert lines[2].startswith("a-name-tha…r-long-v2 ")
-    assert lines[-1] == "12 of 200 adapters    1.3 GiB of ~4.1 GiB"
+    assert lines[-1] == "12 of 200 adapters   126.0 MiB of ~2.2 GiB"
 
 
 def test_adapters_that_do_not_fit_are_counted() -> None:
-    rows = tuple(Row(f"a{number}", 1, 2) for number in range(200))
-    meter = Meter(rows, Row("", 200, 400), 0, 500, exact=False)
-    assert [line.split()[0] for line in drawn(drawn_meter(meter, 60, 7), 60)] == ["a0", "a1", "a2", "a3", "and", "0"]
-    lines = drawn(drawn_meter(meter, 60, 50), 60)
+    fetch = FetchProgress(500)
+    for number in range(200):
+        fetch.began(f"a{number}: x", 2, 1)
+    assert [line.split()[0] for line in drawn(fetch, 60, 7)] == ["a0", "a1", "a2", "a3", "and", "0"]
+    lines = drawn(fetch, 60, 50)
     assert len(lines) == 12
-    assert lines[-2:] == ["and 190 more", "0 of 500 adapters 200 B of ~400 B"]
+    assert lines[-2:] == ["and 190 more", "0 of 500 adapters 200 B of ~1000 B"]
 
 
 def test_one_adapter_is_not_counted_and_ascii_is_enough_where_there_is_no_more() -> None:
-    meter = Meter((Row("sql", 42 * MIB, 84 * MIB, MIB),), Row("", 42 * MIB, 84 * MIB), 0, 1, exact=True)
-    (line,) = drawn(drawn_meter(meter, 80, 24), 80, encoding="ascii")
+    fetch = FetchProgress(1, clock := Clock())
+    fetch.began("sql: x", 84 * MIB, 40 * MIB)
+    for clock.now_s in (0, 1):
+        fetch.advanced("sql: x", MIB)
+        fetch.drawn(80, 24)
+    (line,) = drawn(fetch, 80, encoding="ascii")
     assert line.isascii()
     assert line.startswith("sql ------ ")
     assert line.endswith(" 42.0 MiB of 84.0 MiB 1.0 MiB/s 42 s left")
 
 
-KINDS = st.builds(
-    Row, st.text(max_size=200), st.integers(0, 2**50), st.none() | st.integers(0, 2**50), st.floats(0, 1e12)
-)
+BYTES = st.integers(0, 2**50)
+FILES = st.tuples(st.text(max_size=200), st.none() | BYTES, BYTES, BYTES)
 
 
-@given(st.lists(KINDS, max_size=20), KINDS, st.integers(20, 130), st.integers(1, 30))
+@given(st.lists(FILES, max_size=20), st.integers(0, 30), st.integers(20, 130), st.integers(1, 30))
 def test_nothing_is_ever_wider_or_higher_than_the_terminal(
-    rows: list[Row], whole: Row, width: int, height: int
+    files: list[tuple[str, int | None, int, int]], count: int, width: int, height: int
 ) -> None:
-    lines = drawn(drawn_meter(Meter(tuple(rows), whole, 3, 20, exact=True), width, height), width)
+    fetch = FetchProgress(count, clock := Clock())
+    for name, size, have, more in files:
+        fetch.began(f"{name}: x", size, have)
+        fetch.advanced(f"{name}: x", more)
+        fetch.drawn(width, height)
+        clock.now_s += 0.1
+        fetch.advanced(f"{name}: x", more)
+    lines = drawn(fetch, width, height)
     assert len(lines) <= height
     assert all(cell_len(line) <= width and line.isprintable() for line in lines)
 
@@ -95,45 +125,60 @@ def test_durations_are_said_as_people_do(seconds: float, said: str) -> None:
     assert duration(seconds) == said
 
 
-def test_a_tally_sums_files_to_adapters_and_estimates_what_is_not_known_yet() -> None:
-    tally = Tally(4)
-    tally.began("a: adapter_config.json", 100, 0)
-    tally.began("a: adapter_model.safetensors", 900, 300)
-    tally.advanced("a: adapter_config.json", 100)
-    tally.ended("a: adapter_config.json")
-    meter = tally.meter(10.0)
-    assert meter.rows == (Row("a", 400, 1000),)
-    assert (meter.sum, meter.exact, meter.ended) == (Row("", 400, 4000), False, 0)
-    tally.advanced("a: adapter_model.safetensors", 600)
-    tally.ended("a: adapter_model.safetensors")
-    for name in "bcd":
-        tally.through(name)
-    meter = tally.meter(12.0)
-    assert (meter.rows, meter.ended, meter.sum, meter.exact) == ((), 4, Row("", 1000, 1000, 300.0), True)
+def test_files_are_summed_to_adapters_and_what_is_not_known_yet_is_estimated() -> None:
+    fetch = FetchProgress(4)
+    fetch.began("a: adapter_config.json", 100, 0)
+    fetch.began("a: adapter_model.safetensors", 900, 300)
+    fetch.advanced("a: adapter_config.json", 100)
+    fetch.ended("a: adapter_config.json")
+    assert drawn(fetch, 48) == ["a                 400 B of 1000 B", "0 of 4 adapters 400 B of ~3.9 KiB"]
+    fetch.advanced("a: adapter_model.safetensors", 600)
+    fetch.ended("a: adapter_model.safetensors")
+    for name in "abcd":
+        fetch.through(name)
+    assert drawn(fetch, 48) == ["4 of 4 adapters 1000 B of 1000 B"]
 
 
 def test_bytes_that_were_wrong_and_come_again_are_not_counted_twice() -> None:
-    tally = Tally(1)
-    tally.began("a: x", 100, 0)
-    tally.advanced("a: x", 100)
-    tally.advanced("a: x", -100)
-    tally.ended("a: x")
-    tally.began("a: x", 100, 0)
-    tally.advanced("a: x", 40)
-    meter = tally.meter(1.0)
-    assert (meter.sum, meter.rows) == (Row("", 40, 100), (Row("a", 40, 100),))
+    fetch = FetchProgress(1)
+    fetch.began("a: x", 100, 0)
+    fetch.advanced("a: x", 100)
+    fetch.advanced("a: x", -100)
+    fetch.ended("a: x")
+    fetch.began("a: x", 100, 0)
+    fetch.advanced("a: x", 40)
+    assert drawn(fetch, 48) == ["a 40 B of 100 B"]
 
 
-def test_each_adapter_has_a_rate_of_its_own() -> None:
-    tally = Tally(2)
+def test_a_file_that_is_given_up_before_it_began_is_not_counted() -> None:
+    fetch = FetchProgress(2)
+    fetch.ended("a: x")
+    assert drawn(fetch, 48) == ["0 of 2 adapters 0 B of ~0 B"]
+
+
+def test_chunks_that_come_at_once_make_no_speed_of_their_own() -> None:
+    fetch = FetchProgress(1, clock := Clock())
+    fetch.began("a: x", 100 * MIB, 0)
+    for second in range(3):
+        for chunk in range(4):
+            clock.now_s = second + chunk / 1000
+            fetch.advanced("a: x", MIB)
+        (line,) = drawn(fetch, 60)
+    assert line == "a 12.0 MiB of 100.0 MiB 4.0 MiB/s"
+
+
+def test_each_adapter_has_a_rate_of_its_own_and_one_that_stalls_has_none() -> None:
+    fetch = FetchProgress(2, clock := Clock())
     for name in "ab":
-        tally.began(f"{name}: x", 1000, 500)
-    tally.meter(10.0)
-    tally.advanced("a: x", 300)
-    meter = tally.meter(12.0)
-    assert [row.per_s for row in meter.rows] == [150.0, 0.0]
-    assert meter.sum.per_s == 150.0
-    assert tally.meter(20.0).sum.per_s == 0.0
+        fetch.began(f"{name}: x", 1000, 500)
+    for clock.now_s in (10, 12):
+        fetch.advanced("a: x", 150)
+        a, b, both = drawn(fetch, 60)
+    assert a.endswith(" 800 B of 1000 B 75 B/s")
+    assert b.endswith(" 500 B of 1000 B")
+    assert both.endswith(" 1.3 KiB of 2.0 KiB 75 B/s")
+    clock.now_s = 20
+    assert not any("/s" in line for line in drawn(fetch, 60))
 
 
 def on_a_terminal(
@@ -220,40 +265,36 @@ def test_a_narrow_terminal_shows_how_far_it_is_and_keeps_every_line_of_output(
     assert not any(" of 6 adapters" in line for line in kept)
 
 
-def staged(name: str, stage: str, passed: int, count: int, failed: int = 0) -> Staged:
-    made = Staged(count)
+def staged(name: str, stage: str, passed: int, count: int, failed: int = 0) -> RunProgress:
+    """A warm run after 12.4 seconds."""
+    made = RunProgress(count, get_time=(clock := Clock()))
     made.go_on("proved", count)
     made.hear(name, stage)
     for number in range(passed + failed):
         made.passed(failed=number >= passed)
+    clock.now_s = 12.4
     return made
 
 
 def test_a_warm_run_shows_the_stage_of_the_adapter_at_hand_and_how_many_are_done() -> None:
-    now_s = time.monotonic() + 12.4
     bar = f"{'━╸':24}"
-    assert drawn(drawn_stages(staged("sql", "proof", 3, 40), now_s, 80), 80) == [
-        "sql  proof",
-        f"{bar} 3 of 40 proved, 12 s",
-    ]
-    assert drawn(drawn_stages(staged("sql", "proof", 3, 40, 2), now_s, 80), 80)[1] == (
-        f"{bar} 3 of 40 proved, 2 failed, 12 s"
-    )
-    assert drawn(drawn_stages(staged("", "", 1, 1), now_s, 80), 80) == ["1 of 1 proved, 12 s"]
+    assert drawn(staged("sql", "proof", 3, 40), 80) == ["sql  proof", f"{bar} 3 of 40 proved, 12 s"]
+    assert drawn(staged("sql", "proof", 3, 40, 2), 80)[1] == f"{bar} 3 of 40 proved, 2 failed, 12 s"
+    assert drawn(staged("", "", 1, 1), 80) == ["1 of 1 proved, 12 s"]
 
 
 def test_a_warm_run_shows_bytes_where_there_is_room() -> None:
     warm = staged("sql", "fetch", 0, 1)
     warm.began("sql: x", 84 * MIB, 42 * MIB)
-    assert drawn(drawn_stages(warm, time.monotonic(), 80), 80)[0] == "sql  fetch 42.0 MiB of 84.0 MiB"
-    assert drawn(drawn_stages(warm, time.monotonic(), 30), 30)[0] == "sql  fetch"
+    assert drawn(warm, 80)[0] == "sql  fetch 42.0 MiB of 84.0 MiB"
+    assert drawn(warm, 30)[0] == "sql  fetch"
 
 
 @given(st.text(), st.sampled_from(["proof", "waits for another process that fetches it"]), st.integers(12, 200))
 def test_no_line_of_a_warm_run_is_wider_than_the_terminal(name: str, stage: str, width: int) -> None:
     warm = staged(name, stage, 3, 40, 7)
     warm.began(f"{name}: x", 10, 5)
-    lines = drawn(drawn_stages(warm, time.monotonic(), width), width)
+    lines = drawn(warm, width)
     assert len(lines) <= 2
     assert all(cell_len(line) <= width and line.isprintable() for line in lines)
 

@@ -1,13 +1,12 @@
 """What a terminal shows while ``warm --once`` runs, and that it shows nothing where it should not."""
 
 import re
-import time
 from pathlib import Path
 
 import pytest
 
-from lora_cli.cli.progress import Row, Staged
-from tests.cli.test_progress import drawn_in, on_a_terminal, screen
+from lora_cli.cli.progress import RunProgress
+from tests.cli.test_progress import drawn, drawn_in, on_a_terminal, screen
 from tests.hub_server import Hub
 from tests.making import llama_modules, write_adapter, write_base_config
 
@@ -15,25 +14,28 @@ QUERIES = llama_modules(["q_proj"])
 
 
 def test_stages_and_bytes_of_the_adapter_at_hand_and_how_many_are_through() -> None:
-    staged = Staged(3)
+    staged = RunProgress(3)
     staged.hear("a", "resolve")
     staged.hear("a", "fetch")
     staged.began("a: adapter_model.safetensors", 100, 0)
     staged.advanced("a: adapter_model.safetensors", 40)
-    assert (staged.name, staged.stage, staged.meter(1.0).rows) == ("a", "fetch", (Row("a", 40, 100),))
-    assert staged.told(time.monotonic()) == "0 of 3 accepted, 0 s"
+    at_hand, run = drawn(staged, 60)
+    assert at_hand == "a  fetch 40 B of 100 B"
+    assert run.endswith(" 0 of 3 accepted, 0 s")
     staged.advanced("a: adapter_model.safetensors", 60)
     staged.ended("a: adapter_model.safetensors")
     for failed in (False, True, False):
         staged.passed(failed=failed)
-    assert staged.meter(1.0).rows == ()
-    assert staged.told(time.monotonic()) == "2 of 3 accepted, 1 failed, 0 s"
+    at_hand, run = drawn(staged, 60)
+    assert at_hand == "a  fetch"
+    assert run.endswith(" 2 of 3 accepted, 1 failed, 0 s")
     staged.go_on("proved", 2)
     staged.hear("a", "proof")
     staged.passed(failed=False)
     staged.waiting("b")
-    assert staged.told(time.monotonic()) == "1 of 2 proved, 1 failed, 0 s"
-    assert "another process" in staged.stage
+    at_hand, run = drawn(staged, 60)
+    assert at_hand == "b  waits for another process that fetches it"
+    assert run.endswith(" 1 of 2 proved, 1 failed, 0 s")
 
 
 @pytest.fixture
