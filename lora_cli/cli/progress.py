@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from lora_cli.cli.output import to_stderr
@@ -91,7 +90,7 @@ class FetchProgress(Lines):
         room = max(min(MOST_ROWS, height - 1) - 1, 0)
         shown = len(under_way) if len(under_way) <= room else max(room - 1, 0)
         table = Table.grid(padding=(0, 1))
-        for name, files in islice(under_way.items(), shown):
+        for name, files in list(under_way.items())[:shown]:
             table.add_row(*_cells(name, *_bytes(files), width))
         if shown < len(under_way) and room:
             table.add_row(f"and {len(under_way) - shown} more")

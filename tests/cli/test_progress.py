@@ -41,7 +41,7 @@ def fetching() -> FetchProgress:
     for number in range(12):
         fetch.through(str(number))
     fetch.began("sql: x", 84 * MIB, 0)
-    fetch.began("chat: x", None, 0)
+    fetch.began("chat: x", None, 40 * MIB)
     fetch.began(f"{LONG}: x", 84 * MIB, 82 * MIB)
     for clock.now_s in (0, 1):
         fetch.advanced("sql: x", 21 * MIB)
@@ -62,9 +62,9 @@ def drawn(shown: FetchProgress, width: int, height: int = 24, encoding: str = "u
 def test_a_fetch_shows_bars_bytes_rates_and_what_is_left() -> None:
     assert drawn(fetching(), 100) == [
         "sql                  ━━━━━━━━━━━━              42.0 MiB of 84.0 MiB 21.0 MiB/s         2 s left",
-        "chat                                                            0 B",
+        "chat                                                       40.0 MiB",
         "a-name-tha…r-long-v2 ━━━━━━━━━━━━━━━━━━━━━━━━  84.0 MiB of 84.0 MiB  1.0 MiB/s",
-        "12 of 200 adapters   ━                        126.0 MiB of ~2.2 GiB 22.0 MiB/s ~1 min 36 s left",
+        "12 of 200 adapters   ━                        166.0 MiB of ~2.7 GiB 22.0 MiB/s ~1 min 59 s left",
     ]
 
 
@@ -73,7 +73,7 @@ def test_on_a_narrow_terminal_the_bars_go_first_and_the_end_of_a_name_stays() ->
     lines = drawn(fetching(), 48)
     assert lines[0].split() == ["sql", "42.0", "MiB", "of", "84.0", "MiB"]
     assert lines[2].startswith("a-name-tha…r-long-v2 ")
-    assert lines[-1] == "12 of 200 adapters   126.0 MiB of ~2.2 GiB"
+    assert lines[-1] == "12 of 200 adapters   166.0 MiB of ~2.7 GiB"
 
 
 def test_adapters_that_do_not_fit_are_counted() -> None:
@@ -137,6 +137,14 @@ def test_files_are_summed_to_adapters_and_what_is_not_known_yet_is_estimated() -
     for name in "abcd":
         fetch.through(name)
     assert drawn(fetch, 48) == ["4 of 4 adapters 1000 B of 1000 B"]
+
+
+def test_what_looks_like_more_adapters_than_there_are_is_not_counted() -> None:
+    fetch = FetchProgress(1)
+    for file in ("a: x", "a: x: y"):
+        fetch.began(file, 100, 100)
+        fetch.ended(file)
+    assert drawn(fetch, 48) == ["1 of 1 adapter 200 B of 200 B"]
 
 
 def test_bytes_that_were_wrong_and_come_again_are_not_counted_twice() -> None:
