@@ -38,13 +38,20 @@ ROWS = (
     Row(
         "modules-to-save",
         Outcome.REJECTS,
-        "of saved modules it takes only score and classifier",
+        "it takes no saved module but score and classifier, the heads of models that classify",
         MERGE,
         PEFT_HELPER,
         "run",
     ),
     Row("trained-tokens", Outcome.REJECTS, "rows of an embedding are no factors", MERGE, UTILS, "run"),
-    Row("saved-head", Outcome.REJECTS, "a classification head fits no model that generates text", MERGE, UTILS, "run"),
+    Row(
+        "saved-head",
+        Outcome.REJECTS,
+        "only a model that classifies has a place for a head; one that generates has none",
+        MERGE,
+        UTILS,
+        "run",
+    ),
     Row("rank-above-max", Outcome.REJECTS, "", "{mend}", PEFT_HELPER, "run"),
     Row("lora-bias", Outcome.REJECTS, "a bias on lora_B is not supported", MERGE, PEFT_HELPER, "run", since="0.32"),
     Row(
