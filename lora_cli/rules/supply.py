@@ -182,9 +182,10 @@ def unpinned_base(case: Case) -> Iterator[Problem]:
     assert config is not None
     base = config.base_model_name_or_path
     if base and _is_repository(base) and not COMMIT.fullmatch(config.revision or ""):
-        meant = f"whatever {cut(config.revision)} of it is" if config.revision else "whatever that is"
         yield Problem(
-            f"the base is {cut(base)}, {meant} at the time",
+            f"the base's revision {cut(config.revision)} is no commit: what it means can change"
+            if config.revision
+            else "no commit of the base is named: what its name means can change",
             Location(CONFIG_FILE, "revision"),
             "write the commit that it was trained on into revision",
         )
