@@ -16,10 +16,8 @@ from lora_cli.bench.report import BenchReport, LiveReport, run_of
 from lora_cli.bench.run import environment
 from lora_cli.bench.trace import Trace
 from lora_cli.bench.traffic import parse_rate
-from lora_cli.cli.bench_adapters import Failures
-from lora_cli.cli.bench_in_process import counter
 from lora_cli.cli.bench_options import BenchOptions, Workload, save_trace, workload_of
-from lora_cli.cli.bench_results import concluding
+from lora_cli.cli.bench_results import Failures, concluding, counter
 from lora_cli.cli.main import INTERRUPTED
 from lora_cli.cli.output import to_stderr
 from lora_cli.core.text import counted

@@ -1,5 +1,6 @@
 """What becomes of a result: it is printed, saved, compared and judged."""
 
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,8 +13,12 @@ from lora_cli.bench.report import KEYS, BenchReport
 from lora_cli.bench.trace import Trace
 from lora_cli.cli.bench_options import BenchOptions, save_trace
 from lora_cli.cli.output import drawable, drawn, to_stderr, width, writable, write, written
-from lora_cli.errors import MachineError, UsageError
+from lora_cli.errors import LoraCliError, MachineError, UsageError
 from lora_cli.render.json import encoded
+from lora_cli.settings import Settings
+
+Failures = dict[str, LoraCliError]
+"""Adapters that cannot be served, and why."""
 
 
 def concluding(options: BenchOptions, known: Collection[str]) -> Callable[[BenchReport, Mapping[int, Trace]], int]:
@@ -105,3 +110,17 @@ def _metadata(words: list[str]) -> dict[str, str]:
             raise UsageError(f"--metadata {key.strip()}: the result has that key already", hint="choose another key")
         found[key.strip()] = value.strip()
     return found
+
+
+def counter(total: int, settings: Settings) -> Callable[[int], None]:
+    """Says on a terminal how many requests are done; elsewhere nothing."""
+    if settings.quiet or settings.no_progress or not sys.stderr.isatty():
+        return lambda _done: None
+    step = max(1, total // 100)
+
+    def tell(done: int) -> None:
+        if done % step == 0 or done == total:
+            sys.stderr.write(f"\r{done} of {total} requests" + ("\n" if done == total else ""))
+            sys.stderr.flush()
+
+    return tell

@@ -50,7 +50,7 @@ def _measured(settings: Settings, chosen: BenchOptions) -> int:
         chosen.refuse(elsewhere, "not for --url", "the server has its own")
         return live(settings, chosen)
     if chosen.forward != "modules" and not chosen.simulate:
-        from lora_cli.cli.bench_server import own_server_measured
+        from lora_cli.cli.bench_warm import own_server_measured
 
         chosen.refuse(SIMULATION_OPTIONS, "for --simulate only")
         return own_server_measured(settings, chosen)
@@ -61,7 +61,7 @@ def _measured(settings: Settings, chosen: BenchOptions) -> int:
 
         chosen.refuse((*ADAPTER_OPTIONS, "forward"), "not for --simulate", PLAIN)
         return simulation(settings, chosen)
-    from lora_cli.cli.bench_in_process import measurement
+    from lora_cli.cli.bench_warm import measurement
 
     chosen.refuse(SIMULATION_OPTIONS, "for --simulate only")
     return measurement(settings, chosen)

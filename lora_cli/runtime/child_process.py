@@ -56,7 +56,7 @@ class ChildProcess:
     ``title`` is what messages call it, ``killed_hint`` what to try when the kernel killed it. Where it takes more than
     ``max_bytes`` of memory while it is asked something, it is killed; None is no limit. Memory is measured ten times a
     second, on Linux alone. With ``silent_s`` it is killed when it says nothing for so long while it is asked.
-    ``environ`` is for variables that the user has not set.
+    ``environ`` is for variables that the user has not set. Where it is ``shown``, its stderr is ours.
     ``stop_deadline_s`` is how long it may take to end after its connection closed, and again after SIGTERM.
     """
 
@@ -70,13 +70,14 @@ class ChildProcess:
         max_bytes: int | None = None,
         silent_s: float | None = None,
         killed_hint: str = "",
+        shown: bool = False,
     ) -> None:
         self.title, self.stop_deadline_s, self.max_bytes = title, stop_deadline_s, max_bytes
         self._silent_s, self._killed_hint = silent_s, killed_hint
         self._late: list[Asked] = []
         self._too_much = self._silent = False
         try:
-            ours = self._start(module, environ or {})
+            ours = self._start(module, environ or {}, None if shown else subprocess.STDOUT)
         except OSError as error:
             raise MachineError(
                 f"{title} cannot be started: {error.strerror}", hint="look at the memory and limits of this machine"
@@ -84,7 +85,7 @@ class ChildProcess:
         watch = None if max_bytes is None and silent_s is None else self._check
         self.channel = Channel(ours, overdue=self._overdue, reason=self._death, failed=_raised, watch=watch)
 
-    def _start(self, module: str, environ: Mapping[str, str]) -> socket.socket:
+    def _start(self, module: str, environ: Mapping[str, str], stderr: int | None) -> socket.socket:
         """Start it; gives our end of the socket to it."""
         with ExitStack() as opened:
             self._said = opened.enter_context(tempfile.TemporaryFile())
@@ -97,7 +98,7 @@ class ChildProcess:
                     pass_fds=[theirs.fileno(), lifeline],
                     stdin=subprocess.DEVNULL,
                     stdout=self._said,
-                    stderr=self._said,
+                    stderr=stderr,
                     env={**environ, **os.environ, "PYTHONPATH": _import_path()},
                 )
             finally:
