@@ -167,15 +167,16 @@ def slowest_adapters(result: LiveReport) -> list[tuple[str, Mapping[str, float |
     return sorted(result.per_adapter.items(), key=lambda one: -(one[1]["ttft_p99_ms"] or 0))
 
 
-def changed_metrics(compared: Sequence[MetricChange]) -> list[MetricChange]:
-    """Those that are not the same, the worse ones first, each kind by how much it changed."""
+def changes(compared: Sequence[MetricChange]) -> tuple[str, Sequence[Sequence[str]]]:
+    """How many metrics changed, and a row for each of them: the worse ones first, each kind by how much it changed."""
     changed = [one for one in compared if one.verdict != "same"]
-    return sorted(changed, key=lambda one: (one.verdict != "worse", -abs(one.change or 0)))
+    changed.sort(key=lambda one: (one.verdict != "worse", -abs(one.change or 0)))
+    rows = [(one.metric, f"{one.before:.4g}", f"{one.now:.4g}", _by(one.change), one.verdict) for one in changed]
+    return f"{counted(len(changed), 'metric')} changed, {len(compared) - len(changed)} as before", rows
 
 
-def change_by(one: MetricChange) -> str:
-    """The change as people say it."""
-    return "from 0" if one.change is None else f"{one.change:+.1%}"
+def _by(change: float | None) -> str:
+    return "from 0" if change is None else f"{change:+.1%}"
 
 
 def _policy_row(name: str, one: PolicyReport) -> Sequence[str]:

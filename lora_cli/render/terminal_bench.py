@@ -15,7 +15,7 @@ from lora_cli.bench.report import (
     PlanReport,
     SimulationReport,
 )
-from lora_cli.core.text import counted, cut, milliseconds, safe
+from lora_cli.core.text import cut, milliseconds, safe
 from lora_cli.render import bench_summary as summary
 from lora_cli.render.plots import bars, courses, distribution
 from lora_cli.render.terminal import Paragraph, facts, table_or_blocks, text
@@ -120,19 +120,12 @@ def _failure_parts(report: BenchReport) -> Iterator[RenderableType]:
 def _change_parts(compared: Sequence[MetricChange], width: int) -> Iterator[RenderableType]:
     """A table of the metrics that changed; nothing where nothing is compared."""
     if compared:
-        changed = summary.changed_metrics(compared)
+        told, changed = summary.changes(compared)
         rows = [
-            (
-                cut(safe(one.metric), max(width - 44, 12)),
-                f"{one.before:.4g}",
-                f"{one.now:.4g}",
-                summary.change_by(one),
-                text(one.verdict, STYLES.get(one.verdict, "")),
-            )
-            for one in changed[:MOST_CHANGES]
+            (cut(safe(metric), max(width - 44, 12)), *numbers, text(verdict, STYLES.get(verdict, "")))
+            for metric, *numbers, verdict in changed[:MOST_CHANGES]
         ]
-        yield from ("", table_or_blocks(("metric", "before", "now", "by", ""), rows))
-        yield f"{counted(len(changed), 'metric')} changed, {len(compared) - len(changed)} as before"
+        yield from ("", table_or_blocks(("metric", "before", "now", "by", ""), rows), told)
 
 
 def _plot(title: str, lines: Sequence[RenderableType]) -> list[RenderableType]:
