@@ -62,27 +62,30 @@ def live(
         UsageError: what is asked for is wrong.
         EndpointError: nobody answers there, or it serves other adapters.
     """
+    failures = failures or {}
     conclude, workload = concluding(options, live_names()), workload_of(options)
     plan = _plan(options, workload, ours=facts is not None)
     save_trace(plan.traces[options.seed], options.save_trace)
     if not settings.quiet:
         to_stderr(_announced(plan))
     runs, interrupted = _runs(plan, settings)
-    refused = {name: one.message for name, one in (failures or {}).items()}
-    report = _report(plan, runs, facts, refused)
-    code = conclude(report, plan.traces)
-    failed = errors(runs, plan.target.base)
-    for line in _failures(refused, failed):
-        to_stderr(line)
-    if failed:
-        code = EndpointError.exit_code
-    code = max([code, *(one.exit_code for one in (failures or {}).values())])
+    report = _report(plan, runs, facts, {name: one.message for name, one in failures.items()})
+    codes = [conclude(report, plan.traces), *(one.exit_code for one in failures.values())]
+    for name, error in failures.items():
+        to_stderr(f"error: {name}: {error.message}")
+    if failed := errors(runs, plan.target.base):
+        name, (_, why) = next(iter(failed.items()))
+        more = f", of {len(failed)} models" if len(failed) > 1 else ""
+        to_stderr(
+            f"error: {sum(count for count, _ in failed.values())} requests failed{more}; the first of {name}: {why}"
+        )
+        codes.append(EndpointError.exit_code)
     if isinstance(report.result, LiveReport) and report.result.late:
         to_stderr("warning: the generator was late; see lateness")
     if interrupted:
         to_stderr(f"interrupted after {report.run.num_prompts} of {sum(map(len, plan.traces.values()))} requests")
         return INTERRUPTED
-    return code
+    return max(codes)
 
 
 def _plan(options: BenchOptions, workload: Workload, *, ours: bool) -> Plan:
@@ -144,9 +147,8 @@ def _runs(plan: Plan, settings: Settings) -> tuple[list[Run], bool]:
         slots = slots_of(plan.target) if slots is None else slots
         found, tiers_from = kinds(course.answers, used, slots)
         done += len(course.answers) + len(control.answers)
-        runs.append(
-            Run(seed, course, found, tiers_from, trace.timed, control.answers if plan.options.control else None)
-        )
+        of_base = control.answers if plan.options.control else None
+        runs.append(Run(seed, course, found, tiers_from, trace.timed, of_base))
         if interrupted:
             return runs, True
     return runs, False
@@ -182,14 +184,3 @@ def _report(plan: Plan, runs: Sequence[Run], own: Mapping[str, str] | None, refu
     run, setting = run_of("live", trace, options.seed, words, facts, rate, workload.burstiness)
     run = replace(run, max_concurrency=options.max_concurrency)
     return live_report(run, setting, target.base, plan.slo, runs, refused)
-
-
-def _failures(refused: Mapping[str, str], failed: Mapping[str, tuple[int, str]]) -> list[str]:
-    """One line for all that failed: how many, and what was said of the first."""
-    lines = [f"error: {name}: {why}" for name, why in refused.items()]
-    if not failed:
-        return lines
-    count = sum(number for number, _ in failed.values())
-    name, (_, why) = next(iter(failed.items()))
-    more = f", of {len(failed)} models" if len(failed) > 1 else ""
-    return [*lines, f"error: {count} requests failed{more}; the first of {name}: {why}"]

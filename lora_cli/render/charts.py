@@ -10,7 +10,7 @@ from lora_cli.bench.outcome import SHARES
 from lora_cli.core.module_grid import Grid
 from lora_cli.core.spectrum import ModuleSpectrum
 from lora_cli.core.text import brief, names
-from lora_cli.render.spectrum_facts import Layout
+from lora_cli.render.inspect_facts import Layout
 
 COLOURS = 8
 """Curves that differ in colour and dashes (``templates/style.css``)."""

@@ -17,9 +17,9 @@ from lora_cli.core.base_model import HALF_BYTES
 from lora_cli.core.grouping import by_key
 from lora_cli.core.module_facts import ModuleFacts, layer_of, leaf_of
 from lora_cli.core.text import between, brief, counted, milliseconds, safe, size
-from lora_cli.render import bench_summary, charts, comparison_facts, engine_flags, inspect_facts, spectrum_facts
+from lora_cli.render import bench_summary, charts, engine_flags, inspect_facts
+from lora_cli.render.inspect_facts import Layout
 from lora_cli.render.inspect_report import InspectReport
-from lora_cli.render.spectrum_facts import Layout
 from lora_cli.validation import Checked
 
 MOST = {
@@ -52,12 +52,10 @@ def templates() -> Environment:
         "half_bytes": HALF_BYTES,
         "engine_flags": engine_flags,
         "inspect": inspect_facts,
-        "differences": comparison_facts,
         "modules_by_kind": modules_by_kind,
         "kind_rows": kind_rows,
         "memory_rows": memory_rows,
         "module_rows": module_rows,
-        "spectrum_facts": spectrum_facts,
         "spectrum_notes": spectrum_notes,
         "bench": bench_summary,
     }
@@ -116,7 +114,7 @@ def _number(value: int | None) -> str:
 
 def spectrum_notes(shown: Layout) -> Iterator[str]:
     """What stands where, and what is not drawn."""
-    yield f"{spectrum_facts.EXPLAINED}."
+    yield f"{inspect_facts.EXPLAINED}."
     if shown.far:
         yield "* stands out: see below."
     if any(len(paths) > 1 for grid in shown.grids for paths in grid.cells.values()):

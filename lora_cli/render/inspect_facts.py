@@ -1,14 +1,26 @@
-"""What an adapter is, as labelled values in words: the same on a terminal and on a page. Empty ones are not told."""
+"""What inspect says of an adapter, its spectrum and its comparison with another one: the same on a terminal and a page.
 
+Facts are labelled values in words; empty ones are not told.
+"""
+
+import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
 
 from lora_cli.core.card import Card
+from lora_cli.core.comparison import WORDS, Comparison, ModuleComparison, Side, TensorComparison
+from lora_cli.core.config_changes import FieldChange
+from lora_cli.core.factors import Unreadable
 from lora_cli.core.finding import Finding
 from lora_cli.core.grouping import by_key
 from lora_cli.core.inspection import Inspection
+from lora_cli.core.likeness import shown_cosine
 from lora_cli.core.module_facts import layer_of, leaf_of
-from lora_cli.core.text import counted, cut, size, span
+from lora_cli.core.module_grid import Grid, grids, ordered, places
+from lora_cli.core.spectrum import OUTSTANDING, ModuleSpectrum, Spectrum, outstanding
+from lora_cli.core.text import between, brief, counted, cut, names, percent, safe, shown, size, span, times
 from lora_cli.core.writers import PEFT
 from lora_cli.validation.report import CheckedAdapter
 
@@ -132,3 +144,282 @@ def ranges(numbers: Iterable[int]) -> str:
     """Sorted numbers, with runs drawn together: ``0-15, 18``."""
     runs = by_key((number - place, number) for place, number in enumerate(numbers)).values()
     return ", ".join(span(run) for run in runs)
+
+
+MOST_TOLD = 5
+"""Modules that are named of those that stand out, and of those that have no spectrum for one reason."""
+LONGEST = 60
+
+EXPLAINED = (
+    "top-1, top-4: the energy in so many singular values; 99 %: in how many it is; all are medians but 99 %, the most"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the modules of a spectrum are drawn, and which stand out.
+
+    ``modules`` has them by their paths. What is drawn of each is its norm or, with ``relative``, its share of the norm
+    of the base's weight in percent. ``far`` are those that stand out, each with its ratio to the median of its kind.
+    """
+
+    modules: Mapping[str, ModuleSpectrum]
+    relative: bool
+    grids: tuple[Grid, ...]
+    outside: tuple[str, ...]
+    far: tuple[tuple[ModuleSpectrum, float], ...]
+    outliers: frozenset[str]
+    """The paths of those that stand out."""
+
+    def value(self, paths: Sequence[str]) -> float | None:
+        """Of several modules the common norm, or the largest share; None where none has any."""
+        known = [self.modules[path] for path in paths if path in self.modules]
+        if not self.relative:
+            return math.hypot(*(one.norm for one in known)) if known else None
+        return max((100 * one.relative for one in known if one.relative is not None), default=None)
+
+    def full(self) -> float:
+        """The value that is shown as the most: by a few outliers the others are not bleached."""
+        cells = [value for grid in self.grids for paths in grid.cells.values() if (value := self.value(paths))]
+        return min(max(cells), OUTSTANDING * median(cells)) if cells else 0.0
+
+    def by_kind(self, grid: Grid, most: int) -> list[tuple[str, list[ModuleSpectrum]]]:
+        """The modules of the first ``most`` kinds."""
+        paths = by_key((kind, path) for (_, kind), paths in grid.cells.items() for path in paths)
+        known = {
+            kind: [self.modules[path] for path in paths[kind] if path in self.modules] for kind in grid.kinds[:most]
+        }
+        return [(kind, found) for kind, found in known.items() if found]
+
+    def header(self) -> tuple[str, ...]:
+        """The header of a table of modules; the first column is what they are called."""
+        shown = "% of W" if self.relative else "norm"
+        return ("", "modules", shown, "least", "most", "eff. rank", "r", "top-1", "top-4", "99 %")
+
+    def rows(self, groups: Iterable[tuple[str, Sequence[ModuleSpectrum]]]) -> list[tuple[str, ...]]:
+        """The rows under ``header`` for groups of modules."""
+        return [self._row(*group) for group in groups]
+
+    def single(self, most: int) -> list[tuple[str, ...]]:
+        """The rows under ``header`` for the first ``most`` modules outside of layers."""
+        known = [self.modules[path] for path in self.outside if path in self.modules]
+        return [self._row(one.path, [one]) for one in known[:most]]
+
+    def _row(self, name: str, found: Sequence[ModuleSpectrum]) -> tuple[str, ...]:
+        """Of the modules ``found`` the medians, the least and the most."""
+        known = [value for one in found if (value := self.value([one.path])) is not None]
+        numbers = [brief(of(known)) if known else "-" for of in (median, min, max)]
+        r, trained = span([one.r for one in found]), [one for one in found if one.norm]
+        rank, energy, most = "-", ["-", "-"], "-"
+        if trained:
+            rank = f"{median(one.effective_rank for one in trained):.1f}"
+            energy = [percent(median(one.energy.get(k, 1.0) for one in trained)) for k in (1, 4)]
+            most = str(max(one.rank_99 for one in trained))
+        return (cut(safe(name), LONGEST), str(len(found)), *numbers, rank, r, *energy, most)
+
+
+def layout(spectrum: Spectrum) -> Layout:
+    """The modules of ``spectrum`` as they are drawn; those without a spectrum have a place, too."""
+    placed = places(dict.fromkeys((*(one.path for one in spectrum.modules), *(one.module for one in spectrum.without))))
+    far = outstanding(spectrum.modules, {path: f"{at.stack}\0{at.kind}" for path, at in placed.items()})
+    modules, outliers = {one.path: one for one in spectrum.modules}, frozenset(one.path for one, _ in far)
+    return Layout(modules, spectrum.relative is not None, *grids(placed), far, outliers)
+
+
+def spectrum_title(spectrum: Spectrum) -> str:
+    """What the numbers are."""
+    return "norm of s * B @ A" + ", in percent of the norm of the base's weight" * (spectrum.relative is not None)
+
+
+def spectrum_facts(spectrum: Spectrum, far: Sequence[tuple[ModuleSpectrum, float]]) -> Rows:
+    """What all modules come to, and what of them is odd: labelled values in words."""
+    trained = sorted((one for one in spectrum.modules if one.norm), key=lambda one: -one.size)
+    zero = [one.path for one in spectrum.modules if not one.norm]
+    rows: Rows = [("modules", _count(spectrum, len(trained), len(zero)))]
+    if trained:
+        share = f", {percent(spectrum.relative)} of that of the base's weights" if spectrum.relative is not None else ""
+        rows.append(("total", f"a norm of {spectrum.norm:.4g}{share}"))
+        rows += [("largest", _named(trained[0])), ("smallest", _named(trained[-1])), ("rank", _rank(trained))]
+    if zero:
+        rows.append(("zero", f"{counted(len(zero), 'update')} of zeros: {safe(names(zero, width=LONGEST))}"))
+    rows += [
+        ("stands out", f"{safe(one.path)}: {times(ratio)} the median of its kind") for one, ratio in far[:MOST_TOLD]
+    ]
+    if len(far) > MOST_TOLD:
+        rows.append(("", f"and {len(far) - MOST_TOLD} more"))
+    rows += [("no spectrum", text) for text in _without(spectrum.without)]
+    if spectrum.base_reason:
+        rows.append(("base", f"not compared: {spectrum.base_reason}"))
+    if spectrum.left_out:
+        rows.append(("left out", f"the spectrum is of s * B @ A alone, and not of {'; '.join(spectrum.left_out)}"))
+    return rows
+
+
+def _count(spectrum: Spectrum, trained: int, zero: int) -> str:
+    if not spectrum.modules and not spectrum.without:
+        return "none has factors of a LoRA"
+    told = [f"{trained} with an update"]
+    told += [f"{zero} of zeros"] * bool(zero)
+    told += [f"{len(spectrum.without)} without a spectrum"] * bool(spectrum.without)
+    fused = [one.experts for one in spectrum.modules if one.experts > 1]
+    return ", ".join(told) + (f"; {len(fused)} hold {sum(fused)} fused experts" if fused else "")
+
+
+def _named(one: ModuleSpectrum) -> str:
+    size = f"{one.norm:.4g}" if one.relative is None else f"{percent(one.relative)} (norm {one.norm:.4g})"
+    return f"{size}  {safe(one.path)}"
+
+
+def _rank(trained: Sequence[ModuleSpectrum]) -> str:
+    effective, usual = median(one.effective_rank for one in trained), median(one.rank_99 for one in trained)
+    return (
+        f"effective rank {effective:.1f} of {span([one.r for one in trained])} (median); 99 % of the energy lies in at "
+        f"most {max(one.rank_99 for one in trained)} directions of a module, {usual:.0f} in the median"
+    )
+
+
+def _without(without: Sequence[Unreadable]) -> Iterator[str]:
+    reasons = list(by_key((one.reason, one.module) for one in without).items())
+    for reason, modules in reasons[:MOST_TOLD]:
+        yield f"{reason} ({counted(len(modules), 'module')}: {safe(names(modules, width=LONGEST))})"
+    if rest := sum(len(modules) for _, modules in reasons[MOST_TOLD:]):
+        yield f"for other reasons: {counted(rest, 'module')}, in --format json"
+
+
+EFFECTS: Mapping[str, str] = {
+    "scaling": "changes the scale",
+    "meaning": "changes what is computed",
+    "base": "another base",
+    "modules": "changes which modules are reached",
+    "unknown": "no field of PEFT's",
+    "training": "of training alone",
+}
+
+MULTIPLES = frozenset({"scaled", "related"})
+"""The words with which the factor that B is of A says something."""
+
+MOST_NAMES = 6
+LONGEST_VALUE = 200
+
+NUMBERS = ("relation", "cosine", "difference", "factor")
+
+CHANGES: Mapping[str, Callable[[Side], str]] = {
+    "rank": lambda side: "none" if side.r is None else str(side.r),
+    "scaling": lambda side: "none" if side.scaling is None else f"{side.scaling:.4g}",
+    "dtype": lambda side: " and ".join(side.dtypes) or "none",
+    "shape": lambda side: f"A {list(side.lora_A or ())}, B {list(side.lora_B or ())}",
+}
+"""How each thing that a header or the scale says is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows below a header, the most important first; the first columns, so many as ``text``, are words."""
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    text: int = 1
+
+
+def comparison_facts(name: str, one: Comparison) -> Iterator[tuple[str, str]]:
+    """What all updates and the headers say, as labelled values; ``name`` is A, the adapter that is inspected."""
+    yield from (("A", name), ("B", one.with_.name), ("source of B", one.with_.source))
+    all_updates = one.distance
+    if all_updates.norm_a is not None:
+        if all_updates.cosine is not None:
+            yield "cosine", f"{shown_cosine(all_updates.cosine)}, of all updates as one vector"
+        if all_updates.difference is not None:
+            yield "difference", f"{share_of_a(all_updates.difference)} of the norm of A's updates"
+        yield "norms", f"A {all_updates.norm_a:.4g}, B {all_updates.norm_b:.4g}"
+    number = len(one.fields)
+    yield "config", f"{counted(number, 'field')} differ{'s' * (number == 1)}" if number else "no field differs"
+    yield "modules", f"{len(one.modules)} in both, {len(one.only_a)} only in A, {len(one.only_b)} only in B"
+    for side, alone in (("A", one.only_a), ("B", one.only_b)):
+        yield f"only in {side}", "; ".join(_gathered([module.module for module in alone]))
+    for label, tell in CHANGES.items():
+        differing = [module for module in one.modules if label in module.differing]
+        by_change = by_key((f"{tell(module.a)} -> {tell(module.b)}", module.path) for module in differing)
+        for change, paths in list(by_change.items())[:MOST_NAMES]:
+            whose = "all" if len(paths) == len(one.modules) else "; ".join(_gathered(paths))
+            yield label, f"{change}: {whose}"
+        if len(by_change) > MOST_NAMES:
+            yield label, f"and {len(by_change) - MOST_NAMES} other changes, in --format json"
+    unknown = by_key((module.reason, module.path) for module in one.modules if module.reason)
+    for reason, paths in list(unknown.items())[:MOST_NAMES]:
+        yield "not compared", f"{'; '.join(_gathered(paths))}: {reason}"
+
+
+def comparison_tables(one: Comparison) -> Iterator[Table]:
+    """What differs: fields, tensors, kinds of modules and single modules, the worst first; those that have rows."""
+    changes = [(change.field, EFFECTS[change.effect], values(change)) for change in one.fields]
+    apart = [tensor for tensor in one.tensors if not tensor.equal]
+    apart.sort(key=lambda tensor: -math.inf if tensor.difference is None else -tensor.difference)
+    told = f"other tensors: {len(apart)} of {counted(len(one.tensors), 'tensor')} differ"
+    compared = [module for module in one.modules if module.update is not None]
+    placed = places(module.path for module in compared)
+    groups = by_key(((module.word, placed[module.path].kind), module) for module in compared)
+    kinds = sorted(((kind, found) for (_, kind), found in groups.items()), key=lambda group: _worst(group[1]))
+    unequal = sorted((module for module in compared if module.word != "equal"), key=lambda one: _worst([one]))
+    single = [(cut(safe(module.path), 120), *_numbers([module])) for module in unequal]
+    by_kind = [(cut(safe(kind), 40), str(len(found)), *_numbers(found)) for kind, found in kinds]
+    tables = (
+        Table("fields of the config that differ", ("field", "effect", "A -> B"), changes, 3),
+        Table(told, ("tensor", "how"), [(cut(safe(tensor.name), 160), _how(tensor)) for tensor in apart], 2),
+        Table("modules by kind", ("kind", "modules", *NUMBERS), by_kind),
+        Table(f"{counted(len(single), 'module')} not equal", ("module", *NUMBERS), single),
+    )
+    yield from (table for table in tables if table.rows)
+
+
+def _how(one: TensorComparison) -> str:
+    """How a tensor beside the factors differs."""
+    if one.within != "both":
+        return f"only in {one.within.upper()}"
+    return one.reason or (f"differs by {share_of_a(one.difference)}" if one.difference is not None else "differs")
+
+
+def _gathered(paths: Sequence[str]) -> list[str]:
+    """Modules by kind, with their layers: ``q_proj in layers 0-15 (16)``."""
+    placed = places(paths)
+    by_kind = by_key((place.kind, place.layer) for place in placed.values())
+    told, left = [], len(paths)
+    for kind in ordered(by_kind)[:MOST_NAMES]:
+        found = by_kind[kind]
+        left -= len(found)
+        number = f" ({len(found)})" if len(found) > 1 else ""
+        told.append(cut(safe(kind), 80) + in_layers({layer for layer in found if layer is not None}, 100) + number)
+    return [*told, f"{left} others"] if len(by_kind) > MOST_NAMES else told
+
+
+def values(change: FieldChange) -> str:
+    """What a field of the config is in A and in B."""
+    if change.only_a or change.only_b:
+        alone = (("A", change.only_a), ("B", change.only_b))
+        return "; ".join(f"only in {side}: {safe(names(only, MOST_NAMES, 80))}" for side, only in alone if only)
+    sides = (f'"{one}"' if isinstance(one, str) else one for one in (change.a, change.b))
+    return " -> ".join(shown(one, LONGEST_VALUE) for one in sides)
+
+
+def _worst(modules: Sequence[ModuleComparison]) -> tuple[int, float]:
+    """What sorts groups of one word: the worst word first, and the largest difference."""
+    found = [one.distance.difference for one in modules]
+    return WORDS.index(modules[0].word), -max(math.inf if value is None else value for value in found)
+
+
+def _numbers(found: Sequence[ModuleComparison]) -> tuple[str, ...]:
+    """What the modules, of one word, are to each other, and how far they lie apart."""
+    distances = [one.distance for one in found]
+    return (
+        found[0].word,
+        between((one.cosine for one in distances), shown_cosine),
+        between((one.difference for one in distances), share_of_a),
+        between((one.factor for one in distances if found[0].word in MULTIPLES), "{:.3g}".format),
+    )
+
+
+def share_of_a(value: float) -> str:
+    """A share of A's norm: in percent where that is readable."""
+    if value == 0 or 1e-4 <= value < 10:
+        return f"{100 * value:.3g} %"
+    return f"{value:.2g}" if value < 10 else f"{brief(value)} x"

@@ -12,11 +12,10 @@ from lora_cli.core.comparison import Comparison
 from lora_cli.core.module_grid import Grid
 from lora_cli.core.spectrum import Spectrum
 from lora_cli.core.text import between, brief, cut, safe, size, span
+from lora_cli.render import inspect_facts
 from lora_cli.render.engine_flags import costs, title
-from lora_cli.render.inspect_facts import Rows, contents, identity, origin
+from lora_cli.render.inspect_facts import Layout, Rows
 from lora_cli.render.inspect_report import InspectedAdapter, InspectReport
-from lora_cli.render.spectrum_facts import EXPLAINED, Layout, layout, summary
-from lora_cli.render.spectrum_facts import title as spectrum_title
 from lora_cli.render.terminal import (
     SHORTEST_NAME,
     Paragraph,
@@ -100,7 +99,15 @@ def _facts(one: InspectedAdapter) -> Rows:
     checked, found = one.checked, one.inspection
     if found is None:
         return []
-    return [row for row in (*identity(checked, found), *contents(checked, found), *origin(found)) if row[1]]
+    return [
+        row
+        for row in (
+            *inspect_facts.identity(checked, found),
+            *inspect_facts.contents(checked, found),
+            *inspect_facts.origin(found),
+        )
+        if row[1]
+    ]
 
 
 def _problems(one: InspectedAdapter) -> Iterable[RenderableType]:
@@ -122,12 +129,10 @@ def _values(one: InspectedAdapter, *, plain: bool) -> Iterator[Iterable[Renderab
 
 def comparison_parts(name: str, one: Comparison) -> Iterator[RenderableType]:
     """One word, how far all updates are apart, and tables of what differs; ``name`` is A, B is the other."""
-    from lora_cli.render.comparison_facts import facts_of, tables_of
-
     yield Text("diff", "bold")
     yield Paragraph(one.reason, Text.assemble((one.word, WORDS[one.word]), ": "), indent=2)
-    yield from (*hints(one.hint), "", *facts(facts_of(name, one)))
-    for part in tables_of(one):
+    yield from (*hints(one.hint), "", *facts(inspect_facts.comparison_facts(name, one)))
+    for part in inspect_facts.comparison_tables(one):
         rows = [[Text(cell, WORDS.get(cell, "")) for cell in row] for row in part.rows[:MOST_ROWS]]
         yield from ("", Text(part.caption, "bold"), table_or_blocks(part.header, rows, left=part.text))
         yield from in_json(len(part.rows) - MOST_ROWS)
@@ -214,9 +219,9 @@ def spectrum_parts(spectrum: Spectrum, *, plain: bool = False) -> Iterator[Rende
         yield Text.assemble(("spectrum", "bold"), " (none)")
         yield from (Paragraph(spectrum.unread, indent=2), *hints(spectrum.hint))
         return
-    drawn = layout(spectrum)
+    drawn = inspect_facts.layout(spectrum)
     full = drawn.full()
-    yield Paragraph(f"({spectrum_title(spectrum)})", Text.assemble(("spectrum", "bold"), " "))
+    yield Paragraph(f"({inspect_facts.spectrum_title(spectrum)})", Text.assemble(("spectrum", "bold"), " "))
     for grid in drawn.grids[:MOST_STACKS]:
         yield ""
         yield from [text(grid.stack)] if len(drawn.grids) > 1 else []
@@ -228,7 +233,7 @@ def spectrum_parts(spectrum: Spectrum, *, plain: bool = False) -> Iterator[Rende
     if drawn.grids and full > 0:
         yield from ("", *_legend(drawn, full, plain=plain))
     yield from _outside(drawn)
-    yield from ("", *facts(summary(spectrum, drawn.far)))
+    yield from ("", *facts(inspect_facts.spectrum_facts(spectrum, drawn.far)))
 
 
 def _outside(drawn: Layout) -> Iterator[RenderableType]:
@@ -246,7 +251,7 @@ def _legend(drawn: Layout, full: float, *, plain: bool) -> Iterator[RenderableTy
     """What the shades, with the number from which each is drawn, and the columns mean."""
     shades = [_shade(i, plain=plain).append(f" {brief(full * i / len(SHADES))}") for i in range(len(SHADES))]
     yield Columns([Text("shades from"), *shades], padding=(0, 2))
-    yield Paragraph(EXPLAINED)
+    yield Paragraph(inspect_facts.EXPLAINED)
     if any(len(grid.layers) > MOST_LAYERS for grid in drawn.grids):
         yield "a row of several layers shows the largest"
     if any(len(paths) > 1 for grid in drawn.grids for paths in grid.cells.values()):
