@@ -23,7 +23,7 @@ from lora_cli.cli.output import DEFAULT_WIDTH, ReportFormat, to_stderr, width
 from lora_cli.core.nearest import nearest
 from lora_cli.core.trust import is_for_manifests
 from lora_cli.errors import UsageError
-from lora_cli.settings import SETTINGS, load_settings
+from lora_cli.settings import SETTINGS, Settings, load_settings
 
 Command = TyperCommand | TyperGroup
 
@@ -55,6 +55,15 @@ class GroupedCommand(TyperCommand):
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Writes the arguments and options, each panel as a section; nothing is cut at any width."""
         _write_sections(self, ctx, formatter)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Reads the words behind the command's name."""
+        return super().parse_args(ctx, one_by_one(args, SEVERAL_VALUES.get(self.name or "", ())))
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command with the settings that the whole command line asks for."""
+        ctx.obj = open_settings(ctx)
+        return super().invoke(ctx)
 
 
 class GroupedGroup(TyperGroup):
@@ -92,6 +101,7 @@ class LazyGroup(GroupedGroup):
         """The named command, with its module imported."""
         name, command, rest = super().resolve_command(ctx, args)
         if name in COMMANDS:
+            forget_formats_of_validate(name)
             command = self.commands[name] = load_command(name)
         return name, command, rest
 
@@ -103,7 +113,6 @@ def _print_version(value: bool) -> None:
 
 
 def root(
-    ctx: typer.Context,
     cache_dir: str | None = setting("cache_dir", None, GLOBAL),
     config: str | None = option(
         "--config FILE", "The settings file (TOML); without it $XDG_CONFIG_HOME/lora-cli/config.toml.", None, GLOBAL
@@ -121,8 +130,16 @@ def root(
     Every option can also be set by the variable LORA_CLI_<OPTION>, for example LORA_CLI_CACHE_DIR. Global options may
     stand before or after the command.
     """
+
+
+def open_settings(ctx: Any) -> Settings:
+    """The settings of a command, from its global options, the variables and the file.
+
+    Raises:
+        LoraCliError: a value is wrong, or the cache is no folder.
+    """
     # What a variable says, load_settings reads: below the flags, and above the file.
-    settings = load_settings({name: one for name, one in ctx.params.items() if is_flag(ctx, name)}, os.environ)
+    settings = load_settings(ctx.meta, os.environ)
     _check_cache_dir(settings.cache_dir)
     if settings.quiet or settings.verbose:
         _set_log_level("ERROR" if settings.quiet else "INFO")
@@ -130,15 +147,16 @@ def root(
         from lora_cli.core.log import logger
 
         logger(__name__).warning("%s; it is left out", settings.config_error)
-    ctx.obj = settings
     if not settings.quiet:
-        warn_of_unknown_variables(ctx.command)
+        warn_of_unknown_variables(ctx.find_root().command)
+    return settings
 
 
-def is_flag(ctx: Any, name: str) -> bool:
-    """Whether a parameter was given on the command line, not by a variable or its default."""
-    source = ctx.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
+def _note_flag(ctx: Any, parameter: Any, value: Any) -> Any:
+    """Notes a global option that was given on the command line, before the command or after it."""
+    if ctx.get_parameter_source(parameter.name).name == "COMMANDLINE":
+        ctx.meta[parameter.name] = value
+    return value
 
 
 def _check_cache_dir(path: Path) -> None:
@@ -163,38 +181,8 @@ def _set_log_level(level: str) -> None:
     logger.handlers = [logging.StreamHandler()]
 
 
-def hoist_global_options(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The global options, which may stand before or after the subcommand, and the rest.
-
-    Raises:
-        UsageError: the value of one is missing.
-    """
-    switches = {flag for one in _global_options() if one.is_flag for flag in one.opts}
-    with_values = {flag for one in _global_options() if not one.is_flag for flag in one.opts}
-    letters = {flag[1] for flag in switches if not flag.startswith("--")}
-    front: list[str] = []
-    rest: list[str] = []
-    words = iter(argv)
-    for word in words:
-        if word == "--":
-            rest += [word, *words]
-        elif word in switches or (word[:1] == "-" and word[1:] and {*word[1:]} <= letters):
-            front.append(word)
-        elif word in with_values:
-            value = next(words, None)
-            if value is None:
-                raise UsageError(f"option '{word}' requires an argument", hint="lora-cli --help")
-            front += [word, value]
-        elif word.partition("=")[0] in with_values:
-            front.append(word)
-        else:
-            rest.append(word)
-    return front, rest
-
-
-def one_by_one(words: Sequence[str]) -> list[str]:
-    """``words`` with the flag before each of its values; up to the next option, or ``--``."""
-    flags = SEVERAL_VALUES.get(words[0], ()) if words else ()
+def one_by_one(words: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """``words`` with each of ``flags`` before each of its values; up to the next option, or ``--``."""
     found: list[str] = []
     flag = ""
     for word in words:
@@ -214,6 +202,9 @@ def build_app() -> TyperGroup:
         app.command(name, help=text)(lambda: None)
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
+    for parameter in group.params:
+        if not {*VERSION, *SETUP} & {*parameter.opts}:
+            parameter.expose_value, parameter.callback = False, _note_flag
     return group
 
 
@@ -238,25 +229,7 @@ def _markup_mode() -> Any:
 @lru_cache
 def _global_options() -> list[Any]:
     """The root command's options that go with every command."""
-    found = [one for one in build_app().params if not {*VERSION, *SETUP} & {*one.opts}]
-    for parameter in found:
-        parameter.expose_value, parameter.callback = False, _behind_the_command
-    return found
-
-
-def _behind_the_command(ctx: Any, parameter: Any, value: Any) -> Any:
-    """A global option that was not put in front: while completing it counts, else it stands in one word with another.
-
-    Raises:
-        UsageError: it does.
-    """
-    if ctx.resilient_parsing:
-        if value:
-            ctx.find_root().params[parameter.name] = value
-    elif is_flag(ctx, parameter.name):
-        flag = parameter.opts[-1]
-        raise UsageError(f"{flag} is a global option, and stands in one word with others", hint=f"write {flag} alone")
-    return value
+    return [one for one in build_app().params if one.callback is _note_flag]
 
 
 def _help(function: Callable[..., Any]) -> str:
@@ -265,10 +238,7 @@ def _help(function: Callable[..., Any]) -> str:
 
 
 def _complete_help(command: Command, examples: Sequence[str]) -> None:
-    """Ends the help of a command, and of those below it, with the units of its values and its examples.
-
-    The global options are shown too; read they are in front of the command, where ``hoist_global_options`` puts them.
-    """
+    """Gives a command, and those below it, the global options, and ends its help with units and examples."""
     for name, child in getattr(command, "commands", {}).items():
         _complete_help(child, [line for line in examples if line.split()[2] == name])
     metavars = {parameter.metavar for parameter in command.params}

@@ -88,7 +88,7 @@ def _cached(ctx: typer.Context, listed: "Callable[[Store], Iterator[str]]") -> l
     from lora_cli.store import Store
 
     with suppress(LoraCliError, OSError):
-        store = Store(load_settings(ctx.find_root().params, os.environ).cache_dir)
+        store = Store(load_settings(ctx.meta, os.environ).cache_dir)
         return sorted(set(islice(listed(store), MOST_RECORDS)))
     return []
 

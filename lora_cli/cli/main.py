@@ -57,9 +57,7 @@ def _run(argv: Sequence[str]) -> int:
     app.forget_services()
     if set_up_bash(argv):
         return 0
-    front, rest = app.hoist_global_options(argv)
-    app.forget_formats_of_validate(rest[0] if rest else "")
-    code = app.build_app().main(args=[*front, *app.one_by_one(rest)], prog_name="lora-cli", standalone_mode=False)
+    code = app.build_app().main(args=list(argv), prog_name="lora-cli", standalone_mode=False)
     return code if isinstance(code, int) else 0
 
 

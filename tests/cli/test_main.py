@@ -11,7 +11,7 @@ import pytest
 
 from lora_cli import __version__, errors
 from lora_cli.cli import app
-from lora_cli.cli.app import COMMANDS, hoist_global_options
+from lora_cli.cli.app import COMMANDS
 from lora_cli.cli.main import main
 
 EXIT_TABLE = [
@@ -90,18 +90,22 @@ def test_a_missing_extra_names_the_install_that_mends_it(
 
 
 @pytest.mark.parametrize(
-    ("argv", "hoisted"),
+    "line",
     [
-        (["validate", "x", "--quiet"], ["--quiet", "validate", "x"]),
-        (["fetch", "--cache-dir", "/c", "x"], ["--cache-dir", "/c", "fetch", "x"]),
-        (["fetch", "x", "--cache-dir=/c"], ["--cache-dir=/c", "fetch", "x"]),
-        (["fetch", "--", "--quiet"], ["fetch", "--", "--quiet"]),
-        (["cache", "ls", "-qv"], ["-qv", "cache", "ls"]),
+        "--cache-dir HERE cache path",
+        "cache --cache-dir HERE path",
+        "cache path --cache-dir HERE",
+        "cache path --cache-dir=HERE -q",
+        "--cache-dir /elsewhere cache path --cache-dir HERE",
     ],
 )
-def test_global_options_stand_before_or_after_the_subcommand(argv: list[str], hoisted: list[str]) -> None:
-    front, rest = hoist_global_options(argv)
-    assert [*front, *rest] == hoisted
+def test_global_options_stand_before_or_after_the_subcommand(
+    line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(line.replace("HERE", str(tmp_path)).split()) == 0
+    assert str(tmp_path) in capsys.readouterr().out
+    assert main(["fetch", "--", "--quiet"]) == 2
+    assert main(["validate", "-qf", str(tmp_path / "none.yaml")]) == 3
 
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -274,9 +278,11 @@ def test_a_size_or_duration_that_is_none_is_said_of_its_option(
         (["repair"], "error: missing argument 'REF'\nhint: lora-cli repair --help\n"),
         (["repair", "x"], "error: missing option '--engine'\nhint: lora-cli repair --help\n"),
         (["fetch", "x", "--to"], "error: option '--to' requires an argument\nhint: lora-cli fetch --help\n"),
-        (["cache", "path", "--cache-dir"], "error: option '--cache-dir' requires an argument\nhint: lora-cli --help\n"),
+        (
+            ["cache", "path", "--cache-dir"],
+            "error: option '--cache-dir' requires an argument\nhint: lora-cli cache --help\n",
+        ),
         (["cache", "path", "--cache-dir="], "error: --cache-dir: '' is not a path\n"),
-        (["validate", "-qf", "x"], "error: -q is a global option, and stands in one word with others\n"),
         (["warm", "x", "--tp", "abc"], "error: invalid value for '--tp': 'abc' is not a whole number\n"),
         (["cache", "lss"], "error: no such command 'lss'\nhint: did you mean 'ls'?\n"),
         (["warm", "x", "--port", "0"], "error: invalid value for '--port': 0 is not in the range 1<=x<=65535\n"),
