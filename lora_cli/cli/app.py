@@ -82,6 +82,14 @@ class GroupedGroup(TyperGroup):
             raise typer.Exit(UsageError.exit_code)
         return super().parse_args(ctx, args)
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The named command. Those of the root are stubs with a help text until here, where the module is imported."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if ctx.parent is None and name is not None:
+            forget_formats_of_validate(name)
+            command = self.commands[name] = load_command(name)
+        return name, command, rest
+
 
 def _write_sections(command: Command, ctx: Any, formatter: Any) -> None:
     sections: dict[str, list[tuple[str, str]]] = {}
@@ -92,18 +100,6 @@ def _write_sections(command: Command, ctx: Any, formatter: Any) -> None:
     for title, rows in sections.items():
         with formatter.section(title):
             formatter.write_dl(rows)
-
-
-class LazyGroup(GroupedGroup):
-    """The root group: its commands are stubs with a help text until one is named on the command line."""
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The named command, with its module imported."""
-        name, command, rest = super().resolve_command(ctx, args)
-        if name in COMMANDS:
-            forget_formats_of_validate(name)
-            command = self.commands[name] = load_command(name)
-        return name, command, rest
 
 
 def _print_version(value: bool) -> None:
@@ -196,7 +192,7 @@ def one_by_one(words: Sequence[str], flags: Sequence[str]) -> list[str]:
 
 def build_app() -> TyperGroup:
     """The root command with a stub for each subcommand."""
-    app = typer.Typer(cls=LazyGroup, context_settings=HELP, rich_markup_mode=_markup_mode())
+    app = typer.Typer(cls=GroupedGroup, context_settings=HELP, rich_markup_mode=_markup_mode())
     app.callback(help=_help(root))(root)
     for name, text in COMMANDS.items():
         app.command(name, help=text)(lambda: None)

@@ -79,7 +79,8 @@ def measurement(settings: Settings, options: BenchOptions) -> int:
     with measured_lineup(settings, options, workload) as (asked, own):
         trace = workload.over([item.name for item in asked.items], REQUESTS, options.seed)
         device, eviction = chosen_device(options), chosen_eviction(options)
-        run = Run(_limits(asked, options, options.max_lora_rank), device, "modules", eviction)
+        most = limits(asked, options.max_loras, options.max_cpu_loras, options.max_lora_rank)
+        run = Run(most, device, "modules", eviction)
         save_trace(trace, options.save_trace)
         result, where = _measure(asked, run, trace, options.seed, own, failures)
         words = workload.words()
@@ -109,7 +110,7 @@ def own_server_measured(settings: Settings, options: BenchOptions) -> int:
         if rank is None and options.num_adapters is not None:
             # What a slot must take for synthetic adapters; of others the server knows it once they are read.
             rank = max(rank for rank, _ in parse_ranks(options.ranks or RANKS).shares)
-        most = _limits(asked, options, rank)
+        most = limits(asked, options.max_loras, options.max_cpu_loras, rank)
         # The config of a base whose weights are not on this disk; what they are is the same to the clock.
         dummy = None if has_base_weights(asked.base) else open_config(asked.base, settings)
         failures: Failures = {}
@@ -130,10 +131,6 @@ def _none_servable(failures: Failures) -> LoraCliError:
     hint = "; ".join(filter(None, (error.hint, f"nor can {len(more)} more" if more else "")))
     code = max(one.exit_code for one in failures.values())
     return ERRORS[code](f"{name} cannot be served: {error.message}", hint=hint)
-
-
-def _limits(asked: Lineup, options: BenchOptions, max_lora_rank: int | None) -> Limits:
-    return limits(asked, options.max_loras, options.max_cpu_loras, max_lora_rank)
 
 
 def chosen_device(options: BenchOptions) -> Device:
@@ -228,16 +225,16 @@ def _measure(
 
     Gives what was measured, and on what device.
     """
-    base, limits = base_model(asked.base, settings), run.limits
+    base, most = base_model(asked.base, settings), run.limits
     with holding(Store(settings.cache_dir)) as hold:
-        jobs = {job.name: job for job in servable(asked, base, limits, settings, hold, failures)}
+        jobs = {job.name: job for job in servable(asked, base, most, settings, hold, failures)}
         broken = {name: one.message for name, one in failures.items()}
-        slots, places = limits.max_loras, limits.max_cpu_loras
+        slots, places = most.max_loras, most.max_cpu_loras
         replay = partial(run_trace, trace.keys(), max_loras=slots, max_cpu_loras=places, failed=broken)
         if not jobs:
             return replay(serve=lambda _name: Served("", 0.0)), {}  # none is asked: all are broken
         adapters = [job.adapter for job in jobs.values()]
-        plan = planning(asked, run, settings)(base, adapters, limits, seed=seed, base_directory=None)
+        plan = planning(asked, run, settings)(base, adapters, most, seed=seed, base_directory=None)
         with WarmProcess(plan) as process:
             ready = process.start()
             serve = partial(_serve, process, jobs, failures)

@@ -7,7 +7,7 @@ copies what was accepted, before it is loaded.
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,7 +36,14 @@ class Copies:
         kind, directory = text[: len(KIND)], text[len(KIND) :]
         if kind != KIND or not directory:
             raise UsageError(f"{OPTION} is {text!r}", hint=f"{OPTION} {KIND}DIRECTORY")
-        self._names = _names(items)
+        self._names = {item.name: item.name.rstrip("/").rpartition("/")[2] for item in items}
+        folders = list(self._names.values())
+        for name, folder in self._names.items():
+            if not re.fullmatch(NAME, folder, re.ASCII) or folders.count(folder) > 1:
+                raise UsageError(
+                    f"{OPTION}: {name!r} cannot be the folder of one adapter",
+                    hint="give each a name in a manifest, with -f",
+                )
         self._folder = MemoryFolder(Path(os.path.abspath(Path(directory).expanduser())))  # noqa: PTH100 - links stay links
 
     def place(self, name: str) -> Path | None:
@@ -70,16 +77,3 @@ class Copies:
         except LoraCliError as refused:
             error = refused
         return place, error, (time.perf_counter() - began) * 1e3
-
-
-def _names(items: Iterable[Item]) -> Mapping[str, str]:
-    """Name → folder. Raises ``UsageError``."""
-    names = {item.name: item.name.rstrip("/").rpartition("/")[2] for item in items}
-    folders = list(names.values())
-    for name, folder in names.items():
-        if not re.fullmatch(NAME, folder, re.ASCII) or folders.count(folder) > 1:
-            raise UsageError(
-                f"{OPTION}: {name!r} cannot be the folder of one adapter",
-                hint="give each a name in a manifest, with -f",
-            )
-    return names

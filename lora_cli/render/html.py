@@ -30,6 +30,16 @@ MOST = {
 
 NO_VALUE = "–"
 
+PAGES: Mapping[type, tuple[str, str, str, str]] = {
+    SimulationReport: (
+        "simulated", "Each policy over the same requests", "Share of requests that wait at most", "stall in ms",
+    ),
+    PlanReport: ("", "The fewest slots first, then more slots with less memory", "", ""),
+    MeasurementReport: ("in process", "Milliseconds by tier", "Share of requests that are answered within", "ms"),
+    LiveReport: ("live", "Milliseconds by tier", "Share of requests whose first token comes within", "ms"),
+}  # fmt: skip
+"""How requests were made, the caption of the table, and the title and axis of the curves."""
+
 
 @cache
 def templates() -> Environment:
@@ -133,31 +143,21 @@ def spectrum_notes(shown: Layout) -> Iterator[str]:
 
 def render_bench(report: BenchReport) -> str:
     """The page of ``serve-bench``: its table, its charts, the workload, and what the words mean."""
-    curves, work = bench_summary.curves_of(report), bench_summary.work(report)
-    values: dict[str, Any] = {"terms": report.definitions, "costs": (), "charts": (), "adapters": None}
-    match report.result:
-        case SimulationReport() as result:
-            costs = {name: one.miss_cost_ms_per_request for name, one in result.policies.items()}
-            most = max(costs.values(), default=0.0) or 1.0
-            values |= {
-                "title": f"{work}, simulated",
-                "caption": "Each policy over the same requests",
-                "terms": dict(bench_summary.simulation_terms(report, result)) | dict(report.definitions),
-                "costs": [(name, cost / most, [milliseconds(cost)]) for name, cost in costs.items()],
-                "charts": [
-                    charts.over_time(bench_summary.hits_over_time(result)),
-                    charts.distribution("Share of requests that wait at most", "stall in ms", curves),
-                ],
-            }
-        case PlanReport() as result:
-            values["title"] = f"Slots and memory for {' and '.join(result.plan.goals)}"
-            values["caption"] = "The fewest slots first, then more slots with less memory"
-        case MeasurementReport():
-            values |= {"title": f"{work}, in process", "caption": "Milliseconds by tier"}
-            values["charts"] = [charts.distribution("Share of requests that are answered within", "ms", curves)]
-        case LiveReport() as result:
-            values |= {"title": f"{work}, live", "caption": "Milliseconds by tier", "adapters": list(_adapters(result))}
-            values["charts"] = [charts.distribution("Share of requests whose first token comes within", "ms", curves)]
+    result, work = report.result, bench_summary.work(report)
+    how, caption, share, unit = PAGES[type(result)]
+    curves = charts.distribution(share, unit, bench_summary.curves_of(report))
+    values: dict[str, Any] = {"title": f"{work}, {how}", "caption": caption, "charts": [curves]}
+    values |= {"terms": report.definitions, "costs": (), "adapters": None}
+    if isinstance(result, PlanReport):
+        values["title"] = f"Slots and memory for {' and '.join(result.plan.goals)}"
+    elif isinstance(result, SimulationReport):
+        costs = {name: one.miss_cost_ms_per_request for name, one in result.policies.items()}
+        most = max(costs.values(), default=0.0) or 1.0
+        values["costs"] = [(name, cost / most, [milliseconds(cost)]) for name, cost in costs.items()]
+        values["charts"] = [charts.over_time(bench_summary.hits_over_time(result)), curves]
+        values["terms"] = dict(bench_summary.simulation_terms(report, result)) | dict(report.definitions)
+    elif isinstance(result, LiveReport):
+        values["adapters"] = list(_adapters(result))
     return templates().get_template("serve_bench.html.j2").render(values, report=report)
 
 
