@@ -4,13 +4,13 @@ A command is a line in ``COMMANDS`` and a module with a function ``command`` and
 ``COMMANDS`` too.
 """
 
+import logging
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib import import_module
-from pathlib import Path
 from typing import Any, get_args
 
 import typer
@@ -20,10 +20,13 @@ from lora_cli import __version__
 from lora_cli.cli.completion import SETUP
 from lora_cli.cli.options import GLOBAL, PREFIX, option, setting, variable_of
 from lora_cli.cli.output import DEFAULT_WIDTH, ReportFormat, to_stderr, width
+from lora_cli.core.log import logger
 from lora_cli.core.nearest import nearest
 from lora_cli.core.trust import is_for_manifests
 from lora_cli.errors import UsageError
 from lora_cli.settings import SETTINGS, Settings, load_settings
+from lora_cli.store import Store
+from lora_cli.store.tag import check_folder
 
 Command = TyperCommand | TyperGroup
 
@@ -136,12 +139,12 @@ def open_settings(ctx: Any) -> Settings:
     """
     # What a variable says, load_settings reads: below the flags, and above the file.
     settings = load_settings(ctx.meta, os.environ)
-    _check_cache_dir(settings.cache_dir)
-    if settings.quiet or settings.verbose:
-        _set_log_level("ERROR" if settings.quiet else "INFO")
+    check_folder(Store(settings.cache_dir))
+    if settings.quiet or settings.verbose:  # what the floors below log (a wait, a renamed repository) goes to stderr
+        ours = logging.getLogger("lora_cli")
+        ours.setLevel("ERROR" if settings.quiet else "INFO")
+        ours.handlers = [logging.StreamHandler()]
     if settings.verbose and settings.config_error:
-        from lora_cli.core.log import logger
-
         logger(__name__).warning("%s; it is left out", settings.config_error)
     if not settings.quiet:
         warn_of_unknown_variables(ctx.find_root().command)
@@ -153,28 +156,6 @@ def _note_flag(ctx: Any, parameter: Any, value: Any) -> Any:
     if ctx.get_parameter_source(parameter.name).name == "COMMANDLINE":
         ctx.meta[parameter.name] = value
     return value
-
-
-def _check_cache_dir(path: Path) -> None:
-    """The same answer of every command to a cache that is no folder, whether or not it needs one.
-
-    Raises:
-        MachineError: it is a file.
-    """
-    if os.path.lexists(path) and not os.path.isdir(path):  # noqa: PTH112 - what cannot be looked at is not judged
-        from lora_cli.store import Store
-        from lora_cli.store.tag import check_folder
-
-        check_folder(Store(path))
-
-
-def _set_log_level(level: str) -> None:
-    """What the floors below say through ``logging`` (a wait, a renamed repository) goes to stderr from ``level`` on."""
-    import logging
-
-    logger = logging.getLogger("lora_cli")
-    logger.setLevel(level)
-    logger.handlers = [logging.StreamHandler()]
 
 
 def one_by_one(words: Sequence[str], flags: Sequence[str]) -> list[str]:

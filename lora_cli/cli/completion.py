@@ -10,15 +10,15 @@ from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from lora_cli.errors import LoraCliError, MachineError
 from lora_cli.settings import load_settings
-
-if TYPE_CHECKING:
-    from lora_cli.store import Store
+from lora_cli.store import Store
+from lora_cli.store.disk import write_file
+from lora_cli.store.records import all_records
 
 MOST_RECORDS = 2000
 """Of a larger cache not all references are read: a TAB is answered at once, or not used."""
@@ -83,20 +83,16 @@ def _begun(found: Sequence[str], begun: str) -> list[str]:
     ]
 
 
-def _cached(ctx: typer.Context, listed: "Callable[[Store], Iterator[str]]") -> list[str]:
+def _cached(ctx: typer.Context, listed: Callable[[Store], Iterator[str]]) -> list[str]:
     """What is listed of the cache that is meant; nothing where that cannot be read: a TAB is no place for errors."""
-    from lora_cli.store import Store
-
     with suppress(LoraCliError, OSError):
         store = Store(load_settings(ctx.meta, os.environ).cache_dir)
         return sorted(set(islice(listed(store), MOST_RECORDS)))
     return []
 
 
-def _references(begun: str, store: "Store") -> Iterator[str]:
+def _references(begun: str, store: Store) -> Iterator[str]:
     """What is cached, as it is written for short, unless ``begun`` is the long way."""
-    from lora_cli.store.records import all_records
-
     for record in all_records(store):
         ref = record.ref if begun.startswith("hf:") else record.ref.removeprefix("hf://")
         yield ref if "%" in ref else ref.removeprefix("file://")
@@ -131,8 +127,6 @@ def set_up_bash(argv: Sequence[str]) -> bool:
 
 def _install(installed: Path, rc: Path) -> None:
     """Writes the script, and a line into ``rc`` that reads it."""
-    from lora_cli.store.disk import write_file
-
     installed.parent.mkdir(parents=True, exist_ok=True)
     write_file(installed, BASH_SCRIPT.read_bytes())
     line = f"source {shlex.quote(str(installed))}\n".encode()
