@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Collection, Sequence
 
-from lora_cli.bench.conditions import of_waiting, parse_goals
+from lora_cli.bench.conditions import Condition, of_waiting, parse_goals
 from lora_cli.bench.fleet import Fleet, sized
 from lora_cli.bench.links import BYTES_PER_RANK, DISK_LINK, GPU_LINK, Links, parse_link
 from lora_cli.bench.measured_links import read_links
@@ -33,60 +33,52 @@ NO_QUEUE = "without --request-rate, or times in --trace, no request queues: a st
 
 
 def simulation(settings: Settings, options: BenchOptions) -> int:
-    """Simulate what is asked for, and report it; the exit code.
+    """Simulate what is asked for, or find out what the goals of ``--plan`` take, and report it; the exit code.
+
+    It is 1 when a policy meets the goals with no number of slots.
 
     Raises:
         LoraCliError: what is asked for is wrong or too large, or a file cannot be read or written.
     """
     options.refuse(("device", "max_lora_rank"), "not for --simulate", "there is no device")
-    if options.plan:
-        return _plan(settings, options)
-    policies = parse_policies(options.eviction or POLICIES)
-    conclude = concluding(options, simulated_names(policies))
-    trace, fleet, run = _scene(options)
-    save_trace(trace, options.save_trace)
-    found = simulate_all(trace, fleet, policies, options.objective or "stall", told=_teller(trace, policies))
-    report = bench_report(*run, found, DEFINITIONS, simulation_metrics(found.policies))
-    return _as_far_as_done(policies, found.policies, lambda: conclude(report, {options.seed: trace}))
-
-
-def _plan(settings: Settings, options: BenchOptions) -> int:
-    """Find out what the goals take, and report it; 1 when a policy meets them with no number of slots.
-
-    Raises:
-        LoraCliError: what is asked for is wrong, or a file cannot be read or written.
-    """
-    for flag in options.given(("max_loras", "max_cpu_loras", "max_gpu_bytes", "max_cpu_bytes")):
-        raise UsageError(f"{flag} and --plan exclude each other", hint="it is what --plan finds out")
-    goals = parse_goals(options.plan or ())
-    policies = parse_policies(options.eviction or PLAN_POLICIES)
-    if OPT in policies:
+    goals = _goals(options)
+    policies = parse_policies(options.eviction or (PLAN_POLICIES if goals else POLICIES))
+    if goals and OPT in policies:
         raise UsageError("--plan is for policies that can be had, and opt is none", hint=f"--eviction {PLAN_POLICIES}")
-    conclude = concluding(options, planned_names(policies))
+    conclude = concluding(options, planned_names(policies) if goals else simulated_names(policies))
     trace, fleet, run = _scene(options)
     if of_waiting(goals) and not trace.timed and not settings.quiet:
         to_stderr(f"warning: {NO_QUEUE}")
     save_trace(trace, options.save_trace)
-    found = size_all(trace, fleet, policies, goals, options.objective or "stall")
-    plans = found.plan.policies
-    report = bench_report(*run, found, PLAN_DEFINITIONS, plan_metrics(plans))
-    code = _as_far_as_done(policies, plans, lambda: conclude(report, {options.seed: trace}))
-    return code or int(not all(one.answers for one in plans.values()))
+    objective, missed = options.objective or "stall", False
+    done: Collection[str]
+    if goals:
+        sized = size_all(trace, fleet, policies, goals, objective)
+        done, missed = sized.plan.policies, not all(one.answers for one in sized.plan.policies.values())
+        report = bench_report(*run, sized, PLAN_DEFINITIONS, plan_metrics(sized.plan.policies))
+    else:
+        found = simulate_all(trace, fleet, policies, objective, told=_teller(trace, policies))
+        done = found.policies
+        report = bench_report(*run, found, DEFINITIONS, simulation_metrics(found.policies))
+    code = conclude(report, {options.seed: trace}) if done else 0
+    if len(done) < len(policies):
+        names = [", ".join(policy for policy in policies if (policy in done) is it) for it in (True, False)]
+        to_stderr(f"interrupted: {names[0] or 'no policy'} done, {names[1]} not")
+        return INTERRUPTED
+    return code or int(missed)
 
 
-def _as_far_as_done(policies: Sequence[str], done: Collection[str], tell: Callable[[], int]) -> int:
-    """Tells what there is, and which policies an interrupt left out of it; the exit code.
+def _goals(options: BenchOptions) -> tuple[Condition, ...]:
+    """The goals of ``--plan``; none without it.
 
     Raises:
-        LoraCliError: a file cannot be written.
+        UsageError: one is wrong, or what --plan finds out is given.
     """
-    if len(done) == len(policies):
-        return tell()
-    if done:
-        tell()
-    names = [", ".join(policy for policy in policies if (policy in done) is it) for it in (True, False)]
-    to_stderr(f"interrupted: {names[0] or 'no policy'} done, {names[1]} not")
-    return INTERRUPTED
+    if not options.plan:
+        return ()
+    for flag in options.given(("max_loras", "max_cpu_loras", "max_gpu_bytes", "max_cpu_bytes")):
+        raise UsageError(f"{flag} and --plan exclude each other", hint="it is what --plan finds out")
+    return parse_goals(options.plan)
 
 
 def _scene(options: BenchOptions) -> tuple[Trace, Fleet, tuple[VllmRun, BenchSetting]]:
