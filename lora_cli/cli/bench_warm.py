@@ -10,7 +10,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -78,7 +78,7 @@ def measurement(settings: Settings, options: BenchOptions) -> int:
     failures: Failures = {}
     with measured_lineup(settings, options, workload) as (asked, own):
         trace = workload.over([item.name for item in asked.items], REQUESTS, options.seed)
-        device, eviction = chosen_device(options), chosen_eviction(options)
+        device, eviction = chosen(options)
         most = limits(asked, options.max_loras, options.max_cpu_loras, options.max_lora_rank)
         run = Run(most, device, "modules", eviction)
         save_trace(trace, options.save_trace)
@@ -103,7 +103,7 @@ def own_server_measured(settings: Settings, options: BenchOptions) -> int:
     if options.lora_modules:
         raise UsageError("--lora-modules is for --url", hint="REFs or a manifest name the adapters here")
     concluding(options, live_names())
-    device, eviction = chosen_device(options), chosen_eviction(options)
+    device, eviction = chosen(options)
     with ExitStack() as stack:
         asked, own = stack.enter_context(measured_lineup(settings, options, workload_of(options)))
         rank = options.max_lora_rank
@@ -115,10 +115,10 @@ def own_server_measured(settings: Settings, options: BenchOptions) -> int:
         dummy = None if has_base_weights(asked.base) else open_config(asked.base, settings)
         failures: Failures = {}
         hold = stack.enter_context(holding(Store(own.cache_dir)))
-        names = {job.name for job in servable(asked, base_model(asked.base, own), most, own, hold, failures)}
-        if not names:
+        jobs = servable(asked, base_model(asked.base, own), most, own, hold, failures)
+        if not jobs:
             raise _none_servable(failures)
-        asked = replace(asked, items=tuple(item for item in asked.items if item.name in names))
+        asked = replace(asked, items=tuple(item for item in asked.items if item.name in jobs))
         url = stack.enter_context(own_server(asked, Run(most, device, "model", eviction, dummy=dummy), own))
         facts = {"max_loras": str(most.max_loras), "max_cpu_loras": str(most.max_cpu_loras), "eviction": eviction}
         facts |= {"weights": "dummy"} if dummy is not None else {}
@@ -133,52 +133,36 @@ def _none_servable(failures: Failures) -> LoraCliError:
     return ERRORS[code](f"{name} cannot be served: {error.message}", hint=hint)
 
 
-def chosen_device(options: BenchOptions) -> Device:
-    """What ``--device`` says. Raises ``UsageError``."""
-    word = options.device or "auto"
-    if word not in get_args(Device):
-        raise UsageError(f"--device is auto, cpu or cuda, not {safe(word)}")
-    return cast(Device, word)
-
-
-def chosen_eviction(options: BenchOptions) -> PolicyName:
-    """What ``--eviction`` says of one process. Raises ``UsageError``."""
-    word, known = options.eviction or "adaptive", get_args(PolicyName)
-    if word not in known:
+def chosen(options: BenchOptions) -> tuple[Device, PolicyName]:
+    """What ``--device`` and ``--eviction`` say of one process. Raises ``UsageError``."""
+    device, eviction, known = options.device or "auto", options.eviction or "adaptive", get_args(PolicyName)
+    if device not in get_args(Device):
+        raise UsageError(f"--device is auto, cpu or cuda, not {safe(device)}")
+    if eviction not in known:
+        several = "," in eviction or eviction == "opt"
         raise UsageError(
-            f"--eviction {safe(word)}: a warm process has one of {', '.join(known)}",
-            hint="--simulate compares several, and opt" if "," in word or word == "opt" else did_you_mean(word, known),
+            f"--eviction {safe(eviction)}: a warm process has one of {', '.join(known)}",
+            hint="--simulate compares several, and opt" if several else did_you_mean(eviction, known),
         )
-    return cast(PolicyName, word)
+    return cast(Device, device), cast(PolicyName, eviction)
 
 
 @contextmanager
 def measured_lineup(settings: Settings, options: BenchOptions, workload: Workload) -> Iterator[tuple[Lineup, Settings]]:
     """The adapters that are named, or synthetic ones, and the settings that hold for them.
 
+    Synthetic ones have a cache of their own, and all of it is gone when the block ends.
+
     Raises:
         LoraCliError: they are not named as they must be, or there is no room for those that are made.
     """
-    if options.num_adapters is not None:
-        with _synthetic_lineup(settings, options, adapter_names(workload.names, options.num_adapters)) as made:
-            yield made
+    if options.num_adapters is None:
+        if options.ranks is not None:
+            raise UsageError("--ranks is for --num-adapters and --simulate", hint="adapters that are named have ranks")
+        asked = lineup(options.manifest, options.refs or [], options.base, "serve-bench", "measure")
+        yield asked, reaching(settings, asked.manifest, options.policy)
         return
-    if options.ranks is not None:
-        raise UsageError("--ranks is for --num-adapters and --simulate", hint="adapters that are named have ranks")
-    asked = lineup(options.manifest, options.refs or [], options.base, "serve-bench", "measure")
-    yield asked, reaching(settings, asked.manifest, options.policy)
-
-
-@contextmanager
-def _synthetic_lineup(
-    settings: Settings, options: BenchOptions, names: Sequence[str]
-) -> Iterator[tuple[Lineup, Settings]]:
-    """Adapters that nobody trained, and settings with a cache of its own: all of it is gone when the block ends.
-
-    Raises:
-        UsageError: there is no base, or adapters are named as well.
-        MachineError: the disk has no room for them.
-    """
+    names = adapter_names(workload.names, options.num_adapters)
     for flag in options.given(("refs", "manifest", "policy")):
         raise UsageError(f"{flag} and --num-adapters exclude each other", hint="leave one of them out")
     if not options.base:
@@ -201,9 +185,10 @@ def _synthetic_lineup(
 
 def servable(
     asked: Lineup, base: BaseModel, most: Limits, settings: Settings, hold: Hold, failures: Failures
-) -> Iterator[Job]:
-    """The adapters that can be served, held in the cache; the others are noted in ``failures``."""
+) -> dict[str, Job]:
+    """The adapters that can be served, by name, held in the cache; the others are noted in ``failures``."""
     admit = admitting(Terms(base, max_lora_rank=most.max_lora_rank), settings, hold)
+    found: dict[str, Job] = {}
     for item in asked.items:
         try:
             admission = admit(item)
@@ -212,10 +197,10 @@ def servable(
                 assert admission.refusal is not None
                 raise admission.refusal
             scalings(job.adapter, base)
+            found[job.name] = job
         except LoraCliError as error:
             failures[item.name] = error
-        else:
-            yield job
+    return found
 
 
 def _measure(
@@ -227,7 +212,7 @@ def _measure(
     """
     base, most = base_model(asked.base, settings), run.limits
     with holding(Store(settings.cache_dir)) as hold:
-        jobs = {job.name: job for job in servable(asked, base, most, settings, hold, failures)}
+        jobs = servable(asked, base, most, settings, hold, failures)
         broken = {name: one.message for name, one in failures.items()}
         slots, places = most.max_loras, most.max_cpu_loras
         replay = partial(run_trace, trace.keys(), max_loras=slots, max_cpu_loras=places, failed=broken)

@@ -95,7 +95,6 @@ def _watch(file: Path, named: Callable[[], tuple[Lineup, Settings]], options: Wa
     for number in ending_signals():
         signal.signal(number, lambda *_: ended.set())
     told: object = None
-    seen: object = None
     settings: Settings | None = None
     while not ended.is_set():
         seen = _stamp(file)

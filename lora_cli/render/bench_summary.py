@@ -68,12 +68,6 @@ def table_of(report: BenchReport) -> tuple[Sequence[str], Rows]:
             return LIVE_HEADER, list(_live_rows(report, result))
 
 
-def facts_of(report: BenchReport) -> Facts:
-    """What was run, as labelled values."""
-    yield from vllm_facts(report) if isinstance(report.result, LiveReport) else ()
-    yield from run_facts(report)
-
-
 def run_facts(report: BenchReport) -> Facts:
     """What was run, without what ``vllm bench serve`` says of a run."""
     match report.result:

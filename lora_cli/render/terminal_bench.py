@@ -55,7 +55,7 @@ def _plan_parts(report: BenchReport, result: PlanReport) -> Iterator[RenderableT
     if rows:
         yield from ("", table_or_blocks(header, rows))
     yield from _failure_parts(report)
-    yield from ("", *facts(summary.facts_of(report), 0))
+    yield from ("", *facts(summary.run_facts(report), 0))
     yield from ["", *facts(report.definitions.items(), 0)] if rows else []
 
 
@@ -64,7 +64,11 @@ def _run_parts(report: BenchReport, width: int, *, plain: bool) -> Iterator[Rend
     yield table_or_blocks(*summary.table_of(report))
     terms: Iterable[tuple[str, object]] = MEASURED_TERMS.items()
     if isinstance(report.result, SimulationReport):
-        yield from _simulation_plots(report.result, width, plain=plain)
+        costs = [(name, one.miss_cost_ms_per_request) for name, one in report.result.policies.items()]
+        loads = bars([(name, cost, milliseconds(cost)) for name, cost in costs], width, plain=plain)
+        yield from _plot("loads per request (ms)", loads)
+        over_time = courses(summary.hits_over_time(report.result), width, plain=plain)
+        yield from _plot("hit ratio over time (first and last part)", over_time)
         terms = summary.simulation_terms(report, report.result)
     yield from _plot(CURVES[type(report.result)], distribution(summary.curves_of(report), SHARES, width))
     if isinstance(report.result, LiveReport):
@@ -75,14 +79,6 @@ def _run_parts(report: BenchReport, width: int, *, plain: bool) -> Iterator[Rend
     yield from ("", *facts(summary.run_facts(report), 0))
     yield from _failure_parts(report)
     yield from ("", *facts(terms, 0))
-
-
-def _simulation_plots(result: SimulationReport, width: int, *, plain: bool) -> Iterator[RenderableType]:
-    costs = [(name, one.miss_cost_ms_per_request) for name, one in result.policies.items()]
-    loads = bars([(name, cost, milliseconds(cost)) for name, cost in costs], width, plain=plain)
-    yield from _plot("loads per request (ms)", loads)
-    over_time = courses(summary.hits_over_time(result), width, plain=plain)
-    yield from _plot("hit ratio over time (first and last part)", over_time)
 
 
 def _live_terms(report: BenchReport, result: LiveReport) -> Iterator[tuple[str, object]]:
