@@ -94,9 +94,9 @@ def _plan(options: BenchOptions, workload: Workload, *, ours: bool) -> Plan:
         raise UsageError(f"--prompts is ids or text, not {options.prompts[:60]}")
     slo, probe = parse_goodput(options.goodput or []), options.probe_adapter
     rate = parse_rate(options.probe_request_rate, "--probe-request-rate") if options.probe_request_rate else None
-    if rate is None and probe is not None:
-        raise UsageError("--probe-adapter is for --probe-request-rate", hint="--probe-request-rate 5")
-    if rate is not None and rate > 1000:
+    if rate is None:
+        options.refuse(("probe_adapter",), "for --probe-request-rate", "--probe-request-rate 5")
+    elif rate > 1000:
         raise UsageError("--probe-request-rate is at most 1000", hint="--probe-request-rate 5")
     names = [name for text in options.lora_modules or () for name in text.split(",") if name] or list(workload.names)
     more = [probe] if probe is not None and names else []

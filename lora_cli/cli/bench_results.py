@@ -32,15 +32,14 @@ def concluding(options: BenchOptions, known: Collection[str]) -> Callable[[Bench
     conditions = tuple(parse_condition(text, "--fail-if", known) for text in options.fail_if or ())
     before = read_baseline(options.baseline) if options.baseline is not None else None
     metadata = _metadata(options.metadata or [])
-    folder = options.result_dir or Path()
     if options.save_result:
+        folder = options.result_dir or Path()
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise MachineError(f"--result-dir {folder} cannot be made: {error.strerror}") from error
-    elif options.result_dir is not None or options.result_filename is not None:
-        name = "--result-dir" if options.result_dir is not None else "--result-filename"
-        raise UsageError(f"{name} is for --save-result", hint="say --save-result too")
+    else:
+        options.refuse(("result_dir", "result_filename"), "for --save-result", "say --save-result too")
     return partial(_conclude, options, conditions, before, metadata)
 
 

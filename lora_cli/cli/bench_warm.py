@@ -100,8 +100,7 @@ def own_server_measured(settings: Settings, options: BenchOptions) -> int:
         LoraCliError: what is asked for is wrong, or keeps the server from serving.
     """
     require_packages("serve-bench without --forward modules", "models", "torch", "transformers")
-    if options.lora_modules:
-        raise UsageError("--lora-modules is for --url", hint="REFs or a manifest name the adapters here")
+    options.refuse(("lora_modules",), "for --url", "REFs or a manifest name the adapters here")
     concluding(options, live_names())
     device, eviction = chosen(options)
     with ExitStack() as stack:
@@ -157,8 +156,7 @@ def measured_lineup(settings: Settings, options: BenchOptions, workload: Workloa
         LoraCliError: they are not named as they must be, or there is no room for those that are made.
     """
     if options.num_adapters is None:
-        if options.ranks is not None:
-            raise UsageError("--ranks is for --num-adapters and --simulate", hint="adapters that are named have ranks")
+        options.refuse(("ranks",), "for --num-adapters and --simulate", "adapters that are named have ranks")
         asked = lineup(options.manifest, options.refs or [], options.base, "serve-bench", "measure")
         yield asked, reaching(settings, asked.manifest, options.policy)
         return
