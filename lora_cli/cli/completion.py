@@ -1,6 +1,7 @@
 """What a shell offers after a TAB beyond commands and options: cached adapters, engines, rules.
 
-Typer calls these with the word that is begun. Files are the shell's own to offer: it does so where we know nothing.
+Typer calls these with the word that is begun, and offers what begins so. Files are the shell's own to offer: it does
+so where we know nothing.
 """
 
 import os
@@ -49,9 +50,8 @@ def engines(incomplete: str) -> list[str]:
 
     name, at, _ = incomplete.partition("@")
     if not at:
-        return [one for one in ENGINES if one.startswith(incomplete)]
-    known = [f"{name}@{profile.version}" for profile in profiles_of(ENGINES[name])] if name in ENGINES else []
-    return [word for word in known if word.startswith(incomplete)]
+        return list(ENGINES)
+    return [f"{name}@{profile.version}" for profile in profiles_of(ENGINES[name])] if name in ENGINES else []
 
 
 def rules(incomplete: str) -> list[tuple[str, str]]:
@@ -68,19 +68,15 @@ RULE: dict[str, Any] = {"metavar": "RULE", "autocompletion": rules}
 """What an option takes that names one of these: how ``--help`` calls it, and what a TAB offers."""
 
 
-def words(*known: str) -> Callable[[str], list[str]]:
+def words(*known: str) -> Callable[[], list[str]]:
     """Offers these words."""
-    return lambda incomplete: [word for word in known if word.startswith(incomplete)]
+    return lambda: list(known)
 
 
 def _begun(found: Sequence[str], begun: str) -> list[str]:
-    """The words that ``begun`` may become; a revision beside the name without one only once its ``@`` is there."""
+    """What is offered once ``begun`` is: a revision beside the name without one only once its ``@`` is there."""
     known = set(found)
-    return [
-        word
-        for word in found
-        if word.startswith(begun) and ("@" in begun or word.partition("@")[0] not in known - {word})
-    ]
+    return [word for word in found if "@" in begun or word.partition("@")[0] not in known - {word}]
 
 
 def _cached(ctx: typer.Context, listed: Callable[[Store], Iterator[str]]) -> list[str]:

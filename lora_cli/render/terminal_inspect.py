@@ -232,19 +232,12 @@ def spectrum_parts(spectrum: Spectrum, *, plain: bool = False) -> Iterator[Rende
         yield from in_json(len(grid.kinds) - MOST_KINDS, " kinds")
     if drawn.grids and full > 0:
         yield from ("", *_legend(drawn, full, plain=plain))
-    yield from _outside(drawn)
+    if known := sum(path in drawn.modules for path in drawn.outside):
+        yield from ("", "outside of layers")
+        header, *single = [(row[0], row[2], *row[5:]) for row in (drawn.header(), *drawn.single(MOST_OUTSIDE))]
+        yield table_or_blocks(header, single)
+        yield from in_json(known - MOST_OUTSIDE)
     yield from ("", *facts(inspect_facts.spectrum_facts(spectrum, drawn.far)))
-
-
-def _outside(drawn: Layout) -> Iterator[RenderableType]:
-    """The modules outside of layers."""
-    known = sum(path in drawn.modules for path in drawn.outside)
-    if not known:
-        return
-    yield from ("", "outside of layers")
-    header, *single = [(row[0], row[2], *row[5:]) for row in (drawn.header(), *drawn.single(MOST_OUTSIDE))]
-    yield table_or_blocks(header, single)
-    yield from in_json(known - MOST_OUTSIDE)
 
 
 def _legend(drawn: Layout, full: float, *, plain: bool) -> Iterator[RenderableType]:
