@@ -8,7 +8,7 @@ from typing import Any, Literal
 from lora_cli import __version__
 from lora_cli.bench.links import Link
 from lora_cli.bench.trace import Trace
-from lora_cli.core.json_schema import EXCLUDED, INLINE, AtMostOne, Count, Positive, Share
+from lora_cli.core.json_schema import EXCLUDED, INLINE, AtMostOne, Count, Positive, Share, Version
 from lora_cli.tiers.view import Objective
 
 Mode = Literal["simulate", "in-process", "live"]
@@ -315,8 +315,7 @@ class BenchReport:
     """
 
     schema: Literal["lora_cli/serve-bench/1"] = "lora_cli/serve-bench/1"
-    version: str = __version__
-    """The version of lora-cli."""
+    version: Version = __version__
     run: VllmRun = field(metadata=INLINE)
     latencies: VllmLatencies = field(metadata=INLINE)
     setting: BenchSetting = field(metadata=INLINE)

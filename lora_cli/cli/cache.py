@@ -10,13 +10,14 @@ import typer
 from lora_cli.cli import completion, options
 from lora_cli.cli.lineup import reaching
 from lora_cli.cli.options import LIMITS, OUTPUT, option, seconds
-from lora_cli.cli.output import Format, drawn, table_width, to_stderr, width, write
+from lora_cli.cli.output import Format, table_width, to_stderr, width, write, write_result
 from lora_cli.core.nearest import nearest
 from lora_cli.core.reference import parse
 from lora_cli.errors import Corrupt, NotFound, UsageError
 from lora_cli.fetching.mend import Mended, mend
 from lora_cli.render.cache_report import cache_report, removed_report, verify_report
-from lora_cli.render.json import encoded
+from lora_cli.render.terminal import apart
+from lora_cli.render.terminal_cache import removed_parts, snapshot_parts, snapshots_parts, verified_parts
 from lora_cli.settings import Settings, with_flags
 from lora_cli.store import Store
 from lora_cli.store.disk import on_disk
@@ -76,12 +77,7 @@ def verify_all(
     if repair:
         mended = list(mend(store, settings, rotten))
     report = verify_report(found, mended)
-    if output_format == "json":
-        write(encoded(report))
-    else:
-        from lora_cli.render.terminal_cache import verified_parts
-
-        write(drawn(verified_parts(report), columns=table_width()))
+    write_result(report, output_format, verified_parts(report), columns=table_width())
     if manifest is None and any(one.error is not None for one in mended or ()) and not settings.quiet:
         to_stderr("hint: what a manifest says of how origins are reached is heeded with --repair -f MANIFEST")
     # What could not be moved away lies there still.
@@ -196,27 +192,16 @@ def _show(store: Store, items: Sequence[Item], output_format: Format, *, one_by_
     if residency:
         items = [with_residency(store, item) for item in items]
     report = cache_report(store, items, blob_bytes)
-    if output_format == "json":
-        write(encoded(report))
-        return
-    from lora_cli.render.terminal_cache import render_snapshot, render_snapshots
-
-    if one_by_one:
-        write("\n".join(render_snapshot(one, width()) for one in report.snapshots))
-    else:
-        write(render_snapshots(report, table_width()))
+    columns = width() if one_by_one else table_width()
+    parts = apart(*map(snapshot_parts, report.snapshots)) if one_by_one else snapshots_parts(report, columns)
+    write_result(report, output_format, parts, columns=columns)
 
 
 def _show_removed(
     removed: Sequence[Removed], settings: Settings, output_format: Format, *, dry_run: bool = False
 ) -> None:
     report = removed_report(removed, dry_run=dry_run)
-    if output_format == "json":
-        write(encoded(report))
-        return
-    from lora_cli.render.terminal_cache import removed_parts
-
-    write(drawn(removed_parts(report, verbose=settings.verbose), columns=table_width()))
+    write_result(report, output_format, removed_parts(report, verbose=settings.verbose), columns=table_width())
 
 
 EXAMPLES = (

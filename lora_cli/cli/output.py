@@ -62,6 +62,20 @@ def drawn(parts: "Iterable[RenderableType]", file: Path | None = None, *, column
     return rendered(parts, columns or width(file), colour=file is None and colour())
 
 
+def write_result(
+    report: object,
+    output_format: Format,
+    parts: "Iterable[RenderableType]",
+    file: Path | None = None,
+    *,
+    columns: int | None = None,
+) -> None:
+    """The fields of ``report`` as JSON, or the ``parts`` that people read; to standard output or to ``file``."""
+    from lora_cli.render.json import encoded
+
+    write(encoded(report) if output_format == "json" else drawn(parts, file, columns=columns), file)
+
+
 def drawable() -> bool:
     """Whether standard output has the characters that shades are drawn with."""
     try:

@@ -8,10 +8,11 @@ import typer
 from lora_cli.cli import completion, engine_options, options
 from lora_cli.cli.lineup import base_model, from_refs, reaching
 from lora_cli.cli.options import ENGINE, option
-from lora_cli.cli.output import drawn, writable, write
+from lora_cli.cli.output import writable, write_result
 from lora_cli.core.deployment import Deployment
 from lora_cli.engines import choose_engine
 from lora_cli.errors import NotFound, Refused, UsageError
+from lora_cli.render.terminal_repair import repair_parts
 from lora_cli.settings import Settings
 
 REPAIR = "Repair"
@@ -66,14 +67,7 @@ def command(
         latest=item.latest,
     )
     found = repair_adapter(item.source, wish, settings)
-    if output_format == "json":
-        from lora_cli.render.json import encoded
-
-        write(encoded(found), output)
-    else:
-        from lora_cli.render.terminal_repair import repair_parts
-
-        write(drawn(repair_parts(found, check=check), output), output)
+    write_result(found, output_format, repair_parts(found, check=check), output)
     if found.refusals or (check and found.changes):
         raise typer.Exit(Refused.exit_code)
     # A check that lacks the base cannot tell.

@@ -9,7 +9,7 @@ import typer
 
 from lora_cli.cli.lineup import Lineup, limits, lineup, reaching
 from lora_cli.cli.options import size_of
-from lora_cli.cli.output import Format, drawn, writable, write
+from lora_cli.cli.output import Format, writable, write, write_result
 from lora_cli.cli.termination import termination_log
 from lora_cli.cli.warm_endpoints import kind_of, warm_engines
 from lora_cli.cli.warm_once import prove_once
@@ -21,7 +21,7 @@ from lora_cli.core.shard import in_shard
 from lora_cli.endpoint.address import Address, is_host
 from lora_cli.endpoint.client import Endpoint
 from lora_cli.errors import EndpointError, UsageError
-from lora_cli.render.json import encoded
+from lora_cli.render.terminal_warm import status_parts
 from lora_cli.settings import Settings
 
 STOP_S = 30.0
@@ -43,7 +43,7 @@ def command(**given: Any) -> None:
     _check_flags(options)
     if options.status or options.stop:
         with _endpoint(options) as server:
-            write(_stop(server) if options.stop else _status(server, options.output_format))
+            _stop(server) if options.stop else _status(server, options.output_format)
         return
     for file in (options.ready_file, options.metrics_file):
         writable(file)
@@ -108,19 +108,15 @@ def _endpoint(options: WarmOptions) -> Endpoint:
     return Endpoint(Address(options.host, options.port, options.uds), options.api_key.strip())
 
 
-def _status(server: Endpoint, output_format: Format) -> str:
-    """What a running server says of itself. Raises ``EndpointError``."""
+def _status(server: Endpoint, output_format: Format) -> None:
+    """Write what a running server says of itself. Raises ``EndpointError``."""
     status = server.get("/v1/status")
     if not isinstance(status, dict) or status.get("schema") != "lora_cli/status/1":
         raise EndpointError(f"{server.address} is no lora-cli server", hint="--host, --port or --uds name another")
-    if output_format == "json":
-        return encoded(status)
-    from lora_cli.render.terminal_warm import status_parts
-
-    return drawn(status_parts(status))
+    write_result(status, output_format, status_parts(status))
 
 
-def _stop(server: Endpoint) -> str:
+def _stop(server: Endpoint) -> None:
     """End a running server, and wait until it is gone. Raises ``EndpointError``."""
     server.request("POST", "/v1/stop")
     until = time.monotonic() + STOP_S
@@ -128,4 +124,4 @@ def _stop(server: Endpoint) -> str:
         if time.monotonic() > until:
             raise EndpointError(f"{server.address} still answers after {STOP_S:g} s", hint="end its process")
         time.sleep(POLL_S)
-    return f"stopped the server at {server.address}\n"
+    write(f"stopped the server at {server.address}\n")

@@ -9,14 +9,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from lora_cli.cli.engine_options import deployment_of
 from lora_cli.cli.lineup import Lineup, base_model
 from lora_cli.cli.options import seconds
-from lora_cli.cli.output import Format, drawn, write
+from lora_cli.cli.output import Format, write_result
 from lora_cli.cli.warm_options import WarmOptions
 from lora_cli.cli.warm_serve import uniquely_named
 from lora_cli.cli.warming import admitting, say
@@ -27,7 +26,7 @@ from lora_cli.endpoint.reconcile import Done, Replica, Wanted, reconcile, wait_r
 from lora_cli.endpoint.server import open_server
 from lora_cli.engines import ENGINES, Profile, choose_engine
 from lora_cli.errors import LoraCliError, UsageError
-from lora_cli.render.json import encoded
+from lora_cli.render.terminal_warm import endpoint_parts
 from lora_cli.render.warm_report import EndpointsReport
 from lora_cli.serving.signals import ending_signals
 from lora_cli.settings import Settings
@@ -47,22 +46,6 @@ AGAIN_S = 30.0
 """How often the servers are asked what they serve, even if nothing changed here: one may have been started anew."""
 
 
-@dataclass(frozen=True, slots=True)
-class Warmed:
-    """How it went: every replica, and the adapters that no server was asked to load."""
-
-    replicas: Sequence[Replica]
-    refused: Sequence[Done]
-
-    @property
-    def exit_code(self) -> int:
-        """The largest of all."""
-        codes = [one.exit_code for one in self.refused]
-        codes += [one.exit_code for replica in self.replicas for one in replica.adapters]
-        codes += [replica.error.exit_code for replica in self.replicas if replica.error is not None]
-        return max(codes, default=0)
-
-
 def warm_engines(options: WarmOptions, engine: str, named: Callable[[], tuple[Lineup, Settings]]) -> int:
     """Warm running engines with what is ``named``, once or, with ``--watch``, for as long as nobody ends it.
 
@@ -74,15 +57,10 @@ def warm_engines(options: WarmOptions, engine: str, named: Callable[[], tuple[Li
     return _tell(warm_endpoints(asked, options, engine, settings), options.output_format, settings)
 
 
-def _tell(warmed: Warmed, output_format: Format, settings: Settings) -> int:
+def _tell(report: EndpointsReport, output_format: Format, settings: Settings) -> int:
     """Write the result; gives its exit code."""
-    if output_format == "json":
-        write(encoded(EndpointsReport(servers=warmed.replicas, refused=warmed.refused)))
-    else:
-        from lora_cli.render.terminal_warm import endpoint_parts
-
-        write(drawn(endpoint_parts(warmed.replicas, warmed.refused, quiet=settings.quiet)))
-    return warmed.exit_code
+    write_result(report, output_format, endpoint_parts(report, quiet=settings.quiet))
+    return report.exit_code
 
 
 def _watch(file: Path, named: Callable[[], tuple[Lineup, Settings]], options: WarmOptions, engine: str) -> int:
@@ -100,34 +78,34 @@ def _watch(file: Path, named: Callable[[], tuple[Lineup, Settings]], options: Wa
         seen = _stamp(file)
         try:
             asked, settings = named()
-            warmed = warm_endpoints(asked, options, engine, settings, ended.is_set)
+            report = warm_endpoints(asked, options, engine, settings, ended.is_set)
         except LoraCliError as error:
             if settings is None:
                 raise
             say(f"error: {error.message}; what is served stays as it is", settings)
         else:
-            now = _gist(warmed)
+            now = _gist(report)
             if now != told:
-                _tell(warmed, options.output_format, settings)
+                _tell(report, options.output_format, settings)
             # What was loaded is kept the next time, which is no news.
-            told = _gist(warmed, afterwards=True)
+            told = _gist(report, afterwards=True)
         until = time.monotonic() + AGAIN_S
         while not ended.wait(LOOK_S) and time.monotonic() < until and _stamp(file) == seen:
             pass
     return 0
 
 
-def _gist(warmed: Warmed, *, afterwards: bool = False) -> object:
+def _gist(report: EndpointsReport, *, afterwards: bool = False) -> object:
     """What of a result is news."""
     later = {"loaded": "kept", "replaced": "kept", "pruned": ""} if afterwards else {}
     rows = [
         (replica.address, one.name, later.get(one.action, one.action), one.error and one.error.message)
-        for replica in warmed.replicas
+        for replica in report.servers
         for one in replica.adapters
         if later.get(one.action, one.action)
     ]
-    rows += [(replica.address, "", "", replica.error and replica.error.message) for replica in warmed.replicas]
-    return rows, [(one.name, one.error and one.error.message) for one in warmed.refused]
+    rows += [(replica.address, "", "", replica.error and replica.error.message) for replica in report.servers]
+    return rows, [(one.name, one.error and one.error.message) for one in report.refused]
 
 
 def _stamp(file: Path) -> object:
@@ -144,7 +122,7 @@ def _stamp(file: Path) -> object:
 
 def warm_endpoints(
     asked: Lineup, options: WarmOptions, engine: str, settings: Settings, is_over: Callable[[], bool] = lambda: False
-) -> Warmed:
+) -> EndpointsReport:
     """Wait for the servers, judge every adapter for their version, and have each server serve those that pass.
 
     Once ``is_over`` says so no server is waited for any more.
@@ -177,7 +155,7 @@ def warm_endpoints(
         told, error = done.get(server, ([], waited[server]))
         version = versions.get(server, "")
         replicas.append(Replica(str(server.endpoint.address), kind, version, error, tuple(told)))
-    return Warmed(replicas, refused)
+    return EndpointsReport(servers=replicas, refused=refused)
 
 
 def kind_of(engine: str, asked: Lineup) -> str:

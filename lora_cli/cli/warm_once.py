@@ -1,25 +1,25 @@
 """``lora-cli warm --once``: every adapter fetched, validated, loaded and proved, one after the other."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from lora_cli.cli.lineup import Lineup, base_model
 from lora_cli.cli.main import INTERRUPTED
-from lora_cli.cli.output import drawn, write
+from lora_cli.cli.output import write, write_result
 from lora_cli.cli.progress import RunProgress, shown_stages
 from lora_cli.cli.termination import note
 from lora_cli.cli.warm_options import WarmOptions
 from lora_cli.cli.warm_tier import Copies
 from lora_cli.cli.warming import Run, admitting, planning, say, tell_stage
-from lora_cli.core.item import Item
 from lora_cli.core.results import Answers, LoadReport, PageCache
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import LoraCliError
-from lora_cli.render.json import encoded
 from lora_cli.render.prometheus_metrics import render_load_metrics
+from lora_cli.render.terminal import apart
+from lora_cli.render.terminal_warm import answer_parts, load_parts
 from lora_cli.render.warm_report import WarmReport
 from lora_cli.runtime.admitted import continued, failed, reported
 from lora_cli.runtime.plan import Job, Plan
@@ -30,9 +30,9 @@ from lora_cli.store.disk import on_disk
 from lora_cli.store.holds import holding
 from lora_cli.store.residency import Resident, folder_residency
 from lora_cli.validation import Terms
-from lora_cli.validation.admission import Admission
 
-Admitted = tuple[LoadReport, Job | None, Snapshot | None]
+Accepted = tuple[int, LoadReport, Job, Snapshot]
+"""The place of an adapter in the run, its report so far, its job, and its files."""
 
 
 def prove_once(asked: Lineup, run: Run, once: WarmOptions, settings: Settings) -> int:
@@ -46,14 +46,8 @@ def prove_once(asked: Lineup, run: Run, once: WarmOptions, settings: Settings) -
             if once.ready_file.is_file():
                 once.ready_file.unlink()
     reports, answers = warm_once(asked, run, once, settings)
-    if once.output_format == "json":
-        write(encoded(WarmReport(adapters=reports, answers=answers)))
-    else:
-        from lora_cli.render.terminal import apart
-        from lora_cli.render.terminal_warm import answer_parts, load_parts
-
-        quiet = settings.quiet
-        write(drawn(apart(load_parts(reports, quiet=quiet), answer_parts(() if quiet else answers))))
+    parts = apart(load_parts(reports, quiet=settings.quiet), answer_parts(() if settings.quiet else answers))
+    write_result(WarmReport(adapters=reports, answers=answers), once.output_format, parts)
     if once.metrics_file is not None:
         write(render_load_metrics(reports), once.metrics_file)
     if failed := [report for report in reports if report.error]:
@@ -70,11 +64,11 @@ def warm_once(asked: Lineup, run: Run, once: WarmOptions, settings: Settings) ->
     What an interrupt leaves undone has a report that says so.
     """
     require(run.forward)
-    base = base_model(asked.base, settings)
-    answers: list[Answers] = []
+    base, store = base_model(asked.base, settings), Store(settings.cache_dir)
     terms = Terms(base, max_lora_rank=run.limits.max_lora_rank)
-    store = Store(settings.cache_dir)
     watched = Watched(store, run.copies) if once.residency else None
+    undone = LoadReport("", error="not done: interrupted", exit_code=INTERRUPTED)
+    reports, answers = [replace(undone, name=item.name) for item in asked.items], list[Answers]()
     with holding(store) as hold, shown_stages(settings, len(asked.items)) as shown:
 
         def hear(name: str, stage: str, snapshot: Snapshot | None) -> None:
@@ -82,67 +76,51 @@ def warm_once(asked: Lineup, run: Run, once: WarmOptions, settings: Settings) ->
             if watched is not None:
                 watched.hear(name, stage, snapshot)
 
-        def finished(report: LoadReport, snapshot: Snapshot) -> LoadReport:
-            if run.copies is None or report.error:
-                return report
-            shown.hear(report.name, "tier")
-            return run.copies.proved(store, report, snapshot)
-
-        undone = LoadReport("", error="not done: interrupted", exit_code=INTERRUPTED)
-        reports = [replace(undone, name=item.name) for item in asked.items]
+        admit = admitting(terms, settings, hold, hear=hear, progress=shown)
         with suppress(KeyboardInterrupt):
-            admit = admitting(terms, settings, hold, hear=hear, progress=shown)
-            admitted = _admitted(asked, admit, shown, reports)
-            adapters = [job.adapter for _, job, _ in admitted if job is not None]
-            if adapters:
-                plan = planning(asked, run, settings)(base, adapters, run.limits)
-                _load_all(admitted, plan, once, answers, shown, finished, settings, reports)
+            accepted: list[Accepted] = []
+            for place, item in enumerate(asked.items):
+                admission = admit(item)
+                report, job = reported(item, admission)
+                if job is None or admission.snapshot is None:
+                    reports[place] = report
+                else:
+                    accepted.append((place, report, job, admission.snapshot))
+                shown.passed(failed=job is None)
+            if accepted:
+                plan = planning(asked, run, settings)(base, [job.adapter for _, _, job, _ in accepted], run.limits)
+                for place, report, snapshot in _loaded(accepted, plan, once, answers, shown, settings):
+                    reports[place] = report
+                    if run.copies is not None and not report.error:
+                        shown.hear(report.name, "tier")
+                        reports[place] = run.copies.proved(store, report, snapshot)
+                    shown.passed(failed=bool(reports[place].error))
         if watched is not None:
             reports = [watched.told(report) for report in reports]
     return reports, answers
 
 
-def _admitted(
-    asked: Lineup, admit: Callable[[Item], Admission], shown: RunProgress, reports: list[LoadReport]
-) -> list[Admitted]:
-    """Each adapter's report as far as it came, and where nothing kept it out its job. Refusals go into ``reports``."""
-    admitted: list[Admitted] = []
-    for place, item in enumerate(asked.items):
-        admission = admit(item)
-        report, job = reported(item, admission)
-        admitted.append((report, job, admission.snapshot))
-        if job is None:
-            reports[place] = report
-        shown.passed(failed=job is None)
-    return admitted
-
-
-def _load_all(
-    admitted: Sequence[Admitted],
+def _loaded(
+    accepted: Sequence[Accepted],
     plan: Plan,
     once: WarmOptions,
     answers: list[Answers],
     shown: RunProgress,
-    finished: Callable[[LoadReport, Snapshot], LoadReport],
     settings: Settings,
-    reports: list[LoadReport],
-) -> None:
-    """Those that have a job go through a warm process of their own and ``finished``; their reports are replaced."""
+) -> Iterator[tuple[int, LoadReport, Snapshot]]:
+    """The report of each, loaded and proved in a warm process; ``answers`` are added to."""
 
     def tell(name: str, stage: str) -> None:
         shown.hear(name, stage)
         tell_stage(settings, name, stage)
 
-    shown.go_on("proved", sum(job is not None for _, job, _ in admitted))
+    shown.go_on("proved", len(accepted))
     with WarmProcess(plan, tell=tell) as process:
         shown.hear("warm process", "start")
         for note in process.start().notes:
             say(note, settings)
-        for place, (report, job, snapshot) in enumerate(admitted):
-            if job is None or snapshot is None:
-                continue
-            reports[place] = finished(_load(report, job, process, once, answers), snapshot)
-            shown.passed(failed=bool(reports[place].error))
+        for place, report, job, snapshot in accepted:
+            yield place, _load(report, job, process, once, answers), snapshot
 
 
 def _load(report: LoadReport, job: Job, process: WarmProcess, once: WarmOptions, answers: list[Answers]) -> LoadReport:

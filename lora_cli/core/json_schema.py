@@ -32,6 +32,7 @@ INLINE: Mapping[str, Any] = {"inline": True}
 EXCLUDED: Mapping[str, Any] = {"excluded": True}
 """Metadata of a field that the JSON document does not have."""
 
+Version = Annotated[str, Keyword("description", "The version of lora-cli.")]
 Count = Annotated[int, Keyword("minimum", 0)]
 PositiveCount = Annotated[int, Keyword("minimum", 1)]
 NonNegative = Annotated[float, Keyword("minimum", 0)]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from lora_cli import __version__
-from lora_cli.core.json_schema import EXCLUDED, INLINE, Count, NonNegative, Sha256
+from lora_cli.core.json_schema import EXCLUDED, INLINE, Count, NonNegative, Sha256, Version
 from lora_cli.render.error_report import ErrorReport, error_report
 from lora_cli.store import Store
 from lora_cli.store.inventory import Item
@@ -74,8 +74,7 @@ class CacheReport:
     """What is in the cache. A field may be added under the same number; a change of meaning makes a new number."""
 
     schema: Literal["lora_cli/cache/1"] = "lora_cli/cache/1"
-    version: str = __version__
-    """The version of lora-cli."""
+    version: Version = __version__
     cache: str
     bytes: Count
     """What all blobs take, and the packed weights of these snapshots."""
@@ -136,8 +135,7 @@ class VerifyReport:
     """What was hashed. A field may be added under the same number; a change of meaning makes a new number."""
 
     schema: Literal["lora_cli/cache-verify/1"] = "lora_cli/cache-verify/1"
-    version: str = __version__
-    """The version of lora-cli."""
+    version: Version = __version__
     blobs: Count
     snapshots: Count
     views: Count
@@ -174,8 +172,7 @@ class RemovedReport:
     """What gc or rm removed. A field may be added under the same number; a change of meaning makes a new number."""
 
     schema: Literal["lora_cli/cache-removed/1"] = "lora_cli/cache-removed/1"
-    version: str = __version__
-    """The version of lora-cli."""
+    version: Version = __version__
     dry_run: bool
     """True where nothing was removed."""
     bytes: Count

@@ -7,7 +7,7 @@ from typing import Literal
 from lora_cli import __version__
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.core.finding import Severity
-from lora_cli.core.json_schema import PositiveCount, RuleCode
+from lora_cli.core.json_schema import PositiveCount, RuleCode, Version
 from lora_cli.engines import Profile
 from lora_cli.rules.features import FEATURES
 from lora_cli.rules.rule import Need, Rule
@@ -32,8 +32,7 @@ class RulesReport:
     """The rules of validate. A field may be added under the same number; a change of meaning makes a new number."""
 
     schema: Literal["lora_cli/rules/1"] = "lora_cli/rules/1"
-    version: str = __version__
-    """The version of lora-cli."""
+    version: Version = __version__
     rules: Sequence[RuleEntry]
 
 
@@ -85,8 +84,7 @@ class EnginesReport:
     """What engines do. A field may be added under the same number; a change of meaning makes a new number."""
 
     schema: Literal["lora_cli/engines/1"] = "lora_cli/engines/1"
-    version: str = __version__
-    """The version of lora-cli."""
+    version: Version = __version__
     engines: Sequence[EngineEntry]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from lora_cli import __version__
-from lora_cli.core.json_schema import EXCLUDED, INLINE, Count, NonNegative, Sha256
+from lora_cli.core.json_schema import EXCLUDED, INLINE, Count, NonNegative, Sha256, Version
 from lora_cli.core.lock import Changes
 from lora_cli.errors import UsageError
 from lora_cli.fetching.drift import Drift
@@ -74,8 +74,7 @@ class FetchReport:
     """What fetch did. A field may be added under the same number; a change of meaning makes a new number."""
 
     schema: Literal["lora_cli/fetch/1"] = "lora_cli/fetch/1"
-    version: str = __version__
-    """The version of lora-cli."""
+    version: Version = __version__
     adapters: Sequence[FetchedAdapter]
     lock: LockChanges | None
     """Null where there is no lock."""
@@ -148,8 +147,7 @@ class CheckReport:
     """What changed since a lock was written. A field may be added under the same number."""
 
     schema: Literal["lora_cli/fetch-check/1"] = "lora_cli/fetch-check/1"
-    version: str = __version__
-    """The version of lora-cli."""
+    version: Version = __version__
     lock: str
     adapters: Sequence[CheckedAdapter]
     left_over: Sequence[str]

@@ -9,7 +9,7 @@ from lora_cli.core.base_model import BaseModel
 from lora_cli.core.comparison import Comparison
 from lora_cli.core.finding import Finding
 from lora_cli.core.inspection import Inspection
-from lora_cli.core.json_schema import INLINE
+from lora_cli.core.json_schema import INLINE, Version
 from lora_cli.core.spectrum import Spectrum
 from lora_cli.validation import Checked
 from lora_cli.validation.engine_args import EngineArgs
@@ -34,8 +34,7 @@ class InspectReport:
     """What adapters are. A field may be added under the same number; a change of meaning makes a new number."""
 
     schema: Literal["lora_cli/inspect/1"] = "lora_cli/inspect/1"
-    version: str = __version__
-    """The version of lora-cli."""
+    version: Version = __version__
     base: BaseModelSummary | None
     """The base model that the adapters were compared with, or null."""
     adapters: tuple[InspectedAdapter, ...]

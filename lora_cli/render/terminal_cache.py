@@ -16,7 +16,7 @@ from lora_cli.render.cache_report import (
     Residency,
     VerifyReport,
 )
-from lora_cli.render.terminal import FittedTable, Paragraph, facts, rendered, table, table_or_blocks, text
+from lora_cli.render.terminal import FittedTable, Paragraph, facts, table, table_or_blocks, text
 from lora_cli.store.snapshots import is_digest
 
 SHORT = 12
@@ -24,7 +24,7 @@ SHORTEST_REFERENCE = 14
 AGES = ((86400 * 365, "year"), (86400 * 30, "month"), (86400, "day"), (3600, "hour"), (60, "minute"))
 
 
-def render_snapshots(report: CacheReport, width: int, *, now_s: float | None = None) -> str:
+def snapshots_parts(report: CacheReport, width: int, *, now_s: float | None = None) -> Iterator[RenderableType]:
     """The table of ``ls``, the last used snapshot first, and what all of them take on this disk.
 
     References are shortened to fit ``width``, names and digests never.
@@ -41,7 +41,8 @@ def render_snapshots(report: CacheReport, width: int, *, now_s: float | None = N
     room = width - sum(widths) + widths[2]
     if room >= SHORTEST_REFERENCE:
         rows = [(*row[:2], cut(row[2], room), *row[3:]) for row in rows]
-    return rendered([*([table_or_blocks(header, rows, left=3)] if rows else []), total], width)
+    yield from [table_or_blocks(header, rows, left=3)] if rows else []
+    yield total
 
 
 def _row(one: CachedSnapshot, now_s: float) -> tuple[str, ...]:
@@ -62,10 +63,10 @@ def _ago(seconds: float) -> str:
     return "just now"
 
 
-def render_snapshot(one: CachedSnapshot, width: int) -> str:
+def snapshot_parts(one: CachedSnapshot) -> Iterator[RenderableType]:
     """All about one snapshot: its references, and each file."""
     residency = one.residency or Residency(None, None)
-    parts = facts(
+    yield from facts(
         [
             ("snapshot", one.sha256),
             ("name", " ".join(one.names)),
@@ -77,10 +78,10 @@ def render_snapshot(one: CachedSnapshot, width: int) -> str:
         0,
     )
     for known in one.references:
-        values = (known.revision, known.selection, known.origin, known.access)
-        parts += ["", text(known.ref), *facts(zip(("revision", "selection", "origin", "access"), values, strict=True))]
+        yield from ("", text(known.ref))
+        yield from facts([(name, getattr(known, name)) for name in ("revision", "selection", "origin", "access")])
     rows = [(file.path, file.sha256[:SHORT], size(file.bytes)) for file in one.files]
-    return rendered([*parts, "", table(("file", "sha256", "size"), rows, left=2)], width)
+    yield from ("", table(("file", "sha256", "size"), rows, left=2))
 
 
 def verified_parts(report: VerifyReport) -> Iterator[RenderableType]:

@@ -14,6 +14,7 @@ from lora_cli.core.results import Answers, LoadReport
 from lora_cli.core.text import counted, duration, milliseconds, safe, share, size
 from lora_cli.endpoint.reconcile import Done, Replica
 from lora_cli.render.terminal import Paragraph, apart, hints, table_or_blocks, text
+from lora_cli.render.warm_report import EndpointsReport
 
 DIGEST_SHOWN = 12
 """Characters of a snapshot digest: enough to tell one from another, and to paste after ``cache show``."""
@@ -188,16 +189,14 @@ def _adapter(one: Mapping[str, Any]) -> Sequence[object]:
     )
 
 
-def endpoint_parts(
-    replicas: Sequence[Replica], refused: Sequence[Done], *, quiet: bool = False
-) -> Iterator[RenderableType]:
+def endpoint_parts(report: EndpointsReport, *, quiet: bool = False) -> Iterator[RenderableType]:
     """A table for each server, then what failed, and a line that sums it up; with ``quiet`` only what failed."""
-    told = _counts(one.action for one in (*(one for replica in replicas for one in replica.adapters), *refused))
-    servers = counted(len(replicas), "server")
+    told = _counts(one.action for one in report.done)
+    servers = counted(len(report.servers), "server")
     done = Paragraph(f"{servers}: {told}" if told else f"0 of {servers} updated")
     return apart(
-        *(_replica(one, quiet=quiet) for one in replicas),
-        *(_failure(one, ", no server was asked to load it") for one in refused),
+        *(_replica(one, quiet=quiet) for one in report.servers),
+        *(_failure(one, ", no server was asked to load it") for one in report.refused),
         [] if quiet else [done],
     )
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lora_cli import __version__
+from lora_cli.core.json_schema import Version
 from lora_cli.core.results import Answers, LoadReport
 from lora_cli.endpoint.reconcile import Done, Replica
 
@@ -14,8 +15,7 @@ class WarmReport:
     """What was loaded and proved. A field may be added under the same number."""
 
     schema: Literal["lora_cli/warm/1"] = "lora_cli/warm/1"
-    version: str = __version__
-    """The version of lora-cli."""
+    version: Version = __version__
     adapters: Sequence[LoadReport]
     answers: Sequence[Answers]
     """Empty without --prompt."""
@@ -26,8 +26,18 @@ class EndpointsReport:
     """What was done on running servers. A field may be added under the same number."""
 
     schema: Literal["lora_cli/endpoints/1"] = "lora_cli/endpoints/1"
-    version: str = __version__
-    """The version of lora-cli."""
+    version: Version = __version__
     servers: Sequence[Replica]
     refused: Sequence[Done]
     """Adapters that no server was asked to load."""
+
+    @property
+    def done(self) -> Sequence[Done]:
+        """What was done about each adapter on each server, and what was refused."""
+        return [*(one for server in self.servers for one in server.adapters), *self.refused]
+
+    @property
+    def exit_code(self) -> int:
+        """The largest of all."""
+        errors = [*(server.error for server in self.servers), *(one.error for one in self.done)]
+        return max((error.exit_code for error in errors if error is not None), default=0)

@@ -6,7 +6,7 @@ from typing import Literal
 from lora_cli import __version__
 from lora_cli.core.engine_outcome import EngineOutcome, Outcome
 from lora_cli.core.finding import Applied, Skipped
-from lora_cli.core.json_schema import EXCLUDED
+from lora_cli.core.json_schema import EXCLUDED, Version
 from lora_cli.repair import Change, Refusal
 from lora_cli.validation.sameness import Sameness
 
@@ -59,8 +59,7 @@ class RepairReport:
     """What repair did. A field may be added under the same number; a change of meaning makes a new number."""
 
     schema: Literal["lora_cli/repair/1"] = "lora_cli/repair/1"
-    version: str = __version__
-    """The version of lora-cli."""
+    version: Version = __version__
     name: str
     """The adapter as it was written on the command line."""
     source: str

@@ -12,7 +12,7 @@ from lora_cli import __version__
 from lora_cli.core.engine_outcome import EngineOutcome
 from lora_cli.core.finding import Applied, Finding, Severity, Skipped
 from lora_cli.core.grouping import by_key
-from lora_cli.core.json_schema import EXCLUDED, INLINE, Count, Fingerprint, Keyword, PositiveCount, Sha256
+from lora_cli.core.json_schema import EXCLUDED, INLINE, Count, Fingerprint, Keyword, PositiveCount, Sha256, Version
 from lora_cli.validation.outcome import Checked
 
 if TYPE_CHECKING:
@@ -113,8 +113,7 @@ class ValidateReport:
     """What validate found. A field may be added under the same number; a change of meaning makes a new number."""
 
     schema: Literal["lora_cli/validate/1"] = "lora_cli/validate/1"
-    version: str = __version__
-    """The version of lora-cli."""
+    version: Version = __version__
     base: BaseModelSummary | None
     """The base model that the adapters were judged against, or null."""
     fail_on: Annotated[Severity, Keyword("enum", ("error", "warning"))]

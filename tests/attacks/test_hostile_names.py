@@ -204,8 +204,9 @@ def test_no_terminal_obeys_what_warm_tells(name: str, width: int, colour: bool, 
     def told() -> Iterator[str]:
         yield rendered(load_parts(loads(name), quiet=quiet), width, colour=colour)
         yield rendered(answer_parts([Answers(name, name, name, name, 0.5)]), width, colour=colour)
+        report = EndpointsReport(servers=[replica(name)], refused=replica(name).adapters)
         yield rendered(status_parts(status(name)), width, colour=colour)
-        yield rendered(endpoint_parts([replica(name)], replica(name).adapters, quiet=quiet), width, colour=colour)
+        yield rendered(endpoint_parts(report, quiet=quiet), width, colour=colour)
 
     for text in told():
         write(text)

@@ -11,7 +11,8 @@ import pytest
 
 from lora_cli.cli.main import main
 from lora_cli.render.cache_report import cache_report
-from lora_cli.render.terminal_cache import render_snapshots
+from lora_cli.render.terminal import rendered
+from lora_cli.render.terminal_cache import snapshots_parts
 from lora_cli.store import Store
 from lora_cli.store.inventory import Item
 from lora_cli.store.mounts import MEMORY, file_system
@@ -278,10 +279,10 @@ def test_ls_in_a_pipe_cuts_no_reference(tmp_path: Path, monkeypatch: pytest.Monk
 def test_ls_tells_how_long_ago_each_was_used(seconds: int, told: str, tmp_path: Path) -> None:
     record = Record("hf://org/sql", "", "", "ab" * 32, {}, used_s=1e9)
     item = Item("ab" * 32, tmp_path, {}, (record,))
-    assert f" {told}\n" in render_snapshots(
-        cache_report(Store(tmp_path), [item], 0), 100, now_s=1e9 + (seconds or 86400 * 400)
-    )
-    assert " unreferenced " in render_snapshots(cache_report(Store(tmp_path), [replace(item, records=())], 0), 100)
+    now_s = 1e9 + (seconds or 86400 * 400)
+    for shown, expected in ((item, f" {told}\n"), (replace(item, records=()), " unreferenced ")):
+        report = cache_report(Store(tmp_path), [shown], 0)
+        assert expected in rendered(snapshots_parts(report, 100, now_s=now_s), 100)
 
 
 def test_gc_names_snapshots_and_counts_blobs_unless_all_are_asked_for(

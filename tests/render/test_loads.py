@@ -19,7 +19,7 @@ from lora_cli.render.json import encoded
 from lora_cli.render.terminal import rendered
 from lora_cli.render.terminal_bench import report_parts
 from lora_cli.render.terminal_warm import answer_parts, endpoint_parts, load_parts, status_parts
-from lora_cli.render.warm_report import WarmReport
+from lora_cli.render.warm_report import EndpointsReport, WarmReport
 from tests.render.reports import HOSTILE
 
 MODULE = ModuleProof("model.layers.0.self_attn.q_proj", error=1.2e-7, moved=0.4, tolerance=1e-5)
@@ -233,7 +233,7 @@ def test_what_was_done_on_running_servers(width: int) -> None:
         Replica("http://pod-1", "vllm", "", error, ()),
     ]
     refused = [Done("bad", "failed", 0.0, None, EndpointError("not an adapter"))]
-    text = rendered(endpoint_parts(replicas, refused), width)
+    text = rendered(endpoint_parts(EndpointsReport(servers=replicas, refused=refused)), width)
     assert text.startswith("http://pod-0:8000 (vllm 0.32.0)\n  adapter")
     told = " ".join(text.split())
     assert "chat: failed no such module hint: look at its log" in told
@@ -242,9 +242,9 @@ def test_what_was_done_on_running_servers(width: int) -> None:
     assert told.endswith("2 servers: 1 loaded, 2 failed")
     if width == 80:
         assert "  sql      loaded  41.7  other tokens\n" in text
-    assert rendered(endpoint_parts([Replica("http://x", "vllm", "", None, ())], []), width).endswith(
-        "0 of 1 server updated\n"
-    )
+    assert rendered(
+        endpoint_parts(EndpointsReport(servers=[Replica("http://x", "vllm", "", None, ())], refused=())), width
+    ).endswith("0 of 1 server updated\n")
 
 
 MEASURED = MeasurementReport(
