@@ -18,11 +18,11 @@ from lora_cli.fetching.mend import Mended, mend
 from lora_cli.render.cache_report import cache_report, removed_report, verify_report
 from lora_cli.render.terminal import apart
 from lora_cli.render.terminal_cache import removed_parts, snapshot_parts, snapshots_parts, verified_parts
-from lora_cli.settings import Settings, with_flags
+from lora_cli.settings import with_flags
 from lora_cli.store import Store
 from lora_cli.store.disk import on_disk
 from lora_cli.store.inventory import Item, blobs, find_items, inventory, tree_bytes, with_residency
-from lora_cli.store.sweep import Limits, Removed, collect, remove
+from lora_cli.store.sweep import Limits, collect, remove
 from lora_cli.store.tag import check_cache
 from lora_cli.store.usage import cache_bytes
 from lora_cli.store.verify import verify
@@ -113,14 +113,16 @@ def collect_garbage(
     left = cache_bytes(store) - (sum(one.bytes for one in removed) if dry_run else 0)
     if limits.max_bytes is not None and left > limits.max_bytes and not settings.quiet:
         to_stderr(f"{left} bytes are left, over {limits.max_bytes}: the rest is in use, or new")
-    _show_removed(removed, settings, output_format, dry_run=dry_run)
+    report = removed_report(removed, dry_run=dry_run)
+    write_result(report, output_format, removed_parts(report, verbose=settings.verbose), columns=table_width())
 
 
 def remove_snapshots(ctx: typer.Context, names: Names, output_format: options.OutputFormat = "human") -> None:
     """Remove snapshots, every reference that means them, and the blobs that no other snapshot has."""
     store = Store(ctx.obj.cache_dir)
     check_cache(store)  # before anything else is said about it
-    _show_removed(remove(store, _found(store, names)), ctx.obj, output_format)
+    report = removed_report(remove(store, _found(store, names)))
+    write_result(report, output_format, removed_parts(report, verbose=ctx.obj.verbose), columns=table_width())
 
 
 def show_path(
@@ -195,13 +197,6 @@ def _show(store: Store, items: Sequence[Item], output_format: Format, *, one_by_
     columns = width() if one_by_one else table_width()
     parts = apart(*map(snapshot_parts, report.snapshots)) if one_by_one else snapshots_parts(report, columns)
     write_result(report, output_format, parts, columns=columns)
-
-
-def _show_removed(
-    removed: Sequence[Removed], settings: Settings, output_format: Format, *, dry_run: bool = False
-) -> None:
-    report = removed_report(removed, dry_run=dry_run)
-    write_result(report, output_format, removed_parts(report, verbose=settings.verbose), columns=table_width())
 
 
 EXAMPLES = (

@@ -4,7 +4,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -136,15 +136,11 @@ class Handing:
     views: bool = False
     served: Served | None = None
 
-    def hand_out_each(self, outcomes: Iterator[Outcome]) -> Iterator[Handed]:
-        """Each outcome with its directory; one that cannot be handed out has failed."""
-        for number, outcome in enumerate(outcomes):
-            yield self._handed(outcome, self.targets[number] if self.targets else None)
-
-    def _handed(self, outcome: Outcome, target: Path | None) -> Handed:
+    def handed(self, outcome: Outcome, number: int) -> Handed:
+        """The outcome with its directory; one that cannot be handed out has failed."""
         if outcome.fetched is None:
             return Handed(outcome)
-        snapshot = outcome.fetched.snapshot
+        snapshot, target = outcome.fetched.snapshot, self.targets[number] if self.targets else None
         try:
             if self.views:
                 keep_view(self.store, outcome.wanted.name, snapshot)
@@ -239,8 +235,8 @@ def _bring(
                 outcomes = bring_all(
                     asked.adapters, place.store, settings, progress=progress, selection=selection, link=link
                 )
-            for handed in place.hand_out_each(outcomes):
-                done.append(handed)
+            for number, outcome in enumerate(outcomes):
+                done.append(handed := place.handed(outcome, number))
                 progress.through(handed.outcome.wanted.name)
                 # Of what a table will have only the error is written meanwhile.
                 if handed.outcome.error is not None or not (settings.quiet or tabular):

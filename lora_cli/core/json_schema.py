@@ -10,7 +10,10 @@ Python ends with ``_``. A member of an enumeration is written as its ``str``.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
+
+from lora_cli.errors import LoraCliError
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ INLINE: Mapping[str, Any] = {"inline": True}
 EXCLUDED: Mapping[str, Any] = {"excluded": True}
 """Metadata of a field that the JSON document does not have."""
 
+FilePath = Annotated[Path, Keyword("type", "string")]
 Version = Annotated[str, Keyword("description", "The version of lora-cli.")]
 Count = Annotated[int, Keyword("minimum", 0)]
 PositiveCount = Annotated[int, Keyword("minimum", 1)]
@@ -43,3 +47,16 @@ Sha256 = Annotated[str, Keyword("pattern", "^[0-9a-f]{64}$")]
 Sha256OrEmpty = Annotated[str, Keyword("pattern", "^([0-9a-f]{64})?$")]
 RuleCode = Annotated[str, Keyword("pattern", "^LC[0-9]{3}$")]
 Fingerprint = Annotated[str, Keyword("pattern", "^[0-9a-f]{32}$")]
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorReport:
+    """What happened, and what to try."""
+
+    message: str
+    hint: str
+
+
+def error_report(error: LoraCliError | None) -> ErrorReport | None:
+    """What a report says of an error; None where there is none."""
+    return None if error is None else ErrorReport(error.message, error.hint)

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from lora_cli import __version__
-from lora_cli.core.json_schema import EXCLUDED, INLINE, Count, NonNegative, Sha256, Version
-from lora_cli.render.error_report import ErrorReport, error_report
+from lora_cli.core.json_schema import EXCLUDED, INLINE, Count, ErrorReport, NonNegative, Sha256, Version, error_report
 from lora_cli.store import Store
 from lora_cli.store.inventory import Item
 from lora_cli.store.sweep import Removed
@@ -109,17 +108,6 @@ def _snapshot(item: Item) -> CachedSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class CorruptThing:
-    """A blob, snapshot, view or record, or packed weights, that is not what it should be."""
-
-    kind: str
-    path: str
-    problem: str
-    moved_to: str | None
-    """Where it is in the quarantine; null where it was not moved."""
-
-
-@dataclass(frozen=True, slots=True)
 class RepairedThing:
     """A snapshot or view that is sound again, or why it is not."""
 
@@ -142,7 +130,7 @@ class VerifyReport:
     packed: Count
     bytes: Count
     """Those of all blobs."""
-    rotten: Sequence[CorruptThing]
+    rotten: Sequence[Verified]
     repaired: Sequence[RepairedThing] | None
     """Null without --repair."""
 
@@ -156,11 +144,7 @@ def verify_report(found: Sequence[Verified], mended: "Sequence[Mended] | None") 
         views=kinds["view"],
         packed=kinds["packed"],
         bytes=sum(one.size for one in found if one.kind == "blob"),
-        rotten=[
-            CorruptThing(one.kind, str(one.path), one.problem, None if one.moved_to is None else str(one.moved_to))
-            for one in found
-            if one.problem
-        ],
+        rotten=[one for one in found if one.problem],
         repaired=None
         if mended is None
         else [RepairedThing(one.kind, one.name, one.ref or None, error_report(one.error)) for one in mended],

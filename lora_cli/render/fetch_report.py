@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Literal
 
 from lora_cli import __version__
-from lora_cli.core.json_schema import EXCLUDED, INLINE, Count, NonNegative, Sha256, Version
+from lora_cli.core.json_schema import EXCLUDED, INLINE, Count, ErrorReport, NonNegative, Sha256, Version, error_report
 from lora_cli.core.lock import Changes
 from lora_cli.errors import UsageError
 from lora_cli.fetching.drift import Drift
 from lora_cli.fetching.many import Handed, Wanted
 from lora_cli.fetching.plan import LeftOut
 from lora_cli.fetching.publish import Published
-from lora_cli.render.error_report import ErrorReport, error_report
 
 
 @dataclass(frozen=True, slots=True)

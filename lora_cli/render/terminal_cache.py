@@ -11,13 +11,13 @@ from lora_cli.core.text import counted, cut, safe, share, size
 from lora_cli.render.cache_report import (
     CachedSnapshot,
     CacheReport,
-    CorruptThing,
     RemovedReport,
     Residency,
     VerifyReport,
 )
 from lora_cli.render.terminal import FittedTable, Paragraph, facts, table, table_or_blocks, text
 from lora_cli.store.snapshots import is_digest
+from lora_cli.store.verify import Verified
 
 SHORT = 12
 SHORTEST_REFERENCE = 14
@@ -102,7 +102,7 @@ def verified_parts(report: VerifyReport) -> Iterator[RenderableType]:
     yield f"{', '.join(counts[:-1])} and {counts[-1]} hashed, {told}"
 
 
-def _moved(one: CorruptThing) -> str:
+def _moved(one: Verified) -> str:
     """What became of something corrupt, or what to do about it."""
     if one.kind == "record":
         return "remove both with `lora-cli cache rm`, and fetch it again from the server that you trust"

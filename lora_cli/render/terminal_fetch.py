@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from lora_cli.core.json_schema import ErrorReport
 from lora_cli.core.text import counted, duration, milliseconds, safe, size
 from lora_cli.errors import Refused
-from lora_cli.render.error_report import ErrorReport
 from lora_cli.render.fetch_report import CheckedAdapter, CheckReport, FetchedAdapter
 
 if TYPE_CHECKING:

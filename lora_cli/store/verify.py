@@ -5,10 +5,12 @@ import re
 import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import NoneType
 
+from lora_cli.core.json_schema import EXCLUDED, FilePath
 from lora_cli.core.names import NAME
 from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.store import Store
@@ -32,10 +34,10 @@ class Verified:
     """
 
     kind: str
-    path: Path
-    size: int
+    path: FilePath
+    size: int = field(metadata=EXCLUDED)
     problem: str = ""
-    moved_to: Path | None = None
+    moved_to: FilePath | None = field(default_factory=NoneType)
 
 
 def verify(store: Store) -> Iterator[Verified]:
