@@ -14,7 +14,7 @@ from lora_cli.cli.output import Format, table_width, to_stderr, width, write, wr
 from lora_cli.core.nearest import nearest
 from lora_cli.core.reference import parse
 from lora_cli.errors import Corrupt, NotFound, UsageError
-from lora_cli.fetching.mend import Mended, mend
+from lora_cli.fetching.mend import mend
 from lora_cli.render.cache_report import cache_report, removed_report, verify_report
 from lora_cli.render.terminal import apart
 from lora_cli.render.terminal_cache import removed_parts, snapshot_parts, snapshots_parts, verified_parts
@@ -73,17 +73,14 @@ def verify_all(
         settings = reaching(settings, read_manifest(manifest))
     found = list(verify(store))
     rotten = [one for one in found if one.problem]
-    mended: list[Mended] | None = None
-    if repair:
-        mended = list(mend(store, settings, rotten))
+    mended = list(mend(store, settings, rotten)) if repair else None
+    broken = [one for one in mended or () if one.error is not None]
     report = verify_report(found, mended)
     write_result(report, output_format, verified_parts(report), columns=table_width())
-    if manifest is None and any(one.error is not None for one in mended or ()) and not settings.quiet:
+    if manifest is None and broken and not settings.quiet:
         to_stderr("hint: what a manifest says of how origins are reached is heeded with --repair -f MANIFEST")
     # What could not be moved away lies there still.
-    well = not rotten or (
-        mended is not None and all(one.error is None for one in mended) and all(one.moved_to for one in rotten)
-    )
+    well = not rotten or (repair and not broken and all(one.moved_to for one in rotten))
     raise typer.Exit(0 if well else Corrupt.exit_code)
 
 

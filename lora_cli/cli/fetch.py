@@ -148,7 +148,6 @@ class Handing:
                 return Handed(outcome, snapshot.directory.absolute())
             if self.served is None:
                 return Handed(outcome, hand_out(self.store, snapshot, target))
-
             return Handed(outcome, target, publish_adapter(self.store, snapshot, target, self.served))
         except LostBlob:
             error: LoraCliError = MachineError(f"{self.store.root} is being cleaned meanwhile", hint="try again")
@@ -207,10 +206,8 @@ def folders(option: str, folder: str, order: Order, *, by_name: bool) -> list[Pa
     names = [item.name for item in order.adapters]
     for name in (item.name for item in order.adapters if not isinstance(item.ref, UsageError)):
         if not re.fullmatch(NAME, name, re.ASCII) or names.count(name) > 1:
-            raise UsageError(
-                f"{name!r} cannot be the folder of one adapter in {root}",
-                hint="give each a name in a manifest, with -f",
-            )
+            hint = "give each a name in a manifest, with -f"
+            raise UsageError(f"{name!r} cannot be the folder of one adapter in {root}", hint=hint)
     return [root / name for name in names]
 
 

@@ -19,7 +19,7 @@ from lora_cli.fetching.drift import Drift, look
 from lora_cli.fetching.many import Outcome
 from lora_cli.fetching.plan import Selection
 from lora_cli.reading.manifest import STDIN, lock_path, read_lock, read_text
-from lora_cli.render.fetch_report import CheckedAdapter, check_report, checked_adapter
+from lora_cli.render.fetch_report import CheckedAdapter, CheckReport, checked_adapter
 from lora_cli.render.json import encoded
 from lora_cli.render.terminal_fetch import drift_parts, render_changes, render_drift, render_drift_error
 from lora_cli.settings import Settings
@@ -190,7 +190,8 @@ def report_drift(order: Order, file: LockFile, settings: Settings, selection: Se
             write(render_drift(one))
     names = {entry.name for entry in order.manifest.adapters}
     removed = [locked.name for locked in lock.adapters if locked.name not in names]
-    report = check_report(done, removed, file.path)
+    code = max([one.exit_code for one in done] + [int(bool(removed))])
+    report = CheckReport(lock=str(file.path), adapters=done, left_over=removed, exit_code=code)
     if output_format == "json":
         write(encoded(report))
     elif in_a_pipe:

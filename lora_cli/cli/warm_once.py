@@ -120,18 +120,13 @@ def _loaded(
         for note in process.start().notes:
             say(note, settings)
         for place, report, job, snapshot in accepted:
-            yield place, _load(report, job, process, once, answers), snapshot
-
-
-def _load(report: LoadReport, job: Job, process: WarmProcess, once: WarmOptions, answers: list[Answers]) -> LoadReport:
-    """The report of an accepted adapter, loaded and proved; its answer is added to ``answers``."""
-    loaded = continued(report, process.load(job))
-    if once.prompt and not loaded.error:
-        try:
-            answers.append(process.answer(job, once.prompt, once.max_tokens))
-        except LoraCliError as error:
-            return failed(loaded, "answer", error)
-    return loaded
+            loaded = continued(report, process.load(job))
+            if once.prompt and not loaded.error:
+                try:
+                    answers.append(process.answer(job, once.prompt, once.max_tokens))
+                except LoraCliError as error:
+                    loaded = failed(loaded, "answer", error)
+            yield place, loaded, snapshot
 
 
 class Watched:

@@ -40,10 +40,8 @@ class Copies:
         folders = list(self._names.values())
         for name, folder in self._names.items():
             if not re.fullmatch(NAME, folder, re.ASCII) or folders.count(folder) > 1:
-                raise UsageError(
-                    f"{OPTION}: {name!r} cannot be the folder of one adapter",
-                    hint="give each a name in a manifest, with -f",
-                )
+                hint = "give each a name in a manifest, with -f"
+                raise UsageError(f"{OPTION}: {name!r} cannot be the folder of one adapter", hint=hint)
         self._folder = MemoryFolder(Path(os.path.abspath(Path(directory).expanduser())))  # noqa: PTH100 - links stay links
 
     def place(self, name: str) -> Path | None:

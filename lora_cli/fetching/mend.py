@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 
+from lora_cli.core.json_schema import ErrorReport, error_report
 from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.reference import parse
 from lora_cli.core.snapshot import Blob, Snapshot
@@ -28,8 +30,8 @@ class Mended:
 
     kind: str
     name: str
-    ref: str = ""
-    error: LoraCliError | None = None
+    ref: str | None = field(default_factory=NoneType)
+    error: ErrorReport | None = field(default_factory=NoneType)
 
 
 def mend(store: Store, settings: Settings, rotten: Sequence[Verified]) -> Iterator[Mended]:
@@ -67,7 +69,7 @@ def _fetched_again(store: Store, settings: Settings, digest: str, records: Seque
             error = outcome.error
             if error is None:
                 return Mended("snapshot", digest, ref)
-    return Mended("snapshot", digest, ref, error or NotFound(f"{ref} is no reference"))
+    return Mended("snapshot", digest, ref, error_report(error or NotFound(f"{ref} is no reference")))
 
 
 def _view_again(store: Store, name: str, digests: set[str], files: dict[str, dict[str, Blob]]) -> Mended:
@@ -78,10 +80,10 @@ def _view_again(store: Store, name: str, digests: set[str], files: dict[str, dic
                 try:
                     keep_view(store, name, snapshot)
                 except LoraCliError as error:
-                    return Mended("view", name, error=error)
+                    return Mended("view", name, error=error_report(error))
                 return Mended("view", name)
     hint = "fetch -f with its manifest makes it again"
-    return Mended("view", name, error=NotFound(f"nothing tells what the view {name} was", hint=hint))
+    return Mended("view", name, error=ErrorReport(f"nothing tells what the view {name} was", hint))
 
 
 def _meant(directory: Path, files: dict[str, dict[str, Blob]], rotten: Sequence[Verified]) -> set[str]:

@@ -3,27 +3,16 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from lora_cli import __version__
-from lora_cli.core.json_schema import EXCLUDED, INLINE, Count, ErrorReport, NonNegative, Sha256, Version, error_report
+from lora_cli.core.json_schema import INLINE, Count, NonNegative, Sha256, Version
+from lora_cli.fetching.mend import Mended
+from lora_cli.render.fetch_report import SnapshotFile
 from lora_cli.store import Store
 from lora_cli.store.inventory import Item
 from lora_cli.store.sweep import Removed
 from lora_cli.store.verify import Verified
-
-if TYPE_CHECKING:
-    from lora_cli.fetching.mend import Mended
-
-
-@dataclass(frozen=True, slots=True)
-class CachedFile:
-    """One file of a snapshot: its path in the adapter's folder."""
-
-    path: str
-    bytes: Count
-    sha256: str = field(default="", metadata=EXCLUDED)
-    """Empty where no reference means the snapshot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +54,7 @@ class CachedSnapshot:
     used_s: NonNegative
     """When it was last used, in seconds since 1970; 0 where no reference means it."""
     references: Sequence[CachedReference]
-    files: Sequence[CachedFile]
+    files: Sequence[SnapshotFile]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,19 +92,8 @@ def _snapshot(item: Item) -> CachedSnapshot:
             CachedReference(one.ref, one.selection, one.revision, one.endpoint, one.access, one.used_s)
             for one in item.records
         ],
-        files=[CachedFile(path, size, digests.get(path, "")) for path, size in sorted(item.files.items())],
+        files=[SnapshotFile(path, digests.get(path, ""), size) for path, size in sorted(item.files.items())],
     )
-
-
-@dataclass(frozen=True, slots=True)
-class RepairedThing:
-    """A snapshot or view that is sound again, or why it is not."""
-
-    kind: str
-    name: str
-    ref: str | None
-    """Where it was fetched from; null where that was not needed."""
-    error: ErrorReport | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,11 +109,11 @@ class VerifyReport:
     bytes: Count
     """Those of all blobs."""
     rotten: Sequence[Verified]
-    repaired: Sequence[RepairedThing] | None
+    repaired: Sequence[Mended] | None
     """Null without --repair."""
 
 
-def verify_report(found: Sequence[Verified], mended: "Sequence[Mended] | None") -> VerifyReport:
+def verify_report(found: Sequence[Verified], mended: Sequence[Mended] | None) -> VerifyReport:
     """The report of ``verify``; ``mended`` is None where nothing was repaired."""
     kinds = Counter(one.kind for one in found)
     return VerifyReport(
@@ -145,9 +123,7 @@ def verify_report(found: Sequence[Verified], mended: "Sequence[Mended] | None") 
         packed=kinds["packed"],
         bytes=sum(one.size for one in found if one.kind == "blob"),
         rotten=[one for one in found if one.problem],
-        repaired=None
-        if mended is None
-        else [RepairedThing(one.kind, one.name, one.ref or None, error_report(one.error)) for one in mended],
+        repaired=mended,
     )
 
 

@@ -6,7 +6,17 @@ from pathlib import Path
 from typing import Literal
 
 from lora_cli import __version__
-from lora_cli.core.json_schema import EXCLUDED, INLINE, Count, ErrorReport, NonNegative, Sha256, Version, error_report
+from lora_cli.core.json_schema import (
+    EXCLUDED,
+    INLINE,
+    Count,
+    ErrorReport,
+    NonNegative,
+    Sha256,
+    Sha256OrEmpty,
+    Version,
+    error_report,
+)
 from lora_cli.core.lock import Changes
 from lora_cli.errors import UsageError
 from lora_cli.fetching.drift import Drift
@@ -16,11 +26,12 @@ from lora_cli.fetching.publish import Published
 
 
 @dataclass(frozen=True, slots=True)
-class FetchedFile:
+class SnapshotFile:
     """One file of a snapshot: its path in the adapter's folder."""
 
     path: str
-    sha256: Sha256
+    sha256: Sha256OrEmpty
+    """Empty where no reference means a snapshot in the cache."""
     bytes: Count
 
 
@@ -40,7 +51,7 @@ class FetchedSnapshot:
     directory: str | None
     """Where the adapter can be used; null where it could not be put there."""
     published: Published | None
-    files: tuple[FetchedFile, ...]
+    files: tuple[SnapshotFile, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +130,7 @@ def _snapshot(handed: Handed) -> FetchedSnapshot | None:
         left_out=fetched.left_out,
         directory=None if handed.directory is None else str(handed.directory),
         published=handed.published,
-        files=tuple(FetchedFile(path, blob.sha256, blob.size) for path, blob in snapshot.files.items()),
+        files=tuple(SnapshotFile(path, blob.sha256, blob.size) for path, blob in snapshot.files.items()),
     )
 
 
@@ -152,12 +163,7 @@ class CheckReport:
     left_over: Sequence[str]
     """Adapters that are locked and not in the manifest."""
     exit_code: Count
-
-
-def check_report(adapters: Sequence[CheckedAdapter], left_over: Sequence[str], lock: Path) -> CheckReport:
-    """The report of a whole check: 1 for drift, else the code of what kept a source from being asked."""
-    code = max([one.exit_code for one in adapters] + [int(bool(left_over))])
-    return CheckReport(lock=str(lock), adapters=adapters, left_over=left_over, exit_code=code)
+    """1 for drift, else that of what kept a source from being asked."""
 
 
 def checked_adapter(drift: Drift) -> CheckedAdapter:

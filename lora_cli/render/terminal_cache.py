@@ -8,13 +8,7 @@ from datetime import UTC, datetime
 from rich.console import RenderableType
 
 from lora_cli.core.text import counted, cut, safe, share, size
-from lora_cli.render.cache_report import (
-    CachedSnapshot,
-    CacheReport,
-    RemovedReport,
-    Residency,
-    VerifyReport,
-)
+from lora_cli.render.cache_report import CachedSnapshot, CacheReport, RemovedReport, Residency, VerifyReport
 from lora_cli.render.terminal import FittedTable, Paragraph, facts, table, table_or_blocks, text
 from lora_cli.store.snapshots import is_digest
 from lora_cli.store.verify import Verified

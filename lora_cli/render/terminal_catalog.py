@@ -29,14 +29,7 @@ LEGEND = (
 )
 ORDER = (Outcome.REJECTS, Outcome.CRASHES, Outcome.SERVES_WRONG)
 PROOFS = {"run": "tested", "read": "from source", "reasoned": "inferred"}
-HUNDREDS = {
-    "LC1": "files",
-    "LC2": "config",
-    "LC3": "tensors",
-    "LC4": "engine",
-    "LC5": "values",
-    "LC6": "supply chain",
-}
+HUNDREDS = {"LC1": "files", "LC2": "config", "LC3": "tensors", "LC4": "engine", "LC5": "values", "LC6": "supply chain"}
 
 
 def matrix_parts(profiles: Sequence[Profile]) -> Iterator[RenderableType]:

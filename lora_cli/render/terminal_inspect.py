@@ -99,15 +99,8 @@ def _facts(one: InspectedAdapter) -> Rows:
     checked, found = one.checked, one.inspection
     if found is None:
         return []
-    return [
-        row
-        for row in (
-            *inspect_facts.identity(checked, found),
-            *inspect_facts.contents(checked, found),
-            *inspect_facts.origin(found),
-        )
-        if row[1]
-    ]
+    rows = inspect_facts.identity(checked, found) + inspect_facts.contents(checked, found) + inspect_facts.origin(found)
+    return [row for row in rows if row[1]]
 
 
 def _problems(one: InspectedAdapter) -> Iterable[RenderableType]:
