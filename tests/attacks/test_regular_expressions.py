@@ -7,8 +7,8 @@ What it is tried with is made of its own parts, repeated.
 import ast
 import re
 import time
+from collections import defaultdict
 from collections.abc import Iterator
-from functools import cache
 from itertools import product
 from typing import Any
 
@@ -20,6 +20,7 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "lora_cli"
 ANYWHERE = ("search", "sub", "split", "findall", "finditer")
 FROM_THE_START = ("match", "fullmatch")
+USE = re.compile(rf"\b(\w+)\.({'|'.join((*ANYWHERE, *FROM_THE_START))})\b")
 MADE = ("compile", "late", "_search")
 LENGTH = 20_000
 SLOW_S = 0.05
@@ -39,22 +40,17 @@ def literals(node: ast.AST) -> Iterator[Pattern]:
         yield left + right
 
 
-@cache
-def ways(name: str) -> frozenset[str]:
-    """How a compiled pattern of that name is used, anywhere in the package."""
-    text = "\n".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
-    found = re.findall(rf"\b{re.escape(name)}\.({'|'.join((*ANYWHERE, *FROM_THE_START))})\b", text)
-    return frozenset(found) or frozenset(ANYWHERE[:1])
-
-
 def used() -> Iterator[tuple[str, Pattern, str]]:
-    """Where each pattern stands, the pattern, and how it is used."""
-    for path in sorted(PACKAGE.rglob("*.py")):
-        text = path.read_text(encoding="utf-8")
-        tree = ast.parse(text)
+    """Where each pattern stands, the pattern, and how it is used: what is compiled, by its name in any module."""
+    modules = {path: path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))}
+    ways: dict[str, set[str]] = defaultdict(set)
+    for name, way in USE.findall("\n".join(modules.values())):
+        ways[name].add(way)
+    for path, text in modules.items():
+        nodes = list(ast.walk(ast.parse(text)))
         unnamed = "fullmatch" if "pattern.fullmatch(" in text else "search"
-        names = {id(one.value): one.targets[0] for one in ast.walk(tree) if isinstance(one, ast.Assign)}
-        for node in ast.walk(tree):
+        names = {id(one.value): one.targets[0] for one in nodes if isinstance(one, ast.Assign)}
+        for node in nodes:
             if not isinstance(node, ast.Call) or not node.args:
                 continue
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
@@ -65,7 +61,9 @@ def used() -> Iterator[tuple[str, Pattern, str]]:
                 continue
             flags = "(?m)" if "MULTILINE" in ast.unparse(node) else ""
             target = names.get(id(node))
-            how = ways(target.id) if called in MADE and isinstance(target, ast.Name) else {called}
+            how = {called}
+            if called in MADE and isinstance(target, ast.Name):
+                how = ways.get(target.id, {ANYWHERE[0]})
             for pattern, way in product(literals(arguments[0]), how):
                 where = f"{path.relative_to(PACKAGE)}:{node.lineno}"
                 yield where, flags + pattern if isinstance(pattern, str) else pattern, unnamed if way in MADE else way
