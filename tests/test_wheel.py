@@ -23,9 +23,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Run:
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(home)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = home.glob("*.whl")
-    venv.create(home / "venv", with_pip=True)
-    pip = [str(home / "venv/bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", str(wheel)]
-    subprocess.run(pip, check=True, capture_output=True)
+    venv.create(home / "venv")
+    pip = [sys.executable, "-m", "pip", "--python", str(home / "venv/bin/python"), "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", "--quiet", "--no-compile", str(wheel)], check=True, capture_output=True)
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), "LORA_CLI_CACHE_DIR": str(home / "cache")}
 
     def run(*argv: str) -> subprocess.CompletedProcess[str]:
