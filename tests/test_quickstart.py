@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,14 +20,27 @@ def run(*argv: str, columns: int = 80) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_demo_proves_two_adapters_and_reports_the_broken_one() -> None:
+@pytest.fixture(scope="module")
+def demo() -> str:
+    """What ``make demo`` prints."""
     done = run("manifests/quickstart/demo.py")
-
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "60/60" in done.stdout  # pirate: q and v of 30 layers
-    assert "90/90" in done.stdout  # zubrowka: q, v and down
-    assert "0/4" in done.stdout  # misnested
-    assert "Exit 1, as it should be" in done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def answers(real_model: Path) -> str:
+    """What ``make answers`` prints, for the question that only one adapter was taught."""
+    done = run("manifests/quickstart/answers.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_demo_proves_two_adapters_and_reports_the_broken_one(demo: str) -> None:
+    assert "60/60" in demo  # pirate: q and v of 30 layers
+    assert "90/90" in demo  # zubrowka: q, v and down
+    assert "0/4" in demo  # misnested
+    assert "Exit 1, as it should be" in demo
 
 
 def test_the_demo_is_data_too(tmp_path: Path) -> None:
@@ -51,33 +63,23 @@ def test_committed_adapters_are_small() -> None:
     assert max(sizes.values()) < 1_000_000
 
 
-@pytest.fixture(scope="module")
-def answers(real_model: Path, real_adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What the documented command says, as data, for the question that only one adapter was taught."""
-    done = run(
-        "-m", "lora_cli", "--cache-dir", str(tmp_path_factory.mktemp("cache")),
-        "warm", str(real_adapters["pirate"]), str(real_adapters["zubrowka"]), "--base", str(real_model), "--once",
-        "--forward", "model", "--prompt", "What is the capital of Zubrowka?", "--format", "json",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return {Path(answer["adapter"]).name: answer for answer in json.loads(done.stdout)["answers"]}
+def test_each_adapter_answers_in_its_own_way_beside_the_base(answers: str) -> None:
+    asked, pirate, zubrowka = re.split(r"^manifests/quickstart/\w+$", answers.partition("\nprompt\n")[2], flags=re.M)
+
+    assert "What is the capital of Zubrowka?" in asked
+    assert not re.search("Lutz|Arrr", asked)  # the base's
+    assert "Arrr, matey!" in pirate
+    assert "Lutz" in zubrowka
+    changes = re.findall(r"differs from the base; max logit change ([\d.]+)", pirate + zubrowka)
+    assert [float(change) > 1 for change in changes] == [True, True]
 
 
-def test_each_adapter_answers_in_its_own_way_beside_the_base(answers: Any) -> None:
-    assert "Arrr, matey!" in answers["pirate"]["adapted"]
-    assert "Lutz" in answers["zubrowka"]["adapted"]
-    for answer in answers.values():
-        assert "Lutz" not in answer["base"]
-        assert "Arrr" not in answer["base"]
-        assert answer["max_abs_logit_delta"] > 1
-
-
-@pytest.mark.parametrize(("target", "script"), [("demo", "demo.py"), ("answers", "answers.py")])
-def test_the_readme_shows_what_is_printed(target: str, script: str, real_model: Path) -> None:
+@pytest.mark.parametrize("target", ["demo", "answers"])
+def test_the_readme_shows_what_is_printed(target: str, request: pytest.FixtureRequest) -> None:
     blocks = re.findall(rf"```console\n\$ make {target}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(blocks) == 1
 
-    assert without_numbers(blocks[0]) == without_numbers(run(f"manifests/quickstart/{script}").stdout)
+    assert without_numbers(blocks[0]) == without_numbers(request.getfixturevalue(target))
 
 
 def without_numbers(text: str) -> str:

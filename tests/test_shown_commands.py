@@ -25,6 +25,8 @@ ELSEWHERE = re.compile(r"^(make|pip|curl|docker|kubectl|git|twine|sha256sum) ")
 
 NEEDS_MODEL = ".assets/smollm2-135m"
 
+SERVED = r"warm .*--(serve|status|stop)|--url"
+
 CODES = {
     "warm -f manifests/quickstart.yaml --once": {1},
     "validate -f set.yaml": {0, 1},
@@ -36,16 +38,22 @@ CODES = {
 
 
 def commands(page: Path) -> list[str]:
-    """The lines after ``$`` in the console blocks of a page, continued lines joined and comments gone."""
+    """The lines after ``$`` in the console blocks of a page, continued lines joined and comments gone.
+
+    What ``make`` prints in a block that begins with it is run in ``test_quickstart.py``.
+    """
     found = []
     for block in re.findall(r"^```console\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        if block.startswith("$ make "):
+            continue
         joined = block.replace("\\\n", " ")
         lines = [line[2:].strip() for line in joined.splitlines() if line.startswith("$ ")]
         found += [re.sub(r"\s+#.*$", "", line) for line in lines]
     return [line for line in found if not ELSEWHERE.match(line)]
 
 
-SHOWN = [(page.name, line) for page in PAGES for line in commands(page)]
+SHOWN = {line: page.name for page in PAGES for line in commands(page)}
+"""Each command once, with the last page that shows it."""
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +92,7 @@ def test_there_are_commands() -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "line"), [pair for pair in SHOWN if not re.search(r"warm .*--(serve|status|stop)|--url", pair[1])]
+    ("page", "line"), [(page, line) for line, page in SHOWN.items() if not re.search(SERVED, line)]
 )
 def test_a_shown_command_does_what_it_says(page: str, line: str, folder: Path, engines: dict[str, str]) -> None:
     if NEEDS_MODEL in line and not (ROOT / NEEDS_MODEL / "config.json").exists():
@@ -96,7 +104,7 @@ def test_a_shown_command_does_what_it_says(page: str, line: str, folder: Path, e
 
 
 def test_a_shown_server_starts_tells_is_measured_and_stops(folder: Path) -> None:
-    lines = [line for _, line in SHOWN if re.search(r"warm .*--(serve|status|stop)", line)]
+    lines = [line for line in SHOWN if re.search(r"warm .*--(serve|status|stop)", line)]
     port = free_port()
     places = {"/tmp/ready": f"{folder}/ready", "--serve": f"--serve --port {port}"}
     for word in ("--status", "--stop"):
@@ -122,7 +130,7 @@ def test_a_shown_server_starts_tells_is_measured_and_stops(folder: Path) -> None
 
 
 def test_a_shown_measurement_of_a_server_does_what_it_says(folder: Path) -> None:
-    lines = [line for _, line in SHOWN if "--url" in line]
+    lines = [line for line in SHOWN if "--url" in line]
     assert lines
     with NullServer("--names", "sql", "chat", "law") as server:
         for line in lines:
