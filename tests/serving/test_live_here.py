@@ -49,10 +49,10 @@ def bench(folder: Path, *argv: str) -> list[str]:
 
 
 def test_a_manifest_is_served_and_measured(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["-f", str(folder / "set.yaml"), "--num-prompts", "30", "--request-rate", "60", "--num-seeds", "2"]
+    argv = ["-f", str(folder / "set.yaml"), "--num-prompts", "12", "--request-rate", "60", "--num-seeds", "2"]
     assert main([*bench(folder, *argv, "--control", "--goodput", "ttft:60000"), "--format", "json"]) == 0
     found = valid(capsys.readouterr().out)
-    assert (found["mode"], found["completed"], found["tiers_from"]) == ("live", 60, "server")
+    assert (found["mode"], found["completed"], found["tiers_from"]) == ("live", 24, "server")
     assert found["environment"]["url"] == "warm --serve --forward model"
     assert (found["environment"]["max_loras"], found["environment"]["max_cpu_loras"]) == ("1", "2")
     assert set(found["per_adapter"]) == {"first", "second", "third"}
@@ -84,19 +84,7 @@ def test_a_base_of_a_config_alone_gets_random_weights_and_says_so(
     assert (found["mode"], found["completed"], found["environment"]["weights"]) == ("live", 6, "dummy")
 
 
-def test_without_times_one_client_asks_when_it_is_answered(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Else the last request would wait for all others, from the time that it was to be sent."""
-    argv = ["-f", str(folder / "set.yaml"), "--num-prompts", "30", "--num-seeds", "1", "--format", "json"]
-    assert main(bench(folder, *argv)) == 0
-    found = valid(capsys.readouterr().out)
-    assert found["max_concurrency"] == found["max_concurrent_requests"] == 1
-    (run,) = found["runs"]
-    assert run["scheduled_times"] == pytest.approx(run["start_times"], abs=0.05)
-    latest = [start + took for start, took in zip(run["start_times"], run["latencies"], strict=True)]
-    assert all(start >= end for start, end in zip(run["start_times"][1:], latest, strict=False))
-
-
-def test_one_bad_adapter_stops_nothing_and_ends_with_its_own_code(
+def test_one_bad_adapter_stops_nothing_and_without_times_one_client_asks_when_it_is_answered(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_adapter(folder / "broken", modules=llama_modules())
@@ -104,14 +92,27 @@ def test_one_bad_adapter_stops_nothing_and_ends_with_its_own_code(
     (folder / "bad.yaml").write_text(
         MANIFEST + "  - {name: broken, source: ./broken}\n  - {name: gone, source: ./gone}\n"
     )
-    argv = ["-f", str(folder / "bad.yaml"), "--num-prompts", "6", "--num-seeds", "1"]
+    argv = ["-f", str(folder / "bad.yaml"), "--num-prompts", "10", "--num-seeds", "1"]
     assert main([*bench(folder, *argv), "--format", "json"]) == 3
     out, err = capsys.readouterr()
     found = valid(out)
-    assert (found["completed"], found["failed"], set(found["failures"])) == (6, 0, {"broken", "gone"})
+    assert (found["completed"], found["failed"], set(found["failures"])) == (10, 0, {"broken", "gone"})
     assert "there is no folder" in found["failures"]["gone"]
     assert "error: broken: LC101" in err
-    refs = [str(folder / "broken"), str(folder / "gone"), "--base", str(folder / "base")]
+    # Else the last request would wait for all others, from the time that it was to be sent.
+    assert found["max_concurrency"] == found["max_concurrent_requests"] == 1
+    (run,) = found["runs"]
+    assert run["scheduled_times"] == pytest.approx(run["start_times"], abs=0.05)
+    latest = [start + took for start, took in zip(run["start_times"], run["latencies"], strict=True)]
+    assert all(start >= end for start, end in zip(run["start_times"][1:], latest, strict=False))
+
+
+def test_where_no_adapter_can_be_served_it_ends_with_the_largest_code(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_adapter(folder / "empty", modules=llama_modules())
+    (folder / "empty" / "adapter_model.safetensors").unlink()
+    refs = [str(folder / "empty"), str(folder / "gone"), "--base", str(folder / "base")]
     assert main(bench(folder, *refs)) == 3
     out, err = capsys.readouterr()
     assert (out, err.count("error: ")) == ("", 1)
