@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lora_cli.bench import simulation
 from lora_cli.bench.belady import best_course
 from lora_cli.bench.bounds import least_cost_ms, most_hits
 from lora_cli.bench.fleet import Fleet, sized
@@ -177,9 +178,10 @@ def test_without_times_a_request_waits_for_its_own_load_alone() -> None:
     assert stalls_ms(trace, course) == course.load_ms
 
 
-def test_all_policies_over_one_trace_in_processes_are_what_they_are_one_by_one() -> None:
-    trace = make_requests(NAMES, Traffic(parse_popularity("zipf:0.9"), 34_000, 2, Shape("scan", (10,)), 50.0, 0.5))
+def test_all_policies_over_one_trace_in_processes_are_what_they_are_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    trace = make_requests(NAMES, Traffic(parse_popularity("zipf:0.9"), 6_000, 2, Shape("scan", (10,)), 50.0, 0.5))
     policies = ("opt", "lru", "fifo", "lfu", "gdsf", "adaptive")
+    monkeypatch.setattr(simulation, "WORTH_PROCESSES", 6 * 6_000)
     together = simulate_all(trace, FLEET, policies)
     assert tuple(together.policies) == policies
     alone = [simulate_all(trace, FLEET, [policy]).policies[policy] for policy in policies]

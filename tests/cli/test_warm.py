@@ -51,23 +51,40 @@ def test_every_adapter_is_reported_in_order_and_a_broken_one_stops_no_other(tmp_
     broken = write_adapter(tmp_path / "broken", modules=llama_modules(), drop=lambda name: "lora_B" in name)
     sizes = {f"base_model.model.{module}.lora_magnitude_vector": np.ones(HIDDEN, np.float32) for module in QUERIES}
     dora = write_adapter(tmp_path / "dora", modules=QUERIES, config={"use_dora": True}, tensors=sizes)
+    zeros = {f"base_model.model.{Q_PROJ}.lora_B.weight": np.zeros((HIDDEN, 4), np.float32)}
+    idle = write_adapter(tmp_path / "idle", modules=QUERIES, tensors=zeros)
     last = write_adapter(tmp_path / "last", modules=QUERIES, seed=2)
-    code, document = warm(first, broken, dora, tmp_path / "nowhere", last, "--base", tmp_path / "base")
+    file = tmp_path / "lora.prom"
+    asked = (first, broken, dora, tmp_path / "nowhere", idle, last)
+    code, document = warm(*asked, "--base", tmp_path / "base", "--metrics-file", file)
     reports = document["adapters"]
     assert document["schema"] == "lora_cli/warm/1"
-    assert [Path(report["name"]).name for report in reports] == ["first", "broken", "dora", "nowhere", "last"]
-    assert [report["exit_code"] for report in reports] == [0, 1, 1, 3, 0]
-    assert [report["stage"] for report in reports] == ["", "validate", "read", "resolve", ""]
+    assert [Path(report["name"]).name for report in reports] == ["first", "broken", "dora", "nowhere", "idle", "last"]
+    assert [report["exit_code"] for report in reports] == [0, 1, 1, 3, 1, 0]
+    assert [report["stage"] for report in reports] == ["", "validate", "read", "resolve", "proof", ""]
     assert code == 3
-    for report in (reports[0], reports[4]):
+    for report in (reports[0], reports[5]):
         assert list(report["stage_ms"]) == STAGES
         assert report["proof"]["holds"] is True
         assert report["proof"]["weights"] == "base"
+        assert report["residency"] == {}
         assert len(report["digest"]) == 64
     assert (reports[0]["applied"], reports[0]["rank"]) == ("14/14", 6)
     assert reports[1]["error"].startswith("LC")
     assert "DoRA" in reports[2]["error"]
     assert all(report["hint"] for report in reports[1:4])
+    # Values that validation cannot foresee fail the proof.
+    assert reports[4]["error"] == f"the proof fails: {Q_PROJ}: changes nothing: its output is the base's"
+    assert_counted(file, broken)
+
+
+def assert_counted(file: Path, broken: Path) -> None:
+    """The metrics of that run, as they are written for a collector."""
+    lines = dict(line.rpartition(" ")[::2] for line in file.read_text().splitlines() if not line.startswith("#"))
+    assert lines["lora_cli_loads_total"] == "2"
+    assert lines['lora_cli_load_failures_total{stage="validate"}'] == "1"
+    assert lines[f'lora_cli_load_exit_code{{adapter="{broken}"}}'] == "1"
+    assert float(lines['lora_cli_load_seconds_total{stage="proof"}']) > 0
 
 
 def test_quiet_prints_only_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,8 +158,6 @@ def test_residency_says_what_of_each_adapter_is_in_memory_before_and_after(
     (again,) = (report["residency"] for report in document["adapters"])
     assert again["packed"]["before_bytes"] == again["packed"]["after_bytes"] == again["packed"]["bytes"]
     assert again["snapshot"]["before_bytes"] < 1000
-    code, document = warm(one, "--base", base, "--max-lora-rank", 256)
-    assert document["adapters"][0]["residency"] == {}
 
 
 def test_who_leaves_a_full_tier_is_an_option(
@@ -152,6 +167,8 @@ def test_who_leaves_a_full_tier_is_an_option(
     adapters = [write_adapter(tmp_path / f"a{number}", modules=QUERIES, seed=number) for number in range(3)]
     code, document = warm(*adapters, "--base", base, "--max-loras", 2, "--eviction", "lfu")
     assert (code, len(document["adapters"])) == (0, 3)
+    # Without a checkpoint the proof says that its weights are not the base's.
+    assert {report["proof"]["weights"] for report in document["adapters"]} == {"synthetic"}
     code, said = refused(capsys, ["warm", str(adapters[0]), "--base", str(base), "--once", "--eviction", "fifo"])
     assert code == 2
     assert "'lru', 'lfu', 'gdsf', 'adaptive'" in said.replace("\n", " ")
@@ -179,14 +196,6 @@ adapters: [{{name: a, source: ./a, sha256: "{"0" * 64}"}}]
     )
 
 
-def test_without_a_checkpoint_the_proof_says_that_its_weights_are_synthetic(tmp_path: Path, warm: Warm) -> None:
-    config = write_base_config(tmp_path / "base")
-    adapter = write_adapter(tmp_path / "a", modules=QUERIES)
-    code, document = warm(adapter, "--base", config)
-    assert code == 0
-    assert document["adapters"][0]["proof"]["weights"] == "synthetic"
-
-
 def test_a_rank_above_max_lora_rank_is_refused(tmp_path: Path, warm: Warm) -> None:
     write_base_config(tmp_path / "base")
     small, large = (
@@ -196,15 +205,6 @@ def test_a_rank_above_max_lora_rank_is_refused(tmp_path: Path, warm: Warm) -> No
     code, document = warm(small, large, "--base", tmp_path / "base", "--max-lora-rank", 16)
     assert code == 1
     assert [report["exit_code"] for report in document["adapters"]] == [0, 1]
-
-
-def test_values_that_validation_cannot_foresee_fail_the_proof(tmp_path: Path, warm: Warm) -> None:
-    write_base_config(tmp_path / "base")
-    tensors = {f"base_model.model.{Q_PROJ}.lora_B.weight": np.zeros((HIDDEN, 4), np.float32)}
-    code, document = warm(write_adapter(tmp_path / "a", modules=QUERIES, tensors=tensors), "--base", tmp_path / "base")
-    (report,) = document["adapters"]
-    assert (code, report["stage"]) == (1, "proof")
-    assert report["error"] == f"the proof fails: {Q_PROJ}: changes nothing: its output is the base's"
 
 
 def test_a_prompt_is_answered_by_the_base_and_by_each_adapter(tmp_path: Path, warm: Warm) -> None:
@@ -280,20 +280,6 @@ def test_the_table_is_for_people_talk_goes_to_stderr_and_the_parent_needs_no_tor
     assert "proved" in done.stdout
     assert "synthetic" in done.stdout
     assert done.stderr.splitlines() == ["a: read", "a: slot", "a: proof", "a: pack", "0 []"]
-
-
-def test_metrics_of_a_run_are_written_for_a_collector(tmp_path: Path, warm: Warm) -> None:
-    write_base(tmp_path / "base")
-    sound = write_adapter(tmp_path / "sound", modules=QUERIES)
-    broken = write_adapter(tmp_path / "broken", modules=QUERIES, drop=lambda name: "lora_B" in name)
-    file = tmp_path / "lora.prom"
-    code, _ = warm(sound, broken, "--base", tmp_path / "base", "--metrics-file", file)
-    assert code == 1
-    lines = dict(line.rpartition(" ")[::2] for line in file.read_text().splitlines() if not line.startswith("#"))
-    assert lines["lora_cli_loads_total"] == "1"
-    assert lines['lora_cli_load_failures_total{stage="validate"}'] == "1"
-    assert lines[f'lora_cli_load_exit_code{{adapter="{broken}"}}'] == "1"
-    assert float(lines['lora_cli_load_seconds_total{stage="proof"}']) > 0
 
 
 def test_memory_is_limited_in_bytes_too_and_what_no_place_fits_in_is_refused(

@@ -12,6 +12,7 @@ import pytest
 
 from lora_cli.cli.main import main
 from lora_cli.fleet.cluster import joined, spread
+from tests.fleet.tasks import deadly, slowly
 from tests.making import llama_modules, write_adapter, write_base_config
 
 MANY = 120
@@ -118,15 +119,3 @@ def test_a_cluster_that_is_not_there_is_exit_4_at_once(
     assert main(["validate", str(folder / "a001"), "--base", str(folder / "base"), "--ray", address]) == 4
     assert time.monotonic() - began < 10
     assert capfd.readouterr().err.startswith(f"error: there is no Ray cluster at {address}: ")
-
-
-def slowly(batch: list[int], begun: str) -> list[int]:
-    Path(begun).touch()
-    time.sleep(0.3)
-    return [item * 2 for item in batch]
-
-
-def deadly(batch: list[int]) -> list[int | str]:
-    if 7 in batch:
-        os._exit(1)
-    return list(batch)
