@@ -17,6 +17,7 @@ from tests.answering import Reply, answering
 from tests.long import in_long
 from tests.planted import ALWAYS, PASSWORD, SECRET, SESSION, SIGNATURE, TOKEN, Machine
 
+STATUSES = (400, 403, 404)
 SENT = ("Authorization", "x-amz-security-token", "Proxy-Authorization")
 FORMS: dict[str, Callable[[str], str]] = {
     "as it is": str,
@@ -30,10 +31,13 @@ FORMS: dict[str, Callable[[str], str]] = {
 
 
 class Echo:
-    """A server that says back what it was sent in its refusals, wherever those have a text."""
+    """A server that says back what it was sent in its refusals, wherever those have a text.
 
-    def __init__(self, form: Callable[[str], str], status: int) -> None:
-        self.form, self.status, self.said = form, status, list[str]()
+    How it refuses is in the name of what it is asked for.
+    """
+
+    def __init__(self, form: Callable[[str], str]) -> None:
+        self.form, self.said, self.refused = form, list[str](), set[int]()
 
     def reply(self, request: BaseHTTPRequestHandler) -> Reply:
         sent = " ".join(value for name in SENT if (value := request.headers.get(name)))
@@ -49,7 +53,9 @@ class Echo:
             "ETag": f'"{header[:400]}"',
             "Content-Type": "text/plain",
         }
-        return self.status, body.encode(), {**told, "X-Linked-Size": "5"}
+        status = next((status for status in STATUSES if f"x{status}" in request.path), STATUSES[0])
+        self.refused.add(status)
+        return status, body.encode(), {**told, "X-Linked-Size": "5"}
 
     @property
     def secrets(self) -> set[str]:
@@ -82,21 +88,24 @@ SOURCES: dict[str, tuple[str, dict[str, str]]] = {
 @pytest.mark.parametrize("form", in_long(FORMS, "percent-encoded", "in JSON"))
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_server_that_says_back_what_it_was_sent_is_not_repeated(machine: Machine, source: str, form: str) -> None:
-    for status in (400, 403, 404):
-        echo = Echo(FORMS[form], status)
-        with answering(echo.reply) as endpoint:
-            ref, environ = SOURCES[source]
-            place = endpoint.removeprefix("http://") if source == "webhdfs" else endpoint
-            keys = "token_env: LORA_CLI_TOKEN_ACME" + (f", endpoint_url: '{endpoint}'" if source == "gs" else "")
-            rule = f"sources:\n  - {{match: '{source}://*', {keys}}}\n" if "LORA_CLI_TOKEN_ACME" in environ else ""
-            adapters = f"adapters:\n  - {{name: a, source: '{ref.format(place)}'}}\n"
-            (machine.root / "set.yaml").write_text(f"apiVersion: lora-cli/v1\nkind: AdapterSet\n{rule}{adapters}")
-            asked = ["-f", "set.yaml"] if rule else [ref.format(place)]
-            seen = {name: value.format(endpoint) for name, value in environ.items()}
-            assert machine.run("fetch", *asked, "--format", "json", LORA_CLI_RETRIES="0", **seen) in {1, 2, 3, 4, 5}
-            assert machine.run("inspect", *asked, LORA_CLI_RETRIES="0", **seen) in {1, 2, 3, 4, 5}
-        assert echo.secrets
-        assert repeated(machine, echo.secrets) == []
+    echo = Echo(FORMS[form])
+    with answering(echo.reply) as endpoint:
+        ref, environ = SOURCES[source]
+        place = endpoint.removeprefix("http://") if source == "webhdfs" else endpoint
+        refs = [f"{ref.format(place)}{status}" for status in STATUSES]
+        keys = "token_env: LORA_CLI_TOKEN_ACME" + (f", endpoint_url: '{endpoint}'" if source == "gs" else "")
+        rule = f"sources:\n  - {{match: '{source}://*', {keys}}}\n" if "LORA_CLI_TOKEN_ACME" in environ else ""
+        adapters = "".join(f"  - {{name: {ref[-4:]}, source: '{ref}'}}\n" for ref in refs)
+        (machine.root / "set.yaml").write_text(
+            f"apiVersion: lora-cli/v1\nkind: AdapterSet\n{rule}adapters:\n{adapters}"
+        )
+        asked = ["-f", "set.yaml"] if rule else refs
+        seen = {name: value.format(endpoint) for name, value in environ.items()}
+        assert machine.run("fetch", *asked, "--format", "json", LORA_CLI_RETRIES="0", **seen) in {1, 2, 3, 4, 5}
+        assert machine.run("inspect", *asked, LORA_CLI_RETRIES="0", **seen) in {1, 2, 3, 4, 5}
+    assert echo.refused == set(STATUSES)
+    assert echo.secrets
+    assert repeated(machine, echo.secrets) == []
     assert machine.leaks() == []
 
 

@@ -24,12 +24,21 @@ PUBLISHED = (
     "adapter-set",
     "adapter-set-lock",
     "baseline",
+    "cache",
+    "cache-removed",
+    "cache-verify",
+    "endpoints",
+    "engines",
+    "fetch",
+    "fetch-check",
     "inspect",
     "policy",
     "repair",
+    "rules",
     "serve-bench",
     "settings",
     "validate",
+    "warm",
 )
 SCHEMAS = Path(__file__).parents[2] / "manifests" / "schemas"
 Draw = st.DataObject
@@ -263,7 +272,7 @@ def test_the_lock_schema_and_the_parser_agree(data: Draw) -> None:
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_the_settings_schema_and_the_parser_agree(data: Draw) -> None:
     document = {key: value for key, value in drawn(data, SETTINGS | TRUSTED).items() if value is not None}
     with tempfile.TemporaryDirectory() as directory:
