@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,17 +23,34 @@ QUERIES = llama_modules(["q_proj"])
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    write_base(tmp_path / "base")
+    return write_folder(tmp_path)
+
+
+def write_folder(folder: Path) -> Path:
+    write_base(folder / "base")
     for number in range(2):
-        write_adapter(tmp_path / f"a{number}", modules=QUERIES, seed=number)
-    return tmp_path
+        write_adapter(folder / f"a{number}", modules=QUERIES, seed=number)
+    return folder
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Running]:
+    argv = (folder / "a0", "--base", folder / "base", "--root", folder, "--metrics-file", folder / "metrics")
+    with Running(folder, *argv) as running:
+        yield running.until_ready()
 
 
 @pytest.fixture
 def server(folder: Path) -> Iterator[Running]:
-    argv = (folder / "a0", "--base", folder / "base", "--root", folder, "--metrics-file", folder / "metrics")
-    with Running(folder, *argv) as running:
-        yield running.until_ready()
+    with serving(folder) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """For tests whose process goes on."""
+    with serving(write_folder(tmp_path_factory.mktemp("lasting"))) as running:
+        yield running
 
 
 def owner_of_the_device(server: Running) -> int:
@@ -40,57 +58,65 @@ def owner_of_the_device(server: Running) -> int:
     return pid
 
 
-@pytest.fixture
+@contextmanager
 def stopped(server: Running) -> Iterator[int]:
     """The process that owns the device, which does nothing until it is told to go on."""
     assert server.status()["tiers"]["gpu"]["adapters"] == 1
     pid = owner_of_the_device(server)
     os.kill(pid, signal.SIGSTOP)
-    yield pid
-    if alive(pid):
-        os.kill(pid, signal.SIGCONT)
+    try:
+        yield pid
+    finally:
+        if alive(pid):
+            os.kill(pid, signal.SIGCONT)
 
 
-def test_what_is_known_is_told_with_its_age(server: Running, stopped: int, capsys: pytest.CaptureFixture[str]) -> None:
-    time.sleep(1)
-    with probed(server), probed(server, "/metrics"), probed(server, "/v1/status"), probed(server, "/v1/adapters"):
-        time.sleep(3)
-    status = server.status()
-    assert status["tiers"]["gpu"]["adapters"] == 1
-    assert status["tiers_age_s"] > 3
-    assert server.adapter("a0")["tier"] in {"gpu", "cpu"}
-    metrics = dict(line.split() for line in server.ask("GET", "/metrics").text.splitlines() if line and line[0] != "#")
-    assert metrics['lora_cli_resident_adapters{tier="gpu"}'] == "1"
-    assert float(metrics["lora_cli_tiers_age_seconds"]) > 3
-    words = ["warm", "--port", str(server.port), "--status"]
-    began = time.monotonic()
-    assert main(words) == 0
-    assert time.monotonic() - began < 2
-    assert "ago" in capsys.readouterr().out
-    os.kill(stopped, signal.SIGCONT)
+def test_what_is_known_is_told_with_its_age(lasting: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["warm", "--port", str(lasting.port), "--status"]
+    with stopped(lasting):
+        time.sleep(1)
+        with (
+            probed(lasting),
+            probed(lasting, "/metrics"),
+            probed(lasting, "/v1/status"),
+            probed(lasting, "/v1/adapters"),
+        ):
+            time.sleep(3)
+        status = lasting.status()
+        assert status["tiers"]["gpu"]["adapters"] == 1
+        assert status["tiers_age_s"] > 3
+        assert lasting.adapter("a0")["tier"] in {"gpu", "cpu"}
+        lines = lasting.ask("GET", "/metrics").text.splitlines()
+        metrics = dict(line.split() for line in lines if line and line[0] != "#")
+        assert metrics['lora_cli_resident_adapters{tier="gpu"}'] == "1"
+        assert float(metrics["lora_cli_tiers_age_seconds"]) > 3
+        began = time.monotonic()
+        assert main(words) == 0
+        assert time.monotonic() - began < 2
+        assert "ago" in capsys.readouterr().out
     time.sleep(0.5)
-    assert server.status()["tiers_age_s"] < 1
+    assert lasting.status()["tiers_age_s"] < 1
     assert main(words) == 0
     assert "ago" not in capsys.readouterr().out
 
 
-def test_the_server_ends_when_told_and_takes_it_along(server: Running, stopped: int) -> None:
-    with ThreadPoolExecutor(3) as clients:
+def test_the_server_ends_when_told_and_takes_it_along(server: Running) -> None:
+    with stopped(server) as pid, ThreadPoolExecutor(3) as clients:
         waiting = [clients.submit(server.probe, "a0"), clients.submit(server.load, "a1", "a1")]
         time.sleep(1)
         assert not any(one.done() for one in waiting)
         assert ends_s(server) < 3
         for one in waiting:
             assert error_of(one.result())[0] == 503
-    assert not alive(stopped)
+        assert not alive(pid)
 
 
-def test_many_requests_of_a_stopped_one_keep_no_probe_waiting(server: Running, stopped: int) -> None:
+def test_many_requests_of_a_stopped_one_keep_no_probe_waiting(lasting: Running) -> None:
     with ThreadPoolExecutor(100) as clients:
-        waiting = [clients.submit(server.probe, "a0") for _ in range(100)]
-        with probed(server), probed(server, "/metrics"), probed(server, "/v1/adapters"):
-            time.sleep(2)
-        os.kill(stopped, signal.SIGCONT)
+        with stopped(lasting):
+            waiting = [clients.submit(lasting.probe, "a0") for _ in range(100)]
+            with probed(lasting), probed(lasting, "/metrics"), probed(lasting, "/v1/adapters"):
+                time.sleep(2)
         assert {one.result().status_code for one in waiting} == {200}
 
 
