@@ -31,6 +31,10 @@ HOMES = itertools.count()
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
+# Threads of torch and numpy that wait for each other do not spin: as many processes as processors run here.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 # A shell has SIGINT ignored in what it starts in the background, and tests send it.
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
