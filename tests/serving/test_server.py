@@ -27,17 +27,21 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_socket_is_for_its_user_alone_and_status_and_stop_find_it(
+def test_a_socket_that_a_dead_server_left_is_for_the_next_ones_user_alone_and_status_and_stop_find_it(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     uds, metrics = folder / "sock", folder / "metrics.prom"
     words = ["warm", "--uds", str(uds)]
     assert main([*words, "--status"]) == 7
     assert "nobody answers" in capsys.readouterr().err
-    with Running(
-        folder, folder / "a0", folder / "a1", "--base", folder / "base", "--metrics-file", metrics, uds=uds
-    ) as running:
-        running.until_ready()
+    argv = (folder / "a0", folder / "a1", "--base", folder / "base", "--metrics-file", metrics)
+    with Running(folder, *argv, uds=uds) as first:
+        first.until_ready().process.kill()
+        first.process.wait()
+    assert uds.exists()
+    first.ready_file.unlink()
+    with Running(folder, *argv, uds=uds) as running:
+        assert running.until_ready().probe("a0").status_code == 200
         assert stat.S_IMODE(uds.stat().st_mode) == 0o600
         assert main([*words, "--status", "--format", "json"]) == 0
         status = json.loads(capsys.readouterr().out)
@@ -58,19 +62,6 @@ def test_a_socket_is_for_its_user_alone_and_status_and_stop_find_it(
         assert not uds.exists()
         assert not running.ready_file.exists()
         assert "lora_cli_ready" in metrics.read_text()
-
-
-def test_a_socket_that_a_dead_server_left_is_taken_over(folder: Path) -> None:
-    uds = folder / "sock"
-    argv = (folder / "a0", "--base", folder / "base")
-    with Running(folder, *argv, uds=uds) as first:
-        first.until_ready().process.kill()
-        first.process.wait()
-    assert uds.exists()
-    first.ready_file.unlink()
-    with Running(folder, *argv, uds=uds) as second:
-        assert second.until_ready().probe("a0").status_code == 200
-        assert second.terminate() == 0
 
 
 def test_with_a_token_only_probes_of_health_are_open(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
