@@ -59,7 +59,7 @@ def rows(engine: str) -> tuple[Row, ...]:
         ),
         Row("nothing-lands", Outcome.SERVES_WRONG, "it loads, and the base is served",
             repair(engine, "corrects the names"), LORA, "run"),
-        Row("partly-lands", Outcome.SERVES_WRONG, "the others are dropped without a word",
+        Row("partly-lands", Outcome.SERVES_WRONG, "the others are dropped silently",
             repair(engine, "corrects the names, and adds zeros in layers that were not trained"), LORA, "run"),
         Row("embedding", Outcome.SERVES_WRONG, "LoRA on an embedding is not read", MERGE, LORA),
         Row("experts-fused", Outcome.SERVES_WRONG, "fused experts are not read", MERGE, LORA),

@@ -66,7 +66,7 @@ ROWS = (
     Row("bias", Outcome.SERVES_WRONG, "biases are not read, or fail at first use", MERGE, POOL),
     Row("lora-bias", Outcome.SERVES_WRONG, "a bias on lora_B is not read", MERGE, CONFIG, "run"),
     Row("saved-vocabulary", Outcome.SERVES_WRONG, "a saved embedding or head is dropped", MERGE, LORA, "run"),
-    Row("saved-head", Outcome.SERVES_WRONG, "a saved head is dropped without a word", MERGE, LORA, "run"),
+    Row("saved-head", Outcome.SERVES_WRONG, "a saved head is dropped silently", MERGE, LORA, "run"),
     Row("saved-other", Outcome.CRASHES, "a saved module in a layer is none that it knows", MERGE, POOL, "run"),
     Row("trained-tokens", Outcome.SERVES_WRONG, "trained tokens are not read", MERGE, CONFIG, "run"),
     Row("added-tokens", Outcome.REJECTS, "the vocabulary cannot grow", "train without new tokens", MANAGER),

@@ -57,7 +57,7 @@ ROWS = (
     Row(
         "lora-bias",
         Outcome.SERVES_WRONG,
-        "the bias is overwritten by the weight that follows it, without a word",
+        "the bias is overwritten by the weight that follows it, silently",
         MERGE,
         UTILS,
         "run",
@@ -182,7 +182,7 @@ ROWS = (
     Row(
         "missing-a-packed",
         Outcome.SERVES_WRONG,
-        "in a packed module that slice stays dead, without a word",
+        "in a packed module that slice stays dead, silently",
         SAVE_AGAIN,
         MANAGER,
         "run",

@@ -20,7 +20,7 @@ NOT_STACKED = "its experts do not fit on the base's fused ones, which LC317 says
 def nothing_applies(case: Case) -> Iterator[Problem]:
     """Not one of the adapter's modules exists in the base: it changes nothing.
 
-    *Why is this bad?* PEFT drops the tensors without a word, and engines answer 200 and serve the base model.
+    *Why is this bad?* PEFT drops the tensors silently, and engines answer 200 and serve the base model.
 
     *Fix*: validate against the base that it was trained on; ``lora-cli repair`` corrects the names if a wrapper changed
     them.
@@ -54,7 +54,7 @@ def _namesake(module: str, base: BaseModel, taken: Container[str] = ()) -> str:
 def partly_applied(case: Case) -> Iterator[Problem]:
     """Some of the adapter's modules exist in the base, others do not.
 
-    *Why is this bad?* The rest is dropped without a word, and what is served is an adapter that nobody trained.
+    *Why is this bad?* The rest is dropped silently, and what is served is an adapter that nobody trained.
 
     *Fix*: validate against the base that it was trained on.
     """
@@ -90,7 +90,7 @@ def _of_experts(case: Case) -> bool:
 def layer_out_of_range(case: Case) -> Iterator[Problem]:
     """The adapter has tensors for layers that the base does not have.
 
-    *Why is this bad?* It was trained on a deeper model. PEFT and vLLM drop the layers without a word, SGLang fails.
+    *Why is this bad?* It was trained on a deeper model. PEFT and vLLM drop the layers silently, SGLang fails.
 
     *Fix*: validate against the base that it was trained on.
     """
@@ -166,7 +166,7 @@ def experts_not_fused(case: Case) -> Iterator[Problem]:
     """Experts one by one (``experts.0.w1``), as transformers 4 had them, do not fit on the base's fused experts.
 
     *Why is this bad?* PEFT stacks the factors of all experts when it loads them on a model of transformers 5. What
-    does not stack, it refuses, or drops without a word. Engines that keep experts apart may serve it all the same.
+    does not stack, it refuses, or drops silently. Engines that keep experts apart may serve it all the same.
 
     *Fix*: train the projections of all experts, with one rank; or load the adapter with transformers 4.
     """

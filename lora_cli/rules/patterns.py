@@ -45,7 +45,7 @@ def _patterns(config: LoraConfig) -> Iterator[tuple[str, Mapping[str, float]]]:
 def dead_pattern(case: Case) -> Iterator[Problem | NotChecked]:
     """A name or pattern of the config matches nothing.
 
-    *Why is this bad?* PEFT passes over it without a word: a rank, an alpha, a target or an exclusion that was meant is
+    *Why is this bad?* PEFT passes over it silently: a rank, an alpha, a target or an exclusion that was meant is
     not there. Mostly it is misspelt, or is of another base.
 
     *Fix*: correct it, or take it out.

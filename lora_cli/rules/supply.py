@@ -174,7 +174,7 @@ def unpinned_revision(case: Case) -> Iterator[Problem]:
 def unpinned_base(case: Case) -> Iterator[Problem]:
     """The config names the base as a repository of the Hub, and no revision of it.
 
-    *Why is this bad?* A base that is updated under the same name gets the adapter of the old one, without a word.
+    *Why is this bad?* A base that is updated under the same name gets the adapter of the old one, silently.
 
     *Fix*: write the commit that it was trained on into ``revision``.
     """

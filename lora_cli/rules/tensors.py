@@ -38,7 +38,7 @@ def rank_mismatch(case: Case) -> Iterator[Problem]:
     """The rank in the config is not the rank that the tensors have.
 
     *Why is this bad?* PEFT refuses it. vLLM takes the tensors and scales them by ``lora_alpha / r`` with the config's
-    ``r``, so the adapter is applied too strongly or too weakly, without a word.
+    ``r``, so the adapter is applied too strongly or too weakly, silently.
 
     *Fix*: write the tensors' rank into ``r`` (or ``rank_pattern``), unless the file is of another adapter.
     """
@@ -75,7 +75,7 @@ def pair_incomplete(case: Case) -> Iterator[Problem]:
 def name_form(case: Case) -> Iterator[Problem]:
     """Tensor names are not as PEFT writes them: a prefix is missing or doubled, a wrapper left its own, two mean one.
 
-    *Why is this bad?* PEFT looks names up as they are, and drops what it does not find without a word: the adapter
+    *Why is this bad?* PEFT looks names up as they are, and drops what it does not find silently: the adapter
     then does nothing. Engines differ in which of these forms they mend. Of two names for one factor
     (``lora_A.weight`` and ``lora_A.default.weight``) PEFT keeps one or the other.
 
@@ -115,7 +115,7 @@ def adapter_name_infix(case: Case) -> Iterator[Problem]:
 def name_unknown(case: Case) -> Iterator[Problem]:
     """A tensor's name is none that a LoRA adapter has.
 
-    *Why is this bad?* PEFT drops it without a word, vLLM refuses the whole adapter because of it.
+    *Why is this bad?* PEFT drops it silently, vLLM refuses the whole adapter because of it.
 
     *Fix*: save the adapter again with PEFT; other trainers' formats must be converted.
     """
@@ -157,7 +157,7 @@ def factor_shape(case: Case) -> Iterator[Problem]:
 def untargeted_tensors(case: Case) -> Iterator[Problem]:
     """The weights hold modules that the config does not target.
 
-    *Why is this bad?* PEFT builds layers where the config says so and drops all other tensors without a word; vLLM
+    *Why is this bad?* PEFT builds layers where the config says so and drops all other tensors silently; vLLM
     goes by the tensors. The same adapter is two adapters.
 
     *Fix*: name the modules in ``target_modules`` (mind ``layers_to_transform`` and ``exclude_modules``), as
@@ -273,7 +273,7 @@ def tower_collision(case: Case) -> Iterator[Problem]:
     encoder and the decoder of one model (Whisper, BART) are no such two.
 
     *Why is this bad?* PEFT keeps them apart. SGLang goes by the number of the layer alone: one overwrites the other
-    without a word, and what was trained for images answers in text.
+    silently, and what was trained for images answers in text.
 
     *Fix*: train the language model alone (a regular expression in ``target_modules``, or ``exclude_modules``), or serve
     with an engine that goes by full names.

@@ -31,7 +31,7 @@ FEWEST = 8
 def nonfinite_values(case: Case) -> Iterator[Problem]:
     """A tensor holds NaN or infinity.
 
-    *Why is this bad?* Every engine loads it without a word. One NaN makes all of a request's logits NaN, and in a
+    *Why is this bad?* Every engine loads it silently. One NaN makes all of a request's logits NaN, and in a
     shared batch or a quantised cache it need not stay with that request.
 
     *Fix*: the training diverged; take an earlier checkpoint.

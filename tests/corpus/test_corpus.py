@@ -18,10 +18,10 @@ from tests.corpus.goods import NOT_FOR, OPTIONS, options
 from tests.corpus.peft_judge import Outcome, judge, write_adapter
 
 EXCEPTIONS: Mapping[str, str] = {
-    "r missing": "PEFT takes 8 without a word, which here it happens to be; vLLM refuses it",
+    "r missing": "PEFT takes 8 silently, which here it happens to be; vLLM refuses it",
     "biases on B without tensors": "PEFT starts them at zero, where a trained one is missing",
     "config with a key twice": "PEFT takes the last of the two, other programs the first",
-    "a tensor that nobody knows": "PEFT drops it without a word, so that a part of the file is not loaded",
+    "a tensor that nobody knows": "PEFT drops it silently, so that a part of the file is not loaded",
 }
 """Breaks whose verdict is not PEFT's, and why that is right."""
 

@@ -9,5 +9,5 @@ VLLM: Mapping[str, str] = {"alphas of zero by pattern": ZERO}
 PEFT: Mapping[str, str] = {
     "alphas of zero by pattern": ZERO,
     "another method": "PEFT makes an IA3 of it, which has no effect; only where it has no defaults for one it refuses",
-    "r missing": "PEFT takes 8 without a word, which here it happens to be",
+    "r missing": "PEFT takes 8 silently, which here it happens to be",
 }
