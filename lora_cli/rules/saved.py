@@ -112,9 +112,10 @@ def _lacking(case: Case, config: LoraConfig) -> list[str]:
         meant = [path for path in named if _is_within(path, name)] if is_there else []
         if meant or any(path.endswith(name) for path in saved):
             return any(path not in saved for path in meant)
-        from lora_cli.core.architectures.norms import NORMS
+        from lora_cli.core.architectures import FAMILIES
 
-        return any(norm.endswith(name.rpartition(".")[2]) for norm in NORMS.get(base.model_type, ()))
+        family = FAMILIES.get(base.model_type)
+        return family is not None and any(norm.endswith(name.rpartition(".")[2]) for norm in family.norms)
 
     return [name for name in dict.fromkeys(config.modules_to_save or ()) if lacks(name)]
 

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from lora_cli.core.architectures import FAMILIES, base_from_config
-from lora_cli.core.architectures.norms import NORMS
 from lora_cli.core.heads import for_task
 from lora_cli.core.targets import HEADS
 from tests.core.architectures.configs import CONFIGS
@@ -64,4 +63,4 @@ def test_the_norms_of_each_family_are_those_of_transformers(family: str) -> None
         for path, module in transformers_model({"model_type": family, **config}).named_modules()
         if "norm" in type(module).__name__.lower() and next(module.parameters(), None) is not None
     }
-    assert set(NORMS[family]) == found
+    assert set(FAMILIES[family].norms) == found

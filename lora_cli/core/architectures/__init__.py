@@ -1,57 +1,25 @@
 """``config.json`` → ``BaseModel``, by one declarative table for each family.
 
-Adding a family: one file named for its ``model_type`` that holds ``FAMILY``, one name in ``FAMILIES``, and two configs
-in ``tests/core/architectures`` that the transformers model itself then checks.
+Adding a family: an entry in the table of the module for its shape (``decoders``, ``gpt_bert``, ``multimodal``), and two
+configs in ``tests/core/architectures`` that the transformers model itself then checks.
 """
 
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Any
 
 from lora_cli.core import parse
 from lora_cli.core.architectures.build import WHERE, build
+from lora_cli.core.architectures.decoders import DENSE, WITH_EXPERTS
+from lora_cli.core.architectures.gpt_bert import FAMILIES as GPT_BERT
+from lora_cli.core.architectures.multimodal import FAMILIES as MULTIMODAL
 from lora_cli.core.architectures.table import Family
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.core.text import shown
 from lora_cli.errors import FormatError
 
-FAMILIES = (
-    "bert",
-    "bloom",
-    "cohere",
-    "deepseek_v2",
-    "deepseek_v3",
-    "falcon",
-    "gemma",
-    "gemma2",
-    "gemma3",
-    "gemma3_text",
-    "gpt2",
-    "gpt_neox",
-    "gpt_oss",
-    "gptj",
-    "granite",
-    "llama",
-    "llama4",
-    "llama4_text",
-    "mistral",
-    "mixtral",
-    "olmo2",
-    "opt",
-    "phi",
-    "phi3",
-    "qwen2",
-    "qwen2_5_vl",
-    "qwen2_moe",
-    "qwen2_vl",
-    "qwen3",
-    "qwen3_moe",
-    "roberta",
-    "stablelm",
-    "starcoder2",
-)
-"""Every ``model_type`` that has a table; each stands in the module of the same name."""
+FAMILIES: Mapping[str, Family] = {**DENSE, **WITH_EXPERTS, **GPT_BERT, **MULTIMODAL}
+"""Every ``model_type`` that has a table."""
 
 
 class UnknownArchitecture(FormatError):
@@ -70,9 +38,7 @@ def family_of(model_type: str) -> Family:
             where=f"{WHERE}: model_type",
             hint=did_you_mean(model_type, FAMILIES),
         )
-    family = import_module(f"{__name__}.{model_type}").FAMILY
-    assert isinstance(family, Family)
-    return family
+    return FAMILIES[model_type]
 
 
 def base_from_config(config: Mapping[str, Any], name: str) -> BaseModel:

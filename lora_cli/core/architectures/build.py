@@ -1,12 +1,21 @@
-"""A family's table and a config → the ``BaseModel``."""
+"""A family's table and a config → the ``BaseModel``: fields bounded and typed, with the class's own defaults."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from lora_cli.core import parse
-from lora_cli.core.architectures.expression import evaluate
-from lora_cli.core.architectures.fields import read_fields, read_flag
-from lora_cli.core.architectures.table import MAX_DIMENSION, MAX_LAYERS, Bare, Family, Part, Row, Rows, Values
+from lora_cli.core.architectures.table import (
+    MAX_DIMENSION,
+    MAX_LAYERS,
+    Bare,
+    Family,
+    Fields,
+    Number,
+    Part,
+    Row,
+    Rows,
+    Values,
+)
 from lora_cli.core.base_model import BaseModel, BaseModule
 from lora_cli.core.text import shown
 from lora_cli.errors import FormatError
@@ -50,7 +59,7 @@ def build(family: Family, config: Mapping[str, Any], name: str, source: str) -> 
         name=name,
         model_type=str(config["model_type"]),
         modules=tree.modules,
-        num_layers=text[family.parts[0].layer_count],
+        num_layers=text[family.text.layer_count],
         hidden_size=text[family.hidden_size],
         vocab_size=text["vocab_size"],
         tied_embeddings=any(_tied(family, config, section) for section in family.tied_in),
@@ -132,3 +141,91 @@ def _dimension(expression: str, path: str, values: Values) -> int:
     if value > MAX_DIMENSION:
         raise FormatError(f"{path} would be {value} wide ({expression}), more than any model is", where=WHERE)
     return value
+
+
+def read_fields(fields: Fields, section: Mapping[str, Any], where: str) -> Values:
+    """Every field of ``fields`` out of ``section``; ``where`` is what the errors call the section.
+
+    Raises:
+        FormatError: a value is of the wrong type or beyond what any model has.
+    """
+    numbers: dict[str, int] = {}
+    flags: dict[str, bool] = {}
+    layers: dict[str, frozenset[int]] = {}
+    for key, default in fields.items():
+        if isinstance(default, bool):
+            flags[key] = read_flag(section, key, default, where)
+        elif isinstance(default, frozenset):
+            if section.get(key) is not None:
+                layers[key] = _layer_numbers(section[key], f"{where}: {key}")
+        else:
+            numbers[key] = _number(section, key, _in_full(default), numbers, where)
+    return Values(numbers, flags, layers)
+
+
+def read_flag(section: Mapping[str, Any], key: str, default: bool, where: str) -> bool:
+    """A true-or-false field; an explicit null is false, as it is in the modelling code."""
+    return parse.boolean(section.get(key, default) or False, f"{where}: {key}")
+
+
+def _in_full(default: int | str | Number) -> Number:
+    if isinstance(default, Number):
+        return default
+    return Number(default, null=default if isinstance(default, str) else "")
+
+
+def _number(section: Mapping[str, Any], key: str, field: Number, above: Mapping[str, int], where: str) -> int:
+    used = next((name for name in (key, *field.aliases) if name in section), None)
+    at = f"{where}: {used or key}"
+    given = field.default if used is None else section[used]
+    default = field.null if given is None else field.default if used is None else ""
+    if isinstance(default, str) and default:
+        return _default(default, above, field, at)
+    return parse.integer(given, at, minimum=field.minimum, maximum=field.maximum)
+
+
+def _default(expression: str, above: Mapping[str, int], field: Number, at: str) -> int:
+    value = evaluate(expression, above)
+    if not field.minimum <= value <= field.maximum:
+        raise FormatError(f"is not given, and {expression} makes it {value}", where=at)
+    return value
+
+
+def _layer_numbers(value: Any, where: str) -> frozenset[int]:
+    numbers = parse.sequence(value, where)
+    if len(numbers) > MAX_LAYERS:
+        raise FormatError(f"lists {len(numbers)} layers, more than any model has", where=where)
+    return frozenset(parse.integer(number, f"{where}[{i}]") for i, number in enumerate(numbers))
+
+
+def evaluate(expression: str, numbers: Mapping[str, int]) -> int:
+    """The value of an expression of ``table``'s grammar.
+
+    Raises:
+        ValueError: the expression is not of the grammar, which is a fault of a table, not of a config.
+        KeyError: it names a field that the table does not list.
+        ZeroDivisionError: a divisor is 0.
+    """
+    tokens = expression.split()
+    if len(tokens) % 2 == 0 or not all(map(_is_operand, tokens[::2])):
+        raise ValueError(f"not a dimension: {expression!r}")
+    total, term = 0, _operand(tokens[0], numbers)
+    for operator, operand in zip(tokens[1::2], tokens[2::2], strict=True):
+        value = _operand(operand, numbers)
+        if operator == "*":
+            term *= value
+        elif operator == "//":
+            term //= value
+        elif operator == "+":
+            total, term = total + term, value
+        else:
+            raise ValueError(f"not a dimension: {expression!r}")
+    return total + term
+
+
+def _is_operand(token: str) -> bool:
+    return token.isdecimal() or token.replace(".", "_").isidentifier()
+
+
+def _operand(token: str, numbers: Mapping[str, int]) -> int:
+    return int(token) if token.isdecimal() else numbers[token]

@@ -9,8 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from lora_cli.core.architectures.layouts import Shapes, in_memory
-from lora_cli.core.architectures.packing import unpacked
+from lora_cli.core.architectures.layouts import Shapes, in_memory, unpacked
 from lora_cli.core.architectures.table import MAX_LAYERS
 from lora_cli.core.base_model import BaseModel, BaseModule
 from lora_cli.core.safetensors import TensorInfo

@@ -6,7 +6,7 @@ reads like the line of the modelling file that it describes. Its grammar: names 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from lora_cli.core.base_model import ModuleKind
@@ -37,6 +37,8 @@ class Number:
 Default = int | bool | str | frozenset[int] | Number
 """A field's default, whose type is the field's: number, flag, number that is an expression when missing or null,
 set of layer numbers (left out when missing or null), or a ``Number`` in full."""
+
+Fields = Mapping[str, Default]
 
 
 class Values(NamedTuple):
@@ -84,7 +86,7 @@ class Part:
     and ``also`` what it may call itself; a ``flat`` section's fields may stand beside it instead, as they once did.
     """
 
-    fields: Mapping[str, Default]
+    fields: Fields
     prefix: str
     rows: Rows
     layer_rows: Rows
@@ -101,14 +103,23 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One ``model_type``. The first part is the language model; ``joint`` rows may use every section's fields.
+    """One ``model_type``: its language model, and what a wrapper has beside it.
 
-    A joint row names a section's field as ``section.field``. ``tied`` is the class default of ``tie_word_embeddings``,
-    and ``tied_in`` the sections (empty: the whole config) of which any one may set it.
+    A ``joint`` row may use every section's fields, as ``section.field``. ``tied`` is the class default of
+    ``tie_word_embeddings``, and ``tied_in`` the sections (empty: the whole config) of which any one may set it.
+    ``norms`` are the last components of the paths of its norms: modules that LoRA is not put on, and that
+    ``modules_to_save`` may name.
     """
 
-    parts: tuple[Part, ...]
+    text: Part
+    vision: Part | None = None
     tied: bool = False
     hidden_size: str = "hidden_size"
-    joint: tuple[Row | Bare, ...] = field(default=())
+    joint: Rows = ()
     tied_in: tuple[str, ...] = ("",)
+    norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm", "norm")
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The language model, then the vision part."""
+        return (self.text, self.vision) if self.vision else (self.text,)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_cli.core.architectures import FAMILIES, base_from_config, family_of
-from lora_cli.core.architectures.expression import evaluate
+from lora_cli.core.architectures.build import evaluate
 from lora_cli.core.architectures.table import MAX_DIMENSION, MAX_EXPERTS, MAX_LAYERS
 from lora_cli.core.base_model import BaseModule
 from lora_cli.errors import FormatError
@@ -114,7 +114,7 @@ JSON = st.recursive(
 
 
 @settings(max_examples=300)
-@given(family=st.sampled_from(FAMILIES), data=st.data())
+@given(family=st.sampled_from([*FAMILIES]), data=st.data())
 def test_whatever_the_fields_hold_there_is_a_model_or_a_format_error(family: str, data: st.DataObject) -> None:
     sections = [part.section for part in family_of(family).parts if part.section]
     keys = st.sampled_from(sorted({key for part in family_of(family).parts for key in part.fields}))
