@@ -7,10 +7,9 @@ from functools import partial
 from lora_cli.core.pickles import archive, legacy
 from lora_cli.core.pickles.allowed import TRAINER, WEIGHTS, Allowed
 from lora_cli.core.pickles.archive import Archive, Entry
-from lora_cli.core.pickles.dtypes import item_bytes
 from lora_cli.core.pickles.opcodes import Effort, Truncated
 from lora_cli.core.pickles.reader import read_pickle
-from lora_cli.core.pickles.state import located, state_dict, storages_of
+from lora_cli.core.pickles.tensors import item_bytes, located, state_dict, storages_of
 from lora_cli.core.pickles.values import Storage, Value
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.snapshot import RemoteFile, Revision

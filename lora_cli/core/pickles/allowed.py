@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from lora_cli.core.pickles.dtypes import DTYPES, STORAGES
-from lora_cli.core.pickles.tensors import rebuild_parameter, rebuild_v2, rebuild_v3
+from lora_cli.core.pickles.tensors import DTYPES, STORAGES, rebuild_parameter, rebuild_v2, rebuild_v3
 from lora_cli.core.pickles.values import Global, Items, Opaque, Value, in_words
 from lora_cli.errors import FormatError
 

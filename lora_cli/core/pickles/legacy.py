@@ -7,9 +7,9 @@ storage keys; then for each key, in that order, 8 bytes with its number of eleme
 from dataclasses import dataclass
 
 from lora_cli.core.pickles.allowed import Allowed
-from lora_cli.core.pickles.dtypes import item_bytes
 from lora_cli.core.pickles.opcodes import Effort
 from lora_cli.core.pickles.reader import read_pickle
+from lora_cli.core.pickles.tensors import item_bytes
 from lora_cli.core.pickles.values import Items, Storage, Value
 from lora_cli.errors import FormatError
 

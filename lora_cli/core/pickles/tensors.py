@@ -1,16 +1,63 @@
-"""What torch's own rebuild functions would make of their arguments, described: storage, offset, shape, strides."""
+"""torch's tensors, described: dtypes, what its rebuild functions would make, and the state dict that holds them."""
 
 import math
+from collections.abc import Mapping
 
-from lora_cli.core.pickles.dtypes import DTYPES, STORAGES, item_bytes
 from lora_cli.core.pickles.values import Global, Items, Storage, TorchTensor, Value, in_words
-from lora_cli.errors import FormatError
+from lora_cli.core.safetensors import DTYPE_BITS, MOST_TENSORS
+from lora_cli.core.tensor_info import LONGEST_NAME, TensorInfo
+from lora_cli.errors import FormatError, TooLarge
+
+STORAGES: Mapping[str, str] = {
+    "DoubleStorage": "F64",
+    "FloatStorage": "F32",
+    "HalfStorage": "F16",
+    "BFloat16Storage": "BF16",
+    "LongStorage": "I64",
+    "IntStorage": "I32",
+    "ShortStorage": "I16",
+    "CharStorage": "I8",
+    "ByteStorage": "U8",
+    "BoolStorage": "BOOL",
+    "ComplexFloatStorage": "C64",
+    "ComplexDoubleStorage": "C128",
+}
+"""``torch.<name>``: safetensors' name of the dtype."""
+
+DTYPES: Mapping[str, str] = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint8": "U8",
+    "uint16": "U16",
+    "uint32": "U32",
+    "uint64": "U64",
+    "bool": "BOOL",
+    "complex64": "C64",
+    "complex128": "C128",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e4m3fnuz": "F8_E4M3FNUZ",
+    "float8_e5m2": "F8_E5M2",
+    "float8_e5m2fnuz": "F8_E5M2FNUZ",
+    "float8_e8m0fnu": "F8_E8M0",
+}
+"""``torch.<name>``: safetensors' name of the dtype."""
 
 MOST_DIMENSIONS = 64
 """As many as torch allows."""
 
 LARGEST = 2**63 - 1
 """torch counts elements in signed 64-bit integers."""
+
+
+def item_bytes(dtype: str) -> int:
+    """Bytes of one element; an untyped storage (no dtype) counts in bytes."""
+    return {"": 1, "C128": 16}.get(dtype) or DTYPE_BITS[dtype] // 8
 
 
 def rebuild_v2(args: tuple[Value, ...]) -> TorchTensor:
@@ -110,3 +157,52 @@ def _count(value: Value) -> int:
     if type(value) is not int or not 0 <= value <= LARGEST:
         raise FormatError(f"is given {in_words(value)} where a count belongs")
     return value
+
+
+def state_dict(value: Value) -> dict[str, TorchTensor]:
+    """The tensors of a state dict by name.
+
+    Raises:
+        FormatError: it is no dictionary of tensors by name, or a name stands twice.
+    """
+    if not isinstance(value, Items):
+        raise FormatError(f"holds {in_words(value)} instead of a dictionary of tensors")
+    tensors: dict[str, TorchTensor] = {}
+    for name, tensor in value.pairs:
+        if not isinstance(name, str) or not isinstance(tensor, TorchTensor):
+            under = f" under {name[:100]!a}" if isinstance(name, str) else ""
+            raise FormatError(f"holds {in_words(tensor)}{under} among its tensors")
+        if name in tensors:
+            raise FormatError(f"has {name[:100]!a} twice")
+        if len(name) > LONGEST_NAME or len(tensors) >= MOST_TENSORS:
+            raise TooLarge(f"has over {MOST_TENSORS} tensors, or names of over {LONGEST_NAME} characters")
+        tensors[name] = tensor
+    return tensors
+
+
+def storages_of(tensors: Mapping[str, TorchTensor]) -> dict[str, Storage]:
+    """The storages that tensors refer to, by key.
+
+    Raises:
+        FormatError: two references to one storage differ in its type or size.
+    """
+    storages: dict[str, Storage] = {}
+    for tensor in tensors.values():
+        one = tensor.storage
+        known = storages.setdefault(one.key, one)
+        if known != one:
+            raise FormatError(f"refers to storage {one.key[:40]!a} as two different ones")
+    return storages
+
+
+def located(tensors: Mapping[str, TorchTensor], starts: Mapping[str, int], file: str) -> dict[str, TensorInfo]:
+    """The tensors in ``file``, whose storages begin at ``starts`` (bytes, by key), in the order of their bytes."""
+    found = [_located(name, tensor, starts[tensor.storage.key], file) for name, tensor in tensors.items()]
+    return {one.name: one for one in sorted(found, key=lambda one: (one.start, one.stop))}
+
+
+def _located(name: str, tensor: TorchTensor, storage_start: int, file: str) -> TensorInfo:
+    size = item_bytes(tensor.dtype)
+    start = storage_start + tensor.offset * size
+    strides = () if is_contiguous(tensor) else tensor.strides
+    return TensorInfo(name, tensor.dtype, tensor.shape, start, start + span(tensor) * size, file, strides)
