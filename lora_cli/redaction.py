@@ -2,7 +2,7 @@
 
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 SHORTEST = 6
 """A shorter value is no secret: it would be found in any word."""
@@ -28,6 +28,15 @@ _SHAPES = (
     (("?", "&"), r"(?i)([?&][\w.-]{0,40}(?:sig|signature|token|key|password|secret|credential)=)[^\s&'\"]+", r"\1***"),
 )
 """Words of which one must be there, what a secret looks like, and what stands in its place."""
+
+_SECRET_NAME = re.compile(r"(?:TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS?|SIGNATURE)$", re.IGNORECASE)
+_IN_TRACEBACKS = (
+    (re.compile(r"\b(Bearer|Basic)\s+[^\s'\",;]+", re.IGNORECASE), r"\1 ***"),
+    (re.compile(r"\bhf_[A-Za-z0-9_]{6,}"), "***"),
+    (re.compile(r"(\b[a-z][a-z0-9+.-]{0,30}://)[^\s/@'\"]+@", re.IGNORECASE), r"\1***@"),
+    (re.compile(r"(\bhttps?://(?:[^\s?'\"<>:]|:(?!//))++\?)[^\s'\"<>]+", re.IGNORECASE), r"\1***"),
+)
+"""What besides looks like a secret in a text that nobody wrote for reading: the traceback of a bug."""
 
 
 def remember(secret: str, *, passing: bool = False) -> None:
@@ -90,3 +99,23 @@ def _echoes(word: str, parts: frozenset[str]) -> bool:
     plain = re.sub(r"\\u00([0-9a-fA-F]{2})", lambda found: chr(int(found[1], 16)), word)
     forms = {word.casefold(), unquote(unescape(plain)).casefold()}
     return not all(parts.isdisjoint(_windows(form, length)) for length in range(SHORTEST, WINDOW + 1) for form in forms)
+
+
+def is_secret(name: str) -> bool:
+    """Whether a variable or an option of that name holds a secret."""
+    return bool(_SECRET_NAME.search(name))
+
+
+def redacted(text: str, environ: Mapping[str, str]) -> str:
+    """A traceback without the values of variables that are named as secrets are, and without what looks like one.
+
+    That is a token, an ``Authorization``, a user in an address and a query, which may be a signature.
+    """
+    from urllib.parse import quote
+
+    values = {value.strip() for name, value in environ.items() if is_secret(name)}
+    for value in sorted((value for value in values if len(value) >= SHORTEST), key=len, reverse=True):
+        text = text.replace(value, "***").replace(quote(value, safe=""), "***")
+    for shape, instead in _IN_TRACEBACKS:
+        text = shape.sub(instead, text)
+    return redact(text)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from lora_cli.cli.lineup import Lineup, check_max_cpu_loras
 from lora_cli.cli.options import ENGINE, option
-from lora_cli.core.deployment import Deployment
+from lora_cli.core.engine_outcome import Deployment
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.units import words_of
 from lora_cli.errors import UsageError

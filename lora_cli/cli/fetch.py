@@ -16,7 +16,7 @@ from lora_cli.cli.lineup import LockFlags, Order, check_flags, order, reaching
 from lora_cli.cli.options import ADAPTERS, LIMITS, LOCKING, NETWORK, option, setting
 from lora_cli.cli.output import Format, drawn, to_stderr, write
 from lora_cli.cli.progress import shown_progress
-from lora_cli.core.names import NAME
+from lora_cli.core.item import NAME
 from lora_cli.core.shard import in_shard
 from lora_cli.errors import LoraCliError, MachineError, UsageError
 from lora_cli.fetching import Selection

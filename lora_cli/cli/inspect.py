@@ -14,7 +14,7 @@ from lora_cli.cli.lineup import Lineup, base_model, lineup, reaching
 from lora_cli.cli.options import ADAPTERS, for_engine, option, result
 from lora_cli.cli.output import ReportFormat, drawable, drawn, to_stderr, width, writable, write, written
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.deployment import Deployment
+from lora_cli.core.engine_outcome import Deployment
 from lora_cli.core.inspection import Inspection, inspection_of
 from lora_cli.core.patterns import one_budget
 from lora_cli.errors import UsageError

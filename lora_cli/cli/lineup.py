@@ -6,13 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_cli.core.adapter_files import CONFIG
 from lora_cli.core.addresses import without_secrets
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.checkpoint import LATEST, checked, folder_of
 from lora_cli.core.item import Item
 from lora_cli.core.lock import ref_at
-from lora_cli.core.lora_config import CONFIG_FILE
-from lora_cli.core.reference import AdapterRef, override, parse
+from lora_cli.core.reference import LATEST, AdapterRef, checked_checkpoint, folder_of, override, parse
 from lora_cli.errors import UsageError
 from lora_cli.fetching.many import Wanted
 from lora_cli.settings import Settings
@@ -132,7 +131,7 @@ def from_refs(refs: Sequence[str], checkpoint: str = "") -> tuple[Item, ...]:
 
 def _folder_of(text: str) -> str:
     path = Path(text)
-    is_part = path.name == CONFIG_FILE or path.suffix == ".safetensors"
+    is_part = path.name == CONFIG or path.suffix == ".safetensors"
     return str(path.parent) if is_part and path.is_file() else text
 
 
@@ -296,7 +295,7 @@ def checkpoint_folder(checkpoint: str) -> str:
         UsageError: it is neither a number nor ``latest``.
     """
     try:
-        return folder_of(checked(checkpoint)) if checkpoint else ""
+        return folder_of(checked_checkpoint(checkpoint)) if checkpoint else ""
     except ValueError as error:
         raise UsageError(f"--checkpoint {error}", hint="--checkpoint latest") from error
 

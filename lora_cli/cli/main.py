@@ -109,7 +109,7 @@ def _expected(error: Exception) -> LoraCliError | None:
 def _bug() -> int:
     import traceback
 
-    from lora_cli.core.redaction import redacted
+    from lora_cli.redaction import redacted
 
     with suppress(OSError):
         # Whoever reports a bug posts this.

@@ -9,7 +9,7 @@ from lora_cli.cli import completion, engine_options, options
 from lora_cli.cli.lineup import base_model, from_refs, reaching
 from lora_cli.cli.options import ENGINE, option
 from lora_cli.cli.output import writable, write_result
-from lora_cli.core.deployment import Deployment
+from lora_cli.core.engine_outcome import Deployment
 from lora_cli.engines import choose_engine
 from lora_cli.errors import NotFound, Refused, UsageError
 from lora_cli.render.terminal_repair import repair_parts

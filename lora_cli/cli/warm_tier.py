@@ -11,8 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from lora_cli.core.item import Item
-from lora_cli.core.names import NAME
+from lora_cli.core.item import NAME, Item
 from lora_cli.core.results import LoadReport
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import LoraCliError, UsageError

@@ -1,7 +1,14 @@
-"""What the files beside an adapter's weights say: chat templates, classes to import, added tokens."""
+"""What the files beside an adapter's weights say: its model card, chat templates, classes to import, added tokens."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+from lora_cli.core.json_schema import EXCLUDED
+
+CARD_FILE = "README.md"
+WORDS = ("license", "license_name", "license_link", "library_name", "pipeline_tag")
+LISTS = ("base_model", "language", "datasets", "tags")
+"""Keys of a model card, as the Hub has them (``huggingface_hub``'s ``ModelCardData``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +30,22 @@ class Companions:
     beyond: Sequence[str] = ()
     pickles: Mapping[str, str] = field(default_factory=dict)
     pickles_left: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """The front matter of README.md. What it does not say is empty."""
+
+    license: str = ""
+    license_name: str = ""
+    license_link: str = ""
+    library_name: str = ""
+    pipeline_tag: str = ""
+    base_model: tuple[str, ...] = ()
+    language: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    text: str = field(default="", metadata=EXCLUDED)
+    """What stands behind the front matter, as far as it was read."""
+    error: str = ""
+    """Why the front matter was not read; empty where it was."""

@@ -1,9 +1,12 @@
-"""Experts one by one, as transformers 4 named them, put on the fused experts that transformers 5 holds: as PEFT does.
+"""Adapters of transformers 4's time on the models of transformers 5, as far as PEFT brings them there itself.
 
 ``experts.0.w1``, ``experts.0.w3`` … are modules to an adapter of that time, and parts of ``experts.gate_up_proj`` to
 the model of today. PEFT rewrites the config before it matches anything, and stacks the factors before it loads them.
 
-Source: PEFT 0.21 ``utils/transformers_weight_conversion.py``.
+PEFT rewrites the names of factors (and of nothing else) by transformers' conversions of checkpoints, for the families
+that have any; over all others an adapter with old names does nothing.
+
+Sources: PEFT 0.21 ``utils/transformers_weight_conversion.py``, transformers 5 ``conversion_mapping.py``.
 """
 
 import re
@@ -12,10 +15,8 @@ from dataclasses import dataclass, replace
 
 from lora_cli.core.adapter import Adapter, LoraPair
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.keys import PEFT_PREFIX, Key
+from lora_cli.core.keys import PAIR_PARTS, PEFT_PREFIX, Key
 from lora_cli.core.lora_config import LoraConfig
-from lora_cli.core.renamed import FAMILIES as RENAMED
-from lora_cli.core.renamed import renamed
 from lora_cli.core.targets import ALL_LINEAR, named_targets, targeted
 from lora_cli.core.tensor_info import LONGEST_NAME, TensorInfo
 from lora_cli.errors import FormatError
@@ -46,6 +47,23 @@ OLD_NAMES: Mapping[str, Names] = {
 """The model types whose adapters PEFT rewrites."""
 
 EXPERT = re.compile(r"(.+\.experts)\.([0-9]{1,6})\.([^.]+)", re.DOTALL)
+
+Renames = tuple[tuple[re.Pattern[str], str], ...]
+
+_TOWER: Renames = (
+    (re.compile(r"language_model\.model\.(?:model\.)?(?=.)"), "model.language_model."),
+    (re.compile(r"model\.language_model\.model\.(?=.)"), "model.language_model."),
+    (re.compile(r"(?:model\.)?vision_tower\.vision_model\.(?=.)"), "model.vision_tower."),
+)
+_WITHOUT_PREFIX: Renames = (
+    *_TOWER,
+    (re.compile(r"(?=(?:language_model\.(?!lm_head(?:\.|$))|vision_tower\.|multi_modal_projector\.).)"), "model."),
+)
+
+RENAMED = frozenset({"gemma3"})
+"""The model types with such conversions, of those that are known here."""
+
+_FACTORS = PAIR_PARTS | {"lora_bias", "magnitude", "diag"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,3 +249,31 @@ def _one_pair(module: str, parts: list[Mapping[int, LoraPair]]) -> LoraPair:
     rank = sum(_shape(first.a)[0] for first in firsts) * len(parts[0])
     width = sum(_shape(first.b)[0] for first in firsts)
     return LoraPair(module, replace(a, shape=(rank, a.shape[1])), replace(b, shape=(width, rank)))
+
+
+def renamed(adapter: Adapter) -> Adapter:
+    """``adapter`` with the modules of its factors under the names that PEFT loads them by."""
+    keys = {name: _renamed_key(key) for name, key in adapter.keys.items()}
+    if keys == adapter.keys:
+        return adapter
+    return replace(adapter, keys=keys, pairs=_renamed_pairs(adapter, keys))
+
+
+def _renamed_key(key: Key) -> Key:
+    if key.part not in _FACTORS or key.infixes or key.prefix not in {"", PEFT_PREFIX}:
+        return key
+    for pattern, replacement in _TOWER if key.prefix else _WITHOUT_PREFIX:
+        if pattern.match(key.module):
+            # With PEFT's name for it in memory, PEFT writes that name twice and then finds nothing.
+            new = pattern.sub(replacement, key.module, count=1)
+            return key if key.adapter_name else replace(key, module=new, prefix=PEFT_PREFIX)
+    return key if key.prefix else replace(key, prefix=PEFT_PREFIX)
+
+
+def _renamed_pairs(adapter: Adapter, keys: Mapping[str, Key]) -> dict[str, LoraPair]:
+    pairs: dict[str, LoraPair] = {}
+    for pair in adapter.pairs.values():
+        factor = pair.a or pair.b
+        module = keys[factor.name].module if factor is not None else pair.module
+        pairs.setdefault(module, replace(pair, module=module))
+    return pairs

@@ -3,21 +3,23 @@
 Plain factors are ``a [r, d_in]`` and ``b [d_out, r]``. Others are brought to that: an embedding's have the same shapes;
 a convolution's ``a [r, d_in, k, k]`` is read as ``[r, d_in * k * k]``; experts fused in one parameter have
 ``a [r * experts, d_in]`` and ``b [d_out, r * experts]``, whose columns go through the experts first (PEFT 0.21,
-``tuners/lora/layer.py``, ``ParamWrapper``); BD-LoRA's blocks stand below each other (``tuners/lora/variants.py``,
-``BlockDiagonalLinear``); KaSA puts a diagonal between B and A.
+``tuners/lora/layer.py``, ``ParamWrapper``); BD-LoRA's blocks stand below each other, and QALoRA pools inputs in
+groups (``tuners/lora/variants.py``, ``tuners/lora/gptq.py``); KaSA puts a diagonal between B and A.
 """
 
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from lora_cli.core import parse
 from lora_cli.core.adapter import Adapter, LoraPair
+from lora_cli.core.architectures.table import MAX_DIMENSION
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.blocks import Divisors, divisors
-from lora_cli.core.endings import endings
 from lora_cli.core.grouping import by_key
 from lora_cli.core.keys import WRAPPER, without_wrappers
 from lora_cli.core.lora_config import LoraConfig
+from lora_cli.core.patterns import Matcher, endings
 from lora_cli.core.targets import Scale, scales, targeted, wrapped_parameters
 from lora_cli.core.tensor_info import TensorInfo
 from lora_cli.errors import FormatError
@@ -39,6 +41,9 @@ FIRST = ("gate_up_proj", "gate_up_proj_bias", "down_proj", "down_proj_bias")
 
 MOST_PARAMETERS = 16
 """Parameters of one module that are told apart by names: experts have four."""
+
+Divisors = Callable[[str], tuple[int, int]]
+"""By what A's columns (of ``d_in``) and B's columns (of the rank) of a module are divided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +91,16 @@ def factors_of(adapter: Adapter, base: BaseModel | None = None) -> tuple[tuple[F
     config = adapter.config
     if config is None:
         return (), tuple(Unreadable(module, "there is no config that tells its scaling") for module in adapter.pairs)
-    wrapped = _wrapped(config, adapter.pairs, base)
+    wrapped = wrapped_by(config, adapter.pairs, base)
     diagonals = {key.module: adapter.tensors[name] for name, key in adapter.keys.items() if key.part == "diag"}
     try:
-        found = scales(config, dict.fromkeys([m for m in adapter.pairs if m not in wrapped] + _flat(wrapped)))
+        found = possible_scales(config, adapter.pairs, wrapped)
     except FormatError as error:
         return (), tuple(Unreadable(module, f"its scaling is not known: {error.message}") for module in adapter.pairs)
     divided = _divisors(config)
-    made = [_factors(pair, wrapped.get(module), found, diagonals, divided) for module, pair in adapter.pairs.items()]
+    made = [
+        _factors(pair, wrapped.get(module), found[module], diagonals, divided) for module, pair in adapter.pairs.items()
+    ]
     return (
         tuple(one for one in made if isinstance(one, Factors)),
         tuple(one for one in made if isinstance(one, Unreadable)),
@@ -112,11 +119,22 @@ def _divisors(config: LoraConfig) -> Divisors:
     return refused
 
 
-def _flat(wrapped: Mapping[str, tuple[str, ...]]) -> list[str]:
-    return [path for paths in wrapped.values() for path in paths]
+def possible_scales(
+    config: LoraConfig, modules: Iterable[str], wrapped: Mapping[str, tuple[str, ...]]
+) -> dict[str, tuple[Scale, ...]]:
+    """The scale of each module: several where names leave open which of its ``wrapped`` parameters one is for.
+
+    Raises:
+        FormatError: as ``scales``.
+    """
+    paths = {module: wrapped.get(module, (module,)) for module in modules}
+    found = scales(config, dict.fromkeys(path for named in paths.values() for path in named))
+    return {module: tuple(dict.fromkeys(found[path] for path in named)) for module, named in paths.items()}
 
 
-def _wrapped(config: LoraConfig, modules: Mapping[str, LoraPair], base: BaseModel | None) -> dict[str, tuple[str, ...]]:
+def wrapped_by(
+    config: LoraConfig, modules: Mapping[str, LoraPair], base: BaseModel | None = None
+) -> dict[str, tuple[str, ...]]:
     """The parameters that each wrapper of ``target_parameters`` may be for: one, or those that names leave open."""
     if not config.target_parameters:
         return {}
@@ -168,18 +186,17 @@ def _unwrapped(module: str) -> tuple[str, int]:
 def _factors(
     pair: LoraPair,
     parameters: tuple[str, ...] | None,
-    found: Mapping[str, Scale],
+    found: tuple[Scale, ...],
     diagonals: Mapping[str, TensorInfo],
     divided: Divisors,
 ) -> Factors | Unreadable:
     a, b = pair.a, pair.b
     if a is None or b is None:
         return Unreadable(pair.module, f"{'lora_A' if a is None else 'lora_B'} is missing")
-    kinds = {(found[path].r, found[path].scaling) for path in parameters or (pair.module,)}
-    if len(kinds) > 1:
+    if len(found) > 1:
         told = "which parameter of the experts it is for, and with it the rank, only a base tells (--base)"
         return Unreadable(pair.module, told)
-    r, scaling = kinds.pop()
+    r, scaling = found[0].r, found[0].scaling
     try:
         blocks = divided(pair.module) if parameters is None else (1, 1)
     except FormatError as error:
@@ -226,3 +243,38 @@ def _beyond(a: TensorInfo, b: TensorInfo, blocks: tuple[int, int], experts: int,
     if MOST_RANK < r < dimension:
         return f"its rank is {r}: above {MOST_RANK} it is not reckoned"
     return "" if math.isfinite(scaling) else f"its scaling is {scaling}"
+
+
+def divisors(config: LoraConfig, *, gptq: bool = False) -> Divisors:
+    """By what the columns of each module's factors are divided; 1 and 1 for LoRA's own shapes.
+
+    QALoRA divides on a base of GPTQ's layers only. What is returned raises ``FormatError`` where PEFT refuses the
+    module, or where names take too long to compare.
+
+    Raises:
+        FormatError: the fields of ``use_bdlora`` are of wrong types.
+    """
+    if config.use_bdlora is not None:
+        return _in_blocks(config.use_bdlora, f"{config.file}: use_bdlora")
+    columns = max(1, config.qalora_group_size) if config.use_qalora and gptq else 1
+    return lambda _: (columns, 1)
+
+
+def _in_blocks(fields: Mapping[str, Any], where: str) -> Divisors:
+    names = parse.optional(parse.list_of(parse.text))
+    of_a = names(fields.get("target_modules_bd_a"), f"{where}: target_modules_bd_a") or ()
+    of_b = names(fields.get("target_modules_bd_b"), f"{where}: target_modules_bd_b") or ()
+    blocks = parse.integer(fields.get("nblocks", 1), f"{where}: nblocks", minimum=1, maximum=MAX_DIMENSION)
+    strict = parse.boolean(fields.get("match_strict", True), f"{where}: match_strict")
+    matcher = Matcher(where)
+
+    def of_module(module: str) -> tuple[int, int]:
+        # Anywhere in the path, and no pattern: so PEFT looks for them.
+        in_a, in_b = matcher.within(of_a, module), matcher.within(of_b, module)
+        if in_a and in_b:
+            raise FormatError("names a module for blocks in A and in B: PEFT refuses it", where=where)
+        if strict and not (in_a or in_b):
+            raise FormatError("names a targeted module neither for A nor for B: PEFT refuses it", where=where)
+        return (blocks if in_a else 1), (blocks if in_b else 1)
+
+    return of_module

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import HALF_BYTES, BaseModel
-from lora_cli.core.card import Card
+from lora_cli.core.companions import Card
 from lora_cli.core.formats import dialects
 from lora_cli.core.json_schema import Count, PositiveCount, Sha256OrEmpty
 from lora_cli.core.lora_config import LoraConfig

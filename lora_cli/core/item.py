@@ -1,4 +1,4 @@
-"""One adapter that is asked for."""
+"""One adapter that is asked for, and what it may be called."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -7,6 +7,11 @@ from lora_cli.core.reference import AdapterRef
 
 if TYPE_CHECKING:
     from lora_cli.core.lock import LockedAdapter
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+NAME_IN_WORDS = "a name: letters, digits, dots, - and _, at most 128, a letter or digit first"
+NAME_HINT = "name: sql-v2; it becomes a folder, and the model's name in requests"
+"""What an adapter may be called: safe as the name of a folder."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lora_cli.core import parse
+from lora_cli.core.adapter_files import CONFIG
 from lora_cli.core.architectures.table import MAX_DIMENSION, MAX_LAYERS
 from lora_cli.core.text import shown
 from lora_cli.errors import FormatError
-
-CONFIG_FILE = "adapter_config.json"
 
 CONFIG_CAP = 8 << 20
 """Bytes that a config may have: PEFT writes a list of every targeted module, which is far below this."""
@@ -80,7 +79,7 @@ class LoraConfig:
     mistyped: Mapping[str, Any] = field(default_factory=dict)
     given: frozenset[str] = frozenset()
     duplicates: Names = ()
-    file: str = CONFIG_FILE
+    file: str = CONFIG
 
 
 def _names_or_text(value: Any, where: str) -> Names | str:
@@ -131,48 +130,36 @@ _TEXT = parse.optional(parse.text)
 _NAMES = parse.optional(parse.list_of(parse.text))
 
 GETTERS: Mapping[str, Callable[[Any, str], Any]] = {
-    "task_type": _TEXT,
-    "peft_type": _TEXT,
-    "auto_mapping": _SUB,
-    "peft_version": _TEXT,
-    "base_model_name_or_path": _TEXT,
-    "revision": _TEXT,
-    "inference_mode": _switch,
+    **dict.fromkeys(
+        ("task_type", "peft_type", "peft_version", "base_model_name_or_path", "revision", "megatron_core"), _TEXT
+    ),
+    **dict.fromkeys(
+        (
+            *("auto_mapping", "megatron_config", "loftq_config", "eva_config", "corda_config", "lora_ga_config"),
+            *("velora_config", "monteclora_config", "runtime_config", "use_bdlora", "arrow_config", "kasa_config"),
+        ),
+        _SUB,
+    ),
+    **dict.fromkeys(
+        (
+            *("inference_mode", "fan_in_fan_out", "use_rslora", "use_dora", "use_qalora", "lora_bias"),
+            "ensure_weight_tying",
+        ),
+        _switch,
+    ),
+    **dict.fromkeys(("modules_to_save", "target_parameters"), _NAMES),
+    **dict.fromkeys(("target_modules", "exclude_modules", "layers_pattern"), parse.optional(_names_or_text)),
+    **dict.fromkeys(("lora_alpha", "lora_dropout"), parse.number),
     "r": _rank,
-    "target_modules": parse.optional(_names_or_text),
-    "exclude_modules": parse.optional(_names_or_text),
-    "lora_alpha": parse.number,
-    "lora_dropout": parse.number,
-    "fan_in_fan_out": _switch,
     "bias": parse.text,
-    "use_rslora": _switch,
-    "modules_to_save": _NAMES,
     "init_lora_weights": _switch_or_text,
     "layers_to_transform": parse.optional(_integers_or_integer),
-    "layers_pattern": parse.optional(_names_or_text),
     "rank_pattern": parse.map_of(_rank),
     "alpha_pattern": parse.map_of(parse.number),
-    "megatron_config": _SUB,
-    "megatron_core": _TEXT,
     "trainable_token_indices": parse.optional(_token_indices),
-    "loftq_config": _SUB,
-    "eva_config": _SUB,
-    "corda_config": _SUB,
-    "lora_ga_config": _SUB,
-    "use_dora": _switch,
-    "velora_config": _SUB,
     "alora_invocation_tokens": parse.optional(parse.list_of(parse.integer)),
-    "use_qalora": _switch,
     "qalora_group_size": _group_size,
-    "monteclora_config": _SUB,
     "layer_replication": parse.optional(_ranges),
-    "runtime_config": _SUB,
-    "lora_bias": _switch,
-    "target_parameters": _NAMES,
-    "use_bdlora": _SUB,
-    "arrow_config": _SUB,
-    "kasa_config": _SUB,
-    "ensure_weight_tying": _switch,
 }
 """The type of each of PEFT's fields."""
 
@@ -180,7 +167,7 @@ OURS = frozenset({"unknown", "mistyped", "given", "duplicates", "file"})
 """The fields of ``LoraConfig`` that are not PEFT's."""
 
 
-def parse_config(data: bytes | Mapping[str, Any], file: str = CONFIG_FILE) -> LoraConfig:
+def parse_config(data: bytes | Mapping[str, Any], file: str = CONFIG) -> LoraConfig:
     """Read an ``adapter_config.json`` of any PEFT version.
 
     Only what cannot be read at all is an error; a field of the wrong type is kept in ``mistyped``, and whether it is
@@ -198,10 +185,10 @@ def parse_config(data: bytes | Mapping[str, Any], file: str = CONFIG_FILE) -> Lo
         raw = dict(data)
     known: dict[str, Any] = {}
     mistyped: dict[str, Any] = {}
-    for name, getter in GETTERS.items():
+    for name in peft_fields():
         if name in raw:
             try:
-                known[name] = getter(raw[name], f"{file}: {name}")
+                known[name] = GETTERS[name](raw[name], f"{file}: {name}")
             except FormatError:
                 mistyped[name] = raw[name]
     return LoraConfig(

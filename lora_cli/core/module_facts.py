@@ -6,14 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lora_cli.core.adapter import Adapter, LoraPair
+from lora_cli.core.factors import possible_scales, wrapped_by
 from lora_cli.core.json_schema import Count
-from lora_cli.core.keys import WRAPPER, without_wrappers
-from lora_cli.core.lora_config import LoraConfig
-from lora_cli.core.targets import scales
+from lora_cli.core.keys import without_wrappers
 from lora_cli.errors import FormatError
-
-EXPERTS = ("gate_up_proj", "down_proj")
-"""The parameters of fused experts, in the order in which modules have them."""
 
 LAYER = re.compile(r"(?:^|(?<=\.))\d{1,9}(?=\.|$)", re.ASCII)
 
@@ -70,26 +66,11 @@ def _scaling(adapter: Adapter) -> Mapping[str, float]:
     config = adapter.config
     if config is None:
         return {}
-    named = {module: _named(config, module) for module in adapter.pairs}
     try:
-        by_name = scales(config, named.values())
+        found = possible_scales(config, adapter.pairs, wrapped_by(config, adapter.pairs))
     except FormatError:
         return {}
-    return {module: by_name[name].scaling for module, name in named.items()}
-
-
-def _named(config: LoraConfig, module: str) -> str:
-    """What the patterns of ``config`` are matched with: the module, or of fused experts the parameter.
-
-    PEFT nests a wrapper for each parameter around the experts, that of the first one innermost.
-    """
-    stem = without_wrappers(module)
-    if not config.target_parameters or stem.rpartition(".")[2] != "experts":
-        return module
-    named = {name.rpartition(".")[2] for name in config.target_parameters}
-    ordered = [name for name in EXPERTS if name in named]
-    depth = (len(module) - len(stem)) // len(WRAPPER)
-    return f"{stem}.{ordered[-1 - depth]}" if depth < len(ordered) else module
+    return {module: scales[0].scaling for module, scales in found.items() if len(scales) == 1}
 
 
 def leaf_of(module: str) -> str:

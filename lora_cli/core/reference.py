@@ -4,12 +4,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
+from urllib.parse import quote
 
+from lora_cli.core import addresses
+from lora_cli.core.addresses import Parts
 from lora_cli.errors import UsageError
-
-if TYPE_CHECKING:
-    from lora_cli.core.addresses import Parts
 
 Remote = Literal["dbfs", "hdfs", "lakefs", "oss", "sftp", "smb", "ssh", "tos", "webhdfs"]
 Scheme = Literal["file", "hf", "hf-bucket", "s3", "gs", "az", "https", "http", "oci", Remote, "fsspec"]
@@ -24,6 +24,13 @@ BY_FSSPEC = frozenset({"s3", "gcs", "gs", "abfs", "az", "adl", "box", "dropbox",
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 ALIASES: Mapping[str, Scheme] = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
+
+LATEST = "latest"
+"""What asks for the checkpoint with the highest number (``fetch.checkpoint`` finds it)."""
+
+_NUMBER = r"\d{1,18}"
+CHECKPOINT = re.compile(rf"checkpoint-({_NUMBER})", re.ASCII)
+"""What the Trainer of transformers calls the folder of a checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +53,6 @@ class AdapterRef:
 
     def __str__(self) -> str:
         if self.scheme == "file":
-            from urllib.parse import quote
-
             return "file://" + quote(self.location, errors="surrogateescape")
         text = f"fsspec+{self.location}" if self.scheme == FSSPEC else f"{self.prefix}{self.location}"
         if self.subfolder:
@@ -87,8 +92,6 @@ def parse(text: str, *, is_path: Callable[[str], bool], base_dir: Path | None = 
     Raises:
         UsageError: it is none of these.
     """
-    from lora_cli.core import addresses
-
     addresses.check_characters(text)
     addresses.check_no_token(text, is_path)
     if scheme := _SCHEME.match(text):
@@ -114,8 +117,6 @@ def override(ref: AdapterRef, *, revision: str | None = None, subfolder: str = "
     Raises:
         UsageError: it names another revision itself, its kind has none, or the folder leads out of it.
     """
-    from lora_cli.core import addresses
-
     for written in (revision or "", subfolder):
         addresses.check_no_token(written, lambda _: False)
     if revision is not None:
@@ -142,8 +143,6 @@ def _at(ref: AdapterRef, revision: str) -> AdapterRef:
 
 
 def _with_scheme(scheme: str, rest: str, text: str) -> AdapterRef:
-    from lora_cli.core import addresses
-
     if scheme == "file":
         return _path(addresses.file_url(rest, text)[0], None)
     addresses.check_encodable(rest)
@@ -173,8 +172,6 @@ def _with_scheme(scheme: str, rest: str, text: str) -> AdapterRef:
 
 def _by_fsspec(protocol: str, rest: str, text: str) -> AdapterRef:
     """``fsspec+PROTOCOL://…``; a protocol that is always read by fsspec is written without it."""
-    from lora_cli.core import addresses
-
     always = next((name for name in REMOTE if name == protocol), None)
     if always is None and protocol not in BY_FSSPEC:
         known = ", ".join(f"fsspec+{name}://" for name in sorted({*BY_FSSPEC, *REMOTE}))
@@ -186,8 +183,6 @@ def _by_fsspec(protocol: str, rest: str, text: str) -> AdapterRef:
 
 
 def _hub_page(rest: str, text: str) -> AdapterRef:
-    from lora_cli.core import addresses
-
     if (bucket := addresses.bucket_in_page(rest)) is not None:
         return AdapterRef("hf-bucket", *addresses.hub_bucket(bucket, text))
     return AdapterRef("hf", *addresses.hub_page(rest, text))
@@ -208,3 +203,19 @@ def _home(text: str) -> str:
 
 def _escaped(folder: str) -> str:
     return folder.replace("%", "%25").replace("@", "%40")
+
+
+def checked_checkpoint(checkpoint: str) -> str:
+    """``checkpoint`` itself.
+
+    Raises:
+        ValueError: it is neither a number nor ``latest``.
+    """
+    if checkpoint != LATEST and not re.fullmatch(_NUMBER, checkpoint, re.ASCII):
+        raise ValueError(f"{checkpoint[:60]!r} is neither a number nor {LATEST!r}")
+    return checkpoint
+
+
+def folder_of(checkpoint: str) -> str:
+    """The folder of a checkpoint by its number; "" for the latest, which only a listing tells, and for none."""
+    return "" if checkpoint in {"", LATEST} else f"checkpoint-{checkpoint}"

@@ -12,12 +12,9 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.default_targets import DEFAULT_TARGETS
-from lora_cli.core.endings import Endings
 from lora_cli.core.grouping import by_key
 from lora_cli.core.lora_config import LoraConfig, type_error
-from lora_cli.core.pattern_keys import PatternKeys
-from lora_cli.core.patterns import LITERAL, Matcher
+from lora_cli.core.patterns import LITERAL, Endings, Matcher, PatternKeys
 from lora_cli.errors import FormatError
 
 ALL_LINEAR = "all-linear"
@@ -42,6 +39,51 @@ FIRST_INDEX = re.compile(r".*?\.[^.]*\.(?P<idx>\d+)\.", re.DOTALL)
 
 LAYERS = re.compile(r"(?P<stack>(?:model\.)*layers)\.(?P<idx>\d+)\.(?P<rest>.+)", re.ASCII)
 """Where ``layer_replication`` finds the layers of a llama-like model."""
+
+DEFAULT_TARGETS: Mapping[str, tuple[str, ...] | str] = {
+    "t5": ("q", "v"),
+    "mt5": ("q", "v"),
+    "bart": ("q_proj", "v_proj"),
+    "gpt2": ("c_attn",),
+    "bloom": ("query_key_value",),
+    "blip-2": ("q", "v", "q_proj", "v_proj"),
+    "opt": ("q_proj", "v_proj"),
+    "gptj": ("q_proj", "v_proj"),
+    "gpt_neox": ("query_key_value",),
+    "gpt_neo": ("q_proj", "v_proj"),
+    "bert": ("query", "value"),
+    "roberta": ("query", "value"),
+    "xlm-roberta": ("query", "value"),
+    "electra": ("query", "value"),
+    "deberta-v2": ("query_proj", "value_proj"),
+    "deberta": ("in_proj",),
+    "layoutlm": ("query", "value"),
+    "llama": ("q_proj", "v_proj"),
+    "llama4": ("q_proj", "v_proj"),
+    "chatglm": ("query_key_value",),
+    "gpt_bigcode": ("c_attn",),
+    "mpt": ("Wqkv",),
+    "RefinedWebModel": ("query_key_value",),
+    "RefinedWeb": ("query_key_value",),
+    "falcon": ("query_key_value",),
+    "btlm": ("c_proj", "c_attn"),
+    "codegen": ("qkv_proj",),
+    "mistral": ("q_proj", "v_proj"),
+    "mixtral": ("q_proj", "v_proj"),
+    "stablelm": ("q_proj", "v_proj"),
+    "phi": ("q_proj", "v_proj", "fc1", "fc2"),
+    "gemma": ("q_proj", "v_proj"),
+    "gemma2": ("q_proj", "v_proj"),
+    "gemma3_text": ("q_proj", "v_proj"),
+    "gemma4": ".*language_model\\..*\\.(q_proj|v_proj)",
+    "qwen2": ("q_proj", "v_proj"),
+    "qwen3": ("q_proj", "v_proj"),
+    "nemotron_h": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "rwkv": ("key", "value", "receptance", "output"),
+    "rwkv7": ("r_proj", "k_proj", "v_proj", "o_proj", "key", "value"),
+}
+"""What PEFT targets when a config names no ``target_modules``, by the base's ``model_type``; a string is a regular
+expression. Source: PEFT 0.21 ``utils/constants.py``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from lora_cli.core.card import CARD_FILE, Card
+from lora_cli.core.companions import CARD_FILE, Card
 from lora_cli.core.lora_config import LoraConfig
 
 PEFT = "PEFT"

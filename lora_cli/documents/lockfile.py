@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
-from lora_cli.core.checkpoint import LATEST
+from lora_cli.core.item import NAME, NAME_IN_WORDS
 from lora_cli.core.lock import Lock, LockedAdapter
-from lora_cli.core.names import NAME, NAME_IN_WORDS
+from lora_cli.core.reference import LATEST
 from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.documents.document import API_VERSION, Head, Mistake, Model, mappings, mistake, parse_document
 from lora_cli.documents.field_types import SHA256, Context, Several, text, whole

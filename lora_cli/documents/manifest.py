@@ -8,9 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
-from lora_cli.core.checkpoint import folder_of
 from lora_cli.core.globs import covers
-from lora_cli.core.reference import AdapterRef, override
+from lora_cli.core.reference import AdapterRef, folder_of, override
 from lora_cli.core.trust import PROFILE, VARIABLE
 from lora_cli.documents.document import Document, Head, Mistake, Model, kind_of, mappings, mistake, parse_document
 from lora_cli.documents.field_types import (

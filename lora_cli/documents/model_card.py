@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from lora_cli.core.card import CARD_FILE, LISTS, WORDS, Card
+from lora_cli.core.companions import CARD_FILE, LISTS, WORDS, Card
 from lora_cli.documents.yaml_nodes import compose, plain
 from lora_cli.errors import UsageError
 

@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from lora_cli.core.checkpoint import FOLDER
 from lora_cli.core.log import logger
-from lora_cli.core.reference import AdapterRef, override
+from lora_cli.core.reference import CHECKPOINT, AdapterRef, override
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError, UsageError
 from lora_cli.fetching.plan import elsewhere, is_adapter
@@ -61,7 +60,7 @@ def latest(revision: Revision) -> Revision:
     if revision.ref.scheme in {"http", "https"}:
         raise UsageError(f"{revision.ref}: a web server lists no folders", hint="name one: --checkpoint N")
     folders = {file.path.partition("/")[0] for file in revision.files if "/" in file.path}
-    numbered = sorted((int(found[1]), folder) for folder in folders if (found := FOLDER.fullmatch(folder)))
+    numbered = sorted((int(found[1]), folder) for folder in folders if (found := CHECKPOINT.fullmatch(folder)))
     for _, folder in reversed(numbered):
         inside = _inside(revision, folder)
         if is_adapter([file.path for file in inside.files]):

@@ -13,8 +13,7 @@ from lora_cli.core.safetensors import Header, TensorInfo, header_length, parse_h
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.core.text import shown
 from lora_cli.errors import FormatError, MachineError, NotFound
-from lora_cli.reading.headers import FIRST_READ, read_header
-from lora_cli.reading.ranges import read_range
+from lora_cli.reading.byte_ranges import FIRST_READ, read_beginning, read_header
 from lora_cli.sources import Source
 
 CONFIG_FILE = "config.json"
@@ -148,10 +147,7 @@ def _config(data: bytes, where: str) -> dict[str, Any]:
 
 def _read_small(source: Source, revision: Revision, file: RemoteFile, cap: int) -> bytes:
     """A whole JSON file of at most ``cap`` bytes."""
-    if file.defect:
-        raise FormatError(file.defect, where=file.path)
-    # One byte more than the cap shows that there is more, where the size is not known.
-    data = read_range(source, revision, file, 0, cap + 1 if file.size is None else min(cap + 1, file.size))
+    data = read_beginning(source, revision, file, cap + 1)
     if len(data) > cap:
         raise FormatError(f"is longer than {cap} bytes", where=file.path)
     return data
@@ -221,7 +217,7 @@ def _headers(source: Source, revision: Revision, shards: Sequence[RemoteFile]) -
     from concurrent.futures import ThreadPoolExecutor
 
     def first_bytes(file: RemoteFile) -> bytes:
-        return read_range(source, revision, file, 0, FIRST_READ if file.size is None else min(FIRST_READ, file.size))
+        return read_beginning(source, revision, file, FIRST_READ)
 
     with ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
         for start in range(0, len(shards), HEADERS_AT_ONCE):

@@ -1,18 +1,17 @@
-"""The small files beside an adapter's weights → ``Companions``, within bounds and without running anything."""
+"""The small files beside an adapter's weights → ``Companions`` and ``Card``, within bounds; nothing of them is run."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from lora_cli.core import parse
-from lora_cli.core.companions import Companions
+from lora_cli.core.companions import CARD_FILE, Card, Companions
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.core.text import shown
 from lora_cli.errors import FormatError, TooLarge
 from lora_cli.reading.adapter import weights_of
-from lora_cli.reading.headers import check_stand_in
+from lora_cli.reading.byte_ranges import check_stand_in, read_beginning
 from lora_cli.reading.pickles import look_through
-from lora_cli.reading.ranges import read_range
 from lora_cli.sources import Source
 
 HERE_CAP = 8 << 20
@@ -20,6 +19,9 @@ HERE_CAP = 8 << 20
 
 AFAR_CAP = 32 << 10
 """Bytes of one remote file: an adapter is judged from afar within a few kilobytes."""
+
+CARD_AFAR_CAP, CARD_HERE_CAP = 8 << 10, 64 << 10
+"""Bytes of a model card: the front matter of nearly every one, and what tools write behind it."""
 
 MOST_FILES = 64
 """Such files that are read: a tokenizer has five, and a template or two more."""
@@ -121,11 +123,9 @@ def _wanted(file: RemoteFile) -> bool:
 
 
 def _text(source: Source, revision: Revision, file: RemoteFile, most: int) -> bytes:
-    if file.defect:
-        raise FormatError(file.defect, where=file.path)
-    if file.size is not None and file.size > most:
+    if not file.defect and (file.size or 0) > most:
         raise FormatError(f"has {file.size} bytes, and at most {most} are read here", where=file.path)
-    text = read_range(source, revision, file, 0, most + 1 if file.size is None else file.size)
+    text = read_beginning(source, revision, file, most + 1)
     if len(text) > most:
         raise FormatError(f"has more than the {most} bytes that are read here", where=file.path)
     return text
@@ -143,3 +143,27 @@ def _templates(value: Any, where: str) -> Iterator[tuple[str, str]]:
         for name, item in value.items():
             if isinstance(item, str):
                 yield f"{where}.{name}", item
+
+
+def read_card(source: Source, revision: Revision, *, here: bool) -> Card | None:
+    """The card of the adapter at ``revision``, None where there is none; with ``here`` its files are on this disk.
+
+    What is wrong with it raises nothing: it stands in ``error``.
+
+    Raises:
+        LoraCliError: what the source raises.
+    """
+    from lora_cli.documents.model_card import parse_card
+
+    file = revision.file(CARD_FILE)
+    if file is None:
+        return None
+    if file.defect:
+        return Card(error=f"{file.path}: {file.defect}")
+    cap = CARD_HERE_CAP if here else CARD_AFAR_CAP
+    data = read_beginning(source, revision, file, cap)
+    try:
+        check_stand_in(data, file)
+    except FormatError as error:
+        return Card(error=f"{file.path} {error.reason}")
+    return parse_card(data, whole=len(data) < cap or len(data) == file.size, file=file.path)

@@ -1,26 +1,49 @@
 """Two adapters compared: configs and headers always, values where the bytes of both are on this disk."""
 
+import math
 from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.comparison import (
+    ARITHMETIC,
+    ROUNDOFF,
+    SMALLEST,
     Comparison,
     Distance,
     ModuleComparison,
     ModuleNorm,
     OtherAdapter,
     Side,
+    TensorComparison,
     compared,
+    judged,
+    together,
     update_distance,
 )
 from lora_cli.core.config_changes import config_changes
 from lora_cli.core.factors import Factors, factors_of
-from lora_cli.core.likeness import judged
+from lora_cli.core.keys import PAIR_PARTS
+from lora_cli.core.tensor_info import TensorInfo
+from lora_cli.errors import FormatError
 from lora_cli.reading.adapter import Opened
-from lora_cli.reading.beside import compare_beside
-from lora_cli.reading.distances import distance_of, norm_of
+from lora_cli.reading.checkpoint import slices
 from lora_cli.reading.spectra import AT_ONCE
+from lora_cli.reading.tensor_values import decode
+from lora_cli.reading.updates import (
+    OVERFLOW,
+    Loaded,
+    Update,
+    load_factors,
+    norm,
+    not_finite,
+    relation,
+    updates_of,
+)
+
+IN_FACTORS = PAIR_PARTS | {"diag"}
 
 
 def compare(a: Opened, b: Opened, source: str, base: BaseModel | None, unread: str, hint: str = "") -> Comparison:
@@ -43,15 +66,15 @@ def compare(a: Opened, b: Opened, source: str, base: BaseModel | None, unread: s
         path = module if isinstance(one, str) else one.path
         return compared(module, path, _side(a.adapter, module, one), _side(b.adapter, module, other), found)
 
-    def norm(opened: Opened, factors: Factors | str) -> float | None:
+    def alone(opened: Opened, factors: Factors | str) -> float | None:
         return None if isinstance(factors, str) or unread else norm_of(opened, factors)
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         modules = tuple(pool.map(in_both, [module for module in a.adapter.pairs if module in theirs]))
         in_a = [module for module in a.adapter.pairs if module not in theirs]
         in_b = [module for module in b.adapter.pairs if module not in ours]
-        only_a = tuple(pool.map(lambda module: ModuleNorm(module, norm(a, ours[module])), in_a))
-        only_b = tuple(pool.map(lambda module: ModuleNorm(module, norm(b, theirs[module])), in_b))
+        only_a = tuple(pool.map(lambda module: ModuleNorm(module, alone(a, ours[module])), in_a))
+        only_b = tuple(pool.map(lambda module: ModuleNorm(module, alone(b, theirs[module])), in_b))
     return judged(
         Comparison(
             with_=OtherAdapter(b.adapter.name, source, b.revision.id),
@@ -85,3 +108,141 @@ def _side(adapter: Adapter, module: str, factors: Factors | str) -> Side:
         lora_B=pair.b.shape if pair.b is not None else None,
         dtypes=tuple(dict.fromkeys(one.dtype for one in tensors)),
     )
+
+
+def distance_of(a: Opened, b: Opened, one: Factors, other: Factors) -> Distance | str:
+    """How the update of ``other``, a module of ``b``, lies to that of ``one``, of ``a``; or why that cannot be told.
+
+    Raises:
+        LoraCliError: what the sources raise.
+    """
+    if (one.experts, one.d_out, one.d_in) != (other.experts, other.d_out, other.d_in):
+        return f"it is {_shape(one)} in A and {_shape(other)} in B"
+    try:
+        first, second = load_factors(a.source, a.revision, one), load_factors(b.source, b.revision, other)
+        if _same_bits(one, first, other, second):
+            return _multiple(one, first, other.scaling)
+        found = [
+            _distance(one, other, *pair) for pair in zip(updates_of(one, first), updates_of(other, second), strict=True)
+        ]
+        if all(math.isfinite(part.distance) for part in found):
+            return together(found)
+        sides = {"A": not_finite(one, first), "B": not_finite(other, second)}
+        return "; ".join(f"{side}: {why}" for side, why in sides.items() if why != OVERFLOW) or OVERFLOW
+    except FormatError as error:
+        return error.reason
+
+
+def _distance(one: Factors, other: Factors, x: Update, y: Update) -> Distance:
+    found = relation(x, y)
+    return Distance(*found[:6], _rounding(one, x, found.spread), _rounding(other, y, found.other_spread))
+
+
+def norm_of(a: Opened, one: Factors) -> float | None:
+    """The norm of an update; None where it cannot be told. Raises as ``distance_of``."""
+    try:
+        found = math.hypot(*(norm(update) for update in updates_of(one, load_factors(a.source, a.revision, one))))
+    except FormatError:
+        return None
+    return found if math.isfinite(found) else None
+
+
+def _shape(one: Factors) -> str:
+    return f"{f'{one.experts} x ' if one.experts > 1 else ''}[{one.d_out}, {one.d_in}]"
+
+
+def _same_bits(one: Factors, first: Loaded, other: Factors, second: Loaded) -> bool:
+    if (one.a.dtype, one.b.dtype, one.a_blocks, one.b_blocks) != (
+        other.a.dtype, other.b.dtype, other.a_blocks, other.b_blocks,
+    ) or (one.diagonal is None) != (other.diagonal is None):  # fmt: skip
+        return False
+    parts = ((first.a, second.a), (first.b, second.b), (first.diagonal, second.diagonal))
+    return all(x is None or y is None or np.array_equal(x, y) for x, y in parts)
+
+
+def _multiple(one: Factors, loaded: Loaded, other_scaling: float) -> Distance | str:
+    """Of the same factors with two scales; where the scales are one too, the values may be what they like."""
+    size = math.hypot(*(norm(Update(update.a, update.b, 1.0)) for update in updates_of(one, loaded)))
+    if not math.isfinite(size) and one.scaling != other_scaling:
+        return not_finite(one, loaded)
+    first, second = (scaling * size for scaling in (one.scaling, other_scaling))
+    apart = abs(second - first) if one.scaling != other_scaling else 0.0
+    factor = other_scaling / one.scaling if one.scaling else 0.0
+    inner = first * second if math.isfinite(size) else math.nan
+    residual = 0.0 if one.scaling else abs(second)
+    return Distance(abs(first), abs(second), inner, factor, apart, residual, 0.0, 0.0, identical=True)
+
+
+def _rounding(factors: Factors, update: Update, spread: float) -> float:
+    """What the rounding of the factors to their dtypes may change the update by (``core.comparison`` says how)."""
+    total = spread * math.hypot(*(ROUNDOFF.get(tensor.dtype, 0.0) for tensor in (factors.a, factors.b)), ARITHMETIC)
+    for tensor, dimension, beside in ((factors.a, factors.d_in, update.b), (factors.b, factors.d_out, update.a)):
+        if least := SMALLEST.get(tensor.dtype):
+            size = abs(update.scaling) * float(np.linalg.norm(beside))
+            total = math.hypot(total, least * math.sqrt(dimension) * size)
+    return total
+
+
+def _named(adapter: Adapter) -> dict[tuple[str, str, str], TensorInfo]:
+    """The tensors beside the factors by module, part and parameter, however their names are prefixed."""
+    found: dict[tuple[str, str, str], TensorInfo] = {}
+    for name, key in adapter.keys.items():
+        if key.part not in IN_FACTORS:
+            known = (
+                (key.module, key.part, key.param) if key.part not in {"unknown", "variant"} else (name, key.part, "")
+            )
+            found.setdefault(known, adapter.tensors[name])
+    return found
+
+
+def compare_beside(a: Opened, b: Opened, *, values: bool) -> tuple[TensorComparison, ...]:
+    """Each tensor beside the factors of either; without ``values`` those that are in one alone.
+
+    Raises:
+        LoraCliError: what the sources raise.
+    """
+    ours, theirs = _named(a.adapter), _named(b.adapter)
+    made = []
+    for key in dict.fromkeys((*ours, *theirs)):
+        one, other = ours.get(key), theirs.get(key)
+        if one is not None and other is not None:
+            made += [_compared(a, b, one, other, key[1])] if values else []
+        elif one is not None:
+            made.append(TensorComparison(one.name, key[1], "a", equal=False, difference=None))
+        elif other is not None:
+            made.append(TensorComparison(other.name, key[1], "b", equal=False, difference=None))
+    return tuple(made)
+
+
+def _compared(a: Opened, b: Opened, one: TensorInfo, other: TensorInfo, part: str) -> TensorComparison:
+    if one.shape != other.shape:
+        reason = f"it is {list(one.shape)} in A and {list(other.shape)} in B"
+        return TensorComparison(one.name, part, "both", equal=False, difference=None, reason=reason)
+    try:
+        same, apart, size = _streamed(a, b, one, other)
+    except FormatError as error:
+        return TensorComparison(one.name, part, "both", equal=False, difference=None, reason=error.reason)
+    if same:
+        return TensorComparison(one.name, part, "both", equal=True, difference=0.0)
+    if not math.isfinite(apart) or not math.isfinite(size):
+        return TensorComparison(
+            one.name, part, "both", equal=False, difference=None, reason="its values are not finite"
+        )
+    explained = math.hypot(ROUNDOFF.get(one.dtype, 0.0), ROUNDOFF.get(other.dtype, 0.0)) * size
+    return TensorComparison(one.name, part, "both", equal=apart <= explained, difference=apart / size if size else None)
+
+
+def _streamed(a: Opened, b: Opened, one: TensorInfo, other: TensorInfo) -> tuple[bool, float, float]:
+    """Whether all bits are the same, the norm of the difference, and that of A's."""
+    same, apart, size = one.dtype == other.dtype, 0.0, 0.0
+    for first, second in zip(slices(a.source, a.revision, one), slices(b.source, b.revision, other), strict=True):
+        if same and np.array_equal(first, second):
+            if one.dtype in ROUNDOFF:
+                size += float(np.linalg.norm(decode(first, one.dtype).astype("f8"))) ** 2
+            continue
+        same = False
+        with np.errstate(all="ignore"):
+            x, y = decode(first, one.dtype).astype("f8"), decode(second, other.dtype).astype("f8")
+            apart += float(np.linalg.norm(y - x)) ** 2
+            size += float(np.linalg.norm(x)) ** 2
+    return same, math.sqrt(apart) if apart >= 0 else math.nan, math.sqrt(size) if size >= 0 else math.nan

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from lora_cli.errors import FormatError, LoraCliError, TooLarge
-from lora_cli.reading.readable import HEAD, Readable, in_memory
+from lora_cli.reading.byte_ranges import HEAD, Readable, in_memory
 
 if TYPE_CHECKING:
     from tarfile import TarInfo

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 
 from lora_cli.core.adapter import LoraPair
+from lora_cli.core.adapter_files import CONFIG
 from lora_cli.core.formats import FORMATS, METHODS, Format, Found, by_fields, by_keys, by_path, by_start
 from lora_cli.core.keys import Key
-from lora_cli.core.lora_config import CONFIG_FILE, LoraConfig
+from lora_cli.core.lora_config import LoraConfig
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError
-from lora_cli.reading.headers import read_header
-from lora_cli.reading.ranges import read_range
+from lora_cli.reading.byte_ranges import read_beginning, read_header
 from lora_cli.sources import Source
 
 START = 1 << 16
@@ -37,10 +37,10 @@ def recognise(
     """
     method = METHODS.get(config.peft_type or "") if config is not None else None
     if method is not None:
-        return Found(method, CONFIG_FILE)
+        return Found(method, CONFIG)
     found = _by_contents(source, revision, weights, keys, pairs)
     if found is None and config is not None and config.peft_type is None and not pairs:
-        return _found(by_fields(config.given | config.unknown.keys()), CONFIG_FILE)
+        return _found(by_fields(config.given | config.unknown.keys()), CONFIG)
     return found
 
 
@@ -58,15 +58,15 @@ def _by_contents(
         # A name with PEFT's prefix and a factor of LoRA is none of another format's.
         known = any(key.prefix for key in keys.values()) and pairs
         return None if known else _found(by_keys(keys), weights.path)
-    return None if weights.defect else _found(by_start(_start(source, revision, weights), FORMATS), weights.path)
+    return (
+        None
+        if weights.defect
+        else _found(by_start(read_beginning(source, revision, weights, START), FORMATS), weights.path)
+    )
 
 
 def _found(recognised: Format | None, file: str) -> Found | None:
     return None if recognised is None else Found(recognised, file)
-
-
-def _start(source: Source, revision: Revision, file: RemoteFile) -> bytes:
-    return read_range(source, revision, file, 0, START if file.size is None else min(START, file.size))
 
 
 def _by_headers(source: Source, revision: Revision) -> Found | None:
@@ -91,7 +91,7 @@ def _by_files(source: Source, revision: Revision) -> Found | None:
             continue
         if not any(one.start for one in named):
             return Found(named[0], file.path)
-        found = _found(by_start(_start(source, revision, file), named), file.path)
+        found = _found(by_start(read_beginning(source, revision, file, START), named), file.path)
         if found is not None:
             return found
     return None

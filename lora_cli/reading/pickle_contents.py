@@ -7,10 +7,10 @@ from lora_cli.core.pickles.archive import MAGIC as ZIP
 from lora_cli.core.pickles.opcodes import Effort, Op, Truncated, can_begin, opcodes
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError, TooLarge, UnsafePickle
+from lora_cli.reading.byte_ranges import HEAD, Readable
 from lora_cli.reading.containers import MOST_UNPACKED, UNREAD, how_compressed, tar_members, unpack, zip_members
 from lora_cli.reading.pickled import examine, examine_first, opened
 from lora_cli.reading.pickles import TAR, TAR_AT
-from lora_cli.reading.readable import HEAD, Readable
 from lora_cli.sources import Source
 
 PROTO, NUMPY = re.compile(rb"\x80[\x02-\x05]"), b"\x93NUMPY"

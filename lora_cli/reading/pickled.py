@@ -14,10 +14,8 @@ from lora_cli.core.pickles.values import Storage, Value
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError, TooLarge
-from lora_cli.reading.headers import check_stand_in
+from lora_cli.reading.byte_ranges import HEAD, Readable, check_stand_in, read_range
 from lora_cli.reading.pickles import TAR, TAR_AT
-from lora_cli.reading.ranges import read_range
-from lora_cli.reading.readable import HEAD, Readable
 from lora_cli.sources import Source, is_near
 
 MOST_PICKLE = 1 << 25

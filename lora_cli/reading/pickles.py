@@ -10,7 +10,7 @@ from typing import NamedTuple
 from lora_cli.core.pickles.opcodes import Effort, can_begin
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError
-from lora_cli.reading.ranges import read_range
+from lora_cli.reading.byte_ranges import read_range
 from lora_cli.sources import Source
 
 NAMES = frozenset(

@@ -11,9 +11,8 @@ from lora_cli.core.spectrum import ModuleSpectrum, Spectrum, left_out, module_sp
 from lora_cli.core.text import counted
 from lora_cli.errors import FormatError
 from lora_cli.reading.adapter import Opened
-from lora_cli.reading.base_norms import BaseNorms
-from lora_cli.reading.factors import load_factors, not_finite, updates_of
-from lora_cli.reading.updates import singular_values
+from lora_cli.reading.checkpoint import BaseNorms
+from lora_cli.reading.updates import load_factors, not_finite, singular_values, updates_of
 
 AT_ONCE = min(os.cpu_count() or 1, 4)
 """Modules that are read and reckoned at once: their factors are in memory."""

@@ -1,11 +1,11 @@
-"""The values of tensors: loaded as bits, decoded to floats, encoded, and scanned for NaN, infinities and zeros.
+"""The values of tensors: loaded as bits or piece by piece, decoded, encoded, and scanned for NaN, infinities and zeros.
 
 numpy knows no bfloat16 and no float of 8 bits: importing ml_dtypes registers them with it by name. The names in
 ``NUMPY`` are safetensors' dtypes and numpy's.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -17,8 +17,7 @@ from lora_cli.core.adapter import Adapter
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.core.tensor_info import DTYPE_BITS, Magnitude, TensorInfo, TensorStats
 from lora_cli.errors import Corrupt, FormatError
-from lora_cli.reading.pieces import pieces
-from lora_cli.reading.ranges import read_range
+from lora_cli.reading.byte_ranges import read_range
 from lora_cli.sources import Source
 
 Bits = NDArray[np.unsignedinteger[Any]]
@@ -48,8 +47,14 @@ MEASURED = frozenset({"F64", "F32", "F16", "BF16"})
 FOUR_BITS = 0x77
 """The bits of two 4-bit floats (F4) without their signs."""
 
+PIECE = 1 << 18
+"""Bytes that are handed out at once."""
 
-def load(source: Source, revision: Revision, file: RemoteFile, tensor: TensorInfo) -> Bits:
+GATHERED = 1 << 22
+"""Bytes that are read at once where the elements of a tensor lie apart."""
+
+
+def load(source: Source, revision: Revision, tensor: TensorInfo) -> Bits:
     """The elements of ``tensor`` as they are stored, in its shape and in the order of its rows.
 
     Raises:
@@ -57,19 +62,29 @@ def load(source: Source, revision: Revision, file: RemoteFile, tensor: TensorInf
         Corrupt: the file ends before the header says.
         LoraCliError: what the source raises.
     """
-    bits = DTYPE_BITS.get(tensor.dtype, 0)
+    file, bits = file_of(revision, tensor), DTYPE_BITS.get(tensor.dtype, 0)
     if bits not in {8, 16, 32, 64}:
         raise FormatError(f"{tensor.name} is stored as {tensor.dtype}, which is not read as numbers", where=file.path)
     data = read_range(source, revision, file, tensor.start, tensor.stop)
     if len(data) < tensor.nbytes:
-        missing = tensor.nbytes - len(data)
-        hint = "fetch it again; the file is shorter than its header says"
-        raise Corrupt(f"{file.path}: the bytes end {missing} bytes before the end of {tensor.name}", hint=hint)
+        raise _ended(tensor, tensor.nbytes - len(data), file.path)
     elements = np.frombuffer(data, dtype=f"<u{bits // 8}")
     if not tensor.strides:
         return elements.reshape(tensor.shape)
     strides = [stride * bits // 8 for stride in tensor.strides]
     return np.ascontiguousarray(np.lib.stride_tricks.as_strided(elements, tensor.shape, strides, writeable=False))
+
+
+def file_of(revision: Revision, tensor: TensorInfo) -> RemoteFile:
+    """The file that ``tensor`` is in.
+
+    Raises:
+        Corrupt: the revision has no such file any more.
+    """
+    file = revision.file(tensor.file)
+    if file is None:
+        raise Corrupt(f"{tensor.file} is gone: it was there a moment ago", hint="try again")
+    return file
 
 
 def decode(bits: Bits, dtype: str) -> Floats:
@@ -154,3 +169,106 @@ def measure(dtype: str, piece: bytes | memoryview) -> Magnitude:
     unit = largest if largest and not 1e-10 < largest < 1e10 else 1.0  # the squares stay within float32
     scaled = values if unit == 1 else values / values.dtype.type(unit)
     return Magnitude(largest, unit * math.sqrt(scaled @ scaled))
+
+
+def pieces(
+    source: Source, revision: Revision, file: RemoteFile, tensors: list[TensorInfo]
+) -> Iterator[tuple[TensorInfo, memoryview]]:
+    """Every element of ``tensors``, which are in the order of their first bytes: whole ones, never an empty piece.
+
+    A piece has at most ``PIECE`` bytes, or where the elements of a tensor lie apart at most ``GATHERED``.
+
+    Where the strides of a tensor make it shorter than its shape (it repeats itself), each element comes once.
+
+    Raises:
+        Corrupt: the bytes end before the header says.
+        LoraCliError: what the source raises.
+    """
+    for run in _runs(tensors):
+        first = run[0]
+        if _scattered(first):
+            yield from ((first, piece) for piece in _gathered(source, revision, file, first))
+            continue
+        start, stop = first.start, run[-1].stop
+        chunks = source.read(revision, file, start, stop) if stop > start else iter(())
+        yield from split(run, chunks, file.path)
+
+
+def _runs(tensors: list[TensorInfo]) -> Iterator[list[TensorInfo]]:
+    """Tensors that lie one after the other without a gap are read together; one that is scattered, alone."""
+    run: list[TensorInfo] = []
+    for tensor in tensors:
+        if run and (tensor.start != run[-1].stop or _scattered(tensor) or _scattered(run[-1])):
+            yield run
+            run = []
+        run.append(tensor)
+    if run:
+        yield run
+
+
+def _scattered(tensor: TensorInfo) -> bool:
+    """Whether bytes that are not the tensor's own lie between its elements; their order does not matter here."""
+    return bool(tensor.strides) and math.prod(tensor.shape) * _item(tensor) < tensor.nbytes
+
+
+def _item(tensor: TensorInfo) -> int:
+    """Bytes of one element, from its span."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
+    return tensor.nbytes // (1 + last)
+
+
+def _gathered(source: Source, revision: Revision, file: RemoteFile, tensor: TensorInfo) -> Iterator[memoryview]:
+    item = _item(tensor)
+    parts = [(tensor.start, tensor.shape)]
+    while parts:
+        start, shape = parts.pop()
+        reach = [(size - 1) * stride for size, stride in zip(shape, tensor.strides, strict=True)]
+        nbytes = (1 + sum(reach)) * item
+        if nbytes > GATHERED:
+            # Halved where it reaches farthest.
+            axis = reach.index(max(reach))
+            half = shape[axis] // 2
+            upper = (*shape[:axis], shape[axis] - half, *shape[axis + 1 :])
+            parts.append((start + half * tensor.strides[axis] * item, upper))
+            parts.append((start, (*shape[:axis], half, *shape[axis + 1 :])))
+            continue
+        raw = read_range(source, revision, file, start, start + nbytes)
+        if len(raw) < nbytes:
+            raise _ended(tensor, nbytes - len(raw), file.path)
+        lanes = np.frombuffer(raw, dtype=f"V{item}")
+        strides = [stride * item for stride in tensor.strides]
+        yield memoryview(np.lib.stride_tricks.as_strided(lanes, shape, strides, writeable=False).tobytes())
+
+
+def split(
+    tensors: Iterable[TensorInfo], chunks: Iterator[bytes], where: str
+) -> Iterator[tuple[TensorInfo, memoryview]]:
+    """Cut a stream of bytes at the tensors' borders, and into pieces of ``PIECE`` bytes: whole lanes, never empty.
+
+    ``tensors`` are in the order of their bytes and without gaps; the stream begins with the first.
+    """
+    here = memoryview(b"")
+    for tensor in tensors:
+        left = tensor.nbytes
+        while left:
+            wanted = min(left, PIECE)
+            if len(here) < wanted:
+                parts, have = [here], len(here)
+                while have < wanted:
+                    chunk = next(chunks, b"")
+                    if not chunk:
+                        raise _ended(tensor, left - have, where)
+                    parts.append(memoryview(chunk))
+                    have += len(chunk)
+                here = parts[1] if not len(parts[0]) and len(parts) == 2 else memoryview(b"".join(parts))
+            yield tensor, here[:wanted]
+            here = here[wanted:]
+            left -= wanted
+
+
+def _ended(tensor: TensorInfo, missing: int, where: str) -> Corrupt:
+    """The error of bytes that end too early."""
+    return Corrupt(
+        f"{where}: the bytes end {missing} bytes before the end of {tensor.name}",
+        hint="fetch it again; the file is shorter than its header says",
+    )

@@ -10,13 +10,15 @@ value. Two updates are compared in one basis of both.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
 
-    Numbers = NDArray[np.floating[Any]]
+from lora_cli.core.factors import Factors
+from lora_cli.core.snapshot import Revision
+from lora_cli.core.tensor_info import TensorInfo
+from lora_cli.reading.tensor_values import Bits, Floats, decode, load
+from lora_cli.sources import Source
 
 SOUND = 1e-8
 """An eigenvalue of the columns' Gram matrix (their lengths being 1) from which one pass is exact to some 1e-12."""
@@ -25,12 +27,16 @@ BLOCK = 1 << 17
 """Elements of a factor that are worked on at once, in float64: what the processor's own memory holds."""
 
 
+OVERFLOW = "its values overflow"
+"""Why an update is not finite whose factors are."""
+
+
 @dataclass(frozen=True, slots=True)
 class Update:
     """``scaling · b @ a``: ``a`` is ``[r, d_in]``, ``b`` is ``[d_out, r]``, both float32 or float64."""
 
-    a: "Numbers"
-    b: "Numbers"
+    a: Floats
+    b: Floats
     scaling: float
 
     @property
@@ -57,22 +63,18 @@ class Relation(NamedTuple):
     other_spread: float
 
 
-def core(update: Update) -> "Numbers":
+def core(update: Update) -> Floats:
     """A matrix ``[r, r]`` in float64 whose singular values are those of the update that may be above zero.
 
     It is not finite where a factor is not.
     """
-    import numpy as np
-
     with np.errstate(all="ignore"):
-        middle: Numbers = update.scaling * (_root(update.b.T) @ _root(update.a).T)
+        middle: Floats = update.scaling * (_root(update.b.T) @ _root(update.a).T)
     return middle
 
 
-def _root(x: "Numbers") -> "Numbers":
+def _root(x: Floats) -> Floats:
     """M ``[r, r]`` of ``xᵀ = Q M`` for ``x`` ``[r, n]``, in whichever order its elements lie; ``[n, r]`` if n < r."""
-    import numpy as np
-
     r, n = x.shape
     if n <= r:
         return x.T.astype("f8")
@@ -94,10 +96,8 @@ def _root(x: "Numbers") -> "Numbers":
         return np.asarray(root * (sizes * peak), "f8")
 
 
-def _gram(x: "Numbers", peak: float, turn: "Numbers | None") -> "Numbers":
+def _gram(x: Floats, peak: float, turn: Floats | None) -> Floats:
     """The products of the rows of ``x / peak`` with each other, or of those of ``turn @ x / peak``."""
-    import numpy as np
-
     gram = np.zeros((len(x), len(x)))
     for block in _blocks(x, peak):
         turned = block if turn is None else turn @ block
@@ -105,7 +105,7 @@ def _gram(x: "Numbers", peak: float, turn: "Numbers | None") -> "Numbers":
     return gram
 
 
-def _blocks(x: "Numbers", peak: float) -> "Iterator[Numbers]":
+def _blocks(x: Floats, peak: float) -> Iterator[Floats]:
     """``x / peak`` in float64, some columns at a time."""
     step = max(1, BLOCK // max(1, x.shape[0]))
     for start in range(0, x.shape[1], step):
@@ -113,36 +113,30 @@ def _blocks(x: "Numbers", peak: float) -> "Iterator[Numbers]":
         yield block if peak == 1.0 else block / peak
 
 
-def _halves(gram: "Numbers") -> "tuple[Numbers, Numbers, float]":
+def _halves(gram: Floats) -> tuple[Floats, Floats, float]:
     """H with ``Hᵀ H = gram``, what turns those columns into orthonormal ones, and the least eigenvalue.
 
     What lies below the rounding of the largest eigenvalue is noise: it is kept, and not blown up.
     """
-    import numpy as np
-
     values, vectors = np.linalg.eigh(gram)
     roots = np.sqrt(np.maximum(values, np.finfo("f8").eps * max(values[-1], np.finfo("f8").tiny)))
     return vectors.T * roots[:, None], vectors.T / roots[:, None], float(values[0])
 
 
-def singular_values(update: Update) -> "Numbers":
+def singular_values(update: Update) -> Floats:
     """The singular values of the update that may be above zero, the largest first: ``r``, or fewer dimensions.
 
     They are NaN where a factor holds what is not finite.
     """
-    import numpy as np
-
     middle = core(update)
     if not np.isfinite(middle).all():
         return np.full(1, np.nan)
-    values: Numbers = np.linalg.svd(middle, compute_uv=False)
+    values: Floats = np.linalg.svd(middle, compute_uv=False)
     return values[: max(1, min(update.shape))]
 
 
 def norm(update: Update) -> float:
     """The Frobenius norm of the update."""
-    import numpy as np
-
     with np.errstate(all="ignore"):
         return float(np.linalg.norm(core(update)))
 
@@ -152,8 +146,6 @@ def relation(one: Update, other: Update) -> Relation:
 
     All is NaN where a factor holds what is not finite.
     """
-    import numpy as np
-
     r = one.a.shape[0]
     root_a, root_b = _root(_together(one.a, other.a)), _root(_together(one.b.T, other.b.T))
     with np.errstate(all="ignore"):
@@ -175,28 +167,87 @@ def relation(one: Update, other: Update) -> Relation:
         )
 
 
-def _together(one: "Numbers", other: "Numbers") -> "Numbers":
+def _together(one: Floats, other: Floats) -> Floats:
     """Both below each other, in the order in which the elements of the first lie."""
-    import numpy as np
-
     if one.flags.c_contiguous:
         return np.concatenate((one, other), axis=0)
     return np.concatenate((one.T, other.T), axis=1).T
 
 
-def inner(one: Update, other: Update) -> float:
-    """The sum of the products of both updates' elements, which have one shape."""
-    return relation(one, other).inner
+@dataclass(frozen=True, slots=True, eq=False)
+class Loaded:
+    """The factors' elements as they are stored, and KaSA's diagonal where there is one."""
+
+    a: Bits
+    b: Bits
+    diagonal: Bits | None = None
 
 
-def difference(one: Update, other: Update) -> Update:
-    """``one - other`` as one update, of both their ranks together, in float64."""
-    import numpy as np
+def load_factors(source: Source, revision: Revision, factors: Factors) -> Loaded:
+    """The tensors of ``factors``, in memory.
 
-    b = np.concatenate((one.b.astype("f8") * one.scaling, other.b.astype("f8") * -other.scaling), axis=1)
-    return Update(np.concatenate((one.a, other.a), axis=0, dtype="f8"), b, 1.0)
+    Raises:
+        FormatError: their elements do not fill whole bytes.
+        Corrupt: the file ends before the header says.
+        LoraCliError: what the source raises.
+    """
+    a, b = (load(source, revision, tensor) for tensor in (factors.a, factors.b))
+    return Loaded(a, b, None if factors.diagonal is None else load(source, revision, factors.diagonal))
 
 
-def distance(one: Update, other: Update) -> float:
-    """The Frobenius norm of ``one - other``, by that of their difference's own factors: nothing cancels."""
-    return norm(difference(one, other))
+def updates_of(factors: Factors, loaded: Loaded) -> Iterator[Update]:
+    """What ``factors`` stand for: an update, or of fused experts that of each, in their order.
+
+    Raises:
+        FormatError: they are no floats.
+    """
+    if factors.experts > 1:
+        yield from _of_experts(factors, loaded)
+        return
+    a, b = _decode(loaded.a, factors.a), _decode(loaded.b, factors.b)
+    a, b = a.reshape(len(a), -1), b.reshape(b.shape[:2])
+    if factors.diagonal is not None and loaded.diagonal is not None:
+        with np.errstate(all="ignore"):
+            a = _decode(loaded.diagonal, factors.diagonal).reshape(-1, 1) * a
+    yield Update(in_blocks(a, factors.a_blocks), in_blocks(b, factors.b_blocks), factors.scaling)
+
+
+def _of_experts(factors: Factors, loaded: Loaded) -> Iterator[Update]:
+    """One expert after the other: of all of them only the bits are in memory."""
+    rows = loaded.a.reshape(factors.experts, factors.r, -1)
+    columns = loaded.b.reshape(factors.d_out, factors.r, factors.experts)
+    columns = np.ascontiguousarray(columns.transpose(2, 0, 1))
+    for expert in range(factors.experts):
+        a, b = _decode(rows[expert], factors.a), _decode(columns[expert], factors.b)
+        yield Update(a, b, factors.scaling)
+
+
+def _decode(bits: Bits, tensor: TensorInfo) -> Floats:
+    with np.errstate(all="ignore"):  # which a NaN's conversion may speak of
+        return decode(bits, tensor.dtype)
+
+
+def not_finite(factors: Factors, loaded: Loaded) -> str:
+    """Why the update of ``factors`` is not finite, in words."""
+    told = (
+        ("lora_A", loaded.a, factors.a),
+        ("lora_B", loaded.b, factors.b),
+        ("lora_diag", loaded.diagonal, factors.diagonal),
+    )
+    bad = [
+        name
+        for name, bits, tensor in told
+        if bits is not None and tensor is not None and not np.isfinite(_decode(bits, tensor)).all()
+    ]
+    return f"{' and '.join(bad)} hold{'s' * (len(bad) == 1)} NaN or infinity" if bad else OVERFLOW
+
+
+def in_blocks(x: Floats, blocks: int) -> Floats:
+    """BD-LoRA's factor as the whole matrix: the blocks that stand below each other in ``x`` on a diagonal."""
+    if blocks == 1:
+        return x
+    rows, columns = len(x) // blocks, x.shape[1]
+    whole = np.zeros((len(x), columns * blocks), x.dtype)
+    for i in range(blocks):
+        whole[i * rows : (i + 1) * rows, i * columns : (i + 1) * columns] = x[i * rows : (i + 1) * rows]
+    return whole

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from statistics import median
 
-from lora_cli.core.card import Card
+from lora_cli.core.companions import Card
 from lora_cli.core.comparison import WORDS, Comparison, ModuleComparison, Side, TensorComparison
 from lora_cli.core.config_changes import FieldChange
 from lora_cli.core.factors import Unreadable

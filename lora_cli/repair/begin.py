@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Any, Final
 
 from lora_cli.core.adapter import LoraPair
-from lora_cli.core.endings import Endings
 from lora_cli.core.keys import INFIXES, PAIR_PARTS, PEFT_PREFIX, Key, without_wrappers
+from lora_cli.core.patterns import Endings
 from lora_cli.core.targets import scales, wrapped_parameters
 from lora_cli.engines.mend import SAVE_AGAIN
 from lora_cli.errors import FormatError

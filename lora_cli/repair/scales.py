@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from lora_cli.core.grouping import by_key
 from lora_cli.core.lora_config import parse_config
-from lora_cli.core.pattern_keys import PatternKeys
+from lora_cli.core.patterns import PatternKeys
 from lora_cli.core.targets import scales
 from lora_cli.engines.mend import MERGE
 from lora_cli.errors import FormatError

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 
 from lora_cli.core.adapter import Adapter, LoraPair
 from lora_cli.core.base_model import BaseModel, BaseModule
-from lora_cli.core.endings import Endings
 from lora_cli.core.finding import Applied
 from lora_cli.core.keys import PEFT_PREFIX, Key, without_wrappers
 from lora_cli.core.lora_config import LoraConfig
+from lora_cli.core.patterns import Endings
 from lora_cli.core.targets import (
     EMBEDDING_NAMES,
     OUTPUT_NAMES,

@@ -14,8 +14,7 @@ from lora_cli.errors import FormatError
 from lora_cli.rules.application import Application
 
 if TYPE_CHECKING:
-    from lora_cli.core.deployment import Deployment
-    from lora_cli.core.engine_outcome import EngineOutcome
+    from lora_cli.core.engine_outcome import Deployment, EngineOutcome
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -83,7 +82,7 @@ class Case:
         config = self.adapter.config
         if config is None or (config.use_bdlora is None and not config.use_qalora):
             return {}
-        from lora_cli.core.blocks import divisors
+        from lora_cli.core.factors import divisors
 
         gptq = self.base is not None and "quantised: gptq" in self.base.source
         try:

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Collection, Iterator
 
-from lora_cli.core.endings import Endings
 from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.core.lora_config import LoraConfig
+from lora_cli.core.patterns import Endings
 from lora_cli.core.targets import targeted_parameters
 from lora_cli.core.text import cut, names
 from lora_cli.errors import FormatError
@@ -121,7 +121,7 @@ def _variants(case: Case, config: LoraConfig) -> Said:
         if embeddings and field != "use_dora":
             yield field, f"{field} is set: PEFT refuses it on an embedding ({cut(embeddings[0])})", AS_SAVED
     if config.use_bdlora is not None:
-        from lora_cli.core.blocks import divisors
+        from lora_cli.core.factors import divisors
 
         try:
             divided = divisors(config)

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 
-from lora_cli.core.endings import endings
 from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.core.keys import WRAPPER
 from lora_cli.core.lora_config import LoraConfig
-from lora_cli.core.pattern_keys import PatternKeys
+from lora_cli.core.patterns import PatternKeys, endings
 from lora_cli.core.targets import HEADS
 from lora_cli.core.text import cut, names
 from lora_cli.errors import FormatError

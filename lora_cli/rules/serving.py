@@ -4,8 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
-from lora_cli.core.deployment import Deployment
-from lora_cli.core.engine_outcome import EngineOutcome, Outcome, Reason
+from lora_cli.core.engine_outcome import Deployment, EngineOutcome, Outcome, Reason
 from lora_cli.core.finding import Finding, Severity
 from lora_cli.core.keys import PAIR_PARTS
 from lora_cli.core.text import counted, cut

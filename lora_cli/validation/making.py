@@ -31,12 +31,9 @@ class Originals:
     def bits(self, name: str) -> Bits:
         """The bits of the tensor of that name. Raises as ``reading.tensor_values.load``."""
         if name not in self._held:
-            tensor = self._adapter.tensors[name]
-            file = self._revision.file(tensor.file)
-            assert file is not None
             while len(self._held) >= self.KEPT:
                 self._held.pop(next(iter(self._held)))
-            self._held[name] = load(self._source, self._revision, file, tensor)
+            self._held[name] = load(self._source, self._revision, self._adapter.tensors[name])
         return self._held[name]
 
 

@@ -11,7 +11,7 @@ from lora_cli.core.snapshot import Revision
 from lora_cli.errors import LoraCliError, NotFound
 
 if TYPE_CHECKING:
-    from lora_cli.core.card import Card
+    from lora_cli.core.companions import Card
     from lora_cli.core.comparison import Comparison
     from lora_cli.core.spectrum import Spectrum
 

@@ -20,8 +20,7 @@ from lora_cli.validation.verdict import Terms, companions_of, gather, judge
 
 if TYPE_CHECKING:
     from lora_cli.core.adapter import Adapter
-    from lora_cli.core.card import Card
-    from lora_cli.core.companions import Companions
+    from lora_cli.core.companions import Card, Companions
     from lora_cli.core.comparison import Comparison
     from lora_cli.core.lock import LockedAdapter
     from lora_cli.core.spectrum import Spectrum
@@ -113,7 +112,7 @@ def _read(
     def card() -> "Card | None":
         if not terms.card:
             return None
-        from lora_cli.reading.card import read_card
+        from lora_cli.reading.companions import read_card
 
         return read_card(source, revision, here=is_near(source, revision))
 

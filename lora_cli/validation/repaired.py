@@ -16,9 +16,8 @@ from lora_cli.core.patterns import one_budget
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.snapshot import Revision
 from lora_cli.errors import FormatError, Refused, UsageError
-from lora_cli.reading.adapter import read_adapter
-from lora_cli.reading.ranges import read_range
-from lora_cli.reading.shards import SHARD, joined
+from lora_cli.reading.adapter import SHARD, joined, read_adapter
+from lora_cli.reading.byte_ranges import read_range
 from lora_cli.repair import Aim, Change, Refusal, Rewrite, as_it_is, rewrite
 from lora_cli.repair.copies import kept, weights
 from lora_cli.repair.fields import sound_fields
@@ -37,7 +36,7 @@ from lora_cli.validation.verdict import ENGINE_RULES, Terms, gather, judge
 
 if TYPE_CHECKING:
     from lora_cli.core.base_model import BaseModel
-    from lora_cli.core.deployment import Deployment
+    from lora_cli.core.engine_outcome import Deployment
     from lora_cli.engines import Profile
 
 BY_FLAG = frozenset({"rank-above-max", "filtered", "pinned-beyond-slots", "named-like-base", "tower"})
@@ -132,7 +131,7 @@ def _copies(source: Source, revision: Revision, adapter: Adapter, wish: Wish, se
     own = weights(adapter)
     if wish.base is None or wish.base_ref is None or not own:
         return {}
-    from lora_cli.reading.copies import copies
+    from lora_cli.reading.checkpoint import copies
     from lora_cli.validation.base_weights import open_checkpoint, tied
 
     ref = parse(wish.base_ref, is_path=is_path) if isinstance(wish.base_ref, str) else wish.base_ref

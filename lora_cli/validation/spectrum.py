@@ -15,7 +15,7 @@ from lora_cli.validation.base_weights import open_checkpoint, tied
 from lora_cli.validation.place import is_path
 
 if TYPE_CHECKING:
-    from lora_cli.reading.base_norms import BaseNorms
+    from lora_cli.reading.checkpoint import BaseNorms
 
 log = logger(__name__)
 
@@ -44,7 +44,7 @@ def open_weights(base: str | AdapterRef, model: BaseModel, settings: Settings) -
     if checkpoint.nbytes > LONG:
         told = "up to %.1f GiB of the base's weights are read for their norms; with its config.json as --base none are"
         log.warning(told, checkpoint.nbytes / 2**30)
-    from lora_cli.reading.base_norms import BaseNorms
+    from lora_cli.reading.checkpoint import BaseNorms
 
     return Weights(BaseNorms(checkpoint, tied=tied(model)))
 

@@ -20,7 +20,7 @@ from lora_cli.rules.rule import Rule, run
 from lora_cli.sources import Source, is_near
 
 if TYPE_CHECKING:
-    from lora_cli.core.deployment import Deployment
+    from lora_cli.core.engine_outcome import Deployment
     from lora_cli.engines import Profile
     from lora_cli.reading.adapter import Opened
     from lora_cli.validation.spectrum import Weights
@@ -171,7 +171,7 @@ def _on_engines(case: Case, terms: Terms) -> tuple[Case, list[Finding | Skipped]
 
     All rules are asked, chosen or not: an engine is not said to serve what another rule would have found broken.
     """
-    from lora_cli.core.deployment import Deployment
+    from lora_cli.core.engine_outcome import Deployment
     from lora_cli.rules.serving import serve, softened
 
     deployment, chosen = terms.deployment or Deployment(), {rule.code for rule in terms.rules}

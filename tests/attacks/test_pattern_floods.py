@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from lora_cli.core.lora_config import parse_config
-from lora_cli.core.pattern_keys import PatternKeys
-from lora_cli.core.patterns import Matcher, one_budget
+from lora_cli.core.patterns import Matcher, PatternKeys, one_budget
 from lora_cli.core.targets import scales, targeted
 from lora_cli.errors import FormatError
 from tests.attacks.measured import lora_cli

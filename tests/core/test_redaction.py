@@ -1,6 +1,6 @@
 import pytest
 
-from lora_cli.core.redaction import redacted
+from lora_cli.redaction import redacted
 
 ENVIRON = {
     "HF_TOKEN": "s3cret/one",

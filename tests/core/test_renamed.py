@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from lora_cli.core.adapter import Adapter, pair_up
+from lora_cli.core.experts import RENAMED, renamed
 from lora_cli.core.keys import PEFT_PREFIX, parse_key
-from lora_cli.core.renamed import FAMILIES, renamed
 from lora_cli.core.safetensors import TensorInfo
 from tests.core.architectures.configs import CONFIGS
 from tests.core.architectures.oracle import transformers_model
@@ -71,7 +71,7 @@ def test_a_factor_is_where_peft_looks_for_it(module: str, prefix: str, model: An
 def test_only_families_with_conversions_are_renamed() -> None:
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
-    assert all(get_checkpoint_conversion_mapping(family) is not None for family in FAMILIES)
+    assert all(get_checkpoint_conversion_mapping(family) is not None for family in RENAMED)
 
 
 @pytest.mark.parametrize("name", ["language_model.model.embed_tokens.weight", "language_model.model.norm.weight"])

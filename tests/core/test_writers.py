@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.card import Card
+from lora_cli.core.companions import Card
 from lora_cli.core.lora_config import parse_config
 from lora_cli.core.writers import Writer, writers_of
 from lora_cli.documents.model_card import parse_card

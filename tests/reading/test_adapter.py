@@ -13,7 +13,7 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import Unreachable, UnsafePickle
 from lora_cli.reading.adapter import read_adapter
-from lora_cli.reading.headers import FIRST_READ
+from lora_cli.reading.byte_ranges import FIRST_READ
 from lora_cli.sources.local import LocalSource
 from tests.making import Q_PROJ, llama_modules, safetensors_bytes, write_adapter
 

@@ -16,7 +16,7 @@ from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError, NotFound
 from lora_cli.reading import base as reading
 from lora_cli.reading.base import read_base, read_base_file
-from lora_cli.reading.headers import FIRST_READ
+from lora_cli.reading.byte_ranges import FIRST_READ
 from lora_cli.settings import load_settings
 from lora_cli.sources.hub import HubSource
 from lora_cli.sources.local import LocalSource

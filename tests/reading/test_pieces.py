@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.core.tensor_info import TensorInfo, TensorStats
-from lora_cli.reading import pieces as reading
+from lora_cli.reading import tensor_values as reading
 from lora_cli.reading.adapter import read_adapter
-from lora_cli.reading.pieces import pieces
-from lora_cli.reading.tensor_values import scan_values
+from lora_cli.reading.tensor_values import pieces, scan_values
 from lora_cli.sources.local import LocalSource
 from tests.making import Q_PROJ, lora_config
 

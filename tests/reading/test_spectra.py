@@ -12,8 +12,7 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.spectrum import ModuleSpectrum, Spectrum, effective_rank, spread_of
 from lora_cli.reading.adapter import Opened, read_adapter
 from lora_cli.reading.base import read_base_file
-from lora_cli.reading.base_norms import BaseNorms
-from lora_cli.reading.checkpoint import checkpoint_of
+from lora_cli.reading.checkpoint import BaseNorms, checkpoint_of
 from lora_cli.reading.spectra import read_spectrum
 from lora_cli.sources.local import LocalSource
 from tests.core.peft_cases import CASES

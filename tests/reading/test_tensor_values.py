@@ -22,8 +22,18 @@ from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.core.tensor_info import Magnitude, TensorStats
 from lora_cli.errors import Corrupt, FormatError
 from lora_cli.reading.adapter import read_adapter
-from lora_cli.reading.pieces import PIECE, split
-from lora_cli.reading.tensor_values import MEASURED, NUMPY, SCANNED, decode, encode, load, scan_values, stats_of
+from lora_cli.reading.tensor_values import (
+    MEASURED,
+    NUMPY,
+    PIECE,
+    SCANNED,
+    decode,
+    encode,
+    load,
+    scan_values,
+    split,
+    stats_of,
+)
 from lora_cli.sources.local import LocalSource
 from tests.making import NAMES, Q_PROJ, Raw, lora_config, raw, write_adapter
 
@@ -59,9 +69,7 @@ def loaded(directory: Path) -> tuple[Any, str]:
     revision = source.resolve(AdapterRef("file", str(directory)))
     adapter = read_adapter(source, revision, "sql")
     tensor = adapter.tensors[A]
-    file = revision.file(tensor.file)
-    assert file is not None
-    return load(source, revision, file, tensor), tensor.dtype
+    return load(source, revision, tensor), tensor.dtype
 
 
 def written(directory: Path, tensor: torch.Tensor) -> Path:
@@ -121,11 +129,9 @@ def test_a_short_file_is_corrupt(tmp_path: Path) -> None:
     source = LocalSource()
     revision = source.resolve(AdapterRef("file", str(tmp_path)))
     tensor = read_adapter(source, revision, "sql").tensors[A]
-    file = revision.file(tensor.file)
-    assert file is not None
     beyond = type(tensor)(A, "F32", (100, 100), tensor.start, tensor.start + 40_000, tensor.file)
     with pytest.raises(Corrupt, match="end of"):
-        load(source, Revision(revision.ref, revision.id, (RemoteFile(file.path, None),)), file, beyond)
+        load(source, replace(revision, files=tuple(replace(file, size=None) for file in revision.files)), beyond)
 
 
 def test_a_good_adapter_has_finite_values_that_are_not_all_zero(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.reading.updates import Update, difference, distance, inner, norm, relation, singular_values
+from lora_cli.reading.updates import Update, norm, relation, singular_values
 
 
 def update(seed: int, shape: tuple[int, int, int], scaling: float, kind: str = "f4") -> Update:
@@ -36,24 +36,23 @@ def test_norm_and_singular_values_are_those_of_the_product(seed: int, shape: Any
 @given(st.integers(0, 2**32 - 2), SHAPES, st.integers(1, 48), st.floats(0.1, 4))
 def test_inner_product_and_distance_are_those_of_the_products(seed: int, shape: Any, r: int, scaling: float) -> None:
     one, other = update(seed, shape, 1.5), update(seed + 1, (shape[0], shape[1], r), scaling)
-    assert inner(one, other) == pytest.approx(float((dense(one) * dense(other)).sum()), rel=1e-4, abs=1e-3)
-    assert distance(one, other) == pytest.approx(float(np.linalg.norm(dense(one) - dense(other))), rel=1e-5)
-    np.testing.assert_allclose(dense(difference(one, other)), dense(one) - dense(other), atol=1e-4)
+    assert relation(one, other).inner == pytest.approx(float((dense(one) * dense(other)).sum()), rel=1e-4, abs=1e-3)
+    assert relation(one, other).distance == pytest.approx(float(np.linalg.norm(dense(one) - dense(other))), rel=1e-5)
 
 
 def test_what_is_nearly_equal_is_told_apart_to_the_last_digits() -> None:
     one = update(3, (500, 700, 16), 2.0, "f8")
     nudged = Update(one.a, one.b * (1 + 1e-9), one.scaling)
-    assert distance(one, one) <= 1e-12 * norm(one)
-    assert distance(one, nudged) == pytest.approx(1e-9 * norm(one), rel=1e-3)
+    assert relation(one, one).distance <= 1e-12 * norm(one)
+    assert relation(one, nudged).distance == pytest.approx(1e-9 * norm(one), rel=1e-3)
 
 
 def test_another_basis_of_the_same_update_is_the_same_update() -> None:
     one = update(4, (60, 50, 8), 0.5, "f8")
     turn = np.linalg.qr(np.random.default_rng(5).normal(size=(8, 8)))[0]
     turned = Update(turn.T @ one.a, 4 * one.b @ turn, one.scaling / 4)
-    assert distance(one, turned) <= 1e-12 * norm(one)
-    assert inner(one, turned) == pytest.approx(norm(one) ** 2)
+    assert relation(one, turned).distance <= 1e-12 * norm(one)
+    assert relation(one, turned).inner == pytest.approx(norm(one) ** 2)
 
 
 @pytest.mark.parametrize("spoil", ["a zero column", "two alike", "nearly alike", "tiny columns", "of rank 1"])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.deployment import Deployment
+from lora_cli.core.engine_outcome import Deployment
 from lora_cli.engines import choose_engine
 from lora_cli.errors import LoraCliError
 from lora_cli.settings import Settings

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lora_cli.core.architectures import base_from_config
-from lora_cli.core.card import Card
+from lora_cli.core.companions import Card
 from lora_cli.core.inspection import Inspection
 from lora_cli.core.module_facts import ModuleFacts
 from lora_cli.core.spectrum import Spectrum

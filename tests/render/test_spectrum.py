@@ -17,11 +17,11 @@ from lora_cli.core.comparison import (
     Side,
     TensorComparison,
     compared,
+    judged,
     update_distance,
 )
 from lora_cli.core.config_changes import config_changes
 from lora_cli.core.factors import Unreadable
-from lora_cli.core.likeness import judged
 from lora_cli.core.lora_config import parse_config
 from lora_cli.core.module_grid import Place, places
 from lora_cli.core.spectrum import ModuleSpectrum, Spectrum, spectrum_of

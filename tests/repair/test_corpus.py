@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.deployment import Deployment
-from lora_cli.core.engine_outcome import Outcome
+from lora_cli.core.engine_outcome import Deployment, Outcome
 from lora_cli.engines import Profile, choose_engine
 from lora_cli.errors import LoraCliError
 from lora_cli.settings import Settings

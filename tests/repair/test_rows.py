@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.deployment import Deployment
-from lora_cli.core.engine_outcome import Reason
+from lora_cli.core.engine_outcome import Deployment, Reason
 from lora_cli.engines import choose_engine
 from lora_cli.settings import Settings
 from lora_cli.validation import open_base

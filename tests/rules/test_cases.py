@@ -13,7 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from lora_cli.core.deployment import Deployment
+from lora_cli.core.engine_outcome import Deployment
 from lora_cli.core.reference import parse
 from lora_cli.engines import choose_engine
 from lora_cli.rules import RULES

@@ -1,6 +1,6 @@
 """A family's table and a config → the ``BaseModel``: fields bounded and typed, with the class's own defaults."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lora_cli.core import parse
@@ -22,19 +22,8 @@ from lora_cli.errors import FormatError
 
 WHERE = "config.json"
 
-
-class _Tree:
-    """The modules and parameters that rows have named so far."""
-
-    def __init__(self) -> None:
-        self.modules: dict[str, BaseModule] = {}
-        self.parameters: dict[str, tuple[int, ...]] = {}
-
-    def put(self, path: str, made: BaseModule | tuple[int, ...]) -> None:
-        if isinstance(made, BaseModule):
-            self.modules[path] = made
-        else:
-            self.parameters[path] = made
+Made = tuple[str, BaseModule | tuple[int, ...]]
+"""A path, with the module there or the shape of the parameter."""
 
 
 def build(family: Family, config: Mapping[str, Any], name: str, source: str) -> BaseModel:
@@ -43,27 +32,24 @@ def build(family: Family, config: Mapping[str, Any], name: str, source: str) -> 
     Raises:
         FormatError: a field that the rows need has the wrong type or is beyond what any model has.
     """
-    tree = _Tree()
     read = [_read_part(part, config) for part in family.parts]
-    for part, values in zip(family.parts, read, strict=True):
-        _grow(tree, part, values)
+    made = [one for part, values in zip(family.parts, read, strict=True) for one in _of_part(part, values)]
     everything = {
         f"{part.section}.{key}": number
         for part, values in zip(family.parts, read, strict=True)
         for key, number in values.numbers.items()
     }
-    for bare in family.joint:
-        tree.put(bare.path, _make(bare, Values(everything, {}, {})))
+    made += _rows(family.joint, Values(everything, {}, {}), "")
     text = read[0].numbers
     return BaseModel(
         name=name,
         model_type=str(config["model_type"]),
-        modules=tree.modules,
+        modules={path: one for path, one in made if isinstance(one, BaseModule)},
         num_layers=text[family.text.layer_count],
         hidden_size=text[family.hidden_size],
         vocab_size=text["vocab_size"],
         tied_embeddings=any(_tied(family, config, section) for section in family.tied_in),
-        parameters=tree.parameters,
+        parameters={path: one for path, one in made if not isinstance(one, BaseModule)},
         source=source,
         dtype=dtype_of(config),
         kv_heads=text.get("num_key_value_heads"),
@@ -98,28 +84,27 @@ def _read_part(part: Part, config: Mapping[str, Any]) -> Values:
     return values._replace(flags={**values.flags, **part.derived(values)}) if part.derived else values
 
 
-def _grow(tree: _Tree, part: Part, values: Values) -> None:
+def _of_part(part: Part, values: Values) -> Iterator[Made]:
+    """What one section makes of the model."""
     for path, made in _rows(part.rows, values, ""):
-        tree.put(part.prefix + path, made)
+        yield part.prefix + path, made
     count = values.numbers[part.layer_count]
     if count > MAX_LAYERS:
         raise FormatError(f"{count} layers are more than the {MAX_LAYERS} that any model has", where=_at(part))
-    made_by_kind: dict[str, list[tuple[str, BaseModule | tuple[int, ...]]]] = {}
+    made_by_kind: dict[str, list[Made]] = {}
     for i in range(count):
         kind = part.layer_kind(values, i) if part.layer_kind else ""
         if kind not in made_by_kind:
             made_by_kind[kind] = _rows(part.layer_rows, values, kind)
-        for path, made in made_by_kind[kind]:
-            tree.put(f"{part.prefix}{part.layers}.{i}.{path}", made)
-    for path, made in _rows(part.outer, values, ""):
-        tree.put(path, made)
+        yield from ((f"{part.prefix}{part.layers}.{i}.{path}", made) for path, made in made_by_kind[kind])
+    yield from _rows(part.outer, values, "")
 
 
 def _at(part: Part) -> str:
     return ": ".join(filter(None, (WHERE, part.section, part.layer_count)))
 
 
-def _rows(rows: Rows, values: Values, kind: str) -> list[tuple[str, BaseModule | tuple[int, ...]]]:
+def _rows(rows: Rows, values: Values, kind: str) -> list[Made]:
     """The rows that apply to a layer of ``kind``, each made once: layers of a kind share the same values."""
     return [
         (row.path, _make(row, values))

@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from lora_cli.core.adapter import Adapter
-from lora_cli.core.deployment import Deployment
-from lora_cli.core.engine_outcome import Outcome
+from lora_cli.core.engine_outcome import Deployment, Outcome
 from lora_cli.core.finding import Location
 from lora_cli.core.keys import Key
 from lora_cli.core.lora_config import LoraConfig
