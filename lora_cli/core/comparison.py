@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from lora_cli.core.config_changes import FieldChange
 from lora_cli.core.json_schema import EXCLUDED, INLINE, Count
+from lora_cli.core.lora_config import FieldChange
 from lora_cli.core.module_grid import places
 from lora_cli.core.text import counted
 

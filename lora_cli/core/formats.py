@@ -253,9 +253,10 @@ def by_path(path: str, formats: Iterable[Format] = FORMATS) -> Format | None:
     return next((one for one in formats if one.files and re.fullmatch(one.files, path, re.ASCII)), None)
 
 
-def by_keys(keys: Iterable[str], formats: Iterable[Format] = (*FORMATS, *METHODS.values())) -> Format | None:
+def by_keys(keys: Iterable[str]) -> Format | None:
     """The first format which one of these names of tensors gives away, if any."""
     names = "\n".join(name for name in islice(keys, MOST_KEYS) if len(name) <= LONGEST_KEY)
+    formats = (*FORMATS, *METHODS.values())
     return next((one for one in formats if one.keys and re.search(one.keys, names, re.MULTILINE)), None)
 
 

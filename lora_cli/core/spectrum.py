@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, field, replace
 from statistics import median
 
 from lora_cli.core.adapter import Adapter
-from lora_cli.core.config_changes import ALTERING
 from lora_cli.core.factors import Factors, Unreadable
 from lora_cli.core.grouping import by_key
 from lora_cli.core.json_schema import Count
+from lora_cli.core.lora_config import ALTERING
 from lora_cli.core.module_grid import places
 
 NEARLY_ALL = 0.99

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from lora_cli.core.base_model import BaseModel
+from lora_cli.core.base_model import BaseModel, BaseModule
 from lora_cli.core.grouping import by_key
 from lora_cli.core.lora_config import LoraConfig, type_error
 from lora_cli.core.patterns import LITERAL, Endings, Matcher, PatternKeys
@@ -41,49 +41,37 @@ LAYERS = re.compile(r"(?P<stack>(?:model\.)*layers)\.(?P<idx>\d+)\.(?P<rest>.+)"
 """Where ``layer_replication`` finds the layers of a llama-like model."""
 
 DEFAULT_TARGETS: Mapping[str, tuple[str, ...] | str] = {
-    "t5": ("q", "v"),
-    "mt5": ("q", "v"),
-    "bart": ("q_proj", "v_proj"),
-    "gpt2": ("c_attn",),
-    "bloom": ("query_key_value",),
+    **dict.fromkeys(
+        (
+            *("bart", "opt", "gptj", "gpt_neo", "llama", "llama4", "mistral", "mixtral", "stablelm", "gemma", "gemma2"),
+            *("gemma3_text", "qwen2", "qwen3"),
+        ),
+        ("q_proj", "v_proj"),
+    ),
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "electra", "layoutlm"), ("query", "value")),
+    **dict.fromkeys(("bloom", "gpt_neox", "chatglm", "RefinedWebModel", "RefinedWeb", "falcon"), ("query_key_value",)),
+    **dict.fromkeys(("t5", "mt5"), ("q", "v")),
+    **dict.fromkeys(("gpt2", "gpt_bigcode"), ("c_attn",)),
     "blip-2": ("q", "v", "q_proj", "v_proj"),
-    "opt": ("q_proj", "v_proj"),
-    "gptj": ("q_proj", "v_proj"),
-    "gpt_neox": ("query_key_value",),
-    "gpt_neo": ("q_proj", "v_proj"),
-    "bert": ("query", "value"),
-    "roberta": ("query", "value"),
-    "xlm-roberta": ("query", "value"),
-    "electra": ("query", "value"),
     "deberta-v2": ("query_proj", "value_proj"),
     "deberta": ("in_proj",),
-    "layoutlm": ("query", "value"),
-    "llama": ("q_proj", "v_proj"),
-    "llama4": ("q_proj", "v_proj"),
-    "chatglm": ("query_key_value",),
-    "gpt_bigcode": ("c_attn",),
     "mpt": ("Wqkv",),
-    "RefinedWebModel": ("query_key_value",),
-    "RefinedWeb": ("query_key_value",),
-    "falcon": ("query_key_value",),
     "btlm": ("c_proj", "c_attn"),
     "codegen": ("qkv_proj",),
-    "mistral": ("q_proj", "v_proj"),
-    "mixtral": ("q_proj", "v_proj"),
-    "stablelm": ("q_proj", "v_proj"),
     "phi": ("q_proj", "v_proj", "fc1", "fc2"),
-    "gemma": ("q_proj", "v_proj"),
-    "gemma2": ("q_proj", "v_proj"),
-    "gemma3_text": ("q_proj", "v_proj"),
     "gemma4": ".*language_model\\..*\\.(q_proj|v_proj)",
-    "qwen2": ("q_proj", "v_proj"),
-    "qwen3": ("q_proj", "v_proj"),
     "nemotron_h": ("q_proj", "k_proj", "v_proj", "o_proj"),
     "rwkv": ("key", "value", "receptance", "output"),
     "rwkv7": ("r_proj", "k_proj", "v_proj", "o_proj", "key", "value"),
 }
 """What PEFT targets when a config names no ``target_modules``, by the base's ``model_type``; a string is a regular
 expression. Source: PEFT 0.21 ``utils/constants.py``."""
+
+
+BARE = "FEATURE_EXTRACTION"
+
+OTHER_PREFIX = ("llama", "qwen2", "qwen3")
+"""Families whose class for answering questions calls the model ``transformer`` and not ``model``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,3 +302,44 @@ def _tied(config: LoraConfig, base: BaseModel) -> frozenset[str]:
         return frozenset()
     embedding = [path for path, module in base.modules.items() if module.kind == "embedding"][:1]
     return frozenset(embedding + [path for path in base.modules if path.rpartition(".")[2] in OUTPUT_NAMES])
+
+
+def for_task(base: BaseModel, task: str | None, named: Collection[str]) -> BaseModel:
+    """``base`` as its class for ``task`` has it: with another head than the language model's, or none.
+
+    A base's config does not say which class an adapter was trained on; ``task_type`` does, and the names of its
+    modules, which are ``named``. Sources: transformers 5 (``For…`` classes), PEFT 0.21 ``peft_model.py``.
+
+    The base itself for text generation, and for tasks without a head where the names are text generation's even so.
+    """
+    if task in HEADS:
+        within = {path: module for path, module in base.modules.items() if not _of_head(path)}
+        headed = replace(base, modules=within | _pooler(base, task))
+        return _under(headed, named, "transformer.") if base.model_type in OTHER_PREFIX else headed
+    return _under(base, named, "") if task == BARE else base
+
+
+def _pooler(base: BaseModel, task: str | None) -> dict[str, BaseModule]:
+    """What BERT and RoBERTa have besides, where not every token is asked of."""
+    has = base.model_type in {"bert", "roberta"} if task == BARE else (task, base.model_type) == ("SEQ_CLS", "bert")
+    pooler = BaseModule(base.hidden_size, base.hidden_size, bias=True)
+    return {f"{base.model_type}.pooler.dense": pooler} if has else {}
+
+
+def _under(base: BaseModel, named: Collection[str], prefix: str) -> BaseModel:
+    """``base`` with another first component, if more of the adapter's names are those then."""
+    model = next(iter(base.modules), "").partition(".")[0] + "."
+
+    def moved(paths: Mapping[str, T]) -> dict[str, T]:
+        return {prefix + path.removeprefix(model): value for path, value in paths.items() if not _of_head(path)}
+
+    modules = moved({**base.modules, **(_pooler(base, BARE) if not prefix else {})})
+    if sum(path in modules for path in named) <= sum(path in base.modules for path in named):
+        return base
+    return replace(base, modules=modules, parameters=moved(base.parameters))
+
+
+def _of_head(path: str) -> bool:
+    """Whether it belongs to the language model's head: ``lm_head``, RoBERTa's ``lm_head.dense``, BERT's ``cls``."""
+    parts = path.split(".")
+    return parts[-1] in OUTPUT_NAMES or parts[0] in OUTPUT_NAMES or parts[0] == "cls"

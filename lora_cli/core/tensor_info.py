@@ -36,6 +36,29 @@ DTYPE_BITS: Mapping[str, int] = {
 }
 """Bits of one element, by safetensors' own dtype name (0.8)."""
 
+TORCH_NAMES: Mapping[str, str] = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "I16": "int16",
+    "U16": "uint16",
+    "I32": "int32",
+    "U32": "uint32",
+    "I64": "int64",
+    "U64": "uint64",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F32": "float32",
+    "F64": "float64",
+    "C64": "complex64",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+}
+"""What torch, and ``safetensors.TensorSpec``, call the dtypes whose elements fill whole bytes."""
+
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:

@@ -188,6 +188,17 @@ def mappings(value: Any, key: str) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, one
 
 
+def repeats(value: Any, key: str, *names: str) -> Iterator[tuple[int, int, tuple[str, ...]]]:
+    """The mappings under ``key`` with the texts of an earlier one under ``names``: both positions, and the texts."""
+    first: dict[tuple[Any, ...], int] = {}
+    for number, one in mappings(value, key):
+        texts = tuple(one.get(name) for name in names)
+        if all(isinstance(text, str) for text in texts):
+            if texts in first:
+                yield number, first[texts], texts
+            first.setdefault(texts, number)
+
+
 def _wrong_value(kind: str, value: Any, written: str, context: Mapping[str, Any]) -> tuple[str, str]:
     """What is wrong with one value, ``written`` so, and the hint; ``context`` has what its type says of itself."""
     this, what, hint = f"this is {kind_of(value)}", context.get("what", "text"), context.get("hint", "")

@@ -9,7 +9,7 @@ from lora_cli.core.item import NAME, NAME_IN_WORDS
 from lora_cli.core.lock import Lock, LockedAdapter
 from lora_cli.core.reference import LATEST
 from lora_cli.core.snapshot import Blob, snapshot_digest
-from lora_cli.documents.document import API_VERSION, Head, Mistake, Model, mappings, mistake, parse_document
+from lora_cli.documents.document import API_VERSION, Head, Mistake, Model, mappings, mistake, parse_document, repeats
 from lora_cli.documents.field_types import SHA256, Context, Several, text, whole
 from lora_cli.documents.manifest import AdapterEntry, AdapterSet
 from lora_cli.documents.yaml_nodes import SPLIT
@@ -124,20 +124,11 @@ def _adapter(one: LockEntry) -> LockedAdapter:
 
 def _repeated(value: Any) -> Iterator[Mistake]:
     """Adapters that are locked twice, and files that stand twice in one."""
-    names: set[str] = set()
+    for number, _, (name,) in repeats(value, "adapters", "name"):
+        yield Mistake(("adapters", number), f"{name[:128]} is locked twice", "")
     for number, adapter in mappings(value, "adapters"):
-        name, paths = adapter.get("name"), set[str]()
-        if isinstance(name, str):
-            if name in names:
-                yield Mistake(("adapters", number), f"{name[:128]} is locked twice", "")
-            names.add(name)
-        for place, file in mappings(adapter, "files"):
-            path = file.get("path")
-            if not isinstance(path, str):
-                continue
-            if path in paths:
-                yield Mistake(("adapters", number, "files", place), f"{path[:4096]} stands twice", "")
-            paths.add(path)
+        for place, _, (path,) in repeats(adapter, "files", "path"):
+            yield Mistake(("adapters", number, "files", place), f"{path[:4096]} stands twice", "")
 
 
 def drift(adapter_set: AdapterSet, lock: Lock) -> Iterator[str]:

@@ -11,7 +11,17 @@ from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, WithJson
 from lora_cli.core.globs import covers
 from lora_cli.core.reference import AdapterRef, folder_of, override
 from lora_cli.core.trust import PROFILE, VARIABLE
-from lora_cli.documents.document import Document, Head, Mistake, Model, kind_of, mappings, mistake, parse_document
+from lora_cli.documents.document import (
+    Document,
+    Head,
+    Mistake,
+    Model,
+    kind_of,
+    mappings,
+    mistake,
+    parse_document,
+    repeats,
+)
 from lora_cli.documents.field_types import (
     MOST_GLOBS,
     Checkpoint,
@@ -275,18 +285,12 @@ def _entry(one: ManifestAdapter, at: str, context: Context) -> AdapterEntry:
 
 def _across(document: Document, value: Any) -> Iterator[Mistake]:
     """Names that stand twice, and more pinned adapters than slots, in a manifest that nobody has validated yet."""
-    first: dict[str, int] = {}
-    pinned = 0
-    for number, one in mappings(value, "adapters"):
-        pinned += one.get("pinned") is True
-        name = one.get("name")
-        if not isinstance(name, str) or not name:
-            continue
-        if name in first:
-            line = document.line("adapters", first[name], "name")
+    for number, first, (name,) in repeats(value, "adapters", "name"):
+        if name:
+            line = document.line("adapters", first, "name")
             message = f"{name[:128]} is the name of the adapter in line {line} already"
             yield Mistake(("adapters", number, "name"), message, f"name: {name[:128]}-2")
-        first.setdefault(name, number)
+    pinned = sum(one.get("pinned") is True for _, one in mappings(value, "adapters"))
     engine = value.get("engine") if isinstance(value, dict) else None
     slots = engine.get("max_loras") if isinstance(engine, dict) else None
     if isinstance(slots, int) and not isinstance(slots, bool) and 0 < slots < pinned:

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, WithJsonSchema
 from lora_cli.core.globs import host_glob
 from lora_cli.core.option_values import PROFILES, SERVERS, VARIABLES
 from lora_cli.core.trust import endpoint_glob, profile, variable
-from lora_cli.documents.document import Document, Head, Mistake, Model, mappings, mistake, parse_document
+from lora_cli.documents.document import Document, Head, Mistake, Model, mistake, parse_document, repeats
 from lora_cli.documents.field_types import (
     MOST_GLOBS,
     SHA256,
@@ -219,14 +219,7 @@ def policy_of(found: ManifestPolicy, document: Document, *path: str) -> Policy:
 
 def repeated(document: Document, value: Any, *path: str) -> Iterator[Mistake]:
     """Suppressions of one rule for one digest, after the first: ``value`` is the policy at ``path``."""
-    first: dict[tuple[str, str], int] = {}
-    for number, one in mappings(value, "suppressions"):
-        digest, rule = one.get("digest"), one.get("rule")
-        if not (isinstance(digest, str) and isinstance(rule, str)):
-            continue
-        about = (digest, rule)
-        if about in first:
-            at = document.at(*path, "suppressions", first[about])
-            message = f"{about[1][:60]} is suppressed twice for that digest (first at {at})"
-            yield Mistake((*path, "suppressions", number), message, "leave one of them out")
-        first.setdefault(about, number)
+    for number, first, (_, rule) in repeats(value, "suppressions", "digest", "rule"):
+        at = document.at(*path, "suppressions", first)
+        message = f"{rule[:60]} is suppressed twice for that digest (first at {at})"
+        yield Mistake((*path, "suppressions", number), message, "leave one of them out")

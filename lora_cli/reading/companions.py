@@ -1,7 +1,6 @@
 """The small files beside an adapter's weights → ``Companions`` and ``Card``, within bounds; nothing of them is run."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lora_cli.core import parse
@@ -51,9 +50,10 @@ def read_companions(source: Source, revision: Revision, *, here: bool, threads: 
     added_tokens: Mapping[str, int] | None = None
     files, beyond = _within(revision, here=here)
     unread |= dict.fromkeys(beyond, f"is beyond the {HERE_CAP} bytes in {MOST_FILES} files that are read there")
-    for file, read in zip(files, _texts(source, revision, files, here=here, threads=threads), strict=True):
+    for file, text in zip(files, _texts(source, revision, files, here=here, threads=threads), strict=True):
         try:
-            text = read()
+            if isinstance(text, FormatError):
+                raise text
             if file.path == ADDED_TOKENS:
                 added_tokens = parse.map_of(parse.integer)(parse.json_value(text, file.path), file.path)
             elif file.path.endswith(".jinja"):
@@ -92,28 +92,20 @@ def _within(revision: Revision, *, here: bool) -> tuple[list[RemoteFile], list[s
 
 def _texts(
     source: Source, revision: Revision, files: Sequence[RemoteFile], *, here: bool, threads: int
-) -> Iterable[Callable[[], bytes]]:
-    """What gives each file's text, or raises what is wrong with it."""
+) -> Iterable[bytes | FormatError]:
+    """Each file's text, or what is wrong with it; of files on this disk one is in memory at a time."""
 
-    def text(file: RemoteFile) -> bytes:
-        return _text(source, revision, file, HERE_CAP if here else AFAR_CAP)
+    def text(file: RemoteFile) -> bytes | FormatError:
+        try:
+            return _text(source, revision, file, HERE_CAP if here else AFAR_CAP)
+        except FormatError as error:
+            return error
 
     if here or threads == 1 or len(files) < 2:
-        return [partial(text, file) for file in files]
+        return map(text, files)
     from lora_cli.sources.daemon_threads import map_in_threads
 
-    def kept(file: RemoteFile) -> Callable[[], bytes]:
-        try:
-            read = text(file)
-        except FormatError as error:
-            return partial(_raise, error)
-        return lambda: read
-
-    return map_in_threads(kept, files, threads)
-
-
-def _raise(error: FormatError) -> bytes:
-    raise error
+    return map_in_threads(text, files, threads)
 
 
 def _wanted(file: RemoteFile) -> bool:

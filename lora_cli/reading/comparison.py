@@ -23,16 +23,16 @@ from lora_cli.core.comparison import (
     together,
     update_distance,
 )
-from lora_cli.core.config_changes import config_changes
 from lora_cli.core.factors import Factors, factors_of
 from lora_cli.core.keys import PAIR_PARTS
+from lora_cli.core.lora_config import config_changes
 from lora_cli.core.tensor_info import TensorInfo
 from lora_cli.errors import FormatError
 from lora_cli.reading.adapter import Opened
 from lora_cli.reading.checkpoint import slices
-from lora_cli.reading.spectra import AT_ONCE
 from lora_cli.reading.tensor_values import decode
 from lora_cli.reading.updates import (
+    AT_ONCE,
     OVERFLOW,
     Loaded,
     Update,
@@ -215,19 +215,19 @@ def compare_beside(a: Opened, b: Opened, *, values: bool) -> tuple[TensorCompari
 
 
 def _compared(a: Opened, b: Opened, one: TensorInfo, other: TensorInfo, part: str) -> TensorComparison:
-    if one.shape != other.shape:
-        reason = f"it is {list(one.shape)} in A and {list(other.shape)} in B"
+    def unknown(reason: str) -> TensorComparison:
         return TensorComparison(one.name, part, "both", equal=False, difference=None, reason=reason)
+
+    if one.shape != other.shape:
+        return unknown(f"it is {list(one.shape)} in A and {list(other.shape)} in B")
     try:
         same, apart, size = _streamed(a, b, one, other)
     except FormatError as error:
-        return TensorComparison(one.name, part, "both", equal=False, difference=None, reason=error.reason)
+        return unknown(error.reason)
     if same:
         return TensorComparison(one.name, part, "both", equal=True, difference=0.0)
     if not math.isfinite(apart) or not math.isfinite(size):
-        return TensorComparison(
-            one.name, part, "both", equal=False, difference=None, reason="its values are not finite"
-        )
+        return unknown("its values are not finite")
     explained = math.hypot(ROUNDOFF.get(one.dtype, 0.0), ROUNDOFF.get(other.dtype, 0.0)) * size
     return TensorComparison(one.name, part, "both", equal=apart <= explained, difference=apart / size if size else None)
 

@@ -1,22 +1,24 @@
 """A torch file, read by ranges from wherever its source has it: the directory and the pickle, never a tensor."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from typing import TypeVar
 
 from lora_cli.core.pickles import archive, legacy
 from lora_cli.core.pickles.allowed import TRAINER, WEIGHTS, Allowed
-from lora_cli.core.pickles.archive import Archive, Entry
+from lora_cli.core.pickles.archive import Entry
 from lora_cli.core.pickles.opcodes import Effort, Truncated
 from lora_cli.core.pickles.reader import read_pickle
-from lora_cli.core.pickles.tensors import item_bytes, located, state_dict, storages_of
-from lora_cli.core.pickles.values import Storage, Value
+from lora_cli.core.pickles.values import Storage, Value, item_bytes, located, state_dict, storages_of
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.snapshot import RemoteFile, Revision
 from lora_cli.errors import FormatError, TooLarge
 from lora_cli.reading.byte_ranges import HEAD, Readable, check_stand_in, read_range
 from lora_cli.reading.pickles import TAR, TAR_AT
 from lora_cli.sources import Source, is_near
+
+T = TypeVar("T")
 
 MOST_PICKLE = 1 << 25
 """Bytes of one pickle: that of 36 864 tensors has 6 MiB."""
@@ -28,19 +30,15 @@ APART = 1 << 16
 """Bytes between two entries up to which they are read together."""
 
 
-def read_pickled(
-    source: Source, revision: Revision, file: RemoteFile, effort: Effort | None = None
-) -> dict[str, TensorInfo]:
+def read_pickled(source: Source, revision: Revision, file: RemoteFile) -> dict[str, TensorInfo]:
     """The tensors of pickled weights, by name, in the order of their bytes. Nothing is unpickled.
-
-    Several files share an ``effort``.
 
     Raises:
         UnsafePickle: the file holds something else than tensors.
         FormatError: it is malformed, something else was put in its place, or its ``defect``.
         LoraCliError: what the source raises.
     """
-    with opened(source, revision, file, effort or Effort()) as ranges:
+    with opened(source, revision, file, Effort()) as ranges:
         check_stand_in(ranges.head, file)
         return _zipped(ranges) if ranges.head.startswith(archive.MAGIC) else _legacy(ranges)
 
@@ -52,27 +50,13 @@ def examine(ranges: Readable) -> None:
     """
     if ranges.head.startswith(archive.MAGIC):
         _value(ranges, _archive(ranges), TRAINER)
-        return
-    for data in _longer(ranges):
-        try:
-            _read_all(data, ranges.size, ranges.effort)
-        except Truncated:
-            if len(data) == ranges.size:
-                raise
-        else:
-            return
+    else:
+        _of_enough(ranges, lambda data: _read_all(data, ranges.size, ranges.effort))
 
 
 def examine_first(ranges: Readable, start: int) -> None:
     """The same of one pickle that begins at ``start``, whatever follows it."""
-    for data in _longer(ranges):
-        try:
-            read_pickle(data, TRAINER, start, ranges.effort)
-        except Truncated:
-            if len(data) == ranges.size:
-                raise
-        else:
-            return
+    _of_enough(ranges, lambda data: read_pickle(data, TRAINER, start, ranges.effort))
 
 
 @contextmanager
@@ -97,7 +81,7 @@ def _zipped(ranges: Readable) -> dict[str, TensorInfo]:
     return located(tensors, starts, ranges.path)
 
 
-def _archive(ranges: Readable) -> Archive:
+def _archive(ranges: Readable) -> Mapping[str, Entry]:
     size, file = ranges.size, ranges.path
     tail_at = max(0, size - archive.TAIL)
     tail = ranges.read(tail_at, size)
@@ -106,9 +90,9 @@ def _archive(ranges: Readable) -> Archive:
     return archive.parse_directory(rest + tail[max(0, start - tail_at) : max(0, stop - tail_at)], start, file)
 
 
-def _value(ranges: Readable, directory: Archive, allowed: Allowed) -> Value:
+def _value(ranges: Readable, directory: Mapping[str, Entry], allowed: Allowed) -> Value:
     """What ``data.pkl`` describes."""
-    entries = [directory.entries[name] for name in ("data.pkl", "byteorder") if name in directory.entries]
+    entries = [directory[name] for name in ("data.pkl", "byteorder") if name in directory]
     if not entries or not entries[0].name.endswith("/data.pkl"):
         raise FormatError("the zip holds no data.pkl")
     data, *order = _contents(ranges, entries)
@@ -136,9 +120,9 @@ def _contents(ranges: Readable, entries: list[Entry]) -> list[bytes]:
     return found
 
 
-def _storage_start(ranges: Readable, directory: Archive, storage: Storage) -> int:
+def _storage_start(ranges: Readable, directory: Mapping[str, Entry], storage: Storage) -> int:
     """Where a storage begins: by its entry's own header where the file is near, else as torch aligns it."""
-    entry = directory.entries.get(f"data/{storage.key}")
+    entry = directory.get(f"data/{storage.key}")
     if entry is None:
         raise FormatError(f"lacks the storage {storage.key[:40]!a}")
     if entry.size != storage.numel * item_bytes(storage.dtype):
@@ -150,37 +134,35 @@ def _storage_start(ranges: Readable, directory: Archive, storage: Storage) -> in
 
 
 def _legacy(ranges: Readable) -> dict[str, TensorInfo]:
-    for data in _longer(ranges):
-        try:
-            if not legacy.is_legacy(data, WEIGHTS, ranges.effort):
-                raise FormatError("is a pickle, but not one that torch.save writes")
-            found = legacy.read_legacy(data, WEIGHTS, ranges.effort)
-        except Truncated:
-            if len(data) == ranges.size:
-                raise
-            continue
-        tensors = state_dict(found.value)
-        starts, stop = legacy.legacy_starts(found.keys, found.stop, storages_of(tensors))
-        if stop != ranges.size:
-            raise FormatError(f"its storages end at byte {stop}, the file at {ranges.size}")
-        return located(tensors, starts, ranges.path)
-    raise AssertionError("_longer() ends with the whole file or raises")
+    def read(data: bytes) -> legacy.Legacy:
+        if not legacy.is_legacy(data, WEIGHTS, ranges.effort):
+            raise FormatError("is a pickle, but not one that torch.save writes")
+        return legacy.read_legacy(data, WEIGHTS, ranges.effort)
+
+    found = _of_enough(ranges, read)
+    tensors = state_dict(found.value)
+    starts, stop = legacy.legacy_starts(found.keys, found.stop, storages_of(tensors))
+    if stop != ranges.size:
+        raise FormatError(f"its storages end at byte {stop}, the file at {ranges.size}")
+    return located(tensors, starts, ranges.path)
 
 
-def _longer(ranges: Readable) -> Iterator[bytes]:
-    """The beginning of a file, longer each time, to the whole of it.
+def _of_enough(ranges: Readable, read: Callable[[bytes], T]) -> T:
+    """What ``read`` gives of the beginning of a file: of a longer one where it is truncated, to the whole of it.
 
     Raises:
-        FormatError: more than a pickle may have was asked for, or it is a tar file.
+        FormatError: as ``read``; more than a pickle may have is asked for, or it is a tar file.
     """
     data, stop = ranges.head, min(ranges.size, FIRST_PICKLE)
     if data[TAR_AT : TAR_AT + len(TAR)] == TAR:
         raise FormatError("is a tar file, which torch wrote before 0.2 and reads no more with weights_only")
     while True:
         data += ranges.read(len(data), stop)
-        yield data
-        if stop == ranges.size:
-            return
+        try:
+            return read(data)
+        except Truncated:
+            if stop == ranges.size:
+                raise
         if stop >= MOST_PICKLE:
             raise TooLarge(f"its pickle does not end within {MOST_PICKLE} bytes")
         stop = min(ranges.size, 4 * stop, MOST_PICKLE)

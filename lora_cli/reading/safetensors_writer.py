@@ -12,30 +12,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, TensorSpec, serialize_file
 
-from lora_cli.core.tensor_info import TensorInfo
-
-LIBRARY_DTYPES: Mapping[str, str] = {
-    "BOOL": "bool",
-    "U8": "uint8",
-    "I8": "int8",
-    "I16": "int16",
-    "U16": "uint16",
-    "I32": "int32",
-    "U32": "uint32",
-    "I64": "int64",
-    "U64": "uint64",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "F32": "float32",
-    "F64": "float64",
-    "C64": "complex64",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-    "F8_E8M0": "float8_e8m0fnu",
-    "F8_E4M3FNUZ": "float8_e4m3fnuz",
-    "F8_E5M2FNUZ": "float8_e5m2fnuz",
-}
-"""What ``safetensors.TensorSpec`` calls the dtypes whose elements fill whole bytes."""
+from lora_cli.core.tensor_info import TORCH_NAMES, TensorInfo
 
 
 @contextmanager
@@ -68,7 +45,7 @@ def write_file(path: Path, infos: Iterable[TensorInfo], data: Iterable[bytes], m
         mapped = np.frombuffer(mmap(stream.fileno(), 0, access=ACCESS_READ), "u1")
         specs = {
             info.name: TensorSpec(
-                dtype=LIBRARY_DTYPES[info.dtype],
+                dtype=TORCH_NAMES[info.dtype],
                 shape=info.shape,
                 data_ptr=mapped.ctypes.data + info.start,
                 data_len=info.nbytes,

@@ -8,15 +8,24 @@ Nakatsukasa, Yanagisawa and Fukaya, ETNA 44, 2015). What is wrong in M is at mos
 value. Two updates are compared in one basis of both.
 """
 
-from collections.abc import Iterator
+import math
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from lora_cli.core.factors import Factors
+from lora_cli.core.base_model import BaseModel
+from lora_cli.core.factors import Factors, Unreadable, factors_of
 from lora_cli.core.snapshot import Revision
+from lora_cli.core.spectrum import ModuleSpectrum, Spectrum, left_out, module_spectrum, spectrum_of
 from lora_cli.core.tensor_info import TensorInfo
+from lora_cli.core.text import counted
+from lora_cli.errors import FormatError
+from lora_cli.reading.adapter import Opened
+from lora_cli.reading.checkpoint import BaseNorms
 from lora_cli.reading.tensor_values import Bits, Floats, decode, load
 from lora_cli.sources import Source
 
@@ -26,6 +35,8 @@ SOUND = 1e-8
 BLOCK = 1 << 17
 """Elements of a factor that are worked on at once, in float64: what the processor's own memory holds."""
 
+AT_ONCE = min(os.cpu_count() or 1, 4)
+"""Modules that are read and reckoned at once: their factors are in memory."""
 
 OVERFLOW = "its values overflow"
 """Why an update is not finite whose factors are."""
@@ -141,6 +152,12 @@ def norm(update: Update) -> float:
         return float(np.linalg.norm(core(update)))
 
 
+def distance(one: Update, other: Update) -> float:
+    """The Frobenius norm of ``one - other``, by that of their difference's own factors: nothing cancels."""
+    b = np.concatenate((one.b.astype("f8") * one.scaling, other.b.astype("f8") * -other.scaling), axis=1)
+    return norm(Update(np.concatenate((one.a, other.a), axis=0, dtype="f8"), b, 1.0))
+
+
 def relation(one: Update, other: Update) -> Relation:
     """How ``other`` lies to ``one``, which has its shape and perhaps another rank. Nothing cancels, however near.
 
@@ -251,3 +268,41 @@ def in_blocks(x: Floats, blocks: int) -> Floats:
     for i in range(blocks):
         whole[i * rows : (i + 1) * rows, i * columns : (i + 1) * columns] = x[i * rows : (i + 1) * rows]
     return whole
+
+
+def read_spectrum(one: Opened, base: BaseModel | None = None, norms: BaseNorms | None = None) -> Spectrum:
+    """The spectrum of an adapter. With ``norms`` each module's base weight is read too, as a stream.
+
+    Raises:
+        LoraCliError: what the sources raise.
+    """
+    factors, unreadable = factors_of(one.adapter, base)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        found = list(pool.map(lambda module: _of_one(one, module, norms), factors))
+    without = {
+        told.module: told for told in (*unreadable, *(told for told, _ in found if isinstance(told, Unreadable)))
+    }
+    return spectrum_of(
+        [told for told, _ in found if isinstance(told, ModuleSpectrum)],
+        [without[module] for module in one.adapter.pairs if module in without],
+        left_out(one.adapter),
+        _reasons([reason for _, reason in found if reason]),
+    )
+
+
+def _of_one(one: Opened, factors: Factors, norms: BaseNorms | None) -> tuple[ModuleSpectrum | Unreadable, str]:
+    try:
+        loaded = load_factors(one.source, one.revision, factors)
+        values = [tuple(map(float, singular_values(update))) for update in updates_of(factors, loaded)]
+    except FormatError as error:
+        return Unreadable(factors.module, error.reason), ""
+    if not all(math.isfinite(math.hypot(*found)) for found in values):
+        return Unreadable(factors.module, not_finite(factors, loaded)), ""
+    base_norm, reason = norms.of(factors) if norms is not None else (None, "")
+    return module_spectrum(factors, values, base_norm), reason
+
+
+def _reasons(reasons: Sequence[str]) -> str:
+    """Each reason once, with how many modules it is of."""
+    counts = {reason: reasons.count(reason) for reason in dict.fromkeys(reasons)}
+    return "; ".join(f"{reason} ({counted(count, 'module')})" for reason, count in counts.items())

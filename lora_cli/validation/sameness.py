@@ -15,7 +15,7 @@ from lora_cli.core.adapter import Adapter
 from lora_cli.core.json_schema import EXCLUDED, Count, NonNegative
 from lora_cli.core.targets import scales
 from lora_cli.reading.tensor_values import decode
-from lora_cli.reading.updates import Update, norm, relation
+from lora_cli.reading.updates import Update, distance, norm
 from lora_cli.repair import Factors, Rewrite, named
 
 if TYPE_CHECKING:
@@ -99,9 +99,9 @@ def _changes(
 def _relative(was: Update, now: Update, one: Factors) -> tuple[float, float]:
     if not (np.isfinite(now.b).all() and np.isfinite(now.a).all()):
         return math.inf, 0.0
-    found = relation(was, now)
-    if found.norm == 0:
-        return found.other_norm, 0.0
+    size = norm(was)
+    if size == 0:
+        return norm(now), 0.0
     lengths = abs(was.scaling) * float(np.linalg.norm(was.a.astype("f8")) * np.linalg.norm(was.b.astype("f8")))
     rounding = sum(ROUNDING[made.dtype] for made in (one.a, one.b) if made.reckoned) + RECKONING
-    return found.distance / found.norm, rounding * lengths / found.norm
+    return distance(was, now) / size, rounding * lengths / size

@@ -58,7 +58,7 @@ def spectrum_in_place(one: Opened, base: BaseModel | None, weights: Weights) -> 
     if (unread := unreadable(one)) is not None:
         reason, hint = unread
         return Spectrum(None, None, unread=reason, hint=hint)
-    from lora_cli.reading.spectra import read_spectrum
+    from lora_cli.reading.updates import read_spectrum
 
     spectrum = read_spectrum(one, base, weights.norms)
     return spectrum if weights.norms is not None else replace(spectrum, base_reason=weights.reason)

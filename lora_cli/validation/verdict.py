@@ -161,7 +161,7 @@ def _as_trained(adapter: Adapter, base: BaseModel | None) -> BaseModel | None:
     task = adapter.config.task_type if adapter.config is not None else None
     if base is None or task is None or task == "CAUSAL_LM":
         return base
-    from lora_cli.core.heads import for_task
+    from lora_cli.core.targets import for_task
 
     return for_task(base, task, adapter.pairs)
 

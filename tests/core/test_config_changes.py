@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from lora_cli.core.config_changes import EFFECTS, config_changes
-from lora_cli.core.lora_config import parse_config, peft_fields
+from lora_cli.core.lora_config import EFFECTS, config_changes, parse_config, peft_fields
 
 PLAIN: dict[str, Any] = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]}
 

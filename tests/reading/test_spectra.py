@@ -13,7 +13,7 @@ from lora_cli.core.spectrum import ModuleSpectrum, Spectrum, effective_rank, spr
 from lora_cli.reading.adapter import Opened, read_adapter
 from lora_cli.reading.base import read_base_file
 from lora_cli.reading.checkpoint import BaseNorms, checkpoint_of
-from lora_cli.reading.spectra import read_spectrum
+from lora_cli.reading.updates import read_spectrum
 from lora_cli.sources.local import LocalSource
 from tests.core.peft_cases import CASES
 from tests.making import (

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.reading.updates import Update, norm, relation, singular_values
+from lora_cli.reading.updates import Update, distance, norm, relation, singular_values
 
 
 def update(seed: int, shape: tuple[int, int, int], scaling: float, kind: str = "f4") -> Update:
@@ -37,21 +37,21 @@ def test_norm_and_singular_values_are_those_of_the_product(seed: int, shape: Any
 def test_inner_product_and_distance_are_those_of_the_products(seed: int, shape: Any, r: int, scaling: float) -> None:
     one, other = update(seed, shape, 1.5), update(seed + 1, (shape[0], shape[1], r), scaling)
     assert relation(one, other).inner == pytest.approx(float((dense(one) * dense(other)).sum()), rel=1e-4, abs=1e-3)
-    assert relation(one, other).distance == pytest.approx(float(np.linalg.norm(dense(one) - dense(other))), rel=1e-5)
+    assert distance(one, other) == pytest.approx(float(np.linalg.norm(dense(one) - dense(other))), rel=1e-5)
 
 
 def test_what_is_nearly_equal_is_told_apart_to_the_last_digits() -> None:
     one = update(3, (500, 700, 16), 2.0, "f8")
     nudged = Update(one.a, one.b * (1 + 1e-9), one.scaling)
-    assert relation(one, one).distance <= 1e-12 * norm(one)
-    assert relation(one, nudged).distance == pytest.approx(1e-9 * norm(one), rel=1e-3)
+    assert distance(one, one) <= 1e-12 * norm(one)
+    assert distance(one, nudged) == pytest.approx(1e-9 * norm(one), rel=1e-3)
 
 
 def test_another_basis_of_the_same_update_is_the_same_update() -> None:
     one = update(4, (60, 50, 8), 0.5, "f8")
     turn = np.linalg.qr(np.random.default_rng(5).normal(size=(8, 8)))[0]
     turned = Update(turn.T @ one.a, 4 * one.b @ turn, one.scaling / 4)
-    assert relation(one, turned).distance <= 1e-12 * norm(one)
+    assert distance(one, turned) <= 1e-12 * norm(one)
     assert relation(one, turned).inner == pytest.approx(norm(one) ** 2)
 
 
@@ -101,7 +101,7 @@ def test_a_difference_far_below_the_updates_is_exact(order: Any) -> None:
     found = relation(one, nudged)
     assert found.distance == pytest.approx(1e-9 * found.norm, rel=1e-3)
     assert found.residual <= 1e-12 * found.norm
-    assert relation(one, one).distance <= 1e-12 * found.norm
+    assert distance(one, one) <= 1e-12 * found.norm
 
 
 def test_what_is_not_finite_has_no_values_and_warns_of_nothing() -> None:
@@ -109,7 +109,7 @@ def test_what_is_not_finite_has_no_values_and_warns_of_nothing() -> None:
     one.a[0, 0] = np.inf
     assert np.isnan(singular_values(one)).all()
     assert np.isnan(norm(one))
-    assert np.isnan(relation(one, other).distance)
+    assert np.isnan(distance(one, other))
     assert np.isnan(relation(other, one).norm) or np.isnan(relation(other, one).other_norm)
 
 

@@ -20,9 +20,8 @@ from lora_cli.core.comparison import (
     judged,
     update_distance,
 )
-from lora_cli.core.config_changes import config_changes
 from lora_cli.core.factors import Unreadable
-from lora_cli.core.lora_config import parse_config
+from lora_cli.core.lora_config import config_changes, parse_config
 from lora_cli.core.module_grid import Place, places
 from lora_cli.core.spectrum import ModuleSpectrum, Spectrum, spectrum_of
 from lora_cli.core.text import brief, percent, times

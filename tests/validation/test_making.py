@@ -14,15 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, TensorSpec, deserialize, safe_open
 
-from lora_cli.core.tensor_info import DTYPE_BITS
-from lora_cli.reading.safetensors_writer import LIBRARY_DTYPES, write_errors
+from lora_cli.core.tensor_info import DTYPE_BITS, TORCH_NAMES
+from lora_cli.reading.safetensors_writer import write_errors
 from lora_cli.repair.made import Made
 from lora_cli.validation.making import write_tensors
 from tests.making import Raw
 
 raws = st.builds(
     lambda dtype, shape, fill: Raw(dtype, shape, bytes([fill]) * (math.prod(shape) * DTYPE_BITS[dtype] // 8)),
-    st.sampled_from(sorted(LIBRARY_DTYPES)),
+    st.sampled_from(sorted(TORCH_NAMES)),
     st.lists(st.integers(0, 3), max_size=3).map(tuple),
     st.integers(0, 255),
 )
@@ -54,8 +54,8 @@ def test_what_is_written_is_what_the_library_reads_and_the_same_bytes_each_time(
 
 
 def test_the_library_knows_every_dtype_whose_elements_fill_whole_bytes() -> None:
-    assert set(LIBRARY_DTYPES) == {dtype for dtype, bits in DTYPE_BITS.items() if bits >= 8}
-    for dtype, name in LIBRARY_DTYPES.items():
+    assert set(TORCH_NAMES) == {dtype for dtype, bits in DTYPE_BITS.items() if bits >= 8}
+    for dtype, name in TORCH_NAMES.items():
         assert TensorSpec(dtype=name, shape=[0], data_ptr=0, data_len=0).dtype == dtype
 
 

@@ -9,8 +9,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from lora_cli.core.pickles.tensors import DTYPES, STORAGES, rebuild_parameter, rebuild_v2, rebuild_v3
-from lora_cli.core.pickles.values import Global, Items, Opaque, Value, in_words
+from lora_cli.core.pickles.values import (
+    DTYPES,
+    STORAGES,
+    Global,
+    Items,
+    Opaque,
+    Value,
+    in_words,
+    rebuild_parameter,
+    rebuild_v2,
+    rebuild_v3,
+)
 from lora_cli.errors import FormatError
 
 Call = Callable[[tuple[Value, ...]], Value]

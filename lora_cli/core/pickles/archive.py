@@ -8,7 +8,6 @@ the directory right before the end.
 
 import re
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lora_cli.errors import FormatError, TooLarge
@@ -60,13 +59,6 @@ class Entry:
         return self.stop - self.size - (16 if self.descriptor else 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Archive:
-    """The entries of a torch file by their names below its one folder: ``data.pkl``, ``data/0``."""
-
-    entries: Mapping[str, Entry]
-
-
 def directory_range(tail: bytes, size: int, file: str) -> tuple[int, int]:
     """Where the directory of a file of ``size`` bytes stands, from its last bytes.
 
@@ -107,7 +99,7 @@ def _end64(tail: bytes, size: int, file: str) -> tuple[int, int, int]:
     return length, start, at
 
 
-def parse_directory(directory: bytes, start: int, file: str) -> Archive:
+def parse_directory(directory: bytes, start: int, file: str) -> dict[str, Entry]:
     """The entries that a directory lists, which begins at byte ``start`` of the file.
 
     Raises:
@@ -134,7 +126,7 @@ def parse_directory(directory: bytes, start: int, file: str) -> Archive:
         entries[inner] = Entry(name, header, stop, size, descriptor)
     if len(folders) != 1 or found[0][1] != 0:
         raise FormatError("the zip holds something else than one torch file", where=file)
-    return Archive(entries)
+    return entries
 
 
 def _central(directory: bytes, at: int, file: str) -> tuple[str, int, int, bool, int]:

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from lora_cli.core.pickles.allowed import Allowed
 from lora_cli.core.pickles.opcodes import Effort
 from lora_cli.core.pickles.reader import read_pickle
-from lora_cli.core.pickles.tensors import item_bytes
-from lora_cli.core.pickles.values import Items, Storage, Value
+from lora_cli.core.pickles.values import Items, Storage, Value, item_bytes
 from lora_cli.errors import FormatError
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C

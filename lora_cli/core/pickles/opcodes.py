@@ -1,9 +1,11 @@
 """The opcodes of pickle, protocols 0 to 5: a byte string, cut into (position, opcode, argument). Nothing is executed.
 
-The table says for each opcode how its argument lies in the bytes (CPython's ``Lib/pickletools.py`` describes the same).
+The table says for each opcode how its argument lies in the bytes (CPython's ``Lib/pickletools.py`` describes the same);
+of the module ``pickle`` only the opcodes' bytes are used.
 """
 
 import codecs
+import pickle
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -147,84 +149,44 @@ def _signed(raw: bytes) -> int:
     return int.from_bytes(raw, "little", signed=True)
 
 
-_SHORT, _INT, _LONG = "<B", "<I", "<Q"
-
-TABLE: Mapping[int, tuple[str, Reader]] = {
-    # Numbers, booleans and nothing.
-    ord("I"): ("INT", _text_line(_integer_line, LONGEST_NUMBER)),
-    ord("J"): ("BININT", _fixed("<i")),
-    ord("K"): ("BININT1", _fixed(_SHORT)),
-    ord("M"): ("BININT2", _fixed("<H")),
-    ord("L"): ("LONG", _text_line(_long_line, LONGEST_NUMBER)),
-    0x8A: ("LONG1", _counted(_SHORT, _signed, LONGEST_NUMBER)),
-    0x8B: ("LONG4", _counted("<i", _signed, LONGEST_NUMBER)),
-    ord("F"): ("FLOAT", _text_line(float, LONGEST_NUMBER)),
-    ord("G"): ("BINFLOAT", _fixed(">d")),
-    ord("N"): ("NONE", _none),
-    0x88: ("NEWTRUE", _none),
-    0x89: ("NEWFALSE", _none),
-    # Strings and bytes.
-    ord("S"): ("STRING", _text_line(_quoted)),
-    ord("T"): ("BINSTRING", _counted("<i", _latin1)),
-    ord("U"): ("SHORT_BINSTRING", _counted(_SHORT, _latin1)),
-    ord("V"): ("UNICODE", _text_line(lambda line: line.decode("raw-unicode-escape"))),
-    ord("X"): ("BINUNICODE", _counted(_INT, _utf8)),
-    0x8C: ("SHORT_BINUNICODE", _counted(_SHORT, _utf8)),
-    0x8D: ("BINUNICODE8", _counted(_LONG, _utf8)),
-    ord("B"): ("BINBYTES", _counted(_INT, bytes)),
-    ord("C"): ("SHORT_BINBYTES", _counted(_SHORT, bytes)),
-    0x8E: ("BINBYTES8", _counted(_LONG, bytes)),
-    0x96: ("BYTEARRAY8", _counted(_LONG, bytes)),
-    0x97: ("NEXT_BUFFER", _none),
-    0x98: ("READONLY_BUFFER", _none),
-    # Containers.
-    ord("("): ("MARK", _none),
-    ord(")"): ("EMPTY_TUPLE", _none),
-    ord("t"): ("TUPLE", _none),
-    0x85: ("TUPLE1", _none),
-    0x86: ("TUPLE2", _none),
-    0x87: ("TUPLE3", _none),
-    ord("]"): ("EMPTY_LIST", _none),
-    ord("l"): ("LIST", _none),
-    ord("a"): ("APPEND", _none),
-    ord("e"): ("APPENDS", _none),
-    ord("}"): ("EMPTY_DICT", _none),
-    ord("d"): ("DICT", _none),
-    ord("s"): ("SETITEM", _none),
-    ord("u"): ("SETITEMS", _none),
-    0x8F: ("EMPTY_SET", _none),
-    0x90: ("ADDITEMS", _none),
-    0x91: ("FROZENSET", _none),
-    # The stack and the memo.
-    ord("0"): ("POP", _none),
-    ord("1"): ("POP_MARK", _none),
-    ord("2"): ("DUP", _none),
-    ord("g"): ("GET", _text_line(int, LONGEST_NUMBER)),
-    ord("h"): ("BINGET", _fixed(_SHORT)),
-    ord("j"): ("LONG_BINGET", _fixed(_INT)),
-    ord("p"): ("PUT", _text_line(int, LONGEST_NUMBER)),
-    ord("q"): ("BINPUT", _fixed(_SHORT)),
-    ord("r"): ("LONG_BINPUT", _fixed(_INT)),
-    0x94: ("MEMOIZE", _none),
-    # Globals, and what is made of them.
-    ord("c"): ("GLOBAL", _two_lines),
-    0x93: ("STACK_GLOBAL", _none),
-    ord("i"): ("INST", _two_lines),
-    ord("o"): ("OBJ", _none),
-    ord("R"): ("REDUCE", _none),
-    0x81: ("NEWOBJ", _none),
-    0x92: ("NEWOBJ_EX", _none),
-    ord("b"): ("BUILD", _none),
-    ord("P"): ("PERSID", _text_line(_latin1)),
-    ord("Q"): ("BINPERSID", _none),
-    0x82: ("EXT1", _fixed(_SHORT)),
-    0x83: ("EXT2", _fixed("<H")),
-    0x84: ("EXT4", _fixed("<i")),
-    # The frame of it all.
-    0x80: ("PROTO", _fixed(_SHORT)),
-    0x95: ("FRAME", _fixed(_LONG)),
-    ord("."): ("STOP", _none),
+_READERS: Mapping[str, Reader] = {
+    **dict.fromkeys(
+        (
+            *("NONE", "NEWTRUE", "NEWFALSE", "NEXT_BUFFER", "READONLY_BUFFER", "MARK", "POP", "POP_MARK", "DUP"),
+            *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "LIST", "APPEND", "APPENDS"),
+            *("EMPTY_DICT", "DICT", "SETITEM", "SETITEMS", "EMPTY_SET", "ADDITEMS", "FROZENSET", "MEMOIZE"),
+            *("STACK_GLOBAL", "OBJ", "REDUCE", "NEWOBJ", "NEWOBJ_EX", "BUILD", "BINPERSID", "STOP"),
+        ),
+        _none,
+    ),
+    **dict.fromkeys(("BININT1", "BINGET", "BINPUT", "EXT1", "PROTO"), _fixed("<B")),
+    **dict.fromkeys(("BININT2", "EXT2"), _fixed("<H")),
+    **dict.fromkeys(("BININT", "EXT4"), _fixed("<i")),
+    **dict.fromkeys(("LONG_BINGET", "LONG_BINPUT"), _fixed("<I")),
+    "FRAME": _fixed("<Q"),
+    "BINFLOAT": _fixed(">d"),
+    "INT": _text_line(_integer_line, LONGEST_NUMBER),
+    "LONG": _text_line(_long_line, LONGEST_NUMBER),
+    "FLOAT": _text_line(float, LONGEST_NUMBER),
+    **dict.fromkeys(("GET", "PUT"), _text_line(int, LONGEST_NUMBER)),
+    "LONG1": _counted("<B", _signed, LONGEST_NUMBER),
+    "LONG4": _counted("<i", _signed, LONGEST_NUMBER),
+    "STRING": _text_line(_quoted),
+    "BINSTRING": _counted("<i", _latin1),
+    "SHORT_BINSTRING": _counted("<B", _latin1),
+    "UNICODE": _text_line(lambda line: line.decode("raw-unicode-escape")),
+    "BINUNICODE": _counted("<I", _utf8),
+    "SHORT_BINUNICODE": _counted("<B", _utf8),
+    "BINUNICODE8": _counted("<Q", _utf8),
+    "BINBYTES": _counted("<I", bytes),
+    "SHORT_BINBYTES": _counted("<B", bytes),
+    **dict.fromkeys(("BINBYTES8", "BYTEARRAY8"), _counted("<Q", bytes)),
+    **dict.fromkeys(("GLOBAL", "INST"), _two_lines),
+    "PERSID": _text_line(_latin1),
 }
+"""How the argument of each opcode is read."""
+
+TABLE: Mapping[int, tuple[str, Reader]] = {getattr(pickle, name)[0]: (name, read) for name, read in _READERS.items()}
 """Every opcode by its byte."""
 
 

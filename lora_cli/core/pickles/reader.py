@@ -9,8 +9,7 @@ from typing import Any, NoReturn
 
 from lora_cli.core.pickles.allowed import GETATTR, Allowed
 from lora_cli.core.pickles.opcodes import Effort, Op, opcodes
-from lora_cli.core.pickles.tensors import storage_of
-from lora_cli.core.pickles.values import Global, Items, Opaque, Value, in_words
+from lora_cli.core.pickles.values import Global, Items, Opaque, Value, in_words, storage_of
 from lora_cli.errors import FormatError, TooLarge, UnsafePickle
 
 MOST_ON_STACK = 100_000
