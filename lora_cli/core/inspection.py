@@ -82,16 +82,16 @@ def inspection_of(
 
     ``base`` is what it is to be served on, ``card`` what stands beside it, ``snapshot`` what it is in the cache.
     """
-    config = adapter.config
+    config = adapter.config or LoraConfig()
     by_module = facts_of(adapter)
     tensors = adapter.tensors.values()
     held = [file for file in adapter.files if file.path in adapter.weight_files]
     return Inspection(
         format=_format(adapter),
-        base=(config.base_model_name_or_path or "") if config else "",
-        base_revision=(config.revision or "") if config else "",
-        peft_version=(config.peft_version or "") if config else "",
-        task_type=(config.task_type or "") if config else "",
+        base=config.base_model_name_or_path or "",
+        base_revision=config.revision or "",
+        peft_version=config.peft_version or "",
+        task_type=config.task_type or "",
         modules=len(adapter.pairs),
         ranks=_counted(pair.rank for pair in adapter.pairs.values() if pair.rank is not None),
         scalings=_counted(one.scaling for one in by_module if one.scaling is not None),
@@ -138,9 +138,7 @@ def _format(adapter: Adapter) -> str:
     return ", ".join((name, "pickle" if adapter.pickled else "safetensors", *dialects(adapter.tensors)))
 
 
-def _features(config: LoraConfig | None) -> tuple[str, ...]:
-    if config is None:
-        return ()
+def _features(config: LoraConfig) -> tuple[str, ...]:
     names = [name for name in (*SWITCHES, *VARIANTS) if getattr(config, name)]
     if config.bias != "none":
         names.append(f"bias={config.bias}")

@@ -6,6 +6,7 @@ and 1 where there is one. The inverse of the energy in the first is the stable r
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from statistics import median
@@ -195,9 +196,7 @@ def outstanding(
 
 def left_out(adapter: Adapter) -> tuple[str, ...]:
     """What of ``adapter`` has an effect that is not in ``s * B @ A``, in words."""
-    parts: dict[str, int] = {}
-    for key in adapter.keys.values():
-        parts[key.part] = parts.get(key.part, 0) + 1
+    parts = Counter[str](key.part for key in adapter.keys.values())
     told = [f"{words} ({parts[part]} tensors)" if parts[part] > 1 else words for part, words in BESIDE if part in parts]
     config = adapter.config
     if config is None:

@@ -16,7 +16,7 @@ from pydantic import Field, InstanceOf
 from lora_cli.core.parse import json_value
 from lora_cli.documents.document import Document, Model, Places
 from lora_cli.documents.field_types import Context, Several, choice, whole
-from lora_cli.documents.yaml_nodes import Path, YamlPlaces, compose
+from lora_cli.documents.yaml_nodes import YamlPlaces, compose
 from lora_cli.errors import DocumentError, FormatError, UsageError
 
 SCHEMA = "lora_cli/baseline/1"
@@ -105,16 +105,4 @@ def _places(text: str, where: str) -> Places:
     try:
         return YamlPlaces(compose(_SURROGATE.sub("?", text), where))
     except UsageError:
-        return Nowhere()
-
-
-class Nowhere:
-    """No line is known."""
-
-    def line(self, path: Path, *, key: bool = False) -> int:
-        """None."""
-        return 0
-
-    def written(self, path: Path) -> str:
-        """Nothing."""
-        return ""
+        return YamlPlaces(None)

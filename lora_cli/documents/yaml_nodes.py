@@ -85,20 +85,21 @@ def plain(node: yaml.Node) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class YamlPlaces:
-    """Where the values of a document are, by their paths, as far as it has them."""
+    """Where the values of a document are, by their paths, as far as it has them; nowhere without a ``root``."""
 
-    root: yaml.Node
+    root: yaml.Node | None
 
     def line(self, path: Path, *, key: bool = False) -> int:
-        """The line of a value, or of its ``key``; the first one is 1."""
-        return _line(self._find(path)[not key])
+        """The line of a value, or of its ``key``; the first one is 1, and 0 says that it is not known."""
+        node = self._find(path)[not key]
+        return _line(node) if node is not None else 0
 
     def written(self, path: Path) -> str:
         """A value as it is written, at most 60 characters."""
-        value = self._find(path)[1].value
-        return value[:60] if isinstance(value, str) else ""
+        node = self._find(path)[1]
+        return node.value[:60] if isinstance(node, yaml.ScalarNode) else ""
 
-    def _find(self, path: Path) -> tuple[yaml.Node, yaml.Node]:
+    def _find(self, path: Path) -> tuple[yaml.Node | None, yaml.Node | None]:
         """The key of a value and the value; of a list's member both are that itself."""
         key = node = self.root
         for part in path:
