@@ -10,8 +10,8 @@ import numpy as np
 from lora_cli.core.architectures.layouts import names_in_memory
 from lora_cli.core.factors import MOST_ELEMENTS, Factors
 from lora_cli.core.reference import AdapterRef
+from lora_cli.core.safetensors import DTYPE_BITS, TensorInfo
 from lora_cli.core.snapshot import Revision
-from lora_cli.core.tensor_info import DTYPE_BITS, TensorInfo
 from lora_cli.errors import FormatError
 from lora_cli.reading.base import read_checkpoint
 from lora_cli.reading.byte_ranges import read_header

@@ -26,7 +26,7 @@ from lora_cli.core.comparison import (
 from lora_cli.core.factors import Factors, factors_of
 from lora_cli.core.keys import PAIR_PARTS
 from lora_cli.core.lora_config import config_changes
-from lora_cli.core.tensor_info import TensorInfo
+from lora_cli.core.safetensors import TensorInfo
 from lora_cli.errors import FormatError
 from lora_cli.reading.adapter import Opened
 from lora_cli.reading.checkpoint import slices

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, TensorSpec, serialize_file
 
-from lora_cli.core.tensor_info import TORCH_NAMES, TensorInfo
+from lora_cli.core.safetensors import TORCH_NAMES, TensorInfo
 
 
 @contextmanager

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lora_cli.core.adapter import Adapter
+from lora_cli.core.safetensors import DTYPE_BITS, Magnitude, TensorInfo, TensorStats
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.core.tensor_info import DTYPE_BITS, Magnitude, TensorInfo, TensorStats
 from lora_cli.errors import Corrupt, FormatError
 from lora_cli.reading.byte_ranges import read_range
 from lora_cli.sources import Source

@@ -19,9 +19,9 @@ import numpy as np
 
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.factors import Factors, Unreadable, factors_of
+from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.snapshot import Revision
 from lora_cli.core.spectrum import ModuleSpectrum, Spectrum, left_out, module_spectrum, spectrum_of
-from lora_cli.core.tensor_info import TensorInfo
 from lora_cli.core.text import counted
 from lora_cli.errors import FormatError
 from lora_cli.reading.adapter import Opened

@@ -10,7 +10,7 @@ from typing import Final
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.patterns import Matcher
-from lora_cli.core.tensor_info import TensorInfo
+from lora_cli.core.safetensors import TensorInfo
 from lora_cli.engines.mend import MERGE
 from lora_cli.repair.begin import canonical
 from lora_cli.repair.draft import Aim, Draft, Refusal

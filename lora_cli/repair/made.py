@@ -7,7 +7,7 @@ is padded, a packed module split, three modules packed into one, a scale moved i
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from lora_cli.core.tensor_info import DTYPE_BITS, TensorInfo
+from lora_cli.core.safetensors import DTYPE_BITS, TensorInfo
 
 Span = tuple[int, int]
 

@@ -8,8 +8,8 @@ from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.companions import Companions
 from lora_cli.core.reference import AdapterRef
+from lora_cli.core.safetensors import TensorStats
 from lora_cli.core.snapshot import RemoteFile
-from lora_cli.core.tensor_info import TensorStats
 from lora_cli.errors import FormatError
 from lora_cli.rules.application import Application
 

@@ -11,8 +11,8 @@ from lora_cli.core.adapter import Adapter, pair_up
 from lora_cli.core.adapter_files import BESIDE, CONFIG, WEIGHTS
 from lora_cli.core.keys import parse_key
 from lora_cli.core.lora_config import parse_config
+from lora_cli.core.safetensors import TensorInfo
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.core.tensor_info import TensorInfo
 from lora_cli.reading.safetensors_writer import write_file
 from lora_cli.reading.tensor_values import Bits, decode, encode, load
 from lora_cli.repair import Made, Rewrite

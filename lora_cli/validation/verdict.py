@@ -10,8 +10,8 @@ from lora_cli.core.companions import Companions
 from lora_cli.core.finding import Finding, Location, Problem, Skipped, Verdict
 from lora_cli.core.patterns import TOO_SLOW, Budget, one_budget
 from lora_cli.core.reference import AdapterRef
+from lora_cli.core.safetensors import TensorStats
 from lora_cli.core.snapshot import Revision
-from lora_cli.core.tensor_info import TensorStats
 from lora_cli.rules import RULES
 from lora_cli.rules.application import apply
 from lora_cli.rules.case import CONFIG_FILE, Case

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.core.safetensors import MOST_HEADER, MOST_TENSORS, parse_header
-from lora_cli.core.tensor_info import LONGEST_NAME
+from lora_cli.core.safetensors import LONGEST_NAME, MOST_HEADER, MOST_TENSORS, parse_header
 from lora_cli.errors import FormatError
 from lora_cli.settings import load_settings
 from tests.attacks.headers import CONFIG, MIB, QWEN3_235B, TENSORS, TEXTS, experts, header, of, write

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_cli.core.reference import AdapterRef
+from lora_cli.core.safetensors import TensorInfo, TensorStats
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.core.tensor_info import TensorInfo, TensorStats
 from lora_cli.reading import tensor_values as reading
 from lora_cli.reading.adapter import read_adapter
 from lora_cli.reading.tensor_values import pieces, scan_values

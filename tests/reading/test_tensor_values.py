@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from lora_cli.core.reference import AdapterRef
-from lora_cli.core.safetensors import DTYPE_BITS, TensorInfo
+from lora_cli.core.safetensors import DTYPE_BITS, Magnitude, TensorInfo, TensorStats
 from lora_cli.core.snapshot import RemoteFile, Revision
-from lora_cli.core.tensor_info import Magnitude, TensorStats
 from lora_cli.errors import Corrupt, FormatError
 from lora_cli.reading.adapter import read_adapter
 from lora_cli.reading.tensor_values import (

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.core.tensor_info import TensorInfo
+from lora_cli.core.safetensors import TensorInfo
 from lora_cli.reading.tensor_values import decode, encode
 from lora_cli.repair.made import Made, cast, copy_of, diagonal, padded, rows_of, scaled, stacked, zeros
 from lora_cli.validation.making import made_bits

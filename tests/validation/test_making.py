@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, TensorSpec, deserialize, safe_open
 
-from lora_cli.core.tensor_info import DTYPE_BITS, TORCH_NAMES
+from lora_cli.core.safetensors import DTYPE_BITS, TORCH_NAMES
 from lora_cli.reading.safetensors_writer import write_errors
 from lora_cli.repair.made import Made
 from lora_cli.validation.making import write_tensors

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_cli.core import parse
-from lora_cli.core.safetensors import DTYPE_BITS, MOST_TENSORS
-from lora_cli.core.tensor_info import LONGEST_NAME, TORCH_NAMES, TensorInfo
+from lora_cli.core.safetensors import DTYPE_BITS, LONGEST_NAME, MOST_TENSORS, TORCH_NAMES, TensorInfo
 from lora_cli.errors import FormatError, TooLarge
 
 STORAGES: Mapping[str, str] = {
