@@ -26,7 +26,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 ALIASES: Mapping[str, Scheme] = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
 
 LATEST = "latest"
-"""What asks for the checkpoint with the highest number (``fetch.checkpoint`` finds it)."""
+"""What asks for the checkpoint with the highest number (``fetching.checkpoint`` finds it)."""
 
 _NUMBER = r"\d{1,18}"
 CHECKPOINT = re.compile(rf"checkpoint-({_NUMBER})", re.ASCII)

@@ -78,7 +78,7 @@ class Case:
         return self.adapter.weight_files[0] if self.adapter.weight_files else WEIGHTS_FILE
 
     def narrowed(self) -> Mapping[str, tuple[int, int]]:
-        """By what A's and B's columns are divided, where it is not LoRA's own shape: see ``core.blocks``."""
+        """By what A's and B's columns are divided, where it is not LoRA's own shape: see ``core.factors``."""
         config = self.adapter.config
         if config is None or (config.use_bdlora is None and not config.use_qalora):
             return {}
