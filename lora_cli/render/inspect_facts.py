@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from statistics import median
 
 from lora_cli.core.companions import Card
-from lora_cli.core.comparison import WORDS, Comparison, ModuleComparison, Side, TensorComparison
-from lora_cli.core.config_changes import FieldChange
+from lora_cli.core.comparison import WORDS, Comparison, ModuleComparison, Side, TensorComparison, shown_cosine
 from lora_cli.core.factors import Unreadable
 from lora_cli.core.finding import Finding
 from lora_cli.core.grouping import by_key
 from lora_cli.core.inspection import Inspection
-from lora_cli.core.likeness import shown_cosine
+from lora_cli.core.lora_config import FieldChange
 from lora_cli.core.module_facts import layer_of, leaf_of
 from lora_cli.core.module_grid import Grid, grids, ordered, places
 from lora_cli.core.spectrum import OUTSTANDING, ModuleSpectrum, Spectrum, outstanding

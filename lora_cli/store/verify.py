@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from types import NoneType
 
-from lora_cli.core.json_schema import EXCLUDED, FilePath
 from lora_cli.core.item import NAME
+from lora_cli.core.json_schema import EXCLUDED, FilePath
 from lora_cli.core.snapshot import Blob, snapshot_digest
 from lora_cli.store import Store
 from lora_cli.store.blobs import isolate, put_back, sha256_of
