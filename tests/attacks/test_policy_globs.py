@@ -136,15 +136,15 @@ def test_an_error_names_a_few_globs_and_how_many_more_there_are() -> None:
     assert all(len(str(one)) < 1500 and "and 995 more" in str(one) for one in found)
 
 
-def test_a_thousand_globs_are_quick_for_thousands_of_adapters(tmp_path: Path) -> None:
+def test_a_thousand_globs_are_quick_for_a_hundred_adapters(tmp_path: Path) -> None:
     names = tmp_path / "set.yaml"
     write_adapter(tmp_path / "sql")
     globs = ", ".join(f"/nowhere/{number}*x*y*z*" for number in range(999))
-    adapters = "".join(f"  - {{name: a{number}, source: {tmp_path}/sql}}\n" for number in range(300))
+    adapters = "".join(f"  - {{name: a{number}, source: {tmp_path}/sql}}\n" for number in range(100))
     names.write_text(
         f"apiVersion: lora-cli/v1\nkind: AdapterSet\npolicy:\n  allow_sources: [{globs}, '{tmp_path}/*']\n"
         f"adapters:\n{adapters}"
     )
     run = lora_cli("validate", "-f", names, "--no-base")
     assert run.code == 0, run.out[-2000:]
-    assert run.cpu_s < 20
+    assert run.cpu_s < 7
