@@ -1,6 +1,7 @@
 """What the whole suite shares: the real model, the adapters trained on it, and a home of its own for each test."""
 
 import fcntl
+import gc
 import itertools
 import logging
 import os
@@ -45,6 +46,17 @@ LENIENT = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.
 hypothesis_settings.register_profile("same", LENIENT, derandomize=True)
 hypothesis_settings.register_profile("new", LENIENT)
 hypothesis_settings.load_profile("same")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_search_through_what_stays() -> None:
+    """What is imported and collected lives to the end: a search for cycles that goes through it takes most of a second.
+
+    A measurement in this process (``bench.live.load``) unfreezes it.
+    """
+    if not gc.get_freeze_count():
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(autouse=True)
