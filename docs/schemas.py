@@ -25,6 +25,7 @@ from lora_cli.render.catalog_report import EnginesReport, RulesReport
 from lora_cli.render.fetch_report import CheckReport, FetchReport
 from lora_cli.render.inspect_report import InspectReport
 from lora_cli.render.warm_report import EndpointsReport, WarmReport
+from lora_cli.serving.status_report import StatusReport
 from lora_cli.settings import SETTINGS
 from lora_cli.validation.repair_report import RepairReport
 from lora_cli.validation.report import ValidateReport
@@ -51,6 +52,7 @@ REPORTS = {
     "repair": RepairReport,
     "rules": RulesReport,
     "serve-bench": BenchReport,
+    "status": StatusReport,
     "validate": ValidateReport,
     "warm": WarmReport,
 }

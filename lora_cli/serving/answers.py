@@ -3,7 +3,8 @@
 import json
 import math
 from collections.abc import Collection, Mapping
-from typing import Any
+from dataclasses import fields
+from typing import Any, Literal
 
 from starlette.responses import JSONResponse
 
@@ -12,6 +13,7 @@ from lora_cli.errors import ERRORS, LoraCliError
 from lora_cli.runtime.plan import Holdings
 from lora_cli.serving.entry import Entry
 from lora_cli.serving.failures import Failures
+from lora_cli.serving.status_report import AdapterStatus
 
 STATUS: Mapping[int, tuple[int, str]] = {
     1: (422, "UnprocessableEntityError"),
@@ -39,8 +41,13 @@ class Json(JSONResponse):
 
 
 def encoded(value: object) -> bytes:
-    """``value`` as JSON."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8", "replace")
+    """``value`` as JSON; a dataclass is its fields."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_fields)
+    return text.encode("utf-8", "replace")
+
+
+def _fields(value: Any) -> dict[str, object]:
+    return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
 def shortened(name: str) -> str:
@@ -65,12 +72,12 @@ class Held:
     """Where adapters are now, by key; made once for all that are described."""
 
     def __init__(self, holdings: Holdings | None) -> None:
-        held: list[tuple[str, Collection[str]]] = []
+        held: list[tuple[Literal["gpu", "cpu"], Collection[str]]] = []
         if holdings is not None:
             held = [("gpu", frozenset(holdings.gpu.keys)), ("cpu", frozenset(holdings.cpu.keys))]
         self._held = held
 
-    def tier(self, entry: Entry) -> str:
+    def tier(self, entry: Entry) -> Literal["gpu", "cpu", "disk", "remote"]:
         """``gpu``, ``cpu``, ``disk``, or ``remote`` when it is not on this disk yet."""
         if entry.job is None:
             return "remote"
@@ -78,29 +85,29 @@ class Held:
         return next((tier for tier, keys in self._held if key in keys), "disk")
 
 
-def described(entry: Entry, held: Held, failures: Failures, *, proved: bool) -> dict[str, Any]:
+def described(entry: Entry, held: Held, failures: Failures, *, proved: bool) -> AdapterStatus:
     """One adapter, as ``GET /v1/adapters`` lists it."""
     report, failure, job = entry.report, failures.last(entry.item.name), entry.job
     proof = report.proof if report is not None else None
     worst = proof.worst.error if proof is not None and proof.worst is not None else None
-    return {
-        "name": entry.item.name,
-        "source": str(entry.item.source),
-        "digest": job.digest if job is not None else "",
-        "tier": held.tier(entry),
-        "pinned": entry.item.pinned,
-        "rank": report.rank if report is not None else None,
-        "bytes": report.bytes if report is not None else 0,
-        "applied": report.applied if report is not None else "",
-        "copied_to": report.copied_to if report is not None else "",
-        "requests": entry.requests,
-        "last_used": entry.last_used,
-        "proved": proved,
-        "worst_error": worst if worst is not None and math.isfinite(worst) else None,
-        "stage_ms": dict(report.stage_ms) if report is not None else {},
-        "error": failure.report.error if failure is not None else "",
-        "hint": failure.report.hint if failure is not None else "",
-        "stage": failure.report.stage if failure is not None else "",
-        "failures": failure.count if failure is not None else 0,
-        "retry_in_s": round(failures.wait_s(entry.item.name), 3),
-    }
+    return AdapterStatus(
+        name=entry.item.name,
+        source=str(entry.item.source),
+        digest=job.digest if job is not None else "",
+        tier=held.tier(entry),
+        pinned=entry.item.pinned,
+        rank=report.rank if report is not None else None,
+        bytes=report.bytes if report is not None else 0,
+        applied=report.applied if report is not None else "",
+        copied_to=report.copied_to if report is not None else "",
+        requests=entry.requests,
+        last_used=entry.last_used,
+        proved=proved,
+        worst_error=worst if worst is not None and math.isfinite(worst) else None,
+        stage_ms=dict(report.stage_ms) if report is not None else {},
+        error=failure.report.error if failure is not None else "",
+        hint=failure.report.hint if failure is not None else "",
+        stage=failure.report.stage if failure is not None else "",
+        failures=failure.count if failure is not None else 0,
+        retry_in_s=round(failures.wait_s(entry.item.name), 3),
+    )

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from lora_cli import __version__
 from lora_cli.core.item import Item
 from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.runtime.plan import Served, ServeOnce
@@ -35,6 +34,7 @@ from lora_cli.serving.requests import (
     UnloadRequest,
 )
 from lora_cli.serving.roots import allowed
+from lora_cli.serving.status_report import AdapterStatus, StatusReport, TierStatus
 from lora_cli.settings import Settings
 
 
@@ -115,7 +115,7 @@ class Api:
     async def status(self, _request: Request) -> Response:
         """All of it: the process, its tiers and its adapters."""
         await self._looked()
-        return listed(self._status(), "adapters", self._described())
+        return listed(asdict(self._status()), "adapters", self._described())
 
     async def load(self, request: Request) -> Response:
         """As vLLM does at ``/v1/load_lora_adapter``: load and prove, then answer."""
@@ -197,39 +197,38 @@ class Api:
                 root = str(entry.job.directory if entry.job is not None else entry.item.source)
                 yield {**MODEL_FIELDS, "id": entry.item.name, "created": created, "root": root, "parent": base}
 
-    def _described(self) -> Iterator[dict[str, Any]]:
+    def _described(self) -> Iterator[AdapterStatus]:
         host = self.host
         held = Held(host.looking.last()[0])
         return (described(one, held, host.failures, proved=host.is_proved(one)) for one in host.entries())
 
-    def _status(self) -> dict[str, Any]:
+    def _status(self) -> StatusReport:
         process = self.host.process
         holdings, age_s = self.host.looking.last()
         ready = process.ready if process is not None else None
         tiers = {"gpu": holdings.gpu, "cpu": holdings.cpu} if holdings is not None else {}
-        return {
-            "schema": "lora_cli/status/1",
-            "version": __version__,
-            "base": self.service.base,
-            "ready": self.host.ready,
-            "up_s": round(time.time() - self.service.began, 3),
-            "device": ready.device if ready is not None else "",
-            "dtype": ready.dtype if ready is not None else "",
-            "weights": ready.weights if ready is not None else "",
-            "child_pid": process.pid if process is not None else None,
-            "child_starts": process.starts if process is not None else 0,
-            "queued": self.host.queued,
-            "tiers_age_s": None if age_s is None else round(age_s, 3),
-            "tiers": {
-                name: {
-                    "adapters": len(held.keys),
-                    "most": held.most,
-                    "bytes": held.used_bytes,
-                    "max_bytes": held.max_bytes,
-                    "hits": held.hits,
-                    "loads": held.loads,
-                    "evictions": held.evictions,
-                }
+        return StatusReport(
+            base=self.service.base,
+            ready=self.host.ready,
+            up_s=round(time.time() - self.service.began, 3),
+            device=ready.device if ready is not None else "",
+            dtype=ready.dtype if ready is not None else "",
+            weights=ready.weights if ready is not None else "",
+            child_pid=process.pid if process is not None else None,
+            child_starts=process.starts if process is not None else 0,
+            queued=self.host.queued,
+            tiers_age_s=None if age_s is None else round(age_s, 3),
+            tiers={
+                name: TierStatus(
+                    adapters=len(held.keys),
+                    most=held.most,
+                    bytes=held.used_bytes,
+                    max_bytes=held.max_bytes,
+                    hits=held.hits,
+                    loads=held.loads,
+                    evictions=held.evictions,
+                )
                 for name, held in tiers.items()
             },
-        }
+            adapters=(),  # they are written one by one
+        )

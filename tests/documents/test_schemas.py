@@ -37,6 +37,7 @@ PUBLISHED = (
     "rules",
     "serve-bench",
     "settings",
+    "status",
     "validate",
     "warm",
 )

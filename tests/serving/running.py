@@ -13,6 +13,8 @@ from typing import Any, Self
 
 import httpx2
 
+from tests.schemas import check_schema
+
 PATIENCE_S = 60.0
 
 
@@ -81,6 +83,7 @@ class Running:
 
     def status(self) -> dict[str, Any]:
         value: dict[str, Any] = self.ask("GET", "/v1/status").json()
+        check_schema(value)
         return value
 
     def adapter(self, name: str) -> dict[str, Any]:

@@ -1,0 +1,72 @@
+"""What a server says of itself: the document of ``GET /v1/status`` and of ``warm --status --format json``."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lora_cli import __version__
+from lora_cli.core.json_schema import Count, NonNegative, Version
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterStatus:
+    """One adapter that the server knows."""
+
+    name: str
+    source: str
+    digest: str
+    """Its snapshot's; empty where it is not on this disk yet."""
+    tier: Literal["gpu", "cpu", "disk", "remote"]
+    pinned: bool
+    rank: Count | None
+    bytes: Count
+    applied: str
+    copied_to: str
+    """Its folder in memory; empty without --tier."""
+    requests: Count
+    last_used: NonNegative | None
+    """Seconds since 1970; null where nobody asked for it."""
+    proved: bool
+    worst_error: NonNegative | None
+    stage_ms: Mapping[str, NonNegative]
+    error: str
+    """Why its last load failed; empty where it did not."""
+    hint: str
+    stage: str
+    failures: Count
+    retry_in_s: NonNegative
+
+
+@dataclass(frozen=True, slots=True)
+class TierStatus:
+    """What is in the slots of the device, or in memory."""
+
+    adapters: Count
+    most: Count
+    bytes: Count
+    max_bytes: Count | None
+    hits: Count
+    loads: Count
+    evictions: Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusReport:
+    """The process, its tiers and its adapters. A field may be added under the same number."""
+
+    schema: Literal["lora_cli/status/1"] = "lora_cli/status/1"
+    version: Version = __version__
+    base: str
+    ready: bool
+    up_s: NonNegative
+    device: str
+    dtype: str
+    weights: str
+    child_pid: int | None
+    """The process that owns the device; null while there is none."""
+    child_starts: Count
+    queued: Count
+    tiers_age_s: NonNegative | None
+    """How long ago that process said what is in the tiers; null where it never did."""
+    tiers: Mapping[str, TierStatus]
+    adapters: Sequence[AdapterStatus]
