@@ -16,8 +16,6 @@ from lora_cli.core.reference import parse
 from lora_cli.errors import Corrupt, NotFound, UsageError
 from lora_cli.fetching.mend import mend
 from lora_cli.render.cache_report import cache_report, removed_report, verify_report
-from lora_cli.render.terminal import apart
-from lora_cli.render.terminal_cache import removed_parts, snapshot_parts, snapshots_parts, verified_parts
 from lora_cli.settings import with_flags
 from lora_cli.store import Store
 from lora_cli.store.disk import on_disk
@@ -71,6 +69,8 @@ def verify_all(
         from lora_cli.reading.manifest import read_manifest
 
         settings = reaching(settings, read_manifest(manifest))
+    from lora_cli.render.terminal_cache import verified_parts
+
     found = list(verify(store))
     rotten = [one for one in found if one.problem]
     mended = list(mend(store, settings, rotten)) if repair else None
@@ -106,6 +106,8 @@ def collect_garbage(
     unused_for_s = None if unused_for is None else seconds(unused_for, "--unused-for", "")
     limits = Limits(unused_for_s, settings.cache_budget, seconds(grace, "--grace", ""))
     store = Store(ctx.obj.cache_dir)
+    from lora_cli.render.terminal_cache import removed_parts
+
     removed = collect(store, limits, dry_run=dry_run)
     left = cache_bytes(store) - (sum(one.bytes for one in removed) if dry_run else 0)
     if limits.max_bytes is not None and left > limits.max_bytes and not settings.quiet:
@@ -118,6 +120,8 @@ def remove_snapshots(ctx: typer.Context, names: Names, output_format: options.Ou
     """Remove snapshots, every reference that means them, and the blobs that no other snapshot has."""
     store = Store(ctx.obj.cache_dir)
     check_cache(store)  # before anything else is said about it
+    from lora_cli.render.terminal_cache import removed_parts
+
     report = removed_report(remove(store, _found(store, names)))
     write_result(report, output_format, removed_parts(report, verbose=ctx.obj.verbose), columns=table_width())
 
@@ -191,9 +195,10 @@ def _show(store: Store, items: Sequence[Item], output_format: Format, *, one_by_
     if residency:
         items = [with_residency(store, item) for item in items]
     report = cache_report(store, items, blob_bytes)
+    from lora_cli.render.terminal_cache import snapshots_parts
+
     columns = width() if one_by_one else table_width()
-    parts = apart(*map(snapshot_parts, report.snapshots)) if one_by_one else snapshots_parts(report, columns)
-    write_result(report, output_format, parts, columns=columns)
+    write_result(report, output_format, snapshots_parts(report, columns, one_by_one=one_by_one), columns=columns)
 
 
 EXAMPLES = (

@@ -118,8 +118,7 @@ def command(
     if output_format == "json":
         from lora_cli.render.json import encoded
 
-        told = [fetched_adapter(handed) for handed in done]
-        write(encoded(fetch_report(told, None if file is None else file.path, changes)))
+        write(encoded(fetch_report(list(map(fetched_adapter, done)), None if file is None else file.path, changes)))
     raise typer.Exit(max((handed.outcome.exit_code for handed in done), default=0))
 
 

@@ -18,7 +18,6 @@ DEFAULT_WIDTH = 80
 WIDEST = 120
 UNLIMITED = 10_000
 
-
 Format = Literal["human", "json"]
 """How a command writes its result."""
 

@@ -9,7 +9,7 @@ from rich.console import RenderableType
 
 from lora_cli.core.text import counted, cut, safe, share, size
 from lora_cli.render.cache_report import CachedSnapshot, CacheReport, RemovedReport, Residency, VerifyReport
-from lora_cli.render.terminal import FittedTable, Paragraph, facts, table, table_or_blocks, text
+from lora_cli.render.terminal import FittedTable, Paragraph, apart, facts, table, table_or_blocks, text
 from lora_cli.store.snapshots import is_digest
 from lora_cli.store.verify import Verified
 
@@ -18,13 +18,15 @@ SHORTEST_REFERENCE = 14
 AGES = ((86400 * 365, "year"), (86400 * 30, "month"), (86400, "day"), (3600, "hour"), (60, "minute"))
 
 
-def snapshots_parts(report: CacheReport, width: int, *, now_s: float | None = None) -> Iterator[RenderableType]:
+def snapshots_parts(report: CacheReport, width: int, *, one_by_one: bool = False) -> Iterator[RenderableType]:
     """The table of ``ls``, the last used snapshot first, and what all of them take on this disk.
 
     References are shortened to fit ``width``, names and digests never.
     """
-    now_s = time.time() if now_s is None else now_s
-    snapshots = report.snapshots
+    if one_by_one:
+        yield from apart(*map(_snapshot_parts, report.snapshots))
+        return
+    now_s, snapshots = time.time(), report.snapshots
     asked = any(one.residency is not None for one in snapshots)
     header = ("snapshot", "name", "reference", "files", "size", *(["in memory"] if asked else []), "used")
     rows = [_row(one, now_s) for one in snapshots]
@@ -57,7 +59,7 @@ def _ago(seconds: float) -> str:
     return "just now"
 
 
-def snapshot_parts(one: CachedSnapshot) -> Iterator[RenderableType]:
+def _snapshot_parts(one: CachedSnapshot) -> Iterator[RenderableType]:
     """All about one snapshot: its references, and each file."""
     residency = one.residency or Residency(None, None)
     yield from facts(

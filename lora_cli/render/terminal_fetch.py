@@ -23,8 +23,7 @@ def render_line(one: FetchedAdapter) -> str:
         # What is no reference is named in the message.
         return _error("" if one.ref is None else _name(one), _message(one, one.error), one.error.hint)
     fetched = one.fetched
-    if fetched is None:
-        return f"{_name(one)}: failed"
+    assert fetched is not None
     how = "in the cache" if fetched.cached else f"fetched in {milliseconds(one.milliseconds)} ms"
     which = f"revision {fetched.revision[:12]}" if fetched.revision else f"sha256 {fetched.sha256[:12]}"
     parts = [counted(len(fetched.files), "file"), size(fetched.bytes), how, which, *_notes(one)]

@@ -276,13 +276,15 @@ def test_ls_in_a_pipe_cuts_no_reference(tmp_path: Path, monkeypatch: pytest.Monk
     ("seconds", "told"),
     [(10, "just now"), (100, "1 minute ago"), (7300, "2 hours ago"), (86400 * 3, "3 days ago"), (0, "1 year ago")],
 )
-def test_ls_tells_how_long_ago_each_was_used(seconds: int, told: str, tmp_path: Path) -> None:
+def test_ls_tells_how_long_ago_each_was_used(
+    seconds: int, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     record = Record("hf://org/sql", "", "", "ab" * 32, {}, used_s=1e9)
     item = Item("ab" * 32, tmp_path, {}, (record,))
-    now_s = 1e9 + (seconds or 86400 * 400)
+    monkeypatch.setattr("time.time", lambda: 1e9 + (seconds or 86400 * 400))
     for shown, expected in ((item, f" {told}\n"), (replace(item, records=()), " unreferenced ")):
         report = cache_report(Store(tmp_path), [shown], 0)
-        assert expected in rendered(snapshots_parts(report, 100, now_s=now_s), 100)
+        assert expected in rendered(snapshots_parts(report, 100), 100)
 
 
 def test_gc_names_snapshots_and_counts_blobs_unless_all_are_asked_for(
