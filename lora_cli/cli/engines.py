@@ -6,7 +6,6 @@ from lora_cli.cli import completion, options
 from lora_cli.cli.output import write_result
 from lora_cli.engines import all_profiles, choose_engine
 from lora_cli.render.catalog_report import engines_report
-from lora_cli.render.terminal_catalog import engine_parts, matrix_parts
 
 EXAMPLES = ("lora-cli engines", "lora-cli engines vllm@0.31")
 
@@ -22,5 +21,6 @@ def command(
 ) -> None:
     """List what engines do with which features of adapters, or explain one engine."""
     chosen = (choose_engine(name),) if name else all_profiles()
-    parts = engine_parts(chosen[0]) if name else matrix_parts(chosen)
-    write_result(engines_report(chosen), output_format, parts)
+    from lora_cli.render.terminal_catalog import engine_parts, matrix_parts
+
+    write_result(engines_report(chosen), output_format, engine_parts(chosen[0]) if name else matrix_parts(chosen))
