@@ -18,10 +18,10 @@ def command(
     output_format: options.OutputFormat = "human",
 ) -> None:
     """List the rules of validate, or explain one."""
-    chosen = find(code) if code else RULES
+    report = rules_report(find(code) if code else RULES)
     if output_format == "json":
-        write(encoded(rules_report(chosen)))
+        write(encoded(report))
         return
     from lora_cli.render.terminal_catalog import rule_parts, rules_parts
 
-    write(drawn(rule_parts(chosen[0]) if code and len(chosen) == 1 else rules_parts(chosen)))
+    write(drawn(rule_parts(report.rules[0]) if code and len(report.rules) == 1 else rules_parts(report.rules)))

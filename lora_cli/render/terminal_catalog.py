@@ -10,10 +10,10 @@ from lora_cli.core.engine_outcome import Outcome
 from lora_cli.core.grouping import by_key
 from lora_cli.engines import Profile
 from lora_cli.engines.profile import Row
+from lora_cli.render.catalog_report import RuleEntry
 from lora_cli.render.terminal import Paragraph, apart, table, text
 from lora_cli.render.text import unmarked
 from lora_cli.rules.features import FEATURES
-from lora_cli.rules.rule import Rule
 
 LETTERS: Mapping[Outcome | None, str] = {
     None: "?",
@@ -75,7 +75,7 @@ def _row(row: Row) -> Iterator[RenderableType]:
     yield Paragraph(f"{row.evidence} ({PROOFS[row.proof]})", "source: ", indent=4)
 
 
-def rules_parts(rules: Sequence[Rule]) -> Iterator[RenderableType]:
+def rules_parts(rules: Sequence[RuleEntry]) -> Iterator[RenderableType]:
     """All rules by hundreds: code, severity, name, and what each looks for."""
     hundreds = by_key((rule.code[:3], rule) for rule in rules)
     return apart(
@@ -86,12 +86,12 @@ def rules_parts(rules: Sequence[Rule]) -> Iterator[RenderableType]:
     )
 
 
-def _listed(rule: Rule) -> Iterator[RenderableType]:
+def _listed(rule: RuleEntry) -> Iterator[RenderableType]:
     yield f"  {rule.code}  {rule.severity!s:<7}  {rule.name}"
     yield Paragraph(unmarked(rule.summary), indent=9)
 
 
-def rule_parts(rule: Rule) -> Iterator[RenderableType]:
+def rule_parts(rule: RuleEntry) -> Iterator[RenderableType]:
     """One rule's documentation: what it checks, why that is bad, how to fix it."""
     needs = f"; needs {', '.join(rule.needs)}" if rule.needs else ""
     yield from (text(f"{rule.code} {rule.name}", "bold"), f"{rule.severity}{needs}")
