@@ -21,7 +21,7 @@ demo: $(READY)        ## the main job: fetch, validate, load and prove the quick
 answers: $(READY)     ## a real model: the base's answer beside each adapter's
 	@$(BIN)/python manifests/quickstart/answers.py
 
-test: check           ## every check and every test (under 10 minutes on 2 cores)
+test: check           ## every check and every test (about 12 minutes on 2 cores)
 	$(PYTEST)
 
 test-long: check      ## the soak, the full kill runs, the big corpora
