@@ -87,7 +87,7 @@ pieces = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=1000)
+@settings(deadline=None, max_examples=3000)
 @given(st.lists(pieces, min_size=1, max_size=7).map("".join), st.text("ab_.0-[{}e:&", max_size=6))
 def test_any_pattern_means_what_re_says(pattern: str, name: str) -> None:
     matcher = Matcher("f")

@@ -141,7 +141,7 @@ def with_odd_bytes(draw: st.DrawFn) -> bytes:
     return stated.to_bytes(8, "little") + bytes(header) + bytes(body)
 
 
-@settings(deadline=None, max_examples=1000)
+@settings(deadline=None, max_examples=3000)
 @given(with_odd_tokens() | with_odd_bytes())
 def test_any_mutation_is_a_format_error_or_means_what_the_library_says(data: bytes) -> None:
     try:

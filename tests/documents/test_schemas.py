@@ -273,7 +273,7 @@ def test_the_lock_schema_and_the_parser_agree(data: Draw) -> None:
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_the_settings_schema_and_the_parser_agree(data: Draw) -> None:
     document = {key: value for key, value in drawn(data, SETTINGS | TRUSTED).items() if value is not None}
     with tempfile.TemporaryDirectory() as directory:

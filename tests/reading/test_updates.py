@@ -101,6 +101,7 @@ def test_a_difference_far_below_the_updates_is_exact(order: Any) -> None:
     found = relation(one, nudged)
     assert found.distance == pytest.approx(1e-9 * found.norm, rel=1e-3)
     assert found.residual <= 1e-12 * found.norm
+    assert relation(one, one).distance <= 1e-12 * found.norm
     assert distance(one, one) <= 1e-12 * found.norm
 
 
@@ -109,6 +110,7 @@ def test_what_is_not_finite_has_no_values_and_warns_of_nothing() -> None:
     one.a[0, 0] = np.inf
     assert np.isnan(singular_values(one)).all()
     assert np.isnan(norm(one))
+    assert np.isnan(relation(one, other).distance)
     assert np.isnan(distance(one, other))
     assert np.isnan(relation(other, one).norm) or np.isnan(relation(other, one).other_norm)
 

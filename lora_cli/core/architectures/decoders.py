@@ -17,8 +17,11 @@ from lora_cli.core.architectures.templates import (
 )
 
 FOUR_NORMS = (
-    *("input_layernorm", "post_attention_layernorm", "norm"),
-    *("pre_feedforward_layernorm", "post_feedforward_layernorm"),
+    "input_layernorm",
+    "post_attention_layernorm",
+    "norm",
+    "pre_feedforward_layernorm",
+    "post_feedforward_layernorm",
 )
 QUERY_NORMS = ("input_layernorm", "post_attention_layernorm", "norm", "q_norm", "k_norm")
 BIASED_DENSE = (*BIASED_ATTENTION, *GATED_MLP)
@@ -210,8 +213,6 @@ GPT_OSS = decoder(
 )
 """Experts ``[experts, d_in, d_out]`` with biases."""
 
-EXPERTS_IN = ("num_local_experts", "hidden_size", "2 * intermediate_size")
-EXPERTS_OUT = ("num_local_experts", "intermediate_size", "hidden_size")
 LLAMA4_TEXT = decoder(
     {
         **sizes(202048, 5120, 8192, 48, 40, 8, 128),
@@ -224,8 +225,16 @@ LLAMA4_TEXT = decoder(
     (
         *BIASED_ATTENTION,
         Row("feed_forward.router", "hidden_size", "num_local_experts", when="sparse"),
-        Bare("feed_forward.experts.gate_up_proj", EXPERTS_IN, "sparse"),
-        Bare("feed_forward.experts.down_proj", EXPERTS_OUT, "sparse"),
+        Bare(
+            "feed_forward.experts.gate_up_proj",
+            ("num_local_experts", "hidden_size", "2 * intermediate_size"),
+            when="sparse",
+        ),
+        Bare(
+            "feed_forward.experts.down_proj",
+            ("num_local_experts", "intermediate_size", "hidden_size"),
+            when="sparse",
+        ),
         *gated("feed_forward.shared_expert", "intermediate_size", when="sparse"),
         *gated("feed_forward", "intermediate_size_mlp", when="dense"),
     ),

@@ -153,7 +153,11 @@ OPT = Part(
     ),
     layer_rows=(
         *square(
-            *("self_attn.k_proj", "self_attn.v_proj", "self_attn.q_proj", "self_attn.out_proj"), bias="enable_bias"
+            "self_attn.k_proj",
+            "self_attn.v_proj",
+            "self_attn.q_proj",
+            "self_attn.out_proj",
+            bias="enable_bias",
         ),
         *two_layers("fc1", "fc2", "ffn_dim", bias="enable_bias"),
     ),
