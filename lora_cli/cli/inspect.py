@@ -121,7 +121,6 @@ def _with_values(terms: Terms, asked: Lineup, settings: Settings, *, spectrum: b
                 f"--diff compares one adapter with one other, and there are {number} REFs",
                 hint="lora-cli inspect A --diff B",
             )
-
         terms = replace(terms, other=open_other(diff, settings))
     if spectrum:
         base, model = asked.base, terms.base

@@ -102,7 +102,8 @@ def _expected(error: Exception) -> LoraCliError | None:
     if isinstance(error, MemoryError):
         return MachineError("out of memory", hint="fewer --jobs or adapters at once need less")
     if isinstance(error, OSError) and error.errno in MACHINE_ERRNOS:
-        return MachineError(f"{error.filename or 'writing the output'}: {error.strerror}", hint="look at this machine")
+        hint = "check disk space, permissions and limits (df, ls -l, ulimit -a)"
+        return MachineError(f"{error.filename or 'writing the output'}: {error.strerror}", hint=hint)
     return None
 
 
