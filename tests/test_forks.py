@@ -124,6 +124,7 @@ def test_policies_that_are_done_are_told_when_a_plan_is_interrupted() -> None:
     assert process.returncode == 130
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # pytest-xdist's threads
 def test_what_a_copy_cannot_do_is_raised_here_and_one_that_is_killed_is_told() -> None:
     with pytest.raises(MachineError, match="too large"):
         list(spread(refuse, [1, 2, 3], worth=True))
@@ -132,6 +133,7 @@ def test_what_a_copy_cannot_do_is_raised_here_and_one_that_is_killed_is_told() -
             list(spread(die, [1, 2, 3], worth=True))
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # pytest-xdist's threads
 def test_more_tasks_than_processors_are_all_done() -> None:
     assert sorted(spread(square, range(20), worth=True)) == [number**2 for number in range(20)]
 

@@ -29,7 +29,6 @@ INTERRUPTED = 130
 TERMINATED = 143
 """What a shell says of a program that was told to end: 128 + SIGTERM."""
 
-
 OBJECTS_PER_COLLECTION = 200_000
 """How many objects are made before Python looks for cycles among them: little of a header or a document is garbage,
 and after each 700, as is usual, all of it would be looked at again and again."""
@@ -44,7 +43,8 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        return _reader_gone()
+        _discard_output()
+        return READER_GONE
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
         return READER_GONE if isinstance(stop.__context__, BrokenPipeError) else code
@@ -86,13 +86,12 @@ def _variable_of(error: typer.TyperException) -> str | None:
     return str(parameter.envvar) if source is not None and source.name == "ENVIRONMENT" else None
 
 
-def _reader_gone() -> int:
+def _discard_output() -> None:
     """Nobody reads any more: what is still to be written goes nowhere, so that the end is a quiet one."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in (sys.stdout, sys.stderr):
             os.dup2(nowhere, stream.fileno())
-    return READER_GONE
 
 
 def _expected(error: Exception) -> LoraCliError | None:
@@ -136,7 +135,12 @@ def run() -> None:
     gc.set_threshold(OBJECTS_PER_COLLECTION)
     if os.getpid() == 1:
         _end_when_told()
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    try:
+        sys.stderr.flush()
+    except OSError:  # full or gone: Python would try again at its end, and exit with 120
+        _discard_output()
+    sys.exit(code)
 
 
 def _end_when_told() -> None:

@@ -23,4 +23,5 @@ def check(id: str, request: pytest.FixtureRequest) -> None:
     case, old = RECORDED[id]
     s3: S3Server | None = request.getfixturevalue("seaweed_server") if case.source == "s3" else None
     found = list(differences(old, observe(case, s3)))
-    assert unexplained(id, found, CHANGES) == []
+    left = unexplained(id, found, CHANGES)
+    assert not left, "\n".join(left)

@@ -15,8 +15,12 @@ def localhost_certificate(folder: Path) -> tuple[Path, Path]:
     authority, server = _name("an authority"), _name("localhost")
     constraints = x509.BasicConstraints(ca=True, path_length=None)
     root = _builder(authority, authority, authority_key).add_extension(constraints, critical=True)
+    # Python 3.13 asks for what an authority's key may do, and that a certificate names that key.
+    root = root.add_extension(_usage(), critical=True)
+    root = root.add_extension(x509.SubjectKeyIdentifier.from_public_key(authority_key.public_key()), critical=False)
     names = x509.SubjectAlternativeName([x509.DNSName("localhost")])
-    leaf = _builder(server, authority, key).add_extension(names, critical=False)
+    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key())
+    leaf = _builder(server, authority, key).add_extension(names, critical=False).add_extension(issuer, critical=False)
     root_pem = root.sign(authority_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
     leaf_pem = leaf.sign(authority_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
     secret = key.private_bytes(
@@ -25,6 +29,13 @@ def localhost_certificate(folder: Path) -> tuple[Path, Path]:
     (folder / "authority.pem").write_bytes(root_pem)
     (folder / "server.pem").write_bytes(leaf_pem + secret)
     return folder / "authority.pem", folder / "server.pem"
+
+
+def _usage() -> x509.KeyUsage:
+    """To sign certificates."""
+    others = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
+    unused = dict.fromkeys((*others, "crl_sign", "encipher_only", "decipher_only"), False)
+    return x509.KeyUsage(key_cert_sign=True, **unused)
 
 
 def _name(common: str) -> x509.Name:
