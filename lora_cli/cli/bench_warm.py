@@ -28,7 +28,7 @@ from lora_cli.bench.trace import Trace
 from lora_cli.cli.bench_live import live
 from lora_cli.cli.bench_options import RANKS, BenchOptions, Workload, adapter_names, save_trace, workload_of
 from lora_cli.cli.bench_results import Failures, concluding, counter
-from lora_cli.cli.lineup import Lineup, base_model, limits, lineup, reaching
+from lora_cli.cli.lineup import Lineup, base_model, limits, lineup, reaching, with_base
 from lora_cli.cli.main import INTERRUPTED
 from lora_cli.cli.output import to_stderr
 from lora_cli.cli.warm_serve import Serve, warm_serve
@@ -157,8 +157,9 @@ def measured_lineup(settings: Settings, options: BenchOptions, workload: Workloa
     """
     if options.num_adapters is None:
         options.refuse(("ranks",), "for --num-adapters and --simulate", "adapters that are named have ranks")
-        asked = lineup(options.manifest, options.refs or [], options.base, "serve-bench", "measure")
-        yield asked, reaching(settings, asked.manifest, options.policy)
+        asked = lineup(options.manifest, options.refs or [], options.base, "measure")
+        reached = reaching(settings, asked.manifest, options.policy)
+        yield with_base(asked, "serve-bench", reached), reached
         return
     names = adapter_names(workload.names, options.num_adapters)
     for flag in options.given(("refs", "manifest", "policy")):

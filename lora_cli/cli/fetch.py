@@ -52,7 +52,7 @@ def command(
     locked: bool = option("--locked", "Fetch exactly what is locked, or fail; never write the lock.", False, LOCKING),
     check: bool = option("--check", "Show what changed since the lock; fetch nothing.", False, LOCKING),
     upgrade: bool = option(
-        "--upgrade", "Lock the newest versions: of all adapters, or of those named as REFs.", False, LOCKING
+        "--upgrade", "Lock the newest versions: of all adapters, or of those that are named.", False, LOCKING
     ),
     to: str | None = destination(
         "--to DIRECTORY",
@@ -92,8 +92,8 @@ def command(
     """
     # The options that override settings have their names; a switch that is not given overrides nothing.
     settings = with_flags(ctx.obj, {name: value for name, value in ctx.params.items() if value is not False})
-    names, refs = (tuple(refs or ()), []) if upgrade and manifest is not None else ((), refs or [])
-    flags = LockFlags(lock, locked=locked, check=check, upgrade=upgrade, names=names)
+    refs = refs or []
+    flags = LockFlags(lock, locked=locked, check=check, upgrade=upgrade, some=bool(refs))
     selection = Selection(tuple(include or ()), tuple(exclude or ()), allow_pickle)
     check_flags(flags, manifest, chosen=selection.chosen)
     asked = order(refs, manifest, revision=revision, subfolder=subfolder, checkpoint=checkpoint)
@@ -105,7 +105,7 @@ def command(
         asked, file = locking.pinned(asked, manifest, flags)
     asked = replace(asked, adapters=tuple(in_shard(asked.adapters, shard, asked.key)))
     if check and file is not None:
-        raise typer.Exit(locking.report_drift(asked, file, settings, selection, output_format))
+        raise typer.Exit(locking.report_drift(asked, file, settings, selection, output_format, some=flags.some))
     store = Store(settings.cache_dir)
     place = handing(asked, store, to, publish, base, fix_base)
     if (note := unchecked(asked, place)) and not settings.quiet:

@@ -76,7 +76,7 @@ def command(
     With --engine-args also how to start an engine that serves them. --spectrum and --diff read the tensors.
     """
     writable(output)
-    asked = lineup(manifest, refs or [], base, "inspect", "inspect", checkpoint, needs_base=False)
+    asked = lineup(manifest, refs or [], base, "inspect", checkpoint)
     settings = reaching(ctx.obj, asked.manifest, policy)
     deployed = deployed_of(engine_args, asked, max_loras, max_cpu_loras, tp)
     model = base_model(asked.base, settings) if asked.base else None

@@ -6,18 +6,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_cli.cli.output import to_stderr
 from lora_cli.core.adapter_files import CONFIG
-from lora_cli.core.addresses import without_secrets
+from lora_cli.core.addresses import hub_words, without_secrets
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.item import Item
 from lora_cli.core.lock import ref_at
+from lora_cli.core.nearest import did_you_mean
 from lora_cli.core.reference import LATEST, AdapterRef, checked_checkpoint, folder_of, override, parse
-from lora_cli.errors import UsageError
+from lora_cli.core.text import cut, safe
+from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.fetching.many import Wanted
 from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
-    from lora_cli.documents.manifest import AdapterSet, EngineSpec
+    from lora_cli.documents.manifest import AdapterEntry, AdapterSet, EngineSpec
     from lora_cli.runtime.plan import Limits
 
 MAX_LORAS, MAX_CPU_LORAS = 8, 32
@@ -56,46 +59,43 @@ class Lineup:
 def manifest_of(
     file: Path | None, refs: Sequence[str], verb: str, *, may_be_empty: bool = False
 ) -> "AdapterSet | None":
-    """The adapter set of ``-f``, None for REFs; exactly one of the two is wanted, unless there may be none.
+    """The adapter set of ``-f``, None without it; one of REFs and a set is wanted, unless there may be none.
 
     Raises:
-        UsageError: both or neither, or a manifest that is wrong.
+        UsageError: neither, or a manifest that is wrong, or a REF is no name in it.
     """
-    if file is not None and refs:
-        raise UsageError("REFs and -f exclude each other", hint="leave one of them out")
     if file is None:
         if not refs and not may_be_empty:
             raise UsageError(f"there is nothing to {verb}", hint="name adapters, or an adapter set with -f")
         return None
     from lora_cli.reading.manifest import read_manifest
 
-    return read_manifest(file)
+    manifest = read_manifest(file)
+    known = [entry.name for entry in manifest.adapters]
+    for name in (name for name in refs if name not in known):
+        raise UsageError(f"{manifest.file} has no adapter {safe(name)!r}", hint=did_you_mean(name, known))
+    return manifest
 
 
 def lineup(
     file: Path | None,
     refs: Sequence[str],
     base: str,
-    command: str,
     verb: str,
     checkpoint: str = "",
     *,
-    needs_base: bool = True,
     may_be_empty: bool = False,
 ) -> Lineup:
-    """Adapters and base by what is on the command line of ``command``; ``base`` overrides the manifest's.
+    """Adapters and base by what is on the command line; ``base`` overrides the manifest's, and there may be none ("").
 
-    Without ``needs_base`` there may be none, which is an empty one; with ``may_be_empty`` no adapters. A lock beside
-    the manifest pins those of its adapters that it still speaks of, as ``fetch`` does.
+    With a manifest ``refs`` are names in it. With ``may_be_empty`` there may be no adapters. A lock beside the manifest
+    pins those of its adapters that it still speaks of, as ``fetch`` does.
 
     Raises:
-        UsageError: there are no adapters or there is no base, or the manifest or its lock is wrong.
+        UsageError: there are no adapters, or the manifest or its lock is wrong.
     """
     manifest = manifest_of(file, refs, verb, may_be_empty=may_be_empty)
-    named = base or (manifest.base if manifest is not None else None)
-    if not named and needs_base:
-        raise UsageError(f"{command} needs a base model", hint="--base DIRECTORY, config.json or ORG/NAME")
-    named = named or ""
+    named = base or (manifest.base if manifest is not None else None) or ""
     if manifest is None:
         return Lineup(from_refs(refs, checkpoint), named)
     if checkpoint:
@@ -107,11 +107,48 @@ def lineup(
     lock = lock_file.lock if lock_file is not None else None
     kept = held(manifest, lock, LockFlags(locked=True)) if lock is not None else {}
     items = []
-    for entry in manifest.adapters:
+    for entry in _chosen(manifest, refs):
         locked = kept.get(entry.name)
         source = entry.source if locked is None else ref_at(entry.source, locked)
         items.append(Item(entry.name, source, entry.sha256, entry.pinned, locked, latest=entry.checkpoint == "latest"))
     return Lineup(tuple(items), named, manifest)
+
+
+def _chosen(manifest: "AdapterSet", names: Sequence[str]) -> "list[AdapterEntry]":
+    """The adapters of a set that are named; all where none is."""
+    return [entry for entry in manifest.adapters if not names or entry.name in names]
+
+
+def with_base(asked: Lineup, command: str, settings: Settings) -> Lineup:
+    """``asked`` with a base: what was given, else the repository or folder that the adapters' configs name.
+
+    Raises:
+        UsageError: they name none, or several, or what is neither a repository of the Hub nor a folder here.
+        LoraCliError: none of them can be read.
+    """
+    if asked.base:
+        return asked
+    from lora_cli.validation import Terms, check_all
+
+    hint = "--base DIRECTORY, config.json or ORG/NAME"
+    named, errors = dict[str, str](), list[LoraCliError]()
+    for one in check_all(asked.to_judge(settings), Terms(values=False, rules=()), settings):
+        config = one.adapter.config if one.adapter is not None else None
+        if config is not None and config.base_model_name_or_path:
+            named.setdefault(config.base_model_name_or_path, one.name)
+        if one.error is not None:
+            errors.append(one.error)
+    if len(named) > 1:
+        told = " and ".join(f"{safe(cut(base))} ({safe(name)})" for base, name in list(named.items())[:2])
+        raise UsageError(f"the adapters are for several bases: {told}", hint=f"name some of them only, or {hint}")
+    if not named:
+        raise errors[0] if errors else UsageError(f"{command} needs a base model, and no config names one", hint=hint)
+    base = safe(next(iter(named)))
+    if not (hub_words(base) or Path(base).is_dir()):
+        raise UsageError(f"{command} needs a base model: {cut(base)} of the config is not on this machine", hint=hint)
+    if not settings.quiet:
+        to_stderr(f"base: {base} (named by the adapter's config)")
+    return replace(asked, base=base)
 
 
 def from_refs(refs: Sequence[str], checkpoint: str = "") -> tuple[Item, ...]:
@@ -228,13 +265,16 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class LockFlags:
-    """What the command line says about a manifest's lock: where it is, that it holds as it is, what may leave it."""
+    """What the command line says about a manifest's lock: where it is, that it holds as it is, what may leave it.
+
+    ``some`` says that only some of the manifest's adapters were named.
+    """
 
     lock: Path | None = None
     locked: bool = False
     check: bool = False
     upgrade: bool = False
-    names: tuple[str, ...] = ()
+    some: bool = False
 
     @property
     def given(self) -> list[str]:
@@ -265,12 +305,12 @@ def order(
     subfolder: str = "",
     checkpoint: str = "",
 ) -> Order:
-    """What is to be fetched; exactly one of REFs and a manifest is wanted.
+    """What is to be fetched: REFs, or the adapters of a manifest, of which ``refs`` may name some.
 
     A ``checkpoint`` by number is a folder in each REF; the latest one is known when its origin has been asked.
 
     Raises:
-        UsageError: both or neither, options of the other one, or a manifest that is wrong.
+        UsageError: neither, options of the other one, or a manifest that is wrong.
     """
     if manifest is not None and (revision is not None or subfolder or checkpoint):
         hint = "write them into the manifest: source: hf://ORG/NAME/FOLDER@REVISION, checkpoint: latest"
@@ -283,9 +323,9 @@ def order(
     assert adapter_set is not None
     entries = tuple(
         Wanted(entry.name, entry.source, entry.sha256, latest=entry.checkpoint == LATEST)
-        for entry in adapter_set.adapters
+        for entry in _chosen(adapter_set, refs)
     )
-    return Order(entries, adapter_set, alone=len(entries) == 1)
+    return Order(entries, adapter_set, alone=len(adapter_set.adapters) == 1)
 
 
 def checkpoint_folder(checkpoint: str) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 from lora_cli.cli.lineup import LockFlags, Order
 from lora_cli.cli.output import Format, drawn, to_stderr, write
 from lora_cli.core.lock import Changes, Lock, LockedAdapter, ref_at
-from lora_cli.core.nearest import did_you_mean
 from lora_cli.core.reference import AdapterRef
 from lora_cli.documents.lockfile import KIND, drift, dump_lock, mismatch, relocked
 from lora_cli.documents.manifest import AdapterSet
@@ -63,7 +62,7 @@ def _read(path: Path, flags: LockFlags) -> Lock | None:
     except UsageError:
         # Whatever else somebody named with --lock, their manifest say, is not ours to write over.
         text = read_text(path, "lock")
-        if not flags.upgrade or flags.names or (text.strip() and KIND not in text):
+        if not flags.upgrade or flags.some or (text.strip() and KIND not in text):
             raise
         return None
 
@@ -75,7 +74,7 @@ def pinned(order: Order, manifest: Path, flags: LockFlags) -> tuple[Order, LockF
     upgraded; a folder on this machine is no revision to stay at: it is locked as it is now.
 
     Raises:
-        UsageError: a name that is not in the manifest, or a locked revision that is none.
+        UsageError: a locked revision is none.
         Refused: ``--locked``, and lock and manifest disagree.
         MachineError: it is known already that the lock must be written, and cannot be.
     """
@@ -84,9 +83,6 @@ def pinned(order: Order, manifest: Path, flags: LockFlags) -> tuple[Order, LockF
         return order, None
     assert order.manifest is not None
     lock = file.lock or Lock(())
-    known = [entry.name for entry in order.manifest.adapters]
-    for name in (name for name in flags.names if name not in known):
-        raise UsageError(f"{order.manifest.file} has no adapter {name!r}", hint=did_you_mean(name, known))
     if flags.locked and (found := list(drift(order.manifest, lock))):
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         hint = f"lora-cli fetch -f {order.manifest.file} brings the lock up to date"
@@ -107,9 +103,8 @@ def held(adapter_set: AdapterSet, lock: Lock, flags: LockFlags) -> Mapping[str, 
     kept = {}
     for entry in adapter_set.adapters:
         locked = lock.adapter(entry.name)
-        upgraded = flags.upgrade and (not flags.names or entry.name in flags.names)
         follows = entry.source.scheme == "file" and not (flags.locked or flags.check)
-        if locked is not None and not mismatch(entry, locked) and not upgraded and not follows:
+        if locked is not None and not mismatch(entry, locked) and not flags.upgrade and not follows:
             ref_at(entry.source, locked)
             kept[entry.name] = locked
     return kept
@@ -173,8 +168,10 @@ def _new(adapter_set: AdapterSet, outcomes: Iterable[Outcome]) -> Iterator[tuple
                 yield wanted.name, locked
 
 
-def report_drift(order: Order, file: LockFile, settings: Settings, selection: Selection, output_format: Format) -> int:
-    """Writes what differs: a line for each adapter in a pipe, a table on a terminal.
+def report_drift(
+    order: Order, file: LockFile, settings: Settings, selection: Selection, output_format: Format, *, some: bool
+) -> int:
+    """Writes what differs: a line for each adapter in a pipe, a table on a terminal; of ``some`` only what was named.
 
     Gives the exit code: 1 for drift, else that of what kept an origin from being asked.
     """
@@ -189,7 +186,7 @@ def report_drift(order: Order, file: LockFile, settings: Settings, selection: Se
         elif in_a_pipe and (one.drift or not settings.quiet):
             write(render_drift(one))
     names = {entry.name for entry in order.manifest.adapters}
-    removed = [locked.name for locked in lock.adapters if locked.name not in names]
+    removed = [] if some else [locked.name for locked in lock.adapters if locked.name not in names]
     code = max([one.exit_code for one in done] + [int(bool(removed))])
     report = CheckReport(lock=str(file.path), adapters=done, left_over=removed, exit_code=code)
     if output_format == "json":

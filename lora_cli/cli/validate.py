@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from lora_cli.cli import completion, engine_options, options
-from lora_cli.cli.lineup import base_model, lineup, reaching
+from lora_cli.cli.lineup import base_model, lineup, reaching, with_base
 from lora_cli.cli.options import ADAPTERS, for_engine, option, result
 from lora_cli.cli.output import writable, write
 from lora_cli.cli.progress import shown_count
@@ -94,7 +94,7 @@ def command(
         raise UsageError("--base and --no-base exclude each other", hint="leave one of them out")
     chosen, wanted = choose(select or (), ignore or ()), outputs(formats or (), output, os.environ)
     known, where = known_findings(baseline, write_baseline)
-    whole = lineup(manifest, refs or [], base, "validate", "validate", checkpoint, needs_base=not no_base)
+    whole = lineup(manifest, refs or [], base, "validate", checkpoint)
     asked = replace(whole, items=tuple(in_shard(whole.items, shard, lambda item: item.name)))
     settings = reaching(ctx.obj, asked.manifest, policy)
     max_lora_rank = max_lora_rank or (asked.engine.max_lora_rank if asked.engine else None)
@@ -103,7 +103,7 @@ def command(
         engines, whole, tp=tp, max_lora_rank=max_lora_rank, lora_target_modules=lora_target_modules or (),
         served_model_name=served_model_name, max_loras=max_loras,
     )  # fmt: skip
-    model = None if no_base else base_model(asked.base, settings)
+    model = None if no_base else base_model(with_base(asked, "validate", settings).base, settings)
     terms = Terms(
         model, values=values, max_lora_rank=max_lora_rank, rules=chosen, engines=engines, deployment=deployment
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from lora_cli.cli.lineup import Lineup, limits, lineup, reaching
+from lora_cli.cli.lineup import Lineup, limits, lineup, reaching, with_base
 from lora_cli.cli.options import size_of
 from lora_cli.cli.output import Format, writable, write, write_result
 from lora_cli.cli.termination import termination_log
@@ -40,7 +40,9 @@ def command(**given: Any) -> None:
     """Load adapters into a warm process or running engines, and prove that they work."""
     options = WarmOptions(**given)
     settings: Settings = options.ctx.obj
-    _check_flags(options)
+    modes = _modes(options)
+    options = replace(options, once=modes == ["once"], forward="model" if options.prompt else options.forward)
+    _check_flags(options, modes)
     if options.status or options.stop:
         with _endpoint(options) as server:
             _stop(server) if options.stop else _status(server, options.output_format)
@@ -51,11 +53,11 @@ def command(**given: Any) -> None:
 
     def named() -> tuple[Lineup, Settings]:
         asked = lineup(
-            options.manifest, options.refs or [], options.base, "warm", "warm", options.checkpoint,
-            may_be_empty=may_be_empty,
-        )  # fmt: skip
+            options.manifest, options.refs or [], options.base, "warm", options.checkpoint, may_be_empty=may_be_empty
+        )
         asked = replace(asked, items=tuple(in_shard(asked.items, options.shard, lambda item: item.name)))
-        return asked, reaching(settings, asked.manifest, options.policy)
+        reached = reaching(settings, asked.manifest, options.policy)
+        return with_base(asked, "warm", reached), reached
 
     with termination_log():
         asked, reached = named()
@@ -75,15 +77,13 @@ def command(**given: Any) -> None:
         warm_serve(asked, run, serve, reached)
 
 
-def _check_flags(options: WarmOptions) -> None:
-    """Raises ``UsageError`` unless exactly one mode is given, and for a flag that would have no effect in it."""
-    modes = [flag for flag in ("once", "serve", "status", "stop", "endpoint") if getattr(options, flag)]
-    if not modes:
-        raise UsageError(
-            "warm has nothing to do",
-            hint="--once proves all adapters and ends, --serve stays up, --endpoint URL warms a running engine; "
-            "--status and --stop ask our own server",
-        )
+def _modes(options: WarmOptions) -> list[str]:
+    """What is to be done; without a word of it adapters are proved once."""
+    return [flag for flag in ("once", "serve", "status", "stop", "endpoint") if getattr(options, flag)] or ["once"]
+
+
+def _check_flags(options: WarmOptions, modes: list[str]) -> None:
+    """Raises ``UsageError`` for several modes at once, and for a flag that would have no effect."""
     if len(modes) > 1:
         told = " and ".join(f"--{mode}" for mode in modes)
         raise UsageError(f"{told} exclude each other", hint="leave all but one out")
@@ -98,8 +98,6 @@ def _check_flags(options: WarmOptions) -> None:
     ):
         if getattr(options, flag) and not fits:
             raise UsageError(f"--{flag.replace('_', '-')} is {where}", hint="leave one of them out")
-    if options.prompt and options.forward != "model":
-        raise UsageError("--prompt needs the whole model", hint="--forward model")
 
 
 def _endpoint(options: WarmOptions) -> Endpoint:

@@ -28,7 +28,9 @@ class WarmOptions:
     base: options.Base = ""
     policy: options.PolicyFile = None
     shard: options.Shard = None
-    once: bool = option("--once", "Load and prove all adapters, print a table, and exit.", False, MODE)
+    once: bool = option(
+        "--once", "Load and prove all adapters, print a table, and exit; so it is without another mode.", False, MODE
+    )
     serve: bool = option("--serve", "Stay up and answer over HTTP.", False, MODE)
     status: bool = option("--status", "Show what a running server holds.", False, MODE)
     stop: bool = option("--stop", "Stop a running server.", False, MODE)
@@ -74,7 +76,7 @@ class WarmOptions:
         "--eviction", "Which adapter leaves a full tier; adaptive picks the best policy.", "adaptive", MEMORY
     )
     tier: str = option("--tier tmpfs:DIRECTORY", "Also copy each adapter to DIRECTORY/NAME, in memory.", "", MEMORY)
-    prompt: str = option("--prompt", "Answer this prompt without and with each adapter.", "", PROOF)
+    prompt: str = option("--prompt", "Answer this prompt without and with each adapter, on the whole model.", "", PROOF)
     max_tokens: int = option("--max-tokens", "The longest answer, in tokens.", 40, PROOF, min=1, max=4096)
     residency: bool = option("--residency", "Show how much of each adapter's files is in the page cache.", False, PROOF)
     ready_file: Path | None = option(

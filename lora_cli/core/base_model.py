@@ -31,7 +31,8 @@ class BaseModel:
     ``parameters`` are bare parameters that PEFT's ``target_parameters`` can name (fused experts), path to shape.
     ``source`` says where the facts are from: ``"config.json (llama)"`` or ``"checkpoint header"``. ``dtype`` is what
     its config says it is served in (``"bfloat16"``), empty where it says nothing. ``kv_heads`` is how many key and
-    value heads a layer has, None where that is not known.
+    value heads a layer has, None where that is not known. ``repository`` is its name on the Hub (``org/name``), empty
+    where that is not known.
     """
 
     name: str
@@ -45,6 +46,7 @@ class BaseModel:
     source: str = ""
     dtype: str = ""
     kv_heads: int | None = None
+    repository: str = ""
 
     @property
     def served_dtype(self) -> str:

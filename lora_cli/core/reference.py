@@ -78,6 +78,16 @@ class AdapterRef:
         return (self.subfolder or self.location).rpartition("/")[2] or self.location
 
 
+CACHED = re.compile(r"(?:^|[/\\])models--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})(?:[/\\]|$)")
+"""A snapshot in huggingface_hub's cache: repository (``org--name``) and commit."""
+
+
+def repository_of(ref: AdapterRef) -> str:
+    """The Hub's name of a repository (``org/name``), also of a folder in huggingface_hub's cache; "" of any other."""
+    cached = CACHED.search(ref.location) if ref.scheme == "file" else None
+    return cached[1].replace("--", "/", 1) if cached else ref.location if ref.scheme == "hf" else ""
+
+
 def parse(text: str, *, is_path: Callable[[str], bool], base_dir: Path | None = None) -> AdapterRef:
     """The reference that ``text`` is, in any of the ways that users write one.
 

@@ -54,6 +54,7 @@ RULES: tuple[Rule, ...] = (
     saved.saved_shape,
     saved.vocabulary,
     saved.tied_embeddings,
+    base.other_base,
     engine.rank_above_max,
     engine.engine_rejects,
     engine.engine_crashes,

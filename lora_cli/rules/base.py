@@ -1,11 +1,14 @@
 """LC31x: the adapter beside the base model that it is to be put on."""
 
+import re
 from collections.abc import Container, Iterator
 from itertools import accumulate
 
 from lora_cli.core.adapter import LoraPair
+from lora_cli.core.addresses import hub_words
 from lora_cli.core.base_model import BaseModel, BaseModule
 from lora_cli.core.finding import Location, Problem, Severity
+from lora_cli.core.reference import CACHED
 from lora_cli.core.text import counted, cut, names
 from lora_cli.rules.case import Case
 from lora_cli.rules.rule import rule
@@ -13,6 +16,12 @@ from lora_cli.rules.wording import grouped, shape
 
 LONGEST_ENDING = 8
 OTHER_BASE = "validate against the base that it was trained on"
+COPY = re.compile(r"(?:-(?:unsloth|bnb|[48]bit|awq|gptq|gguf|u?int[48]|n?v?fp[48]|dynamic|hf|quantized\.w\d+a\d+))+$")
+"""How the names of quantised and converted copies of a model end, in lower case."""
+
+FAMILY = re.compile(r"llama|(?<![a-z])(?:qwen|mistral|mixtral|gemma|falcon|bloom)(?![a-z])")
+"""Families whose models are called like their ``model_type``."""
+
 NOT_STACKED = "its experts do not fit on the base's fused ones, which LC317 says more of"
 
 
@@ -177,3 +186,38 @@ def experts_not_fused(case: Case) -> Iterator[Problem]:
     if refused is not None:
         yield Problem(cut(refused.reason), Location(config.file, "target_modules"), hint)
     yield from grouped(unfit, file=case.weights_file, noun="module", hint=hint)
+
+
+@rule("LC324", "other-base", Severity.WARNING, needs=("config", "base"))
+def other_base(case: Case) -> Iterator[Problem]:
+    """The config names another base than the one that the adapter is judged against.
+
+    *Why is this bad?* A model and its instruct version, and many models of one size, have the same shapes: the adapter
+    loads on either, and changes a model that it was not trained on.
+
+    *Fix*: give the base that the config names. If the config is wrong, ``lora-cli repair --base-name ORG/NAME`` writes
+    the right one into a copy. Mirrors and quantised copies of one model count as the same.
+    """
+    config, base = case.adapter.config, case.base
+    assert config is not None
+    assert base is not None
+    trained = config.base_model_name_or_path or ""
+    cached = CACHED.search(trained)
+    name = _model_name(cached[1].replace("--", "/", 1) if cached else trained)
+    families, family = set(FAMILY.findall(name)), set(FAMILY.findall(base.model_type))
+    if base.repository and (cached or hub_words(trained)):
+        is_other = name != _model_name(base.repository)
+    else:
+        is_other = bool(families and family and not families & family)
+    if is_other:
+        yield Problem(
+            f"the config names the base {cut(trained)}, and it is judged against {cut(base.repository or base.name)}"
+            + ("" if base.repository else f", a {base.model_type}"),
+            Location(config.file, "base_model_name_or_path"),
+            OTHER_BASE,
+        )
+
+
+def _model_name(repository: str) -> str:
+    """A model's name without its organisation, and without what tells a copy of it: Llama 3 has been called twice."""
+    return COPY.sub("", repository.rpartition("/")[2].lower()).removeprefix("meta-")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from lora_cli.core.finding import Location, Problem, Severity
 from lora_cli.core.lora_config import LoraConfig
+from lora_cli.core.reference import CACHED
 from lora_cli.core.text import cut, names
 from lora_cli.rules.case import CONFIG_FILE, Case
 from lora_cli.rules.rule import NotChecked, rule
@@ -16,9 +17,6 @@ LIBRARIES = frozenset({"transformers", "diffusers", "sentence_transformers", "pe
 """Where PEFT's ``auto_mapping`` may have the class of a base model from."""
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-
-CACHED = re.compile(r"(?:^|[/\\])models--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})(?:[/\\]|$)")
-"""A snapshot in huggingface_hub's cache: repository and commit."""
 
 QUANTISED = re.compile(r"-(bnb-[48]bit|AWQ|GPTQ(-Int[48])?|GGUF)$", re.IGNORECASE)
 

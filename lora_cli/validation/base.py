@@ -1,11 +1,12 @@
 """The base model that adapters are judged against, read from wherever it is."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lora_cli.core.base_model import BaseModel
-from lora_cli.core.reference import AdapterRef, parse
+from lora_cli.core.reference import AdapterRef, parse, repository_of
 from lora_cli.errors import NotFound, Offline
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
@@ -26,11 +27,13 @@ def open_base(base: str | AdapterRef, settings: Settings, *, fallback: Fallback 
 
     ref = _ref(base)
     if ref.scheme == "file" and Path(ref.location).is_file():
-        return read_base_file(Path(ref.location), fallback=fallback)
+        model = read_base_file(Path(ref.location), fallback=fallback)
+        return replace(model, repository=repository_of(ref))
     source = Sources(settings).of(ref)
     name = ref.name if isinstance(base, AdapterRef) and ref.scheme == "file" else str(base)
     try:
-        return read_base(source, source.resolve(ref), name, fallback=fallback)
+        model = read_base(source, source.resolve(ref), name, fallback=fallback)
+        return replace(model, repository=repository_of(ref))
     except Offline as error:
         raise Offline(error.message, hint="give --base a folder or a config.json on this disk") from error
 

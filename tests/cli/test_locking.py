@@ -64,11 +64,34 @@ def test_each_adapter_that_is_locked_anew_is_told_with_its_old_and_new_version(
     (mine / "README.md").write_text("new")
     capsys.readouterr()
     assert fetch("--upgrade", "sql") == 0
-    assert capsys.readouterr().err.splitlines()[-3:] == [
-        f"Updated mine {was.digest[:7]} -> {locked('mine').digest[:7]} (local folder changed)",
+    assert capsys.readouterr().err.splitlines()[-2:] == [
         f"Updated sql {old.revision[:7]} -> {locked('sql').revision[:7]}",
-        "set.lock.yaml: 2 updated",
+        "set.lock.yaml: 1 updated",
     ]
+    assert locked("mine") == was
+    assert fetch() == 0
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        f"Updated mine {was.digest[:7]} -> {locked('mine').digest[:7]} (local folder changed)",
+        "set.lock.yaml: 1 updated",
+    ]
+
+
+def test_names_with_a_manifest_choose_what_is_fetched_locked_and_looked_at(hub: Hub, capsys: Capture) -> None:
+    assert fetch("chat") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert [entry.name for entry in read_lock(Path("set.lock.yaml")).adapters] == ["chat"]
+    assert fetch() == 0
+    sql, chat = locked("sql"), locked("chat")
+    hub.add("org/sql", files(3))
+    hub.add("org/chat", files(4))
+    capsys.readouterr()
+    assert fetch("--check", "chat") == 1
+    assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == ["chat"]
+    assert fetch("--upgrade", "chat") == 0
+    assert (locked("sql"), locked("chat").revision) == (sql, hub.commit("org/chat").id)
+    assert chat.revision != locked("chat").revision
+    assert fetch("sqk") == 2
+    assert "set.yaml has no adapter 'sqk'\nhint: did you mean sql?" in capsys.readouterr().err
 
 
 def test_a_branch_that_moved_stays_where_it_is_locked_until_it_is_upgraded(hub: Hub) -> None:

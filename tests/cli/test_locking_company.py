@@ -87,7 +87,7 @@ def test_warm_and_serve_bench_work_on_what_is_locked(hub: Hub, tmp_path: Path) -
     assert fetch() == 0
     hub.add("org/sql", files(3))
     set_of("sql=org/sql", "mine=./mine", "chat=org/chat")
-    asked = lineup(Path("set.yaml"), [], "acme/base", "warm", "warm")
+    asked = lineup(Path("set.yaml"), [], "acme/base", "warm")
     sql, mine, chat = asked.items
     assert str(sql.source) == f"hf://org/sql@{locked('sql').revision}"
     assert sql.locked == locked("sql")

@@ -133,7 +133,7 @@ def test_a_lock_that_cannot_be_written_is_said_before_anything_is_fetched(hub: H
         ["-f", "set.yaml", "--check", "--locked"],
         ["-f", "set.yaml", "--upgrade", "sq"],
         ["-f", "set.yaml", "--locked", "--include", "*"],
-        ["-f", "set.yaml", "sql"],
+        ["-f", "set.yaml", "org/sql"],
         ["-f", "set.yaml", "--shard", "2/2"],
         ["-f", "set.yaml", "--shard", "0/0"],
         ["-f", "set.yaml", "--shard", "one"],

@@ -188,8 +188,6 @@ def test_the_policy_and_digest_of_a_manifest_are_held_to(
     ("argv", "message"),
     [
         (["--base", "b"], "there is nothing to measure"),
-        (["a", "-f", "set.yaml"], "REFs and -f exclude each other"),
-        (["./a"], "serve-bench needs a base model"),
         (["./a", "--base", "b", "--popularity", "zipp:1"], "there is no such family"),
         (["./a", "--base", "b", "--device", "tpu"], "--device is auto, cpu or cuda, not tpu"),
         (

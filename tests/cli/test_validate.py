@@ -51,6 +51,44 @@ def test_a_folder_with_its_slash_is_told_once(good: str, base: str, capsys: pyte
     assert "file://" not in capsys.readouterr().out
 
 
+def test_the_base_is_the_one_that_the_configs_name(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def named(name: str, base: str | None) -> str:
+        config = {"base_model_name_or_path": base}
+        return str(write_adapter(tmp_path / name, modules=llama_modules(), config=config))
+
+    monkeypatch.chdir(tmp_path)
+    one, other, odd, silent = (named("one", "./base"), named("other", "./base"), named("odd", "x/y"), named("no", None))
+    assert main(["validate", one, other]) == 0
+    out, err = capsys.readouterr()
+    assert "14/14 modules apply" in out
+    assert err == "base: ./base (named by the adapter's config)\n"
+    assert main(["validate", one, odd]) == 2
+    assert f"the adapters are for several bases: ./base ({one}) and x/y ({odd})" in capsys.readouterr().err
+    assert main(["validate", silent]) == 2
+    assert "validate needs a base model, and no config names one" in capsys.readouterr().err
+    assert main(["validate", named("away", "/nowhere/llama")]) == 2
+    assert "/nowhere/llama of the config is not on this machine" in capsys.readouterr().err
+    assert main(["validate", str(tmp_path / "gone")]) == 3
+    assert "there is no folder" in capsys.readouterr().err
+
+
+def test_names_choose_from_a_set(
+    good: str, bad: str, base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries = f"{{name: good, source: {good}}}, {{name: bad, source: {bad}}}"
+    (tmp_path / "set.yaml").write_text(
+        f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: {base}\nadapters: [{entries}]\n"
+    )
+    argv = ["validate", "-f", str(tmp_path / "set.yaml")]
+    assert main([*argv, "good"]) == 0
+    assert "1 adapter (1 ok)" in capsys.readouterr().out
+    assert main([*argv, "bad", "good"]) == 1
+    assert main([*argv, "god"]) == 2
+    assert "has no adapter 'god'\nhint: did you mean good?" in capsys.readouterr().err
+
+
 def test_one_bad_adapter_does_not_stop_the_others(
     good: str, bad: str, base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -112,10 +150,8 @@ def test_an_engine_with_a_smaller_rank_refuses(good: str, base: str) -> None:
     ("argv", "said"),
     [
         (["validate", "--base", "{base}"], "nothing to validate"),
-        (["validate", "{good}"], "needs a base"),
         (["validate", "{good}", "--base", "{base}", "--no-base"], "exclude each other"),
         (["validate", "{good}", "--base", "{base}", "--shard", "2/2"], "they count from 0"),
-        (["validate", "{good}", "-f", "set.yaml", "--base", "{base}"], "exclude each other"),
         (["validate", "{good}", "--base", "{base}", "--fail-on", "note"], "--fail-on"),
         (["validate", "{good}", "--base", "{base}", "--select", "LC9"], "no rule is called"),
     ],

@@ -232,11 +232,8 @@ def test_a_base_without_a_tokenizer_fails_the_answer_not_the_proof(tmp_path: Pat
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["a", "--base", "b"], "--once proves all adapters and ends"),
-        (["a", "--once"], "warm needs a base model"),
+        (["a", "--base", "b", "--serve", "--stop"], "--serve and --stop exclude each other"),
         (["--once", "--base", "b"], "there is nothing to warm"),
-        (["a", "-f", "set.yaml", "--once"], "exclude each other"),
-        (["a", "--base", "b", "--once", "--prompt", "hi"], "--prompt needs the whole model"),
         (["a", "--base", "b", "--serve", "--residency"], "--residency is for --once"),
         (["a", "--base", "b", "--endpoint", "http://x", "--tier", "tmpfs:/x"], "--tier is for --once and --serve"),
         (["a", "--base", "b", "--once", "--max-loras", "4", "--max-cpu-loras", "2"], "less than max_loras"),

@@ -38,7 +38,7 @@ FIELDS = {
     "case", "adapter", "config", "remove", "tensors", "fill", "rename", "drop", "write", "delete", "rename_file",
     "torch_save", "truncate", "link", "fifo", "base", "base_config", "scope", "max_lora_rank", "values", "expect",
     "skipped", "applied", "ref", "engine", "deployment", "engines",
-    "name",
+    "name", "base_repository",
 }  # fmt: skip
 
 
@@ -115,6 +115,8 @@ def asked_for(ref: str, checked: Checked, terms: Terms) -> Checked:
 
 def base_directory(case: Mapping[str, Any], directory: Path) -> Path:
     """The base of the case's family, with the fields that the case gives."""
+    if repository := case.get("base_repository"):
+        directory /= f"models--{repository.replace('/', '--')}/snapshots/{'5' * 40}"
     written = write_base_config(directory, case.get("base", "llama"))
     file = directory / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | case.get("base_config", {})))
