@@ -84,12 +84,21 @@ def seconds(text: str, flag: str, hint: str = "write 30s, 10m or 1h") -> float:
 
 Refs = Annotated[
     list[str] | None,
-    typer.Argument(metavar="REF...", help="Paths or references.", autocompletion=completion.references),
+    typer.Argument(
+        metavar="REF...",
+        help="Paths or references; with --manifest, names in it.",
+        autocompletion=completion.references,
+    ),
 ]
 which = partial(option, default=..., panel=ADAPTERS)
 Manifest = Annotated[Path | None, which("--manifest -f FILE", "Use the adapters of this manifest.")]
 Base = Annotated[
-    str, which("--base", "The base model: a directory, a config.json, a Hub id or a reference.", **completion.REF)
+    str,
+    which(
+        "--base",
+        "The base model: a directory, a config.json, a Hub id or a reference; else what adapters name.",
+        **completion.REF,
+    ),
 ]
 PolicyFile = Annotated[Path | None, which("--policy FILE", "A policy that adapters must pass.")]
 Checkpoint = Annotated[

@@ -1,0 +1,141 @@
+"""``lora-cli init``: a manifest of adapters, with comments, to be edited and committed."""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import typer
+import yaml
+
+from lora_cli.cli import completion, options
+from lora_cli.cli.lineup import MAX_LORAS
+from lora_cli.cli.options import OUTPUT, for_engine, option
+from lora_cli.cli.output import to_stderr, writable, write
+from lora_cli.core.adapter_files import CONFIG
+from lora_cli.core.addresses import hub_words
+from lora_cli.core.item import Item
+from lora_cli.core.reference import CHECKPOINT, LATEST, AdapterRef, parse
+from lora_cli.core.text import counted
+from lora_cli.engines import Profile, choose_engine
+from lora_cli.errors import UsageError
+from lora_cli.settings import Settings
+from lora_cli.validation import Checked, Terms, check_all, is_path
+
+EXAMPLES = (
+    "lora-cli init ./adapters",
+    "lora-cli init acme/sql s3://acme-adapters/chat --engine vllm@0.33 -o prod.yaml",
+)
+
+HEAD = """\
+# An adapter set: which adapters, for which base, on which engine.
+#   lora-cli fetch -f {file}       downloads them and writes their versions into a lock beside this file
+#   lora-cli validate -f {file}    judges them for the base and the engine below
+apiVersion: lora-cli/v1
+kind: AdapterSet
+
+# The base model. Only its config.json is read, for names and shapes; append @COMMIT to pin it.
+{base}
+# The engine that serves them, and its limits in its own words.
+{engine}
+# The name of each adapter is the model's name in requests. Pin a source with @COMMIT, or commit the lock.
+"""
+
+
+def command(
+    ctx: typer.Context,
+    refs: list[str] = typer.Argument(
+        metavar="REF...", help="Adapters, or folders of adapters.", autocompletion=completion.references
+    ),
+    base: options.Base = "",
+    engine: str = for_engine("--engine", "The engine that will serve them.", default="", **completion.ENGINE),
+    output: Path = option("--output -o FILE", "The new manifest; - is standard output.", Path("set.yaml"), OUTPUT),
+) -> None:
+    """Write a manifest of adapters, with what their configs say and comments on what else can be set."""
+    settings: Settings = ctx.obj
+    writable(output)
+    if output.is_file():
+        raise UsageError(f"{output} is there already", hint="--output FILE names another")
+    items = _items(refs)
+    adapters = list(check_all(items, Terms(values=False, rules=()), settings))
+    for one in adapters:
+        if one.error is not None:
+            raise one.error
+        if one.adapter is None or not (one.adapter.config or one.adapter.weight_files):
+            raise UsageError(f"there is no adapter in {one.source}", hint="name adapters, or a folder of adapters")
+    profile = choose_engine(engine) if engine else None
+    head = HEAD.format(
+        file=output.name if output.name != "-" else "set.yaml",
+        base=_base(base, adapters, output.parent),
+        engine=_engine(profile, adapters),
+    )
+    entries = list(_entries(items, output.parent))
+    write(head + _yaml({"adapters": entries}), output)
+    if output.name != "-" and not settings.quiet:
+        to_stderr(f"wrote {output} with {counted(len(entries), 'adapter')}; next: lora-cli fetch -f {output}")
+
+
+def _items(refs: Sequence[str]) -> list[Item]:
+    """The adapters, each under a name of its own: that of its folder or repository, numbered where it is taken."""
+    items = dict[str, Item]()
+    for ref in dict.fromkeys(parse(text, is_path=is_path) for word in refs for text in _inside(word)):
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", ref.name).strip("-._")[:100] or "adapter"
+        names = (plain, *(f"{plain}-{number}" for number in range(2, len(items) + 3)))
+        name = next(name for name in names if name not in items)
+        items[name] = Item(name, ref, latest=ref.scheme == "file" and _is_run(Path(ref.location)))
+    return list(items.values())
+
+
+def _inside(text: str) -> Iterator[str]:
+    """The adapters of a folder of adapters; else what it is."""
+    folder = Path(text)
+    children = sorted(folder.iterdir()) if folder.is_dir() and not (folder / CONFIG).exists() else []
+    found = [str(child) for child in children if (child / CONFIG).is_file() or _is_run(child)]
+    yield from found if found and not _is_run(folder) else [text]
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether it is the folder of a training run, whose adapters are its checkpoints."""
+    if (folder / CONFIG).exists() or not folder.is_dir():
+        return False
+    return any(CHECKPOINT.fullmatch(child.name) and (child / CONFIG).is_file() for child in folder.iterdir())
+
+
+def _base(given: str, adapters: Sequence[Checked], folder: Path) -> str:
+    """The base's line: what was given, or the repository that all configs name; else a comment."""
+    named = {one.adapter.config.base_model_name_or_path or "" for one in adapters if one.adapter and one.adapter.config}
+    if given:
+        return _yaml({"base": _source(parse(given, is_path=is_path), folder)})
+    if len(named) == 1 and hub_words(name := named.pop()):
+        return _yaml({"base": f"hf://{name}"})
+    return "# base: ORG/NAME\n"
+
+
+def _engine(profile: Profile | None, adapters: Sequence[Checked]) -> str:
+    """The engine's lines, with the smallest limits that serve all at once, up to the usual number of slots."""
+    ranks = [pair.rank or 0 for one in adapters if one.adapter for pair in one.adapter.pairs.values()]
+    largest = max(ranks, default=0) or 16
+    if profile is None:
+        return f"# engine: {{name: vllm, max_lora_rank: {largest}}}\n"
+    rank = next((rank for rank in sorted(profile.engine.ranks) if rank >= largest), largest)
+    spec = {"name": profile.engine.name, "version": profile.version, "max_lora_rank": rank}
+    return _yaml({"engine": {**spec, "max_loras": min(MAX_LORAS, len(adapters))}})
+
+
+def _entries(items: Sequence[Item], folder: Path) -> Iterator[dict[str, str]]:
+    """The adapters as a manifest has them; paths are relative to its ``folder``."""
+    for item in items:
+        assert isinstance(item.source, AdapterRef)
+        entry = {"name": item.name, "source": _source(item.source, folder)}
+        yield entry | ({"checkpoint": LATEST} if item.latest else {})
+
+
+def _source(ref: AdapterRef, folder: Path) -> str:
+    if ref.scheme != "file":
+        return str(ref)
+    path = Path(os.path.relpath(ref.location, folder)).as_posix()
+    return path if path.startswith("../") else f"./{path}"
+
+
+def _yaml(value: object) -> str:
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=1000)
