@@ -23,7 +23,8 @@ Entry = dict[str, Any]
 
 MANIFEST = (
     "`lora-cli init REF…` writes one. `-f set.yaml` on `fetch`, `validate`, `inspect`, `warm` and `serve-bench` reads "
-    "it. An unknown key is an error that names its line and the nearest known key. [production.yaml](../manifests/production.yaml) is a commented example."
+    "it. An unknown key is an error that names its line and the nearest known key. "
+    "[production.yaml](../manifests/production.yaml) is a commented example."
 )
 POLICY = (
     "`--policy policy.yaml`, `LORA_CLI_POLICY`, or the block `policy:` of a manifest; where there are both, both must "

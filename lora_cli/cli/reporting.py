@@ -18,6 +18,7 @@ RENDERERS = {
     "junit": "lora_cli.render.junit:render_report",
     GITHUB: "lora_cli.render.github:render_report",
     MARKDOWN: "lora_cli.render.markdown:render_report",
+    "gitlab": "lora_cli.render.gitlab:render_report",
 }
 """What writes each machine format: its module is imported when it is asked for, and not before."""
 

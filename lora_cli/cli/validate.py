@@ -81,7 +81,7 @@ def command(
     ),
     formats: list[str] | None = result(
         "--format FORMAT[=FILE]",
-        "human, concise, json, sarif, junit, github or markdown; may be repeated, each into its file.",
+        "human, concise, json, sarif, junit, github, gitlab or markdown; may be repeated, each into its file.",
         show_default="human",
         autocompletion=completion.words(*FORMATS),
     ),

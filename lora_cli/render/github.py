@@ -7,7 +7,7 @@ adapter comes before the second worst of any, and one notice counts them all.
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from lora_cli.core.finding import Finding, Severity
+from lora_cli.core.finding import Finding, Location, Severity
 from lora_cli.core.text import safe
 from lora_cli.render.text import paragraph, summary
 from lora_cli.validation.report import Report, Validated
@@ -23,10 +23,10 @@ def render_report(report: Report) -> str:
     for one in report.adapters:
         if one.error is not None:
             text = paragraph(one.error.message, one.error.hint)
-            lines.append(_command("error", _properties(report, one, "", "not read"), text))
+            lines.append(_command("error", _properties(report, one, Location(), "not read"), text))
     for one, finding in _by_turns((one, found.finding) for one, found in report.found()):
         problem, title = finding.problem, f"{finding.code} {finding.name}"
-        properties = _properties(report, one, problem.at.file, title)
+        properties = _properties(report, one, problem.at, title)
         lines.append(
             _command(COMMANDS[finding.severity], properties, paragraph(problem.message, problem.hint, problem.at))
         )
@@ -50,9 +50,9 @@ def _by_turns(found: Iterable[tuple[Validated, Finding]]) -> Iterator[tuple[Vali
         yield one, finding
 
 
-def _properties(report: Report, one: Validated, file: str, title: str) -> dict[str, str]:
+def _properties(report: Report, one: Validated, at: Location, title: str) -> dict[str, str]:
     """The title, and the file that GitHub puts the annotation beside, where it is one of the repository."""
-    place, titled = report.naming.place(one, file), {"title": f"{title} ({report.naming.identity(one)})"}
+    place, titled = report.naming.place(one, at), {"title": f"{title} ({report.naming.identity(one)})"}
     if place.kind != "below":
         return titled
     return {"file": place.path} | ({"line": str(place.line)} if place.line else {}) | titled

@@ -106,7 +106,7 @@ def _said(report: Report, one: Validated, problem: Problem) -> dict[str, Any]:
     What is remote has an address without its scheme: of a run with any but ``file`` GitHub takes nothing at all.
     """
     at, identity = problem.at, report.naming.identity(one)
-    place = report.naming.place(one, at.file)
+    place = report.naming.place(one, at)
     path = quote(place.path.encode(errors="surrogatepass"))
     artifact = {"uri": f"file://{path}"} if place.kind == "elsewhere" else {"uri": path, "uriBaseId": ROOT}
     logical = {

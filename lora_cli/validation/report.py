@@ -1,6 +1,8 @@
 """The report of ``validate``: the one model that all its formats read. JSON is its fields."""
 
+import os
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,9 +12,10 @@ from urllib.parse import unquote
 
 from lora_cli import __version__
 from lora_cli.core.engine_outcome import EngineOutcome
-from lora_cli.core.finding import Applied, Finding, Severity, Skipped
+from lora_cli.core.finding import Applied, Finding, Location, Severity, Skipped
 from lora_cli.core.grouping import by_key
 from lora_cli.core.json_schema import EXCLUDED, INLINE, Count, Fingerprint, Keyword, PositiveCount, Sha256, Version
+from lora_cli.core.lora_config import CONFIG_CAP
 from lora_cli.validation.outcome import Checked
 
 if TYPE_CHECKING:
@@ -165,11 +168,12 @@ class Naming:
         parts = (self.identity(one), finding.code, at.file, at.field, *([by] if by else ()))
         return hashlib.sha256("\0".join(parts).encode(errors="backslashreplace")).hexdigest()[:32]
 
-    def place(self, one: Checked | CheckedAdapter[Any], file: str) -> Place:
-        """Where ``file`` of an adapter is: itself where it lies below ``directory``, else the manifest's line."""
-        inside = _inside(one.source, self.directory)
+    def place(self, one: Checked | CheckedAdapter[Any], at: Location) -> Place:
+        """Where ``at`` of an adapter is: its file where it lies below ``directory``, else the manifest's line."""
+        inside, file = _inside(one.source, self.directory), at.file
         if inside is not None:
-            return Place(_joined(inside, file), "below", int(file.endswith(".json")))
+            path = _joined(inside, file)
+            return Place(path, "below", _line_of(self.directory / path, at.field) if file.endswith(".json") else 0)
         manifest, _, line = self.manifest.get(one.name, "").rpartition(":")
         if manifest and (below := _below(manifest, self.directory)) is not None:
             return Place(below, "below", int(line))
@@ -296,6 +300,18 @@ def summarize(adapters: Sequence[Validated], fail_on: Severity) -> ValidateSumma
         exit_code=max((one.exit_code for one in adapters), default=0),
         accepted=outcomes.count("accepted"),
     )
+
+
+def _line_of(path: Path, field: str) -> int:
+    """The line of a JSON file that a field begins at, by its first name; 1 where that is not found."""
+    key = re.match(r"\w*", field)
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+            text = stream.read(CONFIG_CAP) or b""
+    except OSError:
+        return 1
+    found = re.search(rb'"%b"\s*:' % key[0].encode(), text) if key and key[0] else None
+    return text.count(b"\n", 0, found.start()) + 1 if found else 1
 
 
 def _inside(source: str, directory: Path) -> str | None:

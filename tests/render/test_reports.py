@@ -17,7 +17,7 @@ from sarif_kit.validate import validation_errors
 
 from lora_cli import __version__
 from lora_cli.core.finding import Severity
-from lora_cli.render import concise, github, junit, markdown, sarif
+from lora_cli.render import concise, github, gitlab, junit, markdown, sarif
 from lora_cli.render.json import encoded
 from lora_cli.render.terminal import rendered
 from lora_cli.render.terminal_validate import report_parts, statistics_parts
@@ -40,6 +40,7 @@ RENDERERS: dict[str, Callable[[Report], str]] = {
     "report.sarif": sarif.render_report,
     "report.xml": junit.render_report,
     "report.github": github.render_report,
+    "report.gitlab.json": gitlab.render_report,
     "report.md": markdown.render_report,
     "report.txt": human,
     "concise.txt": concise.render_report,
@@ -116,6 +117,19 @@ def test_a_location_of_sarif_is_one_that_code_scanning_takes() -> None:
     assert "manifests/set.yaml" in uris
     assert "hf/acme/sql" in uris
     assert all(re.match(r"(file:///|[^:]*$)", uri) for uri in uris)
+
+
+def test_gitlab_gets_a_place_and_a_fingerprint_of_each_finding_that_counts() -> None:
+    said = everything()
+    entries = json.loads(gitlab.render_report(said))
+    counting = [found for _, found in said.found() if found.finding.accepted is None]
+    assert len(entries) == len(counting) + sum(one.error is not None for one in said.adapters)
+    assert len({entry["fingerprint"] for entry in entries}) == len(entries)
+    for entry in entries:
+        assert entry.keys() == {"description", "check_name", "fingerprint", "severity", "location"}
+        assert entry["severity"] in {"info", "minor", "major", "blocker"}
+        assert entry["location"]["path"]
+        assert entry["location"]["lines"]["begin"] >= 1
 
 
 def test_junit_counts_what_refuses_and_says_why_a_case_is_skipped() -> None:
@@ -219,6 +233,6 @@ def test_a_message_of_sarif_has_no_link_and_no_placeholder() -> None:
 
 
 def test_no_machine_format_has_a_command_for_a_console() -> None:
-    for render in (encoded, sarif.render_report, junit.render_report, markdown.render_report):
+    for render in (encoded, sarif.render_report, junit.render_report, markdown.render_report, gitlab.render_report):
         assert "##[" not in render(hostile(HOSTILE))
         assert not any(line.lstrip().startswith("::") for line in render(hostile(HOSTILE)).splitlines())

@@ -1,0 +1,52 @@
+"""GitLab's code quality report: a list of findings that a merge request shows beside the lines that it changes.
+
+https://docs.gitlab.com/ci/testing/code_quality/ has the format, which is a part of Code Climate's.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from lora_cli.core.finding import Location, Severity
+from lora_cli.core.text import safe
+from lora_cli.render.json import encoded
+from lora_cli.validation.report import Report, Validated
+
+SEVERITIES = {Severity.ERROR: "major", Severity.WARNING: "minor", Severity.NOTE: "info"}
+
+
+def render_report(report: Report) -> str:
+    """What counts; what is known or suppressed is left out. An adapter that cannot be read is a blocker."""
+    return encoded([*_unread(report), *_found(report)])
+
+
+def _unread(report: Report) -> Iterator[dict[str, Any]]:
+    for one in report.adapters:
+        if one.error is not None:
+            text = "; ".join(filter(None, (one.error.message, one.error.hint)))
+            fingerprint = f"not-read:{report.naming.identity(one)}"
+            yield _entry(report, one, Location(), "not-read", "blocker", text, fingerprint)
+
+
+def _found(report: Report) -> Iterator[dict[str, Any]]:
+    times: Counter[str] = Counter()
+    for one, said in report.found():
+        finding, problem = said.finding, said.finding.problem
+        if finding.accepted is None:
+            times[said.fingerprint] += 1
+            fingerprint = f"{said.fingerprint}:{times[said.fingerprint]}"
+            text = "; ".join(filter(None, (f"{finding.code} {finding.name}: {problem.message}", problem.hint)))
+            yield _entry(report, one, problem.at, finding.code, SEVERITIES[finding.severity], text, fingerprint)
+
+
+def _entry(
+    report: Report, one: Validated, at: Location, check: str, severity: str, text: str, fingerprint: str
+) -> dict[str, Any]:
+    place = report.naming.place(one, at)
+    return {
+        "description": safe(f"{report.naming.identity(one)}: {text}"),
+        "check_name": check,
+        "fingerprint": safe(fingerprint),
+        "severity": severity,
+        "location": {"path": safe(place.path), "lines": {"begin": place.line or 1}},
+    }
