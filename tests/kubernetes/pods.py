@@ -19,10 +19,14 @@ def documents() -> list[tuple[str, Fields]]:
 
 
 def pods() -> Iterator[tuple[str, Fields]]:
-    """The pod of each workload, with the workload's name."""
+    """The pod of each workload, with the workload's name: those of templates, of a CronJob's, and pods themselves."""
     for _, document in documents():
-        if "template" in document["spec"]:
-            yield document["metadata"]["name"], document["spec"]["template"]["spec"]
+        spec = document.get("spec", {})
+        spec = spec.get("jobTemplate", {}).get("spec", spec)
+        if "template" in spec:
+            yield document["metadata"]["name"], spec["template"]["spec"]
+        elif document["kind"] == "Pod":
+            yield document["metadata"]["name"], spec
 
 
 def containers(pod: Fields) -> list[Fields]:
@@ -34,3 +38,8 @@ def container(workload: str, name: str) -> tuple[Fields, Fields]:
     """One container, with its pod."""
     pod = dict(pods())[workload]
     return next(one for one in containers(pod) if one["name"] == name), pod
+
+
+def ours(container: Fields) -> bool:
+    """Whether a container runs our image."""
+    return bool(container["image"].startswith(OURS))

@@ -10,7 +10,7 @@ import pytest
 from lora_cli.cli.app import COMMANDS, build_app, load_command, variables
 from lora_cli.cli.options import PREFIX
 from lora_cli.settings import SETTINGS
-from tests.kubernetes.pods import FOLDER, OURS, Fields, containers, documents, pods
+from tests.kubernetes.pods import FOLDER, Fields, containers, documents, ours, pods
 
 VERSION = "1.33"
 DOCUMENTS = documents()
@@ -121,10 +121,6 @@ def test_a_variable_is_an_option_and_a_path_in_it_is_mounted(container: Fields, 
     paths = [found for word in words for found in re.findall(r"(?:^|[:=])(/(?!/)[\w./-]+)", word)]
     for path in paths:
         assert any(path == place or path.startswith(f"{place}/") for place in mounted), path
-
-
-def ours(container: Fields) -> bool:
-    return bool(container["image"].startswith(OURS))
 
 
 def test_containers_of_one_pod_that_share_the_cache_see_it_at_the_same_path() -> None:
