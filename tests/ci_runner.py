@@ -1,4 +1,4 @@
-"""What GitHub's runner does with a composite action, and GitLab's with a job, as far as ours use it."""
+"""What GitHub's runner does with a composite action and a workflow, and GitLab's with a job, as far as ours use it."""
 
 import os
 import re
@@ -31,19 +31,37 @@ def run_action(file: Path, given: Mapping[str, str], cwd: Path, environ: Mapping
     action = yaml.safe_load(file.read_text())
     assert given.keys() <= action["inputs"].keys()
     inputs = {name: str(given.get(name, spec["default"])) for name, spec in action["inputs"].items()}
+    steps = action["runs"]["steps"]
+    assert all("uses" in step or step["shell"] == "bash" for step in steps)
+    return _run_steps(steps, inputs, cwd, {**environ, "GITHUB_ACTION_PATH": str(file.parent)}, skip)
+
+
+def run_workflow(job: Mapping[str, Any], cwd: Path, environ: Mapping[str, str]) -> Ran:
+    """Run a job of a GitHub workflow in ``cwd``; ``environ`` wins over the job's own variables."""
+    own = {name: _filled(value, {}, Ran(), cwd) for name, value in job.get("env", {}).items()}
+    return _run_steps(job["steps"], {}, cwd, {**own, **environ})
+
+
+def _run_steps(
+    steps: list[dict[str, Any]], inputs: Mapping[str, str], cwd: Path, environ: Mapping[str, str], skip: str = ""
+) -> Ran:
+    """After a step that failed only those run that ask whether the job was cancelled."""
     ran = Ran()
-    for number, step in enumerate(action["runs"]["steps"]):
-        if ran.code or step.get("name") == skip or not _holds(step.get("if", "true"), inputs, ran, cwd):
+    for number, step in enumerate(steps):
+        condition = str(step.get("if", "true"))
+        if step.get("name") == skip or (ran.code and "cancelled()" not in condition):
+            continue
+        if not _holds(condition, inputs, ran, cwd):
             continue
         if "uses" in step:
-            ran.used[step["uses"]] = {key: _filled(value, inputs, ran, cwd) for key, value in step["with"].items()}
+            given = step.get("with", {})
+            ran.used[step["uses"]] = {key: _filled(value, inputs, ran, cwd) for key, value in given.items()}
             continue
         told = cwd / f".output-{number}"
         told.touch()
         own = {key: _filled(value, inputs, ran, cwd) for key, value in step.get("env", {}).items()}
-        github = {"GITHUB_ACTION_PATH": str(file.parent), "GITHUB_OUTPUT": str(told), "GITHUB_ACTIONS": "true"}
+        github = {"GITHUB_OUTPUT": str(told), "GITHUB_ACTIONS": "true"}
         github["GITHUB_STEP_SUMMARY"] = str(cwd / "summary.md")
-        assert step["shell"] == "bash"
         _run(step["run"], cwd, {**environ, **github, **own}, ran)
         ran.outputs[step.get("id", str(number))] = dict(line.split("=", 1) for line in told.read_text().splitlines())
         told.unlink()
@@ -64,7 +82,7 @@ def _run(script: str, cwd: Path, environ: Mapping[str, str], ran: Ran) -> None:
         text=True, check=False,
     )  # fmt: skip
     ran.out += done.stdout
-    ran.code = done.returncode
+    ran.code = ran.code or done.returncode
 
 
 def _filled(value: Any, inputs: Mapping[str, str], ran: Ran, cwd: Path) -> str:
@@ -90,12 +108,16 @@ def _value(name: str, inputs: Mapping[str, str], ran: Ran, cwd: Path) -> str:
     if hashed := re.fullmatch(r"hashFiles\((.*)\)", name):
         file = cwd / _value(hashed[1], inputs, ran, cwd)
         return "a hash" if file.is_file() else ""
+    if literal := re.fullmatch(r"'(.*)'", name):
+        return literal[1]
     match name.split("."):
+        case ["github", "workspace"]:
+            return str(cwd)
         case ["inputs", key]:
             return inputs[key]
         case ["steps", step, "outputs", key]:
             return ran.outputs.get(step, {}).get(key, "")
-        case ["github", *_]:
+        case ["github" | "secrets" | "cancelled()", *_]:
             return ""
     raise AssertionError(f"the runner of the tests does not know {name}")
 

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 import yaml
 
 from lora_cli.cli.main import main
-from tests.ci_runner import environment, run_action, run_job
+from tests.ci_runner import environment, run_action, run_job, run_workflow
 from tests.conftest import ROOT
 
 ACTION = ROOT / "action.yml"
@@ -156,10 +157,88 @@ def test_the_action_fails_when_the_lock_does_not_fit_though_each_adapter_is_fine
     assert (ran.code, ran.outputs["validate"]["exit-code"]) == (1, "0"), ran.out
 
 
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The archive of a tag, as the host of a repository serves it."""
+    file = tmp_path_factory.mktemp("tag") / "v0.1.0.tar.gz"
+    with tarfile.open(file, "w:gz") as tar:
+        for name in ("pyproject.toml", "README.md", "LICENSE", "lora_cli"):
+            tar.add(ROOT / name, f"lora-cli/{name}", filter=lambda one: None if "__pycache__" in one.name else one)
+    return file
+
+
+def edited(file: str, place: str = "") -> dict[str, Any]:
+    """An example as it stands, or with its one line edited, so that what lies at ``place`` is installed."""
+    text = (CI / file).read_text()
+    text, count = re.subn(r"(INSTALL_LORA_CLI_FROM: )\S+", rf"\g<1>{place}" if place else r"\g<0>", text)
+    assert count == 1
+    example: dict[str, Any] = yaml.safe_load(text)
+    return example
+
+
+def test_the_workflow_for_github_gates_with_what_its_one_edited_line_installs(
+    repository: Path, tmp_path: Path, archive: Path
+) -> None:
+    site = tmp_path / "site"
+
+    ran = run_workflow(edited("github-actions.yaml", str(archive))["jobs"]["validate"], repository, environment(site))
+
+    assert (site / "bin" / "lora-cli").is_file()
+    assert ran.code == 1, ran.out
+    assert "::error file=adapters/misnested/adapter_model.safetensors" in ran.out
+    assert "misnested" in (repository / "summary.md").read_text()
+    assert {"github/codeql-action/upload-sarif@v4", "actions/upload-artifact@v4"} <= ran.used.keys()
+
+
+def test_the_workflow_for_github_judges_and_reports_what_it_cannot_fetch(repository: Path, tmp_path: Path) -> None:
+    (repository / "set.yaml").write_text((repository / "set.yaml").read_text().replace("misnested", "zubrowka"))
+    job = edited("github-actions.yaml", str(tmp_path))["jobs"]["validate"]
+    job["steps"] = [step for step in job["steps"] if step.get("name") != INSTALL]
+
+    ran = run_workflow(job, repository, environment(tmp_path))
+
+    assert ran.code == 1, ran.out
+    assert (repository / "lora.sarif").exists()
+
+
+def test_an_example_that_nobody_edited_ends_with_2_and_names_the_line(repository: Path, tmp_path: Path) -> None:
+    github = edited("github-actions.yaml")
+    gitlab = edited("gitlab-ci.yaml")
+    own = environment(tmp_path, **gitlab["variables"])
+
+    runs = [run_workflow(github["jobs"]["validate"], repository, environment(tmp_path))]
+    runs += [run_job(gitlab[name], repository, own) for name in ("validate-adapters", "adapters-drift")]
+
+    for ran in runs:
+        assert ran.code == 2, ran.out
+        assert "replace OWNER in INSTALL_LORA_CLI_FROM" in ran.out
+    for file in CI.iterdir():
+        assert "Edit one line" in file.read_text().partition("\n\n")[0]
+
+
+def test_every_placeholder_is_explained_where_it_stands() -> None:
+    for file in [ACTION, ROOT / ".pre-commit-hooks.yaml", *CI.iterdir(), *(ROOT / "docs").glob("*.md")]:
+        text = file.read_text()
+        if "OWNER/lora-cli" in text:
+            assert "the account that hosts" in " ".join(text.replace("#", " ").split()), file.name
+
+
+def test_the_jobs_for_gitlab_install_what_their_one_edited_line_names(
+    repository: Path, tmp_path: Path, archive: Path
+) -> None:
+    jobs = edited("gitlab-ci.yaml", str(archive))
+    site = tmp_path / "site"
+
+    ran = run_job(jobs["adapters-drift"], repository, environment(site, **jobs["variables"]))
+
+    assert ran.code == 0, ran.out
+    assert (site / "bin" / "lora-cli").is_file()
+
+
 @pytest.mark.parametrize("moved", [False, True])
 def test_the_jobs_for_gitlab_gate_and_tell_of_drift(repository: Path, tmp_path: Path, *, moved: bool) -> None:
     jobs = yaml.safe_load((CI / "gitlab-ci.yaml").read_text())
-    shim = tmp_path / "shim" / "pip"  # what the package index has is not this checkout
+    shim = tmp_path / "shim" / "pip"  # another test installs
     shim.parent.mkdir()
     shim.write_text("#!/bin/sh\n")
     shim.chmod(0o755)

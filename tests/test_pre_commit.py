@@ -16,10 +16,19 @@ from tests.conftest import ROOT
 HOOKS = ROOT / ".pre-commit-hooks.yaml"
 
 
-def run(*argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+OFFLINE = {
+    "PIP_NO_DEPS": "1",
+    "PIP_NO_BUILD_ISOLATION": "0",
+    "PIP_NO_INDEX": "1",
+    "PYTHONPATH": os.pathsep.join(sys.path),
+}
+"""pip installs the hook alone; what it depends on and is built with is this environment's."""
+
+
+def run(*argv: str, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     own = {"PATH": path, "HOME": str(cwd), "PRE_COMMIT_HOME": str(cwd / ".git" / "pre-commit"), "PYTHONPATH": str(ROOT)}
-    return subprocess.run(argv, cwd=cwd, env=own, capture_output=True, text=True, check=False)
+    return subprocess.run(argv, cwd=cwd, env={**own, **environ}, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
@@ -45,6 +54,27 @@ def commit(
 
 def test_the_hook_is_one_that_pre_commit_takes(tmp_path: Path) -> None:
     assert run("pre-commit", "validate-manifest", str(HOOKS), cwd=tmp_path).returncode == 0
+
+
+def test_pre_commit_installs_the_hook_from_the_tag_that_the_example_names(repository: Path, tmp_path: Path) -> None:
+    (example,) = yaml.safe_load("\n".join(re.findall(r"^#   (.*)", HOOKS.read_text(), re.MULTILINE)))
+    ours = tmp_path / ".git" / "lora-cli"
+    shutil.copytree(ROOT / "lora_cli", ours / "lora_cli", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", HOOKS.name):
+        shutil.copy(ROOT / name, ours)
+    who = ["-c", "user.name=x", "-c", "user.email=x@example.com"]
+    for words in (["init", "--quiet"], ["add", "."], [*who, "commit", "--quiet", "-m", "all"], ["tag", example["rev"]]):
+        assert run("git", *words, cwd=ours).returncode == 0
+    example["repo"] = str(ours)
+    example["hooks"][0]["args"] = ["--base", "adapters/smollm2-135m"]
+    (repository / ".pre-commit-config.yaml").write_text(yaml.safe_dump({"repos": [example]}))
+    run("git", "add", ".", cwd=repository)
+
+    done = run("pre-commit", "run", "--verbose", cwd=repository, **OFFLINE)
+
+    assert [*(repository / ".git" / "pre-commit").rglob("bin/lora-cli")], done.stdout
+    assert done.returncode == 1, done.stdout
+    assert "LC311 nothing-applies" in done.stdout
 
 
 def test_a_broken_adapter_is_not_committed_and_each_is_judged_once(repository: Path) -> None:

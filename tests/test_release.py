@@ -123,7 +123,7 @@ def test_one_version_names_files_metadata_and_whatever_docs_have_copied(built: B
 
 def mentions() -> Iterator[tuple[str, str]]:
     """Where a file names another version of ours than this, and which."""
-    ours = re.compile(r"(?:lora-cli(?:@v|:|==)|lora_cli |rev: v)(\d+\.\d+\.\d+)")
+    ours = re.compile(r"(?:lora-cli(?:@v|:|==)|lora_cli |rev: v|tags/v)(\d+\.\d+\.\d+)")
     for name in tracked("README.md", "action.yml", ".pre-commit-hooks.yaml", "docs", "manifests"):
         for found in ours.findall((ROOT / name).read_text(encoding="utf-8", errors="replace")):
             if found != __version__:
