@@ -100,7 +100,9 @@ def _apply(image: Image, name: str, said: str, folder: Path, environ: dict[str, 
         case "COPY":
             for source, target in _copied(image, said, folder, environ, built):
                 target.parent.mkdir(parents=True, exist_ok=True)
-                if source.is_dir():
+                if source.suffix == ".txt" and source.parent == FOLDER:
+                    target.touch()  # a lock: what it names is taken from this environment
+                elif source.is_dir():
                     shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
                 else:
                     shutil.copy2(source, target)
@@ -118,7 +120,7 @@ def _copied(
     target = image.root / (last if last.startswith("/") else f"{image.workdir}/{last}").lstrip("/")
     for source in sources:
         assert stage or source in allowed(), f"{source} is kept from the build"
-        yield context / source.lstrip("/"), target / source if last.endswith("/") else target
+        yield context / source.lstrip("/"), target / Path(source).name if last.endswith("/") else target
 
 
 def allowed() -> set[str]:

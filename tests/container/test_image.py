@@ -5,14 +5,18 @@ import re
 import signal
 import sysconfig
 import time
+import tomllib
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from lora_cli import __version__
 from tests.conftest import QUICKSTART, ROOT
-from tests.container.images import DOCKERFILE, Image, allowed, build, instructions, run, stages
+from tests.container.images import DOCKERFILE, FOLDER, Image, allowed, build, instructions, run, stages
 from tests.kubernetes.pods import OURS, containers, pods
 from tests.sandbox import missing, start
 
@@ -21,6 +25,7 @@ SITE = sysconfig.get_path("purelib")
 OFFLINE = {
     "PIP_NO_DEPS": "1",
     "PIP_NO_COMPILE": "1",
+    "PIP_FORCE_REINSTALL": "1",
     "PIP_NO_BUILD_ISOLATION": "0",
     "PIP_NO_INDEX": "1",
     "PYTHONPATH": SITE,
@@ -55,14 +60,61 @@ def test_nothing_is_taken_from_anywhere_but_the_repository_and_the_index() -> No
     for name, words in instructions():
         assert not re.search(r"\b(curl|wget|sudo|git)\b", words), words
         assert name not in {"ARG", "ENV"} or not re.search(r"TOKEN|KEY|PASSWORD|SECRET", words)
-        assert "pip install" not in words or "--no-cache-dir" in words
+        assert all("--no-cache-dir" in one for one in re.findall(r"pip (?:install|wheel) [^&]*", words))
     assert all((ROOT / name).exists() for name in allowed() - {"**/__pycache__"})
 
 
 def test_slim_has_no_torch_and_is_what_is_built_when_nobody_says() -> None:
     assert list(stages())[-1] == "slim"
     assert not any("[warm]" in words or "torch" in words.lower() for _, words in lineage("slim"))
-    assert any("'.[warm]'" in words for _, words in lineage("warm"))
+    assert any("'lora-cli[models]'" in words for _, words in lineage("warm"))
+
+
+def locked(name: str) -> dict[str, tuple[Version, int]]:
+    """Each package of a lock file, with its version and how many hashes it has."""
+    text = re.sub(r"#.*", "", (FOLDER / name).read_text()).replace("\\\n", " ")
+    found: dict[str, tuple[Version, int]] = {}
+    for line in filter(None, map(str.strip, text.splitlines())):
+        requirement = Requirement(line.partition("--hash")[0].strip())
+        (version,) = requirement.specifier
+        assert version.operator == "==", line
+        found[canonicalize_name(requirement.name)] = Version(version.version), line.count("--hash=sha256:")
+    return found
+
+
+def asked(extra: str) -> list[Requirement]:
+    """What pyproject.toml asks for in an image, with an extra and those that it contains."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    texts = [*project["dependencies"], *(project["optional-dependencies"][extra] if extra else ())]
+    found = [Requirement(text) for text in texts]
+    inner = [name for one in found if one.name == project["name"] for name in one.extras]
+    own = [one for one in found if one.name != project["name"]]
+    return own + [one for name in inner for one in asked(name)]
+
+
+@pytest.mark.parametrize(("files", "extra"), [(["slim.txt"], ""), (["warm.txt", "torch.txt"], "models")])
+def test_the_lock_files_cover_what_an_image_depends_on(files: list[str], extra: str) -> None:
+    versions = {name: version for file in files for name, (version, _) in locked(file).items()}
+    for requirement in asked(extra):
+        assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), requirement
+
+
+def test_the_lock_file_of_the_build_covers_the_build_system() -> None:
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    for requirement in map(Requirement, build):
+        assert requirement.specifier.contains(locked("build.txt")[requirement.name][0])
+
+
+def test_every_package_is_locked_by_its_hashes_and_installed_from_a_lock() -> None:
+    for name in ("build.txt", "slim.txt", "warm.txt"):
+        assert all(hashes for _, hashes in locked(name).values()), name
+    slim, warm = locked("slim.txt"), locked("warm.txt")
+    assert slim == {name: warm[name] for name in slim}, "warm is built on slim: the same versions"
+    assert not {"torch", "triton"} & warm.keys()
+    installs = [one for _, words in instructions() for one in re.findall(r"pip install ([^&]*)", words)]
+    for words in installs:
+        assert "--require-hashes -r" in words or "--no-index" in words or "-r torch.txt" in words, words
+    assert (FOLDER / "lock.sh").stat().st_mode & 0o111
 
 
 def test_the_manifests_run_these_images_of_this_version() -> None:
