@@ -1,4 +1,4 @@
-"""Writes the generated pages: rules, engines, settings, and the references of manifest and policy from their schemas.
+"""Writes the generated pages: commands, rules, engines, settings, and manifest and policy from their schemas.
 
 ``make docs`` runs it; a test compares what it would write with what is there.
 """
@@ -10,6 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from lora_cli.cli.app import COMMANDS, UNITS, Command, build_app, load_command
+from lora_cli.cli.options import GLOBAL
 from lora_cli.core.engine_outcome import Outcome
 from lora_cli.engines import ENGINES, Profile, all_profiles, profiles_of
 from lora_cli.render.terminal_catalog import HUNDREDS, LEGEND, PROOFS, letter
@@ -39,11 +41,17 @@ ABOUT_SETTINGS = (
     "A size is a number of bytes, `2GiB` (powers of 1024) or `500MB` (powers of 1000); a time is a number of seconds, "
     "`500ms`, `30s` or `1h30m`.",
 )
+ABOUT_COMMANDS = (
+    "`lora-cli COMMAND --help` shows the same. Each option can also be set by the environment variable next to it; "
+    "a flag wins over the variable, and the variable over the [settings file](settings.md).",
+    *UNITS.values(),
+)
 
 
 def pages() -> dict[str, str]:
     """Each page's text by its file name."""
     made = {
+        "cli.md": commands_page(),
         "rules.md": rules_page(),
         "engines.md": engines_page(),
         "manifest.md": reference_page("adapter-set", "The manifest", MANIFEST),
@@ -51,6 +59,47 @@ def pages() -> dict[str, str]:
         "settings.md": settings_page(),
     }
     return {name: "\n".join(lines) + "\n" for name, lines in made.items()}
+
+
+def commands_page() -> Iterator[str]:
+    """Every command with its arguments, options and examples; the global options stand once."""
+    yield from ("# Commands and options", "", "Generated from the command line by `make docs`.")
+    for paragraph in ABOUT_COMMANDS:
+        yield from ("", paragraph)
+    yield from ("", "## Global options", "", "They stand before or after the command.")
+    yield from _options(build_app(), "lora-cli")
+    for name in COMMANDS:
+        yield from _command(load_command(name), f"lora-cli {name}", "##")
+
+
+def _command(command: Command, path: str, heading: str) -> Iterator[str]:
+    """A command, and those below it: their text, usage, options in groups, and examples."""
+    context = command.make_context(path, [], resilient_parsing=True)
+    about = (command.help or "").replace("\n\n", " ")
+    yield from ("", f"{heading} {path}", "", about, "", f"`{path} {' '.join(command.collect_usage_pieces(context))}`")
+    children = getattr(command, "commands", {})
+    if not children:
+        yield from _options(command, path)
+        examples = [line.strip() for line in (command.epilog or "").splitlines() if line.startswith("  $ ")]
+        yield from ("", "```text", *examples, "```")
+    for name, child in children.items():
+        yield from _command(child, f"{path} {name}", f"{heading}#")
+
+
+def _options(command: Command, path: str) -> Iterator[str]:
+    """A table for each group of a command's help; global options and ``--help`` are only in that of the root."""
+    context = command.make_context(path, [], resilient_parsing=True)
+    groups: dict[str, list[str]] = {}
+    for parameter in command.get_params(context):
+        record, group = parameter.get_help_record(context), getattr(parameter, "rich_help_panel", None)
+        everywhere = group == GLOBAL or "--help" in parameter.opts
+        if record is not None and (path == "lora-cli" or not everywhere):
+            variable = f"`{parameter.envvar}`" if parameter.envvar else ""
+            usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
+            words, text = (cell.replace("|", "\\|") for cell in record)
+            groups.setdefault(group or usual, []).append(f"| `{words}` | {text} | {variable} |")
+    for group, rows in groups.items():
+        yield from ("", f"| {group} | description | variable |", "|---|---|---|", *rows)
 
 
 def settings_page() -> Iterator[str]:

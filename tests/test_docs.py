@@ -2,18 +2,52 @@
 
 import re
 import runpy
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from lora_cli.cli.app import COMMANDS, Command, build_app, load_command
+
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-@pytest.mark.parametrize("file", ["rules.md", "engines.md", "manifest.md", "policy.md", "settings.md"])
+@pytest.mark.parametrize("file", ["cli.md", "rules.md", "engines.md", "manifest.md", "policy.md", "settings.md"])
 def test_a_generated_page_is_as_it_would_be_generated_now(file: str) -> None:
     pages = runpy.run_path(str(DOCS / "build.py"))["pages"]()
 
     assert (DOCS / file).read_text(encoding="utf-8") == pages[file], "run make docs"
+
+
+def sections(page: str) -> dict[str, str]:
+    """The text below each heading of a page, by the heading."""
+    parts = re.split(r"^#+ (.*)\n", (DOCS / page).read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def leaves(command: Command, path: str) -> Iterator[tuple[str, Command]]:
+    """Each command that can be run, with the words that name it."""
+    children = getattr(command, "commands", {})
+    for name, child in children.items():
+        yield from leaves(child, f"{path} {name}")
+    if not children:
+        yield path, command
+
+
+def test_every_option_of_every_command_stands_in_the_reference_with_its_variable() -> None:
+    page = sections("cli.md")
+    everywhere = page["Global options"]
+    commands = [found for name in COMMANDS for found in leaves(load_command(name), f"lora-cli {name}")]
+    for path, command in [("Global options", build_app()), *commands]:
+        rows = [line for line in (page[path] + everywhere).splitlines() if line.startswith("| `")]
+        for parameter in command.params:
+            words = [*parameter.opts, *parameter.secondary_opts] if parameter.param_type_name == "option" else []
+            variable = f"`{parameter.envvar}`" if parameter.envvar else ""
+            found = [
+                row for row in rows if all(re.search(rf"[` ]{word}[`, ]", row) for word in words) and variable in row
+            ]
+            assert found, f"{path}: {parameter.opts}"
+    assert len(commands) >= 14
 
 
 def test_every_schema_is_as_it_would_be_generated_now() -> None:
