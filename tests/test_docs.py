@@ -73,3 +73,7 @@ def test_every_metric_is_told_of_and_none_that_there_is_not() -> None:
     there = set(re.findall(r'"(lora_cli_[a-z_]+)"', code))
     told = set(re.findall(r"`(lora_cli_[a-z_]+)", (DOCS / "warm.md").read_text(encoding="utf-8")))
     assert told == there
+
+
+def test_the_readme_is_short() -> None:
+    assert len((DOCS.parent / "README.md").read_text(encoding="utf-8").splitlines()) <= 130

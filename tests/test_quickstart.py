@@ -74,9 +74,9 @@ def test_each_adapter_answers_in_its_own_way_beside_the_base(answers: str) -> No
     assert [float(change) > 1 for change in changes] == [True, True]
 
 
-@pytest.mark.parametrize("target", ["demo", "answers"])
-def test_the_readme_shows_what_is_printed(target: str, request: pytest.FixtureRequest) -> None:
-    blocks = re.findall(rf"```console\n\$ make {target}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+@pytest.mark.parametrize(("page", "target"), [("README.md", "demo"), ("docs/first-ten-minutes.md", "answers")])
+def test_a_page_shows_what_is_printed(page: str, target: str, request: pytest.FixtureRequest) -> None:
+    blocks = re.findall(rf"```console\n\$ make {target}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert len(blocks) == 1
 
     assert without_numbers(blocks[0]) == without_numbers(request.getfixturevalue(target))
