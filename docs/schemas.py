@@ -27,7 +27,7 @@ from lora_cli.render.inspect_report import InspectReport
 from lora_cli.render.warm_report import EndpointsReport, WarmReport
 from lora_cli.serving.status_report import StatusReport
 from lora_cli.settings import SETTINGS
-from lora_cli.validation.repair_report import RepairReport
+from lora_cli.validation.repair_report import RepairReport, RepairSetReport
 from lora_cli.validation.report import ValidateReport
 
 SCHEMAS = Path(__file__).parents[1] / "manifests" / "schemas"
@@ -50,6 +50,7 @@ REPORTS = {
     "fetch-check": CheckReport,
     "inspect": InspectReport,
     "repair": RepairReport,
+    "repair-set": RepairSetReport,
     "rules": RulesReport,
     "serve-bench": BenchReport,
     "status": StatusReport,

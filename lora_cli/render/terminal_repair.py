@@ -1,5 +1,6 @@
 """What ``repair`` prints for people: what the engine does with the adapter before and after, the changes, the proof."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 from rich.console import RenderableType
@@ -9,7 +10,7 @@ from lora_cli.core.engine_outcome import EngineOutcome
 from lora_cli.core.text import counted, safe
 from lora_cli.render.terminal import Paragraph, facts, hints, text
 from lora_cli.render.terminal_validate import skipped_checks
-from lora_cli.validation.repair_report import RepairReport
+from lora_cli.validation.repair_report import RepairReport, RepairSetReport
 from lora_cli.validation.sameness import RECKONING, Sameness
 
 NO_BASE = "no base: names and shapes not checked; --base BASE tells them (its config.json is enough)"
@@ -33,6 +34,21 @@ def repair_parts(found: RepairReport, *, check: bool) -> Iterator[RenderableType
     yield from hints(NO_BASE, 4) if found.after.applied is None else []
     if found.proof is not None:
         yield from ("", *facts([("proof", _proof(found.proof)), ("written", found.directory)]))
+
+
+def repair_set_parts(report: RepairSetReport, *, check: bool) -> Iterator[RenderableType]:
+    """The adapters of a set, one after the other, and how many came out how."""
+    outcomes = Counter[str]()
+    for one in report.adapters:
+        if one.repair is not None:
+            yield from (*repair_parts(one.repair, check=check), "")
+            outcomes[_outcome(one.repair, check)[0]] += 1
+        elif one.error is not None:
+            yield Paragraph(safe(one.error.message), Text.assemble(safe(one.name), ": ", ("failed: ", "red")))
+            yield from (*hints(one.error.hint), "")
+            outcomes["failed"] += 1
+    counts = ", ".join(f"{number} {outcome}" for outcome, number in outcomes.items())
+    yield f"{counted(len(report.adapters), 'adapter')}: {counts}"
 
 
 def _outcome(found: RepairReport, check: bool) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from typing import Literal
 from lora_cli import __version__
 from lora_cli.core.engine_outcome import EngineOutcome, Outcome
 from lora_cli.core.finding import Applied, Skipped
-from lora_cli.core.json_schema import EXCLUDED, Version
+from lora_cli.core.json_schema import EXCLUDED, Count, ErrorReport, Version
 from lora_cli.repair import Change, Refusal
 from lora_cli.validation.sameness import Sameness
 
@@ -83,3 +83,29 @@ class RepairReport:
     """The proof that every update is what it was; null where nothing was written."""
     directory: str | None
     """The absolute path of the folder that was written; null with --check and where the repair was refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class RepairedAdapter:
+    """What became of one adapter of a set."""
+
+    name: str
+    """Its name in the manifest."""
+    repair: RepairReport | None
+    """Null where it could not be read or written."""
+    error: ErrorReport | None
+    """Why there is no report, or null."""
+    exit_code: Count
+    """What this adapter alone would end the command with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepairSetReport:
+    """What repair did with the adapters of a manifest. A field may be added under the same number."""
+
+    schema: Literal["lora_cli/repair-set/1"] = "lora_cli/repair-set/1"
+    version: Version = __version__
+    adapters: tuple[RepairedAdapter, ...]
+    """In the order of the manifest."""
+    exit_code: Count
+    """The largest of theirs."""

@@ -275,8 +275,7 @@ def test_a_size_or_duration_that_is_none_is_said_of_its_option(
     [
         (["fetch", "x", "--lokced"], "error: no such option: --lokced\nhint: did you mean --locked?\n"),
         (["fetch", "--zzz"], "error: no such option: --zzz\nhint: lora-cli fetch --help\n"),
-        (["repair"], "error: missing argument 'REF'\nhint: lora-cli repair --help\n"),
-        (["repair", "x"], "error: missing option '--engine'\nhint: lora-cli repair --help\n"),
+        (["init"], "error: missing argument 'REF...'\nhint: lora-cli init --help\n"),
         (["fetch", "x", "--to"], "error: option '--to' requires an argument\nhint: lora-cli fetch --help\n"),
         (
             ["cache", "path", "--cache-dir"],

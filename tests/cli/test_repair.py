@@ -101,7 +101,7 @@ def test_without_a_base_nothing_is_called_ok_that_only_a_base_tells(
 
     told = " ".join(capsys.readouterr().out.split())
     assert "nothing found to repair for vLLM 0.33 before unknown without a base after unknown without a base" in told
-    assert "skipped 10 checks no base model was given: LC311" in told
+    assert "skipped 11 checks no base model was given: LC311" in told
     assert "hint: no base: names and shapes not checked" in told
     assert main(["repair", str(QUICKSTART / "misnested"), "--engine", "sglang", "--check"]) == 3
     assert " ok" not in capsys.readouterr().out
@@ -290,3 +290,41 @@ def test_an_adapter_of_the_hub_is_fetched_and_repaired(
         code, found = document(capsys, "--cache-dir", str(tmp_path / "cache"), *words)
     assert (code, found["source"]) == (0, "hf://acme/rslora")
     assert main(["validate", str(tmp_path / "out"), "--base", base, "--engine", "sglang"]) == 0
+
+
+def test_a_set_is_repaired_adapter_by_adapter_into_folders_of_their_names(
+    rslora: str, base: str, tmp_path: Path, capsys: Capture
+) -> None:
+    good = write_adapter(tmp_path / "fine", modules=llama_modules())
+    entries = f"{{name: a, source: {rslora}}}, {{name: gone, source: {tmp_path}/nowhere}}, {{name: b, source: {good}}}"
+    head = f"apiVersion: lora-cli/v1\nkind: AdapterSet\nbase: {base}\nengine: {{name: sglang}}\n"
+    (tmp_path / "set.yaml").write_text(f"{head}adapters: [{entries}]\n")
+    manifest, out = str(tmp_path / "set.yaml"), tmp_path / "out"
+
+    code, found = document(capsys, "-f", manifest, "--check")
+    assert (code, [one["exit_code"] for one in found["adapters"]]) == (3, [1, 3, 0])
+    assert not out.exists()
+
+    code, found = document(capsys, "-f", manifest, "--to", str(out))
+    assert (code, [one["exit_code"] for one in found["adapters"]]) == (3, [0, 3, 0])
+    assert sorted(path.name for path in out.iterdir()) == ["a", "b"]
+    assert "there is no folder" in found["adapters"][1]["error"]["message"]
+    assert found["adapters"][0]["repair"]["name"] == "a"
+    assert main(["validate", str(out / "a"), "--base", base, "--engine", "sglang"]) == 0
+    capsys.readouterr()
+
+    assert main(["repair", "-f", manifest, "a", "--check"]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "1 adapter: 1 would be repaired"
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["a", "--check"], "repair needs an engine"),
+        (["a", "b", "--check", "--engine", "vllm"], "several adapters are repaired with a manifest"),
+        (["--check", "--engine", "vllm"], "there is nothing to repair"),
+    ],
+)
+def test_what_is_missing_is_said(argv: list[str], said: str, capsys: Capture) -> None:
+    assert main(["repair", *argv]) == 2
+    assert said in capsys.readouterr().err

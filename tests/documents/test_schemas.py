@@ -34,6 +34,7 @@ PUBLISHED = (
     "inspect",
     "policy",
     "repair",
+    "repair-set",
     "rules",
     "serve-bench",
     "settings",
