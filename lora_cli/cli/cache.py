@@ -1,14 +1,14 @@
 """``lora-cli cache``: look after the disk cache."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from lora_cli.cli import completion, options
-from lora_cli.cli.lineup import reaching
+from lora_cli.cli.lineup import lineup, reaching
 from lora_cli.cli.options import LIMITS, OUTPUT, option, seconds
 from lora_cli.cli.output import Format, table_width, to_stderr, width, write, write_result
 from lora_cli.core.nearest import nearest
@@ -19,7 +19,8 @@ from lora_cli.render.cache_report import cache_report, removed_report, verify_re
 from lora_cli.settings import with_flags
 from lora_cli.store import Store
 from lora_cli.store.disk import on_disk
-from lora_cli.store.inventory import Item, blobs, find_items, inventory, tree_bytes, with_residency
+from lora_cli.store.inventory import Item, blobs, entries, find_items, inventory, tree_bytes, with_residency
+from lora_cli.store.quarantine import quarantined, quarantined_items
 from lora_cli.store.sweep import Limits, collect, remove
 from lora_cli.store.tag import check_cache
 from lora_cli.store.usage import cache_bytes
@@ -27,14 +28,13 @@ from lora_cli.store.verify import verify
 
 REPAIR = "Repair"
 
-Names = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="REF|DIGEST|NAME...",
-        help="References, digests (8 or more digits), names of views.",
-        autocompletion=completion.snapshots,
-    ),
-]
+NAMES = typer.Argument(
+    metavar="REF|DIGEST|NAME...",
+    help="References, digests (8 or more digits), names of views.",
+    autocompletion=completion.snapshots,
+)
+Names = Annotated[list[str], NAMES]
+AnyNames = Annotated[list[str] | None, NAMES]
 
 
 def list_snapshots(
@@ -55,33 +55,64 @@ def show(ctx: typer.Context, names: Names, output_format: options.OutputFormat =
 
 def verify_all(
     ctx: typer.Context,
-    repair: bool = option("--repair", "Fetch corrupt files again, with the same digest.", False, REPAIR),
+    names: AnyNames = None,
+    repair: bool = option(
+        "--repair", "Fetch corrupt files and what is in the quarantine again, with the same digest.", False, REPAIR
+    ),
     manifest: Path | None = option(
-        "--manifest -f FILE", "With --repair: use the endpoints and credentials of this manifest.", None, REPAIR
+        "--manifest -f FILE",
+        "Name adapters of this manifest; with --repair, use its endpoints and credentials.",
+        None,
+        REPAIR,
     ),
     output_format: options.OutputFormat = "human",
 ) -> None:
-    """Hash every byte again; what is rotten goes to the quarantine, and the exit code is 5 unless all is repaired."""
-    if manifest is not None and not repair:
-        raise UsageError("-f says how origins are reached, and only --repair asks them", hint="add --repair")
+    """Hash every byte again, of all or of the named adapters; exit code 5 if something is corrupt and not repaired.
+
+    What is corrupt is moved to the quarantine, from which --repair restores it: the same bytes or none.
+    """
+    if manifest is not None and not repair and not names:
+        hint = "add --repair, or names of its adapters"
+        raise UsageError("-f says how origins are reached, and only --repair asks them", hint=hint)
     store, settings = Store(ctx.obj.cache_dir), ctx.obj
+    check_cache(store)
     if manifest is not None:
         from lora_cli.reading.manifest import read_manifest
 
         settings = reaching(settings, read_manifest(manifest))
     from lora_cli.render.terminal_cache import verified_parts
 
-    found = list(verify(store))
+    only = _verified_names(store, names, manifest) if names else None
+    found = list(verify(store, only))
     rotten = [one for one in found if one.problem]
-    mended = list(mend(store, settings, rotten)) if repair else None
+    mended = list(mend(store, settings, rotten, only)) if repair else None
     broken = [one for one in mended or () if one.error is not None]
-    report = verify_report(found, mended)
+    isolated = [item for item in quarantined_items(store) if only is None or item.digest in only]
+    report = verify_report(found, mended, isolated)
     write_result(report, output_format, verified_parts(report), columns=table_width())
-    if manifest is None and broken and not settings.quiet:
-        to_stderr("hint: what a manifest says of how origins are reached is heeded with --repair -f MANIFEST")
+    if not settings.quiet:
+        if manifest is None and broken:
+            to_stderr("hint: what a manifest says of how origins are reached is heeded with --repair -f MANIFEST")
+        if not repair and (isolated or any(one.kind != "record" for one in rotten)):
+            to_stderr("hint: lora-cli cache verify --repair fetches what is corrupt or in the quarantine again")
     # What could not be moved away lies there still.
-    well = not rotten or (repair and not broken and all(one.moved_to for one in rotten))
+    well = not broken and (not rotten or (repair and all(one.moved_to for one in rotten)))
     raise typer.Exit(0 if well else Corrupt.exit_code)
+
+
+def _verified_names(store: Store, names: Sequence[str], manifest: Path | None) -> set[str]:
+    """What ``verify`` is to look at: digests of snapshots, sha256 of their blobs, names of views.
+
+    With a ``manifest`` names are those of its adapters too, as its lock pins them.
+    """
+    meant: dict[str, str] = {}
+    if manifest is not None:
+        items = lineup(manifest, (), "", "cache verify", "verify", needs_base=False).items
+        meant = {item.name: item.locked.digest if item.locked else str(item.source) for item in items}
+    views = {path.name for path in entries(store.adapters)}.union(name for name, _ in quarantined(store))
+    found = _found(store, [meant.get(name, name) for name in names], known=views.intersection(names))
+    blob_names = {blob.sha256 for item in found for record in item.records for blob in record.files.values()}
+    return blob_names.union(views.intersection(names), *((item.digest, *item.names) for item in found))
 
 
 def collect_garbage(
@@ -148,13 +179,16 @@ def _inventory(store: Store) -> list[Item]:
         return inventory(store)
 
 
-def _found(store: Store, names: Sequence[str]) -> list[Item]:
-    """The snapshots that the words name, each once."""
-    items = _inventory(store)
+def _found(store: Store, names: Sequence[str], known: Collection[str] | None = None) -> list[Item]:
+    """The snapshots that the words name, each once.
+
+    With ``known`` also those in the quarantine, and words that are ``known`` may name none.
+    """
+    items = [*_inventory(store), *(quarantined_items(store) if known is not None else ())]
     found: dict[str, Item] = {}
     for name in names:
         matching = find_items(items, name, _reference(name))
-        if not matching:
+        if not matching and name not in (known or ()):
             raise NotFound(f"{name} is not in {store.root}", hint=_instead_of(name, items))
         found.update({item.digest: item for item in matching})
     return list(found.values())
@@ -204,7 +238,8 @@ def _show(store: Store, items: Sequence[Item], output_format: Format, *, one_by_
 EXAMPLES = (
     "lora-cli cache ls",
     "lora-cli cache show acme/sql",
-    "lora-cli cache verify --repair",
+    "lora-cli cache verify",
+    "lora-cli cache verify acme/sql --repair",
     "lora-cli cache gc --cache-budget 50GiB --unused-for 30d",
     "lora-cli cache rm acme/sql@v1",
     "lora-cli cache path adapters",

@@ -1,9 +1,8 @@
-"""What ``cache verify`` found rotten, fetched again from where its records say it is from: the same bytes or none."""
+"""What ``cache verify`` found corrupt, fetched again from where its records say it is from: the same bytes or none."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import NoneType
 
 from lora_cli.core.json_schema import ErrorReport, error_report
@@ -15,11 +14,11 @@ from lora_cli.fetching.many import Wanted, bring_all
 from lora_cli.fetching.plan import Selection
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.blobs import LostBlob, has_blob, sha256_of
-from lora_cli.store.handout import is_weights
-from lora_cli.store.inventory import files_in
+from lora_cli.store.blobs import LostBlob, has_blob
+from lora_cli.store.exchange import clear
+from lora_cli.store.quarantine import quarantined, quarantined_views
 from lora_cli.store.records import Record, all_records
-from lora_cli.store.snapshots import find_snapshot
+from lora_cli.store.snapshots import find_snapshot, is_digest
 from lora_cli.store.verify import Verified
 from lora_cli.store.views import keep_view
 
@@ -34,25 +33,40 @@ class Mended:
     error: ErrorReport | None = field(default_factory=NoneType)
 
 
-def mend(store: Store, settings: Settings, rotten: Sequence[Verified]) -> Iterator[Mended]:
-    """Brings back every snapshot that a record means and that is not whole any more, then the views of such.
+def mend(
+    store: Store, settings: Settings, rotten: Sequence[Verified], only: Set[str] | None = None
+) -> Iterator[Mended]:
+    """Fetches again every snapshot that a record means and that is corrupt or in the quarantine, then makes the views.
 
     Each of a snapshot's records is tried, until one's origin still has these very bytes. Tokens and endpoints are
-    those of this run, never what stands in the cache.
+    those of this run, never what stands in the cache. What is whole again is removed from the quarantine. ``only`` has
+    the names of what is repaired: digests, views and blobs (None: all).
     """
     records = list(all_records(store))
     files = {record.snapshot: dict(record.files) for record in records}
-    lost = {one.path.name for one in rotten}
-    broken = sorted(
-        digest
-        for digest, blobs in files.items()
-        if digest in lost or any(blob.sha256 in lost and not has_blob(store, blob) for blob in blobs.values())
-    )
-    for digest in broken:
-        yield _fetched_again(store, settings, digest, [record for record in records if record.snapshot == digest])
-    for one in rotten:
-        if one.kind == "view" and one.moved_to is not None:
-            yield _view_again(store, one.path.name, _meant(one.moved_to, files, rotten), files)
+    isolated, views, corrupt = quarantined(store), quarantined_views(store), {one.path.name for one in rotten}
+    lost = corrupt.union(name for name, _ in isolated)
+    for digest in sorted(files if only is None else files.keys() & only):
+        is_lost = digest in lost and (digest in corrupt or find_snapshot(store, files[digest]) is None)
+        if is_lost or any(one.sha256 in lost and not has_blob(store, one) for one in files[digest].values()):
+            yield _fetched_again(store, settings, digest, [record for record in records if record.snapshot == digest])
+    for name, digests in views.items():
+        if only is not None and digests.intersection(only):
+            only = only | {name}
+        if (only is None or name in only) and (digests or name in corrupt):
+            yield _view_again(store, name, digests, files)
+    for name, path in isolated:
+        if (only is None or name in only) and _is_whole(store, name, files):
+            clear(path)
+
+
+def _is_whole(store: Store, name: str, files: Mapping[str, Mapping[str, Blob]]) -> bool:
+    """Whether the snapshot, blob or view of that name is in the cache and sound."""
+    if not is_digest(name):
+        return (store.adapters / name).is_dir()
+    if name in files:
+        return find_snapshot(store, files[name]) is not None
+    return any(has_blob(store, blob) for blobs in files.values() for blob in blobs.values() if blob.sha256 == name)
 
 
 def _fetched_again(store: Store, settings: Settings, digest: str, records: Sequence[Record]) -> Mended:
@@ -84,26 +98,3 @@ def _view_again(store: Store, name: str, digests: set[str], files: dict[str, dic
                 return Mended("view", name)
     hint = "fetch -f with its manifest makes it again"
     return Mended("view", name, error=ErrorReport(f"nothing tells what the view {name} was", hint))
-
-
-def _meant(directory: Path, files: dict[str, dict[str, Blob]], rotten: Sequence[Verified]) -> set[str]:
-    """The snapshots that a view which rotted can have been: of the same paths, and with the weights that it links.
-
-    A rotten file among them is told by its name in the quarantine: it is the same inode.
-    """
-    names = {}
-    for one in rotten:
-        if one.kind == "blob" and one.moved_to is not None:
-            with suppress(OSError):
-                names[one.moved_to.stat(follow_symlinks=False).st_ino] = one.path.name
-    found = dict(files_in(directory))
-    weights = {}
-    for path in filter(is_weights, found):
-        with suppress(OSError):
-            status = (directory / path).stat(follow_symlinks=False)
-            weights[path] = names.get(status.st_ino) or sha256_of(directory / path)
-    return {
-        digest
-        for digest, blobs in files.items()
-        if blobs.keys() == found.keys() and weights and all(blobs[path].sha256 == sha for path, sha in weights.items())
-    }

@@ -96,6 +96,14 @@ def _snapshot(item: Item) -> CachedSnapshot:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class QuarantinedSnapshot:
+    """A snapshot that is only in the quarantine, and the references that mean it."""
+
+    sha256: Sha256
+    references: Sequence[str]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyReport:
     """What was hashed. A field may be added under the same number; a change of meaning makes a new number."""
@@ -111,10 +119,14 @@ class VerifyReport:
     rotten: Sequence[Verified]
     repaired: Sequence[Mended] | None
     """Null without --repair."""
+    quarantined: Sequence[QuarantinedSnapshot]
+    """What --repair can restore, or could not."""
 
 
-def verify_report(found: Sequence[Verified], mended: Sequence[Mended] | None) -> VerifyReport:
-    """The report of ``verify``; ``mended`` is None where nothing was repaired."""
+def verify_report(
+    found: Sequence[Verified], mended: Sequence[Mended] | None, isolated: Sequence[Item] = ()
+) -> VerifyReport:
+    """The report of ``verify``; ``mended`` is None where nothing was repaired, ``isolated`` is in the quarantine."""
     kinds = Counter(one.kind for one in found)
     return VerifyReport(
         blobs=kinds["blob"],
@@ -124,6 +136,7 @@ def verify_report(found: Sequence[Verified], mended: Sequence[Mended] | None) ->
         bytes=sum(one.size for one in found if one.kind == "blob"),
         rotten=[one for one in found if one.problem],
         repaired=mended,
+        quarantined=[QuarantinedSnapshot(item.digest, [record.ref for record in item.records]) for item in isolated],
     )
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
 from rich.console import RenderableType
@@ -43,12 +43,17 @@ def snapshots_parts(report: CacheReport, width: int, *, one_by_one: bool = False
 
 def _row(one: CachedSnapshot, now_s: float) -> tuple[str, ...]:
     """The cells of ``ls``: the reference is the shortest one, with how many more there are."""
-    first, *others = sorted({known.ref for known in one.references}, key=lambda ref: (len(ref), ref)) or [""]
-    reference = (safe(first) or "unreferenced") + (f" (+{len(others)})" if others else "")
+    reference = _shortest(known.ref for known in one.references) or "unreferenced"
     in_memory = [share(one.residency.resident_bytes, one.bytes)] if one.residency is not None else []
     used = _ago(now_s - one.used_s) if one.used_s else "-"
     names = safe(" ".join(one.names))
     return (one.sha256[:SHORT], names, reference, str(len(one.files)), size(one.bytes), *in_memory, used)
+
+
+def _shortest(references: Iterable[str]) -> str:
+    """The shortest of ``references``, with how many more there are; empty where there are none."""
+    first, *others = sorted({*references}, key=lambda ref: (len(ref), ref)) or [""]
+    return safe(first) + (f" (+{len(others)})" if others else "")
 
 
 def _ago(seconds: float) -> str:
@@ -81,7 +86,7 @@ def _snapshot_parts(one: CachedSnapshot) -> Iterator[RenderableType]:
 
 
 def verified_parts(report: VerifyReport) -> Iterator[RenderableType]:
-    """What is corrupt, what was repaired, and a last line that counts."""
+    """What is corrupt, what was repaired or is in the quarantine, and a last line that counts."""
     for one in report.rotten:
         yield Paragraph(f"{one.kind} {one.path}: {one.problem}; {_moved(one)}", text("corrupt ", "red"))
     for again in report.repaired or ():
@@ -91,6 +96,8 @@ def verified_parts(report: VerifyReport) -> Iterator[RenderableType]:
         else:
             hint = f" (hint: {again.error.hint})" if again.error.hint else ""
             yield Paragraph(f"{what}: {again.error.message}{hint}", text("not repaired: ", "red"))
+    for lost in report.quarantined if report.repaired is None else ():
+        yield Paragraph(f"{_shortest(lost.references)}: snapshot {lost.sha256[:SHORT]}", text("in quarantine ", "red"))
     blobs = f"{counted(report.blobs, 'blob')} ({size(report.bytes)})"
     counts = [blobs, counted(report.snapshots, "snapshot"), counted(report.views, "view")]
     counts += [f"{report.packed} packed"] if report.packed else []

@@ -148,7 +148,7 @@ def sha256_of(file: int | Path) -> str | None:
 
 def isolate(store: Store, path: Path) -> Path | None:
     """Moves what is rotten out of the way, and says where to; None when this user may not."""
-    target = store.quarantine / f"{path.name[:100]}.{new_writer().token}"
+    target = store.quarantine / f"{path.name}.{new_writer().token}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         path.rename(target)

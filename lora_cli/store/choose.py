@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from lora_cli.store.inventory import Item
 from lora_cli.store.usage import BlobFile, Inode, Usage
@@ -73,16 +74,22 @@ def _leave(usage: Usage, item: Item, counts: dict[Inode, int]) -> int:
 
 
 def going_blobs(
-    usage: Usage, items: Collection[Item], staying_names: Collection[str], before_s: float, *, forced: bool = False
+    usage: Usage,
+    items: Collection[Item],
+    staying_names: Collection[str],
+    before_s: float,
+    *,
+    forced: bool = False,
+    views: Collection[Path] = (),
 ) -> list[BlobFile]:
     """The blobs that only these snapshots had, and those that nothing means and that are older than ``before_s``.
 
     ``staying_names`` are the sha256 that references which stay have. What is held or has a name elsewhere stays, unless
-    it is ``forced``.
+    it is ``forced``. ``views`` go with the snapshots.
     """
-    gone = {item.directory for item in items}
+    gone = {*(item.directory for item in items), *views}
     used = {inode for folder, files in usage.inodes.items() if folder not in gone for inode in files}
-    freed = {inode for folder in gone for inode in usage.inodes[folder]}
+    freed = {inode for folder in gone for inode in usage.inodes.get(folder, ())}
     freed_names = {blob.sha256 for item in items for record in item.records for blob in record.files.values()}
     kept = used if forced else used | usage.handed_out()
     return [

@@ -8,6 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from lora_cli.core.item import NAME
+from lora_cli.core.json_schema import Count
 from lora_cli.store import Store
 from lora_cli.store.aside import aside, take_away
 from lora_cli.store.choose import GRACE_S, Limits, going, going_blobs
@@ -17,6 +19,7 @@ from lora_cli.store.holds import PREFIX, held
 from lora_cli.store.inventory import Item, entries, packed, tree_bytes
 from lora_cli.store.leases import lease
 from lora_cli.store.marks import drop_mark
+from lora_cli.store.quarantine import moved_s, quarantined
 from lora_cli.store.records import Record, all_records, forget_record, read_record
 from lora_cli.store.snapshots import is_digest
 from lora_cli.store.tag import check_cache
@@ -35,7 +38,6 @@ LEASE_S = 1.0
 # What we name so is ours; anything else in our folders is left alone.
 _KEY = re.compile(r"[0-9a-f]{64}|views|links")
 _LEASE = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{12}")
-_ISOLATED = re.compile(r".+\.[0-9a-f]{12}")
 _HALF_RECORD = re.compile(r"\.[0-9a-f]{64}\.json\.[0-9a-f]{12}")
 
 
@@ -46,6 +48,11 @@ class Removed:
     kind: str
     name: str
     bytes: int
+    """What that frees."""
+    linked_bytes: Count | None = None
+    """Of a blob: the bytes that hard links outside of the cache keep on the disk."""
+    references: tuple[str, ...] | None = None
+    """Of a snapshot: the references that meant it."""
 
 
 def collect(store: Store, limits: Limits, *, dry_run: bool = False) -> list[Removed]:
@@ -66,7 +73,7 @@ def collect(store: Store, limits: Limits, *, dry_run: bool = False) -> list[Remo
         meant = {blob.sha256 for record in all_records(store) for blob in record.files.values()}
         total -= sum(blob.size for blob in going_blobs(usage, (), meant, usage.now_s - limits.grace_s))
         if limits.max_bytes is not None and total > limits.max_bytes:
-            rotten = [("quarantine", path) for path in _isolated(store) if ("quarantine", path) not in left]
+            rotten = [("quarantine", path) for _, path in quarantined(store) if ("quarantine", path) not in left]
             total -= sum(tree_bytes(path) for _, path in rotten)
             left += rotten
         away = _packed_beyond(store, usage, limits, total)
@@ -77,7 +84,7 @@ def collect(store: Store, limits: Limits, *, dry_run: bool = False) -> list[Remo
         removed = [Removed("reference", record.ref, 0) for record in _lost(store, usage, limits.grace_s, dry_run)]
         removed += _sweep(store, usage, items, usage.now_s - limits.grace_s, dry_run=dry_run)
         for kind, path in left:
-            removed.append(Removed(kind, path.relative_to(store.root).as_posix(), tree_bytes(path)))
+            removed.append(_left_over(store, kind, path))
             if not dry_run:
                 take_away(store, path) if kind == "packed" else _delete(path)
         if not dry_run:
@@ -85,8 +92,11 @@ def collect(store: Store, limits: Limits, *, dry_run: bool = False) -> list[Remo
     return removed
 
 
-def remove(store: Store, items: Sequence[Item]) -> list[Removed]:
+def remove(store: Store, items: Sequence[Item], *, everything: bool = False, dry_run: bool = False) -> list[Removed]:
     """Removes these snapshots, all references that mean them, their views, and the blobs that no other snapshot has.
+
+    What is in the quarantine of them goes, too. With ``everything`` all views, the whole quarantine and what no
+    reference means go as well. Tells with ``dry_run``, does nothing.
 
     Raises:
         UsageError: this is no cache.
@@ -94,23 +104,48 @@ def remove(store: Store, items: Sequence[Item]) -> list[Removed]:
     """
     check_cache(store)
     with on_disk("cleaning", store.root):
-        removed = []
-        for name in sorted(name for item in items for name in item.names):
-            drop_view(store, name)
-            removed.append(Removed("view", name, 0))
         usage = survey(store)
-        digests = {item.digest for item in items}
-        return removed + _sweep(
-            store, usage, [item for item in usage.items if item.digest in digests], 0.0, forced=True
-        )
+        now = {item.digest: item for item in usage.items}
+        items = [now.get(item.digest, item) for item in items]
+        views = [path.name for path in entries(store.adapters) if re.fullmatch(NAME, path.name, re.ASCII)]
+        views = [name for name in views if everything or any(name in item.names for item in items)]
+        for name in () if dry_run else views:
+            drop_view(store, name)
+        removed = [Removed("view", name, 0) for name in views]
+        before_s = usage.now_s if everything else 0.0
+        removed += _sweep(store, usage, items, before_s, dry_run=dry_run, forced=True, views=views)
+        if everything:
+            removed += [Removed("reference", record.ref, 0) for record in _lost(store, usage, -1.0, dry_run)]
+        gone = {digest for item in items for digest in (item.digest, *_blob_names(item))}
+        for name, path in quarantined(store):
+            if everything or name in gone:
+                removed.append(_left_over(store, "quarantine", path))
+                if not dry_run:
+                    _delete(path)
+    return removed
+
+
+def _blob_names(item: Item) -> set[str]:
+    return {blob.sha256 for record in item.records for blob in record.files.values()}
+
+
+def _left_over(store: Store, kind: str, path: Path) -> Removed:
+    return Removed(kind, path.relative_to(store.root).as_posix(), tree_bytes(path))
 
 
 def _sweep(
-    store: Store, usage: Usage, items: Sequence[Item], before_s: float, *, dry_run: bool = False, forced: bool = False
+    store: Store,
+    usage: Usage,
+    items: Sequence[Item],
+    before_s: float,
+    *,
+    dry_run: bool = False,
+    forced: bool = False,
+    views: Sequence[str] = (),
 ) -> list[Removed]:
     """Removes snapshots with their references, and the blobs that were only theirs or are older than ``before_s``.
 
-    Unless it is ``forced``, what was used since ``usage`` was made stays.
+    Unless it is ``forced``, what was used since ``usage`` was made stays. ``views`` go with the snapshots.
     """
     if not dry_run:
         now_s = None if forced else usage.now_s
@@ -118,15 +153,19 @@ def _sweep(
         items = [item for item in items if item.digest not in meant and _taken_away(store, item, now_s)]
     removed = [Removed("reference", record.ref, 0) for item in items for record in item.records]
     gone = sorted(items, key=lambda item: item.digest)
-    removed += [Removed("snapshot", item.digest, 0) for item in gone]
+    removed += [
+        Removed("snapshot", item.digest, 0, references=tuple(record.ref for record in item.records)) for item in gone
+    ]
     removed += [Removed("packed", item.digest, item.packed_bytes) for item in gone if item.packed_bytes]
     forgotten = {record.key for item in gone for record in item.records}
     staying = {
         blob.sha256 for record in all_records(store) if record.key not in forgotten for blob in record.files.values()
     }
-    handed = usage.handed_out()
-    for blob in going_blobs(usage, gone, staying, before_s, forced=forced):
-        removed.append(Removed("blob", blob.path.name, 0 if blob.inode in handed else blob.size))
+    linked = usage.linked_elsewhere()
+    folders = [store.adapters / name for name in views]
+    for blob in going_blobs(usage, gone, staying, before_s, forced=forced, views=folders):
+        is_linked = blob.inode in linked
+        removed.append(Removed("blob", blob.path.name, 0 if is_linked else blob.size, blob.size if is_linked else None))
         if not dry_run:
             blob.path.unlink(missing_ok=True)
             drop_mark(store, blob.path.name)
@@ -190,8 +229,11 @@ def _packed_beyond(store: Store, usage: Usage, limits: Limits, total: int) -> li
 
 
 def _lost(store: Store, usage: Usage, grace_s: float, dry_run: bool) -> list[Record]:
-    """The references to snapshots that are not here any more, and were not used for longer than the grace."""
-    there = {item.digest for item in usage.items}
+    """The references to snapshots that are nowhere any more, and were not used for longer than the grace.
+
+    Those in the quarantine can be fetched again by what the references say.
+    """
+    there = {item.digest for item in usage.items}.union(name for name, _ in quarantined(store))
     found = [
         record
         for record in all_records(store)
@@ -213,10 +255,6 @@ def _tidy(store: Store, now_s: float) -> None:
                 folder.rmdir()
 
 
-def _isolated(store: Store) -> list[Path]:
-    return [path for path in entries(store.quarantine) if _ISOLATED.fullmatch(path.name)]
-
-
 def _leftovers(store: Store, now: float) -> Iterator[tuple[str, Path]]:
     # A snapshot that is being built, or that goes, has its writer's own name.
     for folder in (*entries(store.partials), *(path for path in entries(store.snapshots) if not is_digest(path.name))):
@@ -233,8 +271,8 @@ def _leftovers(store: Store, now: float) -> Iterator[tuple[str, Path]]:
     for path in entries(store.leases):
         if path.name.startswith(PREFIX) and _is_left(path, path.name.removeprefix(PREFIX), now):
             yield "lease", path
-    for path in _isolated(store):
-        if _age(path, now) > QUARANTINE_S:
+    for _, path in quarantined(store):
+        if now - moved_s(path) > QUARANTINE_S:
             yield "quarantine", path
     for path in entries(store.refs):
         if _HALF_RECORD.fullmatch(path.name) and _age(path, now) > LEFT_S:

@@ -45,14 +45,17 @@ class Usage:
     held: frozenset[str]
     foreign: frozenset[Inode]
 
-    def handed_out(self) -> frozenset[Inode]:
+    def linked_elsewhere(self) -> frozenset[Inode]:
         """The blobs that have a name outside of the cache: taking ours away would free nothing."""
         known: dict[Inode, int] = {}
         for files in self.inodes.values():
             for inode, count in files.items():
                 known[inode] = known.get(inode, 0) + count
-        more = (blob.inode for blob in self.blobs if blob.links > known.get(blob.inode, 0) + 1)
-        return frozenset(more) - self.foreign
+        return frozenset(blob.inode for blob in self.blobs if blob.links > known.get(blob.inode, 0) + 1)
+
+    def handed_out(self) -> frozenset[Inode]:
+        """The cache's own blobs that have a name outside of it (``fetch --to``, ``--publish``)."""
+        return self.linked_elsewhere() - self.foreign
 
     def in_use(self) -> dict[str, str]:
         """Digest → why that snapshot stays whatever the limits are."""

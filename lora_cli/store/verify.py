@@ -3,7 +3,7 @@
 import os
 import re
 import stat
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -40,13 +40,14 @@ class Verified:
     moved_to: FilePath | None = field(default_factory=NoneType)
 
 
-def verify(store: Store) -> Iterator[Verified]:
+def verify(store: Store, only: Collection[str] | None = None) -> Iterator[Verified]:
     """Each blob, each snapshot, each view, all packed weights, and the records that contradict each other.
 
     What is rotten goes to the quarantine, unless this user may not move it.
 
     A rotten snapshot is fetched again when it is asked for the next time. A view must hold a snapshot that is sound,
     and packed weights what their snapshot has. What has no name of ours is left alone.
+    ``only`` has the names of what is verified: sha256 of blobs, digests of snapshots, names of views (None: all).
 
     Raises:
         UsageError: this is no cache.
@@ -54,22 +55,28 @@ def verify(store: Store) -> Iterator[Verified]:
     """
     check_cache(store)
     known: dict[Inode, str | None] = {}
+
+    def chosen(paths: Iterable[Path]) -> list[Path]:
+        return [path for path in paths if only is None or path.name in only]
+
     with ThreadPoolExecutor(THREADS) as pool:
-        paths = list(blobs(store))
+        paths = chosen(blobs(store))
         for path, (status, digest) in zip(paths, pool.map(_hashed, paths), strict=True):
             if status is not None:
                 known[status.st_dev, status.st_ino] = digest
                 yield from _said(store, "blob", path, partial(_blob_problem, path, digest))
     sound = set()
-    for directory in (path for path in entries(store.snapshots) if is_digest(path.name)):
+    for directory in (path for path in chosen(entries(store.snapshots)) if is_digest(path.name)):
         for one in _snapshot_said(store, directory, known):
             sound.update([] if one.problem else [directory.name])
             yield one
-    for directory in (path for path in entries(store.adapters) if re.fullmatch(NAME, path.name, re.ASCII)):
+    for directory in (path for path in chosen(entries(store.adapters)) if re.fullmatch(NAME, path.name, re.ASCII)):
         yield from _said(store, "view", directory, partial(_view_problem, store, sound, known))
     for directory in (path for path in packed(store) if path.name in sound):
         yield from _said(store, "packed", directory, partial(_packed_problem, store, directory.name))
     for earlier, found in contradictions(all_records(store)):
+        if only is not None and not {earlier.snapshot, found.record.snapshot}.intersection(only):
+            continue
         servers = f"{found.server} and {Contradiction(earlier, found.path).server}"
         problem = (
             f"{servers} sent different bytes of {found.path} in commit {found.record.revision} of {found.record.ref}"

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from lora_cli.store.blobs import STAMP_NS
 from lora_cli.store.verify import verify
 from tests.hub_server import Hub
 from tests.making import write_adapter
+from tests.processes import wait
 from tests.store.keeping import edit_in_place
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -152,3 +155,159 @@ def test_what_no_reference_means_any_more_is_only_taken_away(directory: Path, ca
     assert main(["cache", "verify", "--repair"]) == 0
     assert "not repaired" not in capsys.readouterr().out
     assert not directory.exists()
+
+
+def isolated(directory: Path) -> set[str]:
+    """The names of what is in the quarantine."""
+    return {path.name.rpartition(".")[0] for path in (directory.parents[2] / "quarantine").iterdir()}
+
+
+def test_what_an_earlier_verify_moved_to_the_quarantine_is_restored(
+    hub: Hub, directory: Path, capsys: Captured
+) -> None:
+    rot(directory / WEIGHTS)
+    assert main(["cache", "verify"]) == 5
+    out, err = capsys.readouterr()
+    assert f"in quarantine hf://org/sql (+1): snapshot {directory.name[:12]}\n" in out
+    assert err == "hint: lora-cli cache verify --repair fetches what is corrupt or in the quarantine again\n"
+    assert main(["cache", "verify"]) == 0
+    out, err = capsys.readouterr()
+    assert "in quarantine hf://org/sql" in out
+    assert "no corruption" in out
+    assert "cache verify --repair" in err
+    assert not directory.exists()
+    assert isolated(directory) == {directory.name, "sql", *(path for path in isolated(directory) if len(path) == 64)}
+    assert main(["cache", "verify", "--repair"]) == 0
+    out, err = capsys.readouterr()
+    assert f"repaired snapshot {directory.name} from hf://org/sql" in out
+    assert "repaired view sql" in out
+    assert err == ""
+    assert [(folder / WEIGHTS).read_bytes() for folder in (directory, view_of(directory))] == [BYTES, BYTES]
+    assert hub.count("GET cdn") == 1
+    assert hub.count("/resolve/.*(json|md)") == 0
+    assert isolated(directory) == set()
+    assert run_json(capsys, 0)["repaired"] == []
+
+
+@pytest.mark.parametrize("harm", ["gone", "offline", "other bytes"])
+def test_what_cannot_be_restored_stays_in_the_quarantine_until_it_can(
+    hub: Hub, directory: Path, harm: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rot(directory / WEIGHTS)
+    assert main(["cache", "verify"]) == 5
+    repos = dict(hub.repos)
+    if harm == "gone":
+        hub.repos.clear()
+    if harm == "offline":
+        monkeypatch.setenv("LORA_CLI_OFFLINE", "1")
+    if harm == "other bytes":
+        hub.fault("GET cdn", flip_at=7, times=-1)
+    before = isolated(directory)
+    for _ in range(2):
+        capsys.readouterr()
+        document = run_json(capsys, 5)
+        snapshot = next(one for one in document["repaired"] if one["kind"] == "snapshot")
+        assert snapshot["error"]["message"]
+        (lost,) = document["quarantined"]
+        assert (lost["sha256"], lost["references"][0]) == (directory.name, "hf://org/sql")
+        assert isolated(directory) == before
+    hub.repos.update(repos)
+    hub.faults.clear()
+    monkeypatch.delenv("LORA_CLI_OFFLINE", raising=False)
+    assert run_json(capsys, 0)["quarantined"] == []
+    assert isolated(directory) == set()
+
+
+def test_what_was_fetched_again_since_only_leaves_the_quarantine(hub: Hub, directory: Path, capsys: Captured) -> None:
+    rot(directory / WEIGHTS)
+    assert main(["cache", "verify"]) == 5
+    assert main(["fetch", "org/sql"]) == 0
+    assert (directory / WEIGHTS).read_bytes() == BYTES
+    hub.requests.clear()
+    capsys.readouterr()
+    assert [one["kind"] for one in run_json(capsys, 0)["repaired"]] == ["view"]
+    assert hub.requests == []
+    assert isolated(directory) == set()
+
+
+def test_a_view_that_was_made_again_since_is_not_replaced(hub: Hub, directory: Path, capsys: Captured) -> None:
+    rot(directory / WEIGHTS)
+    assert main(["cache", "verify"]) == 5
+    hub.add("org/sql", {CONFIG: {"r": 8}, WEIGHTS: BYTES, "README.md": "read"})
+    manifest = directory.parents[3] / "set.yaml"
+    assert main(["fetch", "-f", str(manifest), "--upgrade"]) == 0
+    capsys.readouterr()
+    (one,) = run_json(capsys, 0)["repaired"]
+    assert (one["kind"], one["ref"].partition("@")[0]) == ("snapshot", "hf://org/sql")
+    assert json.loads((view_of(directory) / CONFIG).read_text()) == {"r": 8}
+    assert isolated(directory) == set()
+
+
+def test_gc_keeps_what_is_in_the_quarantine_and_its_references_for_a_week(
+    directory: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rot(directory / WEIGHTS)
+    os.utime(directory, (1, 1))
+    assert main(["cache", "verify"]) == 5
+    gc = ["cache", "gc", "--grace", "0s", "--unused-for", "0s"]
+    assert main(gc) == 0
+    assert main(["cache", "verify", "--repair"]) == 0
+    assert (directory / WEIGHTS).read_bytes() == BYTES
+    assert "repaired view sql" in capsys.readouterr().out
+    rot(directory / WEIGHTS)
+    assert main(["cache", "verify"]) == 5
+    monkeypatch.setattr("lora_cli.store.sweep.QUARANTINE_S", -1.0)
+    assert main(gc) == 0
+    assert isolated(directory) == set()
+
+
+def test_a_repair_that_is_killed_leaves_a_cache_that_verifies_and_the_next_one_goes_on(
+    hub: Hub, directory: Path, capsys: Captured
+) -> None:
+    rot(directory / WEIGHTS)
+    assert main(["cache", "verify"]) == 5
+    before = isolated(directory)
+    hub.fault("GET cdn", stall_at=50_000, times=-1)
+    command = [sys.executable, "-m", "lora_cli", "cache", "verify", "--repair"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        wait(lambda: hub.count("GET cdn") > 0, "the download")
+        process.kill()
+    assert is_sound(directory)
+    assert isolated(directory) == before
+    hub.faults.clear()
+    capsys.readouterr()
+    assert [one["kind"] for one in run_json(capsys, 0)["repaired"]] == ["snapshot", "view"]
+    assert (directory / WEIGHTS).read_bytes() == BYTES
+    assert isolated(directory) == set()
+
+
+@pytest.mark.parametrize("words", [["org/sql"], ["sql"], ["-f", "set.yaml", "sql"]])
+def test_only_the_named_adapter_is_verified_and_restored(
+    hub: Hub, directory: Path, words: list[str], capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(directory.parents[3])
+    hub.add("org/chat", {CONFIG: {"r": 4}, WEIGHTS: os.urandom(50_000)})
+    assert main(["fetch", "org/chat"]) == 0
+    chat = Path(capsys.readouterr().out.strip())
+    rot(directory / WEIGHTS)
+    rot(chat / WEIGHTS)
+    assert main(["cache", "verify", *words, "--format", "json"]) == 5
+    document = json.loads(capsys.readouterr().out)
+    assert [one["kind"] for one in document["rotten"]] == ["blob", "snapshot", "view"]
+    assert (document["blobs"], document["snapshots"], document["views"]) == (3, 1, 1)
+    assert [one["sha256"] for one in document["quarantined"]] == [directory.name]
+    assert chat.exists()
+    assert main(["cache", "verify"]) == 5
+    assert main(["cache", "verify", "--repair", *words]) == 0
+    assert (directory / WEIGHTS).read_bytes() == BYTES
+    assert not chat.exists()
+    assert isolated(directory) & {directory.name, "sql"} == set()
+    assert chat.name in isolated(directory)
+    assert main(["cache", "verify", "--repair", "org/chat"]) == 0
+    assert isolated(directory) == set()
+
+
+def test_an_adapter_that_is_not_in_the_cache_cannot_be_verified(directory: Path, capsys: Captured) -> None:
+    assert directory.exists()
+    assert main(["cache", "verify", "sqll"]) == 3
+    assert "hint: did you mean sql?" in capsys.readouterr().err
