@@ -43,6 +43,16 @@ COMMANDS = {
     "engines": "List what engines do with which adapters, or explain one engine.",
 }
 
+SYNONYMS = {
+    "cache clean": "lora-cli cache rm --all",
+    "cache clear": "lora-cli cache rm --all",
+    "cache delete": "lora-cli cache rm",
+    "cache list": "lora-cli cache ls",
+    "cache prune": "lora-cli cache gc",
+    "cache remove": "lora-cli cache rm",
+}
+"""What other tools call a command, and what it is here."""
+
 HELP = {"help_option_names": ["-h", "--help"]}
 UNITS = {
     "SIZE": "SIZE is a number of bytes, 2GiB (powers of 1024) or 500MB (powers of 1000).",

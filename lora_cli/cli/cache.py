@@ -1,7 +1,9 @@
 """``lora-cli cache``: look after the disk cache."""
 
 import os
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -9,10 +11,11 @@ import typer
 
 from lora_cli.cli import completion, options
 from lora_cli.cli.lineup import lineup, reaching
-from lora_cli.cli.options import LIMITS, OUTPUT, option, seconds
+from lora_cli.cli.options import ADAPTERS, LIMITS, OUTPUT, option, seconds
 from lora_cli.cli.output import Format, table_width, to_stderr, width, write, write_result
 from lora_cli.core.nearest import nearest
 from lora_cli.core.reference import parse
+from lora_cli.core.text import counted, safe, size
 from lora_cli.errors import Corrupt, NotFound, UsageError
 from lora_cli.fetching.mend import mend
 from lora_cli.render.cache_report import cache_report, removed_report, verify_report
@@ -147,14 +150,44 @@ def collect_garbage(
     write_result(report, output_format, removed_parts(report, verbose=settings.verbose), columns=table_width())
 
 
-def remove_snapshots(ctx: typer.Context, names: Names, output_format: options.OutputFormat = "human") -> None:
+def remove_snapshots(
+    ctx: typer.Context,
+    names: AnyNames = None,
+    everything: bool = option("--all", "Remove all snapshots, and what is in the quarantine.", False, ADAPTERS),
+    dry_run: bool = option("--dry-run", "Only show what would be removed.", False, OUTPUT),
+    yes: bool = option("--yes -y", "With --all: do not ask.", False, ADAPTERS),
+    output_format: options.OutputFormat = "human",
+) -> None:
     """Remove snapshots, every reference that means them, and the blobs that no other snapshot has."""
+    if everything == bool(names):
+        raise UsageError("rm takes either adapters or --all", hint="lora-cli cache ls shows what is there")
     store = Store(ctx.obj.cache_dir)
     check_cache(store)  # before anything else is said about it
+    items = [*_inventory(store), *quarantined_items(store)] if everything else _found(store, names or (), ())
+    if everything and not (dry_run or yes):
+        _confirm(f"Remove {counted(len(items), 'adapter')}, {size(cache_bytes(store))}, from {store.root}?")
     from lora_cli.render.terminal_cache import removed_parts
 
-    report = removed_report(remove(store, _found(store, names)))
+    report = removed_report(remove(store, items, everything=everything, dry_run=dry_run), dry_run=dry_run)
     write_result(report, output_format, removed_parts(report, verbose=ctx.obj.verbose), columns=table_width())
+
+
+def _confirm(question: str) -> None:
+    """Asks on the terminal, and ends the command unless the answer is yes.
+
+    Raises:
+        UsageError: there is no terminal.
+    """
+    if not sys.stdin.isatty():
+        raise UsageError("--all asks before it removes, and there is no terminal", hint="add --yes, or --dry-run")
+    from rich.console import Console
+    from rich.prompt import Confirm
+    from rich.text import Text
+
+    with suppress(EOFError):
+        if Confirm.ask(Text(safe(question)), console=Console(stderr=True), default=False):
+            return
+    raise typer.Exit(1)
 
 
 def show_path(
@@ -241,7 +274,8 @@ EXAMPLES = (
     "lora-cli cache verify",
     "lora-cli cache verify acme/sql --repair",
     "lora-cli cache gc --cache-budget 50GiB --unused-for 30d",
-    "lora-cli cache rm acme/sql@v1",
+    "lora-cli cache rm acme/sql@v1 --dry-run",
+    "lora-cli cache rm --all --yes",
     "lora-cli cache path adapters",
 )
 

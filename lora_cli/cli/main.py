@@ -69,6 +69,9 @@ def _usage(error: typer.TyperException, argv: Sequence[str]) -> UsageError:
     told = (told[:1].lower() + told[1:]).replace("is not a valid int range", "is not a whole number")
     if (variable := _variable_of(error)) is not None:
         told = f"{variable}: {told.partition(': ')[2]}"
+    if context is not None and told.startswith("no such command "):
+        word = told.removeprefix("no such command ").strip("'")
+        likely = app.SYNONYMS.get(f"{context.info_name} {word}", likely)
     if context is not None and (wrong := told.removeprefix("no such option: ")) != told:
         known = {flag for one in context.command.params for flag in (*one.opts, *one.secondary_opts)}
         likely = nearest(wrong, known) or ""

@@ -3,16 +3,21 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from datetime import UTC, datetime
+from typing import Annotated, Literal
 
 from lora_cli import __version__
-from lora_cli.core.json_schema import INLINE, Count, NonNegative, Sha256, Version
+from lora_cli.core.json_schema import INLINE, Count, Keyword, NonNegative, Sha256, Version
 from lora_cli.fetching.mend import Mended
 from lora_cli.render.fetch_report import SnapshotFile
 from lora_cli.store import Store
 from lora_cli.store.inventory import Item
 from lora_cli.store.sweep import Removed
 from lora_cli.store.verify import Verified
+
+Time = Annotated[
+    str, Keyword("format", "date-time"), Keyword("description", "When it was last used, in ISO 8601 and UTC.")
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,7 @@ class CachedReference:
     """public, gated, private, local, or empty where it is not known."""
     used_s: NonNegative
     """When it was last used, in seconds since 1970."""
+    used_at: Time | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,7 @@ class CachedSnapshot:
     residency: Residency | None = field(default=None, metadata=INLINE)
     used_s: NonNegative
     """When it was last used, in seconds since 1970; 0 where no reference means it."""
+    used_at: Time | None = None
     references: Sequence[CachedReference]
     files: Sequence[SnapshotFile]
 
@@ -88,8 +95,11 @@ def _snapshot(item: Item) -> CachedSnapshot:
         packed_bytes=item.packed_bytes,
         residency=residency,
         used_s=item.used_s,
+        used_at=_time(item.used_s),
         references=[
-            CachedReference(one.ref, one.selection, one.revision, one.endpoint, one.access, one.used_s)
+            CachedReference(
+                one.ref, one.selection, one.revision, one.endpoint, one.access, one.used_s, _time(one.used_s)
+            )
             for one in item.records
         ],
         files=[SnapshotFile(path, digests.get(path, ""), size) for path, size in sorted(item.files.items())],
@@ -102,6 +112,11 @@ class QuarantinedSnapshot:
 
     sha256: Sha256
     references: Sequence[str]
+
+
+def _time(used_s: float) -> str | None:
+    """``2026-01-31T23:59:59Z``; None where it was never used."""
+    return f"{datetime.fromtimestamp(used_s, UTC):%Y-%m-%dT%H:%M:%SZ}" if used_s else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,9 +164,12 @@ class RemovedReport:
     dry_run: bool
     """True where nothing was removed."""
     bytes: Count
+    linked_bytes: Count
+    """What hard links outside of the cache (fetch --to, --publish) keep on the disk."""
     removed: Sequence[Removed]
 
 
 def removed_report(removed: Sequence[Removed], *, dry_run: bool = False) -> RemovedReport:
     """The report of ``gc`` and ``rm``."""
-    return RemovedReport(dry_run=dry_run, bytes=sum(one.bytes for one in removed), removed=removed)
+    freed, linked = sum(one.bytes for one in removed), sum(one.linked_bytes or 0 for one in removed)
+    return RemovedReport(dry_run=dry_run, bytes=freed, linked_bytes=linked, removed=removed)

@@ -11,6 +11,7 @@ from lora_cli.core.text import counted, cut, safe, share, size
 from lora_cli.render.cache_report import CachedSnapshot, CacheReport, RemovedReport, Residency, VerifyReport
 from lora_cli.render.terminal import FittedTable, Paragraph, apart, facts, table, table_or_blocks, text
 from lora_cli.store.snapshots import is_digest
+from lora_cli.store.sweep import Removed
 from lora_cli.store.verify import Verified
 
 SHORT = 12
@@ -21,7 +22,7 @@ AGES = ((86400 * 365, "year"), (86400 * 30, "month"), (86400, "day"), (3600, "ho
 def snapshots_parts(report: CacheReport, width: int, *, one_by_one: bool = False) -> Iterator[RenderableType]:
     """The table of ``ls``, the last used snapshot first, and what all of them take on this disk.
 
-    References are shortened to fit ``width``, names and digests never.
+    References are shortened to fit ``width``, then the names of views; digests never.
     """
     if one_by_one:
         yield from apart(*map(_snapshot_parts, report.snapshots))
@@ -34,9 +35,10 @@ def snapshots_parts(report: CacheReport, width: int, *, one_by_one: bool = False
     total = f"{counted(len(snapshots), 'snapshot')}, {size(report.bytes)} on this disk"
     total += f", {size(packed_bytes)} of it packed weights" if packed_bytes else ""
     widths = [max(map(len, column)) + 2 for column in zip(header, *rows, strict=True)]
-    room = width - sum(widths) + widths[2]
-    if room >= SHORTEST_REFERENCE:
-        rows = [(*row[:2], cut(row[2], room), *row[3:]) for row in rows]
+    room = width - sum(widths) + widths[1] + widths[2]
+    names = min(widths[1], max(room - SHORTEST_REFERENCE, SHORT + 2))
+    if room - names >= SHORTEST_REFERENCE:
+        rows = [(row[0], cut(row[1], names - 2), cut(row[2], room - names), *row[3:]) for row in rows]
     yield from [table_or_blocks(header, rows, left=3)] if rows else []
     yield total
 
@@ -113,21 +115,32 @@ def _moved(one: Verified) -> str:
 
 
 def removed_parts(report: RemovedReport, *, verbose: bool = False) -> Iterator[RenderableType]:
-    """What was removed, and how many bytes that freed; each single blob only if ``verbose``."""
+    """Each adapter that was removed, and how many bytes that freed; each single reference and blob if ``verbose``."""
+    known = {ref for one in report.removed for ref in one.references or ()}
     rows = [
-        (one.kind, one.name[:SHORT] if is_digest(one.name) else one.name, size(one.bytes) if one.bytes else "-")
+        _removed_row(one, verbose=verbose)
         for one in report.removed
-        if verbose or one.kind != "blob"
+        if verbose or not (one.kind == "blob" or one.name in known)
     ]
     if rows:
         title = "would remove" if report.dry_run else "removed"
         lines = [Paragraph(f"{kind} {name} ({taken})".removesuffix(" (-)"), indent=2) for kind, name, taken in rows]
         yield FittedTable((title, "name", "size"), rows, [text(title, "bold"), *lines], left=2)
-    kinds = Counter(one.kind for one in report.removed)
-    why = ": their files wait for cache gc, or others need them" if "snapshot" in kinds and "blob" not in kinds else ""
-    told = " and ".join(counted(kinds[kind], kind) for kind in ("snapshot", "blob") if kind in kinds)
-    freed = f"{size(report.bytes)} {'would be ' if report.dry_run else ''}freed"
-    yield f"{told}: {freed}{why}" if told else freed
+    kinds = Counter("adapter" if one.kind == "snapshot" else one.kind for one in report.removed)
+    told = ", ".join(counted(kinds[kind], kind) for kind in ("adapter", "blob") if kind in kinds)
+    yield f"{'would free' if report.dry_run else 'freed'} {size(report.bytes)}{told and f': {told}'}"
+    if report.linked_bytes:
+        yield f"{size(report.linked_bytes)} stay on the disk: hard links outside the cache (--to, --publish) keep them"
+    if "adapter" in kinds and "blob" not in kinds:
+        yield "the files wait for cache gc, or others need them"
+
+
+def _removed_row(one: Removed, *, verbose: bool) -> tuple[str, str, str]:
+    """Kind, name and size; an adapter is its shortest reference, unless all are shown (``verbose``)."""
+    name = one.name[:SHORT] if is_digest(one.name) else one.name
+    if one.kind == "snapshot" and not verbose:
+        return "adapter", _shortest(one.references or ()) or name, "-"
+    return one.kind, name, size(one.bytes) if one.bytes else "-"
 
 
 def _with_memory(taken: int, resident_bytes: int | None) -> str:

@@ -111,7 +111,7 @@ def remove(store: Store, items: Sequence[Item], *, everything: bool = False, dry
         views = [name for name in views if everything or any(name in item.names for item in items)]
         for name in () if dry_run else views:
             drop_view(store, name)
-        removed = [Removed("view", name, 0) for name in views]
+        removed = [Removed("view", name, usage.copied_bytes(store.adapters / name)) for name in views]
         before_s = usage.now_s if everything else 0.0
         removed += _sweep(store, usage, items, before_s, dry_run=dry_run, forced=True, views=views)
         if everything:

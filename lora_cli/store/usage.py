@@ -53,6 +53,10 @@ class Usage:
                 known[inode] = known.get(inode, 0) + count
         return frozenset(blob.inode for blob in self.blobs if blob.links > known.get(blob.inode, 0) + 1)
 
+    def copied_bytes(self, folder: Path) -> int:
+        """Bytes of the files of a snapshot or view that are no hard links to blobs."""
+        return sum(self.sizes[inode] for inode in self.inodes[folder].keys() - {blob.inode for blob in self.blobs})
+
     def handed_out(self) -> frozenset[Inode]:
         """The cache's own blobs that have a name outside of it (``fetch --to``, ``--publish``)."""
         return self.linked_elsewhere() - self.foreign

@@ -2,9 +2,11 @@
 
 import json
 import os
+import pty
 import re
 import time
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ from lora_cli.store.mounts import MEMORY, file_system
 from lora_cli.store.records import Record
 from tests.making import write_adapter
 from tests.store.another_user import as_another_user, public_folder
-from tests.store.keeping import drop, edit_in_place, tree
+from tests.store.keeping import drop, edit_in_place, put_blob, tree
 
 Captured = pytest.CaptureFixture[str]
 
@@ -173,7 +175,7 @@ def test_verify_says_what_is_corrupt(capsys: Captured) -> None:
 
 def test_gc_keeps_what_is_meant(store: Store, capsys: Captured) -> None:
     before = tree(store.root)
-    assert said(capsys, "gc", "--grace", "0s") == "0 B freed\n"
+    assert said(capsys, "gc", "--grace", "0s") == "freed 0 B\n"
     assert tree(store.root) == before
 
 
@@ -181,7 +183,7 @@ def test_gc_frees_what_was_not_used_for_long(store: Store, capsys: Captured) -> 
     before = tree(store.root)
     dry = said(capsys, "gc", "--unused-for", "50s", "--dry-run")
     assert dry.startswith("would remove")
-    assert "would be freed" in dry
+    assert "would free" in dry
     assert tree(store.root) == before
     document = json.loads(said(capsys, "gc", "--unused-for", "50s", "--format", "json"))
     assert [one["kind"] for one in document["removed"]] == ["reference", "snapshot", "blob", "blob"]
@@ -198,12 +200,12 @@ def test_gc_keeps_within_a_size(capsys: Captured) -> None:
 
 def test_gc_is_not_limited_by_what_one_adapter_may_have(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     monkeypatch.setenv("LORA_CLI_MAX_BYTES", "1")
-    assert said(capsys, "gc") == "0 B freed\n"
+    assert said(capsys, "gc") == "freed 0 B\n"
 
 
 def test_rm_removes_an_adapter_and_only_that(store: Store, capsys: Captured) -> None:
     text = said(capsys, "rm", "./chat")
-    assert re.search(r"^removed.*\n *reference\s", text)
+    assert re.search(r"^removed.*\n *adapter\s", text)
     assert "freed" in text
     assert main(["cache", "path", "./sql"]) == 0
     assert main(["cache", "verify"]) == 0
@@ -287,15 +289,20 @@ def test_ls_tells_how_long_ago_each_was_used(
         assert expected in rendered(snapshots_parts(report, 100), 100)
 
 
-def test_gc_names_snapshots_and_counts_blobs_unless_all_are_asked_for(
+def test_gc_names_adapters_and_counts_blobs_unless_all_are_asked_for(
     monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")
     short = said(capsys, "gc", "--unused-for", "50s", "--dry-run")
     assert "blob " not in short.replace(" blobs", "")
-    assert re.search(r"^1 snapshot and 2 blobs: \d.* would be freed$", short, re.MULTILINE)
+    assert re.search(r"^would free \d.* KiB: 1 adapter, 2 blobs$", short, re.MULTILINE)
+    assert re.findall(r"^(\w+) +file://", short, re.MULTILINE) == ["adapter"]
     assert main(["--verbose", "cache", "gc", "--unused-for", "50s", "--dry-run"]) == 0
-    assert len(re.findall("^blob ", capsys.readouterr().out, re.MULTILINE)) == 2
+    found = re.findall("^(reference|snapshot|blob) ", capsys.readouterr().out, re.MULTILINE)
+    assert found == ["reference", "snapshot", "blob", "blob"]
+    removed = json.loads(said(capsys, "gc", "--unused-for", "50s", "--dry-run", "--format", "json"))["removed"]
+    assert [one["kind"] for one in removed] == found
+    assert [one["references"] for one in removed if one["kind"] == "snapshot"] == [[f"file://{Path.cwd()}/chat"]]
 
 
 def test_rm_says_why_nothing_was_freed(tmp_path: Path, capsys: Captured) -> None:
@@ -305,4 +312,138 @@ def test_rm_says_why_nothing_was_freed(tmp_path: Path, capsys: Captured) -> None
     (tmp_path / "copy" / "README.md").write_text("x")
     assert main(["fetch", "./copy"]) == 0
     capsys.readouterr()
-    assert "0 B freed: their files wait" in said(capsys, "rm", "./sql")
+    assert "freed 0 B: 1 adapter\nthe files wait for cache gc" in said(capsys, "rm", "./sql")
+
+
+def sizes(folder: Path) -> int:
+    """Bytes of all files below a folder, each inode once."""
+    found = {path.stat().st_ino: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    return sum(found.values())
+
+
+@pytest.mark.parametrize("words", [["./sql"], ["--all", "--yes"]])
+def test_rm_tells_before_what_it_removes_then(words: list[str], store: Store, capsys: Captured) -> None:
+    head = "apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters:\n"
+    Path("set.yaml").write_text(head + "  - {name: nightly, source: ./sql}\n")
+    assert main(["fetch", "-f", "set.yaml"]) == 0
+    capsys.readouterr()
+    before, taken = tree(store.root), sizes(store.root)
+    dry = json.loads(said(capsys, "rm", *words, "--dry-run", "--format", "json"))
+    assert dry["dry_run"]
+    assert (tree(store.root), sizes(store.root)) == (before, taken)
+    done = json.loads(said(capsys, "rm", *words, "--format", "json"))
+    assert done == {**dry, "dry_run": False}
+    records = taken - sizes(store.root) - done["bytes"]
+    assert 0 < records < 3000  # which say what references mean
+    assert main(["cache", "verify"]) == 0
+
+
+def test_rm_says_which_bytes_hard_links_elsewhere_keep(capsys: Captured, tmp_path: Path) -> None:
+    assert main(["fetch", "./sql", "--to", "out"]) == 0
+    capsys.readouterr()
+    weights = (tmp_path / "out" / "adapter_model.safetensors").stat()
+    assert weights.st_nlink == 3
+    document = json.loads(said(capsys, "rm", "./sql", "--dry-run", "--format", "json"))
+    assert document["linked_bytes"] == weights.st_size
+    assert [one.get("linked_bytes") for one in document["removed"] if one["kind"] == "blob"].count(weights.st_size) == 1
+    assert "stay on the disk: hard links outside the cache" in said(capsys, "rm", "./sql")
+    assert "stay on the disk" not in said(capsys, "rm", "./chat")
+
+
+def test_what_a_link_to_somebodys_file_takes_is_not_freed(capsys: Captured, tmp_path: Path) -> None:
+    write_adapter(tmp_path / "law", seed=5)
+    assert main(["fetch", "./law", "--link"]) == 0
+    capsys.readouterr()
+    document = json.loads(said(capsys, "rm", "./law", "--format", "json"))
+    assert document["linked_bytes"] == (tmp_path / "law" / "adapter_model.safetensors").stat().st_size
+
+
+def test_rm_all_asks_on_a_terminal(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs) as terminal, os.fdopen(ours, "wb", buffering=0) as keyboard:
+        monkeypatch.setattr("sys.stdin", terminal)
+        for answer in (b"n\n", b"\n", b"\x04"):
+            keyboard.write(answer)
+            before = tree(store.root)
+            assert main(["cache", "rm", "--all"]) == 1
+            out, err = capsys.readouterr()
+            assert out == ""
+            assert f"Remove 2 adapters, 5.4 KiB, from {store.root}? [y/n] (n): " in err
+            assert tree(store.root) == before
+        keyboard.write(b"y\n")
+        assert "2 adapters" in said(capsys, "rm", "--all")
+    assert tree(store.root) == set()
+
+
+def test_rm_all_without_a_terminal_needs_yes(store: Store, capsys: Captured) -> None:
+    assert main(["cache", "rm", "--all"]) == 2
+    assert "hint: add --yes" in capsys.readouterr().err
+    assert main(["cache", "path", "./sql"]) == 0
+    put_blob(store, b"nothing means it")
+    assert main(["cache", "rm", "--all", "-y"]) == 0
+    assert tree(store.root) == set()
+    assert main(["cache", "rm", "--all", "--yes"]) == 0
+
+
+def test_rm_takes_either_adapters_or_all(capsys: Captured) -> None:
+    for words in ([], ["./sql", "--all"]):
+        assert main(["cache", "rm", *words]) == 2
+        assert "rm takes either adapters or --all" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["./sql"], ["nightly"], ["--all", "--yes"]])
+def test_rm_removes_what_is_in_the_quarantine_too(words: list[str], store: Store, capsys: Captured) -> None:
+    head = "apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters:\n"
+    Path("set.yaml").write_text(head + "  - {name: nightly, source: ./sql}\n")
+    assert main(["fetch", "-f", "set.yaml"]) == 0
+    capsys.readouterr()
+    edit_in_place(directory(capsys, "./sql") / "adapter_model.safetensors", at=500)
+    assert main(["cache", "verify"]) == 5
+    said(capsys, "rm", *words)
+    assert [path for path in store.quarantine.iterdir() if not path.name.startswith("nightly.")] == []
+    assert main(["cache", "verify", "--repair"]) == 0
+    assert main(["cache", "rm", "./sql"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("clean", "lora-cli cache rm --all"),
+        ("clear", "lora-cli cache rm --all"),
+        ("delete", "lora-cli cache rm"),
+        ("remove", "lora-cli cache rm"),
+        ("prune", "lora-cli cache gc"),
+        ("list", "lora-cli cache ls"),
+        ("verfy", "'verify'"),
+    ],
+)
+def test_a_command_of_another_tool_is_said_as_it_is_called_here(typed: str, meant: str, capsys: Captured) -> None:
+    assert main(["cache", typed]) == 2
+    assert capsys.readouterr().err == f"error: no such command '{typed}'\nhint: did you mean {meant}?\n"
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_ls_shortens_names_too_before_it_becomes_blocks(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    name = "customer-support-of-the-north-west-v2"
+    head = "apiVersion: lora-cli/v1\nkind: AdapterSet\nadapters:\n"
+    Path("set.yaml").write_text(f"{head}  - {{name: {name}, source: ./sql}}\n")
+    assert main(["fetch", "-f", "set.yaml"]) == 0
+    capsys.readouterr()
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = said(capsys, "ls").splitlines()
+    assert len(lines) == 4
+    assert all(len(line) <= width for line in lines)
+    assert (name in lines[1]) == (width == 120)
+    assert re.search(r" custom\S*…\S*-v2 ", lines[1]) or width == 120
+    monkeypatch.delenv("COLUMNS")
+    assert name in said(capsys, "ls")
+
+
+def test_json_has_the_time_of_use_in_iso_8601(capsys: Captured) -> None:
+    for one in json.loads(said(capsys, "ls", "--format", "json"))["snapshots"]:
+        for used in (one, *one["references"]):
+            assert used["used_at"].endswith("Z")
+            assert datetime.fromisoformat(used["used_at"]).timestamp() == int(used["used_s"])

@@ -163,8 +163,9 @@ def isolated(directory: Path) -> set[str]:
 
 
 def test_what_an_earlier_verify_moved_to_the_quarantine_is_restored(
-    hub: Hub, directory: Path, capsys: Captured
+    hub: Hub, directory: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     rot(directory / WEIGHTS)
     assert main(["cache", "verify"]) == 5
     out, err = capsys.readouterr()
