@@ -98,8 +98,8 @@ def verify_all(
             to_stderr("hint: what a manifest says of how origins are reached is heeded with --repair -f MANIFEST")
         if not repair and (isolated or any(one.kind != "record" for one in rotten)):
             to_stderr("hint: lora-cli cache verify --repair fetches what is corrupt or in the quarantine again")
-    # What could not be moved away lies there still.
-    well = not broken and (not rotten or (repair and all(one.moved_to for one in rotten)))
+    # What could not be moved away lies there still; a named adapter must be in the cache.
+    well = not broken and (not rotten or (repair and all(one.moved_to for one in rotten))) and not (names and isolated)
     raise typer.Exit(0 if well else Corrupt.exit_code)
 
 
@@ -113,9 +113,10 @@ def _verified_names(store: Store, names: Sequence[str], manifest: Path | None) -
         items = lineup(manifest, (), "", "cache verify", "verify", needs_base=False).items
         meant = {item.name: item.locked.digest if item.locked else str(item.source) for item in items}
     views = {path.name for path in entries(store.adapters)}.union(name for name, _ in quarantined(store))
-    found = _found(store, [meant.get(name, name) for name in names], known=views.intersection(names))
+    known = views.intersection(names)
+    found = _found(store, [meant.get(name, name) for name in names], {meant.get(name, name) for name in known})
     blob_names = {blob.sha256 for item in found for record in item.records for blob in record.files.values()}
-    return blob_names.union(views.intersection(names), *((item.digest, *item.names) for item in found))
+    return blob_names.union(known, *((item.digest, *item.names) for item in found))
 
 
 def collect_garbage(
@@ -178,7 +179,7 @@ def _confirm(question: str) -> None:
     Raises:
         UsageError: there is no terminal.
     """
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise UsageError("--all asks before it removes, and there is no terminal", hint="add --yes, or --dry-run")
     from rich.console import Console
     from rich.prompt import Confirm
@@ -215,7 +216,7 @@ def _inventory(store: Store) -> list[Item]:
 def _found(store: Store, names: Sequence[str], known: Collection[str] | None = None) -> list[Item]:
     """The snapshots that the words name, each once.
 
-    With ``known`` also those in the quarantine, and words that are ``known`` may name none.
+    With ``known`` also those in the quarantine, and words in it may name none.
     """
     items = [*_inventory(store), *(quarantined_items(store) if known is not None else ())]
     found: dict[str, Item] = {}

@@ -131,8 +131,8 @@ def removed_parts(report: RemovedReport, *, verbose: bool = False) -> Iterator[R
     yield f"{'would free' if report.dry_run else 'freed'} {size(report.bytes)}{told and f': {told}'}"
     if report.linked_bytes:
         yield f"{size(report.linked_bytes)} stay on the disk: hard links outside the cache (--to, --publish) keep them"
-    if "adapter" in kinds and "blob" not in kinds:
-        yield "the files wait for cache gc, or others need them"
+    if shared := sum(one.shared_bytes or 0 for one in report.removed):
+        yield f"{size(shared)} stay in the cache: other adapters, views or processes use the files"
 
 
 def _removed_row(one: Removed, *, verbose: bool) -> tuple[str, str, str]:

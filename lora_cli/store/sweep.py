@@ -1,5 +1,6 @@
 """Making room: what no reference means any more, what the dead left, and what was asked to go."""
 
+import math
 import os
 import re
 import shutil
@@ -51,6 +52,8 @@ class Removed:
     """What that frees."""
     linked_bytes: Count | None = None
     """Of a blob: the bytes that hard links outside of the cache keep on the disk."""
+    shared_bytes: Count | None = None
+    """Of a snapshot: the bytes of its files that stay in the cache, because other snapshots or processes use them."""
     references: tuple[str, ...] | None = None
     """Of a snapshot: the references that meant it."""
 
@@ -105,18 +108,19 @@ def remove(store: Store, items: Sequence[Item], *, everything: bool = False, dry
     check_cache(store)
     with on_disk("cleaning", store.root):
         usage = survey(store)
-        now = {item.digest: item for item in usage.items}
-        items = [now.get(item.digest, item) for item in items]
-        views = [path.name for path in entries(store.adapters) if re.fullmatch(NAME, path.name, re.ASCII)]
-        views = [name for name in views if everything or any(name in item.names for item in items)]
+        current = {item.digest: item for item in usage.items}
+        items = [current.get(item.digest, item) for item in items]
+        named = {name for item in items for name in item.names}
+        views = [path.name for path in usage.inodes if path.parent == store.adapters]
+        views = [name for name in views if name in named or (everything and re.fullmatch(NAME, name, re.ASCII))]
         for name in () if dry_run else views:
             drop_view(store, name)
         removed = [Removed("view", name, usage.copied_bytes(store.adapters / name)) for name in views]
-        before_s = usage.now_s if everything else 0.0
+        before_s = math.inf if everything else 0.0
         removed += _sweep(store, usage, items, before_s, dry_run=dry_run, forced=True, views=views)
         if everything:
             removed += [Removed("reference", record.ref, 0) for record in _lost(store, usage, -1.0, dry_run)]
-        gone = {digest for item in items for digest in (item.digest, *_blob_names(item))}
+        gone = named.union(*({item.digest} | _blob_names(item) for item in items))
         for name, path in quarantined(store):
             if everything or name in gone:
                 removed.append(_left_over(store, "quarantine", path))
@@ -153,17 +157,22 @@ def _sweep(
         items = [item for item in items if item.digest not in meant and _taken_away(store, item, now_s)]
     removed = [Removed("reference", record.ref, 0) for item in items for record in item.records]
     gone = sorted(items, key=lambda item: item.digest)
-    removed += [
-        Removed("snapshot", item.digest, 0, references=tuple(record.ref for record in item.records)) for item in gone
-    ]
-    removed += [Removed("packed", item.digest, item.packed_bytes) for item in gone if item.packed_bytes]
     forgotten = {record.key for item in gone for record in item.records}
     staying = {
         blob.sha256 for record in all_records(store) if record.key not in forgotten for blob in record.files.values()
     }
-    linked = usage.linked_elsewhere()
     folders = [store.adapters / name for name in views]
-    for blob in going_blobs(usage, gone, staying, before_s, forced=forced, views=folders):
+    blobs = going_blobs(usage, gone, staying, before_s, forced=forced, views=folders)
+    shared = {blob.inode for blob in usage.blobs} - {blob.inode for blob in blobs}
+    for item in gone:
+        kept = shared & usage.inodes.get(item.directory, {}).keys()
+        shared -= kept
+        references = tuple(record.ref for record in item.records)
+        kept_bytes = sum(usage.sizes[inode] for inode in kept)
+        removed.append(Removed("snapshot", item.digest, 0, shared_bytes=kept_bytes or None, references=references))
+    removed += [Removed("packed", item.digest, item.packed_bytes) for item in gone if item.packed_bytes]
+    linked = usage.linked_elsewhere()
+    for blob in blobs:
         is_linked = blob.inode in linked
         removed.append(Removed("blob", blob.path.name, 0 if is_linked else blob.size, blob.size if is_linked else None))
         if not dry_run:

@@ -69,6 +69,7 @@ def offered(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 def test_each_shell_is_offered_adapters_engines_and_rules(offered: Offered) -> None:
     assert offered("lora-cli validate acme/s") == ["acme/sql"]
     assert offered("lora-cli cache show ") == ["acme/chat", "acme/sql"]
+    assert offered("lora-cli cache verify ") == ["acme/chat", "acme/sql"]
     assert offered("lora-cli engines ") == list(ENGINES)
     assert offered("lora-cli rules LC50") == [rule.code for rule in RULES if rule.code.startswith("LC50")]
 

@@ -298,6 +298,7 @@ def test_only_the_named_adapter_is_verified_and_restored(
     assert (document["blobs"], document["snapshots"], document["views"]) == (3, 1, 1)
     assert [one["sha256"] for one in document["quarantined"]] == [directory.name]
     assert chat.exists()
+    assert main(["cache", "verify", *words]) == 5
     assert main(["cache", "verify"]) == 5
     assert main(["cache", "verify", "--repair", *words]) == 0
     assert (directory / WEIGHTS).read_bytes() == BYTES
