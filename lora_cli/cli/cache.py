@@ -110,7 +110,7 @@ def _verified_names(store: Store, names: Sequence[str], manifest: Path | None) -
     """
     meant: dict[str, str] = {}
     if manifest is not None:
-        items = lineup(manifest, (), "", "cache verify", "verify", needs_base=False).items
+        items = lineup(manifest, (), "", "verify").items
         meant = {item.name: item.locked.digest if item.locked else str(item.source) for item in items}
     views = {path.name for path in entries(store.adapters)}.union(name for name, _ in quarantined(store))
     known = views.intersection(names)
