@@ -7,7 +7,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -20,10 +19,11 @@ from lora_cli.cli.warm_options import WarmOptions
 from lora_cli.cli.warm_serve import uniquely_named
 from lora_cli.cli.warming import admitting, say
 from lora_cli.core.item import Item
+from lora_cli.daemon_threads import map_in_threads
 from lora_cli.endpoint.address import parse_address
 from lora_cli.endpoint.client import Endpoint
 from lora_cli.endpoint.reconcile import Done, Replica, Wanted, reconcile, wait_ready
-from lora_cli.endpoint.server import open_server
+from lora_cli.endpoint.server import Server, open_server
 from lora_cli.engines import ENGINES, Profile, choose_engine
 from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.render.terminal_warm import endpoint_parts
@@ -137,8 +137,11 @@ def warm_endpoints(
         addresses = dict.fromkeys(map(parse_address, options.endpoint or ()))
         endpoints = [stack.enter_context(Endpoint(one, options.api_key.strip(), LOAD_TIMEOUT_S)) for one in addresses]
         servers = [open_server(kind, one) for one in endpoints]
-        pool = stack.enter_context(ThreadPoolExecutor(len(servers) + AT_ONCE))
-        waited = dict(zip(servers, pool.map(lambda one: wait_ready(one, patience_s, is_over), servers), strict=True))
+
+        def wait(server: Server) -> LoraCliError | None:
+            return wait_ready(server, patience_s, is_over, lambda note: say(note, settings))
+
+        waited = dict(zip(servers, map_in_threads(wait, servers, len(servers)), strict=True))
         ready = [server for server, error in waited.items() if error is None]
         versions = {server: server.version() for server in ready}
         profiles = _profiles(engine, kind, versions.values())
@@ -147,9 +150,9 @@ def warm_endpoints(
         base = base_model(asked.base, settings)
         terms = Terms(base, max_lora_rank=rank, engines=profiles, deployment=deployment)
         admit = admitting(terms, settings, hold)
-        wanted, refused = _admitted(items, pool.map(admit, items) if ready else (), mapped)
+        wanted, refused = _admitted(items, map_in_threads(admit, items, AT_ONCE) if ready else (), mapped)
         serve = partial(reconcile, wanted=wanted, prune=options.prune, prove=options.prove)
-        done = dict(zip(ready, pool.map(serve, ready), strict=True))
+        done = dict(zip(ready, map_in_threads(serve, ready, len(ready)), strict=True))
     replicas = []
     for server in servers:
         told, error = done.get(server, ([], waited[server]))

@@ -2,10 +2,10 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
+from lora_cli.daemon_threads import map_in_threads
 from lora_cli.endpoint.client import Refusal
 from lora_cli.endpoint.effect import Effect, Proof
 from lora_cli.endpoint.server import Served, Server
@@ -13,6 +13,7 @@ from lora_cli.errors import EndpointError, LoraCliError, Refused
 
 Action = Literal["kept", "loaded", "replaced", "pruned", "failed"]
 POLL_S = 0.25
+TELL_S = 15.0
 AT_ONCE = 4
 """Adapters that one server is asked to load and to prove at once."""
 
@@ -56,9 +57,15 @@ class Replica:
     adapters: tuple[Done, ...]
 
 
-def wait_ready(server: Server, patience_s: float, is_over: Callable[[], bool]) -> LoraCliError | None:
-    """Wait until the server is ready; why it is not when the patience is over, or all of it."""
+def wait_ready(
+    server: Server, patience_s: float, is_over: Callable[[], bool], tell: Callable[[str], None]
+) -> LoraCliError | None:
+    """Wait until the server is ready; why it is not when the patience is over, or all of it.
+
+    ``tell`` is told whom it waits for, why and how long it still will: at once, and again after ``TELL_S`` seconds.
+    """
     until = time.monotonic() + patience_s
+    tell_at = 0.0
     while True:
         try:
             server.check_ready()
@@ -70,6 +77,11 @@ def wait_ready(server: Server, patience_s: float, is_over: Callable[[], bool]) -
                     f"{server.endpoint.address} is not ready after {patience_s:g} s: {error.message}",
                     hint="look at its log; --wait gives it longer",
                 )
+            if time.monotonic() >= tell_at:
+                tell(
+                    f"waiting for {server.endpoint.address} for {until - time.monotonic():.0f} s more: {error.message}"
+                )
+                tell_at = time.monotonic() + TELL_S
         except LoraCliError as error:
             return error
         else:
@@ -91,8 +103,7 @@ def reconcile(
         base = next((one.name for one in models if not one.parent), "")
         served = {one.name: one for one in models if one.parent}
         proof = Proof(server, base) if prove else None
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            done.extend(pool.map(lambda one: _done(server, one, served.get(one.name), proof), wanted))
+        done += map_in_threads(lambda one: _done(server, one, served.get(one.name), proof), wanted, AT_ONCE)
         if prune:
             done.extend(_prune(server, served, {one.name for one in wanted}))
     except LoraCliError as error:

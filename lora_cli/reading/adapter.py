@@ -65,7 +65,7 @@ def read_adapter(
     if threads == 1:
         (config, config_error), weights = (part() for part in parts)
     else:
-        from lora_cli.sources.daemon_threads import map_in_threads
+        from lora_cli.daemon_threads import map_in_threads
 
         (config, config_error), weights = map_in_threads(lambda part: part(), parts, threads)
     keys, pairs = _taken_apart(weights.tensors)

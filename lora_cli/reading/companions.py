@@ -103,7 +103,7 @@ def _texts(
 
     if here or threads == 1 or len(files) < 2:
         return map(text, files)
-    from lora_cli.sources.daemon_threads import map_in_threads
+    from lora_cli.daemon_threads import map_in_threads
 
     return map_in_threads(text, files, threads)
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lora_cli.core.globs import host_in
 from lora_cli.core.reference import FSSPEC, AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.daemon_threads import run_in_thread
 from lora_cli.errors import AccessDenied, Changed, Corrupt, LoraCliError, NotFound, UsageError
 from lora_cli.redaction import is_secret, remember
 from lora_cli.settings import Settings, home_of
-from lora_cli.sources.daemon_threads import run_in_thread
 from lora_cli.sources.http import AGAIN
 from lora_cli.sources.listed import Room, check_listed
 from lora_cli.sources.retries import Retries, Transient, printable

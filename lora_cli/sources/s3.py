@@ -16,12 +16,12 @@ from urllib.parse import urlsplit
 
 from lora_cli.core.log import logger
 from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.daemon_threads import run_in_thread
 from lora_cli.errors import Changed, Refused
 from lora_cli.redaction import remember
 from lora_cli.settings import Settings
 from lora_cli.sources import NoRanges
 from lora_cli.sources.aws import Account, failures, find_account, untranslated
-from lora_cli.sources.daemon_threads import run_in_thread
 from lora_cli.sources.http import AGAIN, FAR, beginning, bounded, host, placement, trimmed
 from lora_cli.sources.listed import Room
 from lora_cli.sources.objects import (

@@ -16,9 +16,9 @@ from lora_cli.core.adapter_files import BESIDE, CONFIG, INDEX_SUFFIX, PICKLED, W
 from lora_cli.core.log import logger
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision
+from lora_cli.daemon_threads import map_in_threads
 from lora_cli.errors import AccessDenied, Changed, LoraCliError, NotFound, Refused, Unreachable
 from lora_cli.settings import Settings
-from lora_cli.sources.daemon_threads import map_in_threads
 from lora_cli.sources.http import AGAIN, Headers, Http, Piece, StatusError, get_bytes, get_headers, host, origin
 from lora_cli.sources.http_json import get_body
 from lora_cli.sources.retries import Retries

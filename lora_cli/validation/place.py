@@ -125,7 +125,7 @@ def _read(
     if threads == 1:
         adapter, companions, found = (part() for part in parts)
     else:
-        from lora_cli.sources.daemon_threads import map_in_threads
+        from lora_cli.daemon_threads import map_in_threads
 
         adapter, companions, found = map_in_threads(lambda part: part(), parts, threads)
     return adapter, companions, found

@@ -1,12 +1,15 @@
 """``warm --endpoint``: running engines are made to serve what a manifest says, and each adapter proves itself there."""
 
 import json
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +150,30 @@ def test_a_replica_that_refuses_is_told_in_its_own_words_and_the_others_are_warm
         assert "LoRA rank 4 is greater than max_lora_rank 2." in sql["error"]["message"]
         assert "not ready after 1 s" in document["servers"][2]["error"]["message"]
         assert document["servers"][2]["adapters"] == []
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_waiting_says_for_whom_and_why_and_ends_with_ctrl_c(folder: Path, silent: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        if not silent:
+            listener.close()
+        argv = ["warm", "-f", "set.yaml", "--endpoint", url, "--engine", "vllm", "--wait", "60s"]
+        code = (
+            "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell may have it ignored
+        )
+        code += "from lora_cli.cli.main import run; run()"
+        with subprocess.Popen(
+            [sys.executable, "-c", code, *argv], cwd=folder, stderr=subprocess.PIPE, text=True
+        ) as warm:
+            assert warm.stderr is not None
+            if not silent:
+                assert re.match(f"waiting for {url} for (60|59) s more: .*refused", warm.stderr.readline())
+            with listener.accept()[0] if silent else nullcontext():
+                began = time.monotonic()
+                warm.send_signal(signal.SIGINT)
+                assert warm.wait(30) == 130
+                assert time.monotonic() - began < 2
 
 
 def test_paths_are_the_engines_own_and_a_404_says_so(folder: Path, warm: Warm) -> None:
