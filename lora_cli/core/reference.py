@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from lora_cli.core import addresses
 from lora_cli.core.addresses import Parts
+from lora_cli.core.nearest import did_you_mean
 from lora_cli.errors import UsageError
 
 Remote = Literal["dbfs", "hdfs", "lakefs", "oss", "sftp", "smb", "ssh", "tos", "webhdfs"]
@@ -176,8 +177,8 @@ def _with_scheme(scheme: str, rest: str, text: str) -> AdapterRef:
     for name, form in forms.items():
         if ALIASES.get(scheme, scheme) == name:
             return AdapterRef(name, *form(rest, text))
-    known = ", ".join(f"{name}://" for name in ("file", *forms))
-    raise UsageError(f"{text}: {scheme}:// is not read", hint=f"known are {known}")
+    hint = did_you_mean(f"{scheme}://", [f"{name}://" for name in ("file", *forms)])
+    raise UsageError(f"{text}: {scheme}:// is not read", hint=hint)
 
 
 def _by_fsspec(protocol: str, rest: str, text: str) -> AdapterRef:
