@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from lora_cli.runtime.process import Died
 from lora_cli.serving.answers import MODEL_FIELDS, Held, Json, described, error_of
 from lora_cli.serving.completions import Completions
 from lora_cli.serving.front import Front
-from lora_cli.serving.guard import Guard, Handler, answering, http_error, parsed
+from lora_cli.serving.guard import Guard, failed, http_error, parsed
 from lora_cli.serving.having import had, taken_away, wait
 from lora_cli.serving.host import Host
 from lora_cli.serving.listing import listed
@@ -61,24 +60,21 @@ class Service:
 def make_app(service: Service) -> Front:
     """The ASGI application."""
     api = Api(service)
-    routes: Sequence[tuple[str, str, Handler]] = (
-        ("GET", "/health", api.health),
-        ("GET", "/ready", api.ready),
-        ("GET", "/metrics", api.metrics),
-        ("GET", "/v1/models", api.models),
-        ("GET", "/v1/adapters", api.adapters),
-        ("GET", "/v1/status", api.status),
-        ("POST", "/v1/load_lora_adapter", api.load),
-        ("POST", "/v1/unload_lora_adapter", api.unload),
-        ("POST", "/v1/prefetch", api.prefetch),
-        ("POST", "/v1/probe", api.probe),
-        ("POST", "/v1/completions", api.completions),
-        ("POST", "/v1/stop", api.stop),
-    )
-    app = Starlette(
-        routes=[Route(path, answering(handler), methods=[method]) for method, path, handler in routes],
-        exception_handlers={HTTPException: http_error},
-    )
+    routes = [
+        Route("/health", api.health),
+        Route("/ready", api.ready),
+        Route("/metrics", api.metrics),
+        Route("/v1/models", api.models),
+        Route("/v1/adapters", api.adapters),
+        Route("/v1/status", api.status),
+        Route("/v1/load_lora_adapter", api.load, methods=["POST"]),
+        Route("/v1/unload_lora_adapter", api.unload, methods=["POST"]),
+        Route("/v1/prefetch", api.prefetch, methods=["POST"]),
+        Route("/v1/probe", api.probe, methods=["POST"]),
+        Route("/v1/completions", api.completions, methods=["POST"]),
+        Route("/v1/stop", api.stop, methods=["POST"]),
+    ]
+    app = Starlette(routes=routes, exception_handlers={HTTPException: http_error, LoraCliError: failed})
     return Front(app, Guard(service.token, service.hosts))
 
 
@@ -122,8 +118,9 @@ class Api:
         asked = await parsed(request, LoadRequest.read)
         if asked.lora_name == self.service.base:
             raise UsageError(f"{asked.lora_name} is the base's name")
-        look = partial(allowed, asked.lora_path, self.service.roots, self.service.settings)
-        item = Item(asked.lora_name, await wait(self.host, self.host.aside.submit(look)))
+        roots, settings = self.service.roots, self.service.settings
+        source = await wait(self.host, self.host.aside.submit(allowed, asked.lora_path, roots, settings))
+        item = Item(asked.lora_name, source)
         report = await wait(self.host, self.host.replace(item) if asked.load_inplace else self.host.add(item))
         if report.error:
             raise error_of(report)
@@ -132,13 +129,13 @@ class Api:
     async def unload(self, request: Request) -> Response:
         """As vLLM does at ``/v1/unload_lora_adapter``."""
         name = (await parsed(request, UnloadRequest.read)).lora_name
-        await wait(self.host, self.host.aside.submit(partial(self.host.remove, name)))
+        await wait(self.host, self.host.aside.submit(self.host.remove, name))
         return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
 
     async def prefetch(self, request: Request) -> Response:
         """Have adapters loaded ahead of their requests, by priority; answers before they are."""
         asked = await parsed(request, PrefetchRequest.read)
-        await wait(self.host, self.host.aside.submit(partial(self.host.prefetch, asked.lora_names, asked.priority)))
+        await wait(self.host, self.host.aside.submit(self.host.prefetch, asked.lora_names, asked.priority))
         return Json({"queued": asked.lora_names}, 202)
 
     async def probe(self, request: Request) -> Response:
@@ -169,8 +166,7 @@ class Api:
             assert job is not None
             try:
                 # Asking starts a child that died, which takes seconds: not in the loop that answers everybody.
-                call = partial(self.host.ask, entry, ServeOnce(job))
-                asked = await wait(self.host, self.host.asking.submit(call))
+                asked = await wait(self.host, self.host.asking.submit(self.host.ask, entry, ServeOnce(job)))
                 served = await wait(self.host, asked.future)
             except LoraCliError as error:
                 again = not error.alone if isinstance(error, Died) else await taken_away(self.host, entry, job)

@@ -3,7 +3,6 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from functools import partial
 
 from lora_cli.errors import ERRORS, LoraCliError, MachineError
 from lora_cli.runtime.completion import Complete, Completed, Heard, Piece, Placed, Row, Unanswered
@@ -91,8 +90,7 @@ class Batcher:
 
         try:
             complete = Complete(tuple(one.row for one in batch))
-            call = partial(self._host.ask_for_many, complete, heard)
-            asked = await asyncio.wrap_future(self._host.asking.submit(call))
+            asked = await asyncio.wrap_future(self._host.asking.submit(self._host.ask_for_many, complete, heard))
             done = await asyncio.wrap_future(asked.future)
             assert isinstance(done, Completed)
         except LoraCliError as error:

@@ -2,9 +2,9 @@
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeVar
 
 from starlette.datastructures import Headers
@@ -16,18 +16,15 @@ from starlette.types import Scope
 from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.serving.answers import STATUS, Json, error_body
 from lora_cli.serving.connection import SMALL_BODY
-from lora_cli.serving.crew import Crew
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
 """What is answered without a token: probes have none, and learn nothing but yes or no."""
 
 JSON_ONLY = "send it as JSON, with the header content-type: application/json"
 
-PARSERS = Crew(2)
+PARSERS = ThreadPoolExecutor(2, "parser")
 
 T = TypeVar("T")
-
-Handler = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +67,7 @@ async def parsed(request: Request, parse: Callable[[bytes], T]) -> T:
     body = await request.body()
     if len(body) <= SMALL_BODY:
         return parse(body)
-    return await asyncio.wrap_future(PARSERS.submit(partial(_parsed, parse, body)))
+    return await asyncio.wrap_future(PARSERS.submit(_parsed, parse, body))
 
 
 def _parsed(parse: Callable[[bytes], T], body: bytes) -> T:
@@ -82,20 +79,9 @@ def _parsed(parse: Callable[[bytes], T], body: bytes) -> T:
     raise UsageError(message, hint=hint)
 
 
-def answering(handler: Handler) -> Handler:
-    """``handler``, with errors as clients know them."""
-
-    async def answer(request: Request) -> Response:
-        try:
-            return await handler(request)
-        except LoraCliError as error:
-            return failed(error)
-
-    return answer
-
-
-def failed(error: LoraCliError) -> Response:
-    """An error, as vLLM and OpenAI answer it."""
+async def failed(_request: Request, error: Exception) -> Response:
+    """An error of ours, as vLLM and OpenAI answer it."""
+    assert isinstance(error, LoraCliError)
     status, kind = STATUS.get(error.exit_code, (500, "InternalServerError"))
     headers = {"retry-after": "1"} if status == 503 else {}
     return Json(error_body(error.message, status, kind, error.hint), status, headers)

@@ -4,10 +4,9 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 
 from lora_cli.core.item import Item
 from lora_cli.core.results import LoadReport
@@ -18,7 +17,6 @@ from lora_cli.runtime.plan import Drop, Job, Needs, Prefetch, Ready
 from lora_cli.runtime.process import WarmProcess
 from lora_cli.serving.admissions import Admissions
 from lora_cli.serving.counters import Counters
-from lora_cli.serving.crew import Crew
 from lora_cli.serving.entries import Entries
 from lora_cli.serving.entry import Entry
 from lora_cli.serving.failures import Failures
@@ -63,7 +61,7 @@ class Host:
         self._under_way: dict[str, Future[LoadReport]] = {}
         self._lock = threading.RLock()
         self._standing: Future[WarmProcess] = Future()
-        self._crew = Crew(MOST_AT_ONCE)
+        self._loads = ThreadPoolExecutor(MOST_AT_ONCE, "adapter")
         self._ahead = Prefetcher(self._load_ahead)
         self._first_wave = threading.Event()
         self._closed = False
@@ -72,7 +70,7 @@ class Host:
         self._loading = Loading(admissions, self._process, self.counters, self.failures)
         self._laid_out: WarmProcess | None = None
         self.looking = Looking(lambda: self.process)
-        self.asking, self.aside = Crew(MOST_AT_ONCE), Crew(MOST_AT_ONCE)
+        self.asking, self.aside = (ThreadPoolExecutor(MOST_AT_ONCE, name) for name in ("ask", "aside"))
 
     @property
     def process(self) -> WarmProcess | None:
@@ -110,7 +108,7 @@ class Host:
             LoraCliError: what keeps the warm process from standing.
         """
         first = self._by_heat()[: self._memory]
-        for brought in [self._crew.submit(partial(self._loading.bring, entry)) for entry in first]:
+        for brought in [self._loads.submit(self._loading.bring, entry) for entry in first]:
             brought.result()
         try:
             process = self._laid_out = self._open([one.needs for one in self.entries() if one.needs is not None])
@@ -160,7 +158,7 @@ class Host:
                 future = Future()
                 future.set_result(entry.report)
                 return future
-            future = self._under_way[name] = self._crew.submit(partial(self._load, entry))
+            future = self._under_way[name] = self._loads.submit(self._load, entry)
         future.add_done_callback(lambda done: self._ended(name, done))
         return future
 
@@ -180,7 +178,7 @@ class Host:
 
     def replace(self, item: Item) -> "Future[LoadReport]":
         """Have one that a client named under a name that may be known: it takes that once it is proved, not before."""
-        return self._crew.submit(partial(self._replace, Entry(item, by_client=True)))
+        return self._loads.submit(self._replace, Entry(item, by_client=True))
 
     def _load(self, entry: Entry) -> LoadReport:
         report = self._loading.load(entry)

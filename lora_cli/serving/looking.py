@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from time import monotonic
@@ -10,7 +10,6 @@ from time import monotonic
 from lora_cli.errors import LoraCliError
 from lora_cli.runtime.plan import Holdings, Look
 from lora_cli.runtime.process import WarmProcess
-from lora_cli.serving.crew import Crew
 
 PATIENCE_S, FIRST_PATIENCE_S = 0.5, 0.8
 """So long an answer is waited for where there is one before it, which has to do then; and so long the first one is."""
@@ -30,7 +29,7 @@ class Looking:
 
     def __init__(self, process: Callable[[], WarmProcess | None]) -> None:
         self._process = process
-        self._crew = Crew(2)
+        self._threads = ThreadPoolExecutor(2, "look")
         self._under_way: dict[bool, Future[Holdings | None]] = {}
         self._asked_at = 0.0
         self._seen: Seen | None = None
@@ -42,7 +41,7 @@ class Looking:
             asked = self._under_way.get(with_history)
             if asked is None or asked.done():
                 self._asked_at = self._asked_at if with_history else monotonic()
-                asked = self._under_way[with_history] = self._crew.submit(lambda: self._look(with_history=with_history))
+                asked = self._under_way[with_history] = self._threads.submit(self._look, with_history=with_history)
             return asked
 
     def wait(self, *, with_history: bool = False) -> Holdings | None:

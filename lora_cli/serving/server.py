@@ -21,7 +21,6 @@ from lora_cli.core.log import logger
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import LoraCliError, MachineError
 from lora_cli.serving.api import Service, make_app
-from lora_cli.serving.chores import Chore, Chores
 from lora_cli.serving.connection import IDLE_S, protocol, room_for_files
 from lora_cli.serving.history import save_past
 from lora_cli.serving.metrics import metrics_text
@@ -41,6 +40,8 @@ SWITCH_S = 0.0005
 """A thread that judges an adapter gives Python up after so long (5 ms else) for the requests."""
 
 SUPERVISED_S, METRICS_S, HISTORY_S = 1.0, 10.0, 30.0
+LONGEST_S = 60.0
+"""So long something that fails is not tried again at most."""
 
 log = logger(__name__)
 
@@ -89,11 +90,6 @@ class _Life:
             timeout_graceful_shutdown=GRACE_S,
         )
         self._server = _Server(config)
-        chores = [Chore("supervise", SUPERVISED_S, self.host.supervise)]
-        if files.metrics is not None:
-            chores.append(Chore("metrics", METRICS_S, self._write_metrics))
-        chores.append(Chore("history", HISTORY_S, self._keep_history))
-        self._chores = Chores(chores)
 
     async def run(self, listener: socket.socket) -> None:
         """Serve, and end in order whatever happens."""
@@ -104,6 +100,11 @@ class _Life:
             self._loop.add_signal_handler(number, self.stop)
         starting = threading.Thread(target=self._start, name="start", daemon=True)
         starting.start()
+        chores = [
+            asyncio.create_task(repeat("supervise", SUPERVISED_S, self.host.supervise)),
+            asyncio.create_task(repeat("metrics", METRICS_S, self._write_metrics)),
+            asyncio.create_task(repeat("history", HISTORY_S, self._keep_history)),
+        ]
         try:
             await self._server.serve(sockets=[listener])
         finally:
@@ -111,6 +112,8 @@ class _Life:
             for number in ends:
                 self._loop.remove_signal_handler(number)
                 signal.signal(number, signal.SIG_IGN)
+            for chore in chores:
+                chore.cancel()
             await asyncio.to_thread(self._end)
 
     def stop(self) -> None:
@@ -129,7 +132,6 @@ class _Life:
             ready = self.host.start()
             for note in ready.notes:
                 self._say(note)
-            self._chores.start()
             self.host.wait_for_first()
             self._told_ready()
         except LoraCliError as error:
@@ -152,17 +154,14 @@ class _Life:
         if self.files.ready is not None:
             with suppress(OSError):
                 self.files.ready.unlink(missing_ok=True)
-        self._chores.stop()
-        if self.host.process is not None:
-            self._keep_history()
-            if self.files.metrics is not None:
-                self._write_metrics()
+        self._keep_history()
+        self._write_metrics()
         self.host.close()
         self._say("stopped")
 
     def _write_metrics(self) -> None:
-        assert self.files.metrics is not None
-        self._write(self.files.metrics, metrics_text(self.host))
+        if self.files.metrics is not None and self.host.process is not None:
+            self._write(self.files.metrics, metrics_text(self.host))
 
     def _keep_history(self) -> None:
         """Request rates to disk, and to the child that would take this one's place."""
@@ -178,6 +177,19 @@ class _Life:
             replace_file(file, text.encode(), durable=False)
         except OSError as error:
             self._say(f"{file} cannot be written: {error.strerror}")
+
+
+async def repeat(name: str, every_s: float, do: Callable[[], None]) -> None:
+    """Do something every ``every_s`` seconds, in a thread; after each failure in a row it waits twice as long."""
+    failures = 0
+    while True:
+        await asyncio.sleep(max(every_s, min(every_s * 2.0 ** min(failures, 10), LONGEST_S)))
+        try:
+            await asyncio.to_thread(do)
+            failures = 0
+        except LoraCliError as error:
+            failures += 1
+            log.warning("%s: %s", name, error.message)
 
 
 class _Server(uvicorn.Server):

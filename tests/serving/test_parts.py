@@ -1,8 +1,8 @@
 """What the server is made of, each part alone."""
 
+import asyncio
 import threading
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,12 +12,11 @@ from lora_cli.core.results import LoadReport
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import NotFound, Refused
 from lora_cli.render.prometheus_metrics import Metric, render_metrics
-from lora_cli.serving.chores import Chore, Chores
-from lora_cli.serving.crew import Crew
 from lora_cli.serving.failures import Failures
 from lora_cli.serving.history import NOTHING, Past, read_past, save_past
 from lora_cli.serving.prefetch import Prefetcher
 from lora_cli.serving.roots import allowed
+from lora_cli.serving.server import repeat
 from lora_cli.settings import load_settings
 from lora_cli.tiers.history import History
 
@@ -60,29 +59,7 @@ def test_what_is_loaded_ahead_goes_by_priority_and_once() -> None:
     queue.close()
 
 
-def test_a_crew_runs_so_many_at_once_and_the_others_later() -> None:
-    before = threading.active_count()
-    crew, gate, begun = Crew(3), threading.Event(), []
-
-    def call(number: int) -> int:
-        begun.append(number)
-        gate.wait(10)
-        if number == 5:
-            raise NotFound("gone")
-        return number
-
-    futures = [crew.submit(partial(call, number)) for number in range(20)]
-    time.sleep(0.2)
-    assert (sorted(begun), threading.active_count() <= before + 4) == ([0, 1, 2], True)
-    gate.set()
-    assert [future.result(10) for number, future in enumerate(futures) if number != 5] == [*range(5), *range(6, 20)]
-    with pytest.raises(NotFound):
-        futures[5].result(10)
-    assert crew.submit(lambda: "again").result(10) == "again"
-
-
-def test_a_chore_that_fails_does_not_end_the_others() -> None:
-    done = threading.Event()
+def test_a_chore_that_fails_is_tried_again_later_and_does_not_end_the_others() -> None:
     calls: list[str] = []
 
     def fails() -> None:
@@ -91,15 +68,16 @@ def test_a_chore_that_fails_does_not_end_the_others() -> None:
 
     def works() -> None:
         calls.append("works")
-        if calls.count("works") == 3:
-            done.set()
 
-    chores = Chores([Chore("fails", 0.01, fails), Chore("works", 0.01, works)])
-    chores.start()
-    assert done.wait(10)
-    chores.stop()
-    assert "fails" in calls
-    assert calls.count("fails") < calls.count("works") + 2
+    async def run() -> None:
+        chores = [asyncio.create_task(repeat(do.__name__, 0.01, do)) for do in (fails, works)]
+        while calls.count("works") < 9:
+            await asyncio.sleep(0.001)
+        for chore in chores:
+            chore.cancel()
+
+    asyncio.run(asyncio.wait_for(run(), 10))
+    assert 0 < calls.count("fails") < calls.count("works") - 2
 
 
 def test_request_rates_survive_and_nonsense_in_their_file_is_none(tmp_path: Path) -> None:
