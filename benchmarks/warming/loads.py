@@ -17,8 +17,8 @@ from lora_cli.reading.adapter import read_adapter
 from lora_cli.runtime import loading
 from lora_cli.runtime.composable import scalings
 from lora_cli.runtime.loading import load_into
+from lora_cli.runtime.messages import Job, Limits, Plan
 from lora_cli.runtime.packing import pack, packed_infos
-from lora_cli.runtime.plan import Job, Plan
 from lora_cli.runtime.slots import Slots
 from lora_cli.runtime.weights import read_weights
 from lora_cli.runtime.worker import Worker
@@ -166,7 +166,7 @@ def _hits(loads: Loads, folder: Path, count: int) -> Iterator[str]:
     """What a request waits for an adapter that is in memory and in no slot, in the warm process's own worker."""
     made(write_llama, folder / "other", 1)
     jobs = [Job(path.name, path, _read(path)) for path in (loads.directory, folder / "other")]
-    worker = Worker(Plan(BASE, tuple(MODULES), 1, 2, RANK, device="cpu"))
+    worker = Worker(Plan(BASE, tuple(MODULES), Limits(1, 2, RANK), device="cpu"))
     for job in jobs:
         worker.serve(job)
     served = [worker.serve(job) for _ in range(count) for job in jobs]

@@ -20,7 +20,7 @@ from warming.forward import base_of, hush
 from lora_cli.core.reference import AdapterRef
 from lora_cli.reading.adapter import read_adapter
 from lora_cli.runtime.linear import PackedLinear
-from lora_cli.runtime.plan import Job, Limits, lay_out
+from lora_cli.runtime.messages import Job, Limits, Plan, lay_out
 from lora_cli.runtime.worker import Worker
 from lora_cli.sources.local import LocalSource
 
@@ -30,8 +30,8 @@ source, base = LocalSource(), base_of(model)
 refs = {one: source.resolve(AdapterRef("file", str(one))) for one in folders}
 jobs = [Job(one.name, one, read_adapter(source, ref, one.name)) for one, ref in refs.items()]
 imported = rss()
-plan = lay_out(base, [job.adapter for job in jobs], Limits(2, 4), base_directory=model, device="cpu", forward="model")
-worker = Worker(plan)
+plan = Plan(base, (), Limits(2, 4), base_directory=model, device="cpu", forward="model")
+worker = Worker(lay_out(plan, [job.adapter for job in jobs]))
 for job in jobs:
     assert not worker.load(job).error
 model = worker.whole.composed.model

@@ -32,7 +32,7 @@ from lora_cli.cli.lineup import Lineup, base_model, limits, lineup, reaching, wi
 from lora_cli.cli.main import INTERRUPTED
 from lora_cli.cli.output import to_stderr
 from lora_cli.cli.warm_serve import Serve, warm_serve
-from lora_cli.cli.warming import Run, admitting, has_base_weights, planning, require_packages
+from lora_cli.cli.warming import Run, admitting, has_base_weights, planned, require_packages
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.item import Item
 from lora_cli.core.nearest import did_you_mean
@@ -41,9 +41,9 @@ from lora_cli.endpoint.address import Address
 from lora_cli.errors import ERRORS, LoraCliError, MachineError, UsageError
 from lora_cli.runtime.admitted import reported
 from lora_cli.runtime.channel import Asked
-from lora_cli.runtime.child_process import ChildProcess, Died
+from lora_cli.runtime.child_process import ChildProcess, Died, Program
 from lora_cli.runtime.composable import scalings
-from lora_cli.runtime.plan import Device, Failure, Job, Limits
+from lora_cli.runtime.messages import Device, Job, Limits, lay_out
 from lora_cli.runtime.process import WarmProcess
 from lora_cli.settings import Settings
 from lora_cli.store import Store
@@ -58,7 +58,7 @@ COPIES = 3
 """Each synthetic adapter is on the disk as it was written, as the cache has it, and packed."""
 
 STARTED_S = 0.02
-ENDED_S = 15.0
+SERVER = Program(module="lora_cli.cli.bench_warm", title="the server", stop_deadline_s=15.0, shown=True)
 LOAD_TIMEOUT = "10m"
 
 
@@ -186,7 +186,7 @@ def servable(
     asked: Lineup, base: BaseModel, most: Limits, settings: Settings, hold: Hold, failures: Failures
 ) -> dict[str, Job]:
     """The adapters that can be served, by name, held in the cache; the others are noted in ``failures``."""
-    admit = admitting(Terms(base, max_lora_rank=most.max_lora_rank), settings, hold)
+    admit = admitting(Terms(base, max_lora_rank=most.max_lora_rank or None), settings, hold)
     found: dict[str, Job] = {}
     for item in asked.items:
         try:
@@ -218,7 +218,7 @@ def _measure(
         if not jobs:
             return replay(serve=lambda _name: Served("", 0.0)), {}  # none is asked: all are broken
         adapters = [job.adapter for job in jobs.values()]
-        plan = planning(asked, run, settings)(base, adapters, most, seed=seed, base_directory=None)
+        plan = lay_out(replace(planned(asked, run, base, settings), seed=seed, base_directory=None), adapters)
         with WarmProcess(plan) as process:
             ready = process.start()
             serve = partial(_serve, process, jobs, failures)
@@ -250,7 +250,7 @@ def own_server(asked: Lineup, run: Run, settings: Settings) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="lora-cli-serve-", ignore_cleanup_errors=True) as temporary:
         folder = Path(temporary)
         serve = Serve(Address(uds=folder / "socket"), "", (), LOAD_TIMEOUT, folder / "ready", None)
-        child = ChildProcess("lora_cli.cli.bench_warm", "the server", ENDED_S, shown=True)
+        child = ChildProcess(SERVER)
         try:
             served = Asked("", None, lambda _name, _stage: None)
             child.channel.ask(served, (asked, run, serve, replace(settings, quiet=not settings.verbose)))
@@ -275,7 +275,7 @@ def main(descriptor: int) -> None:
         warm_serve(*served)
         connection.send((number, None))
     except LoraCliError as error:
-        connection.send((number, Failure(error.message, error.hint, error.exit_code)))
+        connection.send((number, error))
 
 
 def _end_with(connection: "Connection[Any, Any]") -> None:

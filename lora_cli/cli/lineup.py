@@ -21,7 +21,7 @@ from lora_cli.settings import Settings
 
 if TYPE_CHECKING:
     from lora_cli.documents.manifest import AdapterEntry, AdapterSet, EngineSpec
-    from lora_cli.runtime.plan import Limits
+    from lora_cli.runtime.messages import Limits
 
 MAX_LORAS, MAX_CPU_LORAS = 8, 32
 """How many slots and places in memory there are at most, when nobody says."""
@@ -236,7 +236,7 @@ def limits(
     Raises:
         UsageError: the flags say that memory holds less than the slots do.
     """
-    from lora_cli.runtime.plan import Limits
+    from lora_cli.runtime.messages import Limits
 
     engine, count = asked.engine, MAX_CPU_LORAS if more_may_come else len(asked.items)
     loras = max_loras or (engine and engine.max_loras) or min(MAX_LORAS, count)
@@ -244,7 +244,7 @@ def limits(
     asked_for = max_cpu_loras or (engine and engine.max_cpu_loras)
     cpu_loras = max_cpu_loras or max(loras, asked_for or min(MAX_CPU_LORAS, count))
     rank = max_lora_rank or (engine.max_lora_rank if engine is not None else None)
-    return Limits(loras, cpu_loras, rank, fewer_places=not asked_for, max_cpu_bytes=max_cpu_bytes)
+    return Limits(loras, cpu_loras, rank or 0, fewer_places=not asked_for, max_cpu_bytes=max_cpu_bytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from lora_cli.cli.progress import RunProgress, shown_stages
 from lora_cli.cli.termination import note
 from lora_cli.cli.warm_options import WarmOptions
 from lora_cli.cli.warm_tier import Copies
-from lora_cli.cli.warming import Run, admitting, planning, say, tell_stage
+from lora_cli.cli.warming import Run, admitting, planned, say, tell_stage
 from lora_cli.core.results import Answers, LoadReport, PageCache
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import LoraCliError
@@ -22,7 +22,7 @@ from lora_cli.render.terminal import apart
 from lora_cli.render.terminal_warm import answer_parts, load_parts
 from lora_cli.render.warm_report import WarmReport
 from lora_cli.runtime.admitted import continued, failed, reported
-from lora_cli.runtime.plan import Job, Plan
+from lora_cli.runtime.messages import Job, Plan, lay_out
 from lora_cli.runtime.process import WarmProcess, require
 from lora_cli.settings import Settings
 from lora_cli.store import Store
@@ -65,7 +65,7 @@ def warm_once(asked: Lineup, run: Run, once: WarmOptions, settings: Settings) ->
     """
     require(run.forward)
     base, store = base_model(asked.base, settings), Store(settings.cache_dir)
-    terms = Terms(base, max_lora_rank=run.limits.max_lora_rank)
+    terms = Terms(base, max_lora_rank=run.limits.max_lora_rank or None)
     watched = Watched(store, run.copies) if once.residency else None
     undone = LoadReport("", error="not done: interrupted", exit_code=INTERRUPTED)
     reports, answers = [replace(undone, name=item.name) for item in asked.items], list[Answers]()
@@ -88,7 +88,7 @@ def warm_once(asked: Lineup, run: Run, once: WarmOptions, settings: Settings) ->
                     accepted.append((place, report, job, admission.snapshot))
                 shown.passed(failed=job is None)
             if accepted:
-                plan = planning(asked, run, settings)(base, [job.adapter for _, _, job, _ in accepted], run.limits)
+                plan = lay_out(planned(asked, run, base, settings), [job.adapter for _, _, job, _ in accepted])
                 for place, report, snapshot in _loaded(accepted, plan, once, answers, shown, settings):
                     reports[place] = report
                     if run.copies is not None and not report.error:

@@ -10,14 +10,13 @@ from pathlib import Path
 
 from lora_cli.cli.lineup import Lineup, base_model
 from lora_cli.cli.options import seconds
-from lora_cli.cli.warming import Run, has_base_weights, planning, require_packages, say, tell_stage
-from lora_cli.core.base_model import BaseModel
+from lora_cli.cli.warming import Run, has_base_weights, planned, require_packages, say, tell_stage
 from lora_cli.core.item import Item
 from lora_cli.core.targets import all_linear
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import NotFound, UsageError
 from lora_cli.reading.base import WEIGHTS_FILE
-from lora_cli.runtime.plan import Needs, Plan
+from lora_cli.runtime.messages import Needs, Plan, lay_out
 from lora_cli.runtime.process import WarmProcess, require
 from lora_cli.settings import Settings
 from lora_cli.store import Store
@@ -74,12 +73,12 @@ def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> Non
     base = base_model(asked.base, settings)
     kept = settings.cache_dir / "history" / f"{hashlib.sha256(str(asked.base).encode()).hexdigest()[:32]}.json"
     past = read_past(kept)
-    plan = partial(planning(asked, run, settings), base, (), run.limits, history=past.tiers)
+    plan = replace(planned(asked, run, base, settings), history=past.tiers)
     process = partial(WarmProcess, deadline_s=timeout_s, stop_deadline_s=STOP_S, tell=partial(tell_stage, settings))
-    open_process = partial(_open_process, base, plan, process)
+    open_process = partial(_open_process, plan, process)
     copy = run.copies.admitted if run.copies is not None else None
     level = logging.getLogger("lora_cli").getEffectiveLevel()
-    setup = Setup(settings, base, run.limits.max_lora_rank, tuple(roots), copy, level)
+    setup = Setup(settings, base, run.limits.max_lora_rank or None, tuple(roots), copy, level)
     with holding(Store(settings.cache_dir)) as hold, closing(Admissions(setup, hold, timeout_s)) as admissions:
         admissions.start()
         slots, memory = run.limits.max_loras, run.limits.max_cpu_loras
@@ -99,12 +98,10 @@ def warm_serve(asked: Lineup, run: Run, serve: Serve, settings: Settings) -> Non
         listen(service, address, Files(serve.ready_file, serve.metrics_file, kept), lambda note: say(note, settings))
 
 
-def _open_process(
-    base: BaseModel, plan: Callable[..., Plan], process: Callable[[Plan], WarmProcess], needs: Sequence[Needs]
-) -> WarmProcess:
+def _open_process(plan: Plan, process: Callable[[Plan], WarmProcess], needs: Sequence[Needs]) -> WarmProcess:
     """Slots for all that is known by now, and for the modules that most adapters are on."""
-    more = frozenset(all_linear(base)).union(*(one.modules for one in needs))
-    return process(plan(more=more, more_ranks=[one.rank for one in needs]))
+    more = frozenset(all_linear(plan.base)).union(*(one.modules for one in needs))
+    return process(lay_out(plan, (), more, [one.rank for one in needs]))
 
 
 def _base_name(asked: Lineup) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from lora_cli.cli.lineup import Lineup
 from lora_cli.cli.output import to_stderr
 from lora_cli.cli.warm_tier import Copies
+from lora_cli.core.base_model import BaseModel
 from lora_cli.core.item import Item
 from lora_cli.core.reference import AdapterRef, parse
 from lora_cli.core.snapshot import Snapshot
@@ -18,7 +19,7 @@ from lora_cli.errors import MissingExtra
 from lora_cli.fetching import FetchContext
 from lora_cli.fetching.progress import SILENT, Progress
 from lora_cli.reading.base import has_weights
-from lora_cli.runtime.plan import Device, Forward, Limits, Plan, lay_out
+from lora_cli.runtime.messages import Device, Forward, Limits, Plan
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
@@ -82,10 +83,12 @@ def require_packages(command: str, extra: str, *packages: str) -> None:
             raise MissingExtra(command, extra, package)
 
 
-def planning(asked: Lineup, run: Run, settings: Settings) -> partial[Plan]:
-    """``lay_out`` with what the command line says of the warm process and of the base."""
-    return partial(
-        lay_out,
+def planned(asked: Lineup, run: Run, base: BaseModel, settings: Settings) -> Plan:
+    """What the command line says of the warm process and of the base, for ``lay_out``."""
+    return Plan(
+        base,
+        modules=(),
+        limits=run.limits,
         base_directory=base_directory(asked.base),
         device=run.device,
         forward=run.forward,

@@ -5,7 +5,7 @@ from dataclasses import replace
 from lora_cli.core.item import Item
 from lora_cli.core.results import LoadReport
 from lora_cli.errors import LoraCliError
-from lora_cli.runtime.plan import Job
+from lora_cli.runtime.messages import Job
 from lora_cli.validation.admission import Admission
 
 

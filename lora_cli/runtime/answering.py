@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import torch
 
-from lora_cli.runtime.completion import Piece, Row, TokenLogprob
+from lora_cli.runtime.messages import Piece, Row, TokenLogprob
 
 Decode = Callable[[Sequence[int]], str]
 INCOMPLETE = "\ufffd"

@@ -12,8 +12,7 @@ from typing import TypeVar
 
 from lora_cli.core.log import logger
 from lora_cli.errors import LoraCliError
-from lora_cli.runtime.completion import Heard, Piece, Placed, Unanswered
-from lora_cli.runtime.plan import Failure, Logged, Stage
+from lora_cli.runtime.messages import Heard, Logged, Piece, Placed, Stage, Unanswered
 
 T = TypeVar("T")
 
@@ -60,8 +59,8 @@ class Channel:
 
     ``overdue`` is called with requests that took too long: the child is to be killed, and the line ends. ``reason``
     says why it ended, for each request that was left without an answer; it is asked from the channel's own thread.
-    ``failed`` makes an exception of what the child says went wrong. ``watch`` is called ten times a second while
-    something is asked, and may kill the child. ``heard_at`` is when the child last said anything.
+    An error that the child answers is raised here. ``watch`` is called ten times a second while something is asked, and
+    may kill the child. ``heard_at`` is when the child last said anything.
     """
 
     def __init__(
@@ -70,10 +69,9 @@ class Channel:
         *,
         overdue: Callable[[list[Asked]], None],
         reason: Callable[[list[Asked]], Callable[[Asked], LoraCliError]],
-        failed: Callable[[Failure], LoraCliError],
         watch: Callable[[], None] | None = None,
     ) -> None:
-        self._socket, self._overdue, self._reason, self._failed = ours, overdue, reason, failed
+        self._socket, self._overdue, self._reason = ours, overdue, reason
         self._watch, self.heard_at = watch, monotonic()
         self._connection = Connection(dup(ours.fileno()))
         self._bell, self._woken = socket.socketpair()
@@ -148,8 +146,8 @@ class Channel:
             asked = self._asked.pop(number, None)
         if asked is None:
             return
-        if isinstance(said, Failure):
-            asked.future.set_exception(self._failed(said))
+        if isinstance(said, LoraCliError):
+            asked.future.set_exception(said)
         else:
             asked.future.set_result(said)
 

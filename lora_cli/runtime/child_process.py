@@ -8,12 +8,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
-from lora_cli.errors import ERRORS, LoraCliError, MachineError
+from lora_cli.errors import LoraCliError, MachineError
 from lora_cli.runtime.channel import Asked, Channel
-from lora_cli.runtime.plan import Failure
 
 SAID_BYTES = 16384
 """How much of the end of the child's stderr is read to say why it died."""
@@ -50,8 +50,9 @@ class TookTooMuch(Died):
     """It was killed because it took more memory than it may."""
 
 
-class ChildProcess:
-    """A new interpreter (no fork) that runs ``main`` of ``module``, from its start to its end.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """What a child process runs, ``main`` of ``module``, and its limits.
 
     ``title`` is what messages call it, ``killed_hint`` what to try when the kernel killed it. Where it takes more than
     ``max_bytes`` of memory while it is asked something, it is killed; None is no limit. Memory is measured ten times a
@@ -60,32 +61,34 @@ class ChildProcess:
     ``stop_deadline_s`` is how long it may take to end after its connection closed, and again after SIGTERM.
     """
 
-    def __init__(
-        self,
-        module: str,
-        title: str,
-        stop_deadline_s: float,
-        *,
-        environ: Mapping[str, str] | None = None,
-        max_bytes: int | None = None,
-        silent_s: float | None = None,
-        killed_hint: str = "",
-        shown: bool = False,
-    ) -> None:
-        self.title, self.stop_deadline_s, self.max_bytes = title, stop_deadline_s, max_bytes
-        self._silent_s, self._killed_hint = silent_s, killed_hint
+    module: str
+    title: str
+    stop_deadline_s: float
+    environ: Mapping[str, str] = field(default_factory=dict)
+    max_bytes: int | None = None
+    silent_s: float | None = None
+    killed_hint: str = ""
+    shown: bool = False
+
+
+class ChildProcess:
+    """A new interpreter (no fork) that runs ``program``, from its start to its end."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
         self._late: list[Asked] = []
         self._too_much = self._silent = False
         try:
-            ours = self._start(module, environ or {}, None if shown else subprocess.STDOUT)
+            ours = self._start()
         except OSError as error:
             raise MachineError(
-                f"{title} cannot be started: {error.strerror}", hint="look at the memory and limits of this machine"
+                f"{program.title} cannot be started: {error.strerror}",
+                hint="look at the memory and limits of this machine",
             ) from error
-        watch = None if max_bytes is None and silent_s is None else self._check
-        self.channel = Channel(ours, overdue=self._overdue, reason=self._death, failed=_raised, watch=watch)
+        watch = None if program.max_bytes is None and program.silent_s is None else self._check
+        self.channel = Channel(ours, overdue=self._overdue, reason=self._death, watch=watch)
 
-    def _start(self, module: str, environ: Mapping[str, str], stderr: int | None) -> socket.socket:
+    def _start(self) -> socket.socket:
         """Start it; gives our end of the socket to it."""
         with ExitStack() as opened:
             self._said = opened.enter_context(tempfile.TemporaryFile())
@@ -94,12 +97,12 @@ class ChildProcess:
             opened.callback(os.close, self._lifeline)
             try:
                 self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and our own module
-                    [sys.executable, "-P", "-c", CHILD, module, str(theirs.fileno()), str(lifeline)],
+                    [sys.executable, "-P", "-c", CHILD, self.program.module, str(theirs.fileno()), str(lifeline)],
                     pass_fds=[theirs.fileno(), lifeline],
                     stdin=subprocess.DEVNULL,
                     stdout=self._said,
-                    stderr=stderr,
-                    env={**environ, **os.environ, "PYTHONPATH": _import_path()},
+                    stderr=None if self.program.shown else subprocess.STDOUT,
+                    env={**self.program.environ, **os.environ, "PYTHONPATH": _import_path()},
                 )
             finally:
                 os.close(lifeline)
@@ -116,7 +119,7 @@ class ChildProcess:
         self.channel.hang_up()
         for end in (self.process.terminate, self.process.kill):
             try:
-                self.process.wait(self.stop_deadline_s)
+                self.process.wait(self.program.stop_deadline_s)
             except subprocess.TimeoutExpired:
                 end()
         self.process.wait()
@@ -134,8 +137,9 @@ class ChildProcess:
 
     def _check(self) -> None:
         """Kill it if it takes too much, or is stuck."""
-        self._too_much = self.max_bytes is not None and (self.memory_bytes() or 0) > self.max_bytes
-        self._silent = self._silent_s is not None and monotonic() - self.channel.heard_at > self._silent_s
+        most, silent_s = self.program.max_bytes, self.program.silent_s
+        self._too_much = most is not None and (self.memory_bytes() or 0) > most
+        self._silent = silent_s is not None and monotonic() - self.channel.heard_at > silent_s
         if self._too_much or self._silent:
             self.process.kill()
 
@@ -146,29 +150,29 @@ class ChildProcess:
     def _death(self, left: list[Asked]) -> Callable[[Asked], LoraCliError]:
         """Why it died, from its exit status and the end of its stderr. An error of its own is a bug of ours."""
         with suppress(subprocess.TimeoutExpired):
-            self.process.wait(self.stop_deadline_s)
-        status, said = self.process.poll(), self._last_words()
+            self.process.wait(self.program.stop_deadline_s)
+        status, said, title = self.process.poll(), self._last_words(), self.program.title
         if self._late:
             return self._was_late
         alone = len(left) == 1
         if self._too_much:
-            message = f"{self.title} took more than {self.max_bytes} bytes of memory and was killed"
+            message = f"{title} took more than {self.program.max_bytes} bytes of memory and was killed"
             return lambda _asked: TookTooMuch(message, alone=alone)
         if self._silent:
-            message = f"{self.title} did not answer for {self._silent_s:g} s and was killed"
+            message = f"{title} did not answer for {self.program.silent_s:g} s and was killed"
             return lambda _asked: Died(message, alone=alone)
         if status is not None and status < 0:
             name = signal.Signals(-status).name
-            hint = self._killed_hint if -status == signal.SIGKILL else said
-            return lambda _asked: Died(f"{self.title} was killed by {name}", hint=hint, alone=alone)
-        message = f"{self.title} died: {said or f'exit status {status}'}"
+            hint = self.program.killed_hint if -status == signal.SIGKILL else said
+            return lambda _asked: Died(f"{title} was killed by {name}", hint=hint, alone=alone)
+        message = f"{title} died: {said or f'exit status {status}'}"
         return lambda _asked: Broken(message, hint="please report this", alone=alone)
 
     def _was_late(self, asked: Asked) -> LoraCliError:
         if asked in self._late:
-            return TookTooLong(f"{self.title} took longer than {asked.limit_s:g} s and was killed")
+            return TookTooLong(f"{self.program.title} took longer than {asked.limit_s:g} s and was killed")
         whose = self._late[0].name
-        return Died(f"{self.title} was killed: {whose or 'its start'} took too long", alone=False)
+        return Died(f"{self.program.title} was killed: {whose or 'its start'} took too long", alone=False)
 
     def _last_words(self) -> str:
         """The last line that the child wrote."""
@@ -176,11 +180,6 @@ class ChildProcess:
         self._said.seek(max(0, end - SAID_BYTES))
         lines = self._said.read().decode(errors="replace").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
-
-
-def _raised(failure: Failure) -> LoraCliError:
-    kind = LoraCliError if failure.exit_code == LoraCliError.exit_code else ERRORS.get(failure.exit_code, MachineError)
-    return kind(failure.message, hint=failure.hint)
 
 
 def _import_path() -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from lora_cli.runtime.plan import Job
+from lora_cli.runtime.messages import Job
 
 
 def quiet(_stage: str) -> None:

@@ -10,9 +10,8 @@ import torch
 
 from lora_cli.errors import FormatError, LoraCliError, Refused, UsageError
 from lora_cli.runtime.answering import Answering
-from lora_cli.runtime.completion import Complete, Completed, Heard, Placed, Row, Unanswered
 from lora_cli.runtime.generation import Generation
-from lora_cli.runtime.plan import Failure
+from lora_cli.runtime.messages import Complete, Completed, Heard, Placed, Row, Unanswered
 from lora_cli.runtime.room import out_of_memory
 from lora_cli.runtime.slots import BASE_SLOT
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 Say = Callable[[object], None]
 
-NOT_FINITE = Failure("the model's logits are not numbers with this adapter", "lora-cli validate it", 1)
+NOT_FINITE = Refused("the model's logits are not numbers with this adapter", hint="lora-cli validate it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,7 @@ def _start(worker: "Worker", whole: "WholeModel", number: int, row: Row, leases:
             slot, tier = worker.leased(row.job, leases)
         said: Heard = Placed(number, tier, (perf_counter() - began) * 1e3, ids)
     except LoraCliError as error:
-        say(Unanswered(number, Failure(error.message, error.hint, error.exit_code)))
+        say(Unanswered(number, error))
         return None
     say(said)
     return Started(Answering(number, row, whole.decode, whole.ends), ids, slot)

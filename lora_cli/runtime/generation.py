@@ -1,7 +1,7 @@
 """Greedy generation of one static batch, each row with its own slot, over transformers' own key-value cache."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -56,3 +56,22 @@ class Generation:
         if "logits_to_keep" in self._parameters:
             said["logits_to_keep"] = 1
         return said
+
+
+def greedy(
+    model: ComposedModel, prompt: Sequence[int], slot: int, max_tokens: int, stop: Collection[int]
+) -> tuple[list[int], torch.Tensor]:
+    """The most likely next tokens after ``prompt``, and the logits ``[vocabulary]`` of the first of them.
+
+    Ends before a token of ``stop``.
+    """
+    batch, answer, first = Generation(model, [prompt], [slot]), list[int](), torch.empty(0)
+    for step in range(max_tokens):
+        logits = batch.logits()[0]
+        first = first if step else logits
+        token = int(logits.argmax())
+        if token in stop:
+            break
+        answer.append(token)
+        batch.feed([token])
+    return answer, first

@@ -1,7 +1,7 @@
 """A whole model through transformers, with LoRA composed onto its modules by forward hooks on the slots."""
 
 import inspect
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -120,29 +120,6 @@ class ComposedModel:
         back[order] = torch.arange(len(order))
         # Whoever flattened the rows says so by the shape, and is one adapter's.
         return (output[back] if len(output) == len(order) else output).float()
-
-    def greedy(
-        self, prompt: list[int], slot: int, max_tokens: int, stop: Collection[int]
-    ) -> tuple[list[int], torch.Tensor]:
-        """The most likely next tokens after ``prompt``, and the logits ``[vocabulary]`` of the first of them.
-
-        Ends before a token of ``stop``.
-        """
-        answer: list[int] = []
-        first, past, past_name = torch.empty(0), None, cache_name(self.model)
-        ids = torch.tensor([prompt], device=self.device)
-        with torch.inference_mode(), self.using([slot]):
-            for step in range(max_tokens):
-                output = self.model(input_ids=ids, use_cache=True, **{past_name: past})
-                logits, past = output.logits[0, -1].float(), output[past_name]
-                if not step:
-                    first = logits
-                token = int(logits.argmax())
-                if token in stop:
-                    break
-                answer.append(token)
-                ids = torch.tensor([[token]], device=ids.device)
-        return answer, first
 
     def detach(self) -> None:
         """Take the hooks off: the model is the base again."""

@@ -10,16 +10,23 @@ from typing import Self
 from lora_cli.core.results import Answers, LoadReport
 from lora_cli.errors import LoraCliError, MissingExtra
 from lora_cli.runtime.channel import Asked
-from lora_cli.runtime.child_process import Broken, ChildProcess, Died
-from lora_cli.runtime.completion import Heard
-from lora_cli.runtime.plan import Answer, Forward, Holdings, Job, Load, Look, Plan, Ready, Served, ServeOnce
+from lora_cli.runtime.child_process import ChildProcess, Program
+from lora_cli.runtime.messages import Answer, Forward, Heard, Holdings, Job, Load, Look, Plan, Ready, Served, ServeOnce
 
-__all__ = ["Broken", "Child", "Died", "WarmProcess", "require"]
+STOP_S = 5.0
 
-POLITE = {"GOMP_SPINCOUNT": "1000"}
-"""So often OpenMP's threads look for more work before they sleep: some microseconds, which is what lies between the
-products of a forward. That makes a decoding step twice as fast as where they sleep at once, while the usual 300,000
-make a proof twenty times slower on cores that others use."""
+PROGRAM = Program(
+    module="lora_cli.runtime.child",
+    title="the warm process",
+    stop_deadline_s=STOP_S,
+    environ={"GOMP_SPINCOUNT": "1000"},
+    killed_hint="the kernel kills what takes too much memory: lower --max-loras or --max-cpu-loras",
+)
+"""The child that owns the device.
+
+So often (GOMP_SPINCOUNT) OpenMP's threads look for more work before they sleep: some microseconds, which is what lies
+between the products of a forward. That makes a decoding step twice as fast as where they sleep at once, while the usual
+300,000 make a proof twenty times slower on cores that others use."""
 
 
 class WarmProcess:
@@ -39,14 +46,15 @@ class WarmProcess:
         plan: Plan,
         *,
         deadline_s: float | None = None,
-        stop_deadline_s: float = 5.0,
+        stop_deadline_s: float = STOP_S,
         tell: Callable[[str, str], None] = lambda _name, _stage: None,
     ) -> None:
         require(plan.forward)
         self.plan, self.deadline_s, self.stop_deadline_s, self.tell = plan, deadline_s, stop_deadline_s, tell
         self.starts = 0
         self.ready: Ready | None = None
-        self._child: Child | None = None
+        self._child: ChildProcess | None = None
+        self._standing: ChildProcess | None = None
         self._starting = threading.RLock()
         self._closed = False
 
@@ -68,7 +76,7 @@ class WarmProcess:
     def stands(self) -> bool:
         """Whether there is a child that is done with its start."""
         child = self._child
-        return child is not None and child.stands and child.channel.open
+        return child is not None and child is self._standing and child.channel.open
 
     def start(self) -> Ready:
         """Start a child, in place of the one that there is, and wait until it stands.
@@ -78,13 +86,13 @@ class WarmProcess:
         """
         with self._starting:
             self.close_child()
-            child = self._child = Child(self.plan, self.stop_deadline_s)
+            child = self._child = ChildProcess(replace(PROGRAM, stop_deadline_s=self.stop_deadline_s))
             self.starts += 1
             try:
                 if self._closed:  # ``close`` did not see this child
                     child.kill()
                 self.ready = child.channel.ask(self._asked("", stage="start"), self.plan).answer(Ready)
-                child.stands = True
+                self._standing = child
             except BaseException:
                 # Also an interrupt: what does not stand yet has nothing under way that is worth waiting for.
                 child.kill()
@@ -133,7 +141,7 @@ class WarmProcess:
         """End the child, for good; one that is still starting has nothing under way, and is killed."""
         self._closed = True
         child = self._child
-        if child is not None and not child.stands:
+        if child is not None and child is not self._standing:
             child.kill()
         with self._starting:
             self.close_child()
@@ -147,17 +155,6 @@ class WarmProcess:
 
     def _asked(self, name: str, stage: str = "", heard: Callable[[Heard], None] = lambda _said: None) -> Asked:
         return Asked(name, self.deadline_s, self.tell, stage, heard)
-
-
-class Child(ChildProcess):
-    """The child that owns the device; it ``stands`` once it said so."""
-
-    def __init__(self, _plan: Plan, stop_deadline_s: float) -> None:
-        hint = "the kernel kills what takes too much memory: lower --max-loras or --max-cpu-loras"
-        super().__init__(
-            "lora_cli.runtime.child", "the warm process", stop_deadline_s, environ=POLITE, killed_hint=hint
-        )
-        self.stands = False
 
 
 def require(forward: Forward) -> None:

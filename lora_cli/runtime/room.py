@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from lora_cli.errors import MachineError
-from lora_cli.runtime.plan import Plan
+from lora_cli.runtime.messages import Limits, Plan
 from lora_cli.runtime.slots import Slots, storage_bytes
 from lora_cli.store.free_memory import free_memory
 
@@ -50,26 +50,30 @@ def storage(plan: Plan, dtype: torch.dtype, device: torch.device) -> tuple[Slots
     Raises:
         MachineError: there is no room for them, with the bytes that they are short of.
     """
-    modules, rank, loras = {path: plan.base.modules[path] for path in plan.modules}, plan.max_lora_rank, plan.max_loras
-    on_cpu, slots = device.type == "cpu", f"{plan.max_loras} slots of rank {plan.max_lora_rank}"
+    modules, rank, loras = (
+        {path: plan.base.modules[path] for path in plan.modules},
+        plan.limits.max_lora_rank,
+        plan.limits.max_loras,
+    )
+    on_cpu, slots = device.type == "cpu", f"{loras} slots of rank {rank}"
     one, free = storage_bytes(modules, 1, rank, dtype), available_bytes(torch.device("cpu"))
-    places = _places(plan, one, None if free is None else free - on_cpu * loras * one)
+    places = _places(plan.limits, one, None if free is None else free - on_cpu * loras * one)
     what = f"{places} places in memory{f' and {slots}' * on_cpu}"
     refuse_if_short(what, (places + on_cpu * loras) * one, free, HINT)
     if on_cpu:
         both = Slots(modules, places + loras, rank, dtype=dtype)
         return both, both, places
     refuse_if_short(slots, loras * one, available_bytes(device), HINT)
-    slab = Slots(modules, places, rank, dtype=dtype, one_piece=True, pinned=True)
+    slab = Slots(modules, places, rank, dtype=dtype, one_piece=True)
     return Slots(modules, loras, rank, dtype=dtype, device=device, one_piece=True), slab, places
 
 
-def _places(plan: Plan, one: int, free: int | None) -> int:
+def _places(limits: Limits, one: int, free: int | None) -> int:
     """How many adapters memory has places for; each takes ``one`` bytes, and ``free`` are left beside the slots."""
-    places = plan.max_cpu_loras
-    if plan.max_cpu_bytes is not None:
-        refuse_if_short(f"a place of rank {plan.max_lora_rank} in memory", one, plan.max_cpu_bytes, HINT)
-        places = min(places, plan.max_cpu_bytes // max(one, 1))
-    if plan.fewer_places and free is not None:
+    places = limits.max_cpu_loras
+    if limits.max_cpu_bytes is not None:
+        refuse_if_short(f"a place of rank {limits.max_lora_rank} in memory", one, limits.max_cpu_bytes, HINT)
+        places = min(places, limits.max_cpu_bytes // max(one, 1))
+    if limits.fewer_places and free is not None:
         places = min(places, max(1, free // max(one, 1)))
     return places

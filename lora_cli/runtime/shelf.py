@@ -11,8 +11,8 @@ from lora_cli.runtime.beside import Beside, beside_bytes, read_beside
 from lora_cli.runtime.composable import scalings
 from lora_cli.runtime.copies import refuse_changed_copies
 from lora_cli.runtime.loading import load_into
+from lora_cli.runtime.messages import Job
 from lora_cli.runtime.packing import pack, packed_infos, read_packed
-from lora_cli.runtime.plan import Job
 from lora_cli.runtime.slots import Slots
 from lora_cli.runtime.weights import LoraWeights, read_weights
 from lora_cli.store import Store

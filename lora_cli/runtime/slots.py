@@ -91,10 +91,9 @@ def storage_bytes(modules: Mapping[str, BaseModule], max_loras: int, max_lora_ra
 class Slots:
     """Holds ``max_loras`` adapters beside the base, for ``modules`` of one base model.
 
-    ``changes`` counts how often an adapter came or went.
-    A slot is reserved, written and scaled; until it is scaled its adapter adds nothing. Nothing of an adapter that left
-    can be seen by the next one in its slot. With ``one_piece`` each adapter is one. Safe to use from several threads,
-    each with a slot of its own.
+    ``changes`` counts how often an adapter came or went. A slot is reserved, written and scaled; until it is scaled its
+    adapter adds nothing. Nothing of an adapter that left can be seen by the next one in its slot. With ``one_piece``
+    each adapter is one, to be copied to a device. Safe to use from several threads, each with a slot of its own.
     """
 
     def __init__(
@@ -106,13 +105,12 @@ class Slots:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         one_piece: bool = False,
-        pinned: bool = False,
     ) -> None:
         self.max_loras, self.max_lora_rank, self.dtype = max_loras, max_lora_rank, dtype
         self.classes = rank_classes(max_lora_rank)
         self.slot_bytes = adapter_bytes(modules, max_lora_rank, dtype)
         elements = storage_bytes(modules, max_loras, max_lora_rank, dtype) // dtype.itemsize
-        self.storage = _zeros(elements, dtype, torch.device(device), pinned=pinned)
+        self.storage = _zeros(elements, dtype, torch.device(device), pinned=one_piece and torch.cuda.is_available())
         exact = torch.float32 if dtype.itemsize < 4 else dtype
         self._scalings = torch.zeros(1 + max_loras * len(self.classes), len(modules), dtype=exact, device=device)
         self._width = self.slot_bytes // dtype.itemsize // max_lora_rank
@@ -264,6 +262,7 @@ class Slots:
 def _zeros(elements: int, dtype: torch.dtype, device: torch.device, *, pinned: bool) -> torch.Tensor:
     """Zeros, in memory already; on a CPU in huge pages where there are any: reading into them takes a fifth less."""
     size = elements * dtype.itemsize
+    pinned = pinned and device.type == "cpu"
     if device.type != "cpu" or pinned or size < HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.zeros(elements, dtype=dtype, device=device, pin_memory=pinned)
     pages = mmap.mmap(-1, -(-size // HUGE) * HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -1,6 +1,6 @@
 """The whole model of a plan: its base answers are made once, and every adapter is held against them."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -10,8 +10,9 @@ from lora_cli.errors import FormatError, UsageError
 from lora_cli.runtime.base_weights import check_checkpoint
 from lora_cli.runtime.chat import Chat, stops
 from lora_cli.runtime.dummy import dummy_model
+from lora_cli.runtime.generation import greedy
+from lora_cli.runtime.messages import Plan
 from lora_cli.runtime.model import ComposedModel, load_model, moved
-from lora_cli.runtime.plan import Plan
 from lora_cli.runtime.slots import BASE_SLOT, Slots
 
 CHECK_TOKENS = 16
@@ -74,10 +75,6 @@ class WholeModel:
         most = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
         return most if isinstance(most, int) else None
 
-    def refuse(self, name: str, modules: Iterable[str]) -> None:
-        """Raises ``Refused`` if one of ``modules`` cannot be composed onto the real model."""
-        self.composed.refuse(name, modules)
-
     def check(self, slot: int) -> Moved:
         """How far it moves the next token, over a few seeded ones. Raises ``Refused`` if not at all, or not finite."""
         if self._base_logits is None:
@@ -92,9 +89,9 @@ class WholeModel:
             raise UsageError("the prompt is empty", hint="--prompt TEXT")
         known = (prompt, max_tokens)
         if known not in self._base_answers:
-            self._base_answers[known] = self.composed.greedy(ids, BASE_SLOT, max_tokens, ends)
+            self._base_answers[known] = greedy(self.composed, ids, BASE_SLOT, max_tokens, ends)
         base, base_logits = self._base_answers[known]
-        adapted, logits = self.composed.greedy(ids, slot, max_tokens, ends)
+        adapted, logits = greedy(self.composed, ids, slot, max_tokens, ends)
         delta = float((logits - base_logits).abs().max())
         return Answers(name, prompt, chat.text(base), chat.text(adapted), delta)
 

@@ -18,7 +18,7 @@ from lora_cli.runtime.base_weights import BaseWeights, CheckpointWeights, Synthe
 from lora_cli.runtime.clock import AT_HAND, Clock, quiet
 from lora_cli.runtime.composable import largest_rank
 from lora_cli.runtime.forward import lora_delta, route
-from lora_cli.runtime.plan import Answer, Held, Holdings, Job, Plan, Ready, Served, TierName
+from lora_cli.runtime.messages import Answer, Held, Holdings, Job, Plan, Ready, Served, TierName
 from lora_cli.runtime.proof import prove
 from lora_cli.runtime.room import out_of_memory, storage
 from lora_cli.runtime.shelf import Shelf
@@ -28,6 +28,7 @@ from lora_cli.runtime.weights import LoraWeights, weight_bytes
 from lora_cli.runtime.whole import WholeModel
 from lora_cli.store import Store
 from lora_cli.tiers.budget import Budget
+from lora_cli.tiers.eviction.registry import new_ledger
 from lora_cli.tiers.history import History
 from lora_cli.tiers.tier import Tier
 
@@ -56,25 +57,20 @@ class Worker:
         self._histories: dict[str, History] = {}
         self.whole = WholeModel(plan, self.slots, self.dtype, self.device) if plan.forward == "model" else None
         self.base, self.notes = self._base_weights()
-        if places < plan.max_cpu_loras and plan.max_cpu_bytes is None:
-            self.notes = (f"memory has places for {places} adapters, not for {plan.max_cpu_loras}", *self.notes)
-        self.memory: Tier[int] = Tier.by(
-            plan.eviction,
-            "cpu",
-            Budget(places, plan.max_cpu_bytes),
+        wanted, most_bytes = plan.limits.max_cpu_loras, plan.limits.max_cpu_bytes
+        if places < wanted and most_bytes is None:
+            self.notes = (f"memory has places for {places} adapters, not for {wanted}", *self.notes)
+        self.memory: Tier[int] = Tier(
+            new_ledger(plan.eviction, "cpu", Budget(places, most_bytes), self._known("cpu")),
             weigh=lambda _key: self.shelf.weigh(AT_HAND.get().job),
             load=self._read,
             drop=lambda _key, place: self.shelf.let_go(place),
-            history=self._known("cpu"),
         )
-        self.resident: Tier[int] = Tier.by(
-            plan.eviction,
-            "gpu",
-            Budget(plan.max_loras),
+        self.resident: Tier[int] = Tier(
+            new_ledger(plan.eviction, "gpu", Budget(plan.limits.max_loras), self._known("gpu")),
             weigh=lambda _key: self.slots.slot_bytes,
             load=self._put,
             drop=self._take_back,
-            history=self._known("gpu"),
         )
 
     def ready(self) -> Ready:
@@ -154,7 +150,7 @@ class Worker:
         """
         with self._job(job, tell):
             read = self.memory.prefetch(job.key)
-            if len(self.resident.keys()) < self.plan.max_loras:
+            if len(self.resident.keys()) < self.plan.limits.max_loras:
                 self.resident.prefetch(job.key)
             return read
 
@@ -190,7 +186,7 @@ class Worker:
         clock = AT_HAND.get()
         with clock.at("read"):
             if self.whole is not None:
-                self.whole.refuse(clock.job.name, self.shelf.scalings(clock.job))
+                self.whole.composed.refuse(clock.job.name, self.shelf.scalings(clock.job))
             return self.shelf.put(clock.job, self.base)
 
     def _pack(self, job: Job, weights: LoraWeights | None = None) -> None:

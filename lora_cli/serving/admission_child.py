@@ -8,25 +8,24 @@ import contextlib
 import logging
 import os
 import pickle
-import signal
 import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.log import logger
 from lora_cli.core.results import LoadReport
-from lora_cli.errors import LoraCliError, MachineError, Refused
+from lora_cli.errors import ERRORS, LoraCliError, MachineError, Refused
 from lora_cli.fetching import FetchContext
 from lora_cli.runtime.admitted import failed, reported
 from lora_cli.runtime.composable import largest_rank
-from lora_cli.runtime.plan import Failure, Logged, Stage
+from lora_cli.runtime.messages import Logged, Stage
+from lora_cli.runtime.parent import Parent, Send
 from lora_cli.serving.admission_requests import Copied, CopyOut, Fetch, Fetched, Judge, Judged, Setup
 from lora_cli.serving.roots import allowed
 from lora_cli.sources.registry import Sources
@@ -40,8 +39,6 @@ LONGEST_TEXT = 2000
 
 LARGEST_ADAPTER = 128 << 20
 """Bytes of what the header of an accepted adapter says, pickled: the server keeps them."""
-
-Say = Callable[[object], None]
 
 log = logger(__name__)
 
@@ -110,66 +107,60 @@ def _sealed(adapter: Adapter) -> bytes:
     return data
 
 
-def converse(connection: Connection) -> None:
-    """Hear what this process is for, then answer requests until the parent is gone."""
-    sending = threading.Lock()
-
-    def say(number: int) -> Say:
-        def said(answer: object) -> None:
-            with sending:
-                connection.send((number, answer))
-
-        return said
-
-    number, setup = connection.recv()
-    _pass_on_logs(say(0), setup.log_level)
+def main(descriptor: int) -> None:
+    """The whole life of such a process: hear what it is for, then answer requests until the parent is gone."""
+    parent = Parent(descriptor)
+    with contextlib.suppress(OSError):
+        # Where memory runs out, the kernel ends this process rather than the server.
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    number, setup = parent.receive()
+    logging.getLogger().handlers = [_Passing(parent.reply(0))]
+    logging.getLogger("lora_cli").setLevel(setup.log_level)
     store = Store(setup.settings.cache_dir)
     with holding(store) as hold, ThreadPoolExecutor(setup.threads, "adapter") as threads:
         worker = AdmissionWorker(setup, store, hold)
-        say(number)(True)
-        threading.Thread(target=_live, args=(say(0),), name="alive", daemon=True).start()
+        parent.reply(number)(True)
+        threading.Thread(target=_live, args=(parent.reply(0),), name="alive", daemon=True).start()
         while True:
             try:
-                number, request = connection.recv()
+                number, request = parent.receive()
             except EOFError:
                 # What is under way is for nobody any more.
                 hold.end()
                 os._exit(0)
-            threads.submit(_answered, worker, request, say(number))
+            threads.submit(_answered, worker, request, parent.reply(number))
 
 
-def _live(say: Say) -> None:
+def _live(send: Send) -> None:
     """Say each second that this process lives: one whose interpreter is held by one call cannot."""
-    with contextlib.suppress(OSError):
-        while True:
-            time.sleep(1)
-            say(None)
+    while True:
+        time.sleep(1)
+        send(None)
 
 
-def _answered(worker: AdmissionWorker, request: Any, say: Say) -> None:
+def _answered(worker: AdmissionWorker, request: Any, send: Send) -> None:
     """Handle one request. A process that ran out of memory ends: the next request gets a new one."""
     try:
-        say(_handled(worker, request, say))
-    except (BrokenPipeError, ConnectionResetError):
-        os._exit(0)
+        send(_handled(worker, request, send))
     except MemoryError:
-        say(Failure("the machine has no memory left to read it", "fewer adapters at once need less", 6))
+        send(MachineError("the machine has no memory left to read it", hint="fewer adapters at once need less"))
         os._exit(1)
 
 
-def _handled(worker: AdmissionWorker, request: Any, say: Say) -> object:
+def _handled(worker: AdmissionWorker, request: Any, send: Send) -> object:
     try:
-        answer = ANSWERS[type(request)](worker, request, lambda stage: say(Stage(stage)))
+        answer = ANSWERS[type(request)](worker, request, lambda stage: send(Stage(stage)))
     except LoraCliError as error:
-        return Failure(_clipped(error.message), _clipped(error.hint), error.exit_code)
-    except (BrokenPipeError, ConnectionResetError, MemoryError):
+        kind = ERRORS.get(error.exit_code, LoraCliError)
+        return kind(_clipped(error.message), hint=_clipped(error.hint))
+    except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001 - the boundary of the process: a bug fails one adapter alone
         # Where, and not what it says: that may have been made by who made the adapter.
         where = "".join(traceback.format_tb(error.__traceback__))[-LONGEST_TEXT:]
         log.error("a bug of lora-cli: %s at\n%s", type(error).__name__, where)  # noqa: TRY400 - see above
-        code = MachineError.exit_code if isinstance(error, OSError) else LoraCliError.exit_code
-        return Failure(f"{type(error).__name__}: {_clipped(str(error))}", "please report this", code)
+        kind = MachineError if isinstance(error, OSError) else LoraCliError
+        return kind(f"{type(error).__name__}: {_clipped(str(error))}", hint="please report this")
     report = answer.report
     return replace(answer, report=replace(report, error=_clipped(report.error), hint=_clipped(report.hint)))
 
@@ -181,28 +172,9 @@ def _clipped(text: str) -> str:
 class _Passing(logging.Handler):
     """Hands what is logged to the parent, which has the handlers that people see."""
 
-    def __init__(self, say: Say) -> None:
+    def __init__(self, send: Send) -> None:
         super().__init__()
-        self._say = say
+        self._send = send
 
     def emit(self, record: logging.LogRecord) -> None:
-        with contextlib.suppress(OSError):
-            self._say(Logged(record.name, record.levelno, _clipped(record.getMessage())))
-
-
-def _pass_on_logs(say: Say, level: int) -> None:
-    logging.getLogger().handlers = [_Passing(say)]
-    logging.getLogger("lora_cli").setLevel(level)
-
-
-def main(descriptor: int) -> None:
-    """The whole life of such a process. Signals of a terminal are the parent's business."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    with contextlib.suppress(OSError):
-        # Where memory runs out, the kernel ends this process rather than the server.
-        Path("/proc/self/oom_score_adj").write_text("1000")
-    try:
-        converse(Connection(descriptor))
-    except (BrokenPipeError, ConnectionResetError):
-        os._exit(0)
+        self._send(Logged(record.name, record.levelno, _clipped(record.getMessage())))

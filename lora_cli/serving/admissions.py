@@ -4,7 +4,7 @@ One process fetches, for all adapters at once. Up to ``JUDGES`` others validate,
 """
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import cast
@@ -15,8 +15,8 @@ from lora_cli.core.results import LoadReport
 from lora_cli.errors import LoraCliError, Refused, Unreachable
 from lora_cli.runtime.admitted import continued, failed
 from lora_cli.runtime.channel import Asked
-from lora_cli.runtime.child_process import ChildProcess, Died, TookTooLong, TookTooMuch
-from lora_cli.runtime.plan import Job, Needs, Sealed
+from lora_cli.runtime.child_process import ChildProcess, Died, Program, TookTooLong, TookTooMuch
+from lora_cli.runtime.messages import Job, Needs, Sealed
 from lora_cli.serving.admission_requests import Copied, CopyOut, Fetch, Fetched, Judge, Judged, Setup
 from lora_cli.store.holds import Hold
 
@@ -38,10 +38,16 @@ FETCH_AT_ONCE, FETCH_AGAIN = 64, 4
 START_S, SILENT_S, STOP_S = 60.0, 30.0, 0.5
 """So long one may take to start, may say nothing while it fetches, and may take to end."""
 
-MODULE = "lora_cli.serving.admission_child"
-
-ONE_THREAD: Mapping[str, str] = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-"""numpy would start a thread for each processor, with memory for each."""
+JUDGE = Program(
+    module="lora_cli.serving.admission_child",
+    title="the process that validates adapters",
+    stop_deadline_s=STOP_S,
+    # numpy would start a thread for each processor, with memory for each.
+    environ={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+    max_bytes=JUDGE_BYTES,
+    killed_hint="the kernel kills what takes too much memory",
+)
+FETCHER = replace(JUDGE, title="the process that fetches adapters", max_bytes=FETCH_BYTES, silent_s=SILENT_S)
 
 HINT = "lora-cli validate says what is odd about it"
 
@@ -143,11 +149,8 @@ def _asked(name: str, stage: str, limit_s: float | None = None) -> Asked:
 class _Process(ChildProcess):
     """One that fetches or validates; it ``stands`` once it has heard what for. What is asked before waits for that."""
 
-    def __init__(self, setup: Setup, title: str, max_bytes: int, silent_s: float | None = None) -> None:
-        hint = "the kernel kills what takes too much memory"
-        super().__init__(
-            MODULE, title, STOP_S, environ=ONE_THREAD, max_bytes=max_bytes, silent_s=silent_s, killed_hint=hint
-        )
+    def __init__(self, setup: Setup, program: Program) -> None:
+        super().__init__(program)
         self.stands = self.channel.ask(_asked("", "start", START_S), setup)
 
     def end(self) -> None:
@@ -203,7 +206,7 @@ class _Fetching:
     def _opened(self) -> _Process:
         if self._closed:
             raise Unreachable("the server is stopping")
-        return _Process(self._setup, "the process that fetches adapters", FETCH_BYTES, SILENT_S)
+        return _Process(self._setup, FETCHER)
 
 
 class _Judging:
@@ -257,7 +260,7 @@ class _Judging:
                     return child
                 self._all.discard(child)
                 child.close()
-            child = _Process(self._setup, "the process that validates adapters", JUDGE_BYTES)
+            child = _Process(self._setup, JUDGE)
             self._all.add(child)
             return child
 

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 
 from lora_cli.core.results import LoadReport
 from lora_cli.errors import ERRORS, LoraCliError
-from lora_cli.runtime.plan import Holdings
+from lora_cli.runtime.messages import Holdings
 from lora_cli.serving.entry import Entry
 from lora_cli.serving.failures import Failures
 from lora_cli.serving.status_report import AdapterStatus

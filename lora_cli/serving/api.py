@@ -15,8 +15,8 @@ from starlette.routing import Route
 
 from lora_cli.core.item import Item
 from lora_cli.errors import LoraCliError, UsageError
-from lora_cli.runtime.plan import Served, ServeOnce
-from lora_cli.runtime.process import Died
+from lora_cli.runtime.child_process import Died
+from lora_cli.runtime.messages import Served, ServeOnce
 from lora_cli.serving.answers import MODEL_FIELDS, Held, Json, described, error_of
 from lora_cli.serving.completions import Completions
 from lora_cli.serving.front import Front

@@ -4,8 +4,8 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 
-from lora_cli.errors import ERRORS, LoraCliError, MachineError
-from lora_cli.runtime.completion import Complete, Completed, Heard, Piece, Placed, Row, Unanswered
+from lora_cli.errors import LoraCliError, MachineError
+from lora_cli.runtime.messages import Complete, Completed, Heard, Piece, Placed, Row, Unanswered
 from lora_cli.serving.host import Host
 
 MOST_ROWS = 8
@@ -42,8 +42,7 @@ class Waiting:
         if isinstance(said, LoraCliError):
             raise said
         if isinstance(said, Unanswered):
-            failure = said.failure
-            raise ERRORS.get(failure.exit_code, MachineError)(failure.message, hint=failure.hint)
+            raise said.error
         return said
 
 

@@ -9,8 +9,7 @@ from typing import Any
 from starlette.responses import Response, StreamingResponse
 
 from lora_cli.errors import LoraCliError, NotFound, UsageError
-from lora_cli.runtime.completion import Piece, Placed, Row, TokenLogprob
-from lora_cli.runtime.plan import Job
+from lora_cli.runtime.messages import Job, Piece, Placed, Row, TokenLogprob
 from lora_cli.serving.answers import STATUS, Json, encoded, error_body, shortened
 from lora_cli.serving.batcher import Batcher, Waiting
 from lora_cli.serving.entry import Entry

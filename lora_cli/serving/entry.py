@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from lora_cli.core.item import Item
 from lora_cli.core.results import LoadReport
-from lora_cli.runtime.plan import Job, Needs
+from lora_cli.runtime.messages import Job, Needs
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from lora_cli.errors import Unreachable
-from lora_cli.runtime.plan import Job
+from lora_cli.runtime.messages import Job
 from lora_cli.serving.answers import error_of
 from lora_cli.serving.entry import Entry
 from lora_cli.serving.host import Host

@@ -12,8 +12,7 @@ from lora_cli.core.item import Item
 from lora_cli.core.results import LoadReport
 from lora_cli.errors import LoraCliError, Unreachable
 from lora_cli.runtime.channel import Asked
-from lora_cli.runtime.completion import Complete, Heard
-from lora_cli.runtime.plan import Drop, Job, Needs, Prefetch, Ready
+from lora_cli.runtime.messages import Complete, Drop, Heard, Job, Needs, Prefetch, Ready
 from lora_cli.runtime.process import WarmProcess
 from lora_cli.serving.admissions import Admissions
 from lora_cli.serving.counters import Counters

@@ -6,8 +6,9 @@ from lora_cli.core.results import LoadReport
 from lora_cli.errors import LoraCliError
 from lora_cli.runtime.admitted import continued, failed
 from lora_cli.runtime.channel import Asked
-from lora_cli.runtime.plan import Job, Load
-from lora_cli.runtime.process import Died, WarmProcess
+from lora_cli.runtime.child_process import Died
+from lora_cli.runtime.messages import Job, Load
+from lora_cli.runtime.process import WarmProcess
 from lora_cli.serving.admissions import Admissions
 from lora_cli.serving.counters import Counters
 from lora_cli.serving.entry import Entry

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from time import monotonic
 
 from lora_cli.errors import LoraCliError
-from lora_cli.runtime.plan import Holdings, Look
+from lora_cli.runtime.messages import Holdings, Look
 from lora_cli.runtime.process import WarmProcess
 
 PATIENCE_S, FIRST_PATIENCE_S = 0.5, 0.8

@@ -5,15 +5,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Condition
 from time import monotonic, perf_counter
-from typing import Generic, Self, TypeVar
+from typing import Generic, TypeVar
 
 from lora_cli.errors import MachineError
-from lora_cli.tiers.budget import Budget
-from lora_cli.tiers.eviction import Eviction
-from lora_cli.tiers.eviction.registry import POLICIES, PolicyName
-from lora_cli.tiers.history import History
 from lora_cli.tiers.ledger import Busy, Counts, Ledger
-from lora_cli.tiers.view import View
 
 T = TypeVar("T")
 
@@ -30,50 +25,24 @@ class Tier(Generic[T]):
     """Holds values by key, loads what is missing, and lets go of what the eviction policy names.
 
     ``weigh`` gives a key's bytes without loading it; ``load`` makes the value; ``drop`` takes back what a value holds
-    and must be quick, because it runs while the tier is locked. ``history`` is told of every request and load: the
-    one that ``eviction`` looks at. ``clock`` gives seconds, to time loads. Safe to use from several threads: a key
-    asked for by many at once is loaded once, and a load does not delay hits on other keys.
+    and must be quick, because it runs while the tier is locked. ``clock`` gives seconds, to time loads. Safe to use
+    from several threads: a key asked for by many at once is loaded once, and a load does not delay hits on other keys.
     """
 
     def __init__(
         self,
-        name: str,
-        budget: Budget,
-        eviction: Eviction,
+        ledger: Ledger,
         *,
         weigh: Callable[[str], int],
         load: Callable[[str], T],
         drop: Callable[[str, T], None] = lambda _key, _value: None,
-        history: History | None = None,
         clock: Callable[[], float] = perf_counter,
     ) -> None:
-        self.name = name
-        self.budget = budget
-        self._ledger = Ledger(budget, eviction, history, name)
+        self.budget = ledger.budget
+        self._ledger = ledger
         self._weigh, self._load, self._drop, self._clock = weigh, load, drop, clock
         self._values: dict[str, T] = {}
         self._changed = Condition()
-
-    @classmethod
-    def by(
-        cls,
-        policy: PolicyName,
-        name: str,
-        budget: Budget,
-        *,
-        weigh: Callable[[str], int],
-        load: Callable[[str], T],
-        drop: Callable[[str, T], None] = lambda _key, _value: None,
-        history: History | None = None,
-        clock: Callable[[], float] = perf_counter,
-    ) -> Self:
-        """A tier whose adapters leave by the policy of that name, over ``history`` or one of its own.
-
-        A history belongs to one tier: requests that one answers are not asked of the next.
-        """
-        history = history if history is not None else History()
-        eviction = POLICIES[policy](View(budget, history))
-        return cls(name, budget, eviction, weigh=weigh, load=load, drop=drop, history=history, clock=clock)
 
     @contextmanager
     def lease(self, key: str, *, patience_s: float = 0.0) -> Iterator[Lease[T]]:

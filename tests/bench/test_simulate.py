@@ -24,7 +24,7 @@ from lora_cli.bench.traffic import Shape, Traffic, make_requests
 from lora_cli.bench.workload import make_sessions, make_trace
 from lora_cli.errors import UsageError
 from lora_cli.tiers.budget import Budget
-from lora_cli.tiers.eviction.registry import POLICIES, PolicyName
+from lora_cli.tiers.eviction.registry import POLICIES, PolicyName, new_ledger
 from lora_cli.tiers.tier import Tier
 
 NAMES = [f"a{i}" for i in range(60)]
@@ -69,8 +69,8 @@ def test_it_is_the_life_of_two_real_tiers_where_loads_take_what_they_cost(policy
             clock.now_s += FLEET.put_ms(key) / 1e3
         return key
 
-    memory = Tier.by(policy, "cpu", FLEET.cpu, weigh=FLEET.sizes.__getitem__, load=read, clock=clock)
-    slots = Tier.by(policy, "gpu", FLEET.gpu, weigh=FLEET.sizes.__getitem__, load=put, clock=clock)
+    memory = Tier(new_ledger(policy, "cpu", FLEET.cpu), weigh=FLEET.sizes.__getitem__, load=read, clock=clock)
+    slots = Tier(new_ledger(policy, "gpu", FLEET.gpu), weigh=FLEET.sizes.__getitem__, load=put, clock=clock)
     found = []
     for key in TRACE:
         found.append(GPU if slots.holds(key) else CPU if memory.holds(key) else DISK)

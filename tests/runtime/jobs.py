@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lora_cli.runtime.plan import Job
+from lora_cli.runtime.messages import Job
 from tests.making import (
     write_adapter,
 )

@@ -11,7 +11,7 @@ import pytest
 
 from lora_cli.errors import LoraCliError, MachineError, Refused
 from lora_cli.runtime.channel import Asked, Channel
-from lora_cli.runtime.plan import Failure, Stage
+from lora_cli.runtime.messages import Stage
 
 
 class Line:
@@ -22,9 +22,7 @@ class Line:
         self.late: list[Asked] = []
         self.socket = theirs
         self.far = Connection(theirs.detach())
-        self.channel = Channel(
-            ours, overdue=self._overdue, reason=self._gone, failed=lambda said: Refused(said.message)
-        )
+        self.channel = Channel(ours, overdue=self._overdue, reason=self._gone)
 
     def _overdue(self, late: list[Asked]) -> None:
         self.late += late
@@ -45,7 +43,7 @@ def test_answers_may_come_in_any_order() -> None:
     line.far.send((2, "to the second"))
     assert second.answer(str) == "to the second"
     line.far.send((1, Stage("read")))
-    line.far.send((1, Failure("no", "", 1)))
+    line.far.send((1, Refused("no")))
     with pytest.raises(Refused, match="no"):
         first.answer(str)
     assert first.stage == "read"

@@ -34,7 +34,7 @@ def median_s(work: Callable[[], object], times: int = 15) -> float:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_adapter_in_its_slot_on_the_device_is_proved(dtype: torch.dtype) -> None:
-    memory = Slots(MODULES, 4, 32, dtype=dtype, one_piece=True, pinned=True)
+    memory = Slots(MODULES, 4, 32, dtype=dtype, one_piece=True)
     device = Slots(MODULES, 2, 32, dtype=dtype, device="cuda", one_piece=True)
     for seed, r in enumerate((4, 32, 7)):
         adapter = weights(r=r, seed=seed)
@@ -45,7 +45,7 @@ def test_an_adapter_in_its_slot_on_the_device_is_proved(dtype: torch.dtype) -> N
 
 
 def test_a_hit_in_memory_takes_at_most_twice_what_the_link_does() -> None:
-    memory = Slots(LARGE, 1, 16, dtype=torch.bfloat16, one_piece=True, pinned=True)
+    memory = Slots(LARGE, 1, 16, dtype=torch.bfloat16, one_piece=True)
     device = Slots(LARGE, 1, 16, dtype=torch.bfloat16, device="cuda", one_piece=True)
     place = memory.put(weights(r=16, modules=LARGE, dtype=torch.bfloat16))
     there = torch.empty_like(memory.storage, device="cuda")

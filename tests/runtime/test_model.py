@@ -12,8 +12,8 @@ from torch import nn
 from lora_cli.core.base_model import BaseModule
 from lora_cli.errors import FormatError, Refused, UsageError
 from lora_cli.runtime.chat import Chat
+from lora_cli.runtime.messages import Limits, Plan
 from lora_cli.runtime.model import ComposedModel, load_model, moved
-from lora_cli.runtime.plan import Plan
 from lora_cli.runtime.process import WarmProcess
 from lora_cli.runtime.slots import Slots
 from lora_cli.runtime.weights import LoraWeights
@@ -177,7 +177,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmProcess]:
     """The tiny llama with a tokenizer, in one warm process with two slots."""
     base = save_model(tmp_path_factory.mktemp("base"), "llama")
     write_tokenizer(base, TEMPLATE)
-    with WarmProcess(Plan(LLAMA, tuple(llama_modules()), 2, 2, 8, base, device="cpu", forward="model")) as process:
+    with WarmProcess(
+        Plan(LLAMA, tuple(llama_modules()), Limits(2, 2, 8), base, device="cpu", forward="model")
+    ) as process:
         assert process.start().weights == "base"
         yield process
 
@@ -212,7 +214,7 @@ def test_a_broken_adapter_does_not_change_what_the_model_says_next(whole: WarmPr
 
 
 def test_a_whole_model_needs_its_checkpoint_on_this_disk(tmp_path: Path) -> None:
-    with WarmProcess(Plan(LLAMA, (Q_PROJ,), 1, 1, 8, device="cpu", forward="model")) as process:
+    with WarmProcess(Plan(LLAMA, (Q_PROJ,), Limits(1, 1, 8), device="cpu", forward="model")) as process:
         with pytest.raises(UsageError, match="--forward model needs the base's weights"):
             process.start()
         report = process.load(job(tmp_path / "one"))

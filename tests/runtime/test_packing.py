@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load as load_bytes
 
 from lora_cli.runtime.composable import scalings
+from lora_cli.runtime.messages import Job, Limits, Plan
 from lora_cli.runtime.packing import pack, packed_infos, read_packed
-from lora_cli.runtime.plan import Job, Plan
 from lora_cli.runtime.weights import LoraWeights, read_weights
 from lora_cli.runtime.worker import Worker
 from lora_cli.store import Store
@@ -40,7 +40,7 @@ def make(store: Store, tmp_path: Path) -> Make:
 
 
 def worker(store: Store) -> Worker:
-    plan = Plan(LLAMA, tuple(LLAMA.modules), 1, 1, 8, device="cpu", cache_dir=store.root)
+    plan = Plan(LLAMA, tuple(LLAMA.modules), Limits(1, 1, 8), device="cpu", cache_dir=store.root)
     return Worker(plan)
 
 

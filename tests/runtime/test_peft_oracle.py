@@ -10,6 +10,7 @@ import torch
 from lora_cli.core.base_model import BaseModel
 from lora_cli.core.reference import AdapterRef
 from lora_cli.reading.base import read_base
+from lora_cli.runtime.generation import greedy
 from lora_cli.runtime.model import ComposedModel, load_model
 from lora_cli.runtime.proof import prove
 from lora_cli.runtime.slots import Slots
@@ -141,7 +142,7 @@ def test_every_module_is_proved_with_the_models_own_weights(pair: Pair) -> None:
 
 def test_greedy_with_a_cache_says_what_full_forwards_say(pair: Pair) -> None:
     prompt = tokens(rows=1)[0].tolist()
-    answer, first = pair.ours.greedy(prompt, pair.slot, 5, stop=())
+    answer, first = greedy(pair.ours, prompt, pair.slot, 5, stop=())
     ids = list(prompt)
     for token in answer:
         logits = pair.ours.logits(torch.tensor([ids]), [pair.slot])[0, -1]
@@ -149,7 +150,7 @@ def test_greedy_with_a_cache_says_what_full_forwards_say(pair: Pair) -> None:
         ids.append(token)
     assert len(answer) == 5
     assert torch.allclose(first, pair.ours.logits(torch.tensor([prompt]), [pair.slot])[0, -1], atol=1e-4)
-    assert pair.ours.greedy(prompt, pair.slot, 5, stop={answer[2]})[0] == answer[: answer.index(answer[2])]
+    assert greedy(pair.ours, prompt, pair.slot, 5, stop={answer[2]})[0] == answer[: answer.index(answer[2])]
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")

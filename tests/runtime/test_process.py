@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from lora_cli.errors import MachineError, Refused
-from lora_cli.runtime.plan import Plan, Served, ServeOnce
-from lora_cli.runtime.process import Died, WarmProcess
+from lora_cli.runtime.child_process import Died
+from lora_cli.runtime.messages import Limits, Plan, Served, ServeOnce
+from lora_cli.runtime.process import WarmProcess
 from tests.making import (
     HIDDEN,
     Q_PROJ,
@@ -59,7 +60,7 @@ def test_more_adapters_than_slots_are_all_proved_and_the_tiers_say_where_each_wa
 
 def test_a_plan_says_who_leaves_the_slots(base_directory: Path, tmp_path: Path) -> None:
     often, once, new = (job(tmp_path / f"a{seed}", seed=seed) for seed in range(3))
-    plan = Plan(LLAMA, tuple(llama_modules()), 2, 3, 8, base_directory, device="cpu", eviction="lfu")
+    plan = Plan(LLAMA, tuple(llama_modules()), Limits(2, 3, 8), base_directory, device="cpu", eviction="lfu")
     with WarmProcess(plan, deadline_s=60) as process:
         for one in (often, often, often, once, new):
             process.serve(one)
@@ -215,7 +216,7 @@ def test_a_death_fails_all_that_were_asked_and_says_whether_it_was_one_alone(war
 
 
 def test_an_error_that_no_one_foresaw_ends_the_child_and_its_last_words_are_the_reason(tmp_path: Path) -> None:
-    plan = Plan(LLAMA, ("no.such.module",), 1, 1, 8, device="cpu")
+    plan = Plan(LLAMA, ("no.such.module",), Limits(1, 1, 8), device="cpu")
     with WarmProcess(plan) as process:
         report = process.load(job(tmp_path / "one"))
     assert (report.exit_code, report.hint) == (70, "please report this")

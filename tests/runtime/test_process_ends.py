@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lora_cli.errors import Corrupt, LoraCliError, MachineError, MissingExtra, NotFound
-from lora_cli.runtime.plan import Forward, Plan
+from lora_cli.runtime.messages import Forward, Limits, Plan
 from lora_cli.runtime.process import WarmProcess
 from tests.making import (
     Q_PROJ,
@@ -26,7 +26,7 @@ from tests.runtime.reading import LLAMA
 
 
 def test_slots_that_cannot_fit_are_refused_with_the_bytes_they_are_short_of() -> None:
-    plan = Plan(LLAMA, tuple(LLAMA.modules), 1 << 30, 1, 1 << 12, device="cpu")
+    plan = Plan(LLAMA, tuple(LLAMA.modules), Limits(1 << 30, 1, 1 << 12), device="cpu")
     with (
         WarmProcess(plan) as process,
         pytest.raises(MachineError, match=r"need \d+ bytes, and \d+ are free: \d+ short"),
@@ -40,7 +40,7 @@ def test_a_device_that_is_not_there_is_said_before_any_adapter() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has the device")
     with (
-        WarmProcess(Plan(LLAMA, (Q_PROJ,), 1, 1, 8, device="cuda")) as process,
+        WarmProcess(Plan(LLAMA, (Q_PROJ,), Limits(1, 1, 8), device="cuda")) as process,
         pytest.raises(MachineError, match="CUDA"),
     ):
         process.start()
@@ -52,7 +52,7 @@ def test_a_checkpoint_that_cannot_be_used_means_synthetic_weights_which_is_said_
     (tmp_path / "base").mkdir()
     quantised = Raw("U8", (4, 4), bytes(16))
     (tmp_path / "base" / "model.safetensors").write_bytes(safetensors_bytes({f"{Q_PROJ}.weight": quantised}))
-    plan = Plan(LLAMA, (Q_PROJ,), 1, 1, 8, tmp_path / "base", device="cpu")
+    plan = Plan(LLAMA, (Q_PROJ,), Limits(1, 1, 8), tmp_path / "base", device="cpu")
     with WarmProcess(plan) as process:
         ready = process.start()
         report = process.load(job(tmp_path / "one"))
@@ -71,14 +71,14 @@ def test_a_damaged_checkpoint_is_never_replaced_by_synthetic_weights(tmp_path: P
     base = write_base(tmp_path / "base")
     weights = base / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    plan = Plan(LLAMA, (Q_PROJ,), 1, 1, 8, base, device="cpu", forward=forward)
+    plan = Plan(LLAMA, (Q_PROJ,), Limits(1, 1, 8), base, device="cpu", forward=forward)
     with WarmProcess(plan) as process, pytest.raises(Corrupt, match=r"checkpoint is damaged: .*truncated"):
         process.start()
 
 
 def test_a_whole_model_without_its_weights_is_not_found(tmp_path: Path) -> None:
     base = write_base_config(tmp_path / "base").parent
-    plan = Plan(LLAMA, (Q_PROJ,), 1, 1, 8, base, device="cpu", forward="model")
+    plan = Plan(LLAMA, (Q_PROJ,), Limits(1, 1, 8), base, device="cpu", forward="model")
     with WarmProcess(plan) as process, pytest.raises(NotFound, match=r"model\.safetensors"):
         process.start()
 
@@ -95,7 +95,7 @@ def wait_for(file: Path) -> None:
 
 
 def test_a_child_that_does_not_end_by_itself_is_made_to(tmp_path: Path) -> None:
-    process = WarmProcess(Plan(LLAMA, (Q_PROJ,), 1, 1, 8, device="cpu"), stop_deadline_s=0.1)
+    process = WarmProcess(Plan(LLAMA, (Q_PROJ,), Limits(1, 1, 8), device="cpu"), stop_deadline_s=0.1)
     process.start()
     child = process.pid
     assert child is not None
@@ -109,9 +109,9 @@ def test_a_parent_that_is_killed_takes_its_child_along(tmp_path: Path) -> None:
         import sys
         from tests.making import Q_PROJ
         from tests.runtime.reading import LLAMA
-        from lora_cli.runtime.plan import Plan
+        from lora_cli.runtime.messages import Limits, Plan
         from lora_cli.runtime.process import WarmProcess
-        process = WarmProcess(Plan(LLAMA, (Q_PROJ,), 1, 1, 8, device="cpu"))
+        process = WarmProcess(Plan(LLAMA, (Q_PROJ,), Limits(1, 1, 8), device="cpu"))
         process.start()
         assert "torch" not in sys.modules
         print(process.pid, flush=True)
@@ -139,7 +139,7 @@ def test_an_interrupt_does_not_wait_for_a_child_that_is_still_busy_with_its_star
 
     watcher = threading.Thread(target=interrupt)
     watcher.start()
-    process = WarmProcess(Plan(LLAMA, (Q_PROJ,), 1, 1, 8, device="cpu"))
+    process = WarmProcess(Plan(LLAMA, (Q_PROJ,), Limits(1, 1, 8), device="cpu"))
     with pytest.raises(KeyboardInterrupt), process:
         process.start()
     watcher.join()
@@ -151,10 +151,9 @@ def test_a_parent_that_is_killed_takes_a_child_along_that_is_still_busy_with_its
     (tmp_path / "torch.py").write_text(slow_import(tmp_path / "begun"))
     script = """if True:
         import sys
-        from tests.runtime.reading import LLAMA
-        from lora_cli.runtime.plan import Plan
-        from lora_cli.runtime.process import Child
-        print(Child(Plan(LLAMA, (), 1, 1, 8), 5.0).process.pid, flush=True)
+        from lora_cli.runtime.child_process import ChildProcess
+        from lora_cli.runtime.process import PROGRAM
+        print(ChildProcess(PROGRAM).process.pid, flush=True)
         sys.stdin.read()
     """
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}"}
@@ -201,10 +200,10 @@ def test_without_torch_the_extra_that_mends_it_is_named(tmp_path: Path) -> None:
     script = """if True:
         from tests.runtime.reading import LLAMA
         from lora_cli.errors import MissingExtra
-        from lora_cli.runtime.plan import Plan
+        from lora_cli.runtime.messages import Limits, Plan
         from lora_cli.runtime.process import WarmProcess
         try:
-            WarmProcess(Plan(LLAMA, (), 1, 1, 8))
+            WarmProcess(Plan(LLAMA, (), Limits(1, 1, 8)))
         except MissingExtra as error:
             print(error.message, "|", error.hint, "|", error.exit_code)
     """

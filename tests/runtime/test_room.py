@@ -1,6 +1,5 @@
 """How much memory there is: what the machine and its container leave."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 
 from lora_cli.errors import MachineError
 from lora_cli.runtime import room
-from lora_cli.runtime.plan import Job, Plan
+from lora_cli.runtime.messages import Job, Limits, Plan
 from lora_cli.runtime.slots import storage_bytes
 from lora_cli.runtime.worker import Worker
 from lora_cli.store import free_memory
@@ -54,8 +53,8 @@ def test_what_is_short_is_said_in_bytes() -> None:
     room.refuse_if_short("slots", 10, None, "nobody knows")
 
 
-def plan(**more: Any) -> Plan:
-    return Plan(LLAMA, tuple(llama_modules()), max_loras=2, max_cpu_loras=5, max_lora_rank=32, **more)
+def plan(max_cpu_loras: int = 5, **more: Any) -> Plan:
+    return Plan(LLAMA, tuple(llama_modules()), Limits(2, max_cpu_loras, 32, **more), device="cpu")
 
 
 ONE = storage_bytes({path: LLAMA.modules[path] for path in llama_modules()}, 1, 32, torch.float32)
@@ -90,8 +89,7 @@ def test_where_nobody_asked_for_so_many_places_as_many_as_fit_will_do(container:
 
 @pytest.mark.parametrize("max_cpu_loras", [1, 2, 5])
 def test_a_tier_lets_go_of_what_the_other_one_keeps(container: Path, max_cpu_loras: int, tmp_path: Path) -> None:
-    made = replace(plan(), max_cpu_loras=max_cpu_loras, device="cpu")
-    worker = Worker(made)
+    worker = Worker(plan(max_cpu_loras))
     jobs = []
     for seed in range(7):
         directory = write_adapter(tmp_path / str(seed), modules=llama_modules(), r=4 + 4 * seed, seed=seed)

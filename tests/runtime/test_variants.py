@@ -15,9 +15,10 @@ from lora_cli.errors import LoraCliError, Refused
 from lora_cli.reading.base import read_base
 from lora_cli.runtime.beside import beside_bytes, read_beside
 from lora_cli.runtime.composable import largest_rank, scalings
+from lora_cli.runtime.generation import greedy
 from lora_cli.runtime.loading import load_into
+from lora_cli.runtime.messages import Job, Limits, Plan, lay_out
 from lora_cli.runtime.model import ComposedModel, load_model
-from lora_cli.runtime.plan import Job, Limits, lay_out
 from lora_cli.runtime.slots import Slots
 from lora_cli.runtime.worker import Worker
 from lora_cli.sources.local import LocalSource
@@ -146,7 +147,7 @@ def test_rows_of_the_base_are_the_bases_to_the_bit(pair: Pair) -> None:
 
 def test_with_a_cache_it_says_what_full_forwards_say(pair: Pair) -> None:
     prompt = tokens(rows=1)[0].tolist()
-    answer, _ = pair.ours.greedy(prompt, pair.slot, 4, stop=())
+    answer, _ = greedy(pair.ours, prompt, pair.slot, 4, stop=())
     ids = list(prompt)
     for token in answer:
         assert token == int(pair.ours.logits(torch.tensor([ids]), [pair.slot])[0, -1].argmax())
@@ -209,7 +210,8 @@ def test_the_warm_process_proves_it_over_the_whole_model_and_again_after_an_evic
     for seed in range(3):
         _, directory = with_peft(tmp_path / str(seed), base_directory, seed=seed, r=4, **config)
         jobs.append(Job(str(seed), directory, read(directory)))
-    plan = lay_out(base, [job.adapter for job in jobs], Limits(1, 2), base_directory=base_directory, forward="model")
+    plan = Plan(base, (), Limits(1, 2), base_directory, forward="model")
+    plan = lay_out(plan, [job.adapter for job in jobs])
     worker = Worker(plan)
     for job in (*jobs, *jobs):
         report = worker.load(job)

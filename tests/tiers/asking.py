@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.eviction.lru import Lru
+from lora_cli.tiers.ledger import Ledger
 from lora_cli.tiers.tier import Tier
 
 
@@ -20,7 +21,7 @@ def tier(
         if dropped is not None:
             dropped.append(key)
 
-    return Tier("cpu", Budget(items, max_bytes), Lru(), weigh=weigh, load=load, drop=drop)
+    return Tier(Ledger(Budget(items, max_bytes), Lru(), name="cpu"), weigh=weigh, load=load, drop=drop)
 
 
 def ask(tier: Tier[str], *keys: str) -> list[bool]:

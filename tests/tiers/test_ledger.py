@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lora_cli.errors import MachineError
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.eviction.lru import Lru
-from lora_cli.tiers.eviction.registry import POLICIES, PolicyName
+from lora_cli.tiers.eviction.registry import POLICIES, PolicyName, new_ledger
 from lora_cli.tiers.history import History
 from lora_cli.tiers.ledger import Busy, Counts, Ledger
 from lora_cli.tiers.tier import Tier
@@ -111,7 +111,7 @@ def test_a_tier_does_what_a_replay_of_its_requests_says(
         now += COSTS_MS[key] / 1e3
         return key
 
-    tier = Tier.by(policy, "cpu", budget, weigh=WEIGHTS.__getitem__, load=load, clock=lambda: now)
+    tier = Tier(new_ledger(policy, "cpu", budget), weigh=WEIGHTS.__getitem__, load=load, clock=lambda: now)
     for key in requests:
         with tier.lease(key) as lease:
             assert lease.hit == ledger.ask(key, WEIGHTS[key], COSTS_MS[key]).hit

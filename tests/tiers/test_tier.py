@@ -11,7 +11,7 @@ from lora_cli.errors import MachineError
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.eviction.lru import Lru
 from lora_cli.tiers.history import History
-from lora_cli.tiers.ledger import Counts
+from lora_cli.tiers.ledger import Counts, Ledger
 from lora_cli.tiers.tier import Tier
 from tests.tiers.asking import ask, tier
 
@@ -195,9 +195,7 @@ def test_a_tier_tells_its_history_what_loads_cost() -> None:
         now[0] += 0.025
         return key.upper()
 
-    cpu: Tier[str] = Tier(
-        "cpu", Budget(1), Lru(), weigh=lambda key: 7, load=load, history=history, clock=lambda: now[0]
-    )
+    cpu: Tier[str] = Tier(Ledger(Budget(1), Lru(), history), weigh=lambda key: 7, load=load, clock=lambda: now[0])
     ask(cpu, "a", "a", "b")
     assert history.weight("a") == 7
     assert history.cost_ms("a") == pytest.approx(25)

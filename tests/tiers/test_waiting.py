@@ -9,8 +9,8 @@ import pytest
 from lora_cli.errors import MachineError
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.eviction.lru import Lru
-from lora_cli.tiers.eviction.registry import POLICIES, PolicyName
-from lora_cli.tiers.ledger import Busy
+from lora_cli.tiers.eviction.registry import POLICIES, PolicyName, new_ledger
+from lora_cli.tiers.ledger import Busy, Ledger
 from lora_cli.tiers.tier import Tier
 from tests.tiers.asking import ask, tier
 
@@ -129,7 +129,7 @@ def test_a_drop_that_fails_leaves_no_load_behind_that_others_would_wait_for() ->
         if key == "a":
             raise ValueError(value)
 
-    cpu: Tier[str] = Tier("cpu", Budget(1), Lru(), weigh=lambda key: 1, load=str.upper, drop=drop)
+    cpu: Tier[str] = Tier(Ledger(Budget(1), Lru(), name="cpu"), weigh=lambda key: 1, load=str.upper, drop=drop)
     ask(cpu, "a")
     with pytest.raises(ValueError, match="A"):
         ask(cpu, "b")
@@ -148,7 +148,9 @@ def test_many_threads_leave_books_that_add_up(policy: PolicyName) -> None:
     def drop(key: str, _value: str) -> None:
         held[key] -= 1
 
-    cpu: Tier[str] = Tier.by(policy, "cpu", Budget(4, 14), weigh=lambda key: 1 + ord(key) % 4, load=load, drop=drop)
+    cpu: Tier[str] = Tier(
+        new_ledger(policy, "cpu", Budget(4, 14)), weigh=lambda key: 1 + ord(key) % 4, load=load, drop=drop
+    )
 
     def work(seed: int) -> None:
         for number in range(80):

@@ -3,35 +3,40 @@
 from collections.abc import Callable, Mapping
 from typing import Literal
 
+from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.eviction import Eviction
 from lora_cli.tiers.eviction.adaptive import Adaptive
 from lora_cli.tiers.eviction.gdsf import Gdsf
 from lora_cli.tiers.eviction.lfu import Lfu
 from lora_cli.tiers.eviction.lru import Lru
-from lora_cli.tiers.history import LASTING
-from lora_cli.tiers.view import View
+from lora_cli.tiers.history import LASTING, History
+from lora_cli.tiers.ledger import Ledger
+from lora_cli.tiers.view import Objective, View
 
 PolicyName = Literal["lru", "lfu", "gdsf", "adaptive"]
 
 DEFAULT: PolicyName = "adaptive"
 
 
-def _lru(_view: View) -> Eviction:
-    return Lru()
-
-
-def _lfu(view: View) -> Eviction:
-    return Lfu(view.history.rate(LASTING))
-
-
-def _gdsf(view: View) -> Eviction:
-    return Gdsf(view.worth)
-
-
 POLICIES: Mapping[PolicyName, Callable[[View], Eviction]] = {
-    "lru": _lru,
-    "lfu": _lfu,
-    "gdsf": _gdsf,
+    "lru": lambda _view: Lru(),
+    "lfu": lambda view: Lfu(view.history.rate(LASTING)),
+    "gdsf": lambda view: Gdsf(view.worth),
     "adaptive": Adaptive,
 }
 """Each makes a policy for one tier: its budget and history are in the view, which the ledger has to tell."""
+
+
+def new_ledger(
+    policy: PolicyName,
+    name: str,
+    budget: Budget,
+    history: History | None = None,
+    objective: Objective = "stall",
+) -> Ledger:
+    """The empty books of one tier, whose adapters leave by that policy, over ``history`` or one of its own.
+
+    A history belongs to one tier: requests that one answers are not asked of the next.
+    """
+    view = View(budget, history if history is not None else History(), objective)
+    return Ledger(budget, POLICIES[policy](view), view.history, name)

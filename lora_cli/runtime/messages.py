@@ -1,13 +1,14 @@
-"""What the parent tells the warm process, and what it hears back besides reports. Torch-free."""
+"""Messages between the parent and its child processes: requests, answers, and what comes before them. Torch-free."""
 
 import pickle
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
+from lora_cli.errors import LoraCliError
 from lora_cli.runtime.composable import largest_rank
 from lora_cli.tiers.eviction.registry import PolicyName
 
@@ -18,7 +19,7 @@ TierName = Literal["gpu", "cpu", "disk"]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The tiers, in vLLM's words; ``max_lora_rank`` None is the largest rank there is.
+    """The tiers, in vLLM's words; ``max_lora_rank`` 0 is the largest rank there is.
 
     With ``fewer_places`` nobody asked for so many ``max_cpu_loras``: as many as fit will do. ``max_cpu_bytes`` limits
     what places in memory take together (None: only their number does).
@@ -26,7 +27,7 @@ class Limits:
 
     max_loras: int
     max_cpu_loras: int
-    max_lora_rank: int | None = None
+    max_lora_rank: int = 0
     fewer_places: bool = False
     max_cpu_bytes: int | None = None
 
@@ -35,28 +36,25 @@ class Limits:
 class Plan:
     """How one warm process is laid out, for its whole life.
 
-    ``modules`` are the base's modules that get storage in every slot. ``base_directory`` holds the base's checkpoint,
-    or is None when there is none on this disk. ``forward="model"`` loads that checkpoint with transformers.
-    ``cache_dir`` is the cache that keeps packed weights; without one, factors are read from the snapshots alone.
-    ``eviction`` says who leaves a tier that is full. ``history`` is what the tiers of an earlier process knew of their
-    adapters, by tier (``History.state``). ``fewer_places`` is as in ``Limits``. ``dummy`` is the ``config.json`` of a
-    whole model that gets random weights, as engines have it with ``--load-format dummy``: to be timed, not believed.
+    ``modules`` are the base's modules that get storage in every slot; ``lay_out`` adds them, and a rank where
+    ``limits`` has none. ``base_directory`` holds the base's checkpoint, or is None when there is none on this disk.
+    ``forward="model"`` loads that checkpoint with transformers. ``cache_dir`` is the cache that keeps packed weights;
+    without one, factors are read from the snapshots alone. ``eviction`` says who leaves a tier that is full.
+    ``history`` is what the tiers of an earlier process knew of their adapters, by tier (``History.state``). ``dummy``
+    is the ``config.json`` of a whole model that gets random weights, as engines have it with ``--load-format dummy``:
+    to be timed, not believed.
     """
 
     base: BaseModel
     modules: tuple[str, ...]
-    max_loras: int
-    max_cpu_loras: int
-    max_lora_rank: int
+    limits: Limits
     base_directory: Path | None = None
     device: Device = "auto"
     forward: Forward = "modules"
-    max_cpu_bytes: int | None = None
     seed: int = 0
     cache_dir: Path | None = None
     eviction: PolicyName = "lru"
     history: Mapping[str, object] = field(default_factory=dict)
-    fewer_places: bool = False
     dummy: Mapping[str, Any] | None = None
 
 
@@ -99,47 +97,20 @@ DEFAULT_RANK = 16
 
 
 def lay_out(
-    base: BaseModel,
-    adapters: Sequence[Adapter],
-    limits: Limits,
-    *,
-    base_directory: Path | None = None,
-    device: Device = "auto",
-    forward: Forward = "modules",
-    seed: int = 0,
-    cache_dir: Path | None = None,
-    eviction: PolicyName = "lru",
-    history: Mapping[str, object] | None = None,
-    more: Collection[str] = (),
-    more_ranks: Collection[int] = (),
-    dummy: Mapping[str, Any] | None = None,
+    plan: Plan, adapters: Sequence[Adapter], more: Collection[str] = (), more_ranks: Collection[int] = ()
 ) -> Plan:
-    """Slots for every module that one of the adapters is on, as wide as the largest rank unless the limits say it.
+    """``plan`` with slots for every module that one of the adapters is on, and for the largest rank unless it has one.
 
     ``more`` are modules that get storage besides, for adapters that are not known yet, or not here to be looked at;
     ``more_ranks`` are ranks of those.
     """
-    ranks = [*(largest_rank(adapter, base) or 1 for adapter in adapters), *more_ranks]
+    ranks = [*(largest_rank(adapter, plan.base) or 1 for adapter in adapters), *more_ranks]
     if more or not ranks:
         ranks.append(DEFAULT_RANK)
     used = {*more, *(module for adapter in adapters for module in adapter.pairs)}
-    return Plan(
-        base=base,
-        modules=tuple(module for module in base.modules if module in used),
-        max_loras=limits.max_loras,
-        max_cpu_loras=limits.max_cpu_loras,
-        max_lora_rank=limits.max_lora_rank or max(ranks),
-        base_directory=base_directory,
-        device=device,
-        forward=forward,
-        seed=seed,
-        cache_dir=cache_dir,
-        eviction=eviction,
-        history=history or {},
-        fewer_places=limits.fewer_places,
-        max_cpu_bytes=limits.max_cpu_bytes,
-        dummy=dummy,
-    )
+    modules = tuple(module for module in plan.base.modules if module in used)
+    limits = replace(plan.limits, max_lora_rank=plan.limits.max_lora_rank or max(ranks))
+    return replace(plan, modules=modules, limits=limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,9 +220,75 @@ class Logged:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """A ``LoraCliError`` on its way from the child: the parent raises it again."""
+class Row:
+    """One prompt, text or token ids, for one adapter (``job`` None: the base), answered greedily.
 
-    message: str
-    hint: str
-    exit_code: int
+    ``logprobs`` is how many alternatives are told of each token (None: no log-probabilities at all). An answer ends
+    after ``max_tokens``, before one of the texts ``stop``, and, unless ``ignore_eos``, at the model's own end.
+    """
+
+    job: Job | None
+    prompt: str | tuple[int, ...]
+    max_tokens: int
+    logprobs: int | None = None
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """Answer a static batch of rows: with ``Placed``, ``Piece`` and ``Unanswered``, then ``Completed``."""
+
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A row's adapter is in its slot: found in ``tier`` ("" for the base), after ``load_ms``."""
+
+    row: int
+    tier: str
+    load_ms: float
+    prompt_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One token as text, its natural log-probability, and those of the most likely tokens at its place."""
+
+    token: str
+    logprob: float
+    top: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """An answer has grown: by ``ids`` and by ``text``, which may come later than its tokens.
+
+    ``finish`` is "" while more comes, else ``stop`` or ``length``.
+    """
+
+    row: int
+    ids: tuple[int, ...]
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """A row gets no answer, or no more of it; the others do."""
+
+    row: int
+    error: LoraCliError
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The batch is done. ``evicted`` counts who left the slots for it."""
+
+    rows: int
+    evicted: int = 0
+
+
+Heard = Placed | Piece | Unanswered
