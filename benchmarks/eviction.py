@@ -3,9 +3,9 @@
     python benchmarks/eviction.py [--quick] [--requests N] [--seeds N] [--slots N]... [--only WORD]...
 
 500 adapters of one size from an empty tier on. ``hits`` is the hit ratio, the mean over the seeds; ``closed`` is the
-part of the gap from LRU to the best (Belady, who knows the whole trace) that is closed, and ``+32`` the same with the
-next 32 requests in sight. Then ranks from 8 to 128 in a twentieth and a fifth of all bytes, on NVMe at 7 GB/s: the
-milliseconds of loads for each request. The last three families were not used to choose any parameter.
+part of the gap from LRU to the best (Belady, who knows the whole trace) that is closed. Then ranks from 8 to 128 in a
+twentieth and a fifth of all bytes, on NVMe at 7 GB/s: the milliseconds of loads for each request. The last three
+families were not used to choose any parameter.
 """
 
 import argparse
@@ -20,20 +20,20 @@ from fetching.servers import ROOT
 
 sys.path.insert(0, str(ROOT))
 
-from lora_cli.bench.replay import Replayed, optimal_hits, replay
+from lora_cli.bench.belady import belady
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.eviction.registry import POLICIES, PolicyName
 from tests.tiers.eviction.families import ADAPTERS, CHOSEN, HELD_OUT
+from tests.tiers.eviction.replaying import replay
 
 FAMILIES = {**CHOSEN, **{name: HELD_OUT[name] for name in ("slora-power:0.3", "launches", "by-recency")}}
 OTHERS: tuple[PolicyName, ...] = ("lfu", "gdsf", "adaptive")
 FIRST_SEED = 41
-AHEAD = 32
 GOALS = {"drift": 0.5, "reshuffle": 0.5, "scan": 0.5}
 HEAD = (
     f"{'traffic':16} {'slots':>5} {'lru':>6} {'best':>6}"
     + "".join(f" {name:>9} {'closed':>6}" for name in OTHERS)
-    + f" {f'+{AHEAD}':>6} {'goal':>10}"
+    + f" {'goal':>10}"
 )
 BYTES_HEAD = f"{'traffic':16} {'bytes':>7}" + "".join(f" {name + ' ms':>12}" for name in POLICIES)
 BYTES_PER_RANK = 5_242_880
@@ -46,21 +46,19 @@ class Timed:
     requests: dict[str, int]
     seconds: dict[str, float]
 
-    def ran(self, trace: Sequence[str], slots: int, policy: PolicyName, look_ahead: int = 0) -> Replayed:
-        """One replay; those with look-ahead are not timed."""
+    def ran(self, trace: Sequence[str], slots: int, policy: PolicyName) -> float:
+        """The hit ratio of one replay."""
         began = time.perf_counter()
-        found = replay(trace, Budget(slots), policy, objective="hits", look_ahead=look_ahead)
-        if not look_ahead:
-            self.requests[policy] += len(trace)
-            self.seconds[policy] += time.perf_counter() - began
-        return found
+        found = replay(trace, Budget(slots), policy, objective="hits")
+        self.requests[policy] += len(trace)
+        self.seconds[policy] += time.perf_counter() - began
+        return found.hits / len(trace)
 
 
 def line(name: str, slots: int, traces: Sequence[Sequence[str]], timed: Timed) -> str:
     """A row of the first table."""
-    best = mean(optimal_hits(trace, slots) / len(trace) for trace in traces)
-    hits = {policy: mean(timed.ran(trace, slots, policy).hit_ratio for trace in traces) for policy in POLICIES}
-    ahead = mean(timed.ran(trace, slots, "adaptive", AHEAD).hit_ratio for trace in traces)
+    best = mean(sum(belady(trace, slots)[0]) / len(trace) for trace in traces)
+    hits = {policy: mean(timed.ran(trace, slots, policy) for trace in traces) for policy in POLICIES}
     gap = best - hits["lru"]
 
     def closed(ratio: float) -> str:
@@ -70,7 +68,7 @@ def line(name: str, slots: int, traces: Sequence[Sequence[str]], timed: Timed) -
     goal = GOALS.get(name) if slots in {8, 32} else None
     met = hits["adaptive"] - hits["lru"] >= (goal * gap if goal is not None else -0.005)
     told = f"{f'{goal:.0%}' if goal is not None else '>= lru':>6} {'met' if met else 'MISSED'}"
-    return f"{name:16} {slots:5} {hits['lru']:6.3f} {best:6.3f}{cells} {closed(ahead)} {told:>10}"
+    return f"{name:16} {slots:5} {hits['lru']:6.3f} {best:6.3f}{cells} {told:>10}"
 
 
 def bytes_line(name: str, part: int, trace: Sequence[str]) -> str:

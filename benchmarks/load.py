@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 from lora_cli.bench.lengths import Lengths
 from lora_cli.bench.live.answer import Course
 from lora_cli.bench.live.ask import asks
-from lora_cli.bench.live.load import run_load
+from lora_cli.bench.live.load import Load, run_load
 from lora_cli.bench.live.target import find_target
 from lora_cli.bench.popularity import parse_popularity
 from lora_cli.bench.quantiles import nearest_rank
@@ -70,7 +70,7 @@ def _one(asked: argparse.Namespace, seed: int, server: NullServer) -> bool:
     command = [sys.executable, __file__, "--sleep", str(seed), "--rate", str(asked.rate), "--seconds"]
     with subprocess.Popen([*command, str(asked.seconds)], stdout=subprocess.PIPE, text=True) as sleeper:
         before = _processor_s()
-        run_load(target.address, "", load, course)
+        run_load(Load(target.address, "", load), course)
         each_ms = (_processor_s() - before) / len(load) * 1e3
         assert sleeper.stdout is not None
         slept = [float(word) for word in sleeper.stdout.read().split()]

@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lora_cli.bench.fleet import Fleet
-from lora_cli.bench.policies import make
+from lora_cli.bench.policies import MAKERS
 from lora_cli.bench.trace import Trace
-from lora_cli.tiers.budget import Budget
-from lora_cli.tiers.history import History
-from lora_cli.tiers.ledger import Ledger
-from lora_cli.tiers.view import Objective, View
+from lora_cli.tiers.eviction.registry import new_ledger
+from lora_cli.tiers.view import Objective
 
 GPU, CPU, DISK = range(3)
 
@@ -31,19 +29,16 @@ class Course:
     evictions: tuple[int, int] = (0, 0)
 
 
-def tier(policy: str, budget: Budget, name: str, objective: Objective = "stall") -> Ledger:
-    """The empty books of one tier."""
-    view = View(budget, History(), objective)
-    return Ledger(budget, make(policy, view), view.history, name)
-
-
 def simulate(keys: Sequence[str], fleet: Fleet, policy: str, objective: Objective = "stall") -> Course:
     """One request after the other through empty tiers.
 
     Raises:
         MachineError: an adapter is larger than a tier.
     """
-    gpu, cpu = tier(policy, fleet.gpu, "gpu", objective), tier(policy, fleet.cpu, "cpu", objective)
+    gpu, cpu = (
+        new_ledger(MAKERS[policy], name, budget, objective=objective)
+        for name, budget in (("gpu", fleet.gpu), ("cpu", fleet.cpu))
+    )
     sizes = fleet.sizes
     put_ms, read_ms = ({name: cost(name) for name in sizes} for cost in (fleet.put_ms, fleet.read_ms))
     found, load_ms = bytearray(len(keys)), array("d", bytes(8 * len(keys)))

@@ -7,7 +7,7 @@ from functools import partial
 from lora_cli.bench.live.answer import Course
 from lora_cli.bench.live.ask import PROMPTS, Ask, asks, body_of
 from lora_cli.bench.live.goodput import Slo, parse_goodput
-from lora_cli.bench.live.load import Probing, run_load
+from lora_cli.bench.live.load import Load, Probing, run_load
 from lora_cli.bench.live.numbers import Run, live_names
 from lora_cli.bench.live.result import errors, live_report
 from lora_cli.bench.live.target import Target, find_target, find_vocabulary, slots_of
@@ -158,17 +158,17 @@ def _run_one(plan: Plan, seed: int, course: Course, control: Course, tell: Calla
     """The requests of one seed, then the same ones to the base; ``before`` were done by earlier seeds."""
     target, trace, most = plan.target, plan.traces[seed], plan.options.max_concurrency
     made = partial(asks, trace, seed=seed, vocabulary=plan.vocabulary, prompts=plan.options.prompts)
-    send = partial(run_load, target.address, target.token, max_concurrency=most, closed=plan.closed)
+    load = partial(Load, target.address, target.token, max_concurrency=most, closed=plan.closed)
     probing = None
     if plan.probes_a_second is not None:
         name = plan.options.probe_adapter or trace.names[0]
         probing = Probing(Ask(0.0, name, body_of(target.models[name], list(PROBE), 1)), 1 / plan.probes_a_second)
         # Whom a probe asks for is there before the load begins: its own load stalls nobody.
-        send([probing.ask], Course())
-    send(made(target.models), course, probing=probing, told=lambda done: tell(before + done))
+        run_load(load([probing.ask]), Course())
+    run_load(load(made(target.models), probing=probing), course, lambda done: tell(before + done))
     if plan.options.control:
         of_base = made(dict.fromkeys(target.models, target.base))
-        send(of_base, control, told=lambda done: tell(before + len(trace) + done))
+        run_load(load(of_base), control, lambda done: tell(before + len(trace) + done))
 
 
 def _report(plan: Plan, runs: Sequence[Run], own: Mapping[str, str] | None, refused: Mapping[str, str]) -> BenchReport:

@@ -28,7 +28,7 @@ from lora_cli.runtime.weights import LoraWeights, weight_bytes
 from lora_cli.runtime.whole import WholeModel
 from lora_cli.store import Store
 from lora_cli.tiers.budget import Budget
-from lora_cli.tiers.eviction.registry import new_ledger
+from lora_cli.tiers.eviction.registry import POLICIES, new_ledger
 from lora_cli.tiers.history import History
 from lora_cli.tiers.tier import Tier
 
@@ -57,17 +57,18 @@ class Worker:
         self._histories: dict[str, History] = {}
         self.whole = WholeModel(plan, self.slots, self.dtype, self.device) if plan.forward == "model" else None
         self.base, self.notes = self._base_weights()
+        policy = POLICIES[plan.eviction]
         wanted, most_bytes = plan.limits.max_cpu_loras, plan.limits.max_cpu_bytes
         if places < wanted and most_bytes is None:
             self.notes = (f"memory has places for {places} adapters, not for {wanted}", *self.notes)
         self.memory: Tier[int] = Tier(
-            new_ledger(plan.eviction, "cpu", Budget(places, most_bytes), self._known("cpu")),
+            new_ledger(policy, "cpu", Budget(places, most_bytes), self._known("cpu")),
             weigh=lambda _key: self.shelf.weigh(AT_HAND.get().job),
             load=self._read,
             drop=lambda _key, place: self.shelf.let_go(place),
         )
         self.resident: Tier[int] = Tier(
-            new_ledger(plan.eviction, "gpu", Budget(plan.limits.max_loras), self._known("gpu")),
+            new_ledger(policy, "gpu", Budget(plan.limits.max_loras), self._known("gpu")),
             weigh=lambda _key: self.slots.slot_bytes,
             load=self._put,
             drop=self._take_back,

@@ -1,8 +1,7 @@
-"""Who is in a tier, and who has to leave it: budget, leases, pins and look-ahead, without values, loads or threads."""
+"""Who is in a tier, and who has to leave it: budget, leases and pins, without values, loads or threads."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 
 from lora_cli.errors import MachineError
 from lora_cli.tiers.budget import Budget
@@ -49,7 +48,6 @@ class Ledger:
         self._coming: set[str] = set()
         self._leases: dict[str, int] = {}
         self._pinned: set[str] = set()
-        self._waiting: dict[str, None] = {}
         self._hits = self._loads = self._evictions = 0
 
     def ask(self, key: str, weight: int, cost_ms: float) -> Asked:
@@ -68,16 +66,14 @@ class Ledger:
             self._history.asked(key)
         self.eviction.hit(key)
 
-    def admit(self, key: str, weight: int, *, ahead: bool = False) -> tuple[str, ...]:
+    def admit(self, key: str, weight: int) -> tuple[str, ...]:
         """Make room for ``key``, which is absent, and have it coming; gives back who left, in that order.
 
-        One that comes ``ahead`` of its request takes the place of nobody who waits.
-
         Raises:
-            Busy: what is in the way is leased or coming, or waits.
+            Busy: what is in the way is leased or coming.
             MachineError: it can never fit, alone or beside what is pinned.
         """
-        evicted = self._enter(key, weight, spare_waiting=ahead)
+        evicted = self._enter(key, weight)
         self._coming.add(key)
         return evicted
 
@@ -114,10 +110,6 @@ class Ledger:
         """Never evict ``key``, whether it is here yet or not."""
         self._pinned.add(key)
 
-    def waiting(self, keys: Iterable[str]) -> None:
-        """Requests wait for these, the next one first: they leave only when nobody else can, the last one first."""
-        self._waiting = dict.fromkeys(keys)
-
     def holds(self, key: str) -> bool:
         """Whether ``key`` is here."""
         return key in self._weights and key not in self._coming
@@ -137,8 +129,9 @@ class Ledger:
         """Hits, loads and evictions so far."""
         return Counts(self._hits, self._loads, self._evictions)
 
-    def _enter(self, key: str, weight: int, *, spare_waiting: bool = False) -> tuple[str, ...]:
-        evicted = () if self._fits(weight) else tuple(self._make_room(key, weight, spare_waiting))
+    def _enter(self, key: str, weight: int) -> tuple[str, ...]:
+        fits = self.budget.fits(len(self._weights), self.used_bytes, weight)
+        evicted = () if fits else tuple(self._make_room(key, weight))
         for one in evicted:
             self._go(one, evicted=True)
         self._evictions += len(evicted)
@@ -154,21 +147,14 @@ class Ledger:
                 self._history.asked(key)
         self.eviction.loaded(key, ahead=ahead)
 
-    def _fits(self, weight: int) -> bool:
-        return self.budget.fits(len(self._weights), self.used_bytes, weight)
-
-    def _make_room(self, key: str, weight: int, spare_waiting: bool) -> Iterator[str]:
+    def _make_room(self, key: str, weight: int) -> Iterator[str]:
         """Who has to leave, found without a change; all of them are asked for before the first one goes."""
-        items, used, fits = len(self._weights), self.used_bytes, self.budget.fits
-        waiting, may_leave = self._waiting, self._may_leave
-        others = filter(may_leave, self.eviction.leaving())
-        if waiting:
-            others = filter(lambda one: one not in waiting, others)
-        for one in chain(others, () if spare_waiting else filter(may_leave, reversed(waiting))):
+        items, used = len(self._weights), self.used_bytes
+        for one in filter(self._may_leave, self.eviction.leaving()):
             yield one
             items -= 1
             used -= self._weights[one]
-            if fits(items, used, weight):
+            if self.budget.fits(items, used, weight):
                 return
         raise self._no_room(key, weight)
 

@@ -1,6 +1,6 @@
 """One tier: named values within a budget. It weighs before it loads, makes room first, and leases pin."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Condition
@@ -64,23 +64,18 @@ class Tier(Generic[T]):
     def prefetch(self, key: str) -> bool:
         """Load ``key`` ahead of a request that waits for it, where there is room now; whether it was loaded.
 
-        It counts as no request, and nobody who waits leaves for it. What ``load`` raises is raised.
+        It counts as no request. What ``load`` raises is raised.
         """
         weight = self._weigh(key)
         with self._changed:
             if key in self._ledger:
                 return False
             try:
-                self._admit(key, weight, ahead=True)
+                self._admit(key, weight)
             except MachineError:
                 return False
         self._fill(key, ahead=True)
         return True
-
-    def waiting(self, keys: Iterable[str]) -> None:
-        """Requests wait for these, the next one first: they are evicted only when nobody else can be."""
-        with self._changed:
-            self._ledger.waiting(keys)
 
     def holds(self, key: str) -> bool:
         """Whether ``key`` is here, loaded."""
@@ -121,7 +116,7 @@ class Tier(Generic[T]):
                     self._changed.wait()
                     continue
                 try:
-                    self._admit(key, weight, ahead=False)
+                    self._admit(key, weight)
                 except Busy:
                     if not self._changed.wait(until - monotonic()):
                         raise
@@ -134,9 +129,9 @@ class Tier(Generic[T]):
         self._fill(key, ahead=False)
         return False
 
-    def _admit(self, key: str, weight: int, *, ahead: bool) -> None:
+    def _admit(self, key: str, weight: int) -> None:
         """Have ``key`` coming, and drop who leaves for it."""
-        evicted = self._ledger.admit(key, weight, ahead=ahead)
+        evicted = self._ledger.admit(key, weight)
         try:
             for one in evicted:
                 self._drop(one, self._values.pop(one))

@@ -13,7 +13,7 @@ from lora_cli.bench.lengths import Lengths
 from lora_cli.bench.live.answer import Answer, Course
 from lora_cli.bench.live.ask import asks
 from lora_cli.bench.live.goodput import is_good, keeps, parse_goodput
-from lora_cli.bench.live.load import run_load
+from lora_cli.bench.live.load import Load, run_load
 from lora_cli.bench.live.numbers import Run, live_names, numbers
 from lora_cli.bench.live.result import errors, live_report
 from lora_cli.bench.live.seeds import intervals, t_quantile, together
@@ -235,7 +235,7 @@ def test_two_hundred_requests_a_second_are_sent_at_their_times() -> None:
         load = asks(make_requests(list(target.models), traffic), target.models, 0, 1000)
         for _ in range(4):
             course, before = Course(), time.process_time()
-            run_load(target.address, "", load, course)
+            run_load(Load(target.address, "", load), course)
             spent = time.process_time() - before
             assert [one.error for one in course.answers] == [""] * 400
             assert all(one.woke_s >= one.scheduled_s - 0.001 for one in course.answers)

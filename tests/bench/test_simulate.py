@@ -14,7 +14,7 @@ from lora_cli.bench.bounds import least_cost_ms, most_hits
 from lora_cli.bench.fleet import Fleet, sized
 from lora_cli.bench.links import Link, Links
 from lora_cli.bench.outcome import outcome
-from lora_cli.bench.policies import ONLINE, parse_policies
+from lora_cli.bench.policies import MAKERS, ONLINE, parse_policies
 from lora_cli.bench.popularity import parse_popularity, weights
 from lora_cli.bench.ranks import parse_ranks
 from lora_cli.bench.simulate import CPU, DISK, GPU, Course, simulate, stalls_ms
@@ -69,8 +69,8 @@ def test_it_is_the_life_of_two_real_tiers_where_loads_take_what_they_cost(policy
             clock.now_s += FLEET.put_ms(key) / 1e3
         return key
 
-    memory = Tier(new_ledger(policy, "cpu", FLEET.cpu), weigh=FLEET.sizes.__getitem__, load=read, clock=clock)
-    slots = Tier(new_ledger(policy, "gpu", FLEET.gpu), weigh=FLEET.sizes.__getitem__, load=put, clock=clock)
+    memory = Tier(new_ledger(MAKERS[policy], "cpu", FLEET.cpu), weigh=FLEET.sizes.__getitem__, load=read, clock=clock)
+    slots = Tier(new_ledger(MAKERS[policy], "gpu", FLEET.gpu), weigh=FLEET.sizes.__getitem__, load=put, clock=clock)
     found = []
     for key in TRACE:
         found.append(GPU if slots.holds(key) else CPU if memory.holds(key) else DISK)

@@ -1,4 +1,4 @@
-"""The books of a tier: no order of requests, leases, pins and look-ahead breaks them."""
+"""The books of a tier: no order of requests, leases and pins breaks them."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,10 +10,8 @@ from lora_cli.errors import MachineError
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.eviction.lru import Lru
 from lora_cli.tiers.eviction.registry import POLICIES, PolicyName, new_ledger
-from lora_cli.tiers.history import History
 from lora_cli.tiers.ledger import Busy, Counts, Ledger
 from lora_cli.tiers.tier import Tier
-from lora_cli.tiers.view import View
 
 KEYS = "abcdefgh"
 WEIGHTS = {key: 1 + number % 4 for number, key in enumerate(KEYS)}
@@ -22,14 +20,13 @@ COSTS_MS = {key: float(1 + number * number) for number, key in enumerate(KEYS)}
 policies = st.sampled_from(sorted(POLICIES))
 keys = st.sampled_from(KEYS)
 steps = st.lists(
-    st.tuples(st.sampled_from(["ask", "ask", "ask", "lease", "release", "pin", "discard", "wait", "ahead"]), keys),
+    st.tuples(st.sampled_from(["ask", "ask", "ask", "lease", "release", "pin", "discard", "ahead"]), keys),
     max_size=80,
 )
 
 
 def ledger_of(policy: PolicyName, budget: Budget) -> Ledger:
-    history = History()
-    return Ledger(budget, POLICIES[policy](View(budget, history)), history, "cpu")
+    return new_ledger(POLICIES[policy], "cpu", budget)
 
 
 class Kept:
@@ -39,7 +36,6 @@ class Kept:
         self.ledger = ledger
         self.leased: list[str] = []
         self.pinned: set[str] = set()
-        self.waiting: list[str] = []
 
     def step(self, what: str, key: str) -> None:
         if what == "lease" and self.ledger.holds(key):
@@ -54,9 +50,6 @@ class Kept:
         elif what == "discard":
             goes = self.ledger.holds(key) and key not in self.leased
             assert self.ledger.discard(key) == goes
-        elif what == "wait":
-            self.waiting = [*self.waiting[-2:], key]
-            self.ledger.waiting(self.waiting)
         elif what in {"ask", "ahead"}:
             self.come(key, ahead=what == "ahead")
 
@@ -64,23 +57,19 @@ class Kept:
         before = self.ledger.keys()
         try:
             if ahead and key not in self.ledger:
-                evicted = self.ledger.admit(key, WEIGHTS[key], ahead=True)
-                assert not set(evicted) & set(self.waiting)
+                evicted = self.ledger.admit(key, WEIGHTS[key])
                 self.ledger.loaded(key, COSTS_MS[key], ahead=True)
             else:
                 evicted = self.ledger.ask(key, WEIGHTS[key], COSTS_MS[key]).evicted
         except MachineError:
             assert self.ledger.keys() == before
-            spared = set(self.leased) | self.pinned | (set(self.waiting) if ahead else set())
+            spared = set(self.leased) | self.pinned
             free = [one for one in before if one not in spared]
             kept = sum(WEIGHTS[one] for one in before if one not in free) + WEIGHTS[key]
             budget = self.ledger.budget
             assert len(before) - len(free) >= budget.items or kept > (budget.max_bytes or kept)
             return
         assert not set(evicted) & (set(self.leased) | self.pinned)
-        if set(evicted) & set(self.waiting):
-            left = set(before) - set(evicted)
-            assert left <= set(self.leased) | self.pinned | set(self.waiting)
 
 
 @given(policies, steps, st.integers(1, 5), st.integers(4, 12) | st.none())
@@ -111,7 +100,7 @@ def test_a_tier_does_what_a_replay_of_its_requests_says(
         now += COSTS_MS[key] / 1e3
         return key
 
-    tier = Tier(new_ledger(policy, "cpu", budget), weigh=WEIGHTS.__getitem__, load=load, clock=lambda: now)
+    tier = Tier(ledger_of(policy, budget), weigh=WEIGHTS.__getitem__, load=load, clock=lambda: now)
     for key in requests:
         with tier.lease(key) as lease:
             assert lease.hit == ledger.ask(key, WEIGHTS[key], COSTS_MS[key]).hit
@@ -119,22 +108,11 @@ def test_a_tier_does_what_a_replay_of_its_requests_says(
     assert tier.keys() == ledger.keys()
 
 
-def test_who_waits_leaves_when_nobody_else_can_the_last_one_first() -> None:
-    ledger = ledger_of("lru", Budget(3))
-    for key in "abc":
-        ledger.ask(key, 1, 1.0)
-    ledger.waiting(["b", "a", "x"])
-    assert ledger.ask("d", 1, 1.0).evicted == ("c",)
-    ledger.lease("d")
-    assert ledger.ask("e", 1, 1.0).evicted == ("a",)
-
-
 def test_who_comes_is_counted_and_cannot_leave() -> None:
     ledger = ledger_of("lru", Budget(2))
     assert ledger.admit("a", 1) == ()
     assert (ledger.holds("a"), ledger.coming("a"), ledger.keys(), ledger.used_bytes) == (False, True, (), 1)
     ledger.ask("b", 1, 1.0)
-    ledger.waiting(["b", "a"])
     assert ledger.ask("c", 1, 1.0).evicted == ("b",)
     ledger.failed("a")
     assert (ledger.coming("a"), ledger.used_bytes) == (False, 1)

@@ -149,14 +149,13 @@ def test_many_threads_leave_books_that_add_up(policy: PolicyName) -> None:
         held[key] -= 1
 
     cpu: Tier[str] = Tier(
-        new_ledger(policy, "cpu", Budget(4, 14)), weigh=lambda key: 1 + ord(key) % 4, load=load, drop=drop
+        new_ledger(POLICIES[policy], "cpu", Budget(4, 14)), weigh=lambda key: 1 + ord(key) % 4, load=load, drop=drop
     )
 
     def work(seed: int) -> None:
         for number in range(80):
             key = "abcdefgh"[(seed + number * number * (seed + 2)) % 8]
             if number % 9 == seed:
-                cpu.waiting([key, "a"])
                 cpu.prefetch("abcdefgh"[number % 8])
             with cpu.lease(key, patience_s=10):
                 assert held[key] == 1
@@ -169,25 +168,6 @@ def test_many_threads_leave_books_that_add_up(policy: PolicyName) -> None:
     assert sorted(key for key, count in held.items() if count) == sorted(cpu.keys())
     assert cpu.used_bytes() == sum(1 + ord(key) % 4 for key, count in held.items() if count)
     assert cpu.counts().hits + cpu.counts().loads >= 320
-
-
-def test_who_waits_in_the_queue_is_passed_over() -> None:
-    dropped: list[str] = []
-    cpu = tier(2, dropped=dropped)
-    ask(cpu, "a", "b")
-    cpu.waiting(["a"])
-    ask(cpu, "c")
-    assert dropped == ["b"]
-
-
-def test_nobody_who_waits_leaves_for_one_that_is_loaded_ahead() -> None:
-    cpu = tier(2)
-    ask(cpu, "a", "b")
-    cpu.waiting(["a", "b", "c"])
-    assert not cpu.prefetch("c")
-    cpu.waiting(["b", "c"])
-    assert cpu.prefetch("c")
-    assert cpu.keys() == ("b", "c")
 
 
 def test_many_threads_in_a_small_tier_all_have_their_turn() -> None:

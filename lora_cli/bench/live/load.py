@@ -3,8 +3,7 @@
 import asyncio
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -18,6 +17,21 @@ LEAD_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
+class Load:
+    """Requests to the server at ``address``, at most ``max_concurrency`` at once (None: as many as there are).
+
+    Where the loop is ``closed``, a request's time is when the one before it leaves it a place. ``probing`` goes beside.
+    """
+
+    address: Address
+    token: str
+    asks: Sequence[Ask]
+    max_concurrency: int | None = None
+    closed: bool = False
+    probing: "Probing | None" = None
+
+
+@dataclass(frozen=True, slots=True)
 class Probing:
     """One small request at a time of its own, beside the load: ``ask`` goes out each ``every_s`` seconds."""
 
@@ -25,56 +39,37 @@ class Probing:
     every_s: float
 
 
-def run_load(
-    address: Address,
-    token: str,
-    asks: Sequence[Ask],
-    course: Course,
-    *,
-    max_concurrency: int | None = None,
-    closed: bool = False,
-    probing: Probing | None = None,
-    told: Callable[[int], None] = lambda _done: None,
-) -> None:
-    """Send every request at its time, at most ``max_concurrency`` at once, and wait for all of them.
+def run_load(load: Load, course: Course, told: Callable[[int], None] = lambda _done: None) -> None:
+    """Send every request at its time, and wait for all of them; ``told`` hears how many are done.
 
-    Where the loop is ``closed``, a request's time is when the one before it leaves it a place. ``told`` hears how many
-    are done. A ``KeyboardInterrupt`` lets go of what is under way.
+    A ``KeyboardInterrupt`` lets go of what is under way. The garbage collector passes over all that is there by now,
+    from here on: to go through it would stop everything for long.
     """
-    with _unswept():
-        asyncio.run(_run(address, token, asks, course, max_concurrency, closed, probing, told))
+    gc.collect()
+    gc.freeze()
+    asyncio.run(_run(load, course, told))
 
 
-async def _run(
-    address: Address,
-    token: str,
-    asks: Sequence[Ask],
-    course: Course,
-    max_concurrency: int | None,
-    closed: bool,
-    probing: Probing | None,
-    told: Callable[[int], None],
-) -> None:
-    places = asyncio.Semaphore(max_concurrency or len(asks) or 1)
+async def _run(load: Load, course: Course, told: Callable[[int], None]) -> None:
+    places = asyncio.Semaphore(load.max_concurrency or len(load.asks) or 1)
 
     def clock() -> float:
         return time.perf_counter() - begin
 
-    async with Streaming(address, token, clock) as streaming, asyncio.TaskGroup() as group:
+    async with Streaming(load.address, load.token, clock) as streaming, asyncio.TaskGroup() as group:
         begin = time.perf_counter() + LEAD_S
 
         async def one(ask: Ask) -> None:
             woke_s = clock()
             async with places:
-                if closed:
+                if load.closed:
                     woke_s = clock()
                     ask = ask._replace(time_s=woke_s)
                 course.answers.append(await streaming.send(ask, woke_s))
             told(len(course.answers))
 
-        beside = group.create_task(_probe(streaming, clock, probing, course)) if probing is not None else None
-        load = [await _at(ask, clock, group, one) for ask in asks]
-        await asyncio.gather(*load)
+        beside = group.create_task(_probe(streaming, clock, load.probing, course)) if load.probing is not None else None
+        await asyncio.gather(*[await _at(ask, clock, group, one) for ask in load.asks])
         if beside is not None:
             beside.cancel()
 
@@ -97,14 +92,3 @@ async def _probe(streaming: Streaming, clock: Callable[[], float], probing: Prob
     async with asyncio.TaskGroup() as group:
         for number in count():
             await _at(probing.ask._replace(time_s=number * probing.every_s), clock, group, one)
-
-
-@contextmanager
-def _unswept() -> Iterator[None]:
-    """The garbage collector passes over all that is there by now: a sweep through it would stop everything for long."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()

@@ -58,7 +58,7 @@ class Adaptive:
 
     Every request is put to every shadow. What a miss costs is what its load took, or what the objective says, so that
     experts are judged by what is to be small and not by hits. The tier lets go of who is not in the leader's shadow,
-    then of who would leave there. Shadows know nothing of leases, pins and look-ahead: those bind the tier, whatever
+    then of who would leave there. Shadows know nothing of leases and pins: those bind the tier, whatever
     is chosen.
     """
 

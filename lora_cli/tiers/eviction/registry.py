@@ -28,15 +28,15 @@ POLICIES: Mapping[PolicyName, Callable[[View], Eviction]] = {
 
 
 def new_ledger(
-    policy: PolicyName,
+    make: Callable[[View], Eviction],
     name: str,
     budget: Budget,
     history: History | None = None,
     objective: Objective = "stall",
 ) -> Ledger:
-    """The empty books of one tier, whose adapters leave by that policy, over ``history`` or one of its own.
+    """The empty books of one tier with one of ``POLICIES``, over ``history`` or a history of its own.
 
     A history belongs to one tier: requests that one answers are not asked of the next.
     """
     view = View(budget, history if history is not None else History(), objective)
-    return Ledger(budget, POLICIES[policy](view), view.history, name)
+    return Ledger(budget, make(view), view.history, name)

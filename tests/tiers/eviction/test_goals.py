@@ -1,4 +1,4 @@
-"""What ``adaptive`` promises, without look-ahead, on seeds and families that its parameters were not chosen by.
+"""What ``adaptive`` promises, on seeds and families that its parameters were not chosen by.
 
 The margins are printed (``pytest -s``). Hit ratios are from an empty tier on, so the first loads are among the misses.
 """
@@ -9,12 +9,13 @@ from statistics import mean
 
 import pytest
 
+from lora_cli.bench.belady import belady
 from lora_cli.bench.popularity import parse_popularity, weights
-from lora_cli.bench.replay import optimal_hits, replay
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.eviction.registry import PolicyName
 from tests.long import in_long
 from tests.tiers.eviction.families import ADAPTERS, CHOSEN, HELD_OUT, SEEN
+from tests.tiers.eviction.replaying import replay
 
 SEEDS = (21, 22)
 LONG, SHORT = 20_000, 8_000
@@ -35,8 +36,8 @@ class Ratios:
 @cache
 def ratios(name: str, slots: int, seed: int, requests: int) -> Ratios:
     trace, budget = FAMILIES[name](requests, seed), Budget(slots)
-    lru, adaptive = (replay(trace, budget, policy, objective="hits").hit_ratio for policy in ("lru", "adaptive"))
-    return Ratios(lru, adaptive, optimal_hits(trace, slots) / requests)
+    lru, adaptive = (replay(trace, budget, policy, objective="hits").hits / requests for policy in ("lru", "adaptive"))
+    return Ratios(lru, adaptive, sum(belady(trace, slots)[0]) / requests)
 
 
 @pytest.mark.parametrize("slots", in_long((8, 32), 8))
