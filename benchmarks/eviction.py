@@ -20,7 +20,7 @@ from fetching.servers import ROOT
 
 sys.path.insert(0, str(ROOT))
 
-from lora_cli.bench.belady import belady
+from lora_cli.bench.optimal_bounds import belady
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.eviction.registry import POLICIES, PolicyName
 from tests.tiers.eviction.families import ADAPTERS, CHOSEN, HELD_OUT

@@ -19,15 +19,13 @@ from fetching.servers import ROOT
 
 sys.path.insert(0, str(ROOT))
 
-from lora_cli.bench.lengths import Lengths
-from lora_cli.bench.live.answer import Course
-from lora_cli.bench.live.ask import asks
 from lora_cli.bench.live.load import Load, run_load
+from lora_cli.bench.live.requests import Course, asks
 from lora_cli.bench.live.target import find_target
 from lora_cli.bench.popularity import parse_popularity
 from lora_cli.bench.quantiles import nearest_rank
 from lora_cli.bench.trace import Trace
-from lora_cli.bench.traffic import Traffic, make_requests
+from lora_cli.bench.traffic import Lengths, Traffic, make_requests
 from lora_cli.endpoint.address import parse_address
 from tests.bench.null_server import NullServer
 

@@ -18,7 +18,7 @@ from lora_cli.runtime import loading
 from lora_cli.runtime.composable import scalings
 from lora_cli.runtime.loading import load_into
 from lora_cli.runtime.messages import Job, Limits, Plan
-from lora_cli.runtime.packing import pack, packed_infos
+from lora_cli.runtime.shelf import pack, packed_infos
 from lora_cli.runtime.slots import Slots
 from lora_cli.runtime.weights import read_weights
 from lora_cli.runtime.worker import Worker

@@ -6,10 +6,10 @@ from math import inf, isfinite
 from typing import Any, Literal
 
 from lora_cli import __version__
-from lora_cli.bench.links import Link
+from lora_cli.bench.link_model import Link
 from lora_cli.bench.trace import Trace
 from lora_cli.core.json_schema import EXCLUDED, INLINE, AtMostOne, Count, Positive, Share, Version
-from lora_cli.tiers.view import Objective
+from lora_cli.tiers.budget import Objective
 
 Mode = Literal["simulate", "in-process", "live"]
 PolicyKind = Literal["online", "exact", "bound"]

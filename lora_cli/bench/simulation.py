@@ -4,16 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from lora_cli.bench.belady import best_course
-from lora_cli.bench.bounds import least_cost_ms, most_hits
 from lora_cli.bench.fleet import Fleet
+from lora_cli.bench.optimal_bounds import best_course, least_cost_ms, most_hits
 from lora_cli.bench.outcome import SHARES, outcome, policy_report
-from lora_cli.bench.policies import OPT, slowest_first
 from lora_cli.bench.report import Bounds, PolicyReport, SimulationReport, TierReport, TiersReport
-from lora_cli.bench.simulate import GPU, simulate, stalls_ms
+from lora_cli.bench.simulate import GPU, OPT, simulate, slowest_first, stalls_ms
 from lora_cli.bench.spread import spread
 from lora_cli.bench.trace import Trace
-from lora_cli.tiers.view import Objective
+from lora_cli.tiers.budget import Objective
 
 DEFINITIONS = {
     "hit_ratio": "requests that find their adapter in a slot, of all; the first request of each is a miss",

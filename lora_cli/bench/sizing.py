@@ -5,16 +5,14 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
-from lora_cli.bench.conditions import Condition
 from lora_cli.bench.fleet import Fleet
-from lora_cli.bench.metrics import policy_metrics
 from lora_cli.bench.outcome import outcome
 from lora_cli.bench.report import LoadsReport, Plan, PlanAnswer, PlanReport, PolicyPlan
 from lora_cli.bench.simulate import simulate, stalls_ms
 from lora_cli.bench.spread import spread
+from lora_cli.bench.thresholds import Condition, policy_metrics
 from lora_cli.bench.trace import Trace
-from lora_cli.tiers.budget import Budget
-from lora_cli.tiers.view import Objective
+from lora_cli.tiers.budget import Budget, Objective
 
 OF_SLOTS_ALONE = frozenset({"hit_ratio"})
 """Metrics that memory changes nothing about."""

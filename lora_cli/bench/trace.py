@@ -1,9 +1,22 @@
-"""What is asked of a server, and when: one trace for every policy and every server that is compared."""
+"""What is asked of a server, and when: one trace for every policy and every server that is compared; as a file, too.
 
+A file has one JSON object a line, in the order of time:
+
+    {"t": 0.012345, "adapter": "sql", "prompt_tokens": 128, "output_tokens": 16}
+
+``t`` is in seconds from the start, and may be left out of all lines: the requests then come as fast as they can. Token
+counts may be left out too. Other keys (``session``, ``rank``) are for other readers, and are passed over.
+"""
+
+import json
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lora_cli.core import parse
+from lora_cli.errors import FormatError, MachineError, NotFound, UsageError
 
 
 class Request(NamedTuple):
@@ -57,3 +70,96 @@ def trace_of(requests: Iterable[Request]) -> Trace:
         prompt_tokens.append(one.prompt_tokens)
         output_tokens.append(one.output_tokens)
     return Trace(tuple(places), which, times_s, prompt_tokens, output_tokens)
+
+
+MOST_REQUESTS = 10_000_000
+MOST_TOKENS = 10_000_000
+LONGEST_LINE = 65_536
+LONGEST_NAME = 4_096
+LATEST_S = 1e8
+"""Three years: what is later is a time of day, or milliseconds."""
+
+PROMPT_TOKENS, OUTPUT_TOKENS = 128, 16
+"""What a request has of each where its line says nothing."""
+
+
+def trace_lines(trace: Trace) -> Iterator[str]:
+    """Every line of a trace's file, with its line feed."""
+    quoted = [json.dumps(name, ensure_ascii=False) for name in trace.names]
+    for time_s, which, prompt, output in zip(
+        trace.times_s, trace.which, trace.prompt_tokens, trace.output_tokens, strict=True
+    ):
+        yield (
+            f'{{"t": {time_s!r}, "adapter": {quoted[which]}, "prompt_tokens": {prompt}, "output_tokens": {output}}}\n'
+        )
+
+
+def read_trace(file: Path) -> Trace:
+    """The trace of a file.
+
+    Raises:
+        NotFound: there is no such file.
+        UsageError: a line is wrong (the message has its number), or there are none or too many.
+        MachineError: it cannot be read.
+    """
+    try:
+        with file.open("rb") as lines:
+            return parse_trace(_bounded(lines, str(file)), str(file))
+    except FileNotFoundError as error:
+        raise NotFound(f"{file}: there is no such trace", hint="--save-trace writes one") from error
+    except OSError as error:
+        raise MachineError(f"{file} cannot be read: {error.strerror or error}") from error
+
+
+def parse_trace(lines: Iterable[bytes], where: str) -> Trace:
+    """The trace of these lines; empty ones are passed over.
+
+    Raises:
+        UsageError: see ``read_trace``.
+    """
+    trace = trace_of(_requests(lines, where))
+    if not len(trace):
+        raise UsageError(f"{where}: there are no requests in it", hint='{"t": 0.5, "adapter": "sql"}')
+    return trace
+
+
+def _requests(lines: Iterable[bytes], where: str) -> Iterator[Request]:
+    before, found = 0.0, 0
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            one = _request(line, before)
+        except FormatError as error:
+            said = error.message.replace("line 1 column", "column")
+            raise UsageError(f"{where}: line {number}: {said}", hint="a trace has one JSON object a line") from error
+        if found == MOST_REQUESTS:
+            raise UsageError(f"{where}: line {number}: a trace has at most {MOST_REQUESTS} requests")
+        before, found = one.time_s, found + 1
+        yield one
+
+
+def _bounded(lines: Any, where: str) -> Iterator[bytes]:
+    number = 0
+    while line := lines.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(line) > LONGEST_LINE:
+            raise UsageError(f"{where}: line {number}: is longer than {LONGEST_LINE} bytes")
+        yield line
+
+
+def _request(line: bytes, before: float) -> Request:
+    fields = parse.json_object(line.strip(), "")
+    time_s = float(parse.number(fields.get("t", before), "t"))
+    if not before <= time_s <= LATEST_S:
+        limit = f"at least {before}, as the line before" if time_s < before else f"at most {LATEST_S:.0f} seconds"
+        raise FormatError(f"must be {limit}, not {time_s}", where="t")
+    name = parse.text(parse.required(fields, "adapter", "the request"), "adapter")
+    if not 0 < len(name) <= LONGEST_NAME:
+        raise FormatError(f"must have 1 to {LONGEST_NAME} characters, not {len(name)}", where="adapter")
+    return Request(
+        time_s,
+        name,
+        parse.integer(fields.get("prompt_tokens", PROMPT_TOKENS), "prompt_tokens", minimum=0, maximum=MOST_TOKENS),
+        parse.integer(fields.get("output_tokens", OUTPUT_TOKENS), "output_tokens", minimum=0, maximum=MOST_TOKENS),
+    )

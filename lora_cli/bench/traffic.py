@@ -3,16 +3,111 @@
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from math import inf
 
-from lora_cli.bench.arrivals import arrival_times, ramped_times
-from lora_cli.bench.draws import Draws
-from lora_cli.bench.lengths import Lengths
+from lora_cli.bench.draws import Draws, exp, log
 from lora_cli.bench.popularity import Popularity
-from lora_cli.bench.ramp import Ramp
-from lora_cli.bench.trace import Trace
+from lora_cli.bench.trace import MOST_TOKENS, Trace
 from lora_cli.bench.workload import make_drift, make_scan, make_sessions, make_trace
 from lora_cli.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """From the least to the most, both included."""
+
+    least: int
+    most: int
+
+    def drawn(self, draws: Draws) -> int:
+        """One of them."""
+        return self.least if self.least == self.most else self.least + draws.below(self.most - self.least + 1)
+
+
+def parse_lengths(text: str, flag: str) -> Lengths:
+    """``128``, or ``8-512``.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    first, dash, last = text.partition("-")
+    numbers = [first, last] if dash else [first, first]
+    if all(one.isascii() and one.isdecimal() and len(one) <= 8 for one in numbers):
+        least, most = map(int, numbers)
+        if least <= most <= MOST_TOKENS and most:
+            return Lengths(least, most)
+    raise UsageError(f"{flag} {text[:60]}: must be a number of tokens, or a range", hint=f"{flag} 128, {flag} 8-512")
+
+
+STRATEGIES = ("linear", "exponential")
+
+
+@dataclass(frozen=True, slots=True)
+class Ramp:
+    """From ``start`` requests a second at the first one to ``end`` at the last."""
+
+    strategy: str
+    start: float
+    end: float
+
+    def __str__(self) -> str:
+        return f"{self.strategy} {self.start:g}-{self.end:g}"
+
+    def rate(self, number: int, requests: int) -> float:
+        """Requests a second when request ``number`` of so many is next."""
+        progress = number / max(requests - 1, 1)
+        if self.strategy == "linear":
+            return self.start + (self.end - self.start) * progress
+        return self.start * exp(log(self.end / self.start) * progress)
+
+
+def ramp_of(strategy: str | None, start: int | None, end: int | None) -> Ramp | None:
+    """The ramp that is asked for, or none.
+
+    Raises:
+        UsageError: a part of it is missing or wrong.
+    """
+    if strategy is None and start is None and end is None:
+        return None
+    if strategy not in STRATEGIES or start is None or end is None or start > end:
+        raise UsageError(
+            "a ramp is linear or exponential, and goes up from one rate to another",
+            hint="--ramp-up-strategy linear --ramp-up-start-rps 1 --ramp-up-end-rps 20",
+        )
+    return Ramp(strategy, float(start), float(end))
+
+
+MICROSECONDS = 6
+"""Decimals that a time keeps: as many as a trace's file has."""
+
+
+def arrival_times(requests: int, request_rate: float, burstiness: float, seed: int) -> "array[float]":
+    """Seconds from the start of the run, one for each request, rising.
+
+    The gaps are Gamma variates of shape ``burstiness``: 1 is Poisson, less comes in bursts (their coefficient of
+    variation is ``1 / sqrt(burstiness)``), and with an infinite one they are all equal. As in vLLM the last request
+    comes at ``requests / request_rate`` exactly. With an infinite rate all come at 0.
+    """
+    if request_rate == inf:
+        return array("d", bytes(8 * requests))
+    if burstiness == inf:
+        return array("d", (round(number / request_rate, MICROSECONDS) for number in range(1, requests + 1)))
+    draws = Draws.apart("arrivals", seed)
+    times = list(accumulate(draws.gamma(burstiness) for _ in range(requests)))
+    stretch = requests / request_rate / times[-1] if times and times[-1] > 0 else 0.0
+    return array("d", (round(time * stretch, MICROSECONDS) for time in times))
+
+
+def ramped_times(requests: int, ramp: Ramp, burstiness: float, seed: int) -> "array[float]":
+    """The same at a rate that rises: each gap is of the rate at its request, and nothing is stretched, as in vLLM."""
+    draws = Draws.apart("arrivals", seed)
+    gaps = (
+        (1.0 if burstiness == inf else draws.gamma(burstiness) / burstiness) / ramp.rate(number, requests)
+        for number in range(requests)
+    )
+    return array("d", (round(time, MICROSECONDS) for time in accumulate(gaps)))
+
 
 MOST = 1_000_000
 

@@ -4,16 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from lora_cli.bench.live.answer import Course
-from lora_cli.bench.live.ask import PROMPTS, Ask, asks, body_of
-from lora_cli.bench.live.goodput import Slo, parse_goodput
 from lora_cli.bench.live.load import Load, Probing, run_load
-from lora_cli.bench.live.numbers import Run, live_names
+from lora_cli.bench.live.numbers import Run, Slo, kinds, live_names, parse_goodput
+from lora_cli.bench.live.requests import PROMPTS, Ask, Course, asks, body_of
 from lora_cli.bench.live.result import errors, live_report
 from lora_cli.bench.live.target import Target, find_target, find_vocabulary, slots_of
-from lora_cli.bench.live.tiers import kinds
+from lora_cli.bench.measured import environment
 from lora_cli.bench.report import BenchReport, LiveReport, run_of
-from lora_cli.bench.run import environment
 from lora_cli.bench.trace import Trace
 from lora_cli.bench.traffic import parse_rate
 from lora_cli.cli.bench_options import BenchOptions, Workload, save_trace, workload_of

@@ -7,20 +7,16 @@ from pathlib import Path
 
 import typer
 
-from lora_cli.bench.lengths import parse_lengths
-from lora_cli.bench.popularity import Popularity
-from lora_cli.bench.popularity_file import Counted, read_popularity
-from lora_cli.bench.ramp import Ramp, ramp_of
-from lora_cli.bench.trace import Trace
-from lora_cli.bench.trace_file import read_trace, trace_lines
-from lora_cli.bench.traffic import Shape, Traffic, make_requests, parse_rate, shape_of
+from lora_cli.bench.popularity import Counted, Popularity, read_popularity
+from lora_cli.bench.trace import Trace, read_trace, trace_lines
+from lora_cli.bench.traffic import Ramp, Shape, Traffic, make_requests, parse_lengths, parse_rate, ramp_of, shape_of
 from lora_cli.cli import options
 from lora_cli.cli.options import option, result
 from lora_cli.cli.output import ReportFormat, write
 from lora_cli.core.text import safe
 from lora_cli.errors import UsageError
 from lora_cli.runtime.messages import Forward
-from lora_cli.tiers.view import Objective
+from lora_cli.tiers.budget import Objective
 
 mode = partial(option, default=None, panel="What is measured")
 workload = partial(option, default=None, panel="Workload")

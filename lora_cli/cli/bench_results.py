@@ -7,9 +7,8 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from lora_cli.bench.conditions import Condition, parse_condition
-from lora_cli.bench.regression import changes, judged, read_baseline
 from lora_cli.bench.report import KEYS, BenchReport
+from lora_cli.bench.thresholds import Condition, changes, judged, parse_condition, read_baseline
 from lora_cli.bench.trace import Trace
 from lora_cli.cli.bench_options import BenchOptions, save_trace
 from lora_cli.cli.output import drawable, drawn, to_stderr, width, writable, write, written

@@ -3,18 +3,15 @@
 import sys
 from collections.abc import Callable, Collection, Sequence
 
-from lora_cli.bench.conditions import Condition, of_waiting, parse_goals
-from lora_cli.bench.fleet import Fleet, sized
-from lora_cli.bench.links import BYTES_PER_RANK, DISK_LINK, GPU_LINK, Links, parse_link
-from lora_cli.bench.measured_links import read_links
-from lora_cli.bench.metrics import simulated_names, simulation_metrics
-from lora_cli.bench.policies import OPT, parse_policies
-from lora_cli.bench.ranks import parse_ranks
+from lora_cli.bench.fleet import Fleet, parse_ranks, sized
+from lora_cli.bench.link_model import BYTES_PER_RANK, DISK_LINK, GPU_LINK, Links, parse_link, read_links
+from lora_cli.bench.measured import environment
 from lora_cli.bench.report import BenchSetting, VllmRun, bench_report, run_of
-from lora_cli.bench.run import environment
+from lora_cli.bench.simulate import OPT, parse_policies
 from lora_cli.bench.simulation import DEFINITIONS, simulate_all
 from lora_cli.bench.sizing import DEFINITIONS as PLAN_DEFINITIONS
 from lora_cli.bench.sizing import plan_metrics, planned_names, size_all
+from lora_cli.bench.thresholds import Condition, of_waiting, parse_goals, simulated_names, simulation_metrics
 from lora_cli.bench.trace import Trace
 from lora_cli.cli.bench_options import RANKS, BenchOptions, adapter_names, save_trace, workload_of
 from lora_cli.cli.bench_results import concluding

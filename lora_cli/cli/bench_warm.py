@@ -18,11 +18,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from lora_cli.bench.fleet import parse_ranks
 from lora_cli.bench.live.numbers import live_names
-from lora_cli.bench.measured import MEASURED, measured_report
-from lora_cli.bench.ranks import parse_ranks
+from lora_cli.bench.measured import MEASURED, Served, environment, measured_report, run_trace
 from lora_cli.bench.report import MeasurementReport, run_of
-from lora_cli.bench.run import Served, environment, run_trace
 from lora_cli.bench.synthetic import total_bytes, write_synthetic
 from lora_cli.bench.trace import Trace
 from lora_cli.cli.bench_live import live

@@ -3,9 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
-from lora_cli.bench.links import Link
-from lora_cli.bench.live.numbers import LATE_MS, MEASURES
-from lora_cli.bench.live.tiers import KINDS, SERVER
+from lora_cli.bench.link_model import Link
+from lora_cli.bench.live.numbers import KINDS, LATE_MS, MEASURES, SERVER
 from lora_cli.bench.measured import by_kind
 from lora_cli.bench.outcome import SHARES
 from lora_cli.bench.quantiles import nearest_rank

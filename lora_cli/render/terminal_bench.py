@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
-from lora_cli.bench.live.tiers import SERVER
+from lora_cli.bench.live.numbers import SERVER
 from lora_cli.bench.outcome import SHARES
 from lora_cli.bench.report import BenchReport, LiveReport, MeasurementReport, MetricChange, PlanReport, SimulationReport
 from lora_cli.core.text import cut, milliseconds, safe

@@ -7,7 +7,7 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 
 from lora_cli.errors import LoraCliError
-from lora_cli.runtime.completing import complete
+from lora_cli.runtime.generation import complete
 from lora_cli.runtime.messages import Answer, Complete, Drop, Load, Look, Prefetch, ServeOnce, Stage
 from lora_cli.runtime.parent import Parent, Send
 from lora_cli.runtime.worker import Worker

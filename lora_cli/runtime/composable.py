@@ -129,7 +129,7 @@ def _replacing(config: LoraConfig) -> Callable[[Key], bool]:
 def copied_modules(adapter: Adapter, base: BaseModel) -> dict[str, str]:
     """Tensors that may be mere copies of the base's own weight, by name: the module each is of.
 
-    They have the shape of the base's. Whether they are equal to it, only the values say (``copies``).
+    They have the shape of the base's. Whether they are equal to it, only the values say (``shelf``).
     """
     found: dict[str, str] = {}
     replaces = _replacing(adapter.config) if adapter.config is not None else lambda _: False

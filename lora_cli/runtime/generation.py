@@ -1,12 +1,90 @@
-"""Greedy generation of one static batch, each row with its own slot, over transformers' own key-value cache."""
+"""Greedy generation of a static batch, each row with its own slot, over transformers' own key-value cache."""
 
 import inspect
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lora_cli.errors import FormatError, LoraCliError, Refused, UsageError
+from lora_cli.runtime.messages import Complete, Completed, Heard, Piece, Placed, Row, TokenLogprob, Unanswered
 from lora_cli.runtime.model import ComposedModel, cache_name
+from lora_cli.runtime.room import out_of_memory
+from lora_cli.runtime.slots import BASE_SLOT
+
+if TYPE_CHECKING:
+    from lora_cli.runtime.whole import WholeModel
+    from lora_cli.runtime.worker import Worker
+
+Decode = Callable[[Sequence[int]], str]
+INCOMPLETE = "\ufffd"
+"""What stands at the end of a text while its last character has not all of its bytes yet."""
+
+
+class Answering:
+    """Holds one row between steps. ``decode`` is None where there is no tokenizer: its text is empty then.
+
+    Text is told as soon as it can no longer change: a token may be the first byte of a character, or the beginning of
+    what ``stop`` says. Tokens are decoded with those just before them, because some begin with a space only there.
+    """
+
+    def __init__(self, number: int, row: Row, decode: Decode | None, ends: Collection[int]) -> None:
+        self.number, self.row, self.finish = number, row, ""
+        self._decode = decode
+        self._ends = frozenset() if row.ignore_eos else frozenset(ends)
+        self._ids: list[int] = []
+        self._before = self._read = 0
+        self._held = ""
+        self._longest = max(map(len, row.stop), default=1) - 1
+
+    def take(self, token: int, logits: torch.Tensor) -> Piece:
+        """The next token, with the logits ``[vocabulary]`` that it is of."""
+        ids: tuple[int, ...] = ()
+        if token in self._ends:
+            self.finish = "stop"
+        else:
+            ids = (token,)
+            self._ids.append(token)
+            if len(self._ids) >= self.row.max_tokens:
+                self.finish = "length"
+        text = self._told()
+        return Piece(self.number, ids, text, self._logprobs(token, logits) if ids else (), self.finish)
+
+    def _told(self) -> str:
+        """What can be told of the text now: not what ``stop`` cuts off, nor what may be the beginning of it."""
+        self._held += self._grown(everything=bool(self.finish))
+        found = [place for place in (self._held.find(stop) for stop in self.row.stop) if place >= 0]
+        if found:
+            self.finish, self._held = "stop", self._held[: min(found)]
+        told = len(self._held) if self.finish else max(0, len(self._held) - self._longest)
+        text, self._held = self._held[:told], self._held[told:]
+        return text
+
+    def _grown(self, *, everything: bool) -> str:
+        """New text of the tokens so far; with ``everything`` what is incomplete too."""
+        if self._decode is None:
+            return ""
+        before = self._decode(self._ids[self._before : self._read])
+        text = self._decode(self._ids[self._before :])
+        if not everything and (len(text) <= len(before) or text.endswith(INCOMPLETE)):
+            return ""
+        self._before, self._read = self._read, len(self._ids)
+        return text[len(before) :]
+
+    def _logprobs(self, token: int, logits: torch.Tensor) -> tuple[TokenLogprob, ...]:
+        if self.row.logprobs is None:
+            return ()
+        logs = torch.log_softmax(logits, dim=-1)
+        top = torch.topk(logs, self.row.logprobs) if self.row.logprobs else None
+        pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True) if top is not None else ()
+        return (TokenLogprob(self._named(token), float(logs[token]), {self._named(one): log for one, log in pairs}),)
+
+    def _named(self, token: int) -> str:
+        text = self._decode([token]) if self._decode is not None else ""
+        return text if text and INCOMPLETE not in text else f"token_id:{token}"
 
 
 class Generation:
@@ -75,3 +153,103 @@ def greedy(
         answer.append(token)
         batch.feed([token])
     return answer, first
+
+
+Say = Callable[[object], None]
+
+NOT_FINITE = Refused("the model's logits are not numbers with this adapter", hint="lora-cli validate it")
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """One row that can be answered: the ids of its prompt, and the slot that its adapter is leased in."""
+
+    answering: Answering
+    ids: tuple[int, ...]
+    slot: int
+
+
+def complete(worker: "Worker", request: Complete, say: Say) -> Completed:
+    """Answer all rows; what is wrong with one is said of that one.
+
+    Raises:
+        UsageError: the warm process has no whole model.
+        MachineError: out of memory.
+    """
+    whole = worker.whole
+    if whole is None:
+        raise UsageError("there is no whole model to answer with", hint="start it with --forward model")
+    before = worker.resident.counts().evictions
+    with ExitStack() as leases, out_of_memory():
+        started = [
+            one
+            for one in (_start(worker, whole, number, row, leases, say) for number, row in enumerate(request.rows))
+            if one is not None
+        ]
+        evicted = worker.resident.counts().evictions - before
+        try:
+            _generate(worker, whole, started, say)
+        except Refused:
+            # The model flattens the rows of a batch somewhere: each adapter has a batch of its own.
+            for slot in dict.fromkeys(one.slot for one in started):
+                _generate(worker, whole, [one for one in started if one.slot == slot], say)
+    return Completed(len(request.rows), evicted)
+
+
+def _start(worker: "Worker", whole: "WholeModel", number: int, row: Row, leases: ExitStack, say: Say) -> Started | None:
+    """The row with its prompt as ids and its adapter in a slot for as long as ``leases``; None when that is refused."""
+    try:
+        ids = _ids(whole, row)
+        began, slot, tier = perf_counter(), BASE_SLOT, ""
+        if row.job is not None:
+            slot, tier = worker.leased(row.job, leases)
+        said: Heard = Placed(number, tier, (perf_counter() - began) * 1e3, ids)
+    except LoraCliError as error:
+        say(Unanswered(number, error))
+        return None
+    say(said)
+    return Started(Answering(number, row, whole.decode, whole.ends), ids, slot)
+
+
+def _ids(whole: "WholeModel", row: Row) -> tuple[int, ...]:
+    """The prompt as token ids that the model has, with room for the answer.
+
+    Raises:
+        UsageError: they are none.
+        FormatError: it is text, and there is no tokenizer.
+    """
+    ids = tuple(whole.chat.plain_ids(row.prompt)) if isinstance(row.prompt, str) else row.prompt
+    if not ids:
+        raise UsageError("the prompt is empty")
+    if max(ids) >= whole.vocabulary or min(ids) < 0:
+        raise UsageError(f"the prompt has token ids beyond the vocabulary of {whole.vocabulary}")
+    most = whole.max_model_len
+    if most is not None and len(ids) + row.max_tokens > most:
+        raise UsageError(
+            f"the prompt has {len(ids)} tokens and max_tokens is {row.max_tokens}: the model's context has {most}"
+        )
+    if row.stop and whole.decode is None:
+        raise FormatError("stop needs a tokenizer, and the base has none", where="stop")
+    return ids
+
+
+def _generate(worker: "Worker", whole: "WholeModel", started: Sequence[Started], say: Say) -> None:
+    """Step by step, until all rows have ended. Between steps others may use the device."""
+    if not started:
+        return
+    batch = Generation(whole.composed, [one.ids for one in started], [one.slot for one in started])
+    while True:
+        with worker.turns.request():
+            logits = batch.logits()
+        tokens = logits.argmax(-1).tolist()
+        for number, one in enumerate(started):
+            if one.answering.finish:
+                continue
+            if bool(torch.isnan(logits[number]).any()):
+                one.answering.finish = "stop"
+                say(Unanswered(one.answering.number, NOT_FINITE))
+            else:
+                say(one.answering.take(tokens[number], logits[number]))
+        if all(one.answering.finish for one in started):
+            return
+        batch.feed(tokens)

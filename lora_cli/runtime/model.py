@@ -12,11 +12,10 @@ from torch.utils.hooks import RemovableHandle
 
 from lora_cli.core.results import Moved
 from lora_cli.errors import FormatError, Refused
-from lora_cli.runtime.beside import Beside
 from lora_cli.runtime.forward import Bound, Segment, add_lora, bind, route
 from lora_cli.runtime.linear import OneDnnLinear, PackedLinear, through_onednn
 from lora_cli.runtime.slots import Slots, Stack
-from lora_cli.runtime.variants import Variant, variant
+from lora_cli.runtime.variants import Beside, Variant, variant
 
 
 def load_model(directory: Path, *, dtype: torch.dtype, device: str) -> nn.Module:

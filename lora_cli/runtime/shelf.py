@@ -2,21 +2,98 @@
 
 import threading
 from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 
+import torch
+from safetensors.torch import save_file
+
+from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
-from lora_cli.errors import Corrupt, MachineError
+from lora_cli.core.safetensors import TensorInfo
+from lora_cli.errors import Corrupt, MachineError, Refused
+from lora_cli.reading.safetensors_writer import write_errors
 from lora_cli.runtime.base_weights import BaseWeights
-from lora_cli.runtime.beside import Beside, beside_bytes, read_beside
-from lora_cli.runtime.composable import scalings
-from lora_cli.runtime.copies import refuse_changed_copies
+from lora_cli.runtime.composable import copied_modules, scalings
 from lora_cli.runtime.loading import load_into
 from lora_cli.runtime.messages import Job
-from lora_cli.runtime.packing import pack, packed_infos, read_packed
 from lora_cli.runtime.slots import Slots
-from lora_cli.runtime.weights import LoraWeights, read_weights
+from lora_cli.runtime.variants import Beside, beside_bytes, read_beside
+from lora_cli.runtime.weights import LoraWeights, factors, read_tensors, read_weights
 from lora_cli.store import Store
-from lora_cli.store.packed import packed_file
+from lora_cli.store.packed import find_packed, packed_file, publish_packed
+
+
+def refuse_changed_copies(directory: Path, adapter: Adapter, base: BaseModel, weights: BaseWeights) -> None:
+    """Compare every copy of the base's own weights, which PEFT saves beside a LoRA on an embedding or output layer.
+
+    Its ``save_embedding_layers="auto"`` (``utils/save_and_load.py``) writes them whether or not they were changed. They
+    say something only where they differ from the base's: a resized vocabulary, or layers that were trained as well.
+
+    Raises:
+        Refused: a copy differs, or there is no checkpoint to compare it with.
+        Corrupt, MachineError: as reading raises.
+    """
+    for module, info in _copies(adapter, base):
+        if weights.origin != "base":
+            raise Refused(
+                f"{adapter.name}: {info.name} is a copy of the base's own weight, and there is none to compare it with",
+                hint="give --base a directory with the model's safetensors files",
+            )
+        copy = read_tensors(directory / info.file, [info])[info.name]
+        own = weights.weight(module)
+        own = own.t() if base.modules[module].kind == "conv1d" else own
+        if copy.shape != own.shape or not torch.equal(copy, own.to(copy.device, copy.dtype)):
+            raise Refused(
+                f"{adapter.name}: {info.name} differs from the base's own weight, and cannot be composed yet",
+                hint="it was trained on another base, or the layer was trained as well",
+            )
+
+
+def _copies(adapter: Adapter, base: BaseModel) -> Iterator[tuple[str, TensorInfo]]:
+    for name, module in copied_modules(adapter, base).items():
+        yield module, adapter.tensors[name]
+
+
+def packed_infos(
+    store: Store, digest: str, adapter: Adapter, modules: Iterable[str]
+) -> Mapping[str, TensorInfo] | None:
+    """Where in the packed file of that snapshot each factor stands, by name; None when it is not packed."""
+    return find_packed(store, digest, (one for module in modules for one in factors(adapter, module)))
+
+
+def read_packed(store: Store, digest: str, adapter: Adapter, scalings: Mapping[str, float]) -> LoraWeights | None:
+    """The weights of that snapshot, in one read; None when they are not packed, or not as they were published.
+
+    Raises:
+        FormatError: as ``read_weights``.
+    """
+    placed = packed_infos(store, digest, adapter, scalings)
+    if placed is None:
+        return None
+    try:
+        return read_weights(packed_file(store, digest).parent, adapter, scalings, placed)
+    except (Corrupt, MachineError):  # somebody took it away meanwhile
+        return None
+
+
+def pack(store: Store, digest: str, adapter: Adapter, weights: LoraWeights) -> None:
+    """Keeps ``weights`` packed; where the cache may not be written, nothing happens.
+
+    They are the bytes of the snapshot; nothing is cast. What a pickle has in strides is not packed.
+    """
+    infos = [info for module in weights.modules for info in factors(adapter, module)]
+    if any(info.strides for info in infos):
+        return
+    parts = (part for module in weights.modules.values() for part in (module.a, module.b))
+    tensors = {info.name: part for info, part in zip(infos, parts, strict=True)}
+
+    def write(path: Path, metadata: Mapping[str, str]) -> None:
+        with write_errors():
+            save_file(tensors, path, dict(metadata))
+
+    publish_packed(store, digest, infos, write)
 
 
 class Shelf:

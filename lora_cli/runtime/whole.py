@@ -1,6 +1,9 @@
 """The whole model of a plan: its base answers are made once, and every adapter is held against them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -8,12 +11,98 @@ from torch import nn
 from lora_cli.core.results import Answers, Moved
 from lora_cli.errors import FormatError, UsageError
 from lora_cli.runtime.base_weights import check_checkpoint
-from lora_cli.runtime.chat import Chat, stops
-from lora_cli.runtime.dummy import dummy_model
 from lora_cli.runtime.generation import greedy
+from lora_cli.runtime.linear import through_onednn
 from lora_cli.runtime.messages import Plan
 from lora_cli.runtime.model import ComposedModel, load_model, moved
+from lora_cli.runtime.module_tree import causal_model, outline
+from lora_cli.runtime.room import available_bytes, refuse_if_short
 from lora_cli.runtime.slots import BASE_SLOT, Slots
+
+
+def dummy_model(config: Mapping[str, Any], *, dtype: torch.dtype, device: torch.device, seed: int) -> nn.Module:
+    """The causal language model that ``config`` (a ``config.json``) describes, initialised from ``seed``.
+
+    Raises:
+        FormatError: transformers makes no model of it.
+        MachineError: ``device`` has no room for its weights.
+    """
+    drawn = outline(config, partial(causal_model, dtype=dtype))
+    needed = sum(one.numel() * one.element_size() for one in drawn.parameters())
+    refuse_if_short("the base's weights", needed, available_bytes(device), "--forward modules, or a smaller base")
+    with torch.random.fork_rng(), device:
+        torch.manual_seed(seed)
+        model: nn.Module = causal_model(config, dtype=dtype)
+    return through_onednn(model.eval())
+
+
+class Chat:
+    """The tokenizer of the base in ``directory``, through transformers: no network, no code of its own.
+
+    Raises:
+        FormatError: the directory has no tokenizer that transformers can load.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        from transformers import AutoTokenizer
+
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(
+                directory, local_files_only=True, trust_remote_code=False
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise FormatError(
+                f"has no tokenizer that transformers can load: {said}",
+                where=str(directory),
+                hint="put the base's tokenizer files beside its config.json, or leave --prompt out",
+            ) from error
+
+    def ids(self, prompt: str) -> list[int]:
+        """Token ids of a user's turn in the tokenizer's chat template, or of the plain text without one.
+
+        Raises:
+            UsageError: it is no text.
+        """
+        _check_text(prompt)
+        if self._tokenizer.chat_template:
+            turn = [{"role": "user", "content": prompt}]
+            text = self._tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+            return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(self._tokenizer(prompt)["input_ids"])
+
+    def plain_ids(self, text: str) -> list[int]:
+        """Token ids of a text as it is, with what the tokenizer puts before any. Raises ``UsageError`` as ``ids``."""
+        _check_text(text)
+        return list(self._tokenizer(text)["input_ids"])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """What token ids say, without special tokens and with all its spaces."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def text(self, ids: Collection[int]) -> str:
+        """What token ids say, without special tokens."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    def stops(self, generation_config: Any) -> frozenset[int]:
+        """The token ids that end an answer, by the tokenizer and by the model's ``generation_config``."""
+        own = self._tokenizer.eos_token_id
+        return stops(generation_config) | ({own} if isinstance(own, int) else set())
+
+
+def _check_text(text: str) -> None:
+    """A tokenizer raises a TypeError at half a surrogate pair, which JSON and a command line can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"the prompt is no Unicode text: character {error.start} is half a surrogate pair") from error
+
+
+def stops(generation_config: Any) -> frozenset[int]:
+    """The token ids that end an answer by the model's ``generation_config`` alone."""
+    ends = getattr(generation_config, "eos_token_id", None)
+    return frozenset(end for end in (ends if isinstance(ends, list) else [ends]) if isinstance(end, int))
+
 
 CHECK_TOKENS = 16
 

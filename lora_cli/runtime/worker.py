@@ -6,6 +6,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,6 @@ from lora_cli.core.results import Answers, LoadReport
 from lora_cli.errors import FormatError, LoraCliError, MachineError
 from lora_cli.reading.base import has_weights
 from lora_cli.runtime.base_weights import BaseWeights, CheckpointWeights, SyntheticWeights
-from lora_cli.runtime.clock import AT_HAND, Clock, quiet
 from lora_cli.runtime.composable import largest_rank
 from lora_cli.runtime.forward import lora_delta, route
 from lora_cli.runtime.messages import Answer, Held, Holdings, Job, Plan, Ready, Served, TierName
@@ -31,6 +31,37 @@ from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.eviction.registry import POLICIES, new_ledger
 from lora_cli.tiers.history import History
 from lora_cli.tiers.tier import Tier
+
+
+def quiet(_stage: str) -> None:
+    """Tell nobody."""
+
+
+class Clock:
+    """One request at hand: whose it is, milliseconds by stage, and the stage that runs now."""
+
+    def __init__(self, job: Job, tell: Callable[[str], None]) -> None:
+        self.job, self._tell = job, tell
+        self.stage = ""
+        self.ms: dict[str, float] = {}
+
+    def began(self, stage: str) -> None:
+        """Tell the parent."""
+        self.stage = stage
+        self._tell(stage)
+
+    @contextmanager
+    def at(self, stage: str) -> Iterator[None]:
+        """Time the block as ``stage``."""
+        self.began(stage)
+        began = time.perf_counter()
+        yield
+        self.ms[stage] = (time.perf_counter() - began) * 1e3
+
+
+AT_HAND: ContextVar[Clock] = ContextVar("at_hand")
+"""The request of this thread: what a tier loads while it is served is loaded for it."""
+
 
 SERVED_TOKENS = 8
 """Tokens of the small batch that ``serve`` sends through an adapter."""

@@ -1,18 +1,18 @@
-"""How errors and adapters look to a client: vLLM's error object, and our own description of an adapter."""
+"""How errors and adapters look to a client: vLLM's error object, our own description of an adapter, and long lists."""
 
+import asyncio
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from dataclasses import fields
 from typing import Any, Literal
 
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from lora_cli.core.results import LoadReport
 from lora_cli.errors import ERRORS, LoraCliError
 from lora_cli.runtime.messages import Holdings
-from lora_cli.serving.entry import Entry
-from lora_cli.serving.failures import Failures
+from lora_cli.serving.adapters import Entry, Failures
 from lora_cli.serving.status_report import AdapterStatus
 
 STATUS: Mapping[int, tuple[int, str]] = {
@@ -26,10 +26,6 @@ STATUS: Mapping[int, tuple[int, str]] = {
 """HTTP status and vLLM's name of it by the exit code that the error would end a command with."""
 
 MODEL_FIELDS = {"object": "model", "owned_by": "lora-cli"}
-
-
-LONGEST_NAME = 100
-"""Characters of a name that a client made up, in what it is answered."""
 
 
 class Json(JSONResponse):
@@ -48,11 +44,6 @@ def encoded(value: object) -> bytes:
 
 def _fields(value: Any) -> dict[str, object]:
     return {field.name: getattr(value, field.name) for field in fields(value)}
-
-
-def shortened(name: str) -> str:
-    """A name that a client made up, as it is shown to it."""
-    return name if len(name) <= LONGEST_NAME else name[:LONGEST_NAME] + "…"
 
 
 def error_body(message: str, status: int, kind: str, hint: str = "") -> dict[str, Any]:
@@ -111,3 +102,23 @@ def described(entry: Entry, held: Held, failures: Failures, *, proved: bool) -> 
         failures=failure.count if failure is not None else 0,
         retry_in_s=round(failures.wait_s(entry.item.name), 3),
     )
+
+
+PIECE_BYTES = 1 << 15
+"""So much is written at once: about a millisecond of work."""
+
+
+def listed(head: Mapping[str, Any], key: str, values: Iterable[object]) -> Response:
+    """A JSON object: what ``head`` says, and under ``key`` the list of ``values``, which are made as they are sent."""
+    return StreamingResponse(_pieces(head, key, values), media_type="application/json")
+
+
+async def _pieces(head: Mapping[str, Any], key: str, values: Iterable[object]) -> AsyncIterator[bytes]:
+    piece = bytearray(encoded({**head, key: []})[:-2])
+    for number, value in enumerate(values):
+        piece += b"," * bool(number) + encoded(value)
+        if len(piece) >= PIECE_BYTES:
+            yield bytes(piece)
+            piece.clear()
+            await asyncio.sleep(0)
+    yield bytes(piece) + b"]}"

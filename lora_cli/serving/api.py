@@ -17,13 +17,10 @@ from lora_cli.core.item import Item
 from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.runtime.child_process import Died
 from lora_cli.runtime.messages import Served, ServeOnce
-from lora_cli.serving.answers import MODEL_FIELDS, Held, Json, described, error_of
+from lora_cli.serving.answers import MODEL_FIELDS, Held, Json, described, error_of, listed
 from lora_cli.serving.completions import Completions
-from lora_cli.serving.front import Front
-from lora_cli.serving.guard import Guard, failed, http_error, parsed
-from lora_cli.serving.having import had, taken_away, wait
-from lora_cli.serving.host import Host
-from lora_cli.serving.listing import listed
+from lora_cli.serving.front import Front, Guard, failed, http_error, parsed
+from lora_cli.serving.host import Host, had, taken_away, wait
 from lora_cli.serving.metrics import metrics_text
 from lora_cli.serving.requests import (
     CompletionRequest,

@@ -17,7 +17,7 @@ from lora_cli.core.keys import parse_key
 from lora_cli.core.results import LoadReport
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.errors import Refused
-from lora_cli.serving import admission_child, admissions, answers, connection, entries, front, looking
+from lora_cli.serving import adapters, admission_child, admissions, connection, front, looking
 from lora_cli.serving.admission_requests import Fetched, Setup
 from lora_cli.serving.admissions import Admissions
 from lora_cli.serving.connection import room_for_files
@@ -51,8 +51,8 @@ ROWS = [
     ("connections", "2048", connection.MOST_CONNECTIONS == 2048),
     ("connections", "256", connection.OTHER_FILES == 256),
     ("requests that are answered at once", "half", connection.MOST_REQUESTS * 2 == connection.MOST_CONNECTIONS),
-    ("an unknown name", "100 ", answers.LONGEST_NAME == 100),
-    ("an unknown name", "200 ", entries.MOST_SUGGESTED == 200),
+    ("an unknown name", "100 ", adapters.LONGEST_NAME == 100),
+    ("an unknown name", "200 ", adapters.MOST_SUGGESTED == 200),
     ("the process that owns the device", "0.5 s", looking.PATIENCE_S == 0.5),
     ("the process that owns the device", "0.8 s", looking.FIRST_PATIENCE_S == 0.8),
 ]

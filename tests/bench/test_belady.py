@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.bench.belady import belady
+from lora_cli.bench.optimal_bounds import belady
 from lora_cli.bench.popularity import parse_popularity
 from lora_cli.bench.workload import make_trace
 from lora_cli.tiers.budget import Budget

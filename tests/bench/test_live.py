@@ -9,22 +9,17 @@ from statistics import median
 import pytest
 from scipy import stats  # type: ignore[import-untyped]
 
-from lora_cli.bench.lengths import Lengths
-from lora_cli.bench.live.answer import Answer, Course
-from lora_cli.bench.live.ask import asks
-from lora_cli.bench.live.goodput import is_good, keeps, parse_goodput
 from lora_cli.bench.live.load import Load, run_load
-from lora_cli.bench.live.numbers import Run, live_names, numbers
-from lora_cli.bench.live.result import errors, live_report
-from lora_cli.bench.live.seeds import intervals, t_quantile, together
+from lora_cli.bench.live.numbers import INFERRED, Run, is_good, keeps, kinds, live_names, numbers, parse_goodput
+from lora_cli.bench.live.requests import Answer, Course, asks
+from lora_cli.bench.live.result import errors, intervals, live_report, t_quantile, together
 from lora_cli.bench.live.streaming import Stream
 from lora_cli.bench.live.target import find_target
-from lora_cli.bench.live.tiers import INFERRED, kinds
-from lora_cli.bench.metrics import more_is_better
 from lora_cli.bench.popularity import parse_popularity
 from lora_cli.bench.report import LiveReport, run_of
+from lora_cli.bench.thresholds import more_is_better
 from lora_cli.bench.trace import Request, trace_of
-from lora_cli.bench.traffic import Traffic, make_requests
+from lora_cli.bench.traffic import Lengths, Traffic, make_requests
 from lora_cli.endpoint.address import parse_address
 from lora_cli.errors import FormatError, UsageError
 from tests.bench.null_server import NullServer

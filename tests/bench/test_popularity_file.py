@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.bench.popularity import SCALE, parse_popularity, weights
-from lora_cli.bench.popularity_file import Counted, read_popularity
+from lora_cli.bench.popularity import SCALE, Counted, parse_popularity, read_popularity, weights
 from lora_cli.bench.workload import make_trace
 from lora_cli.errors import NotFound, UsageError
 

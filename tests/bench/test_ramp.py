@@ -5,8 +5,7 @@ from math import inf
 import numpy as np
 import pytest
 
-from lora_cli.bench.arrivals import ramped_times
-from lora_cli.bench.ramp import Ramp, ramp_of
+from lora_cli.bench.traffic import Ramp, ramp_of, ramped_times
 from lora_cli.errors import UsageError
 
 

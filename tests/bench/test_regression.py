@@ -5,11 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.bench.conditions import Condition, parse_condition, parse_goals
 from lora_cli.bench.live.numbers import live_names
 from lora_cli.bench.measured import MEASURED
-from lora_cli.bench.metrics import OF_A_POLICY, is_share
-from lora_cli.bench.regression import changes, judged, metric_change, read_baseline
+from lora_cli.bench.thresholds import (
+    OF_A_POLICY,
+    Condition,
+    changes,
+    is_share,
+    judged,
+    metric_change,
+    parse_condition,
+    parse_goals,
+    read_baseline,
+)
 from lora_cli.errors import MachineError, NotFound, UsageError
 
 KNOWN = ("hit_ratio", "stall_p99_ms", "lru.hit_ratio")

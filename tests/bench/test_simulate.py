@@ -9,15 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_cli.bench import simulation
-from lora_cli.bench.belady import best_course
-from lora_cli.bench.bounds import least_cost_ms, most_hits
-from lora_cli.bench.fleet import Fleet, sized
-from lora_cli.bench.links import Link, Links
+from lora_cli.bench.fleet import Fleet, parse_ranks, sized
+from lora_cli.bench.link_model import Link, Links
+from lora_cli.bench.optimal_bounds import best_course, least_cost_ms, most_hits
 from lora_cli.bench.outcome import outcome
-from lora_cli.bench.policies import MAKERS, ONLINE, parse_policies
 from lora_cli.bench.popularity import parse_popularity, weights
-from lora_cli.bench.ranks import parse_ranks
-from lora_cli.bench.simulate import CPU, DISK, GPU, Course, simulate, stalls_ms
+from lora_cli.bench.simulate import CPU, DISK, GPU, MAKERS, ONLINE, Course, parse_policies, simulate, stalls_ms
 from lora_cli.bench.simulation import simulate_all
 from lora_cli.bench.trace import Request, trace_of
 from lora_cli.bench.traffic import Shape, Traffic, make_requests

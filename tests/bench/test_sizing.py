@@ -8,15 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.bench.conditions import parse_goals
-from lora_cli.bench.fleet import Fleet, sized
-from lora_cli.bench.metrics import policy_metrics
+from lora_cli.bench.fleet import Fleet, parse_ranks, sized
 from lora_cli.bench.outcome import outcome
 from lora_cli.bench.popularity import parse_popularity
-from lora_cli.bench.ranks import parse_ranks
 from lora_cli.bench.report import PolicyPlan
 from lora_cli.bench.simulate import simulate, stalls_ms
 from lora_cli.bench.sizing import fewest, size_all
+from lora_cli.bench.thresholds import parse_goals, policy_metrics
 from lora_cli.bench.traffic import Shape, Traffic, make_requests
 from lora_cli.tiers.budget import Budget
 

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.bench.trace import Request, trace_of
-from lora_cli.bench.trace_file import LONGEST_LINE, parse_trace, read_trace, trace_lines
+from lora_cli.bench.trace import LONGEST_LINE, Request, parse_trace, read_trace, trace_lines, trace_of
 from lora_cli.errors import MachineError, NotFound, UsageError
 
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)

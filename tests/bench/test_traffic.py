@@ -6,11 +6,18 @@ from math import inf
 
 import pytest
 
-from lora_cli.bench.lengths import Lengths, parse_lengths
 from lora_cli.bench.popularity import parse_popularity
-from lora_cli.bench.trace import Request
-from lora_cli.bench.trace_file import trace_lines
-from lora_cli.bench.traffic import Shape, Traffic, make_requests, parse_rate, parse_shape, shape_of
+from lora_cli.bench.trace import Request, trace_lines
+from lora_cli.bench.traffic import (
+    Lengths,
+    Shape,
+    Traffic,
+    make_requests,
+    parse_lengths,
+    parse_rate,
+    parse_shape,
+    shape_of,
+)
 from lora_cli.bench.workload import make_sessions, make_trace
 from lora_cli.errors import UsageError
 

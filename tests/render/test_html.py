@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_cli.bench.live.answer import Answer, Course
-from lora_cli.bench.live.numbers import Run
+from lora_cli.bench.live.numbers import Run, kinds
+from lora_cli.bench.live.requests import Answer, Course
 from lora_cli.bench.live.result import live_report
-from lora_cli.bench.live.tiers import kinds
 from lora_cli.bench.report import BenchReport, run_of
 from lora_cli.bench.trace import Request, trace_of
 from lora_cli.cli.main import main

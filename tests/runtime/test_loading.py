@@ -16,7 +16,7 @@ from lora_cli.errors import Corrupt, MachineError, Refused
 from lora_cli.runtime import loading
 from lora_cli.runtime.composable import scalings
 from lora_cli.runtime.loading import load_into
-from lora_cli.runtime.packing import pack, packed_infos
+from lora_cli.runtime.shelf import pack, packed_infos
 from lora_cli.runtime.slots import Slots
 from lora_cli.runtime.weights import read_weights
 from lora_cli.store import Store

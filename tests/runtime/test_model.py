@@ -11,12 +11,12 @@ from torch import nn
 
 from lora_cli.core.base_model import BaseModule
 from lora_cli.errors import FormatError, Refused, UsageError
-from lora_cli.runtime.chat import Chat
 from lora_cli.runtime.messages import Limits, Plan
 from lora_cli.runtime.model import ComposedModel, load_model, moved
 from lora_cli.runtime.process import WarmProcess
 from lora_cli.runtime.slots import Slots
 from lora_cli.runtime.weights import LoraWeights
+from lora_cli.runtime.whole import Chat
 from tests.making import HIDDEN, Q_PROJ, VOCAB, llama_modules, write_adapter, write_base_config
 from tests.runtime.families import save_model, tiny_model
 from tests.runtime.jobs import job

@@ -12,7 +12,7 @@ from safetensors.torch import load as load_bytes
 
 from lora_cli.runtime.composable import scalings
 from lora_cli.runtime.messages import Job, Limits, Plan
-from lora_cli.runtime.packing import pack, packed_infos, read_packed
+from lora_cli.runtime.shelf import pack, packed_infos, read_packed
 from lora_cli.runtime.weights import LoraWeights, read_weights
 from lora_cli.runtime.worker import Worker
 from lora_cli.store import Store

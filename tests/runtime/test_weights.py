@@ -19,7 +19,7 @@ from lora_cli.errors import Corrupt, FormatError, LoraCliError, MachineError, Re
 from lora_cli.reading.base import has_weights
 from lora_cli.runtime.base_weights import CheckpointWeights, SyntheticWeights
 from lora_cli.runtime.composable import largest_rank, scalings
-from lora_cli.runtime.copies import refuse_changed_copies
+from lora_cli.runtime.shelf import refuse_changed_copies
 from lora_cli.runtime.weights import read_weights, weight_bytes
 from tests.making import HIDDEN, Q_PROJ, VOCAB, Raw, llama_modules, raw, write_adapter, write_base, write_safetensors
 from tests.runtime.reading import LLAMA, load, read

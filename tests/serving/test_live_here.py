@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_cli.bench.ranks import parse_ranks
+from lora_cli.bench.fleet import parse_ranks
 from lora_cli.cli.main import main
 from tests.cli.test_bench_results import valid
 from tests.long import in_long

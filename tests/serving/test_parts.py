@@ -12,7 +12,7 @@ from lora_cli.core.results import LoadReport
 from lora_cli.endpoint.address import Address
 from lora_cli.errors import NotFound, Refused
 from lora_cli.render.prometheus_metrics import Metric, render_metrics
-from lora_cli.serving.failures import Failures
+from lora_cli.serving.adapters import Failures
 from lora_cli.serving.history import NOTHING, Past, read_past, save_past
 from lora_cli.serving.prefetch import Prefetcher
 from lora_cli.serving.roots import allowed

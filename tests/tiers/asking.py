@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from lora_cli.tiers.budget import Budget
-from lora_cli.tiers.eviction.lru import Lru
+from lora_cli.tiers.eviction.policies import Lru
 from lora_cli.tiers.ledger import Ledger
 from lora_cli.tiers.tier import Tier
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lora_cli.errors import MachineError
 from lora_cli.tiers.budget import Budget
-from lora_cli.tiers.eviction.lru import Lru
+from lora_cli.tiers.eviction.policies import Lru
 from lora_cli.tiers.history import History
 from lora_cli.tiers.ledger import Counts, Ledger
 from lora_cli.tiers.tier import Tier

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from lora_cli.bench.live.answer import Course
-from lora_cli.bench.live.ask import Ask
+from lora_cli.bench.live.requests import Ask, Course
 from lora_cli.bench.live.streaming import Streaming
 from lora_cli.endpoint.address import Address
 

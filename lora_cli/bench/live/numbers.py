@@ -1,21 +1,111 @@
-"""The numbers of one run by name, each beside what it means."""
+"""The numbers of one run by name, each beside what it means; where requests found their adapters; what is good."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isinf
+from math import inf, isinf
+from typing import Final
 
-from lora_cli.bench.live.answer import Answer, Course
-from lora_cli.bench.live.goodput import Slo, is_good, keeps
-from lora_cli.bench.live.tiers import INFERRED, KINDS
+from lora_cli.bench.live.requests import Answer, Course
+from lora_cli.bench.measured import WORDS
 from lora_cli.bench.quantiles import nearest_rank, summary, vllm_summary
 from lora_cli.bench.report import LiveTier, TiersFrom
 from lora_cli.core.grouping import by_key
+from lora_cli.errors import UsageError
+
+KINDS: tuple[LiveTier, ...] = ("hot", "warm", "cold", "later")
+"""``later`` is what nobody knows more of: the server does not say, and the adapter was asked for before."""
+
+INFERRED: Final = "inferred"
+SERVER: Final = "server"
+
+
+def kinds(answers: Sequence[Answer], used: set[str], slots: int | None = None) -> tuple[list[LiveTier], TiersFrom]:
+    """The kind of each answer ("" where there is none), and who says so.
+
+    A server that names tiers in ``x-lora-tier`` is believed. Elsewhere a request is ``cold`` when it was sent before
+    its adapter had answered any; ``used`` are the adapters that had, before this run, and grows by those that do now.
+    Where the server's metrics told how many ``slots`` it has, a later one is ``hot`` when its adapter is among the last
+    so many that were asked for, which an engine that evicts the least recently used still has there, else ``warm``.
+    """
+    first_s: dict[str, float] = {}
+    for one in answers:
+        if not one.error:
+            first_s[one.name] = min(first_s.get(one.name, inf), one.first_s)
+    before = frozenset(used)
+    used.update(first_s)
+    if any(one.tier for one in answers):
+        return [WORDS.get(one.tier, "") for one in answers], SERVER
+    found: list[LiveTier] = [
+        "cold" if one.name not in before and one.sent_s <= first_s.get(one.name, inf) else "later" for one in answers
+    ]
+    return (found if slots is None else _by_recency(answers, found, slots)), INFERRED
+
+
+def _by_recency(answers: Sequence[Answer], found: Sequence[LiveTier], slots: int) -> list[LiveTier]:
+    """The same, with each ``later`` told apart: whether its adapter is among the last ``slots`` that were asked for."""
+    told = list(found)
+    recent: dict[str, None] = {}
+    for number in sorted(range(len(answers)), key=lambda number: answers[number].sent_s):
+        name = answers[number].name
+        if told[number] == "later":
+            told[number] = "hot" if name in list(recent)[-slots:] else "warm"
+        recent.pop(name, None)
+        recent[name] = None
+    return told
+
+
+Slo = Mapping[str, float]
+"""Milliseconds that a measure may take, by its name."""
+
+
+def parse_goodput(texts: Sequence[str]) -> Slo:
+    """``ttft:500``, and several of them in one text with commas or spaces.
+
+    Raises:
+        UsageError: a word is none.
+    """
+    found: dict[str, float] = {}
+    for word in (word for text in texts for word in text.replace(",", " ").split()):
+        name, _, number = word.partition(":")
+        try:
+            value = float(number)
+        except ValueError:
+            value = -1.0
+        if name not in COMPARED or not 0 <= value < inf:
+            raise UsageError(
+                f"--goodput {word[:60]}: must be ttft, tpot or e2el, a colon and milliseconds",
+                hint="--goodput ttft:500 tpot:50",
+            )
+        found[name] = value
+    return found
+
+
+def milliseconds(answer: Answer, measure: str) -> float:
+    """What an answer took of a measure; no token after the first is no time for one (as in vLLM), a failure is inf."""
+    if answer.error:
+        return inf
+    if measure == "tpot":
+        return (answer.tpot_s or 0.0) * 1e3
+    return (answer.ttft_s if measure == "ttft" else answer.e2el_s) * 1e3
+
+
+def is_good(answer: Answer, slo: Slo) -> bool:
+    """Whether it keeps all of ``slo``; a failure keeps none."""
+    return not answer.error and all(milliseconds(answer, name) <= most for name, most in slo.items())
+
+
+def keeps(answers: Sequence[Answer], slo: Slo) -> bool:
+    """Whether 99 % of an adapter's requests keep each part of ``slo``."""
+    return all(
+        nearest_rank(sorted(milliseconds(one, name) for one in answers), 0.99) <= most for name, most in slo.items()
+    )
+
 
 MEASURES = ("ttft", "tpot", "itl", "e2el")
 VLLM_MEASURES = (*MEASURES, "client_queue_time", "e2el_including_client_queue")
 COMPARED = ("ttft", "tpot", "e2el")
-"""What an adapter's run and the base's are compared by, and probes beside loads and without."""
+"""What --goodput is about, and what an adapter's run and the base's are compared by."""
 
 COUNTS = frozenset({"completed", "failed", "total_input_tokens", "total_output_tokens", "duration"}).union(
     f"{kind}_requests" for kind in KINDS

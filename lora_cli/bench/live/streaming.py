@@ -7,8 +7,7 @@ from typing import Self
 
 import httpx2
 
-from lora_cli.bench.live.answer import Answer
-from lora_cli.bench.live.ask import Ask
+from lora_cli.bench.live.requests import Answer, Ask
 from lora_cli.core import parse
 from lora_cli.endpoint.address import Address
 from lora_cli.endpoint.client import words_of, words_of_body

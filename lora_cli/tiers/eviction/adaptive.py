@@ -3,14 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping
 from math import log2
 
+from lora_cli.tiers.budget import View
 from lora_cli.tiers.eviction import Eviction
-from lora_cli.tiers.eviction.gdsf import Gdsf
-from lora_cli.tiers.eviction.lfu import Lfu
-from lora_cli.tiers.eviction.lru import Lru
-from lora_cli.tiers.eviction.windowed import Windowed
+from lora_cli.tiers.eviction.policies import Gdsf, Lfu, Lru, Windowed
 from lora_cli.tiers.history import HALF_LIVES, LASTING
 from lora_cli.tiers.ledger import Ledger
-from lora_cli.tiers.view import View
 
 WINDOWS = (0.75, 0.5)
 """Parts of the tier that go by recency, for sessions over a popularity that lasts: without, up to 9 % more misses."""

@@ -3,15 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-from lora_cli.tiers.budget import Budget
+from lora_cli.tiers.budget import Budget, Objective, View
 from lora_cli.tiers.eviction import Eviction
 from lora_cli.tiers.eviction.adaptive import Adaptive
-from lora_cli.tiers.eviction.gdsf import Gdsf
-from lora_cli.tiers.eviction.lfu import Lfu
-from lora_cli.tiers.eviction.lru import Lru
+from lora_cli.tiers.eviction.policies import Gdsf, Lfu, Lru
 from lora_cli.tiers.history import LASTING, History
 from lora_cli.tiers.ledger import Ledger
-from lora_cli.tiers.view import Objective, View
 
 PolicyName = Literal["lru", "lfu", "gdsf", "adaptive"]
 

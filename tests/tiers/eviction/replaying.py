@@ -3,9 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lora_cli.tiers.budget import Budget
+from lora_cli.tiers.budget import Budget, Objective
 from lora_cli.tiers.eviction.registry import POLICIES, PolicyName, new_ledger
-from lora_cli.tiers.view import Objective
 
 
 @dataclass(frozen=True, slots=True)

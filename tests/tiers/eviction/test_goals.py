@@ -9,7 +9,7 @@ from statistics import mean
 
 import pytest
 
-from lora_cli.bench.belady import belady
+from lora_cli.bench.optimal_bounds import belady
 from lora_cli.bench.popularity import parse_popularity, weights
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.eviction.registry import PolicyName

@@ -4,17 +4,13 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from lora_cli.tiers.budget import Budget
+from lora_cli.tiers.budget import Budget, View
 from lora_cli.tiers.eviction import adaptive
 from lora_cli.tiers.eviction.adaptive import Adaptive, experts
-from lora_cli.tiers.eviction.gdsf import Gdsf
-from lora_cli.tiers.eviction.lru import Lru
+from lora_cli.tiers.eviction.policies import Gdsf, Lru, Standing, Windowed
 from lora_cli.tiers.eviction.registry import DEFAULT, POLICIES, PolicyName
-from lora_cli.tiers.eviction.standing import Standing
-from lora_cli.tiers.eviction.windowed import Windowed
 from lora_cli.tiers.history import History
 from lora_cli.tiers.ledger import Ledger
-from lora_cli.tiers.view import View
 
 
 def ledger_of(policy: PolicyName, slots: int = 2) -> tuple[Ledger, History]:

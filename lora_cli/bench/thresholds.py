@@ -1,0 +1,181 @@
+"""Conditions on the metrics of a result, what a run is failed for, and what changed since an older result."""
+
+import operator
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from math import isfinite
+from pathlib import Path
+
+from lora_cli.bench.quantiles import SUMMARIES
+from lora_cli.bench.report import ChangeVerdict, ConditionResult, MetricChange, PolicyMetrics, PolicyReport
+from lora_cli.bench.result_file import HINT, read_result
+from lora_cli.core import parse
+from lora_cli.core.nearest import did_you_mean
+from lora_cli.errors import FormatError, UsageError
+
+OF_A_POLICY = (*(one.name for one in fields(PolicyMetrics)), "gap_closed", "cost_gap_closed")
+
+GOOD_SHARES = ("hit_ratio", "gap_closed", "attainment")
+"""What such a name ends in is at most 1, and should be large."""
+SHARES = (*GOOD_SHARES, "stalled_ratio")
+MORE_IS_BETTER = (*GOOD_SHARES, "throughput", "goodput", "completed")
+"""What such a name ends in should be large; everything else should be small."""
+
+
+def is_share(metric: str) -> bool:
+    """Whether ``metric`` is a part of a whole, which is at most 1."""
+    return metric.endswith(SHARES)
+
+
+def more_is_better(metric: str) -> bool:
+    """Whether a larger value of ``metric`` is the better one."""
+    return metric.endswith(MORE_IS_BETTER)
+
+
+def policy_metrics(one: PolicyReport) -> PolicyMetrics:
+    """The metrics of one policy by itself; None is what is not known of it.
+
+    ``memory_hit_ratio`` counts the requests that need no disk: their adapter is in a slot or in memory.
+    """
+    requests, stall_ms = one.requests or 1, one.stall_ms
+    return PolicyMetrics(
+        hit_ratio=one.hit_ratio,
+        memory_hit_ratio=1 - one.hits_by_tier["disk"] / requests if "disk" in one.hits_by_tier else None,
+        miss_cost_ms=one.miss_cost_ms,
+        miss_cost_ms_per_request=one.miss_cost_ms_per_request,
+        stalled_ratio=one.stalled / requests if stall_ms else None,
+        **{f"stall_{share}_ms": stall_ms.get(share) for share in SUMMARIES},
+    )
+
+
+def simulation_metrics(policies: Mapping[str, PolicyReport]) -> dict[str, float | None]:
+    """The metrics of all policies, as ``lru.hit_ratio``; where there is one policy, without its name as well."""
+    found: dict[str, float | None] = {}
+    for name, one in policies.items():
+        own = asdict(policy_metrics(one)) | {"gap_closed": one.gap_closed, "cost_gap_closed": one.cost_gap_closed}
+        found |= {f"{name}.{metric}": value for metric, value in own.items()}
+        found |= own if len(policies) == 1 else {}
+    return found
+
+
+def simulated_names(policies: Mapping[str, object] | tuple[str, ...]) -> set[str]:
+    """The names of all metrics that a simulation of these policies has."""
+    own = {f"{policy}.{metric}" for policy in policies for metric in OF_A_POLICY}
+    return own | set(OF_A_POLICY if len(policies) == 1 else ())
+
+
+COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A metric compared with a number."""
+
+    metric: str
+    comparison: str
+    number: float
+
+    def __str__(self) -> str:
+        return f"{self.metric} {self.comparison} {self.number:g}"
+
+    def holds(self, value: float) -> bool:
+        """Whether it is true of this value."""
+        return COMPARISONS[self.comparison](value, self.number)
+
+
+def parse_condition(text: str, flag: str, known: Collection[str]) -> Condition:
+    """The condition that ``text`` says, on one of the ``known`` metrics.
+
+    Raises:
+        UsageError: it says none, there is no such metric, or it is never above 1 and compared with more.
+    """
+    for comparison in COMPARISONS:
+        metric, found, number = (word.strip() for word in text.partition(comparison))
+        if not found:
+            continue
+        if metric not in known:
+            raise UsageError(f"{flag} {text[:80]}: there is no metric {metric[:60]}", hint=did_you_mean(metric, known))
+        try:
+            value = float(number)
+        except ValueError:
+            break
+        if not isfinite(value):
+            break
+        if is_share(metric) and value > 1:
+            hint = f'{flag} "{metric}{comparison}{min(value / 100, 1.0):g}"'
+            raise UsageError(f"{flag} {text[:80]}: {metric} is at most 1", hint=hint)
+        return Condition(metric, comparison, value)
+    example = next((name for name in sorted(known) if name.endswith("p99_ms")), "hit_ratio")
+    raise UsageError(f"{flag} {text[:80]}: must be a metric, < or >, and a number", hint=f'{flag} "{example}>500"')
+
+
+PLANNED = tuple(one.name for one in fields(PolicyMetrics))
+
+
+def parse_goals(texts: Sequence[str]) -> tuple[Condition, ...]:
+    """``hit_ratio>=0.95``, ``stall_p99_ms<300``, and several of them in one text with commas.
+
+    Raises:
+        UsageError: one is no condition, asks for what more slots make false, or for a share above 1.
+    """
+    goals = tuple(parse_condition(word, "--plan", PLANNED) for text in texts for word in text.split(","))
+    for goal in goals:
+        if goal.comparison.startswith(">") != more_is_better(goal.metric):
+            other = ">=" if more_is_better(goal.metric) else "<"
+            raise UsageError(
+                f"--plan {goal}: more slots only make that harder", hint=f'--plan "{goal.metric}{other}{goal.number:g}"'
+            )
+    return goals
+
+
+def of_waiting(goals: Sequence[Condition]) -> bool:
+    """Whether a goal is about how long requests wait, in which those that queue behind other loads matter."""
+    return any(goal.metric.startswith("stall_") for goal in goals)
+
+
+SAME = 0.02
+"""A change by less than this part of the older value is none."""
+
+
+def changes(before: Mapping[str, float], now: Mapping[str, float | None]) -> tuple[MetricChange, ...]:
+    """What both results have, in the order of this one."""
+    pairs = ((metric, before.get(metric), value) for metric, value in now.items())
+    return tuple(metric_change(metric, old, new) for metric, old, new in pairs if old is not None and new is not None)
+
+
+def metric_change(metric: str, before: float, now: float) -> MetricChange:
+    """One metric before and now."""
+    verdict: ChangeVerdict = "better" if (now > before) == more_is_better(metric) else "worse"
+    if abs(now - before) <= SAME * abs(before):
+        verdict = "same"
+    return MetricChange(metric, before, now, (now - before) / abs(before) if before else None, verdict)
+
+
+def judged(conditions: Sequence[Condition], metrics: Mapping[str, float | None]) -> tuple[ConditionResult, ...]:
+    """Each condition of ``--fail-if``: a run fails for what is true, and not for what is not known."""
+    values = ((one, metrics.get(one.metric)) for one in conditions)
+    return tuple(ConditionResult(str(one), value, value is not None and one.holds(value)) for one, value in values)
+
+
+def read_baseline(file: Path) -> dict[str, float]:
+    """The metrics of an older result: its ``metrics``, or (of another tool's result) every number at its top.
+
+    Raises:
+        NotFound: there is no such file.
+        UsageError: it is no result.
+        MachineError: it cannot be read.
+    """
+    document = read_result(file, "--baseline")
+    try:
+        found = parse.mapping(document.get("metrics", document), f"{file}: metrics")
+    except FormatError as error:
+        raise UsageError(f"--baseline {error.message}", hint=HINT) from error
+    numbers = {name: float(value) for name, value in found.items() if type(value) in (int, float)}
+    if not numbers:
+        raise UsageError(f"--baseline {file}: there are no numbers in it", hint=HINT)
+    return numbers
