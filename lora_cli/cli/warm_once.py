@@ -21,8 +21,8 @@ from lora_cli.render.prometheus_metrics import render_load_metrics
 from lora_cli.render.terminal import apart
 from lora_cli.render.terminal_warm import answer_parts, load_parts
 from lora_cli.render.warm_report import WarmReport
-from lora_cli.runtime.admitted import continued, failed, reported
-from lora_cli.runtime.messages import Job, Plan, lay_out
+from lora_cli.runtime.admitted import continued, reported
+from lora_cli.runtime.messages import Job, Plan, failed, lay_out
 from lora_cli.runtime.process import WarmProcess, require
 from lora_cli.settings import Settings
 from lora_cli.store import Store

@@ -15,7 +15,7 @@ from lora_cli.core.item import NAME, Item
 from lora_cli.core.results import LoadReport
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import LoraCliError, UsageError
-from lora_cli.runtime.admitted import failed
+from lora_cli.runtime.messages import failed
 from lora_cli.store import Store
 from lora_cli.store.memory import OPTION, MemoryFolder
 from lora_cli.validation.admission import Admission

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
-from lora_cli.endpoint.ours import Ours
-from lora_cli.endpoint.server import Prompt, Said, Server
+from lora_cli.endpoint.servers import Ours, Prompt, Said, Server
 
 CANARIES: tuple[Prompt, ...] = (
     tuple(range(3, 19)),  # token ids: a tokenizer that knows none of the words makes one and the same of all of them

@@ -8,7 +8,7 @@ from typing import Literal
 from lora_cli.daemon_threads import map_in_threads
 from lora_cli.endpoint.client import Refusal
 from lora_cli.endpoint.effect import Effect, Proof
-from lora_cli.endpoint.server import Served, Server
+from lora_cli.endpoint.servers import Served, Server
 from lora_cli.errors import EndpointError, LoraCliError, Refused
 
 Action = Literal["kept", "loaded", "replaced", "pruned", "failed"]

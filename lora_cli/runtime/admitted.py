@@ -4,8 +4,7 @@ from dataclasses import replace
 
 from lora_cli.core.item import Item
 from lora_cli.core.results import LoadReport
-from lora_cli.errors import LoraCliError
-from lora_cli.runtime.messages import Job
+from lora_cli.runtime.messages import Job, failed
 from lora_cli.validation.admission import Admission
 
 
@@ -25,11 +24,6 @@ def reported(item: Item, admission: Admission) -> tuple[LoadReport, Job | None]:
     assert snapshot is not None
     assert admission.adapter is not None
     return report, Job(item.name, snapshot.directory, admission.adapter, snapshot.digest, item.pinned)
-
-
-def failed(report: LoadReport, stage: str, error: LoraCliError) -> LoadReport:
-    """``report``, which ends at ``stage`` with ``error``."""
-    return replace(report, stage=stage, error=error.message, hint=error.hint, exit_code=error.exit_code)
 
 
 def continued(report: LoadReport, loaded: LoadReport) -> LoadReport:

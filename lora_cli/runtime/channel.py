@@ -17,11 +17,11 @@ from lora_cli.runtime.messages import Heard, Logged, Piece, Placed, Stage, Unans
 T = TypeVar("T")
 
 WATCH_S = 0.1
-"""So often ``watch`` is called while a request is on its way."""
+"""So often deadlines are looked at, and ``watch`` is called, while a request is on its way."""
 
 
 class Asked:
-    """One request on its way, for at most ``limit_s`` seconds (None: as long as it takes).
+    """One request, to be on its way for at most ``limit_s`` seconds (None: as long as it takes).
 
     ``name`` is the adapter's, ``stage`` the last that the child told of it. ``heard`` is told, in the channel's own
     thread, what comes of a batch before its end.
@@ -36,7 +36,7 @@ class Asked:
         heard: Callable[[Heard], None] = lambda _said: None,
     ) -> None:
         self.name, self.limit_s, self.tell, self.stage, self.heard = name, limit_s, tell, stage, heard
-        self.until = None if limit_s is None else monotonic() + limit_s
+        self.until: float | None = None
         self.future: Future[object] = Future()
 
     def answer(self, kind: type[T]) -> T:
@@ -59,8 +59,8 @@ class Channel:
 
     ``overdue`` is called with requests that took too long: the child is to be killed, and the line ends. ``reason``
     says why it ended, for each request that was left without an answer; it is asked from the channel's own thread.
-    An error that the child answers is raised here. ``watch`` is called ten times a second while something is asked, and
-    may kill the child. ``heard_at`` is when the child last said anything.
+    An error that the child answers is raised here. ``watch`` may kill the child. ``heard_at`` is when it last said
+    anything.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Channel:
         *,
         overdue: Callable[[list[Asked]], None],
         reason: Callable[[list[Asked]], Callable[[Asked], LoraCliError]],
-        watch: Callable[[], None] | None = None,
+        watch: Callable[[], None] = lambda: None,
     ) -> None:
         self._socket, self._overdue, self._reason = ours, overdue, reason
         self._watch, self.heard_at = watch, monotonic()
@@ -91,6 +91,7 @@ class Channel:
         """Send ``message``; the answer is that of ``asked``. Never raises: what went wrong is the answer."""
         with self._lock:
             if self._over is None:
+                asked.until = None if asked.limit_s is None else monotonic() + asked.limit_s
                 self._last += 1
                 number, self._asked[self._last] = self._last, asked
             else:
@@ -120,14 +121,14 @@ class Channel:
     def _listen(self) -> None:
         try:
             while True:
-                ready = wait([self._connection, self._woken], self._patience())
+                ready = wait([self._connection, self._woken], WATCH_S if self._asked else None)
                 if self._woken in ready:
                     self._woken.recv(4096)
                 if self._connection in ready:
                     self._hear(*self._connection.recv())
                 elif late := self._late():
                     self._overdue(late)
-                elif self._watch is not None and self._asked:
+                elif self._asked:
                     self._watch()
         except (EOFError, OSError):
             # OSError: it died in the middle of what it said.
@@ -150,13 +151,6 @@ class Channel:
             asked.future.set_exception(said)
         else:
             asked.future.set_result(said)
-
-    def _patience(self) -> float | None:
-        with self._lock:
-            deadlines = [asked.until for asked in self._asked.values() if asked.until is not None]
-            watched = self._watch is not None and bool(self._asked)
-        left_s = max(0.0, min(deadlines) - monotonic()) if deadlines else None
-        return min(WATCH_S, WATCH_S if left_s is None else left_s) if watched else left_s
 
     def _late(self) -> list[Asked]:
         """Requests over their deadline; they are told so once."""

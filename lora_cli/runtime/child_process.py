@@ -85,8 +85,7 @@ class ChildProcess:
                 f"{program.title} cannot be started: {error.strerror}",
                 hint="look at the memory and limits of this machine",
             ) from error
-        watch = None if program.max_bytes is None and program.silent_s is None else self._check
-        self.channel = Channel(ours, overdue=self._overdue, reason=self._death, watch=watch)
+        self.channel = Channel(ours, overdue=self._overdue, reason=self._death, watch=self._check)
 
     def _start(self) -> socket.socket:
         """Start it; gives our end of the socket to it."""

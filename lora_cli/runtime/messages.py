@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.base_model import BaseModel
+from lora_cli.core.results import LoadReport
 from lora_cli.errors import LoraCliError
 from lora_cli.runtime.composable import largest_rank
 from lora_cli.tiers.eviction.registry import PolicyName
@@ -111,6 +112,11 @@ def lay_out(
     modules = tuple(module for module in plan.base.modules if module in used)
     limits = replace(plan.limits, max_lora_rank=plan.limits.max_lora_rank or max(ranks))
     return replace(plan, modules=modules, limits=limits)
+
+
+def failed(report: LoadReport, stage: str, error: LoraCliError) -> LoadReport:
+    """``report``, which ends at ``stage`` with ``error``."""
+    return replace(report, stage=stage, error=error.message, hint=error.hint, exit_code=error.exit_code)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,21 @@ from typing import Self
 from lora_cli.core.results import Answers, LoadReport
 from lora_cli.errors import LoraCliError, MissingExtra
 from lora_cli.runtime.channel import Asked
-from lora_cli.runtime.child_process import ChildProcess, Program
-from lora_cli.runtime.messages import Answer, Forward, Heard, Holdings, Job, Load, Look, Plan, Ready, Served, ServeOnce
+from lora_cli.runtime.child_process import ChildProcess, Died, Program
+from lora_cli.runtime.messages import (
+    Answer,
+    Forward,
+    Heard,
+    Holdings,
+    Job,
+    Load,
+    Look,
+    Plan,
+    Ready,
+    Served,
+    ServeOnce,
+    failed,
+)
 
 STOP_S = 5.0
 
@@ -115,15 +128,20 @@ class WarmProcess:
         return child.channel.ask(self._asked(name, heard=heard), message)
 
     def load(self, job: Job) -> LoadReport:
-        """Read, put into a slot and prove one adapter. Never raises for what happens to it: that is in the report."""
-        asked: Asked | None = None
-        try:
-            asked = self.submit(job.name, Load(job))
-            return asked.answer(LoadReport)
-        except LoraCliError as error:
-            stage = "start" if asked is None else asked.stage or "read"
-            report = LoadReport(job.name, job.digest, stage=stage, error=error.message)
-            return replace(report, hint=error.hint, exit_code=error.exit_code)
+        """Read, put into a slot and prove one adapter. Never raises for what happens to it: that is in the report.
+
+        What died of another adapter's load is tried once more.
+        """
+        for last in (False, True):
+            asked: Asked | None = None
+            try:
+                asked = self.submit(job.name, Load(job))
+                return asked.answer(LoadReport)
+            except LoraCliError as error:
+                if last or not isinstance(error, Died) or error.alone:
+                    stage = "start" if asked is None else asked.stage or "read"
+                    return failed(LoadReport(job.name, job.digest), stage, error)
+        raise AssertionError
 
     def serve(self, job: Job) -> Served:
         """Have an adapter in its slot and send a small batch through it. Raises ``LoraCliError`` when it cannot be."""

@@ -22,9 +22,9 @@ from lora_cli.core.log import logger
 from lora_cli.core.results import LoadReport
 from lora_cli.errors import ERRORS, LoraCliError, MachineError, Refused
 from lora_cli.fetching import FetchContext
-from lora_cli.runtime.admitted import failed, reported
+from lora_cli.runtime.admitted import reported
 from lora_cli.runtime.composable import largest_rank
-from lora_cli.runtime.messages import Logged, Stage
+from lora_cli.runtime.messages import Logged, Stage, failed
 from lora_cli.runtime.parent import Parent, Send
 from lora_cli.serving.admission_requests import Copied, CopyOut, Fetch, Fetched, Judge, Judged, Setup
 from lora_cli.serving.roots import allowed

@@ -4,21 +4,21 @@ One process fetches, for all adapters at once. Up to ``JUDGES`` others validate,
 """
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import TypeVar, cast
 
 from lora_cli.core.adapter import Adapter
 from lora_cli.core.item import Item
 from lora_cli.core.results import LoadReport
 from lora_cli.errors import LoraCliError, Refused, Unreachable
-from lora_cli.runtime.admitted import continued, failed
+from lora_cli.runtime.admitted import continued
 from lora_cli.runtime.channel import Asked
 from lora_cli.runtime.child_process import ChildProcess, Died, Program, TookTooLong, TookTooMuch
-from lora_cli.runtime.messages import Job, Needs, Sealed
+from lora_cli.runtime.messages import Job, Needs, Sealed, failed
 from lora_cli.serving.admission_requests import Copied, CopyOut, Fetch, Fetched, Judge, Judged, Setup
 from lora_cli.store.holds import Hold
+
+T = TypeVar("T")
 
 JUDGES = 2
 """Adapters that are validated at once."""
@@ -67,8 +67,9 @@ class Admissions:
 
     def __init__(self, setup: Setup, hold: Hold, limit_s: float) -> None:
         self._hold, self._limit_s, self._copies = hold, limit_s, setup.copy is not None
-        self._fetching = _Fetching(replace(setup, threads=FETCH_AT_ONCE))
-        self._judging = _Judging(setup)
+        fetching = replace(setup, threads=FETCH_AT_ONCE)
+        self._fetching, self._again = _Fetching(fetching), _Pool(fetching, FETCHER, FETCH_AGAIN, kept_bytes=0)
+        self._judging = _Pool(setup, JUDGE, JUDGES, KEPT_BYTES)
         self._closed = False
 
     def start(self) -> None:
@@ -96,8 +97,8 @@ class Admissions:
     def close(self) -> None:
         """End the processes now; who waits for them hears that the server is stopping."""
         self._closed = True
-        self._fetching.close()
-        self._judging.close()
+        for processes in (self._fetching, self._again, self._judging):
+            processes.close()
 
     def _fetch(self, item: Item, *, by_client: bool) -> Fetched:
         """What died together with others is fetched again in a process of its own: it may be what killed them."""
@@ -109,15 +110,15 @@ class Admissions:
                 if error.alone:
                     raise
             asked = _asked(item.name, "resolve")
-            with self._fetching.another() as child:
-                return child.channel.ask(asked, message).answer(Fetched)
+            return self._again.ask(asked, message, Fetched)
         except LoraCliError as error:
             return Fetched(self._failed(LoadReport(item.name), asked.stage, error))
 
     def _judge(self, item: Item, fetched: Fetched) -> Judged:
         limit_s = min(self._limit_s, JUDGE_S + fetched.size / JUDGE_BYTES_PER_S)
         try:
-            return self._judging.ask(Judge(item, fetched.admission), limit_s)
+            asked = _asked(item.name, "validate", limit_s)
+            return self._judging.ask(asked, Judge(item, fetched.admission), Judged)
         except TookTooLong:
             error: LoraCliError = Refused(f"validating it takes longer than {limit_s:g} s", hint=HINT)
         except LoraCliError as other:
@@ -165,56 +166,38 @@ class _Fetching:
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         self._child: _Process | None = None
-        self._others: set[_Process] = set()
-        self._turns = threading.BoundedSemaphore(FETCH_AGAIN)
         self._lock = threading.Lock()
         self._closed = False
 
     def child(self) -> _Process:
         """The one that lives now. Raises ``Unreachable`` after ``close``."""
         with self._lock:
+            if self._closed:
+                raise Unreachable("the server is stopping")
             if self._child is None or not self._child.channel.open:
                 if self._child is not None:
                     self._child.close()
-                self._child = self._opened()
+                self._child = _Process(self._setup, FETCHER)
             return self._child
 
-    @contextmanager
-    def another(self) -> Iterator[_Process]:
-        """One for a single adapter, as soon as there may be one more. Raises ``Unreachable`` after ``close``."""
-        with self._turns:
-            with self._lock:
-                child = self._opened()
-                self._others.add(child)
-            try:
-                yield child
-            finally:
-                with self._lock:
-                    self._others.discard(child)
-                child.end()
-
     def close(self) -> None:
-        """End them, for good."""
+        """End it, for good."""
         with self._lock:
             self._closed = True
             child, self._child = self._child, None
-            for other in self._others:
-                other.kill()
         if child is not None:
             child.end()
 
-    def _opened(self) -> _Process:
-        if self._closed:
-            raise Unreachable("the server is stopping")
-        return _Process(self._setup, FETCHER)
 
+class _Pool:
+    """Up to ``most`` processes that work on one adapter each.
 
-class _Judging:
-    """The processes that validate. One whose adapter went wrong is replaced by a new one."""
+    One whose adapter went wrong is ended, and so is one that has grown beyond ``kept_bytes``.
+    """
 
-    def __init__(self, setup: Setup) -> None:
-        self._setup = setup
-        self._turns = threading.BoundedSemaphore(JUDGES)
+    def __init__(self, setup: Setup, program: Program, most: int, kept_bytes: int) -> None:
+        self._setup, self._program, self._kept_bytes = setup, program, kept_bytes
+        self._turns = threading.BoundedSemaphore(most)
         self._idle: list[_Process] = []
         self._all: set[_Process] = set()
         self._lock = threading.Lock()
@@ -224,21 +207,21 @@ class _Judging:
         """Have one at hand."""
         self._give_back(self._taken())
 
-    def ask(self, message: Judge, limit_s: float) -> Judged:
-        """Validate one adapter, as soon as one of them is free. Raises why there is no answer."""
+    def ask(self, asked: Asked, message: object, kind: type[T]) -> T:
+        """Its answer, as soon as one of them is free. Raises why there is none; ``Unreachable`` after ``close``."""
         with self._turns:
             child = self._taken()
             try:
                 child.stands.answer(bool)
-                judged = child.channel.ask(_asked(message.item.name, "validate", limit_s), message).answer(Judged)
+                answer = child.channel.ask(asked, message).answer(kind)
             except BaseException:
                 self._drop(child)
                 raise
-            if (child.memory_bytes() or 0) > KEPT_BYTES:
+            if (child.memory_bytes() or 0) > self._kept_bytes:
                 self._drop(child)
             else:
                 self._give_back(child)
-            return judged
+            return answer
 
     def close(self) -> None:
         """End them, for good."""
@@ -260,7 +243,7 @@ class _Judging:
                     return child
                 self._all.discard(child)
                 child.close()
-            child = _Process(self._setup, JUDGE)
+            child = _Process(self._setup, self._program)
             self._all.add(child)
             return child
 

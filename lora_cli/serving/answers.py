@@ -78,29 +78,30 @@ class Held:
 
 def described(entry: Entry, held: Held, failures: Failures, *, proved: bool) -> AdapterStatus:
     """One adapter, as ``GET /v1/adapters`` lists it."""
-    report, failure, job = entry.report, failures.last(entry.item.name), entry.job
-    proof = report.proof if report is not None else None
-    worst = proof.worst.error if proof is not None and proof.worst is not None else None
+    name, job = entry.item.name, entry.job
+    report, failure = entry.report or LoadReport(name), failures.last(name)
+    failed = failure.report if failure is not None else LoadReport(name)
+    worst = report.proof.worst.error if report.proof is not None and report.proof.worst is not None else None
     return AdapterStatus(
-        name=entry.item.name,
+        name=name,
         source=str(entry.item.source),
         digest=job.digest if job is not None else "",
         tier=held.tier(entry),
         pinned=entry.item.pinned,
-        rank=report.rank if report is not None else None,
-        bytes=report.bytes if report is not None else 0,
-        applied=report.applied if report is not None else "",
-        copied_to=report.copied_to if report is not None else "",
+        rank=report.rank,
+        bytes=report.bytes,
+        applied=report.applied,
+        copied_to=report.copied_to,
         requests=entry.requests,
         last_used=entry.last_used,
         proved=proved,
         worst_error=worst if worst is not None and math.isfinite(worst) else None,
-        stage_ms=dict(report.stage_ms) if report is not None else {},
-        error=failure.report.error if failure is not None else "",
-        hint=failure.report.hint if failure is not None else "",
-        stage=failure.report.stage if failure is not None else "",
+        stage_ms=dict(report.stage_ms),
+        error=failed.error,
+        hint=failed.hint,
+        stage=failed.stage,
         failures=failure.count if failure is not None else 0,
-        retry_in_s=round(failures.wait_s(entry.item.name), 3),
+        retry_in_s=round(failures.wait_s(name), 3),
     )
 
 

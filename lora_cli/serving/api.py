@@ -157,7 +157,7 @@ class Api:
     async def _served(self, name: str) -> Served:
         """A small batch through the adapter, which is brought, loaded and proved first if it must be."""
         for last in (False, True):
-            entry = self.host.entry(name)
+            entry = self.host.entries.of(name)
             found, load_ms = await had(self.host, entry)
             job = entry.job
             assert job is not None
@@ -185,7 +185,7 @@ class Api:
         """The base and each adapter that does not fail, as OpenAI and vLLM list them."""
         base, created = self.service.base, int(self.service.began)
         yield {**MODEL_FIELDS, "id": base, "created": created, "root": base, "parent": None}
-        for entry in self.host.entries():
+        for entry in self.host.entries.all():
             if self.host.failures.last(entry.item.name) is None:
                 root = str(entry.job.directory if entry.job is not None else entry.item.source)
                 yield {**MODEL_FIELDS, "id": entry.item.name, "created": created, "root": root, "parent": base}
@@ -193,7 +193,7 @@ class Api:
     def _described(self) -> Iterator[AdapterStatus]:
         host = self.host
         held = Held(host.looking.last()[0])
-        return (described(one, held, host.failures, proved=host.is_proved(one)) for one in host.entries())
+        return (described(one, held, host.failures, proved=host.is_proved(one)) for one in host.entries.all())
 
     def _status(self) -> StatusReport:
         process = self.host.process

@@ -177,7 +177,7 @@ class Completions:
         if model == self._base:
             return None
         try:
-            return self._host.entry(model)
+            return self._host.entries.of(model)
         except NotFound as error:
             raise NotFound(f"The model `{shortened(model)}` does not exist.", hint=error.hint) from error
 

@@ -2,9 +2,9 @@
 
 import asyncio
 import hmac
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -131,7 +131,7 @@ class Front:
                 await self._app(scope, receive, send)
             else:
                 try:
-                    with _body_of(room) as body:
+                    with closing(Body(room)) as body:
                         if await _read(connection, body, receive):
                             await self._app(scope, _whole(bytes(body.data), receive), send)
                 except TooMuch as error:
@@ -156,18 +156,9 @@ class Body:
             if self._room.bodies > MOST_BODIES:
                 raise TooMuch(_busy("too many large requests at once"))
 
-    def forget(self) -> None:
+    def close(self) -> None:
         """It counts no more."""
         self._room.bodies -= self._counted
-
-
-@contextmanager
-def _body_of(room: Room) -> Iterator[Body]:
-    body = Body(room)
-    try:
-        yield body
-    finally:
-        body.forget()
 
 
 async def _read(connection: Connection, body: Body, receive: Receive) -> bool:

@@ -12,10 +12,9 @@ from typing import Any, TypeVar
 from lora_cli.core.item import Item
 from lora_cli.core.results import LoadReport
 from lora_cli.errors import LoraCliError, Unreachable
-from lora_cli.runtime.admitted import continued, failed
+from lora_cli.runtime.admitted import continued
 from lora_cli.runtime.channel import Asked
-from lora_cli.runtime.child_process import Died
-from lora_cli.runtime.messages import Complete, Drop, Heard, Job, Load, Needs, Prefetch, Ready
+from lora_cli.runtime.messages import Complete, Drop, Heard, Job, Needs, Prefetch, Ready, failed
 from lora_cli.runtime.process import WarmProcess
 from lora_cli.serving.adapters import Counters, Entries, Entry, Failures
 from lora_cli.serving.admissions import Admissions
@@ -77,21 +76,14 @@ class Loading:
             self._failures.add(entry.item.name, report)
 
     def _loaded(self, entry: Entry, job: Job) -> LoadReport:
-        """Its report by the warm process. What died of another adapter's load is tried once more."""
-        for last in (False, True):
-            asked: Asked | None = None
-            try:
-                process = self._process()
-                asked = process.submit(job.name, Load(job))
-                report = asked.answer(LoadReport)
-            except LoraCliError as error:
-                if last or not isinstance(error, Died) or error.alone:
-                    stage = "start" if asked is None else asked.stage or "read"
-                    return failed(LoadReport(job.name, job.digest), stage, error)
-            else:
-                entry.proved_by = 0 if report.error else process.starts
-                return report
-        raise AssertionError
+        """Its report by the warm process."""
+        try:
+            process = self._process()
+        except LoraCliError as error:
+            return failed(LoadReport(job.name, job.digest), "start", error)
+        report = process.load(job)
+        entry.proved_by = 0 if report.error else process.starts
+        return report
 
 
 MOST_AT_ONCE = 64
@@ -126,7 +118,7 @@ class Host:
         self._open = open_process
         self._slots, self._memory = slots, memory
         self._past = past
-        self._entries = Entries(items)
+        self.entries = Entries(items)
         self._under_way: dict[str, Future[LoadReport]] = {}
         self._lock = threading.RLock()
         self._standing: Future[WarmProcess] = Future()
@@ -147,11 +139,6 @@ class Host:
         return self._standing.result() if self._standing.done() and self._standing.exception() is None else None
 
     @property
-    def known(self) -> int:
-        """How many adapters there are."""
-        return len(self._entries)
-
-    @property
     def ready(self) -> bool:
         """Whether it stands, and all that was to be loaded first was tried."""
         process = self.process
@@ -161,14 +148,6 @@ class Host:
     def queued(self) -> int:
         """How many adapters wait to be loaded ahead, or are on their way for a request."""
         return len(self._ahead) + len(self._under_way)
-
-    def entries(self) -> list[Entry]:
-        """All adapters, in the order in which they became known."""
-        return self._entries.all()
-
-    def entry(self, name: str) -> Entry:
-        """What is known of one. Raises ``NotFound``."""
-        return self._entries.of(name)
 
     def start(self) -> Ready:
         """Bring what is to be loaded first, lay out the warm process for it, and load it ahead of its requests.
@@ -180,7 +159,7 @@ class Host:
         for brought in [self._loads.submit(self._loading.bring, entry) for entry in first]:
             brought.result()
         try:
-            process = self._laid_out = self._open([one.needs for one in self.entries() if one.needs is not None])
+            process = self._laid_out = self._open([one.needs for one in self.entries.all() if one.needs is not None])
             if self._closed:
                 raise Unreachable("the server is stopping")
             ready = process.start()
@@ -218,7 +197,7 @@ class Host:
             NotFound: nobody has told of such an adapter.
         """
         with self._lock:
-            entry = self.entry(name)
+            entry = self.entries.of(name)
             future = self._under_way.get(name)
             if future is not None:
                 return future
@@ -242,7 +221,7 @@ class Host:
         Raises:
             UsageError: there is another one of that name; or there are too many.
         """
-        self._entries.add(item)
+        self.entries.add(item)
         return self.have(item.name)
 
     def replace(self, item: Item) -> "Future[LoadReport]":
@@ -251,7 +230,7 @@ class Host:
 
     def _load(self, entry: Entry) -> LoadReport:
         report = self._loading.load(entry)
-        if not self._entries.has(entry):  # it was unloaded meanwhile
+        if not self.entries.has(entry):  # it was unloaded meanwhile
             self.failures.clear(entry.item.name)
         return report
 
@@ -259,7 +238,7 @@ class Host:
         report = self._loading.try_to_load(entry)
         if not report.error:
             with self._lock:
-                known = self._entries.put(entry)
+                known = self.entries.put(entry)
                 self._under_way.pop(entry.item.name, None)
                 self.failures.clear(entry.item.name)
             if known is not None:
@@ -269,7 +248,7 @@ class Host:
     def remove(self, name: str) -> None:
         """Forget an adapter, and let go of it wherever it is. Raises ``NotFound``."""
         with self._lock:
-            entry = self._entries.remove(name)
+            entry = self.entries.remove(name)
             self._under_way.pop(name, None)
             self.failures.clear(name)
         self._let_go(entry)
@@ -277,7 +256,7 @@ class Host:
     def prefetch(self, names: Iterable[str], priority: int) -> None:
         """Have these loaded some time ahead of their requests. Raises ``NotFound``."""
         for name in list(names):
-            self.entry(name)
+            self.entries.of(name)
             self._ahead.add(name, priority)
 
     def ask(self, entry: Entry, message: object) -> Asked:
@@ -304,7 +283,7 @@ class Host:
         holdings, process = self.looking.wait(with_history=True), self.process
         if holdings is None or process is None:
             return None
-        keys = {entry.item.name: entry.job.key for entry in self.entries() if entry.job is not None}
+        keys = {entry.item.name: entry.job.key for entry in self.entries.all() if entry.job is not None}
         self._past = Past(holdings.history, keys)
         process.plan = replace(process.plan, history=holdings.history)
         return self._past
@@ -332,7 +311,9 @@ class Host:
     def _by_heat(self) -> list[Entry]:
         """Pinned adapters first, then those with known rates, then the others as the manifest has them."""
         place = {name: number for number, name in enumerate(self._past.hottest())}
-        return sorted(self.entries(), key=lambda entry: (not entry.item.pinned, place.get(entry.item.name, len(place))))
+        return sorted(
+            self.entries.all(), key=lambda entry: (not entry.item.pinned, place.get(entry.item.name, len(place)))
+        )
 
     def _process(self) -> WarmProcess:
         """The warm process, as soon as it stands. Raises what keeps it from standing."""
@@ -341,7 +322,7 @@ class Host:
     def _load_ahead(self, name: str) -> None:
         """Load and prove while slots are free, else only read into memory."""
         with suppress(LoraCliError):
-            entry = self.entry(name)
+            entry = self.entries.of(name)
             holdings = self.looking.wait()
             if holdings is None or len(holdings.gpu.keys) < self._slots or entry.item.pinned:
                 self.have(name).result()
@@ -357,7 +338,7 @@ class Host:
         job, process = entry.job, self.process
         if job is None or process is None or process.pid is None:
             return
-        if not any(other.job is not None and other.job.key == job.key for other in self.entries()):
+        if not any(other.job is not None and other.job.key == job.key for other in self.entries.all()):
             process.submit(job.name, Drop(job.key))
 
     def _ended(self, name: str, done: "Future[LoadReport]") -> None:

@@ -21,7 +21,7 @@ def _server(host: Host) -> list[Metric]:
     )
     return [
         Metric("lora_cli_ready", "Whether the first adapters were tried.", host.ready),
-        Metric("lora_cli_adapters", "Adapters that the server knows.", host.known),
+        Metric("lora_cli_adapters", "Adapters that the server knows.", len(host.entries)),
         Metric("lora_cli_failing_adapters", "Adapters whose last load failed.", len(host.failures)),
         Metric("lora_cli_queue", "Adapters that wait to be loaded or are being loaded.", host.queued),
         Metric("lora_cli_starts_total", "Starts of the process that owns the device.", starts),

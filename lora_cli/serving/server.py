@@ -140,7 +140,7 @@ class _Life:
                 self.stop()
 
     def _told_ready(self) -> None:
-        entries = self.host.entries()
+        entries = self.host.entries.all()
         proved = sum(self.host.is_proved(entry) for entry in entries)
         self._say(f"ready: {proved} of {len(entries)} adapters loaded and proved")
         for entry in entries:

@@ -17,6 +17,7 @@ from lora_cli.core.keys import parse_key
 from lora_cli.core.results import LoadReport
 from lora_cli.core.safetensors import TensorInfo
 from lora_cli.errors import Refused
+from lora_cli.runtime.channel import Asked
 from lora_cli.serving import adapters, admission_child, admissions, connection, front, looking
 from lora_cli.serving.admission_requests import Fetched, Setup
 from lora_cli.serving.admissions import Admissions
@@ -95,16 +96,16 @@ def test_the_kernel_ends_these_processes_before_the_server(opened: Admissions, t
 def test_the_time_grows_with_the_bytes(
     opened: Admissions, monkeypatch: pytest.MonkeyPatch, size: int, most_s: float, limit_s: float
 ) -> None:
-    asked: list[float] = []
+    limits: list[float | None] = []
 
-    def ask(_message: object, limit_s: float) -> object:
-        asked.append(limit_s)
+    def ask(asked: Asked, _message: object, _kind: type) -> object:
+        limits.append(asked.limit_s)
         raise Refused("enough")
 
     monkeypatch.setattr(opened, "_limit_s", most_s)
     monkeypatch.setattr(opened._judging, "ask", ask)
     opened._judge(Item("x", "x"), Fetched(LoadReport("x"), size))
-    assert asked == [limit_s]
+    assert limits == [limit_s]
 
 
 def test_a_long_message_is_cut(opened: Admissions, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,9 +64,9 @@ def admitting(
 ) -> Iterator[tuple[Admissions, "Admitting"]]:
     """Three seconds for each, and little memory."""
     monkeypatch.syspath_prepend(hook(tmp_path / "hook"))
-    monkeypatch.setattr(admissions, "JUDGE_BYTES", 200_000_000)
-    monkeypatch.setattr(admissions, "FETCH_BYTES", 200_000_000)
-    monkeypatch.setattr(admissions, "SILENT_S", 2.5)
+    judge, fetcher = admissions.JUDGE, admissions.FETCHER
+    monkeypatch.setattr(admissions, "JUDGE", replace(judge, max_bytes=200_000_000))
+    monkeypatch.setattr(admissions, "FETCHER", replace(fetcher, max_bytes=200_000_000, silent_s=2.5))
     made = Admitting(folder, 3.0, tmp_path / "cache")
     for opened in made.open():
         assert made.admit(opened, "good").job is not None

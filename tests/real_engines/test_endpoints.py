@@ -13,7 +13,7 @@ from lora_cli.cli.main import main
 from lora_cli.endpoint.address import Address
 from lora_cli.endpoint.client import Endpoint
 from lora_cli.endpoint.reconcile import Wanted, reconcile
-from lora_cli.endpoint.vllm import Vllm
+from lora_cli.endpoint.servers import Vllm
 from tests.corpus.goods import options
 from tests.corpus.peft_judge import write_adapter
 from tests.real_engines.bases import SERVED, VOCABULARY, save

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from math import inf, isinf
 from typing import Final
 
@@ -259,11 +260,7 @@ def _most_tokens(whole: Sequence[Answer]) -> float | None:
 
 def _most_at_once(answers: Sequence[Answer]) -> float | None:
     steps = sorted([(one.sent_s, 1) for one in answers] + [(one.last_s, -1) for one in answers])
-    now = most = 0
-    for _, step in steps:
-        now += step
-        most = max(most, now)
-    return most or None
+    return max(accumulate(step for _, step in steps), default=0) or None
 
 
 def _loads(run: Run) -> dict[str, float | None]:

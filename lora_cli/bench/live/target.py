@@ -12,7 +12,7 @@ from lora_cli.core import parse
 from lora_cli.core.nearest import did_you_mean
 from lora_cli.endpoint.address import Address
 from lora_cli.endpoint.client import Endpoint, Refusal
-from lora_cli.endpoint.server import SERVERS, Served, Server, open_server
+from lora_cli.endpoint.servers import SERVERS, Served, Server, open_server
 from lora_cli.errors import EndpointError
 
 VOCABULARIES = (1000, 100, 16)

@@ -1,0 +1,224 @@
+"""Running servers, whichever kind they are: vLLM, SGLang and our own, all with OpenAI's paths. Each is a class here."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lora_cli.core import parse
+from lora_cli.core.nearest import did_you_mean
+from lora_cli.endpoint.client import Endpoint, Refusal
+from lora_cli.errors import EndpointError, FormatError, UsageError
+
+MOST_MODELS = 1_000_000
+LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
+SWITCH = "start vLLM with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, --enable-lora and one API server"
+
+Prompt = str | tuple[int, ...]
+"""Text, or token ids."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One model of a server; ``root`` is where an adapter was loaded from, ``parent`` its base ("" for a base)."""
+
+    name: str
+    root: str
+    parent: str
+
+    def is_from(self, path: str, digest: str) -> bool:
+        """Whether it is the adapter at ``path``, or the snapshot ``digest`` wherever that server has it."""
+        root = self.root.rstrip("/")
+        return root == path.rstrip("/") or (bool(digest) and root.rpartition("/")[2] == digest)
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A greedy answer: its tokens as text, and their natural log-probabilities (empty where they are not told)."""
+
+    text: str
+    tokens: tuple[str, ...] = ()
+    logprobs: tuple[float, ...] = ()
+
+
+class Server(ABC):
+    """A running server. Every method raises ``EndpointError``, with the server's own words."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+
+    def check_ready(self) -> None:
+        """``/health``: raises ``EndpointError`` while it does not answer requests, with why."""
+        self.endpoint.request("GET", "/health")
+
+    @abstractmethod
+    def version(self) -> str:
+        """Its version, "" where it does not tell."""
+
+    def models(self) -> tuple[Served, ...]:
+        """The bases and adapters that it serves, by ``/v1/models``: adapters have a parent."""
+        answer = self.endpoint.get("/v1/models")
+        try:
+            listed = parse.sequence(parse.mapping(answer, "/v1/models").get("data"), "/v1/models: data")
+            return tuple(_served(one) for one in listed[:MOST_MODELS])
+        except FormatError as error:
+            raise EndpointError(
+                f"{self.endpoint.address}: {error.message}", hint="is it a server of this kind?"
+            ) from error
+
+    @abstractmethod
+    def load(self, name: str, path: str) -> None:
+        """Load an adapter from ``path``, as the server sees it, under a name that it does not serve yet."""
+
+    @abstractmethod
+    def replace(self, name: str, path: str) -> None:
+        """Serve another adapter under a name that it serves, from a path that it has not loaded before."""
+
+    @abstractmethod
+    def unload(self, name: str) -> None:
+        """Serve it no longer."""
+
+    def complete(self, name: str, prompt: Prompt, max_tokens: int) -> Said:
+        """A greedy answer by an adapter, or by the base of that name, with its tokens' log-probabilities."""
+        body = {"model": name, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "logprobs": 1}
+        answer = self.endpoint.ask("/v1/completions", body)
+        try:
+            choices = parse.sequence(parse.mapping(answer, "the answer").get("choices"), "choices")
+            return _said(parse.mapping(choices[0] if choices else None, "choices[0]"))
+        except FormatError as error:
+            raise EndpointError(f"{self.endpoint.address}: /v1/completions: {error.message}") from error
+
+
+class Vllm(Server):
+    """vLLM's OpenAI server, started with ``VLLM_ALLOW_RUNTIME_LORA_UPDATING=1``.
+
+    Source: ``vllm/entrypoints/serve/lora/api_router.py`` and ``entrypoints/openai/models/serving.py`` (0.32, run).
+    """
+
+    def version(self) -> str:
+        """``/version``."""
+        try:
+            answer = self.endpoint.get("/version")
+        except EndpointError:
+            return ""
+        return _printable_version(answer)
+
+    def load(self, name: str, path: str) -> None:
+        """Read the adapter onto the device."""
+        self._post(LOAD, {"lora_name": name, "lora_path": path})
+
+    def replace(self, name: str, path: str) -> None:
+        """In place: no request in between finds nothing. What vLLM caches of prompts is kept by name and path."""
+        self._post(LOAD, {"lora_name": name, "lora_path": path, "load_inplace": True})
+
+    def unload(self, name: str) -> None:
+        """Take the name away."""
+        self._post(UNLOAD, {"lora_name": name})
+
+    def _post(self, path: str, body: dict[str, Any]) -> None:
+        try:
+            self.endpoint.request("POST", path, body)
+        except Refusal as error:
+            if error.status == 404 and error.words in {"Not Found", "nothing more"}:
+                raise Refusal(error.status, f"{self.endpoint.address} has no {path}", "", hint=SWITCH) from error
+            raise
+
+
+class Sglang(Server):
+    """SGLang's server, started with ``--enable-lora``. Not run against a real one: written by its documented API.
+
+    Source: ``python/sglang/srt/entrypoints/http_server.py`` (0.5.23, read): ``/load_lora_adapter`` and
+    ``/unload_lora_adapter`` answer ``{success, error_message, loaded_adapters}`` with 200 or 400; a request names an
+    adapter as ``base:adapter``.
+    """
+
+    def version(self) -> str:
+        """``/server_info``, or what it was called before."""
+        for path in ("/server_info", "/get_server_info"):
+            try:
+                version = _printable_version(self.endpoint.get(path))
+            except EndpointError:
+                continue
+            if version:
+                return version
+        return ""
+
+    def load(self, name: str, path: str) -> None:
+        """Read the adapter."""
+        self._post("/load_lora_adapter", {"lora_name": name, "lora_path": path})
+
+    def replace(self, name: str, path: str) -> None:
+        """Unload and load: it has nothing in place. A request in between is refused."""
+        self.unload(name)
+        self.load(name, path)
+
+    def unload(self, name: str) -> None:
+        """Take it away, after the requests that use it."""
+        self._post("/unload_lora_adapter", {"lora_name": name})
+
+    def complete(self, name: str, prompt: Prompt, max_tokens: int) -> Said:
+        """A greedy answer; an adapter is asked for as ``base:adapter``."""
+        parent = next((one.parent for one in self.models() if one.name == name), "")
+        return super().complete(f"{parent}:{name}" if parent else name, prompt, max_tokens)
+
+    def _post(self, path: str, body: dict[str, str]) -> None:
+        answer = self.endpoint.ask(path, body)
+        if isinstance(answer, dict) and answer.get("success") is False:
+            words = " ".join(str(answer.get("error_message") or "nothing more").split())[:1000]
+            raise Refusal(400, f"{self.endpoint.address} refuses: {words}", words)
+
+
+class Ours(Vllm):
+    """``lora-cli warm --serve``: vLLM's paths, and its own proof of each adapter."""
+
+    def check_ready(self) -> None:
+        """``/ready``: what it was started with was tried."""
+        self.endpoint.request("GET", "/ready")
+
+    def version(self) -> str:
+        """No engine's: PEFT's semantics are its own."""
+        return ""
+
+    def proof(self, name: str) -> float | None:
+        """The worst error of the forward that it composed, module by module; None when it has not proved it."""
+        for one in parse.objects(self.endpoint.get("/v1/adapters"), "adapters"):
+            if one.get("name") == name and one.get("proved") is True:
+                worst = one.get("worst_error")
+                return float(worst) if isinstance(worst, int | float) else None
+        return None
+
+
+SERVERS: Mapping[str, type[Server]] = {"vllm": Vllm, "sglang": Sglang, "lora-cli": Ours}
+
+
+def open_server(kind: str, endpoint: Endpoint) -> Server:
+    """The server of that kind. Raises ``UsageError``: no server is called so."""
+    if kind not in SERVERS:
+        raise UsageError(f"no server that can be warmed is called {kind!r}", hint=did_you_mean(kind, SERVERS))
+    return SERVERS[kind](endpoint)
+
+
+def _printable_version(answer: Any) -> str:
+    """The version in a server's answer, if it looks like one."""
+    value = answer.get("version") if isinstance(answer, dict) else None
+    return value if isinstance(value, str) and re.fullmatch(r"[0-9A-Za-z.+_-]{1,64}", value) else ""
+
+
+def _served(value: Any) -> Served:
+    fields = parse.mapping(value, "data")
+    name = parse.text(fields.get("id"), "id")
+    root, parent = fields.get("root"), fields.get("parent")
+    return Served(name, root if isinstance(root, str) else name, parent if isinstance(parent, str) else "")
+
+
+def _said(choice: dict[str, Any]) -> Said:
+    logs = choice.get("logprobs")
+    told = logs if isinstance(logs, dict) else {}
+    tokens = tuple(str(token) for token in told.get("tokens") or ())
+    values = tuple(
+        float(value)
+        for value in told.get("token_logprobs") or ()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    )
+    return Said(parse.text(choice.get("text"), "text"), tokens, values)
