@@ -122,23 +122,19 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """What the numbers of a shape are called, their defaults and the largest one that each may be."""
+    """What makes requests of a shape; what its numbers are called, their defaults and the largest that each may be."""
 
-    names: tuple[str, ...]
-    usual: tuple[int, ...]
-    most: tuple[int, ...]
+    make: Callable[..., tuple[str, ...]]
+    names: tuple[str, ...] = ()
+    usual: tuple[int, ...] = ()
+    most: tuple[int, ...] = ()
 
 
 KINDS: Mapping[str, _Kind] = {
-    "drift": _Kind(("percent", "every"), (20, 5_000), (100, MOST)),
-    "scan": _Kind(("percent",), (10,), (100,)),
-    "sessions": _Kind(("users", "turns"), (64, 5), (100_000, MOST)),
-}
-_MAKERS: Mapping[str, Callable[..., tuple[str, ...]]] = {
-    "independent": make_trace,
-    "drift": make_drift,
-    "scan": make_scan,
-    "sessions": make_sessions,
+    "independent": _Kind(make_trace),
+    "drift": _Kind(make_drift, ("percent", "every"), (20, 5_000), (100, MOST)),
+    "scan": _Kind(make_scan, ("percent",), (10,), (100,)),
+    "sessions": _Kind(make_sessions, ("users", "turns"), (64, 5), (100_000, MOST)),
 }
 
 
@@ -180,8 +176,9 @@ def parse_shape(kind: str, text: str) -> Shape:
 def make_requests(names: Sequence[str], traffic: Traffic) -> Trace:
     """The trace of ``traffic`` over these adapters, the most popular first."""
     shape = traffic.shape
-    more = dict(zip(KINDS[shape.kind].names, shape.numbers, strict=True)) if shape.kind in KINDS else {}
-    keys = _MAKERS[shape.kind](names, traffic.popularity, traffic.requests, traffic.seed, **more)
+    kind = KINDS[shape.kind]
+    more = dict(zip(kind.names, shape.numbers, strict=True))
+    keys = kind.make(names, traffic.popularity, traffic.requests, traffic.seed, **more)
     places = {name: place for place, name in enumerate(names)}
     lengths = Draws.apart("lengths", traffic.seed)
     tokens = [(traffic.input_len.drawn(lengths), traffic.output_len.drawn(lengths)) for _ in range(traffic.requests)]

@@ -163,7 +163,7 @@ class Api:
             assert job is not None
             try:
                 # Asking starts a child that died, which takes seconds: not in the loop that answers everybody.
-                asked = await wait(self.host, self.host.asking.submit(self.host.ask, entry, ServeOnce(job)))
+                asked = await wait(self.host, self.host.asking.submit(self.host.ask, name, ServeOnce(job)))
                 served = await wait(self.host, asked.future)
             except LoraCliError as error:
                 again = not error.alone if isinstance(error, Died) else await taken_away(self.host, entry, job)

@@ -97,7 +97,7 @@ class Batcher:
 
         try:
             complete = Complete(tuple(one.row for one in batch))
-            asked = await asyncio.wrap_future(self._host.asking.submit(self._host.ask_for_many, complete, heard))
+            asked = await asyncio.wrap_future(self._host.asking.submit(self._host.ask, "", complete, heard))
             done = await asyncio.wrap_future(asked.future)
             assert isinstance(done, Completed)
         except LoraCliError as error:

@@ -14,7 +14,7 @@ from lora_cli.core.results import LoadReport
 from lora_cli.errors import LoraCliError, Unreachable
 from lora_cli.runtime.admitted import continued
 from lora_cli.runtime.channel import Asked
-from lora_cli.runtime.messages import Complete, Drop, Heard, Job, Needs, Prefetch, Ready, failed
+from lora_cli.runtime.messages import Drop, Heard, Job, Needs, Prefetch, Ready, failed
 from lora_cli.runtime.process import WarmProcess
 from lora_cli.serving.adapters import Counters, Entries, Entry, Failures
 from lora_cli.serving.admissions import Admissions
@@ -23,68 +23,7 @@ from lora_cli.serving.history import NOTHING, Past
 from lora_cli.serving.looking import Looking
 from lora_cli.serving.prefetch import Prefetcher
 
-
-class Loading:
-    """Loads adapters one by one; any thread may ask, and waits for ``process`` to stand."""
-
-    def __init__(
-        self, admissions: Admissions, process: Callable[[], WarmProcess], counters: Counters, failures: Failures
-    ) -> None:
-        self._admissions, self._process = admissions, process
-        self._counters, self._failures = counters, failures
-
-    def load(self, entry: Entry) -> LoadReport:
-        """Bring, load and prove one adapter; its report says what went wrong."""
-        name = entry.item.name
-        failure = self._failures.last(name)
-        if failure is not None and self._failures.wait_s(name) > 0:
-            return failure.report
-        report = self.try_to_load(entry)
-        if report.error:
-            self._failures.add(name, report)
-        else:
-            self._failures.clear(name)
-        return report
-
-    def try_to_load(self, entry: Entry) -> LoadReport:
-        """The same, whatever failed before, and without remembering what fails now."""
-        report, job = self._brought(entry)
-        if job is not None:
-            report = continued(report, self._loaded(entry, job))
-        if report.error:
-            entry.job = None  # the next try begins at its origin: this snapshot may be gone
-        entry.report = report
-        self._counters.load(report)
-        return report
-
-    def _brought(self, entry: Entry) -> tuple[LoadReport, Job | None]:
-        """It on this disk, and judged there. What is here already and was judged before is not looked at again."""
-        if entry.job is not None:
-            before = entry.report or LoadReport(entry.item.name, entry.job.digest)
-            digest, applied, copied_to = entry.job.digest, before.applied, before.copied_to
-            return LoadReport(entry.item.name, digest, applied=applied, copied_to=copied_to), entry.job
-        admitted = self._admissions.admit(entry.item, by_client=entry.by_client)
-        entry.job, entry.needs, entry.remote = admitted.job, admitted.needs, not admitted.cached
-        return admitted.report, admitted.job
-
-    def bring(self, entry: Entry) -> None:
-        """Have it on this disk, ahead of its load; what kept it from that is remembered."""
-        report, job = self._brought(entry)
-        entry.report = report
-        if job is None:
-            self._counters.load(report)
-            self._failures.add(entry.item.name, report)
-
-    def _loaded(self, entry: Entry, job: Job) -> LoadReport:
-        """Its report by the warm process."""
-        try:
-            process = self._process()
-        except LoraCliError as error:
-            return failed(LoadReport(job.name, job.digest), "start", error)
-        report = process.load(job)
-        entry.proved_by = 0 if report.error else process.starts
-        return report
-
+T = TypeVar("T")
 
 MOST_AT_ONCE = 64
 """Adapters that are brought and loaded at once for requests that wait for them."""
@@ -128,7 +67,6 @@ class Host:
         self._closed = False
         self.counters, self.failures = Counters(), Failures()
         self._admissions = admissions
-        self._loading = Loading(admissions, self._process, self.counters, self.failures)
         self._laid_out: WarmProcess | None = None
         self.looking = Looking(lambda: self.process)
         self.asking, self.aside = (ThreadPoolExecutor(MOST_AT_ONCE, name) for name in ("ask", "aside"))
@@ -156,7 +94,7 @@ class Host:
             LoraCliError: what keeps the warm process from standing.
         """
         first = self._by_heat()[: self._memory]
-        for brought in [self._loads.submit(self._loading.bring, entry) for entry in first]:
+        for brought in [self._loads.submit(self._bring, entry) for entry in first]:
             brought.result()
         try:
             process = self._laid_out = self._open([one.needs for one in self.entries.all() if one.needs is not None])
@@ -184,11 +122,10 @@ class Host:
         for place, entry in enumerate(self._by_heat()[: self._memory]):
             self._ahead.add(entry.item.name, place)
 
-    def wait_for_first(self, timeout_s: float | None = None) -> bool:
-        """Wait until all that was to be loaded first was tried; whether it came to that."""
-        if self._ahead.wait(timeout_s):
-            self._first_wave.set()
-        return self._first_wave.is_set()
+    def wait_for_first(self) -> None:
+        """Wait until all that was to be loaded first was tried."""
+        self._ahead.wait()
+        self._first_wave.set()
 
     def have(self, name: str) -> "Future[LoadReport]":
         """Have an adapter on this disk, loaded and proved; those who ask meanwhile wait for the same load.
@@ -229,13 +166,61 @@ class Host:
         return self._loads.submit(self._replace, Entry(item, by_client=True))
 
     def _load(self, entry: Entry) -> LoadReport:
-        report = self._loading.load(entry)
+        """Bring, load and prove one adapter; its report says what went wrong. What failed of late is not tried."""
+        name = entry.item.name
+        failure = self.failures.last(name)
+        if failure is not None and self.failures.wait_s(name) > 0:
+            return failure.report
+        report = self._try_to_load(entry)
+        if report.error:
+            self.failures.add(name, report)
+        else:
+            self.failures.clear(name)
         if not self.entries.has(entry):  # it was unloaded meanwhile
-            self.failures.clear(entry.item.name)
+            self.failures.clear(name)
+        return report
+
+    def _try_to_load(self, entry: Entry) -> LoadReport:
+        """The same, whatever failed before, and without remembering what fails now."""
+        report, job = self._brought(entry)
+        if job is not None:
+            report = continued(report, self._loaded(entry, job))
+        if report.error:
+            entry.job = None  # the next try begins at its origin: this snapshot may be gone
+        entry.report = report
+        self.counters.load(report)
+        return report
+
+    def _brought(self, entry: Entry) -> tuple[LoadReport, Job | None]:
+        """It on this disk, and judged there. What is here already and was judged before is not looked at again."""
+        if entry.job is not None:
+            before = entry.report or LoadReport(entry.item.name, entry.job.digest)
+            digest, applied, copied_to = entry.job.digest, before.applied, before.copied_to
+            return LoadReport(entry.item.name, digest, applied=applied, copied_to=copied_to), entry.job
+        admitted = self._admissions.admit(entry.item, by_client=entry.by_client)
+        entry.job, entry.needs, entry.remote = admitted.job, admitted.needs, not admitted.cached
+        return admitted.report, admitted.job
+
+    def _bring(self, entry: Entry) -> None:
+        """Have it on this disk, ahead of its load; what kept it from that is remembered."""
+        report, job = self._brought(entry)
+        entry.report = report
+        if job is None:
+            self.counters.load(report)
+            self.failures.add(entry.item.name, report)
+
+    def _loaded(self, entry: Entry, job: Job) -> LoadReport:
+        """Its report by the warm process."""
+        try:
+            process = self._process()
+        except LoraCliError as error:
+            return failed(LoadReport(job.name, job.digest), "start", error)
+        report = process.load(job)
+        entry.proved_by = 0 if report.error else process.starts
         return report
 
     def _replace(self, entry: Entry) -> LoadReport:
-        report = self._loading.try_to_load(entry)
+        report = self._try_to_load(entry)
         if not report.error:
             with self._lock:
                 known = self.entries.put(entry)
@@ -259,13 +244,12 @@ class Host:
             self.entries.of(name)
             self._ahead.add(name, priority)
 
-    def ask(self, entry: Entry, message: object) -> Asked:
-        """Ask the warm process for something about an adapter that it has proved; its answer may be ``Died``."""
-        return self._process().submit(entry.item.name, message)
+    def ask(self, name: str, message: object, heard: Callable[[Heard], None] = lambda _said: None) -> Asked:
+        """Ask the warm process for something about an adapter that it has proved; its answer may be ``Died``.
 
-    def ask_for_many(self, message: Complete, heard: Callable[[Heard], None]) -> Asked:
-        """Have a batch of prompts answered; ``heard`` is told what comes before its end."""
-        return self._process().submit("", message, heard)
+        ``heard`` is told what comes before its end.
+        """
+        return self._process().submit(name, message, heard)
 
     def bring_anew(self, entry: Entry, job: Job) -> None:
         """The files of ``job`` are gone: whoever has this adapter next begins at its origin."""
@@ -329,9 +313,9 @@ class Host:
                 return
             if self.failures.wait_s(name) > 0 or self.is_proved(entry):
                 return
-            self._loading.bring(entry)
+            self._bring(entry)
             if entry.job is not None:
-                self.ask(entry, Prefetch(entry.job)).answer(bool)
+                self.ask(name, Prefetch(entry.job)).answer(bool)
 
     def _let_go(self, entry: Entry) -> None:
         """Drop it from the tiers, unless another name has the same bytes."""
@@ -345,9 +329,6 @@ class Host:
         with self._lock:
             if self._under_way.get(name) is done:
                 del self._under_way[name]
-
-
-T = TypeVar("T")
 
 
 async def had(host: Host, entry: Entry) -> tuple[str, float]:
