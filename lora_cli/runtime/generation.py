@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lora_cli.errors import FormatError, LoraCliError, Refused, UsageError
-from lora_cli.runtime.messages import Complete, Completed, Heard, Piece, Placed, Row, TokenLogprob, Unanswered
+from lora_cli.runtime.messages import Complete, Heard, Piece, Placed, Row, TokenLogprob, Unanswered
 from lora_cli.runtime.model import ComposedModel, cache_name
 from lora_cli.runtime.room import out_of_memory
 from lora_cli.runtime.slots import BASE_SLOT
@@ -169,8 +169,8 @@ class Started:
     slot: int
 
 
-def complete(worker: "Worker", request: Complete, say: Say) -> Completed:
-    """Answer all rows; what is wrong with one is said of that one.
+def complete(worker: "Worker", request: Complete, say: Say) -> int:
+    """Answer all rows, and give their number; what is wrong with one is said of that one.
 
     Raises:
         UsageError: the warm process has no whole model.
@@ -179,21 +179,19 @@ def complete(worker: "Worker", request: Complete, say: Say) -> Completed:
     whole = worker.whole
     if whole is None:
         raise UsageError("there is no whole model to answer with", hint="start it with --forward model")
-    before = worker.resident.counts().evictions
     with ExitStack() as leases, out_of_memory():
         started = [
             one
             for one in (_start(worker, whole, number, row, leases, say) for number, row in enumerate(request.rows))
             if one is not None
         ]
-        evicted = worker.resident.counts().evictions - before
         try:
             _generate(worker, whole, started, say)
         except Refused:
             # The model flattens the rows of a batch somewhere: each adapter has a batch of its own.
             for slot in dict.fromkeys(one.slot for one in started):
                 _generate(worker, whole, [one for one in started if one.slot == slot], say)
-    return Completed(len(request.rows), evicted)
+    return len(request.rows)
 
 
 def _start(worker: "Worker", whole: "WholeModel", number: int, row: Row, leases: ExitStack, say: Say) -> Started | None:

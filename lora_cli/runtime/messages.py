@@ -243,7 +243,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Complete:
-    """Answer a static batch of rows: with ``Placed``, ``Piece`` and ``Unanswered``, then ``Completed``."""
+    """Answer a static batch of rows: with ``Placed``, ``Piece`` and ``Unanswered``, then their number."""
 
     rows: tuple[Row, ...]
 
@@ -287,14 +287,6 @@ class Unanswered:
 
     row: int
     error: LoraCliError
-
-
-@dataclass(frozen=True, slots=True)
-class Completed:
-    """The batch is done. ``evicted`` counts who left the slots for it."""
-
-    rows: int
-    evicted: int = 0
 
 
 Heard = Placed | Piece | Unanswered

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from lora_cli.core.results import Moved
 from lora_cli.errors import FormatError, Refused
@@ -50,7 +49,7 @@ class ComposedModel:
     """A model whose modules add, for each row of a batch, the LoRA path of that row's slot.
 
     ``refused`` has the modules of ``slots`` that cannot be composed here, with the reason. Linear, Conv1D and plain
-    or scaled embeddings can. Its hooks stay until ``detach``.
+    or scaled embeddings can.
     """
 
     origin = "base"
@@ -65,7 +64,7 @@ class ComposedModel:
         self._segments: dict[torch.Size, tuple[Segment, ...]] = {}
         self._bound: dict[tuple[str, torch.Size], tuple[Bound, ...]] = {}
         self._variants: dict[str, dict[int, Variant]] = {}
-        self._hooks: dict[str, RemovableHandle] = {}
+        self._hooked: set[str] = set()
         self._found = dict(model.named_modules())
         for path in slots.stacks:
             reason = _why_not(self._found, path, slots)
@@ -120,11 +119,6 @@ class ComposedModel:
         # Whoever flattened the rows says so by the shape, and is one adapter's.
         return (output[back] if len(output) == len(order) else output).float()
 
-    def detach(self) -> None:
-        """Take the hooks off: the model is the base again."""
-        for hook in self._hooks.values():
-            hook.remove()
-
     @property
     def device(self) -> torch.device:
         """Where its weights are."""
@@ -146,8 +140,9 @@ class ComposedModel:
             self._rows, self._adapted = (), False
 
     def _hook_on(self, path: str) -> None:
-        if path not in self._hooks:
-            self._hooks[path] = self._found[path].register_forward_hook(self._hook(path), with_kwargs=True)
+        if path not in self._hooked:
+            self._hooked.add(path)
+            self._found[path].register_forward_hook(self._hook(path), with_kwargs=True)
 
     def _hook(self, path: str) -> Any:
         stack = self._slots.stacks.get(path) if path not in self.refused else None

@@ -15,10 +15,8 @@ from lora_cli.runtime.messages import (
     Answer,
     Forward,
     Heard,
-    Holdings,
     Job,
     Load,
-    Look,
     Plan,
     Ready,
     Served,
@@ -150,10 +148,6 @@ class WarmProcess:
     def answer(self, job: Job, prompt: str, max_tokens: int) -> Answers:
         """The base's and the adapter's greedy answer. Raises ``LoraCliError`` when there is none."""
         return self.submit(job.name, Answer(job, prompt, max_tokens)).answer(Answers)
-
-    def look(self, *, with_history: bool = False) -> Holdings:
-        """What its tiers hold now."""
-        return self.submit("", Look(with_history)).answer(Holdings)
 
     def close(self) -> None:
         """End the child, for good; one that is still starting has nothing under way, and is killed."""

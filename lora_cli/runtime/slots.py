@@ -19,7 +19,6 @@ import torch
 
 from lora_cli.core.base_model import BaseModule
 from lora_cli.errors import MachineError, Refused
-from lora_cli.runtime.weights import LoraWeights
 
 BASE_SLOT = 0
 HUGE = 1 << 21
@@ -152,22 +151,6 @@ class Slots:
         # As a tensor, a scaling beyond float32 becomes infinite, which the proof finds; as a number it raises.
         of_modules = [scalings.get(path, 0.0) for path in self.stacks]
         self._scalings[slot] = torch.tensor(of_modules, dtype=torch.float64).to(self._scalings)
-
-    def put(self, weights: LoraWeights) -> int:
-        """Copy an adapter into a free slot and give its number; raises as ``reserve``."""
-        slot = self.reserve(
-            weights.name,
-            {
-                path: Shape(module.rank, module.a.shape[1], module.b.shape[0], module.embedding)
-                for path, module in weights.modules.items()
-            },
-        )
-        for path, module in weights.modules.items():
-            a, b = self.at(slot, path)
-            a[: module.rank].copy_(module.a)
-            b[:, : module.rank].copy_(module.b)
-        self.scale(slot, {path: module.scaling for path, module in weights.modules.items()})
-        return slot
 
     def put_from(self, memory: "Slots", place: int) -> int:
         """Copy an adapter from a place in ``memory``, laid out as this, into a free slot: both have it in one piece."""

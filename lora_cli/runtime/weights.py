@@ -44,16 +44,10 @@ class ModuleWeights:
 
 @dataclass(frozen=True, slots=True)
 class LoraWeights:
-    """All factors of one adapter, by module path. ``size`` is their bytes together."""
+    """All factors of one adapter, by module path."""
 
     name: str
     modules: Mapping[str, ModuleWeights]
-    size: int
-
-    @property
-    def rank(self) -> int:
-        """The largest rank of any module."""
-        return max((module.rank for module in self.modules.values()), default=0)
 
 
 def read_weights(
@@ -77,7 +71,7 @@ def read_weights(
         module: ModuleWeights(tensors[a.name], tensors[b.name], scalings[module], adapter.pairs[module].embedding)
         for module, (a, b) in infos.items()
     }
-    return LoraWeights(adapter.name, modules, sum(a.nbytes + b.nbytes for a, b in infos.values()))
+    return LoraWeights(adapter.name, modules)
 
 
 def weight_bytes(adapter: Adapter) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 from starlette.responses import Response, StreamingResponse
 
 from lora_cli.errors import LoraCliError, MachineError, NotFound, UsageError
-from lora_cli.runtime.messages import Complete, Completed, Heard, Job, Piece, Placed, Row, TokenLogprob, Unanswered
+from lora_cli.runtime.messages import Complete, Heard, Job, Piece, Placed, Row, TokenLogprob, Unanswered
 from lora_cli.serving.adapters import Entry, shortened
 from lora_cli.serving.answers import STATUS, Json, encoded, error_body
 from lora_cli.serving.host import Host, had, taken_away
@@ -98,8 +98,7 @@ class Batcher:
         try:
             complete = Complete(tuple(one.row for one in batch))
             asked = await asyncio.wrap_future(self._host.asking.submit(self._host.ask, "", complete, heard))
-            done = await asyncio.wrap_future(asked.future)
-            assert isinstance(done, Completed)
+            await asyncio.wrap_future(asked.future)
         except LoraCliError as error:
             for one in batch:
                 one.put(error)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lora_cli.runtime.forward import add_lora, bind, route
 from lora_cli.runtime.slots import Slots
-from tests.runtime.tiny import CONV, EMBEDDING, LINEAR, MODULES, inputs, slots, token_by_token, weights
+from tests.runtime.tiny import CONV, EMBEDDING, LINEAR, MODULES, inputs, put, slots, token_by_token, weights
 
 PATHS = (LINEAR, CONV, EMBEDDING)
 
@@ -16,7 +16,7 @@ def composed(path: str, slot_of_token: list[int], base: torch.Tensor, x: torch.T
     """Slots 1, 2, 3 and 5 hold adapters of rank 2, 5, 8 and 20, in two rank classes, with scalings of their own."""
     held = slots(max_loras=4, max_lora_rank=32)
     for slot, adapter in ADAPTERS.items():
-        assert held.put(adapter) == slot
+        assert put(held, adapter) == slot
     return added(base.clone(), x, path, slot_of_token, held)
 
 
@@ -70,7 +70,7 @@ def test_no_nan_of_one_adapter_reaches_another_or_the_base(path: str) -> None:
     for module in poisoned.modules.values():
         module.a[:] = float("nan")
         module.b[:] = float("inf")
-    bad, good = held.put(poisoned), held.put(weights("good", r=2))
+    bad, good = put(held, poisoned), put(held, weights("good", r=2))
     for slot_of_token in ([good, bad, 0, bad, good, bad], [0, bad, bad, bad, good, good], [0, bad, good, 0, bad, good]):
         x = inputs(path, 6)
         if not held.stacks[path].embedding:
@@ -83,7 +83,7 @@ def test_no_nan_of_one_adapter_reaches_another_or_the_base(path: str) -> None:
 
 def test_a_module_that_an_adapter_is_not_on_is_left_to_the_base() -> None:
     held = slots()
-    slot = held.put(weights(modules={CONV: MODULES[CONV]}))
+    slot = put(held, weights(modules={CONV: MODULES[CONV]}))
     base = torch.randn(3, MODULES[LINEAR].d_out)
     result = added(base.clone(), inputs(LINEAR, 3), LINEAR, [slot] * 3, held)
     assert torch.equal(result, base)
@@ -93,7 +93,7 @@ def test_a_module_that_an_adapter_is_not_on_is_left_to_the_base() -> None:
 def test_every_token_with_an_adapter_is_in_one_segment_that_gives_it_its_slot(rows: list[int], tokens: int) -> None:
     held = slots(max_loras=4, max_lora_rank=32)
     for adapter in ADAPTERS.values():
-        held.put(adapter)
+        put(held, adapter)
     found = [0] * len(rows) * tokens
     for segment in route(rows, held, tokens):
         for token in range(segment.start, segment.stop):
@@ -106,6 +106,6 @@ def test_every_token_with_an_adapter_is_in_one_segment_that_gives_it_its_slot(ro
 def test_a_batch_sorted_by_slot_takes_one_product_for_each_rank_class() -> None:
     held = slots(max_loras=4, max_lora_rank=32)
     for adapter in ADAPTERS.values():
-        held.put(adapter)
+        put(held, adapter)
     assert [(one.slot, one.count, one.rank_class) for one in route([0, 1, 2, 3, 5], held, 7)] == [(1, 3, 8), (5, 1, 32)]
     assert [(one.slot, one.count, one.tokens) for one in route([1, 1, 2, 2, 3], held)] == [(1, 2, 2), (3, 1, 1)]

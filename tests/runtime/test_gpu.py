@@ -10,7 +10,7 @@ from lora_cli.core.base_model import BaseModule
 from lora_cli.runtime.base_weights import SyntheticWeights
 from lora_cli.runtime.proof import prove
 from lora_cli.runtime.slots import Slots
-from tests.runtime.tiny import BASE, MODULES, weights
+from tests.runtime.tiny import BASE, MODULES, put, weights
 
 pytestmark = [
     pytest.mark.gpu,
@@ -38,7 +38,7 @@ def test_an_adapter_in_its_slot_on_the_device_is_proved(dtype: torch.dtype) -> N
     device = Slots(MODULES, 2, 32, dtype=dtype, device="cuda", one_piece=True)
     for seed, r in enumerate((4, 32, 7)):
         adapter = weights(r=r, seed=seed)
-        slot = device.put_from(memory, memory.put(adapter))
+        slot = device.put_from(memory, put(memory, adapter))
         proof = prove(device, slot, adapter, SyntheticWeights(BASE))
         assert proof.holds, proof.worst
         device.clear(slot)
@@ -47,7 +47,7 @@ def test_an_adapter_in_its_slot_on_the_device_is_proved(dtype: torch.dtype) -> N
 def test_a_hit_in_memory_takes_at_most_twice_what_the_link_does() -> None:
     memory = Slots(LARGE, 1, 16, dtype=torch.bfloat16, one_piece=True)
     device = Slots(LARGE, 1, 16, dtype=torch.bfloat16, device="cuda", one_piece=True)
-    place = memory.put(weights(r=16, modules=LARGE, dtype=torch.bfloat16))
+    place = put(memory, weights(r=16, modules=LARGE, dtype=torch.bfloat16))
     there = torch.empty_like(memory.storage, device="cuda")
     floor_s = median_s(lambda: there.copy_(memory.storage, non_blocking=True))
     ours_s = median_s(lambda: device.clear(device.put_from(memory, place)))

@@ -23,6 +23,7 @@ from lora_cli.store import Store
 from lora_cli.store.packed import packed_file
 from tests.making import HIDDEN, Q_PROJ, VOCAB, llama_modules, write_adapter
 from tests.runtime.reading import LLAMA, read
+from tests.runtime.tiny import put
 
 A, B = f"base_model.model.{Q_PROJ}.lora_A.weight", f"base_model.model.{Q_PROJ}.lora_B.weight"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
@@ -39,7 +40,7 @@ def loaded(directory: Path, into: Slots) -> int:
 
 def copied(directory: Path, into: Slots) -> int:
     adapter = read(directory)
-    return into.put(read_weights(directory, adapter, scalings(adapter, LLAMA)))
+    return put(into, read_weights(directory, adapter, scalings(adapter, LLAMA)))
 
 
 def same(directory: Path, dtype: torch.dtype = torch.float32) -> bool:
@@ -89,7 +90,7 @@ def test_where_reads_are_cut_does_not_matter(
     adapter = read(tmp_path / "a")
     scaling = scalings(adapter, LLAMA)
     weights = read_weights(tmp_path / "a", adapter, scaling)
-    slot = oracle.put(weights)
+    slot = put(oracle, weights)
     for name, value in limits.items():
         monkeypatch.setattr(loading, name, value)
     straight, folder, places = slots(), tmp_path / "a", None

@@ -21,7 +21,7 @@ from tests.making import HIDDEN, Q_PROJ, VOCAB, llama_modules, write_adapter, wr
 from tests.runtime.families import save_model, tiny_model
 from tests.runtime.jobs import job
 from tests.runtime.reading import LLAMA, read
-from tests.runtime.tiny import weights
+from tests.runtime.tiny import put, weights
 
 WORDS = ("hello", "world", "what", "is", "the", "capital", "of", "user", "assistant")
 TEMPLATE = "{% for m in messages %}user {{ m.content }} {% endfor %}{% if add_generation_prompt %}assistant{% endif %}"
@@ -88,10 +88,10 @@ def test_rows_that_a_module_flattened_are_not_told_apart_by_guessing() -> None:
         ours.logits(ids, [1, 0])
 
 
-def test_without_its_hooks_the_model_is_the_base() -> None:
+def test_what_an_adapter_changes_is_measured_over_all_logits() -> None:
     modules = {path: LLAMA.modules[path] for path in llama_modules()}
     slots = Slots(modules, 1, 4)
-    slot = slots.put(weights(modules=modules))
+    slot = put(slots, weights(modules=modules))
     ours = ComposedModel(tiny_model("llama"), slots)
     ids = torch.arange(9)[None]
     base, adapted = ours.logits(ids, [0]), ours.logits(ids, [slot])
@@ -103,8 +103,6 @@ def test_without_its_hooks_the_model_is_the_base() -> None:
     )
     assert found.kl == pytest.approx(float(divergence.sum(-1).mean()), rel=1e-3)
     assert (found.top1_changed, found.positions) == (int((adapted.argmax(-1) != base.argmax(-1)).sum()), 9)
-    ours.detach()
-    assert torch.equal(ours.logits(ids, [slot]), base)
 
 
 def test_an_adapter_that_moves_no_logit_or_breaks_one_does_not_pass() -> None:
@@ -114,11 +112,11 @@ def test_an_adapter_that_moves_no_logit_or_breaks_one_does_not_pass() -> None:
     ids = torch.arange(9)[None]
     base = ours.logits(ids, [0])
     with pytest.raises(Refused, match="the adapter changes nothing"):
-        moved(ours, ids, slots.put(weights(modules=modules, size=0.0)), base)
+        moved(ours, ids, put(slots, weights(modules=modules, size=0.0)), base)
     broken: LoraWeights = weights(modules=modules)
     broken.modules[Q_PROJ].b[0, 0] = float("inf")
     with pytest.raises(Refused, match="not finite"):
-        moved(ours, ids, slots.put(broken), base)
+        moved(ours, ids, put(slots, broken), base)
 
 
 def test_a_checkpoint_that_lacks_weights_is_not_filled_up_at_random(tmp_path: Path) -> None:
@@ -230,11 +228,11 @@ def test_the_same_rows_have_another_adapter_once_their_slot_has() -> None:
     slots = Slots(modules, 1, 4)
     ours, ids = ComposedModel(tiny_model("llama"), slots), torch.arange(9)[None]
     base = ours.logits(ids, [1])
-    first = ours.logits(ids, [slots.put(weights(modules=modules))])
+    first = ours.logits(ids, [put(slots, weights(modules=modules))])
     assert torch.equal(ours.logits(ids, [1]), first)
     slots.clear(1)
     assert torch.equal(ours.logits(ids, [1]), base)
-    second = ours.logits(ids, [slots.put(weights(modules=modules, seed=1))])
+    second = ours.logits(ids, [put(slots, weights(modules=modules, seed=1))])
     assert not torch.equal(first, base)
     assert not torch.equal(second, first)
 
@@ -247,7 +245,7 @@ def test_no_nan_of_one_adapter_reaches_another_row_of_its_batch() -> None:
     for one in poisoned.modules.values():
         one.a.fill_(float("nan"))
     sound, bad, wide = (
-        slots.put(each) for each in (weights(modules=modules), poisoned, weights(r=20, modules=modules))
+        put(slots, each) for each in (weights(modules=modules), poisoned, weights(r=20, modules=modules))
     )
     rows = [bad, 0, wide, sound]
     logits = ours.logits(ids, rows)

@@ -73,7 +73,6 @@ def test_packed_weights_are_the_snapshots_to_the_bit(dtype: str, make: Make, sto
     packed = read_packed(store, job.digest, job.adapter, scaling)
     assert packed is not None
     assert same(packed, from_snapshot)
-    assert packed.size == from_snapshot.size
     assert packed_infos(store, job.digest, job.adapter, scaling) is not None
 
 

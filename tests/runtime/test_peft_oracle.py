@@ -18,6 +18,7 @@ from lora_cli.sources.local import LocalSource
 from tests.making import VOCAB
 from tests.runtime.families import deltas, save_model, with_peft
 from tests.runtime.reading import load
+from tests.runtime.tiny import put
 
 TOLERANCE = 2e-5
 """Of max |logit|: PEFT itself is several times as far from float64."""
@@ -78,7 +79,7 @@ class Pair:
         self.weights = load(adapter, self.base)
         modules = {path: self.base.modules[path] for path in self.weights.modules}
         self.slots = Slots(modules, 2, 16)
-        self.slot = self.slots.put(self.weights)
+        self.slot = put(self.slots, self.weights)
         model = load_model(self.base_directory, dtype=torch.float32, device="cpu")
         self.ours = ComposedModel(model, self.slots)
 
@@ -180,6 +181,6 @@ def test_real_adapters_on_the_real_model_are_pefts(real_model: Path, real_adapte
             assert torch.allclose(delta, theirs[path], rtol=0, atol=1e-6 * float(theirs[path].abs().max())), path
         with torch.inference_mode():
             want = peft(input_ids=ids).logits
-        got = ours.logits(ids, [slots.put(weights)] * 2)
+        got = ours.logits(ids, [put(slots, weights)] * 2)
         assert float((got - want).abs().max()) <= 1e-6 * float(want.abs().max())
         assert torch.equal(got.argmax(-1), want.argmax(-1))

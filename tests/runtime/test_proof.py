@@ -14,7 +14,7 @@ from lora_cli.runtime.base_weights import SyntheticWeights
 from lora_cli.runtime.proof import Outputs, prove, tolerances, why_wrong
 from lora_cli.runtime.slots import Slots
 from lora_cli.runtime.weights import LoraWeights
-from tests.runtime.tiny import BASE, CONV, EMBEDDING, LINEAR, MODULES, slots, weights
+from tests.runtime.tiny import BASE, CONV, EMBEDDING, LINEAR, MODULES, put, slots, weights
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float64]
 PATHS = (LINEAR, CONV, EMBEDDING)
@@ -29,7 +29,7 @@ def proved(held: Slots, slot: int, adapter: LoraWeights) -> Proof:
 @pytest.mark.parametrize("size", SIZES)
 def test_a_sound_adapter_is_proved_in_every_dtype_however_small_its_effect(dtype: torch.dtype, size: float) -> None:
     held, adapter = slots(dtype=dtype), weights(size=size, r=6)
-    proof = proved(held, held.put(adapter), adapter)
+    proof = proved(held, put(held, adapter), adapter)
     assert proof.holds, proof.worst
     assert [module.module for module in proof.modules] == list(PATHS)
     assert all(module.moved > 0 and module.error <= module.tolerance for module in proof.modules)
@@ -43,7 +43,7 @@ def test_a_wrong_scale_is_found_in_every_dtype_however_small_the_effect(
     dtype: torch.dtype, size: float, factor: float
 ) -> None:
     held, adapter = slots(dtype=dtype), weights(size=size)
-    slot = held.put(adapter)
+    slot = put(held, adapter)
     for stack in held.stacks.values():
         stack.scaling[slot] *= factor
     assert fails_everywhere(proved(held, slot, adapter))
@@ -71,7 +71,7 @@ def test_a_sound_adapter_whose_factors_nearly_cancel_is_proved(
     base = replace(BASE, modules=modules)
     for seed in range(3):
         held, adapter = Slots(modules, 1, 2 * r, dtype=dtype), cancelling(r, left, modules, seed)
-        proof = prove(held, held.put(adapter), adapter, SyntheticWeights(base), seed=seed)
+        proof = prove(held, put(held, adapter), adapter, SyntheticWeights(base), seed=seed)
         assert proof.holds, proof.worst
 
 
@@ -79,7 +79,7 @@ def test_a_sound_adapter_whose_factors_nearly_cancel_is_proved(
 @pytest.mark.parametrize("factor", [0.0, 0.5, 2.0])
 def test_a_wrong_scale_of_factors_that_nearly_cancel_is_found(left: float, factor: float) -> None:
     held, adapter = slots(), cancelling(4, left)
-    slot = held.put(adapter)
+    slot = put(held, adapter)
     for stack in held.stacks.values():
         stack.scaling[slot] *= factor
     assert fails_everywhere(proved(held, slot, adapter))
@@ -88,7 +88,7 @@ def test_a_wrong_scale_of_factors_that_nearly_cancel_is_found(left: float, facto
 @pytest.mark.parametrize("factor", [0.0, 0.7, 1.4])
 def test_a_wrong_scale_of_a_wide_module_is_found_in_bfloat16(factor: float) -> None:
     held, adapter = Slots(WIDE, 1, 64, dtype=torch.bfloat16), weights(r=64, modules=WIDE)
-    slot = held.put(adapter)
+    slot = put(held, adapter)
     held.stacks["proj"].scaling[slot] *= factor
     assert fails_everywhere(prove(held, slot, adapter, SyntheticWeights(replace(BASE, modules=WIDE))))
 
@@ -98,14 +98,14 @@ def test_a_wrong_scale_of_a_wide_module_is_found_in_bfloat16(factor: float) -> N
 def test_another_adapters_slot_is_found(dtype: torch.dtype, size: float) -> None:
     held = slots(dtype=dtype)
     mine, other = weights("mine", size=size), weights("other", size=size, seed=7)
-    held.put(mine)
-    assert fails_everywhere(proved(held, held.put(other), mine))
+    put(held, mine)
+    assert fails_everywhere(proved(held, put(held, other), mine))
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_stale_row_above_the_rank_is_found(size: float) -> None:
     held, adapter = slots(max_lora_rank=8), weights(r=4, size=size)
-    slot = held.put(adapter)
+    slot = put(held, adapter)
     large = weights("large", r=8, seed=3, size=size)
     for path, module in large.modules.items():
         a, b = held.at(slot, path)
@@ -118,7 +118,7 @@ def test_a_stale_row_above_the_rank_is_found(size: float) -> None:
 @pytest.mark.parametrize("side", ["a", "b"])
 def test_one_value_that_is_not_finite_is_found(path: str, value: float, side: str) -> None:
     held, adapter = slots(), weights()
-    slot = held.put(adapter)
+    slot = put(held, adapter)
     held.at(slot, path)["ab".index(side)].view(-1)[13] = value
     failed = {module.module: module.reason for module in proved(held, slot, adapter).modules if module.reason}
     assert list(failed) == [path]
@@ -128,7 +128,7 @@ def test_one_value_that_is_not_finite_is_found(path: str, value: float, side: st
 def test_a_value_that_overflows_the_slots_dtype_is_found() -> None:
     held, adapter = slots(dtype=torch.float16), weights()
     adapter.modules[LINEAR].a[0, 0] = 1e6
-    proof = proved(held, held.put(adapter), adapter)
+    proof = proved(held, put(held, adapter), adapter)
     assert proof.worst is not None
     assert (proof.worst.module, proof.worst.reason) == (LINEAR, "lora_A holds NaN or Inf in its slot")
 
@@ -136,7 +136,7 @@ def test_a_value_that_overflows_the_slots_dtype_is_found() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_scaling_beyond_float32_fails_the_proof_and_not_the_process(dtype: torch.dtype) -> None:
     held, adapter = slots(dtype=dtype), weights(scaling=1e300)
-    proof = proved(held, held.put(adapter), adapter)
+    proof = proved(held, put(held, adapter), adapter)
     assert proof.worst is not None
     assert proof.worst.reason == "the composed output is not finite"
 
@@ -144,7 +144,7 @@ def test_a_scaling_beyond_float32_fails_the_proof_and_not_the_process(dtype: tor
 @pytest.mark.parametrize("path", PATHS)
 def test_one_wrong_row_of_b_is_found(path: str) -> None:
     held, adapter = slots(), weights()
-    slot = held.put(adapter)
+    slot = put(held, adapter)
     held.at(slot, path)[1][2] *= -1
     assert [module.module for module in proved(held, slot, adapter).modules if module.reason] == [path]
 
@@ -152,7 +152,7 @@ def test_one_wrong_row_of_b_is_found(path: str) -> None:
 def test_an_adapter_that_changes_nothing_does_not_hold() -> None:
     adapter = weights(size=0.0)
     held = slots()
-    proof = proved(held, held.put(adapter), adapter)
+    proof = proved(held, put(held, adapter), adapter)
     assert {module.reason for module in proof.modules} == {"changes nothing: its output is the base's"}
 
 
@@ -160,14 +160,14 @@ def test_an_embedding_trained_on_three_tokens_only_still_differs_from_the_base()
     held, adapter = slots(), weights()
     a = adapter.modules[EMBEDDING].a
     a[:, [column for column in range(a.shape[1]) if column not in (5, 50, 99)]] = 0
-    proof = proved(held, held.put(adapter), adapter)
+    proof = proved(held, put(held, adapter), adapter)
     assert proof.holds, proof.worst
 
 
 def test_no_modules_prove_nothing() -> None:
     held = slots()
-    adapter = LoraWeights("empty", {}, 0)
-    assert not proved(held, held.put(adapter), adapter).holds
+    adapter = LoraWeights("empty", {})
+    assert not proved(held, put(held, adapter), adapter).holds
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -181,7 +181,7 @@ def test_the_tolerance_leaves_room_above_the_error_but_not_much(
     errors = []
     for seed in range(3):
         adapter = weights(r=r, seed=seed, modules=modules)
-        slot = held.put(adapter)
+        slot = put(held, adapter)
         (module,) = prove(held, slot, adapter, SyntheticWeights(base), seed=seed).modules
         held.clear(slot)
         assert not module.reason
@@ -206,7 +206,7 @@ def test_the_tolerance_grows_with_the_dtypes_rounding_and_the_length_of_the_redu
 
 def test_the_same_seed_gives_the_same_proof_and_another_seed_another() -> None:
     held, adapter = slots(), weights()
-    slot = held.put(adapter)
+    slot = put(held, adapter)
     first, again = proved(held, slot, adapter), proved(held, slot, adapter)
     other = prove(held, slot, adapter, SyntheticWeights(BASE), seed=1)
     assert first == again

@@ -12,7 +12,7 @@ from lora_cli.core.base_model import BaseModule
 from lora_cli.errors import MachineError, Refused
 from lora_cli.runtime.slots import HUGE, Slots, rank_classes, storage_bytes
 from lora_cli.runtime.weights import LoraWeights
-from tests.runtime.tiny import CONV, EMBEDDING, LINEAR, MODULES, slots, weights
+from tests.runtime.tiny import CONV, EMBEDDING, LINEAR, MODULES, put, slots, weights
 
 
 def contents(held: Slots, slot: int) -> list[torch.Tensor]:
@@ -22,7 +22,7 @@ def contents(held: Slots, slot: int) -> list[torch.Tensor]:
 
 def test_an_adapter_lies_in_its_slot_with_zeros_above_its_rank() -> None:
     held, adapter = slots(max_lora_rank=8), weights(r=3)
-    slot = held.put(adapter)
+    slot = put(held, adapter)
     for path, module in adapter.modules.items():
         a, b = held.at(slot, path)
         assert (len(a), b.shape[1]) == (8, 8)
@@ -35,7 +35,7 @@ def test_an_adapter_lies_in_its_slot_with_zeros_above_its_rank() -> None:
 
 def test_slot_0_is_the_bases_and_given_to_nobody() -> None:
     held = slots()
-    taken = [held.put(weights(f"adapter {seed}", seed=seed)) for seed in range(3)]
+    taken = [put(held, weights(f"adapter {seed}", seed=seed)) for seed in range(3)]
     assert taken == [1, 2, 3]
     assert held.used() == (1, 2, 3)
     assert held.on(0) == ()
@@ -44,7 +44,7 @@ def test_slot_0_is_the_bases_and_given_to_nobody() -> None:
 
 def test_a_cleared_slot_is_nobodys_and_adds_nothing() -> None:
     held = slots()
-    slot = held.put(weights())
+    slot = put(held, weights())
     held.clear(slot)
     assert (held.used(), held.on(slot)) == ((), ())
     assert not any(stack.scaling[slot] for stack in held.stacks.values())
@@ -60,10 +60,10 @@ def test_whoever_was_there_before_an_adapter_lies_as_in_a_fresh_slot(before: lis
         for module in left.modules.values():
             module.a[-1] = float("nan")
             module.b[:, -1] = float("inf")
-        reused.clear(reused.put(left))
+        reused.clear(put(reused, left))
     for r in (2, 20):
         one = weights("one", r=r, seed=5, modules={LINEAR: MODULES[LINEAR]})
-        slot, same = reused.put(one), fresh.put(one)
+        slot, same = put(reused, one), put(fresh, one)
         assert all(map(torch.equal, contents(reused, slot), contents(fresh, same)))
         reused.clear(slot)
         fresh.clear(same)
@@ -74,7 +74,7 @@ def test_a_copy_from_memory_is_what_was_read_there_whoever_left_the_slot(steps: 
     memory, device = (Slots(MODULES, places, 32, one_piece=True) for places in (8, 1))
     for seed, (rank, partial) in enumerate(steps):
         modules = {LINEAR: MODULES[LINEAR]} if partial else MODULES
-        place = memory.put(weights(r=rank, seed=seed, modules=modules))
+        place = put(memory, weights(r=rank, seed=seed, modules=modules))
         slot = device.put_from(memory, place)
         assert device.on(slot) == memory.on(place)
         assert all(map(torch.equal, contents(memory, place), contents(device, slot)))
@@ -91,7 +91,7 @@ def test_few_ranks_are_laid_out_each_a_quarter_of_the_next(largest: int, classes
 def test_adapters_of_one_rank_class_stand_side_by_side() -> None:
     held = slots(max_loras=6, max_lora_rank=32)
     ranks = [4, 32, 8, 9, 3, 20]
-    taken = [held.put(weights(str(rank), r=rank)) for rank in ranks]
+    taken = [put(held, weights(str(rank), r=rank)) for rank in ranks]
     assert taken == [1, 7, 2, 8, 3, 9]
     assert [held.rank_class(slot) for slot in taken] == [8, 32, 8, 32, 8, 32]
 
@@ -100,7 +100,7 @@ def test_many_threads_that_put_at_once_have_a_slot_each() -> None:
     held = slots(max_loras=16)
     adapters = [weights(str(seed), seed=seed) for seed in range(16)]
     with ThreadPoolExecutor(8) as threads:
-        taken = list(threads.map(held.put, adapters))
+        taken = list(threads.map(lambda one: put(held, one), adapters))
     assert sorted(taken) == list(range(1, 17))
     for slot, adapter in zip(taken, adapters, strict=True):
         assert torch.equal(held.at(slot, LINEAR)[0][:4], adapter.modules[LINEAR].a)
@@ -108,11 +108,11 @@ def test_many_threads_that_put_at_once_have_a_slot_each() -> None:
 
 def test_reloading_after_an_eviction_gives_the_same_bits() -> None:
     held, adapter = slots(max_loras=1, dtype=torch.bfloat16), weights(r=5)
-    before = [part.clone() for part in contents(held, held.put(adapter))]
+    before = [part.clone() for part in contents(held, put(held, adapter))]
     held.clear(1)
-    held.put(weights("other", r=8, seed=9))
+    put(held, weights("other", r=8, seed=9))
     held.clear(1)
-    after = contents(held, held.put(adapter))
+    after = contents(held, put(held, adapter))
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
 
@@ -124,7 +124,7 @@ def test_each_layout_keeps_together_what_it_is_for(one_piece: bool) -> None:
     assert held.storage.nbytes == storage_bytes(MODULES, 3, 32, torch.float32) == 3 * (32 + 8) * 4 * width
     for factors in held.stacks[LINEAR].factors.values():
         assert factors.a.is_contiguous() is factors.b.is_contiguous() is not one_piece
-    slot = held.put(weights(r=20))
+    slot = put(held, weights(r=20))
     ends = [part.data_ptr() + part.nbytes for path in MODULES for part in held.at(slot, path)]
     starts = [part.data_ptr() for path in MODULES for part in held.at(slot, path)]
     assert (ends[:-1] == starts[1:]) is one_piece
@@ -145,7 +145,7 @@ def test_no_two_slots_share_a_byte(one_piece: bool) -> None:
 
 def test_a_rank_above_the_largest_is_refused_and_the_hint_says_what_would_take_it() -> None:
     with pytest.raises(Refused, match="has rank 16, above the largest that a slot takes") as refused:
-        slots(max_lora_rank=8).put(weights(r=16))
+        put(slots(max_lora_rank=8), weights(r=16))
     assert refused.value.hint == "--max-lora-rank 16"
 
 
@@ -163,23 +163,23 @@ def test_what_does_not_fit_the_base_is_refused_before_anything_is_written(
 ) -> None:
     held = slots()
     with pytest.raises(Refused, match=said):
-        held.put(weights(modules={**MODULES, path: shape}))
+        put(held, weights(modules={**MODULES, path: shape}))
     assert held.used() == ()
     assert not any(part.any() for part in contents(held, 1))
 
 
 def test_a_full_set_of_slots_refuses() -> None:
     held = slots(max_loras=1)
-    held.put(weights())
+    put(held, weights())
     with pytest.raises(MachineError, match="all 1 slots are taken"):
-        held.put(weights("two"))
+        put(held, weights("two"))
 
 
 def test_an_adapter_may_be_on_fewer_modules_than_the_slots_have() -> None:
     held = slots()
     everything = weights()
     partial: LoraWeights = dataclasses.replace(everything, modules={CONV: everything.modules[CONV]})
-    slot = held.put(partial)
+    slot = put(held, partial)
     assert held.at(slot, CONV)[0].any()
     assert not held.at(slot, LINEAR)[0].any()
 
@@ -191,6 +191,6 @@ def test_large_storage_is_zeros_on_pages_of_its_own_and_holds_what_is_put(dtype:
     assert held.storage.nbytes == storage_bytes(modules, 2, 64, dtype) > HUGE
     assert held.storage.data_ptr() % 4096 == 0
     assert not held.storage.any()
-    slot = held.put(adapter)
+    slot = put(held, adapter)
     assert torch.equal(held.at(slot, "proj")[0], adapter.modules["proj"].a)
     assert torch.equal(held.at(slot, "proj")[1], adapter.modules["proj"].b)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from lora_cli.core.base_model import BaseModel, BaseModule
-from lora_cli.runtime.slots import Slots
+from lora_cli.runtime.slots import Shape, Slots
 from lora_cli.runtime.weights import LoraWeights, ModuleWeights
 
 LINEAR, CONV, EMBEDDING = "layers.0.proj", "layers.0.c_attn", "embed_tokens"
@@ -44,7 +44,22 @@ def weights(
         )
         for path, module in modules.items()
     }
-    return LoraWeights(name, made, sum(one.a.nbytes + one.b.nbytes for one in made.values()))
+    return LoraWeights(name, made)
+
+
+def put(into: Slots, adapter: LoraWeights) -> int:
+    """Copy an adapter into a free slot, and give its number."""
+    shapes = {
+        path: Shape(module.rank, module.a.shape[1], module.b.shape[0], module.embedding)
+        for path, module in adapter.modules.items()
+    }
+    slot = into.reserve(adapter.name, shapes)
+    for path, module in adapter.modules.items():
+        a, b = into.at(slot, path)
+        a[: module.rank].copy_(module.a)
+        b[:, : module.rank].copy_(module.b)
+    into.scale(slot, {path: module.scaling for path, module in adapter.modules.items()})
+    return slot
 
 
 def slots(*, max_loras: int = 3, max_lora_rank: int = 8, dtype: torch.dtype = torch.float32) -> Slots:
