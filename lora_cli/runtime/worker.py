@@ -120,16 +120,16 @@ class Worker:
         try:
             with self._job(job, tell) as clock, self.resident.lease(job.key, patience_s=PATIENCE_S) as slot:
                 rank = largest_rank(job.adapter, self.plan.base)
-                report = replace(report, slot=slot.value, rank=rank, bytes=weight_bytes(job.adapter))
+                report = replace(report, slot=slot, rank=rank, bytes=weight_bytes(job.adapter))
                 with clock.at("proof"):
                     weights = self.shelf.weights(job)
                     turn = self.turns.background
-                    proof = prove(self.slots, slot.value, weights, self.base, seed=self.plan.seed, turn=turn)
+                    proof = prove(self.slots, slot, weights, self.base, seed=self.plan.seed, turn=turn)
                 # Without factors in a slot (fused experts alone) the whole model says whether it does anything.
                 report = replace(report, proof=proof if proof.modules or self.whole is None else None)
                 if self.whole is not None and (report.proof is None or proof.holds):
                     with clock.at("model"), self.turns.background():
-                        report = replace(report, moved=self.whole.check(slot.value))
+                        report = replace(report, moved=self.whole.check(slot))
                 if report.proof is None or proof.holds:
                     self._pack(job, weights)
         except LoraCliError as error:
@@ -155,7 +155,7 @@ class Worker:
             self._wait_for_device()
             loaded = time.perf_counter()
             with self.turns.request():
-                self._small_batch(slot.value)
+                self._small_batch(slot)
             done = time.perf_counter()
             self._pack(job)
         after = self.resident.counts().evictions, self.memory.counts().evictions
@@ -171,7 +171,7 @@ class Worker:
         if self.whole is None:
             raise MachineError("answers need the whole model", hint="--forward model")
         with self._job(request.job, tell), self.resident.lease(request.job.key) as slot, self.turns.request():
-            return self.whole.answer(request.job.name, slot.value, request.prompt, request.max_tokens)
+            return self.whole.answer(request.job.name, slot, request.prompt, request.max_tokens)
 
     def prefetch(self, job: Job, tell: Callable[[str], None] = quiet) -> bool:
         """Read an adapter into memory ahead of its requests, and into a slot where one is free; whether it was read.
@@ -210,7 +210,7 @@ class Worker:
         """An adapter's slot, for as long as ``leases``, and where it was found. Raises ``LoraCliError``."""
         tier = self._tier_of(job)
         with self._job(job, quiet):
-            return leases.enter_context(self.resident.lease(job.key, patience_s=PATIENCE_S)).value, tier
+            return leases.enter_context(self.resident.lease(job.key, patience_s=PATIENCE_S)), tier
 
     def _read(self, key: str) -> int:
         """Read what is at hand into a place in memory."""
@@ -230,8 +230,8 @@ class Worker:
 
         What undoes it is kept.
         """
-        with self.memory.lease(key) as leased, AT_HAND.get().at("slot"), ExitStack() as kept:
-            slot = place = leased.value
+        with self.memory.lease(key) as place, AT_HAND.get().at("slot"), ExitStack() as kept:
+            slot = place
             if self.slab is self.slots:
                 self.shelf.keep(place)
                 kept.callback(self.shelf.let_go, place)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from threading import Condition
 from time import monotonic, perf_counter
 from typing import Generic, TypeVar
@@ -11,14 +10,6 @@ from lora_cli.errors import MachineError
 from lora_cli.tiers.ledger import Busy, Counts, Ledger
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Lease(Generic[T]):
-    """A value that stays where it is until the lease ends. ``hit`` says that it was there already."""
-
-    value: T
-    hit: bool
 
 
 class Tier(Generic[T]):
@@ -45,7 +36,7 @@ class Tier(Generic[T]):
         self._changed = Condition()
 
     @contextmanager
-    def lease(self, key: str, *, patience_s: float = 0.0) -> Iterator[Lease[T]]:
+    def lease(self, key: str, *, patience_s: float = 0.0) -> Iterator[T]:
         """The value of ``key``, loaded if it is not here, and not evicted before the block ends.
 
         Where all that is in its way is leased or being loaded, it waits for room, up to ``patience_s``.
@@ -53,9 +44,9 @@ class Tier(Generic[T]):
         Raises:
             MachineError: it can never fit, which is said at once; ``Busy`` when the patience is over.
         """
-        hit = self._enter(key, patience_s)
+        self._enter(key, patience_s)
         try:
-            yield Lease(self._values[key], hit)
+            yield self._values[key]
         finally:
             with self._changed:
                 self._ledger.release(key)
@@ -106,8 +97,8 @@ class Tier(Generic[T]):
                 self._drop(key, self._values.pop(key))
                 self._changed.notify_all()
 
-    def _enter(self, key: str, patience_s: float) -> bool:
-        """A lease on ``key``; whether it was here. Whoever waits holds nothing of this tier that is not its own."""
+    def _enter(self, key: str, patience_s: float) -> None:
+        """A lease on ``key``. Whoever waits holds nothing of this tier that is not its own."""
         weight = self._weigh(key)
         until = monotonic() + patience_s
         with self._changed:
@@ -125,9 +116,8 @@ class Tier(Generic[T]):
             else:
                 self._ledger.hit(key)
                 self._ledger.lease(key)
-                return True
+                return
         self._fill(key, ahead=False)
-        return False
 
     def _admit(self, key: str, weight: int) -> None:
         """Have ``key`` coming, and drop who leaves for it."""

@@ -29,7 +29,7 @@ SCRIPT = """if True:
 
     def bits(job):
         with worker.memory.lease(job.key) as place:
-            return [part.clone() for path in llama_modules() for part in worker.slab.at(place.value, path)]
+            return [part.clone() for path in llama_modules() for part in worker.slab.at(place, path)]
 
     worker.serve(jobs[0])
     first = bits(jobs[0])

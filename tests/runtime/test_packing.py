@@ -48,7 +48,7 @@ def held(process: Worker, job: Job) -> torch.Tensor:
     """All that lies in the adapter's place in memory."""
     with process.memory.lease(job.key) as place:
         slab = process.slab
-        return torch.cat([factor.flatten() for path in slab.stacks for factor in slab.at(place.value, path)])
+        return torch.cat([factor.flatten() for path in slab.stacks for factor in slab.at(place, path)])
 
 
 def same(one: LoraWeights, other: LoraWeights) -> bool:

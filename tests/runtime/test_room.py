@@ -100,7 +100,7 @@ def test_a_tier_lets_go_of_what_the_other_one_keeps(container: Path, max_cpu_lor
         assert len(worker.slots.used()) == len(both) <= 2 + max_cpu_loras
     worker.serve(jobs[3])
     with worker.resident.lease(jobs[3].key) as lease:
-        a, _ = worker.slots.at(lease.value, Q_PROJ)
+        a, _ = worker.slots.at(lease, Q_PROJ)
         assert torch.equal(a[:16], load(jobs[3].directory).modules[Q_PROJ].a)
     for job in jobs:
         worker.drop(job.key)

@@ -27,7 +27,8 @@ def tier(
 def ask(tier: Tier[str], *keys: str) -> list[bool]:
     hits = []
     for key in keys:
-        with tier.lease(key) as lease:
-            assert lease.value == key.upper()
-            hits.append(lease.hit)
+        before = tier.counts().hits
+        with tier.lease(key) as value:
+            assert value == key.upper()
+            hits.append(tier.counts().hits > before)
     return hits
