@@ -25,7 +25,7 @@ from lora_cli.bench.live.target import find_target
 from lora_cli.bench.popularity import parse_popularity
 from lora_cli.bench.quantiles import nearest_rank
 from lora_cli.bench.trace import Trace
-from lora_cli.bench.traffic import Lengths, Traffic, make_requests
+from lora_cli.bench.workload import Lengths, Traffic, make_requests
 from lora_cli.endpoint.address import parse_address
 from tests.bench.null_server import NullServer
 

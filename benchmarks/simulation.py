@@ -20,7 +20,7 @@ from lora_cli.bench.fleet import Fleet, parse_ranks, sized
 from lora_cli.bench.popularity import parse_popularity
 from lora_cli.bench.simulate import NAMES
 from lora_cli.bench.simulation import simulate_all
-from lora_cli.bench.traffic import Shape, Traffic, make_requests
+from lora_cli.bench.workload import Shape, Traffic, make_requests
 from lora_cli.tiers.budget import Budget
 
 GOAL_S, GOAL_REQUESTS = 60.0, 1_000_000

@@ -6,9 +6,8 @@ from dataclasses import replace
 from functools import partial
 
 from lora_cli.bench.fleet import Fleet
-from lora_cli.bench.outcome import outcome
 from lora_cli.bench.report import LoadsReport, Plan, PlanAnswer, PlanReport, PolicyPlan
-from lora_cli.bench.simulate import simulate, stalls_ms
+from lora_cli.bench.simulate import outcome, simulate, stalls_ms
 from lora_cli.bench.spread import spread
 from lora_cli.bench.thresholds import Condition, policy_metrics
 from lora_cli.bench.trace import Trace

@@ -1,14 +1,20 @@
-"""Seeded sequences of requests, the same on every machine: drawn independently, drifting, scanned, in sessions.
+"""Everything that a made trace is made of: who is asked for, in which order, when, and how long; seeded.
 
-All of them take names, the most popular first, and give ``requests`` of them; they raise ``ValueError`` where there are
-no names or a number is negative. The first part of a longer trace is the shorter one.
+It is the same on every machine. Sequences of requests are drawn independently, drift, are scanned, or come in sessions.
+They take names, the most popular first, and give ``requests`` of them; they raise ``ValueError`` where there are no
+names or a number is negative. The first part of a longer one is the shorter one.
 """
 
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate, cycle, islice
+from math import inf
 
-from lora_cli.bench.draws import Draws
+from lora_cli.bench.draws import Draws, exp, log
 from lora_cli.bench.popularity import TURNS, Popularity, weights
+from lora_cli.bench.trace import MOST_TOKENS, Trace
+from lora_cli.errors import UsageError
 
 
 def make_trace(names: Sequence[str], popularity: Popularity, requests: int, seed: int) -> tuple[str, ...]:
@@ -75,3 +81,214 @@ def _upto(popularity: Popularity, names: Sequence[str]) -> list[int]:
 def _check(names: Sequence[str], *numbers: int) -> None:
     if not names or min(numbers) < 0:
         raise ValueError("a trace needs names, and numbers that are not negative")
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """From the least to the most, both included."""
+
+    least: int
+    most: int
+
+    def drawn(self, draws: Draws) -> int:
+        """One of them."""
+        return self.least if self.least == self.most else self.least + draws.below(self.most - self.least + 1)
+
+
+def parse_lengths(text: str, flag: str) -> Lengths:
+    """``128``, or ``8-512``.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    first, dash, last = text.partition("-")
+    numbers = [first, last] if dash else [first, first]
+    if all(one.isascii() and one.isdecimal() and len(one) <= 8 for one in numbers):
+        least, most = map(int, numbers)
+        if least <= most <= MOST_TOKENS and most:
+            return Lengths(least, most)
+    raise UsageError(f"{flag} {text[:60]}: must be a number of tokens, or a range", hint=f"{flag} 128, {flag} 8-512")
+
+
+STRATEGIES = ("linear", "exponential")
+
+
+@dataclass(frozen=True, slots=True)
+class Ramp:
+    """From ``start`` requests a second at the first one to ``end`` at the last."""
+
+    strategy: str
+    start: float
+    end: float
+
+    def __str__(self) -> str:
+        return f"{self.strategy} {self.start:g}-{self.end:g}"
+
+    def rate(self, number: int, requests: int) -> float:
+        """Requests a second when request ``number`` of so many is next."""
+        progress = number / max(requests - 1, 1)
+        if self.strategy == "linear":
+            return self.start + (self.end - self.start) * progress
+        return self.start * exp(log(self.end / self.start) * progress)
+
+
+def ramp_of(strategy: str | None, start: int | None, end: int | None) -> Ramp | None:
+    """The ramp that is asked for, or none.
+
+    Raises:
+        UsageError: a part of it is missing or wrong.
+    """
+    if strategy is None and start is None and end is None:
+        return None
+    if strategy not in STRATEGIES or start is None or end is None or start > end:
+        raise UsageError(
+            "a ramp is linear or exponential, and goes up from one rate to another",
+            hint="--ramp-up-strategy linear --ramp-up-start-rps 1 --ramp-up-end-rps 20",
+        )
+    return Ramp(strategy, float(start), float(end))
+
+
+MICROSECONDS = 6
+"""Decimals that a time keeps: as many as a trace's file has."""
+
+
+def arrival_times(requests: int, request_rate: float, burstiness: float, seed: int) -> "array[float]":
+    """Seconds from the start of the run, one for each request, rising.
+
+    The gaps are Gamma variates of shape ``burstiness``: 1 is Poisson, less comes in bursts (their coefficient of
+    variation is ``1 / sqrt(burstiness)``), and with an infinite one they are all equal. As in vLLM the last request
+    comes at ``requests / request_rate`` exactly. With an infinite rate all come at 0.
+    """
+    if request_rate == inf:
+        return array("d", bytes(8 * requests))
+    if burstiness == inf:
+        return array("d", (round(number / request_rate, MICROSECONDS) for number in range(1, requests + 1)))
+    draws = Draws.apart("arrivals", seed)
+    times = list(accumulate(draws.gamma(burstiness) for _ in range(requests)))
+    stretch = requests / request_rate / times[-1] if times and times[-1] > 0 else 0.0
+    return array("d", (round(time * stretch, MICROSECONDS) for time in times))
+
+
+def ramped_times(requests: int, ramp: Ramp, burstiness: float, seed: int) -> "array[float]":
+    """The same at a rate that rises: each gap is of the rate at its request, and nothing is stretched, as in vLLM."""
+    draws = Draws.apart("arrivals", seed)
+    gaps = (
+        (1.0 if burstiness == inf else draws.gamma(burstiness) / burstiness) / ramp.rate(number, requests)
+        for number in range(requests)
+    )
+    return array("d", (round(time, MICROSECONDS) for time in accumulate(gaps)))
+
+
+MOST = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How requests follow each other: ``independent``, ``drift``, ``scan`` or ``sessions``, and its two numbers."""
+
+    kind: str = "independent"
+    numbers: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What makes requests of a shape; what its numbers are called, their defaults and the largest that each may be."""
+
+    make: Callable[..., tuple[str, ...]]
+    names: tuple[str, ...] = ()
+    usual: tuple[int, ...] = ()
+    most: tuple[int, ...] = ()
+
+
+KINDS: Mapping[str, _Kind] = {
+    "independent": _Kind(make_trace),
+    "drift": _Kind(make_drift, ("percent", "every"), (20, 5_000), (100, MOST)),
+    "scan": _Kind(make_scan, ("percent",), (10,), (100,)),
+    "sessions": _Kind(make_sessions, ("users", "turns"), (64, 5), (100_000, MOST)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """A workload in words: with the same ones the same trace is made, on every machine."""
+
+    popularity: Popularity
+    requests: int
+    seed: int = 0
+    shape: Shape = Shape()
+    request_rate: float = inf
+    burstiness: float = 1.0
+    input_len: Lengths = Lengths(128, 128)
+    output_len: Lengths = Lengths(16, 16)
+    ramp: Ramp | None = None
+
+
+def parse_shape(kind: str, text: str) -> Shape:
+    """``--drift 20,5000`` (percent, every), ``--scan 10`` (percent), ``--sessions 64,5`` (users, turns).
+
+    Numbers may be left out from the end on.
+
+    Raises:
+        UsageError: there are too many numbers, or one is none or out of bounds.
+    """
+    known = KINDS[kind]
+    words = text.split(",")
+    numbers = list(known.usual)
+    if len(words) <= len(numbers) and all(one.isascii() and one.isdecimal() and len(one) < 10 for one in words):
+        numbers[: len(words)] = map(int, words)
+        if all(1 <= one <= most for one, most in zip(numbers, known.most, strict=True)):
+            return Shape(kind, tuple(numbers))
+    wanted = ", ".join(f"{name} from 1 to {most}" for name, most in zip(known.names, known.most, strict=True))
+    hint = f"--{kind} {','.join(map(str, known.usual))}"
+    raise UsageError(f"--{kind} {text[:60]}: must be {wanted}", hint=hint)
+
+
+def make_requests(names: Sequence[str], traffic: Traffic) -> Trace:
+    """The trace of ``traffic`` over these adapters, the most popular first."""
+    shape = traffic.shape
+    kind = KINDS[shape.kind]
+    more = dict(zip(kind.names, shape.numbers, strict=True))
+    keys = kind.make(names, traffic.popularity, traffic.requests, traffic.seed, **more)
+    places = {name: place for place, name in enumerate(names)}
+    lengths = Draws.apart("lengths", traffic.seed)
+    tokens = [(traffic.input_len.drawn(lengths), traffic.output_len.drawn(lengths)) for _ in range(traffic.requests)]
+    return Trace(
+        tuple(names),
+        array("I", map(places.__getitem__, keys)),
+        _times(traffic),
+        array("I", (one for one, _ in tokens)),
+        array("I", (one for _, one in tokens)),
+    )
+
+
+def _times(traffic: Traffic) -> "array[float]":
+    if traffic.ramp is not None:
+        return ramped_times(traffic.requests, traffic.ramp, traffic.burstiness, traffic.seed)
+    return arrival_times(traffic.requests, traffic.request_rate, traffic.burstiness, traffic.seed)
+
+
+def shape_of(drift: str | None, scan: str | None, sessions: str | None) -> Shape:
+    """The one shape that is asked for, or independent requests.
+
+    Raises:
+        UsageError: there are several, or one is wrong.
+    """
+    asked = {kind: text for kind, text in (("drift", drift), ("scan", scan), ("sessions", sessions)) if text}
+    if len(asked) > 1:
+        raise UsageError(f"{' and '.join(f'--{kind}' for kind in asked)} exclude each other", hint="leave all but one")
+    return next((parse_shape(kind, text) for kind, text in asked.items()), Shape())
+
+
+def parse_rate(text: str, flag: str) -> float:
+    """A number above 0, or ``inf``.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not value > 0 or (1e9 < value < inf) or value < 1e-6:
+        raise UsageError(f"{flag} {text[:60]}: must be a number above 0, or inf", hint=f"{flag} 10")
+    return value

@@ -12,7 +12,7 @@ from lora_cli.bench.live.target import Target, find_target, find_vocabulary, slo
 from lora_cli.bench.measured import environment
 from lora_cli.bench.report import BenchReport, LiveReport, run_of
 from lora_cli.bench.trace import Trace
-from lora_cli.bench.traffic import parse_rate
+from lora_cli.bench.workload import parse_rate
 from lora_cli.cli.bench_options import BenchOptions, Workload, save_trace, workload_of
 from lora_cli.cli.bench_results import Failures, concluding, counter
 from lora_cli.cli.main import INTERRUPTED

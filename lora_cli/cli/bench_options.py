@@ -9,7 +9,7 @@ import typer
 
 from lora_cli.bench.popularity import Counted, Popularity, read_popularity
 from lora_cli.bench.trace import Trace, read_trace, trace_lines
-from lora_cli.bench.traffic import Ramp, Shape, Traffic, make_requests, parse_lengths, parse_rate, ramp_of, shape_of
+from lora_cli.bench.workload import Ramp, Shape, Traffic, make_requests, parse_lengths, parse_rate, ramp_of, shape_of
 from lora_cli.cli import options
 from lora_cli.cli.options import option, result
 from lora_cli.cli.output import ReportFormat, write

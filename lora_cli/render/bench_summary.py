@@ -6,7 +6,6 @@ from functools import partial
 from lora_cli.bench.link_model import Link
 from lora_cli.bench.live.numbers import KINDS, LATE_MS, MEASURES, SERVER
 from lora_cli.bench.measured import by_kind
-from lora_cli.bench.outcome import SHARES
 from lora_cli.bench.quantiles import nearest_rank
 from lora_cli.bench.report import (
     AdapterBytes,
@@ -19,6 +18,7 @@ from lora_cli.bench.report import (
     PolicyReport,
     SimulationReport,
 )
+from lora_cli.bench.simulate import SHARES
 from lora_cli.core.text import counted, milliseconds, safe, size
 
 SIMULATION_HEADER = ("policy", "hits", "closed", "disk", "ms/req", "ms closed", "p99 ms")

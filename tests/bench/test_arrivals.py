@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_cli.bench.draws import exp, log
-from lora_cli.bench.traffic import arrival_times
+from lora_cli.bench.workload import arrival_times
 
 
 @given(st.floats(1e-300, 1e300))

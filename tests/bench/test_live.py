@@ -9,17 +9,16 @@ from statistics import median
 import pytest
 from scipy import stats  # type: ignore[import-untyped]
 
-from lora_cli.bench.live.load import Load, run_load
+from lora_cli.bench.live.load import Load, Stream, run_load
 from lora_cli.bench.live.numbers import INFERRED, Run, is_good, keeps, kinds, live_names, numbers, parse_goodput
 from lora_cli.bench.live.requests import Answer, Course, asks
 from lora_cli.bench.live.result import errors, intervals, live_report, t_quantile, together
-from lora_cli.bench.live.streaming import Stream
 from lora_cli.bench.live.target import find_target
 from lora_cli.bench.popularity import parse_popularity
 from lora_cli.bench.report import LiveReport, run_of
 from lora_cli.bench.thresholds import more_is_better
 from lora_cli.bench.trace import Request, trace_of
-from lora_cli.bench.traffic import Lengths, Traffic, make_requests
+from lora_cli.bench.workload import Lengths, Traffic, make_requests
 from lora_cli.endpoint.address import parse_address
 from lora_cli.errors import FormatError, UsageError
 from tests.bench.null_server import NullServer

@@ -5,7 +5,7 @@ from math import inf
 import numpy as np
 import pytest
 
-from lora_cli.bench.traffic import Ramp, ramp_of, ramped_times
+from lora_cli.bench.workload import Ramp, ramp_of, ramped_times
 from lora_cli.errors import UsageError
 
 

@@ -12,13 +12,11 @@ from lora_cli.bench import simulation
 from lora_cli.bench.fleet import Fleet, parse_ranks, sized
 from lora_cli.bench.link_model import Link, Links
 from lora_cli.bench.optimal_bounds import best_course, least_cost_ms, most_hits
-from lora_cli.bench.outcome import outcome
 from lora_cli.bench.popularity import parse_popularity, weights
-from lora_cli.bench.simulate import CPU, DISK, GPU, MAKERS, ONLINE, Course, parse_policies, simulate, stalls_ms
+from lora_cli.bench.simulate import CPU, DISK, GPU, MAKERS, ONLINE, Course, outcome, parse_policies, simulate, stalls_ms
 from lora_cli.bench.simulation import simulate_all
 from lora_cli.bench.trace import Request, trace_of
-from lora_cli.bench.traffic import Shape, Traffic, make_requests
-from lora_cli.bench.workload import make_sessions, make_trace
+from lora_cli.bench.workload import Shape, Traffic, make_requests, make_sessions, make_trace
 from lora_cli.errors import UsageError
 from lora_cli.tiers.budget import Budget
 from lora_cli.tiers.eviction.registry import POLICIES, PolicyName, new_ledger

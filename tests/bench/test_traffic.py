@@ -8,17 +8,18 @@ import pytest
 
 from lora_cli.bench.popularity import parse_popularity
 from lora_cli.bench.trace import Request, trace_lines
-from lora_cli.bench.traffic import (
+from lora_cli.bench.workload import (
     Lengths,
     Shape,
     Traffic,
     make_requests,
+    make_sessions,
+    make_trace,
     parse_lengths,
     parse_rate,
     parse_shape,
     shape_of,
 )
-from lora_cli.bench.workload import make_sessions, make_trace
 from lora_cli.errors import UsageError
 
 NAMES = [f"a{i}" for i in range(100)]

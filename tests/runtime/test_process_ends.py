@@ -171,7 +171,7 @@ def test_a_parent_that_is_killed_takes_a_child_along_that_is_still_busy_with_its
 def test_a_child_ends_in_the_middle_of_its_work_when_its_parent_is_gone_and_not_while_it_only_waits() -> None:
     script = """if True:
         import sys, time
-        from lora_cli.runtime.orphan import end_when_orphaned
+        from lora_cli.runtime.parent import end_when_orphaned
         end_when_orphaned(int(sys.argv[1]))
         print("busy", flush=True)
         time.sleep(60)

@@ -1,15 +1,142 @@
-"""An open loop: each request goes out at its time, whatever became of those before it. Or a closed one, of clients."""
+"""An open loop: each request goes out at its time, whatever became of those before it. Or a closed one, of clients.
+
+An answer is streamed, with the time of each of its pieces.
+"""
 
 import asyncio
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
+from types import TracebackType
+from typing import Self
 
-from lora_cli.bench.live.requests import Ask, Course
-from lora_cli.bench.live.streaming import Streaming
+import httpx2
+
+from lora_cli.bench.live.requests import Answer, Ask, Course
+from lora_cli.core import parse
 from lora_cli.endpoint.address import Address
+from lora_cli.endpoint.client import words_of, words_of_body
+from lora_cli.errors import FormatError
+
+SILENCE_S = 300.0
+"""So long a server may say nothing before a request has failed."""
+
+KEPT_S = 2.0
+"""A connection unused for longer is not used again: uvicorn closes its own after 5 s, perhaps just then."""
+
+LARGEST_EVENT = 1 << 20
+LONGEST_WORDS = 300
+
+
+class Stream:
+    """Holds what came of a stream so far: when each piece came, the tokens by the server's count, and how it ended."""
+
+    def __init__(self) -> None:
+        self.chunks_s: list[float] = []
+        self.prompt_tokens = self.output_tokens = 0
+        self.error, self.done = "", False
+        self._rest = b""
+
+    def feed(self, data: bytes, now_s: float) -> None:
+        """Some bytes of server-sent events, which came at ``now_s``. Raises ``FormatError``."""
+        *whole, self._rest = (self._rest + data).replace(b"\r\n", b"\n").split(b"\n\n")
+        if len(self._rest) > LARGEST_EVENT:
+            raise FormatError(f"an event has more than {LARGEST_EVENT} bytes")
+        for event in whole:
+            for line in event.split(b"\n"):
+                if line.startswith(b"data:"):
+                    self._take(line[5:].strip(), now_s)
+
+    def _take(self, data: bytes, now_s: float) -> None:
+        if data == b"[DONE]":
+            self.done = True
+            return
+        fields = parse.mapping(parse.json_value(data, "an event"), "an event")
+        if fields.get("error"):
+            self.error = self.error or words_of(fields)[:LONGEST_WORDS] or "nothing more"
+        if fields.get("choices"):
+            self.chunks_s.append(now_s)
+        usage = fields.get("usage")
+        if isinstance(usage, dict):
+            self.prompt_tokens = parse.integer(usage.get("prompt_tokens", 0), "usage", minimum=0)
+            self.output_tokens = parse.integer(usage.get("completion_tokens", 0), "usage", minimum=0)
+
+
+class Streaming:
+    """Sends completions to one server; ``clock`` says the seconds since the start. An asynchronous context manager."""
+
+    def __init__(self, address: Address, token: str, clock: Callable[[], float]) -> None:
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEPT_S)
+        uds = str(address.uds) if address.uds is not None else None
+        self._client = httpx2.AsyncClient(
+            transport=httpx2.AsyncHTTPTransport(uds=uds, limits=limits, trust_env=False),
+            timeout=SILENCE_S,
+            trust_env=False,
+        )
+        self._url, self._models = (httpx2.URL(f"{address.url}/v1/{path}") for path in ("completions", "models"))
+        self._headers = {"content-type": "application/json", "accept-encoding": "identity"}
+        self._headers |= {"authorization": f"Bearer {token}"} if token else {}
+        self._clock = clock
+
+    async def __aenter__(self) -> Self:
+        """One small request first: what is imported and set up only once makes no request of the load late."""
+        with suppress(httpx2.HTTPError):
+            await self._client.get(self._models, headers=self._headers)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.aclose()
+
+    async def send(self, ask: Ask, woke_s: float) -> Answer:
+        """What comes of it; whatever goes wrong is the answer's error."""
+        stream, sent_s = Stream(), self._clock()
+        headers: Mapping[str, str] = {}
+        try:
+            async with self._client.stream("POST", self._url, content=ask.body, headers=self._headers) as response:
+                headers = response.headers
+                if response.status_code != 200:
+                    stream.error = f"{response.status_code}: {words_of_body(await response.aread())[:LONGEST_WORDS]}"
+                else:
+                    async for data in response.aiter_raw():
+                        stream.feed(data, self._clock())
+        except httpx2.TimeoutException:
+            stream.error = f"nothing came for {SILENCE_S:g} s"
+        except httpx2.HTTPError as error:
+            stream.error = str(error) or type(error).__name__
+        except FormatError as error:
+            stream.error = error.message
+        if not stream.error and not (stream.done and stream.chunks_s):
+            stream.error = "the answer has no end" if stream.chunks_s else "the answer has no tokens"
+        return _answer(ask, woke_s, sent_s, stream, headers)
+
+
+def _answer(ask: Ask, woke_s: float, sent_s: float, stream: Stream, headers: Mapping[str, str]) -> Answer:
+    return Answer(
+        ask.name,
+        ask.time_s,
+        woke_s,
+        sent_s,
+        tuple(stream.chunks_s),
+        stream.prompt_tokens,
+        stream.output_tokens or len(stream.chunks_s),
+        headers.get("x-lora-tier", ""),
+        _milliseconds(headers.get("x-lora-load-ms")),
+        stream.error,
+    )
+
+
+def _milliseconds(text: str | None) -> float | None:
+    try:
+        value = float(text) if text is not None else -1.0
+    except ValueError:
+        return None
+    return value if 0 <= value < 1e9 else None
+
 
 LEAD_S = 0.01
 """The first request may come at 0, and is not late for that."""

@@ -5,8 +5,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from lora_cli.bench.live.load import SILENCE_S
 from lora_cli.bench.live.requests import token_ids
-from lora_cli.bench.live.streaming import SILENCE_S
 from lora_cli.bench.trace import Request
 from lora_cli.core import parse
 from lora_cli.core.nearest import did_you_mean
