@@ -18,8 +18,7 @@ from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
-from lora_cli.store.contradictions import commit_of, contradicting
-from lora_cli.store.records import Record, all_records
+from lora_cli.store.records import Record, all_records, commit_of, contradicting
 
 if TYPE_CHECKING:
     from lora_cli.core.lock import LockedAdapter

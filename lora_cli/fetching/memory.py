@@ -123,7 +123,7 @@ def remember(store: Store, asked: Asked, snapshot: Snapshot, records: Sequence[R
             # A commit is asked for without a word about access: what was known of it stays known.
             access=asked.revision.access or (before.access if before is not None else ""),
         )
-        write_record(store, record, anew=before is None)
+        write_record(store, record)
 
 
 def mention(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_cli.store import Store
-from lora_cli.store.disk import in_folder, on_disk, write_all
+from lora_cli.store.disk import in_folder, on_disk, opened, write_all
 from lora_cli.store.tag import tag_cache
 from lora_cli.store.writers import Writer, let_go, new_writer, parse_writer, state
 
@@ -147,12 +147,9 @@ def _copy_from_elsewhere(folder: Path, descriptor: int, longest: int | None) -> 
 
 
 def _copy(path: Path, descriptor: int, size: int) -> int:
-    source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     copied = 0
-    try:
+    with opened(path) as source:
         while copied < size and (chunk := os.pread(source, min(CHUNK, size - copied), copied)):
             write_all(descriptor, chunk, copied)
             copied += len(chunk)
-    finally:
-        os.close(source)
     return copied

@@ -5,7 +5,7 @@ import json
 import mmap
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +39,8 @@ class Publication:
     @property
     def files(self) -> Mapping[str, Blob]:
         """Path → blob as they are published."""
-        return {**self.snapshot.files, **{path: _blob(data) for path, data in self.edited.items()}}
+        edited = {path: Blob(hashlib.sha256(data).hexdigest(), len(data)) for path, data in self.edited.items()}
+        return {**self.snapshot.files, **edited}
 
     @property
     def digest(self) -> str:
@@ -82,7 +83,8 @@ def publish(
         prefix = f".{target.name[:100]}."
         _sweep(target.parent, prefix)
         if weigh is not None:
-            weigh(sum(_blocks(size) for size in (len(publication.mark), *_sizes(publication))))
+            sizes = (len(publication.mark), *(blob.size for blob in publication.files.values()))
+            weigh(sum(map(_blocks, sizes)))
         building = target.with_name(f"{prefix}{new_writer()}")
         try:
             _build(store, publication, building, copied=weigh is not None)
@@ -92,10 +94,6 @@ def publish(
             raise
         if old is not None:
             _retire(old, target, option)
-
-
-def _sizes(publication: Publication) -> Iterator[int]:
-    return (blob.size for blob in publication.files.values())
 
 
 def _blocks(size: int) -> int:
@@ -187,7 +185,3 @@ def _is_old(path: Path) -> bool:
     with suppress(OSError):
         return time.time() - path.stat(follow_symlinks=False).st_mtime > LEFT_S
     return False
-
-
-def _blob(data: bytes) -> Blob:
-    return Blob(hashlib.sha256(data).hexdigest(), len(data))

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_cli.store import Store
+from lora_cli.store.blobs import read_mark
 from lora_cli.store.holds import held
-from lora_cli.store.inventory import Item, blobs, entries, inventory
-from lora_cli.store.marks import read_mark
+from lora_cli.store.inventory import Item, blobs, entries, files_in, inventory
 from lora_cli.store.tag import TAG
 
 Inode = tuple[int, int]
@@ -127,11 +127,8 @@ def _blob_files(store: Store) -> Iterator[BlobFile]:
 def _inodes(directory: Path, sizes: dict[Inode, int]) -> dict[Inode, int]:
     """How many names each file has below a directory; its bytes go to ``sizes``."""
     found: dict[Inode, int] = {}
-    for folder, _, names in os.walk(directory):
-        for name in names:
-            with suppress(OSError):
-                status = Path(folder, name).lstat()
-                inode = status.st_dev, status.st_ino
-                found[inode] = found.get(inode, 0) + 1
-                sizes[inode] = status.st_size
+    for _, status in files_in(directory):
+        inode = status.st_dev, status.st_ino
+        found[inode] = found.get(inode, 0) + 1
+        sizes[inode] = status.st_size
     return found

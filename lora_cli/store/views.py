@@ -1,15 +1,13 @@
 """Views: ``adapters/<name>/``, an adapter's files under the name that an engine's resolver asks for."""
 
 import os
-from contextlib import suppress
 from pathlib import Path
 
 from lora_cli.core.log import logger
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.store import Store
-from lora_cli.store.aside import take_away
 from lora_cli.store.disk import is_read_only, on_disk
-from lora_cli.store.exchange import clear, put
+from lora_cli.store.exchange import clear, discard, put, take_away
 from lora_cli.store.handout import holds, is_weights
 from lora_cli.store.snapshots import build_directory
 from lora_cli.store.writers import new_writer
@@ -42,7 +40,7 @@ def keep_view(store: Store, name: str, snapshot: Snapshot) -> Path:
                 raise
             log.warning("%s may not be written: there is no view of %s there", store.adapters, name)
         finally:
-            _clear(building)
+            discard(building)
     return target
 
 
@@ -53,10 +51,3 @@ def drop_view(store: Store, name: str) -> None:
         OSError: as it comes.
     """
     take_away(store, store.adapters / name)
-
-
-def _clear(path: Path) -> None:
-    """Removes what was in the making, and its folder when that is empty then."""
-    clear(path)
-    with suppress(OSError):
-        path.parent.rmdir()
