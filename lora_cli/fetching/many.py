@@ -11,10 +11,10 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import LoraCliError, UsageError
 from lora_cli.fetching import Fetched, at_hand
 from lora_cli.fetching.context import AdapterRequest, FetchContext, Total, held
-from lora_cli.fetching.deadline import Deadline
 from lora_cli.fetching.demand import Demand
 from lora_cli.fetching.plan import USUAL, Selection
 from lora_cli.fetching.progress import SILENT, Progress
+from lora_cli.fetching.scheduler import Deadline
 from lora_cli.fetching.side_by_side import Overdue, side_by_side
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources

@@ -13,14 +13,14 @@ from lora_cli.fetching import Fetched, kept
 from lora_cli.fetching.access import asks_again, check_access, check_kept
 from lora_cli.fetching.checkpoint import LatestOf
 from lora_cli.fetching.context import LOST_TRIES, AdapterRequest, FetchContext, cleaned
-from lora_cli.fetching.deadline import Deadline
-from lora_cli.fetching.demand import check_count, check_files, check_size, check_snapshot, most_bytes
+from lora_cli.fetching.demand import check_count, check_files, check_size, check_snapshot
 from lora_cli.fetching.download import Job, download
 from lora_cli.fetching.folders import check_bytes, check_folder
 from lora_cli.fetching.local_reuse import settled
 from lora_cli.fetching.locked import at_lock, upgrade_hint
 from lora_cli.fetching.memory import Asked, known_blobs, not_cached, recall, recorded, remember, remembered
 from lora_cli.fetching.plan import Selection, left_out, plan
+from lora_cli.fetching.scheduler import Deadline
 from lora_cli.sources import Source
 from lora_cli.sources.registry import endpoints_of
 from lora_cli.store import Store
@@ -65,22 +65,8 @@ def _from_origin(request: AdapterRequest, source: Source, context: FetchContext)
         check_access(replace(asked.revision, files=tuple(asked.files)), source, settings)
     check_count(name, len(asked.files), settings.max_files)
     context.total.spend(request.turn, name, sum(file.size or 0 for file in asked.files))
-    job = Job(
-        name,
-        asked.revision,
-        source,
-        context.store,
-        context.progress,
-        settings.retries,
-        most_bytes(settings),
-        endpoint=asked.endpoint,
-        link=context.link,
-        room=context.room,
-        hold=context.hold,
-        deadline=deadline,
-    )
     with _explained(demand.locked, asked, source, context.store):
-        fetched = _fetched(job, asked, context)
+        fetched = _fetched(Job(name, asked, source, context, deadline))
     check_size(name, fetched.snapshot.size, settings.max_bytes)
     check_snapshot(demand, ref, fetched.snapshot, settings, request.selection)
     return fetched
@@ -112,22 +98,21 @@ def _explained(locked: LockedAdapter | None, asked: Asked, source: Source, store
         raise Corrupt(error.message, hint=upgrade_hint(locked)) from error
 
 
-def _fetched(job: Job, asked: Asked, context: FetchContext) -> Fetched:
+def _fetched(job: Job) -> Fetched:
     """The snapshot as it is here, else downloaded by this process or, while it waits, by another one."""
-    store, wait_s = context.store, context.settings.lease_s
+    store, asked, context = job.store, job.asked, job.context
     records = recorded(store, asked)
     snapshot, cached = recall(store, asked, records), True
     if snapshot is None:
-        wait_s = wait_s if job.deadline is None else job.deadline.left_s(wait_s)
-        with lease(store, asked.key, wait_s, lambda: job.progress.waiting(job.name)):
+        wait_s = job.deadline.left_s(context.settings.lease_s)
+        with lease(store, asked.key, wait_s, lambda: context.progress.waiting(job.name)):
             records = recorded(store, asked)
             snapshot = recall(store, asked, records)
-            if snapshot is None and job.deadline is not None and job.deadline.passed:
+            if snapshot is None and job.deadline.passed:
                 raise job.deadline.error()
             if snapshot is None:
-                known = known_blobs(asked, records)
-                snapshot, cached = _published(replace(job, known=known), asked, context), False
-                if job.link and asked.revision.ref.scheme == "file":
+                snapshot, cached = _published(replace(job, known=known_blobs(asked, records))), False
+                if context.link and asked.revision.ref.scheme == "file":
                     asked = replace(asked, revision=settled(job.source, asked.revision))
                     files = tuple(asked.revision.file(file.path) or file for file in asked.files)
                     asked = replace(asked, files=files)
@@ -149,11 +134,11 @@ def _resolved(ref: AdapterRef, source: Source, selection: Selection, context: Fe
         raise
 
 
-def _published(job: Job, asked: Asked, context: FetchContext) -> Snapshot:
+def _published(job: Job) -> Snapshot:
     for _ in range(LOST_TRIES):
         with suppress(LostBlob):
-            blobs = download(job, asked.files, context.scheduler)
-            if job.hold is not None:
-                job.hold.add(snapshot_digest(blobs.items()))
+            blobs = download(job)
+            if job.context.hold is not None:
+                job.context.hold.add(snapshot_digest(blobs.items()))
             return publish_snapshot(job.store, blobs)
     raise cleaned(job.store, job.name)
