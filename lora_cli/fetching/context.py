@@ -1,9 +1,8 @@
 """What one fetch is about, and what the fetches of one run share: cache, settings, threads, room, and a limit."""
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import MachineError, Refused
@@ -16,9 +15,6 @@ from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
 from lora_cli.store.holds import Hold
-
-if TYPE_CHECKING:
-    from lora_cli.fetching import Fetched
 
 LOST_TRIES = 3
 """So often what others clean away meanwhile is fetched again."""
@@ -110,19 +106,6 @@ class FetchContext:
 
     def __exit__(self, *exc: object) -> None:
         self.scheduler.close()
-
-
-def held(bring: "Callable[[], Fetched]", store: Store, hold: Hold | None, name: str) -> "Fetched":
-    """What ``bring`` gives, held from then on.
-
-    Raises:
-        MachineError: others take it away each time.
-    """
-    for _ in range(LOST_TRIES):
-        fetched = bring()
-        if hold is None or hold.keeps(fetched.snapshot.digest):
-            return fetched
-    raise cleaned(store, name)
 
 
 def cleaned(store: Store, name: str) -> MachineError:

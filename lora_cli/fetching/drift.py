@@ -1,6 +1,5 @@
 """What a lock says beside what the origins say now; nothing is written, not even in the cache."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from lora_cli.core.snapshot import Blob, RemoteFile, Revision
 from lora_cli.errors import LoraCliError, Offline
 from lora_cli.fetching.checkpoint import LatestOf
 from lora_cli.fetching.demand import Demand, check_reference
+from lora_cli.fetching.locked import sha256_from
 from lora_cli.fetching.many import Wanted
 from lora_cli.fetching.plan import Selection, plan
 from lora_cli.fetching.side_by_side import side_by_side
@@ -100,7 +100,4 @@ def _change(file: RemoteFile, blob: Blob, revision: Revision, source: Source) ->
         return "" if file.sha256 == blob.sha256 else "has other bytes"
     if revision.ref.scheme != "file" and blob.size > LOOK_BYTES:
         return f"may have changed: the origin tells no sha256, and {blob.size} bytes are not read to know"
-    hasher = hashlib.sha256()
-    for chunk in source.read(revision, file, 0, blob.size):
-        hasher.update(chunk)
-    return "" if hasher.hexdigest() == blob.sha256 else "has other bytes"
+    return "" if sha256_from(source, revision, file, blob.size) == blob.sha256 else "has other bytes"

@@ -15,7 +15,7 @@ from lora_cli.fetching.transfer import Transfer
 from lora_cli.sources import NearSource, Source, is_holding, is_openable
 from lora_cli.store import Store
 from lora_cli.store.blobs import has_blob, keep_blob, sha256_of
-from lora_cli.store.disk import NO_LINK, make_folder, on_disk, reflink, write_all
+from lora_cli.store.disk import NO_LINK, make_folder, nearest_folder, on_disk, reflink, write_all
 from lora_cli.store.handout import is_weights
 from lora_cli.store.partials import Partial
 from lora_cli.store.writers import new_writer
@@ -151,9 +151,8 @@ def _edited(before: os.stat_result, after: os.stat_result) -> bool:
 
 def _may_link(path: Path, descriptor: int, store: Store) -> bool:
     """Whether the cache is on the file's own file system, as far as can be told before it is hashed."""
-    folder = next(folder for folder in (store.root, *store.root.parents) if folder.exists())
     with suppress(OSError):
-        return folder.stat().st_dev == os.fstat(descriptor).st_dev
+        return nearest_folder(store.root).stat().st_dev == os.fstat(descriptor).st_dev
     return True
 
 

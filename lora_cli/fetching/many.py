@@ -3,19 +3,18 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.errors import LoraCliError, UsageError
-from lora_cli.fetching import Fetched, at_hand
-from lora_cli.fetching.context import AdapterRequest, FetchContext, Total, held
+from lora_cli.fetching import Fetched, bring
+from lora_cli.fetching.context import AdapterRequest, FetchContext
 from lora_cli.fetching.demand import Demand
 from lora_cli.fetching.plan import USUAL, Selection
 from lora_cli.fetching.progress import SILENT, Progress
 from lora_cli.fetching.scheduler import Deadline
-from lora_cli.fetching.side_by_side import Overdue, side_by_side
+from lora_cli.fetching.side_by_side import side_by_side
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
@@ -88,15 +87,6 @@ def bring_all(
         FetchContext(store, settings, progress, link=link, hold=hold, sources=sources) as context,
     ):
 
-        def get(request: AdapterRequest) -> Fetched:
-            fetched = at_hand(request, context)
-            if fetched is None:
-                from lora_cli.fetching.origin import from_origin
-
-                fetched = from_origin(request, sources.of(request.ref), context)
-            context.total.spend(request.turn, request.name, fetched.snapshot.size)
-            return fetched
-
         def one(numbered: tuple[int, Wanted]) -> Outcome:
             turn, item = numbered
             began = time.perf_counter()
@@ -107,27 +97,20 @@ def bring_all(
                     raise item.ref
                 chosen = replace(selection, latest=item.latest)
                 request = AdapterRequest(item.ref, item.name, chosen, Demand(item.sha256, item.locked), turn)
-                fetched = held(partial(get, request), store, hold, item.name)
+                fetched = bring(request, context)
+                context.total.spend(turn, item.name, fetched.snapshot.size)
             except LoraCliError as error:
                 failure = error
             finally:
                 context.total.end(turn)
             return Outcome(item, fetched, failure, (time.perf_counter() - began) * 1000)
 
-        overdue, distance = _overdue(context.total, settings), context.scheduler.distance
-        yield from side_by_side(one, list(enumerate(wanted)), settings.jobs, overdue, distance)
+        def late(numbered: tuple[int, Wanted]) -> Outcome:
+            """What is said of an adapter whose thread hangs where no deadline reaches it."""
+            turn, item = numbered
+            context.total.end(turn)
+            return Outcome(item, None, Deadline.of(item.name, settings).error(), (limit_s or 0.0) * 1000)
 
-
-def _overdue(total: Total, settings: Settings) -> Overdue[tuple[int, Wanted], Outcome] | None:
-    """What is said of an adapter whose thread hangs where no deadline reaches it."""
-    timeout_s = settings.adapter_timeout_s
-    if timeout_s is None:
-        return None
-    limit_s = timeout_s + SLACK_S
-
-    def late(numbered: tuple[int, Wanted]) -> Outcome:
-        turn, item = numbered
-        total.end(turn)
-        return Outcome(item, None, Deadline.of(item.name, settings).error(), limit_s * 1000)
-
-    return Overdue(limit_s, late)
+        limit_s = None if settings.adapter_timeout_s is None else settings.adapter_timeout_s + SLACK_S
+        distance = context.scheduler.distance
+        yield from side_by_side(one, list(enumerate(wanted)), settings.jobs, distance, limit_s, late)

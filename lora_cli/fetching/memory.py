@@ -57,14 +57,6 @@ class Asked:
         return replace(ref, revision=self.revision.id) if ref.scheme == "hf" else ref
 
 
-@dataclass(frozen=True, slots=True)
-class Remembered:
-    """What a reference meant, and the snapshot of that, which is here."""
-
-    record: Record
-    snapshot: Snapshot
-
-
 def recorded(store: Store, asked: Asked) -> tuple[Record, ...]:
     """What was noted under its names, when its endpoint was asked before."""
     found = (read_record(store, name, selection, asked.endpoint) for name, selection in asked.names)
@@ -143,12 +135,14 @@ def mention(
     write_record(store, record)
 
 
-def remembered(store: Store, ref: AdapterRef, selection: Selection, settings: Settings) -> Remembered | None:
+def remembered(
+    store: Store, ref: AdapterRef, selection: Selection, settings: Settings
+) -> tuple[Record, Snapshot] | None:
     """What ``ref`` meant when it was last fetched from where ``settings`` has it, when all of it is still here."""
     for endpoint in endpoints_of(ref, settings):
         record = read_record(store, str(ref), str(selection), endpoint)
         if record is not None and (found := find_snapshot(store, record.files)) is not None:
-            return Remembered(record, found)
+            return record, found
     return None
 
 

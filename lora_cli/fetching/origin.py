@@ -9,15 +9,21 @@ from lora_cli.core.log import logger
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Revision, Snapshot, snapshot_digest
 from lora_cli.errors import Changed, Corrupt, Offline, Unreachable
-from lora_cli.fetching import Fetched, kept
-from lora_cli.fetching.access import asks_again, check_access, check_kept
+from lora_cli.fetching import Fetched
 from lora_cli.fetching.checkpoint import LatestOf
 from lora_cli.fetching.context import LOST_TRIES, AdapterRequest, FetchContext, cleaned
-from lora_cli.fetching.demand import check_count, check_files, check_size, check_snapshot
+from lora_cli.fetching.demand import (
+    asks_again,
+    check_access,
+    check_allowed,
+    check_count,
+    check_kept,
+    check_size,
+    check_snapshot,
+)
 from lora_cli.fetching.download import Job, download
-from lora_cli.fetching.folders import check_bytes, check_folder
 from lora_cli.fetching.local_reuse import settled
-from lora_cli.fetching.locked import at_lock, upgrade_hint
+from lora_cli.fetching.locked import at_lock, check_bytes, check_folder, upgrade_hint
 from lora_cli.fetching.memory import Asked, known_blobs, not_cached, recall, recorded, remember, remembered
 from lora_cli.fetching.plan import Selection, left_out, plan
 from lora_cli.fetching.scheduler import Deadline
@@ -34,33 +40,32 @@ CHANGED_TRIES = 2
 log = logger(__name__)
 
 
-def from_origin(request: AdapterRequest, source: Source, context: FetchContext) -> Fetched:
-    """What ``fetching.bring`` gives when it is not at hand; everything is as there.
+def from_origin(request: AdapterRequest, source: Source, context: FetchContext, kept: Fetched | None = None) -> Fetched:
+    """What ``fetching.bring`` gives when its origin must be asked, if only for access to what is ``kept`` here.
 
     Where the origin changed in the midst it is asked again. Of the other files nothing is lost.
     """
     for _ in range(CHANGED_TRIES):
         try:
-            return _from_origin(request, source, context)
+            return _from_origin(request, source, context, kept)
         except Changed as error:
             log.info("%s; it is asked again", error.message)
-    return _from_origin(request, source, context)
+    return _from_origin(request, source, context, kept)
 
 
-def _from_origin(request: AdapterRequest, source: Source, context: FetchContext) -> Fetched:
+def _from_origin(request: AdapterRequest, source: Source, context: FetchContext, kept: Fetched | None) -> Fetched:
     ref, name, demand, settings = request.ref, request.label, request.demand, context.settings
     deadline = Deadline.of(name, settings)
-    # Which folder the latest checkpoint is, only its origin's listing says.
-    found = kept(request, context) if settings.policies and not request.selection.latest else None
     if demand.locked is not None:
         ref = ref_at(ref, demand.locked)
-    if found is not None:
-        check_kept(ref, found.revision, found.snapshot.files, source, settings)
-        return found
+    # Which folder the latest checkpoint is, only its origin's listing says.
+    if kept is not None and not request.selection.latest:
+        check_kept(ref, kept.revision, kept.snapshot.files, source, settings)
+        return kept
     asked = _asked(ref, request, source, context)
     # A policy may say more of that folder.
     ref = asked.revision.ref
-    check_files(demand, ref, asked.files, settings)
+    check_allowed(demand, ref, settings, files=tuple(asked.files))
     if asks_again(ref, asked.revision.access, settings):
         check_access(replace(asked.revision, files=tuple(asked.files)), source, settings)
     check_count(name, len(asked.files), settings.max_files)
@@ -129,7 +134,7 @@ def _resolved(ref: AdapterRef, source: Source, selection: Selection, context: Fe
         raise not_cached(context.store, ref, context.settings, error.hint) from error
     except Unreachable as error:
         if (found := remembered(context.store, ref, selection, context.settings)) is not None:
-            hint = f"--offline takes what it was when it was last fetched: revision {found.record.revision}"
+            hint = f"--offline takes what it was when it was last fetched: revision {found[0].revision}"
             raise Unreachable(error.message, hint=hint) from error
         raise
 

@@ -3,8 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from lora_cli.fetching.scheduler import Distance, WorkerThreads
 
@@ -17,35 +16,23 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Overdue(Generic[S, T]):
-    """After ``limit_s`` seconds ``instead`` says what came of one, whose thread is left to itself."""
-
-    limit_s: float
-    instead: Callable[[S], T]
-
-
 def side_by_side(
     one: Callable[[S], T],
     wanted: Sequence[S],
     jobs: int,
-    overdue: Overdue[S, T] | None = None,
     distance: Distance | None = None,
+    limit_s: float | None = None,
+    instead: Callable[[S], T] | None = None,
 ) -> Iterator[T]:
     """What ``one`` gives for each, in their order, as soon as it is known; up to ``jobs`` are under way at once.
 
     With ``distance`` that many are only when it says that their origin is far away. What ``one`` raises is raised here.
+    After ``limit_s`` seconds ``instead`` says what came of one, whose thread is left to itself.
     """
     most = min(jobs, AT_ONCE, len(wanted))
-    if most < 2 and overdue is None:
+    if most < 2 and limit_s is None:
         yield from map(one, wanted)
-    else:
-        yield from _in_threads(one, wanted, most, overdue, distance)
-
-
-def _in_threads(
-    one: Callable[[S], T], wanted: Sequence[S], most: int, overdue: Overdue[S, T] | None, distance: Distance | None
-) -> Iterator[T]:
+        return
     done: dict[int, T | BaseException] = {}
     began_s: dict[int, float] = {}
     changed = threading.Condition()
@@ -72,9 +59,9 @@ def _in_threads(
     def give_up() -> None:
         """Answers for those that are overdue, and puts another thread in the place of each one's."""
         for index, since_s in list(began_s.items()):
-            if overdue is not None and time.monotonic() - since_s > overdue.limit_s:
+            if limit_s is not None and instead is not None and time.monotonic() - since_s > limit_s:
                 del began_s[index]
-                done[index] = overdue.instead(wanted[index])
+                done[index] = instead(wanted[index])
                 threading.Thread(target=work, name=f"instead-{index}", daemon=True).start()
 
     threads = WorkerThreads(work, "fetch", most)

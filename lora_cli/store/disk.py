@@ -65,6 +65,11 @@ def _who_may(path: Path) -> str:
     return runs
 
 
+def nearest_folder(path: Path) -> Path:
+    """``path``, or the nearest folder above it that exists."""
+    return next((folder for folder in (path, *path.parents) if folder.exists()), path)
+
+
 def is_read_only(error: OSError) -> bool:
     """Whether ``error`` says that this user or this file system does not write here."""
     return error.errno in FORBIDDEN

@@ -13,7 +13,7 @@ from lora_cli.core.snapshot import Snapshot
 from lora_cli.errors import MachineError, UsageError
 from lora_cli.store import Store
 from lora_cli.store.blobs import LostBlob
-from lora_cli.store.disk import on_disk
+from lora_cli.store.disk import nearest_folder, on_disk
 from lora_cli.store.published import Publication, publish
 
 OPTION = "--tier"
@@ -91,7 +91,7 @@ def file_system(path: Path) -> str:
     ``/proc/self/mountinfo`` names each by the device number that its files have.
     """
     with suppress(OSError, IndexError):
-        device = next(folder for folder in (path, *path.parents) if folder.exists()).stat().st_dev
+        device = nearest_folder(path).stat().st_dev
         wanted = f"{os.major(device)}:{os.minor(device)}"
         for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
             mount, _, source = line.partition(" - ")

@@ -9,7 +9,6 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +27,6 @@ CHUNK = 1 << 20
 
 Write = Callable[[Path, Mapping[str, str]], None]
 """Writes the factors as a safetensors file with that metadata. Raises ``OSError``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where in the snapshot a packed tensor is from."""
-
-    file: str
-    start: int
-    stop: int
 
 
 def packed_file(store: Store, digest: str) -> Path:
@@ -93,7 +83,7 @@ def packed_problem(store: Store, digest: str, directory: Path) -> str:
     if header is None:
         return f"{FILE} is not as it was published"
     try:
-        sources = {name: _source(said) for name, said in json.loads(header.metadata["sources"]).items()}
+        sources = json.loads(header.metadata["sources"])
         for name, info in header.tensors.items():
             if not _same(store.snapshot(digest), directory, info, sources[name]):
                 return f"{name} is not what the snapshot has"
@@ -125,22 +115,20 @@ def _finish(path: Path) -> None:
         os.fsync(descriptor)
 
 
-def _source(said: Any) -> Origin:
-    file, start, stop = said
+def _same(snapshot: Path, directory: Path, info: TensorInfo, source: Any) -> bool:
+    """Whether a tensor has the bytes that its ``source`` says it is from: a file of the snapshot, start and stop there.
+
+    Raises:
+        ValueError, TypeError: that is no such thing.
+    """
+    file, start, stop = source
     if not (isinstance(file, str) and isinstance(start, int) and isinstance(stop, int)):
         raise TypeError
-    return Origin(file, start, stop)
-
-
-def _same(snapshot: Path, directory: Path, info: TensorInfo, origin: Origin) -> bool:
-    """Whether a tensor has the bytes that stand at ``origin`` in the snapshot; a file elsewhere is not looked at."""
-    if origin.file not in {path.name for path in snapshot.iterdir()}:
+    if file not in {path.name for path in snapshot.iterdir()} or start < 0 or stop - start != info.nbytes:
         return False
-    if not 0 <= origin.start <= origin.stop or origin.stop - origin.start != info.nbytes:
-        return False
-    with opened(directory / FILE) as ours, opened(snapshot / origin.file) as theirs:
+    with opened(directory / FILE) as ours, opened(snapshot / file) as theirs:
         return all(
-            os.pread(ours, count, info.start + at) == os.pread(theirs, count, origin.start + at)
+            os.pread(ours, count, info.start + at) == os.pread(theirs, count, start + at)
             for at in range(0, info.nbytes, CHUNK)
             for count in (min(CHUNK, info.nbytes - at),)
         )

@@ -156,8 +156,7 @@ def _permitted(
 
 def _check_locked(revision: Revision, locked: "LockedAdapter", source: Source, settings: Settings) -> None:
     """Whether the origin has what is locked: a folder by its bytes, any other by what it lists. Raises ``Refused``."""
-    from lora_cli.fetching.folders import check_folder
-    from lora_cli.fetching.locked import at_lock
+    from lora_cli.fetching.locked import at_lock, check_folder
     from lora_cli.fetching.plan import USUAL
     from lora_cli.store import Store
     from lora_cli.validation.digest import wanted
