@@ -96,7 +96,7 @@ def command(
     flags = LockFlags(lock, locked=locked, check=check, upgrade=upgrade, names=names)
     selection = Selection(tuple(include or ()), tuple(exclude or ()), allow_pickle)
     check_flags(flags, manifest, chosen=selection.chosen)
-    asked = order(refs, manifest, revision=revision, subfolder=subfolder, checkpoint=checkpoint)
+    asked = order(refs, manifest, selection, revision=revision, subfolder=subfolder, checkpoint=checkpoint)
     settings = reaching(settings, asked.manifest, policy)
     file = None
     if manifest is not None:
@@ -105,12 +105,12 @@ def command(
         asked, file = locking.pinned(asked, manifest, flags)
     asked = replace(asked, adapters=tuple(in_shard(asked.adapters, shard, asked.key)))
     if check and file is not None:
-        raise typer.Exit(locking.report_drift(asked, file, settings, selection, output_format))
+        raise typer.Exit(locking.report_drift(asked, file, settings, output_format))
     store = Store(settings.cache_dir)
     place = handing(asked, store, to, publish, base, fix_base)
     if (note := unchecked(asked, place)) and not settings.quiet:
         to_stderr(note)
-    done = _bring(asked, place, settings, selection, output_format, link=link, ray=ray)
+    done = _bring(asked, place, settings, output_format, link=link, ray=ray)
     changes = None
     if file is not None and not flags.locked:
         outcomes = [handed.outcome for handed in done]
@@ -142,7 +142,7 @@ class Handing:
         snapshot, target = outcome.fetched.snapshot, self.targets[number] if self.targets else None
         try:
             if self.views:
-                keep_view(self.store, outcome.wanted.name, snapshot)
+                keep_view(self.store, outcome.request.name, snapshot)
             if target is None:
                 return Handed(outcome, snapshot.directory.absolute())
             if self.served is None:
@@ -203,7 +203,7 @@ def folders(option: str, folder: str, order: Order, *, by_name: bool) -> list[Pa
     if not by_name:
         return [root] * len(order.adapters)
     names = [item.name for item in order.adapters]
-    for name in (item.name for item in order.adapters if not isinstance(item.ref, UsageError)):
+    for name in (one.name for one in order.adapters if not isinstance(one.asked, UsageError)):
         if not re.fullmatch(NAME, name, re.ASCII) or names.count(name) > 1:
             hint = "give each a name in a manifest, with -f"
             raise UsageError(f"{name!r} cannot be the folder of one adapter in {root}", hint=hint)
@@ -211,7 +211,7 @@ def folders(option: str, folder: str, order: Order, *, by_name: bool) -> list[Pa
 
 
 def _bring(
-    asked: Order, place: Handing, settings: Settings, selection: Selection, form: Format, *, link: bool, ray: str | None
+    asked: Order, place: Handing, settings: Settings, form: Format, *, link: bool, ray: str | None
 ) -> list[Handed]:
     """Fetches all, here or on a Ray cluster, and hands each out.
 
@@ -226,14 +226,12 @@ def _bring(
             if ray is not None:
                 from lora_cli.fleet.fetching import bring_fleet
 
-                outcomes = bring_fleet(ray, asked.adapters, settings, selection, link=link)
+                outcomes = bring_fleet(ray, asked.adapters, settings, link=link)
             else:
-                outcomes = bring_all(
-                    asked.adapters, place.store, settings, progress=progress, selection=selection, link=link
-                )
+                outcomes = bring_all(asked.adapters, place.store, settings, progress=progress, link=link)
             for number, outcome in enumerate(outcomes):
                 done.append(handed := place.handed(outcome, number))
-                progress.through(handed.outcome.wanted.name)
+                progress.through(handed.outcome.request.name)
                 # Of what a table will have only the error is written meanwhile.
                 if handed.outcome.error is not None or not (settings.quiet or tabular):
                     to_stderr(render_line(fetched_adapter(handed)))

@@ -11,7 +11,7 @@ from lora_cli.core.snapshot import Snapshot
 from lora_cli.fetching.context import LOST_TRIES, AdapterRequest, FetchContext, cleaned
 from lora_cli.fetching.demand import ANYTHING, Demand, asks_again, check_reference, check_size, check_snapshot
 from lora_cli.fetching.memory import access_of, not_cached, remembered
-from lora_cli.fetching.plan import LeftOut, Selection, refuse_pickled
+from lora_cli.fetching.plan import USUAL, LeftOut, Selection, refuse_pickled
 from lora_cli.fetching.progress import Progress
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ANYTHING",
+    "USUAL",
     "AdapterRequest",
     "Demand",
     "FetchContext",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from lora_cli.core.reference import AdapterRef
-from lora_cli.errors import MachineError, Refused
+from lora_cli.errors import MachineError, Refused, UsageError
 from lora_cli.fetching.demand import ANYTHING, Demand
 from lora_cli.fetching.plan import USUAL, Selection
 from lora_cli.fetching.progress import SILENT, Progress
@@ -24,14 +24,24 @@ LOST_TRIES = 3
 class AdapterRequest:
     """One adapter that is asked for: which files of it, and what must hold for it whatever its origin gives.
 
-    ``name`` is what progress and messages call it, "" for the reference itself. ``turn`` is its number in the run.
+    ``asked`` is why there is no reference when what was asked for is none. ``name`` is what progress and messages call
+    it, "" for the reference itself. ``typed`` is the reference as somebody typed it, where that is what the adapter is
+    known by: two may have one name. ``turn`` is its number in the run.
     """
 
-    ref: AdapterRef
+    asked: AdapterRef | UsageError
     name: str = ""
     selection: Selection = USUAL
     demand: Demand = ANYTHING
+    typed: str = ""
     turn: int = 0
+
+    @property
+    def ref(self) -> AdapterRef:
+        """The reference; raises ``UsageError`` when there is none."""
+        if isinstance(self.asked, UsageError):
+            raise self.asked
+        return self.asked
 
     @property
     def label(self) -> str:

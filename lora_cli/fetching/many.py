@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_cli.core.reference import AdapterRef
-from lora_cli.errors import LoraCliError, UsageError
+from lora_cli.errors import LoraCliError
 from lora_cli.fetching import Fetched, bring
 from lora_cli.fetching.context import AdapterRequest, FetchContext
-from lora_cli.fetching.demand import Demand
-from lora_cli.fetching.plan import USUAL, Selection
 from lora_cli.fetching.progress import SILENT, Progress
 from lora_cli.fetching.scheduler import Deadline
 from lora_cli.fetching.side_by_side import side_by_side
@@ -21,7 +19,6 @@ from lora_cli.store import Store
 from lora_cli.store.holds import holding
 
 if TYPE_CHECKING:
-    from lora_cli.core.lock import LockedAdapter
     from lora_cli.fetching.publish import Published
 
 SLACK_S = 2.0
@@ -29,26 +26,10 @@ SLACK_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """One adapter to be fetched: what it is called, the snapshot digest that it must have (None: any), and its lock.
-
-    ``ref`` is why there is none when what was asked for is no reference. ``latest`` asks for its latest checkpoint.
-    ``typed`` is the reference as somebody typed it, where that is what the adapter is known by: two may have one name.
-    """
-
-    name: str
-    ref: AdapterRef | UsageError
-    sha256: str | None = None
-    locked: "LockedAdapter | None" = None
-    latest: bool = False
-    typed: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
     """How it went: ``fetched`` or ``error``, after ``ms`` milliseconds."""
 
-    wanted: Wanted
+    request: AdapterRequest
     fetched: Fetched | None
     error: LoraCliError | None
     ms: float
@@ -69,48 +50,41 @@ class Handed:
 
 
 def bring_all(
-    wanted: Sequence[Wanted],
+    requests: Sequence[AdapterRequest],
     store: Store,
     settings: Settings,
     *,
     progress: Progress = SILENT,
-    selection: Selection = USUAL,
     link: bool = False,
 ) -> Iterator[Outcome]:
     """Fetches all, and gives each outcome in their order, as soon as it is known.
 
     ``settings.jobs`` ranges are in flight over all of them. An error that is no ``LoraCliError`` is raised here.
     """
-    sources = Sources(settings, [item.ref for item in wanted if isinstance(item.ref, AdapterRef)])
+    sources = Sources(settings, [one.asked for one in requests if isinstance(one.asked, AdapterRef)])
     with (
         holding(store) as hold,
         FetchContext(store, settings, progress, link=link, hold=hold, sources=sources) as context,
     ):
 
-        def one(numbered: tuple[int, Wanted]) -> Outcome:
-            turn, item = numbered
+        def one(request: AdapterRequest) -> Outcome:
             began = time.perf_counter()
             fetched: Fetched | None = None
             failure: LoraCliError | None = None
             try:
-                if isinstance(item.ref, UsageError):
-                    raise item.ref
-                chosen = replace(selection, latest=item.latest)
-                request = AdapterRequest(item.ref, item.name, chosen, Demand(item.sha256, item.locked), turn)
                 fetched = bring(request, context)
-                context.total.spend(turn, item.name, fetched.snapshot.size)
+                context.total.spend(request.turn, request.name, fetched.snapshot.size)
             except LoraCliError as error:
                 failure = error
             finally:
-                context.total.end(turn)
-            return Outcome(item, fetched, failure, (time.perf_counter() - began) * 1000)
+                context.total.end(request.turn)
+            return Outcome(request, fetched, failure, (time.perf_counter() - began) * 1000)
 
-        def late(numbered: tuple[int, Wanted]) -> Outcome:
+        def late(request: AdapterRequest) -> Outcome:
             """What is said of an adapter whose thread hangs where no deadline reaches it."""
-            turn, item = numbered
-            context.total.end(turn)
-            return Outcome(item, None, Deadline.of(item.name, settings).error(), (limit_s or 0.0) * 1000)
+            context.total.end(request.turn)
+            return Outcome(request, None, Deadline.of(request.name, settings).error(), (limit_s or 0.0) * 1000)
 
         limit_s = None if settings.adapter_timeout_s is None else settings.adapter_timeout_s + SLACK_S
-        distance = context.scheduler.distance
-        yield from side_by_side(one, list(enumerate(wanted)), settings.jobs, distance, limit_s, late)
+        turns = [replace(request, turn=turn) for turn, request in enumerate(requests)]
+        yield from side_by_side(one, turns, settings.jobs, context.scheduler.distance, limit_s, late)

@@ -11,7 +11,8 @@ from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.reference import parse
 from lora_cli.core.snapshot import Blob, Snapshot
 from lora_cli.errors import LoraCliError, NotFound
-from lora_cli.fetching.many import Wanted, bring_all
+from lora_cli.fetching import AdapterRequest, Demand
+from lora_cli.fetching.many import bring_all
 from lora_cli.fetching.plan import Selection
 from lora_cli.settings import Settings
 from lora_cli.store import Store
@@ -63,9 +64,10 @@ def _fetched_again(store: Store, settings: Settings, digest: str, records: Seque
         ref = record.ref
         locked = LockedAdapter(ref, ref, record.revision, record.files)
         with suppress(LoraCliError):
-            wanted = Wanted(ref, parse(ref, is_path=lambda _: False), digest, locked)
             # They were fetched once, so somebody has allowed them.
-            (outcome,) = bring_all([wanted], store, settings, selection=Selection(allow_pickle=True))
+            selection, demand = Selection(allow_pickle=True), Demand(digest, locked)
+            request = AdapterRequest(parse(ref, is_path=lambda _: False), ref, selection, demand)
+            (outcome,) = bring_all([request], store, settings)
             error = outcome.error
             if error is None:
                 return Mended("snapshot", digest, ref)

@@ -19,8 +19,9 @@ from lora_cli.core.json_schema import (
 )
 from lora_cli.core.lock import Changes
 from lora_cli.errors import UsageError
+from lora_cli.fetching import AdapterRequest
 from lora_cli.fetching.drift import Drift
-from lora_cli.fetching.many import Handed, Wanted
+from lora_cli.fetching.many import Handed
 from lora_cli.fetching.plan import LeftOut
 from lora_cli.fetching.publish import Published
 
@@ -103,18 +104,18 @@ def fetched_adapter(handed: Handed) -> FetchedAdapter:
     """What is said of one adapter."""
     outcome = handed.outcome
     return FetchedAdapter(
-        name=outcome.wanted.name,
-        ref=_ref(outcome.wanted),
+        name=outcome.request.name,
+        ref=_ref(outcome.request),
         milliseconds=outcome.ms,
         exit_code=outcome.exit_code,
         error=error_report(outcome.error),
         fetched=_snapshot(handed),
-        typed=outcome.wanted.typed,
+        typed=outcome.request.typed,
     )
 
 
-def _ref(wanted: Wanted) -> str | None:
-    return None if isinstance(wanted.ref, UsageError) else str(wanted.ref)
+def _ref(request: AdapterRequest) -> str | None:
+    return None if isinstance(request.asked, UsageError) else str(request.asked)
 
 
 def _snapshot(handed: Handed) -> FetchedSnapshot | None:
@@ -168,10 +169,10 @@ class CheckReport:
 
 def checked_adapter(drift: Drift) -> CheckedAdapter:
     """What is said of one adapter."""
-    locked = drift.wanted.locked
+    locked = drift.request.demand.locked
     return CheckedAdapter(
-        name=drift.wanted.name,
-        ref=_ref(drift.wanted),
+        name=drift.request.name,
+        ref=_ref(drift.request),
         locked=None if locked is None else locked.revision,
         now=drift.now or None,
         drift=drift.changes,

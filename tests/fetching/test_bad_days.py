@@ -154,7 +154,8 @@ USE = """
 import random, sys, time
 from pathlib import Path
 from lora_cli.core.reference import parse
-from lora_cli.fetching.many import Wanted, bring_all
+from lora_cli.fetching import AdapterRequest
+from lora_cli.fetching.many import bring_all
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 cache, endpoint, removed, *words = sys.argv[1:]
@@ -164,7 +165,7 @@ began, rounds = time.monotonic(), 0
 while rounds < 12 or Path(removed).read_bytes().count(b"\\n") < 12:
     assert time.monotonic() < began + 60, "the cleaner was not at work"
     rounds += 1
-    wanted = [Wanted(word, parse(word, is_path=lambda _: False)) for word in random.sample(words, 2)]
+    wanted = [AdapterRequest(parse(word, is_path=lambda _: False), word) for word in random.sample(words, 2)]
     for outcome in bring_all(wanted, Store(Path(cache)), settings):
         assert outcome.fetched is not None, (outcome.error.message, outcome.error.hint)
         snapshot = outcome.fetched.snapshot
