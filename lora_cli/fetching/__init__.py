@@ -3,6 +3,7 @@
 ``fetching.origin`` asks an origin, plans, downloads and publishes. Who has all that is wanted never imports it.
 """
 
+import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -110,9 +111,10 @@ def _remembered(
     """What needs no request: what is locked or pinned and here, and everything when the network is switched off."""
     offline = settings.offline and ref.scheme != "file"
     if locked is not None and not selection.chosen:
-        from lora_cli.fetching.locked import held, is_there
+        from lora_cli.fetching.locked import held
 
-        if is_there(ref):
+        # A folder is compared; of one that is gone the cache may still have what is locked.
+        if ref.scheme == "file" and os.path.lexists(ref.location):
             return None
         refuse_pickled(locked.name, locked.files, selection)
         if (snapshot := held(store, ref, endpoint_of(ref, settings), locked, selection)) is not None:

@@ -180,7 +180,8 @@ def _host_of(ref: AdapterRef, settings: Settings) -> str | None:
     from lora_cli.core.web_address import canonical_host
     from lora_cli.sources.registry import endpoint_of
 
-    about = [key for policy in settings.policies for key in ("allow_hosts", "deny_hosts") if _says(policy, key)]
+    keys = ((policy, key) for policy in settings.policies for key in ("allow_hosts", "deny_hosts"))
+    about = [key for policy, key in keys if getattr(policy, key) not in (None, ())]
     if ref.scheme == "file" or not about:
         return None
     parts = urlsplit(endpoint_of(ref, settings) or f"//{host_in(ref)}")
@@ -188,10 +189,6 @@ def _host_of(ref: AdapterRef, settings: Settings) -> str | None:
         return urlsplit(f"//{canonical_host(parts.netloc, parts.scheme)}").hostname
     except ValueError as error:
         raise Refused(f"{ref}: policy {about[0]}: which host it comes from cannot be told: {error}") from error
-
-
-def _says(policy: "Policy", key: str) -> bool:
-    return getattr(policy, key) not in (None, ())
 
 
 def _names(ref: AdapterRef, settings: Settings) -> Iterator[AdapterRef]:

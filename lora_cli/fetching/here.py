@@ -17,29 +17,18 @@ if TYPE_CHECKING:
     from lora_cli.core.lock import LockedAdapter
 
 
-def here_first(
-    origin: Source, settings: Settings, *, latest: bool = False, locked: "LockedAdapter | None" = None
-) -> Source:
-    """``origin`` behind the cache, where there is one; with ``latest`` it gives the latest checkpoint.
-
-    What is ``locked`` and in the cache is not asked for, as ``fetch`` does not.
-    """
-    return HereFirst(origin, settings, Selection(latest=latest), locked) if settings.cache_dir.is_dir() else origin
-
-
 class HereFirst:
     """``origin``, with the snapshots of the cache in front of it. It writes nothing, not even when a snapshot was used.
 
     A pinned reference whose snapshot is here costs no request, and with ``settings.offline`` no reference does; neither
-    does what is ``locked``, for an origin whose references cannot name a revision.
+    does what is ``locked``, for an origin whose references cannot name a revision. With ``latest`` the origin gives the
+    latest checkpoint.
     """
 
-    def __init__(
-        self, origin: Source, settings: Settings, selection: Selection, locked: "LockedAdapter | None"
-    ) -> None:
-        self._origin, self._store, self._selection = origin, Store(settings.cache_dir), selection
+    def __init__(self, origin: Source, settings: Settings, *, latest: bool, locked: "LockedAdapter | None") -> None:
+        self._origin, self._store, self._selection = origin, Store(settings.cache_dir), Selection(latest=latest)
         # A policy is held against the folder that the latest checkpoint is, and only a listing says which.
-        self._asks = selection.latest and bool(settings.policies)
+        self._asks = latest and bool(settings.policies)
         self._settings, self._locked = settings, None if self._asks else locked
         self._held: dict[AdapterRef, tuple[LocalSource, Revision]] = {}
 

@@ -4,7 +4,6 @@ A folder of this machine has no commit to stay at: whoever uses it compares its 
 """
 
 import hashlib
-import os
 from collections.abc import Container, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -13,23 +12,21 @@ from lora_cli.core.lock import LockedAdapter
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import RemoteFile, Revision, Snapshot
 from lora_cli.errors import Offline, Refused
-from lora_cli.fetching.memory import Asked, known_blobs, mention, recorded
+from lora_cli.fetching.memory import Asked, known_blobs, recorded
 from lora_cli.fetching.plan import USUAL, Selection, check_sound
 from lora_cli.sources import Source
 from lora_cli.store import Store
 from lora_cli.store.blobs import LostBlob, has_blob
+from lora_cli.store.records import Record, mark_used, read_record, write_record
 from lora_cli.store.snapshots import find_snapshot, publish_snapshot
 
 ONLINE = "fetch it once where there is a network"
 
 
-def is_there(ref: AdapterRef) -> bool:
-    """Whether there is a folder to be compared; of one that is gone the cache may still have what is locked."""
-    return ref.scheme == "file" and os.path.lexists(ref.location)
-
-
 def held(store: Store, ref: AdapterRef, endpoint: str, locked: LockedAdapter, selection: Selection) -> Snapshot | None:
     """The snapshot of the locked files, when all of their bytes are here, whatever they were fetched as.
+
+    That it is used is noted under ``selection``, or under that of the lock, as it was before or from now on.
 
     Raises:
         MachineError: this machine does not let us.
@@ -38,9 +35,15 @@ def held(store: Store, ref: AdapterRef, endpoint: str, locked: LockedAdapter, se
     if found is None and all(has_blob(store, blob) for blob in locked.files.values()):
         with suppress(LostBlob):
             found = publish_snapshot(store, locked.files)
-    if found is not None:
-        selections = (str(selection), str(replace(selection, locked=locked.digest)))
-        mention(store, str(ref), endpoint, locked.revision, found, selections)
+    if found is None:
+        return None
+    usual, own = str(selection), str(replace(selection, locked=locked.digest))
+    records = (read_record(store, str(ref), text, endpoint) for text in (usual, own))
+    record = next((one for one in records if one is not None and one.snapshot == found.digest), None)
+    if record is not None:
+        mark_used(store, record)
+    else:
+        write_record(store, Record(str(ref), own, locked.revision, found.digest, found.files, endpoint=endpoint))
     return found
 
 

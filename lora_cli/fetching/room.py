@@ -147,6 +147,3 @@ class _Watched(Progress):
 
     def ended(self, file: str) -> None:
         self.progress.ended(file)
-
-    def waiting(self, adapter: str) -> None:
-        self.progress.waiting(adapter)

@@ -8,6 +8,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 from lora_cli.core.snapshot import Blob, RemoteFile
 from lora_cli.errors import Corrupt, MachineError, Refused, TooSlow, Unreachable
@@ -25,47 +26,42 @@ EMPTY_READS = 3
 Read = Callable[[int, int | None], Iterator[bytes]]
 
 
+@dataclass(eq=False)
 class Transfer:
     """The state of one file between its origin and its partial file.
 
     ``frontier`` bytes are written and hashed; the partial file may have some more. What is beyond waits in memory.
     Without a partial file all of it is ``held`` in memory, as is right for what is small.
     ``handed`` bytes were handed out as ranges (-1: all of an unknown size), of which ``in_flight`` are being read.
-    ``resumed`` says that the first bytes are an earlier writer's.
+    ``resumed`` says that the first bytes are an earlier writer's. It is told to ``advanced`` how many bytes are done.
     """
 
-    def __init__(
-        self,
-        label: str,
-        file: RemoteFile,
-        partial: Partial | None,
-        read: Read,
-        advanced: Callable[[int], None],
-        limit: int | None = None,
-    ) -> None:
-        self.label = label
-        self.file = file
-        self.partial = partial
-        self.held: list[bytes] = []
-        self.error: BaseException | None = None
-        self.frontier = 0
-        self.handed = 0
-        self.in_flight = 0
-        self.resumed = False
-        self._read = read
-        self._advanced = advanced
-        self._limit = limit
-        self._waiting: dict[int, bytes] = {}
-        self._unhashed = deque[bytes]()
-        self._written = 0
-        self._writing = self._hashing = False
-        self._flushed = 0
-        self._flushing: threading.Thread | None = None
-        self._whole = False
-        self._lock = threading.Lock()
+    label: str
+    file: RemoteFile
+    partial: Partial | None
+    read: Read
+    advanced: Callable[[int], None]
+    limit: int | None = None
+    held: list[bytes] = field(default_factory=list)
+    error: BaseException | None = None
+    frontier: int = 0
+    handed: int = 0
+    in_flight: int = 0
+    resumed: bool = False
+    _waiting: dict[int, bytes] = field(default_factory=dict)
+    _unhashed: deque[bytes] = field(default_factory=deque)
+    _written: int = 0
+    _writing: bool = False
+    _hashing: bool = False
+    _flushed: int = 0
+    _flushing: threading.Thread | None = None
+    _whole: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
         self._sha256 = hashlib.sha256()
-        wanted = file.sha256 is None and file.git_sha1 is not None and file.size is not None
-        self._git = _git_hasher(file.size or 0) if wanted else None
+        wanted = self.file.sha256 is None and self.file.git_sha1 is not None and self.file.size is not None
+        self._git = _git_hasher(self.file.size or 0) if wanted else None
 
     def rehash(self) -> None:
         """Hashes what an earlier writer left, so that the rest can follow it.
@@ -150,7 +146,7 @@ class Transfer:
         while stop is None or start < stop:
             before = start
             try:
-                for chunk in self._read(start, stop):
+                for chunk in self.read(start, stop):
                     if stopped() or self.error is not None:
                         return
                     came(len(chunk))
@@ -208,7 +204,7 @@ class Transfer:
             self._hashing = True
         while (chunk := self._next_to_hash()) is not None:
             self._hash(chunk)
-            self._advanced(len(chunk))
+            self.advanced(len(chunk))
 
     def _next_to_hash(self) -> bytes | None:
         with self._lock:
@@ -236,8 +232,8 @@ class Transfer:
             os.close(descriptor)
 
     def _write(self, chunk: bytes) -> None:
-        if self._limit is not None and self._written + len(chunk) > self._limit:
-            raise Refused(f"{self.label} has more than {self._limit} bytes", hint="raise --max-bytes to take it")
+        if self.limit is not None and self._written + len(chunk) > self.limit:
+            raise Refused(f"{self.label} has more than {self.limit} bytes", hint="raise --max-bytes to take it")
         if self.partial is None:
             self.held.append(chunk)
         else:

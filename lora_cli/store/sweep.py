@@ -19,7 +19,6 @@ from lora_cli.store.records import Record, all_records, forget_record, read_reco
 from lora_cli.store.snapshots import is_digest
 from lora_cli.store.tag import check_cache
 from lora_cli.store.usage import BlobFile, Inode, Usage, cache_bytes, survey
-from lora_cli.store.views import drop_view
 from lora_cli.store.writers import parse_writer, state
 
 GRACE_S = 3600.0
@@ -108,7 +107,7 @@ def remove(store: Store, items: Sequence[Item]) -> list[Removed]:
     with on_disk("cleaning", store.root):
         removed = []
         for name in sorted(name for item in items for name in item.names):
-            drop_view(store, name)
+            take_away(store, store.adapters / name)
             removed.append(Removed("view", name, 0))
         usage = survey(store)
         digests = {item.digest for item in items}

@@ -7,7 +7,7 @@ from lora_cli.core.log import logger
 from lora_cli.core.snapshot import Snapshot
 from lora_cli.store import Store
 from lora_cli.store.disk import is_read_only, on_disk
-from lora_cli.store.exchange import clear, discard, put, take_away
+from lora_cli.store.exchange import clear, discard, put
 from lora_cli.store.handout import holds, is_weights
 from lora_cli.store.snapshots import build_directory
 from lora_cli.store.writers import new_writer
@@ -42,12 +42,3 @@ def keep_view(store: Store, name: str, snapshot: Snapshot) -> Path:
         finally:
             discard(building)
     return target
-
-
-def drop_view(store: Store, name: str) -> None:
-    """Takes the view of that name away, all of it at once.
-
-    Raises:
-        OSError: as it comes.
-    """
-    take_away(store, store.adapters / name)

@@ -195,8 +195,8 @@ def in_place(
     ref: AdapterRef, settings: Settings, origin: Source, *, latest: bool, locked: "LockedAdapter | None" = None
 ) -> Source:
     """Where ``ref`` is read without downloading it: what the cache holds of it, or its origin."""
-    if ref.scheme == "file":
+    if ref.scheme == "file" or not settings.cache_dir.is_dir():
         return origin
-    from lora_cli.fetching.here import here_first
+    from lora_cli.fetching.here import HereFirst
 
-    return here_first(origin, settings, latest=latest, locked=locked)
+    return HereFirst(origin, settings, latest=latest, locked=locked)
