@@ -4,12 +4,14 @@
 """
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Snapshot
-from lora_cli.fetching.context import LOST_TRIES, AdapterRequest, FetchContext, cleaned
+from lora_cli.errors import MachineError
+from lora_cli.fetching.context import AdapterRequest, FetchContext
 from lora_cli.fetching.demand import ANYTHING, Demand, asks_again, check_reference, check_size, check_snapshot
 from lora_cli.fetching.memory import access_of, not_cached, remembered
 from lora_cli.fetching.plan import USUAL, LeftOut, Selection, refuse_pickled
@@ -18,11 +20,15 @@ from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import endpoint_of
 from lora_cli.store import Store
+from lora_cli.store.blobs import LostBlob
 from lora_cli.store.records import mark_used
 from lora_cli.store.tag import check_folder
 
 if TYPE_CHECKING:
     from lora_cli.core.lock import LockedAdapter
+
+LOST_TRIES = 3
+"""So often what others clean away meanwhile is fetched again."""
 
 __all__ = [
     "ANYTHING",
@@ -71,14 +77,18 @@ def bring(request: AdapterRequest, context: FetchContext, source: Source | None 
         MachineError: this machine does not let us, or others take it away each time.
     """
     for _ in range(LOST_TRIES):
-        fetched = _kept(request, context)
-        if fetched is None or fetched.asks_again:
-            from lora_cli.fetching.origin import from_origin
+        with suppress(LostBlob):
+            fetched = _kept(request, context)
+            if fetched is None or fetched.asks_again:
+                from lora_cli.fetching.origin import from_origin
 
-            fetched = from_origin(request, source or context.sources.of(request.ref), context, fetched)
-        if context.hold is None or context.hold.keeps(fetched.snapshot.digest):
-            return fetched
-    raise cleaned(context.store, request.label)
+                fetched = from_origin(request, source or context.sources.of(request.ref), context, fetched)
+            if context.hold is None or context.hold.keeps(fetched.snapshot.digest):
+                return fetched
+    raise MachineError(
+        f"{context.store.root} is being cleaned while {request.label} is fetched",
+        hint="stop whatever removes files there",
+    )
 
 
 def _kept(request: AdapterRequest, context: FetchContext) -> Fetched | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from lora_cli.core.reference import AdapterRef
-from lora_cli.errors import MachineError, Refused, UsageError
+from lora_cli.errors import Refused, UsageError
 from lora_cli.fetching.demand import ANYTHING, Demand
 from lora_cli.fetching.plan import USUAL, Selection
 from lora_cli.fetching.progress import SILENT, Progress
@@ -15,9 +15,6 @@ from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
 from lora_cli.store.holds import Hold
-
-LOST_TRIES = 3
-"""So often what others clean away meanwhile is fetched again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +113,3 @@ class FetchContext:
 
     def __exit__(self, *exc: object) -> None:
         self.scheduler.close()
-
-
-def cleaned(store: Store, name: str) -> MachineError:
-    """What is said when others take away, again and again, what was just fetched."""
-    return MachineError(
-        f"{store.root} is being cleaned while {name} is fetched", hint="stop whatever removes files there"
-    )

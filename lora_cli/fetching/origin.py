@@ -1,7 +1,7 @@
 """From an origin to a snapshot on this disk: ask, plan, download, publish."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 
 from lora_cli.core.lock import LockedAdapter, ref_at
@@ -11,7 +11,7 @@ from lora_cli.core.snapshot import Revision, Snapshot, snapshot_digest
 from lora_cli.errors import Changed, Corrupt, Offline, Unreachable
 from lora_cli.fetching import Fetched
 from lora_cli.fetching.checkpoint import LatestOf
-from lora_cli.fetching.context import LOST_TRIES, AdapterRequest, FetchContext, cleaned
+from lora_cli.fetching.context import AdapterRequest, FetchContext
 from lora_cli.fetching.demand import (
     asks_again,
     check_access,
@@ -30,7 +30,7 @@ from lora_cli.fetching.scheduler import Deadline
 from lora_cli.sources import Source
 from lora_cli.sources.registry import endpoints_of
 from lora_cli.store import Store
-from lora_cli.store.blobs import LostBlob, has_blob
+from lora_cli.store.blobs import has_blob
 from lora_cli.store.leases import lease
 from lora_cli.store.snapshots import publish_snapshot
 
@@ -140,10 +140,7 @@ def _resolved(ref: AdapterRef, source: Source, selection: Selection, context: Fe
 
 
 def _published(job: Job) -> Snapshot:
-    for _ in range(LOST_TRIES):
-        with suppress(LostBlob):
-            blobs = download(job)
-            if job.context.hold is not None:
-                job.context.hold.add(snapshot_digest(blobs.items()))
-            return publish_snapshot(job.store, blobs)
-    raise cleaned(job.store, job.name)
+    blobs = download(job)
+    if job.context.hold is not None:
+        job.context.hold.add(snapshot_digest(blobs.items()))
+    return publish_snapshot(job.store, blobs)

@@ -87,25 +87,18 @@ class Transfer:
 
     def take(self, step: int) -> tuple[int, int | None] | None:
         """The next range to read, of at most ``step`` bytes, or None. A file of unknown size is one range."""
-        size = self.file.size
-        if self._whole and self.error is None and self.handed >= 0:
-            return None if self.in_flight else self._rest()
-        if self.error is not None or self.handed < 0 or (size is not None and self.handed >= size):
+        size, start = self.file.size, self.handed
+        if not self.has_more or (self._whole and self.in_flight):
             return None
-        start = self.handed
-        if size is None:
+        if self._whole:
+            # What waits for bytes before it comes once more, with all that is not written yet.
+            self._waiting.clear()
+            start = self.frontier
+        if self._whole or size is None:
             self.handed = -1
             return start, None
         self.handed = min(size, start + step)
         return start, self.handed
-
-    def _rest(self) -> tuple[int, None] | None:
-        """All that is not written yet, as one range without an end; what waits for bytes before it comes once more."""
-        if self.frontier == self.file.size:
-            return None
-        self._waiting.clear()
-        self.handed = -1
-        return self.frontier, None
 
     @property
     def ahead(self) -> int:
@@ -114,7 +107,7 @@ class Transfer:
 
     def ranges_left(self, step: int) -> int:
         """How many ranges of at most ``step`` bytes nobody reads yet."""
-        if self.error is not None or self.handed < 0:
+        if not self.has_more:
             return 0
         return 1 if self._whole or self.file.size is None else -(-(self.file.size - self.handed) // step)
 

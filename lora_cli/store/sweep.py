@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -291,7 +292,7 @@ def going(usage: Usage, limits: Limits, total: int, ages_s: Mapping[str, float])
     chosen = [item for item in free if _is_done_with(item, usage, limits, ages_s[item.digest])]
     if limits.max_bytes is None:
         return chosen
-    counts = _counts(usage)
+    counts = Counter(inode for item in usage.items for inode in usage.inodes[item.directory])
     total -= sum(_leave(usage, item, counts) for item in chosen)
     for item in free:
         if total <= limits.max_bytes:
@@ -309,17 +310,8 @@ def _is_done_with(item: Item, usage: Usage, limits: Limits, age_s: float) -> boo
     return limits.unused_for_s is not None and usage.now_s - item.used_s > limits.unused_for_s
 
 
-def _counts(usage: Usage) -> dict[Inode, int]:
-    """How many snapshots have each file."""
-    counts: dict[Inode, int] = {}
-    for item in usage.items:
-        for inode in usage.inodes[item.directory]:
-            counts[inode] = counts.get(inode, 0) + 1
-    return counts
-
-
-def _leave(usage: Usage, item: Item, counts: dict[Inode, int]) -> int:
-    """Takes a snapshot out of ``counts``, and says how many bytes nobody has then."""
+def _leave(usage: Usage, item: Item, counts: Counter[Inode]) -> int:
+    """Takes a snapshot out of ``counts`` (how many have each file), and says how many bytes nobody has then."""
     freed = 0
     for inode in usage.inodes[item.directory]:
         counts[inode] -= 1

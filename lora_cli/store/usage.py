@@ -3,6 +3,7 @@
 import os
 import secrets
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -47,11 +48,10 @@ class Usage:
 
     def handed_out(self) -> frozenset[Inode]:
         """The blobs that have a name outside of the cache: taking ours away would free nothing."""
-        known: dict[Inode, int] = {}
+        known = Counter[Inode]()
         for files in self.inodes.values():
-            for inode, count in files.items():
-                known[inode] = known.get(inode, 0) + count
-        more = (blob.inode for blob in self.blobs if blob.links > known.get(blob.inode, 0) + 1)
+            known.update(files)
+        more = (blob.inode for blob in self.blobs if blob.links > known[blob.inode] + 1)
         return frozenset(more) - self.foreign
 
     def in_use(self) -> dict[str, str]:
@@ -124,11 +124,11 @@ def _blob_files(store: Store) -> Iterator[BlobFile]:
             yield BlobFile(path, (status.st_dev, status.st_ino), status.st_size, status.st_nlink, status.st_ctime)
 
 
-def _inodes(directory: Path, sizes: dict[Inode, int]) -> dict[Inode, int]:
+def _inodes(directory: Path, sizes: dict[Inode, int]) -> Counter[Inode]:
     """How many names each file has below a directory; its bytes go to ``sizes``."""
-    found: dict[Inode, int] = {}
+    found = Counter[Inode]()
     for _, status in files_in(directory):
         inode = status.st_dev, status.st_ino
-        found[inode] = found.get(inode, 0) + 1
+        found[inode] += 1
         sizes[inode] = status.st_size
     return found
