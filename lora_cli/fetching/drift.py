@@ -12,8 +12,8 @@ from lora_cli.fetching.checkpoint import LatestOf
 from lora_cli.fetching.context import AdapterRequest
 from lora_cli.fetching.demand import check_reference
 from lora_cli.fetching.locked import sha256_from
+from lora_cli.fetching.many import side_by_side
 from lora_cli.fetching.plan import Selection, plan
-from lora_cli.fetching.side_by_side import side_by_side
 from lora_cli.settings import Settings
 from lora_cli.sources import Source
 from lora_cli.sources.registry import Sources

@@ -13,7 +13,7 @@ from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Blob, Snapshot
 from lora_cli.errors import NotFound
 from lora_cli.fetching import AdapterRequest, Fetched
-from lora_cli.fetching.many import Handed, Outcome
+from lora_cli.fetching.many import Outcome
 from lora_cli.fetching.plan import LeftOut
 from lora_cli.fetching.publish import Published
 from lora_cli.render.fetch_report import fetched_adapter
@@ -113,7 +113,7 @@ def test_no_directory_is_cut_and_no_name_is_a_command(width: int, tmp_path: Path
     published = Published("acme/base", "", "ef" * 32)
     ref = AdapterRef("file", str(tmp_path))
     failed = Outcome(AdapterRequest(ref, "bad"), None, NotFound("bad: gone"), 5.0)
-    done = [Handed(Outcome(AdapterRequest(ref, name), fetched, None, 8442.0), directory, published), Handed(failed)]
+    done = [Outcome(AdapterRequest(ref, name), fetched, None, 8442.0, directory, published), failed]
     shown = rendered(fetched_parts(list(map(fetched_adapter, done)), 90.4), width)
     assert all(line.isprintable() for line in shown.splitlines())
     assert str(directory) in shown
