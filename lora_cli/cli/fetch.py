@@ -21,13 +21,13 @@ from lora_cli.core.shard import in_shard
 from lora_cli.errors import LoraCliError, MachineError, UsageError
 from lora_cli.fetching import Selection
 from lora_cli.fetching.many import Outcome, bring_all
-from lora_cli.fetching.publish import Served, publish_adapter
 from lora_cli.render.fetch_report import fetch_report, fetched_adapter
 from lora_cli.render.terminal_fetch import fetched_parts, render_line
 from lora_cli.settings import Settings, with_flags
 from lora_cli.store import Store
 from lora_cli.store.blobs import LostBlob
 from lora_cli.store.handout import hand_out
+from lora_cli.store.published import Served, publish_adapter
 from lora_cli.store.views import keep_view
 
 PIN = "Version"

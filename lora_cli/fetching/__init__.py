@@ -83,7 +83,7 @@ def bring(request: AdapterRequest, context: FetchContext, source: Source | None 
                 from lora_cli.fetching.origin import from_origin
 
                 fetched = from_origin(request, source or context.sources.of(request.ref), context, fetched)
-            if context.hold is None or context.hold.keeps(fetched.snapshot.digest):
+            if context.hold.keeps(fetched.snapshot.digest):
                 return fetched
     raise MachineError(
         f"{context.store.root} is being cleaned while {request.label} is fetched",

@@ -89,7 +89,7 @@ class FetchContext:
     """What the adapters of one run share; closed when the run is over.
 
     With ``link`` the weights of a folder become hard links in the cache, where the file system lets them. ``hold``
-    keeps what is fetched from being cleaned away meanwhile (None: nothing does).
+    keeps what is fetched from being cleaned away; without one, the context does as long as it lasts.
     """
 
     def __init__(
@@ -102,7 +102,8 @@ class FetchContext:
         hold: Hold | None = None,
         sources: Sources | None = None,
     ) -> None:
-        self.store, self.settings, self.progress, self.link, self.hold = store, settings, progress, link, hold
+        self.store, self.settings, self.progress, self.link = store, settings, progress, link
+        self.hold, self._own_hold = hold or Hold(store), hold is None
         self.sources = sources or Sources(settings)
         self.scheduler = RangeScheduler(settings.jobs)
         self.room = Room(store, settings.keep_free, settings.cache_budget)
@@ -113,3 +114,5 @@ class FetchContext:
 
     def __exit__(self, *exc: object) -> None:
         self.scheduler.close()
+        if self._own_hold:
+            self.hold.end()

@@ -64,11 +64,6 @@ class Job:
         """The name of a file's partial bytes; what another server sent of it is never resumed without a digest."""
         return partial_key(self.revision, file, self.asked.endpoint)
 
-    def holds(self, blob: Blob) -> None:
-        """Keeps a blob from being cleaned away as long as the run lasts."""
-        if self.context.hold is not None:
-            self.context.hold.add(blob.sha256)
-
 
 def download(job: Job) -> Mapping[str, Blob]:
     """Path → blob, when all files are here and what was promised.
@@ -104,10 +99,9 @@ def download(job: Job) -> Mapping[str, Blob]:
 
 def _present(job: Job, file: RemoteFile) -> Blob | None:
     blob = Blob(file.sha256, file.size) if file.sha256 and file.size is not None else job.known.get(file.path)
-    if blob is None:
-        return None
-    job.holds(blob)
-    return blob if has_blob(job.store, blob) else None
+    if blob is not None:
+        job.context.hold.add(blob.sha256)
+    return blob if blob is not None and has_blob(job.store, blob) else None
 
 
 def _batch(job: Job, files: Sequence[RemoteFile], wrong: list[RemoteFile], tries: int) -> dict[str, Blob]:
@@ -147,7 +141,7 @@ def _kept(job: Job, transfer: Transfer, tries: int) -> Blob | None:
             raise
         job.progress.advanced(transfer.label, -transfer.frontier)
         return None
-    job.holds(blob)
+    job.context.hold.add(blob.sha256)
     if transfer.partial is None and not keep_bytes(job.store, transfer.held, blob, transfer.label):
         transfer.partial = _spilled(job, transfer)
     if transfer.partial is not None:

@@ -16,10 +16,9 @@ from lora_cli.fetching.scheduler import Deadline, Distance, WorkerThreads
 from lora_cli.settings import Settings
 from lora_cli.sources.registry import Sources
 from lora_cli.store import Store
-from lora_cli.store.holds import holding
 
 if TYPE_CHECKING:
-    from lora_cli.fetching.publish import Published
+    from lora_cli.store.published import Published
 
 AT_ONCE = 32
 NEAR = 8
@@ -67,10 +66,7 @@ def bring_all(
     ``settings.jobs`` ranges are in flight over all of them. An error that is no ``LoraCliError`` is raised here.
     """
     sources = Sources(settings, [one.asked for one in requests if isinstance(one.asked, AdapterRef)])
-    with (
-        holding(store) as hold,
-        FetchContext(store, settings, progress, link=link, hold=hold, sources=sources) as context,
-    ):
+    with FetchContext(store, settings, progress, link=link, sources=sources) as context:
 
         def one(request: AdapterRequest) -> Outcome:
             began = time.perf_counter()

@@ -141,6 +141,5 @@ def _resolved(ref: AdapterRef, source: Source, selection: Selection, context: Fe
 
 def _published(job: Job) -> Snapshot:
     blobs = download(job)
-    if job.context.hold is not None:
-        job.context.hold.add(snapshot_digest(blobs.items()))
+    job.context.hold.add(snapshot_digest(blobs.items()))
     return publish_snapshot(job.store, blobs)

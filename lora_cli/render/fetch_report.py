@@ -23,7 +23,7 @@ from lora_cli.fetching import AdapterRequest
 from lora_cli.fetching.drift import Drift
 from lora_cli.fetching.many import Outcome
 from lora_cli.fetching.plan import LeftOut
-from lora_cli.fetching.publish import Published
+from lora_cli.store.published import Published
 
 
 @dataclass(frozen=True, slots=True)

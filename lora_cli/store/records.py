@@ -19,6 +19,7 @@ from lora_cli.store.tag import tag_cache
 
 SCHEMA = "lora_cli/ref/2"
 LARGEST = 8_000_000
+TEXTS = ("ref", "selection", "revision", "snapshot", "endpoint", "access")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,19 +80,11 @@ def write_record(store: Store, record: Record) -> None:
         MachineError: this machine does not let us, for another reason.
     """
     path = record_path(store, *record.key)
-    value = {
-        "schema": SCHEMA,
-        "ref": record.ref,
-        "selection": record.selection,
-        "revision": record.revision,
-        "snapshot": record.snapshot,
-        "endpoint": record.endpoint,
-        "access": record.access,
-        "files": {
-            name: {"sha256": blob.sha256, "size": blob.size, "identity": record.identities.get(name, "")}
-            for name, blob in sorted(record.files.items())
-        },
+    files = {
+        name: {"sha256": blob.sha256, "size": blob.size, "identity": record.identities.get(name, "")}
+        for name, blob in record.files.items()
     }
+    value = {"schema": SCHEMA, "files": files, **{name: getattr(record, name) for name in TEXTS}}
     data = json.dumps(value, sort_keys=True).encode()
     with on_disk("writing", path):
         try:
@@ -150,15 +143,14 @@ def _read(path: Path) -> Record | None:
 def _parsed(value: Any, used_s: float) -> Record | None:
     files = {name: Blob(entry["sha256"], entry["size"]) for name, entry in value["files"].items()}
     identities = {name: entry["identity"] for name, entry in value["files"].items()}
-    texts = [value[key] for key in ("ref", "selection", "revision", "snapshot", "endpoint", "access")]
+    texts = {name: value[name] for name in TEXTS}
     sound = (
         value["schema"] == SCHEMA
-        and all(isinstance(text, str) for text in (*texts, *identities.values()))
+        and all(isinstance(text, str) for text in (*texts.values(), *identities.values()))
         and is_digest(value["snapshot"])
         and all(is_digest(blob.sha256) and type(blob.size) is int for blob in files.values())
     )
-    ref, selection, revision, snapshot, endpoint, access = texts
-    return Record(ref, selection, revision, snapshot, files, identities, endpoint, access, used_s) if sound else None
+    return Record(**texts, files=files, identities=identities, used_s=used_s) if sound else None
 
 
 @dataclass(frozen=True, slots=True)

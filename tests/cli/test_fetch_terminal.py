@@ -15,10 +15,10 @@ from lora_cli.errors import NotFound
 from lora_cli.fetching import AdapterRequest, Fetched
 from lora_cli.fetching.many import Outcome
 from lora_cli.fetching.plan import LeftOut
-from lora_cli.fetching.publish import Published
 from lora_cli.render.fetch_report import fetched_adapter
 from lora_cli.render.terminal import rendered
 from lora_cli.render.terminal_fetch import fetched_parts
+from lora_cli.store.published import Published
 from tests.making import write_adapter
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
