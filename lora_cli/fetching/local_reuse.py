@@ -59,30 +59,26 @@ def adopt(source: Source, revision: Revision, transfer: Transfer) -> None:
             return
         log.info("%s: taken from the cache of the Hub's own client", transfer.label)
         if target is None:
-            _take(descriptor, transfer)
+            if piece := _read(descriptor, file.size, 0):
+                transfer.held.append(piece)
         elif target.size or not reflink(descriptor, target.descriptor):
             _copy(descriptor, transfer, target)
 
 
-def _take(descriptor: int, transfer: Transfer) -> None:
-    with suppress(OSError):
-        transfer.held.append(os.pread(descriptor, transfer.file.size or 0, 0))
-
-
 def _copy(descriptor: int, transfer: Transfer, target: Partial) -> None:
     """As far as it can be read: the rest is fetched."""
-    size = transfer.file.size or 0
-    at = target.size
-    while at < size:
-        try:
-            chunk = os.pread(descriptor, min(CHUNK, size - at), at)
-        except OSError:
-            return
-        if not chunk:
-            return
-        with on_disk("writing", target.path):
+    at, size = target.size, transfer.file.size or 0
+    with on_disk("writing", target.path):
+        while chunk := _read(descriptor, min(CHUNK, size - at), at):
             write_all(target.descriptor, chunk, at)
-        at += len(chunk)
+            at += len(chunk)
+
+
+def _read(descriptor: int, count: int, at: int) -> bytes:
+    """Bytes of another tool's file; none where it cannot be read."""
+    with suppress(OSError):
+        return os.pread(descriptor, count, at)
+    return b""
 
 
 def link_weights(

@@ -57,11 +57,7 @@ class Transfer:
     _flushing: threading.Thread | None = None
     _whole: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def __post_init__(self) -> None:
-        self._sha256 = hashlib.sha256()
-        wanted = self.file.sha256 is None and self.file.git_sha1 is not None and self.file.size is not None
-        self._git = _git_hasher(self.file.size or 0) if wanted else None
+    _sha256: "hashlib._Hash" = field(default_factory=hashlib.sha256)
 
     def rehash(self) -> None:
         """Hashes what an earlier writer left, so that the rest can follow it.
@@ -238,8 +234,6 @@ class Transfer:
 
     def _hash(self, chunk: bytes) -> None:
         self._sha256.update(chunk)
-        if self._git is not None:
-            self._git.update(chunk)
         self.frontier += len(chunk)
 
     def verified(self) -> Blob:
@@ -263,10 +257,7 @@ class Transfer:
         return Blob(found, self.frontier)
 
     def _git_blob_id(self) -> str:
-        """As it was hashed on the way, else from what is here: a size that nobody listed is known only now."""
-        if self._git is not None:
-            return self._git.hexdigest()
-        hasher = _git_hasher(self.frontier)
+        hasher = hashlib.sha1(b"blob %d\0" % self.frontier, usedforsecurity=False)
         for chunk in self._pieces():
             hasher.update(chunk)
         return hasher.hexdigest()
@@ -274,8 +265,3 @@ class Transfer:
     def _wrong(self, promised: str, found: str) -> Corrupt:
         hint = "the origin, or something between it and here, serves other bytes than it lists"
         return Corrupt(f"{self.label}: {promised} was promised, {found} came", hint=hint)
-
-
-def _git_hasher(size: int) -> "hashlib._Hash":
-    """The hasher of the git blob id of so many bytes."""
-    return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
