@@ -26,9 +26,8 @@ from lora_cli.render.terminal_fetch import fetched_parts, render_line
 from lora_cli.settings import Settings, with_flags
 from lora_cli.store import Store
 from lora_cli.store.blobs import LostBlob
-from lora_cli.store.handout import hand_out
+from lora_cli.store.handout import hand_out, keep_view
 from lora_cli.store.published import Served, publish_adapter
-from lora_cli.store.views import keep_view
 
 PIN = "Version"
 files = partial(option, default=None, panel=ADAPTERS)

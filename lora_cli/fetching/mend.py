@@ -17,12 +17,11 @@ from lora_cli.fetching.plan import Selection
 from lora_cli.settings import Settings
 from lora_cli.store import Store
 from lora_cli.store.blobs import LostBlob, has_blob, sha256_of
-from lora_cli.store.handout import is_weights
+from lora_cli.store.handout import is_weights, keep_view
 from lora_cli.store.inventory import files_in
 from lora_cli.store.records import Record, all_records
 from lora_cli.store.snapshots import find_snapshot
 from lora_cli.store.verify import Verified
-from lora_cli.store.views import keep_view
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,8 +83,8 @@ def find_items(items: Sequence[Item], text: str, ref: str) -> list[Item]:
     return [item for item in items if text in item.names or any(record.ref == ref for record in item.records)]
 
 
-def views(store: Store) -> dict[str, str | None]:
-    """Name → digest of what lies there now, for each view; None for what cannot be read."""
+def views(store: Store) -> dict[str, str]:
+    """Name → digest of what lies there now, for each view that can be read."""
     paths = list(entries(store.adapters))
     if not paths:
         return {}
@@ -98,12 +98,10 @@ def views(store: Store) -> dict[str, str | None]:
                 # Somebody's file, linked before and after an edit: only its bytes tell which it is.
                 twice.add(key)
     known = {key: name for key, name in names.items() if key not in twice}
-    found: dict[str, str | None] = {}
+    found = {}
     for path in paths:
-        try:
+        with suppress(ValueError):
             found[path.name] = digest_of(path, known)
-        except ValueError:
-            found[path.name] = None
     return found
 
 

@@ -165,10 +165,8 @@ def _blocks(size: int) -> int:
 
 
 def _build(store: Store, publication: Publication, directory: Path, *, copied: bool) -> None:
-    if copied:
-        build_directory(store, publication.snapshot.files, directory, copied=True)
-    else:
-        build_directory(store, publication.snapshot.files, directory, linked=is_weights)
+    linked = (lambda _: True) if copied else is_weights
+    build_directory(store, publication.snapshot.files, directory, linked, copied=copied)
     for path, data in publication.edited.items():
         replace_file(directory / path, data)
     replace_file(directory / MARK, publication.mark)

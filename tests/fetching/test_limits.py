@@ -18,12 +18,11 @@ from lora_cli.fetching.room import LARGEST_RESERVE, RESERVED_PART, Room
 from lora_cli.fetching.scheduler import FIRST_RANGE
 from lora_cli.settings import Settings
 from lora_cli.store import Store
-from lora_cli.store.handout import hand_out
+from lora_cli.store.handout import hand_out, keep_view
 from lora_cli.store.inventory import inventory
 from lora_cli.store.records import record_path
 from lora_cli.store.usage import cache_bytes
 from lora_cli.store.verify import verify
-from lora_cli.store.views import keep_view
 from tests.hub_content import Content
 from tests.hub_server import Hub
 

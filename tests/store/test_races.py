@@ -12,11 +12,11 @@ from lora_cli.store import Store
 from lora_cli.store.blobs import has_blob
 from lora_cli.store.disk import make_folder
 from lora_cli.store.exchange import take_away
+from lora_cli.store.handout import keep_view
 from lora_cli.store.inventory import inventory
 from lora_cli.store.snapshots import find_snapshot
 from lora_cli.store.sweep import remove
 from lora_cli.store.verify import verify
-from lora_cli.store.views import keep_view
 from tests.store.keeping import put_blob, put_snapshot
 
 SQL = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"sql weights"}
