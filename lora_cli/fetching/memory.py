@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from lora_cli.core.reference import AdapterRef
 from lora_cli.core.snapshot import Blob, RemoteFile, Revision, Snapshot
@@ -24,7 +25,7 @@ _OTHER_ENDPOINT = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Asked:
     """One resolved reference with the files that are wanted of it; ``endpoint`` is the server that was asked, if any.
 
@@ -45,7 +46,7 @@ class Asked:
         text = f"{what}\n{self.endpoint}"
         return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
-    @property
+    @cached_property
     def names(self) -> tuple[tuple[str, str], ...]:
         """Reference and selection, in each way that means this: as it was asked for, as the folder, at the commit."""
         itself = replace(self.selection, latest=False)

@@ -131,27 +131,28 @@ def build_directory(
         OSError: as it comes.
     """
     make_folder(directory)
-    snapshot = store.snapshot(snapshot_digest(files.items()))
-    for path, blob in sorted(files.items()):
+    for path in sorted(files):
         target = directory / path
         if "/" in path:
             target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            source = _sound_file(store, blob, snapshot / path)
+            source = _sound_file(store, files, path)
             if copied or not (linked(path) and _link(source, target)):
                 _copy(source, target, writable=not linked(path))
         except FileNotFoundError as error:
             raise LostBlob(path) from error
 
 
-def _sound_file(store: Store, blob: Blob, in_snapshot: Path) -> Path:
-    """Where the bytes of a blob lie: among the blobs, or in a snapshot that has them still.
+def _sound_file(store: Store, files: Mapping[str, Blob], path: str) -> Path:
+    """Where the bytes of a file lie: among the blobs, or in the snapshot of these files that has them still.
 
     Raises:
         FileNotFoundError: neither has them.
     """
+    blob = files[path]
     if has_blob(store, blob):
         return store.blob(blob.sha256)
+    in_snapshot = store.snapshot(snapshot_digest(files.items())) / path
     if is_sound(store, in_snapshot, blob):
         return in_snapshot
     raise FileNotFoundError(blob.sha256)
