@@ -16,6 +16,7 @@ from lora_cli.sources import NearSource, Source, is_holding, is_openable
 from lora_cli.store import Store
 from lora_cli.store.blobs import has_blob, keep_blob, sha256_of
 from lora_cli.store.disk import NO_LINK, make_folder, nearest_folder, on_disk, reflink, write_all
+from lora_cli.store.exchange import discard
 from lora_cli.store.handout import is_weights
 from lora_cli.store.partials import Partial
 from lora_cli.store.writers import new_writer
@@ -107,12 +108,14 @@ def _linked(label: str, source: NearSource, revision: Revision, store: Store, fi
     """Hashes the inode that is open, and gives that very one a name in the store; nobody else's."""
     path = Path(revision.ref.location, file.path)
     with source.opened(revision, file, linked=True) as descriptor:
-        if not _may_link(path, descriptor, store):
+        if not _may_link(descriptor, store):
             log.info("%s lies on another file system than %s: it is copied", label, store.root)
             return None
         status = os.fstat(descriptor)
         digest = sha256_of(descriptor)
-        if digest is None or _edited(status, os.fstat(descriptor)):
+        now = os.fstat(descriptor)
+        # A hard link that came or went does not count.
+        if digest is None or (now.st_size, now.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
             raise Corrupt(f"{path} changed while it was read", hint="try again when nobody writes to it any more")
         blob = Blob(digest, status.st_size)
         if has_blob(store, blob):
@@ -132,20 +135,11 @@ def _linked(label: str, source: NearSource, revision: Revision, store: Store, fi
                     return None
             keep_blob(store, link, descriptor, blob, foreign=status)
         finally:
-            with suppress(OSError):
-                link.unlink()
-            for empty in (folder, folder.parent):
-                with suppress(OSError):
-                    empty.rmdir()
+            discard(folder)
     return blob
 
 
-def _edited(before: os.stat_result, after: os.stat_result) -> bool:
-    """Whether a file was written to; a hard link that came or went does not count."""
-    return (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns)
-
-
-def _may_link(path: Path, descriptor: int, store: Store) -> bool:
+def _may_link(descriptor: int, store: Store) -> bool:
     """Whether the cache is on the file's own file system, as far as can be told before it is hashed."""
     with suppress(OSError):
         return nearest_folder(store.root).stat().st_dev == os.fstat(descriptor).st_dev

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lora_cli.store import Store
 from lora_cli.store.disk import in_folder, on_disk, opened, write_all
+from lora_cli.store.exchange import discard
 from lora_cli.store.tag import tag_cache
 from lora_cli.store.writers import Writer, let_go, new_writer, parse_writer, state
 
@@ -67,10 +68,7 @@ def leave_partial(partial: Partial) -> None:
 def drop_partial(partial: Partial) -> None:
     """Closes the file and removes it, if it is still here."""
     os.close(partial.descriptor)
-    with suppress(OSError):
-        partial.path.unlink()
-    with suppress(OSError):
-        partial.path.parent.rmdir()
+    discard(partial.path)
 
 
 def _leftovers(folder: Path) -> list[tuple[int, Path, Writer]]:

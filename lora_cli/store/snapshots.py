@@ -103,13 +103,10 @@ def publish_snapshot(store: Store, files: Mapping[str, Blob]) -> Snapshot:
         with on_disk("writing", target):
             build_directory(store, files, building)
             ours = in_folder(target.parent, lambda: _rename_into_place(building, target))
-    except BaseException:
+    finally:
         shutil.rmtree(building, ignore_errors=True)
-        raise
-    if not ours:
-        shutil.rmtree(building, ignore_errors=True)
-        if not _all_sound(store, target, files):
-            raise Corrupt(f"{target} is rotten and cannot be replaced", hint="remove it by hand")
+    if not ours and not _all_sound(store, target, files):
+        raise Corrupt(f"{target} is rotten and cannot be replaced", hint="remove it by hand")
     return Snapshot(digest, target, dict(sorted(files.items())))
 
 
